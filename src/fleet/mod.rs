@@ -1,0 +1,3 @@
+//! The workers, as the gateway sees them.
+
+pub mod spec;

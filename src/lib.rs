@@ -1,0 +1,28 @@
+//! A gateway that admits to LLM workers only what they can serve within the promised time to first token.
+//!
+//! Modules stand on floors; each imports only from lower ones (`tests/floors.rs` keeps it so):
+//!
+//! | floor | modules |
+//! | --- | --- |
+//! | 0 | [`clock`] [`refusal`] [`request`]: words that everything shares |
+//! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: what the bytes mean · [`metrics`] · `sim::physics` |
+//! | 2 | [`fleet`]: who can serve |
+//! | 4 | [`layers`] [`upstream`] [`server`] `sim::worker`: adapters to tower, hyper and tokio |
+//! | 5 | [`stack`] [`config`]: how the parts are put together, and by which settings |
+//! | 6 | [`app`]: owns state, tasks and the drain |
+
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod fleet;
+pub mod layers;
+pub mod limit;
+pub mod metrics;
+pub mod openai;
+pub mod refusal;
+pub mod request;
+pub mod server;
+pub mod shed;
+pub mod sim;
+pub mod stack;
+pub mod upstream;

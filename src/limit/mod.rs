@@ -1,0 +1,3 @@
+//! Rules: pure decisions about quotas.
+
+pub mod rule;

@@ -1,0 +1,90 @@
+//! One configured limit, as data.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::refusal::Unit;
+use crate::request::Class;
+
+/// How a rule counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// GCRA: a sustained rate and a burst.
+    TokenBucket,
+    /// The weighted two-bucket counter: constant memory, a stated error.
+    SlidingWindow,
+    /// Exact, for small quotas: remembers each admission.
+    SlidingLog,
+}
+
+/// One part of a rule's key. A rule counts separately for every combination of its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Per {
+    /// The identified caller.
+    Caller,
+    /// The client's address (IPv6 by /64).
+    Ip,
+    /// The model asked for.
+    Model,
+    /// The route: a kind's path or a configured path pattern.
+    Route,
+    /// One counter for everything the rule matches.
+    All,
+}
+
+/// How much fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Units per `period`: a bucket's refill, or a window's limit. At least 1.
+    pub limit: u64,
+    /// The period of the rate, or the length of the window. At least 1 ms.
+    pub period: Duration,
+    /// What a full bucket holds; equal to `limit` for windows. At least 1.
+    pub burst: u64,
+}
+
+/// Whether a rule refuses or only says that it would have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Refuse.
+    #[default]
+    Enforce,
+    /// Count what would have been refused, and let it pass.
+    Observe,
+}
+
+/// Which requests a rule sees. An empty field matches everything; `*` stands for any run of characters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// A pattern for the path.
+    pub path: Option<Arc<str>>,
+    /// A pattern for the model; a request without a model does not match.
+    pub model: Option<Arc<str>>,
+    /// A pattern for the caller's id, with or without its namespace.
+    pub caller: Option<Arc<str>>,
+    /// The class.
+    pub class: Option<Class>,
+}
+
+/// One configured limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Unique among the rules; a metric label and a header value: `[A-Za-z0-9_-]{1,64}`.
+    pub name: Arc<str>,
+    /// How it counts.
+    pub algorithm: Algorithm,
+    /// What it counts separately; never empty, `All` only alone.
+    pub per: Vec<Per>,
+    /// What it counts.
+    pub unit: Unit,
+    /// How much fits.
+    pub quota: Quota,
+    /// Refuse, or observe.
+    pub mode: Mode,
+    /// Which requests it sees.
+    pub matches: Match,
+    /// For rules in tokens: reserve the client's own `max_tokens` instead of the expected output.
+    pub reserve_max: bool,
+    /// The most keys this rule remembers.
+    pub max_keys: usize,
+}

@@ -1,0 +1,238 @@
+//! The course of one request, from its first byte to its last.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::clock::Nanos;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Ending {
+    /// Not yet, or the client went away before anything else was known.
+    ClientGone = 0,
+    /// The whole answer was handed over.
+    Complete = 1,
+    /// Refused by the gateway.
+    Refused = 2,
+    /// The worker failed after the commit.
+    WorkerFailed = 3,
+    /// The worker was silent, or took longer than the total limit, after the commit.
+    TimedOut = 4,
+}
+
+impl Ending {
+    /// The value of the metric label `outcome`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientGone => "client_gone",
+            Self::Complete => "complete",
+            Self::Refused => "refused",
+            Self::WorkerFailed => "worker_failed",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+/// The course of one request, shared by the layers and the response body's guards.
+///
+/// Every field has one writer. Reading while the request is under way gives a momentary picture; the guards read it
+/// when the body is dropped, which is after the last write.
+#[derive(Debug)]
+pub struct Flight {
+    /// The request id, as sent to the worker and back to the client.
+    pub id: Arc<str>,
+    /// When the head of the request had been read.
+    pub started: Nanos,
+    received: AtomicU64,
+    dispatched: AtomicU64,
+    first_token: AtomicU64,
+    queued: AtomicU64,
+    output_tokens: AtomicU64,
+    usage_prompt: AtomicU64,
+    usage_output: AtomicU64,
+    sse: AtomicBool,
+    ending: AtomicU8,
+    worker: OnceLock<Arc<str>>,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+fn known(cell: &AtomicU64) -> Option<u64> {
+    match cell.load(Ordering::Acquire) {
+        UNKNOWN => None,
+        value => Some(value),
+    }
+}
+
+impl Flight {
+    /// Opens the record of a request whose head was read at `started`.
+    #[must_use]
+    pub fn new(id: impl Into<Arc<str>>, started: Nanos) -> Self {
+        Self {
+            id: id.into(),
+            started,
+            received: AtomicU64::new(UNKNOWN),
+            dispatched: AtomicU64::new(UNKNOWN),
+            first_token: AtomicU64::new(UNKNOWN),
+            queued: AtomicU64::new(0),
+            output_tokens: AtomicU64::new(0),
+            usage_prompt: AtomicU64::new(UNKNOWN),
+            usage_output: AtomicU64::new(UNKNOWN),
+            sse: AtomicBool::new(false),
+            ending: AtomicU8::new(Ending::ClientGone as u8),
+            worker: OnceLock::new(),
+        }
+    }
+
+    /// The last byte of the request's body arrived (written by `demand`). TTFT runs from here.
+    pub fn set_received(&self, now: Nanos) {
+        self.received.store(now.0, Ordering::Release);
+    }
+
+    /// When the body was complete, or the head's time if there is no body.
+    #[must_use]
+    pub fn received(&self) -> Nanos {
+        known(&self.received).map_or(self.started, Nanos)
+    }
+
+    /// The request waited this long for a permit (written by `shed`).
+    pub fn set_queued(&self, wait: Duration) {
+        self.queued.store(crate::clock::saturating_nanos(wait), Ordering::Release);
+    }
+
+    /// How long it waited for a permit.
+    #[must_use]
+    pub fn queued(&self) -> Duration {
+        Duration::from_nanos(self.queued.load(Ordering::Acquire))
+    }
+
+    /// The request was sent to a worker (written by `upstream`; a retry writes again).
+    pub fn set_dispatched(&self, now: Nanos) {
+        self.dispatched.store(now.0, Ordering::Release);
+    }
+
+    /// When it was last sent to a worker.
+    #[must_use]
+    pub fn dispatched(&self) -> Option<Nanos> {
+        known(&self.dispatched).map(Nanos)
+    }
+
+    /// The worker that has it (written by `upstream` at the commit).
+    pub fn set_worker(&self, id: &Arc<str>) {
+        // The first commit is the only one; a second write would be a defect of the caller and changes nothing.
+        self.worker.get_or_init(|| Arc::clone(id));
+    }
+
+    /// The worker that answered.
+    #[must_use]
+    pub fn worker(&self) -> Option<&Arc<str>> {
+        self.worker.get()
+    }
+
+    /// The answer is an event stream (written by `upstream`).
+    pub fn set_sse(&self) {
+        self.sse.store(true, Ordering::Release);
+    }
+
+    /// Whether the answer is an event stream: only those give TTFT and ITL samples.
+    #[must_use]
+    pub fn is_sse(&self) -> bool {
+        self.sse.load(Ordering::Acquire)
+    }
+
+    /// The first content arrived from the worker (written by the tap). Later calls change nothing.
+    pub fn set_first_token(&self, now: Nanos) {
+        if self.first_token.load(Ordering::Acquire) == UNKNOWN {
+            self.first_token.store(now.0, Ordering::Release);
+        }
+    }
+
+    /// When the first content arrived.
+    #[must_use]
+    pub fn first_token(&self) -> Option<Nanos> {
+        known(&self.first_token).map(Nanos)
+    }
+
+    /// Time to first token: from the last byte of the request's body to the first content, waiting included.
+    #[must_use]
+    pub fn ttft(&self) -> Option<Duration> {
+        self.first_token().map(|first| first.since(self.received()))
+    }
+
+    /// Output tokens seen so far, counted from the stream (written by the tap).
+    pub fn set_output_tokens(&self, seen: u64) {
+        self.output_tokens.store(seen, Ordering::Release);
+    }
+
+    /// Output tokens: what the worker reported, or what was seen.
+    #[must_use]
+    pub fn output_tokens(&self) -> u64 {
+        known(&self.usage_output).unwrap_or_else(|| self.output_tokens.load(Ordering::Acquire))
+    }
+
+    /// The worker reported its usage (written by the tap).
+    pub fn set_usage(&self, prompt: u64, output: u64) {
+        self.usage_prompt.store(prompt.min(UNKNOWN - 1), Ordering::Release);
+        self.usage_output.store(output.min(UNKNOWN - 1), Ordering::Release);
+    }
+
+    /// Prompt and output tokens as the worker reported them.
+    #[must_use]
+    pub fn usage(&self) -> Option<(u64, u64)> {
+        known(&self.usage_prompt).zip(known(&self.usage_output))
+    }
+
+    /// Says how the request ended (written by the innermost body, or by `rescue`).
+    pub fn set_ending(&self, ending: Ending) {
+        self.ending.store(ending as u8, Ordering::Release);
+    }
+
+    /// How the request ended; [`Ending::ClientGone`] while nobody has said otherwise.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        match self.ending.load(Ordering::Acquire) {
+            1 => Ending::Complete,
+            2 => Ending::Refused,
+            3 => Ending::WorkerFailed,
+            4 => Ending::TimedOut,
+            _ => Ending::ClientGone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ttft_runs_from_the_last_byte_of_the_body() {
+        let flight = Flight::new("r1", Nanos::from_millis(100));
+        assert_eq!(flight.ttft(), None);
+        flight.set_received(Nanos::from_millis(400));
+        flight.set_first_token(Nanos::from_millis(450));
+        flight.set_first_token(Nanos::from_millis(900));
+        assert_eq!(flight.ttft(), Some(Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn reported_usage_overrules_the_count() {
+        let flight = Flight::new("r1", Nanos::ZERO);
+        flight.set_output_tokens(7);
+        assert_eq!(flight.output_tokens(), 7);
+        flight.set_usage(11, 9);
+        assert_eq!((flight.output_tokens(), flight.usage()), (9, Some((11, 9))));
+    }
+
+    #[test]
+    fn a_request_nobody_ended_was_left_by_its_client() {
+        let flight = Flight::new("r1", Nanos::ZERO);
+        assert_eq!(flight.ending(), Ending::ClientGone);
+        for ending in [Ending::Complete, Ending::Refused, Ending::WorkerFailed, Ending::TimedOut] {
+            flight.set_ending(ending);
+            assert_eq!(flight.ending(), ending);
+        }
+    }
+}

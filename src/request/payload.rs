@@ -1,0 +1,90 @@
+//! The request's body on its way to a worker.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use smallvec::SmallVec;
+
+/// Why the client's body broke off while it was passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum PayloadError {
+    /// The client's connection failed or sent a malformed body.
+    #[error("the client's request body broke off: {0}")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The body exceeds `bounds.body`.
+    #[error("the request body exceeds bounds.body ({limit} bytes)")]
+    TooLarge {
+        /// The bound, in bytes.
+        limit: u64,
+    },
+    /// The client sent nothing for longer than `bounds.body_read`.
+    #[error("the request body did not arrive within bounds.body_read")]
+    TooSlow,
+}
+
+/// A request body: read and kept, so that it can be sent again, or passed on as it arrives.
+#[derive(Debug)]
+pub enum Payload {
+    /// In memory, in pieces that are sent one after the other. A clone shares them.
+    Buffered(SmallVec<[Bytes; 3]>),
+    /// Passed on as it arrives; it can be sent once.
+    Streaming(UnsyncBoxBody<Bytes, PayloadError>),
+}
+
+impl Payload {
+    /// A body of no bytes.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::Buffered(SmallVec::new())
+    }
+
+    /// Another body of the same bytes, when they are in memory.
+    #[must_use]
+    pub fn try_clone(&self) -> Option<Self> {
+        match self {
+            Self::Buffered(pieces) => Some(Self::Buffered(pieces.clone())),
+            Self::Streaming(_) => None,
+        }
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        Self::Buffered(SmallVec::from_iter((!bytes.is_empty()).then_some(bytes)))
+    }
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = PayloadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
+        match self.get_mut() {
+            Self::Buffered(pieces) if pieces.is_empty() => Poll::Ready(None),
+            Self::Buffered(pieces) => Poll::Ready(Some(Ok(Frame::data(pieces.remove(0))))),
+            Self::Streaming(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Buffered(pieces) => pieces.is_empty(),
+            Self::Streaming(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Buffered(pieces) => {
+                SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum())
+            }
+            Self::Streaming(body) => body.size_hint(),
+        }
+    }
+}

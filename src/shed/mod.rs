@@ -1,0 +1,3 @@
+//! Concurrency: pure decisions about who occupies a worker.
+
+pub mod settings;
