@@ -1,1 +1,4 @@
-//! Tower layers.
+//! Tower layers around the decisions, in the order a request meets them.
+
+pub mod body;
+pub mod identify;

@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::clock::Nanos;
+use crate::refusal::Reason;
+use crate::request::Caller;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +58,10 @@ pub struct Flight {
     sse: AtomicBool,
     ending: AtomicU8,
     worker: OnceLock<Arc<str>>,
+    pool: OnceLock<Arc<str>>,
+    route: OnceLock<Arc<str>>,
+    caller: OnceLock<Caller>,
+    reason: OnceLock<Reason>,
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -84,6 +90,10 @@ impl Flight {
             sse: AtomicBool::new(false),
             ending: AtomicU8::new(Ending::ClientGone as u8),
             worker: OnceLock::new(),
+            pool: OnceLock::new(),
+            route: OnceLock::new(),
+            caller: OnceLock::new(),
+            reason: OnceLock::new(),
         }
     }
 
@@ -130,6 +140,50 @@ impl Flight {
     #[must_use]
     pub fn worker(&self) -> Option<&Arc<str>> {
         self.worker.get()
+    }
+
+    /// The pool that serves it (written by `shed`).
+    pub fn set_pool(&self, pool: &Arc<str>) {
+        self.pool.get_or_init(|| Arc::clone(pool));
+    }
+
+    /// The pool that serves it.
+    #[must_use]
+    pub fn pool(&self) -> Option<&Arc<str>> {
+        self.pool.get()
+    }
+
+    /// The route it matched, as a bounded label (written by `demand`).
+    pub fn set_route(&self, route: &Arc<str>) {
+        self.route.get_or_init(|| Arc::clone(route));
+    }
+
+    /// The route it matched.
+    #[must_use]
+    pub fn route(&self) -> Option<&Arc<str>> {
+        self.route.get()
+    }
+
+    /// Who asks (written by `identify`).
+    pub fn set_caller(&self, caller: &Caller) {
+        self.caller.get_or_init(|| caller.clone());
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub fn caller(&self) -> Option<&Caller> {
+        self.caller.get()
+    }
+
+    /// Why it was refused, or broke off (written by `rescue` before the commit, by the innermost body after it).
+    pub fn set_reason(&self, reason: Reason) {
+        self.reason.get_or_init(|| reason);
+    }
+
+    /// Why it was refused, or broke off.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason.get().copied()
     }
 
     /// The answer is an event stream (written by `upstream`).

@@ -4,9 +4,11 @@
 //! [`Flight`] that `observe` opens and every later stage writes its own part of.
 
 mod flight;
+mod forwarding;
 mod payload;
 
 pub use flight::{Ending, Flight};
+pub use forwarding::{Forwarding, Peer, RouteTimeouts, UsageInjected};
 pub use payload::{Payload, PayloadError};
 
 use std::fmt;

@@ -1,0 +1,86 @@
+//! A response body with something that lives exactly as long as it does.
+//!
+//! A permit, a charge or a log line belongs to the *body*: the headers of a stream leave long before its worker is
+//! free again. [`Guarded`] ties a guard to the body's end, whichever way it ends: read to the end, failed, or
+//! dropped because the client went away. The guard does its work in `Drop`, so it happens exactly once.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// The body `B`, and a guard that is dropped at its end.
+    #[derive(Debug)]
+    pub struct Guarded<B, G> {
+        // Declared first, so dropped first: what the inner body says of its ending stands when the guard looks.
+        #[pin]
+        inner: B,
+        guard: Option<G>,
+    }
+}
+
+impl<B, G> Guarded<B, G> {
+    /// Ties `guard` to the end of `inner`.
+    pub const fn new(inner: B, guard: G) -> Self {
+        Self { inner, guard: Some(guard) }
+    }
+}
+
+impl<B: Body, G> Body for Guarded<B, G> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            *this.guard = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    struct Count(Arc<AtomicU32>);
+
+    impl Drop for Count {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_guard_goes_once_with_the_last_frame_or_with_the_body() {
+        let drops = Arc::new(AtomicU32::new(0));
+        let mut body = Guarded::new(Full::new(Bytes::from_static(b"x")), Count(Arc::clone(&drops)));
+        assert!(body.frame().await.is_some());
+        assert_eq!(drops.load(Ordering::Relaxed), 0, "data is not the end");
+        assert!(body.frame().await.is_none());
+        assert_eq!(drops.load(Ordering::Relaxed), 1, "the end is, even when the body is kept");
+        drop(body);
+        assert_eq!(drops.load(Ordering::Relaxed), 1);
+
+        drop(Guarded::new(Full::new(Bytes::from_static(b"x")), Count(Arc::clone(&drops))));
+        assert_eq!(drops.load(Ordering::Relaxed), 2, "a body nobody read has ended too");
+    }
+}

@@ -1,0 +1,309 @@
+//! Who asks, and with which priority.
+//!
+//! Sources are tried in the configured order; the first that yields an identity wins. Only what cannot be made up at
+//! will yields one: a key that matches a configured secret, a header set by a trusted proxy, or the address. An
+//! unknown key yields nothing, otherwise a caller could have a fresh quota for every key it invents.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::{Either, Ready, ready};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION};
+use http::{HeaderMap, HeaderName, Method, Request};
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
+use subtle::ConstantTimeEq;
+use tower::{Layer, Service};
+
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Caller, Class, Flight, Forwarding, Peer};
+
+/// The header by which a request may lower its own class.
+pub const CLASS_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-class");
+const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// A source of identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A configured key.
+    ApiKey,
+    /// A header that a trusted proxy sets.
+    Header(HeaderName),
+    /// The client's address.
+    Ip,
+}
+
+/// One configured key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The owner's id, without its namespace.
+    pub id: Arc<str>,
+    /// SHA-256 of the secret.
+    pub sha256: [u8; 32],
+    /// The owner's class, or none for the default.
+    pub class: Option<Class>,
+    /// The owner's weight, at least 1.
+    pub weight: u32,
+}
+
+/// What an operator sets about callers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallerSettings {
+    /// The sources, in the order they are tried.
+    pub from: Vec<Source>,
+    /// Networks whose forwarding and identity headers count.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header that carries the key. For `authorization` the scheme is Bearer and `x-api-key` is a second place.
+    pub key_header: HeaderName,
+    /// Whether what no key matched is let in.
+    pub anonymous: bool,
+    /// The class, and ceiling, of callers without one.
+    pub default_class: Class,
+    /// Whether a client's own credentials reach the worker.
+    pub forward_authorization: bool,
+    /// The configured keys.
+    pub keys: Vec<Key>,
+}
+
+impl Default for CallerSettings {
+    fn default() -> Self {
+        Self {
+            from: vec![Source::ApiKey, Source::Ip],
+            trusted_proxies: Vec::new(),
+            key_header: AUTHORIZATION,
+            anonymous: true,
+            default_class: Class::default(),
+            forward_authorization: true,
+            keys: Vec::new(),
+        }
+    }
+}
+
+/// The configured callers, ready to be asked.
+#[derive(Debug)]
+pub struct Callers {
+    settings: CallerSettings,
+    // The digest of a secret is the index: what a client can time says nothing of the secret itself.
+    by_digest: HashMap<[u8; 32], usize>,
+}
+
+impl Callers {
+    /// Indexes the configured callers.
+    #[must_use]
+    pub fn new(settings: CallerSettings) -> Self {
+        let by_digest = settings.keys.iter().enumerate().map(|(index, key)| (key.sha256, index)).collect();
+        Self { settings, by_digest }
+    }
+
+    /// Says who sent a request with these headers from `peer`, and what may be handed on to the worker.
+    ///
+    /// # Errors
+    /// `unauthorized` when no key matched and anonymous callers are refused, or when no source yields an identity;
+    /// `bad_request` when the class header names no class.
+    pub fn identify(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        peer: Peer,
+    ) -> Result<(Caller, Forwarding), Refusal> {
+        // A browser's preflight carries no credentials by design.
+        let preflight = method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        let trusted = self.trusts(peer.addr.ip());
+        let client_ip = if trusted { self.client_behind(headers, peer.addr.ip()) } else { peer.addr.ip() };
+        let (carrier, key) = self.key_of(headers);
+        let strip = match (key, &carrier) {
+            _ if !self.settings.forward_authorization => {
+                SmallVec::from_iter([AUTHORIZATION, API_KEY_HEADER, self.settings.key_header.clone()])
+            }
+            (Some(_), Some(carrier)) => SmallVec::from_iter([carrier.clone()]),
+            _ => SmallVec::new(),
+        };
+        let forwarding =
+            Forwarding { strip, peer_ip: peer.addr.ip(), client_ip, tls: peer.tls, trusted_proxy: trusted };
+
+        if key.is_none() && !self.settings.anonymous && !preflight {
+            return Err(match carrier {
+                Some(carrier) => Refusal::new(
+                    Reason::Unauthorized,
+                    format!("The API key in the header `{carrier}` is not known to this gateway."),
+                ),
+                None => Refusal::new(
+                    Reason::Unauthorized,
+                    format!("No API key was given; send it in the header `{}`.", self.key_place()),
+                ),
+            });
+        }
+        let identity = self.settings.from.iter().find_map(|source| match source {
+            Source::ApiKey => key.map(|key| format!("key:{}", key.id)),
+            Source::Header(name) if trusted => named(headers, name).map(|value| format!("hdr:{value}")),
+            Source::Header(_) => None,
+            Source::Ip => Some(address_id(client_ip)),
+        });
+        let identity = identity.or_else(|| preflight.then(|| address_id(client_ip)));
+        let Some(id) = identity else {
+            return Err(Refusal::new(
+                Reason::Unauthorized,
+                "None of the sources in `callers.from` identifies this request.",
+            ));
+        };
+        let ceiling = key.and_then(|key| key.class).unwrap_or(self.settings.default_class);
+        let class = match headers.get(&CLASS_HEADER) {
+            None => ceiling,
+            Some(value) => {
+                value.to_str().ok().and_then(Class::parse).map(|asked| asked.min(ceiling)).ok_or_else(
+                    || {
+                        Refusal::new(
+                            Reason::BadRequest,
+                            "The header `x-traffic-dam-class` must be `critical`, `interactive` or `batch`.",
+                        )
+                        .with_param("x-traffic-dam-class")
+                    },
+                )?
+            }
+        };
+        Ok((Caller { id: id.into(), class, weight: key.map_or(1, |key| key.weight) }, forwarding))
+    }
+
+    /// Whether `address` is a trusted proxy.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.settings.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+
+    fn key_place(&self) -> String {
+        if self.settings.key_header == AUTHORIZATION {
+            "authorization: Bearer".to_owned()
+        } else {
+            self.settings.key_header.to_string()
+        }
+    }
+
+    /// Where a key was found, and whose it is.
+    fn key_of(&self, headers: &HeaderMap) -> (Option<HeaderName>, Option<&Key>) {
+        let own = &self.settings.key_header;
+        let places =
+            if own == AUTHORIZATION { [Some(own), Some(&API_KEY_HEADER)] } else { [Some(own), None] };
+        let mut carrier = None;
+        for place in places.into_iter().flatten() {
+            let Some(value) = headers.get(place) else { continue };
+            carrier.get_or_insert_with(|| place.clone());
+            if self.by_digest.is_empty() {
+                continue;
+            }
+            let secret =
+                if place == AUTHORIZATION { bearer(value.as_bytes()) } else { Some(value.as_bytes()) };
+            let Some(secret) = secret else { continue };
+            let digest: [u8; 32] = Sha256::digest(secret).into();
+            let found = self.by_digest.get(&digest).and_then(|index| self.settings.keys.get(*index));
+            if let Some(key) = found.filter(|key| bool::from(key.sha256.ct_eq(&digest))) {
+                return (Some(place.clone()), Some(key));
+            }
+        }
+        (carrier, None)
+    }
+
+    /// The client's address behind trusted proxies: the last forwarded hop that is not one of them. What stands
+    /// before it was written by a stranger.
+    fn client_behind(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+        let hops: SmallVec<[&str; 8]> = headers
+            .get_all(&FORWARDED_FOR)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+            .collect();
+        let mut client = peer;
+        for hop in hops.into_iter().rev() {
+            let Ok(address) = hop.parse::<IpAddr>() else { break };
+            client = address;
+            if !self.trusts(address) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
+}
+
+/// An identity header's value, when it is short and printable: it becomes part of keys and log lines.
+fn named<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    const LONGEST: usize = 256;
+    let value = headers.get(name)?.to_str().ok()?.trim();
+    (!value.is_empty() && value.len() <= LONGEST).then_some(value)
+}
+
+/// `ip:` and the address; of IPv6 the /64, which is what one subscriber has.
+fn address_id(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => format!("ip:{v4}"),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            format!("ip:{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+/// Makes [`Identify`].
+#[derive(Clone, Debug)]
+pub struct IdentifyLayer(Arc<Callers>);
+
+impl IdentifyLayer {
+    /// A layer that asks `callers`.
+    #[must_use]
+    pub const fn new(callers: Arc<Callers>) -> Self {
+        Self(callers)
+    }
+}
+
+impl<S> Layer<S> for IdentifyLayer {
+    type Service = Identify<S>;
+
+    fn layer(&self, inner: S) -> Identify<S> {
+        Identify { callers: Arc::clone(&self.0), inner }
+    }
+}
+
+/// Puts [`Caller`] and [`Forwarding`] into each request. Needs [`Peer`] from the listener.
+#[derive(Clone, Debug)]
+pub struct Identify<S> {
+    callers: Arc<Callers>,
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Identify<S>
+where
+    S: Service<Request<B>>,
+    S::Error: From<Refusal>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<S::Response, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
+        match self.callers.identify(request.method(), request.headers(), peer) {
+            Ok((caller, forwarding)) => {
+                if let Some(flight) = request.extensions().get::<Arc<Flight>>() {
+                    flight.set_caller(&caller);
+                }
+                request.extensions_mut().insert(caller);
+                request.extensions_mut().insert(forwarding);
+                Either::Left(self.inner.call(request))
+            }
+            Err(refusal) => Either::Right(ready(Err(refusal.into()))),
+        }
+    }
+}
