@@ -4,7 +4,7 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 0 | [`clock`] [`refusal`] [`request`]: words that everything shares |
+//! | 0 | [`clock`] [`glob`] [`refusal`] [`request`]: words that everything shares |
 //! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: what the bytes mean · [`metrics`] · `sim::physics` |
 //! | 2 | [`fleet`]: who can serve |
 //! | 4 | [`layers`] [`upstream`] [`server`] `sim::worker`: adapters to tower, hyper and tokio |
@@ -15,6 +15,7 @@ pub mod app;
 pub mod clock;
 pub mod config;
 pub mod fleet;
+pub mod glob;
 pub mod layers;
 pub mod limit;
 pub mod metrics;

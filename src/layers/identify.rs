@@ -307,3 +307,104 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    const SECRET: &str = "sk-one";
+
+    fn callers(change: impl FnOnce(&mut CallerSettings)) -> Callers {
+        let mut settings = CallerSettings {
+            forward_authorization: false,
+            trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")],
+            keys: vec![Key {
+                id: "team-a".into(),
+                sha256: Sha256::digest(SECRET).into(),
+                class: Some(Class::Interactive),
+                weight: 2,
+            }],
+            ..CallerSettings::default()
+        };
+        change(&mut settings);
+        Callers::new(settings)
+    }
+
+    fn ask(callers: &Callers, from: &str, headers: &[(&str, &str)]) -> Result<(Caller, Forwarding), Refusal> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(
+                name.parse::<HeaderName>().expect("a header name"),
+                HeaderValue::from_str(value).expect("a header value"),
+            );
+        }
+        let addr = (from.parse::<IpAddr>().expect("an address"), 1).into();
+        callers.identify(&Method::POST, &map, Peer { addr, tls: false })
+    }
+
+    fn id(answer: Result<(Caller, Forwarding), Refusal>) -> String {
+        answer.map(|(caller, _)| caller.id.to_string()).unwrap_or_else(|refusal| refusal.reason.to_string())
+    }
+
+    #[test]
+    fn a_known_key_is_its_owner_and_never_goes_on() {
+        let callers = callers(|_| {});
+        for (name, value) in [("authorization", "Bearer sk-one"), ("x-api-key", SECRET)] {
+            let (caller, forwarding) = ask(&callers, "192.0.2.1", &[(name, value)]).expect("known");
+            assert_eq!((&*caller.id, caller.weight), ("key:team-a", 2));
+            assert!(forwarding.strip.iter().any(|header| header == name));
+        }
+    }
+
+    #[test]
+    fn invented_keys_share_their_address() {
+        let callers = callers(|_| {});
+        assert_eq!(id(ask(&callers, "192.0.2.1", &[("authorization", "Bearer sk-two")])), "ip:192.0.2.1");
+        assert_eq!(id(ask(&callers, "2001:db8:1:2:3::4", &[])), "ip:2001:db8:1:2::/64");
+        assert_eq!(id(ask(&callers, "::ffff:192.0.2.1", &[])), "ip:192.0.2.1");
+    }
+
+    #[test]
+    fn without_anonymous_callers_a_key_is_needed() {
+        let callers = callers(|settings| settings.anonymous = false);
+        assert_eq!(id(ask(&callers, "192.0.2.1", &[])), "unauthorized");
+        let refusal = ask(&callers, "192.0.2.1", &[("x-api-key", "sk-two")]).expect_err("unknown");
+        assert!(refusal.message.contains("x-api-key") && !refusal.message.contains("sk-two"), "{refusal}");
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_speaks_for_others() {
+        let callers = callers(|settings| {
+            settings.from = vec![Source::Header(HeaderName::from_static("x-user-id")), Source::Ip];
+        });
+        let forged = [("x-user-id", "root"), ("x-forwarded-for", "198.51.100.7")];
+        assert_eq!(id(ask(&callers, "192.0.2.1", &forged)), "ip:192.0.2.1");
+        assert_eq!(id(ask(&callers, "10.1.1.1", &forged)), "hdr:root");
+        // The last hop that is not a proxy of ours; what stands before it was written by a stranger.
+        let hops = [("x-forwarded-for", "203.0.113.9, 198.51.100.7"), ("x-forwarded-for", "10.2.2.2")];
+        assert_eq!(id(ask(&callers, "10.1.1.1", &hops)), "ip:198.51.100.7");
+    }
+
+    #[test]
+    fn a_request_may_lower_its_class_but_not_raise_it() {
+        let callers = callers(|_| {});
+        let class = |name| {
+            ask(&callers, "192.0.2.1", &[("x-api-key", SECRET), ("x-traffic-dam-class", name)])
+                .map(|(caller, _)| caller.class)
+                .map_err(|refusal| refusal.reason)
+        };
+        assert_eq!(class("batch"), Ok(Class::Batch));
+        assert_eq!(class("critical"), Ok(Class::Interactive));
+        assert_eq!(class("urgent"), Err(Reason::BadRequest));
+    }
+
+    #[test]
+    fn a_preflight_needs_no_key() {
+        let callers = callers(|settings| settings.anonymous = false);
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static("POST"));
+        assert!(callers.identify(&Method::OPTIONS, &headers, Peer::default()).is_ok());
+        assert!(callers.identify(&Method::POST, &headers, Peer::default()).is_err());
+    }
+}

@@ -1,4 +1,6 @@
 //! Tower layers around the decisions, in the order a request meets them.
 
 pub mod body;
+pub mod door;
 pub mod identify;
+pub mod intake;

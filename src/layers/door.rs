@@ -1,0 +1,118 @@
+//! The door: shut while the gateway drains or is under maintenance.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::{Either, Ready, ready};
+use tower::{Layer, Service};
+
+use crate::refusal::{Reason, Refusal};
+
+/// When a client that met a shut door should knock again: about when another instance has taken over.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+/// Whether new requests are let in. What is inside already is not touched.
+#[derive(Debug, Default)]
+pub struct Door {
+    draining: AtomicBool,
+    maintenance: AtomicBool,
+}
+
+impl Door {
+    /// Refuses new requests from now on: the process is going down.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Closes or opens for maintenance.
+    pub fn set_maintenance(&self, on: bool) {
+        self.maintenance.store(on, Ordering::Release);
+    }
+
+    /// Whether it is closed for maintenance.
+    #[must_use]
+    pub fn in_maintenance(&self) -> bool {
+        self.maintenance.load(Ordering::Acquire)
+    }
+
+    /// Why nobody is let in, if so.
+    #[must_use]
+    pub fn shut(&self) -> Option<Refusal> {
+        let (reason, why) = if self.draining.load(Ordering::Acquire) {
+            (Reason::Draining, "This gateway is going down; another one will serve the next try.")
+        } else if self.in_maintenance() {
+            (Reason::Maintenance, "This gateway is closed for maintenance.")
+        } else {
+            return None;
+        };
+        Some(Refusal::new(reason, why).with_retry_after(COME_BACK))
+    }
+}
+
+/// Makes [`Guarding`].
+#[derive(Clone, Debug)]
+pub struct DoorLayer(Arc<Door>);
+
+impl DoorLayer {
+    /// A layer at this door.
+    #[must_use]
+    pub const fn new(door: Arc<Door>) -> Self {
+        Self(door)
+    }
+}
+
+impl<S> Layer<S> for DoorLayer {
+    type Service = Guarding<S>;
+
+    fn layer(&self, inner: S) -> Guarding<S> {
+        Guarding { door: Arc::clone(&self.0), inner }
+    }
+}
+
+/// Refuses everything while the door is shut.
+#[derive(Clone, Debug)]
+pub struct Guarding<S> {
+    door: Arc<Door>,
+    inner: S,
+}
+
+impl<S, Q> Service<Q> for Guarding<S>
+where
+    S: Service<Q>,
+    S::Error: From<Refusal>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<S::Response, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Q) -> Self::Future {
+        match self.door.shut() {
+            None => Either::Left(self.inner.call(request)),
+            Some(refusal) => Either::Right(ready(Err(refusal.into()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draining_is_said_before_maintenance_and_both_say_when_to_come_back() {
+        let door = Door::default();
+        assert!(door.shut().is_none());
+        door.set_maintenance(true);
+        assert_eq!(door.shut().map(|refusal| refusal.reason), Some(Reason::Maintenance));
+        door.drain();
+        let refusal = door.shut().expect("shut");
+        assert_eq!((refusal.reason, refusal.retry_after), (Reason::Draining, Some(COME_BACK)));
+        door.set_maintenance(false);
+        assert!(door.shut().is_some(), "a drain is not taken back");
+    }
+}

@@ -1,0 +1,185 @@
+//! Which paths are let through, and as what.
+//!
+//! The list is closed: an engine's `/pause` or `/update_weights` must never become public because a gateway passed on
+//! what it did not know. Matching is on the decoded path, and a path that a worker could read differently from us
+//! (dot segments, an escaped slash, empty segments) is refused rather than guessed at.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use crate::glob;
+use crate::openai::demand::Shape;
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Kind, RouteTimeouts};
+
+/// A chatbot's own endpoint, treated as one of the kinds.
+#[derive(Clone, Debug)]
+pub struct RouteSettings {
+    /// The exact path, decoded.
+    pub path: Arc<str>,
+    /// Where the demand stands in the body.
+    pub shape: Shape,
+    /// Whether a request that a worker may have begun can be sent again.
+    pub retry: bool,
+    /// Timeouts of its own.
+    pub timeouts: RouteTimeouts,
+}
+
+/// What a request's method and path came to.
+#[derive(Clone, Debug)]
+pub struct Matched {
+    /// The label of metrics and the key of `per: route`: an endpoint's path, or the configured pattern.
+    pub label: Arc<str>,
+    /// The kind of call.
+    pub kind: Kind,
+    /// Where the demand stands in the body, for those kinds that have one.
+    pub shape: Option<Shape>,
+    /// Whether a request that a worker may have begun can be sent again.
+    pub retryable: bool,
+    /// Timeouts of its own.
+    pub timeouts: Option<RouteTimeouts>,
+}
+
+/// The paths that are let through.
+#[derive(Debug)]
+pub struct Paths {
+    endpoints: Vec<(Method, Matched)>,
+    patterns: Vec<Arc<str>>,
+}
+
+impl Paths {
+    /// The OpenAI endpoints, a chatbot's own `routes`, and `patterns` of other paths (`*` is any run of characters).
+    #[must_use]
+    pub fn new(routes: &[RouteSettings], patterns: Vec<Arc<str>>) -> Self {
+        let endpoint = |path: &str, kind: Kind, shape: Option<Shape>| Matched {
+            label: path.into(),
+            kind,
+            shape,
+            // A Responses call with `store` leaves something behind; `demand` takes this back when it sees one.
+            retryable: kind.has_demand(),
+            timeouts: None,
+        };
+        let mut endpoints: Vec<(Method, Matched)> = routes
+            .iter()
+            .map(|route| {
+                let matched = Matched {
+                    retryable: route.retry,
+                    timeouts: Some(route.timeouts),
+                    ..endpoint(&route.path, route.shape.kind(), Some(route.shape.clone()))
+                };
+                (Method::POST, matched)
+            })
+            .collect();
+        for (path, kind) in [
+            ("/v1/chat/completions", Kind::Chat),
+            ("/v1/completions", Kind::Completion),
+            ("/v1/responses", Kind::Response),
+            ("/v1/embeddings", Kind::Embedding),
+        ] {
+            endpoints.push((Method::POST, endpoint(path, kind, Some(Shape::of(kind)))));
+        }
+        endpoints.push((Method::GET, endpoint("/v1/models", Kind::Models, None)));
+        Self { endpoints, patterns }
+    }
+
+    /// Matches a request.
+    ///
+    /// # Errors
+    /// `bad_request` for a path that could be read in two ways, `not_found` for one that is not let through.
+    pub fn find(&self, method: &Method, raw_path: &str) -> Result<Matched, Refusal> {
+        let path = decoded(raw_path)?;
+        let mut wrong_method = None;
+        for (of, matched) in &self.endpoints {
+            if *matched.label == *path {
+                if of == method {
+                    return Ok(matched.clone());
+                }
+                wrong_method.get_or_insert(of);
+            }
+        }
+        if let Some(pattern) = self.patterns.iter().find(|pattern| glob::matches(pattern, &path)) {
+            return Ok(Matched {
+                label: Arc::clone(pattern),
+                kind: Kind::Path,
+                shape: None,
+                retryable: method.is_idempotent(),
+                timeouts: None,
+            });
+        }
+        Err(match wrong_method {
+            Some(right) => {
+                Refusal::new(Reason::NotFound, format!("This path takes {right}; other methods are not let through."))
+            }
+            None => Refusal::new(
+                Reason::NotFound,
+                "This path is not let through. The settings `paths` and `routes` name further paths.",
+            ),
+        })
+    }
+}
+
+/// The path with its escapes resolved, refused when it is not the one way to write itself.
+fn decoded(raw: &str) -> Result<Cow<'_, str>, Refusal> {
+    let refuse = |what: &'static str| Err(Refusal::new(Reason::BadRequest, what).with_param("path"));
+    let bytes = raw.as_bytes();
+    for (at, _) in raw.match_indices('%') {
+        match bytes.get(at + 1..at + 3) {
+            Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => {}
+            _ => return refuse("The path has a `%` that two hex digits do not follow."),
+        }
+        if let Some(hex) = raw.get(at + 1..at + 3)
+            && ["2f", "5c"].iter().any(|slash| hex.eq_ignore_ascii_case(slash))
+        {
+            return refuse("The path has an escaped slash.");
+        }
+    }
+    let Ok(path) = percent_decode_str(raw).decode_utf8() else {
+        return refuse("The path is not UTF-8.");
+    };
+    if path.contains('\\') || path.chars().any(char::is_control) {
+        return refuse("The path has a backslash or a control character.");
+    }
+    if path.contains("//") {
+        return refuse("The path has an empty segment (`//`).");
+    }
+    if path.split('/').any(|segment| segment == "." || segment == "..") {
+        return refuse("The path has a dot segment.");
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(paths: &Paths, method: &Method, path: &str) -> Result<Kind, Reason> {
+        paths.find(method, path).map(|matched| matched.kind).map_err(|refusal| refusal.reason)
+    }
+
+    #[test]
+    fn only_the_endpoints_pass_by_themselves() {
+        let paths = Paths::new(&[], Vec::new());
+        assert_eq!(reason(&paths, &Method::POST, "/v1/chat/completions"), Ok(Kind::Chat));
+        assert_eq!(reason(&paths, &Method::POST, "/v1/ch%61t/completions"), Ok(Kind::Chat));
+        assert_eq!(reason(&paths, &Method::GET, "/v1/models"), Ok(Kind::Models));
+        for path in ["/", "/pause", "/v1/chat/completions/", "/v1/models/x", "/metrics"] {
+            assert_eq!(reason(&paths, &Method::POST, path), Err(Reason::NotFound), "{path}");
+        }
+        let refusal = paths.find(&Method::GET, "/v1/chat/completions").expect_err("wrong method");
+        assert!(refusal.message.contains("POST"), "{refusal}");
+    }
+
+    #[test]
+    fn paths_with_two_readings_are_refused_even_where_everything_passes() {
+        let paths = Paths::new(&[], vec!["/*".into()]);
+        assert_eq!(reason(&paths, &Method::DELETE, "/anything/at/all"), Ok(Kind::Path));
+        for path in
+            ["/a/../b", "/a/%2e%2e/b", "/./a", "/a//b", "/a%2Fb", "/a%5cb", "/a%00", "/a%zz", "/a%4", "/%ff", "/a\\b"]
+        {
+            assert_eq!(reason(&paths, &Method::GET, path), Err(Reason::BadRequest), "{path}");
+        }
+    }
+}

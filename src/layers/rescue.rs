@@ -1,0 +1,129 @@
+//! Refusals, errors and panics become answers; the only place where they do.
+//!
+//! It stands right inside `observe`, so that what is refused is counted, and outside everything that can refuse. A
+//! panic below is a defect, but one request's: it is answered with 500 and the connection lives on.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::CatchUnwind;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response};
+use http_body_util::{Either, Full};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use crate::openai::{error, headers};
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Ending, Flight};
+
+/// Makes [`Rescue`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RescueLayer;
+
+impl<S> Layer<S> for RescueLayer {
+    type Service = Rescue<S>;
+
+    fn layer(&self, inner: S) -> Rescue<S> {
+        Rescue { inner }
+    }
+}
+
+/// Answers what the inner service refuses. Its own error is [`Infallible`].
+#[derive(Clone, Debug)]
+pub struct Rescue<S> {
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for Rescue<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<Refusal>,
+{
+    type Response = Response<Either<R, Full<Bytes>>>;
+    type Error = Infallible;
+    type Future = RescueFuture<S::Future>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Every layer of this crate decides in `call` and is always ready; `call` reports what is not.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let flight = request.extensions().get::<Arc<Flight>>().cloned();
+        let inner = &mut self.inner;
+        // A service may panic in `call` as well as in its future.
+        let called = std::panic::catch_unwind(AssertUnwindSafe(|| inner.call(request)));
+        let (inner, panicked) = match called {
+            Ok(future) => (Some(AssertUnwindSafe(future).catch_unwind()), None),
+            Err(panic) => (None, Some(defect(panic.as_ref()))),
+        };
+        RescueFuture { inner, panicked, flight }
+    }
+}
+
+pin_project! {
+    /// The answer of [`Rescue`].
+    #[derive(Debug)]
+    pub struct RescueFuture<F> {
+        #[pin]
+        inner: Option<CatchUnwind<AssertUnwindSafe<F>>>,
+        panicked: Option<Refusal>,
+        flight: Option<Arc<Flight>>,
+    }
+}
+
+impl<F, R, E> Future for RescueFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<Refusal>,
+{
+    type Output = Result<Response<Either<R, Full<Bytes>>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let refusal = match this.inner.as_pin_mut() {
+            Some(inner) => match ready!(inner.poll(cx)) {
+                Ok(Ok(response)) => return Poll::Ready(Ok(response.map(Either::Left))),
+                Ok(Err(refused)) => refused.into(),
+                Err(panic) => defect(panic.as_ref()),
+            },
+            None => this.panicked.take().unwrap_or_else(|| Refusal::new(Reason::InternalError, DEFECT)),
+        };
+        if let Some(flight) = this.flight {
+            flight.set_reason(refusal.reason);
+            flight.set_ending(Ending::Refused);
+        }
+        Poll::Ready(Ok(answer(&refusal).map(|body| Either::Right(Full::new(body)))))
+    }
+}
+
+const DEFECT: &str = "The gateway failed on this request; its log has the details.";
+
+fn defect(panic: &(dyn Any + Send)) -> Refusal {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message");
+    tracing::error!(panic = text, "a request panicked");
+    Refusal::new(Reason::InternalError, DEFECT)
+}
+
+/// The HTTP answer to a refusal: status, headers and an error body in OpenAI's form.
+#[must_use]
+pub fn answer(refusal: &Refusal) -> Response<Bytes> {
+    let mut response = Response::new(error::body(refusal));
+    *response.status_mut() = error::status(refusal.reason);
+    let map = response.headers_mut();
+    map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers::refusal(refusal, map);
+    response
+}

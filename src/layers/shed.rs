@@ -1,0 +1,183 @@
+//! Concurrency: the tower adapter around a pool's gate.
+//!
+//! A request that is let in holds a [`Permit`] until its response *body* ends. One that has to wait does so here, and
+//! only here, with a timer for its budget; a client that leaves while waiting leaves the queue at once, because its
+//! waiter is dropped with the future.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use http::{Method, Request, Response};
+use tower::{Layer, Service};
+
+use crate::clock::Clock;
+use crate::fleet::Fleet;
+use crate::layers::body::Guarded;
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Caller, Demand, Flight};
+use crate::shed::{Ask, Entry, GateHandle, Permit, Waiter};
+
+/// Says which gate a request has to pass.
+pub trait Gates: Clone + Send + Sync + 'static {
+    /// The gate for this model, and the name of its pool.
+    ///
+    /// # Errors
+    /// When nothing serves the model.
+    fn gate(&self, model: Option<&str>) -> Result<(GateHandle, Option<Arc<str>>), Refusal>;
+}
+
+impl Gates for GateHandle {
+    fn gate(&self, _: Option<&str>) -> Result<(GateHandle, Option<Arc<str>>), Refusal> {
+        Ok((self.clone(), None))
+    }
+}
+
+impl Gates for Arc<ArcSwap<Fleet>> {
+    fn gate(&self, model: Option<&str>) -> Result<(GateHandle, Option<Arc<str>>), Refusal> {
+        let fleet = self.load();
+        match fleet.route(model) {
+            Some(pool) => Ok((pool.gate.clone(), Some(Arc::clone(&pool.name)))),
+            None => Err(Refusal::new(
+                Reason::NotFound,
+                "No worker serves this model. The setting `workers.static[].model` names what is served.",
+            )
+            .with_param("model")),
+        }
+    }
+}
+
+/// Makes [`Shed`].
+#[derive(Clone, Debug)]
+pub struct ShedLayer<G> {
+    gates: G,
+    clock: Clock,
+}
+
+impl<G: Gates> ShedLayer<G> {
+    /// A layer that asks the gates. `clock` is theirs.
+    #[must_use]
+    pub const fn new(gates: G, clock: Clock) -> Self {
+        Self { gates, clock }
+    }
+}
+
+impl<S, G: Clone> Layer<S> for ShedLayer<G> {
+    type Service = Shed<S, G>;
+
+    fn layer(&self, inner: S) -> Shed<S, G> {
+        Shed { gates: self.gates.clone(), clock: self.clock.clone(), inner }
+    }
+}
+
+/// Lets in what a worker has room for, makes a bounded number wait for a bounded time, and refuses the rest.
+///
+/// Reads [`Caller`] and [`Demand`] from the request's extensions and puts in the [`Permit`], through which the inner
+/// service says how the work goes.
+#[derive(Clone, Debug)]
+pub struct Shed<S, G> {
+    gates: G,
+    clock: Clock,
+    inner: S,
+}
+
+fn ask_of(caller: Option<&Caller>, demand: Option<&Demand>) -> Ask {
+    let anonymous;
+    let caller = match caller {
+        Some(caller) => caller,
+        None => {
+            anonymous = Caller::new("anonymous");
+            &anonymous
+        }
+    };
+    let plain;
+    let demand = match demand {
+        Some(demand) => demand,
+        None => {
+            plain = Demand::path();
+            &plain
+        }
+    };
+    Ask {
+        caller: Arc::clone(&caller.id),
+        weight: caller.weight,
+        class: caller.class,
+        prompt_tokens: demand.prompt_tokens,
+        expected_output: demand.expected_output,
+        sequences: demand.sequences,
+        body_bytes: demand.body_bytes,
+        session: demand.session,
+        deadline: demand.deadline,
+    }
+}
+
+/// Waits for a permit as long as the waiter may.
+async fn wait(waiter: Waiter, clock: &Clock) -> Result<Permit, Refusal> {
+    let budget = waiter.expires_at().since(clock.now());
+    let mut waiter = waiter;
+    match tokio::time::timeout(budget, &mut waiter).await {
+        Ok(outcome) => outcome,
+        Err(_) => waiter.give_up(),
+    }
+}
+
+impl<S, B, R, G> Service<Request<B>> for Shed<S, G>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Into<Refusal>,
+    S::Future: Send + 'static,
+    B: Send + 'static,
+    G: Gates,
+{
+    type Response = Response<Guarded<R, Option<Permit>>>;
+    type Error = Refusal;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // These carry no work for a worker.
+        if matches!(*request.method(), Method::OPTIONS | Method::HEAD) {
+            let answer = self.inner.call(request);
+            return Box::pin(async move {
+                answer.await.map(|response| response.map(|body| Guarded::new(body, None))).map_err(Into::into)
+            });
+        }
+        let extensions = request.extensions();
+        let demand = extensions.get::<Demand>();
+        let flight = extensions.get::<Arc<Flight>>().cloned();
+        let entry = self.gates.gate(demand.and_then(|demand| demand.model.as_deref())).and_then(|(gate, pool)| {
+            if let (Some(flight), Some(pool)) = (&flight, &pool) {
+                flight.set_pool(pool);
+            }
+            gate.ask(ask_of(extensions.get::<Caller>(), demand))
+        });
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(refusal) => return Box::pin(std::future::ready(Err(refusal))),
+        };
+        // The service that was made ready is the one to call; its clone takes its place.
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        let clock = self.clock.clone();
+        Box::pin(async move {
+            let permit = match entry {
+                Entry::Admitted(permit) => permit,
+                Entry::Waiting(waiter) => {
+                    let since = clock.now();
+                    let outcome = wait(waiter, &clock).await;
+                    if let Some(flight) = &flight {
+                        flight.set_queued(clock.now().since(since));
+                    }
+                    outcome?
+                }
+            };
+            request.extensions_mut().insert(permit.clone());
+            let response = inner.call(request).await.map_err(Into::into)?;
+            Ok(response.map(|body| Guarded::new(body, Some(permit))))
+        })
+    }
+}
