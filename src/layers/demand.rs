@@ -1,0 +1,288 @@
+//! What a request will cost: its path, its body within bounds, and what the body says.
+//!
+//! Limits and routing need the demand before anything is sent, so the body of an OpenAI kind is read whole, up to
+//! `bounds.body`; it is parsed in place and sent on as the same memory. Bodies of other paths pass as they arrive.
+
+use std::hash::Hasher;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, COOKIE, HeaderMap, UPGRADE};
+use http::{HeaderName, Request, Response, request};
+use http_body::Body;
+use http_body_util::BodyExt;
+use siphasher::sip::SipHasher13;
+use tower::{Layer, Service};
+
+use crate::clock::{Clock, Nanos};
+use crate::layers::body::Guarded;
+use crate::layers::intake::{Bounded, Buffers, Hold, Limits, read};
+use crate::layers::paths::{Matched, Paths};
+use crate::openai::demand::{Facts, parse, with_include_usage};
+use crate::openai::estimate::Estimates;
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Caller, Demand, Ending, Flight, Kind, Payload, UsageInjected};
+
+/// The header by which a request may shorten its wait, in milliseconds from its arrival.
+pub const DEADLINE_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-deadline-ms");
+
+/// Where a request says to which session it belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sticky {
+    /// In a header.
+    Header(HeaderName),
+    /// In a cookie of this name.
+    Cookie(Arc<str>),
+    /// In the body, where the shape of its route says.
+    Body,
+}
+
+/// What the layer works with; shared by all its services.
+#[derive(Debug)]
+pub struct Intake {
+    /// What is let through.
+    pub paths: Paths,
+    /// The bounds of one body.
+    pub limits: Limits,
+    /// The memory of all bodies.
+    pub buffers: Arc<Buffers>,
+    /// Where sessions are named.
+    pub sticky: Sticky,
+    /// Whether a rule counts tokens, so that streams must report their usage.
+    pub wants_usage: bool,
+    /// What was learned of prompts and answers.
+    pub estimates: Arc<Estimates>,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Intake {
+    /// What the head alone says: whether it may pass, and as what.
+    fn matched(&self, parts: &request::Parts) -> Result<Matched, Refusal> {
+        let matched = self.paths.find(&parts.method, parts.uri.path())?;
+        if let Some(upgrade) = parts.headers.get(UPGRADE)
+            // Common clients offer h2c with every first request, and ignoring an offer is what HTTP expects.
+            && upgrade != "h2c"
+        {
+            return Err(Refusal::new(Reason::Unsupported, "This path does not support protocol upgrades.")
+                .with_param("upgrade"));
+        }
+        if matched.kind.has_demand()
+            && parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity")
+        {
+            return Err(Refusal::new(
+                Reason::UnsupportedEncoding,
+                "The request body must not be compressed: its demand is read from it.",
+            )
+            .with_param("content-encoding"));
+        }
+        Ok(matched)
+    }
+
+    fn deadline(&self, headers: &HeaderMap, arrived: Nanos) -> Result<Option<Nanos>, Refusal> {
+        let Some(value) = headers.get(&DEADLINE_HEADER) else { return Ok(None) };
+        match value.to_str().ok().and_then(|text| text.parse().ok()) {
+            Some(millis) => Ok(Some(arrived + Duration::from_millis(millis))),
+            None => Err(Refusal::new(
+                Reason::BadRequest,
+                "The header `x-traffic-dam-deadline-ms` must be a whole number of milliseconds.",
+            )
+            .with_param("x-traffic-dam-deadline-ms")),
+        }
+    }
+
+    fn session(&self, headers: &HeaderMap, in_body: Option<&str>, caller: &str) -> Option<u64> {
+        let name = match &self.sticky {
+            Sticky::Header(header) => headers.get(header)?.as_bytes(),
+            Sticky::Cookie(wanted) => cookie(headers, wanted)?.as_bytes(),
+            Sticky::Body => in_body?.as_bytes(),
+        };
+        // The same on every instance, so that they agree on a worker; with the caller, so that nobody can aim at the
+        // session of another.
+        let mut hasher = SipHasher13::new();
+        hasher.write(caller.as_bytes());
+        hasher.write_u8(0);
+        hasher.write(name);
+        (!name.is_empty()).then(|| hasher.finish())
+    }
+
+    /// The demand of a kind whose body was read.
+    fn demand(&self, matched: &Matched, facts: &Facts, caller: &str, body: &Bytes) -> Demand {
+        let model = facts.model.as_deref();
+        let expected = self.estimates.expected_output(caller, model, facts.max_tokens);
+        let embeds = facts.kind == Kind::Embedding;
+        Demand {
+            kind: facts.kind,
+            model: facts.model.clone(),
+            prompt_tokens: self.estimates.prompt_tokens(model, facts.prompt_bytes) + facts.prompt_tokens,
+            max_tokens: if embeds { Some(0) } else { facts.max_tokens },
+            expected_output: if embeds { 0 } else { expected.saturating_mul(facts.sequences.into()) },
+            sequences: facts.sequences,
+            stream: facts.stream,
+            session: None,
+            body_bytes: body.len() as u64,
+            deadline: None,
+            retryable: matched.retryable && !(facts.kind == Kind::Response && facts.store),
+        }
+    }
+}
+
+fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find_map(|(name, value)| (name == wanted).then_some(value))
+}
+
+/// Learns from an answer when it ends.
+#[derive(Debug)]
+pub struct Lesson {
+    estimates: Arc<Estimates>,
+    flight: Arc<Flight>,
+    caller: Arc<str>,
+    model: Option<Arc<str>>,
+    prompt_bytes: u64,
+    sequences: u64,
+}
+
+impl Drop for Lesson {
+    fn drop(&mut self) {
+        // An answer that was cut short says nothing of its length.
+        if self.flight.ending() != Ending::Complete {
+            return;
+        }
+        let output = self.flight.output_tokens();
+        if output > 0 {
+            self.estimates.learn_output(&self.caller, self.model.as_deref(), output / self.sequences);
+        }
+        if let Some((prompt, _)) = self.flight.usage() {
+            self.estimates.learn_prompt(self.model.as_deref(), self.prompt_bytes, prompt);
+        }
+    }
+}
+
+/// Makes [`Weigh`].
+#[derive(Clone, Debug)]
+pub struct DemandLayer(Arc<Intake>);
+
+impl DemandLayer {
+    /// A layer that reads demands as `intake` says.
+    #[must_use]
+    pub const fn new(intake: Arc<Intake>) -> Self {
+        Self(intake)
+    }
+}
+
+impl<S> Layer<S> for DemandLayer {
+    type Service = Weigh<S>;
+
+    fn layer(&self, inner: S) -> Weigh<S> {
+        Weigh { intake: Arc::clone(&self.0), inner }
+    }
+}
+
+/// Puts [`Demand`] into each request and turns its body into a [`Payload`].
+#[derive(Clone, Debug)]
+pub struct Weigh<S> {
+    intake: Arc<Intake>,
+    inner: S,
+}
+
+/// A request that was weighed, and what must live while it is under way.
+struct Weighed {
+    request: Request<Payload>,
+    lesson: Option<Lesson>,
+    hold: Option<Hold>,
+}
+
+async fn weigh<B>(intake: &Intake, request: Request<B>) -> Result<Weighed, Refusal>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Display,
+{
+    let (mut parts, body) = request.into_parts();
+    let flight = parts.extensions.get::<Arc<Flight>>().cloned();
+    let matched = intake.matched(&parts)?;
+    if let Some(flight) = &flight {
+        flight.set_route(&matched.label);
+    }
+    if let Some(timeouts) = matched.timeouts {
+        parts.extensions.insert(timeouts);
+    }
+    let caller = parts.extensions.get::<Caller>().map_or_else(|| "anonymous".into(), |caller| Arc::clone(&caller.id));
+
+    let (mut demand, payload, lesson, hold, in_body) = if let Some(shape) = &matched.shape {
+        let (bytes, hold) = read(body, intake.limits, &intake.buffers).await?;
+        let facts = parse(shape, &bytes)?;
+        let demand = intake.demand(&matched, &facts, &caller, &bytes);
+        let lesson = flight.as_ref().map(|flight| Lesson {
+            estimates: Arc::clone(&intake.estimates),
+            flight: Arc::clone(flight),
+            caller: Arc::clone(&caller),
+            model: facts.model.clone(),
+            prompt_bytes: facts.prompt_bytes,
+            sequences: u64::from(facts.sequences).max(1),
+        });
+        let payload = if intake.wants_usage && facts.lacks_usage() {
+            parts.extensions.insert(UsageInjected);
+            parts.headers.remove(http::header::CONTENT_LENGTH);
+            Payload::Buffered(with_include_usage(&bytes, &facts))
+        } else {
+            Payload::from(bytes)
+        };
+        (demand, payload, lesson, Some(hold), facts.session)
+    } else {
+        let payload = if body.is_end_stream() {
+            Payload::empty()
+        } else {
+            Payload::Streaming(Bounded::new(body, intake.limits)?.boxed_unsync())
+        };
+        let demand = Demand { kind: matched.kind, retryable: matched.retryable, ..Demand::path() };
+        (demand, payload, None, None, None)
+    };
+    let now = intake.clock.now();
+    demand.session = intake.session(&parts.headers, in_body.as_deref(), &caller);
+    demand.deadline = intake.deadline(&parts.headers, flight.as_ref().map_or(now, |flight| flight.started))?;
+    if let Some(flight) = &flight {
+        flight.set_received(now);
+    }
+    parts.extensions.insert(demand);
+    Ok(Weighed { request: Request::from_parts(parts, payload), lesson, hold })
+}
+
+impl<S, B, R> Service<Request<B>> for Weigh<S>
+where
+    S: Service<Request<Payload>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Into<Refusal>,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Display,
+{
+    type Response = Response<Guarded<R, Option<Lesson>>>;
+    type Error = Refusal;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The service that was made ready is the one to call; its clone takes its place.
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        let intake = Arc::clone(&self.intake);
+        Box::pin(async move {
+            let Weighed { request, lesson, hold } = weigh(&intake, request).await?;
+            let response = inner.call(request).await.map_err(Into::into)?;
+            // Committed: nothing is sent again, so the body's memory is free.
+            drop(hold);
+            Ok(response.map(|body| Guarded::new(body, lesson)))
+        })
+    }
+}
