@@ -1,0 +1,291 @@
+//! The one pass over a body.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::scalar::{boolean, text, whole};
+use super::shape::{Pointer, Shape};
+use super::splice::{Asked, Splice, stream_options};
+use super::text::{Prompts, add_json, add_prompts, add_text};
+use super::{Facts, Fault, MAX_MODEL_BYTES, MAX_N, MAX_OUTPUT_TOKENS, MAX_PROMPTS, MAX_SESSION_BYTES};
+use crate::openai::scan::{Scanner, Text};
+use crate::request::Kind;
+
+/// The members of an OpenAI body that a decision hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Member {
+    Model,
+    Messages,
+    Prompt,
+    Input,
+    Instructions,
+    Tools,
+    Functions,
+    MaxTokens,
+    MaxCompletionTokens,
+    MaxOutputTokens,
+    N,
+    BestOf,
+    Stream,
+    StreamOptions,
+    Store,
+}
+
+impl Member {
+    fn of(key: &Text<'_>) -> Option<Self> {
+        Some(match key.name().as_ref() {
+            b"model" => Self::Model,
+            b"messages" => Self::Messages,
+            b"prompt" => Self::Prompt,
+            b"input" => Self::Input,
+            b"instructions" => Self::Instructions,
+            b"tools" => Self::Tools,
+            b"functions" => Self::Functions,
+            b"max_tokens" => Self::MaxTokens,
+            b"max_completion_tokens" => Self::MaxCompletionTokens,
+            b"max_output_tokens" => Self::MaxOutputTokens,
+            b"n" => Self::N,
+            b"best_of" => Self::BestOf,
+            b"stream" => Self::Stream,
+            b"stream_options" => Self::StreamOptions,
+            b"store" => Self::Store,
+            _ => return None,
+        })
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Messages => "messages",
+            Self::Prompt => "prompt",
+            Self::Input => "input",
+            Self::Instructions => "instructions",
+            Self::Tools => "tools",
+            Self::Functions => "functions",
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+            Self::MaxOutputTokens => "max_output_tokens",
+            Self::N => "n",
+            Self::BestOf => "best_of",
+            Self::Stream => "stream",
+            Self::StreamOptions => "stream_options",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// What a shape's pointers are for.
+#[derive(Clone, Copy, Debug)]
+enum Use {
+    Prompt,
+    Session,
+    MaxTokens,
+}
+
+/// What has been read so far.
+struct Reading<'a> {
+    shape: &'a Shape,
+    body: &'a [u8],
+    seen: u32,
+    pointed: u32,
+    model: Option<Arc<str>>,
+    prompts: Prompts,
+    max_tokens: Option<u64>,
+    n: Option<u64>,
+    best_of: Option<u64>,
+    stream: bool,
+    store: Option<bool>,
+    asked: Option<Asked>,
+    session: Option<Box<str>>,
+}
+
+pub(super) fn parse(shape: &Shape, body: &[u8]) -> Result<Facts, Fault> {
+    std::str::from_utf8(body).map_err(|error| Fault::NotUtf8 { at: error.valid_up_to() })?;
+    let mut scanner = Scanner::new(body);
+    if scanner.peek()? != b'{' {
+        return Err(Fault::NotAnObject);
+    }
+    let first_member = scanner.at() + 1;
+    let mut reading = Reading::new(shape, body);
+    scanner.object(|scanner, key| reading.member(scanner, key))?;
+    scanner.finish()?;
+    reading.facts(first_member)
+}
+
+impl<'a> Reading<'a> {
+    const fn new(shape: &'a Shape, body: &'a [u8]) -> Self {
+        Self {
+            shape,
+            body,
+            seen: 0,
+            pointed: 0,
+            model: None,
+            prompts: Prompts { bytes: 0, tokens: 0, count: 0 },
+            max_tokens: None,
+            n: None,
+            best_of: None,
+            stream: false,
+            store: None,
+            asked: None,
+            session: None,
+        }
+    }
+
+    fn member(&mut self, scanner: &mut Scanner<'a>, key: Text<'a>) -> Result<(), Fault> {
+        scanner.peek()?;
+        let start = scanner.at();
+        match Member::of(&key) {
+            Some(member) => self.known(scanner, member)?,
+            None => scanner.skip()?,
+        }
+        let shape = self.shape;
+        for (purpose, pointer) in [
+            (Use::Prompt, &shape.prompt),
+            (Use::Session, &shape.session),
+            (Use::MaxTokens, &shape.max_tokens),
+        ] {
+            if let Some(pointer) = pointer
+                && pointer.enters(&key.name())
+            {
+                let value = self.body.get(start..scanner.at()).unwrap_or_default();
+                self.pointed(purpose, pointer, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn known(&mut self, scanner: &mut Scanner<'a>, member: Member) -> Result<(), Fault> {
+        let bit = 1 << member as u32;
+        if self.seen & bit != 0 {
+            return Err(Fault::Duplicate { param: member.name().into() });
+        }
+        self.seen |= bit;
+        let (at, depth) = (scanner.at(), scanner.depth());
+        match self.value(scanner, member) {
+            // In a route's own body the member means something else.
+            Err(Fault::WrongType { .. } | Fault::OutOfRange { .. } | Fault::TooLong { .. })
+                if !self.shape.strict =>
+            {
+                scanner.rewind(at, depth);
+                Ok(scanner.skip()?)
+            }
+            read => read,
+        }
+    }
+
+    fn value(&mut self, scanner: &mut Scanner<'a>, member: Member) -> Result<(), Fault> {
+        let name = Cow::Borrowed(member.name());
+        match member {
+            Member::Model => {
+                self.model = text(scanner, name, MAX_MODEL_BYTES)?.map(|text| text.as_ref().into())
+            }
+            Member::N => self.n = whole(scanner, name, 1, MAX_N)?,
+            Member::BestOf => self.best_of = whole(scanner, name, 1, MAX_N)?,
+            Member::Stream => self.stream = boolean(scanner, name)?.unwrap_or(false),
+            Member::Store => self.store = boolean(scanner, name)?,
+            Member::StreamOptions => self.asked = Some(stream_options(scanner)?),
+            Member::MaxTokens | Member::MaxCompletionTokens | Member::MaxOutputTokens => {
+                let bound = whole(scanner, name, 0, MAX_OUTPUT_TOKENS)?;
+                if self.shape.max_tokens.is_none() {
+                    // Workers disagree on which one counts; the greatest is a bound for all of them.
+                    self.max_tokens = self.max_tokens.max(bound);
+                }
+            }
+            _ if self.shape.prompt.is_some() => scanner.skip()?,
+            _ => self.prompt(scanner, member)?,
+        }
+        Ok(())
+    }
+
+    fn prompt(&mut self, scanner: &mut Scanner<'a>, member: Member) -> Result<(), Fault> {
+        let first = scanner.peek()?;
+        let expect = |fits: bool, expected| {
+            let param = member.name().into();
+            if fits || first == b'n' { Ok(()) } else { Err(Fault::WrongType { param, expected }) }
+        };
+        let string_or_array = matches!(first, b'"' | b'[');
+        match (member, self.shape.kind) {
+            (Member::Messages, Kind::Chat | Kind::Embedding) => {
+                expect(first == b'[', "an array")?;
+                add_text(scanner, &mut self.prompts.bytes)?;
+            }
+            (Member::Prompt, Kind::Completion) | (Member::Input, Kind::Embedding) => {
+                expect(string_or_array, "a string or an array")?;
+                add_prompts(scanner, &mut self.prompts)?;
+            }
+            (Member::Input, Kind::Response) => {
+                expect(string_or_array, "a string or an array")?;
+                add_text(scanner, &mut self.prompts.bytes)?;
+            }
+            (Member::Instructions, Kind::Response) => add_text(scanner, &mut self.prompts.bytes)?,
+            (Member::Tools, Kind::Chat | Kind::Response) | (Member::Functions, Kind::Chat) => {
+                add_json(scanner, &mut self.prompts.bytes)?;
+            }
+            _ => scanner.skip()?,
+        }
+        Ok(())
+    }
+
+    /// Reads what a pointer selects in the value of the member it enters.
+    fn pointed(&mut self, purpose: Use, pointer: &Pointer, value: &'a [u8]) -> Result<(), Fault> {
+        let name = || Cow::Owned(pointer.as_str().to_owned());
+        let bit = 1 << purpose as u32;
+        if self.pointed & bit != 0 {
+            return Err(Fault::Duplicate { param: name() });
+        }
+        self.pointed |= bit;
+        let Some(value) = pointer.select(value)? else { return Ok(()) };
+        let mut scanner = Scanner::new(value);
+        match purpose {
+            Use::Prompt if matches!(self.shape.kind, Kind::Completion | Kind::Embedding) => {
+                add_prompts(&mut scanner, &mut self.prompts)?;
+            }
+            Use::Prompt => add_text(&mut scanner, &mut self.prompts.bytes)?,
+            Use::Session => match scanner.peek()? {
+                b'"' => self.session = text(&mut scanner, name(), MAX_SESSION_BYTES)?.map(Box::from),
+                b'-' | b'0'..=b'9' if value.len() as u64 <= MAX_SESSION_BYTES => {
+                    self.session = Some(scanner.number()?.into());
+                }
+                _ => {}
+            },
+            Use::MaxTokens => self.max_tokens = whole(&mut scanner, name(), 0, MAX_OUTPUT_TOKENS)?,
+        }
+        Ok(())
+    }
+
+    /// Draws the sum, when the whole body was valid.
+    fn facts(self, first_member: usize) -> Result<Facts, Fault> {
+        let shape = self.shape;
+        if self.prompts.count > MAX_PROMPTS {
+            let param = shape.prompt.as_ref().map_or_else(
+                || if shape.kind == Kind::Completion { "prompt" } else { "input" }.into(),
+                |pointer| pointer.as_str().to_owned().into(),
+            );
+            return Err(Fault::TooLong { param, most: MAX_PROMPTS, what: "prompts" });
+        }
+        let decodes = matches!(shape.kind, Kind::Chat | Kind::Completion);
+        let per_prompt = if decodes { self.n.max(self.best_of).unwrap_or(1) } else { 1 };
+        let prompts = self.prompts.count.max(1);
+        let include_usage = self.asked == Some(Asked::Yes);
+        let splice = match self.asked {
+            _ if !(self.stream && decodes && shape.strict) => None,
+            Some(Asked::Yes) => None,
+            Some(Asked::No(splice)) => Some(splice),
+            None => Some(Splice::into_body(first_member)),
+        };
+        Ok(Facts {
+            kind: shape.kind,
+            model: self.model,
+            prompt_bytes: self.prompts.bytes,
+            prompt_tokens: self.prompts.tokens,
+            prompts: u32::try_from(prompts).unwrap_or(u32::MAX),
+            max_tokens: self.max_tokens,
+            sequences: u32::try_from(prompts * per_prompt).unwrap_or(u32::MAX),
+            stream: self.stream,
+            include_usage,
+            store: self.store.unwrap_or(shape.kind == Kind::Response),
+            session: self.session,
+            splice,
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! Members that hold one value: null counts as absent, another type is a fault.
+
+use std::borrow::Cow;
+
+use super::Fault;
+use crate::openai::scan::{Flaw, Scanner};
+
+/// A string of at most `most` bytes.
+pub(super) fn text<'a>(
+    scanner: &mut Scanner<'a>,
+    param: Cow<'static, str>,
+    most: u64,
+) -> Result<Option<Cow<'a, str>>, Fault> {
+    match scanner.peek()? {
+        b'n' => null(scanner),
+        b'"' => {
+            let text = scanner.string()?;
+            if text.decoded_len as u64 > most {
+                return Err(Fault::TooLong { param, most, what: "bytes" });
+            }
+            let text =
+                text.decode().ok_or(Fault::WrongType { param, expected: "a string of Unicode text" })?;
+            Ok(Some(text))
+        }
+        _ => Err(Fault::WrongType { param, expected: "a string" }),
+    }
+}
+
+/// A whole number from `least` to `most`, written without fraction or exponent.
+pub(super) fn whole(
+    scanner: &mut Scanner<'_>,
+    param: Cow<'static, str>,
+    least: u64,
+    most: u64,
+) -> Result<Option<u64>, Fault> {
+    match scanner.peek()? {
+        b'n' => null(scanner),
+        b'-' | b'0'..=b'9' => {
+            let digits = scanner.number()?;
+            if digits.contains(['.', 'e', 'E']) {
+                return Err(Fault::WrongType { param, expected: "a whole number" });
+            }
+            // Whatever does not fit is below 0 or above `u64::MAX`, and so out of bounds.
+            match digits.parse() {
+                Ok(value) if (least..=most).contains(&value) => Ok(Some(value)),
+                _ => Err(Fault::OutOfRange { param, least, most }),
+            }
+        }
+        _ => Err(Fault::WrongType { param, expected: "a whole number" }),
+    }
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(scanner: &mut Scanner<'_>, param: Cow<'static, str>) -> Result<Option<bool>, Fault> {
+    match scanner.peek()? {
+        b'n' => null(scanner),
+        first @ (b't' | b'f') => {
+            scanner.skip()?;
+            Ok(Some(first == b't'))
+        }
+        _ => Err(Fault::WrongType { param, expected: "a boolean" }),
+    }
+}
+
+fn null<T>(scanner: &mut Scanner<'_>) -> Result<Option<T>, Fault> {
+    scanner.skip()?;
+    Ok(None)
+}
+
+impl From<Flaw> for Fault {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::End => Self::Unfinished,
+            Flaw::Syntax(at) => Self::Syntax { at },
+            Flaw::Deep(at) => Self::TooDeep { at },
+        }
+    }
+}

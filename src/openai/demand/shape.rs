@@ -1,0 +1,216 @@
+//! Where in a body the facts stand.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Fault;
+use crate::openai::scan::Scanner;
+use crate::request::Kind;
+
+/// The shape of a request body: that of an OpenAI endpoint, or of a configured route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// The endpoint whose members the body has.
+    pub(super) kind: Kind,
+    /// The body follows the OpenAI API to the letter: a member of the wrong type is a fault and
+    /// `stream_options` may be set. In a route's own body a member may mean something else.
+    pub(super) strict: bool,
+    pub(super) prompt: Option<Pointer>,
+    pub(super) session: Option<Pointer>,
+    pub(super) max_tokens: Option<Pointer>,
+}
+
+impl Shape {
+    /// The body of an OpenAI endpoint.
+    #[must_use]
+    pub const fn openai(kind: Kind) -> Self {
+        Self { kind, strict: true, prompt: None, session: None, max_tokens: None }
+    }
+
+    /// The body of a configured route that stands for an endpoint of this kind.
+    ///
+    /// `prompt` selects what counts as prompt in place of the kind's own members, `max_tokens` the bound on the output.
+    #[must_use]
+    pub const fn route(kind: Kind, prompt: Option<Pointer>, max_tokens: Option<Pointer>) -> Self {
+        Self { kind, strict: false, prompt, session: None, max_tokens }
+    }
+
+    /// Adds where the session's name stands.
+    #[must_use]
+    pub fn with_session(mut self, session: Option<Pointer>) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// The kind of call.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+/// A JSON pointer (RFC 6901) that names at least one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pointer {
+    text: Arc<str>,
+    head: Box<str>,
+    tail: Box<[Box<str>]>,
+}
+
+/// Why a text is no usable pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PointerFault {
+    /// It does not start with a slash, or is empty.
+    #[error("a JSON pointer starts with \"/\", as in \"/session_id\"")]
+    NoSlash,
+    /// A tilde is followed by neither 0 nor 1.
+    #[error("in a JSON pointer \"~\" is written \"~0\" and \"/\" is written \"~1\"")]
+    Tilde,
+    /// It has more than [`Pointer::MAX_PARTS`] parts.
+    #[error("a JSON pointer has at most {} parts", Pointer::MAX_PARTS)]
+    TooLong,
+}
+
+impl Pointer {
+    /// The most parts of a pointer: each costs one more look at the selected value.
+    pub const MAX_PARTS: usize = 16;
+
+    /// Reads a pointer such as `/metadata/session_id` or `/messages/0`.
+    ///
+    /// # Errors
+    /// When the text is no JSON pointer, selects the whole document, or has too many parts.
+    pub fn parse(text: &str) -> Result<Self, PointerFault> {
+        let mut parts = text.strip_prefix('/').ok_or(PointerFault::NoSlash)?.split('/').map(unescape);
+        let head = parts.next().unwrap_or(Err(PointerFault::NoSlash))?;
+        let tail: Box<[_]> = parts.collect::<Result<_, _>>()?;
+        if tail.len() >= Self::MAX_PARTS {
+            return Err(PointerFault::TooLong);
+        }
+        Ok(Self { text: text.into(), head, tail })
+    }
+
+    /// The pointer as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it selects the member `name` of the body, or something inside.
+    pub(super) fn enters(&self, name: &[u8]) -> bool {
+        self.head.as_bytes() == name
+    }
+
+    /// What it selects inside the value of the member that it [enters](Pointer::enters).
+    pub(super) fn select<'a>(&self, value: &'a [u8]) -> Result<Option<&'a [u8]>, Fault> {
+        let mut selected = value;
+        for part in &self.tail {
+            let mut found = None;
+            let mut scanner = Scanner::new(selected);
+            match scanner.peek()? {
+                b'{' => scanner.object(|scanner, key| {
+                    let value = span(scanner)?;
+                    if *key.name() == *part.as_bytes() && found.replace(value).is_some() {
+                        return Err(Fault::Duplicate { param: self.text.to_string().into() });
+                    }
+                    Ok(())
+                })?,
+                b'[' => {
+                    let wanted = index(part);
+                    let mut at = 0;
+                    scanner.array::<Fault>(|scanner| {
+                        let value = span(scanner)?;
+                        if wanted == Some(at) {
+                            found = Some(value);
+                        }
+                        at += 1;
+                        Ok(())
+                    })?;
+                }
+                _ => {}
+            }
+            let Some(inner) = found.and_then(|range: Range<usize>| selected.get(range)) else {
+                return Ok(None);
+            };
+            selected = inner;
+        }
+        Ok(Some(selected))
+    }
+}
+
+/// Reads one value and returns where it stands.
+pub(super) fn span(scanner: &mut Scanner<'_>) -> Result<Range<usize>, Fault> {
+    scanner.peek()?;
+    let start = scanner.at();
+    scanner.skip()?;
+    Ok(start..scanner.at())
+}
+
+fn unescape(part: &str) -> Result<Box<str>, PointerFault> {
+    let mut pieces = part.split('~');
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (mark, rest) = piece.split_at_checked(1).ok_or(PointerFault::Tilde)?;
+        plain.push(match mark {
+            "0" => '~',
+            "1" => '/',
+            _ => return Err(PointerFault::Tilde),
+        });
+        plain.push_str(rest);
+    }
+    Ok(plain.into())
+}
+
+fn index(part: &str) -> Option<usize> {
+    let canonical = part == "0" || !part.starts_with(['0', '+']);
+    canonical.then(|| part.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn selects_what_serde_json_selects() {
+        let inner = json!({"a": [1, {"b~/c": "x"}, [[]]], "": {"": 2}, "0": null, "é\n": [true]});
+        let body = serde_json::to_vec(&inner).unwrap();
+        for tail in [
+            "",
+            "/a",
+            "/a/0",
+            "/a/1/b~0~1c",
+            "/a/2/0",
+            "/a/3",
+            "/a/-",
+            "/a/01",
+            "/a/+1",
+            "/",
+            "//",
+            "/0",
+            "/é\n/0",
+            "/a/0/x",
+        ] {
+            let pointer = Pointer::parse(&format!("/top{tail}")).unwrap();
+            assert!(pointer.enters(b"top") && !pointer.enters(b"to"));
+            let ours =
+                pointer.select(&body).unwrap().map(|value| serde_json::from_slice::<Value>(value).unwrap());
+            assert_eq!(ours.as_ref(), inner.pointer(tail), "{tail}");
+        }
+    }
+
+    #[test]
+    fn an_ambiguous_selection_is_a_fault() {
+        let pointer = Pointer::parse("/meta/session").unwrap();
+        let fault = pointer.select(br#"{"session":"a","sess\u0069on":"b"}"#).unwrap_err();
+        assert_eq!(fault, Fault::Duplicate { param: "/meta/session".into() });
+    }
+
+    #[test]
+    fn pointers_that_cannot_be_meant_are_refused() {
+        assert_eq!(Pointer::parse(""), Err(PointerFault::NoSlash));
+        assert_eq!(Pointer::parse("limit"), Err(PointerFault::NoSlash));
+        assert_eq!(Pointer::parse("/a~"), Err(PointerFault::Tilde));
+        assert_eq!(Pointer::parse("/a~2"), Err(PointerFault::Tilde));
+        assert_eq!(Pointer::parse(&"/a".repeat(17)), Err(PointerFault::TooLong));
+    }
+}

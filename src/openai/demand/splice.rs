@@ -1,0 +1,82 @@
+//! Asking a worker for its usage: the few bytes that go into a client's body, and where.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
+
+use super::shape::span;
+use super::{Facts, Fault};
+use crate::openai::scan::Scanner;
+
+/// Replaces a range of the body (often an empty one) by a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Splice {
+    range: Range<usize>,
+    text: &'static str,
+}
+
+impl Splice {
+    /// For a body without `stream_options`, whose first member would stand at `at`. It has members: `stream` is one.
+    pub(super) const fn into_body(at: usize) -> Self {
+        Self { range: at..at, text: "\"stream_options\":{\"include_usage\":true}," }
+    }
+}
+
+/// What a body says about its usage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// `include_usage` is true.
+    Yes,
+    /// It is not; this would make it so.
+    No(Splice),
+}
+
+/// Reads the value of `stream_options`.
+pub(super) fn stream_options(scanner: &mut Scanner<'_>) -> Result<Asked, Fault> {
+    match scanner.peek()? {
+        b'n' => Ok(Asked::No(Splice { range: span(scanner)?, text: "{\"include_usage\":true}" })),
+        b'{' => members(scanner),
+        _ => Err(Fault::WrongType { param: "stream_options".into(), expected: "an object" }),
+    }
+}
+
+fn members(scanner: &mut Scanner<'_>) -> Result<Asked, Fault> {
+    const PARAM: &str = "stream_options.include_usage";
+    let start = scanner.at() + 1;
+    let mut empty = true;
+    let mut asked = None;
+    scanner.object(|scanner, key| {
+        empty = false;
+        if *key.name() != *b"include_usage" {
+            return Ok(scanner.skip()?);
+        }
+        let value = scanner.peek()?;
+        let range = span(scanner)?;
+        let says = match value {
+            b't' => Asked::Yes,
+            b'f' | b'n' => Asked::No(Splice { range, text: "true" }),
+            _ => return Err(Fault::WrongType { param: PARAM.into(), expected: "a boolean" }),
+        };
+        match asked.replace(says) {
+            None => Ok(()),
+            Some(_) => Err(Fault::Duplicate { param: PARAM.into() }),
+        }
+    })?;
+    let text = if empty { "\"include_usage\":true" } else { "\"include_usage\":true," };
+    Ok(asked.unwrap_or(Asked::No(Splice { range: start..start, text })))
+}
+
+/// The body with `stream_options.include_usage` set, in pieces that share the original's memory.
+///
+/// The body must be the one that the facts were read from. Where [`Facts::lacks_usage`] is false it is returned as
+/// it is.
+#[must_use]
+pub fn with_include_usage(body: &Bytes, facts: &Facts) -> SmallVec<[Bytes; 3]> {
+    match &facts.splice {
+        Some(Splice { range, text }) if range.end <= body.len() => {
+            smallvec![body.slice(..range.start), Bytes::from_static(text.as_bytes()), body.slice(range.end..)]
+        }
+        _ => smallvec![body.clone()],
+    }
+}

@@ -1,0 +1,430 @@
+//! A JSON scanner over bytes in memory: it checks the grammar, knows where it is, and builds nothing.
+//!
+//! `serde_json` could read the same documents, but it unescapes every string with a `\n` into a buffer (a copy of most
+//! prompts), puts no bound on the depth of what is ignored, and does not tell positions, which splicing a member into
+//! a body needs. The scanner keeps to RFC 8259: it accepts nothing that a worker's parser would read differently
+//! (no `NaN`, comments, trailing commas or byte order mark). Bytes of 0x80 and above are taken as they are; who needs
+//! UTF-8 checks it before.
+
+use std::borrow::Cow;
+
+/// Arrays and objects within each other that are accepted are fewer than this; the same limit as `serde_json`'s.
+pub(super) const MAX_DEPTH: u32 = 128;
+
+/// What is wrong with a document. Positions are byte offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// It ends too early; more bytes could complete it.
+    End,
+    /// The byte at this offset cannot stand there.
+    Syntax(usize),
+    /// The array or object at this offset is nested too deep.
+    Deep(usize),
+}
+
+/// A string as it stands in the document.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Text<'a> {
+    /// Where its opening quote stands.
+    pub(super) at: usize,
+    /// What is between the quotes, escapes included.
+    pub(super) raw: &'a [u8],
+    /// How many bytes of UTF-8 it is without escapes.
+    pub(super) decoded_len: usize,
+}
+
+impl<'a> Text<'a> {
+    /// The string without escapes; `None` when it is no UTF-8 or escapes half a surrogate pair.
+    pub(super) fn decode(&self) -> Option<Cow<'a, str>> {
+        if self.is_plain() {
+            return std::str::from_utf8(self.raw).ok().map(Cow::Borrowed);
+        }
+        let quoted = [b"\"", self.raw, b"\""].concat();
+        serde_json::from_slice::<String>(&quoted).ok().map(Cow::Owned)
+    }
+
+    /// The bytes to compare with a name: without escapes where they can be resolved.
+    pub(super) fn name(&self) -> Cow<'a, [u8]> {
+        if self.is_plain() {
+            return Cow::Borrowed(self.raw);
+        }
+        self.decode().map_or(Cow::Borrowed(self.raw), |text| Cow::Owned(text.into_owned().into_bytes()))
+    }
+
+    /// Whether it stands there without any escape. Every escape is longer than what it stands for.
+    fn is_plain(&self) -> bool {
+        self.raw.len() == self.decoded_len
+    }
+}
+
+/// A position in a document.
+#[derive(Debug)]
+pub(super) struct Scanner<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    depth: u32,
+}
+
+impl<'a> Scanner<'a> {
+    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, depth: 0 }
+    }
+
+    /// The offset of the next byte to be read.
+    pub(super) const fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Goes back to an offset that [`Scanner::at`] gave at the same depth.
+    pub(super) const fn rewind(&mut self, at: usize, depth: u32) {
+        self.at = at;
+        self.depth = depth;
+    }
+
+    /// How many arrays and objects are open.
+    pub(super) const fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    /// The first byte of the next token, which is not yet consumed; [`Scanner::at`] is its offset.
+    pub(super) fn peek(&mut self) -> Result<u8, Flaw> {
+        loop {
+            match self.bytes.get(self.at) {
+                Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
+                Some(&byte) => return Ok(byte),
+                None => return Err(Flaw::End),
+            }
+        }
+    }
+
+    /// Checks that nothing but white space follows.
+    pub(super) fn finish(&mut self) -> Result<(), Flaw> {
+        match self.peek() {
+            Err(_) => Ok(()),
+            Ok(_) => Err(Flaw::Syntax(self.at)),
+        }
+    }
+
+    /// Reads an object. `member` is called after each key and must read exactly the value.
+    pub(super) fn object<E: From<Flaw>>(
+        &mut self,
+        mut member: impl FnMut(&mut Self, Text<'a>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.open(b'{')?;
+        if self.peek()? == b'}' {
+            self.close();
+            return Ok(());
+        }
+        loop {
+            let key = self.string()?;
+            self.take(b':')?;
+            member(self, key)?;
+            if self.closed_or_comma(b'}')? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads an array. `item` is called before each item and must read exactly that.
+    pub(super) fn array<E: From<Flaw>>(
+        &mut self,
+        mut item: impl FnMut(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.open(b'[')?;
+        if self.peek()? == b']' {
+            self.close();
+            return Ok(());
+        }
+        loop {
+            item(self)?;
+            if self.closed_or_comma(b']')? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads a string.
+    pub(super) fn string(&mut self) -> Result<Text<'a>, Flaw> {
+        self.take(b'"')?;
+        let start = self.at;
+        let mut shorter = 0;
+        loop {
+            self.at = plain_until(self.bytes, self.at);
+            match self.bytes.get(self.at) {
+                Some(b'"') => {
+                    let raw = self.bytes.get(start..self.at).unwrap_or_default();
+                    self.at += 1;
+                    return Ok(Text { at: start - 1, raw, decoded_len: raw.len() - shorter });
+                }
+                Some(b'\\') => shorter += self.escape()?,
+                Some(_) => return Err(Flaw::Syntax(self.at)),
+                None => return Err(Flaw::End),
+            }
+        }
+    }
+
+    /// Reads a number and returns it as it stands there.
+    pub(super) fn number(&mut self) -> Result<&'a str, Flaw> {
+        let start = self.at;
+        self.at += usize::from(self.bytes.get(self.at) == Some(&b'-'));
+        if self.bytes.get(self.at) == Some(&b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.bytes.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.bytes.get(self.at) {
+            self.at += 1;
+            self.at += usize::from(matches!(self.bytes.get(self.at), Some(b'+' | b'-')));
+            self.digits()?;
+        }
+        Ok(self.bytes.get(start..self.at).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default())
+    }
+
+    /// Reads a value of any kind and forgets it.
+    pub(super) fn skip(&mut self) -> Result<(), Flaw> {
+        match self.peek()? {
+            b'{' => self.object(|scanner, _| scanner.skip()),
+            b'[' => self.array(Self::skip),
+            b'"' => self.string().map(drop),
+            b't' => self.word(b"true"),
+            b'f' => self.word(b"false"),
+            b'n' => self.word(b"null"),
+            b'-' | b'0'..=b'9' => self.number().map(drop),
+            _ => Err(Flaw::Syntax(self.at)),
+        }
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<(), Flaw> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        if rest.starts_with(word) {
+            self.at += word.len();
+            Ok(())
+        } else if word.starts_with(rest) {
+            Err(Flaw::End)
+        } else {
+            Err(Flaw::Syntax(self.at))
+        }
+    }
+
+    fn digits(&mut self) -> Result<(), Flaw> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        match rest.iter().take_while(|byte| byte.is_ascii_digit()).count() {
+            0 if rest.is_empty() => Err(Flaw::End),
+            0 => Err(Flaw::Syntax(self.at)),
+            count => {
+                self.at += count;
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads an escape and returns by how many bytes its meaning is shorter.
+    fn escape(&mut self) -> Result<usize, Flaw> {
+        match self.bytes.get(self.at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                self.at += 2;
+                Ok(1)
+            }
+            Some(b'u') => {
+                let mut code = 0;
+                for at in self.at + 2..self.at + 6 {
+                    let byte = *self.bytes.get(at).ok_or(Flaw::End)?;
+                    let digit = char::from(byte).to_digit(16).ok_or(Flaw::Syntax(at))?;
+                    code = code << 4 | digit;
+                }
+                self.at += 6;
+                Ok(match code {
+                    0..0x80 => 5,
+                    // Two halves of a surrogate pair make four bytes.
+                    0x80..0x800 | 0xd800..0xe000 => 4,
+                    _ => 3,
+                })
+            }
+            Some(_) => Err(Flaw::Syntax(self.at + 1)),
+            None => Err(Flaw::End),
+        }
+    }
+
+    fn take(&mut self, byte: u8) -> Result<(), Flaw> {
+        if self.peek()? == byte {
+            self.at += 1;
+            Ok(())
+        } else {
+            Err(Flaw::Syntax(self.at))
+        }
+    }
+
+    fn open(&mut self, bracket: u8) -> Result<(), Flaw> {
+        self.take(bracket)?;
+        self.depth += 1;
+        if self.depth >= MAX_DEPTH { Err(Flaw::Deep(self.at - 1)) } else { Ok(()) }
+    }
+
+    const fn close(&mut self) {
+        self.at += 1;
+        self.depth -= 1;
+    }
+
+    fn closed_or_comma(&mut self, bracket: u8) -> Result<bool, Flaw> {
+        let byte = self.peek()?;
+        if byte == bracket {
+            self.close();
+            Ok(true)
+        } else if byte == b',' {
+            self.at += 1;
+            Ok(false)
+        } else {
+            Err(Flaw::Syntax(self.at))
+        }
+    }
+}
+
+/// The offset of the first quote, backslash or control character from `at` on, or the end.
+///
+/// Eight bytes at a time: a prompt is mostly bytes that mean themselves. In each comparison only bytes above a true
+/// hit can be marked wrongly (by the borrow of the subtraction), so the lowest mark is exact.
+fn plain_until(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGHS: u64 = ONES << 7;
+    while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        let word = u64::from_le_bytes(*word);
+        let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGHS;
+        let marks = below(word ^ (ONES * 0x22), 1) | below(word ^ (ONES * 0x5c), 1) | below(word, 0x20);
+        if marks != 0 {
+            return at + (marks.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().position(|&byte| byte == b'"' || byte == b'\\' || byte < 0x20).unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn check(bytes: &[u8]) -> Result<(), Flaw> {
+        let mut scanner = Scanner::new(bytes);
+        scanner.skip()?;
+        scanner.finish()
+    }
+
+    /// JSON's own bytes, so that random documents come close to being valid.
+    fn nearly_json() -> impl Strategy<Value = Vec<u8>> {
+        let pieces = prop::sample::select(vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"",
+            "\"a\"",
+            "\"b\":",
+            "\\n",
+            "\\u00e9",
+            "\\ud83d\\ude00",
+            "\\q",
+            "1",
+            "-",
+            "0",
+            "01",
+            "1.5",
+            ".",
+            "e",
+            "1e5",
+            "true",
+            "fals",
+            "null",
+            " ",
+            "\t",
+            "\u{1}",
+            "é",
+            "NaN",
+        ]);
+        prop::collection::vec(pieces, 0..12).prop_map(|pieces| pieces.concat().into_bytes())
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::btree_map(any::<String>(), inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn accepts_what_serde_json_accepts_and_nothing_else(bytes in nearly_json()) {
+            prop_assert_eq!(check(&bytes).is_ok(), serde_json::from_slice::<Value>(&bytes).is_ok());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn takes_whole_documents_and_calls_every_shorter_one_unfinished(value in any_value()) {
+            let text = serde_json::to_vec(&Value::Array(vec![value])).unwrap();
+            prop_assert_eq!(check(&text), Ok(()));
+            for end in 0..text.len() {
+                prop_assert_eq!(check(&text[..end]), Err(Flaw::End), "cut at {}", end);
+            }
+        }
+
+        #[test]
+        fn strings_decode_to_what_was_written(text in any::<String>(), ascii in any::<bool>()) {
+            let mut json = serde_json::to_string(&text).unwrap();
+            if ascii {
+                json = json.encode_utf16().map(|unit| match u8::try_from(unit) {
+                    Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
+                    _ => format!("\\u{unit:04X}"),
+                }).collect();
+            }
+            let read = Scanner::new(json.as_bytes()).string().unwrap();
+            prop_assert_eq!(read.decoded_len, text.len());
+            let decoded = read.decode().map(Cow::into_owned);
+            prop_assert_eq!(decoded, Some(text));
+        }
+
+        #[test]
+        fn plain_runs_end_at_the_first_special_byte(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let slow = bytes.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\');
+            prop_assert_eq!(plain_until(&bytes, 0), slow.unwrap_or(bytes.len()));
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded_as_in_serde_json() {
+        for depth in [126, 127, 128, 100_000] {
+            let text = ["[".repeat(depth), "]".repeat(depth)].concat();
+            assert_eq!(
+                check(text.as_bytes()).is_ok(),
+                serde_json::from_str::<Value>(&text).is_ok(),
+                "{depth}"
+            );
+        }
+        assert_eq!(check("[".repeat(500).as_bytes()), Err(Flaw::Deep(127)));
+    }
+
+    #[test]
+    fn a_half_surrogate_has_no_text_but_is_no_syntax_error() {
+        let text = Scanner::new(br#""\ud800""#).string().unwrap();
+        assert_eq!((text.decode(), text.name().as_ref()), (None, &br"\ud800"[..]));
+    }
+}
