@@ -1,0 +1,105 @@
+//! How many connections are open, in all and from each address.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use super::Bounds;
+
+/// Counts the connections of one listener. Bounded by them: an address without a connection is forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Census(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    open: usize,
+    by_ip: HashMap<IpAddr, usize>,
+}
+
+/// Why a connection gets no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// As many connections as allowed are open.
+    All,
+    /// As many as allowed from this address.
+    Address,
+}
+
+/// A connection's place; free again when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    census: Arc<Census>,
+    ip: Option<IpAddr>,
+}
+
+impl Census {
+    /// A place for a connection from `ip`, if there is one.
+    pub(super) fn enter(self: &Arc<Self>, ip: IpAddr, bounds: &Bounds) -> Result<Place, Full> {
+        let counted = bounds.per_ip > 0 && !bounds.per_ip_exempt.iter().any(|net| net.contains(&ip));
+        let ip = counted.then(|| network(ip));
+        let mut counts = self.0.lock();
+        if counts.open >= bounds.connections {
+            return Err(Full::All);
+        }
+        if let Some(ip) = ip {
+            let here = counts.by_ip.entry(ip).or_default();
+            if *here >= bounds.per_ip {
+                return Err(Full::Address);
+            }
+            *here += 1;
+        }
+        counts.open += 1;
+        Ok(Place { census: Arc::clone(self), ip })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.census.0.lock();
+        counts.open = counts.open.saturating_sub(1);
+        if let Some(ip) = self.ip
+            && let Some(here) = counts.by_ip.get_mut(&ip)
+        {
+            *here -= 1;
+            if *here == 0 {
+                counts.by_ip.remove(&ip);
+            }
+        }
+    }
+}
+
+/// A site gets a /64 at least, so that is what one address is in IPv6.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_by_address_and_given_back() {
+        let census = Arc::new(Census::default());
+        let bounds = Bounds {
+            connections: 4,
+            per_ip: 1,
+            per_ip_exempt: vec!["10.0.0.0/8".parse().unwrap()],
+            ..Bounds::default()
+        };
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let first = census.enter(ip("2001:db8::1"), &bounds).unwrap();
+        assert_eq!(census.enter(ip("2001:db8::ffff"), &bounds).unwrap_err(), Full::Address);
+        let proxy = [census.enter(ip("10.1.2.3"), &bounds), census.enter(ip("10.1.2.3"), &bounds)];
+        assert!(proxy.iter().all(Result::is_ok));
+        let last = census.enter(ip("2001:db8:0:1::1"), &bounds).unwrap();
+        assert_eq!(census.enter(ip("192.0.2.1"), &bounds).unwrap_err(), Full::All);
+        drop((first, proxy, last));
+        let counts = census.0.lock();
+        assert_eq!((counts.open, counts.by_ip.len()), (0, 0));
+    }
+}

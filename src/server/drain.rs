@@ -1,0 +1,227 @@
+//! Going down without cutting anyone off.
+//!
+//! Balancers learn late that a gateway goes, so it first only *says* so ([`Phase::Draining`]: readiness is 503, requests
+//! are still served), then refuses new requests, and ends when the streams under way have ended or the time is over.
+//! A phase is never taken back. One [`Drain`] is shared by the listeners, the application and the admin port.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+/// How far the gateway has gone down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// Serving.
+    #[default]
+    Running = 0,
+    /// Still serving, but not ready: balancers should look elsewhere.
+    Draining = 1,
+    /// New requests are refused; what is under way goes on.
+    Refusing = 2,
+    /// Everything is cut off.
+    Closed = 3,
+}
+
+/// The way down, shared by clones.
+#[derive(Clone, Debug)]
+pub struct Drain(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    // The same value twice: the atomic is for each request, the channel for those that wait.
+    level: AtomicU8,
+    phase: watch::Sender<Phase>,
+    open: AtomicUsize,
+    awaited: AtomicUsize,
+    last_left: Notify,
+}
+
+/// One open connection, as the drain counts it. Dropping it is leaving.
+#[derive(Debug)]
+pub struct Held {
+    drain: Arc<Inner>,
+    awaited: bool,
+}
+
+impl Drain {
+    /// A gateway that runs.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Inner {
+            level: AtomicU8::new(Phase::Running as u8),
+            phase: watch::Sender::new(Phase::Running),
+            open: AtomicUsize::new(0),
+            awaited: AtomicUsize::new(0),
+            last_left: Notify::new(),
+        }))
+    }
+
+    /// How far it has gone.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.0.level.load(Ordering::Acquire) {
+            0 => Phase::Running,
+            1 => Phase::Draining,
+            2 => Phase::Refusing,
+            _ => Phase::Closed,
+        }
+    }
+
+    /// Whether a balancer should send requests here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.phase() == Phase::Running
+    }
+
+    /// Whether new requests are refused.
+    #[must_use]
+    pub fn is_refusing(&self) -> bool {
+        self.phase() >= Phase::Refusing
+    }
+
+    /// Returns when the gateway has come as far as `phase`, at once if it is already there.
+    pub async fn reached(&self, phase: Phase) {
+        // The sender lives as long as `self`, so this cannot fail before the phase is reached.
+        drop(self.0.phase.subscribe().wait_for(|now| *now >= phase).await);
+    }
+
+    /// Where a connection learns of each further phase.
+    #[must_use]
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.0.phase.subscribe()
+    }
+
+    /// Counts a connection. One that comes when requests are already refused gets its refusal, but nobody waits for it.
+    #[must_use]
+    pub fn hold(&self) -> Held {
+        self.0.open.fetch_add(1, Ordering::AcqRel);
+        let awaited = !self.is_refusing();
+        if awaited {
+            self.0.awaited.fetch_add(1, Ordering::AcqRel);
+        }
+        Held { drain: Arc::clone(&self.0), awaited }
+    }
+
+    /// Connections open now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.0.open.load(Ordering::Acquire)
+    }
+
+    /// Goes all the way: not ready for `delay`, then refusing until the last connection has left or `timeout` is over,
+    /// then closed. Returns how many connections were cut off.
+    pub async fn run(&self, delay: Duration, timeout: Duration) -> usize {
+        self.advance(Phase::Draining);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = self.reached(Phase::Closed) => {}
+        }
+        self.advance(Phase::Refusing);
+        tokio::select! {
+            () = self.empty() => {}
+            () = tokio::time::sleep(timeout) => {}
+            () = self.reached(Phase::Closed) => {}
+        }
+        let cut_off = self.0.awaited.load(Ordering::Acquire);
+        self.advance(Phase::Closed);
+        cut_off
+    }
+
+    /// Cuts everything off now; a [`Drain::run`] under way returns.
+    pub fn close(&self) {
+        self.advance(Phase::Closed);
+    }
+
+    async fn empty(&self) {
+        loop {
+            let left = self.0.last_left.notified();
+            tokio::pin!(left);
+            // Registered before the count is read, or the last one could leave in between unseen.
+            left.as_mut().enable();
+            if self.0.awaited.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    fn advance(&self, to: Phase) {
+        self.0.level.fetch_max(to as u8, Ordering::AcqRel);
+        self.0.phase.send_if_modified(|now| {
+            let further = to > *now;
+            *now = (*now).max(to);
+            further
+        });
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.drain.open.fetch_sub(1, Ordering::AcqRel);
+        if self.awaited && self.drain.awaited.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.drain.last_left.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn it_serves_unready_then_refuses_then_closes_when_the_last_one_has_left() {
+        let drain = Drain::new();
+        let held = drain.hold();
+        assert!(drain.is_ready());
+        let run = tokio::spawn({
+            let drain = drain.clone();
+            async move { drain.run(Duration::from_secs(5), LONG).await }
+        });
+        drain.reached(Phase::Draining).await;
+        assert!(!drain.is_ready() && !drain.is_refusing());
+        drain.reached(Phase::Refusing).await;
+        // Who comes now is served its refusal but does not prolong the end.
+        let late = drain.hold();
+        assert_eq!(drain.connections(), 2);
+        drop(held);
+        assert_eq!(run.await.unwrap(), 0);
+        assert_eq!(drain.phase(), Phase::Closed);
+        drop(late);
+        assert_eq!(drain.connections(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_outstays_the_timeout_is_cut_off_and_counted() {
+        let drain = Drain::new();
+        let _held = drain.hold();
+        let start = tokio::time::Instant::now();
+        assert_eq!(drain.run(Duration::from_secs(5), LONG).await, 1);
+        assert_eq!(start.elapsed(), Duration::from_secs(65));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_ends_every_wait_and_is_never_taken_back() {
+        let drain = Drain::new();
+        let _held = drain.hold();
+        let run = tokio::spawn({
+            let drain = drain.clone();
+            async move { drain.run(LONG, LONG).await }
+        });
+        drain.reached(Phase::Draining).await;
+        let start = tokio::time::Instant::now();
+        drain.close();
+        run.await.unwrap();
+        assert_eq!((drain.phase(), start.elapsed()), (Phase::Closed, Duration::ZERO));
+    }
+}

@@ -1,0 +1,257 @@
+//! Where one HTTP/1.1 request ends and the next begins, and whether two readers could disagree about it.
+//!
+//! Request smuggling lives on such disagreement. Hyper refuses most shapes itself (folded lines, blanks before a
+//! colon, lengths that are no plain number or contradict each other, `Transfer-Encoding` in HTTP/1.0 or without a
+//! final `chunked`). It resolves one silently: with both `Transfer-Encoding` and `Content-Length` it drops the
+//! length, so the application cannot see that there was one. [`Scanner`] follows the raw bytes and tells; [`fault`]
+//! judges what can be seen in the parsed head. A scanner that loses its way stops looking, and hyper's own handling,
+//! which is safe for the gateway itself, is what remains.
+
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{Method, Version};
+use memchr::memchr;
+use smallvec::SmallVec;
+
+/// As much of a line that is split between reads as is looked at: the longest name of interest and its value.
+const KEPT_OF_A_LINE: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// In a head, or before one.
+    Head,
+    /// In a line with a chunk's size.
+    Size,
+    /// In the line end after a chunk.
+    ChunkEnd,
+    /// In the lines after the last chunk.
+    Trailers,
+    /// In bytes of a body, so many to go; then there.
+    Body { left: u64, chunked: bool },
+    /// No longer looking: HTTP/2, an upgrade, or nonsense.
+    Off,
+}
+
+/// Follows the raw bytes of an HTTP/1.1 connection from head to head.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    at: At,
+    line: SmallVec<[u8; KEPT_OF_A_LINE]>,
+    heads: u64,
+    begun: bool,
+    coded: bool,
+    sized: Option<Option<u64>>,
+}
+
+impl Scanner {
+    pub(super) fn new() -> Self {
+        Self { at: At::Head, line: SmallVec::new(), heads: 0, begun: false, coded: false, sized: None }
+    }
+
+    /// Stops looking, for good.
+    pub(super) fn stop(&mut self) {
+        self.at = At::Off;
+    }
+
+    /// Whether a head has begun and is not complete.
+    pub(super) fn in_head(&self) -> bool {
+        self.at == At::Head && (self.begun || !self.line.is_empty())
+    }
+
+    /// Whether no head has been complete yet.
+    pub(super) fn is_first(&self) -> bool {
+        self.at == At::Head && self.heads == 0
+    }
+
+    /// Takes the bytes read next. True when they complete a head with two contradicting lengths.
+    pub(super) fn scan(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() && self.at != At::Off {
+            if let At::Body { left, chunked } = self.at {
+                let here = left.min(bytes.len() as u64);
+                bytes = bytes.get(here as usize..).unwrap_or_default();
+                self.at = match (left - here, chunked) {
+                    (0, true) => At::ChunkEnd,
+                    (0, false) => At::Head,
+                    (left, chunked) => At::Body { left, chunked },
+                };
+                continue;
+            }
+            let Some(end) = memchr(b'\n', bytes) else {
+                self.keep(bytes);
+                break;
+            };
+            let (line, rest) = (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default());
+            bytes = rest;
+            let ambiguous = if self.line.is_empty() {
+                self.finish_line(line)
+            } else {
+                self.keep(line);
+                let whole = std::mem::take(&mut self.line);
+                self.finish_line(&whole)
+            };
+            if ambiguous {
+                self.stop();
+                return true;
+            }
+        }
+        false
+    }
+
+    fn keep(&mut self, part: &[u8]) {
+        let room = KEPT_OF_A_LINE - self.line.len();
+        self.line.extend_from_slice(part.get(..room.min(part.len())).unwrap_or_default());
+    }
+
+    fn finish_line(&mut self, line: &[u8]) -> bool {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        match self.at {
+            At::Head if !self.begun => {
+                // Empty lines before a request line are skipped, as hyper does.
+                self.begun = !line.is_empty();
+                if line == b"PRI * HTTP/2.0" {
+                    self.stop();
+                }
+            }
+            At::Head if line.is_empty() => return self.finish_head(),
+            At::Head => self.note_field(line),
+            At::Size => self.note_size(line),
+            At::ChunkEnd => self.at = At::Size,
+            At::Trailers if line.is_empty() => self.at = At::Head,
+            At::Trailers | At::Body { .. } | At::Off => {}
+        }
+        false
+    }
+
+    fn note_field(&mut self, line: &[u8]) {
+        // Most lines begin with another letter and cost this one look.
+        match line.first().map(u8::to_ascii_lowercase) {
+            Some(b't') => self.coded |= value_of(line, "transfer-encoding").is_some(),
+            Some(b'c') => {
+                if let Some(value) = value_of(line, "content-length") {
+                    self.sized = Some(std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn finish_head(&mut self) -> bool {
+        self.heads += 1;
+        self.begun = false;
+        let (coded, sized) = (std::mem::take(&mut self.coded), self.sized.take());
+        self.at = match (coded, sized) {
+            (true, Some(_)) => return true,
+            (true, None) => At::Size,
+            (false, Some(Some(0)) | None) => At::Head,
+            (false, Some(Some(left))) => At::Body { left, chunked: false },
+            (false, Some(None)) => At::Off,
+        };
+        false
+    }
+
+    fn note_size(&mut self, line: &[u8]) {
+        let digits = line.split(|byte| !byte.is_ascii_hexdigit()).next().unwrap_or_default();
+        let size = std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        self.at = match size {
+            Some(0) => At::Trailers,
+            Some(left) => At::Body { left, chunked: true },
+            None => At::Off,
+        };
+    }
+}
+
+fn value_of<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let (field, rest) = line.split_at_checked(name.len())?;
+    let value = rest.strip_prefix(b":")?;
+    field.eq_ignore_ascii_case(name.as_bytes()).then(|| value.trim_ascii())
+}
+
+/// What is wrong with how a parsed request is framed or addressed, in words for its sender. `both_lengths` is what
+/// the [`Scanner`] saw on this connection.
+pub(super) fn fault(parts: &Parts, both_lengths: bool) -> Option<&'static str> {
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if both_lengths {
+            return Some("the request has both Transfer-Encoding and Content-Length; send one of them");
+        }
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Some("the only Transfer-Encoding understood here is a single `chunked`");
+        }
+    }
+    if parts.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Some("the request has more than one Content-Length; send one");
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Some("the request has more than one Host header; send one");
+    }
+    if host.is_none() && parts.version == Version::HTTP_11 {
+        return Some("an HTTP/1.1 request needs a Host header");
+    }
+    // CONNECT would hand the connection over; this gateway is no forward proxy.
+    (parts.method == Method::CONNECT).then_some("CONNECT is not served here")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PLAIN: &str = "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\nGET / HTTP/1";
+    const BARE: &str = "\r\nGET /b HTTP/1.1\nhost: x\n\n";
+    // The body imitates a head with both lengths; its last chunk has an extension, and there are trailers.
+    const CHUNKED: &str = "POST /c HTTP/1.1\r\ntransfer-ENCODING:\tchunked\r\n\r\n1F;a=b\r\n\r\ncontent-length: 5\r\n\r\nGET / H\r\n\r\n0;x\r\nContent-Length: 3\r\n\r\n";
+    const BOTH: &str = "POST /d HTTP/1.1\r\nCONTENT-LENGTH:  6 \r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n";
+    const PADDED: &str = "POST /d HTTP/1.1\r\ntransfer-encoding: chunked\r\nContent-Length:                                                                       6\r\n\r\n";
+
+    fn scan_in_pieces(text: &str, sizes: &[usize]) -> (Scanner, bool) {
+        let mut scanner = Scanner::new();
+        let (mut bytes, mut found, mut sizes) = (text.as_bytes(), false, sizes.iter().cycle());
+        while !bytes.is_empty() {
+            let (piece, rest) = bytes.split_at((*sizes.next().unwrap()).clamp(1, bytes.len()));
+            found |= scanner.scan(piece);
+            bytes = rest;
+        }
+        (scanner, found)
+    }
+
+    proptest! {
+        #[test]
+        fn both_lengths_are_seen_wherever_the_reads_fall_and_only_in_heads(
+            innocent in proptest::collection::vec(prop_oneof![Just(PLAIN), Just(BARE), Just(CHUNKED)], 0..6),
+            guilty in proptest::option::of(prop_oneof![Just(BOTH), Just(PADDED)]),
+            sizes in proptest::collection::vec(1usize..90, 1..8),
+        ) {
+            let text = innocent.concat() + guilty.unwrap_or_default();
+            let (scanner, found) = scan_in_pieces(&text, &sizes);
+            prop_assert_eq!(found, guilty.is_some());
+            prop_assert_eq!(scanner.heads, innocent.len() as u64 + u64::from(guilty.is_some()));
+            prop_assert!(!scanner.in_head());
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic_or_keep_more_than_a_line(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let mut scanner = Scanner::new();
+            scanner.scan(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n");
+            scanner.scan(&bytes);
+            prop_assert!(scanner.line.len() <= KEPT_OF_A_LINE);
+        }
+    }
+
+    #[test]
+    fn it_knows_a_begun_head_and_leaves_http2_alone() {
+        let mut scanner = Scanner::new();
+        assert!(!scanner.in_head() && scanner.is_first());
+        scanner.scan(b"GE");
+        assert!(scanner.in_head());
+        scanner.scan(b"T / HTTP/1.1\r\nhost: x\r\n");
+        assert!(scanner.in_head() && scanner.is_first());
+        scanner.scan(b"\r\n");
+        assert!(!scanner.in_head() && !scanner.is_first());
+
+        let mut scanner = Scanner::new();
+        scanner.scan(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert_eq!(scanner.at, At::Off);
+    }
+}

@@ -1,0 +1,274 @@
+//! What stands between a connection and the application: each request's peer, its framing, its count.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use tokio::sync::Notify;
+use tower::Service;
+use tower::util::{Oneshot, ServiceExt};
+
+use super::Peer;
+use super::drain::{Drain, Phase};
+use super::framing;
+use super::stall::{Turn, current_turn};
+use crate::refusal::Reason;
+
+/// So many streams of one HTTP/2 connection may be taken back before their answer begins, if they are also more than
+/// half of all: clients that give up do so now and then, a reset flood does nothing else.
+const RESETS_BEFORE_JUDGED: usize = 200;
+
+/// What the parts of one connection know of each other.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) peer: Peer,
+    in_flight: AtomicUsize,
+    begun: AtomicUsize,
+    taken_back: AtomicUsize,
+    both_lengths: AtomicBool,
+    upgraded: AtomicBool,
+    leaving: AtomicBool,
+    leave: Notify,
+}
+
+impl Link {
+    pub(super) fn new(peer: Peer) -> Self {
+        Self {
+            peer,
+            in_flight: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+            taken_back: AtomicUsize::new(0),
+            both_lengths: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            leave: Notify::new(),
+        }
+    }
+
+    pub(super) fn saw_both_lengths(&self) {
+        self.both_lengths.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub(super) fn begun(&self) -> usize {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// Returns when the connection should take no further requests.
+    pub(super) async fn asked_to_leave(&self) {
+        self.leave.notified().await;
+    }
+
+    fn ask_to_leave(&self) {
+        if !self.leaving.swap(true, Ordering::AcqRel) {
+            self.leave.notify_one();
+        }
+    }
+
+    fn enter(self: &Arc<Self>) -> InFlight {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        InFlight { link: Arc::clone(self), answered: false }
+    }
+}
+
+/// One request under way on a connection; ends with its body.
+#[derive(Debug)]
+struct InFlight {
+    link: Arc<Link>,
+    answered: bool,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let link = &self.link;
+        link.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if !self.answered {
+            let taken_back = link.taken_back.fetch_add(1, Ordering::AcqRel) + 1;
+            if taken_back >= RESETS_BEFORE_JUDGED && taken_back * 2 > link.begun() {
+                link.ask_to_leave();
+            }
+        }
+    }
+}
+
+/// The application as hyper calls it.
+#[derive(Debug)]
+pub(super) struct Front<S> {
+    pub(super) app: S,
+    pub(super) link: Arc<Link>,
+    pub(super) drain: Drain,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Front<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone,
+{
+    type Response = Response<Outgoing<B>>;
+    type Error = Infallible;
+    type Future = Answer<S>;
+
+    fn call(&self, request: Request<Incoming>) -> Answer<S> {
+        let version = request.version();
+        let phase = self.drain.phase();
+        if phase >= Phase::Refusing {
+            self.link.ask_to_leave();
+        }
+        let last = phase != Phase::Running && version < Version::HTTP_2;
+        let seat = Some(self.link.enter());
+        let (mut parts, body) = request.into_parts();
+        let state = match framing::fault(&parts, self.link.both_lengths.load(Ordering::Relaxed)) {
+            Some(fault) => State::Malformed { fault },
+            None => {
+                parts.extensions.insert(self.link.peer);
+                State::Asked { answer: self.app.clone().oneshot(Request::from_parts(parts, body)) }
+            }
+        };
+        Answer { state, seat, last }
+    }
+}
+
+pin_project! {
+    /// The application's answer, or the listener's own to a malformed request.
+    pub(super) struct Answer<S>
+    where
+        S: Service<Request<Incoming>>,
+    {
+        #[pin]
+        state: State<S>,
+        seat: Option<InFlight>,
+        last: bool,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S>
+    where
+        S: Service<Request<Incoming>>,
+    {
+        Malformed { fault: &'static str },
+        Asked { #[pin] answer: Oneshot<S, Request<Incoming>> },
+    }
+}
+
+impl<S, B> Future for Answer<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+{
+    type Output = Result<Response<Outgoing<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = match this.state.project() {
+            StateProj::Malformed { fault } => {
+                let mut response = Response::new(Outgoing::Own { text: Some(bad_request(fault).into()) });
+                *response.status_mut() = StatusCode::BAD_REQUEST;
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                headers.insert("x-traffic-dam-reason", HeaderValue::from_static(Reason::BadRequest.as_str()));
+                // Whatever follows on the connection cannot be trusted to be where it seems.
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                response
+            }
+            StateProj::Asked { answer } => {
+                let response = match ready!(answer.poll(cx)) {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                };
+                let seat = this.seat.take();
+                if let Some(seat) = &seat
+                    && response.status() == StatusCode::SWITCHING_PROTOCOLS
+                {
+                    seat.link.upgraded.store(true, Ordering::Relaxed);
+                }
+                let seat = seat.map(|seat| InFlightBody { _seat: answered(seat), turn: current_turn() });
+                response.map(|body| Outgoing::App { body, seat })
+            }
+        };
+        // Dropped here when the answer was our own, so that it does not count as taken back.
+        drop(this.seat.take().map(answered));
+        if *this.last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+fn answered(mut seat: InFlight) -> InFlight {
+    seat.answered = true;
+    seat
+}
+
+#[derive(Debug)]
+pub(super) struct InFlightBody {
+    _seat: InFlight,
+    turn: Option<Arc<Turn>>,
+}
+
+pin_project! {
+    /// The body of an answer.
+    #[project = OutgoingProj]
+    pub(super) enum Outgoing<B> {
+        /// The application's, counted until it is dropped.
+        App { #[pin] body: B, seat: Option<InFlightBody> },
+        /// A short text of the listener itself.
+        Own { text: Option<Bytes> },
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Outgoing<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project() {
+            OutgoingProj::Own { text } => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            OutgoingProj::App { body, seat } => {
+                let frame = body.poll_frame(cx);
+                if let Some(InFlightBody { turn: Some(turn), .. }) = seat {
+                    if frame.is_pending() { turn.idle() } else { turn.handed() }
+                }
+                frame
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::App { body, .. } => body.is_end_stream(),
+            Self::Own { text } => text.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::App { body, .. } => body.size_hint(),
+            Self::Own { text } => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+        }
+    }
+}
+
+/// The body of an answer to a request that is no proper HTTP. `message` is plain text without quotes or backslashes.
+pub(super) fn bad_request(message: &str) -> String {
+    let code = Reason::BadRequest;
+    format!(r#"{{"error":{{"message":"{message}","type":"invalid_request_error","param":null,"code":"{code}"}}}}"#)
+}

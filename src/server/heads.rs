@@ -1,0 +1,194 @@
+//! An HTTP/1.1 connection as hyper sees it: heads in time, and errors that say what is wrong.
+//!
+//! Hyper's own header timeout also runs while a kept-alive connection rests, so ten seconds for a head would close
+//! resting connections after ten seconds. Here the time runs only while a head is expected (the first) or has begun.
+//! Hyper answers a head it cannot parse with a status and nothing else; the reason is added on the way out.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::framing::Scanner;
+use super::front::Link;
+use super::stall::Timer;
+
+/// Hyper's bare answer has a status line, a length, `connection` and perhaps a date, and no answer of ours is that
+/// short.
+const LONGEST_BARE_ANSWER: usize = 160;
+
+/// A connection's bytes, watched for heads.
+#[derive(Debug)]
+pub(super) struct Heads<T> {
+    inner: T,
+    link: Arc<Link>,
+    scanner: Scanner,
+    timer: Timer,
+    patience: Duration,
+    owed: Bytes,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Heads<T> {
+    pub(super) fn new(inner: T, patience: Duration, link: Arc<Link>) -> Self {
+        let scanner = Scanner::new();
+        Self { inner, link, scanner, timer: Timer::default(), patience, owed: Bytes::new() }
+    }
+
+    fn poll_head_time(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.scanner.in_head() && !self.scanner.is_first() {
+            return Poll::Pending;
+        }
+        self.timer.arm(self.patience);
+        ready!(self.timer.poll(cx));
+        if self.scanner.in_head() && self.scanner.is_first() {
+            // Nothing else was ever written here, so this cannot fall into another answer. One try is enough: the
+            // socket's buffer is empty.
+            let answer = explain(
+                "408 Request Timeout",
+                "the request's head did not arrive within bounds.header_read",
+            );
+            if Pin::new(&mut self.inner).poll_write(cx, &answer).is_ready() {
+                drop(Pin::new(&mut self.inner).poll_flush(cx));
+            }
+        }
+        let message = "no request head within bounds.header_read";
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, message))
+    }
+
+    fn poll_owed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.owed.is_empty() {
+            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.owed))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.owed.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Heads<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let outcome = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if this.link.is_upgraded() {
+            this.scanner.stop();
+        }
+        if outcome.is_pending() {
+            return this.poll_head_time(cx).map(Err);
+        }
+        if this.scanner.scan(buf.filled().get(before..).unwrap_or_default()) {
+            this.link.saw_both_lengths();
+        }
+        if !this.scanner.in_head() {
+            this.timer.disarm();
+        }
+        outcome
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heads<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_owed(cx))?;
+        if let Some(answer) = explained(buf) {
+            this.owed = answer;
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut this.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_owed(cx))?;
+        if let [only] = bufs
+            && let Some(answer) = explained(only)
+        {
+            this.owed = answer;
+            return Poll::Ready(Ok(only.len()));
+        }
+        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_owed(cx))?;
+        Pin::new(&mut this.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_owed(cx))?;
+        Pin::new(&mut this.inner).poll_shutdown(cx)
+    }
+}
+
+/// The full answer in place of hyper's bare one, when `written` is such a one.
+fn explained(written: &[u8]) -> Option<Bytes> {
+    if written.len() > LONGEST_BARE_ANSWER || !written.starts_with(b"HTTP/1.1 4") {
+        return None;
+    }
+    let text = std::str::from_utf8(written).ok()?;
+    let mut lines = text.strip_suffix("\r\n\r\n")?.split("\r\n");
+    let status = lines.next()?.strip_prefix("HTTP/1.1 ")?;
+    let bare = lines.clone().any(|line| line == "content-length: 0")
+        && lines.clone().any(|line| line == "connection: close")
+        && lines.all(|line| {
+            line.starts_with("date: ") || line.starts_with("content-length: ") || line.starts_with("connection: ")
+        });
+    let message = match status.get(..3)? {
+        "400" => "the request is not valid HTTP: its request line, a header field or its framing is malformed",
+        "414" => "the request's path is too long",
+        "431" => "the request's head exceeds bounds.headers",
+        _ => return None,
+    };
+    bare.then(|| explain(status, message))
+}
+
+fn explain(status: &str, message: &str) -> Bytes {
+    let body = super::front::bad_request(message);
+    Bytes::from(format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         x-traffic-dam-reason: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len(),
+        crate::refusal::Reason::BadRequest,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bare_error_is_explained() {
+        let date = "date: Sat, 21 Nov 2026 10:00:00 GMT\r\n\r\n";
+        let bare = |status: &str| format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n{date}");
+        for status in ["400 Bad Request", "414 URI Too Long", "431 Request Header Fields Too Large"] {
+            let answer = explained(bare(status).as_bytes()).unwrap();
+            let answer = std::str::from_utf8(&answer).unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+            assert!(answer.contains("\"code\":\"bad_request\""), "{answer}");
+        }
+        assert!(explained(bare("404 Not Found").as_bytes()).is_none());
+        assert!(explained(bare("200 OK").as_bytes()).is_none());
+        let ours = format!("HTTP/1.1 400 Bad Request\r\nconnection: close\r\nx-request-id: a\r\ncontent-length: 0\r\n{date}");
+        assert!(explained(ours.as_bytes()).is_none());
+    }
+}

@@ -1,0 +1,121 @@
+//! The accept loop.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tower::Service;
+
+use super::census::Census;
+use super::connection;
+use super::drain::{Drain, Phase};
+use super::stall::Stall;
+use super::tls::TlsHandle;
+use super::{Bounds, Peer};
+
+/// The pause after an accept that failed for want of something (descriptors, memory): a connection that ends is what
+/// helps, and without a pause the loop would only burn the processor until then.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A peer that is silent for so long is asked whether it still lives.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Serves `app` on a bound listener until `drain` is closed.
+///
+/// HTTP/1.1 and HTTP/2, by ALPN over TLS and by prior knowledge without. Each request carries its [`Peer`] in its
+/// extensions. Connections beyond `bounds.connections` or `bounds.per_ip` are closed at once instead of left in the
+/// backlog: a client or balancer that is told so can go elsewhere, one that waits cannot. Malformed requests are
+/// answered here with 400 and never reach `app`; `app` must always be ready, and answers `draining` itself when
+/// [`Drain::is_refusing`].
+///
+/// The listener stays open while requests are refused, so that late clients are told why.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    tls: Option<TlsHandle>,
+    bounds: Arc<ArcSwap<Bounds>>,
+    app: S,
+    drain: Drain,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let census = Arc::new(Census::default());
+    let closed = drain.reached(Phase::Closed);
+    tokio::pin!(closed);
+    let mut failures = 0_u64;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut closed => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (socket, addr) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                if failures.is_multiple_of(100) {
+                    tracing::warn!(%error, "cannot accept connections; trying again");
+                }
+                failures += 1;
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        failures = 0;
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        let bounds = bounds.load_full();
+        let place = match census.enter(addr.ip(), &bounds) {
+            Ok(place) => place,
+            Err(full) => {
+                tracing::debug!(%addr, ?full, "connection closed: no place");
+                continue;
+            }
+        };
+        prepare(&socket, &bounds);
+        let socket = Stall::new(socket, bounds.client_stall, (place, drain.hold()));
+        let (app, drain) = (app.clone(), drain.clone());
+        let acceptor = tls.as_ref().map(TlsHandle::acceptor);
+        tokio::spawn(async move {
+            let Some(acceptor) = acceptor else {
+                return connection::run(socket, Peer { addr, tls: false }, app, &bounds, &drain).await;
+            };
+            let peer = Peer { addr, tls: true };
+            match timeout(bounds.header_read, acceptor.accept(socket)).await {
+                Ok(Ok(socket)) => connection::run(socket, peer, app, &bounds, &drain).await,
+                Ok(Err(error)) => tracing::debug!(%addr, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(%addr, "TLS handshake took longer than bounds.header_read"),
+            }
+        });
+    }
+}
+
+/// Whether an accept failed because of the connection it would have given, so that the next may well succeed.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn prepare(socket: &TcpStream, bounds: &Bounds) {
+    let options = SockRef::from(socket);
+    // Without nodelay a small event waits 40 ms for an acknowledgement. The other two find peers that are gone
+    // without a word; a socket on which any of them fails is about to fail by itself.
+    let set = options
+        .set_tcp_nodelay(true)
+        .and_then(|()| options.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE)));
+    #[cfg(target_os = "linux")]
+    let set = set.and_then(|()| options.set_tcp_user_timeout(Some(bounds.client_stall)));
+    if let Err(error) = set {
+        tracing::debug!(%error, "socket options");
+    }
+}

@@ -1,0 +1,265 @@
+//! Peers that stop taking what is sent to them.
+//!
+//! An answer under way holds a worker's slot, so a client that stops reading must not be able to keep it. Two guards,
+//! because a stall shows in two places: [`Stall`] ends a connection whose socket takes no byte for `client_stall`
+//! while a write waits, and [`Streams`] ends a single HTTP/2 stream whose flow-control window stays shut for as long
+//! while the connection around it lives. Both measure the lack of *progress*; a slow reader that reads is not touched.
+//!
+//! The socket guard sits below TLS, where progress can be seen: above it, one flush of a full TLS buffer would look
+//! like silence until the last byte is out. What the kernel has already taken is bounded by `TCP_USER_TIMEOUT`, which
+//! the listener sets to the same length.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// A timer that costs an allocation once, when it is first armed.
+#[derive(Debug, Default)]
+pub(super) struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    armed: bool,
+}
+
+impl Timer {
+    /// Starts the time, unless it is already running.
+    pub(super) fn arm(&mut self, length: Duration) {
+        if self.armed {
+            return;
+        }
+        self.armed = true;
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().reset(Instant::now() + length),
+            none => *none = Some(Box::pin(sleep(length))),
+        }
+    }
+
+    /// Stops the time.
+    pub(super) fn disarm(&mut self) {
+        self.armed = false;
+    }
+
+    /// Ready when the time is over; never while it is not running.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.sleep {
+            Some(sleep) if self.armed => sleep.as_mut().poll(cx),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// A socket that fails with [`io::ErrorKind::TimedOut`] when its peer takes nothing for too long.
+///
+/// It also carries `seat`, whatever stands for this connection's place among others, so that the place is free when
+/// the socket is gone, upgraded connections included.
+#[derive(Debug)]
+pub(super) struct Stall<T, S> {
+    inner: T,
+    patience: Duration,
+    timer: Timer,
+    _seat: S,
+}
+
+impl<T, S> Stall<T, S> {
+    pub(super) fn new(inner: T, patience: Duration, seat: S) -> Self {
+        Self { inner, patience, timer: Timer::default(), _seat: seat }
+    }
+
+    fn judge<R>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        if outcome.is_ready() {
+            self.timer.disarm();
+            return outcome;
+        }
+        self.timer.arm(self.patience);
+        ready!(self.timer.poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes (bounds.client_stall)")))
+    }
+}
+
+impl<T: AsyncRead + Unpin, S: Unpin> AsyncRead for Stall<T, S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin, S: Unpin> AsyncWrite for Stall<T, S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.inner).poll_write(cx, buf);
+        this.judge(cx, outcome)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
+        this.judge(cx, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A socket's flush does nothing: it must not stop a timer that a write started.
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+/// Whose turn it is in one HTTP/2 answer: written by its body, read by the task that sends it.
+///
+/// The number of frames handed over in the upper bits; the lowest is set while the body itself has nothing to send.
+#[derive(Debug, Default)]
+pub(super) struct Turn(AtomicU64);
+
+impl Turn {
+    /// The body gave a frame: the client must take it.
+    pub(super) fn handed(&self) {
+        let before = self.0.load(Ordering::Relaxed);
+        self.0.store((before | 1).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// The body has no frame yet: nobody waits for the client.
+    pub(super) fn idle(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed) | 1, Ordering::Relaxed);
+    }
+}
+
+tokio::task_local! {
+    static TURN: Arc<Turn>;
+}
+
+/// The turn of the stream that the current task sends, if it is an HTTP/2 stream of this server.
+pub(super) fn current_turn() -> Option<Arc<Turn>> {
+    TURN.try_with(Arc::clone).ok()
+}
+
+/// Runs hyper's HTTP/2 streams, each under a watch that drops it when the client leaves its window shut.
+///
+/// Hyper does not poll a body whose stream has no window, so no timer inside the body could ever fire; the watch
+/// therefore stands around the task that sends. Dropping it frees the body and everything it holds, and h2 resets
+/// the stream.
+#[derive(Clone, Debug)]
+pub(super) struct Streams {
+    pub(super) patience: Duration,
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let turn = Arc::new(Turn::default());
+        // Before its first frame a stream waits for the application, not for the client.
+        turn.idle();
+        let watched = Watched {
+            stream: TURN.scope(Arc::clone(&turn), stream),
+            turn,
+            seen: 0,
+            timer: Timer::default(),
+            patience: self.patience,
+        };
+        tokio::spawn(watched);
+    }
+}
+
+pin_project! {
+    struct Watched<F> {
+        #[pin]
+        stream: F,
+        turn: Arc<Turn>,
+        seen: u64,
+        timer: Timer,
+        patience: Duration,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Watched<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.stream.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let turn = this.turn.0.load(Ordering::Relaxed);
+        if turn != *this.seen {
+            *this.seen = turn;
+            this.timer.disarm();
+        }
+        if turn & 1 == 1 {
+            return Poll::Pending;
+        }
+        this.timer.arm(*this.patience);
+        ready!(this.timer.poll(cx));
+        tracing::debug!("an HTTP/2 stream is reset: its client took nothing for bounds.client_stall");
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_peer_that_takes_nothing_is_given_up() {
+        let (near, mut far) = duplex(64);
+        let mut near = Stall::new(near, PATIENCE, ());
+        let writer = tokio::spawn(async move {
+            let fault = near.write_all(&[0; 4096]).await.unwrap_err();
+            (fault.kind(), Instant::now())
+        });
+        // It reads, slowly: 64 bytes every 20 s are progress.
+        let mut piece = [0; 64];
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            far.read_exact(&mut piece).await.unwrap();
+        }
+        let stopped = Instant::now();
+        let (kind, when) = writer.await.unwrap();
+        assert_eq!((kind, when - stopped), (io::ErrorKind::TimedOut, PATIENCE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_waits_for_its_client_only_while_a_frame_is_handed_over() {
+        let (ended, mut end) = tokio::sync::oneshot::channel::<()>();
+        Streams { patience: PATIENCE }.execute(async move {
+            let _ended = ended;
+            let turn = current_turn().unwrap();
+            // The application takes its time: an hour before, and an hour between frames.
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            for _ in 0..5 {
+                turn.handed();
+                tokio::time::sleep(PATIENCE - Duration::from_secs(1)).await;
+            }
+            turn.idle();
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            turn.handed();
+            std::future::pending::<()>().await;
+        });
+        let start = Instant::now();
+        assert!((&mut end).await.is_err());
+        assert_eq!(start.elapsed(), Duration::from_secs(7200) + 5 * (PATIENCE - Duration::from_secs(1)) + PATIENCE);
+    }
+}

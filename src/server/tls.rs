@@ -1,0 +1,146 @@
+//! TLS by rustls: one certificate chain and its key, replaced while connections live.
+//!
+//! A pair is loaded and checked as a whole before it takes the place of the old one, so a half-written file or a key
+//! that does not belong to its certificate changes nothing. Connections keep the pair they began with.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+
+/// Why a pair was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or is no PEM.
+    #[error("{}: {reason}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Both files can be read, but not served: a broken certificate, or a key that belongs to another one.
+    #[error("{} and {} cannot be used together: {reason}", cert.display(), key.display())]
+    Pair {
+        /// The certificate chain.
+        cert: PathBuf,
+        /// The private key.
+        key: PathBuf,
+        /// What rustls says.
+        reason: String,
+    },
+}
+
+/// The pair that new connections are served with, shared by clones.
+#[derive(Clone, Debug)]
+pub struct TlsHandle(Arc<ArcSwap<Loaded>>);
+
+#[derive(Debug)]
+struct Loaded {
+    cert: PathBuf,
+    key: PathBuf,
+    config: Arc<ServerConfig>,
+}
+
+impl TlsHandle {
+    /// Loads a PEM certificate chain (leaf first) and its PEM private key (PKCS#8, PKCS#1 or SEC1).
+    ///
+    /// # Errors
+    /// Names the file that cannot be read or holds no PEM of its kind, or the pair that does not match.
+    pub fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(ArcSwap::from_pointee(Loaded::read(cert, key)?))))
+    }
+
+    /// Reads the same files again.
+    ///
+    /// # Errors
+    /// As [`TlsHandle::load`]; the old pair stays.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let now = self.0.load();
+        self.replace(&now.cert, &now.key)
+    }
+
+    /// Takes another pair of files.
+    ///
+    /// # Errors
+    /// As [`TlsHandle::load`]; the old pair stays.
+    pub fn replace(&self, cert: &Path, key: &Path) -> Result<(), TlsError> {
+        self.0.store(Arc::new(Loaded::read(cert, key)?));
+        Ok(())
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.0.load().config))
+    }
+}
+
+impl Loaded {
+    fn read(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
+            .and_then(Iterator::collect)
+            .map_err(|error| unreadable(cert, &error, "no certificate in it"))?;
+        if chain.is_empty() {
+            return Err(unreadable(cert, &pem::Error::NoItemsFound, "no certificate in it"));
+        }
+        let secret = PrivateKeyDer::from_pem_file(key)
+            .map_err(|error| unreadable(key, &error, "no private key in it"))?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|versions| versions.with_no_client_auth().with_single_cert(chain, secret))
+            .map_err(|error| TlsError::Pair {
+                cert: cert.to_owned(),
+                key: key.to_owned(),
+                reason: error.to_string(),
+            })?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { cert: cert.to_owned(), key: key.to_owned(), config: Arc::new(config) })
+    }
+}
+
+fn unreadable(file: &Path, error: &pem::Error, empty: &str) -> TlsError {
+    let reason = match error {
+        pem::Error::NoItemsFound => empty.to_owned(),
+        pem::Error::Io(error) => error.to_string(),
+        other => format!("not valid PEM ({other})"),
+    };
+    TlsError::File { file: file.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let (cert, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        (cert, key)
+    }
+
+    #[test]
+    fn a_bad_pair_names_its_fault_and_leaves_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = pair(folder.path(), "a");
+        let (_, other) = pair(folder.path(), "b");
+        let handle = TlsHandle::load(&cert, &key).unwrap();
+        let before = Arc::as_ptr(&handle.0.load().config);
+
+        let fault = |result: Result<(), TlsError>| result.unwrap_err().to_string();
+        assert!(fault(handle.replace(&cert, &other)).contains("cannot be used together"));
+        assert!(fault(handle.replace(&key, &key)).contains("no certificate in it"));
+        assert!(fault(handle.replace(&cert, &cert)).contains("no private key in it"));
+        assert!(fault(handle.replace(&folder.path().join("none"), &key)).contains("none: "));
+        std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n").unwrap();
+        assert!(fault(handle.reload()).contains("not valid PEM"));
+        std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        assert!(fault(handle.reload()).contains("cannot be used together"));
+
+        assert_eq!(Arc::as_ptr(&handle.0.load().config), before);
+    }
+}
