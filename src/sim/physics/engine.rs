@@ -1,0 +1,252 @@
+//! The worker's scheduler: one step after the other.
+
+use std::collections::VecDeque;
+
+use super::Spec;
+use crate::clock::Nanos;
+
+/// What happened to a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It yielded its token number `index`, counted from zero.
+    Token {
+        /// The sequence.
+        id: u64,
+        /// The token's number.
+        index: u32,
+    },
+    /// It yielded its last token and left.
+    Finished {
+        /// The sequence.
+        id: u64,
+    },
+    /// It lost its KV cache and went to the head of the line.
+    Preempted {
+        /// The sequence.
+        id: u64,
+    },
+}
+
+/// A prompt that this worker can never hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a prompt of {prompt} tokens leaves no room in a context of {kv_tokens} tokens")]
+pub struct TooLong {
+    /// Tokens of the prompt.
+    pub prompt: u64,
+    /// Tokens the KV cache holds.
+    pub kv_tokens: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Sequence {
+    id: u64,
+    prompt: u64,
+    /// Tokens to yield in all.
+    output: u32,
+    /// Tokens yielded so far; they survive a preemption.
+    generated: u32,
+    /// What must be computed before the next token: the prompt, and after a preemption what it had generated too.
+    prefill: u64,
+    /// Tokens computed and held in the KV cache, those of the step that runs included; zero while it waits.
+    held: u64,
+    /// Whether the step that runs yields a token of it.
+    yields: bool,
+}
+
+/// What is in a step.
+#[derive(Default)]
+struct Batch {
+    sequences: u32,
+    prompt_tokens: u64,
+}
+
+impl Sequence {
+    /// Tokens the next step would compute of it: one when it decodes, else a chunk of its prompt.
+    fn next_tokens(&self, budget: u64) -> u64 {
+        self.prefill.saturating_sub(self.held).max(1).min(budget)
+    }
+
+    fn plan(&mut self, tokens: u64, batch: &mut Batch) {
+        batch.sequences += 1;
+        if self.held < self.prefill {
+            batch.prompt_tokens += tokens;
+        }
+        self.held += tokens;
+        self.yields = self.held >= self.prefill;
+    }
+}
+
+/// A worker in virtual time.
+///
+/// The owner calls [`Engine::advance`] no later than [`Engine::next_event`] says, to see events at their time; when it
+/// calls later, nothing is lost: the events carry the time at which they happened.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    spec: Spec,
+    /// On their way to the line, by the time they reach it.
+    arriving: VecDeque<(Nanos, Sequence)>,
+    waiting: VecDeque<Sequence>,
+    /// In the order of admission: the last is the youngest.
+    running: Vec<Sequence>,
+    /// When the step that runs ends. None only while nothing waits or runs.
+    step_end: Option<Nanos>,
+    kv_used: u64,
+}
+
+impl Engine {
+    /// An idle worker. Values of the spec below their least are raised to it.
+    #[must_use]
+    pub fn new(spec: Spec) -> Self {
+        Self {
+            spec: spec.sane(),
+            arriving: VecDeque::new(),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            step_end: None,
+            kv_used: 0,
+        }
+    }
+
+    /// Takes in a sequence of `prompt` tokens that will yield `output` tokens (both at least 1, the output cut to
+    /// what the KV cache holds). The `id` is the owner's and must not be inside already. Times must not run backwards
+    /// between calls.
+    ///
+    /// # Errors
+    /// [`TooLong`] when the prompt leaves no room for a token; nothing was taken in.
+    pub fn submit(&mut self, id: u64, prompt: u64, output: u32, now: Nanos) -> Result<(), TooLong> {
+        let prompt = prompt.max(1);
+        let kv_tokens = self.spec.kv_tokens;
+        if prompt >= kv_tokens {
+            return Err(TooLong { prompt, kv_tokens });
+        }
+        let room = u32::try_from(kv_tokens - prompt).unwrap_or(u32::MAX);
+        let output = output.clamp(1, room);
+        let ready = now + self.spec.prefill_base;
+        self.arriving.push_back((
+            ready,
+            Sequence { id, prompt, output, generated: 0, prefill: prompt, held: 0, yields: false },
+        ));
+        Ok(())
+    }
+
+    /// Takes a sequence out, wherever it is. Its slot and its cache are free for the next step. False when it is not
+    /// inside.
+    pub fn cancel(&mut self, id: u64) -> bool {
+        if let Some(place) = self.running.iter().position(|sequence| sequence.id == id) {
+            self.kv_used -= self.running.remove(place).held;
+            true
+        } else if let Some(place) = self.waiting.iter().position(|sequence| sequence.id == id) {
+            self.waiting.remove(place).is_some()
+        } else if let Some(place) = self.arriving.iter().position(|(_, sequence)| sequence.id == id) {
+            self.arriving.remove(place).is_some()
+        } else {
+            false
+        }
+    }
+
+    /// When something happens next, if nothing is submitted before.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Nanos> {
+        self.step_end.or_else(|| self.arriving.front().map(|(ready, _)| *ready))
+    }
+
+    /// Lives through everything up to and including `now`, and hands each event with its time to `sink`, in order.
+    pub fn advance(&mut self, now: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
+        while let Some(at) = self.next_event().filter(|at| *at <= now) {
+            if self.step_end.take().is_some() {
+                self.end_step(at, sink);
+            }
+            while let Some((_, sequence)) = self.arriving.pop_front_if(|(ready, _)| *ready <= at) {
+                self.waiting.push_back(sequence);
+            }
+            self.start_step(at, sink);
+        }
+    }
+
+    /// Sequences in the batch.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Sequences in the line; those that have not reached it yet do not count.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Sequences submitted that neither finished nor were cancelled.
+    #[must_use]
+    pub fn inside(&self) -> usize {
+        self.arriving.len() + self.waiting.len() + self.running.len()
+    }
+
+    /// Tokens held in the KV cache.
+    #[must_use]
+    pub fn kv_used(&self) -> u64 {
+        self.kv_used
+    }
+
+    fn end_step(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
+        let kv_used = &mut self.kv_used;
+        self.running.retain_mut(|sequence| {
+            if !std::mem::take(&mut sequence.yields) {
+                return true;
+            }
+            sink(at, Event::Token { id: sequence.id, index: sequence.generated });
+            sequence.generated += 1;
+            let stays = sequence.generated < sequence.output;
+            if !stays {
+                *kv_used -= sequence.held;
+                sink(at, Event::Finished { id: sequence.id });
+            }
+            stays
+        });
+    }
+
+    /// Plans a step as chunked prefill does: the batch in the order of admission, then the head of the line.
+    fn start_step(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
+        let mut budget = u64::from(self.spec.step_tokens);
+        let mut batch = Batch::default();
+        let before = self.running.len();
+        let mut place = 0;
+        while let Some(tokens) = self.running.get(place).map(|sequence| sequence.next_tokens(budget)) {
+            self.make_room(tokens, at, sink);
+            // Gone only when it was the youngest and made room by leaving itself.
+            if let Some(sequence) = self.running.get_mut(place).filter(|_| tokens > 0) {
+                sequence.plan(tokens, &mut batch);
+                self.kv_used += tokens;
+                budget -= tokens;
+            }
+            place += 1;
+        }
+        // Whoever was just thrown out would be let in again at once, only to be thrown out by the next step.
+        let preempted = self.running.len() < before;
+        while !preempted && self.running.len() < self.spec.slots as usize {
+            let room = self.spec.kv_tokens - self.kv_used;
+            // Room for the first chunk is enough, as in the engines this stands for: that is what lets a full cache
+            // thrash, each newcomer's chunk computed and thrown out again.
+            let fits = |head: &mut Sequence| (1..=room).contains(&head.next_tokens(budget));
+            let Some(mut sequence) = self.waiting.pop_front_if(fits) else { break };
+            let tokens = sequence.next_tokens(budget);
+            sequence.plan(tokens, &mut batch);
+            self.kv_used += tokens;
+            budget -= tokens;
+            self.running.push(sequence);
+        }
+        self.step_end =
+            (batch.sequences > 0).then(|| at + self.spec.step_time(batch.sequences, batch.prompt_tokens));
+    }
+
+    /// Throws out the youngest until so many tokens fit. A sequence alone always fits: `submit` saw to that.
+    fn make_room(&mut self, tokens: u64, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
+        while self.kv_used + tokens > self.spec.kv_tokens {
+            let Some(mut youngest) = self.running.pop() else { break };
+            self.kv_used -= youngest.held;
+            youngest.held = 0;
+            youngest.prefill = youngest.prompt + u64::from(youngest.generated);
+            sink(at, Event::Preempted { id: youngest.id });
+            self.waiting.push_front(youngest);
+        }
+    }
+}
