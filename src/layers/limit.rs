@@ -187,7 +187,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let held = match self.admit(&request) {
             Ok(held) => held,
-            Err(refusal) => return Box::pin(std::future::ready(Err(refusal))),
+            Err(refusal) => return Box::pin(async move { Err(refusal) }),
         };
         let answer = self.inner.call(request);
         Box::pin(async move {

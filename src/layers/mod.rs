@@ -4,3 +4,5 @@ pub mod body;
 pub mod door;
 pub mod identify;
 pub mod intake;
+pub mod paths;
+pub mod shed;

@@ -79,7 +79,7 @@ impl Paths {
             ("/v1/responses", Kind::Response),
             ("/v1/embeddings", Kind::Embedding),
         ] {
-            endpoints.push((Method::POST, endpoint(path, kind, Some(Shape::of(kind)))));
+            endpoints.push((Method::POST, endpoint(path, kind, Some(Shape::openai(kind)))));
         }
         endpoints.push((Method::GET, endpoint("/v1/models", Kind::Models, None)));
         Self { endpoints, patterns }
@@ -110,9 +110,10 @@ impl Paths {
             });
         }
         Err(match wrong_method {
-            Some(right) => {
-                Refusal::new(Reason::NotFound, format!("This path takes {right}; other methods are not let through."))
-            }
+            Some(right) => Refusal::new(
+                Reason::NotFound,
+                format!("This path takes {right}; other methods are not let through."),
+            ),
             None => Refusal::new(
                 Reason::NotFound,
                 "This path is not let through. The settings `paths` and `routes` name further paths.",
@@ -176,9 +177,19 @@ mod tests {
     fn paths_with_two_readings_are_refused_even_where_everything_passes() {
         let paths = Paths::new(&[], vec!["/*".into()]);
         assert_eq!(reason(&paths, &Method::DELETE, "/anything/at/all"), Ok(Kind::Path));
-        for path in
-            ["/a/../b", "/a/%2e%2e/b", "/./a", "/a//b", "/a%2Fb", "/a%5cb", "/a%00", "/a%zz", "/a%4", "/%ff", "/a\\b"]
-        {
+        for path in [
+            "/a/../b",
+            "/a/%2e%2e/b",
+            "/./a",
+            "/a//b",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a%00",
+            "/a%zz",
+            "/a%4",
+            "/%ff",
+            "/a\\b",
+        ] {
             assert_eq!(reason(&paths, &Method::GET, path), Err(Reason::BadRequest), "{path}");
         }
     }

@@ -82,43 +82,23 @@ pub struct Shed<S, G> {
     inner: S,
 }
 
+/// What a request asks of its gate; without a caller or a demand it is one anonymous call.
 fn ask_of(caller: Option<&Caller>, demand: Option<&Demand>) -> Ask {
-    let anonymous;
-    let caller = match caller {
-        Some(caller) => caller,
-        None => {
-            anonymous = Caller::new("anonymous");
-            &anonymous
-        }
-    };
-    let plain;
-    let demand = match demand {
-        Some(demand) => demand,
-        None => {
-            plain = Demand::path();
-            &plain
-        }
-    };
-    Ask {
-        caller: Arc::clone(&caller.id),
-        weight: caller.weight,
-        class: caller.class,
-        prompt_tokens: demand.prompt_tokens,
-        expected_output: demand.expected_output,
-        sequences: demand.sequences,
-        body_bytes: demand.body_bytes,
-        session: demand.session,
-        deadline: demand.deadline,
+    match (caller, demand) {
+        (Some(caller), Some(demand)) => Ask::of(caller, demand),
+        (caller, demand) => Ask::of(
+            &caller.cloned().unwrap_or_else(|| Caller::new("anonymous")),
+            &demand.cloned().unwrap_or_else(Demand::path),
+        ),
     }
 }
 
 /// Waits for a permit as long as the waiter may.
-async fn wait(waiter: Waiter, clock: &Clock) -> Result<Permit, Refusal> {
+async fn wait(mut waiter: Waiter, clock: &Clock) -> Result<Permit, Refusal> {
     let budget = waiter.expires_at().since(clock.now());
-    let mut waiter = waiter;
     match tokio::time::timeout(budget, &mut waiter).await {
         Ok(outcome) => outcome,
-        Err(_) => waiter.give_up(),
+        Err(_) => Err(waiter.give_up()),
     }
 }
 
@@ -149,15 +129,16 @@ where
         let extensions = request.extensions();
         let demand = extensions.get::<Demand>();
         let flight = extensions.get::<Arc<Flight>>().cloned();
-        let entry = self.gates.gate(demand.and_then(|demand| demand.model.as_deref())).and_then(|(gate, pool)| {
-            if let (Some(flight), Some(pool)) = (&flight, &pool) {
-                flight.set_pool(pool);
-            }
-            gate.ask(ask_of(extensions.get::<Caller>(), demand))
-        });
+        let entry =
+            self.gates.gate(demand.and_then(|demand| demand.model.as_deref())).and_then(|(gate, pool)| {
+                if let (Some(flight), Some(pool)) = (&flight, &pool) {
+                    flight.set_pool(pool);
+                }
+                gate.ask(ask_of(extensions.get::<Caller>(), demand))
+            });
         let entry = match entry {
             Ok(entry) => entry,
-            Err(refusal) => return Box::pin(std::future::ready(Err(refusal))),
+            Err(refusal) => return Box::pin(async move { Err(refusal) }),
         };
         // The service that was made ready is the one to call; its clone takes its place.
         let fresh = self.inner.clone();
