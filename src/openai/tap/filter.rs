@@ -1,0 +1,263 @@
+//! Taking out of a stream what a worker added because we asked for its usage.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use memchr::memmem;
+
+use super::lines::{Lines, Step, field, without_mark};
+use super::{LINE_BOUND, empty};
+use crate::openai::scan::{Flaw, Scanner};
+
+/// Takes out of a chat or completion stream what `stream_options.include_usage` adds to it: the last chunk, which has
+/// no choices and a usage, and the `"usage":null` of all others. Every other byte passes as it is.
+///
+/// An event is held from its first field until its end, which costs its reader nothing: it cannot be used before. An
+/// event beyond [`LINE_BOUND`], or with several data lines, passes unchanged.
+#[derive(Debug)]
+pub struct UsageFilter {
+    lines: Lines,
+    finder: memmem::Finder<'static>,
+    /// The current event as far as it came in chunks before.
+    held: Vec<u8>,
+    /// A field of the current event has begun.
+    in_event: bool,
+    /// The current event is too long to be held.
+    passing: bool,
+    /// Bytes of the current line have come.
+    in_line: bool,
+    /// The last event was taken out: so is the LF that may follow its CR in the next chunk.
+    taken: bool,
+}
+
+/// What to do with an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    Take,
+    Cut(Range<usize>),
+}
+
+impl Default for UsageFilter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl UsageFilter {
+    /// A filter at the start of a stream.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            lines: Lines::default(),
+            finder: memmem::Finder::new(b"\"usage\""),
+            held: Vec::new(),
+            in_event: false,
+            passing: false,
+            in_line: false,
+            taken: false,
+        }
+    }
+
+    /// Takes the next bytes, cut anywhere, and returns those that can be passed on; none while an event is held. A
+    /// chunk that needs no change is returned as it is.
+    pub fn feed(&mut self, chunk: &Bytes) -> Bytes {
+        let mut out = Out { chunk, kept_from: 0, built: Vec::new() };
+        let (mut at, mut event) = (0, 0);
+        while at < chunk.len() {
+            match self.lines.step(&chunk[at..]) {
+                Step::Rest => {
+                    if self.taken {
+                        out.cut(at..at + 1);
+                    }
+                    at += 1;
+                }
+                Step::Line { content, total } => {
+                    let blank = content == 0 && !self.in_line;
+                    if self.in_event && blank {
+                        self.end_event(&mut out, event..at, at + total);
+                    } else {
+                        self.begin_line(chunk[at], at, &mut event, blank);
+                    }
+                    self.in_line = false;
+                    at += total;
+                }
+                Step::Open => {
+                    self.begin_line(chunk[at], at, &mut event, false);
+                    self.in_line = true;
+                    break;
+                }
+            }
+        }
+        if self.in_event && !self.passing {
+            self.hold(&mut out, event);
+        }
+        out.finish()
+    }
+
+    /// The stream is over: returns what is still held. An event without its blank line is judged like a whole one.
+    pub fn finish(&mut self) -> Bytes {
+        let held = std::mem::take(&mut self.held);
+        let verdict = self.judge(&held);
+        *self = Self::new();
+        apply(&held, verdict).into()
+    }
+
+    /// Notes where an event begins: at its first line that is neither blank nor a comment.
+    fn begin_line(&mut self, first: u8, at: usize, event: &mut usize, blank: bool) {
+        self.taken = false;
+        if !self.in_event && !self.in_line && !blank && first != b':' {
+            self.in_event = true;
+            *event = at;
+        }
+    }
+
+    /// The current event's blank line ends at `end`. `fields` is the part of the event in this chunk before that line.
+    fn end_event(&mut self, out: &mut Out<'_>, fields: Range<usize>, end: usize) {
+        self.taken = false;
+        if self.passing {
+            self.passing = false;
+        } else if self.held.len() + fields.len() > LINE_BOUND {
+            out.insert(&self.held, fields.start);
+        } else if self.held.is_empty() {
+            let at = fields.start;
+            match self.judge(&out.chunk[fields]) {
+                Verdict::Keep => {}
+                Verdict::Take => {
+                    out.cut(at..end);
+                    self.taken = true;
+                }
+                Verdict::Cut(range) => out.cut(at + range.start..at + range.end),
+            }
+        } else {
+            self.held.extend_from_slice(&out.chunk[fields.start..end]);
+            let verdict = self.judge(&self.held);
+            self.taken = verdict == Verdict::Take;
+            out.insert(&apply(&self.held, verdict), fields.start);
+            out.cut(fields.start..end);
+        }
+        empty(&mut self.held);
+        self.in_event = false;
+    }
+
+    /// Holds the open event, whose part in this chunk starts at `event`, or lets it pass when it is too long.
+    fn hold(&mut self, out: &mut Out<'_>, event: usize) {
+        let part = event..out.chunk.len();
+        if self.held.len() + part.len() > LINE_BOUND {
+            self.passing = true;
+            out.insert(&self.held, event);
+            empty(&mut self.held);
+        } else {
+            self.held.extend_from_slice(&out.chunk[part.clone()]);
+            out.cut(part);
+        }
+    }
+
+    fn judge(&self, event: &[u8]) -> Verdict {
+        if self.finder.find(event).is_none() {
+            return Verdict::Keep;
+        }
+        let mut lines = Lines::default();
+        let mut data: Option<Range<usize>> = None;
+        let mut at = 0;
+        while at < event.len() {
+            let (content, total) = match lines.step(&event[at..]) {
+                Step::Line { content, total } => (content, total),
+                Step::Rest => (0, 1),
+                Step::Open => (event.len() - at, event.len() - at),
+            };
+            let line = &event[at..at + content];
+            if let Some(value) = field(without_mark(line), b"data") {
+                let end = at + content;
+                if data.replace(end - value.len()..end).is_some() {
+                    return Verdict::Keep;
+                }
+            }
+            at += total;
+        }
+        let Some(data) = data else { return Verdict::Keep };
+        match judge_chunk(&event[data.clone()]) {
+            Ok(Verdict::Cut(range)) => Verdict::Cut(data.start + range.start..data.start + range.end),
+            Ok(verdict) => verdict,
+            Err(_) => Verdict::Keep,
+        }
+    }
+}
+
+/// Judges the JSON of an event. A cut is the member `"usage":null` with one comma and the white space around it, so
+/// that the rest is what a worker would have written without it.
+fn judge_chunk(data: &[u8]) -> Result<Verdict, Flaw> {
+    let mut scanner = Scanner::new(data);
+    let (mut no_choices, mut usage, mut null) = (false, false, None);
+    // Where the value before ended, and the end of a null that was the first member.
+    let (mut before, mut first_null) = (None, None);
+    if scanner.peek()? != b'{' {
+        return Ok(Verdict::Keep);
+    }
+    scanner.object::<Flaw>(|scanner, key| {
+        if let Some(start) = first_null.take() {
+            null = Some(start..key.at);
+        }
+        let value = scanner.peek()?;
+        let start = scanner.at();
+        scanner.skip()?;
+        let end = scanner.at();
+        match (key.raw, value) {
+            (b"choices", b'[') => {
+                no_choices = data[start + 1..end - 1].trim_ascii().is_empty();
+            }
+            (b"usage", b'{') => usage = true,
+            (b"usage", b'n') => match before {
+                Some(comma) => null = Some(comma..end),
+                None => first_null = Some(key.at),
+            },
+            _ => {}
+        }
+        before = Some(end);
+        Ok(())
+    })?;
+    scanner.finish()?;
+    Ok(match null {
+        _ if no_choices && usage => Verdict::Take,
+        Some(range) => Verdict::Cut(range),
+        None => Verdict::Keep,
+    })
+}
+
+fn apply(event: &[u8], verdict: Verdict) -> Vec<u8> {
+    match verdict {
+        Verdict::Keep => event.to_vec(),
+        Verdict::Take => Vec::new(),
+        Verdict::Cut(range) => [&event[..range.start], &event[range.end..]].concat(),
+    }
+}
+
+/// What comes out for one chunk: the chunk itself until something is changed.
+struct Out<'a> {
+    chunk: &'a Bytes,
+    /// The chunk's bytes before are in `built`, or cut.
+    kept_from: usize,
+    built: Vec<u8>,
+}
+
+impl Out<'_> {
+    /// Leaves out a range, which must lie behind all before.
+    fn cut(&mut self, range: Range<usize>) {
+        self.built.extend_from_slice(&self.chunk[self.kept_from..range.start]);
+        self.kept_from = range.end;
+    }
+
+    /// Puts bytes before the offset `at`.
+    fn insert(&mut self, bytes: &[u8], at: usize) {
+        self.cut(at..at);
+        self.built.extend_from_slice(bytes);
+    }
+
+    fn finish(mut self) -> Bytes {
+        if self.built.is_empty() {
+            return self.chunk.slice(self.kept_from..);
+        }
+        self.built.extend_from_slice(&self.chunk[self.kept_from..]);
+        self.built.into()
+    }
+}

@@ -1,0 +1,312 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// The result of a whole stream, however it is cut.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    seen: Seen,
+    passed: Vec<u8>,
+}
+
+fn run<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+    let (mut tap, mut filter) = (SseTap::new(), UsageFilter::new());
+    let mut passed = Vec::new();
+    for chunk in chunks {
+        let before = tap.seen();
+        let seen = tap.feed(chunk);
+        assert!(seen.tokens >= before.tokens && seen.content >= before.content && seen.done >= before.done);
+        passed.extend_from_slice(&filter.feed(&Bytes::copy_from_slice(chunk)));
+    }
+    passed.extend_from_slice(&filter.finish());
+    Outcome { seen: tap.seen(), passed }
+}
+
+/// Cuts a stream into chunks of the given lengths, over and over.
+fn cut<'a>(mut stream: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
+    let mut chunks = Vec::new();
+    for &length in lengths.iter().cycle() {
+        if stream.is_empty() {
+            break;
+        }
+        let (chunk, rest) = stream.split_at(length.min(stream.len()));
+        chunks.push(chunk);
+        stream = rest;
+    }
+    chunks
+}
+
+fn chat_chunk(choices: Value) -> Value {
+    json!({"id": "chatcmpl-9f", "object": "chat.completion.chunk", "created": 1_763_680_000, "model": "qwen3-14b",
+           "choices": choices})
+}
+
+/// A chat stream as a worker sends it, with and without the usage that was asked for.
+fn chat_stream(words: &[&str], end: &str, spaced: bool) -> (String, String) {
+    let mut deltas = vec![json!({"role": "assistant", "content": ""})];
+    deltas.extend(words.iter().map(|word| json!({ "content": word })));
+    let (mut plain, mut full) = (String::from("\u{feff}"), String::from("\u{feff}"));
+    let write = |stream: &mut String, chunk: &Value| {
+        let json = if spaced { format!("{chunk:#}").replace('\n', "") } else { chunk.to_string() };
+        stream.push_str(&format!("data: {json}{end}{end}"));
+    };
+    for (number, delta) in deltas.into_iter().enumerate() {
+        let chunk = chat_chunk(json!([{"index": 0, "delta": delta, "finish_reason": null}]));
+        write(&mut plain, &chunk);
+        let mut with_null = chunk;
+        with_null["usage"] = Value::Null;
+        write(&mut full, &with_null);
+        if number == 1 {
+            plain.push_str(&format!(": still here{end}{end}"));
+            full.push_str(&format!(": still here{end}{end}"));
+        }
+    }
+    let mut last = chat_chunk(json!([]));
+    last["usage"] =
+        json!({"prompt_tokens": 11, "completion_tokens": words.len(), "total_tokens": 11 + words.len()});
+    write(&mut full, &last);
+    for stream in [&mut plain, &mut full] {
+        stream.push_str(&format!("data: [DONE]{end}{end}"));
+    }
+    (plain, full)
+}
+
+const WORDS: [&str; 4] = ["Two", " \"usage\":null", "\r\n\r\ndata: [DONE]", " é\u{2028}"];
+
+#[test]
+fn every_cut_of_a_stream_reads_and_filters_the_same() {
+    for end in ["\n", "\r", "\r\n"] {
+        for spaced in [false, true] {
+            let (plain, full) = chat_stream(&WORDS, end, spaced);
+            let usage = Some(Usage { prompt: 11, output: 4 });
+            let expected = Outcome {
+                seen: Seen { content: true, tokens: 4, usage, done: true, error: false },
+                passed: plain.clone().into_bytes(),
+            };
+            let stream = full.as_bytes();
+            for at in 0..=stream.len() {
+                assert_eq!(run([&stream[..at], &stream[at..]]), expected, "{end:?} cut at {at}");
+            }
+            for length in 1..40 {
+                assert_eq!(run(cut(stream, &[length])), expected, "{end:?} in pieces of {length}");
+            }
+        }
+    }
+}
+
+#[test]
+fn content_is_seen_with_the_line_that_bears_it_and_not_before() {
+    let (plain, _) = chat_stream(&WORDS, "\n", false);
+    let first = plain.find("Two").unwrap();
+    let line_end = first + plain[first..].find('\n').unwrap();
+    let mut tap = SseTap::new();
+    for (at, byte) in plain.bytes().enumerate() {
+        assert_eq!(tap.feed(&[byte]).content, at >= line_end, "at {at}");
+    }
+}
+
+#[test]
+fn a_stream_without_our_question_passes_untouched_and_uncopied() {
+    let (plain, _) = chat_stream(&WORDS, "\n", false);
+    let chunk = Bytes::from(plain);
+    let passed = UsageFilter::new().feed(&chunk);
+    assert_eq!((passed.as_ptr(), passed.len()), (chunk.as_ptr(), chunk.len()));
+}
+
+#[test]
+fn only_what_was_added_is_taken_out() {
+    for (event, passes) in [
+        // Another use of the word, or of empty choices.
+        (r#"data: {"choices":[],"prompt_filter_results":[{"usage":null}]}"#, None),
+        (r#"data: {"choices":[{"delta":{"usage":null}}]}"#, None),
+        (r#"data: {"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":1}}"#, None),
+        (r#"data: {"usage":null, broken"#, None),
+        ("data: {\"usage\":null,\ndata: \"choices\":[]}", None),
+        // Wherever the member stands.
+        (r#"data: {"usage": null, "choices": [1]}"#, Some(r#"data: {"choices": [1]}"#)),
+        (r#"data: {"a": 1 , "usage" : null , "b": 2}"#, Some(r#"data: {"a": 1 , "b": 2}"#)),
+        ("id: 7\ndata:{\"a\":1,\"usage\":null}\nretry: 5", Some("id: 7\ndata:{\"a\":1}\nretry: 5")),
+    ] {
+        let stream = format!("{event}\n\n");
+        let expected = passes.map_or(stream.clone(), |passes| format!("{passes}\n\n"));
+        for length in [1, 7, 1000] {
+            let passed = run(cut(stream.as_bytes(), &[length])).passed;
+            assert_eq!(String::from_utf8(passed).unwrap(), expected);
+        }
+    }
+    let unfinished = "data: {\"choices\": [ ], \"usage\": {}}\r";
+    assert_eq!(run(cut(unfinished.as_bytes(), &[3])).passed, b"");
+}
+
+#[test]
+fn what_is_too_long_to_hold_passes_and_counts() {
+    let pad = "x".repeat(LINE_BOUND);
+    let usage = r#""usage":{"input_tokens":5,"output_tokens":9}"#;
+    let stream = format!(
+        "data: {{\"type\":\"response.created\",\"response\":{{}}}}\n\n\
+         data: {{\"type\":\"response.completed\",\"response\":{{\"output\":\"{pad}\",{usage}}}}}\n\n\
+         data: {{\"choices\":[{{\"text\":\"{pad}\"}}],\"usage\":null}}\n\n\
+         data: {{\"a\":\ndata: \"{pad}\n\n"
+    );
+    let seen = Seen {
+        content: true,
+        tokens: 3,
+        usage: Some(Usage { prompt: 5, output: 9 }),
+        done: false,
+        error: false,
+    };
+    let expected = Outcome { seen, passed: stream.clone().into_bytes() };
+    for lengths in [&[usize::MAX][..], &[1000], &[LINE_BOUND], &[LINE_BOUND + 100, 3]] {
+        assert_eq!(run(cut(stream.as_bytes(), lengths)), expected);
+    }
+    let mut tap = SseTap::new();
+    tap.feed(&stream.as_bytes()[..LINE_BOUND - 50]);
+    tap.feed(&stream.as_bytes()[LINE_BOUND - 50..]);
+    let mut filter = UsageFilter::new();
+    let held = filter.feed(&Bytes::from(vec![b'd'; LINE_BOUND]));
+    let let_go = filter.feed(&Bytes::from_static(b"d"));
+    assert_eq!((held.len(), let_go.len()), (0, LINE_BOUND + 1));
+}
+
+#[test]
+fn the_bound_itself_does_not_depend_on_the_cut() {
+    for extra in 0..4 {
+        let head = "data: {\"usage\":null,\"a\":\"";
+        let pad = "x".repeat(LINE_BOUND - head.len() - 4 + extra);
+        let stream = format!("{head}{pad}\"}}\r\n\r\ndata: b\r\n\r\n");
+        let whole = run([stream.as_bytes()]);
+        let at = head.len() + pad.len();
+        for cut_at in at..at + 8 {
+            let (one, two) = stream.as_bytes().split_at(cut_at);
+            assert!(run([one, two]) == whole, "extra {extra}, cut at {cut_at}");
+        }
+    }
+}
+
+#[test]
+fn errors_are_seen_in_every_form() {
+    for stream in
+        ["data: {\"error\":{\"code\":500}}\n\n", "event: error\ndata: {}\n\n", "event:error\r\rdata: x\r\r"]
+    {
+        assert!(run(cut(stream.as_bytes(), &[1])).seen.error, "{stream}");
+    }
+    let pretty = "data: {\ndata:   \"error\": {}\ndata: }\n\n";
+    let seen = run([pretty.as_bytes()]).seen;
+    assert_eq!((seen.error, seen.content), (true, false));
+}
+
+fn json_usage<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Option<Usage> {
+    let mut tap = JsonTap::new();
+    chunks.into_iter().for_each(|chunk| tap.feed(chunk));
+    tap.usage()
+}
+
+#[test]
+fn a_json_answer_gives_its_usage_for_every_cut() {
+    let answer = br#" {"id":"usage","choices":[{"message":{"content":"\"usage\":{\\\"","usage":{"prompt_tokens":1}}}],
+        "usage" : {"prompt_tokens": 8, "details":{"prompt_tokens":99}, "completion_tokens":3, "total_tokens":11}, "x":[]}"#;
+    let expected = Some(Usage { prompt: 8, output: 3 });
+    for at in 0..answer.len() {
+        assert_eq!(json_usage([&answer[..at], &answer[at..]]), expected, "cut at {at}");
+    }
+    assert_eq!(json_usage(cut(answer, &[1])), expected);
+}
+
+#[test]
+fn a_json_answers_usage_is_its_own() {
+    let usage = |text: &str| json_usage([text.as_bytes()]);
+    let found = |prompt, output| Some(Usage { prompt, output });
+    assert_eq!(
+        usage(r#"{"data":[{"embedding":[0.1,-2e3]}],"usage":{"prompt_tokens":8,"total_tokens":8}}"#),
+        found(8, 0)
+    );
+    assert_eq!(
+        usage(r#"{"response":{"usage":{"input_tokens":2,"output_tokens":1}},"usage":null}"#),
+        found(2, 1)
+    );
+    assert_eq!(usage(r#"{"response":{"a":{}},"usage":{"input_tokens":2,"output_tokens":1}}"#), found(2, 1));
+    for none in [
+        r#"[{"usage":{"prompt_tokens":1}}]"#,
+        r#"{"a":{"usage":{"prompt_tokens":1}}}"#,
+        r#"{"response":[{"usage":{"prompt_tokens":1}}]}"#,
+        r#"{"usage":[{"prompt_tokens":1}]}"#,
+        r#"{"usage":{"prompt_tokens":-1,"completion_tokens":"5"}}"#,
+        r#""usage""#,
+        "]]}}{{,:\"",
+    ] {
+        assert_eq!(usage(none), None, "{none}");
+    }
+    let long = format!(r#"{{"usage":{{"x":"{}","prompt_tokens":1}}}}"#, "y".repeat(5000));
+    assert_eq!(usage(&long), None);
+}
+
+/// Pieces of event streams, so that random streams come close to real ones.
+fn nearly_sse() -> impl Strategy<Value = Vec<u8>> {
+    let pieces = prop::sample::select(vec![
+        "data: ",
+        "data:",
+        "event: error",
+        "id: 1",
+        ": comment",
+        "\n",
+        "\n\n",
+        "\r",
+        "\r\n",
+        "\r\n\r\n",
+        "[DONE]",
+        r#"{"choices":[{"delta":{"content":"a"}}],"usage":null}"#,
+        r#"{"choices":[],"usage":{"prompt_tokens":1}}"#,
+        r#"{"usage":null,"choices":"#,
+        "[]}",
+        "\u{feff}",
+        "x",
+    ]);
+    prop::collection::vec(pieces, 0..20).prop_map(|pieces| pieces.concat().into_bytes())
+}
+
+proptest! {
+    #[test]
+    fn the_filter_leaves_the_stream_that_was_not_asked_for_usage(
+        words in prop::collection::vec("[a-z \"\\\\\n\ré]{0,6}", 0..6),
+        end in prop::sample::select(vec!["\n", "\r", "\r\n"]),
+        spaced in any::<bool>(),
+        lengths in prop::collection::vec(1..300_usize, 1..6),
+    ) {
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let (plain, full) = chat_stream(&words, end, spaced);
+        let outcome = run(cut(full.as_bytes(), &lengths));
+        prop_assert_eq!(String::from_utf8(outcome.passed).unwrap(), plain);
+        prop_assert_eq!(outcome.seen.tokens, words.iter().filter(|word| !word.is_empty()).count() as u64);
+        prop_assert_eq!(outcome.seen.usage, Some(Usage { prompt: 11, output: words.len() as u64 }));
+    }
+
+    #[test]
+    fn any_stream_reads_and_filters_the_same_in_any_pieces(
+        stream in prop_oneof![nearly_sse(), prop::collection::vec(any::<u8>(), 0..200)],
+        lengths in prop::collection::vec(1..50_usize, 1..6),
+    ) {
+        let whole = run([&stream[..]]);
+        prop_assert_eq!(&run(cut(&stream, &lengths)), &whole);
+        prop_assert_eq!(&run(cut(&stream, &[1])), &whole);
+    }
+
+    #[test]
+    fn any_answer_gives_the_same_usage_in_any_pieces(
+        pieces in prop::collection::vec(prop::sample::select(vec![
+            "{", "}", "[", "]", ",", ":", "\"usage\":{", "\"response\":{", "\"prompt_tokens\":3", "\"completion_tokens\":4", "\"",
+            "\\", "\\\"", "é", "1.5", "null", " ",
+        ]), 0..30),
+        lengths in prop::collection::vec(1..9_usize, 1..6),
+    ) {
+        let answer = pieces.concat().into_bytes();
+        let whole = json_usage([&answer[..]]);
+        prop_assert_eq!(json_usage(cut(&answer, &lengths)), whole);
+        if let Ok(value) = serde_json::from_slice::<Value>(&answer)
+            && let Some(prompt) = value["usage"]["prompt_tokens"].as_u64()
+        {
+            prop_assert_eq!(whole.map(|usage| usage.prompt), Some(prompt));
+        }
+    }
+}
