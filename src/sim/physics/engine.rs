@@ -107,6 +107,12 @@ impl Engine {
         }
     }
 
+    /// The worker's size and speed, as they are in force.
+    #[must_use]
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
     /// Takes in a sequence of `prompt` tokens that will yield `output` tokens (both at least 1, the output cut to
     /// what the KV cache holds). The `id` is the owner's and must not be inside already. Times must not run backwards
     /// between calls.

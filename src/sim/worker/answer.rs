@@ -1,0 +1,193 @@
+//! An answer as bytes, written from prepared pieces: no tree of JSON per token.
+
+use bytes::{BufMut, BytesMut};
+
+use super::ask::{Ask, Form};
+use super::mailbox::Counts;
+use super::{responses, words};
+
+/// Numbers in an embedding.
+const EMBEDDING_SIZE: u32 = 16;
+
+/// What the answers to one request have in common.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) form: Form,
+    /// A JSON string, quotes and all.
+    pub(super) id: String,
+    /// A JSON string, quotes and all.
+    pub(super) model: String,
+    pub(super) created: u64,
+    pub(super) prompt_tokens: u64,
+    include_usage: bool,
+    /// Of each sequence: whether its bound ended it.
+    cut: Vec<bool>,
+    /// Everything of a chunk before its choices.
+    head: String,
+    /// Events sent so far: those of the Responses API are numbered.
+    pub(super) events: u64,
+}
+
+/// The bytes of numbers; formatting to a buffer cannot fail.
+pub(super) fn put(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
+    std::fmt::Write::write_fmt(out, text).unwrap_or_default();
+}
+
+impl Answer {
+    /// Prepares the answers to `ask`. `name` is safe inside a JSON string.
+    pub(super) fn new(ask: &Ask, name: &str, served_model: &str, created: u64, cut: &[bool]) -> Self {
+        let (prefix, object) = match ask.form {
+            Form::Chat => ("chatcmpl", "chat.completion"),
+            Form::Completion => ("cmpl", "text_completion"),
+            Form::Response => ("resp", "response"),
+            Form::Embedding => ("embd", "list"),
+        };
+        let chunk = if ask.stream && ask.form == Form::Chat { ".chunk" } else { "" };
+        let id = format!("\"{prefix}-{name}\"");
+        let model = serde_json::Value::from(ask.model.as_deref().unwrap_or(served_model)).to_string();
+        let head =
+            format!("{{\"id\":{id},\"object\":\"{object}{chunk}\",\"created\":{created},\"model\":{model}");
+        Self {
+            form: ask.form,
+            id,
+            model,
+            created,
+            prompt_tokens: ask.prompt_tokens,
+            include_usage: ask.include_usage,
+            cut: cut.to_vec(),
+            head,
+            events: 0,
+        }
+    }
+
+    /// What comes before the first token.
+    pub(super) fn begin(&mut self, out: &mut BytesMut) {
+        match self.form {
+            Form::Chat => (0..self.cut.len()).for_each(|choice| {
+                self.chunk(choice, out, |out| {
+                    out.put_slice(b"\"delta\":{\"role\":\"assistant\",\"content\":\"\"}");
+                    b"null"
+                });
+            }),
+            Form::Response => responses::begin(self, out),
+            Form::Completion | Form::Embedding => {}
+        }
+    }
+
+    /// One token of a choice.
+    pub(super) fn token(&mut self, choice: usize, index: u32, out: &mut BytesMut) {
+        let word = words::word(index).as_bytes();
+        if self.form == Form::Response {
+            return responses::delta(self, word, out);
+        }
+        let (before, after): (&[u8], &[u8]) = match self.form {
+            Form::Chat => (b"\"delta\":{\"content\":\"", b"\"}"),
+            _ => (b"\"text\":\"", b"\""),
+        };
+        self.chunk(choice, out, |out| {
+            out.put_slice(before);
+            out.put_slice(word);
+            out.put_slice(after);
+            b"null"
+        });
+    }
+
+    /// What comes after the last token: why each choice ended, the usage, the mark of the end.
+    pub(super) fn end(&mut self, counts: &Counts, out: &mut BytesMut) {
+        if self.form == Form::Response {
+            return responses::end(self, counts, out);
+        }
+        for choice in 0..self.cut.len() {
+            self.chunk(choice, out, |out| {
+                out.put_slice(if self.form == Form::Chat { b"\"delta\":{}" } else { b"\"text\":\"\"" });
+                self.finish_reason(choice)
+            });
+        }
+        if self.include_usage {
+            put(out, format_args!("data: {},\"choices\":[],\"usage\":", self.head));
+            self.usage(counts, out);
+            out.put_slice(b"}\n\n");
+        }
+        out.put_slice(b"data: [DONE]\n\n");
+    }
+
+    /// An error in the middle of a stream.
+    pub(super) fn error_event(out: &mut BytesMut) {
+        out.put_slice(
+            b"data: {\"error\":{\"message\":\"a simulated fault\",\"type\":\"server_error\",\"param\":null,\"code\":500}}\n\n\
+              data: [DONE]\n\n",
+        );
+    }
+
+    /// The whole answer in one piece.
+    pub(super) fn whole(&self, counts: &Counts, out: &mut BytesMut) {
+        match self.form {
+            Form::Response => return responses::whole(self, counts, "completed", out),
+            Form::Embedding => return self.embeddings(out),
+            Form::Chat | Form::Completion => {}
+        }
+        put(out, format_args!("{},\"choices\":[", self.head));
+        for (choice, count) in counts.iter().enumerate() {
+            let comma = if choice == 0 { "" } else { "," };
+            put(out, format_args!("{comma}{{\"index\":{choice},"));
+            let (before, after): (&[u8], &[u8]) = match self.form {
+                Form::Chat => (b"\"message\":{\"role\":\"assistant\",\"content\":\"", b"\"}"),
+                _ => (b"\"text\":\"", b"\""),
+            };
+            out.put_slice(before);
+            words::put_text(*count, out);
+            out.put_slice(after);
+            out.put_slice(b",\"logprobs\":null,\"finish_reason\":");
+            out.put_slice(self.finish_reason(choice));
+            out.put_u8(b'}');
+        }
+        out.put_slice(b"],\"usage\":");
+        self.usage(counts, out);
+        out.put_u8(b'}');
+    }
+
+    /// One server-sent event about one choice; `body` writes its delta and returns why the choice ended.
+    fn chunk(&self, choice: usize, out: &mut BytesMut, body: impl FnOnce(&mut BytesMut) -> &'static [u8]) {
+        out.reserve(self.head.len() + 192);
+        out.put_slice(b"data: ");
+        out.put_slice(self.head.as_bytes());
+        out.put_slice(b",\"choices\":[{\"index\":");
+        put(out, format_args!("{choice}"));
+        out.put_u8(b',');
+        let reason = body(out);
+        out.put_slice(b",\"logprobs\":null,\"finish_reason\":");
+        out.put_slice(reason);
+        out.put_slice(if self.include_usage { b"}],\"usage\":null}\n\n" } else { b"}]}\n\n" });
+    }
+
+    fn finish_reason(&self, choice: usize) -> &'static [u8] {
+        if self.cut.get(choice) == Some(&true) { b"\"length\"" } else { b"\"stop\"" }
+    }
+
+    fn usage(&self, counts: &Counts, out: &mut BytesMut) {
+        let prompt = self.prompt_tokens;
+        let output: u64 = counts.iter().copied().map(u64::from).sum();
+        put(
+            out,
+            format_args!(
+                "{{\"prompt_tokens\":{prompt},\"completion_tokens\":{output},\"total_tokens\":{}}}",
+                prompt + output
+            ),
+        );
+    }
+
+    fn embeddings(&self, out: &mut BytesMut) {
+        put(out, format_args!("{},\"data\":[", self.head));
+        for index in 0..self.cut.len() {
+            let comma = if index == 0 { "" } else { "," };
+            put(out, format_args!("{comma}{{\"object\":\"embedding\",\"index\":{index},\"embedding\":["));
+            for place in 0..EMBEDDING_SIZE {
+                let comma = if place == 0 { "" } else { "," };
+                put(out, format_args!("{comma}0.{}", 1 + place));
+            }
+            out.put_slice(b"]}");
+        }
+        let prompt = self.prompt_tokens;
+        put(out, format_args!("],\"usage\":{{\"prompt_tokens\":{prompt},\"total_tokens\":{prompt}}}}}"));
+    }
+}

@@ -1,0 +1,123 @@
+//! Faults on request: how this worker can be made to fail.
+//!
+//! A request names them in the header `x-sim-fault` or the JSON field `sim_fault`, several separated by commas, such
+//! as `chunk:7,break:5`; `POST /debug/fault` puts them on the next requests, whoever sends them.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// What goes wrong with one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Faults {
+    /// Instead of an answer.
+    pub(super) instead: Option<Instead>,
+    /// A wait before the work begins.
+    pub(super) delay: Duration,
+    /// In the middle of the answer.
+    pub(super) midway: Option<Midway>,
+    /// The stream is sent in pieces of this size.
+    pub(super) chunk: Option<usize>,
+    /// HTTP trailers follow the stream.
+    pub(super) trailers: bool,
+}
+
+/// What comes instead of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Instead {
+    /// The connection closes.
+    Die,
+    /// Nothing, ever.
+    Hang,
+    /// An error of this status.
+    Status(StatusCode),
+}
+
+/// What happens in the middle of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Midway {
+    /// The connection closes right after the headers.
+    DieAfterHeaders,
+    /// The connection closes after so many tokens (an answer that has fewer is complete).
+    Break(u32),
+    /// Nothing more comes after so many tokens.
+    Stall(u32),
+    /// An error event takes the place of the tokens after so many.
+    ErrorEvent(u32),
+}
+
+impl Faults {
+    /// Reads a list of faults.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the one who asked.
+    pub(super) fn parse(list: &str) -> Result<Self, String> {
+        let mut faults = Self::default();
+        for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            faults.add(item)?;
+        }
+        Ok(faults)
+    }
+
+    fn add(&mut self, item: &str) -> Result<(), String> {
+        let (name, value) = item.split_once(':').map_or((item, None), |(name, value)| (name, Some(value)));
+        let number = || {
+            let value = value.ok_or_else(|| format!("the fault {name} needs a number, as in {name}:5"))?;
+            value.parse::<u32>().map_err(|_| format!("{value:?} of the fault {name} is no whole number"))
+        };
+        match name {
+            "die" => self.instead = Some(Instead::Die),
+            "hang" => self.instead = Some(Instead::Hang),
+            "status" => {
+                let status = u16::try_from(number()?).ok().filter(|code| *code >= 200);
+                let status = status.and_then(|code| StatusCode::from_u16(code).ok());
+                self.instead = Some(Instead::Status(status.ok_or("status wants a code from 200 to 999")?));
+            }
+            "slow-start" => self.delay = Duration::from_millis(number()?.into()),
+            "die-after-headers" => self.midway = Some(Midway::DieAfterHeaders),
+            "hang-after-headers" => self.midway = Some(Midway::Stall(0)),
+            "break" => self.midway = Some(Midway::Break(number()?)),
+            "stall" => self.midway = Some(Midway::Stall(number()?)),
+            "error-event" => self.midway = Some(Midway::ErrorEvent(number()?)),
+            "trailers" => self.trailers = true,
+            "chunk" => self.chunk = Some((number()? as usize).max(1)),
+            _ => return Err(format!("unknown fault {name:?}")),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_combines_faults() {
+        let faults = Faults::parse("chunk:7, break:5,trailers,slow-start:20").unwrap();
+        assert_eq!(
+            faults,
+            Faults {
+                instead: None,
+                delay: Duration::from_millis(20),
+                midway: Some(Midway::Break(5)),
+                chunk: Some(7),
+                trailers: true,
+            }
+        );
+        assert_eq!(Faults::parse(" "), Ok(Faults::default()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (list, word) in [
+            ("explode", "explode"),
+            ("break", "needs a number"),
+            ("stall:x", "\"x\""),
+            ("status:99", "200"),
+            ("status:70000", "200"),
+        ] {
+            let message = Faults::parse(list).unwrap_err();
+            assert!(message.contains(word), "{list}: {message}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Where the driver leaves what a request's sequences have yielded.
+//!
+//! A count per sequence, not a queue of tokens: a client that reads slowly costs no memory, and when it reads again it
+//! gets all that came meanwhile in one piece.
+
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+/// Tokens yielded so far, per sequence.
+pub(super) type Counts = SmallVec<[u32; 2]>;
+
+#[derive(Debug)]
+pub(super) struct Mailbox(Mutex<Inside>);
+
+#[derive(Debug)]
+struct Inside {
+    counts: Counts,
+    unfinished: usize,
+    news: bool,
+    waker: Option<Waker>,
+}
+
+impl Mailbox {
+    pub(super) fn new(sequences: usize) -> Self {
+        Self(Mutex::new(Inside {
+            counts: smallvec::smallvec![0; sequences],
+            unfinished: sequences,
+            news: false,
+            waker: None,
+        }))
+    }
+
+    /// One more token of a sequence. Returns whom to wake, once the caller holds no lock.
+    pub(super) fn token(&self, sequence: usize) -> Option<Waker> {
+        let mut inside = self.0.lock();
+        if let Some(count) = inside.counts.get_mut(sequence) {
+            *count += 1;
+        }
+        inside.news = true;
+        inside.waker.take()
+    }
+
+    /// A sequence is complete. Returns whom to wake, once the caller holds no lock.
+    pub(super) fn finish(&self) -> Option<Waker> {
+        let mut inside = self.0.lock();
+        inside.unfinished = inside.unfinished.saturating_sub(1);
+        inside.news = true;
+        inside.waker.take()
+    }
+
+    /// Waits for news since the last call, copies the counts, and says whether every sequence is complete.
+    pub(super) fn poll_news(&self, cx: &Context<'_>, counts: &mut Counts) -> Poll<bool> {
+        let mut inside = self.0.lock();
+        if std::mem::take(&mut inside.news) {
+            counts.clone_from(&inside.counts);
+            return Poll::Ready(inside.unfinished == 0);
+        }
+        match &mut inside.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,235 @@
+//! What the worker does with a request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, TRAILER as TRAILER_NAMES};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+
+use super::Options;
+use super::answer::Answer;
+use super::ask::{Ask, Form};
+use super::body::{Cut, Stream, TRAILER, WorkerBody};
+use super::debug::Debug;
+use super::fault::{Faults, Instead, Midway};
+use super::mailbox::Counts;
+use super::station::{Station, Work};
+use super::tally::{Outcome, Tally, Ticket};
+use crate::clock::unix_seconds;
+
+/// Bytes of a request's body, at the most.
+const MAX_BODY: usize = 8 << 20;
+/// Bytes of a client's request id that are used in the answer's id, at the most.
+const MAX_ID: usize = 128;
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Everything the connections share.
+pub(super) struct Shop {
+    options: Options,
+    station: Arc<Station>,
+    tally: Arc<Tally>,
+    debug: Debug,
+    /// One time for all answers: the same request, with the same id, gets the same bytes.
+    created: u64,
+    answers: AtomicU64,
+}
+
+/// An answer or an error, before the request's own headers are added.
+type Reply = Result<Response<WorkerBody>, Cut>;
+
+impl Shop {
+    pub(super) fn new(options: Options, station: Arc<Station>) -> Self {
+        Self {
+            options,
+            station,
+            tally: Arc::default(),
+            debug: Debug::default(),
+            created: unix_seconds(),
+            answers: AtomicU64::new(0),
+        }
+    }
+
+    /// Answers one request, or breaks the connection when a fault says so.
+    pub(super) async fn serve(&self, request: Request<Incoming>) -> Reply {
+        let (parts, body) = request.into_parts();
+        let id = parts.headers.get(REQUEST_ID).cloned();
+        let mut response = self.route(parts, body).await?;
+        let headers = response.headers_mut();
+        if let Ok(model) = HeaderValue::from_str(&self.options.model) {
+            headers.insert("x-sim-model", model);
+        }
+        if let Some(id) = id {
+            headers.insert(REQUEST_ID, id);
+        }
+        Ok(response)
+    }
+
+    async fn route(&self, parts: Parts, body: Incoming) -> Reply {
+        let path = parts.uri.path();
+        let reads = matches!(parts.method, Method::GET | Method::HEAD);
+        Ok(match path {
+            "/health" if reads => plain(StatusCode::OK, "text/plain", "ok\n"),
+            "/metrics" if reads => {
+                plain(StatusCode::OK, "text/plain; version=0.0.4", self.station.metrics(&self.options.model))
+            }
+            "/debug/requests" if reads => json(self.tally.json()),
+            "/debug/last" if reads => json(self.debug.last()),
+            "/debug/fault" if parts.method == Method::POST => match read(body).await {
+                Ok(bytes) => match self.debug.set_faults(&bytes) {
+                    Ok(()) => json("{}"),
+                    Err(message) => error(StatusCode::BAD_REQUEST, &message),
+                },
+                Err(refusal) => refusal,
+            },
+            "/v1/models" if reads => {
+                self.debug.record(parts, Bytes::new());
+                json(self.models())
+            }
+            _ => match Form::of_path(path).filter(|_| parts.method == Method::POST) {
+                Some(form) => return self.infer(form, parts, body).await,
+                None => {
+                    self.debug.record(parts, Bytes::new());
+                    error(StatusCode::NOT_FOUND, "no such endpoint")
+                }
+            },
+        })
+    }
+
+    fn models(&self) -> String {
+        let model = serde_json::Value::from(self.options.model.as_str());
+        format!(
+            "{{\"object\":\"list\",\"data\":[{{\"id\":{model},\"object\":\"model\",\"created\":{},\
+             \"owned_by\":\"traffic-dam\",\"max_model_len\":{}}}]}}",
+            self.created, self.options.kv_tokens
+        )
+    }
+
+    /// A call of one of the OpenAI endpoints, counted from its head on.
+    async fn infer(&self, form: Form, parts: Parts, body: Incoming) -> Reply {
+        let mut ticket = self.tally.open();
+        let refuse = |mut ticket: Ticket, refusal| {
+            ticket.set(Outcome::Refused);
+            Ok(refusal)
+        };
+        let bytes = match read(body).await {
+            Ok(bytes) => bytes,
+            Err(refusal) => return refuse(ticket, refusal),
+        };
+        let ask = Ask::parse(form, &parts.headers, &bytes, self.options.default_max_tokens);
+        let name = self.name(&parts);
+        self.debug.record(parts, bytes);
+        let mut ask = match ask {
+            Ok(ask) => ask,
+            Err(message) => return refuse(ticket, error(StatusCode::BAD_REQUEST, &message)),
+        };
+        let faults = ask.faults.take().or_else(|| self.debug.take_faults()).unwrap_or_default();
+        match faults.instead {
+            Some(Instead::Die) => {
+                ticket.set(Outcome::Cut);
+                return Err(Cut);
+            }
+            Some(Instead::Hang) => std::future::pending().await,
+            Some(Instead::Status(status)) => return refuse(ticket, error(status, "a simulated fault")),
+            None => {}
+        }
+        if !faults.delay.is_zero() {
+            tokio::time::sleep(faults.delay).await;
+        }
+        let work = match self.station.submit(&ask.wishes) {
+            Ok(work) => work,
+            Err(too_long) => return refuse(ticket, error(StatusCode::BAD_REQUEST, &too_long.to_string())),
+        };
+        self.station.count_prompt(ask.prompt_tokens);
+        let answer = Answer::new(&ask, &name, &self.options.model, self.created, &work.cut);
+        Ok(if ask.stream {
+            stream(work, answer, &faults, ticket)
+        } else {
+            whole(work, answer, &faults, ticket).await
+        })
+    }
+
+    /// What the answer's id is made of: the client's request id where it is harmless.
+    fn name(&self, parts: &Parts) -> String {
+        let harmless = |id: &&str| {
+            id.len() <= MAX_ID
+                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        };
+        let id = parts.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(harmless);
+        id.map_or_else(|| format!("{:08x}", self.answers.fetch_add(1, Ordering::Relaxed)), str::to_owned)
+    }
+}
+
+fn stream(work: Work, answer: Answer, faults: &Faults, ticket: Ticket) -> Response<WorkerBody> {
+    let stream = Stream::follow(work, answer, faults, ticket);
+    let mut response =
+        plain_body(StatusCode::OK, "text/event-stream; charset=utf-8", WorkerBody::Stream(Box::new(stream)));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if faults.trailers {
+        response.headers_mut().insert(TRAILER_NAMES, TRAILER.into());
+    }
+    response
+}
+
+/// An answer in one piece. Of the faults in the middle, an error becomes a 500, and the others come after half of it.
+async fn whole(work: Work, answer: Answer, faults: &Faults, mut ticket: Ticket) -> Response<WorkerBody> {
+    let mut counts = Counts::new();
+    while !std::future::poll_fn(|cx| work.mailbox.poll_news(cx, &mut counts)).await {}
+    let mut out = BytesMut::new();
+    answer.whole(&counts, &mut out);
+    match faults.midway {
+        None => {
+            ticket.set(Outcome::Finished);
+            json(out.freeze())
+        }
+        Some(Midway::ErrorEvent(_)) => {
+            ticket.set(Outcome::Refused);
+            error(StatusCode::INTERNAL_SERVER_ERROR, "a simulated fault")
+        }
+        Some(midway) => {
+            let length = HeaderValue::from(out.len());
+            let body = WorkerBody::Stream(Box::new(Stream::half(out, midway, ticket)));
+            let mut response = plain_body(StatusCode::OK, "application/json", body);
+            response.headers_mut().insert(CONTENT_LENGTH, length);
+            response
+        }
+    }
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Response<WorkerBody>> {
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(read) => Ok(read.to_bytes()),
+        Err(cause) if cause.is::<LengthLimitError>() => {
+            Err(error(StatusCode::PAYLOAD_TOO_LARGE, "the body exceeds 8 MiB"))
+        }
+        Err(cause) => Err(error(StatusCode::BAD_REQUEST, &format!("the body broke off: {cause}"))),
+    }
+}
+
+fn json(body: impl Into<Bytes>) -> Response<WorkerBody> {
+    plain(StatusCode::OK, "application/json", body)
+}
+
+fn plain(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<WorkerBody> {
+    plain_body(status, content_type, WorkerBody::whole(body))
+}
+
+fn plain_body(status: StatusCode, content_type: &'static str, body: WorkerBody) -> Response<WorkerBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// An error in the shape of OpenAI's.
+fn error(status: StatusCode, message: &str) -> Response<WorkerBody> {
+    let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
+    let code = status.as_u16();
+    let body = serde_json::json!({
+        "error": { "message": message, "type": kind, "param": null, "code": code }
+    });
+    plain(status, "application/json", body.to_string())
+}

@@ -1,0 +1,152 @@
+//! How many tokens a piece of JSON has, without keeping it.
+//!
+//! The worker's own tokeniser, so to speak: four bytes of text are a token, and so is a number (a token id). It reads
+//! in place, so that a body of millions of small values costs no tree of them.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use smallvec::{SmallVec, smallvec};
+
+/// Prompts or messages in one request, at the most.
+pub(super) const MAX_PARTS: usize = 2048;
+
+/// The size of a prompt, a list of prompts, or a list of messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    /// Tokens in all.
+    pub(super) tokens: u64,
+    /// Tokens of each element of a list of prompts or messages; of anything else one part.
+    pub(super) parts: SmallVec<[u64; 1]>,
+    /// A bare number, which makes the list around it one prompt of token ids.
+    number: bool,
+}
+
+impl Size {
+    fn whole(tokens: u64, number: bool) -> Self {
+        Self { tokens, parts: smallvec![tokens], number }
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Size;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text, token ids, or a list of them")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Size, E> {
+        Ok(Size::whole(text.len().div_ceil(4) as u64, false))
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Size, E> {
+        Ok(Size::whole(1, true))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Size, E> {
+        Ok(Size::whole(1, true))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Size, E> {
+        Ok(Size::whole(1, true))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Size, E> {
+        Ok(Size::whole(0, false))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Size, E> {
+        Ok(Size::whole(0, false))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Size, A::Error> {
+        let mut size = Size::default();
+        let mut ids = 0;
+        while let Some(element) = list.next_element::<Size>()? {
+            size.tokens += element.tokens;
+            if element.number {
+                ids += 1;
+            } else if size.parts.len() == MAX_PARTS {
+                return Err(A::Error::custom(format_args!("a list has more than {MAX_PARTS} elements")));
+            } else {
+                size.parts.push(element.tokens);
+            }
+        }
+        if ids > 0 {
+            size.parts = smallvec![size.tokens];
+        }
+        Ok(size)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Size, A::Error> {
+        let mut tokens = 0;
+        while let Some(key) = map.next_key::<Key>()? {
+            match key {
+                Key::Text => tokens += map.next_value::<Size>()?.tokens,
+                Key::Other => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Size::whole(tokens, false))
+    }
+}
+
+enum Key {
+    Text,
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl Visitor<'_> for Name {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Key, E> {
+                Ok(if matches!(name, "text" | "content") { Key::Text } else { Key::Other })
+            }
+        }
+        deserializer.deserialize_str(Name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(json: &str) -> (u64, Vec<u64>) {
+        let size: Size = serde_json::from_str(json).unwrap();
+        (size.tokens, size.parts.into_vec())
+    }
+
+    #[test]
+    fn every_form_of_prompt_is_sized() {
+        assert_eq!(size(r#""eight by""#), (2, vec![2]));
+        assert_eq!(size(r#"["four","eight by"]"#), (3, vec![1, 2]));
+        assert_eq!(size("[5,6,7]"), (3, vec![3]));
+        assert_eq!(size("[[5,6],[7]]"), (3, vec![2, 1]));
+        assert_eq!(size("[]"), (0, vec![]));
+        let messages = r#"[{"role":"user","content":"four"},
+            {"role":"user","content":[{"type":"text","text":"eight by"},{"type":"image_url","image_url":{"url":"x"}}]},
+            {"role":"assistant","content":null}]"#;
+        assert_eq!(size(messages), (3, vec![1, 2, 0]));
+    }
+
+    #[test]
+    fn a_list_has_a_bound() {
+        let list = |elements| format!("[{}]", vec!["\"x\""; elements].join(","));
+        assert_eq!(size(&list(MAX_PARTS)).1.len(), MAX_PARTS);
+        assert!(serde_json::from_str::<Size>(&list(MAX_PARTS + 1)).is_err());
+    }
+}

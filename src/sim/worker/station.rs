@@ -1,0 +1,184 @@
+//! The engine in real time: one task lives through its events, requests submit to it and take themselves out again.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::Notify;
+
+use super::Options;
+use super::mailbox::Mailbox;
+use super::meters::{Gauges, Meters};
+use crate::clock::{Clock, Nanos};
+use crate::sim::physics::{Engine, Event, Lengths, TooLong};
+
+/// A sequence as a request wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// Tokens of the prompt.
+    pub(super) prompt: u64,
+    /// The most tokens to yield.
+    pub(super) max: u32,
+    /// Yield exactly `max`, instead of a length drawn up to it.
+    pub(super) exact: bool,
+}
+
+/// A worker's engine and its one driver.
+pub(super) struct Station {
+    state: Mutex<State>,
+    /// Something was submitted that happens before what the driver sleeps for.
+    sooner: Notify,
+    clock: Clock,
+    kv_tokens: u64,
+}
+
+struct State {
+    engine: Engine,
+    tracks: HashMap<u64, Track>,
+    next_id: u64,
+    lengths: Lengths,
+    meters: Meters,
+}
+
+/// What the station knows of a sequence inside the engine.
+struct Track {
+    mailbox: Arc<Mailbox>,
+    /// Its number within the request.
+    sequence: usize,
+    /// When it was submitted, and then when its last token came.
+    since: Nanos,
+}
+
+impl Station {
+    pub(super) fn new(options: &Options) -> Self {
+        let engine = Engine::new(options.spec());
+        let kv_tokens = engine.spec().kv_tokens;
+        Self {
+            state: Mutex::new(State {
+                engine,
+                tracks: HashMap::new(),
+                next_id: 0,
+                lengths: Lengths::new(options.mean_output, options.seed),
+                meters: Meters::default(),
+            }),
+            sooner: Notify::new(),
+            clock: Clock::system(),
+            kv_tokens,
+        }
+    }
+
+    /// Lives through the engine's events as they come due. Ends only by being dropped.
+    pub(super) async fn drive(&self) {
+        let mut woken = Vec::new();
+        loop {
+            let next = {
+                let mut state = self.state.lock();
+                state.advance(self.clock.now(), &mut woken);
+                state.engine.next_event()
+            };
+            // After the lock: a task that is woken may run, end and take its sequences out at once.
+            woken.drain(..).for_each(Waker::wake);
+            match next {
+                None => self.sooner.notified().await,
+                Some(at) => {
+                    let wait = at.since(self.clock.now());
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.sooner.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Submits all sequences of a request, or none.
+    ///
+    /// # Errors
+    /// [`TooLong`] when one of the prompts can never fit.
+    pub(super) fn submit(self: &Arc<Self>, wishes: &[Wish]) -> Result<Work, TooLong> {
+        if let Some(wish) = wishes.iter().find(|wish| wish.prompt >= self.kv_tokens) {
+            return Err(TooLong { prompt: wish.prompt, kv_tokens: self.kv_tokens });
+        }
+        // Made before the lock is taken, so that it is dropped after it: its drop takes the lock.
+        let mut work = Work {
+            station: Arc::clone(self),
+            mailbox: Arc::new(Mailbox::new(wishes.len())),
+            first: 0,
+            cut: SmallVec::with_capacity(wishes.len()),
+        };
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let was_next = state.engine.next_event();
+        work.first = state.next_id;
+        for wish in wishes {
+            let most = wish.max.min(u32::try_from(self.kv_tokens - wish.prompt).unwrap_or(u32::MAX));
+            let output = if wish.exact { most } else { state.lengths.sample(most) };
+            let id = state.next_id;
+            state.engine.submit(id, wish.prompt, output, now)?;
+            state.next_id += 1;
+            let track = Track { mailbox: Arc::clone(&work.mailbox), sequence: work.cut.len(), since: now };
+            state.tracks.insert(id, track);
+            work.cut.push(output == most);
+        }
+        let sooner = state.engine.next_event().is_some_and(|next| was_next.is_none_or(|was| next < was));
+        drop(state);
+        if sooner {
+            self.sooner.notify_one();
+        }
+        Ok(work)
+    }
+
+    /// Counts the prompt tokens of an accepted request.
+    pub(super) fn count_prompt(&self, tokens: u64) {
+        self.state.lock().meters.prompt_tokens += tokens;
+    }
+
+    /// The metrics in Prometheus text.
+    pub(super) fn metrics(&self, model: &str) -> String {
+        let state = self.state.lock();
+        let engine = &state.engine;
+        let kv_usage = engine.kv_used() as f64 / self.kv_tokens as f64;
+        let gauges = Gauges { running: engine.running(), waiting: engine.waiting(), kv_usage };
+        state.meters.render(model, &gauges)
+    }
+}
+
+impl State {
+    fn advance(&mut self, now: Nanos, woken: &mut Vec<Waker>) {
+        let Self { engine, tracks, meters, .. } = self;
+        engine.advance(now, &mut |at, event| match event {
+            Event::Token { id, index } => {
+                let Some(track) = tracks.get_mut(&id) else { return };
+                meters.token(index, at.since(track.since));
+                track.since = at;
+                woken.extend(track.mailbox.token(track.sequence));
+            }
+            Event::Finished { id } => {
+                woken.extend(tracks.remove(&id).and_then(|track| track.mailbox.finish()));
+            }
+            Event::Preempted { .. } => meters.preemptions += 1,
+        });
+    }
+}
+
+/// The sequences of one request. Dropped, it takes out what has not finished: a client that hangs up frees its slots.
+pub(super) struct Work {
+    station: Arc<Station>,
+    pub(super) mailbox: Arc<Mailbox>,
+    first: u64,
+    /// Of each sequence: whether its bound will end it.
+    pub(super) cut: SmallVec<[bool; 2]>,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let mut state = self.station.state.lock();
+        for id in self.first..self.first + self.cut.len() as u64 {
+            if state.tracks.remove(&id).is_some() {
+                state.engine.cancel(id);
+            }
+        }
+    }
+}
