@@ -2,7 +2,9 @@
 //!
 //! Hyper's own header timeout also runs while a kept-alive connection rests, so ten seconds for a head would close
 //! resting connections after ten seconds. Here the time runs only while a head is expected (the first) or has begun.
-//! Hyper answers a head it cannot parse with a status and nothing else; the reason is added on the way out.
+//! Hyper answers a head it cannot parse with a status and nothing else; the reason is added on the way out. And a
+//! client that is refused in the middle of its body must be able to read why: closing a socket that still receives
+//! resets it, and the answer is lost with it, so what comes is read and thrown away for a moment.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,6 +23,9 @@ use super::stall::Timer;
 /// short.
 const LONGEST_BARE_ANSWER: usize = 160;
 
+/// How long a connection that we end may go on sending into nothing.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// A connection's bytes, watched for heads.
 #[derive(Debug)]
 pub(super) struct Heads<T> {
@@ -30,12 +35,14 @@ pub(super) struct Heads<T> {
     timer: Timer,
     patience: Duration,
     owed: Bytes,
+    lingering: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Heads<T> {
     pub(super) fn new(inner: T, patience: Duration, link: Arc<Link>) -> Self {
         let scanner = Scanner::new();
-        Self { inner, link, scanner, timer: Timer::default(), patience, owed: Bytes::new() }
+        let (timer, owed) = (Timer::default(), Bytes::new());
+        Self { inner, link, scanner, timer, patience, owed, lingering: false }
     }
 
     fn poll_head_time(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -55,6 +62,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Heads<T> {
         }
         let message = "no request head within bounds.header_read";
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, message))
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut nothing = [0; 4096];
+        while self.scanner.is_amid() {
+            self.timer.arm(LINGER);
+            if self.timer.poll(cx).is_ready() {
+                break;
+            }
+            let mut buf = ReadBuf::new(&mut nothing);
+            match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => drop(self.scanner.scan(buf.filled())),
+                _ => break,
+            }
+        }
+        Poll::Ready(())
     }
 
     fn poll_owed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -129,8 +152,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heads<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_owed(cx))?;
-        Pin::new(&mut this.inner).poll_shutdown(cx)
+        if !this.lingering {
+            ready!(this.poll_owed(cx))?;
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+            this.lingering = true;
+            this.timer.disarm();
+        }
+        this.poll_linger(cx).map(Ok)
     }
 }
 
