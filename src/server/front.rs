@@ -270,5 +270,7 @@ impl<B: Body<Data = Bytes>> Body for Outgoing<B> {
 /// The body of an answer to a request that is no proper HTTP. `message` is plain text without quotes or backslashes.
 pub(super) fn bad_request(message: &str) -> String {
     let code = Reason::BadRequest;
-    format!(r#"{{"error":{{"message":"{message}","type":"invalid_request_error","param":null,"code":"{code}"}}}}"#)
+    format!(
+        r#"{{"error":{{"message":"{message}","type":"invalid_request_error","param":null,"code":"{code}"}}}}"#
+    )
 }

@@ -54,10 +54,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Heads<T> {
         if self.scanner.in_head() && self.scanner.is_first() {
             // Nothing else was ever written here, so this cannot fall into another answer. One try is enough: the
             // socket's buffer is empty.
-            let answer = explain(
-                "408 Request Timeout",
-                "the request's head did not arrive within bounds.header_read",
-            );
+            let answer =
+                explain("408 Request Timeout", "the request's head did not arrive within bounds.header_read");
             if Pin::new(&mut self.inner).poll_write(cx, &answer).is_ready() {
                 drop(Pin::new(&mut self.inner).poll_flush(cx));
             }
@@ -95,11 +93,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Heads<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Heads<T> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
         let outcome = Pin::new(&mut this.inner).poll_read(cx, buf);
@@ -179,10 +173,14 @@ fn explained(written: &[u8]) -> Option<Bytes> {
     let bare = lines.clone().any(|line| line == "content-length: 0")
         && lines.clone().any(|line| line == "connection: close")
         && lines.all(|line| {
-            line.starts_with("date: ") || line.starts_with("content-length: ") || line.starts_with("connection: ")
+            line.starts_with("date: ")
+                || line.starts_with("content-length: ")
+                || line.starts_with("connection: ")
         });
     let message = match status.get(..3)? {
-        "400" => "the request is not valid HTTP: its request line, a header field or its framing is malformed",
+        "400" => {
+            "the request is not valid HTTP: its request line, a header field or its framing is malformed"
+        }
         "414" => "the request's path is too long",
         "431" => "the request's head exceeds bounds.headers",
         _ => return None,
@@ -207,7 +205,8 @@ mod tests {
     #[test]
     fn only_a_bare_error_is_explained() {
         let date = "date: Sat, 21 Nov 2026 10:00:00 GMT\r\n\r\n";
-        let bare = |status: &str| format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n{date}");
+        let bare =
+            |status: &str| format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n{date}");
         for status in ["400 Bad Request", "414 URI Too Long", "431 Request Header Fields Too Large"] {
             let answer = explained(bare(status).as_bytes()).unwrap();
             let answer = std::str::from_utf8(&answer).unwrap();
@@ -216,7 +215,9 @@ mod tests {
         }
         assert!(explained(bare("404 Not Found").as_bytes()).is_none());
         assert!(explained(bare("200 OK").as_bytes()).is_none());
-        let ours = format!("HTTP/1.1 400 Bad Request\r\nconnection: close\r\nx-request-id: a\r\ncontent-length: 0\r\n{date}");
+        let ours = format!(
+            "HTTP/1.1 400 Bad Request\r\nconnection: close\r\nx-request-id: a\r\ncontent-length: 0\r\n{date}"
+        );
         assert!(explained(ours.as_bytes()).is_none());
     }
 }

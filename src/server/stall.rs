@@ -79,16 +79,15 @@ impl<T, S> Stall<T, S> {
         }
         self.timer.arm(self.patience);
         ready!(self.timer.poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes (bounds.client_stall)")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the peer takes no bytes (bounds.client_stall)",
+        )))
     }
 }
 
 impl<T: AsyncRead + Unpin, S: Unpin> AsyncRead for Stall<T, S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_read(cx, buf)
     }
 }
@@ -260,6 +259,9 @@ mod tests {
         });
         let start = Instant::now();
         assert!((&mut end).await.is_err());
-        assert_eq!(start.elapsed(), Duration::from_secs(7200) + 5 * (PATIENCE - Duration::from_secs(1)) + PATIENCE);
+        assert_eq!(
+            start.elapsed(),
+            Duration::from_secs(7200) + 5 * (PATIENCE - Duration::from_secs(1)) + PATIENCE
+        );
     }
 }
