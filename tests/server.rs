@@ -83,7 +83,10 @@ impl Body for Endless {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'x'; 16 * 1024])))))
     }
 }
@@ -100,7 +103,10 @@ impl Body for Fed {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
     }
 }
@@ -139,7 +145,11 @@ async fn text<B: Body<Error: std::fmt::Debug>>(response: Response<B>) -> String 
 }
 
 /// One request by hyper's client over any stream, in the version wanted.
-async fn ask<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: T, version: Version, path: &str) -> String {
+async fn ask<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: T,
+    version: Version,
+    path: &str,
+) -> String {
     let stream = TokioIo::new(stream);
     if version == Version::HTTP_2 {
         let (mut sender, connection) =
@@ -182,14 +192,19 @@ fn write_pair(folder: &Path) -> (PathBuf, PathBuf) {
     (cert, key)
 }
 
-async fn connect_tls(addr: SocketAddr, trusted: &Path, alpn: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
+async fn connect_tls(
+    addr: SocketAddr,
+    trusted: &Path,
+    alpn: &[u8],
+) -> tokio_rustls::client::TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(trusted).unwrap()).unwrap();
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
     config.alpn_protocols = vec![alpn.to_vec()];
     let socket = TcpStream::connect(addr).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
@@ -329,16 +344,14 @@ async fn one_stream_with_a_shut_window_is_reset_and_its_neighbours_live() {
     assert_eq!(fault.reason(), Some(h2::Reason::CANCEL));
     drop(stalled);
 
-    let (neighbour, _) = sender.ready().await.unwrap().send_request(get("/b", "localhost").map(drop), true).unwrap();
+    let (neighbour, _) =
+        sender.ready().await.unwrap().send_request(get("/b", "localhost").map(drop), true).unwrap();
     assert_eq!(soon("the neighbour", neighbour).await.unwrap().status(), 200);
 }
 
 #[tokio::test]
 async fn connections_beyond_the_caps_are_closed_at_once() {
-    let bounds = [
-        Bounds { connections: 1, ..Bounds::default() },
-        Bounds { per_ip: 1, ..Bounds::default() },
-    ];
+    let bounds = [Bounds { connections: 1, ..Bounds::default() }, Bounds { per_ip: 1, ..Bounds::default() }];
     for bounds in bounds {
         let running = start(bounds, None).await;
         let mut first = TcpStream::connect(running.addr).await.unwrap();
@@ -470,7 +483,10 @@ async fn framing_that_two_readers_could_read_differently_is_refused() {
         "content-length: 3\r\ntransfer-encoding: chunked"
     );
     let answer = raw(running.addr, pipelined.as_bytes()).await;
-    assert!(answer.contains("/one") && answer.contains("HTTP/1.1 400 ") && !answer.contains("smuggled"), "{answer}");
+    assert!(
+        answer.contains("/one") && answer.contains("HTTP/1.1 400 ") && !answer.contains("smuggled"),
+        "{answer}"
+    );
 
     // And the plain form of each still works, one after the other on one connection.
     let honest = "POST /a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\nabc\
@@ -484,7 +500,8 @@ async fn framing_that_two_readers_could_read_differently_is_refused() {
 async fn a_head_beyond_its_bound_is_answered_with_431() {
     let running = start(Bounds { headers: 8 * 1024, ..Bounds::default() }, None).await;
     let long = "y".repeat(9 * 1024);
-    let answer = raw(running.addr, format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {long}").as_bytes()).await;
+    let answer =
+        raw(running.addr, format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {long}").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431 ") && answer.contains("bounds.headers"), "{answer}");
     let answer = raw(running.addr, format!("GET /{long}").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");

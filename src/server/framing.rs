@@ -85,7 +85,8 @@ impl Scanner {
                 self.keep(bytes);
                 break;
             };
-            let (line, rest) = (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default());
+            let (line, rest) =
+                (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default());
             bytes = rest;
             let ambiguous = if self.line.is_empty() {
                 self.finish_line(line)
@@ -207,7 +208,8 @@ mod tests {
     const BARE: &str = "\r\nGET /b HTTP/1.1\nhost: x\n\n";
     // The body imitates a head with both lengths; its last chunk has an extension, and there are trailers.
     const CHUNKED: &str = "POST /c HTTP/1.1\r\ntransfer-ENCODING:\tchunked\r\n\r\n20;a=b\r\n\r\ncontent-length: 5\r\n\r\nGET / H\r\n\r\n0;x\r\nContent-Length: 3\r\n\r\n";
-    const BOTH: &str = "POST /d HTTP/1.1\r\nCONTENT-LENGTH:  6 \r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n";
+    const BOTH: &str =
+        "POST /d HTTP/1.1\r\nCONTENT-LENGTH:  6 \r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n";
     const PADDED: &str = "POST /d HTTP/1.1\r\ntransfer-encoding: chunked\r\nContent-Length:                                                                       6\r\n\r\n";
 
     fn scan_in_pieces(text: &str, sizes: &[usize]) -> (Scanner, bool) {

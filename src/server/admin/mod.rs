@@ -1,1 +1,229 @@
-//! The admin port.
+//! The admin port: health, metrics, state, and the few things that may be changed.
+//!
+//! It has its own listener, so that it answers when the main one is full, and so that a firewall can tell them
+//! apart. What it shows comes through [`AdminSource`]; it knows nothing of the application itself.
+//!
+//! | path | method | needs |
+//! | --- | --- | --- |
+//! | `/healthz`, `/readyz` | GET | nothing |
+//! | `/metrics` | GET | `metrics_token`, if set |
+//! | `/`, `/api/v1/state` | GET | `read_token` or `token`, if set |
+//! | `/api/v1/maintenance` | PUT `{"on": true}` | `token`, if set; same origin; JSON |
+
+mod access;
+mod answer;
+mod page;
+
+pub use access::{AdminSettings, Token, check_open};
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tower::Service;
+
+use access::{Need, check_origin};
+use answer::{Fault, answer, json_answer};
+
+/// A write is a few words.
+const LARGEST_BODY: usize = 64 * 1024;
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// Where the admin port gets what it shows.
+pub trait AdminSource: Send + Sync + 'static {
+    /// The state for `/api/v1/state`: an object. Called on the request's task, so it must be quick.
+    fn state(&self) -> Value;
+
+    /// Whether requests should be sent here.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    fn ready(&self) -> Result<(), String>;
+
+    /// The metrics as Prometheus text. Called on a thread that may block, and never twice at once.
+    fn metrics(&self) -> String;
+
+    /// Closes the gateway for new requests, or opens it again.
+    fn set_maintenance(&self, on: bool);
+}
+
+/// The admin port's service, for [`serve`](super::serve).
+#[derive(Clone)]
+pub struct Admin {
+    settings: Arc<ArcSwap<AdminSettings>>,
+    source: Arc<dyn AdminSource>,
+    // Encoding thousands of series takes milliseconds of a thread; scrapers wait for each other.
+    scrape: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// An admin port over `source`. The settings may be changed while it runs.
+    pub fn new(settings: Arc<ArcSwap<AdminSettings>>, source: Arc<dyn AdminSource>) -> Self {
+        Self { settings, source, scrape: Arc::new(Semaphore::new(1)) }
+    }
+
+    async fn handle<B>(self, request: Request<B>) -> Result<Response<Full<Bytes>>, Fault>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let (parts, body) = request.into_parts();
+        let settings = self.settings.load();
+        settings.check_host(&parts)?;
+        let route = Route::of(&parts)?;
+        settings.check_token(route.need(), &parts.headers)?;
+        drop(settings);
+        match route {
+            Route::Health => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
+            Route::Ready => match self.source.ready() {
+                Ok(()) => Ok(json_answer(StatusCode::OK, &json!({ "status": "ready" }))),
+                Err(why) => Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why)),
+            },
+            Route::Page => Ok(answer(StatusCode::OK, "text/html; charset=utf-8", page::PAGE)),
+            Route::State => Ok(json_answer(StatusCode::OK, &self.source.state())),
+            Route::Metrics => self.scrape().await,
+            Route::Maintenance => {
+                check_origin(&parts)?;
+                let Maintenance { on } = read_json(&parts.headers, body).await?;
+                self.source.set_maintenance(on);
+                tracing::info!(on, "maintenance set through the admin port");
+                Ok(json_answer(StatusCode::OK, &json!({ "maintenance": on })))
+            }
+        }
+    }
+
+    async fn scrape(self) -> Result<Response<Full<Bytes>>, Fault> {
+        let broken =
+            |_| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the metrics cannot be read");
+        // The turn goes with the thread, which runs on when its client leaves.
+        let turn = self.scrape.acquire_owned().await.map_err(|_| broken(()))?;
+        let scraped = tokio::task::spawn_blocking(move || (self.source.metrics(), turn)).await;
+        let (text, _) = scraped.map_err(|_| broken(()))?;
+        Ok(answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Health,
+    Ready,
+    Metrics,
+    Page,
+    State,
+    Maintenance,
+}
+
+impl Route {
+    fn of(parts: &Parts) -> Result<Self, Fault> {
+        let route = match parts.uri.path() {
+            "/healthz" => Self::Health,
+            "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/" => Self::Page,
+            "/api/v1/state" => Self::State,
+            "/api/v1/maintenance" => Self::Maintenance,
+            _ => {
+                let message =
+                    "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/maintenance";
+                return Err(Fault::new(StatusCode::NOT_FOUND, "not_found", message));
+            }
+        };
+        let (allowed, methods) = match route {
+            Self::Maintenance => (parts.method == Method::PUT, "PUT"),
+            _ => (matches!(parts.method, Method::GET | Method::HEAD), "GET, HEAD"),
+        };
+        if allowed {
+            return Ok(route);
+        }
+        let message = format!("this path takes {methods}");
+        Err(Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).with_allow(methods))
+    }
+
+    const fn need(self) -> Need {
+        match self {
+            Self::Health | Self::Ready => Need::Open,
+            Self::Metrics => Need::Metrics,
+            Self::Page | Self::State => Need::Read,
+            Self::Maintenance => Need::Write,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Maintenance {
+    on: bool,
+}
+
+async fn read_json<T, B>(headers: &HeaderMap, body: B) -> Result<T, Fault>
+where
+    T: for<'de> Deserialize<'de>,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        let message = "a write needs `Content-Type: application/json`";
+        return Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+    }
+    let bytes = match timeout(BODY_TIME, Limited::new(body, LARGEST_BODY).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let message = format!("the body exceeds {LARGEST_BODY} bytes");
+            return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
+        }
+        Ok(Err(_)) => {
+            return Err(Fault::new(StatusCode::BAD_REQUEST, "bad_request", "the body broke off"));
+        }
+        Err(_) => {
+            let message = format!("the body did not arrive within {BODY_TIME:?}");
+            return Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message));
+        }
+    };
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Fault::new(StatusCode::BAD_REQUEST, "bad_request", error.to_string()))
+}
+
+impl<B> Service<Request<B>> for Admin
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let admin = self.clone();
+        let bodiless = request.method() == Method::HEAD;
+        Box::pin(async move {
+            let mut response = admin.handle(request).await.unwrap_or_else(Fault::into_response);
+            if bodiless {
+                *response.body_mut() = Full::default();
+            }
+            Ok(response)
+        })
+    }
+}

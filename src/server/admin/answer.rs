@@ -1,0 +1,75 @@
+//! What the admin port answers: always with the headers that keep a browser from misusing it.
+
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use super::page;
+
+/// Basic, so that a browser asks for the token; whatever stands in its field for a name is ignored.
+const CHALLENGE: &str = r#"Basic realm="traffic-dam admin, any name, the token as password", Bearer"#;
+
+/// Why the admin port did not do what was asked.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) status: StatusCode,
+    code: &'static str,
+    message: String,
+    allow: Option<&'static str>,
+}
+
+impl Fault {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), allow: None }
+    }
+
+    pub(super) fn with_allow(mut self, methods: &'static str) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let body = json!({ "error": { "code": self.code, "message": self.message } });
+        let mut response = json_answer(self.status, &body);
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+        }
+        if let Some(methods) = self.allow {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        response
+    }
+}
+
+pub(super) fn json_answer(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    let mut text = value.to_string();
+    text.push('\n');
+    answer(status, "application/json", text)
+}
+
+pub(super) fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let fixed: [(HeaderName, &'static str); 5] = [
+        (CONTENT_TYPE, content_type),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "no-referrer"),
+    ];
+    let headers = response.headers_mut();
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert(CONTENT_SECURITY_POLICY, page::policy());
+    response
+}
