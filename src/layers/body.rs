@@ -5,10 +5,26 @@
 //! dropped because the client went away. The guard does its work in `Drop`, so it happens exactly once.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+
+/// What can be tied to a body.
+pub trait Tied {
+    /// A piece of the answer was handed on; `waited` when the worker had to be waited for, rather than the client.
+    fn data(&mut self, waited: bool) {
+        let _unused = waited;
+    }
+}
+
+impl<T: Tied> Tied for Option<T> {
+    fn data(&mut self, waited: bool) {
+        if let Some(tied) = self {
+            tied.data(waited);
+        }
+    }
+}
 
 pin_project! {
     /// The body `B`, and a guard that is dropped at its end.
@@ -18,17 +34,18 @@ pin_project! {
         #[pin]
         inner: B,
         guard: Option<G>,
+        waited: bool,
     }
 }
 
 impl<B, G> Guarded<B, G> {
     /// Ties `guard` to the end of `inner`.
     pub const fn new(inner: B, guard: G) -> Self {
-        Self { inner, guard: Some(guard) }
+        Self { inner, guard: Some(guard), waited: false }
     }
 }
 
-impl<B: Body, G> Body for Guarded<B, G> {
+impl<B: Body, G: Tied> Body for Guarded<B, G> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -37,9 +54,14 @@ impl<B: Body, G> Body for Guarded<B, G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) {
-            *this.guard = None;
+        let Poll::Ready(frame) = this.inner.poll_frame(cx) else {
+            *this.waited = true;
+            return Poll::Pending;
+        };
+        match &frame {
+            Some(Ok(frame)) if frame.is_data() => this.guard.data(std::mem::take(this.waited)),
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => *this.guard = None,
         }
         Poll::Ready(frame)
     }
@@ -62,6 +84,8 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     struct Count(Arc<AtomicU32>);
+
+    impl Tied for Count {}
 
     impl Drop for Count {
         fn drop(&mut self) {

@@ -18,11 +18,12 @@ use siphasher::sip::SipHasher13;
 use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
-use crate::layers::body::Guarded;
+use crate::layers::body::{Guarded, Tied};
 use crate::layers::intake::{Bounded, Buffers, Hold, Limits, read};
 use crate::layers::paths::{Matched, Paths};
+use crate::metrics::Metrics;
 use crate::openai::demand::{Facts, parse, with_include_usage};
-use crate::openai::estimate::Estimates;
+use crate::openai::estimate::{Estimator, PromptEstimate};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Demand, Ending, Flight, Kind, Payload, UsageInjected};
 
@@ -54,7 +55,9 @@ pub struct Intake {
     /// Whether a rule counts tokens, so that streams must report their usage.
     pub wants_usage: bool,
     /// What was learned of prompts and answers.
-    pub estimates: Arc<Estimates>,
+    pub estimates: Arc<Estimator>,
+    /// Hears how far estimates were off.
+    pub metrics: Arc<Metrics>,
     /// The time.
     pub clock: Clock,
 }
@@ -110,14 +113,20 @@ impl Intake {
     }
 
     /// The demand of a kind whose body was read.
-    fn demand(&self, matched: &Matched, facts: &Facts, caller: &str, body: &Bytes) -> Demand {
-        let model = facts.model.as_deref();
-        let expected = self.estimates.expected_output(caller, model, facts.max_tokens);
+    fn demand(
+        &self,
+        matched: &Matched,
+        facts: &Facts,
+        prompt: PromptEstimate,
+        caller: &str,
+        body: &Bytes,
+    ) -> Demand {
+        let expected = self.estimates.output(caller, facts.model.as_deref(), facts.max_tokens);
         let embeds = facts.kind == Kind::Embedding;
         Demand {
             kind: facts.kind,
             model: facts.model.clone(),
-            prompt_tokens: self.estimates.prompt_tokens(model, facts.prompt_bytes) + facts.prompt_tokens,
+            prompt_tokens: prompt.tokens,
             max_tokens: if embeds { Some(0) } else { facts.max_tokens },
             expected_output: if embeds { 0 } else { expected.saturating_mul(facts.sequences.into()) },
             sequences: facts.sequences,
@@ -143,13 +152,16 @@ fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
 /// Learns from an answer when it ends.
 #[derive(Debug)]
 pub struct Lesson {
-    estimates: Arc<Estimates>,
+    intake: Arc<Intake>,
     flight: Arc<Flight>,
     caller: Arc<str>,
     model: Option<Arc<str>>,
-    prompt_bytes: u64,
+    prompt: PromptEstimate,
+    expected_output: u64,
     sequences: u64,
 }
+
+impl Tied for Lesson {}
 
 impl Drop for Lesson {
     fn drop(&mut self) {
@@ -157,12 +169,15 @@ impl Drop for Lesson {
         if self.flight.ending() != Ending::Complete {
             return;
         }
+        let Intake { estimates, metrics, .. } = &*self.intake;
+        let model = self.model.as_deref();
         let output = self.flight.output_tokens();
         if output > 0 {
-            self.estimates.learn_output(&self.caller, self.model.as_deref(), output / self.sequences);
+            estimates.learn_output(&self.caller, model, output / self.sequences);
         }
-        if let Some((prompt, _)) = self.flight.usage() {
-            self.estimates.learn_prompt(self.model.as_deref(), self.prompt_bytes, prompt);
+        if let Some((prompt, output)) = self.flight.usage() {
+            estimates.learn_prompt(model, self.prompt, prompt);
+            metrics.token_estimate(self.prompt.tokens + self.expected_output, prompt + output);
         }
     }
 }
@@ -201,7 +216,7 @@ struct Weighed {
     hold: Option<Hold>,
 }
 
-async fn weigh<B>(intake: &Intake, request: Request<B>) -> Result<Weighed, Refusal>
+async fn weigh<B>(intake: &Arc<Intake>, request: Request<B>) -> Result<Weighed, Refusal>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Display,
@@ -220,13 +235,15 @@ where
     let (mut demand, payload, lesson, hold, in_body) = if let Some(shape) = &matched.shape {
         let (bytes, hold) = read(body, intake.limits, &intake.buffers).await?;
         let facts = parse(shape, &bytes)?;
-        let demand = intake.demand(&matched, &facts, &caller, &bytes);
+        let prompt = intake.estimates.prompt(&facts);
+        let demand = intake.demand(&matched, &facts, prompt, &caller, &bytes);
         let lesson = flight.as_ref().map(|flight| Lesson {
-            estimates: Arc::clone(&intake.estimates),
+            intake: Arc::clone(intake),
             flight: Arc::clone(flight),
             caller: Arc::clone(&caller),
             model: facts.model.clone(),
-            prompt_bytes: facts.prompt_bytes,
+            prompt,
+            expected_output: demand.expected_output,
             sequences: u64::from(facts.sequences).max(1),
         });
         let payload = if intake.wants_usage && facts.lacks_usage() {

@@ -11,59 +11,70 @@ use http::{Request, Response};
 use tower::{Layer, Service};
 
 use crate::clock::Clock;
-use crate::layers::body::Guarded;
-use crate::limit::{Charge, Cost, Decision, Ladder, Subject};
+use crate::layers::body::{Guarded, Tied};
+use crate::limit::{Charge, Cost, Decision, Denial, Ladder, Subject};
+use crate::metrics::{self, Metrics};
 use crate::openai::headers;
 use crate::refusal::Refusal;
 use crate::request::{Caller, Demand, Ending, Flight, Forwarding};
 
-/// Hears what each rule decided, for metrics. The decisions themselves record nothing.
-pub trait LimitObserver: Send + Sync + 'static {
-    /// Rule number `rule` of the ladder decided so.
-    fn decided(&self, rule: usize, decision: Decision);
-    /// No rule saw this request.
-    fn unmatched(&self);
+/// The series of a ladder's rules, by their index.
+#[derive(Debug)]
+pub struct RuleMetrics {
+    metrics: Arc<Metrics>,
+    rules: Vec<Arc<metrics::Rule>>,
 }
 
-impl LimitObserver for () {
-    fn decided(&self, _: usize, _: Decision) {}
-    fn unmatched(&self) {}
+impl RuleMetrics {
+    /// Looks up the series of each rule of `ladder`.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>, ladder: &Ladder) -> Self {
+        let rules = ladder.rules().iter().map(|rule| metrics.rule(&rule.name)).collect();
+        Self { metrics, rules }
+    }
+
+    fn count(&self, decisions: &[(usize, Decision)]) {
+        for (rule, decision) in decisions {
+            let Some(rule) = self.rules.get(*rule) else { continue };
+            match decision {
+                Decision::Allowed => rule.allowed(),
+                Decision::Refused => rule.refused(),
+                Decision::WouldRefuse => rule.would_refuse(),
+            }
+        }
+        if decisions.is_empty() {
+            self.metrics.unmatched_request();
+        }
+    }
 }
 
 /// Makes [`Limit`].
-#[derive(Debug)]
-pub struct LimitLayer<O = ()> {
+#[derive(Clone, Debug)]
+pub struct LimitLayer {
     ladder: Arc<Ladder>,
     clock: Clock,
-    observer: Arc<O>,
+    metrics: Option<Arc<RuleMetrics>>,
 }
 
 impl LimitLayer {
     /// A layer that applies `ladder` at the time of `clock`.
     #[must_use]
-    pub fn new(ladder: Arc<Ladder>, clock: Clock) -> Self {
-        Self { ladder, clock, observer: Arc::new(()) }
+    pub const fn new(ladder: Arc<Ladder>, clock: Clock) -> Self {
+        Self { ladder, clock, metrics: None }
     }
-}
 
-impl<O> LimitLayer<O> {
-    /// The same layer, telling `observer` what the rules decide.
+    /// The same layer, counting what the ladder's rules decide.
     #[must_use]
-    pub fn observed<P>(self, observer: Arc<P>) -> LimitLayer<P> {
-        LimitLayer { ladder: self.ladder, clock: self.clock, observer }
+    pub fn counted(mut self, metrics: Arc<RuleMetrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
     }
 }
 
-impl<O> Clone for LimitLayer<O> {
-    fn clone(&self) -> Self {
-        Self { ladder: Arc::clone(&self.ladder), clock: self.clock.clone(), observer: Arc::clone(&self.observer) }
-    }
-}
+impl<S> Layer<S> for LimitLayer {
+    type Service = Limit<S>;
 
-impl<S, O> Layer<S> for LimitLayer<O> {
-    type Service = Limit<S, O>;
-
-    fn layer(&self, inner: S) -> Limit<S, O> {
+    fn layer(&self, inner: S) -> Limit<S> {
         Limit { shared: self.clone(), inner }
     }
 }
@@ -72,22 +83,16 @@ impl<S, O> Layer<S> for LimitLayer<O> {
 ///
 /// Reads [`Caller`], [`Demand`] and [`Forwarding`] from the request's extensions; without them the request is one
 /// anonymous call without tokens.
-#[derive(Debug)]
-pub struct Limit<S, O = ()> {
-    shared: LimitLayer<O>,
+#[derive(Clone, Debug)]
+pub struct Limit<S> {
+    shared: LimitLayer,
     inner: S,
 }
 
-impl<S: Clone, O> Clone for Limit<S, O> {
-    fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), inner: self.inner.clone() }
-    }
-}
-
-impl<S, O: LimitObserver> Limit<S, O> {
+impl<S> Limit<S> {
     /// Charges the rules for a request, or says why not.
     fn admit<B>(&self, request: &Request<B>) -> Result<Held, Refusal> {
-        let LimitLayer { ladder, clock, observer } = &self.shared;
+        let LimitLayer { ladder, clock, metrics } = &self.shared;
         let extensions = request.extensions();
         let caller = extensions.get::<Caller>();
         let demand = extensions.get::<Demand>();
@@ -111,14 +116,12 @@ impl<S, O: LimitObserver> Limit<S, O> {
             Ok(admission) => &admission.decisions,
             Err(denial) => &denial.decisions,
         };
-        for (rule, decision) in decisions {
-            observer.decided(*rule, *decision);
+        if let Some(metrics) = metrics {
+            metrics.count(decisions);
         }
-        if decisions.is_empty() {
-            observer.unmatched();
-        }
+        let charge = verdict.map_err(Denial::into_refusal)?.charge;
         Ok(Held {
-            charge: Some(verdict?.charge),
+            charge: Some(charge),
             ladder: Arc::clone(ladder),
             clock: clock.clone(),
             flight: flight.cloned(),
@@ -146,6 +149,8 @@ impl Held {
     }
 }
 
+impl Tied for Held {}
+
 impl Drop for Held {
     fn drop(&mut self) {
         let (Some(charge), Some(flight)) = (self.charge.take(), self.flight.take()) else { return };
@@ -169,12 +174,11 @@ impl Drop for Held {
     }
 }
 
-impl<S, B, R, O> Service<Request<B>> for Limit<S, O>
+impl<S, B, R> Service<Request<B>> for Limit<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<Refusal>,
     S::Future: Send + 'static,
-    O: LimitObserver,
 {
     type Response = Response<Guarded<R, Held>>;
     type Error = Refusal;
@@ -195,7 +199,7 @@ where
                 Ok(mut response) => {
                     if let Some(charge) = &held.charge {
                         let standings = held.ladder.standings(charge, held.clock.now());
-                        headers::standings(&standings, response.headers_mut());
+                        headers::standings(response.headers_mut(), &standings);
                     }
                     Ok(response.map(|body| Guarded::new(body, held)))
                 }

@@ -16,7 +16,8 @@ use futures_util::FutureExt;
 use futures_util::future::CatchUnwind;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
-use http_body_util::{Either, Full};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -47,7 +48,7 @@ where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<Refusal>,
 {
-    type Response = Response<Either<R, Full<Bytes>>>;
+    type Response = Response<AnswerBody<R>>;
     type Error = Infallible;
     type Future = RescueFuture<S::Future>;
 
@@ -85,13 +86,13 @@ where
     F: Future<Output = Result<Response<R>, E>>,
     E: Into<Refusal>,
 {
-    type Output = Result<Response<Either<R, Full<Bytes>>>, Infallible>;
+    type Output = Result<Response<AnswerBody<R>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let refusal = match this.inner.as_pin_mut() {
             Some(inner) => match ready!(inner.poll(cx)) {
-                Ok(Ok(response)) => return Poll::Ready(Ok(response.map(Either::Left))),
+                Ok(Ok(response)) => return Poll::Ready(Ok(response.map(|inner| AnswerBody::Inner { inner }))),
                 Ok(Err(refused)) => refused.into(),
                 Err(panic) => defect(panic.as_ref()),
             },
@@ -101,7 +102,64 @@ where
             flight.set_reason(refusal.reason);
             flight.set_ending(Ending::Refused);
         }
-        Poll::Ready(Ok(answer(&refusal).map(|body| Either::Right(Full::new(body)))))
+        Poll::Ready(Ok(answer(&refusal).map(|text| AnswerBody::Own { text: Full::new(text) })))
+    }
+}
+
+pin_project! {
+    /// The inner service's body, or the text of a refusal.
+    #[project = AnswerBodyProjection]
+    #[derive(Debug)]
+    pub enum AnswerBody<B> {
+        /// The inner service's.
+        Inner {
+            /// It.
+            #[pin]
+            inner: B,
+        },
+        /// A refusal's.
+        Own {
+            /// Its error, as JSON.
+            #[pin]
+            text: Full<Bytes>,
+        },
+    }
+}
+
+impl<B> Default for AnswerBody<B> {
+    fn default() -> Self {
+        Self::Own { text: Full::default() }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for AnswerBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project() {
+            AnswerBodyProjection::Inner { inner } => inner.poll_frame(cx),
+            AnswerBodyProjection::Own { text } => {
+                text.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Inner { inner } => inner.is_end_stream(),
+            Self::Own { text } => text.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Inner { inner } => inner.size_hint(),
+            Self::Own { text } => text.size_hint(),
+        }
     }
 }
 
@@ -124,6 +182,6 @@ pub fn answer(refusal: &Refusal) -> Response<Bytes> {
     *response.status_mut() = error::status(refusal.reason);
     let map = response.headers_mut();
     map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers::refusal(refusal, map);
+    headers::refused(map, refusal);
     response
 }

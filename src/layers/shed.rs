@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 
 use crate::clock::Clock;
 use crate::fleet::Fleet;
-use crate::layers::body::Guarded;
+use crate::layers::body::{Guarded, Tied};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Demand, Flight};
 use crate::shed::{Ask, Entry, GateHandle, Permit, Waiter};
@@ -92,6 +92,8 @@ fn ask_of(caller: Option<&Caller>, demand: Option<&Demand>) -> Ask {
         ),
     }
 }
+
+impl Tied for Permit {}
 
 /// Waits for a permit as long as the waiter may.
 async fn wait(mut waiter: Waiter, clock: &Clock) -> Result<Permit, Refusal> {
