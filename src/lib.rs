@@ -4,7 +4,7 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 0 | [`clock`] [`glob`] [`refusal`] [`request`]: words that everything shares |
+//! | 0 | [`clock`] [`glob`] [`net`] [`refusal`] [`request`]: words that everything shares |
 //! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: what the bytes mean · [`metrics`] · `sim::physics` |
 //! | 2 | [`fleet`]: who can serve |
 //! | 4 | [`layers`] [`upstream`] [`server`] `sim::worker`: adapters to tower, hyper and tokio |
@@ -19,6 +19,7 @@ pub mod glob;
 pub mod layers;
 pub mod limit;
 pub mod metrics;
+pub mod net;
 pub mod openai;
 pub mod refusal;
 pub mod request;

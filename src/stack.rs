@@ -1,1 +1,79 @@
 //! The order of the layers.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tower::util::Either;
+use tower::ServiceBuilder;
+use tower_http::cors::{Cors, CorsLayer};
+
+use crate::clock::Clock;
+use crate::fleet::Fleet;
+use crate::layers::demand::{DemandLayer, Intake, Weigh};
+use crate::layers::door::{Door, DoorLayer, Guarding};
+use crate::layers::identify::{Callers, Identify, IdentifyLayer};
+use crate::layers::limit::{Limit, LimitLayer, RuleMetrics};
+use crate::layers::observe::{Observatory, Observe, ObserveLayer};
+use crate::layers::rescue::{Rescue, RescueLayer};
+use crate::layers::shed::{Shed, ShedLayer};
+use crate::limit::Ladder;
+use crate::upstream::Upstream;
+
+/// What the layers are made of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Where requests are recorded.
+    pub observatory: Arc<Observatory>,
+    /// The origins whose pages may call, if any.
+    pub cors: Option<CorsLayer>,
+    /// Whether anybody is let in.
+    pub door: Arc<Door>,
+    /// Who may ask.
+    pub callers: Arc<Callers>,
+    /// What is let through, and how it is read.
+    pub intake: Arc<Intake>,
+    /// The rules.
+    pub ladder: Arc<Ladder>,
+    /// What the rules' decisions are counted in.
+    pub rule_metrics: Arc<RuleMetrics>,
+    /// The workers and their gates.
+    pub fleet: Arc<ArcSwap<Fleet>>,
+    /// The way to the workers.
+    pub upstream: Upstream,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// From `rescue` inwards.
+type Rescued = Rescue<Guarding<Identify<Weigh<Limit<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>>>;
+
+/// The whole stack as one service.
+pub type Stack = Observe<Either<Cors<Rescued>, Rescued>>;
+
+/// Puts the layers together. A request meets them from the first line to the last.
+#[must_use]
+pub fn stack(parts: &Parts) -> Stack {
+    let Parts { observatory, cors, door, callers, intake, ladder, rule_metrics, fleet, upstream, clock } = parts;
+    let cors = match cors {
+        Some(cors) => Either::Left(cors.clone()),
+        None => Either::Right(tower::layer::util::Identity::new()),
+    };
+    ServiceBuilder::new()
+        // Sees everything: refusals, hang-ups, defects.
+        .layer(ObserveLayer::new(Arc::clone(observatory)))
+        // A page must be able to read a refusal too, so its headers go on outside of it.
+        .layer(cors)
+        // The only place where a refusal becomes HTTP.
+        .layer(RescueLayer)
+        // A shut door costs nothing more.
+        .layer(DoorLayer::new(Arc::clone(door)))
+        // Every later key needs the caller; a bad key costs nothing more.
+        .layer(IdentifyLayer::new(Arc::clone(callers)))
+        // Limits and routing need to know what is asked for.
+        .layer(DemandLayer::new(Arc::clone(intake)))
+        // Before the gate: a refused call takes no permit, and one caller's flood never reaches the queue.
+        .layer(LimitLayer::new(Arc::clone(ladder), clock.clone()).counted(Arc::clone(rule_metrics)))
+        // Last before the worker: whoever has a permit goes.
+        .layer(ShedLayer::new(Arc::clone(fleet), clock.clone()))
+        .service(upstream.clone())
+}

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use traffic_dam::sim::worker::{Options, bind, serve};
+use traffic_dam::net::bind;
+use traffic_dam::sim::worker::{Options, serve};
 
 /// Longer than anything here takes; what exceeds it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);

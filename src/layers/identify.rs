@@ -44,8 +44,8 @@ pub struct Key {
     pub id: Arc<str>,
     /// SHA-256 of the secret.
     pub sha256: [u8; 32],
-    /// The owner's class, or none for the default.
-    pub class: Option<Class>,
+    /// The owner's class, its ceiling.
+    pub class: Class,
     /// The owner's weight, at least 1.
     pub weight: u32,
 }
@@ -57,8 +57,8 @@ pub struct CallerSettings {
     pub from: Vec<Source>,
     /// Networks whose forwarding and identity headers count.
     pub trusted_proxies: Vec<IpNet>,
-    /// The header that carries the key. For `authorization` the scheme is Bearer and `x-api-key` is a second place.
-    pub key_header: HeaderName,
+    /// The headers that may carry a key, the first that does; in `authorization` it follows `Bearer`.
+    pub key_headers: Vec<HeaderName>,
     /// Whether what no key matched is let in.
     pub anonymous: bool,
     /// The class, and ceiling, of callers without one.
@@ -74,7 +74,7 @@ impl Default for CallerSettings {
         Self {
             from: vec![Source::ApiKey, Source::Ip],
             trusted_proxies: Vec::new(),
-            key_header: AUTHORIZATION,
+            key_headers: vec![AUTHORIZATION, API_KEY_HEADER],
             anonymous: true,
             default_class: Class::default(),
             forward_authorization: true,
@@ -117,7 +117,7 @@ impl Callers {
         let (carrier, key) = self.key_of(headers);
         let strip = match (key, &carrier) {
             _ if !self.settings.forward_authorization => {
-                SmallVec::from_iter([AUTHORIZATION, API_KEY_HEADER, self.settings.key_header.clone()])
+                self.settings.key_headers.iter().cloned().chain([AUTHORIZATION, API_KEY_HEADER]).collect()
             }
             (Some(_), Some(carrier)) => SmallVec::from_iter([carrier.clone()]),
             _ => SmallVec::new(),
@@ -133,7 +133,7 @@ impl Callers {
                 ),
                 None => Refusal::new(
                     Reason::Unauthorized,
-                    format!("No API key was given; send it in the header `{}`.", self.key_place()),
+                    format!("No API key was given; send it in {}.", self.key_places()),
                 ),
             });
         }
@@ -150,7 +150,7 @@ impl Callers {
                 "None of the sources in `callers.from` identifies this request.",
             ));
         };
-        let ceiling = key.and_then(|key| key.class).unwrap_or(self.settings.default_class);
+        let ceiling = key.map_or(self.settings.default_class, |key| key.class);
         let class = match headers.get(&CLASS_HEADER) {
             None => ceiling,
             Some(value) => {
@@ -175,28 +175,24 @@ impl Callers {
         self.settings.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 
-    fn key_place(&self) -> String {
-        if self.settings.key_header == AUTHORIZATION {
-            "authorization: Bearer".to_owned()
-        } else {
-            self.settings.key_header.to_string()
-        }
+    fn key_places(&self) -> String {
+        let place = |header: &HeaderName| match header == AUTHORIZATION {
+            true => "`authorization: Bearer …`".to_owned(),
+            false => format!("`{header}`"),
+        };
+        self.settings.key_headers.iter().map(place).collect::<Vec<_>>().join(" or ")
     }
 
     /// Where a key was found, and whose it is.
     fn key_of(&self, headers: &HeaderMap) -> (Option<HeaderName>, Option<&Key>) {
-        let own = &self.settings.key_header;
-        let places =
-            if own == AUTHORIZATION { [Some(own), Some(&API_KEY_HEADER)] } else { [Some(own), None] };
         let mut carrier = None;
-        for place in places.into_iter().flatten() {
+        for place in &self.settings.key_headers {
             let Some(value) = headers.get(place) else { continue };
             carrier.get_or_insert_with(|| place.clone());
             if self.by_digest.is_empty() {
                 continue;
             }
-            let secret =
-                if place == AUTHORIZATION { bearer(value.as_bytes()) } else { Some(value.as_bytes()) };
+            let secret = if place == AUTHORIZATION { bearer(value.as_bytes()) } else { Some(value.as_bytes()) };
             let Some(secret) = secret else { continue };
             let digest: [u8; 32] = Sha256::digest(secret).into();
             let found = self.by_digest.get(&digest).and_then(|index| self.settings.keys.get(*index));
@@ -322,7 +318,7 @@ mod tests {
             keys: vec![Key {
                 id: "team-a".into(),
                 sha256: Sha256::digest(SECRET).into(),
-                class: Some(Class::Interactive),
+                class: Class::Interactive,
                 weight: 2,
             }],
             ..CallerSettings::default()

@@ -30,8 +30,8 @@ pub struct Observatory {
     pub metrics: Arc<Metrics>,
     /// The time.
     pub clock: Clock,
-    /// Of this many successes one is logged; refusals and failures always are.
-    pub log_sample: u64,
+    /// The share of successes that is logged, 0…1; refusals and failures always are.
+    pub log_share: f64,
     /// The promise: a first token later than this is no goodput.
     pub ttft_slo: Duration,
 }
@@ -111,7 +111,7 @@ impl Tied for Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let Observatory { metrics, clock, log_sample, ttft_slo } = &*self.observatory;
+        let Observatory { metrics, clock, log_share, ttft_slo } = &*self.observatory;
         let flight = &*self.flight;
         let now = clock.now();
         let ending = flight.ending();
@@ -153,7 +153,7 @@ impl Drop for Watch {
             };
         }
         match ending {
-            Ending::Complete if *log_sample > 1 && fastrand::u64(..*log_sample) != 0 => {}
+            Ending::Complete if *log_share < 1.0 && fastrand::f64() >= *log_share => {}
             Ending::Complete | Ending::ClientGone | Ending::Refused => line!(tracing::Level::INFO),
             Ending::WorkerFailed | Ending::TimedOut => line!(tracing::Level::WARN),
         }

@@ -11,7 +11,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::glob;
-use crate::openai::demand::Shape;
+use crate::openai::demand::{Pointer, Shape};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Kind, RouteTimeouts};
 
@@ -52,8 +52,9 @@ pub struct Paths {
 
 impl Paths {
     /// The OpenAI endpoints, a chatbot's own `routes`, and `patterns` of other paths (`*` is any run of characters).
+    /// `session` is where the bodies of the OpenAI endpoints name their session, if they do.
     #[must_use]
-    pub fn new(routes: &[RouteSettings], patterns: Vec<Arc<str>>) -> Self {
+    pub fn new(routes: &[RouteSettings], patterns: Vec<Arc<str>>, session: Option<&Pointer>) -> Self {
         let endpoint = |path: &str, kind: Kind, shape: Option<Shape>| Matched {
             label: path.into(),
             kind,
@@ -79,7 +80,7 @@ impl Paths {
             ("/v1/responses", Kind::Response),
             ("/v1/embeddings", Kind::Embedding),
         ] {
-            endpoints.push((Method::POST, endpoint(path, kind, Some(Shape::openai(kind)))));
+            endpoints.push((Method::POST, endpoint(path, kind, Some(Shape::openai(kind).with_session(session.cloned())))));
         }
         endpoints.push((Method::GET, endpoint("/v1/models", Kind::Models, None)));
         Self { endpoints, patterns }
@@ -162,7 +163,7 @@ mod tests {
 
     #[test]
     fn only_the_endpoints_pass_by_themselves() {
-        let paths = Paths::new(&[], Vec::new());
+        let paths = Paths::new(&[], Vec::new(), None);
         assert_eq!(reason(&paths, &Method::POST, "/v1/chat/completions"), Ok(Kind::Chat));
         assert_eq!(reason(&paths, &Method::POST, "/v1/ch%61t/completions"), Ok(Kind::Chat));
         assert_eq!(reason(&paths, &Method::GET, "/v1/models"), Ok(Kind::Models));
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn paths_with_two_readings_are_refused_even_where_everything_passes() {
-        let paths = Paths::new(&[], vec!["/*".into()]);
+        let paths = Paths::new(&[], vec!["/*".into()], None);
         assert_eq!(reason(&paths, &Method::DELETE, "/anything/at/all"), Ok(Kind::Path));
         for path in [
             "/a/../b",

@@ -17,7 +17,6 @@ use futures_util::future::CatchUnwind;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -92,7 +91,7 @@ where
         let this = self.project();
         let refusal = match this.inner.as_pin_mut() {
             Some(inner) => match ready!(inner.poll(cx)) {
-                Ok(Ok(response)) => return Poll::Ready(Ok(response.map(|inner| AnswerBody::Inner { inner }))),
+                Ok(Ok(response)) => return Poll::Ready(Ok(response.map(AnswerBody::inner))),
                 Ok(Err(refused)) => refused.into(),
                 Err(panic) => defect(panic.as_ref()),
             },
@@ -102,33 +101,34 @@ where
             flight.set_reason(refusal.reason);
             flight.set_ending(Ending::Refused);
         }
-        Poll::Ready(Ok(answer(&refusal).map(|text| AnswerBody::Own { text: Full::new(text) })))
+        Poll::Ready(Ok(answer(&refusal).map(AnswerBody::own)))
     }
 }
 
 pin_project! {
     /// The inner service's body, or the text of a refusal.
-    #[project = AnswerBodyProjection]
     #[derive(Debug)]
-    pub enum AnswerBody<B> {
-        /// The inner service's.
-        Inner {
-            /// It.
-            #[pin]
-            inner: B,
-        },
-        /// A refusal's.
-        Own {
-            /// Its error, as JSON.
-            #[pin]
-            text: Full<Bytes>,
-        },
+    pub struct AnswerBody<B> {
+        #[pin]
+        inner: Option<B>,
+        text: Option<Bytes>,
+    }
+}
+
+impl<B> AnswerBody<B> {
+    const fn inner(body: B) -> Self {
+        Self { inner: Some(body), text: None }
+    }
+
+    const fn own(text: Bytes) -> Self {
+        Self { inner: None, text: Some(text) }
     }
 }
 
 impl<B> Default for AnswerBody<B> {
+    /// No bytes.
     fn default() -> Self {
-        Self::Own { text: Full::default() }
+        Self { inner: None, text: None }
     }
 }
 
@@ -140,25 +140,21 @@ impl<B: Body<Data = Bytes>> Body for AnswerBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project() {
-            AnswerBodyProjection::Inner { inner } => inner.poll_frame(cx),
-            AnswerBodyProjection::Own { text } => {
-                text.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
-            }
+        let this = self.project();
+        match this.inner.as_pin_mut() {
+            Some(inner) => inner.poll_frame(cx),
+            None => Poll::Ready(this.text.take().map(|text| Ok(Frame::data(text)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Inner { inner } => inner.is_end_stream(),
-            Self::Own { text } => text.is_end_stream(),
-        }
+        self.inner.as_ref().map_or(self.text.is_none(), Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Inner { inner } => inner.size_hint(),
-            Self::Own { text } => text.size_hint(),
+        match &self.inner {
+            Some(inner) => inner.size_hint(),
+            None => SizeHint::with_exact(self.text.as_ref().map_or(0, |text| text.len() as u64)),
         }
     }
 }

@@ -40,15 +40,13 @@ mod words;
 
 pub use options::Options;
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use service::Shop;
@@ -60,21 +58,6 @@ const MAX_CONNECTIONS: usize = 16_384;
 const HEADER_READ: Duration = Duration::from_secs(60);
 /// The wait after an accept that failed, as it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-
-/// Connections that may wait to be accepted. The standard library's 128 overflow when a few hundred clients come at
-/// once; the kernel drops the rest, and they try again a second later, which looks like a slow first token.
-const BACKLOG: u32 = 4096;
-
-/// Binds a listener for [`serve`] with room for a burst of clients.
-///
-/// # Errors
-/// When the address is taken, or not ours. Must be called inside a tokio runtime.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
 
 /// Serves a worker on `listener` until `shutdown` completes; then every connection is closed at once, as when the
 /// process is killed. Speaks HTTP/1.1 and HTTP/2 with prior knowledge.

@@ -1,0 +1,199 @@
+//! From settings to parts.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
+
+use super::StartError;
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::config::settings::{CallerSource, Sticky as StickySetting};
+use crate::fleet::Fleet;
+use crate::layers::demand::{Intake, Sticky};
+use crate::layers::door::Door;
+use crate::layers::identify::{CallerSettings, Callers, Key, Source};
+use crate::layers::intake::{Buffers, Limits};
+use crate::layers::limit::RuleMetrics;
+use crate::layers::observe::Observatory;
+use crate::layers::paths::{Paths, RouteSettings};
+use crate::limit::Ladder;
+use crate::metrics::Metrics;
+use crate::openai::demand::{Pointer, Shape};
+use crate::openai::estimate::Estimator;
+use crate::refusal::Unit;
+use crate::request::RouteTimeouts;
+use crate::server::Bounds;
+use crate::server::admin::{AdminSettings, Token};
+use crate::stack::{Parts, Stack};
+use crate::upstream::{RetrySettings, Timeouts, Upstream, UpstreamSettings, tls};
+
+/// The state that survives a reload.
+pub(super) struct State {
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) door: Arc<Door>,
+    pub(super) buffers: Arc<Buffers>,
+    pub(super) estimates: Arc<Estimator>,
+    pub(super) fleet: Arc<ArcSwap<Fleet>>,
+    pub(super) upstream: Upstream,
+}
+
+/// The fleet of the configured workers.
+pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
+    Fleet::new(settings.workers.clone(), settings.gate.clone(), settings.active_colour.clone(), clock.clone())
+}
+
+/// The way to the workers.
+pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartError> {
+    let Settings { timeouts, retry, .. } = settings;
+    let encrypted = settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
+    Ok(UpstreamSettings {
+        timeouts: Timeouts {
+            connect: timeouts.connect,
+            first_token: timeouts.first_token,
+            idle: timeouts.idle,
+            total: timeouts.total,
+        },
+        retry: RetrySettings { max: retry.max, budget: retry.budget },
+        forward_authorization: settings.callers.forward_authorization,
+        // Reading the system's authorities takes a tenth of a second: only for those who need them.
+        tls: if encrypted { Some(tls::client_config(settings.worker_ca.as_deref())?) } else { None },
+    })
+}
+
+/// What the listener lets its peers take.
+pub(super) fn bounds(settings: &Settings) -> Bounds {
+    let bounds = &settings.bounds;
+    Bounds {
+        headers: bounds.headers,
+        header_read: bounds.header_read,
+        connections: bounds.connections,
+        per_ip: bounds.per_ip.unwrap_or(0),
+        per_ip_exempt: settings.callers.trusted_proxies.clone(),
+        h2_streams: bounds.h2_streams,
+        client_stall: bounds.client_stall,
+        ..Bounds::default()
+    }
+}
+
+/// Who may do what on the admin port.
+pub(super) fn admin(settings: &Settings) -> AdminSettings {
+    let admin = &settings.admin;
+    let token = |secret: &Option<crate::config::Secret>| secret.as_ref().map(|secret| Token::new(secret.expose()));
+    AdminSettings {
+        token: token(&admin.token),
+        read_token: token(&admin.read_token),
+        metrics_token: token(&admin.metrics_token),
+        hosts: admin.hosts.clone(),
+    }
+}
+
+/// The stack of these settings around the surviving state.
+pub(super) fn stack(settings: &Settings, ladder: &Arc<Ladder>, state: &State) -> Result<Stack, StartError> {
+    let State { clock, metrics, door, buffers, estimates, fleet, upstream } = state;
+    let parts = Parts {
+        observatory: Arc::new(Observatory {
+            metrics: Arc::clone(metrics),
+            clock: clock.clone(),
+            log_share: settings.log_sample,
+            ttft_slo: settings.gate.ttft_slo,
+        }),
+        cors: cors(settings),
+        door: Arc::clone(door),
+        callers: Arc::new(Callers::new(callers(settings))),
+        intake: Arc::new(Intake {
+            paths: paths(settings)?,
+            limits: Limits { bytes: settings.bounds.body, time: settings.bounds.body_read },
+            buffers: Arc::clone(buffers),
+            sticky: match &settings.sticky {
+                StickySetting::Header(name) => Sticky::Header(name.clone()),
+                StickySetting::Cookie(name) => Sticky::Cookie(Arc::clone(name)),
+                StickySetting::Body(_) => Sticky::Body,
+            },
+            wants_usage: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens),
+            estimates: Arc::clone(estimates),
+            metrics: Arc::clone(metrics),
+            clock: clock.clone(),
+        }),
+        rule_metrics: Arc::new(RuleMetrics::new(Arc::clone(metrics), ladder)),
+        ladder: Arc::clone(ladder),
+        fleet: Arc::clone(fleet),
+        upstream: upstream.clone(),
+        clock: clock.clone(),
+    };
+    Ok(crate::stack::stack(&parts))
+}
+
+fn callers(settings: &Settings) -> CallerSettings {
+    let callers = &settings.callers;
+    CallerSettings {
+        from: callers
+            .from
+            .iter()
+            .map(|source| match source {
+                CallerSource::ApiKey => Source::ApiKey,
+                CallerSource::Header(name) => Source::Header(name.clone()),
+                CallerSource::Ip => Source::Ip,
+            })
+            .collect(),
+        trusted_proxies: callers.trusted_proxies.clone(),
+        key_headers: callers.key_headers.clone(),
+        anonymous: !callers.refuse_anonymous,
+        default_class: callers.default_class,
+        forward_authorization: callers.forward_authorization,
+        keys: callers
+            .keys
+            .iter()
+            .map(|key| Key {
+                id: Arc::clone(&key.id),
+                sha256: *key.digest.bytes(),
+                class: key.class,
+                weight: key.weight,
+            })
+            .collect(),
+    }
+}
+
+/// The paths that pass. Pointers were read once when the settings were validated.
+fn paths(settings: &Settings) -> Result<Paths, StartError> {
+    let pointer = |text: &Option<Arc<str>>| text.as_deref().map(Pointer::parse).transpose();
+    let everywhere = match &settings.sticky {
+        StickySetting::Body(text) => Some(Pointer::parse(text)?),
+        StickySetting::Header(_) | StickySetting::Cookie(_) => None,
+    };
+    let mut routes = Vec::with_capacity(settings.routes.len());
+    for route in &settings.routes {
+        let session = pointer(&route.session)?.or_else(|| everywhere.clone());
+        routes.push(RouteSettings {
+            path: Arc::clone(&route.path),
+            shape: Shape::route(route.kind, pointer(&route.prompt)?, pointer(&route.max_tokens)?)
+                .with_session(session),
+            retry: route.retry,
+            timeouts: RouteTimeouts {
+                first_token: Some(route.timeouts.first_token),
+                idle: Some(route.timeouts.idle),
+                total: Some(route.timeouts.total),
+            },
+        });
+    }
+    Ok(Paths::new(&routes, settings.paths.clone(), everywhere.as_ref()))
+}
+
+fn cors(settings: &Settings) -> Option<CorsLayer> {
+    let origins = &settings.cors_origins;
+    if origins.is_empty() {
+        return None;
+    }
+    let origin = match origins.as_slice() {
+        [any] if any == "*" => AllowOrigin::any(),
+        _ => AllowOrigin::list(origins.iter().cloned()),
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        // A page must see why it was refused and when to come back.
+        .expose_headers(ExposeHeaders::any());
+    Some(layer)
+}

@@ -1,0 +1,210 @@
+//! Running: listeners, housekeeping, reload, and the way down.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{App, Live, build};
+use crate::config::Settings;
+use crate::net;
+use crate::openai::demand::PointerFault;
+use crate::server::admin::{Admin, check_open};
+use crate::server::{Bounds, Drain, Phase, TlsError, TlsHandle, serve};
+use crate::upstream::tls::TlsError as WorkerTlsError;
+
+/// How often the gates are looked at for waiters and workers whose time is over. Every request does it too; this is
+/// for the time when none comes.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+
+/// Why the gateway could not start, or a reload was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("{setting}: cannot listen on {address}: {source}")]
+    Bind {
+        /// The setting that names the address.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error("{setting}: {source}")]
+    Tls {
+        /// The setting that names the files.
+        setting: &'static str,
+        /// Why.
+        source: TlsError,
+    },
+    /// The certificate authorities for workers cannot be used.
+    #[error("workers.ca: {0}")]
+    WorkerTls(#[from] WorkerTlsError),
+    /// A JSON pointer is none.
+    #[error("routes: {0}")]
+    Pointer(#[from] PointerFault),
+    /// The admin port would be open to others.
+    #[error("{0}")]
+    OpenAdmin(String),
+}
+
+/// Listeners that are bound but not served yet.
+#[derive(Debug)]
+pub struct Listeners {
+    main: TcpListener,
+    admin: TcpListener,
+    main_tls: Option<TlsHandle>,
+    admin_tls: Option<TlsHandle>,
+}
+
+impl Listeners {
+    /// Binds what the settings name. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When an address is taken, a certificate cannot be used, or the admin port would be open to others.
+    pub fn bind(settings: &Settings) -> Result<Self, StartError> {
+        check_open(settings.admin.listen, &build::admin(settings)).map_err(StartError::OpenAdmin)?;
+        let bind = |setting, address| {
+            net::bind(address).map_err(|source| StartError::Bind { setting, address, source })
+        };
+        let tls = |setting, files: &Option<crate::config::settings::TlsFiles>| {
+            let load = |files: &crate::config::settings::TlsFiles| TlsHandle::load(&files.cert, &files.key);
+            files.as_ref().map(load).transpose().map_err(|source| StartError::Tls { setting, source })
+        };
+        Ok(Self {
+            main: bind("listen", settings.listen)?,
+            admin: bind("admin.listen", settings.admin.listen)?,
+            main_tls: tls("tls", &settings.tls)?,
+            admin_tls: tls("admin.tls", &settings.admin.tls)?,
+        })
+    }
+
+    /// The addresses that were bound: for callers, and for administrators.
+    ///
+    /// # Errors
+    /// When the operating system does not say.
+    pub fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.main.local_addr()?, self.admin.local_addr()?))
+    }
+
+    /// The TLS pairs, for their reload.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<TlsHandle> {
+        self.main_tls.iter().chain(&self.admin_tls).cloned().collect()
+    }
+}
+
+impl App {
+    /// Serves until the drain is over.
+    pub async fn serve(&self, listeners: Listeners) {
+        let Listeners { main, admin, main_tls, admin_tls } = listeners;
+        let inner = &self.0;
+        // The admin port answers until the very end: a probe must see that the gateway drains.
+        let admin_drain = Drain::new();
+        let admin_service = Admin::new(Arc::clone(&inner.admin), Arc::new(self.clone()));
+        let admin_bounds = Arc::new(arc_swap::ArcSwap::from_pointee(Bounds::default()));
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(admin, admin_tls, admin_bounds, admin_service, admin_drain.clone()));
+        tasks.spawn(self.clone().keep_house());
+        tasks.spawn(self.clone().shut_the_door());
+        serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
+        admin_drain.close();
+    }
+
+    /// Goes down as the settings say. Returns how many connections were cut off.
+    pub async fn drain(&self) -> usize {
+        let settings = self.0.live.load().settings.drain;
+        self.0.drain.run(settings.delay, settings.timeout).await
+    }
+
+    /// Cuts everything off.
+    pub fn close(&self) {
+        self.0.drain.close();
+    }
+
+    /// Takes new settings. What is under way ends by the old ones; counts of rules whose quota is unchanged, ledgers,
+    /// connections and metrics stay. Listen addresses are not changed by a reload.
+    ///
+    /// # Errors
+    /// When the new settings cannot be put to use; the old ones stay.
+    pub fn reload(&self, settings: Settings) -> Result<(), StartError> {
+        let inner = &*self.0;
+        let _one_at_a_time = inner.reloading.lock();
+        let before = inner.live.load_full();
+        let upstream = build::upstream(&settings)?;
+        let ladder = Arc::new(before.ladder.rebuilt(settings.rules.clone()));
+        let stack = build::stack(&settings, &ladder, &self.state())?;
+        let fleet = Arc::new(inner.fleet.load().rebuilt(
+            settings.workers.clone(),
+            settings.gate.clone(),
+            settings.active_colour.clone(),
+        ));
+
+        // From here on nothing can fail.
+        inner.buffers.resize(settings.bounds.buffered);
+        inner.upstream_settings.store(Arc::new(upstream));
+        inner.bounds.store(Arc::new(build::bounds(&settings)));
+        inner.admin.store(Arc::new(build::admin(&settings)));
+        inner.fleet.store(Arc::clone(&fleet));
+        fleet.take_over();
+        for (setting, old, new) in [
+            ("listen", before.settings.listen, settings.listen),
+            ("admin.listen", before.settings.admin.listen, settings.admin.listen),
+        ] {
+            if old != new {
+                tracing::warn!(setting, %old, %new, "a listen address changes only with a restart");
+            }
+        }
+        inner.live.store(Arc::new(Live { settings, ladder, stack }));
+        Ok(())
+    }
+
+    /// Counts a reload that was taken or refused.
+    pub fn count_reload(&self, taken: bool) {
+        self.0.metrics.config_reload(taken);
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.0.live.load().settings.clone()
+    }
+
+    fn state(&self) -> build::State {
+        let inner = &*self.0;
+        build::State {
+            clock: inner.clock.clone(),
+            metrics: Arc::clone(&inner.metrics),
+            door: Arc::clone(&inner.door),
+            buffers: Arc::clone(&inner.buffers),
+            estimates: Arc::clone(&inner.estimates),
+            fleet: Arc::clone(&inner.fleet),
+            upstream: inner.upstream.clone(),
+        }
+    }
+
+    /// Looks after what has a time and nobody to wake it.
+    async fn keep_house(self) {
+        let mut ticks = interval(HOUSEKEEPING);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for pool in self.0.fleet.load().pools() {
+                pool.gate.expire();
+            }
+            self.0.live.load().ladder.sweep(self.0.clock.now());
+        }
+    }
+
+    /// Refuses new requests when the drain has come so far.
+    async fn shut_the_door(self) {
+        self.0.drain.reached(Phase::Refusing).await;
+        self.0.door.drain();
+    }
+}

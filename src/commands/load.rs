@@ -1,0 +1,142 @@
+//! `demo --load`: more requests than the worker can serve, and what becomes of them.
+//!
+//! An open loop: requests leave at their times whether or not earlier ones were answered, as people do. A closed loop
+//! would slow down with the gateway and hide the very overload it is to show.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use traffic_dam::openai::tap::SseTap;
+
+/// The most requests under way: a bound for this process's own sockets, far above what the gateway lets through.
+const MOST_UNDER_WAY: usize = 2000;
+
+/// What to offer, to whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    /// The gateway.
+    pub(crate) target: SocketAddr,
+    /// Requests per second.
+    pub(crate) rate: f64,
+    /// The body of each.
+    pub(crate) body: Bytes,
+    /// The promise: a first token later than this is no goodput.
+    pub(crate) ttft_slo: Duration,
+}
+
+/// What became of the requests of the last second.
+#[derive(Debug, Default)]
+struct Tally {
+    offered: u64,
+    admitted: u64,
+    refused: u64,
+    failed: u64,
+    good: u64,
+    ttft: Vec<Duration>,
+}
+
+enum Outcome {
+    Served { ttft: Duration },
+    Refused,
+    Failed,
+}
+
+/// Offers load until the future is dropped, and hands `report` a line each second.
+pub(crate) async fn run(offer: Offer, mut report: impl FnMut(String)) {
+    let tally = Arc::new(Mutex::new(Tally::default()));
+    let under_way = Arc::new(tokio::sync::Semaphore::new(MOST_UNDER_WAY));
+    let mut seconds = interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    seconds.tick().await;
+    let mut next = Instant::now();
+    loop {
+        tokio::select! {
+            _ = seconds.tick() => report(line(&std::mem::take(&mut *tally.lock()))),
+            () = sleep(next.saturating_duration_since(Instant::now())) => {
+                // Exponential gaps: arrivals of people who do not know of each other.
+                next += Duration::from_secs_f64(-(1.0 - fastrand::f64()).ln() / offer.rate);
+                tally.lock().offered += 1;
+                let Ok(permit) = Arc::clone(&under_way).try_acquire_owned() else {
+                    tally.lock().failed += 1;
+                    continue;
+                };
+                let (offer, tally) = (offer.clone(), Arc::clone(&tally));
+                tokio::spawn(async move {
+                    let outcome = ask(&offer).await.unwrap_or(Outcome::Failed);
+                    tally.lock().count(&outcome, offer.ttft_slo);
+                    drop(permit);
+                });
+            }
+        }
+    }
+}
+
+impl Tally {
+    fn count(&mut self, outcome: &Outcome, slo: Duration) {
+        match outcome {
+            Outcome::Refused => self.refused += 1,
+            Outcome::Failed => self.failed += 1,
+            Outcome::Served { ttft } => {
+                self.admitted += 1;
+                self.good += u64::from(*ttft <= slo);
+                self.ttft.push(*ttft);
+            }
+        }
+    }
+}
+
+fn line(tally: &Tally) -> String {
+    let mut ttft = tally.ttft.clone();
+    ttft.sort_unstable();
+    let p95 = ttft.get((ttft.len() * 95).div_ceil(100).saturating_sub(1));
+    let p95 = p95.map_or_else(|| "-".to_owned(), |ttft| format!("{} ms", ttft.as_millis()));
+    let failed = if tally.failed > 0 { format!("  failed {}/s", tally.failed) } else { String::new() };
+    format!(
+        "offered {:>4}/s  admitted {:>3}/s  refused {:>4}/s  p95 TTFT {p95:>8}  goodput {:>3}/s{failed}",
+        tally.offered, tally.admitted, tally.refused, tally.good,
+    )
+}
+
+async fn ask(offer: &Offer) -> Result<Outcome, Box<dyn std::error::Error + Send + Sync>> {
+    let socket = TcpStream::connect(offer.target).await?;
+    socket.set_nodelay(true)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
+    let driver = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("/v1/chat/completions")
+        .header(HOST, offer.target.to_string())
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(offer.body.clone()))?;
+    let sent = Instant::now();
+    let mut response = sender.send_request(request).await?;
+    if response.status() != StatusCode::OK {
+        driver.abort();
+        let refused = response.headers().contains_key("x-traffic-dam-reason");
+        return Ok(if refused { Outcome::Refused } else { Outcome::Failed });
+    }
+    let mut tap = SseTap::new();
+    let mut ttft = None;
+    while let Some(frame) = response.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            tap.feed(&data);
+            if ttft.is_none() && tap.has_content() {
+                ttft = Some(sent.elapsed());
+            }
+        }
+    }
+    driver.abort();
+    Ok(match ttft {
+        Some(ttft) if tap.is_done() => Outcome::Served { ttft },
+        _ => Outcome::Failed,
+    })
+}
