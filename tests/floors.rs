@@ -21,7 +21,7 @@ const FLOORS: [&[&str]; 8] = [
     &["commands", "main", "lib"],
 ];
 
-/// The looks at a sibling that are allowed: a request is timed and may be refused, and neither word needs another.
+/// Siblings that may be seen all the same: a request is timed and may be refused, and those two know nothing of it.
 const ALLOWED: [(&str, &str); 2] = [("request", "clock"), ("request", "refusal")];
 
 /// The pure modules, which must run in a simulation as they run in the gateway, and the crates they must not name.
@@ -128,7 +128,7 @@ fn check(module: &str, text: &str) -> Vec<String> {
             continue;
         }
         match unit(&path) {
-            Some((other, _)) if other == name || ALLOWED.contains(&(name.as_str(), other.as_str())) => {}
+            Some((other, _)) if other == name || ALLOWED.contains(&(&name, &other)) => {}
             Some((other, above)) if above > floor => faults.push(format!("{module} looks up to {other}")),
             Some((other, beside)) if beside == floor && !other.starts_with(&format!("{name}::")) => {
                 faults.push(format!("{module} looks at its sibling {other}"));

@@ -1,0 +1,89 @@
+# shellcheck shell=bash
+# What the scripts share: where things are, how to complain, and how to run servers that are sure to end.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+tools=$root/.tools
+export PATH="$tools/bin:$PATH:/usr/sbin:/sbin"
+
+fail() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# A TCP port on loopback that nobody listens on, below the range that the kernel hands out by itself.
+taken=" "
+free_port() {
+    local port try
+    for try in {1..200}; do
+        port=$((20000 + (RANDOM * try) % 12000))
+        [[ $taken == *" $port "* ]] && continue
+        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            taken+="$port "
+            printf -v "$1" %s "$port"
+            return
+        fi
+    done
+    fail "no free port was found"
+}
+
+# The status of GET $2 at port $1, or nothing.
+http_status() {
+    local version status
+    {
+        exec 3<>"/dev/tcp/127.0.0.1/$1" &&
+            printf 'GET %s HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n' "$2" >&3 &&
+            read -r -t 2 version status _ <&3 && [[ $version == HTTP/* ]] && printf %s "$status"
+    } 2>/dev/null
+}
+
+# Servers started by `start`, newest last: process ids, names, and the folder of their logs.
+started=()
+names=()
+logs=
+
+# start NAME COMMAND...: runs a server in the background; `stop_all` ends it when the script ends.
+start() {
+    local name=$1
+    shift
+    [[ $logs ]] || logs=$(mktemp -d)
+    "$@" >"$logs/$name" 2>&1 </dev/null &
+    started+=($!)
+    names+=("$name")
+}
+
+# wait_for PORT PATH STATUS: until the server started last answers so, for 30 s at most.
+wait_for() {
+    local name=${names[-1]} pid=${started[-1]} tick
+    for ((tick = 0; tick < 300; tick++)); do
+        [[ $( (http_status "$1" "$2") ) == "$3" ]] && return
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    printf '%s did not come up; the end of its log:\n' "$name" >&2
+    tail -n 20 "$logs/$name" >&2
+    exit 1
+}
+
+# Ends what `start` started, newest first: asks, and after 10 s insists.
+stop_all() {
+    local status=$? index pid tick
+    for ((index = ${#started[@]} - 1; index >= 0; index--)); do
+        pid=${started[index]}
+        kill -TERM "$pid" 2>/dev/null || continue
+        for ((tick = 0; tick < 100; tick++)); do
+            kill -0 "$pid" 2>/dev/null || break
+            sleep 0.1
+        done
+        kill -KILL "$pid" 2>/dev/null || true
+    done
+    if ((status != 0)) && [[ $logs ]]; then
+        for index in "${!names[@]}"; do
+            printf -- '--- the end of the log of %s:\n' "${names[index]}" >&2
+            tail -n 10 "$logs/${names[index]}" >&2
+        done
+    fi
+    [[ $logs ]] && rm -rf "$logs"
+    return "$status"
+}
+trap stop_all EXIT
+trap 'exit 130' INT TERM
