@@ -11,7 +11,7 @@
 //! a whole quota, so around such a move it may get its quota once more.
 //!
 //! Cleaning is spread out, so that no call ever pays for the whole table: each new key looks at a few slots of its
-//! shard, each newcomer to a full table at some of the next shard in turn, [`Keyed::sweep`] at one shard. The longest
+//! shard, each newcomer to a full table at some of the next shards in turn, [`Keyed::sweep`] at one shard. The longest
 //! pause is the growth of one shard, 1/256 of the table.
 
 use std::fmt;
@@ -136,7 +136,7 @@ impl<M: Meter> Keyed<M> {
     /// Forgets the idle keys of one shard and returns its spare memory; each call takes the next shard. The bound holds
     /// without it; called now and then it gives memory back after a flood of keys.
     pub fn sweep(&self, now: Nanos) {
-        self.sweep_next(usize::MAX, now);
+        self.sweep_slots(&mut self.next_shard().lock(), usize::MAX, now);
     }
 
     fn shard(&self, key: u64) -> &Mutex<Slots<M::Cell>> {
@@ -155,7 +155,10 @@ impl<M: Meter> Keyed<M> {
         if let Some(result) = self.insert(key, now, &mut change) {
             return (Place::Own(key), result);
         }
-        self.sweep_next(STEPS_WHEN_FULL, now);
+        let mut left = STEPS_WHEN_FULL;
+        while left > 0 {
+            left = left.saturating_sub(self.sweep_slots(&mut self.next_shard().lock(), left, now).max(1));
+        }
         match self.insert(key, now, &mut change) {
             Some(result) => (Place::Own(key), result),
             None => (Place::Overflow, self.overflow.update(change)),
@@ -199,14 +202,17 @@ impl<M: Meter> Keyed<M> {
         taken
     }
 
-    fn sweep_next(&self, steps: usize, now: Nanos) {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % SHARDS;
-        self.sweep_slots(&mut self.shards[turn].0.lock(), steps, now);
+    fn next_shard(&self) -> &Mutex<Slots<M::Cell>> {
+        &self.shards[self.turn.fetch_add(1, Ordering::Relaxed) % SHARDS].0
     }
 
-    fn sweep_slots(&self, slots: &mut Slots<M::Cell>, steps: usize, now: Nanos) {
+    /// Forgets the idle keys among the next `steps` slots, or among all if they are fewer, and returns how many slots
+    /// that were. A pass that ends in a nearly empty table gives its memory back.
+    fn sweep_slots(&self, slots: &mut Slots<M::Cell>, steps: usize, now: Nanos) -> usize {
         let buckets = slots.table.num_buckets();
-        for _ in 0..steps.min(buckets) {
+        let steps = steps.min(buckets);
+        let mut passed = false;
+        for _ in 0..steps {
             if let Ok(entry) = slots.table.get_bucket_entry(slots.cursor)
                 && self.meter.is_idle(&entry.get().cell, now)
             {
@@ -214,14 +220,16 @@ impl<M: Meter> Keyed<M> {
                 self.keys.fetch_sub(1, Ordering::Relaxed);
             }
             slots.cursor += 1;
+            // Also behind the end of a table that has shrunk since.
             if slots.cursor >= buckets {
                 slots.cursor = 0;
-                if buckets > SMALL && slots.table.len() < buckets / 8 {
-                    slots.table.shrink_to(slots.table.len() * 2, |entry| entry.key);
-                    return;
-                }
+                passed = true;
             }
         }
+        if passed && buckets > SMALL && slots.table.len() < buckets / 8 {
+            slots.table.shrink_to(slots.table.len() * 2, |entry| entry.key);
+        }
+        steps
     }
 }
 
@@ -231,5 +239,27 @@ impl<M: Meter> fmt::Debug for Keyed<M> {
             .field("meter", &self.meter)
             .field("keys", &self.keys())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::rule::Quota;
+    use crate::limit::token_bucket::TokenBucket;
+    use std::time::Duration;
+
+    #[test]
+    fn the_memory_of_a_flood_is_given_back() {
+        let quota = Quota { limit: 1, period: Duration::from_secs(1), burst: 1 };
+        let table = Keyed::new(TokenBucket::new(quota), 200_000);
+        let bytes = || table.shards.iter().map(|shard| shard.0.lock().table.allocation_size()).sum::<usize>();
+        for key in 0..100_000_u64 {
+            table.charge(key.wrapping_mul(0x9E37_79B9_7F4A_7C15), 1, Nanos::ZERO).unwrap();
+        }
+        let flooded = bytes();
+        assert!(flooded < 40 * table.keys(), "{flooded} bytes for {} keys", table.keys());
+        (0..SHARDS).for_each(|_| table.sweep(Nanos::from_secs(1)));
+        assert!(bytes() < flooded / 50, "{} of {flooded} bytes left", bytes());
     }
 }

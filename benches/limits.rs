@@ -1,0 +1,399 @@
+//! Each limiter on one key and on a million, beside the `governor` crate in the same run; and the bytes of a key.
+//!
+//! `cargo bench --bench limits` measures every case with criterion, then all of them again in turns, so that a busy
+//! machine slows both sides of a ratio alike, and prints the table. Both sides read their own clock on every check,
+//! except where the row says that time is given. A million keys are known before the first measured check.
+#![expect(clippy::print_stdout, reason = "the table is the result")]
+
+use std::hash::BuildHasher;
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::process::Command;
+use std::sync::Barrier;
+use std::time::Duration;
+
+use criterion::Criterion;
+use governor::RateLimiter;
+use governor::clock::FakeRelativeClock;
+use hashbrown::DefaultHashBuilder;
+use traffic_dam::clock::{Clock, Nanos};
+use traffic_dam::limit::keyed::Keyed;
+use traffic_dam::limit::meter::{Direct, Meter};
+use traffic_dam::limit::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
+use traffic_dam::limit::sliding_log::SlidingLog;
+use traffic_dam::limit::sliding_window::SlidingWindow;
+use traffic_dam::limit::token_bucket::TokenBucket;
+use traffic_dam::limit::{Cost, Ladder, Subject};
+use traffic_dam::refusal::Unit;
+use traffic_dam::request::Class;
+
+const KEYS: usize = 1_000_000;
+/// Drawn keys; the drawing goes round.
+const DRAWN: usize = 1 << 20;
+const ROUNDS: usize = 15;
+const CHECKS_PER_ROUND: u64 = 100_000;
+const PER_SECOND: u32 = 1_000_000_000;
+/// A log is for small quotas; keys that come more often are refused, which costs it as much as admitting.
+const LOG_LIMIT: u64 = 16;
+
+/// Never refuses, so that the hot path is measured.
+fn wide() -> Quota {
+    let limit = u64::from(PER_SECOND);
+    Quota { limit, period: Duration::from_secs(1), burst: limit }
+}
+
+fn governors() -> governor::Quota {
+    governor::Quota::per_second(NonZeroU32::MIN.saturating_add(PER_SECOND - 1))
+}
+
+struct Case {
+    row: String,
+    subject: &'static str,
+    /// Takes the number of checks for each thread and returns the mean time of a thread.
+    run: Box<dyn Fn(u64) -> Duration>,
+}
+
+#[derive(Default)]
+struct Cases(Vec<Case>);
+
+impl Cases {
+    /// Adds a case for one and for two threads. `check` gets a text buffer of its thread and a number that counts up.
+    fn add<F>(&mut self, row: &str, subject: &'static str, check: F)
+    where
+        F: Fn(&mut String, usize) + Clone + Sync + 'static,
+    {
+        for threads in [1, 2] {
+            let check = check.clone();
+            let run = Box::new(move |checks| timed(threads, checks, &check));
+            self.0.push(Case {
+                row: format!("{row}, {threads} thread{}", if threads == 1 { "" } else { "s" }),
+                subject,
+                run,
+            });
+        }
+    }
+}
+
+fn timed<F: Fn(&mut String, usize) + Sync>(threads: usize, checks: u64, check: &F) -> Duration {
+    let clock = Clock::system();
+    let work = |thread: usize| {
+        let mut text = String::with_capacity(16);
+        let first = thread * DRAWN / threads;
+        let start = clock.now();
+        for number in 0..checks as usize {
+            check(&mut text, first + number);
+        }
+        clock.now().since(start)
+    };
+    if threads == 1 {
+        return work(0);
+    }
+    let barrier = Barrier::new(threads);
+    let times = std::thread::scope(|scope| {
+        let start = |thread| {
+            let (barrier, work) = (&barrier, &work);
+            scope.spawn(move || {
+                barrier.wait();
+                work(thread)
+            })
+        };
+        let started: Vec<_> = (0..threads).map(start).collect();
+        started.into_iter().filter_map(|thread| thread.join().ok()).sum::<Duration>()
+    });
+    times / threads as u32
+}
+
+fn uniform() -> Vec<u32> {
+    let mut random = fastrand::Rng::with_seed(1);
+    (0..DRAWN).map(|_| random.u32(0..KEYS as u32)).collect()
+}
+
+/// Zipf with exponent 1: key k is drawn in proportion to 1/(k+1).
+fn zipf() -> Vec<u32> {
+    let mut random = fastrand::Rng::with_seed(2);
+    let mut sum = 0.0;
+    let sums: Vec<f64> = (0..KEYS).map(|key| (sum += 1.0 / (key + 1) as f64, sum).1).collect();
+    (0..DRAWN).map(|_| sums.partition_point(|below| *below < random.f64() * sum) as u32).collect()
+}
+
+/// What a caller's id looks like; made anew for every check on both sides, as a request brings it.
+fn caller(text: &mut String, key: u32) -> &String {
+    let mut digits = [b'0'; 8];
+    for (place, digit) in digits.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(key >> (4 * place)) as usize & 15];
+    }
+    text.clear();
+    text.push_str("key:");
+    text.push_str(std::str::from_utf8(&digits).unwrap_or_default());
+    text
+}
+
+fn leak<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
+/// One number for all.
+fn one_key(cases: &mut Cases) {
+    let clock = leak(Clock::system());
+    fn direct<M: Meter + 'static>(cases: &mut Cases, clock: &'static Clock, subject: &'static str, meter: M) {
+        let limiter = leak(Direct::new(meter));
+        cases.add("1 key", subject, move |_, _| {
+            black_box(limiter.charge(1, clock.now()).is_ok());
+        });
+    }
+    direct(cases, clock, "token bucket", TokenBucket::new(wide()));
+    direct(cases, clock, "sliding window", SlidingWindow::new(wide()));
+    let log = Quota { limit: LOG_LIMIT, period: Duration::from_millis(1), burst: LOG_LIMIT };
+    direct(cases, clock, "sliding log", SlidingLog::new(log));
+    let limiter = leak(RateLimiter::direct(governors()));
+    cases.add("1 key", "governor", |_, _| {
+        black_box(limiter.check().is_ok());
+    });
+
+    let clock = leak(Clock::manual(Nanos::from_secs(1)));
+    let limiter = leak(Direct::new(TokenBucket::new(wide())));
+    cases.add("1 key, time given", "token bucket", move |_, _| {
+        black_box(limiter.charge(1, clock.now()).is_ok());
+    });
+    let limiter = leak(RateLimiter::direct_with_clock(governors(), FakeRelativeClock::default()));
+    cases.add("1 key, time given", "governor", |_, _| {
+        black_box(limiter.check().is_ok());
+    });
+
+    let hourly = Quota { limit: 1, period: Duration::from_secs(3_600), burst: 1 };
+    let clock = leak(Clock::system());
+    let limiter = leak(Direct::new(TokenBucket::new(hourly)));
+    cases.add("1 key, refused", "token bucket", move |_, _| {
+        black_box(limiter.charge(1, clock.now()).is_ok());
+    });
+    let limiter = leak(RateLimiter::direct(governor::Quota::per_hour(NonZeroU32::MIN)));
+    cases.add("1 key, refused", "governor", |_, _| {
+        black_box(limiter.check().is_ok());
+    });
+}
+
+fn filled<M: Meter>(meter: M, hasher: &DefaultHashBuilder) -> Keyed<M> {
+    let table = Keyed::new(meter, KEYS);
+    for key in 0..KEYS as u64 {
+        black_box(table.charge(hasher.hash_one(key), 1, Nanos::from_secs(1)).is_ok());
+    }
+    table
+}
+
+/// The tables alone: number keys, the same fast hash on both sides.
+fn number_keys(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
+    let clock = leak(Clock::system());
+    let hasher = leak(DefaultHashBuilder::default());
+    fn keyed<M: Meter + 'static>(
+        cases: &mut Cases,
+        (row, subject): (&str, &'static str),
+        (clock, hasher): (&'static Clock, &'static DefaultHashBuilder),
+        meter: M,
+        drawn: &'static [u32],
+    ) {
+        let table = leak(filled(meter, hasher));
+        cases.add(row, subject, move |_, number| {
+            let key = hasher.hash_one(u64::from(drawn[number % DRAWN]));
+            black_box(table.charge(key, 1, clock.now()).is_ok());
+        });
+    }
+    keyed(cases, (row, "token bucket"), (clock, hasher), TokenBucket::new(wide()), drawn);
+    keyed(cases, (row, "sliding window"), (clock, hasher), SlidingWindow::new(wide()), drawn);
+    let log = Quota { limit: LOG_LIMIT, period: Duration::from_millis(1), burst: LOG_LIMIT };
+    keyed(cases, (row, "sliding log"), (clock, hasher), SlidingLog::new(log), drawn);
+    let limiter = leak(RateLimiter::dashmap_with_hasher(governors(), hasher.clone()));
+    (0..KEYS as u64).for_each(|key| drop(black_box(limiter.check_key(&key))));
+    cases.add(row, "governor", move |_, number| {
+        black_box(limiter.check_key(&u64::from(drawn[number % DRAWN])).is_ok());
+    });
+}
+
+fn rule(name: &str, per: Per, unit: Unit) -> Rule {
+    Rule {
+        name: name.into(),
+        algorithm: Algorithm::TokenBucket,
+        per: vec![per],
+        unit,
+        quota: wide(),
+        mode: Mode::Enforce,
+        matches: Match::default(),
+        reserve_max: false,
+        max_keys: KEYS,
+    }
+}
+
+const COST: Cost = Cost { prompt_tokens: 20, expected_output: 30, max_output: None };
+
+fn subject(caller: &str) -> Subject<'_> {
+    let class = Class::Interactive;
+    Subject { caller, ip: None, model: Some("model"), route: "/v1/*", path: "/v1/chat/completions", class }
+}
+
+fn climb(cases: &mut Cases, row: &str, name: &'static str, rules: Vec<Rule>, drawn: &'static [u32]) {
+    let clock = leak(Clock::system());
+    let ladder = leak(Ladder::new(rules));
+    let mut text = String::new();
+    for key in 0..KEYS as u32 {
+        black_box(ladder.admit(&subject(caller(&mut text, key)), &COST, Nanos::from_secs(1)).is_ok());
+    }
+    cases.add(row, name, move |text, number| {
+        let subject = subject(caller(text, drawn[number % DRAWN]));
+        black_box(ladder.admit(&subject, &COST, clock.now()).is_ok());
+    });
+}
+
+/// What a request meets: the caller's id as text, SipHash on both sides, the whole admission of the ladder.
+fn text_keys(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
+    climb(cases, row, "ladder of 1", vec![rule("caller", Per::Caller, Unit::Requests)], drawn);
+    let limiter = leak(RateLimiter::keyed(governors()));
+    let mut text = String::new();
+    (0..KEYS as u32).for_each(|key| drop(black_box(limiter.check_key(caller(&mut text, key)))));
+    cases.add(row, "governor", move |text, number| {
+        black_box(limiter.check_key(caller(text, drawn[number % DRAWN])).is_ok());
+    });
+}
+
+/// Four rules; on the other side four governors one after the other, which take no charge back.
+fn four_rules(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
+    let rules = vec![
+        rule("caller", Per::Caller, Unit::Requests),
+        rule("caller-tokens", Per::Caller, Unit::Tokens),
+        rule("model", Per::Model, Unit::Requests),
+        rule("all", Per::All, Unit::Requests),
+    ];
+    climb(cases, row, "ladder of 4", rules, drawn);
+    let (requests, tokens) = (leak(RateLimiter::keyed(governors())), leak(RateLimiter::keyed(governors())));
+    let (model, all) = (leak(RateLimiter::keyed(governors())), leak(RateLimiter::direct(governors())));
+    let fifty = NonZeroU32::MIN.saturating_add(49);
+    let name = leak("model".to_owned());
+    let check = move |caller: &String| {
+        requests.check_key(caller).is_ok()
+            && tokens.check_key_n(caller, fifty).is_ok()
+            && model.check_key(name).is_ok()
+            && all.check().is_ok()
+    };
+    let mut text = String::new();
+    for key in 0..KEYS as u32 {
+        black_box(check(caller(&mut text, key)));
+    }
+    cases.add(row, "governor", move |text, number| {
+        black_box(check(caller(text, drawn[number % DRAWN])));
+    });
+}
+
+/// Ever new keys at a table full of live ones: what a flood of identities costs, with nothing to compare.
+fn newcomers(cases: &mut Cases) {
+    let hasher = leak(DefaultHashBuilder::default());
+    let quota = Quota { limit: 1, period: Duration::from_secs(3_600), burst: 1 };
+    let table = leak(filled(TokenBucket::new(quota), hasher));
+    cases.add("new keys, 1M live", "token bucket", move |_, number| {
+        black_box(table.charge(hasher.hash_one(KEYS + number), 1, Nanos::from_secs(2)).is_ok());
+    });
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0)
+        * 1_024
+}
+
+/// Bytes of resident memory per key. Runs in a process of its own, so that nothing freed before is used again.
+fn bytes_per_key(of: &str) {
+    let mut text = String::new();
+    let quota = wide();
+    let hasher = DefaultHashBuilder::default();
+    let before = resident();
+    match of {
+        "token bucket" => drop(leak(filled(TokenBucket::new(quota), &hasher))),
+        "sliding window" => drop(leak(filled(SlidingWindow::new(quota), &hasher))),
+        "sliding log, 1 entry" => drop(leak(filled(SlidingLog::new(quota), &hasher))),
+        "governor, number keys" => {
+            let limiter = leak(RateLimiter::dashmap_with_hasher(governors(), hasher));
+            (0..KEYS as u64).for_each(|key| drop(black_box(limiter.check_key(&key))));
+        }
+        _ => {
+            let limiter = leak(RateLimiter::keyed(governors()));
+            (0..KEYS as u32).for_each(|key| drop(black_box(limiter.check_key(caller(&mut text, key)))));
+        }
+    }
+    println!("| {of} | {:.1} |", (resident() - before) as f64 / KEYS as f64);
+}
+
+fn print_bytes() {
+    println!("\n| 1M live keys | bytes per key |\n| --- | --- |");
+    let Ok(this) = std::env::current_exe() else { return };
+    for of in [
+        "token bucket",
+        "sliding window",
+        "sliding log, 1 entry",
+        "governor, number keys",
+        "governor, text keys",
+    ] {
+        if let Ok(output) = Command::new(&this).args(["--bytes", of]).output() {
+            print!("{}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn print_ratios(cases: &[Case]) {
+    let mut nanos = vec![Vec::new(); cases.len()];
+    for round in 0..=ROUNDS {
+        for (case, nanos) in cases.iter().zip(&mut nanos) {
+            let time = (case.run)(CHECKS_PER_ROUND).as_secs_f64() * 1e9 / CHECKS_PER_ROUND as f64;
+            // The first round warms up.
+            if round > 0 {
+                nanos.push(time);
+            }
+        }
+    }
+    println!("\nMedians of {ROUNDS} rounds in turns; the ratio is the median of the rounds' ratios.\n");
+    println!("| what | limiter | ns per check | ÷ governor |\n| --- | --- | --- | --- |");
+    for (case, mine) in cases.iter().zip(&nanos) {
+        let theirs = cases.iter().position(|other| other.row == case.row && other.subject == "governor");
+        let ratio =
+            theirs.map(|theirs| median(mine.iter().zip(&nanos[theirs]).map(|(a, b)| a / b).collect()));
+        let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+        println!("| {} | {} | {:.1} | {ratio} |", case.row, case.subject, median(mine.clone()));
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, flag, of] = &arguments[..]
+        && flag == "--bytes"
+    {
+        return bytes_per_key(of);
+    }
+    let (uniform, zipf) = (uniform().leak(), zipf().leak());
+    let mut cases = Cases::default();
+    one_key(&mut cases);
+    text_keys(&mut cases, "1 key of 1M, text", vec![7; DRAWN].leak());
+    for (name, drawn) in [("uniform", &*uniform), ("zipf", &*zipf)] {
+        number_keys(&mut cases, &format!("1M keys {name}, numbers"), drawn);
+        text_keys(&mut cases, &format!("1M keys {name}, text"), drawn);
+    }
+    four_rules(&mut cases, "4 rules, 1M keys zipf, text", zipf);
+    newcomers(&mut cases);
+
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(600))
+        .configure_from_args();
+    for case in &cases.0 {
+        criterion
+            .benchmark_group(&case.row)
+            .bench_function(case.subject, |bencher| bencher.iter_custom(&case.run));
+    }
+    // Without `--bench` this is a trial run that shows only that every case works.
+    if arguments.iter().any(|argument| argument == "--bench") {
+        print_ratios(&cases.0);
+        print_bytes();
+    }
+}
