@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::StartError;
@@ -47,6 +49,12 @@ pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
 /// The way to the workers.
 pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartError> {
     let Settings { timeouts, retry, .. } = settings;
+    let authorities = match &settings.worker_ca {
+        Some(file) => CertificateDer::pem_file_iter(file)
+            .and_then(Iterator::collect)
+            .map_err(|source| StartError::WorkerCa { file: file.clone(), source })?,
+        None => Vec::new(),
+    };
     let encrypted = settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
     Ok(UpstreamSettings {
         timeouts: Timeouts {
@@ -58,7 +66,7 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         retry: RetrySettings { max: retry.max, budget: retry.budget },
         forward_authorization: settings.callers.forward_authorization,
         // Reading the system's authorities takes a tenth of a second: only for those who need them.
-        tls: if encrypted { Some(tls::client_config(settings.worker_ca.as_deref())?) } else { None },
+        tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
     })
 }
 
@@ -147,7 +155,7 @@ fn callers(settings: &Settings) -> CallerSettings {
             .iter()
             .map(|key| Key {
                 id: Arc::clone(&key.id),
-                sha256: *key.digest.bytes(),
+                sha256: key.digest.0,
                 class: key.class,
                 weight: key.weight,
             })

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,14 @@ pub enum StartError {
         setting: &'static str,
         /// Why.
         source: TlsError,
+    },
+    /// The file of certificate authorities for workers cannot be read.
+    #[error("workers.ca: {}: {source}", file.display())]
+    WorkerCa {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: rustls::pki_types::pem::Error,
     },
     /// The certificate authorities for workers cannot be used.
     #[error("workers.ca: {0}")]
@@ -82,6 +91,12 @@ impl Listeners {
             main_tls: tls("tls", &settings.tls)?,
             admin_tls: tls("admin.tls", &settings.admin.tls)?,
         })
+    }
+
+    /// Listeners that are bound already, without TLS.
+    #[must_use]
+    pub const fn bound(main: TcpListener, admin: TcpListener) -> Self {
+        Self { main, admin, main_tls: None, admin_tls: None }
     }
 
     /// The addresses that were bound: for callers, and for administrators.

@@ -128,15 +128,15 @@ async fn ask(offer: &Offer) -> Result<Outcome, Box<dyn std::error::Error + Send 
     let mut ttft = None;
     while let Some(frame) = response.frame().await {
         if let Ok(data) = frame?.into_data() {
-            tap.feed(&data);
-            if ttft.is_none() && tap.has_content() {
+            let seen = tap.feed(&data);
+            if ttft.is_none() && seen.content {
                 ttft = Some(sent.elapsed());
             }
         }
     }
     driver.abort();
     Ok(match ttft {
-        Some(ttft) if tap.is_done() => Outcome::Served { ttft },
+        Some(ttft) if tap.seen().done => Outcome::Served { ttft },
         _ => Outcome::Failed,
     })
 }

@@ -1,0 +1,114 @@
+//! `traffic-dam demo`: everything in one process, with limits small enough to be seen at work.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use traffic_dam::app::{App, Listeners};
+use traffic_dam::clock::Clock;
+use traffic_dam::config::{self, Overrides, Surroundings};
+use traffic_dam::net;
+use traffic_dam::sim::worker::{Options, serve};
+
+use super::load::{self, Offer};
+use super::serve::until_drained;
+use super::{Failure, runtime, say};
+
+/// The demo's settings; `DEMO_WORKER` is the worker's address.
+const SETTINGS: &str = include_str!("../../examples/demo.yaml");
+/// The same without quotas, for `--load`.
+const LOAD_SETTINGS: &str = include_str!("../../examples/demo-load.yaml");
+/// As many slots as the settings say.
+const SLOTS: u32 = 4;
+/// So many ports are tried when one is taken.
+const PORTS_TRIED: u16 = 100;
+/// What `--load` asks for: short answers, so that something happens every second.
+const LOAD_TOKENS: u32 = 40;
+/// How much more than the worker can serve `--load` offers.
+const OVERLOAD: f64 = 3.0;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Where callers connect; the next free port is taken when this one is not
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where administrators connect
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    admin_listen: SocketAddr,
+    /// Where the simulated worker listens
+    #[arg(long, default_value = "127.0.0.1:8000")]
+    worker_listen: SocketAddr,
+    /// Offer three times what the worker can serve, and show what becomes of it
+    #[arg(long)]
+    load: bool,
+}
+
+/// Binds `wanted`, or the next port that is free.
+fn bind_near(wanted: SocketAddr) -> Result<TcpListener, Failure> {
+    for offset in 0..PORTS_TRIED {
+        let Some(port) = wanted.port().checked_add(offset) else { break };
+        match net::bind(SocketAddr::new(wanted.ip(), port)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(Failure::Misuse(format!("cannot listen on {}:{port}: {error}", wanted.ip()))),
+        }
+    }
+    Err(Failure::Misuse(format!("no port from {wanted} on is free")))
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        let worker = bind_near(arguments.worker_listen)?;
+        let (main, admin) = (bind_near(arguments.listen)?, bind_near(arguments.admin_listen)?);
+        let (worker_at, main_at, admin_at) = (worker.local_addr()?, main.local_addr()?, admin.local_addr()?);
+
+        let text = if arguments.load { LOAD_SETTINGS } else { SETTINGS };
+        let surroundings = Surroundings {
+            variable: &|name| (name == "DEMO_WORKER").then(|| worker_at.to_string()),
+            obstacle: &|_| None,
+            overrides: Overrides { listen: Some(main_at), admin_listen: Some(admin_at) },
+        };
+        let settings = config::from_str(text, Path::new("demo.yaml"), surroundings)
+            .map_err(|faults| Failure::Misuse(faults.to_string()))?;
+        let slo = settings.gate.ttft_slo;
+        let app = App::new(settings, Clock::system())?;
+
+        let options = Options { slots: SLOTS, ..Options::default() };
+        let rate = OVERLOAD * capacity(&options);
+        tokio::spawn(serve(worker, options, std::future::pending()));
+        greet(main_at, admin_at, worker_at);
+        if arguments.load {
+            let body = format!(
+                r#"{{"model":"sim","stream":true,"max_tokens":{LOAD_TOKENS},"ignore_eos":true,"messages":[{{"role":"user","content":"Tell me about dams."}}]}}"#
+            );
+            say(format!("Offering {rate:.0} requests/s, about {OVERLOAD} times what the worker can serve. Ctrl-C stops.\n"));
+            let offer = Offer { target: main_at, rate, body: Bytes::from(body), ttft_slo: slo };
+            tokio::spawn(load::run(offer, |line| say(line)));
+        }
+        tokio::select! {
+            () = until_drained(app.clone()) => {}
+            () = app.serve(Listeners::bound(main, admin)) => {}
+        }
+        Ok(())
+    })
+}
+
+/// Answers of [`LOAD_TOKENS`] tokens per second that the worker can give: all slots busy, each for one answer's time.
+fn capacity(options: &Options) -> f64 {
+    let step = options.token_time + options.token_time_per_seq * options.slots;
+    let answer = options.prefill_base + step * LOAD_TOKENS;
+    f64::from(options.slots) / answer.max(Duration::from_millis(1)).as_secs_f64()
+}
+
+fn greet(main: SocketAddr, admin: SocketAddr, worker: SocketAddr) {
+    say(format!(
+        "dam     http://{main}\n\
+         admin   http://{admin}\n\
+         worker  http://{worker} (simulated)\n\n\
+         Try, a few times in quick succession:\n\n\
+         curl -iN http://{main}/v1/chat/completions -H 'content-type: application/json' \\\n     \
+         -d '{{\"model\":\"sim\",\"stream\":true,\"max_tokens\":50,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n"
+    ));
+}

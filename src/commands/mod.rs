@@ -1,0 +1,77 @@
+//! The subcommands.
+
+mod check;
+mod demo;
+mod health;
+mod load;
+mod serve;
+mod worker;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+/// What the operator did wrong, in the exit code.
+const MISUSE: u8 = 2;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Everything in one process: a simulated worker, the gateway, the admin page
+    Demo(demo::Arguments),
+    /// The gateway
+    Serve(serve::Arguments),
+    /// Validate a configuration and print the effective settings, secrets redacted
+    Check(check::Arguments),
+    /// A simulated LLM worker alone, compatible with the OpenAI API
+    Worker(worker::Arguments),
+    /// Ask a running gateway's admin port whether it lives (for container health checks)
+    Health(health::Arguments),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The operator can mend it: settings, addresses.
+    #[error("{0}")]
+    Misuse(String),
+    /// The system failed us.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+    /// What was asked about is not well.
+    #[error("{0}")]
+    Unwell(String),
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: Command) -> ExitCode {
+    let outcome = match command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Worker(arguments) => worker::run(arguments),
+        Command::Health(arguments) => health::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nothing can be done about a stderr that cannot be written to.
+            writeln!(std::io::stderr(), "traffic-dam: {failure}").ok();
+            match failure {
+                Failure::Misuse(_) => ExitCode::from(MISUSE),
+                Failure::System(_) | Failure::Unwell(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Writes a line for the operator. A reader that went away (`| head`) is no failure.
+fn say(text: impl AsRef<str>) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()).ok();
+}
+
+/// A runtime for servers.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
