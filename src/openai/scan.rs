@@ -307,6 +307,7 @@ fn plain_until(bytes: &[u8], mut at: usize) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde::de::IgnoredAny;
     use serde_json::Value;
 
     fn check(bytes: &[u8]) -> Result<(), Flaw> {
@@ -373,7 +374,8 @@ mod tests {
 
         #[test]
         fn accepts_what_serde_json_accepts_and_nothing_else(bytes in nearly_json()) {
-            prop_assert_eq!(check(&bytes).is_ok(), serde_json::from_slice::<Value>(&bytes).is_ok());
+            // Read to be ignored: a `Value` also refuses numbers beyond `f64`, which the grammar allows.
+            prop_assert_eq!(check(&bytes).is_ok(), serde_json::from_slice::<IgnoredAny>(&bytes).is_ok());
         }
     }
 
