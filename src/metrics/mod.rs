@@ -142,8 +142,7 @@ impl Metrics {
             ),
             prompt_tokens: fixed(tokens.get_metric_with_label_values(&["prompt"])),
             output_tokens: fixed(tokens.get_metric_with_label_values(&["output"])),
-            unmatched: make
-                .counter("unmatched_requests_total", "Requests for paths that are not let through."),
+            unmatched: make.counter("unmatched_requests_total", "Requests that no limit rule applies to."),
             reloads_taken: fixed(reloads.get_metric_with_label_values(&["taken"])),
             reloads_refused: fixed(reloads.get_metric_with_label_values(&["refused"])),
             in_flight: make.count("in_flight", "Requests under way, waiting ones included."),
@@ -206,7 +205,7 @@ impl Metrics {
         }
     }
 
-    /// A request came for a path that is not let through.
+    /// A request met no limit rule at all.
     pub fn unmatched_request(&self) {
         self.unmatched.inc();
     }
