@@ -119,6 +119,18 @@ struct Running {
     served: JoinHandle<()>,
 }
 
+impl Running {
+    /// Waits until so many connections are open.
+    async fn connections(&self, count: usize) {
+        let reached = async {
+            while self.drain.connections() != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("another number of connections", reached).await;
+    }
+}
+
 async fn start(bounds: Bounds, tls: Option<TlsHandle>) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -299,12 +311,7 @@ async fn a_client_that_stops_reading_frees_what_it_held() {
     let mut socket = TcpStream::connect(running.addr).await.unwrap();
     socket.write_all(b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     soon("the end of the answer", running.freed.recv()).await.unwrap();
-    soon("the end of the connection", async {
-        while running.drain.connections() > 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    running.connections(0).await;
 }
 
 #[tokio::test]
@@ -359,12 +366,7 @@ async fn connections_beyond_the_caps_are_closed_at_once() {
         read_until(&mut first, "/a").await;
         assert_eq!(raw(running.addr, b"").await, "");
         drop(first);
-        soon("a place", async {
-            while running.drain.connections() > 0 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        running.connections(0).await;
         let socket = TcpStream::connect(running.addr).await.unwrap();
         assert!(ask(socket, Version::HTTP_11, "/b").await.starts_with("/b"));
     }
@@ -393,7 +395,12 @@ async fn a_drain_lets_streams_finish_and_tells_newcomers() {
     let answer = raw(running.addr, b"GET /b HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("draining"), "{answer}");
     let socket = TcpStream::connect(running.addr).await.unwrap();
-    assert_eq!(ask(socket, Version::HTTP_2, "/b").await, "draining");
+    let (mut sender, late) = h2::client::handshake(socket).await.unwrap();
+    let late = tokio::spawn(late);
+    let (answer, _) = sender.send_request(get("/b", "localhost").map(drop), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 503);
+    // Told once, it is sent away, though it would stay.
+    soon("the end of the late one", late).await.unwrap().ok();
 
     running.feed.send("after".into()).unwrap();
     read_until(&mut streaming, "after").await;
@@ -414,12 +421,7 @@ async fn what_outstays_the_drain_is_cut_off() {
     tokio::spawn(connection);
     let (endless, _) = sender.send_request(get("/endless", "localhost").map(drop), true).unwrap();
     let mut endless = endless.await.unwrap().into_body();
-    soon("both connections", async {
-        while running.drain.connections() < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    running.connections(2).await;
 
     assert_eq!(soon("the drain", running.drain.run(Duration::ZERO, SHORT)).await, 2);
     for _ in 0..2 {
@@ -497,6 +499,41 @@ async fn framing_that_two_readers_could_read_differently_is_refused() {
 }
 
 #[tokio::test]
+async fn http2_lengths_that_contradict_are_refused() {
+    let running = start(Bounds::default(), None).await;
+    let socket = TcpStream::connect(running.addr).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(socket).await.unwrap();
+    tokio::spawn(connection);
+    let post = |lengths: &[&'static str]| {
+        let mut request = Request::post("http://localhost/a").body(()).unwrap();
+        for length in lengths {
+            request.headers_mut().append("content-length", http::HeaderValue::from_static(length));
+        }
+        request
+    };
+    let (response, mut body) = sender.send_request(post(&["3", "3"]), false).unwrap();
+    body.send_data("abc".into(), true).unwrap();
+    assert_eq!(soon("the refusal", response).await.unwrap().status(), 400);
+    for (lengths, data) in [(&["3"][..], "abcde"), (&["5"], "abc"), (&["x"], "abc")] {
+        let (response, mut body) = sender.send_request(post(lengths), false).unwrap();
+        body.send_data(data.into(), true).ok();
+        let fault = soon("the reset", response).await.map(|response| response.status());
+        assert_eq!(fault.unwrap_err().reason(), Some(h2::Reason::PROTOCOL_ERROR), "{lengths:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_tls_handshake_has_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = write_pair(folder.path());
+    let running = start(hasty(), Some(TlsHandle::load(&cert, &key).unwrap())).await;
+    // A beginning of a client hello that never goes on.
+    assert_eq!(raw(running.addr, &[0x16, 0x03, 0x01, 0x02, 0x00]).await, "");
+    assert!(!raw(running.addr, b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.contains("200"));
+    running.connections(0).await;
+}
+
+#[tokio::test]
 async fn a_head_beyond_its_bound_is_answered_with_431() {
     let running = start(Bounds { headers: 8 * 1024, ..Bounds::default() }, None).await;
     let long = "y".repeat(9 * 1024);
@@ -524,45 +561,52 @@ async fn who_is_refused_in_the_middle_of_a_body_can_read_why() {
     assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("too large"), "{answer}");
 }
 
-#[tokio::test]
-async fn a_flood_of_resets_ends_its_connection_and_nothing_else() {
-    let mut running = start(Bounds::default(), None).await;
-    let socket = TcpStream::connect(running.addr).await.unwrap();
-    let (sender, connection) = h2::client::handshake(socket).await.unwrap();
+/// Opens streams and takes them back until the server has had enough; returns how many it took. A patient flood lets
+/// each request reach the application first.
+async fn flood(addr: SocketAddr, patient: bool) -> usize {
+    let socket = TcpStream::connect(addr).await.unwrap();
+    socket.set_nodelay(true).unwrap();
+    let (sender, mut connection) = h2::client::handshake(socket).await.unwrap();
+    let mut pings = connection.ping_pong().unwrap();
     let connection = tokio::spawn(connection);
-    let flood = async {
-        for sent in 0..100_000 {
-            let Ok(mut ready) = sender.clone().ready().await else { return sent };
-            let Ok((_, mut stream)) = ready.send_request(get("/never", "localhost").map(drop), true) else {
-                return sent;
-            };
+    let mut sent = 0;
+    let resets = async {
+        while sent < 20_000 {
+            let Ok(mut ready) = sender.clone().ready().await else { return };
+            let request = get("/never", "localhost").map(drop);
+            let Ok((_, mut stream)) = ready.send_request(request, true) else { return };
+            sent += 1;
+            if patient && pings.ping(h2::Ping::opaque()).await.is_err() {
+                return;
+            }
             stream.send_reset(h2::Reason::CANCEL);
             tokio::task::yield_now().await;
         }
-        100_000
     };
-    let sent = soon("the end of the flood", flood).await;
-    assert!(sent < 100_000, "the flood went on");
+    soon("the end of the flood", resets).await;
+    drop(sender);
     // A fault that names the flood, or a polite goodbye: either way it is over.
     drop(soon("the end of the connection", connection).await);
+    sent
+}
 
+#[tokio::test]
+async fn a_flood_of_resets_ends_its_connection_and_nothing_else() {
+    let running = start(Bounds::default(), None).await;
+    for patient in [false, true] {
+        let sent = flood(running.addr, patient).await;
+        assert!(sent < 20_000, "patient {patient}: the flood went on");
+    }
     let socket = TcpStream::connect(running.addr).await.unwrap();
     assert!(ask(socket, Version::HTTP_2, "/b").await.starts_with("/b"));
-    // Whatever had been begun was dropped.
-    soon("the end of the connections", async {
-        while running.drain.connections() > 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    while let Ok(()) = running.freed.try_recv() {}
+    running.connections(0).await;
 }
 
 #[tokio::test]
 async fn http2_frames_that_are_no_requests_do_not_hurt() {
     let running = start(hasty(), None).await;
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    // A frame far beyond the announced size, an endless header block, and lengths that disagree with the data.
+    // A frame far beyond the announced size, and an endless header block.
     let huge = [&preface[..], &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]].concat();
     let mut continued = preface.to_vec();
     continued.extend_from_slice(&[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]);

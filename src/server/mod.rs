@@ -33,13 +33,4 @@ pub use drain::{Drain, Held, Phase};
 pub use listener::serve;
 pub use tls::{TlsError, TlsHandle};
 
-use std::net::SocketAddr;
-
-/// Who is at the other end of the connection; in the extensions of each request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The address the connection comes from, an IPv4 one never in its IPv6 form.
-    pub addr: SocketAddr,
-    /// Whether the connection is encrypted.
-    pub tls: bool,
-}
+pub use crate::request::Peer;

@@ -1,0 +1,290 @@
+//! What operators see: every metric's name, labels and buckets in one place.
+//!
+//! The `prometheus` crate does not show outside this module. Label values come from closed sets or from the
+//! configuration, never from a request, and each label holds at most [`LABEL_VALUES`] of them; what comes after is
+//! `other`. A handle with its labels resolved costs a few nanoseconds to use, finding it by its labels several times
+//! as much, so what a request touches is found once ([`Route`], [`Pool`], [`Rule`]) or by an enum's index.
+//!
+//! What is a state rather than an event (queue depths, limits, lights) is read when somebody scrapes: a [`Reading`].
+//! Encoding thousands of series takes milliseconds, so [`Metrics::encode`] belongs on a thread that may block.
+
+mod buckets;
+mod label;
+mod reading;
+mod series;
+
+pub use label::LABEL_VALUES;
+pub use reading::{Light, Reading, WorkerReading};
+pub use series::{InFlight, Pool, Route, Rule};
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
+
+use self::label::Family;
+use self::reading::Gauges;
+use crate::request::Class;
+
+const NAMESPACE: &str = "traffic_dam";
+
+/// The metrics of one gateway. Several may live in one process; none is global.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    ttft: HistogramVec,
+    itl: HistogramVec,
+    goodput: IntCounterVec,
+    limit_checks: IntCounterVec,
+    routes: Family<Route>,
+    pools: Family<Pool>,
+    rules: Family<Rule>,
+    queue_wait: [Histogram; Class::ALL.len()],
+    overhead: Histogram,
+    refusal: Histogram,
+    estimate_error: Histogram,
+    prompt_tokens: IntCounter,
+    output_tokens: IntCounter,
+    unmatched: IntCounter,
+    reloads_taken: IntCounter,
+    reloads_refused: IntCounter,
+    in_flight: IntGauge,
+    gauges: Gauges,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// Fresh metrics, with the build's version among them.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        make.gauge(
+            Opts::new("build_info", "1, with the version of this build.")
+                .const_label("version", env!("CARGO_PKG_VERSION")),
+        )
+        .set(1.0);
+        let queue_wait = make.histograms(
+            "queue_wait_seconds",
+            "How long admitted requests waited for a permit.",
+            &["class"],
+            buckets::WAIT,
+        );
+        let tokens = make.counters(
+            "tokens_total",
+            "Tokens of answered requests, as reported or counted.",
+            &["direction"],
+        );
+        let reloads =
+            make.counters("config_reloads_total", "Attempts to take changed settings.", &["result"]);
+        Self {
+            requests: make.counters(
+                "requests_total",
+                "Requests by how they ended, and of those refused, why.",
+                &["route", "class", "outcome", "reason"],
+            ),
+            request_seconds: make.histograms(
+                "request_duration_seconds",
+                "From the head of a request to the last byte of its answer.",
+                &["route", "outcome"],
+                buckets::DURATION,
+            ),
+            ttft: make.histograms(
+                "ttft_seconds",
+                "From the last byte of a request to the first content of its stream, waiting included.",
+                &["pool", "class"],
+                buckets::TTFT,
+            ),
+            itl: make.histograms(
+                "itl_seconds",
+                "Between two pieces of content of a stream.",
+                &["pool"],
+                buckets::ITL,
+            ),
+            goodput: make.counters(
+                "goodput_total",
+                "Streams that completed and whose first content came within the promise.",
+                &["pool"],
+            ),
+            limit_checks: make.counters(
+                "limit_checks_total",
+                "Decisions of each rule: allowed, refused, or would_refuse for one that only observes.",
+                &["rule", "decision"],
+            ),
+            routes: Family::default(),
+            pools: Family::default(),
+            rules: Family::default(),
+            queue_wait: Class::ALL
+                .map(|class| fixed(queue_wait.get_metric_with_label_values(&[class.as_str()]))),
+            overhead: make.histogram(
+                "overhead_seconds",
+                "The gateway's own share of a request: from its last byte to the worker, without waiting.",
+                buckets::OWN,
+            ),
+            refusal: make.histogram(
+                "refusal_seconds",
+                "From the head of a refused request to its refusal, waiting in the queue excluded.",
+                buckets::OWN,
+            ),
+            estimate_error: make.histogram(
+                "token_estimate_error_ratio",
+                "Estimated over actual tokens of settled requests; 1 is exact.",
+                buckets::RATIO,
+            ),
+            prompt_tokens: fixed(tokens.get_metric_with_label_values(&["prompt"])),
+            output_tokens: fixed(tokens.get_metric_with_label_values(&["output"])),
+            unmatched: make.counter("unmatched_requests_total", "Requests that no limit rule applies to."),
+            reloads_taken: fixed(reloads.get_metric_with_label_values(&["taken"])),
+            reloads_refused: fixed(reloads.get_metric_with_label_values(&["refused"])),
+            in_flight: make.count("in_flight", "Requests under way, waiting ones included."),
+            gauges: Gauges::new(&make),
+            registry,
+        }
+    }
+
+    /// The series of a route: a kind's path, or a configured pattern. Look it up once and keep it.
+    #[must_use]
+    pub fn route(&self, name: &str) -> Arc<Route> {
+        self.routes.get(name, |name| Route::new(name, &self.requests, &self.request_seconds))
+    }
+
+    /// The series of a pool. Look it up once and keep it.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Arc<Pool> {
+        self.pools.get(name, |name| Pool::new(name, &self.ttft, &self.itl, &self.goodput))
+    }
+
+    /// The series of a rule. Look it up once and keep it.
+    #[must_use]
+    pub fn rule(&self, name: &str) -> Arc<Rule> {
+        self.rules.get(name, |name| Rule::new(name, &self.limit_checks))
+    }
+
+    /// A request came; it is under way until what this returns is dropped.
+    #[must_use]
+    pub fn enter(&self) -> InFlight {
+        InFlight::new(&self.in_flight)
+    }
+
+    /// An admitted request waited this long for its permit.
+    pub fn queue_wait(&self, class: Class, wait: Duration) {
+        if let Some(histogram) = self.queue_wait.get(class as usize) {
+            histogram.observe(wait.as_secs_f64());
+        }
+    }
+
+    /// The gateway's own share of a request that reached a worker.
+    pub fn overhead(&self, own: Duration) {
+        self.overhead.observe(own.as_secs_f64());
+    }
+
+    /// A refusal was ready this long after the head of its request had been read.
+    pub fn refusal(&self, took: Duration) {
+        self.refusal.observe(took.as_secs_f64());
+    }
+
+    /// An answered request's tokens.
+    pub fn tokens(&self, prompt: u64, output: u64) {
+        self.prompt_tokens.inc_by(prompt);
+        self.output_tokens.inc_by(output);
+    }
+
+    /// A request was settled: so many tokens had been estimated, so many were used. One without any says nothing.
+    pub fn token_estimate(&self, estimated: u64, actual: u64) {
+        if actual > 0 {
+            self.estimate_error.observe(estimated as f64 / actual as f64);
+        }
+    }
+
+    /// A request met no limit rule at all.
+    pub fn unmatched_request(&self) {
+        self.unmatched.inc();
+    }
+
+    /// Changed settings were read, and taken or refused.
+    pub fn config_reload(&self, taken: bool) {
+        if taken { &self.reloads_taken } else { &self.reloads_refused }.inc();
+    }
+
+    /// Everything as Prometheus text, with the states of `reading`.
+    #[must_use]
+    pub fn encode(&self, reading: &Reading) -> String {
+        self.gauges.set_and(reading, || {
+            let families = self.registry.gather();
+            prometheus::TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
+                tracing::error!(%error, "the metrics cannot be encoded");
+                String::new()
+            })
+        })
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Makes and registers metrics. Every name and label here is a constant, so what could go wrong is a mistake in this
+/// module, and the first test that makes [`Metrics`] finds it.
+struct Maker<'a>(&'a Registry);
+
+#[expect(
+    clippy::expect_used,
+    reason = "names and labels are constants of this module; a test makes them all"
+)]
+fn fixed<T>(result: prometheus::Result<T>) -> T {
+    result.expect("a constant name, label and bucket list")
+}
+
+impl Maker<'_> {
+    fn keep<T: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<T>) -> T {
+        let made = fixed(made);
+        fixed(self.0.register(Box::new(made.clone())));
+        made
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.keep(IntCounter::with_opts(Opts::new(name, help).namespace(NAMESPACE)))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.keep(IntCounterVec::new(Opts::new(name, help).namespace(NAMESPACE), labels))
+    }
+
+    fn count(&self, name: &str, help: &str) -> IntGauge {
+        self.keep(IntGauge::with_opts(Opts::new(name, help).namespace(NAMESPACE)))
+    }
+
+    fn gauge(&self, opts: Opts) -> Gauge {
+        self.keep(Gauge::with_opts(opts.namespace(NAMESPACE)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::GaugeVec {
+        self.keep(prometheus::GaugeVec::new(Opts::new(name, help).namespace(NAMESPACE), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        self.keep(Histogram::with_opts(Self::opts(name, help, buckets)))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        self.keep(HistogramVec::new(Self::opts(name, help, buckets), labels))
+    }
+
+    fn opts(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
+        HistogramOpts::new(name, help).namespace(NAMESPACE).buckets(buckets.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests;

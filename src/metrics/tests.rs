@@ -1,0 +1,164 @@
+use super::*;
+use crate::refusal::Reason;
+use crate::request::Ending;
+
+fn lines(metrics: &Metrics, reading: &Reading) -> Vec<String> {
+    metrics.encode(reading).lines().map(str::to_owned).collect()
+}
+
+fn has(lines: &[String], line: &str) {
+    assert!(lines.iter().any(|have| have == line), "missing {line} in\n{}", lines.join("\n"));
+}
+
+#[test]
+fn each_event_reaches_its_series() {
+    let metrics = Metrics::new();
+    let ms = Duration::from_millis;
+    let route = metrics.route("/v1/chat/completions");
+    route.finished(Class::Interactive, Ending::Complete, None, ms(40));
+    route.finished(Class::Batch, Ending::Refused, Some(Reason::RateLimited), ms(1));
+    metrics.route("/v1/chat/completions").finished(
+        Class::Batch,
+        Ending::Refused,
+        Some(Reason::RateLimited),
+        ms(1),
+    );
+    let pool = metrics.pool("default");
+    pool.ttft(Class::Interactive, ms(90));
+    pool.itl(ms(20));
+    pool.good();
+    let rule = metrics.rule("caller-burst");
+    rule.allowed();
+    rule.refused();
+    rule.would_refuse();
+    metrics.queue_wait(Class::Critical, ms(3));
+    metrics.overhead(Duration::from_micros(60));
+    metrics.refusal(Duration::from_micros(60));
+    metrics.tokens(100, 30);
+    metrics.token_estimate(110, 100);
+    metrics.token_estimate(110, 0);
+    metrics.unmatched_request();
+    metrics.config_reload(true);
+    metrics.config_reload(false);
+    let _under_way = metrics.enter();
+    drop(metrics.enter());
+
+    let lines = lines(&metrics, &Reading::default());
+    let chat = r#"route="/v1/chat/completions""#;
+    has(
+        &lines,
+        &format!(
+            r#"traffic_dam_requests_total{{class="interactive",outcome="complete",reason="none",{chat}}} 1"#
+        ),
+    );
+    has(
+        &lines,
+        &format!(
+            r#"traffic_dam_requests_total{{class="batch",outcome="refused",reason="rate_limited",{chat}}} 2"#
+        ),
+    );
+    has(
+        &lines,
+        &format!(r#"traffic_dam_request_duration_seconds_bucket{{outcome="complete",{chat},le="0.05"}} 1"#),
+    );
+    has(&lines, r#"traffic_dam_ttft_seconds_bucket{class="interactive",pool="default",le="0.075"} 0"#);
+    has(&lines, r#"traffic_dam_ttft_seconds_bucket{class="interactive",pool="default",le="0.1"} 1"#);
+    has(&lines, r#"traffic_dam_itl_seconds_bucket{pool="default",le="0.02"} 1"#);
+    has(&lines, r#"traffic_dam_goodput_total{pool="default"} 1"#);
+    for decision in ["allowed", "refused", "would_refuse"] {
+        has(
+            &lines,
+            &format!(r#"traffic_dam_limit_checks_total{{decision="{decision}",rule="caller-burst"}} 1"#),
+        );
+    }
+    has(&lines, r#"traffic_dam_queue_wait_seconds_count{class="critical"} 1"#);
+    has(&lines, r#"traffic_dam_overhead_seconds_bucket{le="0.00005"} 0"#);
+    has(&lines, r#"traffic_dam_refusal_seconds_bucket{le="0.0001"} 1"#);
+    has(&lines, r#"traffic_dam_tokens_total{direction="prompt"} 100"#);
+    has(&lines, r#"traffic_dam_tokens_total{direction="output"} 30"#);
+    has(&lines, "traffic_dam_token_estimate_error_ratio_count 1");
+    has(&lines, r#"traffic_dam_config_reloads_total{result="refused"} 1"#);
+    has(&lines, "traffic_dam_unmatched_requests_total 1");
+    has(&lines, "traffic_dam_in_flight 1");
+    assert!(lines.iter().any(|line| line.starts_with("traffic_dam_build_info{version=\"")), "{lines:?}");
+}
+
+#[test]
+fn a_reading_is_shown_whole_and_replaces_the_last() {
+    let metrics = Metrics::new();
+    let worker = |id: &str, light| WorkerReading {
+        id: id.into(),
+        colour: "blue".into(),
+        light,
+        limit: 8.0,
+        in_flight: 3,
+    };
+    let reading = Reading {
+        connections: 7,
+        queue_depth: [1, 2, 0],
+        limiter_keys: vec![("burst".into(), 12)],
+        workers: vec![worker("w1", Light::Green), worker("w2", Light::Red)],
+        demand_waiting: vec![("default".into(), 4)],
+    };
+    let first = lines(&metrics, &reading);
+    for line in [
+        "traffic_dam_connections 7",
+        r#"traffic_dam_queue_depth{class="interactive"} 2"#,
+        r#"traffic_dam_limiter_keys{rule="burst"} 12"#,
+        r#"traffic_dam_worker_light{colour="blue",worker="w1"} 2"#,
+        r#"traffic_dam_worker_light{colour="blue",worker="w2"} 0"#,
+        r#"traffic_dam_concurrency_limit{worker="w1"} 8"#,
+        r#"traffic_dam_worker_in_flight{worker="w2"} 3"#,
+        r#"traffic_dam_demand_waiting{pool="default"} 4"#,
+    ] {
+        has(&first, line);
+    }
+    let second =
+        lines(&metrics, &Reading { workers: vec![worker("w2", Light::Yellow)], ..Reading::default() });
+    assert!(!second.iter().any(|line| line.contains("w1") || line.contains("burst")), "{second:?}");
+    has(&second, r#"traffic_dam_worker_light{colour="blue",worker="w2"} 1"#);
+    has(&second, r#"traffic_dam_worker_in_flight{worker="w2"} 3"#);
+}
+
+#[test]
+fn a_label_takes_no_more_values_than_its_bound() {
+    let metrics = Metrics::new();
+    for index in 0..LABEL_VALUES + 50 {
+        metrics.rule(&format!("r{index}")).refused();
+    }
+    metrics.rule("r3").refused();
+    let keys = (0..LABEL_VALUES as u64 + 50).map(|index| (format!("r{index}").into(), 2)).collect();
+    let lines = lines(&metrics, &Reading { limiter_keys: keys, ..Reading::default() });
+    has(&lines, r#"traffic_dam_limit_checks_total{decision="refused",rule="r3"} 2"#);
+    has(&lines, r#"traffic_dam_limit_checks_total{decision="refused",rule="other"} 50"#);
+    has(&lines, r#"traffic_dam_limiter_keys{rule="other"} 100"#);
+    assert_eq!(
+        lines.iter().filter(|line| line.starts_with("traffic_dam_limiter_keys{")).count(),
+        LABEL_VALUES + 1
+    );
+}
+
+#[test]
+fn every_reason_has_its_own_column() {
+    let metrics = Metrics::new();
+    let route = metrics.route("/r");
+    for reason in Reason::ALL {
+        route.finished(Class::Critical, Ending::Refused, Some(reason), Duration::ZERO);
+    }
+    let lines = lines(&metrics, &Reading::default());
+    for reason in Reason::ALL {
+        has(
+            &lines,
+            &format!(
+                r#"traffic_dam_requests_total{{class="critical",outcome="refused",reason="{reason}",route="/r"}} 1"#
+            ),
+        );
+    }
+}
+
+#[test]
+fn two_gateways_in_one_process_count_apart() {
+    let (one, two) = (Metrics::new(), Metrics::new());
+    one.unmatched_request();
+    has(&lines(&two, &Reading::default()), "traffic_dam_unmatched_requests_total 0");
+}
