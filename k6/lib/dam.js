@@ -1,0 +1,121 @@
+// What every script does with the gateway: ask for a stream, tell an answer from a refusal and from a failure, and
+// count each as what it was.
+
+import sse from 'k6/x/sse';
+import { Counter, Rate, Trend } from 'k6/metrics';
+
+// Refusals that a valid request may meet when more is offered than can be served. Any other reason is a failure.
+export const REFUSALS = {
+  rate_limited: 429,
+  token_limited: 429,
+  overloaded: 503,
+  queue_timeout: 503,
+};
+
+export const ttft = new Trend('ttft', true);
+export const admitted = new Counter('admitted');
+export const refused = new Counter('refused');
+export const failed = new Counter('failed');
+// 1 for each admitted stream whose first content was seen, 0 for one that completed without any.
+export const ttftRecorded = new Rate('ttft_recorded');
+// 1 for each refusal that says when to come back.
+export const retryAfterGiven = new Rate('retry_after_given');
+
+// Thresholds that make a run worthless when they do not hold, whatever its figures say.
+export const VALID = {
+  failed: ['count==0'],
+  admitted: ['count>0'],
+  ttft_recorded: ['rate==1'],
+  retry_after_given: ['rate==1'],
+};
+
+// Whether the data of an event carries the first word of an answer: text, reasoning, a refusal or a tool call, in the
+// speech of chat, completions or responses. The role alone is none.
+export function isContent(data) {
+  let event;
+  try {
+    event = JSON.parse(data);
+  } catch (_) {
+    return false;
+  }
+  if (typeof event.type === 'string' && event.type.endsWith('.delta')) return Boolean(event.delta);
+  return (event.choices || []).some((choice) => {
+    const delta = choice.delta || {};
+    const spoken = choice.text || delta.content || delta.reasoning_content || delta.reasoning || delta.refusal;
+    return Boolean(spoken) || (delta.tool_calls || []).length > 0;
+  });
+}
+
+// The wait that a refusal asks for, in seconds; undefined when it names none that a client could use.
+export function retryAfter(answer) {
+  const [whole, millis] = [answer.headers['retry-after'], answer.headers['retry-after-ms']];
+  if (!/^[1-9][0-9]*$/.test(whole || '') || !/^[0-9]+$/.test(millis || '')) return undefined;
+  return Number(millis) / 1000;
+}
+
+// Sends one streamed chat request and records how it went.
+// Gives { outcome: 'admitted' | 'refused' | 'failed', ttft (ms), wait (s), reason, detail }.
+export function chat(base, body, params = {}) {
+  let first;
+  const request = JSON.stringify(Object.assign({ model: 'sim', stream: true }, body));
+  const answer = sse.post(`${base}/v1/chat/completions`, request, params, (event) => {
+    if (!isContent(event.data)) return true;
+    first = event.at;
+    return false;
+  });
+  const reason = answer.headers['x-traffic-dam-reason'];
+  if (answer.status !== 200 && answer.status !== 0 && REFUSALS[reason] === answer.status) {
+    const wait = retryAfter(answer);
+    refused.add(1, { reason });
+    retryAfterGiven.add(wait !== undefined);
+    return { outcome: 'refused', reason, wait: wait === undefined ? 1 : wait };
+  }
+  const fault = faultOf(answer, reason);
+  if (fault) {
+    failed.add(1, { fault: fault.kind });
+    console.error(`failed: ${fault.kind}: ${fault.detail}`);
+    return { outcome: 'failed', reason: fault.kind, detail: fault.detail, wait: 1 };
+  }
+  admitted.add(1);
+  ttftRecorded.add(first !== undefined);
+  if (first !== undefined) ttft.add(first);
+  return { outcome: 'admitted', ttft: first, wait: 0 };
+}
+
+function faultOf(answer, reason) {
+  if (answer.status === 0) return { kind: 'no_answer', detail: answer.error };
+  if (answer.status !== 200) return { kind: reason || `status_${answer.status}`, detail: answer.body };
+  if (answer.error) return { kind: 'broke', detail: `${answer.error} after ${answer.events} events` };
+  if (answer.last !== '[DONE]') return { kind: 'unfinished', detail: `the last event was ${answer.last}` };
+  return undefined;
+}
+
+// Thresholds that always hold; k6 keeps the count of a tagged metric apart only when a threshold names it.
+export function countByReason() {
+  return Object.fromEntries(Object.keys(REFUSALS).map((reason) => [`refused{reason:${reason}}`, ['count>=0']]));
+}
+
+// The run in a few lines, for handleSummary.
+export function summary(data) {
+  const value = (metric, key) => ((data.metrics[metric] || {}).values || {})[key] || 0;
+  const ms = (key) => `${value('ttft', key).toFixed(0)} ms`;
+  const reasons = Object.keys(REFUSALS)
+    .map((reason) => [reason, value(`refused{reason:${reason}}`, 'count')])
+    .filter(([, count]) => count > 0)
+    .map(([reason, count]) => `${count} ${reason}`);
+  const broken = Object.entries(data.metrics).flatMap(([name, metric]) =>
+    Object.entries(metric.thresholds || {})
+      .filter(([, threshold]) => !threshold.ok)
+      .map(([rule]) => `${name}: ${rule}`)
+  );
+  return [
+    `admitted   ${value('admitted', 'count')} (${value('admitted', 'rate').toFixed(1)}/s)`,
+    `refused    ${value('refused', 'count')}${reasons.length ? `: ${reasons.join(', ')}` : ''}`,
+    `failed     ${value('failed', 'count')}`,
+    `TTFT       p50 ${ms('med')}, p90 ${ms('p(90)')}, p95 ${ms('p(95)')}, p99 ${ms('p(99)')}, worst ${ms('max')}`,
+    broken.length ? `NOT MET    ${broken.join('; ')}` : 'every threshold met',
+    '',
+  ].join('\n');
+}
+
+export const TREND_STATS = ['med', 'p(90)', 'p(95)', 'p(99)', 'max'];

@@ -1,0 +1,196 @@
+"""The `openai` package, as people use it, through a running gateway (scripts/openai-client starts one).
+
+Reads DAM_URL (the gateway) and WORKER_URL (the simulated worker behind it). Each function whose name begins with
+`check_` is one check; the last line counts them.
+"""
+
+import asyncio
+import os
+import sys
+import time
+import traceback
+import urllib.request
+
+import openai
+
+DAM_URL = os.environ["DAM_URL"]
+WORKER_URL = os.environ["WORKER_URL"]
+# The worker of this run decodes so many at once.
+SLOTS = 4
+ASK = [{"role": "user", "content": "Why does water find its level?"}]
+
+
+def client(key: str = "sk-test-steady", retries: int = 0) -> openai.OpenAI:
+    return openai.OpenAI(api_key=key, base_url=f"{DAM_URL}/v1", max_retries=retries, timeout=30)
+
+
+def text_of(chunks) -> str:
+    return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+
+
+def refusal_of(kind, call):
+    """The exception of type `kind` that `call` must raise."""
+    try:
+        call()
+    except kind as refused:
+        return refused
+    raise AssertionError(f"no {kind.__name__} was raised")
+
+
+def wait_of(refused) -> float:
+    """The seconds a refusal asks for; both headers must be there and agree."""
+    seconds = int(refused.response.headers["retry-after"])
+    millis = int(refused.response.headers["retry-after-ms"])
+    assert seconds >= 1 and seconds - 1 <= millis / 1000 <= seconds, (seconds, millis)
+    return millis / 1000
+
+
+def running_on_the_worker() -> float:
+    with urllib.request.urlopen(f"{WORKER_URL}/metrics", timeout=5) as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith("vllm:num_requests_running"):
+                return float(line.rsplit(" ", 1)[1])
+    raise AssertionError("the worker does not say how many requests it runs")
+
+
+def until_the_worker_is_idle() -> None:
+    deadline = time.monotonic() + 5
+    while running_on_the_worker() > 0:
+        assert time.monotonic() < deadline, "the worker still works for a client that is gone"
+        time.sleep(0.02)
+
+
+def check_models():
+    assert [model.id for model in client().models.list()] == ["sim"]
+
+
+def check_chat():
+    answer = client().chat.completions.create(model="sim", messages=ASK, max_tokens=8)
+    assert answer.choices[0].message.content and answer.usage.completion_tokens == 8
+
+
+def check_chat_stream_comes_word_by_word():
+    began = time.monotonic()
+    stream = client().chat.completions.create(
+        model="sim", messages=ASK, max_tokens=30, stream=True, stream_options={"include_usage": True}
+    )
+    chunks, first = [], None
+    for chunk in stream:
+        chunks.append(chunk)
+        if first is None and text_of([chunk]):
+            first = time.monotonic() - began
+    whole = time.monotonic() - began
+    assert text_of(chunks) and chunks[-1].usage.completion_tokens == 30
+    assert first < whole / 2, f"the first word came after {first:.2f} s of {whole:.2f} s"
+
+
+def check_completions():
+    answer = client().completions.create(model="sim", prompt="Water", max_tokens=5)
+    assert answer.choices[0].text and answer.usage.completion_tokens == 5
+    stream = client().completions.create(model="sim", prompt="Water", max_tokens=5, stream=True)
+    assert "".join(choice.text for chunk in stream for choice in chunk.choices) == answer.choices[0].text
+
+
+def check_responses():
+    answer = client().responses.create(model="sim", input="Water", max_output_tokens=5)
+    assert answer.output_text and answer.usage.output_tokens == 5
+    events = list(client().responses.create(model="sim", input="Water", max_output_tokens=5, stream=True))
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == answer.output_text and events[-1].type == "response.completed"
+
+
+def check_embeddings():
+    answer = client().embeddings.create(model="sim", input=["one", "two"], encoding_format="float")
+    assert len(answer.data) == 2 and all(item.embedding for item in answer.data)
+
+
+def check_many_at_once():
+    async def crowd():
+        async with openai.AsyncOpenAI(api_key="sk-test-steady", base_url=f"{DAM_URL}/v1", max_retries=0) as many:
+
+            async def one():
+                stream = await many.chat.completions.create(model="sim", messages=ASK, max_tokens=8, stream=True)
+                return text_of([chunk async for chunk in stream])
+
+            return await asyncio.gather(*(one() for _ in range(SLOTS)))
+
+    assert all(asyncio.run(crowd()))
+
+
+def check_rate_limit_error():
+    hasty = client("sk-test-hasty")
+    ask = lambda: hasty.chat.completions.create(model="sim", messages=ASK, max_tokens=1)
+    time.sleep(1)
+    ask()
+    refused = refusal_of(openai.RateLimitError, ask)
+    assert refused.status_code == 429
+    assert (refused.type, refused.code) == ("rate_limit_error", "rate_limit_exceeded")
+    assert refused.response.headers["x-traffic-dam-reason"] == "rate_limited"
+    assert "one-a-second" in refused.message, refused.message
+    wait = wait_of(refused)
+    assert 0 < wait <= 1
+    time.sleep(wait)
+    ask()
+
+
+def check_the_package_waits_as_it_is_told():
+    hasty = client("sk-test-hasty", retries=1)
+    for _ in range(2):
+        assert hasty.chat.completions.create(model="sim", messages=ASK, max_tokens=1).choices
+
+
+def check_overload_is_a_503_that_says_when():
+    streams = [
+        client().chat.completions.create(model="sim", messages=ASK, max_tokens=200, stream=True, extra_body={"min_tokens": 200})
+        for _ in range(SLOTS)
+    ]
+    refused = refusal_of(
+        openai.InternalServerError,
+        lambda: client().chat.completions.create(model="sim", messages=ASK, max_tokens=1),
+    )
+    for stream in streams:
+        stream.close()
+    assert refused.status_code == 503 and refused.type == "server_error"
+    assert refused.code in ("overloaded", "queue_timeout"), refused.code
+    wait_of(refused)
+    until_the_worker_is_idle()
+
+
+def check_a_wrong_key():
+    refused = refusal_of(openai.AuthenticationError, lambda: client("sk-of-nobody").models.list())
+    assert (refused.type, refused.code) == ("authentication_error", "invalid_api_key")
+    assert "sk-of-nobody" not in refused.message
+
+
+def check_a_path_that_is_not_let_through():
+    refused = refusal_of(openai.NotFoundError, lambda: client().files.list())
+    assert refused.code == "not_found" and "paths" in refused.message, refused.message
+
+
+def check_hanging_up_frees_the_worker():
+    stream = client().chat.completions.create(model="sim", messages=ASK, max_tokens=250, stream=True)
+    for _, _chunk in zip(range(3), stream):
+        pass
+    assert running_on_the_worker() == 1
+    stream.close()
+    until_the_worker_is_idle()
+
+
+def main() -> int:
+    passed, failed = 0, 0
+    for name, check in list(globals().items()):
+        if not name.startswith("check_"):
+            continue
+        try:
+            check()
+            passed += 1
+        except Exception:
+            failed += 1
+            print(f"{name.removeprefix('check_')}:", file=sys.stderr)
+            traceback.print_exc()
+    print(f"openai-client: {passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
