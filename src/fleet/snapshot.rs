@@ -1,0 +1,201 @@
+//! The snapshot of all workers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::shed::settings::GateSettings;
+use crate::shed::{Gate, GateHandle};
+
+use super::pattern::Pattern;
+use super::pick::pick;
+use super::pool::{Pool, Worker};
+use super::spec::WorkerSpec;
+
+/// All workers and pools at one moment.
+#[derive(Debug)]
+pub struct Fleet {
+    /// In the order in which the configuration first names them.
+    pools: Vec<Arc<Pool>>,
+    workers: Vec<Arc<Worker>>,
+    /// Workers that were removed and may still have seats.
+    leaving: Vec<Arc<Worker>>,
+    by_id: HashMap<Arc<str>, Arc<Worker>>,
+    /// Pools without workers that may still have seats or waiting requests.
+    closing: Vec<Arc<Pool>>,
+    settings: GateSettings,
+    clock: Clock,
+}
+
+impl Fleet {
+    /// A fleet of `specs`, every pool with the same settings. Only workers of `active_colour` take work, when it is
+    /// set. Of two workers with the same id the first counts.
+    #[must_use]
+    pub fn new(
+        specs: Vec<WorkerSpec>,
+        settings: GateSettings,
+        active_colour: Option<Arc<str>>,
+        clock: Clock,
+    ) -> Self {
+        let empty = Self {
+            pools: Vec::new(),
+            workers: Vec::new(),
+            leaving: Vec::new(),
+            by_id: HashMap::new(),
+            closing: Vec::new(),
+            settings: settings.clone(),
+            clock,
+        };
+        let fleet = empty.rebuilt(specs, settings, active_colour);
+        fleet.take_over();
+        fleet
+    }
+
+    /// The fleet after a reload. Pools of the same name keep their gates, and workers of the same id and pool their
+    /// ledgers.
+    ///
+    /// The gates are told by [`Fleet::take_over`], which is to be called once the new snapshot can be seen by
+    /// everybody: a gate that names a worker before the snapshot knows it would send requests nowhere.
+    #[must_use = "the snapshot is to be published, and then to take over"]
+    pub fn rebuilt(
+        &self,
+        specs: Vec<WorkerSpec>,
+        settings: GateSettings,
+        active_colour: Option<Arc<str>>,
+    ) -> Self {
+        let mut by_id: HashMap<Arc<str>, Arc<Worker>> = HashMap::new();
+        let mut workers = Vec::new();
+        for spec in specs {
+            let eligible = active_colour.as_ref().is_none_or(|colour| *colour == spec.colour);
+            let worker = Arc::new(Worker { spec, eligible });
+            if !by_id.contains_key(&worker.spec.id) {
+                by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));
+                workers.push(worker);
+            }
+        }
+        let mut fleet = Self {
+            pools: Vec::new(),
+            workers,
+            leaving: Vec::new(),
+            by_id,
+            closing: Vec::new(),
+            settings,
+            clock: self.clock.clone(),
+        };
+        fleet.pools = fleet.gather(self);
+        fleet.keep_leaving(self);
+        fleet
+    }
+
+    /// Tells the gates what changed: waiting requests see new workers and room at once, and removed workers take
+    /// nothing new.
+    pub fn take_over(&self) {
+        for pool in self.pools.iter().chain(&self.closing) {
+            let members = pool.workers.iter().map(|worker| worker.member()).collect();
+            pool.gate.rebuild(self.settings.clone(), members);
+        }
+    }
+
+    /// The pool that serves `model`: an exact name beats a longer pattern (counted without its stars), which beats
+    /// `*`; of equals the pool configured first. A request without a model goes to the pool that serves `*`, else to
+    /// the first.
+    #[must_use]
+    pub fn route(&self, model: Option<&str>) -> Option<&Arc<Pool>> {
+        let Some(model) = model else {
+            let any = |pool: &&Arc<Pool>| pool.models.iter().any(|pattern| pattern.as_str() == "*");
+            return self.pools.iter().find(any).or_else(|| self.pools.first());
+        };
+        let matching = self.pools.iter().filter_map(|pool| Some((pool, pool.best_match(model)?)));
+        // The reduction keeps the first of equals.
+        let best = matching.reduce(|best, next| if next.1.specificity(best.1).is_gt() { next } else { best });
+        best.map(|(pool, _)| pool)
+    }
+
+    /// The worker of that id, also while it is leaving.
+    #[must_use]
+    pub fn worker(&self, id: &str) -> Option<&Arc<Worker>> {
+        self.by_id.get(id)
+    }
+
+    /// All pools, in the order of their configuration.
+    #[must_use]
+    pub fn pools(&self) -> &[Arc<Pool>] {
+        &self.pools
+    }
+
+    /// All configured workers, in the order of their configuration.
+    #[must_use]
+    pub fn workers(&self) -> &[Arc<Worker>] {
+        &self.workers
+    }
+
+    fn gather(&self, before: &Self) -> Vec<Arc<Pool>> {
+        let mut names: Vec<&Arc<str>> = Vec::new();
+        for worker in &self.workers {
+            if !names.contains(&&worker.spec.pool) {
+                names.push(&worker.spec.pool);
+            }
+        }
+        let pool = |name: &Arc<str>| {
+            let mine = self.workers.iter().filter(|worker| worker.spec.pool == *name);
+            let workers: Vec<_> = mine.map(Arc::clone).collect();
+            let mut models: Vec<Pattern> = Vec::new();
+            for pattern in workers.iter().map(|worker| Pattern::new(&worker.spec.model)) {
+                if !models.contains(&pattern) {
+                    models.push(pattern);
+                }
+            }
+            Arc::new(Pool { name: Arc::clone(name), gate: before.gate(name, self), models, workers })
+        };
+        names.into_iter().map(pool).collect()
+    }
+
+    /// The gate of pool `name`, if there was one; else a new one for `next`.
+    fn gate(&self, name: &Arc<str>, next: &Self) -> GateHandle {
+        let known = self.pools.iter().chain(&self.closing).find(|pool| pool.name == *name);
+        known.map_or_else(
+            || {
+                let gate = Gate::new(Arc::clone(name), next.settings.clone(), pick, fastrand::u64(..));
+                GateHandle::new(gate, next.clock.clone())
+            },
+            |pool| pool.gate.clone(),
+        )
+    }
+
+    /// Remembers what `before` knew and this snapshot does not, as long as it may be needed: everything that was
+    /// current until now, and of what was leaving already that which still has seats.
+    fn keep_leaving(&mut self, before: &Self) {
+        let gone = |pool: &&Arc<Pool>| !self.pools.iter().any(|kept| kept.name == pool.name);
+        let busy = |pool: &&Arc<Pool>| {
+            let gate = pool.gate.snapshot();
+            gate.in_flight() > 0 || gate.queue.iter().sum::<usize>() > 0
+        };
+        let closing = before.pools.iter().chain(before.closing.iter().filter(busy)).filter(gone);
+        self.closing = closing
+            .map(|pool| {
+                Arc::new(Pool {
+                    name: Arc::clone(&pool.name),
+                    gate: pool.gate.clone(),
+                    models: Vec::new(),
+                    workers: Vec::new(),
+                })
+            })
+            .collect();
+        let occupied: Vec<Arc<str>> = before
+            .pools
+            .iter()
+            .chain(&before.closing)
+            .flat_map(|pool| pool.gate.snapshot().workers)
+            .filter(|worker| worker.in_flight > 0)
+            .map(|worker| worker.id)
+            .collect();
+        let still = before.leaving.iter().filter(|worker| occupied.contains(&worker.spec.id));
+        for worker in before.workers.iter().chain(still) {
+            if !self.by_id.contains_key(&worker.spec.id) {
+                let worker = Arc::new(Worker { spec: worker.spec.clone(), eligible: false });
+                self.by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));
+                self.leaving.push(worker);
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! A gate that many tasks share.
+//!
+//! One lock per pool, held for a decision and never while a waker is called: a waker may run arbitrary code of the
+//! executor. The clock is read under the lock, so that the gate sees time in order.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::clock::{Clock, Nanos};
+use crate::refusal::Refusal;
+
+use super::ask::Ask;
+use super::callers::WaiterId;
+use super::gate::{Answer, Gate, Grant};
+use super::member::Member;
+use super::permit::Permit;
+use super::settings::GateSettings;
+use super::snapshot::GateSnapshot;
+use super::waiter::{Desk, Waiter};
+
+/// What a request gets that was not refused.
+#[derive(Debug)]
+pub enum Entry {
+    /// A seat.
+    Admitted(Permit),
+    /// A place in the queue.
+    Waiting(Waiter),
+}
+
+/// The shared gate of one pool. Clones are handles of the same gate.
+#[derive(Clone)]
+pub struct GateHandle {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    clock: Clock,
+}
+
+pub(super) struct State {
+    pub(super) gate: Gate,
+    pub(super) desks: HashMap<WaiterId, Desk>,
+}
+
+impl GateHandle {
+    /// Shares `gate`; `clock` gives the time of its decisions.
+    #[must_use]
+    pub fn new(gate: Gate, clock: Clock) -> Self {
+        let state = Mutex::new(State { gate, desks: HashMap::new() });
+        Self { shared: Arc::new(Shared { state, clock }) }
+    }
+
+    /// Asks for a seat.
+    ///
+    /// # Errors
+    /// As [`Gate::ask`].
+    pub fn ask(&self, ask: Ask) -> Result<Entry, Refusal> {
+        let answer = self.with(|state, now| {
+            let answer = state.gate.ask(&ask, now);
+            if let Ok(Answer::Waiting { id, .. }) = answer {
+                state.desks.insert(id, Desk::default());
+            }
+            answer
+        });
+        Ok(match answer? {
+            Answer::Granted(grant) => Entry::Admitted(self.permit(grant)),
+            Answer::Waiting { id, expires_at } => Entry::Waiting(Waiter::new(self.clone(), id, expires_at)),
+        })
+    }
+
+    /// Refuses those whose time is over, and tries workers again whose cool-down is over. Called by a ticker; every
+    /// other call does it too.
+    pub fn expire(&self) {
+        self.with(|state, now| state.gate.advance(now));
+    }
+
+    /// When a refused client should come back.
+    #[must_use]
+    pub fn retry_after(&self) -> Duration {
+        self.with(|state, now| state.gate.retry_after(now))
+    }
+
+    /// The gate as it is now.
+    #[must_use]
+    pub fn snapshot(&self) -> GateSnapshot {
+        self.with(|state, now| state.gate.snapshot(now))
+    }
+
+    /// New settings and workers; see [`Gate::rebuild`].
+    pub fn rebuild(&self, settings: GateSettings, members: Vec<Member>) {
+        self.with(|state, now| state.gate.rebuild(settings, members, now));
+    }
+
+    pub(super) fn permit(&self, grant: Grant) -> Permit {
+        Permit::new(self.clone(), grant)
+    }
+
+    pub(super) fn now(&self) -> Nanos {
+        self.shared.clock.now()
+    }
+
+    /// Runs `act` under the lock and wakes, outside it, whom that concerns.
+    pub(super) fn with<R>(&self, act: impl FnOnce(&mut State, Nanos) -> R) -> R {
+        let mut wakers = SmallVec::<[_; 4]>::new();
+        let result = {
+            let mut state = self.shared.state.lock();
+            let now = self.shared.clock.now();
+            let result = act(&mut state, now);
+            let State { gate, desks } = &mut *state;
+            for (id, outcome) in gate.take_settled() {
+                if let Some(desk) = desks.get_mut(&id) {
+                    wakers.extend(desk.settle(outcome));
+                }
+            }
+            result
+        };
+        wakers.into_iter().for_each(std::task::Waker::wake);
+        result
+    }
+}
+
+impl fmt::Debug for GateHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GateHandle").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,95 @@
+//! Whether a worker can be reached, learned from the connections made to it.
+//!
+//! Two failed connections in a row, without a success between them, put a worker aside for a cool-down of 1 s.
+//! Afterwards it is tried with at most four sequences: a success restores it, another failure doubles the cool-down,
+//! up to 10 s. It is always tried again, also when it is the only one, so nothing is locked out for good. Only
+//! connections count here: a worker that breaks or times out is there, and its law hears of it.
+
+use std::time::Duration;
+
+use crate::clock::Nanos;
+
+/// Failed connections in a row that put a worker aside.
+const FAILURES: u32 = 2;
+/// The first cool-down.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// The longest cool-down: a worker that came back is found within it.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Sequences given to a worker on trial: enough to learn from, few enough to lose.
+const ON_TRIAL: u32 = 4;
+
+/// What the connections to one worker say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Health {
+    failures: u32,
+    cooling_until: Nanos,
+    cool_down: Duration,
+}
+
+impl Health {
+    /// A connection failed. One that was tried before the cool-down began does not prolong it.
+    pub(super) fn connect_failed(&mut self, now: Nanos) {
+        if !self.reachable(now) {
+            return;
+        }
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= FAILURES {
+            self.cool_down = (self.cool_down * 2).clamp(SHORTEST, LONGEST);
+            self.cooling_until = now + self.cool_down;
+        }
+    }
+
+    /// The worker answered a request.
+    pub(super) fn answered(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether the worker may be tried.
+    pub(super) fn reachable(&self, now: Nanos) -> bool {
+        now >= self.cooling_until
+    }
+
+    /// When the cool-down ends, while there is one.
+    pub(super) fn cooling_until(&self, now: Nanos) -> Option<Nanos> {
+        (!self.reachable(now)).then_some(self.cooling_until)
+    }
+
+    /// `limit`, or less while the worker is on trial after a cool-down.
+    pub(super) fn bound(&self, limit: u32) -> u32 {
+        if self.failures >= FAILURES { limit.min(ON_TRIAL) } else { limit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_success_between_two_failures_forgives_the_first() {
+        let mut health = Health::default();
+        health.connect_failed(Nanos::ZERO);
+        health.answered();
+        health.connect_failed(Nanos::ZERO);
+        assert!(health.reachable(Nanos::ZERO));
+        assert_eq!(health.bound(64), 64);
+    }
+
+    #[test]
+    fn cool_downs_double_up_to_ten_seconds_and_always_end() {
+        let mut health = Health::default();
+        let mut now = Nanos::ZERO;
+        health.connect_failed(now);
+        for seconds in [1, 2, 4, 8, 10, 10] {
+            health.connect_failed(now);
+            health.connect_failed(now);
+            let end = now + Duration::from_secs(seconds);
+            assert_eq!(health.cooling_until(now), Some(end));
+            assert!(!health.reachable(Nanos(end.0 - 1)));
+            assert!(health.reachable(end));
+            assert_eq!((health.bound(64), health.bound(2)), (4, 2));
+            now = end;
+        }
+        health.answered();
+        assert_eq!(health, Health::default());
+    }
+}

@@ -1,0 +1,114 @@
+//! What a worker has on its hands, counted by the gateway itself.
+//!
+//! Reports from workers are late and may be lost; what this gateway sent and has not yet got back is certain. Every
+//! [`Ledger::occupy`] is undone by exactly one [`Ledger::vacate`] with the same load, so a ledger at rest is zero;
+//! arithmetic saturates, so that even a defect could not make it negative.
+
+/// What one request puts on a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sequences decoded at once.
+    pub sequences: u32,
+    /// Prompt tokens.
+    pub prompt: u64,
+    /// Output tokens: expected, or seen when that is more.
+    pub output: u64,
+}
+
+impl Load {
+    /// Tokens of KV cache that the request will hold at its end.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.prompt.saturating_add(self.output)
+    }
+}
+
+/// The three sums of one worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// I: sequences in flight, by class (`Class as usize`).
+    by_class: [u32; 3],
+    /// P: prompt tokens of requests without a first token.
+    prefill: u64,
+    /// K: prompt and output tokens of all requests in flight.
+    tokens: u64,
+}
+
+impl Ledger {
+    /// A request of class number `class` takes its seat; its prompt is still to be read by the worker.
+    pub fn occupy(&mut self, class: usize, load: &Load) {
+        if let Some(count) = self.by_class.get_mut(class) {
+            *count = count.saturating_add(load.sequences);
+        }
+        self.prefill = self.prefill.saturating_add(load.prompt);
+        self.tokens = self.tokens.saturating_add(load.tokens());
+    }
+
+    /// The first token arrived: the prompt has been read.
+    pub fn prefilled(&mut self, load: &Load) {
+        self.prefill = self.prefill.saturating_sub(load.prompt);
+    }
+
+    /// A request's output grew beyond what was expected.
+    pub fn grow(&mut self, tokens: u64) {
+        self.tokens = self.tokens.saturating_add(tokens);
+    }
+
+    /// The seat is free again. `prefilled` tells whether the first token had arrived.
+    pub fn vacate(&mut self, class: usize, load: &Load, prefilled: bool) {
+        if let Some(count) = self.by_class.get_mut(class) {
+            *count = count.saturating_sub(load.sequences);
+        }
+        if !prefilled {
+            self.prefilled(load);
+        }
+        self.tokens = self.tokens.saturating_sub(load.tokens());
+    }
+
+    /// I: sequences in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.by_class.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// Sequences in flight by class number.
+    #[must_use]
+    pub fn by_class(&self) -> [u32; 3] {
+        self.by_class
+    }
+
+    /// P: prompt tokens of requests without a first token.
+    #[must_use]
+    pub fn prefill(&self) -> u64 {
+        self.prefill
+    }
+
+    /// K: prompt and output tokens of all requests in flight.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_occupied_is_vacated_to_zero_at_every_stage() {
+        let load = Load { sequences: 2, prompt: 100, output: 50 };
+        for (prefilled, grown) in [(false, 0), (true, 0), (true, 30)] {
+            let mut ledger = Ledger::default();
+            ledger.occupy(1, &load);
+            assert_eq!((ledger.in_flight(), ledger.prefill(), ledger.tokens()), (2, 100, 150));
+            if prefilled {
+                ledger.prefilled(&load);
+                assert_eq!(ledger.prefill(), 0);
+            }
+            ledger.grow(grown);
+            assert_eq!(ledger.tokens(), 150 + grown);
+            ledger.vacate(1, &Load { output: 50 + grown, ..load }, prefilled);
+            assert_eq!(ledger, Ledger::default());
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The right to occupy a worker.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::request::Ending;
+
+use super::ask::Failure;
+use super::gate::Grant;
+use super::handle::GateHandle;
+use super::seat::SeatId;
+
+/// Tokens of one stream are reported to the gate at most this often, so that a stream takes the pool's lock ten
+/// times a second and not once per token.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+
+/// A seat at a worker. Clones share it; the last drop frees it, exactly once.
+///
+/// What happens to the request is told through it. A permit whose ending nobody told was left by its client.
+#[derive(Clone)]
+pub struct Permit(Arc<Hold>);
+
+struct Hold {
+    gate: GateHandle,
+    seat: SeatId,
+    waited: Duration,
+    told: Mutex<Told>,
+    seen: AtomicU64,
+    report_at: AtomicU64,
+}
+
+struct Told {
+    worker: Arc<str>,
+    ending: Ending,
+}
+
+impl Permit {
+    pub(super) fn new(gate: GateHandle, grant: Grant) -> Self {
+        Self(Arc::new(Hold {
+            gate,
+            seat: grant.seat,
+            waited: grant.waited,
+            told: Mutex::new(Told { worker: grant.worker, ending: Ending::ClientGone }),
+            seen: AtomicU64::new(0),
+            report_at: AtomicU64::new(0),
+        }))
+    }
+
+    /// The id of the worker this permit is for, now.
+    #[must_use]
+    pub fn worker(&self) -> Arc<str> {
+        Arc::clone(&self.0.told.lock().worker)
+    }
+
+    /// How long the request waited for its seat.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.0.waited
+    }
+
+    /// The request was sent to the worker; again after [`Permit::reassign`].
+    pub fn dispatched(&self) {
+        self.0.gate.with(|state, now| state.gate.dispatched(self.0.seat, now));
+    }
+
+    /// The first content arrived. Told for event streams only: other answers say nothing about TTFT.
+    pub fn first_token(&self) {
+        self.0.gate.with(|state, now| state.gate.first_token(self.0.seat, now));
+    }
+
+    /// `seen_total` output tokens have arrived in all. Cheap enough to be told for every chunk.
+    pub fn tokens(&self, seen_total: u64) {
+        let hold = &*self.0;
+        hold.seen.fetch_max(seen_total, Ordering::Relaxed);
+        let now = hold.gate.now();
+        if now.0 >= hold.report_at.load(Ordering::Relaxed) {
+            hold.report_at.store((now + REPORT_EVERY).0, Ordering::Relaxed);
+            hold.gate.with(|state, now| state.gate.tokens(hold.seat, seen_total, now));
+        }
+    }
+
+    /// How the request ended. The seat is free when the last clone is dropped.
+    pub fn end(&self, ending: Ending) {
+        self.0.told.lock().ending = ending;
+    }
+
+    /// The worker failed the request; the seat stays until it is moved or dropped.
+    pub fn worker_failed(&self, kind: Failure) {
+        self.0.gate.with(|state, now| state.gate.worker_failed(self.0.seat, kind, now));
+    }
+
+    /// Moves the seat to another worker that has not had it yet and has room, now or never: its id, or `None`, and
+    /// the seat stays where it is.
+    #[must_use]
+    pub fn reassign(&self) -> Option<Arc<str>> {
+        let worker = self.0.gate.with(|state, now| state.gate.reassign(self.0.seat, now))?;
+        self.0.told.lock().worker = Arc::clone(&worker);
+        Some(worker)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let (seat, ending) = (self.seat, self.told.get_mut().ending);
+        let seen = *self.seen.get_mut();
+        self.gate.with(|state, now| state.gate.release(seat, ending, seen, now));
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("seat", &self.0.seat).field("worker", &self.worker()).finish()
+    }
+}

@@ -1,0 +1,45 @@
+//! A momentary picture of a gate, for people and metrics.
+
+use std::sync::Arc;
+
+/// One worker in a [`GateSnapshot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerSnapshot {
+    /// The worker's id.
+    pub id: Arc<str>,
+    /// I: sequences in flight.
+    pub in_flight: u32,
+    /// L: sequences that may be in flight now.
+    pub limit: u32,
+    /// P: prompt tokens of requests without a first token.
+    pub prefill_tokens: u64,
+    /// K: prompt and output tokens of all requests in flight.
+    pub tokens: u64,
+    /// Tokens its KV cache holds, when told.
+    pub kv_tokens: Option<u64>,
+    /// Whether the settings let it take work: false on the colour that is not active, and when it was removed.
+    pub eligible: bool,
+    /// Whether it can be reached: false while it cools down after failed connections.
+    pub reachable: bool,
+    /// Whether it was removed and only finishes what it has.
+    pub leaving: bool,
+}
+
+/// A gate at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GateSnapshot {
+    /// Every worker, those that are leaving too, in the order of their configuration.
+    pub workers: Vec<WorkerSnapshot>,
+    /// Requests waiting, by `Class as usize`.
+    pub queue: [usize; 3],
+    /// Bytes of request bodies waiting.
+    pub queue_bytes: u64,
+}
+
+impl GateSnapshot {
+    /// Sequences in flight at all workers.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.workers.iter().map(|worker| u64::from(worker.in_flight)).sum()
+    }
+}

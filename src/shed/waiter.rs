@@ -1,0 +1,111 @@
+//! A place in the queue, as a future.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use crate::clock::Nanos;
+use crate::refusal::Refusal;
+use crate::request::Ending;
+
+use super::callers::WaiterId;
+use super::gate::Grant;
+use super::handle::GateHandle;
+use super::permit::Permit;
+
+/// Where the gate leaves the outcome for a waiter.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    outcome: Option<Result<Grant, Refusal>>,
+    waker: Option<Waker>,
+}
+
+impl Desk {
+    /// Leaves the outcome, and gives back who is to be woken.
+    pub(super) fn settle(&mut self, outcome: Result<Grant, Refusal>) -> Option<Waker> {
+        self.outcome = Some(outcome);
+        self.waker.take()
+    }
+}
+
+/// A request in the queue: resolves to a permit or to the reason why there is none. Dropping it leaves the queue at
+/// once. It knows its time but has no timer of its own: poll it again at [`Waiter::expires_at`], or give up.
+#[must_use = "a waiter that is dropped has left the queue"]
+pub struct Waiter {
+    gate: GateHandle,
+    id: WaiterId,
+    expires_at: Nanos,
+}
+
+impl Waiter {
+    pub(super) fn new(gate: GateHandle, id: WaiterId, expires_at: Nanos) -> Self {
+        Self { gate, id, expires_at }
+    }
+
+    /// When the wait ends; a poll at that time or later is always ready.
+    #[must_use]
+    pub fn expires_at(&self) -> Nanos {
+        self.expires_at
+    }
+
+    /// Leaves the queue and says why there is no permit: the refusal that was decided, or the one for waiting too
+    /// long. A seat that was granted in the same moment is freed.
+    #[must_use]
+    pub fn give_up(self) -> Refusal {
+        self.gate.with(|state, now| {
+            match state.desks.get_mut(&self.id).and_then(|desk| desk.outcome.take()) {
+                Some(Err(refusal)) => refusal,
+                Some(Ok(grant)) => {
+                    state.gate.release(grant.seat, Ending::Refused, 0, now);
+                    state.gate.waited_in_vain(grant.waited, now)
+                }
+                None => state.gate.give_up(self.id, now),
+            }
+        })
+    }
+}
+
+impl Future for Waiter {
+    type Output = Result<Permit, Refusal>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.gate.now() >= self.expires_at {
+            self.gate.expire();
+        }
+        // Wakers are cloned and dropped outside the lock: they are an executor's code.
+        let waker = cx.waker().clone();
+        let (outcome, _replaced) = self.gate.with(|state, _| {
+            let Some(desk) = state.desks.get_mut(&self.id) else { return (None, None) };
+            match desk.outcome.take() {
+                Some(outcome) => (Some(outcome), Some(waker)),
+                None => (None, desk.waker.replace(waker)),
+            }
+        });
+        match outcome {
+            None => Poll::Pending,
+            Some(outcome) => Poll::Ready(outcome.map(|grant| self.gate.permit(grant))),
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let _desk = self.gate.with(|state, now| {
+            let mut desk = state.desks.remove(&self.id);
+            // A seat that was granted and never fetched is given back here, the one place that still knows of it.
+            match desk.as_mut().and_then(|desk| desk.outcome.take()) {
+                Some(Ok(grant)) => state.gate.release(grant.seat, Ending::ClientGone, 0, now),
+                Some(Err(_)) => {}
+                None => state.gate.cancel(self.id, now),
+            }
+            desk
+        });
+    }
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiter").field("id", &self.id).field("expires_at", &self.expires_at).finish()
+    }
+}
