@@ -11,7 +11,7 @@ use fastrand::Rng;
 use crate::shed::Candidate;
 
 /// How much of its share a worker may carry before sessions pass it over, in percent.
-const LOAD_FACTOR: u64 = 125;
+const LOAD_FACTOR: u128 = 125;
 
 /// Chooses among `candidates` for a request of `session`: the index of one that fits.
 #[must_use]
@@ -27,8 +27,8 @@ fn rendezvous(candidates: &[Candidate], session: u64) -> Option<usize> {
     let limit: u64 = candidates.iter().map(|worker| u64::from(worker.limit)).sum();
     let bounded = |worker: &Candidate| {
         // Its share of all load, this request included, in proportion to its limit; rounded up.
-        let share = (load + 1) * u64::from(worker.limit) * LOAD_FACTOR;
-        u64::from(worker.in_flight) < share.div_ceil(limit.max(1) * 100)
+        let share = u128::from(load + 1) * u128::from(worker.limit) * LOAD_FACTOR;
+        u128::from(worker.in_flight) < share.div_ceil(u128::from(limit.max(1)) * 100)
     };
     let ranked = candidates.iter().enumerate().filter(|(_, worker)| worker.fits);
     ranked.max_by_key(|(_, worker)| (bounded(worker), mix(session ^ worker.key))).map(|(index, _)| index)

@@ -192,7 +192,11 @@ impl Callers {
                 if place.0 == Nanos::MAX { state.line.len() } else { state.line.range(..=place).count() };
             let cost = share(state.cost, before, state.line.len());
             sum = share(state.sequences, before, state.line.len());
-            start = if state.line.is_empty() { state.counter.max(start) } else { state.counter + cost };
+            start = if state.line.is_empty() {
+                state.counter.max(start)
+            } else {
+                state.counter.saturating_add(cost)
+            };
             me = slot;
         }
         for (counter, _, slot) in self.order.range(..(start, WaiterId(0), 0)) {

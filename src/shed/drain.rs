@@ -18,12 +18,19 @@ const SILENCE: f64 = 3.0;
 /// The estimate of one pool.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Drain {
+    /// Seconds.
     mean_hold: f64,
     seen: u32,
+    /// When a seat was last granted or freed: a full pool has granted none since it last freed one.
     last: Nanos,
 }
 
 impl Drain {
+    /// A seat was granted at `now`.
+    pub(super) fn granted(&mut self, now: Nanos) {
+        self.last = now;
+    }
+
     /// A seat was freed at `now` after `held`.
     pub(super) fn freed(&mut self, held: Duration, now: Nanos) {
         self.seen = (self.seen + 1).min(MEMORY);

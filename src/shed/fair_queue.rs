@@ -80,6 +80,12 @@ impl FairQueue {
         self.waiting.len()
     }
 
+    /// Callers remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.classes.iter().map(Callers::remembered).sum()
+    }
+
     /// Sequences of all waiting requests.
     pub(super) fn sequences(&self) -> u64 {
         self.classes.iter().map(Callers::sequences).sum()

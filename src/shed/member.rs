@@ -65,9 +65,14 @@ impl Worker {
         self.member = member;
     }
 
+    /// Whether it may take new work once it can be reached.
+    pub(super) fn takes_work(&self) -> bool {
+        self.member.eligible && !self.leaving
+    }
+
     /// Whether it takes new work now.
     pub(super) fn open(&self, now: Nanos) -> bool {
-        self.member.eligible && !self.leaving && self.health.reachable(now)
+        self.takes_work() && self.health.reachable(now)
     }
 
     /// Whether it was removed and has nothing left to do.

@@ -23,10 +23,14 @@ mod ledger;
 mod member;
 mod permit;
 mod pick;
+mod placing;
 mod refuse;
 mod seat;
 pub mod settings;
 mod snapshot;
+#[cfg(test)]
+mod tests;
+mod upkeep;
 mod waiter;
 
 pub use ask::{Ask, Failure};

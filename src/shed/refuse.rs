@@ -17,10 +17,12 @@ pub(super) struct Fullness<'a> {
 impl Fullness<'_> {
     fn sentence(&self) -> String {
         let Self { pool, in_flight, limit } = *self;
-        if in_flight >= limit {
-            format!("All {limit} slots of pool `{pool}` are taken")
-        } else {
-            format!("Pool `{pool}` has no room for this request now ({in_flight} of {limit} slots are taken)")
+        match limit {
+            1 if in_flight >= limit => format!("The one slot of pool `{pool}` is taken"),
+            _ if in_flight >= limit => format!("All {limit} slots of pool `{pool}` are taken"),
+            _ => {
+                format!("Pool `{pool}` has no room for this request now ({in_flight} of {limit} slots taken)")
+            }
         }
     }
 }

@@ -99,8 +99,10 @@ impl Gate {
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
         seat.failed = true;
         worker.law.observe(Sample::WorkerFailed, now);
-        if kind == Failure::Connect {
-            worker.health.connect_failed(now);
+        match kind {
+            Failure::Connect => worker.health.connect_failed(now),
+            Failure::Refused => worker.health.answered(),
+            Failure::Broke | Failure::Timeout => {}
         }
         self.advance(now);
         self.serve(now);

@@ -1,0 +1,202 @@
+//! The course of a seat: ledgers, what laws hear, failures, and moving to another worker.
+
+use std::sync::Mutex;
+
+use super::super::law::{Law, Sample};
+use super::super::{Failure, SeatId};
+use super::*;
+
+#[derive(Debug)]
+struct Listening(Arc<Mutex<Vec<Sample>>>);
+
+impl Law for Listening {
+    fn limit(&self) -> u32 {
+        8
+    }
+
+    fn observe(&mut self, sample: Sample, _now: Nanos) {
+        self.0.lock().unwrap().push(sample);
+    }
+}
+
+/// A gate of one worker whose law writes down what it hears.
+fn heard(act: impl FnOnce(&mut Gate, SeatId)) -> Vec<Sample> {
+    let samples = Arc::new(Mutex::new(Vec::new()));
+    let mut gate = gate(settings(), &[member("w1", 8)]);
+    for worker in gate.workers.iter_mut().flatten() {
+        worker.law = Box::new(Listening(Arc::clone(&samples)));
+    }
+    let seat = granted(&mut gate, &ask("a"), at(0)).seat;
+    act(&mut gate, seat);
+    let samples = samples.lock().unwrap();
+    samples.clone()
+}
+
+#[test]
+fn a_law_hears_the_whole_course() {
+    let samples = heard(|gate, seat| {
+        gate.dispatched(seat, at(10));
+        gate.first_token(seat, at(310));
+        gate.first_token(seat, at(320));
+        gate.tokens(seat, 1, at(310));
+        gate.tokens(seat, 9, at(470));
+        gate.release(seat, Ending::Complete, 12, at(500));
+        gate.release(seat, Ending::Complete, 12, at(500));
+    });
+    assert_eq!(
+        samples,
+        [
+            Sample::Dispatch { in_flight: 1 },
+            Sample::FirstToken { ttft: Duration::from_millis(300), prompt_tokens: 100 },
+            Sample::Tokens { count: 8, span: Duration::from_millis(160) },
+            Sample::End,
+        ]
+    );
+}
+
+#[test]
+fn a_law_hears_each_way_to_end() {
+    for (ending, heard_at_end) in [
+        (Ending::Complete, Some(Sample::End)),
+        (Ending::ClientGone, Some(Sample::ClientGone)),
+        (Ending::WorkerFailed, Some(Sample::WorkerFailed)),
+        (Ending::TimedOut, Some(Sample::WorkerFailed)),
+        (Ending::Refused, None),
+    ] {
+        let samples = heard(|gate, seat| {
+            gate.dispatched(seat, at(1));
+            gate.release(seat, ending, 0, at(2));
+        });
+        assert_eq!(samples.get(1).copied(), heard_at_end, "{ending:?}");
+    }
+    let told_before = heard(|gate, seat| {
+        gate.dispatched(seat, at(1));
+        gate.worker_failed(seat, Failure::Broke, at(2));
+        gate.release(seat, Ending::WorkerFailed, 0, at(2));
+    });
+    assert_eq!(told_before[1..], [Sample::WorkerFailed]);
+    let never_sent = heard(|gate, seat| gate.release(seat, Ending::ClientGone, 0, at(1)));
+    assert_eq!(never_sent, []);
+}
+
+#[test]
+fn the_ledger_follows_what_arrives() {
+    let mut gate = gate(settings(), &[member("w1", 8)]);
+    let seat = granted(&mut gate, &ask("a"), at(0)).seat;
+    let ledger = |gate: &Gate| {
+        let worker = &gate.snapshot(at(0)).workers[0];
+        (worker.in_flight, worker.prefill_tokens, worker.tokens)
+    };
+    assert_eq!(ledger(&gate), (1, 100, 150));
+    gate.first_token(seat, at(1));
+    gate.tokens(seat, 40, at(2));
+    assert_eq!(ledger(&gate), (1, 0, 150));
+    gate.tokens(seat, 70, at(3));
+    assert_eq!(ledger(&gate), (1, 0, 170));
+    gate.release(seat, Ending::Complete, 80, at(4));
+    assert_eq!(ledger(&gate), (0, 0, 0));
+}
+
+#[test]
+fn kv_tokens_bound_what_is_in_flight_and_the_largest_prompt() {
+    let kv = |tokens| Member { kv_tokens: Some(tokens), ..member("w1", 8) };
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[kv(500)]);
+    // 0.9 · 500 = 450 hold three requests of 150.
+    for _ in 0..3 {
+        granted(&mut gate, &ask("a"), at(0));
+    }
+    let refusal = refused(&mut gate, &ask("a"), at(0));
+    assert_eq!(refusal.reason, Reason::Overloaded);
+    assert!(refusal.message.contains("(3 of 8 slots taken)"), "{}", refusal.message);
+    let refusal = refused(&mut gate, &Ask { prompt_tokens: 501, ..ask("a") }, at(0));
+    assert_eq!((refusal.reason, refusal.retry_after), (Reason::RequestTooLarge, None));
+}
+
+#[test]
+fn an_idle_worker_takes_what_is_heavier_than_its_limits() {
+    let members = [Member { kv_tokens: Some(500), ..member("w1", 2) }];
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &members);
+    let heavy = Ask { prompt_tokens: 500, expected_output: 900, sequences: 5, ..ask("a") };
+    let seat = granted(&mut gate, &heavy, at(0)).seat;
+    refused(&mut gate, &ask("a"), at(0));
+    gate.release(seat, Ending::Complete, 0, at(1));
+    granted(&mut gate, &ask("a"), at(1));
+    refused(&mut gate, &heavy, at(1));
+}
+
+#[test]
+fn told_limits_are_shared_among_gateways() {
+    let mut gate = gate(GateSettings { dams: 3, queue_length: 0, ..settings() }, &[member("w1", 8)]);
+    assert_eq!((0..8).take_while(|_| gate.ask(&ask("a"), at(0)).is_ok()).count(), 2);
+}
+
+#[test]
+fn two_failed_connections_put_a_worker_aside_and_a_trial_brings_it_back() {
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member("w1", 8)]);
+    let seats: Vec<_> = (0..2).map(|_| granted(&mut gate, &ask("a"), at(0)).seat).collect();
+    for seat in seats {
+        gate.worker_failed(seat, Failure::Connect, at(0));
+        gate.release(seat, Ending::Refused, 0, at(0));
+    }
+    let refusal = refused(&mut gate, &ask("a"), at(500));
+    assert_eq!(refusal.reason, Reason::NoWorker);
+    let retry = refusal.retry_after.unwrap();
+    assert!((Duration::from_millis(500)..=Duration::from_millis(750)).contains(&retry), "{retry:?}");
+    assert!(!gate.snapshot(at(999)).workers[0].reachable);
+
+    let trial: Vec<_> = (0..4).map(|_| granted(&mut gate, &ask("a"), at(1000)).seat).collect();
+    refused(&mut gate, &ask("a"), at(1000));
+    gate.dispatched(trial[0], at(1000));
+    gate.first_token(trial[0], at(1001));
+    granted(&mut gate, &ask("a"), at(1001));
+}
+
+#[test]
+fn who_waits_is_served_when_a_cool_down_ends() {
+    let patient = GateSettings { wait_no_worker: Duration::from_secs(5), ..settings() };
+    let mut gate = gate(patient, &[member("w1", 1)]);
+    for now in [0, 1] {
+        let seat = granted(&mut gate, &ask("a"), at(now)).seat;
+        gate.worker_failed(seat, Failure::Connect, at(now));
+        gate.release(seat, Ending::Refused, 0, at(now));
+    }
+    let id = waiting(&mut gate, &ask("a"), at(2));
+    gate.advance(at(1000));
+    assert_eq!(outcomes(&mut gate), []);
+    gate.advance(at(1001));
+    assert_eq!(outcomes(&mut gate), [(id, None)]);
+}
+
+#[test]
+fn a_seat_moves_to_each_worker_once_and_only_where_there_is_room() {
+    let mut gate = gate(settings(), &[member("w1", 1), member("w2", 1), member("w3", 1)]);
+    let seat = granted(&mut gate, &ask("a"), at(0)).seat;
+    let elsewhere = granted(&mut gate, &ask("b"), at(0));
+    assert_eq!(elsewhere.worker.as_ref(), "w2");
+    assert_eq!(gate.reassign(seat, at(1)).as_deref(), Some("w3"));
+    let in_flight =
+        |gate: &Gate| gate.snapshot(at(1)).workers.iter().map(|w| w.in_flight).collect::<Vec<_>>();
+    assert_eq!(in_flight(&gate), [0, 1, 1]);
+    assert_eq!(gate.reassign(seat, at(1)), None);
+    gate.release(elsewhere.seat, Ending::Complete, 0, at(2));
+    assert_eq!(gate.reassign(seat, at(2)).as_deref(), Some("w2"));
+    gate.release(seat, Ending::Complete, 0, at(3));
+    assert_eq!(in_flight(&gate), [0, 0, 0]);
+}
+
+#[test]
+fn a_removed_worker_keeps_its_ledger_and_may_come_back_with_it() {
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member("w1", 2)]);
+    let seat = granted(&mut gate, &ask("a"), at(0)).seat;
+    gate.rebuild(gate.settings.clone(), vec![member("w2", 1)], at(1));
+    let leaving = |gate: &Gate| {
+        let workers = gate.snapshot(at(1)).workers;
+        workers.into_iter().map(|w| (w.id.to_string(), w.in_flight, w.leaving)).collect::<Vec<_>>()
+    };
+    assert_eq!(leaving(&gate), [("w1".to_owned(), 1, true), ("w2".to_owned(), 0, false)]);
+    gate.rebuild(gate.settings.clone(), vec![member("w1", 2)], at(1));
+    assert_eq!(leaving(&gate), [("w1".to_owned(), 1, false)]);
+    gate.rebuild(gate.settings.clone(), Vec::new(), at(1));
+    gate.release(seat, Ending::Complete, 0, at(2));
+    assert_eq!(leaving(&gate), []);
+}

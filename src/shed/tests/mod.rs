@@ -1,0 +1,99 @@
+//! A gate at work, in virtual time.
+
+mod course;
+mod fairness;
+mod queueing;
+mod random;
+mod threads;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::clock::Nanos;
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Class, Ending};
+
+use super::settings::{GateSettings, LimitSource};
+use super::{Answer, Ask, Candidate, Gate, Grant, Member, WaiterId};
+
+/// The first of the least loaded that fit.
+fn least_loaded(candidates: &[Candidate], _session: Option<u64>, _random: &mut Rng) -> Option<usize> {
+    let fitting = candidates.iter().enumerate().filter(|(_, worker)| worker.fits);
+    fitting.min_by_key(|(_, worker)| worker.tokens).map(|(index, _)| index)
+}
+
+fn settings() -> GateSettings {
+    GateSettings {
+        limit: LimitSource::Slots,
+        queue_length: 16,
+        queue_bytes: 1 << 20,
+        queue_wait: Duration::from_millis(250),
+        wait_no_worker: Duration::ZERO,
+        reserve: [0.0; 3],
+        ttft_slo: Duration::from_secs(1),
+        dams: 1,
+    }
+}
+
+fn member(id: &str, slots: u32) -> Member {
+    Member { id: Arc::from(id), slots: Some(slots), kv_tokens: None, eligible: true }
+}
+
+fn gate(settings: GateSettings, members: &[Member]) -> Gate {
+    let mut gate = Gate::new(Arc::from("default"), settings, least_loaded, 7);
+    gate.rebuild(gate.settings.clone(), members.to_vec(), Nanos::ZERO);
+    gate
+}
+
+fn ask(caller: &str) -> Ask {
+    Ask {
+        caller: Arc::from(caller),
+        weight: 1,
+        class: Class::Interactive,
+        prompt_tokens: 100,
+        expected_output: 50,
+        sequences: 1,
+        body_bytes: 1000,
+        session: None,
+        deadline: None,
+    }
+}
+
+fn at(millis: u64) -> Nanos {
+    Nanos::from_millis(millis)
+}
+
+fn granted(gate: &mut Gate, ask: &Ask, now: Nanos) -> Grant {
+    match gate.ask(ask, now) {
+        Ok(Answer::Granted(grant)) => grant,
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+fn waiting(gate: &mut Gate, ask: &Ask, now: Nanos) -> WaiterId {
+    match gate.ask(ask, now) {
+        Ok(Answer::Waiting { id, .. }) => id,
+        other => panic!("not waiting: {other:?}"),
+    }
+}
+
+fn refused(gate: &mut Gate, ask: &Ask, now: Nanos) -> Refusal {
+    match gate.ask(ask, now) {
+        Err(refusal) => refusal,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// What became of those that waited: the reason, or `None` with a seat.
+fn outcomes(gate: &mut Gate) -> Vec<(WaiterId, Option<Reason>)> {
+    gate.take_settled().map(|(id, outcome)| (id, outcome.err().map(|refusal| refusal.reason))).collect()
+}
+
+/// One request that held a seat from `from` to `to`.
+fn serve_one(gate: &mut Gate, ask: &Ask, from: Nanos, to: Nanos) {
+    let grant = granted(gate, ask, from);
+    gate.dispatched(grant.seat, from);
+    gate.release(grant.seat, Ending::Complete, 50, to);
+}

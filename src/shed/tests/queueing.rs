@@ -1,0 +1,221 @@
+//! Who waits, who is refused, and what the refusals say.
+
+use super::*;
+
+#[test]
+fn a_full_pool_lets_wait_and_serves_in_order() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    let first = granted(&mut gate, &ask("a"), at(0));
+    let [b, c] = ["b", "c"].map(|caller| waiting(&mut gate, &ask(caller), at(10)));
+    gate.release(first.seat, Ending::Complete, 50, at(100));
+    let settled: Vec<_> = gate.take_settled().collect();
+    assert_eq!(settled.len(), 1);
+    let (id, outcome) = &settled[0];
+    let grant = outcome.as_ref().unwrap();
+    assert_eq!((*id, grant.waited), (b, Duration::from_millis(90)));
+    gate.release(grant.seat, Ending::Complete, 50, at(200));
+    assert_eq!(outcomes(&mut gate), [(c, None)]);
+}
+
+#[test]
+fn nobody_is_served_late() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    let first = granted(&mut gate, &ask("a"), at(0));
+    let b = waiting(&mut gate, &ask("b"), at(0));
+    gate.release(first.seat, Ending::Complete, 50, at(250));
+    assert_eq!(outcomes(&mut gate), [(b, Some(Reason::QueueTimeout))]);
+    assert_eq!(gate.snapshot(at(250)).in_flight(), 0);
+}
+
+#[test]
+fn a_deadline_shortens_the_wait_and_is_served_first_within_its_caller() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    let first = granted(&mut gate, &ask("a"), at(0));
+    let relaxed = waiting(&mut gate, &ask("b"), at(0));
+    let urgent = waiting(&mut gate, &Ask { deadline: Some(at(100)), ..ask("b") }, at(1));
+    let hopeless = waiting(&mut gate, &Ask { deadline: Some(at(20)), ..ask("b") }, at(2));
+    gate.advance(at(20));
+    assert_eq!(outcomes(&mut gate), [(hopeless, Some(Reason::QueueTimeout))]);
+    gate.release(first.seat, Ending::Complete, 50, at(50));
+    assert_eq!(outcomes(&mut gate), [(urgent, None)]);
+    gate.advance(at(250));
+    assert_eq!(outcomes(&mut gate), [(relaxed, Some(Reason::QueueTimeout))]);
+}
+
+#[test]
+fn a_queue_of_no_length_or_no_time_refuses_at_once() {
+    for settings in [
+        GateSettings { queue_length: 0, ..settings() },
+        GateSettings { queue_wait: Duration::ZERO, ..settings() },
+    ] {
+        let mut gate = gate(settings, &[member("w1", 1)]);
+        granted(&mut gate, &ask("a"), at(0));
+        let refusal = refused(&mut gate, &ask("b"), at(0));
+        assert_eq!(refusal.reason, Reason::Overloaded);
+        assert!(
+            refusal.message.starts_with("The one slot of pool `default` is taken and the request may not")
+        );
+        let retry = refusal.retry_after.unwrap();
+        assert!((Duration::from_secs(1)..=Duration::from_millis(1500)).contains(&retry), "{retry:?}");
+    }
+}
+
+#[test]
+fn a_hopeless_wait_is_refused_on_arrival_with_the_reason() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    serve_one(&mut gate, &ask("a"), at(0), at(2000));
+    granted(&mut gate, &ask("a"), at(2000));
+    // Nobody is ahead of the first; two seconds of work are ahead of the second.
+    waiting(&mut gate, &ask("b"), at(2000));
+    let refusal = refused(&mut gate, &ask("b"), at(2000));
+    assert_eq!(refusal.reason, Reason::Overloaded);
+    let retry = refusal.retry_after.unwrap();
+    assert!((Duration::from_secs(4)..=Duration::from_secs(6)).contains(&retry), "{retry:?}");
+    assert!(
+        refusal.message.starts_with(
+            "The one slot of pool `default` is taken and the predicted wait of 2 s exceeds the budget of 250 ms; \
+             retry in "
+        ),
+        "{}",
+        refusal.message
+    );
+    // Another caller has had less and is not behind that work.
+    waiting(&mut gate, &ask("c"), at(2000));
+}
+
+#[test]
+fn without_measurements_the_first_waiters_are_not_refused() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    granted(&mut gate, &ask("a"), at(0));
+    for _ in 0..16 {
+        waiting(&mut gate, &ask("b"), at(100));
+    }
+    assert_eq!(refused(&mut gate, &ask("b"), at(100)).reason, Reason::Overloaded);
+}
+
+#[test]
+fn a_long_pause_is_not_taken_for_a_slow_pool() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    serve_one(&mut gate, &ask("a"), at(0), at(100));
+    let hour = 3_600_000;
+    granted(&mut gate, &ask("a"), at(hour));
+    waiting(&mut gate, &ask("b"), at(hour));
+    waiting(&mut gate, &ask("b"), at(hour));
+}
+
+#[test]
+fn a_stalled_pool_is_noticed() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    serve_one(&mut gate, &ask("a"), at(0), at(10));
+    granted(&mut gate, &ask("a"), at(10));
+    waiting(&mut gate, &ask("b"), at(5000));
+    // By the measured 10 ms a seat this one would be next but one; but nothing has been freed for five seconds.
+    let refusal = refused(&mut gate, &ask("b"), at(5000));
+    assert!(refusal.retry_after.unwrap() > Duration::from_secs(3), "{refusal:?}");
+}
+
+#[test]
+fn a_flood_makes_room_for_a_caller_that_has_less() {
+    let mut gate = gate(GateSettings { queue_length: 3, ..settings() }, &[member("w1", 1)]);
+    granted(&mut gate, &ask("flood"), at(0));
+    let flood: Vec<_> = (1..=3).map(|i| waiting(&mut gate, &ask("flood"), at(i))).collect();
+    assert_eq!(refused(&mut gate, &ask("flood"), at(4)).reason, Reason::Overloaded);
+    let light = waiting(&mut gate, &ask("light"), at(5));
+    assert_eq!(outcomes(&mut gate), [(flood[2], Some(Reason::Overloaded))]);
+    assert!(gate.queue.head().is_some_and(|head| head.id == light));
+}
+
+#[test]
+fn bytes_are_bounded_and_room_is_made_for_them_too() {
+    let mut gate = gate(GateSettings { queue_bytes: 3000, ..settings() }, &[member("w1", 1)]);
+    granted(&mut gate, &ask("flood"), at(0));
+    let flood: Vec<_> = (1..=3).map(|i| waiting(&mut gate, &ask("flood"), at(i))).collect();
+    let heavy = Ask { body_bytes: 1500, ..ask("light") };
+    waiting(&mut gate, &heavy, at(4));
+    let displaced = Some(Reason::Overloaded);
+    assert_eq!(outcomes(&mut gate), [(flood[2], displaced), (flood[1], displaced)]);
+    assert_eq!(gate.snapshot(at(4)).queue_bytes, 2500);
+    // What can never fit displaces nobody.
+    assert_eq!(refused(&mut gate, &Ask { body_bytes: 3001, ..ask("x") }, at(5)).reason, Reason::Overloaded);
+    assert_eq!(outcomes(&mut gate), []);
+}
+
+#[test]
+fn classes_are_strict_and_displace_only_downwards() {
+    let mut gate = gate(GateSettings { queue_length: 2, ..settings() }, &[member("w1", 1)]);
+    let seat = granted(&mut gate, &ask("a"), at(0)).seat;
+    let of = |class| Ask { class, ..ask("b") };
+    let batch = waiting(&mut gate, &of(Class::Batch), at(0));
+    let interactive = waiting(&mut gate, &of(Class::Interactive), at(1));
+    let critical = waiting(&mut gate, &of(Class::Critical), at(2));
+    assert_eq!(outcomes(&mut gate), [(batch, Some(Reason::Overloaded))]);
+    assert_eq!(refused(&mut gate, &of(Class::Batch), at(3)).reason, Reason::Overloaded);
+    gate.release(seat, Ending::Complete, 50, at(4));
+    assert_eq!(outcomes(&mut gate), [(critical, None)]);
+    gate.advance(at(251));
+    assert_eq!(outcomes(&mut gate), [(interactive, Some(Reason::QueueTimeout))]);
+}
+
+#[test]
+fn a_reserve_keeps_its_share_for_the_class_and_those_above() {
+    let settings = GateSettings { reserve: [0.0, 0.25, 0.25], queue_length: 0, ..settings() };
+    let mut gate = gate(settings, &[member("w1", 4), member("w2", 4)]);
+    let mut count =
+        |class| (0..8).take_while(|_| gate.ask(&Ask { class, ..ask("a") }, at(0)).is_ok()).count();
+    // Of eight: batch fills four, interactive two more, and two are left for critical.
+    assert_eq!([count(Class::Batch), count(Class::Interactive), count(Class::Critical)], [4, 2, 2]);
+}
+
+#[test]
+fn what_higher_classes_occupy_does_not_count_against_lower_ones() {
+    let settings = GateSettings { reserve: [0.0, 0.0, 0.25], queue_length: 0, ..settings() };
+    let mut gate = gate(settings, &[member("w1", 4)]);
+    granted(&mut gate, &Ask { class: Class::Critical, ..ask("a") }, at(0));
+    for _ in 0..3 {
+        granted(&mut gate, &ask("a"), at(0));
+    }
+}
+
+#[test]
+fn no_worker_is_said_or_waited_for() {
+    let mut none = gate(settings(), &[Member { eligible: false, ..member("w1", 4) }]);
+    assert_eq!(refused(&mut none, &ask("a"), at(0)).reason, Reason::NoWorker);
+
+    let patient = GateSettings { wait_no_worker: Duration::from_secs(30), ..settings() };
+    let mut gate = gate(patient.clone(), &[]);
+    let [first, second] = [0, 1].map(|i| waiting(&mut gate, &ask("a"), at(i)));
+    gate.advance(at(30_000));
+    assert_eq!(outcomes(&mut gate), [(first, Some(Reason::NoWorker))]);
+    gate.rebuild(patient, vec![member("w1", 4)], at(30_000));
+    assert_eq!(outcomes(&mut gate), [(second, None)]);
+}
+
+#[test]
+fn a_reload_shows_new_room_at_once_and_shortens_the_queue_from_its_end() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    granted(&mut gate, &ask("a"), at(0));
+    let ids: Vec<_> = (0..4).map(|_| waiting(&mut gate, &ask("b"), at(0))).collect();
+    let shorter = GateSettings { queue_length: 2, ..settings() };
+    gate.rebuild(shorter, vec![member("w1", 1), member("w2", 1)], at(1));
+    let displaced = Some(Reason::Overloaded);
+    assert_eq!(outcomes(&mut gate), [(ids[3], displaced), (ids[2], displaced), (ids[0], None)]);
+}
+
+#[test]
+fn advice_never_exceeds_a_minute() {
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member("w1", 1)]);
+    serve_one(&mut gate, &ask("a"), at(0), at(3_600_000));
+    granted(&mut gate, &ask("a"), at(3_600_000));
+    let refusal = refused(&mut gate, &ask("b"), at(3_600_000));
+    assert_eq!(refusal.retry_after, Some(Duration::from_secs(60)));
+}
+
+#[test]
+fn callers_are_forgotten() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    for i in 0..100_000_u32 {
+        let caller = Ask { expected_output: u64::from(i % 50), ..ask(&format!("ip:{i}")) };
+        serve_one(&mut gate, &caller, at(0), at(1));
+    }
+    assert!(gate.queue.remembered() <= 65_536 + 1024, "{}", gate.queue.remembered());
+}

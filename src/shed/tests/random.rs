@@ -1,0 +1,295 @@
+//! Random orders of everything that can happen, against a plain account of who is where.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::super::{Failure, SeatId};
+use super::*;
+
+/// One thing that happens. Numbers choose among what is there at that moment.
+#[derive(Clone, Debug)]
+enum Event {
+    Ask(Ask, Option<u64>),
+    Cancel(usize),
+    Dispatched(usize),
+    FirstToken(usize),
+    Tokens(usize, u64),
+    Failed(usize, Failure),
+    Reassign(usize),
+    Release(usize, Ending),
+    /// Which of four workers there are, which of them are eligible, and the length of the queue.
+    Rebuild(u8, u8, usize),
+    Pass(u64),
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    let any_ask = (0..6_usize, 0..3_usize, 0..600_u64, 0..300_u64, 0..4_u32, 0..3000_u64);
+    let ask = (any_ask, proptest::option::of(any::<u64>()), proptest::option::of(0..400_u64)).prop_map(
+        |((caller, class, prompt_tokens, expected_output, sequences, body_bytes), session, slack)| {
+            let ask = Ask {
+                weight: u32::try_from(caller).unwrap() % 3,
+                class: Class::ALL[class],
+                prompt_tokens,
+                expected_output,
+                sequences,
+                body_bytes,
+                session,
+                ..ask(&format!("caller-{caller}"))
+            };
+            Event::Ask(ask, slack)
+        },
+    );
+    let failure = prop_oneof![Just(Failure::Connect), Just(Failure::Broke), Just(Failure::Refused)];
+    let ending = prop_oneof![Just(Ending::Complete), Just(Ending::ClientGone), Just(Ending::WorkerFailed)];
+    prop_oneof![
+        8 => ask,
+        1 => any::<usize>().prop_map(Event::Cancel),
+        2 => any::<usize>().prop_map(Event::Dispatched),
+        2 => any::<usize>().prop_map(Event::FirstToken),
+        2 => (any::<usize>(), 0..600_u64).prop_map(|(i, seen)| Event::Tokens(i, seen)),
+        1 => (any::<usize>(), failure).prop_map(|(i, kind)| Event::Failed(i, kind)),
+        1 => any::<usize>().prop_map(Event::Reassign),
+        5 => (any::<usize>(), ending).prop_map(|(i, ending)| Event::Release(i, ending)),
+        1 => (0..16_u8, any::<u8>(), 0..8_usize).prop_map(|(a, b, c)| Event::Rebuild(a, b, c)),
+        3 => (0..200_u64).prop_map(Event::Pass),
+    ]
+}
+
+/// Who holds a seat, as the account has it.
+#[derive(Debug)]
+struct Seated {
+    worker: Arc<str>,
+    sequences: u32,
+    prompt: u64,
+    output: u64,
+    prefilled: bool,
+    seen: u64,
+}
+
+#[derive(Debug)]
+struct Account {
+    gate: Gate,
+    now: Nanos,
+    waiting: BTreeMap<WaiterId, (Ask, Nanos)>,
+    seated: BTreeMap<SeatId, Seated>,
+    asked: usize,
+    ended: usize,
+}
+
+fn four_workers(present: u8, eligible: u8) -> Vec<Member> {
+    (0..4_u32)
+        .filter(|i| present & (1 << i) != 0)
+        .map(|i| Member {
+            kv_tokens: (i == 1).then_some(700),
+            eligible: eligible & (1 << i) != 0,
+            ..member(&format!("w{i}"), i + 1)
+        })
+        .collect()
+}
+
+impl Account {
+    fn new(reserve: [f64; 3]) -> Self {
+        let settings = GateSettings {
+            queue_length: 6,
+            queue_bytes: 8000,
+            wait_no_worker: Duration::from_millis(100),
+            reserve,
+            ..settings()
+        };
+        Self {
+            gate: gate(settings, &four_workers(0b0111, 0b0111)),
+            now: Nanos::ZERO,
+            waiting: BTreeMap::new(),
+            seated: BTreeMap::new(),
+            asked: 0,
+            ended: 0,
+        }
+    }
+
+    fn seat(&self, number: usize) -> Option<SeatId> {
+        self.seated.keys().nth(number % self.seated.len().max(1)).copied()
+    }
+
+    fn sit(&mut self, grant: Grant, ask: &Ask) {
+        let seated = Seated {
+            worker: grant.worker,
+            sequences: ask.sequences.max(1),
+            prompt: ask.prompt_tokens,
+            output: ask.expected_output,
+            prefilled: false,
+            seen: 0,
+        };
+        assert!(self.seated.insert(grant.seat, seated).is_none(), "a seat was granted twice");
+    }
+
+    /// Lets `event` happen; gives back the classes that were granted seats and the workers that got somebody.
+    fn happen(&mut self, event: Event) -> (Vec<Class>, BTreeSet<Arc<str>>) {
+        let (mut classes, mut workers) = (Vec::new(), BTreeSet::new());
+        match event {
+            Event::Ask(mut ask, slack) => {
+                ask.deadline = slack.map(|millis| self.now + Duration::from_millis(millis));
+                self.asked += 1;
+                match self.gate.ask(&ask, self.now) {
+                    Ok(Answer::Granted(grant)) => {
+                        classes.push(ask.class);
+                        workers.insert(Arc::clone(&grant.worker));
+                        self.sit(grant, &ask);
+                    }
+                    Ok(Answer::Waiting { id, expires_at }) => {
+                        assert!(expires_at > self.now);
+                        self.waiting.insert(id, (ask, expires_at));
+                    }
+                    Err(refusal) => {
+                        assert!(refusal.retry_after.is_some() || refusal.reason == Reason::RequestTooLarge);
+                        self.ended += 1;
+                    }
+                }
+            }
+            Event::Cancel(i) => {
+                let id = self.waiting.keys().nth(i % self.waiting.len().max(1)).copied();
+                if let Some(id) = id {
+                    self.waiting.remove(&id);
+                    self.ended += 1;
+                    self.gate.cancel(id, self.now);
+                }
+            }
+            Event::Dispatched(i) => {
+                self.seat(i).into_iter().for_each(|id| self.gate.dispatched(id, self.now));
+            }
+            Event::FirstToken(i) => {
+                if let Some(id) = self.seat(i) {
+                    self.seated.get_mut(&id).unwrap().prefilled = true;
+                    self.gate.first_token(id, self.now);
+                }
+            }
+            Event::Tokens(i, seen) => {
+                if let Some(id) = self.seat(i) {
+                    let seated = self.seated.get_mut(&id).unwrap();
+                    seated.seen = seated.seen.max(seen);
+                    self.gate.tokens(id, seen, self.now);
+                }
+            }
+            Event::Failed(i, kind) => {
+                self.seat(i).into_iter().for_each(|id| self.gate.worker_failed(id, kind, self.now));
+            }
+            Event::Reassign(i) => {
+                if let Some(id) = self.seat(i)
+                    && let Some(worker) = self.gate.reassign(id, self.now)
+                {
+                    let seated = self.seated.get_mut(&id).unwrap();
+                    assert_ne!(seated.worker, worker);
+                    workers.insert(Arc::clone(&worker));
+                    (seated.worker, seated.prefilled) = (worker, false);
+                }
+            }
+            Event::Release(i, ending) => {
+                if let Some(id) = self.seat(i) {
+                    let seen = self.seated.remove(&id).unwrap().seen;
+                    self.ended += 1;
+                    self.gate.release(id, ending, seen, self.now);
+                    self.gate.release(id, ending, seen, self.now);
+                }
+            }
+            Event::Rebuild(present, eligible, queue_length) => {
+                let settings = GateSettings { queue_length, ..self.gate.settings.clone() };
+                self.gate.rebuild(settings, four_workers(present, eligible), self.now);
+            }
+            Event::Pass(millis) => {
+                self.now = self.now + Duration::from_millis(millis);
+                self.gate.advance(self.now);
+            }
+        }
+        let settled: Vec<_> = self.gate.take_settled().collect();
+        for (id, outcome) in settled {
+            let (ask, expires_at) =
+                self.waiting.remove(&id).expect("an outcome for nobody, or the second one");
+            match outcome {
+                Ok(grant) => {
+                    assert!(self.now < expires_at, "served late");
+                    classes.push(ask.class);
+                    workers.insert(Arc::clone(&grant.worker));
+                    self.sit(grant, &ask);
+                }
+                Err(_) => self.ended += 1,
+            }
+        }
+        (classes, workers)
+    }
+
+    fn check(
+        &mut self,
+        waited_before: &BTreeMap<WaiterId, Class>,
+        granted: &[Class],
+        got: &BTreeSet<Arc<str>>,
+    ) {
+        let snapshot = self.gate.snapshot(self.now);
+        assert_eq!(self.asked, self.ended + self.waiting.len() + self.seated.len());
+
+        let mut sums: HashMap<&str, (u32, u64, u64, usize)> = HashMap::new();
+        for seated in self.seated.values() {
+            let sum = sums.entry(&seated.worker).or_default();
+            sum.0 += seated.sequences;
+            sum.1 += if seated.prefilled { 0 } else { seated.prompt };
+            sum.2 += seated.prompt + seated.output.max(seated.seen);
+            sum.3 += 1;
+        }
+        for worker in &snapshot.workers {
+            let (in_flight, prefill, tokens, seats) = sums.remove(&*worker.id).unwrap_or_default();
+            assert_eq!(
+                (worker.in_flight, worker.prefill_tokens, worker.tokens),
+                (in_flight, prefill, tokens),
+                "{}",
+                worker.id
+            );
+            let within = in_flight <= worker.limit || seats == 1;
+            assert!(within || !got.contains(&worker.id), "{} was given more than it may have", worker.id);
+            assert!(!worker.leaving || seats > 0, "a worker that is gone is still here");
+        }
+        assert!(sums.is_empty(), "seats at unknown workers: {sums:?}");
+
+        assert_eq!(snapshot.queue.iter().sum::<usize>(), self.waiting.len());
+        assert!(self.waiting.len() <= self.gate.settings.queue_length);
+        let bytes: u64 = self.waiting.values().map(|(ask, _)| ask.body_bytes).sum();
+        assert_eq!(snapshot.queue_bytes, bytes);
+        assert!(bytes <= self.gate.settings.queue_bytes);
+        assert!(self.waiting.values().all(|(_, expires_at)| *expires_at > self.now), "waits too long");
+
+        let passed_over = |class: &Class| {
+            waited_before.iter().any(|(id, waiting)| waiting > class && self.waiting.contains_key(id))
+        };
+        assert!(!granted.iter().any(passed_over), "a lower class was served before a higher one");
+        if let Some(head) = self.gate.queue.head() {
+            let place = self.gate.place(&head.load, head.class, head.session, self.now);
+            assert_eq!(place, None, "somebody waits who could be served");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    #[test]
+    fn every_order_of_events_keeps_the_account(
+        events in vec(events(), 1..200),
+        reserve in prop_oneof![Just([0.0; 3]), Just([0.0, 0.2, 0.3])],
+    ) {
+        let mut account = Account::new(reserve);
+        for event in events {
+            let before = account.waiting.iter().map(|(id, (ask, _))| (*id, ask.class)).collect();
+            let (granted, got) = account.happen(event);
+            account.check(&before, &granted, &got);
+        }
+        // To rest: time ends every wait, and every seat is given back.
+        account.happen(Event::Pass(1000));
+        prop_assert!(account.waiting.is_empty());
+        while !account.seated.is_empty() {
+            account.happen(Event::Release(0, Ending::Complete));
+        }
+        let rest = account.gate.snapshot(account.now);
+        prop_assert_eq!(rest.in_flight(), 0);
+        prop_assert!(rest.workers.iter().all(|w| (w.prefill_tokens, w.tokens, w.leaving) == (0, 0, false)));
+        prop_assert_eq!((account.gate.in_flight, account.asked), (0, account.ended));
+    }
+}

@@ -1,0 +1,95 @@
+//! What an operator does to a gate and sees of it: reloads, snapshots, and the advice that refusals carry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Nanos;
+use crate::request::Class;
+
+use super::fair_queue::Bounds;
+use super::gate::Gate;
+use super::member::{Member, Worker};
+use super::refuse;
+use super::settings::GateSettings;
+use super::snapshot::{GateSnapshot, WorkerSnapshot};
+
+/// When to come back while nothing has been measured yet.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest advice.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+impl Gate {
+    /// New settings and workers. Who is kept keeps its ledger; who is gone keeps it until its seats are free.
+    pub fn rebuild(&mut self, settings: GateSettings, members: Vec<Member>, now: Nanos) {
+        self.settings = settings;
+        for worker in self.workers.iter_mut().flatten() {
+            worker.leaving = true;
+        }
+        for member in members {
+            let kept = self.workers.iter_mut().flatten().find(|worker| worker.member.id == member.id);
+            if let Some(worker) = kept {
+                worker.retell(member, &self.settings);
+                continue;
+            }
+            let worker = Worker::new(member, &self.settings);
+            match self.workers.iter_mut().find(|place| place.is_none()) {
+                Some(place) => *place = Some(worker),
+                None => self.workers.push(Some(worker)),
+            }
+        }
+        for place in &mut self.workers {
+            place.take_if(|worker| worker.is_gone());
+        }
+        while let Some(waiting) = self.queue.pop_surplus(self.bounds()) {
+            let retry = self.retry_after(now);
+            self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
+        }
+        self.advance(now);
+        self.serve(now);
+    }
+
+    /// When a refused client should come back: the time until everything that waits has a seat, and 0–50 % more so
+    /// that clients do not come back together; at most 60 s.
+    pub fn retry_after(&mut self, now: Nanos) -> Duration {
+        let base = match self.next_cool_down_end(now) {
+            Some(end) if !self.is_open(now) => end.since(now),
+            _ => {
+                let sequences = self.queue.sequences() + 1;
+                self.drain.time_to_free(sequences, self.in_flight, now).unwrap_or(FIRST_RETRY)
+            }
+        };
+        let base = base.clamp(Duration::from_millis(1), LONGEST_RETRY);
+        base.mul_f64(1.0 + self.random.f64() / 2.0).min(LONGEST_RETRY)
+    }
+
+    /// The gate as it is now.
+    #[must_use]
+    pub fn snapshot(&self, now: Nanos) -> GateSnapshot {
+        let workers = self.workers.iter().flatten().map(|worker| WorkerSnapshot {
+            id: Arc::clone(&worker.member.id),
+            in_flight: worker.ledger.in_flight(),
+            limit: worker.limit(),
+            prefill_tokens: worker.ledger.prefill(),
+            tokens: worker.ledger.tokens(),
+            kv_tokens: worker.member.kv_tokens,
+            eligible: worker.member.eligible && !worker.leaving,
+            reachable: worker.health.reachable(now),
+            leaving: worker.leaving,
+        });
+        GateSnapshot {
+            workers: workers.collect(),
+            queue: Class::ALL.map(|class| self.queue.depth(class)),
+            queue_bytes: self.queue.bytes(),
+        }
+    }
+
+    /// When the next worker is tried again.
+    pub(super) fn next_cool_down_end(&self, now: Nanos) -> Option<Nanos> {
+        self.workers.iter().flatten().filter_map(|worker| worker.health.cooling_until(now)).min()
+    }
+
+    /// The bounds of the queue.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds { length: self.settings.queue_length, bytes: self.settings.queue_bytes }
+    }
+}
