@@ -1,1 +1,116 @@
-//! Forwarding to workers.
+//! Forwarding to workers: pick → send → commit → stream.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `settings` | what an operator sets |
+//! | `journey` | one request: attempts at workers up to the commit |
+//! | `fault` | what can go wrong, and what may be tried again (pure) |
+//! | `budget` | how much may be tried again (pure) |
+//! | `headers` | which fields pass |
+//! | `pool` `connect` `tls` `link` | connections |
+//! | `body` `source` `watch` `alarm` | the answer on its way back |
+//!
+//! A response is *committed* at the first content byte, not at the headers: until then another worker can take over
+//! and the client notices nothing; from then on each byte is passed on as it comes. What a worker may have begun is
+//! sent again only where a second run does no harm, so the way requests are written is our own affair: a general
+//! HTTP client hides whether bytes left the machine. The price is a connection pool of our own, and HTTP/1.1 only.
+//!
+//! Nothing here outlives the request by more than an idle connection: dropping the future or the body at any point
+//! closes the connection to the worker at once.
+
+pub mod budget;
+pub mod settings;
+pub mod tls;
+
+mod alarm;
+mod body;
+mod connect;
+mod fault;
+mod headers;
+mod journey;
+mod link;
+mod pool;
+mod source;
+mod watch;
+
+pub use body::{BodyError, UpstreamBody};
+pub use settings::{RetrySettings, Timeouts, UpstreamSettings};
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use tower::Service;
+
+use crate::clock::Clock;
+use crate::fleet::Fleet;
+use crate::refusal::Refusal;
+use crate::request::Payload;
+use budget::RetryBudget;
+use journey::Journey;
+use pool::Sites;
+
+/// The way to the workers. Clones share their connections and the retry budget.
+#[derive(Clone)]
+pub struct Upstream(Arc<Inner>);
+
+struct Inner {
+    fleet: Arc<ArcSwap<Fleet>>,
+    settings: Arc<ArcSwap<UpstreamSettings>>,
+    clock: Clock,
+    sites: Sites,
+    budget: RetryBudget,
+}
+
+impl Upstream {
+    /// A way to the workers of `fleet`; both it and the settings are read anew for each request.
+    #[must_use]
+    pub fn new(fleet: Arc<ArcSwap<Fleet>>, settings: Arc<ArcSwap<UpstreamSettings>>, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            fleet,
+            settings,
+            clock,
+            sites: Sites::default(),
+            budget: RetryBudget::default(),
+        }))
+    }
+
+    /// Sends a request to the worker its permit names and returns the response once it is committed.
+    ///
+    /// The request's extensions must hold its `Arc<Flight>`; a `Permit`, `Demand`, `Forwarding`, `RouteTimeouts` and
+    /// `UsageInjected` are heeded when there.
+    ///
+    /// # Errors
+    /// A refusal with the reason `upstream_unreachable`, `upstream_broke` or `upstream_timeout` that names the worker,
+    /// `no_worker` when it is gone, or what was wrong with the client's own body.
+    pub async fn forward(&self, request: Request<Payload>) -> Result<Response<UpstreamBody>, Refusal> {
+        let settings = self.0.settings.load_full();
+        Journey::begin(&self.0, &settings, request)?.run().await
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").finish_non_exhaustive()
+    }
+}
+
+impl Service<Request<Payload>> for Upstream {
+    type Response = Response<UpstreamBody>;
+    type Error = Refusal;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        // What may go on is decided by `limit` and `shed`; here nothing waits.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Payload>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { this.forward(request).await })
+    }
+}

@@ -1,0 +1,49 @@
+//! One timer per request, moved lazily.
+//!
+//! A stream moves its idle deadline with every token. Moving a timer costs a lock in the runtime's timer wheel, so
+//! the timer is left where it is and asked only when it rings: if the deadline has moved on meanwhile it is set anew.
+//! A timer thus rings about once per idle time, not once per token.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use crate::clock::{Clock, Nanos};
+
+/// Waits for one deadline after another.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    rings_at: Nanos,
+}
+
+impl Alarm {
+    /// A timer that rings at `due` first.
+    pub(crate) fn new(due: Nanos, now: Nanos) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(due.since(now))), rings_at: due }
+    }
+
+    /// Ready when `due` is reached.
+    pub(crate) fn poll_due(&mut self, due: Nanos, clock: &Clock, cx: &mut Context<'_>) -> Poll<()> {
+        if due < self.rings_at {
+            self.set(due, clock.now());
+        }
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let now = clock.now();
+            if now >= due {
+                return Poll::Ready(());
+            }
+            self.set(due, now);
+        }
+    }
+
+    fn set(&mut self, due: Nanos, now: Nanos) {
+        // A timer rounds up to its tick; a time not after now would ring again at once, and again.
+        let wait = due.since(now).max(Duration::from_millis(1));
+        self.sleep.as_mut().reset(Instant::now() + wait);
+        self.rings_at = due;
+    }
+}

@@ -1,0 +1,237 @@
+//! The answer on its way to the client: the worker's frames, byte for byte and as they come.
+//!
+//! The body holds all that a request occupies: the connection, the permit, the timer. It lets go of each at the
+//! earliest honest moment, and of all at once when it is dropped because the client went away.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::alarm::Alarm;
+use super::fault::{Fault, Wait, broke};
+use super::headers;
+use super::source::{Held, Source};
+use super::watch::Watch;
+use crate::clock::{Clock, Nanos};
+use crate::openai::error;
+use crate::refusal::{Reason, Refusal};
+use crate::request::Ending;
+
+/// The most that is held of a stream before its first content, bookkeeping included.
+const HELD_MAX: usize = 64 * 1024;
+
+/// A response broke off after it had been committed. The connection to the client is reset, which is the only way
+/// left to say that what came is not all.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BodyError(#[from] Refusal);
+
+/// Until when an answer is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The longest silence after the commit.
+    pub(crate) idle: Duration,
+    /// How long the whole answer may take, and when that is over.
+    pub(crate) total: (Duration, Nanos),
+}
+
+/// The body of a worker's answer.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    /// Gone when the answer was read to its end, or failed.
+    source: Option<Source>,
+    held: Held,
+    watch: Watch,
+    alarm: Alarm,
+    clock: Clock,
+    limits: Limits,
+    /// When the last frame came from the worker.
+    last: Nanos,
+}
+
+impl UpstreamBody {
+    pub(crate) fn new(source: Source, watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
+        let last = clock.now();
+        Self { source: Some(source), held: Held::default(), watch, alarm, clock, limits, last }
+    }
+
+    /// Reads and holds what comes before the first content of a stream, or the first frame of another answer. When it
+    /// is ready the response can be committed.
+    pub(crate) fn poll_open(
+        &mut self,
+        due: Nanos,
+        waits: Wait,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault>> {
+        if self.source.as_ref().is_some_and(Source::is_over) {
+            self.read_to_end(cx);
+        }
+        while self.source.is_some() {
+            match self.poll_source(cx) {
+                Poll::Ready(Ok(())) => {
+                    if self.watch.may_commit() || self.held.cost() > HELD_MAX {
+                        break;
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::of_exchange(error))),
+                Poll::Pending => {
+                    ready!(self.alarm.poll_due(due, &self.clock, cx));
+                    return Poll::Ready(Err(Fault::Silent(waits)));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The worker that answers.
+    pub(crate) const fn worker(&self) -> &Arc<str> {
+        self.watch.worker()
+    }
+
+    /// Whether the client may get fewer bytes than the worker announced, or more.
+    pub(crate) const fn changes_length(&self) -> bool {
+        self.watch.is_stream()
+    }
+
+    /// The response is handed over from here on. An answer without a body is complete with that: nobody may ask for
+    /// frames of it.
+    pub(crate) fn commit(&mut self) {
+        self.note_end();
+    }
+
+    /// Reads one frame, or the end, into `held`.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        let Some(source) = &mut self.source else {
+            return Poll::Ready(Ok(()));
+        };
+        match ready!(source.poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let over = source.is_over();
+                self.last = self.clock.now();
+                self.take(frame);
+                if over {
+                    self.read_to_end(cx);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Some(Err(error)) => {
+                self.source = None;
+                Poll::Ready(Err(error))
+            }
+            None => {
+                self.read_to_end(cx);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    fn take(&mut self, frame: Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(data) => self.watch.pass(data, self.last, &mut self.held),
+            Err(frame) => {
+                if let Ok(mut fields) = frame.into_trailers() {
+                    self.watch.flush(&mut self.held);
+                    headers::trailers(&mut fields);
+                    self.held.push(Frame::trailers(fields));
+                }
+            }
+        }
+    }
+
+    fn read_to_end(&mut self, cx: &mut Context<'_>) {
+        if let Some(source) = self.source.take() {
+            source.give_back(cx);
+            self.watch.flush(&mut self.held);
+        }
+    }
+
+    /// The last frame is out: the request is complete.
+    fn note_end(&mut self) {
+        if self.source.is_none() && self.held.is_empty() {
+            self.watch.end(Ending::Complete, None);
+        }
+    }
+
+    /// Breaks the answer off: with an error event where the client can read one, by a reset otherwise.
+    fn break_off(&mut self, ending: Ending, refusal: Refusal) -> Option<BodyError> {
+        self.source = None;
+        self.watch.flush(&mut self.held);
+        self.watch.end(ending, Some(refusal.reason));
+        if self.watch.is_stream() {
+            self.held.push(Frame::data(error::event(&refusal)));
+            return None;
+        }
+        Some(BodyError(refusal))
+    }
+
+    fn silent(&mut self) -> Option<BodyError> {
+        let (total, over) = self.limits.total;
+        let wait = if self.clock.now() >= over { Wait::Total(total) } else { Wait::Idle(self.limits.idle) };
+        let message = format!("Worker {} {}.", self.watch.worker(), wait.describe());
+        self.break_off(Ending::TimedOut, Refusal::new(Reason::UpstreamTimeout, message))
+    }
+
+    fn failed(&mut self, error: &hyper::Error) -> Option<BodyError> {
+        let message = format!("Worker {} broke off: {}.", self.watch.worker(), broke(error));
+        self.break_off(Ending::WorkerFailed, Refusal::new(Reason::UpstreamBroke, message))
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(frame) = this.held.pop() {
+                this.note_end();
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if this.source.is_none() {
+                this.note_end();
+                return Poll::Ready(None);
+            }
+            let fatal = match this.poll_source(cx) {
+                Poll::Ready(Ok(())) => None,
+                Poll::Ready(Err(error)) => this.failed(&error),
+                Poll::Pending => {
+                    let due = (this.last + this.limits.idle).min(this.limits.total.1);
+                    ready!(this.alarm.poll_due(due, &this.clock, cx));
+                    this.silent()
+                }
+            };
+            if let Some(error) = fatal {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_none() && self.held.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held = self.held.bytes() as u64;
+        match &self.source {
+            None => SizeHint::with_exact(held),
+            Some(_) if self.watch.is_stream() => SizeHint::default(),
+            Some(source) => {
+                let rest = source.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower() + held);
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper + held);
+                }
+                hint
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! A connection to a worker, from the address to the HTTP handshake.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::link::Link;
+
+/// The largest piece read at once, which also bounds the head of an answer. hyper starts at 8 KiB and grows only
+/// while a worker fills the buffer, so that an ordinary stream of tokens stays at 8 KiB.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Where a worker listens.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// Name or address, without brackets.
+    pub(crate) host: String,
+    /// The port.
+    pub(crate) port: u16,
+    /// Whom the worker must prove to be, when its URL says `https`.
+    pub(crate) tls: Option<ServerName<'static>>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// Neither accepted nor refused in time.
+    #[error("it did not accept a connection within {0:?}")]
+    TimedOut(Duration),
+    /// The system's answer. Only its kind is shown: the rest may name the address.
+    #[error("connecting failed: {}", .0.kind())]
+    Tcp(#[source] io::Error),
+    /// The worker did not prove who it is, or speaks no TLS.
+    #[error("its TLS handshake failed")]
+    Tls(#[source] io::Error),
+    /// The settings have no TLS client.
+    #[error("its URL is https, and no certificate authorities are configured")]
+    NoTls,
+    /// hyper refused the connection.
+    #[error("the HTTP connection could not be set up")]
+    Http(#[source] hyper::Error),
+}
+
+/// Connects to a worker.
+pub(crate) async fn connect(
+    target: &Target,
+    tls: Option<&Arc<rustls::ClientConfig>>,
+    limit: Duration,
+) -> Result<Box<Link>, ConnectError> {
+    let stream = tokio::time::timeout(limit, open(target, tls))
+        .await
+        .map_err(|_elapsed| ConnectError::TimedOut(limit))??;
+    let (sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(READ_BUFFER)
+        .handshake(stream)
+        .await
+        .map_err(ConnectError::Http)?;
+    Ok(Link::new(sender, connection))
+}
+
+async fn open(target: &Target, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Stream, ConnectError> {
+    let tcp = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(ConnectError::Tcp)?;
+    // Without it a token waits for the acknowledgement of the one before: 40 ms and more.
+    tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
+    let Some(name) = &target.tls else {
+        return Ok(Stream::Plain(TokioIo::new(tcp)));
+    };
+    let config = tls.ok_or(ConnectError::NoTls)?;
+    let stream =
+        TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await.map_err(ConnectError::Tls)?;
+    Ok(Stream::Tls(Box::new(TokioIo::new(stream))))
+}
+
+/// TCP, or TLS on it: one type, so that a plain connection costs no dynamic call.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Plain(TokioIo<TcpStream>),
+    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+}
+
+impl Read for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What can go wrong before the response is committed, and whether another worker may be asked then.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use super::connect::ConnectError;
+use crate::refusal::{Reason, Refusal};
+use crate::request::PayloadError;
+
+/// Why an attempt gave no response.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// No connection: the worker knows nothing of the request.
+    Unreachable(ConnectError),
+    /// The connection failed, or carried no HTTP, after the request may have been written.
+    Broke(hyper::Error),
+    /// The worker changed to a protocol nobody asked for.
+    Switched,
+    /// No content in time.
+    Silent(Wait),
+    /// The client's own body failed while it was passed on: not the worker's fault.
+    Client(Refusal),
+}
+
+/// Which waiting came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// For the first content of an event stream.
+    FirstToken(Duration),
+    /// Between two pieces of the answer.
+    Idle(Duration),
+    /// For the whole answer.
+    Total(Duration),
+}
+
+impl Wait {
+    /// What the worker did, as the end of a sentence.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Self::FirstToken(limit) => format!("sent no content within {limit:?}"),
+            Self::Idle(limit) => format!("was silent for {limit:?}"),
+            Self::Total(limit) => format!("did not finish within {limit:?}"),
+        }
+    }
+}
+
+impl From<ConnectError> for Fault {
+    fn from(error: ConnectError) -> Self {
+        Self::Unreachable(error)
+    }
+}
+
+impl Fault {
+    /// Sorts an error of the exchange: the client's body is carried by it too.
+    pub(crate) fn of_exchange(error: hyper::Error) -> Self {
+        match error.source().and_then(|source| source.downcast_ref::<PayloadError>()) {
+            Some(PayloadError::TooLarge { limit }) => Self::Client(Refusal::new(
+                Reason::BodyTooLarge,
+                format!("The request body exceeds bounds.body ({limit} bytes)."),
+            )),
+            Some(PayloadError::TooSlow) => Self::Client(Refusal::new(
+                Reason::BodyTimeout,
+                "The request body did not arrive within bounds.body_read.",
+            )),
+            Some(PayloadError::Broken(_)) => {
+                Self::Client(Refusal::new(Reason::BadRequest, "The request body broke off."))
+            }
+            None => Self::Broke(error),
+        }
+    }
+
+    /// Whether the worker may have begun the request.
+    pub(crate) const fn trouble(&self) -> Trouble {
+        match self {
+            Self::Unreachable(_) => Trouble::NeverSent,
+            Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_)) => Trouble::MaybeBegun,
+            Self::Silent(Wait::Idle(_) | Wait::Total(_)) | Self::Client(_) => Trouble::Final,
+        }
+    }
+
+    /// What the client is told. Names the worker, never its address.
+    pub(crate) fn into_refusal(self, worker: &str) -> Refusal {
+        match self {
+            Self::Unreachable(error) => Refusal::new(
+                Reason::UpstreamUnreachable,
+                format!("Worker {worker} could not be reached: {error}."),
+            ),
+            Self::Broke(error) => Refusal::new(
+                Reason::UpstreamBroke,
+                format!("Worker {worker} broke off before the first content: {}.", broke(&error)),
+            ),
+            Self::Switched => Refusal::new(
+                Reason::UpstreamBroke,
+                format!("Worker {worker} switched to another protocol, which nobody asked for."),
+            ),
+            Self::Silent(wait) => {
+                Refusal::new(Reason::UpstreamTimeout, format!("Worker {worker} {}.", wait.describe()))
+            }
+            Self::Client(refusal) => refusal,
+        }
+    }
+}
+
+/// How a connection failed, in words that hold nothing of the request or the address.
+pub(crate) fn broke(error: &hyper::Error) -> &'static str {
+    if error.is_parse() {
+        "its answer is not valid HTTP"
+    } else if error.is_incomplete_message() {
+        "it closed the connection in the middle of its answer"
+    } else {
+        "the connection failed"
+    }
+}
+
+/// What the worker may have done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It never saw it.
+    NeverSent,
+    /// It may have begun it, or turned it away.
+    MaybeBegun,
+    /// Asking another worker cannot help.
+    Final,
+}
+
+impl Trouble {
+    /// Whether the request may be sent to another worker. `repeatable`: the method is idempotent, or the operator or
+    /// the kind of call says that a second run does no harm.
+    pub(crate) const fn allows_another(self, repeatable: bool) -> bool {
+        match self {
+            Self::NeverSent => true,
+            Self::MaybeBegun => repeatable,
+            Self::Final => false,
+        }
+    }
+}
+
+/// Whether a second run of the request does no harm.
+pub(crate) fn is_repeatable(method: &Method, retryable: bool) -> bool {
+    retryable || method.is_idempotent()
+}
+
+/// Whether a worker turned the request away with words that may be true of this worker only.
+pub(crate) const fn turns_away(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_may_have_begun_is_repeated_only_where_that_does_no_harm() {
+        for (method, retryable, expected) in [
+            (Method::POST, false, false),
+            (Method::POST, true, true),
+            (Method::PATCH, false, false),
+            (Method::GET, false, true),
+            (Method::PUT, false, true),
+            (Method::DELETE, false, true),
+        ] {
+            let repeatable = is_repeatable(&method, retryable);
+            assert_eq!(Trouble::MaybeBegun.allows_another(repeatable), expected, "{method} {retryable}");
+            assert!(Trouble::NeverSent.allows_another(repeatable));
+            assert!(!Trouble::Final.allows_another(repeatable));
+        }
+    }
+
+    #[test]
+    fn an_unreachable_worker_is_named_without_its_address() {
+        let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "10.0.0.5:8000 refused");
+        let refusal = Fault::Unreachable(ConnectError::Tcp(refused)).into_refusal("w1");
+        assert_eq!(refusal.reason, Reason::UpstreamUnreachable);
+        assert_eq!(refusal.message, "Worker w1 could not be reached: connecting failed: connection refused.");
+    }
+}

@@ -1,0 +1,337 @@
+//! One request's way to a worker: one attempt after another, up to the commit.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderValue, Request, Response, StatusCode, request, response};
+use hyper::body::Incoming;
+
+use super::Inner;
+use super::alarm::Alarm;
+use super::body::{Limits, UpstreamBody};
+use super::connect::connect;
+use super::fault::{Fault, Trouble, Wait, is_repeatable, turns_away};
+use super::headers::{self, Outgoing};
+use super::link::Link;
+use super::pool::Site;
+use super::settings::{Timeouts, UpstreamSettings};
+use super::source::Source;
+use super::watch::{Reading, Watch};
+use crate::clock::{Clock, Nanos};
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UsageInjected};
+use crate::shed::{Failure, Permit};
+
+/// A request under way, and what may still be done with it.
+pub(crate) struct Journey<'a> {
+    upstream: &'a Inner,
+    settings: &'a UpstreamSettings,
+    timeouts: Timeouts,
+    /// When `timeouts.total` is over.
+    over: Nanos,
+    head: request::Parts,
+    /// Taken by the attempt that may be the last.
+    payload: Option<Payload>,
+    kind: Kind,
+    stream: bool,
+    repeatable: bool,
+    injected: bool,
+    flight: Arc<Flight>,
+    permit: Option<Permit>,
+    id: HeaderValue,
+    retries: u32,
+}
+
+/// An answer that could be committed.
+pub(crate) struct Opened {
+    head: response::Parts,
+    body: UpstreamBody,
+}
+
+impl Opened {
+    /// Whether the worker turned the request away, so that another may be asked instead.
+    pub(crate) fn turned_away(&self) -> bool {
+        turns_away(self.head.status)
+    }
+}
+
+impl<'a> Journey<'a> {
+    /// Reads what the layers said of the request and settles which fields may pass.
+    pub(crate) fn begin(
+        upstream: &'a Inner,
+        settings: &'a UpstreamSettings,
+        request: Request<Payload>,
+    ) -> Result<Self, Refusal> {
+        let (mut head, payload) = request.into_parts();
+        let mut facts = std::mem::take(&mut head.extensions);
+        let flight = facts.remove::<Arc<Flight>>().ok_or_else(|| {
+            Refusal::new(Reason::InternalError, "The request came to `upstream` without its record.")
+        })?;
+        let id = HeaderValue::from_str(&flight.id)
+            .map_err(|_error| Refusal::new(Reason::InternalError, "The request's id is no header value."))?;
+        let demand = facts.get::<Demand>();
+        let (kind, stream, retryable) = demand
+            .map_or((Kind::Path, false, false), |demand| (demand.kind, demand.stream, demand.retryable));
+        Outgoing {
+            kind,
+            forwarding: facts.get::<Forwarding>(),
+            forward_authorization: settings.forward_authorization,
+            id: &id,
+        }
+        .apply(&mut head);
+        let timeouts = settings.timeouts.for_route(facts.get::<RouteTimeouts>());
+        let now = upstream.clock.now();
+        upstream.budget.request(now);
+        Ok(Self {
+            upstream,
+            settings,
+            timeouts,
+            over: now + timeouts.total,
+            repeatable: is_repeatable(&head.method, retryable),
+            head,
+            payload: Some(payload),
+            kind,
+            stream,
+            injected: facts.get::<UsageInjected>().is_some(),
+            flight,
+            permit: facts.remove::<Permit>(),
+            id,
+            retries: 0,
+        })
+    }
+
+    /// Goes on until an answer can be committed or nothing more may be tried.
+    pub(crate) async fn run(mut self) -> Result<Response<UpstreamBody>, Refusal> {
+        loop {
+            let site = self.site()?;
+            match self.attempt(&site).await {
+                Ok(opened) => {
+                    if !opened.turned_away() {
+                        return Ok(self.commit(opened));
+                    }
+                    self.blame(Failure::Refused);
+                    if !self.may_ask_another(Trouble::MaybeBegun) {
+                        return Ok(self.commit(opened));
+                    }
+                }
+                Err(fault) => {
+                    tracing::debug!(worker = %site.spec().id, request = %self.flight.id, ?fault, "an attempt failed");
+                    if let Some(failure) = failure(&fault) {
+                        self.blame(failure);
+                    }
+                    if !self.may_ask_another(fault.trouble()) {
+                        if let Some(permit) = &self.permit {
+                            permit.end(Ending::Refused);
+                        }
+                        return Err(fault.into_refusal(&site.spec().id));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The worker to ask now.
+    fn site(&self) -> Result<Arc<Site>, Refusal> {
+        let fleet = self.upstream.fleet.load();
+        let worker = match &self.permit {
+            Some(permit) => fleet.worker(&permit.worker()).cloned(),
+            // What holds no seat (HEAD, OPTIONS) is no load: any worker will do.
+            None => fleet.workers().iter().find(|worker| worker.eligible).cloned(),
+        };
+        let worker =
+            worker.ok_or_else(|| Refusal::new(Reason::NoWorker, "No worker is there to serve this."))?;
+        self.upstream.sites.of(&worker, &fleet, &self.upstream.clock).map_err(|error| {
+            tracing::error!(%error, "a worker cannot be used");
+            Refusal::new(Reason::UpstreamUnreachable, format!("Worker {} is misconfigured.", worker.spec.id))
+        })
+    }
+
+    fn blame(&self, failure: Failure) {
+        if let Some(permit) = &self.permit {
+            permit.worker_failed(failure);
+        }
+    }
+
+    /// Whether the request goes to another worker after this trouble; if so its seat is there already.
+    fn may_ask_another(&mut self, trouble: Trouble) -> bool {
+        let Some(permit) = &self.permit else { return false };
+        if !trouble.allows_another(self.repeatable)
+            || self.payload.is_none()
+            || self.retries >= self.settings.retry.max
+        {
+            return false;
+        }
+        let now = self.upstream.clock.now();
+        if !self.upstream.budget.spend(self.settings.retry.budget, now) {
+            return false;
+        }
+        if permit.reassign().is_none() {
+            self.upstream.budget.give_back(now);
+            return false;
+        }
+        self.retries += 1;
+        true
+    }
+
+    /// Asks one worker, up to the point where its answer could be committed.
+    async fn attempt(&mut self, site: &Arc<Site>) -> Result<Opened, Fault> {
+        let clock = &self.upstream.clock;
+        let (connect_limit, tls) = (self.timeouts.connect, self.settings.tls.as_ref());
+        let now = clock.now();
+        let (mut link, mut reused) = match poll_fn(|cx| Poll::Ready(site.take(cx))).await {
+            Some(link) => (link, true),
+            None => (connect(&site.target, tls, connect_limit.min(self.over.since(now))).await?, false),
+        };
+        let mut request = self.message(site);
+        loop {
+            let sent = clock.now();
+            self.flight.set_dispatched(sent);
+            if let Some(permit) = &self.permit {
+                permit.dispatched();
+            }
+            let until = self.until(sent, self.stream);
+            let mut alarm = Alarm::new(until.0, sent);
+            match exchange(&mut link, request, &mut alarm, until, clock).await {
+                Ok(answer) => {
+                    let (head, mut body, stream) = self.receive(site, link, answer, alarm);
+                    let (due, wait) = self.until(sent, stream);
+                    poll_fn(|cx| body.poll_open(due, wait, cx)).await?;
+                    return Ok(Opened { head, body });
+                }
+                Err((_, Some(unsent))) if reused => {
+                    // The worker closed an idle connection under our hands; nothing of the request was written.
+                    reused = false;
+                    request = *unsent;
+                    link = match connect(&site.target, tls, connect_limit.min(self.over.since(sent))).await {
+                        Ok(link) => link,
+                        Err(error) => {
+                            self.take_back(request, site);
+                            return Err(error.into());
+                        }
+                    };
+                }
+                Err((fault, _)) => return Err(fault),
+            }
+        }
+    }
+
+    /// The request as this worker gets it. What another attempt would need is kept, if there can be one.
+    fn message(&mut self, site: &Site) -> Request<Payload> {
+        let another = self.repeatable
+            && self.retries < self.settings.retry.max
+            && self.permit.is_some()
+            && self.upstream.fleet.load().workers().len() > 1;
+        let copy = if another { self.payload.as_ref().and_then(Payload::try_clone) } else { None };
+        let (mut fields, payload) = match copy {
+            Some(payload) => (self.head.headers.clone(), payload),
+            None => {
+                (std::mem::take(&mut self.head.headers), self.payload.take().unwrap_or_else(Payload::empty))
+            }
+        };
+        fields.insert(HOST, site.authority.clone());
+        for (name, value) in &site.spec().headers {
+            fields.insert(name, value.clone());
+        }
+        let mut request = Request::new(payload);
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = site.target_of(&self.head.uri);
+        *request.headers_mut() = fields;
+        request
+    }
+
+    /// Makes a message that was never written ready for another worker. A client's field that the worker's own
+    /// replaced is lost with it.
+    fn take_back(&mut self, unsent: Request<Payload>, site: &Site) {
+        let (mut head, payload) = unsent.into_parts();
+        for name in site.spec().headers.keys() {
+            head.headers.remove(name);
+        }
+        self.head.headers = head.headers;
+        self.payload = Some(payload);
+    }
+
+    /// Until when to wait, and for what, for a request dispatched at `sent`.
+    fn until(&self, sent: Nanos, stream: bool) -> (Nanos, Wait) {
+        let first = sent + self.timeouts.first_token;
+        if stream && first < self.over {
+            (first, Wait::FirstToken(self.timeouts.first_token))
+        } else {
+            (self.over, Wait::Total(self.timeouts.total))
+        }
+    }
+
+    /// The head of an answer, its body still unread, and whether that is an event stream.
+    fn receive(
+        &self,
+        site: &Arc<Site>,
+        link: Box<Link>,
+        answer: Response<Incoming>,
+        alarm: Alarm,
+    ) -> (response::Parts, UpstreamBody, bool) {
+        let (head, body) = answer.into_parts();
+        let stream = head.status.is_success() && headers::is_event_stream(&head.headers);
+        let reading = if stream {
+            Reading::Stream { filtered: self.injected }
+        } else if head.status.is_success() && self.kind.has_demand() {
+            Reading::Json
+        } else {
+            Reading::Blind
+        };
+        let watch = Watch::new(Arc::clone(&self.flight), self.permit.clone(), &site.spec().id, reading);
+        let limits = Limits { idle: self.timeouts.idle, total: (self.timeouts.total, self.over) };
+        let source = Source::new(link, body, Arc::clone(site));
+        (head, UpstreamBody::new(source, watch, alarm, self.upstream.clock.clone(), limits), stream)
+    }
+
+    /// Hands the answer over.
+    fn commit(self, opened: Opened) -> Response<UpstreamBody> {
+        let Opened { mut head, mut body } = opened;
+        self.flight.set_worker(body.worker());
+        headers::answer(&mut head.headers, &self.id);
+        if body.changes_length() {
+            head.headers.remove(CONTENT_LENGTH);
+        }
+        body.commit();
+        Response::from_parts(head, body)
+    }
+}
+
+/// Sends a request and waits for the head of its answer. What was never written comes back with the fault.
+async fn exchange(
+    link: &mut Link,
+    request: Request<Payload>,
+    alarm: &mut Alarm,
+    (due, wait): (Nanos, Wait),
+    clock: &Clock,
+) -> Result<Response<Incoming>, (Fault, Option<Box<Request<Payload>>>)> {
+    let mut answer = pin!(link.send(request));
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(match answer {
+                Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    Err((Fault::Switched, None))
+                }
+                Ok(answer) => Ok(answer),
+                Err(mut error) => {
+                    let unsent = error.take_message().map(Box::new);
+                    Err((Fault::of_exchange(error.into_error()), unsent))
+                }
+            });
+        }
+        alarm.poll_due(due, clock, cx).map(|()| Err((Fault::Silent(wait), None)))
+    })
+    .await
+}
+
+/// What the worker is blamed for, if anything.
+const fn failure(fault: &Fault) -> Option<Failure> {
+    match fault {
+        Fault::Unreachable(_) => Some(Failure::Connect),
+        Fault::Broke(_) | Fault::Switched => Some(Failure::Broke),
+        Fault::Silent(_) => Some(Failure::Timeout),
+        Fault::Client(_) => None,
+    }
+}

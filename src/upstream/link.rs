@@ -1,0 +1,87 @@
+//! One HTTP/1.1 connection, driven by whoever uses it.
+//!
+//! hyper expects its connection future to run in a task of its own, which costs a hop between tasks, often between
+//! threads, for every request and every frame. Here the request's own future polls it, and so does the response body:
+//! a byte from the worker wakes the client's connection task directly, and dropping the future or the body closes the
+//! socket at once, without a message to anybody. The price: an idle connection is polled by nobody, so its closing is
+//! noticed when it is taken out again ([`Link::check`]) or swept, not when it happens.
+
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{Connection, SendRequest};
+
+use super::connect::Stream;
+use crate::request::Payload;
+
+/// A connection and its sender.
+#[derive(Debug)]
+pub(crate) struct Link {
+    sender: SendRequest<Payload>,
+    /// Gone when it ended, well or badly.
+    connection: Option<Connection<Stream, Payload>>,
+}
+
+/// What hyper's two halves tell each other needs no waker: both are polled here, one after the other, and what the
+/// connection waits for outside (socket, request body) holds the caller's own.
+fn silent() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+impl Link {
+    /// A connection nobody used yet. In a box: it is moved between the pool, futures and bodies.
+    pub(crate) fn new(sender: SendRequest<Payload>, connection: Connection<Stream, Payload>) -> Box<Self> {
+        Box::new(Self { sender, connection: Some(connection) })
+    }
+
+    /// Lets the connection do what it can do now.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.connection
+            && let Poll::Ready(ended) = Pin::new(connection).poll(cx)
+        {
+            if let Err(error) = ended {
+                tracing::trace!(%error, "a worker's connection ended");
+            }
+            self.connection = None;
+        }
+    }
+
+    /// Whether another request can be sent now: the last one is over on both sides and the worker has not hung up.
+    pub(crate) fn check(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx);
+        self.connection.is_some() && self.sender.is_ready()
+    }
+
+    /// Sends a request and waits for the head of its answer. When nothing was written the error gives the request
+    /// back. Dropping the future in between leaves the link unusable.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Payload>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        std::future::poll_fn(|cx| {
+            self.drive(cx);
+            answer.as_mut().poll(&mut silent())
+        })
+        .await
+    }
+
+    /// The next frame of the answer whose head [`Link::send`] returned.
+    pub(crate) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // Frames already read come first; asking also tells the connection that there is room for more.
+        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut silent()) {
+            return Poll::Ready(frame);
+        }
+        self.drive(cx);
+        Pin::new(body).poll_frame(&mut silent())
+    }
+}

@@ -1,0 +1,53 @@
+//! Whom an `https` worker must prove to be.
+
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
+
+/// Why no TLS client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Neither the system nor the settings name an authority that could be trusted.
+    #[error("no trusted certificate authority: the system has none, and none is configured")]
+    NoRoots,
+    /// A configured authority is no usable certificate.
+    #[error("the configured certificate authority is not usable: {0}")]
+    BadAuthority(#[source] rustls::Error),
+    /// The provider supports none of the protocol versions.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(#[source] rustls::Error),
+}
+
+/// A TLS client that trusts the system's authorities and `extra` ones. It reads files: not for the request path.
+///
+/// # Errors
+/// When an extra authority cannot be used, or when there is no authority at all.
+pub fn client_config(
+    extra: impl IntoIterator<Item = CertificateDer<'static>>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::warn!(%error, "a certificate authority of the system was not read");
+    }
+    // A system's store may hold certificates that rustls does not accept; the others still count.
+    let (_, ignored) = roots.add_parsable_certificates(system.certs);
+    if ignored > 0 {
+        tracing::debug!(ignored, "certificate authorities of the system were not understood");
+    }
+    for authority in extra {
+        roots.add(authority).map_err(TlsError::BadAuthority)?;
+    }
+    if roots.is_empty() {
+        return Err(TlsError::NoRoots);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,217 @@
+//! Connections: kept, found dead, refused, encrypted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use traffic_dam::refusal::Reason;
+use traffic_dam::upstream::tls::client_config;
+use traffic_dam::upstream::{Timeouts, UpstreamSettings};
+
+use crate::rig::{Dam, Worker, answer, chat, eventually, spec, text};
+
+#[tokio::test]
+async fn a_connection_that_died_while_idle_costs_nothing() {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&closed);
+    let worker = Worker::new(move |mut conn| {
+        let count = Arc::clone(&count);
+        async move {
+            conn.request().await;
+            conn.send(answer(200, "ok")).await;
+            drop(conn);
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+    for n in 1..20 {
+        // Not one of these may be run twice, so none may be lost either.
+        assert_eq!(text(dam.send("w1", chat(false, false)).await.unwrap()).await, "ok");
+        eventually("the worker has closed", || closed.load(Ordering::SeqCst) == n).await;
+        assert_eq!(worker.asked().len(), n);
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_says_close_is_believed() {
+    let worker = Worker::saying("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
+    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+    for n in 1..4 {
+        assert_eq!(text(dam.send("w1", chat(false, false)).await.unwrap()).await, "ok");
+        assert_eq!(worker.connections.load(Ordering::SeqCst), n);
+    }
+}
+
+#[tokio::test]
+async fn bytes_nobody_asked_for_end_a_connection() {
+    let worker = Worker::saying([answer(200, "ok"), answer(200, "smuggled")].concat()).await;
+    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+    for _ in 0..5 {
+        assert_eq!(text(dam.send("w1", chat(false, false)).await.unwrap()).await, "ok");
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_without_a_further_request() {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&closed);
+    let worker = Worker::new(move |mut conn| {
+        let count = Arc::clone(&count);
+        async move {
+            while conn.request().await.is_some() {
+                conn.send(answer(200, "ok")).await;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+    let (one, two) = (dam.send("w1", chat(false, false)), dam.send("w1", chat(false, false)));
+    let (one, two) = tokio::join!(one, two);
+    assert_eq!((text(one.unwrap()).await, text(two.unwrap()).await), ("ok".into(), "ok".into()));
+    assert_eq!(closed.load(Ordering::SeqCst), 0);
+    eventually("both are closed", || closed.load(Ordering::SeqCst) == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once_share_no_connection() {
+    let worker = Worker::saying(answer(200, "ok")).await;
+    let dam = Arc::new(Dam::new(vec![worker.spec("w1")], UpstreamSettings::default()));
+    for _ in 0..4 {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let dam = Arc::clone(&dam);
+            tasks.spawn(async move { text(dam.send("w1", chat(false, false)).await.unwrap()).await });
+        }
+        while let Some(said) = tasks.join_next().await {
+            assert_eq!(said.unwrap(), "ok");
+        }
+    }
+    assert_eq!(worker.asked().len(), 200);
+    assert!(worker.connections.load(Ordering::SeqCst) <= 50, "what is idle is used again");
+    assert_eq!(dam.in_flight(), 0);
+}
+
+/// A worker with a certificate of its own authority: its port, and that authority.
+async fn secure() -> (u16, CertificateDer<'static>) {
+    let authority = rcgen::CertifiedIssuer::self_signed(
+        {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params
+        },
+        rcgen::KeyPair::generate().unwrap(),
+    )
+    .unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut tls) = acceptor.accept(tcp).await else { return };
+                let mut unread = [0; 4096];
+                while tls.read(&mut unread).await.unwrap_or(0) > 0 {
+                    tls.write_all(answer(200, "secret").as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    (port, authority.der().clone())
+}
+
+#[tokio::test]
+async fn an_https_worker_must_prove_who_it_is() {
+    let (port, authority) = secure().await;
+    let trusting =
+        UpstreamSettings { tls: Some(client_config([authority]).unwrap()), ..UpstreamSettings::default() };
+    let dam = Dam::new(vec![spec("w1", &format!("https://localhost:{port}"))], trusting.clone());
+    for _ in 0..3 {
+        assert_eq!(text(dam.send("w1", chat(false, false)).await.unwrap()).await, "secret");
+    }
+
+    let (_, other) = secure().await;
+    let wrong =
+        UpstreamSettings { tls: Some(client_config([other]).unwrap()), ..UpstreamSettings::default() };
+    for (url, settings) in [
+        (format!("https://localhost:{port}"), wrong),
+        (format!("https://localhost:{port}"), UpstreamSettings::default()),
+        (format!("https://127.0.0.1:{port}"), trusting),
+    ] {
+        let dam = Dam::new(vec![spec("w1", &url)], settings);
+        let refusal = dam.send("w1", chat(false, false)).await.unwrap_err();
+        assert_eq!(refusal.reason, Reason::UpstreamUnreachable);
+        let shown = refusal.message.contains("localhost") || refusal.message.contains("127.0.0.1");
+        assert!(!shown, "{}", refusal.message);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_made_in_time_is_given_up() {
+    // TCP is accepted and TLS never answered.
+    let worker = Worker::new(|mut conn| async move {
+        conn.request().await;
+    })
+    .await;
+    let (_, authority) = secure().await;
+    let tls = Some(client_config([authority]).unwrap());
+    let url = format!("https://localhost:{}", worker.addr.port());
+    let timeouts = Timeouts { connect: Duration::from_millis(80), ..Timeouts::default() };
+    let dam =
+        Dam::new(vec![spec("w1", &url)], UpstreamSettings { timeouts, tls, ..UpstreamSettings::default() });
+    let refusal = dam.send("w1", chat(true, true)).await.unwrap_err();
+    assert_eq!(refusal.reason, Reason::UpstreamUnreachable);
+    assert_eq!(
+        refusal.message,
+        "Worker w1 could not be reached: it did not accept a connection within 80ms."
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_connecting_takes_the_connection_with_it() {
+    let gone = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&gone);
+    let worker = Worker::new(move |mut conn| {
+        let count = Arc::clone(&count);
+        async move {
+            // The greeting of TLS is no request, so this ends when the connection does.
+            conn.request().await;
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let (_, authority) = secure().await;
+    let tls = Some(client_config([authority]).unwrap());
+    let url = format!("https://localhost:{}", worker.addr.port());
+    let timeouts = Timeouts { connect: Duration::from_secs(600), ..Timeouts::default() };
+    let dam =
+        Dam::new(vec![spec("w1", &url)], UpstreamSettings { timeouts, tls, ..UpstreamSettings::default() });
+    let mut sending = Box::pin(dam.send("w1", chat(true, true)));
+    tokio::select! {
+        _ = &mut sending => panic!("nobody answers"),
+        () = eventually("there is a connection", || worker.connections.load(Ordering::SeqCst) == 1) => {}
+    }
+    drop(sending);
+    eventually("the connection is closed", || gone.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(dam.in_flight(), 0);
+}

@@ -1,0 +1,285 @@
+//! However a request ends, the worker's connection and the seat are free at once, and the client is told the truth.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use traffic_dam::refusal::Reason;
+use traffic_dam::request::{Ending, RouteTimeouts};
+use traffic_dam::upstream::{Timeouts, UpstreamSettings};
+
+use crate::rig::{
+    Conn, Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, eventually, flight_of, read,
+    text,
+};
+
+/// A worker that does `act` after each request and counts the connections that were closed on it then.
+async fn counting<F, Fut>(act: F) -> (Worker, Arc<AtomicUsize>)
+where
+    F: Fn(Conn) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Conn> + Send,
+{
+    let closed = Arc::new(AtomicUsize::new(0));
+    let (count, act) = (Arc::clone(&closed), Arc::new(act));
+    let worker = Worker::new(move |mut conn| {
+        let (count, act) = (Arc::clone(&count), Arc::clone(&act));
+        async move {
+            conn.request().await;
+            let mut conn = act(conn).await;
+            conn.closed().await;
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    (worker, closed)
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_commit_takes_the_request_with_it() {
+    let silent = counting(|conn| async move { conn }).await;
+    let begun = counting(|mut conn| async move {
+        conn.send([STREAM.as_bytes(), &chunk(ROLE)].concat()).await;
+        conn
+    })
+    .await;
+    for (what, (worker, closed)) in [("before the headers", silent), ("before the first content", begun)] {
+        let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+        let mut request = chat(true, true);
+        let flight = flight_of(&mut request);
+        let mut sending = Box::pin(dam.send("w1", request));
+        tokio::select! {
+            _ = &mut sending => panic!("there is no content to commit"),
+            () = eventually("the worker has the request", || worker.asked().len() == 1) => {}
+        }
+        assert_eq!(dam.in_flight(), 1, "{what}");
+        drop(sending);
+        eventually(what, || closed.load(Ordering::SeqCst) == 1).await;
+        assert_freed(&dam, &flight, Ending::ClientGone).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_the_stream_takes_the_request_with_it() {
+    let (worker, closed) = counting(|mut conn| async move {
+        conn.send([STREAM.as_bytes(), &chunk(HELLO)].concat()).await;
+        conn
+    })
+    .await;
+    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+    for read in [0, 1] {
+        let mut request = chat(true, true);
+        let flight = flight_of(&mut request);
+        let mut response = dam.send("w1", request).await.unwrap();
+        for _ in 0..read {
+            response.body_mut().frame().await.unwrap().unwrap();
+        }
+        assert_eq!((dam.in_flight(), closed.load(Ordering::SeqCst)), (1, read));
+        drop(response);
+        eventually("the connection is closed", || closed.load(Ordering::SeqCst) == read + 1).await;
+        assert_freed(&dam, &flight, Ending::ClientGone).await;
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_the_answer_frees_the_seat_and_keeps_the_connection() {
+    let worker = Worker::saying([STREAM.as_bytes(), &chunk(HELLO), b"0\r\n\r\n"].concat()).await;
+    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+    for _ in 0..3 {
+        let mut request = chat(true, true);
+        let flight = flight_of(&mut request);
+        let mut response = dam.send("w1", request).await.unwrap();
+        while response.body_mut().frame().await.is_some() {}
+        assert_eq!(dam.in_flight(), 0, "the body still exists, but it is over");
+        assert_eq!(flight.ending(), Ending::Complete);
+        drop(response);
+    }
+    assert_eq!(worker.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_after_the_commit_ends_with_an_error_event() {
+    let (cut, half) = (chunk(HELLO), "data: {\"cho");
+    let worker = Worker::new(move |mut conn| {
+        let cut = cut.clone();
+        async move {
+            conn.request().await;
+            conn.send([STREAM.as_bytes(), &cut, &chunk(half)].concat()).await;
+        }
+    })
+    .await;
+    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+    let mut request = chat(true, true);
+    let flight = flight_of(&mut request);
+    let said = text(dam.send("w1", request).await.unwrap()).await;
+    let event = said.strip_prefix(&format!("{HELLO}{half}\n\ndata: ")).unwrap_or_else(|| panic!("{said:?}"));
+    let error: serde_json::Value = serde_json::from_str(event.trim_end()).unwrap();
+    assert_eq!(error["error"]["code"], "upstream_broke");
+    assert!(error["error"]["message"].as_str().unwrap().contains("Worker w1 broke off"), "{error}");
+    assert!(!said.contains("[DONE]") && said.ends_with("\n\n"));
+    assert_eq!(flight.reason(), Some(Reason::UpstreamBroke));
+    assert_freed(&dam, &flight, Ending::WorkerFailed).await;
+}
+
+#[tokio::test]
+async fn another_answer_that_breaks_after_the_commit_is_reset() {
+    let worker = Worker::new(|mut conn| async move {
+        conn.request().await;
+        conn.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await;
+    })
+    .await;
+    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+    let mut request = chat(false, true);
+    let flight = flight_of(&mut request);
+    let (data, _, ended) = read(dam.send("w1", request).await.unwrap()).await;
+    assert_eq!(data, b"half");
+    assert!(ended.unwrap_err().to_string().contains("upstream_broke"));
+    assert_freed(&dam, &flight, Ending::WorkerFailed).await;
+}
+
+fn timeouts(first_token: u64, idle: u64, total: u64) -> UpstreamSettings {
+    let [first_token, idle, total] = [first_token, idle, total].map(Duration::from_millis);
+    let timeouts = Timeouts { connect: Duration::from_secs(1), first_token, idle, total };
+    UpstreamSettings { timeouts, ..UpstreamSettings::default() }
+}
+
+const LONG: u64 = 600_000;
+
+#[tokio::test]
+async fn first_token_binds_streams_only() {
+    let silent = Worker::silent().await;
+    let dam = Dam::new(vec![silent.spec("w1")], timeouts(50, LONG, LONG));
+    let refusal = dam.send("w1", chat(true, false)).await.unwrap_err();
+    assert_eq!(refusal.reason, Reason::UpstreamTimeout);
+    assert_eq!(refusal.message, "Worker w1 sent no content within 50ms.");
+
+    let slow = Worker::new(|mut conn| async move {
+        conn.request().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        conn.send(answer(200, "late")).await;
+    })
+    .await;
+    let dam = Dam::new(vec![slow.spec("w1")], timeouts(50, LONG, LONG));
+    assert_eq!(text(dam.send("w1", chat(false, false)).await.unwrap()).await, "late");
+}
+
+#[tokio::test]
+async fn total_binds_everything_and_no_other_worker_is_asked() {
+    let (silent, other) = (Worker::silent().await, Worker::saying(answer(200, "ok")).await);
+    let dam = Dam::new(vec![silent.spec("w1"), other.spec("w2")], timeouts(LONG, LONG, 60));
+    for stream in [false, true] {
+        let refusal = dam.send("w1", chat(stream, true)).await.unwrap_err();
+        assert_eq!(refusal.message, "Worker w1 did not finish within 60ms.");
+        assert_eq!(refusal.reason, Reason::UpstreamTimeout);
+    }
+    assert_eq!((other.asked().len(), dam.in_flight()), (0, 0));
+
+    // A stream that never pauses is ended too.
+    let (endless, closed) = counting(|mut conn| async move {
+        conn.send(STREAM).await;
+        for _ in 0..200 {
+            conn.send(chunk(HELLO)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        conn
+    })
+    .await;
+    let dam = Dam::new(vec![endless.spec("w1")], timeouts(LONG, LONG, 150));
+    let mut request = chat(true, true);
+    let flight = flight_of(&mut request);
+    let said = text(dam.send("w1", request).await.unwrap()).await;
+    assert!(said.contains("did not finish within 150ms"), "{said}");
+    assert_freed(&dam, &flight, Ending::TimedOut).await;
+    assert_eq!(closed.load(Ordering::SeqCst), 0, "the worker was still at it");
+}
+
+#[tokio::test]
+async fn idle_binds_the_pauses_after_the_commit() {
+    let pausing = |answer: Vec<u8>| {
+        Worker::new(move |mut conn| {
+            let answer = answer.clone();
+            async move {
+                conn.request().await;
+                conn.send(answer).await;
+                conn.closed().await;
+            }
+        })
+    };
+    let stream = pausing([STREAM.as_bytes(), &chunk(HELLO)].concat()).await;
+    let dam = Dam::new(vec![stream.spec("w1")], timeouts(LONG, 60, LONG));
+    let mut request = chat(true, true);
+    let flight = flight_of(&mut request);
+    let said = text(dam.send("w1", request).await.unwrap()).await;
+    assert!(said.contains("upstream_timeout") && said.contains("was silent for 60ms"), "{said}");
+    assert_eq!(flight.reason(), Some(Reason::UpstreamTimeout));
+    assert_freed(&dam, &flight, Ending::TimedOut).await;
+
+    let other = pausing(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf".to_vec()).await;
+    let dam = Dam::new(vec![other.spec("w1")], timeouts(LONG, LONG, LONG));
+    let mut request = chat(false, true);
+    let route = RouteTimeouts { idle: Some(Duration::from_millis(60)), ..RouteTimeouts::default() };
+    request.extensions_mut().insert(route);
+    let (data, _, ended) = read(dam.send("w1", request).await.unwrap()).await;
+    assert_eq!((data.as_slice(), ended.is_err()), (&b"half"[..], true));
+}
+
+#[tokio::test]
+async fn a_stream_slower_than_no_timeout_is_left_alone() {
+    let worker = Worker::new(|mut conn| async move {
+        conn.request().await;
+        conn.send(STREAM).await;
+        for _ in 0..12 {
+            conn.send(chunk(HELLO)).await;
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        conn.send("0\r\n\r\n").await;
+    })
+    .await;
+    // 480 ms in all, with a first content long past its limit by then and pauses within theirs.
+    let dam = Dam::new(vec![worker.spec("w1")], timeouts(200, 300, LONG));
+    assert_eq!(text(dam.send("w1", chat(true, true)).await.unwrap()).await, HELLO.repeat(12));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn any_mixture_of_endings_leaves_no_seat_taken() {
+    let whole =
+        Worker::saying([STREAM.as_bytes(), &chunk(HELLO), &chunk(HELLO), b"0\r\n\r\n"].concat()).await;
+    let workers = [
+        whole,
+        Worker::resetting().await,
+        Worker::silent().await,
+        Worker::saying(answer(503, "busy")).await,
+        Worker::new(|mut conn| async move {
+            conn.request().await;
+            conn.send([STREAM.as_bytes(), &chunk(HELLO)].concat()).await;
+            conn.reset();
+        })
+        .await,
+    ];
+    let specs = workers.iter().enumerate().map(|(n, worker)| worker.spec(&format!("w{n}"))).collect();
+    let dam = Arc::new(Dam::new(specs, timeouts(80, 80, LONG)));
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..400_u64 {
+        let dam = Arc::clone(&dam);
+        tasks.spawn(async move {
+            let patience = Duration::from_micros(n * 997 % 20_000);
+            let way = async {
+                let Ok(response) = dam.send(&format!("w{}", n % 5), chat(true, n % 3 > 0)).await else {
+                    return;
+                };
+                let mut body = response.into_body();
+                while let Some(Ok(_)) = body.frame().await {
+                    if n % 7 == 0 {
+                        return;
+                    }
+                }
+            };
+            if n % 2 == 0 { way.await } else { drop(tokio::time::timeout(patience, way).await) }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(dam.in_flight(), 0);
+}

@@ -1,0 +1,10 @@
+//! Forwarding over real sockets, against workers that misbehave in ways a real one cannot be made to.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+
+mod connections;
+mod endings;
+mod fields;
+mod passing;
+mod retries;
+mod rig;

@@ -1,0 +1,187 @@
+//! When another worker is asked, and when the client is told what happened.
+
+use std::time::Duration;
+
+use http::{Method, Request};
+use traffic_dam::refusal::Reason;
+use traffic_dam::request::{Demand, Ending, Payload, PayloadError};
+use traffic_dam::upstream::{RetrySettings, Timeouts, UpstreamSettings};
+
+use crate::rig::{
+    Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, flight_of, nowhere, spec, streaming,
+    text,
+};
+
+/// Settings under which a worker that says nothing is given up soon.
+fn impatient() -> UpstreamSettings {
+    let timeouts = Timeouts { first_token: Duration::from_millis(100), ..Timeouts::default() };
+    UpstreamSettings { timeouts, ..UpstreamSettings::default() }
+}
+
+/// Every way in which a worker can fail a stream it may have begun.
+async fn failing() -> Vec<(&'static str, Worker)> {
+    vec![
+        ("reset", Worker::resetting().await),
+        ("closed", Worker::new(|mut conn| async move { drop(conn.request().await) }).await),
+        ("no HTTP", Worker::saying("SSH-2.0-OpenSSH_9\r\n\r\n").await),
+        (
+            "switched",
+            Worker::saying("HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").await,
+        ),
+        ("429", Worker::saying(answer(429, "busy")).await),
+        ("502", Worker::saying(answer(502, "bad")).await),
+        ("503", Worker::saying(answer(503, "busy")).await),
+        ("504", Worker::saying(answer(504, "slow")).await),
+        ("silent", Worker::silent().await),
+        (
+            "silent after its role",
+            Worker::new(|mut conn| async move {
+                conn.request().await;
+                conn.send([STREAM.as_bytes(), &chunk(ROLE)].concat()).await;
+                conn.closed().await;
+            })
+            .await,
+        ),
+        (
+            "broken after its role",
+            Worker::new(|mut conn| async move {
+                conn.request().await;
+                conn.send([STREAM.as_bytes(), &chunk(ROLE)].concat()).await;
+                conn.reset();
+            })
+            .await,
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn what_may_have_begun_runs_twice_only_where_that_does_no_harm() {
+    for (what, bad) in failing().await {
+        let good = Worker::saying([STREAM.as_bytes(), &chunk(HELLO), b"0\r\n\r\n"].concat()).await;
+        let dam = Dam::new(vec![bad.spec("bad"), good.spec("good")], impatient());
+
+        let mut request = chat(true, false);
+        let flight = flight_of(&mut request);
+        match dam.send("bad", request).await {
+            // A worker's own answer passes.
+            Ok(response) => assert!(what.parse() == Ok(response.status().as_u16()), "{what}"),
+            Err(refusal) => {
+                let silent = what.starts_with("silent");
+                let reason = if silent { Reason::UpstreamTimeout } else { Reason::UpstreamBroke };
+                assert_eq!(refusal.reason, reason, "{what}");
+                assert!(refusal.message.contains("Worker bad"), "{what}: {}", refusal.message);
+                let address = bad.addr.to_string();
+                assert!(!refusal.message.contains(&address), "{what}: {}", refusal.message);
+            }
+        }
+        assert_eq!((bad.asked().len(), good.asked().len()), (1, 0), "{what}: a POST ran twice");
+        assert_freed(&dam, &flight, flight.ending()).await;
+
+        let mut request = chat(true, true);
+        let flight = flight_of(&mut request);
+        assert_eq!(text(dam.send("bad", request).await.unwrap()).await, HELLO, "{what}");
+        assert_eq!(flight.worker().map(|id| &**id), Some("good"), "{what}");
+        assert_eq!((bad.asked().len(), good.asked().len()), (2, 1), "{what}");
+        assert_eq!(good.asked()[0].body, bad.asked()[1].body, "{what}");
+        assert_eq!(good.asked()[0].values("host"), [good.addr.to_string()], "{what}");
+        assert_freed(&dam, &flight, Ending::Complete).await;
+    }
+}
+
+#[tokio::test]
+async fn methods_that_may_be_repeated_are() {
+    let (bad, good) = (Worker::resetting().await, Worker::saying(answer(200, "ok")).await);
+    let dam = Dam::new(vec![bad.spec("bad"), good.spec("good")], UpstreamSettings::default());
+    for (method, passes) in [(Method::GET, true), (Method::PUT, true), (Method::PATCH, false)] {
+        let request = Request::builder().method(&method).uri("/x").extension(Demand::path());
+        let sent =
+            dam.send("bad", request.body(Payload::from(bytes::Bytes::from_static(b"b"))).unwrap()).await;
+        assert_eq!(sent.is_ok(), passes, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_be_reached_is_always_replaced() {
+    let good = Worker::saying(answer(200, "ok")).await;
+    let dead = spec("dead", &format!("http://{}", nowhere().await));
+    let dam = Dam::new(vec![dead.clone(), good.spec("good")], UpstreamSettings::default());
+    // Even a body that can be sent only once: nothing of it was.
+    let request = Request::post("/x").body(streaming(vec![Ok("a"), Ok("b")])).unwrap();
+    assert_eq!(text(dam.send("dead", request).await.unwrap()).await, "ok");
+
+    let dam = Dam::new(vec![dead], UpstreamSettings::default());
+    let refusal = dam.send("dead", chat(false, true)).await.unwrap_err();
+    assert_eq!(refusal.reason, Reason::UpstreamUnreachable);
+    assert_eq!(refusal.message, "Worker dead could not be reached: connecting failed: connection refused.");
+}
+
+#[tokio::test]
+async fn without_an_alternative_the_workers_own_answer_passes() {
+    let busy = "HTTP/1.1 503 Busy\r\nretry-after: 7\r\nx-why: full\r\ncontent-length: 4\r\n\r\nbusy";
+    let (one, two) = (Worker::saying(busy).await, Worker::saying(busy).await);
+    for specs in [vec![one.spec("one")], vec![one.spec("one"), two.spec("two")]] {
+        let dam = Dam::new(specs, UpstreamSettings::default());
+        let mut request = chat(false, true);
+        let flight = flight_of(&mut request);
+        let response = dam.send("one", request).await.unwrap();
+        assert_eq!(response.status(), 503);
+        assert_eq!(
+            (&response.headers()["retry-after"], &response.headers()["x-why"]),
+            (&"7".parse().unwrap(), &"full".parse().unwrap())
+        );
+        assert_eq!(text(response).await, "busy");
+        assert_freed(&dam, &flight, Ending::Complete).await;
+    }
+    assert_eq!((one.asked().len(), two.asked().len()), (2, 1), "no worker is asked twice");
+}
+
+#[tokio::test]
+async fn retries_are_bounded_by_count_and_by_budget() {
+    let workers = [Worker::resetting().await, Worker::resetting().await, Worker::resetting().await];
+    let specs = || workers.iter().enumerate().map(|(n, worker)| worker.spec(&format!("w{n}"))).collect();
+    let asked = || workers.iter().map(|worker| worker.asked().len()).sum::<usize>();
+    for (max, expected) in [(0, 1), (1, 2), (2, 3), (9, 3)] {
+        let retry = RetrySettings { max, budget: 1.0 };
+        let dam = Dam::new(specs(), UpstreamSettings { retry, ..UpstreamSettings::default() });
+        let before = asked();
+        let refusal = dam.send("w0", chat(false, true)).await.unwrap_err();
+        assert_eq!(refusal.reason, Reason::UpstreamBroke);
+        assert_eq!(asked() - before, expected, "max {max}");
+    }
+    let retry = RetrySettings { max: 1, budget: 0.0 };
+    let dam = Dam::new(specs(), UpstreamSettings { retry, ..UpstreamSettings::default() });
+    let before = asked();
+    for _ in 0..15 {
+        dam.send("w0", chat(false, true)).await.unwrap_err();
+    }
+    assert_eq!(asked() - before, 25, "15 requests and the 10 retries that are always allowed");
+}
+
+#[tokio::test]
+async fn a_body_that_was_passed_on_is_not_sent_again() {
+    let (bad, good) = (Worker::resetting().await, Worker::saying(answer(200, "ok")).await);
+    let dam = Dam::new(vec![bad.spec("bad"), good.spec("good")], UpstreamSettings::default());
+    let mut request = Request::put("/x").body(streaming(vec![Ok("a"), Ok("b")])).unwrap();
+    request.extensions_mut().insert(Demand { retryable: true, ..Demand::path() });
+    let refusal = dam.send("bad", request).await.unwrap_err();
+    assert_eq!(refusal.reason, Reason::UpstreamBroke);
+    assert_eq!(good.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn a_fault_of_the_clients_body_is_not_the_workers() {
+    let worker = Worker::silent().await;
+    let other = Worker::saying(answer(200, "ok")).await;
+    let dam = Dam::new(vec![worker.spec("w1"), other.spec("w2")], UpstreamSettings::default());
+    let broken = || PayloadError::Broken("cut off".into());
+    for (error, reason) in [
+        (PayloadError::TooLarge { limit: 9 }, Reason::BodyTooLarge),
+        (PayloadError::TooSlow, Reason::BodyTimeout),
+        (broken(), Reason::BadRequest),
+    ] {
+        let request = Request::put("/x").body(streaming(vec![Ok("a"), Err(error)])).unwrap();
+        assert_eq!(dam.send("w1", request).await.unwrap_err().reason, reason);
+    }
+    assert_eq!(other.asked().len(), 0);
+    assert_eq!(dam.in_flight(), 0);
+}
