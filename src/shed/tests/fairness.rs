@@ -87,6 +87,52 @@ fn run(callers: &mut [Offered], slots: u32, seconds: u64, settings: GateSettings
     }
 }
 
+/// Who gets the seats of a worker with one slot, when each of `order` has a request waiting and each costs 100.
+fn next_served(gate: &mut Gate, order: &[&str], now: Nanos) -> Vec<String> {
+    let plain = |caller: &str| Ask { expected_output: 0, ..ask(caller) };
+    let mut seat = granted(gate, &plain("first"), now).seat;
+    let waiters: BTreeMap<_, _> =
+        order.iter().map(|name| (waiting(gate, &plain(name), now), *name)).collect();
+    let mut served = Vec::new();
+    while served.len() < order.len() {
+        gate.dispatched(seat, now);
+        gate.release(seat, Ending::Complete, 0, now);
+        let (id, outcome) = gate.take_settled().next().unwrap();
+        served.push(waiters[&id].to_owned());
+        seat = outcome.unwrap().seat;
+    }
+    gate.release(seat, Ending::Complete, 0, now);
+    served
+}
+
+#[test]
+fn callers_take_turns_and_idleness_is_not_saved_up() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    assert_eq!(
+        next_served(&mut gate, &["a", "a", "a", "b", "b", "b"], at(0)),
+        ["a", "b", "a", "b", "a", "b"]
+    );
+    // Caller a works on while b pauses, and then both come again. All that is left of a's 19 requests is the last
+    // one, worth two of those that wait now.
+    for now in 1..20 {
+        serve_one(&mut gate, &ask("a"), at(now), at(now));
+    }
+    let order = ["b", "b", "b", "b", "b", "b", "a", "a"];
+    assert_eq!(next_served(&mut gate, &order, at(20)), ["b", "b", "b", "a", "b", "a", "b", "b"]);
+}
+
+#[test]
+fn a_wrong_estimate_is_corrected_at_the_end() {
+    let mut gate = gate(settings(), &[member("w1", 1)]);
+    // Both were charged for 50 tokens of output; a took 300, b none.
+    for (caller, output) in [("a", 300), ("b", 0)] {
+        let seat = granted(&mut gate, &ask(caller), at(0)).seat;
+        gate.dispatched(seat, at(0));
+        gate.release(seat, Ending::Complete, output, at(0));
+    }
+    assert_eq!(next_served(&mut gate, &["a", "b", "b", "b", "b"], at(0)), ["b", "b", "b", "b", "a"]);
+}
+
 #[test]
 fn a_caller_with_ten_times_the_load_gets_no_more_than_the_others() {
     // Eight seats of about 150 ms free 53 a second; ten callers of weight 1 or 2 offer three times that.

@@ -30,13 +30,14 @@ impl Wake for Counting {
 fn block_on(waiter: super::super::Waiter) -> Result<Permit, Refusal> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut waiter = pin!(waiter);
-    loop {
+    for _ in 0..10_000 {
         if let Poll::Ready(outcome) = waiter.as_mut().poll(&mut Context::from_waker(&waker)) {
             return outcome;
         }
         // Also the timer: a poll after `expires_at` is ready.
         thread::park_timeout(Duration::from_millis(1));
     }
+    panic!("a waiter was forgotten");
 }
 
 fn shared(settings: GateSettings, members: &[Member], clock: Clock) -> GateHandle {
