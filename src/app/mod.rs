@@ -9,7 +9,7 @@ mod report;
 mod run;
 
 pub use entrance::Entrance;
-pub use run::{Listeners, StartError};
+pub use run::{Certificates, Listeners, StartError};
 
 use std::sync::Arc;
 

@@ -109,8 +109,36 @@ impl Listeners {
 
     /// The TLS pairs, for their reload.
     #[must_use]
-    pub fn certificates(&self) -> Vec<TlsHandle> {
-        self.main_tls.iter().chain(&self.admin_tls).cloned().collect()
+    pub fn certificates(&self) -> Certificates {
+        Certificates { main: self.main_tls.clone(), admin: self.admin_tls.clone() }
+    }
+}
+
+/// The TLS pairs in use.
+#[derive(Clone, Debug)]
+pub struct Certificates {
+    main: Option<TlsHandle>,
+    admin: Option<TlsHandle>,
+}
+
+impl Certificates {
+    /// Reads the pairs again that `settings` name. New connections get them; TLS is not switched on or off.
+    ///
+    /// # Errors
+    /// When a pair cannot be used; that one stays as it was.
+    pub fn reload(&self, settings: &Settings) -> Result<(), StartError> {
+        for (setting, handle, files) in
+            [("tls", &self.main, &settings.tls), ("admin.tls", &self.admin, &settings.admin.tls)]
+        {
+            match (handle, files) {
+                (Some(handle), Some(files)) => handle
+                    .replace(&files.cert, &files.key)
+                    .map_err(|source| StartError::Tls { setting, source })?,
+                (None, None) => {}
+                _ => tracing::warn!(setting, "TLS is switched on or off only by a restart"),
+            }
+        }
+        Ok(())
     }
 }
 

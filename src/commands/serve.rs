@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use traffic_dam::app::{App, Listeners, StartError};
+use traffic_dam::app::{App, Certificates, Listeners, StartError};
 use traffic_dam::clock::Clock;
-use traffic_dam::config::{self, Faults, Overrides, Settings};
+use traffic_dam::config::Overrides;
+use traffic_dam::config::watch::{Reload, Watch};
 
 use super::{Failure, runtime, say};
 
@@ -29,27 +30,43 @@ impl From<StartError> for Failure {
     }
 }
 
-impl Arguments {
-    fn settings(&self) -> Result<Settings, Faults> {
-        let overrides = Overrides { listen: self.listen, admin_listen: self.admin_listen };
-        config::load(&self.config, overrides)
-    }
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let settings = arguments.settings().map_err(|faults| Failure::Misuse(faults.to_string()))?;
     runtime()?.block_on(async {
+        let overrides = Overrides { listen: arguments.listen, admin_listen: arguments.admin_listen };
+        let mut watch = Watch::start(&arguments.config, overrides)?;
+        let settings = watch.load().map_err(|faults| Failure::Misuse(faults.to_string()))?;
         let app = App::new(settings.clone(), Clock::system())?;
         let listeners = Listeners::bind(&settings)?;
         let (main, admin) = listeners.addresses()?;
         say(format!("dam    {}://{main}", scheme(settings.tls.is_some())));
         say(format!("admin  {}://{admin}", scheme(settings.admin.tls.is_some())));
+        let certificates = listeners.certificates();
         tokio::select! {
             () = until_drained(app.clone()) => {}
             () = app.serve(listeners) => {}
+            () = follow(&app, watch, certificates) => {}
         }
         Ok(())
     })
+}
+
+/// Takes changed settings and certificates. What is at fault changes nothing, is counted and said in the log.
+async fn follow(app: &App, mut watch: Watch, certificates: Certificates) {
+    loop {
+        let Reload { cause, settings } = watch.next().await;
+        let taken = match settings {
+            Err(faults) => Err(faults.to_string()),
+            Ok(settings) => certificates
+                .reload(&settings)
+                .and_then(|()| app.reload(settings))
+                .map_err(|error| error.to_string()),
+        };
+        app.count_reload(taken.is_ok());
+        match taken {
+            Ok(()) => tracing::info!(?cause, "settings reloaded"),
+            Err(faults) => tracing::error!(?cause, faults, "the settings at fault were not taken; the old ones stay"),
+        }
+    }
 }
 
 const fn scheme(encrypted: bool) -> &'static str {
