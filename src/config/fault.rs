@@ -52,7 +52,7 @@ impl Faults {
     /// The faults of `file`, sorted by place.
     #[must_use]
     pub(crate) fn new(file: &Path, mut list: Vec<Fault>) -> Self {
-        list.sort_by(|a, b| a.position.cmp(&b.position));
+        list.sort_by_key(|fault| fault.position);
         Self { file: file.to_owned(), list }
     }
 

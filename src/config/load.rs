@@ -91,7 +91,7 @@ fn from_bytes(bytes: &[u8], path: &Path, surroundings: Surroundings<'_>) -> Resu
         return Err(Faults::new(path, faults));
     };
     variables::substitute(&mut document, surroundings.variable, &mut faults);
-    let sound = structure::compare(&schema::schema(), document, &mut faults);
+    let sound = structure::compare(schema::schema(), document, &mut faults);
     let file = match serde_json::from_value::<File>(sound.value) {
         Ok(file) => file,
         Err(_) => {

@@ -51,6 +51,11 @@ impl<'a> At<'a> {
         }
     }
 
+    /// Whether the setting is in the file.
+    pub(super) fn is_present(&self) -> bool {
+        self.present
+    }
+
     /// The dotted path.
     pub(super) fn field(&self) -> &str {
         &self.field

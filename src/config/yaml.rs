@@ -316,15 +316,15 @@ mod tests {
             "admin:\n  listen: a\n  token: b\n  listen: c\n",
             4,
             3,
-            "admin",
+            "admin.listen",
             "`listen` is already set on line 2",
         );
     }
 
     #[test]
     fn aliases_anchors_tags_and_second_documents_are_refused() {
-        only("workers:\n  static:\n    - { model: * }\n", 3, 16, "", "this is no YAML");
-        only("a: 1\nb: &x [1]\n", 2, 7, "b", "anchors are not taken");
+        only("workers:\n  static:\n    - { model: * }\n", 3, 16, "workers.static[0]", "this is no YAML");
+        only("a: 1\nb: &x [1]\n", 2, 4, "b", "anchors are not taken");
         only("a: !!str 1\n", 1, 4, "a", "tags are not taken");
         only("a: 1\n---\nb: 2\n", 2, 1, "", "one document");
         let faults = faults_of("a: &x 1\nlist: [*x, *x]\n");
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn broken_syntax_is_one_fault_with_its_place() {
-        only("listen: \"abc\ntls: [\n", 2, 1, "", "this is no YAML");
+        only("listen: \"abc\ntls: [\n", 1, 9, "listen", "this is no YAML");
         only("a: b: c\n", 1, 5, "", "this is no YAML");
     }
 

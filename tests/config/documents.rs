@@ -19,7 +19,7 @@ fn current(path: &str, expected: &str) {
 
 #[test]
 fn the_schema_is_current() {
-    let text = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+    let text = serde_json::to_string_pretty(schema()).unwrap() + "\n";
     current("docs/config.schema.json", &text);
 }
 
@@ -31,7 +31,7 @@ fn the_table_of_settings_is_current() {
     let page = repository("docs/configuration.md");
     let (before, rest) = page.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
-    current("docs/configuration.md", &format!("{before}{BEGIN}{}{END}{after}", tables(&schema())));
+    current("docs/configuration.md", &format!("{before}{BEGIN}{}{END}{after}", tables(schema())));
 }
 
 #[test]
@@ -44,8 +44,8 @@ fn the_examples_load_and_fit_the_schema() {
 fn the_full_example_has_every_key() {
     let text = repository("examples/full.yaml");
     let mut keys = Vec::new();
-    rows(&schema(), "", &mut |row| keys.push(row.key.rsplit(['.', ']']).next().unwrap().to_owned()));
-    for key in keys.iter().filter(|key| !key.is_empty() && *key != "NAME") {
+    rows(schema(), "", &mut |row| keys.push(row.key.rsplit(['.', ']']).next().unwrap().to_owned()));
+    for key in keys.iter().filter(|key| !key.is_empty()) {
         // A key in use, or named as an alternative in a comment.
         assert!(text.contains(&format!("{key}:")), "{key}");
     }
@@ -54,6 +54,7 @@ fn the_full_example_has_every_key() {
 struct Row<'a> {
     key: String,
     schema: &'a Value,
+    description: &'a str,
     required: bool,
 }
 
@@ -65,17 +66,15 @@ fn rows(schema: &Value, path: &str, add: &mut dyn FnMut(Row<'_>)) {
     if let Some(items) = schema.get("items") {
         rows(items, &format!("{path}[]"), add);
     }
-    if schema.get("additionalProperties").is_some_and(Value::is_object) {
-        let schema = &schema["additionalProperties"];
-        add(Row { key: format!("{path}.NAME"), schema, required: false });
-    }
     let required =
         |key: &str| schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == key));
     // A choice between shapes: each key is required in its own shape only.
     let choice = path.ends_with("sticky");
     for (key, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        add(Row { key: name.clone(), schema: inner, required: required(key) && !choice });
+        let own = inner["description"].as_str().or(schema["description"].as_str());
+        let description = own.unwrap_or_default();
+        add(Row { key: name.clone(), schema: inner, description, required: required(key) && !choice });
         rows(inner, &name, add);
     }
 }
@@ -91,7 +90,7 @@ fn tables(schema: &Value) -> String {
     let mut sections = String::new();
     rows(schema, "", &mut |row| {
         let top = row.key.split(['.', '[']).next().unwrap().to_owned();
-        let description = row.schema["description"].as_str().unwrap_or_default().replace('\n', " ");
+        let description = row.description.replace('\n', " ");
         if row.key == top && is_section(row.schema) {
             section = top;
             write!(sections, "\n### `{section}`\n\n{description}\n{head}").unwrap();
@@ -124,7 +123,12 @@ fn options(schema: &Value) -> Vec<&Value> {
 
 fn value(schema: &Value) -> String {
     let mut parts: Vec<String> = Vec::new();
+    let is_size = options(schema).iter().any(|option| option["x-syntax"] == "size");
     for option in options(schema) {
+        if is_size && option["type"] == "integer" {
+            // A plain number of bytes, as the page says of sizes.
+            continue;
+        }
         let bound = |name: &str| option.get(name).map(ToString::to_string);
         let part = match (option["type"].as_str(), option["x-syntax"].as_str()) {
             _ if option.get("const").is_some() => format!("`{}`", option["const"].as_str().unwrap()),
@@ -171,5 +175,5 @@ fn meaning(schema: &Value, description: &str) -> String {
             Some(format!("`{word}`: {}", meaning.replace('\n', " ")))
         })
         .collect();
-    if words.is_empty() { description.to_owned() } else { format!("{description} {}.", words.join("; ")) }
+    if words.len() < 2 { description.to_owned() } else { format!("{description} {}.", words.join("; ")) }
 }

@@ -9,7 +9,7 @@ use crate::config::syntax::{Millis, Size, Text};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Concurrency {
-    /// How many requests run on one worker at once.
+    /// How many requests run on one worker at once: each worker's own `slots`, or a number, the same for each.
     pub limit: ConcurrencyLimit,
     /// The promise: the time from the last byte of a request to the first token of its answer.
     pub ttft_slo: Text<Millis>,

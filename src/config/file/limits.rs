@@ -22,14 +22,16 @@ pub struct Limit {
     #[serde(default)]
     pub unit: UnitName,
     /// The sustained rate of a token bucket.
+    #[schemars(extend("x-default" = "required by `token_bucket`"))]
     pub rate: Option<Text<Rate>>,
     /// What a full token bucket holds.
-    #[schemars(range(min = 1, max = 1_000_000_000_000_u64))]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "required by `token_bucket`"))]
     pub burst: Option<u64>,
     /// What fits into one window of a sliding window.
-    #[schemars(range(min = 1, max = 1_000_000_000_000_u64))]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "required by the windows"))]
     pub limit: Option<u64>,
     /// The length of a sliding window.
+    #[schemars(extend("x-default" = "required by the windows"))]
     pub window: Option<Text<Millis>>,
     /// Whether it refuses.
     #[serde(default)]
@@ -137,12 +139,16 @@ impl From<ModeName> for Mode {
 #[serde(default, deny_unknown_fields)]
 pub struct Matching {
     /// A pattern for the path.
+    #[schemars(extend("x-default" = "any"))]
     pub path: Option<Text<Glob>>,
     /// A pattern for the model; requests without a model do not match it.
+    #[schemars(extend("x-default" = "any"))]
     pub model: Option<Text<Glob>>,
     /// A pattern for the caller, with or without `key:`, `hdr:` or `ip:`.
+    #[schemars(extend("x-default" = "any"))]
     pub caller: Option<Text<Glob>>,
     /// The class.
+    #[schemars(extend("x-default" = "any"))]
     pub class: Option<ClassName>,
 }
 

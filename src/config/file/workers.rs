@@ -12,11 +12,11 @@ use crate::config::syntax::{Field, FilePath, Glob, Id, Millis, Pointer, Secret, 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Workers {
-    /// How work reaches them.
+    /// How work reaches them: with `http` the gateway forwards requests to them.
     pub mode: WorkerMode,
-    /// The workers. Required; an empty list starts without any.
+    /// The workers; an empty list starts without any.
     #[serde(rename = "static")]
-    #[schemars(length(max = 1024), extend("x-default" = "none: required"))]
+    #[schemars(length(max = 1024), extend("x-default" = "required"))]
     pub fixed: Option<Vec<Worker>>,
     /// The colour that receives work.
     #[schemars(extend("x-default" = "any"))]
@@ -69,8 +69,8 @@ pub struct Worker {
     /// A pattern for the models it serves.
     #[serde(default = "any_model")]
     pub model: Text<Glob>,
-    /// How many requests it decodes at once. Required while `concurrency.limit` is `slots`.
-    #[schemars(range(min = 1, max = 1_000_000))]
+    /// How many requests it decodes at once.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "required, unless `concurrency.limit` is a number"))]
     pub slots: Option<u32>,
     /// How many tokens its KV cache holds.
     #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "unknown"))]

@@ -205,7 +205,7 @@ impl Comparison<'_> {
                 self.meant.push(below(field, name));
                 format!("unknown key; did you mean `{name}`?")
             }
-            None => format!("unknown key; there are {}", words(names)),
+            None => format!("unknown key; here may be {}", words(names)),
         };
         self.fault(entry.at, &below(field, &entry.key), problem, None);
     }
@@ -261,7 +261,7 @@ fn text(options: &[&Value], text: &str) -> Result<Value, Wrong> {
         let syntax = option.get("x-syntax").and_then(Value::as_str).and_then(check);
         syntax.is_some_and(|syntax| (syntax.accepts)(text))
     };
-    if strings().any(|option| fits(option)) {
+    if strings().any(fits) {
         return Ok(text.into());
     }
     let later = strings().filter_map(|option| option.get("x-not-yet")?.as_array()).flatten();

@@ -9,9 +9,14 @@ use crate::config::settings::{AdminSettings, DrainSettings, TlsFiles};
 
 pub(super) fn listeners(file: &File, root: &At<'_>, report: &mut Report) {
     let (callers, admin) = (file.listen.0, file.admin.listen.0);
-    let at = root.key("admin").key("listen");
-    if collide(callers, admin) && report.is_known(&root.key("listen")) {
-        report.fault(&at, format!("must be another address than `listen` ({callers})"));
+    let (at_callers, at) = (root.key("listen"), root.key("admin").key("listen"));
+    if collide(callers, admin) && report.is_known(&at) && report.is_known(&at_callers) {
+        // Said where it can be changed: at the one that is in the file.
+        if at_callers.is_present() && !at.is_present() {
+            report.fault(&at_callers, format!("must be another address than `admin.listen` ({admin})"));
+        } else {
+            report.fault(&at, format!("must be another address than `listen` ({callers})"));
+        }
     }
     if !admin.ip().to_canonical().is_loopback() && file.admin.token.is_none() && report.is_known(&at) {
         let problem = format!("is required, because `admin.listen` ({admin}) is no loopback address");

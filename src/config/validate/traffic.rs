@@ -91,7 +91,7 @@ fn overlap(a: &str, b: &str) -> bool {
             let across = j > 0 && above.is_some_and(|above| at(above, j - 1));
             let start = x.is_none() && y.is_none();
             // A star takes what the other pattern has, or nothing; two equal bytes go together.
-            let by_star = (x == Some(b'*') && (up || left)) || (y == Some(b'*') && (up || left));
+            let by_star = (x == Some(b'*') || y == Some(b'*')) && (up || left);
             row.push(start || by_star || (x.is_some() && x == y && across));
         }
         row

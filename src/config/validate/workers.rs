@@ -112,7 +112,8 @@ fn headers(worker: &Worker, at: &At<'_>, report: &mut Report) -> HeaderMap {
         if FRAMING.contains(&header.as_str()) {
             report.fault(&at, "this header belongs to the connection and cannot be set");
         }
-        let Ok(mut value) = HeaderValue::from_str(secret.0.expose()) else {
+        let text = Some(secret.0.expose()).filter(|text| text.is_ascii());
+        let Some(Ok(mut value)) = text.map(HeaderValue::from_str) else {
             report.fault(&at, "must be visible ASCII, as HTTP headers are");
             continue;
         };
