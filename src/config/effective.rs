@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::settings::Settings;
 use super::syntax::redacted_url;
+use super::tree::Plain;
 
 impl Settings {
     /// The settings in effect, as YAML, secrets redacted.
@@ -98,7 +99,7 @@ fn flow(text: &mut String, value: &Value) {
 fn word(text: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./".contains(&byte);
     let begins = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/');
-    let reserved = super::yaml::Plain::of(text) != super::yaml::Plain::Text;
+    let reserved = Plain::of(text) != Plain::Text;
     let number_with_unit = text.starts_with(|first: char| first.is_ascii_digit()) && !reserved;
     if (begins || number_with_unit) && !reserved && text.bytes().all(bare) {
         text.to_owned()

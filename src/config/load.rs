@@ -11,6 +11,7 @@ use super::file::File;
 use super::place::Report;
 use super::settings::Settings;
 use super::syntax::Text;
+use super::tree::Node;
 use super::validate::{Files, validate};
 use super::{schema, structure, variables, yaml};
 
@@ -87,7 +88,7 @@ fn from_bytes(bytes: &[u8], path: &Path, surroundings: Surroundings<'_>) -> Resu
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut faults = Vec::new();
     let document = yaml::read(text, &mut faults);
-    let Some(mut document) = document.or_else(|| faults.is_empty().then(yaml::Node::nothing)) else {
+    let Some(mut document) = document.or_else(|| faults.is_empty().then(Node::nothing)) else {
         return Err(Faults::new(path, faults));
     };
     variables::substitute(&mut document, surroundings.variable, &mut faults);

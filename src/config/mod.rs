@@ -22,6 +22,7 @@ mod effective;
 mod near;
 mod place;
 mod structure;
+mod tree;
 mod validate;
 mod variables;
 mod yaml;

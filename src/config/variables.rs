@@ -5,7 +5,7 @@
 //! the environment. `$${` stands for a plain `${`.
 
 use super::fault::{Fault, below};
-use super::yaml::{Kind, Node, Plain, Scalar};
+use super::tree::{Kind, Node, Plain, Scalar};
 
 /// The most that all variables together may add, in bytes: far beyond any settings, far below any machine.
 const ADDED: usize = 1 << 20;

@@ -35,7 +35,7 @@ fn the_table_of_settings_is_current() {
 }
 
 #[test]
-fn the_examples_load_and_fit_the_schema() {
+fn the_examples_load() {
     settings(&repository("examples/minimal.yaml"));
     settings(&repository("examples/full.yaml"));
 }
