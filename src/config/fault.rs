@@ -1,0 +1,145 @@
+//! What is wrong with a settings file: every fault at once, each with its place.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A place in the file; lines and columns count from 1, columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+impl Position {
+    /// The first character of the file.
+    pub const START: Self = Self { line: 1, column: 1 };
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where; nothing when the file as a whole is at fault.
+    pub position: Option<Position>,
+    /// The setting, as a dotted path (`limits[2].rate`); empty for the file as a whole.
+    pub field: String,
+    /// What would be right.
+    pub problem: String,
+    /// What stands there, as it is written in the file; never a secret, never the value of a variable.
+    pub found: Option<String>,
+}
+
+/// Every fault of one settings file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults {
+    /// The file.
+    pub file: PathBuf,
+    /// The faults, in the order of the file. Never empty.
+    pub list: Vec<Fault>,
+}
+
+/// The most faults that are printed: more than these say that the file is not a settings file.
+const PRINTED: usize = 100;
+
+impl Faults {
+    /// The faults of `file`, sorted by place.
+    #[must_use]
+    pub(crate) fn new(file: &Path, mut list: Vec<Fault>) -> Self {
+        list.sort_by_key(|fault| fault.position);
+        Self { file: file.to_owned(), list }
+    }
+
+    /// A file that could not be read at all.
+    #[must_use]
+    pub(crate) fn unreadable(file: &Path, problem: String) -> Self {
+        Self::new(file, vec![Fault { position: None, field: String::new(), problem, found: None }])
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.list.iter().take(PRINTED).enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{}:", self.file.display())?;
+            if let Some(position) = fault.position {
+                write!(f, "{position}:")?;
+            }
+            if !fault.field.is_empty() {
+                write!(f, " {}:", fault.field)?;
+            }
+            write!(f, " {}", fault.problem)?;
+            if let Some(found) = &fault.found {
+                write!(f, "; found {found}")?;
+            }
+        }
+        match self.list.len().saturating_sub(PRINTED) {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more faults"),
+        }
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// A field one step below `parent`: a key, quoted when its dots or spaces would confuse.
+pub(crate) fn below(parent: &str, key: &str) -> String {
+    let plain =
+        !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let key = if plain { key.to_owned() } else { format!("{:?}", shorten(key)) };
+    if parent.is_empty() { key } else { format!("{parent}.{key}") }
+}
+
+/// A text short enough for one line of a terminal.
+pub(crate) fn shorten(text: &str) -> String {
+    const LENGTH: usize = 80;
+    if text.chars().count() <= LENGTH {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(LENGTH).collect();
+    short.push('…');
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(line: usize, field: &str, found: Option<&str>) -> Fault {
+        let position = Some(Position { line, column: 3 });
+        Fault { position, field: field.into(), problem: "must be right".into(), found: found.map(Into::into) }
+    }
+
+    #[test]
+    fn faults_are_printed_in_the_order_of_the_file() {
+        let faults = Faults::new(
+            Path::new("dam.yaml"),
+            vec![fault(9, "limits[2].rate", Some("\"ten\"")), fault(2, "listen", None)],
+        );
+        assert_eq!(
+            faults.to_string(),
+            "dam.yaml:2:3: listen: must be right\ndam.yaml:9:3: limits[2].rate: must be right; found \"ten\""
+        );
+    }
+
+    #[test]
+    fn thousands_of_faults_are_cut_short() {
+        let faults = Faults::new(Path::new("f"), vec![fault(1, "x", None); 2000]);
+        assert_eq!(faults.to_string().lines().count(), 101);
+        assert!(faults.to_string().ends_with("and 1900 more faults"));
+    }
+
+    #[test]
+    fn unusual_keys_are_quoted() {
+        assert_eq!(below("workers.static[0].headers", "x-api-key"), "workers.static[0].headers.x-api-key");
+        assert_eq!(below("", "a.b c"), "\"a.b c\"");
+    }
+}

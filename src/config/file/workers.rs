@@ -1,0 +1,154 @@
+//! The processes that serve.
+
+use std::collections::BTreeMap;
+
+use http::HeaderName;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+
+use crate::config::syntax::{Field, FilePath, Glob, Id, Millis, Pointer, Secret, Text, WorkerUrl};
+
+/// The processes that serve, and how they are spoken to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workers {
+    /// How work reaches them: with `http` the gateway forwards requests to them.
+    pub mode: WorkerMode,
+    /// The workers; an empty list starts without any.
+    #[serde(rename = "static")]
+    #[schemars(length(max = 1024), extend("x-default" = "required"))]
+    pub fixed: Option<Vec<Worker>>,
+    /// The colour that receives work.
+    #[schemars(extend("x-default" = "any"))]
+    pub active_colour: Option<Text<Id>>,
+    /// What makes requests one session, which stays on one worker where load allows.
+    pub sticky: Sticky,
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+    /// Trying another worker, before the first token only.
+    pub retry: Retry,
+    /// A file of further certificate authorities, PEM, for workers behind `https`.
+    pub ca: Option<Text<FilePath>>,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            mode: WorkerMode::default(),
+            fixed: None,
+            active_colour: None,
+            sticky: Sticky::Header(Text(HeaderName::from_static("x-session-id"))),
+            timeouts: Timeouts::default(),
+            retry: Retry::default(),
+            ca: None,
+        }
+    }
+}
+
+/// How work reaches the workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(extend("x-not-yet" = ["queue"]))]
+pub enum WorkerMode {
+    /// the gateway forwards requests to them
+    #[default]
+    Http,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Worker {
+    /// What it is called in metrics and logs; unique.
+    pub id: Text<Id>,
+    /// Where it listens: `http` or `https`, a host, a port, and a path prefix if need be.
+    pub url: Text<WorkerUrl>,
+    /// The pool it belongs to. The workers of a pool serve the same model.
+    #[serde(default = "default_pool")]
+    pub pool: Text<Id>,
+    /// A pattern for the models it serves.
+    #[serde(default = "any_model")]
+    pub model: Text<Glob>,
+    /// How many requests it decodes at once.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "required, unless `concurrency.limit` is a number"))]
+    pub slots: Option<u32>,
+    /// How many tokens its KV cache holds.
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "unknown"))]
+    pub kv_tokens: Option<u64>,
+    /// The blue/green side it is on.
+    #[serde(default = "blue")]
+    pub colour: Text<Id>,
+    /// Headers set on every request to it, such as its own credentials.
+    #[serde(default)]
+    #[schemars(schema_with = "secret_headers")]
+    pub headers: BTreeMap<String, Text<Secret>>,
+}
+
+fn default_pool() -> Text<Id> {
+    Text(Id("default".into()))
+}
+
+fn any_model() -> Text<Glob> {
+    Text(Glob("*".into()))
+}
+
+fn blue() -> Text<Id> {
+    Text(Id("blue".into()))
+}
+
+fn secret_headers(generator: &mut SchemaGenerator) -> Schema {
+    let mut secret = Text::<Secret>::json_schema(generator);
+    secret.insert("writeOnly".into(), true.into());
+    schemars::json_schema!({ "type": "object", "maxProperties": 64, "additionalProperties": secret })
+}
+
+/// What makes requests one session. One of these keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sticky {
+    /// A header of the request.
+    Header(Text<HeaderName>),
+    /// A cookie.
+    Cookie(Text<Field>),
+    /// A value in the request's body, by JSON pointer.
+    Body(Text<Pointer>),
+}
+
+/// How long each step may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// To connect to a worker.
+    pub connect: Text<Millis>,
+    /// From the request to the first token of a stream.
+    pub first_token: Text<Millis>,
+    /// From one piece of an answer to the next.
+    pub idle: Text<Millis>,
+    /// For all of it.
+    pub total: Text<Millis>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = |seconds| Text(Millis::from_secs(seconds));
+        Self { connect: seconds(1), first_token: seconds(30), idle: seconds(60), total: seconds(600) }
+    }
+}
+
+/// Trying another worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// How many other workers are tried for one request; 0 for none.
+    #[schemars(range(max = 10))]
+    pub max: u32,
+    /// The share of the requests of the last 10 s that may be retries, from 0 to 1; 10 of them always may.
+    #[schemars(range(min = 0, max = 1))]
+    pub budget: f64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max: 1, budget: 0.1 }
+    }
+}

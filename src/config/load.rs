@@ -1,0 +1,138 @@
+//! From a file to settings, in steps that each report all they find: text → tree → variables → structure → values →
+//! what they demand of each other.
+
+use std::fs::File as Opened;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::fault::{Fault, Faults, Position};
+use super::file::File;
+use super::place::Report;
+use super::settings::Settings;
+use super::syntax::Text;
+use super::tree::Node;
+use super::validate::{Files, validate};
+use super::{schema, structure, variables, yaml};
+
+/// The largest file that is read. A full one is about 4 KiB; this has room for thousands of callers and workers.
+pub(super) const LARGEST: usize = 1 << 20;
+
+/// What the command line sets instead of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Instead of `listen`.
+    pub listen: Option<SocketAddr>,
+    /// Instead of `admin.listen`.
+    pub admin_listen: Option<SocketAddr>,
+}
+
+/// What a settings file depends on beside itself.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The environment's variables.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// What keeps a file that the settings name from being read, if anything does.
+    pub obstacle: &'a dyn Fn(&Path) -> Option<String>,
+    /// What the command line sets.
+    pub overrides: Overrides,
+}
+
+impl std::fmt::Debug for Surroundings<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").field("overrides", &self.overrides).finish_non_exhaustive()
+    }
+}
+
+/// Reads the settings in the file `path`. Variables come from the process's environment.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, Faults> {
+    let surroundings =
+        Surroundings { variable: &|name| std::env::var(name).ok(), obstacle: &obstacle, overrides };
+    match read_bounded(path, LARGEST.saturating_add(1)) {
+        Ok(bytes) => from_bytes(&bytes, path, surroundings),
+        Err(error) => Err(Faults::unreadable(path, format!("the file cannot be read: {error}"))),
+    }
+}
+
+/// At most the first `most` bytes of a file.
+pub(super) fn read_bounded(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    Opened::open(path)?.take(u64::try_from(most).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads settings from `text`. Faults call it `path`, and files in it are relative to the directory of `path`.
+///
+/// # Errors
+/// Every fault of the text.
+pub fn from_str(text: &str, path: &Path, surroundings: Surroundings<'_>) -> Result<Settings, Faults> {
+    from_bytes(text.as_bytes(), path, surroundings)
+}
+
+fn from_bytes(bytes: &[u8], path: &Path, surroundings: Surroundings<'_>) -> Result<Settings, Faults> {
+    if bytes.len() > LARGEST {
+        return Err(Faults::unreadable(path, format!("the file is larger than {LARGEST} bytes")));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let position = end_of(&String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default()));
+        let problem = "this is not UTF-8".to_owned();
+        Faults::new(
+            path,
+            vec![Fault { position: Some(position), field: String::new(), problem, found: None }],
+        )
+    })?;
+    // Editors of other systems begin a file with it; it means nothing.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut faults = Vec::new();
+    let document = yaml::read(text, &mut faults);
+    let Some(mut document) = document.or_else(|| faults.is_empty().then(Node::nothing)) else {
+        return Err(Faults::new(path, faults));
+    };
+    variables::substitute(&mut document, surroundings.variable, &mut faults);
+    let sound = structure::compare(schema::schema(), document, &mut faults);
+    let file = match serde_json::from_value::<File>(sound.value) {
+        Ok(file) => file,
+        Err(_) => {
+            // A defect of ours. The error may quote any value, so it is not shown.
+            let problem = "the schema admits a value that the settings do not".to_owned();
+            faults.push(Fault { position: None, field: String::new(), problem, found: None });
+            return Err(Faults::new(path, faults));
+        }
+    };
+    let file = overridden(file, surroundings.overrides);
+    let mut report = Report::new(faults, sound.meant);
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let files = Files { directory, obstacle: surroundings.obstacle };
+    let settings = validate(file, &sound.place, files, &mut report);
+    match report.into_faults() {
+        faults if faults.is_empty() => Ok(settings),
+        faults => Err(Faults::new(path, faults)),
+    }
+}
+
+fn overridden(mut file: File, overrides: Overrides) -> File {
+    if let Some(address) = overrides.listen {
+        file.listen = Text(address);
+    }
+    if let Some(address) = overrides.admin_listen {
+        file.admin.listen = Text(address);
+    }
+    file
+}
+
+fn obstacle(path: &Path) -> Option<String> {
+    match Opened::open(path).and_then(|file| file.metadata()) {
+        Ok(facts) if facts.is_dir() => Some("it is a directory".into()),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+fn end_of(text: &str) -> Position {
+    let line = text.matches('\n').count() + 1;
+    let column = text.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+    Position { line, column }
+}

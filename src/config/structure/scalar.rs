@@ -1,0 +1,91 @@
+//! A single value beside what the schema allows.
+
+use serde_json::{Number, Value};
+
+use super::super::fault::shorten;
+use super::super::near::nearest;
+use super::super::syntax::{REDACTED, check, redacted_url};
+use super::super::tree::{Plain, Scalar};
+use super::{describe, is};
+
+/// Why a value does not fit.
+pub(super) enum Wrong {
+    Type,
+    Unquoted,
+    NotYet,
+    Meant(String),
+}
+
+/// The value, as the first type among `options` that takes it.
+pub(super) fn fit(options: &[&Value], scalar: &Scalar) -> Result<Value, Wrong> {
+    let has = |name: &str| options.iter().any(|option| is(option, name));
+    match &scalar.plain {
+        Plain::Bool(value) if has("boolean") => Ok(Value::Bool(*value)),
+        Plain::Int(value) if has("integer") || has("number") => number(options, *value),
+        Plain::Float(value) if has("number") => fraction(options, *value),
+        Plain::Text if has("string") => text(options, &scalar.text),
+        Plain::Null | Plain::Text => Err(Wrong::Type),
+        _ if has("string") && scalar.from_variable => text(options, &scalar.text),
+        _ if has("string") => Err(Wrong::Unquoted),
+        _ => Err(Wrong::Type),
+    }
+}
+
+fn number(options: &[&Value], value: i128) -> Result<Value, Wrong> {
+    let number = Number::from_i128(value).ok_or(Wrong::Type)?;
+    let fits = |option: &&Value| (is(option, "integer") || is(option, "number")) && in_range(option, &number);
+    if options.iter().any(fits) { Ok(Value::Number(number)) } else { Err(Wrong::Type) }
+}
+
+fn fraction(options: &[&Value], value: f64) -> Result<Value, Wrong> {
+    let number = Number::from_f64(value).ok_or(Wrong::Type)?;
+    let fits = |option: &&Value| is(option, "number") && in_range(option, &number);
+    if options.iter().any(fits) { Ok(Value::Number(number)) } else { Err(Wrong::Type) }
+}
+
+/// Bounds are small enough for `f64` to compare them exactly; a number that is not is far outside.
+fn in_range(schema: &Value, number: &Number) -> bool {
+    let bound = |keyword: &str| schema.get(keyword).and_then(Value::as_f64);
+    let Some(value) = number.as_f64() else { return false };
+    bound("minimum").is_none_or(|least| value >= least) && bound("maximum").is_none_or(|most| value <= most)
+}
+
+fn text(options: &[&Value], text: &str) -> Result<Value, Wrong> {
+    let strings = || options.iter().filter(|option| is(option, "string"));
+    let mut known = strings().flat_map(|option| describe::words_of(option));
+    if known.any(|word| word == text) {
+        return Ok(text.into());
+    }
+    let fits = |option: &&Value| {
+        let syntax = option.get("x-syntax").and_then(Value::as_str).and_then(check);
+        syntax.is_some_and(|syntax| (syntax.accepts)(text))
+    };
+    if strings().any(fits) {
+        return Ok(text.into());
+    }
+    let later = strings().filter_map(|option| option.get("x-not-yet")?.as_array()).flatten();
+    if later.filter_map(Value::as_str).any(|word| word == text) {
+        return Err(Wrong::NotYet);
+    }
+    let all: Vec<&str> = strings().flat_map(|option| describe::words_of(option)).collect();
+    nearest(text, all.into_iter()).map_or(Err(Wrong::Type), |word| Err(Wrong::Meant(word.to_owned())))
+}
+
+/// What a fault may show of a value: nothing of a secret, and nothing that stands where no single value is expected,
+/// for that may be a misplaced secret.
+pub(super) fn shown(schema: &Value, options: &[&Value], scalar: &Scalar) -> Option<String> {
+    let secret = |schema: &Value| schema.get("writeOnly") == Some(&Value::Bool(true));
+    if secret(schema) || options.iter().any(|option| secret(option)) {
+        return Some(REDACTED.into());
+    }
+    if options.iter().all(|option| is(option, "object") || is(option, "array")) {
+        return Some("a single value".into());
+    }
+    let url = redacted_url(&scalar.written);
+    let text = shorten(&url);
+    match scalar.plain {
+        Plain::Text => Some(format!("{text:?}")),
+        _ if scalar.from_variable => Some(format!("{text:?}")),
+        _ => Some(text),
+    }
+}

@@ -1,0 +1,154 @@
+//! Values that are written as text and mean something: a duration, a rate, an address.
+//!
+//! Each is a [`Syntax`]; [`Text`] carries one through serde and the JSON Schema. The structural check asks
+//! [`check`] before anything is deserialised, so that a wrong text is one fault at its place and not the end of
+//! the reading.
+
+mod amounts;
+mod names;
+mod net;
+mod secret;
+
+pub use amounts::{Millis, Rate, Size};
+pub use names::{Field, FilePath, Glob, Id, PathGlob, Pointer, RuleName};
+pub use net::{Host, Network, Origin, WorkerUrl, redacted_url};
+pub use secret::{Digest, REDACTED, Secret};
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+
+use http::HeaderName;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A meaning that a text can have.
+pub trait Syntax: Sized {
+    /// The keyword by which the schema names this syntax.
+    const NAME: &'static str;
+    /// What is expected, to complete "must be …".
+    const EXPECTED: &'static str;
+    /// A regular expression for editors that check files against the schema. Every right text matches it.
+    const PATTERN: &'static str;
+
+    /// Reads a text.
+    fn read(text: &str) -> Option<Self>;
+
+    /// Writes a text that reads back as this value.
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+/// A value of a syntax, in the settings file.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text<T>(pub T);
+
+impl<T: Syntax> fmt::Display for Text<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f)
+    }
+}
+
+impl<T: Syntax> fmt::Debug for Text<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f)
+    }
+}
+
+impl<T: Syntax> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, T: Syntax> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        let expected = || serde::de::Error::custom(format_args!("must be {}", T::EXPECTED));
+        T::read(&text).map(Self).ok_or_else(expected)
+    }
+}
+
+impl<T: Syntax> JsonSchema for Text<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::NAME.into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": T::PATTERN, "x-syntax": T::NAME })
+    }
+}
+
+/// What the schema's `x-syntax` names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Check {
+    /// The keyword.
+    pub(crate) name: &'static str,
+    /// What is expected, to complete "must be …".
+    pub(crate) expected: &'static str,
+    /// Whether a text is right.
+    pub(crate) accepts: fn(&str) -> bool,
+}
+
+impl Check {
+    const fn of<T: Syntax>() -> Self {
+        Self { name: T::NAME, expected: T::EXPECTED, accepts: |text| T::read(text).is_some() }
+    }
+}
+
+const CHECKS: [Check; 18] = [
+    Check::of::<Digest>(),
+    Check::of::<Field>(),
+    Check::of::<FilePath>(),
+    Check::of::<Glob>(),
+    Check::of::<HeaderName>(),
+    Check::of::<Host>(),
+    Check::of::<Id>(),
+    Check::of::<Millis>(),
+    Check::of::<Network>(),
+    Check::of::<Origin>(),
+    Check::of::<PathGlob>(),
+    Check::of::<Pointer>(),
+    Check::of::<Rate>(),
+    Check::of::<RuleName>(),
+    Check::of::<Secret>(),
+    Check::of::<Size>(),
+    Check::of::<SocketAddr>(),
+    Check::of::<WorkerUrl>(),
+];
+
+/// The check that the schema calls `name`.
+pub(crate) fn check(name: &str) -> Option<&'static Check> {
+    CHECKS.iter().find(|check| check.name == name)
+}
+
+impl Syntax for SocketAddr {
+    const NAME: &'static str = "address";
+    const EXPECTED: &'static str = "an IP address and a port, such as `127.0.0.1:8080` or `[::]:8080`";
+    const PATTERN: &'static str = "^.+:[0-9]{1,5}$";
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Syntax for HeaderName {
+    const NAME: &'static str = "header";
+    const EXPECTED: &'static str = "the name of an HTTP header";
+    const PATTERN: &'static str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,136 @@
+//! Names, patterns and pointers.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Syntax;
+
+/// The longest pattern or pointer; matching takes time in proportion to it.
+const LONGEST: usize = 256;
+
+fn plain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= LONGEST && !text.chars().any(char::is_control)
+}
+
+/// Declares a syntax whose value is a checked piece of text.
+macro_rules! checked {
+    ($(#[$doc:meta])* $type:ident, $name:literal, $expected:literal, $pattern:literal, $accepts:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(pub Arc<str>);
+
+        impl Syntax for $type {
+            const NAME: &'static str = $name;
+            const EXPECTED: &'static str = $expected;
+            const PATTERN: &'static str = $pattern;
+
+            fn read(text: &str) -> Option<Self> {
+                let accepts: fn(&str) -> bool = $accepts;
+                accepts(text).then(|| Self(text.into()))
+            }
+
+            fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+fn made_of(text: &str, also: &[u8]) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || also.contains(&byte))
+}
+
+checked! {
+    /// What a worker, pool, colour or caller is called; it ends in metric labels and log lines.
+    Id, "name", "1 to 64 letters, digits, `.`, `_` or `-`", "^[A-Za-z0-9._-]{1,64}$", |text| made_of(text, b"._-")
+}
+
+checked! {
+    /// What a rule is called; it ends in a header that allows no dots.
+    RuleName, "rule name", "1 to 64 letters, digits, `_` or `-`", "^[A-Za-z0-9_-]{1,64}$", |text| made_of(text, b"_-")
+}
+
+checked! {
+    /// A pattern: `*` stands for any run of characters.
+    Glob, "pattern", "1 to 256 characters, `*` standing for any run of them", "^.{1,256}$", plain
+}
+
+checked! {
+    /// A pattern for a path. It is matched against decoded, normal paths, so it must be one itself.
+    PathGlob, "path pattern",
+    "a path from its first `/` on, `*` standing for any run of characters, without `//`, `.`, `..`, `?`, `#` or `%`",
+    "^/[^?#%]{0,255}$",
+    |text| {
+        let segments = text.strip_prefix('/').map(|rest| rest.split('/'));
+        // An empty last segment is a slash at the end, which is a path of its own.
+        let normal = segments.is_some_and(|segments| {
+            let mut segments = segments.peekable();
+            std::iter::from_fn(|| segments.next().map(|segment| (segment, segments.peek().is_none())))
+                .all(|(segment, last)| segment != "." && segment != ".." && (last || !segment.is_empty()))
+        });
+        normal && plain(text) && !text.contains(['?', '#', '%', '\\']) && !text.contains(char::is_whitespace)
+    }
+}
+
+checked! {
+    /// A JSON pointer into a request's body.
+    Pointer, "JSON pointer", "a JSON pointer such as `/messages` or `/user/id`", "^(/([^~/]|~[01])*){1,16}$",
+    |text| {
+        let escapes = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+        text.starts_with('/') && text.matches('/').count() <= 16 && escapes && plain(text)
+    }
+}
+
+checked! {
+    /// The name of a cookie.
+    Field, "cookie name", "the name of a cookie", "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
+    |text| text.len() <= LONGEST && http::HeaderName::from_bytes(text.as_bytes()).is_ok()
+}
+
+/// A file; a relative path begins at the directory of the settings file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FilePath(pub PathBuf);
+
+impl Syntax for FilePath {
+    const NAME: &'static str = "file";
+    const EXPECTED: &'static str = "the path of a file";
+    const PATTERN: &'static str = "^.+$";
+
+    fn read(text: &str) -> Option<Self> {
+        let sound = !text.is_empty() && text.len() <= 4096 && !text.chars().any(char::is_control);
+        sound.then(|| Self(text.into()))
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts<T: Syntax>(right: &[&str], wrong: &[&str]) {
+        for text in right {
+            assert!(T::read(text).is_some(), "{} `{text}`", T::NAME);
+        }
+        for text in wrong {
+            assert!(T::read(text).is_none(), "{} `{text}`", T::NAME);
+        }
+    }
+
+    #[test]
+    fn names_and_patterns() {
+        let long = "x".repeat(257);
+        accepts::<Id>(&["w1", "a.b_c-D"], &["", "a b", "ä", "a/b", &long[..65]]);
+        accepts::<RuleName>(&["a_b-1"], &["a.b", ""]);
+        accepts::<Glob>(&["*", "gpt-*", "a b"], &["", "a\nb", &long]);
+        let wrong = ["", "v1", "*", "/a//b", "//", "/./a", "/a/..", "/a?b", "/a#", "/%2f", "/a b", "/a\\b"];
+        accepts::<PathGlob>(&["/", "/*", "/v1/*", "/a/", "/a.b/..c"], &wrong);
+        accepts::<Pointer>(&["/", "/a/0/b", "/a~1b~0"], &["", "a", "/a~2", "/a~", &"/".repeat(17)]);
+        accepts::<Field>(&["session", "__Host-id"], &["", "a b", "a;b", "a=b", &long]);
+        accepts::<FilePath>(&["cert.pem", "/etc/ssl/my cert.pem"], &["", "a\0b"]);
+    }
+}

@@ -1,0 +1,215 @@
+//! Hosts, networks and URLs.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+use http::Uri;
+use ipnet::IpNet;
+
+use super::Syntax;
+
+/// A network, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Network(pub IpNet);
+
+impl Syntax for Network {
+    const NAME: &'static str = "network";
+    const EXPECTED: &'static str = "a network such as `10.0.0.0/8`, or an IP address";
+    const PATTERN: &'static str = "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$";
+
+    fn read(text: &str) -> Option<Self> {
+        let network = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+        Some(Self(network.trunc()))
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A host without a port, as it is compared with the `Host` header: in lower case, IPv6 without brackets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Host(pub String);
+
+impl Syntax for Host {
+    const NAME: &'static str = "host";
+    const EXPECTED: &'static str = "a host name or an IP address, without a port";
+    const PATTERN: &'static str = "^[0-9A-Za-z.:_-]{1,253}$";
+
+    fn read(text: &str) -> Option<Self> {
+        if let Ok(address) = text.parse::<Ipv6Addr>() {
+            return Some(Self(address.to_string()));
+        }
+        let letters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+        let labels = text.split('.').all(|label| (1..=63).contains(&label.len()));
+        (text.len() <= 253 && letters && labels).then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A web origin as browsers send it, or `*` for all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin(pub String);
+
+impl Syntax for Origin {
+    const NAME: &'static str = "origin";
+    const EXPECTED: &'static str =
+        "an origin such as `https://chat.example` (scheme, host and port only), or `*`";
+    const PATTERN: &'static str = "^(\\*|[a-z][a-z0-9+.-]*://[^/?#@]+)$";
+
+    fn read(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self(text.into()));
+        }
+        let (scheme, rest) = text.split_once("://")?;
+        let scheme_is_plain = scheme.starts_with(|first: char| first.is_ascii_lowercase())
+            && scheme
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+.-".contains(&byte));
+        let authority: http::uri::Authority = rest.parse().ok()?;
+        let bare = !authority.host().is_empty() && !rest.contains(['@', '*', '/', '?', '#']);
+        // Browsers send it in lower case and compare it byte by byte.
+        (scheme_is_plain && bare && port_is_sound(&authority)).then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a worker listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerUrl(pub Uri);
+
+impl Syntax for WorkerUrl {
+    const NAME: &'static str = "URL";
+    const EXPECTED: &'static str = "an `http://` or `https://` URL of a host, a port and at most a path, such as \
+         `http://127.0.0.1:8000`; credentials belong into `headers`";
+    const PATTERN: &'static str = "^https?://[^/?#@]+(/[^?#]*)?$";
+
+    fn read(text: &str) -> Option<Self> {
+        if text.contains(['@', '#', '?']) || text.chars().any(|letter| letter.is_control() || letter == '\\')
+        {
+            return None;
+        }
+        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
+        if rest.contains("//") || rest.split('/').any(|segment| segment == "." || segment == "..") {
+            return None;
+        }
+        let uri: Uri = text.trim_end_matches('/').parse().ok()?;
+        let authority = uri.authority()?;
+        (!authority.host().is_empty() && port_is_sound(authority)).then_some(Self(uri))
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.to_string().trim_end_matches('/'))
+    }
+}
+
+/// Whether a port, if one is written, is one: `http` takes an empty or a too great one as none.
+fn port_is_sound(authority: &http::uri::Authority) -> bool {
+    let written = authority.as_str().len() > authority.host().len();
+    !written || authority.port_u16().is_some_and(|port| port > 0)
+}
+
+/// The text with the user info and the query of every URL in it taken out, and the rest left as it is.
+#[must_use]
+pub fn redacted_url(text: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
+    // A `/` or a second `@` may stand unescaped in a mistyped password: what precedes the last `@` goes.
+    let (before_query, query) =
+        rest.split_once('?').map_or((rest, None), |(before, query)| (before, Some(query)));
+    let host_on = before_query.rsplit_once('@').map(|(_, host)| host);
+    // An `@` behind the `?` means that the `?` may be part of a password.
+    let doubtful = query.is_some_and(|query| query.contains('@'));
+    match (host_on, query) {
+        (None, None) => text.into(),
+        _ if doubtful => format!("{scheme}://…").into(),
+        (host, query) => {
+            let user = if host.is_some() { "…@" } else { "" };
+            let query = if query.is_some() { "?…" } else { "" };
+            format!("{scheme}://{user}{}{query}", host.unwrap_or(before_query)).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Text;
+    use super::*;
+
+    fn written<T: Syntax>(text: &str) -> Option<String> {
+        T::read(text).map(|value| Text(value).to_string())
+    }
+
+    #[test]
+    fn networks_and_hosts_are_read_into_one_form() {
+        assert_eq!(written::<Network>("10.1.2.3/8").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(written::<Network>("::1").as_deref(), Some("::1/128"));
+        assert_eq!(written::<Network>("10.0.0.0/33"), None);
+        assert_eq!(written::<Host>("LocalHost").as_deref(), Some("localhost"));
+        assert_eq!(written::<Host>("0:0::1").as_deref(), Some("::1"));
+        for wrong in ["", "a..b", "host:80", "[::1]", "a b", "*"] {
+            assert_eq!(written::<Host>(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn worker_urls_have_a_host_and_nothing_to_hide() {
+        assert_eq!(written::<WorkerUrl>("http://[::1]:8000/").as_deref(), Some("http://[::1]:8000"));
+        assert_eq!(
+            written::<WorkerUrl>("https://w.example/base/").as_deref(),
+            Some("https://w.example/base")
+        );
+        for wrong in [
+            "",
+            "127.0.0.1:8000",
+            "http://",
+            "http:///x",
+            "ftp://h",
+            "http://h:99999",
+            "http://h:0",
+            "http://h:",
+            "http://h?a=b",
+            "http://u:p@h",
+            "http://h/a/../b",
+            "http://h//a",
+            "http://h/#x",
+            "http://h\n",
+        ] {
+            assert_eq!(written::<WorkerUrl>(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn origins_are_bare() {
+        assert_eq!(
+            written::<Origin>("https://Chat.example:8443").as_deref(),
+            Some("https://chat.example:8443")
+        );
+        assert_eq!(written::<Origin>("*").as_deref(), Some("*"));
+        for wrong in
+            ["chat.example", "https://a/", "https://a/b", "https://u@a", "https://*.a", "https://a:x"]
+        {
+            assert_eq!(written::<Origin>(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_a_url_hides_is_not_shown() {
+        for (text, shown) in [
+            ("http://h:1/a", "http://h:1/a"),
+            ("http://u:secret@h/a", "http://…@h/a"),
+            ("http://u:se@cret/x@h/a?k=secret", "http://…@h/a?…"),
+            ("http://h?key=secret", "http://h?…"),
+            ("http://u:se?cret@h", "http://…"),
+            ("no url", "no url"),
+        ] {
+            assert_eq!(redacted_url(text), shown, "{text}");
+        }
+    }
+}

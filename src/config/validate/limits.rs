@@ -1,0 +1,119 @@
+//! Rules.
+
+use std::time::Duration;
+
+use super::Distinct;
+use crate::config::file::{AlgorithmName, File, Limit, PerName, Reservation, UnitName};
+use crate::config::place::{At, Report};
+use crate::limit::rule::{Match, Quota, Rule};
+
+/// A sliding log keeps one entry for each admission, for every key: beyond this the memory of a single key would
+/// exceed 150 KiB, and `sliding_window` counts nearly as well in a few bytes.
+const LONGEST_LOG: u64 = 10_000;
+
+/// A full bucket must empty in reasonable time: nobody waits longer than this, and the arithmetic of a limiter
+/// (nanoseconds in 64 bits) has room for 500 times as much.
+const FILL: Duration = Duration::from_secs(366 * 86_400);
+
+pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<Rule> {
+    let max_keys = usize::try_from(file.max_keys).unwrap_or(usize::MAX);
+    let mut names = Distinct::new();
+    let rules = file.limits.iter().enumerate().map(|(index, limit)| {
+        let at = root.key("limits").index(index);
+        names.add(limit.name.0.clone(), &at.key("name"), report);
+        key(limit, &at, report);
+        if limit.reserve == Reservation::Max && limit.unit == UnitName::Requests {
+            report.fault(&at.key("reserve"), "belongs to rules whose `unit` is `tokens`");
+        }
+        Rule {
+            name: limit.name.0.0.clone(),
+            algorithm: limit.algorithm.into(),
+            per: limit.per.as_slice().iter().map(|part| (*part).into()).collect(),
+            unit: limit.unit.into(),
+            quota: match limit.algorithm {
+                AlgorithmName::TokenBucket => bucket(limit, &at, report),
+                AlgorithmName::SlidingWindow | AlgorithmName::SlidingLog => window(limit, &at, report),
+            },
+            mode: limit.mode.into(),
+            matches: matching(limit, &at, report),
+            reserve_max: limit.reserve == Reservation::Max,
+            max_keys,
+        }
+    });
+    rules.collect()
+}
+
+fn key(limit: &Limit, at: &At<'_>, report: &mut Report) {
+    let (parts, at) = (limit.per.as_slice(), at.key("per"));
+    for (index, part) in parts.iter().enumerate() {
+        if parts.iter().take(index).any(|earlier| earlier == part) {
+            report.fault(&at.index(index), "is in the list already");
+        }
+    }
+    if parts.len() > 1 && parts.contains(&PerName::All) {
+        report.fault(&at, "`all` is one count for everything: it stands alone");
+    }
+}
+
+fn bucket(limit: &Limit, at: &At<'_>, report: &mut Report) -> Quota {
+    for (key, given) in [("limit", limit.limit.is_some()), ("window", limit.window.is_some())] {
+        if given {
+            report.fault(&at.key(key), "belongs to sliding windows; a token bucket has `rate` and `burst`");
+        }
+    }
+    if limit.rate.is_none() {
+        report.fault(&at.key("rate"), "is missing; a token bucket needs a rate such as `10/s`");
+    }
+    if limit.burst.is_none() {
+        report.fault(&at.key("burst"), "is missing; a token bucket needs a number of at least 1");
+    }
+    // Where something is missing the result is thrown away: any sound quota will do.
+    let (rate, period) =
+        limit.rate.as_ref().map_or((1, Duration::from_secs(1)), |rate| (rate.0.limit, rate.0.period));
+    let burst = limit.burst.unwrap_or(1);
+    let fill = period.as_nanos().saturating_mul(burst.into()) / u128::from(rate).max(1);
+    if limit.rate.is_some() && fill > FILL.as_nanos() {
+        report.fault(&at.key("burst"), "would take more than a year to fill at this `rate`");
+    }
+    Quota { limit: rate, period, burst }
+}
+
+fn window(limit: &Limit, at: &At<'_>, report: &mut Report) -> Quota {
+    for (key, given) in [("rate", limit.rate.is_some()), ("burst", limit.burst.is_some())] {
+        if given {
+            report.fault(&at.key(key), "belongs to token buckets; a sliding window has `limit` and `window`");
+        }
+    }
+    if limit.limit.is_none() {
+        report.fault(&at.key("limit"), "is missing; a sliding window needs a number of at least 1");
+    }
+    match &limit.window {
+        None => report.fault(&at.key("window"), "is missing; a sliding window needs a length such as `1m`"),
+        Some(window) if window.0.is_zero() => {
+            report.fault(&at.key("window"), "must be longer than no time at all")
+        }
+        Some(_) => {}
+    }
+    let most = limit.limit.unwrap_or(1);
+    if limit.algorithm == AlgorithmName::SlidingLog && most > LONGEST_LOG {
+        let problem = format!(
+            "a sliding log remembers every admission, so it takes at most {LONGEST_LOG}; use `sliding_window`"
+        );
+        report.fault(&at.key("limit"), problem);
+    }
+    let period = limit.window.as_ref().map_or(Duration::from_secs(1), |window| window.0.get());
+    Quota { limit: most, period, burst: most }
+}
+
+fn matching(limit: &Limit, at: &At<'_>, report: &mut Report) -> Match {
+    let (matching, at) = (&limit.matching, at.key("match"));
+    if matching.path.as_ref().is_some_and(|path| !path.0.0.starts_with(['/', '*'])) {
+        report.fault(&at.key("path"), "matches no path: paths begin with `/`");
+    }
+    Match {
+        path: matching.path.as_ref().map(|pattern| pattern.0.0.clone()),
+        model: matching.model.as_ref().map(|pattern| pattern.0.0.clone()),
+        caller: matching.caller.as_ref().map(|pattern| pattern.0.0.clone()),
+        class: matching.class.map(Into::into),
+    }
+}

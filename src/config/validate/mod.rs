@@ -1,0 +1,95 @@
+//! From the shape of the file to [`Settings`]: what one setting demands of another.
+//!
+//! What a single value must be is the schema's business and already checked. Here every function looks at one
+//! section, reports all that is wrong in it, and builds its settings from what is sound; when anything at all was
+//! reported the result is thrown away.
+
+mod callers;
+mod limits;
+mod process;
+mod traffic;
+mod workers;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::path::{Path, PathBuf};
+
+use super::file::File;
+use super::place::{At, Place, Report};
+use super::settings::Settings;
+use super::syntax::FilePath;
+
+/// The file system, as far as settings depend on it.
+#[derive(Clone, Copy)]
+pub(super) struct Files<'a> {
+    /// Where relative paths begin.
+    pub(super) directory: &'a Path,
+    /// What keeps a file from being read, if anything does.
+    pub(super) obstacle: &'a dyn Fn(&Path) -> Option<String>,
+}
+
+impl Files<'_> {
+    /// A file that must be readable.
+    fn readable(self, path: &FilePath, at: &At<'_>, report: &mut Report) -> PathBuf {
+        let path = self.directory.join(&path.0);
+        if let Some(obstacle) = (self.obstacle)(&path) {
+            let from = self.directory.display();
+            report.fault(at, format!("must be a readable file, from the directory `{from}` on: {obstacle}"));
+        }
+        path
+    }
+}
+
+/// Checks what the settings demand of each other. The result holds only if `report` stays without a fault.
+pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut Report) -> Settings {
+    let root = At::root(place);
+    process::listeners(&file, &root, report);
+    let file = file.completed();
+    let fleet = workers::validate(&file, &root, report);
+    Settings {
+        listen: file.listen.0,
+        tls: file.tls.as_ref().map(|tls| process::tls(tls, &root.key("tls"), files, report)),
+        admin: process::admin(&file.admin, &root.key("admin"), files, report),
+        callers: callers::validate(&file.callers, &root.key("callers"), report),
+        rules: limits::validate(&file, &root, report),
+        gate: workers::gate(&file, &root.key("concurrency"), report),
+        workers: fleet,
+        active_colour: file.workers.active_colour.as_ref().map(|colour| colour.0.0.clone()),
+        sticky: workers::sticky(&file.workers.sticky),
+        timeouts: workers::timeouts(&file.workers.timeouts, &root.key("workers").key("timeouts"), report),
+        retry: workers::retry(&file.workers.retry),
+        worker_ca: file
+            .workers
+            .ca
+            .as_ref()
+            .map(|ca| files.readable(&ca.0, &root.key("workers").key("ca"), report)),
+        paths: traffic::paths(&file, &root, report),
+        routes: traffic::routes(&file, &root, report),
+        bounds: traffic::bounds(&file.bounds, &root.key("bounds"), report),
+        cors_origins: traffic::origins(&file.cors, &root.key("cors"), report),
+        drain: process::drain(&file.drain),
+        log_sample: file.log.sample,
+        file: Box::new(file),
+    }
+}
+
+/// Values that must differ.
+#[derive(Debug)]
+struct Distinct<K>(HashMap<K, String>);
+
+impl<K: Eq + Hash> Distinct<K> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// Reports the value at `at` when an earlier one equals it.
+    fn add(&mut self, value: K, at: &At<'_>, report: &mut Report) {
+        match self.0.entry(value) {
+            Entry::Occupied(first) => report.fault(at, format!("must differ from `{}`", first.get())),
+            Entry::Vacant(free) => {
+                free.insert(at.field().to_owned());
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The process itself: its listeners, TLS, administration, going down.
+
+use std::net::SocketAddr;
+
+use super::Files;
+use crate::config::file::{Admin, Drain, File, Tls};
+use crate::config::place::{At, Report};
+use crate::config::settings::{AdminSettings, DrainSettings, TlsFiles};
+
+pub(super) fn listeners(file: &File, root: &At<'_>, report: &mut Report) {
+    let (callers, admin) = (file.listen.0, file.admin.listen.0);
+    let (at_callers, at) = (root.key("listen"), root.key("admin").key("listen"));
+    if collide(callers, admin) && report.is_known(&at) && report.is_known(&at_callers) {
+        // Said where it can be changed: at the one that is in the file.
+        if at_callers.is_present() && !at.is_present() {
+            report.fault(&at_callers, format!("must be another address than `admin.listen` ({admin})"));
+        } else {
+            report.fault(&at, format!("must be another address than `listen` ({callers})"));
+        }
+    }
+    if !admin.ip().to_canonical().is_loopback() && file.admin.token.is_none() && report.is_known(&at) {
+        let problem = format!("is required, because `admin.listen` ({admin}) is no loopback address");
+        report.fault(&root.key("admin").key("token"), problem);
+    }
+}
+
+/// Whether two listeners cannot both have their address. Port 0 is any free port.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_host = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && same_host
+}
+
+pub(super) fn tls(tls: &Tls, at: &At<'_>, files: Files<'_>, report: &mut Report) -> TlsFiles {
+    TlsFiles {
+        cert: files.readable(&tls.cert.0, &at.key("cert"), report),
+        key: files.readable(&tls.key.0, &at.key("key"), report),
+    }
+}
+
+pub(super) fn admin(admin: &Admin, at: &At<'_>, files: Files<'_>, report: &mut Report) -> AdminSettings {
+    AdminSettings {
+        listen: admin.listen.0,
+        tls: admin.tls.as_ref().map(|pair| tls(pair, &at.key("tls"), files, report)),
+        token: admin.token.as_ref().map(|token| token.0.clone()),
+        read_token: admin.read_token.as_ref().map(|token| token.0.clone()),
+        metrics_token: admin.metrics_token.as_ref().map(|token| token.0.clone()),
+        hosts: admin.hosts.iter().flatten().map(|host| host.0.0.clone()).collect(),
+    }
+}
+
+pub(super) fn drain(drain: &Drain) -> DrainSettings {
+    DrainSettings { delay: drain.delay.0.get(), timeout: drain.timeout.0.get() }
+}

@@ -1,0 +1,184 @@
+//! The workers, and how much runs on them.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::Distinct;
+use crate::config::file::{self, ConcurrencyLimit, File, Worker};
+use crate::config::place::{At, Report};
+use crate::config::settings::{RetrySettings, Sticky, Timeouts};
+use crate::config::syntax::Millis;
+use crate::fleet::spec::WorkerSpec;
+use crate::request::Class;
+use crate::shed::settings::{GateSettings, LimitSource};
+
+pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<WorkerSpec> {
+    let at = root.key("workers");
+    let Some(workers) = &file.workers.fixed else {
+        let problem = "is missing; name at least one worker, or `[]` to start without any";
+        report.fault(&at.key("static"), problem);
+        return Vec::new();
+    };
+    let at_concurrency = root.key("concurrency").key("limit");
+    let by_slots =
+        matches!(file.concurrency.limit, ConcurrencyLimit::Slots(_)) && report.is_known(&at_concurrency);
+    let (mut ids, mut addresses) = (Distinct::new(), Distinct::new());
+    let mut specs = Vec::with_capacity(workers.len());
+    for (index, worker) in workers.iter().enumerate() {
+        let at = at.key("static").index(index);
+        ids.add(worker.id.0.clone(), &at.key("id"), report);
+        // One process may serve two models, as two pools; twice in one pool it would be counted twice.
+        addresses.add((worker.pool.0.clone(), worker.url.to_string()), &at.key("url"), report);
+        if by_slots && worker.slots.is_none() {
+            let problem = "is missing; how many requests does the worker decode at once? \
+                 (Or set `concurrency.limit` to a number for all workers.)";
+            report.fault(&at.key("slots"), problem);
+        }
+        specs.push(WorkerSpec {
+            id: worker.id.0.0.clone(),
+            url: worker.url.0.0.clone(),
+            pool: worker.pool.0.0.clone(),
+            model: worker.model.0.0.clone(),
+            slots: worker.slots,
+            kv_tokens: worker.kv_tokens,
+            colour: worker.colour.0.0.clone(),
+            headers: headers(worker, &at.key("headers"), report),
+        });
+    }
+    pools(workers, &at, report);
+    active_colour(file, workers, &at, report);
+    specs
+}
+
+/// A pool serves one model pattern, and a model pattern has one pool: otherwise the order of the file would decide
+/// where a request goes.
+fn pools(workers: &[Worker], at: &At<'_>, report: &mut Report) {
+    let mut model_of: BTreeMap<&str, (&str, String)> = BTreeMap::new();
+    let mut pool_of: BTreeMap<&str, (&str, String)> = BTreeMap::new();
+    for (index, worker) in workers.iter().enumerate() {
+        let (pool, model): (&str, &str) = (&worker.pool.0.0, &worker.model.0.0);
+        let at = at.key("static").index(index);
+        let (first_model, first) = model_of.entry(pool).or_insert_with(|| (model, at.field().to_owned()));
+        if *first_model != model {
+            let problem = format!("must be `{first_model}`, as of `{first}` in the same pool `{pool}`");
+            report.fault(&at.key("model"), problem);
+        }
+        let (first_pool, first) = pool_of.entry(model).or_insert_with(|| (pool, at.field().to_owned()));
+        if *first_pool != pool {
+            let problem = format!(
+                "must be `{first_pool}`, as of `{first}` with the same model `{model}`, or the model another"
+            );
+            report.fault(&at.key("pool"), problem);
+        }
+    }
+}
+
+fn active_colour(file: &File, workers: &[Worker], at: &At<'_>, report: &mut Report) {
+    let Some(colour) = file.workers.active_colour.as_ref().filter(|_| report.is_known(&at.key("static")))
+    else {
+        return;
+    };
+    let mut served: BTreeMap<&str, bool> = BTreeMap::new();
+    for worker in workers {
+        *served.entry(&worker.pool.0.0).or_insert(false) |= worker.colour == *colour;
+    }
+    if let Some((pool, _)) = served.iter().find(|(_, served)| !**served) {
+        report.fault(&at.key("active_colour"), format!("no worker of the pool `{pool}` has this colour"));
+    }
+}
+
+/// Headers that say how a message is framed, or belong to one connection; the client that speaks to the worker
+/// sets them.
+const FRAMING: [&str; 8] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+fn headers(worker: &Worker, at: &At<'_>, report: &mut Report) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, secret) in &worker.headers {
+        let at = at.key(name);
+        let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
+            report.fault(&at, "this is not the name of an HTTP header");
+            continue;
+        };
+        if FRAMING.contains(&header.as_str()) {
+            report.fault(&at, "this header belongs to the connection and cannot be set");
+        }
+        let text = Some(secret.0.expose()).filter(|text| text.is_ascii());
+        let Some(Ok(mut value)) = text.map(HeaderValue::from_str) else {
+            report.fault(&at, "must be visible ASCII, as HTTP headers are");
+            continue;
+        };
+        value.set_sensitive(true);
+        if headers.insert(header, value).is_some() {
+            report.fault(&at, "is set twice: the names of headers have no case");
+        }
+    }
+    headers
+}
+
+pub(super) fn gate(file: &File, at: &At<'_>, report: &mut Report) -> GateSettings {
+    let concurrency = &file.concurrency;
+    positive(concurrency.ttft_slo.0, &at.key("ttft_slo"), report);
+    let (critical, interactive) = (concurrency.reserve.critical, concurrency.reserve.interactive);
+    if critical + interactive >= 1.0 {
+        report.fault(&at.key("reserve"), "must sum to less than 1: the rest is all that `batch` may take");
+    }
+    let mut reserve = [0.0; 3];
+    for (class, share) in [(Class::Critical, critical), (Class::Interactive, interactive)] {
+        if let Some(slot) = reserve.get_mut(class as usize) {
+            *slot = share;
+        }
+    }
+    let queue = &concurrency.queue;
+    GateSettings {
+        limit: match concurrency.limit {
+            ConcurrencyLimit::Slots(_) => LimitSource::Slots,
+            ConcurrencyLimit::Number(number) => LimitSource::Fixed(number),
+        },
+        queue_length: usize::try_from(queue.length).unwrap_or(usize::MAX),
+        queue_bytes: queue.bytes.get(),
+        queue_wait: queue.wait.as_ref().map_or(concurrency.ttft_slo.0.quarter(), |wait| wait.0).get(),
+        wait_no_worker: queue.wait_no_worker.0.get(),
+        reserve,
+        ttft_slo: concurrency.ttft_slo.0.get(),
+        dams: file.dams,
+    }
+}
+
+pub(super) fn sticky(sticky: &file::Sticky) -> Sticky {
+    match sticky {
+        file::Sticky::Header(name) => Sticky::Header(name.0.clone()),
+        file::Sticky::Cookie(name) => Sticky::Cookie(name.0.0.clone()),
+        file::Sticky::Body(pointer) => Sticky::Body(pointer.0.0.clone()),
+    }
+}
+
+pub(super) fn timeouts(timeouts: &file::Timeouts, at: &At<'_>, report: &mut Report) -> Timeouts {
+    Timeouts {
+        connect: positive(timeouts.connect.0, &at.key("connect"), report),
+        first_token: positive(timeouts.first_token.0, &at.key("first_token"), report),
+        idle: positive(timeouts.idle.0, &at.key("idle"), report),
+        total: positive(timeouts.total.0, &at.key("total"), report),
+    }
+}
+
+/// A duration that must be more than nothing.
+pub(super) fn positive(length: Millis, at: &At<'_>, report: &mut Report) -> std::time::Duration {
+    if length.is_zero() {
+        report.fault(at, "must be longer than no time at all");
+    }
+    length.get()
+}
+
+pub(super) fn retry(retry: &file::Retry) -> RetrySettings {
+    RetrySettings { max: retry.max, budget: retry.budget }
+}

@@ -1,0 +1,159 @@
+//! `${NAME}` in values, replaced after parsing: what a variable holds is never read as YAML, so a `#` or a line
+//! break in a secret can neither cut it short nor add settings.
+//!
+//! A value that is wholly one variable is typed like an unquoted text, so that numbers and switches can come from
+//! the environment. `$${` stands for a plain `${`.
+
+use super::fault::{Fault, below};
+use super::tree::{Kind, Node, Plain, Scalar};
+
+/// The most that all variables together may add, in bytes: far beyond any settings, far below any machine.
+const ADDED: usize = 1 << 20;
+
+/// Replaces every variable in `node`. A variable that is not set, and a value that would be empty, is a fault.
+pub(crate) fn substitute(
+    node: &mut Node,
+    environment: &dyn Fn(&str) -> Option<String>,
+    faults: &mut Vec<Fault>,
+) {
+    Substitution { environment, faults, left: ADDED }.walk(node, "");
+}
+
+struct Substitution<'a> {
+    environment: &'a dyn Fn(&str) -> Option<String>,
+    faults: &'a mut Vec<Fault>,
+    left: usize,
+}
+
+impl Substitution<'_> {
+    fn walk(&mut self, node: &mut Node, field: &str) {
+        match &mut node.kind {
+            Kind::Broken => {}
+            Kind::List(items) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    self.walk(item, &format!("{field}[{index}]"));
+                }
+            }
+            Kind::Map(entries) => {
+                for entry in entries {
+                    self.walk(&mut entry.value, &below(field, &entry.key));
+                }
+            }
+            Kind::Scalar(scalar) => match self.expand(scalar) {
+                Ok(()) => {}
+                Err(problem) => {
+                    let found = None;
+                    self.faults.push(Fault {
+                        position: Some(node.at),
+                        field: field.to_owned(),
+                        problem,
+                        found,
+                    });
+                    node.kind = Kind::Broken;
+                }
+            },
+        }
+    }
+
+    fn expand(&mut self, scalar: &mut Scalar) -> Result<(), String> {
+        if !scalar.text.contains("${") {
+            return Ok(());
+        }
+        let mut text = String::new();
+        let (mut rest, mut whole) = (scalar.written.as_str(), false);
+        while let Some(start) = rest.find("${") {
+            let (before, from) = rest.split_at(start);
+            let after = from.get(2..).unwrap_or_default();
+            if let Some(before) = before.strip_suffix('$') {
+                text.push_str(before);
+                text.push_str("${");
+                rest = after;
+                continue;
+            }
+            let (name, tail) =
+                after.split_once('}').ok_or("a variable is written `${NAME}`; a plain `${` is `$${`")?;
+            if !is_name(name) {
+                return Err(
+                    "a variable's name is letters, digits and `_`: `${NAME}`; a plain `${` is `$${`".into()
+                );
+            }
+            let value =
+                (self.environment)(name).ok_or_else(|| format!("the variable `{name}` is not set"))?;
+            self.left = self
+                .left
+                .checked_sub(value.len())
+                .ok_or_else(|| format!("the variables add more than {ADDED} bytes"))?;
+            whole = before.is_empty() && tail.is_empty() && text.is_empty();
+            if whole && value.is_empty() {
+                return Err(format!("the variable `{name}` is empty"));
+            }
+            text.push_str(before);
+            text.push_str(&value);
+            rest = tail;
+        }
+        text.push_str(rest);
+        scalar.plain = if whole { Plain::of(&text) } else { Plain::Text };
+        scalar.from_variable = whole;
+        scalar.text = text;
+        Ok(())
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let starts = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    starts && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::yaml;
+    use super::*;
+
+    fn value(text: &str) -> Result<Scalar, String> {
+        let mut faults = Vec::new();
+        let mut node = yaml::read(text, &mut faults).unwrap();
+        let environment = |name: &str| match name {
+            "PORT" => Some("8080".to_owned()),
+            "EMPTY" => Some(String::new()),
+            "NESTED" => Some("${PORT} # not a comment".to_owned()),
+            "HUGE" => Some("x".repeat(ADDED)),
+            _ => None,
+        };
+        substitute(&mut node, &environment, &mut faults);
+        match node.kind {
+            Kind::Scalar(scalar) => Ok(scalar),
+            _ => Err(faults.remove(0).problem),
+        }
+    }
+
+    #[test]
+    fn a_whole_variable_is_typed_and_a_part_is_text() {
+        let whole = value("\"${PORT}\"").unwrap();
+        assert_eq!((whole.text.as_str(), whole.plain, whole.from_variable), ("8080", Plain::Int(8080), true));
+        let part = value("host:${PORT}").unwrap();
+        assert_eq!((part.text.as_str(), part.plain, part.from_variable), ("host:8080", Plain::Text, false));
+        assert_eq!(part.written, "host:${PORT}");
+    }
+
+    #[test]
+    fn values_are_not_expanded_again_and_never_read_as_yaml() {
+        assert_eq!(value("${NESTED}").unwrap().text, "${PORT} # not a comment");
+        assert_eq!(value("$${PORT} ${PORT}").unwrap().text, "${PORT} 8080");
+        assert_eq!(value("a${EMPTY}b").unwrap().text, "ab");
+        assert_eq!(value("${PORT}${PORT}").unwrap().plain, Plain::Text);
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_is_a_fault() {
+        for (text, words) in [
+            ("${NONE}", "`NONE` is not set"),
+            ("${EMPTY}", "`EMPTY` is empty"),
+            ("${PORT", "written `${NAME}`"),
+            ("\"${A B}\"", "letters, digits"),
+            ("${HUGE}${HUGE}", "add more than"),
+        ] {
+            let problem = value(text).unwrap_err();
+            assert!(problem.contains(words), "{text}: {problem}");
+        }
+    }
+}

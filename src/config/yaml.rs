@@ -1,0 +1,239 @@
+//! Text to a tree of nodes that know where they stand.
+//!
+//! Read from the parser's events, not from a ready-made document: so duplicate keys are seen before one of them is
+//! lost, and depth is bounded before anything is built. Anchors and aliases are refused, because a settings file of
+//! ten lines could otherwise unfold to gigabytes; tags are refused, because nothing here would give them a meaning.
+
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
+
+use super::fault::{Fault, Position, below, shorten};
+use super::tree::{Entry, Kind, Node, Plain, Scalar};
+
+/// The deepest nesting that is read; the settings themselves need seven levels.
+const DEPTH: usize = 16;
+
+/// Reads the one document of `text`. What is wrong goes to `faults`; what is right is returned, if anything is.
+pub(crate) fn read(text: &str, faults: &mut Vec<Fault>) -> Option<Node> {
+    Reader { faults, open: Vec::new(), done: None }.run(text)
+}
+
+/// A list or map that has not ended yet.
+enum Open {
+    List {
+        at: Position,
+        items: Vec<Node>,
+    },
+    Map {
+        at: Position,
+        entries: Vec<Entry>,
+        seen: HashMap<String, Position>,
+        key: Option<(String, Position)>,
+    },
+}
+
+struct Reader<'a> {
+    faults: &'a mut Vec<Fault>,
+    open: Vec<Open>,
+    done: Option<Node>,
+}
+
+impl Reader<'_> {
+    fn run(mut self, text: &str) -> Option<Node> {
+        let mut documents = 0_usize;
+        for event in Parser::new_from_str(text) {
+            let (event, span) = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    self.fault(position(error.marker()), format!("this is no YAML: {}", error.info()));
+                    // What came before the error may lack its end: judging it would only mislead.
+                    return None;
+                }
+            };
+            let at = position(&span.start);
+            match event {
+                Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+                Event::DocumentStart(_) => {
+                    documents += 1;
+                    if documents > 1 {
+                        self.fault(at, "a settings file is one document: take out this `---`".into());
+                        return None;
+                    }
+                }
+                Event::Alias(_) => {
+                    self.fault(at, "aliases are not taken; a value that begins with `*` needs quotes".into());
+                    self.place(Node { at, kind: Kind::Broken });
+                }
+                Event::Scalar(text, style, anchor, tag) => {
+                    let sound = self.unadorned(at, anchor, tag.is_some());
+                    let plain = match style {
+                        ScalarStyle::Plain => Plain::of(&text),
+                        _ => Plain::Text,
+                    };
+                    let (text, written) = (text.to_string(), text.into_owned());
+                    let scalar = Scalar { text, written, plain, from_variable: false };
+                    let kind = if sound { Kind::Scalar(scalar) } else { Kind::Broken };
+                    self.place(Node { at, kind });
+                }
+                Event::SequenceStart(anchor, tag) => {
+                    self.unadorned(at, anchor, tag.is_some());
+                    self.begin(at, Open::List { at, items: Vec::new() })?;
+                }
+                Event::MappingStart(anchor, tag) => {
+                    self.unadorned(at, anchor, tag.is_some());
+                    self.begin(at, Open::Map { at, entries: Vec::new(), seen: HashMap::new(), key: None })?;
+                }
+                Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                    Some(Open::List { at, items }) => self.place(Node { at, kind: Kind::List(items) }),
+                    Some(Open::Map { at, entries, .. }) => self.place(Node { at, kind: Kind::Map(entries) }),
+                    None => {}
+                },
+            }
+        }
+        self.done
+    }
+
+    fn begin(&mut self, at: Position, open: Open) -> Option<()> {
+        if self.open.len() == DEPTH {
+            self.fault(at, format!("nested deeper than {DEPTH} levels"));
+            return None;
+        }
+        self.open.push(open);
+        Some(())
+    }
+
+    fn unadorned(&mut self, at: Position, anchor: usize, tag: bool) -> bool {
+        if anchor > 0 {
+            self.fault(at, "anchors are not taken; a value that begins with `&` needs quotes".into());
+        }
+        if tag {
+            self.fault(at, "tags are not taken; a value that begins with `!` needs quotes".into());
+        }
+        anchor == 0 && !tag
+    }
+
+    /// Puts a complete node where it belongs: into the list or map that is open, as a key, or as the document.
+    fn place(&mut self, node: Node) {
+        match self.open.last_mut() {
+            None => self.done = Some(node),
+            Some(Open::List { items, .. }) => items.push(node),
+            Some(Open::Map { entries, seen, key, .. }) => {
+                let problem = match key.take() {
+                    // An empty key marks an entry that is already at fault.
+                    Some((name, _)) if name.is_empty() => None,
+                    Some((name, at)) => match seen.get(&name).copied() {
+                        Some(first) => Some((at, name, first)),
+                        None => {
+                            seen.insert(name.clone(), at);
+                            entries.push(Entry { key: name, at, value: node });
+                            None
+                        }
+                    },
+                    None => return self.begin_entry(node),
+                };
+                if let Some((at, name, first)) = problem {
+                    let problem = format!("`{}` is already set on line {}", shorten(&name), first.line);
+                    let field = below(&self.field(), &name);
+                    self.faults.push(Fault { position: Some(at), field, problem, found: None });
+                }
+            }
+        }
+    }
+
+    /// Takes a node as the key of the map that is open.
+    fn begin_entry(&mut self, node: Node) {
+        let (name, told) = match node.kind {
+            Kind::Scalar(scalar) => (scalar.text, false),
+            kind => (String::new(), matches!(kind, Kind::Broken)),
+        };
+        if name.is_empty() && !told {
+            self.fault(node.at, "a key must be a word".into());
+        }
+        if let Some(Open::Map { key, .. }) = self.open.last_mut() {
+            *key = Some((name, node.at));
+        }
+    }
+
+    fn field(&self) -> String {
+        self.open.iter().fold(String::new(), |field, open| match open {
+            Open::List { items, .. } => format!("{field}[{}]", items.len()),
+            Open::Map { key: Some((key, _)), .. } if !key.is_empty() => below(&field, key),
+            Open::Map { .. } => field,
+        })
+    }
+
+    fn fault(&mut self, at: Position, problem: String) {
+        let field = self.field();
+        self.faults.push(Fault { position: Some(at), field, problem, found: None });
+    }
+}
+
+fn position(marker: &Marker) -> Position {
+    Position { line: marker.line().max(1), column: marker.col().saturating_add(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults_of(text: &str) -> Vec<String> {
+        let mut faults = Vec::new();
+        read(text, &mut faults);
+        faults.iter().map(|fault| format!("{:?} {} {}", fault.position, fault.field, fault.problem)).collect()
+    }
+
+    fn only(text: &str, line: usize, column: usize, field: &str, words: &str) {
+        let mut faults = Vec::new();
+        read(text, &mut faults);
+        let [fault] = faults.as_slice() else { panic!("{faults:?}") };
+        assert_eq!(fault.position, Some(Position { line, column }), "{fault:?}");
+        assert_eq!(fault.field, field);
+        assert!(fault.problem.contains(words), "{fault:?}");
+    }
+
+    #[test]
+    fn duplicate_keys_are_faults_where_they_stand_twice() {
+        only(
+            "admin:\n  listen: a\n  token: b\n  listen: c\n",
+            4,
+            3,
+            "admin.listen",
+            "`listen` is already set on line 2",
+        );
+    }
+
+    #[test]
+    fn aliases_anchors_tags_and_second_documents_are_refused() {
+        only("workers:\n  static:\n    - { model: * }\n", 3, 16, "workers.static[0]", "this is no YAML");
+        only("a: 1\nb: &x [1]\n", 2, 4, "b", "anchors are not taken");
+        only("a: !!str 1\n", 1, 4, "a", "tags are not taken");
+        only("a: 1\n---\nb: 2\n", 2, 1, "", "one document");
+        let faults = faults_of("a: &x 1\nlist: [*x, *x]\n");
+        assert_eq!(faults.len(), 3, "{faults:?}");
+        assert!(faults[2].contains("list[1] aliases are not taken"), "{faults:?}");
+    }
+
+    #[test]
+    fn depth_is_bounded_before_anything_is_built() {
+        only(
+            &format!("{}1", "- ".repeat(100)),
+            1,
+            33,
+            "[0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0]",
+            "16 levels",
+        );
+        assert_eq!(faults_of(&"[".repeat(100_000)).len(), 1);
+    }
+
+    #[test]
+    fn broken_syntax_is_one_fault_with_its_place() {
+        only("listen: \"abc\ntls: [\n", 1, 9, "listen", "this is no YAML");
+        only("a: b: c\n", 1, 5, "", "this is no YAML");
+    }
+
+    #[test]
+    fn keys_must_be_words() {
+        only("? [a]\n: 1\n", 1, 3, "", "a key must be a word");
+    }
+}

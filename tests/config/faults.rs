@@ -1,0 +1,470 @@
+//! Each kind of fault, at its line and field.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use traffic_dam::config::{Overrides, Surroundings, from_str, load};
+
+use super::{LEAST, faults, read};
+
+/// Expects exactly one fault in `LEAST` plus `text`, at this line of `text` and this column.
+#[track_caller]
+fn only(text: &str, line: usize, column: usize, field: &str, words: &str) {
+    let faults = faults(&format!("{LEAST}{text}"));
+    let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+    let position = fault.position.unwrap();
+    assert_eq!((position.line - 1, position.column), (line, column), "{faults}");
+    assert_eq!(fault.field, field, "{faults}");
+    assert!(faults.to_string().contains(words), "{faults}");
+}
+
+#[test]
+fn keys() {
+    only("lisen: 127.0.0.1:80", 1, 1, "lisen", "unknown key; did you mean `listen`?");
+    only("redis: { url: x }", 1, 1, "redis", "unknown key; here may be `listen`, `tls`");
+    only("admin:\n  token: a\n  Hosts: [a]", 3, 3, "admin.Hosts", "did you mean `hosts`?");
+    only("concurrency: { itl_slo: 1s }", 1, 16, "concurrency.itl_slo", "unknown key");
+    only("dams: 1\ndams: 2", 2, 1, "dams", "`dams` is already set on line 2");
+    only("tls: { cert: a.pem }", 1, 6, "tls.key", "is missing; must be the path of a file");
+    only(
+        "limits:\n  - { algorithm: token_bucket, per: all, rate: 1/s, burst: 1 }",
+        2,
+        5,
+        "limits[0].name",
+        "is missing",
+    );
+}
+
+#[test]
+fn types_and_words() {
+    only("dams: none", 1, 7, "dams", "must be a whole number from 1 to 1000; found \"none\"");
+    only("dams: 0", 1, 7, "dams", "from 1 to 1000; found 0");
+    only("dams: 1.5", 1, 7, "dams", "must be a whole number from 1 to 1000; found 1.5");
+    only("dams: 99999999999999999999", 1, 7, "dams", "from 1 to 1000; found 99999999999999999999");
+    only("dams:", 1, 5, "dams", "has no value: it must be a whole number from 1 to 1000, or the key must go");
+    only("admin: yes", 1, 8, "admin", "must be a mapping with some of the keys `listen`");
+    only("limits: { a: 1 }", 1, 9, "limits", "found keys with values");
+    only("cors: { origins: [1] }", 1, 19, "cors.origins[0]", "or `*`, in quotes; found 1");
+    only("log: { sample: 1.1 }", 1, 16, "log.sample", "must be a number from 0 to 1; found 1.1");
+    only(
+        "callers: { anonymous: alow }",
+        1,
+        23,
+        "callers.anonymous",
+        "must be `allow` or `refuse`; did you mean `allow`?",
+    );
+    only(
+        "callers: { forward_authorization: yes }",
+        1,
+        35,
+        "callers.forward_authorization",
+        "must be `true` or `false`",
+    );
+    only("callers: { from: [] }", 1, 18, "callers.from", "must not be empty");
+    only("callers: { from: [{ headr: x }] }", 1, 21, "callers.from[0].headr", "did you mean `header`?");
+    only(
+        "callers: { from: [key] }",
+        1,
+        19,
+        "callers.from[0]",
+        "must be `api_key` or `ip`, or a mapping with the key `header`",
+    );
+    let many = format!("paths: [{}]", "/a, ".repeat(65));
+    only(&many, 1, 8, "paths", "has 65 elements; at most 64 are taken");
+}
+
+#[test]
+fn what_is_not_available_yet_says_so() {
+    only(
+        "concurrency: { limit: adaptive }",
+        1,
+        23,
+        "concurrency.limit",
+        "is not available yet; must be `slots`, or a whole number from 1 to 1000000",
+    );
+    let workers = "workers: { mode: queue, static: [] }";
+    assert!(
+        faults(workers)
+            .to_string()
+            .starts_with("dam.yaml:1:18: workers.mode: is not available yet; must be `http`")
+    );
+}
+
+#[test]
+fn texts() {
+    for (text, column, field, words) in [
+        ("listen: localhost", 9, "listen", "an IP address and a port, such as"),
+        ("drain: { delay: 5 }", 17, "drain.delay", "in quotes; found 5"),
+        ("drain: { delay: 5 s }", 17, "drain.delay", "a whole number of ms, s, m, h or d"),
+        ("bounds: { body: 8MB }", 17, "bounds.body", "a whole number of B, KiB, MiB or GiB"),
+        ("admin: { hosts: [\"a:80\"] }", 18, "admin.hosts[0]", "without a port"),
+        (
+            "callers: { trusted_proxies: [10.0.0.0/40] }",
+            30,
+            "callers.trusted_proxies[0]",
+            "a network such as",
+        ),
+        ("callers: { key_header: \"x y\" }", 24, "callers.key_header", "the name of an HTTP header"),
+        ("paths: [v1]", 9, "paths[0]", "a path from its first `/` on"),
+        ("cors: { origins: [chat.example] }", 19, "cors.origins[0]", "an origin such as"),
+        ("routes: [{ path: /a, kind: chat, prompt: a }]", 42, "routes[0].prompt", "a JSON pointer such as"),
+        (
+            "routes: [{ path: /a, kind: chat, timeouts: { idle: x } }]",
+            52,
+            "routes[0].timeouts.idle",
+            "such as `500ms`",
+        ),
+    ] {
+        only(text, 1, column, field, words);
+    }
+}
+
+#[test]
+fn variables() {
+    only("listen: ${NONE}", 1, 9, "listen", "the variable `NONE` is not set");
+    only("admin:\n  token: ${EMPTY}", 2, 10, "admin.token", "the variable `EMPTY` is empty");
+    only("admin: { token: \"\" }", 1, 17, "admin.token", "a secret of at least one character");
+    only("listen: ${", 1, 9, "listen", "written `${NAME}`");
+    only(
+        "dams: ${WORKER_KEY}",
+        1,
+        7,
+        "dams",
+        "must be a whole number from 1 to 1000; found \"${WORKER_KEY}\"",
+    );
+}
+
+fn limit(rest: &str) -> String {
+    format!("limits:\n  - {{ name: a, per: caller, {rest} }}\n")
+}
+
+#[test]
+fn rules() {
+    for (rest, field, words) in [
+        ("algorithm: token_bucket, burst: 1", "rate", "a token bucket needs a rate"),
+        ("algorithm: token_bucket, rate: 1/s", "burst", "needs a number of at least 1"),
+        ("algorithm: token_bucket, rate: 1/s, burst: 0", "burst", "must be a whole number from 1"),
+        ("algorithm: token_bucket, rate: ten, burst: 1", "rate", "such as `10/s` or `600/m`; found \"ten\""),
+        ("algorithm: token_bucket, rate: 1/s, burst: 1, window: 1m", "window", "belongs to sliding windows"),
+        ("algorithm: token_bucket, rate: 1/d, burst: 367", "burst", "more than a year to fill"),
+        ("algorithm: sliding_window, window: 1m", "limit", "is missing"),
+        ("algorithm: sliding_window, limit: 1", "window", "is missing"),
+        ("algorithm: sliding_window, limit: 1, window: 0s", "window", "longer than no time"),
+        ("algorithm: sliding_window, limit: 1, window: 1s, rate: 1/s", "rate", "belongs to token buckets"),
+        ("algorithm: sliding_log, limit: 10001, window: 1s", "limit", "use `sliding_window`; found 10001"),
+        (
+            "algorithm: leaky, limit: 1, window: 1s",
+            "algorithm",
+            "must be `token_bucket`, `sliding_window` or `sliding_log`",
+        ),
+        ("algorithm: sliding_log, limit: 1, window: 1s, reserve: max", "reserve", "`unit` is `tokens`"),
+        (
+            "algorithm: sliding_log, limit: 1, window: 1s, match: { path: v1 }",
+            "match.path",
+            "paths begin with `/`",
+        ),
+        (
+            "algorithm: sliding_log, limit: 1, window: 1s, match: { class: low }",
+            "match.class",
+            "must be `critical`",
+        ),
+    ] {
+        let faults = faults(&format!("{LEAST}{}", limit(rest)));
+        let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+        assert_eq!(fault.field, format!("limits[0].{field}"), "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
+        assert_eq!(fault.position.unwrap().line, 3, "{faults}");
+    }
+    let sound = "algorithm: sliding_window, limit: 1, window: 1s";
+    only(
+        &format!("{}  - {{ name: a, per: all, {sound} }}", limit(sound)),
+        3,
+        13,
+        "limits[1].name",
+        "must differ from `limits[0].name`",
+    );
+    let per = |per: &str| format!("limits:\n  - {{ name: a, per: {per}, {sound} }}");
+    only(&per("[all, caller]"), 2, 21, "limits[0].per", "it stands alone");
+    only(&per("[ip, ip]"), 2, 26, "limits[0].per[1]", "is in the list already");
+    only(&per("[]"), 2, 21, "limits[0].per", "must not be empty");
+    only(&per("user"), 2, 21, "limits[0].per", "`route` or `all`, or a list of these; found \"user\"");
+}
+
+#[test]
+fn callers() {
+    let key = |id: &str, digit: &str| format!("{{ id: {id}, sha256: \"{}\" }}", digit.repeat(64));
+    let keys = |list: &str| format!("callers:\n  keys:\n    - {list}");
+    only(&keys("{ id: a, sha256: hunter2 }"), 3, 24, "callers.keys[0].sha256", "64 hexadecimal digits");
+    only(
+        &format!("{}\n    - {}", keys(&key("a", "1")), key("a", "2")),
+        4,
+        13,
+        "callers.keys[1].id",
+        "must differ from `callers.keys[0].id`",
+    );
+    only(
+        &format!("{}\n    - {}", keys(&key("a", "a")), key("b", "A")),
+        4,
+        24,
+        "callers.keys[1].sha256",
+        "must differ",
+    );
+    only(
+        &format!("{}\n  from: [ip]", keys(&key("a", "1"))),
+        4,
+        9,
+        "callers.from",
+        "must have `api_key` in it",
+    );
+    only("callers: { from: [{ header: x-user }] }", 1, 10, "callers.trusted_proxies", "name them here");
+    only("callers: { from: [ip, ip] }", 1, 23, "callers.from[1]", "is in the list already");
+    only("callers: { anonymous: refuse }", 1, 23, "callers.anonymous", "would refuse everyone");
+    only("callers: { key_header: [x-a, X-A] }", 1, 30, "callers.key_header[1]", "must differ");
+}
+
+#[test]
+fn the_admin_port_is_never_open_off_loopback() {
+    only(
+        "admin: { listen: \"0.0.0.0:8081\" }",
+        1,
+        8,
+        "admin.token",
+        "is required, because `admin.listen` (0.0.0.0:8081)",
+    );
+    only("admin: { listen: \"[::]:8081\" }", 1, 8, "admin.token", "is required");
+    for open in ["127.0.0.9:8081", "[::1]:8081", "[::ffff:127.0.0.1]:8081"] {
+        assert!(read(&format!("{LEAST}admin: {{ listen: \"{open}\" }}")).is_ok(), "{open}");
+    }
+    assert!(read(&format!("{LEAST}admin: {{ listen: \"0.0.0.0:8081\", token: x }}")).is_ok());
+    let listen: SocketAddr = "0.0.0.0:9".parse().unwrap();
+    let overrides = Overrides { admin_listen: Some(listen), listen: None };
+    let surroundings = Surroundings { variable: &|_| None, obstacle: &|_| None, overrides };
+    let faults = from_str(LEAST, Path::new("f"), surroundings).unwrap_err();
+    assert_eq!(faults.list[0].field, "admin.token", "{faults}");
+}
+
+#[test]
+fn listeners_have_their_own_addresses() {
+    only("admin:\n  listen: 127.0.0.1:8080", 2, 11, "admin.listen", "must be another address than `listen`");
+    only("listen: 0.0.0.0:8081", 1, 9, "listen", "must be another address");
+    assert!(read(&format!("{LEAST}listen: 127.0.0.1:0\nadmin: {{ listen: \"127.0.0.1:0\" }}")).is_ok());
+}
+
+#[test]
+fn workers() {
+    let workers = |list: &str| format!("workers:\n  static:\n    - {}\n", list.replace('|', "\n    - "));
+    let w = |id: &str, rest: &str| format!("{{ id: {id}, url: \"http://{id}:80\", slots: 1{rest} }}");
+    for (text, line, field, words) in [
+        ("dams: 1".to_owned(), 1, "workers.static", "is missing; name at least one worker"),
+        (workers("{ id: a, url: \"http://a\" }"), 3, "workers.static[0].slots", "decode at once?"),
+        (
+            workers("{ id: a, url: \"a:80\", slots: 1 }"),
+            3,
+            "workers.static[0].url",
+            "an `http://` or `https://` URL",
+        ),
+        (workers("{ id: a, url: \"http://a:80\", slots: 0 }"), 3, "workers.static[0].slots", "from 1 to"),
+        (
+            workers(&format!("{}|{}", w("a", ""), w("a", ", pool: b, model: b"))),
+            4,
+            "workers.static[1].id",
+            "must differ",
+        ),
+        (
+            workers(&format!("{}|{{ id: b, url: \"http://a:80/\", slots: 1 }}", w("a", ""))),
+            4,
+            "workers.static[1].url",
+            "must differ",
+        ),
+        (
+            workers(&format!("{}|{}", w("a", ""), w("b", ", model: m"))),
+            4,
+            "workers.static[1].model",
+            "must be `*`, as of `workers.static[0]` in the same pool `default`",
+        ),
+        (
+            workers(&format!("{}|{}", w("a", ""), w("b", ", pool: p"))),
+            4,
+            "workers.static[1].pool",
+            "must be `default`",
+        ),
+        (
+            workers(&w("a", ", headers: { \"x y\": a }")),
+            3,
+            "workers.static[0].headers.\"x y\"",
+            "not the name of",
+        ),
+        (workers(&w("a", ", headers: { X-A: a, x-a: b }")), 3, "workers.static[0].headers.x-a", "set twice"),
+        (
+            workers(&w("a", ", headers: { Transfer-Encoding: a }")),
+            3,
+            "workers.static[0].headers.Transfer-Encoding",
+            "belongs to the connection",
+        ),
+        (workers(&w("a", ", headers: { x: ä }")), 3, "workers.static[0].headers.x", "visible ASCII"),
+        (
+            workers(&w("a", "")) + "  active_colour: green",
+            4,
+            "workers.active_colour",
+            "no worker of the pool `default`",
+        ),
+        (
+            workers(&w("a", "")) + "  sticky: { header: a, cookie: b }",
+            4,
+            "workers.sticky",
+            "exactly one of the keys `header`, `cookie` or `body`",
+        ),
+        (
+            workers(&w("a", "")) + "  sticky: { coockie: b }",
+            4,
+            "workers.sticky.coockie",
+            "did you mean `cookie`?",
+        ),
+        (
+            workers(&w("a", "")) + "  timeouts: { idle: 0s }",
+            4,
+            "workers.timeouts.idle",
+            "longer than no time",
+        ),
+        (workers(&w("a", "")) + "  retry: { max: 11 }", 4, "workers.retry.max", "from 0 to 10"),
+    ] {
+        let faults = faults(&text);
+        let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+        assert_eq!((fault.field.as_str(), fault.position.unwrap().line), (field, line), "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
+    }
+    assert!(read("workers: { static: [] }").is_ok());
+    let fixed = "concurrency: { limit: 4 }\nworkers: { static: [{ id: a, url: \"http://a\" }] }";
+    assert!(read(fixed).is_ok());
+}
+
+#[test]
+fn traffic() {
+    let route = |path: &str, kind: &str| format!("routes:\n  - {{ path: {path}, kind: {kind} }}");
+    only(
+        &format!("{}\n  - {{ path: /a/b, kind: chat }}", route("\"/a/*\"", "chat")),
+        3,
+        13,
+        "routes[1].path",
+        "match `routes[0]` too",
+    );
+    only(
+        &route("/v1/models", "chat"),
+        2,
+        13,
+        "routes[0].path",
+        "matches `/v1/models`, which is a call of another kind",
+    );
+    only(
+        &route("\"/v1/*\"", "chat"),
+        2,
+        13,
+        "routes[0].path",
+        "`/v1/completions`, which is a call of another kind",
+    );
+    assert!(read(&format!("{LEAST}{}", route("/v1/responses", "response"))).is_ok());
+    only(
+        "routes: [{ path: /a, kind: chat, timeouts: { total: 0s } }]",
+        1,
+        53,
+        "routes[0].timeouts.total",
+        "longer than no time",
+    );
+    only("paths: [/a, /a]", 1, 13, "paths[1]", "must differ from `paths[0]`");
+    only("cors: { origins: [\"*\", \"https://a\"] }", 1, 18, "cors.origins", "it stands alone");
+    only("bounds: { body: 1GiB }", 1, 17, "bounds.body", "must not exceed `bounds.buffered` (256MiB)");
+    only("bounds: { body: 0 }", 1, 17, "bounds.body", "at least one byte; found 0");
+    only("bounds: { headers: 4KiB }", 1, 20, "bounds.headers", "from `8KiB` to `1MiB`");
+    only("bounds: { header_read: 0s }", 1, 24, "bounds.header_read", "longer than no time");
+    only("concurrency: { ttft_slo: 0s }", 1, 26, "concurrency.ttft_slo", "longer than no time");
+    only(
+        "concurrency: { reserve: { critical: 0.5, interactive: 0.5 } }",
+        1,
+        25,
+        "concurrency.reserve",
+        "less than 1",
+    );
+    only(
+        "concurrency: { reserve: { batch: 0.5 } }",
+        1,
+        27,
+        "concurrency.reserve.batch",
+        "here may be `critical` or `interactive`",
+    );
+}
+
+#[test]
+fn every_fault_is_reported_at_once_and_nothing_that_only_follows_from_one() {
+    let text = "\
+listen: nowhere
+admin: { listen: \"0.0.0.0:8081\", token: ${NONE} }
+limits:
+  - { name: a, algorithm: token_bucket, per: all, rate: ten, burst: 0 }
+  - { name: b, algorithm: token_bucket, per: all, rate: 1/s }
+  - { name: b, algorithm: sliding_window, per: [all, ip], limit: 1, window: 0s }
+concurrency: { limit: adaptive, ttft_slo: 0s }
+workers:
+  static:
+    - { id: w1, url: \"http://a\", slot: 3 }
+    - { id: w1, url: \"http://b\" }
+    - { url: nothing }
+  active_colour: green
+callers: { from: [api_key, header], trusted_proxies: [10.0.0.0/99] }
+bounds: { body: 1GiB, buffered: 1XB }
+";
+    // A variable in a flow mapping must be quoted: first the one fault of the syntax, then, that put right, the rest.
+    assert!(faults(text).to_string().contains("dam.yaml:2:"));
+    let faults = faults(&text.replace("${NONE}", "\"${NONE}\""));
+    let found: Vec<(usize, &str)> =
+        faults.list.iter().map(|fault| (fault.position.unwrap().line, fault.field.as_str())).collect();
+    let expected = [
+        (1, "listen"),
+        (2, "admin.token"),
+        (4, "limits[0].rate"),
+        (4, "limits[0].burst"),
+        (5, "limits[1].burst"),
+        (6, "limits[2].name"),
+        (6, "limits[2].per"),
+        (6, "limits[2].window"),
+        (7, "concurrency.limit"),
+        (7, "concurrency.ttft_slo"),
+        (10, "workers.static[0].slot"),
+        (11, "workers.static[1].id"),
+        (12, "workers.static[2].id"),
+        (12, "workers.static[2].url"),
+        (14, "callers.from[1]"),
+        (14, "callers.trusted_proxies[0]"),
+        (15, "bounds.buffered"),
+    ];
+    assert_eq!(found, expected, "{faults}");
+}
+
+#[test]
+fn files_are_opened_from_the_directory_of_the_settings() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dam.yaml");
+    std::fs::write(directory.path().join("cert.pem"), "").unwrap();
+    std::fs::write(&path, format!("{LEAST}tls:\n  cert: cert.pem\n  key: key.pem\n")).unwrap();
+    let faults = load(&path, Overrides::default()).unwrap_err();
+    assert_eq!(faults.list.len(), 1, "{faults}");
+    assert!(faults.to_string().contains("dam.yaml:4:8: tls.key: must be a readable file"), "{faults}");
+    std::fs::write(directory.path().join("key.pem"), "").unwrap();
+    let settings = load(&path, Overrides::default()).unwrap();
+    assert_eq!(settings.tls.unwrap().cert, directory.path().join("cert.pem"));
+}
+
+#[test]
+fn files_that_are_no_settings_are_faults_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dam.yaml");
+    let fault = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        load(&path, Overrides::default()).unwrap_err().to_string()
+    };
+    assert!(fault(b"listen: a\nadmin: \xff").contains("dam.yaml:2:8: this is not UTF-8"));
+    assert!(fault(&vec![b'#'; (1 << 20) + 1]).contains("larger than 1048576 bytes"));
+    assert!(fault(b"").contains("workers.static: is missing"));
+    assert!(fault(b"just words").contains("dam.yaml:1:1: must be a mapping"));
+    let missing = load(Path::new("/nonexistent/dam.yaml"), Overrides::default()).unwrap_err();
+    assert!(missing.to_string().starts_with("/nonexistent/dam.yaml: the file cannot be read: "));
+}

@@ -1,0 +1,177 @@
+//! What sound files come to, and what is shown of them.
+
+use std::time::Duration;
+
+use traffic_dam::limit::rule::{Algorithm, Mode, Per, Quota};
+use traffic_dam::refusal::Unit;
+use traffic_dam::request::{Class, Kind};
+use traffic_dam::shed::settings::LimitSource;
+
+use super::{LEAST, faults, read, repository, settings};
+use traffic_dam::config::settings::{CallerSource, Sticky};
+
+#[test]
+fn the_least_file_has_every_default() {
+    let settings = settings(LEAST);
+    assert_eq!(
+        (settings.listen.to_string(), settings.admin.listen.to_string()),
+        ("127.0.0.1:8080".into(), "127.0.0.1:8081".into())
+    );
+    assert_eq!(settings.admin.hosts, ["127.0.0.1", "localhost"]);
+    assert!(settings.tls.is_none() && settings.admin.token.is_none() && settings.admin.read_token.is_none());
+    assert_eq!(settings.callers.from, [CallerSource::ApiKey, CallerSource::Ip]);
+    assert_eq!(settings.callers.key_headers, ["authorization", "x-api-key"]);
+    assert!(settings.callers.forward_authorization && !settings.callers.refuse_anonymous);
+    assert!(settings.rules.is_empty() && settings.paths.is_empty() && settings.routes.is_empty());
+    assert_eq!(
+        (settings.gate.limit, settings.gate.dams, settings.gate.queue_length),
+        (LimitSource::Slots, 1, 256)
+    );
+    assert_eq!(settings.gate.queue_wait, Duration::from_millis(250));
+    assert_eq!((settings.gate.queue_bytes, settings.gate.wait_no_worker), (64 << 20, Duration::ZERO));
+    let [worker] = settings.workers.as_slice() else { panic!("{settings:?}") };
+    assert_eq!(
+        (&*worker.pool, &*worker.model, &*worker.colour, worker.slots),
+        ("default", "*", "blue", Some(8))
+    );
+    assert_eq!(settings.sticky, Sticky::Header("x-session-id".parse().unwrap()));
+    assert_eq!(
+        (settings.timeouts.connect, settings.timeouts.total),
+        (Duration::from_secs(1), Duration::from_secs(600))
+    );
+    assert_eq!(
+        (settings.bounds.body, settings.bounds.headers, settings.bounds.per_ip),
+        (8 << 20, 32 << 10, None)
+    );
+    assert_eq!(
+        (settings.drain.delay, settings.drain.timeout),
+        (Duration::from_secs(5), Duration::from_secs(60))
+    );
+    assert_eq!((settings.retry.max, settings.retry.budget, settings.log_sample), (1, 0.1, 1.0));
+}
+
+#[test]
+fn the_full_example_comes_to_what_it_says() {
+    let settings = settings(&repository("examples/full.yaml"));
+    let [burst, minute, signup, whole] = settings.rules.as_slice() else { panic!("{settings:?}") };
+    assert_eq!(burst.quota, Quota { limit: 10, period: Duration::from_secs(1), burst: 20 });
+    assert_eq!(
+        (minute.algorithm, minute.unit, minute.reserve_max),
+        (Algorithm::SlidingWindow, Unit::Tokens, true)
+    );
+    assert_eq!(minute.quota, Quota { limit: 60_000, period: Duration::from_secs(60), burst: 60_000 });
+    assert_eq!((&*signup.per, signup.unit), ([Per::Ip, Per::Route].as_slice(), Unit::Requests));
+    assert_eq!(
+        (whole.mode, whole.matches.class, whole.matches.model.as_deref()),
+        (Mode::Observe, Some(Class::Batch), Some("gpt-*"))
+    );
+    assert_eq!(settings.gate.reserve, [0.0, 0.2, 0.1]);
+    assert_eq!(settings.callers.from[1], CallerSource::Header("x-user-id".parse().unwrap()));
+    assert_eq!((settings.callers.keys[0].class, settings.callers.keys[0].weight), (Class::Critical, 2));
+    assert_eq!(settings.workers[0].headers["authorization"], "Bearer s3cret-worker");
+    assert!(settings.workers[0].headers["authorization"].is_sensitive());
+    assert_eq!(settings.workers[1].url.path(), "/base");
+    assert!(settings.admin.token.unwrap().is(b"s3cret-admin"));
+    let route = &settings.routes[0];
+    assert_eq!((route.kind, route.prompt.as_deref(), route.retry), (Kind::Chat, Some("/messages"), true));
+    assert_eq!(
+        (route.timeouts.connect, route.timeouts.total),
+        (Duration::from_millis(500), Duration::from_secs(300))
+    );
+    assert_eq!(settings.bounds.per_ip, Some(100));
+}
+
+#[test]
+fn defaults_follow_the_settings_that_they_depend_on() {
+    let settings = settings(&format!(
+        "{LEAST}admin: {{ listen: \"[::1]:9\", token: t }}\nconcurrency: {{ ttft_slo: 2s, limit: \"${{NUMBER}}\" }}\n\
+         callers: {{ default_class: batch, keys: [{{ id: a, sha256: \"{}\" }}] }}\n\
+         routes: [{{ path: /a, kind: embedding, timeouts: {{ idle: 3s }} }}]\n",
+        "0f".repeat(32)
+    ));
+    assert_eq!(settings.admin.hosts, ["::1", "localhost"]);
+    assert_eq!(settings.admin.read_token, settings.admin.token);
+    assert_eq!(
+        (settings.gate.queue_wait, settings.gate.limit),
+        (Duration::from_millis(500), LimitSource::Fixed(12))
+    );
+    assert_eq!(settings.callers.keys[0].class, Class::Batch);
+    assert!(!settings.callers.forward_authorization);
+    let timeouts = settings.routes[0].timeouts;
+    assert_eq!((timeouts.idle, timeouts.total), (Duration::from_secs(3), Duration::from_secs(600)));
+}
+
+#[test]
+fn a_variable_is_text_where_text_is_asked_for() {
+    let settings = settings(
+        "workers: { static: [{ id: \"${NUMBER}\", url: \"http://h:80${NUMBER}\", slots: \"${NUMBER}\" }] }",
+    );
+    let worker = &settings.workers[0];
+    assert_eq!((&*worker.id, worker.slots, worker.url.port_u16()), ("12", Some(12), Some(8012)));
+}
+
+#[test]
+fn the_effective_settings_have_the_same_effect() {
+    let rich = format!(
+        "{LEAST}{}",
+        "limits: [{ name: a, algorithm: token_bucket, per: [ip, route], rate: 1/m, burst: 3, match: { path: \"/*\" } }]\n\
+         callers: { from: [{ header: x-a }], trusted_proxies: [\"::1\"], anonymous: allow }\n\
+         paths: [\"/a$${b\", \"/true\"]\nroutes: [{ path: /c, kind: response }]\ncors: { origins: [\"*\"] }\n"
+    );
+    for text in [LEAST, &rich, "workers: { static: [], sticky: { body: /a~1b } }"] {
+        let first = settings(text);
+        let again =
+            read(&first.effective()).unwrap_or_else(|faults| panic!("{faults}\n{}", first.effective()));
+        assert_eq!(format!("{first:?}"), format!("{again:?}"), "{}", first.effective());
+    }
+}
+
+#[test]
+fn the_effective_settings_show_every_key() {
+    let text = settings(LEAST).effective();
+    for line in [
+        "listen: \"127.0.0.1:8080\"",
+        "# tls: not set",
+        "  # token: not set",
+        "  hosts: [127.0.0.1, localhost]",
+        "limits: []",
+        "    wait: 250ms",
+        "    - id: w1",
+        "      headers: {}",
+        "  body: 8MiB",
+        "  sample: 1.0",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn no_secret_is_ever_shown() {
+    let text = repository("examples/full.yaml");
+    let settings = settings(&text);
+    let shown = format!("{}\n{settings:?}\n{settings:#?}", settings.effective());
+    assert_eq!(settings.effective().matches("<redacted>").count(), 6, "{}", settings.effective());
+    for secret in ["s3cret", "2c26b46b", "fcde2b2e", "Bearer"] {
+        assert!(!shown.contains(secret), "{secret} in\n{shown}");
+    }
+    // Secrets where they belong but at fault, secrets in the wrong place, secrets in URLs and in variables.
+    for misplaced in [
+        "admin: { token: [s3cret] }",
+        "admin: s3cret",
+        "admin: { token: \"s3cret\\u0001\" }",
+        "admin: { tokn: s3cret }",
+        "callers: { keys: [s3cret] }",
+        "callers: { keys: [{ id: a, sha256: s3cret }] }",
+        "listen: http://user:s3cret@host",
+        "listen: http://host/?key=s3cret",
+        "cors: { origins: [\"https://user:s3cret@host\"] }",
+        "listen: \"${WORKER_KEY}\"",
+        "dams: \"${WORKER_KEY}\"",
+        "tls: { cert: \"${WORKER_KEY}\", key: 1 }",
+        "workers: { static: [{ id: a, url: \"http://u:s3cret@h\", slots: 1, headers: { a: \"s3cret\\n\", b: [s3cret] } }] }",
+    ] {
+        let faults =
+            faults(&format!("{}{misplaced}", if misplaced.starts_with("workers") { "" } else { LEAST }));
+        assert!(!format!("{faults} {faults:?}").contains("s3cret"), "{faults}");
+    }
+}
