@@ -1,0 +1,51 @@
+# The everyday commands. `make test` is what CI runs; each target installs what it needs, once (scripts/need).
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help test fmt lint unit client smoke smoke-short k6 bench bench-proxy deny demo
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the gateway, a simulated worker and the admin page, in one process
+	cargo run --release --locked -- demo
+
+# One after the other, cheapest first, whatever -j says.
+test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI client, a short run of k6
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory client
+	@$(MAKE) --no-print-directory smoke-short
+
+fmt: ## formats the sources
+	cargo fmt
+
+lint: ## formatting, clippy and the docs, warnings denied
+	cargo fmt --check
+	cargo clippy --locked --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+
+unit: ## the tests of the crate
+	cargo test --locked --quiet
+
+client: ## the openai package for Python through a gateway
+	scripts/openai-client --debug
+
+smoke-short:
+	VUS=100 DURATION=10s scripts/smoke --debug
+
+smoke: ## 1000 virtual users of k6 before one worker of 64 slots, for 30 s
+	scripts/smoke
+
+k6: ## builds k6 with the event-stream module into .tools/bin
+	scripts/need k6
+
+bench: ## all benchmarks of the crate
+	cargo bench --locked
+
+bench-proxy: ## the gateway beside nginx and HAProxy, as a table; some 5 minutes
+	scripts/bench-proxy
+
+deny: ## licences, bans and sources of all dependencies; CHECKS=advisories asks the RustSec database
+	scripts/need cargo-deny
+	PATH="$$PWD/.tools/bin:$$PATH" cargo deny --log-level error check $(or $(CHECKS),bans licenses sources)
