@@ -12,6 +12,8 @@ mod pick;
 mod pool;
 mod snapshot;
 pub mod spec;
+#[cfg(test)]
+mod tests;
 
 pub use pattern::Pattern;
 pub use pick::pick;

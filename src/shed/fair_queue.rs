@@ -96,15 +96,16 @@ impl FairQueue {
         Class::ALL.into_iter().any(|other| other >= class && self.class(other).waiting() > 0)
     }
 
-    /// Sequences that would be admitted before `ask`; stops counting at `enough`.
-    pub(super) fn ahead(&self, ask: &Ask, expires: Nanos, enough: u64) -> u64 {
-        let above: u64 = Class::ALL
-            .into_iter()
-            .filter(|other| *other > ask.class)
-            .map(|other| self.class(other).sequences())
-            .sum();
+    /// Sequences that would be admitted before `ask`, counted as far as `enough`; `None` when there are fewer.
+    pub(super) fn ahead(&self, ask: &Ask, expires: Nanos, enough: u64) -> Option<u64> {
+        let waiting = |other: &Class| self.class(*other).sequences();
+        let above: u64 = Class::ALL.iter().filter(|other| **other > ask.class).map(waiting).sum();
+        if above + waiting(&ask.class) < enough {
+            return None;
+        }
         let place = (expires, WaiterId(self.next));
-        above.saturating_add(self.class(ask.class).ahead(&ask.caller, place, enough.saturating_sub(above)))
+        let beside = self.class(ask.class).ahead(&ask.caller, place, enough.saturating_sub(above));
+        Some(above + beside).filter(|ahead| *ahead >= enough)
     }
 
     /// Whether `ask` fits; if not, those who must go for it, taken out. `None`: nobody is less deserving.

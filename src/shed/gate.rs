@@ -238,9 +238,9 @@ impl Gate {
     fn too_long(&self, ask: &Ask, expires_at: Nanos, now: Nanos) -> Option<Duration> {
         let budget = expires_at.since(now);
         let rate = self.drain.rate(self.in_flight, now)?;
-        // Counting further than this does not change the answer.
+        // With fewer ahead than this the wait is within the budget, and more would not change the answer.
         let enough = (rate * budget.as_secs_f64()) as u64 + 1;
-        let ahead = self.queue.ahead(ask, expires_at, enough);
+        let ahead = self.queue.ahead(ask, expires_at, enough)?;
         let predicted = self.drain.time_to_free(ahead, self.in_flight, now)?;
         (predicted > budget).then_some(predicted)
     }

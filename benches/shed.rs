@@ -1,0 +1,136 @@
+//! What a decision of the gate costs: a seat taken and given back, and the same while a thousand callers wait.
+//!
+//! `cargo bench --bench shed`
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use traffic_dam::clock::{Clock, Nanos};
+use traffic_dam::fleet;
+use traffic_dam::request::{Class, Ending};
+use traffic_dam::shed::settings::{GateSettings, LimitSource};
+use traffic_dam::shed::{Answer, Ask, Gate, GateHandle, Member, SeatId};
+
+const SLOTS: u32 = 64;
+
+fn settings(queue_wait: Duration) -> GateSettings {
+    GateSettings {
+        limit: LimitSource::Slots,
+        queue_length: 1000,
+        queue_bytes: 1 << 30,
+        queue_wait,
+        wait_no_worker: Duration::ZERO,
+        reserve: [0.0, 0.0, 0.1],
+        ttft_slo: Duration::from_secs(1),
+        dams: 1,
+    }
+}
+
+fn gate(workers: usize, queue_wait: Duration) -> Gate {
+    let mut gate = Gate::new(Arc::from("default"), settings(queue_wait), fleet::pick, 7);
+    let member = |i| Member {
+        id: Arc::from(format!("w{i}")),
+        slots: Some(SLOTS),
+        kv_tokens: Some(1 << 20),
+        eligible: true,
+    };
+    gate.rebuild(settings(queue_wait), (0..workers).map(member).collect(), Nanos::ZERO);
+    gate
+}
+
+fn ask(caller: usize) -> Ask {
+    Ask {
+        caller: Arc::from(format!("key:caller-{caller}")),
+        weight: 1,
+        class: Class::Interactive,
+        prompt_tokens: 200,
+        expected_output: 100,
+        sequences: 1,
+        body_bytes: 1000,
+        session: None,
+        deadline: None,
+    }
+}
+
+fn uncontended(criterion: &mut Criterion) {
+    for workers in [1, 8] {
+        let handle = GateHandle::new(gate(workers, Duration::from_millis(250)), Clock::system());
+        let ask = ask(0);
+        criterion.bench_function(&format!("ask and release, {workers} workers"), |bencher| {
+            bencher.iter(|| black_box(handle.ask(ask.clone())));
+        });
+    }
+}
+
+/// A full gate with a thousand callers waiting, who come back as soon as they are served.
+struct Crowd {
+    gate: Gate,
+    asks: Vec<Ask>,
+    seats: std::collections::VecDeque<SeatId>,
+    now: Nanos,
+}
+
+impl Crowd {
+    fn new(workers: usize, queue_wait: Duration) -> Self {
+        let mut crowd = Self {
+            gate: gate(workers, queue_wait),
+            asks: (0..1000).map(ask).collect(),
+            seats: std::collections::VecDeque::new(),
+            now: Nanos::ZERO,
+        };
+        for i in 0.. {
+            let Ok(answer) = crowd.gate.ask(&crowd.asks[i % 1000], crowd.now) else { break };
+            if let Answer::Granted(grant) = answer {
+                crowd.seats.push_back(grant.seat);
+            }
+        }
+        crowd
+    }
+
+    /// One seat is freed, so that the next waiter gets it, and another request comes.
+    fn turn(&mut self, i: usize) {
+        self.now = self.now + Duration::from_micros(100);
+        if let Some(seat) = self.seats.pop_front() {
+            self.gate.dispatched(seat, self.now);
+            self.gate.first_token(seat, self.now);
+            self.gate.release(seat, Ending::Complete, 80, self.now);
+        }
+        for (_, outcome) in self.gate.take_settled() {
+            self.seats.extend(outcome.ok().map(|grant| grant.seat));
+        }
+        black_box(self.gate.ask(&self.asks[i % 1000], self.now)).ok();
+    }
+}
+
+fn crowded(criterion: &mut Criterion) {
+    for workers in [1, 8] {
+        let mut crowd = Crowd::new(workers, Duration::from_secs(3600));
+        let mut i = 0;
+        criterion.bench_function(
+            &format!("release, grant and enqueue, 1000 waiting, {workers} workers"),
+            |b| {
+                b.iter(|| {
+                    i += 1;
+                    crowd.turn(i);
+                });
+            },
+        );
+        assert!(crowd.gate.snapshot(crowd.now).queue[Class::Interactive as usize] >= 999);
+    }
+}
+
+fn refusing(criterion: &mut Criterion) {
+    let mut crowd = Crowd::new(8, Duration::from_secs(3600));
+    // Enough turns to know the rate: 10 000 a second, so that 1000 waiting are 100 ms of work.
+    (0..2000).for_each(|i| crowd.turn(i));
+    let hurried = Ask { deadline: Some(crowd.now + Duration::from_millis(20)), ..crowd.asks[0].clone() };
+    assert!(crowd.gate.ask(&hurried, crowd.now).is_err());
+    criterion.bench_function("refuse on arrival for 200 of 1000 ahead", |bencher| {
+        bencher.iter(|| black_box(crowd.gate.ask(&hurried, crowd.now)).ok());
+    });
+}
+
+criterion_group!(benches, uncontended, crowded, refusing);
+criterion_main!(benches);
