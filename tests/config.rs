@@ -1,6 +1,11 @@
 //! The settings file: what is read, what is refused and where, what is shown, and how it is reloaded.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail as tests do"
+)]
 
 #[path = "config/documents.rs"]
 mod documents;
@@ -29,6 +34,7 @@ fn read(text: &str) -> Result<Settings, Faults> {
         "WORKER_KEY" => Some("s3cret-worker".to_owned()),
         "NUMBER" => Some("12".to_owned()),
         "EMPTY" => Some(String::new()),
+        "NULL" => Some("null".to_owned()),
         _ => None,
     };
     let surroundings =

@@ -2,7 +2,7 @@
 //!
 //! * Every fault is reported at once, with its line and field and what would be right: an operator who fixes one and
 //!   meets the next has been served badly. Unknown keys are faults, since a mistyped limit that is ignored is no limit.
-//! * [`file`] is the shape of the file and the one source of its schema, its documentation and its checks;
+//! * [`mod@file`] is the shape of the file and the one source of its schema, its documentation and its checks;
 //!   [`settings`] is what the program uses. Between them stand `structure` (the file beside the schema) and
 //!   `validate` (what settings demand of each other).
 //! * A reload is the same reading again ([`watch`]); a file at fault changes nothing.

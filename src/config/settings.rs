@@ -1,6 +1,6 @@
 //! Validated settings: what the rest of the program is built from.
 //!
-//! A value of [`Settings`] comes only from [`super::load`] or [`super::from_str`], so everything in it holds: names are
+//! A value of [`Settings`] comes only from [`load()`](super::load()) or [`from_str`](super::from_str), so everything in it holds: names are
 //! unique, numbers are in range, and what one setting demands of another is there.
 
 use std::net::SocketAddr;

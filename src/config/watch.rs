@@ -3,7 +3,7 @@
 //! Directories are watched, not files: editors and Kubernetes put a new file or link in the place of the old one, and
 //! a watch on the old one would see nothing more. What an event says is not trusted either; it only makes us compare
 //! what the files hold now with what they held before. So a busy directory costs a few reads, a missed event (network
-//! file systems send none) is made up for by comparing every [`POLL`], and an unchanged file is never reloaded.
+//! file systems send none) is made up for by comparing every few seconds, and an unchanged file is never reloaded.
 //!
 //! Start watching first, then [`Watch::load`]: a change between the two is then seen, too.
 

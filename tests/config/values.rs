@@ -104,10 +104,11 @@ fn defaults_follow_the_settings_that_they_depend_on() {
 #[test]
 fn a_variable_is_text_where_text_is_asked_for() {
     let settings = settings(
-        "workers: { static: [{ id: \"${NUMBER}\", url: \"http://h:80${NUMBER}\", slots: \"${NUMBER}\" }] }",
+        "admin: { token: \"${NULL}\" }\nworkers: { static: [{ id: \"${NUMBER}\", url: \"http://h:80${NUMBER}\", slots: \"${NUMBER}\" }] }",
     );
     let worker = &settings.workers[0];
     assert_eq!((&*worker.id, worker.slots, worker.url.port_u16()), ("12", Some(12), Some(8012)));
+    assert!(settings.admin.token.is_some_and(|token| token.is(b"null")));
 }
 
 #[test]

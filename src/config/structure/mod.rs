@@ -81,7 +81,7 @@ impl Comparison<'_> {
         at: Position,
         field: &str,
     ) -> Taken {
-        if scalar.plain == Plain::Null {
+        if scalar.plain == Plain::Null && !scalar.from_variable {
             let problem = format!("has no value: it must be {}, or the key must go", expected(options));
             return self.fault(at, field, problem, None);
         }

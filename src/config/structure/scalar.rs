@@ -24,9 +24,9 @@ pub(super) fn fit(options: &[&Value], scalar: &Scalar) -> Result<Value, Wrong> {
         Plain::Int(value) if has("integer") || has("number") => number(options, *value),
         Plain::Float(value) if has("number") => fraction(options, *value),
         Plain::Text if has("string") => text(options, &scalar.text),
-        Plain::Null | Plain::Text => Err(Wrong::Type),
+        Plain::Text => Err(Wrong::Type),
         _ if has("string") && scalar.from_variable => text(options, &scalar.text),
-        _ if has("string") => Err(Wrong::Unquoted),
+        Plain::Bool(_) | Plain::Int(_) | Plain::Float(_) if has("string") => Err(Wrong::Unquoted),
         _ => Err(Wrong::Type),
     }
 }

@@ -1,7 +1,7 @@
 //! Values that are written as text and mean something: a duration, a rate, an address.
 //!
 //! Each is a [`Syntax`]; [`Text`] carries one through serde and the JSON Schema. The structural check asks
-//! [`check`] before anything is deserialised, so that a wrong text is one fault at its place and not the end of
+//! `check` before anything is deserialised, so that a wrong text is one fault at its place and not the end of
 //! the reading.
 
 mod amounts;
