@@ -205,6 +205,10 @@ impl Callers {
             }
             let Some(state) = self.state(*slot).filter(|_| *slot != me) else { continue };
             let length = state.line.len() as u64;
+            if length == 1 {
+                sum += state.sequences;
+                continue;
+            }
             let each = (state.cost / length.max(1)).max(1);
             let earlier = ((start - counter).div_ceil(each)).min(length);
             sum += share(state.sequences, usize::try_from(earlier).unwrap_or(usize::MAX), state.line.len());
