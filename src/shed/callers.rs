@@ -169,7 +169,7 @@ impl Callers {
         self.state(*slot)?.line.first().map(|place| place.1)
     }
 
-    /// Where a new request of `caller` that would take `place` begins in virtual time.
+    /// Where a new request of `caller` would begin in virtual time: behind its own line.
     pub(super) fn start(&self, caller: &str) -> u64 {
         let Some(state) = self.index.get(caller).and_then(|slot| self.state(*slot)) else {
             return self.virtual_time;
