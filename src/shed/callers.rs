@@ -169,7 +169,7 @@ impl Callers {
         self.state(*slot)?.line.first().map(|place| place.1)
     }
 
-    /// Where a new request of `caller` that would take `place` begins in virtual time.
+    /// Where a new request of `caller` would begin in virtual time: behind its own line.
     pub(super) fn start(&self, caller: &str) -> u64 {
         let Some(state) = self.index.get(caller).and_then(|slot| self.state(*slot)) else {
             return self.virtual_time;
@@ -205,6 +205,10 @@ impl Callers {
             }
             let Some(state) = self.state(*slot).filter(|_| *slot != me) else { continue };
             let length = state.line.len() as u64;
+            if length == 1 {
+                sum += state.sequences;
+                continue;
+            }
             let each = (state.cost / length.max(1)).max(1);
             let earlier = ((start - counter).div_ceil(each)).min(length);
             sum += share(state.sequences, usize::try_from(earlier).unwrap_or(usize::MAX), state.line.len());

@@ -1,7 +1,7 @@
 //! The requests that wait: bounded in number and bytes, strict by class, fair by caller, and never too old.
 //!
 //! Within a class the callers take turns by their virtual counters (`callers.rs`), and within a caller the earliest
-//! deadline goes first. When the queue is full, who came last of the caller that would be served latest, in the lowest
+//! deadline goes first. When the queue is full, the last in the line of the caller that would be served latest, in the lowest
 //! class that waits, makes room for a newcomer that would be served before it; so a flood fills the queue only with
 //! itself. Waiting costs a caller nothing: its counter moves when a request is admitted.
 

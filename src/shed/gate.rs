@@ -228,8 +228,10 @@ impl Gate {
             self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
         }
         let id = self.queue.push(ask, expires_at, now);
-        // It may be the new head, and smaller than the one that did not fit.
-        self.serve(now);
+        // As the new head it may be smaller than the one that did not fit.
+        if self.queue.head().is_some_and(|head| head.id == id) {
+            self.serve(now);
+        }
         Ok(Answer::Waiting { id, expires_at })
     }
 

@@ -85,6 +85,11 @@ impl Worker {
         self.health.bound(self.law.limit()).max(1)
     }
 
+    /// Sequences that it takes in all: its limit, or none while it takes no work.
+    pub(super) fn room(&self, now: Nanos) -> u32 {
+        if self.open(now) { self.limit() } else { 0 }
+    }
+
     /// Whether there is room for `load`. An idle worker takes whatever its KV cache can hold at all: a request
     /// heavier than every limit would otherwise wait for ever.
     pub(super) fn fits(&self, load: &Load) -> bool {

@@ -59,39 +59,40 @@ impl Seat {
 impl Gate {
     /// The request was sent to the worker.
     pub fn dispatched(&mut self, id: SeatId, now: Nanos) {
-        let Some((seat, worker)) = self.seat_and_worker(id) else { return };
-        seat.dispatched = Some(now);
-        worker.law.observe(Sample::Dispatch { in_flight: worker.ledger.in_flight() }, now);
+        self.note(id, now, |seat, worker| {
+            seat.dispatched = Some(now);
+            worker.law.observe(Sample::Dispatch { in_flight: worker.ledger.in_flight() }, now);
+        });
     }
 
     /// The first content arrived.
     pub fn first_token(&mut self, id: SeatId, now: Nanos) {
-        let Some((seat, worker)) = self.seat_and_worker(id) else { return };
-        worker.health.answered();
-        if seat.prefilled {
-            return;
-        }
-        seat.prefilled = true;
-        worker.ledger.prefilled(&seat.load);
-        if let Some(dispatched) = seat.dispatched {
-            let ttft = now.since(dispatched);
-            worker.law.observe(Sample::FirstToken { ttft, prompt_tokens: seat.load.prompt }, now);
-        }
-        // The worker may be off its trial, and have more room.
-        self.serve(now);
+        self.note(id, now, |seat, worker| {
+            worker.health.answered();
+            if seat.prefilled {
+                return;
+            }
+            seat.prefilled = true;
+            worker.ledger.prefilled(&seat.load);
+            if let Some(dispatched) = seat.dispatched {
+                let ttft = now.since(dispatched);
+                worker.law.observe(Sample::FirstToken { ttft, prompt_tokens: seat.load.prompt }, now);
+            }
+        });
     }
 
     /// `seen` output tokens have arrived in all.
     pub fn tokens(&mut self, id: SeatId, seen: u64, now: Nanos) {
-        let Some((seat, worker)) = self.seat_and_worker(id) else { return };
-        seat.see(seen, worker);
-        if let Some((since, before)) = seat.counted
-            && seen > before
-        {
-            let sample = Sample::Tokens { count: seen - before, span: now.since(since) };
-            worker.law.observe(sample, now);
-        }
-        seat.counted = Some((now, seen));
+        self.note(id, now, |seat, worker| {
+            seat.see(seen, worker);
+            if let Some((since, before)) = seat.counted
+                && seen > before
+            {
+                let sample = Sample::Tokens { count: seen - before, span: now.since(since) };
+                worker.law.observe(sample, now);
+            }
+            seat.counted = Some((now, seen));
+        });
     }
 
     /// The worker failed the request, which still has its seat.
@@ -151,6 +152,16 @@ impl Gate {
         self.queue.settle(seat.charge, used);
         self.advance(now);
         self.serve(now);
+    }
+
+    /// Notes what happened to a seat. If its worker takes more after it than before, the queue learns of it at once.
+    fn note(&mut self, id: SeatId, now: Nanos, happen: impl FnOnce(&mut Seat, &mut Worker)) {
+        let Some((seat, worker)) = self.seat_and_worker(id) else { return };
+        let before = worker.room(now);
+        happen(seat, worker);
+        if worker.room(now) > before {
+            self.serve(now);
+        }
     }
 
     fn vacate(&mut self, seat: &Seat) {
