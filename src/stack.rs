@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tower::util::Either;
 use tower::ServiceBuilder;
+use tower::util::Either;
 use tower_http::cors::{Cors, CorsLayer};
 
 use crate::clock::Clock;
@@ -53,7 +53,8 @@ pub type Stack = Observe<Either<Cors<Rescued>, Rescued>>;
 /// Puts the layers together. A request meets them from the first line to the last.
 #[must_use]
 pub fn stack(parts: &Parts) -> Stack {
-    let Parts { observatory, cors, door, callers, intake, ladder, rule_metrics, fleet, upstream, clock } = parts;
+    let Parts { observatory, cors, door, callers, intake, ladder, rule_metrics, fleet, upstream, clock } =
+        parts;
     let cors = match cors {
         Some(cors) => Either::Left(cors.clone()),
         None => Either::Right(tower::layer::util::Identity::new()),

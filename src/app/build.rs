@@ -88,7 +88,8 @@ pub(super) fn bounds(settings: &Settings) -> Bounds {
 /// Who may do what on the admin port.
 pub(super) fn admin(settings: &Settings) -> AdminSettings {
     let admin = &settings.admin;
-    let token = |secret: &Option<crate::config::Secret>| secret.as_ref().map(|secret| Token::new(secret.expose()));
+    let token =
+        |secret: &Option<crate::config::Secret>| secret.as_ref().map(|secret| Token::new(secret.expose()));
     AdminSettings {
         token: token(&admin.token),
         read_token: token(&admin.read_token),

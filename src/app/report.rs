@@ -37,9 +37,11 @@ impl App {
     }
 
     fn colour_of(&self, id: &str) -> Arc<str> {
-        self.0.fleet.load().worker(id).map_or_else(Arc::default, |worker: &Arc<Worker>| {
-            Arc::clone(&worker.spec.colour)
-        })
+        self.0
+            .fleet
+            .load()
+            .worker(id)
+            .map_or_else(Arc::default, |worker: &Arc<Worker>| Arc::clone(&worker.spec.colour))
     }
 
     fn reading(&self) -> Reading {

@@ -52,7 +52,9 @@ fn bind_near(wanted: SocketAddr) -> Result<TcpListener, Failure> {
         match net::bind(SocketAddr::new(wanted.ip(), port)) {
             Ok(listener) => return Ok(listener),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
-            Err(error) => return Err(Failure::Misuse(format!("cannot listen on {}:{port}: {error}", wanted.ip()))),
+            Err(error) => {
+                return Err(Failure::Misuse(format!("cannot listen on {}:{port}: {error}", wanted.ip())));
+            }
         }
     }
     Err(Failure::Misuse(format!("no port from {wanted} on is free")))

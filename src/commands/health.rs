@@ -20,10 +20,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let admin = arguments.admin;
     match probe(admin) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
-        Ok(answer) => Err(Failure::Unwell(format!(
-            "{admin} answered: {}",
-            answer.lines().next().unwrap_or("nothing")
-        ))),
+        Ok(answer) => {
+            Err(Failure::Unwell(format!("{admin} answered: {}", answer.lines().next().unwrap_or("nothing"))))
+        }
         Err(error) => Err(Failure::Unwell(format!("{admin} does not answer: {error}"))),
     }
 }

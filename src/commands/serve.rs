@@ -64,7 +64,9 @@ async fn follow(app: &App, mut watch: Watch, certificates: Certificates) {
         app.count_reload(taken.is_ok());
         match taken {
             Ok(()) => tracing::info!(?cause, "settings reloaded"),
-            Err(faults) => tracing::error!(?cause, faults, "the settings at fault were not taken; the old ones stay"),
+            Err(faults) => {
+                tracing::error!(?cause, faults, "the settings at fault were not taken; the old ones stay")
+            }
         }
     }
 }

@@ -14,16 +14,7 @@ use crate::shed::settings::{GateSettings, LimitSource};
 use crate::shed::{Ask, Entry, Permit};
 
 fn settings() -> GateSettings {
-    GateSettings {
-        limit: LimitSource::Slots,
-        queue_length: 8,
-        queue_bytes: 1 << 20,
-        queue_wait: Duration::from_millis(250),
-        wait_no_worker: Duration::ZERO,
-        reserve: [0.0; 3],
-        ttft_slo: Duration::from_secs(1),
-        dams: 1,
-    }
+    GateSettings { queue_length: 8, queue_bytes: 1 << 20, ..GateSettings::default() }
 }
 
 fn spec(id: &str, pool: &str, model: &str) -> WorkerSpec {

@@ -230,7 +230,8 @@ where
     if let Some(timeouts) = matched.timeouts {
         parts.extensions.insert(timeouts);
     }
-    let caller = parts.extensions.get::<Caller>().map_or_else(|| "anonymous".into(), |caller| Arc::clone(&caller.id));
+    let caller =
+        parts.extensions.get::<Caller>().map_or_else(|| "anonymous".into(), |caller| Arc::clone(&caller.id));
 
     let (mut demand, payload, lesson, hold, in_body) = if let Some(shape) = &matched.shape {
         let (bytes, hold) = read(body, intake.limits, &intake.buffers).await?;
@@ -265,7 +266,8 @@ where
     };
     let now = intake.clock.now();
     demand.session = intake.session(&parts.headers, in_body.as_deref(), &caller);
-    demand.deadline = intake.deadline(&parts.headers, flight.as_ref().map_or(now, |flight| flight.started))?;
+    demand.deadline =
+        intake.deadline(&parts.headers, flight.as_ref().map_or(now, |flight| flight.started))?;
     if let Some(flight) = &flight {
         flight.set_received(now);
     }

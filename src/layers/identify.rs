@@ -192,7 +192,8 @@ impl Callers {
             if self.by_digest.is_empty() {
                 continue;
             }
-            let secret = if place == AUTHORIZATION { bearer(value.as_bytes()) } else { Some(value.as_bytes()) };
+            let secret =
+                if place == AUTHORIZATION { bearer(value.as_bytes()) } else { Some(value.as_bytes()) };
             let Some(secret) = secret else { continue };
             let digest: [u8; 32] = Sha256::digest(secret).into();
             let found = self.by_digest.get(&digest).and_then(|index| self.settings.keys.get(*index));

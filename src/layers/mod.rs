@@ -1,4 +1,47 @@
 //! Tower layers around the decisions, in the order a request meets them.
+//!
+//! The gateway stacks all of them (see [`crate::stack`]); each also works alone, around any service. Here a quota and a
+//! gate stand before an axum service. A refusal is an answer with its reason, and a permit is held until the
+//! response *body* has ended, so a stream counts as long as it flows:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use axum::{Router, body::Body, http::Request, routing::post};
+//! use tower::{ServiceBuilder, ServiceExt};
+//! use traffic_dam::clock::Clock;
+//! use traffic_dam::layers::{limit::LimitLayer, rescue::RescueLayer, shed::ShedLayer};
+//! use traffic_dam::limit::{Ladder, rule::{Algorithm, Match, Mode, Per, Quota, Rule}};
+//! use traffic_dam::refusal::Unit;
+//! use traffic_dam::shed::settings::GateSettings;
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let clock = Clock::system();
+//! let rules = Ladder::new(vec![Rule {
+//!     name: "whole-service".into(),
+//!     algorithm: Algorithm::TokenBucket,
+//!     per: vec![Per::All],
+//!     unit: Unit::Requests,
+//!     quota: Quota { limit: 1, period: Duration::from_secs(60), burst: 1 },
+//!     mode: Mode::Enforce,
+//!     matches: Match::default(),
+//!     reserve_max: false,
+//!     max_keys: 1,
+//! }]);
+//! let app = Router::new().route("/chat", post(|| async { "Hello" })).layer(
+//!     ServiceBuilder::new()
+//!         .layer(RescueLayer)
+//!         .layer(LimitLayer::new(Arc::new(rules), clock.clone()))
+//!         .layer(ShedLayer::local(8, GateSettings::default(), clock)),
+//! );
+//!
+//! let ask = || Request::post("/chat").body(Body::empty()).unwrap();
+//! assert_eq!(app.clone().oneshot(ask()).await.unwrap().status(), 200);
+//! let refused = app.oneshot(ask()).await.unwrap();
+//! assert_eq!((refused.status().as_u16(), &refused.headers()["x-traffic-dam-reason"]), (429, &"rate_limited".parse().unwrap()));
+//! # });
+//! ```
 
 pub mod body;
 pub mod demand;

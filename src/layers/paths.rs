@@ -80,7 +80,10 @@ impl Paths {
             ("/v1/responses", Kind::Response),
             ("/v1/embeddings", Kind::Embedding),
         ] {
-            endpoints.push((Method::POST, endpoint(path, kind, Some(Shape::openai(kind).with_session(session.cloned())))));
+            endpoints.push((
+                Method::POST,
+                endpoint(path, kind, Some(Shape::openai(kind).with_session(session.cloned()))),
+            ));
         }
         endpoints.push((Method::GET, endpoint("/v1/models", Kind::Models, None)));
         Self { endpoints, patterns }

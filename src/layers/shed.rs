@@ -13,11 +13,12 @@ use http::{Method, Request, Response};
 use tower::{Layer, Service};
 
 use crate::clock::Clock;
-use crate::fleet::Fleet;
+use crate::fleet::{self, Fleet};
 use crate::layers::body::{Guarded, Tied};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Demand, Flight};
-use crate::shed::{Ask, Entry, GateHandle, Permit, Waiter};
+use crate::shed::settings::GateSettings;
+use crate::shed::{Ask, Entry, Gate, GateHandle, Member, Permit, Waiter};
 
 /// Says which gate a request has to pass.
 pub trait Gates: Clone + Send + Sync + 'static {
@@ -60,6 +61,18 @@ impl<G: Gates> ShedLayer<G> {
     #[must_use]
     pub const fn new(gates: G, clock: Clock) -> Self {
         Self { gates, clock }
+    }
+}
+
+impl ShedLayer<GateHandle> {
+    /// A layer before one service that takes `slots` requests at once.
+    #[must_use]
+    pub fn local(slots: u32, settings: GateSettings, clock: Clock) -> Self {
+        let gate = Gate::new("local".into(), settings.clone(), fleet::pick, fastrand::u64(..));
+        let gate = GateHandle::new(gate, clock.clone());
+        let service = Member { id: "local".into(), slots: Some(slots), kv_tokens: None, eligible: true };
+        gate.rebuild(settings, vec![service]);
+        Self { gates: gate, clock }
     }
 }
 

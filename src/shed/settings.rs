@@ -32,3 +32,18 @@ pub struct GateSettings {
     /// How many gateways share the workers: told limits are divided by it. At least 1.
     pub dams: u32,
 }
+
+impl Default for GateSettings {
+    fn default() -> Self {
+        Self {
+            limit: LimitSource::Slots,
+            queue_length: 256,
+            queue_bytes: 64 << 20,
+            queue_wait: Duration::from_millis(250),
+            wait_no_worker: Duration::ZERO,
+            reserve: [0.0; 3],
+            ttft_slo: Duration::from_secs(1),
+            dams: 1,
+        }
+    }
+}

@@ -25,16 +25,7 @@ fn least_loaded(candidates: &[Candidate], _session: Option<u64>, _random: &mut R
 }
 
 fn settings() -> GateSettings {
-    GateSettings {
-        limit: LimitSource::Slots,
-        queue_length: 16,
-        queue_bytes: 1 << 20,
-        queue_wait: Duration::from_millis(250),
-        wait_no_worker: Duration::ZERO,
-        reserve: [0.0; 3],
-        ttft_slo: Duration::from_secs(1),
-        dams: 1,
-    }
+    GateSettings { queue_length: 16, queue_bytes: 1 << 20, ..GateSettings::default() }
 }
 
 fn member(id: &str, slots: u32) -> Member {
