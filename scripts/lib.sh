@@ -10,16 +10,17 @@ fail() {
     exit 1
 }
 
-# A TCP port on loopback that nobody listens on, below the range that the kernel hands out by itself.
+# free_port NAME: sets NAME to a TCP port on loopback that nobody listens on, below the range that the kernel hands out
+# by itself.
 taken=" "
 free_port() {
-    local port try
+    local candidate try
     for try in {1..200}; do
-        port=$((20000 + (RANDOM * try) % 12000))
-        [[ $taken == *" $port "* ]] && continue
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-            taken+="$port "
-            printf -v "$1" %s "$port"
+        candidate=$((20000 + (RANDOM * try) % 12000))
+        [[ $taken == *" $candidate "* ]] && continue
+        if ! (exec 3<>"/dev/tcp/127.0.0.1/$candidate") 2>/dev/null; then
+            taken+="$candidate "
+            printf -v "$1" %s "$candidate"
             return
         fi
     done
