@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             );
             say(format!("Offering {rate:.0} requests/s, about {OVERLOAD} times what the worker can serve. Ctrl-C stops.\n"));
             let offer = Offer { target: main_at, rate, body: Bytes::from(body), ttft_slo: slo };
-            tokio::spawn(load::run(offer, |line| say(line)));
+            tokio::spawn(load::run(offer, say));
         }
         tokio::select! {
             () = until_drained(app.clone()) => {}

@@ -1,7 +1,6 @@
 //! Snapshots: routing, colours, and what survives a reload.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 
@@ -10,7 +9,7 @@ use super::spec::WorkerSpec;
 use crate::clock::{Clock, Nanos};
 use crate::refusal::Reason;
 use crate::request::{Caller, Demand};
-use crate::shed::settings::{GateSettings, LimitSource};
+use crate::shed::settings::GateSettings;
 use crate::shed::{Ask, Entry, Permit};
 
 fn settings() -> GateSettings {

@@ -15,7 +15,7 @@ use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Class, Ending};
 
-use super::settings::{GateSettings, LimitSource};
+use super::settings::GateSettings;
 use super::{Answer, Ask, Candidate, Gate, Grant, Member, WaiterId};
 
 /// The first of the least loaded that fit.
