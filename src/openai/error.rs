@@ -1,1 +1,156 @@
-//! stub
+//! Refusals in the words of the OpenAI API, whose clients turn them into typed errors.
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::refusal::{Reason, Refusal};
+
+/// The status of a refusal.
+#[must_use]
+pub const fn status(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::RateLimited | Reason::TokenLimited => StatusCode::TOO_MANY_REQUESTS,
+        Reason::RequestTooLarge | Reason::BadRequest => StatusCode::BAD_REQUEST,
+        Reason::Overloaded
+        | Reason::QueueTimeout
+        | Reason::NoWorker
+        | Reason::Draining
+        | Reason::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::UpstreamUnreachable | Reason::UpstreamBroke => StatusCode::BAD_GATEWAY,
+        Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Reason::Unauthorized => StatusCode::UNAUTHORIZED,
+        Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Reason::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        Reason::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Reason::NotFound => StatusCode::NOT_FOUND,
+        Reason::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        Reason::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The error's `type`: whose fault it is.
+const fn family(reason: Reason) -> &'static str {
+    match reason {
+        Reason::RateLimited | Reason::TokenLimited => "rate_limit_error",
+        Reason::Unauthorized => "authentication_error",
+        Reason::RequestTooLarge
+        | Reason::BadRequest
+        | Reason::BodyTooLarge
+        | Reason::BodyTimeout
+        | Reason::UnsupportedEncoding
+        | Reason::NotFound
+        | Reason::Unsupported => "invalid_request_error",
+        Reason::Overloaded
+        | Reason::QueueTimeout
+        | Reason::NoWorker
+        | Reason::Draining
+        | Reason::Maintenance
+        | Reason::UpstreamUnreachable
+        | Reason::UpstreamBroke
+        | Reason::UpstreamTimeout
+        | Reason::InternalError => "server_error",
+    }
+}
+
+/// The error's `code`: the reason, where the OpenAI API has no word of its own.
+const fn code(reason: Reason) -> &'static str {
+    match reason {
+        Reason::RateLimited => "rate_limit_exceeded",
+        Reason::TokenLimited => "tokens_limit_exceeded",
+        Reason::Unauthorized => "invalid_api_key",
+        other => other.as_str(),
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Error<'a>,
+}
+
+#[derive(Serialize)]
+struct Error<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    param: Option<&'a str>,
+    code: &'static str,
+}
+
+/// The body of a refusal: `{"error":{"message","type","param","code"}}`.
+#[must_use]
+pub fn body(refusal: &Refusal) -> Bytes {
+    envelope(refusal, "", "")
+}
+
+/// The same as an event, for a stream that has begun. The empty lines before it end whatever event was cut off.
+#[must_use]
+pub fn event(refusal: &Refusal) -> Bytes {
+    envelope(refusal, "\n\ndata: ", "\n\n")
+}
+
+fn envelope(refusal: &Refusal, before: &str, after: &str) -> Bytes {
+    let error = Error {
+        message: &refusal.message,
+        r#type: family(refusal.reason),
+        param: refusal.param.as_deref(),
+        code: code(refusal.reason),
+    };
+    // Strings into memory: there is nothing here that could fail.
+    let json = serde_json::to_string(&Envelope { error }).unwrap_or_default();
+    [before, &json, after].concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openai::tap::SseTap;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn every_reason_has_the_status_type_and_code_of_the_contract() {
+        let table = [
+            ("rate_limited", 429, "rate_limit_error", "rate_limit_exceeded"),
+            ("token_limited", 429, "rate_limit_error", "tokens_limit_exceeded"),
+            ("request_too_large", 400, "invalid_request_error", "request_too_large"),
+            ("overloaded", 503, "server_error", "overloaded"),
+            ("queue_timeout", 503, "server_error", "queue_timeout"),
+            ("no_worker", 503, "server_error", "no_worker"),
+            ("draining", 503, "server_error", "draining"),
+            ("maintenance", 503, "server_error", "maintenance"),
+            ("upstream_unreachable", 502, "server_error", "upstream_unreachable"),
+            ("upstream_broke", 502, "server_error", "upstream_broke"),
+            ("upstream_timeout", 504, "server_error", "upstream_timeout"),
+            ("unauthorized", 401, "authentication_error", "invalid_api_key"),
+            ("bad_request", 400, "invalid_request_error", "bad_request"),
+            ("body_too_large", 413, "invalid_request_error", "body_too_large"),
+            ("body_timeout", 408, "invalid_request_error", "body_timeout"),
+            ("unsupported_encoding", 415, "invalid_request_error", "unsupported_encoding"),
+            ("not_found", 404, "invalid_request_error", "not_found"),
+            ("unsupported", 501, "invalid_request_error", "unsupported"),
+            ("internal_error", 500, "server_error", "internal_error"),
+        ];
+        let ours = Reason::ALL.map(|reason| {
+            let error: Value = serde_json::from_slice(&body(&Refusal::new(reason, ""))).unwrap();
+            let text = |name: &str| error["error"][name].as_str().unwrap().to_owned();
+            (reason.as_str(), status(reason).as_u16(), text("type"), text("code"))
+        });
+        let table =
+            table.map(|(name, status, family, code)| (name, status, family.to_owned(), code.to_owned()));
+        assert_eq!(ours, table);
+    }
+
+    #[test]
+    fn a_message_is_escaped_and_an_event_can_be_read() {
+        let refusal =
+            Refusal::new(Reason::UpstreamBroke, "said \"no\"\n\ndata: x\u{7f}é\\").with_param("a.b");
+        let read: Value = serde_json::from_slice(&body(&refusal)).unwrap();
+        let error = json!({"message": refusal.message, "type": "server_error", "param": "a.b", "code": "upstream_broke"});
+        assert_eq!(read, json!({ "error": error }));
+
+        let mut tap = SseTap::new();
+        tap.feed(b"data: {\"choices\":[{\"delta\":{\"content\":\"cut o");
+        let seen = tap.feed(&event(&refusal));
+        assert_eq!((seen.error, seen.done), (true, false));
+        assert!(event(&refusal).ends_with(b"}\n\n"));
+    }
+}

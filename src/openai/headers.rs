@@ -1,1 +1,291 @@
-//! stub
+//! What a client is told in headers: why not, when again, how much is left, and how long we took.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::error::status;
+use crate::refusal::{Refusal, Standing, Unit};
+
+/// The reason of a refusal.
+pub const REASON: HeaderName = HeaderName::from_static("x-traffic-dam-reason");
+
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const STANDING: HeaderName = HeaderName::from_static("ratelimit");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// A 429 beyond this tells OpenAI's clients not to retry by themselves; a 503 never says more.
+const LONG_WAIT: Duration = Duration::from_secs(60);
+/// What a 429 or 503 says that does not know: the least that the header can.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
+/// The greatest integer of a structured field (RFC 9651).
+const GREATEST: u64 = 999_999_999_999_999;
+
+/// Writes the headers of a refusal: the reason, when to come back (429 and 503), and how the rules stand.
+///
+/// The wait is rounded up, so a client that follows it is never early; only a 503, whose wait is a forecast, is cut
+/// to a minute.
+pub fn refused(headers: &mut HeaderMap, refusal: &Refusal) {
+    headers.insert(REASON, HeaderValue::from_static(refusal.reason.as_str()));
+    let wait = refusal.retry_after.unwrap_or(UNKNOWN_WAIT);
+    match status(refusal.reason) {
+        StatusCode::TOO_MANY_REQUESTS => {
+            retry_after(headers, wait);
+            if wait > LONG_WAIT {
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+        }
+        StatusCode::SERVICE_UNAVAILABLE => retry_after(headers, wait.min(LONG_WAIT)),
+        _ => {}
+    }
+    standings(headers, &refusal.standings);
+}
+
+fn retry_after(headers: &mut HeaderMap, wait: Duration) {
+    headers.insert(header::RETRY_AFTER, seconds(wait).max(1).into());
+    headers.insert(RETRY_AFTER_MS, millis(wait).max(1).into());
+}
+
+/// Writes how the rules stand: in OpenAI's form the tightest rule of each unit, in the form of the IETF draft
+/// (`draft-ietf-httpapi-ratelimit-headers`) all of them.
+pub fn standings(headers: &mut HeaderMap, standings: &[Standing]) {
+    for unit in [Unit::Requests, Unit::Tokens] {
+        if let Some(tightest) = tightest(standings, unit) {
+            let [limit, remaining, reset] = match unit {
+                Unit::Requests => [
+                    "x-ratelimit-limit-requests",
+                    "x-ratelimit-remaining-requests",
+                    "x-ratelimit-reset-requests",
+                ],
+                Unit::Tokens => {
+                    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]
+                }
+            }
+            .map(HeaderName::from_static);
+            headers.insert(limit, tightest.limit.into());
+            headers.insert(remaining, tightest.remaining.into());
+            insert(headers, reset, &go_duration(tightest.reset));
+        }
+    }
+    let (mut policy, mut state) = (String::new(), String::new());
+    for standing in standings {
+        let name = quoted(&standing.rule);
+        let comma = if policy.is_empty() { "" } else { ", " };
+        let unit = match standing.unit {
+            Unit::Requests => "",
+            Unit::Tokens => ";qu=\"tokens\"",
+        };
+        let window = seconds(standing.window).clamp(1, GREATEST);
+        let reset = seconds(standing.reset).min(GREATEST);
+        // Writing to a string cannot fail.
+        write!(policy, "{comma}{name};q={}{unit};w={window}", standing.limit.min(GREATEST)).ok();
+        write!(state, "{comma}{name};r={};t={reset}", standing.remaining.min(GREATEST)).ok();
+    }
+    if !standings.is_empty() {
+        insert(headers, POLICY, &policy);
+        insert(headers, STANDING, &state);
+    }
+}
+
+/// Adds how long the request was with us before it was passed on: all in all, and of that in the queue.
+///
+/// A worker's own `Server-Timing` stays beside it.
+pub fn server_timing(headers: &mut HeaderMap, dam: Duration, queue: Duration) {
+    let [dam, queue] = [dam, queue].map(|length| length.as_secs_f64() * 1000.0);
+    if let Ok(value) = HeaderValue::try_from(format!("dam;dur={dam:.3}, queue;dur={queue:.3}")) {
+        headers.append(SERVER_TIMING, value);
+    }
+}
+
+/// The rule of a unit with the least share left; of several such the one that takes longest to recover.
+fn tightest(standings: &[Standing], unit: Unit) -> Option<&Standing> {
+    standings.iter().filter(|standing| standing.unit == unit).min_by(|one, other| {
+        let one_share = u128::from(one.remaining) * u128::from(other.limit);
+        let other_share = u128::from(other.remaining) * u128::from(one.limit);
+        one_share.cmp(&other_share).then(other.reset.cmp(&one.reset))
+    })
+}
+
+/// Whole seconds, rounded up.
+fn seconds(length: Duration) -> u64 {
+    length.as_secs().saturating_add(u64::from(length.subsec_nanos() > 0))
+}
+
+/// Whole milliseconds, rounded up.
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// A length as Go and OpenAI write it, in milliseconds rounded up: `12ms`, `1.5s`, `6m0s`, `1h0m0.25s`.
+fn go_duration(length: Duration) -> String {
+    let all = millis(length);
+    let (seconds, rest) = (all / 1000, all % 1000);
+    if seconds == 0 {
+        return if rest == 0 { "0s".into() } else { format!("{rest}ms") };
+    }
+    let mut text = String::new();
+    if seconds >= 3600 {
+        write!(text, "{}h", seconds / 3600).ok();
+    }
+    if seconds >= 60 {
+        write!(text, "{}m", seconds / 60 % 60).ok();
+    }
+    write!(text, "{}", seconds % 60).ok();
+    if rest > 0 {
+        let fraction = format!(".{rest:03}");
+        text.push_str(fraction.trim_end_matches('0'));
+    }
+    text.push('s');
+    text
+}
+
+/// A string of a structured field. Rule names are plain; anything else is left out rather than breaking the field.
+fn quoted(name: &str) -> String {
+    let plain = name.chars().filter(|&letter| matches!(letter, ' '..='~') && letter != '"' && letter != '\\');
+    ['"'].into_iter().chain(plain).chain(['"']).collect()
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refusal::Reason;
+    use proptest::prelude::*;
+
+    fn told(write: impl FnOnce(&mut HeaderMap)) -> Vec<(String, String)> {
+        let mut headers = HeaderMap::new();
+        write(&mut headers);
+        let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+        let mut told: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        told.sort();
+        told
+    }
+
+    fn refusal(reason: Reason, wait: Duration) -> Vec<(String, String)> {
+        told(|headers| refused(headers, &Refusal::new(reason, "").with_retry_after(wait)))
+    }
+
+    fn standing(rule: &str, unit: Unit, limit: u64, remaining: u64, reset_ms: u64) -> Standing {
+        let (reset, window) = (Duration::from_millis(reset_ms), Duration::from_secs(60));
+        Standing { rule: rule.into(), unit, limit, remaining, reset, window }
+    }
+
+    fn pairs<const N: usize>(expected: [(&str, &str); N]) -> Vec<(String, String)> {
+        expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+
+    #[test]
+    fn a_refusal_says_why_and_when() {
+        let short = refusal(Reason::RateLimited, Duration::from_micros(1_200_001));
+        let reason = ("x-traffic-dam-reason", "rate_limited");
+        assert_eq!(short, pairs([("retry-after", "2"), ("retry-after-ms", "1201"), reason]));
+        let long = refusal(Reason::RateLimited, Duration::from_nanos(60_000_000_001));
+        let expected =
+            [("retry-after", "61"), ("retry-after-ms", "60001"), ("x-should-retry", "false"), reason];
+        assert_eq!(long, pairs(expected));
+        let none = refusal(Reason::RateLimited, Duration::ZERO);
+        assert_eq!(none, pairs([("retry-after", "1"), ("retry-after-ms", "1"), reason]));
+    }
+
+    #[test]
+    fn a_503_never_says_more_than_a_minute_and_other_errors_say_nothing() {
+        for reason in Reason::ALL {
+            let told = refusal(reason, Duration::MAX);
+            let waits = told.iter().filter(|(name, _)| name.starts_with("retry-after")).count();
+            assert_eq!(waits, if matches!(status(reason).as_u16(), 429 | 503) { 2 } else { 0 }, "{reason}");
+            if status(reason) == StatusCode::SERVICE_UNAVAILABLE {
+                assert_eq!(told[..2], pairs([("retry-after", "60"), ("retry-after-ms", "60000")]));
+            }
+        }
+        let unknown = told(|headers| refused(headers, &Refusal::new(Reason::NoWorker, "")));
+        assert_eq!(unknown[..2], pairs([("retry-after", "1"), ("retry-after-ms", "1000")]));
+    }
+
+    #[test]
+    fn openai_headers_show_the_tightest_rule_of_each_unit() {
+        let told = told(|headers| {
+            standings(
+                headers,
+                &[
+                    standing("wide", Unit::Requests, 1000, 400, 100),
+                    standing("narrow", Unit::Requests, 10, 4, 1500),
+                    standing("per_minute", Unit::Tokens, 60_000, 0, 360_000),
+                ],
+            );
+        });
+        let policy = r#""wide";q=1000;w=60, "narrow";q=10;w=60, "per_minute";q=60000;qu="tokens";w=60"#;
+        assert_eq!(
+            told,
+            pairs([
+                ("ratelimit", r#""wide";r=400;t=1, "narrow";r=4;t=2, "per_minute";r=0;t=360"#),
+                ("ratelimit-policy", policy),
+                ("x-ratelimit-limit-requests", "10"),
+                ("x-ratelimit-limit-tokens", "60000"),
+                ("x-ratelimit-remaining-requests", "4"),
+                ("x-ratelimit-remaining-tokens", "0"),
+                ("x-ratelimit-reset-requests", "1.5s"),
+                ("x-ratelimit-reset-tokens", "6m0s"),
+            ])
+        );
+    }
+
+    #[test]
+    fn no_rules_no_headers_and_odd_rules_no_panic() {
+        assert_eq!(told(|headers| standings(headers, &[])), []);
+        let odd = Standing {
+            reset: Duration::MAX,
+            window: Duration::ZERO,
+            ..standing("a\"\\\né", Unit::Tokens, u64::MAX, u64::MAX, 0)
+        };
+        let told = told(|headers| standings(headers, &[odd]));
+        assert_eq!(told[0].1, r#""a";r=999999999999999;t=999999999999999"#);
+        assert_eq!(told[1].1, r#""a";q=999999999999999;qu="tokens";w=1"#);
+    }
+
+    #[test]
+    fn lengths_are_written_as_go_writes_them() {
+        for (micros, text) in [
+            (0, "0s"),
+            (1, "1ms"),
+            (12_000, "12ms"),
+            (999_001, "1s"),
+            (1_500_000, "1.5s"),
+            (1_050_000, "1.05s"),
+            (60_000_000, "1m0s"),
+            (360_000_000, "6m0s"),
+            (90_500_000, "1m30.5s"),
+            (3_600_250_000, "1h0m0.25s"),
+        ] {
+            assert_eq!(go_duration(Duration::from_micros(micros)), text);
+        }
+    }
+
+    #[test]
+    fn timing_is_added_to_what_the_worker_says() {
+        let mut headers = HeaderMap::new();
+        headers.insert("server-timing", HeaderValue::from_static("gpu;dur=7"));
+        server_timing(&mut headers, Duration::from_micros(12_345), Duration::ZERO);
+        let all: Vec<_> = headers.get_all("server-timing").iter().collect();
+        assert_eq!(all, ["gpu;dur=7", "dam;dur=12.345, queue;dur=0.000"]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_client_that_waits_as_told_is_never_early(nanos in any::<u64>()) {
+            let wait = Duration::from_nanos(nanos);
+            let told = refusal(Reason::TokenLimited, wait);
+            let number = |at: usize| told[at].1.parse::<u64>().unwrap();
+            prop_assert!(Duration::from_secs(number(0)) >= wait);
+            prop_assert!(Duration::from_millis(number(1)) >= wait);
+            prop_assert!(Duration::from_millis(number(1) - 1) < wait.max(Duration::from_nanos(1)));
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! passes as it is, known to us or not. A fault names the member and the position and never quotes the body.
 
 mod fault;
+mod member;
 mod read;
 mod scalar;
 mod shape;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::member::Member;
 use super::scalar::{boolean, text, whole};
 use super::shape::{Pointer, Shape};
 use super::splice::{Asked, Splice, stream_options};
@@ -10,69 +11,6 @@ use super::text::{Prompts, add_json, add_prompts, add_text};
 use super::{Facts, Fault, MAX_MODEL_BYTES, MAX_N, MAX_OUTPUT_TOKENS, MAX_PROMPTS, MAX_SESSION_BYTES};
 use crate::openai::scan::{Scanner, Text};
 use crate::request::Kind;
-
-/// The members of an OpenAI body that a decision hangs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Member {
-    Model,
-    Messages,
-    Prompt,
-    Input,
-    Instructions,
-    Tools,
-    Functions,
-    MaxTokens,
-    MaxCompletionTokens,
-    MaxOutputTokens,
-    N,
-    BestOf,
-    Stream,
-    StreamOptions,
-    Store,
-}
-
-impl Member {
-    fn of(key: &Text<'_>) -> Option<Self> {
-        Some(match key.name().as_ref() {
-            b"model" => Self::Model,
-            b"messages" => Self::Messages,
-            b"prompt" => Self::Prompt,
-            b"input" => Self::Input,
-            b"instructions" => Self::Instructions,
-            b"tools" => Self::Tools,
-            b"functions" => Self::Functions,
-            b"max_tokens" => Self::MaxTokens,
-            b"max_completion_tokens" => Self::MaxCompletionTokens,
-            b"max_output_tokens" => Self::MaxOutputTokens,
-            b"n" => Self::N,
-            b"best_of" => Self::BestOf,
-            b"stream" => Self::Stream,
-            b"stream_options" => Self::StreamOptions,
-            b"store" => Self::Store,
-            _ => return None,
-        })
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Messages => "messages",
-            Self::Prompt => "prompt",
-            Self::Input => "input",
-            Self::Instructions => "instructions",
-            Self::Tools => "tools",
-            Self::Functions => "functions",
-            Self::MaxTokens => "max_tokens",
-            Self::MaxCompletionTokens => "max_completion_tokens",
-            Self::MaxOutputTokens => "max_output_tokens",
-            Self::N => "n",
-            Self::BestOf => "best_of",
-            Self::Stream => "stream",
-            Self::StreamOptions => "stream_options",
-            Self::Store => "store",
-        }
-    }
-}
 
 /// What a shape's pointers are for.
 #[derive(Clone, Copy, Debug)]

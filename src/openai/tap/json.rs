@@ -111,7 +111,7 @@ impl JsonTap {
                 }
                 self.place = Place::Text { name, escaped: false };
             }
-            b',' if here => self.place = Place::Names,
+            b',' => self.place = Place::Names,
             b'{' | b'[' => self.opened(byte, here),
             b'}' | b']' => self.closed(),
             _ => {}

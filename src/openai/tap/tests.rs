@@ -186,6 +186,12 @@ fn the_bound_itself_does_not_depend_on_the_cut() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_the_first_line_and_of_no_other() {
+    assert!(run(cut("\u{feff}data: x\n\n".as_bytes(), &[1])).seen.content);
+    assert!(!run(["\n\u{feff}data: x\n\n".as_bytes()]).seen.content);
+}
+
+#[test]
 fn errors_are_seen_in_every_form() {
     for stream in
         ["data: {\"error\":{\"code\":500}}\n\n", "event: error\ndata: {}\n\n", "event:error\r\rdata: x\r\r"]

@@ -1,0 +1,131 @@
+//! What reading along costs: per event of a stream, per chunk through the usage filter, per request body.
+//!
+//! `cargo bench --bench openai`. The same body is read by `serde_json` into a `Value` beside it.
+#![expect(clippy::expect_used, reason = "a benchmark: there is nobody to handle an error")]
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use serde_json::{Value, json};
+use traffic_dam::openai::demand::{Shape, parse, with_include_usage};
+use traffic_dam::openai::estimate::Estimator;
+use traffic_dam::openai::headers;
+use traffic_dam::openai::tap::{JsonTap, SseTap, UsageFilter};
+use traffic_dam::refusal::{Standing, Unit};
+use traffic_dam::request::Kind;
+
+/// One token of a chat stream, as vLLM sends it.
+fn event() -> Bytes {
+    let chunk = json!({
+        "id": "chatcmpl-5f0c2a7e9d1b4c3f8a6e0d2b", "object": "chat.completion.chunk", "created": 1_763_680_000,
+        "model": "Qwen/Qwen3-14B", "choices": [{"index": 0, "delta": {"content": " the"}, "logprobs": null,
+        "finish_reason": null}], "usage": null,
+    });
+    format!("data: {chunk}\n\n").into()
+}
+
+/// A chat body of about 2 KiB, with line breaks and some letters beyond ASCII.
+fn chat_body() -> Bytes {
+    let text = "Summarise the following notes in three sentences.\nKeep every figure, drop the résumés.\n\n"
+        .repeat(7);
+    let body = json!({
+        "model": "qwen3-14b", "stream": true, "max_tokens": 512, "temperature": 0.7,
+        "messages": [
+            {"role": "system", "content": "You are a careful assistant."},
+            {"role": "user", "content": text.as_str()},
+            {"role": "assistant", "content": text.as_str()},
+            {"role": "user", "content": [{"type": "text", "text": text.as_str()}]},
+        ],
+    });
+    body.to_string().into()
+}
+
+fn tap(c: &mut Criterion) {
+    let event = event();
+    let mut group = c.benchmark_group("tap");
+    group.throughput(Throughput::Bytes(event.len() as u64));
+    group.bench_function("event, whole", |b| {
+        let mut tap = SseTap::new();
+        b.iter(|| black_box(tap.feed(black_box(&event))));
+    });
+    group.bench_function("event, cut in two", |b| {
+        let mut tap = SseTap::new();
+        let (one, two) = event.split_at(event.len() / 2);
+        b.iter(|| {
+            tap.feed(black_box(one));
+            black_box(tap.feed(black_box(two)))
+        });
+    });
+    group.bench_function("event, usage filter", |b| {
+        let mut filter = UsageFilter::new();
+        b.iter(|| black_box(filter.feed(black_box(&event))));
+    });
+    let answer =
+        json!({"data": [{"embedding": vec![0.012_345_67; 1536]}], "usage": {"prompt_tokens": 8}}).to_string();
+    group.throughput(Throughput::Bytes(answer.len() as u64));
+    group.bench_function("embedding answer, 1536 numbers", |b| {
+        b.iter_batched_ref(
+            JsonTap::new,
+            |tap| {
+                tap.feed(black_box(answer.as_bytes()));
+                black_box(tap.usage())
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+fn demand(c: &mut Criterion) {
+    let body = chat_body();
+    let shape = Shape::openai(Kind::Chat);
+    let facts = parse(&shape, &body).expect("the body is valid");
+    let mut group = c.benchmark_group("demand");
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    group.bench_function("parse", |b| b.iter(|| parse(black_box(&shape), black_box(&body))));
+    group.bench_function("serde_json to Value, for comparison", |b| {
+        b.iter(|| serde_json::from_slice::<Value>(black_box(&body)));
+    });
+    group.bench_function("splice include_usage", |b| b.iter(|| with_include_usage(black_box(&body), &facts)));
+    group.finish();
+
+    let estimator = Estimator::new();
+    for _ in 0..20 {
+        estimator.learn_output("key:team-a", Some("qwen3-14b"), 300);
+    }
+    c.bench_function("estimate prompt and output", |b| {
+        b.iter(|| {
+            (
+                estimator.prompt(black_box(&facts)),
+                estimator.output("key:team-a", Some("qwen3-14b"), Some(512)),
+            )
+        });
+    });
+}
+
+fn answer_headers(c: &mut Criterion) {
+    let second = std::time::Duration::from_secs(1);
+    let standing = |rule: &str, unit| Standing {
+        rule: rule.into(),
+        unit,
+        limit: 60_000,
+        remaining: 41_234,
+        reset: second * 17,
+        window: second * 60,
+    };
+    let standings = [standing("caller-burst", Unit::Requests), standing("caller-minute", Unit::Tokens)];
+    c.bench_function("headers of an admitted answer, 2 rules", |b| {
+        b.iter_batched_ref(
+            http::HeaderMap::new,
+            |headers| {
+                headers::standings(headers, black_box(&standings));
+                headers::server_timing(headers, second / 1000, second / 2000);
+            },
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(benches, tap, demand, answer_headers);
+criterion_main!(benches);

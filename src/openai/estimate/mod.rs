@@ -1,0 +1,221 @@
+//! How many tokens will it be? Guessed before, corrected by what workers report after.
+//!
+//! No tokenizer: it would have to be the worker's own, model by model, and costs more than the rest of an admission.
+//! Bytes divided by a constant are wrong by a steady factor per model, and a steady factor can be learned. What is
+//! left of the error is settled against the worker's usage, so a wrong guess misplaces a reservation for the length of
+//! one request and loses nothing.
+
+mod table;
+
+use std::hash::{BuildHasher, RandomState};
+
+use table::Table;
+
+use super::demand::Facts;
+
+/// Bytes of prompt text per token before anything is learned: English prose has about four.
+pub const BYTES_PER_TOKEN: f64 = 4.0;
+/// Output tokens expected of a caller and model that are not known yet.
+pub const UNKNOWN_OUTPUT: u64 = 256;
+/// Answers after which the learned length is used.
+pub const LENGTH_SAMPLES: u32 = 10;
+
+/// Weight of a new answer in the learned length.
+const LENGTH_ALPHA: f64 = 0.01;
+/// Weight of a new prompt in the learned factor.
+const FACTOR_ALPHA: f64 = 0.05;
+/// The factor starts as if prompts of this many tokens had been estimated exactly.
+const FACTOR_PRIOR: f64 = 1000.0;
+/// The factor stays within 1/8 and 8: beyond stand media, not text, and a caller who wants to skew it.
+const FACTOR_RANGE: f64 = 8.0;
+/// Callers and models whose output length is remembered: at least the latest this many, at most twice as many (some
+/// 4 MB).
+const LENGTHS: usize = 65_536;
+/// Models whose factor is remembered, as for [`LENGTHS`].
+const MODELS: usize = 1024;
+
+/// Estimates of prompt tokens and output lengths. Shared by all requests; every lock is held for one map access.
+#[derive(Debug)]
+pub struct Estimator {
+    // Names come from clients: keys are hashed with a random key, or they could be made to collide.
+    hash: RandomState,
+    factors: Table<Factor>,
+    lengths: Table<Length>,
+}
+
+/// The estimate of one request's prompt tokens, and what it was made from, to learn from it later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptEstimate {
+    /// Estimated prompt tokens over all prompts.
+    pub tokens: u64,
+    bytes: u64,
+    ids: u64,
+}
+
+impl Default for Estimator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Estimator {
+    /// An estimator that has learned nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { hash: RandomState::new(), factors: Table::new(MODELS), lengths: Table::new(LENGTHS) }
+    }
+
+    /// Estimates the prompt tokens of a request: its bytes of text by the model's learned factor, and its token ids.
+    #[must_use]
+    pub fn prompt(&self, facts: &Facts) -> PromptEstimate {
+        let factor = self.factors.get(self.hash.hash_one(facts.model.as_deref())).unwrap_or_default();
+        let text = (facts.prompt_bytes as f64 / BYTES_PER_TOKEN * factor.value()).ceil() as u64;
+        PromptEstimate {
+            tokens: text.saturating_add(facts.prompt_tokens),
+            bytes: facts.prompt_bytes,
+            ids: facts.prompt_tokens,
+        }
+    }
+
+    /// Learns from the prompt tokens that a worker reported. Returns actual / estimated, for the metric of the error.
+    pub fn learn_prompt(&self, model: Option<&str>, estimate: PromptEstimate, actual: u64) -> f64 {
+        if estimate.bytes > 0 && actual > estimate.ids {
+            let plain = estimate.bytes as f64 / BYTES_PER_TOKEN;
+            let text = (actual - estimate.ids) as f64;
+            self.factors.update(self.hash.hash_one(model), |factor| factor.learn(plain, text));
+        }
+        actual as f64 / estimate.tokens.max(1) as f64
+    }
+
+    /// Expected output tokens of one sequence (ô): min(`max_tokens`, 256) until ten answers to this caller by this
+    /// model are known, then their mean, then a moving mean. Never above `max_tokens`.
+    #[must_use]
+    pub fn output(&self, caller: &str, model: Option<&str>, max_tokens: Option<u64>) -> u64 {
+        let learned = self.lengths.get(self.hash.hash_one((caller, model))).and_then(Length::expected);
+        learned.unwrap_or(UNKNOWN_OUTPUT).min(max_tokens.unwrap_or(u64::MAX))
+    }
+
+    /// Learns from the output tokens of one sequence of an answer that came to its end.
+    pub fn learn_output(&self, caller: &str, model: Option<&str>, actual: u64) {
+        self.lengths.update(self.hash.hash_one((caller, model)), |length| length.learn(actual as f64));
+    }
+}
+
+/// Actual over plainly estimated tokens, as moving means of both: a ratio of means weighs a prompt by its length,
+/// where a mean of ratios would let the few tokens a chat template adds to a one-word prompt count as an error of
+/// 1000 %.
+#[derive(Clone, Copy, Debug)]
+struct Factor {
+    plain: f64,
+    actual: f64,
+}
+
+impl Default for Factor {
+    fn default() -> Self {
+        Self { plain: FACTOR_PRIOR, actual: FACTOR_PRIOR }
+    }
+}
+
+impl Factor {
+    fn learn(&mut self, plain: f64, actual: f64) {
+        self.plain += FACTOR_ALPHA * (plain - self.plain);
+        self.actual += FACTOR_ALPHA * (actual - self.actual);
+    }
+
+    fn value(self) -> f64 {
+        (self.actual / self.plain).clamp(1.0 / FACTOR_RANGE, FACTOR_RANGE)
+    }
+}
+
+/// The output length of one caller and model.
+#[derive(Clone, Copy, Debug, Default)]
+struct Length {
+    mean: f64,
+    samples: u32,
+}
+
+impl Length {
+    fn learn(&mut self, actual: f64) {
+        self.samples = self.samples.saturating_add(1);
+        let weight =
+            if self.samples <= LENGTH_SAMPLES { 1.0 / f64::from(self.samples) } else { LENGTH_ALPHA };
+        self.mean += weight * (actual - self.mean);
+    }
+
+    fn expected(self) -> Option<u64> {
+        (self.samples >= LENGTH_SAMPLES).then_some(self.mean.ceil() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openai::demand::{Shape, parse};
+    use crate::request::Kind;
+
+    fn facts(prompt: &str) -> Facts {
+        let body = serde_json::json!({"model": "m", "prompt": prompt}).to_string();
+        parse(&Shape::openai(Kind::Completion), body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_prompt_costs_its_bytes_over_four_until_the_model_is_known() {
+        let estimator = Estimator::new();
+        let text = facts(&"word ".repeat(400));
+        assert_eq!(estimator.prompt(&text).tokens, 500);
+        for _ in 0..200 {
+            estimator.learn_prompt(Some("m"), estimator.prompt(&text), 800);
+        }
+        let learned = estimator.prompt(&text);
+        assert!((795..=801).contains(&learned.tokens), "{learned:?}");
+        assert!((estimator.learn_prompt(Some("m"), learned, 1600) - 2.0).abs() < 0.02);
+        let mut other = text;
+        other.model = None;
+        assert_eq!(estimator.prompt(&other).tokens, 500);
+    }
+
+    #[test]
+    fn a_late_report_is_judged_by_what_was_plain_not_by_what_was_learned_since() {
+        let estimator = Estimator::new();
+        let text = facts(&"x".repeat(4000));
+        let early = estimator.prompt(&text);
+        for _ in 0..1000 {
+            estimator.learn_prompt(Some("m"), early, 2000);
+        }
+        assert_eq!(estimator.prompt(&text).tokens, 2000);
+    }
+
+    #[test]
+    fn one_callers_odd_prompts_skew_the_factor_within_bounds() {
+        let estimator = Estimator::new();
+        for _ in 0..1000 {
+            estimator.learn_prompt(Some("m"), estimator.prompt(&facts("x")), 1_000_000);
+        }
+        assert_eq!(estimator.prompt(&facts(&"x".repeat(4000))).tokens, 8000);
+    }
+
+    #[test]
+    fn token_ids_count_as_they_are() {
+        let estimator = Estimator::new();
+        let body = br#"{"prompt":[[1,2,3],"four"]}"#;
+        let read = parse(&Shape::openai(Kind::Completion), body).unwrap();
+        assert_eq!(estimator.prompt(&read).tokens, 4);
+    }
+
+    #[test]
+    fn output_is_256_then_the_mean_of_ten_then_a_slow_mean() {
+        let estimator = Estimator::new();
+        let output = |max| estimator.output("key:a", Some("m"), max);
+        assert_eq!((output(None), output(Some(9)), output(Some(1000))), (256, 9, 256));
+        for actual in 1..=9 {
+            estimator.learn_output("key:a", Some("m"), actual * 100);
+            assert_eq!(output(None), 256);
+        }
+        estimator.learn_output("key:a", Some("m"), 1000);
+        assert_eq!((output(None), output(Some(9))), (550, 9));
+        estimator.learn_output("key:a", Some("m"), 1550);
+        assert_eq!(output(None), 560);
+        assert_eq!(estimator.output("key:b", Some("m"), None), 256);
+        assert_eq!(estimator.output("key:a", None, None), 256);
+    }
+}
