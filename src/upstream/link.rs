@@ -15,6 +15,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Connection, SendRequest};
+use tokio::task::unconstrained;
 
 use super::connect::Stream;
 use crate::request::Payload;
@@ -63,7 +64,8 @@ impl Link {
         &mut self,
         request: Request<Payload>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
-        let mut answer = pin!(self.sender.try_send_request(request));
+        // Out of its budget tokio would put the answer off and wake the silent waker for it, that is, nobody.
+        let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
         std::future::poll_fn(|cx| {
             self.drive(cx);
             answer.as_mut().poll(&mut silent())

@@ -8,8 +8,7 @@ use traffic_dam::request::{Demand, Ending, Payload, PayloadError};
 use traffic_dam::upstream::{RetrySettings, Timeouts, UpstreamSettings};
 
 use crate::rig::{
-    Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, flight_of, nowhere, spec, streaming,
-    text,
+    Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, flight_of, refusing, streaming, text,
 };
 
 /// Settings under which a worker that says nothing is given up soon.
@@ -103,7 +102,7 @@ async fn methods_that_may_be_repeated_are() {
 #[tokio::test]
 async fn a_worker_that_cannot_be_reached_is_always_replaced() {
     let good = Worker::saying(answer(200, "ok")).await;
-    let dead = spec("dead", &format!("http://{}", nowhere().await));
+    let (dead, _port) = refusing("dead");
     let dam = Dam::new(vec![dead.clone(), good.spec("good")], UpstreamSettings::default());
     // Even a body that can be sent only once: nothing of it was.
     let request = Request::post("/x").body(streaming(vec![Ok("a"), Ok("b")])).unwrap();

@@ -13,7 +13,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use traffic_dam::clock::Clock;
 use traffic_dam::fleet::Fleet;
 use traffic_dam::fleet::spec::WorkerSpec;
@@ -180,9 +180,11 @@ pub(crate) fn spec(id: &str, url: &str) -> WorkerSpec {
     }
 }
 
-/// A port nobody listens on.
-pub(crate) async fn nowhere() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+/// A worker that refuses connections: its port is taken, and nobody listens, as long as the socket lives.
+pub(crate) fn refusing(id: &str) -> (WorkerSpec, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (spec(id, &format!("http://{}", socket.local_addr().unwrap())), socket)
 }
 
 /// An answer with a length.
@@ -233,13 +235,14 @@ impl Dam {
         Self { upstream, fleet, clock }
     }
 
-    /// A permit for the worker `id`.
+    /// A permit for the worker `id`. Those for others are kept until it comes: the less loaded worker is picked.
     pub(crate) fn permit(&self, id: &str) -> Permit {
         let ask = Ask::of(&Caller::new("ip:192.0.2.1"), &Demand::path());
+        let mut others = Vec::new();
         loop {
             match self.fleet.route(None).unwrap().gate.ask(ask.clone()).unwrap() {
                 Entry::Admitted(permit) if &*permit.worker() == id => return permit,
-                Entry::Admitted(_elsewhere) => {}
+                Entry::Admitted(other) => others.push(other),
                 Entry::Waiting(_) => panic!("there is room"),
             }
         }
