@@ -8,6 +8,7 @@
 use std::hash::BuildHasher;
 use std::hint::black_box;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::process::Command;
 use std::sync::Barrier;
 use std::time::Duration;
@@ -28,10 +29,16 @@ use traffic_dam::refusal::Unit;
 use traffic_dam::request::Class;
 
 const KEYS: usize = 1_000_000;
+const ALL: Range<u32> = 0..KEYS as u32;
+/// The id of the first key.
+const FIRST: &str = "key:00000000";
 /// Drawn keys; the drawing goes round.
 const DRAWN: usize = 1 << 20;
 const ROUNDS: usize = 15;
-const CHECKS_PER_ROUND: u64 = 100_000;
+/// So short that most slices are not interrupted, however busy the machine is: the median is of those.
+const SLICE: Duration = Duration::from_micros(200);
+/// So many that two threads run side by side for most of a round.
+const SLICES: usize = 50;
 const PER_SECOND: u32 = 1_000_000_000;
 /// A log is for small quotas; keys that come more often are refused, which costs it as much as admitting.
 const LOG_LIMIT: u64 = 16;
@@ -49,22 +56,22 @@ fn governors() -> governor::Quota {
 struct Case {
     row: String,
     subject: &'static str,
-    /// Takes the number of checks for each thread and returns the mean time of a thread.
-    run: Box<dyn Fn(u64) -> Duration>,
+    /// Takes a number of slices and of checks in each, and returns the times of all slices of all threads.
+    run: Box<dyn Fn(usize, u64) -> Vec<Duration>>,
 }
 
 #[derive(Default)]
 struct Cases(Vec<Case>);
 
 impl Cases {
-    /// Adds a case for one and for two threads. `check` gets a text buffer of its thread and a number that counts up.
+    /// Adds a case for one and for two threads. `check` gets two texts of its thread and a number that counts up.
     fn add<F>(&mut self, row: &str, subject: &'static str, check: F)
     where
-        F: Fn(&mut String, usize) + Clone + Sync + 'static,
+        F: Fn(&mut [String; 2], usize) + Clone + Sync + 'static,
     {
         for threads in [1, 2] {
             let check = check.clone();
-            let run = Box::new(move |checks| timed(threads, checks, &check));
+            let run = Box::new(move |slices, checks| timed(threads, slices, checks, &check));
             self.0.push(Case {
                 row: format!("{row}, {threads} thread{}", if threads == 1 { "" } else { "s" }),
                 subject,
@@ -74,22 +81,32 @@ impl Cases {
     }
 }
 
-fn timed<F: Fn(&mut String, usize) + Sync>(threads: usize, checks: u64, check: &F) -> Duration {
+/// Runs `check` in every thread at once, in slices, and returns the time of each thread's each slice.
+fn timed<F: Fn(&mut [String; 2], usize) + Sync>(
+    threads: usize,
+    slices: usize,
+    checks: u64,
+    check: &F,
+) -> Vec<Duration> {
     let clock = Clock::system();
     let work = |thread: usize| {
-        let mut text = String::with_capacity(16);
-        let first = thread * DRAWN / threads;
-        let start = clock.now();
-        for number in 0..checks as usize {
-            check(&mut text, first + number);
-        }
-        clock.now().since(start)
+        let mut texts = [String::from(FIRST), String::from(FIRST)];
+        let mut number = thread * DRAWN / threads;
+        let slice = || {
+            let start = clock.now();
+            for _ in 0..checks {
+                check(&mut texts, number);
+                number += 1;
+            }
+            clock.now().since(start)
+        };
+        std::iter::repeat_with(slice).take(slices).collect::<Vec<_>>()
     };
     if threads == 1 {
         return work(0);
     }
     let barrier = Barrier::new(threads);
-    let times = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let start = |thread| {
             let (barrier, work) = (&barrier, &work);
             scope.spawn(move || {
@@ -98,9 +115,8 @@ fn timed<F: Fn(&mut String, usize) + Sync>(threads: usize, checks: u64, check: &
             })
         };
         let started: Vec<_> = (0..threads).map(start).collect();
-        started.into_iter().filter_map(|thread| thread.join().ok()).sum::<Duration>()
-    });
-    times / threads as u32
+        started.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+    })
 }
 
 fn uniform() -> Vec<u32> {
@@ -116,7 +132,7 @@ fn zipf() -> Vec<u32> {
     (0..DRAWN).map(|_| sums.partition_point(|below| *below < random.f64() * sum) as u32).collect()
 }
 
-/// What a caller's id looks like; made anew for every check on both sides, as a request brings it.
+/// What a caller's id looks like.
 fn caller(text: &mut String, key: u32) -> &String {
     let mut digits = [b'0'; 8];
     for (place, digit) in digits.iter_mut().rev().enumerate() {
@@ -126,6 +142,14 @@ fn caller(text: &mut String, key: u32) -> &String {
     text.push_str("key:");
     text.push_str(std::str::from_utf8(&digits).unwrap_or_default());
     text
+}
+
+/// The id for this check, which was written one check ago: a request's has left the store buffer when rules see it.
+fn drawn_caller<'a>(texts: &'a mut [String; 2], drawn: &[u32], number: usize) -> &'a String {
+    let [this, next] = texts;
+    std::mem::swap(this, next);
+    caller(next, drawn[(number + 1) % DRAWN]);
+    this
 }
 
 fn leak<T>(value: T) -> &'static T {
@@ -172,10 +196,10 @@ fn one_key(cases: &mut Cases) {
     });
 }
 
-fn filled<M: Meter>(meter: M, hasher: &DefaultHashBuilder) -> Keyed<M> {
+fn filled<M: Meter>(meter: M, keys: Range<u32>, hasher: &DefaultHashBuilder) -> Keyed<M> {
     let table = Keyed::new(meter, KEYS);
-    for key in 0..KEYS as u64 {
-        black_box(table.charge(hasher.hash_one(key), 1, Nanos::from_secs(1)).is_ok());
+    for key in keys {
+        black_box(table.charge(hasher.hash_one(u64::from(key)), 1, Nanos::from_secs(1)).is_ok());
     }
     table
 }
@@ -191,7 +215,7 @@ fn number_keys(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
         meter: M,
         drawn: &'static [u32],
     ) {
-        let table = leak(filled(meter, hasher));
+        let table = leak(filled(meter, keys_of(drawn), hasher));
         cases.add(row, subject, move |_, number| {
             let key = hasher.hash_one(u64::from(drawn[number % DRAWN]));
             black_box(table.charge(key, 1, clock.now()).is_ok());
@@ -202,7 +226,7 @@ fn number_keys(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
     let log = Quota { limit: LOG_LIMIT, period: Duration::from_millis(1), burst: LOG_LIMIT };
     keyed(cases, (row, "sliding log"), (clock, hasher), SlidingLog::new(log), drawn);
     let limiter = leak(RateLimiter::dashmap_with_hasher(governors(), hasher.clone()));
-    (0..KEYS as u64).for_each(|key| drop(black_box(limiter.check_key(&key))));
+    keys_of(drawn).for_each(|key| drop(black_box(limiter.check_key(&u64::from(key)))));
     cases.add(row, "governor", move |_, number| {
         black_box(limiter.check_key(&u64::from(drawn[number % DRAWN])).is_ok());
     });
@@ -229,15 +253,20 @@ fn subject(caller: &str) -> Subject<'_> {
     Subject { caller, ip: None, model: Some("model"), route: "/v1/*", path: "/v1/chat/completions", class }
 }
 
+/// The keys that are known before the first check: all, or the only one that is drawn.
+fn keys_of(drawn: &[u32]) -> Range<u32> {
+    if drawn.iter().all(|key| *key == 0) { 0..1 } else { ALL }
+}
+
 fn climb(cases: &mut Cases, row: &str, name: &'static str, rules: Vec<Rule>, drawn: &'static [u32]) {
     let clock = leak(Clock::system());
     let ladder = leak(Ladder::new(rules));
     let mut text = String::new();
-    for key in 0..KEYS as u32 {
+    for key in keys_of(drawn) {
         black_box(ladder.admit(&subject(caller(&mut text, key)), &COST, Nanos::from_secs(1)).is_ok());
     }
-    cases.add(row, name, move |text, number| {
-        let subject = subject(caller(text, drawn[number % DRAWN]));
+    cases.add(row, name, move |texts, number| {
+        let subject = subject(drawn_caller(texts, drawn, number));
         black_box(ladder.admit(&subject, &COST, clock.now()).is_ok());
     });
 }
@@ -247,9 +276,9 @@ fn text_keys(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
     climb(cases, row, "ladder of 1", vec![rule("caller", Per::Caller, Unit::Requests)], drawn);
     let limiter = leak(RateLimiter::keyed(governors()));
     let mut text = String::new();
-    (0..KEYS as u32).for_each(|key| drop(black_box(limiter.check_key(caller(&mut text, key)))));
-    cases.add(row, "governor", move |text, number| {
-        black_box(limiter.check_key(caller(text, drawn[number % DRAWN])).is_ok());
+    keys_of(drawn).for_each(|key| drop(black_box(limiter.check_key(caller(&mut text, key)))));
+    cases.add(row, "governor", move |texts, number| {
+        black_box(limiter.check_key(drawn_caller(texts, drawn, number)).is_ok());
     });
 }
 
@@ -273,11 +302,11 @@ fn four_rules(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
             && all.check().is_ok()
     };
     let mut text = String::new();
-    for key in 0..KEYS as u32 {
+    for key in ALL {
         black_box(check(caller(&mut text, key)));
     }
-    cases.add(row, "governor", move |text, number| {
-        black_box(check(caller(text, drawn[number % DRAWN])));
+    cases.add(row, "governor", move |texts, number| {
+        black_box(check(drawn_caller(texts, drawn, number)));
     });
 }
 
@@ -285,7 +314,7 @@ fn four_rules(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
 fn newcomers(cases: &mut Cases) {
     let hasher = leak(DefaultHashBuilder::default());
     let quota = Quota { limit: 1, period: Duration::from_secs(3_600), burst: 1 };
-    let table = leak(filled(TokenBucket::new(quota), hasher));
+    let table = leak(filled(TokenBucket::new(quota), ALL, hasher));
     cases.add("new keys, 1M live", "token bucket", move |_, number| {
         black_box(table.charge(hasher.hash_one(KEYS + number), 1, Nanos::from_secs(2)).is_ok());
     });
@@ -305,16 +334,16 @@ fn bytes_per_key(of: &str) {
     let hasher = DefaultHashBuilder::default();
     let before = resident();
     match of {
-        "token bucket" => drop(leak(filled(TokenBucket::new(quota), &hasher))),
-        "sliding window" => drop(leak(filled(SlidingWindow::new(quota), &hasher))),
-        "sliding log, 1 entry" => drop(leak(filled(SlidingLog::new(quota), &hasher))),
+        "token bucket" => drop(leak(filled(TokenBucket::new(quota), ALL, &hasher))),
+        "sliding window" => drop(leak(filled(SlidingWindow::new(quota), ALL, &hasher))),
+        "sliding log, 1 entry" => drop(leak(filled(SlidingLog::new(quota), ALL, &hasher))),
         "governor, number keys" => {
             let limiter = leak(RateLimiter::dashmap_with_hasher(governors(), hasher));
-            (0..KEYS as u64).for_each(|key| drop(black_box(limiter.check_key(&key))));
+            ALL.for_each(|key| drop(black_box(limiter.check_key(&u64::from(key)))));
         }
         _ => {
             let limiter = leak(RateLimiter::keyed(governors()));
-            (0..KEYS as u32).for_each(|key| drop(black_box(limiter.check_key(caller(&mut text, key)))));
+            ALL.for_each(|key| drop(black_box(limiter.check_key(caller(&mut text, key)))));
         }
     }
     println!("| {of} | {:.1} |", (resident() - before) as f64 / KEYS as f64);
@@ -341,25 +370,38 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+fn nanos_per_check(case: &Case, slices: usize, checks: u64) -> Vec<f64> {
+    (case.run)(slices, checks).iter().map(|time| time.as_secs_f64() * 1e9 / checks as f64).collect()
+}
+
+/// Measures the subjects of each row in turns, so that a busy machine slows both sides of a ratio alike.
 fn print_ratios(cases: &[Case]) {
-    let mut nanos = vec![Vec::new(); cases.len()];
-    for round in 0..=ROUNDS {
-        for (case, nanos) in cases.iter().zip(&mut nanos) {
-            let time = (case.run)(CHECKS_PER_ROUND).as_secs_f64() * 1e9 / CHECKS_PER_ROUND as f64;
-            // The first round warms up.
-            if round > 0 {
-                nanos.push(time);
-            }
-        }
-    }
     println!("\nMedians of {ROUNDS} rounds in turns; the ratio is the median of the rounds' ratios.\n");
     println!("| what | limiter | ns per check | ÷ governor |\n| --- | --- | --- | --- |");
-    for (case, mine) in cases.iter().zip(&nanos) {
-        let theirs = cases.iter().position(|other| other.row == case.row && other.subject == "governor");
-        let ratio =
-            theirs.map(|theirs| median(mine.iter().zip(&nanos[theirs]).map(|(a, b)| a / b).collect()));
-        let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-        println!("| {} | {} | {:.1} | {ratio} |", case.row, case.subject, median(mine.clone()));
+    let mut rows: Vec<&str> = Vec::new();
+    for case in cases {
+        if !rows.contains(&case.row.as_str()) {
+            rows.push(&case.row);
+        }
+    }
+    for row in rows {
+        let subjects: Vec<&Case> = cases.iter().filter(|case| case.row == row).collect();
+        let mut nanos = vec![Vec::new(); subjects.len()];
+        let checks =
+            |case: &&Case| (SLICE.as_nanos() as f64 / median(nanos_per_check(case, SLICES, 100))) as u64;
+        let checks: Vec<u64> = subjects.iter().map(checks).collect();
+        for _ in 0..ROUNDS {
+            for ((case, checks), nanos) in subjects.iter().zip(&checks).zip(&mut nanos) {
+                nanos.push(median(nanos_per_check(case, SLICES, *checks)));
+            }
+        }
+        let theirs = subjects.iter().position(|case| case.subject == "governor");
+        for (case, mine) in subjects.iter().zip(&nanos) {
+            let ratio =
+                theirs.map(|theirs| median(mine.iter().zip(&nanos[theirs]).map(|(a, b)| a / b).collect()));
+            let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+            println!("| {row} | {} | {:.1} | {ratio} |", case.subject, median(mine.clone()));
+        }
     }
 }
 
@@ -373,10 +415,10 @@ fn main() {
     let (uniform, zipf) = (uniform().leak(), zipf().leak());
     let mut cases = Cases::default();
     one_key(&mut cases);
-    text_keys(&mut cases, "1 key of 1M, text", vec![7; DRAWN].leak());
-    for (name, drawn) in [("uniform", &*uniform), ("zipf", &*zipf)] {
-        number_keys(&mut cases, &format!("1M keys {name}, numbers"), drawn);
-        text_keys(&mut cases, &format!("1M keys {name}, text"), drawn);
+    let one = vec![0; DRAWN].leak();
+    for (name, drawn) in [("1 key", &*one), ("1M keys uniform", &*uniform), ("1M keys zipf", &*zipf)] {
+        number_keys(&mut cases, &format!("{name}, numbers"), drawn);
+        text_keys(&mut cases, &format!("{name}, text"), drawn);
     }
     four_rules(&mut cases, "4 rules, 1M keys zipf, text", zipf);
     newcomers(&mut cases);
@@ -387,9 +429,12 @@ fn main() {
         .measurement_time(Duration::from_millis(600))
         .configure_from_args();
     for case in &cases.0 {
-        criterion
-            .benchmark_group(&case.row)
-            .bench_function(case.subject, |bencher| bencher.iter_custom(&case.run));
+        criterion.benchmark_group(&case.row).bench_function(case.subject, |bencher| {
+            bencher.iter_custom(|checks| {
+                let times = (case.run)(1, checks);
+                times.iter().sum::<Duration>() / times.len().max(1) as u32
+            })
+        });
     }
     // Without `--bench` this is a trial run that shows only that every case works.
     if arguments.iter().any(|argument| argument == "--bench") {

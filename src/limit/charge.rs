@@ -46,7 +46,7 @@ pub(crate) struct Hold {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part {
     /// The identity of the rule's counts, the same across reloads that keep them.
-    pub(crate) counts: u64,
+    pub(crate) counts: u32,
     pub(crate) amount: u64,
     pub(crate) hold: Hold,
 }
@@ -60,7 +60,7 @@ pub(crate) struct Part {
 pub struct Charge(pub(crate) SmallVec<[Part; 4]>);
 
 /// A request that every rule admitted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Admission {
     /// What it holds.
     pub charge: Charge,

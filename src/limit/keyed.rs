@@ -17,22 +17,20 @@
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use super::meter::{Level, Mark, Meter, Shared, Shortage};
+use super::slots::Slots;
 use crate::clock::Nanos;
 
 /// Two threads meet on a shard in 1 of 256 calls, and a shard of a million keys has 4000, moved in tens of µs.
-const SHARDS: usize = 256;
-/// The table takes its tag from the top 7 bits and its slot from the low ones; the shard lies between.
-const SHARD_SHIFT: u32 = 49;
-/// A shard doubles after as many new keys as it holds: four slots for each visit every slot twice before that.
+const MOST_SHARDS: usize = 256;
+/// A shard for each so many keys, so that a newcomer to a small full table meets all of it within its steps.
+const KEYS_PER_SHARD: usize = 16;
+/// A shard grows by half after half as many new keys as it holds: four slots for each visit every slot before that.
 const STEPS_PER_NEW_KEY: usize = 4;
-/// What a newcomer to a full table may spend on finding an idle key: about 0.1 µs.
-const STEPS_WHEN_FULL: usize = 64;
-/// Shards smaller than this are not worth shrinking.
-const SMALL: usize = 64;
+/// What a newcomer to a full table may spend on finding an idle key: eight cache lines in a row for a token bucket.
+const STEPS_WHEN_FULL: usize = 32;
 
 /// Where a charge was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,17 +39,6 @@ pub enum Place {
     Own(u64),
     /// The cell shared by the newcomers to a full table.
     Overflow,
-}
-
-struct Entry<C> {
-    key: u64,
-    cell: C,
-}
-
-struct Slots<C> {
-    table: HashTable<Entry<C>>,
-    /// The slot at which the next sweep goes on.
-    cursor: usize,
 }
 
 // A cache line each, so that neighbouring locks do not disturb each other.
@@ -73,10 +60,11 @@ impl<M: Meter> Keyed<M> {
     /// An empty table for at most `max_keys` keys. It takes memory as keys come.
     #[must_use]
     pub fn new(meter: M, max_keys: usize) -> Self {
-        let empty = || Shard(Mutex::new(Slots { table: HashTable::new(), cursor: 0 }));
+        let shards = (max_keys / KEYS_PER_SHARD).clamp(1, MOST_SHARDS).next_power_of_two();
+        let empty = || Shard(Mutex::new(Slots::new()));
         Self {
             meter,
-            shards: std::iter::repeat_with(empty).take(SHARDS).collect(),
+            shards: std::iter::repeat_with(empty).take(shards).collect(),
             overflow: M::Shared::default(),
             keys: AtomicUsize::new(0),
             max_keys: AtomicUsize::new(max_keys),
@@ -140,13 +128,13 @@ impl<M: Meter> Keyed<M> {
     }
 
     fn shard(&self, key: u64) -> &Mutex<Slots<M::Cell>> {
-        &self.shards[(key >> SHARD_SHIFT) as usize % SHARDS].0
+        // The slot in the shard comes from the high bits.
+        &self.shards[key as usize & (self.shards.len() - 1)].0
     }
 
     #[inline]
     fn with_known<R>(&self, key: u64, change: impl FnOnce(&mut M::Cell) -> R) -> Option<R> {
-        let mut slots = self.shard(key).lock();
-        slots.table.find_mut(key, |entry| entry.key == key).map(|entry| change(&mut entry.cell))
+        self.shard(key).lock().get_mut(key).map(change)
     }
 
     /// Applies `change` to a cell for a key that was not known, or to the overflow cell when there is no room.
@@ -168,23 +156,22 @@ impl<M: Meter> Keyed<M> {
     fn insert<R>(&self, key: u64, now: Nanos, change: impl FnOnce(&mut M::Cell) -> R) -> Option<R> {
         let mut slots = self.shard(key).lock();
         // Another thread may have been quicker.
-        if let Some(entry) = slots.table.find_mut(key, |entry| entry.key == key) {
-            return Some(change(&mut entry.cell));
+        if let Some(cell) = slots.get_mut(key) {
+            return Some(change(cell));
         }
         self.sweep_slots(&mut slots, STEPS_PER_NEW_KEY, now);
         self.take_seat().then(|| {
             let mut cell = M::Cell::default();
             let result = change(&mut cell);
-            slots.table.insert_unique(key, Entry { key, cell }, |entry| entry.key);
+            slots.insert(key, cell);
             result
         })
     }
 
     fn look<R>(&self, place: Place, look: impl Fn(&M::Cell) -> R) -> R {
         if let Place::Own(key) = place {
-            let slots = self.shard(key).lock();
-            if let Some(entry) = slots.table.find(key, |entry| entry.key == key) {
-                return look(&entry.cell);
+            if let Some(cell) = self.shard(key).lock().get(key) {
+                return look(cell);
             }
             if self.keys() < self.max_keys.load(Ordering::Relaxed) {
                 return look(&M::Cell::default());
@@ -203,33 +190,13 @@ impl<M: Meter> Keyed<M> {
     }
 
     fn next_shard(&self) -> &Mutex<Slots<M::Cell>> {
-        &self.shards[self.turn.fetch_add(1, Ordering::Relaxed) % SHARDS].0
+        &self.shards[self.turn.fetch_add(1, Ordering::Relaxed) % self.shards.len()].0
     }
 
-    /// Forgets the idle keys among the next `steps` slots, or among all if they are fewer, and returns how many slots
-    /// that were. A pass that ends in a nearly empty table gives its memory back.
     fn sweep_slots(&self, slots: &mut Slots<M::Cell>, steps: usize, now: Nanos) -> usize {
-        let buckets = slots.table.num_buckets();
-        let steps = steps.min(buckets);
-        let mut passed = false;
-        for _ in 0..steps {
-            if let Ok(entry) = slots.table.get_bucket_entry(slots.cursor)
-                && self.meter.is_idle(&entry.get().cell, now)
-            {
-                entry.remove();
-                self.keys.fetch_sub(1, Ordering::Relaxed);
-            }
-            slots.cursor += 1;
-            // Also behind the end of a table that has shrunk since.
-            if slots.cursor >= buckets {
-                slots.cursor = 0;
-                passed = true;
-            }
-        }
-        if passed && buckets > SMALL && slots.table.len() < buckets / 8 {
-            slots.table.shrink_to(slots.table.len() * 2, |entry| entry.key);
-        }
-        steps
+        let (looked, removed) = slots.sweep(steps, |cell| self.meter.is_idle(cell, now));
+        self.keys.fetch_sub(removed, Ordering::Relaxed);
+        looked
     }
 }
 
@@ -239,27 +206,5 @@ impl<M: Meter> fmt::Debug for Keyed<M> {
             .field("meter", &self.meter)
             .field("keys", &self.keys())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limit::rule::Quota;
-    use crate::limit::token_bucket::TokenBucket;
-    use std::time::Duration;
-
-    #[test]
-    fn the_memory_of_a_flood_is_given_back() {
-        let quota = Quota { limit: 1, period: Duration::from_secs(1), burst: 1 };
-        let table = Keyed::new(TokenBucket::new(quota), 200_000);
-        let bytes = || table.shards.iter().map(|shard| shard.0.lock().table.allocation_size()).sum::<usize>();
-        for key in 0..100_000_u64 {
-            table.charge(key.wrapping_mul(0x9E37_79B9_7F4A_7C15), 1, Nanos::ZERO).unwrap();
-        }
-        let flooded = bytes();
-        assert!(flooded < 40 * table.keys(), "{flooded} bytes for {} keys", table.keys());
-        (0..SHARDS).for_each(|_| table.sweep(Nanos::from_secs(1)));
-        assert!(bytes() < flooded / 50, "{} of {flooded} bytes left", bytes());
     }
 }

@@ -43,10 +43,12 @@ struct Climber<'a> {
 }
 
 impl Climber<'_> {
+    #[inline]
     fn key(&mut self, rung: &Rung) -> u64 {
         self.seal.key(&rung.rule.per, self.subject, &mut self.hashed)
     }
 
+    #[inline]
     fn charge(&mut self, rung: &Rung) -> Result<Part, Shortage> {
         let amount = rung.amount(self.cost)?;
         let key = self.key(rung);
@@ -114,32 +116,42 @@ impl Ladder {
     ///
     /// # Errors
     /// The refusal of the enforced rule with the longest wait.
+    #[inline]
     #[expect(
         clippy::result_large_err,
         reason = "an admission is as large: a box would cost and save nothing"
     )]
     pub fn admit(&self, subject: &Subject<'_>, cost: &Cost, now: Nanos) -> Result<Admission, Denial> {
         let mut climber = Climber { seal: &self.seal, subject, cost, now, hashed: Hashed::default() };
-        let mut charge = Charge::default();
-        let mut decisions = Decisions::new();
-        for (position, rung) in self.rungs.iter().enumerate() {
-            if !rung.matcher.matches(subject) {
-                continue;
-            }
-            match climber.charge(rung) {
-                Ok(part) => {
-                    charge.0.push(part);
-                    decisions.push((rung.index, Decision::Allowed));
-                }
-                Err(_) if !rung.enforced() => decisions.push((rung.index, Decision::WouldRefuse)),
-                Err(shortage) => {
-                    self.refund(charge, now);
-                    return Err(self.deny(position, shortage, climber, decisions));
-                }
+        let mut admission = Admission::default();
+        match self.climb(&mut climber, &mut admission) {
+            Ok(()) => Ok(admission),
+            Err((position, shortage)) => {
+                self.give_back(&admission.charge, now);
+                Err(self.deny(position, shortage, climber, admission.decisions))
             }
         }
-        let matched = !decisions.is_empty();
-        Ok(Admission { charge, decisions, matched })
+    }
+
+    /// Charges rule by rule, up to the first refusal. Fills the admission where the caller of `admit` will have it, once
+    /// that is inlined: moving its 250 bytes would cost as much as hashing a key.
+    fn climb(&self, climber: &mut Climber<'_>, admission: &mut Admission) -> Result<(), (usize, Shortage)> {
+        for (position, rung) in self.rungs.iter().enumerate() {
+            if !rung.sees(climber.subject) {
+                continue;
+            }
+            admission.matched = true;
+            let decision = match climber.charge(rung) {
+                Ok(part) => {
+                    admission.charge.0.push(part);
+                    Decision::Allowed
+                }
+                Err(_) if !rung.enforced() => Decision::WouldRefuse,
+                Err(shortage) => return Err((position, shortage)),
+            };
+            admission.decisions.push((rung.index, decision));
+        }
+        Ok(())
     }
 
     #[cold]
@@ -153,7 +165,7 @@ impl Ladder {
         let mut refusing = (&self.rungs[position], shortage);
         let mut standings = Vec::new();
         for (other, rung) in self.rungs.iter().enumerate() {
-            if !rung.enforced() || !rung.matcher.matches(climber.subject) {
+            if !rung.enforced() || !rung.sees(climber.subject) {
                 continue;
             }
             standings.push(rung.standing(Some(Place::Own(climber.key(rung))), climber.now));
@@ -196,7 +208,11 @@ impl Ladder {
 
     /// Gives every rule's charge back: the request was not served.
     pub fn refund(&self, charge: Charge, now: Nanos) {
-        for (part, rung) in self.parts(&charge) {
+        self.give_back(&charge, now);
+    }
+
+    fn give_back(&self, charge: &Charge, now: Nanos) {
+        for (part, rung) in self.parts(charge) {
             rung.counter.correct(part.hold, part.amount, 0, now);
         }
     }

@@ -21,6 +21,7 @@ pub mod rule;
 mod rung;
 pub mod sliding_log;
 pub mod sliding_window;
+mod slots;
 pub mod subject;
 pub mod token_bucket;
 

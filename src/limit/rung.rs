@@ -1,28 +1,29 @@
 //! One rule at work: its data, its matcher, its counts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::counter::{Counter, counter};
 use super::keyed::Place;
 use super::matcher::Matcher;
 use super::meter::{Level, Shortage};
-use super::rule::{Algorithm, Mode, Per, Rule};
-use super::subject::Cost;
+use super::rule::{Algorithm, Match, Mode, Per, Rule};
+use super::subject::{Cost, Subject};
 use crate::clock::{Nanos, saturating_nanos};
 use crate::refusal::{Standing, Unit};
 
 /// Names counts across ladders, so that a charge can never be settled on the counts of another rule.
-static NEXT_COUNTS: AtomicU64 = AtomicU64::new(0);
+static NEXT_COUNTS: AtomicU32 = AtomicU32::new(0);
 
 /// One rule at work.
 #[derive(Debug)]
 pub(crate) struct Rung {
     pub(crate) index: usize,
     pub(crate) rule: Arc<Rule>,
-    pub(crate) matcher: Matcher,
-    pub(crate) counts: u64,
+    /// `None` sees everything: most rules, without a look at each field.
+    matcher: Option<Matcher>,
+    pub(crate) counts: u32,
     pub(crate) counter: Arc<dyn Counter>,
 }
 
@@ -35,7 +36,13 @@ impl Rung {
             }
             None => (NEXT_COUNTS.fetch_add(1, Ordering::Relaxed), counter(&rule)),
         };
-        Self { index, matcher: Matcher::new(&rule.matches), rule, counts, counter }
+        let matcher = (rule.matches != Match::default()).then(|| Matcher::new(&rule.matches));
+        Self { index, matcher, rule, counts, counter }
+    }
+
+    #[inline]
+    pub(crate) fn sees(&self, subject: &Subject<'_>) -> bool {
+        self.matcher.as_ref().is_none_or(|matcher| matcher.matches(subject))
     }
 
     /// Whether counts made under this rule go on under `rule`.
@@ -57,6 +64,7 @@ impl Rung {
         (widest, usize::MAX - per.len())
     }
 
+    #[inline]
     pub(crate) fn enforced(&self) -> bool {
         self.rule.mode == Mode::Enforce
     }
@@ -70,6 +78,7 @@ impl Rung {
     }
 
     /// What to charge for a request.
+    #[inline]
     pub(crate) fn amount(&self, cost: &Cost) -> Result<u64, Shortage> {
         if self.rule.unit == Unit::Requests {
             return Ok(1);

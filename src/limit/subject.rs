@@ -55,6 +55,7 @@ impl Seal {
     }
 
     /// The key of `subject` under a rule that counts per `per`.
+    #[inline]
     pub(crate) fn key(&self, per: &[Per], subject: &Subject<'_>, hashed: &mut Hashed) -> u64 {
         if let [only] = per {
             return self.part(*only, subject, hashed);
@@ -66,22 +67,29 @@ impl Seal {
         self.0.hash(&joined)
     }
 
+    #[inline]
     fn part(&self, per: Per, subject: &Subject<'_>, hashed: &mut Hashed) -> u64 {
-        let hash = || match per {
+        let Some(known) = hashed.get_mut(per as usize) else { return 0 };
+        if let Some(key) = *known {
+            return key;
+        }
+        let key = match per {
             Per::Caller => self.0.hash(subject.caller.as_bytes()),
             Per::Model => self.0.hash(subject.model.unwrap_or_default().as_bytes()),
             Per::Route => self.0.hash(subject.route.as_bytes()),
-            Per::Ip => match subject.ip.map(|ip| ip.to_canonical()) {
-                None => self.0.hash(&[]),
-                Some(IpAddr::V4(ip)) => self.0.hash(&ip.octets()),
-                // One line usually gets a whole /64: a client could use a new address for each request.
-                Some(IpAddr::V6(ip)) => self.0.hash(&ip.octets()[..8]),
-            },
+            Per::Ip => self.address(subject.ip),
             Per::All => 0,
         };
-        match hashed.get_mut(per as usize) {
-            Some(known) => *known.get_or_insert_with(hash),
-            None => hash(),
+        *known = Some(key);
+        key
+    }
+
+    fn address(&self, ip: Option<IpAddr>) -> u64 {
+        match ip.map(|ip| ip.to_canonical()) {
+            None => self.0.hash(&[]),
+            Some(IpAddr::V4(ip)) => self.0.hash(&ip.octets()),
+            // One line usually gets a whole /64: a client could use a new address for each request.
+            Some(IpAddr::V6(ip)) => self.0.hash(&ip.octets()[..8]),
         }
     }
 }

@@ -9,8 +9,8 @@
 //! holds, a burst is always whole, and the sustained rate falls short by less than 1/(16·T in ns) of itself (0.006 % at
 //! a million units per second, nothing where T is a multiple of 1/16 ns). Rates above 16 units per ns are cut to that.
 //!
-//! **Range.** Ticks last for 36 years of uptime. A burst that takes more than 9 years to refill is cut to 9 years.
-//! Arithmetic saturates towards refusing.
+//! **Range.** Ticks last for 18 years of uptime, after which time stands still for a bucket. A burst that takes more than
+//! 9 years to refill is cut to 9 years. Debt saturates, towards refusing.
 //!
 //! **Corrections.** A rest moves TAT back, an excess moves it on, also beyond now + burst·T: debt is kept and delays
 //! later calls. What a bucket admits is therefore bounded by the quota plus the summed corrections.
@@ -22,10 +22,12 @@ use super::meter::{Level, Mark, Meter, Shortage};
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
-/// Sixteen keeps 36 years in a `u64` and the rounding of T below anything measurable.
+/// Sixteen keeps 18 years in 63 bits and the rounding of T below anything measurable.
 const TICKS_PER_NANO: u64 = 16;
 
-/// Far enough from `u64::MAX` that a saturated TAT always lies beyond now + burst·T.
+/// The end of time, in ticks, and the deepest bucket: their sum fits a `u64`, so that sums need no check, and lies
+/// below `u64::MAX`, so that a saturated TAT always refuses.
+const LATEST: u64 = 1 << 63;
 const DEEPEST: u64 = 1 << 62;
 
 /// A quota counted by GCRA; the cell is the TAT.
@@ -47,20 +49,11 @@ impl TokenBucket {
         let burst = quota.burst.clamp(1, DEEPEST / interval);
         Self { interval, depth: interval * burst }
     }
-
-    #[cold]
-    fn short(&self, end: u64, edge: u64, amount: u64) -> Shortage {
-        if amount.saturating_mul(self.interval) > self.depth {
-            Shortage::Never
-        } else {
-            Shortage::Wait(duration(end.saturating_sub(edge)))
-        }
-    }
 }
 
 #[inline]
 fn ticks(time: Nanos) -> u64 {
-    time.0.saturating_mul(TICKS_PER_NANO)
+    time.0.min(LATEST / TICKS_PER_NANO) * TICKS_PER_NANO
 }
 
 /// Rounded up: who waits this long has waited enough.
@@ -75,12 +68,15 @@ impl Meter for TokenBucket {
     #[inline]
     fn charge(&self, tat: &mut u64, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
         let now = ticks(now);
-        let end = now.max(*tat).saturating_add(amount.saturating_mul(self.interval));
-        let edge = now.saturating_add(self.depth);
-        if end > edge {
-            return Err(self.short(end, edge, amount));
+        let taken = amount.saturating_mul(self.interval);
+        let Some(room) = self.depth.checked_sub(taken) else { return Err(Shortage::Never) };
+        // The same condition, turned round: what is known before TAT is read leaves one comparison and one sum after.
+        let latest = now + room;
+        let start = now.max(*tat);
+        if start > latest {
+            return Err(Shortage::Wait(duration(start - latest)));
         }
-        *tat = end;
+        *tat = start + taken;
         Ok(Mark::default())
     }
 
