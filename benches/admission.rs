@@ -1,0 +1,107 @@
+//! What admitting a request costs: identify, limit and shed as the gateway stacks them, around a service that does
+//! nothing; without reading a body.
+//!
+//! `cargo bench --bench admission`. The request has a known key and meets four rules; its permit and charge are given
+//! back within the measured time. Building the request is not measured.
+#![expect(clippy::expect_used, reason = "a benchmark: there is nobody to handle an error")]
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION};
+use http_body_util::Empty;
+use sha2::{Digest, Sha256};
+use tower::{Service, ServiceBuilder, service_fn};
+use traffic_dam::clock::{Clock, Nanos};
+use traffic_dam::layers::identify::{CallerSettings, Callers, IdentifyLayer, Key};
+use traffic_dam::layers::limit::LimitLayer;
+use traffic_dam::layers::shed::ShedLayer;
+use traffic_dam::limit::Ladder;
+use traffic_dam::limit::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
+use traffic_dam::refusal::Unit;
+use traffic_dam::request::{Class, Demand, Flight, Kind};
+use traffic_dam::shed::settings::GateSettings;
+
+type Body = Empty<&'static [u8]>;
+
+fn rule(name: &str, algorithm: Algorithm, per: Per, unit: Unit) -> Rule {
+    let limit = 1_000_000_000;
+    Rule {
+        name: name.into(),
+        algorithm,
+        per: vec![per],
+        unit,
+        quota: Quota { limit, period: Duration::from_secs(1), burst: limit },
+        mode: Mode::Enforce,
+        matches: Match::default(),
+        reserve_max: false,
+        max_keys: 1000,
+    }
+}
+
+fn request() -> Request<Body> {
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer sk-one"));
+    let mut request = Request::new(Body::new());
+    *request.headers_mut() = headers;
+    let demand = Demand {
+        kind: Kind::Chat,
+        model: Some("m".into()),
+        prompt_tokens: 500,
+        expected_output: 200,
+        stream: true,
+        ..Demand::path()
+    };
+    request.extensions_mut().insert(demand);
+    request.extensions_mut().insert(Arc::new(Flight::new("r", Nanos::ZERO)));
+    request
+}
+
+fn nothing(_: Request<Body>) -> Ready<Result<Response<Body>, Infallible>> {
+    ready(Ok(Response::new(Body::new())))
+}
+
+fn admission(criterion: &mut Criterion) {
+    let clock = Clock::system();
+    let callers = Callers::new(CallerSettings {
+        keys: vec![Key {
+            id: "team-a".into(),
+            sha256: Sha256::digest("sk-one").into(),
+            class: Class::Interactive,
+            weight: 1,
+        }],
+        ..CallerSettings::default()
+    });
+    let ladder = Ladder::new(vec![
+        rule("caller-burst", Algorithm::TokenBucket, Per::Caller, Unit::Requests),
+        rule("caller-minute", Algorithm::SlidingWindow, Per::Caller, Unit::Tokens),
+        rule("model", Algorithm::TokenBucket, Per::Model, Unit::Requests),
+        rule("all", Algorithm::TokenBucket, Per::All, Unit::Requests),
+    ]);
+    let mut stack = ServiceBuilder::new()
+        .layer(IdentifyLayer::new(Arc::new(callers)))
+        .layer(LimitLayer::new(Arc::new(ladder), clock.clone()))
+        .layer(ShedLayer::local(64, GateSettings::default(), clock))
+        .service(service_fn(nothing));
+    criterion.bench_function("admission/identify, 4 rules, gate, release", |bencher| {
+        bencher.iter_batched(
+            request,
+            |request| {
+                let mut answer = pin!(stack.call(request));
+                match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(answer) => drop(answer.expect("nothing refuses")),
+                    Poll::Pending => unreachable!("nothing waits"),
+                }
+            },
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(benches, admission);
+criterion_main!(benches);
