@@ -1,0 +1,97 @@
+//! The counts of one rule, whatever its algorithm and however it is keyed.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::charge::Hold;
+use super::keyed::{Keyed, Place};
+use super::meter::{Direct, Level, Meter, Shortage};
+use super::rule::{Algorithm, Per, Rule};
+use super::sliding_log::SlidingLog;
+use super::sliding_window::SlidingWindow;
+use super::token_bucket::TokenBucket;
+use crate::clock::Nanos;
+
+/// One rule's counts. A rule per `all` ignores the key.
+pub(crate) trait Counter: fmt::Debug + Send + Sync {
+    fn charge(&self, key: u64, amount: u64, now: Nanos) -> Result<Hold, Shortage>;
+    fn correct(&self, hold: Hold, reserved: u64, actual: u64, now: Nanos);
+    fn shortage(&self, key: u64, amount: u64, now: Nanos) -> Option<Shortage>;
+    fn level(&self, place: Option<Place>, now: Nanos) -> Level;
+    fn keys(&self) -> usize;
+    fn set_max_keys(&self, max_keys: usize);
+    fn sweep(&self, now: Nanos);
+}
+
+/// The counts that `rule` asks for, all quotas whole.
+pub(crate) fn counter(rule: &Rule) -> Arc<dyn Counter> {
+    match rule.algorithm {
+        Algorithm::TokenBucket => stored(TokenBucket::new(rule.quota), rule),
+        Algorithm::SlidingWindow => stored(SlidingWindow::new(rule.quota), rule),
+        Algorithm::SlidingLog => stored(SlidingLog::new(rule.quota), rule),
+    }
+}
+
+fn stored<M: Meter + 'static>(meter: M, rule: &Rule) -> Arc<dyn Counter> {
+    if rule.per.contains(&Per::All) {
+        Arc::new(Direct::new(meter))
+    } else {
+        Arc::new(Keyed::new(meter, rule.max_keys))
+    }
+}
+
+impl<M: Meter> Counter for Direct<M> {
+    fn charge(&self, _key: u64, amount: u64, now: Nanos) -> Result<Hold, Shortage> {
+        Self::charge(self, amount, now).map(|mark| Hold { place: None, mark })
+    }
+
+    fn correct(&self, hold: Hold, reserved: u64, actual: u64, now: Nanos) {
+        Self::correct(self, hold.mark, reserved, actual, now);
+    }
+
+    fn shortage(&self, _key: u64, amount: u64, now: Nanos) -> Option<Shortage> {
+        Self::shortage(self, amount, now)
+    }
+
+    fn level(&self, _place: Option<Place>, now: Nanos) -> Level {
+        Self::level(self, now)
+    }
+
+    fn keys(&self) -> usize {
+        1
+    }
+
+    fn set_max_keys(&self, _max_keys: usize) {}
+
+    fn sweep(&self, _now: Nanos) {}
+}
+
+impl<M: Meter> Counter for Keyed<M> {
+    fn charge(&self, key: u64, amount: u64, now: Nanos) -> Result<Hold, Shortage> {
+        Self::charge(self, key, amount, now).map(|(place, mark)| Hold { place: Some(place), mark })
+    }
+
+    fn correct(&self, hold: Hold, reserved: u64, actual: u64, now: Nanos) {
+        Self::correct(self, hold.place.unwrap_or(Place::Overflow), hold.mark, reserved, actual, now);
+    }
+
+    fn shortage(&self, key: u64, amount: u64, now: Nanos) -> Option<Shortage> {
+        Self::shortage(self, key, amount, now)
+    }
+
+    fn level(&self, place: Option<Place>, now: Nanos) -> Level {
+        Self::level(self, place.unwrap_or(Place::Overflow), now)
+    }
+
+    fn keys(&self) -> usize {
+        Self::keys(self)
+    }
+
+    fn set_max_keys(&self, max_keys: usize) {
+        Self::set_max_keys(self, max_keys);
+    }
+
+    fn sweep(&self, now: Nanos) {
+        Self::sweep(self, now);
+    }
+}

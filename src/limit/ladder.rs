@@ -1,0 +1,246 @@
+//! All rules at once.
+//!
+//! A request climbs the rules that see it from narrow keys to wide ones, so that one caller's flood is stopped at its
+//! own rule and takes nothing of what all share. All or nothing: the first refusal gives back what the narrower rules
+//! took. Between a charge and its return, some hundred nanoseconds unless the thread is put aside, another request of
+//! the same key may find the quota smaller than it is; the other order of things, looking at all rules before charging
+//! any, costs a second look-up for every admitted request and can still be overtaken.
+//!
+//! A refusal costs more than an admission: the rules that were not reached are asked too, so that the wait it names is
+//! true for all of them.
+
+use std::cmp::Ordering::{Equal, Greater, Less};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::charge::{Admission, Charge, Decision, Decisions, Hold, Part};
+use super::denial::Denial;
+use super::keyed::Place;
+use super::meter::{Mark, Shortage};
+use super::rule::{Per, Rule};
+use super::rung::Rung;
+use super::subject::{Cost, Hashed, Seal, Subject};
+use crate::clock::Nanos;
+use crate::refusal::{Standing, Unit};
+
+/// All rules, shared by every request.
+#[derive(Debug)]
+pub struct Ladder {
+    rules: Vec<Arc<Rule>>,
+    /// Narrow keys first.
+    rungs: Vec<Rung>,
+    seal: Seal,
+}
+
+/// One request on its way up.
+struct Climber<'a> {
+    seal: &'a Seal,
+    subject: &'a Subject<'a>,
+    cost: &'a Cost,
+    now: Nanos,
+    hashed: Hashed,
+}
+
+impl Climber<'_> {
+    #[inline]
+    fn key(&mut self, rung: &Rung) -> u64 {
+        self.seal.key(&rung.rule.per, self.subject, &mut self.hashed)
+    }
+
+    #[inline]
+    fn charge(&mut self, rung: &Rung) -> Result<Part, Shortage> {
+        let amount = rung.amount(self.cost)?;
+        let key = self.key(rung);
+        let hold = match amount {
+            // A path that costs no tokens passes also who is in debt; what it may use after all is settled here.
+            0 => Hold { place: Some(Place::Own(key)), mark: Mark::default() },
+            _ => rung.counter.charge(key, amount, self.now)?,
+        };
+        Ok(Part { counts: rung.counts, amount, hold })
+    }
+
+    fn shortage(&mut self, rung: &Rung) -> Option<Shortage> {
+        let key = self.key(rung);
+        match rung.amount(self.cost) {
+            Ok(0) => None,
+            Ok(amount) => rung.counter.shortage(key, amount, self.now),
+            Err(shortage) => Some(shortage),
+        }
+    }
+}
+
+impl Ladder {
+    /// A ladder with all quotas whole.
+    #[must_use]
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self::build(rules, &[], Seal::random())
+    }
+
+    /// A ladder of `rules` for a reload. A rule whose name, algorithm, keys, unit and quota are as before shares its
+    /// counts with the one here; the others start whole.
+    #[must_use]
+    pub fn rebuilt(&self, rules: Vec<Rule>) -> Self {
+        Self::build(rules, &self.rungs, self.seal.clone())
+    }
+
+    fn build(rules: Vec<Rule>, old: &[Rung], seal: Seal) -> Self {
+        let normal = |mut rule: Rule| {
+            rule.per.sort_unstable();
+            rule.per.dedup();
+            if rule.per.is_empty() || rule.per.contains(&Per::All) {
+                rule.per = vec![Per::All];
+            }
+            Arc::new(rule)
+        };
+        let rules: Vec<_> = rules.into_iter().map(normal).collect();
+        let rung = |(index, rule): (usize, &Arc<Rule>)| {
+            let kept = old.iter().find(|rung| rung.keeps_counts_for(rule));
+            Rung::new(index, Arc::clone(rule), kept)
+        };
+        let mut rungs: Vec<_> = rules.iter().enumerate().map(rung).collect();
+        rungs.sort_by_key(Rung::width);
+        Self { rules, rungs, seal }
+    }
+
+    /// The rules, as configured and in the configured order.
+    #[must_use]
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
+    }
+
+    /// Charges every rule that sees the request, or none.
+    ///
+    /// Rules in tokens charge the prompt and the expected output, at most the quota's burst. A rule that only observes
+    /// is charged when it would admit, and left alone when it would not.
+    ///
+    /// # Errors
+    /// The refusal of the enforced rule with the longest wait.
+    #[inline]
+    #[expect(
+        clippy::result_large_err,
+        reason = "an admission is as large: a box would cost and save nothing"
+    )]
+    pub fn admit(&self, subject: &Subject<'_>, cost: &Cost, now: Nanos) -> Result<Admission, Denial> {
+        let mut climber = Climber { seal: &self.seal, subject, cost, now, hashed: Hashed::default() };
+        let mut admission = Admission::default();
+        match self.climb(&mut climber, &mut admission) {
+            Ok(()) => Ok(admission),
+            Err((position, shortage)) => {
+                self.give_back(&admission.charge, now);
+                Err(self.deny(position, shortage, climber, admission.decisions))
+            }
+        }
+    }
+
+    /// Charges rule by rule, up to the first refusal. Fills the admission where the caller of `admit` will have it, once
+    /// that is inlined: moving its 250 bytes would cost as much as hashing a key.
+    fn climb(&self, climber: &mut Climber<'_>, admission: &mut Admission) -> Result<(), (usize, Shortage)> {
+        for (position, rung) in self.rungs.iter().enumerate() {
+            if !rung.sees(climber.subject) {
+                continue;
+            }
+            admission.matched = true;
+            let decision = match climber.charge(rung) {
+                Ok(part) => {
+                    admission.charge.0.push(part);
+                    Decision::Allowed
+                }
+                Err(_) if !rung.enforced() => Decision::WouldRefuse,
+                Err(shortage) => return Err((position, shortage)),
+            };
+            admission.decisions.push((rung.index, decision));
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn deny(
+        &self,
+        position: usize,
+        shortage: Shortage,
+        mut climber: Climber<'_>,
+        mut decisions: Decisions,
+    ) -> Denial {
+        let mut refusing = (&self.rungs[position], shortage);
+        let mut standings = Vec::new();
+        for (other, rung) in self.rungs.iter().enumerate() {
+            if !rung.enforced() || !rung.sees(climber.subject) {
+                continue;
+            }
+            standings.push(rung.standing(Some(Place::Own(climber.key(rung))), climber.now));
+            // The narrower rules admitted the request just now.
+            let shortage = match other.cmp(&position) {
+                Less => None,
+                Equal => Some(shortage),
+                Greater => climber.shortage(rung),
+            };
+            if let Some(shortage) = shortage {
+                decisions.push((rung.index, Decision::Refused));
+                if shortage > refusing.1 {
+                    refusing = (rung, shortage);
+                }
+            }
+        }
+        let (retry_after, too_large) = match refusing.1 {
+            Shortage::Wait(wait) => (Some(wait), false),
+            Shortage::Never => (None, true),
+        };
+        Denial {
+            rule: refusing.0.index,
+            retry_after,
+            too_large,
+            standings,
+            decisions,
+            refused_by: Arc::clone(&refusing.0.rule),
+            prompt_tokens: climber.cost.prompt_tokens,
+        }
+    }
+
+    /// Makes a charge one of `actual_tokens` in every rule that counts tokens. Requests stay charged.
+    pub fn settle(&self, charge: Charge, actual_tokens: u64, now: Nanos) {
+        for (part, rung) in self.parts(&charge) {
+            if rung.rule.unit == Unit::Tokens && part.amount != actual_tokens {
+                rung.counter.correct(part.hold, part.amount, actual_tokens, now);
+            }
+        }
+    }
+
+    /// Gives every rule's charge back: the request was not served.
+    pub fn refund(&self, charge: Charge, now: Nanos) {
+        self.give_back(&charge, now);
+    }
+
+    fn give_back(&self, charge: &Charge, now: Nanos) {
+        for (part, rung) in self.parts(charge) {
+            rung.counter.correct(part.hold, part.amount, 0, now);
+        }
+    }
+
+    /// How the enforced rules stand that admitted a request, narrow ones first.
+    #[must_use]
+    pub fn standings(&self, charge: &Charge, now: Nanos) -> SmallVec<[Standing; 4]> {
+        let enforced = self.parts(charge).filter(|(_, rung)| rung.enforced());
+        enforced.map(|(part, rung)| rung.standing(part.hold.place, now)).collect()
+    }
+
+    fn parts<'a>(&'a self, charge: &'a Charge) -> impl Iterator<Item = (&'a Part, &'a Rung)> {
+        charge
+            .0
+            .iter()
+            .filter_map(|part| Some((part, self.rungs.iter().find(|rung| rung.counts == part.counts)?)))
+    }
+
+    /// The keys that each rule remembers, by the rule's index.
+    pub fn keys(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.rungs.iter().map(|rung| (rung.index, rung.counter.keys()))
+    }
+
+    /// Cleans a small part of each rule's table. Memory is bounded without it; called about once a second it gives
+    /// memory back within minutes after a flood of keys.
+    pub fn sweep(&self, now: Nanos) {
+        for rung in &self.rungs {
+            rung.counter.sweep(now);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! One rule at work: its data, its matcher, its counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::counter::{Counter, counter};
+use super::keyed::Place;
+use super::matcher::Matcher;
+use super::meter::{Level, Shortage};
+use super::rule::{Algorithm, Match, Mode, Per, Rule};
+use super::subject::{Cost, Subject};
+use crate::clock::{Nanos, saturating_nanos};
+use crate::refusal::{Standing, Unit};
+
+/// Names counts across ladders, so that a charge can never be settled on the counts of another rule.
+static NEXT_COUNTS: AtomicU32 = AtomicU32::new(0);
+
+/// One rule at work.
+#[derive(Debug)]
+pub(crate) struct Rung {
+    pub(crate) index: usize,
+    pub(crate) rule: Arc<Rule>,
+    /// `None` sees everything: most rules, without a look at each field.
+    matcher: Option<Matcher>,
+    pub(crate) counts: u32,
+    pub(crate) counter: Arc<dyn Counter>,
+}
+
+impl Rung {
+    pub(crate) fn new(index: usize, rule: Arc<Rule>, kept: Option<&Self>) -> Self {
+        let (counts, counter) = match kept {
+            Some(kept) => {
+                kept.counter.set_max_keys(rule.max_keys);
+                (kept.counts, Arc::clone(&kept.counter))
+            }
+            None => (NEXT_COUNTS.fetch_add(1, Ordering::Relaxed), counter(&rule)),
+        };
+        let matcher = (rule.matches != Match::default()).then(|| Matcher::new(&rule.matches));
+        Self { index, matcher, rule, counts, counter }
+    }
+
+    #[inline]
+    pub(crate) fn sees(&self, subject: &Subject<'_>) -> bool {
+        self.matcher.as_ref().is_none_or(|matcher| matcher.matches(subject))
+    }
+
+    /// Whether counts made under this rule go on under `rule`.
+    pub(crate) fn keeps_counts_for(&self, rule: &Rule) -> bool {
+        let mine = &*self.rule;
+        mine.name == rule.name
+            && (mine.algorithm, mine.unit, mine.quota) == (rule.algorithm, rule.unit, rule.quota)
+            && mine.per == rule.per
+    }
+
+    /// The place of this rule on the ladder: the share of the traffic that meets in one key, roughly.
+    pub(crate) fn width(&self) -> (u8, usize) {
+        let per = &self.rule.per;
+        let widest = match () {
+            () if per.contains(&Per::All) => 2,
+            () if per.contains(&Per::Caller) || per.contains(&Per::Ip) => 0,
+            () => 1,
+        };
+        (widest, usize::MAX - per.len())
+    }
+
+    #[inline]
+    pub(crate) fn enforced(&self) -> bool {
+        self.rule.mode == Mode::Enforce
+    }
+
+    /// The most that this rule ever admits at once.
+    fn capacity(&self) -> u64 {
+        match self.rule.algorithm {
+            Algorithm::TokenBucket => self.rule.quota.burst.max(1),
+            Algorithm::SlidingWindow | Algorithm::SlidingLog => self.rule.quota.limit.max(1),
+        }
+    }
+
+    /// What to charge for a request.
+    #[inline]
+    pub(crate) fn amount(&self, cost: &Cost) -> Result<u64, Shortage> {
+        if self.rule.unit == Unit::Requests {
+            return Ok(1);
+        }
+        if cost.prompt_tokens > self.capacity() {
+            return Err(Shortage::Never);
+        }
+        let output = match cost.max_output {
+            Some(bound) if self.rule.reserve_max => bound,
+            bound => cost.expected_output.min(bound.unwrap_or(u64::MAX)),
+        };
+        // What the answer then takes beyond the capacity becomes debt: refusing it now would refuse it for ever.
+        Ok(cost.prompt_tokens.saturating_add(output).min(self.capacity()))
+    }
+
+    pub(crate) fn standing(&self, place: Option<Place>, now: Nanos) -> Standing {
+        let Level { remaining, reset } = self.counter.level(place, now);
+        let quota = &self.rule.quota;
+        let limit = self.capacity();
+        let window = match self.rule.algorithm {
+            Algorithm::TokenBucket => {
+                let nanos = u128::from(saturating_nanos(quota.period)) * u128::from(limit)
+                    / u128::from(quota.limit.max(1));
+                Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+            }
+            Algorithm::SlidingWindow | Algorithm::SlidingLog => quota.period,
+        };
+        Standing { rule: Arc::clone(&self.rule.name), unit: self.rule.unit, limit, remaining, reset, window }
+    }
+}

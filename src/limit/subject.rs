@@ -1,0 +1,143 @@
+//! What a rule looks at: who and what a request is about, what it costs, and under which key it counts.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+
+use siphasher::sip::SipHasher13;
+
+use super::rule::Per;
+use crate::request::Class;
+
+/// What a request is about, borrowed from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The caller's namespaced id.
+    pub caller: &'a str,
+    /// The client's address. Requests without one count together.
+    pub ip: Option<IpAddr>,
+    /// The model asked for. Requests without one count together.
+    pub model: Option<&'a str>,
+    /// The route: a kind's path or a configured path pattern.
+    pub route: &'a str,
+    /// The decoded path.
+    pub path: &'a str,
+    /// The class of the request.
+    pub class: Class,
+}
+
+/// What a request is expected to cost. In requests it is always one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Estimated prompt tokens, over all prompts.
+    pub prompt_tokens: u64,
+    /// Expected output tokens, over all sequences.
+    pub expected_output: u64,
+    /// The client's bound on output tokens, over all sequences.
+    pub max_output: Option<u64>,
+}
+
+/// Makes keys: SipHash-1-3 under a random secret.
+///
+/// Callers choose their names. Under a hash that they could compute they would aim at one shard, or at the key of
+/// another caller; under a secret one they can only guess.
+#[derive(Clone)]
+pub(crate) struct Seal(SipHasher13);
+
+/// The parts of one subject that were hashed already, by `Per as usize`: each is hashed once, whatever the rules.
+pub(crate) type Hashed = [Option<u64>; 4];
+
+impl Seal {
+    /// A seal with a new secret.
+    pub(crate) fn random() -> Self {
+        // The standard library seeds this from the system; two words of its keyed hash are our secret.
+        let seed = RandomState::new();
+        Self(SipHasher13::new_with_keys(seed.hash_one(0_u8), seed.hash_one(1_u8)))
+    }
+
+    /// The key of `subject` under a rule that counts per `per`.
+    #[inline]
+    pub(crate) fn key(&self, per: &[Per], subject: &Subject<'_>, hashed: &mut Hashed) -> u64 {
+        if let [only] = per {
+            return self.part(*only, subject, hashed);
+        }
+        let mut joined = [0; 8 * 4];
+        for (slot, per) in joined.chunks_exact_mut(8).zip(per) {
+            slot.copy_from_slice(&self.part(*per, subject, hashed).to_le_bytes());
+        }
+        self.0.hash(&joined)
+    }
+
+    #[inline]
+    fn part(&self, per: Per, subject: &Subject<'_>, hashed: &mut Hashed) -> u64 {
+        let Some(known) = hashed.get_mut(per as usize) else { return 0 };
+        if let Some(key) = *known {
+            return key;
+        }
+        let key = match per {
+            Per::Caller => self.0.hash(subject.caller.as_bytes()),
+            Per::Model => self.0.hash(subject.model.unwrap_or_default().as_bytes()),
+            Per::Route => self.0.hash(subject.route.as_bytes()),
+            Per::Ip => self.address(subject.ip),
+            Per::All => 0,
+        };
+        *known = Some(key);
+        key
+    }
+
+    fn address(&self, ip: Option<IpAddr>) -> u64 {
+        match ip.map(|ip| ip.to_canonical()) {
+            None => self.0.hash(&[]),
+            Some(IpAddr::V4(ip)) => self.0.hash(&ip.octets()),
+            // One line usually gets a whole /64: a client could use a new address for each request.
+            Some(IpAddr::V6(ip)) => self.0.hash(&ip.octets()[..8]),
+        }
+    }
+}
+
+impl std::fmt::Debug for Seal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seal")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(seal: &Seal, per: &[Per], subject: &Subject<'_>) -> u64 {
+        seal.key(per, subject, &mut Hashed::default())
+    }
+
+    fn subject() -> Subject<'static> {
+        let class = Class::Interactive;
+        Subject { caller: "key:a", ip: None, model: Some("m"), route: "/v1/*", path: "/v1/models", class }
+    }
+
+    #[test]
+    fn addresses_count_by_host_or_by_64_bit_network() {
+        let seal = Seal::random();
+        let of = |text: &str| key(&seal, &[Per::Ip], &Subject { ip: text.parse().ok(), ..subject() });
+        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::9"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+    }
+
+    #[test]
+    fn a_joined_key_tells_its_parts_apart() {
+        let seal = Seal::random();
+        let both = [Per::Caller, Per::Model];
+        let of = |caller, model| key(&seal, &both, &Subject { caller, model: Some(model), ..subject() });
+        assert_eq!(of("a", "b"), of("a", "b"));
+        assert_ne!(of("a", "b"), of("b", "a"));
+        assert_ne!(of("ab", ""), of("a", "b"));
+    }
+
+    #[test]
+    fn seals_differ() {
+        assert_ne!(
+            key(&Seal::random(), &[Per::Caller], &subject()),
+            key(&Seal::random(), &[Per::Caller], &subject())
+        );
+    }
+}
