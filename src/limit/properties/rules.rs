@@ -1,0 +1,212 @@
+//! Rules at work, one question each.
+
+use std::time::Duration;
+
+use crate::clock::Nanos;
+use crate::limit::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
+use crate::limit::{Admission, Cost, Decision, Denial, Ladder, Subject};
+use crate::refusal::{Reason, Standing, Unit};
+use crate::request::Class;
+
+const NOW: Nanos = Nanos::from_secs(1_000);
+
+fn rule(name: &str, per: Per, unit: Unit, limit: u64) -> Rule {
+    Rule {
+        name: name.into(),
+        algorithm: Algorithm::TokenBucket,
+        per: vec![per],
+        unit,
+        quota: Quota { limit, period: Duration::from_secs(1), burst: limit },
+        mode: Mode::Enforce,
+        matches: Match::default(),
+        reserve_max: false,
+        max_keys: 1_000,
+    }
+}
+
+fn requests(name: &str, per: Per, limit: u64) -> Rule {
+    rule(name, per, Unit::Requests, limit)
+}
+
+fn tokens(limit: u64) -> Rule {
+    rule("tokens", Per::Caller, Unit::Tokens, limit)
+}
+
+fn subject(caller: &str) -> Subject<'_> {
+    let class = Class::Interactive;
+    Subject {
+        caller,
+        ip: None,
+        model: Some("m"),
+        route: "/v1/chat/completions",
+        path: "/v1/chat/completions",
+        class,
+    }
+}
+
+fn ask(ladder: &Ladder, caller: &str) -> Result<Admission, Box<Denial>> {
+    ladder.admit(&subject(caller), &Cost::default(), NOW).map_err(Box::new)
+}
+
+fn spend(ladder: &Ladder, prompt: u64, expected: u64, bound: Option<u64>) -> Result<Admission, Box<Denial>> {
+    let cost = Cost { prompt_tokens: prompt, expected_output: expected, max_output: bound };
+    ladder.admit(&subject("key:a"), &cost, NOW).map_err(Box::new)
+}
+
+fn remaining(ladder: &Ladder, admission: &Admission) -> Vec<u64> {
+    ladder.standings(&admission.charge, NOW).iter().map(|standing| standing.remaining).collect()
+}
+
+#[test]
+fn a_greedy_caller_takes_nothing_of_what_all_share() {
+    // The wide rule stands first in the file and last on the ladder.
+    let ladder = Ladder::new(vec![requests("all", Per::All, 35), requests("each", Per::Caller, 5)]);
+    let greedy = (0..100).filter(|_| ask(&ladder, "key:greedy").is_ok()).count();
+    let polite = (0..5).filter(|_| ask(&ladder, "key:polite").is_ok()).count();
+    assert_eq!((greedy, polite), (5, 5));
+    let admission = ask(&ladder, "key:third").unwrap();
+    assert_eq!(remaining(&ladder, &admission), [4, 24], "narrow first; the wide rule paid for 11 calls");
+}
+
+#[test]
+fn a_denial_names_the_longest_wait_and_how_the_rules_stand() {
+    let slow = Rule {
+        quota: Quota { limit: 1, period: Duration::from_secs(60), burst: 1 },
+        ..requests("slow", Per::All, 1)
+    };
+    let ladder = Ladder::new(vec![requests("each", Per::Caller, 1), slow]);
+    ask(&ladder, "key:a").unwrap();
+    let denial = ask(&ladder, "key:a").unwrap_err();
+    assert_eq!((denial.rule, denial.retry_after), (1, Some(Duration::from_secs(60))));
+    assert_eq!(denial.decisions[..], [(0, Decision::Refused), (1, Decision::Refused)]);
+    let second = Duration::from_secs(1);
+    let standing = |rule: &str, length| Standing {
+        rule: rule.into(),
+        unit: Unit::Requests,
+        limit: 1,
+        remaining: 0,
+        reset: length,
+        window: length,
+    };
+    let refusal = denial.into_refusal();
+    assert_eq!(refusal.standings, [standing("each", second), standing("slow", second * 60)]);
+    assert_eq!(refusal.reason, Reason::RateLimited);
+    assert!(refusal.message.contains("'slow'") && refusal.message.contains("60 s"), "{}", refusal.message);
+}
+
+#[test]
+fn a_rule_that_observes_counts_but_never_refuses() {
+    let watching = Rule { mode: Mode::Observe, ..requests("watching", Per::Caller, 2) };
+    let ladder = Ladder::new(vec![watching, requests("all", Per::All, 5)]);
+    let mut said = Vec::new();
+    for _ in 0..5 {
+        let admission = ask(&ladder, "key:a").unwrap();
+        said.push(admission.decisions[0]);
+        assert_eq!(remaining(&ladder, &admission).len(), 1, "headers speak of enforced rules only");
+    }
+    let (allowed, would_refuse) = ((0, Decision::Allowed), (0, Decision::WouldRefuse));
+    assert_eq!(said, [allowed, allowed, would_refuse, would_refuse, would_refuse]);
+    let denial = ask(&ladder, "key:b").unwrap_err();
+    assert_eq!(denial.decisions[..], [(0, Decision::Allowed), (1, Decision::Refused)]);
+    assert_eq!(denial.standings.len(), 1);
+}
+
+#[test]
+fn tokens_are_reserved_by_the_smaller_of_bound_and_expectation() {
+    let ladder = Ladder::new(vec![tokens(1_000)]);
+    for (bound, left) in [(None, 880), (Some(50), 930), (Some(500), 880)] {
+        let admission = spend(&ladder, 20, 100, bound).unwrap();
+        assert_eq!(remaining(&ladder, &admission), [left], "bound {bound:?}");
+        ladder.refund(admission.charge, NOW);
+    }
+    let strict = Ladder::new(vec![Rule { reserve_max: true, ..tokens(1_000) }]);
+    let admission = spend(&strict, 20, 100, Some(500)).unwrap();
+    assert_eq!(remaining(&strict, &admission), [480]);
+    assert_eq!(remaining(&strict, &spend(&strict, 20, 100, None).unwrap()), [360], "no bound to reserve");
+}
+
+#[test]
+fn an_output_beyond_the_burst_becomes_debt_and_a_prompt_beyond_it_never_passes() {
+    let ladder = Ladder::new(vec![tokens(100)]);
+    let admission = spend(&ladder, 90, 500, None).unwrap();
+    assert_eq!(remaining(&ladder, &admission), [0]);
+    ladder.settle(admission.charge, 590, NOW);
+    let denial = spend(&ladder, 100, 0, None).unwrap_err();
+    assert_eq!(denial.retry_after, Some(Duration::from_millis(5_900)), "490 of debt and 100 to save up");
+    assert_eq!(denial.into_refusal().reason, Reason::TokenLimited);
+    let denial = spend(&ladder, 101, 0, None).unwrap_err();
+    assert!(denial.too_large && denial.retry_after.is_none());
+    assert_eq!(denial.into_refusal().reason, Reason::RequestTooLarge);
+    assert!(spend(&ladder, 0, 0, None).is_ok(), "what costs no tokens passes a caller in debt");
+}
+
+#[test]
+fn settling_corrects_tokens_and_leaves_requests() {
+    let ladder = Ladder::new(vec![requests("requests", Per::Caller, 10), tokens(1_000)]);
+    let admission = spend(&ladder, 100, 200, None).unwrap();
+    ladder.settle(admission.charge, 150, NOW);
+    let admission = spend(&ladder, 50, 0, None).unwrap();
+    assert_eq!(remaining(&ladder, &admission), [8, 800]);
+}
+
+#[test]
+fn a_reload_keeps_the_counts_of_unchanged_quotas() {
+    let ladder = Ladder::new(vec![
+        requests("kept", Per::Caller, 10),
+        requests("changed", Per::Caller, 10),
+        tokens(1_000),
+    ]);
+    let admission = spend(&ladder, 100, 100, None).unwrap();
+    let observed = Rule { mode: Mode::Observe, max_keys: 5, ..tokens(1_000) };
+    let reloaded = ladder.rebuilt(vec![
+        observed,
+        requests("changed", Per::Caller, 20),
+        requests("kept", Per::Caller, 10),
+    ]);
+    assert_eq!(remaining(&reloaded, &spend(&reloaded, 0, 0, None).unwrap()), [19, 8]);
+    // A charge of before is settled by the ladder of after; what belongs to counts that are gone is dropped.
+    reloaded.refund(admission.charge, NOW);
+    let enforced = reloaded.rebuilt(vec![
+        tokens(1_000),
+        requests("changed", Per::Caller, 20),
+        requests("kept", Per::Caller, 10),
+    ]);
+    assert_eq!(remaining(&enforced, &spend(&enforced, 0, 0, None).unwrap()), [1_000, 18, 8]);
+}
+
+#[test]
+fn a_reload_that_changes_what_is_counted_starts_whole() {
+    let rule = || requests("rule", Per::Caller, 10);
+    let ladder = Ladder::new(vec![rule()]);
+    ask(&ladder, "key:a").unwrap();
+    for (changed, left) in [
+        (rule(), 8),
+        (Rule { name: "other".into(), ..rule() }, 9),
+        (Rule { per: vec![Per::Model], ..rule() }, 9),
+        (Rule { algorithm: Algorithm::SlidingWindow, ..rule() }, 9),
+        (Rule { unit: Unit::Tokens, ..rule() }, 10),
+    ] {
+        let reloaded = ladder.rebuilt(vec![changed.clone()]);
+        assert_eq!(remaining(&reloaded, &ask(&reloaded, "key:a").unwrap()), [left], "{changed:?}");
+    }
+}
+
+#[test]
+fn requests_that_no_rule_sees_are_told_apart() {
+    let other = Match { model: Some("other-*".into()), ..Match::default() };
+    let ladder = Ladder::new(vec![Rule { matches: other, ..requests("other", Per::Model, 1) }]);
+    let admission = ask(&ladder, "key:a").unwrap();
+    assert!(!admission.matched && admission.decisions.is_empty());
+    assert_eq!(ladder.keys().collect::<Vec<_>>(), [(0, 0)]);
+}
+
+#[test]
+fn distinct_callers_stay_within_the_bound() {
+    let ladder = Ladder::new(vec![
+        Rule { max_keys: 500, ..requests("each", Per::Caller, 1) },
+        requests("all", Per::All, 1_000),
+    ]);
+    let admitted = (0..100_000).filter(|index| ask(&ladder, &format!("hdr:{index}")).is_ok()).count();
+    assert_eq!(admitted, 501, "a call for each key, and one for all the others");
+    assert_eq!(ladder.keys().collect::<Vec<_>>(), [(0, 500), (1, 1)]);
+}
