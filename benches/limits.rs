@@ -1,8 +1,9 @@
 //! Each limiter on one key and on a million, beside the `governor` crate in the same run; and the bytes of a key.
 //!
-//! `cargo bench --bench limits` measures every case with criterion, then all of them again in turns, so that a busy
-//! machine slows both sides of a ratio alike, and prints the table. Both sides read their own clock on every check,
-//! except where the row says that time is given. A million keys are known before the first measured check.
+//! `cargo bench --bench limits` measures every case with criterion, then all of them again in turns, and prints the table
+//! and the ratios. Both sides read their own clock on every check, except where the row says that time is given. A
+//! million keys are known before the first measured check. What "2 threads" says needs two idle cores: on a busy machine
+//! they seldom run side by side.
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
 use std::hash::BuildHasher;
@@ -10,7 +11,6 @@ use std::hint::black_box;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::process::Command;
-use std::sync::Barrier;
 use std::time::Duration;
 
 use criterion::Criterion;
@@ -28,17 +28,12 @@ use traffic_dam::limit::{Cost, Ladder, Subject};
 use traffic_dam::refusal::Unit;
 use traffic_dam::request::Class;
 
+#[path = "limits/measure.rs"]
+mod measure;
+use measure::{Cases, DRAWN, print_ratios};
+
 const KEYS: usize = 1_000_000;
 const ALL: Range<u32> = 0..KEYS as u32;
-/// The id of the first key.
-const FIRST: &str = "key:00000000";
-/// Drawn keys; the drawing goes round.
-const DRAWN: usize = 1 << 20;
-const ROUNDS: usize = 15;
-/// So short that most slices are not interrupted, however busy the machine is: the median is of those.
-const SLICE: Duration = Duration::from_micros(200);
-/// So many that two threads run side by side for most of a round.
-const SLICES: usize = 50;
 const PER_SECOND: u32 = 1_000_000_000;
 /// A log is for small quotas; keys that come more often are refused, which costs it as much as admitting.
 const LOG_LIMIT: u64 = 16;
@@ -51,72 +46,6 @@ fn wide() -> Quota {
 
 fn governors() -> governor::Quota {
     governor::Quota::per_second(NonZeroU32::MIN.saturating_add(PER_SECOND - 1))
-}
-
-struct Case {
-    row: String,
-    subject: &'static str,
-    /// Takes a number of slices and of checks in each, and returns the times of all slices of all threads.
-    run: Box<dyn Fn(usize, u64) -> Vec<Duration>>,
-}
-
-#[derive(Default)]
-struct Cases(Vec<Case>);
-
-impl Cases {
-    /// Adds a case for one and for two threads. `check` gets two texts of its thread and a number that counts up.
-    fn add<F>(&mut self, row: &str, subject: &'static str, check: F)
-    where
-        F: Fn(&mut [String; 2], usize) + Clone + Sync + 'static,
-    {
-        for threads in [1, 2] {
-            let check = check.clone();
-            let run = Box::new(move |slices, checks| timed(threads, slices, checks, &check));
-            self.0.push(Case {
-                row: format!("{row}, {threads} thread{}", if threads == 1 { "" } else { "s" }),
-                subject,
-                run,
-            });
-        }
-    }
-}
-
-/// Runs `check` in every thread at once, in slices, and returns the time of each thread's each slice.
-fn timed<F: Fn(&mut [String; 2], usize) + Sync>(
-    threads: usize,
-    slices: usize,
-    checks: u64,
-    check: &F,
-) -> Vec<Duration> {
-    let clock = Clock::system();
-    let work = |thread: usize| {
-        let mut texts = [String::from(FIRST), String::from(FIRST)];
-        let mut number = thread * DRAWN / threads;
-        let slice = || {
-            let start = clock.now();
-            for _ in 0..checks {
-                check(&mut texts, number);
-                number += 1;
-            }
-            clock.now().since(start)
-        };
-        std::iter::repeat_with(slice).take(slices).collect::<Vec<_>>()
-    };
-    if threads == 1 {
-        return work(0);
-    }
-    let barrier = Barrier::new(threads);
-    std::thread::scope(|scope| {
-        let start = |thread| {
-            let (barrier, work) = (&barrier, &work);
-            scope.spawn(move || {
-                barrier.wait();
-                work(thread)
-            })
-        };
-        let started: Vec<_> = (0..threads).map(start).collect();
-        started.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
-    })
 }
 
 fn uniform() -> Vec<u32> {
@@ -365,46 +294,6 @@ fn print_bytes() {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn nanos_per_check(case: &Case, slices: usize, checks: u64) -> Vec<f64> {
-    (case.run)(slices, checks).iter().map(|time| time.as_secs_f64() * 1e9 / checks as f64).collect()
-}
-
-/// Measures the subjects of each row in turns, so that a busy machine slows both sides of a ratio alike.
-fn print_ratios(cases: &[Case]) {
-    println!("\nMedians of {ROUNDS} rounds in turns; the ratio is the median of the rounds' ratios.\n");
-    println!("| what | limiter | ns per check | ÷ governor |\n| --- | --- | --- | --- |");
-    let mut rows: Vec<&str> = Vec::new();
-    for case in cases {
-        if !rows.contains(&case.row.as_str()) {
-            rows.push(&case.row);
-        }
-    }
-    for row in rows {
-        let subjects: Vec<&Case> = cases.iter().filter(|case| case.row == row).collect();
-        let mut nanos = vec![Vec::new(); subjects.len()];
-        let checks =
-            |case: &&Case| (SLICE.as_nanos() as f64 / median(nanos_per_check(case, SLICES, 100))) as u64;
-        let checks: Vec<u64> = subjects.iter().map(checks).collect();
-        for _ in 0..ROUNDS {
-            for ((case, checks), nanos) in subjects.iter().zip(&checks).zip(&mut nanos) {
-                nanos.push(median(nanos_per_check(case, SLICES, *checks)));
-            }
-        }
-        let theirs = subjects.iter().position(|case| case.subject == "governor");
-        for (case, mine) in subjects.iter().zip(&nanos) {
-            let ratio =
-                theirs.map(|theirs| median(mine.iter().zip(&nanos[theirs]).map(|(a, b)| a / b).collect()));
-            let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-            println!("| {row} | {} | {:.1} | {ratio} |", case.subject, median(mine.clone()));
-        }
-    }
-}
-
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, flag, of] = &arguments[..]
@@ -428,17 +317,10 @@ fn main() {
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(600))
         .configure_from_args();
-    for case in &cases.0 {
-        criterion.benchmark_group(&case.row).bench_function(case.subject, |bencher| {
-            bencher.iter_custom(|checks| {
-                let times = (case.run)(1, checks);
-                times.iter().sum::<Duration>() / times.len().max(1) as u32
-            })
-        });
-    }
+    cases.run(&mut criterion);
     // Without `--bench` this is a trial run that shows only that every case works.
     if arguments.iter().any(|argument| argument == "--bench") {
-        print_ratios(&cases.0);
+        print_ratios(&cases);
         print_bytes();
     }
 }

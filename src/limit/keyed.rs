@@ -1,9 +1,9 @@
 //! One cell per key, for at most so many keys.
 //!
-//! A key is known by a 64-bit hash, which the caller of this module makes with a secret random key (see
-//! [`Seal`](super::subject::Seal)): a cell of the token bucket then costs 16 bytes and the table's slack, and nobody
-//! outside can aim at a shard or at another key. Two keys of the same hash would share one quota: neither gets more than
-//! its quota, both together get one. Among a million keys any such pair exists with probability 3·10⁻⁸.
+//! A key is known by a 64-bit hash, which who uses this must make under a random secret (the ladder does): a cell of the
+//! token bucket then costs 16 bytes and the table's slack, and nobody outside can aim at a shard or at another key. Two
+//! keys of the same hash would share one quota: neither gets more than its quota, both together get one. Among a million
+//! keys any such pair exists with probability 3·10⁻⁸.
 //!
 //! A cell is forgotten only when it is idle, that is when a new one would say the same: a cache that drops the oldest
 //! would forgive debt. When the table is full of live keys, newcomers share one overflow cell: they are limited together

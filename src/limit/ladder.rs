@@ -2,9 +2,9 @@
 //!
 //! A request climbs the rules that see it from narrow keys to wide ones, so that one caller's flood is stopped at its
 //! own rule and takes nothing of what all share. All or nothing: the first refusal gives back what the narrower rules
-//! took. Between a charge and its return, some hundred nanoseconds, another request of the same key may find the quota
-//! smaller than it is; the other order of things, looking at all rules before charging any, costs a second look-up for
-//! every admitted request and can still be overtaken.
+//! took. Between a charge and its return, some hundred nanoseconds unless the thread is put aside, another request of
+//! the same key may find the quota smaller than it is; the other order of things, looking at all rules before charging
+//! any, costs a second look-up for every admitted request and can still be overtaken.
 //!
 //! A refusal costs more than an admission: the rules that were not reached are asked too, so that the wait it names is
 //! true for all of them.

@@ -175,6 +175,23 @@ fn a_reload_keeps_the_counts_of_unchanged_quotas() {
 }
 
 #[test]
+fn a_reload_that_changes_what_is_counted_starts_whole() {
+    let rule = || requests("rule", Per::Caller, 10);
+    let ladder = Ladder::new(vec![rule()]);
+    ask(&ladder, "key:a").unwrap();
+    for (changed, left) in [
+        (rule(), 8),
+        (Rule { name: "other".into(), ..rule() }, 9),
+        (Rule { per: vec![Per::Model], ..rule() }, 9),
+        (Rule { algorithm: Algorithm::SlidingWindow, ..rule() }, 9),
+        (Rule { unit: Unit::Tokens, ..rule() }, 10),
+    ] {
+        let reloaded = ladder.rebuilt(vec![changed.clone()]);
+        assert_eq!(remaining(&reloaded, &ask(&reloaded, "key:a").unwrap()), [left], "{changed:?}");
+    }
+}
+
+#[test]
 fn requests_that_no_rule_sees_are_told_apart() {
     let other = Match { model: Some("other-*".into()), ..Match::default() };
     let ladder = Ladder::new(vec![Rule { matches: other, ..requests("other", Per::Model, 1) }]);
