@@ -68,7 +68,7 @@ impl UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Fault>> {
         if self.source.as_ref().is_some_and(Source::is_over) {
-            self.read_to_end(cx);
+            self.read_to_end();
         }
         while self.source.is_some() {
             match self.poll_source(cx) {
@@ -92,8 +92,8 @@ impl UpstreamBody {
         self.watch.worker()
     }
 
-    /// Whether the client may get fewer bytes than the worker announced, or more.
-    pub(crate) const fn changes_length(&self) -> bool {
+    /// Whether this is an event stream.
+    pub(crate) const fn is_stream(&self) -> bool {
         self.watch.is_stream()
     }
 
@@ -114,7 +114,7 @@ impl UpstreamBody {
                 self.last = self.clock.now();
                 self.take(frame);
                 if over {
-                    self.read_to_end(cx);
+                    self.read_to_end();
                 }
                 Poll::Ready(Ok(()))
             }
@@ -123,7 +123,7 @@ impl UpstreamBody {
                 Poll::Ready(Err(error))
             }
             None => {
-                self.read_to_end(cx);
+                self.read_to_end();
                 Poll::Ready(Ok(()))
             }
         }
@@ -142,9 +142,9 @@ impl UpstreamBody {
         }
     }
 
-    fn read_to_end(&mut self, cx: &mut Context<'_>) {
+    fn read_to_end(&mut self) {
         if let Some(source) = self.source.take() {
-            source.give_back(cx);
+            source.give_back();
             self.watch.flush(&mut self.held);
         }
     }

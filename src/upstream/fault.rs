@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use super::connect::ConnectError;
 use crate::refusal::{Reason, Refusal};
 use crate::request::PayloadError;
+use crate::shed::Failure;
 
 /// Why an attempt gave no response.
 #[derive(Debug)]
@@ -77,6 +78,16 @@ impl Fault {
             Self::Unreachable(_) => Trouble::NeverSent,
             Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_)) => Trouble::MaybeBegun,
             Self::Silent(Wait::Idle(_) | Wait::Total(_)) | Self::Client(_) => Trouble::Final,
+        }
+    }
+
+    /// What the worker is blamed for, if anything.
+    pub(crate) const fn blame(&self) -> Option<Failure> {
+        match self {
+            Self::Unreachable(_) => Some(Failure::Connect),
+            Self::Broke(_) | Self::Switched => Some(Failure::Broke),
+            Self::Silent(_) => Some(Failure::Timeout),
+            Self::Client(_) => None,
         }
     }
 

@@ -47,18 +47,16 @@ fn speaks_for_another(name: &str) -> bool {
     name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
 }
 
-/// Adds the fields that `Connection` names.
-fn add_named_by_connection(headers: &HeaderMap, names: &mut Names) {
-    for value in headers.get_all(CONNECTION) {
-        for token in value.as_bytes().split(|byte| *byte == b',') {
-            let token = token.trim_ascii();
-            // These two are ordinary words there, and hop-by-hop by themselves.
-            if token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close") {
-                continue;
-            }
-            if let Ok(name) = HeaderName::from_bytes(token) {
-                names.push(name);
-            }
+/// Adds the fields that a `Connection` field names.
+fn add_named(value: &HeaderValue, names: &mut Names) {
+    for token in value.as_bytes().split(|byte| *byte == b',') {
+        let token = token.trim_ascii();
+        // These two are ordinary words there, and hop-by-hop by themselves.
+        if token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close") {
+            continue;
+        }
+        if let Ok(name) = HeaderName::from_bytes(token) {
+            names.push(name);
         }
     }
 }
@@ -86,16 +84,22 @@ impl Outgoing<'_> {
     /// Turns the fields a client sent into those that any worker may see.
     pub(crate) fn apply(&self, head: &mut request::Parts) {
         let trusted = self.forwarding.is_some_and(|from| from.trusted_proxy);
-        let wants_trailers = accepts_trailers(&head.headers);
         let host = head.headers.remove(HOST).or_else(|| {
             // HTTP/2 says it in the target.
             head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
         });
 
         let mut out = Names::new();
-        add_named_by_connection(&head.headers, &mut out);
-        for name in head.headers.keys() {
+        let (mut wants_trailers, mut traced, mut forwarded) = (false, false, false);
+        for (name, value) in &head.headers {
             let text = name.as_str();
+            match text {
+                "connection" => add_named(value, &mut out),
+                "te" => wants_trailers |= accepts_trailers(value),
+                "traceparent" => traced = true,
+                "x-forwarded-for" => forwarded = trusted,
+                _ => {}
+            }
             let ours = text.starts_with("x-traffic-dam-");
             // The body goes out whole and with its own length; the worker is never asked for a `100 Continue`.
             let about_the_body = text == "content-length" || text == "expect";
@@ -124,22 +128,18 @@ impl Outgoing<'_> {
             headers.insert(ACCEPT_ENCODING, IDENTITY);
         }
         if let Some(from) = self.forwarding {
-            say_for_whom(headers, from, host);
+            say_for_whom(headers, from, forwarded, host);
         }
-        if !headers.contains_key(TRACEPARENT) {
+        if !traced {
             headers.insert(TRACEPARENT, new_trace());
         }
         headers.insert(X_REQUEST_ID, self.id.clone());
     }
 }
 
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers.get_all(TE).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|byte| *byte == b',')
-            .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    })
+fn accepts_trailers(value: &HeaderValue) -> bool {
+    let mut tokens = value.as_bytes().split(|byte| *byte == b',');
+    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// HTTP/2 may send one cookie per field; HTTP/1.1 wants them in one (RFC 9113 §8.2.3).
@@ -152,18 +152,20 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn say_for_whom(headers: &mut HeaderMap, from: &Forwarding, host: Option<HeaderValue>) {
-    let mut chain = String::with_capacity(40);
-    // What an untrusted client said is already gone.
-    for value in headers.get_all(X_FORWARDED_FOR) {
-        if let Ok(value) = value.to_str() {
-            chain.push_str(value);
-            chain.push_str(", ");
+/// `forwarded`: a trusted proxy says for whom it speaks. What an untrusted client said of that is already gone.
+fn say_for_whom(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, host: Option<HeaderValue>) {
+    let mut chain = String::new();
+    if forwarded {
+        for value in headers.get_all(X_FORWARDED_FOR) {
+            if let Ok(value) = value.to_str() {
+                chain.push_str(value);
+                chain.push_str(", ");
+            }
         }
     }
     // Writing into a string never fails.
     let _infallible = write!(chain, "{}", from.peer_ip);
-    if let Ok(chain) = HeaderValue::try_from(chain) {
+    if let Ok(chain) = HeaderValue::from_str(&chain) {
         headers.insert(X_FORWARDED_FOR, chain);
     }
     headers
@@ -176,19 +178,31 @@ fn say_for_whom(headers: &mut HeaderMap, from: &Forwarding, host: Option<HeaderV
 
 /// A new trace, marked as sampled: that is what the worker would have begun had it been asked without us.
 fn new_trace() -> HeaderValue {
-    let mut text = String::with_capacity(55);
-    // A trace or span id of zeros is invalid; a 1 in 2⁶⁴ chance is excluded at the cost of one bit.
-    let (high, low, span) = (fastrand::u64(..) | 1, fastrand::u64(..), fastrand::u64(..) | 1);
-    let _infallible = write!(text, "00-{high:016x}{low:016x}-{span:016x}-01");
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    // A trace or span id of zeros is invalid; the one bit that excludes it costs less than a look.
+    let trace = (u128::from(fastrand::u64(..)) << 64) | u128::from(fastrand::u64(..) | 1);
+    let span = fastrand::u64(..) | 1;
+    let mut text = *b"00-________________________________-________________-01";
+    hex(&mut text[3..35], trace);
+    hex(&mut text[36..52], u128::from(span));
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_never| HeaderValue::from_static("00"))
+}
+
+/// Writes the low digits of `value`, as many as there is room for.
+fn hex(room: &mut [u8], mut value: u128) {
+    for digit in room.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(value & 15) as usize];
+        value >>= 4;
+    }
 }
 
 /// Turns the fields a worker sent into those the client may see.
 pub(crate) fn answer(headers: &mut HeaderMap, id: &HeaderValue) {
     let mut out = Names::new();
-    add_named_by_connection(headers, &mut out);
-    for name in headers.keys() {
+    for (name, value) in headers.iter() {
         let text = name.as_str();
+        if text == "connection" {
+            add_named(value, &mut out);
+        }
         if is_hop_by_hop(text) || is_ours(text) {
             out.push(name.clone());
         }

@@ -1,18 +1,17 @@
 //! One request's way to a worker: one attempt after another, up to the commit.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderValue, Request, Response, StatusCode, request, response};
+use http::{HeaderValue, Request, Response, request, response};
 use hyper::body::Incoming;
 
 use super::Inner;
 use super::alarm::Alarm;
 use super::body::{Limits, UpstreamBody};
 use super::connect::connect;
+use super::exchange::exchange;
 use super::fault::{Fault, Trouble, Wait, is_repeatable, turns_away};
 use super::headers::{self, Outgoing};
 use super::link::Link;
@@ -20,7 +19,7 @@ use super::pool::Site;
 use super::settings::{Timeouts, UpstreamSettings};
 use super::source::Source;
 use super::watch::{Reading, Watch};
-use crate::clock::{Clock, Nanos};
+use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UsageInjected};
 use crate::shed::{Failure, Permit};
@@ -43,19 +42,16 @@ pub(crate) struct Journey<'a> {
     permit: Option<Permit>,
     id: HeaderValue,
     retries: u32,
+    /// Where to begin among the workers when there is no permit to name one.
+    start: usize,
 }
 
-/// An answer that could be committed.
-pub(crate) struct Opened {
+/// An answer whose head is there.
+pub(crate) struct Answer {
     head: response::Parts,
     body: UpstreamBody,
-}
-
-impl Opened {
-    /// Whether the worker turned the request away, so that another may be asked instead.
-    pub(crate) fn turned_away(&self) -> bool {
-        turns_away(self.head.status)
-    }
+    /// Until when to wait for what lets it be committed.
+    until: (Nanos, Wait),
 }
 
 impl<'a> Journey<'a> {
@@ -100,6 +96,7 @@ impl<'a> Journey<'a> {
             permit: facts.remove::<Permit>(),
             id,
             retries: 0,
+            start: fastrand::usize(..),
         })
     }
 
@@ -107,28 +104,32 @@ impl<'a> Journey<'a> {
     pub(crate) async fn run(mut self) -> Result<Response<UpstreamBody>, Refusal> {
         loop {
             let site = self.site()?;
-            match self.attempt(&site).await {
-                Ok(opened) => {
-                    if !opened.turned_away() {
-                        return Ok(self.commit(opened));
-                    }
-                    self.blame(Failure::Refused);
-                    if !self.may_ask_another(Trouble::MaybeBegun) {
-                        return Ok(self.commit(opened));
-                    }
-                }
-                Err(fault) => {
-                    tracing::debug!(worker = %site.spec().id, request = %self.flight.id, ?fault, "an attempt failed");
-                    if let Some(failure) = failure(&fault) {
-                        self.blame(failure);
-                    }
-                    if !self.may_ask_another(fault.trouble()) {
-                        if let Some(permit) = &self.permit {
-                            permit.end(Ending::Refused);
+            let fault = match self.attempt(&site).await {
+                Ok(mut answer) => {
+                    if turns_away(answer.head.status) {
+                        self.blame(Failure::Refused);
+                        if self.may_ask_another(Trouble::MaybeBegun) {
+                            continue;
                         }
-                        return Err(fault.into_refusal(&site.spec().id));
+                    }
+                    let (due, wait) = answer.until;
+                    match poll_fn(|cx| answer.body.poll_open(due, wait, cx)).await {
+                        Ok(()) => return Ok(self.commit(answer)),
+                        Err(fault) => fault,
                     }
                 }
+                Err(fault) => fault,
+            };
+            let worker = &site.spec().id;
+            tracing::debug!(%worker, request = %self.flight.id, ?fault, "an attempt failed");
+            if let Some(failure) = fault.blame() {
+                self.blame(failure);
+            }
+            if !self.may_ask_another(fault.trouble()) {
+                if let Some(permit) = &self.permit {
+                    permit.end(Ending::Refused);
+                }
+                return Err(fault.into_refusal(worker));
             }
         }
     }
@@ -137,13 +138,16 @@ impl<'a> Journey<'a> {
     fn site(&self) -> Result<Arc<Site>, Refusal> {
         let fleet = self.upstream.fleet.load();
         let worker = match &self.permit {
-            Some(permit) => fleet.worker(&permit.worker()).cloned(),
-            // What holds no seat (HEAD, OPTIONS) is no load: any worker will do.
-            None => fleet.workers().iter().find(|worker| worker.eligible).cloned(),
+            Some(permit) => fleet.worker(&permit.worker()),
+            // What holds no seat (HEAD, OPTIONS) is no load: any worker will do, and the next one if it fails.
+            None => {
+                let eligible = || fleet.workers().iter().filter(|worker| worker.eligible);
+                eligible().nth(self.start.wrapping_add(self.retries as usize) % eligible().count().max(1))
+            }
         };
         let worker =
             worker.ok_or_else(|| Refusal::new(Reason::NoWorker, "No worker is there to serve this."))?;
-        self.upstream.sites.of(&worker, &fleet, &self.upstream.clock).map_err(|error| {
+        self.upstream.sites.of(worker, &fleet, &self.upstream.clock).map_err(|error| {
             tracing::error!(%error, "a worker cannot be used");
             Refusal::new(Reason::UpstreamUnreachable, format!("Worker {} is misconfigured.", worker.spec.id))
         })
@@ -157,7 +161,6 @@ impl<'a> Journey<'a> {
 
     /// Whether the request goes to another worker after this trouble; if so its seat is there already.
     fn may_ask_another(&mut self, trouble: Trouble) -> bool {
-        let Some(permit) = &self.permit else { return false };
         if !trouble.allows_another(self.repeatable)
             || self.payload.is_none()
             || self.retries >= self.settings.retry.max
@@ -168,7 +171,11 @@ impl<'a> Journey<'a> {
         if !self.upstream.budget.spend(self.settings.retry.budget, now) {
             return false;
         }
-        if permit.reassign().is_none() {
+        let there_is_one = match &self.permit {
+            Some(permit) => permit.reassign().is_some(),
+            None => self.upstream.fleet.load().workers().len() > 1,
+        };
+        if !there_is_one {
             self.upstream.budget.give_back(now);
             return false;
         }
@@ -176,12 +183,12 @@ impl<'a> Journey<'a> {
         true
     }
 
-    /// Asks one worker, up to the point where its answer could be committed.
-    async fn attempt(&mut self, site: &Arc<Site>) -> Result<Opened, Fault> {
+    /// Asks one worker, up to the head of its answer.
+    async fn attempt(&mut self, site: &Arc<Site>) -> Result<Answer, Fault> {
         let clock = &self.upstream.clock;
         let (connect_limit, tls) = (self.timeouts.connect, self.settings.tls.as_ref());
         let now = clock.now();
-        let (mut link, mut reused) = match poll_fn(|cx| Poll::Ready(site.take(cx))).await {
+        let (mut link, mut reused) = match site.take() {
             Some(link) => (link, true),
             None => (connect(&site.target, tls, connect_limit.min(self.over.since(now))).await?, false),
         };
@@ -196,10 +203,7 @@ impl<'a> Journey<'a> {
             let mut alarm = Alarm::new(until.0, sent);
             match exchange(&mut link, request, &mut alarm, until, clock).await {
                 Ok(answer) => {
-                    let (head, mut body, stream) = self.receive(site, link, answer, alarm);
-                    let (due, wait) = self.until(sent, stream);
-                    poll_fn(|cx| body.poll_open(due, wait, cx)).await?;
-                    return Ok(Opened { head, body });
+                    return Ok(self.receive(site, link, answer, alarm, sent));
                 }
                 Err((_, Some(unsent))) if reused => {
                     // The worker closed an idle connection under our hands; nothing of the request was written.
@@ -222,7 +226,6 @@ impl<'a> Journey<'a> {
     fn message(&mut self, site: &Site) -> Request<Payload> {
         let another = self.repeatable
             && self.retries < self.settings.retry.max
-            && self.permit.is_some()
             && self.upstream.fleet.load().workers().len() > 1;
         let copy = if another { self.payload.as_ref().and_then(Payload::try_clone) } else { None };
         let (mut fields, payload) = match copy {
@@ -263,14 +266,15 @@ impl<'a> Journey<'a> {
         }
     }
 
-    /// The head of an answer, its body still unread, and whether that is an event stream.
+    /// Decides how the rest of an answer is read.
     fn receive(
         &self,
         site: &Arc<Site>,
         link: Box<Link>,
         answer: Response<Incoming>,
         alarm: Alarm,
-    ) -> (response::Parts, UpstreamBody, bool) {
+        sent: Nanos,
+    ) -> Answer {
         let (head, body) = answer.into_parts();
         let stream = head.status.is_success() && headers::is_event_stream(&head.headers);
         let reading = if stream {
@@ -283,55 +287,21 @@ impl<'a> Journey<'a> {
         let watch = Watch::new(Arc::clone(&self.flight), self.permit.clone(), &site.spec().id, reading);
         let limits = Limits { idle: self.timeouts.idle, total: (self.timeouts.total, self.over) };
         let source = Source::new(link, body, Arc::clone(site));
-        (head, UpstreamBody::new(source, watch, alarm, self.upstream.clock.clone(), limits), stream)
+        let body = UpstreamBody::new(source, watch, alarm, self.upstream.clock.clone(), limits);
+        Answer { head, body, until: self.until(sent, stream) }
     }
 
     /// Hands the answer over.
-    fn commit(self, opened: Opened) -> Response<UpstreamBody> {
-        let Opened { mut head, mut body } = opened;
+    fn commit(self, answer: Answer) -> Response<UpstreamBody> {
+        let Answer { mut head, mut body, .. } = answer;
         self.flight.set_worker(body.worker());
         headers::answer(&mut head.headers, &self.id);
-        if body.changes_length() {
+        if body.is_stream() {
+            self.flight.set_sse();
+            // Something may be taken out of it, or an error event put in.
             head.headers.remove(CONTENT_LENGTH);
         }
         body.commit();
         Response::from_parts(head, body)
-    }
-}
-
-/// Sends a request and waits for the head of its answer. What was never written comes back with the fault.
-async fn exchange(
-    link: &mut Link,
-    request: Request<Payload>,
-    alarm: &mut Alarm,
-    (due, wait): (Nanos, Wait),
-    clock: &Clock,
-) -> Result<Response<Incoming>, (Fault, Option<Box<Request<Payload>>>)> {
-    let mut answer = pin!(link.send(request));
-    poll_fn(|cx| {
-        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-            return Poll::Ready(match answer {
-                Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    Err((Fault::Switched, None))
-                }
-                Ok(answer) => Ok(answer),
-                Err(mut error) => {
-                    let unsent = error.take_message().map(Box::new);
-                    Err((Fault::of_exchange(error.into_error()), unsent))
-                }
-            });
-        }
-        alarm.poll_due(due, clock, cx).map(|()| Err((Fault::Silent(wait), None)))
-    })
-    .await
-}
-
-/// What the worker is blamed for, if anything.
-const fn failure(fault: &Fault) -> Option<Failure> {
-    match fault {
-        Fault::Unreachable(_) => Some(Failure::Connect),
-        Fault::Broke(_) | Fault::Switched => Some(Failure::Broke),
-        Fault::Silent(_) => Some(Failure::Timeout),
-        Fault::Client(_) => None,
     }
 }

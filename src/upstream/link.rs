@@ -18,6 +18,7 @@ use hyper::client::conn::http1::{Connection, SendRequest};
 use tokio::task::unconstrained;
 
 use super::connect::Stream;
+use super::relay::QuietWaker;
 use crate::request::Payload;
 
 /// A connection and its sender.
@@ -26,6 +27,7 @@ pub(crate) struct Link {
     sender: SendRequest<Payload>,
     /// Gone when it ended, well or badly.
     connection: Option<Connection<Stream, Payload>>,
+    waker: QuietWaker,
 }
 
 /// What hyper's two halves tell each other needs no waker: both are polled here, one after the other, and what the
@@ -37,13 +39,14 @@ fn silent() -> Context<'static> {
 impl Link {
     /// A connection nobody used yet. In a box: it is moved between the pool, futures and bodies.
     pub(crate) fn new(sender: SendRequest<Payload>, connection: Connection<Stream, Payload>) -> Box<Self> {
-        Box::new(Self { sender, connection: Some(connection) })
+        Box::new(Self { sender, connection: Some(connection), waker: QuietWaker::new() })
     }
 
     /// Lets the connection do what it can do now.
     fn drive(&mut self, cx: &mut Context<'_>) {
+        let mut cx = Context::from_waker(self.waker.on_behalf_of(cx.waker()));
         if let Some(connection) = &mut self.connection
-            && let Poll::Ready(ended) = Pin::new(connection).poll(cx)
+            && let Poll::Ready(ended) = Pin::new(connection).poll(&mut cx)
         {
             if let Err(error) = ended {
                 tracing::trace!(%error, "a worker's connection ended");
@@ -53,8 +56,10 @@ impl Link {
     }
 
     /// Whether another request can be sent now: the last one is over on both sides and the worker has not hung up.
-    pub(crate) fn check(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx);
+    /// Whoever sends the next one drives the connection with a waker of its own, so none is left in it here: it would
+    /// wake a task that is through with this connection.
+    pub(crate) fn check(&mut self) -> bool {
+        self.drive(&mut silent());
         self.connection.is_some() && self.sender.is_ready()
     }
 
@@ -79,11 +84,17 @@ impl Link {
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        // Frames already read come first; asking also tells the connection that there is room for more.
-        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut silent()) {
+        // Frames already read come first; asking also tells the connection that there is room for more. A wake that
+        // is missed with a frame is made up for by the next call, which drives the connection.
+        if let (Poll::Ready(frame), _) = self.waker.quietly(|| Pin::new(&mut *body).poll_frame(&mut silent()))
+        {
             return Poll::Ready(frame);
         }
         self.drive(cx);
-        Pin::new(body).poll_frame(&mut silent())
+        let (frame, missed) = self.waker.quietly(|| Pin::new(body).poll_frame(&mut silent()));
+        if missed && frame.is_pending() {
+            cx.waker().wake_by_ref();
+        }
+        frame
     }
 }

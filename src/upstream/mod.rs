@@ -3,11 +3,11 @@
 //! | file | what |
 //! | --- | --- |
 //! | `settings` | what an operator sets |
-//! | `journey` | one request: attempts at workers up to the commit |
+//! | `journey` `exchange` | one request: attempts at workers up to the commit |
 //! | `fault` | what can go wrong, and what may be tried again (pure) |
 //! | `budget` | how much may be tried again (pure) |
 //! | `headers` | which fields pass |
-//! | `pool` `connect` `tls` `link` | connections |
+//! | `pool` `connect` `tls` `link` `relay` | connections |
 //! | `body` `source` `watch` `alarm` | the answer on its way back |
 //!
 //! A response is *committed* at the first content byte, not at the headers: until then another worker can take over
@@ -25,11 +25,13 @@ pub mod tls;
 mod alarm;
 mod body;
 mod connect;
+mod exchange;
 mod fault;
 mod headers;
 mod journey;
 mod link;
 mod pool;
+mod relay;
 mod source;
 mod watch;
 

@@ -6,7 +6,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -98,19 +97,19 @@ impl Site {
     }
 
     /// An idle connection that is still open.
-    pub(crate) fn take(&self, cx: &mut Context<'_>) -> Option<Box<Link>> {
+    pub(crate) fn take(&self) -> Option<Box<Link>> {
         let now = self.clock.now();
         loop {
             let Idle { mut link, since } = self.idle.lock().pop()?;
-            if now.since(since) < IDLE && link.check(cx) {
+            if now.since(since) < IDLE && link.check() {
                 return Some(link);
             }
         }
     }
 
     /// Keeps a connection whose answer was read to the end, if another request can follow on it.
-    pub(crate) fn put(self: &Arc<Self>, mut link: Box<Link>, cx: &mut Context<'_>) {
-        if !link.check(cx) {
+    pub(crate) fn put(self: &Arc<Self>, mut link: Box<Link>) {
+        if !link.check() {
             return;
         }
         let since = self.clock.now();
@@ -133,9 +132,7 @@ impl Site {
     fn prune(&self) -> bool {
         let now = self.clock.now();
         let mut idle = self.idle.lock();
-        // Whoever takes a link out polls it with a waker of its own.
-        let mut nobody = Context::from_waker(Waker::noop());
-        idle.retain_mut(|kept| now.since(kept.since) < IDLE && kept.link.check(&mut nobody));
+        idle.retain_mut(|kept| now.since(kept.since) < IDLE && kept.link.check());
         !idle.is_empty()
     }
 }

@@ -39,11 +39,11 @@ impl Source {
     }
 
     /// Gives the connection of an answer that was read to its end back.
-    pub(crate) fn give_back(self, cx: &mut Context<'_>) {
+    pub(crate) fn give_back(self) {
         let Self { link, body, site } = self;
         // hyper takes the connection for busy as long as the body exists.
         drop(body);
-        site.put(link, cx);
+        site.put(link);
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {

@@ -60,7 +60,6 @@ impl Watch {
     ) -> Self {
         let tap = match reading {
             Reading::Stream { filtered } => {
-                flight.set_sse();
                 let filter = filtered.then(UsageFilter::new);
                 Tap::Stream(Box::new(Stream { tap: SseTap::new(), filter }))
             }
@@ -140,7 +139,7 @@ impl Watch {
         }
     }
 
-    /// Whether this is an event stream. Its length may change: something is taken out, or an error event put in.
+    /// Whether this is an event stream.
     pub(crate) const fn is_stream(&self) -> bool {
         matches!(self.tap, Tap::Stream(_))
     }

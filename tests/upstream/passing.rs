@@ -11,8 +11,8 @@ use traffic_dam::request::{Demand, Ending, Kind, Payload, UsageInjected};
 use traffic_dam::upstream::UpstreamSettings;
 
 use crate::rig::{
-    DONE, Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, flight_of, read, streaming,
-    text,
+    DONE, Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, flight_of, read, refusing,
+    streaming, text,
 };
 
 /// A stream cut into chunks at `cuts`, with each chunk sent by itself.
@@ -149,16 +149,19 @@ async fn answers_without_a_body_are_complete_at_once() {
 }
 
 #[tokio::test]
-async fn what_holds_no_seat_goes_to_any_worker() {
+async fn what_holds_no_seat_goes_to_any_worker_that_answers() {
     let worker = Worker::saying("HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n").await;
-    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
-    let mut request =
-        Request::builder().method(Method::HEAD).uri("/v1/models").body(Payload::empty()).unwrap();
-    let flight = flight_of(&mut request);
-    let response = dam.upstream.forward(request).await.unwrap();
-    assert_eq!(response.headers()["content-length"], "12");
-    assert_eq!(text(response).await, "");
-    assert_eq!(flight.ending(), Ending::Complete);
+    let (dead, _port) = refusing("w2");
+    let dam = Dam::new(vec![worker.spec("w1"), dead], UpstreamSettings::default());
+    for _ in 0..10 {
+        let request = Request::builder().method(Method::HEAD).uri("/v1/models");
+        let mut request = request.body(Payload::empty()).unwrap();
+        let flight = flight_of(&mut request);
+        let response = dam.upstream.forward(request).await.unwrap();
+        assert_eq!(response.headers()["content-length"], "12");
+        assert_eq!(text(response).await, "");
+        assert_eq!(flight.ending(), Ending::Complete);
+    }
 }
 
 #[tokio::test]

@@ -135,6 +135,20 @@ async fn without_an_alternative_the_workers_own_answer_passes() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_stalls_in_its_body_holds_nobody_up() {
+    let bad = Worker::new(|mut conn| async move {
+        conn.request().await;
+        conn.send("HTTP/1.1 503 Busy\r\ncontent-length: 9\r\n\r\n").await;
+        conn.closed().await;
+    })
+    .await;
+    let good = Worker::saying(answer(200, "ok")).await;
+    let dam = Dam::new(vec![bad.spec("bad"), good.spec("good")], UpstreamSettings::default());
+    let sent = tokio::time::timeout(Duration::from_secs(20), dam.send("bad", chat(false, true))).await;
+    assert_eq!(text(sent.unwrap().unwrap()).await, "ok");
+}
+
+#[tokio::test]
 async fn retries_are_bounded_by_count_and_by_budget() {
     let workers = [Worker::resetting().await, Worker::resetting().await, Worker::resetting().await];
     let specs = || workers.iter().enumerate().map(|(n, worker)| worker.spec(&format!("w{n}"))).collect();

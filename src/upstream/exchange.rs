@@ -1,0 +1,41 @@
+//! One request on one connection, up to the head of its answer.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::alarm::Alarm;
+use super::fault::{Fault, Wait};
+use super::link::Link;
+use crate::clock::{Clock, Nanos};
+use crate::request::Payload;
+
+/// Sends a request and waits for the head of its answer. What was never written comes back with the fault.
+pub(crate) async fn exchange(
+    link: &mut Link,
+    request: Request<Payload>,
+    alarm: &mut Alarm,
+    (due, wait): (Nanos, Wait),
+    clock: &Clock,
+) -> Result<Response<Incoming>, (Fault, Option<Box<Request<Payload>>>)> {
+    let mut answer = pin!(link.send(request));
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(match answer {
+                Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    Err((Fault::Switched, None))
+                }
+                Ok(answer) => Ok(answer),
+                Err(mut error) => {
+                    let unsent = error.take_message().map(Box::new);
+                    Err((Fault::of_exchange(error.into_error()), unsent))
+                }
+            });
+        }
+        alarm.poll_due(due, clock, cx).map(|()| Err((Fault::Silent(wait), None)))
+    })
+    .await
+}

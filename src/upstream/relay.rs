@@ -1,0 +1,106 @@
+//! Keeps a task from waking itself.
+//!
+//! hyper's connection and body are made for two tasks: taking a frame out of the body wakes the connection, to say
+//! that there is room. Here both are polled by one task, so that wake would only bring the same task back once more
+//! for nothing, with every frame of every stream. The connection gets a waker that stays quiet while the task itself
+//! is at the body, and otherwise wakes the task.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+
+/// Passes wakes on, except those that the woken task causes itself.
+#[derive(Debug, Default)]
+struct Relay {
+    outer: AtomicWaker,
+    quiet: AtomicBool,
+    missed: AtomicBool,
+}
+
+impl Wake for Relay {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.quiet.load(Ordering::SeqCst) {
+            self.missed.store(true, Ordering::SeqCst);
+            // The quiet time may have ended in between, and nobody looks at `missed` any more.
+            if self.quiet.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+        self.outer.wake();
+    }
+}
+
+/// A waker for one connection, and the switch to keep it quiet.
+#[derive(Debug)]
+pub(crate) struct QuietWaker {
+    relay: Arc<Relay>,
+    waker: Waker,
+}
+
+impl QuietWaker {
+    pub(crate) fn new() -> Self {
+        let relay = Arc::new(Relay::default());
+        Self { waker: Waker::from(Arc::clone(&relay)), relay }
+    }
+
+    /// The waker to poll the connection with, on behalf of `outer`.
+    pub(crate) fn on_behalf_of(&self, outer: &Waker) -> &Waker {
+        self.relay.outer.register(outer);
+        &self.waker
+    }
+
+    /// Does `act` without being woken by it. `true` if there was a wake meanwhile; it may have come from elsewhere.
+    pub(crate) fn quietly<R>(&self, act: impl FnOnce() -> R) -> (R, bool) {
+        self.relay.missed.store(false, Ordering::SeqCst);
+        self.relay.quiet.store(true, Ordering::SeqCst);
+        let result = act();
+        self.relay.quiet.store(false, Ordering::SeqCst);
+        (result, self.relay.missed.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn wakes_pass_except_in_quiet_times_which_tell_of_them() {
+        let (quiet, count) = (QuietWaker::new(), Arc::new(Count::default()));
+        let waker = quiet.on_behalf_of(&Waker::from(Arc::clone(&count))).clone();
+        assert!(!quiet.quietly(|| ()).1);
+        assert!(quiet.quietly(|| waker.wake_by_ref()).1);
+        assert_eq!(count.0.load(Ordering::SeqCst), 0);
+        waker.wake_by_ref();
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert!(!quiet.quietly(|| ()).1, "what was missed before is not told again");
+    }
+
+    #[test]
+    fn no_wake_from_another_thread_is_lost() {
+        let (quiet, count) = (QuietWaker::new(), Arc::new(Count::default()));
+        for _ in 0..2000 {
+            let waker = quiet.on_behalf_of(&Waker::from(Arc::clone(&count))).clone();
+            let other = std::thread::spawn(move || waker.wake());
+            let (_, missed) = quiet.quietly(std::thread::yield_now);
+            other.join().unwrap();
+            let woken = count.0.swap(0, Ordering::SeqCst) > 0;
+            assert!(missed || woken);
+        }
+    }
+}
