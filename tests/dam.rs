@@ -1,0 +1,17 @@
+//! The whole gateway, over real sockets, before the simulated worker.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking"
+)]
+
+#[path = "dam/client.rs"]
+mod client;
+#[path = "dam/failover.rs"]
+mod failover;
+#[path = "dam/rig.rs"]
+mod rig;
+#[path = "dam/speech.rs"]
+mod speech;
