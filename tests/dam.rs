@@ -9,6 +9,8 @@
 
 #[path = "dam/client.rs"]
 mod client;
+#[path = "dam/endings.rs"]
+mod endings;
 #[path = "dam/failover.rs"]
 mod failover;
 #[path = "dam/rig.rs"]

@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 use tower::Service;
-use tower::util::{Oneshot, ServiceExt};
 
 use super::Peer;
 use super::drain::{Drain, Phase};
@@ -136,7 +135,9 @@ where
             Some(fault) => State::Malformed { fault },
             None => {
                 parts.extensions.insert(self.link.peer);
-                State::Asked { answer: self.app.clone().oneshot(Request::from_parts(parts, body)) }
+                // Begun here and not when it is first polled: hyper may find the client gone before that, and the
+                // application should know of every request that came.
+                State::Asked { answer: self.app.clone().call(Request::from_parts(parts, body)) }
             }
         };
         Answer { state, seat, last }
@@ -163,7 +164,7 @@ pin_project! {
         S: Service<Request<Incoming>>,
     {
         Malformed { fault: &'static str },
-        Asked { #[pin] answer: Oneshot<S, Request<Incoming>> },
+        Asked { #[pin] answer: S::Future },
     }
 }
 
