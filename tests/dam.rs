@@ -1,11 +1,6 @@
 //! The whole gateway, over real sockets, before the simulated worker.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests fail by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 #[path = "dam/client.rs"]
 mod client;
@@ -13,6 +8,8 @@ mod client;
 mod endings;
 #[path = "dam/failover.rs"]
 mod failover;
+#[path = "dam/reload.rs"]
+mod reload;
 #[path = "dam/rig.rs"]
 mod rig;
 #[path = "dam/speech.rs"]
