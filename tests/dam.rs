@@ -1,6 +1,11 @@
 //! The whole gateway, over real sockets, before the simulated worker.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking"
+)]
 
 #[path = "dam/client.rs"]
 mod client;
@@ -8,6 +13,8 @@ mod client;
 mod endings;
 #[path = "dam/failover.rs"]
 mod failover;
+#[path = "dam/hostile.rs"]
+mod hostile;
 #[path = "dam/reload.rs"]
 mod reload;
 #[path = "dam/rig.rs"]

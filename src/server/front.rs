@@ -112,6 +112,8 @@ pub(super) struct Front<S> {
     pub(super) app: S,
     pub(super) link: Arc<Link>,
     pub(super) drain: Drain,
+    /// Bytes of a request's head.
+    pub(super) longest_head: usize,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for Front<S>
@@ -131,8 +133,14 @@ where
         let last = phase != Phase::Running && version < Version::HTTP_2;
         let seat = Some(self.link.enter());
         let (mut parts, body) = request.into_parts();
-        let state = match framing::fault(&parts, self.link.both_lengths.load(Ordering::Relaxed)) {
-            Some(fault) => State::Malformed { fault },
+        let fault = framing::fault(&parts, self.link.both_lengths.load(Ordering::Relaxed));
+        let state = match fault {
+            Some(fault) => State::Malformed { status: StatusCode::BAD_REQUEST, fault },
+            // Hyper looks at the length of what is still incomplete: a long head that arrives at once passes there.
+            None if framing::head_length(&parts) > self.longest_head => State::Malformed {
+                status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                fault: framing::LONG_HEAD,
+            },
             None => {
                 parts.extensions.insert(self.link.peer);
                 // Begun here and not when it is first polled: hyper may find the client gone before that, and the
@@ -163,7 +171,7 @@ pin_project! {
     where
         S: Service<Request<Incoming>>,
     {
-        Malformed { fault: &'static str },
+        Malformed { status: StatusCode, fault: &'static str },
         Asked { #[pin] answer: S::Future },
     }
 }
@@ -177,9 +185,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = match this.state.project() {
-            StateProj::Malformed { fault } => {
+            StateProj::Malformed { status, fault } => {
                 let mut response = Response::new(Outgoing::Own { text: Some(bad_request(fault).into()) });
-                *response.status_mut() = StatusCode::BAD_REQUEST;
+                *response.status_mut() = *status;
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 headers.insert("x-traffic-dam-reason", HeaderValue::from_static(Reason::BadRequest.as_str()));

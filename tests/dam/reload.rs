@@ -31,7 +31,10 @@ async fn counts_stay_with_an_unchanged_quota_and_begin_again_with_another() {
 
     // One rule moves behind a new one and keeps its count; the other's quota changes.
     let mut changed = text("rate: 1/h, burst: 3", "limit: 3, window: 1h");
-    changed = changed.replace("limits:", "limits:\n  - { name: new, algorithm: token_bucket, per: ip, rate: 9/s, burst: 90 }");
+    changed = changed.replace(
+        "limits:",
+        "limits:\n  - { name: new, algorithm: token_bucket, per: ip, rate: 9/s, burst: 90 }",
+    );
     dam.app.reload(settings(&changed)).unwrap();
     let third = dam.ask(chat("a", false, 1, &[])).await;
     assert_eq!(third.status, 200);
@@ -231,7 +234,9 @@ async fn a_bad_file_changes_nothing_and_is_counted() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("dam.yaml");
     let text = |limit: u32| {
-        let rule = format!("limits: [{{ name: r, algorithm: sliding_log, per: all, limit: {limit}, window: 1h, match: {{ path: /v1/embeddings }} }}]");
+        let rule = format!(
+            "limits: [{{ name: r, algorithm: sliding_log, per: all, limit: {limit}, window: 1h, match: {{ path: /v1/embeddings }} }}]"
+        );
         before(&[worker.entry("w1", 8)], &format!("{rule}\ndrain: {{ delay: 0s, timeout: 20s }}"))
     };
     std::fs::write(&file, text(2)).unwrap();
