@@ -52,7 +52,8 @@ where
     let mut phases = drain.phases();
     let io = TokioIo::new(Heads::new(socket, bounds.header_read, Arc::clone(&link)));
     let builder = builder(bounds);
-    let front = Front { app, link: Arc::clone(&link), drain: drain.clone() };
+    let front =
+        Front { app, link: Arc::clone(&link), drain: drain.clone(), longest_head: longest_head(bounds) };
     let mut connection = pin!(builder.serve_connection_with_upgrades(io, front));
 
     let mut pause = bounds.idle / LOOKS;
@@ -96,6 +97,10 @@ where
     }
 }
 
+fn longest_head(bounds: &Bounds) -> usize {
+    bounds.headers.max(LEAST_BUFFER)
+}
+
 fn builder(bounds: &Bounds) -> Builder<Streams> {
     let mut builder = Builder::new(Streams { patience: bounds.client_stall });
     builder
@@ -103,12 +108,12 @@ fn builder(bounds: &Bounds) -> Builder<Streams> {
         .timer(TokioTimer::new())
         // `Heads` keeps the time of heads.
         .header_read_timeout(None)
-        .max_buf_size(bounds.headers.max(LEAST_BUFFER));
+        .max_buf_size(longest_head(bounds));
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(bounds.h2_streams)
-        .max_header_list_size(u32::try_from(bounds.headers.max(LEAST_BUFFER)).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(longest_head(bounds)).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(STREAM_SEND_BUFFER)

@@ -172,6 +172,18 @@ fn value_of<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
     field.eq_ignore_ascii_case(name.as_bytes()).then(|| value.trim_ascii())
 }
 
+/// What the sender of a head beyond `bounds.headers` is told.
+pub(super) const LONG_HEAD: &str = "the request's head exceeds bounds.headers";
+
+/// The bytes of a parsed head as its sender would write it in HTTP/1.1, blanks left out that mean nothing.
+pub(super) fn head_length(parts: &Parts) -> usize {
+    const LINE: usize = "  HTTP/1.1\r\n".len();
+    const FIELD: usize = ": \r\n".len();
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD);
+    parts.method.as_str().len() + target + LINE + fields.sum::<usize>()
+}
+
 /// What is wrong with how a parsed request is framed or addressed, in words for its sender. `both_lengths` is what
 /// the [`Scanner`] saw on this connection.
 pub(super) fn fault(parts: &Parts, both_lengths: bool) -> Option<&'static str> {

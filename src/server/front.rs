@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 use tower::Service;
-use tower::util::{Oneshot, ServiceExt};
 
 use super::Peer;
 use super::drain::{Drain, Phase};
@@ -113,6 +112,8 @@ pub(super) struct Front<S> {
     pub(super) app: S,
     pub(super) link: Arc<Link>,
     pub(super) drain: Drain,
+    /// Bytes of a request's head.
+    pub(super) longest_head: usize,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for Front<S>
@@ -132,11 +133,19 @@ where
         let last = phase != Phase::Running && version < Version::HTTP_2;
         let seat = Some(self.link.enter());
         let (mut parts, body) = request.into_parts();
-        let state = match framing::fault(&parts, self.link.both_lengths.load(Ordering::Relaxed)) {
-            Some(fault) => State::Malformed { fault },
+        let fault = framing::fault(&parts, self.link.both_lengths.load(Ordering::Relaxed));
+        let state = match fault {
+            Some(fault) => State::Malformed { status: StatusCode::BAD_REQUEST, fault },
+            // Hyper looks at the length of what is still incomplete: a long head that arrives at once passes there.
+            None if framing::head_length(&parts) > self.longest_head => State::Malformed {
+                status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                fault: framing::LONG_HEAD,
+            },
             None => {
                 parts.extensions.insert(self.link.peer);
-                State::Asked { answer: self.app.clone().oneshot(Request::from_parts(parts, body)) }
+                // Begun here and not when it is first polled: hyper may find the client gone before that, and the
+                // application should know of every request that came.
+                State::Asked { answer: self.app.clone().call(Request::from_parts(parts, body)) }
             }
         };
         Answer { state, seat, last }
@@ -162,8 +171,8 @@ pin_project! {
     where
         S: Service<Request<Incoming>>,
     {
-        Malformed { fault: &'static str },
-        Asked { #[pin] answer: Oneshot<S, Request<Incoming>> },
+        Malformed { status: StatusCode, fault: &'static str },
+        Asked { #[pin] answer: S::Future },
     }
 }
 
@@ -176,9 +185,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = match this.state.project() {
-            StateProj::Malformed { fault } => {
+            StateProj::Malformed { status, fault } => {
                 let mut response = Response::new(Outgoing::Own { text: Some(bad_request(fault).into()) });
-                *response.status_mut() = StatusCode::BAD_REQUEST;
+                *response.status_mut() = *status;
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 headers.insert("x-traffic-dam-reason", HeaderValue::from_static(Reason::BadRequest.as_str()));

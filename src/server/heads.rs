@@ -182,7 +182,7 @@ fn explained(written: &[u8]) -> Option<Bytes> {
             "the request is not valid HTTP: its request line, a header field or its framing is malformed"
         }
         "414" => "the request's path is too long",
-        "431" => "the request's head exceeds bounds.headers",
+        "431" => super::framing::LONG_HEAD,
         _ => return None,
     };
     bare.then(|| explain(status, message))

@@ -1,0 +1,23 @@
+//! The whole gateway, over real sockets, before the simulated worker.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking"
+)]
+
+#[path = "dam/client.rs"]
+mod client;
+#[path = "dam/endings.rs"]
+mod endings;
+#[path = "dam/failover.rs"]
+mod failover;
+#[path = "dam/hostile.rs"]
+mod hostile;
+#[path = "dam/reload.rs"]
+mod reload;
+#[path = "dam/rig.rs"]
+mod rig;
+#[path = "dam/speech.rs"]
+mod speech;

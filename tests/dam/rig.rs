@@ -1,0 +1,174 @@
+//! A gateway and its workers in one process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use traffic_dam::app::{App, Listeners};
+use traffic_dam::clock::Clock;
+use traffic_dam::config::{self, Overrides, Settings, Surroundings};
+use traffic_dam::server::admin::AdminSource;
+use traffic_dam::sim::worker::{self, Options};
+
+use super::client::{Answer, PATIENCE, ask, get, request};
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// A simulated worker that is quick.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) addr: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Worker {
+    pub(crate) fn start(slots: u32) -> Self {
+        let listener = traffic_dam::net::bind(loopback()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let options = Options {
+            slots,
+            prefill_base: Duration::from_millis(1),
+            token_time: Duration::from_millis(1),
+            token_time_per_seq: Duration::ZERO,
+            kv_tokens: 10_000_000,
+            ..Options::default()
+        };
+        let task = tokio::spawn(worker::serve(listener, options, async {
+            stopped.await.unwrap_or_default();
+        }));
+        Self { addr, stop: Some(stop), task }
+    }
+
+    /// Its entry in `workers.static`.
+    pub(crate) fn entry(&self, id: &str, slots: u32) -> String {
+        format!("{{ id: {id}, url: \"http://{}\", slots: {slots} }}", self.addr)
+    }
+
+    /// Ends as a killed process does.
+    pub(crate) async fn kill(mut self) {
+        drop(self.stop.take());
+        self.task.await.unwrap();
+    }
+
+    pub(crate) async fn fault(&self, fault: &str, count: u32) {
+        let body = format!("{{\"fault\":\"{fault}\",\"count\":{count}}}");
+        assert_eq!(ask(self.addr, request("POST /debug/fault", &[], body)).await.status, 200);
+    }
+
+    pub(crate) async fn last(&self) -> Value {
+        ask(self.addr, get("/debug/last")).await.json()
+    }
+
+    pub(crate) async fn tally(&self, what: &str) -> u64 {
+        ask(self.addr, get("/debug/requests")).await.json()[what].as_u64().unwrap()
+    }
+
+    /// Waits until it works on so many requests.
+    pub(crate) async fn busy_with(&self, count: u64) {
+        eventually("the worker's requests in flight", async || self.tally("in_flight").await == count).await;
+    }
+}
+
+/// Settings from their text.
+pub(crate) fn settings(text: &str) -> Settings {
+    let surroundings =
+        Surroundings { variable: &|_| None, obstacle: &|_| None, overrides: Overrides::default() };
+    config::from_str(text, Path::new("dam.yaml"), surroundings)
+        .unwrap_or_else(|faults| panic!("{faults}\n{text}"))
+}
+
+/// Settings before these workers.
+pub(crate) fn before(workers: &[String], more: &str) -> String {
+    format!("workers:\n  static: [{}]\n{more}", workers.join(", "))
+}
+
+/// A gateway that serves.
+#[derive(Debug)]
+pub(crate) struct Dam {
+    pub(crate) addr: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) app: App,
+    served: JoinHandle<()>,
+}
+
+impl Dam {
+    pub(crate) fn start(text: &str) -> Self {
+        let app = App::new(settings(text), Clock::system()).unwrap();
+        let bind = || traffic_dam::net::bind(loopback()).unwrap();
+        let listeners = Listeners::bound(bind(), bind());
+        let (addr, admin) = listeners.addresses().unwrap();
+        let serving = app.clone();
+        let served = tokio::spawn(async move { serving.serve(listeners).await });
+        Self { addr, admin, app, served }
+    }
+
+    pub(crate) async fn ask(&self, request: impl AsRef<[u8]>) -> Answer {
+        ask(self.addr, request).await
+    }
+
+    /// Waits until it no longer serves.
+    pub(crate) async fn ended(&mut self) {
+        tokio::time::timeout(PATIENCE, &mut self.served).await.expect("it ends").unwrap();
+    }
+
+    /// The sum of all series of a metric whose labels hold `label`.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
+        sum(&self.app.metrics(), name, label)
+    }
+
+    /// Seats taken at all workers, and requests waiting.
+    pub(crate) fn held(&self) -> u64 {
+        let state = self.app.state();
+        let pools = state["pools"].as_array().unwrap().iter();
+        pools
+            .map(|pool| {
+                let waiting: u64 =
+                    pool["queue"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+                let workers = pool["workers"].as_array().unwrap().iter();
+                let seats: u64 = workers.map(|worker| worker["in_flight"].as_u64().unwrap()).sum();
+                assert_eq!(Some(seats), pool["in_flight"].as_u64());
+                seats + waiting
+            })
+            .sum()
+    }
+
+    /// Waits until it holds nothing of any request.
+    pub(crate) async fn idle(&self) {
+        eventually("an idle gateway", async || self.held() == 0 && self.metric("in_flight", "") == 0.0).await;
+        assert_eq!(self.app.state()["buffered_bytes"], 0);
+    }
+}
+
+impl Drop for Dam {
+    fn drop(&mut self) {
+        self.app.close();
+        self.served.abort();
+    }
+}
+
+/// The sum of all series of a metric whose labels hold `label`, in a text of metrics.
+pub(crate) fn sum(metrics: &str, name: &str, label: &str) -> f64 {
+    let name = format!("traffic_dam_{name}");
+    let series = metrics.lines().filter_map(|line| line.strip_prefix(&name));
+    series
+        .filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
+        .map(|rest| rest.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum()
+}
+
+/// Waits for what must come about by itself.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never came: {what}"));
+}
