@@ -11,6 +11,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
+use tracing::Instrument;
+use tracing::instrument::Instrumented;
 
 use crate::clock::{Clock, Nanos};
 use crate::layers::body::{Guarded, Tied};
@@ -183,7 +185,10 @@ where
             pool: None,
             last_data: Nanos::ZERO,
         };
-        ObserveFuture { inner: self.inner.call(request), watch: Some(watch) }
+        // Whatever is logged on behalf of the request says whose it is.
+        let span = tracing::debug_span!("request", id = &*watch.flight.id);
+        let inner = span.in_scope(|| self.inner.call(request)).instrument(span);
+        ObserveFuture { inner, watch: Some(watch) }
     }
 }
 
@@ -192,7 +197,7 @@ pin_project! {
     #[derive(Debug)]
     pub struct ObserveFuture<F> {
         #[pin]
-        inner: F,
+        inner: Instrumented<F>,
         watch: Option<Watch>,
     }
 }
