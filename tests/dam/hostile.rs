@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::io::AsyncReadExt;
@@ -27,7 +26,7 @@ const GROWTH: u64 = 256 << 20;
 
 fn settings(worker: &Worker) -> String {
     let more = format!(
-        "bounds: {{ body: 64KiB, body_read: 150ms, header_read: 150ms, client_stall: 300ms, headers: 16KiB }}
+        "bounds: {{ body: 64KiB, body_read: 400ms, header_read: 400ms, client_stall: 300ms, headers: 16KiB }}
 max_keys: {KEYS}
 paths: [\"/files/*\"]
 callers:
@@ -399,5 +398,5 @@ async fn the_admin_port_answers_nobody_from_elsewhere() {
     }
     assert_eq!(ask(dam.admin, get("/readyz")).await.status, 200);
     assert_eq!(dam.ask(chat("a", true, 2, &[])).await.status, 200, "no maintenance came of it");
-    tokio::time::timeout(Duration::from_secs(30), dam.idle()).await.unwrap();
+    dam.idle().await;
 }

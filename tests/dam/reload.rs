@@ -136,7 +136,7 @@ async fn maintenance_refuses_new_requests_and_no_others() {
     let worker = Worker::start(8);
     let dam = Dam::start(&before(&[worker.entry("w1", 8)], ""));
     let mut open = Conn::open(dam.addr).await;
-    open.send(chat("open", true, 40, &[])).await.unwrap();
+    open.send(chat("open", true, 1000, &[])).await.unwrap();
     let head = open.head().await.unwrap();
     let put = |on: bool| {
         request("PUT /api/v1/maintenance", &["content-type: application/json"], format!("{{\"on\":{on}}}"))
@@ -161,11 +161,11 @@ async fn maintenance_refuses_new_requests_and_no_others() {
 #[tokio::test]
 async fn a_drain_lets_streams_end_and_then_refuses() {
     let worker = Worker::start(8);
-    let more = "drain: { delay: 300ms, timeout: 20s }";
+    let more = "drain: { delay: 1500ms, timeout: 20s }";
     let mut dam = Dam::start(&before(&[worker.entry("w1", 8)], more));
     let mut stream = Conn::open(dam.addr).await;
     // It lasts for longer than the delay.
-    stream.send(chat("long", true, 1500, &[])).await.unwrap();
+    stream.send(chat("long", true, 3000, &[])).await.unwrap();
     let head = stream.head().await.unwrap();
     let app = dam.app.clone();
     let draining = tokio::spawn(async move { app.drain().await });

@@ -89,10 +89,10 @@ async fn usage_that_only_a_token_rule_asked_for_is_hidden_again() {
 async fn a_429_says_everything_and_its_wait_is_true() {
     let worker = Worker::start(64);
     let rules = "limits:
-  - { name: burst, algorithm: token_bucket, per: caller, unit: requests, rate: 4/s, burst: 1 }
+  - { name: burst, algorithm: token_bucket, per: caller, unit: requests, rate: 1/s, burst: 1 }
   - { name: hour, algorithm: sliding_window, per: caller, unit: tokens, limit: 100000, window: 1h }";
     let dam = Dam::start(&before(&[worker.entry("w1", 64)], rules));
-    for round in 0..5 {
+    for round in 0..4 {
         let admitted = dam.ask(chat("a", false, 3, &[])).await;
         assert_eq!(admitted.status, 200, "round {round}: {}", admitted.text());
         for (name, value) in [("x-ratelimit-limit-requests", "1"), ("x-ratelimit-remaining-requests", "0")] {
@@ -109,7 +109,7 @@ async fn a_429_says_everything_and_its_wait_is_true() {
         );
         assert!(
             message.contains("'burst'")
-                && message.contains("4 requests per second")
+                && message.contains("1 request per second")
                 && message.contains("Retry in"),
             "{message}"
         );
@@ -118,10 +118,10 @@ async fn a_429_says_everything_and_its_wait_is_true() {
         assert_eq!(refused.header("x-request-id"), Some("b"));
         assert_eq!(refused.number("retry-after"), 1);
         let wait = refused.number("retry-after-ms");
-        assert!((1..=250).contains(&wait), "{wait}");
+        assert!((1..=1000).contains(&wait), "{wait}");
         assert_eq!(refused.header("x-ratelimit-limit-requests"), Some("1"));
         assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("0"));
-        assert!(refused.header("x-ratelimit-reset-requests").unwrap().ends_with("ms"));
+        assert!(refused.header("x-ratelimit-reset-requests").unwrap().ends_with('s'));
         let policy = refused.header("ratelimit-policy").unwrap();
         assert!(policy.contains("\"burst\";q=1;w=1"), "{policy}");
         let standing = refused.header("ratelimit").unwrap();
