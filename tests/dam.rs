@@ -21,3 +21,5 @@ mod reload;
 mod rig;
 #[path = "dam/speech.rs"]
 mod speech;
+#[path = "dam/upgrade.rs"]
+mod upgrade;

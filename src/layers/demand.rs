@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, COOKIE, HeaderMap, UPGRADE};
-use http::{HeaderName, Request, Response, request};
+use http::{HeaderName, Request, Response, Version, request};
 use http_body::Body;
 use http_body_util::BodyExt;
 use siphasher::sip::SipHasher13;
@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::openai::demand::{Facts, parse, with_include_usage};
 use crate::openai::estimate::{Estimator, PromptEstimate};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Caller, Demand, Ending, Flight, Kind, Payload, UsageInjected};
+use crate::request::{Caller, Demand, Ending, Flight, Kind, Payload, UpgradeTo, UsageInjected};
 
 /// The header by which a request may shorten its wait, in milliseconds from its arrival.
 pub const DEADLINE_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-deadline-ms");
@@ -69,6 +69,8 @@ impl Intake {
         if let Some(upgrade) = parts.headers.get(UPGRADE)
             // Common clients offer h2c with every first request, and ignoring an offer is what HTTP expects.
             && upgrade != "h2c"
+            // Only a path that the operator named: what flows there is not looked at.
+            && matched.kind != Kind::Path
         {
             return Err(Refusal::new(Reason::Unsupported, "This path does not support protocol upgrades.")
                 .with_param("upgrade"));
@@ -226,6 +228,14 @@ where
     let matched = intake.matched(&parts)?;
     if let Some(flight) = &flight {
         flight.set_route(&matched.label);
+    }
+    if matched.kind == Kind::Path
+        && parts.version == Version::HTTP_11
+        && let Some(protocol) = parts.headers.get(UPGRADE)
+        && protocol != "h2c"
+    {
+        let protocol = UpgradeTo(protocol.clone());
+        parts.extensions.insert(protocol);
     }
     if let Some(timeouts) = matched.timeouts {
         parts.extensions.insert(timeouts);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 /// The other end of the connection a request came in by (set by the listener).
@@ -39,6 +39,10 @@ pub struct Forwarding {
 /// Set by `demand` when it added `stream_options.include_usage`: what that adds to the answer is taken out again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageInjected;
+
+/// Set by `demand` on a request that may leave HTTP for this protocol (`Upgrade`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpgradeTo(pub HeaderValue);
 
 /// The timeouts of one route, where they differ from the general ones (set by `demand`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -59,6 +59,12 @@ impl UpstreamBody {
         Self { source: Some(source), held: Held::default(), watch, alarm, clock, limits, last }
     }
 
+    /// The body of an answer that has none of its own.
+    pub(crate) fn none(watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
+        let last = clock.now();
+        Self { source: None, held: Held::default(), watch, alarm, clock, limits, last }
+    }
+
     /// Reads and holds what comes before the first content of a stream, or the first frame of another answer. When it
     /// is ready the response can be committed.
     pub(crate) fn poll_open(

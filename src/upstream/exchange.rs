@@ -21,11 +21,12 @@ pub(crate) async fn exchange(
     (due, wait): (Nanos, Wait),
     clock: &Clock,
 ) -> Result<Response<Incoming>, (Fault, Option<Box<Request<Payload>>>)> {
+    let may_switch = link.may_switch();
     let mut answer = pin!(link.send(request));
     poll_fn(|cx| {
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
             return Poll::Ready(match answer {
-                Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
                     Err((Fault::Switched, None))
                 }
                 Ok(answer) => Ok(answer),

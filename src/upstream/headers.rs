@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE,
+    HeaderValue, TE, UPGRADE,
 };
 use http::{Version, request};
 use smallvec::SmallVec;
@@ -209,6 +209,12 @@ pub(crate) fn answer(headers: &mut HeaderMap, id: &HeaderValue) {
     }
     take_out(headers, out);
     headers.insert(X_REQUEST_ID, id.clone());
+}
+
+/// Says which protocol the connection changes to; [`answer`] and [`Outgoing::apply`] take that out.
+pub(crate) fn switch_to(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
 }
 
 /// Fields that only the gateway may say to a client.

@@ -3,9 +3,10 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderValue, Request, Response, request, response};
+use http::header::{CONTENT_LENGTH, HOST, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode, request, response};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::Inner;
 use super::alarm::Alarm;
@@ -18,10 +19,13 @@ use super::link::Link;
 use super::pool::Site;
 use super::settings::{Timeouts, UpstreamSettings};
 use super::source::Source;
+use super::tunnel::tunnel;
 use super::watch::{Reading, Watch};
 use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UsageInjected};
+use crate::request::{
+    Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UpgradeTo, UsageInjected,
+};
 use crate::shed::{Failure, Permit};
 
 /// A request under way, and what may still be done with it.
@@ -38,6 +42,8 @@ pub(crate) struct Journey<'a> {
     stream: bool,
     repeatable: bool,
     injected: bool,
+    /// The client's side of a connection that may leave HTTP, and for what.
+    switch: Option<(UpgradeTo, OnUpgrade)>,
     flight: Arc<Flight>,
     permit: Option<Permit>,
     id: HeaderValue,
@@ -78,6 +84,10 @@ impl<'a> Journey<'a> {
             id: &id,
         }
         .apply(&mut head);
+        let switch = facts.remove::<UpgradeTo>().zip(facts.remove::<OnUpgrade>());
+        if let Some((UpgradeTo(protocol), _)) = &switch {
+            headers::switch_to(&mut head.headers, protocol.clone());
+        }
         let timeouts = settings.timeouts.for_route(facts.get::<RouteTimeouts>());
         let now = upstream.clock.now();
         upstream.budget.request(now);
@@ -92,6 +102,7 @@ impl<'a> Journey<'a> {
             kind,
             stream,
             injected: facts.get::<UsageInjected>().is_some(),
+            switch,
             flight,
             permit: facts.remove::<Permit>(),
             id,
@@ -201,6 +212,9 @@ impl<'a> Journey<'a> {
             }
             let until = self.until(sent, self.stream);
             let mut alarm = Alarm::new(until.0, sent);
+            if self.switch.is_some() {
+                link.allow_switch();
+            }
             match exchange(&mut link, request, &mut alarm, until, clock).await {
                 Ok(answer) => {
                     return Ok(self.receive(site, link, answer, alarm, sent));
@@ -268,7 +282,7 @@ impl<'a> Journey<'a> {
 
     /// Decides how the rest of an answer is read.
     fn receive(
-        &self,
+        &mut self,
         site: &Arc<Site>,
         link: Box<Link>,
         answer: Response<Incoming>,
@@ -286,8 +300,16 @@ impl<'a> Journey<'a> {
         };
         let watch = Watch::new(Arc::clone(&self.flight), self.permit.clone(), &site.spec().id, reading);
         let limits = Limits { idle: self.timeouts.idle, total: (self.timeouts.total, self.over) };
-        let source = Source::new(link, body, Arc::clone(site));
-        let body = UpstreamBody::new(source, watch, alarm, self.upstream.clock.clone(), limits);
+        let clock = self.upstream.clock.clone();
+        let body = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            drop(body);
+            if let (Some((_, client)), Some(worker)) = (self.switch.take(), link.into_stream()) {
+                tokio::spawn(tunnel(client, worker, self.timeouts.idle, self.permit.clone()));
+            }
+            UpstreamBody::none(watch, alarm, clock, limits)
+        } else {
+            UpstreamBody::new(Source::new(link, body, Arc::clone(site)), watch, alarm, clock, limits)
+        };
         Answer { head, body, until: self.until(sent, stream) }
     }
 
@@ -295,7 +317,11 @@ impl<'a> Journey<'a> {
     fn commit(self, answer: Answer) -> Response<UpstreamBody> {
         let Answer { mut head, mut body, .. } = answer;
         self.flight.set_worker(body.worker());
+        let switched = head.headers.get(UPGRADE).cloned();
         headers::answer(&mut head.headers, &self.id);
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(protocol)) = (head.status, switched) {
+            headers::switch_to(&mut head.headers, protocol);
+        }
         if body.is_stream() {
             self.flight.set_sse();
             // Something may be taken out of it, or an error event put in.

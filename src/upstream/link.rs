@@ -27,7 +27,18 @@ pub(crate) struct Link {
     sender: SendRequest<Payload>,
     /// Gone when it ended, well or badly.
     connection: Option<Connection<Stream, Payload>>,
+    /// Whether the worker may leave HTTP, and then the connection that it left HTTP on.
+    switch: Switch,
     waker: QuietWaker,
+}
+
+/// Leaving HTTP for another protocol.
+#[derive(Debug, Default)]
+enum Switch {
+    #[default]
+    Forbidden,
+    Allowed,
+    Done(Box<Connection<Stream, Payload>>),
 }
 
 /// What hyper's two halves tell each other needs no waker: both are polled here, one after the other, and what the
@@ -39,7 +50,12 @@ fn silent() -> Context<'static> {
 impl Link {
     /// A connection nobody used yet. In a box: it is moved between the pool, futures and bodies.
     pub(crate) fn new(sender: SendRequest<Payload>, connection: Connection<Stream, Payload>) -> Box<Self> {
-        Box::new(Self { sender, connection: Some(connection), waker: QuietWaker::new() })
+        Box::new(Self {
+            sender,
+            connection: Some(connection),
+            switch: Switch::Forbidden,
+            waker: QuietWaker::new(),
+        })
     }
 
     /// Lets the connection do what it can do now.
@@ -48,10 +64,14 @@ impl Link {
         if let Some(connection) = &mut self.connection
             && let Poll::Ready(ended) = Pin::new(connection).poll(&mut cx)
         {
-            if let Err(error) = ended {
-                tracing::trace!(%error, "a worker's connection ended");
+            let connection = self.connection.take();
+            match ended {
+                Ok(()) if matches!(self.switch, Switch::Allowed) => {
+                    self.switch = connection.map_or(Switch::Forbidden, |left| Switch::Done(Box::new(left)));
+                }
+                Ok(()) => {}
+                Err(error) => tracing::trace!(%error, "a worker's connection ended"),
             }
-            self.connection = None;
         }
     }
 
@@ -61,6 +81,27 @@ impl Link {
     pub(crate) fn check(&mut self) -> bool {
         self.drive(&mut silent());
         self.connection.is_some() && self.sender.is_ready()
+    }
+
+    /// Lets the worker leave HTTP when it answers the next request.
+    pub(crate) fn allow_switch(&mut self) {
+        self.switch = Switch::Allowed;
+    }
+
+    pub(crate) const fn may_switch(&self) -> bool {
+        matches!(self.switch, Switch::Allowed)
+    }
+
+    /// The bare connection after a `101 Switching Protocols`, and what was read from it beyond the head.
+    pub(crate) fn into_stream(mut self: Box<Self>) -> Option<(Stream, Bytes)> {
+        self.drive(&mut silent());
+        match self.switch {
+            Switch::Done(connection) => {
+                let parts = connection.into_parts();
+                Some((parts.io, parts.read_buf))
+            }
+            Switch::Forbidden | Switch::Allowed => None,
+        }
     }
 
     /// Sends a request and waits for the head of its answer. When nothing was written the error gives the request

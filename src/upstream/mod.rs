@@ -9,6 +9,7 @@
 //! | `headers` | which fields pass |
 //! | `pool` `connect` `tls` `link` `relay` | connections |
 //! | `body` `source` `watch` `alarm` | the answer on its way back |
+//! | `tunnel` | what comes after an upgrade |
 //!
 //! A response is *committed* at the first content byte, not at the headers: until then another worker can take over
 //! and the client notices nothing; from then on each byte is passed on as it comes. What a worker may have begun is
@@ -33,6 +34,7 @@ mod link;
 mod pool;
 mod relay;
 mod source;
+mod tunnel;
 mod watch;
 
 pub use body::{BodyError, UpstreamBody};

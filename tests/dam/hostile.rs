@@ -140,7 +140,9 @@ fn wrong(random: &mut Rng) -> (&'static str, Vec<u8>, &'static [u16]) {
             ];
             ("unknown paths", get(paths[random.usize(..paths.len())]), &[400, 404])
         }
-        9 => ("upgrade", request("GET /files/a", &["upgrade: websocket", "connection: upgrade"], ""), &[501]),
+        9 => {
+            ("upgrade", request("GET /v1/models", &["upgrade: websocket", "connection: upgrade"], ""), &[501])
+        }
         10 => {
             let forged = [
                 "x-traffic-dam-class: king",

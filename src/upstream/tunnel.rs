@@ -1,0 +1,67 @@
+//! What comes after an upgrade: bytes in both directions, nothing else.
+//!
+//! The seat is held as long as the tunnel stands. It ends when either side closes, fails, or when neither has said
+//! anything for `timeouts.idle`; a side that takes nothing for so long ends it too.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::connect::Stream;
+use crate::shed::Permit;
+
+/// What each direction holds at the most.
+const BUFFER: usize = 16 * 1024;
+
+/// Passes bytes between a client that has left HTTP and its worker, and keeps the seat meanwhile.
+pub(crate) async fn tunnel(
+    client: OnUpgrade,
+    (worker, early): (Stream, Bytes),
+    idle: Duration,
+    seat: Option<Permit>,
+) {
+    let outcome = match timeout(idle, client).await {
+        Ok(Ok(client)) => pass(TokioIo::new(client), TokioIo::new(worker), &early, idle).await,
+        // The client left before it had our `101`.
+        Ok(Err(_)) | Err(_) => Ok(()),
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "an upgraded connection broke off");
+    }
+    drop(seat);
+}
+
+async fn pass<C, W>(mut client: C, mut worker: W, early: &[u8], idle: Duration) -> io::Result<()>
+where
+    C: AsyncReadExt + AsyncWrite + Unpin,
+    W: AsyncReadExt + AsyncWrite + Unpin,
+{
+    put(&mut client, early, idle).await?;
+    let (mut from_client, mut from_worker) = (vec![0; BUFFER], vec![0; BUFFER]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut from_client) => match from_client.get(..read?) {
+                Some(bytes) if !bytes.is_empty() => put(&mut worker, bytes, idle).await?,
+                _ => return worker.shutdown().await,
+            },
+            read = worker.read(&mut from_worker) => match from_worker.get(..read?) {
+                Some(bytes) if !bytes.is_empty() => put(&mut client, bytes, idle).await?,
+                _ => return client.shutdown().await,
+            },
+            () = tokio::time::sleep(idle) => return Ok(()),
+        }
+    }
+}
+
+async fn put<T: AsyncWrite + Unpin>(to: &mut T, bytes: &[u8], idle: Duration) -> io::Result<()> {
+    let write = async {
+        to.write_all(bytes).await?;
+        to.flush().await
+    };
+    timeout(idle, write).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
