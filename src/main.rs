@@ -12,6 +12,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use commands::Command;
 
+/// A request makes some dozens of small, short-lived allocations: with this allocator a small proxied request takes
+/// about a tenth less CPU than with the system's (`make bench-proxy`). Only the program chooses it; a library leaves the
+/// choice to its user.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The variable that sets the log filter, as in `info,traffic_dam=debug`.
 const LOG_FILTER: &str = "TRAFFIC_DAM_LOG";
 
