@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use commands::Command;
 
 /// A request makes some dozens of small, short-lived allocations: with this allocator a small proxied request takes
-/// about a tenth less CPU than with the system's (`make bench-proxy`). Only the program chooses it; a library leaves the
+/// 5 to 10 % less CPU than with the system's (`make bench-proxy`). Only the program chooses it; a library leaves the
 /// choice to its user.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
