@@ -18,7 +18,7 @@ use crate::request::{Kind, RouteTimeouts};
 /// A chatbot's own endpoint, treated as one of the kinds.
 #[derive(Clone, Debug)]
 pub struct RouteSettings {
-    /// The exact path, decoded.
+    /// The path, decoded, or a pattern for paths: `*` stands for any run of characters.
     pub path: Arc<str>,
     /// Where the demand stands in the body.
     pub shape: Shape,
@@ -97,7 +97,7 @@ impl Paths {
         let path = decoded(raw_path)?;
         let mut wrong_method = None;
         for (of, matched) in &self.endpoints {
-            if *matched.label == *path {
+            if glob::matches(&matched.label, &path) {
                 if of == method {
                     return Ok(matched.clone());
                 }
@@ -175,6 +175,19 @@ mod tests {
         }
         let refusal = paths.find(&Method::GET, "/v1/chat/completions").expect_err("wrong method");
         assert!(refusal.message.contains("POST"), "{refusal}");
+    }
+
+    #[test]
+    fn a_route_may_be_a_pattern() {
+        let route = RouteSettings {
+            path: "/bots/*/chat".into(),
+            shape: Shape::route(Kind::Chat, None, None),
+            retry: false,
+            timeouts: RouteTimeouts::default(),
+        };
+        let paths = Paths::new(&[route], Vec::new(), None);
+        assert_eq!(reason(&paths, &Method::POST, "/bots/7/chat"), Ok(Kind::Chat));
+        assert_eq!(reason(&paths, &Method::POST, "/bots/7/pause"), Err(Reason::NotFound));
     }
 
     #[test]
