@@ -25,7 +25,7 @@ fn least_loaded(candidates: &[Candidate], _session: Option<u64>, _random: &mut R
 }
 
 fn settings() -> GateSettings {
-    GateSettings { queue_length: 16, queue_bytes: 1 << 20, ..GateSettings::default() }
+    GateSettings { queue_length: 16, queue_bytes: 1 << 20, fleet_factor: 1.0, ..GateSettings::default() }
 }
 
 fn member(id: &str, slots: u32) -> Member {
@@ -46,6 +46,8 @@ fn ask(caller: &str) -> Ask {
         prompt_tokens: 100,
         expected_output: 50,
         sequences: 1,
+        stream: true,
+        repeatable: false,
         body_bytes: 1000,
         session: None,
         deadline: None,
