@@ -1,9 +1,11 @@
 //! A gate at work, in virtual time.
 
 mod course;
+mod displacing;
 mod fairness;
 mod queueing;
 mod random;
+mod reading;
 mod threads;
 
 use std::sync::Arc;
@@ -15,8 +17,8 @@ use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Class, Ending};
 
-use super::settings::GateSettings;
-use super::{Answer, Ask, Candidate, Gate, Grant, Member, WaiterId};
+use super::settings::{GateSettings, LimitSource};
+use super::{Answer, Ask, Candidate, Gate, Grant, Member, SeatId, WaiterId};
 
 /// The first of the least loaded that fit.
 fn least_loaded(candidates: &[Candidate], _session: Option<u64>, _random: &mut Rng) -> Option<usize> {
