@@ -38,9 +38,9 @@ fn a_prompt_that_would_be_read_too_late_is_not_sent() {
     let mut gate = known(settings());
     let now = at(50_000);
     let first = sent(&mut gate, &stream(300), now);
-    // Behind 300 tokens, 100 more are read within half a second; behind 400 they are not.
+    // Behind 300 tokens, 100 more are read within half a second; 300 more behind those are not.
     sent(&mut gate, &stream(100), now);
-    assert_eq!(refused(&mut gate, &stream(100), now).reason, Reason::Overloaded);
+    assert_eq!(refused(&mut gate, &stream(300), now).reason, Reason::Overloaded);
     gate.first_token(first, at(50_350));
     sent(&mut gate, &stream(100), at(50_350));
 }
