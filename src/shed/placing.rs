@@ -88,7 +88,7 @@ impl Gate {
 
     /// Whether all workers together may take more. Several do not carry the sum of what each carries alone (they wait
     /// for each other, and one of them may be lost), so the ceiling is `base · max(1, factor · N)`, with the slots
-    /// that were told as base. Where they were not told, the limits that were learned are the only ones.
+    /// that were told as base, and the last of them may go over it in part. Where they were not told, the limits that were learned are the only ones.
     fn fleet_allows(&self, load: &Load, now: Nanos) -> bool {
         let (mut in_flight, mut sum, mut largest) = (0_u64, 0_u64, 0_u64);
         for worker in self.workers.iter().flatten().filter(|worker| worker.open(now)) {
@@ -101,9 +101,10 @@ impl Gate {
             sum += u64::from(base);
             largest = largest.max(u64::from(base));
         }
-        let together = (sum as f64 * self.settings.fleet_factor) as u64;
-        let ceiling = (together.max(largest) / u64::from(self.settings.dams.max(1))).max(1);
-        in_flight == 0 || in_flight + u64::from(load.sequences) <= ceiling
+        let together = (sum as f64 * self.settings.fleet_factor).max(largest as f64);
+        let ceiling = together / f64::from(self.settings.dams.max(1));
+        let others = in_flight + u64::from(load.sequences).saturating_sub(1);
+        in_flight == 0 || ceiling > others as f64
     }
 
     /// Whether the shares kept for higher classes stay free. The lower classes together may fill the rest; what the

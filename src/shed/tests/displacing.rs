@@ -102,11 +102,8 @@ fn what_was_taken_away_costs_its_caller_nothing() {
 
 #[test]
 fn a_class_that_is_shut_out_goes_first_once_in_a_while() {
-    let patient = GateSettings {
-        promote: Duration::from_secs(2),
-        queue_wait: Duration::from_secs(60),
-        ..settings()
-    };
+    let patient =
+        GateSettings { promote: Duration::from_secs(2), queue_wait: Duration::from_secs(60), ..settings() };
     let mut gate = gate(patient, &[member("w1", 1)]);
     let mut seat = granted(&mut gate, &of(Class::Interactive), at(0)).seat;
     let batch: Vec<_> = (0..2).map(|_| waiting(&mut gate, &of(Class::Batch), at(0))).collect();

@@ -131,11 +131,11 @@ fn several_workers_have_a_ceiling_below_the_sum_of_their_slots() {
     };
     let workers: Vec<_> = (0..4).map(|i| member(&format!("w{i}"), 10)).collect();
     assert_eq!(ceiling(&workers[..1], settings()), 10);
-    assert_eq!(ceiling(&workers[..2], settings()), 16);
-    assert_eq!(ceiling(&workers, settings()), 33);
-    assert_eq!(ceiling(&workers, GateSettings { dams: 2, ..settings() }), 16);
+    assert_eq!(ceiling(&workers[..2], settings()), 17);
+    assert_eq!(ceiling(&workers, settings()), 34);
+    assert_eq!(ceiling(&workers, GateSettings { dams: 2, ..settings() }), 17);
     let fixed = GateSettings { limit: LimitSource::Fixed(5), ..settings() };
-    assert_eq!(ceiling(&workers[..2], fixed), 8);
+    assert_eq!(ceiling(&workers[..2], fixed), 9);
     let mut untold = workers;
     untold[0].slots = None;
     assert_eq!(ceiling(&untold[..2], settings()), 32 + 10);
