@@ -52,6 +52,8 @@ pub(in crate::sim::simulate) struct Call {
     pub(super) unfinished: u32,
     /// How often it was sent to a worker.
     pub(super) sent: u32,
+    /// It was sent once more after a worker had failed it.
+    pub(super) retried: bool,
     /// When its tokens are next told to the gate.
     pub(super) report_at: Nanos,
     pub(super) latest: Nanos,
@@ -74,6 +76,7 @@ impl Call {
             seen: 0,
             unfinished: 0,
             sent: 0,
+            retried: false,
             report_at: Nanos::ZERO,
             latest: Nanos::ZERO,
         }
