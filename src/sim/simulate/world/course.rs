@@ -132,6 +132,7 @@ impl World<'_> {
         call.sent += 1;
         call.unfinished = call.wish.outputs.len() as u32;
         (call.first, call.seen, call.report_at) = (None, 0, Nanos::ZERO);
+        call.by_second.clear();
         let state = self.machines[machine].state;
         if state == State::Dead {
             return self.attempt_failed(place, Failure::Connect);
@@ -184,11 +185,9 @@ impl World<'_> {
     fn token(&mut self, place: usize) {
         let now = self.now;
         let call = &mut self.calls[place];
-        call.seen += 1;
-        call.latest = now;
-        let seen = call.seen;
         let is_first = call.first.is_none();
-        call.first.get_or_insert(now);
+        call.token(now);
+        let seen = call.seen;
         if !call.wish.stream {
             return;
         }
