@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fair::{self, Portion};
-use super::recovery::recovery;
+use super::recovery::{recovery, usual};
 use super::{ClassFigures, Figures, Second};
 use crate::clock::Nanos;
 use crate::refusal::Reason;
@@ -141,8 +141,16 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
     figures.extra_good = ratio(extra_good as f64, extra as f64);
     let marked = scenario.events.iter().find(|event| event.recover).map(|event| at(event.at));
     let disturbed = world.phases.iter().rfind(|phase| phase.disturbs).map(|phase| phase.since);
-    figures.recovery =
-        marked.or(disturbed).map(|since| recovery(&seconds, since.0.div_ceil(SECOND) as usize));
+    figures.recovery = marked.or(disturbed).map(|when| {
+        let second = |at: Nanos| at.0.div_ceil(SECOND) as usize;
+        // What a fleet does that is not offered enough says nothing of what it could do.
+        let before = world.phases.iter().rfind(|phase| phase.since < when);
+        let usual = match before.filter(|phase| phase.times >= 1.0) {
+            Some(phase) => usual(&seconds, second(phase.since.max(window.start)), second(when)),
+            None => 1.0,
+        };
+        recovery(&seconds, second(when), usual)
+    });
     (figures, seconds)
 }
 
