@@ -33,7 +33,7 @@ fn every_scenario_comes_out_as_expected() {
         assert!(!scenario.expect.is_empty(), "{} expects nothing", scenario.name);
         let outcomes = batch(scenario, &[scenario.dam.law], 1..SEEDS + 1);
         text += &table::rows(scenario, &outcomes);
-        misses.extend(outcomes.iter().flat_map(|outcome| table::misses(scenario, outcome)));
+        misses.extend(table::misses(scenario, &outcomes));
     }
     println!("{text}");
     assert!(misses.is_empty(), "\n{text}\n{} misses:\n{}", misses.len(), misses.join("\n"));
