@@ -40,8 +40,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let policies: &[Policy] = if arguments.compare { &Policy::ALL } else { &one };
         let outcomes = batch(scenario, policies, arguments.seed..arguments.seed + arguments.seeds);
         say(table::rows(scenario, &outcomes).trim_end());
-        let judged = outcomes.iter().filter(|outcome| outcome.policy == scenario.dam.law);
-        misses.extend(judged.flat_map(|outcome| table::misses(scenario, outcome)));
+        // The others are there to be compared with: nothing is expected of them.
+        let judged: Vec<Outcome> =
+            outcomes.iter().filter(|outcome| outcome.policy == scenario.dam.law).cloned().collect();
+        misses.extend(table::misses(scenario, &judged));
         runs.push((scenario, outcomes));
     }
     for miss in misses {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fair::{self, Portion};
-use super::recovery::recovery;
+use super::recovery::{recovery, usual};
 use super::{ClassFigures, Figures, Second};
 use crate::clock::Nanos;
 use crate::refusal::Reason;
@@ -14,6 +14,9 @@ use crate::sim::simulate::world::{Call, Fate, Phase, SECOND, Stage, World, at};
 
 /// An output token counts as so many of the prompt, as in the fair queue.
 const OUTPUT_WEIGHT: f64 = 2.0;
+
+/// So long after an overload those that it had refused have come back.
+const CALMS: Duration = Duration::from_secs(5);
 
 /// How it came out for one request.
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +101,7 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
             Stage::Over(Fate::Failed(_)) => figures.failed += 1,
             _ => {}
         }
-        if call.as_told && phase_at(&world.phases, call.arrived).is_some_and(|phase| phase.times <= 1.0) {
+        if call.as_told && phase_at(&world.phases, call.arrived).is_some_and(|phase| is_calm(phase, call)) {
             came_back += 1;
             kept += u64::from(call.granted.is_some());
         }
@@ -141,8 +144,16 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
     figures.extra_good = ratio(extra_good as f64, extra as f64);
     let marked = scenario.events.iter().find(|event| event.recover).map(|event| at(event.at));
     let disturbed = world.phases.iter().rfind(|phase| phase.disturbs).map(|phase| phase.since);
-    figures.recovery =
-        marked.or(disturbed).map(|since| recovery(&seconds, since.0.div_ceil(SECOND) as usize));
+    figures.recovery = marked.or(disturbed).map(|when| {
+        let second = |at: Nanos| at.0.div_ceil(SECOND) as usize;
+        // What a fleet does that is not offered enough says nothing of what it could do.
+        let before = world.phases.iter().rfind(|phase| phase.since < when);
+        let usual = match before.filter(|phase| phase.times >= 1.0) {
+            Some(phase) => usual(&seconds, second(phase.since.max(window.start)), second(when)),
+            None => 1.0,
+        };
+        recovery(&seconds, second(when), usual)
+    });
     (figures, seconds)
 }
 
@@ -162,6 +173,11 @@ impl Counts {
         self.good += u64::from(verdict.good);
         self.ttfts.extend(verdict.ttft.filter(|_| call.granted.is_some()));
     }
+}
+
+/// Whether a request came when no more was offered than can be served, and had not been for a while.
+fn is_calm(phase: &Phase, call: &Call) -> bool {
+    phase.times <= 1.0 && call.arrived.since(phase.since) >= CALMS
 }
 
 /// The middle of a second.
