@@ -14,8 +14,8 @@
 //! Three things make it quicker than its windows. *The knee shows itself*: when a first token is overdue although the
 //! prompts ahead do not explain it, while other streams flow, the worker decodes just as many as flow, and that is the
 //! limit at once. *Slow start*: until the first cut L grows with each first token in time, so that a large
-//! worker is found in as many round trips as it has doublings. *Cuts count once*: only requests sent after the last cut are
-//! judged, for those before it suffer from what was already mended.
+//! worker is found in a few round trips. *Changes count once*: only requests sent after the last one are judged, for those
+//! before it suffer from what was already mended, or have not met what is new.
 //!
 //! Answers that are not streamed say less: only whether they came, with all their tokens, within what the two promises
 //! allow together. They are judged by that, so a worker that streams nothing keeps its promise too, but has more of a
@@ -52,6 +52,9 @@ const QUEUED: f64 = 5.0;
 const CALM: f64 = 0.85;
 /// The limit was used if so much of it was.
 const USED: f64 = 0.9;
+/// What a first token in time adds before the first cut: the limit doubles in two round trips, and overshoots by less
+/// than one that doubled in each.
+const SLOW_START: f64 = 0.5;
 /// The shortest and the longest time between two tries above the knee. Each try that fails makes a few requests wait
 /// inside the worker: at the longest these are less than one in a hundred even of a small worker's.
 const RETRY: Duration = Duration::from_secs(2);
@@ -73,8 +76,8 @@ pub struct Stream {
     try_at: Nanos,
     put_off: Duration,
     step: f64,
-    /// Requests sent before this are not judged.
-    cut_at: Nanos,
+    /// Requests sent before the limit last changed are not judged: they say nothing about it.
+    changed_at: Nanos,
     window: Window,
 }
 
@@ -114,7 +117,7 @@ impl Stream {
             try_at: Nanos::ZERO,
             put_off: RETRY,
             step: 1.0,
-            cut_at: Nanos::ZERO,
+            changed_at: Nanos::ZERO,
             window: Window::default(),
         };
         law.retell(told);
@@ -129,7 +132,7 @@ impl Stream {
     /// After an answer of this ratio: ends the window if it is long enough.
     fn judge_when_due(&mut self, ratio: f64, now: Nanos) {
         if self.phase == Phase::SlowStart && ratio < CALM && self.is_used(self.window.peak) {
-            self.grow(1.0);
+            self.grow(SLOW_START);
         }
         let answers = self.window.ttft.len() + self.window.whole.len();
         if now.since(self.window.start) >= WINDOW && answers >= ANSWERS {
@@ -159,26 +162,40 @@ impl Stream {
     fn widen(&mut self, now: Nanos) {
         let knee = self.knee.unwrap_or(f64::INFINITY);
         if self.limit < knee {
-            self.limit = (self.limit + self.limit.sqrt()).min(knee).min(self.ceiling);
+            self.raise((self.limit + self.limit.sqrt()).min(knee), now);
         } else if now >= self.try_at {
             if self.limit > knee {
                 // More than the knee went well: it was none.
                 (self.knee, self.put_off) = (Some(self.limit), RETRY);
                 self.step = (self.step * 2.0).min(self.limit.sqrt());
             }
-            self.grow(self.step);
+            self.raise(self.limit + self.step, now);
         }
     }
 
     fn cut(&mut self, limit: f64, now: Nanos) {
-        self.limit = limit.clamp(self.floor, self.limit);
-        let same = self.knee.is_some_and(|knee| self.limit >= SAME_KNEE * knee);
-        self.put_off = if same { (self.put_off * 2).min(LONGEST_RETRY) } else { RETRY };
-        (self.knee, self.step) = (Some(self.limit), 1.0);
+        let limit = limit.clamp(self.floor, self.limit);
+        match self.knee {
+            // A try that failed: back to what was well before, and more patience with the next.
+            Some(knee) if self.limit > knee && limit >= SAME_KNEE * knee => {
+                self.limit = knee.max(self.floor);
+                self.put_off = (self.put_off * 2).min(LONGEST_RETRY);
+            }
+            _ => {
+                (self.limit, self.knee, self.put_off) = (limit, Some(limit), RETRY);
+            }
+        }
+        self.step = 1.0;
         self.try_at = now + self.put_off;
-        self.cut_at = now;
+        self.changed_at = now;
         self.phase = Phase::Settling;
         self.window = Window { start: now, ..Window::default() };
+    }
+
+    /// A larger limit that is judged by what is sent from now on.
+    fn raise(&mut self, limit: f64, now: Nanos) {
+        self.limit = limit.min(self.ceiling);
+        self.changed_at = now;
     }
 
     fn grow(&mut self, step: f64) {
@@ -198,23 +215,25 @@ impl Law for Stream {
     fn observe(&mut self, sample: Sample, now: Nanos) {
         match sample {
             Sample::Dispatch { in_flight } => self.window.peak = self.window.peak.max(in_flight),
-            Sample::FirstToken { dispatched, ttft, expected, slo } if dispatched >= self.cut_at => {
+            Sample::FirstToken { dispatched, ttft, expected, slo } if dispatched >= self.changed_at => {
                 let reference = expected.as_secs_f64() + SLACK * slo.as_secs_f64();
                 self.first_token(ttft.as_secs_f64() / reference.max(1e-6), now);
             }
-            Sample::Whole { dispatched, elapsed, tokens, expected, slo } if dispatched >= self.cut_at => {
+            Sample::Whole { dispatched, elapsed, tokens, expected, slo } if dispatched >= self.changed_at => {
                 let decoding = ITL_SHARE * self.itl_slo * tokens as f64;
                 let reference = expected.as_secs_f64() + SLACK * slo.as_secs_f64() + decoding;
                 let ratio = elapsed.as_secs_f64() / reference.max(1e-6);
                 self.window.whole.add(ratio);
                 self.judge_when_due(ratio, now);
             }
-            Sample::Tokens { count, span } if now - span >= self.cut_at => {
+            Sample::Tokens { count, span } if now - span >= self.changed_at => {
                 let itl = span.as_secs_f64() / count.max(1) as f64;
                 self.window.itl.add(itl / (ITL_SHARE * self.itl_slo));
             }
             Sample::Overdue { dispatched, flowing }
-                if dispatched >= self.cut_at && flowing > 0 && f64::from(flowing) < self.limit.floor() =>
+                if dispatched >= self.changed_at
+                    && flowing > 0
+                    && f64::from(flowing) < self.limit.floor() =>
             {
                 self.cut(f64::from(flowing), now);
             }
