@@ -66,11 +66,12 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
             let first = call.first.map_or(0, |first| (first.0 / SECOND) as usize);
             for (place, tokens) in call.by_second.iter().enumerate() {
                 let second = first + place;
-                let Some(work) = work.get_mut(second).filter(|_| window.contains(&middle(second))) else {
-                    continue;
-                };
+                let Some(work) = work.get_mut(second) else { continue };
+                let counts = window.contains(&middle(second));
                 let prompt = if place == 0 { call.wish.prompt as f64 } else { 0.0 };
-                portion.got += prompt + OUTPUT_WEIGHT * f64::from(*tokens);
+                if counts {
+                    portion.got += prompt + OUTPUT_WEIGHT * f64::from(*tokens);
+                }
                 if verdict.good {
                     let price = &prices[world.group_of(call.machine)];
                     *work += price.prompt * prompt + price.output * f64::from(*tokens);
@@ -98,7 +99,10 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
             Stage::Over(Fate::Refused(reason)) => {
                 *figures.refused.entry(Reason::as_str(reason)).or_default() += 1;
             }
-            Stage::Over(Fate::Failed(_)) => figures.failed += 1,
+            Stage::Over(Fate::Failed(_)) => {
+                figures.failed += 1;
+                figures.failed_early += u64::from(call.first.is_none());
+            }
             _ => {}
         }
         if call.as_told && phase_at(&world.phases, call.arrived).is_some_and(|phase| is_calm(phase, call)) {
@@ -133,10 +137,10 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
     figures.good = together.good;
     figures.goodput = together.good as f64 / length;
     figures.goodput_of_offered = ratio(together.good as f64, together.offered as f64);
-    let in_window = |second: &usize| window.contains(&middle(*second));
-    let peak =
-        (0..seconds.len()).filter(in_window).filter_map(|second| phase_at(&world.phases, middle(second)));
-    figures.goodput_of_peak = ratio(work.iter().sum(), peak.map(|phase| phase.peak).sum());
+    let counted = || (0..seconds.len()).filter(|second| window.contains(&middle(*second)));
+    let peak = counted().filter_map(|second| phase_at(&world.phases, middle(second)));
+    let done = counted().map(|second| work[second]).sum();
+    figures.goodput_of_peak = ratio(done, peak.map(|phase| phase.peak).sum());
     figures.ttft = percentiles(&mut together.ttfts);
     figures.jain = fair::jain(&portions);
     figures.light_share = fair::light_share(&portions);
