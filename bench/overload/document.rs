@@ -50,6 +50,9 @@ impl Frame<'_> {
         if faults > 0 {
             line(format_args!("{faults} runs do not count, or were not made; each is named in its section."));
         }
+        if checks.is_empty() {
+            return;
+        }
         let mut table = Table::new(["", "wanted", "measured", ""]);
         for check in checks {
             let held = if check.held { "" } else { "**missed**" };

@@ -1,11 +1,13 @@
 //! What a run comes to, and whether it counts.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::drive::Spent;
 use crate::plan::PATIENCE;
 use crate::sample::{Outcome, Sample};
 use crate::scrape::{self, Histogram};
+use crate::section::bare;
 use crate::stats::{quantile, sorted};
 
 /// Beyond this share of a core the generator itself may be what is slow.
@@ -44,6 +46,15 @@ impl Times {
     fn read(histogram: &Histogram) -> Self {
         let millis = |q| histogram.quantile(q).map(|seconds| seconds * 1000.0);
         Self { p50: millis(0.5), p99: millis(0.99) }
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.p50, self.p99) {
+            (None, None) => f.write_str("–"),
+            (p50, p99) => write!(f, "{} / {}", bare(p50), bare(p99)),
+        }
     }
 }
 

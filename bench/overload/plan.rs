@@ -151,7 +151,7 @@ impl Options {
 
     /// How long a run goes before it is measured: several answers long, so that no slot holds a beginner's luck.
     pub(crate) const fn warm_up(&self) -> Duration {
-        Duration::from_millis(1500 + 150 * self.seconds)
+        Duration::from_millis(2000 + 200 * self.seconds)
     }
 
     /// How long an arm is given at its worker's capacity before its first load: an adaptive limit has to grow.

@@ -50,7 +50,8 @@ impl Server {
                 let said = fs::read_to_string(&server.log).unwrap_or_default();
                 let end =
                     said.lines().rev().take(4).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>();
-                return Err(format!("a server did not come up: {}", end.join(" · ")).into());
+                let end = end.join(" · ").replace(&format!("{}/", folder.display()), "");
+                return Err(format!("a server did not come up: {end}").into());
             }
             sleep(Duration::from_millis(50)).await;
         }

@@ -21,6 +21,10 @@ use crate::servers::{Server, free_address};
 const FULL: [f64; 3] = [1.0, 1.125, 1.25];
 /// Between two runs, so that what the last one left has ended.
 const REST: Duration = Duration::from_millis(500);
+/// A worker that starts full finishes its short answers first; so long later its slots hold answers of all ages.
+const MIXING: Duration = Duration::from_secs(4);
+/// What a run is measured against must not be a matter of chance.
+const LEAST_LOOK: Duration = Duration::from_secs(8);
 /// The crowd's size where callers do not matter.
 const CROWD: u32 = 20;
 
@@ -133,16 +137,15 @@ impl Stage<'_> {
     /// full.
     pub(crate) async fn best(&self, size: WorkerSize, length: Duration) -> Result<Peak, Box<dyn Error>> {
         let mut best = Peak { requests: 0.0, tokens: 0.0 };
+        let length = length.max(LEAST_LOOK);
         for full in FULL {
             let worker = self.worker(size, self.options.seed).await?;
             let client = Arc::new(Client::new(worker.1));
             let clients = (f64::from(size.slots) * full) as u64;
-            let samples = closed_loop(&client, clients, length + length / 4).await;
+            let samples = closed_loop(&client, clients, MIXING + length).await;
             let seconds = length.as_secs_f64();
-            let kept: Vec<&Sample> = samples
-                .iter()
-                .filter(|sample| sample.is_good() && sample.arrival.due >= length / 4)
-                .collect();
+            let kept: Vec<&Sample> =
+                samples.iter().filter(|sample| sample.is_good() && sample.arrival.due >= MIXING).collect();
             let tokens = kept.iter().map(|sample| f64::from(sample.good_tokens())).sum::<f64>() / seconds;
             if tokens > best.tokens {
                 best = Peak { requests: kept.len() as f64 / seconds, tokens };

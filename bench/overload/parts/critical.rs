@@ -21,15 +21,8 @@ Batch work at 10×, and critical requests at a tenth of the capacity, for which 
 
 pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("Critical requests beside a flood", TEXT);
-    let mut table = Table::new([
-        "",
-        "offered",
-        "good",
-        "refused",
-        "TTFT p50",
-        "TTFT p99",
-        "goodput of peak, all classes",
-    ]);
+    let mut table =
+        Table::new(["", "offered", "good", "refused", "TTFT p50 / p99", "goodput of peak, all classes"]);
     for arm in ours(stage.options) {
         let mut file = DamFile::of(arm, WORKER).ok_or("not an arm of the dam")?;
         file.reserve = Some(RESERVE);
@@ -59,8 +52,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
                 format!("{:.0}", figures.offered * length.as_secs_f64()),
                 percent(figures.of_offered),
                 figures.refused.to_string(),
-                bare(figures.ttft.p50),
-                bare(figures.ttft.p99),
+                figures.ttft.to_string(),
                 percent(all.of_peak),
             ]);
         }

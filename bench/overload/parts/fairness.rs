@@ -67,9 +67,12 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
         let what = format!("Jain index, one caller at 10× among {MANY}, {title}");
         section.checks.push(Check::at_least(what, 0.98, Some(shares.jain), ratio));
     }
-    if let Some(limits) = &stage.nginx {
+    if stage.options.nginx.is_some() && stage.options.arms.contains(&Arm::Nginx) {
+        // Where its best setting has not been looked for, the batch size is as good as any.
+        let told = NginxLimits { under_way: Some(WORKER.slots), ..NginxLimits::default() };
+        let limits = stage.nginx.clone().unwrap_or(told);
         let each = NginxLimits { per_caller: Some(WORKER.slots / FEW), ..NginxLimits::default() };
-        for limits in [limits.clone(), each] {
+        for limits in [limits, each] {
             let setting = stage.nginx(&limits).await?;
             let run = stage.offer(&setting, &first, length, None).await;
             let title = format!("nginx, {}", limits.describe());

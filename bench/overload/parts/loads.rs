@@ -27,7 +27,7 @@ Offered: arrivals of a Poisson process, drawn before the run; none waits for an 
 1 s of when the request was due, and the stream complete. % of peak: tokens of good answers over the worker's own best.
 TTFT: of admitted streams; a client that gave up after 10 s counts as 10 s. Refusal: as clients saw it, and as the dam's
 own histogram has it (interpolated within its buckets); refusals that had first waited in the queue are left out of
-the clients' column, their waiting is left out of the dam's. Untold: refusals without `Retry-After`. Errors: broken
+the clients' figure, and their waiting out of the dam's. Untold: refusals without `Retry-After`. Errors: broken
 streams and other statuses. CPU in % of one core; *all* is everything on the machine. Limit: what the law lets onto the
 worker at the end. Times in ms.";
 
@@ -55,20 +55,15 @@ pub(crate) async fn run(stage: &mut Stage<'_>) -> Result<Section, Box<dyn Error>
             "goodput/s",
             "% of offered",
             "% of peak",
-            "TTFT p50",
-            "TTFT p99",
+            "TTFT p50 / p99",
             "refused",
-            "refusal p50",
-            "refusal p99",
-            "dam's own p50",
-            "dam's own p99",
+            "refusal p50 / p99",
+            "the dam's own",
             "untold",
             "gave up",
             "errors",
             "limit",
-            "generator CPU",
-            "gateway CPU",
-            "all CPU",
+            "CPU: generator / gateway / all",
         ]);
         for point in points.iter().filter(|point| point.load == load) {
             table.rows.push(row(point));
@@ -154,7 +149,7 @@ async fn choose(stage: &mut Stage<'_>) -> Result<(String, Table), Box<dyn Error>
 fn row(point: &Point) -> Vec<String> {
     let figures = &point.figures;
     let cpu = |cores: f64| format!("{:.0}", cores * 100.0);
-    let own = figures.own_refusal.unwrap_or_default();
+    let spent = figures.spent;
     let invalid = if figures.faults.is_empty() { "" } else { " (**does not count**)" };
     vec![
         format!("{}{invalid}", point.arm.title()),
@@ -162,20 +157,20 @@ fn row(point: &Point) -> Vec<String> {
         format!("{:.1}", figures.goodput),
         percent(figures.of_offered),
         percent(figures.of_peak),
-        bare(figures.ttft.p50),
-        bare(figures.ttft.p99),
+        figures.ttft.to_string(),
         figures.refused.to_string(),
-        bare(figures.refusal.p50),
-        bare(figures.refusal.p99),
-        bare(own.p50),
-        bare(own.p99),
+        figures.refusal.to_string(),
+        figures.own_refusal.unwrap_or_default().to_string(),
         figures.untold.to_string(),
         figures.gave_up.to_string(),
         figures.errors.to_string(),
         figures.limit.map_or_else(|| "–".to_owned(), |limit| format!("{limit:.0}")),
-        cpu(figures.spent.generator),
-        figures.spent.gateway.map_or_else(|| "–".to_owned(), cpu),
-        cpu(figures.spent.machine),
+        format!(
+            "{} / {} / {}",
+            cpu(spent.generator),
+            spent.gateway.map_or_else(|| "–".to_owned(), cpu),
+            cpu(spent.machine)
+        ),
     ]
 }
 

@@ -6,7 +6,7 @@ use crate::arrivals::Source;
 use crate::figures::Times;
 use crate::parts::{ours, say};
 use crate::sample::{Outcome, Sample};
-use crate::section::{Check, Section, Table, bare, percent};
+use crate::section::{Check, Section, Table, percent};
 use crate::stage::Stage;
 
 const LOAD: f64 = 2.0;
@@ -22,10 +22,8 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
         "",
         "goodput/s",
         "goodput of peak",
-        "TTFT p50",
-        "TTFT p99",
-        "whole answer p50",
-        "whole answer p99",
+        "TTFT p50 / p99",
+        "whole answer p50 / p99",
         "refused",
         "errors",
     ]);
@@ -47,10 +45,8 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
                 title,
                 format!("{:.1}", figures.goodput),
                 percent(figures.of_peak),
-                bare(figures.ttft.p50),
-                bare(figures.ttft.p99),
-                bare(whole.p50),
-                bare(whole.p99),
+                figures.ttft.to_string(),
+                whole.to_string(),
                 figures.refused.to_string(),
                 figures.errors.to_string(),
             ]);
