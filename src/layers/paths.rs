@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::glob;
+use crate::glob::Glob;
 use crate::openai::demand::{Pointer, Shape};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Kind, RouteTimeouts};
@@ -46,8 +46,8 @@ pub struct Matched {
 /// The paths that are let through.
 #[derive(Debug)]
 pub struct Paths {
-    endpoints: Vec<(Method, Matched)>,
-    patterns: Vec<Arc<str>>,
+    endpoints: Vec<(Method, Glob, Matched)>,
+    patterns: Vec<Glob>,
 }
 
 impl Paths {
@@ -86,7 +86,11 @@ impl Paths {
             ));
         }
         endpoints.push((Method::GET, endpoint("/v1/models", Kind::Models, None)));
-        Self { endpoints, patterns }
+        let endpoints = endpoints
+            .into_iter()
+            .map(|(method, matched)| (method, Glob::new(Arc::clone(&matched.label)), matched))
+            .collect();
+        Self { endpoints, patterns: patterns.into_iter().map(Glob::new).collect() }
     }
 
     /// Matches a request.
@@ -96,17 +100,17 @@ impl Paths {
     pub fn find(&self, method: &Method, raw_path: &str) -> Result<Matched, Refusal> {
         let path = decoded(raw_path)?;
         let mut wrong_method = None;
-        for (of, matched) in &self.endpoints {
-            if glob::matches(&matched.label, &path) {
+        for (of, glob, matched) in &self.endpoints {
+            if glob.matches(&path) {
                 if of == method {
                     return Ok(matched.clone());
                 }
                 wrong_method.get_or_insert(of);
             }
         }
-        if let Some(pattern) = self.patterns.iter().find(|pattern| glob::matches(pattern, &path)) {
+        if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.matches(&path)) {
             return Ok(Matched {
-                label: Arc::clone(pattern),
+                label: Arc::clone(pattern.text()),
                 kind: Kind::Path,
                 shape: None,
                 retryable: method.is_idempotent(),
