@@ -13,7 +13,7 @@
 use fastrand::Rng;
 use hashbrown::HashMap;
 
-use super::offered::{People, Wish};
+use super::offered::People;
 use super::scenario::{Group, Scenario};
 use crate::clock::Nanos;
 use crate::sim::physics::{Engine, Event, Spec};
@@ -21,7 +21,7 @@ use crate::sim::physics::{Engine, Event, Spec};
 /// Capacity is a property of the scenario, not of a run: one seed for all.
 const SEED: u64 = 0x1ca9;
 /// Clients that are tried, as shares of the slots.
-const SHARES: [f64; 13] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05];
+const SHARES: [f64; 15] = [1.1, 1.05, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05];
 /// Requests per client that are watched, and more that do not depend on the clients; a third comes before and is not
 /// counted.
 const ROUNDS: (usize, usize) = (12, 150);
@@ -129,9 +129,10 @@ fn peak(scenario: &Scenario, people: &People, group: &Group, kv: f64, stretch: f
 
 /// A request of the closed loop.
 struct Asked {
-    wish: Wish,
+    prompt: u64,
     at: Nanos,
-    first: Option<Nanos>,
+    /// Whether its first token came within the promise.
+    in_time: Option<bool>,
     unfinished: usize,
 }
 
@@ -157,7 +158,7 @@ fn closed_loop(scenario: &Scenario, people: &People, spec: &Spec, stretch: f64, 
             if fits {
                 let unfinished = wish.outputs.len();
                 sequences += unfinished;
-                inside.insert(next, Asked { wish, at: now, first: None, unfinished });
+                inside.insert(next, Asked { prompt: wish.prompt, at: now, in_time: None, unfinished });
             } else {
                 hopeless += 1;
             }
@@ -170,23 +171,23 @@ fn closed_loop(scenario: &Scenario, people: &People, spec: &Spec, stretch: f64, 
             let (Event::Token { id, .. } | Event::Finished { id }) = event else { continue };
             let Some(asked) = inside.get_mut(&(id >> 8)) else { continue };
             if matches!(event, Event::Token { .. }) {
-                asked.first.get_or_insert(at);
-                continue;
-            }
-            asked.unfinished -= 1;
-            sequences -= 1;
-            if asked.unfinished > 0 {
-                continue;
-            }
-            if let Some(asked) = inside.remove(&(id >> 8)) {
-                done += 1;
-                let ttft = asked.first.unwrap_or(at).since(asked.at);
-                if ttft <= scenario.slo(asked.wish.prompt) {
-                    good += price.work(asked.wish.prompt, asked.wish.output());
+                // Everything here comes to its end, so a request in time is good from its first token on.
+                if asked.in_time.is_none() {
+                    let in_time = at.since(asked.at) <= scenario.slo(asked.prompt);
+                    asked.in_time = Some(in_time);
+                    good += if in_time { price.work(asked.prompt, 0) } else { 0.0 };
                 }
+                good += if asked.in_time == Some(true) { price.output } else { 0.0 };
+                continue;
             }
-            if done == rounds / 3 {
-                (since, good) = (at, 0.0);
+            sequences -= 1;
+            asked.unfinished -= 1;
+            if asked.unfinished == 0 {
+                inside.remove(&(id >> 8));
+                done += 1;
+                if done == rounds / 3 {
+                    (since, good) = (at, 0.0);
+                }
             }
         }
     }

@@ -5,21 +5,37 @@ use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
+use crate::shed::settings::LawKind;
+
 /// What decides who is let in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// Nobody: every request goes to a worker at once.
     None,
     /// The workers' own slots, told even where the scenario says that they are not.
-    #[default]
     Slots,
     /// The same number for each worker.
     Fixed(u32),
+    /// A law that finds the limit.
+    Law(LawKind),
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::Law(LawKind::default())
+    }
 }
 
 impl Policy {
     /// Those that are compared.
-    pub const ALL: [Self; 2] = [Self::None, Self::Slots];
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::Slots,
+        Self::Law(LawKind::Stream),
+        Self::Law(LawKind::Aimd),
+        Self::Law(LawKind::Gradient2),
+        Self::Law(LawKind::Vegas),
+    ];
 }
 
 impl FromStr for Policy {
@@ -45,6 +61,10 @@ impl fmt::Display for Policy {
             Self::None => f.pad("none"),
             Self::Slots => f.pad("slots"),
             Self::Fixed(limit) => f.pad(&limit.to_string()),
+            Self::Law(kind) => {
+                let named = LawKind::ALL.into_iter().find(|(_, other)| other == kind);
+                f.pad(named.map_or("", |(name, _)| name))
+            }
         }
     }
 }

@@ -10,11 +10,10 @@ use crate::refusal::Reason;
 use crate::request::Class;
 use crate::sim::simulate::capacity::Price;
 use crate::sim::simulate::scenario::Scenario;
-use crate::sim::simulate::world::{Call, Fate, Phase, Stage, World, at};
+use crate::sim::simulate::world::{Call, Fate, Phase, SECOND, Stage, World, at};
 
 /// An output token counts as so many of the prompt, as in the fair queue.
 const OUTPUT_WEIGHT: f64 = 2.0;
-const SECOND: u64 = 1_000_000_000;
 
 /// How it came out for one request.
 #[derive(Clone, Copy, Debug)]
@@ -61,18 +60,19 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
         let verdict = Verdict::of(scenario, call);
         let portion = &mut portions[call.wish.person];
         if call.stage == Stage::Over(Fate::Answered) {
-            let output = call.seen as f64;
-            spread(call, |second, prompt, share| {
+            let first = call.first.map_or(0, |first| (first.0 / SECOND) as usize);
+            for (place, tokens) in call.by_second.iter().enumerate() {
+                let second = first + place;
                 let Some(work) = work.get_mut(second).filter(|_| window.contains(&middle(second))) else {
-                    return;
+                    continue;
                 };
-                let prompt = if prompt { call.wish.prompt as f64 } else { 0.0 };
-                portion.got += prompt + OUTPUT_WEIGHT * output * share;
+                let prompt = if place == 0 { call.wish.prompt as f64 } else { 0.0 };
+                portion.got += prompt + OUTPUT_WEIGHT * f64::from(*tokens);
                 if verdict.good {
                     let price = &prices[world.group_of(call.machine)];
-                    *work += price.prompt * prompt + price.output * output * share;
+                    *work += price.prompt * prompt + price.output * f64::from(*tokens);
                 }
-            });
+            }
         }
         if let Some(second) = seconds.get_mut((call.arrived.0 / SECOND) as usize) {
             second.offered += 1;
@@ -161,20 +161,6 @@ impl Counts {
         self.admitted += u64::from(call.granted.is_some());
         self.good += u64::from(verdict.good);
         self.ttfts.extend(verdict.ttft.filter(|_| call.granted.is_some()));
-    }
-}
-
-/// Hands out when the work of an answered request was done: the second, whether its prompt was read in it, and the
-/// share of its tokens, which are taken to have come evenly between the first and the last.
-fn spread(call: &Call, mut give: impl FnMut(usize, bool, f64)) {
-    let first = call.first.unwrap_or(call.ended);
-    let length = call.ended.since(first).as_secs_f64();
-    let (start, end) = (first.0 / SECOND, call.ended.0 / SECOND);
-    for second in start..=end {
-        let from = first.max(Nanos(second * SECOND));
-        let to = call.ended.min(Nanos((second + 1) * SECOND));
-        let share = if length > 0.0 { to.since(from).as_secs_f64() / length } else { 1.0 };
-        give(second as usize, second == start, share);
     }
 }
 

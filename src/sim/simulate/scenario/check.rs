@@ -39,6 +39,11 @@ impl Scenario {
             );
         }
         must((1..=64).contains(&self.dam.count), format!("dam.count is {}: must be 1 to 64", self.dam.count));
+        let factor = self.dam.fleet_factor;
+        must(
+            factor > 0.0 && factor <= 1.0,
+            format!("dam.fleet_factor is {factor}: must be above 0, up to 1"),
+        );
         for (key, share) in [
             ("dam.reserve_critical", self.dam.reserve_critical),
             ("dam.reserve_interactive", self.dam.reserve_interactive),

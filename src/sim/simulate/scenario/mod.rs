@@ -15,6 +15,7 @@ pub use amount::{Shape, Span, Spread};
 pub use expect::Bound;
 
 use crate::request::Class;
+use crate::shed::settings::GateSettings;
 use crate::sim::physics::Spec;
 
 /// A scenario: a fleet, a promise, a dam, and what is offered to it.
@@ -158,6 +159,8 @@ pub struct Dam {
     pub count: u32,
     /// How the limit is found, when the command line does not say: a law, `slots`, `none`, or a number.
     pub law: super::Policy,
+    /// What several workers do together, relative to the sum of what each does alone.
+    pub fleet_factor: f64,
     /// The most requests that wait.
     pub queue_length: usize,
     /// The longest wait; a quarter of the promise.
@@ -176,10 +179,12 @@ pub struct Dam {
 
 impl Default for Dam {
     fn default() -> Self {
+        let gate = GateSettings::default();
         Self {
             count: 1,
             law: super::Policy::default(),
-            queue_length: 256,
+            fleet_factor: gate.fleet_factor,
+            queue_length: gate.queue_length,
             queue_wait: None,
             reserve_critical: 0.0,
             reserve_interactive: 0.0,

@@ -5,6 +5,9 @@ use crate::refusal::Reason;
 use crate::shed::{SeatId, WaiterId};
 use crate::sim::simulate::offered::Wish;
 
+/// In nanoseconds.
+pub(in crate::sim::simulate) const SECOND: u64 = 1_000_000_000;
+
 /// How a request ended; each has exactly one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sim::simulate) enum Fate {
@@ -48,10 +51,14 @@ pub(in crate::sim::simulate) struct Call {
     pub(in crate::sim::simulate) ended: Nanos,
     /// Tokens that have come, of all its answers.
     pub(in crate::sim::simulate) seen: u64,
+    /// Those that came in each second, from that of the first one on.
+    pub(in crate::sim::simulate) by_second: Vec<u32>,
     /// Answers that are not complete.
     pub(super) unfinished: u32,
     /// How often it was sent to a worker.
     pub(super) sent: u32,
+    /// It was sent once more after a worker had failed it.
+    pub(super) retried: bool,
     /// When its tokens are next told to the gate.
     pub(super) report_at: Nanos,
     pub(super) latest: Nanos,
@@ -72,11 +79,25 @@ impl Call {
             first: None,
             ended: Nanos::ZERO,
             seen: 0,
+            by_second: Vec::new(),
             unfinished: 0,
             sent: 0,
+            retried: false,
             report_at: Nanos::ZERO,
             latest: Nanos::ZERO,
         }
+    }
+
+    /// One more token came.
+    pub(super) fn token(&mut self, now: Nanos) {
+        self.seen += 1;
+        self.latest = now;
+        let first = *self.first.get_or_insert(now);
+        let second = (now.0 / SECOND - first.0 / SECOND) as usize;
+        if self.by_second.len() <= second {
+            self.by_second.resize(second + 1, 0);
+        }
+        self.by_second[second] += 1;
     }
 
     pub(super) fn seat(&self) -> Option<SeatId> {

@@ -8,13 +8,11 @@ use super::{Happening, World};
 use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
 use crate::request::Ending;
-use crate::shed::{Answer, Failure, Gate, SeatId, WaiterId};
+use crate::shed::{Answer, Displaced, Failure, Gate, Grant, SeatId, WaiterId};
 use crate::sim::physics::Event;
 
 /// How often the gateway tells its gate of a stream's tokens.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
-/// How often one request may be sent.
-const SENDS: u32 = 2;
 
 impl World<'_> {
     /// A request asks its dam.
@@ -33,13 +31,8 @@ impl World<'_> {
             return self.send(place, machine);
         };
         match gate.ask(&ask, now) {
-            Ok(Answer::Granted(grant)) => self.granted(place, grant.seat, &grant.worker),
-            Ok(Answer::Waiting { id, expires_at }) => {
-                call.stage = Stage::Waiting(id);
-                dam.waiting.insert(id, place);
-                let dam = call.dam;
-                self.plan(expires_at, Happening::Expiry { dam });
-            }
+            Ok(Answer::Granted(grant)) => self.granted(place, &grant),
+            Ok(Answer::Waiting { id, expires_at }) => self.waits(place, id, expires_at),
             Err(refusal) => self.refused(place, &refusal),
         }
         self.settle(self.calls[place].dam);
@@ -57,14 +50,24 @@ impl World<'_> {
     fn settle(&mut self, dam: usize) {
         loop {
             let Some(gate) = &mut self.dams[dam].gate else { return };
+            let displaced: Vec<_> = gate.take_displaced().collect();
             let settled: Vec<_> = gate.take_settled().collect();
-            if settled.is_empty() {
+            if displaced.is_empty() && settled.is_empty() {
                 return;
+            }
+            for Displaced { seat, next } in displaced {
+                let Some(place) = self.dams[dam].yielding.remove(&seat) else { continue };
+                self.withdraw(place);
+                self.calls[place].granted = None;
+                match next {
+                    Ok((id, expires_at)) => self.waits(place, id, expires_at),
+                    Err(refusal) => self.refused(place, &refusal),
+                }
             }
             for (id, outcome) in settled {
                 let Some(place) = self.leave_queue(dam, id) else { continue };
                 match outcome {
-                    Ok(grant) => self.granted(place, grant.seat, &grant.worker),
+                    Ok(grant) => self.granted(place, &grant),
                     Err(refusal) => self.refused(place, &refusal),
                 }
             }
@@ -75,11 +78,22 @@ impl World<'_> {
         self.dams[dam].waiting.remove(&id)
     }
 
-    fn granted(&mut self, place: usize, seat: SeatId, worker: &str) {
+    fn waits(&mut self, place: usize, id: WaiterId, expires_at: Nanos) {
+        let call = &mut self.calls[place];
+        call.stage = Stage::Waiting(id);
+        let dam = call.dam;
+        self.dams[dam].waiting.insert(id, place);
+        self.plan(expires_at, Happening::Expiry { dam });
+    }
+
+    fn granted(&mut self, place: usize, grant: &Grant) {
         let call = &mut self.calls[place];
         call.granted = Some(self.now);
-        call.stage = Stage::Running(Some(seat));
-        let machine = self.scenario.worker_place(worker).unwrap_or_default();
+        call.stage = Stage::Running(Some(grant.seat));
+        if grant.yields {
+            self.dams[call.dam].yielding.insert(grant.seat, place);
+        }
+        let machine = self.scenario.worker_place(&grant.worker).unwrap_or_default();
         self.send(place, machine);
     }
 
@@ -118,6 +132,7 @@ impl World<'_> {
         call.sent += 1;
         call.unfinished = call.wish.outputs.len() as u32;
         (call.first, call.seen, call.report_at) = (None, 0, Nanos::ZERO);
+        call.by_second.clear();
         let state = self.machines[machine].state;
         if state == State::Dead {
             return self.attempt_failed(place, Failure::Connect);
@@ -170,11 +185,9 @@ impl World<'_> {
     fn token(&mut self, place: usize) {
         let now = self.now;
         let call = &mut self.calls[place];
-        call.seen += 1;
-        call.latest = now;
-        let seen = call.seen;
         let is_first = call.first.is_none();
-        call.first.get_or_insert(now);
+        call.token(now);
+        let seen = call.seen;
         if !call.wish.stream {
             return;
         }
@@ -228,8 +241,8 @@ impl World<'_> {
     fn attempt_failed(&mut self, place: usize, failure: Failure) {
         self.tell(place, |gate, seat, now| gate.worker_failed(seat, failure, now));
         let call = &self.calls[place];
-        let (dam, committed, sent) = (call.dam, call.is_committed(), call.sent);
-        let may_move = !committed && sent < SENDS && self.dams[dam].gate.is_some();
+        let (dam, committed, retried) = (call.dam, call.is_committed(), call.retried);
+        let may_move = !committed && !retried && self.dams[dam].gate.is_some();
         if may_move
             && self.dams[dam].may_retry(self.now)
             && let (Some(seat), Some(gate)) = (self.calls[place].seat(), &mut self.dams[dam].gate)
@@ -238,6 +251,7 @@ impl World<'_> {
             self.settle(dam);
             if let Some(machine) = moved.and_then(|worker| self.scenario.worker_place(&worker)) {
                 self.dams[dam].retried(self.now);
+                self.calls[place].retried = true;
                 return self.send(place, machine);
             }
         }
@@ -260,7 +274,7 @@ impl World<'_> {
         self.withdraw(place);
         if !stream {
             // The time for the whole answer is over: there is none left for another worker.
-            self.calls[place].sent = SENDS;
+            self.calls[place].retried = true;
         }
         self.attempt_failed(place, Failure::Timeout);
     }
@@ -290,6 +304,9 @@ impl World<'_> {
             return;
         }
         call.ended = self.now;
+        if let Some(seat) = call.seat() {
+            self.dams[call.dam].yielding.remove(&seat);
+        }
         call.stage = Stage::Over(fate);
         self.unended -= 1;
     }

@@ -8,7 +8,7 @@ use crate::clock::Nanos;
 use crate::fleet;
 use crate::openai::estimate::Estimator;
 use crate::shed::settings::{GateSettings, LimitSource};
-use crate::shed::{Ask, Gate, Member, WaiterId};
+use crate::shed::{Ask, Gate, Member, SeatId, WaiterId};
 use crate::sim::simulate::Policy;
 use crate::sim::simulate::offered::{Person, Wish};
 use crate::sim::simulate::scenario::Scenario;
@@ -25,7 +25,9 @@ pub(super) struct Dam {
     /// None: every request goes through.
     pub(super) gate: Option<Gate>,
     estimator: Estimator,
+    /// Who waits, and who has a seat that may be taken away.
     pub(super) waiting: HashMap<WaiterId, usize>,
+    pub(super) yielding: HashMap<SeatId, usize>,
     requests: Recent,
     retries: Recent,
 }
@@ -37,6 +39,7 @@ impl Dam {
             gate,
             estimator: Estimator::new(),
             waiting: HashMap::new(),
+            yielding: HashMap::new(),
             requests: Recent::default(),
             retries: Recent::default(),
         }
@@ -53,6 +56,8 @@ impl Dam {
             prompt_tokens: wish.prompt,
             expected_output: expected * u64::from(answers),
             sequences: answers,
+            stream: wish.stream,
+            repeatable: true,
             body_bytes: wish.prompt * BYTES_PER_TOKEN,
             session: None,
             deadline: None,
@@ -78,17 +83,22 @@ impl Dam {
 
 fn gate(scenario: &Scenario, policy: Policy, seed: u64) -> Gate {
     let defaults = GateSettings::default();
-    let limit = match policy {
-        Policy::Fixed(limit) => LimitSource::Fixed(limit),
-        Policy::None | Policy::Slots => LimitSource::Slots,
+    let (limit, law) = match policy {
+        Policy::Fixed(limit) => (LimitSource::Fixed(limit), defaults.law),
+        Policy::None | Policy::Slots => (LimitSource::Slots, defaults.law),
+        Policy::Law(law) => (LimitSource::Adaptive, law),
     };
     let promise = &scenario.promise;
     let settings = GateSettings {
         limit,
+        law,
         queue_length: scenario.dam.queue_length,
         queue_wait: scenario.dam.queue_wait.map_or(promise.ttft_slo.0 / 4, |wait| wait.0),
         reserve: [0.0, scenario.dam.reserve_interactive, scenario.dam.reserve_critical],
         ttft_slo: promise.ttft_slo.0,
+        ttft_per_1k: promise.per_1k_prompt_tokens.0,
+        itl_slo: promise.itl_slo.0,
+        fleet_factor: scenario.dam.fleet_factor,
         dams: scenario.dam.count,
         ..defaults
     };

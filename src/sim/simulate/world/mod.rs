@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-pub(super) use self::call::{Call, Fate, Stage};
+pub(super) use self::call::{Call, Fate, SECOND, Stage};
 use self::dam::Dam;
 use self::machine::{Machine, State};
 use super::Policy;
