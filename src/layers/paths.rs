@@ -33,6 +33,8 @@ pub struct RouteSettings {
 pub struct Matched {
     /// The label of metrics and the key of `per: route`: an endpoint's path, or the configured pattern.
     pub label: Arc<str>,
+    /// The path that was asked for, where it was written with escapes.
+    pub decoded: Option<Arc<str>>,
     /// The kind of call.
     pub kind: Kind,
     /// Where the demand stands in the body, for those kinds that have one.
@@ -57,6 +59,7 @@ impl Paths {
     pub fn new(routes: &[RouteSettings], patterns: Vec<Arc<str>>, session: Option<&Pointer>) -> Self {
         let endpoint = |path: &str, kind: Kind, shape: Option<Shape>| Matched {
             label: path.into(),
+            decoded: None,
             kind,
             shape,
             // A Responses call with `store` leaves something behind; `demand` takes this back when it sees one.
@@ -99,11 +102,15 @@ impl Paths {
     /// `bad_request` for a path that could be read in two ways, `not_found` for one that is not let through.
     pub fn find(&self, method: &Method, raw_path: &str) -> Result<Matched, Refusal> {
         let path = decoded(raw_path)?;
+        let decoded = || match &path {
+            Cow::Owned(path) => Some(path.as_str().into()),
+            Cow::Borrowed(_) => None,
+        };
         let mut wrong_method = None;
         for (of, glob, matched) in &self.endpoints {
             if glob.matches(&path) {
                 if of == method {
-                    return Ok(matched.clone());
+                    return Ok(Matched { decoded: decoded(), ..matched.clone() });
                 }
                 wrong_method.get_or_insert(of);
             }
@@ -111,6 +118,7 @@ impl Paths {
         if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.matches(&path)) {
             return Ok(Matched {
                 label: Arc::clone(pattern.text()),
+                decoded: decoded(),
                 kind: Kind::Path,
                 shape: None,
                 retryable: method.is_idempotent(),
