@@ -108,6 +108,7 @@ pub(crate) struct Figures {
     /// Refusals without a `Retry-After`.
     pub(crate) untold: usize,
     pub(crate) errors: usize,
+    pub(crate) errors_by_kind: String,
     pub(crate) gave_up: usize,
     pub(crate) spent: Spent,
     pub(crate) limit: Option<f64>,
@@ -142,12 +143,32 @@ impl Run {
             refused: count(Sample::is_refused),
             untold: count(|sample| matches!(sample.outcome, Outcome::Refused { retry_after: false, .. })),
             errors: count(Sample::is_error),
+            errors_by_kind: errors(samples),
             gave_up: count(|sample| sample.outcome == Outcome::GaveUp),
             spent: *spent,
             limit: readings.as_ref().and_then(|(_, after)| after.limit),
             faults: faults(samples, spent),
         }
     }
+}
+
+/// What the errors were, the most frequent first; empty when there were none.
+fn errors(samples: &[Sample]) -> String {
+    let mut kinds: Vec<(String, usize)> = Vec::new();
+    for sample in samples {
+        let kind = match &sample.outcome {
+            Outcome::Failed(kind) => kind.trim(),
+            Outcome::Cut { first: None } => "cut before a token",
+            Outcome::Cut { first: Some(_) } => "cut after a token",
+            _ => continue,
+        };
+        match kinds.iter_mut().find(|(known, _)| known == kind) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((kind.to_owned(), 1)),
+        }
+    }
+    kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    kinds.iter().map(|(kind, count)| format!("{count} × {kind}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Why a run does not count.
@@ -214,6 +235,7 @@ mod tests {
         assert!((figures.of_peak - 0.25).abs() < 1e-9);
         assert_eq!((figures.refused, figures.untold, figures.errors, figures.gave_up), (3, 1, 2, 1));
         assert_eq!(figures.refusal.p99, Some(3.0));
+        assert_eq!(figures.errors_by_kind, "1 × status 502, 1 × cut after a token");
         // 100, 400, 1500, and the one who gave up.
         assert_eq!(
             (figures.ttft.p50, figures.ttft.p99),

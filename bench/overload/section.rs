@@ -75,6 +75,8 @@ pub(crate) struct Section {
     /// Names of pictures beside the document, with what they show.
     pub(crate) pictures: Vec<(String, String)>,
     pub(crate) checks: Vec<Check>,
+    /// What is to be said below the tables.
+    pub(crate) notes: Vec<String>,
     /// Why parts of it do not count.
     pub(crate) faults: Vec<String>,
 }
@@ -102,10 +104,13 @@ impl Section {
             paragraph(&format!("![{shows}]({file})"));
         }
         self.write_tables(out);
+        for note in &self.notes {
+            writeln!(out, "* {note}").unwrap_or_default();
+        }
         for fault in &self.faults {
             writeln!(out, "* **Does not count**: {fault}.").unwrap_or_default();
         }
-        if !self.faults.is_empty() {
+        if !(self.notes.is_empty() && self.faults.is_empty()) {
             out.push('\n');
         }
     }

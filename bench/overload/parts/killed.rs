@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::sleep_until;
 
 use crate::arrivals::{Source, draw};
-use crate::drive::{drive, soon};
+use crate::drive::{drive, soon, watch};
+use crate::figures::Run;
 use crate::gateways::DamFile;
 use crate::parts::{ours, say};
 use crate::picture;
@@ -44,7 +45,12 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let rate = alone.requests * WORKERS as f64 * LOAD;
     let mut lines = Vec::new();
     for arm in ours(stage.options) {
-        let samples = death(stage, arm, rate).await?;
+        let run = death(stage, arm, rate).await?;
+        let (figures, samples) = (run.figures(alone), run.samples);
+        section.fault(&arm.plain_title(), &figures.faults);
+        if figures.errors > 0 {
+            section.notes.push(format!("Errors, {}: {}.", arm.plain_title(), figures.errors_by_kind));
+        }
         let rates = goodput(&samples, BEFORE + AFTER);
         let at = steps(BEFORE);
         let before = mean(&rates[at - STEPS..at]);
@@ -86,7 +92,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
 }
 
 /// All requests from `BEFORE` before the death on, with times counted from there.
-async fn death(stage: &Stage<'_>, arm: Arm, rate: f64) -> Result<Vec<Sample>, Box<dyn Error>> {
+async fn death(stage: &Stage<'_>, arm: Arm, rate: f64) -> Result<Run, Box<dyn Error>> {
     let file = DamFile::of(arm, SMALL).ok_or("not an arm of the dam")?;
     let mut setting = stage.dam(&file, SMALL, WORKERS).await?;
     stage.settle(&setting, rate / LOAD, stage.options.settling()).await;
@@ -99,12 +105,17 @@ async fn death(stage: &Stage<'_>, arm: Arm, rate: f64) -> Result<Vec<Sample>, Bo
         sleep_until(start + warm_up + BEFORE).await;
         setting.workers[0].0.kill();
     };
-    let (mut samples, ()) = tokio::join!(drive(&client, arrivals, start, None), victim);
+    let pid = setting.gateway.pid();
+    let ((spent, (), ()), mut samples, ()) = tokio::join!(
+        watch(pid, start + warm_up, start + warm_up + BEFORE + AFTER, async || ()),
+        drive(&client, arrivals, start, None),
+        victim
+    );
     samples.retain(|sample| sample.arrival.due >= warm_up);
     for sample in &mut samples {
         sample.arrival.due -= warm_up;
     }
-    Ok(samples)
+    Ok(Run { samples, measured: BEFORE + AFTER, spent, readings: None })
 }
 
 fn steps(time: Duration) -> usize {

@@ -72,6 +72,10 @@ pub(crate) async fn run(stage: &mut Stage<'_>) -> Result<Section, Box<dyn Error>
         }
         section.tables.push((format!("### {load}× of the worker's capacity"), table));
     }
+    for point in points.iter().filter(|point| point.figures.errors > 0) {
+        let Point { arm, load, figures } = point;
+        section.notes.push(format!("Errors, {} at {load}×: {}.", arm.plain_title(), figures.errors_by_kind));
+    }
     for point in points.iter().filter(|point| point.arm.is_ours()) {
         section.checks.extend(checks(point));
     }
