@@ -72,8 +72,8 @@ impl Frame<'_> {
              nginx: {nginx}. The run took {minutes:.0} minutes; every load was measured for {seconds} s after a \
              warm-up.\n\n\
              The worker is simulated (`traffic-dam worker`): {slots} slots, 15 ms a token and 0.3 ms more for each \
-             sequence in the batch, prompts at 40 000 tokens/s, answers of {output} tokens on average (log-normal, a \
-             third of them longer than the mean). Prompts have 150 tokens in the median, 1500 at the most. At its best, \
+             sequence in the batch, prompts at 40 000 tokens/s, answers of {output} tokens on average (log-normal, \
+             128 at the most). Prompts have 150 tokens in the median, 1500 at the most. At its best, \
              kept just full by clients that ask again as soon as they are answered, it gives **{requests:.1} answers or \
              {tokens:.0} tokens per second**: the capacity, and the peak, of all that follows.\n\n\
              The generator draws all arrivals before a run and never waits for an answer; times count from when a \

@@ -38,6 +38,8 @@ impl WorkerSize {
         set("--slots", self.slots.to_string());
         set("--kv-tokens", self.kv_tokens.to_string());
         set("--mean-output", self.mean_output.to_string());
+        // The longest answers end soon enough that one run is over before the next begins.
+        set("--default-max-tokens", "128".to_owned());
         set("--seed", seed.to_string());
         set("--prefill-rate", "40000".to_owned());
         set("--prefill-base", "10ms".to_owned());
@@ -136,7 +138,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_delimiter = ' ', default_values_t = Part::value_variants().to_vec())]
     pub(crate) parts: Vec<Part>,
     /// Seconds measured at each load, after a warm-up
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 12)]
     pub(crate) seconds: u64,
     /// The seed of all arrivals
     #[arg(long, default_value_t = 1)]
@@ -151,7 +153,7 @@ impl Options {
 
     /// How long a run goes before it is measured: several answers long, so that no slot holds a beginner's luck.
     pub(crate) const fn warm_up(&self) -> Duration {
-        Duration::from_millis(2000 + 200 * self.seconds)
+        Duration::from_millis(1000 + 200 * self.seconds)
     }
 
     /// How long an arm is given at its worker's capacity before its first load: an adaptive limit has to grow.

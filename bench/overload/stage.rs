@@ -21,7 +21,7 @@ use crate::servers::{Server, free_address};
 const FULL: [f64; 3] = [1.0, 1.125, 1.25];
 /// Between two runs, so that what the last one left has ended.
 const REST: Duration = Duration::from_millis(500);
-/// A worker that starts full finishes its short answers first; so long later its slots hold answers of all ages.
+/// A worker that starts full ends its short answers first; so long later its slots hold answers of all ages.
 const MIXING: Duration = Duration::from_secs(4);
 /// What a run is measured against must not be a matter of chance.
 const LEAST_LOOK: Duration = Duration::from_secs(8);
@@ -165,8 +165,7 @@ impl Setting {
     }
 }
 
-/// So many clients, each asking again when it has its answer. A sample is due when its answer *ended*: what counts
-/// here is what is finished in a time, not what was begun in it.
+/// So many clients, each asking again when it has its answer, until `length` is over.
 async fn closed_loop(client: &Arc<Client>, clients: u64, length: Duration) -> Vec<Sample> {
     let start = Instant::now();
     let tasks = (0..clients).map(|number| {
@@ -176,22 +175,15 @@ async fn closed_loop(client: &Arc<Client>, clients: u64, length: Duration) -> Ve
             let mut samples = Vec::new();
             while start.elapsed() < length {
                 let prompt_tokens = prompt_tokens(&mut random);
-                let mut arrival = Arrival {
-                    due: start.elapsed(),
-                    caller: 0,
-                    class: Class::Interactive,
-                    streamed: true,
-                    prompt_tokens,
-                };
+                let (due, class) = (start.elapsed(), Class::Interactive);
+                let arrival = Arrival { due, caller: 0, class, streamed: true, prompt_tokens };
                 let outcome = client.ask(&arrival, Instant::now()).await;
                 let failed = !matches!(outcome, Outcome::Served { .. });
-                arrival.due = start.elapsed();
                 samples.push(Sample { arrival, late: Duration::ZERO, outcome, again: false });
                 if failed {
                     break;
                 }
             }
-            samples.retain(|sample| sample.arrival.due < length);
             samples
         })
     });

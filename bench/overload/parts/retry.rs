@@ -18,8 +18,8 @@ use crate::section::{Check, Section, Table, percent};
 use crate::stage::Stage;
 
 /// An episode: so long at five times the capacity, then calm.
-const STORM: Duration = Duration::from_millis(3000);
-const CALM: Duration = Duration::from_millis(3500);
+const STORM: Duration = Duration::from_millis(2000);
+const CALM: Duration = Duration::from_millis(2500);
 const STORM_LOAD: f64 = 5.0;
 /// In the calm so much is offered afresh, and those who come back add about as much: 0.8× together.
 const CALM_LOAD: f64 = 0.4;
@@ -37,7 +37,7 @@ const LONERS: [u32; 3] = [910, 920, 930];
 const EACH: u32 = 6;
 
 const TEXT: &str = "\
-Storms of 3 s at 5× end in a calm of 0.4×; of those refused and told a time within the calm, one in ten comes back at
+Storms of 2 s at 5× end in a calm of 0.4×; of those refused and told a time within the calm, one in ten comes back at
 that time and not before, which makes 0.8× together. Admitted: the share of them that is not refused again. And a caller
 who shares its rule with nobody, refused by one of three, waits `retry-after-ms` and asks again.";
 
@@ -87,7 +87,7 @@ async fn storms(
 ) -> Result<(Vec<Sample>, Duration), Box<dyn Error>> {
     let setting = stage.arm(arm).await?;
     stage.settle(&setting, stage.peak.requests, stage.options.settling()).await;
-    let episodes = (stage.options.seconds / 3).max(2) as u32;
+    let episodes = (stage.options.seconds * 2 / 3).max(2) as u32;
     let warm_up = stage.options.warm_up();
     let mut sources = Source::crowd(10, stage.peak.requests, warm_up);
     for episode in 0..episodes {
@@ -185,12 +185,12 @@ mod tests {
     #[test]
     fn only_who_is_told_the_calm_comes_back() {
         let at = Duration::from_millis;
-        assert!(in_calm(at(2500), at(3200)));
+        assert!(in_calm(at(1500), at(2200)));
         assert!(!in_calm(at(1000), at(1800)), "the storm still blows");
-        assert!(!in_calm(at(3100), at(3900)), "asked in the calm");
-        assert!(!in_calm(at(2900), at(6200)), "too late to be answered before the next storm");
+        assert!(!in_calm(at(2100), at(2900)), "asked in the calm");
+        assert!(!in_calm(at(1900), at(4200)), "too late to be answered before the next storm");
         let episode = STORM + CALM;
-        assert!(in_calm(episode + at(2500), episode + at(3200)));
-        assert!(!in_calm(episode + at(2500), episode * 2 + at(3200)), "the calm of another storm");
+        assert!(in_calm(episode + at(1500), episode + at(2200)));
+        assert!(!in_calm(episode + at(1500), episode * 2 + at(2200)), "the calm of another storm");
     }
 }
