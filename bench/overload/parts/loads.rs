@@ -24,7 +24,8 @@ const CHOSEN_AT: f64 = 2.0;
 
 const TEXT: &str = "\
 Offered: arrivals of a Poisson process, drawn before the run; none waits for an answer. Good: the first token within
-1 s of when the request was due, and the stream complete. % of peak: tokens of good answers over the worker's own best.
+1 s of when the request was due, and the stream complete. % of peak: tokens of good answers over the worker's own best;
+below 1× it only says how long the answers were, and % of offered is what counts.
 TTFT: of admitted streams; a client that gave up after 10 s counts as 10 s. Refusal: as clients saw it, and as the dam's
 own histogram has it (interpolated within its buckets); refusals that had first waited in the queue are left out of
 the clients' figure, and their waiting out of the dam's. Untold: refusals without `Retry-After`. Errors: broken
