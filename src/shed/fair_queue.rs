@@ -104,25 +104,30 @@ impl FairQueue {
     }
 
     /// Sequences that would be admitted before `ask`, counted as far as `enough`; `None` when there are fewer.
-    pub(super) fn ahead(&self, ask: &Ask, expires: Nanos, enough: u64) -> Option<u64> {
+    pub(super) fn ahead(&self, ask: &Ask, expires: Nanos, enough: u64, now: Nanos) -> Option<u64> {
         let waiting = |other: &Class| self.class(*other).sequences();
         let above: u64 = Class::ALL.iter().filter(|other| **other > ask.class).map(waiting).sum();
         if above + waiting(&ask.class) < enough {
             return None;
         }
         let place = (expires, WaiterId(self.next));
-        let beside = self.class(ask.class).ahead(&ask.caller, place, enough.saturating_sub(above));
+        let beside = self.class(ask.class).ahead(&ask.caller, place, enough.saturating_sub(above), now);
         Some(above + beside).filter(|ahead| *ahead >= enough)
     }
 
     /// Whether `ask` fits; if not, those who must go for it, taken out. `None`: nobody is less deserving.
-    pub(super) fn make_room(&mut self, ask: &Ask, bounds: Bounds) -> Option<SmallVec<[Waiting; 1]>> {
+    pub(super) fn make_room(
+        &mut self,
+        ask: &Ask,
+        bounds: Bounds,
+        now: Nanos,
+    ) -> Option<SmallVec<[Waiting; 1]>> {
         let mut length = self.waiting.len() + 1;
         let mut bytes = self.bytes.saturating_add(ask.body_bytes);
         let mut victims: SmallVec<[WaiterId; 1]> = SmallVec::new();
         if length > bounds.length || bytes > bounds.bytes {
             let lowest = Class::ALL.into_iter().find(|class| self.class(*class).waiting() > 0)?;
-            let start = (lowest == ask.class).then(|| self.class(lowest).start(&ask.caller));
+            let start = (lowest == ask.class).then(|| self.class(lowest).start(&ask.caller, now));
             if lowest > ask.class {
                 return None;
             }
@@ -144,17 +149,17 @@ impl FairQueue {
         if length > bounds.length || bytes > bounds.bytes {
             return None;
         }
-        Some(victims.into_iter().filter_map(|id| self.remove(id)).collect())
+        Some(victims.into_iter().filter_map(|id| self.refuse(id, now)).collect())
     }
 
     /// Takes out who would be served last, while the queue exceeds `bounds`.
-    pub(super) fn pop_surplus(&mut self, bounds: Bounds) -> Option<Waiting> {
+    pub(super) fn pop_surplus(&mut self, bounds: Bounds, now: Nanos) -> Option<Waiting> {
         if self.waiting.len() <= bounds.length && self.bytes <= bounds.bytes {
             return None;
         }
         let lowest = self.classes.iter().find(|class| class.waiting() > 0)?;
         let last = lowest.last_line().and_then(|(_, mut line)| line.next())?;
-        self.remove(last)
+        self.refuse(last, now)
     }
 
     /// Puts a request into the queue until `expires`.
@@ -164,7 +169,7 @@ impl FairQueue {
         let load = ask.load();
         let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
-        let caller = callers.enter(&ask.caller);
+        let caller = callers.enter(&ask.caller, now);
         callers.join(caller, (expires, id), cost, load.sequences);
         self.expiry.insert((expires, id));
         self.bytes = self.bytes.saturating_add(ask.body_bytes);
@@ -219,11 +224,11 @@ impl FairQueue {
     }
 
     /// Charges the caller of a request that did not have to wait.
-    pub(super) fn charge(&mut self, ask: &Ask) -> Charge {
+    pub(super) fn charge(&mut self, ask: &Ask, now: Nanos) -> Charge {
         let load = ask.load();
         let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
-        let caller = callers.enter(&ask.caller);
+        let caller = callers.enter(&ask.caller, now);
         callers.charge(caller, cost);
         Charge { class: ask.class, caller, weight: ask.weight, sequences: load.sequences, cost }
     }
@@ -234,7 +239,19 @@ impl FairQueue {
         self.class_mut(charge.class).settle(charge.caller, charge.cost, actual);
     }
 
-    /// Takes a request out that will not be served.
+    /// A request was refused on arrival.
+    pub(super) fn missed(&mut self, ask: &Ask, now: Nanos) {
+        self.class_mut(ask.class).missed(&ask.caller, now);
+    }
+
+    /// Takes a request out that is refused: its caller is owed something.
+    pub(super) fn refuse(&mut self, id: WaiterId, now: Nanos) -> Option<Waiting> {
+        let waiting = self.remove(id)?;
+        self.class_mut(waiting.class).missed_at(waiting.caller, now);
+        Some(waiting)
+    }
+
+    /// Takes a request out that its client gave up.
     pub(super) fn remove(&mut self, id: WaiterId) -> Option<Waiting> {
         self.take(id, false)
     }
@@ -242,7 +259,7 @@ impl FairQueue {
     /// Takes out one whose time is over.
     pub(super) fn pop_expired(&mut self, now: Nanos) -> Option<Waiting> {
         let (expires, id) = *self.expiry.first()?;
-        if expires > now { None } else { self.remove(id) }
+        if expires > now { None } else { self.refuse(id, now) }
     }
 
     fn take(&mut self, id: WaiterId, admitted: bool) -> Option<Waiting> {

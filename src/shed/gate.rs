@@ -35,6 +35,8 @@ pub struct Grant {
     pub worker: Arc<str>,
     /// Whether it may be taken away for a critical request before the answer begins.
     pub yields: bool,
+    /// Sequences it is for.
+    pub sequences: u32,
     /// How long the request waited for it.
     pub waited: Duration,
 }
@@ -135,11 +137,15 @@ impl Gate {
             }
         }
         self.queue.wants(ask.class, now);
-        self.enqueue(ask, now)
+        let answer = self.enqueue(ask, now);
+        if answer.is_err() {
+            self.queue.missed(ask, now);
+        }
+        answer
     }
 
     fn admit_at_once(&mut self, ask: &Ask, place: usize, now: Nanos) -> Grant {
-        let charge = self.queue.charge(ask);
+        let charge = self.queue.charge(ask, now);
         let mut seat = Seat::new(place, ask.class, ask.load(), ask.stream, charge, now);
         seat.ask = Self::may_yield(ask).then(|| Box::new(ask.clone()));
         self.seat(seat, Duration::ZERO, now)
@@ -155,7 +161,7 @@ impl Gate {
 
     /// A waiting request gave up by its own watch: why it has no seat.
     pub fn give_up(&mut self, id: WaiterId, now: Nanos) -> Refusal {
-        let waited = self.queue.remove(id).map_or(Duration::ZERO, |waiting| now.since(waiting.since));
+        let waited = self.queue.refuse(id, now).map_or(Duration::ZERO, |waiting| now.since(waiting.since));
         let refusal = self.waited_in_vain(waited, now);
         self.advance(now);
         self.serve(now);
@@ -226,8 +232,9 @@ impl Gate {
         if yields {
             self.displaceable.insert((seat.granted, id));
         }
+        let sequences = seat.load.sequences;
         self.seats.insert(id, seat);
-        Grant { seat: id, worker, yields, waited }
+        Grant { seat: id, worker, yields, sequences, waited }
     }
 
     /// Writes a seat into the ledger of its worker, whose id it returns.
@@ -259,7 +266,7 @@ impl Gate {
         if open && let Some(predicted) = self.too_long(ask, expires_at, now) {
             return Err(refuse::predicted(self.fullness(now), predicted, expires_at.since(now), retry));
         }
-        let Some(displaced) = self.queue.make_room(ask, self.bounds()) else {
+        let Some(displaced) = self.queue.make_room(ask, self.bounds(), now) else {
             let (waiting, bytes) = (self.queue.len(), self.queue.bytes());
             return Err(refuse::queue_full(self.fullness(now), waiting, bytes, retry));
         };
@@ -282,7 +289,7 @@ impl Gate {
         let rate = self.drain.rate(self.in_flight, now)?;
         // With fewer ahead than this the wait is within the budget, and more would not change the answer.
         let enough = (rate * budget.as_secs_f64()) as u64 + 1;
-        let ahead = self.queue.ahead(ask, expires_at, enough)?;
+        let ahead = self.queue.ahead(ask, expires_at, enough, now)?;
         let predicted = self.drain.time_to_free(ahead, self.in_flight, now)?;
         (predicted > budget).then_some(predicted)
     }

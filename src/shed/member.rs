@@ -122,10 +122,18 @@ impl Worker {
         if self.ledger.in_flight() == 0 {
             return self.can_hold(load);
         }
-        self.ledger.in_flight().saturating_add(load.sequences) <= self.limit()
+        self.has_place(load.sequences)
             && self.kv_budget.is_none_or(|budget| self.kv(now).saturating_add(load.tokens()) <= budget)
             && self.reads_in_time(load, settings)
             && !self.is_stalled(now)
+    }
+
+    /// Whether there is a place in the batch. A request of several sequences needs one for the first of them: the others
+    /// wait inside the worker behind it and for nobody else, where waiting for as many places at once would keep them
+    /// empty meanwhile. Half the limit is the most that may wait so.
+    fn has_place(&self, sequences: u32) -> bool {
+        let (in_flight, limit) = (self.ledger.in_flight(), self.limit());
+        in_flight < limit && in_flight.saturating_add(sequences) <= limit.saturating_add(limit / 2).max(limit)
     }
 
     /// Tokens that are or will be in its KV cache, as the fuller of the two accounts has it.

@@ -34,6 +34,7 @@ struct Hold {
     gate: GateHandle,
     seat: AtomicU64,
     yields: bool,
+    sequences: u32,
     waited: Duration,
     told: Mutex<Told>,
     seen: AtomicU64,
@@ -51,6 +52,7 @@ impl Permit {
             gate,
             seat: AtomicU64::new(grant.seat.0),
             yields: grant.yields,
+            sequences: grant.sequences,
             waited: grant.waited,
             told: Mutex::new(Told { worker: grant.worker, ending: Ending::ClientGone }),
             seen: AtomicU64::new(0),
@@ -88,6 +90,14 @@ impl Permit {
         if now.0 >= hold.report_at.load(Ordering::Relaxed) {
             hold.report_at.store((now + REPORT_EVERY).0, Ordering::Relaxed);
             hold.gate.with(|state, now| state.gate.tokens(hold.seat(), seen_total, now));
+        }
+    }
+
+    /// So many of the request's sequences have ended: their places are free, except the last one's, which is when the
+    /// permit is dropped.
+    pub fn finished(&self, ended: u32) {
+        if self.0.sequences > 1 {
+            self.0.gate.with(|state, now| state.gate.finished(self.0.seat(), ended, now));
         }
     }
 

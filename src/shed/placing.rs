@@ -20,7 +20,7 @@ impl Gate {
         now: Nanos,
     ) -> Option<usize> {
         self.survey(load, &[], now);
-        let allowed = self.fleet_allows(load, now) && self.reserve_allows(load, class, now);
+        let allowed = self.fleet_allows(now) && self.reserve_allows(load, class, now);
         if allowed { self.chosen(session) } else { None }
     }
 
@@ -89,7 +89,7 @@ impl Gate {
     /// Whether all workers together may take more. Several do not carry the sum of what each carries alone (they wait
     /// for each other, and one of them may be lost), so the ceiling is `base · max(1, factor · N)`, with the slots
     /// that were told as base, and the last of them may go over it in part. Where they were not told, the limits that were learned are the only ones.
-    fn fleet_allows(&self, load: &Load, now: Nanos) -> bool {
+    fn fleet_allows(&self, now: Nanos) -> bool {
         let (mut in_flight, mut sum, mut largest) = (0_u64, 0.0_f64, 0.0_f64);
         for worker in self.workers.iter().flatten().filter(|worker| worker.open(now)) {
             let base = match self.settings.limit {
@@ -103,8 +103,7 @@ impl Gate {
         }
         let together = (sum * self.settings.fleet_factor).max(largest);
         let ceiling = together / f64::from(self.settings.dams.max(1));
-        let others = in_flight + u64::from(load.sequences).saturating_sub(1);
-        in_flight == 0 || ceiling > others as f64
+        in_flight == 0 || ceiling > in_flight as f64
     }
 
     /// Whether the shares kept for higher classes stay free. The lower classes together may fill the rest; what the

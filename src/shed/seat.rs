@@ -31,6 +31,8 @@ pub(super) struct Seat {
     pub(super) granted: Nanos,
     /// What was asked, while the seat may be taken away again.
     pub(super) ask: Option<Box<Ask>>,
+    /// Sequences it was granted for.
+    sequences: u32,
     stream: bool,
     dispatched: Option<Dispatch>,
     /// The worker has read the prompt: seen by the first token, or supposed.
@@ -78,6 +80,7 @@ impl Seat {
             charge,
             granted: now,
             ask: None,
+            sequences: load.sequences,
             stream,
             dispatched: None,
             prefilled: false,
@@ -182,6 +185,20 @@ impl Gate {
         });
     }
 
+    /// So many of the request's sequences have ended: their places are free. One is kept until the seat is released.
+    pub fn finished(&mut self, id: SeatId, ended: u32, now: Nanos) {
+        let Some((seat, worker)) = self.seat_and_worker(id) else { return };
+        let left = seat.sequences.saturating_sub(ended).max(1);
+        let freed = seat.load.sequences.saturating_sub(left);
+        if freed > 0 {
+            seat.load.sequences = left;
+            worker.ledger.shrink(seat.class as usize, freed);
+            self.in_flight = self.in_flight.saturating_sub(u64::from(freed));
+            self.advance(now);
+            self.serve(now);
+        }
+    }
+
     /// The worker failed the request, which still has its seat.
     pub fn worker_failed(&mut self, id: SeatId, kind: Failure, now: Nanos) {
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
@@ -221,11 +238,27 @@ impl Gate {
 
     /// Frees a seat. `seen` output tokens have arrived in all. A seat that is free already stays so.
     pub fn release(&mut self, id: SeatId, ending: Ending, seen: u64, now: Nanos) {
-        let Some((seat, worker)) = self.seat_and_worker(id) else { return };
+        let Self { seats, workers, settings, .. } = self;
+        let Some(seat) = seats.get_mut(&id) else { return };
+        let Some(worker) = workers.get_mut(seat.worker).and_then(Option::as_mut) else { return };
         seat.see(seen, worker);
         let in_flight = seat.in_flight_at_dispatch();
         let sample = seat.dispatched.and_then(|dispatch| match ending {
-            Ending::Complete => Some(Sample::End { elapsed: now.since(dispatch.at), in_flight }),
+            Ending::Complete => {
+                let elapsed = now.since(dispatch.at);
+                if !seat.stream {
+                    let (prompt, sequences) = (seat.load.prompt, u64::from(seat.sequences.max(1)));
+                    let whole = Sample::Whole {
+                        dispatched: dispatch.at,
+                        elapsed,
+                        tokens: seat.seen / sequences,
+                        expected: worker.prefill.idle(prompt).unwrap_or_default(),
+                        slo: settings.slo(prompt),
+                    };
+                    worker.law.observe(whole, now);
+                }
+                Some(Sample::End { elapsed, in_flight })
+            }
             Ending::ClientGone => Some(Sample::ClientGone),
             Ending::WorkerFailed | Ending::TimedOut if !seat.failed => {
                 Some(Sample::WorkerFailed { in_flight })

@@ -40,7 +40,7 @@ impl Gate {
         for place in &mut self.workers {
             place.take_if(|worker| worker.is_gone());
         }
-        while let Some(waiting) = self.queue.pop_surplus(self.bounds()) {
+        while let Some(waiting) = self.queue.pop_surplus(self.bounds(), now) {
             let retry = self.retry_after(now);
             self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
         }

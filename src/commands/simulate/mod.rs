@@ -1,5 +1,7 @@
 //! `traffic-dam simulate`: what a law makes of a load, before anybody is hurt.
 
+mod plot;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +29,9 @@ pub(crate) struct Arguments {
     /// Write every second of every run as comma-separated values
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Draw every second, one line for each law, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -40,19 +45,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let policies: &[Policy] = if arguments.compare { &Policy::ALL } else { &one };
         let outcomes = batch(scenario, policies, arguments.seed..arguments.seed + arguments.seeds);
         say(table::rows(scenario, &outcomes).trim_end());
-        let judged = outcomes.iter().filter(|outcome| outcome.policy == scenario.dam.law);
-        misses.extend(judged.flat_map(|outcome| table::misses(scenario, outcome)));
+        // The others are there to be compared with: nothing is expected of them.
+        let judged: Vec<Outcome> =
+            outcomes.iter().filter(|outcome| outcome.policy == scenario.dam.law).cloned().collect();
+        misses.extend(table::misses(scenario, &judged));
         runs.push((scenario, outcomes));
-    }
-    for miss in misses {
-        say(format!("missed: {miss}"));
     }
     let runs: Vec<(&Scenario, &[Outcome])> =
         runs.iter().map(|(scenario, outcomes)| (*scenario, outcomes.as_slice())).collect();
     if let Some(path) = &arguments.csv {
         fs::write(path, table::csv(&runs)).map_err(|error| unwritable("--csv", path, &error))?;
     }
-    Ok(())
+    if let Some(path) = &arguments.plot {
+        plot::draw(path, &runs).map_err(|error| unwritable("--plot", path, &error))?;
+    }
+    if misses.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Unwell(format!("not as expected:\n  {}", misses.join("\n  "))))
 }
 
 fn read(path: &Path) -> Result<Scenario, Failure> {
@@ -62,6 +72,6 @@ fn read(path: &Path) -> Result<Scenario, Failure> {
     Scenario::parse(&name, &text).map_err(|fault| at(fault.to_string()))
 }
 
-fn unwritable(option: &str, path: &Path, error: &std::io::Error) -> Failure {
+fn unwritable(option: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
     Failure::Misuse(format!("{option}: cannot write {}: {error}", path.display()))
 }

@@ -45,6 +45,19 @@ pub enum Sample {
         /// The promise for this request.
         slo: Duration,
     },
+    /// An answer that was not streamed arrived as a whole.
+    Whole {
+        /// When the request was sent to the worker.
+        dispatched: Nanos,
+        /// Since then.
+        elapsed: Duration,
+        /// Tokens of one of its sequences.
+        tokens: u64,
+        /// E of its prompt, as far as is known.
+        expected: Duration,
+        /// The promise for its first token.
+        slo: Duration,
+    },
     /// More tokens of one stream arrived.
     Tokens {
         /// How many.

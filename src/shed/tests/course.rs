@@ -209,3 +209,31 @@ fn a_removed_worker_keeps_its_ledger_and_may_come_back_with_it() {
     gate.release(seat, Ending::Complete, 0, at(2));
     assert_eq!(leaving(&gate), []);
 }
+
+#[test]
+fn sequences_that_end_make_room_before_the_request_does() {
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member("w1", 4)]);
+    let wide = granted(&mut gate, &Ask { sequences: 4, ..ask("a") }, at(0));
+    assert_eq!(wide.sequences, 4);
+    refused(&mut gate, &ask("a"), at(1));
+    gate.finished(wide.seat, 1, at(2));
+    let one = granted(&mut gate, &ask("a"), at(2)).seat;
+    refused(&mut gate, &ask("a"), at(2));
+    // One place is its own until the end, whatever the worker says.
+    gate.finished(wide.seat, 9, at(3));
+    assert_eq!(gate.snapshot(at(3)).workers[0].in_flight, 2);
+    gate.release(wide.seat, Ending::Complete, 9, at(4));
+    gate.release(one, Ending::Complete, 9, at(4));
+    let rest = gate.snapshot(at(4));
+    assert_eq!((rest.in_flight(), rest.workers[0].tokens, gate.in_flight), (0, 0, 0));
+}
+
+#[test]
+fn a_wide_request_needs_one_place_and_no_more_than_half_the_limit_beyond() {
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member("w1", 8)]);
+    let wide = |sequences| Ask { sequences, ..ask("a") };
+    granted(&mut gate, &wide(7), at(0));
+    refused(&mut gate, &wide(6), at(0));
+    granted(&mut gate, &wide(5), at(0));
+    refused(&mut gate, &wide(1), at(0));
+}

@@ -141,9 +141,9 @@ fn closed_loop(scenario: &Scenario, people: &People, spec: &Spec, stretch: f64, 
     let price = Price::of(spec);
     let mut engine = Engine::new(spec.clone());
     let mut random = Rng::with_seed(SEED);
-    let mut inside: HashMap<u64, Asked> = HashMap::new();
+    let mut all: Vec<Asked> = Vec::new();
     let rounds = ROUNDS.0 * clients as usize + ROUNDS.1;
-    let (mut next, mut sequences, mut done, mut good) = (0_u64, 0, 0, 0.0);
+    let (mut sequences, mut done, mut good) = (0, 0, 0.0);
     let mut since = Nanos::ZERO;
     let mut now = Nanos::ZERO;
     let mut events = Vec::new();
@@ -153,23 +153,22 @@ fn closed_loop(scenario: &Scenario, people: &People, spec: &Spec, stretch: f64, 
         while sequences < clients as usize && hopeless < rounds {
             let wish = people.draw(scenario, stretch, &mut random);
             let fits = wish.outputs.iter().enumerate().all(|(place, output)| {
-                engine.submit(next << 8 | place as u64, wish.prompt, *output, now).is_ok()
+                engine.submit((all.len() as u64) << 8 | place as u64, wish.prompt, *output, now).is_ok()
             });
             if fits {
                 let unfinished = wish.outputs.len();
                 sequences += unfinished;
-                inside.insert(next, Asked { prompt: wish.prompt, at: now, in_time: None, unfinished });
+                all.push(Asked { prompt: wish.prompt, at: now, in_time: None, unfinished });
             } else {
                 hopeless += 1;
             }
-            next += 1;
         }
         let Some(at) = engine.next_event() else { break };
         now = at;
         engine.advance(now, &mut |at, event| events.push((at, event)));
         for (at, event) in events.drain(..) {
             let (Event::Token { id, .. } | Event::Finished { id }) = event else { continue };
-            let Some(asked) = inside.get_mut(&(id >> 8)) else { continue };
+            let Some(asked) = all.get_mut((id >> 8) as usize) else { continue };
             if matches!(event, Event::Token { .. }) {
                 // Everything here comes to its end, so a request in time is good from its first token on.
                 if asked.in_time.is_none() {
@@ -183,7 +182,6 @@ fn closed_loop(scenario: &Scenario, people: &People, spec: &Spec, stretch: f64, 
             sequences -= 1;
             asked.unfinished -= 1;
             if asked.unfinished == 0 {
-                inside.remove(&(id >> 8));
                 done += 1;
                 if done == rounds / 3 {
                     (since, good) = (at, 0.0);

@@ -133,15 +133,31 @@ fn millis(length: Duration) -> u128 {
     length.as_millis()
 }
 
-/// What `outcome` misses of what the scenario expects: a line for each figure, with the seed, the value and the range.
+/// What the runs of one policy miss of what the scenario expects: a line for each figure, with the seed that missed it
+/// by most, its value and the range.
 #[must_use]
-pub fn misses(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
-    let at =
-        |what: String| format!("{} · {} · seed {} · {what}", scenario.name, outcome.policy, outcome.seed);
-    let missed = scenario.expect.iter().filter_map(|(name, bound)| {
-        let value = outcome.figures.get(name);
-        let shown = value.map_or("there is none".to_owned(), |value| format!("{value:.4}"));
-        (!bound.holds(value)).then(|| at(format!("{name} is {shown}, expected {bound}")))
-    });
-    outcome.defects.iter().map(|defect| at(format!("defect: {defect}"))).chain(missed).collect()
+pub fn misses(scenario: &Scenario, outcomes: &[Outcome]) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for outcome in outcomes {
+        let at = format!("{} · {} · seed {}", scenario.name, outcome.policy, outcome.seed);
+        lines.extend(outcome.defects.iter().map(|defect| format!("{at} · defect: {defect}")));
+    }
+    for (name, bound) in &scenario.expect {
+        let missed = outcomes.iter().filter(|outcome| !bound.holds(outcome.figures.get(name)));
+        let by = |outcome: &&Outcome| bound.distance(outcome.figures.get(name));
+        let Some(worst) = missed.clone().max_by(|a, b| by(a).total_cmp(&by(b))) else { continue };
+        let value = match worst.figures.get(name) {
+            Some(value) => format!("{value:.4}"),
+            None => "not there".to_owned(),
+        };
+        lines.push(format!(
+            "{} · {} · {name} must be {bound} and is {value} with seed {} (missed by {} of {} seeds)",
+            scenario.name,
+            worst.policy,
+            worst.seed,
+            missed.count(),
+            outcomes.len()
+        ));
+    }
+    lines
 }

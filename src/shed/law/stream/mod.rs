@@ -7,16 +7,21 @@
 //! s = max(p90 of TTFT / (E + 0.15·slo), p90 of ITL / (0.8·itl_slo), reported waiting / 5)
 //!
 //! * s > 1: L is multiplied by max(0.7, 0.95 − 0.2·(s − 1)), and the next window only settles.
-//! * s < 0.85 and the limit was used: L grows, by √L where it has not been before and by 1 above the last knee.
+//! * s < 0.85 and the limit was used: L grows, by √L up to where the worker was last seen to be full, its knee. Above
+//!   the knee it is tried by 1, then 2, then 4; each failure doubles the time to the next try, from 2 s to 30 s.
 //! * otherwise, and without samples, L stays.
 //!
 //! Three things make it quicker than its windows. *The knee shows itself*: when a first token is overdue although the
-//! prompts ahead do not explain it, while other streams flow, the worker decodes just as many as flow, and that is
-//! the limit at once. *Slow start*: until the first cut L grows with each first token in time, so that a large
-//! worker is found in as many round trips as it has doublings. *Cuts count once*: only requests sent after the last cut are
-//! judged, for those before it suffer from what was already mended.
+//! prompts ahead do not explain it, while other streams flow, the worker decodes just as many as flow, and that is the
+//! limit at once. *Slow start*: until the first cut L grows with each first token in time, so that a large
+//! worker is found in a few round trips. *Changes count once*: only requests sent after the last one are judged, for those
+//! before it suffer from what was already mended, or have not met what is new.
 //!
-//! * **Failure mode.** Without streamed answers there are no samples, and L stays where it starts: 32, or the slots.
+//! Answers that are not streamed say less: only whether they came, with all their tokens, within what the two promises
+//! allow together. They are judged by that, so a worker that streams nothing keeps its promise too, but has more of a
+//! queue inside than one that shows its first tokens.
+//!
+//! * **Failure mode.** A worker whose answers have no tokens (embeddings) is judged by its prompts alone.
 
 #[cfg(test)]
 mod tests;
@@ -33,9 +38,9 @@ const START: u32 = 32;
 const FLOOR: u32 = 4;
 /// Far above every batch there is; keeps the arithmetic finite.
 const CEILING: f64 = 1e6;
-/// The shortest window, and the fewest first tokens in it.
+/// The shortest window, and the fewest answers in it.
 const WINDOW: Duration = Duration::from_secs(1);
-const FIRST_TOKENS: u32 = 10;
+const ANSWERS: u32 = 10;
 /// Share of the promise that a first token may come later than from an idle worker. Simulated from 0.1 to 0.25: less
 /// throws capacity away on large batches, more lets a queue grow inside the worker.
 pub(in crate::shed) const SLACK: f64 = 0.15;
@@ -47,6 +52,15 @@ const QUEUED: f64 = 5.0;
 const CALM: f64 = 0.85;
 /// The limit was used if so much of it was.
 const USED: f64 = 0.9;
+/// What a first token in time adds before the first cut: the limit doubles in two round trips, and overshoots by less
+/// than one that doubled in each.
+const SLOW_START: f64 = 0.5;
+/// The shortest and the longest time between two tries above the knee. Each try that fails makes a few requests wait
+/// inside the worker: at the longest these are less than one in a hundred even of a small worker's.
+const RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// A cut to less than this share of the knee says that the worker has changed.
+const SAME_KNEE: f64 = 0.8;
 
 /// The law for workers that stream.
 #[derive(Clone, Debug)]
@@ -58,8 +72,12 @@ pub struct Stream {
     phase: Phase,
     /// Where the worker was last seen to be full.
     knee: Option<f64>,
-    /// Requests sent before this are not judged.
-    cut_at: Nanos,
+    /// When more than that is tried again, how long that was put off, and by how much it is.
+    try_at: Nanos,
+    put_off: Duration,
+    step: f64,
+    /// Requests sent before the limit last changed are not judged: they say nothing about it.
+    changed_at: Nanos,
     window: Window,
 }
 
@@ -77,6 +95,8 @@ struct Window {
     start: Nanos,
     ttft: Ratios,
     itl: Ratios,
+    /// Of what was not streamed: its time, relative to what the two promises allow together.
+    whole: Ratios,
     peak: u32,
     /// The longest queue that the worker reported.
     waiting: u32,
@@ -94,7 +114,10 @@ impl Stream {
             itl_slo: 1.0,
             phase: Phase::SlowStart,
             knee: None,
-            cut_at: Nanos::ZERO,
+            try_at: Nanos::ZERO,
+            put_off: RETRY,
+            step: 1.0,
+            changed_at: Nanos::ZERO,
             window: Window::default(),
         };
         law.retell(told);
@@ -103,10 +126,16 @@ impl Stream {
 
     fn first_token(&mut self, ratio: f64, now: Nanos) {
         self.window.ttft.add(ratio);
+        self.judge_when_due(ratio, now);
+    }
+
+    /// After an answer of this ratio: ends the window if it is long enough.
+    fn judge_when_due(&mut self, ratio: f64, now: Nanos) {
         if self.phase == Phase::SlowStart && ratio < CALM && self.is_used(self.window.peak) {
-            self.grow(1.0);
+            self.grow(SLOW_START);
         }
-        if now.since(self.window.start) >= WINDOW && self.window.ttft.len() >= FIRST_TOKENS {
+        let answers = self.window.ttft.len() + self.window.whole.len();
+        if now.since(self.window.start) >= WINDOW && answers >= ANSWERS {
             self.judge(now);
         }
     }
@@ -115,7 +144,8 @@ impl Stream {
     fn judge(&mut self, now: Nanos) {
         let ttft = self.window.ttft.p90().unwrap_or(0.0);
         let itl = self.window.itl.p90().unwrap_or(0.0);
-        let signal = ttft.max(itl).max(f64::from(self.window.waiting) / QUEUED);
+        let whole = self.window.whole.p90().unwrap_or(0.0);
+        let signal = ttft.max(itl).max(whole).max(f64::from(self.window.waiting) / QUEUED);
         let (used, failed) = (self.is_used(self.window.peak), self.window.failed);
         self.window = Window { start: now, ..Window::default() };
         if signal > 1.0 {
@@ -124,17 +154,48 @@ impl Stream {
         } else if self.phase == Phase::Settling {
             self.phase = Phase::Steady;
         } else if signal < CALM && used && !failed && self.phase == Phase::Steady {
-            let step = if self.knee.is_some_and(|knee| self.limit >= knee) { 1.0 } else { self.limit.sqrt() };
-            self.grow(step);
+            self.widen(now);
+        }
+    }
+
+    /// The limit was used and nothing spoke against it.
+    fn widen(&mut self, now: Nanos) {
+        let knee = self.knee.unwrap_or(f64::INFINITY);
+        if self.limit < knee {
+            self.raise((self.limit + self.limit.sqrt()).min(knee), now);
+        } else if now >= self.try_at {
+            if self.limit > knee {
+                // More than the knee went well: it was none.
+                (self.knee, self.put_off) = (Some(self.limit), RETRY);
+                self.step = (self.step * 2.0).min(self.limit.sqrt());
+            }
+            self.raise(self.limit + self.step, now);
         }
     }
 
     fn cut(&mut self, limit: f64, now: Nanos) {
-        self.limit = limit.clamp(self.floor, self.limit);
-        self.knee = Some(self.limit);
-        self.cut_at = now;
+        let limit = limit.clamp(self.floor, self.limit);
+        match self.knee {
+            // A try that failed: back to what was well before, and more patience with the next.
+            Some(knee) if self.limit > knee && limit >= SAME_KNEE * knee => {
+                self.limit = knee.max(self.floor);
+                self.put_off = (self.put_off * 2).min(LONGEST_RETRY);
+            }
+            _ => {
+                (self.limit, self.knee, self.put_off) = (limit, Some(limit), RETRY);
+            }
+        }
+        self.step = 1.0;
+        self.try_at = now + self.put_off;
+        self.changed_at = now;
         self.phase = Phase::Settling;
         self.window = Window { start: now, ..Window::default() };
+    }
+
+    /// A larger limit that is judged by what is sent from now on.
+    fn raise(&mut self, limit: f64, now: Nanos) {
+        self.limit = limit.min(self.ceiling);
+        self.changed_at = now;
     }
 
     fn grow(&mut self, step: f64) {
@@ -154,21 +215,31 @@ impl Law for Stream {
     fn observe(&mut self, sample: Sample, now: Nanos) {
         match sample {
             Sample::Dispatch { in_flight } => self.window.peak = self.window.peak.max(in_flight),
-            Sample::FirstToken { dispatched, ttft, expected, slo } if dispatched >= self.cut_at => {
+            Sample::FirstToken { dispatched, ttft, expected, slo } if dispatched >= self.changed_at => {
                 let reference = expected.as_secs_f64() + SLACK * slo.as_secs_f64();
                 self.first_token(ttft.as_secs_f64() / reference.max(1e-6), now);
             }
-            Sample::Tokens { count, span } if now - span >= self.cut_at => {
+            Sample::Whole { dispatched, elapsed, tokens, expected, slo } if dispatched >= self.changed_at => {
+                let decoding = ITL_SHARE * self.itl_slo * tokens as f64;
+                let reference = expected.as_secs_f64() + SLACK * slo.as_secs_f64() + decoding;
+                let ratio = elapsed.as_secs_f64() / reference.max(1e-6);
+                self.window.whole.add(ratio);
+                self.judge_when_due(ratio, now);
+            }
+            Sample::Tokens { count, span } if now - span >= self.changed_at => {
                 let itl = span.as_secs_f64() / count.max(1) as f64;
                 self.window.itl.add(itl / (ITL_SHARE * self.itl_slo));
             }
             Sample::Overdue { dispatched, flowing }
-                if dispatched >= self.cut_at && flowing > 0 && f64::from(flowing) < self.limit.floor() =>
+                if dispatched >= self.changed_at
+                    && flowing > 0
+                    && f64::from(flowing) < self.limit.floor() =>
             {
                 self.cut(f64::from(flowing), now);
             }
             Sample::WorkerFailed { .. } => self.window.failed = true,
             Sample::FirstToken { .. }
+            | Sample::Whole { .. }
             | Sample::Tokens { .. }
             | Sample::Overdue { .. }
             | Sample::End { .. }

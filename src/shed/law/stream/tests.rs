@@ -48,12 +48,51 @@ fn a_limit_starts_at_its_slots_or_at_32_and_is_shared_among_gateways() {
 }
 
 #[test]
-fn before_the_first_cut_each_first_token_in_time_makes_room_for_another() {
+fn before_the_first_cut_two_first_tokens_in_time_make_room_for_another() {
     let mut law = Stream::new(&told(Some(256)));
     second(&mut law, 0, 100, 150);
-    assert_eq!(law.limit(), 132);
-    second(&mut law, 2000, 200, 150);
+    assert_eq!(law.limit(), 82);
+    second(&mut law, 2000, 400, 150);
     assert_eq!(law.limit(), 256);
+}
+
+/// Minutes of a worker that decodes `slots` at once: a first token takes 150 ms, and 400 ms when there are more. Gives
+/// back when the limit grew, in seconds.
+fn live(law: &mut Stream, slots: u32, seconds: std::ops::Range<u64>) -> Vec<u64> {
+    let mut grown = Vec::new();
+    let mut due: Vec<(u64, Sample)> = Vec::new();
+    for millis in (seconds.start * 1000..seconds.end * 1000).step_by(50) {
+        let before = law.limit();
+        due.sort_by_key(|(at, _)| *at);
+        while due.first().is_some_and(|(at, _)| *at <= millis) {
+            let (now, sample) = due.remove(0);
+            law.observe(sample, at(now));
+        }
+        if law.limit() > before {
+            grown.push(millis / 1000);
+        }
+        law.observe(Sample::Dispatch { in_flight: law.limit() }, at(millis));
+        let ttft = if law.limit() > slots { 400 } else { 150 };
+        let first = Sample::FirstToken {
+            dispatched: at(millis),
+            ttft: Duration::from_millis(ttft),
+            expected: Duration::from_millis(100),
+            slo: SLO,
+        };
+        due.push((millis + ttft, first));
+    }
+    grown
+}
+
+#[test]
+fn above_the_knee_it_is_tried_ever_more_rarely_while_that_fails_and_quickly_when_it_goes_well() {
+    let mut law = steady(None, 30);
+    let tries = live(&mut law, 30, 3..200);
+    let above: Vec<u64> = tries.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 5).collect();
+    assert!(above.len() >= 4 && above.is_sorted(), "{tries:?}");
+    assert!(above.last().is_some_and(|gap| (25..=40).contains(gap)), "{tries:?}");
+    live(&mut law, 100, 200..290);
+    assert!((90..=100).contains(&law.limit()), "{} of 100, found in a minute and a half", law.limit());
 }
 
 #[test]
@@ -73,7 +112,7 @@ fn late_first_tokens_cut_by_how_late_they_are_and_the_next_window_settles() {
 fn requests_sent_before_a_cut_do_not_cut_again() {
     let mut law = steady(None, 30);
     second(&mut law, 3000, 20, 1000);
-    let (cut, cut_at) = (law.limit(), law.cut_at);
+    let (cut, changed_at) = (law.limit(), law.changed_at);
     for i in 0..100 {
         let first = Sample::FirstToken {
             dispatched: at(3500),
@@ -83,7 +122,7 @@ fn requests_sent_before_a_cut_do_not_cut_again() {
         };
         law.observe(first, at(5500 + i * 50));
     }
-    assert_eq!((law.limit(), law.cut_at), (cut, cut_at));
+    assert_eq!((law.limit(), law.changed_at), (cut, changed_at));
 }
 
 #[test]

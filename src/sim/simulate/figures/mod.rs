@@ -38,6 +38,8 @@ pub struct Figures {
     pub good: u64,
     /// Requests that were let in and failed.
     pub failed: u64,
+    /// Those of them that had not had a first token.
+    pub failed_early: u64,
     /// Requests that were refused, by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Good requests per second.
@@ -56,8 +58,8 @@ pub struct Figures {
     pub light_share: Option<f64>,
     /// Sequences that workers threw out of their cache.
     pub preemptions: u64,
-    /// Of the clients that came back when they had been told to, while no more was offered than can be served, those
-    /// that were let in.
+    /// Of the clients that came back when they had been told to, while no more was offered than can be served (and
+    /// not within 5 s after it was more), those that were let in.
     pub retry_kept: Option<f64>,
     /// From the last disturbance until all was as good as it can be. Infinite when that never came.
     pub recovery: Option<f64>,
@@ -99,7 +101,7 @@ pub struct Second {
 
 impl Figures {
     /// The names by which scenarios expect figures.
-    pub const NAMES: [&'static str; 20] = [
+    pub const NAMES: [&'static str; 21] = [
         "goodput",
         "goodput_of_offered",
         "goodput_of_peak",
@@ -113,6 +115,7 @@ impl Figures {
         "recovery",
         "extra_good",
         "failed",
+        "failed_early",
         "refused",
         "ttft_p99_batch",
         "ttft_p99_interactive",
@@ -140,6 +143,7 @@ impl Figures {
             "recovery" => self.recovery?,
             "extra_good" => self.extra_good?,
             "failed" => self.failed as f64,
+            "failed_early" => self.failed_early as f64,
             "refused" => self.refused.values().sum::<u64>() as f64,
             _ => {
                 let (figure, class) = name.rsplit_once('_')?;

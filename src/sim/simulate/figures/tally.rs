@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fair::{self, Portion};
-use super::recovery::recovery;
+use super::recovery::{recovery, usual};
 use super::{ClassFigures, Figures, Second};
 use crate::clock::Nanos;
 use crate::refusal::Reason;
@@ -14,6 +14,9 @@ use crate::sim::simulate::world::{Call, Fate, Phase, SECOND, Stage, World, at};
 
 /// An output token counts as so many of the prompt, as in the fair queue.
 const OUTPUT_WEIGHT: f64 = 2.0;
+
+/// So long after an overload those that it had refused have come back.
+const CALMS: Duration = Duration::from_secs(5);
 
 /// How it came out for one request.
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +66,12 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
             let first = call.first.map_or(0, |first| (first.0 / SECOND) as usize);
             for (place, tokens) in call.by_second.iter().enumerate() {
                 let second = first + place;
-                let Some(work) = work.get_mut(second).filter(|_| window.contains(&middle(second))) else {
-                    continue;
-                };
+                let Some(work) = work.get_mut(second) else { continue };
+                let counts = window.contains(&middle(second));
                 let prompt = if place == 0 { call.wish.prompt as f64 } else { 0.0 };
-                portion.got += prompt + OUTPUT_WEIGHT * f64::from(*tokens);
+                if counts {
+                    portion.got += prompt + OUTPUT_WEIGHT * f64::from(*tokens);
+                }
                 if verdict.good {
                     let price = &prices[world.group_of(call.machine)];
                     *work += price.prompt * prompt + price.output * f64::from(*tokens);
@@ -95,10 +99,13 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
             Stage::Over(Fate::Refused(reason)) => {
                 *figures.refused.entry(Reason::as_str(reason)).or_default() += 1;
             }
-            Stage::Over(Fate::Failed(_)) => figures.failed += 1,
+            Stage::Over(Fate::Failed(_)) => {
+                figures.failed += 1;
+                figures.failed_early += u64::from(call.first.is_none());
+            }
             _ => {}
         }
-        if call.as_told && phase_at(&world.phases, call.arrived).is_some_and(|phase| phase.times <= 1.0) {
+        if call.as_told && phase_at(&world.phases, call.arrived).is_some_and(|phase| is_calm(phase, call)) {
             came_back += 1;
             kept += u64::from(call.granted.is_some());
         }
@@ -130,10 +137,10 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
     figures.good = together.good;
     figures.goodput = together.good as f64 / length;
     figures.goodput_of_offered = ratio(together.good as f64, together.offered as f64);
-    let in_window = |second: &usize| window.contains(&middle(*second));
-    let peak =
-        (0..seconds.len()).filter(in_window).filter_map(|second| phase_at(&world.phases, middle(second)));
-    figures.goodput_of_peak = ratio(work.iter().sum(), peak.map(|phase| phase.peak).sum());
+    let counted = || (0..seconds.len()).filter(|second| window.contains(&middle(*second)));
+    let peak = counted().filter_map(|second| phase_at(&world.phases, middle(second)));
+    let done = counted().map(|second| work[second]).sum();
+    figures.goodput_of_peak = ratio(done, peak.map(|phase| phase.peak).sum());
     figures.ttft = percentiles(&mut together.ttfts);
     figures.jain = fair::jain(&portions);
     figures.light_share = fair::light_share(&portions);
@@ -141,8 +148,16 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
     figures.extra_good = ratio(extra_good as f64, extra as f64);
     let marked = scenario.events.iter().find(|event| event.recover).map(|event| at(event.at));
     let disturbed = world.phases.iter().rfind(|phase| phase.disturbs).map(|phase| phase.since);
-    figures.recovery =
-        marked.or(disturbed).map(|since| recovery(&seconds, since.0.div_ceil(SECOND) as usize));
+    figures.recovery = marked.or(disturbed).map(|when| {
+        let second = |at: Nanos| at.0.div_ceil(SECOND) as usize;
+        // What a fleet does that is not offered enough says nothing of what it could do.
+        let before = world.phases.iter().rfind(|phase| phase.since < when);
+        let usual = match before.filter(|phase| phase.times >= 1.0) {
+            Some(phase) => usual(&seconds, second(phase.since.max(window.start)), second(when)),
+            None => 1.0,
+        };
+        recovery(&seconds, second(when), usual)
+    });
     (figures, seconds)
 }
 
@@ -162,6 +177,11 @@ impl Counts {
         self.good += u64::from(verdict.good);
         self.ttfts.extend(verdict.ttft.filter(|_| call.granted.is_some()));
     }
+}
+
+/// Whether a request came when no more was offered than can be served, and had not been for a while.
+fn is_calm(phase: &Phase, call: &Call) -> bool {
+    phase.times <= 1.0 && call.arrived.since(phase.since) >= CALMS
 }
 
 /// The middle of a second.

@@ -20,6 +20,11 @@ impl Bound {
     pub fn holds(&self, value: Option<f64>) -> bool {
         value.is_some_and(|value| (self.least..=self.most).contains(&value))
     }
+
+    /// How far `value` lies outside; infinite when there is none.
+    pub(in crate::sim::simulate) fn distance(&self, value: Option<f64>) -> f64 {
+        value.map_or(f64::INFINITY, |value| (self.least - value).max(value - self.most).max(0.0))
+    }
 }
 
 impl fmt::Display for Bound {

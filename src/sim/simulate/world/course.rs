@@ -207,6 +207,11 @@ impl World<'_> {
         let call = &mut self.calls[place];
         call.unfinished = call.unfinished.saturating_sub(1);
         if call.unfinished > 0 {
+            let ended = call.wish.outputs.len() as u32 - call.unfinished;
+            if call.wish.stream {
+                // Each answer of a stream says when it is over.
+                self.tell(place, |gate, seat, now| gate.finished(seat, ended, now));
+            }
             return;
         }
         let (seen, dam) = (call.seen, call.dam);

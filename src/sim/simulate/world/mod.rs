@@ -64,7 +64,7 @@ pub(super) struct Moment {
 pub(super) struct Phase {
     pub(super) since: Nanos,
     pub(super) peak: f64,
-    /// As a multiple of the peak of the healthy fleet.
+    /// What is offered, as a multiple of what the healthy fleet can serve.
     pub(super) times: f64,
     /// The time to recover may be counted from here.
     pub(super) disturbs: bool,

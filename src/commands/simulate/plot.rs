@@ -1,0 +1,123 @@
+//! The seconds of a scenario as a picture: what was offered and what was good, how many were in flight, and how long
+//! the first token took. One line for each law; of several seeds the mean.
+//!
+//! Text is left to whoever shows the picture (SVG names a font family, it holds none), so no font of this machine is
+//! needed to draw it.
+
+use std::path::Path;
+
+use plotters::prelude::*;
+use traffic_dam::sim::simulate::{Outcome, Policy, Scenario, Second};
+
+const WIDTH: u32 = 960;
+/// Of one panel.
+const HEIGHT: u32 = 260;
+/// Colours that differ for people who do not see all of them (Okabe and Ito 2008).
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(153, 153, 153),
+    RGBColor(0, 0, 0),
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+];
+
+/// Why a picture could not be drawn.
+type Failure = Box<dyn std::error::Error>;
+
+/// One panel.
+struct Panel {
+    title: &'static str,
+    value: fn(&Second) -> Option<f64>,
+    /// What lies above is cut off: without a dam some values grow without end and would flatten all others.
+    most: fn(&Scenario) -> f64,
+}
+
+const PANELS: [Panel; 4] = [
+    Panel {
+        title: "good requests per second",
+        value: |second| Some(second.good as f64),
+        most: |_| f64::INFINITY,
+    },
+    Panel {
+        title: "good work, % of the most there can be",
+        value: |second| Some(second.of_peak * 100.0),
+        most: |_| f64::INFINITY,
+    },
+    Panel {
+        title: "in flight",
+        value: |second| Some(second.in_flight as f64),
+        most: |scenario| {
+            let slots = scenario.workers.iter().map(|group| f64::from(group.count) * f64::from(group.slots));
+            2.0 * slots.sum::<f64>()
+        },
+    },
+    Panel {
+        title: "median time to the first token, ms",
+        value: |second| second.ttft_p50.map(|ttft| ttft.as_secs_f64() * 1000.0),
+        most: |scenario| 2000.0 * scenario.promise.ttft_slo.0.as_secs_f64(),
+    },
+];
+
+/// Room for the names of the lines, as a share of the width.
+const LEGEND: f64 = 0.12;
+
+/// Draws what came out of each scenario, below each other.
+pub(super) fn draw(path: &Path, runs: &[(&Scenario, &[Outcome])]) -> Result<(), Failure> {
+    let panels = runs.len() * PANELS.len();
+    let height = HEIGHT * u32::try_from(panels).unwrap_or(1);
+    let root = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let areas = root.split_evenly((panels, 1));
+    let wanted = runs.iter().flat_map(|run| PANELS.iter().map(move |panel| (run, panel)));
+    for (area, ((scenario, outcomes), panel)) in areas.iter().zip(wanted) {
+        let most = (panel.most)(scenario);
+        let lines = lines(outcomes, |second| (panel.value)(second).map(|value| value.min(most)));
+        let highest = lines.iter().flat_map(|(_, points)| points).map(|(_, y)| *y).fold(1.0, f64::max);
+        let length = scenario.duration.0.as_secs_f64();
+        let mut chart = ChartBuilder::on(area)
+            .caption(format!("{}: {}", scenario.name, panel.title), ("sans-serif", 16))
+            .margin(8)
+            .x_label_area_size(28)
+            .y_label_area_size(56)
+            .build_cartesian_2d(0.0..length * (1.0 + LEGEND), 0.0..highest * 1.05)?;
+        chart.configure_mesh().light_line_style(TRANSPARENT).x_desc("s").draw()?;
+        for (policy, points) in lines {
+            let place = Policy::ALL.iter().position(|other| *other == policy).unwrap_or(1);
+            let colour = COLOURS[place % COLOURS.len()];
+            chart
+                .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+                .label(policy.to_string())
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE.mix(0.8))
+            .draw()?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// A policy and its points.
+type Line = (Policy, Vec<(f64, f64)>);
+
+/// One line for each policy: the mean over its runs of what `value` takes of each second.
+fn lines(outcomes: &[Outcome], value: impl Fn(&Second) -> Option<f64>) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for outcome in outcomes {
+        if lines.iter().any(|(policy, _)| *policy == outcome.policy) {
+            continue;
+        }
+        let runs: Vec<&Outcome> = outcomes.iter().filter(|other| other.policy == outcome.policy).collect();
+        let mean = |place: usize| {
+            let values: Vec<f64> =
+                runs.iter().filter_map(|run| run.seconds.get(place).and_then(&value)).collect();
+            (!values.is_empty())
+                .then(|| (place as f64 + 0.5, values.iter().sum::<f64>() / values.len() as f64))
+        };
+        lines.push((outcome.policy, (0..outcome.seconds.len()).filter_map(mean).collect()));
+    }
+    lines
+}
