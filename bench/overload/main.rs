@@ -34,7 +34,7 @@ use crate::figures::Peak;
 use crate::parts::{critical, fairness, killed, loads, mixed, retry, say};
 use crate::plan::{Options, Part, WORKER};
 use crate::section::Section;
-use crate::stage::Stage;
+use crate::stage::{FULL, Stage};
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let options = Options::parse();
@@ -58,7 +58,7 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let unknown = Peak { requests: 0.0, tokens: 0.0 };
     let mut stage = Stage { options, folder: folder.path(), peak: unknown, nginx: None };
-    stage.peak = stage.best(WORKER, options.measured()).await?;
+    stage.peak = stage.best(WORKER, &FULL, options.measured()).await?;
     say(format_args!(
         "capacity: {:.1} answers, {:.0} tokens per second",
         stage.peak.requests, stage.peak.tokens

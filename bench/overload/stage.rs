@@ -18,7 +18,7 @@ use crate::servers::{Server, free_address};
 
 /// How full a worker is held while its peak is looked for, over its slots: with exactly as many clients as slots one
 /// is always on its way, with more some wait, and more than these keep waiting past the promise.
-const FULL: [f64; 3] = [1.0, 1.125, 1.25];
+pub(crate) const FULL: [f64; 3] = [1.0, 1.125, 1.25];
 /// Between two runs, so that what the last one left has ended.
 const REST: Duration = Duration::from_millis(500);
 /// A worker that starts full ends its short answers first; so long later its slots hold answers of all ages.
@@ -134,11 +134,16 @@ impl Stage<'_> {
     }
 
     /// What a worker gives at its best: clients that ask again as soon as they are answered, just as many as keep it
-    /// full.
-    pub(crate) async fn best(&self, size: WorkerSize, length: Duration) -> Result<Peak, Box<dyn Error>> {
+    /// full, by one of the measures `full` of its slots.
+    pub(crate) async fn best(
+        &self,
+        size: WorkerSize,
+        full: &[f64],
+        length: Duration,
+    ) -> Result<Peak, Box<dyn Error>> {
         let mut best = Peak { requests: 0.0, tokens: 0.0 };
         let length = length.max(LEAST_LOOK);
-        for full in FULL {
+        for full in full {
             let worker = self.worker(size, self.options.seed).await?;
             let client = Arc::new(Client::new(worker.1));
             let clients = (f64::from(size.slots) * full) as u64;

@@ -14,7 +14,7 @@ use crate::picture;
 use crate::plan::{Arm, WorkerSize};
 use crate::sample::{Outcome, Sample};
 use crate::section::{Check, Section, Table, seconds};
-use crate::stage::Stage;
+use crate::stage::{FULL, Stage};
 
 /// Several workers are half as large each, so that the machine carries them.
 const SMALL: WorkerSize = WorkerSize { slots: 32, kv_tokens: 131_072, mean_output: 40 };
@@ -41,7 +41,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("A worker dies", TEXT);
     let mut table =
         Table::new(["", "goodput/s before", "remaining", "goodput/s after", "back after", "lost", "failed"]);
-    let alone = stage.best(SMALL, stage.options.measured().div_f64(2.0)).await?;
+    let alone = stage.best(SMALL, &FULL[1..2], stage.options.measured().div_f64(2.0)).await?;
     let rate = alone.requests * WORKERS as f64 * LOAD;
     let mut lines = Vec::new();
     for arm in ours(stage.options) {
@@ -61,13 +61,14 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
         let failed =
             count(&samples, |outcome| matches!(outcome, Outcome::Cut { first: None } | Outcome::Failed(_)));
         let number = |value: f64| format!("{value:.1}");
-        say(format_args!("killed, {}: back after {back:?} s, {failed} failed", arm.plain_title()));
+        let shown = back.map_or_else(|| "never".to_owned(), seconds);
+        say(format_args!("killed, {}: back after {shown}, {failed} failed", arm.plain_title()));
         table.rows.push(vec![
             arm.title().to_owned(),
             number(before),
             number(remaining),
             number(after),
-            back.map_or_else(|| "never".to_owned(), seconds),
+            shown,
             lost.to_string(),
             failed.to_string(),
         ]);
