@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client smoke smoke-short k6 bench bench-proxy deny demo
+.PHONY: help test fmt lint unit client smoke smoke-short k6 bench bench-proxy overload deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: ## all benchmarks of the crate
 
 bench-proxy: ## the gateway beside nginx and HAProxy, as a table; some 5 minutes
 	scripts/bench-proxy
+
+overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 25 minutes
+	scripts/overload
 
 deny: ## licences, bans and sources of all dependencies; CHECKS=advisories asks the RustSec database
 	scripts/need cargo-deny

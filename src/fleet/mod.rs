@@ -7,7 +7,6 @@
 //! **Failure mode.** A reload happens while requests hold seats at workers that it removes. Such a worker stays
 //! known to the new snapshot, takes nothing new, and is forgotten by a later reload, when its seats are free.
 
-mod pattern;
 mod pick;
 mod pool;
 mod snapshot;
@@ -15,7 +14,6 @@ pub mod spec;
 #[cfg(test)]
 mod tests;
 
-pub use pattern::Pattern;
 pub use pick::pick;
 pub use pool::{Pool, Worker};
 pub use snapshot::Fleet;

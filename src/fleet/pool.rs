@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::glob::Glob;
 use crate::shed::{GateHandle, Member};
 
-use super::pattern::Pattern;
 use super::spec::WorkerSpec;
 
 /// One worker of the fleet.
@@ -36,14 +36,14 @@ pub struct Pool {
     /// Who gets in.
     pub gate: GateHandle,
     /// The models it serves: the patterns of its workers.
-    pub models: Vec<Pattern>,
+    pub models: Vec<Glob>,
     /// Its workers, in the order of their configuration.
     pub workers: Vec<Arc<Worker>>,
 }
 
 impl Pool {
     /// The pattern that says most about `model`, of those that match.
-    pub(super) fn best_match(&self, model: &str) -> Option<&Pattern> {
+    pub(super) fn best_match(&self, model: &str) -> Option<&Glob> {
         let matching = self.models.iter().filter(|pattern| pattern.matches(model));
         matching.max_by(|one, other| one.specificity(other))
     }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::glob::Glob;
 use crate::shed::settings::GateSettings;
 use crate::shed::{Gate, GateHandle};
 
-use super::pattern::Pattern;
 use super::pick::pick;
 use super::pool::{Pool, Worker};
 use super::spec::WorkerSpec;
@@ -102,7 +102,7 @@ impl Fleet {
     #[must_use]
     pub fn route(&self, model: Option<&str>) -> Option<&Arc<Pool>> {
         let Some(model) = model else {
-            let any = |pool: &&Arc<Pool>| pool.models.iter().any(|pattern| pattern.as_str() == "*");
+            let any = |pool: &&Arc<Pool>| pool.models.iter().any(|pattern| **pattern.text() == *"*");
             return self.pools.iter().find(any).or_else(|| self.pools.first());
         };
         let matching = self.pools.iter().filter_map(|pool| Some((pool, pool.best_match(model)?)));
@@ -139,8 +139,8 @@ impl Fleet {
         let pool = |name: &Arc<str>| {
             let mine = self.workers.iter().filter(|worker| worker.spec.pool == *name);
             let workers: Vec<_> = mine.map(Arc::clone).collect();
-            let mut models: Vec<Pattern> = Vec::new();
-            for pattern in workers.iter().map(|worker| Pattern::new(&worker.spec.model)) {
+            let mut models: Vec<Glob> = Vec::new();
+            for pattern in workers.iter().map(|worker| Glob::new(Arc::clone(&worker.spec.model))) {
                 if !models.contains(&pattern) {
                     models.push(pattern);
                 }

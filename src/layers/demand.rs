@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::openai::demand::{Facts, parse, with_include_usage};
 use crate::openai::estimate::{Estimator, PromptEstimate};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Caller, Demand, Ending, Flight, Kind, Payload, UpgradeTo, UsageInjected};
+use crate::request::{Caller, DecodedPath, Demand, Ending, Flight, Kind, Payload, UpgradeTo, UsageInjected};
 
 /// The header by which a request may shorten its wait, in milliseconds from its arrival.
 pub const DEADLINE_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-deadline-ms");
@@ -236,6 +236,10 @@ where
     {
         let protocol = UpgradeTo(protocol.clone());
         parts.extensions.insert(protocol);
+    }
+    if let Some(path) = &matched.decoded {
+        let path = DecodedPath(Arc::clone(path));
+        parts.extensions.insert(path);
     }
     if let Some(timeouts) = matched.timeouts {
         parts.extensions.insert(timeouts);

@@ -16,7 +16,7 @@ use crate::limit::{Charge, Cost, Decision, Denial, Ladder, Subject};
 use crate::metrics::{self, Metrics};
 use crate::openai::headers;
 use crate::refusal::Refusal;
-use crate::request::{Caller, Demand, Ending, Flight, Forwarding};
+use crate::request::{Caller, DecodedPath, Demand, Ending, Flight, Forwarding};
 
 /// The series of a ladder's rules, by their index.
 #[derive(Debug)]
@@ -81,8 +81,8 @@ impl<S> Layer<S> for LimitLayer {
 
 /// Lets a request through when all its rules allow it, and refuses it otherwise.
 ///
-/// Reads [`Caller`], [`Demand`] and [`Forwarding`] from the request's extensions; without them the request is one
-/// anonymous call without tokens.
+/// Reads [`Caller`], [`Demand`], [`Forwarding`] and [`DecodedPath`] from the request's extensions; without them the
+/// request is one anonymous call without tokens, of the path as it was sent.
 #[derive(Clone, Debug)]
 pub struct Limit<S> {
     shared: LimitLayer,
@@ -97,7 +97,8 @@ impl<S> Limit<S> {
         let caller = extensions.get::<Caller>();
         let demand = extensions.get::<Demand>();
         let flight = extensions.get::<Arc<Flight>>();
-        let path = request.uri().path();
+        // A rule must see the path that was let through, however it was written.
+        let path = extensions.get::<DecodedPath>().map_or(request.uri().path(), |decoded| &decoded.0);
         let subject = Subject {
             caller: caller.map_or("anonymous", |caller| &caller.id),
             ip: extensions.get::<Forwarding>().map(|forwarding| forwarding.client_ip),

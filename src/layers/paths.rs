@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::glob;
+use crate::glob::Glob;
 use crate::openai::demand::{Pointer, Shape};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Kind, RouteTimeouts};
@@ -33,6 +33,8 @@ pub struct RouteSettings {
 pub struct Matched {
     /// The label of metrics and the key of `per: route`: an endpoint's path, or the configured pattern.
     pub label: Arc<str>,
+    /// The path that was asked for, where it was written with escapes.
+    pub decoded: Option<Arc<str>>,
     /// The kind of call.
     pub kind: Kind,
     /// Where the demand stands in the body, for those kinds that have one.
@@ -46,8 +48,8 @@ pub struct Matched {
 /// The paths that are let through.
 #[derive(Debug)]
 pub struct Paths {
-    endpoints: Vec<(Method, Matched)>,
-    patterns: Vec<Arc<str>>,
+    endpoints: Vec<(Method, Glob, Matched)>,
+    patterns: Vec<Glob>,
 }
 
 impl Paths {
@@ -57,6 +59,7 @@ impl Paths {
     pub fn new(routes: &[RouteSettings], patterns: Vec<Arc<str>>, session: Option<&Pointer>) -> Self {
         let endpoint = |path: &str, kind: Kind, shape: Option<Shape>| Matched {
             label: path.into(),
+            decoded: None,
             kind,
             shape,
             // A Responses call with `store` leaves something behind; `demand` takes this back when it sees one.
@@ -86,7 +89,11 @@ impl Paths {
             ));
         }
         endpoints.push((Method::GET, endpoint("/v1/models", Kind::Models, None)));
-        Self { endpoints, patterns }
+        let endpoints = endpoints
+            .into_iter()
+            .map(|(method, matched)| (method, Glob::new(Arc::clone(&matched.label)), matched))
+            .collect();
+        Self { endpoints, patterns: patterns.into_iter().map(Glob::new).collect() }
     }
 
     /// Matches a request.
@@ -95,18 +102,23 @@ impl Paths {
     /// `bad_request` for a path that could be read in two ways, `not_found` for one that is not let through.
     pub fn find(&self, method: &Method, raw_path: &str) -> Result<Matched, Refusal> {
         let path = decoded(raw_path)?;
+        let decoded = || match &path {
+            Cow::Owned(path) => Some(path.as_str().into()),
+            Cow::Borrowed(_) => None,
+        };
         let mut wrong_method = None;
-        for (of, matched) in &self.endpoints {
-            if glob::matches(&matched.label, &path) {
+        for (of, glob, matched) in &self.endpoints {
+            if glob.matches(&path) {
                 if of == method {
-                    return Ok(matched.clone());
+                    return Ok(Matched { decoded: decoded(), ..matched.clone() });
                 }
                 wrong_method.get_or_insert(of);
             }
         }
-        if let Some(pattern) = self.patterns.iter().find(|pattern| glob::matches(pattern, &path)) {
+        if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.matches(&path)) {
             return Ok(Matched {
-                label: Arc::clone(pattern),
+                label: Arc::clone(pattern.text()),
+                decoded: decoded(),
                 kind: Kind::Path,
                 shape: None,
                 retryable: method.is_idempotent(),

@@ -1,6 +1,7 @@
 //! Where a request came from, and what of it may reach a worker.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
@@ -43,6 +44,11 @@ pub struct UsageInjected;
 /// Set by `demand` on a request that may leave HTTP for this protocol (`Upgrade`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpgradeTo(pub HeaderValue);
+
+/// Set by `demand` on a request whose path was sent with escapes: the path that they stand for, which is the one that
+/// patterns are matched on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodedPath(pub Arc<str>);
 
 /// The timeouts of one route, where they differ from the general ones (set by `demand`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

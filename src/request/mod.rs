@@ -8,7 +8,7 @@ mod forwarding;
 mod payload;
 
 pub use flight::{Ending, Flight};
-pub use forwarding::{Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
+pub use forwarding::{DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
 pub use payload::{Payload, PayloadError};
 
 use std::fmt;

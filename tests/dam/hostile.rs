@@ -402,3 +402,28 @@ async fn the_admin_port_answers_nobody_from_elsewhere() {
     assert_eq!(dam.ask(chat("a", true, 2, &[])).await.status, 200, "no maintenance came of it");
     dam.idle().await;
 }
+
+#[tokio::test]
+async fn a_rule_sees_the_path_however_it_is_written() {
+    let worker = Worker::start(64);
+    let rule = |name: &str, path: &str| {
+        format!(
+            "{{ name: {name}, algorithm: token_bucket, per: all, rate: 1/h, burst: 1, match: {{ path: \"{path}\" }} }}"
+        )
+    };
+    let rules = [rule("chat", "/v1/chat/*"), rule("files", "/files/secret*")].join(", ");
+    let more = format!("paths: [\"/files/*\"]\nlimits: [{rules}]");
+    let dam = Dam::start(&before(&[worker.entry("w1", 64)], &more));
+    for (plain, escaped) in [
+        (CHAT, ["POST /v1/%63hat/completions", "POST /v1/ch%61t/%63ompletions"]),
+        ("GET /files/secret", ["GET /files/%73ecret", "GET /%66iles/s%65cret"]),
+    ] {
+        let body = if plain == CHAT { GOOD } else { "" };
+        let first = dam.ask(request(plain, &[], body)).await;
+        assert_ne!(first.status, 429, "{plain}: {}", first.text());
+        for path in escaped {
+            let again = dam.ask(request(path, &[], body)).await;
+            assert_eq!((again.status, again.reason()), (429, "rate_limited"), "{path}: {}", again.text());
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! When requests come, drawn before the first one leaves.
+//!
+//! An open loop: nothing that happens during a run can move an arrival, so a server that falters cannot quieten those
+//! who would have asked it. Each source is a Poisson process of its own; the same seed draws the same arrivals, so
+//! every arm meets the same crowd.
+
+use std::time::Duration;
+
+/// The spread of the logarithm of prompt lengths, and the bounds that cut them, in tokens.
+const PROMPT_SIGMA: f64 = 0.7;
+const PROMPT_LEAST: f64 = 20.0;
+const PROMPT_MOST: f64 = 1500.0;
+/// The median prompt, in tokens: a question with a little context.
+const PROMPT_MEDIAN: f64 = 150.0;
+
+/// The priority that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Critical,
+    Interactive,
+    Batch,
+}
+
+impl Class {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Interactive => "interactive",
+            Self::Batch => "batch",
+        }
+    }
+}
+
+/// One who asks, at random but at a steady rate.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// Callers have numbers.
+    pub(crate) caller: u32,
+    /// Requests per second.
+    pub(crate) rate: f64,
+    pub(crate) class: Class,
+    /// The share of its requests that ask for a stream, 0 to 1.
+    pub(crate) streamed: f64,
+    /// When it asks, since the start of the run.
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
+}
+
+impl Source {
+    /// A caller of streams in the usual class, from the start of a run until `until`.
+    pub(crate) fn new(caller: u32, rate: f64, until: Duration) -> Self {
+        Self { caller, rate, class: Class::Interactive, streamed: 1.0, from: Duration::ZERO, until }
+    }
+
+    /// Several callers that share a rate equally.
+    pub(crate) fn crowd(callers: u32, rate: f64, until: Duration) -> Vec<Self> {
+        (0..callers).map(|caller| Self::new(caller, rate / f64::from(callers), until)).collect()
+    }
+}
+
+/// A request that will be made, come what may.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Arrival {
+    /// Since the start of the run.
+    pub(crate) due: Duration,
+    pub(crate) caller: u32,
+    pub(crate) class: Class,
+    pub(crate) streamed: bool,
+    pub(crate) prompt_tokens: u32,
+}
+
+/// Draws the arrivals of all sources, in order.
+pub(crate) fn draw(sources: &[Source], seed: u64) -> Vec<Arrival> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut arrivals = Vec::new();
+    for source in sources {
+        // Each source draws from its own stream, so that one more of them leaves the others as they were.
+        let mut random = random.fork();
+        let mut at = source.from;
+        loop {
+            // The time to the next arrival is exponential; 1 − u is never zero, so its logarithm is finite.
+            at += Duration::from_secs_f64((-(1.0 - random.f64()).ln() / source.rate).min(1e6));
+            if at >= source.until {
+                break;
+            }
+            arrivals.push(Arrival {
+                due: at,
+                caller: source.caller,
+                class: source.class,
+                streamed: random.f64() < source.streamed,
+                prompt_tokens: prompt_tokens(&mut random),
+            });
+        }
+    }
+    arrivals.sort_by_key(|arrival| arrival.due);
+    arrivals
+}
+
+/// A log-normal length.
+pub(crate) fn prompt_tokens(random: &mut fastrand::Rng) -> u32 {
+    let radius = (-2.0 * (1.0 - random.f64()).ln()).sqrt();
+    let normal = radius * (std::f64::consts::TAU * random.f64()).cos();
+    (PROMPT_MEDIAN * (PROMPT_SIGMA * normal).exp()).clamp(PROMPT_LEAST, PROMPT_MOST) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(100);
+
+    #[test]
+    fn arrivals_are_poisson_at_the_rate_asked_for() {
+        let arrivals = draw(&[Source::new(0, 200.0, LONG)], 7);
+        let count = arrivals.len() as f64;
+        assert!((count - 20_000.0).abs() < 4.0 * 20_000_f64.sqrt(), "{count} arrivals");
+        // In a Poisson process the gaps' deviation equals their mean; a metronome's is zero.
+        let gaps: Vec<f64> =
+            arrivals.windows(2).map(|pair| (pair[1].due - pair[0].due).as_secs_f64()).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+        assert!(
+            (variance.sqrt() / mean - 1.0).abs() < 0.05,
+            "deviation {} of the mean",
+            variance.sqrt() / mean
+        );
+    }
+
+    #[test]
+    fn a_seed_means_one_crowd() {
+        let sources = Source::crowd(5, 50.0, LONG);
+        assert_eq!(draw(&sources, 3), draw(&sources, 3));
+        assert_ne!(draw(&sources, 3), draw(&sources, 4));
+        assert!(draw(&sources, 3).windows(2).all(|pair| pair[0].due <= pair[1].due));
+    }
+
+    #[test]
+    fn a_source_asks_in_its_own_time_only() {
+        let source = Source { from: LONG / 2, ..Source::new(9, 100.0, LONG) };
+        let arrivals = draw(&[source], 1);
+        assert!(arrivals.iter().all(|arrival| arrival.due >= LONG / 2 && arrival.due < LONG));
+        assert!(arrivals.iter().all(|arrival| arrival.streamed && arrival.caller == 9));
+        let half = draw(&[Source { streamed: 0.5, ..Source::new(0, 100.0, LONG) }], 1);
+        let streamed = half.iter().filter(|arrival| arrival.streamed).count() as f64 / half.len() as f64;
+        assert!((streamed - 0.5).abs() < 0.03, "{streamed} streamed");
+    }
+
+    #[test]
+    fn nobody_who_asks_nothing_asks() {
+        assert!(draw(&[Source::new(0, 0.0, LONG)], 1).is_empty());
+    }
+}

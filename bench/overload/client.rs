@@ -1,0 +1,225 @@
+//! One client: HTTP/1.1, connections kept and reused, and every time taken from when the request was due.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::arrivals::Arrival;
+use crate::plan::PATIENCE;
+use crate::reader::{Reader, completion_tokens};
+use crate::sample::Outcome;
+
+/// A resting connection is used again within this time: all servers here keep theirs longer, so none closes one at the
+/// moment it is taken.
+const IDLE: Duration = Duration::from_secs(5);
+/// A client waits so long for the end of an answer that has begun.
+const LONGEST_ANSWER: Duration = Duration::from_secs(60);
+/// Bytes of an answer that is read in one piece, at the most.
+const LARGEST_ANSWER: usize = 4 << 20;
+/// Prompts are cut from this, four bytes to a token.
+const FILLER: &str = "Tell me why water finds its level, ";
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Asks one server, over as many connections as there are requests under way.
+#[derive(Debug)]
+pub(crate) struct Client {
+    target: SocketAddr,
+    prompt: String,
+    idle: Mutex<Vec<(Sender, Instant)>>,
+}
+
+impl Client {
+    pub(crate) fn new(target: SocketAddr) -> Self {
+        Self { target, prompt: FILLER.repeat(200), idle: Mutex::default() }
+    }
+
+    /// Makes one request that was due at `due`, and says what became of it.
+    pub(crate) async fn ask(&self, arrival: &Arrival, due: Instant) -> Outcome {
+        let body = self.body(arrival);
+        let sent = timeout_at(due + PATIENCE, self.send(arrival, &body)).await;
+        match sent {
+            Err(_) => Outcome::GaveUp,
+            Ok(Err(failure)) => Outcome::Failed(failure),
+            Ok(Ok((response, sender))) => self.answer(arrival, response, sender, due).await,
+        }
+    }
+
+    /// GETs a path: its status and its text.
+    pub(crate) async fn get(&self, path: &str) -> Result<(u16, String), String> {
+        let request = Request::builder().uri(path).header(HOST, self.target.to_string());
+        let request = request.body(Full::default()).map_err(|error| error.to_string())?;
+        let mut sender = self.connect().await?;
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
+        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    fn body(&self, arrival: &Arrival) -> Bytes {
+        let length = (arrival.prompt_tokens as usize * 4).min(self.prompt.len());
+        let prompt = &self.prompt[..length];
+        let stream = arrival.streamed;
+        format!(r#"{{"model":"sim","messages":[{{"role":"user","content":"{prompt}"}}],"stream":{stream}}}"#)
+            .into()
+    }
+
+    async fn connect(&self) -> Result<Sender, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("no connection: {error}");
+        let socket = TcpStream::connect(self.target).await.map_err(|error| failed(&error))?;
+        socket.set_nodelay(true).map_err(|error| failed(&error))?;
+        let (sender, connection) = handshake(TokioIo::new(socket)).await.map_err(|error| failed(&error))?;
+        // How a connection ends is seen by the request on it; a resting one may end as it likes.
+        tokio::spawn(async move { connection.await.ok() });
+        Ok(sender)
+    }
+
+    fn resting(&self) -> Option<Sender> {
+        let mut idle = self.idle.lock();
+        let oldest = Instant::now().checked_sub(IDLE)?;
+        let fresh = idle.partition_point(|(_, since)| *since < oldest);
+        idle.drain(..fresh);
+        std::iter::from_fn(|| idle.pop()).map(|(sender, _)| sender).find(|sender| !sender.is_closed())
+    }
+
+    fn rest(&self, sender: Sender) {
+        self.idle.lock().push((sender, Instant::now()));
+    }
+
+    async fn send(&self, arrival: &Arrival, body: &Bytes) -> Result<(Response<Incoming>, Sender), String> {
+        loop {
+            let resting = self.resting();
+            let reused = resting.is_some();
+            let mut sender = match resting {
+                Some(sender) => sender,
+                None => self.connect().await?,
+            };
+            let request = Request::builder()
+                .method(Method::POST)
+                .uri("/v1/chat/completions")
+                .header(HOST, "overload")
+                .header(CONTENT_TYPE, "application/json")
+                .header("x-user-id", format!("c{}", arrival.caller))
+                .header("x-traffic-dam-class", arrival.class.name())
+                .body(Full::new(body.clone()))
+                .map_err(|error| error.to_string())?;
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, sender)),
+                // The server closed it as we took it, and has not seen the request.
+                Err(failed) if reused && failed.message().is_some() => {}
+                Err(failed) => return Err(format!("no answer: {}", failed.error())),
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        arrival: &Arrival,
+        response: Response<Incoming>,
+        sender: Sender,
+        due: Instant,
+    ) -> Outcome {
+        let (head, body) = response.into_parts();
+        let status = head.status.as_u16();
+        if status == 200 && arrival.streamed {
+            return self.stream(body, sender, due).await;
+        }
+        let limit = if status == 200 { LONGEST_ANSWER } else { PATIENCE };
+        let body = match timeout_at(due + limit, Limited::new(body, LARGEST_ANSWER).collect()).await {
+            Err(_) => return Outcome::GaveUp,
+            Ok(Err(_)) => return Outcome::Cut { first: None },
+            Ok(Ok(body)) => body.to_bytes(),
+        };
+        self.rest(sender);
+        let took = due.elapsed();
+        match status {
+            200 => match completion_tokens(&body) {
+                Some(tokens) => Outcome::Served { first: None, took, tokens },
+                None => Outcome::Failed("an answer without usage".to_owned()),
+            },
+            429 | 503 => refused(&head.headers, took),
+            _ => Outcome::Failed(format!("status {status} {}", reason(&head.headers))),
+        }
+    }
+
+    async fn stream(&self, mut body: Incoming, sender: Sender, due: Instant) -> Outcome {
+        let mut reader = Reader::default();
+        let mut first = None;
+        loop {
+            let until = due + if first.is_some() { LONGEST_ANSWER } else { PATIENCE };
+            match timeout_at(until, body.frame()).await {
+                Err(_) if first.is_none() => return Outcome::GaveUp,
+                Err(_) | Ok(Some(Err(_))) => return Outcome::Cut { first },
+                Ok(Some(Ok(frame))) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        reader.feed(bytes);
+                    }
+                    if first.is_none() && reader.tokens > 0 {
+                        first = Some(due.elapsed());
+                    }
+                }
+                Ok(None) if reader.done && !reader.failed => {
+                    self.rest(sender);
+                    return Outcome::Served { first, took: due.elapsed(), tokens: reader.tokens };
+                }
+                Ok(None) => return Outcome::Cut { first },
+            }
+        }
+    }
+}
+
+fn reason(headers: &HeaderMap) -> String {
+    let reason = headers.get("x-traffic-dam-reason").and_then(|reason| reason.to_str().ok());
+    reason.unwrap_or_default().to_owned()
+}
+
+/// What a refusal says about coming back.
+fn refused(headers: &HeaderMap, took: Duration) -> Outcome {
+    let number = |name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
+    let seconds = number(RETRY_AFTER.as_str()).filter(|seconds| *seconds > 0);
+    let exact = number("retry-after-ms").map(Duration::from_millis);
+    Outcome::Refused {
+        took,
+        reason: reason(headers),
+        retry_after: seconds.is_some(),
+        wait: exact.or(seconds.map(Duration::from_secs)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn a_refusal_is_read_as_a_client_would() {
+        let took = Duration::from_millis(1);
+        let told = |pairs: &[_]| match refused(&headers(pairs), took) {
+            Outcome::Refused { retry_after, wait, .. } => (retry_after, wait),
+            other => panic!("{other:?}"),
+        };
+        let exact = [("retry-after", "1"), ("retry-after-ms", "446")];
+        assert_eq!(told(&exact), (true, Some(Duration::from_millis(446))));
+        assert_eq!(told(&[("retry-after", "2")]), (true, Some(Duration::from_secs(2))));
+        assert_eq!(told(&[]), (false, None));
+        // "Come back in zero seconds" tells a client nothing.
+        assert_eq!(told(&[("retry-after", "0")]), (false, None));
+    }
+}

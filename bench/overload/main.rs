@@ -1,0 +1,92 @@
+//! The overload run: what becomes of goodput when more is asked for than a worker can give. `scripts/overload` builds
+//! and calls it.
+//!
+//! Gateways and workers are processes of their own, as they would be. The generator is one thread with an event loop
+//! and one that keeps the time, and watches its own CPU: a run that measured the generator instead of the gateway says
+//! so and does not count.
+
+mod arrivals;
+mod client;
+mod document;
+mod drive;
+mod figures;
+mod gateways;
+mod machine;
+mod parts;
+mod picture;
+mod plan;
+mod reader;
+mod sample;
+mod scrape;
+mod section;
+mod servers;
+mod stage;
+mod stats;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::figures::Peak;
+use crate::parts::{critical, fairness, killed, loads, mixed, retry, say};
+use crate::plan::{Options, Part, WORKER};
+use crate::section::Section;
+use crate::stage::{FULL, Stage};
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let options = Options::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        // Whatever ends the run, servers end with it: they are killed as they are dropped.
+        tokio::select! {
+            done = run(&options) => done,
+            _ = terminated.recv() => Err("terminated".into()),
+            _ = interrupted.recv() => Err("interrupted".into()),
+        }
+    })
+}
+
+/// Makes the run and writes the document. A run that does not count as a whole is a failure; a figure that was missed
+/// is a finding.
+async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
+    let began = Instant::now();
+    let folder = tempfile::tempdir()?;
+    let unknown = Peak { requests: 0.0, tokens: 0.0 };
+    let mut stage = Stage { options, folder: folder.path(), peak: unknown, nginx: None };
+    stage.peak = stage.best(WORKER, &FULL, options.measured()).await?;
+    say(format_args!(
+        "capacity: {:.1} answers, {:.0} tokens per second",
+        stage.peak.requests, stage.peak.tokens
+    ));
+    let mut sections = Vec::new();
+    for part in &options.parts {
+        let made = match part {
+            Part::Loads => loads::run(&mut stage).await,
+            Part::Fairness => fairness::run(&stage).await,
+            Part::Retry => retry::run(&stage).await,
+            Part::Killed => killed::run(&stage).await,
+            Part::Mixed => mixed::run(&stage).await,
+            Part::Critical => critical::run(&stage).await,
+        };
+        sections.push(made.unwrap_or_else(|error| {
+            say(format_args!("{part:?}: {error}"));
+            let faults = vec![format!("it broke off: {error}")];
+            Section { faults, ..Section::new(&format!("{part:?}"), "") }
+        }));
+    }
+    let frame = document::Frame { options, peak: stage.peak, took: began.elapsed() };
+    frame.write(&sections)?;
+    print(&frame.text(&sections));
+    let counts = sections.iter().all(|section| section.faults.is_empty());
+    Ok(if counts { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[expect(clippy::print_stdout, reason = "the document is what the run prints")]
+fn print(document: &str) {
+    println!("{document}");
+}

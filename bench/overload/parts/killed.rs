@@ -1,0 +1,171 @@
+//! A worker that dies while twice its capacity is asked for.
+
+use std::error::Error;
+use std::time::Duration;
+
+use tokio::time::sleep_until;
+
+use crate::arrivals::{Source, draw};
+use crate::drive::{drive, soon, watch};
+use crate::figures::Run;
+use crate::gateways::DamFile;
+use crate::parts::{ours, say};
+use crate::picture;
+use crate::plan::{Arm, WorkerSize};
+use crate::sample::{Outcome, Sample};
+use crate::section::{Check, Section, Table, seconds};
+use crate::stage::{FULL, Stage};
+
+/// Several workers are half as large each, so that the machine carries them.
+const SMALL: WorkerSize = WorkerSize { slots: 32, kv_tokens: 131_072, mean_output: 40 };
+const WORKERS: u64 = 3;
+const LOAD: f64 = 2.0;
+/// How long it is watched before and after the death.
+const BEFORE: Duration = Duration::from_secs(8);
+const AFTER: Duration = Duration::from_secs(12);
+/// Goodput is counted in steps of this, by when first tokens came …
+const STEP: Duration = Duration::from_millis(500);
+/// … and has returned when the mean over so many steps has: fewer, and chance decides.
+const STEPS: usize = 6;
+/// What has to be reached again of the remaining workers' share.
+const RETURNED: f64 = 0.95;
+/// A refused connection shows a death at once; then the contract allows two seconds.
+const ALLOWED: f64 = 2.0;
+
+const TEXT: &str = "\
+Three workers of 32 slots at 2×; one is killed. Remaining: two thirds of the goodput of the seconds before. Back: from the
+death to the first half second from which on a mean of 3 s reaches 95 % of that. Lost: streams that had begun on the dead
+worker, which nobody can save. Failed: requests without a token yet that met an error.";
+
+pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
+    let mut section = Section::new("A worker dies", TEXT);
+    let mut table =
+        Table::new(["", "goodput/s before", "remaining", "goodput/s after", "back after", "lost", "failed"]);
+    let alone = stage.best(SMALL, &FULL[1..2], stage.options.measured().div_f64(2.0)).await?;
+    let rate = alone.requests * WORKERS as f64 * LOAD;
+    let mut lines = Vec::new();
+    for arm in ours(stage.options) {
+        let run = death(stage, arm, rate).await?;
+        let (figures, samples) = (run.figures(alone), run.samples);
+        section.fault(&arm.plain_title(), &figures.faults);
+        if figures.errors > 0 {
+            section.notes.push(format!("Errors, {}: {}.", arm.plain_title(), figures.errors_by_kind));
+        }
+        let rates = goodput(&samples, BEFORE + AFTER);
+        let at = steps(BEFORE);
+        let before = mean(&rates[at - STEPS..at]);
+        let remaining = before * (WORKERS - 1) as f64 / WORKERS as f64;
+        let back = back_after(&rates[at..], remaining * RETURNED);
+        let after = mean(&rates[rates.len() - STEPS..]);
+        let lost = count(&samples, |outcome| matches!(outcome, Outcome::Cut { first: Some(_) }));
+        let failed =
+            count(&samples, |outcome| matches!(outcome, Outcome::Cut { first: None } | Outcome::Failed(_)));
+        let number = |value: f64| format!("{value:.1}");
+        let shown = back.map_or_else(|| "never".to_owned(), seconds);
+        say(format_args!("killed, {}: back after {shown}, {failed} failed", arm.plain_title()));
+        table.rows.push(vec![
+            arm.title().to_owned(),
+            number(before),
+            number(remaining),
+            number(after),
+            shown,
+            lost.to_string(),
+            failed.to_string(),
+        ]);
+        let title = arm.plain_title();
+        section.checks.push(Check::at_most(
+            format!("back after a death at 2×, {title}"),
+            ALLOWED,
+            back,
+            seconds,
+        ));
+        section.checks.push(Check::at_most(
+            format!("requests without a token that failed at a death, {title}"),
+            0.0,
+            Some(failed as f64),
+            |n| format!("{n:.0}"),
+        ));
+        lines.push((arm, rates));
+    }
+    section.pictures = picture::killed(&stage.options.out, &lines, STEP, BEFORE)?;
+    section.tables.push((String::new(), table));
+    Ok(section)
+}
+
+/// All requests from `BEFORE` before the death on, with times counted from there.
+async fn death(stage: &Stage<'_>, arm: Arm, rate: f64) -> Result<Run, Box<dyn Error>> {
+    let file = DamFile::of(arm, SMALL).ok_or("not an arm of the dam")?;
+    let mut setting = stage.dam(&file, SMALL, WORKERS).await?;
+    stage.settle(&setting, rate / LOAD, stage.options.settling()).await;
+    let warm_up = stage.options.warm_up();
+    // The first tokens of the last arrivals come after them; they are drawn for longer than is looked at.
+    let arrivals = draw(&Source::crowd(20, rate, warm_up + BEFORE + AFTER + STEP), stage.options.seed);
+    let start = soon();
+    let client = std::sync::Arc::clone(&setting.client);
+    let victim = async {
+        sleep_until(start + warm_up + BEFORE).await;
+        setting.workers[0].0.kill();
+    };
+    let pid = setting.gateway.pid();
+    let ((spent, (), ()), mut samples, ()) = tokio::join!(
+        watch(pid, start + warm_up, start + warm_up + BEFORE + AFTER, async || ()),
+        drive(&client, arrivals, start, None),
+        victim
+    );
+    samples.retain(|sample| sample.arrival.due >= warm_up);
+    for sample in &mut samples {
+        sample.arrival.due -= warm_up;
+    }
+    Ok(Run { samples, measured: BEFORE + AFTER, spent, readings: None })
+}
+
+fn steps(time: Duration) -> usize {
+    time.as_millis().div_euclid(STEP.as_millis()) as usize
+}
+
+/// Goodput per second in each step, by when the first token came.
+fn goodput(samples: &[Sample], length: Duration) -> Vec<f64> {
+    let mut rates = vec![0.0; steps(length)];
+    for sample in samples.iter().filter(|sample| sample.is_good()) {
+        let Some(first) = sample.first() else { continue };
+        if let Some(rate) = rates.get_mut(steps(sample.arrival.due + first)) {
+            *rate += 1.0 / STEP.as_secs_f64();
+        }
+    }
+    rates
+}
+
+fn mean(rates: &[f64]) -> f64 {
+    rates.iter().sum::<f64>() / rates.len().max(1) as f64
+}
+
+/// Seconds until a mean over [`STEPS`] steps reaches `wanted`, from the first of `rates` on.
+fn back_after(rates: &[f64], wanted: f64) -> Option<f64> {
+    let step = rates.windows(STEPS).position(|window| mean(window) >= wanted)?;
+    Some(step as f64 * STEP.as_secs_f64())
+}
+
+fn count(samples: &[Sample], is: fn(&Outcome) -> bool) -> usize {
+    samples.iter().filter(|sample| is(&sample.outcome)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::tests::{sample, served};
+
+    #[test]
+    fn goodput_returns_when_it_stays() {
+        let dip = [0.0, 0.0, 40.0, 0.0, 90.0, 90.0, 90.0, 90.0, 90.0, 90.0, 90.0];
+        assert_eq!(back_after(&dip, 90.0), Some(2.0));
+        assert_eq!(back_after(&[90.0; 8], 90.0), Some(0.0));
+        assert_eq!(back_after(&[10.0; 8], 90.0), None);
+    }
+
+    #[test]
+    fn goodput_is_counted_where_its_first_token_came() {
+        // Due at 1 s, first tokens after 400 ms and after 600 ms.
+        let samples = [sample(true, served(400)), sample(true, served(600)), sample(true, served(1500))];
+        assert_eq!(goodput(&samples, Duration::from_secs(2)), [0.0, 0.0, 2.0, 2.0]);
+    }
+}

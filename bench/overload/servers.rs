@@ -1,0 +1,77 @@
+//! Workers and gateways as processes of their own, which end when this one is done with them.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::client::Client;
+
+/// Ports to choose from: below the range that the kernel hands out by itself.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// A server that does not answer by then will not.
+const COMING_UP: Duration = Duration::from_secs(15);
+
+/// An address on loopback that nobody listens on.
+pub(crate) fn free_address() -> Result<SocketAddr, Box<dyn Error>> {
+    (0..500)
+        .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS))))
+        .find(|address| TcpListener::bind(address).is_ok())
+        .ok_or_else(|| "no free port was found".into())
+}
+
+/// A server that runs; dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts a server, and waits until `path` at `address` answers 200. Its output goes to a file in `folder`.
+    pub(crate) async fn start(
+        mut command: Command,
+        address: SocketAddr,
+        path: &str,
+        folder: &Path,
+    ) -> Result<Self, Box<dyn Error>> {
+        let log = folder.join(format!("{}.log", address.port()));
+        let output = File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let mut server = Self { child: command.spawn()?, log };
+        let client = Client::new(address);
+        let until = Instant::now() + COMING_UP;
+        while !matches!(client.get(path).await, Ok((200, _))) {
+            if server.child.try_wait()?.is_some() || Instant::now() > until {
+                let said = fs::read_to_string(&server.log).unwrap_or_default();
+                let end =
+                    said.lines().rev().take(4).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>();
+                let end = end.join(" · ").replace(&format!("{}/", folder.display()), "");
+                return Err(format!("a server did not come up: {end}").into());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(server)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it without a warning, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself; then there is nothing left to do.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

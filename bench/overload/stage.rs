@@ -1,0 +1,200 @@
+//! What every part of a run needs: workers, gateways, and a crowd before them.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::arrivals::{Arrival, Class, Source, draw, prompt_tokens};
+use crate::client::Client;
+use crate::drive::{Again, drive, soon, watch};
+use crate::figures::{Peak, Reading, Run};
+use crate::gateways::{DamFile, Gateway, NginxLimits};
+use crate::plan::{Arm, Options, WORKER, WorkerSize};
+use crate::sample::{Outcome, Sample};
+use crate::servers::{Server, free_address};
+
+/// How full a worker is held while its peak is looked for, over its slots: with exactly as many clients as slots one
+/// is always on its way, with more some wait, and more than these keep waiting past the promise.
+pub(crate) const FULL: [f64; 3] = [1.0, 1.125, 1.25];
+/// Between two runs, so that what the last one left has ended.
+const REST: Duration = Duration::from_millis(500);
+/// A worker that starts full ends its short answers first; so long later its slots hold answers of all ages.
+const MIXING: Duration = Duration::from_secs(4);
+/// What a run is measured against must not be a matter of chance.
+const LEAST_LOOK: Duration = Duration::from_secs(8);
+/// The crowd's size where callers do not matter.
+const CROWD: u32 = 20;
+
+/// Workers as processes, with where they listen.
+pub(crate) type Worker = (Server, std::net::SocketAddr);
+
+#[derive(Debug)]
+pub(crate) struct Stage<'a> {
+    pub(crate) options: &'a Options,
+    /// Where servers write.
+    pub(crate) folder: &'a Path,
+    /// Of a worker of the usual size.
+    pub(crate) peak: Peak,
+    /// nginx at its best, when that has been looked for.
+    pub(crate) nginx: Option<NginxLimits>,
+}
+
+/// A gateway with its workers behind it.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) gateway: Gateway,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) client: Arc<Client>,
+}
+
+impl Stage<'_> {
+    /// Starts a worker.
+    pub(crate) async fn worker(&self, size: WorkerSize, seed: u64) -> Result<Worker, Box<dyn Error>> {
+        let address = free_address()?;
+        let command = size.command(self.options, address, seed);
+        Ok((Server::start(command, address, "/health", self.folder).await?, address))
+    }
+
+    /// Starts an arm before one worker of the usual size.
+    pub(crate) async fn arm(&self, arm: Arm) -> Result<Setting, Box<dyn Error>> {
+        match (DamFile::of(arm, WORKER), arm) {
+            (Some(file), _) => self.dam(&file, WORKER, 1).await,
+            (None, Arm::Nginx) => {
+                let limits = self.nginx.as_ref().ok_or("nginx has no setting yet")?;
+                self.nginx(limits).await
+            }
+            (None, _) => {
+                let worker = self.worker(WORKER, self.options.seed).await?;
+                Ok(Setting::new(Gateway::none(worker.1), vec![worker]))
+            }
+        }
+    }
+
+    /// Starts the dam before so many workers.
+    pub(crate) async fn dam(
+        &self,
+        file: &DamFile,
+        size: WorkerSize,
+        workers: u64,
+    ) -> Result<Setting, Box<dyn Error>> {
+        let mut running = Vec::new();
+        for index in 0..workers {
+            running.push(self.worker(size, self.options.seed + index).await?);
+        }
+        let addresses: Vec<_> = running.iter().map(|(_, address)| *address).collect();
+        let gateway = file.start(self.options, &addresses, self.folder).await?;
+        Ok(Setting::new(gateway, running))
+    }
+
+    /// Starts nginx before one worker of the usual size.
+    pub(crate) async fn nginx(&self, limits: &NginxLimits) -> Result<Setting, Box<dyn Error>> {
+        let worker = self.worker(WORKER, self.options.seed).await?;
+        let gateway = Gateway::nginx(limits, self.options, worker.1, self.folder).await?;
+        Ok(Setting::new(gateway, vec![worker]))
+    }
+
+    /// Offers a multiple of the worker's capacity for `length`, and looks at nothing.
+    pub(crate) async fn settle(&self, setting: &Setting, rate: f64, length: Duration) {
+        let arrivals = draw(&Source::crowd(CROWD, rate, length), self.options.seed + 1000);
+        drive(&setting.client, arrivals, soon(), None).await;
+    }
+
+    /// Offers so many requests per second from a crowd, and measures.
+    pub(crate) async fn crowd(&self, setting: &Setting, rate: f64, measured: Duration) -> Run {
+        let until = self.options.warm_up() + measured;
+        self.offer(setting, &Source::crowd(CROWD, rate, until), measured, None).await
+    }
+
+    /// Lets `sources` ask, and measures for `measured` after the warm-up.
+    pub(crate) async fn offer(
+        &self,
+        setting: &Setting,
+        sources: &[Source],
+        measured: Duration,
+        again: Option<Arc<Again>>,
+    ) -> Run {
+        sleep(REST).await;
+        let warm_up = self.options.warm_up();
+        let arrivals = draw(sources, self.options.seed);
+        let start = soon();
+        let admin = setting.gateway.admin.map(Client::new);
+        let reading = async || match &admin {
+            Some(admin) => admin.get("/metrics").await.ok().map(|(_, text)| Reading::of(&text)),
+            None => None,
+        };
+        let ((spent, before, after), mut samples) = tokio::join!(
+            watch(setting.gateway.pid(), start + warm_up, start + warm_up + measured, reading),
+            drive(&setting.client, arrivals, start, again),
+        );
+        samples.retain(|sample| sample.arrival.due >= warm_up);
+        Run { samples, measured, spent, readings: before.zip(after) }
+    }
+
+    /// What a worker gives at its best: clients that ask again as soon as they are answered, just as many as keep it
+    /// full, by one of the measures `full` of its slots.
+    pub(crate) async fn best(
+        &self,
+        size: WorkerSize,
+        full: &[f64],
+        length: Duration,
+    ) -> Result<Peak, Box<dyn Error>> {
+        let mut best = Peak { requests: 0.0, tokens: 0.0 };
+        let length = length.max(LEAST_LOOK);
+        for full in full {
+            let worker = self.worker(size, self.options.seed).await?;
+            let client = Arc::new(Client::new(worker.1));
+            let clients = (f64::from(size.slots) * full) as u64;
+            let samples = closed_loop(&client, clients, MIXING + length).await;
+            let seconds = length.as_secs_f64();
+            let kept: Vec<&Sample> =
+                samples.iter().filter(|sample| sample.is_good() && sample.arrival.due >= MIXING).collect();
+            let tokens = kept.iter().map(|sample| f64::from(sample.good_tokens())).sum::<f64>() / seconds;
+            if tokens > best.tokens {
+                best = Peak { requests: kept.len() as f64 / seconds, tokens };
+            }
+        }
+        if best.tokens == 0.0 {
+            return Err("the worker alone kept no promise at all".into());
+        }
+        Ok(best)
+    }
+}
+
+impl Setting {
+    fn new(gateway: Gateway, workers: Vec<Worker>) -> Self {
+        let client = Arc::new(Client::new(gateway.address));
+        Self { gateway, workers, client }
+    }
+}
+
+/// So many clients, each asking again when it has its answer, until `length` is over.
+async fn closed_loop(client: &Arc<Client>, clients: u64, length: Duration) -> Vec<Sample> {
+    let start = Instant::now();
+    let tasks = (0..clients).map(|number| {
+        let client = Arc::clone(client);
+        tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(number);
+            let mut samples = Vec::new();
+            while start.elapsed() < length {
+                let prompt_tokens = prompt_tokens(&mut random);
+                let (due, class) = (start.elapsed(), Class::Interactive);
+                let arrival = Arrival { due, caller: 0, class, streamed: true, prompt_tokens };
+                let outcome = client.ask(&arrival, Instant::now()).await;
+                let failed = !matches!(outcome, Outcome::Served { .. });
+                samples.push(Sample { arrival, late: Duration::ZERO, outcome, again: false });
+                if failed {
+                    break;
+                }
+            }
+            samples
+        })
+    });
+    let mut all = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        all.extend(task.await.unwrap_or_default());
+    }
+    all
+}
