@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use traffic_dam::sim::simulate::{Capacity, Policy, Scenario, batch, run, table};
 
@@ -136,4 +137,45 @@ fn the_documented_scenarios_are_sound_and_the_defaults_are_those_that_are_told()
     // What is not said is once the capacity, which a file can only say as a number.
     defaults.load.times = Some(1.0);
     assert_eq!(format!("{all:#?}"), format!("{defaults:#?}"));
+}
+
+fn simulate(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_traffic-dam"))
+        .arg("simulate")
+        .args(arguments)
+        .output()
+        .expect("the program runs")
+}
+
+#[test]
+fn the_command_prints_a_table_and_writes_the_seconds_and_a_picture() {
+    let folder = tempfile::tempdir().expect("a folder for the files");
+    let path = |name: &str| folder.path().join(name).to_str().expect("paths are text").to_owned();
+    let (short, csv, svg) = (path("short.toml"), path("out.csv"), path("out.svg"));
+    fs::write(&short, "duration = \"8s\"\nwarm_up = \"2s\"\n[load]\ntimes = 3.0").expect("writable");
+    let files = ["--csv", &csv, "--plot", &svg];
+    let output =
+        simulate(&[&["--scenario", short.as_str(), "--compare", "--seeds", "2"][..], &files].concat());
+    let table = String::from_utf8(output.stdout).expect("a table is text");
+    assert!(output.status.success(), "{table}");
+    assert_eq!(table.lines().count(), 1 + Policy::ALL.len(), "{table}");
+    for (line, policy) in table.lines().skip(1).zip(Policy::ALL) {
+        assert!(line.starts_with("short ") && line.contains(&format!(" {policy} ")), "{line}");
+    }
+    let seconds = fs::read_to_string(csv).expect("it was written");
+    assert_eq!(seconds.lines().count(), 1 + Policy::ALL.len() * 2 * 8);
+    let picture = fs::read_to_string(svg).expect("it was written");
+    assert!(picture.starts_with("<svg ") && picture.contains("gradient2"));
+
+    fs::write(&short, "[load]\ntimes = 0.5\n[expect]\nrefused = \">= 1000000\"").expect("writable");
+    let output = simulate(&["--scenario", &short, "--seeds", "1"]);
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{problem}");
+    assert!(problem.contains("short · stream · refused must be >= 1000000 and is "), "{problem}");
+
+    fs::write(&short, "[load]\ntime = 0.5").expect("writable");
+    let output = simulate(&["--scenario", &short]);
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{problem}");
+    assert!(problem.contains("short.toml") && problem.contains("unknown field `time`"), "{problem}");
 }

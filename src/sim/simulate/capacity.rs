@@ -172,7 +172,7 @@ fn closed_loop(scenario: &Scenario, people: &People, spec: &Spec, stretch: f64, 
             if matches!(event, Event::Token { .. }) {
                 // Everything here comes to its end, so a request in time is good from its first token on.
                 if asked.in_time.is_none() {
-                    let in_time = at.since(asked.at) <= scenario.slo(asked.prompt);
+                    let in_time = at.since(asked.at) <= scenario.promise.slo(asked.prompt);
                     asked.in_time = Some(in_time);
                     good += if in_time { price.work(asked.prompt, 0) } else { 0.0 };
                 }

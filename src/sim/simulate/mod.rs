@@ -27,18 +27,8 @@ pub use self::figures::{ClassFigures, Figures, Outcome, Second};
 pub use self::policy::Policy;
 pub use self::scenario::Scenario;
 
-use std::time::Duration;
-
 use self::figures::tally;
 use self::world::World;
-
-impl Scenario {
-    /// The promise for a prompt of so many tokens.
-    pub(self) fn slo(&self, prompt: u64) -> Duration {
-        let longer = self.promise.per_1k_prompt_tokens.0.as_secs_f64() * prompt as f64 / 1000.0;
-        self.promise.ttft_slo.0.saturating_add(Duration::try_from_secs_f64(longer).unwrap_or(Duration::MAX))
-    }
-}
 
 /// Lives through `scenario` once. `capacity` is that of the scenario.
 #[must_use]

@@ -92,3 +92,18 @@ impl<'de> Deserialize<'de> for Policy {
         deserializer.deserialize_any(Reader)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_policy_is_read_by_the_name_it_shows() {
+        for policy in Policy::ALL.into_iter().chain([Policy::Fixed(24)]) {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        for wrong in ["0", "-1", "2.5", "envoy", ""] {
+            assert!(wrong.parse::<Policy>().is_err(), "{wrong:?} passed");
+        }
+    }
+}

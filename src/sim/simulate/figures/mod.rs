@@ -3,6 +3,7 @@
 mod fair;
 mod recovery;
 mod tally;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,15 +1,15 @@
 //! Counting, when everything has happened.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::fair::{self, Portion};
 use super::recovery::{recovery, usual};
+use super::verdict::Verdict;
 use super::{ClassFigures, Figures, Second};
 use crate::clock::Nanos;
-use crate::refusal::Reason;
-use crate::request::Class;
 use crate::sim::simulate::capacity::Price;
-use crate::sim::simulate::scenario::Scenario;
 use crate::sim::simulate::world::{Call, Fate, Phase, SECOND, Stage, World, at};
 
 /// An output token counts as so many of the prompt, as in the fair queue.
@@ -18,147 +18,194 @@ const OUTPUT_WEIGHT: f64 = 2.0;
 /// So long after an overload those that it had refused have come back.
 const CALMS: Duration = Duration::from_secs(5);
 
-/// How it came out for one request.
-#[derive(Clone, Copy, Debug)]
-struct Verdict {
-    good: bool,
-    ttft: Option<Duration>,
+/// The figures of what happened in `world`, and its seconds.
+pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second>) {
+    let mut tally = Tally::new(world);
+    for call in &world.calls {
+        let verdict = Verdict::of(world.scenario, call);
+        tally.count_work(call, verdict);
+        tally.count_second(call, verdict);
+        if call.extra {
+            tally.extra.add(verdict.good);
+        }
+        if tally.window.contains(&call.arrived) {
+            tally.count(call, verdict);
+        }
+    }
+    tally.close_seconds();
+    let figures = tally.figures();
+    (figures, tally.seconds)
 }
 
-impl Verdict {
-    fn of(scenario: &Scenario, call: &Call) -> Self {
-        let ttft = call.first.map(|first| first.since(call.arrived));
-        let slo = scenario.slo(call.wish.prompt);
-        let answered = call.stage == Stage::Over(Fate::Answered);
-        let in_time = if call.wish.stream {
-            ttft.is_some_and(|ttft| ttft <= slo)
-        } else {
-            // Nobody sees its first token: it must be whole by the time by which a stream would be.
-            let longest = call.wish.outputs.iter().max().copied().unwrap_or(1);
-            call.ended.since(call.arrived) <= slo + scenario.promise.itl_slo.0 * longest
-        };
-        Self { good: answered && in_time, ttft: ttft.filter(|_| call.wish.stream) }
+/// How many of those that were looked at were as they should be.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    right: u64,
+    all: u64,
+}
+
+impl Share {
+    fn add(&mut self, right: bool) {
+        self.right += u64::from(right);
+        self.all += 1;
+    }
+
+    fn value(self) -> Option<f64> {
+        ratio(self.right as f64, self.all as f64)
     }
 }
 
-/// The figures of what happened in `world`, and its seconds.
-pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second>) {
-    let scenario = world.scenario;
-    let window = at(scenario.warm_up)..at(scenario.duration);
-    let prices: Vec<Price> = scenario.workers.iter().map(|group| Price::of(&group.spec())).collect();
-    let mut seconds = vec![Second::default(); scenario.duration.0.as_secs_f64().ceil() as usize];
-    let mut ttfts: Vec<Vec<Duration>> = vec![Vec::new(); seconds.len()];
-    let mut work = vec![0.0; seconds.len()];
-    let mut portions: Vec<Portion> = world
-        .people
-        .all
-        .iter()
-        .map(|person| Portion { weight: f64::from(person.weight), ..Portion::default() })
-        .collect();
-    let mut figures = Figures { preemptions: world.preempted(), ..Figures::default() };
-    let mut all: [Counts; 3] = Default::default();
-    let (mut came_back, mut kept) = (0_u64, 0_u64);
-    let (mut extra, mut extra_good) = (0_u64, 0_u64);
-    for call in &world.calls {
-        let verdict = Verdict::of(scenario, call);
-        let portion = &mut portions[call.wish.person];
-        if call.stage == Stage::Over(Fate::Answered) {
-            let first = call.first.map_or(0, |first| (first.0 / SECOND) as usize);
-            for (place, tokens) in call.by_second.iter().enumerate() {
-                let second = first + place;
-                let Some(work) = work.get_mut(second) else { continue };
-                let counts = window.contains(&middle(second));
-                let prompt = if place == 0 { call.wish.prompt as f64 } else { 0.0 };
-                if counts {
-                    portion.got += prompt + OUTPUT_WEIGHT * f64::from(*tokens);
-                }
-                if verdict.good {
-                    let price = &prices[world.group_of(call.machine)];
-                    *work += price.prompt * prompt + price.output * f64::from(*tokens);
-                }
+struct Tally<'a> {
+    world: &'a World<'a>,
+    /// What is counted: after the warm-up.
+    window: Range<Nanos>,
+    prices: Vec<Price>,
+    seconds: Vec<Second>,
+    /// Of the requests that asked in each second.
+    ttfts: Vec<Vec<Duration>>,
+    /// Good work that was done in each second.
+    work: Vec<f64>,
+    portions: Vec<Portion>,
+    classes: [Counts; 3],
+    returns: Share,
+    extra: Share,
+    refused: BTreeMap<&'static str, u64>,
+    failed: u64,
+    failed_early: u64,
+}
+
+impl<'a> Tally<'a> {
+    fn new(world: &'a World<'a>) -> Self {
+        let scenario = world.scenario;
+        let length = scenario.duration.0.as_secs_f64().ceil() as usize;
+        let portion = |weight: u32| Portion { weight: f64::from(weight), ..Portion::default() };
+        Self {
+            world,
+            window: at(scenario.warm_up)..at(scenario.duration),
+            prices: scenario.workers.iter().map(|group| Price::of(&group.spec())).collect(),
+            seconds: vec![Second::default(); length],
+            ttfts: vec![Vec::new(); length],
+            work: vec![0.0; length],
+            portions: world.people.all.iter().map(|person| portion(person.weight)).collect(),
+            classes: Default::default(),
+            returns: Share::default(),
+            extra: Share::default(),
+            refused: BTreeMap::new(),
+            failed: 0,
+            failed_early: 0,
+        }
+    }
+
+    /// Counts the tokens of an answer in the seconds in which they came.
+    fn count_work(&mut self, call: &Call, verdict: Verdict) {
+        if call.stage != Stage::Over(Fate::Answered) {
+            return;
+        }
+        let price = &self.prices[self.world.group_of(call.machine)];
+        let first = call.first.map_or(0, |first| (first.0 / SECOND) as usize);
+        for (place, tokens) in call.by_second.iter().enumerate() {
+            let second = first + place;
+            let Some(work) = self.work.get_mut(second) else { return };
+            let prompt = if place == 0 { call.wish.prompt as f64 } else { 0.0 };
+            let output = f64::from(*tokens);
+            if self.window.contains(&middle(second)) {
+                self.portions[call.wish.person].got += prompt + OUTPUT_WEIGHT * output;
+            }
+            if verdict.good {
+                *work += price.prompt * prompt + price.output * output;
             }
         }
-        if let Some(second) = seconds.get_mut((call.arrived.0 / SECOND) as usize) {
-            second.offered += 1;
-            second.admitted += u64::from(call.granted.is_some());
-            second.good += u64::from(verdict.good);
-            second.refused += u64::from(matches!(call.stage, Stage::Over(Fate::Refused(_))));
-            ttfts[(call.arrived.0 / SECOND) as usize].extend(verdict.ttft);
-        }
-        if call.extra {
-            extra += 1;
-            extra_good += u64::from(verdict.good);
-        }
-        if !window.contains(&call.arrived) {
-            continue;
-        }
-        portion.asked += call.wish.prompt as f64 + OUTPUT_WEIGHT * call.wish.output() as f64;
-        let class = world.people.all[call.wish.person].class;
-        all[class as usize].add(call, verdict);
+    }
+
+    fn count_second(&mut self, call: &Call, verdict: Verdict) {
+        let place = (call.arrived.0 / SECOND) as usize;
+        let Some(second) = self.seconds.get_mut(place) else { return };
+        second.offered += 1;
+        second.admitted += u64::from(call.granted.is_some());
+        second.good += u64::from(verdict.good);
+        second.refused += u64::from(matches!(call.stage, Stage::Over(Fate::Refused(_))));
+        self.ttfts[place].extend(verdict.ttft);
+    }
+
+    fn count(&mut self, call: &Call, verdict: Verdict) {
+        let person = call.wish.person;
+        self.portions[person].asked += call.wish.prompt as f64 + OUTPUT_WEIGHT * call.wish.output() as f64;
+        self.classes[self.world.people.all[person].class as usize].add(call, verdict);
         match call.stage {
-            Stage::Over(Fate::Refused(reason)) => {
-                *figures.refused.entry(Reason::as_str(reason)).or_default() += 1;
-            }
+            Stage::Over(Fate::Refused(reason)) => *self.refused.entry(reason.as_str()).or_default() += 1,
             Stage::Over(Fate::Failed(_)) => {
-                figures.failed += 1;
-                figures.failed_early += u64::from(call.first.is_none());
+                self.failed += 1;
+                self.failed_early += u64::from(call.first.is_none());
             }
             _ => {}
         }
-        if call.as_told && phase_at(&world.phases, call.arrived).is_some_and(|phase| is_calm(phase, call)) {
-            came_back += 1;
-            kept += u64::from(call.granted.is_some());
+        if call.as_told && self.phase_at(call.arrived).is_some_and(|phase| is_calm(phase, call)) {
+            self.returns.add(call.granted.is_some());
         }
     }
-    for (place, second) in seconds.iter_mut().enumerate() {
-        let peak = phase_at(&world.phases, middle(place)).map_or(0.0, |phase| phase.peak);
-        second.of_peak = ratio(work[place], peak).unwrap_or_default();
-        if let Some(moment) = world.moments.get(place) {
-            (second.limit, second.in_flight, second.waiting) =
-                (moment.limit, moment.in_flight, moment.waiting);
+
+    fn close_seconds(&mut self) {
+        for place in 0..self.seconds.len() {
+            let peak = self.peak(place);
+            let second = &mut self.seconds[place];
+            second.of_peak = ratio(self.work[place], peak).unwrap_or_default();
+            if let Some(moment) = self.world.moments.get(place) {
+                (second.limit, second.in_flight, second.waiting) =
+                    (moment.limit, moment.in_flight, moment.waiting);
+            }
+            second.ttft_p50 = percentiles(&mut self.ttfts[place]).map(|[median, ..]| median);
         }
-        second.ttft_p50 = percentiles(&mut ttfts[place]).map(|[median, ..]| median);
     }
-    let length = (window.end.0 - window.start.0) as f64 / SECOND as f64;
-    let mut together = Counts::default();
-    for (class, counts) in Class::ALL.into_iter().zip(&mut all) {
-        together.offered += counts.offered;
-        together.admitted += counts.admitted;
-        together.good += counts.good;
-        together.ttfts.append(&mut counts.ttfts.clone());
-        figures.by_class[class as usize] =
-            ratio(counts.good as f64, counts.offered as f64).map(|goodput_of_offered| ClassFigures {
-                ttft_p99: percentiles(&mut counts.ttfts).map(|[.., last]| last),
-                goodput_of_offered,
-            });
+
+    fn figures(&mut self) -> Figures {
+        let mut all = Counts::default();
+        self.classes.iter().for_each(|class| all.include(class));
+        let counted = || (0..self.seconds.len()).filter(|second| self.window.contains(&middle(*second)));
+        let done = counted().map(|second| self.work[second]).sum();
+        let possible = counted().map(|second| self.peak(second)).sum();
+        Figures {
+            offered: all.offered,
+            admitted: all.admitted,
+            good: all.good,
+            failed: self.failed,
+            failed_early: self.failed_early,
+            refused: std::mem::take(&mut self.refused),
+            goodput: all.good as f64 / self.window.end.since(self.window.start).as_secs_f64(),
+            goodput_of_offered: ratio(all.good as f64, all.offered as f64),
+            goodput_of_peak: ratio(done, possible),
+            ttft: percentiles(&mut all.ttfts),
+            by_class: std::mem::take(&mut self.classes).map(Counts::figures),
+            jain: fair::jain(&self.portions),
+            light_share: fair::light_share(&self.portions),
+            preemptions: self.world.preempted(),
+            retry_kept: self.returns.value(),
+            recovery: self.recovery(),
+            extra_good: self.extra.value(),
+        }
     }
-    figures.offered = together.offered;
-    figures.admitted = together.admitted;
-    figures.good = together.good;
-    figures.goodput = together.good as f64 / length;
-    figures.goodput_of_offered = ratio(together.good as f64, together.offered as f64);
-    let counted = || (0..seconds.len()).filter(|second| window.contains(&middle(*second)));
-    let peak = counted().filter_map(|second| phase_at(&world.phases, middle(second)));
-    let done = counted().map(|second| work[second]).sum();
-    figures.goodput_of_peak = ratio(done, peak.map(|phase| phase.peak).sum());
-    figures.ttft = percentiles(&mut together.ttfts);
-    figures.jain = fair::jain(&portions);
-    figures.light_share = fair::light_share(&portions);
-    figures.retry_kept = ratio(kept as f64, came_back as f64);
-    figures.extra_good = ratio(extra_good as f64, extra as f64);
-    let marked = scenario.events.iter().find(|event| event.recover).map(|event| at(event.at));
-    let disturbed = world.phases.iter().rfind(|phase| phase.disturbs).map(|phase| phase.since);
-    figures.recovery = marked.or(disturbed).map(|when| {
+
+    fn recovery(&self) -> Option<f64> {
+        let marked = self.world.scenario.events.iter().find(|event| event.recover);
+        let disturbed = self.world.phases.iter().rfind(|phase| phase.disturbs);
+        let when = marked.map(|event| at(event.at)).or(disturbed.map(|phase| phase.since))?;
         let second = |at: Nanos| at.0.div_ceil(SECOND) as usize;
         // What a fleet does that is not offered enough says nothing of what it could do.
-        let before = world.phases.iter().rfind(|phase| phase.since < when);
+        let before = self.world.phases.iter().rfind(|phase| phase.since < when);
         let usual = match before.filter(|phase| phase.times >= 1.0) {
-            Some(phase) => usual(&seconds, second(phase.since.max(window.start)), second(when)),
+            Some(phase) => usual(&self.seconds, second(phase.since.max(self.window.start)), second(when)),
             None => 1.0,
         };
-        recovery(&seconds, second(when), usual)
-    });
-    (figures, seconds)
+        Some(recovery(&self.seconds, second(when), usual))
+    }
+
+    fn phase_at(&self, when: Nanos) -> Option<&Phase> {
+        self.world.phases.iter().rfind(|phase| phase.since <= when)
+    }
+
+    /// The most good work that could be done in a second.
+    fn peak(&self, second: usize) -> f64 {
+        self.phase_at(middle(second)).map_or(0.0, |phase| phase.peak)
+    }
 }
 
 /// The counts of one class.
@@ -177,6 +224,21 @@ impl Counts {
         self.good += u64::from(verdict.good);
         self.ttfts.extend(verdict.ttft.filter(|_| call.granted.is_some()));
     }
+
+    fn include(&mut self, other: &Self) {
+        self.offered += other.offered;
+        self.admitted += other.admitted;
+        self.good += other.good;
+        self.ttfts.extend_from_slice(&other.ttfts);
+    }
+
+    fn figures(mut self) -> Option<ClassFigures> {
+        let goodput_of_offered = ratio(self.good as f64, self.offered as f64)?;
+        Some(ClassFigures {
+            ttft_p99: percentiles(&mut self.ttfts).map(|[.., last]| last),
+            goodput_of_offered,
+        })
+    }
 }
 
 /// Whether a request came when no more was offered than can be served, and had not been for a while.
@@ -187,10 +249,6 @@ fn is_calm(phase: &Phase, call: &Call) -> bool {
 /// The middle of a second.
 fn middle(second: usize) -> Nanos {
     Nanos(second as u64 * SECOND + SECOND / 2)
-}
-
-fn phase_at(phases: &[Phase], when: Nanos) -> Option<&Phase> {
-    phases.iter().rfind(|phase| phase.since <= when)
 }
 
 fn ratio(part: f64, whole: f64) -> Option<f64> {

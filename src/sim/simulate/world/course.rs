@@ -1,132 +1,27 @@
-//! The course of requests: asking, being sent, tokens, failures, the end.
+//! The course of requests at the workers: being sent, tokens, failures, the end.
 
 use std::time::Duration;
 
-use super::call::{Call, Fate, Stage};
+use super::call::{Fate, Stage};
 use super::machine::State;
 use super::{Happening, World};
 use crate::clock::Nanos;
-use crate::refusal::{Reason, Refusal};
+use crate::refusal::Reason;
 use crate::request::Ending;
-use crate::shed::{Answer, Displaced, Failure, Gate, Grant, SeatId, WaiterId};
+use crate::shed::{Failure, Gate, SeatId};
 use crate::sim::physics::Event;
 
 /// How often the gateway tells its gate of a stream's tokens.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 impl World<'_> {
-    /// A request asks its dam.
-    pub(super) fn ask(&mut self, place: usize) {
-        let now = self.now;
-        let dam = self.routed.usize(..self.dams.len());
-        let call = &mut self.calls[place];
-        (call.dam, call.arrived) = (dam, now);
-        let person = &self.people.all[call.wish.person];
-        let dam = &mut self.dams[dam];
-        let ask = dam.ask(person, &call.wish, now);
-        let Some(gate) = &mut dam.gate else {
-            call.granted = Some(now);
-            call.stage = Stage::Running(None);
-            let machine = self.next_machine();
-            return self.send(place, machine);
-        };
-        match gate.ask(&ask, now) {
-            Ok(Answer::Granted(grant)) => self.granted(place, &grant),
-            Ok(Answer::Waiting { id, expires_at }) => self.waits(place, id, expires_at),
-            Err(refusal) => self.refused(place, &refusal),
-        }
-        self.settle(self.calls[place].dam);
-    }
-
-    /// A dam looks after its queue.
-    pub(super) fn tend(&mut self, dam: usize) {
-        if let Some(gate) = &mut self.dams[dam].gate {
-            gate.advance(self.now);
-            self.settle(dam);
-        }
-    }
-
-    /// Hands on what a gate has decided about those who wait.
-    fn settle(&mut self, dam: usize) {
-        loop {
-            let Some(gate) = &mut self.dams[dam].gate else { return };
-            let displaced: Vec<_> = gate.take_displaced().collect();
-            let settled: Vec<_> = gate.take_settled().collect();
-            if displaced.is_empty() && settled.is_empty() {
-                return;
-            }
-            for Displaced { seat, next } in displaced {
-                let Some(place) = self.dams[dam].yielding.remove(&seat) else { continue };
-                self.withdraw(place);
-                self.calls[place].granted = None;
-                match next {
-                    Ok((id, expires_at)) => self.waits(place, id, expires_at),
-                    Err(refusal) => self.refused(place, &refusal),
-                }
-            }
-            for (id, outcome) in settled {
-                let Some(place) = self.leave_queue(dam, id) else { continue };
-                match outcome {
-                    Ok(grant) => self.granted(place, &grant),
-                    Err(refusal) => self.refused(place, &refusal),
-                }
-            }
-        }
-    }
-
-    fn leave_queue(&mut self, dam: usize, id: WaiterId) -> Option<usize> {
-        self.dams[dam].waiting.remove(&id)
-    }
-
-    fn waits(&mut self, place: usize, id: WaiterId, expires_at: Nanos) {
-        let call = &mut self.calls[place];
-        call.stage = Stage::Waiting(id);
-        let dam = call.dam;
-        self.dams[dam].waiting.insert(id, place);
-        self.plan(expires_at, Happening::Expiry { dam });
-    }
-
-    fn granted(&mut self, place: usize, grant: &Grant) {
-        let call = &mut self.calls[place];
-        call.granted = Some(self.now);
-        call.stage = Stage::Running(Some(grant.seat));
-        if grant.yields {
-            self.dams[call.dam].yielding.insert(grant.seat, place);
-        }
-        let machine = self.scenario.worker_place(&grant.worker).unwrap_or_default();
-        self.send(place, machine);
-    }
-
-    fn refused(&mut self, place: usize, refusal: &Refusal) {
-        self.end(place, Fate::Refused(refusal.reason));
-        let call = &self.calls[place];
-        if !call.wish.returns || call.before + 1 >= self.scenario.load.attempts {
-            return;
-        }
-        let told = refusal.retry_after.filter(|_| call.wish.patient);
-        let wait = told.unwrap_or(self.scenario.load.impatience.0);
-        let again = Call {
-            before: call.before + 1,
-            as_told: told.is_some(),
-            extra: call.extra,
-            ..Call::new(call.wish.clone(), self.now + wait)
-        };
-        // Who would come back after the end is not there any more.
-        if again.arrived < super::at(self.scenario.duration) {
-            let at = again.arrived;
-            self.calls.push(again);
-            self.unended += 1;
-            self.plan(at, Happening::Ask { call: self.calls.len() - 1 });
-        }
-    }
-
-    fn next_machine(&mut self) -> usize {
+    pub(super) fn next_machine(&mut self) -> usize {
         self.next_machine = (self.next_machine + 1) % self.machines.len();
         self.next_machine
     }
 
     /// Sends a request to a worker.
-    fn send(&mut self, place: usize, machine: usize) {
+    pub(super) fn send(&mut self, place: usize, machine: usize) {
         let call = &mut self.calls[place];
         call.machine = machine;
         call.sent += 1;
@@ -157,7 +52,7 @@ impl World<'_> {
         self.plan(self.now + patience.0, Happening::Due { call: place, sent });
     }
 
-    fn plan_step(&mut self, machine: usize) {
+    pub(super) fn plan_step(&mut self, machine: usize) {
         if let Some(at) = self.machines[machine].plan() {
             self.plan(at, Happening::Step { machine });
         }
@@ -243,7 +138,7 @@ impl World<'_> {
 
     /// What the worker did to a request that is not over. It may go to another one before anything was said of the
     /// answer.
-    fn attempt_failed(&mut self, place: usize, failure: Failure) {
+    pub(super) fn attempt_failed(&mut self, place: usize, failure: Failure) {
         self.tell(place, |gate, seat, now| gate.worker_failed(seat, failure, now));
         let call = &self.calls[place];
         let (dam, committed, retried) = (call.dam, call.is_committed(), call.retried);
@@ -293,7 +188,7 @@ impl World<'_> {
         }
     }
 
-    fn withdraw(&mut self, place: usize) {
+    pub(super) fn withdraw(&mut self, place: usize) {
         let call = &self.calls[place];
         let engine = &mut self.machines[call.machine].engine;
         for answer in 0..call.wish.outputs.len() {
@@ -302,7 +197,7 @@ impl World<'_> {
     }
 
     /// Every request has one end; a second one is a defect, which is counted.
-    fn end(&mut self, place: usize, fate: Fate) {
+    pub(super) fn end(&mut self, place: usize, fate: Fate) {
         let call = &mut self.calls[place];
         if call.is_over() {
             self.ended_twice += 1;
@@ -314,48 +209,6 @@ impl World<'_> {
         }
         call.stage = Stage::Over(fate);
         self.unended -= 1;
-    }
-
-    /// A worker dies, falls silent, or is restarted.
-    pub(super) fn befall(&mut self, machine: usize, state: State) {
-        let at_work = self.at_work(machine);
-        if state == State::Zombie {
-            self.machines[machine].state = state;
-            for place in at_work {
-                let call = &self.calls[place];
-                if call.is_committed() {
-                    let (at, seen) = (call.latest + self.scenario.dam.idle.0, call.seen);
-                    self.plan(at.max(self.now), Happening::Idle { call: place, seen });
-                }
-            }
-            return;
-        }
-        self.machines[machine].restart(state, self.kv);
-        for place in at_work {
-            if !self.calls[place].is_over() {
-                self.attempt_failed(place, Failure::Broke);
-            }
-        }
-    }
-
-    /// A worker's cache gets the size that it now has.
-    pub(super) fn shrink(&mut self, place: usize) {
-        let machine = &mut self.machines[place];
-        let kv_tokens = machine.kv_tokens(self.kv);
-        let lost = machine.engine.set_kv_tokens(kv_tokens);
-        for id in lost {
-            let call = (id >> 8) as usize;
-            if !self.calls[call].is_over() {
-                self.withdraw(call);
-                self.attempt_failed(call, Failure::Broke);
-            }
-        }
-        self.plan_step(place);
-    }
-
-    fn at_work(&self, machine: usize) -> Vec<usize> {
-        let running = |call: &Call| matches!(call.stage, Stage::Running(_)) && call.machine == machine;
-        (0..self.calls.len()).filter(|place| running(&self.calls[*place])).collect()
     }
 }
 

@@ -1,8 +1,10 @@
 //! Offered load, the dams and the workers, event by event in virtual time.
 
+mod asking;
 mod call;
 mod course;
 mod dam;
+mod events;
 mod machine;
 
 use std::cmp::Reverse;
@@ -13,11 +15,11 @@ use fastrand::Rng;
 
 pub(super) use self::call::{Call, Fate, SECOND, Stage};
 use self::dam::Dam;
-use self::machine::{Machine, State};
+use self::machine::Machine;
 use super::Policy;
 use super::capacity::Capacity;
-use super::offered::{People, Wish, gap};
-use super::scenario::{Arrivals, Event, Scenario};
+use super::offered::{People, gap};
+use super::scenario::{Arrivals, Scenario};
 use crate::clock::Nanos;
 use crate::shed::GateSnapshot;
 
@@ -224,55 +226,6 @@ impl<'a> World<'a> {
         self.calls.push(call);
         self.unended += 1;
         self.ask(self.calls.len() - 1);
-    }
-
-    /// Makes something happen that the scenario says.
-    fn strike(&mut self, event: &Event) {
-        if event.times.is_some() || event.rate.is_some() {
-            (self.times, self.rate) = (event.times, event.rate);
-        }
-        self.stretch = event.output.unwrap_or(self.stretch);
-        if let Some(share) = event.kv {
-            self.kv = share;
-            (0..self.machines.len()).for_each(|machine| self.shrink(machine));
-        }
-        for (name, state) in
-            [(&event.kill, State::Dead), (&event.zombie, State::Zombie), (&event.revive, State::Alive)]
-        {
-            if let Some(machine) = name.as_deref().and_then(|name| self.scenario.worker_place(name)) {
-                self.befall(machine, state);
-            }
-        }
-        if let Some(extra) = event.request {
-            let wish = Wish {
-                person: 0,
-                prompt: u64::from(extra.prompt),
-                outputs: smallvec::smallvec![extra.output],
-                max_tokens: Some(extra.output),
-                stream: true,
-                returns: false,
-                patient: true,
-            };
-            self.arrive(Call { extra: true, ..Call::new(wish, self.now) });
-        }
-        let changes_load = event.times.is_some() || event.rate.is_some() || event.output.is_some();
-        if changes_load {
-            self.generation += 1;
-            self.plan_arrival();
-        }
-        let about_workers =
-            event.kv.is_some() || event.kill.is_some() || event.zombie.is_some() || event.revive.is_some();
-        if changes_load || about_workers {
-            self.begin_phase(true);
-        }
-    }
-
-    fn begin_phase(&mut self, disturbs: bool) {
-        let alive = self.machines.iter().filter(|machine| machine.state == State::Alive);
-        let peak = alive.map(|machine| self.capacity.peak(machine.group, self.kv, self.stretch).work).sum();
-        let healthy = self.capacity.rate(self.scenario, self.stretch);
-        let times = self.rate_now() / healthy.max(1e-9);
-        self.phases.push(Phase { since: self.now, peak, times, disturbs });
     }
 
     fn note_moment(&mut self) {

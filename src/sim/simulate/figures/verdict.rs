@@ -1,0 +1,30 @@
+//! Whether a request was served as promised.
+
+use std::time::Duration;
+
+use crate::sim::simulate::scenario::Scenario;
+use crate::sim::simulate::world::{Call, Fate, Stage};
+
+/// How it came out for one request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verdict {
+    pub(super) good: bool,
+    /// Of what was streamed.
+    pub(super) ttft: Option<Duration>,
+}
+
+impl Verdict {
+    pub(super) fn of(scenario: &Scenario, call: &Call) -> Self {
+        let ttft = call.first.map(|first| first.since(call.arrived));
+        let slo = scenario.promise.slo(call.wish.prompt);
+        let answered = call.stage == Stage::Over(Fate::Answered);
+        let in_time = if call.wish.stream {
+            ttft.is_some_and(|ttft| ttft <= slo)
+        } else {
+            // Nobody sees its first token: it must be whole by the time by which a stream would be.
+            let longest = call.wish.outputs.iter().max().copied().unwrap_or(1);
+            call.ended.since(call.arrived) <= slo + scenario.promise.itl_slo.0 * longest
+        };
+        Self { good: answered && in_time, ttft: ttft.filter(|_| call.wish.stream) }
+    }
+}

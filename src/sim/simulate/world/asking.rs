@@ -1,0 +1,114 @@
+//! Requests at their dam: asking, waiting, being let in or refused, coming back.
+
+use super::call::{Call, Fate, Stage};
+use super::{Happening, World, at};
+use crate::clock::Nanos;
+use crate::refusal::Refusal;
+use crate::shed::{Answer, Displaced, Grant, WaiterId};
+
+impl World<'_> {
+    /// A request asks its dam.
+    pub(super) fn ask(&mut self, place: usize) {
+        let now = self.now;
+        let dam = self.routed.usize(..self.dams.len());
+        let call = &mut self.calls[place];
+        (call.dam, call.arrived) = (dam, now);
+        let person = &self.people.all[call.wish.person];
+        let dam = &mut self.dams[dam];
+        let ask = dam.ask(person, &call.wish, now);
+        let Some(gate) = &mut dam.gate else {
+            call.granted = Some(now);
+            call.stage = Stage::Running(None);
+            let machine = self.next_machine();
+            return self.send(place, machine);
+        };
+        match gate.ask(&ask, now) {
+            Ok(Answer::Granted(grant)) => self.granted(place, &grant),
+            Ok(Answer::Waiting { id, expires_at }) => self.waits(place, id, expires_at),
+            Err(refusal) => self.refused(place, &refusal),
+        }
+        self.settle(self.calls[place].dam);
+    }
+
+    /// A dam looks after its queue.
+    pub(super) fn tend(&mut self, dam: usize) {
+        if let Some(gate) = &mut self.dams[dam].gate {
+            gate.advance(self.now);
+            self.settle(dam);
+        }
+    }
+
+    /// Hands on what a gate has decided about those who wait.
+    pub(super) fn settle(&mut self, dam: usize) {
+        loop {
+            let Some(gate) = &mut self.dams[dam].gate else { return };
+            let displaced: Vec<_> = gate.take_displaced().collect();
+            let settled: Vec<_> = gate.take_settled().collect();
+            if displaced.is_empty() && settled.is_empty() {
+                return;
+            }
+            for Displaced { seat, next } in displaced {
+                let Some(place) = self.dams[dam].yielding.remove(&seat) else { continue };
+                self.withdraw(place);
+                self.calls[place].granted = None;
+                match next {
+                    Ok((id, expires_at)) => self.waits(place, id, expires_at),
+                    Err(refusal) => self.refused(place, &refusal),
+                }
+            }
+            for (id, outcome) in settled {
+                let Some(place) = self.leave_queue(dam, id) else { continue };
+                match outcome {
+                    Ok(grant) => self.granted(place, &grant),
+                    Err(refusal) => self.refused(place, &refusal),
+                }
+            }
+        }
+    }
+
+    fn leave_queue(&mut self, dam: usize, id: WaiterId) -> Option<usize> {
+        self.dams[dam].waiting.remove(&id)
+    }
+
+    fn waits(&mut self, place: usize, id: WaiterId, expires_at: Nanos) {
+        let call = &mut self.calls[place];
+        call.stage = Stage::Waiting(id);
+        let dam = call.dam;
+        self.dams[dam].waiting.insert(id, place);
+        self.plan(expires_at, Happening::Expiry { dam });
+    }
+
+    fn granted(&mut self, place: usize, grant: &Grant) {
+        let call = &mut self.calls[place];
+        call.granted = Some(self.now);
+        call.stage = Stage::Running(Some(grant.seat));
+        if grant.yields {
+            self.dams[call.dam].yielding.insert(grant.seat, place);
+        }
+        let machine = self.scenario.worker_place(&grant.worker).unwrap_or_default();
+        self.send(place, machine);
+    }
+
+    fn refused(&mut self, place: usize, refusal: &Refusal) {
+        self.end(place, Fate::Refused(refusal.reason));
+        let call = &self.calls[place];
+        if !call.wish.returns || call.before + 1 >= self.scenario.load.attempts {
+            return;
+        }
+        let told = refusal.retry_after.filter(|_| call.wish.patient);
+        let wait = told.unwrap_or(self.scenario.load.impatience.0);
+        let again = Call {
+            before: call.before + 1,
+            as_told: told.is_some(),
+            extra: call.extra,
+            ..Call::new(call.wish.clone(), self.now + wait)
+        };
+        // Who would come back after the end is not there any more.
+        if again.arrived < at(self.scenario.duration) {
+            let at = again.arrived;
+            self.calls.push(again);
+            self.unended += 1;
+            self.plan(at, Happening::Ask { call: self.calls.len() - 1 });
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What the scenario makes happen.
+
+use super::call::{Call, Stage};
+use super::machine::State;
+use super::{Happening, Phase, World};
+use crate::shed::Failure;
+use crate::sim::simulate::offered::Wish;
+use crate::sim::simulate::scenario::Event;
+
+impl World<'_> {
+    /// Makes something happen that the scenario says.
+    pub(super) fn strike(&mut self, event: &Event) {
+        if event.times.is_some() || event.rate.is_some() {
+            (self.times, self.rate) = (event.times, event.rate);
+        }
+        self.stretch = event.output.unwrap_or(self.stretch);
+        if let Some(share) = event.kv {
+            self.kv = share;
+            (0..self.machines.len()).for_each(|machine| self.shrink(machine));
+        }
+        for (name, state) in
+            [(&event.kill, State::Dead), (&event.zombie, State::Zombie), (&event.revive, State::Alive)]
+        {
+            if let Some(machine) = name.as_deref().and_then(|name| self.scenario.worker_place(name)) {
+                self.befall(machine, state);
+            }
+        }
+        if let Some(extra) = event.request {
+            let wish = Wish {
+                person: 0,
+                prompt: u64::from(extra.prompt),
+                outputs: smallvec::smallvec![extra.output],
+                max_tokens: Some(extra.output),
+                stream: true,
+                returns: false,
+                patient: true,
+            };
+            self.arrive(Call { extra: true, ..Call::new(wish, self.now) });
+        }
+        let changes_load = event.times.is_some() || event.rate.is_some() || event.output.is_some();
+        if changes_load {
+            self.generation += 1;
+            self.plan_arrival();
+        }
+        let about_workers =
+            event.kv.is_some() || event.kill.is_some() || event.zombie.is_some() || event.revive.is_some();
+        if changes_load || about_workers {
+            self.begin_phase(true);
+        }
+    }
+
+    pub(super) fn begin_phase(&mut self, disturbs: bool) {
+        let alive = self.machines.iter().filter(|machine| machine.state == State::Alive);
+        let peak = alive.map(|machine| self.capacity.peak(machine.group, self.kv, self.stretch).work).sum();
+        let healthy = self.capacity.rate(self.scenario, self.stretch);
+        let times = self.rate_now() / healthy.max(1e-9);
+        self.phases.push(Phase { since: self.now, peak, times, disturbs });
+    }
+
+    /// A worker dies, falls silent, or is restarted.
+    fn befall(&mut self, machine: usize, state: State) {
+        let at_work = self.at_work(machine);
+        if state == State::Zombie {
+            self.machines[machine].state = state;
+            for place in at_work {
+                let call = &self.calls[place];
+                if call.is_committed() {
+                    let (at, seen) = (call.latest + self.scenario.dam.idle.0, call.seen);
+                    self.plan(at.max(self.now), Happening::Idle { call: place, seen });
+                }
+            }
+            return;
+        }
+        self.machines[machine].restart(state, self.kv);
+        for place in at_work {
+            if !self.calls[place].is_over() {
+                self.attempt_failed(place, Failure::Broke);
+            }
+        }
+    }
+
+    /// A worker's cache gets the size that it now has.
+    fn shrink(&mut self, place: usize) {
+        let machine = &mut self.machines[place];
+        let kv_tokens = machine.kv_tokens(self.kv);
+        let lost = machine.engine.set_kv_tokens(kv_tokens);
+        for id in lost {
+            let call = (id >> 8) as usize;
+            if !self.calls[call].is_over() {
+                self.withdraw(call);
+                self.attempt_failed(call, Failure::Broke);
+            }
+        }
+        self.plan_step(place);
+    }
+
+    fn at_work(&self, machine: usize) -> Vec<usize> {
+        let running = |call: &Call| matches!(call.stage, Stage::Running(_)) && call.machine == machine;
+        (0..self.calls.len()).filter(|place| running(&self.calls[*place])).collect()
+    }
+}
