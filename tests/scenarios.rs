@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use proptest::prelude::*;
 use traffic_dam::sim::simulate::{Capacity, Policy, Scenario, batch, run, table};
 
 /// Each scenario is run with so many seeds.
@@ -178,4 +179,48 @@ fn the_command_prints_a_table_and_writes_the_seconds_and_a_picture() {
     let problem = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{problem}");
     assert!(problem.contains("short.toml") && problem.contains("unknown field `time`"), "{problem}");
+}
+
+/// Something that befalls one of three workers or all of them at a second.
+fn event() -> impl Strategy<Value = String> {
+    let what = prop_oneof![
+        (1..4).prop_map(|worker| format!("kill = \"w{worker}\"")),
+        (1..4).prop_map(|worker| format!("zombie = \"w{worker}\"")),
+        (1..4).prop_map(|worker| format!("revive = \"w{worker}\"")),
+        (0.02..1.0).prop_map(|share| format!("kv = {share:.2}")),
+        (0.2..4.0).prop_map(|factor| format!("output = {factor:.1}")),
+        (0.0..8.0).prop_map(|times| format!("times = {times:.1}")),
+        (1..60_000).prop_map(|prompt| format!("request = {{ prompt = {prompt} }}")),
+    ];
+    (0..8, what).prop_map(|(second, what)| format!("[[events]]\nat = \"{second}s\"\n{what}\n"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_every_request_ends_once_and_the_gates_are_empty(
+        events in proptest::collection::vec(event(), 0..8),
+        policy in proptest::sample::select(Policy::ALL.to_vec()),
+        (dams, times, streamed) in (1..4, 0.5..6.0, 0.0..1.0),
+        seed in 0_u64..1000,
+    ) {
+        let text = format!(
+            "duration = \"8s\"\nwarm_up = \"1s\"\n{}\n\
+             [[workers]]\ncount = 3\nslots = 6\nkv_tokens = 4096\n\
+             [dam]\ncount = {dams}\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"8s\"\nreserve_critical = 0.1\n\
+             [load]\ntimes = {times:.2}\nretry_share = 0.5\nhonour = 0.5\n\
+             [requests]\nstreamed = {streamed:.2}\nn_share = 0.1\noutput = 40\n\
+             [[callers]]\nclass = \"critical\"\ncount = 2\nshare = 0.2\n\
+             [[callers]]\nclass = \"batch\"\ncount = 2\nshare = 0.4\n[[callers]]\n",
+            events.concat(),
+        );
+        let scenario = Scenario::parse("random", &text).expect("it is sound");
+        let outcome = run(&scenario, policy, seed, &Capacity::measure(&scenario));
+        prop_assert_eq!(&outcome.defects, &[""; 0]);
+        let figures = &outcome.figures;
+        prop_assert!(figures.good + figures.failed <= figures.admitted && figures.admitted <= figures.offered);
+        let refused: u64 = figures.refused.values().sum();
+        prop_assert!(figures.admitted + refused == figures.offered, "{figures:?}");
+    }
 }

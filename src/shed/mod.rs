@@ -45,7 +45,7 @@ pub use handle::{Entry, GateHandle};
 pub use law::{Aimd, Fixed, Gradient2, Law, Sample, Stream, Told, Vegas};
 pub use ledger::{Ledger, Load};
 pub use member::Member;
-pub use permit::Permit;
+pub use permit::{Permit, REPORT_EVERY};
 pub use pick::{Candidate, Pick};
 pub use report::Report;
 pub use seat::SeatId;

@@ -19,7 +19,7 @@ use super::waiter::Waiter;
 
 /// Tokens of one stream are reported to the gate at most this often, so that a stream takes the pool's lock ten
 /// times a second and not once per token.
-const REPORT_EVERY: Duration = Duration::from_millis(100);
+pub const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// The number of a seat that no gate gives.
 const NO_SEAT: u64 = u64::MAX;

@@ -6,7 +6,7 @@
 //! [`crate::openai::estimate`]); only the clients, the network and the GPUs are simulated
 //! ([`crate::sim::physics`]). A run is a function of its scenario, its policy and its seed, bit for bit.
 //!
-//! * **Failure mode.** A model flatters what it leaves out: there is no network, step times do not vary, prompts are
+//! * **Failure mode.** A model flatters what it leaves out: clients never leave, there is no network, step times do not vary, prompts are
 //!   estimated exactly, and health reports do not exist. A law that fails here fails outside too; one that holds here
 //!   still has to be measured outside.
 //! * **Trade-off.** One thread, one event after the other: a run is simple to understand and repeats exactly. What

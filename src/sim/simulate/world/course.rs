@@ -1,18 +1,13 @@
 //! The course of requests at the workers: being sent, tokens, failures, the end.
 
-use std::time::Duration;
-
 use super::call::{Fate, Stage};
 use super::machine::State;
 use super::{Happening, World};
 use crate::clock::Nanos;
 use crate::refusal::Reason;
 use crate::request::Ending;
-use crate::shed::{Failure, Gate, SeatId};
+use crate::shed::{Failure, Gate, REPORT_EVERY, SeatId};
 use crate::sim::physics::Event;
-
-/// How often the gateway tells its gate of a stream's tokens.
-const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 impl World<'_> {
     pub(super) fn next_machine(&mut self) -> usize {
