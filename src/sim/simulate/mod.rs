@@ -43,6 +43,9 @@ pub fn run(scenario: &Scenario, policy: Policy, seed: u64, capacity: &Capacity) 
     if world.ended_twice > 0 {
         defects.push(format!("{} requests ended twice", world.ended_twice));
     }
+    if world.is_full() {
+        defects.push(format!("{} requests are too many for one run", world.calls.len()));
+    }
     for gate in world.rest() {
         let waiting: usize = gate.queue.iter().sum();
         let worker = gate.workers.iter().find(|worker| worker.tokens > 0 || worker.prefill_tokens > 0);

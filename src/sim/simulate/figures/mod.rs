@@ -24,7 +24,8 @@ pub struct Outcome {
     pub figures: Figures,
     /// Second by second.
     pub seconds: Vec<Second>,
-    /// Broken promises of the program itself: a request with no end or two, a ledger that is not empty. Always empty.
+    /// Why the figures cannot be believed: a request with no end or two, a ledger that is not empty, which would be
+    /// defects of the program, or more requests than a run can hold.
     pub defects: Vec<String>,
 }
 

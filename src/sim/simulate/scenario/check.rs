@@ -1,5 +1,7 @@
 //! What a scenario may not say.
 
+use std::time::Duration;
+
 use super::{Requests, Scenario};
 use crate::sim::simulate::Figures;
 
@@ -7,6 +9,10 @@ use crate::sim::simulate::Figures;
 const LONGEST: u64 = 3600;
 /// Callers, workers and dams in all.
 const MOST: u32 = 10_000;
+/// Sequences in one batch.
+const MOST_SLOTS: u32 = 16_384;
+/// Shorter ones would make a second of simulated time take minutes.
+const SHORTEST_STEP: Duration = Duration::from_micros(100);
 /// Answers to one request.
 const MOST_ANSWERS: u32 = 128;
 
@@ -30,12 +36,15 @@ impl Scenario {
         );
         for (place, group) in self.workers.iter().enumerate() {
             let at = format!("workers[{place}]");
-            must(group.slots > 0, format!("{at}.slots is 0: must be at least 1"));
+            must(
+                (1..=MOST_SLOTS).contains(&group.slots),
+                format!("{at}.slots is {}: must be 1 to {MOST_SLOTS}", group.slots),
+            );
             must(group.kv_tokens > 1, format!("{at}.kv_tokens is {}: must be at least 2", group.kv_tokens));
             must(group.prefill_rate > 0, format!("{at}.prefill_rate is 0: must be at least 1"));
             must(
-                !(group.token_time.0 + group.token_time_per_seq.0).is_zero(),
-                format!("{at}.token_time must be above 0s"),
+                group.token_time.0.saturating_add(group.token_time_per_seq.0) >= SHORTEST_STEP,
+                format!("{at}.token_time: a step must take at least 100us"),
             );
         }
         must((1..=64).contains(&self.dam.count), format!("dam.count is {}: must be 1 to 64", self.dam.count));

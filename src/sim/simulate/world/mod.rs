@@ -25,6 +25,8 @@ use crate::shed::GateSnapshot;
 
 /// How often the gateway looks after its gates.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// Requests of one run: some 3 GB of memory.
+const MOST_CALLS: usize = 10_000_000;
 /// Parts of the randomness, so that what is offered does not depend on what the dam does.
 const OFFERED: u64 = 0x0ffe_7ed0;
 const ROUTED: u64 = 0x7000_7ed0;
@@ -169,7 +171,12 @@ impl<'a> World<'a> {
 
     /// Whether load is offered.
     fn is_open(&self) -> bool {
-        self.now < at(self.scenario.duration)
+        self.now < at(self.scenario.duration) && !self.is_full()
+    }
+
+    /// Whether there were so many requests that no more are offered.
+    pub(super) fn is_full(&self) -> bool {
+        self.calls.len() >= MOST_CALLS
     }
 
     fn happen(&mut self, happening: Happening) {
