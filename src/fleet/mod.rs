@@ -7,6 +7,8 @@
 //! **Failure mode.** A reload happens while requests hold seats at workers that it removes. Such a worker stays
 //! known to the new snapshot, takes nothing new, and is forgotten by a later reload, when its seats are free.
 
+pub mod address;
+pub mod heartbeat;
 mod pattern;
 mod pick;
 mod pool;

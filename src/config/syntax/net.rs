@@ -8,6 +8,7 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::Syntax;
+use crate::fleet::address::{URL_EXPECTED, port_is_sound, worker_url};
 
 /// A network, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,33 +88,16 @@ pub struct WorkerUrl(pub Uri);
 
 impl Syntax for WorkerUrl {
     const NAME: &'static str = "URL";
-    const EXPECTED: &'static str = "an `http://` or `https://` URL of a host, a port and at most a path, such as \
-         `http://127.0.0.1:8000`; credentials belong into `headers`";
+    const EXPECTED: &'static str = URL_EXPECTED;
     const PATTERN: &'static str = "^https?://[^/?#@]+(/[^?#]*)?$";
 
     fn read(text: &str) -> Option<Self> {
-        if text.contains(['@', '#', '?']) || text.chars().any(|letter| letter.is_control() || letter == '\\')
-        {
-            return None;
-        }
-        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
-        if rest.contains("//") || rest.split('/').any(|segment| segment == "." || segment == "..") {
-            return None;
-        }
-        let uri: Uri = text.trim_end_matches('/').parse().ok()?;
-        let authority = uri.authority()?;
-        (!authority.host().is_empty() && port_is_sound(authority)).then_some(Self(uri))
+        worker_url(text).map(Self)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.to_string().trim_end_matches('/'))
     }
-}
-
-/// Whether a port, if one is written, is one: `http` takes an empty or a too great one as none.
-fn port_is_sound(authority: &http::uri::Authority) -> bool {
-    let written = authority.as_str().len() > authority.host().len();
-    !written || authority.port_u16().is_some_and(|port| port > 0)
 }
 
 /// The text with the user info and the query of every URL in it taken out, and the rest left as it is.
