@@ -115,8 +115,9 @@ fn is_name(text: &str) -> bool {
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     });
     let last = text.rsplit('.').next().unwrap_or_default();
-    let number = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
-        || last.bytes().all(|digit| digit.is_ascii_digit());
+    let number =
+        last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            || last.bytes().all(|digit| digit.is_ascii_digit());
     labels && !number
 }
 
@@ -188,7 +189,9 @@ mod tests {
 
     #[test]
     fn what_the_list_may_hold() {
-        for wrong in ["", "a b", "10.0.0.0/33", "10.0.0", "http://a", "a:80", "0x7f", "10.*", "ä.example", "a..b"] {
+        for wrong in
+            ["", "a b", "10.0.0.0/33", "10.0.0", "http://a", "a:80", "0x7f", "10.*", "ä.example", "a..b"]
+        {
             assert_eq!(Allowed::read(wrong), None, "{wrong}");
         }
         assert_eq!(Allowed::read("10.9.8.7/8"), Allowed::read("10.0.0.0/8"));

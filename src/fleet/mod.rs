@@ -12,8 +12,10 @@ pub mod heartbeat;
 mod pattern;
 mod pick;
 mod pool;
+pub mod roster;
 mod snapshot;
 pub mod spec;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -21,3 +23,4 @@ pub use pattern::Pattern;
 pub use pick::pick;
 pub use pool::{Pool, Worker};
 pub use snapshot::Fleet;
+pub use standing::{Colours, Standing};

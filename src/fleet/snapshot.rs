@@ -11,6 +11,7 @@ use super::pattern::Pattern;
 use super::pick::pick;
 use super::pool::{Pool, Worker};
 use super::spec::WorkerSpec;
+use super::standing::Standing;
 
 /// All workers and pools at one moment.
 #[derive(Debug)]
@@ -28,13 +29,13 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// A fleet of `specs`, every pool with the same settings. Only workers of `active_colour` take work, when it is
-    /// set. Of two workers with the same id the first counts.
+    /// A fleet of `specs`, every pool with the same settings. Only workers that `standing` lets take work. Of two
+    /// workers with the same id the first counts.
     #[must_use]
     pub fn new(
         specs: Vec<WorkerSpec>,
         settings: GateSettings,
-        active_colour: Option<Arc<str>>,
+        standing: impl Into<Standing>,
         clock: Clock,
     ) -> Self {
         let empty = Self {
@@ -46,7 +47,7 @@ impl Fleet {
             settings: settings.clone(),
             clock,
         };
-        let fleet = empty.rebuilt(specs, settings, active_colour);
+        let fleet = empty.rebuilt(specs, settings, standing);
         fleet.take_over();
         fleet
     }
@@ -61,12 +62,13 @@ impl Fleet {
         &self,
         specs: Vec<WorkerSpec>,
         settings: GateSettings,
-        active_colour: Option<Arc<str>>,
+        standing: impl Into<Standing>,
     ) -> Self {
+        let standing = standing.into();
         let mut by_id: HashMap<Arc<str>, Arc<Worker>> = HashMap::new();
         let mut workers = Vec::new();
         for spec in specs {
-            let eligible = active_colour.as_ref().is_none_or(|colour| *colour == spec.colour);
+            let eligible = standing.lets(&spec);
             let worker = Arc::new(Worker { spec, eligible });
             if !by_id.contains_key(&worker.spec.id) {
                 by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));

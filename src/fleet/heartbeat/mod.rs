@@ -154,7 +154,8 @@ impl Heartbeat {
         put("kv_tokens", self.kv_tokens.map(Into::into));
         put("ttft_p90_ms", self.ttft_p90.map(|length| millis(length).into()));
         put("itl_p90_ms", self.itl_p90.map(|length| millis(length).into()));
-        let checks = (!self.checks.is_empty()).then(|| serde_json::to_value(&self.checks).unwrap_or_default());
+        let checks =
+            (!self.checks.is_empty()).then(|| serde_json::to_value(&self.checks).unwrap_or_default());
         put("checks", checks);
         serde_json::Value::Object(text).to_string()
     }

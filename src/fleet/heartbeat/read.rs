@@ -66,8 +66,9 @@ impl Heartbeat {
         let interval = fields
             .number("interval_ms", expected, shortest, millis(INTERVAL.1))?
             .ok_or(Fault::Missing("interval_ms", expected))?;
-        let length =
-            |field| fields.number(field, "a number of milliseconds", 0, MOST).map(|it| it.map(Duration::from_millis));
+        let length = |field| {
+            fields.number(field, "a number of milliseconds", 0, MOST).map(|it| it.map(Duration::from_millis))
+        };
         Ok(Self {
             worker: fields.name("worker")?.ok_or(Fault::Missing("worker", NAME_EXPECTED))?,
             boot: fields.name("boot")?.ok_or(Fault::Missing("boot", NAME_EXPECTED))?,
@@ -76,7 +77,8 @@ impl Heartbeat {
                 .ok_or(Fault::Missing("seq", "a whole number"))?,
             at_ms: fields.number("at_ms", "whole milliseconds since 1970", 0, u64::MAX)?,
             interval: Duration::from_millis(interval),
-            url: fields.text("url", URL_EXPECTED, |text| (text.len() <= TEXT).then(|| worker_url(text)).flatten())?,
+            url: fields
+                .text("url", URL_EXPECTED, |text| (text.len() <= TEXT).then(|| worker_url(text)).flatten())?,
             pool: fields.name("pool")?,
             model: fields.text("model", "1 to 256 characters", |text| plain(text, TEXT))?,
             colour: fields.name("colour")?,
@@ -157,7 +159,8 @@ impl Fields {
     }
 
     fn count(&self, field: &'static str, least: u64) -> Result<Option<u32>, Fault> {
-        let expected = if least == 0 { "a whole number up to 1000000" } else { "a whole number from 1 to 1000000" };
+        let expected =
+            if least == 0 { "a whole number up to 1000000" } else { "a whole number from 1 to 1000000" };
         let count = self.number(field, expected, least, 1_000_000)?;
         Ok(count.and_then(|count| u32::try_from(count).ok()))
     }

@@ -73,7 +73,10 @@ fn every_wrong_value_is_named() {
         ("checks", "{}"),
     ] {
         let fault = Heartbeat::read(with(field, Some(wrong)).as_bytes()).unwrap_err();
-        assert!(matches!(fault, Fault::Field { field: name, .. } if name == field), "{field} {wrong}: {fault}");
+        assert!(
+            matches!(fault, Fault::Field { field: name, .. } if name == field),
+            "{field} {wrong}: {fault}"
+        );
     }
     let fault = Heartbeat::read(with("kv_used", Some("42")).as_bytes()).unwrap_err();
     assert_eq!(fault.to_string(), "`kv_used` is 42; it must be a share from 0 to 1");
@@ -97,7 +100,8 @@ fn a_fault_shows_little_of_what_it_was_sent() {
     let long = format!("\"{}\"", "x".repeat(5000));
     let fault = Heartbeat::read(with("worker", Some(&long)).as_bytes()).unwrap_err().to_string();
     assert!(fault.len() < 200, "{fault}");
-    let control = Heartbeat::read(with("worker", Some(r#""a\u001b[2Jb""#)).as_bytes()).unwrap_err().to_string();
+    let control =
+        Heartbeat::read(with("worker", Some(r#""a\u001b[2Jb""#)).as_bytes()).unwrap_err().to_string();
     assert!(!control.contains('\u{1b}'), "{control}");
 }
 
