@@ -60,7 +60,7 @@ pub struct RosterSettings {
 pub enum Source {
     /// It just came.
     Channel,
-    /// It stood under a key for so long.
+    /// It stood under a key that has so long to live; three intervals, when it was written.
     Key(Duration),
 }
 
@@ -136,7 +136,7 @@ impl Roster {
     /// # Errors
     /// Says why it changes nothing.
     pub fn hear(&mut self, text: &[u8], source: Source, now: Nanos, wall_ms: u64) -> Result<bool, Refused> {
-        if source == Source::Channel {
+        if matches!(source, Source::Channel) {
             self.alive(now);
         }
         let text = match &self.settings.key {
@@ -311,7 +311,7 @@ impl Roster {
     fn take(&mut self, beat: Heartbeat, spec: Option<WorkerSpec>, source: Source) {
         let age = match source {
             Source::Channel => Duration::ZERO,
-            Source::Key(age) => age.min(beat.interval * 3),
+            Source::Key(left) => (beat.interval * 3).saturating_sub(left),
         };
         let at = self.pulse.time().saturating_sub(age);
         let id = Arc::clone(&beat.worker);

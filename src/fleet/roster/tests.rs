@@ -115,19 +115,21 @@ fn each_boot_counts_for_itself_and_never_comes_back() {
 #[test]
 fn a_key_tells_what_was_missed_and_nothing_old() {
     let mut stage = Stage::new(Vec::new());
-    let from_key = |stage: &mut Stage, seq, age| {
+    let from_key = |stage: &mut Stage, seq, left| {
         let text = beat("w1", seq, "");
-        stage.roster.hear(text.as_bytes(), Source::Key(Duration::from_millis(age)), stage.now, WALL)
+        stage.roster.hear(text.as_bytes(), Source::Key(Duration::from_millis(left)), stage.now, WALL)
     };
-    assert_eq!(from_key(&mut stage, 5, 700), Ok(true));
+    assert_eq!(from_key(&mut stage, 5, 2300), Ok(true));
     assert_eq!(stage.report("w1").age, Duration::from_millis(700));
     assert_eq!(stage.hear(&beat("w1", 6, "")), Ok(true));
     // The key that was read before may be handled after: that is no replay.
-    assert_eq!(from_key(&mut stage, 5, 700), Ok(false));
+    assert_eq!(from_key(&mut stage, 5, 2300), Ok(false));
     assert_eq!(from_key(&mut stage, 6, 0), Ok(false));
     assert_eq!(stage.report("w1").age, Duration::ZERO);
     // However strange the key's time to live is.
     assert_eq!(from_key(&mut stage, 7, u64::MAX), Ok(true));
+    assert_eq!(stage.report("w1").age, Duration::ZERO);
+    assert_eq!(from_key(&mut stage, 8, 0), Ok(true));
     assert_eq!(stage.report("w1").age, Duration::from_secs(3));
 }
 
