@@ -48,6 +48,8 @@ fn ask(caller: usize) -> Ask {
         prompt_tokens: 200,
         expected_output: 100,
         sequences: 1,
+        stream: true,
+        repeatable: true,
         body_bytes: 1000,
         session: None,
         deadline: None,

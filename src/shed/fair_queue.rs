@@ -6,6 +6,7 @@
 //! itself. Waiting costs a caller nothing: its counter moves when a request is admitted.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -15,6 +16,7 @@ use crate::request::Class;
 
 use super::ask::Ask;
 use super::callers::{Callers, Place, WaiterId};
+use super::gate::Gate;
 use super::ledger::Load;
 
 /// Virtual tokens of one token at weight 1: weights up to this divide without losing a single token.
@@ -33,12 +35,15 @@ pub(super) struct Charge {
 }
 
 /// A request in the queue, or just taken out of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Waiting {
     pub(super) id: WaiterId,
     pub(super) class: Class,
     pub(super) load: Load,
     pub(super) session: Option<u64>,
+    pub(super) stream: bool,
+    /// What was asked, if the seat it gets may be taken away again.
+    pub(super) ask: Option<Box<Ask>>,
     pub(super) since: Nanos,
     pub(super) expires: Nanos,
     bytes: u64,
@@ -62,6 +67,8 @@ pub(super) struct FairQueue {
     expiry: BTreeSet<Place>,
     bytes: u64,
     next: u64,
+    /// Since when somebody of a class asks and nobody of it is admitted.
+    wanting: [Option<Nanos>; 3],
 }
 
 impl FairQueue {
@@ -168,6 +175,8 @@ impl FairQueue {
                 class: ask.class,
                 load,
                 session: ask.session,
+                stream: ask.stream,
+                ask: Gate::may_yield(ask).then(|| Box::new(ask.clone())),
                 since: now,
                 expires,
                 bytes: ask.body_bytes,
@@ -179,16 +188,33 @@ impl FairQueue {
         id
     }
 
-    /// Who is next.
-    pub(super) fn head(&self) -> Option<Waiting> {
-        let id = self.classes.iter().rev().find_map(Callers::head)?;
-        self.waiting.get(&id).copied()
+    /// Somebody of `class` asked and was not admitted at once.
+    pub(super) fn wants(&mut self, class: Class, now: Nanos) {
+        self.wanting[class as usize].get_or_insert(now);
+    }
+
+    /// Somebody of `class` was admitted.
+    pub(super) fn served(&mut self, class: Class) {
+        self.wanting[class as usize] = None;
+    }
+
+    /// Who is next: strictly by class, except that a class that nobody was admitted of for `promote` (zero: never)
+    /// goes first once, so that it is not shut out for ever. That costs the others one seat in each such time.
+    pub(super) fn head(&self, now: Nanos, promote: Duration) -> Option<&Waiting> {
+        let starves = |since: &Option<Nanos>| {
+            !promote.is_zero() && since.is_some_and(|since| now.since(since) >= promote)
+        };
+        let starving = self.classes.iter().zip(&self.wanting).filter(|(_, since)| starves(since));
+        let first = starving.filter_map(|(class, _)| class.head()).next();
+        let id = first.or_else(|| self.classes.iter().rev().find_map(Callers::head))?;
+        self.waiting.get(&id)
     }
 
     /// Admits a waiting request and charges its caller.
     pub(super) fn admit(&mut self, id: WaiterId) -> Option<(Waiting, Charge)> {
         let waiting = self.take(id, true)?;
-        let Waiting { class, caller, weight, cost, load, .. } = waiting;
+        let Waiting { class, caller, weight, cost, load, .. } = &waiting;
+        let (class, caller, weight, cost, load) = (*class, *caller, *weight, *cost, *load);
         Some((waiting, Charge { class, caller, weight, sequences: load.sequences, cost }))
     }
 

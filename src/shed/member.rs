@@ -1,14 +1,19 @@
 //! One worker, as its pool's gate sees it.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
 use crate::clock::Nanos;
 
 use super::health::Health;
-use super::law::{Fixed, Law};
+use super::law::{self, Law};
 use super::ledger::{Ledger, Load};
+use super::prefill::Prefill;
+use super::seat::SeatId;
 use super::settings::GateSettings;
 
 /// What the fleet tells a gate about one worker.
@@ -34,6 +39,14 @@ pub(super) struct Worker {
     pub(super) law: Box<dyn Law>,
     pub(super) health: Health,
     pub(super) ledger: Ledger,
+    /// How long it takes to read prompts.
+    pub(super) prefill: Prefill,
+    /// Streams without a first token, in the order of their dispatch.
+    pub(super) unread: BTreeMap<(Nanos, SeatId), Patience>,
+    /// When the latest request was sent that has had its first token.
+    pub(super) answered: Nanos,
+    /// When it was last looked at for overdue first tokens.
+    pub(super) looked_at: Nanos,
     /// Hash of the id, for the choice by session.
     pub(super) key: u64,
     /// Removed by a reload; it goes when its ledger is empty.
@@ -47,9 +60,13 @@ impl Worker {
         // Without a key, so that every gateway computes the same order of workers for a session.
         let key = SipHasher13::new().hash(member.id.as_bytes());
         Self {
-            law: Box::new(Fixed::new(settings, member.slots)),
+            law: law::of(settings, member.slots),
             health: Health::default(),
             ledger: Ledger::default(),
+            prefill: Prefill::default(),
+            unread: BTreeMap::new(),
+            answered: Nanos::ZERO,
+            looked_at: Nanos::ZERO,
             key,
             leaving: false,
             kv_budget: kv_budget(&member, settings),
@@ -57,9 +74,9 @@ impl Worker {
         }
     }
 
-    /// Takes over what a reload says; the ledger and the health stay.
-    pub(super) fn retell(&mut self, member: Member, settings: &GateSettings) {
-        self.law = Box::new(Fixed::new(settings, member.slots));
+    /// Takes over what a reload says; the ledger, the health and what was learned stay.
+    pub(super) fn retell(&mut self, member: Member, before: &GateSettings, settings: &GateSettings) {
+        law::retell(&mut self.law, before, settings, member.slots);
         self.kv_budget = kv_budget(&member, settings);
         self.leaving = false;
         self.member = member;
@@ -90,9 +107,10 @@ impl Worker {
         if self.open(now) { self.limit() } else { 0 }
     }
 
-    /// Whether there is room for `load`. An idle worker takes whatever its KV cache can hold at all: a request
-    /// heavier than every limit would otherwise wait for ever.
-    pub(super) fn fits(&self, load: &Load) -> bool {
+    /// Whether there is room for `load`: a place in the batch, in the KV cache, and the time to read its prompt. An
+    /// idle worker takes whatever its KV cache can hold at all: a request heavier than every limit would otherwise
+    /// wait for ever.
+    pub(super) fn fits(&self, load: &Load, settings: &GateSettings, now: Nanos) -> bool {
         if self.ledger.in_flight() == 0 {
             return self.can_hold(load);
         }
@@ -100,6 +118,50 @@ impl Worker {
             && self
                 .kv_budget
                 .is_none_or(|budget| self.ledger.tokens().saturating_add(load.tokens()) <= budget)
+            && self.reads_in_time(load, settings)
+            && !self.is_stalled(now)
+    }
+
+    /// Whether a prompt that is sent now is read within half its promise; the other half is for what the estimate
+    /// does not know. Without prompts before it nothing is gained by waiting.
+    fn reads_in_time(&self, load: &Load, settings: &GateSettings) -> bool {
+        let ahead = self.ledger.prefill().saturating_mul(u64::from(settings.dams.max(1)));
+        ahead == 0
+            || !self.prefill.is_known()
+            || self
+                .prefill
+                .reading(ahead, load.prompt)
+                .is_none_or(|time| time <= settings.slo(load.prompt) / 2)
+    }
+
+    /// Whether the worker took requests and has answered none of them, nor any sent later, for so long that what is
+    /// sent now would break its promise too.
+    fn is_stalled(&self, now: Nanos) -> bool {
+        self.first_in_line().is_some_and(|(_, patience)| now >= patience.stalled_at)
+    }
+
+    /// The first token that is overdue: when its request was sent.
+    pub(super) fn overdue(&self, now: Nanos) -> Option<Nanos> {
+        self.first_in_line().filter(|(_, patience)| now >= patience.late_at).map(|((sent, _), _)| *sent)
+    }
+
+    /// The stream that should have its first token next. One that was overtaken by a later one is not in line: it is
+    /// lost or special, and says nothing about the others.
+    fn first_in_line(&self) -> Option<(&(Nanos, SeatId), &Patience)> {
+        let overtaken = (self.answered, SeatId(u64::MAX));
+        self.unread.range((Bound::Excluded(overtaken), Bound::Unbounded)).next()
+    }
+
+    /// Until when the first token of a prompt may take that is sent at `now` behind `ahead` others.
+    pub(super) fn patience(&self, ahead: u64, prompt: u64, settings: &GateSettings, now: Nanos) -> Patience {
+        let slo = settings.slo(prompt);
+        match self.prefill.reading(ahead, prompt) {
+            None => Patience { late_at: Nanos::MAX, stalled_at: now + slo },
+            Some(reading) => Patience {
+                late_at: now + reading + slo.mul_f64(law::SLACK),
+                stalled_at: now + reading + slo / 2,
+            },
+        }
     }
 
     /// Whether the prompt alone fits into the KV cache; true when its size was not told.
@@ -107,6 +169,18 @@ impl Worker {
         self.member.kv_tokens.is_none_or(|kv| load.prompt <= kv)
     }
 }
+
+/// How long a first token is waited for before something is concluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Patience {
+    /// Later than reading prompts explains: the worker has a queue of its own.
+    late_at: Nanos,
+    /// So late that nothing more should be sent until something comes back.
+    stalled_at: Nanos,
+}
+
+/// A worker is searched for overdue first tokens at most this often.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 fn kv_budget(member: &Member, settings: &GateSettings) -> Option<u64> {
     let share = |kv: u64| kv.saturating_mul(KV_FILL.0) / KV_FILL.1 / u64::from(settings.dams.max(1));

@@ -13,6 +13,7 @@
 
 mod ask;
 mod callers;
+mod displace;
 mod drain;
 mod fair_queue;
 mod gate;
@@ -24,6 +25,8 @@ mod member;
 mod permit;
 mod pick;
 mod placing;
+mod prefill;
+mod quantile;
 mod refuse;
 mod seat;
 pub mod settings;
@@ -35,9 +38,10 @@ mod waiter;
 
 pub use ask::{Ask, Failure};
 pub use callers::WaiterId;
+pub use displace::Displaced;
 pub use gate::{Answer, Gate, Grant, Outcome};
 pub use handle::{Entry, GateHandle};
-pub use law::{Fixed, Law, Sample};
+pub use law::{Aimd, Fixed, Gradient2, Law, Sample, Stream, Told, Vegas};
 pub use ledger::{Ledger, Load};
 pub use member::Member;
 pub use permit::Permit;

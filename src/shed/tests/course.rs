@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::super::law::{Law, Sample};
+use super::super::law::{Law, Sample, Told};
 use super::super::{Failure, SeatId};
 use super::*;
 
@@ -17,6 +17,8 @@ impl Law for Listening {
     fn observe(&mut self, sample: Sample, _now: Nanos) {
         self.0.lock().unwrap().push(sample);
     }
+
+    fn retell(&mut self, _told: &Told) {}
 }
 
 /// A gate of one worker whose law writes down what it hears.
@@ -47,20 +49,27 @@ fn a_law_hears_the_whole_course() {
         samples,
         [
             Sample::Dispatch { in_flight: 1 },
-            Sample::FirstToken { ttft: Duration::from_millis(300), prompt_tokens: 100 },
+            Sample::FirstToken {
+                dispatched: at(10),
+                ttft: Duration::from_millis(300),
+                expected: Duration::from_millis(300),
+                slo: Duration::from_secs(1),
+            },
             Sample::Tokens { count: 8, span: Duration::from_millis(160) },
-            Sample::End,
+            Sample::End { elapsed: Duration::from_millis(490), in_flight: 1 },
         ]
     );
 }
 
 #[test]
 fn a_law_hears_each_way_to_end() {
+    let end = Sample::End { elapsed: Duration::from_millis(1), in_flight: 1 };
+    let failed = Sample::WorkerFailed { in_flight: 1 };
     for (ending, heard_at_end) in [
-        (Ending::Complete, Some(Sample::End)),
+        (Ending::Complete, Some(end)),
         (Ending::ClientGone, Some(Sample::ClientGone)),
-        (Ending::WorkerFailed, Some(Sample::WorkerFailed)),
-        (Ending::TimedOut, Some(Sample::WorkerFailed)),
+        (Ending::WorkerFailed, Some(failed)),
+        (Ending::TimedOut, Some(failed)),
         (Ending::Refused, None),
     ] {
         let samples = heard(|gate, seat| {
@@ -74,7 +83,7 @@ fn a_law_hears_each_way_to_end() {
         gate.worker_failed(seat, Failure::Broke, at(2));
         gate.release(seat, Ending::WorkerFailed, 0, at(2));
     });
-    assert_eq!(told_before[1..], [Sample::WorkerFailed]);
+    assert_eq!(told_before[1..], [failed]);
     let never_sent = heard(|gate, seat| gate.release(seat, Ending::ClientGone, 0, at(1)));
     assert_eq!(never_sent, []);
 }

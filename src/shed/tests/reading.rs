@@ -1,0 +1,142 @@
+//! What a gate concludes from prompts that are read, or are not, and from all workers together.
+
+use super::*;
+
+/// A gate that knows its only worker: 50 ms, and 1000 tokens a second.
+fn known(settings: GateSettings) -> Gate {
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings }, &[member("w1", 64)]);
+    for i in 0..40 {
+        let start = i * 1000;
+        let ahead = granted(&mut gate, &stream(100 * (i % 4)), at(start)).seat;
+        let seat = granted(&mut gate, &stream(100), at(start)).seat;
+        gate.dispatched(ahead, at(start));
+        gate.dispatched(seat, at(start));
+        gate.first_token(ahead, at(start + 50 + 100 * (i % 4)));
+        gate.first_token(seat, at(start + 150 + 100 * (i % 4)));
+        gate.release(ahead, Ending::Complete, 5, at(start + 900));
+        gate.release(seat, Ending::Complete, 5, at(start + 900));
+    }
+    gate
+}
+
+fn stream(prompt_tokens: u64) -> Ask {
+    Ask { prompt_tokens, expected_output: 5, ..ask("a") }
+}
+
+fn sent(gate: &mut Gate, ask: &Ask, now: Nanos) -> SeatId {
+    let seat = granted(gate, ask, now).seat;
+    gate.dispatched(seat, now);
+    seat
+}
+
+fn prefill(gate: &Gate) -> u64 {
+    gate.snapshot(Nanos::ZERO).workers[0].prefill_tokens
+}
+
+#[test]
+fn a_prompt_that_would_be_read_too_late_is_not_sent() {
+    let mut gate = known(settings());
+    let now = at(50_000);
+    let first = sent(&mut gate, &stream(300), now);
+    // Behind 300 tokens, 100 more are read within half a second; 300 more behind those are not.
+    sent(&mut gate, &stream(100), now);
+    assert_eq!(refused(&mut gate, &stream(300), now).reason, Reason::Overloaded);
+    gate.first_token(first, at(50_350));
+    sent(&mut gate, &stream(100), at(50_350));
+}
+
+#[test]
+fn a_worker_that_reads_nothing_takes_any_prompt() {
+    let mut gate = known(settings());
+    let now = at(50_000);
+    let short = sent(&mut gate, &stream(100), now);
+    gate.first_token(short, at(50_150));
+    let huge = sent(&mut gate, &stream(100_000), at(50_200));
+    assert_eq!(refused(&mut gate, &stream(100), at(50_200)).reason, Reason::Overloaded);
+    gate.release(huge, Ending::ClientGone, 0, at(50_300));
+    granted(&mut gate, &stream(100), at(50_300));
+}
+
+#[test]
+fn long_prompts_are_promised_more() {
+    let mut gate = known(GateSettings { ttft_per_1k: Duration::from_secs(2), ..settings() });
+    let now = at(50_000);
+    sent(&mut gate, &stream(600), now);
+    assert_eq!(refused(&mut gate, &stream(100), now).reason, Reason::Overloaded);
+    // 1000 tokens have three seconds, half of which are enough for 1.6 s less the least of 0.1 s.
+    granted(&mut gate, &stream(800), now);
+}
+
+#[test]
+fn what_other_gateways_send_is_supposed_to_be_as_much() {
+    let mut gate = known(settings());
+    gate.settings.dams = 3;
+    let now = at(50_000);
+    sent(&mut gate, &stream(200), now);
+    assert_eq!(refused(&mut gate, &stream(100), now).reason, Reason::Overloaded);
+}
+
+#[test]
+fn prompts_of_what_is_not_streamed_count_as_read_after_the_expected_time() {
+    let mut gate = known(settings());
+    let now = at(50_000);
+    let plain = Ask { stream: false, ..stream(400) };
+    sent(&mut gate, &plain, now);
+    assert_eq!(prefill(&gate), 400);
+    assert_eq!(refused(&mut gate, &stream(200), now).reason, Reason::Overloaded);
+    gate.advance(at(51_000));
+    assert_eq!(prefill(&gate), 0);
+    granted(&mut gate, &stream(200), at(51_000));
+}
+
+#[test]
+fn a_worker_that_answers_nothing_gets_no_more_until_it_does() {
+    let mut gate = known(settings());
+    let lost = sent(&mut gate, &stream(100), at(50_000));
+    let late = sent(&mut gate, &stream(100), at(50_001));
+    granted(&mut gate, &stream(1), at(50_400));
+    assert_eq!(refused(&mut gate, &stream(1), at(51_000)).reason, Reason::Overloaded);
+    // One that was overtaken says nothing about the others.
+    gate.first_token(late, at(51_100));
+    granted(&mut gate, &stream(1), at(51_100));
+    gate.release(lost, Ending::TimedOut, 0, at(80_000));
+}
+
+#[test]
+fn streams_that_flow_while_another_waits_show_how_much_a_worker_decodes() {
+    let mut gate = known(settings());
+    for worker in gate.workers.iter_mut().flatten() {
+        worker.member.slots = None;
+    }
+    let flowing: Vec<_> = (0..6).map(|_| sent(&mut gate, &stream(1), at(50_000))).collect();
+    flowing.iter().for_each(|seat| gate.first_token(*seat, at(50_060)));
+    let waits = sent(&mut gate, &stream(1), at(50_100));
+    let limit = |gate: &Gate| gate.snapshot(Nanos::ZERO).workers[0].limit;
+    for tick in 1..=8 {
+        assert!(limit(&gate) > 6, "at {tick}");
+        flowing.iter().for_each(|seat| gate.tokens(*seat, tick, at(50_060 + tick * 20)));
+    }
+    for tick in 9..=40 {
+        flowing.iter().for_each(|seat| gate.tokens(*seat, tick, at(50_060 + tick * 20)));
+    }
+    assert_eq!(limit(&gate), 6);
+    gate.release(waits, Ending::ClientGone, 0, at(52_000));
+}
+
+#[test]
+fn several_workers_have_a_ceiling_below_the_sum_of_their_slots() {
+    let ceiling = |workers: &[Member], settings: GateSettings| {
+        let mut gate = gate(GateSettings { queue_length: 0, fleet_factor: 0.83, ..settings }, workers);
+        (0..100).take_while(|_| gate.ask(&ask("a"), at(0)).is_ok()).count()
+    };
+    let workers: Vec<_> = (0..4).map(|i| member(&format!("w{i}"), 10)).collect();
+    assert_eq!(ceiling(&workers[..1], settings()), 10);
+    assert_eq!(ceiling(&workers[..2], settings()), 17);
+    assert_eq!(ceiling(&workers, settings()), 34);
+    assert_eq!(ceiling(&workers, GateSettings { dams: 2, ..settings() }), 17);
+    let fixed = GateSettings { limit: LimitSource::Fixed(5), ..settings() };
+    assert_eq!(ceiling(&workers[..2], fixed), 9);
+    let mut untold = workers;
+    untold[0].slots = None;
+    assert_eq!(ceiling(&untold[..2], settings()), 32 + 10);
+}
