@@ -26,6 +26,7 @@ lint: ## formatting, clippy and the docs, warnings denied
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
 unit: ## the tests of the crate
+	scripts/need redis
 	cargo test --locked --quiet
 
 client: ## the openai package for Python through a gateway

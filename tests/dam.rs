@@ -13,8 +13,12 @@ mod client;
 mod endings;
 #[path = "dam/failover.rs"]
 mod failover;
+#[path = "dam/fleet.rs"]
+mod fleet;
 #[path = "dam/hostile.rs"]
 mod hostile;
+#[path = "dam/redis.rs"]
+mod redis;
 #[path = "dam/reload.rs"]
 mod reload;
 #[path = "dam/rig.rs"]

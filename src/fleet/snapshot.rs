@@ -13,6 +13,11 @@ use super::pool::{Pool, Worker};
 use super::spec::WorkerSpec;
 use super::standing::Standing;
 
+/// The pool that stands for all before any is known: the one that workers join who name none.
+const LOBBY: &str = "default";
+/// Pools beyond this many are forgotten with their last worker.
+const MOST_AWAITED: usize = 256;
+
 /// All workers and pools at one moment.
 #[derive(Debug)]
 pub struct Fleet {
@@ -75,6 +80,7 @@ impl Fleet {
                 workers.push(worker);
             }
         }
+        let open = standing.open;
         let mut fleet = Self {
             pools: Vec::new(),
             workers,
@@ -85,6 +91,9 @@ impl Fleet {
             clock: self.clock.clone(),
         };
         fleet.pools = fleet.gather(self);
+        if open {
+            fleet.keep_awaited(self);
+        }
         fleet.keep_leaving(self);
         fleet
     }
@@ -103,14 +112,10 @@ impl Fleet {
     /// the first.
     #[must_use]
     pub fn route(&self, model: Option<&str>) -> Option<&Arc<Pool>> {
-        let Some(model) = model else {
-            let any = |pool: &&Arc<Pool>| pool.models.iter().any(|pattern| pattern.as_str() == "*");
-            return self.pools.iter().find(any).or_else(|| self.pools.first());
-        };
-        let matching = self.pools.iter().filter_map(|pool| Some((pool, pool.best_match(model)?)));
-        // The reduction keeps the first of equals.
-        let best = matching.reduce(|best, next| if next.1.specificity(best.1).is_gt() { next } else { best });
-        best.map(|(pool, _)| pool)
+        // A pool that waits for its workers is behind all that have some.
+        let staffed = self.pools.iter().position(|pool| pool.workers.is_empty()).unwrap_or(self.pools.len());
+        let (staffed, awaited) = self.pools.split_at(staffed);
+        best_of(staffed, model).or_else(|| best_of(awaited, model))
     }
 
     /// The worker of that id, also while it is leaving.
@@ -147,9 +152,41 @@ impl Fleet {
                     models.push(pattern);
                 }
             }
-            Arc::new(Pool { name: Arc::clone(name), gate: before.gate(name, self), models, workers })
+            Arc::new(Pool {
+                name: Arc::clone(name),
+                gate: before.gate(name, self),
+                models,
+                workers,
+                lobby: false,
+            })
         };
         names.into_iter().map(pool).collect()
+    }
+
+    /// Keeps the pools whose workers all went, so that requests for them wait or are told to come back, and what
+    /// waits there shows. Before the first worker has come, one pool takes everything.
+    fn keep_awaited(&mut self, before: &Self) {
+        for pool in before.pools.iter().filter(|pool| !pool.lobby) {
+            if self.pools.len() < MOST_AWAITED && !self.pools.iter().any(|kept| kept.name == pool.name) {
+                self.pools.push(Arc::new(Pool {
+                    name: Arc::clone(&pool.name),
+                    gate: pool.gate.clone(),
+                    models: pool.models.clone(),
+                    workers: Vec::new(),
+                    lobby: false,
+                }));
+            }
+        }
+        if self.pools.is_empty() {
+            let name: Arc<str> = LOBBY.into();
+            self.pools.push(Arc::new(Pool {
+                gate: before.gate(&name, self),
+                name,
+                models: vec![Pattern::new(&"*".into())],
+                workers: Vec::new(),
+                lobby: true,
+            }));
+        }
     }
 
     /// The gate of pool `name`, if there was one; else a new one for `next`.
@@ -180,6 +217,7 @@ impl Fleet {
                     gate: pool.gate.clone(),
                     models: Vec::new(),
                     workers: Vec::new(),
+                    lobby: false,
                 })
             })
             .collect();
@@ -200,4 +238,16 @@ impl Fleet {
             }
         }
     }
+}
+
+/// Of these pools, the one that says most about `model`.
+fn best_of<'a>(pools: &'a [Arc<Pool>], model: Option<&str>) -> Option<&'a Arc<Pool>> {
+    let Some(model) = model else {
+        let any = |pool: &&Arc<Pool>| pool.models.iter().any(|pattern| pattern.as_str() == "*");
+        return pools.iter().find(any).or_else(|| pools.first());
+    };
+    let matching = pools.iter().filter_map(|pool| Some((pool, pool.best_match(model)?)));
+    // The reduction keeps the first of equals.
+    let best = matching.reduce(|best, next| if next.1.specificity(best.1).is_gt() { next } else { best });
+    best.map(|(pool, _)| pool)
 }

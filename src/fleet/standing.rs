@@ -29,6 +29,8 @@ pub struct Standing {
     pub colours: Colours,
     /// These workers take none.
     pub held: BTreeSet<Arc<str>>,
+    /// Whether more workers may come by themselves: then a pool without any is waited for, not unknown.
+    pub open: bool,
 }
 
 impl Standing {
@@ -40,6 +42,6 @@ impl Standing {
 
 impl From<Option<Arc<str>>> for Standing {
     fn from(everywhere: Option<Arc<str>>) -> Self {
-        Self { colours: Colours { everywhere, ..Colours::default() }, held: BTreeSet::new() }
+        Self { colours: Colours { everywhere, ..Colours::default() }, ..Self::default() }
     }
 }
