@@ -21,10 +21,8 @@ fn settings(queue_wait: Duration) -> GateSettings {
         queue_length: 1000,
         queue_bytes: 1 << 30,
         queue_wait,
-        wait_no_worker: Duration::ZERO,
         reserve: [0.0, 0.0, 0.1],
-        ttft_slo: Duration::from_secs(1),
-        dams: 1,
+        ..GateSettings::default()
     }
 }
 

@@ -235,6 +235,9 @@ impl Gate {
         match self.workers.get_mut(seat.worker).and_then(Option::as_mut) {
             Some(worker) => {
                 worker.ledger.occupy(seat.class as usize, &seat.load);
+                if let Some(reported) = &mut worker.reported {
+                    reported.sent(seat.load.tokens());
+                }
                 Arc::clone(&worker.member.id)
             }
             None => Arc::clone(&self.pool),

@@ -21,6 +21,7 @@ use super::displace::Displaced;
 use super::gate::{Answer, Gate, Grant};
 use super::member::Member;
 use super::permit::Permit;
+use super::report::Report;
 use super::seat::SeatId;
 use super::settings::GateSettings;
 use super::snapshot::GateSnapshot;
@@ -108,6 +109,16 @@ impl GateHandle {
     /// New settings and workers; see [`Gate::rebuild`].
     pub fn rebuild(&self, settings: GateSettings, members: Vec<Member>) {
         self.with(|state, now| state.gate.rebuild(settings, members, now));
+    }
+
+    /// Takes in what a worker reported; see [`Gate::report`].
+    pub fn report(&self, id: &str, report: Report) {
+        self.with(|state, now| state.gate.report(id, report, now));
+    }
+
+    /// Scales what a worker may have; see [`Gate::weigh`].
+    pub fn weigh(&self, id: &str, weight: f64) {
+        self.with(|state, now| state.gate.weigh(id, weight, now));
     }
 
     pub(super) fn permit(&self, grant: Grant) -> Permit {

@@ -13,6 +13,7 @@ use super::health::Health;
 use super::law::{self, Law};
 use super::ledger::{Ledger, Load};
 use super::prefill::Prefill;
+use super::report::Reported;
 use super::seat::SeatId;
 use super::settings::GateSettings;
 
@@ -43,6 +44,10 @@ pub(super) struct Worker {
     pub(super) prefill: Prefill,
     /// Streams without a first token, in the order of their dispatch.
     pub(super) unread: BTreeMap<(Nanos, SeatId), Patience>,
+    /// What it reported last.
+    pub(super) reported: Option<Reported>,
+    /// How much of its limit it may have: 1 while nothing speaks against it.
+    pub(super) weight: f64,
     /// When the latest request was sent that has had its first token.
     pub(super) answered: Nanos,
     /// When it was last looked at for overdue first tokens.
@@ -65,6 +70,8 @@ impl Worker {
             ledger: Ledger::default(),
             prefill: Prefill::default(),
             unread: BTreeMap::new(),
+            reported: None,
+            weight: 1.0,
             answered: Nanos::ZERO,
             looked_at: Nanos::ZERO,
             key,
@@ -89,7 +96,7 @@ impl Worker {
 
     /// Whether it takes new work now.
     pub(super) fn open(&self, now: Nanos) -> bool {
-        self.takes_work() && self.health.reachable(now)
+        self.takes_work() && self.health.reachable(now) && self.weight > 0.0
     }
 
     /// Whether it was removed and has nothing left to do.
@@ -99,7 +106,8 @@ impl Worker {
 
     /// Sequences that may be in flight now.
     pub(super) fn limit(&self) -> u32 {
-        self.health.bound(self.law.limit()).max(1)
+        let weighed = (f64::from(self.law.limit()) * self.weight) as u32;
+        self.health.bound(weighed).max(1)
     }
 
     /// Sequences that it takes in all: its limit, or none while it takes no work.
@@ -115,11 +123,15 @@ impl Worker {
             return self.can_hold(load);
         }
         self.ledger.in_flight().saturating_add(load.sequences) <= self.limit()
-            && self
-                .kv_budget
-                .is_none_or(|budget| self.ledger.tokens().saturating_add(load.tokens()) <= budget)
+            && self.kv_budget.is_none_or(|budget| self.kv(now).saturating_add(load.tokens()) <= budget)
             && self.reads_in_time(load, settings)
             && !self.is_stalled(now)
+    }
+
+    /// Tokens that are or will be in its KV cache, as the fuller of the two accounts has it.
+    fn kv(&self, now: Nanos) -> u64 {
+        let reported = self.reported.and_then(|reported| reported.kv(now)).unwrap_or(0);
+        self.ledger.tokens().max(reported)
     }
 
     /// Whether a prompt that is sent now is read within half its promise; the other half is for what the estimate

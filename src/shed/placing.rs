@@ -90,7 +90,7 @@ impl Gate {
     /// for each other, and one of them may be lost), so the ceiling is `base · max(1, factor · N)`, with the slots
     /// that were told as base, and the last of them may go over it in part. Where they were not told, the limits that were learned are the only ones.
     fn fleet_allows(&self, load: &Load, now: Nanos) -> bool {
-        let (mut in_flight, mut sum, mut largest) = (0_u64, 0_u64, 0_u64);
+        let (mut in_flight, mut sum, mut largest) = (0_u64, 0.0_f64, 0.0_f64);
         for worker in self.workers.iter().flatten().filter(|worker| worker.open(now)) {
             let base = match self.settings.limit {
                 LimitSource::Fixed(limit) => Some(limit),
@@ -98,10 +98,10 @@ impl Gate {
             };
             let Some(base) = base else { return true };
             in_flight += u64::from(worker.ledger.in_flight());
-            sum += u64::from(base);
-            largest = largest.max(u64::from(base));
+            sum += f64::from(base) * worker.weight;
+            largest = largest.max(f64::from(base));
         }
-        let together = (sum as f64 * self.settings.fleet_factor).max(largest as f64);
+        let together = (sum * self.settings.fleet_factor).max(largest);
         let ceiling = together / f64::from(self.settings.dams.max(1));
         let others = in_flight + u64::from(load.sequences).saturating_sub(1);
         in_flight == 0 || ceiling > others as f64

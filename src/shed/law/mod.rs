@@ -59,6 +59,11 @@ pub enum Sample {
         /// Sequences whose tokens do arrive.
         flowing: u32,
     },
+    /// The worker reported a queue of its own.
+    Report {
+        /// Requests waiting in it.
+        waiting: u32,
+    },
     /// The answer was handed over completely.
     End {
         /// Since the dispatch.

@@ -1,6 +1,7 @@
 //! What a gate concludes from prompts that are read, or are not, and from all workers together.
 
 use super::*;
+use crate::shed::Report;
 
 /// A gate that knows its only worker: 50 ms, and 1000 tokens a second.
 fn known(settings: GateSettings) -> Gate {
@@ -139,4 +140,72 @@ fn several_workers_have_a_ceiling_below_the_sum_of_their_slots() {
     let mut untold = workers;
     untold[0].slots = None;
     assert_eq!(ceiling(&untold[..2], settings()), 32 + 10);
+}
+
+fn reported(kv_used: u64, waiting: u32) -> Report {
+    Report { kv_used: Some(kv_used), waiting: Some(waiting), valid_for: Duration::from_secs(3) }
+}
+
+#[test]
+fn a_report_only_ever_lowers_what_is_known_here() {
+    let member = Member { kv_tokens: Some(2000), ..member("w1", 64) };
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member]);
+    let room = |gate: &mut Gate, now: Nanos| {
+        let seats: Vec<_> = std::iter::from_fn(|| match gate.ask(&ask("a"), now) {
+            Ok(Answer::Granted(grant)) => Some(grant.seat),
+            _ => None,
+        })
+        .collect();
+        seats.iter().for_each(|seat| gate.release(*seat, Ending::Refused, 0, now));
+        seats.len()
+    };
+    // One stays, so that the worker is not idle: it takes anything then.
+    granted(&mut gate, &ask("a"), at(0));
+    // 0.9 · 2000 hold eleven more of 150 tokens beside it.
+    assert_eq!(room(&mut gate, at(0)), 11);
+    gate.report("w1", reported(1000, 0), at(1));
+    assert_eq!(room(&mut gate, at(1)), 5);
+    // What was sent since is added to it, also when it is over: the report does not know.
+    assert_eq!(room(&mut gate, at(2)), 0);
+    gate.report("w1", reported(0, 0), at(3));
+    assert_eq!(room(&mut gate, at(3)), 11, "an empty cache does not make more room than is known here");
+    gate.report("w1", reported(1799, 0), at(4));
+    assert_eq!(room(&mut gate, at(5)), 0);
+    assert_eq!(room(&mut gate, at(3004)), 11, "a report that is out of date says nothing");
+    gate.report("w2", reported(2000, 0), at(3005));
+    assert_eq!(room(&mut gate, at(3005)), 11);
+}
+
+#[test]
+fn a_reported_queue_cuts_and_none_does_not_raise() {
+    let mut gate = known(settings());
+    let limit = |gate: &Gate| gate.snapshot(Nanos::ZERO).workers[0].limit;
+    let before = limit(&gate);
+    let seconds = |gate: &mut Gate, waiting: u32, from: u64| {
+        for i in 0..30 {
+            let now = at(from + i * 100);
+            gate.report("w1", reported(0, waiting), now);
+            let seat = sent(gate, &stream(1), now);
+            gate.first_token(seat, at(from + i * 100 + 60));
+            gate.release(seat, Ending::Complete, 5, at(from + i * 100 + 90));
+        }
+    };
+    seconds(&mut gate, 0, 50_000);
+    assert_eq!(limit(&gate), before);
+    seconds(&mut gate, 10, 60_000);
+    assert!(limit(&gate) < before, "{} after {before}", limit(&gate));
+}
+
+#[test]
+fn a_weight_scales_a_limit_down_and_zero_takes_the_worker_out() {
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member("w1", 8)]);
+    let limit = |gate: &Gate| gate.snapshot(Nanos::ZERO).workers[0].limit;
+    for (weight, expected) in [(0.5, 4), (7.0, 8), (0.01, 1), (f64::NAN, 8)] {
+        gate.weigh("w1", weight, at(0));
+        assert_eq!(limit(&gate), expected, "{weight}");
+    }
+    gate.weigh("w1", 0.0, at(0));
+    assert_eq!(refused(&mut gate, &ask("a"), at(0)).reason, Reason::NoWorker);
+    gate.weigh("w1", 1.0, at(1));
+    granted(&mut gate, &ask("a"), at(1));
 }

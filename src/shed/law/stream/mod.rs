@@ -4,7 +4,7 @@
 //! need for the same prompt. As long as first tokens come in time there is no queue inside the worker; a queue there
 //! is waste, for it can be neither reordered nor cancelled. In windows of at least a second and ten first tokens:
 //!
-//! s = max(p90 of TTFT / (E + 0.15·slo), p90 of ITL / (0.8·itl_slo))
+//! s = max(p90 of TTFT / (E + 0.15·slo), p90 of ITL / (0.8·itl_slo), reported waiting / 5)
 //!
 //! * s > 1: L is multiplied by max(0.7, 0.95 − 0.2·(s − 1)), and the next window only settles.
 //! * s < 0.85 and the limit was used: L grows, by √L where it has not been before and by 1 above the last knee.
@@ -41,6 +41,8 @@ const FIRST_TOKENS: u32 = 10;
 pub(in crate::shed) const SLACK: f64 = 0.15;
 /// Share of the ITL promise at which a worker counts as full.
 const ITL_SHARE: f64 = 0.8;
+/// Requests waiting inside the worker that count as too many.
+const QUEUED: f64 = 5.0;
 /// Signals below this let the limit grow.
 const CALM: f64 = 0.85;
 /// The limit was used if so much of it was.
@@ -76,6 +78,8 @@ struct Window {
     ttft: Ratios,
     itl: Ratios,
     peak: u32,
+    /// The longest queue that the worker reported.
+    waiting: u32,
     failed: bool,
 }
 
@@ -110,7 +114,8 @@ impl Stream {
     /// Ends a window.
     fn judge(&mut self, now: Nanos) {
         let ttft = self.window.ttft.p90().unwrap_or(0.0);
-        let signal = ttft.max(self.window.itl.p90().unwrap_or(0.0));
+        let itl = self.window.itl.p90().unwrap_or(0.0);
+        let signal = ttft.max(itl).max(f64::from(self.window.waiting) / QUEUED);
         let (used, failed) = (self.is_used(self.window.peak), self.window.failed);
         self.window = Window { start: now, ..Window::default() };
         if signal > 1.0 {
@@ -168,6 +173,7 @@ impl Law for Stream {
             | Sample::Overdue { .. }
             | Sample::End { .. }
             | Sample::ClientGone => {}
+            Sample::Report { waiting } => self.window.waiting = self.window.waiting.max(waiting),
         }
     }
 
