@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::App;
 use crate::config::Settings;
+use crate::fleet::heartbeat::Heartbeat;
 use crate::fleet::roster::{Report, Roll, Roster};
 use crate::fleet::{Colours, Fleet, Standing};
 use crate::redis::feed::Feed;
 
 /// How often the roster is looked at for workers that fell silent.
 const LOOK: Duration = Duration::from_millis(100);
+/// The least time between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What is known of the workers beside the snapshot.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub(super) struct Following {
     pub(super) reloaded: watch::Sender<()>,
     /// What the snapshot was made of.
     applied: Mutex<Roll>,
+    /// The last heartbeat of each worker that its gate was told of.
+    told: Mutex<HashMap<Arc<str>, Arc<Heartbeat>>>,
 }
 
 impl Following {
@@ -36,6 +41,7 @@ impl Following {
             changed: Arc::default(),
             reloaded: watch::Sender::new(()),
             applied: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -62,6 +68,28 @@ impl Following {
         self.roster.lock().roll() == *self.applied.lock()
     }
 
+    /// Tells the gates what the workers say of themselves: each heartbeat once, and weights when they change.
+    fn hand_over(&self, fleet: &Fleet, dams: u32) {
+        let reports = self.reports();
+        let mut told = self.told.lock();
+        told.retain(|id, _| reports.contains_key(id));
+        for pool in fleet.pools() {
+            for worker in pool.gate.snapshot().workers {
+                let report = reports.get(&worker.id);
+                let weight = report.map_or(1.0, |report| report.weight_of_one_seen(worker.answered));
+                // Both come from the same arithmetic, or are the same number.
+                if (weight - worker.weight).abs() > f64::EPSILON {
+                    pool.gate.weigh(&worker.id, weight);
+                }
+                let Some(report) = report else { continue };
+                let news = told.insert(Arc::clone(&worker.id), Arc::clone(&report.beat));
+                if !news.is_some_and(|before| Arc::ptr_eq(&before, &report.beat)) {
+                    pool.gate.report(&worker.id, for_gate(report, worker.kv_tokens, dams));
+                }
+            }
+        }
+    }
+
     /// What the workers say of themselves.
     pub(super) fn reports(&self) -> HashMap<Arc<str>, Report> {
         let reports = self.roster.lock().reports();
@@ -83,6 +111,19 @@ pub(super) fn standing(settings: &Settings, roll: &Roll) -> Standing {
     }
 }
 
+/// A report as a gate takes it. It counts as long as the worker is not taken for silent, by the clock of the gate, so
+/// that in an outage of the feed it soon says nothing more. Of a cache that `dams` gateways share, each has its part.
+fn for_gate(report: &Report, kv_tokens: Option<u64>, dams: u32) -> crate::shed::Report {
+    let beat = &report.beat;
+    let used =
+        |tokens: u64| beat.kv_used.map(|share| (share * tokens as f64) as u64 / u64::from(dams.max(1)));
+    crate::shed::Report {
+        kv_used: kv_tokens.and_then(used),
+        waiting: beat.waiting,
+        valid_for: (beat.interval * 3).saturating_sub(report.age),
+    }
+}
+
 impl App {
     /// Makes a new snapshot whenever who gets work has changed.
     pub(super) async fn follow_roster(self) {
@@ -94,6 +135,8 @@ impl App {
                 _ = ticks.tick() => {}
                 () = following.changed.notified() => {}
             }
+            // A thousand workers speak a thousand times a second; looking at all of them fifty times is enough.
+            sleep(PAUSE).await;
             if !following.is_current() {
                 let _one_at_a_time = self.0.reloading.lock();
                 let live = self.0.live.load();
@@ -101,6 +144,8 @@ impl App {
                 self.0.fleet.store(Arc::clone(&fleet));
                 fleet.take_over();
             }
+            let dams = self.0.live.load().settings.gate.dams;
+            following.hand_over(&self.0.fleet.load(), dams);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use traffic_dam::server::admin::AdminSource;
 
-use super::client::{chat, get};
+use super::client::{Conn, chat, get};
 use super::redis::{INTERVAL, Redis, Speaker, at, beat, throughout};
 use super::rig::{Dam, Worker, eventually, settings};
 
@@ -89,6 +89,7 @@ async fn a_silent_worker_gets_nothing_until_it_speaks_again() {
     light(&dam, "w2", "green").await;
     speakers[0].quiet(true);
     light(&dam, "w1", "red").await;
+    eventually("it counts for nothing", async || shown(&dam, "w1").unwrap()["weight"] == 0.0).await;
     let before = workers[0].tally("received").await;
     for _ in 0..20 {
         serves(&dam).await;
@@ -201,4 +202,25 @@ async fn a_reload_follows_another_redis_or_none() {
     assert_eq!(dam.app.metrics().matches("redis_up").count(), 0);
     throughout(Duration::from_millis(300), async || serves(&dam).await).await;
     assert!(shown(&dam, "w2").is_none());
+}
+
+#[tokio::test]
+async fn what_a_worker_reports_lowers_what_it_gets() {
+    let (redis, worker) = (Redis::start().await, Worker::start(8));
+    let dam = Dam::start(&(discovering(&redis, "") + "concurrency: { queue: { wait: 0s } }\n"));
+    let full = at(&worker) + r#","kv_tokens":1000,"kv_used":0.9"#;
+    let speaker = Speaker::start(&redis, "w1", full);
+    light(&dam, "w1", "yellow").await;
+    assert_eq!(dam.metric("worker_kv_used", "w1"), 0.9);
+    // One request runs; beside it nothing fits into a cache that is as full as this one says it is.
+    let mut holder = Conn::open(dam.addr).await;
+    holder.send(chat("holder", true, 5, &["x-sim-fault: stall:1"])).await.unwrap();
+    worker.busy_with(1).await;
+    eventually("the report counts", async || dam.ask(chat("a", true, 2, &[])).await.reason() == "overloaded")
+        .await;
+    drop(holder);
+    dam.idle().await;
+    assert_eq!(dam.metric("concurrency_limit", "w1"), 8.0);
+    speaker.quiet(true);
+    eventually("its weight falls", async || dam.metric("concurrency_limit", "w1") < 8.0).await;
 }

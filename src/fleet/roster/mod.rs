@@ -221,7 +221,7 @@ impl Roster {
         able.extend(
             reports
                 .iter()
-                .filter(|report| !report.held && !report.is_unfit_by_check())
+                .filter(|report| report.is_able())
                 .filter_map(|report| pools.get(&report.beat.worker)),
         );
         for report in &mut reports {

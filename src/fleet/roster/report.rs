@@ -24,20 +24,37 @@ pub struct Report {
     pub light: Light,
     /// The share of its capacity that counts, 0…1. A report lowers what the gateway measures, never raises it.
     pub weight: f64,
-    /// Whether it gets nothing new.
+    /// Whether it gets nothing new, whatever the gateway sees of it: by its state, or by a check.
     pub held: bool,
 }
+
+/// A worker that answered the gateway itself within this time cannot be gone.
+const SEEN: Duration = Duration::from_secs(3);
+/// What of such a worker counts at least.
+const SEEN_WEIGHT: f64 = 0.5;
 
 impl Report {
     pub(super) fn new(beat: &Arc<Heartbeat>, age: Duration) -> Self {
         let light = light(beat, intervals(beat, age));
         let weight = weight(beat, intervals(beat, age));
-        Self { beat: Arc::clone(beat), age, light, weight, held: weight <= 0.0 }
+        Self { beat: Arc::clone(beat), age, light, weight, held: beat.state != State::Ready }
     }
 
-    /// Whether only a check of its own speaks against it.
+    /// Whether a check of its own speaks against it.
     pub(super) fn is_unfit_by_check(&self) -> bool {
-        !self.held && worst(&self.beat) == Some(Status::Red)
+        worst(&self.beat) == Some(Status::Red)
+    }
+
+    /// Whether it is one that could serve.
+    pub(super) fn is_able(&self) -> bool {
+        self.weight > 0.0 && !self.held && !self.is_unfit_by_check()
+    }
+
+    /// Its weight, when it answered this gateway so long ago: heartbeats may get lost where requests do not.
+    #[must_use]
+    pub fn weight_of_one_seen(&self, answered: Option<Duration>) -> f64 {
+        let seen = !self.held && answered.is_some_and(|ago| ago <= SEEN);
+        if seen { self.weight.max(SEEN_WEIGHT) } else { self.weight }
     }
 
     /// Takes it out.
