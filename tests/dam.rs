@@ -7,6 +7,8 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+#[path = "dam/agent.rs"]
+mod agent;
 #[path = "dam/classes.rs"]
 mod classes;
 #[path = "dam/client.rs"]

@@ -9,7 +9,7 @@ use super::client::{Conn, chat, get};
 use super::redis::{INTERVAL, Redis, Speaker, at, beat, throughout};
 use super::rig::{Dam, Worker, eventually, settings};
 
-fn discovering(redis: &Redis, more: &str) -> String {
+pub(crate) fn discovering(redis: &Redis, more: &str) -> String {
     format!(
         "workers: {{ discovery: redis, allow: [127.0.0.1]{more} }}\nredis: {{ url: \"{}\" }}\n",
         redis.url()
@@ -17,7 +17,7 @@ fn discovering(redis: &Redis, more: &str) -> String {
 }
 
 /// What the admin port shows of a worker.
-fn shown(dam: &Dam, id: &str) -> Option<Value> {
+pub(crate) fn shown(dam: &Dam, id: &str) -> Option<Value> {
     let state = dam.app.state();
     let pools = state["pools"].as_array().unwrap().iter();
     pools.flat_map(|pool| pool["workers"].as_array().unwrap()).find(|worker| worker["id"] == id).cloned()
@@ -27,7 +27,7 @@ async fn light(dam: &Dam, id: &str, light: &str) {
     eventually(light, async || shown(dam, id).is_some_and(|worker| worker["light"] == light)).await;
 }
 
-async fn serves(dam: &Dam) {
+pub(crate) async fn serves(dam: &Dam) {
     let answer = dam.ask(chat("a", true, 2, &[])).await;
     assert_eq!((answer.status, answer.whole), (200, true), "{}", answer.text());
 }
@@ -68,7 +68,7 @@ async fn what_was_said_before_is_read_from_the_keys() {
     // Names without a heartbeat, and keys of another kind, are in nobody's way.
     redis.run(&[b"SADD", b"dam:workers", b"gone", b"odd", b"\xff\n"]).await.unwrap();
     redis.run(&[b"LPUSH", b"dam:worker:odd", b"1"]).await.unwrap();
-    let is_kept = async || redis.run(&[b"EXISTS", b"dam:worker:w1"]).await == Some(redis::Value::Int(1));
+    let is_kept = async || redis.run(&[b"EXISTS", b"dam:worker:w1"]).await == Some(::redis::Value::Int(1));
     eventually("the key", is_kept).await;
     speaker.quiet(true);
     let dam = Dam::start(&discovering(&redis, ""));
