@@ -99,6 +99,10 @@ pub async fn run(options: AgentOptions, mut speaker: Speaker, end: impl Future<O
             }
         }
         let beat = agent.beat(left.is_some()).await;
+        if left.is_some() && beat.state == State::Failed {
+            // It has gone as it was told to: that it drains is the last word about it.
+            break;
+        }
         let said = speaker.say(&beat).await;
         match &said {
             Err(error) if !deaf => tracing::warn!(%error, "Redis takes no heartbeats"),
@@ -108,7 +112,6 @@ pub async fn run(options: AgentOptions, mut speaker: Speaker, end: impl Future<O
         deaf = said.is_err();
         left = match left {
             Some(0) => break,
-            Some(_) if beat.state == State::Failed => break,
             left => left.map(|left| left - 1),
         };
     }
