@@ -33,7 +33,7 @@ const RETURNED: f64 = 0.95;
 const ALLOWED: f64 = 2.0;
 
 const TEXT: &str = "\
-Three workers of 32 slots at 2×; one is killed. Remaining: two thirds of the goodput of the seconds before. Back: from the
+Three workers of 32 slots at 2×; one is killed. Remaining: two thirds of the goodput of the 8 s before. Back: from the
 death to the first half second from which on a mean of 3 s reaches 95 % of that. Lost: streams that had begun on the dead
 worker, which nobody can save. Failed: requests without a token yet that met an error.";
 
@@ -53,7 +53,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
         }
         let rates = goodput(&samples, BEFORE + AFTER);
         let at = steps(BEFORE);
-        let before = mean(&rates[at - STEPS..at]);
+        let before = mean(&rates[..at]);
         let remaining = before * (WORKERS - 1) as f64 / WORKERS as f64;
         let back = back_after(&rates[at..], remaining * RETURNED);
         let after = mean(&rates[rates.len() - STEPS..]);
