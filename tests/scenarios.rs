@@ -1,5 +1,9 @@
 //! Every scenario under `tests/scenarios` comes out as it says, with many seeds; and a run repeats bit for bit.
-#![expect(clippy::expect_used, reason = "a test's own helpers, which clippy does not see as tests")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's own helpers, which clippy does not see as tests"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -113,4 +117,23 @@ fn what_is_wrong_with_a_scenario_is_named() {
         let problem = Scenario::parse("x", text).expect_err(text).to_string();
         assert!(problem.contains(fault), "{text}: {problem}");
     }
+}
+
+#[test]
+fn the_documented_scenarios_are_sound_and_the_defaults_are_those_that_are_told() {
+    let text = include_str!("../docs/simulation.md");
+    let blocks: Vec<&str> = text
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split_once("```").expect("every block ends").0)
+        .collect();
+    let parsed: Vec<Scenario> = blocks
+        .iter()
+        .map(|block| Scenario::parse("", block).unwrap_or_else(|fault| panic!("{block}\n{fault}")))
+        .collect();
+    let [_, all, _] = &parsed[..] else { panic!("{} blocks", parsed.len()) };
+    let mut defaults = Scenario::parse("", "").expect("an empty file is a scenario");
+    // What is not said is once the capacity, which a file can only say as a number.
+    defaults.load.times = Some(1.0);
+    assert_eq!(format!("{all:#?}"), format!("{defaults:#?}"));
 }

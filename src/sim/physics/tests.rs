@@ -151,6 +151,29 @@ fn a_prompt_that_never_fits_is_refused_and_a_long_output_is_cut() {
     assert_eq!((tokens, engine.inside(), engine.kv_used()), (40, 0, 0));
 }
 
+#[test]
+fn a_cache_that_shrinks_keeps_whom_it_can_and_names_the_others() {
+    let mut engine = Engine::new(Spec { kv_tokens: 400, ..Spec::default() });
+    for (id, prompt, output) in [(1, 50, 30), (2, 90, 200), (3, 150, 20)] {
+        engine.submit(id, prompt, output, Nanos::ZERO).unwrap();
+    }
+    engine.advance(Nanos::from_millis(200), &mut |_, _| {});
+    assert_eq!(engine.running(), 3);
+    assert_eq!(engine.set_kv_tokens(100), [3]);
+    assert_eq!(engine.inside(), 2);
+    let mut tokens = HashMap::new();
+    while let Some(next) = engine.next_event() {
+        engine.advance(next, &mut |_, event| {
+            if let Event::Token { id, index } = event {
+                tokens.insert(id, index + 1);
+            }
+        });
+        assert!(engine.kv_used() <= 100, "{} held", engine.kv_used());
+    }
+    // The long one is cut to the ten tokens that are left beside its prompt.
+    assert_eq!((tokens[&1], tokens[&2], engine.inside(), engine.kv_used()), (30, 10, 0, 0));
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Submit { prompt: u64, output: u32 },

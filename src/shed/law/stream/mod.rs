@@ -181,6 +181,10 @@ impl Stream {
                 self.limit = knee.max(self.floor);
                 self.put_off = (self.put_off * 2).min(LONGEST_RETRY);
             }
+            // A little less than before: it may be the luck of the last lengths. What is between is soon tried again.
+            Some(knee) if limit >= SAME_KNEE * knee => {
+                (self.limit, self.knee, self.put_off) = (limit, Some(f64::midpoint(limit, knee)), RETRY);
+            }
             _ => {
                 (self.limit, self.knee, self.put_off) = (limit, Some(limit), RETRY);
             }
