@@ -7,7 +7,7 @@ use tokio::time::sleep_until;
 
 use crate::arrivals::{Source, draw};
 use crate::drive::{drive, soon, watch};
-use crate::figures::Run;
+use crate::figures::{Rate, Run};
 use crate::gateways::DamFile;
 use crate::parts::{ours, say};
 use crate::picture;
@@ -112,11 +112,12 @@ async fn death(stage: &Stage<'_>, arm: Arm, rate: f64) -> Result<Run, Box<dyn Er
         drive(&client, arrivals, start, None),
         victim
     );
+    let good = Rate::of(&samples, warm_up, BEFORE + AFTER);
     samples.retain(|sample| sample.arrival.due >= warm_up);
     for sample in &mut samples {
         sample.arrival.due -= warm_up;
     }
-    Ok(Run { samples, measured: BEFORE + AFTER, spent, readings: None })
+    Ok(Run { samples, good, measured: BEFORE + AFTER, spent, readings: None })
 }
 
 fn steps(time: Duration) -> usize {
