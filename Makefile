@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client smoke smoke-short k6 bench bench-proxy overload deny demo
+.PHONY: help test fmt lint unit client fleet smoke smoke-short k6 bench bench-proxy overload deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,10 +11,11 @@ demo: ## the gateway, a simulated worker and the admin page, in one process
 	cargo run --release --locked -- demo
 
 # One after the other, cheapest first, whatever -j says.
-test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI client, a short run of k6
+test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI client, a FastAPI worker, a short run of k6
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory client
+	@$(MAKE) --no-print-directory fleet
 	@$(MAKE) --no-print-directory smoke-short
 
 fmt: ## formats the sources
@@ -26,10 +27,14 @@ lint: ## formatting, clippy and the docs, warnings denied
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
 unit: ## the tests of the crate
+	scripts/need redis
 	cargo test --locked --quiet
 
 client: ## the openai package for Python through a gateway
 	scripts/openai-client --debug
+
+fleet: ## the FastAPI example, found through Redis
+	scripts/fastapi-worker
 
 smoke-short:
 	VUS=100 DURATION=10s scripts/smoke --debug

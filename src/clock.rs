@@ -115,11 +115,18 @@ impl Clock {
     }
 }
 
-/// Wall time in seconds since 1970, for people and for protocols that carry dates; never for a decision.
+/// Wall time in milliseconds since 1970, for people and for protocols that carry dates; never for a decision.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads wall time")]
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// [`unix_millis`] in seconds.
+#[must_use]
 pub fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    unix_millis() / 1000
 }
 
 #[cfg(test)]

@@ -7,11 +7,12 @@
 //! | 0 | [`clock`] [`glob`] [`net`] [`refusal`] [`request`]: words that everything shares |
 //! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: what the bytes mean · [`metrics`] · `sim::physics` |
 //! | 2 | [`fleet`]: who can serve |
-//! | 3 | `sim::simulate`: the decisions before simulated workers, in virtual time |
-//! | 4 | [`layers`] [`upstream`] [`server`] `sim::worker`: adapters to tower, hyper and tokio |
+//! | 3 | [`redis`]: what gateways share · `sim::simulate`: the decisions before simulated workers, in virtual time |
+//! | 4 | [`layers`] [`upstream`] [`server`] [`agent`] `sim::worker`: adapters to tower, hyper and tokio |
 //! | 5 | [`stack`] [`config`]: how the parts are put together, and by which settings |
 //! | 6 | [`app`]: owns state, tasks and the drain |
 
+pub mod agent;
 pub mod app;
 pub mod clock;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod limit;
 pub mod metrics;
 pub mod net;
 pub mod openai;
+pub mod redis;
 pub mod refusal;
 pub mod request;
 pub mod server;

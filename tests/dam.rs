@@ -7,6 +7,8 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+#[path = "dam/agent.rs"]
+mod agent;
 #[path = "dam/classes.rs"]
 mod classes;
 #[path = "dam/client.rs"]
@@ -15,8 +17,12 @@ mod client;
 mod endings;
 #[path = "dam/failover.rs"]
 mod failover;
+#[path = "dam/fleet.rs"]
+mod fleet;
 #[path = "dam/hostile.rs"]
 mod hostile;
+#[path = "dam/redis.rs"]
+mod redis;
 #[path = "dam/reload.rs"]
 mod reload;
 #[path = "dam/rig.rs"]

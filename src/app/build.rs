@@ -8,10 +8,12 @@ use rustls::pki_types::pem::PemObject;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::StartError;
+use super::fleet::standing;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::{CallerSource, Sticky as StickySetting};
 use crate::fleet::Fleet;
+use crate::fleet::roster::Roll;
 use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
@@ -43,7 +45,8 @@ pub(super) struct State {
 
 /// The fleet of the configured workers.
 pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
-    Fleet::new(settings.workers.clone(), settings.gate.clone(), settings.active_colour.clone(), clock.clone())
+    let standing = standing(settings, &Roll::default());
+    Fleet::new(settings.workers.clone(), settings.gate.clone(), standing, clock.clone())
 }
 
 /// The way to the workers.
@@ -55,7 +58,8 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
             .map_err(|source| StartError::WorkerCa { file: file.clone(), source })?,
         None => Vec::new(),
     };
-    let encrypted = settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
+    let encrypted = settings.discovery.is_some()
+        || settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
     Ok(UpstreamSettings {
         timeouts: Timeouts {
             connect: timeouts.connect,

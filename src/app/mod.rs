@@ -5,6 +5,7 @@
 
 mod build;
 mod entrance;
+mod fleet;
 mod report;
 mod run;
 
@@ -13,6 +14,7 @@ pub use run::{Certificates, Listeners, StartError};
 
 use std::sync::Arc;
 
+use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
@@ -42,6 +44,7 @@ struct Inner {
     buffers: Arc<Buffers>,
     estimates: Arc<Estimator>,
     fleet: Arc<ArcSwap<Fleet>>,
+    following: Following,
     upstream: Upstream,
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
     bounds: Arc<ArcSwap<Bounds>>,
@@ -66,6 +69,7 @@ impl App {
     /// When the certificate authorities for workers cannot be read.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new());
+        let following = Following::new(&settings);
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
         let upstream = Upstream::new(Arc::clone(&fleet), Arc::clone(&upstream_settings), clock.clone());
@@ -88,6 +92,7 @@ impl App {
             buffers: Arc::clone(&state.buffers),
             estimates: Arc::clone(&state.estimates),
             fleet,
+            following,
             upstream,
             upstream_settings,
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),

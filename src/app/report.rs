@@ -6,19 +6,26 @@ use serde_json::{Value, json};
 
 use super::App;
 use crate::fleet::Worker;
+use crate::fleet::roster::Report;
 use crate::metrics::{Light, Reading, WorkerReading};
 use crate::request::Class;
 use crate::server::admin::AdminSource;
 use crate::shed::{GateSnapshot, WorkerSnapshot};
 
-/// The light of a worker, from what the gate knows of it.
-const fn light(worker: &WorkerSnapshot) -> Light {
-    if !worker.eligible || worker.leaving || !worker.reachable {
+/// The light of a worker: the worse of what the gate knows of it and what it says of itself. A worker that waits for
+/// its colour shows how it is; one that says nothing and takes nothing is red.
+fn light(worker: &WorkerSnapshot, report: Option<&Report>) -> Light {
+    let seen = if worker.leaving || !worker.reachable {
         Light::Red
     } else if worker.in_flight >= worker.limit {
         Light::Yellow
     } else {
         Light::Green
+    };
+    match report {
+        Some(report) => seen.min(report.light),
+        None if !worker.eligible => Light::Red,
+        None => seen,
     }
 }
 
@@ -28,6 +35,24 @@ const fn light_name(light: Light) -> &'static str {
         Light::Yellow => "yellow",
         Light::Green => "green",
     }
+}
+
+/// What a worker said of itself last.
+fn said(report: &Report) -> Value {
+    let beat = &report.beat;
+    json!({
+        "state": beat.state.as_str(),
+        "age_ms": u64::try_from(report.age.as_millis()).unwrap_or(u64::MAX),
+        "at_ms": beat.at_ms,
+        "version": beat.version,
+        "slots": beat.slots,
+        "running": beat.running,
+        "waiting": beat.waiting,
+        "kv_used": beat.kv_used,
+        "ttft_p90_ms": beat.ttft_p90.map(|length| length.as_secs_f64() * 1000.0),
+        "itl_p90_ms": beat.itl_p90.map(|length| length.as_secs_f64() * 1000.0),
+        "checks": beat.checks,
+    })
 }
 
 impl App {
@@ -47,6 +72,7 @@ impl App {
     fn reading(&self) -> Reading {
         let gates = self.gates();
         let live = self.0.live.load();
+        let reports = self.0.following.reports();
         let mut queue_depth = [0; Class::ALL.len()];
         for (_, gate) in &gates {
             for (depth, waiting) in queue_depth.iter_mut().zip(gate.queue) {
@@ -69,14 +95,20 @@ impl App {
             workers: gates
                 .iter()
                 .flat_map(|(_, gate)| &gate.workers)
-                .map(|worker| WorkerReading {
-                    id: Arc::clone(&worker.id),
-                    colour: self.colour_of(&worker.id),
-                    light: light(worker),
-                    limit: f64::from(worker.limit),
-                    in_flight: u64::from(worker.in_flight),
+                .map(|worker| {
+                    let report = reports.get(&worker.id);
+                    WorkerReading {
+                        id: Arc::clone(&worker.id),
+                        colour: self.colour_of(&worker.id),
+                        light: light(worker, report),
+                        limit: f64::from(worker.limit),
+                        in_flight: u64::from(worker.in_flight),
+                        kv_used: report.and_then(|report| report.beat.kv_used),
+                        heartbeat_age: report.map(|report| report.age),
+                    }
                 })
                 .collect(),
+            feed_works: self.feed_works(),
         }
     }
 }
@@ -84,6 +116,7 @@ impl App {
 impl AdminSource for App {
     fn state(&self) -> Value {
         let live = self.0.live.load();
+        let reports = self.0.following.reports();
         let pools: Vec<Value> = self
             .gates()
             .iter()
@@ -95,12 +128,15 @@ impl AdminSource for App {
                         json!({
                             "id": worker.id,
                             "colour": self.colour_of(&worker.id),
-                            "light": light_name(light(worker)),
+                            "light": light_name(light(worker, reports.get(&worker.id))),
+                            "eligible": worker.eligible,
+                            "weight": worker.weight,
                             "in_flight": worker.in_flight,
                             "limit": worker.limit,
                             "tokens": worker.tokens,
                             "kv_tokens": worker.kv_tokens,
                             "leaving": worker.leaving,
+                            "said": reports.get(&worker.id).map(said),
                         })
                     })
                     .collect();
@@ -132,6 +168,7 @@ impl AdminSource for App {
             "maintenance": self.0.door.in_maintenance(),
             "connections": self.0.drain.connections(),
             "buffered_bytes": self.0.buffers.used(),
+            "heartbeats": self.feed_works().map(|works| if works { "heard" } else { "lost; the fleet stays as it was" }),
             "pools": pools,
             "rules": rules,
         })
@@ -141,7 +178,9 @@ impl AdminSource for App {
         if !self.0.drain.is_ready() {
             return Err("the gateway is going down".to_owned());
         }
-        if self.0.fleet.load().workers().iter().any(|worker| worker.eligible) {
+        // Where workers come by themselves, requests may well wait for the first.
+        let may_come = self.0.live.load().settings.discovery.is_some();
+        if may_come || self.0.fleet.load().workers().iter().any(|worker| worker.eligible) {
             Ok(())
         } else {
             Err("no worker may take work".to_owned())

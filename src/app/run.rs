@@ -156,6 +156,8 @@ impl App {
         tasks.spawn(serve(admin, admin_tls, admin_bounds, admin_service, admin_drain.clone()));
         tasks.spawn(self.clone().keep_house());
         tasks.spawn(self.clone().shut_the_door());
+        tasks.spawn(self.clone().follow_roster());
+        tasks.spawn(self.clone().follow_feed());
         serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
         admin_drain.close();
     }
@@ -183,13 +185,10 @@ impl App {
         let upstream = build::upstream(&settings)?;
         let ladder = Arc::new(before.ladder.rebuilt(settings.rules.clone()));
         let stack = build::stack(&settings, &ladder, &self.state())?;
-        let fleet = Arc::new(inner.fleet.load().rebuilt(
-            settings.workers.clone(),
-            settings.gate.clone(),
-            settings.active_colour.clone(),
-        ));
 
         // From here on nothing can fail.
+        inner.following.retell(&settings);
+        let fleet = Arc::new(inner.following.fleet(&settings, &inner.fleet.load()));
         inner.buffers.resize(settings.bounds.buffered);
         inner.upstream_settings.store(Arc::new(upstream));
         inner.bounds.store(Arc::new(build::bounds(&settings)));
@@ -205,6 +204,7 @@ impl App {
             }
         }
         inner.live.store(Arc::new(Live { settings, ladder, stack }));
+        inner.following.reloaded.send_replace(());
         Ok(())
     }
 

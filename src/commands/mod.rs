@@ -1,5 +1,6 @@
 //! The subcommands.
 
+mod agent;
 mod check;
 mod demo;
 mod health;
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Worker(worker::Arguments),
     /// Simulate load before the dam before workers, in virtual time: which law serves how much of it
     Simulate(simulate::Arguments),
+    /// Stand beside a worker and say over Redis how it is
+    Agent(Box<agent::Arguments>),
     /// Ask a running gateway's admin port whether it lives (for container health checks)
     Health(health::Arguments),
 }
@@ -54,6 +57,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Worker(arguments) => worker::run(arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Agent(arguments) => agent::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
     };
     match outcome {

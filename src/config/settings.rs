@@ -13,8 +13,10 @@ use ipnet::IpNet;
 
 use super::file::File;
 use super::syntax::{Digest, Secret};
+use crate::fleet::roster::RosterSettings;
 use crate::fleet::spec::WorkerSpec;
 use crate::limit::rule::Rule;
+use crate::redis::settings::RedisSettings;
 use crate::request::{Class, Kind};
 use crate::shed::settings::GateSettings;
 
@@ -35,6 +37,8 @@ pub struct Settings {
     pub gate: GateSettings,
     /// The workers, in the order of the file.
     pub workers: Vec<WorkerSpec>,
+    /// How more workers are found, if they are.
+    pub discovery: Option<Discovery>,
     /// The colour that receives work; nothing for any.
     pub active_colour: Option<Arc<str>>,
     /// What makes requests one session.
@@ -69,6 +73,15 @@ impl Settings {
         let files = pairs.flat_map(|pair| [&pair.cert, &pair.key]).chain(&self.worker_ca);
         files.cloned().collect()
     }
+}
+
+/// How workers are found by what they say of themselves.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    /// Where they say it.
+    pub redis: RedisSettings,
+    /// What of it counts.
+    pub roster: RosterSettings,
 }
 
 /// A certificate and its key, as files.

@@ -7,13 +7,18 @@
 //! **Failure mode.** A reload happens while requests hold seats at workers that it removes. Such a worker stays
 //! known to the new snapshot, takes nothing new, and is forgotten by a later reload, when its seats are free.
 
+pub mod address;
+pub mod heartbeat;
 mod pick;
 mod pool;
+pub mod roster;
 mod snapshot;
 pub mod spec;
+mod standing;
 #[cfg(test)]
 mod tests;
 
 pub use pick::pick;
 pub use pool::{Pool, Worker};
 pub use snapshot::Fleet;
+pub use standing::{Colours, Standing};

@@ -39,6 +39,8 @@ pub struct Pool {
     pub models: Vec<Glob>,
     /// Its workers, in the order of their configuration.
     pub workers: Vec<Arc<Worker>>,
+    /// Whether it only stands for the pools that are still to come.
+    pub(super) lobby: bool,
 }
 
 impl Pool {

@@ -11,6 +11,12 @@ use crate::shed::{Gate, GateHandle};
 use super::pick::pick;
 use super::pool::{Pool, Worker};
 use super::spec::WorkerSpec;
+use super::standing::Standing;
+
+/// The pool that stands for all before any is known: the one that workers join who name none.
+const LOBBY: &str = "default";
+/// Pools beyond this many are forgotten with their last worker.
+const MOST_AWAITED: usize = 256;
 
 /// All workers and pools at one moment.
 #[derive(Debug)]
@@ -28,13 +34,13 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// A fleet of `specs`, every pool with the same settings. Only workers of `active_colour` take work, when it is
-    /// set. Of two workers with the same id the first counts.
+    /// A fleet of `specs`, every pool with the same settings. Only workers that `standing` lets take work. Of two
+    /// workers with the same id the first counts.
     #[must_use]
     pub fn new(
         specs: Vec<WorkerSpec>,
         settings: GateSettings,
-        active_colour: Option<Arc<str>>,
+        standing: impl Into<Standing>,
         clock: Clock,
     ) -> Self {
         let empty = Self {
@@ -46,7 +52,7 @@ impl Fleet {
             settings: settings.clone(),
             clock,
         };
-        let fleet = empty.rebuilt(specs, settings, active_colour);
+        let fleet = empty.rebuilt(specs, settings, standing);
         fleet.take_over();
         fleet
     }
@@ -61,18 +67,20 @@ impl Fleet {
         &self,
         specs: Vec<WorkerSpec>,
         settings: GateSettings,
-        active_colour: Option<Arc<str>>,
+        standing: impl Into<Standing>,
     ) -> Self {
+        let standing = standing.into();
         let mut by_id: HashMap<Arc<str>, Arc<Worker>> = HashMap::new();
         let mut workers = Vec::new();
         for spec in specs {
-            let eligible = active_colour.as_ref().is_none_or(|colour| *colour == spec.colour);
+            let eligible = standing.lets(&spec);
             let worker = Arc::new(Worker { spec, eligible });
             if !by_id.contains_key(&worker.spec.id) {
                 by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));
                 workers.push(worker);
             }
         }
+        let open = standing.open;
         let mut fleet = Self {
             pools: Vec::new(),
             workers,
@@ -83,6 +91,9 @@ impl Fleet {
             clock: self.clock.clone(),
         };
         fleet.pools = fleet.gather(self);
+        if open {
+            fleet.keep_awaited(self);
+        }
         fleet.keep_leaving(self);
         fleet
     }
@@ -101,14 +112,10 @@ impl Fleet {
     /// the first.
     #[must_use]
     pub fn route(&self, model: Option<&str>) -> Option<&Arc<Pool>> {
-        let Some(model) = model else {
-            let any = |pool: &&Arc<Pool>| pool.models.iter().any(|pattern| **pattern.text() == *"*");
-            return self.pools.iter().find(any).or_else(|| self.pools.first());
-        };
-        let matching = self.pools.iter().filter_map(|pool| Some((pool, pool.best_match(model)?)));
-        // The reduction keeps the first of equals.
-        let best = matching.reduce(|best, next| if next.1.specificity(best.1).is_gt() { next } else { best });
-        best.map(|(pool, _)| pool)
+        // A pool that waits for its workers is behind all that have some.
+        let staffed = self.pools.iter().position(|pool| pool.workers.is_empty()).unwrap_or(self.pools.len());
+        let (staffed, awaited) = self.pools.split_at(staffed);
+        best_of(staffed, model).or_else(|| best_of(awaited, model))
     }
 
     /// The worker of that id, also while it is leaving.
@@ -145,9 +152,41 @@ impl Fleet {
                     models.push(pattern);
                 }
             }
-            Arc::new(Pool { name: Arc::clone(name), gate: before.gate(name, self), models, workers })
+            Arc::new(Pool {
+                name: Arc::clone(name),
+                gate: before.gate(name, self),
+                models,
+                workers,
+                lobby: false,
+            })
         };
         names.into_iter().map(pool).collect()
+    }
+
+    /// Keeps the pools whose workers all went, so that requests for them wait or are told to come back, and what
+    /// waits there shows. Before the first worker has come, one pool takes everything.
+    fn keep_awaited(&mut self, before: &Self) {
+        for pool in before.pools.iter().filter(|pool| !pool.lobby) {
+            if self.pools.len() < MOST_AWAITED && !self.pools.iter().any(|kept| kept.name == pool.name) {
+                self.pools.push(Arc::new(Pool {
+                    name: Arc::clone(&pool.name),
+                    gate: pool.gate.clone(),
+                    models: pool.models.clone(),
+                    workers: Vec::new(),
+                    lobby: false,
+                }));
+            }
+        }
+        if self.pools.is_empty() {
+            let name: Arc<str> = LOBBY.into();
+            self.pools.push(Arc::new(Pool {
+                gate: before.gate(&name, self),
+                name,
+                models: vec![Glob::new("*")],
+                workers: Vec::new(),
+                lobby: true,
+            }));
+        }
     }
 
     /// The gate of pool `name`, if there was one; else a new one for `next`.
@@ -178,6 +217,7 @@ impl Fleet {
                     gate: pool.gate.clone(),
                     models: Vec::new(),
                     workers: Vec::new(),
+                    lobby: false,
                 })
             })
             .collect();
@@ -198,4 +238,16 @@ impl Fleet {
             }
         }
     }
+}
+
+/// Of these pools, the one that says most about `model`.
+fn best_of<'a>(pools: &'a [Arc<Pool>], model: Option<&str>) -> Option<&'a Arc<Pool>> {
+    let Some(model) = model else {
+        let any = |pool: &&Arc<Pool>| pool.models.iter().any(|pattern| **pattern.text() == *"*");
+        return pools.iter().find(any).or_else(|| pools.first());
+    };
+    let matching = pools.iter().filter_map(|pool| Some((pool, pool.best_match(model)?)));
+    // The reduction keeps the first of equals.
+    let best = matching.reduce(|best, next| if next.1.specificity(best.1).is_gt() { next } else { best });
+    best.map(|(pool, _)| pool)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Uri};
 
 /// One worker, as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WorkerSpec {
     /// Unique; a metric label: `[A-Za-z0-9._-]{1,64}`.
     pub id: Arc<str>,

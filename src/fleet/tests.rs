@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Uri};
 
-use super::Fleet;
 use super::spec::WorkerSpec;
+use super::{Fleet, Standing};
 use crate::clock::{Clock, Nanos};
 use crate::refusal::Reason;
 use crate::request::{Caller, Demand};
@@ -150,4 +150,52 @@ fn a_removed_worker_is_known_until_its_seats_are_free() {
     let forgotten = reloaded(&gone, Vec::new(), None);
     assert!(forgotten.worker("w1").is_none());
     assert_eq!(ask(&first).err(), Some(Reason::NoWorker));
+}
+
+#[test]
+fn what_is_waited_for_is_not_unknown() {
+    let open = || Standing { open: true, ..Standing::default() };
+    let next = |fleet: &Fleet, specs| {
+        let next = fleet.rebuilt(specs, settings(), open());
+        next.take_over();
+        next
+    };
+    let name = |fleet: &Fleet, model| fleet.route(model).map(|pool| pool.name.to_string());
+    let start = Fleet::new(Vec::new(), settings(), open(), Clock::manual(Nanos::ZERO));
+    assert_eq!(name(&start, Some("anything")).as_deref(), Some("default"));
+    assert_eq!(ask(&start).err(), Some(Reason::NoWorker));
+
+    let two = next(&start, vec![spec("w1", "chat", "qwen"), spec("w2", "any", "*-embed")]);
+    assert_eq!(name(&two, Some("phi")), None, "a worker has come, and the others are known not to serve it");
+    // The pool without workers is remembered, behind those that have some.
+    let one = next(&two, vec![spec("w2", "any", "*")]);
+    assert_eq!(name(&one, Some("qwen")).as_deref(), Some("any"));
+    let none = next(&one, Vec::new());
+    assert_eq!(name(&none, Some("qwen")).as_deref(), Some("chat"));
+    assert_eq!(name(&none, None).as_deref(), Some("any"));
+    let back = next(&none, vec![spec("w3", "chat", "qwen")]);
+    assert_eq!(back.pools().len(), 2);
+    drop(admitted(&back));
+    // A fleet that is only configured forgets them.
+    assert_eq!(reloaded(&back, vec![spec("w3", "chat", "qwen")], None).pools().len(), 1);
+}
+
+#[test]
+fn colours_are_switched_pool_by_pool_and_held_workers_take_nothing() {
+    let specs = || {
+        let mut specs = vec![spec("b1", "default", "*"), green(spec("g1", "default", "*"))];
+        specs.extend([spec("b2", "embed", "e"), green(spec("g2", "embed", "e"))]);
+        specs
+    };
+    let blue = Fleet::new(specs(), settings(), Some(Arc::from("blue")), Clock::manual(Nanos::ZERO));
+    let eligible = |fleet: &Fleet| {
+        let workers = fleet.workers().iter().filter(|worker| worker.eligible);
+        workers.map(|worker| worker.spec.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(eligible(&blue), ["b1", "b2"]);
+    let mut standing = Standing::from(Some(Arc::from("blue")));
+    standing.colours.switched.insert("embed".into(), "green".into());
+    assert_eq!(eligible(&blue.rebuilt(specs(), settings(), standing.clone())), ["b1", "g2"]);
+    standing.held.insert("b1".into());
+    assert_eq!(eligible(&blue.rebuilt(specs(), settings(), standing)), ["g2"]);
 }

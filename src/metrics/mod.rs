@@ -50,6 +50,7 @@ pub struct Metrics {
     prompt_tokens: IntCounter,
     output_tokens: IntCounter,
     unmatched: IntCounter,
+    heartbeats: IntCounterVec,
     reloads_taken: IntCounter,
     reloads_refused: IntCounter,
     in_flight: IntGauge,
@@ -143,6 +144,11 @@ impl Metrics {
             prompt_tokens: fixed(tokens.get_metric_with_label_values(&["prompt"])),
             output_tokens: fixed(tokens.get_metric_with_label_values(&["output"])),
             unmatched: make.counter("unmatched_requests_total", "Requests that no limit rule applies to."),
+            heartbeats: make.counters(
+                "heartbeats_total",
+                "Heartbeats of workers: taken, or why they were not.",
+                &["result"],
+            ),
             reloads_taken: fixed(reloads.get_metric_with_label_values(&["taken"])),
             reloads_refused: fixed(reloads.get_metric_with_label_values(&["refused"])),
             in_flight: make.count("in_flight", "Requests under way, waiting ones included."),
@@ -208,6 +214,11 @@ impl Metrics {
     /// A request met no limit rule at all.
     pub fn unmatched_request(&self) {
         self.unmatched.inc();
+    }
+
+    /// A heartbeat came, and was taken or not; `result` is from a closed list.
+    pub fn heartbeat(&self, result: &'static str) {
+        fixed(self.heartbeats.get_metric_with_label_values(&[result])).inc();
     }
 
     /// Changed settings were read, and taken or refused.

@@ -1,6 +1,7 @@
 //! States, read when somebody scrapes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::{Gauge, GaugeVec, Opts};
@@ -10,7 +11,7 @@ use super::{Maker, fixed};
 use crate::request::Class;
 
 /// How a worker is, as shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Light {
     /// It receives nothing.
     Red,
@@ -33,6 +34,10 @@ pub struct WorkerReading {
     pub limit: f64,
     /// Sequences it has.
     pub in_flight: u64,
+    /// Share of its KV cache in use, as it says.
+    pub kv_used: Option<f64>,
+    /// How old its last heartbeat is.
+    pub heartbeat_age: Option<Duration>,
 }
 
 /// The state of a gateway at one moment. What it does not name is not shown: a worker that went leaves no series.
@@ -48,6 +53,8 @@ pub struct Reading {
     pub workers: Vec<WorkerReading>,
     /// Requests that each pool has and cannot start, for an autoscaler.
     pub demand_waiting: Vec<(Arc<str>, u64)>,
+    /// Whether heartbeats are heard; nothing when none are listened for.
+    pub feed_works: Option<bool>,
 }
 
 /// The gauges behind a [`Reading`].
@@ -62,6 +69,9 @@ pub(super) struct Gauges {
     worker_light: GaugeVec,
     worker_in_flight: GaugeVec,
     demand_waiting: GaugeVec,
+    worker_kv_used: GaugeVec,
+    worker_heartbeat_age: GaugeVec,
+    redis_up: GaugeVec,
 }
 
 impl Gauges {
@@ -87,6 +97,17 @@ impl Gauges {
                 "Requests that a pool has and cannot start: what an autoscaler should follow.",
                 &["pool"],
             ),
+            worker_kv_used: make.gauges(
+                "worker_kv_used",
+                "Share of its KV cache that a worker uses, as it says.",
+                &["worker"],
+            ),
+            worker_heartbeat_age: make.gauges(
+                "worker_heartbeat_age_seconds",
+                "How old a worker's last heartbeat is, outages of Redis not counted.",
+                &["worker"],
+            ),
+            redis_up: make.gauges("redis_up", "Whether what is used of Redis works.", &[]),
         }
     }
 
@@ -106,6 +127,15 @@ impl Gauges {
         let workers = reading.workers.iter();
         show(&self.concurrency_limit, workers.clone().map(|worker| (&*worker.id, worker.limit)));
         show(&self.worker_in_flight, workers.clone().map(|worker| (&*worker.id, worker.in_flight as f64)));
+        self.redis_up.reset();
+        if let Some(works) = reading.feed_works {
+            fixed(self.redis_up.get_metric_with_label_values::<&str>(&[])).set(f64::from(u8::from(works)));
+        }
+        // Neither can be added up; those beyond the bound are left out.
+        let named = || workers.clone().take(LABEL_VALUES);
+        show(&self.worker_kv_used, named().filter_map(|worker| Some((&*worker.id, worker.kv_used?))));
+        let age = |worker: &'_ WorkerReading| worker.heartbeat_age.map(|age| age.as_secs_f64());
+        show(&self.worker_heartbeat_age, named().filter_map(|worker| Some((&*worker.id, age(worker)?))));
         self.worker_light.reset();
         // A light is no quantity: those beyond the bound cannot be added up, and are left out.
         for worker in workers.take(LABEL_VALUES) {

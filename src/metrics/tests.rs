@@ -92,6 +92,8 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         light,
         limit: 8.0,
         in_flight: 3,
+        kv_used: (light == Light::Green).then_some(0.25),
+        heartbeat_age: (light == Light::Green).then_some(Duration::from_millis(1500)),
     };
     let reading = Reading {
         connections: 7,
@@ -99,6 +101,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         limiter_keys: vec![("burst".into(), 12)],
         workers: vec![worker("w1", Light::Green), worker("w2", Light::Red)],
         demand_waiting: vec![("default".into(), 4)],
+        feed_works: Some(true),
     };
     let first = lines(&metrics, &reading);
     for line in [
@@ -110,12 +113,18 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         r#"traffic_dam_concurrency_limit{worker="w1"} 8"#,
         r#"traffic_dam_worker_in_flight{worker="w2"} 3"#,
         r#"traffic_dam_demand_waiting{pool="default"} 4"#,
+        r#"traffic_dam_worker_kv_used{worker="w1"} 0.25"#,
+        r#"traffic_dam_worker_heartbeat_age_seconds{worker="w1"} 1.5"#,
+        "traffic_dam_redis_up 1",
     ] {
         has(&first, line);
     }
     let second =
         lines(&metrics, &Reading { workers: vec![worker("w2", Light::Yellow)], ..Reading::default() });
-    assert!(!second.iter().any(|line| line.contains("w1") || line.contains("burst")), "{second:?}");
+    let gone = ["w1", "burst", "traffic_dam_redis_up", "traffic_dam_worker_kv_used{"];
+    assert!(
+        !second.iter().any(|line| gone.iter().any(|name| line.starts_with("traffic") && line.contains(name)))
+    );
     has(&second, r#"traffic_dam_worker_light{colour="blue",worker="w2"} 1"#);
     has(&second, r#"traffic_dam_worker_in_flight{worker="w2"} 3"#);
 }

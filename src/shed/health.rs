@@ -24,6 +24,8 @@ pub(super) struct Health {
     failures: u32,
     cooling_until: Nanos,
     cool_down: Duration,
+    /// When the worker last answered.
+    answered_at: Option<Nanos>,
 }
 
 impl Health {
@@ -40,8 +42,13 @@ impl Health {
     }
 
     /// The worker answered a request.
-    pub(super) fn answered(&mut self) {
-        *self = Self::default();
+    pub(super) fn answered(&mut self, now: Nanos) {
+        *self = Self { answered_at: Some(now), ..Self::default() };
+    }
+
+    /// When the worker last answered a request.
+    pub(super) const fn answered_at(&self) -> Option<Nanos> {
+        self.answered_at
     }
 
     /// Whether the worker may be tried.
@@ -68,7 +75,7 @@ mod tests {
     fn a_success_between_two_failures_forgives_the_first() {
         let mut health = Health::default();
         health.connect_failed(Nanos::ZERO);
-        health.answered();
+        health.answered(Nanos::ZERO);
         health.connect_failed(Nanos::ZERO);
         assert!(health.reachable(Nanos::ZERO));
         assert_eq!(health.bound(64), 64);
@@ -89,7 +96,7 @@ mod tests {
             assert_eq!((health.bound(64), health.bound(2)), (4, 2));
             now = end;
         }
-        health.answered();
-        assert_eq!(health, Health::default());
+        health.answered(now);
+        assert_eq!(health, Health { answered_at: Some(now), ..Health::default() });
     }
 }

@@ -135,7 +135,7 @@ impl Gate {
         let Self { seats, workers, settings, reading, .. } = self;
         let Some(seat) = seats.get_mut(&id) else { return };
         let Some(worker) = workers.get_mut(seat.worker).and_then(Option::as_mut) else { return };
-        worker.health.answered();
+        worker.health.answered(now);
         if let Some(dispatch) = seat.dispatched.filter(|_| seat.stream && !seat.prefilled) {
             let (prompt, ttft) = (seat.load.prompt, now.since(dispatch.at));
             let idle = settings.dams <= 1 && dispatch.in_flight <= seat.load.sequences;
@@ -206,7 +206,7 @@ impl Gate {
         worker.law.observe(Sample::WorkerFailed { in_flight: seat.in_flight_at_dispatch() }, now);
         match kind {
             Failure::Connect => worker.health.connect_failed(now),
-            Failure::Refused => worker.health.answered(),
+            Failure::Refused => worker.health.answered(now),
             Failure::Broke | Failure::Timeout => {}
         }
         self.advance(now);
@@ -269,7 +269,7 @@ impl Gate {
             worker.law.observe(sample, now);
         }
         if ending == Ending::Complete {
-            worker.health.answered();
+            worker.health.answered(now);
         }
         let Some(mut seat) = self.seats.remove(&id) else { return };
         let used = seat.dispatched.map(|_| Load { output: seat.seen, ..seat.load });

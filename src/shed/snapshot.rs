@@ -1,9 +1,10 @@
 //! A momentary picture of a gate, for people and metrics.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One worker in a [`GateSnapshot`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WorkerSnapshot {
     /// The worker's id.
     pub id: Arc<str>,
@@ -21,12 +22,16 @@ pub struct WorkerSnapshot {
     pub eligible: bool,
     /// Whether it can be reached: false while it cools down after failed connections.
     pub reachable: bool,
+    /// How much of it counts, as the gate was told.
+    pub weight: f64,
+    /// How long ago it last answered a request.
+    pub answered: Option<Duration>,
     /// Whether it was removed and only finishes what it has.
     pub leaving: bool,
 }
 
 /// A gate at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GateSnapshot {
     /// Every worker, those that are leaving too, in the order of their configuration.
     pub workers: Vec<WorkerSnapshot>,

@@ -74,6 +74,8 @@ impl Gate {
             kv_tokens: worker.member.kv_tokens,
             eligible: worker.member.eligible && !worker.leaving,
             reachable: worker.health.reachable(now),
+            weight: worker.weight,
+            answered: worker.health.answered_at().map(|at| now.since(at)),
             leaving: worker.leaving,
         });
         GateSnapshot {

@@ -21,7 +21,7 @@ fn only(text: &str, line: usize, column: usize, field: &str, words: &str) {
 #[test]
 fn keys() {
     only("lisen: 127.0.0.1:80", 1, 1, "lisen", "unknown key; did you mean `listen`?");
-    only("redis: { url: x }", 1, 1, "redis", "unknown key; here may be `listen`, `tls`");
+    only("jobs: { url: x }", 1, 1, "jobs", "unknown key; here may be `listen`, `tls`");
     only("admin:\n  token: a\n  Hosts: [a]", 3, 3, "admin.Hosts", "did you mean `hosts`?");
     only("concurrency: { knee: 8 }", 1, 16, "concurrency.knee", "unknown key");
     only("dams: 1\ndams: 2", 2, 1, "dams", "`dams` is already set on line 2");
@@ -32,6 +32,39 @@ fn keys() {
         5,
         "limits[0].name",
         "is missing",
+    );
+}
+
+#[test]
+fn discovery_needs_a_redis_and_an_allow_list() {
+    let with = |workers: &str, redis: &str| format!("workers: {{ {workers} }}\n{redis}\n");
+    let redis = "redis: { url: \"redis://h\" }";
+    for (text, field, words) in [
+        (
+            with("discovery: redis, allow: [10.0.0.0/8]", ""),
+            "redis",
+            "`workers.discovery: redis` needs its `url`",
+        ),
+        (with("discovery: redis", redis), "workers.allow", "which hosts or networks may a heartbeat name?"),
+        (with("discovery: redis, allow: [10.*]", redis), "workers.allow[0]", "must be a network such as"),
+        (with("static: []", "redis: { url: \"http://h\" }"), "redis.url", "must be a `redis://`"),
+        (with("static: []", "redis: { prefix: a }"), "redis.url", "is missing"),
+        (
+            with("static: []", "redis: { url: \"redis://h\", prefix: \"{a}\" }"),
+            "redis.prefix",
+            "must be 1 to 64",
+        ),
+    ] {
+        let faults = faults(&text);
+        let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+        assert_eq!(fault.field, field, "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
+    }
+    let settings = super::settings(&with("discovery: redis, allow: [\"gpu-*\", \"::1\"]", redis));
+    let discovery = settings.discovery.unwrap();
+    assert_eq!((&*discovery.redis.prefix, &*discovery.roster.channel), ("dam", "dam:health"));
+    assert!(
+        settings.workers.is_empty() && discovery.roster.key.is_none() && discovery.roster.allow.len() == 2
     );
 }
 

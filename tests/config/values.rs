@@ -151,12 +151,15 @@ fn no_secret_is_ever_shown() {
     let text = repository("examples/full.yaml");
     let settings = settings(&text);
     let shown = format!("{}\n{settings:?}\n{settings:#?}", settings.effective());
-    assert_eq!(settings.effective().matches("<redacted>").count(), 6, "{}", settings.effective());
+    assert_eq!(settings.effective().matches("<redacted>").count(), 7, "{}", settings.effective());
     for secret in ["s3cret", "2c26b46b", "fcde2b2e", "Bearer"] {
         assert!(!shown.contains(secret), "{secret} in\n{shown}");
     }
     // Secrets where they belong but at fault, secrets in the wrong place, secrets in URLs and in variables.
     for misplaced in [
+        "redis: { url: \"redis://u:s3cret@h:99999\" }",
+        "redis: { url: \"http://u:s3cret@h\" }",
+        "redis: { url: \"redis://h\", hmac_key: \"s3cret\\u0001\" }",
         "admin: { token: [s3cret] }",
         "admin: s3cret",
         "admin: { token: \"s3cret\\u0001\" }",

@@ -29,7 +29,11 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn start(slots: u32) -> Self {
-        let listener = traffic_dam::net::bind(loopback()).unwrap();
+        Self::start_at(loopback(), slots)
+    }
+
+    pub(crate) fn start_at(addr: SocketAddr, slots: u32) -> Self {
+        let listener = traffic_dam::net::bind(addr).unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let options = Options {

@@ -8,6 +8,7 @@ mod callers;
 mod concurrency;
 mod limits;
 mod process;
+mod redis;
 mod traffic;
 mod workers;
 
@@ -15,8 +16,9 @@ pub use callers::{Anonymous, CallerKey, Callers, ClassName, HeaderSource, Plainl
 pub use concurrency::{Concurrency, ConcurrencyLimit, Found, Law, Queue, Reserve};
 pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation, UnitName};
 pub use process::{Admin, Drain, Log, Tls};
+pub use redis::Redis;
 pub use traffic::{Bounds, Cors, KindName, Route, RouteTimeouts};
-pub use workers::{Retry, Sticky, Timeouts, Worker, WorkerMode, Workers};
+pub use workers::{Discovery, Retry, Sticky, Timeouts, Worker, WorkerMode, Workers};
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -59,6 +61,8 @@ pub struct File {
     /// A chatbot API's own endpoints, or other timeouts for an OpenAI endpoint.
     #[schemars(length(max = 64))]
     pub routes: Vec<Route>,
+    /// What gateways and workers share.
+    pub redis: Option<Redis>,
     /// What a connection and a request may take.
     pub bounds: Bounds,
     /// Browsers on other origins.
@@ -83,6 +87,7 @@ impl Default for File {
             workers: Workers::default(),
             paths: Vec::new(),
             routes: Vec::new(),
+            redis: None,
             bounds: Bounds::default(),
             cors: Cors::default(),
             drain: Drain::default(),

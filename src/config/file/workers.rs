@@ -6,7 +6,9 @@ use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use crate::config::syntax::{Field, FilePath, Glob, Id, Millis, Pointer, Secret, Text, WorkerUrl};
+use crate::config::syntax::{
+    AllowedHost, Field, FilePath, Glob, Id, Millis, Pointer, Secret, Text, WorkerUrl,
+};
 
 /// The processes that serve, and how they are spoken to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,8 +18,14 @@ pub struct Workers {
     pub mode: WorkerMode,
     /// The workers; an empty list starts without any.
     #[serde(rename = "static")]
-    #[schemars(length(max = 1024), extend("x-default" = "required"))]
+    #[schemars(length(max = 1024), extend("x-default" = "required, unless `discovery` is `redis`"))]
     pub fixed: Option<Vec<Worker>>,
+    /// Whether workers come and go by what they say of themselves.
+    pub discovery: Discovery,
+    /// The hosts that a heartbeat may name: networks, addresses, and host names, `*` standing for any run of
+    /// characters. Required with `discovery`. Link-local addresses are never allowed.
+    #[schemars(length(max = 256))]
+    pub allow: Vec<Text<AllowedHost>>,
     /// The colour that receives work.
     #[schemars(extend("x-default" = "any"))]
     pub active_colour: Option<Text<Id>>,
@@ -36,6 +44,8 @@ impl Default for Workers {
         Self {
             mode: WorkerMode::default(),
             fixed: None,
+            discovery: Discovery::default(),
+            allow: Vec::new(),
             active_colour: None,
             sticky: Sticky::Header(Text(HeaderName::from_static("x-session-id"))),
             timeouts: Timeouts::default(),
@@ -53,6 +63,17 @@ pub enum WorkerMode {
     /// the gateway forwards requests to them
     #[default]
     Http,
+}
+
+/// Whether workers come and go by what they say of themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Discovery {
+    /// only those in `static` are there
+    #[default]
+    None,
+    /// heartbeats over Redis add, update and remove workers
+    Redis,
 }
 
 /// One worker.

@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use http::Uri;
 use ipnet::IpNet;
+use redis::IntoConnectionInfo;
 
 use super::Syntax;
+use crate::fleet::address::{Allowed, URL_EXPECTED, port_is_sound, worker_url};
 
 /// A network, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,22 +90,11 @@ pub struct WorkerUrl(pub Uri);
 
 impl Syntax for WorkerUrl {
     const NAME: &'static str = "URL";
-    const EXPECTED: &'static str = "an `http://` or `https://` URL of a host, a port and at most a path, such as \
-         `http://127.0.0.1:8000`; credentials belong into `headers`";
+    const EXPECTED: &'static str = URL_EXPECTED;
     const PATTERN: &'static str = "^https?://[^/?#@]+(/[^?#]*)?$";
 
     fn read(text: &str) -> Option<Self> {
-        if text.contains(['@', '#', '?']) || text.chars().any(|letter| letter.is_control() || letter == '\\')
-        {
-            return None;
-        }
-        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
-        if rest.contains("//") || rest.split('/').any(|segment| segment == "." || segment == "..") {
-            return None;
-        }
-        let uri: Uri = text.trim_end_matches('/').parse().ok()?;
-        let authority = uri.authority()?;
-        (!authority.host().is_empty() && port_is_sound(authority)).then_some(Self(uri))
+        worker_url(text).map(Self)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,10 +102,52 @@ impl Syntax for WorkerUrl {
     }
 }
 
-/// Whether a port, if one is written, is one: `http` takes an empty or a too great one as none.
-fn port_is_sound(authority: &http::uri::Authority) -> bool {
-    let written = authority.as_str().len() > authority.host().len();
-    !written || authority.port_u16().is_some_and(|port| port > 0)
+/// A host, or several, that a heartbeat may name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AllowedHost(pub Allowed);
+
+impl Syntax for AllowedHost {
+    const NAME: &'static str = "allowed host";
+    const EXPECTED: &'static str = "a network such as `10.0.0.0/8`, an IP address, or a host name, `*` standing for any \
+         run of characters in it";
+    const PATTERN: &'static str = "^[0-9A-Za-z.:_*/-]{1,253}$";
+
+    fn read(text: &str) -> Option<Self> {
+        Allowed::read(text).map(Self)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Allowed::Network(network) => write!(f, "{network}"),
+            Allowed::Name(pattern) => f.write_str(pattern),
+        }
+    }
+}
+
+/// Where Redis is. It may hold a password, which it does not show.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RedisUrl(pub Arc<str>);
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f)
+    }
+}
+
+impl Syntax for RedisUrl {
+    const NAME: &'static str = "Redis URL";
+    const EXPECTED: &'static str =
+        "a `redis://` or, with TLS, `rediss://` URL such as `redis://user:password@127.0.0.1:6379/0`";
+    const PATTERN: &'static str = "^rediss?://.+$";
+
+    fn read(text: &str) -> Option<Self> {
+        let scheme = text.starts_with("redis://") || text.starts_with("rediss://");
+        (scheme && text.into_connection_info().is_ok()).then(|| Self(text.into()))
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redacted_url(&self.0))
+    }
 }
 
 /// The text with the user info and the query of every URL in it taken out, and the rest left as it is.
@@ -182,6 +216,30 @@ mod tests {
             "http://h\n",
         ] {
             assert_eq!(written::<WorkerUrl>(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn allowed_hosts_and_redis_urls() {
+        for (text, form) in
+            [("10.1.2.3/8", "10.0.0.0/8"), ("127.0.0.1", "127.0.0.1/32"), ("GPU-*.Example", "gpu-*.example")]
+        {
+            assert_eq!(written::<AllowedHost>(text).as_deref(), Some(form));
+        }
+        for wrong in ["", "http://a", "10.*", "a:80", "10.0.0.0/33"] {
+            assert_eq!(written::<AllowedHost>(wrong), None, "{wrong}");
+        }
+        for (right, form) in [
+            ("redis://h", "redis://h"),
+            ("rediss://u:p@h:6380/1", "rediss://…@h:6380/1"),
+            ("redis://[::1]:6379", "redis://[::1]:6379"),
+        ] {
+            assert_eq!(written::<RedisUrl>(right).as_deref(), Some(form));
+        }
+        for wrong in
+            ["", "h:6379", "http://h", "unix:///tmp/s", "redis://", "redis://h/db", "redis://h:99999"]
+        {
+            assert_eq!(written::<RedisUrl>(wrong), None, "{wrong}");
         }
     }
 

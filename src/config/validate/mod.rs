@@ -7,6 +7,7 @@
 mod callers;
 mod limits;
 mod process;
+mod redis;
 mod traffic;
 mod workers;
 
@@ -55,6 +56,7 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
         rules: limits::validate(&file, &root, report),
         gate: workers::gate(&file, &root.key("concurrency"), report),
         workers: fleet,
+        discovery: redis::discovery(&file, &root, report),
         active_colour: file.workers.active_colour.as_ref().map(|colour| colour.0.0.clone()),
         sticky: workers::sticky(&file.workers.sticky),
         timeouts: workers::timeouts(&file.workers.timeouts, &root.key("workers").key("timeouts"), report),

@@ -15,6 +15,10 @@ use crate::shed::settings::{GateSettings, LawKind, LimitSource};
 
 pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<WorkerSpec> {
     let at = root.key("workers");
+    let discovers = file.workers.discovery != file::Discovery::None;
+    if discovers && file.workers.fixed.is_none() {
+        return Vec::new();
+    }
     let Some(workers) = &file.workers.fixed else {
         let problem = "is missing; name at least one worker, or `[]` to start without any";
         report.fault(&at.key("static"), problem);
@@ -47,7 +51,9 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<W
         });
     }
     pools(workers, &at, report);
-    active_colour(file, workers, &at, report);
+    if !discovers {
+        active_colour(file, workers, &at, report);
+    }
     specs
 }
 

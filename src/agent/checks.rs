@@ -1,0 +1,50 @@
+//! What the agent checks of the machine itself.
+
+use crate::fleet::heartbeat::{Check, Status};
+
+/// Load per core from which on a machine is doubtful, relative to the load at which it is overloaded.
+const DOUBTFUL: f64 = 0.7;
+
+/// The machine's load average over the last minute, if it tells.
+pub(super) fn load_average() -> Option<f64> {
+    read_load(&std::fs::read_to_string("/proc/loadavg").ok()?)
+}
+
+fn read_load(text: &str) -> Option<f64> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// The load of `cores` cores: red from `red` per core on, yellow from 0.7 of that.
+pub(super) fn load(average: f64, cores: usize, red: f64) -> Check {
+    let per_core = average / cores.max(1) as f64;
+    let status = if per_core >= red {
+        Status::Red
+    } else if per_core >= red * DOUBTFUL {
+        Status::Yellow
+    } else {
+        Status::Green
+    };
+    Check { name: "load".into(), status, message: format!("{average:.2} on {cores} cores").into() }
+}
+
+/// A check that came out yellow.
+pub(super) fn doubt(name: &str, message: &str) -> Check {
+    Check { name: name.into(), status: Status::Yellow, message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_is_judged_by_core() {
+        for (average, status) in
+            [(2.7, Status::Green), (2.8, Status::Yellow), (3.99, Status::Yellow), (4.0, Status::Red)]
+        {
+            assert_eq!(load(average, 4, 1.0).status, status, "{average}");
+        }
+        assert_eq!(load(7.0, 4, 2.0).status, Status::Yellow);
+        assert_eq!(read_load("0.52 0.58 0.59 1/467 12345\n"), Some(0.52));
+        assert_eq!(read_load(""), None);
+    }
+}

@@ -1,0 +1,199 @@
+//! Where a worker listens, and which addresses a heartbeat may name.
+//!
+//! A heartbeat makes the gateway open connections and send prompts to where it points, so whoever can publish one
+//! could otherwise point it at a metadata service or at a machine of their own. The allow-list is the operator's
+//! word on where workers live; what it cannot allow at all is link-local, where clouds keep their credentials.
+//!
+//! **Trade-off.** A host name is compared as a name: where it leads is the name server's word, which an operator
+//! who lists names trusts. Networks are the stricter list.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::Uri;
+use http::uri::Authority;
+use ipnet::IpNet;
+
+use crate::glob::Glob;
+
+/// The longest name that DNS knows.
+const LONGEST_NAME: usize = 253;
+
+/// What [`worker_url`] expects, to complete "must be …".
+pub const URL_EXPECTED: &str = "an `http://` or `https://` URL of a host, a port and at most a path, such as \
+     `http://127.0.0.1:8000`; credentials belong into `headers`";
+
+/// Reads a worker's URL: scheme, host, an optional port and path prefix, and nothing else.
+#[must_use]
+pub fn worker_url(text: &str) -> Option<Uri> {
+    if text.contains(['@', '#', '?']) || text.chars().any(|letter| letter.is_control() || letter == '\\') {
+        return None;
+    }
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
+    if rest.contains("//") || rest.split('/').any(|segment| segment == "." || segment == "..") {
+        return None;
+    }
+    let uri: Uri = text.trim_end_matches('/').parse().ok()?;
+    let authority = uri.authority()?;
+    (!authority.host().is_empty() && port_is_sound(authority)).then_some(uri)
+}
+
+/// Whether a port, if one is written, is one: `http` takes an empty or a too great one as none.
+#[must_use]
+pub fn port_is_sound(authority: &Authority) -> bool {
+    let written = authority.as_str().len() > authority.host().len();
+    !written || authority.port_u16().is_some_and(|port| port > 0)
+}
+
+/// Hosts that a heartbeat may name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Allowed {
+    /// Every address of a network.
+    Network(IpNet),
+    /// A host name in lower case, `*` standing for any run of characters.
+    Name(Arc<str>),
+}
+
+impl Allowed {
+    /// Reads a network, an address, or a pattern of host names.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        if let Ok(network) = text.parse::<IpNet>() {
+            return Some(Self::Network(network.trunc()));
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Some(Self::Network(address.to_canonical().into()));
+        }
+        let name = text.to_ascii_lowercase();
+        // `10.*` is meant for addresses, which no pattern of names covers.
+        let meant_for_addresses =
+            name.contains(|letter: char| letter.is_ascii_digit()) && !is_name(&name.replace('*', "0"));
+        let sound = is_name(&name.replace('*', "x")) && !meant_for_addresses && name.len() <= LONGEST_NAME;
+        sound.then(|| Self::Name(name.into()))
+    }
+
+    fn covers(&self, host: &Host) -> bool {
+        match (self, host) {
+            (Self::Network(network), Host::Address(address)) => network.contains(address),
+            (Self::Name(pattern), Host::Name(name)) => Glob::new(Arc::clone(pattern)).matches(name),
+            _ => false,
+        }
+    }
+}
+
+enum Host {
+    Address(IpAddr),
+    Name(String),
+}
+
+/// Whether one of `allowed` covers the host of `url`.
+#[must_use]
+pub fn permits(allowed: &[Allowed], url: &Uri) -> bool {
+    let Some(host) = url.host().and_then(host) else { return false };
+    if let Host::Address(address) = host
+        && is_out_of_bounds(address)
+    {
+        return false;
+    }
+    allowed.iter().any(|allowed| allowed.covers(&host))
+}
+
+fn host(text: &str) -> Option<Host> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        // An IPv4 address in IPv6's clothes is the same machine.
+        return Some(Host::Address(address.to_canonical()));
+    }
+    let name = text.trim_end_matches('.').to_ascii_lowercase();
+    is_name(&name).then_some(Host::Name(name))
+}
+
+/// Whether this can only be a name: resolvers take `127.1`, `0x7f000001` and their like for addresses.
+fn is_name(text: &str) -> bool {
+    let labels = text.split('.').all(|label| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    });
+    let last = text.rsplit('.').next().unwrap_or_default();
+    let number =
+        last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            || last.bytes().all(|digit| digit.is_ascii_digit());
+    labels && !number
+}
+
+/// Addresses where no worker is, whatever the list says.
+fn is_out_of_bounds(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    link_local || address.is_unspecified() || address.is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permitted(allow: &[&str], url: &str) -> bool {
+        let allowed: Vec<_> = allow.iter().map(|text| Allowed::read(text).unwrap()).collect();
+        permits(&allowed, &worker_url(url).unwrap())
+    }
+
+    #[test]
+    fn networks_cover_addresses_and_names_cover_names() {
+        let allow = ["10.0.0.0/8", "127.0.0.1", "fd00::/8", "gpu-*.example", "GPU"];
+        for url in [
+            "http://10.1.2.3:8000",
+            "https://127.0.0.1/base",
+            "http://[fd00::7]:8000",
+            "http://[::ffff:10.0.0.1]:8000",
+            "http://gpu-7.example:8000",
+            "http://GPU-7.example.:8000",
+            "http://gpu",
+        ] {
+            assert!(permitted(&allow, url), "{url}");
+        }
+        for url in [
+            "http://11.0.0.1:8000",
+            "http://127.0.0.2",
+            "http://[fe80::1]",
+            "http://example",
+            "http://gpu-7.example.evil",
+            "http://127.1",
+            "http://2130706433",
+            "http://0x7f000001",
+        ] {
+            assert!(!permitted(&allow, url), "{url}");
+        }
+    }
+
+    #[test]
+    fn no_list_allows_what_is_no_workers_address() {
+        let allow = ["0.0.0.0/0", "::/0", "*"];
+        for url in [
+            "http://169.254.169.254",
+            "http://[::ffff:169.254.169.254]",
+            "http://[fe80::1]:80",
+            "http://0.0.0.0:8000",
+            "http://[::]:8000",
+            "http://224.0.0.1",
+            "http://255.255.255.255",
+            "http://0xa9fea9fe",
+            "http://169.16689662",
+        ] {
+            assert!(!permitted(&allow, url), "{url}");
+        }
+        assert!(permitted(&allow, "http://10.0.0.1") && permitted(&allow, "http://anything"));
+        assert!(!permitted(&[], "http://127.0.0.1"));
+    }
+
+    #[test]
+    fn what_the_list_may_hold() {
+        for wrong in
+            ["", "a b", "10.0.0.0/33", "10.0.0", "http://a", "a:80", "0x7f", "10.*", "ä.example", "a..b"]
+        {
+            assert_eq!(Allowed::read(wrong), None, "{wrong}");
+        }
+        assert_eq!(Allowed::read("10.9.8.7/8"), Allowed::read("10.0.0.0/8"));
+    }
+}

@@ -1,0 +1,162 @@
+//! What a worker says about itself.
+//!
+//! A heartbeat is JSON text that anybody who may publish on a Redis channel can write, so reading it is bounded in
+//! size and depth, every value is checked before it becomes a metric label or an address, and what is wrong is said
+//! by field. Unknown fields are ignored and the version before this one is read, so that gateways and workers can be
+//! upgraded in any order. `docs/fleet.md` has the format for those who write heartbeats.
+
+mod read;
+mod seal;
+#[cfg(test)]
+mod tests;
+
+pub use read::Fault;
+pub use seal::{Key, SealFault, unsealed};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use serde::Serialize;
+
+/// The version that is written. It and the one before it are read.
+pub const VERSION: u64 = 1;
+
+/// The longest heartbeat in bytes, its signature included: many times what a worker has to say.
+pub const LARGEST: usize = 16 * 1024;
+
+/// The shortest and the longest time between two heartbeats.
+pub const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+
+/// What a worker wants to be done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It takes work.
+    Ready,
+    /// It finishes what it has and takes nothing new.
+    Draining,
+    /// It could serve and waits to be switched to.
+    Standby,
+    /// It cannot serve.
+    Failed,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Ready, Self::Draining, Self::Standby, Self::Failed];
+
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Standby => "standby",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How one check of a worker came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Well.
+    Green,
+    /// Doubtful.
+    Yellow,
+    /// Not fit for work.
+    Red,
+}
+
+/// One check that a worker made of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was checked.
+    pub name: Arc<str>,
+    /// How it came out.
+    pub status: Status,
+    /// More about it, for people.
+    pub message: Arc<str>,
+}
+
+/// One heartbeat. What is `None` was not said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heartbeat {
+    /// Who it is about: `[A-Za-z0-9._-]{1,64}`.
+    pub worker: Arc<str>,
+    /// The life of the process that wrote it; another after each restart.
+    pub boot: Arc<str>,
+    /// Grows with each heartbeat of this life.
+    pub seq: u64,
+    /// The worker's wall time in milliseconds since 1970, for people.
+    pub at_ms: Option<u64>,
+    /// When the next one is due; within [`INTERVAL`].
+    pub interval: Duration,
+    /// Where it listens.
+    pub url: Option<Uri>,
+    /// The pool it belongs to.
+    pub pool: Option<Arc<str>>,
+    /// The model it serves, or a pattern.
+    pub model: Option<Arc<str>>,
+    /// The blue/green side it is on.
+    pub colour: Option<Arc<str>>,
+    /// What it runs, for people.
+    pub version: Option<Arc<str>>,
+    /// What it wants to be done with.
+    pub state: State,
+    /// Requests it decodes at once.
+    pub slots: Option<u32>,
+    /// Requests it decodes now.
+    pub running: Option<u32>,
+    /// Requests it has queued.
+    pub waiting: Option<u32>,
+    /// Share of its KV cache in use, 0…1.
+    pub kv_used: Option<f64>,
+    /// Tokens its KV cache holds.
+    pub kv_tokens: Option<u64>,
+    /// Ninth decile of its time to first token.
+    pub ttft_p90: Option<Duration>,
+    /// Ninth decile of its time between tokens.
+    pub itl_p90: Option<Duration>,
+    /// What it checked of itself.
+    pub checks: Vec<Check>,
+}
+
+impl Heartbeat {
+    /// The heartbeat as text, without a signature.
+    #[must_use]
+    pub fn write(&self) -> String {
+        let mut text = serde_json::Map::new();
+        let mut put = |name: &str, value: Option<serde_json::Value>| {
+            if let Some(value) = value {
+                text.insert(name.to_owned(), value);
+            }
+        };
+        let millis = |length: Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+        let word = |word: &Option<Arc<str>>| word.as_deref().map(Into::into);
+        put("v", Some(VERSION.into()));
+        put("worker", Some((*self.worker).into()));
+        put("boot", Some((*self.boot).into()));
+        put("seq", Some(self.seq.into()));
+        put("at_ms", self.at_ms.map(Into::into));
+        put("interval_ms", Some(millis(self.interval).into()));
+        put("url", self.url.as_ref().map(|url| url.to_string().trim_end_matches('/').into()));
+        put("pool", word(&self.pool));
+        put("model", word(&self.model));
+        put("colour", word(&self.colour));
+        put("version", word(&self.version));
+        put("state", Some(self.state.as_str().into()));
+        put("slots", self.slots.map(Into::into));
+        put("running", self.running.map(Into::into));
+        put("waiting", self.waiting.map(Into::into));
+        put("kv_used", self.kv_used.map(Into::into));
+        put("kv_tokens", self.kv_tokens.map(Into::into));
+        put("ttft_p90_ms", self.ttft_p90.map(|length| millis(length).into()));
+        put("itl_p90_ms", self.itl_p90.map(|length| millis(length).into()));
+        let checks =
+            (!self.checks.is_empty()).then(|| serde_json::to_value(&self.checks).unwrap_or_default());
+        put("checks", checks);
+        serde_json::Value::Object(text).to_string()
+    }
+}

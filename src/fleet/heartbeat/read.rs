@@ -1,0 +1,212 @@
+//! From text to a [`Heartbeat`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{Check, Heartbeat, INTERVAL, LARGEST, State, Status, VERSION};
+use crate::fleet::address::{URL_EXPECTED, worker_url};
+
+/// The longest name, as of worker, pool and colour; they become metric labels.
+const NAME: usize = 64;
+/// The longest pattern for models, and the longest message of a check.
+const TEXT: usize = 256;
+/// The most checks.
+const CHECKS: usize = 16;
+/// The most requests and tokens that anybody can have: beyond it sums could overflow.
+const MOST: u64 = 1_000_000_000_000;
+/// What of a wrong value is shown.
+const SHOWN: usize = 64;
+
+/// Why a text is no heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It is too long.
+    #[error("it has {0} bytes; the most are {LARGEST}")]
+    Oversized(usize),
+    /// It is no JSON object.
+    #[error("it is no JSON object: {0}")]
+    NotJson(String),
+    /// It is of a version that is not read.
+    #[error("`v` is {0}; versions {from} and {VERSION} are read", from = VERSION.saturating_sub(1))]
+    Version(u64),
+    /// A field that must be there is not.
+    #[error("`{0}` is missing; it must be {1}")]
+    Missing(&'static str, &'static str),
+    /// A field has a wrong value.
+    #[error("`{field}` is {found}; it must be {expected}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What it is.
+        found: String,
+        /// What would be right, to complete "must be …".
+        expected: &'static str,
+    },
+}
+
+impl Heartbeat {
+    /// Reads a text without its signature.
+    ///
+    /// # Errors
+    /// Names the first field at fault.
+    pub fn read(text: &[u8]) -> Result<Self, Fault> {
+        if text.len() > LARGEST {
+            return Err(Fault::Oversized(text.len()));
+        }
+        let fields = Fields(serde_json::from_slice(text).map_err(|fault| Fault::NotJson(fault.to_string()))?);
+        // Before everything else: another version may have other fields.
+        let version = fields.number("v", "a number", 0, u64::MAX)?.ok_or(Fault::Missing("v", "1"))?;
+        if version > VERSION || version < VERSION.saturating_sub(1) {
+            return Err(Fault::Version(version));
+        }
+        let shortest = millis(INTERVAL.0);
+        let expected = "a number of milliseconds from 100 to 60000";
+        let interval = fields
+            .number("interval_ms", expected, shortest, millis(INTERVAL.1))?
+            .ok_or(Fault::Missing("interval_ms", expected))?;
+        let length = |field| {
+            fields.number(field, "a number of milliseconds", 0, MOST).map(|it| it.map(Duration::from_millis))
+        };
+        Ok(Self {
+            worker: fields.name("worker")?.ok_or(Fault::Missing("worker", NAME_EXPECTED))?,
+            boot: fields.name("boot")?.ok_or(Fault::Missing("boot", NAME_EXPECTED))?,
+            seq: fields
+                .number("seq", "a whole number", 0, u64::MAX)?
+                .ok_or(Fault::Missing("seq", "a whole number"))?,
+            at_ms: fields.number("at_ms", "whole milliseconds since 1970", 0, u64::MAX)?,
+            interval: Duration::from_millis(interval),
+            url: fields
+                .text("url", URL_EXPECTED, |text| (text.len() <= TEXT).then(|| worker_url(text)).flatten())?,
+            pool: fields.name("pool")?,
+            model: fields.text("model", "1 to 256 characters", |text| plain(text, TEXT))?,
+            colour: fields.name("colour")?,
+            version: fields.text("version", "1 to 64 characters", |text| plain(text, NAME))?,
+            state: fields
+                .text("state", STATE_EXPECTED, |text| State::ALL.into_iter().find(|it| it.as_str() == text))?
+                .ok_or(Fault::Missing("state", STATE_EXPECTED))?,
+            slots: fields.count("slots", 1)?,
+            running: fields.count("running", 0)?,
+            waiting: fields.count("waiting", 0)?,
+            kv_used: fields.share("kv_used")?,
+            kv_tokens: fields.number("kv_tokens", "a whole number from 1 on", 1, MOST)?,
+            ttft_p90: length("ttft_p90_ms")?,
+            itl_p90: length("itl_p90_ms")?,
+            checks: fields.checks()?,
+        })
+    }
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+const NAME_EXPECTED: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
+const STATE_EXPECTED: &str = "`ready`, `draining`, `standby` or `failed`";
+
+fn name(text: &str) -> Option<Arc<str>> {
+    let sound = (1..=NAME).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    sound.then(|| text.into())
+}
+
+fn plain(text: &str, most: usize) -> Option<Arc<str>> {
+    let sound = (1..=most).contains(&text.len()) && !text.chars().any(char::is_control);
+    sound.then(|| text.into())
+}
+
+/// The fields of one JSON object. `null` is as good as nothing.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn get(&self, field: &str) -> Option<&Value> {
+        self.0.get(field).filter(|value| !value.is_null())
+    }
+
+    fn read<'a, T>(
+        &'a self,
+        field: &'static str,
+        expected: &'static str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let wrong = || Fault::Field { field, found: shown(value), expected };
+        read(value).map(Some).ok_or_else(wrong)
+    }
+
+    fn text<T>(
+        &self,
+        field: &'static str,
+        expected: &'static str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        self.read(field, expected, |value| value.as_str().and_then(read))
+    }
+
+    fn name(&self, field: &'static str) -> Result<Option<Arc<str>>, Fault> {
+        self.text(field, NAME_EXPECTED, name)
+    }
+
+    fn number(
+        &self,
+        field: &'static str,
+        expected: &'static str,
+        least: u64,
+        most: u64,
+    ) -> Result<Option<u64>, Fault> {
+        self.read(field, expected, |value| value.as_u64().filter(|number| (least..=most).contains(number)))
+    }
+
+    fn count(&self, field: &'static str, least: u64) -> Result<Option<u32>, Fault> {
+        let expected =
+            if least == 0 { "a whole number up to 1000000" } else { "a whole number from 1 to 1000000" };
+        let count = self.number(field, expected, least, 1_000_000)?;
+        Ok(count.and_then(|count| u32::try_from(count).ok()))
+    }
+
+    fn share(&self, field: &'static str) -> Result<Option<f64>, Fault> {
+        let within = |value: &Value| value.as_f64().filter(|share| (0.0..=1.0).contains(share));
+        self.read(field, "a share from 0 to 1", within)
+    }
+
+    fn checks(&self) -> Result<Vec<Check>, Fault> {
+        let expected = "a list of up to 16 objects with a `name` of up to 64 characters, a `status` of `green`, \
+             `yellow` or `red`, and a `message` of up to 256 characters";
+        let read = |value: &Value| {
+            let list = value.as_array().filter(|list| list.len() <= CHECKS)?;
+            list.iter().map(check).collect::<Option<Vec<_>>>()
+        };
+        Ok(self.read("checks", expected, read)?.unwrap_or_default())
+    }
+}
+
+fn check(value: &Value) -> Option<Check> {
+    let status = match value.get("status")?.as_str()? {
+        "green" => Status::Green,
+        "yellow" => Status::Yellow,
+        "red" => Status::Red,
+        _ => return None,
+    };
+    let message = match value.get("message").filter(|message| !message.is_null()) {
+        Some(message) => message.as_str().filter(|text| text.len() <= TEXT)?,
+        None => "",
+    };
+    let name = plain(value.get("name")?.as_str()?, NAME)?;
+    Some(Check { name, status, message: message.into() })
+}
+
+/// A wrong value as a log line may show it: whoever wrote it is not trusted with the log.
+fn shown(value: &Value) -> String {
+    let text = match value {
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        other => other.to_string(),
+    };
+    let plain = |letter: char| if letter.is_control() { '.' } else { letter };
+    let mut shown: String = text.chars().take(SHOWN).map(plain).collect();
+    if shown.len() < text.len() && text.chars().count() > SHOWN {
+        shown.push('…');
+    }
+    shown
+}

@@ -1,0 +1,351 @@
+//! Who serves, as the settings and the workers themselves say.
+//!
+//! Configured workers are always there; others come with their first heartbeat and go when they have long been
+//! silent. The roster is pure: texts and times go in, and out come the workers for the next snapshot of the fleet and
+//! what each says of itself.
+//!
+//! * **Trust.** A heartbeat may add a worker on an allowed host, and may lower what any worker gets. It never changes
+//!   where a configured worker is, what is sent to it, or which pool and colour it belongs to. What is not taken changes
+//!   nothing at all.
+//! * **Failure mode.** The feed dies: ages stand still (`pulse`), so the fleet stays as it was. When it is back, each
+//!   worker has one interval to speak up before it counts for less.
+//! * **Trade-off.** Order is by `seq` within a `boot`; between boots the last one heard wins, and earlier ones are kept
+//!   out. A replayed text of a boot that this gateway never saw cannot be told from news.
+
+mod pulse;
+mod refused;
+mod report;
+#[cfg(test)]
+mod tests;
+
+pub use pulse::GAP;
+pub use refused::Refused;
+pub use report::Report;
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Uri};
+
+use self::pulse::Pulse;
+use super::address::{Allowed, permits};
+use super::heartbeat::{Heartbeat, Key, State, unsealed};
+use super::spec::WorkerSpec;
+use crate::clock::Nanos;
+
+/// The most workers that heartbeats add: as many as the settings can name.
+pub const MOST_WORKERS: usize = 1024;
+/// How many boots of a worker are remembered as replaced.
+const BOOTS: usize = 8;
+/// How far ahead a worker's clock may be. Nothing is decided by it; a text from further on is made up, or its worker's
+/// clock is so wrong that people would be misled.
+const AHEAD: Duration = Duration::from_secs(60);
+/// How long a worker may be silent until it is forgotten; at least ten intervals. Until then it is shown as red.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// What the operator says about heartbeats.
+#[derive(Clone, Debug, Default)]
+pub struct RosterSettings {
+    /// The channel they come on; part of what is signed.
+    pub channel: Arc<str>,
+    /// The key they must be signed with, if any.
+    pub key: Option<Key>,
+    /// The hosts that they may name.
+    pub allow: Vec<Allowed>,
+}
+
+/// Where a heartbeat was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It just came.
+    Channel,
+    /// It stood under a key that has so long to live; three intervals, when it was written.
+    Key(Duration),
+}
+
+/// Who gets work; when it changes, the fleet's snapshot is to be made anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roll {
+    /// Changes with [`Roster::specs`].
+    pub revision: u64,
+    /// Workers that get nothing new.
+    pub held: BTreeSet<Arc<str>>,
+}
+
+/// A worker that was heard of.
+#[derive(Debug)]
+struct Heard {
+    beat: Arc<Heartbeat>,
+    /// When, in the feed's time.
+    at: Duration,
+    replaced: VecDeque<Arc<str>>,
+    /// How it is described, unless it is configured.
+    spec: Option<WorkerSpec>,
+}
+
+/// Everybody who serves or might.
+#[derive(Debug)]
+pub struct Roster {
+    settings: RosterSettings,
+    fixed: Vec<WorkerSpec>,
+    heard: HashMap<Arc<str>, Heard>,
+    pulse: Pulse,
+    revision: u64,
+}
+
+impl Roster {
+    /// A roster of the configured workers.
+    #[must_use]
+    pub fn new(settings: RosterSettings, fixed: Vec<WorkerSpec>) -> Self {
+        Self { settings, fixed, heard: HashMap::new(), pulse: Pulse::default(), revision: 0 }
+    }
+
+    /// Takes new settings. What they no longer allow is forgotten.
+    pub fn retell(&mut self, settings: RosterSettings, fixed: Vec<WorkerSpec>) {
+        let before: HashSet<Arc<str>> = self.fixed.drain(..).map(|spec| spec.id).collect();
+        let now: HashSet<&Arc<str>> = fixed.iter().map(|spec| &spec.id).collect();
+        self.heard.retain(|id, heard| match &heard.spec {
+            Some(spec) => !now.contains(id) && permits(&settings.allow, &spec.url),
+            None => now.contains(id) && before.contains(id),
+        });
+        (self.settings, self.fixed) = (settings, fixed);
+        self.revision += 1;
+    }
+
+    /// The feed worked at `at`. After an outage everybody who was well gets an interval to be heard again.
+    pub fn alive(&mut self, at: Nanos) {
+        if self.pulse.beat(at) {
+            let now = self.pulse.time();
+            let well = |heard: &&mut Heard| now.saturating_sub(heard.at) <= heard.beat.interval * 2;
+            for heard in self.heard.values_mut().filter(well) {
+                heard.at = heard.at.max(now.saturating_sub(heard.beat.interval));
+            }
+        }
+    }
+
+    /// Whether heartbeats would be heard at `now`.
+    #[must_use]
+    pub fn hears(&self, now: Nanos) -> bool {
+        self.pulse.works(now)
+    }
+
+    /// Hears what may be a heartbeat; `wall_ms` is the time of day in milliseconds since 1970. Tells whether it was
+    /// news: a text under a key is often one that came before.
+    ///
+    /// # Errors
+    /// Says why it changes nothing.
+    pub fn hear(&mut self, text: &[u8], source: Source, now: Nanos, wall_ms: u64) -> Result<bool, Refused> {
+        if matches!(source, Source::Channel) {
+            self.alive(now);
+        }
+        let text = match &self.settings.key {
+            // Its length first: signing a megabyte takes a millisecond.
+            Some(_) if text.len() > super::heartbeat::LARGEST => text,
+            Some(key) => key.open(&self.settings.channel, text)?,
+            None => unsealed(text),
+        };
+        let beat = Heartbeat::read(text)?;
+        let ahead = beat.at_ms.map_or(0, |at| at.saturating_sub(wall_ms));
+        if u128::from(ahead) > AHEAD.as_millis() {
+            return Err(Refused::Future(ahead));
+        }
+        match self.check_order(&beat) {
+            Err(Refused::Replayed { .. } | Refused::Replaced) if source != Source::Channel => {
+                return Ok(false);
+            }
+            order => order?,
+        }
+        let spec = self.describe(&beat)?;
+        self.take(beat, spec, source);
+        Ok(true)
+    }
+
+    /// The workers, configured ones first, then the others by name.
+    #[must_use]
+    pub fn specs(&self) -> Vec<WorkerSpec> {
+        let fixed = self.fixed.iter().map(|spec| {
+            let said = self.heard.get(&spec.id).map(|heard| &heard.beat);
+            WorkerSpec {
+                slots: spec.slots.or_else(|| said?.slots),
+                kv_tokens: spec.kv_tokens.or_else(|| said?.kv_tokens),
+                ..spec.clone()
+            }
+        });
+        let mut others: Vec<_> = self.heard.values().filter_map(|heard| heard.spec.clone()).collect();
+        others.sort_by(|one, other| one.id.cmp(&other.id));
+        fixed.chain(others).collect()
+    }
+
+    /// Forgets who has been silent for long, and says who gets work.
+    pub fn roll(&mut self) -> Roll {
+        let now = self.pulse.time();
+        let before = self.heard.len();
+        self.heard.retain(|_, heard| {
+            let age = now.saturating_sub(heard.at);
+            let leaves = heard.beat.state == State::Draining && age > heard.beat.interval * 3;
+            age <= FORGOTTEN.max(heard.beat.interval * 10) && !(leaves && heard.spec.is_some())
+        });
+        if self.heard.len() < before {
+            self.revision += 1;
+        }
+        let held = self.reports().into_iter().filter(|report| report.held);
+        Roll { revision: self.revision, held: held.map(|report| Arc::clone(&report.beat.worker)).collect() }
+    }
+
+    /// What the workers say of themselves, in no order.
+    ///
+    /// Red checks take a worker out, but not the last one of its pool that could serve: a check that fails everywhere
+    /// says more about the check, and a fleet that serves badly is better than none.
+    #[must_use]
+    pub fn reports(&self) -> Vec<Report> {
+        let now = self.pulse.time();
+        let reported = |heard: &Heard| Report::new(&heard.beat, now.saturating_sub(heard.at));
+        let mut reports: Vec<Report> = self.heard.values().map(reported).collect();
+        if !reports.iter().any(Report::is_unfit_by_check) {
+            return reports;
+        }
+        let pools: HashMap<&Arc<str>, &Arc<str>> = self
+            .fixed
+            .iter()
+            .chain(self.heard.values().filter_map(|heard| heard.spec.as_ref()))
+            .map(|spec| (&spec.id, &spec.pool))
+            .collect();
+        // Configured workers that say nothing of themselves can serve as well.
+        let mut able: HashSet<&Arc<str>> = self
+            .fixed
+            .iter()
+            .filter(|spec| !self.heard.contains_key(&spec.id))
+            .map(|spec| &spec.pool)
+            .collect();
+        able.extend(
+            reports
+                .iter()
+                .filter(|report| report.is_able())
+                .filter_map(|report| pools.get(&report.beat.worker)),
+        );
+        for report in &mut reports {
+            let replaceable = pools.get(&report.beat.worker).is_some_and(|pool| able.contains(pool));
+            if report.is_unfit_by_check() && replaceable {
+                report.hold();
+            }
+        }
+        reports
+    }
+
+    fn check_order(&self, beat: &Heartbeat) -> Result<(), Refused> {
+        let Some(heard) = self.heard.get(&beat.worker) else { return Ok(()) };
+        if heard.beat.boot == beat.boot {
+            let (seq, seen) = (beat.seq, heard.beat.seq);
+            return if seq > seen { Ok(()) } else { Err(Refused::Replayed { seq, seen }) };
+        }
+        if heard.replaced.contains(&beat.boot) { Err(Refused::Replaced) } else { Ok(()) }
+    }
+
+    /// How the worker is to be described that `beat` is about; nothing for a configured one.
+    fn describe(&mut self, beat: &Heartbeat) -> Result<Option<WorkerSpec>, Refused> {
+        if let Some(spec) = self.fixed.iter().find(|spec| spec.id == beat.worker) {
+            return contradiction(spec, beat).map_or(Ok(None), |field| Err(Refused::Contradicts(field)));
+        }
+        let known = self.heard.get(&beat.worker).and_then(|heard| heard.spec.as_ref());
+        let url = beat.url.as_ref().or(known.map(|spec| &spec.url)).ok_or(Refused::NoAddress)?;
+        let spec = self.described(beat, url);
+        if known == Some(&spec) {
+            return Ok(Some(spec));
+        }
+        if !permits(&self.settings.allow, url) {
+            return Err(Refused::NotAllowed);
+        }
+        if known.is_none() && self.heard.values().filter(|heard| heard.spec.is_some()).count() >= MOST_WORKERS
+        {
+            return Err(Refused::Full);
+        }
+        self.check_neighbours(&spec)?;
+        Ok(Some(spec))
+    }
+
+    /// A worker that is not configured, as it describes itself. Headers are never a heartbeat's to set.
+    fn described(&self, beat: &Heartbeat, url: &Uri) -> WorkerSpec {
+        let word = |said: &Option<Arc<str>>, default: &str| said.clone().unwrap_or_else(|| default.into());
+        let pool = word(&beat.pool, "default");
+        // Whoever joins a configured pool serves what the pool serves, unless it says otherwise.
+        let models = self.fixed.iter().filter(|spec| spec.pool == pool).map(|spec| &*spec.model);
+        WorkerSpec {
+            id: Arc::clone(&beat.worker),
+            url: url.clone(),
+            model: word(&beat.model, models.last().unwrap_or("*")),
+            pool,
+            slots: beat.slots,
+            kv_tokens: beat.kv_tokens,
+            colour: word(&beat.colour, "blue"),
+            headers: HeaderMap::new(),
+        }
+    }
+
+    /// Whether the others leave room for `spec`. A worker that was restarted under another name at the same address
+    /// takes the place of the one that fell silent.
+    fn check_neighbours(&mut self, spec: &WorkerSpec) -> Result<(), Refused> {
+        let now = self.pulse.time();
+        let gone = |heard: &Heard| now.saturating_sub(heard.at) > heard.beat.interval * 2;
+        let others = self.heard.values().filter(|heard| !gone(heard)).filter_map(|heard| heard.spec.as_ref());
+        for other in self.fixed.iter().chain(others) {
+            if other.id == spec.id || other.pool != spec.pool {
+                continue;
+            }
+            if other.url == spec.url {
+                return Err(Refused::AddressTaken);
+            }
+            if other.model != spec.model {
+                return Err(Refused::OtherModel);
+            }
+        }
+        let same_place = |other: &WorkerSpec| {
+            other.id != spec.id
+                && other.pool == spec.pool
+                && (other.url == spec.url || other.model != spec.model)
+        };
+        self.heard.retain(|_, heard| !heard.spec.as_ref().is_some_and(same_place));
+        Ok(())
+    }
+
+    fn take(&mut self, beat: Heartbeat, spec: Option<WorkerSpec>, source: Source) {
+        let age = match source {
+            Source::Channel => Duration::ZERO,
+            Source::Key(left) => (beat.interval * 3).saturating_sub(left),
+        };
+        let at = self.pulse.time().saturating_sub(age);
+        let id = Arc::clone(&beat.worker);
+        let mut replaced = VecDeque::new();
+        let mut same = false;
+        if let Some(before) = self.heard.remove(&id) {
+            replaced = before.replaced;
+            if before.beat.boot != beat.boot {
+                replaced.push_back(Arc::clone(&before.beat.boot));
+                replaced.drain(..replaced.len().saturating_sub(BOOTS));
+            }
+            let sizes = |beat: &Heartbeat| (beat.slots, beat.kv_tokens);
+            same = before.spec == spec && sizes(&before.beat) == sizes(&beat);
+        } else if spec.is_none() {
+            // A configured worker is on the list already, and changes only by what the settings left open.
+            same = beat.slots.is_none() && beat.kv_tokens.is_none();
+        }
+        if !same {
+            self.revision += 1;
+        }
+        self.heard.insert(id, Heard { beat: Arc::new(beat), at, replaced, spec });
+    }
+}
+
+/// What `beat` says of a configured worker that is not so.
+fn contradiction(spec: &WorkerSpec, beat: &Heartbeat) -> Option<&'static str> {
+    let other = |said: &Option<Arc<str>>, set: &Arc<str>| said.as_ref().is_some_and(|said| said != set);
+    if beat.url.as_ref().is_some_and(|url| *url != spec.url) {
+        Some("url")
+    } else if other(&beat.pool, &spec.pool) {
+        Some("pool")
+    } else if other(&beat.colour, &spec.colour) {
+        Some("colour")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,84 @@
+//! The heartbeats that stand under keys: what was said while nobody listened.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, RedisResult, Value, cmd, pipe};
+
+use crate::fleet::heartbeat::LARGEST;
+use crate::fleet::roster::MOST_WORKERS;
+
+/// Keys asked for at once: few enough that the answer comes well within a command's time.
+const BATCH: usize = 64;
+/// The most names that are read: names that no longer have a key are among them, and some are made up.
+const MOST_NAMES: usize = 4 * MOST_WORKERS;
+
+/// A text under a key.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) text: Vec<u8>,
+    /// How long the key has to live.
+    pub(super) left: Duration,
+}
+
+/// Reads what stands under the keys of all workers in the set. Whoever has no key left is taken from the set, so that
+/// it does not grow with every worker that ever was; a worker that lives puts itself back with its next heartbeat.
+pub(super) async fn read(connection: &mut MultiplexedConnection, prefix: &str) -> RedisResult<Vec<Kept>> {
+    let set = format!("{prefix}:workers");
+    let names = names(connection, &set).await?;
+    let mut kept = Vec::new();
+    let mut gone = Vec::new();
+    for batch in names.chunks(BATCH) {
+        let mut ask = pipe();
+        for name in batch {
+            let key = [prefix.as_bytes(), b":worker:", name].concat();
+            // One byte more than is read, so that what is too long is seen to be, whatever its length.
+            ask.cmd("GETRANGE").arg(&key).arg(0).arg(LARGEST);
+            ask.cmd("PTTL").arg(&key);
+        }
+        // A key of another kind is an error in its place, and must not hide the others.
+        let answers: Vec<Value> = ask.ignore_errors().query_async(connection).await?;
+        for (name, answer) in batch.iter().zip(answers.chunks_exact(2)) {
+            match answer {
+                [Value::BulkString(text), Value::Int(left)] if !text.is_empty() && *left > 0 => {
+                    let left = Duration::from_millis(left.unsigned_abs());
+                    kept.push(Kept { text: text.clone(), left });
+                }
+                // What has no end was not written as heartbeats are: nobody can tell how old it is.
+                _ => gone.push(name),
+            }
+        }
+    }
+    if !gone.is_empty() {
+        let removed = cmd("SREM").arg(&set).arg(&gone).query_async::<u64>(connection).await;
+        if let Err(error) = removed {
+            tracing::debug!(%error, "names of workers that went cannot be taken from the set");
+        }
+    }
+    Ok(kept)
+}
+
+/// The names in the set, as far as they are read.
+async fn names(connection: &mut MultiplexedConnection, set: &str) -> RedisResult<Vec<Vec<u8>>> {
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    let mut cursor = 0_u64;
+    loop {
+        let mut scan = cmd("SSCAN");
+        scan.arg(set).arg(cursor).arg("COUNT").arg(512);
+        let page: Result<(u64, Vec<Vec<u8>>), RedisError> = scan.query_async(connection).await;
+        let (next, page) = match page {
+            Ok(page) => page,
+            // Whatever stands there is not ours; workers are still heard on the channel.
+            Err(error) if !error.is_io_error() => {
+                tracing::warn!(set, %error, "the set of workers cannot be read");
+                return Ok(names);
+            }
+            Err(error) => return Err(error),
+        };
+        names.extend(page.into_iter().take(MOST_NAMES - names.len()));
+        cursor = next;
+        if cursor == 0 || names.len() >= MOST_NAMES {
+            return Ok(names);
+        }
+    }
+}

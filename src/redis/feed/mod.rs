@@ -1,0 +1,195 @@
+//! The feed of heartbeats, from Redis to the roster.
+//!
+//! Pub/sub loses what is published while nobody listens, so each connection subscribes *first* and then reads the keys
+//! under which the last heartbeats stand; what comes in between is known twice and counts once. A connection is
+//! asked for a sign of life four times within the time after which the roster takes the feed for dead: with TCP alone
+//! a Redis that hangs looks like a fleet that has nothing to say.
+//!
+//! * **Failure mode.** Redis is away: the roster's ages stand still, the fleet stays as it is, the log and the metrics
+//!   say so. Redis is back, maybe empty: nothing is taken away; whoever lives says so with the next heartbeat.
+//! * **Trade-off.** A connection of its own, besides that for commands: messages come on it in pushes of RESP3 (Redis 6
+//!   and later), and a slow command must not hold them up.
+
+mod backoff;
+mod complaints;
+mod keys;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    RedisError, RedisResult, Value,
+};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use self::backoff::Backoff;
+use self::complaints::Complaints;
+use super::settings::RedisSettings;
+use crate::clock::{Clock, unix_millis};
+use crate::fleet::roster::{GAP, Roster, Source};
+use crate::metrics::Metrics;
+
+/// How long a connection may take to be made, and a command to be answered.
+const PATIENCE: Duration = GAP;
+/// How often a sign of life is asked for.
+const ASK: Duration = Duration::from_millis(250);
+/// Messages that may wait to be handled, some seconds' worth of a thousand workers. What comes beyond is lost, and the
+/// next heartbeat says it again.
+const WAITING: usize = 4096;
+
+/// The feed of one gateway.
+pub struct Feed {
+    settings: RedisSettings,
+    channel: Arc<str>,
+    roster: Arc<Mutex<Roster>>,
+    changed: Arc<Notify>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// The channel on which heartbeats come.
+#[must_use]
+pub fn health_channel(prefix: &str) -> Arc<str> {
+    format!("{prefix}:health").into()
+}
+
+impl Feed {
+    /// A feed into `roster`. `changed` is notified when a heartbeat was news.
+    #[must_use]
+    pub fn new(
+        settings: RedisSettings,
+        roster: Arc<Mutex<Roster>>,
+        changed: Arc<Notify>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
+        let channel = health_channel(&settings.prefix);
+        Self { settings, channel, roster, changed, metrics, clock }
+    }
+
+    /// Follows the feed for ever, through every outage.
+    pub async fn run(self) {
+        let mut backoff = Backoff::default();
+        let mut random = Rng::new();
+        let mut complaints = Complaints::default();
+        let mut told = false;
+        loop {
+            let Err(error) = self.follow(&mut backoff, &mut told, &mut complaints).await;
+            if !told {
+                tracing::warn!(%error, "the feed of heartbeats is down; the fleet stays as it is");
+                told = true;
+            }
+            sleep(backoff.next(&mut random)).await;
+        }
+    }
+
+    /// Follows one connection to its end.
+    async fn follow(
+        &self,
+        backoff: &mut Backoff,
+        told: &mut bool,
+        complaints: &mut Complaints,
+    ) -> Result<Never, RedisError> {
+        let (sender, mut pushes) = mpsc::channel(WAITING);
+        let mut connection = self.connect(sender).await?;
+        connection.subscribe(&*self.channel).await?;
+        let asked = self.clock.now();
+        let kept = keys::read(&mut connection, &self.settings.prefix).await?;
+        self.roster.lock().alive(asked);
+        let count = kept.len();
+        for kept in kept {
+            self.hear(&kept.text, Source::Key(kept.left), complaints);
+        }
+        if *told {
+            tracing::info!(workers = count, "the feed of heartbeats is back");
+        }
+        *told = false;
+        backoff.reset();
+
+        let mut signs = std::pin::pin!(self.ask_for_signs(connection));
+        loop {
+            tokio::select! {
+                error = &mut signs => return Err(error),
+                push = pushes.recv() => match push {
+                    Some(PushInfo { kind: PushKind::Message, data }) => {
+                        if let [_, Value::BulkString(text)] = &data[..] {
+                            self.hear(text, Source::Channel, complaints);
+                        }
+                    }
+                    Some(PushInfo { kind: PushKind::Disconnection, .. }) | None => return Err(gone()),
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+
+    async fn connect(&self, pushes: mpsc::Sender<PushInfo>) -> RedisResult<MultiplexedConnection> {
+        let info = (&*self.settings.url).into_connection_info()?;
+        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE))
+            .set_push_sender(move |push| match pushes.try_send(push) {
+                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
+                Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),
+            });
+        Client::open(info.set_redis_settings(redis))?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
+    /// Asks whether the connection lives until it does not.
+    async fn ask_for_signs(&self, mut connection: MultiplexedConnection) -> RedisError {
+        let mut ticks = interval(ASK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let asked = self.clock.now();
+            match redis::cmd("PING").query_async::<()>(&mut connection).await {
+                // What was published before this was asked for has come before the answer.
+                Ok(()) => self.roster.lock().alive(asked),
+                Err(error) => return error,
+            }
+        }
+    }
+
+    fn hear(&self, text: &[u8], source: Source, complaints: &mut Complaints) {
+        let now = self.clock.now();
+        let heard = self.roster.lock().hear(text, source, now, unix_millis());
+        match heard {
+            Ok(true) => {
+                self.metrics.heartbeat("taken");
+                self.changed.notify_one();
+            }
+            Ok(false) => {}
+            Err(refused) => {
+                self.metrics.heartbeat(refused.as_str());
+                complaints.about(&refused, now);
+            }
+        }
+    }
+}
+
+/// There is no end but an error.
+enum Never {}
+
+/// Nobody takes pushes any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the feed is over")]
+struct Gone;
+
+fn gone() -> RedisError {
+    (ErrorKind::Io, "the connection broke").into()
+}

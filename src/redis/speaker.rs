@@ -1,0 +1,98 @@
+//! Saying heartbeats.
+//!
+//! Each is kept under a key and published, in one round trip; see `docs/fleet.md`.
+//!
+//! **Failure mode.** Redis is away: nothing is queued, for an old heartbeat is worth nothing. The next one tries to
+//! connect again, so an interval is the only backoff there is.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisResult, cmd, pipe};
+
+use super::feed::health_channel;
+use super::settings::RedisSettings;
+use crate::fleet::heartbeat::{Heartbeat, Key};
+
+/// The longest that a connection or an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Says heartbeats over Redis.
+pub struct Speaker {
+    settings: RedisSettings,
+    key: Option<Key>,
+    channel: Arc<str>,
+    connection: Option<MultiplexedConnection>,
+}
+
+impl fmt::Debug for Speaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Speaker").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Speaker {
+    /// A speaker that has not connected yet, and signs if there is a key.
+    #[must_use]
+    pub fn new(settings: RedisSettings, key: Option<Key>) -> Self {
+        let channel = health_channel(&settings.prefix);
+        Self { settings, key, channel, connection: None }
+    }
+
+    /// Says one heartbeat.
+    ///
+    /// # Errors
+    /// When Redis did not take it in time; it is not said again.
+    pub async fn say(&mut self, beat: &Heartbeat) -> RedisResult<()> {
+        let text = beat.write();
+        let text = self.key.as_ref().map_or_else(|| text.clone(), |key| key.seal(&self.channel, &text));
+        let prefix = &self.settings.prefix;
+        let lives = u64::try_from((beat.interval * 3).as_millis()).unwrap_or(u64::MAX);
+        let mut say = pipe();
+        say.cmd("SADD").arg(format!("{prefix}:workers")).arg(&*beat.worker).ignore();
+        say.cmd("SET").arg(self.kept(&beat.worker)).arg(&text).arg("PX").arg(lives).ignore();
+        say.cmd("PUBLISH").arg(&*self.channel).arg(&text).ignore();
+        let mut connection = self.connect(beat.interval).await?;
+        let said = say.query_async(&mut connection).await;
+        self.keep(connection, said)
+    }
+
+    /// Takes back what is kept about a worker that goes.
+    ///
+    /// # Errors
+    /// When Redis did not take it in time.
+    pub async fn leave(&mut self, worker: &str) -> RedisResult<()> {
+        let mut connection = self.connect(PATIENCE).await?;
+        let kept = self.kept(worker);
+        let set = format!("{}:workers", self.settings.prefix);
+        let left = cmd("DEL").arg(kept).query_async::<()>(&mut connection).await;
+        self.keep(connection.clone(), left)?;
+        let left = cmd("SREM").arg(set).arg(worker).query_async(&mut connection).await;
+        self.keep(connection, left)
+    }
+
+    fn kept(&self, worker: &str) -> String {
+        format!("{}:worker:{worker}", self.settings.prefix)
+    }
+
+    async fn connect(&mut self, within: Duration) -> RedisResult<MultiplexedConnection> {
+        if let Some(open) = self.connection.take() {
+            return Ok(open);
+        }
+        let within = within.min(PATIENCE);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(within))
+            .set_response_timeout(Some(within));
+        Client::open(&*self.settings.url)?.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Keeps a connection for the next time, unless something went wrong on it.
+    fn keep(&mut self, connection: MultiplexedConnection, outcome: RedisResult<()>) -> RedisResult<()> {
+        if outcome.is_ok() {
+            self.connection = Some(connection);
+        }
+        outcome
+    }
+}

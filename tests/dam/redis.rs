@@ -1,0 +1,190 @@
+//! A Redis of the test's own, and workers that speak through it.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use tokio::task::JoinHandle;
+
+use super::client::PATIENCE;
+use super::rig::{Worker, eventually};
+
+/// How often workers speak here: the shortest time there is.
+pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
+
+/// A Redis server on a free port of loopback. It ends with the test.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    port: u16,
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+fn server(port: u16, folder: &Path) -> Child {
+    let port = port.to_string();
+    let options =
+        ["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no", "--daemonize", "no"];
+    Command::new("redis-server")
+        .args(options)
+        .arg("--dir")
+        .arg(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is there: scripts/need redis")
+}
+
+impl Redis {
+    pub(crate) async fn start() -> Self {
+        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let folder = tempfile::tempdir().unwrap();
+        let redis = Self { port, child: server(port, folder.path()), folder };
+        redis.answers().await;
+        redis
+    }
+
+    async fn answers(&self) {
+        eventually("Redis answers", async || self.connect().await.is_some()).await;
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    async fn connect(&self) -> Option<MultiplexedConnection> {
+        let client = redis::Client::open(self.url()).unwrap();
+        let config =
+            redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_millis(200)));
+        client.get_multiplexed_async_connection_with_config(&config).await.ok()
+    }
+
+    /// Runs a command; an answer of `None` means that there was none.
+    pub(crate) async fn run(&self, command: &[&[u8]]) -> Option<redis::Value> {
+        let mut connection = self.connect().await?;
+        let (name, arguments) = command.split_first().unwrap();
+        let mut command = redis::Cmd::new();
+        command.arg(*name).arg(arguments);
+        command.query_async(&mut connection).await.ok()
+    }
+
+    /// Publishes on the channel of heartbeats; how many heard it.
+    pub(crate) async fn publish(&self, text: &str) {
+        self.run(&[b"PUBLISH", b"dam:health", text.as_bytes()]).await.expect("Redis answers");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Lets it hang.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) async fn resume(&self) {
+        self.signal("-CONT");
+        self.answers().await;
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on its old port, empty.
+    pub(crate) async fn restart(&mut self) {
+        self.child = server(self.port, self.folder.path());
+        self.answers().await;
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may be gone already.
+        self.child.kill().and_then(|()| self.child.wait()).ok();
+    }
+}
+
+/// A heartbeat of boot `boot`, with `more` fields.
+pub(crate) fn beat(worker: &str, boot: &str, seq: u64, more: &str) -> String {
+    let interval = INTERVAL.as_millis();
+    format!(
+        r#"{{"v":1,"worker":"{worker}","boot":"{boot}","seq":{seq},"interval_ms":{interval},"state":"ready"{more}}}"#
+    )
+}
+
+/// The field that says where a worker is.
+pub(crate) fn at(worker: &Worker) -> String {
+    format!(r#","url":"http://{}","slots":8"#, worker.addr)
+}
+
+/// Says every interval that a worker is well, through every outage of Redis, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Speaker {
+    task: JoinHandle<()>,
+    quiet: Arc<AtomicBool>,
+}
+
+impl Speaker {
+    pub(crate) fn start(redis: &Redis, id: &str, more: String) -> Self {
+        let client = redis::Client::open(redis.url()).unwrap();
+        let quiet = Arc::new(AtomicBool::new(false));
+        let (hushed, id) = (Arc::clone(&quiet), id.to_owned());
+        let task = tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(INTERVAL);
+            let mut connection = None;
+            for seq in 0.. {
+                ticks.tick().await;
+                if hushed.load(Ordering::Relaxed) {
+                    continue;
+                }
+                if connection.is_none() {
+                    let connect = client.get_multiplexed_async_connection();
+                    connection = tokio::time::timeout(INTERVAL, connect).await.ok().and_then(Result::ok);
+                }
+                let Some(open) = &mut connection else { continue };
+                let text = beat(&id, "a", seq, &more);
+                let mut say = redis::pipe();
+                say.cmd("SADD").arg("dam:workers").arg(&id);
+                let kept = 3 * u64::try_from(INTERVAL.as_millis()).unwrap();
+                say.cmd("SET").arg(format!("dam:worker:{id}")).arg(&text).arg("PX").arg(kept);
+                say.cmd("PUBLISH").arg("dam:health").arg(&text);
+                let said = tokio::time::timeout(INTERVAL, say.query_async::<()>(open)).await;
+                if !matches!(said, Ok(Ok(()))) {
+                    connection = None;
+                }
+            }
+        });
+        Self { task, quiet }
+    }
+
+    /// Falls silent, or speaks again.
+    pub(crate) fn quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Lets `length` pass while `holds` must hold all the time.
+pub(crate) async fn throughout(length: Duration, mut holds: impl AsyncFnMut()) {
+    assert!(length < PATIENCE);
+    let over = tokio::time::sleep(length);
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut over => return,
+            () = holds() => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
