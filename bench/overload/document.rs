@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::figures::Peak;
+use crate::figures::Rate;
 use crate::machine;
 use crate::plan::{Options, PATIENCE, WORKER};
 use crate::section::{Section, Table};
@@ -15,7 +15,7 @@ use crate::section::{Section, Table};
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     pub(crate) options: &'a Options,
-    pub(crate) peak: Peak,
+    pub(crate) peak: Rate,
     pub(crate) took: Duration,
 }
 

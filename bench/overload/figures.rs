@@ -19,13 +19,30 @@ const MOST_LATE: f64 = 0.01;
 /// A refusal after this reason has waited in the queue first: its time says nothing of how fast the gateway says no.
 const WAITED: &str = "queue_timeout";
 
-/// What the worker gave at its best, with nothing before it.
+/// Good answers: what a worker gave at its best, or what a run came to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peak {
+pub(crate) struct Rate {
     /// Answers per second.
     pub(crate) requests: f64,
     /// Tokens per second.
     pub(crate) tokens: f64,
+}
+
+impl Rate {
+    /// What good answers that began within `measured` from `from` on come to, per second. By when they began and not
+    /// by when they were due: a queue that grows inside the worker is no goodput yet. And not by when they ended: long
+    /// answers would be missing at the start.
+    pub(crate) fn of(samples: &[Sample], from: Duration, measured: Duration) -> Self {
+        let within = from..from + measured;
+        let good = samples.iter().filter(|sample| sample.is_good() && within.contains(&sample.begun()));
+        let (mut requests, mut tokens) = (0.0, 0.0);
+        for sample in good {
+            requests += 1.0;
+            tokens += f64::from(sample.good_tokens());
+        }
+        let seconds = measured.as_secs_f64();
+        Self { requests: requests / seconds, tokens: tokens / seconds }
+    }
 }
 
 /// The median and the 99th percentile, in milliseconds.
@@ -81,6 +98,8 @@ impl Reading {
 pub(crate) struct Run {
     /// Those that were due while it was measured.
     pub(crate) samples: Vec<Sample>,
+    /// Good answers that began while it was measured.
+    pub(crate) good: Rate,
     pub(crate) measured: Duration,
     pub(crate) spent: Spent,
     /// What the dam said at the start and at the end.
@@ -117,12 +136,11 @@ pub(crate) struct Figures {
 }
 
 impl Run {
-    pub(crate) fn figures(&self, peak: Peak) -> Figures {
-        let Self { samples, measured, spent, readings } = self;
+    pub(crate) fn figures(&self, peak: Rate) -> Figures {
+        let Self { samples, good: rate, measured, spent, readings } = self;
         let seconds = measured.as_secs_f64();
         let count = |is: fn(&Sample) -> bool| samples.iter().filter(|sample| is(sample)).count();
         let good = count(Sample::is_good) as f64;
-        let good_tokens: f64 = samples.iter().map(|sample| f64::from(sample.good_tokens())).sum();
         let admitted = samples.iter().filter(|sample| sample.arrival.streamed).filter_map(|sample| {
             sample.first().or_else(|| (sample.outcome == Outcome::GaveUp).then_some(PATIENCE))
         });
@@ -134,9 +152,9 @@ impl Run {
             readings.as_ref().map(|(before, after)| Times::read(&after.refusals.since(&before.refusals)));
         Figures {
             offered: samples.len() as f64 / seconds,
-            goodput: good / seconds,
+            goodput: rate.requests,
             of_offered: good / (samples.len() as f64).max(1.0),
-            of_peak: good_tokens / seconds / peak.tokens,
+            of_peak: rate.tokens / peak.tokens,
             ttft: Times::of(admitted),
             refusal: Times::of(at_once),
             own_refusal,
@@ -203,7 +221,7 @@ mod tests {
     use super::*;
     use crate::sample::tests::{sample, served};
 
-    const PEAK: Peak = Peak { requests: 2.0, tokens: 20.0 };
+    const PEAK: Rate = Rate { requests: 2.0, tokens: 20.0 };
 
     fn refused(reason: &str, ms: u64, retry_after: bool) -> Sample {
         let took = Duration::from_millis(ms);
@@ -211,7 +229,9 @@ mod tests {
     }
 
     fn run(samples: Vec<Sample>) -> Run {
-        Run { samples, measured: Duration::from_secs(2), spent: Spent::default(), readings: None }
+        let measured = Duration::from_secs(2);
+        let good = Rate::of(&samples, Duration::ZERO, measured);
+        Run { samples, good, measured, spent: Spent::default(), readings: None }
     }
 
     #[test]
@@ -242,6 +262,16 @@ mod tests {
             (Some(400.0), Some(PATIENCE.as_secs_f64() * 1000.0))
         );
         assert!(figures.faults.is_empty(), "{:?}", figures.faults);
+    }
+
+    #[test]
+    fn goodput_is_counted_where_it_began() {
+        // All due at 1 s; first tokens after 400 ms and 700 ms.
+        let samples = [sample(true, served(400)), sample(true, served(700)), sample(true, served(1500))];
+        let (from, half) = (Duration::from_secs(1), Duration::from_millis(500));
+        assert!((Rate::of(&samples, from, half).requests - 2.0).abs() < 1e-9);
+        assert!((Rate::of(&samples, from + half, half).tokens - 20.0).abs() < 1e-9);
+        assert!(Rate::of(&samples, from + half * 2, half).requests < 1e-9);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::figures::Peak;
+use crate::figures::Rate;
 use crate::parts::{critical, fairness, killed, loads, mixed, retry, say};
 use crate::plan::{Options, Part, WORKER};
 use crate::section::Section;
@@ -56,7 +56,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let began = Instant::now();
     let folder = tempfile::tempdir()?;
-    let unknown = Peak { requests: 0.0, tokens: 0.0 };
+    let unknown = Rate { requests: 0.0, tokens: 0.0 };
     let mut stage = Stage { options, folder: folder.path(), peak: unknown, nginx: None };
     stage.peak = stage.best(WORKER, &FULL, options.measured()).await?;
     say(format_args!(

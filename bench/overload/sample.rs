@@ -72,6 +72,11 @@ impl Sample {
         }
     }
 
+    /// When its answer began, as far as can be seen: with its first token, or, in one piece, when it was asked for.
+    pub(crate) fn begun(&self) -> Duration {
+        self.arrival.due + self.first().unwrap_or_default()
+    }
+
     /// Tokens of an answer that counts as goodput.
     pub(crate) fn good_tokens(&self) -> u32 {
         match self.outcome {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::arrivals::{Arrival, Class, Source, draw, prompt_tokens};
 use crate::client::Client;
 use crate::drive::{Again, drive, soon, watch};
-use crate::figures::{Peak, Reading, Run};
+use crate::figures::{Rate, Reading, Run};
 use crate::gateways::{DamFile, Gateway, NginxLimits};
 use crate::plan::{Arm, Options, WORKER, WorkerSize};
 use crate::sample::{Outcome, Sample};
@@ -37,7 +37,7 @@ pub(crate) struct Stage<'a> {
     /// Where servers write.
     pub(crate) folder: &'a Path,
     /// Of a worker of the usual size.
-    pub(crate) peak: Peak,
+    pub(crate) peak: Rate,
     /// nginx at its best, when that has been looked for.
     pub(crate) nginx: Option<NginxLimits>,
 }
@@ -129,8 +129,9 @@ impl Stage<'_> {
             watch(setting.gateway.pid(), start + warm_up, start + warm_up + measured, reading),
             drive(&setting.client, arrivals, start, again),
         );
+        let good = Rate::of(&samples, warm_up, measured);
         samples.retain(|sample| sample.arrival.due >= warm_up);
-        Run { samples, measured, spent, readings: before.zip(after) }
+        Run { samples, good, measured, spent, readings: before.zip(after) }
     }
 
     /// What a worker gives at its best: clients that ask again as soon as they are answered, just as many as keep it
@@ -140,20 +141,17 @@ impl Stage<'_> {
         size: WorkerSize,
         full: &[f64],
         length: Duration,
-    ) -> Result<Peak, Box<dyn Error>> {
-        let mut best = Peak { requests: 0.0, tokens: 0.0 };
+    ) -> Result<Rate, Box<dyn Error>> {
+        let mut best = Rate { requests: 0.0, tokens: 0.0 };
         let length = length.max(LEAST_LOOK);
         for full in full {
             let worker = self.worker(size, self.options.seed).await?;
             let client = Arc::new(Client::new(worker.1));
             let clients = (f64::from(size.slots) * full) as u64;
             let samples = closed_loop(&client, clients, MIXING + length).await;
-            let seconds = length.as_secs_f64();
-            let kept: Vec<&Sample> =
-                samples.iter().filter(|sample| sample.is_good() && sample.arrival.due >= MIXING).collect();
-            let tokens = kept.iter().map(|sample| f64::from(sample.good_tokens())).sum::<f64>() / seconds;
-            if tokens > best.tokens {
-                best = Peak { requests: kept.len() as f64 / seconds, tokens };
+            let found = Rate::of(&samples, MIXING, length);
+            if found.tokens > best.tokens {
+                best = found;
             }
         }
         if best.tokens == 0.0 {

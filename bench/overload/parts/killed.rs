@@ -7,7 +7,7 @@ use tokio::time::sleep_until;
 
 use crate::arrivals::{Source, draw};
 use crate::drive::{drive, soon, watch};
-use crate::figures::Run;
+use crate::figures::{Rate, Run};
 use crate::gateways::DamFile;
 use crate::parts::{ours, say};
 use crate::picture;
@@ -33,7 +33,7 @@ const RETURNED: f64 = 0.95;
 const ALLOWED: f64 = 2.0;
 
 const TEXT: &str = "\
-Three workers of 32 slots at 2×; one is killed. Remaining: two thirds of the goodput of the seconds before. Back: from the
+Three workers of 32 slots at 2×; one is killed. Remaining: two thirds of the goodput of the 8 s before. Back: from the
 death to the first half second from which on a mean of 3 s reaches 95 % of that. Lost: streams that had begun on the dead
 worker, which nobody can save. Failed: requests without a token yet that met an error.";
 
@@ -53,7 +53,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
         }
         let rates = goodput(&samples, BEFORE + AFTER);
         let at = steps(BEFORE);
-        let before = mean(&rates[at - STEPS..at]);
+        let before = mean(&rates[..at]);
         let remaining = before * (WORKERS - 1) as f64 / WORKERS as f64;
         let back = back_after(&rates[at..], remaining * RETURNED);
         let after = mean(&rates[rates.len() - STEPS..]);
@@ -112,11 +112,12 @@ async fn death(stage: &Stage<'_>, arm: Arm, rate: f64) -> Result<Run, Box<dyn Er
         drive(&client, arrivals, start, None),
         victim
     );
+    let good = Rate::of(&samples, warm_up, BEFORE + AFTER);
     samples.retain(|sample| sample.arrival.due >= warm_up);
     for sample in &mut samples {
         sample.arrival.due -= warm_up;
     }
-    Ok(Run { samples, measured: BEFORE + AFTER, spent, readings: None })
+    Ok(Run { samples, good, measured: BEFORE + AFTER, spent, readings: None })
 }
 
 fn steps(time: Duration) -> usize {

@@ -23,13 +23,14 @@ pub(crate) struct Point {
 const CHOSEN_AT: f64 = 2.0;
 
 const TEXT: &str = "\
-Offered: arrivals of a Poisson process, drawn before the run; none waits for an answer. Good: the first token within
-1 s of when the request was due, and the stream complete. % of peak: tokens of good answers over the worker's own best;
-below 1× it only says how long the answers were, and % of offered is what counts. TTFT: of admitted streams; a client
-that gave up after 10 s counts as 10 s. Refusal: as clients saw it, and as the dam's own histogram has it (interpolated
-within its buckets); refusals that had first waited in the queue are left out of the clients' figure, and their waiting
-out of the dam's. Untold: refusals without `Retry-After`. Errors: broken streams and other statuses. Limit: what the law
-lets onto the worker at the end. CPU in % of one core; *all* is everything on the machine. Times in ms.";
+Offered: arrivals of a Poisson process, drawn before the run; none waits for an answer. Good: the first token within 1
+s of when the request was due, and the stream complete; goodput is counted when the first token comes. % of peak:
+tokens of good answers over the worker's own best; below 1× it only says how long the answers were, and % of offered
+is what counts. TTFT: of admitted streams; a client that gave up after 10 s counts as 10 s. Refusal: as clients saw
+it, and as the dam's own histogram has it (interpolated within its buckets); refusals that had first waited in the
+queue are left out of the clients' figure, and their waiting out of the dam's. Untold: refusals without `Retry-After`.
+Errors: broken streams and other statuses. Limit: what the law lets onto the worker at the end. CPU in % of one core;
+*all* is everything on the machine. Times in ms.";
 
 /// Measures all points, and says what they come to.
 pub(crate) async fn run(stage: &mut Stage<'_>) -> Result<Section, Box<dyn Error>> {

@@ -30,6 +30,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     for arm in ours(stage.options) {
         for (streamed, mix) in MIXES {
             let setting = stage.arm(arm).await?;
+            stage.settle(&setting, stage.peak.requests, stage.options.settling()).await;
             let length = stage.options.measured();
             let until = stage.options.warm_up() + length;
             let crowd = Source::crowd(20, LOAD * stage.peak.requests, until);
