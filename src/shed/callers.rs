@@ -1,11 +1,11 @@
 //! Fairness between the callers of one class: a counter of virtual tokens for each.
 //!
 //! A caller's counter grows by what its requests cost, divided by its weight, when they are admitted; the caller with
-//! the smallest counter is next. A caller that comes back after a pause is lifted to the virtual time, the counter of
-//! the last one served, so nobody can save up idleness and spend it as a monopoly; one that worked while the others
-//! paused owes nothing for it either. But a pause is not always wanted: with short waits a caller is absent most of the
-//! time *because* it was just refused. Who asked in vain within the last seconds is therefore lifted only to the
-//! virtual time of [`CREDIT`] ago, so that it is owed what it missed in that time and no more.
+//! the smallest counter is next. A caller that comes back after a pause is lifted to the virtual time, how far the
+//! foremost of those served has come, so nobody can save up idleness and spend it as a monopoly; one that worked while
+//! the others paused owes nothing for it either. But a pause is not always wanted: with short waits a caller is absent
+//! most of the time *because* it was just refused. Who asked in vain within the last seconds is therefore lifted only to
+//! the virtual time of [`CREDIT`] ago, so that it is owed what it missed in that time and no more; and so is a newcomer.
 //!
 //! **Memory.** A caller without waiting requests or seats whose counter is not above the virtual time is as good as
 //! forgotten, and is. If ever more than [`REMEMBERED`] idle callers stand above it, the virtual time is raised to
@@ -23,7 +23,7 @@ pub struct WaiterId(pub(super) u64);
 
 /// How long a caller is owed what it asked for in vain. Longer would be fairer to it, but in the worst case it takes
 /// everything for so long, divided by the number of callers.
-const CREDIT: Duration = Duration::from_secs(10);
+const CREDIT: Duration = Duration::from_secs(5);
 /// Marks of the virtual time that are kept in so much time.
 const MARKS: usize = 10;
 
@@ -42,6 +42,8 @@ type Rank = (u64, WaiterId, usize);
 pub(super) struct CallerState {
     id: Arc<str>,
     counter: u64,
+    /// The part of the counter that is charged for requests not yet over: an estimate.
+    charged: u64,
     joined: WaiterId,
     line: BTreeSet<Place>,
     /// Virtual cost and sequences of the line.
@@ -103,7 +105,9 @@ impl Callers {
         }
         let state = CallerState {
             id: Arc::clone(caller),
-            counter: self.virtual_time,
+            // As one that asked in vain: it would else stand behind all who are owed something.
+            counter: self.mark_of(now - CREDIT),
+            charged: 0,
             joined: WaiterId(0),
             line: BTreeSet::new(),
             cost: 0,
@@ -147,13 +151,11 @@ impl Callers {
             state.cost = state.cost.saturating_sub(cost);
             state.sequences = state.sequences.saturating_sub(u64::from(sequences));
             if admitted {
-                served = Some(state.counter);
-                state.counter = state.counter.saturating_add(cost);
-                state.seats += 1;
+                served = Some(state.admit(cost));
             }
         });
-        if let Some(counter) = served {
-            self.virtual_time = self.virtual_time.max(counter);
+        if let Some(level) = served {
+            self.virtual_time = self.virtual_time.max(level);
         }
         self.sequences = self.sequences.saturating_sub(u64::from(sequences));
         self.waiting = self.waiting.saturating_sub(1);
@@ -163,9 +165,7 @@ impl Callers {
     pub(super) fn charge(&mut self, slot: usize, cost: u64) {
         let mut served = 0;
         self.edit(slot, |state| {
-            served = state.counter;
-            state.counter = state.counter.saturating_add(cost);
-            state.seats += 1;
+            served = state.admit(cost);
         });
         self.virtual_time = self.virtual_time.max(served);
     }
@@ -174,6 +174,7 @@ impl Callers {
     pub(super) fn settle(&mut self, slot: usize, charged: u64, actual: u64) {
         self.edit(slot, |state| {
             state.counter = state.counter.saturating_add(actual).saturating_sub(charged);
+            state.charged = state.charged.saturating_sub(charged);
             state.seats = state.seats.saturating_sub(1);
         });
     }
@@ -201,7 +202,7 @@ impl Callers {
     /// Where a new request of `caller` would begin in virtual time: behind its own line.
     pub(super) fn start(&self, caller: &str, now: Nanos) -> u64 {
         let Some(state) = self.index.get(caller).and_then(|slot| self.state(*slot)) else {
-            return self.virtual_time;
+            return self.mark_of(now - CREDIT);
         };
         self.lifted(state, now).saturating_add(state.cost)
     }
@@ -213,9 +214,13 @@ impl Callers {
         }
         let since = now - CREDIT;
         let owed = state.missed.is_some_and(|missed| missed >= since);
-        let mark = self.marks.iter().rev().find(|(at, _)| *at <= since).or(self.marks.front());
-        let least = mark.filter(|_| owed).map_or(self.virtual_time, |(_, virtual_time)| *virtual_time);
-        state.counter.max(least)
+        state.counter.max(if owed { self.mark_of(since) } else { self.virtual_time })
+    }
+
+    /// The virtual time as it was at `at`, or the earliest that is remembered.
+    fn mark_of(&self, at: Nanos) -> u64 {
+        let mark = self.marks.iter().rev().find(|(marked, _)| *marked <= at).or(self.marks.front());
+        mark.map_or(self.virtual_time, |(_, virtual_time)| *virtual_time)
     }
 
     /// Remembers the virtual time now and then.
@@ -234,7 +239,7 @@ impl Callers {
     /// The requests of one line are taken to cost the same, so the work is one step per caller that is ahead.
     pub(super) fn ahead(&self, caller: &str, place: Place, enough: u64, now: Nanos) -> u64 {
         let own = self.index.get(caller).and_then(|slot| Some((*slot, self.state(*slot)?)));
-        let (mut start, mut sum, mut me) = (self.virtual_time, 0, usize::MAX);
+        let (mut start, mut sum, mut me) = (self.mark_of(now - CREDIT), 0, usize::MAX);
         if let Some((slot, state)) = own {
             let before =
                 if place.0 == Nanos::MAX { state.line.len() } else { state.line.range(..=place).count() };
@@ -320,6 +325,16 @@ impl Callers {
 }
 
 impl CallerState {
+    /// Charges a request that gets a seat. Gives back how far the caller had come by then, without what is only
+    /// estimated: a virtual time that ran ahead with estimates would never come back when they turn out too high.
+    fn admit(&mut self, cost: u64) -> u64 {
+        let level = self.counter.saturating_sub(self.charged);
+        self.counter = self.counter.saturating_add(cost);
+        self.charged = self.charged.saturating_add(cost);
+        self.seats += 1;
+        level
+    }
+
     fn is_idle(&self) -> bool {
         self.line.is_empty() && self.seats == 0
     }

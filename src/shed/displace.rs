@@ -1,7 +1,9 @@
-//! Giving way: a critical request that finds no room takes the seat of a batch request whose answer has not begun.
+//! Back to the queue: requests that lose their seat before their answer has begun.
 //!
-//! Nothing was sent to that client yet, so nothing is lost but the part of a prompt that the worker has read. The
-//! youngest goes first, for it has the least behind it. It is put into the queue again, or told `overloaded`.
+//! A critical request that finds no room takes the seat of a batch request. Nothing was sent to that client yet, so
+//! nothing is lost but the part of a prompt that the worker has read. The youngest goes first, for it has the least
+//! behind it. It is put into the queue again, or told `overloaded`. So is a request whose worker failed it while all
+//! others are full: it was admitted once, and need not fail for that.
 //!
 //! * **Failure mode.** A request that must not be sent twice never gives way.
 //! * **Trade-off.** The seat is written to its new owner at once, while the worker still drops the other request: for
@@ -15,7 +17,8 @@ use crate::request::Class;
 
 use super::ask::Ask;
 use super::callers::WaiterId;
-use super::gate::{Answer, Gate};
+use super::fair_queue::Tried;
+use super::gate::Gate;
 use super::refuse;
 use super::seat::{Seat, SeatId};
 
@@ -38,6 +41,27 @@ impl Gate {
         self.displaced.drain(..)
     }
 
+    /// Lets a request wait again whose worker failed it, and for which no other has room now. `None`: there is no other
+    /// worker to wait for, and the seat stays. Otherwise the seat is free, and the request waits or is refused.
+    pub fn resubmit(
+        &mut self,
+        id: SeatId,
+        ask: &Ask,
+        now: Nanos,
+    ) -> Option<Result<(WaiterId, Nanos), Refusal>> {
+        let seat = self.seats.get(&id)?;
+        let mut others = self.workers.iter().enumerate().filter(|(place, _)| !seat.has_tried(*place));
+        if !others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.open(now))) {
+            return None;
+        }
+        let mut seat = self.unseat(id)?;
+        seat.tried.push(seat.worker);
+        let next = self.enqueue(ask, seat.tried, now);
+        self.advance(now);
+        self.serve(now);
+        Some(next)
+    }
+
     /// Whether `seat` may be given to a critical request later.
     pub(super) fn may_yield(ask: &Ask) -> bool {
         ask.class == Class::Batch && ask.repeatable
@@ -55,7 +79,7 @@ impl Gate {
             let seat = self.seats.get(&id)?;
             let (at, class, held, prefilled) = (seat.worker, seat.class as usize, seat.load, seat.prefilled);
             self.workers.get_mut(at)?.as_mut()?.ledger.vacate(class, &held, prefilled);
-            let place = self.place(&load, ask.class, ask.session, now);
+            let place = self.place(&load, ask.class, ask.session, &[], now);
             self.workers.get_mut(at)?.as_mut()?.ledger.occupy(class, &held);
             Some((place?, id))
         })
@@ -72,13 +96,10 @@ impl Gate {
 
     /// Lets one who lost its seat wait again, or refuses it.
     pub(super) fn requeue(&mut self, id: SeatId, ask: &Ask, now: Nanos) {
-        let next = match self.enqueue(ask, now) {
-            Ok(Answer::Waiting { id, expires_at }) => Ok((id, expires_at)),
-            _ => {
-                let retry = self.retry_after(now);
-                Err(refuse::gave_way(&self.pool, retry))
-            }
-        };
+        let next = self.enqueue(ask, Tried::new(), now).map_err(|_refusal| {
+            let retry = self.retry_after(now);
+            refuse::gave_way(&self.pool, retry)
+        });
         self.displaced.push(Displaced { seat: id, next });
     }
 }

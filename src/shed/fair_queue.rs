@@ -24,6 +24,9 @@ const SCALE: u64 = 256;
 /// Output is worth two prompt tokens: it is decoded one by one, while prompts are read many at once.
 const OUTPUT_WEIGHT: u64 = 2;
 
+/// Places of workers.
+pub(super) type Tried = SmallVec<[usize; 2]>;
+
 /// What an admitted request has cost its caller so far.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Charge {
@@ -42,6 +45,8 @@ pub(super) struct Waiting {
     pub(super) load: Load,
     pub(super) session: Option<u64>,
     pub(super) stream: bool,
+    /// Places of workers that have failed it: others only.
+    pub(super) tried: Tried,
     /// What was asked, if the seat it gets may be taken away again.
     pub(super) ask: Option<Box<Ask>>,
     pub(super) since: Nanos,
@@ -163,7 +168,7 @@ impl FairQueue {
     }
 
     /// Puts a request into the queue until `expires`.
-    pub(super) fn push(&mut self, ask: &Ask, expires: Nanos, now: Nanos) -> WaiterId {
+    pub(super) fn push(&mut self, ask: &Ask, tried: Tried, expires: Nanos, now: Nanos) -> WaiterId {
         let id = WaiterId(self.next);
         self.next += 1;
         let load = ask.load();
@@ -181,6 +186,7 @@ impl FairQueue {
                 load,
                 session: ask.session,
                 stream: ask.stream,
+                tried,
                 ask: Gate::may_yield(ask).then(|| Box::new(ask.clone())),
                 since: now,
                 expires,

@@ -19,7 +19,7 @@ use super::ask::Ask;
 use super::callers::WaiterId;
 use super::displace::Displaced;
 use super::drain::Drain;
-use super::fair_queue::FairQueue;
+use super::fair_queue::{FairQueue, Tried};
 use super::member::Worker;
 use super::pick::{Candidate, Pick};
 use super::refuse;
@@ -121,7 +121,7 @@ impl Gate {
         let load = ask.load();
         self.check_size(&load)?;
         if !self.queue.blocks(ask.class) {
-            if let Some(place) = self.place(&load, ask.class, ask.session, now) {
+            if let Some(place) = self.place(&load, ask.class, ask.session, &[], now) {
                 return Ok(Answer::Granted(self.admit_at_once(ask, place, now)));
             }
             if let Some((place, id)) = self.find_yielding(ask, now)
@@ -137,11 +137,11 @@ impl Gate {
             }
         }
         self.queue.wants(ask.class, now);
-        let answer = self.enqueue(ask, now);
-        if answer.is_err() {
+        let place = self.enqueue(ask, Tried::new(), now);
+        if place.is_err() {
             self.queue.missed(ask, now);
         }
-        answer
+        place.map(|(id, expires_at)| Answer::Waiting { id, expires_at })
     }
 
     fn admit_at_once(&mut self, ask: &Ask, place: usize, now: Nanos) -> Grant {
@@ -202,7 +202,8 @@ impl Gate {
         self.recheck = self.next_cool_down_end(now).unwrap_or(Nanos::MAX);
         while let Some(head) = self.queue.head(now, self.settings.promote) {
             let (id, load, class, session) = (head.id, head.load, head.class, head.session);
-            if let Some(place) = self.place(&load, class, session, now) {
+            let tried = head.tried.clone();
+            if let Some(place) = self.place(&load, class, session, &tried, now) {
                 self.admit(id, place, now);
             } else if let Err(refusal) = self.check_size(&load) {
                 self.queue.remove(id);
@@ -217,6 +218,7 @@ impl Gate {
         let Some((waiting, charge)) = self.queue.admit(head) else { return };
         let mut seat = Seat::new(place, waiting.class, waiting.load, waiting.stream, charge, now);
         seat.ask = waiting.ask;
+        seat.tried = waiting.tried;
         let grant = self.seat(seat, now.since(waiting.since), now);
         self.settled.push((waiting.id, Ok(grant)));
     }
@@ -251,7 +253,13 @@ impl Gate {
         }
     }
 
-    pub(super) fn enqueue(&mut self, ask: &Ask, now: Nanos) -> Result<Answer, Refusal> {
+    /// A place in the queue and when the wait ends, or why there is none.
+    pub(super) fn enqueue(
+        &mut self,
+        ask: &Ask,
+        tried: Tried,
+        now: Nanos,
+    ) -> Result<(WaiterId, Nanos), Refusal> {
         let open = self.is_open(now);
         let wait = if open { self.settings.queue_wait } else { self.settings.wait_no_worker };
         let expires_at = ask.deadline.map_or(now + wait, |deadline| deadline.min(now + wait));
@@ -274,12 +282,12 @@ impl Gate {
             let retry = self.retry_after(now);
             self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
         }
-        let id = self.queue.push(ask, expires_at, now);
+        let id = self.queue.push(ask, tried, expires_at, now);
         // As the new head it may be smaller than the one that did not fit.
         if self.queue.head(now, self.settings.promote).is_some_and(|head| head.id == id) {
             self.serve(now);
         }
-        Ok(Answer::Waiting { id, expires_at })
+        Ok((id, expires_at))
     }
 
     /// The predicted wait, when it exceeds what the request may wait. Who would be next is never refused for it:

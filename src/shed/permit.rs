@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 use crate::refusal::Refusal;
 use crate::request::Ending;
 
-use super::ask::Failure;
+use super::ask::{Ask, Failure};
 use super::gate::Grant;
 use super::handle::GateHandle;
 use super::seat::SeatId;
-use super::waiter::Waiter;
+use super::waiter::{Desk, Waiter};
 
 /// Tokens of one stream are reported to the gate at most this often, so that a stream takes the pool's lock ten
 /// times a second and not once per token.
@@ -150,6 +150,24 @@ impl Permit {
         let event = self.0.gate.with(|state, _| state.displaced.remove(&self.0.seat()));
         let Some(event) = event else { return Ok(None) };
         let (id, expires_at) = event.next?;
+        Ok(Some(Waiter::new(self.0.gate.clone(), id, expires_at)))
+    }
+
+    /// Gives the seat up and waits for another, after a failure of the worker that left no other with room. `None`:
+    /// there is no other worker, and the seat stays.
+    ///
+    /// # Errors
+    /// As [`GateHandle::ask`]: there is no hope of another in time.
+    pub fn resubmit(&self, ask: &Ask) -> Result<Option<Waiter>, Refusal> {
+        let next = self.0.gate.with(|state, now| {
+            let next = state.gate.resubmit(self.0.seat(), ask, now);
+            if let Some(Ok((id, _))) = next {
+                state.desks.insert(id, Desk::default());
+            }
+            next
+        });
+        let Some(place) = next else { return Ok(None) };
+        let (id, expires_at) = place?;
         Ok(Some(Waiter::new(self.0.gate.clone(), id, expires_at)))
     }
 

@@ -11,15 +11,16 @@ use super::refuse::{self, Fullness};
 use super::settings::LimitSource;
 
 impl Gate {
-    /// Where a request of `class` may sit down now.
+    /// Where a request of `class` may sit down now; not at the places in `tried`.
     pub(super) fn place(
         &mut self,
         load: &Load,
         class: Class,
         session: Option<u64>,
+        tried: &[usize],
         now: Nanos,
     ) -> Option<usize> {
-        self.survey(load, &[], now);
+        self.survey(load, tried, now);
         let allowed = self.fleet_allows(now) && self.reserve_allows(load, class, now);
         if allowed { self.chosen(session) } else { None }
     }

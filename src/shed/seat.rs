@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use crate::clock::Nanos;
 use crate::request::{Class, Ending};
 
 use super::ask::{Ask, Failure};
-use super::fair_queue::Charge;
+use super::fair_queue::{Charge, Tried};
 use super::gate::Gate;
 use super::law::Sample;
 use super::ledger::Load;
@@ -46,7 +44,7 @@ pub(super) struct Seat {
     /// A failure of the present worker was told already.
     failed: bool,
     /// Places of workers that had this seat before.
-    tried: SmallVec<[usize; 2]>,
+    pub(super) tried: Tried,
 }
 
 /// What was so when a request was sent.
@@ -88,7 +86,7 @@ impl Seat {
             flowed_at: None,
             seen: 0,
             failed: false,
-            tried: SmallVec::new(),
+            tried: Tried::new(),
         }
     }
 }
@@ -326,6 +324,11 @@ impl Gate {
 }
 
 impl Seat {
+    /// Whether the worker at `place` has it or has had it.
+    pub(super) fn has_tried(&self, place: usize) -> bool {
+        self.worker == place || self.tried.contains(&place)
+    }
+
     /// No longer waits for its first token.
     fn forget_dispatch(&self, id: SeatId, worker: &mut Worker, reading: &mut BTreeSet<(Nanos, SeatId)>) {
         if let Some(dispatch) = self.dispatched {

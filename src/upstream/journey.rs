@@ -26,9 +26,9 @@ use super::watch::{Reading, Watch};
 use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
-    Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UpgradeTo, UsageInjected,
+    Caller, Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UpgradeTo, UsageInjected,
 };
-use crate::shed::{Failure, Permit};
+use crate::shed::{Ask, Failure, Permit, Waiter};
 
 /// A request under way, and what may still be done with it.
 pub(crate) struct Journey<'a> {
@@ -48,6 +48,8 @@ pub(crate) struct Journey<'a> {
     switch: Option<(UpgradeTo, OnUpgrade)>,
     flight: Arc<Flight>,
     permit: Option<Permit>,
+    /// What it asked of its gate, to ask again.
+    ask: Option<Ask>,
     id: HeaderValue,
     retries: u32,
     /// Where to begin among the workers when there is no permit to name one.
@@ -77,6 +79,7 @@ impl<'a> Journey<'a> {
         let id = HeaderValue::from_str(&flight.id)
             .map_err(|_error| Refusal::new(Reason::InternalError, "The request's id is no header value."))?;
         let demand = facts.get::<Demand>();
+        let ask = facts.get::<Caller>().zip(demand).map(|(caller, demand)| Ask::of(caller, demand));
         let (kind, stream, retryable) = demand
             .map_or((Kind::Path, false, false), |demand| (demand.kind, demand.stream, demand.retryable));
         Outgoing {
@@ -106,6 +109,7 @@ impl<'a> Journey<'a> {
             injected: facts.get::<UsageInjected>().is_some(),
             switch,
             flight,
+            ask,
             permit: facts.remove::<Permit>(),
             id,
             retries: 0,
@@ -137,12 +141,17 @@ impl<'a> Journey<'a> {
             if let Some(failure) = fault.blame() {
                 self.blame(failure);
             }
-            if !self.may_ask_another(fault.trouble()) {
-                if let Some(permit) = &self.permit {
-                    permit.end(Ending::Refused);
-                }
-                return Err(fault.into_refusal(worker));
+            if self.may_ask_another(fault.trouble()) {
+                continue;
             }
+            if let Some(waiter) = self.resubmit(fault.trouble())? {
+                self.wait(waiter).await?;
+                continue;
+            }
+            if let Some(permit) = &self.permit {
+                permit.end(Ending::Refused);
+            }
+            return Err(fault.into_refusal(worker));
         }
     }
 
@@ -181,15 +190,41 @@ impl<'a> Journey<'a> {
     async fn wait_again(&mut self) -> Result<(), Refusal> {
         let lost = || Refusal::new(Reason::InternalError, "A request lost its seat and what it had to say.");
         let permit = self.permit.as_ref().filter(|_| self.payload.is_some()).ok_or_else(lost)?;
-        let mut waiter = permit.waiter()?.ok_or_else(lost)?;
+        let waiter = permit.waiter()?.ok_or_else(lost)?;
+        self.wait(waiter).await
+    }
+
+    /// A place in the queue for a request that may go to another worker, when all of those are full.
+    fn resubmit(&mut self, trouble: Trouble) -> Result<Option<Waiter>, Refusal> {
+        let Some((permit, ask)) = self.permit.as_ref().zip(self.ask.as_ref()) else { return Ok(None) };
+        let now = self.upstream.clock.now();
+        if !trouble.allows_another(self.repeatable)
+            || self.payload.is_none()
+            || self.retries >= self.settings.retry.max
+            || !self.upstream.budget.spend(self.settings.retry.budget, now)
+        {
+            return Ok(None);
+        }
+        let waiter = permit.resubmit(ask)?;
+        match waiter {
+            Some(_) => self.retries += 1,
+            None => self.upstream.budget.give_back(now),
+        }
+        Ok(waiter)
+    }
+
+    /// Waits for a seat, which becomes this request's own.
+    async fn wait(&mut self, mut waiter: Waiter) -> Result<(), Refusal> {
         let since = self.upstream.clock.now();
         let budget = waiter.expires_at().since(since);
         let outcome = match tokio::time::timeout(budget, &mut waiter).await {
             Ok(outcome) => outcome,
             Err(_) => Err(waiter.give_up()),
         };
-        self.flight.set_queued(permit.waited() + self.upstream.clock.now().since(since));
-        permit.take_over(&outcome?);
+        if let Some(permit) = &self.permit {
+            self.flight.set_queued(permit.waited() + self.upstream.clock.now().since(since));
+            permit.take_over(&outcome?);
+        }
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! A worker that fails before the first content is replaced; after it, the client is told.
 
+use std::sync::Arc;
+
 use super::client::{ask, chat, request};
 use super::rig::{Dam, Worker, before};
 
@@ -128,5 +130,29 @@ async fn a_call_that_leaves_something_behind_is_not_run_twice() {
             received + attempts
         );
     }
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn a_request_that_lost_its_worker_waits_for_another_that_is_full() {
+    let workers = [Worker::start(1), Worker::start(1)];
+    let more = "
+  retry: { max: 1, budget: 1.0 }
+concurrency: { fleet_factor: 1.0, queue: { wait: 20s } }";
+    let dam = Arc::new(Dam::start(&before(&[workers[0].entry("w1", 1), workers[1].entry("w2", 1)], more)));
+    workers[0].fault("hang", 1).await;
+    let asked = ["a", "b"].map(|body| {
+        let dam = Arc::clone(&dam);
+        tokio::spawn(async move { dam.ask(chat(body, true, 1500, &[])).await })
+    });
+    workers[0].busy_with(1).await;
+    workers[1].busy_with(1).await;
+    let [dies, stays] = workers;
+    dies.kill().await;
+    for answer in asked {
+        let answer = answer.await.unwrap();
+        assert_eq!((answer.status, answer.whole), (200, true), "{}", answer.text());
+    }
+    assert_eq!(stays.tally("finished").await, 2);
     dam.idle().await;
 }

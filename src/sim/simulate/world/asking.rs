@@ -4,7 +4,7 @@ use super::call::{Call, Fate, Stage};
 use super::{Happening, World, at};
 use crate::clock::Nanos;
 use crate::refusal::Refusal;
-use crate::shed::{Answer, Displaced, Grant, WaiterId};
+use crate::shed::{Answer, Displaced, Grant, SeatId, WaiterId};
 
 impl World<'_> {
     /// A request asks its dam.
@@ -64,6 +64,28 @@ impl World<'_> {
                 }
             }
         }
+    }
+
+    /// Lets a request whose worker failed it wait for another that is full now. False: there is no other.
+    pub(super) fn resubmit(&mut self, place: usize, seat: SeatId) -> bool {
+        let call = &self.calls[place];
+        let number = call.dam;
+        let person = &self.people.all[call.wish.person];
+        let dam = &mut self.dams[number];
+        let ask = dam.ask(person, &call.wish, self.now);
+        let Some(next) = dam.gate.as_mut().and_then(|gate| gate.resubmit(seat, &ask, self.now)) else {
+            return false;
+        };
+        dam.yielding.remove(&seat);
+        dam.retried(self.now);
+        self.calls[place].retried = true;
+        self.calls[place].granted = None;
+        match next {
+            Ok((id, expires_at)) => self.waits(place, id, expires_at),
+            Err(refusal) => self.refused(place, &refusal),
+        }
+        self.settle(number);
+        true
     }
 
     fn leave_queue(&mut self, dam: usize, id: WaiterId) -> Option<usize> {

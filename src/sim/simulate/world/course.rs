@@ -149,6 +149,9 @@ impl World<'_> {
                 self.calls[place].retried = true;
                 return self.send(place, machine);
             }
+            if self.resubmit(place, seat) {
+                return;
+            }
         }
         let (reason, ending) = match failure {
             Failure::Connect => (Reason::UpstreamUnreachable, Ending::WorkerFailed),
