@@ -7,6 +7,9 @@
 //! most of the time *because* it was just refused. Who asked in vain within the last seconds is therefore lifted only to
 //! the virtual time of [`CREDIT`] ago, so that it is owed what it missed in that time and no more; and so is a newcomer.
 //!
+//! Only what is taken while others want it counts: when nobody has waited or been refused for a while, the next who has
+//! to begins a new *contest*, in which all are equal again. What a caller took of an idle pool is not held against it.
+//!
 //! **Memory.** A caller without waiting requests or seats whose counter is not above the virtual time is as good as
 //! forgotten, and is. If ever more than [`REMEMBERED`] idle callers stand above it, the virtual time is raised to
 //! their median: half of them are forgiven at most one request's worth.
@@ -42,6 +45,8 @@ type Rank = (u64, WaiterId, usize);
 pub(super) struct CallerState {
     id: Arc<str>,
     counter: u64,
+    /// The contest in which it counts.
+    contest: u32,
     /// The part of the counter that is charged for requests not yet over: an estimate.
     charged: u64,
     joined: WaiterId,
@@ -66,6 +71,9 @@ pub(super) struct Callers {
     /// The same by counter plus cost of the line: the last is who would be served latest.
     tails: BTreeSet<Rank>,
     virtual_time: u64,
+    /// The number of the present contest, and when it was last one.
+    contest: u32,
+    contended_at: Nanos,
     /// What the virtual time was at some moments of the last [`CREDIT`], the earliest first.
     marks: VecDeque<(Nanos, u64)>,
     sequences: u64,
@@ -95,8 +103,12 @@ impl Callers {
         self.mark(now);
         if let Some(&slot) = self.index.get(caller) {
             let counter = self.state(slot).map(|state| self.lifted(state, now));
+            let contest = self.contest;
             if let (Some(state), Some(counter)) = (self.state_mut(slot), counter) {
                 state.counter = counter;
+                if state.contest != contest {
+                    (state.contest, state.charged, state.missed) = (contest, 0, None);
+                }
             }
             return slot;
         }
@@ -107,6 +119,7 @@ impl Callers {
             id: Arc::clone(caller),
             // As one that asked in vain: it would else stand behind all who are owed something.
             counter: self.mark_of(now - CREDIT),
+            contest: self.contest,
             charged: 0,
             joined: WaiterId(0),
             line: BTreeSet::new(),
@@ -170,12 +183,15 @@ impl Callers {
         self.virtual_time = self.virtual_time.max(served);
     }
 
-    /// A seat is given back: `charged` becomes `actual`.
-    pub(super) fn settle(&mut self, slot: usize, charged: u64, actual: u64) {
+    /// A seat is given back that was charged in `contest`: `charged` becomes `actual`, unless another has begun.
+    pub(super) fn settle(&mut self, slot: usize, contest: u32, charged: u64, actual: u64) {
         self.edit(slot, |state| {
+            state.seats = state.seats.saturating_sub(1);
+            if state.contest != contest {
+                return;
+            }
             state.counter = state.counter.saturating_add(actual).saturating_sub(charged);
             state.charged = state.charged.saturating_sub(charged);
-            state.seats = state.seats.saturating_sub(1);
         });
     }
 
@@ -183,6 +199,20 @@ impl Callers {
     pub(super) fn head(&self) -> Option<WaiterId> {
         let (_, _, slot) = self.order.first()?;
         self.state(*slot)?.line.first().map(|place| place.1)
+    }
+
+    /// Somebody has to wait or is refused.
+    pub(super) fn contend(&mut self, now: Nanos) {
+        if now.since(self.contended_at) > CREDIT {
+            self.contest = self.contest.wrapping_add(1);
+            self.marks.clear();
+        }
+        self.contended_at = now;
+    }
+
+    /// The number of the present contest.
+    pub(super) fn contest(&self) -> u32 {
+        self.contest
     }
 
     /// A request of `caller` was refused. Callers that are not known have no credit to keep.
@@ -211,6 +241,9 @@ impl Callers {
     fn lifted(&self, state: &CallerState, now: Nanos) -> u64 {
         if !state.line.is_empty() {
             return state.counter;
+        }
+        if state.contest != self.contest {
+            return self.virtual_time;
         }
         let since = now - CREDIT;
         let owed = state.missed.is_some_and(|missed| missed >= since);

@@ -32,6 +32,7 @@ pub(super) type Tried = SmallVec<[usize; 2]>;
 pub(super) struct Charge {
     class: Class,
     caller: usize,
+    contest: u32,
     weight: u32,
     sequences: u32,
     cost: u64,
@@ -174,6 +175,7 @@ impl FairQueue {
         let load = ask.load();
         let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
+        callers.contend(now);
         let caller = callers.enter(&ask.caller, now);
         callers.join(caller, (expires, id), cost, load.sequences);
         self.expiry.insert((expires, id));
@@ -226,7 +228,8 @@ impl FairQueue {
         let waiting = self.take(id, true)?;
         let Waiting { class, caller, weight, cost, load, .. } = &waiting;
         let (class, caller, weight, cost, load) = (*class, *caller, *weight, *cost, *load);
-        Some((waiting, Charge { class, caller, weight, sequences: load.sequences, cost }))
+        let contest = self.class(class).contest();
+        Some((waiting, Charge { class, caller, contest, weight, sequences: load.sequences, cost }))
     }
 
     /// Charges the caller of a request that did not have to wait.
@@ -236,18 +239,21 @@ impl FairQueue {
         let callers = self.class_mut(ask.class);
         let caller = callers.enter(&ask.caller, now);
         callers.charge(caller, cost);
-        Charge { class: ask.class, caller, weight: ask.weight, sequences: load.sequences, cost }
+        let contest = callers.contest();
+        Charge { class: ask.class, caller, contest, weight: ask.weight, sequences: load.sequences, cost }
     }
 
     /// Corrects a charge at the end: `used` is what the request really took, `None` nothing at all.
     pub(super) fn settle(&mut self, charge: Charge, used: Option<Load>) {
         let actual = used.map_or(0, |load| cost(load.prompt, load.output, charge.sequences, charge.weight));
-        self.class_mut(charge.class).settle(charge.caller, charge.cost, actual);
+        self.class_mut(charge.class).settle(charge.caller, charge.contest, charge.cost, actual);
     }
 
     /// A request was refused on arrival.
     pub(super) fn missed(&mut self, ask: &Ask, now: Nanos) {
-        self.class_mut(ask.class).missed(&ask.caller, now);
+        let callers = self.class_mut(ask.class);
+        callers.contend(now);
+        callers.missed(&ask.caller, now);
     }
 
     /// Takes a request out that is refused: its caller is owed something.

@@ -159,3 +159,21 @@ fn light_callers_beside_a_flood_get_all_they_ask_for() {
         assert!(served * 100 >= asked * 98, "{name}: {served} of {asked}");
     }
 }
+
+#[test]
+fn what_was_taken_of_an_idle_pool_is_not_held_against_a_caller() {
+    let mut gate = gate(settings(), &[member("w1", 4)]);
+    let seats: Vec<_> = (0..4).map(|_| granted(&mut gate, &ask("heavy"), at(0)).seat).collect();
+    seats.iter().for_each(|seat| gate.dispatched(*seat, at(0)));
+    let order = ["heavy", "light", "heavy", "light"];
+    let waiters: BTreeMap<_, _> =
+        order.iter().map(|name| (waiting(&mut gate, &ask(name), at(10_000)), *name)).collect();
+    let served: Vec<_> = seats
+        .into_iter()
+        .map(|seat| {
+            gate.release(seat, Ending::Complete, 50, at(10_001));
+            waiters[&gate.take_settled().next().unwrap().0]
+        })
+        .collect();
+    assert_eq!(served, order);
+}
