@@ -51,7 +51,7 @@ bench: ## all benchmarks of the crate
 bench-proxy: ## the gateway beside nginx and HAProxy, as a table; some 5 minutes
 	scripts/bench-proxy
 
-overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 25 minutes
+overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 20 minutes
 	scripts/overload
 
 deny: ## licences, bans and sources of all dependencies; CHECKS=advisories asks the RustSec database

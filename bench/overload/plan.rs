@@ -138,7 +138,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_delimiter = ' ', default_values_t = Part::value_variants().to_vec())]
     pub(crate) parts: Vec<Part>,
     /// Seconds measured at each load, after a warm-up
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 8)]
     pub(crate) seconds: u64,
     /// The seed of all arrivals
     #[arg(long, default_value_t = 1)]

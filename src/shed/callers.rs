@@ -5,7 +5,7 @@
 //! foremost of those served has come, so nobody can save up idleness and spend it as a monopoly; one that worked while
 //! the others paused owes nothing for it either. But a pause is not always wanted: with short waits a caller is absent
 //! most of the time *because* it was just refused. Who asked in vain within the last seconds is therefore lifted only to
-//! the virtual time of [`CREDIT`] ago, so that it is owed what it missed in that time and no more; and so is a newcomer.
+//! the virtual time of [`CREDIT`] ago, so that it is owed what it missed in that time and no more.
 //!
 //! Only what is taken while others want it counts: when nobody has waited or been refused for a while, the next who has
 //! to begins a new *contest*, in which all are equal again. What a caller took of an idle pool is not held against it.
@@ -73,7 +73,7 @@ pub(super) struct Callers {
     virtual_time: u64,
     /// The number of the present contest, and when it was last one.
     contest: u32,
-    contended_at: Nanos,
+    contended_at: Option<Nanos>,
     /// What the virtual time was at some moments of the last [`CREDIT`], the earliest first.
     marks: VecDeque<(Nanos, u64)>,
     sequences: u64,
@@ -117,8 +117,7 @@ impl Callers {
         }
         let state = CallerState {
             id: Arc::clone(caller),
-            // As one that asked in vain: it would else stand behind all who are owed something.
-            counter: self.mark_of(now - CREDIT),
+            counter: self.virtual_time,
             contest: self.contest,
             charged: 0,
             joined: WaiterId(0),
@@ -203,11 +202,11 @@ impl Callers {
 
     /// Somebody has to wait or is refused.
     pub(super) fn contend(&mut self, now: Nanos) {
-        if now.since(self.contended_at) > CREDIT {
+        if self.contended_at.is_none_or(|at| now.since(at) > CREDIT) {
             self.contest = self.contest.wrapping_add(1);
             self.marks.clear();
         }
-        self.contended_at = now;
+        self.contended_at = Some(now);
     }
 
     /// The number of the present contest.
@@ -232,7 +231,7 @@ impl Callers {
     /// Where a new request of `caller` would begin in virtual time: behind its own line.
     pub(super) fn start(&self, caller: &str, now: Nanos) -> u64 {
         let Some(state) = self.index.get(caller).and_then(|slot| self.state(*slot)) else {
-            return self.mark_of(now - CREDIT);
+            return self.virtual_time;
         };
         self.lifted(state, now).saturating_add(state.cost)
     }
@@ -272,7 +271,7 @@ impl Callers {
     /// The requests of one line are taken to cost the same, so the work is one step per caller that is ahead.
     pub(super) fn ahead(&self, caller: &str, place: Place, enough: u64, now: Nanos) -> u64 {
         let own = self.index.get(caller).and_then(|slot| Some((*slot, self.state(*slot)?)));
-        let (mut start, mut sum, mut me) = (self.mark_of(now - CREDIT), 0, usize::MAX);
+        let (mut start, mut sum, mut me) = (self.virtual_time, 0, usize::MAX);
         if let Some((slot, state)) = own {
             let before =
                 if place.0 == Nanos::MAX { state.line.len() } else { state.line.range(..=place).count() };

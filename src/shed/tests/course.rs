@@ -237,3 +237,15 @@ fn a_wide_request_needs_one_place_and_no_more_than_half_the_limit_beyond() {
     granted(&mut gate, &wide(5), at(0));
     refused(&mut gate, &wide(1), at(0));
 }
+
+#[test]
+fn a_seat_is_held_however_long_nothing_is_heard_of_it() {
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member("w1", 1)]);
+    let seat = granted(&mut gate, &ask("a"), at(0)).seat;
+    gate.dispatched(seat, at(0));
+    for hour in 1..=100 {
+        gate.advance(at(hour * 3_600_000));
+        refused(&mut gate, &ask("a"), at(hour * 3_600_000));
+    }
+    assert_eq!(gate.snapshot(at(0)).in_flight(), 1);
+}

@@ -124,6 +124,8 @@ fn callers_take_turns_and_idleness_is_not_saved_up() {
 #[test]
 fn a_wrong_estimate_is_corrected_at_the_end() {
     let mut gate = gate(settings(), &[member("w1", 1)]);
+    // Only what is taken while others want it counts.
+    next_served(&mut gate, &["x", "y"], at(0));
     // Both were charged for 50 tokens of output; a took 300, b none.
     for (caller, output) in [("a", 300), ("b", 0)] {
         let seat = granted(&mut gate, &ask(caller), at(0)).seat;
@@ -167,13 +169,31 @@ fn what_was_taken_of_an_idle_pool_is_not_held_against_a_caller() {
     seats.iter().for_each(|seat| gate.dispatched(*seat, at(0)));
     let order = ["heavy", "light", "heavy", "light"];
     let waiters: BTreeMap<_, _> =
-        order.iter().map(|name| (waiting(&mut gate, &ask(name), at(10_000)), *name)).collect();
+        order.iter().map(|name| (waiting(&mut gate, &ask(name), at(1)), *name)).collect();
     let served: Vec<_> = seats
         .into_iter()
         .map(|seat| {
-            gate.release(seat, Ending::Complete, 50, at(10_001));
+            gate.release(seat, Ending::Complete, 50, at(2));
             waiters[&gate.take_settled().next().unwrap().0]
         })
         .collect();
     assert_eq!(served, order);
+}
+
+#[test]
+fn newcomers_are_not_owed_what_was_served_before_they_came() {
+    let patient = GateSettings { queue_wait: Duration::from_secs(60), ..settings() };
+    let mut gate = gate(patient, &[member("w1", 1)]);
+    // One caller alone contends with itself for half a minute, and gets all there is.
+    let mut seat = granted(&mut gate, &ask("old"), at(0)).seat;
+    for now in (0..30_000).step_by(100) {
+        gate.dispatched(seat, at(now));
+        waiting(&mut gate, &ask("old"), at(now));
+        gate.release(seat, Ending::Complete, 50, at(now + 50));
+        seat = gate.take_settled().next().unwrap().1.unwrap().seat;
+    }
+    gate.release(seat, Ending::Complete, 50, at(30_000));
+    let order = ["old", "new", "old", "new", "old", "new"];
+    let served = next_served(&mut gate, &order, at(30_001));
+    assert!(served[..3].contains(&"old".to_owned()), "{served:?}");
 }

@@ -60,8 +60,8 @@ pub struct Figures {
     pub light_share: Option<f64>,
     /// Sequences that workers threw out of their cache.
     pub preemptions: u64,
-    /// Of the clients that came back when they had been told to, while no more was offered than can be served (and
-    /// not within 5 s after it was more), those that were let in.
+    /// Of the clients that came back when they had been told to, while no more was offered than can be served, those
+    /// that were let in.
     pub retry_kept: Option<f64>,
     /// From the last disturbance until all was as good as it can be. Infinite when that never came.
     pub recovery: Option<f64>,

@@ -15,9 +15,6 @@ use crate::sim::simulate::world::{Call, Fate, Phase, SECOND, Stage, World, at};
 /// An output token counts as so many of the prompt, as in the fair queue.
 const OUTPUT_WEIGHT: f64 = 2.0;
 
-/// So long after an overload those that it had refused have come back.
-const CALMS: Duration = Duration::from_secs(5);
-
 /// The figures of what happened in `world`, and its seconds.
 pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second>) {
     let mut tally = Tally::new(world);
@@ -139,7 +136,7 @@ impl<'a> Tally<'a> {
             }
             _ => {}
         }
-        if call.as_told && self.phase_at(call.arrived).is_some_and(|phase| is_calm(phase, call)) {
+        if call.as_told && self.phase_at(call.arrived).is_some_and(|phase| phase.times <= 1.0) {
             self.returns.add(call.granted.is_some());
         }
     }
@@ -239,11 +236,6 @@ impl Counts {
             goodput_of_offered,
         })
     }
-}
-
-/// Whether a request came when no more was offered than can be served, and had not been for a while.
-fn is_calm(phase: &Phase, call: &Call) -> bool {
-    phase.times <= 1.0 && call.arrived.since(phase.since) >= CALMS
 }
 
 /// The middle of a second.
