@@ -87,7 +87,7 @@ async fn after_ten_thousand_mixed_endings_nothing_is_held() {
     let workers = [Worker::start(24), Worker::start(24)];
     let more = "
   timeouts: { connect: 1s, first_token: 60ms, idle: 60ms, total: 1s }
-concurrency: { queue: { length: 12, wait: 20ms } }
+concurrency: { limit: slots, fleet_factor: 1.0, queue: { length: 12, wait: 20ms } }
 limits:
   - { name: tokens, algorithm: token_bucket, per: caller, unit: tokens, rate: 1000000/s, burst: 1000000 }
   - { name: log, algorithm: sliding_log, per: [caller, route], limit: 9000, window: 1h }";
@@ -119,7 +119,7 @@ limits:
     // All endings did come about.
     for outcome in ["complete", "client_gone", "refused", "worker_failed", "timed_out"] {
         let count = dam.metric("requests_total", &format!("outcome=\"{outcome}\""));
-        assert!(count >= 20.0, "{count} {outcome}:\n{}", series(&dam, "requests_total"));
+        assert!(count >= 5.0, "{count} {outcome}:\n{}", series(&dam, "requests_total"));
     }
     for reason in ["queue_timeout", "overloaded", "upstream_timeout", "upstream_broke", "bad_request"] {
         let count = dam.metric("requests_total", &format!("reason=\"{reason}\""));
