@@ -48,8 +48,8 @@ pub(crate) struct Journey<'a> {
     switch: Option<(UpgradeTo, OnUpgrade)>,
     flight: Arc<Flight>,
     permit: Option<Permit>,
-    /// What it asked of its gate, to ask again.
-    ask: Option<Ask>,
+    /// Who asks for what, to ask the gate again.
+    asker: Option<(Caller, Demand)>,
     id: HeaderValue,
     retries: u32,
     /// Where to begin among the workers when there is no permit to name one.
@@ -79,7 +79,6 @@ impl<'a> Journey<'a> {
         let id = HeaderValue::from_str(&flight.id)
             .map_err(|_error| Refusal::new(Reason::InternalError, "The request's id is no header value."))?;
         let demand = facts.get::<Demand>();
-        let ask = facts.get::<Caller>().zip(demand).map(|(caller, demand)| Ask::of(caller, demand));
         let (kind, stream, retryable) = demand
             .map_or((Kind::Path, false, false), |demand| (demand.kind, demand.stream, demand.retryable));
         Outgoing {
@@ -109,7 +108,7 @@ impl<'a> Journey<'a> {
             injected: facts.get::<UsageInjected>().is_some(),
             switch,
             flight,
-            ask,
+            asker: facts.remove::<Caller>().zip(facts.remove::<Demand>()),
             permit: facts.remove::<Permit>(),
             id,
             retries: 0,
@@ -196,16 +195,14 @@ impl<'a> Journey<'a> {
 
     /// A place in the queue for a request that may go to another worker, when all of those are full.
     fn resubmit(&mut self, trouble: Trouble) -> Result<Option<Waiter>, Refusal> {
-        let Some((permit, ask)) = self.permit.as_ref().zip(self.ask.as_ref()) else { return Ok(None) };
+        let Some((permit, (caller, demand))) = self.permit.as_ref().zip(self.asker.as_ref()) else {
+            return Ok(None);
+        };
         let now = self.upstream.clock.now();
-        if !trouble.allows_another(self.repeatable)
-            || self.payload.is_none()
-            || self.retries >= self.settings.retry.max
-            || !self.upstream.budget.spend(self.settings.retry.budget, now)
-        {
+        if !self.may_retry(trouble, now) {
             return Ok(None);
         }
-        let waiter = permit.resubmit(ask)?;
+        let waiter = permit.resubmit(&Ask::of(caller, demand))?;
         match waiter {
             Some(_) => self.retries += 1,
             None => self.upstream.budget.give_back(now),
@@ -253,16 +250,18 @@ impl<'a> Journey<'a> {
         }
     }
 
+    /// Whether one more attempt is allowed after this trouble; if so it is taken from the budget.
+    fn may_retry(&self, trouble: Trouble, now: Nanos) -> bool {
+        trouble.allows_another(self.repeatable)
+            && self.payload.is_some()
+            && self.retries < self.settings.retry.max
+            && self.upstream.budget.spend(self.settings.retry.budget, now)
+    }
+
     /// Whether the request goes to another worker after this trouble; if so its seat is there already.
     fn may_ask_another(&mut self, trouble: Trouble) -> bool {
-        if !trouble.allows_another(self.repeatable)
-            || self.payload.is_none()
-            || self.retries >= self.settings.retry.max
-        {
-            return false;
-        }
         let now = self.upstream.clock.now();
-        if !self.upstream.budget.spend(self.settings.retry.budget, now) {
+        if !self.may_retry(trouble, now) {
             return false;
         }
         let there_is_one = match &self.permit {

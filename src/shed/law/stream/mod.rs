@@ -13,9 +13,9 @@
 //!
 //! Three things make it quicker than its windows. *The knee shows itself*: when a first token is overdue although the
 //! prompts ahead do not explain it, while other streams flow, the worker decodes just as many as flow, and that is the
-//! limit at once. *Slow start*: until the first cut L grows with each first token in time, so that a large
-//! worker is found in a few round trips. *Changes count once*: only requests sent after the last one are judged, for those
-//! before it suffer from what was already mended, or have not met what is new.
+//! limit at once. *Slow start*: until the first cut two first tokens in time make room for one more, so that a large
+//! worker is found in a few round trips. *Changes count once*: only requests sent after the last one are judged, for
+//! those before it suffer from what was already mended, or have not met what is new.
 //!
 //! Answers that are not streamed say less: only whether they came, with all their tokens, within what the two promises
 //! allow together. They are judged by that, so a worker that streams nothing keeps its promise too, but has more of a
