@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use base64::Engine;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use traffic_dam::server::admin::{Admin, AdminSettings, AdminSource, Token};
+use traffic_dam::server::admin::{Admin, AdminSettings, AdminSource, Switched, Token};
 use traffic_dam::server::{Bounds, Drain, serve};
 
 #[derive(Default)]
@@ -39,6 +40,18 @@ impl AdminSource for Source {
 
     fn set_maintenance(&self, on: bool) {
         self.maintenance.store(on, Ordering::SeqCst);
+    }
+
+    fn set_active(&self, pool: String, colour: String) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
+        Box::pin(async move {
+            match (&*pool, &*colour) {
+                ("chat", "green") => Switched::Everywhere { epoch: 7 },
+                ("chat", "slow") => Switched::Partly { epoch: 8 },
+                ("chat", "down") => Switched::Unavailable,
+                ("chat", _) => Switched::NoWorkers,
+                _ => Switched::NoPool,
+            }
+        })
     }
 }
 
@@ -226,4 +239,35 @@ async fn unknown_paths_and_methods_say_what_there_is() {
     let answer = send(addr, "POST /api/v1/maintenance", &[], "").await;
     assert!(answer.status == 405 && answer.head.contains("allow: PUT"), "{}", answer.head);
     assert_eq!(send(addr, "DELETE /", &[], "").await.error().0, 405);
+}
+
+#[tokio::test]
+async fn a_switch_of_colours_is_told_as_it_came_out() {
+    let addr = start(AdminSettings { hosts: vec!["localhost".to_owned()], ..AdminSettings::default() }).await;
+    let json = ["content-type: application/json"];
+    let put = async |pool: &str, body: &'static str| {
+        send(addr, &format!("PUT /api/v1/pools/{pool}/active"), &json, body).await
+    };
+    let done = put("chat", "{\"colour\":\"green\"}").await;
+    assert_eq!(
+        (done.status, done.body.trim()),
+        (200, "{\"pool\":\"chat\",\"active\":\"green\",\"epoch\":7}")
+    );
+    assert_eq!(put("chat", "{\"colour\":\"slow\"}").await.status, 202);
+    for (pool, body, status, code) in [
+        ("chat", "{\"colour\":\"down\"}", 503, "redis_unavailable"),
+        ("chat", "{\"colour\":\"red\"}", 409, "no_such_colour"),
+        ("other", "{\"colour\":\"green\"}", 404, "no_such_pool"),
+        ("chat", "{}", 400, "bad_request"),
+        ("a/b", "{}", 404, "not_found"),
+    ] {
+        let answer = put(pool, body).await;
+        assert_eq!((answer.error().0, answer.error().1.as_str()), (status, code), "{pool} {body}");
+    }
+    let guarded = start(guarded()).await;
+    assert_eq!(
+        send(guarded, "PUT /api/v1/pools/chat/active", &json, "{\"colour\":\"green\"}").await.status,
+        401
+    );
+    assert_eq!(send(addr, "GET /api/v1/pools/chat/active", &[], "").await.status, 405);
 }

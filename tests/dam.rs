@@ -13,6 +13,8 @@ mod agent;
 mod classes;
 #[path = "dam/client.rs"]
 mod client;
+#[path = "dam/colours.rs"]
+mod colours;
 #[path = "dam/endings.rs"]
 mod endings;
 #[path = "dam/failover.rs"]

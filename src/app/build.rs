@@ -12,8 +12,8 @@ use super::fleet::standing;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::{CallerSource, Sticky as StickySetting};
-use crate::fleet::Fleet;
 use crate::fleet::roster::Roll;
+use crate::fleet::{Colours, Fleet};
 use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
@@ -45,7 +45,8 @@ pub(super) struct State {
 
 /// The fleet of the configured workers.
 pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
-    let standing = standing(settings, &Roll::default());
+    let colours = Colours { everywhere: settings.active_colour.clone(), ..Colours::default() };
+    let standing = standing(settings, colours, &Roll::default());
     Fleet::new(settings.workers.clone(), settings.gate.clone(), standing, clock.clone())
 }
 

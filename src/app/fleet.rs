@@ -1,22 +1,27 @@
 //! The fleet follows its workers: from the feed to the roster, from the roster to the snapshot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::App;
 use crate::config::Settings;
-use crate::fleet::heartbeat::Heartbeat;
+use crate::fleet::colour::Switches;
+use crate::fleet::heartbeat::{Heartbeat, Key};
 use crate::fleet::roster::{Report, Roll, Roster};
 use crate::fleet::{Colours, Fleet, Standing};
-use crate::redis::feed::Feed;
+use crate::redis::control::control_channel;
+use crate::redis::feed::{Feed, Hearers};
 
 /// How often the roster is looked at for workers that fell silent.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a gateway that starts waits for Redis.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 /// The least time between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -24,12 +29,18 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Following {
     pub(super) roster: Arc<Mutex<Roster>>,
-    /// Told when a heartbeat was news.
+    /// The switches of colours that are followed.
+    pub(super) switches: Arc<Mutex<Switches>>,
+    /// Told when something was news.
     changed: Arc<Notify>,
+    /// What this gateway is called among those that follow switches.
+    id: Arc<str>,
+    /// The epochs of the snapshot, for the others.
+    epochs: Arc<ArcSwap<String>>,
     /// Told when there are new settings.
     pub(super) reloaded: watch::Sender<()>,
     /// What the snapshot was made of.
-    applied: Mutex<Roll>,
+    applied: Mutex<(Roll, Epochs)>,
     /// The last heartbeat of each worker that its gate was told of.
     told: Mutex<HashMap<Arc<str>, Arc<Heartbeat>>>,
 }
@@ -38,7 +49,10 @@ impl Following {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             roster: Arc::new(Mutex::new(roster(settings))),
+            switches: Arc::new(Mutex::new(Switches::new(control(settings), key(settings)))),
             changed: Arc::default(),
+            id: format!("{:016x}", fastrand::u64(..)).into(),
+            epochs: Arc::new(ArcSwap::from_pointee("{}".to_owned())),
             reloaded: watch::Sender::new(()),
             applied: Mutex::default(),
             told: Mutex::default(),
@@ -47,6 +61,7 @@ impl Following {
 
     /// Takes new settings, for the next snapshot.
     pub(super) fn retell(&self, settings: &Settings) {
+        self.switches.lock().retell(control(settings), key(settings));
         let mut roster = self.roster.lock();
         match &settings.discovery {
             Some(discovery) => roster.retell(discovery.roster.clone(), settings.workers.clone()),
@@ -59,13 +74,38 @@ impl Following {
     pub(super) fn fleet(&self, settings: &Settings, before: &Fleet) -> Fleet {
         let mut roster = self.roster.lock();
         let roll = roster.roll();
-        let standing = standing(settings, &roll);
-        *self.applied.lock() = roll;
+        let (colours, epochs) = {
+            let switches = self.switches.lock();
+            (switches.colours(settings.active_colour.clone()), switches.epochs())
+        };
+        let standing = standing(settings, colours, &roll);
+        *self.applied.lock() = (roll, epochs);
         before.rebuilt(roster.specs(), settings.gate.clone(), standing)
     }
 
     fn is_current(&self) -> bool {
-        self.roster.lock().roll() == *self.applied.lock()
+        let roll = self.roster.lock().roll();
+        let epochs = self.switches.lock().epochs();
+        (roll, epochs) == *self.applied.lock()
+    }
+
+    /// Says that the snapshot is in force which was made last.
+    pub(super) fn publish(&self) {
+        let epochs = &self.applied.lock().1;
+        // A map of names to numbers can always be written.
+        self.epochs.store(Arc::new(serde_json::to_string(epochs).unwrap_or_default()));
+    }
+
+    /// The epoch of `pool` in the snapshot that is in force.
+    pub(super) fn applied_epoch(&self, pool: &str) -> u64 {
+        let epochs = self.epochs.load();
+        let epochs: Epochs = serde_json::from_str(&epochs).unwrap_or_default();
+        epochs.get(pool).copied().unwrap_or(0)
+    }
+
+    /// Says that there is news.
+    pub(super) fn tell(&self) {
+        self.changed.notify_one();
     }
 
     /// Tells the gates what the workers say of themselves: each heartbeat once, and weights when they change.
@@ -102,13 +142,20 @@ fn roster(settings: &Settings) -> Roster {
     Roster::new(heard.unwrap_or_default(), settings.workers.clone())
 }
 
+/// The epochs that are followed, by pool.
+type Epochs = BTreeMap<Arc<str>, u64>;
+
+fn control(settings: &Settings) -> Arc<str> {
+    settings.discovery.as_ref().map(|discovery| control_channel(&discovery.redis.prefix)).unwrap_or_default()
+}
+
+fn key(settings: &Settings) -> Option<Key> {
+    settings.discovery.as_ref()?.roster.key.clone()
+}
+
 /// Who may take work.
-pub(super) fn standing(settings: &Settings, roll: &Roll) -> Standing {
-    Standing {
-        colours: Colours { everywhere: settings.active_colour.clone(), ..Colours::default() },
-        held: roll.held.clone(),
-        open: settings.discovery.is_some(),
-    }
+pub(super) fn standing(settings: &Settings, colours: Colours, roll: &Roll) -> Standing {
+    Standing { colours, held: roll.held.clone(), open: settings.discovery.is_some() }
 }
 
 /// A report as a gate takes it. It counts as long as the worker is not taken for silent, by the clock of the gate, so
@@ -143,6 +190,7 @@ impl App {
                 let fleet = Arc::new(following.fleet(&live.settings, &self.0.fleet.load()));
                 self.0.fleet.store(Arc::clone(&fleet));
                 fleet.take_over();
+                following.publish();
             }
             let dams = self.0.live.load().settings.gate.dams;
             following.hand_over(&self.0.fleet.load(), dams);
@@ -167,8 +215,13 @@ impl App {
             };
             let feed = Feed::new(
                 settings,
-                Arc::clone(&following.roster),
-                Arc::clone(&following.changed),
+                Hearers {
+                    roster: Arc::clone(&following.roster),
+                    switches: Arc::clone(&following.switches),
+                    changed: Arc::clone(&following.changed),
+                    id: Arc::clone(&following.id),
+                    epochs: Arc::clone(&following.epochs),
+                },
                 Arc::clone(&self.0.metrics),
                 self.0.clock.clone(),
             );
@@ -179,8 +232,21 @@ impl App {
         }
     }
 
+    /// Waits for what the feed tells at first, but not for long: whoever serves before it knows which colour is active
+    /// sends requests to the wrong one.
+    pub(super) async fn catch_up(&self) {
+        let caught_up = async {
+            while self.feed_works() == Some(false) || !self.0.following.is_current() {
+                sleep(PAUSE / 4).await;
+            }
+        };
+        if timeout(FIRST_WORD, caught_up).await.is_err() {
+            tracing::warn!("Redis does not answer; serving by the settings alone");
+        }
+    }
+
     /// Where heartbeats come from, if they are heard.
-    fn redis(&self) -> Option<crate::redis::settings::RedisSettings> {
+    pub(super) fn redis(&self) -> Option<crate::redis::settings::RedisSettings> {
         self.0.live.load().settings.discovery.as_ref().map(|discovery| discovery.redis.clone())
     }
 

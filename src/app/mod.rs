@@ -4,6 +4,7 @@
 //! A reload builds a new stack and swaps it in; a request runs to its end in the stack it began in.
 
 mod build;
+mod colours;
 mod entrance;
 mod fleet;
 mod report;

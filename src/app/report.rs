@@ -1,5 +1,6 @@
 //! What the admin port shows.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use crate::fleet::Worker;
 use crate::fleet::roster::Report;
 use crate::metrics::{Light, Reading, WorkerReading};
 use crate::request::Class;
-use crate::server::admin::AdminSource;
+use crate::server::admin::{AdminSource, Switched};
 use crate::shed::{GateSnapshot, WorkerSnapshot};
 
 /// The light of a worker: the worse of what the gate knows of it and what it says of itself. A worker that waits for
@@ -117,6 +118,7 @@ impl AdminSource for App {
     fn state(&self) -> Value {
         let live = self.0.live.load();
         let reports = self.0.following.reports();
+        let colours = self.0.following.switches.lock().colours(live.settings.active_colour.clone());
         let pools: Vec<Value> = self
             .gates()
             .iter()
@@ -147,6 +149,7 @@ impl AdminSource for App {
                     .collect();
                 json!({
                     "name": pool,
+                    "active": colours.of(pool),
                     "in_flight": gate.in_flight(),
                     "queue": queue,
                     "queue_bytes": gate.queue_bytes,
@@ -193,5 +196,10 @@ impl AdminSource for App {
 
     fn set_maintenance(&self, on: bool) {
         self.0.door.set_maintenance(on);
+    }
+
+    fn set_active(&self, pool: String, colour: String) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
+        let app = self.clone();
+        Box::pin(async move { app.switch(&pool, &colour).await })
     }
 }

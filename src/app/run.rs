@@ -158,6 +158,7 @@ impl App {
         tasks.spawn(self.clone().shut_the_door());
         tasks.spawn(self.clone().follow_roster());
         tasks.spawn(self.clone().follow_feed());
+        self.catch_up().await;
         serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
         admin_drain.close();
     }
@@ -195,6 +196,7 @@ impl App {
         inner.admin.store(Arc::new(build::admin(&settings)));
         inner.fleet.store(Arc::clone(&fleet));
         fleet.take_over();
+        inner.following.publish();
         for (setting, old, new) in [
             ("listen", before.settings.listen, settings.listen),
             ("admin.listen", before.settings.admin.listen, settings.admin.listen),

@@ -8,6 +8,7 @@
 //! known to the new snapshot, takes nothing new, and is forgotten by a later reload, when its seats are free.
 
 pub mod address;
+pub mod colour;
 pub mod heartbeat;
 mod pick;
 mod pool;

@@ -11,6 +11,7 @@ mod seal;
 mod tests;
 
 pub use read::Fault;
+pub(super) use read::name;
 pub use seal::{Key, SealFault, unsealed};
 
 use std::sync::Arc;

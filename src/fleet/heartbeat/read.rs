@@ -105,7 +105,8 @@ fn millis(length: Duration) -> u64 {
 const NAME_EXPECTED: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
 const STATE_EXPECTED: &str = "`ready`, `draining`, `standby` or `failed`";
 
-fn name(text: &str) -> Option<Arc<str>> {
+/// Reads what may be a metric's label: the name of a worker, a pool or a colour.
+pub(in crate::fleet) fn name(text: &str) -> Option<Arc<str>> {
     let sound = (1..=NAME).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     sound.then(|| text.into())

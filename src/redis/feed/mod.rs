@@ -18,6 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use fastrand::Rng;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
@@ -30,8 +31,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::backoff::Backoff;
 use self::complaints::Complaints;
+use super::control::{Control, control_channel};
 use super::settings::RedisSettings;
 use crate::clock::{Clock, unix_millis};
+use crate::fleet::colour::Switches;
 use crate::fleet::roster::{GAP, Roster, Source};
 use crate::metrics::Metrics;
 
@@ -47,8 +50,8 @@ const WAITING: usize = 4096;
 pub struct Feed {
     settings: RedisSettings,
     channel: Arc<str>,
-    roster: Arc<Mutex<Roster>>,
-    changed: Arc<Notify>,
+    control: Arc<str>,
+    hearers: Hearers,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
@@ -59,6 +62,21 @@ impl fmt::Debug for Feed {
     }
 }
 
+/// Who hears what the feed brings.
+#[derive(Clone, Debug)]
+pub struct Hearers {
+    /// Hears heartbeats.
+    pub roster: Arc<Mutex<Roster>>,
+    /// Hears switches of colours.
+    pub switches: Arc<Mutex<Switches>>,
+    /// Notified when something was news.
+    pub changed: Arc<Notify>,
+    /// What this gateway is called among those that follow switches.
+    pub id: Arc<str>,
+    /// The epochs that its snapshot follows, as JSON by pool.
+    pub epochs: Arc<ArcSwap<String>>,
+}
+
 /// The channel on which heartbeats come.
 #[must_use]
 pub fn health_channel(prefix: &str) -> Arc<str> {
@@ -66,17 +84,12 @@ pub fn health_channel(prefix: &str) -> Arc<str> {
 }
 
 impl Feed {
-    /// A feed into `roster`. `changed` is notified when a heartbeat was news.
+    /// A feed to `hearers`.
     #[must_use]
-    pub fn new(
-        settings: RedisSettings,
-        roster: Arc<Mutex<Roster>>,
-        changed: Arc<Notify>,
-        metrics: Arc<Metrics>,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(settings: RedisSettings, hearers: Hearers, metrics: Arc<Metrics>, clock: Clock) -> Self {
         let channel = health_channel(&settings.prefix);
-        Self { settings, channel, roster, changed, metrics, clock }
+        let control = control_channel(&settings.prefix);
+        Self { settings, channel, control, hearers, metrics, clock }
     }
 
     /// Follows the feed for ever, through every outage.
@@ -104,10 +117,12 @@ impl Feed {
     ) -> Result<Never, RedisError> {
         let (sender, mut pushes) = mpsc::channel(WAITING);
         let mut connection = self.connect(sender).await?;
-        connection.subscribe(&*self.channel).await?;
+        connection.subscribe(&[&*self.channel, &*self.control]).await?;
+        // Colours before anything may be said about them: whoever counts as following knows them all.
+        self.catch_up(&connection).await?;
         let asked = self.clock.now();
         let kept = keys::read(&mut connection, &self.settings.prefix).await?;
-        self.roster.lock().alive(asked);
+        self.hearers.roster.lock().alive(asked);
         let count = kept.len();
         for kept in kept {
             self.hear(&kept.text, Source::Key(kept.left), complaints);
@@ -124,8 +139,12 @@ impl Feed {
                 error = &mut signs => return Err(error),
                 push = pushes.recv() => match push {
                     Some(PushInfo { kind: PushKind::Message, data }) => {
-                        if let [_, Value::BulkString(text)] = &data[..] {
-                            self.hear(text, Source::Channel, complaints);
+                        if let [Value::BulkString(channel), Value::BulkString(text)] = &data[..] {
+                            if *channel == self.control.as_bytes() {
+                                self.hear_switch(text);
+                            } else {
+                                self.hear(text, Source::Channel, complaints);
+                            }
                         }
                     }
                     Some(PushInfo { kind: PushKind::Disconnection, .. }) | None => return Err(gone()),
@@ -150,16 +169,42 @@ impl Feed {
             .await
     }
 
-    /// Asks whether the connection lives until it does not.
-    async fn ask_for_signs(&self, mut connection: MultiplexedConnection) -> RedisError {
+    /// Reads the switches that were told while nobody listened, and puts back those that Redis has lost.
+    async fn catch_up(&self, connection: &MultiplexedConnection) -> RedisResult<()> {
+        let mut control = Control::on(connection.clone(), Arc::clone(&self.settings.prefix));
+        for text in control.kept().await? {
+            self.hear_switch(&text);
+        }
+        let followed: Vec<_> = {
+            let switches = self.hearers.switches.lock();
+            switches.all().map(|switch| (switches.write(&switch), switch)).collect()
+        };
+        for (text, switch) in followed {
+            control.tell(&switch.pool, switch.epoch, &text).await?;
+        }
+        Ok(())
+    }
+
+    fn hear_switch(&self, text: &[u8]) {
+        match self.hearers.switches.lock().hear(text) {
+            Ok(true) => self.hearers.changed.notify_one(),
+            Ok(false) => {}
+            Err(fault) => tracing::warn!("a switch of colours was not taken: {fault}"),
+        }
+    }
+
+    /// Says which switches are followed, which is the sign of life that is asked for, until it is not answered.
+    async fn ask_for_signs(&self, connection: MultiplexedConnection) -> RedisError {
+        let mut control = Control::on(connection, Arc::clone(&self.settings.prefix));
         let mut ticks = interval(ASK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let asked = self.clock.now();
-            match redis::cmd("PING").query_async::<()>(&mut connection).await {
+            let epochs = self.hearers.epochs.load_full();
+            match control.follow(&self.hearers.id, &epochs).await {
                 // What was published before this was asked for has come before the answer.
-                Ok(()) => self.roster.lock().alive(asked),
+                Ok(()) => self.hearers.roster.lock().alive(asked),
                 Err(error) => return error,
             }
         }
@@ -167,11 +212,11 @@ impl Feed {
 
     fn hear(&self, text: &[u8], source: Source, complaints: &mut Complaints) {
         let now = self.clock.now();
-        let heard = self.roster.lock().hear(text, source, now, unix_millis());
+        let heard = self.hearers.roster.lock().hear(text, source, now, unix_millis());
         match heard {
             Ok(true) => {
                 self.metrics.heartbeat("taken");
-                self.changed.notify_one();
+                self.hearers.changed.notify_one();
             }
             Ok(false) => {}
             Err(refused) => {

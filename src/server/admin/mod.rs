@@ -9,6 +9,7 @@
 //! | `/metrics` | GET | `metrics_token`, if set |
 //! | `/`, `/api/v1/state` | GET | `read_token` or `token`, if set |
 //! | `/api/v1/maintenance` | PUT `{"on": true}` | `token`, if set; same origin; JSON |
+//! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green"}` | the same |
 
 mod access;
 mod answer;
@@ -59,6 +60,30 @@ pub trait AdminSource: Send + Sync + 'static {
 
     /// Closes the gateway for new requests, or opens it again.
     fn set_maintenance(&self, on: bool);
+
+    /// Gives the work of a pool to one of its colours.
+    fn set_active(&self, pool: String, colour: String) -> Pin<Box<dyn Future<Output = Switched> + Send>>;
+}
+
+/// What became of a switch of colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switched {
+    /// Every gateway follows it.
+    Everywhere {
+        /// Its number.
+        epoch: u64,
+    },
+    /// It was told, and not every gateway follows it yet.
+    Partly {
+        /// Its number.
+        epoch: u64,
+    },
+    /// There is no such pool.
+    NoPool,
+    /// The pool has no worker of that colour.
+    NoWorkers,
+    /// The others cannot be told.
+    Unavailable,
 }
 
 /// The admin port's service, for [`serve`](super::serve).
@@ -101,6 +126,14 @@ impl Admin {
             Route::Page => Ok(answer(StatusCode::OK, "text/html; charset=utf-8", page::PAGE)),
             Route::State => Ok(json_answer(StatusCode::OK, &self.source.state())),
             Route::Metrics => self.scrape().await,
+            Route::Active => {
+                check_origin(&parts)?;
+                let pool = pool_of(parts.uri.path()).unwrap_or_default().to_owned();
+                let Active { colour } = read_json(&parts.headers, body).await?;
+                let switched = self.source.set_active(pool.clone(), colour.clone()).await;
+                tracing::info!(pool, colour, ?switched, "a switch of colours through the admin port");
+                tell(switched, &pool, &colour)
+            }
             Route::Maintenance => {
                 check_origin(&parts)?;
                 let Maintenance { on } = read_json(&parts.headers, body).await?;
@@ -130,6 +163,7 @@ enum Route {
     Page,
     State,
     Maintenance,
+    Active,
 }
 
 impl Route {
@@ -141,14 +175,15 @@ impl Route {
             "/" => Self::Page,
             "/api/v1/state" => Self::State,
             "/api/v1/maintenance" => Self::Maintenance,
+            path if pool_of(path).is_some() => Self::Active,
             _ => {
-                let message =
-                    "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/maintenance";
+                let message = "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/maintenance, \
+                     /api/v1/pools/{pool}/active";
                 return Err(Fault::new(StatusCode::NOT_FOUND, "not_found", message));
             }
         };
         let (allowed, methods) = match route {
-            Self::Maintenance => (parts.method == Method::PUT, "PUT"),
+            Self::Maintenance | Self::Active => (parts.method == Method::PUT, "PUT"),
             _ => (matches!(parts.method, Method::GET | Method::HEAD), "GET, HEAD"),
         };
         if allowed {
@@ -163,9 +198,41 @@ impl Route {
             Self::Health | Self::Ready => Need::Open,
             Self::Metrics => Need::Metrics,
             Self::Page | Self::State => Need::Read,
-            Self::Maintenance => Need::Write,
+            Self::Maintenance | Self::Active => Need::Write,
         }
     }
+}
+
+/// The pool in `/api/v1/pools/{pool}/active`. Names of pools need no escapes.
+fn pool_of(path: &str) -> Option<&str> {
+    let pool = path.strip_prefix("/api/v1/pools/")?.strip_suffix("/active")?;
+    (!pool.is_empty() && !pool.contains('/')).then_some(pool)
+}
+
+fn tell(switched: Switched, pool: &str, colour: &str) -> Result<Response<Full<Bytes>>, Fault> {
+    let done = |status, epoch: u64| {
+        Ok(json_answer(status, &json!({ "pool": pool, "active": colour, "epoch": epoch })))
+    };
+    let fault = |status, code, message| Err(Fault::new(status, code, message));
+    match switched {
+        Switched::Everywhere { epoch } => done(StatusCode::OK, epoch),
+        Switched::Partly { epoch } => done(StatusCode::ACCEPTED, epoch),
+        Switched::NoPool => fault(StatusCode::NOT_FOUND, "no_such_pool", "there is no pool of this name"),
+        Switched::NoWorkers => {
+            fault(StatusCode::CONFLICT, "no_such_colour", "no worker of the pool has this colour")
+        }
+        Switched::Unavailable => fault(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "redis_unavailable",
+            "Redis does not answer, so the other gateways cannot be told; ask again",
+        ),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Active {
+    colour: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,0 +1,106 @@
+//! Switching a pool to its other colour.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::RedisError;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::App;
+use crate::fleet::colour::Switch;
+use crate::redis::control::Control;
+use crate::server::admin::Switched;
+
+/// How long the other gateways have to follow before the operator is told that not all do: longer than a gateway that
+/// is gone counts as being there.
+const FOLLOWING: Duration = Duration::from_secs(4);
+/// Between two looks at who follows.
+const LOOK: Duration = Duration::from_millis(20);
+/// Operators who switch the same pool at once take turns; this many is more than there are.
+const TURNS: usize = 16;
+
+impl App {
+    /// Gives the work of `pool` to `colour`, here and at every gateway that shares its Redis.
+    pub(super) async fn switch(&self, pool: &str, colour: &str) -> Switched {
+        let fleet = self.0.fleet.load();
+        let Some(found) = fleet.pools().iter().find(|known| *known.name == *pool) else {
+            return Switched::NoPool;
+        };
+        if !found.workers.iter().any(|worker| *worker.spec.colour == *colour) {
+            return Switched::NoWorkers;
+        }
+        drop(fleet);
+        let deadline = Instant::now() + FOLLOWING;
+        let (pool, colour): (Arc<str>, Arc<str>) = (pool.into(), colour.into());
+        let Some(settings) = self.redis() else {
+            let epoch = self.0.following.switches.lock().epoch(&pool) + 1;
+            return self.follow(Switch { pool, colour, epoch }, deadline).await;
+        };
+        let told = async {
+            let mut control = Control::open(&settings).await?;
+            let switch = self.tell(&mut control, pool, colour).await?;
+            Ok((control, switch))
+        };
+        let (mut control, switch) = match told.await {
+            Ok(told) => told,
+            Err(error) => {
+                let error: RedisError = error;
+                tracing::warn!(%error, "a switch of colours could not be told");
+                return Switched::Unavailable;
+            }
+        };
+        let (pool, epoch) = (Arc::clone(&switch.pool), switch.epoch);
+        let here = self.follow(switch, deadline).await;
+        let everybody = async {
+            loop {
+                match control.lagging(&pool, epoch).await {
+                    Ok(0) => return,
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%error, "who follows a switch cannot be read"),
+                }
+                sleep(LOOK).await;
+            }
+        };
+        match timeout_at(deadline, everybody).await {
+            Ok(()) => here,
+            Err(_) => Switched::Partly { epoch },
+        }
+    }
+
+    /// Tells everybody, with the next epoch.
+    async fn tell(
+        &self,
+        control: &mut Control,
+        pool: Arc<str>,
+        colour: Arc<str>,
+    ) -> Result<Switch, RedisError> {
+        for _ in 0..TURNS {
+            let followed = self.0.following.switches.lock().epoch(&pool);
+            let epoch = control.epoch(&pool).await?.max(followed) + 1;
+            let switch = Switch { pool: Arc::clone(&pool), colour: Arc::clone(&colour), epoch };
+            let text = self.0.following.switches.lock().write(&switch);
+            if control.tell(&pool, epoch, &text).await? {
+                return Ok(switch);
+            }
+        }
+        Err((redis::ErrorKind::Client, "others switch this pool all the time").into())
+    }
+
+    /// Follows a switch, and returns when the snapshot does.
+    async fn follow(&self, switch: Switch, deadline: Instant) -> Switched {
+        let (pool, epoch) = (Arc::clone(&switch.pool), switch.epoch);
+        if self.0.following.switches.lock().follow(switch).is_err() {
+            return Switched::Unavailable;
+        }
+        self.0.following.tell();
+        let followed = async {
+            while self.0.following.applied_epoch(&pool) < epoch {
+                sleep(LOOK / 4).await;
+            }
+        };
+        match timeout_at(deadline, followed).await {
+            Ok(()) => Switched::Everywhere { epoch },
+            Err(_) => Switched::Partly { epoch },
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Switches from one blue/green side to the other.
+//!
+//! Each switch of a pool has an epoch, one more than that of the switch before it; whoever hears of several follows the
+//! latest, in whatever order they come. What a gateway followed it follows until it hears of a later one, also while
+//! there is nobody to hear it from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::heartbeat::{Fault, Key, LARGEST, SealFault, name, unsealed};
+use super::standing::Colours;
+
+/// The most pools that can be switched.
+const MOST: usize = 1024;
+
+/// One switch of one pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The pool.
+    pub pool: Arc<str>,
+    /// The colour that receives its work from now on.
+    pub colour: Arc<str>,
+    /// Counts the switches of the pool.
+    pub epoch: u64,
+}
+
+/// Why a text is no switch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SwitchFault {
+    /// It is not signed as it should be.
+    #[error(transparent)]
+    Seal(#[from] SealFault),
+    /// It is too long, or no JSON.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// Something in it is not as it should be.
+    #[error("a switch has `v` 1, a `pool`, a `colour` and an `epoch` from 1 on")]
+    Fields,
+    /// There are too many pools.
+    #[error("as many pools are switched as a gateway follows")]
+    Full,
+}
+
+impl Switch {
+    fn read(text: &[u8]) -> Result<Self, SwitchFault> {
+        if text.len() > LARGEST {
+            return Err(Fault::Oversized(text.len()).into());
+        }
+        let value: Value = serde_json::from_slice(text).map_err(|fault| Fault::NotJson(fault.to_string()))?;
+        let word = |field: &str| value.get(field).and_then(Value::as_str).and_then(name);
+        let epoch = value.get("epoch").and_then(Value::as_u64).filter(|epoch| *epoch > 0);
+        match (value.get("v").and_then(Value::as_u64), word("pool"), word("colour"), epoch) {
+            (Some(1), Some(pool), Some(colour), Some(epoch)) => Ok(Self { pool, colour, epoch }),
+            _ => Err(SwitchFault::Fields),
+        }
+    }
+}
+
+/// The switches that a gateway follows.
+#[derive(Debug, Default)]
+pub struct Switches {
+    channel: Arc<str>,
+    key: Option<Key>,
+    followed: BTreeMap<Arc<str>, (Arc<str>, u64)>,
+}
+
+impl Switches {
+    /// None yet. `channel` is where switches are told, which is part of what is signed.
+    #[must_use]
+    pub fn new(channel: Arc<str>, key: Option<Key>) -> Self {
+        Self { channel, key, followed: BTreeMap::new() }
+    }
+
+    /// Takes new settings; what is followed stays.
+    pub fn retell(&mut self, channel: Arc<str>, key: Option<Key>) {
+        (self.channel, self.key) = (channel, key);
+    }
+
+    /// Hears what may be a switch. Tells whether it is a later one.
+    ///
+    /// # Errors
+    /// Says why it is none.
+    pub fn hear(&mut self, text: &[u8]) -> Result<bool, SwitchFault> {
+        let text = match &self.key {
+            Some(_) if text.len() > LARGEST => text,
+            Some(key) => key.open(&self.channel, text)?,
+            None => unsealed(text),
+        };
+        self.follow(Switch::read(text)?)
+    }
+
+    /// Follows a switch, if it is a later one.
+    ///
+    /// # Errors
+    /// When too many pools are followed.
+    pub fn follow(&mut self, switch: Switch) -> Result<bool, SwitchFault> {
+        if switch.epoch <= self.epoch(&switch.pool) {
+            return Ok(false);
+        }
+        if self.followed.len() >= MOST && !self.followed.contains_key(&switch.pool) {
+            return Err(SwitchFault::Full);
+        }
+        self.followed.insert(switch.pool, (switch.colour, switch.epoch));
+        Ok(true)
+    }
+
+    /// The epoch that is followed in `pool`; 0 when it was never switched.
+    #[must_use]
+    pub fn epoch(&self, pool: &str) -> u64 {
+        self.followed.get(pool).map_or(0, |(_, epoch)| *epoch)
+    }
+
+    /// The colours that receive work, with `everywhere` where nothing was switched.
+    #[must_use]
+    pub fn colours(&self, everywhere: Option<Arc<str>>) -> Colours {
+        let switched = self.followed.iter().map(|(pool, (colour, _))| (Arc::clone(pool), Arc::clone(colour)));
+        Colours { everywhere, switched: switched.collect() }
+    }
+
+    /// The epochs that are followed, by pool.
+    #[must_use]
+    pub fn epochs(&self) -> BTreeMap<Arc<str>, u64> {
+        self.followed.iter().map(|(pool, (_, epoch))| (Arc::clone(pool), *epoch)).collect()
+    }
+
+    /// Everything that is followed.
+    pub fn all(&self) -> impl Iterator<Item = Switch> + '_ {
+        self.followed.iter().map(|(pool, (colour, epoch))| Switch {
+            pool: Arc::clone(pool),
+            colour: Arc::clone(colour),
+            epoch: *epoch,
+        })
+    }
+
+    /// A switch as text, signed if there is a key.
+    #[must_use]
+    pub fn write(&self, switch: &Switch) -> String {
+        let Switch { pool, colour, epoch } = switch;
+        let text = json!({ "v": 1, "pool": pool, "colour": colour, "epoch": epoch }).to_string();
+        self.key.as_ref().map_or_else(|| text.clone(), |key| key.seal(&self.channel, &text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn switch(pool: &str, colour: &str, epoch: u64) -> Switch {
+        Switch { pool: pool.into(), colour: colour.into(), epoch }
+    }
+
+    #[test]
+    fn the_latest_is_followed_in_whatever_order_they_come() {
+        let mut switches = Switches::default();
+        let of = |switches: &Switches, pool| {
+            switches.colours(Some("blue".into())).of(pool).map(ToString::to_string)
+        };
+        for (epoch, colour, news, now) in [
+            (2, "green", true, "green"),
+            (1, "red", false, "green"),
+            (2, "red", false, "green"),
+            (3, "blue", true, "blue"),
+        ] {
+            let text = switches.write(&switch("chat", colour, epoch));
+            assert_eq!(switches.hear(text.as_bytes()), Ok(news));
+            assert_eq!(of(&switches, "chat").as_deref(), Some(now));
+        }
+        assert_eq!(of(&switches, "embed").as_deref(), Some("blue"));
+        assert_eq!((switches.epoch("chat"), switches.epoch("embed")), (3, 0));
+    }
+
+    #[test]
+    fn with_a_key_only_what_is_signed_for_this_channel_counts() {
+        let key = Key::new("k");
+        let mut switches = Switches::new("dam:control".into(), Some(key.clone()));
+        let text = r#"{"v":1,"pool":"chat","colour":"green","epoch":1}"#;
+        assert_eq!(switches.hear(text.as_bytes()), Err(SwitchFault::Seal(SealFault::Unsigned)));
+        let heartbeat = key.seal("dam:health", text);
+        assert_eq!(switches.hear(heartbeat.as_bytes()), Err(SwitchFault::Seal(SealFault::Wrong)));
+        let signed = switches.write(&switch("chat", "green", 1));
+        assert_eq!(switches.hear(signed.as_bytes()), Ok(true));
+    }
+
+    #[test]
+    fn what_is_no_switch_changes_nothing() {
+        let mut switches = Switches::default();
+        for text in [
+            "{}",
+            r#"{"v":2,"pool":"a","colour":"b","epoch":1}"#,
+            r#"{"v":1,"pool":"a b","colour":"b","epoch":1}"#,
+            r#"{"v":1,"pool":"a","colour":"","epoch":1}"#,
+            r#"{"v":1,"pool":"a","colour":"b","epoch":0}"#,
+            r#"{"v":1,"pool":"a","colour":"b","epoch":1.5}"#,
+        ] {
+            assert_eq!(switches.hear(text.as_bytes()), Err(SwitchFault::Fields), "{text}");
+        }
+        assert!(matches!(switches.hear(b"["), Err(SwitchFault::Fault(Fault::NotJson(_)))));
+        assert!(matches!(switches.hear(&[b' '; LARGEST + 1]), Err(SwitchFault::Fault(Fault::Oversized(_)))));
+        for number in 0..MOST {
+            switches.follow(switch(&format!("p{number}"), "b", 1)).unwrap();
+        }
+        assert_eq!(switches.follow(switch("one-more", "b", 1)), Err(SwitchFault::Full));
+        assert_eq!(switches.follow(switch("p7", "b", 2)), Ok(true));
+    }
+}

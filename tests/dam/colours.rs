@@ -1,0 +1,117 @@
+//! Blue and green: which side gets work, at one gateway and at several that share a Redis.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::client::{Answer, ask, chat, request};
+use super::fleet::{discovering, serves};
+use super::redis::Redis;
+use super::rig::{Dam, Worker, eventually};
+
+fn sides(blue: &Worker, green: &Worker) -> String {
+    let side = |worker: &Worker, id: &str, colour: &str| {
+        worker.entry(id, 8).replace(" }", &format!(", colour: {colour} }}"))
+    };
+    format!("static: [{}, {}], active_colour: blue", side(blue, "b1", "blue"), side(green, "g1", "green"))
+}
+
+async fn switch(dam: &Dam, colour: &str) -> Answer {
+    let body = format!("{{\"colour\":\"{colour}\"}}");
+    let fields = ["content-type: application/json"];
+    ask(dam.admin, request("PUT /api/v1/pools/default/active", &fields, body)).await
+}
+
+/// Asks both gateways for short streams until it is told to stop; counts those that were not served.
+async fn load(dams: Arc<[Dam; 2]>, stop: Arc<AtomicBool>, failed: Arc<AtomicU64>) {
+    let mut which = 0;
+    while !stop.load(Ordering::Relaxed) {
+        which += 1;
+        let answer = dams[which % 2].ask(chat("a", true, 2, &[])).await;
+        if (answer.status, answer.whole) != (200, true) {
+            failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_gateway_switches_by_itself_and_old_streams_finish() {
+    let workers = [Worker::start(8), Worker::start(8)];
+    let dam = Dam::start(&format!("workers: {{ {} }}\n", sides(&workers[0], &workers[1])));
+    serves(&dam).await;
+    assert_eq!((workers[0].tally("received").await, workers[1].tally("received").await), (1, 0));
+    let mut held = super::client::Conn::open(dam.addr).await;
+    held.send(chat("held", true, 100, &[])).await.unwrap();
+    workers[0].busy_with(1).await;
+    let done = switch(&dam, "green").await;
+    assert_eq!((done.status, done.json()["epoch"].as_u64()), (200, Some(1)));
+    for _ in 0..10 {
+        serves(&dam).await;
+    }
+    assert_eq!((workers[0].tally("received").await, workers[1].tally("received").await), (2, 10));
+    let answer = held.answer().await.unwrap();
+    assert_eq!((answer.status, answer.whole), (200, true));
+    assert_eq!(switch(&dam, "red").await.status, 409);
+}
+
+#[tokio::test]
+async fn two_gateways_switch_together_under_load() {
+    const SWITCHES: u64 = 20;
+    let redis = Redis::start().await;
+    let workers = [Worker::start(64), Worker::start(64)];
+    let text = discovering(&redis, &format!(", {}", sides(&workers[0], &workers[1])));
+    let text = text.replace("redis: { url", "redis: { hmac_key: k, url").replace("slots: 8", "slots: 64");
+    let dams = Arc::new([Dam::start(&text), Dam::start(&text)]);
+    for dam in dams.iter() {
+        eventually("the feed", async || dam.metric("redis_up", "") == 1.0).await;
+    }
+    let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let clients: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(load(Arc::clone(&dams), Arc::clone(&stop), Arc::clone(&failed))))
+        .collect();
+    for turn in 0..SWITCHES {
+        let colour = if turn % 2 == 0 { "green" } else { "blue" };
+        let [new, old] = if turn % 2 == 0 { [1, 0] } else { [0, 1] };
+        let done = switch(&dams[usize::from(turn % 3 == 0)], colour).await;
+        assert_eq!(done.status, 200, "{}", done.text());
+        let (wrong, right) = (workers[old].tally("received").await, workers[new].tally("received").await);
+        eventually("requests", async || workers[new].tally("received").await > right + 20).await;
+        assert_eq!(workers[old].tally("received").await, wrong, "after switch {turn} to {colour}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert_eq!(failed.load(Ordering::Relaxed), 0);
+
+    // A gateway that starts later serves nobody before it knows.
+    assert_eq!(switch(&dams[0], "green").await.status, 200);
+    let before = workers[0].tally("received").await;
+    let late = Dam::start(&text);
+    for _ in 0..5 {
+        serves(&late).await;
+    }
+    assert_eq!(workers[0].tally("received").await, before);
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_is_told_which_colour_is_active() {
+    let mut redis = Redis::start().await;
+    let workers = [Worker::start(8), Worker::start(8)];
+    let text = discovering(&redis, &format!(", {}", sides(&workers[0], &workers[1])));
+    let dam = Dam::start(&text);
+    eventually("the feed", async || dam.metric("redis_up", "") == 1.0).await;
+    assert_eq!(switch(&dam, "green").await.status, 200);
+    redis.kill();
+    assert_eq!(switch(&dam, "blue").await.status, 503);
+    serves(&dam).await;
+    redis.restart().await;
+    let kept = async || redis.run(&[b"HGET", b"dam:pool:default:active", b"epoch"]).await;
+    let one = Some(::redis::Value::BulkString(b"1".to_vec()));
+    eventually("what is followed is kept", async || kept().await == one).await;
+    let before = workers[0].tally("received").await;
+    let late = Dam::start(&text);
+    for dam in [&dam, &late] {
+        serves(dam).await;
+    }
+    assert_eq!(workers[0].tally("received").await, before);
+}
