@@ -33,6 +33,17 @@ pub struct Ladder {
     seal: Seal,
 }
 
+/// What a request asks of one rule.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// The rule's index in [`Ladder::rules`].
+    pub index: usize,
+    /// The rule.
+    pub rule: &'a Arc<Rule>,
+    /// How many units; `None` when it is more than the rule ever admits at once.
+    pub amount: Option<u64>,
+}
+
 /// One request on its way up.
 struct Climber<'a> {
     seal: &'a Seal,
@@ -152,6 +163,12 @@ impl Ladder {
             admission.decisions.push((rung.index, decision));
         }
         Ok(())
+    }
+
+    /// What a request asks of each rule that sees it, narrow keys first, for who keeps the counts elsewhere.
+    pub fn claims<'a>(&'a self, subject: &'a Subject<'a>, cost: &'a Cost) -> impl Iterator<Item = Claim<'a>> {
+        let seen = self.rungs.iter().filter(|rung| rung.sees(subject));
+        seen.map(|rung| Claim { index: rung.index, rule: &rung.rule, amount: rung.amount(cost).ok() })
     }
 
     #[cold]

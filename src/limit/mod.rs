@@ -30,5 +30,5 @@ mod properties;
 
 pub use charge::{Admission, Charge, Decision, Decisions};
 pub use denial::Denial;
-pub use ladder::Ladder;
+pub use ladder::{Claim, Ladder};
 pub use subject::{Cost, Subject};

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::refusal::Unit;
+use super::meter::Level;
+use crate::clock::saturating_nanos;
+use crate::refusal::{Standing, Unit};
 use crate::request::Class;
 
 /// How a rule counts.
@@ -87,4 +89,31 @@ pub struct Rule {
     pub reserve_max: bool,
     /// The most keys this rule remembers.
     pub max_keys: usize,
+}
+
+impl Rule {
+    /// The most that it ever admits at once.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        match self.algorithm {
+            Algorithm::TokenBucket => self.quota.burst.max(1),
+            Algorithm::SlidingWindow | Algorithm::SlidingLog => self.quota.limit.max(1),
+        }
+    }
+
+    /// How it stands for a key at this level.
+    #[must_use]
+    pub fn standing(&self, level: Level) -> Standing {
+        let Level { remaining, reset } = level;
+        let limit = self.capacity();
+        let window = match self.algorithm {
+            Algorithm::TokenBucket => {
+                let nanos = u128::from(saturating_nanos(self.quota.period)) * u128::from(limit)
+                    / u128::from(self.quota.limit.max(1));
+                Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+            }
+            Algorithm::SlidingWindow | Algorithm::SlidingLog => self.quota.period,
+        };
+        Standing { rule: Arc::clone(&self.name), unit: self.unit, limit, remaining, reset, window }
+    }
 }

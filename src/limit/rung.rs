@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use super::counter::{Counter, counter};
 use super::keyed::Place;
 use super::matcher::Matcher;
-use super::meter::{Level, Shortage};
-use super::rule::{Algorithm, Match, Mode, Per, Rule};
+use super::meter::Shortage;
+use super::rule::{Match, Mode, Per, Rule};
 use super::subject::{Cost, Subject};
-use crate::clock::{Nanos, saturating_nanos};
+use crate::clock::Nanos;
 use crate::refusal::{Standing, Unit};
 
 /// Names counts across ladders, so that a charge can never be settled on the counts of another rule.
@@ -69,21 +68,13 @@ impl Rung {
         self.rule.mode == Mode::Enforce
     }
 
-    /// The most that this rule ever admits at once.
-    fn capacity(&self) -> u64 {
-        match self.rule.algorithm {
-            Algorithm::TokenBucket => self.rule.quota.burst.max(1),
-            Algorithm::SlidingWindow | Algorithm::SlidingLog => self.rule.quota.limit.max(1),
-        }
-    }
-
     /// What to charge for a request.
     #[inline]
     pub(crate) fn amount(&self, cost: &Cost) -> Result<u64, Shortage> {
         if self.rule.unit == Unit::Requests {
             return Ok(1);
         }
-        if cost.prompt_tokens > self.capacity() {
+        if cost.prompt_tokens > self.rule.capacity() {
             return Err(Shortage::Never);
         }
         let output = match cost.max_output {
@@ -91,21 +82,10 @@ impl Rung {
             bound => cost.expected_output.min(bound.unwrap_or(u64::MAX)),
         };
         // What the answer then takes beyond the capacity becomes debt: refusing it now would refuse it for ever.
-        Ok(cost.prompt_tokens.saturating_add(output).min(self.capacity()))
+        Ok(cost.prompt_tokens.saturating_add(output).min(self.rule.capacity()))
     }
 
     pub(crate) fn standing(&self, place: Option<Place>, now: Nanos) -> Standing {
-        let Level { remaining, reset } = self.counter.level(place, now);
-        let quota = &self.rule.quota;
-        let limit = self.capacity();
-        let window = match self.rule.algorithm {
-            Algorithm::TokenBucket => {
-                let nanos = u128::from(saturating_nanos(quota.period)) * u128::from(limit)
-                    / u128::from(quota.limit.max(1));
-                Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-            }
-            Algorithm::SlidingWindow | Algorithm::SlidingLog => quota.period,
-        };
-        Standing { rule: Arc::clone(&self.rule.name), unit: self.rule.unit, limit, remaining, reset, window }
+        self.rule.standing(self.counter.level(place, now))
     }
 }

@@ -1,0 +1,4 @@
+//! Rules counted in Redis.
+
+pub mod cell;
+pub mod script;

@@ -1,0 +1,43 @@
+//! Where Redis is and how it is asked.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where Redis is and how it is asked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisSettings {
+    /// `redis://` or `rediss://` URLs: one server, the sentinels, or some nodes of a cluster. They may hold a password.
+    pub urls: Vec<Arc<str>>,
+    /// What the URLs lead to.
+    pub topology: Topology,
+    /// Further certificate authorities for `rediss`, PEM.
+    pub authorities: Option<Arc<[u8]>>,
+    /// What every key and channel begins with; holds no braces.
+    pub prefix: Arc<str>,
+    /// How long a command may take before the gateway goes on without it.
+    pub timeout: Duration,
+}
+
+/// What the URLs lead to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Topology {
+    /// One server.
+    #[default]
+    Single,
+    /// Sentinels that know where the master of this name is.
+    Sentinel(Arc<str>),
+    /// A cluster.
+    Cluster,
+}
+
+// URLs may hold a password.
+impl fmt::Debug for RedisSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSettings")
+            .field("topology", &self.topology)
+            .field("prefix", &self.prefix)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
