@@ -25,7 +25,8 @@ lint: ## formatting, clippy and the docs, warnings denied
 	cargo clippy --locked --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
-unit: ## the tests of the crate
+unit: ## the tests of the crate, some of them on a real Redis
+	scripts/need redis
 	cargo test --locked --quiet
 
 client: ## the openai package for Python through a gateway

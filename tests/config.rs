@@ -31,6 +31,7 @@ fn read(text: &str) -> Result<Settings, Faults> {
         "DAM_ADMIN_TOKEN" => Some("s3cret-admin".to_owned()),
         "DAM_READ_TOKEN" => Some("s3cret-read".to_owned()),
         "DAM_METRICS_TOKEN" => Some("s3cret-metrics".to_owned()),
+        "REDIS_PASSWORD" => Some("s3cret-redis".to_owned()),
         "WORKER_KEY" => Some("s3cret-worker".to_owned()),
         "NUMBER" => Some("12".to_owned()),
         "EMPTY" => Some(String::new()),

@@ -16,10 +16,9 @@ use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
 use crate::layers::intake::{Buffers, Limits};
-use crate::layers::limit::RuleMetrics;
+use crate::layers::limit::{Counting, RuleMetrics};
 use crate::layers::observe::Observatory;
 use crate::layers::paths::{Paths, RouteSettings};
-use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::openai::demand::{Pointer, Shape};
 use crate::openai::estimate::Estimator;
@@ -99,7 +98,7 @@ pub(super) fn admin(settings: &Settings) -> AdminSettings {
 }
 
 /// The stack of these settings around the surviving state.
-pub(super) fn stack(settings: &Settings, ladder: &Arc<Ladder>, state: &State) -> Result<Stack, StartError> {
+pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> Result<Stack, StartError> {
     let State { clock, metrics, door, buffers, estimates, fleet, upstream } = state;
     let parts = Parts {
         observatory: Arc::new(Observatory {
@@ -125,8 +124,8 @@ pub(super) fn stack(settings: &Settings, ladder: &Arc<Ladder>, state: &State) ->
             metrics: Arc::clone(metrics),
             clock: clock.clone(),
         }),
-        rule_metrics: Arc::new(RuleMetrics::new(Arc::clone(metrics), ladder)),
-        ladder: Arc::clone(ladder),
+        rule_metrics: Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.ladder())),
+        counting: counting.clone(),
         fleet: Arc::clone(fleet),
         upstream: upstream.clone(),
         clock: clock.clone(),

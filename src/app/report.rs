@@ -134,6 +134,7 @@ impl AdminSource for App {
             "buffered_bytes": self.0.buffers.used(),
             "pools": pools,
             "rules": rules,
+            "dams": self.0.together.as_ref().map_or(live.settings.dams, |together| together.store.dams().count()),
         })
     }
 

@@ -15,6 +15,7 @@ use super::file::File;
 use super::syntax::{Digest, Secret};
 use crate::fleet::spec::WorkerSpec;
 use crate::limit::rule::Rule;
+use crate::redis::settings::RedisSettings;
 use crate::request::{Class, Kind};
 use crate::shed::settings::GateSettings;
 
@@ -31,6 +32,10 @@ pub struct Settings {
     pub callers: CallerSettings,
     /// The rules, in the order of the file.
     pub rules: Vec<Rule>,
+    /// What several gateways share.
+    pub shared: SharedState,
+    /// How many gateways are at work when nobody can tell.
+    pub dams: u32,
     /// Concurrency and waiting, the same for each pool.
     pub gate: GateSettings,
     /// The workers, in the order of the file.
@@ -66,7 +71,8 @@ impl Settings {
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let pairs = [&self.tls, &self.admin.tls].into_iter().flatten();
-        let files = pairs.flat_map(|pair| [&pair.cert, &pair.key]).chain(&self.worker_ca);
+        let files =
+            pairs.flat_map(|pair| [&pair.cert, &pair.key]).chain(&self.worker_ca).chain(&self.shared.ca);
         files.cloned().collect()
     }
 }
@@ -78,6 +84,17 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
+}
+
+/// What several gateways share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedState {
+    /// Where Redis is, without the certificate authorities.
+    pub redis: RedisSettings,
+    /// A file of further certificate authorities for it.
+    pub ca: Option<PathBuf>,
+    /// Whether rules are counted there.
+    pub rules: bool,
 }
 
 /// The administration port.

@@ -113,7 +113,7 @@ fn wait_in_words(wait: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::rule::{Match, Mode, Quota};
+    use crate::limit::rule::{Match, Mode, OnLoss, Quota};
 
     fn rule(algorithm: Algorithm, per: &[Per], unit: Unit, limit: u64, period: Duration) -> Rule {
         Rule {
@@ -125,6 +125,7 @@ mod tests {
             mode: Mode::Enforce,
             matches: Match::default(),
             reserve_max: false,
+            on_loss: OnLoss::Share,
             max_keys: 10,
         }
     }

@@ -18,7 +18,7 @@ use super::charge::{Admission, Charge, Decision, Decisions, Hold, Part};
 use super::denial::Denial;
 use super::keyed::Place;
 use super::meter::{Mark, Shortage};
-use super::rule::{Per, Rule};
+use super::rule::{OnLoss, Per, Rule};
 use super::rung::Rung;
 use super::subject::{Cost, Hashed, Seal, Subject};
 use crate::clock::Nanos;
@@ -93,6 +93,24 @@ impl Ladder {
     #[must_use]
     pub fn rebuilt(&self, rules: Vec<Rule>) -> Self {
         Self::build(rules, &self.rungs, self.seal.clone())
+    }
+
+    /// A ladder of this gateway's share of each rule that is to be shared on loss, when `dams` gateways are at work. Rules
+    /// keep their indexes. Counts go on that `before`, an earlier share, has of the same quotas.
+    #[must_use]
+    pub fn share(&self, dams: u32, before: Option<&Self>) -> Self {
+        let old = before.map_or(&[][..], |before| &before.rungs);
+        let shared = self.rungs.iter().filter(|rung| rung.rule.on_loss == OnLoss::Share);
+        let rung = |rung: &Rung| {
+            let kept = |made: &Rung| old.iter().find(|old| old.keeps_counts_for(&made.rule));
+            let made = Rung::sharing(rung.index, &rung.rule, dams, None);
+            match kept(&made) {
+                Some(kept) => Rung::sharing(rung.index, &rung.rule, dams, Some(kept)),
+                None => made,
+            }
+        };
+        let seal = before.map_or_else(|| self.seal.clone(), |before| before.seal.clone());
+        Self { rules: self.rules.clone(), rungs: shared.map(rung).collect(), seal }
     }
 
     fn build(rules: Vec<Rule>, old: &[Rung], seal: Seal) -> Self {

@@ -13,10 +13,12 @@
 pub mod charge;
 mod counter;
 pub mod denial;
+pub mod denied;
 pub mod keyed;
 pub mod ladder;
 mod matcher;
 pub mod meter;
+pub mod purse;
 pub mod rule;
 mod rung;
 pub mod sliding_log;

@@ -55,6 +55,18 @@ pub enum Mode {
     Observe,
 }
 
+/// What becomes of a rule that is counted in Redis while Redis cannot be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLoss {
+    /// Each gateway counts its share of the quota by itself.
+    #[default]
+    Share,
+    /// It lets everything through.
+    Open,
+    /// It refuses.
+    Closed,
+}
+
 /// Which requests a rule sees. An empty field matches everything; `*` stands for any run of characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
@@ -87,6 +99,8 @@ pub struct Rule {
     pub matches: Match,
     /// For rules in tokens: reserve the client's own `max_tokens` instead of the expected output.
     pub reserve_max: bool,
+    /// What becomes of it while Redis cannot be asked; rules counted in memory have no use for it.
+    pub on_loss: OnLoss,
     /// The most keys this rule remembers.
     pub max_keys: usize,
 }

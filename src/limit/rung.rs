@@ -2,18 +2,37 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::counter::{Counter, counter};
 use super::keyed::Place;
 use super::matcher::Matcher;
 use super::meter::Shortage;
-use super::rule::{Match, Mode, Per, Rule};
+use super::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
 use super::subject::{Cost, Subject};
-use crate::clock::Nanos;
+use crate::clock::{Nanos, saturating_nanos};
 use crate::refusal::{Standing, Unit};
 
 /// Names counts across ladders, so that a charge can never be settled on the counts of another rule.
 static NEXT_COUNTS: AtomicU32 = AtomicU32::new(0);
+
+/// The part of a quota that one of `dams` gateways gives by itself: less than its share, because a gateway more may be
+/// at work than was last heard of.
+const SHARE_PERCENT: u64 = 83;
+
+/// The part of a rule that one of `dams` gateways counts while it cannot ask what the others do.
+fn share(whole: &Rule, dams: u32) -> Rule {
+    let dams = u64::from(dams.max(1));
+    let Quota { limit, period, .. } = whole.quota;
+    // Exact, and in range: a share of one per day among many becomes a longer period, not none.
+    let (limit, period) = (limit.saturating_mul(SHARE_PERCENT), u128::from(saturating_nanos(period)));
+    let period = u64::try_from(period * 100 * u128::from(dams)).unwrap_or(u64::MAX);
+    Rule {
+        algorithm: Algorithm::TokenBucket,
+        quota: Quota { limit, period: Duration::from_nanos(period), burst: (whole.capacity() / dams).max(1) },
+        ..whole.clone()
+    }
+}
 
 /// One rule at work.
 #[derive(Debug)]
@@ -24,6 +43,8 @@ pub(crate) struct Rung {
     matcher: Option<Matcher>,
     pub(crate) counts: u32,
     pub(crate) counter: Arc<dyn Counter>,
+    /// The largest prompt that may ever pass.
+    largest: u64,
 }
 
 impl Rung {
@@ -36,7 +57,13 @@ impl Rung {
             None => (NEXT_COUNTS.fetch_add(1, Ordering::Relaxed), counter(&rule)),
         };
         let matcher = (rule.matches != Match::default()).then(|| Matcher::new(&rule.matches));
-        Self { index, matcher, rule, counts, counter }
+        Self { index, matcher, largest: rule.capacity(), rule, counts, counter }
+    }
+
+    /// The same for a share of the rule's quota: what the whole quota could hold is not too large for ever.
+    pub(crate) fn sharing(index: usize, whole: &Rule, dams: u32, kept: Option<&Self>) -> Self {
+        let largest = whole.capacity();
+        Self { largest, ..Self::new(index, Arc::new(share(whole, dams)), kept) }
     }
 
     #[inline]
@@ -74,14 +101,14 @@ impl Rung {
         if self.rule.unit == Unit::Requests {
             return Ok(1);
         }
-        if cost.prompt_tokens > self.rule.capacity() {
+        if cost.prompt_tokens > self.largest {
             return Err(Shortage::Never);
         }
         let output = match cost.max_output {
             Some(bound) if self.rule.reserve_max => bound,
             bound => cost.expected_output.min(bound.unwrap_or(u64::MAX)),
         };
-        // What the answer then takes beyond the capacity becomes debt: refusing it now would refuse it for ever.
+        // What it then takes beyond the capacity becomes debt: refusing it now would refuse it for ever.
         Ok(cost.prompt_tokens.saturating_add(output).min(self.rule.capacity()))
     }
 

@@ -25,6 +25,26 @@ pub struct Subject<'a> {
     pub class: Class,
 }
 
+impl Subject<'_> {
+    /// What tells this subject from others under a rule that counts per `per`, in bytes that are the same in every
+    /// process.
+    #[inline]
+    pub fn identity<R>(&self, per: Per, look: impl FnOnce(&[u8]) -> R) -> R {
+        match per {
+            Per::Caller => look(self.caller.as_bytes()),
+            Per::Model => look(self.model.unwrap_or_default().as_bytes()),
+            Per::Route => look(self.route.as_bytes()),
+            Per::All => look(&[]),
+            Per::Ip => match self.ip.map(|ip| ip.to_canonical()) {
+                None => look(&[]),
+                Some(IpAddr::V4(ip)) => look(&ip.octets()),
+                // One line usually gets a whole /64: a client could use a new address for each request.
+                Some(IpAddr::V6(ip)) => look(&ip.octets()[..8]),
+            },
+        }
+    }
+}
+
 /// What a request is expected to cost. In requests it is always one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -74,23 +94,11 @@ impl Seal {
             return key;
         }
         let key = match per {
-            Per::Caller => self.0.hash(subject.caller.as_bytes()),
-            Per::Model => self.0.hash(subject.model.unwrap_or_default().as_bytes()),
-            Per::Route => self.0.hash(subject.route.as_bytes()),
-            Per::Ip => self.address(subject.ip),
             Per::All => 0,
+            per => subject.identity(per, |bytes| self.0.hash(bytes)),
         };
         *known = Some(key);
         key
-    }
-
-    fn address(&self, ip: Option<IpAddr>) -> u64 {
-        match ip.map(|ip| ip.to_canonical()) {
-            None => self.0.hash(&[]),
-            Some(IpAddr::V4(ip)) => self.0.hash(&ip.octets()),
-            // One line usually gets a whole /64: a client could use a new address for each request.
-            Some(IpAddr::V6(ip)) => self.0.hash(&ip.octets()[..8]),
-        }
     }
 }
 

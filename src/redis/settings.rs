@@ -4,6 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::IntoConnectionInfo;
+
+/// Whether a URL says where a Redis server is.
+#[must_use]
+pub fn is_sound(url: &str) -> bool {
+    url.into_connection_info().is_ok()
+}
+
 /// Where Redis is and how it is asked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisSettings {

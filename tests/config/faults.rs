@@ -21,7 +21,7 @@ fn only(text: &str, line: usize, column: usize, field: &str, words: &str) {
 #[test]
 fn keys() {
     only("lisen: 127.0.0.1:80", 1, 1, "lisen", "unknown key; did you mean `listen`?");
-    only("redis: { url: x }", 1, 1, "redis", "unknown key; here may be `listen`, `tls`");
+    only("jobs: { url: x }", 1, 1, "jobs", "unknown key; here may be `listen`, `tls`");
     only("admin:\n  token: a\n  Hosts: [a]", 3, 3, "admin.Hosts", "did you mean `hosts`?");
     only("concurrency: { itl_slo: 1s }", 1, 16, "concurrency.itl_slo", "unknown key");
     only("dams: 1\ndams: 2", 2, 1, "dams", "`dams` is already set on line 2");

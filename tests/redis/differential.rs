@@ -7,10 +7,10 @@ use fastrand::Rng;
 use redis::aio::MultiplexedConnection;
 use traffic_dam::clock::Nanos;
 use traffic_dam::limit::meter::Shortage;
-use traffic_dam::limit::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
+use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use traffic_dam::limit::{Charge, Cost, Decision, Ladder, Subject};
 use traffic_dam::redis::rules::cell::Cell;
-use traffic_dam::redis::rules::script::{Scripts, call};
+use traffic_dam::redis::rules::script::{CHARGED, ENDED, Scripts, call};
 use traffic_dam::refusal::{Standing, Unit};
 use traffic_dam::request::Class;
 
@@ -53,6 +53,7 @@ fn rule(random: &mut Rng, index: usize) -> Rule {
         mode: if random.u8(..5) == 0 { Mode::Observe } else { Mode::Enforce },
         matches: Match::default(),
         reserve_max: false,
+        on_loss: OnLoss::Share,
         max_keys: 10,
     }
 }
@@ -80,7 +81,7 @@ struct Open {
 
 /// What memory said.
 enum Said {
-    Admitted { open: Open, standings: Vec<Standing>, would_refuse: Vec<usize> },
+    Admitted { open: Box<Open>, standings: Vec<Standing>, would_refuse: Vec<usize> },
     Refused { asked: Vec<Part>, retry_after: Option<Duration>, refusing: Vec<usize> },
     Nothing,
 }
@@ -168,7 +169,7 @@ impl Course {
         let keys = parts.iter().map(|part| part.key.as_str());
         let cells =
             parts.iter().map(|part| (part.cell.kind(), part.cell.correct(mark(part), part.amount, actual)));
-        pipe.invoke_script(&call(script, &record, keys, cells));
+        pipe.invoke_script(&call(script, (&record, ENDED), keys, cells));
     }
 
     fn charge(&mut self, scripts: &Scripts, pipe: &mut redis::Pipeline) -> Said {
@@ -208,7 +209,7 @@ impl Course {
             (part.cell.kind(), fields.expect("amounts are within the capacity"))
         });
         let keys = parts.iter().map(|part| part.key.as_str());
-        pipe.invoke_script(&call(&scripts.charge, &record, keys, cells));
+        pipe.invoke_script(&call(&scripts.charge, (&record, CHARGED), keys, cells));
         let of = |decisions: &[(usize, Decision)], which| {
             let mut rules: Vec<_> =
                 decisions.iter().filter(|(_, said)| *said == which).map(|(rule, _)| *rule).collect();
@@ -219,7 +220,7 @@ impl Course {
             Ok(admission) => Said::Admitted {
                 standings: self.ladder.standings(&admission.charge, Nanos(self.now * 1000)).into_vec(),
                 would_refuse: of(&admission.decisions, Decision::WouldRefuse),
-                open: Open { charge: admission.charge, record, parts, free, refused: Vec::new() },
+                open: Box::new(Open { charge: admission.charge, record, parts, free, refused: Vec::new() }),
             },
             Err(denial) => Said::Refused {
                 asked: parts,
@@ -259,7 +260,7 @@ impl Course {
                 };
                 assert!(would_refuse.iter().all(|rule| refused.contains(rule) || never(rule)), "{place}");
                 assert!(refused.iter().all(|rule| would_refuse.contains(rule)), "{place}");
-                self.open.push(open);
+                self.open.push(*open);
             }
             Said::Refused { asked, retry_after, refusing } => {
                 let answer: Vec<i64> = redis::from_redis_value(answer.clone()).expect(&place);

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClassName, OneOrMany};
+use super::{ClassName, OnLossName, OneOrMany};
 use crate::config::syntax::{Glob, Millis, Rate, RuleName, Text};
 use crate::limit::rule::{Algorithm, Mode, Per};
 use crate::refusal::Unit;
@@ -42,6 +42,9 @@ pub struct Limit {
     /// For rules in tokens: what is reserved for the answer until its length is known.
     #[serde(default)]
     pub reserve: Reservation,
+    /// With `state: redis`: what becomes of it while Redis does not answer.
+    #[schemars(extend("x-default" = "`redis.on_loss`"))]
+    pub on_loss: Option<OnLossName>,
 }
 
 /// How a rule counts.

@@ -8,6 +8,7 @@ mod callers;
 mod concurrency;
 mod limits;
 mod process;
+mod redis;
 mod traffic;
 mod workers;
 
@@ -15,6 +16,7 @@ pub use callers::{Anonymous, CallerKey, Callers, ClassName, HeaderSource, Plainl
 pub use concurrency::{Concurrency, ConcurrencyLimit, Queue, Reserve, TheSlots};
 pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation, UnitName};
 pub use process::{Admin, Drain, Log, Tls};
+pub use redis::{OnLossName, Redis, State};
 pub use traffic::{Bounds, Cors, KindName, Route, RouteTimeouts};
 pub use workers::{Retry, Sticky, Timeouts, Worker, WorkerMode, Workers};
 
@@ -48,9 +50,14 @@ pub struct File {
     pub max_keys: u64,
     /// How much runs on the workers at once, and how long the rest may wait.
     pub concurrency: Concurrency,
-    /// How many gateways share the workers: what the workers are told to hold is divided by it.
+    /// How many gateways share the workers, and the quotas while Redis cannot tell: what the workers are told to hold is
+    /// divided by it.
     #[schemars(range(min = 1, max = 1000))]
     pub dams: u32,
+    /// Where rules are counted.
+    pub state: State,
+    /// Redis, for what several gateways share. It is used only by settings that say so.
+    pub redis: Redis,
     /// The processes that serve.
     pub workers: Workers,
     /// Paths let through beside the OpenAI endpoints, each as one request of no tokens; `["/*"]` lets all through.
@@ -80,6 +87,8 @@ impl Default for File {
             max_keys: 1_000_000,
             concurrency: Concurrency::default(),
             dams: 1,
+            state: State::default(),
+            redis: Redis::default(),
             workers: Workers::default(),
             paths: Vec::new(),
             routes: Vec::new(),
@@ -123,6 +132,9 @@ impl File {
         self.admin.complete();
         self.callers.complete();
         self.concurrency.complete();
+        for limit in &mut self.limits {
+            limit.on_loss.get_or_insert(self.redis.on_loss);
+        }
         for route in &mut self.routes {
             route.timeouts.complete(&self.workers.timeouts);
         }

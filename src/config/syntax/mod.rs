@@ -11,7 +11,7 @@ mod secret;
 
 pub use amounts::{Millis, Rate, Size};
 pub use names::{Field, FilePath, Glob, Id, PathGlob, Pointer, RuleName};
-pub use net::{Host, Network, Origin, WorkerUrl, redacted_url};
+pub use net::{Host, Network, Origin, RedisUrl, WorkerUrl, redacted_url};
 pub use secret::{Digest, REDACTED, Secret};
 
 use std::borrow::Cow;
@@ -99,7 +99,7 @@ impl Check {
     }
 }
 
-const CHECKS: [Check; 18] = [
+const CHECKS: [Check; 19] = [
     Check::of::<Digest>(),
     Check::of::<Field>(),
     Check::of::<FilePath>(),
@@ -113,6 +113,7 @@ const CHECKS: [Check; 18] = [
     Check::of::<PathGlob>(),
     Check::of::<Pointer>(),
     Check::of::<Rate>(),
+    Check::of::<RedisUrl>(),
     Check::of::<RuleName>(),
     Check::of::<Secret>(),
     Check::of::<Size>(),

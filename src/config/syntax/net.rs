@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use http::Uri;
 use ipnet::IpNet;
@@ -110,6 +111,32 @@ impl Syntax for WorkerUrl {
     }
 }
 
+/// Where Redis is. It may hold a password, so it is shown without its user info.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RedisUrl(pub Arc<str>);
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redacted_url(&self.0))
+    }
+}
+
+impl Syntax for RedisUrl {
+    const NAME: &'static str = "Redis URL";
+    const EXPECTED: &'static str = "a `redis://` or `rediss://` URL of a host and, where need be, a port, a user, a \
+         password and a database, such as `redis://user:password@127.0.0.1:6379/0`";
+    const PATTERN: &'static str = "^rediss?://.+$";
+
+    fn read(text: &str) -> Option<Self> {
+        let known = text.starts_with("redis://") || text.starts_with("rediss://");
+        (known && crate::redis::settings::is_sound(text)).then(|| Self(text.into()))
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redacted_url(&self.0))
+    }
+}
+
 /// Whether a port, if one is written, is one: `http` takes an empty or a too great one as none.
 fn port_is_sound(authority: &http::uri::Authority) -> bool {
     let written = authority.as_str().len() > authority.host().len();
@@ -182,6 +209,17 @@ mod tests {
             "http://h\n",
         ] {
             assert_eq!(written::<WorkerUrl>(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn redis_urls_show_no_password() {
+        assert_eq!(written::<RedisUrl>("redis://:s3cret@h:1/2").as_deref(), Some("redis://…@h:1/2"));
+        assert_eq!(format!("{:?}", RedisUrl::read("rediss://u:s3cret@h").unwrap()), "rediss://…@h");
+        for wrong in
+            ["", "h:6379", "http://h", "redis://", "redis://h:x", "redis+unix:///tmp/s", "redis://h/db"]
+        {
+            assert_eq!(written::<RedisUrl>(wrong), None, "{wrong}");
         }
     }
 

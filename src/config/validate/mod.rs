@@ -7,6 +7,7 @@
 mod callers;
 mod limits;
 mod process;
+mod redis;
 mod traffic;
 mod workers;
 
@@ -53,6 +54,8 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
         admin: process::admin(&file.admin, &root.key("admin"), files, report),
         callers: callers::validate(&file.callers, &root.key("callers"), report),
         rules: limits::validate(&file, &root, report),
+        shared: redis::validate(&file, &root, files, report),
+        dams: file.dams,
         gate: workers::gate(&file, &root.key("concurrency"), report),
         workers: fleet,
         active_colour: file.workers.active_colour.as_ref().map(|colour| colour.0.0.clone()),

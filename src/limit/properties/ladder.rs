@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::clock::Nanos;
 use crate::limit::meter::{Mark, Meter, Shortage};
-use crate::limit::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
+use crate::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use crate::limit::sliding_log::SlidingLog;
 use crate::limit::sliding_window::SlidingWindow;
 use crate::limit::token_bucket::TokenBucket;
@@ -43,6 +43,7 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
                 mode,
                 matches: Match { model: model.map(Arc::from), ..Match::default() },
                 reserve_max: false,
+                on_loss: OnLoss::Share,
                 max_keys: 1_000,
             }
         },

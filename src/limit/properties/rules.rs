@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Nanos;
-use crate::limit::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
+use crate::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use crate::limit::{Admission, Cost, Decision, Denial, Ladder, Subject};
 use crate::refusal::{Reason, Standing, Unit};
 use crate::request::Class;
@@ -20,6 +20,7 @@ fn rule(name: &str, per: Per, unit: Unit, limit: u64) -> Rule {
         mode: Mode::Enforce,
         matches: Match::default(),
         reserve_max: false,
+        on_loss: OnLoss::Share,
         max_keys: 1_000,
     }
 }

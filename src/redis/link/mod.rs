@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use self::breaker::Breaker;
 use self::connect::{Connection, connect};
+use super::dams::Dams;
 use super::settings::RedisSettings;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Redis, RedisOp};
@@ -204,9 +205,8 @@ impl Link {
         tracing::warn!(%why, "Redis is not used until it answers a probe");
     }
 
-    /// Connects and keeps connected until it is dropped. `probe` is sent each second; it should write something, because
-    /// a server that only reads is of no use.
-    pub async fn keep(self, probe: impl AsyncFn(&Probe<'_>) -> Result<(), Loss>) {
+    /// Connects and keeps connected until it is dropped. Each second the server is probed by what `dams` write there.
+    pub async fn keep(self, dams: Arc<Dams>) {
         let inner = &*self.0;
         let mut told = false;
         loop {
@@ -218,7 +218,7 @@ impl Link {
                 Ok(connection) => {
                     inner.connection.store(Some(Arc::new(connection)));
                     told = false;
-                    self.watch(&probe).await;
+                    self.watch(&dams).await;
                     inner.connection.store(None);
                     if inner.breaker.open() {
                         self.went_down(Loss::NotSent);
@@ -239,11 +239,11 @@ impl Link {
     }
 
     /// Probes until the connection is of no use any more.
-    async fn watch(&self, probe: &impl AsyncFn(&Probe<'_>) -> Result<(), Loss>) {
+    async fn watch(&self, dams: &Dams) {
         let inner = &*self.0;
         let mut silences = 0;
         loop {
-            match probe(&Probe(self)).await {
+            match dams.beat(&Probe(self)).await {
                 Ok(()) => {
                     silences = 0;
                     if inner.breaker.close() {
@@ -272,6 +272,12 @@ fn spread(length: Duration) -> Duration {
 pub struct Probe<'a>(&'a Link);
 
 impl Probe<'_> {
+    /// What every key begins with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.0.0.settings.prefix
+    }
+
     /// Sends a command.
     ///
     /// # Errors

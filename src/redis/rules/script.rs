@@ -10,9 +10,11 @@ use redis::{Script, ScriptInvocation};
 
 use super::cell::Fields;
 
-/// How long a record lives: until whoever sent the operation has certainly asked again, and no longer, because each
-/// costs some 100 bytes.
-const RECORD: Duration = Duration::from_secs(10);
+/// How long the record of a charge lives: until who sent it in vain has certainly taken it back, and no longer, because
+/// each costs some 100 bytes and there is one for each request.
+pub const CHARGED: Duration = Duration::from_secs(10);
+/// How long the record of a settlement or an undoing lives: longer than it is sent again.
+pub const ENDED: Duration = Duration::from_secs(60);
 
 macro_rules! source {
     ($verb:literal) => {
@@ -63,11 +65,11 @@ impl Scripts {
     }
 }
 
-/// A call of `script` on one record and these cells.
+/// A call of `script` on these cells, with a record that lives so long.
 #[must_use]
 pub fn call<'s, 'c>(
     script: &'s Script,
-    record: &str,
+    (record, lives): (&str, Duration),
     keys: impl IntoIterator<Item = &'c str>,
     cells: impl IntoIterator<Item = (&'static str, Fields)>,
 ) -> ScriptInvocation<'s> {
@@ -76,7 +78,7 @@ pub fn call<'s, 'c>(
     for key in keys {
         call.key(key);
     }
-    call.arg(u64::try_from(RECORD.as_millis()).unwrap_or(u64::MAX));
+    call.arg(u64::try_from(lives.as_millis()).unwrap_or(u64::MAX));
     for (kind, fields) in cells {
         call.arg(kind);
         for field in fields {
