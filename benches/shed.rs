@@ -21,10 +21,8 @@ fn settings(queue_wait: Duration) -> GateSettings {
         queue_length: 1000,
         queue_bytes: 1 << 30,
         queue_wait,
-        wait_no_worker: Duration::ZERO,
         reserve: [0.0, 0.0, 0.1],
-        ttft_slo: Duration::from_secs(1),
-        dams: 1,
+        ..GateSettings::default()
     }
 }
 
@@ -48,6 +46,8 @@ fn ask(caller: usize) -> Ask {
         prompt_tokens: 200,
         expected_output: 100,
         sequences: 1,
+        stream: true,
+        repeatable: true,
         body_bytes: 1000,
         session: None,
         deadline: None,

@@ -7,6 +7,8 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+#[path = "dam/classes.rs"]
+mod classes;
 #[path = "dam/client.rs"]
 mod client;
 #[path = "dam/endings.rs"]

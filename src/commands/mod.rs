@@ -5,6 +5,7 @@ mod demo;
 mod health;
 mod load;
 mod serve;
+mod simulate;
 mod worker;
 
 use std::io::Write;
@@ -25,6 +26,8 @@ pub(crate) enum Command {
     Check(check::Arguments),
     /// A simulated LLM worker alone, compatible with the OpenAI API
     Worker(worker::Arguments),
+    /// Simulate load before the dam before workers, in virtual time: which law serves how much of it
+    Simulate(simulate::Arguments),
     /// Ask a running gateway's admin port whether it lives (for container health checks)
     Health(health::Arguments),
 }
@@ -50,6 +53,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Worker(arguments) => worker::run(arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
     };
     match outcome {

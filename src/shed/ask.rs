@@ -22,6 +22,10 @@ pub struct Ask {
     pub expected_output: u64,
     /// Sequences the worker will decode; 0 counts as 1.
     pub sequences: u32,
+    /// Whether the answer is to be streamed: only then a first token will be told.
+    pub stream: bool,
+    /// Whether it may be sent to a worker twice: only then its seat can be given to a critical request.
+    pub repeatable: bool,
     /// Bytes of body held in memory while the request waits.
     pub body_bytes: u64,
     /// The session, when the request belongs to one: it prefers the worker that has its cache.
@@ -41,6 +45,8 @@ impl Ask {
             prompt_tokens: demand.prompt_tokens,
             expected_output: demand.expected_output,
             sequences: demand.sequences,
+            stream: demand.stream,
+            repeatable: demand.retryable,
             body_bytes: demand.body_bytes,
             session: demand.session,
             deadline: demand.deadline,

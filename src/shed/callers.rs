@@ -3,20 +3,29 @@
 //! A caller's counter grows by what its requests cost, divided by its weight, when they are admitted; the caller with
 //! the smallest counter is next. A caller that comes back after a pause is lifted to the virtual time, the counter of
 //! the last one served, so nobody can save up idleness and spend it as a monopoly; one that worked while the others
-//! paused owes nothing for it either.
+//! paused owes nothing for it either. But a pause is not always wanted: with short waits a caller is absent most of the
+//! time *because* it was just refused. Who asked in vain within the last seconds is therefore lifted only to the
+//! virtual time of [`CREDIT`] ago, so that it is owed what it missed in that time and no more.
 //!
 //! **Memory.** A caller without waiting requests or seats whose counter is not above the virtual time is as good as
 //! forgotten, and is. If ever more than [`REMEMBERED`] idle callers stand above it, the virtual time is raised to
 //! their median: half of them are forgiven at most one request's worth.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Nanos;
 
 /// Names a waiting request; never used twice by one gate. Later requests have greater ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaiterId(pub(super) u64);
+
+/// How long a caller is owed what it asked for in vain. Longer would be fairer to it, but in the worst case it takes
+/// everything for so long, divided by the number of callers.
+const CREDIT: Duration = Duration::from_secs(10);
+/// Marks of the virtual time that are kept in so much time.
+const MARKS: usize = 10;
 
 /// Idle callers remembered per class.
 const REMEMBERED: usize = 65_536;
@@ -39,6 +48,8 @@ pub(super) struct CallerState {
     cost: u64,
     sequences: u64,
     seats: u32,
+    /// When it last asked in vain.
+    missed: Option<Nanos>,
 }
 
 /// The callers of one class.
@@ -53,6 +64,8 @@ pub(super) struct Callers {
     /// The same by counter plus cost of the line: the last is who would be served latest.
     tails: BTreeSet<Rank>,
     virtual_time: u64,
+    /// What the virtual time was at some moments of the last [`CREDIT`], the earliest first.
+    marks: VecDeque<(Nanos, u64)>,
     sequences: u64,
     waiting: usize,
     sweep_at: usize,
@@ -76,16 +89,17 @@ impl Callers {
     }
 
     /// The slot of `caller`, made if there is none; a returning caller is lifted.
-    pub(super) fn enter(&mut self, caller: &Arc<str>) -> usize {
+    pub(super) fn enter(&mut self, caller: &Arc<str>, now: Nanos) -> usize {
+        self.mark(now);
         if let Some(&slot) = self.index.get(caller) {
-            let virtual_time = self.virtual_time;
-            if let Some(state) = self.state_mut(slot).filter(|state| state.line.is_empty()) {
-                state.counter = state.counter.max(virtual_time);
+            let counter = self.state(slot).map(|state| self.lifted(state, now));
+            if let (Some(state), Some(counter)) = (self.state_mut(slot), counter) {
+                state.counter = counter;
             }
             return slot;
         }
         if self.index.len() >= self.sweep_at.max(SWEEP_FROM) {
-            self.sweep();
+            self.sweep(now);
         }
         let state = CallerState {
             id: Arc::clone(caller),
@@ -95,6 +109,7 @@ impl Callers {
             cost: 0,
             sequences: 0,
             seats: 0,
+            missed: None,
         };
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -169,22 +184,55 @@ impl Callers {
         self.state(*slot)?.line.first().map(|place| place.1)
     }
 
+    /// A request of `caller` was refused. Callers that are not known have no credit to keep.
+    pub(super) fn missed(&mut self, caller: &str, now: Nanos) {
+        if let Some(slot) = self.index.get(caller).copied() {
+            self.missed_at(slot, now);
+        }
+    }
+
+    /// A request of the caller in `slot` was refused.
+    pub(super) fn missed_at(&mut self, slot: usize, now: Nanos) {
+        if let Some(state) = self.state_mut(slot) {
+            state.missed = Some(now);
+        }
+    }
+
     /// Where a new request of `caller` would begin in virtual time: behind its own line.
-    pub(super) fn start(&self, caller: &str) -> u64 {
+    pub(super) fn start(&self, caller: &str, now: Nanos) -> u64 {
         let Some(state) = self.index.get(caller).and_then(|slot| self.state(*slot)) else {
             return self.virtual_time;
         };
-        if state.line.is_empty() {
-            state.counter.max(self.virtual_time)
-        } else {
-            state.counter.saturating_add(state.cost)
+        self.lifted(state, now).saturating_add(state.cost)
+    }
+
+    /// The counter of a caller that asks at `now`.
+    fn lifted(&self, state: &CallerState, now: Nanos) -> u64 {
+        if !state.line.is_empty() {
+            return state.counter;
         }
+        let since = now - CREDIT;
+        let owed = state.missed.is_some_and(|missed| missed >= since);
+        let mark = self.marks.iter().rev().find(|(at, _)| *at <= since).or(self.marks.front());
+        let least = mark.filter(|_| owed).map_or(self.virtual_time, |(_, virtual_time)| *virtual_time);
+        state.counter.max(least)
+    }
+
+    /// Remembers the virtual time now and then.
+    fn mark(&mut self, now: Nanos) {
+        if self.marks.back().is_some_and(|(at, _)| now.since(*at) < CREDIT / MARKS as u32) {
+            return;
+        }
+        if self.marks.len() > MARKS {
+            self.marks.pop_front();
+        }
+        self.marks.push_back((now, self.virtual_time));
     }
 
     /// Sequences of this class that would be admitted before a new request of `caller`; stops counting at `enough`.
     ///
     /// The requests of one line are taken to cost the same, so the work is one step per caller that is ahead.
-    pub(super) fn ahead(&self, caller: &str, place: Place, enough: u64) -> u64 {
+    pub(super) fn ahead(&self, caller: &str, place: Place, enough: u64, now: Nanos) -> u64 {
         let own = self.index.get(caller).and_then(|slot| Some((*slot, self.state(*slot)?)));
         let (mut start, mut sum, mut me) = (self.virtual_time, 0, usize::MAX);
         if let Some((slot, state)) = own {
@@ -192,11 +240,7 @@ impl Callers {
                 if place.0 == Nanos::MAX { state.line.len() } else { state.line.range(..=place).count() };
             let cost = share(state.cost, before, state.line.len());
             sum = share(state.sequences, before, state.line.len());
-            start = if state.line.is_empty() {
-                state.counter.max(start)
-            } else {
-                state.counter.saturating_add(cost)
-            };
+            start = self.lifted(state, now).saturating_add(cost);
             me = slot;
         }
         for (counter, _, slot) in self.order.range(..(start, WaiterId(0), 0)) {
@@ -245,24 +289,29 @@ impl Callers {
         }
     }
 
-    fn sweep(&mut self) {
-        self.forget_up_to_virtual_time();
+    fn sweep(&mut self, now: Nanos) {
+        self.forget_up_to_virtual_time(now - CREDIT);
         let mut idle: Vec<u64> =
             self.slots.iter().flatten().filter(|state| state.is_idle()).map(|state| state.counter).collect();
         if idle.len() > REMEMBERED / 2 {
             let middle = idle.len() / 2;
             let (_, median, _) = idle.select_nth_unstable(middle);
             self.virtual_time = self.virtual_time.max(*median);
-            self.forget_up_to_virtual_time();
+            self.forget_up_to_virtual_time(Nanos::MAX);
         }
         let left = self.index.len();
         self.sweep_at = left + left.clamp(SWEEP_FROM, REMEMBERED / 2);
     }
 
-    fn forget_up_to_virtual_time(&mut self) {
+    /// Forgets idle callers that owe nothing and are owed nothing: who asked in vain before `owed_since`, or never.
+    fn forget_up_to_virtual_time(&mut self, owed_since: Nanos) {
+        let virtual_time = self.virtual_time;
+        let settled = |state: &CallerState| {
+            let owed = state.missed.is_some_and(|missed| missed >= owed_since);
+            state.is_idle() && state.counter <= virtual_time && !owed
+        };
         for (slot, place) in self.slots.iter_mut().enumerate() {
-            if let Some(state) = place.take_if(|state| state.is_idle() && state.counter <= self.virtual_time)
-            {
+            if let Some(state) = place.take_if(|state| settled(state)) {
                 self.index.remove(&state.id);
                 self.free.push(slot);
             }

@@ -6,6 +6,7 @@
 //! itself. Waiting costs a caller nothing: its counter moves when a request is admitted.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -15,6 +16,7 @@ use crate::request::Class;
 
 use super::ask::Ask;
 use super::callers::{Callers, Place, WaiterId};
+use super::gate::Gate;
 use super::ledger::Load;
 
 /// Virtual tokens of one token at weight 1: weights up to this divide without losing a single token.
@@ -33,12 +35,15 @@ pub(super) struct Charge {
 }
 
 /// A request in the queue, or just taken out of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Waiting {
     pub(super) id: WaiterId,
     pub(super) class: Class,
     pub(super) load: Load,
     pub(super) session: Option<u64>,
+    pub(super) stream: bool,
+    /// What was asked, if the seat it gets may be taken away again.
+    pub(super) ask: Option<Box<Ask>>,
     pub(super) since: Nanos,
     pub(super) expires: Nanos,
     bytes: u64,
@@ -62,6 +67,8 @@ pub(super) struct FairQueue {
     expiry: BTreeSet<Place>,
     bytes: u64,
     next: u64,
+    /// Since when somebody of a class asks and nobody of it is admitted.
+    wanting: [Option<Nanos>; 3],
 }
 
 impl FairQueue {
@@ -97,25 +104,30 @@ impl FairQueue {
     }
 
     /// Sequences that would be admitted before `ask`, counted as far as `enough`; `None` when there are fewer.
-    pub(super) fn ahead(&self, ask: &Ask, expires: Nanos, enough: u64) -> Option<u64> {
+    pub(super) fn ahead(&self, ask: &Ask, expires: Nanos, enough: u64, now: Nanos) -> Option<u64> {
         let waiting = |other: &Class| self.class(*other).sequences();
         let above: u64 = Class::ALL.iter().filter(|other| **other > ask.class).map(waiting).sum();
         if above + waiting(&ask.class) < enough {
             return None;
         }
         let place = (expires, WaiterId(self.next));
-        let beside = self.class(ask.class).ahead(&ask.caller, place, enough.saturating_sub(above));
+        let beside = self.class(ask.class).ahead(&ask.caller, place, enough.saturating_sub(above), now);
         Some(above + beside).filter(|ahead| *ahead >= enough)
     }
 
     /// Whether `ask` fits; if not, those who must go for it, taken out. `None`: nobody is less deserving.
-    pub(super) fn make_room(&mut self, ask: &Ask, bounds: Bounds) -> Option<SmallVec<[Waiting; 1]>> {
+    pub(super) fn make_room(
+        &mut self,
+        ask: &Ask,
+        bounds: Bounds,
+        now: Nanos,
+    ) -> Option<SmallVec<[Waiting; 1]>> {
         let mut length = self.waiting.len() + 1;
         let mut bytes = self.bytes.saturating_add(ask.body_bytes);
         let mut victims: SmallVec<[WaiterId; 1]> = SmallVec::new();
         if length > bounds.length || bytes > bounds.bytes {
             let lowest = Class::ALL.into_iter().find(|class| self.class(*class).waiting() > 0)?;
-            let start = (lowest == ask.class).then(|| self.class(lowest).start(&ask.caller));
+            let start = (lowest == ask.class).then(|| self.class(lowest).start(&ask.caller, now));
             if lowest > ask.class {
                 return None;
             }
@@ -137,17 +149,17 @@ impl FairQueue {
         if length > bounds.length || bytes > bounds.bytes {
             return None;
         }
-        Some(victims.into_iter().filter_map(|id| self.remove(id)).collect())
+        Some(victims.into_iter().filter_map(|id| self.refuse(id, now)).collect())
     }
 
     /// Takes out who would be served last, while the queue exceeds `bounds`.
-    pub(super) fn pop_surplus(&mut self, bounds: Bounds) -> Option<Waiting> {
+    pub(super) fn pop_surplus(&mut self, bounds: Bounds, now: Nanos) -> Option<Waiting> {
         if self.waiting.len() <= bounds.length && self.bytes <= bounds.bytes {
             return None;
         }
         let lowest = self.classes.iter().find(|class| class.waiting() > 0)?;
         let last = lowest.last_line().and_then(|(_, mut line)| line.next())?;
-        self.remove(last)
+        self.refuse(last, now)
     }
 
     /// Puts a request into the queue until `expires`.
@@ -157,7 +169,7 @@ impl FairQueue {
         let load = ask.load();
         let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
-        let caller = callers.enter(&ask.caller);
+        let caller = callers.enter(&ask.caller, now);
         callers.join(caller, (expires, id), cost, load.sequences);
         self.expiry.insert((expires, id));
         self.bytes = self.bytes.saturating_add(ask.body_bytes);
@@ -168,6 +180,8 @@ impl FairQueue {
                 class: ask.class,
                 load,
                 session: ask.session,
+                stream: ask.stream,
+                ask: Gate::may_yield(ask).then(|| Box::new(ask.clone())),
                 since: now,
                 expires,
                 bytes: ask.body_bytes,
@@ -179,25 +193,42 @@ impl FairQueue {
         id
     }
 
-    /// Who is next.
-    pub(super) fn head(&self) -> Option<Waiting> {
-        let id = self.classes.iter().rev().find_map(Callers::head)?;
-        self.waiting.get(&id).copied()
+    /// Somebody of `class` asked and was not admitted at once.
+    pub(super) fn wants(&mut self, class: Class, now: Nanos) {
+        self.wanting[class as usize].get_or_insert(now);
+    }
+
+    /// Somebody of `class` was admitted.
+    pub(super) fn served(&mut self, class: Class) {
+        self.wanting[class as usize] = None;
+    }
+
+    /// Who is next: strictly by class, except that a class that nobody was admitted of for `promote` (zero: never)
+    /// goes first once, so that it is not shut out for ever. That costs the others one seat in each such time.
+    pub(super) fn head(&self, now: Nanos, promote: Duration) -> Option<&Waiting> {
+        let starves = |since: &Option<Nanos>| {
+            !promote.is_zero() && since.is_some_and(|since| now.since(since) >= promote)
+        };
+        let starving = self.classes.iter().zip(&self.wanting).filter(|(_, since)| starves(since));
+        let first = starving.filter_map(|(class, _)| class.head()).next();
+        let id = first.or_else(|| self.classes.iter().rev().find_map(Callers::head))?;
+        self.waiting.get(&id)
     }
 
     /// Admits a waiting request and charges its caller.
     pub(super) fn admit(&mut self, id: WaiterId) -> Option<(Waiting, Charge)> {
         let waiting = self.take(id, true)?;
-        let Waiting { class, caller, weight, cost, load, .. } = waiting;
+        let Waiting { class, caller, weight, cost, load, .. } = &waiting;
+        let (class, caller, weight, cost, load) = (*class, *caller, *weight, *cost, *load);
         Some((waiting, Charge { class, caller, weight, sequences: load.sequences, cost }))
     }
 
     /// Charges the caller of a request that did not have to wait.
-    pub(super) fn charge(&mut self, ask: &Ask) -> Charge {
+    pub(super) fn charge(&mut self, ask: &Ask, now: Nanos) -> Charge {
         let load = ask.load();
         let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
-        let caller = callers.enter(&ask.caller);
+        let caller = callers.enter(&ask.caller, now);
         callers.charge(caller, cost);
         Charge { class: ask.class, caller, weight: ask.weight, sequences: load.sequences, cost }
     }
@@ -208,7 +239,19 @@ impl FairQueue {
         self.class_mut(charge.class).settle(charge.caller, charge.cost, actual);
     }
 
-    /// Takes a request out that will not be served.
+    /// A request was refused on arrival.
+    pub(super) fn missed(&mut self, ask: &Ask, now: Nanos) {
+        self.class_mut(ask.class).missed(&ask.caller, now);
+    }
+
+    /// Takes a request out that is refused: its caller is owed something.
+    pub(super) fn refuse(&mut self, id: WaiterId, now: Nanos) -> Option<Waiting> {
+        let waiting = self.remove(id)?;
+        self.class_mut(waiting.class).missed_at(waiting.caller, now);
+        Some(waiting)
+    }
+
+    /// Takes a request out that its client gave up.
     pub(super) fn remove(&mut self, id: WaiterId) -> Option<Waiting> {
         self.take(id, false)
     }
@@ -216,7 +259,7 @@ impl FairQueue {
     /// Takes out one whose time is over.
     pub(super) fn pop_expired(&mut self, now: Nanos) -> Option<Waiting> {
         let (expires, id) = *self.expiry.first()?;
-        if expires > now { None } else { self.remove(id) }
+        if expires > now { None } else { self.refuse(id, now) }
     }
 
     fn take(&mut self, id: WaiterId, admitted: bool) -> Option<Waiting> {

@@ -5,6 +5,7 @@
 //! [`Gate::take_settled`], for the caller to hand on. A request at the head of the queue that does not fit holds up
 //! those behind it, for at most its own wait: letting smaller ones pass would starve it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use crate::refusal::Refusal;
 
 use super::ask::Ask;
 use super::callers::WaiterId;
+use super::displace::Displaced;
 use super::drain::Drain;
-use super::fair_queue::{FairQueue, Waiting};
+use super::fair_queue::FairQueue;
 use super::member::Worker;
 use super::pick::{Candidate, Pick};
 use super::refuse;
@@ -31,6 +33,10 @@ pub struct Grant {
     pub seat: SeatId,
     /// The worker it is at.
     pub worker: Arc<str>,
+    /// Whether it may be taken away for a critical request before the answer begins.
+    pub yields: bool,
+    /// Sequences it is for.
+    pub sequences: u32,
     /// How long the request waited for it.
     pub waited: Duration,
 }
@@ -68,6 +74,11 @@ pub struct Gate {
     pub(super) random: Rng,
     next_seat: u64,
     pub(super) settled: Vec<Outcome>,
+    pub(super) displaced: Vec<Displaced>,
+    /// Seats that a critical request may take, by the time of their grant.
+    pub(super) displaceable: BTreeSet<(Nanos, SeatId)>,
+    /// Seats whose prompt is supposed to be read by then.
+    pub(super) reading: BTreeSet<(Nanos, SeatId)>,
     /// The workers that take work now, as the choice sees them, and their places. Kept to save allocations.
     pub(super) candidates: Vec<Candidate>,
     pub(super) places: Vec<usize>,
@@ -91,6 +102,9 @@ impl Gate {
             random: Rng::with_seed(seed),
             next_seat: 0,
             settled: Vec::new(),
+            displaced: Vec::new(),
+            displaceable: BTreeSet::new(),
+            reading: BTreeSet::new(),
             candidates: Vec::new(),
             places: Vec::new(),
             recheck: Nanos::MAX,
@@ -106,14 +120,35 @@ impl Gate {
         self.advance(now);
         let load = ask.load();
         self.check_size(&load)?;
-        if !self.queue.blocks(ask.class)
-            && let Some(place) = self.place(&load, ask.class, ask.session, now)
-        {
-            let charge = self.queue.charge(ask);
-            let seat = Seat::new(place, ask.class, load, charge, now);
-            return Ok(Answer::Granted(self.seat(seat, Duration::ZERO, now)));
+        if !self.queue.blocks(ask.class) {
+            if let Some(place) = self.place(&load, ask.class, ask.session, now) {
+                return Ok(Answer::Granted(self.admit_at_once(ask, place, now)));
+            }
+            if let Some((place, id)) = self.find_yielding(ask, now)
+                && let Some(yielding) = self.unseat(id)
+            {
+                let grant = self.admit_at_once(ask, place, now);
+                if let Some(ask) = yielding.ask {
+                    self.requeue(id, &ask, now);
+                }
+                // What gave way may have been wider than what took its place.
+                self.serve(now);
+                return Ok(Answer::Granted(grant));
+            }
         }
-        self.enqueue(ask, now)
+        self.queue.wants(ask.class, now);
+        let answer = self.enqueue(ask, now);
+        if answer.is_err() {
+            self.queue.missed(ask, now);
+        }
+        answer
+    }
+
+    fn admit_at_once(&mut self, ask: &Ask, place: usize, now: Nanos) -> Grant {
+        let charge = self.queue.charge(ask, now);
+        let mut seat = Seat::new(place, ask.class, ask.load(), ask.stream, charge, now);
+        seat.ask = Self::may_yield(ask).then(|| Box::new(ask.clone()));
+        self.seat(seat, Duration::ZERO, now)
     }
 
     /// A waiting request was given up by its client.
@@ -126,7 +161,7 @@ impl Gate {
 
     /// A waiting request gave up by its own watch: why it has no seat.
     pub fn give_up(&mut self, id: WaiterId, now: Nanos) -> Refusal {
-        let waited = self.queue.remove(id).map_or(Duration::ZERO, |waiting| now.since(waiting.since));
+        let waited = self.queue.refuse(id, now).map_or(Duration::ZERO, |waiting| now.since(waiting.since));
         let refusal = self.waited_in_vain(waited, now);
         self.advance(now);
         self.serve(now);
@@ -151,7 +186,8 @@ impl Gate {
             self.settled.push((waiting.id, Err(refusal)));
             removed = true;
         }
-        if removed || now >= self.recheck {
+        let read = self.suppose_read(now);
+        if removed || read || now >= self.recheck {
             self.serve(now);
         }
     }
@@ -164,21 +200,23 @@ impl Gate {
     /// Gives seats to those who wait, in order, while there is room.
     pub(super) fn serve(&mut self, now: Nanos) {
         self.recheck = self.next_cool_down_end(now).unwrap_or(Nanos::MAX);
-        while let Some(head) = self.queue.head() {
-            if let Some(place) = self.place(&head.load, head.class, head.session, now) {
-                self.admit(&head, place, now);
-            } else if let Err(refusal) = self.check_size(&head.load) {
-                self.queue.remove(head.id);
-                self.settled.push((head.id, Err(refusal)));
+        while let Some(head) = self.queue.head(now, self.settings.promote) {
+            let (id, load, class, session) = (head.id, head.load, head.class, head.session);
+            if let Some(place) = self.place(&load, class, session, now) {
+                self.admit(id, place, now);
+            } else if let Err(refusal) = self.check_size(&load) {
+                self.queue.remove(id);
+                self.settled.push((id, Err(refusal)));
             } else {
                 return;
             }
         }
     }
 
-    fn admit(&mut self, head: &Waiting, place: usize, now: Nanos) {
-        let Some((waiting, charge)) = self.queue.admit(head.id) else { return };
-        let seat = Seat::new(place, waiting.class, waiting.load, charge, now);
+    fn admit(&mut self, head: WaiterId, place: usize, now: Nanos) {
+        let Some((waiting, charge)) = self.queue.admit(head) else { return };
+        let mut seat = Seat::new(place, waiting.class, waiting.load, waiting.stream, charge, now);
+        seat.ask = waiting.ask;
         let grant = self.seat(seat, now.since(waiting.since), now);
         self.settled.push((waiting.id, Ok(grant)));
     }
@@ -189,8 +227,14 @@ impl Gate {
         let worker = self.occupy(&seat);
         self.in_flight += u64::from(seat.load.sequences);
         self.drain.granted(now);
+        self.queue.served(seat.class);
+        let yields = seat.ask.is_some();
+        if yields {
+            self.displaceable.insert((seat.granted, id));
+        }
+        let sequences = seat.load.sequences;
         self.seats.insert(id, seat);
-        Grant { seat: id, worker, waited }
+        Grant { seat: id, worker, yields, sequences, waited }
     }
 
     /// Writes a seat into the ledger of its worker, whose id it returns.
@@ -198,13 +242,16 @@ impl Gate {
         match self.workers.get_mut(seat.worker).and_then(Option::as_mut) {
             Some(worker) => {
                 worker.ledger.occupy(seat.class as usize, &seat.load);
+                if let Some(reported) = &mut worker.reported {
+                    reported.sent(seat.load.tokens());
+                }
                 Arc::clone(&worker.member.id)
             }
             None => Arc::clone(&self.pool),
         }
     }
 
-    fn enqueue(&mut self, ask: &Ask, now: Nanos) -> Result<Answer, Refusal> {
+    pub(super) fn enqueue(&mut self, ask: &Ask, now: Nanos) -> Result<Answer, Refusal> {
         let open = self.is_open(now);
         let wait = if open { self.settings.queue_wait } else { self.settings.wait_no_worker };
         let expires_at = ask.deadline.map_or(now + wait, |deadline| deadline.min(now + wait));
@@ -219,7 +266,7 @@ impl Gate {
         if open && let Some(predicted) = self.too_long(ask, expires_at, now) {
             return Err(refuse::predicted(self.fullness(now), predicted, expires_at.since(now), retry));
         }
-        let Some(displaced) = self.queue.make_room(ask, self.bounds()) else {
+        let Some(displaced) = self.queue.make_room(ask, self.bounds(), now) else {
             let (waiting, bytes) = (self.queue.len(), self.queue.bytes());
             return Err(refuse::queue_full(self.fullness(now), waiting, bytes, retry));
         };
@@ -229,7 +276,7 @@ impl Gate {
         }
         let id = self.queue.push(ask, expires_at, now);
         // As the new head it may be smaller than the one that did not fit.
-        if self.queue.head().is_some_and(|head| head.id == id) {
+        if self.queue.head(now, self.settings.promote).is_some_and(|head| head.id == id) {
             self.serve(now);
         }
         Ok(Answer::Waiting { id, expires_at })
@@ -242,7 +289,7 @@ impl Gate {
         let rate = self.drain.rate(self.in_flight, now)?;
         // With fewer ahead than this the wait is within the budget, and more would not change the answer.
         let enough = (rate * budget.as_secs_f64()) as u64 + 1;
-        let ahead = self.queue.ahead(ask, expires_at, enough)?;
+        let ahead = self.queue.ahead(ask, expires_at, enough, now)?;
         let predicted = self.drain.time_to_free(ahead, self.in_flight, now)?;
         (predicted > budget).then_some(predicted)
     }

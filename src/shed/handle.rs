@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -16,9 +17,12 @@ use crate::refusal::Refusal;
 
 use super::ask::Ask;
 use super::callers::WaiterId;
+use super::displace::Displaced;
 use super::gate::{Answer, Gate, Grant};
 use super::member::Member;
 use super::permit::Permit;
+use super::report::Report;
+use super::seat::SeatId;
 use super::settings::GateSettings;
 use super::snapshot::GateSnapshot;
 use super::waiter::{Desk, Waiter};
@@ -46,13 +50,23 @@ struct Shared {
 pub(super) struct State {
     pub(super) gate: Gate,
     pub(super) desks: HashMap<WaiterId, Desk>,
+    /// Seats that were taken away and whose holders have not yet asked what became of them: one for each permit at
+    /// most.
+    pub(super) displaced: HashMap<SeatId, Displaced>,
+    /// Who is to be woken when its seat is taken away.
+    pub(super) watchers: HashMap<SeatId, Waker>,
 }
 
 impl GateHandle {
     /// Shares `gate`; `clock` gives the time of its decisions.
     #[must_use]
     pub fn new(gate: Gate, clock: Clock) -> Self {
-        let state = Mutex::new(State { gate, desks: HashMap::new() });
+        let state = Mutex::new(State {
+            gate,
+            desks: HashMap::new(),
+            displaced: HashMap::new(),
+            watchers: HashMap::new(),
+        });
         Self { shared: Arc::new(Shared { state, clock }) }
     }
 
@@ -97,6 +111,16 @@ impl GateHandle {
         self.with(|state, now| state.gate.rebuild(settings, members, now));
     }
 
+    /// Takes in what a worker reported; see [`Gate::report`].
+    pub fn report(&self, id: &str, report: Report) {
+        self.with(|state, now| state.gate.report(id, report, now));
+    }
+
+    /// Scales what a worker may have; see [`Gate::weigh`].
+    pub fn weigh(&self, id: &str, weight: f64) {
+        self.with(|state, now| state.gate.weigh(id, weight, now));
+    }
+
     pub(super) fn permit(&self, grant: Grant) -> Permit {
         Permit::new(self.clone(), grant)
     }
@@ -112,7 +136,14 @@ impl GateHandle {
             let mut state = self.shared.state.lock();
             let now = self.shared.clock.now();
             let result = act(&mut state, now);
-            let State { gate, desks } = &mut *state;
+            let State { gate, desks, displaced, watchers } = &mut *state;
+            for event in gate.take_displaced() {
+                if let Ok((id, _)) = event.next {
+                    desks.insert(id, Desk::default());
+                }
+                wakers.extend(watchers.remove(&event.seat));
+                displaced.insert(event.seat, event);
+            }
             for (id, outcome) in gate.take_settled() {
                 if let Some(desk) = desks.get_mut(&id) {
                     wakers.extend(desk.settle(outcome));
@@ -120,7 +151,7 @@ impl GateHandle {
             }
             result
         };
-        wakers.into_iter().for_each(std::task::Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
         result
     }
 }

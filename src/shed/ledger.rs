@@ -54,6 +54,13 @@ impl Ledger {
         self.tokens = self.tokens.saturating_add(tokens);
     }
 
+    /// So many of a request's sequences have ended.
+    pub fn shrink(&mut self, class: usize, sequences: u32) {
+        if let Some(count) = self.by_class.get_mut(class) {
+            *count = count.saturating_sub(sequences);
+        }
+    }
+
     /// The seat is free again. `prefilled` tells whether the first token had arrived.
     pub fn vacate(&mut self, class: usize, load: &Load, prefilled: bool) {
         if let Some(count) = self.by_class.get_mut(class) {

@@ -1,14 +1,20 @@
 //! One worker, as its pool's gate sees it.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
 use crate::clock::Nanos;
 
 use super::health::Health;
-use super::law::{Fixed, Law};
+use super::law::{self, Law};
 use super::ledger::{Ledger, Load};
+use super::prefill::Prefill;
+use super::report::Reported;
+use super::seat::SeatId;
 use super::settings::GateSettings;
 
 /// What the fleet tells a gate about one worker.
@@ -34,6 +40,18 @@ pub(super) struct Worker {
     pub(super) law: Box<dyn Law>,
     pub(super) health: Health,
     pub(super) ledger: Ledger,
+    /// How long it takes to read prompts.
+    pub(super) prefill: Prefill,
+    /// Streams without a first token, in the order of their dispatch.
+    pub(super) unread: BTreeMap<(Nanos, SeatId), Patience>,
+    /// What it reported last.
+    pub(super) reported: Option<Reported>,
+    /// How much of its limit it may have: 1 while nothing speaks against it.
+    pub(super) weight: f64,
+    /// When the latest request was sent that has had its first token.
+    pub(super) answered: Nanos,
+    /// When it was last looked at for overdue first tokens.
+    pub(super) looked_at: Nanos,
     /// Hash of the id, for the choice by session.
     pub(super) key: u64,
     /// Removed by a reload; it goes when its ledger is empty.
@@ -47,9 +65,15 @@ impl Worker {
         // Without a key, so that every gateway computes the same order of workers for a session.
         let key = SipHasher13::new().hash(member.id.as_bytes());
         Self {
-            law: Box::new(Fixed::new(settings, member.slots)),
+            law: law::of(settings, member.slots),
             health: Health::default(),
             ledger: Ledger::default(),
+            prefill: Prefill::default(),
+            unread: BTreeMap::new(),
+            reported: None,
+            weight: 1.0,
+            answered: Nanos::ZERO,
+            looked_at: Nanos::ZERO,
             key,
             leaving: false,
             kv_budget: kv_budget(&member, settings),
@@ -57,9 +81,9 @@ impl Worker {
         }
     }
 
-    /// Takes over what a reload says; the ledger and the health stay.
-    pub(super) fn retell(&mut self, member: Member, settings: &GateSettings) {
-        self.law = Box::new(Fixed::new(settings, member.slots));
+    /// Takes over what a reload says; the ledger, the health and what was learned stay.
+    pub(super) fn retell(&mut self, member: Member, before: &GateSettings, settings: &GateSettings) {
+        law::retell(&mut self.law, before, settings, member.slots);
         self.kv_budget = kv_budget(&member, settings);
         self.leaving = false;
         self.member = member;
@@ -72,7 +96,7 @@ impl Worker {
 
     /// Whether it takes new work now.
     pub(super) fn open(&self, now: Nanos) -> bool {
-        self.takes_work() && self.health.reachable(now)
+        self.takes_work() && self.health.reachable(now) && self.weight > 0.0
     }
 
     /// Whether it was removed and has nothing left to do.
@@ -82,7 +106,8 @@ impl Worker {
 
     /// Sequences that may be in flight now.
     pub(super) fn limit(&self) -> u32 {
-        self.health.bound(self.law.limit()).max(1)
+        let weighed = (f64::from(self.law.limit()) * self.weight) as u32;
+        self.health.bound(weighed).max(1)
     }
 
     /// Sequences that it takes in all: its limit, or none while it takes no work.
@@ -90,16 +115,73 @@ impl Worker {
         if self.open(now) { self.limit() } else { 0 }
     }
 
-    /// Whether there is room for `load`. An idle worker takes whatever its KV cache can hold at all: a request
-    /// heavier than every limit would otherwise wait for ever.
-    pub(super) fn fits(&self, load: &Load) -> bool {
+    /// Whether there is room for `load`: a place in the batch, in the KV cache, and the time to read its prompt. An
+    /// idle worker takes whatever its KV cache can hold at all: a request heavier than every limit would otherwise
+    /// wait for ever.
+    pub(super) fn fits(&self, load: &Load, settings: &GateSettings, now: Nanos) -> bool {
         if self.ledger.in_flight() == 0 {
             return self.can_hold(load);
         }
-        self.ledger.in_flight().saturating_add(load.sequences) <= self.limit()
-            && self
-                .kv_budget
-                .is_none_or(|budget| self.ledger.tokens().saturating_add(load.tokens()) <= budget)
+        self.has_place(load.sequences)
+            && self.kv_budget.is_none_or(|budget| self.kv(now).saturating_add(load.tokens()) <= budget)
+            && self.reads_in_time(load, settings)
+            && !self.is_stalled(now)
+    }
+
+    /// Whether there is a place in the batch. A request of several sequences needs one for the first of them: the others
+    /// wait inside the worker behind it and for nobody else, where waiting for as many places at once would keep them
+    /// empty meanwhile. Half the limit is the most that may wait so.
+    fn has_place(&self, sequences: u32) -> bool {
+        let (in_flight, limit) = (self.ledger.in_flight(), self.limit());
+        in_flight < limit && in_flight.saturating_add(sequences) <= limit.saturating_add(limit / 2).max(limit)
+    }
+
+    /// Tokens that are or will be in its KV cache, as the fuller of the two accounts has it.
+    fn kv(&self, now: Nanos) -> u64 {
+        let reported = self.reported.and_then(|reported| reported.kv(now)).unwrap_or(0);
+        self.ledger.tokens().max(reported)
+    }
+
+    /// Whether a prompt that is sent now is read within half its promise; the other half is for what the estimate
+    /// does not know. Without prompts before it nothing is gained by waiting.
+    fn reads_in_time(&self, load: &Load, settings: &GateSettings) -> bool {
+        let ahead = self.ledger.prefill().saturating_mul(u64::from(settings.dams.max(1)));
+        ahead == 0
+            || !self.prefill.is_known()
+            || self
+                .prefill
+                .reading(ahead, load.prompt)
+                .is_none_or(|time| time <= settings.slo(load.prompt) / 2)
+    }
+
+    /// Whether the worker took requests and has answered none of them, nor any sent later, for so long that what is
+    /// sent now would break its promise too.
+    fn is_stalled(&self, now: Nanos) -> bool {
+        self.first_in_line().is_some_and(|(_, patience)| now >= patience.stalled_at)
+    }
+
+    /// The first token that is overdue: when its request was sent.
+    pub(super) fn overdue(&self, now: Nanos) -> Option<Nanos> {
+        self.first_in_line().filter(|(_, patience)| now >= patience.late_at).map(|((sent, _), _)| *sent)
+    }
+
+    /// The stream that should have its first token next. One that was overtaken by a later one is not in line: it is
+    /// lost or special, and says nothing about the others.
+    fn first_in_line(&self) -> Option<(&(Nanos, SeatId), &Patience)> {
+        let overtaken = (self.answered, SeatId(u64::MAX));
+        self.unread.range((Bound::Excluded(overtaken), Bound::Unbounded)).next()
+    }
+
+    /// Until when the first token of a prompt may take that is sent at `now` behind `ahead` others.
+    pub(super) fn patience(&self, ahead: u64, prompt: u64, settings: &GateSettings, now: Nanos) -> Patience {
+        let slo = settings.slo(prompt);
+        match self.prefill.reading(ahead, prompt) {
+            None => Patience { late_at: Nanos::MAX, stalled_at: now + slo },
+            Some(reading) => Patience {
+                late_at: now + reading + slo.mul_f64(law::SLACK),
+                stalled_at: now + reading + slo / 2,
+            },
+        }
     }
 
     /// Whether the prompt alone fits into the KV cache; true when its size was not told.
@@ -107,6 +189,18 @@ impl Worker {
         self.member.kv_tokens.is_none_or(|kv| load.prompt <= kv)
     }
 }
+
+/// How long a first token is waited for before something is concluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Patience {
+    /// Later than reading prompts explains: the worker has a queue of its own.
+    late_at: Nanos,
+    /// So late that nothing more should be sent until something comes back.
+    stalled_at: Nanos,
+}
+
+/// A worker is searched for overdue first tokens at most this often.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 fn kv_budget(member: &Member, settings: &GateSettings) -> Option<u64> {
     let share = |kv: u64| kv.saturating_mul(KV_FILL.0) / KV_FILL.1 / u64::from(settings.dams.max(1));

@@ -13,6 +13,7 @@
 
 mod ask;
 mod callers;
+mod displace;
 mod drain;
 mod fair_queue;
 mod gate;
@@ -24,7 +25,10 @@ mod member;
 mod permit;
 mod pick;
 mod placing;
+mod prefill;
+mod quantile;
 mod refuse;
+mod report;
 mod seat;
 pub mod settings;
 mod snapshot;
@@ -35,13 +39,15 @@ mod waiter;
 
 pub use ask::{Ask, Failure};
 pub use callers::WaiterId;
+pub use displace::Displaced;
 pub use gate::{Answer, Gate, Grant, Outcome};
 pub use handle::{Entry, GateHandle};
-pub use law::{Fixed, Law, Sample};
+pub use law::{Aimd, Fixed, Gradient2, Law, Sample, Stream, Told, Vegas};
 pub use ledger::{Ledger, Load};
 pub use member::Member;
 pub use permit::Permit;
 pub use pick::{Candidate, Pick};
+pub use report::Report;
 pub use seat::SeatId;
 pub use snapshot::{GateSnapshot, WorkerSnapshot};
 pub use waiter::Waiter;

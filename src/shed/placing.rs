@@ -8,6 +8,7 @@ use super::gate::Gate;
 use super::ledger::Load;
 use super::pick::Candidate;
 use super::refuse::{self, Fullness};
+use super::settings::LimitSource;
 
 impl Gate {
     /// Where a request of `class` may sit down now.
@@ -19,7 +20,8 @@ impl Gate {
         now: Nanos,
     ) -> Option<usize> {
         self.survey(load, &[], now);
-        if self.reserve_allows(load, class, now) { self.chosen(session) } else { None }
+        let allowed = self.fleet_allows(now) && self.reserve_allows(load, class, now);
+        if allowed { self.chosen(session) } else { None }
     }
 
     /// Where a request that holds a seat already may move to: a worker with room that is not among `tried`.
@@ -72,7 +74,7 @@ impl Gate {
                 in_flight: worker.ledger.in_flight(),
                 limit: worker.limit(),
                 tokens: worker.ledger.tokens(),
-                fits: worker.fits(load),
+                fits: worker.fits(load, &self.settings, now),
             });
             self.places.push(place);
         }
@@ -82,6 +84,26 @@ impl Gate {
         let chosen = (self.pick)(&self.candidates, session, &mut self.random)?;
         self.candidates.get(chosen).filter(|candidate| candidate.fits)?;
         self.places.get(chosen).copied()
+    }
+
+    /// Whether all workers together may take more. Several do not carry the sum of what each carries alone (they wait
+    /// for each other, and one of them may be lost), so the ceiling is `base · max(1, factor · N)`, with the slots
+    /// that were told as base, and the last of them may go over it in part. Where they were not told, the limits that were learned are the only ones.
+    fn fleet_allows(&self, now: Nanos) -> bool {
+        let (mut in_flight, mut sum, mut largest) = (0_u64, 0.0_f64, 0.0_f64);
+        for worker in self.workers.iter().flatten().filter(|worker| worker.open(now)) {
+            let base = match self.settings.limit {
+                LimitSource::Fixed(limit) => Some(limit),
+                LimitSource::Slots | LimitSource::Adaptive => worker.member.slots,
+            };
+            let Some(base) = base else { return true };
+            in_flight += u64::from(worker.ledger.in_flight());
+            sum += f64::from(base) * worker.weight;
+            largest = largest.max(f64::from(base));
+        }
+        let together = (sum * self.settings.fleet_factor).max(largest);
+        let ceiling = together / f64::from(self.settings.dams.max(1));
+        in_flight == 0 || ceiling > in_flight as f64
     }
 
     /// Whether the shares kept for higher classes stay free. The lower classes together may fill the rest; what the

@@ -62,6 +62,15 @@ pub(super) fn displaced(pool: &str, retry: Duration) -> Refusal {
     Refusal::new(Reason::Overloaded, message).with_retry_after(retry)
 }
 
+pub(super) fn gave_way(pool: &str, retry: Duration) -> Refusal {
+    let message = format!(
+        "This request gave its slot of pool `{pool}` to a critical one before its answer began, and there is no \
+         other; retry in {}.",
+        human(retry)
+    );
+    Refusal::new(Reason::Overloaded, message).with_retry_after(retry)
+}
+
 pub(super) fn queue_timeout(pool: &str, waited: Duration, retry: Duration) -> Refusal {
     let message =
         format!("No slot of pool `{pool}` became free within {}; retry in {}.", human(waited), human(retry));

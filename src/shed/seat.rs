@@ -1,18 +1,21 @@
 //! The course of a seat, from its grant to its release, and what the worker's law hears of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use crate::clock::Nanos;
 use crate::request::{Class, Ending};
 
-use super::ask::Failure;
+use super::ask::{Ask, Failure};
 use super::fair_queue::Charge;
 use super::gate::Gate;
 use super::law::Sample;
 use super::ledger::Load;
-use super::member::Worker;
+use super::member::{LOOK_EVERY, Worker};
+use super::prefill::Reading;
 
 /// Names a seat; never used twice by one gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,12 +27,20 @@ pub(super) struct Seat {
     pub(super) worker: usize,
     pub(super) class: Class,
     pub(super) load: Load,
-    charge: Charge,
-    granted: Nanos,
-    dispatched: Option<Nanos>,
-    prefilled: bool,
+    pub(super) charge: Charge,
+    pub(super) granted: Nanos,
+    /// What was asked, while the seat may be taken away again.
+    pub(super) ask: Option<Box<Ask>>,
+    /// Sequences it was granted for.
+    sequences: u32,
+    stream: bool,
+    dispatched: Option<Dispatch>,
+    /// The worker has read the prompt: seen by the first token, or supposed.
+    pub(super) prefilled: bool,
     /// When tokens were last counted, and how many there were.
     counted: Option<(Nanos, u64)>,
+    /// When anything last arrived.
+    flowed_at: Option<Nanos>,
     /// The most tokens ever seen.
     seen: u64,
     /// A failure of the present worker was told already.
@@ -38,17 +49,43 @@ pub(super) struct Seat {
     tried: SmallVec<[usize; 2]>,
 }
 
+/// What was so when a request was sent.
+#[derive(Clone, Copy, Debug)]
+struct Dispatch {
+    at: Nanos,
+    /// Prompt tokens of others that the worker had not read.
+    ahead: u64,
+    /// Sequences in flight there, its own included.
+    in_flight: u32,
+    /// When its prompt is supposed to have been read, unless a first token will tell.
+    read_by: Option<Nanos>,
+}
+
+/// A stream whose last tokens are older does not flow: four tokens late at 100 ms each, and a report every 100 ms.
+const FLOWS: Duration = Duration::from_millis(500);
+
 impl Seat {
-    pub(super) fn new(worker: usize, class: Class, load: Load, charge: Charge, now: Nanos) -> Self {
+    pub(super) fn new(
+        worker: usize,
+        class: Class,
+        load: Load,
+        stream: bool,
+        charge: Charge,
+        now: Nanos,
+    ) -> Self {
         Self {
             worker,
             class,
             load,
             charge,
             granted: now,
+            ask: None,
+            sequences: load.sequences,
+            stream,
             dispatched: None,
             prefilled: false,
             counted: None,
+            flowed_at: None,
             seen: 0,
             failed: false,
             tried: SmallVec::new(),
@@ -59,26 +96,78 @@ impl Seat {
 impl Gate {
     /// The request was sent to the worker.
     pub fn dispatched(&mut self, id: SeatId, now: Nanos) {
-        self.note(id, now, |seat, worker| {
-            seat.dispatched = Some(now);
-            worker.law.observe(Sample::Dispatch { in_flight: worker.ledger.in_flight() }, now);
-        });
+        let Self { seats, workers, settings, reading, .. } = self;
+        let Some(seat) = seats.get_mut(&id) else { return };
+        let Some(worker) = workers.get_mut(seat.worker).and_then(Option::as_mut) else { return };
+        let again = seat.dispatched.is_some();
+        seat.forget_dispatch(id, worker, reading);
+        let in_flight = worker.ledger.in_flight();
+        let ahead = worker.ledger.prefill().saturating_sub(seat.load.prompt);
+        let mut dispatch = Dispatch { at: now, ahead, in_flight, read_by: None };
+        if seat.stream {
+            worker.unread.insert((now, id), worker.patience(ahead, seat.load.prompt, settings, now));
+        } else if !seat.prefilled {
+            // Other answers do not show when their prompt was read: it is supposed to take as long as it does for
+            // streams, or half the promise while nothing is known.
+            let time = worker.prefill.reading(ahead, seat.load.prompt);
+            let read_by = now + time.unwrap_or(settings.slo(seat.load.prompt) / 2);
+            dispatch.read_by = Some(read_by);
+            reading.insert((read_by, id));
+        }
+        seat.dispatched = Some(dispatch);
+        worker.law.observe(Sample::Dispatch { in_flight }, now);
+        if again {
+            // A worker that seemed stalled was given a fresh start.
+            self.serve(now);
+        }
+    }
+
+    /// The answer is about to be handed to the client: the seat will not be taken away any more. False when it just was.
+    pub fn keep(&mut self, id: SeatId) -> bool {
+        let Some(seat) = self.seats.get_mut(&id) else { return false };
+        seat.ask = None;
+        self.displaceable.remove(&(seat.granted, id));
+        true
     }
 
     /// The first content arrived.
     pub fn first_token(&mut self, id: SeatId, now: Nanos) {
-        self.note(id, now, |seat, worker| {
-            worker.health.answered();
-            if seat.prefilled {
-                return;
-            }
+        let Self { seats, workers, settings, reading, .. } = self;
+        let Some(seat) = seats.get_mut(&id) else { return };
+        let Some(worker) = workers.get_mut(seat.worker).and_then(Option::as_mut) else { return };
+        worker.health.answered();
+        if let Some(dispatch) = seat.dispatched.filter(|_| seat.stream && !seat.prefilled) {
+            let (prompt, ttft) = (seat.load.prompt, now.since(dispatch.at));
+            let idle = settings.dams <= 1 && dispatch.in_flight <= seat.load.sequences;
+            worker.prefill.learn(Reading { prompt, ahead: dispatch.ahead, ttft, idle }, now);
+            worker.answered = worker.answered.max(dispatch.at);
+            let expected = worker.prefill.idle(prompt).unwrap_or(ttft);
+            let slo = settings.slo(prompt);
+            worker.law.observe(Sample::FirstToken { dispatched: dispatch.at, ttft, expected, slo }, now);
+            seat.flowed_at = Some(now);
+        }
+        seat.forget_dispatch(id, worker, reading);
+        if !seat.prefilled {
             seat.prefilled = true;
             worker.ledger.prefilled(&seat.load);
-            if let Some(dispatched) = seat.dispatched {
-                let ttft = now.since(dispatched);
-                worker.law.observe(Sample::FirstToken { ttft, prompt_tokens: seat.load.prompt }, now);
-            }
-        });
+        }
+        self.keep(id);
+        // The worker has read a prompt: there is time for another.
+        self.serve(now);
+    }
+
+    /// Prompts whose time to be read is over count as read.
+    pub(super) fn suppose_read(&mut self, now: Nanos) -> bool {
+        let mut any = false;
+        while let Some((_, id)) = self.reading.first().copied().filter(|(read_by, _)| *read_by <= now) {
+            self.reading.pop_first();
+            let Some((seat, worker)) = self.seat_and_worker(id) else { continue };
+            seat.prefilled = true;
+            worker.ledger.prefilled(&seat.load);
+            self.keep(id);
+            any = true;
+        }
+        any
     }
 
     /// `seen` output tokens have arrived in all.
@@ -92,14 +181,29 @@ impl Gate {
                 worker.law.observe(sample, now);
             }
             seat.counted = Some((now, seen));
+            seat.flowed_at = Some(now);
         });
+    }
+
+    /// So many of the request's sequences have ended: their places are free. One is kept until the seat is released.
+    pub fn finished(&mut self, id: SeatId, ended: u32, now: Nanos) {
+        let Some((seat, worker)) = self.seat_and_worker(id) else { return };
+        let left = seat.sequences.saturating_sub(ended).max(1);
+        let freed = seat.load.sequences.saturating_sub(left);
+        if freed > 0 {
+            seat.load.sequences = left;
+            worker.ledger.shrink(seat.class as usize, freed);
+            self.in_flight = self.in_flight.saturating_sub(u64::from(freed));
+            self.advance(now);
+            self.serve(now);
+        }
     }
 
     /// The worker failed the request, which still has its seat.
     pub fn worker_failed(&mut self, id: SeatId, kind: Failure, now: Nanos) {
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
         seat.failed = true;
-        worker.law.observe(Sample::WorkerFailed, now);
+        worker.law.observe(Sample::WorkerFailed { in_flight: seat.in_flight_at_dispatch() }, now);
         match kind {
             Failure::Connect => worker.health.connect_failed(now),
             Failure::Refused => worker.health.answered(),
@@ -115,9 +219,13 @@ impl Gate {
         seat.tried.push(seat.worker);
         let moved = self.choose(&seat.load, None, &seat.tried, now);
         let worker = moved.map(|place| {
-            self.vacate(&seat);
+            self.vacate(id, &mut seat);
             seat.worker = place;
-            (seat.dispatched, seat.prefilled, seat.counted, seat.failed) = (None, false, None, false);
+            (seat.dispatched, seat.prefilled, seat.failed) = (None, false, false);
+            (seat.counted, seat.flowed_at) = (None, None);
+            if seat.ask.is_some() {
+                self.displaceable.insert((seat.granted, id));
+            }
             self.occupy(&seat)
         });
         if worker.is_none() {
@@ -130,25 +238,44 @@ impl Gate {
 
     /// Frees a seat. `seen` output tokens have arrived in all. A seat that is free already stays so.
     pub fn release(&mut self, id: SeatId, ending: Ending, seen: u64, now: Nanos) {
-        let Some((seat, worker)) = self.seat_and_worker(id) else { return };
+        let Self { seats, workers, settings, .. } = self;
+        let Some(seat) = seats.get_mut(&id) else { return };
+        let Some(worker) = workers.get_mut(seat.worker).and_then(Option::as_mut) else { return };
         seat.see(seen, worker);
-        let sample = match ending {
-            Ending::Complete => Some(Sample::End),
+        let in_flight = seat.in_flight_at_dispatch();
+        let sample = seat.dispatched.and_then(|dispatch| match ending {
+            Ending::Complete => {
+                let elapsed = now.since(dispatch.at);
+                if !seat.stream {
+                    let (prompt, sequences) = (seat.load.prompt, u64::from(seat.sequences.max(1)));
+                    let whole = Sample::Whole {
+                        dispatched: dispatch.at,
+                        elapsed,
+                        tokens: seat.seen / sequences,
+                        expected: worker.prefill.idle(prompt).unwrap_or_default(),
+                        slo: settings.slo(prompt),
+                    };
+                    worker.law.observe(whole, now);
+                }
+                Some(Sample::End { elapsed, in_flight })
+            }
             Ending::ClientGone => Some(Sample::ClientGone),
-            Ending::WorkerFailed | Ending::TimedOut if !seat.failed => Some(Sample::WorkerFailed),
+            Ending::WorkerFailed | Ending::TimedOut if !seat.failed => {
+                Some(Sample::WorkerFailed { in_flight })
+            }
             Ending::WorkerFailed | Ending::TimedOut | Ending::Refused => None,
-        };
-        if let Some(sample) = sample.filter(|_| seat.dispatched.is_some()) {
+        });
+        if let Some(sample) = sample {
             worker.law.observe(sample, now);
         }
         if ending == Ending::Complete {
             worker.health.answered();
         }
-        let Some(seat) = self.seats.remove(&id) else { return };
-        self.vacate(&seat);
+        let Some(mut seat) = self.seats.remove(&id) else { return };
+        let used = seat.dispatched.map(|_| Load { output: seat.seen, ..seat.load });
+        self.vacate(id, &mut seat);
         self.in_flight = self.in_flight.saturating_sub(u64::from(seat.load.sequences));
         self.drain.freed(now.since(seat.granted), now);
-        let used = seat.dispatched.map(|_| Load { output: seat.seen, ..seat.load });
         self.queue.settle(seat.charge, used);
         self.advance(now);
         self.serve(now);
@@ -159,14 +286,33 @@ impl Gate {
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
         let before = worker.room(now);
         happen(seat, worker);
-        if worker.room(now) > before {
+        let more = worker.room(now) > before;
+        let place = seat.worker;
+        self.look_for_overdue(place, now);
+        if more {
             self.serve(now);
         }
     }
 
-    fn vacate(&mut self, seat: &Seat) {
+    /// Tells the law of a worker when a first token is overdue while others flow.
+    fn look_for_overdue(&mut self, place: usize, now: Nanos) {
+        let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
+        if now.since(worker.looked_at) < LOOK_EVERY {
+            return;
+        }
+        let Some(dispatched) = worker.overdue(now) else { return };
+        worker.looked_at = now;
+        let here = self.seats.values().filter(|seat| seat.worker == place);
+        let flowing = here.filter(|seat| seat.flows(dispatched, now)).map(|seat| seat.load.sequences).sum();
+        worker.law.observe(Sample::Overdue { dispatched, flowing }, now);
+    }
+
+    /// Takes a seat out of its worker's books.
+    pub(super) fn vacate(&mut self, id: SeatId, seat: &mut Seat) {
+        self.displaceable.remove(&(seat.granted, id));
         let Some(place) = self.workers.get_mut(seat.worker) else { return };
         if let Some(worker) = place {
+            seat.forget_dispatch(id, worker, &mut self.reading);
             worker.ledger.vacate(seat.class as usize, &seat.load, seat.prefilled);
         }
         place.take_if(|worker| worker.is_gone());
@@ -180,6 +326,30 @@ impl Gate {
 }
 
 impl Seat {
+    /// No longer waits for its first token.
+    fn forget_dispatch(&self, id: SeatId, worker: &mut Worker, reading: &mut BTreeSet<(Nanos, SeatId)>) {
+        if let Some(dispatch) = self.dispatched {
+            worker.unread.remove(&(dispatch.at, id));
+            if let Some(read_by) = dispatch.read_by {
+                reading.remove(&(read_by, id));
+            }
+        }
+    }
+
+    fn in_flight_at_dispatch(&self) -> u32 {
+        self.dispatched.map_or(0, |dispatch| dispatch.in_flight)
+    }
+
+    /// Whether the worker works on it, as far as can be told about a moment when a request sent at `overdue` waits. What is not streamed
+    /// and was sent earlier is supposed to be worked on.
+    fn flows(&self, overdue: Nanos, now: Nanos) -> bool {
+        if self.stream {
+            self.flowed_at.is_some_and(|at| now.since(at) <= FLOWS)
+        } else {
+            self.dispatched.is_some_and(|dispatch| dispatch.at <= overdue)
+        }
+    }
+
     /// Trues up what the request holds.
     fn see(&mut self, seen: u64, worker: &mut Worker) {
         self.seen = self.seen.max(seen);

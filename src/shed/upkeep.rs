@@ -21,14 +21,14 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 impl Gate {
     /// New settings and workers. Who is kept keeps its ledger; who is gone keeps it until its seats are free.
     pub fn rebuild(&mut self, settings: GateSettings, members: Vec<Member>, now: Nanos) {
-        self.settings = settings;
+        let before = std::mem::replace(&mut self.settings, settings);
         for worker in self.workers.iter_mut().flatten() {
             worker.leaving = true;
         }
         for member in members {
             let kept = self.workers.iter_mut().flatten().find(|worker| worker.member.id == member.id);
             if let Some(worker) = kept {
-                worker.retell(member, &self.settings);
+                worker.retell(member, &before, &self.settings);
                 continue;
             }
             let worker = Worker::new(member, &self.settings);
@@ -40,7 +40,7 @@ impl Gate {
         for place in &mut self.workers {
             place.take_if(|worker| worker.is_gone());
         }
-        while let Some(waiting) = self.queue.pop_surplus(self.bounds()) {
+        while let Some(waiting) = self.queue.pop_surplus(self.bounds(), now) {
             let retry = self.retry_after(now);
             self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
         }

@@ -1,7 +1,9 @@
 //! One request's way to a worker: one attempt after another, up to the commit.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::header::{CONTENT_LENGTH, HOST, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode, request, response};
@@ -115,21 +117,20 @@ impl<'a> Journey<'a> {
     pub(crate) async fn run(mut self) -> Result<Response<UpstreamBody>, Refusal> {
         loop {
             let site = self.site()?;
-            let fault = match self.attempt(&site).await {
-                Ok(mut answer) => {
-                    if turns_away(answer.head.status) {
-                        self.blame(Failure::Refused);
-                        if self.may_ask_another(Trouble::MaybeBegun) {
-                            continue;
-                        }
+            let fault = match self.race(&site).await {
+                Some(Ok(Some(answer))) => {
+                    if self.permit.as_ref().is_none_or(Permit::keep) {
+                        return Ok(self.commit(answer));
                     }
-                    let (due, wait) = answer.until;
-                    match poll_fn(|cx| answer.body.poll_open(due, wait, cx)).await {
-                        Ok(()) => return Ok(self.commit(answer)),
-                        Err(fault) => fault,
-                    }
+                    self.wait_again().await?;
+                    continue;
                 }
-                Err(fault) => fault,
+                Some(Ok(None)) => continue,
+                Some(Err(fault)) => fault,
+                None => {
+                    self.wait_again().await?;
+                    continue;
+                }
             };
             let worker = &site.spec().id;
             tracing::debug!(%worker, request = %self.flight.id, ?fault, "an attempt failed");
@@ -143,6 +144,53 @@ impl<'a> Journey<'a> {
                 return Err(fault.into_refusal(worker));
             }
         }
+    }
+
+    /// Asks a worker until its answer can be handed over; `None` when the seat was taken away meanwhile. Then the
+    /// attempt is dropped with its connection, and the worker with it hears that nobody waits.
+    async fn race(&mut self, site: &Arc<Site>) -> Option<Result<Option<Answer>, Fault>> {
+        let yielding = self.permit.as_ref().filter(|permit| permit.yields()).cloned();
+        let mut step = pin!(self.step(site));
+        poll_fn(|cx| {
+            if let Some(permit) = &yielding
+                && permit.poll_displaced(cx).is_ready()
+            {
+                return Poll::Ready(None);
+            }
+            step.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+
+    /// Asks a worker until its answer can be handed over. `None`: it turned the request away, which has its seat
+    /// elsewhere already.
+    async fn step(&mut self, site: &Arc<Site>) -> Result<Option<Answer>, Fault> {
+        let mut answer = self.attempt(site).await?;
+        if turns_away(answer.head.status) {
+            self.blame(Failure::Refused);
+            if self.may_ask_another(Trouble::MaybeBegun) {
+                return Ok(None);
+            }
+        }
+        let (due, wait) = answer.until;
+        poll_fn(|cx| answer.body.poll_open(due, wait, cx)).await?;
+        Ok(Some(answer))
+    }
+
+    /// Waits for another seat after a critical request took the one this had.
+    async fn wait_again(&mut self) -> Result<(), Refusal> {
+        let lost = || Refusal::new(Reason::InternalError, "A request lost its seat and what it had to say.");
+        let permit = self.permit.as_ref().filter(|_| self.payload.is_some()).ok_or_else(lost)?;
+        let mut waiter = permit.waiter()?.ok_or_else(lost)?;
+        let since = self.upstream.clock.now();
+        let budget = waiter.expires_at().since(since);
+        let outcome = match tokio::time::timeout(budget, &mut waiter).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(waiter.give_up()),
+        };
+        self.flight.set_queued(permit.waited() + self.upstream.clock.now().since(since));
+        permit.take_over(&outcome?);
+        Ok(())
     }
 
     /// The worker to ask now.
@@ -238,9 +286,10 @@ impl<'a> Journey<'a> {
 
     /// The request as this worker gets it. What another attempt would need is kept, if there can be one.
     fn message(&mut self, site: &Site) -> Request<Payload> {
-        let another = self.repeatable
-            && self.retries < self.settings.retry.max
-            && self.upstream.fleet.load().workers().len() > 1;
+        let elsewhere =
+            self.retries < self.settings.retry.max && self.upstream.fleet.load().workers().len() > 1;
+        let later = self.permit.as_ref().is_some_and(Permit::yields);
+        let another = self.repeatable && (elsewhere || later);
         let copy = if another { self.payload.as_ref().and_then(Payload::try_clone) } else { None };
         let (mut fields, payload) = match copy {
             Some(payload) => (self.head.headers.clone(), payload),

@@ -113,6 +113,11 @@ impl Watch {
                 permit.tokens(seen.tokens);
             }
         }
+        if seen.finished != noted.finished
+            && let Some(permit) = &self.permit
+        {
+            permit.finished(seen.finished);
+        }
         if let Some(usage) = seen.usage.filter(|_| seen.usage != noted.usage) {
             note_usage(&self.flight, self.permit.as_ref(), usage);
         }

@@ -23,7 +23,7 @@ fn keys() {
     only("lisen: 127.0.0.1:80", 1, 1, "lisen", "unknown key; did you mean `listen`?");
     only("jobs: { url: x }", 1, 1, "jobs", "unknown key; here may be `listen`, `tls`");
     only("admin:\n  token: a\n  Hosts: [a]", 3, 3, "admin.Hosts", "did you mean `hosts`?");
-    only("concurrency: { itl_slo: 1s }", 1, 16, "concurrency.itl_slo", "unknown key");
+    only("concurrency: { knee: 8 }", 1, 16, "concurrency.knee", "unknown key");
     only("dams: 1\ndams: 2", 2, 1, "dams", "`dams` is already set on line 2");
     only("tls: { cert: a.pem }", 1, 6, "tls.key", "is missing; must be the path of a file");
     only(
@@ -75,13 +75,6 @@ fn types_and_words() {
 
 #[test]
 fn what_is_not_available_yet_says_so() {
-    only(
-        "concurrency: { limit: adaptive }",
-        1,
-        23,
-        "concurrency.limit",
-        "is not available yet; must be `slots`, or a whole number from 1 to 1000000",
-    );
     let workers = "workers: { mode: queue, static: [] }";
     assert!(
         faults(workers)
@@ -256,7 +249,12 @@ fn workers() {
     let w = |id: &str, rest: &str| format!("{{ id: {id}, url: \"http://{id}:80\", slots: 1{rest} }}");
     for (text, line, field, words) in [
         ("dams: 1".to_owned(), 1, "workers.static", "is missing; name at least one worker"),
-        (workers("{ id: a, url: \"http://a\" }"), 3, "workers.static[0].slots", "decode at once?"),
+        (
+            format!("{}\nconcurrency: {{ limit: slots }}", workers("{ id: a, url: \"http://a\" }")),
+            3,
+            "workers.static[0].slots",
+            "decode at once?",
+        ),
         (
             workers("{ id: a, url: \"a:80\", slots: 1 }"),
             3,
@@ -402,7 +400,7 @@ limits:
   - { name: a, algorithm: token_bucket, per: all, rate: ten, burst: 0 }
   - { name: b, algorithm: token_bucket, per: all, rate: 1/s }
   - { name: b, algorithm: sliding_window, per: [all, ip], limit: 1, window: 0s }
-concurrency: { limit: adaptive, ttft_slo: 0s }
+concurrency: { law: envoy, ttft_slo: 0s }
 workers:
   static:
     - { id: w1, url: \"http://a\", slot: 3 }
@@ -426,7 +424,7 @@ bounds: { body: 1GiB, buffered: 1XB }
         (6, "limits[2].name"),
         (6, "limits[2].per"),
         (6, "limits[2].window"),
-        (7, "concurrency.limit"),
+        (7, "concurrency.law"),
         (7, "concurrency.ttft_slo"),
         (10, "workers.static[0].slot"),
         (11, "workers.static[1].id"),

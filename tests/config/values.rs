@@ -25,7 +25,7 @@ fn the_least_file_has_every_default() {
     assert!(settings.rules.is_empty() && settings.paths.is_empty() && settings.routes.is_empty());
     assert_eq!(
         (settings.gate.limit, settings.gate.dams, settings.gate.queue_length),
-        (LimitSource::Slots, 1, 256)
+        (LimitSource::Adaptive, 1, 256)
     );
     assert_eq!(settings.gate.queue_wait, Duration::from_millis(250));
     assert_eq!((settings.gate.queue_bytes, settings.gate.wait_no_worker), (64 << 20, Duration::ZERO));

@@ -219,12 +219,9 @@ impl Dam {
         let gate = GateSettings {
             limit: LimitSource::Slots,
             queue_length: 0,
-            queue_bytes: 0,
             queue_wait: Duration::ZERO,
-            wait_no_worker: Duration::ZERO,
-            reserve: [0.0; 3],
-            ttft_slo: Duration::from_secs(1),
-            dams: 1,
+            fleet_factor: 1.0,
+            ..GateSettings::default()
         };
         let fleet = Arc::new(Fleet::new(specs, gate, None, clock.clone()));
         let upstream = Upstream::new(

@@ -13,7 +13,7 @@ mod traffic;
 mod workers;
 
 pub use callers::{Anonymous, CallerKey, Callers, ClassName, HeaderSource, Plainly, Source};
-pub use concurrency::{Concurrency, ConcurrencyLimit, Queue, Reserve, TheSlots};
+pub use concurrency::{Concurrency, ConcurrencyLimit, Found, Law, Queue, Reserve};
 pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation, UnitName};
 pub use process::{Admin, Drain, Log, Tls};
 pub use redis::{OnLossName, Redis, State};

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Distinct;
-use crate::config::file::{self, ConcurrencyLimit, File, Worker};
+use crate::config::file::{self, ConcurrencyLimit, File, Found, Law, Worker};
 use crate::config::place::{At, Report};
 use crate::config::settings::{RetrySettings, Sticky, Timeouts};
 use crate::config::syntax::Millis;
 use crate::fleet::spec::WorkerSpec;
 use crate::request::Class;
-use crate::shed::settings::{GateSettings, LimitSource};
+use crate::shed::settings::{GateSettings, LawKind, LimitSource};
 
 pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<WorkerSpec> {
     let at = root.key("workers");
@@ -21,8 +21,8 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<W
         return Vec::new();
     };
     let at_concurrency = root.key("concurrency").key("limit");
-    let by_slots =
-        matches!(file.concurrency.limit, ConcurrencyLimit::Slots(_)) && report.is_known(&at_concurrency);
+    let by_slots = matches!(file.concurrency.limit, ConcurrencyLimit::Found(Found::Slots))
+        && report.is_known(&at_concurrency);
     let (mut ids, mut addresses) = (Distinct::new(), Distinct::new());
     let mut specs = Vec::with_capacity(workers.len());
     for (index, worker) in workers.iter().enumerate() {
@@ -127,7 +127,6 @@ fn headers(worker: &Worker, at: &At<'_>, report: &mut Report) -> HeaderMap {
 
 pub(super) fn gate(file: &File, at: &At<'_>, report: &mut Report) -> GateSettings {
     let concurrency = &file.concurrency;
-    positive(concurrency.ttft_slo.0, &at.key("ttft_slo"), report);
     let (critical, interactive) = (concurrency.reserve.critical, concurrency.reserve.interactive);
     if critical + interactive >= 1.0 {
         report.fault(&at.key("reserve"), "must sum to less than 1: the rest is all that `batch` may take");
@@ -141,15 +140,26 @@ pub(super) fn gate(file: &File, at: &At<'_>, report: &mut Report) -> GateSetting
     let queue = &concurrency.queue;
     GateSettings {
         limit: match concurrency.limit {
-            ConcurrencyLimit::Slots(_) => LimitSource::Slots,
+            ConcurrencyLimit::Found(Found::Adaptive) => LimitSource::Adaptive,
+            ConcurrencyLimit::Found(Found::Slots) => LimitSource::Slots,
             ConcurrencyLimit::Number(number) => LimitSource::Fixed(number),
+        },
+        law: match concurrency.law {
+            Law::Stream => LawKind::Stream,
+            Law::Aimd => LawKind::Aimd,
+            Law::Gradient2 => LawKind::Gradient2,
+            Law::Vegas => LawKind::Vegas,
         },
         queue_length: usize::try_from(queue.length).unwrap_or(usize::MAX),
         queue_bytes: queue.bytes.get(),
         queue_wait: queue.wait.as_ref().map_or(concurrency.ttft_slo.0.quarter(), |wait| wait.0).get(),
         wait_no_worker: queue.wait_no_worker.0.get(),
+        promote: queue.promote.0.get(),
         reserve,
-        ttft_slo: concurrency.ttft_slo.0.get(),
+        ttft_slo: positive(concurrency.ttft_slo.0, &at.key("ttft_slo"), report),
+        ttft_per_1k: concurrency.per_1k_prompt_tokens.0.get(),
+        itl_slo: positive(concurrency.itl_slo.0, &at.key("itl_slo"), report),
+        fleet_factor: concurrency.fleet_factor,
         dams: file.dams,
     }
 }

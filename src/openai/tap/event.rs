@@ -8,6 +8,8 @@ use crate::openai::scan::{Flaw, Scanner};
 pub(super) struct Event {
     /// Deltas that bear content.
     pub(super) deltas: u64,
+    /// Choices that it ends.
+    pub(super) finished: u32,
     /// The usage it reports.
     pub(super) usage: Option<Usage>,
     /// It reports an error.
@@ -18,7 +20,7 @@ pub(super) struct Event {
 
 impl Event {
     /// Data in a language we do not speak: each is one token.
-    pub(super) const UNKNOWN: Self = Self { deltas: 1, usage: None, error: false, done: false };
+    pub(super) const UNKNOWN: Self = Self { deltas: 1, finished: 0, usage: None, error: false, done: false };
 
     /// Reads an event's data. `None` when it starts as an object that ends too early.
     pub(super) fn read(data: &[u8]) -> Option<Self> {
@@ -78,10 +80,14 @@ impl<'a> Reading<'a> {
             if scanner.peek()? != b'{' {
                 return scanner.skip();
             }
-            let mut full = false;
+            let (mut full, mut finished) = (false, false);
             scanner.object::<Flaw>(|scanner, key| {
                 match key.raw {
                     b"text" => full |= is_full(scanner)?,
+                    b"finish_reason" => {
+                        finished |= scanner.peek()? == b'"';
+                        scanner.skip()?;
+                    }
                     b"delta" if scanner.peek()? == b'{' => scanner.object::<Flaw>(|scanner, key| {
                         match key.raw {
                             b"content" | b"reasoning" | b"reasoning_content" | b"refusal" | b"tool_calls"
@@ -95,6 +101,7 @@ impl<'a> Reading<'a> {
                 Ok(())
             })?;
             self.event.deltas += u64::from(full);
+            self.event.finished += u32::from(finished);
             Ok(())
         })
     }

@@ -13,6 +13,8 @@ pub struct Seen {
     pub content: bool,
     /// Output tokens seen: one for each delta that bears content, of any choice.
     pub tokens: u64,
+    /// Choices that have ended.
+    pub finished: u32,
     /// The usage that the worker reported, the latest if several.
     pub usage: Option<Usage>,
     /// The stream said that it is complete (`[DONE]`, `response.completed`, `response.incomplete`).
@@ -158,6 +160,7 @@ impl SseTap {
     fn count(&mut self, event: Event) {
         self.seen.content |= event.deltas > 0;
         self.seen.tokens += event.deltas;
+        self.seen.finished = self.seen.finished.saturating_add(event.finished);
         self.seen.usage = event.usage.or(self.seen.usage);
         self.seen.done |= event.done;
         self.seen.error |= event.error;

@@ -82,7 +82,7 @@ fn every_cut_of_a_stream_reads_and_filters_the_same() {
             let (plain, full) = chat_stream(&WORDS, end, spaced);
             let usage = Some(Usage { prompt: 11, output: 4 });
             let expected = Outcome {
-                seen: Seen { content: true, tokens: 4, usage, done: true, error: false },
+                seen: Seen { content: true, tokens: 4, finished: 0, usage, done: true, error: false },
                 passed: plain.clone().into_bytes(),
             };
             let stream = full.as_bytes();
@@ -94,6 +94,19 @@ fn every_cut_of_a_stream_reads_and_filters_the_same() {
             }
         }
     }
+}
+
+#[test]
+fn the_choices_that_ended_are_counted() {
+    let end = |index: u32, reason: &str| {
+        let choice = json!([{"index": index, "delta": {}, "finish_reason": reason}]);
+        format!("data: {}\n\n", chat_chunk(choice))
+    };
+    let open = chat_chunk(json!([{"index": 0, "delta": {"content": "a"}, "finish_reason": null}]));
+    let mut tap = SseTap::new();
+    assert_eq!(tap.feed(format!("data: {open}\n\n").as_bytes()).finished, 0);
+    assert_eq!(tap.feed(end(1, "stop").as_bytes()).finished, 1);
+    assert_eq!(tap.feed(end(0, "length").as_bytes()).finished, 2);
 }
 
 #[test]
@@ -153,6 +166,7 @@ fn what_is_too_long_to_hold_passes_and_counts() {
     let seen = Seen {
         content: true,
         tokens: 3,
+        finished: 0,
         usage: Some(Usage { prompt: 5, output: 9 }),
         done: false,
         error: false,

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::super::law::{Law, Sample};
+use super::super::law::{Law, Sample, Told};
 use super::super::{Failure, SeatId};
 use super::*;
 
@@ -17,6 +17,8 @@ impl Law for Listening {
     fn observe(&mut self, sample: Sample, _now: Nanos) {
         self.0.lock().unwrap().push(sample);
     }
+
+    fn retell(&mut self, _told: &Told) {}
 }
 
 /// A gate of one worker whose law writes down what it hears.
@@ -47,20 +49,27 @@ fn a_law_hears_the_whole_course() {
         samples,
         [
             Sample::Dispatch { in_flight: 1 },
-            Sample::FirstToken { ttft: Duration::from_millis(300), prompt_tokens: 100 },
+            Sample::FirstToken {
+                dispatched: at(10),
+                ttft: Duration::from_millis(300),
+                expected: Duration::from_millis(300),
+                slo: Duration::from_secs(1),
+            },
             Sample::Tokens { count: 8, span: Duration::from_millis(160) },
-            Sample::End,
+            Sample::End { elapsed: Duration::from_millis(490), in_flight: 1 },
         ]
     );
 }
 
 #[test]
 fn a_law_hears_each_way_to_end() {
+    let end = Sample::End { elapsed: Duration::from_millis(1), in_flight: 1 };
+    let failed = Sample::WorkerFailed { in_flight: 1 };
     for (ending, heard_at_end) in [
-        (Ending::Complete, Some(Sample::End)),
+        (Ending::Complete, Some(end)),
         (Ending::ClientGone, Some(Sample::ClientGone)),
-        (Ending::WorkerFailed, Some(Sample::WorkerFailed)),
-        (Ending::TimedOut, Some(Sample::WorkerFailed)),
+        (Ending::WorkerFailed, Some(failed)),
+        (Ending::TimedOut, Some(failed)),
         (Ending::Refused, None),
     ] {
         let samples = heard(|gate, seat| {
@@ -74,7 +83,7 @@ fn a_law_hears_each_way_to_end() {
         gate.worker_failed(seat, Failure::Broke, at(2));
         gate.release(seat, Ending::WorkerFailed, 0, at(2));
     });
-    assert_eq!(told_before[1..], [Sample::WorkerFailed]);
+    assert_eq!(told_before[1..], [failed]);
     let never_sent = heard(|gate, seat| gate.release(seat, Ending::ClientGone, 0, at(1)));
     assert_eq!(never_sent, []);
 }
@@ -199,4 +208,32 @@ fn a_removed_worker_keeps_its_ledger_and_may_come_back_with_it() {
     gate.rebuild(gate.settings.clone(), Vec::new(), at(1));
     gate.release(seat, Ending::Complete, 0, at(2));
     assert_eq!(leaving(&gate), []);
+}
+
+#[test]
+fn sequences_that_end_make_room_before_the_request_does() {
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member("w1", 4)]);
+    let wide = granted(&mut gate, &Ask { sequences: 4, ..ask("a") }, at(0));
+    assert_eq!(wide.sequences, 4);
+    refused(&mut gate, &ask("a"), at(1));
+    gate.finished(wide.seat, 1, at(2));
+    let one = granted(&mut gate, &ask("a"), at(2)).seat;
+    refused(&mut gate, &ask("a"), at(2));
+    // One place is its own until the end, whatever the worker says.
+    gate.finished(wide.seat, 9, at(3));
+    assert_eq!(gate.snapshot(at(3)).workers[0].in_flight, 2);
+    gate.release(wide.seat, Ending::Complete, 9, at(4));
+    gate.release(one, Ending::Complete, 9, at(4));
+    let rest = gate.snapshot(at(4));
+    assert_eq!((rest.in_flight(), rest.workers[0].tokens, gate.in_flight), (0, 0, 0));
+}
+
+#[test]
+fn a_wide_request_needs_one_place_and_no_more_than_half_the_limit_beyond() {
+    let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member("w1", 8)]);
+    let wide = |sequences| Ask { sequences, ..ask("a") };
+    granted(&mut gate, &wide(7), at(0));
+    refused(&mut gate, &wide(6), at(0));
+    granted(&mut gate, &wide(5), at(0));
+    refused(&mut gate, &wide(1), at(0));
 }

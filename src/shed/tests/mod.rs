@@ -1,9 +1,11 @@
 //! A gate at work, in virtual time.
 
 mod course;
+mod displacing;
 mod fairness;
 mod queueing;
 mod random;
+mod reading;
 mod threads;
 
 use std::sync::Arc;
@@ -15,8 +17,8 @@ use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Class, Ending};
 
-use super::settings::GateSettings;
-use super::{Answer, Ask, Candidate, Gate, Grant, Member, WaiterId};
+use super::settings::{GateSettings, LimitSource};
+use super::{Answer, Ask, Candidate, Gate, Grant, Member, SeatId, WaiterId};
 
 /// The first of the least loaded that fit.
 fn least_loaded(candidates: &[Candidate], _session: Option<u64>, _random: &mut Rng) -> Option<usize> {
@@ -25,7 +27,7 @@ fn least_loaded(candidates: &[Candidate], _session: Option<u64>, _random: &mut R
 }
 
 fn settings() -> GateSettings {
-    GateSettings { queue_length: 16, queue_bytes: 1 << 20, ..GateSettings::default() }
+    GateSettings { queue_length: 16, queue_bytes: 1 << 20, fleet_factor: 1.0, ..GateSettings::default() }
 }
 
 fn member(id: &str, slots: u32) -> Member {
@@ -46,6 +48,8 @@ fn ask(caller: &str) -> Ask {
         prompt_tokens: 100,
         expected_output: 50,
         sequences: 1,
+        stream: true,
+        repeatable: false,
         body_bytes: 1000,
         session: None,
         deadline: None,

@@ -122,7 +122,7 @@ fn a_flood_makes_room_for_a_caller_that_has_less() {
     assert_eq!(refused(&mut gate, &ask("flood"), at(4)).reason, Reason::Overloaded);
     let light = waiting(&mut gate, &ask("light"), at(5));
     assert_eq!(outcomes(&mut gate), [(flood[2], Some(Reason::Overloaded))]);
-    assert!(gate.queue.head().is_some_and(|head| head.id == light));
+    assert!(gate.queue.head(at(5), Duration::ZERO).is_some_and(|head| head.id == light));
 }
 
 #[test]

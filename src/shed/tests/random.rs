@@ -16,6 +16,7 @@ enum Event {
     Dispatched(usize),
     FirstToken(usize),
     Tokens(usize, u64),
+    Finished(usize, u32),
     Failed(usize, Failure),
     Reassign(usize),
     Release(usize, Ending),
@@ -25,15 +26,17 @@ enum Event {
 }
 
 fn events() -> impl Strategy<Value = Event> {
-    let any_ask = (0..6_usize, 0..3_usize, 0..600_u64, 0..300_u64, 0..4_u32, 0..3000_u64);
+    let any_ask = (0..6_usize, 0..3_usize, 0..600_u64, 0..300_u64, 0..4_u32, 0..3000_u64, 0..8_u8);
     let ask = (any_ask, proptest::option::of(any::<u64>()), proptest::option::of(0..400_u64)).prop_map(
-        |((caller, class, prompt_tokens, expected_output, sequences, body_bytes), session, slack)| {
+        |((caller, class, prompt_tokens, expected_output, sequences, body_bytes, form), session, slack)| {
             let ask = Ask {
                 weight: u32::try_from(caller).unwrap() % 3,
                 class: Class::ALL[class],
                 prompt_tokens,
                 expected_output,
                 sequences,
+                stream: form != 0,
+                repeatable: form != 1,
                 body_bytes,
                 session,
                 ..ask(&format!("caller-{caller}"))
@@ -49,6 +52,7 @@ fn events() -> impl Strategy<Value = Event> {
         2 => any::<usize>().prop_map(Event::Dispatched),
         2 => any::<usize>().prop_map(Event::FirstToken),
         2 => (any::<usize>(), 0..600_u64).prop_map(|(i, seen)| Event::Tokens(i, seen)),
+        1 => (any::<usize>(), 0..5_u32).prop_map(|(i, ended)| Event::Finished(i, ended)),
         1 => (any::<usize>(), failure).prop_map(|(i, kind)| Event::Failed(i, kind)),
         1 => any::<usize>().prop_map(Event::Reassign),
         5 => (any::<usize>(), ending).prop_map(|(i, ending)| Event::Release(i, ending)),
@@ -61,6 +65,7 @@ fn events() -> impl Strategy<Value = Event> {
 #[derive(Debug)]
 struct Seated {
     worker: Arc<str>,
+    ask: Ask,
     sequences: u32,
     prompt: u64,
     output: u64,
@@ -95,6 +100,7 @@ impl Account {
             queue_length: 6,
             queue_bytes: 8000,
             wait_no_worker: Duration::from_millis(100),
+            promote: Duration::ZERO,
             reserve,
             ..settings()
         };
@@ -115,6 +121,7 @@ impl Account {
     fn sit(&mut self, grant: Grant, ask: &Ask) {
         let seated = Seated {
             worker: grant.worker,
+            ask: ask.clone(),
             sequences: ask.sequences.max(1),
             prompt: ask.prompt_tokens,
             output: ask.expected_output,
@@ -171,6 +178,14 @@ impl Account {
                     self.gate.tokens(id, seen, self.now);
                 }
             }
+            Event::Finished(i, ended) => {
+                if let Some(id) = self.seat(i) {
+                    let seated = self.seated.get_mut(&id).unwrap();
+                    let left = seated.ask.sequences.max(1).saturating_sub(ended).max(1);
+                    seated.sequences = seated.sequences.min(left);
+                    self.gate.finished(id, ended, self.now);
+                }
+            }
             Event::Failed(i, kind) => {
                 self.seat(i).into_iter().for_each(|id| self.gate.worker_failed(id, kind, self.now));
             }
@@ -201,6 +216,20 @@ impl Account {
                 self.gate.advance(self.now);
             }
         }
+        for event in self.gate.take_displaced().collect::<Vec<_>>() {
+            let seated = self.seated.remove(&event.seat).expect("nobody sat there");
+            assert_eq!(
+                (seated.ask.class, seated.prefilled, seated.ask.repeatable),
+                (Class::Batch, false, true)
+            );
+            assert!(classes.contains(&Class::Critical), "displaced for nobody");
+            match event.next {
+                Ok((id, expires_at)) => {
+                    self.waiting.insert(id, (seated.ask, expires_at));
+                }
+                Err(_) => self.ended += 1,
+            }
+        }
         let settled: Vec<_> = self.gate.take_settled().collect();
         for (id, outcome) in settled {
             let (ask, expires_at) =
@@ -227,23 +256,23 @@ impl Account {
         let snapshot = self.gate.snapshot(self.now);
         assert_eq!(self.asked, self.ended + self.waiting.len() + self.seated.len());
 
+        let mut supposed = false;
         let mut sums: HashMap<&str, (u32, u64, u64, usize)> = HashMap::new();
         for seated in self.seated.values() {
             let sum = sums.entry(&seated.worker).or_default();
             sum.0 += seated.sequences;
             sum.1 += if seated.prefilled { 0 } else { seated.prompt };
+            supposed |= !seated.ask.stream;
             sum.2 += seated.prompt + seated.output.max(seated.seen);
             sum.3 += 1;
         }
         for worker in &snapshot.workers {
             let (in_flight, prefill, tokens, seats) = sums.remove(&*worker.id).unwrap_or_default();
-            assert_eq!(
-                (worker.in_flight, worker.prefill_tokens, worker.tokens),
-                (in_flight, prefill, tokens),
-                "{}",
-                worker.id
-            );
-            let within = in_flight <= worker.limit || seats == 1;
+            assert_eq!((worker.in_flight, worker.tokens), (in_flight, tokens), "{}", worker.id);
+            // Prompts of what is not streamed count as read after a while.
+            let read = worker.prefill_tokens == prefill || (supposed && worker.prefill_tokens < prefill);
+            assert!(read, "{}: {} of {prefill} prompt tokens", worker.id, worker.prefill_tokens);
+            let within = in_flight <= worker.limit + worker.limit / 2 || seats == 1;
             assert!(within || !got.contains(&worker.id), "{} was given more than it may have", worker.id);
             assert!(!worker.leaving || seats > 0, "a worker that is gone is still here");
         }
@@ -260,8 +289,9 @@ impl Account {
             waited_before.iter().any(|(id, waiting)| waiting > class && self.waiting.contains_key(id))
         };
         assert!(!granted.iter().any(passed_over), "a lower class was served before a higher one");
-        if let Some(head) = self.gate.queue.head() {
-            let place = self.gate.place(&head.load, head.class, head.session, self.now);
+        let head = self.gate.queue.head(self.now, self.gate.settings.promote);
+        if let Some((load, class, session)) = head.map(|head| (head.load, head.class, head.session)) {
+            let place = self.gate.place(&load, class, session, self.now);
             assert_eq!(place, None, "somebody waits who could be served");
         }
     }
@@ -291,5 +321,7 @@ proptest! {
         prop_assert_eq!(rest.in_flight(), 0);
         prop_assert!(rest.workers.iter().all(|w| (w.prefill_tokens, w.tokens, w.leaving) == (0, 0, false)));
         prop_assert_eq!((account.gate.in_flight, account.asked), (0, account.ended));
+        prop_assert!(account.gate.displaceable.is_empty() && account.gate.reading.is_empty());
+        prop_assert!(account.gate.workers.iter().flatten().all(|worker| worker.unread.is_empty()));
     }
 }

@@ -150,6 +150,34 @@ impl Engine {
         }
     }
 
+    /// Another size for the KV cache, at least 2 tokens. Answers are cut to what it holds, and the youngest make room
+    /// with the next step; those whose prompt no longer fits, or what they have yielded, are thrown out and returned.
+    pub fn set_kv_tokens(&mut self, kv_tokens: u64) -> Vec<u64> {
+        self.spec.kv_tokens = kv_tokens.max(2);
+        let kv_tokens = self.spec.kv_tokens;
+        let mut lost = Vec::new();
+        let mut keeps = |sequence: &mut Sequence| {
+            let room = u32::try_from(kv_tokens.saturating_sub(sequence.prompt)).unwrap_or(u32::MAX);
+            sequence.output = sequence.output.min(room);
+            let stays = sequence.generated < sequence.output;
+            if !stays {
+                lost.push(sequence.id);
+            }
+            stays
+        };
+        let kv_used = &mut self.kv_used;
+        self.running.retain_mut(|sequence| {
+            let stays = keeps(sequence);
+            if !stays {
+                *kv_used -= sequence.held;
+            }
+            stays
+        });
+        self.waiting.retain_mut(&mut keeps);
+        self.arriving.retain_mut(|(_, sequence)| keeps(sequence));
+        lost
+    }
+
     /// When something happens next, if nothing is submitted before.
     #[must_use]
     pub fn next_event(&self) -> Option<Nanos> {
@@ -229,7 +257,7 @@ impl Engine {
         // Whoever was just thrown out would be let in again at once, only to be thrown out by the next step.
         let preempted = self.running.len() < before;
         while !preempted && self.running.len() < self.spec.slots as usize {
-            let room = self.spec.kv_tokens - self.kv_used;
+            let room = self.spec.kv_tokens.saturating_sub(self.kv_used);
             // Room for the first chunk is enough, as in the engines this stands for: that is what lets a full cache
             // thrash, each newcomer's chunk computed and thrown out again.
             let fits = |head: &mut Sequence| (1..=room).contains(&head.next_tokens(budget));

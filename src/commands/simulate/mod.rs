@@ -1,0 +1,69 @@
+//! `traffic-dam simulate`: what a law makes of a load, before anybody is hurt.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use traffic_dam::sim::simulate::{Outcome, Policy, Scenario, batch, table};
+
+use super::{Failure, say};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The scenario; several are simulated one after the other
+    #[arg(long = "scenario", required = true, num_args = 1.., value_name = "FILE")]
+    scenarios: Vec<PathBuf>,
+    /// What decides, instead of what the scenario says: none, slots, a law, or a number
+    #[arg(long, conflicts_with = "compare")]
+    law: Option<Policy>,
+    /// All laws side by side
+    #[arg(long)]
+    compare: bool,
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seeds; the table shows the median of each figure
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    seeds: u64,
+    /// Write every second of every run as comma-separated values
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let scenarios: Vec<Scenario> =
+        arguments.scenarios.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
+    say(table::header().trim_end());
+    let mut runs: Vec<(&Scenario, Vec<Outcome>)> = Vec::new();
+    let mut misses = Vec::new();
+    for scenario in &scenarios {
+        let one = [arguments.law.unwrap_or(scenario.dam.law)];
+        let policies: &[Policy] = if arguments.compare { &Policy::ALL } else { &one };
+        let outcomes = batch(scenario, policies, arguments.seed..arguments.seed + arguments.seeds);
+        say(table::rows(scenario, &outcomes).trim_end());
+        // The others are there to be compared with: nothing is expected of them.
+        let judged: Vec<Outcome> =
+            outcomes.iter().filter(|outcome| outcome.policy == scenario.dam.law).cloned().collect();
+        misses.extend(table::misses(scenario, &judged));
+        runs.push((scenario, outcomes));
+    }
+    for miss in misses {
+        say(format!("missed: {miss}"));
+    }
+    let runs: Vec<(&Scenario, &[Outcome])> =
+        runs.iter().map(|(scenario, outcomes)| (*scenario, outcomes.as_slice())).collect();
+    if let Some(path) = &arguments.csv {
+        fs::write(path, table::csv(&runs)).map_err(|error| unwritable("--csv", path, &error))?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Scenario, Failure> {
+    let at = |problem: String| Failure::Misuse(format!("{}: {problem}", path.display()));
+    let text = fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    Scenario::parse(&name, &text).map_err(|fault| at(fault.to_string()))
+}
+
+fn unwritable(option: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Misuse(format!("{option}: cannot write {}: {error}", path.display()))
+}

@@ -1,0 +1,42 @@
+//! Additive increase, multiplicative decrease, with the constants of Netflix's `concurrency-limits` (`AIMDLimit`).
+
+use std::time::Duration;
+
+use super::{Law, Sample, Told};
+use crate::clock::Nanos;
+
+const START: f64 = 20.0;
+const LEAST: f64 = 20.0;
+const MOST: f64 = 200.0;
+const BACKOFF: f64 = 0.9;
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One more while answers come within 5 s and half the limit is used; a tenth less after one that does not.
+#[derive(Clone, Copy, Debug)]
+pub struct Aimd {
+    limit: f64,
+}
+
+impl Default for Aimd {
+    fn default() -> Self {
+        Self { limit: START }
+    }
+}
+
+impl Law for Aimd {
+    fn limit(&self) -> u32 {
+        self.limit as u32
+    }
+
+    fn observe(&mut self, sample: Sample, _now: Nanos) {
+        let limit = match sample {
+            Sample::End { elapsed, .. } if elapsed > TIMEOUT => self.limit * BACKOFF,
+            Sample::WorkerFailed { .. } => self.limit * BACKOFF,
+            Sample::End { in_flight, .. } if f64::from(in_flight) * 2.0 >= self.limit => self.limit + 1.0,
+            _ => self.limit,
+        };
+        self.limit = limit.floor().clamp(LEAST, MOST);
+    }
+
+    fn retell(&mut self, _told: &Told) {}
+}

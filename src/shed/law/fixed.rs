@@ -1,0 +1,36 @@
+//! The law that does as it was told.
+
+use super::{Law, Sample, Told};
+use crate::clock::Nanos;
+use crate::shed::settings::{GateSettings, LimitSource};
+
+/// The limit of a worker that told no `slots` while limits are taken from slots.
+const UNTOLD: u32 = 32;
+
+/// A limit that stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fixed(u32);
+
+impl Fixed {
+    /// The limit that `settings` give a worker with `slots`, shared with the other gateways; at least 1.
+    #[must_use]
+    pub fn new(settings: &GateSettings, slots: Option<u32>) -> Self {
+        let told = match settings.limit {
+            LimitSource::Fixed(limit) => limit,
+            LimitSource::Slots | LimitSource::Adaptive => slots.unwrap_or(UNTOLD),
+        };
+        Self((told / settings.dams.max(1)).max(1))
+    }
+}
+
+impl Law for Fixed {
+    fn limit(&self) -> u32 {
+        self.0
+    }
+
+    fn observe(&mut self, _sample: Sample, _now: Nanos) {}
+
+    fn retell(&mut self, told: &Told) {
+        self.0 = told.slots.unwrap_or(self.0);
+    }
+}

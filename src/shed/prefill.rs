@@ -1,0 +1,210 @@
+//! What a worker needs to read a prompt, learned from the first tokens that it sends.
+//!
+//! Two questions, two answers. *What would an idle worker need?* ([`Prefill::idle`], E of the law): a low estimate for
+//! each size of prompt, in steps of a factor of two. It may fall freely and rises by at most 1 % a minute, or by
+//! what a worker shows that had nothing else to do: a reference that followed the load would call every overload
+//! normal. *What does it need behind the prompts that it has not read yet?* ([`Prefill::reading`]): the time of an
+//! idle worker and, for each token ahead, the mean cost of a token. The mean is one of sums, so long waits weigh more
+//! than the noise of short ones.
+//!
+//! * **Failure mode.** A worker that answers prompts of one size much faster when it has their prefix cached is
+//!   expected to do so always; then the first requests of conversations look slow. The steps by size keep that apart
+//!   as far as long prompts are mostly continued conversations.
+
+use std::time::Duration;
+
+use crate::clock::Nanos;
+
+/// Sizes of prompts that are told apart: powers of two, up to half a million tokens.
+const SIZES: usize = 20;
+/// How fast the reference of an idle worker rises by itself, per minute.
+const RISE: f64 = 0.01;
+/// How far a sample moves the reference towards itself: one outlier does not make a rule, four samples do.
+const STEP: f64 = 0.25;
+/// Weight of a new sample in the mean cost of a token, once so many have been seen: a change of the worker's pace is
+/// half learned after 22 first tokens.
+const MEMORY: u32 = 32;
+/// First tokens before the cost of a token is believed.
+const ENOUGH: u32 = 10;
+
+/// One first token, as it was expected and as it came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    /// Prompt tokens of the request.
+    pub(super) prompt: u64,
+    /// Prompt tokens of other requests that the worker had not read when this one was sent.
+    pub(super) ahead: u64,
+    /// From the dispatch to the first content.
+    pub(super) ttft: Duration,
+    /// Whether the worker had nothing else to do.
+    pub(super) idle: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reference {
+    seconds: f64,
+    at: Nanos,
+}
+
+/// What is known of one worker.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Prefill {
+    references: [Option<Reference>; SIZES],
+    /// Moving means: tokens to read, and seconds it took beyond the least.
+    tokens: f64,
+    seconds: f64,
+    seen: u32,
+}
+
+impl Prefill {
+    /// Learns from a first token.
+    pub(super) fn learn(&mut self, reading: Reading, now: Nanos) {
+        let ttft = reading.ttft.as_secs_f64();
+        if let Some(place) = self.references.get_mut(size(reading.prompt)) {
+            let seconds = match *place {
+                None => ttft,
+                Some(known) => {
+                    let minutes = now.since(known.at).as_secs_f64() / 60.0;
+                    let risen = known.seconds * (1.0 + RISE * minutes);
+                    if ttft < known.seconds || reading.idle {
+                        known.seconds + STEP * (ttft - known.seconds)
+                    } else {
+                        risen.min(ttft)
+                    }
+                }
+            };
+            *place = Some(Reference { seconds, at: now });
+        }
+        // Before anything is known of the pace the whole time counts as reading: rather too slow than too fast.
+        let base = if self.seen == 0 { 0.0 } else { self.base() };
+        let tokens = reading.prompt.saturating_add(reading.ahead).max(1) as f64;
+        self.seen = self.seen.saturating_add(1);
+        let weight = 1.0 / f64::from(self.seen.min(MEMORY));
+        self.tokens += weight * (tokens - self.tokens);
+        self.seconds += weight * ((ttft - base).max(0.0) - self.seconds);
+    }
+
+    /// E: the time to the first token of a prompt at an idle worker; `None` before the first sample.
+    pub(super) fn idle(&self, prompt: u64) -> Option<Duration> {
+        let own = size(prompt);
+        let larger = self.references.iter().skip(own).flatten().next();
+        let seconds = match larger {
+            Some(reference) => reference.seconds,
+            None => {
+                let (known, reference) = self
+                    .references
+                    .iter()
+                    .enumerate()
+                    .rev()
+                    .find_map(|(size, reference)| Some((size, (*reference)?)))?;
+                let beyond = prompt.saturating_sub(1 << known) as f64;
+                reference.seconds + beyond * self.pace()
+            }
+        };
+        Some(duration(seconds))
+    }
+
+    /// The time to the first token of a prompt behind `ahead` tokens of others; `None` before the first sample.
+    pub(super) fn reading(&self, ahead: u64, prompt: u64) -> Option<Duration> {
+        let idle = self.idle(prompt)?;
+        Some(idle.saturating_add(duration(ahead as f64 * self.pace())))
+    }
+
+    /// Whether enough was seen to refuse by it.
+    pub(super) fn is_known(&self) -> bool {
+        self.seen >= ENOUGH
+    }
+
+    /// Seconds per token.
+    fn pace(&self) -> f64 {
+        if self.tokens > 0.0 { self.seconds / self.tokens } else { 0.0 }
+    }
+
+    /// τ₀: the least that any request takes.
+    fn base(&self) -> f64 {
+        self.references.iter().flatten().map(|reference| reference.seconds).fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// The number of the smallest power of two that is not below `prompt`.
+fn size(prompt: u64) -> usize {
+    let bits = prompt.max(1).saturating_sub(1).checked_ilog2().map_or(0, |log| log + 1);
+    (bits as usize).min(SIZES - 1)
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(prompt: u64, ahead: u64, millis: u64) -> Reading {
+        Reading { prompt, ahead, ttft: Duration::from_millis(millis), idle: false }
+    }
+
+    fn millis(known: Option<Duration>) -> u128 {
+        known.unwrap().as_millis()
+    }
+
+    #[test]
+    fn sizes_are_powers_of_two() {
+        let cases = [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (1024, 10), (1025, 11), (u64::MAX, 19)];
+        for (prompt, expected) in cases {
+            assert_eq!(size(prompt), expected, "{prompt}");
+        }
+    }
+
+    #[test]
+    fn the_reference_falls_at_once_and_rises_by_a_percent_a_minute() {
+        let mut prefill = Prefill::default();
+        assert_eq!(prefill.idle(100), None);
+        prefill.learn(reading(100, 0, 100), Nanos::ZERO);
+        assert_eq!(millis(prefill.idle(100)), 100);
+        for _ in 0..20 {
+            prefill.learn(reading(100, 0, 60), Nanos::ZERO);
+        }
+        assert_eq!(millis(prefill.idle(100)), 60);
+        // An hour of overload, a sample each second.
+        for second in 1..=3600 {
+            prefill.learn(reading(100, 5000, 900), Nanos::from_secs(second));
+        }
+        assert!((100..=115).contains(&millis(prefill.idle(100))), "{:?}", prefill.idle(100));
+    }
+
+    #[test]
+    fn a_worker_with_nothing_else_to_do_sets_the_reference_both_ways() {
+        let mut prefill = Prefill::default();
+        for _ in 0..40 {
+            prefill.learn(Reading { idle: true, ..reading(100, 0, 50) }, Nanos::ZERO);
+        }
+        for _ in 0..40 {
+            prefill.learn(Reading { idle: true, ..reading(100, 0, 300) }, Nanos::ZERO);
+        }
+        assert_eq!(millis(prefill.idle(100)), 299);
+    }
+
+    #[test]
+    fn the_pace_is_learned_and_carries_to_sizes_never_seen() {
+        // 50 ms and 8000 tokens a second.
+        let mut prefill = Prefill::default();
+        for ahead in (0..400).map(|i| i % 20 * 200) {
+            prefill.learn(reading(200, ahead, 50 + (200 + ahead) / 8), Nanos::ZERO);
+        }
+        let behind = millis(prefill.reading(4000, 200));
+        assert!((500..=640).contains(&behind), "{behind}");
+        let long = millis(prefill.idle(16_000));
+        assert!((1700..=2300).contains(&long), "{long}");
+        // A smaller prompt takes no longer than the smallest known.
+        assert_eq!(prefill.idle(10), prefill.idle(200));
+    }
+
+    #[test]
+    fn the_first_sample_is_taken_for_slow_reading() {
+        let mut prefill = Prefill::default();
+        prefill.learn(reading(100, 0, 60), Nanos::ZERO);
+        assert!(!prefill.is_known());
+        assert_eq!(millis(prefill.reading(1000, 100)), 660);
+    }
+}

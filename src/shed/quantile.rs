@@ -1,0 +1,80 @@
+//! The 90th percentile of a window, in constant memory.
+
+/// Where the smallest bucket ends.
+const LEAST: f64 = 0.05;
+/// Each bucket is so much wider than the one before: the error of a quantile is at most 5 %.
+const STEP: f64 = 1.05;
+/// Buckets: the last takes everything from 24 on.
+const BUCKETS: usize = 128;
+/// The quantile: half the requests being late would be noticed by a median, one in ten by this.
+const QUANTILE: f64 = 0.9;
+
+/// A histogram of ratios around 1.
+#[derive(Clone, Debug)]
+pub(super) struct Ratios {
+    counts: [u32; BUCKETS],
+    total: u32,
+}
+
+impl Default for Ratios {
+    fn default() -> Self {
+        Self { counts: [0; BUCKETS], total: 0 }
+    }
+}
+
+impl Ratios {
+    /// Counts a ratio.
+    pub(super) fn add(&mut self, ratio: f64) {
+        // A float below zero becomes zero, and one that is no number too.
+        let bucket = ((ratio / LEAST).ln() / STEP.ln()).ceil() as usize;
+        if let Some(count) = self.counts.get_mut(bucket.min(BUCKETS - 1)) {
+            *count = count.saturating_add(1);
+            self.total = self.total.saturating_add(1);
+        }
+    }
+
+    /// How many were counted.
+    pub(super) fn len(&self) -> u32 {
+        self.total
+    }
+
+    /// The 90th percentile, rounded up to the end of its bucket; `None` when nothing was counted.
+    pub(super) fn p90(&self) -> Option<f64> {
+        let rank = (f64::from(self.total) * QUANTILE).ceil() as u32;
+        let mut sum = 0_u32;
+        let bucket = self.counts.iter().position(|count| {
+            sum = sum.saturating_add(*count);
+            sum >= rank
+        })?;
+        (self.total > 0).then(|| LEAST * STEP.powi(i32::try_from(bucket).unwrap_or(i32::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_percentile_is_right_within_five_percent() {
+        let mut ratios = Ratios::default();
+        assert_eq!(ratios.p90(), None);
+        for ratio in 1..=100 {
+            ratios.add(f64::from(ratio) / 50.0);
+        }
+        let p90 = ratios.p90().unwrap();
+        assert!((1.8..=1.9).contains(&p90), "{p90}");
+        assert_eq!(ratios.len(), 100);
+    }
+
+    #[test]
+    fn the_ends_are_kept() {
+        for (ratio, least, most) in
+            [(-1.0, 0.05, 0.05), (0.0, 0.05, 0.05), (f64::NAN, 0.05, 0.05), (1e9, 20.0, 30.0)]
+        {
+            let mut ratios = Ratios::default();
+            ratios.add(ratio);
+            let p90 = ratios.p90().unwrap();
+            assert!((least..=most).contains(&p90), "{ratio}: {p90}");
+        }
+    }
+}

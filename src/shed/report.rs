@@ -1,0 +1,71 @@
+//! What a worker says about itself, and how far it is believed.
+//!
+//! A report is late by the time it comes and may be older than many decisions of this gateway. So it can only lower
+//! what local measurement allows: the KV cache is as full as the fuller of the two accounts says, with all that was
+//! sent since the report added to the worker's; a queue that the worker reports cuts its limit; a weight scales
+//! the limit down. A report that is out of date says nothing any more.
+
+use std::time::Duration;
+
+use crate::clock::Nanos;
+
+use super::gate::Gate;
+use super::law::Sample;
+
+/// What a worker reported.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Report {
+    /// Tokens in its KV cache.
+    pub kv_used: Option<u64>,
+    /// Requests waiting inside it.
+    pub waiting: Option<u32>,
+    /// How long the report counts.
+    pub valid_for: Duration,
+}
+
+/// A report as the gate keeps it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reported {
+    kv_used: Option<u64>,
+    until: Nanos,
+    /// Tokens of requests granted since.
+    sent_since: u64,
+}
+
+impl Reported {
+    /// Tokens in the KV cache as far as the report knows, while it counts.
+    pub(super) fn kv(&self, now: Nanos) -> Option<u64> {
+        self.kv_used.filter(|_| now < self.until).map(|used| used.saturating_add(self.sent_since))
+    }
+
+    /// A request was granted a seat.
+    pub(super) fn sent(&mut self, tokens: u64) {
+        self.sent_since = self.sent_since.saturating_add(tokens);
+    }
+}
+
+impl Gate {
+    /// Takes in what the worker `id` reported. Unknown workers are ignored: their report came before or after them.
+    pub fn report(&mut self, id: &str, report: Report, now: Nanos) {
+        let found = self.workers.iter_mut().flatten().find(|worker| &*worker.member.id == id);
+        let Some(worker) = found else { return };
+        worker.reported =
+            Some(Reported { kv_used: report.kv_used, until: now + report.valid_for, sent_since: 0 });
+        if let Some(waiting) = report.waiting {
+            worker.law.observe(Sample::Report { waiting }, now);
+        }
+        self.advance(now);
+        self.serve(now);
+    }
+
+    /// Scales what the worker `id` may have: 1 leaves it as local measurement has it, 0 takes it out of service until
+    /// it is told otherwise.
+    pub fn weigh(&mut self, id: &str, weight: f64, now: Nanos) {
+        let found = self.workers.iter_mut().flatten().find(|worker| &*worker.member.id == id);
+        let Some(worker) = found else { return };
+        // A weight that is no number is no reason to take a worker out.
+        worker.weight = if weight.is_nan() { 1.0 } else { weight.clamp(0.0, 1.0) };
+        self.advance(now);
+        self.serve(now);
+    }
+}

@@ -1,0 +1,193 @@
+//! What a fleet can serve: the 1× of a scenario.
+//!
+//! One worker of each kind is given the mix in a closed loop, by so many clients that each ask again as soon as they
+//! are answered; the best number of clients is found by trying. So "1×" is what a static limit gives that was told the
+//! best number, was never left without work, and had no dam in front of it. Nothing that meets the promise can be much
+//! better, which makes it a hard reference.
+//!
+//! Throughput is measured in *work*, not in requests: a token of the answer counts as its part of a full step, a token
+//! of a prompt as the time to read it, both in seconds of the worker. Lengths of answers vary so much that requests
+//! per second would need hours to settle where work per second needs a minute; and a dam that picked the short
+//! requests out would gain nothing by it.
+
+use fastrand::Rng;
+use hashbrown::HashMap;
+
+use super::offered::People;
+use super::scenario::{Group, Scenario};
+use crate::clock::Nanos;
+use crate::sim::physics::{Engine, Event, Spec};
+
+/// Capacity is a property of the scenario, not of a run: one seed for all.
+const SEED: u64 = 0x1ca9;
+/// Clients that are tried, as shares of the slots.
+const SHARES: [f64; 15] = [1.1, 1.05, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05];
+/// Requests per client that are watched, and more that do not depend on the clients; a third comes before and is not
+/// counted.
+const ROUNDS: (usize, usize) = (12, 150);
+/// Draws from which the mean work of a request is taken.
+const DRAWS: u32 = 20_000;
+
+/// What a token costs a worker, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Price {
+    pub(super) prompt: f64,
+    pub(super) output: f64,
+}
+
+impl Price {
+    pub(super) fn of(spec: &Spec) -> Self {
+        let slots = f64::from(spec.slots);
+        let step = spec.token_time.as_secs_f64() + spec.token_time_per_seq.as_secs_f64() * slots;
+        Self { prompt: 1.0 / f64::from(spec.prefill_rate), output: step / slots }
+    }
+
+    pub(super) fn work(&self, prompt: u64, output: u64) -> f64 {
+        self.prompt * prompt as f64 + self.output * output as f64
+    }
+}
+
+/// What one worker of a kind can do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peak {
+    /// Good work per second.
+    pub work: f64,
+    /// Good requests per second.
+    pub rate: f64,
+    /// The number of clients that gave it.
+    pub clients: u32,
+}
+
+/// Under which conditions a worker works: its group, its share of the KV cache, and how much longer answers are than
+/// the mix says (the last two as bits, to be compared).
+type Conditions = (usize, u64, u64);
+
+/// The capacities of a scenario's workers, under all conditions that it brings about.
+#[derive(Clone, Debug)]
+pub struct Capacity {
+    peaks: HashMap<Conditions, Peak>,
+}
+
+impl Capacity {
+    /// Measures what the workers of `scenario` can do.
+    #[must_use]
+    pub fn measure(scenario: &Scenario) -> Self {
+        let people = People::of(scenario);
+        let mut conditions = vec![(1.0, 1.0)];
+        let (mut kv, mut stretch) = (1.0, 1.0);
+        for event in &scenario.events {
+            kv = event.kv.unwrap_or(kv);
+            stretch = event.output.unwrap_or(stretch);
+            // The load follows the healthy fleet, the figures the fleet as it is.
+            conditions.extend([(1.0, stretch), (kv, stretch)]);
+        }
+        let mut peaks = HashMap::new();
+        for (kv, stretch) in conditions {
+            for (place, group) in scenario.workers.iter().enumerate() {
+                peaks
+                    .entry((place, f64::to_bits(kv), f64::to_bits(stretch)))
+                    .or_insert_with(|| peak(scenario, &people, group, kv, stretch));
+            }
+        }
+        Self { peaks }
+    }
+
+    /// What one worker of that group can do with a share `kv` of its cache and answers `stretch` times as long.
+    #[must_use]
+    pub fn peak(&self, group: usize, kv: f64, stretch: f64) -> Peak {
+        let nothing = Peak { work: 0.0, rate: 0.0, clients: 0 };
+        self.peaks.get(&(group, kv.to_bits(), stretch.to_bits())).copied().unwrap_or(nothing)
+    }
+
+    /// Requests per second that make 1×, while answers are `stretch` times as long.
+    #[must_use]
+    pub fn rate(&self, scenario: &Scenario, stretch: f64) -> f64 {
+        scenario.worker_groups().map(|group| self.peak(group, 1.0, stretch).rate).sum()
+    }
+}
+
+fn peak(scenario: &Scenario, people: &People, group: &Group, kv: f64, stretch: f64) -> Peak {
+    let mut spec = group.spec();
+    spec.kv_tokens = ((spec.kv_tokens as f64 * kv) as u64).max(2);
+    let price = Price::of(&spec);
+    let mut random = Rng::with_seed(SEED);
+    let draws = (0..DRAWS).map(|_| people.draw(scenario, stretch, &mut random));
+    let mean = draws.map(|wish| price.work(wish.prompt, wish.output())).sum::<f64>() / f64::from(DRAWS);
+    let slots = f64::from(spec.slots);
+    // One or two more than the slots close the gap between the end of an answer and the next prompt.
+    let mut clients: Vec<u32> = SHARES.iter().map(|share| (slots * share).round().max(1.0) as u32).collect();
+    clients.extend([spec.slots + 1, spec.slots + 2]);
+    clients.sort_unstable();
+    clients.dedup();
+    let tried = clients.into_iter().map(|clients| {
+        let work = closed_loop(scenario, people, &spec, stretch, clients);
+        Peak { work, rate: work / mean, clients }
+    });
+    let nothing = Peak { work: 0.0, rate: 0.0, clients: 0 };
+    tried.fold(nothing, |best, next| if next.work > best.work { next } else { best })
+}
+
+/// A request of the closed loop.
+struct Asked {
+    prompt: u64,
+    at: Nanos,
+    /// Whether its first token came within the promise.
+    in_time: Option<bool>,
+    unfinished: usize,
+}
+
+/// The good work per second that `clients` get out of a worker.
+fn closed_loop(scenario: &Scenario, people: &People, spec: &Spec, stretch: f64, clients: u32) -> f64 {
+    let price = Price::of(spec);
+    let mut engine = Engine::new(spec.clone());
+    let mut random = Rng::with_seed(SEED);
+    let mut all: Vec<Asked> = Vec::new();
+    let rounds = ROUNDS.0 * clients as usize + ROUNDS.1;
+    let (mut sequences, mut done, mut good) = (0, 0, 0.0);
+    let mut since = Nanos::ZERO;
+    let mut now = Nanos::ZERO;
+    let mut events = Vec::new();
+    // A mix of which nothing fits would never end.
+    let mut hopeless = 0;
+    while done < rounds && hopeless < rounds {
+        while sequences < clients as usize && hopeless < rounds {
+            let wish = people.draw(scenario, stretch, &mut random);
+            let fits = wish.outputs.iter().enumerate().all(|(place, output)| {
+                engine.submit((all.len() as u64) << 8 | place as u64, wish.prompt, *output, now).is_ok()
+            });
+            if fits {
+                let unfinished = wish.outputs.len();
+                sequences += unfinished;
+                all.push(Asked { prompt: wish.prompt, at: now, in_time: None, unfinished });
+            } else {
+                hopeless += 1;
+            }
+        }
+        let Some(at) = engine.next_event() else { break };
+        now = at;
+        engine.advance(now, &mut |at, event| events.push((at, event)));
+        for (at, event) in events.drain(..) {
+            let (Event::Token { id, .. } | Event::Finished { id }) = event else { continue };
+            let Some(asked) = all.get_mut((id >> 8) as usize) else { continue };
+            if matches!(event, Event::Token { .. }) {
+                // Everything here comes to its end, so a request in time is good from its first token on.
+                if asked.in_time.is_none() {
+                    let in_time = at.since(asked.at) <= scenario.slo(asked.prompt);
+                    asked.in_time = Some(in_time);
+                    good += if in_time { price.work(asked.prompt, 0) } else { 0.0 };
+                }
+                good += if asked.in_time == Some(true) { price.output } else { 0.0 };
+                continue;
+            }
+            sequences -= 1;
+            asked.unfinished -= 1;
+            if asked.unfinished == 0 {
+                done += 1;
+                if done == rounds / 3 {
+                    (since, good) = (at, 0.0);
+                }
+            }
+        }
+    }
+    good / now.since(since).as_secs_f64().max(1e-9)
+}

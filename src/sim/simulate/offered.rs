@@ -1,0 +1,157 @@
+//! What is offered: who asks for what.
+//!
+//! Every draw comes from the seed alone and never from what the dam does, so that two laws with the same seed face the
+//! very same requests at the very same times.
+
+use std::f64::consts::TAU;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use smallvec::SmallVec;
+
+use super::scenario::{Callers, Requests, Scenario, Shape, Spread};
+use crate::request::Class;
+
+/// One caller.
+#[derive(Clone, Debug)]
+pub(super) struct Person {
+    pub(super) name: Arc<str>,
+    pub(super) class: Class,
+    pub(super) weight: u32,
+    /// Its share of the load.
+    pub(super) share: f64,
+    pub(super) requests: Requests,
+}
+
+/// What one request wants.
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    pub(super) person: usize,
+    pub(super) prompt: u64,
+    /// Tokens of each answer that is wanted.
+    pub(super) outputs: SmallVec<[u32; 1]>,
+    pub(super) max_tokens: Option<u32>,
+    pub(super) stream: bool,
+    /// Asks again after a refusal.
+    pub(super) returns: bool,
+    /// When it does, it waits as long as it was told.
+    pub(super) patient: bool,
+}
+
+impl Wish {
+    pub(super) fn output(&self) -> u64 {
+        self.outputs.iter().map(|output| u64::from(*output)).sum()
+    }
+}
+
+/// All callers of a scenario, with the sums of their shares for drawing.
+#[derive(Clone, Debug)]
+pub(super) struct People {
+    pub(super) all: Vec<Person>,
+    /// `sums[i]` is the share of the first `i + 1`.
+    sums: Vec<f64>,
+}
+
+impl People {
+    pub(super) fn of(scenario: &Scenario) -> Self {
+        let said: f64 = scenario.callers.iter().filter_map(|callers| callers.share).sum();
+        let silent = |callers: &&Callers| callers.share.is_none();
+        let silent: u32 = scenario.callers.iter().filter(silent).map(|callers| callers.count).sum();
+        let rest = (1.0 - said).max(0.0) / f64::from(silent.max(1));
+        let mut all = Vec::new();
+        for callers in &scenario.callers {
+            for number in 1..=callers.count {
+                all.push(Person {
+                    name: if callers.count == 1 {
+                        callers.name.as_str().into()
+                    } else {
+                        format!("{}-{number}", callers.name).into()
+                    },
+                    class: callers.class,
+                    weight: callers.weight,
+                    share: callers.share.map_or(rest, |share| share / f64::from(callers.count)),
+                    requests: callers.requests.unwrap_or(scenario.requests),
+                });
+            }
+        }
+        let mut sum = 0.0;
+        let sums = all.iter().map(|person| {
+            sum += person.share;
+            sum
+        });
+        Self { sums: sums.collect(), all }
+    }
+
+    /// The next request; answers are `stretch` times as long as the mix says.
+    pub(super) fn draw(&self, scenario: &Scenario, stretch: f64, random: &mut Rng) -> Wish {
+        let total = self.sums.last().copied().unwrap_or(1.0);
+        let drawn = random.f64() * total;
+        let person = self.sums.partition_point(|sum| *sum <= drawn).min(self.all.len() - 1);
+        let requests = &self.all[person].requests;
+        let answers = if random.f64() < requests.n_share { requests.n } else { 1 };
+        let prompt = u64::from(requests.prompt.draw(1.0, random));
+        let most = requests.max_tokens.unwrap_or(u32::MAX);
+        Wish {
+            person,
+            prompt,
+            outputs: (0..answers).map(|_| requests.output.draw(stretch, random).min(most)).collect(),
+            max_tokens: requests.max_tokens,
+            stream: random.f64() < requests.streamed,
+            returns: random.f64() < scenario.load.retry_share,
+            patient: random.f64() < scenario.load.honour,
+        }
+    }
+}
+
+impl Spread {
+    /// A draw, `stretch` times as long; at least 1.
+    pub(super) fn draw(&self, stretch: f64, random: &mut Rng) -> u32 {
+        // 1 − u is never zero, so its logarithm and its powers are finite.
+        let above_zero = 1.0 - random.f64();
+        let mean = self.mean * stretch;
+        let length = match self.shape {
+            Shape::Fixed => mean,
+            Shape::LogNormal(sigma) => {
+                // Box and Muller.
+                let normal = (-2.0 * above_zero.ln()).sqrt() * (TAU * random.f64()).cos();
+                (mean.ln() - sigma * sigma / 2.0 + sigma * normal).exp()
+            }
+            Shape::Pareto(exponent) => mean * (exponent - 1.0) / exponent / above_zero.powf(1.0 / exponent),
+        };
+        // A float beyond the range of u32 becomes its greatest value.
+        (length.round() as u32).clamp(1, self.max)
+    }
+}
+
+/// How long until the next request at `rate` per second, in seconds.
+pub(super) fn gap(rate: f64, regular: bool, random: &mut Rng) -> f64 {
+    let mean = 1.0 / rate;
+    if regular { mean } else { -mean * (1.0 - random.f64()).ln() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mean(spread: Spread) -> f64 {
+        let mut random = Rng::with_seed(7);
+        (0..100_000).map(|_| f64::from(spread.draw(1.0, &mut random))).sum::<f64>() / 100_000.0
+    }
+
+    #[test]
+    fn spreads_have_the_mean_they_are_given() {
+        assert!((mean(Spread::fixed(50)) - 50.0).abs() < 1e-9);
+        assert!((mean(Spread::log_normal(200.0, 0.8)) - 200.0).abs() < 4.0);
+        let pareto = Spread { mean: 200.0, shape: Shape::Pareto(2.5), max: 1_000_000 };
+        assert!((mean(pareto) - 200.0).abs() < 6.0, "{}", mean(pareto));
+    }
+
+    #[test]
+    fn shares_that_nobody_claims_are_split_evenly() {
+        let text = "[[callers]]\nname = \"heavy\"\ncount = 1\nshare = 0.7\n[[callers]]\ncount = 3";
+        let people = People::of(&Scenario::parse("x", text).unwrap());
+        let shares: Vec<f64> = people.all.iter().map(|person| person.share).collect();
+        assert_eq!(&*people.all[0].name, "heavy");
+        assert!(shares.iter().zip([0.7, 0.1, 0.1, 0.1]).all(|(share, wanted)| (share - wanted).abs() < 1e-9));
+    }
+}

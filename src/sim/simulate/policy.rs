@@ -1,0 +1,94 @@
+//! What decides who is let in.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+
+use crate::shed::settings::LawKind;
+
+/// What decides who is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Nobody: every request goes to a worker at once.
+    None,
+    /// The workers' own slots, told even where the scenario says that they are not.
+    Slots,
+    /// The same number for each worker.
+    Fixed(u32),
+    /// A law that finds the limit.
+    Law(LawKind),
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::Law(LawKind::default())
+    }
+}
+
+impl Policy {
+    /// Those that are compared.
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::Slots,
+        Self::Law(LawKind::Stream),
+        Self::Law(LawKind::Aimd),
+        Self::Law(LawKind::Gradient2),
+        Self::Law(LawKind::Vegas),
+    ];
+}
+
+impl FromStr for Policy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(known) = Self::ALL.into_iter().find(|policy| policy.to_string() == text) {
+            return Ok(known);
+        }
+        match text.parse() {
+            Ok(limit @ 1..) => Ok(Self::Fixed(limit)),
+            _ => {
+                let known = Self::ALL.map(|policy| format!("`{policy}`")).join(", ");
+                Err(format!("`{text}` is no law: must be one of {known}, or a number above 0"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.pad("none"),
+            Self::Slots => f.pad("slots"),
+            Self::Fixed(limit) => f.pad(&limit.to_string()),
+            Self::Law(kind) => {
+                let named = LawKind::ALL.into_iter().find(|(_, other)| other == kind);
+                f.pad(named.map_or("", |(name, _)| name))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl Visitor<'_> for Reader {
+            type Value = Policy;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a law, or a number")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Policy, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_i64<E: Error>(self, limit: i64) -> Result<Policy, E> {
+                self.visit_str(&limit.to_string())
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
+    }
+}

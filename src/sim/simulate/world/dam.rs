@@ -1,0 +1,146 @@
+//! One dam: the gate of production with what stands around it in the gateway.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::clock::Nanos;
+use crate::fleet;
+use crate::openai::estimate::Estimator;
+use crate::shed::settings::{GateSettings, LimitSource};
+use crate::shed::{Ask, Gate, Member, SeatId, WaiterId};
+use crate::sim::simulate::Policy;
+use crate::sim::simulate::offered::{Person, Wish};
+use crate::sim::simulate::scenario::Scenario;
+
+/// The one model that is served.
+const MODEL: Option<&str> = Some("sim");
+/// Bytes of a body for each token of its prompt.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Retries that are allowed in ten seconds whatever the share, and the share of the requests: as in the gateway.
+const RETRIES: (u64, f64) = (10, 0.1);
+
+#[derive(Debug)]
+pub(super) struct Dam {
+    /// None: every request goes through.
+    pub(super) gate: Option<Gate>,
+    estimator: Estimator,
+    /// Who waits, and who has a seat that may be taken away.
+    pub(super) waiting: HashMap<WaiterId, usize>,
+    pub(super) yielding: HashMap<SeatId, usize>,
+    requests: Recent,
+    retries: Recent,
+}
+
+impl Dam {
+    pub(super) fn new(scenario: &Scenario, policy: Policy, seed: u64) -> Self {
+        let gate = (policy != Policy::None).then(|| gate(scenario, policy, seed));
+        Self {
+            gate,
+            estimator: Estimator::new(),
+            waiting: HashMap::new(),
+            yielding: HashMap::new(),
+            requests: Recent::default(),
+            retries: Recent::default(),
+        }
+    }
+
+    pub(super) fn ask(&mut self, person: &Person, wish: &Wish, now: Nanos) -> Ask {
+        self.requests.add(now);
+        let answers = wish.outputs.len() as u32;
+        let expected = self.estimator.output(&person.name, MODEL, wish.max_tokens.map(u64::from));
+        Ask {
+            caller: Arc::clone(&person.name),
+            weight: person.weight,
+            class: person.class,
+            prompt_tokens: wish.prompt,
+            expected_output: expected * u64::from(answers),
+            sequences: answers,
+            stream: wish.stream,
+            repeatable: true,
+            body_bytes: wish.prompt * BYTES_PER_TOKEN,
+            session: None,
+            deadline: None,
+        }
+    }
+
+    /// An answer of so many tokens in all came to its end.
+    pub(super) fn learn(&self, person: &Person, wish: &Wish, seen: u64) {
+        self.estimator.learn_output(&person.name, MODEL, seen / wish.outputs.len() as u64);
+    }
+
+    /// Whether one more request may be sent again.
+    pub(super) fn may_retry(&mut self, now: Nanos) -> bool {
+        let allowed = RETRIES.0.max((self.requests.count(now) as f64 * RETRIES.1) as u64);
+        self.retries.count(now) < allowed
+    }
+
+    /// A request was sent again.
+    pub(super) fn retried(&mut self, now: Nanos) {
+        self.retries.add(now);
+    }
+}
+
+fn gate(scenario: &Scenario, policy: Policy, seed: u64) -> Gate {
+    let defaults = GateSettings::default();
+    let (limit, law) = match policy {
+        Policy::Fixed(limit) => (LimitSource::Fixed(limit), defaults.law),
+        Policy::None | Policy::Slots => (LimitSource::Slots, defaults.law),
+        Policy::Law(law) => (LimitSource::Adaptive, law),
+    };
+    let promise = &scenario.promise;
+    let settings = GateSettings {
+        limit,
+        law,
+        queue_length: scenario.dam.queue_length,
+        queue_wait: scenario.dam.queue_wait.map_or(promise.ttft_slo.0 / 4, |wait| wait.0),
+        reserve: [0.0, scenario.dam.reserve_interactive, scenario.dam.reserve_critical],
+        ttft_slo: promise.ttft_slo.0,
+        ttft_per_1k: promise.per_1k_prompt_tokens.0,
+        itl_slo: promise.itl_slo.0,
+        fleet_factor: scenario.dam.fleet_factor,
+        dams: scenario.dam.count,
+        ..defaults
+    };
+    let members = scenario.worker_groups().enumerate().map(|(place, group)| {
+        let group = &scenario.workers[group];
+        let told = group.told || policy == Policy::Slots;
+        Member {
+            id: format!("w{}", place + 1).into(),
+            slots: told.then_some(group.slots),
+            kv_tokens: told.then_some(group.kv_tokens),
+            eligible: true,
+        }
+    });
+    let mut gate = Gate::new("simulated".into(), settings.clone(), fleet::pick, seed);
+    gate.rebuild(settings, members.collect(), Nanos::ZERO);
+    gate
+}
+
+/// Events of the last ten seconds.
+#[derive(Debug, Default)]
+struct Recent {
+    counts: [u64; 10],
+    second: u64,
+}
+
+impl Recent {
+    fn turn(&mut self, now: Nanos) {
+        let second = now.0 / 1_000_000_000;
+        let length = self.counts.len() as u64;
+        for passed in self.second + 1..=second.min(self.second + length) {
+            self.counts[(passed % length) as usize] = 0;
+        }
+        self.second = second;
+    }
+
+    fn add(&mut self, now: Nanos) {
+        self.turn(now);
+        self.counts[(self.second % self.counts.len() as u64) as usize] += 1;
+    }
+
+    fn count(&mut self, now: Nanos) -> u64 {
+        self.turn(now);
+        self.counts.iter().sum()
+    }
+}
