@@ -12,6 +12,8 @@
 mod client;
 #[path = "redis/differential.rs"]
 mod differential;
+#[path = "redis/kinds.rs"]
+mod kinds;
 #[path = "redis/loss.rs"]
 mod loss;
 #[path = "redis/quotas.rs"]
@@ -19,6 +21,8 @@ mod quotas;
 #[path = "dam/rig.rs"]
 #[expect(dead_code, reason = "shared with the tests of one gateway")]
 mod rig;
+#[path = "redis/scripts.rs"]
+mod scripts;
 #[path = "redis/server.rs"]
 mod server;
 

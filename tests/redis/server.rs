@@ -1,6 +1,7 @@
 //! A Redis server of the test's own, on a free port, that ends with the test.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -18,10 +19,10 @@ pub(crate) struct Server {
     process: Option<Child>,
     folder: TempDir,
     pub(crate) port: u16,
-    more: Vec<String>,
+    words: Vec<String>,
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
@@ -30,11 +31,20 @@ impl Server {
         Self::start_with(&[]).await
     }
 
+    /// Starts a sentinel with this file of settings.
+    pub(crate) async fn start_sentinel(file: &Path) -> Self {
+        Self::start_as(vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()]).await
+    }
+
     /// Starts with further options.
     pub(crate) async fn start_with(more: &[&str]) -> Self {
+        let usual = ["--save", "", "--appendonly", "no"];
+        Self::start_as(usual.iter().chain(more).map(|&word| word.to_owned()).collect()).await
+    }
+
+    async fn start_as(words: Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let more = more.iter().map(|&word| word.to_owned()).collect();
-        let mut server = Self { process: None, folder, port: free_port(), more };
+        let mut server = Self { process: None, folder, port: free_port(), words };
         server.resume().await;
         server
     }
@@ -43,8 +53,8 @@ impl Server {
     pub(crate) async fn resume(&mut self) {
         let port = self.port.to_string();
         let started = Command::new("redis-server")
-            .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .args(&self.more)
+            .args(&self.words)
+            .args(["--port", &port, "--bind", "127.0.0.1"])
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
