@@ -166,6 +166,9 @@ impl App {
         tasks.spawn(self.clone().shut_the_door());
         tasks.spawn(self.clone().share());
         serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
+        if let Some(together) = &inner.together {
+            together.store.leave().await;
+        }
         admin_drain.close();
     }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind, cmd};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -217,6 +217,7 @@ impl Link {
             {
                 Ok(connection) => {
                     inner.connection.store(Some(Arc::new(connection)));
+                    self.look_at_memory().await;
                     told = false;
                     self.watch(&dams).await;
                     inner.connection.store(None);
@@ -235,6 +236,18 @@ impl Link {
                     sleep(spread(PROBE)).await;
                 }
             }
+        }
+    }
+
+    /// Warns of a server that throws keys away when its memory is full: each is somebody's debt.
+    async fn look_at_memory(&self) {
+        let patience = self.0.settings.timeout;
+        let info =
+            async |mut connection| cmd("INFO").arg("memory").query_async::<String>(&mut connection).await;
+        let Ok(info) = self.ask(RedisOp::Probe, patience, info).await else { return };
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        if let Some(policy) = policy.map(str::trim).filter(|policy| *policy != "noeviction") {
+            tracing::warn!(policy, "Redis may throw quotas away: set its `maxmemory-policy` to `noeviction`");
         }
     }
 

@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::cell::Fields;
 use super::script::{ENDED, Scripts, call};
@@ -26,6 +27,8 @@ const BATCH: usize = 64;
 /// Nobody waits for an answer, so a slow one is better than sending again.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often is looked whether all is done, by who goes down.
+const GLANCE: Duration = Duration::from_millis(2);
 /// Less than a record lives, so that what was heard only by Redis is not done twice.
 const KEPT: Duration = Duration::from_secs(50);
 
@@ -48,7 +51,11 @@ pub(super) struct Errand {
 
 /// Takes errands.
 #[derive(Clone, Debug)]
-pub(super) struct Afterwards(mpsc::Sender<Errand>);
+pub(super) struct Afterwards {
+    errands: mpsc::Sender<Errand>,
+    /// How many are not done yet.
+    open: Arc<AtomicUsize>,
+}
 
 impl Afterwards {
     /// A queue, and the work on it.
@@ -57,18 +64,40 @@ impl Afterwards {
         scripts: Arc<Scripts>,
         clock: Clock,
     ) -> (Self, impl Future<Output = ()> + Send) {
-        let (sender, inbox) = mpsc::channel(WAITING);
-        (Self(sender), work(link, scripts, clock, inbox))
+        let (errands, inbox) = mpsc::channel(WAITING);
+        let open = Arc::<AtomicUsize>::default();
+        let work = work(link, scripts, clock, inbox, Arc::clone(&open));
+        (Self { errands, open }, work)
     }
 
     pub(super) fn add(&self, errand: Errand) {
-        if self.0.try_send(errand).is_err() {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        if self.errands.try_send(errand).is_err() {
+            self.open.fetch_sub(1, Ordering::Relaxed);
             tracing::debug!("too much waits for Redis: a settlement is dropped");
+        }
+    }
+
+    /// Waits until all is done, for `patience` at most.
+    pub(super) async fn done(&self, patience: Duration) {
+        let done = async {
+            while self.open.load(Ordering::Relaxed) > 0 {
+                sleep(GLANCE).await;
+            }
+        };
+        if timeout(patience, done).await.is_err() {
+            tracing::warn!("some settlements never reached Redis");
         }
     }
 }
 
-async fn work(link: Link, scripts: Arc<Scripts>, clock: Clock, mut inbox: mpsc::Receiver<Errand>) {
+async fn work(
+    link: Link,
+    scripts: Arc<Scripts>,
+    clock: Clock,
+    mut inbox: mpsc::Receiver<Errand>,
+    open: Arc<AtomicUsize>,
+) {
     let mut again = VecDeque::new();
     loop {
         let mut batch: Vec<Errand> = again.drain(..).collect();
@@ -83,6 +112,8 @@ async fn work(link: Link, scripts: Arc<Scripts>, clock: Clock, mut inbox: mpsc::
         for (errand, heard) in join_all(sent).await {
             if matches!(heard, Err(Loss::NotSent | Loss::Unknown)) && now.since(errand.since) < KEPT {
                 again.push_back(errand);
+            } else {
+                open.fetch_sub(1, Ordering::Relaxed);
             }
         }
         if !again.is_empty() {

@@ -39,6 +39,9 @@ use crate::limit::Ladder;
 use crate::limit::denied::Denials;
 use crate::limit::purse::Purses;
 
+/// How long a gateway that goes down waits for Redis.
+const LEAVE: Duration = Duration::from_secs(1);
+
 /// What rules need of Redis, whatever the rules are. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -67,6 +70,12 @@ impl Store {
     #[must_use]
     pub fn dams(&self) -> &Arc<Dams> {
         &self.dams
+    }
+
+    /// Tells Redis what it has not heard yet, as far as it listens, and that this gateway goes.
+    pub async fn leave(&self) {
+        self.afterwards.done(LEAVE).await;
+        self.dams.leave(&self.link).await;
     }
 
     /// The connection.
