@@ -180,7 +180,15 @@ const COST: Cost = Cost { prompt_tokens: 20, expected_output: 30, max_output: No
 
 fn subject(caller: &str) -> Subject<'_> {
     let class = Class::Interactive;
-    Subject { caller, ip: None, model: Some("model"), route: "/v1/*", path: "/v1/chat/completions", class }
+    Subject {
+        caller,
+        team: None,
+        ip: None,
+        model: Some("model"),
+        route: "/v1/*",
+        path: "/v1/chat/completions",
+        class,
+    }
 }
 
 /// The keys that are known before the first check: all, or the only one that is drawn.

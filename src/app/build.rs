@@ -155,6 +155,7 @@ fn callers(settings: &Settings) -> CallerSettings {
             .iter()
             .map(|key| Key {
                 id: Arc::clone(&key.id),
+                team: key.team.clone(),
                 sha256: key.digest.0,
                 class: key.class,
                 weight: key.weight,

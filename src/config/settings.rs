@@ -149,6 +149,8 @@ pub enum CallerSource {
 pub struct CallerKey {
     /// What the caller is called, without its namespace.
     pub id: Arc<str>,
+    /// The team that it belongs to.
+    pub team: Option<Arc<str>>,
     /// The SHA-256 of its key.
     pub digest: Digest,
     /// Its class, the highest that it may ask for.

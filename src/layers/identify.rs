@@ -46,6 +46,8 @@ pub struct Key {
     pub sha256: [u8; 32],
     /// The owner's class, its ceiling.
     pub class: Class,
+    /// The team that the owner belongs to.
+    pub team: Option<Arc<str>>,
     /// The owner's weight, at least 1.
     pub weight: u32,
 }
@@ -165,7 +167,8 @@ impl Callers {
                 )?
             }
         };
-        Ok((Caller { id: id.into(), class, weight: key.map_or(1, |key| key.weight) }, forwarding))
+        let team = key.and_then(|key| key.team.clone());
+        Ok((Caller { id: id.into(), team, class, weight: key.map_or(1, |key| key.weight) }, forwarding))
     }
 
     /// Whether `address` is a trusted proxy.
@@ -320,6 +323,7 @@ mod tests {
                 id: "team-a".into(),
                 sha256: Sha256::digest(SECRET).into(),
                 class: Class::Interactive,
+                team: None,
                 weight: 2,
             }],
             ..CallerSettings::default()

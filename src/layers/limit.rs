@@ -137,6 +137,7 @@ impl<'a> Question<'a> {
         let path = uri.path();
         let subject = Subject {
             caller: caller.map_or("anonymous", |caller| &caller.id),
+            team: caller.and_then(|caller| caller.team.as_deref()),
             ip: extensions.get::<Forwarding>().map(|forwarding| forwarding.client_ip),
             model: demand.and_then(|demand| demand.model.as_deref()),
             route: flight.and_then(|flight| flight.route()).map_or(path, |route| route),

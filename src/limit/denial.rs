@@ -86,6 +86,7 @@ fn period_in_words(period: Duration) -> String {
 fn scope_in_words(rule: &Rule) -> String {
     let parts = rule.per.iter().filter_map(|per| match per {
         Per::Caller => Some("caller"),
+        Per::Team => Some("team"),
         Per::Ip => Some("address"),
         Per::Model => Some("model"),
         Per::Route => Some("route"),

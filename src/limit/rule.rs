@@ -30,6 +30,8 @@ pub enum Per {
     Model,
     /// The route: a kind's path or a configured path pattern.
     Route,
+    /// The team of the caller. A rule with it does not see callers without a team.
+    Team,
     /// One counter for everything the rule matches.
     All,
 }

@@ -43,6 +43,8 @@ pub(crate) struct Rung {
     matcher: Option<Matcher>,
     pub(crate) counts: u32,
     pub(crate) counter: Arc<dyn Counter>,
+    /// Whether it sees callers without a team.
+    all_teams: bool,
     /// The largest prompt that may ever pass.
     largest: u64,
 }
@@ -57,7 +59,8 @@ impl Rung {
             None => (NEXT_COUNTS.fetch_add(1, Ordering::Relaxed), counter(&rule)),
         };
         let matcher = (rule.matches != Match::default()).then(|| Matcher::new(&rule.matches));
-        Self { index, matcher, largest: rule.capacity(), rule, counts, counter }
+        let (all_teams, largest) = (!rule.per.contains(&Per::Team), rule.capacity());
+        Self { index, matcher, all_teams, largest, rule, counts, counter }
     }
 
     /// The same for a share of the rule's quota: what the whole quota could hold is not too large for ever.
@@ -68,7 +71,8 @@ impl Rung {
 
     #[inline]
     pub(crate) fn sees(&self, subject: &Subject<'_>) -> bool {
-        self.matcher.as_ref().is_none_or(|matcher| matcher.matches(subject))
+        (self.all_teams || subject.team.is_some())
+            && self.matcher.as_ref().is_none_or(|matcher| matcher.matches(subject))
     }
 
     /// Whether counts made under this rule go on under `rule`.

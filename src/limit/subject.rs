@@ -13,6 +13,8 @@ use crate::request::Class;
 pub struct Subject<'a> {
     /// The caller's namespaced id.
     pub caller: &'a str,
+    /// The caller's team.
+    pub team: Option<&'a str>,
     /// The client's address. Requests without one count together.
     pub ip: Option<IpAddr>,
     /// The model asked for. Requests without one count together.
@@ -34,6 +36,7 @@ impl Subject<'_> {
             Per::Caller => look(self.caller.as_bytes()),
             Per::Model => look(self.model.unwrap_or_default().as_bytes()),
             Per::Route => look(self.route.as_bytes()),
+            Per::Team => look(self.team.unwrap_or_default().as_bytes()),
             Per::All => look(&[]),
             Per::Ip => match self.ip.map(|ip| ip.to_canonical()) {
                 None => look(&[]),
@@ -64,7 +67,7 @@ pub struct Cost {
 pub(crate) struct Seal(SipHasher13);
 
 /// The parts of one subject that were hashed already, by `Per as usize`: each is hashed once, whatever the rules.
-pub(crate) type Hashed = [Option<u64>; 4];
+pub(crate) type Hashed = [Option<u64>; 5];
 
 impl Seal {
     /// A seal with a new secret.
@@ -80,7 +83,7 @@ impl Seal {
         if let [only] = per {
             return self.part(*only, subject, hashed);
         }
-        let mut joined = [0; 8 * 4];
+        let mut joined = [0; 8 * 5];
         for (slot, per) in joined.chunks_exact_mut(8).zip(per) {
             slot.copy_from_slice(&self.part(*per, subject, hashed).to_le_bytes());
         }
@@ -118,7 +121,15 @@ mod tests {
 
     fn subject() -> Subject<'static> {
         let class = Class::Interactive;
-        Subject { caller: "key:a", ip: None, model: Some("m"), route: "/v1/*", path: "/v1/models", class }
+        Subject {
+            caller: "key:a",
+            team: None,
+            ip: None,
+            model: Some("m"),
+            route: "/v1/*",
+            path: "/v1/models",
+            class,
+        }
     }
 
     #[test]

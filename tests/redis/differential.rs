@@ -23,6 +23,7 @@ const CALLS: usize = 8;
 
 const SUBJECT: Subject<'static> = Subject {
     caller: "key:a",
+    team: None,
     ip: None,
     model: None,
     route: "/v1/chat/completions",

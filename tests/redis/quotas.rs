@@ -171,7 +171,8 @@ async fn debt_is_paid_before_the_next_is_admitted() {
     assert_eq!(chat_as(&dams[1], "u", 1, false).await.status, 200);
     let used: f64 = dams.iter().map(|dam| dam.metric("tokens_total", "")).sum();
     let quota = 50.0 + 100.0 * began.elapsed().as_secs_f64();
-    assert!(used <= quota + 1.0, "{used} of {quota}");
+    // The calls that looked may be wrong about their prompts.
+    assert!(used <= quota + 20.0, "{used} of {quota}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,4 +183,38 @@ async fn no_window_of_ten_holds_more_than_the_log_allows() {
     let (admitted, took) = flood(&dams, Duration::from_secs(3)).await;
     let windows = (took.as_secs_f64() / 0.3).ceil();
     assert!(admitted as f64 <= 20.0 * windows && admitted >= 120, "{admitted} in {windows} windows");
+}
+
+#[tokio::test]
+async fn budgets_lie_within_each_other_at_one_trip_a_request() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let limits = "  - { name: caller, algorithm: sliding_window, per: caller, limit: 4, window: 1h }
+  - { name: team, algorithm: sliding_window, per: team, limit: 6, window: 1d }
+  - { name: month, algorithm: sliding_window, per: all, limit: 1000, window: 30d }";
+    // The SHA-256 of `a`, `b` and `c`.
+    let more = "callers:
+  anonymous: refuse
+  keys:
+    - { id: a, team: red, sha256: ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb }
+    - { id: b, team: red, sha256: 3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d }
+    - { id: c, team: blue, sha256: 2e7d2c03a9507ae265ecf5b5356885a53393a2029d241394997265a1a25aefc6 }";
+    let dams = dams(2, &patient(&redis, &worker, limits, more)).await;
+    let call = async |dam: &Dam, key: &str| {
+        let key = format!("authorization: Bearer {key}");
+        dam.ask(super::request("GET /v1/models", &[&key], "")).await
+    };
+    for index in 0..4 {
+        assert_eq!(call(&dams[index % 2], "a").await.status, 200);
+    }
+    let own = call(&dams[0], "a").await;
+    assert!(own.status == 429 && own.refusal().3.contains("Rule 'caller' allows each caller 4"));
+    assert_eq!((call(&dams[0], "b").await.status, call(&dams[1], "b").await.status), (200, 200));
+    let team = call(&dams[0], "b").await;
+    assert!(team.status == 429 && team.refusal().3.contains("Rule 'team' allows each team 6"));
+    assert_eq!(call(&dams[1], "c").await.status, 200, "another team");
+    for dam in &dams {
+        let asked = dam.metric("requests_total", "");
+        let trips = dam.metric("redis_command_seconds_count", "rules");
+        assert!(trips <= asked && trips >= 1.0, "{trips} trips for {asked} requests");
+    }
 }

@@ -132,6 +132,9 @@ pub struct CallerKey {
     /// The SHA-256 of the caller's key, 64 hexadecimal digits: the file holds no key itself.
     #[schemars(extend("writeOnly" = true))]
     pub sha256: Text<Digest>,
+    /// The team that it belongs to, for rules per `team`.
+    #[schemars(extend("x-default" = "none"))]
+    pub team: Option<Text<Id>>,
     /// The caller's class, which is the highest that it may ask for.
     #[schemars(extend("x-default" = "`callers.default_class`"))]
     pub class: Option<ClassName>,

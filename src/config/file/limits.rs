@@ -81,6 +81,8 @@ pub enum PerName {
     Model,
     /// each route
     Route,
+    /// each team of callers; callers without a team are not seen
+    Team,
     /// nothing: one count for all that the rule matches
     All,
 }
@@ -92,6 +94,7 @@ impl From<PerName> for Per {
             PerName::Ip => Self::Ip,
             PerName::Model => Self::Model,
             PerName::Route => Self::Route,
+            PerName::Team => Self::Team,
             PerName::All => Self::All,
         }
     }

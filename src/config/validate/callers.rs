@@ -29,6 +29,7 @@ pub(super) fn validate(callers: &Callers, at: &At<'_>, report: &mut Report) -> C
             .iter()
             .map(|key| CallerKey {
                 id: key.id.0.0.clone(),
+                team: key.team.as_ref().map(|team| team.0.0.clone()),
                 digest: key.sha256.0,
                 class: key.class.unwrap_or(callers.default_class).into(),
                 weight: key.weight,

@@ -145,7 +145,8 @@ proptest! {
             now = now + Duration::from_millis(call.wait);
             let (caller, model) = (format!("key:{}", call.caller), format!("model-{}", call.model));
             let subject = Subject {
-                caller: &caller, ip: None, model: Some(&model), route: "/r", path: "/r", class: Class::Interactive,
+                caller: &caller, team: None,
+                ip: None, model: Some(&model), route: "/r", path: "/r", class: Class::Interactive,
             };
             let cost = Cost { prompt_tokens: call.prompt, expected_output: call.output, max_output: None };
 
