@@ -73,6 +73,7 @@ fn admission(criterion: &mut Criterion) {
         keys: vec![Key {
             id: "team-a".into(),
             sha256: Sha256::digest("sk-one").into(),
+            team: None,
             class: Class::Interactive,
             weight: 1,
         }],

@@ -7,11 +7,15 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+#[path = "redis/callers.rs"]
+mod callers;
 #[path = "dam/client.rs"]
 #[expect(dead_code, reason = "shared with the tests of one gateway")]
 mod client;
 #[path = "redis/differential.rs"]
 mod differential;
+#[path = "redis/explain.rs"]
+mod explain;
 #[path = "redis/kinds.rs"]
 mod kinds;
 #[path = "redis/loss.rs"]

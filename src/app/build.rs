@@ -22,6 +22,7 @@ use crate::layers::paths::{Paths, RouteSettings};
 use crate::metrics::Metrics;
 use crate::openai::demand::{Pointer, Shape};
 use crate::openai::estimate::Estimator;
+use crate::redis::callers::StoredCallers;
 use crate::refusal::Unit;
 use crate::request::RouteTimeouts;
 use crate::server::Bounds;
@@ -38,6 +39,7 @@ pub(super) struct State {
     pub(super) estimates: Arc<Estimator>,
     pub(super) fleet: Arc<ArcSwap<Fleet>>,
     pub(super) upstream: Upstream,
+    pub(super) stored_callers: Option<Arc<StoredCallers>>,
 }
 
 /// The fleet of the configured workers.
@@ -99,7 +101,7 @@ pub(super) fn admin(settings: &Settings) -> AdminSettings {
 
 /// The stack of these settings around the surviving state.
 pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> Result<Stack, StartError> {
-    let State { clock, metrics, door, buffers, estimates, fleet, upstream } = state;
+    let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers } = state;
     let parts = Parts {
         observatory: Arc::new(Observatory {
             metrics: Arc::clone(metrics),
@@ -109,7 +111,7 @@ pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> 
         }),
         cors: cors(settings),
         door: Arc::clone(door),
-        callers: Arc::new(Callers::new(callers(settings))),
+        callers: Arc::new(Callers::new(callers(settings)).with_stored(stored_callers.clone())),
         intake: Arc::new(Intake {
             paths: paths(settings)?,
             limits: Limits { bytes: settings.bounds.body, time: settings.bounds.body_read },

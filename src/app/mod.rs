@@ -5,6 +5,7 @@
 
 mod build;
 mod entrance;
+mod explain;
 mod report;
 mod run;
 mod together;
@@ -75,6 +76,7 @@ impl App {
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
         let upstream = Upstream::new(Arc::clone(&fleet), Arc::clone(&upstream_settings), clock.clone());
+        let together = Together::new(&settings, &clock, &metrics)?;
         let state = build::State {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
@@ -83,9 +85,9 @@ impl App {
             estimates: Arc::default(),
             fleet: Arc::clone(&fleet),
             upstream: upstream.clone(),
+            stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
-        let together = Together::new(&settings, &clock, &metrics)?;
         let counting = counting(together.as_ref(), &ladder, None);
         let stack = build::stack(&settings, &counting, &state)?;
         Ok(Self(Arc::new(Inner {

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::App;
 use crate::fleet::Worker;
 use crate::metrics::{Light, Reading, WorkerReading};
+use crate::redis::callers::StoredCallers;
 use crate::request::Class;
-use crate::server::admin::AdminSource;
+use crate::server::admin::{AdminSource, Explanation};
 use crate::shed::{GateSnapshot, WorkerSnapshot};
 
 /// The light of a worker, from what the gate knows of it.
@@ -142,6 +143,9 @@ impl AdminSource for App {
         if !self.0.drain.is_ready() {
             return Err("the gateway is going down".to_owned());
         }
+        if AdminSource::callers(self).is_some_and(|callers| !callers.is_read()) {
+            return Err("the callers in Redis were not read yet".to_owned());
+        }
         if self.0.fleet.load().workers().iter().any(|worker| worker.eligible) {
             Ok(())
         } else {
@@ -155,5 +159,14 @@ impl AdminSource for App {
 
     fn set_maintenance(&self, on: bool) {
         self.0.door.set_maintenance(on);
+    }
+
+    fn explain(&self, query: String) -> Explanation {
+        let app = self.clone();
+        Box::pin(async move { app.explained(query).await })
+    }
+
+    fn callers(&self) -> Option<Arc<StoredCallers>> {
+        self.0.together.as_ref()?.callers.clone()
     }
 }

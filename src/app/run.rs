@@ -248,6 +248,7 @@ impl App {
             estimates: Arc::clone(&inner.estimates),
             fleet: Arc::clone(&inner.fleet),
             upstream: inner.upstream.clone(),
+            stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::config::Settings;
 use crate::layers::limit::Counting;
 use crate::limit::Ladder;
 use crate::metrics::Metrics;
+use crate::redis::callers::StoredCallers;
 use crate::redis::dams::Dams;
 use crate::redis::link::Link;
 use crate::redis::rules::{SharedRules, Store};
@@ -21,6 +22,9 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// The connection to Redis, and what goes on beside requests.
 pub(super) struct Together {
     pub(super) store: Store,
+    pub(super) callers: Option<Arc<StoredCallers>>,
+    /// Whether rules are counted in Redis.
+    rules: bool,
     /// Taken by who runs it.
     work: Mutex<Option<Work>>,
 }
@@ -39,13 +43,13 @@ impl Together {
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Self>, StartError> {
         let shared = &settings.shared;
-        if !shared.rules {
-            if settings.dams > 1 && !settings.rules.is_empty() {
-                tracing::warn!(
-                    dams = settings.dams,
-                    "`state: memory` counts in each gateway by itself: together they admit so many times each quota"
-                );
-            }
+        if !shared.rules && settings.dams > 1 && !settings.rules.is_empty() {
+            tracing::warn!(
+                dams = settings.dams,
+                "`state: memory` counts in each gateway by itself: together they admit so many times each quota"
+            );
+        }
+        if !shared.rules && !shared.callers {
             return Ok(None);
         }
         let mut redis = shared.redis.clone();
@@ -55,8 +59,9 @@ impl Together {
             redis.authorities = Some(pem.into());
         }
         let link = Link::new(redis, clock.clone(), Arc::clone(metrics));
+        let callers = shared.callers.then(|| Arc::new(StoredCallers::new(link.clone())));
         let (store, work) = Store::new(link, Dams::new(settings.dams), clock.clone());
-        Ok(Some(Self { store, work: Mutex::new(Some(Box::pin(work))) }))
+        Ok(Some(Self { store, callers, rules: shared.rules, work: Mutex::new(Some(Box::pin(work))) }))
     }
 
     /// Keeps connected and does what requests left to be done, as long as it is polled.
@@ -64,11 +69,19 @@ impl Together {
         let Some(work) = self.work.lock().take() else { return };
         let link = self.store.link().clone();
         let dams = Arc::clone(self.store.dams());
-        tokio::join!(work, link.keep(dams));
+        let follow = async {
+            if let Some(callers) = &self.callers {
+                callers.follow().await;
+            }
+        };
+        tokio::join!(work, link.keep(dams), follow);
     }
 
     /// Where rules are counted.
     pub(super) fn counting(&self, ladder: &Arc<Ladder>, before: Option<&Counting>) -> Counting {
+        if !self.rules {
+            return Counting::Memory(Arc::clone(ladder));
+        }
         let before = match before {
             Some(Counting::Shared(before)) => Some(&**before),
             Some(Counting::Memory(_)) | None => None,

@@ -95,6 +95,8 @@ pub struct SharedState {
     pub ca: Option<PathBuf>,
     /// Whether rules are counted there.
     pub rules: bool,
+    /// Whether callers are kept there.
+    pub callers: bool,
 }
 
 /// The administration port.

@@ -58,7 +58,8 @@ impl Denial {
 }
 
 /// "10 requests per second, burst 20".
-fn quota_in_words(rule: &Rule) -> String {
+#[must_use]
+pub fn quota_in_words(rule: &Rule) -> String {
     let limit = rule.quota.limit;
     let unit = rule.unit.as_str();
     let unit = if limit == 1 { unit.trim_end_matches('s') } else { unit };

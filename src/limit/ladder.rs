@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use super::charge::{Admission, Charge, Decision, Decisions, Hold, Part};
 use super::denial::Denial;
 use super::keyed::Place;
-use super::meter::{Mark, Shortage};
+use super::meter::{Level, Mark, Shortage};
 use super::rule::{OnLoss, Per, Rule};
 use super::rung::Rung;
 use super::subject::{Cost, Hashed, Seal, Subject};
@@ -42,6 +42,28 @@ pub struct Claim<'a> {
     pub rule: &'a Arc<Rule>,
     /// How many units; `None` when it is more than the rule ever admits at once.
     pub amount: Option<u64>,
+}
+
+/// How a rule stands to a request.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// The rule's index in [`Ladder::rules`].
+    pub index: usize,
+    /// The rule.
+    pub rule: Arc<Rule>,
+    /// Nothing when the rule does not see the request.
+    pub seen: Option<Seen>,
+}
+
+/// How a rule stands to a request that it sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// How many units it would charge; nothing when they are more than it ever admits at once.
+    pub amount: Option<u64>,
+    /// What the request's key has left.
+    pub level: Level,
+    /// What the request is short of.
+    pub shortage: Option<Shortage>,
 }
 
 /// One request on its way up.
@@ -187,6 +209,28 @@ impl Ladder {
     pub fn claims<'a>(&'a self, subject: &'a Subject<'a>, cost: &'a Cost) -> impl Iterator<Item = Claim<'a>> {
         let seen = self.rungs.iter().filter(|rung| rung.sees(subject));
         seen.map(|rung| Claim { index: rung.index, rule: &rung.rule, amount: rung.amount(cost).ok() })
+    }
+
+    /// How every rule stands to a request, in the configured order; nothing is charged.
+    #[must_use]
+    pub fn explain(&self, subject: &Subject<'_>, cost: &Cost, now: Nanos) -> Vec<Explained> {
+        let mut climber = Climber { seal: &self.seal, subject, cost, now, hashed: Hashed::default() };
+        let mut rules: Vec<_> = self
+            .rungs
+            .iter()
+            .map(|rung| {
+                let (rule, index) = (Arc::clone(&rung.rule), rung.index);
+                if !rung.sees(subject) {
+                    return Explained { index, rule, seen: None };
+                }
+                let place = Place::Own(climber.key(rung));
+                let level = rung.counter.level(Some(place), now);
+                let (amount, shortage) = (rung.amount(cost).ok(), climber.shortage(rung));
+                Explained { index, rule, seen: Some(Seen { amount, level, shortage }) }
+            })
+            .collect();
+        rules.sort_by_key(|explained| explained.index);
+        rules
     }
 
     #[cold]

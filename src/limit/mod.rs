@@ -32,5 +32,5 @@ mod properties;
 
 pub use charge::{Admission, Charge, Decision, Decisions};
 pub use denial::Denial;
-pub use ladder::{Claim, Ladder};
+pub use ladder::{Claim, Explained, Ladder, Seen};
 pub use subject::{Cost, Subject};

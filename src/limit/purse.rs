@@ -117,6 +117,11 @@ impl Purses {
         });
     }
 
+    /// How much a purse holds.
+    pub fn held(&self, key: u64) -> u64 {
+        self.shard(key).lock().get(&key).map_or(0, |purse| purse.have)
+    }
+
     /// The mark of a purse's last lease.
     pub fn mark(&self, key: u64) -> u64 {
         self.shard(key).lock().get(&key).map_or(0, |purse| purse.mark)

@@ -17,10 +17,12 @@ pub enum RedisOp {
     Settle,
     /// The probe, and which gateways live.
     Probe,
+    /// Callers that are kept there.
+    Callers,
 }
 
 impl RedisOp {
-    const ALL: [Self; 4] = [Self::Rules, Self::Lease, Self::Settle, Self::Probe];
+    const ALL: [Self; 5] = [Self::Rules, Self::Lease, Self::Settle, Self::Probe, Self::Callers];
 
     /// The value of the metric label `op`.
     #[must_use]
@@ -30,6 +32,7 @@ impl RedisOp {
             Self::Lease => "lease",
             Self::Settle => "settle",
             Self::Probe => "probe",
+            Self::Callers => "callers",
         }
     }
 }

@@ -6,6 +6,7 @@
 //! **Failure mode.** Redis may be away, slow, or come back empty. Who asks is told so at once ([`link::Loss`]) and decides
 //! by itself.
 
+pub mod callers;
 pub mod dams;
 pub mod link;
 pub mod rules;

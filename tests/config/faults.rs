@@ -180,7 +180,13 @@ fn rules() {
     only(&per("[all, caller]"), 2, 21, "limits[0].per", "it stands alone");
     only(&per("[ip, ip]"), 2, 26, "limits[0].per[1]", "is in the list already");
     only(&per("[]"), 2, 21, "limits[0].per", "must not be empty");
-    only(&per("user"), 2, 21, "limits[0].per", "`route`, `team` or `all`, or a list of these; found \"user\"");
+    only(
+        &per("user"),
+        2,
+        21,
+        "limits[0].per",
+        "`route`, `team` or `all`, or a list of these; found \"user\"",
+    );
 }
 
 #[test]

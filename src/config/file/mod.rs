@@ -12,7 +12,7 @@ mod redis;
 mod traffic;
 mod workers;
 
-pub use callers::{Anonymous, CallerKey, Callers, ClassName, HeaderSource, Plainly, Source};
+pub use callers::{Anonymous, CallerKey, Callers, ClassName, HeaderSource, Plainly, Source, Stored};
 pub use concurrency::{Concurrency, ConcurrencyLimit, Found, Law, Queue, Reserve};
 pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation, UnitName};
 pub use process::{Admin, Drain, Log, Tls};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Files;
-use crate::config::file::{File, State};
+use crate::config::file::{File, State, Stored};
 use crate::config::place::{At, Report};
 use crate::config::settings::SharedState;
 use crate::redis::settings::{RedisSettings, Topology};
@@ -41,5 +41,6 @@ pub(super) fn validate(file: &File, root: &At<'_>, files: Files<'_>, report: &mu
         },
         ca: redis.ca.as_ref().map(|ca| files.readable(&ca.0, &at.key("ca"), report)),
         rules: file.state == State::Redis,
+        callers: file.callers.stored == Stored::Redis,
     }
 }

@@ -14,6 +14,7 @@
 mod afterwards;
 pub mod cell;
 mod decide;
+mod explain;
 mod holding;
 mod plan;
 pub mod script;

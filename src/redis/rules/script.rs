@@ -37,6 +37,9 @@ pub const SETTLE: &str = source!("lua/settle.lua");
 /// Takes a charge back that was not heard of.
 pub const UNDO: &str = source!("lua/undo.lua");
 
+/// Says how cells stand.
+pub const LOOK: &str = source!("lua/look.lua");
+
 /// The scripts with their hashes.
 #[derive(Debug)]
 pub struct Scripts {
@@ -48,6 +51,8 @@ pub struct Scripts {
     pub settle: Script,
     /// [`UNDO`].
     pub undo: Script,
+    /// [`LOOK`].
+    pub look: Script,
 }
 
 impl Default for Scripts {
@@ -61,7 +66,13 @@ impl Scripts {
     #[must_use]
     pub fn from_sources(change: impl Fn(&str) -> String) -> Self {
         let script = |source| Script::new(&change(source));
-        Self { charge: script(CHARGE), lease: script(LEASE), settle: script(SETTLE), undo: script(UNDO) }
+        Self {
+            charge: script(CHARGE),
+            lease: script(LEASE),
+            settle: script(SETTLE),
+            undo: script(UNDO),
+            look: script(LOOK),
+        }
     }
 }
 

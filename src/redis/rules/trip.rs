@@ -54,7 +54,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-fn numbers<const N: usize>(from: &[i64]) -> [u64; N] {
+pub(super) fn numbers<const N: usize>(from: &[i64]) -> [u64; N] {
     std::array::from_fn(|index| from.get(index).map_or(0, |number| u64::try_from(*number).unwrap_or(0)))
 }
 
