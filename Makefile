@@ -42,6 +42,7 @@ k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6
 
 bench: ## all benchmarks of the crate
+	scripts/need redis
 	cargo bench --locked
 
 bench-proxy: ## the gateway beside nginx and HAProxy, as a table; some 5 minutes
