@@ -24,6 +24,7 @@ use crate::request::{Caller, Demand, Ending, Flight, Forwarding};
 pub struct RuleMetrics {
     metrics: Arc<Metrics>,
     rules: Vec<Arc<metrics::Rule>>,
+    names: Vec<Arc<str>>,
 }
 
 impl RuleMetrics {
@@ -31,16 +32,22 @@ impl RuleMetrics {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, ladder: &Ladder) -> Self {
         let rules = ladder.rules().iter().map(|rule| metrics.rule(&rule.name)).collect();
-        Self { metrics, rules }
+        let names = ladder.rules().iter().map(|rule| Arc::clone(&rule.name)).collect();
+        Self { metrics, rules, names }
     }
 
-    fn count(&self, decisions: &[(usize, Decision)]) {
-        for (rule, decision) in decisions {
-            let Some(rule) = self.rules.get(*rule) else { continue };
+    /// Counts what was decided for `caller`. Whom a rule that observes would have refused stands in the log as well: that
+    /// is what it is for, and a caller's name is no label.
+    fn count(&self, decisions: &[(usize, Decision)], caller: &str) {
+        for (index, decision) in decisions {
+            let (Some(rule), Some(name)) = (self.rules.get(*index), self.names.get(*index)) else { continue };
             match decision {
                 Decision::Allowed => rule.allowed(),
                 Decision::Refused => rule.refused(),
-                Decision::WouldRefuse => rule.would_refuse(),
+                Decision::WouldRefuse => {
+                    rule.would_refuse();
+                    tracing::info!(rule = &**name, caller, "would have been refused");
+                }
             }
         }
         if decisions.is_empty() {
@@ -97,9 +104,9 @@ impl LimitLayer {
         self
     }
 
-    fn count(&self, decisions: &[(usize, Decision)]) {
+    fn count(&self, decisions: &[(usize, Decision)], caller: &str) {
         if let Some(metrics) = &self.metrics {
-            metrics.count(decisions);
+            metrics.count(decisions, caller);
         }
     }
 }
@@ -163,10 +170,11 @@ impl LimitLayer {
     /// Charges rules in memory for a request, or says why not.
     fn admit(&self, ladder: &Arc<Ladder>, question: Question<'_>) -> Result<Held, Refusal> {
         let verdict = ladder.admit(&question.subject, &question.cost, self.clock.now());
-        self.count(match &verdict {
+        let decisions = match &verdict {
             Ok(admission) => &admission.decisions,
             Err(denial) => &denial.decisions,
-        });
+        };
+        self.count(decisions, question.subject.caller);
         let charge = verdict.map_err(Denial::into_refusal)?.charge;
         Ok(question.held(Taken::Memory(Arc::clone(ladder), charge), &self.clock))
     }
@@ -174,10 +182,11 @@ impl LimitLayer {
     /// The same for rules in Redis.
     async fn admit_shared(&self, rules: &Arc<SharedRules>, question: Question<'_>) -> Result<Held, Refusal> {
         let verdict = rules.admit(&question.subject, &question.cost).await;
-        self.count(match &verdict {
+        let decisions = match &verdict {
             Ok(admitted) => &admitted.decisions,
             Err(refused) => &refused.decisions,
-        });
+        };
+        self.count(decisions, question.subject.caller);
         let holding = verdict.map_err(|refused| refused.refusal)?.holding;
         Ok(question.held(Taken::Shared(Box::new(holding)), &self.clock))
     }
