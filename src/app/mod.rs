@@ -11,6 +11,7 @@ mod fleet;
 mod report;
 mod run;
 mod together;
+mod tokens;
 
 pub use entrance::Entrance;
 pub use run::{Certificates, Listeners, StartError};
@@ -20,8 +21,10 @@ use std::sync::Arc;
 use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use self::together::Together;
+use self::tokens::KeySource;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
@@ -56,6 +59,8 @@ struct Inner {
     admin: Arc<ArcSwap<AdminSettings>>,
     /// Present when something is shared; that does not change while it runs.
     together: Option<Together>,
+    /// Where the keys of tokens come from now.
+    key_source: watch::Sender<Option<Arc<KeySource>>>,
     live: ArcSwap<Live>,
     /// One reload at a time: two would each build on what the other replaces.
     reloading: Mutex<()>,
@@ -94,7 +99,9 @@ impl App {
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
         let counting = counting(together.as_ref(), &ladder, None);
-        let stack = build::stack(&settings, &counting, &state)?;
+        let key_source = KeySource::of(&settings, None)?;
+        let stack =
+            build::stack(&settings, &counting, tokens::tokens(&settings, key_source.as_ref()), &state)?;
         Ok(Self(Arc::new(Inner {
             clock,
             metrics,
@@ -109,6 +116,7 @@ impl App {
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
             together,
+            key_source: watch::Sender::new(key_source),
             live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),
             reloading: Mutex::new(()),
         })))
