@@ -7,24 +7,11 @@ use serde_json::{Value, json};
 use super::App;
 use crate::layers::limit::Counting;
 use crate::limit::denial::quota_in_words;
-use crate::limit::meter::Shortage;
-use crate::limit::rule::{Mode, Per};
 use crate::limit::{Cost, Explained, Seen, Subject};
 use crate::request::Class;
 
 /// What is asked about when the question does not say.
 const PATH: &str = "/v1/chat/completions";
-
-const fn per_name(per: Per) -> &'static str {
-    match per {
-        Per::Caller => "caller",
-        Per::Ip => "ip",
-        Per::Model => "model",
-        Per::Route => "route",
-        Per::Team => "team",
-        Per::All => "all",
-    }
-}
 
 /// The query of a question, its fields known and readable.
 #[derive(Debug, Default)]
@@ -76,35 +63,29 @@ impl Question {
     }
 }
 
-fn shown(explained: &Explained) -> Value {
+fn shown(explained: &Explained, subject: &Subject<'_>) -> Value {
     let rule = &*explained.rule;
-    let per: Vec<_> = rule.per.iter().map(|per| per_name(*per)).collect();
+    let per: Vec<_> = rule.per.iter().map(|per| per.as_str()).collect();
     let mut shown = json!({
         "rule": rule.name,
         "per": per,
+        "key": explained.key(subject),
         "unit": rule.unit.as_str(),
         "quota": quota_in_words(rule),
         "decision": "not_matched",
     });
-    let (Some(Seen { amount, level, shortage }), Some(fields)) = (&explained.seen, shown.as_object_mut())
-    else {
-        return shown;
-    };
-    let decision = match (shortage, rule.mode) {
-        (None, _) => "allowed",
-        (Some(_), Mode::Enforce) => "refused",
-        (Some(_), Mode::Observe) => "would_refuse",
-    };
-    let wait = match shortage {
-        Some(Shortage::Wait(wait)) => json!(wait.as_nanos().div_ceil(1_000_000)),
-        Some(Shortage::Never) | None => Value::Null,
-    };
-    fields.insert("decision".to_owned(), decision.into());
-    fields.insert("amount".to_owned(), json!(amount));
-    fields.insert("limit".to_owned(), json!(rule.capacity()));
-    fields.insert("remaining".to_owned(), json!(level.remaining));
-    fields.insert("reset_ms".to_owned(), json!(level.reset.as_nanos().div_ceil(1_000_000)));
-    fields.insert("wait_ms".to_owned(), wait);
+    let (Some(seen), Some(fields)) = (&explained.seen, shown.as_object_mut()) else { return shown };
+    let Seen { amount, level, .. } = seen;
+    for (name, value) in [
+        ("decision", json!(seen.decision(rule.mode).as_str())),
+        ("amount", json!(amount)),
+        ("limit", json!(rule.capacity())),
+        ("remaining", json!(level.remaining)),
+        ("reset_ms", json!(seen.reset_ms())),
+        ("wait_ms", json!(seen.wait_ms())),
+    ] {
+        fields.insert(name.to_owned(), value);
+    }
     shown
 }
 
@@ -129,10 +110,10 @@ impl App {
             }
             Counting::Shared(rules) => match rules.explain(&subject, &question.cost).await {
                 Ok(explained) => ("redis", explained),
-                Err(_) => ("alone", rules.explain_alone(&subject, &question.cost)),
+                Err(alone) => ("alone", alone),
             },
         };
-        let rules: Vec<_> = rules.iter().map(shown).collect();
+        let rules: Vec<_> = rules.iter().map(|rule| shown(rule, &subject)).collect();
         Ok(json!({ "caller": subject.caller, "path": path, "counted": counted, "rules": rules }))
     }
 }

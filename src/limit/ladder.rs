@@ -16,8 +16,9 @@ use smallvec::SmallVec;
 
 use super::charge::{Admission, Charge, Decision, Decisions, Hold, Part};
 use super::denial::Denial;
+use super::explained::{Explained, Seen};
 use super::keyed::Place;
-use super::meter::{Level, Mark, Shortage};
+use super::meter::{Mark, Shortage};
 use super::rule::{OnLoss, Per, Rule};
 use super::rung::Rung;
 use super::subject::{Cost, Hashed, Seal, Subject};
@@ -42,28 +43,6 @@ pub struct Claim<'a> {
     pub rule: &'a Arc<Rule>,
     /// How many units; `None` when it is more than the rule ever admits at once.
     pub amount: Option<u64>,
-}
-
-/// How a rule stands to a request.
-#[derive(Clone, Debug)]
-pub struct Explained {
-    /// The rule's index in [`Ladder::rules`].
-    pub index: usize,
-    /// The rule.
-    pub rule: Arc<Rule>,
-    /// Nothing when the rule does not see the request.
-    pub seen: Option<Seen>,
-}
-
-/// How a rule stands to a request that it sees.
-#[derive(Clone, Copy, Debug)]
-pub struct Seen {
-    /// How many units it would charge; nothing when they are more than it ever admits at once.
-    pub amount: Option<u64>,
-    /// What the request's key has left.
-    pub level: Level,
-    /// What the request is short of.
-    pub shortage: Option<Shortage>,
 }
 
 /// One request on its way up.

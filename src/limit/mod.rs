@@ -14,6 +14,7 @@ pub mod charge;
 mod counter;
 pub mod denial;
 pub mod denied;
+mod explained;
 pub mod keyed;
 pub mod ladder;
 mod matcher;
@@ -32,5 +33,6 @@ mod properties;
 
 pub use charge::{Admission, Charge, Decision, Decisions};
 pub use denial::Denial;
-pub use ladder::{Claim, Explained, Ladder, Seen};
+pub use explained::{Explained, Seen};
+pub use ladder::{Claim, Ladder};
 pub use subject::{Cost, Subject};

@@ -36,6 +36,21 @@ pub enum Per {
     All,
 }
 
+impl Per {
+    /// The name in configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Ip => "ip",
+            Self::Model => "model",
+            Self::Route => "route",
+            Self::Team => "team",
+            Self::All => "all",
+        }
+    }
+}
+
 /// How much fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {

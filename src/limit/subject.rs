@@ -1,5 +1,6 @@
 //! What a rule looks at: who and what a request is about, what it costs, and under which key it counts.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
@@ -28,6 +29,19 @@ pub struct Subject<'a> {
 }
 
 impl Subject<'_> {
+    /// What a rule per `per` knows it by, for people; nothing where it has none.
+    #[must_use]
+    pub fn part(&self, per: Per) -> Option<Cow<'_, str>> {
+        match per {
+            Per::Caller => Some(self.caller.into()),
+            Per::Model => self.model.map(Into::into),
+            Per::Route => Some(self.route.into()),
+            Per::Team => self.team.map(Into::into),
+            Per::Ip => self.ip.map(|ip| ip.to_string().into()),
+            Per::All => None,
+        }
+    }
+
     /// What tells this subject from others under a rule that counts per `per`, in bytes that are the same in every
     /// process.
     #[inline]

@@ -3,10 +3,12 @@
 //! Layers hand these on in the request's extensions: [`Caller`] from `identify`, [`Demand`] from `demand`, and the
 //! [`Flight`] that `observe` opens and every later stage writes its own part of.
 
+mod explaining;
 mod flight;
 mod forwarding;
 mod payload;
 
+pub use explaining::Explaining;
 pub use flight::{Ending, Flight};
 pub use forwarding::{DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
 pub use payload::{Payload, PayloadError};

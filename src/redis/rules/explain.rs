@@ -15,8 +15,17 @@ impl SharedRules {
     /// How every rule stands to a request, in the configured order. What this gateway has leased counts as left.
     ///
     /// # Errors
-    /// When Redis cannot be asked.
+    /// How they stand here alone when Redis cannot be asked; rules that are open or closed then are not seen.
     pub async fn explain(
+        self: &Arc<Self>,
+        subject: &Subject<'_>,
+        cost: &Cost,
+    ) -> Result<Vec<Explained>, Vec<Explained>> {
+        let together = self.explain_together(subject, cost).await;
+        together.map_err(|_| self.share().explain(subject, cost, self.clock().now()))
+    }
+
+    async fn explain_together(
         self: &Arc<Self>,
         subject: &Subject<'_>,
         cost: &Cost,
@@ -41,12 +50,6 @@ impl SharedRules {
         }
         let rules = self.ladder.rules().iter().zip(seen).enumerate();
         Ok(rules.map(|(index, (rule, seen))| Explained { index, rule: Arc::clone(rule), seen }).collect())
-    }
-
-    /// The same while Redis cannot be asked: this gateway's share. Rules that are open or closed then are not seen.
-    #[must_use]
-    pub fn explain_alone(&self, subject: &Subject<'_>, cost: &Cost) -> Vec<Explained> {
-        self.share().explain(subject, cost, self.clock().now())
     }
 
     async fn look(&self, asks: &[Ask]) -> Result<Vec<Seen>, Loss> {
