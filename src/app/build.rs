@@ -183,6 +183,7 @@ fn callers(settings: &Settings) -> CallerSettings {
                 sha256: key.digest.0,
                 class: key.class,
                 weight: key.weight,
+                limits: key.limits.clone(),
             })
             .collect(),
     }

@@ -1,14 +1,16 @@
 //! How the rules stand to a request that somebody asks about.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::App;
+use crate::config::Settings;
 use crate::layers::limit::Counting;
 use crate::limit::denial::quota_in_words;
 use crate::limit::{Cost, Explained, Seen, Subject};
-use crate::request::Class;
+use crate::request::{Class, OwnLimits};
 
 /// What is asked about when the question does not say.
 const PATH: &str = "/v1/chat/completions";
@@ -90,12 +92,23 @@ fn shown(explained: &Explained, subject: &Subject<'_>) -> Value {
 }
 
 impl App {
+    /// The own limits of the caller with that key.
+    fn own_limits(&self, settings: &Settings, caller: &str) -> Option<Arc<OwnLimits>> {
+        let id = caller.strip_prefix("key:")?;
+        if let Some(key) = settings.callers.keys.iter().find(|key| *key.id == *id) {
+            return key.limits.clone();
+        }
+        self.0.together.as_ref()?.callers.as_ref()?.known(id)?.limits.clone()
+    }
+
     /// Says how every rule stands to the request that `query` describes.
     pub(super) async fn explained(&self, query: String) -> Result<Value, String> {
         let question = Question::read(&query)?;
         let live = self.0.live.load_full();
         let path = question.path.as_deref().unwrap_or(PATH);
+        let own = question.caller.as_deref().and_then(|caller| self.own_limits(&live.settings, caller));
         let subject = Subject {
+            own: own.as_ref(),
             caller: question.caller.as_deref().unwrap_or("anonymous"),
             team: question.team.as_deref(),
             ip: question.ip,

@@ -37,7 +37,7 @@ impl RuleMetrics {
     }
 
     /// Counts what was decided for `caller`. Whom a rule that observes would have refused stands in the log as well: that
-    /// is what it is for, and a caller's name is no label.
+    /// is what it is for, and the metric has names for some callers only.
     fn count(&self, decisions: &[(usize, Decision)], caller: &str) {
         for (index, decision) in decisions {
             let (Some(rule), Some(name)) = (self.rules.get(*index), self.names.get(*index)) else { continue };
@@ -45,7 +45,7 @@ impl RuleMetrics {
                 Decision::Allowed => rule.allowed(),
                 Decision::Refused => rule.refused(),
                 Decision::WouldRefuse => {
-                    rule.would_refuse();
+                    rule.would_refuse(caller);
                     tracing::info!(rule = &**name, caller, "would have been refused");
                 }
             }
@@ -153,6 +153,7 @@ impl<'a> Question<'a> {
             route: flight.and_then(|flight| flight.route()).map_or(path, |route| route),
             path,
             class: caller.map(|caller| caller.class).unwrap_or_default(),
+            own: caller.and_then(|caller| caller.limits.as_ref()),
         };
         let cost = demand.map_or_else(Cost::default, |demand| Cost {
             prompt_tokens: demand.prompt_tokens,

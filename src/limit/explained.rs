@@ -149,6 +149,7 @@ mod tests {
             route: "/",
             path: "/",
             class: Class::Interactive,
+            own: None,
         };
         let rest = "key=\"caller=hdr:\\\"?\\\\ model\";quota=\"1 request per second, burst 2\";limit=2;remaining=0;\
                     reset_ms=1501;amount=1;wait_ms=1";

@@ -19,6 +19,7 @@ pub mod keyed;
 pub mod ladder;
 mod matcher;
 pub mod meter;
+pub mod own;
 pub mod purse;
 pub mod rule;
 mod rung;

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
 use super::rule::Per;
-use crate::request::Class;
+use crate::request::{Class, OwnLimits};
 
 /// What a request is about, borrowed from it.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,8 @@ pub struct Subject<'a> {
     pub path: &'a str,
     /// The class of the request.
     pub class: Class,
+    /// The caller's own limits.
+    pub own: Option<&'a Arc<OwnLimits>>,
 }
 
 impl Subject<'_> {
@@ -143,6 +146,7 @@ mod tests {
             route: "/v1/*",
             path: "/v1/models",
             class,
+            own: None,
         }
     }
 

@@ -6,11 +6,15 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
 use super::fixed;
+use super::label::Family;
 use crate::refusal::Reason;
 use crate::request::{Class, Ending};
 
 /// The label `reason` of what was not refused.
 const NO_REASON: &str = "none";
+/// Callers that a rule which observes tells apart; whom else it would have refused stands in the log. There may be
+/// many rules, and what many callers would hit needs no names.
+pub(super) const OBSERVED_CALLERS: usize = 100;
 /// How many endings there are.
 const ENDINGS: usize = 5;
 const REASONS: usize = Reason::ALL.len() + 1;
@@ -129,12 +133,22 @@ pub struct Rule {
     allowed: IntCounter,
     refused: IntCounter,
     would_refuse: IntCounter,
+    name: Arc<str>,
+    by_caller: IntCounterVec,
+    callers: Family<IntCounter>,
 }
 
 impl Rule {
-    pub(super) fn new(name: &str, checks: &IntCounterVec) -> Self {
+    pub(super) fn new(name: &str, checks: &IntCounterVec, by_caller: &IntCounterVec) -> Self {
         let of = |decision| fixed(checks.get_metric_with_label_values(&[name, decision]));
-        Self { allowed: of("allowed"), refused: of("refused"), would_refuse: of("would_refuse") }
+        Self {
+            allowed: of("allowed"),
+            refused: of("refused"),
+            would_refuse: of("would_refuse"),
+            name: name.into(),
+            by_caller: by_caller.clone(),
+            callers: Family::of(OBSERVED_CALLERS),
+        }
     }
 
     /// It let a request through.
@@ -147,8 +161,10 @@ impl Rule {
         self.refused.inc();
     }
 
-    /// It only observes, and would have refused one.
-    pub fn would_refuse(&self) {
+    /// It only observes, and would have refused one of `caller`.
+    pub fn would_refuse(&self, caller: &str) {
         self.would_refuse.inc();
+        let make = |caller: &str| fixed(self.by_caller.get_metric_with_label_values(&[&self.name, caller]));
+        self.callers.get(caller, make).inc();
     }
 }
