@@ -93,6 +93,10 @@ impl App {
                 .iter()
                 .map(|(pool, gate)| (Arc::clone(pool), gate.queue.iter().sum::<usize>() as u64))
                 .collect(),
+            fleet_ceiling: gates
+                .iter()
+                .filter_map(|(pool, gate)| Some((Arc::clone(pool), gate.ceiling?)))
+                .collect(),
             workers: gates
                 .iter()
                 .flat_map(|(_, gate)| &gate.workers)

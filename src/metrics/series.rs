@@ -10,21 +10,11 @@ use crate::refusal::Reason;
 use crate::request::{Class, Ending};
 
 /// The label `reason` of what was not refused.
-const NO_REASON: &str = "none";
-/// How many endings there are.
-const ENDINGS: usize = 5;
+pub(super) const NO_REASON: &str = "none";
+/// The label `decision`.
+pub(super) const DECISIONS: [&str; 3] = ["allowed", "refused", "would_refuse"];
+const ENDINGS: usize = Ending::ALL.len();
 const REASONS: usize = Reason::ALL.len() + 1;
-
-/// The place of an ending in a table. Spelled out, so that a sixth ending does not compile into another's place.
-const fn row(ending: Ending) -> usize {
-    match ending {
-        Ending::ClientGone => 0,
-        Ending::Complete => 1,
-        Ending::Refused => 2,
-        Ending::WorkerFailed => 3,
-        Ending::TimedOut => 4,
-    }
-}
 
 /// A request under way; dropping it is its end.
 #[derive(Debug)]
@@ -68,7 +58,7 @@ impl Route {
     /// A request ended, after `took` since its head had been read.
     pub fn finished(&self, class: Class, ending: Ending, reason: Option<Reason>, took: Duration) {
         let column = reason.map_or(0, |reason| reason as usize + 1);
-        let index = (class as usize * ENDINGS + row(ending)) * REASONS + column;
+        let index = (class as usize * ENDINGS + ending as usize) * REASONS + column;
         if let Some(counter) = self.counted.get(index) {
             counter
                 .get_or_init(|| {
@@ -78,7 +68,7 @@ impl Route {
                 })
                 .inc();
         }
-        if let Some(histogram) = self.timed.get(row(ending)) {
+        if let Some(histogram) = self.timed.get(ending as usize) {
             histogram
                 .get_or_init(|| {
                     fixed(self.seconds.get_metric_with_label_values(&[&*self.name, ending.as_str()]))
@@ -134,7 +124,8 @@ pub struct Rule {
 impl Rule {
     pub(super) fn new(name: &str, checks: &IntCounterVec) -> Self {
         let of = |decision| fixed(checks.get_metric_with_label_values(&[name, decision]));
-        Self { allowed: of("allowed"), refused: of("refused"), would_refuse: of("would_refuse") }
+        let [allowed, refused, would_refuse] = DECISIONS.map(of);
+        Self { allowed, refused, would_refuse }
     }
 
     /// It let a request through.
