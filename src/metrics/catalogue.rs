@@ -49,6 +49,7 @@ pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
         "outcome" => Ending::ALL.map(Ending::as_str).to_vec(),
         "reason" => Reason::ALL.into_iter().map(Reason::as_str).chain([super::series::NO_REASON]).collect(),
         "decision" => super::series::DECISIONS.to_vec(),
+        "op" => super::RedisOp::ALL.map(super::RedisOp::as_str).to_vec(),
         "direction" => super::DIRECTIONS.to_vec(),
         _ => return None,
     })

@@ -12,18 +12,20 @@ mod buckets;
 mod catalogue;
 mod label;
 mod reading;
+mod redis;
 mod series;
 
 pub use catalogue::{Described, Kind, label_values};
 pub use label::LABEL_VALUES;
 pub use reading::{Light, Reading, WorkerReading};
+pub use redis::{Redis, RedisOp};
 pub use series::{InFlight, Pool, Route, Rule};
 
-use std::cell::RefCell;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
@@ -58,7 +60,8 @@ pub struct Metrics {
     reloads_taken: IntCounter,
     reloads_refused: IntCounter,
     in_flight: IntGauge,
-    catalogue: Vec<Described>,
+    catalogue: Mutex<Vec<Described>>,
+    redis: OnceLock<Redis>,
 }
 
 impl fmt::Debug for Metrics {
@@ -72,7 +75,8 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let make = Maker { registry: &registry, made: RefCell::default() };
+        let made = Mutex::default();
+        let make = Maker { registry: &registry, made: &made };
         let build = make.opts("build_info", "1, with the version of this build.", Kind::Gauge, &["version"]);
         make.keep(IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))).set(1);
         let queue_wait = make.histograms(
@@ -153,19 +157,20 @@ impl Metrics {
             reloads_taken: fixed(reloads.get_metric_with_label_values(&["taken"])),
             reloads_refused: fixed(reloads.get_metric_with_label_values(&["refused"])),
             in_flight: make.count("in_flight", "Requests under way, waiting ones included."),
-            catalogue: Vec::new(),
+            catalogue: Mutex::new(reading::described()),
+            redis: OnceLock::new(),
             registry: registry.clone(),
         };
-        let mut catalogue = make.made.into_inner();
-        catalogue.extend(reading::described());
-        catalogue.sort_by(|one, other| one.name.cmp(&other.name));
-        Self { catalogue, ..counted }
+        counted.catalogue.lock().append(&mut made.into_inner());
+        counted
     }
 
-    /// Every metric there is, by name.
+    /// Every metric there is by now, by name.
     #[must_use]
-    pub fn catalogue(&self) -> &[Described] {
-        &self.catalogue
+    pub fn catalogue(&self) -> Vec<Described> {
+        let mut catalogue = self.catalogue.lock().clone();
+        catalogue.sort_by(|one, other| one.name.cmp(&other.name));
+        catalogue
     }
 
     /// The series of a route: a kind's path, or a configured pattern. Look it up once and keep it.
@@ -184,6 +189,12 @@ impl Metrics {
     #[must_use]
     pub fn rule(&self, name: &str) -> Arc<Rule> {
         self.rules.get(name, |name| Rule::new(name, &self.limit_checks))
+    }
+
+    /// The series of Redis. They are shown from the first call on: a gateway that needs no Redis says nothing of one.
+    #[must_use]
+    pub fn redis(&self) -> &Redis {
+        self.redis.get_or_init(|| Redis::new(&Maker { registry: &self.registry, made: &self.catalogue }))
     }
 
     /// A request came; it is under way until what this returns is dropped.
@@ -260,7 +271,7 @@ impl Default for Metrics {
 /// module, and the first test that makes [`Metrics`] finds it.
 struct Maker<'a> {
     registry: &'a Registry,
-    made: RefCell<Vec<Described>>,
+    made: &'a Mutex<Vec<Described>>,
 }
 
 #[expect(
@@ -309,7 +320,7 @@ impl Maker<'_> {
     }
 
     fn describe(&self, name: &str, help: &str, kind: Kind, labels: &[&str], buckets: &[f64]) {
-        self.made.borrow_mut().push(Described {
+        self.made.lock().push(Described {
             name: name.to_owned(),
             kind,
             labels: labels.iter().map(|&label| label.to_owned()).collect(),

@@ -58,8 +58,8 @@ pub struct Reading {
     pub demand_waiting: Vec<(Arc<str>, u64)>,
     /// Sequences that the workers of each pool may have together, where that is known.
     pub fleet_ceiling: Vec<(Arc<str>, f64)>,
-    /// Whether heartbeats are heard; nothing when none are listened for.
-    pub feed_works: Option<bool>,
+    /// Whether all that is used of Redis works; nothing when nothing is.
+    pub redis_works: Option<bool>,
 }
 
 /// A gauge that is written, with its labels in the order of the alphabet.
@@ -147,7 +147,7 @@ pub(super) fn write(reading: &Reading, out: &mut String) {
     WORKER_KV_USED.write(out, named().filter_map(|worker| Some(([&*worker.id], worker.kv_used?))));
     let age = |worker: &WorkerReading| worker.heartbeat_age.map(|age| age.as_secs_f64());
     WORKER_HEARTBEAT_AGE.write(out, named().filter_map(|worker| Some(([&*worker.id], age(worker)?))));
-    REDIS_UP.write(out, reading.feed_works.map(|works| ([], f64::from(u8::from(works)))));
+    REDIS_UP.write(out, reading.redis_works.map(|works| ([], f64::from(u8::from(works)))));
 }
 
 impl<const N: usize> State<N> {

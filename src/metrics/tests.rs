@@ -102,7 +102,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         workers: vec![worker("w1", Light::Green), worker("w2", Light::Red)],
         demand_waiting: vec![("default".into(), 4)],
         fleet_ceiling: vec![("default".into(), 13.5)],
-        feed_works: Some(true),
+        redis_works: Some(true),
     };
     let first = lines(&metrics, &reading);
     for line in [
@@ -177,13 +177,14 @@ fn two_gateways_in_one_process_count_apart() {
 #[test]
 fn what_is_written_is_what_is_described() {
     let metrics = Metrics::new();
+    metrics.redis();
     let mut workers = Reading { fleet_ceiling: vec![("p".into(), 1.0)], ..Reading::default() };
     workers.limiter_keys = vec![("quote\"back\\line\n".into(), 1)];
     let lines = lines(&metrics, &workers);
     has(&lines, r#"traffic_dam_limiter_keys{rule="quote\"back\\line\n"} 1"#);
     for line in lines.iter().filter_map(|line| line.strip_prefix("# TYPE traffic_dam_")) {
         let (name, kind) = line.split_once(' ').unwrap();
-        let known = metrics.catalogue().iter().find(|described| described.name == name);
+        let known = metrics.catalogue().into_iter().find(|described| described.name == name);
         assert_eq!(known.map(|described| described.kind.as_str()), Some(kind), "{name}");
     }
 }
