@@ -9,16 +9,20 @@
 //! Encoding thousands of series takes milliseconds, so [`Metrics::encode`] belongs on a thread that may block.
 
 mod buckets;
+mod callers;
 mod catalogue;
 mod label;
 mod reading;
 mod redis;
+mod sample;
 mod series;
 
+pub use callers::CallerRate;
 pub use catalogue::{Described, Kind, label_values};
 pub use label::LABEL_VALUES;
 pub use reading::{Light, Reading, WorkerReading};
 pub use redis::{Redis, RedisOp};
+pub use sample::{Sample, TTFT_BUCKETS};
 pub use series::{InFlight, Pool, Route, Rule};
 
 use std::fmt;
@@ -30,6 +34,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
 
+use self::callers::Callers;
 use self::label::Family;
 use crate::request::Class;
 
@@ -60,6 +65,7 @@ pub struct Metrics {
     reloads_taken: IntCounter,
     reloads_refused: IntCounter,
     in_flight: IntGauge,
+    callers: Callers,
     catalogue: Mutex<Vec<Described>>,
     redis: OnceLock<Redis>,
 }
@@ -157,6 +163,7 @@ impl Metrics {
             reloads_taken: fixed(reloads.get_metric_with_label_values(&["taken"])),
             reloads_refused: fixed(reloads.get_metric_with_label_values(&["refused"])),
             in_flight: make.count("in_flight", "Requests under way, waiting ones included."),
+            callers: Callers::default(),
             catalogue: Mutex::new(reading::described()),
             redis: OnceLock::new(),
             registry: registry.clone(),

@@ -8,13 +8,16 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::NAMESPACE;
 use super::catalogue::{Described, Kind};
 use super::label::{LABEL_VALUES, OTHER};
 use crate::request::Class;
 
 /// How a worker is, as shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Light {
     /// It receives nothing.
     Red,

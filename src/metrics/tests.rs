@@ -177,7 +177,7 @@ fn two_gateways_in_one_process_count_apart() {
 #[test]
 fn what_is_written_is_what_is_described() {
     let metrics = Metrics::new();
-    metrics.redis();
+    metrics.redis().fallback();
     let mut workers = Reading { fleet_ceiling: vec![("p".into(), 1.0)], ..Reading::default() };
     workers.limiter_keys = vec![("quote\"back\\line\n".into(), 1)];
     let lines = lines(&metrics, &workers);
