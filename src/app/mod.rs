@@ -10,6 +10,7 @@ mod explain;
 mod fleet;
 mod report;
 mod run;
+mod sampler;
 mod together;
 
 pub use entrance::Entrance;
@@ -32,6 +33,7 @@ use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::openai::estimate::Estimator;
 use crate::server::admin::AdminSettings;
+use crate::server::admin::live::Live as Shown;
 use crate::server::{Bounds, Drain};
 use crate::stack::Stack;
 use crate::upstream::{Upstream, UpstreamSettings};
@@ -54,6 +56,8 @@ struct Inner {
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
     bounds: Arc<ArcSwap<Bounds>>,
     admin: Arc<ArcSwap<AdminSettings>>,
+    /// What viewers of the page see.
+    shown: Arc<Shown>,
     /// Present when something is shared; that does not change while it runs.
     together: Option<Together>,
     live: ArcSwap<Live>,
@@ -108,6 +112,7 @@ impl App {
             upstream_settings,
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
+            shown: Arc::default(),
             together,
             live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),
             reloading: Mutex::new(()),

@@ -22,7 +22,8 @@ pub enum RedisOp {
 }
 
 impl RedisOp {
-    const ALL: [Self; 5] = [Self::Rules, Self::Lease, Self::Settle, Self::Probe, Self::Callers];
+    /// Every one, for tables.
+    pub const ALL: [Self; 5] = [Self::Rules, Self::Lease, Self::Settle, Self::Probe, Self::Callers];
 
     /// The value of the metric label `op`.
     #[must_use]
