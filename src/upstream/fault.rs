@@ -34,6 +34,8 @@ pub(crate) enum Wait {
     Idle(Duration),
     /// For the whole answer.
     Total(Duration),
+    /// For a worker that says nothing to anybody.
+    Hopeless,
 }
 
 impl Wait {
@@ -43,6 +45,7 @@ impl Wait {
             Self::FirstToken(limit) => format!("sent no content within {limit:?}"),
             Self::Idle(limit) => format!("was silent for {limit:?}"),
             Self::Total(limit) => format!("did not finish within {limit:?}"),
+            Self::Hopeless => "fell silent on all its streams".to_owned(),
         }
     }
 }
@@ -76,7 +79,9 @@ impl Fault {
     pub(crate) const fn trouble(&self) -> Trouble {
         match self {
             Self::Unreachable(_) => Trouble::NeverSent,
-            Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_)) => Trouble::MaybeBegun,
+            Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => {
+                Trouble::MaybeBegun
+            }
             Self::Silent(Wait::Idle(_) | Wait::Total(_)) | Self::Client(_) => Trouble::Final,
         }
     }

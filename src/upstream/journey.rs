@@ -22,6 +22,7 @@ use super::pool::Site;
 use super::settings::{Timeouts, UpstreamSettings};
 use super::source::Source;
 use super::tunnel::tunnel;
+use super::vigil::Vigil;
 use super::watch::{Reading, Watch};
 use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
@@ -60,8 +61,8 @@ pub(crate) struct Journey<'a> {
 pub(crate) struct Answer {
     head: response::Parts,
     body: UpstreamBody,
-    /// Until when to wait for what lets it be committed.
-    until: (Nanos, Wait),
+    /// Waits for what lets it be committed.
+    vigil: Vigil,
 }
 
 impl<'a> Journey<'a> {
@@ -180,8 +181,8 @@ impl<'a> Journey<'a> {
                 return Ok(None);
             }
         }
-        let (due, wait) = answer.until;
-        poll_fn(|cx| answer.body.poll_open(due, wait, cx)).await?;
+        let Answer { body, vigil, .. } = &mut answer;
+        poll_fn(|cx| body.poll_open(vigil, cx)).await?;
         Ok(Some(answer))
     }
 
@@ -250,12 +251,16 @@ impl<'a> Journey<'a> {
         }
     }
 
-    /// Whether one more attempt is allowed after this trouble; if so it is taken from the budget.
-    fn may_retry(&self, trouble: Trouble, now: Nanos) -> bool {
+    /// Whether one more attempt makes sense after this trouble.
+    fn allows_retry(&self, trouble: Trouble) -> bool {
         trouble.allows_another(self.repeatable)
             && self.payload.is_some()
             && self.retries < self.settings.retry.max
-            && self.upstream.budget.spend(self.settings.retry.budget, now)
+    }
+
+    /// Whether one more attempt is allowed after this trouble; if so it is taken from the budget.
+    fn may_retry(&self, trouble: Trouble, now: Nanos) -> bool {
+        self.allows_retry(trouble) && self.upstream.budget.spend(self.settings.retry.budget, now)
     }
 
     /// Whether the request goes to another worker after this trouble; if so its seat is there already.
@@ -292,12 +297,12 @@ impl<'a> Journey<'a> {
             if let Some(permit) = &self.permit {
                 permit.dispatched();
             }
-            let until = self.until(sent, self.stream);
-            let mut alarm = Alarm::new(until.0, sent);
+            let mut vigil = self.vigil(sent, self.stream);
+            let mut alarm = Alarm::new(vigil.rings_at(), sent);
             if self.switch.is_some() {
                 link.allow_switch();
             }
-            match exchange(&mut link, request, &mut alarm, until, clock).await {
+            match exchange(&mut link, request, &mut alarm, &mut vigil, clock).await {
                 Ok(answer) => {
                     return Ok(self.receive(site, link, answer, alarm, sent));
                 }
@@ -353,14 +358,16 @@ impl<'a> Journey<'a> {
         self.payload = Some(payload);
     }
 
-    /// Until when to wait, and for what, for a request dispatched at `sent`.
-    fn until(&self, sent: Nanos, stream: bool) -> (Nanos, Wait) {
+    /// Waits for a request dispatched at `sent`: for how long, and whether it may leave before.
+    fn vigil(&self, sent: Nanos, stream: bool) -> Vigil {
         let first = sent + self.timeouts.first_token;
-        if stream && first < self.over {
+        let until = if stream && first < self.over {
             (first, Wait::FirstToken(self.timeouts.first_token))
         } else {
             (self.over, Wait::Total(self.timeouts.total))
-        }
+        };
+        let movable = stream && self.allows_retry(Trouble::MaybeBegun);
+        Vigil::new(until, self.permit.clone().filter(|_| movable), self.upstream.clock.now())
     }
 
     /// Decides how the rest of an answer is read.
@@ -393,7 +400,7 @@ impl<'a> Journey<'a> {
         } else {
             UpstreamBody::new(Source::new(link, body, Arc::clone(site)), watch, alarm, clock, limits)
         };
-        Answer { head, body, until: self.until(sent, stream) }
+        Answer { head, body, vigil: self.vigil(sent, stream) }
     }
 
     /// Hands the answer over.

@@ -35,6 +35,7 @@ mod pool;
 mod relay;
 mod source;
 mod tunnel;
+mod vigil;
 mod watch;
 
 pub use body::{BodyError, UpstreamBody};
