@@ -12,6 +12,7 @@ mod report;
 mod run;
 mod sampler;
 mod together;
+mod tokens;
 
 pub use entrance::Entrance;
 pub use run::{Certificates, Listeners, StartError};
@@ -21,8 +22,10 @@ use std::sync::Arc;
 use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use self::together::Together;
+use self::tokens::KeySource;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
@@ -60,6 +63,8 @@ struct Inner {
     shown: Arc<Shown>,
     /// Present when something is shared; that does not change while it runs.
     together: Option<Together>,
+    /// Where the keys of tokens come from now.
+    key_source: watch::Sender<Option<Arc<KeySource>>>,
     live: ArcSwap<Live>,
     /// One reload at a time: two would each build on what the other replaces.
     reloading: Mutex<()>,
@@ -98,7 +103,9 @@ impl App {
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
         let counting = counting(together.as_ref(), &ladder, None);
-        let stack = build::stack(&settings, &counting, &state)?;
+        let key_source = KeySource::of(&settings, None)?;
+        let stack =
+            build::stack(&settings, &counting, tokens::tokens(&settings, key_source.as_ref()), &state)?;
         Ok(Self(Arc::new(Inner {
             clock,
             metrics,
@@ -114,6 +121,7 @@ impl App {
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
             shown: Arc::default(),
             together,
+            key_source: watch::Sender::new(key_source),
             live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),
             reloading: Mutex::new(()),
         })))
