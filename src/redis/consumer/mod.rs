@@ -185,7 +185,7 @@ impl Consumer {
     /// Waits for new entries, for a second at the most.
     ///
     /// # Errors
-    /// When Redis does not answer; with the code `NOGROUP` when it has lost the group.
+    /// When Redis does not answer, or has lost the stream or its group.
     pub async fn read(&self) -> RedisResult<Vec<Entry>> {
         let mut read = cmd("XREADGROUP");
         read.arg("GROUP").arg(GROUP).arg(&*self.place.worker);

@@ -191,9 +191,8 @@ impl Source<'_> {
         } else {
             self.consumer.read().await
         };
-        if entries.as_ref().is_err_and(|error| error.code() == Some("NOGROUP")) {
-            self.joined = false;
-        }
+        // Whatever went wrong, the stream or its group may be gone.
+        self.joined = entries.is_ok();
         entries
     }
 }
