@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet smoke smoke-short k6 bench bench-proxy overload deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers smoke smoke-short k6 bench bench-proxy overload deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,7 @@ test: ## everything that must pass: formatting, lints, docs, tests, the real Ope
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory client
 	@$(MAKE) --no-print-directory fleet
+	@$(MAKE) --no-print-directory queue-workers
 	@$(MAKE) --no-print-directory smoke-short
 
 fmt: ## formats the sources
@@ -35,6 +36,9 @@ client: ## the openai package for Python through a gateway
 
 fleet: ## the FastAPI example, found through Redis
 	scripts/fastapi-worker
+
+queue-workers: ## both workers put through the queue's protocol
+	scripts/queue-workers
 
 smoke-short:
 	VUS=100 DURATION=10s scripts/smoke --debug

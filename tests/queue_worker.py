@@ -195,7 +195,10 @@ async def keeps_to_its_slots(pool):
         jobs = [await Job(pool, 15).put() for _ in range(6)]
         most = 0
         while not all([await job.is_gone() for job in jobs]):
-            most = max(most, [await job.get("state") for job in jobs].count("running"))
+            async with store.pipeline(transaction=True) as at_once:
+                for job in jobs:
+                    at_once.hget(job.hash, "state")
+                most = max(most, (await at_once.execute()).count("running"))
         assert most == 2, most
         for job in jobs:
             assert is_whole(await job.ends("done"), 15)
