@@ -31,8 +31,8 @@ command = sys.argv[sys.argv.index("--") + 1 :]
 class Worker:
     """A worker's process. It ends with the block that started it."""
 
-    def __init__(self, pool, name=None, colour="blue", slots=2, key=None):
-        self.name = name or f"{pool}-{secrets.token_hex(2)}"
+    def __init__(self, pool, colour="blue", slots=2, key=None):
+        self.name = f"{pool}-{secrets.token_hex(2)}"
         told = {"name": self.name, "pool": pool, "colour": colour, "slots": slots, "interval": int(INTERVAL * 1000)}
         self.arguments = [argument.format(**told) for argument in command]
         self.environment = os.environ | {f"WORKER_{word.upper()}": str(value) for word, value in told.items()}
@@ -347,7 +347,7 @@ async def run(case, room):
     async with room:
         began = time.monotonic()
         try:
-            await case(case.__name__.replace("_", "-"))
+            await case(f"{case.__name__.replace('_', '-')}-{secrets.token_hex(2)}")
         except Exception as fault:
             print(f"FAILED  {case.__name__}: {type(fault).__name__}: {fault}", flush=True)
             return False
