@@ -17,11 +17,13 @@ import heartbeats
 import jobs
 
 NAME = os.environ.get("WORKER_NAME", "fastapi")
+MODEL = os.environ.get("WORKER_MODEL", "echo")
 PLACE = {"pool": os.environ.get("WORKER_POOL", "default"), "colour": os.environ.get("WORKER_COLOUR", "blue")}
 INTERVAL = int(os.environ.get("WORKER_INTERVAL", "1000")) / 1000
 SLOTS = int(os.environ.get("WORKER_SLOTS", "8"))
+VERSION = os.environ.get("WORKER_VERSION", "1")
 busy = asyncio.Semaphore(SLOTS)
-now = {"state": "ready", "slots": SLOTS, "running": 0, "waiting": 0} | PLACE
+now = {"state": "ready", "slots": SLOTS, "running": 0, "waiting": 0, "model": MODEL, "version": VERSION} | PLACE
 
 
 @asynccontextmanager
@@ -73,7 +75,7 @@ async def words(messages, most):
 
 def piece(delta, finish=None):
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    chunk = {"id": "chat", "object": "chat.completion.chunk", "created": 0, "model": "echo", "choices": [choice]}
+    chunk = {"id": "chat", "object": "chat.completion.chunk", "created": 0, "model": MODEL, "choices": [choice]}
     return f"data: {json.dumps(chunk)}\n\n"
 
 
@@ -93,4 +95,4 @@ async def chat(request: dict):
     message = {"role": "assistant", "content": "".join(said)}
     usage = {"prompt_tokens": 1, "completion_tokens": len(said), "total_tokens": 1 + len(said)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {"id": "chat", "object": "chat.completion", "created": 0, "model": "echo", "choices": [choice], "usage": usage}
+    return {"id": "chat", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice], "usage": usage}
