@@ -17,8 +17,8 @@ use super::queue::{JobFault, JobSource};
 pub(crate) enum Source {
     /// A connection.
     Http(HttpSource),
-    /// A queue.
-    Job(JobSource),
+    /// A queue. Boxed, because it is the larger of the two, and most gateways have none.
+    Job(Box<JobSource>),
 }
 
 /// Why an answer broke off.

@@ -1,6 +1,6 @@
 //! Workers that take requests from a queue, over a real Redis.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -173,7 +173,7 @@ async fn a_client_that_leaves_stops_its_worker_within_100_ms() {
     let mut ear = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
     ear.subscribe("dam:cancels:w1").await.unwrap();
     let (conn, mut taken) = begun(&dam, &hand).await;
-    let left = Instant::now();
+    let left = tokio::time::Instant::now();
     drop(conn);
     let told = loop {
         let push: ::redis::PushInfo = pushes.recv().await.unwrap();
@@ -240,8 +240,10 @@ async fn a_job_that_fails_everywhere_is_a_dead_letter() {
         assert_eq!(taken.attempt, attempt);
         assert_eq!(hand.emit(&mut taken, &[("fail", "out of memory")]).await, "OK");
         let (stream, entry) = (hand.stream(), taken.entry.clone());
-        hand.run::<::redis::Value>(&["XCLAIM", &stream, "workers", "w1", "0", &entry, "IDLE", "3600000", "JUSTID"])
-            .await;
+        hand.run::<::redis::Value>(&[
+            "XCLAIM", &stream, "workers", "w1", "0", &entry, "IDLE", "3600000", "JUSTID",
+        ])
+        .await;
         if attempt < 3 {
             taken = hand.take_over().await;
         }

@@ -24,8 +24,6 @@ mod listen;
 mod reader;
 mod script;
 mod submit;
-#[cfg(test)]
-mod tests;
 
 pub use entry::{Entry, Kind, Place};
 pub use keys::{Job, Side, nameless};

@@ -93,7 +93,7 @@ impl Journey<'_> {
         let (head, first) = begun.await?;
         let watch = self.watch(&head, &spec.id);
         let until = self.until(sent, watch.is_stream());
-        let source = Source::Job(JobSource::new(awaited, first));
+        let source = Source::Job(Box::new(JobSource::new(awaited, first)));
         let body = UpstreamBody::new(source, watch, alarm, clock.clone(), self.limits());
         Ok(Answer { head, body, until })
     }

@@ -10,10 +10,10 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Adds to the answer, and tells the dam that waits for it. The entry's id is its place, so none is added twice.
-local function append(epoch, n, kind, data, dam)
+-- Adds to the answer, and tells the gateways that wait for it. The entry's id is its place, so none is added twice.
+local function append(epoch, n, kind, data, dams)
   redis.call('XADD', reply, epoch .. '-' .. n, 'n', n, 'epoch', epoch, 'kind', kind, 'data', data)
-  if dam and dam ~= '' then
+  for dam in string.gmatch(dams or '', '%S+') do
     redis.call('PUBLISH', channel .. dam, job .. ' ' .. epoch .. ' ' .. n .. ' ' .. kind .. '\n' .. data)
   end
 end
@@ -24,8 +24,9 @@ local function finish(state, async)
   if state ~= 'dead' then
     redis.call('HDEL', hash, 'body', 'headers', 'signature')
   end
-  redis.call('PEXPIRE', hash, (async == '1' or state == 'dead') and REMEMBER or KEEP)
-  redis.call('PEXPIRE', reply, KEEP)
+  local keep = redis.call('HGET', hash, 'keep') == '1'
+  redis.call('PEXPIRE', hash, (async == '1' or keep or state == 'dead') and REMEMBER or KEEP)
+  redis.call('PEXPIRE', reply, keep and REMEMBER or KEEP)
 end
 
 -- Ends the job with an error as its last entry, number `n`.
