@@ -39,9 +39,9 @@ class Crowd:
         body |= {"ignore_eos": True, "stream": random.random() < 0.75}
         patience = random.uniform(0.05, 3) if random.random() < 0.1 else 60
         fault = random.random()
-        if fault < 0.02:
+        if fault < 0.04:
             body["sim_fault"] = "die"
-        elif fault < 0.03:
+        elif fault < 0.05:
             body["sim_fault"] = "hang"
         said = []
         try:
