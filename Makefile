@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet page smoke smoke-short k6 bench bench-proxy overload deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers chaos chaos-short page smoke smoke-queue smoke-short k6 bench bench-proxy overload deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,8 @@ test: ## everything that must pass: formatting, lints, docs, tests, the real Ope
 	@$(MAKE) --no-print-directory client
 	@$(MAKE) --no-print-directory fleet
 	@$(MAKE) --no-print-directory page
+	@$(MAKE) --no-print-directory queue-workers
+	@$(MAKE) --no-print-directory chaos-short
 	@$(MAKE) --no-print-directory smoke-short
 
 fmt: ## formats the sources
@@ -40,11 +42,23 @@ fleet: ## the FastAPI example, found through Redis
 page: ## the live page in Chromium; SCREENSHOTS=docs/page keeps pictures of it
 	scripts/page --debug
 
+queue-workers: ## both workers put through the queue's protocol
+	scripts/queue-workers
+
+chaos: ## gateways, workers and Redis killed and paused for 10 minutes while jobs go through them
+	scripts/chaos
+
+chaos-short:
+	DURATION=40 scripts/chaos --debug
+
 smoke-short:
 	VUS=100 DURATION=10s scripts/smoke --debug
 
 smoke: ## 1000 virtual users of k6 before one worker of 64 slots, for 30 s
 	scripts/smoke
+
+smoke-queue: ## the same crowd before a worker that takes from a queue
+	scripts/smoke --queue
 
 k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6

@@ -89,8 +89,13 @@ impl App {
         let following = Following::new(&settings);
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
-        let upstream = Upstream::new(Arc::clone(&fleet), Arc::clone(&upstream_settings), clock.clone());
         let together = Together::new(&settings, &clock, &metrics)?;
+        let upstream = Upstream::with_jobs(
+            Arc::clone(&fleet),
+            Arc::clone(&upstream_settings),
+            clock.clone(),
+            together.as_ref().and_then(|together| together.jobs.clone()),
+        );
         let state = build::State {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),

@@ -184,7 +184,7 @@ impl App {
         self.catch_up().await;
         serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
         if let Some(together) = &inner.together {
-            together.store.leave().await;
+            together.leave().await;
         }
         admin_drain.close();
     }
