@@ -4,10 +4,9 @@
 
 import { sleep } from 'k6';
 import exec from 'k6/execution';
-import { TREND_STATS, VALID, chat, countByReason, summary } from './lib/dam.js';
+import { SLO, TREND_STATS, VALID, chat, countByReason, summary } from './lib/dam.js';
 
 const BASE = __ENV.DAM_URL || 'http://127.0.0.1:8080';
-const SLO = Number(__ENV.TTFT_SLO_MS || 1000);
 
 export const options = {
   scenarios: {
