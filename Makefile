@@ -27,7 +27,7 @@ lint: ## formatting, clippy and the docs, warnings denied
 	cargo clippy --locked --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
-unit: ## the tests of the crate
+unit: ## the tests of the crate, some of them on a real Redis
 	scripts/need redis
 	cargo test --locked --quiet
 
@@ -56,6 +56,7 @@ k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6
 
 bench: ## all benchmarks of the crate
+	scripts/need redis
 	cargo bench --locked
 
 bench-proxy: ## the gateway beside nginx and HAProxy, as a table; some 5 minutes

@@ -22,7 +22,7 @@ use traffic_dam::layers::identify::{CallerSettings, Callers, IdentifyLayer, Key}
 use traffic_dam::layers::limit::LimitLayer;
 use traffic_dam::layers::shed::ShedLayer;
 use traffic_dam::limit::Ladder;
-use traffic_dam::limit::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
+use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use traffic_dam::refusal::Unit;
 use traffic_dam::request::{Class, Demand, Flight, Kind};
 use traffic_dam::shed::settings::GateSettings;
@@ -40,6 +40,7 @@ fn rule(name: &str, algorithm: Algorithm, per: Per, unit: Unit) -> Rule {
         mode: Mode::Enforce,
         matches: Match::default(),
         reserve_max: false,
+        on_loss: OnLoss::Share,
         max_keys: 1000,
     }
 }
@@ -72,6 +73,7 @@ fn admission(criterion: &mut Criterion) {
         keys: vec![Key {
             id: "team-a".into(),
             sha256: Sha256::digest("sk-one").into(),
+            team: None,
             class: Class::Interactive,
             weight: 1,
         }],

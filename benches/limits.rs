@@ -20,7 +20,7 @@ use hashbrown::DefaultHashBuilder;
 use traffic_dam::clock::{Clock, Nanos};
 use traffic_dam::limit::keyed::Keyed;
 use traffic_dam::limit::meter::{Direct, Meter};
-use traffic_dam::limit::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
+use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use traffic_dam::limit::sliding_log::SlidingLog;
 use traffic_dam::limit::sliding_window::SlidingWindow;
 use traffic_dam::limit::token_bucket::TokenBucket;
@@ -171,6 +171,7 @@ fn rule(name: &str, per: Per, unit: Unit) -> Rule {
         mode: Mode::Enforce,
         matches: Match::default(),
         reserve_max: false,
+        on_loss: OnLoss::Share,
         max_keys: KEYS,
     }
 }
@@ -179,7 +180,15 @@ const COST: Cost = Cost { prompt_tokens: 20, expected_output: 30, max_output: No
 
 fn subject(caller: &str) -> Subject<'_> {
     let class = Class::Interactive;
-    Subject { caller, ip: None, model: Some("model"), route: "/v1/*", path: "/v1/chat/completions", class }
+    Subject {
+        caller,
+        team: None,
+        ip: None,
+        model: Some("model"),
+        route: "/v1/*",
+        path: "/v1/chat/completions",
+        class,
+    }
 }
 
 /// The keys that are known before the first check: all, or the only one that is drawn.

@@ -7,7 +7,7 @@
 //! | 0 | [`clock`] [`glob`] [`net`] [`refusal`] [`request`]: words that everything shares |
 //! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: what the bytes mean · [`metrics`] · `sim::physics` |
 //! | 2 | [`fleet`]: who can serve |
-//! | 3 | [`redis`]: what gateways share · `sim::simulate`: the decisions before simulated workers, in virtual time |
+//! | 3 | [`redis`]: what gateways and workers share · `sim::simulate`: the decisions before simulated workers, in virtual time |
 //! | 4 | [`layers`] [`upstream`] [`server`] [`agent`] `sim::worker`: adapters to tower, hyper and tokio |
 //! | 5 | [`stack`] [`config`]: how the parts are put together, and by which settings |
 //! | 6 | [`app`]: owns state, tasks and the drain |

@@ -29,6 +29,8 @@ pub enum Reason {
     Draining,
     /// An administrator closed the gateway.
     Maintenance,
+    /// A rule cannot be asked, and lets nothing through until it can.
+    LimiterUnavailable,
     /// No connection to a worker could be made.
     UpstreamUnreachable,
     /// The worker broke off before the first content.
@@ -55,7 +57,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::RateLimited,
         Self::TokenLimited,
         Self::RequestTooLarge,
@@ -64,6 +66,7 @@ impl Reason {
         Self::NoWorker,
         Self::Draining,
         Self::Maintenance,
+        Self::LimiterUnavailable,
         Self::UpstreamUnreachable,
         Self::UpstreamBroke,
         Self::UpstreamTimeout,
@@ -89,6 +92,7 @@ impl Reason {
             Self::NoWorker => "no_worker",
             Self::Draining => "draining",
             Self::Maintenance => "maintenance",
+            Self::LimiterUnavailable => "limiter_unavailable",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamBroke => "upstream_broke",
             Self::UpstreamTimeout => "upstream_timeout",

@@ -12,11 +12,10 @@ use crate::fleet::Fleet;
 use crate::layers::demand::{DemandLayer, Intake, Weigh};
 use crate::layers::door::{Door, DoorLayer, Guarding};
 use crate::layers::identify::{Callers, Identify, IdentifyLayer};
-use crate::layers::limit::{Limit, LimitLayer, RuleMetrics};
+use crate::layers::limit::{Counting, Limit, LimitLayer, RuleMetrics};
 use crate::layers::observe::{Observatory, Observe, ObserveLayer};
 use crate::layers::rescue::{Rescue, RescueLayer};
 use crate::layers::shed::{Shed, ShedLayer};
-use crate::limit::Ladder;
 use crate::upstream::Upstream;
 
 /// What the layers are made of.
@@ -32,8 +31,8 @@ pub struct Parts {
     pub callers: Arc<Callers>,
     /// What is let through, and how it is read.
     pub intake: Arc<Intake>,
-    /// The rules.
-    pub ladder: Arc<Ladder>,
+    /// The rules, and where they are counted.
+    pub counting: Counting,
     /// What the rules' decisions are counted in.
     pub rule_metrics: Arc<RuleMetrics>,
     /// The workers and their gates.
@@ -53,7 +52,7 @@ pub type Stack = Observe<Either<Cors<Rescued>, Rescued>>;
 /// Puts the layers together. A request meets them from the first line to the last.
 #[must_use]
 pub fn stack(parts: &Parts) -> Stack {
-    let Parts { observatory, cors, door, callers, intake, ladder, rule_metrics, fleet, upstream, clock } =
+    let Parts { observatory, cors, door, callers, intake, counting, rule_metrics, fleet, upstream, clock } =
         parts;
     let cors = match cors {
         Some(cors) => Either::Left(cors.clone()),
@@ -73,7 +72,7 @@ pub fn stack(parts: &Parts) -> Stack {
         // Limits and routing need to know what is asked for.
         .layer(DemandLayer::new(Arc::clone(intake)))
         // Before the gate: a refused call takes no permit, and one caller's flood never reaches the queue.
-        .layer(LimitLayer::new(Arc::clone(ladder), clock.clone()).counted(Arc::clone(rule_metrics)))
+        .layer(LimitLayer::counting(counting.clone(), clock.clone()).counted(Arc::clone(rule_metrics)))
         // Last before the worker: whoever has a permit goes.
         .layer(ShedLayer::new(Arc::clone(fleet), clock.clone()))
         .service(upstream.clone())

@@ -13,7 +13,7 @@ use base64::Engine;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use traffic_dam::server::admin::{Admin, AdminSettings, AdminSource, Switched, Token};
+use traffic_dam::server::admin::{Admin, AdminSettings, AdminSource, Explanation, Switched, Token};
 use traffic_dam::server::{Bounds, Drain, serve};
 
 #[derive(Default)]
@@ -50,6 +50,15 @@ impl AdminSource for Source {
                 ("chat", "down") => Switched::Unavailable,
                 ("chat", _) => Switched::NoWorkers,
                 _ => Switched::NoPool,
+            }
+        })
+    }
+
+    fn explain(&self, query: String) -> Explanation {
+        Box::pin(async move {
+            match query.as_str() {
+                "caller=a" => Ok(json!({ "rules": [] })),
+                other => Err(format!("no such question: {other}")),
             }
         })
     }
@@ -136,6 +145,10 @@ async fn an_open_port_shows_everything_and_maintenance_closes_readiness_not_heal
         let head = send(addr, &format!("HEAD {path}"), &[], "").await;
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
     }
+
+    assert!(send(addr, "GET /api/v1/explain?caller=a", &[], "").await.body.contains("rules"));
+    let (status, _, message) = send(addr, "GET /api/v1/explain?b", &[], "").await.error();
+    assert_eq!((status, message.as_str()), (400, "no such question: b"));
 
     let put =
         |body: &'static str| send(addr, "PUT /api/v1/maintenance", &["content-type: application/json"], body);

@@ -18,13 +18,13 @@ use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
 use crate::layers::intake::{Buffers, Limits};
-use crate::layers::limit::RuleMetrics;
+use crate::layers::limit::{Counting, RuleMetrics};
 use crate::layers::observe::Observatory;
 use crate::layers::paths::{Paths, RouteSettings};
-use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::openai::demand::{Pointer, Shape};
 use crate::openai::estimate::Estimator;
+use crate::redis::callers::StoredCallers;
 use crate::refusal::Unit;
 use crate::request::RouteTimeouts;
 use crate::server::Bounds;
@@ -41,6 +41,7 @@ pub(super) struct State {
     pub(super) estimates: Arc<Estimator>,
     pub(super) fleet: Arc<ArcSwap<Fleet>>,
     pub(super) upstream: Upstream,
+    pub(super) stored_callers: Option<Arc<StoredCallers>>,
 }
 
 /// The fleet of the configured workers.
@@ -104,8 +105,8 @@ pub(super) fn admin(settings: &Settings) -> AdminSettings {
 }
 
 /// The stack of these settings around the surviving state.
-pub(super) fn stack(settings: &Settings, ladder: &Arc<Ladder>, state: &State) -> Result<Stack, StartError> {
-    let State { clock, metrics, door, buffers, estimates, fleet, upstream } = state;
+pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> Result<Stack, StartError> {
+    let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers } = state;
     let parts = Parts {
         observatory: Arc::new(Observatory {
             metrics: Arc::clone(metrics),
@@ -115,7 +116,7 @@ pub(super) fn stack(settings: &Settings, ladder: &Arc<Ladder>, state: &State) ->
         }),
         cors: cors(settings),
         door: Arc::clone(door),
-        callers: Arc::new(Callers::new(callers(settings))),
+        callers: Arc::new(Callers::new(callers(settings)).with_stored(stored_callers.clone())),
         intake: Arc::new(Intake {
             paths: paths(settings)?,
             limits: Limits { bytes: settings.bounds.body, time: settings.bounds.body_read },
@@ -130,8 +131,8 @@ pub(super) fn stack(settings: &Settings, ladder: &Arc<Ladder>, state: &State) ->
             metrics: Arc::clone(metrics),
             clock: clock.clone(),
         }),
-        rule_metrics: Arc::new(RuleMetrics::new(Arc::clone(metrics), ladder)),
-        ladder: Arc::clone(ladder),
+        rule_metrics: Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.ladder())),
+        counting: counting.clone(),
         fleet: Arc::clone(fleet),
         upstream: upstream.clone(),
         clock: clock.clone(),
@@ -161,6 +162,7 @@ fn callers(settings: &Settings) -> CallerSettings {
             .iter()
             .map(|key| Key {
                 id: Arc::clone(&key.id),
+                team: key.team.clone(),
                 sha256: key.digest.0,
                 class: key.class,
                 weight: key.weight,

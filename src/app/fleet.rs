@@ -250,6 +250,15 @@ impl App {
         self.0.live.load().settings.discovery.as_ref().map(|discovery| discovery.redis.clone())
     }
 
+    /// Whether all that is used of Redis works; nothing when nothing is.
+    pub(super) fn redis_works(&self) -> Option<bool> {
+        let counts = self.0.together.as_ref().map(|together| together.store.link().is_up());
+        match (self.feed_works(), counts) {
+            (Some(hears), Some(counts)) => Some(hears && counts),
+            (hears, counts) => hears.or(counts),
+        }
+    }
+
     /// Whether the feed of heartbeats works; nothing when there is none.
     pub(super) fn feed_works(&self) -> Option<bool> {
         self.redis()?;

@@ -6,9 +6,11 @@
 mod build;
 mod colours;
 mod entrance;
+mod explain;
 mod fleet;
 mod report;
 mod run;
+mod together;
 
 pub use entrance::Entrance;
 pub use run::{Certificates, Listeners, StartError};
@@ -19,11 +21,13 @@ use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use self::together::Together;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
 use crate::layers::door::Door;
 use crate::layers::intake::Buffers;
+use crate::layers::limit::Counting;
 use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::openai::estimate::Estimator;
@@ -50,6 +54,8 @@ struct Inner {
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
     bounds: Arc<ArcSwap<Bounds>>,
     admin: Arc<ArcSwap<AdminSettings>>,
+    /// Present when something is shared; that does not change while it runs.
+    together: Option<Together>,
     live: ArcSwap<Live>,
     /// One reload at a time: two would each build on what the other replaces.
     reloading: Mutex<()>,
@@ -60,6 +66,7 @@ struct Inner {
 struct Live {
     settings: Settings,
     ladder: Arc<Ladder>,
+    counting: Counting,
     stack: Stack,
 }
 
@@ -67,13 +74,14 @@ impl App {
     /// A gateway with these settings, which serves nobody yet.
     ///
     /// # Errors
-    /// When the certificate authorities for workers cannot be read.
+    /// When certificate authorities cannot be read.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new());
         let following = Following::new(&settings);
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
         let upstream = Upstream::new(Arc::clone(&fleet), Arc::clone(&upstream_settings), clock.clone());
+        let together = Together::new(&settings, &clock, &metrics)?;
         let state = build::State {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
@@ -82,9 +90,11 @@ impl App {
             estimates: Arc::default(),
             fleet: Arc::clone(&fleet),
             upstream: upstream.clone(),
+            stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
-        let stack = build::stack(&settings, &ladder, &state)?;
+        let counting = counting(together.as_ref(), &ladder, None);
+        let stack = build::stack(&settings, &counting, &state)?;
         Ok(Self(Arc::new(Inner {
             clock,
             metrics,
@@ -98,8 +108,17 @@ impl App {
             upstream_settings,
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
-            live: ArcSwap::from_pointee(Live { settings, ladder, stack }),
+            together,
+            live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),
             reloading: Mutex::new(()),
         })))
+    }
+}
+
+/// Where the rules of `ladder` are counted.
+fn counting(together: Option<&Together>, ladder: &Arc<Ladder>, before: Option<&Counting>) -> Counting {
+    match together {
+        Some(together) => together.counting(ladder, before),
+        None => Counting::Memory(Arc::clone(ladder)),
     }
 }

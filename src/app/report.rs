@@ -9,8 +9,9 @@ use super::App;
 use crate::fleet::Worker;
 use crate::fleet::roster::Report;
 use crate::metrics::{Light, Reading, WorkerReading};
+use crate::redis::callers::StoredCallers;
 use crate::request::Class;
-use crate::server::admin::{AdminSource, Switched};
+use crate::server::admin::{AdminSource, Explanation, Switched};
 use crate::shed::{GateSnapshot, WorkerSnapshot};
 
 /// The light of a worker: the worse of what the gate knows of it and what it says of itself. A worker that waits for
@@ -109,7 +110,7 @@ impl App {
                     }
                 })
                 .collect(),
-            feed_works: self.feed_works(),
+            redis_works: self.redis_works(),
         }
     }
 }
@@ -174,12 +175,16 @@ impl AdminSource for App {
             "heartbeats": self.feed_works().map(|works| if works { "heard" } else { "lost; the fleet stays as it was" }),
             "pools": pools,
             "rules": rules,
+            "dams": self.0.together.as_ref().map_or(live.settings.dams, |together| together.store.dams().count()),
         })
     }
 
     fn ready(&self) -> Result<(), String> {
         if !self.0.drain.is_ready() {
             return Err("the gateway is going down".to_owned());
+        }
+        if AdminSource::callers(self).is_some_and(|callers| !callers.is_read()) {
+            return Err("the callers in Redis were not read yet".to_owned());
         }
         // Where workers come by themselves, requests may well wait for the first.
         let may_come = self.0.live.load().settings.discovery.is_some();
@@ -201,5 +206,14 @@ impl AdminSource for App {
     fn set_active(&self, pool: String, colour: String) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
         let app = self.clone();
         Box::pin(async move { app.switch(&pool, &colour).await })
+    }
+
+    fn explain(&self, query: String) -> Explanation {
+        let app = self.clone();
+        Box::pin(async move { app.explained(query).await })
+    }
+
+    fn callers(&self) -> Option<Arc<StoredCallers>> {
+        self.0.together.as_ref()?.callers.clone()
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{App, Live, build};
+use super::{App, Live, build, counting};
 use crate::config::Settings;
 use crate::net;
 use crate::openai::demand::PointerFault;
@@ -50,6 +50,14 @@ pub enum StartError {
         file: PathBuf,
         /// Why.
         source: rustls::pki_types::pem::Error,
+    },
+    /// The file of certificate authorities for Redis cannot be read.
+    #[error("redis.ca: {}: {source}", file.display())]
+    RedisCa {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// The certificate authorities for workers cannot be used.
     #[error("workers.ca: {0}")]
@@ -156,10 +164,14 @@ impl App {
         tasks.spawn(serve(admin, admin_tls, admin_bounds, admin_service, admin_drain.clone()));
         tasks.spawn(self.clone().keep_house());
         tasks.spawn(self.clone().shut_the_door());
+        tasks.spawn(self.clone().share());
         tasks.spawn(self.clone().follow_roster());
         tasks.spawn(self.clone().follow_feed());
         self.catch_up().await;
         serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
+        if let Some(together) = &inner.together {
+            together.store.leave().await;
+        }
         admin_drain.close();
     }
 
@@ -185,7 +197,8 @@ impl App {
         let before = inner.live.load_full();
         let upstream = build::upstream(&settings)?;
         let ladder = Arc::new(before.ladder.rebuilt(settings.rules.clone()));
-        let stack = build::stack(&settings, &ladder, &self.state())?;
+        let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
+        let stack = build::stack(&settings, &counting, &self.state())?;
 
         // From here on nothing can fail.
         inner.following.retell(&settings);
@@ -205,7 +218,13 @@ impl App {
                 tracing::warn!(setting, %old, %new, "a listen address changes only with a restart");
             }
         }
-        inner.live.store(Arc::new(Live { settings, ladder, stack }));
+        if before.settings.shared != settings.shared {
+            tracing::warn!("`state` and `redis` change only with a restart");
+        }
+        if let Some(together) = &inner.together {
+            together.store.dams().tell(settings.dams);
+        }
+        inner.live.store(Arc::new(Live { settings, ladder, counting, stack }));
         inner.following.reloaded.send_replace(());
         Ok(())
     }
@@ -231,6 +250,7 @@ impl App {
             estimates: Arc::clone(&inner.estimates),
             fleet: Arc::clone(&inner.fleet),
             upstream: inner.upstream.clone(),
+            stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
         }
     }
 
@@ -244,6 +264,13 @@ impl App {
                 pool.gate.expire();
             }
             self.0.live.load().ladder.sweep(self.0.clock.now());
+        }
+    }
+
+    /// Keeps what is shared with other gateways.
+    async fn share(self) {
+        if let Some(together) = &self.0.together {
+            together.run().await;
         }
     }
 

@@ -135,7 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         max_load: Some(arguments.max_load).filter(|load| *load > 0.0),
         drain: arguments.drain,
     };
-    let settings = RedisSettings { url: Arc::clone(&redis.0), prefix: Arc::clone(&prefix.0) };
+    let settings = RedisSettings::single(Arc::clone(&redis.0), Arc::clone(&prefix.0));
     let speaker = Speaker::new(settings, hmac_key.as_deref().map(Key::new));
     runtime()?.block_on(agent::run(options, speaker, super::serve::terminated()));
     Ok(())

@@ -33,6 +33,10 @@ pub struct Settings {
     pub callers: CallerSettings,
     /// The rules, in the order of the file.
     pub rules: Vec<Rule>,
+    /// What several gateways share.
+    pub shared: SharedState,
+    /// How many gateways are at work when nobody can tell.
+    pub dams: u32,
     /// Concurrency and waiting, the same for each pool.
     pub gate: GateSettings,
     /// The workers, in the order of the file.
@@ -70,7 +74,8 @@ impl Settings {
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let pairs = [&self.tls, &self.admin.tls].into_iter().flatten();
-        let files = pairs.flat_map(|pair| [&pair.cert, &pair.key]).chain(&self.worker_ca);
+        let files =
+            pairs.flat_map(|pair| [&pair.cert, &pair.key]).chain(&self.worker_ca).chain(&self.shared.ca);
         files.cloned().collect()
     }
 }
@@ -91,6 +96,19 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
+}
+
+/// What several gateways share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedState {
+    /// Where Redis is, without the certificate authorities.
+    pub redis: RedisSettings,
+    /// A file of further certificate authorities for it.
+    pub ca: Option<PathBuf>,
+    /// Whether rules are counted there.
+    pub rules: bool,
+    /// Whether callers are kept there.
+    pub callers: bool,
 }
 
 /// The administration port.
@@ -145,6 +163,8 @@ pub enum CallerSource {
 pub struct CallerKey {
     /// What the caller is called, without its namespace.
     pub id: Arc<str>,
+    /// The team that it belongs to.
+    pub team: Option<Arc<str>>,
     /// The SHA-256 of its key.
     pub digest: Digest,
     /// Its class, the highest that it may ask for.

@@ -75,7 +75,8 @@ impl Fleet {
         for spec in specs {
             let eligible = standing.lets(&spec);
             // Who stays as it was keeps its connections without anybody having to compare.
-            let same = self.by_id.get(&spec.id).filter(|known| known.eligible == eligible && known.spec == spec);
+            let same =
+                self.by_id.get(&spec.id).filter(|known| known.eligible == eligible && known.spec == spec);
             let worker = same.map_or_else(|| Arc::new(Worker { spec, eligible }), Arc::clone);
             if !by_id.contains_key(&worker.spec.id) {
                 by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));

@@ -4,6 +4,7 @@
 //! will yields one: a key that matches a configured secret, a header set by a trusted proxy, or the address. An
 //! unknown key yields nothing, otherwise a caller could have a fresh quota for every key it invents.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use smallvec::SmallVec;
 use subtle::ConstantTimeEq;
 use tower::{Layer, Service};
 
+use crate::redis::callers::StoredCallers;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Class, Flight, Forwarding, Peer};
 
@@ -46,6 +48,8 @@ pub struct Key {
     pub sha256: [u8; 32],
     /// The owner's class, its ceiling.
     pub class: Class,
+    /// The team that the owner belongs to.
+    pub team: Option<Arc<str>>,
     /// The owner's weight, at least 1.
     pub weight: u32,
 }
@@ -89,6 +93,7 @@ pub struct Callers {
     settings: CallerSettings,
     // The digest of a secret is the index: what a client can time says nothing of the secret itself.
     by_digest: HashMap<[u8; 32], usize>,
+    stored: Option<Arc<StoredCallers>>,
 }
 
 impl Callers {
@@ -96,7 +101,14 @@ impl Callers {
     #[must_use]
     pub fn new(settings: CallerSettings) -> Self {
         let by_digest = settings.keys.iter().enumerate().map(|(index, key)| (key.sha256, index)).collect();
-        Self { settings, by_digest }
+        Self { settings, by_digest, stored: None }
+    }
+
+    /// The same, and those that are kept in Redis; the configured ones come first.
+    #[must_use]
+    pub fn with_stored(mut self, stored: Option<Arc<StoredCallers>>) -> Self {
+        self.stored = stored;
+        self
     }
 
     /// Says who sent a request with these headers from `peer`, and what may be handed on to the worker.
@@ -115,6 +127,7 @@ impl Callers {
         let trusted = self.trusts(peer.addr.ip());
         let client_ip = if trusted { self.client_behind(headers, peer.addr.ip()) } else { peer.addr.ip() };
         let (carrier, key) = self.key_of(headers);
+        let key = key.as_deref();
         let strip = match (key, &carrier) {
             _ if !self.settings.forward_authorization => {
                 self.settings.key_headers.iter().cloned().chain([AUTHORIZATION, API_KEY_HEADER]).collect()
@@ -165,7 +178,8 @@ impl Callers {
                 )?
             }
         };
-        Ok((Caller { id: id.into(), class, weight: key.map_or(1, |key| key.weight) }, forwarding))
+        let team = key.and_then(|key| key.team.clone());
+        Ok((Caller { id: id.into(), team, class, weight: key.map_or(1, |key| key.weight) }, forwarding))
     }
 
     /// Whether `address` is a trusted proxy.
@@ -184,12 +198,12 @@ impl Callers {
     }
 
     /// Where a key was found, and whose it is.
-    fn key_of(&self, headers: &HeaderMap) -> (Option<HeaderName>, Option<&Key>) {
+    fn key_of(&self, headers: &HeaderMap) -> (Option<HeaderName>, Option<Cow<'_, Key>>) {
         let mut carrier = None;
         for place in &self.settings.key_headers {
             let Some(value) = headers.get(place) else { continue };
             carrier.get_or_insert_with(|| place.clone());
-            if self.by_digest.is_empty() {
+            if self.by_digest.is_empty() && self.stored.is_none() {
                 continue;
             }
             let secret =
@@ -198,7 +212,19 @@ impl Callers {
             let digest: [u8; 32] = Sha256::digest(secret).into();
             let found = self.by_digest.get(&digest).and_then(|index| self.settings.keys.get(*index));
             if let Some(key) = found.filter(|key| bool::from(key.sha256.ct_eq(&digest))) {
-                return (Some(place.clone()), Some(key));
+                return (Some(place.clone()), Some(Cow::Borrowed(key)));
+            }
+            if let Some(key) = self.stored.as_ref().and_then(|stored| stored.find(&digest)) {
+                let key = Key {
+                    id: Arc::clone(&key.id),
+                    sha256: key.sha256,
+                    team: key.team.clone(),
+                    class: key.class.unwrap_or(self.settings.default_class),
+                    weight: key.weight,
+                };
+                if bool::from(key.sha256.ct_eq(&digest)) {
+                    return (Some(place.clone()), Some(Cow::Owned(key)));
+                }
             }
         }
         (carrier, None)
@@ -320,6 +346,7 @@ mod tests {
                 id: "team-a".into(),
                 sha256: Sha256::digest(SECRET).into(),
                 class: Class::Interactive,
+                team: None,
                 weight: 2,
             }],
             ..CallerSettings::default()

@@ -1,4 +1,4 @@
-//! Rules: the tower adapter around [`Ladder`].
+//! Rules: the tower adapter around [`Ladder`], or around [`SharedRules`] where several gateways count together.
 //!
 //! A charge is made when the request is let through, and follows the response body: when the answer ends, token rules
 //! are settled by what was really used. What the inner service refuses costs nothing.
@@ -7,14 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{Extensions, HeaderMap, Request, Response, Uri};
 use tower::{Layer, Service};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Nanos};
 use crate::layers::body::{Guarded, Tied};
 use crate::limit::{Charge, Cost, Decision, Denial, Ladder, Subject};
 use crate::metrics::{self, Metrics};
 use crate::openai::headers;
+use crate::redis::rules::{Holding, SharedRules};
 use crate::refusal::Refusal;
 use crate::request::{Caller, DecodedPath, Demand, Ending, Flight, Forwarding};
 
@@ -23,6 +24,7 @@ use crate::request::{Caller, DecodedPath, Demand, Ending, Flight, Forwarding};
 pub struct RuleMetrics {
     metrics: Arc<Metrics>,
     rules: Vec<Arc<metrics::Rule>>,
+    names: Vec<Arc<str>>,
 }
 
 impl RuleMetrics {
@@ -30,16 +32,22 @@ impl RuleMetrics {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, ladder: &Ladder) -> Self {
         let rules = ladder.rules().iter().map(|rule| metrics.rule(&rule.name)).collect();
-        Self { metrics, rules }
+        let names = ladder.rules().iter().map(|rule| Arc::clone(&rule.name)).collect();
+        Self { metrics, rules, names }
     }
 
-    fn count(&self, decisions: &[(usize, Decision)]) {
-        for (rule, decision) in decisions {
-            let Some(rule) = self.rules.get(*rule) else { continue };
+    /// Counts what was decided for `caller`. Whom a rule that observes would have refused stands in the log as well: that
+    /// is what it is for, and a caller's name is no label.
+    fn count(&self, decisions: &[(usize, Decision)], caller: &str) {
+        for (index, decision) in decisions {
+            let (Some(rule), Some(name)) = (self.rules.get(*index), self.names.get(*index)) else { continue };
             match decision {
                 Decision::Allowed => rule.allowed(),
                 Decision::Refused => rule.refused(),
-                Decision::WouldRefuse => rule.would_refuse(),
+                Decision::WouldRefuse => {
+                    rule.would_refuse();
+                    tracing::info!(rule = &**name, caller, "would have been refused");
+                }
             }
         }
         if decisions.is_empty() {
@@ -48,10 +56,30 @@ impl RuleMetrics {
     }
 }
 
+/// Where rules are counted.
+#[derive(Clone, Debug)]
+pub enum Counting {
+    /// In this process.
+    Memory(Arc<Ladder>),
+    /// In Redis.
+    Shared(Arc<SharedRules>),
+}
+
+impl Counting {
+    /// The rules.
+    #[must_use]
+    pub fn ladder(&self) -> &Ladder {
+        match self {
+            Self::Memory(ladder) => ladder,
+            Self::Shared(rules) => rules.ladder(),
+        }
+    }
+}
+
 /// Makes [`Limit`].
 #[derive(Clone, Debug)]
 pub struct LimitLayer {
-    ladder: Arc<Ladder>,
+    counting: Counting,
     clock: Clock,
     metrics: Option<Arc<RuleMetrics>>,
 }
@@ -60,7 +88,13 @@ impl LimitLayer {
     /// A layer that applies `ladder` at the time of `clock`.
     #[must_use]
     pub const fn new(ladder: Arc<Ladder>, clock: Clock) -> Self {
-        Self { ladder, clock, metrics: None }
+        Self::counting(Counting::Memory(ladder), clock)
+    }
+
+    /// A layer whose rules are counted there.
+    #[must_use]
+    pub const fn counting(counting: Counting, clock: Clock) -> Self {
+        Self { counting, clock, metrics: None }
     }
 
     /// The same layer, counting what the ladder's rules decide.
@@ -68,6 +102,12 @@ impl LimitLayer {
     pub fn counted(mut self, metrics: Arc<RuleMetrics>) -> Self {
         self.metrics = Some(metrics);
         self
+    }
+
+    fn count(&self, decisions: &[(usize, Decision)], caller: &str) {
+        if let Some(metrics) = &self.metrics {
+            metrics.count(decisions, caller);
+        }
     }
 }
 
@@ -89,18 +129,23 @@ pub struct Limit<S> {
     inner: S,
 }
 
-impl<S> Limit<S> {
-    /// Charges the rules for a request, or says why not.
-    fn admit<B>(&self, request: &Request<B>) -> Result<Held, Refusal> {
-        let LimitLayer { ladder, clock, metrics } = &self.shared;
-        let extensions = request.extensions();
+/// What the rules look at.
+struct Question<'a> {
+    subject: Subject<'a>,
+    cost: Cost,
+    flight: Option<Arc<Flight>>,
+}
+
+impl<'a> Question<'a> {
+    fn of(uri: &'a Uri, extensions: &'a Extensions) -> Self {
         let caller = extensions.get::<Caller>();
         let demand = extensions.get::<Demand>();
         let flight = extensions.get::<Arc<Flight>>();
         // A rule must see the path that was let through, however it was written.
-        let path = extensions.get::<DecodedPath>().map_or(request.uri().path(), |decoded| &decoded.0);
+        let path = extensions.get::<DecodedPath>().map_or(uri.path(), |decoded| &decoded.0);
         let subject = Subject {
             caller: caller.map_or("anonymous", |caller| &caller.id),
+            team: caller.and_then(|caller| caller.team.as_deref()),
             ip: extensions.get::<Forwarding>().map(|forwarding| forwarding.client_ip),
             model: demand.and_then(|demand| demand.model.as_deref()),
             route: flight.and_then(|flight| flight.route()).map_or(path, |route| route),
@@ -112,30 +157,85 @@ impl<S> Limit<S> {
             expected_output: demand.expected_output,
             max_output: demand.max_tokens.map(|most| most.saturating_mul(demand.sequences.into())),
         });
-        let verdict = ladder.admit(&subject, &cost, clock.now());
+        Self { subject, cost, flight: flight.cloned() }
+    }
+
+    /// What is held of an answer to it.
+    fn held(self, charge: Taken, clock: &Clock) -> Held {
+        let (flight, prompt_tokens) = (self.flight, self.cost.prompt_tokens);
+        Held { charge: Some(charge), clock: clock.clone(), flight, prompt_tokens }
+    }
+}
+
+impl LimitLayer {
+    /// Charges rules in memory for a request, or says why not.
+    fn admit(&self, ladder: &Arc<Ladder>, question: Question<'_>) -> Result<Held, Refusal> {
+        let verdict = ladder.admit(&question.subject, &question.cost, self.clock.now());
         let decisions = match &verdict {
             Ok(admission) => &admission.decisions,
             Err(denial) => &denial.decisions,
         };
-        if let Some(metrics) = metrics {
-            metrics.count(decisions);
-        }
+        self.count(decisions, question.subject.caller);
         let charge = verdict.map_err(Denial::into_refusal)?.charge;
-        Ok(Held {
-            charge: Some(charge),
-            ladder: Arc::clone(ladder),
-            clock: clock.clone(),
-            flight: flight.cloned(),
-            prompt_tokens: cost.prompt_tokens,
-        })
+        Ok(question.held(Taken::Memory(Arc::clone(ladder), charge), &self.clock))
+    }
+
+    /// The same for rules in Redis.
+    async fn admit_shared(&self, rules: &Arc<SharedRules>, question: Question<'_>) -> Result<Held, Refusal> {
+        let verdict = rules.admit(&question.subject, &question.cost).await;
+        let decisions = match &verdict {
+            Ok(admitted) => &admitted.decisions,
+            Err(refused) => &refused.decisions,
+        };
+        self.count(decisions, question.subject.caller);
+        let holding = verdict.map_err(|refused| refused.refusal)?.holding;
+        Ok(question.held(Taken::Shared(Box::new(holding)), &self.clock))
+    }
+}
+
+/// What was charged, and where.
+#[derive(Debug)]
+enum Taken {
+    Memory(Arc<Ladder>, Charge),
+    // Large, and only for those whose trip to Redis costs a hundred times as much as a box.
+    Shared(Box<Holding>),
+}
+
+impl Taken {
+    fn settle(self, tokens: u64, now: Nanos) {
+        match self {
+            Self::Memory(ladder, charge) => ladder.settle(charge, tokens, now),
+            Self::Shared(holding) => holding.settle(tokens),
+        }
+    }
+
+    fn refund(self, now: Nanos) {
+        match self {
+            Self::Memory(ladder, charge) => ladder.refund(charge, now),
+            Self::Shared(holding) => holding.refund(),
+        }
+    }
+
+    /// Leaves it at its estimate.
+    fn keep(self) {
+        match self {
+            Self::Memory(..) => {}
+            Self::Shared(holding) => holding.keep(),
+        }
+    }
+
+    fn show(&self, fields: &mut HeaderMap, now: Nanos) {
+        match self {
+            Self::Memory(ladder, charge) => headers::standings(fields, &ladder.standings(charge, now)),
+            Self::Shared(holding) => headers::standings(fields, holding.standings()),
+        }
     }
 }
 
 /// A charge on its way, settled when it is dropped.
 #[derive(Debug)]
 pub struct Held {
-    charge: Option<Charge>,
-    ladder: Arc<Ladder>,
+    charge: Option<Taken>,
     clock: Clock,
     flight: Option<Arc<Flight>>,
     prompt_tokens: u64,
@@ -145,7 +245,27 @@ impl Held {
     /// Gives everything back.
     fn refund(mut self) {
         if let Some(charge) = self.charge.take() {
-            self.ladder.refund(charge, self.clock.now());
+            charge.refund(self.clock.now());
+        }
+    }
+
+    /// Sends the request on, and ties the charge to its answer.
+    async fn follow<F, R, E>(self, answer: F) -> Result<Response<Guarded<R, Self>>, Refusal>
+    where
+        F: Future<Output = Result<Response<R>, E>>,
+        E: Into<Refusal>,
+    {
+        match answer.await {
+            Ok(mut response) => {
+                if let Some(charge) = &self.charge {
+                    charge.show(response.headers_mut(), self.clock.now());
+                }
+                Ok(response.map(|body| Guarded::new(body, self)))
+            }
+            Err(refused) => {
+                self.refund();
+                Err(refused.into())
+            }
         }
     }
 }
@@ -154,32 +274,31 @@ impl Tied for Held {}
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let (Some(charge), Some(flight)) = (self.charge.take(), self.flight.take()) else { return };
+        let Some(charge) = self.charge.take() else { return };
+        let Some(flight) = self.flight.take() else { return charge.keep() };
         let now = self.clock.now();
         let started = flight.first_token().is_some();
         match (flight.usage(), flight.ending()) {
-            (Some((prompt, output)), _) => self.ladder.settle(charge, prompt.saturating_add(output), now),
+            (Some((prompt, output)), _) => charge.settle(prompt.saturating_add(output), now),
             // The worker failed before it had given anything.
             (None, Ending::WorkerFailed | Ending::TimedOut | Ending::Refused) if !started => {
-                self.ladder.refund(charge, now);
+                charge.refund(now)
             }
             // Left before it was sent anywhere: the call counts, tokens were not used.
-            (None, Ending::ClientGone) if flight.dispatched().is_none() => self.ladder.settle(charge, 0, now),
-            (None, Ending::Complete) if flight.output_tokens() == 0 => {
-                // A whole answer that says nothing of its usage: the estimate stays.
-            }
-            (None, _) => {
-                self.ladder.settle(charge, self.prompt_tokens.saturating_add(flight.output_tokens()), now);
-            }
+            (None, Ending::ClientGone) if flight.dispatched().is_none() => charge.settle(0, now),
+            // A whole answer that says nothing of its usage: the estimate stays.
+            (None, Ending::Complete) if flight.output_tokens() == 0 => charge.keep(),
+            (None, _) => charge.settle(self.prompt_tokens.saturating_add(flight.output_tokens()), now),
         }
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Limit<S>
+impl<S, B, R: 'static> Service<Request<B>> for Limit<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Error: Into<Refusal>,
     S::Future: Send + 'static,
+    B: Send + 'static,
 {
     type Response = Response<Guarded<R, Held>>;
     type Error = Refusal;
@@ -190,25 +309,26 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let held = match self.admit(&request) {
-            Ok(held) => held,
-            Err(refusal) => return Box::pin(async move { Err(refusal) }),
-        };
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            match answer.await {
-                Ok(mut response) => {
-                    if let Some(charge) = &held.charge {
-                        let standings = held.ladder.standings(charge, held.clock.now());
-                        headers::standings(response.headers_mut(), &standings);
-                    }
-                    Ok(response.map(|body| Guarded::new(body, held)))
-                }
-                Err(refused) => {
-                    held.refund();
-                    Err(refused.into())
+        match &self.shared.counting {
+            Counting::Memory(ladder) => {
+                match self.shared.admit(ladder, Question::of(request.uri(), request.extensions())) {
+                    Ok(held) => Box::pin(held.follow(self.inner.call(request))),
+                    Err(refusal) => Box::pin(async move { Err(refusal) }),
                 }
             }
-        })
+            Counting::Shared(rules) => {
+                let (shared, rules) = (self.shared.clone(), Arc::clone(rules));
+                // The one that was made ready; a new one takes its place.
+                let fresh = self.inner.clone();
+                let mut inner = std::mem::replace(&mut self.inner, fresh);
+                Box::pin(async move {
+                    // Apart, because a body need not be seen by two threads, and the question is asked across one wait.
+                    let (parts, body) = request.into_parts();
+                    let question = Question::of(&parts.uri, &parts.extensions);
+                    let held = shared.admit_shared(&rules, question).await?;
+                    held.follow(inner.call(Request::from_parts(parts, body))).await
+                })
+            }
+        }
     }
 }

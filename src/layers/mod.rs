@@ -12,7 +12,7 @@
 //! use tower::{ServiceBuilder, ServiceExt};
 //! use traffic_dam::clock::Clock;
 //! use traffic_dam::layers::{limit::LimitLayer, rescue::RescueLayer, shed::ShedLayer};
-//! use traffic_dam::limit::{Ladder, rule::{Algorithm, Match, Mode, Per, Quota, Rule}};
+//! use traffic_dam::limit::{Ladder, rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule}};
 //! use traffic_dam::refusal::Unit;
 //! use traffic_dam::shed::settings::GateSettings;
 //!
@@ -27,6 +27,7 @@
 //!     mode: Mode::Enforce,
 //!     matches: Match::default(),
 //!     reserve_max: false,
+//!     on_loss: OnLoss::Share,
 //!     max_keys: 1,
 //! }]);
 //! let app = Router::new().route("/chat", post(|| async { "Hello" })).layer(

@@ -58,7 +58,8 @@ impl Denial {
 }
 
 /// "10 requests per second, burst 20".
-fn quota_in_words(rule: &Rule) -> String {
+#[must_use]
+pub fn quota_in_words(rule: &Rule) -> String {
     let limit = rule.quota.limit;
     let unit = rule.unit.as_str();
     let unit = if limit == 1 { unit.trim_end_matches('s') } else { unit };
@@ -86,6 +87,7 @@ fn period_in_words(period: Duration) -> String {
 fn scope_in_words(rule: &Rule) -> String {
     let parts = rule.per.iter().filter_map(|per| match per {
         Per::Caller => Some("caller"),
+        Per::Team => Some("team"),
         Per::Ip => Some("address"),
         Per::Model => Some("model"),
         Per::Route => Some("route"),
@@ -113,7 +115,7 @@ fn wait_in_words(wait: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::rule::{Match, Mode, Quota};
+    use crate::limit::rule::{Match, Mode, OnLoss, Quota};
 
     fn rule(algorithm: Algorithm, per: &[Per], unit: Unit, limit: u64, period: Duration) -> Rule {
         Rule {
@@ -125,6 +127,7 @@ mod tests {
             mode: Mode::Enforce,
             matches: Match::default(),
             reserve_max: false,
+            on_loss: OnLoss::Share,
             max_keys: 10,
         }
     }

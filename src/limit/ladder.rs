@@ -17,8 +17,8 @@ use smallvec::SmallVec;
 use super::charge::{Admission, Charge, Decision, Decisions, Hold, Part};
 use super::denial::Denial;
 use super::keyed::Place;
-use super::meter::{Mark, Shortage};
-use super::rule::{Per, Rule};
+use super::meter::{Level, Mark, Shortage};
+use super::rule::{OnLoss, Per, Rule};
 use super::rung::Rung;
 use super::subject::{Cost, Hashed, Seal, Subject};
 use crate::clock::Nanos;
@@ -31,6 +31,39 @@ pub struct Ladder {
     /// Narrow keys first.
     rungs: Vec<Rung>,
     seal: Seal,
+}
+
+/// What a request asks of one rule.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// The rule's index in [`Ladder::rules`].
+    pub index: usize,
+    /// The rule.
+    pub rule: &'a Arc<Rule>,
+    /// How many units; `None` when it is more than the rule ever admits at once.
+    pub amount: Option<u64>,
+}
+
+/// How a rule stands to a request.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// The rule's index in [`Ladder::rules`].
+    pub index: usize,
+    /// The rule.
+    pub rule: Arc<Rule>,
+    /// Nothing when the rule does not see the request.
+    pub seen: Option<Seen>,
+}
+
+/// How a rule stands to a request that it sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// How many units it would charge; nothing when they are more than it ever admits at once.
+    pub amount: Option<u64>,
+    /// What the request's key has left.
+    pub level: Level,
+    /// What the request is short of.
+    pub shortage: Option<Shortage>,
 }
 
 /// One request on its way up.
@@ -82,6 +115,24 @@ impl Ladder {
     #[must_use]
     pub fn rebuilt(&self, rules: Vec<Rule>) -> Self {
         Self::build(rules, &self.rungs, self.seal.clone())
+    }
+
+    /// A ladder of this gateway's share of each rule that is to be shared on loss, when `dams` gateways are at work. Rules
+    /// keep their indexes. Counts go on that `before`, an earlier share, has of the same quotas.
+    #[must_use]
+    pub fn share(&self, dams: u32, before: Option<&Self>) -> Self {
+        let old = before.map_or(&[][..], |before| &before.rungs);
+        let shared = self.rungs.iter().filter(|rung| rung.rule.on_loss == OnLoss::Share);
+        let rung = |rung: &Rung| {
+            let kept = |made: &Rung| old.iter().find(|old| old.keeps_counts_for(&made.rule));
+            let made = Rung::sharing(rung.index, &rung.rule, dams, None);
+            match kept(&made) {
+                Some(kept) => Rung::sharing(rung.index, &rung.rule, dams, Some(kept)),
+                None => made,
+            }
+        };
+        let seal = before.map_or_else(|| self.seal.clone(), |before| before.seal.clone());
+        Self { rules: self.rules.clone(), rungs: shared.map(rung).collect(), seal }
     }
 
     fn build(rules: Vec<Rule>, old: &[Rung], seal: Seal) -> Self {
@@ -152,6 +203,34 @@ impl Ladder {
             admission.decisions.push((rung.index, decision));
         }
         Ok(())
+    }
+
+    /// What a request asks of each rule that sees it, narrow keys first, for who keeps the counts elsewhere.
+    pub fn claims<'a>(&'a self, subject: &'a Subject<'a>, cost: &'a Cost) -> impl Iterator<Item = Claim<'a>> {
+        let seen = self.rungs.iter().filter(|rung| rung.sees(subject));
+        seen.map(|rung| Claim { index: rung.index, rule: &rung.rule, amount: rung.amount(cost).ok() })
+    }
+
+    /// How every rule stands to a request, in the configured order; nothing is charged.
+    #[must_use]
+    pub fn explain(&self, subject: &Subject<'_>, cost: &Cost, now: Nanos) -> Vec<Explained> {
+        let mut climber = Climber { seal: &self.seal, subject, cost, now, hashed: Hashed::default() };
+        let mut rules: Vec<_> = self
+            .rungs
+            .iter()
+            .map(|rung| {
+                let (rule, index) = (Arc::clone(&rung.rule), rung.index);
+                if !rung.sees(subject) {
+                    return Explained { index, rule, seen: None };
+                }
+                let place = Place::Own(climber.key(rung));
+                let level = rung.counter.level(Some(place), now);
+                let (amount, shortage) = (rung.amount(cost).ok(), climber.shortage(rung));
+                Explained { index, rule, seen: Some(Seen { amount, level, shortage }) }
+            })
+            .collect();
+        rules.sort_by_key(|explained| explained.index);
+        rules
     }
 
     #[cold]

@@ -44,6 +44,7 @@ mod tests {
     fn every_given_field_must_match() {
         let subject = Subject {
             caller: "key:team-a",
+            team: None,
             ip: None,
             model: Some("gpt-4"),
             route: "/v1/chat/completions",

@@ -13,10 +13,12 @@
 pub mod charge;
 mod counter;
 pub mod denial;
+pub mod denied;
 pub mod keyed;
 pub mod ladder;
 mod matcher;
 pub mod meter;
+pub mod purse;
 pub mod rule;
 mod rung;
 pub mod sliding_log;
@@ -30,5 +32,5 @@ mod properties;
 
 pub use charge::{Admission, Charge, Decision, Decisions};
 pub use denial::Denial;
-pub use ladder::Ladder;
+pub use ladder::{Claim, Explained, Ladder, Seen};
 pub use subject::{Cost, Subject};

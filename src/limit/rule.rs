@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::refusal::Unit;
+use super::meter::Level;
+use crate::clock::saturating_nanos;
+use crate::refusal::{Standing, Unit};
 use crate::request::Class;
 
 /// How a rule counts.
@@ -28,6 +30,8 @@ pub enum Per {
     Model,
     /// The route: a kind's path or a configured path pattern.
     Route,
+    /// The team of the caller. A rule with it does not see callers without a team.
+    Team,
     /// One counter for everything the rule matches.
     All,
 }
@@ -51,6 +55,18 @@ pub enum Mode {
     Enforce,
     /// Count what would have been refused, and let it pass.
     Observe,
+}
+
+/// What becomes of a rule that is counted in Redis while Redis cannot be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLoss {
+    /// Each gateway counts its share of the quota by itself.
+    #[default]
+    Share,
+    /// It lets everything through.
+    Open,
+    /// It refuses.
+    Closed,
 }
 
 /// Which requests a rule sees. An empty field matches everything; `*` stands for any run of characters.
@@ -85,6 +101,35 @@ pub struct Rule {
     pub matches: Match,
     /// For rules in tokens: reserve the client's own `max_tokens` instead of the expected output.
     pub reserve_max: bool,
+    /// What becomes of it while Redis cannot be asked; rules counted in memory have no use for it.
+    pub on_loss: OnLoss,
     /// The most keys this rule remembers.
     pub max_keys: usize,
+}
+
+impl Rule {
+    /// The most that it ever admits at once.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        match self.algorithm {
+            Algorithm::TokenBucket => self.quota.burst.max(1),
+            Algorithm::SlidingWindow | Algorithm::SlidingLog => self.quota.limit.max(1),
+        }
+    }
+
+    /// How it stands for a key at this level.
+    #[must_use]
+    pub fn standing(&self, level: Level) -> Standing {
+        let Level { remaining, reset } = level;
+        let limit = self.capacity();
+        let window = match self.algorithm {
+            Algorithm::TokenBucket => {
+                let nanos = u128::from(saturating_nanos(self.quota.period)) * u128::from(limit)
+                    / u128::from(self.quota.limit.max(1));
+                Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+            }
+            Algorithm::SlidingWindow | Algorithm::SlidingLog => self.quota.period,
+        };
+        Standing { rule: Arc::clone(&self.name), unit: self.unit, limit, remaining, reset, window }
+    }
 }

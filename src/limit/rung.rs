@@ -7,14 +7,32 @@ use std::time::Duration;
 use super::counter::{Counter, counter};
 use super::keyed::Place;
 use super::matcher::Matcher;
-use super::meter::{Level, Shortage};
-use super::rule::{Algorithm, Match, Mode, Per, Rule};
+use super::meter::Shortage;
+use super::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
 use super::subject::{Cost, Subject};
 use crate::clock::{Nanos, saturating_nanos};
 use crate::refusal::{Standing, Unit};
 
 /// Names counts across ladders, so that a charge can never be settled on the counts of another rule.
 static NEXT_COUNTS: AtomicU32 = AtomicU32::new(0);
+
+/// The part of a quota that one of `dams` gateways gives by itself: less than its share, because a gateway more may be
+/// at work than was last heard of.
+const SHARE_PERCENT: u64 = 83;
+
+/// The part of a rule that one of `dams` gateways counts while it cannot ask what the others do.
+fn share(whole: &Rule, dams: u32) -> Rule {
+    let dams = u64::from(dams.max(1));
+    let Quota { limit, period, .. } = whole.quota;
+    // Exact, and in range: a share of one per day among many becomes a longer period, not none.
+    let (limit, period) = (limit.saturating_mul(SHARE_PERCENT), u128::from(saturating_nanos(period)));
+    let period = u64::try_from(period * 100 * u128::from(dams)).unwrap_or(u64::MAX);
+    Rule {
+        algorithm: Algorithm::TokenBucket,
+        quota: Quota { limit, period: Duration::from_nanos(period), burst: (whole.capacity() / dams).max(1) },
+        ..whole.clone()
+    }
+}
 
 /// One rule at work.
 #[derive(Debug)]
@@ -25,6 +43,10 @@ pub(crate) struct Rung {
     matcher: Option<Matcher>,
     pub(crate) counts: u32,
     pub(crate) counter: Arc<dyn Counter>,
+    /// Whether it sees callers without a team.
+    all_teams: bool,
+    /// The largest prompt that may ever pass.
+    largest: u64,
 }
 
 impl Rung {
@@ -37,12 +59,20 @@ impl Rung {
             None => (NEXT_COUNTS.fetch_add(1, Ordering::Relaxed), counter(&rule)),
         };
         let matcher = (rule.matches != Match::default()).then(|| Matcher::new(&rule.matches));
-        Self { index, matcher, rule, counts, counter }
+        let (all_teams, largest) = (!rule.per.contains(&Per::Team), rule.capacity());
+        Self { index, matcher, all_teams, largest, rule, counts, counter }
+    }
+
+    /// The same for a share of the rule's quota: what the whole quota could hold is not too large for ever.
+    pub(crate) fn sharing(index: usize, whole: &Rule, dams: u32, kept: Option<&Self>) -> Self {
+        let largest = whole.capacity();
+        Self { largest, ..Self::new(index, Arc::new(share(whole, dams)), kept) }
     }
 
     #[inline]
     pub(crate) fn sees(&self, subject: &Subject<'_>) -> bool {
-        self.matcher.as_ref().is_none_or(|matcher| matcher.matches(subject))
+        (self.all_teams || subject.team.is_some())
+            && self.matcher.as_ref().is_none_or(|matcher| matcher.matches(subject))
     }
 
     /// Whether counts made under this rule go on under `rule`.
@@ -69,43 +99,24 @@ impl Rung {
         self.rule.mode == Mode::Enforce
     }
 
-    /// The most that this rule ever admits at once.
-    fn capacity(&self) -> u64 {
-        match self.rule.algorithm {
-            Algorithm::TokenBucket => self.rule.quota.burst.max(1),
-            Algorithm::SlidingWindow | Algorithm::SlidingLog => self.rule.quota.limit.max(1),
-        }
-    }
-
     /// What to charge for a request.
     #[inline]
     pub(crate) fn amount(&self, cost: &Cost) -> Result<u64, Shortage> {
         if self.rule.unit == Unit::Requests {
             return Ok(1);
         }
-        if cost.prompt_tokens > self.capacity() {
+        if cost.prompt_tokens > self.largest {
             return Err(Shortage::Never);
         }
         let output = match cost.max_output {
             Some(bound) if self.rule.reserve_max => bound,
             bound => cost.expected_output.min(bound.unwrap_or(u64::MAX)),
         };
-        // What the answer then takes beyond the capacity becomes debt: refusing it now would refuse it for ever.
-        Ok(cost.prompt_tokens.saturating_add(output).min(self.capacity()))
+        // What it then takes beyond the capacity becomes debt: refusing it now would refuse it for ever.
+        Ok(cost.prompt_tokens.saturating_add(output).min(self.rule.capacity()))
     }
 
     pub(crate) fn standing(&self, place: Option<Place>, now: Nanos) -> Standing {
-        let Level { remaining, reset } = self.counter.level(place, now);
-        let quota = &self.rule.quota;
-        let limit = self.capacity();
-        let window = match self.rule.algorithm {
-            Algorithm::TokenBucket => {
-                let nanos = u128::from(saturating_nanos(quota.period)) * u128::from(limit)
-                    / u128::from(quota.limit.max(1));
-                Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-            }
-            Algorithm::SlidingWindow | Algorithm::SlidingLog => quota.period,
-        };
-        Standing { rule: Arc::clone(&self.rule.name), unit: self.rule.unit, limit, remaining, reset, window }
+        self.rule.standing(self.counter.level(place, now))
     }
 }

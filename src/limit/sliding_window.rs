@@ -41,6 +41,14 @@ pub struct Buckets {
     cur: u64,
 }
 
+impl Buckets {
+    /// Buckets of which the current one began at `start`.
+    #[must_use]
+    pub const fn new(start: Nanos, prev: u64, cur: u64) -> Self {
+        Self { start: start.0, prev, cur }
+    }
+}
+
 impl SlidingWindow {
     /// A window of `quota.period` that holds `quota.limit`. A zero in it counts as one.
     #[must_use]

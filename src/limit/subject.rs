@@ -13,6 +13,8 @@ use crate::request::Class;
 pub struct Subject<'a> {
     /// The caller's namespaced id.
     pub caller: &'a str,
+    /// The caller's team.
+    pub team: Option<&'a str>,
     /// The client's address. Requests without one count together.
     pub ip: Option<IpAddr>,
     /// The model asked for. Requests without one count together.
@@ -23,6 +25,27 @@ pub struct Subject<'a> {
     pub path: &'a str,
     /// The class of the request.
     pub class: Class,
+}
+
+impl Subject<'_> {
+    /// What tells this subject from others under a rule that counts per `per`, in bytes that are the same in every
+    /// process.
+    #[inline]
+    pub fn identity<R>(&self, per: Per, look: impl FnOnce(&[u8]) -> R) -> R {
+        match per {
+            Per::Caller => look(self.caller.as_bytes()),
+            Per::Model => look(self.model.unwrap_or_default().as_bytes()),
+            Per::Route => look(self.route.as_bytes()),
+            Per::Team => look(self.team.unwrap_or_default().as_bytes()),
+            Per::All => look(&[]),
+            Per::Ip => match self.ip.map(|ip| ip.to_canonical()) {
+                None => look(&[]),
+                Some(IpAddr::V4(ip)) => look(&ip.octets()),
+                // One line usually gets a whole /64: a client could use a new address for each request.
+                Some(IpAddr::V6(ip)) => look(&ip.octets()[..8]),
+            },
+        }
+    }
 }
 
 /// What a request is expected to cost. In requests it is always one.
@@ -44,7 +67,7 @@ pub struct Cost {
 pub(crate) struct Seal(SipHasher13);
 
 /// The parts of one subject that were hashed already, by `Per as usize`: each is hashed once, whatever the rules.
-pub(crate) type Hashed = [Option<u64>; 4];
+pub(crate) type Hashed = [Option<u64>; 5];
 
 impl Seal {
     /// A seal with a new secret.
@@ -60,7 +83,7 @@ impl Seal {
         if let [only] = per {
             return self.part(*only, subject, hashed);
         }
-        let mut joined = [0; 8 * 4];
+        let mut joined = [0; 8 * 5];
         for (slot, per) in joined.chunks_exact_mut(8).zip(per) {
             slot.copy_from_slice(&self.part(*per, subject, hashed).to_le_bytes());
         }
@@ -74,23 +97,11 @@ impl Seal {
             return key;
         }
         let key = match per {
-            Per::Caller => self.0.hash(subject.caller.as_bytes()),
-            Per::Model => self.0.hash(subject.model.unwrap_or_default().as_bytes()),
-            Per::Route => self.0.hash(subject.route.as_bytes()),
-            Per::Ip => self.address(subject.ip),
             Per::All => 0,
+            per => subject.identity(per, |bytes| self.0.hash(bytes)),
         };
         *known = Some(key);
         key
-    }
-
-    fn address(&self, ip: Option<IpAddr>) -> u64 {
-        match ip.map(|ip| ip.to_canonical()) {
-            None => self.0.hash(&[]),
-            Some(IpAddr::V4(ip)) => self.0.hash(&ip.octets()),
-            // One line usually gets a whole /64: a client could use a new address for each request.
-            Some(IpAddr::V6(ip)) => self.0.hash(&ip.octets()[..8]),
-        }
     }
 }
 
@@ -110,7 +121,15 @@ mod tests {
 
     fn subject() -> Subject<'static> {
         let class = Class::Interactive;
-        Subject { caller: "key:a", ip: None, model: Some("m"), route: "/v1/*", path: "/v1/models", class }
+        Subject {
+            caller: "key:a",
+            team: None,
+            ip: None,
+            model: Some("m"),
+            route: "/v1/*",
+            path: "/v1/models",
+            class,
+        }
     }
 
     #[test]

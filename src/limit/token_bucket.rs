@@ -23,7 +23,7 @@ use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
 /// Sixteen keeps 18 years in 63 bits and the rounding of T below anything measurable.
-const TICKS_PER_NANO: u64 = 16;
+pub const TICKS_PER_NANO: u64 = 16;
 
 /// The end of time, in ticks, and the deepest bucket: their sum fits a `u64`, so that sums need no check, and lies
 /// below `u64::MAX`, so that a saturated TAT always refuses.
@@ -49,6 +49,18 @@ impl TokenBucket {
         let burst = quota.burst.clamp(1, DEEPEST / interval);
         Self { interval, depth: interval * burst }
     }
+
+    /// Ticks that `amount` units take.
+    #[must_use]
+    pub const fn ticks_of(&self, amount: u64) -> u64 {
+        amount.saturating_mul(self.interval)
+    }
+
+    /// How many ticks ahead of now TAT may be for `amount` units to fit; nothing when they never do.
+    #[must_use]
+    pub const fn room_for(&self, amount: u64) -> Option<u64> {
+        self.depth.checked_sub(self.ticks_of(amount))
+    }
 }
 
 #[inline]
@@ -68,8 +80,8 @@ impl Meter for TokenBucket {
     #[inline]
     fn charge(&self, tat: &mut u64, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
         let now = ticks(now);
-        let taken = amount.saturating_mul(self.interval);
-        let Some(room) = self.depth.checked_sub(taken) else { return Err(Shortage::Never) };
+        let taken = self.ticks_of(amount);
+        let Some(room) = self.room_for(amount) else { return Err(Shortage::Never) };
         // The same condition, turned round: what is known before TAT is read leaves one comparison and one sum after.
         let latest = now + room;
         let start = now.max(*tat);
@@ -88,9 +100,9 @@ impl Meter for TokenBucket {
     fn correct(&self, tat: &mut u64, _mark: Mark, reserved: u64, actual: u64, now: Nanos) {
         *tat = if actual > reserved {
             // From now on, not from a TAT long past: an idle bucket would forgive the excess.
-            ticks(now).max(*tat).saturating_add((actual - reserved).saturating_mul(self.interval))
+            ticks(now).max(*tat).saturating_add(self.ticks_of(actual - reserved))
         } else {
-            tat.saturating_sub((reserved - actual).saturating_mul(self.interval))
+            tat.saturating_sub(self.ticks_of(reserved - actual))
         };
     }
 

@@ -11,14 +11,16 @@
 mod buckets;
 mod label;
 mod reading;
+mod redis;
 mod series;
 
 pub use label::LABEL_VALUES;
 pub use reading::{Light, Reading, WorkerReading};
+pub use redis::{Redis, RedisOp};
 pub use series::{InFlight, Pool, Route, Rule};
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus::{
@@ -55,6 +57,7 @@ pub struct Metrics {
     reloads_refused: IntCounter,
     in_flight: IntGauge,
     gauges: Gauges,
+    redis: OnceLock<Redis>,
 }
 
 impl fmt::Debug for Metrics {
@@ -153,6 +156,7 @@ impl Metrics {
             reloads_refused: fixed(reloads.get_metric_with_label_values(&["refused"])),
             in_flight: make.count("in_flight", "Requests under way, waiting ones included."),
             gauges: Gauges::new(&make),
+            redis: OnceLock::new(),
             registry,
         }
     }
@@ -173,6 +177,12 @@ impl Metrics {
     #[must_use]
     pub fn rule(&self, name: &str) -> Arc<Rule> {
         self.rules.get(name, |name| Rule::new(name, &self.limit_checks))
+    }
+
+    /// The series of Redis. They are shown from the first call on: a gateway that needs no Redis says nothing of one.
+    #[must_use]
+    pub fn redis(&self) -> &Redis {
+        self.redis.get_or_init(|| Redis::new(&Maker(&self.registry)))
     }
 
     /// A request came; it is under way until what this returns is dropped.

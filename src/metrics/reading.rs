@@ -53,8 +53,8 @@ pub struct Reading {
     pub workers: Vec<WorkerReading>,
     /// Requests that each pool has and cannot start, for an autoscaler.
     pub demand_waiting: Vec<(Arc<str>, u64)>,
-    /// Whether heartbeats are heard; nothing when none are listened for.
-    pub feed_works: Option<bool>,
+    /// Whether all that is used of Redis works; nothing when nothing is.
+    pub redis_works: Option<bool>,
 }
 
 /// The gauges behind a [`Reading`].
@@ -128,7 +128,7 @@ impl Gauges {
         show(&self.concurrency_limit, workers.clone().map(|worker| (&*worker.id, worker.limit)));
         show(&self.worker_in_flight, workers.clone().map(|worker| (&*worker.id, worker.in_flight as f64)));
         self.redis_up.reset();
-        if let Some(works) = reading.feed_works {
+        if let Some(works) = reading.redis_works {
             fixed(self.redis_up.get_metric_with_label_values::<&str>(&[])).set(f64::from(u8::from(works)));
         }
         // Neither can be added up; those beyond the bound are left out.

@@ -101,7 +101,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         limiter_keys: vec![("burst".into(), 12)],
         workers: vec![worker("w1", Light::Green), worker("w2", Light::Red)],
         demand_waiting: vec![("default".into(), 4)],
-        feed_works: Some(true),
+        redis_works: Some(true),
     };
     let first = lines(&metrics, &reading);
     for line in [

@@ -16,7 +16,8 @@ pub const fn status(reason: Reason) -> StatusCode {
         | Reason::QueueTimeout
         | Reason::NoWorker
         | Reason::Draining
-        | Reason::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+        | Reason::Maintenance
+        | Reason::LimiterUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         Reason::UpstreamUnreachable | Reason::UpstreamBroke => StatusCode::BAD_GATEWAY,
         Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         Reason::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -46,6 +47,7 @@ const fn family(reason: Reason) -> &'static str {
         | Reason::NoWorker
         | Reason::Draining
         | Reason::Maintenance
+        | Reason::LimiterUnavailable
         | Reason::UpstreamUnreachable
         | Reason::UpstreamBroke
         | Reason::UpstreamTimeout
@@ -117,6 +119,7 @@ mod tests {
             ("no_worker", 503, "server_error", "no_worker"),
             ("draining", 503, "server_error", "draining"),
             ("maintenance", 503, "server_error", "maintenance"),
+            ("limiter_unavailable", 503, "server_error", "limiter_unavailable"),
             ("upstream_unreachable", 502, "server_error", "upstream_unreachable"),
             ("upstream_broke", 502, "server_error", "upstream_broke"),
             ("upstream_timeout", 504, "server_error", "upstream_timeout"),

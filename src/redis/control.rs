@@ -64,7 +64,7 @@ impl Control {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(PATIENCE));
-        let client = Client::open(&*settings.url)?;
+        let client = Client::open(settings.url())?;
         let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         Ok(Self { connection, prefix: Arc::clone(&settings.prefix) })
     }

@@ -85,7 +85,7 @@ impl Speaker {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(within))
             .set_response_timeout(Some(within));
-        Client::open(&*self.settings.url)?.get_multiplexed_async_connection_with_config(&config).await
+        Client::open(self.settings.url())?.get_multiplexed_async_connection_with_config(&config).await
     }
 
     /// Keeps a connection for the next time, unless something went wrong on it.

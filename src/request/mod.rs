@@ -60,6 +60,8 @@ impl fmt::Display for Class {
 pub struct Caller {
     /// The namespaced identity: `key:team-a`, `hdr:42`, `ip:192.0.2.1`, `ip:2001:db8::/64`.
     pub id: Arc<str>,
+    /// The team that it belongs to.
+    pub team: Option<Arc<str>>,
     /// The class of this request: the caller's ceiling, or what the request lowered it to.
     pub class: Class,
     /// The caller's share of a contended pool relative to others; at least 1.
@@ -70,7 +72,7 @@ impl Caller {
     /// A caller of ordinary weight and class.
     #[must_use]
     pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self { id: id.into(), class: Class::default(), weight: 1 }
+        Self { id: id.into(), team: None, class: Class::default(), weight: 1 }
     }
 }
 

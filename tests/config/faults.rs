@@ -36,19 +36,13 @@ fn keys() {
 }
 
 #[test]
-fn discovery_needs_a_redis_and_an_allow_list() {
+fn discovery_needs_an_allow_list() {
     let with = |workers: &str, redis: &str| format!("workers: {{ {workers} }}\n{redis}\n");
     let redis = "redis: { url: \"redis://h\" }";
     for (text, field, words) in [
-        (
-            with("discovery: redis, allow: [10.0.0.0/8]", ""),
-            "redis",
-            "`workers.discovery: redis` needs its `url`",
-        ),
         (with("discovery: redis", redis), "workers.allow", "which hosts or networks may a heartbeat name?"),
         (with("discovery: redis, allow: [10.*]", redis), "workers.allow[0]", "must be a network such as"),
         (with("static: []", "redis: { url: \"http://h\" }"), "redis.url", "must be a `redis://`"),
-        (with("static: []", "redis: { prefix: a }"), "redis.url", "is missing"),
         (
             with("static: []", "redis: { url: \"redis://h\", prefix: \"{a}\" }"),
             "redis.prefix",
@@ -213,7 +207,13 @@ fn rules() {
     only(&per("[all, caller]"), 2, 21, "limits[0].per", "it stands alone");
     only(&per("[ip, ip]"), 2, 26, "limits[0].per[1]", "is in the list already");
     only(&per("[]"), 2, 21, "limits[0].per", "must not be empty");
-    only(&per("user"), 2, 21, "limits[0].per", "`route` or `all`, or a list of these; found \"user\"");
+    only(
+        &per("user"),
+        2,
+        21,
+        "limits[0].per",
+        "`route`, `team` or `all`, or a list of these; found \"user\"",
+    );
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn start(redis: &Redis, worker: &Worker, change: impl FnOnce(&mut AgentOptions))
         drain: Duration::from_secs(60),
     };
     change(&mut options);
-    let settings = RedisSettings { url: redis.url().into(), prefix: "dam".into() };
+    let settings = RedisSettings::single(redis.url().into(), "dam".into());
     let speaker = Speaker::new(settings, Some(Key::new("k")));
     let (end, ended) = oneshot::channel();
     let task = tokio::spawn(agent::run(options, speaker, async { ended.await.unwrap_or_default() }));

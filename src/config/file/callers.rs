@@ -27,8 +27,10 @@ pub struct Callers {
     /// The class of callers to whom none is given, which is the highest that they may ask for.
     pub default_class: ClassName,
     /// Whether workers see the caller's `authorization` header. A key of ours never reaches a worker.
-    #[schemars(extend("x-default" = "true without `keys`, false with them"))]
+    #[schemars(extend("x-default" = "true without `keys` and `stored`, false with them"))]
     pub forward_authorization: Option<bool>,
+    /// Where further callers are kept, to be changed through the admin port.
+    pub stored: Stored,
     /// Known callers.
     #[schemars(length(max = 100_000))]
     pub keys: Vec<CallerKey>,
@@ -46,6 +48,7 @@ impl Default for Callers {
             anonymous: Anonymous::default(),
             default_class: ClassName::default(),
             forward_authorization: None,
+            stored: Stored::default(),
             keys: Vec::new(),
         }
     }
@@ -53,7 +56,7 @@ impl Default for Callers {
 
 impl Callers {
     pub(super) fn complete(&mut self) {
-        let without_keys = self.keys.is_empty();
+        let without_keys = self.keys.is_empty() && self.stored == Stored::None;
         self.forward_authorization.get_or_insert(without_keys);
         for key in &mut self.keys {
             key.class.get_or_insert(self.default_class);
@@ -87,6 +90,17 @@ pub enum Plainly {
 pub struct HeaderSource {
     /// A header by which one of `trusted_proxies` names the caller.
     pub header: Text<HeaderName>,
+}
+
+/// Where further callers are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stored {
+    /// nowhere
+    #[default]
+    None,
+    /// in Redis
+    Redis,
 }
 
 /// What becomes of a request that no key matches.
@@ -132,6 +146,9 @@ pub struct CallerKey {
     /// The SHA-256 of the caller's key, 64 hexadecimal digits: the file holds no key itself.
     #[schemars(extend("writeOnly" = true))]
     pub sha256: Text<Digest>,
+    /// The team that it belongs to, for rules per `team`.
+    #[schemars(extend("x-default" = "none"))]
+    pub team: Option<Text<Id>>,
     /// The caller's class, which is the highest that it may ask for.
     #[schemars(extend("x-default" = "`callers.default_class`"))]
     pub class: Option<ClassName>,

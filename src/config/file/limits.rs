@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClassName, OneOrMany};
+use super::{ClassName, OnLossName, OneOrMany};
 use crate::config::syntax::{Glob, Millis, Rate, RuleName, Text};
 use crate::limit::rule::{Algorithm, Mode, Per};
 use crate::refusal::Unit;
@@ -42,6 +42,9 @@ pub struct Limit {
     /// For rules in tokens: what is reserved for the answer until its length is known.
     #[serde(default)]
     pub reserve: Reservation,
+    /// With `state: redis`: what becomes of it while Redis does not answer.
+    #[schemars(extend("x-default" = "`redis.on_loss`"))]
+    pub on_loss: Option<OnLossName>,
 }
 
 /// How a rule counts.
@@ -78,6 +81,8 @@ pub enum PerName {
     Model,
     /// each route
     Route,
+    /// each team of callers; callers without a team are not seen
+    Team,
     /// nothing: one count for all that the rule matches
     All,
 }
@@ -89,6 +94,7 @@ impl From<PerName> for Per {
             PerName::Ip => Self::Ip,
             PerName::Model => Self::Model,
             PerName::Route => Self::Route,
+            PerName::Team => Self::Team,
             PerName::All => Self::All,
         }
     }

@@ -12,11 +12,11 @@ mod redis;
 mod traffic;
 mod workers;
 
-pub use callers::{Anonymous, CallerKey, Callers, ClassName, HeaderSource, Plainly, Source};
+pub use callers::{Anonymous, CallerKey, Callers, ClassName, HeaderSource, Plainly, Source, Stored};
 pub use concurrency::{Concurrency, ConcurrencyLimit, Found, Law, Queue, Reserve};
 pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation, UnitName};
 pub use process::{Admin, Drain, Log, Tls};
-pub use redis::Redis;
+pub use redis::{OnLossName, Redis, State};
 pub use traffic::{Bounds, Cors, KindName, Route, RouteTimeouts};
 pub use workers::{Discovery, Retry, Sticky, Timeouts, Worker, WorkerMode, Workers};
 
@@ -50,9 +50,14 @@ pub struct File {
     pub max_keys: u64,
     /// How much runs on the workers at once, and how long the rest may wait.
     pub concurrency: Concurrency,
-    /// How many gateways share the workers: what the workers are told to hold is divided by it.
+    /// How many gateways share the workers, and the quotas while Redis cannot tell: what the workers are told to hold is
+    /// divided by it.
     #[schemars(range(min = 1, max = 1000))]
     pub dams: u32,
+    /// Where rules are counted.
+    pub state: State,
+    /// Redis, for what gateways and workers share. It is used only by settings that say so.
+    pub redis: Redis,
     /// The processes that serve.
     pub workers: Workers,
     /// Paths let through beside the OpenAI endpoints, each as one request of no tokens; `["/*"]` lets all through.
@@ -61,8 +66,6 @@ pub struct File {
     /// A chatbot API's own endpoints, or other timeouts for an OpenAI endpoint.
     #[schemars(length(max = 64))]
     pub routes: Vec<Route>,
-    /// What gateways and workers share.
-    pub redis: Option<Redis>,
     /// What a connection and a request may take.
     pub bounds: Bounds,
     /// Browsers on other origins.
@@ -84,10 +87,11 @@ impl Default for File {
             max_keys: 1_000_000,
             concurrency: Concurrency::default(),
             dams: 1,
+            state: State::default(),
+            redis: Redis::default(),
             workers: Workers::default(),
             paths: Vec::new(),
             routes: Vec::new(),
-            redis: None,
             bounds: Bounds::default(),
             cors: Cors::default(),
             drain: Drain::default(),
@@ -128,6 +132,9 @@ impl File {
         self.admin.complete();
         self.callers.complete();
         self.concurrency.complete();
+        for limit in &mut self.limits {
+            limit.on_loss.get_or_insert(self.redis.on_loss);
+        }
         for route in &mut self.routes {
             route.timeouts.complete(&self.workers.timeouts);
         }

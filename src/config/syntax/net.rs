@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use http::Uri;
 use ipnet::IpNet;
-use redis::IntoConnectionInfo;
 
 use super::Syntax;
 use crate::fleet::address::{Allowed, URL_EXPECTED, port_is_sound, worker_url};
@@ -130,19 +129,19 @@ pub struct RedisUrl(pub Arc<str>);
 
 impl fmt::Debug for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f)
+        f.write_str(&redacted_url(&self.0))
     }
 }
 
 impl Syntax for RedisUrl {
     const NAME: &'static str = "Redis URL";
-    const EXPECTED: &'static str =
-        "a `redis://` or, with TLS, `rediss://` URL such as `redis://user:password@127.0.0.1:6379/0`";
+    const EXPECTED: &'static str = "a `redis://` or `rediss://` URL of a host and, where need be, a port, a user, a \
+         password and a database, such as `redis://user:password@127.0.0.1:6379/0`";
     const PATTERN: &'static str = "^rediss?://.+$";
 
     fn read(text: &str) -> Option<Self> {
-        let scheme = text.starts_with("redis://") || text.starts_with("rediss://");
-        (scheme && text.into_connection_info().is_ok()).then(|| Self(text.into()))
+        let known = text.starts_with("redis://") || text.starts_with("rediss://");
+        (known && crate::redis::settings::is_sound(text)).then(|| Self(text.into()))
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -236,8 +235,9 @@ mod tests {
         ] {
             assert_eq!(written::<RedisUrl>(right).as_deref(), Some(form));
         }
+        assert_eq!(format!("{:?}", RedisUrl::read("rediss://u:s3cret@h").unwrap()), "rediss://…@h");
         for wrong in
-            ["", "h:6379", "http://h", "unix:///tmp/s", "redis://", "redis://h/db", "redis://h:99999"]
+            ["", "h:6379", "http://h", "redis://", "redis://h:x", "redis+unix:///tmp/s", "redis://h/db"]
         {
             assert_eq!(written::<RedisUrl>(wrong), None, "{wrong}");
         }

@@ -1,7 +1,7 @@
 //! Who asks.
 
 use super::Distinct;
-use crate::config::file::{Anonymous, Callers, Plainly, Source};
+use crate::config::file::{Anonymous, Callers, Plainly, Source, Stored};
 use crate::config::place::{At, Report};
 use crate::config::settings::{CallerKey, CallerSettings, CallerSource};
 
@@ -23,12 +23,15 @@ pub(super) fn validate(callers: &Callers, at: &At<'_>, report: &mut Report) -> C
         key_headers: callers.key_header.as_slice().iter().map(|header| header.0.clone()).collect(),
         refuse_anonymous: callers.anonymous == Anonymous::Refuse,
         default_class: callers.default_class.into(),
-        forward_authorization: callers.forward_authorization.unwrap_or(callers.keys.is_empty()),
+        forward_authorization: callers
+            .forward_authorization
+            .unwrap_or(callers.keys.is_empty() && callers.stored == Stored::None),
         keys: callers
             .keys
             .iter()
             .map(|key| CallerKey {
                 id: key.id.0.0.clone(),
+                team: key.team.as_ref().map(|team| team.0.0.clone()),
                 digest: key.sha256.0,
                 class: key.class.unwrap_or(callers.default_class).into(),
                 weight: key.weight,
@@ -67,6 +70,12 @@ fn sources(callers: &Callers, at: &At<'_>, report: &mut Report) {
     let by_key = callers.from.contains(&Source::Plainly(Plainly::ApiKey));
     if !callers.keys.is_empty() && !by_key {
         report.fault(&from, "must have `api_key` in it, because there are `callers.keys`");
+    }
+    if callers.stored == Stored::Redis && !by_key {
+        report.fault(&from, "must have `api_key` in it, because `callers.stored` keeps keys");
+    }
+    if callers.stored == Stored::Redis {
+        return;
     }
     if callers.anonymous == Anonymous::Refuse && callers.keys.is_empty() && report.is_known(&at.key("keys")) {
         report.fault(&at.key("anonymous"), "`refuse` would refuse everyone: there are no `callers.keys`");

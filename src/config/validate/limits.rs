@@ -37,6 +37,7 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<R
             mode: limit.mode.into(),
             matches: matching(limit, &at, report),
             reserve_max: limit.reserve == Reservation::Max,
+            on_loss: limit.on_loss.unwrap_or(file.redis.on_loss).into(),
             max_keys,
         }
     });

@@ -48,15 +48,18 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
     process::listeners(&file, &root, report);
     let file = file.completed();
     let fleet = workers::validate(&file, &root, report);
+    let shared = redis::validate(&file, &root, files, report);
     Settings {
         listen: file.listen.0,
         tls: file.tls.as_ref().map(|tls| process::tls(tls, &root.key("tls"), files, report)),
         admin: process::admin(&file.admin, &root.key("admin"), files, report),
         callers: callers::validate(&file.callers, &root.key("callers"), report),
         rules: limits::validate(&file, &root, report),
+        dams: file.dams,
         gate: workers::gate(&file, &root.key("concurrency"), report),
         workers: fleet,
-        discovery: redis::discovery(&file, &root, report),
+        discovery: redis::discovery(&file, &shared.redis, &root, report),
+        shared,
         active_colour: file.workers.active_colour.as_ref().map(|colour| colour.0.0.clone()),
         sticky: workers::sticky(&file.workers.sticky),
         timeouts: workers::timeouts(&file.workers.timeouts, &root.key("workers").key("timeouts"), report),

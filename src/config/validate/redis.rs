@@ -1,20 +1,60 @@
 //! Redis, and what is learned from it.
 
-use crate::config::file::{Discovery as DiscoveryName, File};
+use std::sync::Arc;
+
+use super::Files;
+use crate::config::file::{Discovery as DiscoveryName, File, State, Stored};
 use crate::config::place::{At, Report};
-use crate::config::settings::Discovery;
+use crate::config::settings::{Discovery, SharedState};
 use crate::fleet::heartbeat::Key;
 use crate::fleet::roster::RosterSettings;
 use crate::redis::feed::health_channel;
-use crate::redis::settings::RedisSettings;
+use crate::redis::settings::{RedisSettings, Topology};
 
-pub(super) fn settings(file: &File) -> Option<RedisSettings> {
-    let redis = file.redis.as_ref()?;
-    Some(RedisSettings { url: redis.url.0.0.clone(), prefix: redis.prefix.0.0.clone() })
+pub(super) fn validate(file: &File, root: &At<'_>, files: Files<'_>, report: &mut Report) -> SharedState {
+    let (redis, at) = (&file.redis, root.key("redis"));
+    let urls = redis.url.as_slice();
+    let topology = match &redis.sentinel {
+        Some(_) if redis.cluster => {
+            report.fault(&at.key("cluster"), "and `sentinel` exclude each other: a cluster has no sentinels");
+            Topology::Cluster
+        }
+        Some(master) => Topology::Sentinel(Arc::clone(&master.0.0)),
+        None if redis.cluster => Topology::Cluster,
+        None => {
+            if urls.len() > 1 {
+                report.fault(
+                    &at.key("url"),
+                    "must be one, unless `sentinel` or `cluster` says what several are",
+                );
+            }
+            Topology::Single
+        }
+    };
+    if redis.timeout.0.is_zero() {
+        report.fault(&at.key("timeout"), "must be longer than no time at all");
+    }
+    SharedState {
+        redis: RedisSettings {
+            urls: urls.iter().map(|url| Arc::clone(&url.0.0)).collect(),
+            topology,
+            authorities: None,
+            prefix: Arc::clone(&redis.prefix.0.0),
+            timeout: redis.timeout.0.get(),
+        },
+        ca: redis.ca.as_ref().map(|ca| files.readable(&ca.0, &at.key("ca"), report)),
+        rules: file.state == State::Redis,
+        callers: file.callers.stored == Stored::Redis,
+    }
 }
 
 /// How workers are found, when heartbeats may add them.
-pub(super) fn discovery(file: &File, root: &At<'_>, report: &mut Report) -> Option<Discovery> {
+pub(super) fn discovery(
+    file: &File,
+    redis: &RedisSettings,
+    root: &At<'_>,
+    report: &mut Report,
+) -> Option<Discovery> {
     if file.workers.discovery == DiscoveryName::None {
         return None;
     }
@@ -22,17 +62,12 @@ pub(super) fn discovery(file: &File, root: &At<'_>, report: &mut Report) -> Opti
         let problem = "is missing; which hosts or networks may a heartbeat name? Such as `[10.0.0.0/8]`";
         report.fault(&root.key("workers").key("allow"), problem);
     }
-    let Some(redis) = settings(file) else {
-        report.fault(&root.key("redis"), "is missing; `workers.discovery: redis` needs its `url`");
-        return None;
-    };
-    let key = file.redis.as_ref().and_then(|redis| redis.hmac_key.as_ref());
     Some(Discovery {
         roster: RosterSettings {
             channel: health_channel(&redis.prefix),
-            key: key.map(|key| Key::new(key.0.expose())),
+            key: file.redis.hmac_key.as_ref().map(|key| Key::new(key.0.expose())),
             allow: file.workers.allow.iter().map(|allowed| allowed.0.0.clone()).collect(),
         },
-        redis,
+        redis: redis.clone(),
     })
 }

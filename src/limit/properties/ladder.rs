@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::clock::Nanos;
 use crate::limit::meter::{Mark, Meter, Shortage};
-use crate::limit::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
+use crate::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use crate::limit::sliding_log::SlidingLog;
 use crate::limit::sliding_window::SlidingWindow;
 use crate::limit::token_bucket::TokenBucket;
@@ -43,6 +43,7 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
                 mode,
                 matches: Match { model: model.map(Arc::from), ..Match::default() },
                 reserve_max: false,
+                on_loss: OnLoss::Share,
                 max_keys: 1_000,
             }
         },
@@ -144,7 +145,8 @@ proptest! {
             now = now + Duration::from_millis(call.wait);
             let (caller, model) = (format!("key:{}", call.caller), format!("model-{}", call.model));
             let subject = Subject {
-                caller: &caller, ip: None, model: Some(&model), route: "/r", path: "/r", class: Class::Interactive,
+                caller: &caller, team: None,
+                ip: None, model: Some(&model), route: "/r", path: "/r", class: Class::Interactive,
             };
             let cost = Cost { prompt_tokens: call.prompt, expected_output: call.output, max_output: None };
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Nanos;
-use crate::limit::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
+use crate::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use crate::limit::{Admission, Cost, Decision, Denial, Ladder, Subject};
 use crate::refusal::{Reason, Standing, Unit};
 use crate::request::Class;
@@ -20,6 +20,7 @@ fn rule(name: &str, per: Per, unit: Unit, limit: u64) -> Rule {
         mode: Mode::Enforce,
         matches: Match::default(),
         reserve_max: false,
+        on_loss: OnLoss::Share,
         max_keys: 1_000,
     }
 }
@@ -36,6 +37,7 @@ fn subject(caller: &str) -> Subject<'_> {
     let class = Class::Interactive;
     Subject {
         caller,
+        team: None,
         ip: None,
         model: Some("m"),
         route: "/v1/chat/completions",
@@ -209,4 +211,20 @@ fn distinct_callers_stay_within_the_bound() {
     let admitted = (0..100_000).filter(|index| ask(&ladder, &format!("hdr:{index}")).is_ok()).count();
     assert_eq!(admitted, 501, "a call for each key, and one for all the others");
     assert_eq!(ladder.keys().collect::<Vec<_>>(), [(0, 500), (1, 1)]);
+}
+
+#[test]
+fn a_teams_quota_lies_around_its_members_and_not_around_others() {
+    let ladder = Ladder::new(vec![requests("team", Per::Team, 3), requests("each", Per::Caller, 2)]);
+    let ask = |caller, team| {
+        let subject = Subject { team, ..subject(caller) };
+        let denial = ladder.admit(&subject, &Cost::default(), NOW).map(|_| ());
+        denial.map_err(|denial| denial.into_refusal().message)
+    };
+    assert!(ask("key:a", Some("red")).is_ok() && ask("key:a", Some("red")).is_ok());
+    assert!(ask("key:a", Some("red")).is_err_and(|message| message.contains("allows each caller 2")));
+    assert!(ask("key:b", Some("red")).is_ok());
+    assert!(ask("key:b", Some("red")).is_err_and(|message| message.contains("allows each team 3")));
+    assert!(ask("key:c", Some("blue")).is_ok() && ask("key:d", None).is_ok());
+    assert_eq!(ladder.keys().find(|(rule, _)| *rule == 0), Some((0, 2)), "who has no team has no part in it");
 }

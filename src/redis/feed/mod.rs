@@ -155,7 +155,7 @@ impl Feed {
     }
 
     async fn connect(&self, pushes: mpsc::Sender<PushInfo>) -> RedisResult<MultiplexedConnection> {
-        let info = (&*self.settings.url).into_connection_info()?;
+        let info = self.settings.url().into_connection_info()?;
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))

@@ -7,12 +7,14 @@
 //! | --- | --- | --- |
 //! | `/healthz`, `/readyz` | GET | nothing |
 //! | `/metrics` | GET | `metrics_token`, if set |
-//! | `/`, `/api/v1/state` | GET | `read_token` or `token`, if set |
+//! | `/`, `/api/v1/state`, `/api/v1/explain?caller=…` | GET | `read_token` or `token`, if set |
 //! | `/api/v1/maintenance` | PUT `{"on": true}` | `token`, if set; same origin; JSON |
 //! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green"}` | the same |
+//! | `/api/v1/callers/{id}` | GET; PUT `{"sha256": …}`, DELETE | as the state; as maintenance |
 
 mod access;
 mod answer;
+mod callers;
 mod page;
 
 pub use access::{AdminSettings, Token, check_open};
@@ -37,12 +39,16 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::Service;
 
+use crate::redis::callers::StoredCallers;
 use access::{Need, check_origin};
 use answer::{Fault, answer, json_answer};
 
 /// A write is a few words.
 const LARGEST_BODY: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// How every rule stands to a request, or what is wrong with the question.
+pub type Explanation = Pin<Box<dyn Future<Output = Result<Value, String>> + Send>>;
 
 /// Where the admin port gets what it shows.
 pub trait AdminSource: Send + Sync + 'static {
@@ -63,6 +69,14 @@ pub trait AdminSource: Send + Sync + 'static {
 
     /// Gives the work of a pool to one of its colours.
     fn set_active(&self, pool: String, colour: String) -> Pin<Box<dyn Future<Output = Switched> + Send>>;
+
+    /// How every rule stands to the request that a query describes.
+    fn explain(&self, query: String) -> Explanation;
+
+    /// The callers that are kept in Redis, if any are.
+    fn callers(&self) -> Option<Arc<StoredCallers>> {
+        None
+    }
 }
 
 /// What became of a switch of colours.
@@ -115,7 +129,7 @@ impl Admin {
         let settings = self.settings.load();
         settings.check_host(&parts)?;
         let route = Route::of(&parts)?;
-        settings.check_token(route.need(), &parts.headers)?;
+        settings.check_token(route.need(&parts.method), &parts.headers)?;
         drop(settings);
         match route {
             Route::Health => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
@@ -125,6 +139,13 @@ impl Admin {
             },
             Route::Page => Ok(answer(StatusCode::OK, "text/html; charset=utf-8", page::PAGE)),
             Route::State => Ok(json_answer(StatusCode::OK, &self.source.state())),
+            Route::Explain => {
+                let query = parts.uri.query().unwrap_or_default().to_owned();
+                let explained = self.source.explain(query).await;
+                let explained =
+                    explained.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, "bad_request", why))?;
+                Ok(json_answer(StatusCode::OK, &explained))
+            }
             Route::Metrics => self.scrape().await,
             Route::Active => {
                 check_origin(&parts)?;
@@ -140,6 +161,25 @@ impl Admin {
                 self.source.set_maintenance(on);
                 tracing::info!(on, "maintenance set through the admin port");
                 Ok(json_answer(StatusCode::OK, &json!({ "maintenance": on })))
+            }
+            Route::Caller => {
+                let id = parts.uri.path().strip_prefix(CALLERS).unwrap_or_default();
+                let stored = self.source.callers().ok_or_else(|| {
+                    let message = "callers are kept in Redis only with `callers.stored: redis`";
+                    Fault::new(StatusCode::NOT_FOUND, "not_found", message)
+                })?;
+                match parts.method {
+                    Method::PUT => {
+                        check_origin(&parts)?;
+                        callers::check_id(id)?;
+                        callers::write(&stored, id, read_json(&parts.headers, body).await?).await
+                    }
+                    Method::DELETE => {
+                        check_origin(&parts)?;
+                        callers::look(&stored, &parts.method, id).await
+                    }
+                    _ => callers::look(&stored, &parts.method, id).await,
+                }
             }
         }
     }
@@ -162,9 +202,14 @@ enum Route {
     Metrics,
     Page,
     State,
+    Explain,
     Maintenance,
     Active,
+    Caller,
 }
+
+/// What precedes a caller's id.
+const CALLERS: &str = "/api/v1/callers/";
 
 impl Route {
     fn of(parts: &Parts) -> Result<Self, Fault> {
@@ -174,16 +219,22 @@ impl Route {
             "/metrics" => Self::Metrics,
             "/" => Self::Page,
             "/api/v1/state" => Self::State,
+            "/api/v1/explain" => Self::Explain,
             "/api/v1/maintenance" => Self::Maintenance,
             path if pool_of(path).is_some() => Self::Active,
+            path if path.starts_with(CALLERS) => Self::Caller,
             _ => {
-                let message = "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/maintenance, \
-                     /api/v1/pools/{pool}/active";
+                let message = "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/explain, \
+                     /api/v1/maintenance, /api/v1/pools/{pool}/active, /api/v1/callers/{id}";
                 return Err(Fault::new(StatusCode::NOT_FOUND, "not_found", message));
             }
         };
         let (allowed, methods) = match route {
             Self::Maintenance | Self::Active => (parts.method == Method::PUT, "PUT"),
+            Self::Caller => (
+                matches!(parts.method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
+                "GET, HEAD, PUT, DELETE",
+            ),
             _ => (matches!(parts.method, Method::GET | Method::HEAD), "GET, HEAD"),
         };
         if allowed {
@@ -193,11 +244,13 @@ impl Route {
         Err(Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).with_allow(methods))
     }
 
-    const fn need(self) -> Need {
+    fn need(self, method: &Method) -> Need {
         match self {
+            Self::Caller if matches!(*method, Method::PUT | Method::DELETE) => Need::Write,
+            Self::Caller => Need::Read,
             Self::Health | Self::Ready => Need::Open,
             Self::Metrics => Need::Metrics,
-            Self::Page | Self::State => Need::Read,
+            Self::Page | Self::State | Self::Explain => Need::Read,
             Self::Maintenance | Self::Active => Need::Write,
         }
     }

@@ -1,0 +1,118 @@
+//! Refusals remembered until their wait is over, so that who asks again too early costs nobody a trip.
+//!
+//! A quota that is kept elsewhere refuses the same amount until the named time, whatever others do meanwhile. Only a
+//! refund could free it earlier; who makes one here forgets the refusal.
+//!
+//! **Failure mode.** A full table remembers no more: what it does not know is asked again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::meter::Level;
+use crate::clock::Nanos;
+
+const SHARDS: usize = 64;
+/// Some 5 MB in all: 65 000 callers that are refused at the same time.
+const PER_SHARD: usize = 1024;
+
+/// A refusal that still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// How long it still holds.
+    pub wait: Duration,
+    /// How the rule stands.
+    pub level: Level,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The least amount that was refused.
+    amount: u64,
+    until: Nanos,
+    remaining: u64,
+    whole: Nanos,
+}
+
+/// Refusals by key. Keys are hashes that outsiders cannot compute.
+#[derive(Debug)]
+pub struct Denials([Mutex<HashMap<u64, Entry>>; SHARDS]);
+
+impl Default for Denials {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl Denials {
+    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Entry>> {
+        // A table takes the low bits of its own hash of the key; any bits will do here.
+        &self.0[key as usize % SHARDS]
+    }
+
+    /// Whether `amount` units of that key are known to be refused.
+    pub fn find(&self, key: u64, amount: u64, now: Nanos) -> Option<Denied> {
+        let entry = *self.shard(key).lock().get(&key)?;
+        (amount >= entry.amount && now < entry.until).then(|| Denied {
+            wait: entry.until.since(now),
+            level: Level { remaining: entry.remaining, reset: entry.whole.since(now) },
+        })
+    }
+
+    /// Remembers that `amount` units were refused just now, for `wait`, at that level.
+    pub fn remember(&self, key: u64, amount: u64, wait: Duration, level: Level, now: Nanos) {
+        let mut entries = self.shard(key).lock();
+        if entries.len() >= PER_SHARD && !entries.contains_key(&key) {
+            entries.retain(|_, entry| now < entry.until);
+            if entries.len() >= PER_SHARD {
+                return;
+            }
+        }
+        let until = now + wait;
+        let entry = Entry { amount, until, remaining: level.remaining, whole: now + level.reset };
+        entries.insert(key, entry);
+    }
+
+    /// Forgets what is remembered of a key.
+    pub fn forget(&self, key: u64) {
+        self.shard(key).lock().remove(&key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: Level = Level { remaining: 2, reset: Duration::from_secs(9) };
+
+    #[test]
+    fn a_refusal_holds_for_its_amount_and_its_time() {
+        let denials = Denials::default();
+        let (now, wait) = (Nanos::from_secs(10), Duration::from_secs(3));
+        denials.remember(7, 5, wait, EMPTY, now);
+        let later = Nanos::from_secs(12);
+        let level = Level { remaining: 2, reset: Duration::from_secs(7) };
+        assert_eq!(denials.find(7, 5, later), Some(Denied { wait: Duration::from_secs(1), level }));
+        assert!(denials.find(7, 9, later).is_some() && denials.find(7, 4, later).is_none());
+        assert!(denials.find(8, 5, later).is_none() && denials.find(7, 5, now + wait).is_none());
+        denials.forget(7);
+        assert!(denials.find(7, 5, later).is_none());
+    }
+
+    #[test]
+    fn a_full_table_makes_room_only_of_what_is_over() {
+        let denials = Denials::default();
+        let keys = |count: usize| (0..count).map(|index| (index * SHARDS) as u64);
+        for key in keys(PER_SHARD) {
+            denials.remember(key, 1, Duration::from_secs(1), EMPTY, Nanos::from_secs(1));
+        }
+        let newcomer = (PER_SHARD * SHARDS) as u64;
+        denials.remember(newcomer, 1, Duration::from_secs(5), EMPTY, Nanos::from_millis(1_900));
+        assert!(denials.find(newcomer, 1, Nanos::from_millis(1_900)).is_none());
+        assert!(keys(PER_SHARD).all(|key| denials.find(key, 1, Nanos::from_millis(1_900)).is_some()));
+        denials.remember(newcomer, 1, Duration::from_secs(5), EMPTY, Nanos::from_secs(2));
+        assert!(denials.find(newcomer, 1, Nanos::from_secs(2)).is_some());
+        assert_eq!(denials.shard(0).lock().len(), 1);
+    }
+}

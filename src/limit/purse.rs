@@ -1,0 +1,215 @@
+//! Units of a shared quota that this gateway has leased and not yet given out.
+//!
+//! They are paid for at the quota, so nothing is spent twice; over all gateways a window may see the quota and what
+//! their purses held, no more. A purse is filled ahead, so that most requests wait for nobody.
+//!
+//! **Trade-off.** A large lease saves trips and lets one gateway sit on units that another needs; [`lease`] says how
+//! large.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::meter::Level;
+use super::rule::Quota;
+use crate::clock::{Nanos, saturating_nanos};
+
+/// The time for which a lease lasts at the quota's full rate.
+const LASTS: Duration = Duration::from_millis(100);
+const SHARDS: usize = 64;
+/// Purses in all; beyond them units are leased request by request.
+const PER_SHARD: usize = 1024;
+/// A purse that nobody opened for so long is thrown away when there are too many.
+const UNUSED: Duration = Duration::from_secs(10);
+/// How long a purse is not filled ahead after a try in vain.
+const VAIN: Duration = Duration::from_millis(100);
+
+/// How many units one of `dams` gateways leases at once when it needs `amount` and `remaining` are left: what the quota
+/// gives in 100 ms, but at most a quarter of its part of what is left, and never less than is needed.
+#[must_use]
+pub fn lease(quota: &Quota, amount: u64, remaining: u64, dams: u32) -> u64 {
+    let dams = u64::from(dams.max(1));
+    let rate = u128::from(quota.limit) * LASTS.as_nanos()
+        / u128::from(saturating_nanos(quota.period).max(1))
+        / u128::from(dams);
+    let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+    rate.min(remaining / (4 * dams)).max(amount).max(1)
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Purse {
+    have: u64,
+    /// What was left of the quota when it was last heard of.
+    remaining: u64,
+    whole: Nanos,
+    /// The mark of the last lease.
+    mark: u64,
+    /// Not filled ahead before this: a filling is under way, or there was nothing to be had.
+    hold: Nanos,
+    opened: Nanos,
+}
+
+/// What a purse gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The units. With a size, that much should be leased now, and nobody else does.
+    Yes(Option<u64>),
+    /// Nothing; so much should be leased if it can be had.
+    No(u64),
+}
+
+/// Purses by key.
+#[derive(Debug)]
+pub struct Purses([Mutex<HashMap<u64, Purse>>; SHARDS]);
+
+impl Default for Purses {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl Purses {
+    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Purse>> {
+        &self.0[key as usize % SHARDS]
+    }
+
+    /// Takes `amount` units of a purse, if it has them.
+    pub fn take(&self, key: u64, amount: u64, quota: &Quota, dams: u32, now: Nanos) -> Taken {
+        let mut purses = self.shard(key).lock();
+        let Some(purse) = purses.get_mut(&key) else { return Taken::No(amount) };
+        purse.opened = now;
+        let size = lease(quota, amount, purse.remaining, dams);
+        if purse.have < amount {
+            return Taken::No(size);
+        }
+        purse.have -= amount;
+        // Half is left: enough for the trip, and not asked for before it is needed.
+        let fill = purse.have < size / 2 && purse.hold <= now;
+        if fill {
+            purse.hold = Nanos::MAX;
+        }
+        Taken::Yes(fill.then_some(size))
+    }
+
+    /// Puts units into a purse: leased ones, or such that were not used after all. Whether there was room for it.
+    pub fn put(&self, key: u64, units: u64, now: Nanos) -> bool {
+        self.with(key, now, |purse| purse.have = purse.have.saturating_add(units))
+    }
+
+    /// Puts units into a purse as long as it holds no more than `size`. Says how many.
+    pub fn put_up_to(&self, key: u64, units: u64, size: u64, now: Nanos) -> u64 {
+        let mut kept = 0;
+        self.with(key, now, |purse| {
+            kept = units.min(size.saturating_sub(purse.have));
+            purse.have += kept;
+        });
+        kept
+    }
+
+    /// Notes how the quota stands, and the mark of the lease if one was had.
+    pub fn heard(&self, key: u64, level: Level, mark: Option<u64>, now: Nanos) {
+        self.with(key, now, |purse| {
+            purse.remaining = level.remaining;
+            purse.whole = now + level.reset;
+            purse.mark = mark.unwrap_or(purse.mark);
+            purse.hold = if mark.is_some() { now } else { now + VAIN };
+        });
+    }
+
+    /// How much a purse holds.
+    pub fn held(&self, key: u64) -> u64 {
+        self.shard(key).lock().get(&key).map_or(0, |purse| purse.have)
+    }
+
+    /// The mark of a purse's last lease.
+    pub fn mark(&self, key: u64) -> u64 {
+        self.shard(key).lock().get(&key).map_or(0, |purse| purse.mark)
+    }
+
+    /// A filling came to nothing, and nothing is known of the quota.
+    pub fn unheard(&self, key: u64, now: Nanos) {
+        self.with(key, now, |purse| purse.hold = now + VAIN);
+    }
+
+    /// How the quota stands, as far as is known here.
+    pub fn level(&self, key: u64, now: Nanos) -> Option<Level> {
+        let purse = *self.shard(key).lock().get(&key)?;
+        Some(Level { remaining: purse.remaining.saturating_add(purse.have), reset: purse.whole.since(now) })
+    }
+
+    /// Takes what is there of `amount` units; says how many.
+    pub fn drain(&self, key: u64, amount: u64) -> u64 {
+        let mut purses = self.shard(key).lock();
+        let Some(purse) = purses.get_mut(&key) else { return 0 };
+        let taken = purse.have.min(amount);
+        purse.have -= taken;
+        taken
+    }
+
+    fn with(&self, key: u64, now: Nanos, change: impl FnOnce(&mut Purse)) -> bool {
+        let mut purses = self.shard(key).lock();
+        if purses.len() >= PER_SHARD && !purses.contains_key(&key) {
+            purses.retain(|_, purse| purse.opened + UNUSED > now);
+            if purses.len() >= PER_SHARD {
+                return false;
+            }
+        }
+        let purse = purses.entry(key).or_default();
+        purse.opened = now;
+        change(purse);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUOTA: Quota = Quota { limit: 1000, period: Duration::from_secs(1), burst: 1000 };
+    const NOW: Nanos = Nanos::from_secs(5);
+
+    fn level(remaining: u64) -> Level {
+        Level { remaining, reset: Duration::from_secs(1) }
+    }
+
+    #[test]
+    fn a_lease_is_a_tenth_of_a_second_and_never_more_than_its_part_of_the_rest() {
+        assert_eq!(lease(&QUOTA, 1, 1000, 1), 100);
+        assert_eq!(lease(&QUOTA, 1, 1000, 2), 50);
+        assert_eq!(lease(&QUOTA, 1, 80, 2), 10);
+        assert_eq!(lease(&QUOTA, 1, 0, 2), 1);
+        assert_eq!(lease(&QUOTA, 300, 80, 2), 300);
+        assert_eq!(lease(&Quota { limit: u64::MAX, ..QUOTA }, 0, u64::MAX, 0), u64::MAX / 10);
+    }
+
+    #[test]
+    fn a_purse_is_filled_ahead_once_at_a_time() {
+        let purses = Purses::default();
+        let take = |amount| purses.take(1, amount, &QUOTA, 1, NOW);
+        assert_eq!(take(1), Taken::No(1), "an unknown purse asks for no more than it needs");
+        purses.heard(1, level(400), Some(77), NOW);
+        assert!(purses.put(1, 100, NOW));
+        assert_eq!(take(50), Taken::Yes(None));
+        assert_eq!(take(1), Taken::Yes(Some(100)));
+        assert_eq!(take(1), Taken::Yes(None), "somebody does it already");
+        assert_eq!(purses.level(1, NOW).map(|level| level.remaining), Some(448));
+        purses.heard(1, level(0), None, NOW);
+        assert_eq!(purses.mark(1), 77);
+        assert_eq!(take(1), Taken::Yes(None), "there was nothing to be had");
+        assert_eq!(purses.put_up_to(1, 10, 50, NOW), 3);
+        assert_eq!(purses.drain(1, 1000), 50);
+        assert_eq!(take(3), Taken::No(3));
+    }
+
+    #[test]
+    fn too_many_purses_make_room_only_of_the_unused() {
+        let purses = Purses::default();
+        for key in 0..PER_SHARD as u64 {
+            assert!(purses.put(key * SHARDS as u64, 1, NOW));
+        }
+        let newcomer = (PER_SHARD * SHARDS) as u64;
+        assert!(!purses.put(newcomer, 1, NOW + Duration::from_secs(9)));
+        assert!(purses.put(newcomer, 1, NOW + UNUSED));
+    }
+}

@@ -1,0 +1,305 @@
+//! Callers that are kept in Redis: known to all gateways, changed while they run.
+//!
+//! Each is `{prefix}:caller:{id}`, its id in the set `{prefix}:callers`; whoever changes one gives
+//! `{prefix}:callers:version` a new value, and a gateway that sees another value than it knows reads all of them again. Requests ask only what was read.
+//! Secrets are nowhere: a caller has the SHA-256 of its key.
+//!
+//! **Failure mode.** While Redis does not answer, callers stay as they were last read; none can be changed.
+//!
+//! **Trade-off.** Another gateway's change is seen within a second or so, and reading is by the whole list: thousands of
+//! callers that change a few times a minute, not millions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::try_join_all;
+use redis::cmd;
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use super::link::{Link, Loss};
+use crate::metrics::RedisOp;
+use crate::request::Class;
+
+/// How often is looked whether something changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// The same before anything was read: until then nobody is known.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// Callers read in one go.
+const PAGE: usize = 256;
+/// The most weight a caller can have, as in the settings.
+const HEAVIEST: u32 = 1000;
+const LONGEST_ID: usize = 64;
+
+/// A caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCaller {
+    /// What it is called, without its namespace.
+    pub id: Arc<str>,
+    /// The SHA-256 of its key.
+    pub sha256: [u8; 32],
+    /// Its class, the highest that it may ask for; nothing for the one of the settings.
+    pub class: Option<Class>,
+    /// Its share of a contended pool relative to others.
+    pub weight: u32,
+    /// The team that it belongs to.
+    pub team: Option<Arc<str>>,
+}
+
+/// The same as it is written: JSON.
+#[derive(Debug, Deserialize, Serialize)]
+struct Record {
+    sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    class: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    team: Option<String>,
+}
+
+/// Whether a caller or a team may be called so: as in the settings.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=LONGEST_ID).contains(&text.len()) && text.bytes().all(plain)
+}
+
+/// Reads 64 hexadecimal digits.
+#[must_use]
+pub fn digest(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != bytes.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(pairs) {
+        let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'))?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+impl StoredCaller {
+    /// A caller from its parts, as people write them.
+    ///
+    /// # Errors
+    /// Which part is wrong, and what would be right.
+    pub fn new(
+        id: &str,
+        sha256: &str,
+        class: Option<&str>,
+        weight: Option<u32>,
+        team: Option<&str>,
+    ) -> Result<Self, String> {
+        const NAME: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
+        if !is_name(id) {
+            return Err(format!("the id must be {NAME}; found \"{id}\""));
+        }
+        if let Some(team) = team.filter(|team| !is_name(team)) {
+            return Err(format!("`team` must be {NAME}; found \"{team}\""));
+        }
+        let weight = weight.unwrap_or(1);
+        if !(1..=HEAVIEST).contains(&weight) {
+            return Err(format!("`weight` must be from 1 to {HEAVIEST}; found {weight}"));
+        }
+        let known = |class: &str| {
+            let fault = || format!("`class` must be `critical`, `interactive` or `batch`; found \"{class}\"");
+            Class::parse(class).ok_or_else(fault)
+        };
+        Ok(Self {
+            id: id.into(),
+            sha256: digest(sha256).ok_or("`sha256` must be 64 hexadecimal digits")?,
+            class: class.map(known).transpose()?,
+            weight,
+            team: team.map(Into::into),
+        })
+    }
+
+    fn read(id: &str, text: &str) -> Result<Self, String> {
+        let Record { sha256, class, weight, team } =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        Self::new(id, &sha256, class.as_deref(), weight, team.as_deref())
+    }
+
+    fn write(&self) -> String {
+        let sha256 = self.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        let record = Record {
+            sha256,
+            class: self.class.map(|class| class.as_str().to_owned()),
+            weight: Some(self.weight),
+            team: self.team.as_deref().map(ToOwned::to_owned),
+        };
+        // Strings and a number into memory: there is nothing here that could fail.
+        serde_json::to_string(&record).unwrap_or_default()
+    }
+}
+
+/// What was last read.
+#[derive(Debug, Default)]
+struct Roster {
+    version: Option<i64>,
+    by_digest: HashMap<[u8; 32], Arc<StoredCaller>>,
+}
+
+/// The callers in Redis.
+#[derive(Debug)]
+pub struct StoredCallers {
+    link: Link,
+    roster: ArcSwap<Roster>,
+}
+
+impl StoredCallers {
+    /// Nobody, until something was read.
+    #[must_use]
+    pub fn new(link: Link) -> Self {
+        Self { link, roster: ArcSwap::default() }
+    }
+
+    fn key(&self, id: &str) -> String {
+        format!("{}:caller:{id}", self.link.settings().prefix)
+    }
+
+    fn index(&self) -> String {
+        format!("{}:callers", self.link.settings().prefix)
+    }
+
+    /// Whose key has this digest.
+    #[must_use]
+    pub fn find(&self, digest: &[u8; 32]) -> Option<Arc<StoredCaller>> {
+        self.roster.load().by_digest.get(digest).cloned()
+    }
+
+    /// Whether they were read at all.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.roster.load().version.is_some()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.roster.load().by_digest.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The caller of that id, as it stands in Redis.
+    ///
+    /// # Errors
+    /// When Redis cannot be asked, or holds something else there.
+    pub async fn get(&self, id: &str) -> Result<Option<StoredCaller>, Loss> {
+        let text: Option<String> = self.link.call(RedisOp::Callers, cmd("GET").arg(self.key(id))).await?;
+        Ok(text.and_then(|text| StoredCaller::read(id, &text).ok()))
+    }
+
+    /// Writes a caller. Every step may be repeated, and the last one makes it known.
+    ///
+    /// # Errors
+    /// When Redis cannot be asked; it may have been written all the same.
+    pub async fn put(&self, caller: &StoredCaller) -> Result<(), Loss> {
+        let set = cmd("SET").arg(self.key(&caller.id)).arg(caller.write()).take();
+        self.link.call::<()>(RedisOp::Callers, &set).await?;
+        self.link.call::<i64>(RedisOp::Callers, cmd("SADD").arg(self.index()).arg(&*caller.id)).await?;
+        self.changed().await
+    }
+
+    /// Forgets a caller. Says whether there was one.
+    ///
+    /// # Errors
+    /// When Redis cannot be asked; it may be forgotten all the same.
+    pub async fn delete(&self, id: &str) -> Result<bool, Loss> {
+        let gone: bool = self.link.call(RedisOp::Callers, cmd("DEL").arg(self.key(id))).await?;
+        self.link.call::<i64>(RedisOp::Callers, cmd("SREM").arg(self.index()).arg(id)).await?;
+        self.changed().await?;
+        Ok(gone)
+    }
+
+    async fn changed(&self) -> Result<(), Loss> {
+        let version = format!("{}:version", self.index());
+        // No count: a server that came back empty would arrive at a number that somebody knows.
+        let change = cmd("SET").arg(version).arg(fastrand::i64(1..)).take();
+        self.link.call::<()>(RedisOp::Callers, &change).await?;
+        self.refresh().await
+    }
+
+    /// Reads all callers if any was changed since.
+    ///
+    /// # Errors
+    /// When Redis cannot be asked; then everything stays as it was.
+    pub async fn refresh(&self) -> Result<(), Loss> {
+        let key = format!("{}:version", self.index());
+        let version: Option<i64> = self.link.call(RedisOp::Callers, cmd("GET").arg(key)).await?;
+        let version = Some(version.unwrap_or(0));
+        if self.roster.load().version == version {
+            return Ok(());
+        }
+        let ids: Vec<String> = self.link.call(RedisOp::Callers, cmd("SMEMBERS").arg(self.index())).await?;
+        let mut by_digest = HashMap::with_capacity(ids.len());
+        for page in ids.chunks(PAGE) {
+            let read = page.iter().map(|id| async move {
+                let get = cmd("GET").arg(self.key(id)).take();
+                self.link.call::<Option<String>>(RedisOp::Callers, &get).await.map(|text| (id, text))
+            });
+            for (id, text) in try_join_all(read).await? {
+                let Some(text) = text else { continue };
+                match StoredCaller::read(id, &text) {
+                    Ok(caller) => {
+                        by_digest.insert(caller.sha256, Arc::new(caller));
+                    }
+                    Err(fault) => {
+                        tracing::warn!(id, fault, "a caller in Redis cannot be read and is left out")
+                    }
+                }
+            }
+        }
+        self.roster.store(Arc::new(Roster { version, by_digest }));
+        Ok(())
+    }
+
+    /// Follows what other gateways change, as long as it is polled.
+    pub async fn follow(&self) {
+        loop {
+            if self.refresh().await == Err(Loss::Refused) {
+                tracing::warn!("the callers in Redis cannot be read");
+            }
+            sleep(if self.is_read() { LOOK } else { FIRST_LOOK }).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_reads_back_as_it_was_written() {
+        let hex = "0fF0".repeat(16);
+        for (class, weight, team) in [(None, None, None), (Some("batch"), Some(7), Some("red"))] {
+            let caller = StoredCaller::new("a.b-c", &hex, class, weight, team).unwrap();
+            assert_eq!(StoredCaller::read("a.b-c", &caller.write()), Ok(caller));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let hex = "00".repeat(32);
+        for (id, sha256, class, weight, team, words) in [
+            ("a b", &*hex, None, None, None, "the id must be"),
+            ("a", "+0", None, None, None, "64 hexadecimal digits"),
+            ("a", &*"+0".repeat(32), None, None, None, "64 hexadecimal digits"),
+            ("a", &*hex, Some("high"), None, None, "`critical`, `interactive` or `batch`; found \"high\""),
+            ("a", &*hex, None, Some(0), None, "from 1 to 1000; found 0"),
+            ("a", &*hex, None, None, Some(""), "`team` must be"),
+        ] {
+            let fault = StoredCaller::new(id, sha256, class, weight, team).unwrap_err();
+            assert!(fault.contains(words), "{fault}");
+        }
+    }
+}

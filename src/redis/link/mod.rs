@@ -1,0 +1,299 @@
+//! The one connection that commands take.
+//!
+//! A [`Link`] is made without a server being there; [`Link::keep`] connects, probes each second, and connects again.
+//! [`Link::call`] answers within the timeout or says that it did not: before the first connection, while the breaker is
+//! open, when the server is too slow.
+//!
+//! **Failure mode.** A command that timed out was sent and may still run: [`Loss::Unknown`]. Whoever sent it must be able
+//! to take it back or must not mind.
+//!
+//! **Trade-off.** One connection for all: Redis is one thread, and more connections bring it no more commands.
+
+mod breaker;
+mod connect;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind, cmd};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use self::breaker::Breaker;
+use self::connect::{Connection, connect};
+use super::dams::Dams;
+use super::settings::RedisSettings;
+use crate::clock::Clock;
+use crate::metrics::{Metrics, Redis, RedisOp};
+
+/// How often the server is probed, and how soon a connection is tried again.
+const PROBE: Duration = Duration::from_secs(1);
+/// How long making a connection may take in all; a sentinel is asked first, a cluster has many nodes.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Between the loss of a connection and the next try: what closes each connection at once must not spin.
+const BREATH: Duration = Duration::from_millis(50);
+/// Probes in a row without an answer after which the connection is given up: a peer that vanished says nothing.
+const SILENCES: u32 = 3;
+
+/// Why a command brought no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// It was not sent.
+    #[error("Redis cannot be asked")]
+    NotSent,
+    /// It was sent, and nobody knows whether it ran.
+    #[error("Redis did not answer in time")]
+    Unknown,
+    /// The server refused it.
+    #[error("Redis refused the command")]
+    Refused,
+}
+
+/// The connection to Redis. Clones are handles of the same one.
+#[derive(Clone)]
+pub struct Link(Arc<Inner>);
+
+struct Inner {
+    settings: RedisSettings,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    connection: ArcSwapOption<Connection>,
+    breaker: Breaker,
+    /// Tells the keeper that the connection is gone.
+    gone: Notify,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("up", &self.is_up()).finish_non_exhaustive()
+    }
+}
+
+/// What a failed command means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// The connection is gone, or leads to a server that takes no writes.
+    Gone,
+    /// The server answers, but does not serve.
+    Unwell,
+    /// This command is at fault, or the key that it met; others may fare better.
+    Refused,
+}
+
+fn fault(error: &RedisError) -> Fault {
+    match (error.kind(), error.code()) {
+        // A failover made a replica of it.
+        (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Fault::Gone,
+        (ErrorKind::Server(ServerErrorKind::ResponseError), _) | (_, Some("WRONGTYPE")) => Fault::Refused,
+        (ErrorKind::Server(_) | ErrorKind::Extension, _) => Fault::Unwell,
+        (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) => Fault::Refused,
+        _ if error.is_timeout() => Fault::Unwell,
+        _ if error.is_io_error() || error.is_unrecoverable_error() => Fault::Gone,
+        _ => Fault::Unwell,
+    }
+}
+
+impl Link {
+    /// A link that is down until [`Link::keep`] runs.
+    #[must_use]
+    pub fn new(settings: RedisSettings, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Inner {
+            settings,
+            clock,
+            metrics,
+            connection: ArcSwapOption::empty(),
+            breaker: Breaker::new(),
+            gone: Notify::new(),
+        }))
+    }
+
+    /// The settings that it follows.
+    #[must_use]
+    pub fn settings(&self) -> &RedisSettings {
+        &self.0.settings
+    }
+
+    /// Its series.
+    #[must_use]
+    pub fn metrics(&self) -> &Redis {
+        self.0.metrics.redis()
+    }
+
+    /// Whether commands are sent at all.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.0.breaker.is_open()
+    }
+
+    /// Sends a command, and waits for its answer no longer than the timeout.
+    ///
+    /// # Errors
+    /// When there is no answer, or when it is an error or something else than a `T`.
+    pub async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, Loss> {
+        if !self.is_up() {
+            return Err(Loss::NotSent);
+        }
+        self.ask(op, self.0.settings.timeout, async |mut connection| cmd.query_async(&mut connection).await)
+            .await
+    }
+
+    /// Runs a script, by its hash as long as the server knows it, within `patience`.
+    ///
+    /// # Errors
+    /// As [`Link::call`].
+    pub async fn run<T: FromRedisValue>(
+        &self,
+        op: RedisOp,
+        patience: Duration,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, Loss> {
+        if !self.is_up() {
+            return Err(Loss::NotSent);
+        }
+        self.ask(op, patience, async |mut connection| script.invoke_async(&mut connection).await).await
+    }
+
+    /// Sends whatever the breaker says.
+    async fn ask<T>(
+        &self,
+        op: RedisOp,
+        patience: Duration,
+        send: impl AsyncFnOnce(Connection) -> Result<T, RedisError>,
+    ) -> Result<T, Loss> {
+        let inner = &*self.0;
+        let Some(connection) = inner.connection.load_full() else { return Err(Loss::NotSent) };
+        let sent = inner.clock.now();
+        let answer = timeout(patience, send(Connection::clone(&connection))).await;
+        self.metrics().command(op, inner.clock.now().since(sent));
+        let (fault, loss) = match answer {
+            Ok(Ok(answer)) => {
+                inner.breaker.succeeded();
+                return Ok(answer);
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, op = op.as_str(), "a command to Redis failed");
+                match fault(&error) {
+                    // It may have run before the connection broke.
+                    Fault::Gone => (Fault::Gone, Loss::Unknown),
+                    fault => (fault, Loss::Refused),
+                }
+            }
+            Err(_) => (Fault::Unwell, Loss::Unknown),
+        };
+        let opened = match fault {
+            Fault::Refused => {
+                inner.breaker.succeeded();
+                false
+            }
+            Fault::Unwell => inner.breaker.failed(),
+            Fault::Gone => {
+                inner.gone.notify_one();
+                inner.breaker.open()
+            }
+        };
+        if opened {
+            went_down(loss);
+        }
+        Err(loss)
+    }
+
+    /// Connects and keeps connected until it is dropped. Each second the server is probed by what `dams` write there.
+    pub async fn keep(self, dams: Arc<Dams>) {
+        let inner = &*self.0;
+        let mut told = false;
+        loop {
+            match timeout(CONNECT, connect(&inner.settings))
+                .await
+                .map_err(|_| None)
+                .and_then(|made| made.map_err(Some))
+            {
+                Ok(connection) => {
+                    inner.connection.store(Some(Arc::new(connection)));
+                    self.look_at_memory().await;
+                    told = false;
+                    self.watch(&dams).await;
+                    inner.connection.store(None);
+                    if inner.breaker.open() {
+                        went_down(Loss::NotSent);
+                    }
+                    sleep(BREATH).await;
+                }
+                Err(error) => {
+                    // Once for each outage: it is tried every second.
+                    if !told {
+                        let error = error.map_or_else(|| "no answer".to_owned(), |error| error.to_string());
+                        tracing::warn!(error, "no connection to Redis");
+                        told = true;
+                    }
+                    sleep(spread(PROBE)).await;
+                }
+            }
+        }
+    }
+
+    /// Warns of a server that throws keys away when its memory is full: each is somebody's debt.
+    async fn look_at_memory(&self) {
+        let patience = self.0.settings.timeout;
+        let info =
+            async |mut connection| cmd("INFO").arg("memory").query_async::<String>(&mut connection).await;
+        let Ok(info) = self.ask(RedisOp::Probe, patience, info).await else { return };
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        if let Some(policy) = policy.map(str::trim).filter(|policy| *policy != "noeviction") {
+            tracing::warn!(policy, "Redis may throw quotas away: set its `maxmemory-policy` to `noeviction`");
+        }
+    }
+
+    /// Probes until the connection is of no use any more.
+    async fn watch(&self, dams: &Dams) {
+        let inner = &*self.0;
+        let mut silences = 0;
+        loop {
+            match dams.beat(&Probe(self)).await {
+                Ok(()) => {
+                    silences = 0;
+                    if inner.breaker.close() {
+                        tracing::info!("Redis is used");
+                    }
+                }
+                Err(Loss::Unknown | Loss::NotSent) if silences + 1 >= SILENCES => return,
+                Err(_) => silences += 1,
+            }
+            let gone = inner.gone.notified();
+            if timeout(spread(PROBE), gone).await.is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+/// About that long: gateways that lost the same server must not come back to it all at once.
+fn spread(length: Duration) -> Duration {
+    length.mul_f64(0.8 + 0.4 * fastrand::f64())
+}
+
+/// What a probe may send: it alone passes an open breaker.
+#[derive(Debug)]
+pub struct Probe<'a>(&'a Link);
+
+impl Probe<'_> {
+    /// What every key begins with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.0.0.settings.prefix
+    }
+
+    /// Sends a command.
+    ///
+    /// # Errors
+    /// As [`Link::call`].
+    pub async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, Loss> {
+        let patience = self.0.0.settings.timeout;
+        self.0.ask(op, patience, async |mut connection| cmd.query_async(&mut connection).await).await
+    }
+}
+
+fn went_down(why: Loss) {
+    tracing::warn!(%why, "Redis is not used until it answers a probe");
+}

@@ -1,0 +1,272 @@
+//! The decision on one request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use smallvec::SmallVec;
+
+use super::SharedRules;
+use super::holding::{Holding, How, Part};
+use super::plan::{Ask, Plan};
+use super::trip::{Heard, Said};
+use crate::clock::Nanos;
+use crate::limit::meter::Shortage;
+use crate::limit::purse::Taken;
+use crate::limit::rule::OnLoss;
+use crate::limit::{Cost, Decision, Decisions, Denial, Subject};
+use crate::redis::link::Loss;
+use crate::refusal::{Reason, Refusal};
+
+/// How soon Redis may be back, at the earliest: it is probed once a second.
+const BACK: Duration = Duration::from_secs(1);
+
+/// A request that every rule admitted.
+#[derive(Debug)]
+pub struct Admitted {
+    /// What it holds.
+    pub holding: Holding,
+    /// What each rule that saw it said.
+    pub decisions: Decisions,
+}
+
+/// A request that was refused. Nothing of any quota was taken.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// What each rule said that was asked.
+    pub decisions: Decisions,
+}
+
+type Leases<'a> = SmallVec<[(&'a Ask, u64); 2]>;
+
+impl SharedRules {
+    /// Charges every rule that sees the request, or none, and waits for one trip to Redis at most.
+    ///
+    /// # Errors
+    /// The refusal of the enforced rule with the longest wait, or of one that cannot be asked and is closed then.
+    pub async fn admit(
+        self: &Arc<Self>,
+        subject: &Subject<'_>,
+        cost: &Cost,
+    ) -> Result<Admitted, Box<Refused>> {
+        let now = self.clock().now();
+        let mut plan = self.planner.plan(&self.ladder, &self.counted, subject, cost);
+        let mut decisions = Decisions::new();
+        if let Some(refused) = self.known(&mut plan, cost, &mut decisions, now) {
+            return Err(Box::new(refused));
+        }
+        if plan.strict.is_empty() && plan.leased.is_empty() {
+            decisions.extend(plan.free.iter().map(|ask| (ask.index, Decision::Allowed)));
+            return Ok(Admitted { holding: self.holding(&plan), decisions });
+        }
+        if !self.store.link.is_up() {
+            return self.alone(subject, cost);
+        }
+        let mut holding = self.holding(&plan);
+        let mut said = SmallVec::<[Said; 4]>::new();
+        let missing = self.open_purses(&plan, &mut holding, &mut said, now);
+        match self.travel(&plan, &missing).await {
+            Ok(heard) => {
+                for heard in heard {
+                    holding.absorb(heard.holding);
+                    said.extend(heard.said);
+                }
+                self.conclude(holding, &plan, said, cost, decisions)
+            }
+            Err(_) => {
+                holding.refund();
+                self.alone(subject, cost)
+            }
+        }
+    }
+
+    /// A holding of nothing but what will be settled in any case.
+    fn holding(self: &Arc<Self>, plan: &Plan) -> Holding {
+        let mut holding = Holding::new(self, self.id());
+        holding.parts.extend(plan.free.iter().map(|ask| Part { ask: ask.clone(), how: How::Free }));
+        holding
+    }
+
+    /// Refuses by what is known without asking. Rules that only observe and are known to have no room are left out.
+    fn known(&self, plan: &mut Plan, cost: &Cost, decisions: &mut Decisions, now: Nanos) -> Option<Refused> {
+        let up = self.store.link.is_up();
+        let mut refused = SmallVec::<[Said; 4]>::new();
+        for index in &plan.never {
+            match self.counted(*index) {
+                Some(rule) if rule.enforced() => {
+                    let level = rule.cell.level([0; 3]);
+                    let shortage = Some(Shortage::Never);
+                    refused.push(Said { index: *index, hash: 0, amount: 0, level, shortage });
+                }
+                _ => decisions.push((*index, Decision::WouldRefuse)),
+            }
+        }
+        for asks in [&mut plan.strict, &mut plan.leased] {
+            asks.retain(|ask| {
+                let Some(denied) = self.denials.find(ask.hash, ask.amount, now) else { return true };
+                let Some(rule) = self.counted(ask.index) else { return true };
+                if !up && rule.rule.on_loss == OnLoss::Open {
+                    return true;
+                }
+                let enforced = rule.enforced();
+                if enforced {
+                    let shortage = Some(Shortage::Wait(denied.wait));
+                    let Ask { index, hash, amount, .. } = *ask;
+                    refused.push(Said { index, hash, amount, level: denied.level, shortage });
+                } else {
+                    decisions.push((ask.index, Decision::WouldRefuse));
+                }
+                enforced
+            });
+        }
+        let refusing = !refused.is_empty();
+        refusing.then(|| self.deny(&refused, cost, std::mem::take(decisions)))
+    }
+
+    /// Takes what this gateway has leased already. Returns what it has not, with how much to lease.
+    fn open_purses<'p>(
+        self: &Arc<Self>,
+        plan: &'p Plan,
+        holding: &mut Holding,
+        said: &mut SmallVec<[Said; 4]>,
+        now: Nanos,
+    ) -> Leases<'p> {
+        let mut missing = Leases::new();
+        for ask in &plan.leased {
+            let Some(counted) = self.counted(ask.index) else { continue };
+            match self.purses.take(ask.hash, ask.amount, &counted.rule.quota, self.dams(), now) {
+                Taken::Yes(fill) => {
+                    holding.parts.push(Part { ask: ask.clone(), how: How::Lease });
+                    if let Some(level) = self.purses.level(ask.hash, now) {
+                        let Ask { index, hash, amount, .. } = *ask;
+                        said.push(Said { index, hash, amount, level, shortage: None });
+                    }
+                    if let Some(size) = fill {
+                        self.fill(ask.clone(), size);
+                    }
+                }
+                Taken::No(size) => missing.push((ask, size)),
+            }
+        }
+        missing
+    }
+
+    /// One trip for everything that must be asked.
+    async fn travel(self: &Arc<Self>, plan: &Plan, missing: &Leases<'_>) -> Result<Vec<Heard>, Loss> {
+        let charge = async { if plan.strict.is_empty() { None } else { Some(self.charge(plan).await) } };
+        let (charged, leased) = match missing.as_slice() {
+            [] => (charge.await, Vec::new()),
+            missing => {
+                let leases = missing.iter().map(|(ask, size)| self.lease(ask, *size, true));
+                join(charge, join_all(leases)).await
+            }
+        };
+        charged.into_iter().chain(leased).collect()
+    }
+
+    fn conclude(
+        self: &Arc<Self>,
+        mut holding: Holding,
+        plan: &Plan,
+        said: SmallVec<[Said; 4]>,
+        cost: &Cost,
+        mut decisions: Decisions,
+    ) -> Result<Admitted, Box<Refused>> {
+        let now = self.clock().now();
+        let mut refused = false;
+        for said in &said {
+            if let Some(Shortage::Wait(wait)) = said.shortage {
+                self.denials.remember(said.hash, said.amount, wait, said.level, now);
+            }
+            refused |=
+                said.shortage.is_some() && self.counted(said.index).is_some_and(|rule| rule.enforced());
+        }
+        if refused {
+            holding.refund();
+            return Err(Box::new(self.deny(&said, cost, decisions)));
+        }
+        for said in &said {
+            let Some(rule) = self.counted(said.index) else { continue };
+            let decision = if said.shortage.is_some() { Decision::WouldRefuse } else { Decision::Allowed };
+            decisions.push((said.index, decision));
+            if rule.enforced() {
+                holding.standings.push(rule.rule.standing(said.level));
+            }
+        }
+        decisions.extend(plan.free.iter().map(|ask| (ask.index, Decision::Allowed)));
+        Ok(Admitted { holding, decisions })
+    }
+
+    /// The refusal of what these rules said, at least one of which is enforced and short.
+    fn deny(&self, said: &[Said], cost: &Cost, mut decisions: Decisions) -> Refused {
+        let mut standings = Vec::new();
+        let mut refusing: Option<(usize, Shortage)> = None;
+        for said in said {
+            let Some(rule) = self.counted(said.index).filter(|rule| rule.enforced()) else { continue };
+            standings.push(rule.rule.standing(said.level));
+            let Some(shortage) = said.shortage else { continue };
+            decisions.push((said.index, Decision::Refused));
+            if refusing.is_none_or(|(_, longest)| shortage > longest) {
+                refusing = Some((said.index, shortage));
+            }
+        }
+        let refusal = refusing.and_then(|(index, shortage)| {
+            let (retry_after, too_large) = match shortage {
+                Shortage::Wait(wait) => (Some(wait), false),
+                Shortage::Never => (None, true),
+            };
+            let denial = Denial {
+                rule: index,
+                retry_after,
+                too_large,
+                standings,
+                decisions: Decisions::new(),
+                refused_by: Arc::clone(&self.counted(index)?.rule),
+                prompt_tokens: cost.prompt_tokens,
+            };
+            Some(denial.into_refusal())
+        });
+        let refusal =
+            refusal.unwrap_or_else(|| Refusal::new(Reason::InternalError, "A rule refused without a word."));
+        Refused { refusal, decisions }
+    }
+
+    /// Decides without Redis, each rule as it says.
+    fn alone(self: &Arc<Self>, subject: &Subject<'_>, cost: &Cost) -> Result<Admitted, Box<Refused>> {
+        self.store.link.metrics().fallback();
+        let mut decisions = Decisions::new();
+        for claim in self.ladder.claims(subject, cost) {
+            let rule = claim.rule;
+            match rule.on_loss {
+                OnLoss::Share => {}
+                OnLoss::Closed if self.counted(claim.index).is_some_and(super::plan::Counted::enforced) => {
+                    decisions.push((claim.index, Decision::Refused));
+                    let message = format!(
+                        "Rule '{}' cannot be checked at the moment, and admits nothing until it can. Retry later.",
+                        rule.name
+                    );
+                    let wait = BACK.mul_f64(1.0 + 0.5 * fastrand::f64());
+                    let refusal = Refusal::new(Reason::LimiterUnavailable, message).with_retry_after(wait);
+                    return Err(Box::new(Refused { refusal, decisions }));
+                }
+                OnLoss::Open | OnLoss::Closed => decisions.push((claim.index, Decision::Allowed)),
+            }
+        }
+        let (share, now) = (self.share(), self.clock().now());
+        match share.admit(subject, cost, now) {
+            Ok(admission) => {
+                decisions.extend(admission.decisions);
+                let mut holding = Holding::new(self, self.id());
+                holding.standings = share.standings(&admission.charge, now).into_vec();
+                holding.local = Some((share, admission.charge));
+                Ok(Admitted { holding, decisions })
+            }
+            Err(mut denial) => {
+                decisions.append(&mut denial.decisions);
+                Err(Box::new(Refused { refusal: denial.into_refusal(), decisions }))
+            }
+        }
+    }
+}

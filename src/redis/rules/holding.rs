@@ -1,0 +1,144 @@
+//! What a request holds of quotas in Redis, and how it lets go.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::SharedRules;
+use super::afterwards::Verb;
+use super::plan::{Ask, tag_of};
+use crate::limit::purse::lease;
+use crate::limit::{Charge, Ladder};
+use crate::refusal::{Standing, Unit};
+
+/// Where one rule took its charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// From the cell in Redis, with its mark.
+    Cell(u64),
+    /// From this gateway's lease.
+    Lease,
+    /// Nowhere: nothing was charged.
+    Free,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) ask: Ask,
+    pub(super) how: How,
+}
+
+/// What an admitted request holds of its rules' quotas. Dropped without a word it gives everything back: a request whose
+/// client went while it waited for Redis was never served.
+#[derive(Debug)]
+#[must_use = "dropped, it gives everything back"]
+pub struct Holding {
+    pub(super) rules: Arc<SharedRules>,
+    /// The caller's operation; settlements are named after it.
+    pub(super) id: String,
+    pub(super) parts: Vec<Part>,
+    pub(super) standings: Vec<Standing>,
+    /// What was charged here because Redis could not be asked.
+    pub(super) local: Option<(Arc<Ladder>, Charge)>,
+}
+
+impl Holding {
+    pub(super) fn new(rules: &Arc<SharedRules>, id: String) -> Self {
+        Self { rules: Arc::clone(rules), id, parts: Vec::new(), standings: Vec::new(), local: None }
+    }
+
+    /// Takes over what another one holds.
+    pub(super) fn absorb(&mut self, mut other: Self) {
+        self.parts.append(&mut other.parts);
+    }
+
+    /// How the enforced rules stood when the request was admitted, narrow ones first.
+    #[must_use]
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings
+    }
+
+    /// Makes what it holds of rules in tokens `actual` tokens. Requests stay charged.
+    pub fn settle(mut self, actual: u64) {
+        self.correct(Some(actual));
+    }
+
+    /// Gives everything back: the request was not served.
+    pub fn refund(self) {
+        drop(self);
+    }
+
+    /// Leaves everything as it is.
+    pub fn keep(mut self) {
+        self.parts.clear();
+        self.local = None;
+    }
+
+    fn correct(&mut self, actual: Option<u64>) {
+        let now = self.rules.clock().now();
+        if let Some((ladder, charge)) = self.local.take() {
+            match actual {
+                Some(actual) => ladder.settle(charge, actual, now),
+                None => ladder.refund(charge, now),
+            }
+        }
+        let parts = std::mem::take(&mut self.parts);
+        let mut cells = SmallVec::<[(Ask, u64, u64); 4]>::new();
+        for Part { ask, how } in parts {
+            let Some(counted) = self.rules.counted(ask.index) else { continue };
+            let actual = match (actual, counted.rule.unit) {
+                (Some(actual), Unit::Tokens) => actual,
+                (Some(_), Unit::Requests) => continue,
+                (None, _) => 0,
+            };
+            if actual == ask.amount {
+                continue;
+            }
+            if actual < ask.amount {
+                // What is freed may be had at once.
+                self.rules.denials.forget(ask.hash);
+            }
+            match how {
+                How::Cell(mark) => cells.push((ask, mark, actual)),
+                How::Free if !counted.leased => cells.push((ask, 0, actual)),
+                How::Free | How::Lease => self.rules.return_lease(&ask, actual),
+            }
+        }
+        if let Some((first, ..)) = cells.first() {
+            let record = self.rules.record(tag_of(&first.key), &format!("{}:s", self.id));
+            self.rules.errand(
+                Verb::Settle,
+                record,
+                cells.iter().map(|(ask, mark, actual)| (ask, *mark, *actual)),
+            );
+        }
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.correct(None);
+    }
+}
+
+impl SharedRules {
+    /// Makes units taken from a lease `actual` units. What was not used goes into the purse as far as a lease is large,
+    /// and else back to the quota; what was used beyond comes from the purse as far as it has it, and is else owed.
+    pub(super) fn return_lease(self: &Arc<Self>, ask: &Ask, actual: u64) {
+        let Some(counted) = self.counted(ask.index) else { return };
+        let now = self.clock().now();
+        let (reserved, actual) = if actual <= ask.amount {
+            let size = lease(&counted.rule.quota, 1, u64::MAX, self.dams());
+            let kept = self.purses.put_up_to(ask.hash, ask.amount - actual, size, now);
+            (ask.amount - actual - kept, 0)
+        } else {
+            (0, actual - ask.amount - self.purses.drain(ask.hash, actual - ask.amount))
+        };
+        if reserved != actual {
+            let record = self.record(tag_of(&ask.key), &self.id());
+            let mark = self.purses.mark(ask.hash);
+            let rest = Ask { amount: reserved, ..ask.clone() };
+            self.errand(Verb::Settle, record, std::iter::once((&rest, mark, actual)));
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! One trip to Redis for a request.
+//!
+//! Whatever ends a trip before its answer was heard, the timeout or a client that went, the charge is taken back: it may
+//! have been made, and it may still be.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::SharedRules;
+use super::afterwards::Verb;
+use super::cell::Shown;
+use super::holding::{Holding, How, Part};
+use super::plan::{Ask, Plan, tag_of};
+use super::script::{CHARGED, call};
+use crate::limit::meter::{Level, Shortage};
+use crate::metrics::RedisOp;
+use crate::redis::link::Loss;
+
+/// What one rule said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said {
+    pub(super) index: usize,
+    pub(super) hash: u64,
+    pub(super) amount: u64,
+    pub(super) level: Level,
+    /// What it is short of, when it refused.
+    pub(super) shortage: Option<Shortage>,
+}
+
+/// What was heard.
+#[derive(Debug)]
+pub(super) struct Heard {
+    /// What was charged.
+    pub(super) holding: Holding,
+    pub(super) said: SmallVec<[Said; 4]>,
+}
+
+/// Undoes a charge unless its answer is heard.
+struct Guard<'a> {
+    rules: &'a Arc<SharedRules>,
+    record: String,
+    /// Cells of a charge, or amounts of a lease.
+    asks: &'a [Ask],
+    heard: bool,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if !self.heard {
+            let record = std::mem::take(&mut self.record);
+            self.rules.errand(Verb::Undo, record, self.asks.iter().map(|ask| (ask, 0, 0)));
+        }
+    }
+}
+
+pub(super) fn numbers<const N: usize>(from: &[i64]) -> [u64; N] {
+    std::array::from_fn(|index| from.get(index).map_or(0, |number| u64::try_from(*number).unwrap_or(0)))
+}
+
+impl SharedRules {
+    fn said(&self, ask: &Ask, shown: Shown, fits: bool) -> Option<Said> {
+        let cell = &self.counted(ask.index)?.cell;
+        let shortage = if fits { None } else { cell.shortage(shown, ask.amount) };
+        let Ask { index, hash, amount, .. } = *ask;
+        Some(Said { index, hash, amount, level: cell.level(shown), shortage })
+    }
+
+    /// Charges all of a caller's own rules, or none.
+    pub(super) async fn charge(self: &Arc<Self>, plan: &Plan) -> Result<Heard, Loss> {
+        let (id, asks) = (self.id(), plan.strict.as_slice());
+        let mut guard = Guard { rules: self, record: self.record(&plan.tag, &id), asks, heard: false };
+        let cells = asks.iter().filter_map(|ask| {
+            let counted = self.counted(ask.index)?;
+            Some((counted.cell.kind(), counted.cell.charge(ask.amount, counted.enforced())?))
+        });
+        let keys = asks.iter().map(|ask| &*ask.key);
+        let call = call(&self.store.scripts.charge, (&guard.record, CHARGED), keys, cells);
+        let answer = self.store.link.run::<Vec<i64>>(RedisOp::Rules, self.timeout(), &call).await;
+        guard.heard = !matches!(answer, Err(Loss::Unknown));
+        let answer = answer?;
+        let mut heard = Heard { holding: Holding::new(self, id), said: SmallVec::new() };
+        let (verdict, answers) = answer.split_first().ok_or(Loss::Refused)?;
+        for (ask, answer) in asks.iter().zip(answers.chunks_exact(5)) {
+            let [fits, mark, shown @ ..] = answer else { continue };
+            if *verdict == 1 && *fits == 1 {
+                let how = How::Cell(u64::try_from(*mark).unwrap_or(0));
+                heard.holding.parts.push(Part { ask: ask.clone(), how });
+            }
+            heard.said.extend(self.said(ask, numbers(shown), *fits == 1));
+        }
+        Ok(heard)
+    }
+
+    /// Leases what `ask` needs, and more if it can be had: up to `size` in all. With `needed` the request holds its part
+    /// of it; without, all goes into the purse.
+    pub(super) async fn lease(self: &Arc<Self>, ask: &Ask, size: u64, needed: bool) -> Result<Heard, Loss> {
+        let mut options = SmallVec::<[Ask; 2]>::new();
+        if size != ask.amount || !needed {
+            options.push(Ask { amount: size, ..ask.clone() });
+        }
+        if needed {
+            options.push(ask.clone());
+        }
+        let id = self.id();
+        let record = self.record(tag_of(&ask.key), &id);
+        let mut guard = Guard { rules: self, record, asks: &options, heard: false };
+        let counted = self.counted(ask.index).ok_or(Loss::NotSent)?;
+        let cells = options.iter().filter_map(|option| {
+            Some((counted.cell.kind(), counted.cell.charge(option.amount, counted.enforced())?))
+        });
+        let keys = std::iter::once(&*ask.key);
+        let call = call(&self.store.scripts.lease, (&guard.record, CHARGED), keys, cells);
+        let answer = self.store.link.run::<Vec<i64>>(RedisOp::Lease, self.timeout(), &call).await;
+        guard.heard = !matches!(answer, Err(Loss::Unknown));
+        let answer = answer?;
+        let [option, mark, shown @ ..] = answer.as_slice() else { return Err(Loss::Refused) };
+        let had = usize::try_from(*option).ok().and_then(|option| options.get(option.checked_sub(1)?));
+        let mut heard = Heard { holding: Holding::new(self, id), said: SmallVec::new() };
+        let now = self.clock().now();
+        let said = self.said(options.last().unwrap_or(ask), numbers(shown), had.is_some());
+        if let Some(said) = said {
+            let mark = had.is_some().then(|| u64::try_from(*mark).unwrap_or(0));
+            self.purses.heard(ask.hash, said.level, mark, now);
+            heard.said.push(said);
+        }
+        if let Some(had) = had {
+            heard.holding.parts.push(Part { ask: had.clone(), how: How::Lease });
+            let spare = if needed { had.amount - ask.amount } else { had.amount };
+            if self.purses.put(ask.hash, spare, now) {
+                heard.holding.parts.clear();
+                if needed {
+                    heard.holding.parts.push(Part { ask: ask.clone(), how: How::Lease });
+                }
+            }
+        }
+        Ok(heard)
+    }
+
+    /// Fills a purse while requests still live on what it has.
+    pub(super) fn fill(self: &Arc<Self>, ask: Ask, size: u64) {
+        let rules = Arc::clone(self);
+        tokio::spawn(async move {
+            match rules.lease(&ask, size, false).await {
+                Ok(heard) => heard.holding.refund(),
+                Err(_) => rules.purses.unheard(ask.hash, rules.clock().now()),
+            }
+        });
+    }
+}

@@ -1,0 +1,96 @@
+//! Callers that are kept in Redis, one by one.
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::answer::{Fault, json_answer};
+use crate::redis::callers::{StoredCaller, StoredCallers, is_name};
+use crate::redis::link::Loss;
+
+/// A caller as an administrator writes it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    /// The SHA-256 of its key, or
+    sha256: Option<String>,
+    /// its key, of which only the SHA-256 is kept.
+    key: Option<String>,
+    class: Option<String>,
+    weight: Option<u32>,
+    team: Option<String>,
+}
+
+fn lost(loss: Loss) -> Fault {
+    Fault::new(StatusCode::SERVICE_UNAVAILABLE, "redis_unavailable", loss.to_string())
+}
+
+fn bad(message: impl Into<String>) -> Fault {
+    Fault::new(StatusCode::BAD_REQUEST, "bad_request", message)
+}
+
+fn unknown(id: &str) -> Fault {
+    Fault::new(StatusCode::NOT_FOUND, "not_found", format!("Redis has no caller \"{id}\""))
+}
+
+/// What is shown of a caller: no digest, from which a weak key could be guessed.
+fn shown(caller: &StoredCaller) -> Value {
+    json!({
+        "id": caller.id,
+        "class": caller.class.map(crate::request::Class::as_str),
+        "weight": caller.weight,
+        "team": caller.team,
+    })
+}
+
+pub(super) fn check_id(id: &str) -> Result<(), Fault> {
+    if is_name(id) {
+        return Ok(());
+    }
+    Err(bad("a caller's id is 1 to 64 letters, digits, `.`, `_` or `-`"))
+}
+
+/// Reads or deletes a caller.
+pub(super) async fn look(
+    callers: &StoredCallers,
+    method: &Method,
+    id: &str,
+) -> Result<Response<Full<Bytes>>, Fault> {
+    check_id(id)?;
+    if method == Method::DELETE {
+        if !callers.delete(id).await.map_err(lost)? {
+            return Err(unknown(id));
+        }
+        tracing::info!(id, "caller deleted through the admin port");
+        return Ok(json_answer(StatusCode::OK, &json!({ "deleted": id })));
+    }
+    let caller = callers.get(id).await.map_err(lost)?.ok_or_else(|| unknown(id))?;
+    Ok(json_answer(StatusCode::OK, &shown(&caller)))
+}
+
+/// Writes a caller.
+pub(super) async fn write(
+    callers: &StoredCallers,
+    id: &str,
+    written: Written,
+) -> Result<Response<Full<Bytes>>, Fault> {
+    let Written { sha256, key, class, weight, team } = written;
+    let sha256 = match (sha256, key) {
+        (Some(sha256), None) => sha256,
+        (None, Some(key)) if !key.is_empty() => {
+            Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
+        }
+        _ => return Err(bad("give `sha256`, the SHA-256 of the caller's key, or `key`, the key itself")),
+    };
+    let caller = StoredCaller::new(id, &sha256, class.as_deref(), weight, team.as_deref()).map_err(bad)?;
+    if callers.find(&caller.sha256).is_some_and(|other| other.id != caller.id) {
+        let message = "another caller has this key already";
+        return Err(Fault::new(StatusCode::CONFLICT, "conflict", message));
+    }
+    callers.put(&caller).await.map_err(lost)?;
+    tracing::info!(id, "caller set through the admin port");
+    Ok(json_answer(StatusCode::OK, &shown(&caller)))
+}

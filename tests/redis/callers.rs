@@ -1,0 +1,104 @@
+//! Callers that are kept in Redis and changed through the admin port.
+
+use serde_json::json;
+
+use super::client::ask;
+use super::{Answer, Dam, Server, Worker, before, eventually, get, request};
+
+const LOCAL: &str = "origin: http://localhost";
+
+fn settings(redis: &Server, worker: &Worker) -> String {
+    let rest = format!(
+        "callers: {{ stored: redis, anonymous: refuse }}
+admin: {{ token: s3cret }}
+redis: {{ url: \"{}\", timeout: 1s }}
+limits: [{{ name: each, algorithm: token_bucket, per: team, rate: 1/h, burst: 3 }}]\n",
+        redis.url()
+    );
+    before(&[worker.entry("w1", 8)], &rest)
+}
+
+async fn admin(dam: &Dam, line: &str, body: &str) -> Answer {
+    let token = "authorization: Bearer s3cret";
+    ask(dam.admin, request(line, &[token, LOCAL, "content-type: application/json"], body)).await
+}
+
+async fn call(dam: &Dam, key: &str) -> u16 {
+    let key = format!("x-api-key: {key}");
+    dam.ask(request("GET /v1/models", &[&key], "")).await.status
+}
+
+async fn ready(dam: &Dam) {
+    eventually("it is ready", async || ask(dam.admin, get("/readyz")).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_caller_comes_changes_and_goes_at_every_gateway() {
+    let (mut redis, worker) = (Server::start().await, Worker::start(8));
+    let text = settings(&redis, &worker);
+    let (one, two) = (Dam::start(&text), Dam::start(&text));
+    ready(&one).await;
+    ready(&two).await;
+    assert_eq!(call(&one, "sk-1").await, 401);
+
+    let path = "/api/v1/callers/team-a";
+    let put = async |body: &str| admin(&one, &format!("PUT {path}"), body).await;
+    let answer = put(r#"{"key":"sk-1","class":"batch","weight":3,"team":"red"}"#).await;
+    assert_eq!((answer.status, answer.text().contains("sk-1")), (200, false), "{}", answer.text());
+    assert_eq!(call(&one, "sk-1").await, 200, "known here at once");
+    eventually("the other knows it", async || call(&two, "sk-1").await == 200).await;
+    let shown = json!({ "id": "team-a", "class": "batch", "weight": 3, "team": "red" });
+    assert_eq!(admin(&two, &format!("GET {path}"), "").await.json(), shown);
+    let mut connection = redis.connect().await;
+    let stored: String =
+        redis::cmd("GET").arg("dam:caller:team-a").query_async(&mut connection).await.unwrap();
+    assert!(!stored.contains("sk-1") && stored.contains("\"team\":\"red\""), "{stored}");
+
+    // The key changes; the old one is worth nothing.
+    let digest = "3f79bb7b435b05321651daefd374cdc681dc06faa65e374e38337b88ca046dea";
+    assert_eq!(put(&format!(r#"{{"sha256":"{digest}","team":"red"}}"#)).await.status, 200);
+    eventually("the old key is unknown", async || call(&two, "sk-1").await == 401).await;
+    assert_ne!(call(&two, "e").await, 401);
+
+    redis.kill();
+    assert_ne!(call(&two, "e").await, 401, "known while Redis is away");
+    let answer = put(r#"{"key":"sk-2"}"#).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    redis.resume().await;
+    eventually("it came back empty", async || call(&two, "e").await == 401).await;
+    assert_eq!(admin(&one, &format!("DELETE {path}"), "").await.status, 404);
+    assert_eq!(put(r#"{"key":"sk-3"}"#).await.status, 200);
+    assert_eq!(admin(&two, &format!("DELETE {path}"), "").await.status, 200);
+    assert_eq!(admin(&two, &format!("GET {path}"), "").await.status, 404);
+    eventually("nobody knows it any more", async || call(&one, "sk-3").await == 401).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused_and_said() {
+    let (redis, worker) = (Server::start().await, Worker::start(8));
+    let dam = Dam::start(&settings(&redis, &worker));
+    ready(&dam).await;
+    let put = async |id: &str, body: &str| {
+        let answer = admin(&dam, &format!("PUT /api/v1/callers/{id}"), body).await;
+        (answer.status, answer.json()["error"]["message"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(put("a", r#"{"key":"sk-1"}"#).await.0, 200);
+    for (id, body, status, words) in [
+        ("b", r#"{"key":"sk-1"}"#, 409, "another caller has this key"),
+        ("b", "{}", 400, "give `sha256`"),
+        ("b", r#"{"key":"x","sha256":"y"}"#, 400, "give `sha256`"),
+        ("b", r#"{"sha256":"abc"}"#, 400, "64 hexadecimal digits"),
+        ("b", r#"{"key":"x","class":"vip"}"#, 400, "found \"vip\""),
+        ("b", r#"{"key":"x","rank":1}"#, 400, "unknown field"),
+        ("a%20b", r#"{"key":"x"}"#, 400, "a caller's id is"),
+        ("a/b", r#"{"key":"x"}"#, 400, "a caller's id is"),
+    ] {
+        let (found, message) = put(id, body).await;
+        assert!(found == status && message.contains(words), "{id} {body}: {found} {message}");
+    }
+    let strange = request("DELETE /api/v1/callers/a", &["authorization: Bearer wrong", LOCAL], "");
+    assert_eq!(ask(dam.admin, strange).await.status, 401);
+    let foreign = ["authorization: Bearer s3cret", "origin: http://evil.example"];
+    assert_eq!(ask(dam.admin, request("DELETE /api/v1/callers/a", &foreign, "")).await.status, 403);
+    assert_eq!(call(&dam, "sk-1").await, 200);
+}

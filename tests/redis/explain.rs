@@ -1,0 +1,70 @@
+//! The rules say how they stand, and are not changed by it.
+
+use serde_json::{Value, json};
+
+use super::client::ask;
+use super::{Dam, Server, Worker, before, call, dams, get, patient, up};
+
+const LIMITS: &str = "  - { name: bucket, algorithm: token_bucket, per: caller, rate: 1/h, burst: 3 }
+  - { name: all, algorithm: sliding_window, per: all, limit: 50, window: 30d }
+  - { name: seen, algorithm: sliding_log, per: [caller, model], limit: 1, window: 1h, mode: observe }
+  - { name: other, algorithm: sliding_log, per: caller, limit: 1, window: 1h, match: { model: gpt } }
+  - { name: tokens, algorithm: token_bucket, per: team, unit: tokens, rate: 100/h, burst: 100 }";
+
+async fn explain(dam: &Dam, query: &str) -> Value {
+    let answer = ask(dam.admin, get(&format!("/api/v1/explain?{query}"))).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+/// Decision, amount and what is left, rule by rule.
+fn standing(explained: &Value) -> Vec<Value> {
+    let rules = explained["rules"].as_array().unwrap().iter();
+    rules.map(|rule| json!([rule["decision"], rule["amount"], rule["remaining"]])).collect()
+}
+
+async fn asks(dam: &Dam, counted: &str) {
+    for _ in 0..2 {
+        assert_eq!(call(dam).await.status, 200);
+    }
+    let query = "caller=ip:127.0.0.1&team=red&path=/v1/models&prompt_tokens=60";
+    for _ in 0..3 {
+        let explained = explain(dam, query).await;
+        assert_eq!(explained["counted"], counted);
+        let seen = json!(["would_refuse", 1, 0]);
+        let expected = [
+            json!(["allowed", 1, 1]),
+            json!(["allowed", 1, 48]),
+            seen,
+            json!(["not_matched", null, null]),
+            json!(["allowed", 60, 100]),
+        ];
+        assert_eq!(standing(&explained), expected, "{explained}");
+    }
+    assert_eq!(call(dam).await.status, 200);
+    let explained = explain(dam, query).await;
+    assert_eq!(standing(&explained)[0], json!(["refused", 1, 0]));
+    assert!(explained["rules"][0]["wait_ms"].as_u64().is_some_and(|wait| wait > 3_500_000), "{explained}");
+    assert_eq!(explained["rules"][0]["quota"], "1 request per hour, burst 3");
+    let large = explain(dam, "team=red&prompt_tokens=101").await;
+    assert_eq!(large["rules"][4]["decision"], "refused", "{large}");
+    assert_eq!(large["rules"][4]["wait_ms"], Value::Null, "waiting does not help");
+}
+
+#[tokio::test]
+async fn rules_in_redis_say_how_they_stand() {
+    let (mut redis, worker) = (Server::start().await, Worker::start(8));
+    let dams = dams(1, &patient(&redis, &worker, LIMITS, "")).await;
+    asks(&dams[0], "redis").await;
+    redis.kill();
+    up(&dams[0], false).await;
+    let alone = explain(&dams[0], "caller=ip:127.0.0.1").await;
+    assert_eq!((&alone["counted"], &alone["rules"][0]["remaining"]), (&json!("alone"), &json!(3)));
+}
+
+#[tokio::test]
+async fn rules_in_memory_say_the_same() {
+    let worker = Worker::start(8);
+    let dam = Dam::start(&before(&[worker.entry("w1", 8)], &format!("limits:\n{LIMITS}\n")));
+    asks(&dam, "memory").await;
+}

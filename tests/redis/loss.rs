@@ -1,0 +1,132 @@
+//! Redis goes, stalls, comes back empty: nobody waits for it, and nobody hears of it who need not.
+
+use std::time::Duration;
+
+use super::{Dam, Server, Worker, call, dams, eventually, patient, settings, up};
+
+const LIMITS: &str = "  - { name: each, algorithm: token_bucket, per: caller, rate: 1/h, burst: 20 }";
+
+/// How many of `count` calls were admitted; all others were refused by a rule.
+async fn admitted(dam: &Dam, count: usize) -> usize {
+    let mut admitted = 0;
+    for _ in 0..count {
+        let answer = call(dam).await;
+        match answer.status {
+            200 => admitted += 1,
+            status => assert_eq!((status, answer.reason()), (429, "rate_limited"), "{}", answer.text()),
+        }
+    }
+    admitted
+}
+
+#[tokio::test]
+async fn without_redis_each_gateway_gives_its_share() {
+    let (mut redis, worker) = (Server::start().await, Worker::start(64));
+    let dams = dams(2, &settings(&redis, &worker, LIMITS, "")).await;
+    assert_eq!(admitted(&dams[0], 5).await, 5);
+    redis.kill();
+    for dam in &dams {
+        assert_eq!(admitted(dam, 20).await, 10, "half of the burst");
+        up(dam, false).await;
+        assert!(dam.metric("redis_fallback_total", "") >= 20.0);
+    }
+    redis.resume().await;
+    for dam in &dams {
+        up(dam, true).await;
+    }
+    assert_eq!(admitted(&dams[0], 30).await + admitted(&dams[1], 30).await, 20, "it came back empty");
+}
+
+#[tokio::test]
+async fn rules_are_open_or_closed_as_they_say() {
+    let (mut redis, worker) = (Server::start().await, Worker::start(64));
+    let limits = "  - { name: open, algorithm: sliding_log, per: caller, limit: 1, window: 1h, on_loss: open }
+  - { name: closed, algorithm: sliding_window, per: caller, limit: 100, window: 1h, match: { model: shut }, on_loss: closed }";
+    let dams = dams(1, &settings(&redis, &worker, limits, "")).await;
+    assert_eq!(admitted(&dams[0], 5).await, 1);
+    redis.kill();
+    up(&dams[0], false).await;
+    assert_eq!(admitted(&dams[0], 5).await, 5);
+    let body = r#"{"model":"shut","messages":[],"max_tokens":1}"#;
+    let shut = super::request("POST /v1/chat/completions", &["content-type: application/json"], body);
+    let answer = dams[0].ask(&shut).await;
+    assert_eq!((answer.status, answer.reason()), (503, "limiter_unavailable"), "{}", answer.text());
+    assert!(answer.refusal().3.contains("'closed'"), "{}", answer.text());
+    assert!((1000..=1500).contains(&answer.number("retry-after-ms")));
+}
+
+#[tokio::test]
+async fn a_stalled_redis_holds_nobody_and_charges_nothing_twice() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let dams = dams(1, &settings(&redis, &worker, LIMITS, "")).await;
+    let dam = &dams[0];
+    redis.stall(true);
+    // The first few wait for the timeout, the others know.
+    assert_eq!(admitted(dam, 12).await, 12);
+    up(dam, false).await;
+    let slow = dam.metric("redis_command_seconds_count", "rules");
+    assert!((5.0..12.0).contains(&slow), "{slow} trips in vain");
+    redis.stall(false);
+    up(dam, true).await;
+    // What was charged here stays here; what the server did with the late scripts is taken back.
+    eventually("everything late is undone", async || {
+        let mut connection = redis.connect().await;
+        let pattern = "dam:limit:*:each:*";
+        let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.unwrap();
+        keys.is_empty()
+    })
+    .await;
+    assert_eq!(admitted(dam, 30).await, 20);
+}
+
+#[tokio::test]
+async fn a_slow_redis_is_given_up() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let dams = dams(1, &settings(&redis, &worker, LIMITS, "")).await;
+    let mut connection = redis.connect().await;
+    // Each command stands behind one of 200 ms.
+    let busy = tokio::spawn(async move {
+        for _ in 0..10 {
+            let script = "local t = redis.call('TIME'); local till = t[1] * 1e6 + t[2] + 200000
+                repeat t = redis.call('TIME') until t[1] * 1e6 + t[2] > till";
+            redis::cmd("EVAL")
+                .arg(script)
+                .arg(0)
+                .query_async::<()>(&mut connection)
+                .await
+                .unwrap_or_default();
+        }
+    });
+    eventually("it is found slow", async || {
+        let answer = call(&dams[0]).await;
+        assert!(matches!(answer.status, 200 | 429), "{}", answer.text());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        dams[0].metric("redis_up", "") == 0.0
+    })
+    .await;
+    busy.await.unwrap();
+    up(&dams[0], true).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_while_redis_is_asked_pays_nothing() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let dams = dams(1, &patient(&redis, &worker, LIMITS, "")).await;
+    redis.stall(true);
+    for _ in 0..7 {
+        let mut connection = super::client::Conn::open(dams[0].addr).await;
+        connection.send(super::get("/v1/models")).await.unwrap();
+        eventually("it is under way", async || dams[0].metric("in_flight", "") == 1.0).await;
+        drop(connection);
+        eventually("it is gone", async || dams[0].metric("in_flight", "") == 0.0).await;
+    }
+    redis.stall(false);
+    eventually("everything is taken back", async || {
+        let answer = call(&dams[0]).await;
+        answer.status == 200 && answer.number("x-ratelimit-remaining-requests") > 0
+    })
+    .await;
+    let spent = dams[0].metric("limit_checks_total", "allowed");
+    let left = call(&dams[0]).await.number("x-ratelimit-remaining-requests");
+    assert_eq!(left as f64, 20.0 - spent - 1.0);
+}
