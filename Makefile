@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet smoke smoke-short load load-short soak k6 bench bench-proxy overload deny demo
+.PHONY: help test fmt lint unit client fleet smoke smoke-short load load-short soak experiment k6 bench bench-proxy overload deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ load-short:
 
 soak: ## just at capacity with waves and people who leave, for 15 minutes (SOAK_SECONDS=…)
 	scripts/k6 soak
+
+experiment: ## the worker alone and behind the gateway, in turns, as report/index.html; some 20 minutes (SHORT=1: 3)
+	scripts/experiment
 
 k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6

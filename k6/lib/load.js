@@ -13,7 +13,7 @@ export const CAPACITY = Number(__ENV.CAPACITY || 30);
 // A short run shows that a script works; its figures are few.
 export const SHORT = Boolean(__ENV.SHORT);
 // A client that has seen no content by then hangs up.
-const PATIENCE_MS = Number(__ENV.PATIENCE_MS || 10000);
+export const PATIENCE_MS = Number(__ENV.PATIENCE_MS || 10000);
 // An iteration starts by the beat of a metronome; each waits a random time up to this before it asks, which makes
 // arrivals come as independent people do (a displaced lattice tends to a Poisson process).
 const DISPLACED_S = 1;
