@@ -80,10 +80,11 @@ impl Bench<'_> {
         }
         let left = run.left;
         tokio::select! {
-            ran = timeout(left, self.answer(run, &mut emit)) => match ran {
-                Ok(verdict) => return verdict,
-                Err(_) => {}
-            },
+            ran = timeout(left, self.answer(run, &mut emit)) => {
+                if let Ok(verdict) = ran {
+                    return verdict;
+                }
+            }
             verdict = stopped(stops, epoch) => return verdict,
         }
         emit.error("upstream_timeout", "The deadline of the job has passed.").await
