@@ -21,8 +21,12 @@ mod endings;
 mod failover;
 #[path = "dam/fleet.rs"]
 mod fleet;
+#[path = "dam/hand.rs"]
+mod hand;
 #[path = "dam/hostile.rs"]
 mod hostile;
+#[path = "dam/queue.rs"]
+mod queue;
 #[path = "dam/redis.rs"]
 mod redis;
 #[path = "dam/reload.rs"]

@@ -33,7 +33,7 @@ use crate::request::RouteTimeouts;
 use crate::server::Bounds;
 use crate::server::admin::{AdminSettings, Token};
 use crate::stack::{Parts, Stack};
-use crate::upstream::{RetrySettings, Timeouts, Upstream, UpstreamSettings, tls};
+use crate::upstream::{QueueSettings, RetrySettings, Timeouts, Upstream, UpstreamSettings, tls};
 
 /// The state that survives a reload.
 pub(super) struct State {
@@ -63,7 +63,7 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
             .map_err(|source| StartError::WorkerCa { file: file.clone(), source })?,
         None => Vec::new(),
     };
-    let encrypted = settings.discovery.is_some()
+    let encrypted = (settings.discovery.is_some() && !settings.shared.jobs)
         || settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
     Ok(UpstreamSettings {
         timeouts: Timeouts {
@@ -76,6 +76,10 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         forward_authorization: settings.callers.forward_authorization,
         // Reading the system's authorities takes a tenth of a second: only for those who need them.
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
+        queue: settings.shared.jobs.then(|| QueueSettings {
+            key: settings.discovery.as_ref().and_then(|discovery| discovery.roster.key.clone()),
+            wait: settings.gate.queue_wait,
+        }),
     })
 }
 

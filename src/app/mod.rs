@@ -10,6 +10,7 @@ mod explain;
 mod fleet;
 mod report;
 mod run;
+mod sampler;
 mod together;
 mod tokens;
 
@@ -35,6 +36,7 @@ use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::openai::estimate::Estimator;
 use crate::server::admin::AdminSettings;
+use crate::server::admin::live::Live as Shown;
 use crate::server::{Bounds, Drain};
 use crate::stack::Stack;
 use crate::upstream::{Upstream, UpstreamSettings};
@@ -57,6 +59,8 @@ struct Inner {
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
     bounds: Arc<ArcSwap<Bounds>>,
     admin: Arc<ArcSwap<AdminSettings>>,
+    /// What viewers of the page see.
+    shown: Arc<Shown>,
     /// Present when something is shared; that does not change while it runs.
     together: Option<Together>,
     /// Where the keys of tokens come from now.
@@ -85,8 +89,13 @@ impl App {
         let following = Following::new(&settings);
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
-        let upstream = Upstream::new(Arc::clone(&fleet), Arc::clone(&upstream_settings), clock.clone());
         let together = Together::new(&settings, &clock, &metrics)?;
+        let upstream = Upstream::with_jobs(
+            Arc::clone(&fleet),
+            Arc::clone(&upstream_settings),
+            clock.clone(),
+            together.as_ref().and_then(|together| together.jobs.clone()),
+        );
         let state = build::State {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
@@ -115,6 +124,7 @@ impl App {
             upstream_settings,
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
+            shown: Arc::default(),
             together,
             key_source: watch::Sender::new(key_source),
             live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),

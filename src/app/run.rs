@@ -175,6 +175,7 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(admin, admin_tls, admin_bounds, admin_service, admin_drain.clone()));
         tasks.spawn(self.clone().keep_house());
+        tasks.spawn(self.clone().show());
         tasks.spawn(self.clone().shut_the_door());
         tasks.spawn(self.clone().share());
         tasks.spawn(self.clone().follow_roster());
@@ -183,7 +184,7 @@ impl App {
         self.catch_up().await;
         serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
         if let Some(together) = &inner.together {
-            together.store.leave().await;
+            together.leave().await;
         }
         admin_drain.close();
     }

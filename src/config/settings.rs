@@ -111,6 +111,8 @@ pub struct SharedState {
     pub rules: bool,
     /// Whether callers are kept there.
     pub callers: bool,
+    /// Whether requests become jobs there.
+    pub jobs: bool,
 }
 
 /// The administration port.

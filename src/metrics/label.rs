@@ -40,4 +40,9 @@ impl<T> Family<T> {
         let name = if known.len() < self.most || known.contains_key(name) { name } else { OTHER };
         Arc::clone(known.entry(name.into()).or_insert_with(|| Arc::new(make(name))))
     }
+
+    /// Looks at every handle.
+    pub(super) fn each(&self, look: impl FnMut(&T)) {
+        self.known.read().values().map(Arc::as_ref).for_each(look);
+    }
 }

@@ -151,13 +151,9 @@ fn types_and_words() {
 }
 
 #[test]
-fn what_is_not_available_yet_says_so() {
-    let workers = "workers: { mode: queue, static: [] }";
-    assert!(
-        faults(workers)
-            .to_string()
-            .starts_with("dam.yaml:1:18: workers.mode: is not available yet; must be `http`")
-    );
+fn who_takes_from_a_queue_is_not_configured() {
+    let text = "workers: { mode: queue, static: [{ id: w1, url: \"http://127.0.0.1:8000\", slots: 1 }] }";
+    only(text, 1, 33, "workers.static", "must be left out with `mode: queue`");
 }
 
 #[test]

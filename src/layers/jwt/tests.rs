@@ -215,7 +215,7 @@ const MODULUS: &str = "pRzp65u5zurfE4qP4hyhgd3jZyrklR1rcBSDY5695O_ZiVdCmM-Z4wbhI
 #[test]
 fn rsa_and_ed25519_sign_too() {
     let key = json!({ "kty": "RSA", "kid": "r1", "use": "sig", "n": MODULUS, "e": "AQAB" });
-    let tokens_of_both = tokens(&[key.clone()]);
+    let tokens_of_both = tokens(std::slice::from_ref(&key));
     for token in RSA {
         assert_eq!(check(&tokens_of_both, token, NOW).as_deref(), Ok("ada"));
         let (message, signature) = token.rsplit_once('.').unwrap();

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{Method, Response, StatusCode};
-use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::answer::{Fault, json_answer};
+use super::body::AdminBody;
 use crate::limit::own::quota;
 use crate::limit::rule::Rule;
 use crate::redis::callers::{StoredCaller, StoredCallers, Written as Rest, WrittenLimit, is_name};
@@ -61,7 +60,7 @@ pub(super) async fn look(
     callers: &StoredCallers,
     method: &Method,
     id: &str,
-) -> Result<Response<Full<Bytes>>, Fault> {
+) -> Result<Response<AdminBody>, Fault> {
     check_id(id)?;
     if method == Method::DELETE {
         if !callers.delete(id).await.map_err(lost)? {
@@ -80,7 +79,7 @@ pub(super) async fn write(
     rules: &[Arc<Rule>],
     id: &str,
     written: Written,
-) -> Result<Response<Full<Bytes>>, Fault> {
+) -> Result<Response<AdminBody>, Fault> {
     let Written { sha256, key, class, weight, team, limits } = written;
     let rest = Rest { class, weight, team, limits };
     let sha256 = match (sha256, key) {
