@@ -9,6 +9,8 @@
 
 #[path = "redis/callers.rs"]
 mod callers;
+#[path = "redis/changes.rs"]
+mod changes;
 #[path = "dam/client.rs"]
 #[expect(dead_code, reason = "shared with the tests of one gateway")]
 mod client;

@@ -4,6 +4,7 @@
 //! A reload builds a new stack and swaps it in; a request runs to its end in the stack it began in.
 
 mod build;
+mod changes;
 mod colours;
 mod entrance;
 mod explain;
@@ -19,6 +20,7 @@ pub use run::{Certificates, Listeners, StartError};
 
 use std::sync::Arc;
 
+use self::changes::Changes;
 use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -63,6 +65,8 @@ struct Inner {
     shown: Arc<Shown>,
     /// Present when something is shared; that does not change while it runs.
     together: Option<Together>,
+    /// How rules were changed since the settings were read.
+    changes: Changes,
     /// Where the keys of tokens come from now.
     key_source: watch::Sender<Option<Arc<KeySource>>>,
     live: ArcSwap<Live>,
@@ -126,6 +130,7 @@ impl App {
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
             shown: Arc::default(),
             together,
+            changes: Changes::default(),
             key_source: watch::Sender::new(key_source),
             live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),
             reloading: Mutex::new(()),
