@@ -121,7 +121,7 @@ fn sessions_stay_while_the_fleet_does_and_few_move_when_one_leaves() {
 fn among_many_a_session_goes_where_it_would_among_all_and_back_when_its_worker_is() {
     let mut gate = gate(100);
     let now = Nanos::ZERO;
-    let mut at = |gate: &mut Gate, session| match gate.ask(&ask(Some(session)), now) {
+    let at = |gate: &mut Gate, session| match gate.ask(&ask(Some(session)), now) {
         Ok(Answer::Granted(grant)) => {
             gate.release(grant.seat, Ending::Complete, 0, now);
             grant.worker
