@@ -16,7 +16,7 @@ mod series;
 
 pub use label::LABEL_VALUES;
 pub use reading::{Light, Reading, WorkerReading};
-pub use redis::{Redis, RedisOp};
+pub use redis::{JobEnd, Redis, RedisOp};
 pub use series::{InFlight, Pool, Route, Rule};
 
 use std::fmt;
