@@ -11,7 +11,9 @@ mod fleet;
 mod promote;
 mod report;
 mod run;
+mod sampler;
 mod together;
+mod tokens;
 
 pub use entrance::Entrance;
 pub use run::{Certificates, Listeners, StartError};
@@ -21,8 +23,10 @@ use std::sync::Arc;
 use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use self::together::Together;
+use self::tokens::KeySource;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
@@ -33,6 +37,7 @@ use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::openai::estimate::Estimator;
 use crate::server::admin::AdminSettings;
+use crate::server::admin::live::Live as Shown;
 use crate::server::{Bounds, Drain};
 use crate::stack::Stack;
 use crate::upstream::{Upstream, UpstreamSettings};
@@ -55,8 +60,12 @@ struct Inner {
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
     bounds: Arc<ArcSwap<Bounds>>,
     admin: Arc<ArcSwap<AdminSettings>>,
+    /// What viewers of the page see.
+    shown: Arc<Shown>,
     /// Present when something is shared; that does not change while it runs.
     together: Option<Together>,
+    /// Where the keys of tokens come from now.
+    key_source: watch::Sender<Option<Arc<KeySource>>>,
     live: ArcSwap<Live>,
     /// One reload at a time: two would each build on what the other replaces.
     reloading: Mutex<()>,
@@ -101,7 +110,9 @@ impl App {
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
         let counting = counting(together.as_ref(), &ladder, None);
-        let stack = build::stack(&settings, &counting, &state)?;
+        let key_source = KeySource::of(&settings, None)?;
+        let stack =
+            build::stack(&settings, &counting, tokens::tokens(&settings, key_source.as_ref()), &state)?;
         Ok(Self(Arc::new(Inner {
             clock,
             metrics,
@@ -115,7 +126,9 @@ impl App {
             upstream_settings,
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
+            shown: Arc::default(),
             together,
+            key_source: watch::Sender::new(key_source),
             live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),
             reloading: Mutex::new(()),
         })))
