@@ -136,20 +136,23 @@ class Drainer:
             return (LEAVE if said == b"FENCED" else END), b""
         parts = asyncio.Queue(TOGETHER)
         calling = asyncio.create_task(self.call(parts, path.decode(), json.loads(headers), body))
+        until = time.monotonic() + left / 1000
         try:
-            async with asyncio.timeout(left / 1000):
-                while True:
-                    some = [await parts.get()]
+            while True:
+                try:  # only the app is waited for no longer; what is being sent must be heard, for the number of the next
+                    some = [await asyncio.wait_for(parts.get(), until - time.monotonic())]
                     while not parts.empty():
                         some.append(parts.get_nowait())
-                    said = await send(*some)
-                    if said != b"OK":
-                        return (LEAVE if said == b"FENCED" else END), b""
-                    if some[-1][0] in ("end", "fail"):
-                        return (END if some[-1][0] == "end" else HAND_BACK), b""
-        except TimeoutError:
-            said = await send(error("upstream_timeout", "The deadline of the job has passed."))
-            return (LEAVE if said == b"FENCED" else END), b""
+                except TimeoutError:
+                    some = [error("upstream_timeout", "The deadline of the job has passed.")]
+                said = await send(*some)
+                last = some[-1][0]
+                if said == b"FENCED":
+                    return LEAVE, b""
+                if said != b"OK" or last in ("end", "error"):
+                    return END, b""
+                if last == "fail":
+                    return HAND_BACK, b""
         finally:
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)

@@ -40,7 +40,13 @@ impl Arguments {
             interval: member.interval,
         };
         let redis = member.settings(redis);
-        Some(Membership { redis, place, key: member.key(), version: word(&member.version), drain: member.drain })
+        Some(Membership {
+            redis,
+            place,
+            key: member.key(),
+            version: word(&member.version),
+            drain: member.drain,
+        })
     }
 }
 

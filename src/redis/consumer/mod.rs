@@ -146,7 +146,8 @@ impl Consumer {
     /// When the URL is none.
     pub fn new(settings: &RedisSettings, place: Place, key: Option<Key>) -> RedisResult<Self> {
         let prefix = Arc::clone(&settings.prefix);
-        let with_common = |own: &str| Script::new(&format!("{}{own}", include_str!("../jobs/lua/common.lua")));
+        let with_common =
+            |own: &str| Script::new(&format!("{}{own}", include_str!("../jobs/lua/common.lua")));
         Ok(Self {
             stream: format!("{prefix}:jobs:{{{}}}:{}", place.pool, place.colour),
             dead: format!("{prefix}:dead:{{{}}}", place.pool),
@@ -236,7 +237,13 @@ impl Consumer {
     ///
     /// # Errors
     /// When Redis does not answer; with the code `GAP` when it has lost what came before.
-    pub async fn emit(&self, job: &str, epoch: u64, first: u64, parts: &[(Kind, Bytes)]) -> RedisResult<Said> {
+    pub async fn emit(
+        &self,
+        job: &str,
+        epoch: u64,
+        first: u64,
+        parts: &[(Kind, Bytes)],
+    ) -> RedisResult<Said> {
         let mut emit = self.of_job(&self.emit, job);
         emit.arg(epoch).arg(first);
         for (kind, data) in parts {

@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body_util::BodyExt;
 use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::body::WorkerBody;
 use super::super::service::Shop;
@@ -78,39 +78,41 @@ impl Bench<'_> {
         if !run.genuine {
             return emit.error("upstream_broke", "The job's signature is wrong.").await;
         }
-        let left = run.left;
         tokio::select! {
-            ran = timeout(left, self.answer(run, &mut emit)) => match ran {
-                Ok(verdict) => return verdict,
-                Err(_) => {}
-            },
-            verdict = stopped(stops, epoch) => return verdict,
+            verdict = self.answer(run, &mut emit) => verdict,
+            verdict = stopped(stops, epoch) => verdict,
         }
-        emit.error("upstream_timeout", "The deadline of the job has passed.").await
     }
 
     async fn answer(self, run: Run, emit: &mut Emit<'_>) -> Verdict {
         let Some(parts) = request(&run) else {
             return emit.error("upstream_broke", "The job's path or headers cannot be read.").await;
         };
-        // Like a process that dies: nothing more is heard of it.
-        let Ok(response) = self.shop.call(parts, run.body).await else { return Verdict::Leave };
+        // Only the engine is waited for no longer than that. What is being sent is sent to its end: until that is heard nobody
+        // knows which number comes next.
+        let until = Instant::now() + run.left;
+        let response = match timeout_at(until, self.shop.call(parts, run.body)).await {
+            Ok(Ok(response)) => response,
+            // Like a process that dies: nothing more is heard of it.
+            Ok(Err(_)) => return Verdict::Leave,
+            Err(_) => return emit.late().await,
+        };
         let head = head(&self.consumer.place().worker, &response);
         let mut body = response.into_body();
         let mut parts = vec![(Kind::Head, head)];
         loop {
-            let next = match body.frame().now_or_never() {
-                Some(next) if parts.len() < TOGETHER => next,
-                _ if parts.is_empty() => body.frame().await,
-                ready => {
-                    if let Err(verdict) = emit.send(&mut parts).await {
-                        return verdict;
-                    }
-                    match ready {
-                        Some(next) => next,
-                        None => body.frame().await,
-                    }
-                }
+            // What is there goes together; nothing is waited for while something could be sent.
+            let ready = if parts.len() < TOGETHER { body.frame().now_or_never() } else { None };
+            let next = match ready {
+                Some(next) => next,
+                None if parts.is_empty() => match timeout_at(until, body.frame()).await {
+                    Ok(next) => next,
+                    Err(_) => return emit.late().await,
+                },
+                None => match emit.send(&mut parts).await {
+                    Ok(()) => continue,
+                    Err(verdict) => return verdict,
+                },
             };
             let (part, verdict) = match next {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -150,6 +152,11 @@ impl Emit<'_> {
             Ok(Said::Cancelled) => Err(Verdict::ended()),
             Ok(Said::Fenced) | Err(_) => Err(Verdict::Leave),
         }
+    }
+
+    /// The run has taken too long. Redis has seen the deadline pass before, and says so.
+    async fn late(&mut self) -> Verdict {
+        self.error("upstream_timeout", "The deadline of the job has passed.").await
     }
 
     async fn error(&mut self, reason: &str, message: &str) -> Verdict {
@@ -198,6 +205,7 @@ fn head(worker: &str, response: &Response<WorkerBody>) -> Bytes {
         .iter()
         .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.into())))
         .collect();
-    let head = serde_json::json!({ "worker": worker, "status": response.status().as_u16(), "headers": headers });
+    let head =
+        serde_json::json!({ "worker": worker, "status": response.status().as_u16(), "headers": headers });
     head.to_string().into()
 }
