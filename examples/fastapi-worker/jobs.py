@@ -99,16 +99,20 @@ class Drainer:
             verdict, dead = await run.task
         except asyncio.CancelledError:
             verdict, dead = run.verdict or LEAVE, b""
-        except redis.RedisError as fault:  # what it says will not change: left to whoever claims it
-            logging.warning("a job is left: %s", fault)
+        except Exception:  # left to whoever claims it; in the end it is a dead letter
+            logging.exception("a job could not be run")
             verdict = LEAVE
-        if verdict is END:
-            await self.again(self.end, keys=[self.stream, self.dead], args=[entry, run.job, dead])
-        if verdict is HAND_BACK:
-            hand_back = self.client.xclaim
-            await self.again(hand_back, self.stream, "workers", self.worker, 0, [entry], idle=3_600_000, justid=True)
-        del self.runs[entry]
-        self.freed.set()
+        try:
+            if verdict is END:
+                await self.again(self.end, keys=[self.stream, self.dead], args=[entry, run.job, dead])
+            if verdict is HAND_BACK:
+                back = {"idle": 3_600_000, "justid": True}
+                await self.again(self.client.xclaim, self.stream, "workers", self.worker, 0, [entry], **back)
+        except ResponseError:
+            logging.exception("an entry is left to be claimed")
+        finally:
+            del self.runs[entry]
+            self.freed.set()
 
     async def answer(self, run):
         """Has the app answer a job, and sends what it says. Gives what is to be done about the entry."""
