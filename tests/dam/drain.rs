@@ -96,6 +96,23 @@ async fn the_answer_of_a_job_is_that_of_a_call_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_run_that_fails_is_run_again_and_in_the_end_a_dead_letter() {
+    let (redis, dam, drainer) = started().await;
+    for (fault, count, status) in
+        [("die-after-headers", 1, 200), ("die", 2, 200), ("die-after-headers", 3, 502)]
+    {
+        let order = format!("{{\"fault\":\"{fault}\",\"count\":{count}}}");
+        assert_eq!(ask(drainer.addr, request("POST /debug/fault", &[], order)).await.status, 200);
+        let answer = dam.ask(chat("a", true, 8, &[])).await;
+        assert_eq!(answer.status, status, "{fault}: {}", answer.text());
+        assert!(answer.whole);
+    }
+    let dead = redis.run(&[b"XLEN", b"dam:dead:{default}"]).await;
+    assert_eq!(dead, Some(redis::Value::Int(1)));
+    dam.idle().await;
+}
+
+#[tokio::test]
 async fn who_hangs_up_frees_the_slot() {
     let (_redis, dam, drainer) = started().await;
     let mut conns = Vec::new();

@@ -21,7 +21,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::super::body::WorkerBody;
 use super::super::service::Shop;
 use super::desk::Stop;
-use crate::redis::consumer::{Consumer, Entry, Kind, Run, Said, Taken};
+use crate::redis::consumer::{Consumer, Entry, Run, Said, Taken};
+use crate::redis::jobs::Kind;
 
 /// The most parts in one call, for a worker whose stream was cut small.
 const TOGETHER: usize = 64;
@@ -114,17 +115,13 @@ impl Bench<'_> {
                     Err(verdict) => return verdict,
                 },
             };
-            let (part, verdict) = match next {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => ((Kind::Data, data), None),
-                    Err(_) => continue,
-                },
-                Some(Err(cut)) => ((Kind::Fail, cut.to_string().into()), Some(Verdict::HandBack)),
-                None => ((Kind::End, Bytes::new()), Some(Verdict::ended())),
-            };
-            parts.push(part);
-            if let Some(verdict) = verdict {
-                return emit.send(&mut parts).await.err().unwrap_or(verdict);
+            match next {
+                Some(Ok(frame)) => parts.extend(frame.into_data().ok().map(|data| (Kind::Data, data))),
+                Some(Err(cut)) => return emit.failed(&mut parts, &cut.to_string()).await,
+                None => {
+                    parts.push((Kind::End, Bytes::new()));
+                    return emit.send(&mut parts).await.err().unwrap_or_else(Verdict::ended);
+                }
             }
         }
     }
@@ -142,16 +139,24 @@ struct Emit<'a> {
 impl Emit<'_> {
     /// Sends parts until they are taken. What is to be done otherwise is the error.
     async fn send(&mut self, parts: &mut Vec<(Kind, Bytes)>) -> Result<(), Verdict> {
+        if parts.is_empty() {
+            return Ok(());
+        }
         let Self { consumer, job, epoch, first } = *self;
         let given = &parts[..];
         let said = again(|| consumer.emit(job, epoch, first, given)).await;
         self.first += parts.len() as u64;
         parts.clear();
-        match said {
-            Ok(Said::Ok) => Ok(()),
-            Ok(Said::Cancelled) => Err(Verdict::ended()),
-            Ok(Said::Fenced) | Err(_) => Err(Verdict::Leave),
+        taken(said)
+    }
+
+    /// Sends what there is, and that this run gives no more.
+    async fn failed(&mut self, parts: &mut Vec<(Kind, Bytes)>, why: &str) -> Verdict {
+        if let Err(verdict) = self.send(parts).await {
+            return verdict;
         }
+        let Self { consumer, job, epoch, first } = *self;
+        taken(again(|| consumer.fail(job, epoch, first, why)).await).err().unwrap_or(Verdict::HandBack)
     }
 
     /// The run has taken too long. Redis has seen the deadline pass before, and says so.
@@ -162,6 +167,14 @@ impl Emit<'_> {
     async fn error(&mut self, reason: &str, message: &str) -> Verdict {
         let error = serde_json::json!({ "reason": reason, "message": message }).to_string();
         self.send(&mut vec![(Kind::Error, error.into())]).await.err().unwrap_or_else(Verdict::ended)
+    }
+}
+
+fn taken(said: RedisResult<Said>) -> Result<(), Verdict> {
+    match said {
+        Ok(Said::Ok) => Ok(()),
+        Ok(Said::Cancelled) => Err(Verdict::ended()),
+        Ok(Said::Fenced) | Err(_) => Err(Verdict::Leave),
     }
 }
 
