@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers chaos chaos-short smoke smoke-queue smoke-short k6 bench bench-proxy overload deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers chaos chaos-short page smoke smoke-queue smoke-short k6 bench bench-proxy overload deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,11 +11,12 @@ demo: ## the gateway, a simulated worker and the admin page, in one process
 	cargo run --release --locked -- demo
 
 # One after the other, cheapest first, whatever -j says.
-test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI client, a FastAPI worker, a short run of k6
+test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI client, a FastAPI worker, the page in a browser, a short run of k6
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory client
 	@$(MAKE) --no-print-directory fleet
+	@$(MAKE) --no-print-directory page
 	@$(MAKE) --no-print-directory queue-workers
 	@$(MAKE) --no-print-directory chaos-short
 	@$(MAKE) --no-print-directory smoke-short
@@ -37,6 +38,9 @@ client: ## the openai package for Python through a gateway
 
 fleet: ## the FastAPI example, found through Redis
 	scripts/fastapi-worker
+
+page: ## the live page in Chromium; SCREENSHOTS=docs/page keeps pictures of it
+	scripts/page --debug
 
 queue-workers: ## both workers put through the queue's protocol
 	scripts/queue-workers

@@ -37,5 +37,7 @@ mod reload;
 mod rig;
 #[path = "dam/speech.rs"]
 mod speech;
+#[path = "dam/tokens.rs"]
+mod tokens;
 #[path = "dam/upgrade.rs"]
 mod upgrade;

@@ -18,6 +18,7 @@ use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
 use crate::layers::intake::{Buffers, Limits};
+use crate::layers::jwt::Tokens;
 use crate::layers::limit::{Counting, RuleMetrics};
 use crate::layers::observe::Observatory;
 use crate::layers::paths::{Paths, RouteSettings};
@@ -109,7 +110,12 @@ pub(super) fn admin(settings: &Settings) -> AdminSettings {
 }
 
 /// The stack of these settings around the surviving state.
-pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> Result<Stack, StartError> {
+pub(super) fn stack(
+    settings: &Settings,
+    counting: &Counting,
+    tokens: Option<Tokens>,
+    state: &State,
+) -> Result<Stack, StartError> {
     let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers } = state;
     let parts = Parts {
         observatory: Arc::new(Observatory {
@@ -120,7 +126,9 @@ pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> 
         }),
         cors: cors(settings),
         door: Arc::clone(door),
-        callers: Arc::new(Callers::new(callers(settings)).with_stored(stored_callers.clone())),
+        callers: Arc::new(
+            Callers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
+        ),
         intake: Arc::new(Intake {
             paths: paths(settings)?,
             limits: Limits { bytes: settings.bounds.body, time: settings.bounds.body_read },

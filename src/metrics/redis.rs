@@ -26,7 +26,8 @@ pub enum RedisOp {
 }
 
 impl RedisOp {
-    const ALL: [Self; 7] =
+    /// Every one, for tables.
+    pub const ALL: [Self; 7] =
         [Self::Rules, Self::Lease, Self::Settle, Self::Probe, Self::Callers, Self::Enqueue, Self::Jobs];
 
     /// The value of the metric label `op`.

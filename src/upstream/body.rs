@@ -15,6 +15,7 @@ use super::alarm::Alarm;
 use super::fault::{Fault, Wait, broke};
 use super::headers;
 use super::source::{Break, Held, Source};
+use super::vigil::{self, Vigil};
 use super::watch::Watch;
 use crate::clock::{Clock, Nanos};
 use crate::openai::error;
@@ -51,28 +52,25 @@ pub struct UpstreamBody {
     limits: Limits,
     /// When the last frame came from the worker.
     last: Nanos,
+    /// When the gate was last told that nothing comes.
+    looked: Nanos,
 }
 
 impl UpstreamBody {
     pub(crate) fn new(source: Source, watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
         let last = clock.now();
-        Self { source: Some(source), held: Held::default(), watch, alarm, clock, limits, last }
+        Self { source: Some(source), held: Held::default(), watch, alarm, clock, limits, last, looked: last }
     }
 
     /// The body of an answer that has none of its own.
     pub(crate) fn none(watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
         let last = clock.now();
-        Self { source: None, held: Held::default(), watch, alarm, clock, limits, last }
+        Self { source: None, held: Held::default(), watch, alarm, clock, limits, last, looked: last }
     }
 
     /// Reads and holds what comes before the first content of a stream, or the first frame of another answer. When it
     /// is ready the response can be committed.
-    pub(crate) fn poll_open(
-        &mut self,
-        due: Nanos,
-        waits: Wait,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Fault>> {
+    pub(crate) fn poll_open(&mut self, vigil: &mut Vigil, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         if self.source.as_ref().is_some_and(Source::is_over) {
             self.read_to_end();
         }
@@ -85,8 +83,8 @@ impl UpstreamBody {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
-                    ready!(self.alarm.poll_due(due, &self.clock, cx));
-                    return Poll::Ready(Err(Fault::Silent(waits)));
+                    let wait = ready!(vigil.poll_vain(&mut self.alarm, &self.clock, cx));
+                    return Poll::Ready(Err(Fault::Silent(wait)));
                 }
             }
         }
@@ -174,6 +172,25 @@ impl UpstreamBody {
         Some(BodyError(refusal))
     }
 
+    /// Ready when the worker was silent for too long, or took too long in all. A stream tells the gate meanwhile that
+    /// nothing comes.
+    fn poll_vain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = (self.last + self.limits.idle).min(self.limits.total.1);
+        while self.watch.is_stream() {
+            let look_at = vigil::next_look(self.last, self.looked);
+            if look_at >= due {
+                break;
+            }
+            ready!(self.alarm.poll_due(look_at, &self.clock, cx));
+            self.looked = self.clock.now();
+            if self.looked >= due {
+                break;
+            }
+            self.watch.awaits();
+        }
+        self.alarm.poll_due(due, &self.clock, cx)
+    }
+
     fn silent(&mut self) -> Option<BodyError> {
         let (total, over) = self.limits.total;
         let wait = if self.clock.now() >= over { Wait::Total(total) } else { Wait::Idle(self.limits.idle) };
@@ -219,8 +236,7 @@ impl Body for UpstreamBody {
                 Poll::Ready(Ok(())) => None,
                 Poll::Ready(Err(error)) => this.failed(error),
                 Poll::Pending => {
-                    let due = (this.last + this.limits.idle).min(this.limits.total.1);
-                    ready!(this.alarm.poll_due(due, &this.clock, cx));
+                    ready!(this.poll_vain(cx));
                     this.silent()
                 }
             };

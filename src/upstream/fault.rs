@@ -45,6 +45,8 @@ pub(crate) enum Wait {
     Idle(Duration),
     /// For the whole answer.
     Total(Duration),
+    /// For a worker that says nothing to anybody.
+    Hopeless,
 }
 
 impl Wait {
@@ -54,6 +56,7 @@ impl Wait {
             Self::FirstToken(limit) => format!("sent no content within {limit:?}"),
             Self::Idle(limit) => format!("was silent for {limit:?}"),
             Self::Total(limit) => format!("did not finish within {limit:?}"),
+            Self::Hopeless => "fell silent on all its streams".to_owned(),
         }
     }
 }
@@ -96,7 +99,9 @@ impl Fault {
     pub(crate) const fn trouble(&self) -> Trouble {
         match self {
             Self::Unreachable(_) => Trouble::NeverSent,
-            Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_)) => Trouble::MaybeBegun,
+            Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => {
+                Trouble::MaybeBegun
+            }
             // A job was tried by as many workers as it may be.
             Self::Silent(Wait::Idle(_) | Wait::Total(_))
             | Self::Client(_)

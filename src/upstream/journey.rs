@@ -23,6 +23,7 @@ use super::queue::Errand;
 use super::settings::{Timeouts, UpstreamSettings};
 use super::source::{HttpSource, Source};
 use super::tunnel::tunnel;
+use super::vigil::Vigil;
 use super::watch::{Reading, Watch};
 use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
@@ -78,8 +79,8 @@ impl Way {
 pub(crate) struct Answer {
     pub(super) head: response::Parts,
     pub(super) body: UpstreamBody,
-    /// Until when to wait for what lets it be committed.
-    pub(super) until: (Nanos, Wait),
+    /// Waits for what lets it be committed.
+    pub(super) vigil: Vigil,
 }
 
 impl<'a> Journey<'a> {
@@ -201,8 +202,8 @@ impl<'a> Journey<'a> {
                 return Ok(None);
             }
         }
-        let (due, wait) = answer.until;
-        poll_fn(|cx| answer.body.poll_open(due, wait, cx)).await?;
+        let Answer { body, vigil, .. } = &mut answer;
+        poll_fn(|cx| body.poll_open(vigil, cx)).await?;
         Ok(Some(answer))
     }
 
@@ -274,12 +275,16 @@ impl<'a> Journey<'a> {
         }
     }
 
-    /// Whether one more attempt is allowed after this trouble; if so it is taken from the budget.
-    fn may_retry(&self, trouble: Trouble, now: Nanos) -> bool {
+    /// Whether one more attempt makes sense after this trouble.
+    fn allows_retry(&self, trouble: Trouble) -> bool {
         trouble.allows_another(self.repeatable)
             && self.payload.is_some()
             && self.retries < self.settings.retry.max
-            && self.upstream.budget.spend(self.settings.retry.budget, now)
+    }
+
+    /// Whether one more attempt is allowed after this trouble; if so it is taken from the budget.
+    fn may_retry(&self, trouble: Trouble, now: Nanos) -> bool {
+        self.allows_retry(trouble) && self.upstream.budget.spend(self.settings.retry.budget, now)
     }
 
     /// Whether the request goes to another worker after this trouble; if so its seat is there already.
@@ -316,12 +321,12 @@ impl<'a> Journey<'a> {
             if let Some(permit) = &self.permit {
                 permit.dispatched();
             }
-            let until = self.until(sent, self.stream);
-            let mut alarm = Alarm::new(until.0, sent);
+            let mut vigil = self.vigil(sent, self.stream);
+            let mut alarm = Alarm::new(vigil.rings_at(), sent);
             if self.switch.is_some() {
                 link.allow_switch();
             }
-            match exchange(&mut link, request, &mut alarm, until, clock).await {
+            match exchange(&mut link, request, &mut alarm, &mut vigil, clock).await {
                 Ok(answer) => {
                     return Ok(self.receive(site, link, answer, alarm, sent));
                 }
@@ -377,6 +382,13 @@ impl<'a> Journey<'a> {
         self.payload = Some(payload);
     }
 
+    /// Waits for a request dispatched at `sent`: for how long, and whether it may leave before.
+    fn vigil(&self, sent: Nanos, stream: bool) -> Vigil {
+        let movable = stream && self.allows_retry(Trouble::MaybeBegun);
+        let permit = self.permit.clone().filter(|_| movable);
+        Vigil::new(self.until(sent, stream), permit, self.upstream.clock.now())
+    }
+
     /// Until when to wait, and for what, for a request dispatched at `sent`.
     pub(super) fn until(&self, sent: Nanos, stream: bool) -> (Nanos, Wait) {
         let first = sent + self.timeouts.first_token;
@@ -398,7 +410,7 @@ impl<'a> Journey<'a> {
     ) -> Answer {
         let (head, body) = answer.into_parts();
         let watch = self.watch(&head, &site.spec().id);
-        let until = self.until(sent, watch.is_stream());
+        let vigil = self.vigil(sent, watch.is_stream());
         let (limits, clock) = (self.limits(), self.upstream.clock.clone());
         let body = if head.status == StatusCode::SWITCHING_PROTOCOLS {
             drop(body);
@@ -410,7 +422,7 @@ impl<'a> Journey<'a> {
             let source = Source::Http(HttpSource::new(link, body, Arc::clone(site)));
             UpstreamBody::new(source, watch, alarm, clock, limits)
         };
-        Answer { head, body, until }
+        Answer { head, body, vigil }
     }
 
     /// Decides how an answer with this head is read along.

@@ -37,6 +37,7 @@ mod queue;
 mod relay;
 mod source;
 mod tunnel;
+mod vigil;
 mod watch;
 
 pub use body::{BodyError, UpstreamBody};

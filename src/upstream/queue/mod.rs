@@ -27,6 +27,7 @@ use super::fault::Fault;
 use super::journey::{Answer, Journey};
 use super::settings::QueueSettings;
 use super::source::Source;
+use super::vigil::Vigil;
 use crate::fleet::Worker;
 use crate::redis::jobs::{Awaited, Entry, Jobs, Kind, Request, Side, nameless};
 use crate::refusal::{Reason, Refusal};
@@ -92,10 +93,11 @@ impl Journey<'_> {
         });
         let (head, first) = begun.await?;
         let watch = self.watch(&head, &spec.id);
-        let until = self.until(sent, watch.is_stream());
+        // There is no other worker to leave for: whoever drains the queue takes it over.
+        let vigil = Vigil::new(self.until(sent, watch.is_stream()), None, clock.now());
         let source = Source::Job(Box::new(JobSource::new(awaited, first)));
         let body = UpstreamBody::new(source, watch, alarm, clock.clone(), self.limits());
-        Ok(Answer { head, body, until })
+        Ok(Answer { head, body, vigil })
     }
 
     /// The request as a worker gets it.
