@@ -31,4 +31,5 @@ pub mod server;
 pub mod shed;
 pub mod sim;
 pub mod stack;
+mod table;
 pub mod upstream;

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod health;
 mod load;
+mod member;
 mod report;
 mod serve;
 mod simulate;
@@ -28,7 +29,7 @@ pub(crate) enum Command {
     /// Validate a configuration and print the effective settings, secrets redacted
     Check(check::Arguments),
     /// A simulated LLM worker alone, compatible with the OpenAI API
-    Worker(worker::Arguments),
+    Worker(Box<worker::Arguments>),
     /// Simulate load before the dam before workers, in virtual time: which law serves how much of it
     Simulate(simulate::Arguments),
     /// Stand beside a worker and say over Redis how it is
@@ -69,7 +70,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
-        Command::Worker(arguments) => worker::run(arguments),
+        Command::Worker(arguments) => worker::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Agent(arguments) => agent::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),

@@ -49,9 +49,7 @@ impl Gate {
         ask: &Ask,
         now: Nanos,
     ) -> Option<Result<(WaiterId, Nanos), Refusal>> {
-        let seat = self.seats.get(&id)?;
-        let mut others = self.workers.iter().enumerate().filter(|(place, _)| !seat.has_tried(*place));
-        if !others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.open(now))) {
+        if !self.has_alternative(id, now) {
             return None;
         }
         let mut seat = self.unseat(id)?;
@@ -60,6 +58,13 @@ impl Gate {
         self.advance(now);
         self.serve(now);
         Some(next)
+    }
+
+    /// Whether there is another worker that takes work and has not had this seat, full or not.
+    pub(super) fn has_alternative(&self, id: SeatId, now: Nanos) -> bool {
+        let Some(seat) = self.seats.get(&id) else { return false };
+        let mut others = self.workers.iter().enumerate().filter(|(place, _)| !seat.has_tried(*place));
+        others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.open(now)))
     }
 
     /// Whether `seat` may be given to a critical request later.

@@ -16,6 +16,7 @@ use super::prefill::Prefill;
 use super::report::Reported;
 use super::seat::SeatId;
 use super::settings::GateSettings;
+use super::silence::Flow;
 
 /// What the fleet tells a gate about one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(super) struct Worker {
     pub(super) unread: BTreeMap<(Nanos, SeatId), Patience>,
     /// What it reported last.
     pub(super) reported: Option<Reported>,
+    /// What came of its streams.
+    pub(super) flow: Flow,
     /// How much of its limit it may have: 1 while nothing speaks against it.
     pub(super) weight: f64,
     /// When the latest request was sent that has had its first token.
@@ -71,6 +74,7 @@ impl Worker {
             prefill: Prefill::default(),
             unread: BTreeMap::new(),
             reported: None,
+            flow: Flow::default(),
             weight: 1.0,
             answered: Nanos::ZERO,
             looked_at: Nanos::ZERO,
@@ -107,7 +111,8 @@ impl Worker {
     /// Sequences that may be in flight now.
     pub(super) fn limit(&self) -> u32 {
         let weighed = (f64::from(self.law.limit()) * self.weight) as u32;
-        self.health.bound(weighed).max(1)
+        // A silent worker is tried beside what hangs there, which may end much later.
+        self.health.bound(weighed).max(1).saturating_add(self.flow.hung)
     }
 
     /// Sequences that it takes in all: its limit, or none while it takes no work.
@@ -158,6 +163,11 @@ impl Worker {
     /// sent now would break its promise too.
     fn is_stalled(&self, now: Nanos) -> bool {
         self.first_in_line().is_some_and(|(_, patience)| now >= patience.stalled_at)
+    }
+
+    /// Whether it has a prompt to read that may well take until now.
+    pub(super) fn may_be_reading(&self, now: Nanos) -> bool {
+        self.first_in_line().is_some_and(|(_, patience)| now < patience.stalled_at)
     }
 
     /// The first token that is overdue: when its request was sent.

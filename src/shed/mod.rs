@@ -32,6 +32,7 @@ mod refuse;
 mod report;
 mod seat;
 pub mod settings;
+mod silence;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -50,5 +51,6 @@ pub use permit::{Permit, REPORT_EVERY};
 pub use pick::{Candidate, Pick};
 pub use report::Report;
 pub use seat::SeatId;
+pub use silence::SHORTEST_SILENCE;
 pub use snapshot::{GateSnapshot, WorkerSnapshot};
 pub use waiter::Waiter;

@@ -91,20 +91,24 @@ impl Gate {
     /// for each other, and one of them may be lost), so the ceiling is `base · max(1, factor · N)`, with the slots
     /// that were told as base, and the last of them may go over it in part. Where they were not told, the limits that were learned are the only ones.
     fn fleet_allows(&self, now: Nanos) -> bool {
+        self.together(now).is_none_or(|(ceiling, in_flight)| in_flight == 0 || ceiling > in_flight as f64)
+    }
+
+    /// What all workers together may have, and what they have; nothing where the size of one was not told.
+    pub(super) fn together(&self, now: Nanos) -> Option<(f64, u64)> {
         let (mut in_flight, mut sum, mut largest) = (0_u64, 0.0_f64, 0.0_f64);
         for worker in self.workers.iter().flatten().filter(|worker| worker.open(now)) {
             let base = match self.settings.limit {
                 LimitSource::Fixed(limit) => Some(limit),
                 LimitSource::Slots | LimitSource::Adaptive => worker.member.slots,
             };
-            let Some(base) = base else { return true };
+            let base = f64::from(base?);
             in_flight += u64::from(worker.ledger.in_flight());
-            sum += f64::from(base) * worker.weight;
-            largest = largest.max(f64::from(base));
+            sum += base * worker.weight;
+            largest = largest.max(base);
         }
         let together = (sum * self.settings.fleet_factor).max(largest);
-        let ceiling = together / f64::from(self.settings.dams.max(1));
-        in_flight == 0 || ceiling > in_flight as f64
+        Some((together / f64::from(self.settings.dams.max(1)), in_flight))
     }
 
     /// Whether the shares kept for higher classes stay free. The lower classes together may fill the rest; what the

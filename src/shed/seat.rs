@@ -31,7 +31,7 @@ pub(super) struct Seat {
     pub(super) ask: Option<Box<Ask>>,
     /// Sequences it was granted for.
     sequences: u32,
-    stream: bool,
+    pub(super) stream: bool,
     dispatched: Option<Dispatch>,
     /// The worker has read the prompt: seen by the first token, or supposed.
     pub(super) prefilled: bool,
@@ -43,6 +43,8 @@ pub(super) struct Seat {
     seen: u64,
     /// A failure of the present worker was told already.
     failed: bool,
+    /// It was there when its worker fell silent.
+    pub(super) hung: bool,
     /// Places of workers that had this seat before.
     pub(super) tried: Tried,
 }
@@ -86,6 +88,7 @@ impl Seat {
             flowed_at: None,
             seen: 0,
             failed: false,
+            hung: false,
             tried: Tried::new(),
         }
     }
@@ -133,7 +136,7 @@ impl Gate {
         let Self { seats, workers, settings, reading, .. } = self;
         let Some(seat) = seats.get_mut(&id) else { return };
         let Some(worker) = workers.get_mut(seat.worker).and_then(Option::as_mut) else { return };
-        worker.health.answered(now);
+        worker.answers(now);
         if let Some(dispatch) = seat.dispatched.filter(|_| seat.stream && !seat.prefilled) {
             let (prompt, ttft) = (seat.load.prompt, now.since(dispatch.at));
             let idle = settings.dams <= 1 && dispatch.in_flight <= seat.load.sequences;
@@ -175,9 +178,11 @@ impl Gate {
             if let Some((since, before)) = seat.counted
                 && seen > before
             {
-                let sample = Sample::Tokens { count: seen - before, span: now.since(since) };
-                worker.law.observe(sample, now);
+                let (count, span) = (seen - before, now.since(since));
+                worker.law.observe(Sample::Tokens { count, span }, now);
+                worker.flow.learn(count, span);
             }
+            worker.flows(now);
             seat.counted = Some((now, seen));
             seat.flowed_at = Some(now);
         });
@@ -190,6 +195,7 @@ impl Gate {
         let freed = seat.load.sequences.saturating_sub(left);
         if freed > 0 {
             seat.load.sequences = left;
+            worker.flow.hang_less(seat.hung, freed);
             worker.ledger.shrink(seat.class as usize, freed);
             self.in_flight = self.in_flight.saturating_sub(u64::from(freed));
             self.advance(now);
@@ -199,12 +205,14 @@ impl Gate {
 
     /// The worker failed the request, which still has its seat.
     pub fn worker_failed(&mut self, id: SeatId, kind: Failure, now: Nanos) {
+        let alone = !self.has_alternative(id, now);
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
         seat.failed = true;
         worker.law.observe(Sample::WorkerFailed { in_flight: seat.in_flight_at_dispatch() }, now);
         match kind {
-            Failure::Connect => worker.health.connect_failed(now),
-            Failure::Refused => worker.health.answered(now),
+            Failure::Connect => worker.health.failed(now),
+            Failure::Broke if !alone => worker.health.failed(now),
+            Failure::Refused => worker.answers(now),
             Failure::Broke | Failure::Timeout => {}
         }
         self.advance(now);
@@ -220,7 +228,7 @@ impl Gate {
             self.vacate(id, &mut seat);
             seat.worker = place;
             (seat.dispatched, seat.prefilled, seat.failed) = (None, false, false);
-            (seat.counted, seat.flowed_at) = (None, None);
+            (seat.counted, seat.flowed_at, seat.hung) = (None, None, false);
             if seat.ask.is_some() {
                 self.displaceable.insert((seat.granted, id));
             }
@@ -267,7 +275,7 @@ impl Gate {
             worker.law.observe(sample, now);
         }
         if ending == Ending::Complete {
-            worker.health.answered(now);
+            worker.answers(now);
         }
         let Some(mut seat) = self.seats.remove(&id) else { return };
         let used = seat.dispatched.map(|_| Load { output: seat.seen, ..seat.load });
@@ -311,12 +319,13 @@ impl Gate {
         let Some(place) = self.workers.get_mut(seat.worker) else { return };
         if let Some(worker) = place {
             seat.forget_dispatch(id, worker, &mut self.reading);
+            worker.flow.hang_less(seat.hung, seat.load.sequences);
             worker.ledger.vacate(seat.class as usize, &seat.load, seat.prefilled);
         }
         place.take_if(|worker| worker.is_gone());
     }
 
-    fn seat_and_worker(&mut self, id: SeatId) -> Option<(&mut Seat, &mut Worker)> {
+    pub(super) fn seat_and_worker(&mut self, id: SeatId) -> Option<(&mut Seat, &mut Worker)> {
         let seat = self.seats.get_mut(&id)?;
         let worker = self.workers.get_mut(seat.worker)?.as_mut()?;
         Some((seat, worker))
@@ -337,6 +346,16 @@ impl Seat {
                 reading.remove(&(read_by, id));
             }
         }
+    }
+
+    /// When it was sent to its present worker.
+    pub(super) fn dispatched_at(&self) -> Option<Nanos> {
+        self.dispatched.map(|dispatch| dispatch.at)
+    }
+
+    /// Whether its worker has begun to answer it.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.flowed_at.is_some()
     }
 
     fn in_flight_at_dispatch(&self) -> u32 {

@@ -84,6 +84,7 @@ impl Gate {
         });
         GateSnapshot {
             workers: workers.collect(),
+            ceiling: self.together(now).map(|(ceiling, _)| ceiling),
             queue: Class::ALL.map(|class| self.queue.depth(class)),
             queue_bytes: self.queue.bytes(),
         }

@@ -6,6 +6,7 @@ mod fairness;
 mod queueing;
 mod random;
 mod reading;
+mod silence;
 mod threads;
 
 use std::sync::Arc;
