@@ -50,6 +50,7 @@ pub mod door;
 pub mod explain;
 pub mod identify;
 pub mod intake;
+pub mod jobs;
 pub mod jwt;
 pub mod limit;
 pub mod observe;
