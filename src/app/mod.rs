@@ -38,6 +38,7 @@ use crate::layers::limit::Counting;
 use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::openai::estimate::Estimator;
+use crate::redis::dams::new_name;
 use crate::server::admin::AdminSettings;
 use crate::server::admin::live::Live as Shown;
 use crate::server::{Bounds, Drain};
@@ -91,10 +92,15 @@ impl App {
     /// When certificate authorities cannot be read.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new());
-        let following = Following::new(&settings);
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
         let together = Together::new(&settings, &clock, &metrics)?;
+        // One name, whatever others are told.
+        let name = match &together {
+            Some(together) => together.store.dams().id().to_owned(),
+            None => new_name(),
+        };
+        let following = Following::new(&settings, name.into());
         let upstream = Upstream::with_jobs(
             Arc::clone(&fleet),
             Arc::clone(&upstream_settings),
