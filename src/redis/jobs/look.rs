@@ -68,7 +68,7 @@ impl Jobs {
         look.arg(self.0.keys.job(job)).arg(&FIELDS);
         let fields: [Option<String>; FIELDS.len()] =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, &look).await?;
-        let [state, caller, pool, epoch, attempt, stream, created, ended, last_error, colour, entry, _] =
+        let [state, caller, pool, epoch, attempt, stream, created, ended, last_error, colour, entry, n] =
             fields;
         let number = |field: Option<String>| field.and_then(|digits| digits.parse().ok());
         Ok(state.map(|state| Standing {
