@@ -27,6 +27,8 @@ mod fleet;
 mod hand;
 #[path = "dam/hostile.rs"]
 mod hostile;
+#[path = "dam/later.rs"]
+mod later;
 #[path = "dam/queue.rs"]
 mod queue;
 #[path = "dam/redis.rs"]

@@ -2,9 +2,7 @@
 
 import { sleep } from 'k6';
 import exec from 'k6/execution';
-import { TREND_STATS, VALID, chat, countByReason } from './dam.js';
-
-const SLO = Number(__ENV.TTFT_SLO_MS || 1000);
+import { SLO, TREND_STATS, VALID, chat, countByReason } from './dam.js';
 
 export const crowd = {
   executor: 'constant-vus',
