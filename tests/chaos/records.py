@@ -54,8 +54,9 @@ class Records:
             self.jobs[job] = now
 
     async def settled(self):
-        """Whether no stream holds anything any more."""
-        return sum([await self.store.xlen(f"dam:jobs:{{default}}:{colour}") for colour in ("blue", "green")]) == 0
+        """Whether no job waits, for room or for a worker, or runs."""
+        held = [await self.store.xlen(f"dam:jobs:{{default}}:{colour}") for colour in ("blue", "green")]
+        return sum(held) + await self.store.hlen("dam:pending:{default}") == 0
 
     async def added(self):
         """How many entries the streams ever had."""
@@ -69,7 +70,7 @@ class Records:
         """What must hold. `told` is when a switch to green was asked for, `switched` when all gateways followed; ms."""
         await self.look()
         added, faults = await self.added(), self.faults
-        for job in self.accepted:
+        for job in self.accepted | crowd.promised:
             if job not in self.jobs:
                 faults.append(f"job {job} was accepted, and is lost")
         states, runs, withdrawn = collections.Counter(), 0, 0
@@ -77,7 +78,7 @@ class Records:
             state, colour, began = record["state"], record["colour"], (record["runs"] or "").split()
             runs += len(began)
             if state not in ENDS:
-                if job in self.accepted or began:
+                if job in self.accepted or job in crowd.promised or began:
                     faults.append(f"job {job} was accepted, and is still {state}")
                 withdrawn += 1
                 continue
