@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::StartError;
@@ -16,6 +17,7 @@ use crate::fleet::roster::Roll;
 use crate::fleet::{Colours, Fleet};
 use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
+use crate::layers::explain::ExplainLayer;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
 use crate::layers::intake::{Buffers, Limits};
 use crate::layers::jobs::Counter;
@@ -133,6 +135,7 @@ pub(super) fn stack(
             ttft_slo: settings.gate.ttft_slo,
         }),
         cors: cors(settings),
+        explain: explain(settings),
         door: Arc::clone(door),
         callers: Arc::new(
             Callers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
@@ -163,6 +166,12 @@ pub(super) fn stack(
     Ok(crate::stack::stack(&parts))
 }
 
+/// As on the admin port: whoever may read there may ask.
+fn explain(settings: &Settings) -> ExplainLayer {
+    let tokens = [&settings.admin.token, &settings.admin.read_token].into_iter().flatten();
+    ExplainLayer::new(tokens.map(|token| Sha256::digest(token.expose()).into()))
+}
+
 fn callers(settings: &Settings) -> CallerSettings {
     let callers = &settings.callers;
     CallerSettings {
@@ -189,6 +198,7 @@ fn callers(settings: &Settings) -> CallerSettings {
                 sha256: key.digest.0,
                 class: key.class,
                 weight: key.weight,
+                limits: key.limits.clone(),
             })
             .collect(),
     }
