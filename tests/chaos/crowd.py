@@ -5,12 +5,17 @@ import collections
 import contextlib
 import json
 import secrets
+import time
 
 import httpx2
 
 # What the simulated worker says, over and over. The example in FastAPI says what it was asked.
 SAYS = "The| water| rises| behind| the| wall|,| and| the| gate| lets| through| what| the| mill| can| take|:| déjà| vu| 水| —| no| more."
 SAYS = SAYS.split("|")
+
+
+# s after which who waits for an answer that comes later takes the job back.
+PATIENCE = 40
 
 
 class Crowd:
@@ -86,7 +91,7 @@ class Crowd:
         """Asks for an answer that comes later, as often as it takes to be heard, and reads it wherever somebody is up."""
         headers = {"authorization": "Bearer a", "x-request-id": request}
         asking = headers | {"prefer": "respond-async", "idempotency-key": request}
-        location = None
+        location, began = None, time.monotonic()
         while True:
             answer = await insist(lambda: client.post(self.url(), json=body, headers=asking))
             if answer.status_code == 202:
@@ -94,15 +99,21 @@ class Crowd:
                     return "WRONG", f"asked again, it is another job than {location}"
                 location = answer.headers["location"]
                 self.promised.add(location.rsplit("/", 1)[1])
-            elif not location and answer.status_code != 409:
+            elif not location and (answer.status_code != 409 or time.monotonic() - began > PATIENCE):
+                # 409: a gateway that died had this key, and nobody knows yet what it did with it.
                 return refusal(answer, answer.content)
             if location and self.random.random() < 0.7:
                 break
             await asyncio.sleep(0.2)
         reads = self.read_stream if body["stream"] else self.read_state
-        while (state := await reads(client, location, headers, said)) is None:
-            await asyncio.sleep(0.2)
-        return (state, "the job was promised") if state == "WRONG" else (f"later: {state}", None)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while (state := await reads(client, location, headers, said)) is None:
+                    await asyncio.sleep(0.2)
+        except TimeoutError:  # its worker hangs, and the gateway that would have seen it is dead
+            answer = await insist(lambda: client.delete(self.url(location), headers=headers))
+            state = f"{answer.json()['status']} when taken back"
+        return (state, "the job was promised, and is not found") if state == "WRONG" else (f"later: {state}", None)
 
     async def read_state(self, client, location, headers, said):
         """How the job has ended, if it has; with its answer."""
