@@ -109,20 +109,28 @@ impl Jobs {
     ) -> Result<(), Refused> {
         let side = Side { pool: Arc::clone(pool), colour: "".into() };
         self.write_down(job, &side, request, true).await?;
+        self.keep(pool, job, &request.caller, pending).await.inspect_err(|_| self.withdraw(job))
+    }
+
+    /// Keeps a job that is written down.
+    pub(super) async fn keep(
+        &self,
+        pool: &str,
+        job: Job,
+        caller: &str,
+        pending: &Pending,
+    ) -> Result<(), Refused> {
         let [waiting, callers] = self.0.keys.pending(pool);
         // Texts and numbers can always be written.
         let text = serde_json::to_string(pending).unwrap_or_default();
         let mut call = self.0.scripts.pend.key(waiting);
-        call.key(callers).arg(job).arg(&request.caller).arg(MOST).arg(MOST_OF_ONE).arg(text);
-        let kept: Result<String, Loss> = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await;
-        let refused = match kept {
-            Ok(kept) if kept == "OK" => return Ok(()),
-            Ok(kept) if kept == "MANY" => Refused::Many(MOST_OF_ONE),
-            Ok(_) => Refused::Full,
-            Err(loss) => loss.into(),
-        };
-        self.withdraw(job);
-        Err(refused)
+        call.key(callers).arg(job).arg(caller).arg(MOST).arg(MOST_OF_ONE).arg(text);
+        let kept: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
+        match &kept[..] {
+            "OK" => Ok(()),
+            "MANY" => Err(Refused::Many(MOST_OF_ONE)),
+            _ => Err(Refused::Full),
+        }
     }
 
     /// The jobs that wait in `pool`.

@@ -11,12 +11,14 @@
 //! | `/api/v1/events` | GET, server-sent events: [`live::Frame`]s | the same |
 //! | `/api/v1/maintenance` | PUT `{"on": true}` | `token`, if set; same origin; JSON |
 //! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green"}` | the same |
+//! | `/api/v1/dead` | GET; POST `{"pool": …, "job": …}` | as the state; as maintenance |
 //! | `/api/v1/callers/{id}` | GET; PUT `{"sha256": …}`, DELETE | as the state; as maintenance |
 
 mod access;
 mod answer;
 mod body;
 mod callers;
+mod dead;
 pub mod live;
 mod page;
 
@@ -44,6 +46,7 @@ use tower::Service;
 
 use crate::limit::rule::Rule;
 use crate::redis::callers::StoredCallers;
+use crate::redis::jobs::Jobs;
 use access::{Need, check_origin};
 use answer::{Fault, answer, json_answer};
 use body::AdminBody;
@@ -86,6 +89,11 @@ pub trait AdminSource: Send + Sync + 'static {
 
     /// What viewers are shown as it comes, if anything is.
     fn live(&self) -> Option<Arc<Live>> {
+        None
+    }
+
+    /// The jobs of a queue, and the pools that may have some, if there is a queue.
+    fn jobs(&self) -> Option<(Jobs, Vec<Arc<str>>)> {
         None
     }
 
@@ -179,6 +187,17 @@ impl Admin {
                 tracing::info!(on, "maintenance set through the admin port");
                 Ok(json_answer(StatusCode::OK, &json!({ "maintenance": on })))
             }
+            Route::Dead => {
+                let (jobs, pools) = self.source.jobs().ok_or_else(|| {
+                    let message = "there are jobs only with `workers.mode: queue`";
+                    Fault::new(StatusCode::NOT_FOUND, "not_found", message)
+                })?;
+                if parts.method != Method::POST {
+                    return dead::show(&jobs, pools).await;
+                }
+                check_origin(&parts)?;
+                dead::requeue(&jobs, read_json(&parts.headers, body).await?).await
+            }
             Route::Caller => {
                 let id = parts.uri.path().strip_prefix(CALLERS).unwrap_or_default();
                 let stored = self.source.callers().ok_or_else(|| {
@@ -235,6 +254,7 @@ enum Route {
     Maintenance,
     Active,
     Caller,
+    Dead,
 }
 
 /// What precedes a caller's id.
@@ -250,17 +270,21 @@ impl Route {
             "/api/v1/state" => Self::State,
             "/api/v1/explain" => Self::Explain,
             "/api/v1/maintenance" => Self::Maintenance,
+            "/api/v1/dead" => Self::Dead,
             path if pool_of(path).is_some() => Self::Active,
             path if path.starts_with(CALLERS) => Self::Caller,
             path if let Some(file) = page::file(path) => Self::Page(file),
             _ => {
                 let message = "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/events, \
-                     /api/v1/explain, /api/v1/maintenance, /api/v1/pools/{pool}/active, /api/v1/callers/{id}";
+                     /api/v1/explain, /api/v1/maintenance, /api/v1/pools/{pool}/active, /api/v1/callers/{id}, /api/v1/dead";
                 return Err(Fault::new(StatusCode::NOT_FOUND, "not_found", message));
             }
         };
         let (allowed, methods) = match route {
             Self::Maintenance | Self::Active => (parts.method == Method::PUT, "PUT"),
+            Self::Dead => {
+                (matches!(parts.method, Method::GET | Method::HEAD | Method::POST), "GET, HEAD, POST")
+            }
             Self::Caller => (
                 matches!(parts.method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
                 "GET, HEAD, PUT, DELETE",
@@ -277,7 +301,8 @@ impl Route {
     fn need(self, method: &Method) -> Need {
         match self {
             Self::Caller if matches!(*method, Method::PUT | Method::DELETE) => Need::Write,
-            Self::Caller => Need::Read,
+            Self::Dead if *method == Method::POST => Need::Write,
+            Self::Caller | Self::Dead => Need::Read,
             Self::Health | Self::Ready => Need::Open,
             Self::Metrics => Need::Metrics,
             Self::Page(_) | Self::Events | Self::State | Self::Explain => Need::Read,
