@@ -13,12 +13,14 @@ use base64::Engine;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use traffic_dam::server::admin::live::{Live, Point, Scene};
 use traffic_dam::server::admin::{Admin, AdminSettings, AdminSource, Explanation, Switched, Token};
 use traffic_dam::server::{Bounds, Drain, serve};
 
 #[derive(Default)]
 struct Source {
     maintenance: AtomicBool,
+    live: Arc<Live>,
 }
 
 impl AdminSource for Source {
@@ -36,6 +38,10 @@ impl AdminSource for Source {
 
     fn metrics(&self) -> String {
         "traffic_dam_in_flight 0\n".to_owned()
+    }
+
+    fn live(&self) -> Option<Arc<Live>> {
+        Some(Arc::clone(&self.live))
     }
 
     fn set_maintenance(&self, on: bool) {
@@ -65,9 +71,13 @@ impl AdminSource for Source {
 }
 
 async fn start(settings: AdminSettings) -> SocketAddr {
+    start_with(settings, Source::default()).await
+}
+
+async fn start_with(settings: AdminSettings, source: Source) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let admin = Admin::new(Arc::new(ArcSwap::from_pointee(settings)), Arc::new(Source::default()));
+    let admin = Admin::new(Arc::new(ArcSwap::from_pointee(settings)), Arc::new(source));
     tokio::spawn(serve(
         listener,
         None,
@@ -283,4 +293,53 @@ async fn a_switch_of_colours_is_told_as_it_came_out() {
         401
     );
     assert_eq!(send(addr, "GET /api/v1/pools/chat/active", &[], "").await.status, 405);
+}
+
+#[tokio::test]
+async fn viewers_get_a_picture_each_second_and_are_only_so_many() {
+    let live = Arc::new(Live::default());
+    let second = |at_ms| live.push(Point { at_ms, ..Point::default() }, Scene::default());
+    second(1);
+    let addr = start_with(guarded(), Source { live: Arc::clone(&live), ..Source::default() }).await;
+    assert_eq!(send(addr, "GET /api/v1/events", &[], "").await.error().0, 401);
+
+    let join = async || {
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        let request =
+            "GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer read-secret\r\n\r\n";
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let head = read_until(&mut socket, "\r\n\r\n").await;
+        (head, socket)
+    };
+    let (head, mut viewer) = join().await;
+    assert!(head.contains("200 OK") && head.contains("content-type: text/event-stream"), "{head}");
+    assert!(read_until(&mut viewer, "\n\n").await.contains("\"whole\":true,\"points\":[{\"at_ms\":1,"));
+    second(2);
+    assert!(read_until(&mut viewer, "\n\n").await.contains("\"whole\":false,\"points\":[{\"at_ms\":2,"));
+
+    let mut others = Vec::new();
+    let refused = loop {
+        let (head, socket) = join().await;
+        others.push(socket);
+        if !head.contains("200 OK") {
+            break head;
+        }
+    };
+    assert!(refused.contains("503") && others.len() > 10, "{refused}");
+    drop(viewer);
+    let seat_is_free = async {
+        while !join().await.0.contains("200 OK") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), seat_is_free).await.unwrap();
+}
+
+async fn read_until(socket: &mut TcpStream, mark: &str) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(mark.as_bytes()) {
+        let byte = tokio::time::timeout(Duration::from_secs(20), socket.read_u8()).await;
+        text.push(byte.unwrap().unwrap());
+    }
+    String::from_utf8(text).unwrap()
 }

@@ -21,8 +21,12 @@ mod endings;
 mod failover;
 #[path = "dam/fleet.rs"]
 mod fleet;
+#[path = "dam/hand.rs"]
+mod hand;
 #[path = "dam/hostile.rs"]
 mod hostile;
+#[path = "dam/queue.rs"]
+mod queue;
 #[path = "dam/redis.rs"]
 mod redis;
 #[path = "dam/reload.rs"]
@@ -31,5 +35,7 @@ mod reload;
 mod rig;
 #[path = "dam/speech.rs"]
 mod speech;
+#[path = "dam/tokens.rs"]
+mod tokens;
 #[path = "dam/upgrade.rs"]
 mod upgrade;

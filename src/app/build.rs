@@ -18,6 +18,7 @@ use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
 use crate::layers::intake::{Buffers, Limits};
+use crate::layers::jwt::Tokens;
 use crate::layers::limit::{Counting, RuleMetrics};
 use crate::layers::observe::Observatory;
 use crate::layers::paths::{Paths, RouteSettings};
@@ -30,7 +31,7 @@ use crate::request::RouteTimeouts;
 use crate::server::Bounds;
 use crate::server::admin::{AdminSettings, Token};
 use crate::stack::{Parts, Stack};
-use crate::upstream::{RetrySettings, Timeouts, Upstream, UpstreamSettings, tls};
+use crate::upstream::{QueueSettings, RetrySettings, Timeouts, Upstream, UpstreamSettings, tls};
 
 /// The state that survives a reload.
 pub(super) struct State {
@@ -60,7 +61,7 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
             .map_err(|source| StartError::WorkerCa { file: file.clone(), source })?,
         None => Vec::new(),
     };
-    let encrypted = settings.discovery.is_some()
+    let encrypted = (settings.discovery.is_some() && !settings.shared.jobs)
         || settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
     Ok(UpstreamSettings {
         timeouts: Timeouts {
@@ -73,6 +74,10 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         forward_authorization: settings.callers.forward_authorization,
         // Reading the system's authorities takes a tenth of a second: only for those who need them.
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
+        queue: settings.shared.jobs.then(|| QueueSettings {
+            key: settings.discovery.as_ref().and_then(|discovery| discovery.roster.key.clone()),
+            wait: settings.gate.queue_wait,
+        }),
     })
 }
 
@@ -105,7 +110,12 @@ pub(super) fn admin(settings: &Settings) -> AdminSettings {
 }
 
 /// The stack of these settings around the surviving state.
-pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> Result<Stack, StartError> {
+pub(super) fn stack(
+    settings: &Settings,
+    counting: &Counting,
+    tokens: Option<Tokens>,
+    state: &State,
+) -> Result<Stack, StartError> {
     let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers } = state;
     let parts = Parts {
         observatory: Arc::new(Observatory {
@@ -116,7 +126,9 @@ pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> 
         }),
         cors: cors(settings),
         door: Arc::clone(door),
-        callers: Arc::new(Callers::new(callers(settings)).with_stored(stored_callers.clone())),
+        callers: Arc::new(
+            Callers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
+        ),
         intake: Arc::new(Intake {
             paths: paths(settings)?,
             limits: Limits { bytes: settings.bounds.body, time: settings.bounds.body_read },

@@ -10,7 +10,9 @@ mod explain;
 mod fleet;
 mod report;
 mod run;
+mod sampler;
 mod together;
+mod tokens;
 
 pub use entrance::Entrance;
 pub use run::{Certificates, Listeners, StartError};
@@ -20,8 +22,10 @@ use std::sync::Arc;
 use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use self::together::Together;
+use self::tokens::KeySource;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
@@ -32,6 +36,7 @@ use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::openai::estimate::Estimator;
 use crate::server::admin::AdminSettings;
+use crate::server::admin::live::Live as Shown;
 use crate::server::{Bounds, Drain};
 use crate::stack::Stack;
 use crate::upstream::{Upstream, UpstreamSettings};
@@ -54,8 +59,12 @@ struct Inner {
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
     bounds: Arc<ArcSwap<Bounds>>,
     admin: Arc<ArcSwap<AdminSettings>>,
+    /// What viewers of the page see.
+    shown: Arc<Shown>,
     /// Present when something is shared; that does not change while it runs.
     together: Option<Together>,
+    /// Where the keys of tokens come from now.
+    key_source: watch::Sender<Option<Arc<KeySource>>>,
     live: ArcSwap<Live>,
     /// One reload at a time: two would each build on what the other replaces.
     reloading: Mutex<()>,
@@ -80,8 +89,13 @@ impl App {
         let following = Following::new(&settings);
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
-        let upstream = Upstream::new(Arc::clone(&fleet), Arc::clone(&upstream_settings), clock.clone());
         let together = Together::new(&settings, &clock, &metrics)?;
+        let upstream = Upstream::with_jobs(
+            Arc::clone(&fleet),
+            Arc::clone(&upstream_settings),
+            clock.clone(),
+            together.as_ref().and_then(|together| together.jobs.clone()),
+        );
         let state = build::State {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
@@ -94,7 +108,9 @@ impl App {
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
         let counting = counting(together.as_ref(), &ladder, None);
-        let stack = build::stack(&settings, &counting, &state)?;
+        let key_source = KeySource::of(&settings, None)?;
+        let stack =
+            build::stack(&settings, &counting, tokens::tokens(&settings, key_source.as_ref()), &state)?;
         Ok(Self(Arc::new(Inner {
             clock,
             metrics,
@@ -108,7 +124,9 @@ impl App {
             upstream_settings,
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
+            shown: Arc::default(),
             together,
+            key_source: watch::Sender::new(key_source),
             live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),
             reloading: Mutex::new(()),
         })))

@@ -11,12 +11,13 @@ use crate::fleet::roster::Report;
 use crate::metrics::{Light, Reading, WorkerReading};
 use crate::redis::callers::StoredCallers;
 use crate::request::Class;
+use crate::server::admin::live::Live as Shown;
 use crate::server::admin::{AdminSource, Explanation, Switched};
 use crate::shed::{GateSnapshot, WorkerSnapshot};
 
 /// The light of a worker: the worse of what the gate knows of it and what it says of itself. A worker that waits for
 /// its colour shows how it is; one that says nothing and takes nothing is red.
-fn light(worker: &WorkerSnapshot, report: Option<&Report>) -> Light {
+pub(super) fn light(worker: &WorkerSnapshot, report: Option<&Report>) -> Light {
     let seen = if worker.leaving || !worker.reachable {
         Light::Red
     } else if worker.in_flight >= worker.limit {
@@ -28,14 +29,6 @@ fn light(worker: &WorkerSnapshot, report: Option<&Report>) -> Light {
         Some(report) => seen.min(report.light),
         None if !worker.eligible => Light::Red,
         None => seen,
-    }
-}
-
-const fn light_name(light: Light) -> &'static str {
-    match light {
-        Light::Red => "red",
-        Light::Yellow => "yellow",
-        Light::Green => "green",
     }
 }
 
@@ -58,17 +51,23 @@ fn said(report: &Report) -> Value {
 }
 
 impl App {
-    fn gates(&self) -> Vec<(Arc<str>, GateSnapshot)> {
+    pub(super) fn gates(&self) -> Vec<(Arc<str>, GateSnapshot)> {
         let fleet = self.0.fleet.load();
         fleet.pools().iter().map(|pool| (Arc::clone(&pool.name), pool.gate.snapshot())).collect()
     }
 
-    fn colour_of(&self, id: &str) -> Arc<str> {
+    pub(super) fn colour_of(&self, id: &str) -> Arc<str> {
         self.0
             .fleet
             .load()
             .worker(id)
             .map_or_else(Arc::default, |worker: &Arc<Worker>| Arc::clone(&worker.spec.colour))
+    }
+
+    /// How many gateways share quotas or workers, as far as is known.
+    pub(super) fn dams(&self) -> u32 {
+        let told = self.0.live.load().settings.dams;
+        self.0.together.as_ref().map_or(told, |together| together.store.dams().count())
     }
 
     fn reading(&self) -> Reading {
@@ -93,6 +92,10 @@ impl App {
             demand_waiting: gates
                 .iter()
                 .map(|(pool, gate)| (Arc::clone(pool), gate.queue.iter().sum::<usize>() as u64))
+                .collect(),
+            fleet_ceiling: gates
+                .iter()
+                .filter_map(|(pool, gate)| Some((Arc::clone(pool), gate.ceiling?)))
                 .collect(),
             workers: gates
                 .iter()
@@ -131,7 +134,7 @@ impl AdminSource for App {
                         json!({
                             "id": worker.id,
                             "colour": self.colour_of(&worker.id),
-                            "light": light_name(light(worker, reports.get(&worker.id))),
+                            "light": light(worker, reports.get(&worker.id)),
                             "eligible": worker.eligible,
                             "weight": worker.weight,
                             "in_flight": worker.in_flight,
@@ -175,7 +178,7 @@ impl AdminSource for App {
             "heartbeats": self.feed_works().map(|works| if works { "heard" } else { "lost; the fleet stays as it was" }),
             "pools": pools,
             "rules": rules,
-            "dams": self.0.together.as_ref().map_or(live.settings.dams, |together| together.store.dams().count()),
+            "dams": self.dams(),
         })
     }
 
@@ -185,6 +188,9 @@ impl AdminSource for App {
         }
         if AdminSource::callers(self).is_some_and(|callers| !callers.is_read()) {
             return Err("the callers in Redis were not read yet".to_owned());
+        }
+        if self.0.key_source.borrow().as_ref().is_some_and(|source| !source.is_read()) {
+            return Err("the keys of callers' tokens were not fetched yet".to_owned());
         }
         // Where workers come by themselves, requests may well wait for the first.
         let may_come = self.0.live.load().settings.discovery.is_some();
@@ -211,6 +217,10 @@ impl AdminSource for App {
     fn explain(&self, query: String) -> Explanation {
         let app = self.clone();
         Box::pin(async move { app.explained(query).await })
+    }
+
+    fn live(&self) -> Option<Arc<Shown>> {
+        Some(Arc::clone(&self.0.shown))
     }
 
     fn callers(&self) -> Option<Arc<StoredCallers>> {

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::tokens::{self, KeySource};
 use super::{App, Live, build, counting};
 use crate::config::Settings;
 use crate::net;
@@ -59,6 +60,17 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The keys by which tokens are signed cannot be used.
+    #[error("callers.jwt.jwks: {}: {problem}", file.display())]
+    TokenKeys {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The certificate authorities for the keys of tokens cannot be used.
+    #[error("callers.jwt.ca: {0}")]
+    TokenCa(String),
     /// The certificate authorities for workers cannot be used.
     #[error("workers.ca: {0}")]
     WorkerTls(#[from] WorkerTlsError),
@@ -163,14 +175,16 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(admin, admin_tls, admin_bounds, admin_service, admin_drain.clone()));
         tasks.spawn(self.clone().keep_house());
+        tasks.spawn(self.clone().show());
         tasks.spawn(self.clone().shut_the_door());
         tasks.spawn(self.clone().share());
         tasks.spawn(self.clone().follow_roster());
         tasks.spawn(self.clone().follow_feed());
+        tasks.spawn(self.clone().follow_keys());
         self.catch_up().await;
         serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
         if let Some(together) = &inner.together {
-            together.store.leave().await;
+            together.leave().await;
         }
         admin_drain.close();
     }
@@ -198,7 +212,9 @@ impl App {
         let upstream = build::upstream(&settings)?;
         let ladder = Arc::new(before.ladder.rebuilt(settings.rules.clone()));
         let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
-        let stack = build::stack(&settings, &counting, &self.state())?;
+        let key_source = KeySource::of(&settings, inner.key_source.borrow().as_ref())?;
+        let tokens = tokens::tokens(&settings, key_source.as_ref());
+        let stack = build::stack(&settings, &counting, tokens, &self.state())?;
 
         // From here on nothing can fail.
         inner.following.retell(&settings);
@@ -207,6 +223,7 @@ impl App {
         inner.upstream_settings.store(Arc::new(upstream));
         inner.bounds.store(Arc::new(build::bounds(&settings)));
         inner.admin.store(Arc::new(build::admin(&settings)));
+        inner.key_source.send_replace(key_source);
         inner.fleet.store(Arc::clone(&fleet));
         fleet.take_over();
         inner.following.publish();

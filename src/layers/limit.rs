@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Extensions, HeaderMap, Request, Response, Uri};
+use http::{Extensions, Request, Response, Uri};
 use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
@@ -16,7 +16,7 @@ use crate::limit::{Charge, Cost, Decision, Denial, Ladder, Subject};
 use crate::metrics::{self, Metrics};
 use crate::openai::headers;
 use crate::redis::rules::{Holding, SharedRules};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Standing};
 use crate::request::{Caller, DecodedPath, Demand, Ending, Flight, Forwarding};
 
 /// The series of a ladder's rules, by their index.
@@ -43,15 +43,33 @@ impl RuleMetrics {
             let (Some(rule), Some(name)) = (self.rules.get(*index), self.names.get(*index)) else { continue };
             match decision {
                 Decision::Allowed => rule.allowed(),
-                Decision::Refused => rule.refused(),
+                Decision::Refused => {
+                    rule.refused();
+                    rule.used(1.0, caller);
+                }
                 Decision::WouldRefuse => {
                     rule.would_refuse();
+                    rule.used(1.0, caller);
                     tracing::info!(rule = &**name, caller, "would have been refused");
                 }
             }
         }
         if decisions.is_empty() {
             self.metrics.unmatched_request();
+        }
+    }
+}
+
+impl RuleMetrics {
+    /// Notes how full the quotas are after a request of `caller`.
+    fn note(&self, standings: &[Standing], caller: &str) {
+        for standing in standings {
+            // A ladder has few rules.
+            let index = self.names.iter().position(|name| *name == standing.rule);
+            if let Some(rule) = index.and_then(|index| self.rules.get(index)) {
+                let left = standing.remaining as f64 / standing.limit.max(1) as f64;
+                rule.used(1.0 - left, caller);
+            }
         }
     }
 }
@@ -161,9 +179,10 @@ impl<'a> Question<'a> {
     }
 
     /// What is held of an answer to it.
-    fn held(self, charge: Taken, clock: &Clock) -> Held {
+    fn held(self, charge: Taken, layer: &LimitLayer) -> Held {
         let (flight, prompt_tokens) = (self.flight, self.cost.prompt_tokens);
-        Held { charge: Some(charge), clock: clock.clone(), flight, prompt_tokens }
+        let (clock, metrics) = (layer.clock.clone(), layer.metrics.clone());
+        Held { charge: Some(charge), clock, metrics, flight, prompt_tokens }
     }
 }
 
@@ -177,7 +196,7 @@ impl LimitLayer {
         };
         self.count(decisions, question.subject.caller);
         let charge = verdict.map_err(Denial::into_refusal)?.charge;
-        Ok(question.held(Taken::Memory(Arc::clone(ladder), charge), &self.clock))
+        Ok(question.held(Taken::Memory(Arc::clone(ladder), charge), self))
     }
 
     /// The same for rules in Redis.
@@ -189,7 +208,7 @@ impl LimitLayer {
         };
         self.count(decisions, question.subject.caller);
         let holding = verdict.map_err(|refused| refused.refusal)?.holding;
-        Ok(question.held(Taken::Shared(Box::new(holding)), &self.clock))
+        Ok(question.held(Taken::Shared(Box::new(holding)), self))
     }
 }
 
@@ -224,10 +243,11 @@ impl Taken {
         }
     }
 
-    fn show(&self, fields: &mut HeaderMap, now: Nanos) {
+    /// Hands `then` how the rules stand.
+    fn stand(&self, now: Nanos, then: impl FnOnce(&[Standing])) {
         match self {
-            Self::Memory(ladder, charge) => headers::standings(fields, &ladder.standings(charge, now)),
-            Self::Shared(holding) => headers::standings(fields, holding.standings()),
+            Self::Memory(ladder, charge) => then(&ladder.standings(charge, now)),
+            Self::Shared(holding) => then(holding.standings()),
         }
     }
 }
@@ -237,6 +257,7 @@ impl Taken {
 pub struct Held {
     charge: Option<Taken>,
     clock: Clock,
+    metrics: Option<Arc<RuleMetrics>>,
     flight: Option<Arc<Flight>>,
     prompt_tokens: u64,
 }
@@ -258,7 +279,13 @@ impl Held {
         match answer.await {
             Ok(mut response) => {
                 if let Some(charge) = &self.charge {
-                    charge.show(response.headers_mut(), self.clock.now());
+                    charge.stand(self.clock.now(), |standings| {
+                        headers::standings(response.headers_mut(), standings);
+                        let caller = self.flight.as_ref().and_then(|flight| flight.caller());
+                        if let (Some(metrics), Some(caller)) = (&self.metrics, caller) {
+                            metrics.note(standings, &caller.id);
+                        }
+                    });
                 }
                 Ok(response.map(|body| Guarded::new(body, self)))
             }

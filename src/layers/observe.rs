@@ -121,8 +121,10 @@ impl Drop for Watch {
         let class = caller.map(|caller| caller.class).unwrap_or_default();
         let route = flight.route().map_or("other", |route| route);
         metrics.route(route).finished(class, ending, flight.reason(), now.since(flight.started));
-        if let Some((prompt, output)) = flight.usage() {
-            metrics.tokens(prompt, output);
+        let (prompt, output) = flight.usage().unwrap_or_default();
+        metrics.tokens(prompt, output);
+        if let Some(caller) = caller {
+            metrics.caller(&caller.id, ending == Ending::Refused, prompt + output);
         }
         if let Some(pool) = &self.pool
             && ending == Ending::Complete

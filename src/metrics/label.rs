@@ -32,4 +32,9 @@ impl<T> Family<T> {
         let name = if known.len() < LABEL_VALUES || known.contains_key(name) { name } else { OTHER };
         Arc::clone(known.entry(name.into()).or_insert_with(|| Arc::new(make(name))))
     }
+
+    /// Looks at every handle.
+    pub(super) fn each(&self, look: impl FnMut(&T)) {
+        self.0.read().values().map(Arc::as_ref).for_each(look);
+    }
 }

@@ -9,29 +9,38 @@
 //! Encoding thousands of series takes milliseconds, so [`Metrics::encode`] belongs on a thread that may block.
 
 mod buckets;
+mod callers;
+mod catalogue;
 mod label;
 mod reading;
 mod redis;
+mod sample;
 mod series;
 
+pub use callers::CallerRate;
+pub use catalogue::{Described, Kind, label_values};
 pub use label::LABEL_VALUES;
 pub use reading::{Light, Reading, WorkerReading};
 pub use redis::{Redis, RedisOp};
+pub use sample::{Sample, TTFT_BUCKETS};
 pub use series::{InFlight, Pool, Route, Rule};
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
 
+use self::callers::Callers;
 use self::label::Family;
-use self::reading::Gauges;
 use crate::request::Class;
 
 const NAMESPACE: &str = "traffic_dam";
+/// The label `direction`.
+const DIRECTIONS: [&str; 2] = ["prompt", "output"];
 
 /// The metrics of one gateway. Several may live in one process; none is global.
 pub struct Metrics {
@@ -56,7 +65,8 @@ pub struct Metrics {
     reloads_taken: IntCounter,
     reloads_refused: IntCounter,
     in_flight: IntGauge,
-    gauges: Gauges,
+    callers: Callers,
+    catalogue: Mutex<Vec<Described>>,
     redis: OnceLock<Redis>,
 }
 
@@ -71,12 +81,10 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let make = Maker(&registry);
-        make.gauge(
-            Opts::new("build_info", "1, with the version of this build.")
-                .const_label("version", env!("CARGO_PKG_VERSION")),
-        )
-        .set(1.0);
+        let made = Mutex::default();
+        let make = Maker { registry: &registry, made: &made };
+        let build = make.opts("build_info", "1, with the version of this build.", Kind::Gauge, &["version"]);
+        make.keep(IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))).set(1);
         let queue_wait = make.histograms(
             "queue_wait_seconds",
             "How long admitted requests waited for a permit.",
@@ -90,7 +98,7 @@ impl Metrics {
         );
         let reloads =
             make.counters("config_reloads_total", "Attempts to take changed settings.", &["result"]);
-        Self {
+        let counted = Self {
             requests: make.counters(
                 "requests_total",
                 "Requests by how they ended, and of those refused, why.",
@@ -144,8 +152,8 @@ impl Metrics {
                 "Estimated over actual tokens of settled requests; 1 is exact.",
                 buckets::RATIO,
             ),
-            prompt_tokens: fixed(tokens.get_metric_with_label_values(&["prompt"])),
-            output_tokens: fixed(tokens.get_metric_with_label_values(&["output"])),
+            prompt_tokens: fixed(tokens.get_metric_with_label_values(&[DIRECTIONS[0]])),
+            output_tokens: fixed(tokens.get_metric_with_label_values(&[DIRECTIONS[1]])),
             unmatched: make.counter("unmatched_requests_total", "Requests that no limit rule applies to."),
             heartbeats: make.counters(
                 "heartbeats_total",
@@ -155,10 +163,21 @@ impl Metrics {
             reloads_taken: fixed(reloads.get_metric_with_label_values(&["taken"])),
             reloads_refused: fixed(reloads.get_metric_with_label_values(&["refused"])),
             in_flight: make.count("in_flight", "Requests under way, waiting ones included."),
-            gauges: Gauges::new(&make),
+            callers: Callers::default(),
+            catalogue: Mutex::new(reading::described()),
             redis: OnceLock::new(),
-            registry,
-        }
+            registry: registry.clone(),
+        };
+        counted.catalogue.lock().append(&mut made.into_inner());
+        counted
+    }
+
+    /// Every metric there is by now, by name.
+    #[must_use]
+    pub fn catalogue(&self) -> Vec<Described> {
+        let mut catalogue = self.catalogue.lock().clone();
+        catalogue.sort_by(|one, other| one.name.cmp(&other.name));
+        catalogue
     }
 
     /// The series of a route: a kind's path, or a configured pattern. Look it up once and keep it.
@@ -182,7 +201,7 @@ impl Metrics {
     /// The series of Redis. They are shown from the first call on: a gateway that needs no Redis says nothing of one.
     #[must_use]
     pub fn redis(&self) -> &Redis {
-        self.redis.get_or_init(|| Redis::new(&Maker(&self.registry)))
+        self.redis.get_or_init(|| Redis::new(&Maker { registry: &self.registry, made: &self.catalogue }))
     }
 
     /// A request came; it is under way until what this returns is dropped.
@@ -239,13 +258,13 @@ impl Metrics {
     /// Everything as Prometheus text, with the states of `reading`.
     #[must_use]
     pub fn encode(&self, reading: &Reading) -> String {
-        self.gauges.set_and(reading, || {
-            let families = self.registry.gather();
-            prometheus::TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
-                tracing::error!(%error, "the metrics cannot be encoded");
-                String::new()
-            })
-        })
+        let families = self.registry.gather();
+        let mut text = prometheus::TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
+            tracing::error!(%error, "the metrics cannot be encoded");
+            String::new()
+        });
+        reading::write(reading, &mut text);
+        text
     }
 }
 
@@ -257,7 +276,10 @@ impl Default for Metrics {
 
 /// Makes and registers metrics. Every name and label here is a constant, so what could go wrong is a mistake in this
 /// module, and the first test that makes [`Metrics`] finds it.
-struct Maker<'a>(&'a Registry);
+struct Maker<'a> {
+    registry: &'a Registry,
+    made: &'a Mutex<Vec<Described>>,
+}
 
 #[expect(
     clippy::expect_used,
@@ -270,40 +292,48 @@ fn fixed<T>(result: prometheus::Result<T>) -> T {
 impl Maker<'_> {
     fn keep<T: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<T>) -> T {
         let made = fixed(made);
-        fixed(self.0.register(Box::new(made.clone())));
+        fixed(self.registry.register(Box::new(made.clone())));
         made
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.keep(IntCounter::with_opts(Opts::new(name, help).namespace(NAMESPACE)))
+        self.keep(IntCounter::with_opts(self.opts(name, help, Kind::Counter, &[])))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.keep(IntCounterVec::new(Opts::new(name, help).namespace(NAMESPACE), labels))
+        self.keep(IntCounterVec::new(self.opts(name, help, Kind::Counter, labels), labels))
     }
 
     fn count(&self, name: &str, help: &str) -> IntGauge {
-        self.keep(IntGauge::with_opts(Opts::new(name, help).namespace(NAMESPACE)))
-    }
-
-    fn gauge(&self, opts: Opts) -> Gauge {
-        self.keep(Gauge::with_opts(opts.namespace(NAMESPACE)))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::GaugeVec {
-        self.keep(prometheus::GaugeVec::new(Opts::new(name, help).namespace(NAMESPACE), labels))
+        self.keep(IntGauge::with_opts(self.opts(name, help, Kind::Gauge, &[])))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        self.keep(Histogram::with_opts(Self::opts(name, help, buckets)))
+        self.keep(Histogram::with_opts(self.observed(name, help, &[], buckets)))
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-        self.keep(HistogramVec::new(Self::opts(name, help, buckets), labels))
+        self.keep(HistogramVec::new(self.observed(name, help, labels, buckets), labels))
     }
 
-    fn opts(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
+    fn observed(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramOpts {
+        self.describe(name, help, Kind::Histogram, labels, buckets);
         HistogramOpts::new(name, help).namespace(NAMESPACE).buckets(buckets.to_vec())
+    }
+
+    fn opts(&self, name: &str, help: &str, kind: Kind, labels: &[&str]) -> Opts {
+        self.describe(name, help, kind, labels, &[]);
+        Opts::new(name, help).namespace(NAMESPACE)
+    }
+
+    fn describe(&self, name: &str, help: &str, kind: Kind, labels: &[&str], buckets: &[f64]) {
+        self.made.lock().push(Described {
+            name: name.to_owned(),
+            kind,
+            labels: labels.iter().map(|&label| label.to_owned()).collect(),
+            help: help.to_owned(),
+            buckets: buckets.to_vec(),
+        });
     }
 }
 

@@ -1,17 +1,23 @@
 //! States, read when somebody scrapes.
+//!
+//! They are written as text straight from a [`Reading`]. A gauge of the `prometheus` crate for each of a thousand workers
+//! would have to be found by its labels, set, collected, sorted and printed at every scrape, to be thrown away at the
+//! next.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use prometheus::{Gauge, GaugeVec, Opts};
+use serde::{Deserialize, Serialize};
 
+use super::NAMESPACE;
+use super::catalogue::{Described, Kind};
 use super::label::{LABEL_VALUES, OTHER};
-use super::{Maker, fixed};
 use crate::request::Class;
 
 /// How a worker is, as shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Light {
     /// It receives nothing.
     Red,
@@ -53,104 +59,153 @@ pub struct Reading {
     pub workers: Vec<WorkerReading>,
     /// Requests that each pool has and cannot start, for an autoscaler.
     pub demand_waiting: Vec<(Arc<str>, u64)>,
+    /// Sequences that the workers of each pool may have together, where that is known.
+    pub fleet_ceiling: Vec<(Arc<str>, f64)>,
     /// Whether all that is used of Redis works; nothing when nothing is.
     pub redis_works: Option<bool>,
 }
 
-/// The gauges behind a [`Reading`].
-#[derive(Debug)]
-pub(super) struct Gauges {
-    // Held from the first gauge set to the last encoded, so that two scrapes do not mix their readings.
-    turn: Mutex<()>,
-    connections: Gauge,
-    queue_depth: GaugeVec,
-    limiter_keys: GaugeVec,
-    concurrency_limit: GaugeVec,
-    worker_light: GaugeVec,
-    worker_in_flight: GaugeVec,
-    demand_waiting: GaugeVec,
-    worker_kv_used: GaugeVec,
-    worker_heartbeat_age: GaugeVec,
-    redis_up: GaugeVec,
+/// A gauge that is written, with its labels in the order of the alphabet.
+struct State<const N: usize> {
+    name: &'static str,
+    help: &'static str,
+    labels: [&'static str; N],
 }
 
-impl Gauges {
-    pub(super) fn new(make: &Maker<'_>) -> Self {
-        Self {
-            turn: Mutex::new(()),
-            connections: make.gauge(Opts::new("connections", "Connections open.")),
-            queue_depth: make.gauges("queue_depth", "Requests waiting for a permit.", &["class"]),
-            limiter_keys: make.gauges("limiter_keys", "Keys that a rule remembers.", &["rule"]),
-            concurrency_limit: make.gauges(
-                "concurrency_limit",
-                "Sequences that a worker may have at once.",
-                &["worker"],
-            ),
-            worker_light: make.gauges(
-                "worker_light",
-                "How a worker is: 2 green, 1 yellow, 0 red; colour is its blue/green side.",
-                &["worker", "colour"],
-            ),
-            worker_in_flight: make.gauges("worker_in_flight", "Sequences that a worker has.", &["worker"]),
-            demand_waiting: make.gauges(
-                "demand_waiting",
-                "Requests that a pool has and cannot start: what an autoscaler should follow.",
-                &["pool"],
-            ),
-            worker_kv_used: make.gauges(
-                "worker_kv_used",
-                "Share of its KV cache that a worker uses, as it says.",
-                &["worker"],
-            ),
-            worker_heartbeat_age: make.gauges(
-                "worker_heartbeat_age_seconds",
-                "How old a worker's last heartbeat is, outages of Redis not counted.",
-                &["worker"],
-            ),
-            redis_up: make.gauges("redis_up", "Whether what is used of Redis works.", &[]),
+const CONNECTIONS: State<0> = State { name: "connections", help: "Connections open.", labels: [] };
+const QUEUE_DEPTH: State<1> =
+    State { name: "queue_depth", help: "Requests waiting for a permit.", labels: ["class"] };
+const LIMITER_KEYS: State<1> =
+    State { name: "limiter_keys", help: "Keys that a rule remembers.", labels: ["rule"] };
+const CONCURRENCY_LIMIT: State<1> = State {
+    name: "concurrency_limit",
+    help: "Sequences that a worker may have at once.",
+    labels: ["worker"],
+};
+const FLEET_CEILING: State<1> = State {
+    name: "fleet_ceiling",
+    help: "Sequences that the workers of a pool may have together; absent where no worker's size was told.",
+    labels: ["pool"],
+};
+const WORKER_LIGHT: State<2> = State {
+    name: "worker_light",
+    help: "How a worker is: 2 green, 1 yellow, 0 red; colour is its blue/green side.",
+    labels: ["colour", "worker"],
+};
+const WORKER_IN_FLIGHT: State<1> =
+    State { name: "worker_in_flight", help: "Sequences that a worker has.", labels: ["worker"] };
+const DEMAND_WAITING: State<1> = State {
+    name: "demand_waiting",
+    help: "Requests that a pool has and cannot start: what an autoscaler should follow.",
+    labels: ["pool"],
+};
+const WORKER_KV_USED: State<1> = State {
+    name: "worker_kv_used",
+    help: "Share of its KV cache that a worker uses, as it says.",
+    labels: ["worker"],
+};
+const WORKER_HEARTBEAT_AGE: State<1> = State {
+    name: "worker_heartbeat_age_seconds",
+    help: "How old a worker's last heartbeat is, outages of Redis not counted.",
+    labels: ["worker"],
+};
+const REDIS_UP: State<0> =
+    State { name: "redis_up", help: "Whether what is used of Redis works.", labels: [] };
+
+/// All of them, for the documentation.
+pub(super) fn described() -> Vec<Described> {
+    vec![
+        CONNECTIONS.described(),
+        QUEUE_DEPTH.described(),
+        LIMITER_KEYS.described(),
+        CONCURRENCY_LIMIT.described(),
+        FLEET_CEILING.described(),
+        WORKER_LIGHT.described(),
+        WORKER_IN_FLIGHT.described(),
+        DEMAND_WAITING.described(),
+        WORKER_KV_USED.described(),
+        WORKER_HEARTBEAT_AGE.described(),
+        REDIS_UP.described(),
+    ]
+}
+
+/// Appends the states to the text of a scrape.
+pub(super) fn write(reading: &Reading, out: &mut String) {
+    let workers = &reading.workers;
+    CONNECTIONS.write(out, [([], reading.connections as f64)]);
+    let queue = Class::ALL.map(|class| {
+        let depth = reading.queue_depth.get(class as usize).copied().unwrap_or_default();
+        ([class.as_str()], depth as f64)
+    });
+    QUEUE_DEPTH.write(out, queue);
+    LIMITER_KEYS.write_sums(out, reading.limiter_keys.iter().map(|(rule, keys)| (&**rule, *keys as f64)));
+    DEMAND_WAITING.write_sums(out, reading.demand_waiting.iter().map(|(pool, n)| (&**pool, *n as f64)));
+    FLEET_CEILING.write_sums(out, reading.fleet_ceiling.iter().map(|(pool, ceiling)| (&**pool, *ceiling)));
+    CONCURRENCY_LIMIT.write_sums(out, workers.iter().map(|worker| (&*worker.id, worker.limit)));
+    WORKER_IN_FLIGHT.write_sums(out, workers.iter().map(|worker| (&*worker.id, worker.in_flight as f64)));
+    // None of these can be added up; those beyond the bound are left out.
+    let named = || workers.iter().take(LABEL_VALUES);
+    let light = |worker: &WorkerReading| f64::from(worker.light as u8);
+    WORKER_LIGHT.write(out, named().map(|worker| ([&*worker.colour, &*worker.id], light(worker))));
+    WORKER_KV_USED.write(out, named().filter_map(|worker| Some(([&*worker.id], worker.kv_used?))));
+    let age = |worker: &WorkerReading| worker.heartbeat_age.map(|age| age.as_secs_f64());
+    WORKER_HEARTBEAT_AGE.write(out, named().filter_map(|worker| Some(([&*worker.id], age(worker)?))));
+    REDIS_UP.write(out, reading.redis_works.map(|works| ([], f64::from(u8::from(works)))));
+}
+
+impl<const N: usize> State<N> {
+    fn described(&self) -> Described {
+        Described {
+            name: self.name.to_owned(),
+            kind: Kind::Gauge,
+            labels: self.labels.map(str::to_owned).to_vec(),
+            help: self.help.to_owned(),
+            buckets: Vec::new(),
         }
     }
 
-    /// Sets every gauge to `reading`, and does `then` before another reading is set.
-    pub(super) fn set_and<T>(&self, reading: &Reading, then: impl FnOnce() -> T) -> T {
-        let _turn = self.turn.lock();
-        self.connections.set(reading.connections as f64);
-        for class in Class::ALL {
-            let depth = reading.queue_depth.get(class as usize).copied().unwrap_or_default();
-            fixed(self.queue_depth.get_metric_with_label_values(&[class.as_str()])).set(depth as f64);
+    fn write<'v>(&self, out: &mut String, values: impl IntoIterator<Item = ([&'v str; N], f64)>) {
+        let name = self.name;
+        for (index, (labels, value)) in values.into_iter().enumerate() {
+            // Writing to a string cannot fail.
+            if index == 0 {
+                let help = self.help;
+                write!(out, "# HELP {NAMESPACE}_{name} {help}\n# TYPE {NAMESPACE}_{name} gauge\n")
+                    .unwrap_or_default();
+            }
+            write!(out, "{NAMESPACE}_{name}").unwrap_or_default();
+            for (place, (label, text)) in self.labels.iter().zip(labels).enumerate() {
+                out.push(if place == 0 { '{' } else { ',' });
+                out.push_str(label);
+                out.push_str("=\"");
+                escape(out, text);
+                out.push('"');
+            }
+            out.push_str(if N > 0 { "} " } else { " " });
+            writeln!(out, "{value}").unwrap_or_default();
         }
-        show(&self.limiter_keys, reading.limiter_keys.iter().map(|(rule, keys)| (&**rule, *keys as f64)));
-        show(
-            &self.demand_waiting,
-            reading.demand_waiting.iter().map(|(pool, waiting)| (&**pool, *waiting as f64)),
-        );
-        let workers = reading.workers.iter();
-        show(&self.concurrency_limit, workers.clone().map(|worker| (&*worker.id, worker.limit)));
-        show(&self.worker_in_flight, workers.clone().map(|worker| (&*worker.id, worker.in_flight as f64)));
-        self.redis_up.reset();
-        if let Some(works) = reading.redis_works {
-            fixed(self.redis_up.get_metric_with_label_values::<&str>(&[])).set(f64::from(u8::from(works)));
-        }
-        // Neither can be added up; those beyond the bound are left out.
-        let named = || workers.clone().take(LABEL_VALUES);
-        show(&self.worker_kv_used, named().filter_map(|worker| Some((&*worker.id, worker.kv_used?))));
-        let age = |worker: &'_ WorkerReading| worker.heartbeat_age.map(|age| age.as_secs_f64());
-        show(&self.worker_heartbeat_age, named().filter_map(|worker| Some((&*worker.id, age(worker)?))));
-        self.worker_light.reset();
-        // A light is no quantity: those beyond the bound cannot be added up, and are left out.
-        for worker in workers.take(LABEL_VALUES) {
-            let light = self.worker_light.get_metric_with_label_values(&[&*worker.id, &*worker.colour]);
-            fixed(light).set(f64::from(worker.light as u8));
-        }
-        then()
     }
 }
 
-/// Shows exactly these values; those beyond the bound are added up as `other`.
-fn show<'a>(gauge: &GaugeVec, values: impl Iterator<Item = (&'a str, f64)>) {
-    gauge.reset();
-    for (index, (name, value)) in values.enumerate() {
-        let name = if index < LABEL_VALUES { name } else { OTHER };
-        fixed(gauge.get_metric_with_label_values(&[name])).add(value);
+impl State<1> {
+    /// Values beyond the bound are added up as `other`.
+    fn write_sums<'v>(&self, out: &mut String, mut values: impl Iterator<Item = (&'v str, f64)>) {
+        let mut named: Vec<_> =
+            values.by_ref().take(LABEL_VALUES).map(|(name, value)| ([name], value)).collect();
+        let rest = values.map(|(_, value)| value).reduce(|sum, value| sum + value);
+        named.extend(rest.map(|rest| ([OTHER], rest)));
+        self.write(out, named);
+    }
+}
+
+/// A label's value as the text format wants it.
+fn escape(out: &mut String, text: &str) {
+    for letter in text.chars() {
+        match letter {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            letter => out.push(letter),
+        }
     }
 }

@@ -19,10 +19,16 @@ pub enum RedisOp {
     Probe,
     /// Callers that are kept there.
     Callers,
+    /// Putting a job where workers find it.
+    Enqueue,
+    /// Whatever else is done about jobs.
+    Jobs,
 }
 
 impl RedisOp {
-    const ALL: [Self; 5] = [Self::Rules, Self::Lease, Self::Settle, Self::Probe, Self::Callers];
+    /// Every one, for tables.
+    pub const ALL: [Self; 7] =
+        [Self::Rules, Self::Lease, Self::Settle, Self::Probe, Self::Callers, Self::Enqueue, Self::Jobs];
 
     /// The value of the metric label `op`.
     #[must_use]
@@ -33,6 +39,8 @@ impl RedisOp {
             Self::Settle => "settle",
             Self::Probe => "probe",
             Self::Callers => "callers",
+            Self::Enqueue => "enqueue",
+            Self::Jobs => "jobs",
         }
     }
 }

@@ -1,30 +1,22 @@
 //! Series with their labels resolved, for what requests touch.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
-use super::fixed;
+use super::{Sample, fixed};
 use crate::refusal::Reason;
 use crate::request::{Class, Ending};
 
 /// The label `reason` of what was not refused.
-const NO_REASON: &str = "none";
-/// How many endings there are.
-const ENDINGS: usize = 5;
+pub(super) const NO_REASON: &str = "none";
+/// The label `decision`.
+pub(super) const DECISIONS: [&str; 3] = ["allowed", "refused", "would_refuse"];
+const ENDINGS: usize = Ending::ALL.len();
 const REASONS: usize = Reason::ALL.len() + 1;
-
-/// The place of an ending in a table. Spelled out, so that a sixth ending does not compile into another's place.
-const fn row(ending: Ending) -> usize {
-    match ending {
-        Ending::ClientGone => 0,
-        Ending::Complete => 1,
-        Ending::Refused => 2,
-        Ending::WorkerFailed => 3,
-        Ending::TimedOut => 4,
-    }
-}
 
 /// A request under way; dropping it is its end.
 #[derive(Debug)]
@@ -68,7 +60,7 @@ impl Route {
     /// A request ended, after `took` since its head had been read.
     pub fn finished(&self, class: Class, ending: Ending, reason: Option<Reason>, took: Duration) {
         let column = reason.map_or(0, |reason| reason as usize + 1);
-        let index = (class as usize * ENDINGS + row(ending)) * REASONS + column;
+        let index = (class as usize * ENDINGS + ending as usize) * REASONS + column;
         if let Some(counter) = self.counted.get(index) {
             counter
                 .get_or_init(|| {
@@ -78,7 +70,7 @@ impl Route {
                 })
                 .inc();
         }
-        if let Some(histogram) = self.timed.get(row(ending)) {
+        if let Some(histogram) = self.timed.get(ending as usize) {
             histogram
                 .get_or_init(|| {
                     fixed(self.seconds.get_metric_with_label_values(&[&*self.name, ending.as_str()]))
@@ -86,14 +78,29 @@ impl Route {
                 .observe(took.as_secs_f64());
         }
     }
+
+    /// Adds what was counted here.
+    pub(super) fn add_to(&self, sample: &mut Sample) {
+        for (index, count) in self.counted.iter().enumerate() {
+            let Some(count) = count.get().map(IntCounter::get) else { continue };
+            if let Some(ended) = sample.ended.get_mut(index / REASONS % ENDINGS) {
+                *ended += count;
+            }
+            // The first column is for no reason.
+            if let Some(refused) = (index % REASONS).checked_sub(1).and_then(|at| sample.refused.get_mut(at))
+            {
+                *refused += count;
+            }
+        }
+    }
 }
 
 /// The series of one pool.
 #[derive(Debug)]
 pub struct Pool {
-    ttft: [Histogram; Class::ALL.len()],
+    pub(super) ttft: [Histogram; Class::ALL.len()],
     itl: Histogram,
-    goodput: IntCounter,
+    pub(super) goodput: IntCounter,
 }
 
 impl Pool {
@@ -129,12 +136,22 @@ pub struct Rule {
     allowed: IntCounter,
     refused: IntCounter,
     would_refuse: IntCounter,
+    peak: Peak,
+}
+
+/// The fullest that requests found a quota since somebody looked.
+#[derive(Debug, Default)]
+struct Peak {
+    /// In thousandths, so that a request compares and goes on.
+    used: AtomicU32,
+    caller: Mutex<Option<Arc<str>>>,
 }
 
 impl Rule {
     pub(super) fn new(name: &str, checks: &IntCounterVec) -> Self {
         let of = |decision| fixed(checks.get_metric_with_label_values(&[name, decision]));
-        Self { allowed: of("allowed"), refused: of("refused"), would_refuse: of("would_refuse") }
+        let [allowed, refused, would_refuse] = DECISIONS.map(of);
+        Self { allowed, refused, would_refuse, peak: Peak::default() }
     }
 
     /// It let a request through.
@@ -150,5 +167,27 @@ impl Rule {
     /// It only observes, and would have refused one.
     pub fn would_refuse(&self) {
         self.would_refuse.inc();
+    }
+
+    /// A request of `caller` left its quota used to this share, 0…1.
+    pub fn used(&self, share: f64, caller: &str) {
+        let thousandths = (share.clamp(0.0, 1.0) * 1000.0) as u32;
+        if thousandths > self.peak.used.load(Ordering::Relaxed)
+            && thousandths > self.peak.used.fetch_max(thousandths, Ordering::Relaxed)
+        {
+            *self.peak.caller.lock() = Some(caller.into());
+        }
+    }
+
+    /// The fullest share since the last time this was asked, and whose request found it so.
+    pub fn take_peak(&self) -> Option<(f64, Arc<str>)> {
+        let caller = self.peak.caller.lock().take()?;
+        Some((f64::from(self.peak.used.swap(0, Ordering::Relaxed)) / 1000.0, caller))
+    }
+
+    /// What it refused so far, or would have.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        self.refused.get() + self.would_refuse.get()
     }
 }

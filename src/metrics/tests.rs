@@ -101,6 +101,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         limiter_keys: vec![("burst".into(), 12)],
         workers: vec![worker("w1", Light::Green), worker("w2", Light::Red)],
         demand_waiting: vec![("default".into(), 4)],
+        fleet_ceiling: vec![("default".into(), 13.5)],
         redis_works: Some(true),
     };
     let first = lines(&metrics, &reading);
@@ -115,6 +116,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         r#"traffic_dam_demand_waiting{pool="default"} 4"#,
         r#"traffic_dam_worker_kv_used{worker="w1"} 0.25"#,
         r#"traffic_dam_worker_heartbeat_age_seconds{worker="w1"} 1.5"#,
+        r#"traffic_dam_fleet_ceiling{pool="default"} 13.5"#,
         "traffic_dam_redis_up 1",
     ] {
         has(&first, line);
@@ -170,4 +172,19 @@ fn two_gateways_in_one_process_count_apart() {
     let (one, two) = (Metrics::new(), Metrics::new());
     one.unmatched_request();
     has(&lines(&two, &Reading::default()), "traffic_dam_unmatched_requests_total 0");
+}
+
+#[test]
+fn what_is_written_is_what_is_described() {
+    let metrics = Metrics::new();
+    metrics.redis().fallback();
+    let mut workers = Reading { fleet_ceiling: vec![("p".into(), 1.0)], ..Reading::default() };
+    workers.limiter_keys = vec![("quote\"back\\line\n".into(), 1)];
+    let lines = lines(&metrics, &workers);
+    has(&lines, r#"traffic_dam_limiter_keys{rule="quote\"back\\line\n"} 1"#);
+    for line in lines.iter().filter_map(|line| line.strip_prefix("# TYPE traffic_dam_")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let known = metrics.catalogue().into_iter().find(|described| described.name == name);
+        assert_eq!(known.map(|described| described.kind.as_str()), Some(kind), "{name}");
+    }
 }

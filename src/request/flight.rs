@@ -25,6 +25,10 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Every ending; `ending as usize` is the index.
+    pub const ALL: [Self; 5] =
+        [Self::ClientGone, Self::Complete, Self::Refused, Self::WorkerFailed, Self::TimedOut];
+
     /// The value of the metric label `outcome`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -247,13 +251,8 @@ impl Flight {
     /// How the request ended; [`Ending::ClientGone`] while nobody has said otherwise.
     #[must_use]
     pub fn ending(&self) -> Ending {
-        match self.ending.load(Ordering::Acquire) {
-            1 => Ending::Complete,
-            2 => Ending::Refused,
-            3 => Ending::WorkerFailed,
-            4 => Ending::TimedOut,
-            _ => Ending::ClientGone,
-        }
+        let index = usize::from(self.ending.load(Ordering::Acquire));
+        Ending::ALL.get(index).copied().unwrap_or(Ending::ClientGone)
     }
 }
 
@@ -284,9 +283,9 @@ mod tests {
     fn a_request_nobody_ended_was_left_by_its_client() {
         let flight = Flight::new("r1", Nanos::ZERO);
         assert_eq!(flight.ending(), Ending::ClientGone);
-        for ending in [Ending::Complete, Ending::Refused, Ending::WorkerFailed, Ending::TimedOut] {
+        for (index, ending) in Ending::ALL.into_iter().enumerate() {
             flight.set_ending(ending);
-            assert_eq!(flight.ending(), ending);
+            assert_eq!((flight.ending(), ending as usize), (ending, index));
         }
     }
 }

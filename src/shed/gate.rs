@@ -17,6 +17,7 @@ use crate::refusal::Refusal;
 
 use super::ask::Ask;
 use super::callers::WaiterId;
+use super::crowd::Crowd;
 use super::displace::Displaced;
 use super::drain::Drain;
 use super::fair_queue::{FairQueue, Tried};
@@ -70,6 +71,8 @@ pub struct Gate {
     pub(super) seats: HashMap<SeatId, Seat>,
     pub(super) queue: FairQueue,
     pub(super) drain: Drain,
+    /// Who was told to come back of late.
+    pub(super) told: Crowd,
     /// Sequences of all seats.
     pub(super) in_flight: u64,
     pub(super) random: Rng,
@@ -99,6 +102,7 @@ impl Gate {
             seats: HashMap::new(),
             queue: FairQueue::default(),
             drain: Drain::default(),
+            told: Crowd::default(),
             in_flight: 0,
             random: Rng::with_seed(seed),
             next_seat: 0,
@@ -264,18 +268,21 @@ impl Gate {
         let wait = if open { self.settings.queue_wait } else { self.settings.wait_no_worker };
         let expires_at = ask.deadline.map_or(now + wait, |deadline| deadline.min(now + wait));
         let may_wait = expires_at > now && self.settings.queue_length > 0;
-        let retry = self.retry_after(now);
         if !open && !may_wait {
+            let retry = self.retry_after(now);
             return Err(refuse::no_worker(&self.pool, retry));
         }
         if !may_wait {
+            let retry = self.retry_after(now);
             return Err(refuse::no_queue(self.fullness(now), retry));
         }
         if open && let Some(predicted) = self.too_long(ask, expires_at, now) {
+            let retry = self.retry_after(now);
             return Err(refuse::predicted(self.fullness(now), predicted, expires_at.since(now), retry));
         }
         let Some(displaced) = self.queue.make_room(ask, self.bounds(), now) else {
             let (waiting, bytes) = (self.queue.len(), self.queue.bytes());
+            let retry = self.retry_after(now);
             return Err(refuse::queue_full(self.fullness(now), waiting, bytes, retry));
         };
         for waiting in displaced {

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -92,12 +91,6 @@ impl GateHandle {
     /// other call does it too.
     pub fn expire(&self) {
         self.with(|state, now| state.gate.advance(now));
-    }
-
-    /// When a refused client should come back.
-    #[must_use]
-    pub fn retry_after(&self) -> Duration {
-        self.with(|state, now| state.gate.retry_after(now))
     }
 
     /// The gate as it is now.

@@ -13,6 +13,7 @@
 
 mod ask;
 mod callers;
+mod crowd;
 mod displace;
 mod drain;
 mod fair_queue;

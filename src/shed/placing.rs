@@ -143,9 +143,8 @@ impl Gate {
     /// that were told as base, and the last of them may go over it in part. Where they were not told, the limits that
     /// were learned are the only ones.
     fn fleet_allows(&self) -> bool {
-        let Some(together) = self.roll.together else { return true };
         let in_flight = self.roll.in_flight();
-        in_flight == 0 || together / f64::from(self.settings.dams.max(1)) > in_flight as f64
+        self.roll.together.is_none_or(|ceiling| in_flight == 0 || ceiling > in_flight as f64)
     }
 
     /// Whether the shares kept for higher classes stay free. The lower classes together may fill the rest; what the

@@ -35,6 +35,8 @@ pub struct WorkerSnapshot {
 pub struct GateSnapshot {
     /// Every worker, those that are leaving too, in the order of their configuration.
     pub workers: Vec<WorkerSnapshot>,
+    /// Sequences that all workers together may have, where their size was told.
+    pub ceiling: Option<f64>,
     /// Requests waiting, by `Class as usize`.
     pub queue: [usize; 3],
     /// Bytes of request bodies waiting.

@@ -49,9 +49,11 @@ impl Gate {
         self.serve(now);
     }
 
-    /// When a refused client should come back: the time until everything that waits has a seat, and 0–50 % more so
-    /// that clients do not come back together; at most 60 s.
-    pub fn retry_after(&mut self, now: Nanos) -> Duration {
+    /// When a client that is refused now should come back: the time until everything that waits has a seat, and at
+    /// random up to half of it more, or up to the time in which a seat is freed for each that was told the same of
+    /// late, so that clients do not come back together; at most 60 s.
+    pub(super) fn retry_after(&mut self, now: Nanos) -> Duration {
+        let crowd = self.told.joined(now);
         let base = match self.next_cool_down_end(now) {
             Some(end) if !self.is_open(now) => end.since(now),
             _ => {
@@ -60,7 +62,9 @@ impl Gate {
             }
         };
         let base = base.clamp(Duration::from_millis(1), LONGEST_RETRY);
-        base.mul_f64(1.0 + self.random.f64() / 2.0).min(LONGEST_RETRY)
+        let others = self.drain.time_to_free(crowd - 1, self.in_flight, now).unwrap_or_default();
+        let spread = (base / 2).max(others.min(LONGEST_RETRY));
+        (base + spread.mul_f64(self.random.f64())).min(LONGEST_RETRY)
     }
 
     /// The gate as it is now.
@@ -81,6 +85,7 @@ impl Gate {
         });
         GateSnapshot {
             workers: workers.collect(),
+            ceiling: self.together(now),
             queue: Class::ALL.map(|class| self.queue.depth(class)),
             queue_bytes: self.queue.bytes(),
         }

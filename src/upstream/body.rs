@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::alarm::Alarm;
 use super::fault::{Fault, Wait, broke};
 use super::headers;
-use super::source::{Held, Source};
+use super::source::{Break, Held, Source};
 use super::vigil::{self, Vigil};
 use super::watch::Watch;
 use crate::clock::{Clock, Nanos};
@@ -81,7 +81,7 @@ impl UpstreamBody {
                         break;
                     }
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::of_exchange(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
                     let wait = ready!(vigil.poll_vain(&mut self.alarm, &self.clock, cx));
                     return Poll::Ready(Err(Fault::Silent(wait)));
@@ -108,7 +108,7 @@ impl UpstreamBody {
     }
 
     /// Reads one frame, or the end, into `held`.
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Break>> {
         let Some(source) = &mut self.source else {
             return Poll::Ready(Ok(()));
         };
@@ -194,13 +194,23 @@ impl UpstreamBody {
     fn silent(&mut self) -> Option<BodyError> {
         let (total, over) = self.limits.total;
         let wait = if self.clock.now() >= over { Wait::Total(total) } else { Wait::Idle(self.limits.idle) };
+        if let Some(source) = &mut self.source {
+            source.expire();
+        }
         let message = format!("Worker {} {}.", self.watch.worker(), wait.describe());
         self.break_off(Ending::TimedOut, Refusal::new(Reason::UpstreamTimeout, message))
     }
 
-    fn failed(&mut self, error: &hyper::Error) -> Option<BodyError> {
-        let message = format!("Worker {} broke off: {}.", self.watch.worker(), broke(error));
-        self.break_off(Ending::WorkerFailed, Refusal::new(Reason::UpstreamBroke, message))
+    fn failed(&mut self, error: Break) -> Option<BodyError> {
+        let refusal = match error {
+            Break::Http(error) => {
+                let message = format!("Worker {} broke off: {}.", self.watch.worker(), broke(&error));
+                Refusal::new(Reason::UpstreamBroke, message)
+            }
+            Break::Job(fault) => fault.into_refusal(self.watch.worker()),
+        };
+        let late = refusal.reason == Reason::UpstreamTimeout;
+        self.break_off(if late { Ending::TimedOut } else { Ending::WorkerFailed }, refusal)
     }
 }
 
@@ -224,7 +234,7 @@ impl Body for UpstreamBody {
             }
             let fatal = match this.poll_source(cx) {
                 Poll::Ready(Ok(())) => None,
-                Poll::Ready(Err(error)) => this.failed(&error),
+                Poll::Ready(Err(error)) => this.failed(error),
                 Poll::Pending => {
                     ready!(this.poll_vain(cx));
                     this.silent()

@@ -6,9 +6,16 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::connect::ConnectError;
+use super::queue::JobFault;
+use super::source::Break;
+use crate::redis::jobs::Refused;
 use crate::refusal::{Reason, Refusal};
 use crate::request::PayloadError;
 use crate::shed::Failure;
+
+/// When to come back after a queue was full although the gate had room: other gateways fill it, and each makes room as
+/// its answers end.
+const FULL: Duration = Duration::from_secs(1);
 
 /// Why an attempt gave no response.
 #[derive(Debug)]
@@ -17,6 +24,10 @@ pub(crate) enum Fault {
     Unreachable(ConnectError),
     /// The connection failed, or carried no HTTP, after the request may have been written.
     Broke(hyper::Error),
+    /// The job of it failed.
+    Job(JobFault),
+    /// The job could not be put where workers take it from.
+    NotQueued(Refused),
     /// The worker changed to a protocol nobody asked for.
     Switched,
     /// No content in time.
@@ -56,6 +67,15 @@ impl From<ConnectError> for Fault {
     }
 }
 
+impl From<Break> for Fault {
+    fn from(error: Break) -> Self {
+        match error {
+            Break::Http(error) => Self::of_exchange(error),
+            Break::Job(fault) => Self::Job(fault),
+        }
+    }
+}
+
 impl Fault {
     /// Sorts an error of the exchange: the client's body is carried by it too.
     pub(crate) fn of_exchange(error: hyper::Error) -> Self {
@@ -82,7 +102,11 @@ impl Fault {
             Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => {
                 Trouble::MaybeBegun
             }
-            Self::Silent(Wait::Idle(_) | Wait::Total(_)) | Self::Client(_) => Trouble::Final,
+            // A job was tried by as many workers as it may be.
+            Self::Silent(Wait::Idle(_) | Wait::Total(_))
+            | Self::Client(_)
+            | Self::Job(_)
+            | Self::NotQueued(_) => Trouble::Final,
         }
     }
 
@@ -92,7 +116,8 @@ impl Fault {
             Self::Unreachable(_) => Some(Failure::Connect),
             Self::Broke(_) | Self::Switched => Some(Failure::Broke),
             Self::Silent(_) => Some(Failure::Timeout),
-            Self::Client(_) => None,
+            // Which of the workers of a queue it was is their own affair.
+            Self::Client(_) | Self::Job(_) | Self::NotQueued(_) => None,
         }
     }
 
@@ -115,6 +140,15 @@ impl Fault {
                 Refusal::new(Reason::UpstreamTimeout, format!("Worker {worker} {}.", wait.describe()))
             }
             Self::Client(refusal) => refusal,
+            Self::Job(fault) => fault.into_refusal(worker),
+            Self::NotQueued(Refused::Full) => {
+                let message = format!("Worker {worker} has all that it can start.");
+                Refusal::new(Reason::Overloaded, message).with_retry_after(FULL)
+            }
+            Self::NotQueued(why) => {
+                let message = format!("The queue of {worker} cannot be reached: {why}.");
+                Refusal::new(Reason::UpstreamUnreachable, message)
+            }
         }
     }
 }

@@ -23,8 +23,9 @@ const CALM: Duration = Duration::from_millis(2500);
 const STORM_LOAD: f64 = 5.0;
 /// In the calm so much is offered afresh, and those who come back add about as much: 0.8× together.
 const CALM_LOAD: f64 = 0.4;
-/// Of 4× of the capacity that are refused in a storm, one in ten comes back: 0.4×.
-const COMING_BACK: f64 = 0.1;
+/// Those who are refused are told times so far apart that about as many come back as can be served; two in five of them
+/// do: 0.4×.
+const COMING_BACK: f64 = 0.4;
 
 /// Rules for callers who are alone: each runs dry within an answer or two.
 const RULES: [&str; 3] = [
@@ -37,7 +38,7 @@ const LONERS: [u32; 3] = [910, 920, 930];
 const EACH: u32 = 6;
 
 const TEXT: &str = "\
-Storms of 2 s at 5× end in a calm of 0.4×; of those refused and told a time within the calm, one in ten comes back at
+Storms of 2 s at 5× end in a calm of 0.4×; of those refused and told a time within the calm, two in five come back at
 that time and not before, which makes 0.8× together. Admitted: the share of them that is not refused again. And a caller
 who shares its rule with nobody, refused by one of three, waits `retry-after-ms` and asks again.";
 

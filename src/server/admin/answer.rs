@@ -6,13 +6,15 @@ use http::header::{
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{Response, StatusCode};
-use http_body_util::Full;
 use serde_json::{Value, json};
 
+use super::body::AdminBody;
 use super::page;
 
-/// Basic, so that a browser asks for the token; whatever stands in its field for a name is ignored.
-const CHALLENGE: &str = r#"Basic realm="traffic-dam admin, any name, the token as password", Bearer"#;
+/// Basic, so that a browser asks for the token; whatever stands in its field for a name is ignored. Chromium asks for
+/// nothing when a scheme stands there without a parameter.
+const CHALLENGE: &str =
+    r#"Basic realm="traffic-dam admin, any name, the token as password", Bearer realm="traffic-dam admin""#;
 
 /// Why the admin port did not do what was asked.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ impl Fault {
         self
     }
 
-    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+    pub(super) fn into_response(self) -> Response<AdminBody> {
         let body = json!({ "error": { "code": self.code, "message": self.message } });
         let mut response = json_answer(self.status, &body);
         if self.status == StatusCode::UNAUTHORIZED {
@@ -46,7 +48,7 @@ impl Fault {
     }
 }
 
-pub(super) fn json_answer(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+pub(super) fn json_answer(status: StatusCode, value: &Value) -> Response<AdminBody> {
     let mut text = value.to_string();
     text.push('\n');
     answer(status, "application/json", text)
@@ -56,8 +58,8 @@ pub(super) fn answer(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+) -> Response<AdminBody> {
+    let mut response = Response::new(AdminBody::from(body.into()));
     *response.status_mut() = status;
     let fixed: [(HeaderName, &'static str); 5] = [
         (CONTENT_TYPE, content_type),

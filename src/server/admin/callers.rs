@@ -1,13 +1,12 @@
 //! Callers that are kept in Redis, one by one.
 
-use bytes::Bytes;
 use http::{Method, Response, StatusCode};
-use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::answer::{Fault, json_answer};
+use super::body::AdminBody;
 use crate::redis::callers::{StoredCaller, StoredCallers, is_name};
 use crate::redis::link::Loss;
 
@@ -58,7 +57,7 @@ pub(super) async fn look(
     callers: &StoredCallers,
     method: &Method,
     id: &str,
-) -> Result<Response<Full<Bytes>>, Fault> {
+) -> Result<Response<AdminBody>, Fault> {
     check_id(id)?;
     if method == Method::DELETE {
         if !callers.delete(id).await.map_err(lost)? {
@@ -76,7 +75,7 @@ pub(super) async fn write(
     callers: &StoredCallers,
     id: &str,
     written: Written,
-) -> Result<Response<Full<Bytes>>, Fault> {
+) -> Result<Response<AdminBody>, Fault> {
     let Written { sha256, key, class, weight, team } = written;
     let sha256 = match (sha256, key) {
         (Some(sha256), None) => sha256,

@@ -7,14 +7,17 @@
 //! | --- | --- | --- |
 //! | `/healthz`, `/readyz` | GET | nothing |
 //! | `/metrics` | GET | `metrics_token`, if set |
-//! | `/`, `/api/v1/state`, `/api/v1/explain?caller=…` | GET | `read_token` or `token`, if set |
+//! | `/` and its files, `/api/v1/state`, `/api/v1/explain?caller=…` | GET | `read_token` or `token`, if set |
+//! | `/api/v1/events` | GET, server-sent events: [`live::Frame`]s | the same |
 //! | `/api/v1/maintenance` | PUT `{"on": true}` | `token`, if set; same origin; JSON |
 //! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green"}` | the same |
 //! | `/api/v1/callers/{id}` | GET; PUT `{"sha256": …}`, DELETE | as the state; as maintenance |
 
 mod access;
 mod answer;
+mod body;
 mod callers;
+pub mod live;
 mod page;
 
 pub use access::{AdminSettings, Token, check_open};
@@ -32,7 +35,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -42,6 +45,8 @@ use tower::Service;
 use crate::redis::callers::StoredCallers;
 use access::{Need, check_origin};
 use answer::{Fault, answer, json_answer};
+use body::AdminBody;
+use live::Live;
 
 /// A write is a few words.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -72,6 +77,11 @@ pub trait AdminSource: Send + Sync + 'static {
 
     /// How every rule stands to the request that a query describes.
     fn explain(&self, query: String) -> Explanation;
+
+    /// What viewers are shown as it comes, if anything is.
+    fn live(&self) -> Option<Arc<Live>> {
+        None
+    }
 
     /// The callers that are kept in Redis, if any are.
     fn callers(&self) -> Option<Arc<StoredCallers>> {
@@ -121,7 +131,7 @@ impl Admin {
         Self { settings, source, scrape: Arc::new(Semaphore::new(1)) }
     }
 
-    async fn handle<B>(self, request: Request<B>) -> Result<Response<Full<Bytes>>, Fault>
+    async fn handle<B>(self, request: Request<B>) -> Result<Response<AdminBody>, Fault>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
@@ -137,7 +147,8 @@ impl Admin {
                 Ok(()) => Ok(json_answer(StatusCode::OK, &json!({ "status": "ready" }))),
                 Err(why) => Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why)),
             },
-            Route::Page => Ok(answer(StatusCode::OK, "text/html; charset=utf-8", page::PAGE)),
+            Route::Page(file) => Ok(answer(StatusCode::OK, file.content_type, file.text)),
+            Route::Events => self.events(),
             Route::State => Ok(json_answer(StatusCode::OK, &self.source.state())),
             Route::Explain => {
                 let query = parts.uri.query().unwrap_or_default().to_owned();
@@ -184,7 +195,17 @@ impl Admin {
         }
     }
 
-    async fn scrape(self) -> Result<Response<Full<Bytes>>, Fault> {
+    fn events(&self) -> Result<Response<AdminBody>, Fault> {
+        let full = "too many viewers, or nothing to view; close another page and ask again";
+        let seconds = self
+            .source
+            .live()
+            .and_then(|live| live.join())
+            .ok_or_else(|| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_viewers", full))?;
+        Ok(answer(StatusCode::OK, "text/event-stream", Bytes::new()).map(|_| AdminBody::events(seconds)))
+    }
+
+    async fn scrape(self) -> Result<Response<AdminBody>, Fault> {
         let broken =
             |_| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the metrics cannot be read");
         // The turn goes with the thread, which runs on when its client leaves.
@@ -200,7 +221,8 @@ enum Route {
     Health,
     Ready,
     Metrics,
-    Page,
+    Page(page::File),
+    Events,
     State,
     Explain,
     Maintenance,
@@ -217,15 +239,16 @@ impl Route {
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/metrics" => Self::Metrics,
-            "/" => Self::Page,
+            "/api/v1/events" => Self::Events,
             "/api/v1/state" => Self::State,
             "/api/v1/explain" => Self::Explain,
             "/api/v1/maintenance" => Self::Maintenance,
             path if pool_of(path).is_some() => Self::Active,
             path if path.starts_with(CALLERS) => Self::Caller,
+            path if let Some(file) = page::file(path) => Self::Page(file),
             _ => {
-                let message = "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/explain, \
-                     /api/v1/maintenance, /api/v1/pools/{pool}/active, /api/v1/callers/{id}";
+                let message = "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/events, \
+                     /api/v1/explain, /api/v1/maintenance, /api/v1/pools/{pool}/active, /api/v1/callers/{id}";
                 return Err(Fault::new(StatusCode::NOT_FOUND, "not_found", message));
             }
         };
@@ -250,7 +273,7 @@ impl Route {
             Self::Caller => Need::Read,
             Self::Health | Self::Ready => Need::Open,
             Self::Metrics => Need::Metrics,
-            Self::Page | Self::State | Self::Explain => Need::Read,
+            Self::Page(_) | Self::Events | Self::State | Self::Explain => Need::Read,
             Self::Maintenance | Self::Active => Need::Write,
         }
     }
@@ -262,7 +285,7 @@ fn pool_of(path: &str) -> Option<&str> {
     (!pool.is_empty() && !pool.contains('/')).then_some(pool)
 }
 
-fn tell(switched: Switched, pool: &str, colour: &str) -> Result<Response<Full<Bytes>>, Fault> {
+fn tell(switched: Switched, pool: &str, colour: &str) -> Result<Response<AdminBody>, Fault> {
     let done = |status, epoch: u64| {
         Ok(json_answer(status, &json!({ "pool": pool, "active": colour, "epoch": epoch })))
     };
@@ -327,7 +350,7 @@ impl<B> Service<Request<B>> for Admin
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
-    type Response = Response<Full<Bytes>>;
+    type Response = Response<AdminBody>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
@@ -341,7 +364,7 @@ where
         Box::pin(async move {
             let mut response = admin.handle(request).await.unwrap_or_else(Fault::into_response);
             if bodiless {
-                *response.body_mut() = Full::default();
+                *response.body_mut() = AdminBody::default();
             }
             Ok(response)
         })

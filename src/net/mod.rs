@@ -1,4 +1,6 @@
-//! Sockets that listen.
+//! Sockets that listen, and a page from another server.
+
+pub mod fetch;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,0 +1,87 @@
+//! What a scrape of a large fleet takes: 1000 workers, and every series that requests, rules and pools can make.
+//!
+//! `cargo bench --bench scrape`. Prints figures; the aims are 20 ms and 2 MB.
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::time::Duration;
+
+use traffic_dam::clock::Clock;
+use traffic_dam::metrics::{Light, Metrics, Reading, WorkerReading};
+use traffic_dam::refusal::Reason;
+use traffic_dam::request::{Class, Ending};
+
+const WORKERS: usize = 1000;
+/// What a large configuration has of each.
+const POOLS: usize = 10;
+const ROUTES: usize = 10;
+const RULES: usize = 20;
+const ROUNDS: usize = 51;
+
+const MOST_TIME: Duration = Duration::from_millis(20);
+const MOST_BYTES: usize = 2_000_000;
+
+fn busy() -> Metrics {
+    let metrics = Metrics::new();
+    let ms = Duration::from_millis(7);
+    for route in 0..ROUTES {
+        let route = metrics.route(&format!("/v1/route/{route}"));
+        for class in Class::ALL {
+            for ending in [Ending::Complete, Ending::ClientGone, Ending::WorkerFailed, Ending::TimedOut] {
+                route.finished(class, ending, None, ms);
+            }
+            for reason in Reason::ALL {
+                route.finished(class, Ending::Refused, Some(reason), ms);
+            }
+        }
+    }
+    for pool in 0..POOLS {
+        let pool = metrics.pool(&format!("pool-{pool}"));
+        Class::ALL.into_iter().for_each(|class| pool.ttft(class, ms));
+        pool.itl(ms);
+    }
+    for rule in 0..RULES {
+        metrics.rule(&format!("rule-{rule}")).allowed();
+    }
+    metrics
+}
+
+fn reading() -> Reading {
+    let worker = |index: usize| WorkerReading {
+        id: format!("worker-{index:04}.example").into(),
+        colour: if index.is_multiple_of(2) { "blue" } else { "green" }.into(),
+        light: Light::Green,
+        limit: 256.0,
+        in_flight: index as u64 % 256,
+        kv_used: Some(index as f64 / 1001.0),
+        heartbeat_age: Some(Duration::from_micros(index as u64 * 997)),
+    };
+    Reading {
+        connections: 10_000,
+        queue_depth: [1, 2, 3],
+        limiter_keys: (0..RULES).map(|rule| (format!("rule-{rule}").into(), 1_000_000)).collect(),
+        workers: (0..WORKERS).map(worker).collect(),
+        demand_waiting: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 7)).collect(),
+        fleet_ceiling: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 21_248.0)).collect(),
+        redis_works: Some(true),
+    }
+}
+
+fn main() {
+    let (metrics, reading) = (busy(), reading());
+    let mut took = Vec::with_capacity(ROUNDS);
+    let mut text = String::new();
+    let clock = Clock::system();
+    for _ in 0..ROUNDS {
+        let begun = clock.now();
+        text = metrics.encode(&reading);
+        took.push(clock.now().since(begun));
+    }
+    took.sort_unstable();
+    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    let (median, worst) = (took[ROUNDS / 2], took[ROUNDS - 1]);
+    println!("scrape of {WORKERS} workers: {series} series, {} bytes", text.len());
+    println!("  median {median:.2?}, slowest of {ROUNDS} {worst:.2?}");
+    let verdict = |kept| if kept { "kept" } else { "MISSED" };
+    println!("  within {MOST_TIME:?}: {}", verdict(median <= MOST_TIME));
+    println!("  within {MOST_BYTES} bytes: {}", verdict(text.len() <= MOST_BYTES));
+}

@@ -1,0 +1,215 @@
+//! Looks at the gateway once a second, for everybody who wants to see it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::App;
+use crate::clock::{Nanos, unix_millis};
+use crate::limit::rule::Mode;
+use crate::metrics::{Sample, TTFT_BUCKETS};
+use crate::refusal::Reason;
+use crate::request::{Class, Ending};
+use crate::server::admin::live::{CallerScene, Point, PoolScene, RuleScene, Scene, WorkerScene};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// Callers that are shown.
+const CALLERS: usize = 10;
+/// How long a rule is shown at its fullest: a burst is over before anybody looks.
+const PEAK_KEPT: Duration = Duration::from_secs(10);
+
+/// What the last look saw.
+#[derive(Debug, Default)]
+struct Seen {
+    at: Nanos,
+    sample: Sample,
+    rules: BTreeMap<Arc<str>, RuleSeen>,
+}
+
+#[derive(Debug, Default)]
+struct RuleSeen {
+    refusals: u64,
+    /// The fullest share, whose request found it so, and when.
+    peak: Option<(f64, Arc<str>, Nanos)>,
+}
+
+impl App {
+    /// Shows each second to those who look.
+    pub(super) async fn show(self) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        let mut seen =
+            Seen { at: self.0.clock.now(), sample: self.0.metrics.sample(), rules: BTreeMap::new() };
+        loop {
+            ticks.tick().await;
+            let now = self.0.clock.now();
+            let sample = self.0.metrics.sample();
+            let scene = self.scene(&mut seen, sample.reloads, now);
+            let mut point = point(&seen.sample, &sample, now.since(seen.at));
+            for pool in &scene.pools {
+                point.in_flight += pool.in_flight;
+                let open = pool.workers.iter().filter(|worker| worker.eligible);
+                point.limit += open.map(|worker| u64::from(worker.limit)).sum::<u64>();
+                for (class, waiting) in &pool.queue {
+                    *point.queue.entry(Arc::clone(class)).or_default() += waiting;
+                }
+            }
+            (seen.at, seen.sample) = (now, sample);
+            self.0.shown.push(point, scene);
+        }
+    }
+
+    fn scene(&self, seen: &mut Seen, reloads: (u64, u64), now: Nanos) -> Scene {
+        let inner = &*self.0;
+        let live = inner.live.load();
+        let callers = inner.metrics.top_callers(CALLERS).into_iter().map(|caller| CallerScene {
+            id: caller.id,
+            requests: caller.requests,
+            refused: caller.refused,
+            tokens: caller.tokens,
+        });
+        Scene {
+            version: env!("CARGO_PKG_VERSION").into(),
+            phase: format!("{:?}", inner.drain.phase()).to_lowercase().into(),
+            maintenance: inner.door.in_maintenance(),
+            dams: self.dams(),
+            ttft_slo_ms: u64::try_from(live.settings.gate.ttft_slo.as_millis()).unwrap_or(u64::MAX),
+            ttft_buckets: TTFT_BUCKETS.to_vec(),
+            connections: inner.drain.connections() as u64,
+            buffered_bytes: inner.buffers.used(),
+            feed: self.feed_works(),
+            redis: self.redis_works(),
+            reloads,
+            pools: self.pools(),
+            hidden_workers: 0,
+            callers: callers.collect(),
+            rules: self.rules(seen, now),
+        }
+    }
+
+    fn pools(&self) -> Vec<PoolScene> {
+        let live = self.0.live.load();
+        let reports = self.0.following.reports();
+        let colours = self.0.following.switches.lock().colours(live.settings.active_colour.clone());
+        let pool = |(name, gate): (Arc<str>, crate::shed::GateSnapshot)| {
+            let worker = |worker: &crate::shed::WorkerSnapshot| {
+                let report = reports.get(&worker.id);
+                WorkerScene {
+                    id: Arc::clone(&worker.id),
+                    colour: self.colour_of(&worker.id),
+                    light: super::report::light(worker, report),
+                    in_flight: worker.in_flight,
+                    limit: worker.limit,
+                    eligible: worker.eligible,
+                    leaving: worker.leaving,
+                    kv_used: report.and_then(|report| report.beat.kv_used),
+                    age_ms: report.map(|report| u64::try_from(report.age.as_millis()).unwrap_or(u64::MAX)),
+                }
+            };
+            let workers: Vec<_> = gate.workers.iter().map(worker).collect();
+            let sides: BTreeSet<_> = workers.iter().map(|worker| Arc::clone(&worker.colour)).collect();
+            let queue = Class::ALL.iter().zip(gate.queue);
+            PoolScene {
+                active: colours.of(&name).cloned(),
+                name,
+                colours: sides.into_iter().collect(),
+                in_flight: gate.in_flight(),
+                ceiling: gate.ceiling,
+                queue: queue.map(|(class, waiting)| (class.as_str().into(), waiting as u64)).collect(),
+                workers,
+            }
+        };
+        self.gates().into_iter().map(pool).collect()
+    }
+
+    /// The rules, those first that are nearest to their quota.
+    fn rules(&self, seen: &mut Seen, now: Nanos) -> Vec<RuleScene> {
+        let live = self.0.live.load();
+        let keys: BTreeMap<_, _> = live.ladder.keys().collect();
+        let rules = live.ladder.rules();
+        seen.rules.retain(|name, _| rules.iter().any(|rule| rule.name == *name));
+        let rule = |(index, rule): (usize, &Arc<crate::limit::rule::Rule>)| {
+            let series = self.0.metrics.rule(&rule.name);
+            let before = seen.rules.entry(Arc::clone(&rule.name)).or_default();
+            if before.peak.as_ref().is_some_and(|(.., at)| now.since(*at) > PEAK_KEPT) {
+                before.peak = None;
+            }
+            if let Some((used, caller)) = series.take_peak()
+                && before.peak.as_ref().is_none_or(|(fullest, ..)| used >= *fullest)
+            {
+                before.peak = Some((used, caller, now));
+            }
+            let refusals = series.refusals();
+            let refused = refusals.saturating_sub(std::mem::replace(&mut before.refusals, refusals));
+            RuleScene {
+                name: Arc::clone(&rule.name),
+                unit: rule.unit.as_str().into(),
+                observes: rule.mode == Mode::Observe,
+                keys: keys.get(&index).copied().unwrap_or_default() as u64,
+                used: before.peak.as_ref().map(|(used, ..)| *used),
+                caller: before.peak.as_ref().map(|(_, caller, _)| Arc::clone(caller)),
+                refused,
+            }
+        };
+        let mut shown: Vec<_> = rules.iter().enumerate().map(rule).collect();
+        // In thousandths, because floats have no order.
+        shown.sort_by_key(|rule| Reverse(rule.used.map(|used| (used * 1000.0) as u64)));
+        shown
+    }
+}
+
+/// What happened between two samples.
+fn point(before: &Sample, after: &Sample, took: Duration) -> Point {
+    let ended = |ending: Ending| {
+        let count = |sample: &Sample| sample.ended.get(ending as usize).copied().unwrap_or_default();
+        count(after).saturating_sub(count(before))
+    };
+    let refused = Reason::ALL.iter().zip(before.refused.iter().zip(after.refused));
+    Point {
+        at_ms: unix_millis(),
+        seconds: took.as_secs_f64(),
+        offered: after.offered().saturating_sub(before.offered()),
+        admitted: after.admitted.saturating_sub(before.admitted),
+        good: after.good.saturating_sub(before.good),
+        failed: ended(Ending::WorkerFailed) + ended(Ending::TimedOut),
+        gone: ended(Ending::ClientGone),
+        refused: refused
+            .map(|(reason, (before, after))| (reason.as_str().into(), after.saturating_sub(*before)))
+            .filter(|(_, count)| *count > 0)
+            .collect(),
+        ttft: before
+            .ttft
+            .iter()
+            .zip(&after.ttft)
+            .map(|(before, after)| after.saturating_sub(*before))
+            .collect(),
+        ..Point::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_what_happened_since() {
+        let mut before = Sample { in_flight: 4, ttft: vec![5, 0, 1], ..Sample::default() };
+        before.ended[Ending::Complete as usize] = 100;
+        let mut after = before.clone();
+        after.ended[Ending::Complete as usize] += 10;
+        after.ended[Ending::Refused as usize] += 30;
+        after.ended[Ending::TimedOut as usize] += 1;
+        after.refused[Reason::Overloaded as usize] += 30;
+        after.in_flight = 9;
+        after.ttft = vec![5, 9, 2];
+        let point = point(&before, &after, Duration::from_millis(1500));
+        assert_eq!((point.offered, point.failed, point.ttft), (46, 1, vec![0, 9, 1]));
+        assert_eq!(point.refused, BTreeMap::from([("overloaded".into(), 30)]));
+        assert!((point.seconds - 1.5).abs() < 1e-9);
+    }
+}

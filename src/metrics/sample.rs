@@ -1,0 +1,114 @@
+//! Everything that is counted, added up at one moment: what a picture over time is made of.
+
+use prometheus::Histogram;
+use prometheus::core::Metric;
+
+use super::{CallerRate, Metrics, buckets};
+use crate::refusal::Reason;
+use crate::request::Ending;
+
+/// Counts since the start. The difference of two says what happened between them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Requests that ended, by `Ending as usize`.
+    pub ended: [u64; Ending::ALL.len()],
+    /// Refused requests, by `Reason as usize`.
+    pub refused: [u64; Reason::ALL.len()],
+    /// Requests under way now, waiting ones included.
+    pub in_flight: u64,
+    /// Requests that a worker began to answer.
+    pub admitted: u64,
+    /// Streams that completed and whose first content came within the promise.
+    pub good: u64,
+    /// First contents by how long they took: one count for each of [`TTFT_BUCKETS`], and one for what took longer.
+    pub ttft: Vec<u64>,
+    /// Reloads taken, and refused.
+    pub reloads: (u64, u64),
+}
+
+/// The upper bounds of [`Sample::ttft`], in seconds.
+pub const TTFT_BUCKETS: &[f64] = buckets::TTFT;
+
+impl Sample {
+    /// Requests that came.
+    #[must_use]
+    pub fn offered(&self) -> u64 {
+        self.ended.iter().sum::<u64>() + self.in_flight
+    }
+}
+
+impl Metrics {
+    /// Adds everything up. It costs some microseconds for each route and pool.
+    #[must_use]
+    pub fn sample(&self) -> Sample {
+        let mut sample = Sample {
+            in_flight: u64::try_from(self.in_flight.get()).unwrap_or_default(),
+            admitted: self.queue_wait.iter().map(Histogram::get_sample_count).sum(),
+            ttft: vec![0; TTFT_BUCKETS.len() + 1],
+            reloads: (self.reloads_taken.get(), self.reloads_refused.get()),
+            ..Sample::default()
+        };
+        self.routes.each(|route| route.add_to(&mut sample));
+        self.pools.each(|pool| {
+            sample.good += pool.goodput.get();
+            pool.ttft.iter().for_each(|histogram| add_up(histogram, &mut sample.ttft));
+        });
+        sample
+    }
+
+    /// A request of `caller` ended.
+    pub fn caller(&self, caller: &std::sync::Arc<str>, refused: bool, tokens: u64) {
+        self.callers.count(caller, refused, tokens);
+    }
+
+    /// The `most` callers who ask most. To be called once a second, which is what their rates are counted in.
+    #[must_use]
+    pub fn top_callers(&self, most: usize) -> Vec<CallerRate> {
+        self.callers.fade(most)
+    }
+}
+
+/// Adds the counts of a histogram's buckets, which Prometheus keeps as sums of all below.
+fn add_up(histogram: &Histogram, counts: &mut [u64]) {
+    let metric = histogram.metric();
+    let histogram = metric.get_histogram();
+    let sums = histogram.get_bucket().iter().map(|bucket| bucket.cumulative_count());
+    let mut below = 0;
+    for (count, sum) in counts.iter_mut().zip(sums.chain([histogram.get_sample_count()])) {
+        *count += sum.saturating_sub(below);
+        below = sum;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Class;
+    use std::time::Duration;
+
+    #[test]
+    fn a_sample_adds_up_routes_pools_and_classes() {
+        let metrics = Metrics::new();
+        let ms = Duration::from_millis;
+        for route in ["/a", "/b"] {
+            let route = metrics.route(route);
+            route.finished(Class::Batch, Ending::Complete, None, ms(5));
+            route.finished(Class::Critical, Ending::Refused, Some(Reason::Overloaded), ms(5));
+        }
+        for (pool, class, took) in
+            [("p", Class::Batch, 1), ("p", Class::Critical, 180), ("q", Class::Batch, 61_000)]
+        {
+            metrics.pool(pool).ttft(class, ms(took));
+        }
+        metrics.pool("q").good();
+        metrics.queue_wait(Class::Batch, ms(1));
+        let _under_way = metrics.enter();
+
+        let sample = metrics.sample();
+        assert_eq!((sample.offered(), sample.admitted, sample.good), (5, 1, 1));
+        assert_eq!(sample.ended[Ending::Complete as usize], 2);
+        assert_eq!(sample.refused[Reason::Overloaded as usize], 2);
+        let filled: Vec<_> = sample.ttft.iter().enumerate().filter(|(_, count)| **count > 0).collect();
+        assert_eq!(filled, [(0, &1), (9, &1), (TTFT_BUCKETS.len(), &1)], "1 ms, 200 ms, and beyond");
+    }
+}

@@ -1,0 +1,187 @@
+//! What viewers of the page are sent: each second, by one task for all of them.
+//!
+//! The last minutes are kept in a ring, so that who comes sees at once how it came to be so. A second is written once,
+//! however many look; a viewer who falls behind is sent everything again instead of a queue that grows; and there are
+//! only so many viewers, because each takes a connection and a line's worth of bytes each second.
+
+mod changes;
+mod scene;
+
+pub use scene::{CallerScene, Event, Frame, Point, PoolScene, RuleScene, Scene, WorkerScene};
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, broadcast};
+
+/// Seconds that are kept: what fits a screen, and an alarm is mostly looked at within.
+const SECONDS: usize = 300;
+/// Events that are kept.
+const EVENTS: usize = 100;
+/// Viewers at once.
+const VIEWERS: usize = 32;
+/// Seconds that a viewer may fall behind.
+const BEHIND: usize = 4;
+
+/// The last minutes of a gateway, and who looks at it.
+#[derive(Debug)]
+pub struct Live {
+    ring: Mutex<Ring>,
+    sender: broadcast::Sender<Bytes>,
+    seats: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    points: VecDeque<Point>,
+    events: VecDeque<Event>,
+    /// Nothing before the first second.
+    scene: Option<Scene>,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            ring: Mutex::default(),
+            sender: broadcast::Sender::new(BEHIND),
+            seats: Arc::new(Semaphore::new(VIEWERS)),
+        }
+    }
+}
+
+fn push<T>(ring: &mut VecDeque<T>, most: usize, item: T) {
+    if ring.len() >= most {
+        ring.pop_front();
+    }
+    ring.push_back(item);
+}
+
+impl Live {
+    /// A second is over: this happened in it, and so the gateway is now.
+    pub fn push(&self, point: Point, scene: Scene) {
+        let mut ring = self.ring.lock();
+        let lines = match &ring.scene {
+            Some(before) => changes::changes(before, &scene),
+            None => vec!["the gateway started".to_owned()],
+        };
+        let events: Vec<_> = lines.into_iter().map(|text| Event { at_ms: point.at_ms, text }).collect();
+        for event in &events {
+            push(&mut ring.events, EVENTS, event.clone());
+        }
+        push(&mut ring.points, SECONDS, point.clone());
+        // Writing it takes longer than all the rest.
+        if self.sender.receiver_count() > 0 {
+            let frame = Frame { whole: false, points: vec![point], events, scene: scene.trimmed() };
+            // Who left meanwhile needs no second.
+            self.sender.send(write(&frame)).unwrap_or_default();
+        }
+        ring.scene = Some(scene);
+    }
+
+    /// All there is.
+    fn whole(&self) -> Bytes {
+        let ring = self.ring.lock();
+        write(&Frame {
+            whole: true,
+            points: ring.points.iter().cloned().collect(),
+            events: ring.events.iter().cloned().collect(),
+            scene: ring.scene.as_ref().map(Scene::trimmed).unwrap_or_default(),
+        })
+    }
+
+    /// Server-sent events for one more viewer: all there is, then each second; nothing when there are too many.
+    pub(super) fn join(self: &Arc<Self>) -> Option<impl Stream<Item = Bytes> + Send + use<>> {
+        let seat = Arc::clone(&self.seats).try_acquire_owned().ok()?;
+        let live = Arc::clone(self);
+        // From here on no second is missed.
+        let seconds = self.sender.subscribe();
+        Some(unfold((live, seconds, seat, true), |(live, mut seconds, seat, first)| async move {
+            let bytes = if first {
+                live.whole()
+            } else {
+                match seconds.recv().await {
+                    Ok(bytes) => bytes,
+                    Err(broadcast::error::RecvError::Lagged(_)) => live.whole(),
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            };
+            Some((bytes, (live, seconds, seat, false)))
+        }))
+    }
+}
+
+/// A frame as a server-sent event.
+fn write(frame: &Frame) -> Bytes {
+    // Plain data with text as keys can always be written.
+    let json = serde_json::to_string(frame).unwrap_or_default();
+    format!("data: {json}\n\n").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::StreamExt;
+
+    fn read(bytes: &Bytes) -> Frame {
+        let text = std::str::from_utf8(bytes).unwrap();
+        let json = text.strip_prefix("data: ").and_then(|rest| rest.strip_suffix("\n\n")).unwrap();
+        assert!(!json.contains('\n'));
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn second(live: &Live, at_ms: u64) {
+        live.push(Point { at_ms, ..Point::default() }, Scene { version: "1".into(), ..Scene::default() });
+    }
+
+    #[tokio::test]
+    async fn who_comes_late_sees_the_last_minutes_and_then_each_second() {
+        let live = Arc::new(Live::default());
+        (0..SECONDS as u64 + 20).for_each(|at| second(&live, at));
+        let mut viewer = Box::pin(live.join().unwrap());
+        let first = read(&viewer.next().await.unwrap());
+        assert_eq!((first.whole, first.points.len(), first.points[0].at_ms), (true, SECONDS, 20));
+        assert_eq!((&*first.scene.version, first.events.len()), ("1", 1));
+        second(&live, 999);
+        let next = read(&viewer.next().await.unwrap());
+        assert_eq!((next.whole, next.points.len(), next.points[0].at_ms), (false, 1, 999));
+
+        // One who does not read for a while gets all of it again.
+        (1000..1000 + 2 * BEHIND as u64).for_each(|at| second(&live, at));
+        assert!(read(&viewer.next().await.unwrap()).whole);
+    }
+
+    #[test]
+    fn there_are_only_so_many_viewers() {
+        let live = Arc::new(Live::default());
+        let viewers: Vec<_> = (0..VIEWERS).map(|_| live.join().unwrap()).collect();
+        assert!(live.join().is_none());
+        drop(viewers);
+        assert!(live.join().is_some());
+    }
+
+    #[test]
+    fn of_a_large_fleet_those_in_trouble_are_shown() {
+        use crate::metrics::Light;
+        let worker = |index: u32| WorkerScene {
+            id: format!("w{index}").into(),
+            colour: "blue".into(),
+            light: if index == 999 { Light::Red } else { Light::Green },
+            in_flight: index,
+            limit: 1000,
+            eligible: true,
+            leaving: false,
+            kv_used: None,
+            age_ms: None,
+        };
+        let pool = PoolScene { workers: (0..1000).map(worker).collect(), ..PoolScene::default() };
+        let trimmed = Scene { pools: vec![pool], ..Scene::default() }.trimmed();
+        let shown = &trimmed.pools[0].workers;
+        assert_eq!((shown.len(), trimmed.hidden_workers), (200, 800));
+        assert!(shown.iter().any(|worker| worker.light == Light::Red));
+        assert_eq!(shown[0].in_flight, 800);
+    }
+}

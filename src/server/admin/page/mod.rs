@@ -1,0 +1,72 @@
+//! The page at `/`: a few files, none from elsewhere.
+//!
+//! The charts are drawn by uPlot 1.6.32, as its authors build it, with its licence beside it.
+
+use http::HeaderValue;
+
+/// The content security policy of every answer: scripts, styles and pictures that are files of this port, and requests
+/// to it; nothing that is written into a page.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+     form-action 'none'; frame-ancestors 'none'",
+);
+
+pub(super) const fn policy() -> HeaderValue {
+    POLICY
+}
+
+/// A file of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct File {
+    path: &'static str,
+    pub(super) content_type: &'static str,
+    pub(super) text: &'static str,
+}
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+
+const FILES: [File; 9] = [
+    File { path: "/", content_type: "text/html; charset=utf-8", text: include_str!("index.html") },
+    File { path: "/page.css", content_type: STYLE, text: include_str!("page.css") },
+    File { path: "/page.js", content_type: SCRIPT, text: include_str!("page.js") },
+    File { path: "/charts.js", content_type: SCRIPT, text: include_str!("charts.js") },
+    File { path: "/tables.js", content_type: SCRIPT, text: include_str!("tables.js") },
+    File { path: "/icon.svg", content_type: "image/svg+xml", text: include_str!("icon.svg") },
+    File { path: "/uplot.js", content_type: SCRIPT, text: include_str!("uplot.js") },
+    File { path: "/uplot.css", content_type: STYLE, text: include_str!("uplot.css") },
+    File {
+        path: "/uplot.txt",
+        content_type: "text/plain; charset=utf-8",
+        text: include_str!("uplot.LICENSE"),
+    },
+];
+
+/// The file at `path`.
+pub(super) fn file(path: &str) -> Option<File> {
+    FILES.into_iter().find(|file| file.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_whole_and_has_nothing_that_the_policy_forbids() {
+        let page = file("/").unwrap().text;
+        for (index, _) in page.match_indices("=\"/") {
+            let path = page[index + 2..].split('"').next().unwrap();
+            let known = file(path).is_some() || ["/metrics", "/api/v1/state"].contains(&path);
+            assert!(known, "{path} is linked and not there");
+        }
+        for foreign in ["http://", "https://", " style=", "<style", "<script>", " onclick"] {
+            assert!(!page.contains(foreign), "{foreign}");
+        }
+        for script in ["/page.js", "/charts.js", "/tables.js"] {
+            let text = file(script).unwrap().text;
+            for dangerous in ["innerHTML", "eval(", "http://", "https://", "document.write"] {
+                assert!(!text.contains(dangerous), "{script}: {dangerous}");
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+// Tables and lists. What comes from callers or workers is set as text, never as markup.
+
+export const make = (tag, attributes, ...children) => {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+};
+
+const tenths = (value) => value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
+export const percent = (share) => `${Math.round(share * 100)} %`;
+export const millis = (seconds) => (seconds === undefined ? "–" : seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`);
+
+// Columns are names; those that begin with `#` hold numbers.
+const fill = (table, columns, rows, none) => {
+  const plain = (name) => name.replace("#", "");
+  const look = (name) => (name.startsWith("#") ? { class: "number" } : {});
+  const head = make("thead", {}, make("tr", {}, ...columns.map((name) => make("th", { scope: "col", ...look(name) }, plain(name)))));
+  const cells = (row) => row.map((cell, index) => make("td", look(columns[index]), cell));
+  const body = rows.length > 0
+    ? rows.map((row) => make("tr", {}, ...cells(row)))
+    : [make("tr", {}, make("td", { colspan: columns.length }, none))];
+  table.replaceChildren(head, make("tbody", {}, ...body));
+};
+
+// Less is better, and the last fifth is a warning.
+const meter = (value, most, name) => {
+  const max = Math.max(most, 1);
+  return make("meter", { min: 0, max, value, high: 0.8 * max, optimum: 0, "aria-label": name });
+};
+const shapes = { green: "●", yellow: "▲", red: "■" };
+export const light = (name) => make("span", { class: name }, `${shapes[name]} ${name}`);
+
+export const figures = (list, pairs) =>
+  list.replaceChildren(...pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+
+export const refused = (table, points) => {
+  const seconds = points.reduce((all, point) => all + point.seconds, 0) || 1;
+  const counts = {};
+  for (const point of points) {
+    for (const [reason, count] of Object.entries(point.refused)) counts[reason] = (counts[reason] ?? 0) + count;
+  }
+  const rows = Object.entries(counts).sort(([, one], [, other]) => other - one);
+  fill(table, ["Reason", "#a second, last 10 s"], rows.map(([reason, count]) => [reason, tenths(count / seconds)]), "Nothing was refused.");
+};
+
+export const queue = (table, counts) => {
+  const rows = ["critical", "interactive", "batch"].map((name) => [name, `${counts[name] ?? 0}`]);
+  fill(table, ["Class", "#waiting"], rows, "");
+};
+
+export const callers = (table, list) => fill(
+  table,
+  ["Caller", "#requests/s", "#refused/s", "#tokens/s"],
+  list.map((caller) => [caller.id, tenths(caller.requests), tenths(caller.refused), tenths(caller.tokens)]),
+  "Nobody asks.",
+);
+
+export const rules = (table, list) => fill(
+  table,
+  ["Rule", "Fullest, last 10 s", "By", "#refused/s", "#keys"],
+  list.map((rule) => {
+    const used = rule.used == null ? "–" : make("span", {}, meter(rule.used, 1, `${rule.name}, share of the quota used`), percent(rule.used));
+    return [rule.observes ? `${rule.name} (observes)` : rule.name, used, rule.caller ?? "–", `${rule.refused}`, `${rule.keys}`];
+  }),
+  "No rules are set.",
+);
+
+export const shared = (table, scene) => {
+  const state = (works, good, bad, none) => (works == null ? none : works ? make("span", { class: "green" }, good) : make("span", { class: "red" }, bad));
+  fill(table, ["What", "How it is"], [
+    ["Gateway", scene.maintenance ? make("span", { class: "red" }, "closed for maintenance") : scene.phase],
+    ["Redis", state(scene.redis, "works", "does not answer", "not used")],
+    ["Heartbeats of workers", state(scene.feed, "heard", "lost; the fleet stays as it was", "not listened for")],
+    ["Gateways together", `${scene.dams}`],
+    ["Connections", `${scene.connections}`],
+    ["Request bodies in memory", `${tenths(scene.buffered_bytes / 1024)} KiB`],
+    ["Settings reloaded / refused", `${scene.reloads[0]} / ${scene.reloads[1]}`],
+    ["Version", scene.version],
+  ], "");
+};
+
+const workers = (table, pool) => fill(
+  table,
+  ["Light", "Worker", "Colour", "In flight, of its limit", "#KV cache", "#heartbeat"],
+  pool.workers.map((worker) => {
+    const filled = make("span", {}, meter(worker.in_flight, worker.limit, `${worker.id}, in flight`), `${worker.in_flight} / ${worker.limit}`);
+    const note = worker.leaving ? " (leaving)" : worker.eligible ? "" : " (takes no work)";
+    return [
+      light(worker.light), worker.id + note, worker.colour, filled,
+      worker.kv_used == null ? "–" : percent(worker.kv_used),
+      worker.age_ms == null ? "–" : millis(worker.age_ms / 1000),
+    ];
+  }),
+  "No workers.",
+);
+
+// Pools keep their elements, so that a second does not take the focus from who is about to switch a colour.
+export const pools = (place, scene, onSwitch) => {
+  const known = new Map([...place.children].map((child) => [child.dataset.pool, child]));
+  for (const pool of scene.pools) {
+    let part = known.get(pool.name);
+    known.delete(pool.name);
+    const colours = pool.colours.join(" ");
+    if (!part || part.dataset.colours !== colours) {
+      const fresh = block(pool, onSwitch);
+      fresh.dataset.colours = colours;
+      if (part) part.replaceWith(fresh);
+      else place.append(fresh);
+      part = fresh;
+    }
+    const ceiling = pool.ceiling == null ? "" : `, ${Math.round(pool.ceiling)} together at most`;
+    part.querySelector(".about").textContent =
+      `${pool.active ? `${pool.active} takes the work` : "every colour takes work"}; ${pool.in_flight} in flight${ceiling}.`;
+    workers(part.querySelector("table"), pool);
+  }
+  for (const gone of known.values()) gone.remove();
+};
+
+const block = (pool, onSwitch) => {
+  const name = make("h3", {}, `Pool ${pool.name}`);
+  const parts = [name, make("p", { class: "note about" })];
+  if (pool.colours.length > 1) {
+    const select = make("select", {}, ...pool.colours.map((colour) => make("option", { value: colour }, colour)));
+    if (pool.active) select.value = pool.active;
+    const told = make("span", { role: "status" });
+    const form = make("form", { class: "switch" }, make("label", {}, "Give the work to ", select), make("button", {}, "Switch"), told);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      onSwitch(pool.name, select.value, told);
+    });
+    parts.push(form);
+  }
+  const scroll = make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `Workers of pool ${pool.name}` }, make("table"));
+  const part = make("div", {}, ...parts, scroll);
+  part.dataset.pool = pool.name;
+  return part;
+};
+
+export const events = (list, fresh, whole) => {
+  const line = (event) => {
+    const at = new Date(event.at_ms);
+    return make("p", {}, make("time", { datetime: at.toISOString() }, at.toLocaleTimeString()), event.text);
+  };
+  if (whole) list.replaceChildren();
+  list.prepend(...fresh.map(line).reverse());
+  while (list.children.length > 100) list.lastElementChild.remove();
+};

@@ -1,0 +1,56 @@
+//! The documents that are made from the code are current. `UPDATE=1` writes them anew.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::fmt::Write;
+use std::path::Path;
+
+use traffic_dam::metrics::{Kind, Metrics, label_values};
+
+/// Compares what stands between two marks of a document with what should, or writes it when `UPDATE` is set.
+fn current(path: &str, mark: &str, expected: &str) {
+    let begin = format!("<!-- {mark}: made from the code by `UPDATE=1 cargo test --test documents` -->\n");
+    let end = format!("<!-- end of {mark} -->\n");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let page = std::fs::read_to_string(&file).unwrap();
+    let (before, rest) = page.split_once(&begin).unwrap();
+    let (held, after) = rest.split_once(&end).unwrap();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&file, format!("{before}{begin}{expected}{end}{after}")).unwrap();
+        return;
+    }
+    assert!(held == expected, "{path} is out of date: run `UPDATE=1 cargo test --test documents`");
+}
+
+fn code(words: &[impl AsRef<str>]) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("`{}`", word.as_ref())).collect();
+    quoted.join(", ")
+}
+
+#[test]
+fn the_table_of_metrics_is_current() {
+    let metrics = Metrics::new();
+    // Only gateways that use Redis show its series.
+    metrics.redis().fallback();
+    let mut text = "\n| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
+    let catalogue = metrics.catalogue();
+    for metric in &catalogue {
+        let (kind, labels) = (metric.kind.as_str(), code(&metric.labels));
+        writeln!(text, "| `{}` | {kind} | {labels} | {} |", metric.name, metric.help).unwrap();
+    }
+    text.push_str("\n## Labels of closed sets\n\n| label | values |\n| --- | --- |\n");
+    let mut labels: Vec<_> = catalogue.iter().flat_map(|metric| &metric.labels).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    for label in labels {
+        if let Some(values) = label_values(label) {
+            writeln!(text, "| `{label}` | {} |", code(&values)).unwrap();
+        }
+    }
+    text.push_str("\n## Buckets\n\nUpper bounds, dense where the promises lie.\n\n| histogram | `le` |\n| --- | --- |\n");
+    for metric in catalogue.iter().filter(|metric| metric.kind == Kind::Histogram) {
+        let bounds: Vec<_> = metric.buckets.iter().map(ToString::to_string).collect();
+        writeln!(text, "| `{}` | {} |", metric.name, bounds.join(" ")).unwrap();
+    }
+    current("docs/metrics.md", "metrics", &text);
+}

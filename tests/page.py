@@ -1,0 +1,204 @@
+"""The live page in a real browser: what it shows, how it looks at both widths and in both lights, and who may use it.
+
+Run by scripts/page, which starts a gateway and a worker. SCREENSHOTS=<folder> keeps pictures.
+"""
+
+import json
+import os
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect, sync_playwright
+
+DAM, ADMIN = os.environ["DAM_URL"], os.environ["DAM_ADMIN_URL"]
+READ, WRITE = "read-secret", "admin-secret"
+# Far beyond what anything here takes, on a busy machine.
+PATIENCE = 20_000
+WIDTHS = {"narrow": 400, "wide": 1600}
+
+
+def ask(caller):
+    body = {"model": "sim", "stream": True, "max_tokens": 8, "messages": [{"role": "user", "content": "Hello"}]}
+    headers = {"content-type": "application/json", "x-user-id": caller}
+    request = urllib.request.Request(f"{DAM}/v1/chat/completions", json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            answer.read()
+    except urllib.error.HTTPError as refused:
+        refused.read()
+
+
+@contextmanager
+def load():
+    """Callers who ask: one of them far more than it may, and one whose name is markup."""
+    over = threading.Event()
+
+    def keep_asking(caller, pause):
+        while not over.wait(pause):
+            ask(caller)
+
+    callers = [("greedy", 0.02), ("modest", 0.7), ("<img src=x onerror=alert(1)>", 0.8)]
+    threads = [threading.Thread(target=keep_asking, args=caller) for caller in callers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+class Visit:
+    """A page, and everything about it that should not have happened."""
+
+    def __init__(self, browser, secret=READ, **looks):
+        credentials = {"username": "me", "password": secret}
+        self.context = browser.new_context(http_credentials=credentials, **looks)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.faults = []
+        self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
+        self.page.on("console", self.hear)
+        self.page.on("request", self.check_target)
+
+    def hear(self, message):
+        # The answer to a write that this token may not do is the subject of a test.
+        if message.type in ("error", "warning") and "403" not in message.text:
+            self.faults.append(f"console: {message.text}")
+
+    def check_target(self, request):
+        if not request.url.startswith(ADMIN):
+            self.faults.append(f"outside: {request.url}")
+
+    def open(self):
+        self.page.goto(ADMIN)
+        expect(self.page.locator("#said")).to_have_text("Live, a picture each second.", timeout=PATIENCE)
+        return self.page
+
+    def close(self):
+        self.context.close()
+        assert not self.faults, self.faults
+
+
+def shows_what_happens(browser):
+    visit = Visit(browser, viewport={"width": 1600, "height": 1000})
+    page = visit.open()
+    with load():
+        within = {"timeout": PATIENCE}
+        expect(page.locator("#callers")).to_contain_text("hdr:greedy", **within)
+        expect(page.locator("#callers")).to_contain_text("hdr:<img src=x onerror=alert(1)>", **within)
+        expect(page.locator("#refused")).to_contain_text("rate_limited", **within)
+        expect(page.locator("#rules tr", has_text="caller-burst")).to_contain_text("100 %", **within)
+        expect(page.locator("#rules")).to_contain_text("watched (observes)", **within)
+        expect(page.locator("#pools")).to_contain_text("blue takes the work", **within)
+        expect(page.locator("#pools tr", has_text="w-blue")).to_contain_text("green", **within)
+        expect(page.locator("#events")).to_contain_text("the gateway started", **within)
+        expect(page.locator("#shared")).to_contain_text("not used", **within)
+        expect(page.locator("#ttft-told")).to_have_text(re.compile(r"half of the streams began within \d+ ms"), **within)
+        # The pictures hold more than their axes.
+        for chart in ("#level", "#ttft"):
+            ink = """(canvas) => {
+                const colours = new Set();
+                const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+                for (let at = 0; at < data.length; at += 4) colours.add(data.slice(at, at + 4).join());
+                return colours.size;
+            }"""
+            assert page.locator(f"{chart} canvas").evaluate(ink) > 20, chart
+    visit.close()
+
+
+def looks(browser, folder):
+    with load():
+        # A picture of a second says little.
+        time.sleep(8)
+        for name, width in WIDTHS.items():
+            for scheme in ("light", "dark"):
+                visit = Visit(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)
+                page = visit.open()
+                page.wait_for_function("document.querySelectorAll('#callers tbody tr').length > 2")
+                wider = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+                assert wider <= 0, f"{name}: the page is {wider} px wider than the window"
+                ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+                brightness = sum(map(int, re.findall(r"\d+", ground)[:3])) / 3
+                assert (brightness < 100) == (scheme == "dark"), (scheme, ground)
+                # What a screen reader would stumble over, contrast included.
+                faults = Axe().run(page).response["violations"]
+                assert not faults, [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults]
+                if folder:
+                    page.screenshot(path=os.path.join(folder, f"page-{name}-{scheme}.png"), full_page=True)
+                visit.close()
+
+
+def switches_by_keyboard_with_the_admin_token(browser):
+    visit = Visit(browser, viewport={"width": 1000, "height": 900})
+    page = visit.open()
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    select, button = page.locator("form.switch select"), page.locator("form.switch button")
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if select.evaluate("(element) => element === document.activeElement"):
+            break
+    expect(select).to_be_focused()
+    page.keyboard.press("g")
+    page.keyboard.press("Tab")
+    # A picture each second must not take the focus away.
+    page.wait_for_timeout(2500)
+    expect(button).to_be_focused()
+    page.keyboard.press("Enter")
+    # This visitor's token may only read.
+    expect(page.locator("#ask")).to_be_visible()
+    page.keyboard.type(WRITE)
+    page.keyboard.press("Enter")
+    expect(page.locator("form.switch [role=status]")).to_have_text("green takes the work at every gateway.")
+    expect(page.locator("#events")).to_contain_text("pool default: green takes the work")
+    # It is asked for once.
+    select.select_option("blue")
+    button.click()
+    expect(page.locator("form.switch [role=status]")).to_have_text("blue takes the work at every gateway.")
+    visit.close()
+
+
+def goes_on_after_the_line_was_cut(browser):
+    visit = Visit(browser)
+    page = visit.open()
+    page.route("**/api/v1/events", lambda route: route.fulfill(status=503, body="full"))
+    page.evaluate("navigator.onLine")
+    page.reload()
+    expect(page.locator("#said")).to_have_text(re.compile("does not answer"))
+    page.unroute("**/api/v1/events")
+    expect(page.locator("#said")).to_have_text("Live, a picture each second.")
+    visit.faults = [fault for fault in visit.faults if "503" not in fault]
+    visit.close()
+
+
+def strangers_see_nothing():
+    for path in ("/", "/page.js", "/api/v1/events"):
+        try:
+            urllib.request.urlopen(ADMIN + path, timeout=10)
+            raise AssertionError(f"{path} is open")
+        except urllib.error.HTTPError as refused:
+            assert refused.code == 401, (path, refused.code)
+
+
+def main():
+    folder = os.environ.get("SCREENSHOTS")
+    strangers_see_nothing()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM"), args=["--no-sandbox"])
+        shows_what_happens(browser)
+        looks(browser, folder)
+        switches_by_keyboard_with_the_admin_token(browser)
+        goes_on_after_the_line_was_cut(browser)
+        browser.close()
+    print("the page: all well")
+
+
+if __name__ == "__main__":
+    main()
