@@ -85,6 +85,7 @@ impl App {
     /// # Errors
     /// When certificate authorities cannot be read.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        let settings = build::with_authorities(settings)?;
         let metrics = Arc::new(Metrics::new());
         let following = Following::new(&settings);
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
