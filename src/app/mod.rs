@@ -8,6 +8,7 @@ mod colours;
 mod entrance;
 mod explain;
 mod fleet;
+mod promote;
 mod report;
 mod run;
 mod sampler;
@@ -105,6 +106,7 @@ impl App {
             fleet: Arc::clone(&fleet),
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
+            jobs: together.as_ref().and_then(|together| together.jobs.clone()),
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
         let counting = counting(together.as_ref(), &ladder, None);

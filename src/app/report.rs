@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::App;
 use crate::fleet::Worker;
 use crate::fleet::roster::Report;
+use crate::limit::rule::Rule;
 use crate::metrics::{Light, Reading, WorkerReading};
 use crate::redis::callers::StoredCallers;
 use crate::request::Class;
@@ -217,6 +218,10 @@ impl AdminSource for App {
     fn explain(&self, query: String) -> Explanation {
         let app = self.clone();
         Box::pin(async move { app.explained(query).await })
+    }
+
+    fn rules(&self) -> Vec<Arc<Rule>> {
+        self.0.live.load().ladder.rules().to_vec()
     }
 
     fn live(&self) -> Option<Arc<Shown>> {

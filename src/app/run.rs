@@ -178,6 +178,7 @@ impl App {
         tasks.spawn(self.clone().show());
         tasks.spawn(self.clone().shut_the_door());
         tasks.spawn(self.clone().share());
+        tasks.spawn(self.clone().promote());
         tasks.spawn(self.clone().follow_roster());
         tasks.spawn(self.clone().follow_feed());
         tasks.spawn(self.clone().follow_keys());
@@ -268,6 +269,7 @@ impl App {
             fleet: Arc::clone(&inner.fleet),
             upstream: inner.upstream.clone(),
             stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
+            jobs: inner.together.as_ref().and_then(|together| together.jobs.clone()),
         }
     }
 

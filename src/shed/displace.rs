@@ -52,7 +52,7 @@ impl Gate {
         if !self.has_alternative(id, now) {
             return None;
         }
-        let mut seat = self.unseat(id)?;
+        let mut seat = self.unseat(id, now)?;
         seat.tried.push(seat.worker);
         let next = self.enqueue(ask, seat.tried, now);
         self.advance(now);
@@ -84,16 +84,18 @@ impl Gate {
             let seat = self.seats.get(&id)?;
             let (at, class, held, prefilled) = (seat.worker, seat.class as usize, seat.load, seat.prefilled);
             self.workers.get_mut(at)?.as_mut()?.ledger.vacate(class, &held, prefilled);
+            self.recount(at, now);
             let place = self.place(&load, ask.class, ask.session, &[], now);
             self.workers.get_mut(at)?.as_mut()?.ledger.occupy(class, &held);
+            self.recount(at, now);
             Some((place?, id))
         })
     }
 
     /// Takes a seat away; its owner is sent to the queue by [`Gate::requeue`].
-    pub(super) fn unseat(&mut self, id: SeatId) -> Option<Seat> {
+    pub(super) fn unseat(&mut self, id: SeatId, now: Nanos) -> Option<Seat> {
         let mut seat = self.seats.remove(&id)?;
-        self.vacate(id, &mut seat);
+        self.vacate(id, &mut seat, now);
         self.in_flight = self.in_flight.saturating_sub(u64::from(seat.load.sequences));
         self.queue.settle(seat.charge, None);
         Some(seat)

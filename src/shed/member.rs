@@ -14,6 +14,7 @@ use super::law::{self, Law};
 use super::ledger::{Ledger, Load};
 use super::prefill::Prefill;
 use super::report::Reported;
+use super::roll::Share;
 use super::seat::SeatId;
 use super::settings::GateSettings;
 use super::silence::Flow;
@@ -57,6 +58,8 @@ pub(super) struct Worker {
     pub(super) looked_at: Nanos,
     /// Hash of the id, for the choice by session.
     pub(super) key: u64,
+    /// What it has in the sums of the roll; nothing while it takes no work.
+    pub(super) counted: Option<Share>,
     /// Removed by a reload; it goes when its ledger is empty.
     pub(super) leaving: bool,
     /// Tokens that this gateway may have in flight here.
@@ -79,6 +82,7 @@ impl Worker {
             answered: Nanos::ZERO,
             looked_at: Nanos::ZERO,
             key,
+            counted: None,
             leaving: false,
             kv_budget: kv_budget(&member, settings),
             member,

@@ -117,6 +117,8 @@ impl Gate {
         }
         seat.dispatched = Some(dispatch);
         worker.law.observe(Sample::Dispatch { in_flight }, now);
+        let place = seat.worker;
+        self.recount(place, now);
         if again {
             // A worker that seemed stalled was given a fresh start.
             self.serve(now);
@@ -152,6 +154,8 @@ impl Gate {
             seat.prefilled = true;
             worker.ledger.prefilled(&seat.load);
         }
+        let place = seat.worker;
+        self.recount(place, now);
         self.keep(id);
         // The worker has read a prompt: there is time for another.
         self.serve(now);
@@ -197,7 +201,9 @@ impl Gate {
             seat.load.sequences = left;
             worker.flow.hang_less(seat.hung, freed);
             worker.ledger.shrink(seat.class as usize, freed);
+            let place = seat.worker;
             self.in_flight = self.in_flight.saturating_sub(u64::from(freed));
+            self.recount(place, now);
             self.advance(now);
             self.serve(now);
         }
@@ -215,6 +221,8 @@ impl Gate {
             Failure::Refused => worker.answers(now),
             Failure::Broke | Failure::Timeout => {}
         }
+        let place = seat.worker;
+        self.recount(place, now);
         self.advance(now);
         self.serve(now);
     }
@@ -225,14 +233,14 @@ impl Gate {
         seat.tried.push(seat.worker);
         let moved = self.choose(&seat.load, None, &seat.tried, now);
         let worker = moved.map(|place| {
-            self.vacate(id, &mut seat);
+            self.vacate(id, &mut seat, now);
             seat.worker = place;
             (seat.dispatched, seat.prefilled, seat.failed) = (None, false, false);
             (seat.counted, seat.flowed_at, seat.hung) = (None, None, false);
             if seat.ask.is_some() {
                 self.displaceable.insert((seat.granted, id));
             }
-            self.occupy(&seat)
+            self.occupy(&seat, now)
         });
         if worker.is_none() {
             seat.tried.pop();
@@ -279,7 +287,7 @@ impl Gate {
         }
         let Some(mut seat) = self.seats.remove(&id) else { return };
         let used = seat.dispatched.map(|_| Load { output: seat.seen, ..seat.load });
-        self.vacate(id, &mut seat);
+        self.vacate(id, &mut seat, now);
         self.in_flight = self.in_flight.saturating_sub(u64::from(seat.load.sequences));
         self.drain.freed(now.since(seat.granted), now);
         self.queue.settle(seat.charge, used);
@@ -295,6 +303,7 @@ impl Gate {
         let more = worker.room(now) > before;
         let place = seat.worker;
         self.look_for_overdue(place, now);
+        self.recount(place, now);
         if more {
             self.serve(now);
         }
@@ -314,7 +323,7 @@ impl Gate {
     }
 
     /// Takes a seat out of its worker's books.
-    pub(super) fn vacate(&mut self, id: SeatId, seat: &mut Seat) {
+    pub(super) fn vacate(&mut self, id: SeatId, seat: &mut Seat, now: Nanos) {
         self.displaceable.remove(&(seat.granted, id));
         let Some(place) = self.workers.get_mut(seat.worker) else { return };
         if let Some(worker) = place {
@@ -323,6 +332,7 @@ impl Gate {
             worker.ledger.vacate(seat.class as usize, &seat.load, seat.prefilled);
         }
         place.take_if(|worker| worker.is_gone());
+        self.recount(seat.worker, now);
     }
 
     pub(super) fn seat_and_worker(&mut self, id: SeatId) -> Option<(&mut Seat, &mut Worker)> {

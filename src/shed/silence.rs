@@ -116,6 +116,7 @@ impl Gate {
         // What it has not begun to answer says nothing about what is sent from now on.
         worker.answered = now;
         seats.values_mut().filter(|seat| seat.worker == place).for_each(|seat| seat.hung = true);
+        self.recount(place, now);
         self.advance(now);
         self.serve(now);
     }

@@ -185,6 +185,18 @@ async fn no_window_of_ten_holds_more_than_the_log_allows() {
     assert!(admitted as f64 <= 20.0 * windows && admitted >= 120, "{admitted} in {windows} windows");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_window_of_ten_holds_more_than_the_log_and_the_leases() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let limits = "  - { name: log, algorithm: sliding_log, per: all, limit: 90, window: 300ms }";
+    let dams = dams(3, &patient(&redis, &worker, limits, "")).await;
+    let (admitted, took) = flood(&dams, Duration::from_secs(3)).await;
+    let windows = (took.as_secs_f64() / 0.3).ceil();
+    // A lease is what the rule gives each gateway in 100 ms, at most.
+    let most = 90.0 * windows + 3.0 * 10.0;
+    assert!(admitted as f64 <= most && admitted >= 120, "{admitted} in {windows} windows");
+}
+
 #[tokio::test]
 async fn budgets_lie_within_each_other_at_one_trip_a_request() {
     let (redis, worker) = (Server::start().await, Worker::start(64));

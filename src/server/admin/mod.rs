@@ -42,6 +42,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::Service;
 
+use crate::limit::rule::Rule;
 use crate::redis::callers::StoredCallers;
 use access::{Need, check_origin};
 use answer::{Fault, answer, json_answer};
@@ -77,6 +78,11 @@ pub trait AdminSource: Send + Sync + 'static {
 
     /// How every rule stands to the request that a query describes.
     fn explain(&self, query: String) -> Explanation;
+
+    /// The rules in force.
+    fn rules(&self) -> Vec<Arc<Rule>> {
+        Vec::new()
+    }
 
     /// What viewers are shown as it comes, if anything is.
     fn live(&self) -> Option<Arc<Live>> {
@@ -183,7 +189,8 @@ impl Admin {
                     Method::PUT => {
                         check_origin(&parts)?;
                         callers::check_id(id)?;
-                        callers::write(&stored, id, read_json(&parts.headers, body).await?).await
+                        let written = read_json(&parts.headers, body).await?;
+                        callers::write(&stored, &self.source.rules(), id, written).await
                     }
                     Method::DELETE => {
                         check_origin(&parts)?;
