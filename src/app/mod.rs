@@ -35,6 +35,7 @@ use crate::openai::estimate::Estimator;
 use crate::server::admin::AdminSettings;
 use crate::server::admin::live::Live as Shown;
 use crate::server::{Bounds, Drain};
+use crate::spans::Spans;
 use crate::stack::Stack;
 use crate::upstream::{Upstream, UpstreamSettings};
 
@@ -71,6 +72,7 @@ struct Live {
     settings: Settings,
     ladder: Arc<Ladder>,
     counting: Counting,
+    spans: Option<Arc<Spans>>,
     stack: Stack,
 }
 
@@ -95,6 +97,7 @@ impl App {
             fleet: Arc::clone(&fleet),
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
+            spans: build::spans(&settings)?,
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
         let counting = counting(together.as_ref(), &ladder, None);
@@ -114,7 +117,7 @@ impl App {
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
             shown: Arc::default(),
             together,
-            live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),
+            live: ArcSwap::from_pointee(Live { settings, ladder, counting, spans: state.spans, stack }),
             reloading: Mutex::new(()),
         })))
     }

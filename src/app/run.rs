@@ -16,6 +16,7 @@ use crate::net;
 use crate::openai::demand::PointerFault;
 use crate::server::admin::{Admin, check_open};
 use crate::server::{Bounds, Drain, Phase, TlsError, TlsHandle, serve};
+use crate::spans::Spans;
 use crate::upstream::tls::TlsError as WorkerTlsError;
 
 /// How often the gates are looked at for waiters and workers whose time is over. Every request does it too; this is
@@ -62,6 +63,12 @@ pub enum StartError {
     /// The certificate authorities for workers cannot be used.
     #[error("workers.ca: {0}")]
     WorkerTls(#[from] WorkerTlsError),
+    /// The system has no certificate authorities for an encrypted collector.
+    #[error("tracing.otlp: {0}")]
+    SpanTls(#[source] WorkerTlsError),
+    /// The collector cannot be used.
+    #[error("tracing.otlp: {0}")]
+    Spans(String),
     /// A JSON pointer is none.
     #[error("routes: {0}")]
     Pointer(#[from] PointerFault),
@@ -174,6 +181,10 @@ impl App {
             together.store.leave().await;
         }
         admin_drain.close();
+        if let Some(spans) = inner.live.load().spans.clone() {
+            // A thread that cannot be joined has nothing left to say.
+            tokio::task::spawn_blocking(move || spans.flush()).await.unwrap_or_default();
+        }
     }
 
     /// Goes down as the settings say. Returns how many connections were cut off.
@@ -199,7 +210,12 @@ impl App {
         let upstream = build::upstream(&settings)?;
         let ladder = Arc::new(before.ladder.rebuilt(settings.rules.clone()));
         let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
-        let stack = build::stack(&settings, &counting, &self.state())?;
+        let spans = if settings.spans == before.settings.spans {
+            before.spans.clone()
+        } else {
+            build::spans(&settings)?
+        };
+        let stack = build::stack(&settings, &counting, &self.state(spans.clone()))?;
 
         // From here on nothing can fail.
         inner.following.retell(&settings);
@@ -225,7 +241,7 @@ impl App {
         if let Some(together) = &inner.together {
             together.store.dams().tell(settings.dams);
         }
-        inner.live.store(Arc::new(Live { settings, ladder, counting, stack }));
+        inner.live.store(Arc::new(Live { settings, ladder, counting, spans, stack }));
         inner.following.reloaded.send_replace(());
         Ok(())
     }
@@ -241,7 +257,7 @@ impl App {
         self.0.live.load().settings.clone()
     }
 
-    fn state(&self) -> build::State {
+    fn state(&self, spans: Option<Arc<Spans>>) -> build::State {
         let inner = &*self.0;
         build::State {
             clock: inner.clock.clone(),
@@ -252,6 +268,7 @@ impl App {
             fleet: Arc::clone(&inner.fleet),
             upstream: inner.upstream.clone(),
             stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
+            spans,
         }
     }
 

@@ -7,6 +7,7 @@ mod health;
 mod load;
 mod serve;
 mod simulate;
+mod top;
 mod worker;
 
 use std::io::Write;
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Simulate(simulate::Arguments),
     /// Stand beside a worker and say over Redis how it is
     Agent(Box<agent::Arguments>),
+    /// Watch a running gateway, in the terminal: what its admin page shows
+    Top(top::Arguments),
     /// Ask a running gateway's admin port whether it lives (for container health checks)
     Health(health::Arguments),
 }
@@ -58,6 +61,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Worker(arguments) => worker::run(arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Agent(arguments) => agent::run(&arguments),
+        Command::Top(arguments) => top::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
     };
     match outcome {

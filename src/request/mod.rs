@@ -6,10 +6,12 @@
 mod flight;
 mod forwarding;
 mod payload;
+mod trace;
 
-pub use flight::{Ending, Flight};
+pub use flight::{Asked, Ending, Flight};
 pub use forwarding::{DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
 pub use payload::{Payload, PayloadError};
+pub use trace::{Trace, TraceId};
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,6 @@
-//! Sockets that listen.
+//! Sockets that listen, and requests beside the gateway's work.
+
+pub mod client;
 
 use std::io;
 use std::net::SocketAddr;
