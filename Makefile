@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet page smoke smoke-short k6 bench bench-proxy observe-cost overload deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment k6 bench bench-proxy observe-cost overload deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,13 +11,16 @@ demo: ## the gateway, a simulated worker and the admin page, in one process
 	cargo run --release --locked -- demo
 
 # One after the other, cheapest first, whatever -j says.
-test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI client, a FastAPI worker, the page in a browser, a short run of k6
+test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI client, a FastAPI worker, the page in a browser, the queue under fire, short runs of k6
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory client
 	@$(MAKE) --no-print-directory fleet
 	@$(MAKE) --no-print-directory page
+	@$(MAKE) --no-print-directory queue-workers
+	@$(MAKE) --no-print-directory chaos-short
 	@$(MAKE) --no-print-directory smoke-short
+	@$(MAKE) --no-print-directory load-short
 
 fmt: ## formats the sources
 	cargo fmt
@@ -40,11 +43,34 @@ fleet: ## the FastAPI example, found through Redis
 page: ## the live page in Chromium; SCREENSHOTS=docs/page keeps pictures of it
 	scripts/page --debug
 
+queue-workers: ## both workers put through the queue's protocol
+	scripts/queue-workers
+
+chaos: ## gateways, workers and Redis killed and paused for 10 minutes while jobs go through them
+	scripts/chaos
+
+chaos-short:
+	DURATION=40 scripts/chaos --debug
+
 smoke-short:
 	VUS=100 DURATION=10s scripts/smoke --debug
 
 smoke: ## 1000 virtual users of k6 before one worker of 64 slots, for 30 s
 	scripts/smoke
+
+smoke-queue: ## the same crowd before a worker that takes from a queue
+	scripts/smoke --queue
+load: ## the load suite of k6: steady, ramp, spike, breakpoint, fairness, hangup, session; some 8 minutes
+	scripts/k6
+
+load-short:
+	SHORT=1 scripts/k6 --debug
+
+soak: ## just at capacity with waves and people who leave, for 15 minutes (SOAK_SECONDS=…)
+	scripts/k6 soak
+
+experiment: ## the worker alone and behind the gateway, in turns, as report/index.html; some 20 minutes (SHORT=1: 3)
+	scripts/experiment
 
 k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6

@@ -27,6 +27,10 @@ use traffic_dam::refusal::Unit;
 use traffic_dam::request::{Class, Demand, Flight, Kind};
 use traffic_dam::shed::settings::GateSettings;
 
+/// As in the gateway.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Body = Empty<&'static [u8]>;
 
 fn rule(name: &str, algorithm: Algorithm, per: Per, unit: Unit) -> Rule {

@@ -27,7 +27,7 @@ fn settings(queue_wait: Duration) -> GateSettings {
 }
 
 fn gate(workers: usize, queue_wait: Duration) -> Gate {
-    let mut gate = Gate::new(Arc::from("default"), settings(queue_wait), fleet::pick, 7);
+    let mut gate = Gate::new(Arc::from("default"), settings(queue_wait), fleet::PICK, 7);
     let member = |i| Member {
         id: Arc::from(format!("w{i}")),
         slots: Some(SLOTS),
@@ -55,13 +55,32 @@ fn ask(caller: usize) -> Ask {
 }
 
 fn uncontended(criterion: &mut Criterion) {
-    for workers in [1, 8] {
+    for workers in [1, 8, 1000] {
         let handle = GateHandle::new(gate(workers, Duration::from_millis(250)), Clock::system());
         let ask = ask(0);
         criterion.bench_function(&format!("ask and release, {workers} workers"), |bencher| {
             bencher.iter(|| black_box(handle.ask(ask.clone())));
         });
+        let mut session = 0_u64;
+        criterion.bench_function(&format!("the same of 1000 sessions, {workers} workers"), |bencher| {
+            bencher.iter(|| {
+                session = (session + 1) % 1000;
+                // Spread as the hashes are that name sessions.
+                let session = Some(session.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                black_box(handle.ask(Ask { session, ..ask.clone() }))
+            });
+        });
     }
+    let handle = GateHandle::new(gate(1000, Duration::from_millis(250)), Clock::system());
+    let ask = ask(0);
+    let mut session = 0_u64;
+    criterion.bench_function("the same of sessions that are new, 1000 workers", |bencher| {
+        bencher.iter(|| {
+            session += 1;
+            let session = Some(session.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            black_box(handle.ask(Ask { session, ..ask.clone() }))
+        });
+    });
 }
 
 /// A full gate with a thousand callers waiting, who come back as soon as they are served.

@@ -5,7 +5,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 0 | [`clock`] [`glob`] [`net`] [`refusal`] [`request`]: words that everything shares |
-//! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: what the bytes mean · [`metrics`] [`spans`] · `sim::physics` |
+//! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: what the bytes mean · [`metrics`] [`spans`] · `sim::physics` · [`evidence`]: what measured runs come to |
 //! | 2 | [`fleet`]: who can serve |
 //! | 3 | [`redis`]: what gateways and workers share · `sim::simulate`: the decisions before simulated workers, in virtual time |
 //! | 4 | [`layers`] [`upstream`] [`server`] [`agent`] `sim::worker`: adapters to tower, hyper and tokio |
@@ -16,6 +16,7 @@ pub mod agent;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod evidence;
 pub mod fleet;
 pub mod glob;
 pub mod layers;
@@ -31,4 +32,5 @@ pub mod shed;
 pub mod sim;
 pub mod spans;
 pub mod stack;
+mod table;
 pub mod upstream;

@@ -15,14 +15,22 @@ mod classes;
 mod client;
 #[path = "dam/colours.rs"]
 mod colours;
+#[path = "dam/drain.rs"]
+mod drain;
 #[path = "dam/endings.rs"]
 mod endings;
 #[path = "dam/failover.rs"]
 mod failover;
 #[path = "dam/fleet.rs"]
 mod fleet;
+#[path = "dam/hand.rs"]
+mod hand;
 #[path = "dam/hostile.rs"]
 mod hostile;
+#[path = "dam/later.rs"]
+mod later;
+#[path = "dam/queue.rs"]
+mod queue;
 #[path = "dam/redis.rs"]
 mod redis;
 #[path = "dam/reload.rs"]
@@ -33,5 +41,7 @@ mod rig;
 mod spans;
 #[path = "dam/speech.rs"]
 mod speech;
+#[path = "dam/tokens.rs"]
+mod tokens;
 #[path = "dam/upgrade.rs"]
 mod upgrade;

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use traffic_dam::evidence::stats::{quantile, sorted};
+
 use crate::drive::Spent;
 use crate::plan::PATIENCE;
 use crate::sample::{Outcome, Sample};
 use crate::scrape::{self, Histogram};
 use crate::section::bare;
-use crate::stats::{quantile, sorted};
 
 /// Beyond this share of a core the generator itself may be what is slow.
 const BUSIEST_GENERATOR: f64 = 0.70;

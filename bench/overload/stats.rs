@@ -1,18 +1,4 @@
-//! What a set of numbers comes to.
-
-/// The value that the share `q` (0 to 1) of `sorted` does not exceed, by the nearest rank: always one that was
-/// measured. None of nothing.
-pub(crate) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
-    let rank = (q * sorted.len() as f64).ceil().max(1.0) as usize;
-    sorted.get(rank - 1).copied()
-}
-
-/// The values in order.
-pub(crate) fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values
-}
+//! How fairly something was handed out.
 
 /// Jain's index of fairness, (Σx)² / (n·Σx²): 1 when all have the same, 1/n when one has everything. Nothing handed
 /// out is nothing handed out unfairly.
@@ -40,18 +26,6 @@ pub(crate) fn max_min(total: f64, demands: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_quantile_is_a_value_that_was_measured() {
-        let hundred = sorted((1..=100).rev().map(f64::from));
-        assert_eq!(quantile(&hundred, 0.5), Some(50.0));
-        assert_eq!(quantile(&hundred, 0.99), Some(99.0));
-        assert_eq!(quantile(&hundred, 1.0), Some(100.0));
-        assert_eq!(quantile(&hundred, 0.0), Some(1.0));
-        // With few values the 99th percentile is the greatest, not the one before it.
-        assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.99), Some(3.0));
-        assert_eq!(quantile(&[], 0.5), None);
-    }
 
     #[test]
     fn jain_is_one_for_equals_and_one_nth_for_a_monopoly() {

@@ -1,6 +1,7 @@
 """A chat worker in FastAPI that gateways find by its heartbeats. It answers with the words it was asked.
 
     WORKER_URL=http://10.0.0.5:8000 uvicorn worker:app --host 0.0.0.0 --port 8000
+    WORKER_QUEUE=1 WORKER_NAME=w1 uvicorn worker:app    # takes jobs from the queue in Redis instead
 """
 
 import asyncio
@@ -13,30 +14,47 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
 import heartbeats
+import jobs
 
-INTERVAL = 1.0
-SLOTS = 8
+NAME = os.environ.get("WORKER_NAME", "fastapi")
+MODEL = os.environ.get("WORKER_MODEL", "echo")
+PLACE = {"pool": os.environ.get("WORKER_POOL", "default"), "colour": os.environ.get("WORKER_COLOUR", "blue")}
+INTERVAL = int(os.environ.get("WORKER_INTERVAL", "1000")) / 1000
+SLOTS = int(os.environ.get("WORKER_SLOTS", "8"))
+VERSION = os.environ.get("WORKER_VERSION", "1")
 busy = asyncio.Semaphore(SLOTS)
-now = {"state": "ready", "slots": SLOTS, "running": 0, "waiting": 0}
+now = {"state": "ready", "slots": SLOTS, "running": 0, "waiting": 0, "model": MODEL, "version": VERSION} | PLACE
 
 
 @asynccontextmanager
-async def life(_app):
+async def life(app):
     loop, news = asyncio.get_running_loop(), asyncio.Event()
     server_ends = signal.getsignal(signal.SIGTERM)
+    tasks = []
+    if os.environ.get("WORKER_QUEUE"):
+        queue = jobs.Drainer(app, NAME, **PLACE, slots=SLOTS, interval=INTERVAL)
+        tasks.append(asyncio.create_task(queue.run()))
+        finish = queue.drain
+    else:
+        now["url"] = os.environ.get("WORKER_URL", "http://127.0.0.1:8000")
+        # Gateways hear of it before the server closes its door.
+        tasks.append(loop.create_future())
+        finish = lambda: loop.call_later(INTERVAL, tasks[0].set_result, None)
 
     def drain(number, frame):
-        # Gateways hear of it before the server closes its door.
-        now["state"] = "draining"
-        loop.call_soon_threadsafe(news.set)
-        loop.call_soon_threadsafe(loop.call_later, INTERVAL, server_ends, number, frame)
+        def begin():
+            now["state"] = "draining"
+            news.set()
+            tasks[0].add_done_callback(lambda _: server_ends(number, frame))
+            finish()
+
+        loop.call_soon_threadsafe(begin)
 
     signal.signal(signal.SIGTERM, drain)
-    url = os.environ.get("WORKER_URL", "http://127.0.0.1:8000")
-    name = os.environ.get("WORKER_NAME", "fastapi")
-    speaking = asyncio.create_task(heartbeats.say(name, url, lambda: now, news, INTERVAL))
+    tasks.append(asyncio.create_task(heartbeats.say(NAME, lambda: now, news, INTERVAL)))
     yield
-    speaking.cancel()
+    for task in tasks:
+        task.cancel()
 
 
 app = FastAPI(lifespan=life)
@@ -57,7 +75,7 @@ async def words(messages, most):
 
 def piece(delta, finish=None):
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    chunk = {"id": "chat", "object": "chat.completion.chunk", "created": 0, "model": "echo", "choices": [choice]}
+    chunk = {"id": "chat", "object": "chat.completion.chunk", "created": 0, "model": MODEL, "choices": [choice]}
     return f"data: {json.dumps(chunk)}\n\n"
 
 
@@ -77,4 +95,4 @@ async def chat(request: dict):
     message = {"role": "assistant", "content": "".join(said)}
     usage = {"prompt_tokens": 1, "completion_tokens": len(said), "total_tokens": 1 + len(said)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {"id": "chat", "object": "chat.completion", "created": 0, "model": "echo", "choices": [choice], "usage": usage}
+    return {"id": "chat", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice], "usage": usage}

@@ -16,6 +16,13 @@ export const ttft = new Trend('ttft', true);
 export const admitted = new Counter('admitted');
 export const refused = new Counter('refused');
 export const failed = new Counter('failed');
+// Clients that went without an answer: for want of patience, or because a script has them leave.
+export const gaveUp = new Counter('gave_up');
+export const left = new Counter('left');
+// Answers that count: complete, with their first content within the promise. `good` counts them; `kept` is 1 for each
+// of them and 0 for everything else that was offered, refusals included.
+export const good = new Counter('good');
+export const kept = new Rate('kept');
 // 1 for each admitted stream whose first content was seen, 0 for one that completed without any.
 export const ttftRecorded = new Rate('ttft_recorded');
 // 1 for each refusal that says when to come back.
@@ -24,10 +31,14 @@ export const retryAfterGiven = new Rate('retry_after_given');
 // Thresholds that make a run worthless when they do not hold, whatever its figures say.
 export const VALID = {
   failed: ['count==0'],
+  gave_up: ['count==0'],
   admitted: ['count>0'],
   ttft_recorded: ['rate==1'],
   retry_after_given: ['rate==1'],
 };
+
+// The promise, in milliseconds.
+export const SLO = Number(__ENV.TTFT_SLO_MS || 1000);
 
 // Whether the data of an event carries the first word of an answer: text, reasoning, a refusal or a tool call, in the
 // speech of chat, completions or responses. The role alone is none.
@@ -53,33 +64,50 @@ export function retryAfter(answer) {
   return Number(millis) / 1000;
 }
 
-// Sends one streamed chat request and records how it went.
-// Gives { outcome: 'admitted' | 'refused' | 'failed', ttft (ms), wait (s), reason, detail }.
-export function chat(base, body, params = {}) {
+// Sends one streamed chat request and records how it went, with `tags` on every figure. `params` is what `sse.post`
+// takes; with `leaves`, the client goes away after so long, whatever has come by then.
+// Gives { outcome: 'admitted' | 'refused' | 'gave_up' | 'left' | 'failed', ttft (ms), wait (s), reason, answer }.
+export function chat(base, body, params = {}, tags = {}) {
   let first;
+  const { leaves, ...sent } = params;
+  if (leaves) sent.timeout = leaves;
   const request = JSON.stringify(Object.assign({ model: 'sim', stream: true }, body));
-  const answer = sse.post(`${base}/v1/chat/completions`, request, params, (event) => {
+  const answer = sse.post(`${base}/v1/chat/completions`, request, sent, (event) => {
     if (!isContent(event.data)) return true;
     first = event.at;
     return false;
   });
+  const result = judge(answer, first, leaves !== undefined);
+  const isGood = result.outcome === 'admitted' && first !== undefined && first <= SLO;
+  good.add(isGood ? 1 : 0, tags);
+  if (result.outcome !== 'left') kept.add(isGood, tags);
+  if (result.outcome === 'admitted') {
+    admitted.add(1, tags);
+    ttftRecorded.add(first !== undefined);
+    if (first !== undefined) ttft.add(first, tags);
+  } else if (result.outcome === 'refused') {
+    refused.add(1, Object.assign({ reason: result.reason }, tags));
+    retryAfterGiven.add(result.wait !== undefined);
+  } else if (result.outcome === 'failed') {
+    failed.add(1, { fault: result.reason });
+    console.error(`failed: ${result.reason}: ${result.detail}`);
+  } else {
+    (result.outcome === 'left' ? left : gaveUp).add(1, tags);
+  }
+  return Object.assign(result, { answer, ttft: first, wait: result.wait === undefined ? 1 : result.wait });
+}
+
+// What an answer is, from what can be seen of it.
+function judge(answer, first, leaves) {
   const reason = answer.headers['x-traffic-dam-reason'];
   if (answer.status !== 200 && answer.status !== 0 && REFUSALS[reason] === answer.status) {
-    const wait = retryAfter(answer);
-    refused.add(1, { reason });
-    retryAfterGiven.add(wait !== undefined);
-    return { outcome: 'refused', reason, wait: wait === undefined ? 1 : wait };
+    return { outcome: 'refused', reason, wait: retryAfter(answer) };
   }
+  if (answer.gaveUp) return { outcome: 'gave_up' };
+  if (leaves && answer.error.includes('deadline exceeded')) return { outcome: 'left' };
   const fault = faultOf(answer, reason);
-  if (fault) {
-    failed.add(1, { fault: fault.kind });
-    console.error(`failed: ${fault.kind}: ${fault.detail}`);
-    return { outcome: 'failed', reason: fault.kind, detail: fault.detail, wait: 1 };
-  }
-  admitted.add(1);
-  ttftRecorded.add(first !== undefined);
-  if (first !== undefined) ttft.add(first);
-  return { outcome: 'admitted', ttft: first, wait: 0 };
+  if (fault) return { outcome: 'failed', reason: fault.kind, detail: fault.detail };
+  return { outcome: 'admitted', wait: 0 };
 }
 
 function faultOf(answer, reason) {
@@ -95,10 +123,11 @@ export function countByReason() {
   return Object.fromEntries(Object.keys(REFUSALS).map((reason) => [`refused{reason:${reason}}`, ['count>=0']]));
 }
 
-// The run in a few lines, for handleSummary.
-export function summary(data) {
+// The run in a few lines, for handleSummary, with `lines` of the script's own.
+export function summary(data, lines = []) {
   const value = (metric, key) => ((data.metrics[metric] || {}).values || {})[key] || 0;
   const ms = (key) => `${value('ttft', key).toFixed(0)} ms`;
+  const percent = (share) => `${(share * 100).toFixed(1)} %`;
   const reasons = Object.keys(REFUSALS)
     .map((reason) => [reason, value(`refused{reason:${reason}}`, 'count')])
     .filter(([, count]) => count > 0)
@@ -111,8 +140,10 @@ export function summary(data) {
   return [
     `admitted   ${value('admitted', 'count')} (${value('admitted', 'rate').toFixed(1)}/s)`,
     `refused    ${value('refused', 'count')}${reasons.length ? `: ${reasons.join(', ')}` : ''}`,
-    `failed     ${value('failed', 'count')}`,
+    `failed     ${value('failed', 'count')}, gave up ${value('gave_up', 'count')}, left ${value('left', 'count')}`,
+    `good       ${value('good', 'count')} (${value('good', 'rate').toFixed(1)}/s), ${percent(value('kept', 'rate'))} of what was asked`,
     `TTFT       p50 ${ms('med')}, p90 ${ms('p(90)')}, p95 ${ms('p(95)')}, p99 ${ms('p(99)')}, worst ${ms('max')}`,
+    ...lines,
     broken.length ? `NOT MET    ${broken.join('; ')}` : 'every threshold met',
     '',
   ].join('\n');

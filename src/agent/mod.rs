@@ -11,7 +11,6 @@
 
 mod checks;
 mod engine;
-mod probe;
 mod text;
 mod window;
 
@@ -20,17 +19,20 @@ pub use engine::Rename;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Uri;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::engine::{Reader, Signals};
-use self::probe::{ProbeFault, get};
 use crate::clock::unix_millis;
 use crate::fleet::heartbeat::{Check, Heartbeat, State};
+use crate::net::fetch::{Fetch, FetchFault};
 use crate::redis::speaker::Speaker;
 
 /// The longest a probe may take; less, when heartbeats are due more often.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest page of metrics that is read.
+const LARGEST: usize = 8 << 20;
 /// Probes in a row that may time out before the worker counts as gone.
 const TIMEOUTS: u32 = 2;
 
@@ -151,12 +153,12 @@ impl Agent {
     }
 
     async fn is_well(&mut self) -> bool {
-        match get(&self.options.worker, &self.options.health, self.patience()).await {
+        match self.get(&self.options.health).await {
             Ok(_) => {
                 self.timeouts = 0;
                 true
             }
-            Err(ProbeFault::TimedOut(_)) => {
+            Err(FetchFault::TimedOut(_)) => {
                 self.timeouts += 1;
                 self.timeouts < TIMEOUTS
             }
@@ -168,7 +170,7 @@ impl Agent {
     }
 
     async fn scrape(&mut self, checks: &mut Vec<Check>) -> Signals {
-        let text = match get(&self.options.worker, &self.options.metrics, self.patience()).await {
+        let text = match self.get(&self.options.metrics).await {
             Ok(text) => text,
             Err(fault) => {
                 checks.push(checks::doubt("metrics", &fault.to_string()));
@@ -185,8 +187,12 @@ impl Agent {
         signals
     }
 
-    fn patience(&self) -> Duration {
-        self.options.interval.min(PATIENCE)
+    /// What the worker has at `path`, after the path of its own URL.
+    async fn get(&self, path: &str) -> Result<Bytes, FetchFault> {
+        let server = &self.options.worker;
+        let path = format!("{}{path}", server.path().trim_end_matches('/'));
+        let patience = self.options.interval.min(PATIENCE);
+        Fetch { server, path: &path, tls: None, patience, largest: LARGEST }.get().await
     }
 
     fn heartbeat(&mut self, state: State, signals: &Signals, checks: Vec<Check>) -> Heartbeat {

@@ -18,6 +18,8 @@ use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
 use crate::layers::intake::{Buffers, Limits};
+use crate::layers::jobs::Counter;
+use crate::layers::jwt::Tokens;
 use crate::layers::limit::{Counting, RuleMetrics};
 use crate::layers::observe::Observatory;
 use crate::layers::paths::{Paths, RouteSettings};
@@ -25,13 +27,14 @@ use crate::metrics::Metrics;
 use crate::openai::demand::{Pointer, Shape};
 use crate::openai::estimate::Estimator;
 use crate::redis::callers::StoredCallers;
+use crate::redis::jobs::Jobs;
 use crate::refusal::Unit;
 use crate::request::RouteTimeouts;
 use crate::server::Bounds;
 use crate::server::admin::{AdminSettings, Token};
 use crate::spans::Spans;
 use crate::stack::{Parts, Stack};
-use crate::upstream::{RetrySettings, Timeouts, Upstream, UpstreamSettings, tls};
+use crate::upstream::{QueueSettings, RetrySettings, Timeouts, Upstream, UpstreamSettings, tls};
 
 /// The state that survives a reload.
 pub(super) struct State {
@@ -43,6 +46,7 @@ pub(super) struct State {
     pub(super) fleet: Arc<ArcSwap<Fleet>>,
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
+    pub(super) jobs: Option<Jobs>,
     pub(super) spans: Option<Arc<Spans>>,
 }
 
@@ -51,6 +55,11 @@ pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
     let colours = Colours { everywhere: settings.active_colour.clone(), ..Colours::default() };
     let standing = standing(settings, colours, &Roll::default());
     Fleet::new(settings.workers.clone(), settings.gate.clone(), standing, clock.clone())
+}
+
+/// What jobs are signed with.
+fn job_key(settings: &Settings) -> Option<crate::fleet::heartbeat::Key> {
+    settings.discovery.as_ref()?.roster.key.clone()
 }
 
 /// The way to the workers.
@@ -62,7 +71,7 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
             .map_err(|source| StartError::WorkerCa { file: file.clone(), source })?,
         None => Vec::new(),
     };
-    let encrypted = settings.discovery.is_some()
+    let encrypted = (settings.discovery.is_some() && !settings.shared.jobs)
         || settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
     Ok(UpstreamSettings {
         timeouts: Timeouts {
@@ -75,6 +84,10 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         forward_authorization: settings.callers.forward_authorization,
         // Reading the system's authorities takes a tenth of a second: only for those who need them.
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
+        queue: settings
+            .shared
+            .jobs
+            .then(|| QueueSettings { key: job_key(settings), wait: settings.gate.queue_wait }),
     })
 }
 
@@ -115,8 +128,14 @@ pub(super) fn admin(settings: &Settings) -> AdminSettings {
 }
 
 /// The stack of these settings around the surviving state.
-pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> Result<Stack, StartError> {
-    let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers, spans } = state;
+pub(super) fn stack(
+    settings: &Settings,
+    counting: &Counting,
+    tokens: Option<Tokens>,
+    state: &State,
+) -> Result<Stack, StartError> {
+    let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers, jobs, spans } =
+        state;
     let parts = Parts {
         observatory: Arc::new(Observatory {
             metrics: Arc::clone(metrics),
@@ -127,9 +146,11 @@ pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> 
         }),
         cors: cors(settings),
         door: Arc::clone(door),
-        callers: Arc::new(Callers::new(callers(settings)).with_stored(stored_callers.clone())),
+        callers: Arc::new(
+            Callers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
+        ),
         intake: Arc::new(Intake {
-            paths: paths(settings)?,
+            paths: if jobs.is_some() { paths(settings)?.with_jobs() } else { paths(settings)? },
             limits: Limits { bytes: settings.bounds.body, time: settings.bounds.body_read },
             buffers: Arc::clone(buffers),
             sticky: match &settings.sticky {
@@ -144,6 +165,9 @@ pub(super) fn stack(settings: &Settings, counting: &Counting, state: &State) -> 
         }),
         rule_metrics: Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.ladder())),
         counting: counting.clone(),
+        jobs: jobs.as_ref().map(|jobs| {
+            Arc::new(Counter { jobs: jobs.clone(), fleet: Arc::clone(fleet), key: job_key(settings) })
+        }),
         fleet: Arc::clone(fleet),
         upstream: upstream.clone(),
         clock: clock.clone(),

@@ -8,10 +8,12 @@ mod colours;
 mod entrance;
 mod explain;
 mod fleet;
+mod promote;
 mod report;
 mod run;
 mod sampler;
 mod together;
+mod tokens;
 
 pub use entrance::Entrance;
 pub use run::{Certificates, Listeners, StartError};
@@ -21,8 +23,10 @@ use std::sync::Arc;
 use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use self::together::Together;
+use self::tokens::KeySource;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
@@ -61,6 +65,8 @@ struct Inner {
     shown: Arc<Shown>,
     /// Present when something is shared; that does not change while it runs.
     together: Option<Together>,
+    /// Where the keys of tokens come from now.
+    key_source: watch::Sender<Option<Arc<KeySource>>>,
     live: ArcSwap<Live>,
     /// One reload at a time: two would each build on what the other replaces.
     reloading: Mutex<()>,
@@ -86,8 +92,13 @@ impl App {
         let following = Following::new(&settings);
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
-        let upstream = Upstream::new(Arc::clone(&fleet), Arc::clone(&upstream_settings), clock.clone());
         let together = Together::new(&settings, &clock, &metrics)?;
+        let upstream = Upstream::with_jobs(
+            Arc::clone(&fleet),
+            Arc::clone(&upstream_settings),
+            clock.clone(),
+            together.as_ref().and_then(|together| together.jobs.clone()),
+        );
         let state = build::State {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
@@ -97,11 +108,14 @@ impl App {
             fleet: Arc::clone(&fleet),
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
+            jobs: together.as_ref().and_then(|together| together.jobs.clone()),
             spans: build::spans(&settings)?,
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
         let counting = counting(together.as_ref(), &ladder, None);
-        let stack = build::stack(&settings, &counting, &state)?;
+        let key_source = KeySource::of(&settings, None)?;
+        let stack =
+            build::stack(&settings, &counting, tokens::tokens(&settings, key_source.as_ref()), &state)?;
         Ok(Self(Arc::new(Inner {
             clock,
             metrics,
@@ -117,6 +131,7 @@ impl App {
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
             shown: Arc::default(),
             together,
+            key_source: watch::Sender::new(key_source),
             live: ArcSwap::from_pointee(Live { settings, ladder, counting, spans: state.spans, stack }),
             reloading: Mutex::new(()),
         })))

@@ -189,6 +189,9 @@ impl AdminSource for App {
         if AdminSource::callers(self).is_some_and(|callers| !callers.is_read()) {
             return Err("the callers in Redis were not read yet".to_owned());
         }
+        if self.0.key_source.borrow().as_ref().is_some_and(|source| !source.is_read()) {
+            return Err("the keys of callers' tokens were not fetched yet".to_owned());
+        }
         // Where workers come by themselves, requests may well wait for the first.
         let may_come = self.0.live.load().settings.discovery.is_some();
         if may_come || self.0.fleet.load().workers().iter().any(|worker| worker.eligible) {

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::tokens::{self, KeySource};
 use super::{App, Live, build, counting};
 use crate::config::Settings;
 use crate::net;
@@ -60,6 +61,17 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The keys by which tokens are signed cannot be used.
+    #[error("callers.jwt.jwks: {}: {problem}", file.display())]
+    TokenKeys {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The certificate authorities for the keys of tokens cannot be used.
+    #[error("callers.jwt.ca: {0}")]
+    TokenCa(String),
     /// The certificate authorities for workers cannot be used.
     #[error("workers.ca: {0}")]
     WorkerTls(#[from] WorkerTlsError),
@@ -173,12 +185,14 @@ impl App {
         tasks.spawn(self.clone().show());
         tasks.spawn(self.clone().shut_the_door());
         tasks.spawn(self.clone().share());
+        tasks.spawn(self.clone().promote());
         tasks.spawn(self.clone().follow_roster());
         tasks.spawn(self.clone().follow_feed());
+        tasks.spawn(self.clone().follow_keys());
         self.catch_up().await;
         serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
         if let Some(together) = &inner.together {
-            together.store.leave().await;
+            together.leave().await;
         }
         admin_drain.close();
         if let Some(spans) = inner.live.load().spans.clone() {
@@ -215,7 +229,9 @@ impl App {
         } else {
             build::spans(&settings)?
         };
-        let stack = build::stack(&settings, &counting, &self.state(spans.clone()))?;
+        let key_source = KeySource::of(&settings, inner.key_source.borrow().as_ref())?;
+        let tokens = tokens::tokens(&settings, key_source.as_ref());
+        let stack = build::stack(&settings, &counting, tokens, &self.state(spans.clone()))?;
 
         // From here on nothing can fail.
         inner.following.retell(&settings);
@@ -224,6 +240,7 @@ impl App {
         inner.upstream_settings.store(Arc::new(upstream));
         inner.bounds.store(Arc::new(build::bounds(&settings)));
         inner.admin.store(Arc::new(build::admin(&settings)));
+        inner.key_source.send_replace(key_source);
         inner.fleet.store(Arc::clone(&fleet));
         fleet.take_over();
         inner.following.publish();
@@ -268,6 +285,7 @@ impl App {
             fleet: Arc::clone(&inner.fleet),
             upstream: inner.upstream.clone(),
             stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
+            jobs: inner.together.as_ref().and_then(|together| together.jobs.clone()),
             spans,
         }
     }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::Either;
 use parking_lot::Mutex;
 
 use super::StartError;
@@ -14,8 +16,12 @@ use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::redis::callers::StoredCallers;
 use crate::redis::dams::Dams;
+use crate::redis::jobs::Jobs;
 use crate::redis::link::Link;
 use crate::redis::rules::{SharedRules, Store};
+
+/// How long a gateway that goes down waits until its jobs are cancelled.
+const LEAVE: Duration = Duration::from_secs(1);
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -23,6 +29,8 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) struct Together {
     pub(super) store: Store,
     pub(super) callers: Option<Arc<StoredCallers>>,
+    /// Requests that workers take from a queue.
+    pub(super) jobs: Option<Jobs>,
     /// Whether rules are counted in Redis.
     rules: bool,
     /// Taken by who runs it.
@@ -49,7 +57,7 @@ impl Together {
                 "`state: memory` counts in each gateway by itself: together they admit so many times each quota"
             );
         }
-        if !shared.rules && !shared.callers {
+        if !shared.rules && !shared.callers && !shared.jobs {
             return Ok(None);
         }
         let mut redis = shared.redis.clone();
@@ -60,8 +68,16 @@ impl Together {
         }
         let link = Link::new(redis, clock.clone(), Arc::clone(metrics));
         let callers = shared.callers.then(|| Arc::new(StoredCallers::new(link.clone())));
-        let (store, work) = Store::new(link, Dams::new(settings.dams), clock.clone());
-        Ok(Some(Self { store, callers, rules: shared.rules, work: Mutex::new(Some(Box::pin(work))) }))
+        let dams = Dams::new(settings.dams);
+        let (jobs, serving) = match shared.jobs.then(|| Jobs::new(link.clone(), Arc::clone(&dams))) {
+            Some((jobs, serving)) => (Some(jobs), Either::Left(serving)),
+            None => (None, Either::Right(std::future::ready(()))),
+        };
+        let (store, work) = Store::new(link, dams, clock.clone());
+        let work = async {
+            tokio::join!(work, serving);
+        };
+        Ok(Some(Self { store, callers, jobs, rules: shared.rules, work: Mutex::new(Some(Box::pin(work))) }))
     }
 
     /// Keeps connected and does what requests left to be done, as long as it is polled.
@@ -75,6 +91,14 @@ impl Together {
             }
         };
         tokio::join!(work, link.keep(dams), follow);
+    }
+
+    /// Tells Redis what it has not heard yet, as far as it listens, and that this gateway goes.
+    pub(super) async fn leave(&self) {
+        if let Some(jobs) = &self.jobs {
+            jobs.leave(LEAVE).await;
+        }
+        self.store.leave().await;
     }
 
     /// Where rules are counted.

@@ -1,15 +1,13 @@
 //! `traffic-dam agent`: heartbeats for a worker that says none itself.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Uri;
 use traffic_dam::agent::{self, AgentOptions, Rename};
-use traffic_dam::config::syntax::{Glob, Id, Millis, RedisUrl, Syntax, WorkerUrl};
-use traffic_dam::fleet::heartbeat::{INTERVAL, Key};
-use traffic_dam::redis::settings::RedisSettings;
+use traffic_dam::config::syntax::{Glob, RedisUrl, WorkerUrl};
 use traffic_dam::redis::speaker::Speaker;
 
+use super::member::{Member, read, word};
 use super::{Failure, runtime};
 
 #[derive(Debug, clap::Args)]
@@ -20,39 +18,20 @@ pub(crate) struct Arguments {
     /// Where Redis is, such as redis://127.0.0.1:6379
     #[arg(long, env = "DAM_REDIS_URL", hide_env_values = true, value_parser = read::<RedisUrl>)]
     redis: RedisUrl,
-    /// What keys and channels begin with, as `redis.prefix` in the gateway's settings
-    #[arg(long, default_value = "dam", value_parser = read::<Id>)]
-    prefix: Id,
-    /// The key to sign with, as `redis.hmac_key` in the gateway's settings
-    #[arg(long, env = "DAM_REDIS_KEY", hide_env_values = true)]
-    hmac_key: Option<String>,
     /// Where gateways reach the worker [default: what --worker says]
     #[arg(long, value_parser = url)]
     advertise: Option<Uri>,
-    /// What the worker is called [default: made from its host and port]
-    #[arg(long, value_parser = read::<Id>)]
-    id: Option<Id>,
-    /// The pool it belongs to
-    #[arg(long, value_parser = read::<Id>)]
-    pool: Option<Id>,
+    #[command(flatten)]
+    member: Member,
     /// The model it serves, or a pattern
     #[arg(long, value_parser = read::<Glob>)]
     model: Option<Glob>,
-    /// The blue/green side it is on
-    #[arg(long, value_parser = read::<Id>)]
-    colour: Option<Id>,
-    /// What it runs, for people
-    #[arg(long, value_parser = read::<Id>)]
-    version: Option<Id>,
     /// Requests it decodes at once (vLLM: --max-num-seqs)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     slots: Option<u32>,
     /// Tokens its KV cache holds, when its metrics do not tell
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     kv_tokens: Option<u64>,
-    /// How often a heartbeat is said: 100ms to 1m
-    #[arg(long, default_value = "1s", value_parser = interval)]
-    interval: Duration,
     /// The path that answers 200 while the worker is well
     #[arg(long, default_value = "/health", value_parser = path)]
     health: String,
@@ -66,32 +45,10 @@ pub(crate) struct Arguments {
     /// Load per core at which the machine counts as overloaded (yellow from 0.7 of it on); 0 to not look at it
     #[arg(long, default_value_t = 1.0)]
     max_load: f64,
-    /// After SIGTERM, how long the worker may take to finish what it has
-    #[arg(long, default_value = "60s", value_parser = duration)]
-    drain: Duration,
-}
-
-fn read<T: Syntax>(text: &str) -> Result<T, String> {
-    T::read(text).ok_or_else(|| format!("must be {}", T::EXPECTED))
 }
 
 fn url(text: &str) -> Result<Uri, String> {
     read::<WorkerUrl>(text).map(|url| url.0)
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    read::<Millis>(text).map(Millis::get)
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let (shortest, longest) = INTERVAL;
-    duration(text).and_then(|length| {
-        if (shortest..=longest).contains(&length) {
-            Ok(length)
-        } else {
-            Err(format!("must be from {shortest:?} to {longest:?}"))
-        }
-    })
 }
 
 fn path(text: &str) -> Result<String, String> {
@@ -107,7 +64,7 @@ fn name(worker: &Uri) -> Arc<str> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let Arguments { worker, redis, prefix, hmac_key, advertise, .. } = arguments;
+    let Arguments { worker, redis, member, advertise, .. } = arguments;
     if worker.scheme_str() != Some("http") {
         return Err(Failure::Misuse(
             "--worker: must be an `http://` URL: the agent stands beside its worker".to_owned(),
@@ -117,26 +74,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::Misuse("--max-load: must be a number from 0 on".to_owned()));
     }
     let advertise = advertise.as_ref().unwrap_or(worker);
-    let word = |word: &Option<Id>| word.as_ref().map(|word| Arc::clone(&word.0));
     let options = AgentOptions {
         worker: worker.clone(),
         advertise: advertise.clone(),
-        id: word(&arguments.id).unwrap_or_else(|| name(advertise)),
-        pool: word(&arguments.pool),
+        id: word(&member.id).unwrap_or_else(|| name(advertise)),
+        pool: word(&member.pool),
         model: arguments.model.as_ref().map(|model| Arc::clone(&model.0)),
-        colour: word(&arguments.colour),
-        version: word(&arguments.version),
+        colour: word(&member.colour),
+        version: word(&member.version),
         slots: arguments.slots,
         kv_tokens: arguments.kv_tokens,
-        interval: arguments.interval,
+        interval: member.interval,
         health: arguments.health.clone(),
         metrics: arguments.metrics.clone(),
         renames: arguments.renames.clone(),
         max_load: Some(arguments.max_load).filter(|load| *load > 0.0),
-        drain: arguments.drain,
+        drain: member.drain,
     };
-    let settings = RedisSettings::single(Arc::clone(&redis.0), Arc::clone(&prefix.0));
-    let speaker = Speaker::new(settings, hmac_key.as_deref().map(Key::new));
+    let speaker = Speaker::new(member.settings(redis), member.key());
     runtime()?.block_on(agent::run(options, speaker, super::serve::terminated()));
     Ok(())
 }
@@ -154,6 +109,6 @@ mod tests {
         ] {
             assert_eq!(&*name(&url(worker).unwrap()), called);
         }
-        assert!(interval("99ms").is_err() && interval("100ms").is_ok() && path("metrics").is_err());
+        assert!(path("metrics").is_err() && path("/metrics").is_ok());
     }
 }

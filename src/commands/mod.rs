@@ -1,10 +1,13 @@
 //! The subcommands.
 
 mod agent;
+mod capacity;
 mod check;
 mod demo;
 mod health;
 mod load;
+mod member;
+mod report;
 mod serve;
 mod simulate;
 mod top;
@@ -27,11 +30,15 @@ pub(crate) enum Command {
     /// Validate a configuration and print the effective settings, secrets redacted
     Check(check::Arguments),
     /// A simulated LLM worker alone, compatible with the OpenAI API
-    Worker(worker::Arguments),
+    Worker(Box<worker::Arguments>),
     /// Simulate load before the dam before workers, in virtual time: which law serves how much of it
     Simulate(simulate::Arguments),
     /// Stand beside a worker and say over Redis how it is
     Agent(Box<agent::Arguments>),
+    /// Say what the runs of `make experiment` come to, or why nothing may be concluded from them
+    Report(report::Arguments),
+    /// Say how many workers a load needs, from the report of an experiment with fleets of several sizes
+    Capacity(capacity::Arguments),
     /// Watch a running gateway, in the terminal: what its admin page shows
     Top(top::Arguments),
     /// Ask a running gateway's admin port whether it lives (for container health checks)
@@ -50,6 +57,14 @@ pub(crate) enum Failure {
     /// What was asked about is not well.
     #[error("{0}")]
     Unwell(String),
+    /// Measured data are of no use; the code says why.
+    #[error("{message}")]
+    Unsound {
+        /// The exit code.
+        code: u8,
+        /// What is wrong with them.
+        message: String,
+    },
 }
 
 /// Runs a command to its end.
@@ -58,9 +73,11 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
-        Command::Worker(arguments) => worker::run(arguments),
+        Command::Worker(arguments) => worker::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Agent(arguments) => agent::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
+        Command::Capacity(arguments) => capacity::run(&arguments),
         Command::Top(arguments) => top::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
     };
@@ -71,6 +88,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
             writeln!(std::io::stderr(), "traffic-dam: {failure}").ok();
             match failure {
                 Failure::Misuse(_) => ExitCode::from(MISUSE),
+                Failure::Unsound { code, .. } => ExitCode::from(code),
                 Failure::System(_) | Failure::Unwell(_) => ExitCode::FAILURE,
             }
         }

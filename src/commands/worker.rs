@@ -2,9 +2,13 @@
 
 use std::net::SocketAddr;
 
+use traffic_dam::config::syntax::RedisUrl;
 use traffic_dam::net;
-use traffic_dam::sim::worker::{Options, serve};
+use traffic_dam::redis::consumer::Place;
+use traffic_dam::sim::worker::{Membership, Options, drain, serve};
 
+use super::member::{Member, read, word};
+use super::serve::terminated;
 use super::{Failure, runtime, say};
 
 #[derive(Debug, clap::Args)]
@@ -14,15 +18,53 @@ pub(crate) struct Arguments {
     listen: SocketAddr,
     #[command(flatten)]
     options: Options,
+    /// Take jobs from a queue in Redis, and say heartbeats
+    #[arg(long, requires = "redis")]
+    queue: bool,
+    /// Where Redis is, such as redis://127.0.0.1:6379
+    #[arg(long, env = "DAM_REDIS_URL", hide_env_values = true, value_parser = read::<RedisUrl>)]
+    redis: Option<RedisUrl>,
+    #[command(flatten)]
+    member: Member,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { listen, options } = arguments;
+impl Arguments {
+    /// What the queue needs to know, if there is one.
+    fn membership(&self, at: SocketAddr) -> Option<Membership> {
+        let redis = self.redis.as_ref().filter(|_| self.queue)?;
+        let member = &self.member;
+        let place = Place {
+            worker: word(&member.id).unwrap_or_else(|| format!("worker-{}", at.port()).into()),
+            pool: word(&member.pool).unwrap_or_else(|| "default".into()),
+            colour: word(&member.colour).unwrap_or_else(|| "blue".into()),
+            interval: member.interval,
+        };
+        let redis = member.settings(redis);
+        Some(Membership {
+            redis,
+            place,
+            key: member.key(),
+            version: word(&member.version),
+            drain: member.drain,
+        })
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let listen = arguments.listen;
     runtime()?.block_on(async {
         let listener = net::bind(listen)
             .map_err(|error| Failure::Misuse(format!("--listen: cannot listen on {listen}: {error}")))?;
-        say(format!("worker  http://{}", listener.local_addr()?));
-        serve(listener, options, super::serve::terminated()).await;
-        Ok(())
+        let at = listener.local_addr()?;
+        say(format!("worker  http://{at}"));
+        let options = arguments.options.clone();
+        let Some(membership) = arguments.membership(at) else {
+            serve(listener, options, terminated()).await;
+            return Ok(());
+        };
+        let Place { worker, pool, colour, .. } = &membership.place;
+        say(format!("drains  the queue of {pool}, {colour}, as {worker}"));
+        let drained = drain(listener, options, membership, terminated()).await;
+        drained.map_err(|error| Failure::Misuse(format!("--redis: {error}")))
     })
 }

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 
 use super::file::File;
 use super::syntax::{Digest, Secret};
 use crate::fleet::roster::RosterSettings;
 use crate::fleet::spec::WorkerSpec;
+use crate::layers::jwt::TokenSettings;
 use crate::limit::rule::Rule;
 use crate::redis::settings::RedisSettings;
 use crate::request::{Class, Kind};
@@ -79,7 +80,8 @@ impl Settings {
         let pairs = [&self.tls, &self.admin.tls].into_iter().flatten();
         let files =
             pairs.flat_map(|pair| [&pair.cert, &pair.key]).chain(&self.worker_ca).chain(&self.shared.ca);
-        files.cloned().collect()
+        let keys = self.callers.tokens.iter().filter_map(|tokens| tokens.keys.file());
+        files.chain(keys).cloned().collect()
     }
 }
 
@@ -112,6 +114,8 @@ pub struct SharedState {
     pub rules: bool,
     /// Whether callers are kept there.
     pub callers: bool,
+    /// Whether requests become jobs there.
+    pub jobs: bool,
 }
 
 /// The administration port.
@@ -146,8 +150,44 @@ pub struct CallerSettings {
     pub default_class: Class,
     /// Whether workers see the caller's `authorization` header.
     pub forward_authorization: bool,
+    /// Callers that show a signed token.
+    pub tokens: Option<TokenSource>,
     /// Known callers.
     pub keys: Vec<CallerKey>,
+}
+
+/// Callers that show a signed token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenSource {
+    /// Which tokens count.
+    pub tokens: TokenSettings,
+    /// Where the keys are by which they are signed.
+    pub keys: KeyPlace,
+}
+
+/// Where keys are by which tokens are signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// In a file.
+    File(PathBuf),
+    /// At a server.
+    Url {
+        /// An `https` URL.
+        url: Uri,
+        /// A file of further certificate authorities for it.
+        ca: Option<PathBuf>,
+        /// How often they are fetched; not zero.
+        refresh: Duration,
+    },
+}
+
+impl KeyPlace {
+    fn file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Url { ca, .. } => ca.as_ref(),
+        }
+    }
 }
 
 /// What tells callers apart.

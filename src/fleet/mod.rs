@@ -15,11 +15,13 @@ mod pool;
 pub mod roster;
 mod snapshot;
 pub mod spec;
+#[cfg(test)]
+mod spread;
 mod standing;
 #[cfg(test)]
 mod tests;
 
-pub use pick::pick;
+pub use pick::PICK;
 pub use pool::{Pool, Worker};
 pub use snapshot::Fleet;
 pub use standing::{Colours, Standing};

@@ -8,7 +8,7 @@ use crate::glob::Glob;
 use crate::shed::settings::GateSettings;
 use crate::shed::{Gate, GateHandle};
 
-use super::pick::pick;
+use super::pick::PICK;
 use super::pool::{Pool, Worker};
 use super::spec::WorkerSpec;
 use super::standing::Standing;
@@ -197,7 +197,7 @@ impl Fleet {
         let known = self.pools.iter().chain(&self.closing).find(|pool| pool.name == *name);
         known.map_or_else(
             || {
-                let gate = Gate::new(Arc::clone(name), next.settings.clone(), pick, fastrand::u64(..));
+                let gate = Gate::new(Arc::clone(name), next.settings.clone(), PICK, fastrand::u64(..));
                 GateHandle::new(gate, next.clock.clone())
             },
             |pool| pool.gate.clone(),

@@ -1,10 +1,10 @@
 //! Who asks, and with which priority.
 //!
 //! Sources are tried in the configured order; the first that yields an identity wins. Only what cannot be made up at
-//! will yields one: a key that matches a configured secret, a header set by a trusted proxy, or the address. An
-//! unknown key yields nothing, otherwise a caller could have a fresh quota for every key it invents.
+//! will yields one: a key that matches a configured secret, a token that its issuer signed, a header set by a trusted
+//! proxy, or the address. An unknown key yields nothing, otherwise a caller could have a fresh quota for every key it
+//! invents.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use smallvec::SmallVec;
 use subtle::ConstantTimeEq;
 use tower::{Layer, Service};
 
+use super::jwt::{TokenFault, Tokens};
+use crate::clock::unix_seconds;
 use crate::redis::callers::StoredCallers;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Class, Flight, Forwarding, Peer};
@@ -31,7 +33,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// A source of identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A configured key.
+    /// A known key, or a signed token in its place.
     ApiKey,
     /// A header that a trusted proxy sets.
     Header(HeaderName),
@@ -94,6 +96,28 @@ pub struct Callers {
     // The digest of a secret is the index: what a client can time says nothing of the secret itself.
     by_digest: HashMap<[u8; 32], usize>,
     stored: Option<Arc<StoredCallers>>,
+    tokens: Option<Tokens>,
+}
+
+/// Whom the key or token of a request belongs to.
+#[derive(Debug)]
+struct Owner {
+    /// The namespace of its id.
+    space: &'static str,
+    id: Arc<str>,
+    class: Class,
+    team: Option<Arc<str>>,
+    weight: u32,
+}
+
+/// What a request showed to prove who it is.
+#[derive(Debug, Default)]
+struct Shown {
+    /// The header that carried it.
+    carrier: Option<HeaderName>,
+    owner: Option<Owner>,
+    /// What is wrong with the token, if it was one.
+    fault: Option<TokenFault>,
 }
 
 impl Callers {
@@ -101,13 +125,20 @@ impl Callers {
     #[must_use]
     pub fn new(settings: CallerSettings) -> Self {
         let by_digest = settings.keys.iter().enumerate().map(|(index, key)| (key.sha256, index)).collect();
-        Self { settings, by_digest, stored: None }
+        Self { settings, by_digest, stored: None, tokens: None }
     }
 
     /// The same, and those that are kept in Redis; the configured ones come first.
     #[must_use]
     pub fn with_stored(mut self, stored: Option<Arc<StoredCallers>>) -> Self {
         self.stored = stored;
+        self
+    }
+
+    /// The same, and those whom a signed token names; those with a key come first.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: Option<Tokens>) -> Self {
+        self.tokens = tokens;
         self
     }
 
@@ -126,9 +157,8 @@ impl Callers {
         let preflight = method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
         let trusted = self.trusts(peer.addr.ip());
         let client_ip = if trusted { self.client_behind(headers, peer.addr.ip()) } else { peer.addr.ip() };
-        let (carrier, key) = self.key_of(headers);
-        let key = key.as_deref();
-        let strip = match (key, &carrier) {
+        let Shown { carrier, owner, fault } = self.shown(headers);
+        let strip = match (&owner, &carrier) {
             _ if !self.settings.forward_authorization => {
                 self.settings.key_headers.iter().cloned().chain([AUTHORIZATION, API_KEY_HEADER]).collect()
             }
@@ -138,20 +168,20 @@ impl Callers {
         let forwarding =
             Forwarding { strip, peer_ip: peer.addr.ip(), client_ip, tls: peer.tls, trusted_proxy: trusted };
 
-        if key.is_none() && !self.settings.anonymous && !preflight {
-            return Err(match carrier {
-                Some(carrier) => Refusal::new(
-                    Reason::Unauthorized,
-                    format!("The API key in the header `{carrier}` is not known to this gateway."),
-                ),
-                None => Refusal::new(
-                    Reason::Unauthorized,
-                    format!("No API key was given; send it in {}.", self.key_places()),
-                ),
-            });
+        if owner.is_none() && !self.settings.anonymous && !preflight {
+            let message = match (carrier, fault) {
+                (Some(carrier), Some(fault)) => {
+                    format!("The token in the header `{carrier}` is not accepted: {fault}.")
+                }
+                (Some(carrier), None) => {
+                    format!("The API key in the header `{carrier}` is not known to this gateway.")
+                }
+                (None, _) => format!("No API key was given; send it in {}.", self.key_places()),
+            };
+            return Err(Refusal::new(Reason::Unauthorized, message));
         }
         let identity = self.settings.from.iter().find_map(|source| match source {
-            Source::ApiKey => key.map(|key| format!("key:{}", key.id)),
+            Source::ApiKey => owner.as_ref().map(|owner| format!("{}:{}", owner.space, owner.id)),
             Source::Header(name) if trusted => named(headers, name).map(|value| format!("hdr:{value}")),
             Source::Header(_) => None,
             Source::Ip => Some(address_id(client_ip)),
@@ -163,7 +193,7 @@ impl Callers {
                 "None of the sources in `callers.from` identifies this request.",
             ));
         };
-        let ceiling = key.map_or(self.settings.default_class, |key| key.class);
+        let ceiling = owner.as_ref().map_or(self.settings.default_class, |owner| owner.class);
         let class = match headers.get(&CLASS_HEADER) {
             None => ceiling,
             Some(value) => {
@@ -178,8 +208,8 @@ impl Callers {
                 )?
             }
         };
-        let team = key.and_then(|key| key.team.clone());
-        Ok((Caller { id: id.into(), team, class, weight: key.map_or(1, |key| key.weight) }, forwarding))
+        let (weight, team) = owner.map_or((1, None), |owner| (owner.weight, owner.team));
+        Ok((Caller { id: id.into(), team, class, weight }, forwarding))
     }
 
     /// Whether `address` is a trusted proxy.
@@ -197,37 +227,63 @@ impl Callers {
         self.settings.key_headers.iter().map(place).collect::<Vec<_>>().join(" or ")
     }
 
-    /// Where a key was found, and whose it is.
-    fn key_of(&self, headers: &HeaderMap) -> (Option<HeaderName>, Option<Cow<'_, Key>>) {
-        let mut carrier = None;
+    /// The first key or token that is somebody's.
+    fn shown(&self, headers: &HeaderMap) -> Shown {
+        let mut shown = Shown::default();
         for place in &self.settings.key_headers {
             let Some(value) = headers.get(place) else { continue };
-            carrier.get_or_insert_with(|| place.clone());
-            if self.by_digest.is_empty() && self.stored.is_none() {
+            shown.carrier.get_or_insert_with(|| place.clone());
+            if self.by_digest.is_empty() && self.stored.is_none() && self.tokens.is_none() {
                 continue;
             }
             let secret =
                 if place == AUTHORIZATION { bearer(value.as_bytes()) } else { Some(value.as_bytes()) };
             let Some(secret) = secret else { continue };
             let digest: [u8; 32] = Sha256::digest(secret).into();
-            let found = self.by_digest.get(&digest).and_then(|index| self.settings.keys.get(*index));
-            if let Some(key) = found.filter(|key| bool::from(key.sha256.ct_eq(&digest))) {
-                return (Some(place.clone()), Some(Cow::Borrowed(key)));
-            }
-            if let Some(key) = self.stored.as_ref().and_then(|stored| stored.find(&digest)) {
-                let key = Key {
-                    id: Arc::clone(&key.id),
-                    sha256: key.sha256,
-                    team: key.team.clone(),
-                    class: key.class.unwrap_or(self.settings.default_class),
-                    weight: key.weight,
-                };
-                if bool::from(key.sha256.ct_eq(&digest)) {
-                    return (Some(place.clone()), Some(Cow::Owned(key)));
-                }
+            let owner =
+                self.owner_of_key(&digest).or_else(|| match self.owner_of_token(secret, &digest)? {
+                    Ok(owner) => Some(owner),
+                    Err(fault) => {
+                        (shown.carrier, shown.fault) = (Some(place.clone()), Some(fault));
+                        None
+                    }
+                });
+            if owner.is_some() {
+                return Shown { carrier: Some(place.clone()), owner, fault: None };
             }
         }
-        (carrier, None)
+        shown
+    }
+
+    fn owner_of_key(&self, digest: &[u8; 32]) -> Option<Owner> {
+        let space = "key";
+        let found = self.by_digest.get(digest).and_then(|index| self.settings.keys.get(*index));
+        if let Some(Key { id, team, class, weight, .. }) =
+            found.filter(|key| bool::from(key.sha256.ct_eq(digest)))
+        {
+            let (id, team) = (Arc::clone(id), team.clone());
+            return Some(Owner { space, id, team, class: *class, weight: *weight });
+        }
+        let key = self.stored.as_ref()?.find(digest).filter(|key| bool::from(key.sha256.ct_eq(digest)))?;
+        Some(Owner {
+            space,
+            id: Arc::clone(&key.id),
+            team: key.team.clone(),
+            class: key.class.unwrap_or(self.settings.default_class),
+            weight: key.weight,
+        })
+    }
+
+    /// Nothing when it is no token, or none count.
+    fn owner_of_token(&self, secret: &[u8], digest: &[u8; 32]) -> Option<Result<Owner, TokenFault>> {
+        let tokens = self.tokens.as_ref().filter(|_| looks_like_a_token(secret))?;
+        Some(tokens.check(secret, digest, unix_seconds()).map(|bearer| Owner {
+            space: "jwt",
+            id: Arc::clone(&bearer.id),
+            team: bearer.team.clone(),
+            class: bearer.class.unwrap_or(self.settings.default_class),
+            weight: 1,
+        }))
     }
 
     /// The client's address behind trusted proxies: the last forwarded hop that is not one of them. What stands
@@ -255,6 +311,11 @@ impl Callers {
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
+}
+
+/// Whether it begins as the JSON of a token's head does in base64, and has its three parts.
+fn looks_like_a_token(secret: &[u8]) -> bool {
+    secret.starts_with(b"eyJ") && memchr::memchr_iter(b'.', secret).count() == 2
 }
 
 /// An identity header's value, when it is short and printable: it becomes part of keys and log lines.

@@ -49,6 +49,8 @@ pub mod demand;
 pub mod door;
 pub mod identify;
 pub mod intake;
+pub mod jobs;
+pub mod jwt;
 pub mod limit;
 pub mod observe;
 pub mod paths;

@@ -68,7 +68,7 @@ impl ShedLayer<GateHandle> {
     /// A layer before one service that takes `slots` requests at once.
     #[must_use]
     pub fn local(slots: u32, settings: GateSettings, clock: Clock) -> Self {
-        let gate = Gate::new("local".into(), settings.clone(), fleet::pick, fastrand::u64(..));
+        let gate = Gate::new("local".into(), settings.clone(), fleet::PICK, fastrand::u64(..));
         let gate = GateHandle::new(gate, clock.clone());
         let service = Member { id: "local".into(), slots: Some(slots), kv_tokens: None, eligible: true };
         gate.rebuild(settings, vec![service]);

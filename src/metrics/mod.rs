@@ -21,7 +21,7 @@ pub use callers::CallerRate;
 pub use catalogue::{Described, Kind, label_values};
 pub use label::LABEL_VALUES;
 pub use reading::{Light, Reading, WorkerReading};
-pub use redis::{Redis, RedisOp};
+pub use redis::{JobEnd, Redis, RedisOp};
 pub use sample::{Sample, TTFT_BUCKETS};
 pub use series::{InFlight, Pool, Route, Rule};
 

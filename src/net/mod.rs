@@ -1,6 +1,7 @@
 //! Sockets that listen, and requests beside the gateway's work.
 
 pub mod client;
+pub mod fetch;
 
 use std::io;
 use std::net::SocketAddr;

@@ -77,18 +77,17 @@ pub fn standings(headers: &mut HeaderMap, standings: &[Standing]) {
             insert(headers, reset, &mut text);
         }
     }
-    // Writing to a string cannot fail.
     for standing in standings {
         item(&mut text, &standing.rule);
-        write!(text, ";q={}", standing.limit.min(GREATEST)).ok();
+        parameter(&mut text, ";q=", standing.limit);
         text.push_str(if standing.unit == Unit::Tokens { ";qu=\"tokens\"" } else { "" });
-        write!(text, ";w={}", seconds(standing.window).clamp(1, GREATEST)).ok();
+        parameter(&mut text, ";w=", seconds(standing.window).max(1));
     }
     insert(headers, POLICY, &mut text);
     for standing in standings {
         item(&mut text, &standing.rule);
-        let reset = seconds(standing.reset).min(GREATEST);
-        write!(text, ";r={};t={reset}", standing.remaining.min(GREATEST)).ok();
+        parameter(&mut text, ";r=", standing.remaining);
+        parameter(&mut text, ";t=", seconds(standing.reset));
     }
     insert(headers, STANDING, &mut text);
 }
@@ -132,7 +131,8 @@ fn go_duration(text: &mut String, length: Duration) {
     let all = millis(length);
     let (seconds, rest) = (all / 1000, all % 1000);
     if seconds == 0 && rest > 0 {
-        write!(text, "{rest}ms").ok();
+        text.push_str(itoa::Buffer::new().format(rest));
+        text.push_str("ms");
         return;
     }
     if seconds >= 3600 {
@@ -152,11 +152,21 @@ fn go_duration(text: &mut String, length: Duration) {
 /// Begins an item of a structured field's list: a string. Rule names are plain; anything else is left out rather than
 /// breaking the field.
 fn item(list: &mut String, name: &str) {
+    let plain = |letter: char| matches!(letter, ' '..='~') && letter != '"' && letter != '\\';
     list.push_str(if list.is_empty() { "\"" } else { ", \"" });
-    list.extend(
-        name.chars().filter(|&letter| matches!(letter, ' '..='~') && letter != '"' && letter != '\\'),
-    );
+    if name.chars().all(plain) {
+        list.push_str(name);
+    } else {
+        list.extend(name.chars().filter(|&letter| plain(letter)));
+    }
     list.push('"');
+}
+
+/// Adds a parameter to an item. Eight of them stand in each answer of four rules, and the formatting machinery takes
+/// five times as long for one.
+fn parameter(list: &mut String, name: &str, value: u64) {
+    list.push_str(name);
+    list.push_str(itoa::Buffer::new().format(value.min(GREATEST)));
 }
 
 /// Inserts a header and empties the text.

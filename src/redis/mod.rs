@@ -7,10 +7,13 @@
 //! bound, or fail: who asks is told at once ([`link::Loss`]) and decides by itself, or goes on with what was known last.
 
 pub mod callers;
+pub mod consumer;
 pub mod control;
 pub mod dams;
 pub mod feed;
+pub mod jobs;
 pub mod link;
+mod pushes;
 pub mod rules;
 pub mod settings;
 pub mod speaker;

@@ -49,17 +49,22 @@ impl Gate {
         ask: &Ask,
         now: Nanos,
     ) -> Option<Result<(WaiterId, Nanos), Refusal>> {
-        let seat = self.seats.get(&id)?;
-        let mut others = self.workers.iter().enumerate().filter(|(place, _)| !seat.has_tried(*place));
-        if !others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.open(now))) {
+        if !self.has_alternative(id, now) {
             return None;
         }
-        let mut seat = self.unseat(id)?;
+        let mut seat = self.unseat(id, now)?;
         seat.tried.push(seat.worker);
         let next = self.enqueue(ask, seat.tried, now);
         self.advance(now);
         self.serve(now);
         Some(next)
+    }
+
+    /// Whether there is another worker that takes work and has not had this seat, full or not.
+    pub(super) fn has_alternative(&self, id: SeatId, now: Nanos) -> bool {
+        let Some(seat) = self.seats.get(&id) else { return false };
+        let mut others = self.workers.iter().enumerate().filter(|(place, _)| !seat.has_tried(*place));
+        others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.open(now)))
     }
 
     /// Whether `seat` may be given to a critical request later.
@@ -79,16 +84,18 @@ impl Gate {
             let seat = self.seats.get(&id)?;
             let (at, class, held, prefilled) = (seat.worker, seat.class as usize, seat.load, seat.prefilled);
             self.workers.get_mut(at)?.as_mut()?.ledger.vacate(class, &held, prefilled);
+            self.recount(at, now);
             let place = self.place(&load, ask.class, ask.session, &[], now);
             self.workers.get_mut(at)?.as_mut()?.ledger.occupy(class, &held);
+            self.recount(at, now);
             Some((place?, id))
         })
     }
 
     /// Takes a seat away; its owner is sent to the queue by [`Gate::requeue`].
-    pub(super) fn unseat(&mut self, id: SeatId) -> Option<Seat> {
+    pub(super) fn unseat(&mut self, id: SeatId, now: Nanos) -> Option<Seat> {
         let mut seat = self.seats.remove(&id)?;
-        self.vacate(id, &mut seat);
+        self.vacate(id, &mut seat, now);
         self.in_flight = self.in_flight.saturating_sub(u64::from(seat.load.sequences));
         self.queue.settle(seat.charge, None);
         Some(seat)

@@ -24,6 +24,7 @@ use super::fair_queue::{FairQueue, Tried};
 use super::member::Worker;
 use super::pick::{Candidate, Pick};
 use super::refuse;
+use super::roll::Roll;
 use super::seat::{Seat, SeatId};
 use super::settings::GateSettings;
 
@@ -82,11 +83,11 @@ pub struct Gate {
     pub(super) displaceable: BTreeSet<(Nanos, SeatId)>,
     /// Seats whose prompt is supposed to be read by then.
     pub(super) reading: BTreeSet<(Nanos, SeatId)>,
-    /// The workers that take work now, as the choice sees them, and their places. Kept to save allocations.
+    /// Workers as the choice sees them, and their places. Kept to save allocations.
     pub(super) candidates: Vec<Candidate>,
     pub(super) places: Vec<usize>,
-    /// When the next cool-down ends.
-    recheck: Nanos,
+    /// What the workers come to together.
+    pub(super) roll: Roll,
 }
 
 impl Gate {
@@ -111,7 +112,7 @@ impl Gate {
             reading: BTreeSet::new(),
             candidates: Vec::new(),
             places: Vec::new(),
-            recheck: Nanos::MAX,
+            roll: Roll::default(),
         }
     }
 
@@ -123,13 +124,13 @@ impl Gate {
     pub fn ask(&mut self, ask: &Ask, now: Nanos) -> Result<Answer, Refusal> {
         self.advance(now);
         let load = ask.load();
-        self.check_size(&load)?;
+        self.check_size(&load, now)?;
         if !self.queue.blocks(ask.class) {
             if let Some(place) = self.place(&load, ask.class, ask.session, &[], now) {
                 return Ok(Answer::Granted(self.admit_at_once(ask, place, now)));
             }
             if let Some((place, id)) = self.find_yielding(ask, now)
-                && let Some(yielding) = self.unseat(id)
+                && let Some(yielding) = self.unseat(id, now)
             {
                 let grant = self.admit_at_once(ask, place, now);
                 if let Some(ask) = yielding.ask {
@@ -191,7 +192,7 @@ impl Gate {
             removed = true;
         }
         let read = self.suppose_read(now);
-        if removed || read || now >= self.recheck {
+        if removed || read || now >= self.roll.until {
             self.serve(now);
         }
     }
@@ -203,13 +204,13 @@ impl Gate {
 
     /// Gives seats to those who wait, in order, while there is room.
     pub(super) fn serve(&mut self, now: Nanos) {
-        self.recheck = self.next_cool_down_end(now).unwrap_or(Nanos::MAX);
+        self.call_roll(now);
         while let Some(head) = self.queue.head(now, self.settings.promote) {
             let (id, load, class, session) = (head.id, head.load, head.class, head.session);
             let tried = head.tried.clone();
             if let Some(place) = self.place(&load, class, session, &tried, now) {
                 self.admit(id, place, now);
-            } else if let Err(refusal) = self.check_size(&load) {
+            } else if let Err(refusal) = self.check_size(&load, now) {
                 self.queue.remove(id);
                 self.settled.push((id, Err(refusal)));
             } else {
@@ -230,7 +231,7 @@ impl Gate {
     fn seat(&mut self, seat: Seat, waited: Duration, now: Nanos) -> Grant {
         let id = SeatId(self.next_seat);
         self.next_seat += 1;
-        let worker = self.occupy(&seat);
+        let worker = self.occupy(&seat, now);
         self.in_flight += u64::from(seat.load.sequences);
         self.drain.granted(now);
         self.queue.served(seat.class);
@@ -244,17 +245,16 @@ impl Gate {
     }
 
     /// Writes a seat into the ledger of its worker, whose id it returns.
-    pub(super) fn occupy(&mut self, seat: &Seat) -> Arc<str> {
-        match self.workers.get_mut(seat.worker).and_then(Option::as_mut) {
-            Some(worker) => {
-                worker.ledger.occupy(seat.class as usize, &seat.load);
-                if let Some(reported) = &mut worker.reported {
-                    reported.sent(seat.load.tokens());
-                }
-                Arc::clone(&worker.member.id)
-            }
-            None => Arc::clone(&self.pool),
+    pub(super) fn occupy(&mut self, seat: &Seat, now: Nanos) -> Arc<str> {
+        let worker = self.workers.get_mut(seat.worker).and_then(Option::as_mut);
+        let Some(worker) = worker else { return Arc::clone(&self.pool) };
+        worker.ledger.occupy(seat.class as usize, &seat.load);
+        if let Some(reported) = &mut worker.reported {
+            reported.sent(seat.load.tokens());
         }
+        let id = Arc::clone(&worker.member.id);
+        self.recount(seat.worker, now);
+        id
     }
 
     /// A place in the queue and when the wait ends, or why there is none.

@@ -1,9 +1,11 @@
-//! Whether a worker can be reached, learned from the connections made to it.
+//! Whether a worker can be reached, learned from what becomes of the requests sent to it.
 //!
-//! Two failed connections in a row, without a success between them, put a worker aside for a cool-down of 1 s.
-//! Afterwards it is tried with at most four sequences: a success restores it, another failure doubles the cool-down,
-//! up to 10 s. It is always tried again, also when it is the only one, so nothing is locked out for good. Only
-//! connections count here: a worker that breaks or times out is there, and its law hears of it.
+//! Two failures in a row, without an answer between them, put a worker aside for a cool-down of 1 s; so does silence on
+//! all its streams at once (see `silence`). Afterwards it is tried with at most four sequences: an answer restores it,
+//! another failure doubles the cool-down, up to 10 s. It is always tried again, also when it is the only one, so nothing
+//! is locked out for good. A failure is a connection that cannot be made, or one that breaks before the answer begins,
+//! unless no other worker could serve: a request that breaks whoever gets it must not take the last one away. A worker
+//! that is only late is there, and its law hears of it.
 
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Sequences given to a worker on trial: enough to learn from, few enough to lose.
 const ON_TRIAL: u32 = 4;
 
-/// What the connections to one worker say.
+/// What the requests sent to one worker say of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Health {
     failures: u32,
@@ -26,11 +28,14 @@ pub(super) struct Health {
     cool_down: Duration,
     /// When the worker last answered.
     answered_at: Option<Nanos>,
+    /// When it last fell silent, until it answers again.
+    silent_since: Option<Nanos>,
 }
 
 impl Health {
-    /// A connection failed. One that was tried before the cool-down began does not prolong it.
-    pub(super) fn connect_failed(&mut self, now: Nanos) {
+    /// A connection could not be made, or broke before the answer began. What was tried before the cool-down began does
+    /// not prolong it.
+    pub(super) fn failed(&mut self, now: Nanos) {
         if !self.reachable(now) {
             return;
         }
@@ -38,6 +43,25 @@ impl Health {
         if self.failures >= FAILURES {
             self.cool_down = (self.cool_down * 2).clamp(SHORTEST, LONGEST);
             self.cooling_until = now + self.cool_down;
+        }
+    }
+
+    /// It is silent on all its streams.
+    pub(super) fn fell_silent(&mut self, now: Nanos) {
+        self.failures = self.failures.max(FAILURES);
+        self.failed(now);
+        self.silent_since = Some(now);
+    }
+
+    /// When it last fell silent, if it has not answered since.
+    pub(super) const fn silent_since(&self) -> Option<Nanos> {
+        self.silent_since
+    }
+
+    /// Tokens arrived: if it was silent, that is over.
+    pub(super) fn flowed(&mut self, now: Nanos) {
+        if self.silent_since.is_some() {
+            self.answered(now);
         }
     }
 
@@ -74,9 +98,9 @@ mod tests {
     #[test]
     fn a_success_between_two_failures_forgives_the_first() {
         let mut health = Health::default();
-        health.connect_failed(Nanos::ZERO);
+        health.failed(Nanos::ZERO);
         health.answered(Nanos::ZERO);
-        health.connect_failed(Nanos::ZERO);
+        health.failed(Nanos::ZERO);
         assert!(health.reachable(Nanos::ZERO));
         assert_eq!(health.bound(64), 64);
     }
@@ -85,10 +109,10 @@ mod tests {
     fn cool_downs_double_up_to_ten_seconds_and_always_end() {
         let mut health = Health::default();
         let mut now = Nanos::ZERO;
-        health.connect_failed(now);
+        health.failed(now);
         for seconds in [1, 2, 4, 8, 10, 10] {
-            health.connect_failed(now);
-            health.connect_failed(now);
+            health.failed(now);
+            health.failed(now);
             let end = now + Duration::from_secs(seconds);
             assert_eq!(health.cooling_until(now), Some(end));
             assert!(!health.reachable(Nanos(end.0 - 1)));
@@ -98,5 +122,25 @@ mod tests {
         }
         health.answered(now);
         assert_eq!(health, Health { answered_at: Some(now), ..Health::default() });
+    }
+
+    #[test]
+    fn silence_puts_a_worker_aside_at_once_and_any_token_ends_it() {
+        let mut health = Health::default();
+        health.flowed(Nanos::ZERO);
+        assert_eq!(health, Health::default());
+        health.fell_silent(Nanos::ZERO);
+        assert_eq!(health.cooling_until(Nanos::ZERO), Some(Nanos::from_millis(1000)));
+        let back = Nanos::from_millis(1000);
+        assert_eq!((health.reachable(back), health.bound(64)), (true, 4));
+        health.fell_silent(back);
+        assert_eq!(health.cooling_until(back), Some(Nanos::from_millis(3000)));
+        health.flowed(back);
+        assert_eq!((health.reachable(back), health.bound(64), health.silent_since()), (true, 64, None));
+        // Tokens of old streams say nothing about new connections.
+        health.failed(back);
+        health.failed(back);
+        health.flowed(back);
+        assert!(!health.reachable(back));
     }
 }

@@ -14,8 +14,10 @@ use super::law::{self, Law};
 use super::ledger::{Ledger, Load};
 use super::prefill::Prefill;
 use super::report::Reported;
+use super::roll::Share;
 use super::seat::SeatId;
 use super::settings::GateSettings;
+use super::silence::Flow;
 
 /// What the fleet tells a gate about one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(super) struct Worker {
     pub(super) unread: BTreeMap<(Nanos, SeatId), Patience>,
     /// What it reported last.
     pub(super) reported: Option<Reported>,
+    /// What came of its streams.
+    pub(super) flow: Flow,
     /// How much of its limit it may have: 1 while nothing speaks against it.
     pub(super) weight: f64,
     /// When the latest request was sent that has had its first token.
@@ -54,6 +58,8 @@ pub(super) struct Worker {
     pub(super) looked_at: Nanos,
     /// Hash of the id, for the choice by session.
     pub(super) key: u64,
+    /// What it has in the sums of the roll; nothing while it takes no work.
+    pub(super) counted: Option<Share>,
     /// Removed by a reload; it goes when its ledger is empty.
     pub(super) leaving: bool,
     /// Tokens that this gateway may have in flight here.
@@ -71,10 +77,12 @@ impl Worker {
             prefill: Prefill::default(),
             unread: BTreeMap::new(),
             reported: None,
+            flow: Flow::default(),
             weight: 1.0,
             answered: Nanos::ZERO,
             looked_at: Nanos::ZERO,
             key,
+            counted: None,
             leaving: false,
             kv_budget: kv_budget(&member, settings),
             member,
@@ -107,7 +115,8 @@ impl Worker {
     /// Sequences that may be in flight now.
     pub(super) fn limit(&self) -> u32 {
         let weighed = (f64::from(self.law.limit()) * self.weight) as u32;
-        self.health.bound(weighed).max(1)
+        // A silent worker is tried beside what hangs there, which may end much later.
+        self.health.bound(weighed).max(1).saturating_add(self.flow.hung)
     }
 
     /// Sequences that it takes in all: its limit, or none while it takes no work.
@@ -158,6 +167,11 @@ impl Worker {
     /// sent now would break its promise too.
     fn is_stalled(&self, now: Nanos) -> bool {
         self.first_in_line().is_some_and(|(_, patience)| now >= patience.stalled_at)
+    }
+
+    /// Whether it has a prompt to read that may well take until now.
+    pub(super) fn may_be_reading(&self, now: Nanos) -> bool {
+        self.first_in_line().is_some_and(|(_, patience)| now < patience.stalled_at)
     }
 
     /// The first token that is overdue: when its request was sent.

@@ -93,6 +93,13 @@ impl Permit {
         }
     }
 
+    /// Nothing has come from the worker for a while, and the request still waits for it. True when the worker has fallen
+    /// silent and the request, which has got nothing yet, should go elsewhere.
+    #[must_use]
+    pub fn awaits(&self) -> bool {
+        self.0.gate.with(|state, now| state.gate.awaits(self.0.seat(), now))
+    }
+
     /// So many of the request's sequences have ended: their places are free, except the last one's, which is when the
     /// permit is dropped.
     pub fn finished(&self, ended: u32) {

@@ -1,14 +1,22 @@
 //! Who has room: the conditions under which a request gets a seat, and the choice among the workers that have one.
 
+use smallvec::SmallVec;
+
 use crate::clock::Nanos;
 use crate::refusal::Refusal;
 use crate::request::Class;
 
 use super::gate::Gate;
 use super::ledger::Load;
-use super::pick::Candidate;
+use super::member::Worker;
+use super::pick::{Candidate, Whole};
 use super::refuse::{self, Fullness};
-use super::settings::LimitSource;
+use super::roll::Roll;
+
+/// So many workers are all looked at: it costs no more than drawing some.
+const FEW: usize = 16;
+/// How often a worker with room is drawn for: enough to find two when one in four has room.
+const DRAWS: usize = 16;
 
 impl Gate {
     /// Where a request of `class` may sit down now; not at the places in `tried`.
@@ -20,9 +28,9 @@ impl Gate {
         tried: &[usize],
         now: Nanos,
     ) -> Option<usize> {
-        self.survey(load, tried, now);
-        let allowed = self.fleet_allows(now) && self.reserve_allows(load, class, now);
-        if allowed { self.chosen(session) } else { None }
+        self.call_roll(now);
+        let allowed = self.fleet_allows() && self.reserve_allows(load, class, tried);
+        if allowed { self.choose(load, session, tried, now) } else { None }
     }
 
     /// Where a request that holds a seat already may move to: a worker with room that is not among `tried`.
@@ -33,102 +41,136 @@ impl Gate {
         tried: &[usize],
         now: Nanos,
     ) -> Option<usize> {
-        self.survey(load, tried, now);
-        self.chosen(session)
+        self.call_roll(now);
+        match session {
+            Some(session) => self.at_home(load, session, tried, now),
+            None => self.anywhere(load, tried, now),
+        }
     }
 
     /// Refuses a prompt that no worker of this pool can ever hold. A worker that cools down will be back.
-    pub(super) fn check_size(&self, load: &Load) -> Result<(), Refusal> {
-        let hopeful = || self.workers.iter().flatten().filter(|worker| worker.takes_work());
-        if hopeful().next().is_none() || hopeful().any(|worker| worker.can_hold(load)) {
-            return Ok(());
+    pub(super) fn check_size(&mut self, load: &Load, now: Nanos) -> Result<(), Refusal> {
+        self.call_roll(now);
+        match self.roll.largest_prompt {
+            Some(most) if load.prompt > most => Err(refuse::too_large(&self.pool, load.prompt, most)),
+            _ => Ok(()),
         }
-        let most = hopeful().filter_map(|worker| worker.member.kv_tokens).max().unwrap_or(0);
-        Err(refuse::too_large(&self.pool, load.prompt, most))
     }
 
     /// Whether any worker takes work now.
-    pub(super) fn is_open(&self, now: Nanos) -> bool {
-        self.workers.iter().flatten().any(|worker| worker.open(now))
+    pub(super) fn is_open(&mut self, now: Nanos) -> bool {
+        self.call_roll(now);
+        !self.roll.open.is_empty()
     }
 
     /// How full the workers are that take work now.
-    pub(super) fn fullness(&self, now: Nanos) -> Fullness<'_> {
-        let open = || self.workers.iter().flatten().filter(|worker| worker.open(now));
-        Fullness {
-            pool: &self.pool,
-            in_flight: open().map(|worker| u64::from(worker.ledger.in_flight())).sum(),
-            limit: open().map(|worker| u64::from(worker.limit())).sum(),
-        }
+    pub(super) fn fullness(&mut self, now: Nanos) -> Fullness<'_> {
+        self.call_roll(now);
+        Fullness { pool: &self.pool, in_flight: self.roll.in_flight(), limit: self.roll.limit }
     }
 
+    fn candidate(&self, place: usize, load: &Load, now: Nanos) -> Option<Candidate> {
+        let worker = self.workers.get(place)?.as_ref()?;
+        Some(Candidate {
+            key: worker.key,
+            in_flight: worker.ledger.in_flight(),
+            limit: worker.limit(),
+            tokens: worker.ledger.tokens(),
+            fits: worker.fits(load, &self.settings, now),
+        })
+    }
+
+    /// All workers that take work, as candidates.
     fn survey(&mut self, load: &Load, tried: &[usize], now: Nanos) {
-        self.candidates.clear();
-        self.places.clear();
-        for (place, worker) in self.workers.iter().enumerate() {
-            let Some(worker) = worker.as_ref().filter(|worker| worker.open(now)) else { continue };
-            if tried.contains(&place) {
-                continue;
-            }
-            self.candidates.push(Candidate {
-                key: worker.key,
-                in_flight: worker.ledger.in_flight(),
-                limit: worker.limit(),
-                tokens: worker.ledger.tokens(),
-                fits: worker.fits(load, &self.settings, now),
-            });
-            self.places.push(place);
+        let (mut candidates, mut places) =
+            (std::mem::take(&mut self.candidates), std::mem::take(&mut self.places));
+        candidates.clear();
+        places.clear();
+        let open = self.roll.open.iter().copied().filter(|place| !tried.contains(place));
+        for (place, candidate) in open.filter_map(|place| Some((place, self.candidate(place, load, now)?))) {
+            candidates.push(candidate);
+            places.push(place);
         }
+        (self.candidates, self.places) = (candidates, places);
     }
 
-    fn chosen(&mut self, session: Option<u64>) -> Option<usize> {
-        let chosen = (self.pick)(&self.candidates, session, &mut self.random)?;
+    /// Somewhere with room. Of many workers a few are drawn instead of looking at all: the choice is between two at
+    /// random in any case. All are looked at when hardly any has room.
+    fn anywhere(&mut self, load: &Load, tried: &[usize], now: Nanos) -> Option<usize> {
+        if self.roll.open.len() > FEW {
+            let mut drawn = SmallVec::<[(usize, Candidate); 2]>::new();
+            for _ in 0..DRAWS {
+                let place = *self.roll.open.get(self.random.usize(..self.roll.open.len()))?;
+                let known = tried.contains(&place) || drawn.iter().any(|(other, _)| *other == place);
+                let candidate = self.candidate(place, load, now).filter(|worker| worker.fits && !known);
+                drawn.extend(candidate.map(|candidate| (place, candidate)));
+                if let [(one, low), (other, high)] = drawn[..] {
+                    let chosen = (self.pick.any)(&[low, high], &mut self.random)?;
+                    return [one, other].get(chosen).copied();
+                }
+            }
+        }
+        self.survey(load, tried, now);
+        let chosen = (self.pick.any)(&self.candidates, &mut self.random)?;
         self.candidates.get(chosen).filter(|candidate| candidate.fits)?;
         self.places.get(chosen).copied()
     }
 
-    /// Whether all workers together may take more. Several do not carry the sum of what each carries alone (they wait
-    /// for each other, and one of them may be lost), so the ceiling is `base · max(1, factor · N)`, with the slots
-    /// that were told as base, and the last of them may go over it in part. Where they were not told, the limits that were learned are the only ones.
-    fn fleet_allows(&self, now: Nanos) -> bool {
-        self.together(now).is_none_or(|(ceiling, in_flight)| in_flight == 0 || ceiling > in_flight as f64)
+    /// Where a session belongs if that has room and no more than its share, else at the next in its order.
+    fn at_home(&mut self, load: &Load, session: u64, tried: &[usize], now: Nanos) -> Option<usize> {
+        let (rank, bounded) = (self.pick.rank, self.pick.bounded);
+        let whole = Whole { in_flight: self.roll.in_flight(), limit: self.roll.limit };
+        if tried.is_empty() && self.roll.open.len() > FEW {
+            let Roll { homes, open, .. } = &mut self.roll;
+            let workers = &self.workers;
+            let key = |place: &usize| workers.get(*place).and_then(Option::as_ref).map(|worker| worker.key);
+            let home = homes.of(session, || {
+                open.iter().copied().max_by_key(|place| key(place).map(|key| rank(session, key)))
+            })?;
+            let candidate = self.candidate(home, load, now)?;
+            if candidate.fits && bounded(&candidate, &whole) {
+                return Some(home);
+            }
+        }
+        self.survey(load, tried, now);
+        let fitting = self.candidates.iter().zip(&self.places).filter(|(worker, _)| worker.fits);
+        let best = fitting.max_by_key(|(worker, _)| (bounded(worker, &whole), rank(session, worker.key)));
+        best.map(|(_, place)| *place)
     }
 
-    /// What all workers together may have, and what they have; nothing where the size of one was not told.
-    pub(super) fn together(&self, now: Nanos) -> Option<(f64, u64)> {
-        let (mut in_flight, mut sum, mut largest) = (0_u64, 0.0_f64, 0.0_f64);
-        for worker in self.workers.iter().flatten().filter(|worker| worker.open(now)) {
-            let base = match self.settings.limit {
-                LimitSource::Fixed(limit) => Some(limit),
-                LimitSource::Slots | LimitSource::Adaptive => worker.member.slots,
-            };
-            let base = f64::from(base?);
-            in_flight += u64::from(worker.ledger.in_flight());
-            sum += base * worker.weight;
-            largest = largest.max(base);
-        }
-        let together = (sum * self.settings.fleet_factor).max(largest);
-        Some((together / f64::from(self.settings.dams.max(1)), in_flight))
+    /// Whether all workers together may take more. Several do not carry the sum of what each carries alone (they wait
+    /// for each other, and one of them may be lost), so the ceiling is `base · max(1, factor · N)`, with the slots
+    /// that were told as base, and the last of them may go over it in part. Where they were not told, the limits that
+    /// were learned are the only ones.
+    fn fleet_allows(&self) -> bool {
+        let in_flight = self.roll.in_flight();
+        self.ceiling().is_none_or(|ceiling| in_flight == 0 || ceiling > in_flight as f64)
+    }
+
+    /// What this gateway may have at all workers together, as of the last decision; nothing where the size of one was not
+    /// told.
+    pub(super) fn ceiling(&self) -> Option<f64> {
+        self.roll.together.map(|together| together / f64::from(self.settings.dams.max(1)))
     }
 
     /// Whether the shares kept for higher classes stay free. The lower classes together may fill the rest; what the
     /// higher ones themselves occupy does not count against the lower. A pool at rest takes anything.
-    fn reserve_allows(&self, load: &Load, class: Class, now: Nanos) -> bool {
-        if self.settings.reserve.iter().all(|share| *share <= 0.0) {
+    fn reserve_allows(&self, load: &Load, class: Class, tried: &[usize]) -> bool {
+        let occupied = self.roll.by_class;
+        if self.settings.reserve.iter().all(|share| *share <= 0.0) || occupied == [0; 3] {
             return true;
         }
-        let limit: u64 = self.candidates.iter().map(|candidate| u64::from(candidate.limit)).sum();
-        let widest = self.candidates.iter().map(|candidate| candidate.limit).max().unwrap_or(1);
-        let mut occupied = [0_u64; 3];
-        for worker in self.workers.iter().flatten().filter(|worker| worker.open(now)) {
-            for (sum, count) in occupied.iter_mut().zip(worker.ledger.by_class()) {
-                *sum += u64::from(count);
-            }
-        }
-        if occupied.iter().all(|count| *count == 0) {
-            return true;
-        }
-        let load = u64::from(load.sequences.min(widest));
+        let limit_of = |place: &usize| {
+            let worker = self.workers.get(*place).and_then(Option::as_ref);
+            worker.filter(|worker| worker.counted.is_some()).map_or(0, Worker::limit)
+        };
+        let elsewhere: u64 = tried.iter().map(|place| u64::from(limit_of(place))).sum();
+        let limit = self.roll.limit.saturating_sub(elsewhere);
+        let load = match load.sequences {
+            0 | 1 => 1,
+            // What is wider than any worker waits inside it.
+            wide => u64::from(self.roll.open.iter().map(limit_of).max().unwrap_or(1).min(wide)),
+        };
         let mut below: u64 = occupied.iter().take(class as usize).sum();
         Class::ALL.into_iter().filter(|other| *other >= class).all(|other| {
             below += occupied[other as usize];

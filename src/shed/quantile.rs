@@ -1,4 +1,4 @@
-//! The 90th percentile of a window, in constant memory.
+//! Percentiles of a window, in constant memory.
 
 /// Where the smallest bucket ends.
 const LEAST: f64 = 0.05;
@@ -6,8 +6,6 @@ const LEAST: f64 = 0.05;
 const STEP: f64 = 1.05;
 /// Buckets: the last takes everything from 24 on.
 const BUCKETS: usize = 128;
-/// The quantile: half the requests being late would be noticed by a median, one in ten by this.
-const QUANTILE: f64 = 0.9;
 
 /// A histogram of ratios around 1.
 #[derive(Clone, Debug)]
@@ -38,9 +36,20 @@ impl Ratios {
         self.total
     }
 
-    /// The 90th percentile, rounded up to the end of its bucket; `None` when nothing was counted.
+    /// The 90th percentile: half the requests being late would be noticed by a median, one in ten by this.
     pub(super) fn p90(&self) -> Option<f64> {
-        let rank = (f64::from(self.total) * QUANTILE).ceil() as u32;
+        self.quantile(0.9)
+    }
+
+    /// Forgets half of what was counted, so that what comes weighs more than what was.
+    pub(super) fn fade(&mut self) {
+        self.counts.iter_mut().for_each(|count| *count /= 2);
+        self.total = self.counts.iter().sum();
+    }
+
+    /// The value that this share does not exceed, rounded up to the end of its bucket; `None` when nothing was counted.
+    pub(super) fn quantile(&self, share: f64) -> Option<f64> {
+        let rank = (f64::from(self.total) * share).ceil() as u32;
         let mut sum = 0_u32;
         let bucket = self.counts.iter().position(|count| {
             sum = sum.saturating_add(*count);
@@ -64,6 +73,11 @@ mod tests {
         let p90 = ratios.p90().unwrap();
         assert!((1.8..=1.9).contains(&p90), "{p90}");
         assert_eq!(ratios.len(), 100);
+        let p99 = ratios.quantile(0.99).unwrap();
+        assert!((1.98..=2.08).contains(&p99), "{p99}");
+        ratios.fade();
+        ratios.fade();
+        assert!(ratios.len() < 50 && ratios.p90() <= Some(2.08));
     }
 
     #[test]

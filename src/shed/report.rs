@@ -11,6 +11,7 @@ use crate::clock::Nanos;
 
 use super::gate::Gate;
 use super::law::Sample;
+use super::member::Worker;
 
 /// What a worker reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,13 +48,13 @@ impl Reported {
 impl Gate {
     /// Takes in what the worker `id` reported. Unknown workers are ignored: their report came before or after them.
     pub fn report(&mut self, id: &str, report: Report, now: Nanos) {
-        let found = self.workers.iter_mut().flatten().find(|worker| &*worker.member.id == id);
-        let Some(worker) = found else { return };
+        let Some((place, worker)) = self.worker_mut(id) else { return };
         worker.reported =
             Some(Reported { kv_used: report.kv_used, until: now + report.valid_for, sent_since: 0 });
         if let Some(waiting) = report.waiting {
             worker.law.observe(Sample::Report { waiting }, now);
         }
+        self.recount(place, now);
         self.advance(now);
         self.serve(now);
     }
@@ -61,11 +62,18 @@ impl Gate {
     /// Scales what the worker `id` may have: 1 leaves it as local measurement has it, 0 takes it out of service until
     /// it is told otherwise.
     pub fn weigh(&mut self, id: &str, weight: f64, now: Nanos) {
-        let found = self.workers.iter_mut().flatten().find(|worker| &*worker.member.id == id);
-        let Some(worker) = found else { return };
+        let Some((_, worker)) = self.worker_mut(id) else { return };
         // A weight that is no number is no reason to take a worker out.
         worker.weight = if weight.is_nan() { 1.0 } else { weight.clamp(0.0, 1.0) };
+        self.roll.stale = true;
         self.advance(now);
         self.serve(now);
+    }
+
+    fn worker_mut(&mut self, id: &str) -> Option<(usize, &mut Worker)> {
+        let mut workers = self.workers.iter_mut().enumerate();
+        workers.find_map(|(place, worker)| {
+            Some((place, worker.as_mut().filter(|worker| &*worker.member.id == id)?))
+        })
     }
 }

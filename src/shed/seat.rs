@@ -31,7 +31,7 @@ pub(super) struct Seat {
     pub(super) ask: Option<Box<Ask>>,
     /// Sequences it was granted for.
     sequences: u32,
-    stream: bool,
+    pub(super) stream: bool,
     dispatched: Option<Dispatch>,
     /// The worker has read the prompt: seen by the first token, or supposed.
     pub(super) prefilled: bool,
@@ -43,6 +43,8 @@ pub(super) struct Seat {
     seen: u64,
     /// A failure of the present worker was told already.
     failed: bool,
+    /// It was there when its worker fell silent.
+    pub(super) hung: bool,
     /// Places of workers that had this seat before.
     pub(super) tried: Tried,
 }
@@ -86,6 +88,7 @@ impl Seat {
             flowed_at: None,
             seen: 0,
             failed: false,
+            hung: false,
             tried: Tried::new(),
         }
     }
@@ -114,6 +117,8 @@ impl Gate {
         }
         seat.dispatched = Some(dispatch);
         worker.law.observe(Sample::Dispatch { in_flight }, now);
+        let place = seat.worker;
+        self.recount(place, now);
         if again {
             // A worker that seemed stalled was given a fresh start.
             self.serve(now);
@@ -133,7 +138,7 @@ impl Gate {
         let Self { seats, workers, settings, reading, .. } = self;
         let Some(seat) = seats.get_mut(&id) else { return };
         let Some(worker) = workers.get_mut(seat.worker).and_then(Option::as_mut) else { return };
-        worker.health.answered(now);
+        worker.answers(now);
         if let Some(dispatch) = seat.dispatched.filter(|_| seat.stream && !seat.prefilled) {
             let (prompt, ttft) = (seat.load.prompt, now.since(dispatch.at));
             let idle = settings.dams <= 1 && dispatch.in_flight <= seat.load.sequences;
@@ -149,6 +154,8 @@ impl Gate {
             seat.prefilled = true;
             worker.ledger.prefilled(&seat.load);
         }
+        let place = seat.worker;
+        self.recount(place, now);
         self.keep(id);
         // The worker has read a prompt: there is time for another.
         self.serve(now);
@@ -175,9 +182,11 @@ impl Gate {
             if let Some((since, before)) = seat.counted
                 && seen > before
             {
-                let sample = Sample::Tokens { count: seen - before, span: now.since(since) };
-                worker.law.observe(sample, now);
+                let (count, span) = (seen - before, now.since(since));
+                worker.law.observe(Sample::Tokens { count, span }, now);
+                worker.flow.learn(count, span);
             }
+            worker.flows(now);
             seat.counted = Some((now, seen));
             seat.flowed_at = Some(now);
         });
@@ -190,8 +199,11 @@ impl Gate {
         let freed = seat.load.sequences.saturating_sub(left);
         if freed > 0 {
             seat.load.sequences = left;
+            worker.flow.hang_less(seat.hung, freed);
             worker.ledger.shrink(seat.class as usize, freed);
+            let place = seat.worker;
             self.in_flight = self.in_flight.saturating_sub(u64::from(freed));
+            self.recount(place, now);
             self.advance(now);
             self.serve(now);
         }
@@ -199,14 +211,18 @@ impl Gate {
 
     /// The worker failed the request, which still has its seat.
     pub fn worker_failed(&mut self, id: SeatId, kind: Failure, now: Nanos) {
+        let alone = !self.has_alternative(id, now);
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
         seat.failed = true;
         worker.law.observe(Sample::WorkerFailed { in_flight: seat.in_flight_at_dispatch() }, now);
         match kind {
-            Failure::Connect => worker.health.connect_failed(now),
-            Failure::Refused => worker.health.answered(now),
+            Failure::Connect => worker.health.failed(now),
+            Failure::Broke if !alone => worker.health.failed(now),
+            Failure::Refused => worker.answers(now),
             Failure::Broke | Failure::Timeout => {}
         }
+        let place = seat.worker;
+        self.recount(place, now);
         self.advance(now);
         self.serve(now);
     }
@@ -217,14 +233,14 @@ impl Gate {
         seat.tried.push(seat.worker);
         let moved = self.choose(&seat.load, None, &seat.tried, now);
         let worker = moved.map(|place| {
-            self.vacate(id, &mut seat);
+            self.vacate(id, &mut seat, now);
             seat.worker = place;
             (seat.dispatched, seat.prefilled, seat.failed) = (None, false, false);
-            (seat.counted, seat.flowed_at) = (None, None);
+            (seat.counted, seat.flowed_at, seat.hung) = (None, None, false);
             if seat.ask.is_some() {
                 self.displaceable.insert((seat.granted, id));
             }
-            self.occupy(&seat)
+            self.occupy(&seat, now)
         });
         if worker.is_none() {
             seat.tried.pop();
@@ -267,11 +283,11 @@ impl Gate {
             worker.law.observe(sample, now);
         }
         if ending == Ending::Complete {
-            worker.health.answered(now);
+            worker.answers(now);
         }
         let Some(mut seat) = self.seats.remove(&id) else { return };
         let used = seat.dispatched.map(|_| Load { output: seat.seen, ..seat.load });
-        self.vacate(id, &mut seat);
+        self.vacate(id, &mut seat, now);
         self.in_flight = self.in_flight.saturating_sub(u64::from(seat.load.sequences));
         self.drain.freed(now.since(seat.granted), now);
         self.queue.settle(seat.charge, used);
@@ -287,6 +303,7 @@ impl Gate {
         let more = worker.room(now) > before;
         let place = seat.worker;
         self.look_for_overdue(place, now);
+        self.recount(place, now);
         if more {
             self.serve(now);
         }
@@ -306,17 +323,19 @@ impl Gate {
     }
 
     /// Takes a seat out of its worker's books.
-    pub(super) fn vacate(&mut self, id: SeatId, seat: &mut Seat) {
+    pub(super) fn vacate(&mut self, id: SeatId, seat: &mut Seat, now: Nanos) {
         self.displaceable.remove(&(seat.granted, id));
         let Some(place) = self.workers.get_mut(seat.worker) else { return };
         if let Some(worker) = place {
             seat.forget_dispatch(id, worker, &mut self.reading);
+            worker.flow.hang_less(seat.hung, seat.load.sequences);
             worker.ledger.vacate(seat.class as usize, &seat.load, seat.prefilled);
         }
         place.take_if(|worker| worker.is_gone());
+        self.recount(seat.worker, now);
     }
 
-    fn seat_and_worker(&mut self, id: SeatId) -> Option<(&mut Seat, &mut Worker)> {
+    pub(super) fn seat_and_worker(&mut self, id: SeatId) -> Option<(&mut Seat, &mut Worker)> {
         let seat = self.seats.get_mut(&id)?;
         let worker = self.workers.get_mut(seat.worker)?.as_mut()?;
         Some((seat, worker))
@@ -337,6 +356,16 @@ impl Seat {
                 reading.remove(&(read_by, id));
             }
         }
+    }
+
+    /// When it was sent to its present worker.
+    pub(super) fn dispatched_at(&self) -> Option<Nanos> {
+        self.dispatched.map(|dispatch| dispatch.at)
+    }
+
+    /// Whether its worker has begun to answer it.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.flowed_at.is_some()
     }
 
     fn in_flight_at_dispatch(&self) -> u32 {

@@ -40,6 +40,7 @@ impl Gate {
         for place in &mut self.workers {
             place.take_if(|worker| worker.is_gone());
         }
+        self.roll.stale = true;
         while let Some(waiting) = self.queue.pop_surplus(self.bounds(), now) {
             let retry = self.retry_after(now);
             self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
@@ -84,15 +85,16 @@ impl Gate {
         });
         GateSnapshot {
             workers: workers.collect(),
-            ceiling: self.together(now).map(|(ceiling, _)| ceiling),
+            ceiling: self.ceiling(),
             queue: Class::ALL.map(|class| self.queue.depth(class)),
             queue_bytes: self.queue.bytes(),
         }
     }
 
     /// When the next worker is tried again.
-    pub(super) fn next_cool_down_end(&self, now: Nanos) -> Option<Nanos> {
-        self.workers.iter().flatten().filter_map(|worker| worker.health.cooling_until(now)).min()
+    fn next_cool_down_end(&mut self, now: Nanos) -> Option<Nanos> {
+        self.call_roll(now);
+        (self.roll.until < Nanos::MAX).then_some(self.roll.until)
     }
 
     /// The bounds of the queue.

@@ -14,7 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use super::alarm::Alarm;
 use super::fault::{Fault, Wait, broke};
 use super::headers;
-use super::source::{Held, Source};
+use super::source::{Break, Held, Source};
+use super::vigil::{self, Vigil};
 use super::watch::Watch;
 use crate::clock::{Clock, Nanos};
 use crate::openai::error;
@@ -51,28 +52,25 @@ pub struct UpstreamBody {
     limits: Limits,
     /// When the last frame came from the worker.
     last: Nanos,
+    /// When the gate was last told that nothing comes.
+    looked: Nanos,
 }
 
 impl UpstreamBody {
     pub(crate) fn new(source: Source, watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
         let last = clock.now();
-        Self { source: Some(source), held: Held::default(), watch, alarm, clock, limits, last }
+        Self { source: Some(source), held: Held::default(), watch, alarm, clock, limits, last, looked: last }
     }
 
     /// The body of an answer that has none of its own.
     pub(crate) fn none(watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
         let last = clock.now();
-        Self { source: None, held: Held::default(), watch, alarm, clock, limits, last }
+        Self { source: None, held: Held::default(), watch, alarm, clock, limits, last, looked: last }
     }
 
     /// Reads and holds what comes before the first content of a stream, or the first frame of another answer. When it
     /// is ready the response can be committed.
-    pub(crate) fn poll_open(
-        &mut self,
-        due: Nanos,
-        waits: Wait,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Fault>> {
+    pub(crate) fn poll_open(&mut self, vigil: &mut Vigil, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         if self.source.as_ref().is_some_and(Source::is_over) {
             self.read_to_end();
         }
@@ -83,10 +81,10 @@ impl UpstreamBody {
                         break;
                     }
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::of_exchange(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
-                    ready!(self.alarm.poll_due(due, &self.clock, cx));
-                    return Poll::Ready(Err(Fault::Silent(waits)));
+                    let wait = ready!(vigil.poll_vain(&mut self.alarm, &self.clock, cx));
+                    return Poll::Ready(Err(Fault::Silent(wait)));
                 }
             }
         }
@@ -110,7 +108,7 @@ impl UpstreamBody {
     }
 
     /// Reads one frame, or the end, into `held`.
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Break>> {
         let Some(source) = &mut self.source else {
             return Poll::Ready(Ok(()));
         };
@@ -174,16 +172,45 @@ impl UpstreamBody {
         Some(BodyError(refusal))
     }
 
+    /// Ready when the worker was silent for too long, or took too long in all. A stream tells the gate meanwhile that
+    /// nothing comes.
+    fn poll_vain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = (self.last + self.limits.idle).min(self.limits.total.1);
+        while self.watch.is_stream() {
+            let look_at = vigil::next_look(self.last, self.looked);
+            if look_at >= due {
+                break;
+            }
+            ready!(self.alarm.poll_due(look_at, &self.clock, cx));
+            self.looked = self.clock.now();
+            if self.looked >= due {
+                break;
+            }
+            self.watch.awaits();
+        }
+        self.alarm.poll_due(due, &self.clock, cx)
+    }
+
     fn silent(&mut self) -> Option<BodyError> {
         let (total, over) = self.limits.total;
         let wait = if self.clock.now() >= over { Wait::Total(total) } else { Wait::Idle(self.limits.idle) };
+        if let Some(source) = &mut self.source {
+            source.expire();
+        }
         let message = format!("Worker {} {}.", self.watch.worker(), wait.describe());
         self.break_off(Ending::TimedOut, Refusal::new(Reason::UpstreamTimeout, message))
     }
 
-    fn failed(&mut self, error: &hyper::Error) -> Option<BodyError> {
-        let message = format!("Worker {} broke off: {}.", self.watch.worker(), broke(error));
-        self.break_off(Ending::WorkerFailed, Refusal::new(Reason::UpstreamBroke, message))
+    fn failed(&mut self, error: Break) -> Option<BodyError> {
+        let refusal = match error {
+            Break::Http(error) => {
+                let message = format!("Worker {} broke off: {}.", self.watch.worker(), broke(&error));
+                Refusal::new(Reason::UpstreamBroke, message)
+            }
+            Break::Job(fault) => fault.into_refusal(self.watch.worker()),
+        };
+        let late = refusal.reason == Reason::UpstreamTimeout;
+        self.break_off(if late { Ending::TimedOut } else { Ending::WorkerFailed }, refusal)
     }
 }
 
@@ -207,10 +234,9 @@ impl Body for UpstreamBody {
             }
             let fatal = match this.poll_source(cx) {
                 Poll::Ready(Ok(())) => None,
-                Poll::Ready(Err(error)) => this.failed(&error),
+                Poll::Ready(Err(error)) => this.failed(error),
                 Poll::Pending => {
-                    let due = (this.last + this.limits.idle).min(this.limits.total.1);
-                    ready!(this.alarm.poll_due(due, &this.clock, cx));
+                    ready!(this.poll_vain(cx));
                     this.silent()
                 }
             };

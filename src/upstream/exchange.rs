@@ -8,9 +8,10 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::alarm::Alarm;
-use super::fault::{Fault, Wait};
+use super::fault::Fault;
 use super::link::Link;
-use crate::clock::{Clock, Nanos};
+use super::vigil::Vigil;
+use crate::clock::Clock;
 use crate::request::Payload;
 
 /// Sends a request and waits for the head of its answer. What was never written comes back with the fault.
@@ -18,7 +19,7 @@ pub(crate) async fn exchange(
     link: &mut Link,
     request: Request<Payload>,
     alarm: &mut Alarm,
-    (due, wait): (Nanos, Wait),
+    vigil: &mut Vigil,
     clock: &Clock,
 ) -> Result<Response<Incoming>, (Fault, Option<Box<Request<Payload>>>)> {
     let may_switch = link.may_switch();
@@ -36,7 +37,7 @@ pub(crate) async fn exchange(
                 }
             });
         }
-        alarm.poll_due(due, clock, cx).map(|()| Err((Fault::Silent(wait), None)))
+        vigil.poll_vain(alarm, clock, cx).map(|wait| Err((Fault::Silent(wait), None)))
     })
     .await
 }

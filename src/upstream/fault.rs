@@ -6,9 +6,15 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::connect::ConnectError;
+use super::source::Break;
+use crate::redis::jobs::{self, Refused};
 use crate::refusal::{Reason, Refusal};
 use crate::request::PayloadError;
 use crate::shed::Failure;
+
+/// When to come back after a queue was full although the gate had room: other gateways fill it, and each makes room as
+/// its answers end.
+const FULL: Duration = Duration::from_secs(1);
 
 /// Why an attempt gave no response.
 #[derive(Debug)]
@@ -17,6 +23,10 @@ pub(crate) enum Fault {
     Unreachable(ConnectError),
     /// The connection failed, or carried no HTTP, after the request may have been written.
     Broke(hyper::Error),
+    /// The job of it failed.
+    Job(jobs::Fault),
+    /// The job could not be put where workers take it from.
+    NotQueued(Refused),
     /// The worker changed to a protocol nobody asked for.
     Switched,
     /// No content in time.
@@ -34,6 +44,8 @@ pub(crate) enum Wait {
     Idle(Duration),
     /// For the whole answer.
     Total(Duration),
+    /// For a worker that says nothing to anybody.
+    Hopeless,
 }
 
 impl Wait {
@@ -43,6 +55,7 @@ impl Wait {
             Self::FirstToken(limit) => format!("sent no content within {limit:?}"),
             Self::Idle(limit) => format!("was silent for {limit:?}"),
             Self::Total(limit) => format!("did not finish within {limit:?}"),
+            Self::Hopeless => "fell silent on all its streams".to_owned(),
         }
     }
 }
@@ -50,6 +63,15 @@ impl Wait {
 impl From<ConnectError> for Fault {
     fn from(error: ConnectError) -> Self {
         Self::Unreachable(error)
+    }
+}
+
+impl From<Break> for Fault {
+    fn from(error: Break) -> Self {
+        match error {
+            Break::Http(error) => Self::of_exchange(error),
+            Break::Job(fault) => Self::Job(fault),
+        }
     }
 }
 
@@ -76,8 +98,14 @@ impl Fault {
     pub(crate) const fn trouble(&self) -> Trouble {
         match self {
             Self::Unreachable(_) => Trouble::NeverSent,
-            Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_)) => Trouble::MaybeBegun,
-            Self::Silent(Wait::Idle(_) | Wait::Total(_)) | Self::Client(_) => Trouble::Final,
+            Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => {
+                Trouble::MaybeBegun
+            }
+            // A job was tried by as many workers as it may be.
+            Self::Silent(Wait::Idle(_) | Wait::Total(_))
+            | Self::Client(_)
+            | Self::Job(_)
+            | Self::NotQueued(_) => Trouble::Final,
         }
     }
 
@@ -87,7 +115,8 @@ impl Fault {
             Self::Unreachable(_) => Some(Failure::Connect),
             Self::Broke(_) | Self::Switched => Some(Failure::Broke),
             Self::Silent(_) => Some(Failure::Timeout),
-            Self::Client(_) => None,
+            // Which of the workers of a queue it was is their own affair.
+            Self::Client(_) | Self::Job(_) | Self::NotQueued(_) => None,
         }
     }
 
@@ -110,6 +139,17 @@ impl Fault {
                 Refusal::new(Reason::UpstreamTimeout, format!("Worker {worker} {}.", wait.describe()))
             }
             Self::Client(refusal) => refusal,
+            Self::Job(fault) => fault.into_refusal(worker),
+            Self::NotQueued(Refused::Full) => {
+                let message = format!("Worker {worker} has all that it can start.");
+                Refusal::new(Reason::Overloaded, message).with_retry_after(FULL)
+            }
+            Self::NotQueued(
+                why @ (Refused::Many(_) | Refused::Gone | Refused::Lost(_) | Refused::NoName),
+            ) => {
+                let message = format!("The queue of {worker} cannot be reached: {why}.");
+                Refusal::new(Reason::UpstreamUnreachable, message)
+            }
         }
     }
 }

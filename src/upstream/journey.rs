@@ -19,11 +19,14 @@ use super::fault::{Fault, Trouble, Wait, is_repeatable, turns_away};
 use super::headers::{self, Outgoing};
 use super::link::Link;
 use super::pool::Site;
+use super::queue::Errand;
 use super::settings::{Timeouts, UpstreamSettings};
-use super::source::Source;
+use super::source::{HttpSource, Source};
 use super::tunnel::tunnel;
+use super::vigil::Vigil;
 use super::watch::{Reading, Watch};
 use crate::clock::Nanos;
+use crate::redis::jobs::Ticket;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
     Caller, Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UpgradeTo, UsageInjected,
@@ -32,36 +35,55 @@ use crate::shed::{Ask, Failure, Permit, Waiter};
 
 /// A request under way, and what may still be done with it.
 pub(crate) struct Journey<'a> {
-    upstream: &'a Inner,
-    settings: &'a UpstreamSettings,
-    timeouts: Timeouts,
+    pub(super) upstream: &'a Inner,
+    pub(super) settings: &'a UpstreamSettings,
+    pub(super) timeouts: Timeouts,
     /// When `timeouts.total` is over.
-    over: Nanos,
-    head: request::Parts,
+    pub(super) over: Nanos,
+    pub(super) head: request::Parts,
     /// Taken by the attempt that may be the last.
-    payload: Option<Payload>,
-    kind: Kind,
-    stream: bool,
+    pub(super) payload: Option<Payload>,
+    pub(super) kind: Kind,
+    pub(super) stream: bool,
     repeatable: bool,
-    injected: bool,
+    pub(super) injected: bool,
     /// The client's side of a connection that may leave HTTP, and for what.
     switch: Option<(UpgradeTo, OnUpgrade)>,
-    flight: Arc<Flight>,
-    permit: Option<Permit>,
+    pub(super) flight: Arc<Flight>,
+    pub(super) permit: Option<Permit>,
     /// Who asks for what, to ask the gate again.
-    asker: Option<(Caller, Demand)>,
+    pub(super) asker: Option<(Caller, Demand)>,
+    /// Which job it is, if that is decided already.
+    pub(super) ticket: Option<Ticket>,
     id: HeaderValue,
     retries: u32,
     /// Where to begin among the workers when there is no permit to name one.
     start: usize,
 }
 
+/// How a worker is asked.
+enum Way {
+    /// Over a connection.
+    Site(Arc<Site>),
+    /// Over the queue that it takes from.
+    Queue(Errand),
+}
+
+impl Way {
+    fn worker(&self) -> &Arc<str> {
+        match self {
+            Self::Site(site) => &site.spec().id,
+            Self::Queue(errand) => &errand.worker.spec.id,
+        }
+    }
+}
+
 /// An answer whose head is there.
 pub(crate) struct Answer {
-    head: response::Parts,
-    body: UpstreamBody,
-    /// Until when to wait for what lets it be committed.
-    until: (Nanos, Wait),
+    pub(super) head: response::Parts,
+    pub(super) body: UpstreamBody,
+    /// Waits for what lets it be committed.
+    pub(super) vigil: Vigil,
 }
 
 impl<'a> Journey<'a> {
@@ -111,6 +133,7 @@ impl<'a> Journey<'a> {
             flight,
             asker: facts.remove::<Caller>().zip(facts.remove::<Demand>()),
             permit: facts.remove::<Permit>(),
+            ticket: facts.remove::<Ticket>(),
             id,
             retries: 0,
             start: fastrand::usize(..),
@@ -120,8 +143,8 @@ impl<'a> Journey<'a> {
     /// Goes on until an answer can be committed or nothing more may be tried.
     pub(crate) async fn run(mut self) -> Result<Response<UpstreamBody>, Refusal> {
         loop {
-            let site = self.site()?;
-            let fault = match self.race(&site).await {
+            let way = self.way()?;
+            let fault = match self.race(&way).await {
                 Some(Ok(Some(answer))) => {
                     if self.permit.as_ref().is_none_or(Permit::keep) {
                         return Ok(self.commit(answer));
@@ -136,7 +159,7 @@ impl<'a> Journey<'a> {
                     continue;
                 }
             };
-            let worker = &site.spec().id;
+            let worker = way.worker();
             tracing::debug!(%worker, request = %self.flight.id, ?fault, "an attempt failed");
             if let Some(failure) = fault.blame() {
                 self.blame(failure);
@@ -157,9 +180,9 @@ impl<'a> Journey<'a> {
 
     /// Asks a worker until its answer can be handed over; `None` when the seat was taken away meanwhile. Then the
     /// attempt is dropped with its connection, and the worker with it hears that nobody waits.
-    async fn race(&mut self, site: &Arc<Site>) -> Option<Result<Option<Answer>, Fault>> {
+    async fn race(&mut self, way: &Way) -> Option<Result<Option<Answer>, Fault>> {
         let yielding = self.permit.as_ref().filter(|permit| permit.yields()).cloned();
-        let mut step = pin!(self.step(site));
+        let mut step = pin!(self.step(way));
         poll_fn(|cx| {
             if let Some(permit) = &yielding
                 && permit.poll_displaced(cx).is_ready()
@@ -173,16 +196,19 @@ impl<'a> Journey<'a> {
 
     /// Asks a worker until its answer can be handed over. `None`: it turned the request away, which has its seat
     /// elsewhere already.
-    async fn step(&mut self, site: &Arc<Site>) -> Result<Option<Answer>, Fault> {
-        let mut answer = self.attempt(site).await?;
-        if turns_away(answer.head.status) {
+    async fn step(&mut self, way: &Way) -> Result<Option<Answer>, Fault> {
+        let mut answer = match way {
+            Way::Site(site) => self.attempt(site).await?,
+            Way::Queue(errand) => self.queue(errand).await?,
+        };
+        if matches!(way, Way::Site(_)) && turns_away(answer.head.status) {
             self.blame(Failure::Refused);
             if self.may_ask_another(Trouble::MaybeBegun) {
                 return Ok(None);
             }
         }
-        let (due, wait) = answer.until;
-        poll_fn(|cx| answer.body.poll_open(due, wait, cx)).await?;
+        let Answer { body, vigil, .. } = &mut answer;
+        poll_fn(|cx| body.poll_open(vigil, cx)).await?;
         Ok(Some(answer))
     }
 
@@ -226,8 +252,8 @@ impl<'a> Journey<'a> {
         Ok(())
     }
 
-    /// The worker to ask now.
-    fn site(&self) -> Result<Arc<Site>, Refusal> {
+    /// The worker to ask now, and how.
+    fn way(&self) -> Result<Way, Refusal> {
         let fleet = self.upstream.fleet.load();
         let worker = match &self.permit {
             Some(permit) => fleet.worker(&permit.worker()),
@@ -239,7 +265,10 @@ impl<'a> Journey<'a> {
         };
         let worker =
             worker.ok_or_else(|| Refusal::new(Reason::NoWorker, "No worker is there to serve this."))?;
-        self.upstream.sites.of(worker, &fleet, &self.upstream.clock).map_err(|error| {
+        if let Some(settings) = &self.settings.queue {
+            return self.errand(settings, worker).map(Way::Queue);
+        }
+        self.upstream.sites.of(worker, &fleet, &self.upstream.clock).map(Way::Site).map_err(|error| {
             tracing::error!(%error, "a worker cannot be used");
             Refusal::new(Reason::UpstreamUnreachable, format!("Worker {} is misconfigured.", worker.spec.id))
         })
@@ -251,12 +280,16 @@ impl<'a> Journey<'a> {
         }
     }
 
-    /// Whether one more attempt is allowed after this trouble; if so it is taken from the budget.
-    fn may_retry(&self, trouble: Trouble, now: Nanos) -> bool {
+    /// Whether one more attempt makes sense after this trouble.
+    fn allows_retry(&self, trouble: Trouble) -> bool {
         trouble.allows_another(self.repeatable)
             && self.payload.is_some()
             && self.retries < self.settings.retry.max
-            && self.upstream.budget.spend(self.settings.retry.budget, now)
+    }
+
+    /// Whether one more attempt is allowed after this trouble; if so it is taken from the budget.
+    fn may_retry(&self, trouble: Trouble, now: Nanos) -> bool {
+        self.allows_retry(trouble) && self.upstream.budget.spend(self.settings.retry.budget, now)
     }
 
     /// Whether the request goes to another worker after this trouble; if so its seat is there already.
@@ -293,12 +326,12 @@ impl<'a> Journey<'a> {
             if let Some(permit) = &self.permit {
                 permit.dispatched();
             }
-            let until = self.until(sent, self.stream);
-            let mut alarm = Alarm::new(until.0, sent);
+            let mut vigil = self.vigil(sent, self.stream);
+            let mut alarm = Alarm::new(vigil.rings_at(), sent);
             if self.switch.is_some() {
                 link.allow_switch();
             }
-            match exchange(&mut link, request, &mut alarm, until, clock).await {
+            match exchange(&mut link, request, &mut alarm, &mut vigil, clock).await {
                 Ok(answer) => {
                     return Ok(self.receive(site, link, answer, alarm, sent));
                 }
@@ -354,8 +387,15 @@ impl<'a> Journey<'a> {
         self.payload = Some(payload);
     }
 
+    /// Waits for a request dispatched at `sent`: for how long, and whether it may leave before.
+    fn vigil(&self, sent: Nanos, stream: bool) -> Vigil {
+        let movable = stream && self.allows_retry(Trouble::MaybeBegun);
+        let permit = self.permit.clone().filter(|_| movable);
+        Vigil::new(self.until(sent, stream), permit, self.upstream.clock.now())
+    }
+
     /// Until when to wait, and for what, for a request dispatched at `sent`.
-    fn until(&self, sent: Nanos, stream: bool) -> (Nanos, Wait) {
+    pub(super) fn until(&self, sent: Nanos, stream: bool) -> (Nanos, Wait) {
         let first = sent + self.timeouts.first_token;
         if stream && first < self.over {
             (first, Wait::FirstToken(self.timeouts.first_token))
@@ -374,17 +414,9 @@ impl<'a> Journey<'a> {
         sent: Nanos,
     ) -> Answer {
         let (head, body) = answer.into_parts();
-        let stream = head.status.is_success() && headers::is_event_stream(&head.headers);
-        let reading = if stream {
-            Reading::Stream { filtered: self.injected }
-        } else if head.status.is_success() && self.kind.has_demand() {
-            Reading::Json
-        } else {
-            Reading::Blind
-        };
-        let watch = Watch::new(Arc::clone(&self.flight), self.permit.clone(), &site.spec().id, reading);
-        let limits = Limits { idle: self.timeouts.idle, total: (self.timeouts.total, self.over) };
-        let clock = self.upstream.clock.clone();
+        let watch = self.watch(&head, &site.spec().id);
+        let vigil = self.vigil(sent, watch.is_stream());
+        let (limits, clock) = (self.limits(), self.upstream.clock.clone());
         let body = if head.status == StatusCode::SWITCHING_PROTOCOLS {
             drop(body);
             if let (Some((_, client)), Some(worker)) = (self.switch.take(), link.into_stream()) {
@@ -392,9 +424,26 @@ impl<'a> Journey<'a> {
             }
             UpstreamBody::none(watch, alarm, clock, limits)
         } else {
-            UpstreamBody::new(Source::new(link, body, Arc::clone(site)), watch, alarm, clock, limits)
+            let source = Source::Http(HttpSource::new(link, body, Arc::clone(site)));
+            UpstreamBody::new(source, watch, alarm, clock, limits)
         };
-        Answer { head, body, until: self.until(sent, stream) }
+        Answer { head, body, vigil }
+    }
+
+    /// Decides how an answer with this head is read along.
+    pub(super) fn watch(&self, head: &response::Parts, worker: &Arc<str>) -> Watch {
+        let reading = if head.status.is_success() && headers::is_event_stream(&head.headers) {
+            Reading::Stream { filtered: self.injected }
+        } else if head.status.is_success() && self.kind.has_demand() {
+            Reading::Json
+        } else {
+            Reading::Blind
+        };
+        Watch::new(Arc::clone(&self.flight), self.permit.clone(), worker, reading)
+    }
+
+    pub(super) const fn limits(&self) -> Limits {
+        Limits { idle: self.timeouts.idle, total: (self.timeouts.total, self.over) }
     }
 
     /// Hands the answer over.

@@ -8,6 +8,7 @@
 //! | `budget` | how much may be tried again (pure) |
 //! | `headers` | which fields pass |
 //! | `pool` `connect` `tls` `link` `relay` | connections |
+//! | `queue` | the same over a queue, where workers take requests instead of being sent them |
 //! | `body` `source` `watch` `alarm` | the answer on its way back |
 //! | `tunnel` | what comes after an upgrade |
 //!
@@ -32,13 +33,15 @@ mod headers;
 mod journey;
 mod link;
 mod pool;
+mod queue;
 mod relay;
 mod source;
 mod tunnel;
+mod vigil;
 mod watch;
 
 pub use body::{BodyError, UpstreamBody};
-pub use settings::{RetrySettings, Timeouts, UpstreamSettings};
+pub use settings::{QueueSettings, RetrySettings, Timeouts, UpstreamSettings};
 
 use std::fmt;
 use std::future::Future;
@@ -52,6 +55,7 @@ use tower::Service;
 
 use crate::clock::Clock;
 use crate::fleet::Fleet;
+use crate::redis::jobs::Jobs;
 use crate::refusal::Refusal;
 use crate::request::Payload;
 use budget::RetryBudget;
@@ -68,18 +72,32 @@ struct Inner {
     clock: Clock,
     sites: Sites,
     budget: RetryBudget,
+    /// The way to workers of a queue.
+    jobs: Option<Jobs>,
 }
 
 impl Upstream {
     /// A way to the workers of `fleet`; both it and the settings are read anew for each request.
     #[must_use]
     pub fn new(fleet: Arc<ArcSwap<Fleet>>, settings: Arc<ArcSwap<UpstreamSettings>>, clock: Clock) -> Self {
+        Self::with_jobs(fleet, settings, clock, None)
+    }
+
+    /// The same, and to those that take requests from a queue.
+    #[must_use]
+    pub fn with_jobs(
+        fleet: Arc<ArcSwap<Fleet>>,
+        settings: Arc<ArcSwap<UpstreamSettings>>,
+        clock: Clock,
+        jobs: Option<Jobs>,
+    ) -> Self {
         Self(Arc::new(Inner {
             fleet,
             settings,
             clock,
             sites: Sites::default(),
             budget: RetryBudget::default(),
+            jobs,
         }))
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::fleet::heartbeat::Key;
 use crate::request::RouteTimeouts;
 
 /// How long to wait for a worker.
@@ -69,6 +70,17 @@ pub struct UpstreamSettings {
     pub forward_authorization: bool,
     /// For workers with an `https` URL; see [`super::tls::client_config`]. Without it they cannot be reached.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Set when workers take requests from a queue.
+    pub queue: Option<QueueSettings>,
+}
+
+/// What an operator sets about the queue.
+#[derive(Clone, Debug)]
+pub struct QueueSettings {
+    /// What jobs are signed with, if they are.
+    pub key: Option<Key>,
+    /// How long a request waits for a queue that is full although the gate has room.
+    pub wait: Duration,
 }
 
 impl Default for UpstreamSettings {
@@ -78,6 +90,7 @@ impl Default for UpstreamSettings {
             retry: RetrySettings::default(),
             forward_authorization: true,
             tls: None,
+            queue: None,
         }
     }
 }

@@ -10,44 +10,82 @@ use hyper::body::Incoming;
 
 use super::link::Link;
 use super::pool::Site;
+use super::queue::JobSource;
+use crate::redis::jobs;
 
-/// The rest of an answer and the connection it comes on. Dropping it closes the connection.
+/// Where the rest of an answer comes from. Dropping it tells the worker that nobody waits for more.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) enum Source {
+    /// A connection.
+    Http(HttpSource),
+    /// A queue. Boxed, because it is the larger of the two, and most gateways have none.
+    Job(Box<JobSource>),
+}
+
+/// Why an answer broke off.
+#[derive(Debug)]
+pub(crate) enum Break {
+    /// The connection failed.
+    Http(hyper::Error),
+    /// The job did.
+    Job(jobs::Fault),
+}
+
+impl Source {
+    /// The next frame as the worker sent it.
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
+        match self {
+            Self::Http(source) => {
+                source.link.poll_frame(&mut source.body, cx).map(|frame| Some(frame?.map_err(Break::Http)))
+            }
+            Self::Job(source) => source.poll_frame(cx).map(|frame| Some(frame?.map_err(Break::Job))),
+        }
+    }
+
+    /// Whether the answer was read to its end.
+    pub(crate) fn is_over(&self) -> bool {
+        match self {
+            Self::Http(source) => source.body.is_end_stream(),
+            Self::Job(source) => source.is_over(),
+        }
+    }
+
+    /// Gives back what an answer that was read to its end came on.
+    pub(crate) fn give_back(self) {
+        if let Self::Http(HttpSource { link, body, site }) = self {
+            // hyper takes the connection for busy as long as the body exists.
+            drop(body);
+            site.put(link);
+        }
+    }
+
+    /// Its time is over.
+    pub(crate) fn expire(&mut self) {
+        if let Self::Job(source) = self {
+            source.expire();
+        }
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http(source) => source.body.size_hint(),
+            Self::Job(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// The rest of an answer and the connection it comes on.
+#[derive(Debug)]
+pub(crate) struct HttpSource {
     link: Box<Link>,
     body: Incoming,
     site: Arc<Site>,
 }
 
-impl Source {
+impl HttpSource {
     /// The body of an answer whose head came on `link`.
     pub(crate) const fn new(link: Box<Link>, body: Incoming, site: Arc<Site>) -> Self {
         Self { link, body, site }
-    }
-
-    /// The next frame as the worker sent it.
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.link.poll_frame(&mut self.body, cx)
-    }
-
-    /// Whether the answer was read to its end.
-    pub(crate) fn is_over(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    /// Gives the connection of an answer that was read to its end back.
-    pub(crate) fn give_back(self) {
-        let Self { link, body, site } = self;
-        // hyper takes the connection for busy as long as the body exists.
-        drop(body);
-        site.put(link);
-    }
-
-    pub(crate) fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -123,6 +123,11 @@ impl Watch {
         }
     }
 
+    /// Tells the gate that nothing comes. What the client has begun to read cannot go elsewhere.
+    pub(crate) fn awaits(&self) {
+        let _abandoned = self.permit.as_ref().is_some_and(Permit::awaits);
+    }
+
     /// Hands on what was held back of a stream that is over.
     pub(crate) fn flush(&mut self, out: &mut Held) {
         if let Tap::Stream(stream) = &mut self.tap

@@ -36,6 +36,27 @@ fn keys() {
 }
 
 #[test]
+fn tokens() {
+    let jwt = |more: &str| format!("callers: {{ jwt: {{ audience: a, issuer: i, {more} }} }}");
+    for (text, field, words) in [
+        (jwt("jwks: http://id.example/keys"), "jwks", "must be an `https://` URL without user"),
+        (jwt("jwks: https://user@id.example/keys"), "jwks", "must be an `https://` URL without user"),
+        (jwt("jwks: https://h, refresh: 500ms"), "refresh", "must be at least `1s`"),
+        (jwt("jwks: https://h, algorithms: [RS256, HS256]"), "algorithms[1]", "must be `RS256`"),
+        (jwt("jwks: https://h, algorithms: [ES256, ES256]"), "algorithms[1]", "must differ"),
+        (jwt("jwks: https://h, algorithms: []"), "algorithms", "at least 1"),
+        ("callers: { jwt: { jwks: https://h, issuer: i } }".to_owned(), "audience", "is missing"),
+    ] {
+        let faults = faults(&format!("{LEAST}{text}"));
+        let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+        assert_eq!(fault.field, format!("callers.jwt.{field}"), "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
+    }
+    let from = "callers: { from: [ip], jwt: { jwks: https://h, audience: a, issuer: i } }";
+    only(from, 1, 18, "callers.from", "must have `api_key` in it, because tokens");
+}
+
+#[test]
 fn discovery_needs_an_allow_list() {
     let with = |workers: &str, redis: &str| format!("workers: {{ {workers} }}\n{redis}\n");
     let redis = "redis: { url: \"redis://h\" }";
@@ -101,13 +122,9 @@ fn types_and_words() {
 }
 
 #[test]
-fn what_is_not_available_yet_says_so() {
-    let workers = "workers: { mode: queue, static: [] }";
-    assert!(
-        faults(workers)
-            .to_string()
-            .starts_with("dam.yaml:1:18: workers.mode: is not available yet; must be `http`")
-    );
+fn who_takes_from_a_queue_is_not_configured() {
+    let text = "workers: { mode: queue, static: [{ id: w1, url: \"http://127.0.0.1:8000\", slots: 1 }] }";
+    only(text, 1, 33, "workers.static", "must be left out with `mode: queue`");
 }
 
 #[test]

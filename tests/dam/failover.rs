@@ -1,9 +1,12 @@
 //! A worker that fails before the first content is replaced; after it, the client is told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::client::{ask, chat, request};
-use super::rig::{Dam, Worker, before};
+use tokio::time::Instant;
+
+use super::client::{Conn, ask, chat, request};
+use super::rig::{Dam, Worker, before, eventually};
 
 const TWO: &str = "
   timeouts: { first_token: 500ms, idle: 500ms }
@@ -118,8 +121,9 @@ async fn after_the_first_content_a_stream_ends_with_an_error_event() {
 #[tokio::test]
 async fn a_call_that_leaves_something_behind_is_not_run_twice() {
     let workers = [Worker::start(8), Worker::start(8)];
-    let dam = Dam::start(&before(&[workers[0].entry("w1", 8), workers[1].entry("w2", 8)], TWO));
     for (store, attempts) in [("", 1), (",\"store\":true", 1), (",\"store\":false", 2)] {
+        // One that remembers none of the failures.
+        let dam = Dam::start(&before(&[workers[0].entry("w1", 8), workers[1].entry("w2", 8)], TWO));
         let body = format!("{{\"input\":\"Hi\"{store}}}");
         let asked = request("POST /v1/responses", &["x-sim-fault: die"], body);
         let received = workers[0].tally("received").await + workers[1].tally("received").await;
@@ -129,8 +133,8 @@ async fn a_call_that_leaves_something_behind_is_not_run_twice() {
             workers[0].tally("received").await + workers[1].tally("received").await,
             received + attempts
         );
+        dam.idle().await;
     }
-    dam.idle().await;
 }
 
 #[tokio::test]
@@ -154,5 +158,39 @@ concurrency: { fleet_factor: 1.0, queue: { wait: 20s } }";
         assert_eq!((answer.status, answer.whole), (200, true), "{}", answer.text());
     }
     assert_eq!(stays.tally("finished").await, 2);
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_silent_on_all_its_streams_gets_nothing_new_until_it_speaks_again() {
+    let workers = [Worker::start(8), Worker::start(8)];
+    let more = "\n  retry: { max: 1, budget: 1.0 }";
+    let dam = Arc::new(Dam::start(&before(&[workers[0].entry("w1", 8), workers[1].entry("w2", 8)], more)));
+    workers[0].fault("stall:3", 1000).await;
+    let mut hung = Vec::new();
+    while workers[0].tally("in_flight").await < 2 {
+        let mut client = Conn::open(dam.addr).await;
+        client.send(chat("a", true, 4, &[])).await.unwrap();
+        client.see("\"content\":\"The\"").await.unwrap();
+        hung.push(client);
+    }
+    // Half-dead: its health is fine, and it takes what it gets.
+    let began = Instant::now();
+    eventually("it is noticed", async || dam.metric("worker_light", "worker=\"w1\"") == 0.0).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let received = workers[0].tally("received").await;
+    for _ in 0..10 {
+        assert_eq!(dam.ask(chat("a", true, 2, &[])).await.status, 200);
+    }
+    assert_eq!(workers[0].tally("received").await, received);
+    workers[0].fault("stall:3", 0).await;
+    // What hangs is load: while there is another worker, it is tried once that is gone.
+    drop(hung);
+    eventually("it is tried again", async || {
+        assert_eq!(dam.ask(chat("a", true, 2, &[])).await.status, 200);
+        workers[0].tally("received").await > received
+    })
+    .await;
+    eventually("it is well", async || dam.metric("worker_light", "worker=\"w1\"") == 2.0).await;
     dam.idle().await;
 }

@@ -90,8 +90,9 @@ async fn what_may_have_begun_runs_twice_only_where_that_does_no_harm() {
 #[tokio::test]
 async fn methods_that_may_be_repeated_are() {
     let (bad, good) = (Worker::resetting().await, Worker::saying(answer(200, "ok")).await);
-    let dam = Dam::new(vec![bad.spec("bad"), good.spec("good")], UpstreamSettings::default());
     for (method, passes) in [(Method::GET, true), (Method::PUT, true), (Method::PATCH, false)] {
+        // One that has not yet put the bad one aside.
+        let dam = Dam::new(vec![bad.spec("bad"), good.spec("good")], UpstreamSettings::default());
         let request = Request::builder().method(&method).uri("/x").extension(Demand::path());
         let sent =
             dam.send("bad", request.body(Payload::from(bytes::Bytes::from_static(b"b"))).unwrap()).await;
@@ -161,13 +162,18 @@ async fn retries_are_bounded_by_count_and_by_budget() {
         assert_eq!(refusal.reason, Reason::UpstreamBroke);
         assert_eq!(asked() - before, expected, "max {max}");
     }
+    // Workers that turn requests away stay in service, those that break do not.
+    let busy = "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy";
+    let workers = [Worker::saying(busy).await, Worker::saying(busy).await];
+    let asked = || workers.iter().map(|worker| worker.asked().len()).sum::<usize>();
     let retry = RetrySettings { max: 1, budget: 0.0 };
-    let dam = Dam::new(specs(), UpstreamSettings { retry, ..UpstreamSettings::default() });
-    let before = asked();
+    let specs = workers.iter().enumerate().map(|(n, worker)| worker.spec(&format!("w{n}"))).collect();
+    let dam = Dam::new(specs, UpstreamSettings { retry, ..UpstreamSettings::default() });
     for _ in 0..15 {
-        dam.send("w0", chat(false, true)).await.unwrap_err();
+        let response = dam.send("w0", chat(false, true)).await.unwrap();
+        assert_eq!(text(response).await, "busy");
     }
-    assert_eq!(asked() - before, 25, "15 requests and the 10 retries that are always allowed");
+    assert_eq!(asked(), 25, "15 requests and the 10 retries that are always allowed");
 }
 
 #[tokio::test]

@@ -42,7 +42,19 @@ type answer struct {
 	// Head and End are the milliseconds from the start of the request to the answer's head and to its end.
 	Head float64 `js:"head"`
 	End  float64 `js:"end"`
+	// GaveUp says that the request was dropped because its patience had run out.
+	GaveUp bool `js:"gaveUp"`
+	// Start is when the request began, by the clock that never steps, in milliseconds since this process did; Wall is
+	// the same moment by the clock that people read. Their difference moves only when somebody sets the clock.
+	Start float64 `js:"start"`
+	Wall  int64   `js:"wall"`
 }
+
+// processStart is what Start counts from.
+var processStart = time.Now()
+
+// errImpatient ends a request that brought nothing its script was waiting for in time.
+var errImpatient = errors.New("nothing came within the patience of the client")
 
 // outcome tells an answer, whatever it says, from an exception that the script itself threw.
 type outcome struct {
@@ -53,10 +65,12 @@ type outcome struct {
 // exchange sends one request and reads its answer to the end. It uses the virtual user's own transport, so that
 // connections are kept per user and k6 counts the bytes.
 func exchange(
-	parent context.Context, state *lib.State, url, body string, settings params, onEvent func(event) error,
+	parent context.Context, state *lib.State, url, body string, settings params, onEvent func(event) (bool, error),
 ) outcome {
 	ctx, cancel := context.WithTimeout(parent, settings.timeout)
 	defer cancel()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	got := &answer{Headers: map[string]string{}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
@@ -72,6 +86,20 @@ func exchange(
 	}
 
 	start := time.Now()
+	got.Start = float64(start.Sub(processStart)) / float64(time.Millisecond)
+	got.Wall = start.UnixMilli()
+	if settings.patience > 0 {
+		waiting := time.AfterFunc(settings.patience, func() { giveUp(errImpatient) })
+		defer waiting.Stop()
+		inner := onEvent
+		onEvent = func(event event) (bool, error) {
+			more, err := inner(event)
+			if !more {
+				waiting.Stop()
+			}
+			return more, err
+		}
+	}
 	since := func() float64 { return float64(time.Since(start)) / float64(time.Millisecond) }
 	err = read(state.Transport, request, got, since, onEvent)
 	got.End = since()
@@ -82,6 +110,7 @@ func exchange(
 	}
 	if err != nil {
 		got.Error = err.Error()
+		got.GaveUp = errors.Is(context.Cause(ctx), errImpatient)
 	}
 	report(parent, state, settings.tags, got, start)
 	return outcome{answer: got}
@@ -91,7 +120,8 @@ func exchange(
 type scriptError struct{ error }
 
 func read(
-	transport http.RoundTripper, request *http.Request, got *answer, since func() float64, onEvent func(event) error,
+	transport http.RoundTripper, request *http.Request, got *answer, since func() float64,
+	onEvent func(event) (bool, error),
 ) (err error) {
 	response, err := transport.RoundTrip(request)
 	if err != nil {
@@ -113,6 +143,7 @@ func read(
 		return err
 	}
 	stream := newEvents(response.Body)
+	wanted := true
 	for {
 		data, kind, err := stream.next()
 		if errors.Is(err, io.EOF) {
@@ -123,7 +154,10 @@ func read(
 		}
 		got.Events++
 		got.Last = data
-		if err := onEvent(event{Data: data, Kind: kind, At: since()}); err != nil {
+		if !wanted {
+			continue
+		}
+		if wanted, err = onEvent(event{Data: data, Kind: kind, At: since()}); err != nil {
 			return &scriptError{err}
 		}
 	}

@@ -7,7 +7,8 @@
 //	const answer = sse.post(url, body, { headers: {...}, timeout: '60s' }, (event) => !isContent(event.data));
 //
 // The callback returns `true` while it wants to see more. After that the rest of the stream is still read and
-// counted to its end, but no longer passed to JavaScript, which would cost more than reading it.
+// counted to its end, but no longer passed to JavaScript, which would cost more than reading it. A request may be given
+// a `timeout`, to its end, and a `patience`, until the callback has seen what it wanted.
 package sse
 
 import (
@@ -46,6 +47,8 @@ type params struct {
 	headers map[string]string
 	tags    map[string]string
 	timeout time.Duration
+	// patience ends a request whose callback still wants more after it; zero is for ever.
+	patience time.Duration
 }
 
 func (i *instance) post(url, body string, given sobek.Value, onEvent sobek.Callable) (*answer, error) {
@@ -57,17 +60,13 @@ func (i *instance) post(url, body string, given sobek.Value, onEvent sobek.Calla
 	if err != nil {
 		return nil, err
 	}
-	wanted := onEvent != nil
 	runtime := i.vu.Runtime()
-	got := exchange(i.vu.Context(), state, url, body, settings, func(event event) error {
-		if !wanted {
-			return nil
+	got := exchange(i.vu.Context(), state, url, body, settings, func(event event) (bool, error) {
+		if onEvent == nil {
+			return false, nil
 		}
 		more, err := onEvent(sobek.Undefined(), runtime.ToValue(event))
-		if err == nil {
-			wanted = more.ToBoolean()
-		}
-		return err
+		return err == nil && more.ToBoolean(), err
 	})
 	return got.answer, got.thrown
 }
@@ -89,8 +88,10 @@ func (i *instance) readParams(given sobek.Value) (params, error) {
 			err = runtime.ExportTo(value, &settings.tags)
 		case "timeout":
 			settings.timeout, err = types.GetDurationValue(value.Export())
+		case "patience":
+			settings.patience, err = types.GetDurationValue(value.Export())
 		default:
-			err = fmt.Errorf("is not known; known are headers, tags and timeout")
+			err = fmt.Errorf("is not known; known are headers, tags, timeout and patience")
 		}
 		if err != nil {
 			return settings, fmt.Errorf("sse.post: parameter %q: %w", name, err)

@@ -139,3 +139,29 @@ func TestASilentServerEndsWithTheTimeout(t *testing.T) {
 		t.Fatalf("got %q after %v", got, time.Since(began))
 	}
 }
+
+func TestPatienceEndsWithWhatTheScriptWaitedFor(t *testing.T) {
+	hold := make(chan struct{})
+	server := serve(t, hold)
+	time.AfterFunc(300*time.Millisecond, func() { close(hold) })
+	got := runScript(t, `
+		const answer = sse.post(url, '{}', { patience: '100ms' }, (event) => event.data !== 'content');
+		[answer.gaveUp, answer.last, answer.end > 100, answer.wall > 0 && answer.start >= 0].join('|')
+	`, map[string]any{"url": server.URL})
+	if want := `false|[DONE]|true|true`; got.String() != want {
+		t.Fatalf("got %s, want %s", got, want)
+	}
+}
+
+func TestAnImpatientClientGivesUp(t *testing.T) {
+	hold := make(chan struct{})
+	server := serve(t, hold)
+	t.Cleanup(func() { close(hold) })
+	got := runScript(t, `
+		const answer = sse.post(url, '{}', { patience: '50ms' }, () => true);
+		[answer.gaveUp, answer.error !== '', answer.status, answer.events].join('|')
+	`, map[string]any{"url": server.URL})
+	if want := `true|true|200|2`; got.String() != want {
+		t.Fatalf("got %s, want %s", got, want)
+	}
+}

@@ -2,11 +2,12 @@
 
 use http::HeaderName;
 use http::header::AUTHORIZATION;
+use jsonwebtoken::Algorithm;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::OneOrMany;
-use crate::config::syntax::{Digest, Id, Network, Text};
+use crate::config::syntax::{Digest, FilePath, Id, Jwks, Millis, Network, Text, Word};
 use crate::request::Class;
 
 /// How callers are told apart.
@@ -27,10 +28,12 @@ pub struct Callers {
     /// The class of callers to whom none is given, which is the highest that they may ask for.
     pub default_class: ClassName,
     /// Whether workers see the caller's `authorization` header. A key of ours never reaches a worker.
-    #[schemars(extend("x-default" = "true without `keys` and `stored`, false with them"))]
+    #[schemars(extend("x-default" = "true without `keys`, `stored` and `jwt`, false with them"))]
     pub forward_authorization: Option<bool>,
     /// Where further callers are kept, to be changed through the admin port.
     pub stored: Stored,
+    /// Callers that show a signed token in place of a key.
+    pub jwt: Option<Jwt>,
     /// Known callers.
     #[schemars(length(max = 100_000))]
     pub keys: Vec<CallerKey>,
@@ -49,14 +52,20 @@ impl Default for Callers {
             default_class: ClassName::default(),
             forward_authorization: None,
             stored: Stored::default(),
+            jwt: None,
             keys: Vec::new(),
         }
     }
 }
 
 impl Callers {
+    /// Whether nobody has a key or a token of ours.
+    pub(crate) fn without_keys(&self) -> bool {
+        self.keys.is_empty() && self.stored == Stored::None && self.jwt.is_none()
+    }
+
     pub(super) fn complete(&mut self) {
-        let without_keys = self.keys.is_empty() && self.stored == Stored::None;
+        let without_keys = self.without_keys();
         self.forward_authorization.get_or_insert(without_keys);
         for key in &mut self.keys {
             key.class.get_or_insert(self.default_class);
@@ -160,4 +169,103 @@ pub struct CallerKey {
 
 const fn one() -> u32 {
     1
+}
+
+/// Callers that show a signed token (JWT) in place of a key. A rule and the log call them `jwt:` and what the token says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    /// The keys by which tokens are signed, a JWKS document: an `https` URL, or a file.
+    pub jwks: Text<Jwks>,
+    /// For whom a token must be made (`aud`): one of these.
+    pub audience: OneOrMany<Text<Word>>,
+    /// Who must have made it (`iss`): one of these.
+    pub issuer: OneOrMany<Text<Word>>,
+    /// The algorithms by which it may be signed.
+    #[serde(default = "common_algorithms")]
+    #[schemars(length(min = 1, max = 16))]
+    pub algorithms: Vec<AlgorithmOfTokens>,
+    /// Which of its claims say what.
+    #[serde(default)]
+    pub claims: ClaimNames,
+    /// By how much the clocks of issuer and gateway may differ, for `exp` and `nbf`.
+    #[serde(default = "half_a_minute")]
+    pub leeway: Text<Millis>,
+    /// How often keys are fetched from a URL. They are fetched too when a token names another key, thirty times as often
+    /// at most.
+    #[serde(default = "five_minutes")]
+    pub refresh: Text<Millis>,
+    /// A file of further certificate authorities, PEM, for the URL.
+    pub ca: Option<Text<FilePath>>,
+}
+
+fn common_algorithms() -> Vec<AlgorithmOfTokens> {
+    vec![AlgorithmOfTokens::RS256, AlgorithmOfTokens::ES256]
+}
+
+const fn half_a_minute() -> Text<Millis> {
+    Text(Millis::new(30_000))
+}
+
+const fn five_minutes() -> Text<Millis> {
+    Text(Millis::new(300_000))
+}
+
+/// Which claims of a token say what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClaimNames {
+    /// Who the caller is.
+    pub caller: Text<Word>,
+    /// Its class.
+    #[schemars(extend("x-default" = "none: `callers.default_class` counts"))]
+    pub class: Option<Text<Word>>,
+    /// Its team.
+    #[schemars(extend("x-default" = "none"))]
+    pub team: Option<Text<Word>>,
+}
+
+impl Default for ClaimNames {
+    fn default() -> Self {
+        Self { caller: Text(Word("sub".into())), class: None, team: None }
+    }
+}
+
+/// How a token is signed: never by a secret that both sides know.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub enum AlgorithmOfTokens {
+    /// RSA, PKCS #1, SHA-256
+    RS256,
+    /// RSA, PKCS #1, SHA-384
+    RS384,
+    /// RSA, PKCS #1, SHA-512
+    RS512,
+    /// RSA, PSS, SHA-256
+    PS256,
+    /// RSA, PSS, SHA-384
+    PS384,
+    /// RSA, PSS, SHA-512
+    PS512,
+    /// P-256
+    ES256,
+    /// P-384
+    ES384,
+    /// Ed25519
+    EdDSA,
+}
+
+impl From<AlgorithmOfTokens> for Algorithm {
+    fn from(name: AlgorithmOfTokens) -> Self {
+        match name {
+            AlgorithmOfTokens::RS256 => Self::RS256,
+            AlgorithmOfTokens::RS384 => Self::RS384,
+            AlgorithmOfTokens::RS512 => Self::RS512,
+            AlgorithmOfTokens::PS256 => Self::PS256,
+            AlgorithmOfTokens::PS384 => Self::PS384,
+            AlgorithmOfTokens::PS512 => Self::PS512,
+            AlgorithmOfTokens::ES256 => Self::ES256,
+            AlgorithmOfTokens::ES384 => Self::ES384,
+            AlgorithmOfTokens::EdDSA => Self::EdDSA,
+        }
+    }
 }

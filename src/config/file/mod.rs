@@ -13,7 +13,10 @@ mod tracing;
 mod traffic;
 mod workers;
 
-pub use callers::{Anonymous, CallerKey, Callers, ClassName, HeaderSource, Plainly, Source, Stored};
+pub use callers::{
+    AlgorithmOfTokens, Anonymous, CallerKey, Callers, ClaimNames, ClassName, HeaderSource, Jwt, Plainly,
+    Source, Stored,
+};
 pub use concurrency::{Concurrency, ConcurrencyLimit, Found, Law, Queue, Reserve};
 pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation, UnitName};
 pub use process::{Admin, Drain, Log, Tls};

@@ -14,11 +14,11 @@ use crate::config::syntax::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Workers {
-    /// How work reaches them: with `http` the gateway forwards requests to them.
+    /// How work reaches them.
     pub mode: WorkerMode,
     /// The workers; an empty list starts without any.
     #[serde(rename = "static")]
-    #[schemars(length(max = 1024), extend("x-default" = "required, unless `discovery` is `redis`"))]
+    #[schemars(length(max = 1024), extend("x-default" = "required, unless `discovery` is `redis` or `mode` is `queue`"))]
     pub fixed: Option<Vec<Worker>>,
     /// Whether workers come and go by what they say of themselves.
     pub discovery: Discovery,
@@ -58,11 +58,12 @@ impl Default for Workers {
 /// How work reaches the workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[schemars(extend("x-not-yet" = ["queue"]))]
 pub enum WorkerMode {
     /// the gateway forwards requests to them
     #[default]
     Http,
+    /// they take requests from Redis, and are known by their heartbeats
+    Queue,
 }
 
 /// Whether workers come and go by what they say of themselves.

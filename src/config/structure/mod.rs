@@ -94,7 +94,6 @@ impl Comparison<'_> {
             }
             Err(Wrong::Type) => format!("must be {}", expected(options)),
             Err(Wrong::Unquoted) => format!("must be {}, in quotes", expected(options)),
-            Err(Wrong::NotYet) => format!("is not available yet; must be {}", expected(options)),
             Err(Wrong::Meant(word)) => format!("must be {}; did you mean `{word}`?", expected(options)),
         };
         self.fault(at, field, problem, found)

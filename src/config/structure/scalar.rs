@@ -12,7 +12,6 @@ use super::{describe, is};
 pub(super) enum Wrong {
     Type,
     Unquoted,
-    NotYet,
     Meant(String),
 }
 
@@ -62,10 +61,6 @@ fn text(options: &[&Value], text: &str) -> Result<Value, Wrong> {
     };
     if strings().any(fits) {
         return Ok(text.into());
-    }
-    let later = strings().filter_map(|option| option.get("x-not-yet")?.as_array()).flatten();
-    if later.filter_map(Value::as_str).any(|word| word == text) {
-        return Err(Wrong::NotYet);
     }
     let all: Vec<&str> = strings().flat_map(|option| describe::words_of(option)).collect();
     nearest(text, all.into_iter()).map_or(Err(Wrong::Type), |word| Err(Wrong::Meant(word.to_owned())))

@@ -10,8 +10,8 @@ mod net;
 mod secret;
 
 pub use amounts::{Millis, Rate, Size};
-pub use names::{Field, FilePath, Glob, Id, PathGlob, Pointer, RuleName};
-pub use net::{AllowedHost, Host, Network, Origin, RedisUrl, WorkerUrl, redacted_url};
+pub use names::{Field, FilePath, Glob, Id, PathGlob, Pointer, RuleName, Word};
+pub use net::{AllowedHost, Host, Jwks, Network, Origin, RedisUrl, WorkerUrl, redacted_url};
 pub use secret::{Digest, REDACTED, Secret};
 
 use std::borrow::Cow;
@@ -99,7 +99,7 @@ impl Check {
     }
 }
 
-const CHECKS: [Check; 20] = [
+const CHECKS: [Check; 22] = [
     Check::of::<AllowedHost>(),
     Check::of::<Digest>(),
     Check::of::<Field>(),
@@ -108,6 +108,7 @@ const CHECKS: [Check; 20] = [
     Check::of::<HeaderName>(),
     Check::of::<Host>(),
     Check::of::<Id>(),
+    Check::of::<Jwks>(),
     Check::of::<Millis>(),
     Check::of::<Network>(),
     Check::of::<Origin>(),
@@ -119,6 +120,7 @@ const CHECKS: [Check; 20] = [
     Check::of::<Secret>(),
     Check::of::<Size>(),
     Check::of::<SocketAddr>(),
+    Check::of::<Word>(),
     Check::of::<WorkerUrl>(),
 ];
 

@@ -84,6 +84,11 @@ checked! {
 }
 
 checked! {
+    /// What stands in a token: the name of a claim, or what must be in one.
+    Word, "word", "1 to 256 characters", "^.{1,256}$", plain
+}
+
+checked! {
     /// The name of a cookie.
     Field, "cookie name", "the name of a cookie", "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
     |text| text.len() <= LONGEST && http::HeaderName::from_bytes(text.as_bytes()).is_ok()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::Uri;
 use ipnet::IpNet;
 
-use super::Syntax;
+use super::{FilePath, Syntax};
 use crate::fleet::address::{Allowed, URL_EXPECTED, port_is_sound, worker_url};
 
 /// A network, or one address.
@@ -119,6 +119,38 @@ impl Syntax for AllowedHost {
         match &self.0 {
             Allowed::Network(network) => write!(f, "{network}"),
             Allowed::Name(pattern) => f.write_str(pattern),
+        }
+    }
+}
+
+/// Where the keys are by which tokens are signed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Jwks {
+    /// At a server, which proves who it is.
+    Url(Arc<str>),
+    /// In a file.
+    File(FilePath),
+}
+
+impl Syntax for Jwks {
+    const NAME: &'static str = "JWKS";
+    const EXPECTED: &'static str = "an `https://` URL without user and fragment, or the path of a file";
+    const PATTERN: &'static str = "^.+$";
+
+    fn read(text: &str) -> Option<Self> {
+        if !text.contains("://") {
+            return FilePath::read(text).map(Self::File);
+        }
+        let uri: Uri = text.parse().ok().filter(|_| !text.contains('#'))?;
+        let authority = uri.authority()?;
+        let sound = uri.scheme_str() == Some("https") && !text.contains('@') && port_is_sound(authority);
+        (sound && !authority.host().is_empty()).then(|| Self::Url(text.into()))
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => f.write_str(url),
+            Self::File(path) => path.write(f),
         }
     }
 }

@@ -1,11 +1,22 @@
 //! Who asks.
 
-use super::Distinct;
-use crate::config::file::{Anonymous, Callers, Plainly, Source, Stored};
-use crate::config::place::{At, Report};
-use crate::config::settings::{CallerKey, CallerSettings, CallerSource};
+use std::time::Duration;
 
-pub(super) fn validate(callers: &Callers, at: &At<'_>, report: &mut Report) -> CallerSettings {
+use http::Uri;
+
+use super::{Distinct, Files};
+use crate::config::file::{Anonymous, Callers, Jwt, OneOrMany, Plainly, Source, Stored};
+use crate::config::place::{At, Report};
+use crate::config::settings::{CallerKey, CallerSettings, CallerSource, KeyPlace, TokenSource};
+use crate::config::syntax::{Jwks, Text, Word};
+use crate::layers::jwt::{Claims, TokenSettings};
+
+pub(super) fn validate(
+    callers: &Callers,
+    at: &At<'_>,
+    files: Files<'_>,
+    report: &mut Report,
+) -> CallerSettings {
     sources(callers, at, report);
     let mut headers = Distinct::new();
     for (index, header) in callers.key_header.as_slice().iter().enumerate() {
@@ -23,9 +34,8 @@ pub(super) fn validate(callers: &Callers, at: &At<'_>, report: &mut Report) -> C
         key_headers: callers.key_header.as_slice().iter().map(|header| header.0.clone()).collect(),
         refuse_anonymous: callers.anonymous == Anonymous::Refuse,
         default_class: callers.default_class.into(),
-        forward_authorization: callers
-            .forward_authorization
-            .unwrap_or(callers.keys.is_empty() && callers.stored == Stored::None),
+        forward_authorization: callers.forward_authorization.unwrap_or_else(|| callers.without_keys()),
+        tokens: callers.jwt.as_ref().map(|jwt| tokens(jwt, &at.key("jwt"), files, report)),
         keys: callers
             .keys
             .iter()
@@ -38,6 +48,48 @@ pub(super) fn validate(callers: &Callers, at: &At<'_>, report: &mut Report) -> C
             })
             .collect(),
     }
+}
+
+/// Fetching more often than this would be no refreshing but a load on the issuer.
+const OFTENEST: Duration = Duration::from_secs(1);
+
+fn tokens(jwt: &Jwt, at: &At<'_>, files: Files<'_>, report: &mut Report) -> TokenSource {
+    let mut algorithms = Distinct::new();
+    for (index, algorithm) in jwt.algorithms.iter().enumerate() {
+        algorithms.add(format!("{algorithm:?}"), &at.key("algorithms").index(index), report);
+    }
+    if jwt.refresh.0.get() < OFTENEST {
+        report.fault(&at.key("refresh"), "must be at least `1s`");
+    }
+    let keys = match &jwt.jwks.0 {
+        Jwks::File(file) => {
+            if jwt.ca.is_some() {
+                report.fault(&at.key("ca"), "belongs to an `https` URL in `jwks`");
+            }
+            KeyPlace::File(files.readable(file, &at.key("jwks"), report))
+        }
+        Jwks::Url(url) => KeyPlace::Url {
+            // It was read once when its syntax was checked.
+            url: url.parse().unwrap_or_else(|_| Uri::default()),
+            ca: jwt.ca.as_ref().map(|ca| files.readable(&ca.0, &at.key("ca"), report)),
+            refresh: jwt.refresh.0.get(),
+        },
+    };
+    let words =
+        |words: &OneOrMany<Text<Word>>| words.as_slice().iter().map(|word| word.0.0.clone()).collect();
+    let claim = |name: &Option<Text<Word>>| name.as_ref().map(|name| name.0.0.clone());
+    let tokens = TokenSettings {
+        algorithms: jwt.algorithms.iter().map(|algorithm| (*algorithm).into()).collect(),
+        audience: words(&jwt.audience),
+        issuer: words(&jwt.issuer),
+        claims: Claims {
+            caller: jwt.claims.caller.0.0.clone(),
+            class: claim(&jwt.claims.class),
+            team: claim(&jwt.claims.team),
+        },
+        leeway: jwt.leeway.0.get(),
+    };
+    TokenSource { tokens, keys }
 }
 
 fn source(source: &Source) -> CallerSource {
@@ -74,10 +126,10 @@ fn sources(callers: &Callers, at: &At<'_>, report: &mut Report) {
     if callers.stored == Stored::Redis && !by_key {
         report.fault(&from, "must have `api_key` in it, because `callers.stored` keeps keys");
     }
-    if callers.stored == Stored::Redis {
-        return;
+    if callers.jwt.is_some() && !by_key {
+        report.fault(&from, "must have `api_key` in it, because tokens of `callers.jwt` stand in its place");
     }
-    if callers.anonymous == Anonymous::Refuse && callers.keys.is_empty() && report.is_known(&at.key("keys")) {
+    if callers.anonymous == Anonymous::Refuse && callers.without_keys() && report.is_known(&at.key("keys")) {
         report.fault(&at.key("anonymous"), "`refuse` would refuse everyone: there are no `callers.keys`");
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
         listen: file.listen.0,
         tls: file.tls.as_ref().map(|tls| process::tls(tls, &root.key("tls"), files, report)),
         admin: process::admin(&file.admin, &root.key("admin"), files, report),
-        callers: callers::validate(&file.callers, &root.key("callers"), report),
+        callers: callers::validate(&file.callers, &root.key("callers"), files, report),
         rules: limits::validate(&file, &root, report),
         dams: file.dams,
         gate: workers::gate(&file, &root.key("concurrency"), report),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Files;
-use crate::config::file::{Discovery as DiscoveryName, File, State, Stored};
+use crate::config::file::{Discovery as DiscoveryName, File, State, Stored, WorkerMode};
 use crate::config::place::{At, Report};
 use crate::config::settings::{Discovery, SharedState};
 use crate::fleet::heartbeat::Key;
@@ -45,6 +45,7 @@ pub(super) fn validate(file: &File, root: &At<'_>, files: Files<'_>, report: &mu
         ca: redis.ca.as_ref().map(|ca| files.readable(&ca.0, &at.key("ca"), report)),
         rules: file.state == State::Redis,
         callers: file.callers.stored == Stored::Redis,
+        jobs: file.workers.mode == WorkerMode::Queue,
     }
 }
 
@@ -55,10 +56,11 @@ pub(super) fn discovery(
     root: &At<'_>,
     report: &mut Report,
 ) -> Option<Discovery> {
-    if file.workers.discovery == DiscoveryName::None {
+    let queue = file.workers.mode == WorkerMode::Queue;
+    if file.workers.discovery == DiscoveryName::None && !queue {
         return None;
     }
-    if file.workers.allow.is_empty() {
+    if file.workers.allow.is_empty() && !queue {
         let problem = "is missing; which hosts or networks may a heartbeat name? Such as `[10.0.0.0/8]`";
         report.fault(&root.key("workers").key("allow"), problem);
     }
@@ -67,6 +69,7 @@ pub(super) fn discovery(
             channel: health_channel(&redis.prefix),
             key: file.redis.hmac_key.as_ref().map(|key| Key::new(key.0.expose())),
             allow: file.workers.allow.iter().map(|allowed| allowed.0.0.clone()).collect(),
+            queue,
         },
         redis: redis.clone(),
     })

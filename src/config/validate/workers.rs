@@ -15,6 +15,13 @@ use crate::shed::settings::{GateSettings, LawKind, LimitSource};
 
 pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<WorkerSpec> {
     let at = root.key("workers");
+    if file.workers.mode == file::WorkerMode::Queue {
+        if file.workers.fixed.as_ref().is_some_and(|fixed| !fixed.is_empty()) {
+            let problem = "must be left out with `mode: queue`: whoever takes from the queue is a worker";
+            report.fault(&at.key("static"), problem);
+        }
+        return Vec::new();
+    }
     let discovers = file.workers.discovery != file::Discovery::None;
     if discovers && file.workers.fixed.is_none() {
         return Vec::new();

@@ -43,14 +43,22 @@ impl Key {
     /// `text` with its signature for `channel`.
     #[must_use]
     pub fn seal(&self, channel: &str, text: &str) -> String {
-        let mut sealed = String::with_capacity(DIGITS + 1 + text.len());
-        for byte in self.mac(channel, text.as_bytes()).finalize().into_bytes() {
-            sealed.push(hex(byte >> 4));
-            sealed.push(hex(byte & 15));
-        }
+        let mut sealed = self.sign(channel, text.as_bytes());
+        sealed.reserve_exact(1 + text.len());
         sealed.push(' ');
         sealed.push_str(text);
         sealed
+    }
+
+    /// The signature of `text` for `channel`.
+    #[must_use]
+    pub fn sign(&self, channel: &str, text: &[u8]) -> String {
+        let mut signature = String::with_capacity(DIGITS);
+        for byte in self.mac(channel, text).finalize().into_bytes() {
+            signature.push(hex(byte >> 4));
+            signature.push(hex(byte & 15));
+        }
+        signature
     }
 
     /// The text in `sealed`, if its signature for `channel` is right.

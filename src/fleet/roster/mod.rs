@@ -15,6 +15,7 @@
 mod pulse;
 mod refused;
 mod report;
+mod sides;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +54,9 @@ pub struct RosterSettings {
     pub key: Option<Key>,
     /// The hosts that they may name.
     pub allow: Vec<Allowed>,
+    /// Whether workers take their work from a queue. Then nobody speaks to them, and they are seen as one for each
+    /// colour of a pool.
+    pub queue: bool,
 }
 
 /// Where a heartbeat was found.
@@ -106,7 +110,11 @@ impl Roster {
         let before: HashSet<Arc<str>> = self.fixed.drain(..).map(|spec| spec.id).collect();
         let now: HashSet<&Arc<str>> = fixed.iter().map(|spec| &spec.id).collect();
         self.heard.retain(|id, heard| match &heard.spec {
-            Some(spec) => !now.contains(id) && permits(&settings.allow, &spec.url),
+            Some(spec) => {
+                settings.queue == self.settings.queue
+                    && !now.contains(id)
+                    && (settings.queue || permits(&settings.allow, &spec.url))
+            }
             None => now.contains(id) && before.contains(id),
         });
         (self.settings, self.fixed) = (settings, fixed);
@@ -172,6 +180,9 @@ impl Roster {
                 ..spec.clone()
             }
         });
+        if self.settings.queue {
+            return sides::specs(self.heard.values().filter_map(|heard| heard.spec.as_ref()));
+        }
         let mut others: Vec<_> = self.heard.values().filter_map(|heard| heard.spec.clone()).collect();
         others.sort_by(|one, other| one.id.cmp(&other.id));
         fixed.chain(others).collect()
@@ -199,6 +210,18 @@ impl Roster {
     /// says more about the check, and a fleet that serves badly is better than none.
     #[must_use]
     pub fn reports(&self) -> Vec<Report> {
+        let reports = self.each();
+        if !self.settings.queue {
+            return reports;
+        }
+        let described = |report: Report| {
+            let spec = self.heard.get(&report.beat.worker)?.spec.as_ref()?;
+            Some((report, spec))
+        };
+        sides::reports(reports.into_iter().filter_map(described).collect())
+    }
+
+    fn each(&self) -> Vec<Report> {
         let now = self.pulse.time();
         let reported = |heard: &Heard| Report::new(&heard.beat, now.saturating_sub(heard.at));
         let mut reports: Vec<Report> = self.heard.values().map(reported).collect();
@@ -248,12 +271,14 @@ impl Roster {
             return contradiction(spec, beat).map_or(Ok(None), |field| Err(Refused::Contradicts(field)));
         }
         let known = self.heard.get(&beat.worker).and_then(|heard| heard.spec.as_ref());
-        let url = beat.url.as_ref().or(known.map(|spec| &spec.url)).ok_or(Refused::NoAddress)?;
+        let nowhere = self.settings.queue.then(|| sides::nowhere(&beat.worker));
+        let url = nowhere.as_ref().or(beat.url.as_ref()).or(known.map(|spec| &spec.url));
+        let url = url.ok_or(Refused::NoAddress)?;
         let spec = self.described(beat, url);
         if known == Some(&spec) {
             return Ok(Some(spec));
         }
-        if !permits(&self.settings.allow, url) {
+        if nowhere.is_none() && !permits(&self.settings.allow, url) {
             return Err(Refused::NotAllowed);
         }
         if known.is_none() && self.heard.values().filter(|heard| heard.spec.is_some()).count() >= MOST_WORKERS

@@ -31,7 +31,12 @@ impl Stage {
             channel: "dam:health".into(),
             key: None,
             allow: vec![Allowed::read("10.0.0.0/8").unwrap()],
+            queue: false,
         };
+        Self::with(settings, fixed)
+    }
+
+    fn with(settings: RosterSettings, fixed: Vec<WorkerSpec>) -> Self {
         let mut stage = Self { roster: Roster::new(settings, fixed), now: Nanos::from_secs(5) };
         stage.roster.alive(stage.now);
         stage
@@ -354,4 +359,45 @@ fn a_configured_worker_may_say_how_big_it_is_where_nobody_else_did() {
     assert_ne!(stage.roster.roll(), before);
     let spec = &stage.roster.specs()[0];
     assert_eq!((spec.slots, spec.kv_tokens), (Some(4), Some(100)));
+}
+
+#[test]
+fn workers_of_a_queue_count_together_by_colour() {
+    let settings = RosterSettings { channel: "dam:health".into(), queue: true, ..RosterSettings::default() };
+    let mut stage = Stage::with(settings, Vec::new());
+    let say = |stage: &mut Stage, id: &str, seq: u64, state: &str, more: &str| {
+        let text = format!(
+            r#"{{"v":1,"worker":"{id}","boot":"a","seq":{seq},"interval_ms":1000,"state":"{state}","pool":"chat"{more}}}"#
+        );
+        stage.hear(&text).unwrap();
+    };
+    // Where it listens is nobody's business, and needs no leave.
+    say(&mut stage, "w1", 1, "ready", r#","slots":6,"running":5,"waiting":2,"url":"http://192.0.2.1:80""#);
+    say(&mut stage, "w2", 1, "ready", r#","slots":2,"running":1,"waiting":1"#);
+    say(&mut stage, "w3", 1, "standby", r#","slots":4,"colour":"green""#);
+    let specs = stage.roster.specs();
+    let sizes: Vec<_> = specs.iter().map(|spec| (&*spec.id, spec.slots)).collect();
+    assert_eq!(sizes, [("chat.blue", Some(8)), ("chat.green", Some(4))]);
+    assert!(specs.iter().all(|spec| spec.url.host() == Some("queue.invalid")));
+    assert_eq!(stage.held(), ["chat.green"]);
+    let blue = stage.report("chat.blue");
+    assert_eq!(
+        (blue.beat.running, blue.beat.waiting, blue.light, blue.held),
+        (Some(6), Some(2), Light::Yellow, false)
+    );
+    assert!((blue.weight - 1.0).abs() < 1e-9, "{}", blue.weight);
+
+    // Who drains, or falls silent, takes its slots along.
+    say(&mut stage, "w1", 2, "draining", r#","slots":6"#);
+    let blue = stage.report("chat.blue");
+    assert!((blue.weight - 0.25).abs() < 1e-9 && !blue.held, "{}", blue.weight);
+    stage.pass(2500);
+    assert!((stage.report("chat.blue").weight - 0.125).abs() < 1e-9);
+    assert_eq!(stage.report("chat.blue").light, Light::Yellow);
+    say(&mut stage, "w2", 2, "failed", r#","slots":2"#);
+    assert_eq!(stage.held(), ["chat.blue", "chat.green"]);
+
+    // One that does not say how much it takes leaves all to the law.
+    say(&mut stage, "w4", 1, "ready", "");
+    assert_eq!(stage.roster.specs()[0].slots, None);
 }

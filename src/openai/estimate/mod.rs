@@ -5,13 +5,10 @@
 //! left of the error is settled against the worker's usage, so a wrong guess misplaces a reservation for the length of
 //! one request and loses nothing.
 
-mod table;
-
 use std::hash::{BuildHasher, RandomState};
 
-use table::Table;
-
 use super::demand::Facts;
+use crate::table::Table;
 
 /// Bytes of prompt text per token before anything is learned: English prose has about four.
 pub const BYTES_PER_TOKEN: f64 = 4.0;

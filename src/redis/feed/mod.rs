@@ -22,16 +22,14 @@ use arc_swap::ArcSwap;
 use fastrand::Rng;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisError, RedisResult, Value,
-};
+use redis::{PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::backoff::Backoff;
 use self::complaints::Complaints;
 use super::control::{Control, control_channel};
+use super::pushes;
 use super::settings::RedisSettings;
 use crate::clock::{Clock, unix_millis};
 use crate::fleet::colour::Switches;
@@ -116,7 +114,7 @@ impl Feed {
         complaints: &mut Complaints,
     ) -> Result<Never, RedisError> {
         let (sender, mut pushes) = mpsc::channel(WAITING);
-        let mut connection = self.connect(sender).await?;
+        let mut connection = pushes::connect(&self.settings, PATIENCE, sender, || ()).await?;
         connection.subscribe(&[&*self.channel, &*self.control]).await?;
         // Colours before anything may be said about them: whoever counts as following knows them all.
         self.catch_up(&connection).await?;
@@ -147,26 +145,11 @@ impl Feed {
                             }
                         }
                     }
-                    Some(PushInfo { kind: PushKind::Disconnection, .. }) | None => return Err(gone()),
+                    Some(PushInfo { kind: PushKind::Disconnection, .. }) | None => return Err(pushes::gone()),
                     Some(_) => {}
                 },
             }
         }
-    }
-
-    async fn connect(&self, pushes: mpsc::Sender<PushInfo>) -> RedisResult<MultiplexedConnection> {
-        let info = self.settings.url().into_connection_info()?;
-        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE))
-            .set_push_sender(move |push| match pushes.try_send(push) {
-                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
-                Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),
-            });
-        Client::open(info.set_redis_settings(redis))?
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
     }
 
     /// Reads the switches that were told while nobody listened, and puts back those that Redis has lost.
@@ -229,12 +212,3 @@ impl Feed {
 
 /// There is no end but an error.
 enum Never {}
-
-/// Nobody takes pushes any more.
-#[derive(Debug, thiserror::Error)]
-#[error("the feed is over")]
-struct Gone;
-
-fn gone() -> RedisError {
-    (ErrorKind::Io, "the connection broke").into()
-}

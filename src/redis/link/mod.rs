@@ -132,11 +132,23 @@ impl Link {
     /// # Errors
     /// When there is no answer, or when it is an error or something else than a `T`.
     pub async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, Loss> {
+        self.call_within(op, self.0.settings.timeout, cmd).await
+    }
+
+    /// The same within `patience`.
+    ///
+    /// # Errors
+    /// As [`Link::call`].
+    pub async fn call_within<T: FromRedisValue>(
+        &self,
+        op: RedisOp,
+        patience: Duration,
+        cmd: &Cmd,
+    ) -> Result<T, Loss> {
         if !self.is_up() {
             return Err(Loss::NotSent);
         }
-        self.ask(op, self.0.settings.timeout, async |mut connection| cmd.query_async(&mut connection).await)
-            .await
+        self.ask(op, patience, async |mut connection| cmd.query_async(&mut connection).await).await
     }
 
     /// Runs a script, by its hash as long as the server knows it, within `patience`.

@@ -6,6 +6,7 @@ mod fairness;
 mod queueing;
 mod random;
 mod reading;
+mod silence;
 mod threads;
 
 use std::sync::Arc;
@@ -18,13 +19,16 @@ use crate::refusal::{Reason, Refusal};
 use crate::request::{Class, Ending};
 
 use super::settings::{GateSettings, LimitSource};
-use super::{Answer, Ask, Candidate, Gate, Grant, Member, SeatId, WaiterId};
+use super::{Answer, Ask, Candidate, Gate, Grant, Member, Pick, SeatId, WaiterId};
 
 /// The first of the least loaded that fit.
-fn least_loaded(candidates: &[Candidate], _session: Option<u64>, _random: &mut Rng) -> Option<usize> {
+fn least_loaded(candidates: &[Candidate], _random: &mut Rng) -> Option<usize> {
     let fitting = candidates.iter().enumerate().filter(|(_, worker)| worker.fits);
     fitting.min_by_key(|(_, worker)| worker.tokens).map(|(index, _)| index)
 }
+
+/// A choice that can be foreseen; sessions go to the least loaded, too.
+const PICK: Pick = Pick { any: least_loaded, rank: |_, _| 0, bounded: |_, _| true };
 
 fn settings() -> GateSettings {
     GateSettings { queue_length: 16, queue_bytes: 1 << 20, fleet_factor: 1.0, ..GateSettings::default() }
@@ -35,7 +39,7 @@ fn member(id: &str, slots: u32) -> Member {
 }
 
 fn gate(settings: GateSettings, members: &[Member]) -> Gate {
-    let mut gate = Gate::new(Arc::from("default"), settings, least_loaded, 7);
+    let mut gate = Gate::new(Arc::from("default"), settings, PICK, 7);
     gate.rebuild(gate.settings.clone(), members.to_vec(), Nanos::ZERO);
     gate
 }

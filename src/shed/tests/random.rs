@@ -278,6 +278,14 @@ impl Account {
         }
         assert!(sums.is_empty(), "seats at unknown workers: {sums:?}");
 
+        self.gate.call_roll(self.now);
+        let open: Vec<_> =
+            self.gate.workers.iter().flatten().filter(|worker| worker.open(self.now)).collect();
+        let limits: u64 = open.iter().map(|worker| u64::from(worker.limit())).sum();
+        let in_flight: u64 = open.iter().map(|worker| u64::from(worker.ledger.in_flight())).sum();
+        let roll = &self.gate.roll;
+        assert_eq!((roll.open.len(), roll.limit, roll.in_flight()), (open.len(), limits, in_flight));
+
         assert_eq!(snapshot.queue.iter().sum::<usize>(), self.waiting.len());
         assert!(self.waiting.len() <= self.gate.settings.queue_length);
         let bytes: u64 = self.waiting.values().map(|(ask, _)| ask.body_bytes).sum();

@@ -22,6 +22,8 @@
 //! Named by the header `x-sim-fault`, the JSON field `sim_fault`, or `POST /debug/fault {"fault": …, "count": N}` for
 //! the next N requests. `GET /debug/requests` counts requests by outcome; `GET /debug/last` shows the last one.
 //! Header `x-request-id` comes back, and with it the same request gets the same bytes.
+//!
+//! With [`drain`] it takes its work from a queue as well, and answers it the same way.
 
 mod answer;
 mod ask;
@@ -31,6 +33,7 @@ mod fault;
 mod mailbox;
 mod meters;
 mod options;
+mod queue;
 mod responses;
 mod service;
 mod size;
@@ -39,6 +42,7 @@ mod tally;
 mod words;
 
 pub use options::Options;
+pub use queue::Membership;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +53,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use queue::Drainer;
 use service::Shop;
 use station::Station;
 
@@ -64,6 +69,32 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
     let station = Arc::new(Station::new(&options));
     let shop = Arc::new(Shop::new(options, Arc::clone(&station)));
+    open(listener, station, shop, shutdown).await;
+}
+
+/// Has a worker drain a queue, and serves it on `listener` too, until `shutdown` completes and it has drained.
+///
+/// # Errors
+/// When the URL of Redis is none.
+pub async fn drain(
+    listener: TcpListener,
+    options: Options,
+    membership: Membership,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), redis::RedisError> {
+    let station = Arc::new(Station::new(&options));
+    let shop = Arc::new(Shop::new(options.clone(), Arc::clone(&station)));
+    let drainer = Drainer::new(Arc::clone(&shop), Arc::clone(&station), options, membership)?;
+    open(listener, station, shop, drainer.drain(shutdown)).await;
+    Ok(())
+}
+
+async fn open(
+    listener: TcpListener,
+    station: Arc<Station>,
+    shop: Arc<Shop>,
+    shutdown: impl Future<Output = ()>,
+) {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ);
     server.http2().timer(TokioTimer::new());

@@ -111,13 +111,27 @@ impl Shop {
     /// A call of one of the OpenAI endpoints, counted from its head on.
     async fn infer(&self, form: Form, parts: Parts, body: Incoming) -> Reply {
         let mut ticket = self.tally.open();
+        match read(body).await {
+            Ok(bytes) => self.answer(form, parts, bytes, ticket).await,
+            Err(refusal) => {
+                ticket.set(Outcome::Refused);
+                Ok(refusal)
+            }
+        }
+    }
+
+    /// A call that came some other way than over a connection.
+    pub(super) async fn call(&self, parts: Parts, bytes: Bytes) -> Reply {
+        match Form::of_path(parts.uri.path()) {
+            Some(form) => self.answer(form, parts, bytes, self.tally.open()).await,
+            None => Ok(error(StatusCode::NOT_FOUND, "no such endpoint")),
+        }
+    }
+
+    async fn answer(&self, form: Form, parts: Parts, bytes: Bytes, mut ticket: Ticket) -> Reply {
         let refuse = |mut ticket: Ticket, refusal| {
             ticket.set(Outcome::Refused);
             Ok(refusal)
-        };
-        let bytes = match read(body).await {
-            Ok(bytes) => bytes,
-            Err(refusal) => return refuse(ticket, refusal),
         };
         let ask = Ask::parse(form, &parts.headers, &bytes, self.options.default_max_tokens);
         let name = self.name(&parts);

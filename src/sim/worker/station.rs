@@ -137,11 +137,16 @@ impl Station {
 
     /// The metrics in Prometheus text.
     pub(super) fn metrics(&self, model: &str) -> String {
+        let gauges = self.gauges();
+        self.state.lock().meters.render(model, &gauges)
+    }
+
+    /// How the engine stands now.
+    pub(super) fn gauges(&self) -> Gauges {
         let state = self.state.lock();
         let engine = &state.engine;
         let kv_usage = engine.kv_used() as f64 / self.kv_tokens as f64;
-        let gauges = Gauges { running: engine.running(), waiting: engine.waiting(), kv_usage };
-        state.meters.render(model, &gauges)
+        Gauges { running: engine.running(), waiting: engine.waiting(), kv_usage }
     }
 }
 

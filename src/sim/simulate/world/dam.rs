@@ -112,7 +112,7 @@ fn gate(scenario: &Scenario, policy: Policy, seed: u64) -> Gate {
             eligible: true,
         }
     });
-    let mut gate = Gate::new("simulated".into(), settings.clone(), fleet::pick, seed);
+    let mut gate = Gate::new("simulated".into(), settings.clone(), fleet::PICK, seed);
     gate.rebuild(settings, members.collect(), Nanos::ZERO);
     gate
 }

@@ -12,7 +12,7 @@ const SHARDS: usize = 64;
 /// keys are gone with the next turn unless they were updated. So there is no list to keep in order and no sweep; what
 /// it costs is room for twice the keys.
 #[derive(Debug)]
-pub(super) struct Table<V> {
+pub(crate) struct Table<V> {
     shards: Box<[Mutex<Generations<V>>]>,
     capacity: usize,
 }
@@ -23,19 +23,19 @@ struct Generations<V> {
     old: HashMap<u64, V>,
 }
 
-impl<V: Copy + Default> Table<V> {
+impl<V: Clone + Default> Table<V> {
     /// A table that remembers about `keys` to twice as many.
-    pub(super) fn new(keys: usize) -> Self {
+    pub(crate) fn new(keys: usize) -> Self {
         let shard = || Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() });
         Self { shards: std::iter::repeat_with(shard).take(SHARDS).collect(), capacity: keys.div_ceil(SHARDS) }
     }
 
-    pub(super) fn get(&self, key: u64) -> Option<V> {
+    pub(crate) fn get(&self, key: u64) -> Option<V> {
         let shard = self.shard(key).lock();
-        shard.young.get(&key).or_else(|| shard.old.get(&key)).copied()
+        shard.young.get(&key).or_else(|| shard.old.get(&key)).cloned()
     }
 
-    pub(super) fn update(&self, key: u64, change: impl FnOnce(&mut V)) {
+    pub(crate) fn update(&self, key: u64, change: impl FnOnce(&mut V)) {
         let mut shard = self.shard(key).lock();
         if let Some(value) = shard.young.get_mut(&key) {
             return change(value);

@@ -1,0 +1,232 @@
+"""Drains a queue of jobs into an ASGI app (FastAPI, Starlette …), as if each had come over HTTP: docs/queue-protocol.md.
+
+    drainer = Drainer(app, "w1", slots=8)
+    await drainer.run()  # until drainer.drain() was called, and what ran then has ended
+
+Redis may go away at any time: what was not heard is sent again, and none of it takes effect twice.
+"""
+
+import asyncio, contextlib, hashlib, hmac, json, logging, os, pathlib, time
+
+import redis.asyncio as redis
+from redis.exceptions import ResponseError
+
+SCRIPTS = pathlib.Path(os.environ.get("DAM_SCRIPTS", pathlib.Path(__file__).parents[2] / "src/redis/jobs/lua"))
+AGAIN = 0.1  # s until something is sent again
+TOGETHER = 64  # parts of an answer that may wait to be sent; an app that is faster waits
+END, HAND_BACK, LEAVE = "end", "hand back", "leave"  # what is to be done about an entry
+
+
+class Run:
+    """A job that runs here: what it is, and what becomes of its entry if it is stopped."""
+
+    job, epoch, task, verdict = b"", None, None, None
+
+    def stop(self, verdict):
+        self.verdict = verdict
+        self.task.cancel()
+
+
+class Drainer:
+    def __init__(self, app, worker, pool="default", colour="blue", slots=8, interval=1.0, prefix="dam"):
+        url = os.environ.get("DAM_REDIS_URL", "redis://127.0.0.1:6379")
+        self.client = redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
+        self.reading = redis.from_url(url, socket_timeout=2, socket_connect_timeout=1)
+        self.app, self.worker, self.pool, self.colour = app, worker, pool, colour
+        self.slots, self.interval, self.prefix = slots, interval, prefix
+        self.stream, self.dead = f"{prefix}:jobs:{{{pool}}}:{colour}", f"{prefix}:dead:{{{pool}}}"
+        self.key = os.environ.get("DAM_REDIS_KEY")
+        self.take, self.emit = self.script("common", "take"), self.script("common", "emit")
+        self.renew, self.end = self.script("renew"), self.script("end")
+        self.runs, self.tasks = {}, set()
+        self.freed, self.draining = asyncio.Event(), False
+
+    def script(self, *names):
+        return self.client.register_script("".join((SCRIPTS / f"{name}.lua").read_text() for name in names))
+
+    def drain(self):
+        self.draining = True
+        self.freed.set()
+
+    async def run(self):
+        helpers = [asyncio.create_task(helper()) for helper in (self.hear_cancels, self.keep)]
+        await self.read()
+        while self.tasks:
+            await asyncio.wait(self.tasks)
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+        await self.client.aclose()
+        await self.reading.aclose()
+
+    async def read(self):
+        joined, claimed = False, 0
+        while not self.draining:
+            free = self.slots - len(self.runs)
+            if free <= 0:
+                self.freed.clear()
+                await self.freed.wait()
+                continue
+            try:
+                if not joined:
+                    with contextlib.suppress(ResponseError):  # it is there
+                        await self.client.xgroup_create(self.stream, "workers", "0", mkstream=True)
+                    joined = True
+                if time.monotonic() - claimed > self.interval:
+                    claimed, idle = time.monotonic(), int(3000 * self.interval)
+                    entries = (await self.client.xautoclaim(self.stream, "workers", self.worker, idle, count=free))[1]
+                else:
+                    new = {self.stream: ">"}
+                    found = await self.reading.xreadgroup("workers", self.worker, new, count=1, block=1000)
+                    entries = [entry for _, entries in found for entry in entries]
+            except redis.RedisError as fault:  # away, or it has lost the stream
+                logging.warning("the queue cannot be read: %s", fault)
+                joined = False
+                await asyncio.sleep(AGAIN)
+                continue
+            for entry, fields in entries:
+                if entry not in self.runs:  # a process that slept may claim what it runs itself
+                    run = self.runs[entry] = Run()
+                    run.job = fields.get(b"job", b"")
+                    task = asyncio.create_task(self.work(entry, run))
+                    self.tasks.add(task)
+                    task.add_done_callback(self.tasks.discard)
+
+    async def work(self, entry, run):
+        """Runs a job, and does what is to be done about its entry."""
+        run.task = asyncio.create_task(self.answer(run))
+        try:
+            verdict, dead = await run.task
+        except asyncio.CancelledError:
+            verdict, dead = run.verdict or LEAVE, b""
+        except Exception:  # left to whoever claims it; in the end it is a dead letter
+            logging.exception("a job could not be run")
+            verdict = LEAVE
+        try:
+            if verdict is END:
+                await self.again(self.end, keys=[self.stream, self.dead], args=[entry, run.job, dead])
+            if verdict is HAND_BACK:
+                back = {"idle": 3_600_000, "justid": True}
+                await self.again(self.client.xclaim, self.stream, "workers", self.worker, 0, [entry], **back)
+        except ResponseError:
+            logging.exception("an entry is left to be claimed")
+        finally:
+            del self.runs[entry]
+            self.freed.set()
+
+    async def answer(self, run):
+        """Has the app answer a job, and sends what it says. Gives what is to be done about the entry."""
+        job = run.job.decode()
+        keys = [f"{self.prefix}:job:{{{job}}}", f"{self.prefix}:reply:{{{job}}}"]
+        common = [f"{self.prefix}:replies:", job]
+        taken, *told = await self.again(self.take, keys=keys, args=[*common, self.worker, self.colour])
+        if taken != b"RUN":
+            return END, told[0] if told else b""
+        run.epoch, _attempt, left, path, headers, body, signature = told
+        first = 1
+
+        async def send(*parts):
+            nonlocal first
+            args = [*common, run.epoch, first, *(word for part in parts for word in part)]
+            said = await self.again(self.emit, keys=keys, args=args)
+            first += len(parts)
+            return said
+
+        def error(reason, message):
+            return "error", json.dumps({"reason": reason, "message": message})
+
+        if not self.is_genuine(job, path, headers, body, signature):
+            said = await send(error("upstream_broke", "The job's signature is wrong."))
+            return (LEAVE if said == b"FENCED" else END), b""
+        parts = asyncio.Queue(TOGETHER)
+        calling = asyncio.create_task(self.call(parts, path.decode(), json.loads(headers), body))
+        until = time.monotonic() + left / 1000
+        try:
+            while True:
+                try:  # only the app is waited for no longer; what is being sent must be heard, for the number of the next
+                    some = [await asyncio.wait_for(parts.get(), until - time.monotonic())]
+                    while not parts.empty():
+                        some.append(parts.get_nowait())
+                except TimeoutError:
+                    some = [error("upstream_timeout", "The deadline of the job has passed.")]
+                said = await send(*some)
+                last = some[-1][0]
+                if said == b"FENCED":
+                    return LEAVE, b""
+                if said != b"OK" or last in ("end", "error"):
+                    return END, b""
+                if last == "fail":
+                    return HAND_BACK, b""
+        finally:
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+
+    async def call(self, parts, path, headers, body):
+        """The call as the app sees it: ASGI 3."""
+        fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http"}
+        scope |= {"path": path, "query_string": b"", "root_path": "", "headers": fields, "client": None, "server": None}
+        asked = iter([{"type": "http.request", "body": body}])
+
+        async def receive():
+            return next(asked, None) or await asyncio.Event().wait()  # whoever stops the run cancels this
+
+        async def send(message):
+            if message["type"] == "http.response.start":
+                fields = {name.decode(): value.decode() for name, value in message["headers"]}
+                head = {"worker": self.worker, "status": message["status"], "headers": fields}
+                await parts.put(("head", json.dumps(head)))
+            else:
+                if message.get("body"):
+                    await parts.put(("data", message["body"]))
+                if not message.get("more_body"):
+                    await parts.put(("end", ""))
+
+        try:
+            await self.app(scope, receive, send)
+        except Exception as fault:
+            logging.exception("the app failed")
+            await parts.put(("fail", repr(fault)))
+
+    async def again(self, ask, *args, **more):
+        """Asks until there is an answer."""
+        while True:
+            try:
+                return await ask(*args, **more)
+            except ResponseError as fault:
+                # Busy or loading passes; a wrong key, or a beginning that Redis has lost, does not.
+                if str(fault).startswith(("ERR", "GAP", "WRONGTYPE")) or "script" in str(fault):
+                    raise
+                await asyncio.sleep(AGAIN)
+            except redis.RedisError:
+                await asyncio.sleep(AGAIN)
+
+    async def keep(self):
+        """Says each interval that what runs still runs, and stops what is another's."""
+        while True:
+            await asyncio.sleep(self.interval)
+            with contextlib.suppress(redis.RedisError):
+                lost = self.runs and await self.renew(keys=[self.stream], args=[self.worker, *self.runs])
+                for entry in lost:
+                    if entry in self.runs:
+                        self.runs[entry].stop(LEAVE)
+
+    async def hear_cancels(self):
+        while True:
+            with contextlib.suppress(redis.RedisError):
+                async with self.client.pubsub() as cancels:
+                    await cancels.subscribe(f"{self.prefix}:cancels:{self.worker}")
+                    while True:
+                        message = await cancels.get_message(ignore_subscribe_messages=True, timeout=None)
+                        job, _, epoch = (message["data"] if message else b"").partition(b" ")
+                        for run in self.runs.values():
+                            if (run.job, str(run.epoch).encode()) == (job, epoch):
+                                run.stop(END)
+            await asyncio.sleep(AGAIN)
+
+    def is_genuine(self, job, path, headers, body, signature):
+        if not self.key:
+            return True
+        lines = [f"{self.prefix}:job".encode(), job.encode(), self.pool.encode(), path, headers, body]
+        right = hmac.new(self.key.encode(), b"\n".join(lines), hashlib.sha256).hexdigest()
+        return hmac.compare_digest(right.encode(), signature)

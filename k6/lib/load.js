@@ -1,0 +1,132 @@
+// What the runs of the suite share: how much a worker can do, what requests look like, and when they come.
+
+import { sleep } from 'k6';
+import exec from 'k6/execution';
+import http from 'k6/http';
+import { Counter } from 'k6/metrics';
+import { SLO, TREND_STATS, VALID, chat, countByReason } from './dam.js';
+
+export const BASE = __ENV.DAM_URL || 'http://127.0.0.1:8080';
+const ADMIN = __ENV.DAM_ADMIN_URL || 'http://127.0.0.1:8081';
+// Good answers per second of all workers at their best, as k6/capacity.js measures it: 1× of every load.
+export const CAPACITY = Number(__ENV.CAPACITY || 30);
+// A short run shows that a script works; its figures are few.
+export const SHORT = Boolean(__ENV.SHORT);
+// A client that has seen no content by then hangs up.
+export const PATIENCE_MS = Number(__ENV.PATIENCE_MS || 10000);
+// An iteration starts by the beat of a metronome; each waits a random time up to this before it asks, which makes
+// arrivals come as independent people do (a displaced lattice tends to a Poisson process).
+const DISPLACED_S = 1;
+// The callers of a crowd.
+const CALLERS = 20;
+const SEED = Number(__ENV.SEED || 1);
+
+// Seconds of a phase: `long`, or in a short run `short`.
+export const seconds = (long, short) => (SHORT ? short : long);
+
+// A number in 0…1 that depends on the seed, on which request it is for, and on what (mulberry32).
+export function draw(request, what) {
+  let state = (SEED * 0x9e3779b1 + request * 0x85ebca6b + what * 0xc2b2ae35) | 0;
+  state = (state + 0x6d2b79f5) | 0;
+  let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+  mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+  return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
+}
+
+// Request number `n` of a scenario: the same in every run with this seed, whatever answers it.
+export function request(n) {
+  const tokens = 30 + Math.floor(270 * draw(n, 1) ** 2);
+  const body = {
+    messages: [{ role: 'user', content: 'why does water find its level? '.repeat(tokens / 8) }],
+    max_tokens: 10 + Math.floor(60 * draw(n, 2)),
+  };
+  return { body, caller: `caller-${Math.floor(CALLERS * draw(n, 3))}`, displaced: DISPLACED_S * draw(n, 4) };
+}
+
+// Asks once, at its own moment. `more` may name the caller, other headers, when the client leaves, and tags.
+export function ask(base, more = {}) {
+  const wanted = request(exec.scenario.iterationInTest);
+  sleep(wanted.displaced);
+  const headers = Object.assign({ 'x-user-id': more.caller || wanted.caller }, more.headers);
+  const params = { headers, patience: `${PATIENCE_MS}ms` };
+  if (more.leaves) params.leaves = more.leaves;
+  return Object.assign(chat(base, wanted.body, params, more.tags), { wanted });
+}
+
+// Virtual users that an open load of `times` the capacity may need: who displaces, waits or is answered holds one.
+const users = (times) => Math.ceil(times * CAPACITY * (DISPLACED_S + 1.5)) + 80;
+
+// An open load at a steady rate: nothing the gateway does makes it smaller.
+export function steady(times, duration, extra = {}) {
+  return Object.assign(
+    {
+      executor: 'constant-arrival-rate',
+      rate: Math.max(1, Math.round(times * CAPACITY * 10)),
+      timeUnit: '10s',
+      duration: `${duration}s`,
+      preAllocatedVUs: users(times),
+      gracefulStop: '30s',
+    },
+    extra
+  );
+}
+
+// An open load that changes: `stages` are [seconds, times the capacity at their end].
+export function changing(start, stages, extra = {}) {
+  return Object.assign(
+    {
+      executor: 'ramping-arrival-rate',
+      startRate: Math.max(1, Math.round(start * CAPACITY * 10)),
+      timeUnit: '10s',
+      stages: stages.map(([length, times]) => ({
+        duration: `${length}s`,
+        target: Math.max(1, Math.round(times * CAPACITY * 10)),
+      })),
+      preAllocatedVUs: users(Math.max(start, ...stages.map(([, times]) => times))),
+      gracefulStop: '30s',
+    },
+    extra
+  );
+}
+
+// k6's options for `scenarios`, with what must hold in every run and `thresholds` besides. An open load that the
+// generator could not keep up with is no load.
+export function options(scenarios, thresholds) {
+  return {
+    scenarios,
+    thresholds: Object.assign(
+      { ttft: [`p(95)<${SLO}`], dropped_iterations: ['count==0'] },
+      VALID,
+      countByReason(),
+      thresholds
+    ),
+    summaryTrendStats: TREND_STATS,
+    setupTimeout: '60s',
+    teardownTimeout: '60s',
+  };
+}
+
+// Seats and requests that are still held when nobody asks any more.
+const leaked = new Counter('leaked');
+export const NOTHING_LEAKED = { leaked: ['count==0'] };
+
+// For teardown: waits for the gateway to be empty, and counts what stays behind after five seconds.
+export function countLeaks() {
+  let held = 0;
+  for (let tries = 0; tries < 50; tries++) {
+    held = sum(http.get(`${ADMIN}/metrics`).body, /^traffic_dam_(in_flight|queue_depth|worker_in_flight)(\{.*\})? (.+)$/);
+    if (held === 0) break;
+    sleep(0.1);
+  }
+  leaked.add(held);
+}
+
+function sum(text, series) {
+  const matches = text.split('\n').map((line) => series.exec(line));
+  return matches.reduce((total, match) => total + (match ? Number(match[match.length - 1]) : 0), 0);
+}
+
+// A counter's or rate's value in the data of handleSummary.
+export function value(data, metric, key) {
+  return ((data.metrics[metric] || {}).values || {})[key] || 0;
+}

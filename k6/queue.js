@@ -1,0 +1,17 @@
+// A crowd before a small worker that takes its work from a queue. `make smoke-queue` starts Redis, the worker and the gateway
+// and runs this; the environment may say VUS, DURATION and TTFT_SLO_MS.
+
+import { crowd, options as of, visit } from './lib/crowd.js';
+import { summary } from './lib/dam.js';
+
+const BASE = __ENV.DAM_URL || 'http://127.0.0.1:8080';
+
+export const options = of({ crowd });
+
+export default function () {
+  visit(BASE);
+}
+
+export function handleSummary(data) {
+  return { stdout: summary(data) };
+}

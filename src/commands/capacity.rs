@@ -1,0 +1,115 @@
+//! `traffic-dam capacity`: how many workers a load needs, from an experiment with several sizes of the fleet.
+
+use std::fs;
+use std::path::PathBuf;
+
+use traffic_dam::evidence::chart::{self, Line};
+use traffic_dam::evidence::report::Report;
+use traffic_dam::evidence::scaling::{Point, Simple, Usl, workers_for};
+
+use super::report::unusable;
+use super::{Failure, say};
+
+/// Fleets that are looked at.
+const MOST_WORKERS: u32 = 10_000;
+/// A law fitted to a few workers says little beyond so many times as many.
+const FAR: f64 = 3.0;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// `report.json` of an experiment
+    #[arg(value_name = "REPORT")]
+    report: PathBuf,
+    /// Good answers per second that are to be carried, also when one worker is lost
+    #[arg(long, value_name = "RATE")]
+    target: Option<f64>,
+    /// Draw the measured points and both laws as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let path = &arguments.report;
+    let text = fs::read_to_string(path).map_err(|error| unusable(path, &error))?;
+    let report: Report = serde_json::from_str(&text).map_err(|error| unusable(path, &error))?;
+    if let Some(fault) = report.faults.first() {
+        let message = format!("{}: its data are not sound: {}: {}", path.display(), fault.check, fault.what);
+        return Err(Failure::Unsound { code: fault.check.exit_code(), message });
+    }
+    let points = measured(&report);
+    let usl = Usl::fit(&points).map_err(|error| unusable(path, &error))?;
+    let simple = Simple::fit(&points).map_err(|error| unusable(path, &error))?;
+    say(
+        "| workers | measured good/s | Universal Scalability Law | base × N × factor |\n| ---: | ---: | ---: | ---: |",
+    );
+    for (n, x) in &points {
+        say(format!("| {n} | {x:.1} | {:.1} | {:.1} |", usl.at(*n), simple.at(*n)));
+    }
+    let Usl { lambda, alpha, beta } = usl;
+    say(format!("\nUniversal Scalability Law: λ {lambda:.2}/s, α {alpha:.4}, β {beta:.5}"));
+    say(usl.peak().map_or_else(
+        || "it sees no number of workers beyond which more give less".to_owned(),
+        |peak| format!("beyond {peak:.0} workers more of them would give less"),
+    ));
+    say(format!("base {:.2}/s, measured factor {:.3}", simple.base, simple.factor));
+    if let Some(target) = arguments.target {
+        say(plan(target, &points, usl, simple)?);
+    }
+    if let Some(plot) = &arguments.plot {
+        let svg = draw(&points, usl, simple).map_err(|error| Failure::Unwell(format!("--plot: {error}")))?;
+        fs::write(plot, svg).map_err(|error| unusable(plot, &error))?;
+    }
+    Ok(())
+}
+
+/// Goodput of each size of the fleet, offered most.
+fn measured(report: &Report) -> Vec<Point> {
+    let mut sizes: Vec<u32> = report.cells.iter().map(|cell| cell.workers).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let point = |workers: u32| Some((f64::from(workers), report.busiest(workers)?.goodput.value));
+    sizes.into_iter().filter_map(point).collect()
+}
+
+fn plan(target: f64, points: &[Point], usl: Usl, simple: Simple) -> Result<String, Failure> {
+    if !(target.is_finite() && target > 0.0) {
+        return Err(Failure::Misuse(format!(
+            "--target: {target} is no load: want answers per second above 0"
+        )));
+    }
+    let by_law = workers_for(target, MOST_WORKERS, |n| usl.at(n));
+    let by_factor = workers_for(target, MOST_WORKERS, |n| simple.at(n));
+    let (Some(by_law), Some(by_factor)) = (by_law, by_factor) else {
+        let beyond = usl.peak().map_or(f64::from(MOST_WORKERS), |peak| peak.min(MOST_WORKERS.into()));
+        return Err(Failure::Unwell(format!(
+            "{target}/s cannot be carried by one such fleet with one worker lost: it gives {:.1}/s at the most, with \
+             {beyond:.0} workers",
+            usl.at(beyond)
+        )));
+    };
+    let needed = by_law.max(by_factor);
+    let largest = points.iter().map(|(n, _)| *n).fold(1.0, f64::max);
+    let caution = if f64::from(needed) > FAR * largest {
+        format!("\nthat is far from the {largest} that were measured: take it for a guess, and measure again")
+    } else {
+        String::new()
+    };
+    Ok(format!(
+        "for {target}/s with one worker lost: {needed} workers (by the law {by_law}, by the factor {by_factor}){caution}"
+    ))
+}
+
+fn draw(points: &[Point], usl: Usl, simple: Simple) -> Result<String, chart::Failure> {
+    let most = points.iter().map(|(n, _)| *n).fold(1.0, f64::max) * 2.0;
+    let steps = |value: &dyn Fn(f64) -> f64| -> Vec<Point> {
+        (0..=100).map(|step| 1.0 + (most - 1.0) * f64::from(step) / 100.0).map(|n| (n, value(n))).collect()
+    };
+    let lines = [
+        Line::new("measured", true, points.to_vec()),
+        Line::new("Universal Scalability Law", false, steps(&|n| usl.at(n))),
+        Line::new("base × N × factor", false, steps(&|n| simple.at(n))),
+    ];
+    let highest = lines.iter().flat_map(|line| &line.points).map(|(_, x)| *x).fold(1.0, f64::max);
+    let titles = ["Goodput by number of workers", "workers", "good answers/s"];
+    chart::lines(titles, (0.0..most, 0.0..highest * 1.1), &lines, &[])
+}

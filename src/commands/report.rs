@@ -1,0 +1,53 @@
+//! `traffic-dam report`: what the runs of an experiment come to, or why nothing may be concluded from them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use traffic_dam::evidence::record::Run;
+use traffic_dam::evidence::report::Report;
+
+use super::{Failure, say};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The folder of an experiment: `runs/*/run.json` with `requests.jsonl` beside it; the report is written into it
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let runs = read(&arguments.folder.join("runs"))?;
+    let report = Report::of(&runs);
+    let files = report.files(&runs).map_err(|error| Failure::Unwell(format!("the report: {error}")))?;
+    for (name, text) in
+        [("index.html", &files.page), ("report.md", &files.text), ("report.json", &files.json)]
+    {
+        let path = arguments.folder.join(name);
+        fs::write(&path, text).map_err(|error| unusable(&path, &error))?;
+    }
+    say(files.text.trim_end());
+    // By the first check that failed; what the others found is in the report.
+    report.faults.first().map_or(Ok(()), |fault| {
+        let message = format!("nothing is concluded: {}: {}", fault.check, fault.what);
+        Err(Failure::Unsound { code: fault.check.exit_code(), message })
+    })
+}
+
+fn read(folder: &Path) -> Result<Vec<Run>, Failure> {
+    let entries = fs::read_dir(folder).map_err(|error| unusable(folder, &error))?;
+    let mut runs: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    runs.sort();
+    let text = |path: PathBuf| fs::read_to_string(&path).map_err(|error| unusable(&path, &error));
+    runs.iter()
+        .map(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let run = Run::read(&name, &text(path.join("run.json"))?, &text(path.join("requests.jsonl"))?);
+            run.map_err(Failure::Misuse)
+        })
+        .collect()
+}
+
+pub(super) fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Misuse(format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,205 @@
+//! What the repetitions of one cell come to.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Arm, Cell, Outcome, Request, Run};
+use super::stats::{Interval, bootstrap};
+
+/// Seconds in a block of the bootstrap: longer than an answer, so that blocks hardly depend on each other.
+const BLOCK: usize = 2;
+
+/// The figures of one cell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// The arm.
+    pub arm: Arm,
+    /// Offered load, in multiples of the capacity.
+    pub load: f64,
+    /// Workers.
+    pub workers: u32,
+    /// Repetitions.
+    pub rounds: usize,
+    /// Seconds that were measured in all.
+    pub seconds: f64,
+    /// Good answers per second of these workers at their best.
+    pub capacity: f64,
+    /// Requests per second that came.
+    pub offered: f64,
+    /// Good answers per second.
+    pub goodput: Interval,
+    /// TTFT of admitted requests in milliseconds: median, 95th and 99th percentile. A client that gave up counts with
+    /// the time it waited. None when nobody was admitted.
+    pub ttft: [Option<Interval>; 3],
+    /// Refusals by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Errors by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// Clients that went away because nothing came.
+    pub gave_up: u64,
+    /// Cores in use by generator, gateway, workers, and all of the machine.
+    pub cores: [f64; 4],
+    /// CPU of the gateway for each request, in microseconds.
+    pub gateway_us: f64,
+    /// The most memory that the gateway had, in MiB.
+    pub gateway_mib: f64,
+}
+
+/// The percentiles of [`Figures::ttft`].
+pub const PERCENTILES: [f64; 3] = [0.5, 0.95, 0.99];
+
+/// The wait for the first content: until it came, or until the client went.
+pub(super) fn wait(request: &Request) -> Option<f64> {
+    request.ttft.or((request.outcome == Outcome::GaveUp).then_some(request.end))
+}
+
+/// The time of all repetitions, cut into blocks.
+#[derive(Debug, Default)]
+pub(super) struct Blocks {
+    /// Of each block, its seconds and its good answers.
+    good: Vec<(f64, f64)>,
+    /// All waits in order, each with its block.
+    waits: Vec<(f64, usize)>,
+}
+
+impl Blocks {
+    pub(super) fn of(runs: &[&Run]) -> Self {
+        let mut all = Self::default();
+        for run in runs {
+            for seconds in run.seconds().chunks(BLOCK) {
+                let requests = || seconds.iter().flatten();
+                let good = requests().filter(|request| request.is_good(&run.facts)).count();
+                let block = all.good.len();
+                all.waits.extend(requests().filter_map(|request| Some((wait(request)?, block))));
+                all.good.push((seconds.len() as f64, good as f64));
+            }
+        }
+        all.waits.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        all
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.good.len()
+    }
+
+    /// Good answers per second, of blocks drawn so often.
+    pub(super) fn goodput(&self, drawn: &[u32]) -> Option<f64> {
+        let (mut seconds, mut good) = (0.0, 0.0);
+        for (times, block) in drawn.iter().zip(&self.good) {
+            seconds += f64::from(*times) * block.0;
+            good += f64::from(*times) * block.1;
+        }
+        (seconds > 0.0).then(|| good / seconds)
+    }
+
+    /// A percentile of the waits, of blocks drawn so often.
+    fn percentile(&self, drawn: &[u32], q: f64) -> Option<f64> {
+        let times = |block: usize| drawn.get(block).copied().unwrap_or_default();
+        let all: u32 = self.waits.iter().map(|(_, block)| times(*block)).sum();
+        let rank = (f64::from(all) * q).ceil().max(1.0) as u32;
+        let mut below = 0;
+        let mut waits = self.waits.iter();
+        let found = waits.find(|(_, block)| {
+            below += times(*block);
+            below >= rank
+        });
+        found.map(|(wait, _)| *wait)
+    }
+}
+
+impl Figures {
+    /// Of all repetitions of a cell; none when nothing was measured.
+    #[must_use]
+    pub fn of(cell: Cell, runs: &[&Run]) -> Option<Self> {
+        let blocks = Blocks::of(runs);
+        let requests = || runs.iter().flat_map(|run| run.measured());
+        let count = |outcome| requests().filter(|request| request.outcome == outcome).count() as u64;
+        let by_reason = |outcome| {
+            let mut reasons = BTreeMap::new();
+            for request in requests().filter(|request| request.outcome == outcome) {
+                *reasons.entry(request.reason.clone()).or_default() += 1;
+            }
+            reasons
+        };
+        let sum = |value: fn(&Run) -> f64| runs.iter().map(|run| value(run)).sum::<f64>();
+        let (seconds, wall) = (sum(|run| run.facts.measured_s), sum(|run| run.facts.wall_s));
+        let all = sum(|run| run.requests.len() as f64);
+        let percentile = |q| bootstrap([blocks.count()], |[drawn]| blocks.percentile(drawn, q));
+        Some(Self {
+            arm: cell.arm,
+            load: cell.load,
+            workers: cell.workers,
+            rounds: runs.len(),
+            seconds,
+            capacity: runs.first()?.facts.capacity,
+            offered: requests().count() as f64 / seconds,
+            goodput: bootstrap([blocks.count()], |[drawn]| blocks.goodput(drawn))?,
+            ttft: PERCENTILES.map(percentile),
+            refused: by_reason(Outcome::Refused),
+            errors: by_reason(Outcome::Failed),
+            gave_up: count(Outcome::GaveUp),
+            cores: [
+                sum(|run| run.facts.cpu.generator) / wall,
+                sum(|run| run.facts.cpu.gateway) / wall,
+                sum(|run| run.facts.cpu.workers) / wall,
+                sum(|run| run.facts.cpu.machine) / wall,
+            ],
+            gateway_us: sum(|run| run.facts.cpu.gateway) * 1e6 / all.max(1.0),
+            gateway_mib: runs.iter().map(|run| run.facts.gateway_mib).fold(0.0, f64::max),
+        })
+    }
+
+    /// Goodput over the capacity.
+    #[must_use]
+    pub fn of_capacity(&self) -> f64 {
+        self.goodput.value / self.capacity
+    }
+
+    /// Goodput over what was offered.
+    #[must_use]
+    pub fn of_offered(&self) -> f64 {
+        self.goodput.value / self.offered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::planted::{self, CAPACITY};
+
+    fn figures(arm: Arm, load: f64) -> Figures {
+        let run = planted::run(arm, load, 1);
+        Figures::of(run.cell(), &[&run, &run]).unwrap()
+    }
+
+    #[test]
+    fn a_cell_is_what_its_runs_are() {
+        let dam = figures(Arm::Dam, 2.0);
+        assert_eq!((dam.rounds, dam.seconds), (2, 40.0));
+        assert!((dam.offered - 2.0 * CAPACITY).abs() < 0.5, "{}", dam.offered);
+        assert!((dam.of_capacity() - 1.0).abs() < 0.1, "{}", dam.of_capacity());
+        assert!(dam.goodput.low < dam.goodput.value && dam.goodput.value < dam.goodput.high);
+        let [p50, p95, p99] = dam.ttft.map(|interval| interval.unwrap().value);
+        assert!(
+            (170.0..190.0).contains(&p50) && (260.0..275.0).contains(&p95) && p99 > p95,
+            "{p50} {p95} {p99}"
+        );
+        assert_eq!(dam.refused.keys().collect::<Vec<_>>(), ["overloaded"]);
+        assert!(dam.errors.is_empty() && dam.gave_up == 0);
+        assert!((dam.cores[1] - 3.0 / 28.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn who_gave_up_waited_and_was_not_served() {
+        let mut run = planted::run(Arm::Direct, 2.0, 1);
+        run.requests
+            .iter_mut()
+            .filter(|request| request.outcome == Outcome::GaveUp)
+            .for_each(|request| request.end = 9e3);
+        let direct = Figures::of(run.cell(), &[&run]).unwrap();
+        assert_eq!(direct.goodput.value, 0.0);
+        assert_eq!(direct.ttft[2].unwrap().value, 9e3);
+        assert!(direct.gave_up > 0);
+    }
+}

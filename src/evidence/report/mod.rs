@@ -1,0 +1,207 @@
+//! The arms beside each other, and what was to hold: `report.json`, and the same as Markdown and as a page.
+
+mod page;
+mod text;
+
+use serde::{Deserialize, Serialize};
+
+use super::chart::Failure;
+use super::figures::{Blocks, Figures};
+use super::record::{Arm, Cell, Run, cells};
+use super::sound::{self, Fault};
+use super::stats::{Interval, bootstrap};
+
+/// Up to this load everybody can be served.
+const EASY: f64 = 0.8;
+
+/// What an experiment came to. When `faults` is not empty there is nothing else in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Why nothing is concluded.
+    pub faults: Vec<Fault>,
+    /// The promise, in milliseconds.
+    pub ttft_slo_ms: f64,
+    /// Good answers per second of one worker at its best.
+    pub capacity: f64,
+    /// Each cell.
+    pub cells: Vec<Figures>,
+    /// What the gateway changed, at each load.
+    pub changes: Vec<Change>,
+    /// What was to hold, and whether it did.
+    pub expectations: Vec<Expectation>,
+}
+
+/// Goodput with the gateway less goodput without it, before one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// The load.
+    pub load: f64,
+    /// Good answers per second gained.
+    pub gained: Interval,
+}
+
+/// A figure that was to be reached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Expectation {
+    /// What.
+    pub what: String,
+    /// How much of it was wanted, in words.
+    pub wanted: String,
+    /// What was measured, in words.
+    pub got: String,
+    /// Whether it was reached.
+    pub held: bool,
+}
+
+/// The files of a report.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// `index.html`, with its pictures in it.
+    pub page: String,
+    /// `report.md`.
+    pub text: String,
+    /// `report.json`.
+    pub json: String,
+}
+
+impl Report {
+    /// Of these runs.
+    #[must_use]
+    pub fn of(runs: &[Run]) -> Self {
+        let faults = sound::faults(runs);
+        let facts = runs.iter().map(|run| &run.facts).find(|facts| facts.workers == 1);
+        if let (true, Some(facts)) = (faults.is_empty(), facts) {
+            let cells = cells(runs);
+            let figures: Vec<Figures> =
+                cells.iter().filter_map(|(cell, runs)| Figures::of(*cell, runs)).collect();
+            return Self {
+                faults,
+                ttft_slo_ms: facts.ttft_slo_ms,
+                capacity: facts.capacity,
+                changes: cells.iter().filter_map(|(cell, runs)| change(*cell, runs, &cells)).collect(),
+                expectations: figures
+                    .iter()
+                    .filter(|cell| cell.workers == 1 && cell.arm == Arm::Dam)
+                    .flat_map(|cell| expectations(cell, facts.ttft_slo_ms))
+                    .collect(),
+                cells: figures,
+            };
+        }
+        Self { faults, ..Self::default() }
+    }
+
+    /// As files, with the pictures of `runs`.
+    pub fn files(&self, runs: &[Run]) -> Result<Files, Failure> {
+        let json = serde_json::to_string_pretty(self)?;
+        Ok(Files { page: page::write(self, runs)?, text: text::write(self), json })
+    }
+
+    /// The cell of so many workers behind the gateway that was offered most.
+    #[must_use]
+    pub fn busiest(&self, workers: u32) -> Option<&Figures> {
+        let behind = self.cells.iter().filter(|cell| cell.arm == Arm::Dam && cell.workers == workers);
+        behind.max_by(|a, b| a.load.total_cmp(&b.load))
+    }
+}
+
+fn change(cell: Cell, direct: &[&Run], all: &[(Cell, Vec<&Run>)]) -> Option<Change> {
+    let dam = Cell { arm: Arm::Dam, ..cell };
+    let (_, with) = all.iter().find(|(other, _)| cell.arm == Arm::Direct && *other == dam)?;
+    let (without, with) = (Blocks::of(direct), Blocks::of(with));
+    let gained = |drawn: [&[u32]; 2]| Some(with.goodput(drawn[1])? - without.goodput(drawn[0])?);
+    Some(Change { load: cell.load, gained: bootstrap([without.count(), with.count()], gained)? })
+}
+
+/// What is promised of the gateway at this load.
+fn expectations(cell: &Figures, slo: f64) -> Vec<Expectation> {
+    let load = cell.load;
+    let mut all = Vec::new();
+    let mut expect = |what: &str, wanted: String, got: String, held: bool| {
+        all.push(Expectation { what: format!("{what} at {load}×"), wanted, got, held });
+    };
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    let millis = |ms: f64| format!("{ms:.0} ms");
+    if load <= EASY {
+        let share = cell.of_offered();
+        expect("goodput, of what was offered,", "≥ 98 %".into(), percent(share), share >= 0.98);
+    }
+    if load >= 2.0 {
+        let least = if load >= 10.0 { 0.90 } else { 0.95 };
+        let share = cell.of_capacity();
+        expect(
+            "goodput, of the worker's best,",
+            format!("≥ {}", percent(least)),
+            percent(share),
+            share >= least,
+        );
+    }
+    let [p50, p95, p99] = cell.ttft.map(|ttft| ttft.map_or(f64::INFINITY, |ttft| ttft.value));
+    expect("p95 TTFT", format!("≤ {}", millis(slo)), millis(p95), p95 <= slo);
+    if load >= 10.0 {
+        expect("p99 TTFT", format!("≤ {}", millis(slo)), millis(p99), p99 <= slo);
+        expect("p50 TTFT", format!("≤ {}", millis(slo / 2.0)), millis(p50), p50 <= slo / 2.0);
+    }
+    let failed = cell.errors.values().sum::<u64>() + cell.gave_up;
+    expect("failures but refusals", "0".into(), failed.to_string(), failed == 0);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::{planted, sound::Check};
+
+    #[test]
+    fn a_sound_experiment_says_what_the_gateway_changed() {
+        let report = Report::of(&planted::experiment());
+        assert!(report.faults.is_empty());
+        // One worker: two loads, two arms; then two and three workers.
+        assert_eq!(report.cells.len(), 6);
+        let [easy, hard] = report.changes[..] else { panic!("{:?}", report.changes) };
+        assert!(easy.gained.low <= 0.0 && easy.gained.high >= 0.0, "{easy:?}");
+        assert!(hard.gained.low > 25.0, "{hard:?}");
+        assert!(report.expectations.len() >= 5 && report.expectations.iter().all(|expected| expected.held));
+        assert_eq!(report.busiest(3).map(|cell| cell.workers), Some(3));
+        let back: Report = serde_json::from_str(&report.files(&[]).unwrap().json).unwrap();
+        assert_eq!(back, report);
+    }
+
+    #[test]
+    fn a_figure_that_was_missed_is_said_to_be_missed() {
+        let mut runs = planted::experiment();
+        for run in runs.iter_mut().filter(|run| run.facts.arm == Arm::Dam) {
+            run.requests.iter_mut().for_each(|request| request.ttft = request.ttft.map(|ttft| ttft + 850.0));
+        }
+        let report = Report::of(&runs);
+        assert!(report.faults.is_empty(), "{:?}", report.faults);
+        let missed: Vec<&str> =
+            report.expectations.iter().filter(|one| !one.held).map(|one| one.what.as_str()).collect();
+        assert!(missed.contains(&"p95 TTFT at 2×"), "{missed:?}");
+    }
+
+    #[test]
+    fn unsound_data_give_no_figure_in_any_file() {
+        let mut runs = planted::experiment();
+        runs[0].facts.dropped = 3;
+        let report = Report::of(&runs);
+        assert_eq!(report.faults.iter().map(|fault| fault.check).collect::<Vec<_>>(), [Check::Generator]);
+        let Files { page, text, json } = report.files(&runs).unwrap();
+        for file in [&page, &text, &json] {
+            assert!(file.contains("3 arrivals were left out"), "{file}");
+        }
+        assert!(!page.contains("<svg") && !text.contains("| load") && report.cells.is_empty());
+    }
+
+    #[test]
+    fn the_page_is_whole_in_one_file() {
+        let runs = planted::experiment();
+        let Files { page, text, .. } = Report::of(&runs).files(&runs).unwrap();
+        // Two pictures over loads, a map for each arm at each load.
+        assert_eq!(page.matches("<svg").count(), 2 + 4);
+        for outside in ["http://", "src=", "<link", "@import"] {
+            let found = page.replace("http://www.w3.org/2000/svg", "").contains(outside);
+            assert!(!found, "{outside} is in the page");
+        }
+        assert!(text.contains("| Traffic Dam |") && page.contains("<td>Traffic Dam</td>"));
+    }
+}

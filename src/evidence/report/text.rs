@@ -1,0 +1,150 @@
+//! The report as Markdown, in parts that the page shows as well.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::{Change, Expectation, Report};
+use crate::evidence::figures::Figures;
+use crate::evidence::stats::Interval;
+
+/// A table: its title, its head, and its rows.
+pub(super) struct Table {
+    pub(super) title: &'static str,
+    pub(super) head: Vec<&'static str>,
+    pub(super) rows: Vec<Vec<String>>,
+}
+
+/// What is said first.
+pub(super) fn verdict(report: &Report) -> Vec<String> {
+    if report.faults.is_empty() {
+        let missed = report.expectations.iter().filter(|expected| !expected.held).count();
+        let all = report.expectations.len();
+        return vec![
+            format!(
+                "The data are sound. {} of {all} figures were reached, {missed} were missed.",
+                all - missed
+            ),
+            format!(
+                "One worker gives {:.1} good answers per second at its best: 1×. A good answer is complete and began \
+                 within {:.0} ms. In brackets: 95 % intervals, bootstrapped over blocks of two seconds.",
+                report.capacity, report.ttft_slo_ms
+            ),
+        ];
+    }
+    let mut lines = vec!["No conclusion: the data are not sound.".to_owned()];
+    lines.extend(report.faults.iter().map(|fault| format!("{} – {}", fault.check, fault.what)));
+    lines
+}
+
+/// All tables; none of unsound data.
+pub(super) fn tables(report: &Report) -> Vec<Table> {
+    if !report.faults.is_empty() {
+        return Vec::new();
+    }
+    let ttft = |ttft: Option<Interval>| ttft.map_or_else(|| "–".to_owned(), |ttft| shown(ttft, 0));
+    let figures = |cell: &Figures| {
+        let [p50, p95, p99] = cell.ttft.map(ttft);
+        vec![
+            format!("{}×", cell.load),
+            cell.workers.to_string(),
+            cell.arm.to_string(),
+            format!("{:.1}", cell.offered),
+            shown(cell.goodput, 1),
+            format!("{:.1} %", cell.of_capacity() * 100.0),
+            p50,
+            p95,
+            p99,
+        ]
+    };
+    let endings = |cell: &Figures| {
+        let [generator, gateway, workers, machine] = cell.cores;
+        vec![
+            format!("{}×", cell.load),
+            cell.workers.to_string(),
+            cell.arm.to_string(),
+            counted(&cell.refused),
+            counted(&cell.errors),
+            cell.gave_up.to_string(),
+            format!("{generator:.2} / {gateway:.2} / {workers:.2} / {machine:.2}"),
+            format!("{:.0}", cell.gateway_us),
+            format!("{:.0}", cell.gateway_mib),
+        ]
+    };
+    let changed = |change: &Change| vec![format!("{}×", change.load), shown(change.gained, 1)];
+    let expected = |expected: &Expectation| {
+        let Expectation { what, wanted, got, held } = expected;
+        let verdict = if *held { "reached" } else { "MISSED" };
+        vec![what.clone(), wanted.clone(), got.clone(), verdict.to_owned()]
+    };
+    vec![
+        Table {
+            title: "What was to hold",
+            head: vec!["", "wanted", "measured", ""],
+            rows: report.expectations.iter().map(expected).collect(),
+        },
+        Table {
+            title: "What the gateway changed",
+            head: vec!["load", "good answers/s gained"],
+            rows: report.changes.iter().map(changed).collect(),
+        },
+        Table {
+            title: "Goodput and TTFT",
+            head: vec![
+                "load",
+                "workers",
+                "arm",
+                "offered/s",
+                "good/s",
+                "of its best",
+                "TTFT p50 ms",
+                "p95 ms",
+                "p99 ms",
+            ],
+            rows: report.cells.iter().map(figures).collect(),
+        },
+        Table {
+            title: "Endings and resources",
+            head: vec![
+                "load",
+                "workers",
+                "arm",
+                "refused",
+                "errors",
+                "gave up",
+                "cores: generator / gateway / workers / all",
+                "gateway µs a request",
+                "gateway MiB",
+            ],
+            rows: report.cells.iter().map(endings).collect(),
+        },
+    ]
+}
+
+fn shown(interval: Interval, digits: usize) -> String {
+    let Interval { value, low, high } = interval;
+    format!("{value:.digits$} ({low:.digits$}–{high:.digits$})")
+}
+
+fn counted(kinds: &BTreeMap<String, u64>) -> String {
+    let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    if kinds.is_empty() { "0".to_owned() } else { kinds.join(", ") }
+}
+
+pub(super) fn write(report: &Report) -> String {
+    let mut out = String::from("# The worker alone and behind the gateway\n\n");
+    // Writing to a string cannot fail.
+    let mut line = |text: std::fmt::Arguments<'_>| writeln!(out, "{text}").unwrap_or_default();
+    for said in verdict(report) {
+        line(format_args!("{said}\n"));
+    }
+    for Table { title, head, rows } in tables(report) {
+        line(format_args!("## {title}\n"));
+        line(format_args!("| {} |", head.join(" | ")));
+        line(format_args!("|{}", " --- |".repeat(head.len())));
+        rows.iter().for_each(|row| line(format_args!("| {} |", row.join(" | "))));
+        line(format_args!(""));
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    out
+}

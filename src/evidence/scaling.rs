@@ -1,0 +1,205 @@
+//! What more workers give: two models fitted to goodput at several sizes of a fleet.
+//!
+//! The Universal Scalability Law (Gunther), X(N) = λN / (1 + α(N−1) + βN(N−1)): α is what cannot be done side by side,
+//! β what all have to agree on with all. And the simple one that the gateway's ceiling uses, X(N) = base·N·factor for
+//! N > 1. Both are linear in their parameters once turned over, so least squares has a closed form; errors count
+//! relative to the value, so that large fleets do not outweigh small ones.
+
+use serde::Serialize;
+
+/// A fleet of so many workers gave so much goodput.
+pub type Point = (f64, f64);
+
+/// The Universal Scalability Law, fitted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Usl {
+    /// What one worker gives.
+    pub lambda: f64,
+    /// Contention.
+    pub alpha: f64,
+    /// Coherence.
+    pub beta: f64,
+}
+
+impl Usl {
+    /// Fits the law to points at two or more sizes. At two sizes, and where the best fit would be below zero, β is 0: a
+    /// fleet that gains from each further worker for ever is the kinder reading, and needs fewer data to be told.
+    pub fn fit(points: &[Point]) -> Result<Self, String> {
+        let points: Vec<Point> = points.iter().copied().filter(|(n, x)| *n >= 1.0 && *x > 0.0).collect();
+        let mut sizes: Vec<f64> = points.iter().map(|(n, _)| *n).collect();
+        sizes.sort_by(f64::total_cmp);
+        sizes.dedup();
+        if sizes.len() < 2 {
+            return Err(format!(
+                "a law of growth needs runs with different numbers of workers, there is {}",
+                sizes.len()
+            ));
+        }
+        // N/X = a + b(N−1) + cN(N−1), where a = 1/λ, b = α/λ, c = β/λ.
+        let terms: [fn(f64) -> f64; 3] = [|_| 1.0, |n| n - 1.0, |n| n * (n - 1.0)];
+        let law = |[a, b, c]: [f64; 3]| Self { lambda: 1.0 / a, alpha: b / a, beta: c / a };
+        // Three terms, then each with one of them left out: the first whose parameters all make sense.
+        let choices: &[&[usize]] =
+            if sizes.len() > 2 { &[&[0, 1, 2], &[0, 1], &[0, 2], &[0]] } else { &[&[0, 1], &[0]] };
+        let fits = choices.iter().filter_map(|chosen| {
+            let chosen_terms: Vec<_> = chosen.iter().filter_map(|index| terms.get(*index).copied()).collect();
+            let found = least_squares(&points, &chosen_terms)?;
+            let mut all = [0.0; 3];
+            for (index, value) in chosen.iter().zip(found) {
+                *all.get_mut(*index)? = value;
+            }
+            Some(law(all))
+        });
+        let mut sensible = fits.filter(|law| law.lambda > 0.0 && law.alpha >= 0.0 && law.beta >= 0.0);
+        sensible.next().ok_or_else(|| "no law of growth fits these runs".to_owned())
+    }
+
+    /// What `n` workers give.
+    #[must_use]
+    pub fn at(&self, n: f64) -> f64 {
+        self.lambda * n / (1.0 + self.alpha * (n - 1.0) + self.beta * n * (n - 1.0))
+    }
+
+    /// The number of workers beyond which more of them give less; none when there is no such number.
+    #[must_use]
+    pub fn peak(&self) -> Option<f64> {
+        (self.beta > 0.0).then(|| ((1.0 - self.alpha).max(0.0) / self.beta).sqrt().max(1.0))
+    }
+}
+
+/// Minimises Σ ((Σ pᵢ·termᵢ(n) − n/x) / (n/x))² by the normal equations.
+fn least_squares(points: &[Point], terms: &[fn(f64) -> f64]) -> Option<Vec<f64>> {
+    let size = terms.len();
+    let mut equations = vec![vec![0.0; size + 1]; size];
+    for (n, x) in points {
+        let wanted = n / x;
+        let row: Vec<f64> = terms.iter().map(|term| term(*n) / wanted).collect();
+        for (equation, own) in equations.iter_mut().zip(&row) {
+            // The last column is the right side: the wanted value over itself.
+            for (cell, other) in equation.iter_mut().zip(row.iter().chain([&1.0])) {
+                *cell += own * other;
+            }
+        }
+    }
+    solve(equations)
+}
+
+/// Gauss and Jordan, with pivots; none when there is no single solution.
+fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
+    let size = rows.len();
+    for column in 0..size {
+        let pivot =
+            (column..size).max_by(|a, b| f64::total_cmp(&rows[*a][column].abs(), &rows[*b][column].abs()))?;
+        rows.swap(column, pivot);
+        let lead = rows[column][column];
+        if lead.abs() < 1e-12 {
+            return None;
+        }
+        let scaled: Vec<f64> = rows[column].iter().map(|value| value / lead).collect();
+        for (index, row) in rows.iter_mut().enumerate() {
+            let share = if index == column { 0.0 } else { row[column] };
+            if index == column {
+                row.clone_from(&scaled);
+            } else {
+                row.iter_mut().zip(&scaled).for_each(|(value, lead)| *value -= share * lead);
+            }
+        }
+    }
+    rows.iter().map(|row| row.last().copied()).collect()
+}
+
+/// What one worker gives, and how much of it each of several gives.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Simple {
+    /// What one worker gives.
+    pub base: f64,
+    /// Of that, what each gives where there are more.
+    pub factor: f64,
+}
+
+impl Simple {
+    /// Of points, one of which must be of one worker, and one of more.
+    pub fn fit(points: &[Point]) -> Result<Self, String> {
+        let mean = |values: Vec<f64>| super::stats::mean(&values);
+        let of_one = points.iter().filter(|(n, _)| *n == 1.0).map(|(_, x)| *x).collect();
+        let base = mean(of_one).filter(|base| *base > 0.0).ok_or("there is no run with one worker")?;
+        let of_more = points.iter().filter(|(n, _)| *n > 1.0).map(|(n, x)| x / (n * base)).collect();
+        let factor = mean(of_more).ok_or("there is no run with more than one worker")?;
+        Ok(Self { base, factor })
+    }
+
+    /// What `n` workers give. Never less than one gives, because the others can be left idle.
+    #[must_use]
+    pub fn at(&self, n: f64) -> f64 {
+        self.base * (n * self.factor).max(1.0)
+    }
+}
+
+/// How many workers carry `target` even when one of them is lost; none when no number up to `most` does.
+pub fn workers_for(target: f64, most: u32, gives: impl Fn(f64) -> f64) -> Option<u32> {
+    (2..=most).find(|n| gives(f64::from(n - 1)) >= target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAW: Usl = Usl { lambda: 30.0, alpha: 0.05, beta: 0.004 };
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-6 * b.abs().max(1.0)
+    }
+
+    #[test]
+    fn a_law_is_found_again_from_what_it_gives() {
+        let points: Vec<Point> = [1.0, 2.0, 3.0, 6.0].map(|n| (n, LAW.at(n))).to_vec();
+        let found = Usl::fit(&points).unwrap();
+        assert!(
+            close(found.lambda, 30.0) && close(found.alpha, 0.05) && close(found.beta, 0.004),
+            "{found:?}"
+        );
+        assert!(close(found.peak().unwrap(), (0.95_f64 / 0.004).sqrt()));
+    }
+
+    #[test]
+    fn noise_never_makes_a_parameter_senseless() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..200 {
+            let mut noisy = |n: f64| (n, LAW.at(n) * (0.9 + 0.2 * random.f64()));
+            let found = Usl::fit(&[1.0, 2.0, 3.0].map(&mut noisy)).unwrap();
+            assert!(found.lambda > 20.0 && found.alpha >= 0.0 && found.beta >= 0.0, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn growth_without_loss_has_no_peak() {
+        let linear = Usl::fit(&[(1.0, 10.0), (2.0, 20.0)]).unwrap();
+        assert!(close(linear.at(7.0), 70.0) && linear.peak().is_none(), "{linear:?}");
+        // Better than linear is chance: it is read as linear.
+        let lucky = Usl::fit(&[(1.0, 10.0), (2.0, 22.0), (3.0, 33.0)]).unwrap();
+        assert_eq!((lucky.alpha, lucky.beta), (0.0, 0.0));
+    }
+
+    #[test]
+    fn one_size_tells_nothing_of_growth() {
+        assert!(Usl::fit(&[(2.0, 10.0), (2.0, 11.0)]).unwrap_err().contains("different numbers"));
+        assert!(Simple::fit(&[(2.0, 10.0)]).unwrap_err().contains("one worker"));
+        assert!(Simple::fit(&[(1.0, 10.0)]).unwrap_err().contains("more than one"));
+    }
+
+    #[test]
+    fn the_simple_one_is_its_base_and_its_factor() {
+        let simple = Simple::fit(&[(1.0, 9.0), (1.0, 11.0), (2.0, 16.0), (3.0, 27.0)]).unwrap();
+        assert!(close(simple.base, 10.0) && close(simple.factor, 0.85), "{simple:?}");
+        assert!(close(simple.at(1.0), 10.0) && close(simple.at(4.0), 34.0));
+    }
+
+    #[test]
+    fn one_may_be_lost_and_the_load_is_still_carried() {
+        let gives = |n: f64| 10.0 * n;
+        assert_eq!(workers_for(10.0, 99, gives), Some(2));
+        assert_eq!(workers_for(10.1, 99, gives), Some(3));
+        assert_eq!(workers_for(45.0, 99, gives), Some(6));
+        assert_eq!(workers_for(1e6, 99, gives), None);
+    }
+}

@@ -1,0 +1,332 @@
+//! Whether runs may be concluded from. Each check stands for a way in which an experiment has fooled somebody.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Arm, Cell, Outcome, Run, cells};
+use super::stats::{mean, quantile, sorted, standard_error};
+
+/// Two readings of the clocks may differ by so much without anybody having set one: the wall clock is read in whole
+/// milliseconds, and a daemon that keeps it right slews it by half a millisecond a second at the most.
+const CLOCK_STEP_MS: f64 = 60.0;
+/// Beyond this share of the machine the generator itself may be what is slow.
+const BUSIEST_GENERATOR: f64 = 0.70;
+/// Beyond this share the machine is full, and everybody on it waits for a turn.
+const BUSIEST_MACHINE: f64 = 0.95;
+/// A request whose turn came later than this is late …
+const LATE_MS: f64 = 50.0;
+/// … and with more than this share of late ones the load is not the one that was asked for.
+const MOST_LATE: f64 = 0.01;
+/// Goodput or the median TTFT of the last third may differ from the first by this share …
+const DRIFT: f64 = 0.10;
+/// … or by so many standard errors, whichever is more.
+const DRIFT_ERRORS: f64 = 4.0;
+/// A drift of TTFT below this is none that anybody would notice.
+const DRIFT_MS: f64 = 50.0;
+/// Arms may differ in how much they were asked for by this share: a few requests at the edges of the window.
+const LOAD_DIFFERENCE: f64 = 0.02;
+/// An arm is run at least so many times, or the machine's mood is taken for the arm's.
+const LEAST_ROUNDS: usize = 2;
+/// And measured for so long in all.
+const LEAST_SECONDS: f64 = 10.0;
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// Every answer that succeeded has its TTFT.
+    TtftThere,
+    /// No TTFT is longer than its request took, or negative.
+    TtftPossible,
+    /// Nobody set the clock.
+    Clock,
+    /// The generator kept up.
+    Generator,
+    /// What is measured is a steady state.
+    Settled,
+    /// Both arms were asked for the same.
+    SameLoad,
+    /// There is enough of it to compare.
+    Complete,
+}
+
+impl Check {
+    /// All checks, in the order of their exit codes.
+    pub const ALL: [Self; 7] = [
+        Self::TtftThere,
+        Self::TtftPossible,
+        Self::Clock,
+        Self::Generator,
+        Self::Settled,
+        Self::SameLoad,
+        Self::Complete,
+    ];
+
+    /// The exit code of a program that refuses to conclude because of it: from 10, clear of what shells and
+    /// `sysexits` mean by small and large ones.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        10 + self as u8
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TtftThere => "TTFT missing",
+            Self::TtftPossible => "TTFT impossible",
+            Self::Clock => "clock stepped",
+            Self::Generator => "generator saturated",
+            Self::Settled => "warm-up not settled",
+            Self::SameLoad => "arms of different load",
+            Self::Complete => "too few data",
+        })
+    }
+}
+
+/// A reason not to conclude.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    /// The check that failed.
+    pub check: Check,
+    /// In which run or cell, and how.
+    pub what: String,
+}
+
+/// Everything that is wrong with `runs`, by check.
+#[must_use]
+pub fn faults(runs: &[Run]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for run in runs {
+        for (check, found) in [
+            (Check::TtftThere, ttft_there(run)),
+            (Check::TtftPossible, ttft_possible(run)),
+            (Check::Clock, clock(run)),
+            (Check::Generator, generator(run)),
+        ] {
+            faults.extend(found.map(|what| Fault { check, what: format!("{}: {what}", run.name) }));
+        }
+    }
+    let cells = cells(runs);
+    for (cell, runs) in &cells {
+        faults.extend(
+            settled(runs).map(|what| Fault { check: Check::Settled, what: format!("{cell}: {what}") }),
+        );
+        faults.extend(complete(*cell, runs, &cells).map(|what| Fault { check: Check::Complete, what }));
+    }
+    faults.extend(different_loads(&cells).map(|what| Fault { check: Check::SameLoad, what }));
+    if runs.is_empty() {
+        faults.push(Fault { check: Check::Complete, what: "there is no run".to_owned() });
+    }
+    faults.sort_by_key(|fault| fault.check);
+    faults
+}
+
+fn ttft_there(run: &Run) -> Option<String> {
+    let admitted = || run.requests.iter().filter(|request| request.outcome == Outcome::Admitted);
+    let missing = admitted().filter(|request| request.ttft.is_none()).count();
+    (missing > 0).then(|| format!("{missing} of {} complete answers have no TTFT", admitted().count()))
+}
+
+fn ttft_possible(run: &Run) -> Option<String> {
+    let wrong = run.requests.iter().find(|request| {
+        request.end < 0.0 || request.ttft.is_some_and(|ttft| !(0.0..=request.end).contains(&ttft))
+    })?;
+    Some(format!("a request took {} ms, its TTFT {} ms", wrong.end, wrong.ttft.unwrap_or_default()))
+}
+
+fn clock(run: &Run) -> Option<String> {
+    let offsets = sorted(run.requests.iter().map(|request| request.wall - request.start));
+    let spread = offsets.last()? - offsets.first()?;
+    (spread > CLOCK_STEP_MS).then(|| format!("the wall clock moved by {spread:.0} ms against the steady one"))
+}
+
+fn generator(run: &Run) -> Option<String> {
+    let facts = &run.facts;
+    let share = |cpu: f64| cpu / (facts.wall_s * f64::from(facts.cores)).max(f64::MIN_POSITIVE);
+    let late = run.requests.iter().filter(|request| request.late > LATE_MS).count();
+    if facts.dropped > 0 {
+        return Some(format!("{} arrivals were left out", facts.dropped));
+    }
+    if share(facts.cpu.generator) > BUSIEST_GENERATOR {
+        return Some(format!(
+            "the generator took {:.0} % of the machine",
+            100.0 * share(facts.cpu.generator)
+        ));
+    }
+    if share(facts.cpu.machine) > BUSIEST_MACHINE {
+        return Some(format!("the machine was {:.0} % busy", 100.0 * share(facts.cpu.machine)));
+    }
+    (late as f64 > MOST_LATE * run.requests.len() as f64)
+        .then(|| format!("{late} of {} requests had their turn over {LATE_MS} ms late", run.requests.len()))
+}
+
+/// Whether the last third of the measured time was as the first, over all repetitions.
+fn settled(runs: &[&Run]) -> Option<String> {
+    let third = |last: bool| {
+        let parts = runs.iter().map(move |run| {
+            let mut seconds = run.seconds();
+            let part = seconds.len() / 3;
+            let part = if last { seconds.split_off(seconds.len() - part) } else { seconds[..part].to_vec() };
+            (*run, part)
+        });
+        let parts: Vec<_> = parts.collect();
+        let good: Vec<f64> = parts
+            .iter()
+            .flat_map(|(run, seconds)| {
+                seconds
+                    .iter()
+                    .map(|second| second.iter().filter(|request| request.is_good(&run.facts)).count() as f64)
+            })
+            .collect();
+        let requests = parts.iter().flat_map(|(_, seconds)| seconds).flatten();
+        let median = quantile(&sorted(requests.filter_map(|request| request.ttft)), 0.5);
+        (good, median)
+    };
+    let ((early, early_ttft), (late, late_ttft)) = (third(false), third(true));
+    let (before, after) = (mean(&early)?, mean(&late)?);
+    let error = standard_error(&early)?.hypot(standard_error(&late)?);
+    // Of the capacity and not of itself: goodput that has collapsed to one answer or two is steady enough.
+    let capacity = runs.first()?.facts.capacity;
+    if (before - after).abs() > (DRIFT * capacity).max(DRIFT_ERRORS * error) {
+        return Some(format!(
+            "goodput went from {before:.1}/s in the first third to {after:.1}/s in the last"
+        ));
+    }
+    let (before, after) = (early_ttft?, late_ttft?);
+    // The median of some dozens of values moves by chance as well; double the share covers it.
+    ((before - after).abs() > DRIFT_MS.max(2.0 * DRIFT * before.max(after))).then(|| {
+        format!("the median TTFT went from {before:.0} ms in the first third to {after:.0} ms in the last")
+    })
+}
+
+fn complete(cell: Cell, runs: &[&Run], all: &[(Cell, Vec<&Run>)]) -> Option<String> {
+    let other = if cell.arm == Arm::Dam { Arm::Direct } else { Arm::Dam };
+    // More workers show what the gateway makes of them; there is nothing to spread the load without it.
+    if cell.workers == 1 {
+        if !all.iter().any(|(have, _)| *have == Cell { arm: other, ..cell }) {
+            return Some(format!("{cell}: there is no run of {other} to compare with"));
+        }
+        if runs.len() < LEAST_ROUNDS {
+            return Some(format!("{cell}: one run only, and no other to say how runs differ"));
+        }
+    }
+    let seconds: f64 = runs.iter().map(|run| run.facts.measured_s).sum();
+    if seconds < LEAST_SECONDS {
+        return Some(format!("{cell}: {seconds:.0} s were measured, want {LEAST_SECONDS:.0}"));
+    }
+    let empty = runs.iter().find(|run| run.measured().next().is_none())?;
+    Some(format!("{}: nothing was asked in the measured time", empty.name))
+}
+
+fn different_loads(cells: &[(Cell, Vec<&Run>)]) -> impl Iterator<Item = String> {
+    cells.iter().filter(|(cell, _)| cell.arm == Arm::Direct).filter_map(|(cell, direct)| {
+        let (_, dam) = cells.iter().find(|(other, _)| *other == Cell { arm: Arm::Dam, ..*cell })?;
+        let offered = |runs: &[&Run]| {
+            let seconds: f64 = runs.iter().map(|run| run.facts.measured_s).sum();
+            let per_second = |sum: u64| sum as f64 / seconds.max(f64::MIN_POSITIVE);
+            let requests = || runs.iter().flat_map(|run| run.measured());
+            [
+                ("requests", per_second(requests().count() as u64)),
+                ("bytes of prompts", per_second(requests().map(|request| request.prompt).sum())),
+                ("tokens", per_second(requests().map(|request| request.tokens).sum())),
+            ]
+        };
+        let pairs = offered(direct).into_iter().zip(offered(dam));
+        let (one, other) = pairs
+            .map(|((what, one), (_, other))| ((what, one), other))
+            .find(|((_, one), other)| (one - other).abs() > LOAD_DIFFERENCE * one.max(*other))?;
+        let (what, one) = one;
+        Some(format!("at {}×: {one:.1} {what} per second without the gateway, {other:.1} with it", cell.load))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::planted;
+    use crate::evidence::record::Request;
+
+    /// What is found when `plant` has been at every run behind the gateway before one worker at twice its capacity.
+    fn found(plant: impl Fn(&mut Run)) -> Vec<Check> {
+        let mut runs = planted::experiment();
+        for run in &mut runs {
+            if run.cell() == (Cell { workers: 1, load: 2.0, arm: Arm::Dam }) {
+                plant(run);
+            }
+        }
+        let mut checks: Vec<Check> = faults(&runs).into_iter().map(|fault| fault.check).collect();
+        checks.dedup();
+        checks
+    }
+
+    fn admitted(run: &mut Run) -> impl Iterator<Item = &mut Request> {
+        run.requests.iter_mut().filter(|request| request.outcome == Outcome::Admitted)
+    }
+
+    #[test]
+    fn sound_data_are_let_through() {
+        assert_eq!(faults(&planted::experiment()), []);
+    }
+
+    #[test]
+    fn each_planted_fault_is_found_and_no_other() {
+        let plants: [(Check, fn(&mut Run)); 13] = [
+            (Check::TtftThere, |run| admitted(run).nth(40).unwrap().ttft = None),
+            (Check::TtftPossible, |run| {
+                let request = admitted(run).nth(40).unwrap();
+                request.ttft = Some(request.end + 0.1);
+            }),
+            (Check::TtftPossible, |run| admitted(run).nth(40).unwrap().ttft = Some(-1.0)),
+            (Check::Clock, |run| run.requests.iter_mut().skip(500).for_each(|request| request.wall += 100.0)),
+            (Check::Clock, |run| run.requests.iter_mut().skip(500).for_each(|request| request.wall -= 3.6e6)),
+            (Check::Generator, |run| run.facts.dropped = 1),
+            (Check::Generator, |run| run.facts.cpu.generator = 0.71 * 2.0 * run.facts.wall_s),
+            (Check::Generator, |run| run.facts.cpu.machine = 0.96 * 2.0 * run.facts.wall_s),
+            (Check::Generator, |run| {
+                run.requests.iter_mut().step_by(50).for_each(|request| request.late = 51.0)
+            }),
+            (Check::Settled, |run| {
+                // The batch still fills: in the first ten seconds that count, half of what is served comes too late.
+                let late = admitted(run).filter(|request| request.at < 15_000.0).step_by(2);
+                late.for_each(|request| (request.ttft, request.end) = (Some(1100.0), 2000.0));
+            }),
+            (Check::Settled, |run| {
+                // A queue that still grows: TTFT climbs through the whole run, within the promise.
+                admitted(run).for_each(|request| request.ttft = Some(request.at / 40.0));
+            }),
+            (Check::SameLoad, |run| run.requests.retain(|request| request.prompt % 20 != 0)),
+            (Check::SameLoad, |run| run.requests.iter_mut().for_each(|request| request.tokens += 2)),
+        ];
+        for (index, (check, plant)) in plants.into_iter().enumerate() {
+            assert_eq!(found(plant), [check], "plant {index}");
+        }
+    }
+
+    #[test]
+    fn too_little_is_said_to_be_too_little() {
+        let kept = |keep: fn(&Run) -> bool| {
+            let runs: Vec<Run> = planted::experiment().into_iter().filter(keep).collect();
+            faults(&runs).into_iter().map(|fault| (fault.check, fault.what)).collect::<Vec<_>>()
+        };
+        let alone = kept(|run| run.facts.arm == Arm::Dam || run.facts.load < 1.0);
+        assert_eq!(
+            alone,
+            [(
+                Check::Complete,
+                "Traffic Dam at 2×: there is no run of no gateway to compare with".to_owned()
+            )]
+        );
+        assert!(kept(|run| run.facts.round == 1)[0].1.contains("one run only"));
+        assert_eq!(kept(|_| false), [(Check::Complete, "there is no run".to_owned())]);
+        assert_eq!(found(|run| run.requests.clear()), [Check::SameLoad, Check::Complete]);
+        assert!(found(|run| run.facts.measured_s = 4.0).contains(&Check::Complete));
+    }
+
+    #[test]
+    fn every_check_has_a_code_of_its_own() {
+        let codes: Vec<u8> = Check::ALL.iter().map(|check| check.exit_code()).collect();
+        assert_eq!(codes, [10, 11, 12, 13, 14, 15, 16]);
+    }
+}

@@ -1,0 +1,86 @@
+//! The signatures that `jsonwebtoken` cannot check by itself, checked by ring, as TLS is.
+//!
+//! The crate's own choices are a second C library, or pure-Rust RSA with a known timing weakness. A provider is
+//! installed for the whole process, once; without one the crate would panic.
+
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::signature::{self, Verifier};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
+    UnparsedPublicKey, VerificationAlgorithm,
+};
+
+static RING: CryptoProvider = CryptoProvider {
+    signer_factory: no_signer,
+    verifier_factory: verifier,
+    key_utils: KeyUtils::new_unimplemented(),
+};
+
+/// Makes sure that signatures can be checked.
+pub(super) fn install() {
+    // The second time, or where a program that has this library in it has chosen already, there is one.
+    RING.install_default().unwrap_or_default();
+}
+
+/// Tokens are checked here and made elsewhere.
+fn no_signer(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
+    Err(ErrorKind::UnsupportedAlgorithm.into())
+}
+
+fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
+    let scheme = match algorithm {
+        Algorithm::RS256 => Scheme::Rsa(&RSA_PKCS1_2048_8192_SHA256),
+        Algorithm::RS384 => Scheme::Rsa(&RSA_PKCS1_2048_8192_SHA384),
+        Algorithm::RS512 => Scheme::Rsa(&RSA_PKCS1_2048_8192_SHA512),
+        Algorithm::PS256 => Scheme::Rsa(&RSA_PSS_2048_8192_SHA256),
+        Algorithm::PS384 => Scheme::Rsa(&RSA_PSS_2048_8192_SHA384),
+        Algorithm::PS512 => Scheme::Rsa(&RSA_PSS_2048_8192_SHA512),
+        Algorithm::ES256 => Scheme::Curve(&ECDSA_P256_SHA256_FIXED),
+        Algorithm::ES384 => Scheme::Curve(&ECDSA_P384_SHA384_FIXED),
+        Algorithm::EdDSA => Scheme::Curve(&ED25519),
+        _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
+    };
+    if key.family() != algorithm.family() {
+        return Err(ErrorKind::InvalidKeyFormat.into());
+    }
+    Ok(Box::new(ByRing { algorithm: *algorithm, scheme, key: key.kind().clone() }))
+}
+
+enum Scheme {
+    Rsa(&'static RsaParameters),
+    Curve(&'static dyn VerificationAlgorithm),
+}
+
+struct ByRing {
+    algorithm: Algorithm,
+    scheme: Scheme,
+    key: DecodingKeyKind,
+}
+
+impl Verifier<Vec<u8>> for ByRing {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        let right = match (&self.scheme, &self.key) {
+            (Scheme::Rsa(scheme), DecodingKeyKind::RsaModulusExponent { n, e }) => {
+                RsaPublicKeyComponents { n, e }.verify(scheme, message, signature).is_ok()
+            }
+            (Scheme::Rsa(scheme), DecodingKeyKind::SecretOrDer(der)) => {
+                UnparsedPublicKey::new(*scheme, der).verify(message, signature).is_ok()
+            }
+            (Scheme::Curve(scheme), DecodingKeyKind::SecretOrDer(point)) => {
+                UnparsedPublicKey::new(*scheme, point).verify(message, signature).is_ok()
+            }
+            (Scheme::Curve(_), DecodingKeyKind::RsaModulusExponent { .. }) => false,
+        };
+        if right { Ok(()) } else { Err(signature::Error::new()) }
+    }
+}
+
+impl JwtVerifier for ByRing {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}

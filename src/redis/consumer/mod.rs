@@ -1,0 +1,332 @@
+//! The worker's side of the queue: taking jobs from Redis, and giving answers back.
+//!
+//! Each function is one step of `docs/queue-protocol.md`, sent once; what to do in which order, and what to send again, is
+//! the worker's to know.
+//!
+//! **Failure mode.** Redis is away: every step fails within some two seconds. All of them may be sent again.
+
+mod line;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use redis::{Client, FromRedisValue, RedisResult, Script, Value, cmd, from_redis_value};
+
+use self::line::Line;
+use super::jobs::Kind;
+use super::settings::RedisSettings;
+use crate::fleet::heartbeat::Key;
+
+const GROUP: &str = "workers";
+/// How long Redis may hold back the answer to a read while there is nothing.
+const BLOCK: Duration = Duration::from_millis(1000);
+/// How long a run that failed is said to have been idle, so that whoever claims next gets it.
+const LONG_IDLE_MS: u64 = 3_600_000;
+/// Intervals without a renewal after which a job is anybody's.
+const MISSED: u32 = 3;
+
+/// Who drains what.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The worker's name.
+    pub worker: Arc<str>,
+    /// The pool whose jobs it takes.
+    pub pool: Arc<str>,
+    /// The side of the pool it is on.
+    pub colour: Arc<str>,
+    /// How often runs are renewed; the same in all workers of the pool.
+    pub interval: Duration,
+}
+
+/// One worker's way to its queue.
+pub struct Consumer {
+    place: Place,
+    prefix: Arc<str>,
+    stream: String,
+    dead: String,
+    key: Option<Key>,
+    client: Client,
+    /// For what Redis holds back, which nothing else may wait behind.
+    reading: Line,
+    line: Line,
+    take: Script,
+    emit: Script,
+    renew: Script,
+    end: Script,
+}
+
+/// A place in the stream that leads to a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The entry's id.
+    pub id: String,
+    /// The job's.
+    pub job: String,
+}
+
+/// What came of taking a job.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is this worker's to run.
+    Run(Run),
+    /// There is nothing to run any more.
+    Gone,
+    /// Its runs are used up, for this reason.
+    Dead(String),
+}
+
+/// A run of a job, as it was begun.
+#[derive(Debug)]
+pub struct Run {
+    /// Which run of the job this is.
+    pub epoch: u64,
+    /// The time until its deadline.
+    pub left: Duration,
+    /// What was asked.
+    pub path: String,
+    /// A JSON object of strings.
+    pub headers: String,
+    /// The request's body.
+    pub body: Bytes,
+    /// Whether this worker has no key, or the job is signed with it.
+    pub genuine: bool,
+}
+
+/// What Redis says to a part of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It was added.
+    Ok,
+    /// Somebody else runs the job.
+    Fenced,
+    /// Nobody wants the rest.
+    Cancelled,
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl Consumer {
+    /// A consumer that has not connected yet. With a key it knows forged jobs.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn new(settings: &RedisSettings, place: Place, key: Option<Key>) -> RedisResult<Self> {
+        let prefix = Arc::clone(&settings.prefix);
+        let with_common =
+            |own: &str| Script::new(&format!("{}{own}", include_str!("../jobs/lua/common.lua")));
+        Ok(Self {
+            stream: format!("{prefix}:jobs:{{{}}}:{}", place.pool, place.colour),
+            dead: format!("{prefix}:dead:{{{}}}", place.pool),
+            client: Client::open(settings.url())?,
+            reading: Line::new(settings, BLOCK)?,
+            line: Line::new(settings, Duration::ZERO)?,
+            take: with_common(include_str!("../jobs/lua/take.lua")),
+            emit: with_common(include_str!("../jobs/lua/emit.lua")),
+            renew: Script::new(include_str!("../jobs/lua/renew.lua")),
+            end: Script::new(include_str!("../jobs/lua/end.lua")),
+            place,
+            prefix,
+            key,
+        })
+    }
+
+    /// Who drains what.
+    #[must_use]
+    pub const fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Makes the stream and its group, unless they are there.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn join(&self) -> RedisResult<()> {
+        let mut create = cmd("XGROUP");
+        create.arg("CREATE").arg(&self.stream).arg(GROUP).arg(0).arg("MKSTREAM");
+        match self.line.call::<()>(&create).await {
+            Err(error) if error.code() != Some("BUSYGROUP") => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for new entries, for a second at the most.
+    ///
+    /// # Errors
+    /// When Redis does not answer, or has lost the stream or its group.
+    pub async fn read(&self) -> RedisResult<Vec<Entry>> {
+        let mut read = cmd("XREADGROUP");
+        read.arg("GROUP").arg(GROUP).arg(&*self.place.worker);
+        // One at a time: workers that are free together then share what comes together.
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS").arg(&self.stream).arg(">");
+        let streams: Option<Vec<(String, Vec<Wire>)>> = self.reading.call(&read).await?;
+        Ok(streams.into_iter().flatten().flat_map(|(_, entries)| entries).map(entry).collect())
+    }
+
+    /// Claims entries of workers that were not heard for three intervals.
+    ///
+    /// # Errors
+    /// As [`Consumer::read`].
+    pub async fn claim(&self, most: usize) -> RedisResult<Vec<Entry>> {
+        let mut claim = cmd("XAUTOCLAIM");
+        claim.arg(&self.stream).arg(GROUP).arg(&*self.place.worker);
+        claim.arg(millis(self.place.interval * MISSED)).arg("0-0").arg("COUNT").arg(most);
+        let (_, entries, _): (String, Vec<Wire>, Vec<String>) = self.line.call(&claim).await?;
+        Ok(entries.into_iter().map(entry).collect())
+    }
+
+    /// Begins a run.
+    ///
+    /// # Errors
+    /// When Redis does not answer. The run may have begun all the same; taken again, it is another.
+    pub async fn take(&self, job: &str) -> RedisResult<Taken> {
+        let mut take = self.of_job(&self.take, job);
+        take.arg(&*self.place.worker).arg(&*self.place.colour);
+        let answer: Vec<Value> = self.line.run(&take).await?;
+        let mut answer = answer.into_iter();
+        let word: String = field(&mut answer)?;
+        Ok(match word.as_str() {
+            "RUN" => {
+                let (epoch, _attempt): (u64, u64) = (field(&mut answer)?, field(&mut answer)?);
+                let left = Duration::from_millis(field(&mut answer)?);
+                let (path, headers): (String, String) = (field(&mut answer)?, field(&mut answer)?);
+                let body: Vec<u8> = field(&mut answer)?;
+                let signature: Vec<u8> = field(&mut answer)?;
+                let genuine = self.is_genuine(job, &path, &headers, &body, &signature);
+                Taken::Run(Run { epoch, left, path, headers, body: body.into(), genuine })
+            }
+            "DEAD" => Taken::Dead(field(&mut answer)?),
+            _ => Taken::Gone,
+        })
+    }
+
+    /// Adds to an answer. `first` is the number of the first of `parts`; what was added stays added once.
+    ///
+    /// # Errors
+    /// When Redis does not answer; with the code `GAP` when it has lost what came before.
+    pub async fn emit(
+        &self,
+        job: &str,
+        epoch: u64,
+        first: u64,
+        parts: &[(Kind, Bytes)],
+    ) -> RedisResult<Said> {
+        let parts = parts.iter().map(|(kind, data)| (kind.as_str(), &data[..]));
+        self.say(job, epoch, first, parts).await
+    }
+
+    /// Says why a run failed that another may not; `next` is the number that its next part would have had.
+    ///
+    /// # Errors
+    /// As [`Consumer::emit`].
+    pub async fn fail(&self, job: &str, epoch: u64, next: u64, why: &str) -> RedisResult<Said> {
+        self.say(job, epoch, next, std::iter::once(("fail", why.as_bytes()))).await
+    }
+
+    async fn say<'a>(
+        &self,
+        job: &str,
+        epoch: u64,
+        first: u64,
+        parts: impl Iterator<Item = (&'static str, &'a [u8])>,
+    ) -> RedisResult<Said> {
+        let mut emit = self.of_job(&self.emit, job);
+        emit.arg(epoch).arg(first);
+        parts.for_each(|(kind, data)| {
+            emit.arg(kind).arg(data);
+        });
+        let answer: String = self.line.run(&emit).await?;
+        Ok(match answer.as_str() {
+            "OK" => Said::Ok,
+            "FENCED" => Said::Fenced,
+            _ => Said::Cancelled,
+        })
+    }
+
+    /// Says that these entries still run. Answers those that are somebody else's.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn renew(&self, entries: &[String]) -> RedisResult<Vec<String>> {
+        let mut renew = self.renew.key(&self.stream);
+        renew.arg(&*self.place.worker).arg(entries);
+        self.line.run(&renew).await
+    }
+
+    /// Takes the entry of a job that has ended out of the stream; with an error it becomes a dead letter.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn end(&self, entry: &Entry, dead: &str) -> RedisResult<()> {
+        let mut end = self.end.key(&self.stream);
+        end.key(&self.dead).arg(&entry.id).arg(&entry.job).arg(dead);
+        self.line.run(&end).await
+    }
+
+    /// Hands an entry back, so that the next who claims gets it.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn hand_back(&self, entry: &Entry) -> RedisResult<()> {
+        let mut claim = cmd("XCLAIM");
+        claim.arg(&self.stream).arg(GROUP).arg(&*self.place.worker).arg(0).arg(&entry.id);
+        claim.arg("IDLE").arg(LONG_IDLE_MS).arg("JUSTID");
+        self.line.call(&claim).await
+    }
+
+    /// Hears which jobs, in which epoch, this worker should stop, until the connection breaks.
+    ///
+    /// # Errors
+    /// Always in the end.
+    pub async fn hear_cancels(&self, mut hear: impl FnMut(&str, u64)) -> RedisResult<()> {
+        let mut cancels = self.client.get_async_pubsub().await?;
+        cancels.subscribe(format!("{}:cancels:{}", self.prefix, self.place.worker)).await?;
+        let mut messages = cancels.on_message();
+        while let Some(message) = messages.next().await {
+            let text: String = message.get_payload()?;
+            if let Some((job, epoch)) = text.split_once(' ')
+                && let Ok(epoch) = epoch.parse()
+            {
+                hear(job, epoch);
+            }
+        }
+        Ok(())
+    }
+
+    fn of_job<'a>(&self, script: &'a Script, job: &str) -> redis::ScriptInvocation<'a> {
+        let prefix = &self.prefix;
+        let mut call = script.key(format!("{prefix}:job:{{{job}}}"));
+        call.key(format!("{prefix}:reply:{{{job}}}")).arg(format!("{prefix}:replies:")).arg(job);
+        call
+    }
+
+    fn is_genuine(&self, job: &str, path: &str, headers: &str, body: &[u8], signature: &[u8]) -> bool {
+        let Some(key) = &self.key else { return true };
+        let lines = [job, &self.place.pool, path, headers].map(str::as_bytes);
+        let signed = [&lines[..], &[body]].concat().join(&b'\n');
+        key.open(&format!("{}:job", self.prefix), &[signature, &signed].join(&b' ')).is_ok()
+    }
+}
+
+/// An entry as Redis writes it: its id, its fields.
+type Wire = (String, HashMap<String, String>);
+
+/// An entry that names no job is one of a job that is not there, and goes the way of those.
+fn entry((id, mut fields): Wire) -> Entry {
+    Entry { id, job: fields.remove("job").unwrap_or_default() }
+}
+
+fn field<T: FromRedisValue>(answer: &mut impl Iterator<Item = Value>) -> RedisResult<T> {
+    Ok(from_redis_value(answer.next().unwrap_or(Value::Nil))?)
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}

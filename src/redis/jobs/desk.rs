@@ -1,0 +1,178 @@
+//! Who waits for which answer.
+//!
+//! Each reader has a box of bounded size. What does not fit is left out, and the box says so: it is in the stream, and
+//! the reader gets it there when it has made room. So a client that reads slowly costs this gateway a box, and the
+//! others nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::Waker;
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use super::entry::Entry;
+use super::keys::Job;
+
+/// Bytes that wait in one box: some seconds' worth of tokens, and small beside what a connection has.
+const MOST_BYTES: usize = 32 * 1024;
+/// Pieces that wait in one box; each costs its bookkeeping.
+const MOST: usize = 128;
+
+/// What came for one reader.
+#[derive(Debug, Default)]
+pub(super) struct Inbox(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    /// Something was left out after what is here.
+    behind: bool,
+    waker: Option<Waker>,
+}
+
+/// What a reader finds in its box.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// The next piece.
+    Entry(Entry),
+    /// The next pieces are in the stream only.
+    Behind,
+    /// Nothing yet; the waker is told.
+    Nothing,
+}
+
+impl Inbox {
+    fn put(&self, entry: Entry) {
+        let mut waiting = self.0.lock();
+        // What comes after something that was left out cannot be used before it.
+        if waiting.behind || waiting.entries.len() >= MOST || waiting.bytes + entry.data.len() > MOST_BYTES {
+            waiting.behind = true;
+        } else {
+            waiting.bytes += entry.data.len();
+            waiting.entries.push_back(entry);
+        }
+        let waker = waiting.waker.take();
+        drop(waiting);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn fall_behind(&self) {
+        let mut waiting = self.0.lock();
+        waiting.behind = true;
+        if let Some(waker) = waiting.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn take(&self, waker: &Waker) -> Found {
+        let mut waiting = self.0.lock();
+        if let Some(entry) = waiting.entries.pop_front() {
+            waiting.bytes -= entry.data.len();
+            return Found::Entry(entry);
+        }
+        if std::mem::take(&mut waiting.behind) {
+            return Found::Behind;
+        }
+        if !waiting.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            waiting.waker = Some(waker.clone());
+        }
+        Found::Nothing
+    }
+}
+
+/// The boxes of this gateway.
+#[derive(Debug, Default)]
+pub(super) struct Desk(Mutex<HashMap<Job, SmallVec<[Arc<Inbox>; 1]>>>);
+
+impl Desk {
+    /// A box for what comes of `job` from now on.
+    pub(super) fn open(&self, job: Job) -> Arc<Inbox> {
+        let inbox = Arc::new(Inbox::default());
+        self.0.lock().entry(job).or_default().push(Arc::clone(&inbox));
+        inbox
+    }
+
+    /// Nobody reads this box any more.
+    pub(super) fn close(&self, job: Job, inbox: &Arc<Inbox>) {
+        let mut boxes = self.0.lock();
+        if let Some(readers) = boxes.get_mut(&job) {
+            readers.retain(|reader| !Arc::ptr_eq(reader, inbox));
+            if readers.is_empty() {
+                boxes.remove(&job);
+            }
+        }
+    }
+
+    /// Puts a piece into the boxes of who waits for it.
+    pub(super) fn put(&self, job: Job, entry: Entry) {
+        let readers = self.0.lock().get(&job).cloned();
+        for inbox in readers.unwrap_or_default() {
+            inbox.put(entry.clone());
+        }
+    }
+
+    /// Something may have been missed: everybody is to look into the stream.
+    pub(super) fn fall_behind(&self) {
+        let readers: Vec<_> = self.0.lock().values().flatten().cloned().collect();
+        for inbox in readers {
+            inbox.fall_behind();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::jobs::{Kind, Place};
+
+    fn entry(n: u64, length: usize) -> Entry {
+        Entry { place: Place { epoch: 1, n }, kind: Kind::Data, data: vec![0; length].into() }
+    }
+
+    fn drained(inbox: &Inbox) -> (usize, bool) {
+        let mut count = 0;
+        loop {
+            match inbox.take(Waker::noop()) {
+                Found::Entry(_) => count += 1,
+                Found::Behind => return (count, true),
+                Found::Nothing => return (count, false),
+            }
+        }
+    }
+
+    #[test]
+    fn a_box_is_bounded_in_pieces_and_bytes_and_tells_what_it_left_out() {
+        for length in [0, 100, MOST_BYTES / 3, MOST_BYTES] {
+            let desk = Desk::default();
+            let job = Job::random().unwrap();
+            let inbox = desk.open(job);
+            for n in 1..=1000 {
+                desk.put(job, entry(n, length));
+            }
+            let fits = MOST_BYTES.checked_div(length).unwrap_or(MOST).min(MOST);
+            assert_eq!(drained(&inbox), (fits, true), "of {length} bytes");
+            assert_eq!(drained(&inbox), (0, false), "it is told once");
+            desk.put(job, entry(1001, length));
+            assert_eq!(drained(&inbox), (1, false), "and then it is a box like any other");
+        }
+    }
+
+    #[test]
+    fn every_reader_has_a_box_and_takes_only_that_along() {
+        let (desk, job) = (Desk::default(), Job::random().unwrap());
+        let (one, other) = (desk.open(job), desk.open(job));
+        desk.put(job, entry(1, 1));
+        desk.put(Job::random().unwrap(), entry(1, 1));
+        desk.close(job, &one);
+        desk.put(job, entry(2, 1));
+        assert_eq!((drained(&one), drained(&other)), ((1, false), (2, false)));
+        desk.fall_behind();
+        assert_eq!(drained(&other), (0, true));
+        desk.close(job, &other);
+        assert!(desk.0.lock().is_empty());
+    }
+}

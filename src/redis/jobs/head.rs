@@ -1,0 +1,83 @@
+//! What of the headers goes with a job, and what of its answer's comes back.
+//!
+//! Both are lists of what may pass, not of what may not: a job is written to disk, and read by whoever reads Redis.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
+use serde::Deserialize;
+
+/// What a worker may know of the client's message.
+const FOR_WORKERS: [&str; 5] = ["accept", "content-type", "traceparent", "tracestate", "x-request-id"];
+/// Heads are small; what is longer is none.
+const LONGEST: usize = 16 * 1024;
+
+/// The headers of a request that go with its job, as JSON.
+#[must_use]
+pub fn for_worker(headers: &HeaderMap) -> String {
+    let known: BTreeMap<&str, &str> =
+        FOR_WORKERS.into_iter().filter_map(|name| Some((name, headers.get(name)?.to_str().ok()?))).collect();
+    // A map of texts can always be written.
+    serde_json::to_string(&known).unwrap_or_default()
+}
+
+#[derive(Deserialize)]
+struct Head {
+    status: u16,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+fn may_pass(name: &str) -> bool {
+    name == "content-type" || name == "retry-after" || name.starts_with("openai-")
+}
+
+/// Reads the head of an answer.
+#[must_use]
+pub fn read_head(data: &[u8]) -> Option<response::Parts> {
+    let Head { status, headers } = serde_json::from_slice(data.get(..data.len().min(LONGEST))?).ok()?;
+    // Below 200 there would be no body, and nothing after it.
+    let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200)?;
+    let (mut head, ()) = Response::new(()).into_parts();
+    head.status = status;
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        if may_pass(name.as_str()) {
+            head.headers.insert(name, HeaderValue::from_str(&value).ok()?);
+        }
+    }
+    Some(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_goes_with_a_job() {
+        let mut headers = HeaderMap::new();
+        for name in
+            ["authorization", "cookie", "x-api-key", "content-type", "x-request-id", "x-forwarded-for"]
+        {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
+        }
+        assert_eq!(for_worker(&headers), r#"{"content-type":"v","x-request-id":"v"}"#);
+    }
+
+    #[test]
+    fn a_head_brings_its_status_and_few_headers() {
+        let text = r#"{"worker":"w1","status":429,"headers":{"Content-Type":"application/json","set-cookie":"a=b","OpenAI-Version":"1","x-traffic-dam-reason":"x"}}"#;
+        let head = read_head(text.as_bytes()).unwrap();
+        let names: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!((head.status.as_u16(), names), (429, vec!["content-type", "openai-version"]));
+        for wrong in [
+            "",
+            "{}",
+            r#"{"status":99}"#,
+            r#"{"status":101}"#,
+            r#"{"status":200,"headers":{"content-type":"a\nb"}}"#,
+        ] {
+            assert!(read_head(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+}

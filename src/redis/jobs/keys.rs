@@ -1,0 +1,133 @@
+//! What jobs and their keys are called.
+
+use std::fmt;
+use std::sync::Arc;
+
+use redis::{RedisWrite, ToRedisArgs};
+use sha2::{Digest, Sha256};
+
+/// A job's name: 128 random bits, so that nobody finds another's by trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Job(u128);
+
+/// Enough that nobody finds two callers of one tag.
+const TAG_BYTES: usize = 16;
+/// The digits of a job's name.
+const DIGITS: usize = 32;
+
+impl Job {
+    /// A new name; `None` when the system has no randomness to give.
+    #[must_use]
+    pub fn random() -> Option<Self> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).ok()?;
+        Some(Self(u128::from_ne_bytes(bytes)))
+    }
+
+    /// The job of that name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        (text.len() == DIGITS && text.bytes().all(plain))
+            .then(|| u128::from_str_radix(text, 16).ok().map(Self))
+            .flatten()
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl ToRedisArgs for Job {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        out.write_arg_fmt(self);
+    }
+}
+
+/// What a caller is called in a job: always the same, and nobody's name.
+#[must_use]
+pub fn nameless(caller: &str) -> String {
+    let digest = Sha256::digest(caller.as_bytes());
+    digest.iter().take(TAG_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One colour of one pool: what has a stream of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Side {
+    /// The pool.
+    pub pool: Arc<str>,
+    /// The colour.
+    pub colour: Arc<str>,
+}
+
+/// Names under one prefix.
+#[derive(Debug)]
+pub(super) struct Keys {
+    prefix: Arc<str>,
+    /// The channel of answers, without the gateway.
+    pub(super) replies: String,
+    /// The channel of cancels, without the worker.
+    pub(super) cancels: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &Arc<str>) -> Self {
+        Self {
+            prefix: Arc::clone(prefix),
+            replies: format!("{prefix}:replies:"),
+            cancels: format!("{prefix}:cancels:"),
+        }
+    }
+
+    pub(super) fn job(&self, job: Job) -> String {
+        format!("{}:job:{{{job}}}", self.prefix)
+    }
+
+    pub(super) fn reply(&self, job: Job) -> String {
+        format!("{}:reply:{{{job}}}", self.prefix)
+    }
+
+    pub(super) fn stream(&self, side: &Side) -> String {
+        format!("{}:jobs:{{{}}}:{}", self.prefix, side.pool, side.colour)
+    }
+
+    /// The jobs that wait, and how many each caller has among them.
+    pub(super) fn pending(&self, pool: &str) -> [String; 2] {
+        let key = format!("{}:pending:{{{pool}}}", self.prefix);
+        [key.clone(), key + ":callers"]
+    }
+
+    pub(super) fn dead(&self, pool: &str) -> String {
+        format!("{}:dead:{{{pool}}}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_it_is_written_and_nothing_else_is() {
+        let job = Job::random().unwrap();
+        assert_eq!(Job::parse(&job.to_string()), Some(job));
+        assert_ne!(Job::random(), Some(job));
+        assert_eq!(Job::parse(&"0".repeat(32)), Some(Job(0)));
+        for wrong in
+            ["", "1", &"0".repeat(31), &"0".repeat(33), &"F".repeat(32), &format!("+{}", "0".repeat(31))]
+        {
+            assert_eq!(Job::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn keys_are_as_the_protocol_has_them() {
+        let keys = Keys::new(&"dam".into());
+        let side = Side { pool: "chat".into(), colour: "blue".into() };
+        assert_eq!(keys.stream(&side), "dam:jobs:{chat}:blue");
+        assert_eq!(keys.dead("chat"), "dam:dead:{chat}");
+        assert_eq!(keys.job(Job(0xf)), format!("dam:job:{{{}f}}", "0".repeat(31)));
+        assert_eq!(keys.reply(Job(0xf)), format!("dam:reply:{{{}f}}", "0".repeat(31)));
+    }
+}

@@ -1,0 +1,89 @@
+//! The subscription by which answers come as they are made.
+//!
+//! A message is lost when the connection breaks, and when this gateway cannot keep up; then every reader is told to look
+//! into the stream. So nothing here has to be reliable, only quick.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::{PushInfo, PushKind, RedisResult, Value, cmd};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::Jobs;
+use super::entry::Entry;
+use crate::redis::pushes;
+
+/// How long a connection may take to be made, and a sign of life to come.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a sign of life is asked for. Readers look into the stream after a second of silence by themselves.
+const ASK: Duration = Duration::from_secs(1);
+/// Between two tries to connect; half of it is chance.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Messages on their way from the connection to the boxes: a tenth of a second's worth of what one gateway can pass on.
+const WAITING: usize = 8192;
+
+impl Jobs {
+    /// Listens for ever, through every outage.
+    pub(super) async fn listen(&self) {
+        let mut told = false;
+        loop {
+            let Err(error) = self.listen_once(&mut told).await;
+            if !told {
+                tracing::warn!(%error, "answers of jobs are not heard; they are read from their streams");
+                told = true;
+            }
+            sleep(PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        }
+    }
+
+    async fn listen_once(&self, told: &mut bool) -> RedisResult<Never> {
+        let (sender, mut messages) = mpsc::channel(WAITING);
+        let lost = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&lost);
+        let lose = move || flag.store(true, Ordering::Release);
+        let mut connection = pushes::connect(self.0.link.settings(), PATIENCE, sender, lose).await?;
+        connection.subscribe(format!("{}{}", self.0.keys.replies, self.0.dams.id())).await?;
+        self.0.desk.fall_behind();
+        if std::mem::take(told) {
+            tracing::info!("answers of jobs are heard again");
+        }
+        let ask = async {
+            let mut ticks = interval(ASK);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                if let Err(error) = cmd("PING").query_async::<String>(&mut connection).await {
+                    return error;
+                }
+            }
+        };
+        let mut ask = std::pin::pin!(ask);
+        loop {
+            tokio::select! {
+                biased;
+                push = messages.recv() => match push {
+                    Some(PushInfo { kind: PushKind::Message, data }) => self.hear(data),
+                    Some(PushInfo { kind: PushKind::Disconnection, .. }) | None => return Err(pushes::gone()),
+                    Some(_) => {}
+                },
+                error = &mut ask => return Err(error),
+            }
+            if lost.load(Ordering::Acquire) && messages.is_empty() && lost.swap(false, Ordering::AcqRel) {
+                self.0.desk.fall_behind();
+            }
+        }
+    }
+
+    fn hear(&self, mut data: Vec<Value>) {
+        if let Some(Value::BulkString(text)) = data.pop()
+            && let Some((job, entry)) = Entry::published(text)
+        {
+            self.0.desk.put(job, entry);
+        }
+    }
+}
+
+/// There is no end but an error.
+enum Never {}

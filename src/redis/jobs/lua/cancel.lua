@@ -1,0 +1,20 @@
+-- For gateways. Ends a job that nobody waits for any more. ARGV: 3 the channel of cancels without the worker, 4 the state
+-- that it ends in, 5 the reason, 6 a message. Answers GONE (no such job), ENDED (it had), QUEUED (nobody runs it), or
+-- RUNNING (its worker was told).
+
+local state, epoch, n, dam, async, worker =
+  unpack(redis.call('HMGET', hash, 'state', 'epoch', 'n', 'dam', 'async', 'worker'))
+
+if not state then
+  return 'GONE'
+end
+if state ~= 'queued' and state ~= 'running' then
+  return 'ENDED'
+end
+redis.call('HSET', hash, 'cancelled', 1)
+fail(ARGV[4], ARGV[5], ARGV[6], epoch, n + 1, dam, async)
+if state == 'queued' then
+  return 'QUEUED'
+end
+redis.call('PUBLISH', ARGV[3] .. worker, job .. ' ' .. epoch)
+return 'RUNNING'

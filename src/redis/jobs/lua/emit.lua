@@ -1,0 +1,56 @@
+-- For workers. Adds to the answer of the run that the worker began. ARGV: 3 its epoch, 4 the number of the first entry,
+-- then kind and data of each entry, one after the other. Answers
+--   OK          added, now or by an earlier call
+--   FENCED      another run has begun: stop, and leave the entry alone
+--   CANCELLED   nobody wants the rest: stop, and end the entry
+-- An entry of the kind `fail` is not added: it says why the run failed, and the job may be run again.
+
+local mine, first, count = ARGV[3], tonumber(ARGV[4]), (#ARGV - 4) / 2
+local state, epoch, n, dam, deadline, async, sent =
+  unpack(redis.call('HMGET', hash, 'state', 'epoch', 'n', 'dam', 'deadline_ms', 'async', 'sent'))
+
+if epoch ~= mine then
+  return 'FENCED'
+end
+n = tonumber(n)
+local heard = first + count - 1 <= n
+if state ~= 'running' and not (heard and (state == 'done' or state == 'failed')) then
+  return 'CANCELLED'
+end
+if heard then
+  return 'OK'
+end
+if first > n + 1 then
+  return redis.error_reply('GAP the next entry is number ' .. n + 1)
+end
+if now() >= tonumber(deadline) then
+  fail('expired', 'upstream_timeout', 'The deadline of the job has passed.', epoch, n + 1, dam, async)
+  return 'CANCELLED'
+end
+
+local ended
+for at = 5 + 2 * (n + 1 - first), #ARGV, 2 do
+  local kind, data = ARGV[at], ARGV[at + 1]
+  if kind == 'fail' then
+    redis.call('HSET', hash, 'last_error', data)
+    if sent == '1' and async ~= '1' then
+      fail('failed', 'upstream_broke', data, epoch, n + 1, dam, async)
+    end
+    return 'OK'
+  end
+  n = n + 1
+  append(epoch, n, kind, data, dam)
+  if kind == 'data' then
+    sent = '1'
+  elseif kind ~= 'head' then
+    ended = kind == 'end' and 'done' or 'failed'
+    break
+  end
+end
+redis.call('HSET', hash, 'n', n, 'sent', sent)
+if ended then
+  finish(ended, async)
+else
+  redis.call('PEXPIRE', reply, KEEP)
+end
+return 'OK'

@@ -1,0 +1,12 @@
+-- For workers, and gateways. Takes the entry of a job that has ended out of the stream. KEYS: 1 the stream, 2 the pool's
+-- dead letters. ARGV: 1 the entry's id, 2 the job, 3 the error if it is a dead letter, else empty. Answers 1 if it was there.
+
+local held = redis.call('XACK', KEYS[1], 'workers', ARGV[1])
+local there = redis.call('XDEL', KEYS[1], ARGV[1])
+if held == 1 and ARGV[3] ~= '' then
+  local time = redis.call('TIME')
+  local day = 86400000
+  redis.call('XADD', KEYS[2], 'MINID', '~', time[1] * 1000 - day, '*', 'job', ARGV[2], 'error', ARGV[3])
+  redis.call('PEXPIRE', KEYS[2], day)
+end
+return there

@@ -1,0 +1,13 @@
+-- For workers, each interval. Says that the worker still runs these jobs. KEYS: 1 the stream. ARGV: 1 the worker, then the
+-- ids of entries. Answers those that are not its own any more: stop their runs, and leave the entries alone.
+
+local lost = {}
+for at = 2, #ARGV do
+  local held = redis.call('XPENDING', KEYS[1], 'workers', ARGV[at], ARGV[at], 1)[1]
+  if held and held[2] == ARGV[1] then
+    redis.call('XCLAIM', KEYS[1], 'workers', ARGV[1], 0, ARGV[at], 'JUSTID')
+  else
+    lost[#lost + 1] = ARGV[at]
+  end
+end
+return lost

@@ -1,0 +1,38 @@
+-- For workers. Begins a run of a job whose entry was read or claimed. ARGV: 3 the worker, 4 its colour. Answers
+--   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature
+--   GONE            it has ended, or just did: end the entry
+--   DEAD, error     its runs are used up: end the entry as a dead letter, with that error
+
+local worker, colour = ARGV[3], ARGV[4]
+local state, epoch, n, dam, deadline, attempt, most, async, sent, last_error, runs = unpack(redis.call('HMGET', hash,
+  'state', 'epoch', 'n', 'dam', 'deadline_ms', 'attempt', 'max_attempts', 'async', 'sent', 'last_error', 'runs'))
+
+if state == 'dead' then
+  return { 'DEAD', last_error or '' }
+end
+if state ~= 'queued' and state ~= 'running' then
+  return { 'GONE' }
+end
+local left = tonumber(deadline) - now()
+if left <= 0 then
+  fail('expired', 'upstream_timeout', 'The deadline of the job has passed.', epoch, n + 1, dam, async)
+  return { 'GONE' }
+end
+-- Somebody has the beginning of another run's answer: a new one cannot be glued to it.
+if sent == '1' and async ~= '1' then
+  fail('failed', 'upstream_broke', last_error or 'The worker was lost within the answer.', epoch, n + 1, dam, async)
+  return { 'GONE' }
+end
+attempt = attempt + 1
+if attempt > tonumber(most or 3) then
+  last_error = last_error or 'The worker was lost.'
+  redis.call('HSET', hash, 'last_error', last_error)
+  fail('dead', 'upstream_broke', last_error, epoch, n + 1, dam, async)
+  return { 'DEAD', last_error }
+end
+epoch = epoch + 1
+redis.call('DEL', reply)
+redis.call('HSET', hash, 'state', 'running', 'epoch', epoch, 'n', 0, 'sent', 0, 'attempt', attempt, 'worker', worker,
+  'runs', (runs and runs .. ' ' or '') .. worker .. '/' .. colour)
+local path, headers, body, signature = unpack(redis.call('HMGET', hash, 'path', 'headers', 'body', 'signature'))
+return { 'RUN', epoch, attempt, left, path or '', headers or '{}', body or '', signature or '' }

@@ -1,0 +1,35 @@
+//! The scripts that a gateway runs. Workers have theirs from the same folder.
+
+use redis::Script;
+
+macro_rules! of_job {
+    ($own:literal) => {
+        concat!(include_str!("lua/common.lua"), include_str!($own))
+    };
+}
+
+/// The scripts with their hashes.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    pub(super) create: Script,
+    pub(super) enqueue: Script,
+    pub(super) cancel: Script,
+    pub(super) attach: Script,
+    pub(super) pend: Script,
+    pub(super) promote: Script,
+    pub(super) end: Script,
+}
+
+impl Default for Scripts {
+    fn default() -> Self {
+        Self {
+            create: Script::new(of_job!("lua/create.lua")),
+            enqueue: Script::new(include_str!("lua/enqueue.lua")),
+            cancel: Script::new(of_job!("lua/cancel.lua")),
+            attach: Script::new(of_job!("lua/attach.lua")),
+            pend: Script::new(include_str!("lua/pend.lua")),
+            promote: Script::new(include_str!("lua/promote.lua")),
+            end: Script::new(include_str!("lua/end.lua")),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Workers that are there, answer their health checks, and say nothing more.
+//!
+//! A stream may pause; all streams of a worker at once do not. So a request that has waited for its next token for a
+//! while says so ([`Gate::awaits`]), and when nothing has come from the worker on any stream for longer than its own
+//! pace explains, it is put aside as one that cannot be reached: nothing new is sent there, requests without a first
+//! token go elsewhere, and after a cool-down it is tried with a few. Streams that hang there end when their own timeout
+//! says so; a token on any of them ends the silence at once.
+//!
+//! * **Failure mode.** A worker whose streams are all read by clients that stall is not silent, for only who waits for
+//!   the worker is asked. One that reads a long prompt and decodes nothing meanwhile is not silent for as long as that
+//!   prompt may take.
+//! * **Trade-off.** A worker with a single stream that pauses for seconds loses its turn for one; that stream goes on.
+
+use std::time::Duration;
+
+use crate::clock::Nanos;
+
+use super::gate::Gate;
+use super::member::Worker;
+use super::quantile::Ratios;
+use super::seat::SeatId;
+
+/// Silence that is never held against a worker.
+pub const SHORTEST_SILENCE: Duration = Duration::from_secs(2);
+/// So many times what nearly all of a worker's tokens take is not held against it either.
+const TOKENS: f64 = 5.0;
+/// Nearly all.
+const NEARLY_ALL: f64 = 0.99;
+/// What the histogram counts in: it tells 5 ms to 2.4 s apart.
+const UNIT: Duration = Duration::from_millis(100);
+/// Spans of tokens after which the older ones weigh half: seconds of a busy worker, a minute of an idle one.
+const MEMORY: u32 = 1000;
+
+/// What came of one worker's streams.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// When anything last came on any of them.
+    at: Nanos,
+    /// Times from one token to the next.
+    gaps: Ratios,
+    /// Sequences that were there when it fell silent, as long as it is.
+    pub(super) hung: u32,
+}
+
+impl Flow {
+    /// So many tokens of one stream came in so much time.
+    pub(super) fn learn(&mut self, count: u64, span: Duration) {
+        self.gaps.add(span.as_secs_f64() / count.max(1) as f64 / UNIT.as_secs_f64());
+        if self.gaps.len() >= MEMORY {
+            self.gaps.fade();
+        }
+    }
+
+    /// The longest silence that is still none.
+    fn patience(&self) -> Duration {
+        let gap = self.gaps.quantile(NEARLY_ALL).map_or(Duration::ZERO, |gap| UNIT.mul_f64(gap));
+        SHORTEST_SILENCE.max(gap.mul_f64(TOKENS))
+    }
+
+    /// What hung there, if it did, is there no more.
+    pub(super) fn hang_less(&mut self, hung: bool, sequences: u32) {
+        if hung {
+            self.hung = self.hung.saturating_sub(sequences);
+        }
+    }
+}
+
+impl Worker {
+    /// It answered a request.
+    pub(super) fn answers(&mut self, now: Nanos) {
+        self.health.answered(now);
+        self.flow.at = now;
+        self.flow.hung = 0;
+    }
+
+    /// Tokens came on one of its streams.
+    pub(super) fn flows(&mut self, now: Nanos) {
+        self.flow.at = now;
+        if self.health.silent_since().is_some() {
+            self.health.flowed(now);
+            self.flow.hung = 0;
+        }
+    }
+
+    /// Whether it has said nothing for so long that it is supposed to say nothing more.
+    fn is_silent(&self, now: Nanos) -> bool {
+        now.since(self.flow.at) >= self.flow.patience() && !self.may_be_reading(now)
+    }
+}
+
+impl Gate {
+    /// A streamed request waits for its worker, which has sent it nothing for a while. True when it should go to
+    /// another: the worker fell silent after it was sent there, nothing of its answer has come, and there is another.
+    pub fn awaits(&mut self, id: SeatId, now: Nanos) -> bool {
+        let Some((seat, worker)) = self.seat_and_worker(id) else { return false };
+        let Some(sent) = seat.dispatched_at().filter(|_| seat.stream) else { return false };
+        let (begun, place) = (seat.has_begun(), seat.worker);
+        let telling = match worker.health.silent_since() {
+            None => begun,
+            // What hangs there since then says nothing new; what was sent to try it does, after a time of its own.
+            Some(since) => since < sent && now.since(sent) >= worker.flow.patience(),
+        };
+        if telling && worker.health.reachable(now) && worker.is_silent(now) {
+            self.fall_silent(place, now);
+        }
+        let Some((_, worker)) = self.seat_and_worker(id) else { return false };
+        let abandoned = !begun && worker.health.silent_since().is_some_and(|since| sent <= since);
+        abandoned && self.has_alternative(id, now)
+    }
+
+    fn fall_silent(&mut self, place: usize, now: Nanos) {
+        let Self { workers, seats, .. } = self;
+        let Some(worker) = workers.get_mut(place).and_then(Option::as_mut) else { return };
+        worker.health.fell_silent(now);
+        worker.flow.hung = worker.ledger.in_flight();
+        // What it has not begun to answer says nothing about what is sent from now on.
+        worker.answered = now;
+        seats.values_mut().filter(|seat| seat.worker == place).for_each(|seat| seat.hung = true);
+        self.recount(place, now);
+        self.advance(now);
+        self.serve(now);
+    }
+}

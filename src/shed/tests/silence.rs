@@ -1,0 +1,137 @@
+//! Workers that hang: silence on all streams, and what breaks before it answers.
+
+use super::*;
+use crate::shed::Failure;
+
+fn two() -> Gate {
+    gate(settings(), &[member("w1", 8), member("w2", 8)])
+}
+
+/// A stream at the worker `id`, which the gate chooses because it has the least to do; sent, and past its first token
+/// at `now` if it `begins`.
+fn stream(gate: &mut Gate, id: &str, begins: bool, now: Nanos) -> SeatId {
+    let grant = granted(gate, &Ask { repeatable: true, ..ask("a") }, now);
+    assert_eq!(&*grant.worker, id);
+    gate.dispatched(grant.seat, now);
+    if begins {
+        gate.first_token(grant.seat, now);
+    }
+    grant.seat
+}
+
+fn reachable(gate: &Gate, now: Nanos) -> Vec<bool> {
+    gate.snapshot(now).workers.iter().map(|worker| worker.reachable).collect()
+}
+
+#[test]
+fn silence_on_all_streams_puts_a_worker_aside_and_what_it_has_not_begun_leaves() {
+    let mut gate = two();
+    let hangs = stream(&mut gate, "w1", true, at(0));
+    let lives = stream(&mut gate, "w2", true, at(0));
+    let unread = stream(&mut gate, "w1", false, at(10));
+    for millis in (100..2000).step_by(100) {
+        gate.tokens(lives, millis / 100, at(millis));
+        assert!(!gate.awaits(hangs, at(millis)) && !gate.awaits(unread, at(millis)));
+    }
+    assert_eq!(reachable(&gate, at(1999)), [true, true]);
+    assert!(!gate.awaits(hangs, at(2000)), "what was begun stays");
+    assert_eq!(reachable(&gate, at(2000)), [false, true]);
+    assert!(gate.awaits(unread, at(2000)));
+    assert_eq!(gate.reassign(unread, at(2000)).as_deref(), Some("w2"));
+    for _ in 0..6 {
+        stream(&mut gate, "w2", false, at(2001));
+    }
+    refused_or_waiting(&mut gate, at(2001));
+}
+
+/// There is no room anywhere.
+fn refused_or_waiting(gate: &mut Gate, now: Nanos) {
+    assert!(!matches!(gate.ask(&ask("b"), now), Ok(Answer::Granted(_))));
+}
+
+#[test]
+fn after_the_cool_down_it_is_tried_with_four_beside_what_hangs_and_one_first_token_restores_it() {
+    let mut gate = gate(settings(), &[member("w1", 16)]);
+    let hung: Vec<_> = (0..5).map(|_| stream(&mut gate, "w1", true, at(0))).collect();
+    assert!(!gate.awaits(hung[0], at(2000)));
+    assert_eq!(reachable(&gate, at(2999)), [false]);
+    assert_eq!(gate.snapshot(at(3000)).workers[0].limit, 5 + 4);
+    // What hangs since then does not put it aside again.
+    assert!(!gate.awaits(hung[1], at(3000)));
+    let tried: Vec<_> = (0..4).map(|_| stream(&mut gate, "w1", false, at(3000))).collect();
+    refused_or_waiting(&mut gate, at(3000));
+    // One that hangs on trial does, after its own time, and for longer.
+    assert!(!gate.awaits(tried[0], at(4999)));
+    assert_eq!(reachable(&gate, at(4999)), [true]);
+    assert!(!gate.awaits(tried[0], at(5000)), "there is no other worker");
+    assert_eq!((reachable(&gate, at(6999)), reachable(&gate, at(7000))), (vec![false], vec![true]));
+    for seat in hung.into_iter().chain(tried) {
+        gate.release(seat, Ending::TimedOut, 0, at(7000));
+    }
+    assert_eq!(gate.snapshot(at(7000)).workers[0].limit, 4);
+    let good = stream(&mut gate, "w1", false, at(7000));
+    gate.first_token(good, at(7100));
+    assert_eq!(gate.snapshot(at(7100)).workers[0].limit, 16);
+}
+
+#[test]
+fn a_token_on_any_stream_ends_the_silence() {
+    let mut gate = two();
+    let hangs = stream(&mut gate, "w1", true, at(0));
+    assert!(!gate.awaits(hangs, at(2500)));
+    assert_eq!(reachable(&gate, at(2500)), [false, true]);
+    gate.tokens(hangs, 2, at(2600));
+    assert_eq!(reachable(&gate, at(2600)), [true, true]);
+    assert_eq!(gate.snapshot(at(2600)).workers[0].limit, 8);
+}
+
+#[test]
+fn a_worker_of_slow_tokens_is_given_five_times_their_time() {
+    let mut gate = gate(settings(), &[member("w1", 8)]);
+    let slow = stream(&mut gate, "w1", true, at(0));
+    for count in 1..=20 {
+        gate.tokens(slow, count, at(count * 1000));
+    }
+    // A second each, within the width of a bucket.
+    for (millis, silent) in [(23_000, false), (24_900, false), (25_300, true)] {
+        assert!(!gate.awaits(slow, at(millis)));
+        assert_eq!(reachable(&gate, at(millis)), [!silent], "{millis}");
+    }
+}
+
+#[test]
+fn a_worker_that_reads_a_long_prompt_is_not_silent() {
+    let mut gate = gate(settings(), &[member("w1", 8)]);
+    // A token takes a millisecond to read.
+    for second in 0..20 {
+        let (tokens, sent) = (100 + 700 * (second % 2), at(second * 1000));
+        let grant = granted(&mut gate, &Ask { prompt_tokens: tokens, ..ask("a") }, sent);
+        gate.dispatched(grant.seat, sent);
+        gate.first_token(grant.seat, sent + Duration::from_millis(tokens));
+        gate.release(grant.seat, Ending::Complete, 5, sent + Duration::from_millis(tokens + 10));
+    }
+    let waits = stream(&mut gate, "w1", true, at(20_000));
+    let long = granted(&mut gate, &Ask { prompt_tokens: 10_000, ..ask("a") }, at(20_001));
+    gate.dispatched(long.seat, at(20_001));
+    assert!(!gate.awaits(waits, at(26_000)));
+    assert_eq!(reachable(&gate, at(26_000)), [true]);
+    assert!(!gate.awaits(waits, at(32_000)));
+    assert_eq!(reachable(&gate, at(32_000)), [false]);
+}
+
+#[test]
+fn who_breaks_before_it_answers_is_put_aside_unless_it_is_the_last() {
+    let mut gate = two();
+    let seats = [stream(&mut gate, "w1", false, at(0)), stream(&mut gate, "w2", false, at(0))];
+    for _ in 0..2 {
+        gate.worker_failed(seats[0], Failure::Broke, at(1));
+    }
+    assert_eq!(reachable(&gate, at(1)), [false, true]);
+    for _ in 0..5 {
+        gate.worker_failed(seats[1], Failure::Broke, at(1));
+    }
+    assert_eq!(reachable(&gate, at(1)), [false, true]);
+    gate.worker_failed(seats[1], Failure::Connect, at(1));
+    gate.worker_failed(seats[1], Failure::Connect, at(1));
+    assert_eq!(reachable(&gate, at(1)), [false, false]);
+}

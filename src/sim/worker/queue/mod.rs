@@ -1,0 +1,198 @@
+//! The worker as one that drains a queue: `docs/queue-protocol.md`, followed step by step.
+//!
+//! Jobs are answered by the same shop as calls over HTTP, faults and all. A job told to `die` is left as by a process that
+//! died; one whose stream breaks is handed back.
+//!
+//! **Failure mode.** Redis is away: nothing new is read, what runs goes on and is told once Redis is back, unless it was
+//! claimed meanwhile. Told to end, the worker says so, takes nothing new, and finishes what it has, within limits; what is
+//! left then is claimed by others.
+
+mod desk;
+mod run;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::RedisResult;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use self::desk::Desk;
+use super::Options;
+use super::service::Shop;
+use super::station::Station;
+use crate::clock::unix_millis;
+use crate::fleet::heartbeat::{Heartbeat, Key, State};
+use crate::redis::consumer::{Consumer, Entry, Place};
+use crate::redis::settings::RedisSettings;
+use crate::redis::speaker::Speaker;
+
+/// The wait before Redis is asked again after it did not answer.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Which queue the worker drains, and as whom.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// Where Redis is.
+    pub redis: RedisSettings,
+    /// The worker's name, pool and colour.
+    pub place: Place,
+    /// What heartbeats are signed with, and jobs must be.
+    pub key: Option<Key>,
+    /// What it runs, for people.
+    pub version: Option<Arc<str>>,
+    /// How long what runs may take when the worker is told to end.
+    pub drain: Duration,
+}
+
+/// One worker at its queue.
+pub(super) struct Drainer {
+    desk: Arc<Desk>,
+    station: Arc<Station>,
+    membership: Membership,
+    options: Options,
+    /// Whether it was told to end.
+    draining: watch::Sender<bool>,
+}
+
+impl Drainer {
+    /// # Errors
+    /// When the URL of Redis is none.
+    pub(super) fn new(
+        shop: Arc<Shop>,
+        station: Arc<Station>,
+        options: Options,
+        membership: Membership,
+    ) -> RedisResult<Self> {
+        let Membership { redis, place, key, .. } = &membership;
+        let consumer = Consumer::new(redis, place.clone(), key.clone())?;
+        let desk = Arc::new(Desk::new(shop, consumer));
+        Ok(Self { desk, station, membership, options, draining: watch::Sender::new(false) })
+    }
+
+    /// Drains the queue until `end` completes and what runs then has ended, or its time is over.
+    pub(super) async fn drain(self, end: impl Future<Output = ()>) {
+        let this = Arc::new(self);
+        // Dropped with this future, and everything in them with them.
+        let (mut helpers, mut runs) = (JoinSet::new(), JoinSet::new());
+        helpers.spawn(Arc::clone(&this.desk).hear_cancels());
+        helpers.spawn(Arc::clone(&this.desk).renew());
+        let speaking = helpers.spawn(Arc::clone(&this).speak());
+        let told = async {
+            end.await;
+            this.draining.send_replace(true);
+        };
+        tokio::join!(told, this.read(&mut runs));
+        let ended = async { while runs.join_next().await.is_some() {} };
+        if timeout(this.membership.drain, ended).await.is_err() {
+            tracing::warn!(runs = runs.len(), "the time to finish is over; others may claim what is left");
+        }
+        speaking.abort();
+    }
+
+    /// Fills free slots until the worker is told to end.
+    async fn read(&self, runs: &mut JoinSet<()>) {
+        let slots = Arc::new(Semaphore::new(self.options.slots as usize));
+        let mut draining = self.draining.subscribe();
+        let mut source = Source { consumer: &self.desk.consumer, joined: false, claimed: None };
+        let mut deaf = false;
+        loop {
+            while runs.try_join_next().is_some() {}
+            let slot = tokio::select! {
+                biased;
+                _ = draining.wait_for(|draining| *draining) => return,
+                slot = Arc::clone(&slots).acquire_owned() => slot.ok(),
+            };
+            match source.next(1 + slots.available_permits()).await {
+                Ok(entries) => {
+                    if std::mem::take(&mut deaf) {
+                        tracing::info!("the queue is read again");
+                    }
+                    let others = std::iter::repeat_with(|| Arc::clone(&slots).try_acquire_owned().ok());
+                    for (entry, slot) in entries.into_iter().zip(std::iter::once(slot).chain(others)) {
+                        let desk = Arc::clone(&self.desk);
+                        runs.spawn(async move {
+                            desk.work(&entry).await;
+                            drop(slot);
+                        });
+                    }
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut deaf, true) {
+                        tracing::warn!(%error, "the queue cannot be read");
+                    }
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Says heartbeats, and at once that it was told to end.
+    async fn speak(self: Arc<Self>) {
+        let Membership { redis, place, key, version, .. } = &self.membership;
+        let mut speaker = Speaker::new(redis.clone(), key.clone());
+        let mut draining = self.draining.subscribe();
+        let mut ticks = interval(place.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let boot: Arc<str> = format!("{:016x}", fastrand::u64(..)).into();
+        for seq in 1.. {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Ok(()) = draining.changed() => {}
+            }
+            let gauges = self.station.gauges();
+            let count = |count: usize| u32::try_from(count).ok();
+            let beat = Heartbeat {
+                worker: Arc::clone(&place.worker),
+                boot: Arc::clone(&boot),
+                seq,
+                at_ms: Some(unix_millis()),
+                interval: place.interval,
+                url: None,
+                pool: Some(Arc::clone(&place.pool)),
+                model: Some(self.options.model.as_str().into()),
+                colour: Some(Arc::clone(&place.colour)),
+                version: version.clone(),
+                state: if *draining.borrow() { State::Draining } else { State::Ready },
+                slots: Some(self.options.slots),
+                running: count(gauges.running),
+                waiting: count(gauges.waiting),
+                kv_used: Some(gauges.kv_usage),
+                kv_tokens: Some(self.options.kv_tokens),
+                ttft_p90: None,
+                itl_p90: None,
+                checks: Vec::new(),
+            };
+            if let Err(error) = speaker.say(&beat).await {
+                tracing::debug!(%error, "Redis takes no heartbeats");
+            }
+        }
+    }
+}
+
+/// Where entries come from.
+struct Source<'a> {
+    consumer: &'a Consumer,
+    joined: bool,
+    claimed: Option<Instant>,
+}
+
+impl Source<'_> {
+    /// Entries for no more than `free` slots: once each interval those that others have left, otherwise new ones.
+    async fn next(&mut self, free: usize) -> RedisResult<Vec<Entry>> {
+        if !self.joined {
+            self.consumer.join().await?;
+            self.joined = true;
+        }
+        let entries = if self.claimed.is_none_or(|at| at.elapsed() >= self.consumer.place().interval) {
+            self.claimed = Some(Instant::now());
+            self.consumer.claim(free).await
+        } else {
+            self.consumer.read().await
+        };
+        // Whatever went wrong, the stream or its group may be gone.
+        self.joined = entries.is_ok();
+        entries
+    }
+}

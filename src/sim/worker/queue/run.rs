@@ -1,0 +1,224 @@
+//! One run of a job: the shop's answer, carried to Redis piece by piece.
+//!
+//! While a piece is on its way the engine goes on, and what it yields meanwhile goes together with the next: a slow Redis
+//! makes pieces larger and costs no memory.
+//!
+//! **Failure mode.** Redis is away: the piece is sent again until it is taken, or until the job is past its deadline or is
+//! no longer this worker's.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::BodyExt;
+use redis::{RedisError, RedisResult};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::super::body::WorkerBody;
+use super::super::service::Shop;
+use super::desk::Stop;
+use crate::redis::consumer::{Consumer, Entry, Run, Said, Taken};
+use crate::redis::jobs::Kind;
+
+/// The most parts in one call, for a worker whose stream was cut small.
+const TOGETHER: usize = 64;
+/// The wait before something is sent again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What is to be done about an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Its job has ended; with a reason it is a dead letter.
+    End(String),
+    /// Another run may fare better.
+    HandBack,
+    /// It is left to whoever claims it.
+    Leave,
+}
+
+impl Verdict {
+    fn ended() -> Self {
+        Self::End(String::new())
+    }
+}
+
+/// What a run needs.
+#[derive(Clone, Copy)]
+pub(super) struct Bench<'a> {
+    pub(super) shop: &'a Shop,
+    pub(super) consumer: &'a Consumer,
+}
+
+impl Bench<'_> {
+    /// Takes a job, runs it, and does what is to be done about its entry.
+    pub(super) async fn work(self, entry: &Entry, stops: &mut Receiver<Stop>) {
+        let verdict = match again(|| self.consumer.take(&entry.job)).await {
+            Ok(Taken::Run(run)) => self.run(&entry.job, run, stops).await,
+            Ok(Taken::Gone) => Verdict::ended(),
+            Ok(Taken::Dead(error)) => Verdict::End(error),
+            Err(_) => Verdict::Leave,
+        };
+        // Whatever keeps these from being heard lets the entry be claimed, and its job is found to have ended.
+        let told = match verdict {
+            Verdict::End(dead) => again(|| self.consumer.end(entry, &dead)).await,
+            Verdict::HandBack => self.consumer.hand_back(entry).await,
+            Verdict::Leave => Ok(()),
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, job = entry.job, "the entry is left to be claimed");
+        }
+    }
+
+    async fn run(self, job: &str, run: Run, stops: &mut Receiver<Stop>) -> Verdict {
+        let epoch = run.epoch;
+        let mut emit = Emit { consumer: self.consumer, job, epoch, first: 1 };
+        if !run.genuine {
+            return emit.error("upstream_broke", "The job's signature is wrong.").await;
+        }
+        tokio::select! {
+            verdict = self.answer(run, &mut emit) => verdict,
+            verdict = stopped(stops, epoch) => verdict,
+        }
+    }
+
+    async fn answer(self, run: Run, emit: &mut Emit<'_>) -> Verdict {
+        let Some(parts) = request(&run) else {
+            return emit.error("upstream_broke", "The job's path or headers cannot be read.").await;
+        };
+        // Only the engine is waited for no longer than that. What is being sent is sent to its end: until that is heard nobody
+        // knows which number comes next.
+        let until = Instant::now() + run.left;
+        let response = match timeout_at(until, self.shop.call(parts, run.body)).await {
+            Ok(Ok(response)) => response,
+            // Like a process that dies: nothing more is heard of it.
+            Ok(Err(_)) => return Verdict::Leave,
+            Err(_) => return emit.late().await,
+        };
+        let head = head(&self.consumer.place().worker, &response);
+        let mut body = response.into_body();
+        let mut parts = vec![(Kind::Head, head)];
+        loop {
+            // What is there goes together; nothing is waited for while something could be sent.
+            let ready = if parts.len() < TOGETHER { body.frame().now_or_never() } else { None };
+            let next = match ready {
+                Some(next) => next,
+                None if parts.is_empty() => match timeout_at(until, body.frame()).await {
+                    Ok(next) => next,
+                    Err(_) => return emit.late().await,
+                },
+                None => match emit.send(&mut parts).await {
+                    Ok(()) => continue,
+                    Err(verdict) => return verdict,
+                },
+            };
+            match next {
+                Some(Ok(frame)) => parts.extend(frame.into_data().ok().map(|data| (Kind::Data, data))),
+                Some(Err(cut)) => return emit.failed(&mut parts, &cut.to_string()).await,
+                None => {
+                    parts.push((Kind::End, Bytes::new()));
+                    return emit.send(&mut parts).await.err().unwrap_or_else(Verdict::ended);
+                }
+            }
+        }
+    }
+}
+
+/// The answer of one run, as far as it was given.
+struct Emit<'a> {
+    consumer: &'a Consumer,
+    job: &'a str,
+    epoch: u64,
+    /// The number of the next part.
+    first: u64,
+}
+
+impl Emit<'_> {
+    /// Sends parts until they are taken. What is to be done otherwise is the error.
+    async fn send(&mut self, parts: &mut Vec<(Kind, Bytes)>) -> Result<(), Verdict> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let Self { consumer, job, epoch, first } = *self;
+        let given = &parts[..];
+        let said = again(|| consumer.emit(job, epoch, first, given)).await;
+        self.first += parts.len() as u64;
+        parts.clear();
+        taken(said)
+    }
+
+    /// Sends what there is, and that this run gives no more.
+    async fn failed(&mut self, parts: &mut Vec<(Kind, Bytes)>, why: &str) -> Verdict {
+        if let Err(verdict) = self.send(parts).await {
+            return verdict;
+        }
+        let Self { consumer, job, epoch, first } = *self;
+        taken(again(|| consumer.fail(job, epoch, first, why)).await).err().unwrap_or(Verdict::HandBack)
+    }
+
+    /// The run has taken too long. Redis has seen the deadline pass before, and says so.
+    async fn late(&mut self) -> Verdict {
+        self.error("upstream_timeout", "The deadline of the job has passed.").await
+    }
+
+    async fn error(&mut self, reason: &str, message: &str) -> Verdict {
+        let error = serde_json::json!({ "reason": reason, "message": message }).to_string();
+        self.send(&mut vec![(Kind::Error, error.into())]).await.err().unwrap_or_else(Verdict::ended)
+    }
+}
+
+fn taken(said: RedisResult<Said>) -> Result<(), Verdict> {
+    match said {
+        Ok(Said::Ok) => Ok(()),
+        Ok(Said::Cancelled) => Err(Verdict::ended()),
+        Ok(Said::Fenced) | Err(_) => Err(Verdict::Leave),
+    }
+}
+
+/// Sends something until it is answered, or refused for good.
+async fn again<T, F: Future<Output = RedisResult<T>>>(send: impl Fn() -> F) -> RedisResult<T> {
+    loop {
+        match send().await {
+            Err(error) if !is_final(&error) => sleep(AGAIN).await,
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether the same command would meet the same error: keys that are not what they should be, or an answer of which Redis
+/// has lost the beginning.
+fn is_final(error: &RedisError) -> bool {
+    matches!(error.code(), Some("ERR" | "GAP" | "WRONGTYPE"))
+}
+
+async fn stopped(stops: &mut Receiver<Stop>, epoch: u64) -> Verdict {
+    loop {
+        match stops.recv().await {
+            Some(Stop::Cancelled(of)) if of != epoch => {}
+            Some(Stop::Cancelled(_)) => return Verdict::ended(),
+            Some(Stop::Lost) | None => return Verdict::Leave,
+        }
+    }
+}
+
+fn request(run: &Run) -> Option<Parts> {
+    let fields: HashMap<String, String> = serde_json::from_str(&run.headers).ok()?;
+    let headers = HeaderMap::try_from(&fields).ok()?;
+    let mut request = Request::builder().method(Method::POST).uri(&run.path).body(()).ok()?;
+    *request.headers_mut() = headers;
+    Some(request.into_parts().0)
+}
+
+fn head(worker: &str, response: &Response<WorkerBody>) -> Bytes {
+    let headers: serde_json::Map<_, _> = response
+        .headers()
+        .iter()
+        .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.into())))
+        .collect();
+    let head =
+        serde_json::json!({ "worker": worker, "status": response.status().as_u16(), "headers": headers });
+    head.to_string().into()
+}

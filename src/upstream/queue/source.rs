@@ -1,0 +1,64 @@
+//! The answer of a job as the frames of a body.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use crate::redis::jobs::{self, Awaited, Entry, Kind};
+
+/// The rest of a job's answer. Dropping it before its end cancels the job.
+#[derive(Debug)]
+pub(crate) struct JobSource {
+    awaited: Awaited,
+    /// What was read already.
+    next: Option<Entry>,
+    /// The run that this is the answer of.
+    epoch: u64,
+    over: bool,
+}
+
+impl JobSource {
+    /// An answer whose head was read, and `first` after it.
+    pub(super) fn new(awaited: Awaited, first: Entry) -> Self {
+        Self { awaited, epoch: first.place.epoch, over: first.kind == Kind::End, next: Some(first) }
+    }
+
+    pub(crate) const fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub(crate) fn expire(&mut self) {
+        self.awaited.expire();
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, jobs::Fault>>> {
+        loop {
+            if self.over {
+                return Poll::Ready(None);
+            }
+            let entry = match self.next.take() {
+                Some(entry) => entry,
+                None => ready!(self.awaited.poll_entry(cx)),
+            };
+            self.over = entry.kind.is_last();
+            match entry.kind {
+                Kind::Data if entry.place.epoch == self.epoch => {
+                    if !entry.data.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(entry.data))));
+                    }
+                }
+                Kind::End if entry.place.epoch == self.epoch => return Poll::Ready(None),
+                Kind::Error => return Poll::Ready(Some(Err(jobs::Fault::read(&entry.data)))),
+                // What another run says cannot be glued to what this one said.
+                Kind::Head | Kind::Data | Kind::End => {
+                    self.over = true;
+                    return Poll::Ready(Some(Err(jobs::Fault::broke("it was lost within its answer"))));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+"""Gateways, workers and Redis are killed and paused at random, while jobs go through them. Whatever happens, every accepted
+job must end, once, as one thing, on the side it was put to, and nobody may get a wrong answer.
+
+Run by scripts/chaos. DURATION in seconds, SEED and CALLERS may be in the environment.
+"""
+
+import asyncio
+import collections
+import contextlib
+import os
+import random
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import redis.asyncio as redis
+
+from crowd import Crowd
+from processes import House
+from records import ENDS, Records
+
+DURATION = float(os.environ.get("DURATION", "600"))
+SEED = int(os.environ.get("SEED") or time.time())
+CALLERS = int(os.environ.get("CALLERS", "10"))
+SETTLES = 90  # s after which nothing may be under way any more: the longest deadline, and some outages
+
+
+def put(port, body):
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v1/pools/default/active", body.encode(), method="PUT")
+    request.add_header("content-type", "application/json")
+    with contextlib.suppress(urllib.error.HTTPError, OSError), urllib.request.urlopen(request, timeout=2) as answer:
+        return answer.status
+
+
+async def switch(house):
+    """Switches to green, and asks again until every gateway follows. Gives when that began and when it was done."""
+    told = time.time() * 1000
+    for number in range(600):
+        admin = house.dams[number % 2][1]
+        if await asyncio.to_thread(put, admin, '{"colour":"green"}') == 200:
+            return told, time.time() * 1000
+        await asyncio.sleep(0.2)
+    sys.exit("no gateway took the switch of colours within two minutes")
+
+
+async def ready(records, house):
+    """Waits until all workers speak and the gateways answer."""
+    for _ in range(300):
+        with contextlib.suppress(redis.RedisError, OSError):
+            if await records.store.scard("dam:workers") == 6:
+                for _, admin in house.dams:
+                    await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{admin}/readyz", None, 2)
+                return
+        await asyncio.sleep(0.1)
+    sys.exit("the processes did not come up")
+
+
+async def main():
+    dice = random.Random(SEED)
+    print(f"chaos for {DURATION:.0f} s with seed {SEED}", flush=True)
+    with House() as house:
+        records = Records(house.redis_url)
+        await ready(records, house)
+        watching = asyncio.create_task(records.watch())
+        crowd = Crowd([at for at, _ in house.dams], dice)
+        began = time.monotonic()
+
+        def tell(what):
+            if os.environ.get("VERBOSE"):
+                print(f"{time.monotonic() - began:7.1f} s  {what}", flush=True)
+
+        until = asyncio.get_running_loop().time() + DURATION
+        callers = [asyncio.create_task(crowd.ask(until)) for _ in range(CALLERS)]
+        torment = asyncio.create_task(house.torment(DURATION, dice, tell))
+        await asyncio.sleep(DURATION / 2)
+        told, switched = await switch(house)
+        tell("switched to green")
+        await asyncio.gather(torment, *callers)
+        settling = time.monotonic()
+        settled = False
+        while not settled and time.monotonic() - settling < SETTLES:
+            await asyncio.sleep(0.5)
+            with contextlib.suppress(redis.RedisError, OSError):
+                settled = await records.settled()
+        took = time.monotonic() - settling
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        added, states, runs, ran, withdrawn = await records.judge(crowd, told, switched)
+        faults = records.faults + crowd.faults
+        faults += [f"{name} ended without being killed" for name in house.fallen()]
+        if not states["done"]:
+            faults.append("nothing was answered")
+        if not settled:
+            faults.append(f"entries are left in the streams after {SETTLES} s")
+        report(house, crowd, added, states, runs, ran, withdrawn, took)
+        for fault in faults[:20]:
+            print(f"NOT MET    {fault}")
+        if faults:
+            for process in house.processes:
+                with open(process.log, errors="replace") as log:
+                    print(f"--- {process.name}:", *log.readlines()[-8:], sep="\n", file=sys.stderr)
+            sys.exit(f"{len(faults)} faults")
+        print("met        every accepted job ended once, on its own side, and no answer was wrong")
+
+
+def report(house, crowd, added, states, runs, ran, withdrawn, took):
+    blows = collections.Counter()
+    for process in house.processes:
+        blows[f"{process.kind}s killed"] += process.deaths
+        blows[f"{process.kind}s paused"] += process.pauses
+    blows = ", ".join(f"{count} {what.replace('rediss', 'times redis')}" for what, count in sorted(blows.items()))
+    outcomes = ", ".join(f"{count} {what}" for what, count in crowd.outcomes.most_common())
+    ended = ", ".join(f"{states[state]} {word}" for state, word in ENDS.items())
+    print(f"struck     {blows}")
+    print(f"callers    {sum(crowd.outcomes.values())} requests: {outcomes}")
+    print(f"accepted   {added} jobs; settled {took:.1f} s after the last request")
+    print(f"ended      {sum(states.values())}: {ended}; never put into a stream: {sum(states.values()) - added + withdrawn}")
+    print(f"runs       {runs} of {ran} jobs")
+
+
+asyncio.run(main())

@@ -1,0 +1,100 @@
+"""What Redis says became of each job."""
+
+import asyncio
+import collections
+import contextlib
+import json
+
+import redis.asyncio as redis
+
+FIELDS = ["state", "colour", "runs", "attempt", "epoch", "created_ms", "headers", "async"]
+ENDS = {"done": "answered", "failed": "failed", "cancelled": "cancelled", "expired": "expired", "dead": "dead-lettered"}
+
+
+class Records:
+    def __init__(self, url):
+        self.store = redis.from_url(url, decode_responses=True, socket_timeout=5, socket_connect_timeout=1)
+        self.jobs, self.faults = {}, []
+        # Jobs that were seen in a stream: those that were accepted. A look that Redis' death cut short may miss some.
+        self.accepted = set()
+        self.requests = {}
+
+    async def watch(self):
+        """Follows what is put into the streams, and looks at every record now and then, for ever."""
+        at = {f"dam:jobs:{{default}}:{colour}": "0-0" for colour in ("blue", "green")}
+        ticks = 0
+        while True:
+            with contextlib.suppress(redis.RedisError, OSError):
+                for stream, entries in await self.store.xread(at, block=500):
+                    for entry, fields in entries:
+                        at[stream] = entry
+                        self.accepted.add(fields["job"])
+                        headers = await self.store.hget(f"dam:job:{{{fields['job']}}}", "headers")
+                        if headers:
+                            self.requests[json.loads(headers).get("x-request-id")] = fields["job"]
+                ticks += 1
+                if ticks % 20 == 0:
+                    await self.look()
+                continue
+            await asyncio.sleep(0.2)
+
+    async def look(self):
+        keys = [key async for key in self.store.scan_iter("dam:job:*", count=500)]
+        async with self.store.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hmget(key, FIELDS)
+            found = await pipe.execute()
+        for key, values in zip(keys, found):
+            job, now = key.split("{")[1].rstrip("}"), dict(zip(FIELDS, values))
+            if not now["state"]:
+                continue
+            before = self.jobs.get(job)
+            if before and before["state"] in ENDS and before["state"] != now["state"]:
+                self.faults.append(f"job {job} ended as {before['state']}, and then as {now['state']}")
+            self.jobs[job] = now
+
+    async def settled(self):
+        """Whether no stream holds anything any more."""
+        return sum([await self.store.xlen(f"dam:jobs:{{default}}:{colour}") for colour in ("blue", "green")]) == 0
+
+    async def added(self):
+        """How many entries the streams ever had."""
+        total = 0
+        for colour in "blue", "green":
+            with contextlib.suppress(redis.ResponseError):
+                total += (await self.store.xinfo_stream(f"dam:jobs:{{default}}:{colour}"))["entries-added"]
+        return total
+
+    async def judge(self, crowd, told, switched):
+        """What must hold. `told` is when a switch to green was asked for, `switched` when all gateways followed; ms."""
+        await self.look()
+        added, faults = await self.added(), self.faults
+        for job in self.accepted:
+            if job not in self.jobs:
+                faults.append(f"job {job} was accepted, and is lost")
+        states, runs, withdrawn = collections.Counter(), 0, 0
+        for job, record in self.jobs.items():
+            state, colour, began = record["state"], record["colour"], (record["runs"] or "").split()
+            runs += len(began)
+            if state not in ENDS:
+                if job in self.accepted or began:
+                    faults.append(f"job {job} was accepted, and is still {state}")
+                withdrawn += 1
+                continue
+            states[state] += 1
+            strangers = [run for run in began if not run.endswith(f"/{colour}") or not run.startswith(colour)]
+            if strangers:
+                faults.append(f"job {job} of {colour} ran on {strangers}")
+            created = int(record["created_ms"])
+            if began and ((colour == "green" and created < told) or (colour == "blue" and created > switched)):
+                faults.append(f"job {job} was put to {colour}, which was the standby side")
+            if len(began) != int(record["epoch"]):
+                faults.append(f"job {job} ran {len(began)} times and is in epoch {record['epoch']}")
+        for request in crowd.whole:
+            job = self.requests.get(request)
+            if job and self.jobs.get(job, {}).get("state") != "done":
+                faults.append(f"request {request} was answered, and its job {job} is {self.jobs.get(job)}")
+        if sum(states.values()) < added:
+            faults.append(f"{added} jobs were accepted, and {sum(states.values())} ended")
+        ran = sum(1 for record in self.jobs.values() if record["runs"])
+        return added, states, runs, ran, withdrawn

@@ -1,0 +1,223 @@
+//! A worker of a queue whose every step a test takes by hand.
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{FromRedisValue, Script, Value, cmd};
+
+use super::client::PATIENCE;
+use super::redis::{Redis, Speaker};
+use super::rig::eventually;
+
+const COMMON: &str = include_str!("../../src/redis/jobs/lua/common.lua");
+const TAKE: &str = include_str!("../../src/redis/jobs/lua/take.lua");
+const EMIT: &str = include_str!("../../src/redis/jobs/lua/emit.lua");
+const RENEW: &str = include_str!("../../src/redis/jobs/lua/renew.lua");
+const END: &str = include_str!("../../src/redis/jobs/lua/end.lua");
+
+/// Three intervals, for tests that claim.
+const CLAIM_MS: u64 = 300;
+
+/// The head of a stream.
+pub(crate) const SSE: &str = r#"{"worker":"w1","status":200,"headers":{"content-type":"text/event-stream"}}"#;
+/// The head of a JSON answer.
+pub(crate) const JSON: &str = r#"{"worker":"w1","status":200,"headers":{"content-type":"application/json"}}"#;
+
+/// An event with one token.
+pub(crate) fn token(text: &str) -> String {
+    format!(
+        "data: {{\"object\":\"chat.completion.chunk\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"
+    )
+}
+
+pub(crate) const DONE: &str = "data: [DONE]\n\n";
+
+pub(crate) struct Hand {
+    connection: MultiplexedConnection,
+    worker: String,
+    colour: String,
+    _speaker: Option<Speaker>,
+}
+
+/// A job that was taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Taken {
+    pub(crate) entry: String,
+    pub(crate) job: String,
+    pub(crate) epoch: u64,
+    pub(crate) attempt: u64,
+    pub(crate) left_ms: u64,
+    pub(crate) path: String,
+    pub(crate) headers: String,
+    pub(crate) body: String,
+    pub(crate) signature: String,
+    /// The number of the next entry.
+    pub(crate) next: u64,
+}
+
+fn text(value: &Value) -> String {
+    String::from_redis_value_ref(value).unwrap()
+}
+
+impl Hand {
+    /// A worker of `slots` slots that says its heartbeats.
+    pub(crate) async fn join(redis: &Redis, worker: &str, colour: &str, slots: u32) -> Self {
+        let speaker = Speaker::start(redis, worker, format!(r#","slots":{slots},"colour":"{colour}""#));
+        Self { _speaker: Some(speaker), ..Self::silent(redis, worker, colour).await }
+    }
+
+    /// One that says none.
+    pub(crate) async fn silent(redis: &Redis, worker: &str, colour: &str) -> Self {
+        let client = ::redis::Client::open(redis.url()).unwrap();
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        let hand = Self { connection, worker: worker.into(), colour: colour.into(), _speaker: None };
+        let mut create = cmd("XGROUP");
+        create.arg("CREATE").arg(hand.stream()).arg("workers").arg(0).arg("MKSTREAM");
+        create.query_async::<()>(&mut hand.connection.clone()).await.ok();
+        hand
+    }
+
+    pub(crate) fn stream(&self) -> String {
+        format!("dam:jobs:{{default}}:{}", self.colour)
+    }
+
+    pub(crate) async fn run<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(&mut self.connection.clone()).await.unwrap()
+    }
+
+    /// A field of a job.
+    pub(crate) async fn field(&self, job: &str, field: &str) -> Option<String> {
+        self.run(&["HGET", &format!("dam:job:{{{job}}}"), field]).await
+    }
+
+    /// The next entry that nobody has, when there is one.
+    pub(crate) async fn read(&self) -> Option<(String, String)> {
+        let stream = self.stream();
+        let read: Value = self
+            .run(&["XREADGROUP", "GROUP", "workers", &self.worker, "COUNT", "1", "STREAMS", &stream, ">"])
+            .await;
+        let Value::Array(streams) = read else { return None };
+        let Value::Array(named) = &streams[0] else { panic!("{streams:?}") };
+        let Value::Array(entries) = &named[1] else { panic!("{named:?}") };
+        entries.first().map(entry)
+    }
+
+    /// Entries of others that were not renewed.
+    pub(crate) async fn claim(&self) -> Option<(String, String)> {
+        let (stream, idle) = (self.stream(), CLAIM_MS.to_string());
+        let claimed: Value =
+            self.run(&["XAUTOCLAIM", &stream, "workers", &self.worker, &idle, "0-0", "COUNT", "1"]).await;
+        let Value::Array(parts) = claimed else { panic!("{claimed:?}") };
+        let Value::Array(entries) = &parts[1] else { panic!("{parts:?}") };
+        entries.first().map(entry)
+    }
+
+    /// What `take` answers.
+    pub(crate) async fn begin(&self, job: &str) -> Vec<String> {
+        let script = Script::new(&[COMMON, TAKE].concat());
+        let mut call = self.of_job(&script, job);
+        call.arg(&self.worker).arg(&self.colour);
+        let answer: Vec<Value> = call.invoke_async(&mut self.connection.clone()).await.unwrap();
+        answer.iter().map(text).collect()
+    }
+
+    fn of_job<'a>(&self, script: &'a Script, job: &str) -> ::redis::ScriptInvocation<'a> {
+        let mut call = script.key(format!("dam:job:{{{job}}}"));
+        call.key(format!("dam:reply:{{{job}}}")).arg("dam:replies:").arg(job);
+        call
+    }
+
+    async fn begun(&self, (entry, job): (String, String)) -> Taken {
+        let answer = self.begin(&job).await;
+        let [run, epoch, attempt, left, path, headers, body, signature] =
+            <[String; 8]>::try_from(answer).expect("it can be run");
+        assert_eq!(run, "RUN");
+        Taken {
+            entry,
+            job,
+            epoch: epoch.parse().unwrap(),
+            attempt: attempt.parse().unwrap(),
+            left_ms: left.parse().unwrap(),
+            path,
+            headers,
+            body,
+            signature,
+            next: 1,
+        }
+    }
+
+    /// Waits for a job, and begins it.
+    pub(crate) async fn take(&self) -> Taken {
+        let mut found = None;
+        eventually("a job", async || {
+            found = self.read().await;
+            found.is_some()
+        })
+        .await;
+        self.begun(found.unwrap()).await
+    }
+
+    /// Waits for another's job, and begins it anew.
+    pub(crate) async fn take_over(&self) -> Taken {
+        let mut found = None;
+        eventually("a claim", async || {
+            found = self.claim().await;
+            found.is_some()
+        })
+        .await;
+        self.begun(found.unwrap()).await
+    }
+
+    /// Adds to an answer.
+    pub(crate) async fn emit(&self, taken: &mut Taken, pieces: &[(&str, &str)]) -> String {
+        let script = Script::new(&[COMMON, EMIT].concat());
+        let mut call = self.of_job(&script, &taken.job);
+        call.arg(taken.epoch).arg(taken.next);
+        for (kind, data) in pieces {
+            call.arg(*kind).arg(*data);
+        }
+        taken.next += pieces.len() as u64;
+        tokio::time::timeout(PATIENCE, call.invoke_async(&mut self.connection.clone()))
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Whether its own jobs are still so.
+    pub(crate) async fn renew(&self, entries: &[&str]) -> Vec<String> {
+        let script = Script::new(RENEW);
+        let mut call = script.key(self.stream());
+        call.arg(&self.worker).arg(entries);
+        call.invoke_async(&mut self.connection.clone()).await.unwrap()
+    }
+
+    /// Takes the entry of a job that ended out.
+    pub(crate) async fn end(&self, taken: &Taken) {
+        self.end_dead(&taken.entry, &taken.job, "").await;
+    }
+
+    pub(crate) async fn end_dead(&self, entry: &str, job: &str, error: &str) {
+        let script = Script::new(END);
+        let mut call = script.key(self.stream());
+        call.key("dam:dead:{default}").arg(entry).arg(job).arg(error);
+        call.invoke_async::<i64>(&mut self.connection.clone()).await.unwrap();
+    }
+
+    /// Answers a job from its head to its end, and takes it out.
+    pub(crate) async fn answer(&self, taken: &mut Taken, pieces: &[(&str, &str)]) {
+        assert_eq!(self.emit(taken, pieces).await, "OK");
+        self.end(taken).await;
+    }
+
+    /// Entries in the stream.
+    pub(crate) async fn length(&self) -> u64 {
+        self.run(&["XLEN", &self.stream()]).await
+    }
+}
+
+fn entry(value: &Value) -> (String, String) {
+    let Value::Array(parts) = value else { panic!("{value:?}") };
+    let Value::Array(fields) = &parts[1] else { panic!("{parts:?}") };
+    assert_eq!(text(&fields[0]), "job");
+    (text(&parts[0]), text(&fields[1]))
+}

@@ -1,0 +1,371 @@
+"""Drives a worker through the queue's protocol (docs/queue-protocol.md), from the gateway's side, with plain commands.
+
+    DAM_REDIS_URL=redis://127.0.0.1:6379 python tests/queue_worker.py -- COMMAND ARGUMENT...
+
+Any worker in any language can be put through it. In its arguments `{name}`, `{pool}`, `{colour}`, `{slots}` and `{interval}`
+(in ms) are replaced; the environment has them too, as WORKER_NAME and so on. It must answer chat calls with about
+`max_tokens` tokens, when `ignore_eos` asks for it or the message has as many words, each after some 20 ms. Redis should
+be one of the test's own.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+
+import redis.asyncio as redis
+
+INTERVAL = 0.3
+PATIENCE = 30
+KEY = "the-key-of-this-test"
+store = redis.from_url(os.environ["DAM_REDIS_URL"], decode_responses=True)
+command = sys.argv[sys.argv.index("--") + 1 :]
+
+
+class Worker:
+    """A worker's process. It ends with the block that started it."""
+
+    def __init__(self, pool, colour="blue", slots=2, key=None):
+        self.name = f"{pool}-{secrets.token_hex(2)}"
+        told = {"name": self.name, "pool": pool, "colour": colour, "slots": slots, "interval": int(INTERVAL * 1000)}
+        self.arguments = [argument.format(**told) for argument in command]
+        self.environment = os.environ | {f"WORKER_{word.upper()}": str(value) for word, value in told.items()}
+        if key:
+            self.environment["DAM_REDIS_KEY"] = key
+
+    async def __aenter__(self):
+        self.process = await asyncio.create_subprocess_exec(*self.arguments, env=self.environment, stdout=sys.stderr)
+        await until(f"{self.name} is ready", lambda: self.says("ready"))
+        return self
+
+    async def __aexit__(self, *_):
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+    async def beat(self):
+        text = await store.get(f"dam:worker:{self.name}")
+        return text and json.loads(text[text.index("{") :])
+
+    async def says(self, state):
+        beat = await self.beat()
+        return beat and beat["state"] == state
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+
+class Job:
+    """A job as a gateway puts it."""
+
+    def __init__(self, pool, words, stream=True, colour="blue", **fields):
+        self.id = secrets.token_hex(16)
+        self.queue = f"dam:jobs:{{{pool}}}:{colour}"
+        self.hash, self.reply = f"dam:job:{{{self.id}}}", f"dam:reply:{{{self.id}}}"
+        messages = [{"role": "user", "content": "word " * words}]
+        body = {"model": "m", "messages": messages, "max_tokens": words, "ignore_eos": True, "stream": stream}
+        common = {"v": 1, "state": "queued", "pool": pool, "colour": colour, "path": "/v1/chat/completions", "dam": pool}
+        common |= {"headers": '{"content-type":"application/json"}', "body": json.dumps(body), "async": 0, "epoch": 0}
+        common |= {"n": 0, "sent": 0, "attempt": 0, "max_attempts": 3, "cancelled": 0, "deadline_ms": now() + 60_000}
+        self.fields = common | fields
+
+    def sign(self, key):
+        signed = ["dam:job", self.id] + [self.fields[name] for name in ("pool", "path", "headers", "body")]
+        self.fields["signature"] = hmac.new(key.encode(), "\n".join(signed).encode(), hashlib.sha256).hexdigest()
+        return self
+
+    async def put(self):
+        await store.hset(self.hash, mapping=self.fields)
+        self.entry = await store.xadd(self.queue, {"job": self.id})
+        return self
+
+    async def get(self, field):
+        return await store.hget(self.hash, field)
+
+    async def answer(self):
+        """The entries of its answer: `epoch`, `n`, `kind`, `data`."""
+        return [(int(e["epoch"]), int(e["n"]), e["kind"], e["data"]) for _, e in await store.xrange(self.reply)]
+
+    async def is_gone(self):
+        """Whether the stream holds nothing of it any more."""
+        return not await store.xrange(self.queue, self.entry, self.entry)
+
+    async def begins(self):
+        async def has_data():
+            return any(kind == "data" for _, _, kind, _ in await self.answer())
+
+        await until("data", has_data)
+
+    async def runs(self):
+        async def is_running():
+            return await self.get("state") == "running"
+
+        await until("a run", is_running)
+
+    async def ends(self, *states):
+        """Waits until it has ended so, and looks at what holds of every job that has. Gives the answer."""
+        try:
+            await until("the entry's end", self.is_gone)
+        except TimeoutError:
+            raise AssertionError(f"it never ended: {await store.hgetall(self.hash)}") from None
+        state = await self.get("state")
+        assert state in states, await store.hgetall(self.hash)
+        answer = await self.answer()
+        epoch = int(await self.get("epoch"))
+        assert [entry[:2] for entry in answer] == [(epoch, n + 1) for n in range(len(answer))], answer
+        if state == "done":
+            assert answer[0][2] == "head" and answer[-1][2] == "end", answer
+            assert {entry[2] for entry in answer[1:-1]} <= {"data"}, answer
+        return answer
+
+
+def now():
+    return int(time.time() * 1000)
+
+
+def head(answer):
+    return json.loads(answer[0][3])
+
+
+def body(answer):
+    return "".join(data for _, _, kind, data in answer if kind == "data")
+
+
+def is_whole(answer, words):
+    """Whether it is a complete stream of so many words, from its role to `[DONE]`."""
+    events = [line[6:] for line in body(answer).split("\n") if line.startswith("data: ")]
+    deltas = [json.loads(event)["choices"] for event in events[:-1]]
+    said = [choice[0]["delta"].get("content") for choice in deltas if choice]
+    return events[-1] == "[DONE]" and len([word for word in said if word]) == words
+
+
+async def until(what, holds):
+    end = time.monotonic() + PATIENCE
+    while not await holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"never came: {what}")
+        await asyncio.sleep(0.01)
+
+
+async def streams(pool):
+    """A job is taken, answered live and in the stream, and leaves nothing but its hash and its answer."""
+    async with Worker(pool) as worker:
+        beat = await worker.beat()
+        assert (beat["pool"], beat["colour"], beat["slots"]) == (pool, "blue", 2), beat
+        live = store.pubsub()
+        await live.subscribe(f"dam:replies:{pool}")
+        job = await Job(pool, 20).put()
+        answer = await job.ends("done")
+        assert head(answer)["status"] == 200 and head(answer)["worker"] == worker.name, answer[0]
+        assert head(answer)["headers"]["content-type"].startswith("text/event-stream"), answer[0]
+        assert is_whole(answer, 20), body(answer)
+        assert len(answer) > 10, "the answer came in one piece"
+        assert await job.get("runs") == f"{worker.name}/blue"
+        heard = []
+        while len(heard) < len(answer):
+            message = await asyncio.wait_for(anext(live.listen()), PATIENCE)
+            if message["type"] != "message":
+                continue
+            line, _, data = message["data"].partition("\n")
+            name, epoch, n, kind = line.split()
+            heard.append((int(epoch), int(n), kind, data))
+            assert name == job.id
+        assert heard == answer
+        await live.aclose()
+
+
+async def answers(pool):
+    """A call that is not streamed gets JSON, and a bad one the worker's own error."""
+    async with Worker(pool):
+        good, bad = await Job(pool, 5, stream=False).put(), await Job(pool, 5, body="{").put()
+        answer = await good.ends("done")
+        assert head(answer)["headers"]["content-type"].startswith("application/json"), answer
+        assert json.loads(body(answer))["usage"]["completion_tokens"] == 5, answer
+        assert 400 <= head(await bad.ends("done"))["status"] < 500
+
+
+async def keeps_to_its_slots(pool):
+    async with Worker(pool, slots=2):
+        jobs = [await Job(pool, 15).put() for _ in range(6)]
+        most = 0
+        while not all([await job.is_gone() for job in jobs]):
+            async with store.pipeline(transaction=True) as at_once:
+                for job in jobs:
+                    at_once.hget(job.hash, "state")
+                most = max(most, (await at_once.execute()).count("running"))
+        assert most == 2, most
+        for job in jobs:
+            assert is_whole(await job.ends("done"), 15)
+
+
+async def stops_when_told(pool):
+    """A cancel stops a run at once and frees its slot, and is found out when it was not heard."""
+    async with Worker(pool, slots=1) as worker:
+        took = {}
+        for told in True, False:
+            job = await Job(pool, 500).put()
+            await job.begins()
+            await store.hset(job.hash, mapping={"state": "cancelled", "cancelled": 1})
+            began = time.monotonic()
+            if told:
+                await store.publish(f"dam:cancels:{worker.name}", f"{job.id} 0")  # an earlier run's
+                await store.publish(f"dam:cancels:{worker.name}", f"{job.id} 1")
+            await job.ends("cancelled")
+            took[told] = time.monotonic() - began
+        assert is_whole(await (await Job(pool, 3).put()).ends("done"), 3)
+        print(f"  a cancel took {took[True] * 1000:.0f} ms, one that was not heard {took[False] * 1000:.0f} ms")
+
+
+async def keeps_deadlines(pool):
+    async with Worker(pool):
+        late, long, silent = (
+            await Job(pool, 5, deadline_ms=now() - 1).put(),
+            await Job(pool, 500, deadline_ms=now() + 700).put(),
+            await Job(pool, 500, stream=False, deadline_ms=now() + 700).put(),
+        )
+        for job, states in (late, ["expired"]), (long, ["expired"]), (silent, ["expired", "failed"]):
+            answer = await job.ends(*states)
+            assert json.loads(answer[-1][3])["reason"] == "upstream_timeout", answer
+        assert not await late.get("runs")
+
+
+async def renews(pool):
+    """An answer that takes longer than three intervals is run once."""
+    async with Worker(pool), Worker(pool):
+        words = int(8 * INTERVAL / 0.02)
+        jobs = [await Job(pool, words, stream=stream).put() for stream in (True, False)]
+        for job in jobs:
+            await job.ends("done")
+            assert await job.get("attempt") == "1", await job.get("runs")
+
+
+async def takes_over(pool):
+    """What a dead worker leaves: begun answers fail or, if nobody waits, start anew; so does what was not begun."""
+    async with Worker(pool, slots=4) as first:
+        begun, nobodys, whole, last = (
+            await Job(pool, 150).put(),
+            await Job(pool, 150, **{"async": 1}).put(),
+            await Job(pool, 150, stream=False).put(),
+            await Job(pool, 150, stream=False, max_attempts=1).put(),
+        )
+        for job in begun, nobodys:
+            await job.begins()
+        for job in whole, last:
+            await job.runs()
+    async with Worker(pool, slots=4) as second:
+        answer = await begun.ends("failed")
+        assert json.loads(answer[-1][3])["reason"] == "upstream_broke" and await begun.get("epoch") == "1", answer
+        assert is_whole(await nobodys.ends("done"), 150)
+        await whole.ends("done")
+        for job in nobodys, whole:
+            assert await job.get("runs") == f"{first.name}/blue {second.name}/blue"
+        assert (await last.ends("dead"))[-1][2] == "error"
+        letters = [letter for _, letter in await store.xrange(f"dam:dead:{{{pool}}}")]
+        assert [letter["job"] for letter in letters] == [last.id] and letters[0]["error"], letters
+
+
+async def yields_to_its_successor(pool):
+    """A worker that slept while its job was given to another adds nothing to it, and goes on with other work."""
+    async with Worker(pool) as sleeper:
+        job = await Job(pool, 40, stream=False).put()
+        await job.runs()
+        sleeper.signal(signal.SIGSTOP)
+        async with Worker(pool) as other:
+            await job.ends("done")
+            assert await job.get("runs") == f"{sleeper.name}/blue {other.name}/blue"
+            answer = await job.answer()
+        sleeper.signal(signal.SIGCONT)
+        await asyncio.sleep(2)
+        assert await job.answer() == answer and await job.get("state") == "done"
+        assert is_whole(await (await Job(pool, 3).put()).ends("done"), 3)
+
+
+async def drains(pool):
+    """Told to go, it says so, takes nothing new, finishes what it has, and goes."""
+    async with Worker(pool) as worker:
+        job = await Job(pool, 200).put()
+        await job.begins()
+        worker.signal(signal.SIGTERM)
+        await until("draining", lambda: worker.says("draining"))
+        await asyncio.sleep(1.2)  # a read that was under way may still bring something
+        late = await Job(pool, 1).put()
+        assert is_whole(await job.ends("done"), 200)
+        assert await asyncio.wait_for(worker.process.wait(), PATIENCE) in (0, -signal.SIGTERM)
+        assert await late.get("state") == "queued" and not await late.get("runs")
+    async with Worker(pool):
+        await late.ends("done")
+
+
+async def keeps_to_its_colour(pool):
+    async with Worker(pool, colour="blue"):
+        green = await Job(pool, 3, colour="green").put()
+        await (await Job(pool, 3).put()).ends("done")
+        await asyncio.sleep(4 * INTERVAL)
+        assert await green.get("state") == "queued"
+        async with Worker(pool, colour="green") as other:
+            await green.ends("done")
+            assert await green.get("runs") == f"{other.name}/green"
+            await (await Job(pool, 3).put()).ends("done")
+
+
+async def knows_forged_jobs(pool):
+    async with Worker(pool, key=KEY):
+        jobs = [Job(pool, 3), Job(pool, 3).sign("another"), Job(pool, 3).sign(KEY)]
+        jobs[0].fields["signature"] = ""
+        for job, state in zip(jobs, ("failed", "failed", "done")):
+            answer = await (await job.put()).ends(state)
+            assert state == "done" or json.loads(answer[0][3])["reason"] == "upstream_broke", answer
+
+
+async def survives_redis(pool):
+    """Connections that break in the middle of an answer, and a stream that was lost."""
+    async with Worker(pool):
+        job = await Job(pool, 100).put()
+        await job.begins()
+        for _ in range(3):
+            for kind in "normal", "pubsub":
+                await store.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            await asyncio.sleep(0.3)
+        assert is_whole(await job.ends("done"), 100)
+        assert await job.get("attempt") == "1"
+        await store.delete(job.queue)
+        await (await Job(pool, 3).put()).ends("done")
+
+
+TOGETHER = [streams, answers, keeps_to_its_slots, stops_when_told, keeps_deadlines, renews]
+TOGETHER += [takes_over, yields_to_its_successor, drains, keeps_to_its_colour, knows_forged_jobs]
+ALONE = [survives_redis]
+
+
+async def run(case, room):
+    async with room:
+        began = time.monotonic()
+        try:
+            await case(f"{case.__name__.replace('_', '-')}-{secrets.token_hex(2)}")
+        except Exception as fault:
+            print(f"FAILED  {case.__name__}: {type(fault).__name__}: {fault}", flush=True)
+            return False
+        print(f"ok      {case.__name__} ({time.monotonic() - began:.1f} s)", flush=True)
+        return True
+
+
+async def main():
+    chosen = [case for case in TOGETHER if case.__name__ in os.environ.get("CASES", case.__name__)]
+    alone = [case for case in ALONE if case.__name__ in os.environ.get("CASES", case.__name__)]
+    room = asyncio.Semaphore(3)
+    went = await asyncio.gather(*(run(case, room) for case in chosen))
+    for case in alone:
+        went.append(await run(case, room))
+    await store.aclose()
+    if not all(went):
+        sys.exit(f"{went.count(False)} of {len(went)} failed")
+    print(f"all {len(went)} hold")
+
+
+asyncio.run(main())
