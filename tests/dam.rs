@@ -25,6 +25,8 @@ mod fleet;
 mod hand;
 #[path = "dam/hostile.rs"]
 mod hostile;
+#[path = "dam/process.rs"]
+mod process;
 #[path = "dam/queue.rs"]
 mod queue;
 #[path = "dam/redis.rs"]
