@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment k6 bench bench-proxy overload deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment k6 bench bench-proxy overload failover heartbeats deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,12 @@ bench: ## all benchmarks of the crate
 
 bench-proxy: ## the gateway beside nginx and HAProxy, as a table; some 5 minutes
 	scripts/bench-proxy
+
+heartbeats: ## what 1000 heartbeats a second of 1000 workers cost the gateway; a minute
+	scripts/heartbeats
+
+failover: ## six workers of which one dies or hangs, and 1, 2, 4 workers, with figures; some 5 minutes
+	ARMS="stream stream-untold" PARTS="failover scale" scripts/overload
 
 overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 20 minutes
 	scripts/overload

@@ -85,7 +85,7 @@ async fn a_password_and_tls() {
     let port = free_port().to_string();
     let mut options = vec!["--tls-port", &port, "--tls-cert-file", &cert, "--tls-key-file", &key];
     options.extend(["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"]);
-    options.extend(["--user", "dam", "on", ">s3cret", "~*", "+@all"]);
+    options.extend(["--user", "dam", "on", ">s3cret", "~*", "&*", "+@all"]);
     let _redis = Server::start_with(&options).await;
     let worker = Worker::start(64);
     let url = |user: &str| format!("url: \"rediss://{user}@127.0.0.1:{port}/3\"");
