@@ -49,6 +49,12 @@ pub enum Reason {
     UnsupportedEncoding,
     /// The path is not let through.
     NotFound,
+    /// The same request, by its `Idempotency-Key`, is still under way.
+    Conflict,
+    /// Another body came with this `Idempotency-Key` before.
+    KeyReused,
+    /// The job was here, and its answer is not kept any more.
+    Expired,
     /// A feature of HTTP that this path does not support, such as an upgrade.
     Unsupported,
     /// A defect of the gateway itself; the log has the details.
@@ -57,7 +63,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::RateLimited,
         Self::TokenLimited,
         Self::RequestTooLarge,
@@ -76,6 +82,9 @@ impl Reason {
         Self::BodyTimeout,
         Self::UnsupportedEncoding,
         Self::NotFound,
+        Self::Conflict,
+        Self::KeyReused,
+        Self::Expired,
         Self::Unsupported,
         Self::InternalError,
     ];
@@ -102,6 +111,9 @@ impl Reason {
             Self::BodyTimeout => "body_timeout",
             Self::UnsupportedEncoding => "unsupported_encoding",
             Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::KeyReused => "key_reused",
+            Self::Expired => "expired",
             Self::Unsupported => "unsupported",
             Self::InternalError => "internal_error",
         }

@@ -11,7 +11,9 @@ use crate::clock::Clock;
 use crate::fleet::Fleet;
 use crate::layers::demand::{DemandLayer, Intake, Weigh};
 use crate::layers::door::{Door, DoorLayer, Guarding};
+use crate::layers::explain::{Explain, ExplainLayer};
 use crate::layers::identify::{Callers, Identify, IdentifyLayer};
+use crate::layers::jobs::{Counter, JobsLayer, Serve};
 use crate::layers::limit::{Counting, Limit, LimitLayer, RuleMetrics};
 use crate::layers::observe::{Observatory, Observe, ObserveLayer};
 use crate::layers::rescue::{Rescue, RescueLayer};
@@ -25,6 +27,8 @@ pub struct Parts {
     pub observatory: Arc<Observatory>,
     /// The origins whose pages may call, if any.
     pub cors: Option<CorsLayer>,
+    /// Who may ask why.
+    pub explain: ExplainLayer,
     /// Whether anybody is let in.
     pub door: Arc<Door>,
     /// Who may ask.
@@ -35,6 +39,8 @@ pub struct Parts {
     pub counting: Counting,
     /// What the rules' decisions are counted in.
     pub rule_metrics: Arc<RuleMetrics>,
+    /// Jobs, where workers take from a queue.
+    pub jobs: Option<Arc<Counter>>,
     /// The workers and their gates.
     pub fleet: Arc<ArcSwap<Fleet>>,
     /// The way to the workers.
@@ -44,16 +50,31 @@ pub struct Parts {
 }
 
 /// From `rescue` inwards.
-type Rescued = Rescue<Guarding<Identify<Weigh<Limit<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>>>;
+type Rescued = Rescue<Guarding<Identify<Weigh<Limit<Serve<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>>>>;
 
 /// The whole stack as one service.
-pub type Stack = Observe<Either<Cors<Rescued>, Rescued>>;
+pub type Stack = Observe<Either<Cors<Told>, Told>>;
+
+/// From `explain` inwards.
+type Told = Explain<Rescued>;
 
 /// Puts the layers together. A request meets them from the first line to the last.
 #[must_use]
 pub fn stack(parts: &Parts) -> Stack {
-    let Parts { observatory, cors, door, callers, intake, counting, rule_metrics, fleet, upstream, clock } =
-        parts;
+    let Parts {
+        observatory,
+        cors,
+        explain,
+        door,
+        callers,
+        intake,
+        counting,
+        rule_metrics,
+        jobs,
+        fleet,
+        upstream,
+        clock,
+    } = parts;
     let cors = match cors {
         Some(cors) => Either::Left(cors.clone()),
         None => Either::Right(tower::layer::util::Identity::new()),
@@ -63,6 +84,8 @@ pub fn stack(parts: &Parts) -> Stack {
         .layer(ObserveLayer::new(Arc::clone(observatory)))
         // A page must be able to read a refusal too, so its headers go on outside of it.
         .layer(cors)
+        // What is said of the rules goes on refusals too.
+        .layer(explain.clone())
         // The only place where a refusal becomes HTTP.
         .layer(RescueLayer)
         // A shut door costs nothing more.
@@ -73,6 +96,8 @@ pub fn stack(parts: &Parts) -> Stack {
         .layer(DemandLayer::new(Arc::clone(intake)))
         // Before the gate: a refused call takes no permit, and one caller's flood never reaches the queue.
         .layer(LimitLayer::counting(counting.clone(), clock.clone()).counted(Arc::clone(rule_metrics)))
+        // What was let through and can be answered later waits in Redis, not at the gate.
+        .layer(JobsLayer::new(jobs.clone()))
         // Last before the worker: whoever has a permit goes.
         .layer(ShedLayer::new(Arc::clone(fleet), clock.clone()))
         .service(upstream.clone())

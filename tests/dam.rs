@@ -15,6 +15,8 @@ mod classes;
 mod client;
 #[path = "dam/colours.rs"]
 mod colours;
+#[path = "dam/drain.rs"]
+mod drain;
 #[path = "dam/endings.rs"]
 mod endings;
 #[path = "dam/failover.rs"]
@@ -25,6 +27,8 @@ mod fleet;
 mod hand;
 #[path = "dam/hostile.rs"]
 mod hostile;
+#[path = "dam/later.rs"]
+mod later;
 #[path = "dam/process.rs"]
 mod process;
 #[path = "dam/queue.rs"]

@@ -99,16 +99,20 @@ class Drainer:
             verdict, dead = await run.task
         except asyncio.CancelledError:
             verdict, dead = run.verdict or LEAVE, b""
-        except redis.RedisError as fault:  # what it says will not change: left to whoever claims it
-            logging.warning("a job is left: %s", fault)
+        except Exception:  # left to whoever claims it; in the end it is a dead letter
+            logging.exception("a job could not be run")
             verdict = LEAVE
-        if verdict is END:
-            await self.again(self.end, keys=[self.stream, self.dead], args=[entry, run.job, dead])
-        if verdict is HAND_BACK:
-            hand_back = self.client.xclaim
-            await self.again(hand_back, self.stream, "workers", self.worker, 0, [entry], idle=3_600_000, justid=True)
-        del self.runs[entry]
-        self.freed.set()
+        try:
+            if verdict is END:
+                await self.again(self.end, keys=[self.stream, self.dead], args=[entry, run.job, dead])
+            if verdict is HAND_BACK:
+                back = {"idle": 3_600_000, "justid": True}
+                await self.again(self.client.xclaim, self.stream, "workers", self.worker, 0, [entry], **back)
+        except ResponseError:
+            logging.exception("an entry is left to be claimed")
+        finally:
+            del self.runs[entry]
+            self.freed.set()
 
     async def answer(self, run):
         """Has the app answer a job, and sends what it says. Gives what is to be done about the entry."""
@@ -136,20 +140,23 @@ class Drainer:
             return (LEAVE if said == b"FENCED" else END), b""
         parts = asyncio.Queue(TOGETHER)
         calling = asyncio.create_task(self.call(parts, path.decode(), json.loads(headers), body))
+        until = time.monotonic() + left / 1000
         try:
-            async with asyncio.timeout(left / 1000):
-                while True:
-                    some = [await parts.get()]
+            while True:
+                try:  # only the app is waited for no longer; what is being sent must be heard, for the number of the next
+                    some = [await asyncio.wait_for(parts.get(), until - time.monotonic())]
                     while not parts.empty():
                         some.append(parts.get_nowait())
-                    said = await send(*some)
-                    if said != b"OK":
-                        return (LEAVE if said == b"FENCED" else END), b""
-                    if some[-1][0] in ("end", "fail"):
-                        return (END if some[-1][0] == "end" else HAND_BACK), b""
-        except TimeoutError:
-            said = await send(error("upstream_timeout", "The deadline of the job has passed."))
-            return (LEAVE if said == b"FENCED" else END), b""
+                except TimeoutError:
+                    some = [error("upstream_timeout", "The deadline of the job has passed.")]
+                said = await send(*some)
+                last = some[-1][0]
+                if said == b"FENCED":
+                    return LEAVE, b""
+                if said != b"OK" or last in ("end", "error"):
+                    return END, b""
+                if last == "fail":
+                    return HAND_BACK, b""
         finally:
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::StartError;
@@ -16,8 +17,10 @@ use crate::fleet::roster::Roll;
 use crate::fleet::{Colours, Fleet};
 use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
+use crate::layers::explain::ExplainLayer;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
 use crate::layers::intake::{Buffers, Limits};
+use crate::layers::jobs::Counter;
 use crate::layers::jwt::Tokens;
 use crate::layers::limit::{Counting, RuleMetrics};
 use crate::layers::observe::Observatory;
@@ -26,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::openai::demand::{Pointer, Shape};
 use crate::openai::estimate::Estimator;
 use crate::redis::callers::StoredCallers;
+use crate::redis::jobs::Jobs;
 use crate::refusal::Unit;
 use crate::request::RouteTimeouts;
 use crate::server::Bounds;
@@ -43,6 +47,7 @@ pub(super) struct State {
     pub(super) fleet: Arc<ArcSwap<Fleet>>,
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
+    pub(super) jobs: Option<Jobs>,
 }
 
 /// The fleet of the configured workers.
@@ -50,6 +55,11 @@ pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
     let colours = Colours { everywhere: settings.active_colour.clone(), ..Colours::default() };
     let standing = standing(settings, colours, &Roll::default());
     Fleet::new(settings.workers.clone(), settings.gate.clone(), standing, clock.clone())
+}
+
+/// What jobs are signed with.
+fn job_key(settings: &Settings) -> Option<crate::fleet::heartbeat::Key> {
+    settings.discovery.as_ref()?.roster.key.clone()
 }
 
 /// The settings with the certificate authorities that they name for Redis.
@@ -87,10 +97,10 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         forward_authorization: settings.callers.forward_authorization,
         // Reading the system's authorities takes a tenth of a second: only for those who need them.
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
-        queue: settings.shared.jobs.then(|| QueueSettings {
-            key: settings.discovery.as_ref().and_then(|discovery| discovery.roster.key.clone()),
-            wait: settings.gate.queue_wait,
-        }),
+        queue: settings
+            .shared
+            .jobs
+            .then(|| QueueSettings { key: job_key(settings), wait: settings.gate.queue_wait }),
     })
 }
 
@@ -129,7 +139,7 @@ pub(super) fn stack(
     tokens: Option<Tokens>,
     state: &State,
 ) -> Result<Stack, StartError> {
-    let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers } = state;
+    let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers, jobs } = state;
     let parts = Parts {
         observatory: Arc::new(Observatory {
             metrics: Arc::clone(metrics),
@@ -138,12 +148,13 @@ pub(super) fn stack(
             ttft_slo: settings.gate.ttft_slo,
         }),
         cors: cors(settings),
+        explain: explain(settings),
         door: Arc::clone(door),
         callers: Arc::new(
             Callers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
         ),
         intake: Arc::new(Intake {
-            paths: paths(settings)?,
+            paths: if jobs.is_some() { paths(settings)?.with_jobs() } else { paths(settings)? },
             limits: Limits { bytes: settings.bounds.body, time: settings.bounds.body_read },
             buffers: Arc::clone(buffers),
             sticky: match &settings.sticky {
@@ -158,11 +169,20 @@ pub(super) fn stack(
         }),
         rule_metrics: Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.ladder())),
         counting: counting.clone(),
+        jobs: jobs.as_ref().map(|jobs| {
+            Arc::new(Counter { jobs: jobs.clone(), fleet: Arc::clone(fleet), key: job_key(settings) })
+        }),
         fleet: Arc::clone(fleet),
         upstream: upstream.clone(),
         clock: clock.clone(),
     };
     Ok(crate::stack::stack(&parts))
+}
+
+/// As on the admin port: whoever may read there may ask.
+fn explain(settings: &Settings) -> ExplainLayer {
+    let tokens = [&settings.admin.token, &settings.admin.read_token].into_iter().flatten();
+    ExplainLayer::new(tokens.map(|token| Sha256::digest(token.expose()).into()))
 }
 
 fn callers(settings: &Settings) -> CallerSettings {
@@ -191,6 +211,7 @@ fn callers(settings: &Settings) -> CallerSettings {
                 sha256: key.digest.0,
                 class: key.class,
                 weight: key.weight,
+                limits: key.limits.clone(),
             })
             .collect(),
     }

@@ -47,8 +47,10 @@
 pub mod body;
 pub mod demand;
 pub mod door;
+pub mod explain;
 pub mod identify;
 pub mod intake;
+pub mod jobs;
 pub mod jwt;
 pub mod limit;
 pub mod observe;

@@ -28,6 +28,9 @@ pub struct RouteSettings {
     pub timeouts: RouteTimeouts,
 }
 
+/// The pattern, and the label, of paths at which jobs are asked for.
+pub const JOBS: &str = "/v1/jobs/*";
+
 /// What a request's method and path came to.
 #[derive(Clone, Debug)]
 pub struct Matched {
@@ -94,6 +97,23 @@ impl Paths {
             .map(|(method, matched)| (method, Glob::new(Arc::clone(&matched.label)), matched))
             .collect();
         Self { endpoints, patterns: patterns.into_iter().map(Glob::new).collect() }
+    }
+
+    /// The same, and where asynchronous jobs are asked for.
+    #[must_use]
+    pub fn with_jobs(mut self) -> Self {
+        let matched = Matched {
+            label: JOBS.into(),
+            decoded: None,
+            kind: Kind::Path,
+            shape: None,
+            retryable: false,
+            timeouts: None,
+        };
+        for method in [Method::GET, Method::DELETE] {
+            self.endpoints.push((method, Glob::new(JOBS), matched.clone()));
+        }
+        self
     }
 
     /// Matches a request.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter};
+use prometheus::{Histogram, IntCounter, IntCounterVec};
 
+use super::label::Family;
 use super::{Maker, buckets, fixed};
 
 /// What Redis is asked for.
@@ -50,6 +51,34 @@ impl RedisOp {
 pub struct Redis {
     fallbacks: IntCounter,
     commands: [Histogram; RedisOp::ALL.len()],
+    jobs_total: IntCounterVec,
+    jobs: Family<[IntCounter; JobEnd::ALL.len()]>,
+}
+
+/// How a job ended whose answer this gateway read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobEnd {
+    /// With the whole answer.
+    Answered,
+    /// With an error.
+    Failed,
+    /// Nobody wanted it any more.
+    Cancelled,
+    /// It took longer than it may.
+    Expired,
+}
+
+impl JobEnd {
+    const ALL: [Self; 4] = [Self::Answered, Self::Failed, Self::Cancelled, Self::Expired];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
 }
 
 impl Redis {
@@ -63,6 +92,12 @@ impl Redis {
         Self {
             fallbacks: make
                 .counter("redis_fallback_total", "Requests whose rules were decided without Redis."),
+            jobs_total: make.counters(
+                "jobs_total",
+                "Jobs of a queue whose answers this gateway read, by how they ended.",
+                &["pool", "outcome"],
+            ),
+            jobs: Family::default(),
             commands: RedisOp::ALL.map(|op| fixed(commands.get_metric_with_label_values(&[op.as_str()]))),
         }
     }
@@ -70,6 +105,16 @@ impl Redis {
     /// A request was decided without Redis.
     pub fn fallback(&self) {
         self.fallbacks.inc();
+    }
+
+    /// A job of `pool` ended so.
+    pub fn job(&self, pool: &str, end: JobEnd) {
+        let make = |pool: &str| {
+            JobEnd::ALL.map(|end| fixed(self.jobs_total.get_metric_with_label_values(&[pool, end.as_str()])))
+        };
+        if let Some(counter) = self.jobs.get(pool, make).get(end as usize) {
+            counter.inc();
+        }
     }
 
     /// A command took so long.

@@ -25,6 +25,9 @@ pub const fn status(reason: Reason) -> StatusCode {
         Reason::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Reason::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Reason::NotFound => StatusCode::NOT_FOUND,
+        Reason::Conflict => StatusCode::CONFLICT,
+        Reason::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        Reason::Expired => StatusCode::GONE,
         Reason::Unsupported => StatusCode::NOT_IMPLEMENTED,
         Reason::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -41,6 +44,9 @@ const fn family(reason: Reason) -> &'static str {
         | Reason::BodyTimeout
         | Reason::UnsupportedEncoding
         | Reason::NotFound
+        | Reason::Conflict
+        | Reason::KeyReused
+        | Reason::Expired
         | Reason::Unsupported => "invalid_request_error",
         Reason::Overloaded
         | Reason::QueueTimeout
@@ -129,6 +135,9 @@ mod tests {
             ("body_timeout", 408, "invalid_request_error", "body_timeout"),
             ("unsupported_encoding", 415, "invalid_request_error", "unsupported_encoding"),
             ("not_found", 404, "invalid_request_error", "not_found"),
+            ("conflict", 409, "invalid_request_error", "conflict"),
+            ("key_reused", 422, "invalid_request_error", "key_reused"),
+            ("expired", 410, "invalid_request_error", "expired"),
             ("unsupported", 501, "invalid_request_error", "unsupported"),
             ("internal_error", 500, "server_error", "internal_error"),
         ];

@@ -6,9 +6,8 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::connect::ConnectError;
-use super::queue::JobFault;
 use super::source::Break;
-use crate::redis::jobs::Refused;
+use crate::redis::jobs::{self, Refused};
 use crate::refusal::{Reason, Refusal};
 use crate::request::PayloadError;
 use crate::shed::Failure;
@@ -25,7 +24,7 @@ pub(crate) enum Fault {
     /// The connection failed, or carried no HTTP, after the request may have been written.
     Broke(hyper::Error),
     /// The job of it failed.
-    Job(JobFault),
+    Job(jobs::Fault),
     /// The job could not be put where workers take it from.
     NotQueued(Refused),
     /// The worker changed to a protocol nobody asked for.
@@ -151,7 +150,9 @@ impl Fault {
                 let message = format!("Worker {worker} has all that it can start.");
                 Refusal::new(Reason::Overloaded, message).with_retry_after(FULL)
             }
-            Self::NotQueued(why) => {
+            Self::NotQueued(
+                why @ (Refused::Many(_) | Refused::Gone | Refused::Lost(_) | Refused::NoName),
+            ) => {
                 let message = format!("The queue of {worker} cannot be reached: {why}.");
                 Refusal::new(Reason::UpstreamUnreachable, message)
             }

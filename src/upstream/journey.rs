@@ -26,6 +26,7 @@ use super::tunnel::tunnel;
 use super::vigil::Vigil;
 use super::watch::{Reading, Watch};
 use crate::clock::Nanos;
+use crate::redis::jobs::Ticket;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
     Caller, Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UpgradeTo, UsageInjected,
@@ -52,6 +53,8 @@ pub(crate) struct Journey<'a> {
     pub(super) permit: Option<Permit>,
     /// Who asks for what, to ask the gate again.
     pub(super) asker: Option<(Caller, Demand)>,
+    /// Which job it is, if that is decided already.
+    pub(super) ticket: Option<Ticket>,
     id: HeaderValue,
     retries: u32,
     /// Where to begin among the workers when there is no permit to name one.
@@ -129,6 +132,7 @@ impl<'a> Journey<'a> {
             flight,
             asker: facts.remove::<Caller>().zip(facts.remove::<Demand>()),
             permit: facts.remove::<Permit>(),
+            ticket: facts.remove::<Ticket>(),
             id,
             retries: 0,
             start: fastrand::usize(..),

@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 
 use super::link::Link;
 use super::pool::Site;
-use super::queue::{JobFault, JobSource};
+use super::queue::JobSource;
+use crate::redis::jobs;
 
 /// Where the rest of an answer comes from. Dropping it tells the worker that nobody waits for more.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub(crate) enum Break {
     /// The connection failed.
     Http(hyper::Error),
     /// The job did.
-    Job(JobFault),
+    Job(jobs::Fault),
 }
 
 impl Source {

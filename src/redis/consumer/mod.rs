@@ -17,6 +17,7 @@ use futures_util::StreamExt;
 use redis::{Client, FromRedisValue, RedisResult, Script, Value, cmd, from_redis_value};
 
 use self::line::Line;
+use super::jobs::Kind;
 use super::settings::RedisSettings;
 use crate::fleet::heartbeat::Key;
 
@@ -93,33 +94,6 @@ pub struct Run {
     pub body: Bytes,
     /// Whether this worker has no key, or the job is signed with it.
     pub genuine: bool,
-}
-
-/// What a part of an answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The status and the headers.
-    Head,
-    /// Bytes of the body.
-    Data,
-    /// The body is complete.
-    End,
-    /// The job failed, and would again.
-    Error,
-    /// This run failed; another may not.
-    Fail,
-}
-
-impl Kind {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Head => "head",
-            Self::Data => "data",
-            Self::End => "end",
-            Self::Error => "error",
-            Self::Fail => "fail",
-        }
-    }
 }
 
 /// What Redis says to a part of an answer.
@@ -244,11 +218,30 @@ impl Consumer {
         first: u64,
         parts: &[(Kind, Bytes)],
     ) -> RedisResult<Said> {
+        let parts = parts.iter().map(|(kind, data)| (kind.as_str(), &data[..]));
+        self.say(job, epoch, first, parts).await
+    }
+
+    /// Says why a run failed that another may not; `next` is the number that its next part would have had.
+    ///
+    /// # Errors
+    /// As [`Consumer::emit`].
+    pub async fn fail(&self, job: &str, epoch: u64, next: u64, why: &str) -> RedisResult<Said> {
+        self.say(job, epoch, next, std::iter::once(("fail", why.as_bytes()))).await
+    }
+
+    async fn say<'a>(
+        &self,
+        job: &str,
+        epoch: u64,
+        first: u64,
+        parts: impl Iterator<Item = (&'static str, &'a [u8])>,
+    ) -> RedisResult<Said> {
         let mut emit = self.of_job(&self.emit, job);
         emit.arg(epoch).arg(first);
-        for (kind, data) in parts {
-            emit.arg(kind.as_str()).arg(&data[..]);
-        }
+        parts.for_each(|(kind, data)| {
+            emit.arg(kind).arg(data);
+        });
         let answer: String = self.line.run(&emit).await?;
         Ok(match answer.as_str() {
             "OK" => Said::Ok,

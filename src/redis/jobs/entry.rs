@@ -58,6 +58,17 @@ impl Kind {
         }
     }
 
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Head => "head",
+            Self::Data => "data",
+            Self::End => "end",
+            Self::Error => "error",
+        }
+    }
+
     /// Whether nothing can come after it in its run.
     #[must_use]
     pub const fn is_last(self) -> bool {

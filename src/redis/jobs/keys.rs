@@ -93,6 +93,12 @@ impl Keys {
         format!("{}:jobs:{{{}}}:{}", self.prefix, side.pool, side.colour)
     }
 
+    /// The jobs that wait, and how many each caller has among them.
+    pub(super) fn pending(&self, pool: &str) -> [String; 2] {
+        let key = format!("{}:pending:{{{pool}}}", self.prefix);
+        [key.clone(), key + ":callers"]
+    }
+
     pub(super) fn dead(&self, pool: &str) -> String {
         format!("{}:dead:{{{pool}}}", self.prefix)
     }

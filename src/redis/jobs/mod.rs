@@ -3,11 +3,14 @@
 //! | file | what |
 //! | --- | --- |
 //! | `keys` `script` | names, and the scripts in `lua/` |
-//! | `entry` | an answer's pieces, as they are published and kept (pure) |
+//! | `request` `entry` `head` `fault` | what is asked; an answer's pieces, as they are published and kept (pure) |
 //! | `desk` | who waits for which answer, with a bounded box for each |
 //! | `listen` | the subscription that fills the boxes |
 //! | `reader` | an answer in order, from the box and, where it has a gap, from the stream |
 //! | `submit` | putting a job where workers find it |
+//! | `pending` | asynchronous jobs, which wait for room in Redis |
+//! | `dead` | those that failed as often as they may |
+//! | `look` `again` | how a job stands, and which job a repeated request is |
 //! | `afterwards` | cancels, and what is cleared away |
 //!
 //! **Failure mode.** Redis is away: nothing new is put there, and who asks hears so at once. Answers under way wait for it
@@ -17,18 +20,32 @@
 //! is what a slow client, a restarted gateway and a late reader are served from.
 
 mod afterwards;
+mod again;
+mod dead;
 mod desk;
 mod entry;
+mod fault;
+mod head;
 mod keys;
 mod listen;
+mod look;
+mod pending;
 mod reader;
+mod request;
 mod script;
 mod submit;
 
+pub use again::{Known, Repeatable};
+pub use dead::Dead;
 pub use entry::{Entry, Kind, Place};
+pub use fault::Fault;
+pub use head::{for_worker, read_head};
 pub use keys::{Job, Side, nameless};
+pub use look::Standing;
+pub use pending::{LIVES, Pending};
 pub use reader::Reader;
-pub use submit::{Awaited, Refused, Request};
+pub use request::{Request, Ticket};
+pub use submit::{Awaited, Refused};
 
 use std::fmt;
 use std::sync::Arc;

@@ -14,6 +14,10 @@ pub(super) struct Scripts {
     pub(super) create: Script,
     pub(super) enqueue: Script,
     pub(super) cancel: Script,
+    pub(super) attach: Script,
+    pub(super) pend: Script,
+    pub(super) promote: Script,
+    pub(super) requeue: Script,
     pub(super) end: Script,
 }
 
@@ -23,6 +27,10 @@ impl Default for Scripts {
             create: Script::new(of_job!("lua/create.lua")),
             enqueue: Script::new(include_str!("lua/enqueue.lua")),
             cancel: Script::new(of_job!("lua/cancel.lua")),
+            attach: Script::new(of_job!("lua/attach.lua")),
+            pend: Script::new(include_str!("lua/pend.lua")),
+            promote: Script::new(include_str!("lua/promote.lua")),
+            requeue: Script::new(of_job!("lua/requeue.lua")),
             end: Script::new(include_str!("lua/end.lua")),
         }
     }

@@ -2,59 +2,38 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::afterwards::{Errand, Why};
-use super::entry::{Entry, Place};
+use super::entry::{Entry, Kind, Place};
 use super::keys::{Job, Side};
 use super::reader::Reader;
+use super::request::Request;
 use super::{Jobs, PATIENCE};
-use crate::fleet::heartbeat::Key;
-use crate::metrics::RedisOp;
+use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::Loss;
 
 /// How often a job is begun before it is a dead letter: once for bad luck, once more for worse.
 const ATTEMPTS: u32 = 3;
 /// The first pause before a stream that was full is tried again: a worker takes an ended job out about so long after its
 /// last piece. It doubles with each try.
-const PAUSE: Duration = Duration::from_millis(1);
-
-/// What workers need to know of a request.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// What was asked.
-    pub path: String,
-    /// Headers for the worker: a JSON object.
-    pub headers: String,
-    /// The body.
-    pub body: Vec<u8>,
-    /// Who asks; nobody's name.
-    pub caller: String,
-    /// With which priority.
-    pub class: &'static str,
-    /// How long it may take, from now on.
-    pub within: Duration,
-    /// What it is signed with, if jobs are signed.
-    pub key: Option<Key>,
-}
-
-impl Request {
-    fn signature(&self, prefix: &str, job: Job, side: &Side) -> String {
-        let Some(key) = &self.key else { return String::new() };
-        let mut text = format!("{job}\n{}\n{}\n{}\n", side.pool, self.path, self.headers).into_bytes();
-        text.extend_from_slice(&self.body);
-        key.sign(&format!("{prefix}:job"), &text)
-    }
-}
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a job was not put there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The workers have all they can start.
-    #[error("its workers have all that they can start")]
+    /// The workers have all they can start, or too many jobs wait already.
+    #[error("there is no room for more jobs")]
     Full,
+    /// Too many jobs of this caller wait already.
+    #[error("{0} jobs of this caller wait already")]
+    Many(usize),
+    /// It does not wait any more.
+    #[error("the job does not wait any more")]
+    Gone,
     /// Redis does not do it.
     #[error(transparent)]
     Lost(#[from] Loss),
@@ -63,15 +42,27 @@ pub enum Refused {
     NoName,
 }
 
-/// A job whose answer this gateway waits for. Dropping it before the answer is complete cancels the job.
+/// What becomes of a job whose answer nobody here reads any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is cancelled, or its answer is cleared away.
+    Ends,
+    /// It is cancelled, or its answer is kept for who asks again.
+    IsKept,
+    /// It goes on: somebody will ask for it.
+    Remains,
+}
+
+/// A job whose answer this gateway reads.
 pub struct Awaited {
     jobs: Jobs,
-    job: Job,
     side: Side,
     entry: Option<Arc<str>>,
     reader: Reader,
+    fate: Fate,
     why: Why,
-    over: bool,
+    /// What the last piece was.
+    last: Option<Kind>,
 }
 
 impl fmt::Debug for Awaited {
@@ -82,28 +73,21 @@ impl fmt::Debug for Awaited {
 
 impl Jobs {
     /// Writes a job down and lets the workers of `side` have it, as soon as they have fewer than `ceiling`, which is
-    /// waited for until `until`.
+    /// waited for until `until`. Dropping what is returned before the answer is complete cancels the job.
     ///
     /// # Errors
     /// Why it was not. Then no worker runs it, or none for long.
     pub async fn submit(
         &self,
+        job: Job,
         side: &Side,
         ceiling: u32,
         until: Instant,
         request: &Request,
     ) -> Result<Awaited, Refused> {
-        let job = Job::random().ok_or(Refused::NoName)?;
-        let mut awaited = Awaited {
-            jobs: self.clone(),
-            job,
-            side: side.clone(),
-            entry: None,
-            reader: self.read(job, Place::default()),
-            why: Why::Cancelled,
-            over: false,
-        };
-        self.write_down(job, side, request).await?;
+        let fate = if request.keep { Fate::IsKept } else { Fate::Ends };
+        let mut awaited = Awaited::new(self, side, self.read(job, Place::default()), None, fate);
+        self.write_down(job, side, request, false).await?;
         let mut pause = PAUSE;
         loop {
             if let Some(entry) = self.enqueue(job, side, ceiling).await? {
@@ -111,8 +95,8 @@ impl Jobs {
                 return Ok(awaited);
             }
             if Instant::now() + pause >= until {
-                awaited.over = true;
-                self.0.afterwards.add(Errand::Withdraw { job });
+                awaited.fate = Fate::Remains;
+                self.withdraw(job);
                 return Err(Refused::Full);
             }
             sleep(pause).await;
@@ -120,9 +104,20 @@ impl Jobs {
         }
     }
 
-    async fn write_down(&self, job: Job, side: &Side, request: &Request) -> Result<(), Loss> {
+    /// Takes back what was written down, before anything pointed to it.
+    pub(super) fn withdraw(&self, job: Job) {
+        self.0.afterwards.add(Errand::Withdraw { job });
+    }
+
+    pub(super) async fn write_down(
+        &self,
+        job: Job,
+        side: &Side,
+        request: &Request,
+        alone: bool,
+    ) -> Result<(), Loss> {
         let inner = &*self.0;
-        let Request { path, headers, body, caller, class, within, .. } = request;
+        let Request { path, headers, body, caller, class, stream, within, keep, .. } = request;
         let signature = request.signature(self.prefix(), job, side);
         let mut call = inner.scripts.create.key(inner.keys.job(job));
         call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
@@ -135,10 +130,12 @@ impl Jobs {
             ("caller", caller),
             ("class", class),
             ("signature", &signature),
-            ("dam", inner.dams.id()),
-            ("async", "0"),
+            ("dam", if alone { "" } else { inner.dams.id() }),
         ] {
             call.arg(field).arg(value);
+        }
+        for (field, value) in [("async", alone), ("keep", *keep), ("stream", *stream)] {
+            call.arg(field).arg(u8::from(value));
         }
         call.arg("max_attempts").arg(ATTEMPTS).arg("body").arg(body.as_slice());
         inner.link.run::<i64>(RedisOp::Enqueue, PATIENCE, &call).await.map(drop)
@@ -153,10 +150,15 @@ impl Jobs {
 }
 
 impl Awaited {
+    pub(super) fn new(jobs: &Jobs, side: &Side, reader: Reader, entry: Option<Arc<str>>, fate: Fate) -> Self {
+        let (jobs, side) = (jobs.clone(), side.clone());
+        Self { jobs, side, entry, reader, fate, why: Why::Cancelled, last: None }
+    }
+
     /// The next piece of the answer. Nothing may be asked for after the last.
-    pub fn poll_entry(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Entry> {
+    pub fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Entry> {
         self.reader.poll_entry(cx).map(|entry| {
-            self.over |= entry.kind.is_last();
+            self.last = Some(entry.kind).filter(|kind| kind.is_last());
             entry
         })
     }
@@ -169,12 +171,26 @@ impl Awaited {
 
 impl Drop for Awaited {
     fn drop(&mut self) {
-        let (job, side) = (self.job, self.side.clone());
-        let errand = if self.over {
-            Errand::Forget { job }
-        } else {
-            Errand::Cancel { job, side, entry: self.entry.take(), why: self.why }
+        let job = self.reader.job();
+        let end = match (self.last, self.why) {
+            (Some(Kind::End), _) => JobEnd::Answered,
+            (Some(_), _) => JobEnd::Failed,
+            (None, Why::Cancelled) => JobEnd::Cancelled,
+            (None, Why::Expired) => JobEnd::Expired,
         };
-        self.jobs.0.afterwards.add(errand);
+        let errand = match (self.fate, self.last) {
+            // It is still to end, or never began.
+            (Fate::Remains, None) => return,
+            (Fate::Ends, Some(_)) => Some(Errand::Forget { job }),
+            (Fate::IsKept | Fate::Remains, Some(_)) => None,
+            (Fate::Ends | Fate::IsKept, None) => {
+                Some(Errand::Cancel { job, side: self.side.clone(), entry: self.entry.take(), why: self.why })
+            }
+        };
+        let inner = &*self.jobs.0;
+        inner.link.metrics().job(&self.side.pool, end);
+        if let Some(errand) = errand {
+            inner.afterwards.add(errand);
+        }
     }
 }

@@ -6,11 +6,8 @@
 //! **Failure mode.** A worker that dies loses nothing that was not answered yet: another claims the job after three missed
 //! renewals, and the client gets the fresh answer if it has seen nothing of the first.
 
-mod fault;
-mod head;
 mod source;
 
-pub(crate) use fault::JobFault;
 pub(crate) use source::JobSource;
 
 use std::future::poll_fn;
@@ -29,7 +26,9 @@ use super::settings::QueueSettings;
 use super::source::Source;
 use super::vigil::Vigil;
 use crate::fleet::Worker;
-use crate::redis::jobs::{Awaited, Entry, Jobs, Kind, Request, Side, nameless};
+use crate::redis::jobs::{
+    self, Awaited, Entry, Job, Jobs, Kind, Request, Side, Ticket, for_worker, nameless, read_head,
+};
 use crate::refusal::{Reason, Refusal};
 use crate::request::Payload;
 
@@ -68,13 +67,9 @@ impl Journey<'_> {
         let clock = &self.upstream.clock;
         let spec = &errand.worker.spec;
         let side = Side { pool: Arc::clone(&spec.pool), colour: Arc::clone(&spec.colour) };
-        let request = self.job(errand);
-        let until = Instant::now() + errand.settings.wait;
         // Without the workers' word on their slots there is only the law.
         let ceiling = spec.slots.unwrap_or(u32::MAX);
-        let mut awaited =
-            errand.jobs.submit(&side, ceiling, until, &request).await.map_err(Fault::NotQueued)?;
-        drop(request);
+        let mut awaited = self.put(errand, &side, ceiling).await.map_err(Fault::NotQueued)?;
         let sent = clock.now();
         self.flight.set_dispatched(sent);
         if let Some(permit) = &self.permit {
@@ -100,21 +95,30 @@ impl Journey<'_> {
         Ok(Answer { head, body, vigil })
     }
 
-    /// The request as a worker gets it.
-    fn job(&self, errand: &Errand) -> Request {
-        let (caller, class) = self
-            .asker
-            .as_ref()
-            .map_or((String::new(), ""), |(caller, _)| (nameless(&caller.id), caller.class.as_str()));
-        Request {
+    /// Puts the request where workers find it: as a new job, or as the one that it already is.
+    async fn put(&mut self, errand: &Errand, side: &Side, ceiling: u32) -> Result<Awaited, jobs::Refused> {
+        let until = Instant::now() + errand.settings.wait;
+        let within = self.over.since(self.upstream.clock.now());
+        let caller = self.asker.as_ref().map(|(caller, _)| nameless(&caller.id)).unwrap_or_default();
+        let (job, keep) = match self.ticket {
+            Some(Ticket::Pending(job)) => {
+                return errand.jobs.promote(job, &caller, side, ceiling, (until, within)).await;
+            }
+            Some(Ticket::Repeatable(job)) => (job, true),
+            None => (Job::random().ok_or(jobs::Refused::NoName)?, false),
+        };
+        let request = Request {
             path: self.head.uri.path().to_owned(),
-            headers: head::for_worker(&self.head.headers),
+            headers: for_worker(&self.head.headers),
             body: errand.pieces.concat(),
             caller,
-            class,
-            within: self.over.since(self.upstream.clock.now()),
+            class: self.asker.as_ref().map_or("", |(caller, _)| caller.class.as_str()),
+            stream: self.stream,
+            within,
+            keep,
             key: errand.settings.key.clone(),
-        }
+        };
+        errand.jobs.submit(job, side, ceiling, until, &request).await
     }
 }
 
@@ -128,15 +132,16 @@ fn poll_begin(
     loop {
         let entry = ready!(awaited.poll_entry(cx));
         match entry.kind {
-            Kind::Head => match head::read(&entry.data) {
+            Kind::Head => match read_head(&entry.data) {
                 Some(read) => *head = Some(read),
                 None => {
-                    return Poll::Ready(Err(Fault::Job(JobFault::broke("its answer has no proper head"))));
+                    return Poll::Ready(Err(Fault::Job(jobs::Fault::broke("its answer has no proper head"))));
                 }
             },
-            Kind::Error => return Poll::Ready(Err(Fault::Job(JobFault::read(&entry.data)))),
+            Kind::Error => return Poll::Ready(Err(Fault::Job(jobs::Fault::read(&entry.data)))),
             Kind::Data | Kind::End => {
-                let begun = head.take().ok_or_else(|| Fault::Job(JobFault::broke("its answer has no head")));
+                let begun =
+                    head.take().ok_or_else(|| Fault::Job(jobs::Fault::broke("its answer has no head")));
                 return Poll::Ready(begun.map(|head| (head, entry)));
             }
         }

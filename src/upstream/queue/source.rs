@@ -5,8 +5,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::Frame;
 
-use super::JobFault;
-use crate::redis::jobs::{Awaited, Entry, Kind};
+use crate::redis::jobs::{self, Awaited, Entry, Kind};
 
 /// The rest of a job's answer. Dropping it before its end cancels the job.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ impl JobSource {
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, JobFault>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, jobs::Fault>>> {
         loop {
             if self.over {
                 return Poll::Ready(None);
@@ -53,11 +52,11 @@ impl JobSource {
                     }
                 }
                 Kind::End if entry.place.epoch == self.epoch => return Poll::Ready(None),
-                Kind::Error => return Poll::Ready(Some(Err(JobFault::read(&entry.data)))),
+                Kind::Error => return Poll::Ready(Some(Err(jobs::Fault::read(&entry.data)))),
                 // What another run says cannot be glued to what this one said.
                 Kind::Head | Kind::Data | Kind::End => {
                     self.over = true;
-                    return Poll::Ready(Some(Err(JobFault::broke("it was lost within its answer"))));
+                    return Poll::Ready(Some(Err(jobs::Fault::broke("it was lost within its answer"))));
                 }
             }
         }

@@ -16,12 +16,13 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body_util::BodyExt;
 use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::body::WorkerBody;
 use super::super::service::Shop;
 use super::desk::Stop;
-use crate::redis::consumer::{Consumer, Entry, Kind, Run, Said, Taken};
+use crate::redis::consumer::{Consumer, Entry, Run, Said, Taken};
+use crate::redis::jobs::Kind;
 
 /// The most parts in one call, for a worker whose stream was cut small.
 const TOGETHER: usize = 64;
@@ -78,52 +79,49 @@ impl Bench<'_> {
         if !run.genuine {
             return emit.error("upstream_broke", "The job's signature is wrong.").await;
         }
-        let left = run.left;
         tokio::select! {
-            ran = timeout(left, self.answer(run, &mut emit)) => {
-                if let Ok(verdict) = ran {
-                    return verdict;
-                }
-            }
-            verdict = stopped(stops, epoch) => return verdict,
+            verdict = self.answer(run, &mut emit) => verdict,
+            verdict = stopped(stops, epoch) => verdict,
         }
-        emit.error("upstream_timeout", "The deadline of the job has passed.").await
     }
 
     async fn answer(self, run: Run, emit: &mut Emit<'_>) -> Verdict {
         let Some(parts) = request(&run) else {
             return emit.error("upstream_broke", "The job's path or headers cannot be read.").await;
         };
-        // Like a process that dies: nothing more is heard of it.
-        let Ok(response) = self.shop.call(parts, run.body).await else { return Verdict::Leave };
+        // Only the engine is waited for no longer than that. What is being sent is sent to its end: until that is heard nobody
+        // knows which number comes next.
+        let until = Instant::now() + run.left;
+        let response = match timeout_at(until, self.shop.call(parts, run.body)).await {
+            Ok(Ok(response)) => response,
+            // Like a process that dies: nothing more is heard of it.
+            Ok(Err(_)) => return Verdict::Leave,
+            Err(_) => return emit.late().await,
+        };
         let head = head(&self.consumer.place().worker, &response);
         let mut body = response.into_body();
         let mut parts = vec![(Kind::Head, head)];
         loop {
-            let next = match body.frame().now_or_never() {
-                Some(next) if parts.len() < TOGETHER => next,
-                _ if parts.is_empty() => body.frame().await,
-                ready => {
-                    if let Err(verdict) = emit.send(&mut parts).await {
-                        return verdict;
-                    }
-                    match ready {
-                        Some(next) => next,
-                        None => body.frame().await,
-                    }
-                }
-            };
-            let (part, verdict) = match next {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => ((Kind::Data, data), None),
-                    Err(_) => continue,
+            // What is there goes together; nothing is waited for while something could be sent.
+            let ready = if parts.len() < TOGETHER { body.frame().now_or_never() } else { None };
+            let next = match ready {
+                Some(next) => next,
+                None if parts.is_empty() => match timeout_at(until, body.frame()).await {
+                    Ok(next) => next,
+                    Err(_) => return emit.late().await,
                 },
-                Some(Err(cut)) => ((Kind::Fail, cut.to_string().into()), Some(Verdict::HandBack)),
-                None => ((Kind::End, Bytes::new()), Some(Verdict::ended())),
+                None => match emit.send(&mut parts).await {
+                    Ok(()) => continue,
+                    Err(verdict) => return verdict,
+                },
             };
-            parts.push(part);
-            if let Some(verdict) = verdict {
-                return emit.send(&mut parts).await.err().unwrap_or(verdict);
+            match next {
+                Some(Ok(frame)) => parts.extend(frame.into_data().ok().map(|data| (Kind::Data, data))),
+                Some(Err(cut)) => return emit.failed(&mut parts, &cut.to_string()).await,
+                None => {
+                    parts.push((Kind::End, Bytes::new()));
+                    return emit.send(&mut parts).await.err().unwrap_or_else(Verdict::ended);
+                }
             }
         }
     }
@@ -141,21 +139,42 @@ struct Emit<'a> {
 impl Emit<'_> {
     /// Sends parts until they are taken. What is to be done otherwise is the error.
     async fn send(&mut self, parts: &mut Vec<(Kind, Bytes)>) -> Result<(), Verdict> {
+        if parts.is_empty() {
+            return Ok(());
+        }
         let Self { consumer, job, epoch, first } = *self;
         let given = &parts[..];
         let said = again(|| consumer.emit(job, epoch, first, given)).await;
         self.first += parts.len() as u64;
         parts.clear();
-        match said {
-            Ok(Said::Ok) => Ok(()),
-            Ok(Said::Cancelled) => Err(Verdict::ended()),
-            Ok(Said::Fenced) | Err(_) => Err(Verdict::Leave),
+        taken(said)
+    }
+
+    /// Sends what there is, and that this run gives no more.
+    async fn failed(&mut self, parts: &mut Vec<(Kind, Bytes)>, why: &str) -> Verdict {
+        if let Err(verdict) = self.send(parts).await {
+            return verdict;
         }
+        let Self { consumer, job, epoch, first } = *self;
+        taken(again(|| consumer.fail(job, epoch, first, why)).await).err().unwrap_or(Verdict::HandBack)
+    }
+
+    /// The run has taken too long. Redis has seen the deadline pass before, and says so.
+    async fn late(&mut self) -> Verdict {
+        self.error("upstream_timeout", "The deadline of the job has passed.").await
     }
 
     async fn error(&mut self, reason: &str, message: &str) -> Verdict {
         let error = serde_json::json!({ "reason": reason, "message": message }).to_string();
         self.send(&mut vec![(Kind::Error, error.into())]).await.err().unwrap_or_else(Verdict::ended)
+    }
+}
+
+fn taken(said: RedisResult<Said>) -> Result<(), Verdict> {
+    match said {
+        Ok(Said::Ok) => Ok(()),
+        Ok(Said::Cancelled) => Err(Verdict::ended()),
+        Ok(Said::Fenced) | Err(_) => Err(Verdict::Leave),
     }
 }
 

@@ -13,7 +13,8 @@ const FOR_WORKERS: [&str; 5] = ["accept", "content-type", "traceparent", "traces
 const LONGEST: usize = 16 * 1024;
 
 /// The headers of a request that go with its job, as JSON.
-pub(super) fn for_worker(headers: &HeaderMap) -> String {
+#[must_use]
+pub fn for_worker(headers: &HeaderMap) -> String {
     let known: BTreeMap<&str, &str> =
         FOR_WORKERS.into_iter().filter_map(|name| Some((name, headers.get(name)?.to_str().ok()?))).collect();
     // A map of texts can always be written.
@@ -32,7 +33,8 @@ fn may_pass(name: &str) -> bool {
 }
 
 /// Reads the head of an answer.
-pub(super) fn read(data: &[u8]) -> Option<response::Parts> {
+#[must_use]
+pub fn read_head(data: &[u8]) -> Option<response::Parts> {
     let Head { status, headers } = serde_json::from_slice(data.get(..data.len().min(LONGEST))?).ok()?;
     // Below 200 there would be no body, and nothing after it.
     let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200)?;
@@ -65,7 +67,7 @@ mod tests {
     #[test]
     fn a_head_brings_its_status_and_few_headers() {
         let text = r#"{"worker":"w1","status":429,"headers":{"Content-Type":"application/json","set-cookie":"a=b","OpenAI-Version":"1","x-traffic-dam-reason":"x"}}"#;
-        let head = read(text.as_bytes()).unwrap();
+        let head = read_head(text.as_bytes()).unwrap();
         let names: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!((head.status.as_u16(), names), (429, vec!["content-type", "openai-version"]));
         for wrong in [
@@ -75,7 +77,7 @@ mod tests {
             r#"{"status":101}"#,
             r#"{"status":200,"headers":{"content-type":"a\nb"}}"#,
         ] {
-            assert!(read(wrong.as_bytes()).is_none(), "{wrong}");
+            assert!(read_head(wrong.as_bytes()).is_none(), "{wrong}");
         }
     }
 }

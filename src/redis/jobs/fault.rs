@@ -9,9 +9,11 @@ const LONGEST: usize = 500;
 
 /// The last entry of an answer that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct JobFault {
-    reason: Reason,
-    message: String,
+pub struct Fault {
+    /// Whose fault it is.
+    pub reason: Reason,
+    /// What happened.
+    pub message: String,
 }
 
 #[derive(Deserialize)]
@@ -22,14 +24,16 @@ struct Said {
     message: String,
 }
 
-impl JobFault {
+impl Fault {
     /// The worker did not do as it should.
-    pub(crate) fn broke(what: &str) -> Self {
+    #[must_use]
+    pub fn broke(what: &str) -> Self {
         Self { reason: Reason::UpstreamBroke, message: what.to_owned() }
     }
 
     /// Reads `{"reason":…,"message":…}`; what cannot be read is a worker that broke.
-    pub(crate) fn read(data: &[u8]) -> Self {
+    #[must_use]
+    pub fn read(data: &[u8]) -> Self {
         let Ok(Said { reason, mut message }) = serde_json::from_slice(data) else {
             return Self::broke("it failed");
         };
@@ -43,7 +47,8 @@ impl JobFault {
     }
 
     /// What the client is told.
-    pub(crate) fn into_refusal(self, worker: &str) -> Refusal {
+    #[must_use]
+    pub fn into_refusal(self, worker: &str) -> Refusal {
         Refusal::new(self.reason, format!("Worker {worker} failed: {}", self.message))
     }
 }
@@ -60,9 +65,9 @@ mod tests {
             (r#"{"message":"only"}"#, Reason::UpstreamBroke, "only"),
             ("no JSON", Reason::UpstreamBroke, "it failed"),
         ] {
-            assert_eq!(JobFault::read(data.as_bytes()), JobFault { reason, message: message.to_owned() });
+            assert_eq!(Fault::read(data.as_bytes()), Fault { reason, message: message.to_owned() });
         }
         let long = format!(r#"{{"message":"{}"}}"#, "ä".repeat(400));
-        assert_eq!(JobFault::read(long.as_bytes()).message, "ä".repeat(250));
+        assert_eq!(Fault::read(long.as_bytes()).message, "ä".repeat(250));
     }
 }

@@ -1,0 +1,268 @@
+//! Requests that become jobs, and those that were sent before.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use http::{Request, Response, StatusCode};
+use tokio::time::timeout;
+
+use super::body::{Answer, is_stream, unreachable};
+use super::show::PATIENCE;
+use super::{Counter, IDEMPOTENCY_KEY, JobBody, PREFER, answer, named};
+use crate::clock::unix_millis;
+use crate::redis::jobs::{
+    self, Job, Kind, Known, LIVES, Pending, Place, Refused, Repeatable, Standing, Ticket, for_worker,
+    nameless, read_head,
+};
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Caller, Demand, Flight, Payload};
+/// The longest key by which a request is known again.
+const LONGEST_KEY: usize = 255;
+
+/// What a request asks for besides its answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// To be answered later.
+    later: bool,
+    /// To run once.
+    once: Option<Vec<u8>>,
+}
+
+impl Wish {
+    /// What these headers ask for, if anything.
+    pub(super) fn read(headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
+        let later = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            let word = |part: &str| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+            value.split(',').any(|part| word(part) == "respond-async")
+        });
+        let once = headers.get(IDEMPOTENCY_KEY).map(|value| value.as_bytes().to_vec());
+        if once.as_ref().is_some_and(|key| key.is_empty() || key.len() > LONGEST_KEY) {
+            let problem = format!("The header `idempotency-key` must have 1 to {LONGEST_KEY} bytes.");
+            return Err(Refusal::new(Reason::BadRequest, problem).with_param("idempotency-key"));
+        }
+        Ok((later || once.is_some()).then_some(Self { later, once }))
+    }
+}
+
+/// What became of a wish.
+pub(super) enum Asked<B> {
+    /// This is the answer.
+    Answered(Response<JobBody<B>>),
+    /// It is to run, as this job.
+    Once(Repeatable, Job),
+}
+
+/// What is known of the caller's request.
+struct Asker {
+    caller: Caller,
+    demand: Demand,
+    flight: Option<Arc<Flight>>,
+}
+
+impl Counter {
+    /// Makes a job of a request, or finds the one that it was.
+    pub(super) async fn ask<B>(
+        &self,
+        request: &mut Request<Payload>,
+        wish: Wish,
+    ) -> Result<Asked<B>, Refusal> {
+        let asker = {
+            let extensions = request.extensions();
+            let caller = named(extensions.get::<Caller>())?.clone();
+            let flight = extensions.get::<Arc<Flight>>().cloned();
+            let demand = extensions.get::<Demand>().cloned().unwrap_or_else(Demand::path);
+            Asker { caller, demand, flight }
+        };
+        let Payload::Buffered(pieces) = request.body() else {
+            return Err(Refusal::new(Reason::Unsupported, "This body cannot be kept for later."));
+        };
+        let pieces: Vec<Bytes> = pieces.to_vec();
+        let new = Job::random().ok_or_else(|| unreachable(&Refused::NoName))?;
+        let path = request.uri().path().to_owned();
+        let repeatable = wish.once.map(|key| {
+            let whose = (&*asker.caller.id, &*path, &*key);
+            self.jobs.repeatable(whose, pieces.iter().map(|piece| &**piece))
+        });
+        let job = match &repeatable {
+            None => new,
+            Some(repeatable) => {
+                match self.jobs.know(repeatable, new).await.map_err(|loss| unreachable(&loss))? {
+                    Known::New(job) => job,
+                    Known::Other => {
+                        return Err(Refusal::new(
+                            Reason::KeyReused,
+                            "Another body came with this idempotency key; take another key for another request.",
+                        ));
+                    }
+                    Known::Same(job) => match self.before(job, wish.later, &asker).await? {
+                        Some(response) => return Ok(Asked::Answered(response)),
+                        // It came to nothing, and may try again.
+                        None => new,
+                    },
+                }
+            }
+        };
+        if !wish.later {
+            let Some(repeatable) = repeatable else {
+                return Err(Refusal::new(
+                    Reason::InternalError,
+                    "A request that wished for nothing was kept.",
+                ));
+            };
+            request.extensions_mut().insert(Ticket::Repeatable(job));
+            // Once it is in the queue its name is taken: its seat must not be given to another.
+            request.extensions_mut().insert(Demand { retryable: false, ..asker.demand });
+            return Ok(Asked::Once(repeatable, job));
+        }
+        let kept = self.accept(job, request.headers(), &path, &pieces, &asker, repeatable.is_some()).await;
+        match (&kept, &repeatable) {
+            (Ok(_), Some(repeatable)) => {
+                self.jobs.accepted(repeatable, job).await.map_err(|loss| unreachable(&loss))?;
+            }
+            (Err(_), Some(repeatable)) => self.jobs.unknow(repeatable).await,
+            (_, None) => {}
+        }
+        Ok(Asked::Answered(answer(kept?, asker.flight.as_ref())))
+    }
+
+    /// Keeps a request as a job, and says where to ask for it.
+    async fn accept(
+        &self,
+        job: Job,
+        headers: &HeaderMap,
+        path: &str,
+        pieces: &[Bytes],
+        asker: &Asker,
+        keep: bool,
+    ) -> Result<Response<Bytes>, Refusal> {
+        let Asker { caller, demand, flight } = asker;
+        let pool = {
+            let fleet = self.fleet.load();
+            let pool = fleet.route(demand.model.as_deref()).ok_or_else(|| {
+                Refusal::new(Reason::NotFound, "No worker serves this model.").with_param("model")
+            })?;
+            Arc::clone(&pool.name)
+        };
+        if let Some(flight) = flight {
+            flight.set_pool(&pool);
+        }
+        let kept = jobs::Request {
+            path: path.to_owned(),
+            headers: for_worker(headers),
+            body: pieces.concat(),
+            caller: nameless(&caller.id),
+            class: caller.class.as_str(),
+            stream: demand.stream,
+            within: LIVES,
+            keep,
+            key: self.key.clone(),
+        };
+        let pending = Pending::new(caller, demand, path, unix_millis());
+        self.jobs.accept(job, &pool, &kept, &pending).await.map_err(|refused| match refused {
+            Refused::Full | Refused::Many(_) => {
+                Refusal::new(Reason::Overloaded, format!("The job was not taken: {refused}."))
+            }
+            other => unreachable(&other),
+        })?;
+        let standing = serde_json::json!({ "id": job.to_string(), "object": "job", "status": "queued" });
+        Ok(accepted(job, standing.to_string()))
+    }
+
+    /// The answer to a request that was sent before as `job`; nothing if that came to nothing.
+    async fn before<B>(
+        &self,
+        job: Job,
+        later: bool,
+        asker: &Asker,
+    ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
+        let flight = &asker.flight;
+        let standing = self.jobs.look(job).await.map_err(|loss| unreachable(&loss))?;
+        let under_way =
+            || Refusal::new(Reason::Conflict, "The request with this idempotency key is still under way.");
+        // It waits for its seat, or was forgotten.
+        let Some(standing) = standing else { return Err(under_way()) };
+        match &standing.state[..] {
+            "failed" | "cancelled" | "expired" | "dead" if !later => return Ok(None),
+            _ if later => {
+                let text = super::show::standing(job, &standing).to_string();
+                return Ok(Some(answer(accepted(job, text), flight.as_ref())));
+            }
+            "done" => {}
+            _ => return Err(under_way()),
+        }
+        self.replay(job, &standing, flight.as_ref()).await.map(Some)
+    }
+
+    /// The answer of a job that is done, as it was.
+    async fn replay<B>(
+        &self,
+        job: Job,
+        standing: &Standing,
+        flight: Option<&Arc<Flight>>,
+    ) -> Result<Response<JobBody<B>>, Refusal> {
+        let gone = || Refusal::new(Reason::Expired, "The answer is not kept any more.");
+        if !self.jobs.has_answer(job).await.map_err(|loss| unreachable(&loss))? {
+            return Err(gone());
+        }
+        let mut reader = self.jobs.read(job, Place::default()).from_stream();
+        let mut head = None;
+        let begin = async {
+            loop {
+                let entry = poll_fn(|cx| reader.poll_entry(cx)).await;
+                match entry.kind {
+                    Kind::Head => head = read_head(&entry.data),
+                    _ => return entry,
+                }
+            }
+        };
+        let next = timeout(PATIENCE, begin).await.map_err(|late| unreachable(&late))?;
+        let Some(head) = head else { return Err(gone()) };
+        tracing::debug!(%job, stream = is_stream(&head), attempt = standing.attempt, "answered as before");
+        let body = Answer::bytes(reader, next).told(flight.cloned());
+        Ok(Response::from_parts(head, JobBody::answer(body)))
+    }
+}
+
+/// The answer to a request that was accepted.
+fn accepted(job: Job, text: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert("preference-applied", HeaderValue::from_static("respond-async"));
+    // Hexadecimal digits are fit for a header.
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{job}")) {
+        headers.insert(LOCATION, location);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wishes_are_read_from_the_headers() {
+        for (fields, wish) in [
+            (vec![], None),
+            (vec![("prefer", "return=minimal")], None),
+            (vec![("prefer", "wait=10, Respond-Async; a=b")], Some((true, None))),
+            (vec![("prefer", "x"), ("prefer", "respond-async")], Some((true, None))),
+            (vec![("idempotency-key", "k")], Some((false, Some("k")))),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(name, HeaderValue::from_static(value));
+            }
+            let wish =
+                wish.map(|(later, once): (_, Option<&str>)| Wish { later, once: once.map(|key| key.into()) });
+            assert_eq!(Wish::read(&headers).unwrap(), wish, "{headers:?}");
+        }
+        for wrong in [String::new(), "k".repeat(256)] {
+            let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, HeaderValue::from_str(&wrong).unwrap())]);
+            assert_eq!(Wish::read(&headers).unwrap_err().reason, Reason::BadRequest);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Asking for a job, and ending one.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Response, request};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::body::{Answer, unreachable};
+use super::marks::Mark;
+use super::{Counter, JobBody, answer, named, text};
+use crate::openai::error;
+use crate::redis::jobs::{Fault, Job, Kind, Place, Standing, nameless, read_head};
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Caller, Ending, Flight};
+
+/// The last event that a client saw of a stream.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Of an answer so much is shown with its job; more is read as a stream.
+const LARGEST: usize = 8 << 20;
+
+/// How long an answer that is there may take to be read.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A job as its caller sees it.
+pub(super) fn standing(job: Job, standing: &Standing) -> Value {
+    json!({
+        "id": job.to_string(),
+        "object": "job",
+        "status": standing.state,
+        "stream": standing.stream,
+        "attempt": standing.attempt,
+        "created_ms": standing.created_ms,
+        "ended_ms": standing.ended_ms,
+        "last_error": standing.last_error,
+    })
+}
+
+/// What the client has seen cannot be gone on with.
+fn another_run() -> Refusal {
+    Refusal::new(Reason::UpstreamBroke, "The job was begun anew; read it from its start.")
+}
+
+fn unknown() -> Refusal {
+    Refusal::new(Reason::NotFound, "There is no such job.").with_param("job")
+}
+
+impl Counter {
+    /// `GET` and `DELETE` of a job.
+    pub(super) async fn look<B>(&self, head: request::Parts) -> Result<Response<JobBody<B>>, Refusal> {
+        let extensions = &head.extensions;
+        let caller = nameless(&named(extensions.get::<Caller>())?.id);
+        let flight = extensions.get::<Arc<Flight>>();
+        let job = head.uri.path().rsplit('/').next().and_then(Job::parse).ok_or_else(unknown)?;
+        let found = self.jobs.look(job).await.map_err(|loss| unreachable(&loss))?;
+        // Nobody is told of others' jobs, not even that they are there.
+        let found = found.filter(|standing| standing.caller == caller).ok_or_else(unknown)?;
+        if head.method == Method::DELETE {
+            if !found.has_ended() {
+                self.jobs.stop(job, &found).await.map_err(|loss| unreachable(&loss))?;
+            }
+            let now = self.jobs.look(job).await.map_err(|loss| unreachable(&loss))?.unwrap_or(found);
+            return Ok(answer(json_answer(&standing(job, &now)), flight));
+        }
+        if found.has_ended() && !self.jobs.has_answer(job).await.map_err(|loss| unreachable(&loss))? {
+            return Err(Refusal::new(
+                Reason::Expired,
+                "The job has ended, and its answer is not kept any more.",
+            ));
+        }
+        let accept = text(&head.headers, &ACCEPT).unwrap_or_default();
+        if found.stream && accept.to_ascii_lowercase().contains("text/event-stream") {
+            return self.stream(job, &found, &head.headers, flight).await;
+        }
+        let mut shown = standing(job, &found);
+        if found.has_ended()
+            && let Some(map) = shown.as_object_mut()
+        {
+            let read = self.add_answer(job, found.stream, map);
+            timeout(PATIENCE, read).await.map_err(|late| unreachable(&late))?;
+        }
+        Ok(answer(json_answer(&shown), flight))
+    }
+
+    /// The answer as a stream, from where the client has it.
+    async fn stream<B>(
+        &self,
+        job: Job,
+        found: &Standing,
+        headers: &HeaderMap,
+        flight: Option<&Arc<Flight>>,
+    ) -> Result<Response<JobBody<B>>, Refusal> {
+        let from = match text(headers, &LAST_EVENT_ID) {
+            None => None,
+            Some(id) => Some(Mark::parse(id).ok_or_else(|| {
+                let problem = "The header `last-event-id` must be the id of an event of this job.";
+                Refusal::new(Reason::BadRequest, problem).with_param("last-event-id")
+            })?),
+        };
+        if from.is_some_and(|mark| {
+            mark.place.epoch == found.epoch && found.has_ended() && mark.place.n > found.n
+        }) {
+            return Err(Refusal::new(Reason::BadRequest, "The job never had an event of this id.")
+                .with_param("last-event-id"));
+        }
+        // The entry in which the last event ended is read again, for what follows in it.
+        let at = from.map(|mark| Place { n: mark.place.n - 1, ..mark.place }).unwrap_or_default();
+        let body = if at.epoch == 0 || at.epoch == found.epoch {
+            let reader = self.jobs.read(job, at).from_stream();
+            // Whoever cannot be told reads from the stream each second.
+            self.jobs.attach(job).await.ok();
+            JobBody::answer(Answer::events(reader, from).told(flight.cloned()))
+        } else {
+            if let Some(flight) = flight {
+                flight.set_ending(Ending::WorkerFailed);
+            }
+            JobBody::text(error::event(&another_run()))
+        };
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        Ok(response)
+    }
+
+    /// Adds what was answered, or why nothing was.
+    async fn add_answer(&self, job: Job, stream: bool, shown: &mut serde_json::Map<String, Value>) {
+        let mut reader = self.jobs.read(job, Place::default()).from_stream();
+        let mut body = Vec::new();
+        loop {
+            let entry = poll_fn(|cx| reader.poll_entry(cx)).await;
+            match entry.kind {
+                Kind::Head => {
+                    let status = read_head(&entry.data).map(|head| head.status.as_u16());
+                    shown.insert("response_status".to_owned(), status.into());
+                }
+                Kind::Data if stream || body.len() + entry.data.len() > LARGEST => {}
+                Kind::Data => body.extend_from_slice(&entry.data),
+                Kind::End => break,
+                Kind::Error => {
+                    let Fault { reason, message } = Fault::read(&entry.data);
+                    shown.insert("error".to_owned(), json!({ "code": reason.as_str(), "message": message }));
+                    break;
+                }
+            }
+        }
+        if let Ok(body) = serde_json::from_slice::<Value>(&body) {
+            shown.insert("response".to_owned(), body);
+        }
+    }
+}
+
+fn json_answer(value: &Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(value.to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,111 @@
+//! How a job stands, for who asks; and ending it, for who may.
+
+use redis::cmd;
+
+use super::afterwards::Why;
+use super::keys::{Job, Side};
+use super::{Jobs, PATIENCE};
+use crate::metrics::RedisOp;
+use crate::redis::link::Loss;
+
+/// How a job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// `queued`, `running`, or how it ended.
+    pub state: String,
+    /// Who asked, by [`nameless`](super::nameless) name.
+    pub caller: String,
+    /// The pool it was put to.
+    pub pool: String,
+    /// The run.
+    pub epoch: u64,
+    /// The number of the last piece of its answer.
+    pub n: u64,
+    /// How often it was begun.
+    pub attempt: u64,
+    /// Whether its answer is a stream.
+    pub stream: bool,
+    /// When it came and when it ended, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it ended.
+    pub ended_ms: Option<u64>,
+    /// Why a run failed.
+    pub last_error: Option<String>,
+    colour: String,
+    entry: Option<String>,
+}
+
+impl Standing {
+    /// Whether nothing will come any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        !matches!(&self.state[..], "queued" | "running")
+    }
+}
+
+const FIELDS: [&str; 12] = [
+    "state",
+    "caller",
+    "pool",
+    "epoch",
+    "attempt",
+    "stream",
+    "created_ms",
+    "ended_ms",
+    "last_error",
+    "colour",
+    "entry",
+    "n",
+];
+
+impl Jobs {
+    /// How `job` stands; nothing if there is none.
+    ///
+    /// # Errors
+    /// When Redis does not say.
+    pub async fn look(&self, job: Job) -> Result<Option<Standing>, Loss> {
+        let mut look = cmd("HMGET");
+        look.arg(self.0.keys.job(job)).arg(&FIELDS);
+        let fields: [Option<String>; FIELDS.len()] =
+            self.0.link.call_within(RedisOp::Jobs, PATIENCE, &look).await?;
+        let [state, caller, pool, epoch, attempt, stream, created, ended, last_error, colour, entry, n] =
+            fields;
+        let number = |field: Option<String>| field.and_then(|digits| digits.parse().ok());
+        Ok(state.map(|state| Standing {
+            state,
+            caller: caller.unwrap_or_default(),
+            pool: pool.unwrap_or_default(),
+            epoch: number(epoch).unwrap_or(0),
+            n: number(n).unwrap_or(0),
+            attempt: number(attempt).unwrap_or(0),
+            stream: stream.as_deref() == Some("1"),
+            created_ms: number(created).unwrap_or(0),
+            ended_ms: number(ended),
+            last_error,
+            colour: colour.unwrap_or_default(),
+            entry,
+        }))
+    }
+
+    /// Whether anything of the answer of `job` is there.
+    ///
+    /// # Errors
+    /// When Redis does not say.
+    pub async fn has_answer(&self, job: Job) -> Result<bool, Loss> {
+        let key = self.0.keys.reply(job);
+        self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("EXISTS").arg(key)).await
+    }
+
+    /// Ends a job that stands so, wherever it is.
+    ///
+    /// # Errors
+    /// When Redis does not do it.
+    pub async fn stop(&self, job: Job, standing: &Standing) -> Result<(), Loss> {
+        let side = Side { pool: standing.pool.as_str().into(), colour: standing.colour.as_str().into() };
+        self.cancel(job, &side, standing.entry.as_deref(), Why::Cancelled).await?;
+        if standing.entry.is_none() {
+            self.take_out(&standing.pool, job, &standing.caller).await?;
+        }
+        Ok(())
+    }
+}

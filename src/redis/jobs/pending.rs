@@ -1,0 +1,222 @@
+//! Asynchronous jobs: kept until there is room for them, then given to the workers by whichever gateway has it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::cmd;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use super::entry::Place;
+use super::keys::{Job, Side};
+use super::request::Request;
+use super::submit::{Awaited, Fate, Refused};
+use super::{Jobs, PATIENCE};
+use crate::metrics::RedisOp;
+use crate::redis::link::Loss;
+use crate::request::{Caller, Class, Demand, Kind};
+
+/// Jobs that wait in one pool. All gateways read them once a second.
+const MOST: usize = 4096;
+/// Jobs of one caller among them: a sixteenth.
+const MOST_OF_ONE: usize = 256;
+/// How long an asynchronous job has, from when it was accepted to its last piece.
+pub const LIVES: Duration = Duration::from_secs(3600);
+
+/// What a gateway needs to know of a job to give it to the workers when its turn has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Who asks, as the gate knows callers.
+    caller: Arc<str>,
+    class: String,
+    weight: u32,
+    model: Option<Arc<str>>,
+    prompt: u64,
+    max: Option<u64>,
+    output: u64,
+    sequences: u32,
+    stream: bool,
+    path: String,
+    /// When it came, in milliseconds since 1970: the order among jobs of one caller.
+    pub at_ms: u64,
+}
+
+impl Pending {
+    /// A call of `path` that came at `at_ms`.
+    #[must_use]
+    pub fn new(caller: &Caller, demand: &Demand, path: &str, at_ms: u64) -> Self {
+        Self {
+            caller: Arc::clone(&caller.id),
+            class: caller.class.as_str().to_owned(),
+            weight: caller.weight,
+            model: demand.model.clone(),
+            prompt: demand.prompt_tokens,
+            max: demand.max_tokens,
+            output: demand.expected_output,
+            sequences: demand.sequences,
+            stream: demand.stream,
+            path: path.to_owned(),
+            at_ms,
+        }
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        Caller {
+            class: Class::parse(&self.class).unwrap_or_default(),
+            weight: self.weight,
+            ..Caller::new(Arc::clone(&self.caller))
+        }
+    }
+
+    /// What it will cost.
+    #[must_use]
+    pub fn demand(&self) -> Demand {
+        Demand {
+            // Every kind that can be a job is read in the same way.
+            kind: Kind::Chat,
+            model: self.model.clone(),
+            prompt_tokens: self.prompt,
+            max_tokens: self.max,
+            expected_output: self.output,
+            sequences: self.sequences,
+            stream: self.stream,
+            // Once workers have it, it is theirs: its seat cannot be given to another.
+            retryable: false,
+            ..Demand::path()
+        }
+    }
+
+    /// What was asked.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl Jobs {
+    /// Writes a job down, and keeps it until there is room.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] or [`Refused::Many`] when too many wait already, or that Redis does not do it. Then it will not run.
+    pub async fn accept(
+        &self,
+        job: Job,
+        pool: &Arc<str>,
+        request: &Request,
+        pending: &Pending,
+    ) -> Result<(), Refused> {
+        let side = Side { pool: Arc::clone(pool), colour: "".into() };
+        self.write_down(job, &side, request, true).await?;
+        self.keep(pool, job, &request.caller, pending).await.inspect_err(|_| self.withdraw(job))
+    }
+
+    /// Keeps a job that is written down.
+    pub(super) async fn keep(
+        &self,
+        pool: &str,
+        job: Job,
+        caller: &str,
+        pending: &Pending,
+    ) -> Result<(), Refused> {
+        let [waiting, callers] = self.0.keys.pending(pool);
+        // Texts and numbers can always be written.
+        let text = serde_json::to_string(pending).unwrap_or_default();
+        let mut call = self.0.scripts.pend.key(waiting);
+        call.key(callers).arg(job).arg(caller).arg(MOST).arg(MOST_OF_ONE).arg(text);
+        let kept: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
+        match &kept[..] {
+            "OK" => Ok(()),
+            "MANY" => Err(Refused::Many(MOST_OF_ONE)),
+            _ => Err(Refused::Full),
+        }
+    }
+
+    /// The jobs that wait in `pool`.
+    ///
+    /// # Errors
+    /// When Redis does not say.
+    pub async fn pending(&self, pool: &str) -> Result<Vec<(Job, Pending)>, Loss> {
+        let [waiting, _] = self.0.keys.pending(pool);
+        let count: usize =
+            self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HLEN").arg(&waiting)).await?;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let all: Vec<(String, String)> =
+            self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HGETALL").arg(&waiting)).await?;
+        let read =
+            |(job, text): (String, String)| Some((Job::parse(&job)?, serde_json::from_str(&text).ok()?));
+        Ok(all.into_iter().filter_map(read).collect())
+    }
+
+    /// Lets the workers of `side` have a job that waits, as [`Jobs::submit`] does with a new one; from then on it may take no
+    /// longer than `within`. It goes on when what is returned is dropped.
+    ///
+    /// # Errors
+    /// [`Refused::Gone`] when it does not wait any more, or why it goes on waiting.
+    pub async fn promote(
+        &self,
+        job: Job,
+        caller: &str,
+        side: &Side,
+        ceiling: u32,
+        (until, within): (Instant, Duration),
+    ) -> Result<Awaited, Refused> {
+        let reader = self.read(job, Place::default());
+        // The record says where it was put only once it was: other gateways may try the same, for another colour.
+        if self.attach(job).await?.as_deref() != Some("queued") {
+            self.take_out(&side.pool, job, caller).await?;
+            return Err(Refused::Gone);
+        }
+        let [waiting, callers] = self.0.keys.pending(&side.pool);
+        let mut call = self.0.scripts.promote.key(waiting);
+        call.key(callers).key(self.0.keys.stream(side)).arg(job).arg(caller).arg(ceiling);
+        let mut pause = super::submit::PAUSE;
+        loop {
+            let done: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
+            match &done[..] {
+                "GONE" => return Err(Refused::Gone),
+                "FULL" if Instant::now() + pause >= until => return Err(Refused::Full),
+                "FULL" => sleep(pause).await,
+                entry => {
+                    let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).to_string();
+                    let put = [("colour", &*side.colour), ("entry", entry)];
+                    // For whoever cancels it before a worker has it. Without it, the worker that takes it sees that.
+                    if let Err(loss) = self.mark(job, &within, &put).await {
+                        tracing::debug!(%loss, %job, "where a job was put is not in its record");
+                    }
+                    return Ok(Awaited::new(self, side, reader, Some(entry.into()), Fate::Remains));
+                }
+            }
+            pause *= 2;
+        }
+    }
+
+    /// Has this gateway told of the answer. Says how the job stands, if there is one.
+    ///
+    /// # Errors
+    /// When Redis does not do it.
+    pub async fn attach(&self, job: Job) -> Result<Option<String>, Loss> {
+        self.mark(job, "", &[]).await
+    }
+
+    async fn mark(&self, job: Job, within: &str, fields: &[(&str, &str)]) -> Result<Option<String>, Loss> {
+        let inner = &*self.0;
+        let mut call = inner.scripts.attach.key(inner.keys.job(job));
+        call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job).arg(inner.dams.id()).arg(within);
+        for (field, value) in fields {
+            call.arg(*field).arg(*value);
+        }
+        inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
+    }
+
+    /// Takes a job out of those that wait.
+    pub(super) async fn take_out(&self, pool: &str, job: Job, caller: &str) -> Result<(), Loss> {
+        let [waiting, callers] = self.0.keys.pending(pool);
+        let mut call = self.0.scripts.promote.key(waiting);
+        call.key(callers).arg(job).arg(caller);
+        self.0.link.run::<String>(RedisOp::Jobs, PATIENCE, &call).await.map(drop)
+    }
+}

@@ -1,0 +1,141 @@
+//! The simulated worker at a queue: what a client sees is what it would see without one between.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use traffic_dam::redis::consumer::Place;
+use traffic_dam::redis::settings::RedisSettings;
+use traffic_dam::sim::worker::{Membership, Options, drain};
+
+use super::client::{Conn, PATIENCE, ask, chat, get, request};
+use super::queue::{known, queueing};
+use super::redis::{INTERVAL, Redis};
+use super::rig::{Dam, eventually};
+
+/// A worker of four slots, which serves over HTTP too.
+struct Drainer {
+    addr: SocketAddr,
+    end: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+fn start(redis: &Redis) -> Drainer {
+    let listener = traffic_dam::net::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let token_time = Duration::from_millis(5);
+    let options = Options {
+        slots: 4,
+        prefill_base: token_time,
+        token_time,
+        kv_tokens: 10_000_000,
+        ..Options::default()
+    };
+    let membership = Membership {
+        redis: RedisSettings::single(redis.url().into(), "dam".into()),
+        place: Place {
+            worker: "w1".into(),
+            pool: "default".into(),
+            colour: "blue".into(),
+            interval: INTERVAL,
+        },
+        key: None,
+        version: None,
+        drain: PATIENCE,
+    };
+    let (end, ended) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let draining = drain(listener, options, membership, async { ended.await.unwrap_or_default() });
+        draining.await.unwrap();
+    });
+    Drainer { addr, end, task }
+}
+
+async fn started() -> (Redis, Dam, Drainer) {
+    let redis = Redis::start().await;
+    let dam = Dam::start(&queueing(&redis, ""));
+    let drainer = start(&redis);
+    known(&dam, "default.blue").await;
+    (redis, dam, drainer)
+}
+
+async fn in_flight(drainer: &Drainer) -> u64 {
+    ask(drainer.addr, get("/debug/requests")).await.json()["in_flight"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn the_answer_of_a_job_is_that_of_a_call_byte_for_byte() {
+    let (_redis, dam, drainer) = started().await;
+    let own = |path: &str, body: &str, id: &str| {
+        request(
+            &format!("POST {path}"),
+            &["content-type: application/json", &format!("x-request-id: {id}")],
+            body,
+        )
+    };
+    let chats =
+        r#"{"model":"sim","messages":[{"role":"user","content":"hi"}],"max_tokens":20,"ignore_eos":true"#;
+    for (path, body) in [
+        (
+            "/v1/chat/completions",
+            format!(r#"{chats},"stream":true,"stream_options":{{"include_usage":true}}}}"#),
+        ),
+        ("/v1/chat/completions", format!("{chats}}}")),
+        ("/v1/chat/completions", format!(r#"{chats},"stream":true,"sim_fault":"chunk:7"}}"#)),
+        ("/v1/embeddings", r#"{"model":"sim","input":"hi"}"#.to_owned()),
+        ("/v1/chat/completions", format!(r#"{chats},"sim_fault":"status:418"}}"#)),
+    ] {
+        let call = own(path, &body, "same");
+        let (queued, called) = (dam.ask(&call).await, ask(drainer.addr, &call).await);
+        assert_eq!((queued.status, queued.text()), (called.status, called.text()), "{body}");
+        assert_eq!(queued.header("content-type"), called.header("content-type"), "{body}");
+        assert!(queued.whole && called.whole);
+    }
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn a_run_that_fails_is_run_again_and_in_the_end_a_dead_letter() {
+    let (redis, dam, drainer) = started().await;
+    for (fault, count, status) in
+        [("die-after-headers", 1, 200), ("die", 2, 200), ("die-after-headers", 3, 502)]
+    {
+        let order = format!("{{\"fault\":\"{fault}\",\"count\":{count}}}");
+        assert_eq!(ask(drainer.addr, request("POST /debug/fault", &[], order)).await.status, 200);
+        let answer = dam.ask(chat("a", true, 8, &[])).await;
+        assert_eq!(answer.status, status, "{fault}: {}", answer.text());
+        assert!(answer.whole);
+    }
+    let dead = redis.run(&[b"XLEN", b"dam:dead:{default}"]).await;
+    assert_eq!(dead, Some(redis::Value::Int(1)));
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn who_hangs_up_frees_the_slot() {
+    let (_redis, dam, drainer) = started().await;
+    let mut conns = Vec::new();
+    for number in 0..4 {
+        let mut conn = Conn::open(dam.addr).await;
+        conn.send(chat(&number.to_string(), true, 10_000, &[])).await.unwrap();
+        conn.see("water").await.unwrap();
+        conns.push(conn);
+    }
+    assert_eq!(in_flight(&drainer).await, 4);
+    drop(conns);
+    eventually("free slots", async || in_flight(&drainer).await == 0).await;
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn told_to_end_it_finishes_what_it_has() {
+    let (_redis, dam, drainer) = started().await;
+    let mut conn = Conn::open(dam.addr).await;
+    conn.send(chat("a", true, 100, &[])).await.unwrap();
+    conn.see("water").await.unwrap();
+    drainer.end.send(()).unwrap();
+    conn.see("[DONE]").await.unwrap();
+    tokio::time::timeout(PATIENCE, drainer.task).await.expect("it ends").unwrap();
+    dam.idle().await;
+}
