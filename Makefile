@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,12 @@ bench-proxy: ## the gateway beside nginx and HAProxy, as a table; some 5 minutes
 
 observe-cost: ## what logs, the page with a viewer and metrics cost; some 3 minutes
 	scripts/observe-cost
+
+heartbeats: ## what 1000 heartbeats a second of 1000 workers cost the gateway; a minute
+	scripts/heartbeats
+
+failover: ## six workers of which one dies or hangs, and 1, 2, 4 workers, with figures; some 5 minutes
+	ARMS="stream stream-untold" PARTS="failover scale" scripts/overload
 
 overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 20 minutes
 	scripts/overload

@@ -29,6 +29,8 @@ mod hand;
 mod hostile;
 #[path = "dam/later.rs"]
 mod later;
+#[path = "dam/process.rs"]
+mod process;
 #[path = "dam/queue.rs"]
 mod queue;
 #[path = "dam/redis.rs"]

@@ -31,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::figures::Rate;
-use crate::parts::{critical, fairness, killed, loads, mixed, retry, say};
+use crate::parts::{critical, failover, fairness, killed, loads, mixed, retry, say, scale};
 use crate::plan::{Options, Part, WORKER};
 use crate::section::Section;
 use crate::stage::{FULL, Stage};
@@ -72,6 +72,8 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
             Part::Killed => killed::run(&stage).await,
             Part::Mixed => mixed::run(&stage).await,
             Part::Critical => critical::run(&stage).await,
+            Part::Failover => failover::run(&stage).await,
+            Part::Scale => scale::run(&stage).await,
         };
         sections.push(made.unwrap_or_else(|error| {
             say(format_args!("{part:?}: {error}"));

@@ -62,6 +62,12 @@ impl Server {
         self.child.id()
     }
 
+    /// Stops it where it is: its connections stay open, and nothing comes of it any more.
+    pub(crate) fn pause(&self) -> Result<(), Box<dyn Error>> {
+        let done = Command::new("kill").arg("-STOP").arg(self.pid().to_string()).status()?;
+        if done.success() { Ok(()) } else { Err("a server could not be stopped".into()) }
+    }
+
     /// Ends it without a warning, as a crash would.
     pub(crate) fn kill(&mut self) {
         // It may have ended by itself; then there is nothing left to do.

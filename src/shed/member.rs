@@ -174,6 +174,12 @@ impl Worker {
         self.first_in_line().is_some_and(|(_, patience)| now < patience.stalled_at)
     }
 
+    /// Whether a first token is missing for so long after everything that is known of the worker said it should be there.
+    pub(super) fn is_overdue_for(&self, length: Duration, now: Nanos) -> bool {
+        let overdue = |(_, patience): (_, &Patience)| now >= patience.stalled_at + length;
+        self.prefill.is_known() && self.first_in_line().is_some_and(overdue)
+    }
+
     /// The first token that is overdue: when its request was sent.
     pub(super) fn overdue(&self, now: Nanos) -> Option<Nanos> {
         self.first_in_line().filter(|(_, patience)| now >= patience.late_at).map(|((sent, _), _)| *sent)

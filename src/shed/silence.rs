@@ -96,7 +96,8 @@ impl Gate {
         let Some(sent) = seat.dispatched_at().filter(|_| seat.stream) else { return false };
         let (begun, place) = (seat.has_begun(), seat.worker);
         let telling = match worker.health.silent_since() {
-            None => begun,
+            // Where no stream has begun, only a first token shows that is long overdue by what is known of the worker.
+            None => begun || worker.is_overdue_for(worker.flow.patience(), now),
             // What hangs there since then says nothing new; what was sent to try it does, after a time of its own.
             Some(since) => since < sent && now.since(sent) >= worker.flow.patience(),
         };

@@ -1,7 +1,13 @@
 //! Blue and green: which side gets work, at one gateway and at several that share a Redis.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use super::client::{Answer, ask, chat, request};
 use super::fleet::{discovering, serves};
@@ -21,12 +27,15 @@ async fn switch(dam: &Dam, colour: &str) -> Answer {
     ask(dam.admin, request("PUT /api/v1/pools/default/active", &fields, body)).await
 }
 
-/// Asks both gateways for short streams until it is told to stop; counts those that were not served.
+/// Asks both gateways for short streams, half of them in sessions, until it is told to stop; counts those that were not
+/// served.
 async fn load(dams: Arc<[Dam; 2]>, stop: Arc<AtomicBool>, failed: Arc<AtomicU64>) {
     let mut which = 0;
     while !stop.load(Ordering::Relaxed) {
         which += 1;
-        let answer = dams[which % 2].ask(chat("a", true, 2, &[])).await;
+        let session = format!("x-session-id: s{}", which % 20);
+        let fields: &[&str] = if which % 4 < 2 { &[&session] } else { &[] };
+        let answer = dams[which % 2].ask(chat("a", true, 2, fields)).await;
         if (answer.status, answer.whole) != (200, true) {
             failed.fetch_add(1, Ordering::Relaxed);
         }
@@ -54,12 +63,60 @@ async fn one_gateway_switches_by_itself_and_old_streams_finish() {
 }
 
 #[tokio::test]
+async fn a_request_that_still_connects_when_the_pool_is_switched_goes_to_the_new_colour() {
+    let green = Worker::start(8);
+    // A listener whose queue is full lets a connection wait until the next try of the kernel, a second later.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let blue = socket.listen(1).unwrap();
+    let at = blue.local_addr().unwrap();
+    let mut full = Vec::new();
+    while let Ok(Ok(socket)) = timeout(Duration::from_millis(100), TcpStream::connect(at)).await {
+        full.push(socket);
+    }
+    let entry = format!("{{ id: b1, url: \"http://{at}\", slots: 8, colour: blue }}");
+    let other = green.entry("g1", 8).replace(" }", ", colour: green }");
+    let text = format!(
+        "workers: {{ static: [{entry}, {other}], active_colour: blue, timeouts: {{ connect: 20s }} }}\n"
+    );
+    let dam = Arc::new(Dam::start(&text));
+    let asking = Arc::clone(&dam);
+    let asked = tokio::spawn(async move { asking.ask(chat("a", true, 2, &[])).await });
+    eventually("it has its seat", async || dam.held() == 1).await;
+    assert_eq!(switch(&dam, "green").await.status, 200);
+    let accepted = tokio::spawn(async move {
+        let mut heard = Vec::new();
+        for filler in 0.. {
+            let (mut socket, _) = blue.accept().await.unwrap();
+            if filler >= full.len() {
+                socket.read_to_end(&mut heard).await.unwrap();
+                return heard;
+            }
+        }
+        heard
+    });
+    let answer = asked.await.unwrap();
+    assert_eq!((answer.status, answer.whole), (200, true), "{}", answer.text());
+    assert_eq!(green.tally("finished").await, 1);
+    assert!(accepted.await.unwrap().is_empty(), "nothing was sent to the old colour");
+    dam.idle().await;
+}
+
+#[tokio::test]
 async fn two_gateways_switch_together_under_load() {
     const SWITCHES: u64 = 20;
     let redis = Redis::start().await;
     let workers = [Worker::start(64), Worker::start(64)];
+    // One of each side turns requests away now and then, so that they are retried across the switch.
+    let moody = [Worker::start(64), Worker::start(64)];
+    let more =
+        ["b2", "g2"].iter().zip(["blue", "green"]).zip(&moody).map(|((id, colour), worker)| {
+            worker.entry(id, 64).replace(" }", &format!(", colour: {colour} }}"))
+        });
+    let more = more.collect::<Vec<_>>().join(", ");
     let text = discovering(&redis, &format!(", {}", sides(&workers[0], &workers[1])));
     let text = text.replace("redis: { url", "redis: { hmac_key: k, url").replace("slots: 8", "slots: 64");
+    let text = text.replace("], active", &format!(", {more}], retry: {{ max: 3, budget: 1.0 }}, active"));
     let dams = Arc::new([Dam::start(&text), Dam::start(&text)]);
     for dam in dams.iter() {
         eventually("the feed", async || dam.metric("redis_up", "") == 1.0).await;
@@ -73,9 +130,12 @@ async fn two_gateways_switch_together_under_load() {
         let [new, old] = if turn % 2 == 0 { [1, 0] } else { [0, 1] };
         let done = switch(&dams[usize::from(turn % 3 == 0)], colour).await;
         assert_eq!(done.status, 200, "{}", done.text());
-        let (wrong, right) = (workers[old].tally("received").await, workers[new].tally("received").await);
+        let received =
+            async |side: usize| [workers[side].tally("received").await, moody[side].tally("received").await];
+        let (wrong, right) = (received(old).await, workers[new].tally("received").await);
         eventually("requests", async || workers[new].tally("received").await > right + 20).await;
-        assert_eq!(workers[old].tally("received").await, wrong, "after switch {turn} to {colour}");
+        assert_eq!(received(old).await, wrong, "after switch {turn} to {colour}");
+        moody[new].fault("status:503", 10).await;
     }
     stop.store(true, Ordering::Relaxed);
     for client in clients {

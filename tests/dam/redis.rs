@@ -132,6 +132,11 @@ pub(crate) struct Speaker {
 
 impl Speaker {
     pub(crate) fn start(redis: &Redis, id: &str, more: String) -> Self {
+        Self::start_boot(redis, id, "a", more)
+    }
+
+    /// Speaks for a process that was started anew.
+    pub(crate) fn start_boot(redis: &Redis, id: &str, boot: &'static str, more: String) -> Self {
         let client = redis::Client::open(redis.url()).unwrap();
         let quiet = Arc::new(AtomicBool::new(false));
         let (hushed, id) = (Arc::clone(&quiet), id.to_owned());
@@ -148,7 +153,7 @@ impl Speaker {
                     connection = tokio::time::timeout(INTERVAL, connect).await.ok().and_then(Result::ok);
                 }
                 let Some(open) = &mut connection else { continue };
-                let text = beat(&id, "a", seq, &more);
+                let text = beat(&id, boot, seq, &more);
                 let mut say = redis::pipe();
                 say.cmd("SADD").arg("dam:workers").arg(&id);
                 let kept = 3 * u64::try_from(INTERVAL.as_millis()).unwrap();

@@ -6,13 +6,21 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
+use traffic_dam::fleet::heartbeat::Heartbeat;
+use traffic_dam::redis::settings::{RedisSettings, Topology};
+use traffic_dam::redis::speaker::Speaker;
+use traffic_dam::server::admin::AdminSource;
+
 use super::server::free_port;
-use super::{Dam, Server, Worker, before, call, eventually, up};
+use super::{Dam, Server, Worker, before, call, eventually, request, up};
 
 const LIMITS: &str = "limits: [{ name: each, algorithm: token_bucket, per: caller, rate: 1/h, burst: 1000 }]";
 
 fn dam(worker: &Worker, redis: &str) -> Dam {
-    let text = format!("state: redis\nredis: {{ {redis} }}\n{LIMITS}\nlog: {{ sample: 0 }}\n");
+    let text = format!(
+        "  discovery: redis\n  allow: [127.0.0.1]\n  active_colour: blue\n\
+         state: redis\nredis: {{ {redis} }}\n{LIMITS}\nlog: {{ sample: 0 }}\n"
+    );
     Dam::start(&before(&[worker.entry("w1", 64)], &text))
 }
 
@@ -20,6 +28,38 @@ async fn left(dam: &Dam) -> u64 {
     let answer = call(dam).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.number("x-ratelimit-remaining-requests")
+}
+
+/// A heartbeat is heard, and a switch of colours is told.
+async fn hears(dam: &Dam, settings: RedisSettings, epoch: u64) {
+    let mut speaker = Speaker::new(settings, None);
+    let mut seq = epoch * 1000;
+    let id = format!("w{}", epoch + 1);
+    eventually("the heartbeat is heard", async || {
+        seq += 1;
+        let text = format!(
+            r#"{{"v":1,"worker":"{id}","boot":"a","seq":{seq},"interval_ms":60000,"state":"ready","url":"http://127.0.0.1:{}"}}"#,
+            epoch
+        );
+        // It connects anew when the connection was lost.
+        speaker.say(&Heartbeat::read(text.as_bytes()).unwrap()).await.ok();
+        dam.app.state()["pools"][0]["workers"].as_array().unwrap().iter().any(|worker| worker["id"] == *id)
+    })
+    .await;
+    let body = "{\"colour\":\"blue\"}";
+    let put = request("PUT /api/v1/pools/default/active", &["content-type: application/json"], body);
+    let switched = super::client::ask(dam.admin, put).await;
+    assert_eq!(
+        (switched.status, switched.json()["epoch"].as_u64()),
+        (200, Some(epoch)),
+        "{}",
+        switched.text()
+    );
+}
+
+fn reached(urls: &[String], topology: Topology) -> RedisSettings {
+    let urls = urls.iter().map(|url| url.as_str().into()).collect();
+    RedisSettings { urls, topology, ..RedisSettings::single("".into(), "dam".into()) }
 }
 
 /// A certificate for 127.0.0.1, its key, and who signed it, as files.
@@ -47,7 +87,7 @@ async fn a_password_and_tls() {
     let port = free_port().to_string();
     let mut options = vec!["--tls-port", &port, "--tls-cert-file", &cert, "--tls-key-file", &key];
     options.extend(["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"]);
-    options.extend(["--user", "dam", "on", ">s3cret", "~*", "+@all"]);
+    options.extend(["--user", "dam", "on", ">s3cret", "~*", "&*", "+@all"]);
     let _redis = Server::start_with(&options).await;
     let worker = Worker::start(64);
     let url = |user: &str| format!("url: \"rediss://{user}@127.0.0.1:{port}/3\"");
@@ -86,6 +126,8 @@ async fn sentinels_lead_to_the_new_master() {
     let dam = dam(&worker, &format!("url: [\"{}\"], sentinel: main, timeout: 1s", sentinel.url()));
     up(&dam, true).await;
     assert_eq!(left(&dam).await, 999);
+    let sentinels = reached(&[sentinel.url()], Topology::Sentinel("main".into()));
+    hears(&dam, sentinels.clone(), 1).await;
     // What the replica has not got yet is lost with the master; here it has.
     let mut connection = master.connect().await;
     redis::cmd("WAIT").arg(1).arg(5000).query_async::<i64>(&mut connection).await.unwrap();
@@ -105,6 +147,7 @@ async fn sentinels_lead_to_the_new_master() {
         shared
     })
     .await;
+    hears(&dam, sentinels, 2).await;
     let mut connection = replica.connect().await;
     let role: Vec<redis::Value> = redis::cmd("ROLE").query_async(&mut connection).await.unwrap();
     assert_eq!(role[0], redis::Value::BulkString(b"master".to_vec()));
@@ -155,6 +198,8 @@ async fn a_cluster_whose_slot_moves() {
     let dam = dam(&worker, &format!("url: [{}], cluster: true, timeout: 1s", urls.join(", ")));
     up(&dam, true).await;
     assert_eq!((left(&dam).await, left(&dam).await), (999, 998));
+    let nodes_at: Vec<_> = nodes.iter().map(|(node, ..)| node.url()).collect();
+    hears(&dam, reached(&nodes_at, Topology::Cluster), 1).await;
 
     // The node that has the caller's cell gives its slot, with all that is in it, to the next one.
     let mut held = None;

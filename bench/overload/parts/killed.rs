@@ -14,21 +14,22 @@ use crate::picture;
 use crate::plan::{Arm, WorkerSize};
 use crate::sample::{Outcome, Sample};
 use crate::section::{Check, Section, Table, seconds};
+use crate::servers::Server;
 use crate::stage::{FULL, Stage};
 
 /// Several workers are half as large each, so that the machine carries them.
 const SMALL: WorkerSize = WorkerSize { slots: 32, kv_tokens: 131_072, mean_output: 40 };
 const WORKERS: u64 = 3;
-const LOAD: f64 = 2.0;
+pub(super) const LOAD: f64 = 2.0;
 /// How long it is watched before and after the death.
-const BEFORE: Duration = Duration::from_secs(8);
-const AFTER: Duration = Duration::from_secs(12);
+pub(super) const BEFORE: Duration = Duration::from_secs(8);
+pub(super) const AFTER: Duration = Duration::from_secs(12);
 /// Goodput is counted in steps of this, by when first tokens came …
 const STEP: Duration = Duration::from_millis(500);
 /// … and has returned when the mean over so many steps has: fewer, and chance decides.
 const STEPS: usize = 6;
 /// What has to be reached again of the remaining workers' share.
-const RETURNED: f64 = 0.95;
+pub(super) const RETURNED: f64 = 0.95;
 /// A refused connection shows a death at once; then the contract allows two seconds.
 const ALLOWED: f64 = 2.0;
 
@@ -45,7 +46,11 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let rate = alone.requests * WORKERS as f64 * LOAD;
     let mut lines = Vec::new();
     for arm in ours(stage.options) {
-        let run = death(stage, arm, rate).await?;
+        let blow = |victim: &mut Server| {
+            victim.kill();
+            Ok(())
+        };
+        let run = death(stage, arm, (SMALL, WORKERS), rate, blow).await?;
         let (figures, samples) = (run.figures(alone), run.samples);
         section.fault(&arm.plain_title(), &figures.faults);
         if figures.errors > 0 {
@@ -92,10 +97,16 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     Ok(section)
 }
 
-/// All requests from `BEFORE` before the death on, with times counted from there.
-async fn death(stage: &Stage<'_>, arm: Arm, rate: f64) -> Result<Run, Box<dyn Error>> {
-    let file = DamFile::of(arm, SMALL).ok_or("not an arm of the dam")?;
-    let mut setting = stage.dam(&file, SMALL, WORKERS).await?;
+/// All requests from `BEFORE` before the `blow` on that a worker is dealt, with times counted from there.
+pub(super) async fn death(
+    stage: &Stage<'_>,
+    arm: Arm,
+    (size, workers): (WorkerSize, u64),
+    rate: f64,
+    blow: impl Fn(&mut Server) -> Result<(), Box<dyn Error>>,
+) -> Result<Run, Box<dyn Error>> {
+    let file = DamFile::of(arm, size).ok_or("not an arm of the dam")?;
+    let mut setting = stage.dam(&file, size, workers).await?;
     stage.settle(&setting, rate / LOAD, stage.options.settling()).await;
     let warm_up = stage.options.warm_up();
     // The first tokens of the last arrivals come after them; they are drawn for longer than is looked at.
@@ -104,14 +115,15 @@ async fn death(stage: &Stage<'_>, arm: Arm, rate: f64) -> Result<Run, Box<dyn Er
     let client = std::sync::Arc::clone(&setting.client);
     let victim = async {
         sleep_until(start + warm_up + BEFORE).await;
-        setting.workers[0].0.kill();
+        blow(&mut setting.workers[0].0)
     };
     let pid = setting.gateway.pid();
-    let ((spent, (), ()), mut samples, ()) = tokio::join!(
+    let ((spent, (), ()), mut samples, dealt) = tokio::join!(
         watch(pid, start + warm_up, start + warm_up + BEFORE + AFTER, async || ()),
         drive(&client, arrivals, start, None),
         victim
     );
+    dealt?;
     let good = Rate::of(&samples, warm_up, BEFORE + AFTER);
     samples.retain(|sample| sample.arrival.due >= warm_up);
     for sample in &mut samples {
@@ -120,12 +132,12 @@ async fn death(stage: &Stage<'_>, arm: Arm, rate: f64) -> Result<Run, Box<dyn Er
     Ok(Run { samples, good, measured: BEFORE + AFTER, spent, readings: None })
 }
 
-fn steps(time: Duration) -> usize {
+pub(super) fn steps(time: Duration) -> usize {
     time.as_millis().div_euclid(STEP.as_millis()) as usize
 }
 
 /// Goodput per second in each step, by when the first token came.
-fn goodput(samples: &[Sample], length: Duration) -> Vec<f64> {
+pub(super) fn goodput(samples: &[Sample], length: Duration) -> Vec<f64> {
     let mut rates = vec![0.0; steps(length)];
     for sample in samples.iter().filter(|sample| sample.is_good()) {
         let Some(first) = sample.first() else { continue };
@@ -136,17 +148,17 @@ fn goodput(samples: &[Sample], length: Duration) -> Vec<f64> {
     rates
 }
 
-fn mean(rates: &[f64]) -> f64 {
+pub(super) fn mean(rates: &[f64]) -> f64 {
     rates.iter().sum::<f64>() / rates.len().max(1) as f64
 }
 
 /// Seconds until a mean over [`STEPS`] steps reaches `wanted`, from the first of `rates` on.
-fn back_after(rates: &[f64], wanted: f64) -> Option<f64> {
+pub(super) fn back_after(rates: &[f64], wanted: f64) -> Option<f64> {
     let step = rates.windows(STEPS).position(|window| mean(window) >= wanted)?;
     Some(step as f64 * STEP.as_secs_f64())
 }
 
-fn count(samples: &[Sample], is: fn(&Outcome) -> bool) -> usize {
+pub(super) fn count(samples: &[Sample], is: fn(&Outcome) -> bool) -> usize {
     samples.iter().filter(|sample| is(&sample.outcome)).count()
 }
 

@@ -1,11 +1,13 @@
 //! The parts of a run, each a section of the document.
 
 pub(crate) mod critical;
+pub(crate) mod failover;
 pub(crate) mod fairness;
 pub(crate) mod killed;
 pub(crate) mod loads;
 pub(crate) mod mixed;
 pub(crate) mod retry;
+pub(crate) mod scale;
 
 use crate::plan::{Arm, Options};
 

@@ -120,6 +120,22 @@ fn a_worker_that_reads_a_long_prompt_is_not_silent() {
 }
 
 #[test]
+fn a_worker_that_begins_nothing_any_more_is_silent_once_it_is_known_how_long_that_takes() {
+    for (known, silent) in [(0, false), (10, true)] {
+        let mut gate = two();
+        for count in 0..known {
+            let seat = stream(&mut gate, "w1", true, at(count));
+            gate.release(seat, Ending::Complete, 5, at(count));
+        }
+        let unread = stream(&mut gate, "w1", false, at(1000));
+        // Half the promise after it should be there, and two seconds.
+        assert!(!gate.awaits(unread, at(3400)));
+        assert_eq!(gate.awaits(unread, at(3600)), silent);
+        assert_eq!(reachable(&gate, at(3600)), [!silent, true]);
+    }
+}
+
+#[test]
 fn who_breaks_before_it_answers_is_put_aside_unless_it_is_the_last() {
     let mut gate = two();
     let seats = [stream(&mut gate, "w1", false, at(0)), stream(&mut gate, "w2", false, at(0))];
