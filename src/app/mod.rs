@@ -91,6 +91,7 @@ impl App {
     /// # Errors
     /// When certificate authorities cannot be read.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        let settings = build::with_authorities(settings)?;
         let metrics = Arc::new(Metrics::new());
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));

@@ -11,6 +11,7 @@ use crate::fleet::roster::Report;
 use crate::limit::rule::Rule;
 use crate::metrics::{Light, Reading, WorkerReading};
 use crate::redis::callers::StoredCallers;
+use crate::redis::jobs::Jobs;
 use crate::request::Class;
 use crate::server::admin::live::Live as Shown;
 use crate::server::admin::{AdminSource, Changed, Explanation, LimitChange, Switched};
@@ -234,6 +235,12 @@ impl AdminSource for App {
 
     fn live(&self) -> Option<Arc<Shown>> {
         Some(Arc::clone(&self.0.shown))
+    }
+
+    fn jobs(&self) -> Option<(Jobs, Vec<Arc<str>>)> {
+        let jobs = self.0.together.as_ref()?.jobs.clone()?;
+        let fleet = self.0.fleet.load();
+        Some((jobs, fleet.pools().iter().map(|pool| Arc::clone(&pool.name)).collect()))
     }
 
     fn callers(&self) -> Option<Arc<StoredCallers>> {

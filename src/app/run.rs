@@ -211,6 +211,7 @@ impl App {
         let inner = &*self.0;
         let _one_at_a_time = inner.reloading.lock();
         let before = inner.live.load_full();
+        let settings = build::with_authorities(settings)?;
         let upstream = build::upstream(&settings)?;
         let ladder = Arc::new(before.ladder.rebuilt(inner.changes.apply(&settings.rules)));
         let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));

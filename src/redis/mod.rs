@@ -8,6 +8,7 @@
 
 pub mod callers;
 pub mod changes;
+mod connect;
 pub mod consumer;
 pub mod control;
 pub mod dams;

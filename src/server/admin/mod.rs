@@ -12,12 +12,14 @@
 //! | `/api/v1/maintenance` | PUT `{"on": true}` | `token`, if set; same origin; JSON |
 //! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green"}` | the same |
 //! | `/api/v1/limits/{rule}` | PUT `{"burst": 5, "ttl": 600}`, DELETE | as maintenance |
+//! | `/api/v1/dead` | GET; POST `{"pool": …, "job": …}` | as the state; as maintenance |
 //! | `/api/v1/callers/{id}` | GET; PUT `{"sha256": …}`, DELETE | as the state; as maintenance |
 
 mod access;
 mod answer;
 mod body;
 mod callers;
+mod dead;
 mod limits;
 pub mod live;
 mod page;
@@ -47,6 +49,7 @@ use tower::Service;
 use crate::limit::change::Change;
 use crate::limit::rule::Rule;
 use crate::redis::callers::StoredCallers;
+use crate::redis::jobs::Jobs;
 use access::{Need, check_origin};
 use answer::{Fault, answer, json_answer};
 use body::AdminBody;
@@ -98,6 +101,11 @@ pub trait AdminSource: Send + Sync + 'static {
 
     /// What viewers are shown as it comes, if anything is.
     fn live(&self) -> Option<Arc<Live>> {
+        None
+    }
+
+    /// The jobs of a queue, and the pools that may have some, if there is a queue.
+    fn jobs(&self) -> Option<(Jobs, Vec<Arc<str>>)> {
         None
     }
 
@@ -228,6 +236,17 @@ impl Admin {
                 };
                 limits::tell(self.source.change_limit(rule, change).await)
             }
+            Route::Dead => {
+                let (jobs, pools) = self.source.jobs().ok_or_else(|| {
+                    let message = "there are jobs only with `workers.mode: queue`";
+                    Fault::new(StatusCode::NOT_FOUND, "not_found", message)
+                })?;
+                if parts.method != Method::POST {
+                    return dead::show(&jobs, pools).await;
+                }
+                check_origin(&parts)?;
+                dead::requeue(&jobs, read_json(&parts.headers, body).await?).await
+            }
             Route::Caller => {
                 let id = parts.uri.path().strip_prefix(CALLERS).unwrap_or_default();
                 let stored = self.source.callers().ok_or_else(|| {
@@ -285,6 +304,7 @@ enum Route {
     Active,
     Caller,
     Limit,
+    Dead,
 }
 
 /// What precedes a rule's name.
@@ -303,6 +323,7 @@ impl Route {
             "/api/v1/state" => Self::State,
             "/api/v1/explain" => Self::Explain,
             "/api/v1/maintenance" => Self::Maintenance,
+            "/api/v1/dead" => Self::Dead,
             path if pool_of(path).is_some() => Self::Active,
             path if path.starts_with(CALLERS) => Self::Caller,
             path if path.starts_with(LIMITS) => Self::Limit,
@@ -310,13 +331,16 @@ impl Route {
             _ => {
                 let message = "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/events, \
                      /api/v1/explain, /api/v1/maintenance, /api/v1/pools/{pool}/active, /api/v1/callers/{id}, \
-                     /api/v1/limits/{rule}";
+                     /api/v1/limits/{rule}, /api/v1/dead";
                 return Err(Fault::new(StatusCode::NOT_FOUND, "not_found", message));
             }
         };
         let (allowed, methods) = match route {
             Self::Maintenance | Self::Active => (parts.method == Method::PUT, "PUT"),
             Self::Limit => (matches!(parts.method, Method::PUT | Method::DELETE), "PUT, DELETE"),
+            Self::Dead => {
+                (matches!(parts.method, Method::GET | Method::HEAD | Method::POST), "GET, HEAD, POST")
+            }
             Self::Caller => (
                 matches!(parts.method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
                 "GET, HEAD, PUT, DELETE",
@@ -333,7 +357,8 @@ impl Route {
     fn need(self, method: &Method) -> Need {
         match self {
             Self::Caller if matches!(*method, Method::PUT | Method::DELETE) => Need::Write,
-            Self::Caller => Need::Read,
+            Self::Dead if *method == Method::POST => Need::Write,
+            Self::Caller | Self::Dead => Need::Read,
             Self::Health | Self::Ready => Need::Open,
             Self::Metrics => Need::Metrics,
             Self::Page(_) | Self::Events | Self::State | Self::Explain => Need::Read,
