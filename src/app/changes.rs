@@ -73,20 +73,20 @@ impl App {
         };
         let (name, stored, changes) = (Arc::clone(&configured.name), self.stored_changes(), &self.0.changes);
         let Some(LimitChange { change, lasts, fleet }) = change else {
-            let mut found = changes.0.lock().here.remove(&name).is_some();
-            if let Some(stored) = &stored {
-                match stored.delete(&name).await {
-                    Ok(deleted) => found |= deleted,
-                    Err(_) => return Changed::Unavailable,
-                }
+            let here = changes.0.lock().here.remove(&name).is_some();
+            let deleted = match &stored {
+                Some(stored) => stored.delete(&name).await,
+                None => Ok(false),
+            };
+            if deleted.is_ok() {
                 changes.0.lock().everywhere.remove(&name);
             }
             tracing::info!(rule, "a change of a rule was taken back through the admin port");
             self.reapply();
-            return if found {
-                Changed::Done(json!({ "rule": rule, "changed": false }))
-            } else {
-                Changed::NoChange
+            return match deleted {
+                Ok(deleted) if here || deleted => Changed::Done(json!({ "rule": rule, "changed": false })),
+                Ok(_) => Changed::NoChange,
+                Err(_) => Changed::Unavailable,
             };
         };
         if let Err(fault) = change.apply(configured) {

@@ -18,7 +18,7 @@ pub enum RedisOp {
     Settle,
     /// The probe, and which gateways live.
     Probe,
-    /// Callers that are kept there.
+    /// Callers and changed rules that are kept there.
     Callers,
     /// Putting a job where workers find it.
     Enqueue,

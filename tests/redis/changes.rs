@@ -59,6 +59,8 @@ async fn a_rule_is_changed_at_all_gateways_and_taken_back() {
     redis.kill();
     assert_eq!(change(&dams[0], "bucket", r#"{"burst":5,"scope":"fleet"}"#).await.0, 503);
     assert_eq!(change(&dams[0], "bucket", r#"{"burst":5}"#).await.0, 200, "nobody else need know");
+    assert_eq!(taken_back(&dams[0], "bucket").await, 503);
+    assert!(quota(&dams[0], 0).await.ends_with("burst 1"), "here it is taken back; this is half of two");
 }
 
 fn five() -> String {
