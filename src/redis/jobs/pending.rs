@@ -165,7 +165,7 @@ impl Jobs {
         caller: &str,
     ) -> Result<Awaited, Refused> {
         let reader = self.read(job, Place::default());
-        let state = self.attach(job, &[("colour", &side.colour)]).await?;
+        let state = self.attach(job, &[]).await?;
         if state.as_deref() != Some("queued") {
             self.take_out(&side.pool, job, caller).await?;
             return Err(Refused::Gone);
@@ -181,8 +181,9 @@ impl Jobs {
                 "FULL" if Instant::now() + pause >= until => return Err(Refused::Full),
                 "FULL" => sleep(pause).await,
                 entry => {
-                    // For whoever cancels it before a worker has it. Without it, the worker that takes it sees that.
-                    self.attach(job, &[("entry", entry)]).await.ok();
+                    // Not before: another gateway may have brought it to another side meanwhile. For whoever cancels it before
+                    // a worker has it; without it, the worker that takes it sees that.
+                    self.attach(job, &[("colour", &side.colour), ("entry", entry)]).await.ok();
                     return Ok(Awaited::new(self, side, reader, Some(entry.into()), Fate::Remains));
                 }
             }
