@@ -112,7 +112,7 @@ impl Counter {
         let body = if at.epoch == 0 || at.epoch == found.epoch {
             let reader = self.jobs.read(job, at).from_stream();
             // Whoever cannot be told reads from the stream each second.
-            self.jobs.attach(job, &[]).await.ok();
+            self.jobs.attach(job).await.ok();
             JobBody::answer(Answer::events(reader, from).told(flight.cloned()))
         } else {
             if let Some(flight) = flight {
