@@ -1,13 +1,11 @@
 //! What stands in `deploy/` is whole: every mounted file is there, the dashboard is what its list says, every alert has
 //! a test and a chapter in the runbook. `make monitoring` asks the tools themselves, and a running gateway.
-#![expect(clippy::expect_used, reason = "a test's own helpers, which clippy does not see as tests")]
+#![expect(clippy::panic, reason = "a test's own helpers, which clippy does not see as tests")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use serde_json::Value;
 
 #[path = "deploy/dashboard.rs"]
 mod dashboard;
@@ -88,6 +86,19 @@ fn every_mounted_file_is_there() {
 }
 
 #[test]
+fn the_image_is_built_with_the_compiler_that_the_package_asks_for() {
+    let manifest = text("Cargo.toml");
+    let wanted = after(&manifest, "rust-version = ")
+        .pop_first()
+        .expect("the package names a compiler")
+        .trim_matches('"');
+    assert!(
+        text("deploy/Dockerfile").contains(&format!("FROM rust:{wanted}-")),
+        "the image has another than {wanted}"
+    );
+}
+
+#[test]
 fn the_gateways_settings_are_valid() {
     let check = Command::new(env!("CARGO_BIN_EXE_traffic-dam"))
         .args(["check", "--config", "deploy/dam.yaml"])
@@ -147,5 +158,5 @@ fn a_query_names_only_rules_that_are_recorded() {
     }
     let unknown: Vec<_> = used.iter().filter(|name| !recorded.contains(**name)).collect();
     assert!(unknown.is_empty(), "{unknown:?} are not recorded");
-    assert!(matches!(board, Value::Object(_)) && !used.is_empty());
+    assert!(!used.is_empty());
 }

@@ -14,7 +14,7 @@ use crate::redis::callers::StoredCallers;
 use crate::redis::jobs::Jobs;
 use crate::request::Class;
 use crate::server::admin::live::Live as Shown;
-use crate::server::admin::{AdminSource, Explanation, Switched};
+use crate::server::admin::{AdminSource, Changed, Explanation, LimitChange, Switched};
 use crate::shed::{GateSnapshot, WorkerSnapshot};
 
 /// The light of a worker: the worse of what the gate knows of it and what it says of itself. A worker that waits for
@@ -219,6 +219,14 @@ impl AdminSource for App {
     fn explain(&self, query: String) -> Explanation {
         let app = self.clone();
         Box::pin(async move { app.explained(query).await })
+    }
+
+    fn change_limit(
+        &self,
+        rule: String,
+        change: Option<LimitChange>,
+    ) -> Pin<Box<dyn Future<Output = Changed> + Send>> {
+        Box::pin(self.clone().changed_limit(rule, change))
     }
 
     fn rules(&self) -> Vec<Arc<Rule>> {

@@ -8,7 +8,7 @@ const COLUMNS: u32 = 24;
 
 /// How a panel shows its queries.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Lines over time.
     Lines,
     /// One number, coloured by bounds: (from, colour).
@@ -20,14 +20,14 @@ pub enum Kind {
 }
 
 /// A panel.
-pub struct Panel {
-    pub title: &'static str,
-    pub what: &'static str,
-    pub kind: Kind,
-    pub unit: &'static str,
-    pub width: u32,
+pub(crate) struct Panel {
+    pub(crate) title: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) unit: &'static str,
+    pub(crate) width: u32,
     /// Each query with its legend.
-    pub queries: &'static [(&'static str, &'static str)],
+    pub(crate) queries: &'static [(&'static str, &'static str)],
 }
 
 const fn lines(
@@ -46,7 +46,7 @@ const NONE_IS_BAD: &[(f64, &str)] = &[(0.0, "red"), (1.0, "green")];
 const LIGHTS: &[(i32, &str, &str)] = &[(0, "red", "red"), (1, "yellow", "yellow"), (2, "green", "green")];
 
 /// Rows of panels, each with its title. `$i` stands for the gateways chosen, `$r` for the range of a rate.
-pub const ROWS: [(&str, &[Panel]); 6] = [
+pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
     (
         "Is it well?",
         &[
@@ -133,11 +133,12 @@ pub const ROWS: [(&str, &[Panel]); 6] = [
             ),
             lines(
                 "Seats",
-                "Sequences that workers have, and may have.",
+                "Sequences that workers have, may have, and may have together.",
                 "none",
                 &[
                     ("sum(traffic_dam_worker_in_flight{$i})", "in use"),
                     ("sum(traffic_dam_concurrency_limit{$i})", "limit"),
+                    ("sum(traffic_dam_fleet_ceiling{$i})", "ceiling"),
                 ],
             ),
             lines(
@@ -324,12 +325,33 @@ pub const ROWS: [(&str, &[Panel]); 6] = [
                 "none",
                 &[("traffic_dam:seats:unexplained", "{{instance}}")],
             ),
+            lines(
+                "Whole requests, p95",
+                "From the head to the last byte, by how they ended.",
+                "s",
+                &[(
+                    "histogram_quantile(0.95, sum by (outcome, le) (rate(traffic_dam_request_duration_seconds_bucket{$i}[$r])))",
+                    "{{outcome}}",
+                )],
+            ),
+            lines(
+                "Requests that no rule applies to",
+                "",
+                "reqps",
+                &[("sum(rate(traffic_dam_unmatched_requests_total{$i}[$r]))", "unmatched")],
+            ),
+            lines(
+                "Reloads of settings within an hour",
+                "Refused: the file is at fault, the old settings stay.",
+                "none",
+                &[("sum by (result) (increase(traffic_dam_config_reloads_total{$i}[1h]))", "{{result}}")],
+            ),
         ],
     ),
 ];
 
 /// The dashboard as Grafana reads it.
-pub fn dashboard() -> Value {
+pub(crate) fn dashboard() -> Value {
     let mut panels = Vec::new();
     let mut y = 0;
     for (title, row) in ROWS {
