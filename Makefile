@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy overload deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ bench: ## all benchmarks of the crate
 
 bench-proxy: ## the gateway beside nginx and HAProxy, as a table; some 5 minutes
 	scripts/bench-proxy
+
+observe-cost: ## what logs, the page with a viewer and metrics cost; some 3 minutes
+	scripts/observe-cost
 
 overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 20 minutes
 	scripts/overload

@@ -115,11 +115,17 @@ impl Clock {
     }
 }
 
-/// Wall time in milliseconds since 1970, for people and for protocols that carry dates; never for a decision.
+/// Wall time, for people and for protocols that carry dates; never for a decision.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads wall time")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// [`wall`] in milliseconds since 1970.
+#[must_use]
 pub fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 

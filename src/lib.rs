@@ -5,7 +5,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 0 | [`clock`] [`glob`] [`net`] [`refusal`] [`request`]: words that everything shares |
-//! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: what the bytes mean · [`metrics`] · `sim::physics` · [`evidence`]: what measured runs come to |
+//! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: what the bytes mean · [`metrics`] [`spans`] · `sim::physics` · [`evidence`]: what measured runs come to |
 //! | 2 | [`fleet`]: who can serve |
 //! | 3 | [`redis`]: what gateways and workers share · `sim::simulate`: the decisions before simulated workers, in virtual time |
 //! | 4 | [`layers`] [`upstream`] [`server`] [`agent`] `sim::worker`: adapters to tower, hyper and tokio |
@@ -30,6 +30,7 @@ pub mod request;
 pub mod server;
 pub mod shed;
 pub mod sim;
+pub mod spans;
 pub mod stack;
 mod table;
 pub mod upstream;

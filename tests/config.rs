@@ -33,6 +33,7 @@ fn read(text: &str) -> Result<Settings, Faults> {
         "DAM_METRICS_TOKEN" => Some("s3cret-metrics".to_owned()),
         "REDIS_PASSWORD" => Some("s3cret-redis".to_owned()),
         "WORKER_KEY" => Some("s3cret-worker".to_owned()),
+        "OTLP_TOKEN" => Some("s3cret-otlp".to_owned()),
         "DAM_REDIS_KEY" => Some("s3cret-hmac".to_owned()),
         "NUMBER" => Some("12".to_owned()),
         "EMPTY" => Some(String::new()),

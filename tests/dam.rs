@@ -37,6 +37,8 @@ mod redis;
 mod reload;
 #[path = "dam/rig.rs"]
 mod rig;
+#[path = "dam/spans.rs"]
+mod spans;
 #[path = "dam/speech.rs"]
 mod speech;
 #[path = "dam/tokens.rs"]

@@ -5,6 +5,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use traffic_dam::layers::observe::LOG_FIELDS;
 use traffic_dam::metrics::{Kind, Metrics, label_values};
 
 /// Compares what stands between two marks of a document with what should, or writes it when `UPDATE` is set.
@@ -53,4 +54,14 @@ fn the_table_of_metrics_is_current() {
         writeln!(text, "| `{}` | {} |", metric.name, bounds.join(" ")).unwrap();
     }
     current("docs/metrics.md", "metrics", &text);
+}
+
+#[test]
+fn the_table_of_log_fields_is_current() {
+    let mut text = "\n| field | what it says |\n| --- | --- |\n".to_owned();
+    for (name, meaning) in LOG_FIELDS {
+        writeln!(text, "| `{name}` | {meaning} |").unwrap();
+    }
+    text.push('\n');
+    current("docs/logs.md", "log fields", &text);
 }

@@ -12,7 +12,7 @@ use proc_macro2::{TokenStream, TokenTree};
 /// The floors, lowest first. A folder of `sim` stands on a floor of its own.
 const FLOORS: [&[&str]; 8] = [
     &["clock", "glob", "net", "refusal", "request", "table"],
-    &["evidence", "limit", "shed", "metrics", "openai", "sim::physics"],
+    &["evidence", "limit", "shed", "metrics", "openai", "sim::physics", "spans"],
     &["fleet"],
     &["redis", "sim::simulate"],
     &["layers", "upstream", "server", "agent", "sim", "sim::worker"],

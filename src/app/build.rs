@@ -34,6 +34,7 @@ use crate::refusal::Unit;
 use crate::request::RouteTimeouts;
 use crate::server::Bounds;
 use crate::server::admin::{AdminSettings, Token};
+use crate::spans::Spans;
 use crate::stack::{Parts, Stack};
 use crate::upstream::{QueueSettings, RetrySettings, Timeouts, Upstream, UpstreamSettings, tls};
 
@@ -48,6 +49,7 @@ pub(super) struct State {
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
     pub(super) jobs: Option<Jobs>,
+    pub(super) spans: Option<Arc<Spans>>,
 }
 
 /// The fleet of the configured workers.
@@ -104,6 +106,14 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
     })
 }
 
+/// Where spans go. Must be called inside a tokio runtime.
+pub(super) fn spans(settings: &Settings) -> Result<Option<Arc<Spans>>, StartError> {
+    let Some(told) = &settings.spans else { return Ok(None) };
+    let encrypted = told.endpoint.scheme_str() == Some("https");
+    let tls = if encrypted { Some(tls::client_config([]).map_err(StartError::SpanTls)?) } else { None };
+    Ok(Some(Arc::new(Spans::new(told, tls).map_err(|error| StartError::Spans(error.to_string()))?)))
+}
+
 /// What the listener lets its peers take.
 pub(super) fn bounds(settings: &Settings) -> Bounds {
     let bounds = &settings.bounds;
@@ -139,13 +149,15 @@ pub(super) fn stack(
     tokens: Option<Tokens>,
     state: &State,
 ) -> Result<Stack, StartError> {
-    let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers, jobs } = state;
+    let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers, jobs, spans } =
+        state;
     let parts = Parts {
         observatory: Arc::new(Observatory {
             metrics: Arc::clone(metrics),
             clock: clock.clone(),
             log_share: settings.log_sample,
             ttft_slo: settings.gate.ttft_slo,
+            spans: spans.clone(),
         }),
         cors: cors(settings),
         explain: explain(settings),

@@ -115,10 +115,16 @@ impl App {
         let ladder = Arc::new(before.ladder.rebuilt(inner.changes.apply(&before.settings.rules)));
         let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
         let tokens = tokens::tokens(&before.settings, inner.key_source.borrow().as_ref());
-        match build::stack(&before.settings, &counting, tokens, &self.state()) {
+        match build::stack(&before.settings, &counting, tokens, &self.state(before.spans.clone())) {
             Ok(stack) => {
                 let settings = before.settings.clone();
-                inner.live.store(Arc::new(Live { settings, ladder, counting, stack }));
+                inner.live.store(Arc::new(Live {
+                    settings,
+                    ladder,
+                    counting,
+                    spans: before.spans.clone(),
+                    stack,
+                }));
             }
             Err(error) => tracing::warn!(%error, "the rules stay as they were"),
         }

@@ -42,6 +42,7 @@ use crate::redis::dams::new_name;
 use crate::server::admin::AdminSettings;
 use crate::server::admin::live::Live as Shown;
 use crate::server::{Bounds, Drain};
+use crate::spans::Spans;
 use crate::stack::Stack;
 use crate::upstream::{Upstream, UpstreamSettings};
 
@@ -82,6 +83,7 @@ struct Live {
     settings: Settings,
     ladder: Arc<Ladder>,
     counting: Counting,
+    spans: Option<Arc<Spans>>,
     stack: Stack,
 }
 
@@ -118,6 +120,7 @@ impl App {
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
             jobs: together.as_ref().and_then(|together| together.jobs.clone()),
+            spans: build::spans(&settings)?,
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
         let counting = counting(together.as_ref(), &ladder, None);
@@ -141,7 +144,7 @@ impl App {
             together,
             changes: Changes::default(),
             key_source: watch::Sender::new(key_source),
-            live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),
+            live: ArcSwap::from_pointee(Live { settings, ladder, counting, spans: state.spans, stack }),
             reloading: Mutex::new(()),
         })))
     }

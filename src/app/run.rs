@@ -17,6 +17,7 @@ use crate::net;
 use crate::openai::demand::PointerFault;
 use crate::server::admin::{Admin, check_open};
 use crate::server::{Bounds, Drain, Phase, TlsError, TlsHandle, serve};
+use crate::spans::Spans;
 use crate::upstream::tls::TlsError as WorkerTlsError;
 
 /// How often the gates are looked at for waiters and workers whose time is over. Every request does it too; this is
@@ -74,6 +75,12 @@ pub enum StartError {
     /// The certificate authorities for workers cannot be used.
     #[error("workers.ca: {0}")]
     WorkerTls(#[from] WorkerTlsError),
+    /// The system has no certificate authorities for an encrypted collector.
+    #[error("tracing.otlp: {0}")]
+    SpanTls(#[source] WorkerTlsError),
+    /// The collector cannot be used.
+    #[error("tracing.otlp: {0}")]
+    Spans(String),
     /// A JSON pointer is none.
     #[error("routes: {0}")]
     Pointer(#[from] PointerFault),
@@ -189,6 +196,10 @@ impl App {
             together.leave().await;
         }
         admin_drain.close();
+        if let Some(spans) = inner.live.load().spans.clone() {
+            // A thread that cannot be joined has nothing left to say.
+            tokio::task::spawn_blocking(move || spans.flush()).await.unwrap_or_default();
+        }
     }
 
     /// Goes down as the settings say. Returns how many connections were cut off.
@@ -215,9 +226,14 @@ impl App {
         let upstream = build::upstream(&settings)?;
         let ladder = Arc::new(before.ladder.rebuilt(inner.changes.apply(&settings.rules)));
         let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
+        let spans = if settings.spans == before.settings.spans {
+            before.spans.clone()
+        } else {
+            build::spans(&settings)?
+        };
         let key_source = KeySource::of(&settings, inner.key_source.borrow().as_ref())?;
         let tokens = tokens::tokens(&settings, key_source.as_ref());
-        let stack = build::stack(&settings, &counting, tokens, &self.state())?;
+        let stack = build::stack(&settings, &counting, tokens, &self.state(spans.clone()))?;
 
         // From here on nothing can fail.
         inner.following.retell(&settings);
@@ -244,7 +260,7 @@ impl App {
         if let Some(together) = &inner.together {
             together.store.dams().tell(settings.dams);
         }
-        inner.live.store(Arc::new(Live { settings, ladder, counting, stack }));
+        inner.live.store(Arc::new(Live { settings, ladder, counting, spans, stack }));
         inner.following.reloaded.send_replace(());
         Ok(())
     }
@@ -260,7 +276,7 @@ impl App {
         self.0.live.load().settings.clone()
     }
 
-    pub(super) fn state(&self) -> build::State {
+    pub(super) fn state(&self, spans: Option<Arc<Spans>>) -> build::State {
         let inner = &*self.0;
         build::State {
             clock: inner.clock.clone(),
@@ -272,6 +288,7 @@ impl App {
             upstream: inner.upstream.clone(),
             stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
             jobs: inner.together.as_ref().and_then(|together| together.jobs.clone()),
+            spans,
         }
     }
 

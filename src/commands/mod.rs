@@ -10,6 +10,7 @@ mod member;
 mod report;
 mod serve;
 mod simulate;
+mod top;
 mod worker;
 
 use std::io::Write;
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Report(report::Arguments),
     /// Say how many workers a load needs, from the report of an experiment with fleets of several sizes
     Capacity(capacity::Arguments),
+    /// Watch a running gateway, in the terminal: what its admin page shows
+    Top(top::Arguments),
     /// Ask a running gateway's admin port whether it lives (for container health checks)
     Health(health::Arguments),
 }
@@ -75,6 +78,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Agent(arguments) => agent::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Capacity(arguments) => capacity::run(&arguments),
+        Command::Top(arguments) => top::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
     };
     match outcome {

@@ -20,6 +20,7 @@ use crate::limit::rule::Rule;
 use crate::redis::settings::RedisSettings;
 use crate::request::{Class, Kind, OwnLimits};
 use crate::shed::settings::GateSettings;
+use crate::spans::SpanSettings;
 
 /// All settings.
 #[derive(Clone, Debug)]
@@ -66,6 +67,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// The share of served requests that is logged, 0…1.
     pub log_sample: f64,
+    /// Where spans go, if they are made.
+    pub spans: Option<SpanSettings>,
     /// The file that says all this, its defaults written out.
     pub(super) file: Box<File>,
 }

@@ -284,6 +284,7 @@ where
         intake.deadline(&parts.headers, flight.as_ref().map_or(now, |flight| flight.started))?;
     if let Some(flight) = &flight {
         flight.set_received(now);
+        flight.set_asked(&demand);
     }
     parts.extensions.insert(demand);
     Ok(Weighed { request: Request::from_parts(parts, payload), lesson, hold })

@@ -18,10 +18,34 @@ use crate::clock::{Clock, Nanos};
 use crate::layers::body::{Guarded, Tied};
 use crate::metrics::{InFlight, Metrics, Pool};
 use crate::openai::headers;
-use crate::request::{Ending, Flight};
+use crate::request::{Ending, Flight, Trace};
+use crate::spans::Spans;
 
 /// The request's id, from the client and back to it.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The fields of the line that each request leaves in the log, and what they say.
+pub const LOG_FIELDS: [(&str, &str); 17] = [
+    ("message", "`request`"),
+    ("id", "the request's id, as in the header `x-request-id` of the answer and of what the worker gets"),
+    ("trace_id", "the trace it belongs to, as in `traceparent`"),
+    ("route", "the endpoint, or the configured pattern, that it matched"),
+    ("model", "the model asked for, its first 128 bytes"),
+    ("stream", "whether a stream was asked for"),
+    ("class", "the priority: `critical`, `interactive`, `batch`"),
+    ("caller", "who asked: `key:`, `hdr:` or `ip:`, and a name or an address"),
+    ("worker", "the worker that answered"),
+    ("outcome", "how it ended: the label `outcome` of the metrics"),
+    ("reason", "why it was refused or broke off: the header `x-traffic-dam-reason`"),
+    ("status", "the HTTP status of the answer; 0 when the client left before there was one"),
+    ("queued_ms", "how long it waited for a seat"),
+    ("ttft_ms", "from its last byte to the first content of its stream, waiting included"),
+    ("duration_ms", "from its head to the last byte of its answer"),
+    ("prompt_tokens", "as the worker reported, or as estimated"),
+    ("output_tokens", "as the worker reported, or as counted in the stream"),
+];
+
+/// A trace that the client began.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The longest id of a client's own that is kept.
 const LONGEST_ID: usize = 128;
 
@@ -36,6 +60,31 @@ pub struct Observatory {
     pub log_share: f64,
     /// The promise: a first token later than this is no goodput.
     pub ttft_slo: Duration,
+    /// Where spans are recorded, if they are.
+    pub spans: Option<Arc<Spans>>,
+}
+
+impl Observatory {
+    /// The place of a request in a trace.
+    fn trace(&self, headers: &HeaderMap) -> Trace {
+        let mut all = headers.get_all(&TRACEPARENT).iter();
+        let told = match (all.next(), all.next()) {
+            (Some(told), None) => told.to_str().ok().and_then(Trace::read),
+            _ => None,
+        };
+        // An id of zeros is invalid; the one bit that excludes it costs less than a look.
+        let span = || fastrand::u64(..) | 1;
+        match (told, &self.spans) {
+            (Some(told), Some(_)) => told.through(span()),
+            (Some(told), None) => told,
+            // Without spans of our own it is marked as sampled: so the worker would have begun it had it been asked
+            // without us.
+            (None, spans) => {
+                let sampled = spans.as_ref().is_none_or(|spans| spans.samples(fastrand::f64()));
+                Trace::begun(fastrand::u128(..) | 1, span(), sampled)
+            }
+        }
+    }
 }
 
 /// Makes [`Observe`].
@@ -113,7 +162,7 @@ impl Tied for Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let Observatory { metrics, clock, log_share, ttft_slo } = &*self.observatory;
+        let Observatory { metrics, clock, log_share, ttft_slo, spans } = &*self.observatory;
         let flight = &*self.flight;
         let now = clock.now();
         let ending = flight.ending();
@@ -132,8 +181,17 @@ impl Drop for Watch {
         {
             pool.good();
         }
+        if let Some(spans) = spans
+            && flight.trace.sampled
+        {
+            spans.end(flight, self.status, now);
+        }
         let (class, caller) = caller.map_or(("", ""), |caller| (class.as_str(), &*caller.id));
         let worker = flight.worker().map_or("", |worker| worker);
+        let asked = flight.asked();
+        let model = asked.and_then(|asked| asked.model.as_deref());
+        let reported = flight.usage().map(|(prompt, _)| prompt);
+        let prompt_tokens = reported.or(asked.map(|asked| asked.prompt_tokens));
         let reason = flight.reason().map_or("", |reason| reason.as_str());
         let millis = |length: Duration| length.as_micros() as f64 / 1000.0;
         macro_rules! line {
@@ -141,7 +199,10 @@ impl Drop for Watch {
                 tracing::event!(
                     $level,
                     id = &*flight.id,
+                    trace_id = %flight.trace.id,
                     route,
+                    model,
+                    stream = asked.map(|asked| asked.stream),
                     class,
                     caller,
                     worker,
@@ -151,6 +212,7 @@ impl Drop for Watch {
                     queued_ms = millis(flight.queued()),
                     ttft_ms = flight.ttft().map(millis),
                     duration_ms = millis(now.since(flight.started)),
+                    prompt_tokens,
                     output_tokens = flight.output_tokens(),
                     "request"
                 )
@@ -177,7 +239,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let flight = Arc::new(Flight::new(request_id(request.headers()), self.observatory.clock.now()));
+        let headers = request.headers();
+        let flight = Flight::new(request_id(headers), self.observatory.clock.now());
+        let flight = Arc::new(flight.in_trace(self.observatory.trace(headers)));
         request.extensions_mut().insert(Arc::clone(&flight));
         let watch = Watch {
             _in_flight: self.observatory.metrics.enter(),
@@ -240,5 +304,86 @@ where
             response.headers_mut().insert(REQUEST_ID, id);
         }
         Poll::Ready(Ok(response.map(|body| Guarded::new(body, watch))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::StatusCode;
+    use http_body_util::{BodyExt, Full};
+    use parking_lot::Mutex;
+    use tower::{ServiceExt, service_fn};
+    use tracing::span;
+    use tracing::subscriber::{Interest, Subscriber, with_default};
+
+    /// Keeps the names of the fields that events may have.
+    #[derive(Default)]
+    struct Names(Arc<Mutex<Vec<&'static str>>>);
+
+    impl Subscriber for Names {
+        fn register_callsite(&self, _: &'static tracing::Metadata<'static>) -> Interest {
+            Interest::sometimes()
+        }
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            metadata.is_event()
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            self.0.lock().extend(event.metadata().fields().iter().map(|field| field.name()));
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    fn observatory() -> Arc<Observatory> {
+        Arc::new(Observatory {
+            metrics: Arc::default(),
+            clock: Clock::manual(Nanos::ZERO),
+            log_share: 1.0,
+            ttft_slo: Duration::from_secs(1),
+            spans: None,
+        })
+    }
+
+    #[test]
+    fn a_request_leaves_one_line_with_the_documented_fields() {
+        let names = Names::default();
+        let kept = Arc::clone(&names.0);
+        with_default(names, || {
+            let answer = service_fn(async |_: Request<()>| {
+                let mut response = Response::new(Full::<bytes::Bytes>::default());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                Ok::<_, std::convert::Infallible>(response)
+            });
+            let stack = ObserveLayer::new(observatory()).layer(answer);
+            let request = Request::get("/").header("x-request-id", "mine").body(()).unwrap();
+            let response = futures_util::FutureExt::now_or_never(stack.oneshot(request)).unwrap().unwrap();
+            assert_eq!(response.headers()[REQUEST_ID], "mine");
+            futures_util::FutureExt::now_or_never(response.into_body().collect()).unwrap().unwrap();
+        });
+        let mut documented = LOG_FIELDS.map(|(name, _)| name).to_vec();
+        let mut written = kept.lock().clone();
+        documented.sort_unstable();
+        written.sort_unstable();
+        assert_eq!(written, documented);
+    }
+
+    #[test]
+    fn a_trace_is_followed_or_begun() {
+        let observatory = observatory();
+        let mut headers = HeaderMap::new();
+        let client = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00");
+        headers.insert(TRACEPARENT, client.clone());
+        let followed = observatory.trace(&headers);
+        assert!(!followed.leads && !followed.sampled && followed.header() == client);
+        // Two are none: nobody can say which was meant.
+        headers.append(TRACEPARENT, client);
+        let begun = observatory.trace(&headers);
+        assert!(begun.leads && begun.sampled && begun.id != followed.id && begun.parent.is_none());
     }
 }

@@ -7,14 +7,10 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
+
+use super::client;
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
@@ -56,39 +52,16 @@ impl Fetch<'_> {
     /// When the server does not answer in time, or with something else than a page of that length.
     pub async fn get(self) -> Result<Bytes, FetchFault> {
         let patience = self.patience;
-        timeout(patience, self.connect()).await.map_err(|_| FetchFault::TimedOut(patience))?
+        timeout(patience, self.ask()).await.map_err(|_| FetchFault::TimedOut(patience))?
     }
 
-    async fn connect(self) -> Result<Bytes, FetchFault> {
-        let host = self.server.host().unwrap_or_default();
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let port = self.server.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
-        let socket = TcpStream::connect((bare, port)).await.map_err(broken)?;
-        let Some(tls) = self.tls else { return self.ask(socket).await };
-        let name = ServerName::try_from(bare.to_owned()).map_err(broken)?;
-        let socket = TlsConnector::from(Arc::clone(tls)).connect(name, socket).await.map_err(broken)?;
-        self.ask(socket).await
-    }
-
-    async fn ask(self, socket: impl AsyncRead + AsyncWrite + Unpin) -> Result<Bytes, FetchFault> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(broken)?;
+    async fn ask(self) -> Result<Bytes, FetchFault> {
         let authority = self.server.authority().map_or("", |authority| authority.as_str());
         let request = Request::get(self.path).header(HOST, authority).body(Empty::<Bytes>::new());
-        let exchange = async {
-            let answer = sender.send_request(request.map_err(broken)?).await.map_err(broken)?;
-            if !answer.status().is_success() {
-                return Err(FetchFault::Status(answer.status()));
-            }
-            Ok(Limited::new(answer.into_body(), self.largest).collect().await.map_err(broken)?.to_bytes())
-        };
-        // The connection works for as long as somebody polls it, and ends with this.
-        tokio::pin!(connection, exchange);
-        tokio::select! {
-            answer = &mut exchange => answer,
-            ended = &mut connection => match ended {
-                Ok(()) => exchange.await,
-                Err(error) => Err(broken(error)),
-            },
+        let answer = client::send(self.server, self.tls, request.map_err(broken)?).await.map_err(broken)?;
+        if !answer.status().is_success() {
+            return Err(FetchFault::Status(answer.status()));
         }
+        Ok(Limited::new(answer.into_body(), self.largest).collect().await.map_err(broken)?.to_bytes())
     }
 }

@@ -1,5 +1,6 @@
-//! Sockets that listen, and a page from another server.
+//! Sockets that listen, and requests beside the gateway's work.
 
+pub mod client;
 pub mod fetch;
 
 use std::io;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 use crate::refusal::Reason;
-use crate::request::Caller;
+use crate::request::{Caller, Demand, Kind, Trace};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +42,40 @@ impl Ending {
     }
 }
 
+/// The longest name of a model that is kept for logs and spans: the client chose it.
+const LONGEST_MODEL: usize = 128;
+
+/// What a request asked for, as far as people want to read it. Nothing of the prompt but its length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The kind of call.
+    pub kind: Kind,
+    /// The model, its name cut short when it is very long.
+    pub model: Option<Arc<str>>,
+    /// Estimated prompt tokens.
+    pub prompt_tokens: u64,
+    /// The client's bound on output tokens per sequence.
+    pub max_tokens: Option<u64>,
+    /// Whether a stream was asked for.
+    pub stream: bool,
+}
+
+impl From<&Demand> for Asked {
+    fn from(demand: &Demand) -> Self {
+        let short = |model: &Arc<str>| match model.get(..model.floor_char_boundary(LONGEST_MODEL)) {
+            Some(start) if start.len() < model.len() => start.into(),
+            _ => Arc::clone(model),
+        };
+        Self {
+            kind: demand.kind,
+            model: demand.model.as_ref().map(short),
+            prompt_tokens: demand.prompt_tokens,
+            max_tokens: demand.max_tokens,
+            stream: demand.stream,
+        }
+    }
+}
+
 /// The course of one request, shared by the layers and the response body's guards.
 ///
 /// Every field has one writer. Reading while the request is under way gives a momentary picture; the guards read it
@@ -52,6 +86,8 @@ pub struct Flight {
     pub id: Arc<str>,
     /// When the head of the request had been read.
     pub started: Nanos,
+    /// Its place in a distributed trace.
+    pub trace: Trace,
     received: AtomicU64,
     dispatched: AtomicU64,
     first_token: AtomicU64,
@@ -65,6 +101,7 @@ pub struct Flight {
     pool: OnceLock<Arc<str>>,
     route: OnceLock<Arc<str>>,
     caller: OnceLock<Caller>,
+    asked: OnceLock<Asked>,
     reason: OnceLock<Reason>,
 }
 
@@ -84,6 +121,7 @@ impl Flight {
         Self {
             id: id.into(),
             started,
+            trace: Trace::default(),
             received: AtomicU64::new(UNKNOWN),
             dispatched: AtomicU64::new(UNKNOWN),
             first_token: AtomicU64::new(UNKNOWN),
@@ -97,8 +135,16 @@ impl Flight {
             pool: OnceLock::new(),
             route: OnceLock::new(),
             caller: OnceLock::new(),
+            asked: OnceLock::new(),
             reason: OnceLock::new(),
         }
+    }
+
+    /// The same record, of a request at this place in a trace.
+    #[must_use]
+    pub fn in_trace(mut self, trace: Trace) -> Self {
+        self.trace = trace;
+        self
     }
 
     /// The last byte of the request's body arrived (written by `demand`). TTFT runs from here.
@@ -177,6 +223,17 @@ impl Flight {
     #[must_use]
     pub fn caller(&self) -> Option<&Caller> {
         self.caller.get()
+    }
+
+    /// What it asks for (written by `demand`).
+    pub fn set_asked(&self, demand: &Demand) {
+        self.asked.get_or_init(|| demand.into());
+    }
+
+    /// What it asks for.
+    #[must_use]
+    pub fn asked(&self) -> Option<&Asked> {
+        self.asked.get()
     }
 
     /// Why it was refused, or broke off (written by `rescue` before the commit, by the innermost body after it).
@@ -277,6 +334,14 @@ mod tests {
         assert_eq!(flight.output_tokens(), 7);
         flight.set_usage(11, 9);
         assert_eq!((flight.output_tokens(), flight.usage()), (9, Some((11, 9))));
+    }
+
+    #[test]
+    fn a_long_name_of_a_model_is_cut_short() {
+        for (model, kept) in [("qwen", 4), (&*"é".repeat(100), 128), (&*"€".repeat(100), 126)] {
+            let demand = Demand { model: Some(model.into()), ..Demand::path() };
+            assert_eq!(Asked::from(&demand).model.map(|model| model.len()), Some(kept));
+        }
     }
 
     #[test]

@@ -8,12 +8,14 @@ mod flight;
 mod forwarding;
 mod own;
 mod payload;
+mod trace;
 
 pub use explaining::Explaining;
-pub use flight::{Ending, Flight};
+pub use flight::{Asked, Ending, Flight};
 pub use forwarding::{DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
 pub use own::{OwnLimit, OwnLimits};
 pub use payload::{Payload, PayloadError};
+pub use trace::{Trace, TraceId};
 
 use std::fmt;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use http::header::{
 use http::{Version, request};
 use smallvec::SmallVec;
 
-use crate::request::{Forwarding, Kind};
+use crate::request::{Forwarding, Kind, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -78,6 +78,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) forward_authorization: bool,
     /// The request id.
     pub(crate) id: &'a HeaderValue,
+    /// The request's place in a trace.
+    pub(crate) trace: Trace,
 }
 
 impl Outgoing<'_> {
@@ -90,13 +92,12 @@ impl Outgoing<'_> {
         });
 
         let mut out = Names::new();
-        let (mut wants_trailers, mut traced, mut forwarded) = (false, false, false);
+        let (mut wants_trailers, mut forwarded) = (false, false);
         for (name, value) in &head.headers {
             let text = name.as_str();
             match text {
                 "connection" => add_named(value, &mut out),
                 "te" => wants_trailers |= accepts_trailers(value),
-                "traceparent" => traced = true,
                 "x-forwarded-for" => forwarded = trusted,
                 _ => {}
             }
@@ -130,8 +131,8 @@ impl Outgoing<'_> {
         if let Some(from) = self.forwarding {
             say_for_whom(headers, from, forwarded, host);
         }
-        if !traced {
-            headers.insert(TRACEPARENT, new_trace());
+        if self.trace.leads {
+            headers.insert(TRACEPARENT, self.trace.header());
         }
         headers.insert(X_REQUEST_ID, self.id.clone());
     }
@@ -173,25 +174,6 @@ fn say_for_whom(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, hos
         .or_insert_with(|| HeaderValue::from_static(if from.tls { "https" } else { "http" }));
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
-    }
-}
-
-/// A new trace, marked as sampled: that is what the worker would have begun had it been asked without us.
-fn new_trace() -> HeaderValue {
-    // A trace or span id of zeros is invalid; the one bit that excludes it costs less than a look.
-    let trace = (u128::from(fastrand::u64(..)) << 64) | u128::from(fastrand::u64(..) | 1);
-    let span = fastrand::u64(..) | 1;
-    let mut text = *b"00-________________________________-________________-01";
-    hex(&mut text[3..35], trace);
-    hex(&mut text[36..52], u128::from(span));
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_never| HeaderValue::from_static("00"))
-}
-
-/// Writes the low digits of `value`, as many as there is room for.
-fn hex(room: &mut [u8], mut value: u128) {
-    for digit in room.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(value & 15) as usize];
-        value >>= 4;
     }
 }
 

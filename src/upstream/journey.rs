@@ -108,6 +108,7 @@ impl<'a> Journey<'a> {
             forwarding: facts.get::<Forwarding>(),
             forward_authorization: settings.forward_authorization,
             id: &id,
+            trace: flight.trace,
         }
         .apply(&mut head);
         let switch = facts.remove::<UpgradeTo>().zip(facts.remove::<OnUpgrade>());

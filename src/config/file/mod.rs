@@ -9,6 +9,7 @@ mod concurrency;
 mod limits;
 mod process;
 mod redis;
+mod tracing;
 mod traffic;
 mod workers;
 
@@ -20,6 +21,7 @@ pub use concurrency::{Concurrency, ConcurrencyLimit, Found, Law, Queue, Reserve}
 pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation, UnitName};
 pub use process::{Admin, Drain, Log, Tls};
 pub use redis::{OnLossName, Redis, State};
+pub use tracing::Tracing;
 pub use traffic::{Bounds, Cors, KindName, Route, RouteTimeouts};
 pub use workers::{Discovery, Retry, Sticky, Timeouts, Worker, WorkerMode, Workers};
 
@@ -77,6 +79,8 @@ pub struct File {
     pub drain: Drain,
     /// Logging.
     pub log: Log,
+    /// Spans for OpenTelemetry.
+    pub tracing: Tracing,
 }
 
 impl Default for File {
@@ -99,6 +103,7 @@ impl Default for File {
             cors: Cors::default(),
             drain: Drain::default(),
             log: Log::default(),
+            tracing: Tracing::default(),
         }
     }
 }

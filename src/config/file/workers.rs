@@ -118,7 +118,7 @@ fn blue() -> Text<Id> {
     Text(Id("blue".into()))
 }
 
-fn secret_headers(generator: &mut SchemaGenerator) -> Schema {
+pub(super) fn secret_headers(generator: &mut SchemaGenerator) -> Schema {
     let mut secret = Text::<Secret>::json_schema(generator);
     secret.insert("writeOnly".into(), true.into());
     schemars::json_schema!({ "type": "object", "maxProperties": 64, "additionalProperties": secret })

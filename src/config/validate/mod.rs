@@ -78,6 +78,7 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
         cors_origins: traffic::origins(&file.cors, &root.key("cors"), report),
         drain: process::drain(&file.drain),
         log_sample: file.log.sample,
+        spans: process::spans(&file.tracing, &root.key("tracing"), report),
         file: Box::new(file),
     }
 }

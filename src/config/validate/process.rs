@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use super::Files;
-use crate::config::file::{Admin, Drain, File, Tls};
+use crate::config::file::{Admin, Drain, File, Tls, Tracing};
 use crate::config::place::{At, Report};
 use crate::config::settings::{AdminSettings, DrainSettings, TlsFiles};
+use crate::spans::SpanSettings;
 
 pub(super) fn listeners(file: &File, root: &At<'_>, report: &mut Report) {
     let (callers, admin) = (file.listen.0, file.admin.listen.0);
@@ -46,6 +47,16 @@ pub(super) fn admin(admin: &Admin, at: &At<'_>, files: Files<'_>, report: &mut R
         metrics_token: admin.metrics_token.as_ref().map(|token| token.0.clone()),
         hosts: admin.hosts.iter().flatten().map(|host| host.0.0.clone()).collect(),
     }
+}
+
+pub(super) fn spans(tracing: &Tracing, at: &At<'_>, report: &mut Report) -> Option<SpanSettings> {
+    let headers = super::workers::headers(&tracing.headers, &at.key("headers"), report);
+    Some(SpanSettings {
+        endpoint: tracing.otlp.as_ref()?.0.0.clone(),
+        headers,
+        service: tracing.service.0.0.clone(),
+        sample: tracing.sample,
+    })
 }
 
 pub(super) fn drain(drain: &Drain) -> DrainSettings {

@@ -8,7 +8,7 @@ use super::Distinct;
 use crate::config::file::{self, ConcurrencyLimit, File, Found, Law, Worker};
 use crate::config::place::{At, Report};
 use crate::config::settings::{RetrySettings, Sticky, Timeouts};
-use crate::config::syntax::Millis;
+use crate::config::syntax::{Millis, Secret, Text};
 use crate::fleet::spec::WorkerSpec;
 use crate::request::Class;
 use crate::shed::settings::{GateSettings, LawKind, LimitSource};
@@ -54,7 +54,7 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<W
             slots: worker.slots,
             kv_tokens: worker.kv_tokens,
             colour: worker.colour.0.0.clone(),
-            headers: headers(worker, &at.key("headers"), report),
+            headers: headers(&worker.headers, &at.key("headers"), report),
         });
     }
     pools(workers, &at, report);
@@ -114,9 +114,9 @@ const FRAMING: [&str; 8] = [
     "upgrade",
 ];
 
-fn headers(worker: &Worker, at: &At<'_>, report: &mut Report) -> HeaderMap {
+pub(super) fn headers(told: &BTreeMap<String, Text<Secret>>, at: &At<'_>, report: &mut Report) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (name, secret) in &worker.headers {
+    for (name, secret) in told {
         let at = at.key(name);
         let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
             report.fault(&at, "this is not the name of an HTTP header");

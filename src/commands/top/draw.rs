@@ -1,0 +1,381 @@
+//! A gateway on a screen of characters.
+
+use ratatui::Frame as Screen;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
+use traffic_dam::metrics::Light;
+use traffic_dam::server::admin::live::{Frame, Point, PoolScene, Scene, WorkerScene};
+
+/// Seconds that are kept: as many columns as a wide terminal has.
+const SECONDS: usize = 300;
+/// Events that are kept.
+const EVENTS: usize = 50;
+/// What numbers are averaged over, in seconds: one alone flickers.
+const BREATH: usize = 10;
+
+/// What is shown.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    points: Vec<Point>,
+    events: Vec<String>,
+    scene: Scene,
+    /// Why nothing comes, if nothing does.
+    trouble: Option<String>,
+}
+
+impl View {
+    /// Takes what came, or why nothing did.
+    pub(super) fn take(&mut self, news: Result<Frame, String>) {
+        let frame = match news {
+            Ok(frame) => frame,
+            Err(why) => return self.trouble = Some(why),
+        };
+        self.trouble = None;
+        if frame.whole {
+            self.points.clear();
+            self.events.clear();
+        }
+        let newest = self.points.last().map_or(0, |point| point.at_ms);
+        self.points.extend(frame.points.into_iter().filter(|point| point.at_ms > newest));
+        self.points.drain(..self.points.len().saturating_sub(SECONDS));
+        let line = |at_ms: u64, text: &str| {
+            let seconds = at_ms / 1000 % 86_400;
+            format!("{:02}:{:02}:{:02}Z  {text}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+        };
+        self.events.extend(frame.events.iter().map(|event| line(event.at_ms, &event.text)));
+        self.events.drain(..self.events.len().saturating_sub(EVENTS));
+        self.scene = frame.scene;
+    }
+
+    /// Draws everything.
+    pub(super) fn draw(&self, screen: &mut Screen<'_>) {
+        let workers = self.scene.pools.iter().map(|pool| pool.workers.len() + 1).sum::<usize>();
+        let most = usize::from(screen.area().height / 3).max(4);
+        let workers = u16::try_from(workers.min(most)).unwrap_or(u16::MAX);
+        let [head, level, ttft, pools, lists, events] = Layout::vertical([
+            Constraint::Length(3),
+            Constraint::Length(5),
+            Constraint::Length(5),
+            Constraint::Length(workers + 3),
+            Constraint::Min(6),
+            Constraint::Length(6),
+        ])
+        .areas(screen.area());
+        self.head(screen, head);
+        self.level(screen, level);
+        self.first_tokens(screen, ttft);
+        self.workers(screen, pools);
+        let [callers, rules] =
+            Layout::horizontal([Constraint::Percentage(45), Constraint::Percentage(55)]).areas(lists);
+        self.callers(screen, callers);
+        self.rules(screen, rules);
+        let newest = self.events.iter().rev().map(|event| Line::from(event.as_str()));
+        screen.render_widget(Paragraph::new(newest.collect::<Vec<_>>()).block(titled("Last events")), events);
+    }
+
+    fn head(&self, screen: &mut Screen<'_>, area: Rect) {
+        let scene = &self.scene;
+        let state = match &self.trouble {
+            Some(why) => format!("NOT REACHED: {why}").red().bold(),
+            None if scene.maintenance => "closed for maintenance".red().bold(),
+            None => Span::from(scene.phase.to_string()),
+        };
+        let works = |works: Option<bool>| match works {
+            Some(true) => "works".green(),
+            Some(false) => "lost".red().bold(),
+            None => "not used".dim(),
+        };
+        let first = Line::from_iter([
+            "Traffic Dam ".bold(),
+            Span::from(scene.version.to_string()),
+            "  ".into(),
+            state,
+            "  Redis ".into(),
+            works(scene.redis),
+            "  heartbeats ".into(),
+            works(scene.feed),
+            Span::from(format!("  gateways {}   q: quit", scene.dams)),
+        ]);
+        let now = self.points.last().cloned().unwrap_or_default();
+        let rate = |count: fn(&Point) -> u64| self.rate(count);
+        let second = format!(
+            "offered {:.1}/s  admitted {:.1}/s  refused {:.1}/s  in time {:.1}/s  failed {:.1}/s  in flight {}/{}  waiting {}",
+            rate(|point| point.offered),
+            rate(|point| point.admitted),
+            rate(refused),
+            rate(|point| point.good),
+            rate(|point| point.failed),
+            now.in_flight,
+            now.limit,
+            now.queue.values().sum::<u64>(),
+        );
+        let mut reasons =
+            now.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>();
+        if reasons.is_empty() {
+            reasons.push("nothing refused in the last second".to_owned());
+        }
+        let third = Line::from(reasons.join("  ")).dim();
+        screen.render_widget(Paragraph::new(vec![first, Line::from(second), third]), area);
+    }
+
+    fn level(&self, screen: &mut Screen<'_>, area: Rect) {
+        let [offered, admitted, refusals] = Layout::horizontal([Constraint::Fill(1); 3]).areas(area);
+        let line = |screen: &mut Screen<'_>, area: Rect, title, count: fn(&Point) -> u64, colour| {
+            let per_second = |point: &Point| (count(point) as f64 / point.seconds.max(0.001)).round() as u64;
+            let shown = self.points.iter().rev().take(usize::from(area.width)).map(per_second);
+            let mut shown: Vec<_> = shown.collect();
+            shown.reverse();
+            screen.render_widget(
+                Sparkline::default().data(shown).style(Style::new().fg(colour)).block(titled(title)),
+                area,
+            );
+        };
+        line(screen, offered, "Offered /s", |point| point.offered, Color::Gray);
+        line(screen, admitted, "Admitted /s", |point| point.admitted, Color::Blue);
+        line(screen, refusals, "Refused /s", refused, Color::Red);
+    }
+
+    /// A column for each second, a row for each range of times; the more, the denser.
+    fn first_tokens(&self, screen: &mut Screen<'_>, area: Rect) {
+        let bounds = &self.scene.ttft_buckets;
+        let promise = self.scene.ttft_slo_ms as f64 / 1000.0;
+        let ranges: [(&str, f64, f64); 4] = [
+            ("late       ", promise, f64::INFINITY),
+            ("≤ promise  ", promise / 2.0, promise),
+            ("≤ half     ", promise / 10.0, promise / 2.0),
+            ("≤ a tenth  ", -1.0, promise / 10.0),
+        ];
+        let width = usize::from(area.width).saturating_sub(12);
+        let from = self.points.len().saturating_sub(width);
+        let rows = ranges.map(|(label, above, upto)| {
+            let within = |row: usize| {
+                bounds.get(row).is_none_or(|bound| *bound > above)
+                    && bounds.get(row).copied().unwrap_or(f64::INFINITY) <= upto
+            };
+            let cell = |point: &Point| {
+                let count: u64 = point
+                    .ttft
+                    .iter()
+                    .enumerate()
+                    .filter(|(row, _)| within(*row))
+                    .map(|(_, count)| count)
+                    .sum();
+                match count {
+                    0 => ' ',
+                    1 => '░',
+                    2..=9 => '▒',
+                    10..=99 => '▓',
+                    _ => '█',
+                }
+            };
+            let cells: String = self.points.iter().skip(from).map(cell).collect();
+            let cells = if above >= promise { cells.red() } else { cells.blue() };
+            Line::from(vec![label.dim(), cells])
+        });
+        screen.render_widget(
+            Paragraph::new(rows.to_vec()).block(titled(format!("Time to first token, promise {promise} s"))),
+            area,
+        );
+    }
+
+    fn workers(&self, screen: &mut Screen<'_>, area: Rect) {
+        let mut rows = Vec::new();
+        for pool in &self.scene.pools {
+            rows.push(Row::new([about(pool)]).style(Style::new().add_modifier(Modifier::BOLD)));
+            rows.extend(pool.workers.iter().map(worker));
+        }
+        let widths = [
+            Constraint::Min(28),
+            Constraint::Length(9),
+            Constraint::Length(9),
+            Constraint::Length(32),
+            Constraint::Length(7),
+            Constraint::Length(9),
+        ];
+        let head =
+            Row::new(["Worker", "light", "colour", "in flight", "KV", "heard"]).style(Style::new().dim());
+        screen.render_widget(Table::new(rows, widths).header(head).block(titled("Pools and workers")), area);
+    }
+
+    fn callers(&self, screen: &mut Screen<'_>, area: Rect) {
+        let rows = self.scene.callers.iter().map(|caller| {
+            Row::new([
+                caller.id.to_string(),
+                format!("{:.1}", caller.requests),
+                format!("{:.1}", caller.refused),
+                format!("{:.0}", caller.tokens),
+            ])
+        });
+        let widths =
+            [Constraint::Min(16), Constraint::Length(8), Constraint::Length(8), Constraint::Length(8)];
+        let head = Row::new(["Caller", "req/s", "ref/s", "tok/s"]).style(Style::new().dim());
+        screen.render_widget(Table::new(rows, widths).header(head).block(titled("Top callers")), area);
+    }
+
+    fn rules(&self, screen: &mut Screen<'_>, area: Rect) {
+        let rows = self.scene.rules.iter().map(|rule| {
+            let colour = if rule.used.is_some_and(|used| used >= 0.8) { Color::Red } else { Color::Reset };
+            Row::new([
+                rule.name.to_string(),
+                rule.used.map_or_else(|| "–".to_owned(), |used| format!("{:.0} %", used * 100.0)),
+                rule.caller.as_ref().map_or_else(|| "–".to_owned(), ToString::to_string),
+                rule.refused.to_string(),
+            ])
+            .style(Style::new().fg(colour))
+        });
+        let widths = [Constraint::Min(14), Constraint::Length(7), Constraint::Min(12), Constraint::Length(7)];
+        let head = Row::new(["Rule", "full", "by", "ref/s"]).style(Style::new().dim());
+        screen.render_widget(Table::new(rows, widths).header(head).block(titled("Rules")), area);
+    }
+
+    fn rate(&self, count: fn(&Point) -> u64) -> f64 {
+        let last = self.points.iter().rev().take(BREATH);
+        let (sum, seconds) =
+            last.fold((0, 0.0), |(sum, seconds), point| (sum + count(point), seconds + point.seconds));
+        if seconds > 0.0 { sum as f64 / seconds } else { 0.0 }
+    }
+}
+
+fn refused(point: &Point) -> u64 {
+    point.refused.values().sum()
+}
+
+fn titled<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
+    Block::new().borders(ratatui::widgets::Borders::TOP).title(title)
+}
+
+fn about(pool: &PoolScene) -> String {
+    let active = pool.active.as_ref().map_or_else(|| "every colour".to_owned(), ToString::to_string);
+    format!("{} ({active})", pool.name)
+}
+
+fn worker(worker: &WorkerScene) -> Row<'_> {
+    let light = match worker.light {
+        Light::Green => "● green".green(),
+        Light::Yellow => "▲ yellow".yellow(),
+        Light::Red => "■ red".red().bold(),
+    };
+    let note = if worker.leaving {
+        " (leaving)"
+    } else if worker.eligible {
+        ""
+    } else {
+        " (no work)"
+    };
+    let width = 20;
+    let filled =
+        (worker.in_flight as usize * width).checked_div(worker.limit as usize).unwrap_or(0).min(width);
+    let bar = format!("{}{}", "█".repeat(filled), "·".repeat(width - filled));
+    Row::new([
+        Line::from(format!("  {}{note}", worker.id)),
+        Line::from(light),
+        Line::from(worker.colour.to_string()),
+        Line::from(format!("{bar} {}/{}", worker.in_flight, worker.limit)),
+        Line::from(worker.kv_used.map_or_else(|| "–".to_owned(), |used| format!("{:.0} %", used * 100.0))),
+        Line::from(worker.age_ms.map_or_else(|| "–".to_owned(), |age| format!("{age} ms"))),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use traffic_dam::server::admin::live::{CallerScene, Event, RuleScene};
+
+    fn frame(whole: bool, at_ms: u64) -> Frame {
+        let worker = WorkerScene {
+            id: "w-blue".into(),
+            colour: "blue".into(),
+            light: Light::Green,
+            in_flight: 3,
+            limit: 4,
+            eligible: true,
+            leaving: false,
+            kv_used: Some(0.5),
+            age_ms: None,
+        };
+        Frame {
+            whole,
+            points: vec![Point {
+                at_ms,
+                seconds: 1.0,
+                offered: 20,
+                admitted: 5,
+                refused: [("rate_limited".into(), 15)].into(),
+                in_flight: 3,
+                limit: 4,
+                ttft: vec![0, 4, 1],
+                ..Point::default()
+            }],
+            events: vec![Event { at_ms: 3_723_000, text: "the gateway started".to_owned() }],
+            scene: Scene {
+                version: "1.2.3".into(),
+                phase: "running".into(),
+                ttft_slo_ms: 1000,
+                ttft_buckets: vec![0.1, 0.5],
+                redis: Some(false),
+                pools: vec![PoolScene {
+                    name: "chat".into(),
+                    active: Some("blue".into()),
+                    workers: vec![worker],
+                    ..PoolScene::default()
+                }],
+                callers: vec![CallerScene {
+                    id: "key:team-a".into(),
+                    requests: 7.5,
+                    ..CallerScene::default()
+                }],
+                rules: vec![RuleScene { name: "burst".into(), used: Some(0.93), ..RuleScene::default() }],
+                ..Scene::default()
+            },
+        }
+    }
+
+    fn screen(view: &View, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| view.draw(frame)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn everything_that_matters_is_on_the_screen() {
+        let mut view = View::default();
+        view.take(Ok(frame(true, 1)));
+        view.take(Ok(frame(false, 2)));
+        view.take(Ok(frame(false, 2)));
+        assert_eq!(view.points.len(), 2, "a second that came twice counts once");
+        let shown = screen(&view, 120, 40);
+        for text in [
+            "1.2.3  running  Redis lost  heartbeats not used",
+            "offered 20.0/s  admitted 5.0/s  refused 15.0/s",
+            "in flight 3/4",
+            "rate_limited 15",
+            "chat (blue)",
+            "● green",
+            "███████████████····· 3/4",
+            "50 %",
+            "key:team-a",
+            "93 %",
+            "01:02:03Z  the gateway started",
+            "late       ░░",
+            "≤ half     ▒▒",
+        ] {
+            assert!(shown.contains(text), "missing {text} in\n{shown}");
+        }
+        view.take(Err("it is silent".to_owned()));
+        assert!(screen(&view, 120, 40).contains("NOT REACHED: it is silent"));
+    }
+
+    #[test]
+    fn a_small_or_empty_screen_is_drawn_too() {
+        let mut view = View::default();
+        for (width, height) in [(120, 40), (20, 5), (1, 1)] {
+            screen(&view, width, height);
+            view.take(Ok(frame(true, 1)));
+            screen(&view, width, height);
+        }
+    }
+}

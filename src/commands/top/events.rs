@@ -1,0 +1,91 @@
+//! The admin port's events, as they come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, HOST};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty};
+use rustls::ClientConfig;
+use tokio::sync::mpsc::Sender;
+use tokio::time::timeout;
+use traffic_dam::net::client;
+use traffic_dam::server::admin::live::Frame;
+
+/// A gateway speaks each second; this silence means that it is gone.
+const SILENCE: Duration = Duration::from_secs(10);
+/// The longest event: five minutes of a large gateway are a few hundred kilobytes.
+const LONGEST: usize = 16 << 20;
+
+/// Where the events are.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) admin: Uri,
+    pub(super) token: Option<String>,
+    pub(super) tls: Option<Arc<ClientConfig>>,
+}
+
+impl Source {
+    /// Hands on what comes, until nobody wants it; or says why nothing comes any more.
+    pub(super) async fn read(&self, to: &Sender<Result<Frame, String>>) -> Result<(), String> {
+        let path = format!("{}/api/v1/events", self.admin.path().trim_end_matches('/'));
+        let host = self.admin.authority().map_or("", |authority| authority.as_str());
+        let mut request = Request::get(path).header(HOST, host).header(ACCEPT, "text/event-stream");
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+        let silent = |_| "it is silent".to_owned();
+        let answer = timeout(SILENCE, client::send(&self.admin, self.tls.as_ref(), request)).await;
+        let mut answer = answer.map_err(silent)?.map_err(|error| error.to_string())?;
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::UNAUTHORIZED => {
+                return Err("it wants a token: --token, or DAM_ADMIN_TOKEN".to_owned());
+            }
+            status => return Err(format!("it answers {status}")),
+        }
+        let mut unread = Vec::new();
+        while let Some(piece) = timeout(SILENCE, answer.frame()).await.map_err(silent)? {
+            let Ok(data) = piece.map_err(|error| error.to_string())?.into_data() else { continue };
+            unread.extend_from_slice(&data);
+            while let Some(event) = next(&mut unread) {
+                let frame = serde_json::from_slice(&event)
+                    .map_err(|error| format!("it is of another version: {error}"))?;
+                if to.send(Ok(frame)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if unread.len() > LONGEST {
+                return Err("it says more than can be shown".to_owned());
+            }
+        }
+        Err("it ended the connection".to_owned())
+    }
+}
+
+/// Takes the first whole event out of `unread`: what follows `data: ` up to an empty line.
+fn next(unread: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let end = unread.windows(2).position(|pair| pair == b"\n\n")?;
+    let event: Vec<u8> = unread.drain(..end + 2).collect();
+    let text = event.strip_prefix(b"data: ").unwrap_or(&event);
+    Some(text.trim_ascii_end().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_whole_however_they_are_cut() {
+        let stream = b"data: {\"a\":1}\n\ndata: {}\n\n";
+        for cut in 0..stream.len() {
+            let mut unread = stream[..cut].to_vec();
+            let mut events: Vec<_> = std::iter::from_fn(|| next(&mut unread)).collect();
+            unread.extend_from_slice(&stream[cut..]);
+            events.extend(std::iter::from_fn(|| next(&mut unread)));
+            assert_eq!(events, [b"{\"a\":1}".to_vec(), b"{}".to_vec()], "{cut}");
+        }
+    }
+}

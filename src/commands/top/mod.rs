@@ -1,0 +1,91 @@
+//! `traffic-dam top`: the live page, in a terminal.
+//!
+//! It reads the admin port's events, so it shows what the page shows and costs what one more viewer costs.
+
+mod draw;
+mod events;
+
+use std::time::Duration;
+
+use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
+use futures_util::StreamExt;
+use http::Uri;
+use ratatui::DefaultTerminal;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use traffic_dam::config::syntax::{Syntax, WorkerUrl};
+use traffic_dam::upstream::tls;
+
+use super::{Failure, runtime};
+use draw::View;
+use events::Source;
+
+/// Between two tries to reach the gateway.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Frames that wait to be drawn: one is drawn in a fraction of the second until the next.
+const AHEAD: usize = 4;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The admin port
+    #[arg(long, default_value = "http://127.0.0.1:8081", value_parser = url)]
+    admin: Uri,
+    /// The token that the admin port asks for
+    #[arg(long, env = "DAM_ADMIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+fn url(text: &str) -> Result<Uri, String> {
+    WorkerUrl::read(text).map(|url| url.0).ok_or_else(|| format!("must be {}", WorkerUrl::EXPECTED))
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let tls = match arguments.admin.scheme_str() {
+        Some("https") => {
+            Some(tls::client_config([]).map_err(|error| Failure::Misuse(format!("--admin: {error}")))?)
+        }
+        _ => None,
+    };
+    let source = Source { admin: arguments.admin, token: arguments.token, tls };
+    let runtime = runtime()?;
+    let mut terminal = ratatui::try_init()?;
+    let shown = runtime.block_on(show(&mut terminal, source));
+    ratatui::try_restore()?;
+    shown
+}
+
+/// Shows what comes until a key ends it.
+async fn show(terminal: &mut DefaultTerminal, source: Source) -> Result<(), Failure> {
+    let (sender, mut news) = mpsc::channel(AHEAD);
+    let reading = tokio::spawn(async move {
+        loop {
+            let Err(why) = source.read(&sender).await else { return };
+            if sender.send(Err(why)).await.is_err() {
+                return;
+            }
+            sleep(AGAIN).await;
+        }
+    });
+    let mut view = View::default();
+    let mut keys = EventStream::new();
+    loop {
+        terminal.draw(|frame| view.draw(frame))?;
+        tokio::select! {
+            Some(news) = news.recv() => view.take(news),
+            key = keys.next() => match key {
+                Some(Ok(Event::Key(key))) if key.kind == KeyEventKind::Press => {
+                    let interrupted = key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
+                    if interrupted || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc) {
+                        break;
+                    }
+                }
+                // A terminal of another size is drawn anew.
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => break,
+            },
+        }
+    }
+    reading.abort();
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Where a request stands in a distributed trace, as the W3C's Trace Context writes it.
+//!
+//! What a client says of its trace is followed: its trace's id stands in the log, and it decides whether spans are kept.
+//! Where the gateway records a span of its own, or nobody said anything, what the worker does is told to be the child of
+//! the gateway's span; otherwise the client's own words pass unchanged.
+
+use std::fmt;
+
+use http::HeaderValue;
+
+/// A request's place in a trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// The trace's id; never zero.
+    pub id: TraceId,
+    /// The gateway's own span.
+    pub span: u64,
+    /// The client's span.
+    pub parent: Option<u64>,
+    /// Whether spans of this trace are recorded.
+    pub sampled: bool,
+    /// Whether the worker is told of the gateway's span rather than of the client's.
+    pub leads: bool,
+}
+
+/// The id of a trace; written as 32 digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceId(pub u128);
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// `00-<32 digits>-<16 digits>-<2 digits>`
+const LENGTH: usize = 55;
+
+impl Trace {
+    /// A trace that begins here. The ids are random and not zero.
+    #[must_use]
+    pub const fn begun(id: u128, span: u64, sampled: bool) -> Self {
+        Self { id: TraceId(id), span, parent: None, sampled, leads: true }
+    }
+
+    /// The trace that a client's `traceparent` names, which passes as it is; nothing when it is malformed.
+    #[must_use]
+    pub fn read(header: &str) -> Option<Self> {
+        let version = header.get(..2)?;
+        // Later versions may say more after a further hyphen.
+        let sound = match version {
+            "ff" => false,
+            "00" => header.len() == LENGTH,
+            _ => header.len() == LENGTH || header.as_bytes().get(LENGTH) == Some(&b'-'),
+        };
+        let mut parts = header.get(..LENGTH)?.split('-');
+        let (_, id, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        if !sound || (version.len(), id.len(), span.len(), flags.len()) != (2, 32, 16, 2) {
+            return None;
+        }
+        let digits = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if ![version, id, span, flags].into_iter().all(digits) {
+            return None;
+        }
+        let id = u128::from_str_radix(id, 16).ok().filter(|id| *id != 0)?;
+        let span = u64::from_str_radix(span, 16).ok().filter(|span| *span != 0)?;
+        let sampled = u8::from_str_radix(flags, 16).ok()? & 1 == 1;
+        Some(Self { id: TraceId(id), span, parent: Some(span), sampled, leads: false })
+    }
+
+    /// The same trace, with a span of the gateway's own between client and worker.
+    #[must_use]
+    pub const fn through(self, span: u64) -> Self {
+        Self { span, leads: true, ..self }
+    }
+
+    /// The `traceparent` of the gateway's span.
+    #[must_use]
+    pub fn header(&self) -> HeaderValue {
+        let mut text = *b"00-________________________________-________________-00";
+        hex(&mut text[3..35], self.id.0);
+        hex(&mut text[36..52], u128::from(self.span));
+        text[LENGTH - 1] = if self.sampled { b'1' } else { b'0' };
+        HeaderValue::from_bytes(&text).unwrap_or_else(|_never| HeaderValue::from_static("00"))
+    }
+}
+
+/// Writes the low digits of `value`, as many as there is room for.
+fn hex(room: &mut [u8], mut value: u128) {
+    for digit in room.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(value & 15) as usize];
+        value >>= 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENTS: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn a_clients_trace_goes_on_through_the_gateway() {
+        let told = Trace::read(CLIENTS).unwrap();
+        assert_eq!(told.id.to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!((told.parent, told.sampled, told.leads), (Some(0xb7ad_6b71_6920_3331), true, false));
+        assert_eq!(told.header(), CLIENTS);
+        let through = told.through(0xabc);
+        assert_eq!(through.header(), "00-0af7651916cd43dd8448eb211c80319c-0000000000000abc-01");
+        assert_eq!((through.parent, through.leads), (told.parent, true));
+        assert!(
+            Trace::read(&Trace::begun(7, 9, false).header().to_str().unwrap().to_owned())
+                .is_some_and(|read| !read.sampled)
+        );
+    }
+
+    #[test]
+    fn later_versions_are_read_and_malformed_headers_are_not() {
+        assert!(Trace::read(&CLIENTS.replacen("00", "cc", 1)).is_some());
+        assert!(Trace::read(&(CLIENTS.replacen("00", "cc", 1) + "-more")).is_some());
+        for wrong in [
+            "",
+            "00",
+            "é",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0af7651916cd43dd8448eb211c80319cb-7ad6b7169203331-01",
+            "00_0af7651916cd43dd8448eb211c80319c_b7ad6b7169203331_01",
+            "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(Trace::read(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! A request's span, by OpenTelemetry's conventions for HTTP servers and for generative AI.
+
+use std::time::SystemTime;
+
+use opentelemetry::trace::{Event, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::{InstrumentationScope, KeyValue, Value};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+
+use crate::clock::Nanos;
+use crate::request::{Ending, Flight, Kind};
+
+/// The span of a request that ended at `now`, which is `wall` for people.
+pub(super) fn span(
+    flight: &Flight,
+    status: u16,
+    now: Nanos,
+    wall: SystemTime,
+    scope: &InstrumentationScope,
+) -> SpanData {
+    let at = |moment: Nanos| wall.checked_sub(now.since(moment)).unwrap_or(wall);
+    let trace = flight.trace;
+    let ending = flight.ending();
+    let asked = flight.asked();
+    let operation = asked.and_then(|asked| operation(asked.kind));
+    let model = asked.and_then(|asked| asked.model.clone());
+    let route = flight.route().map(|route| route.to_string());
+    let name = match (operation, &model) {
+        (Some(operation), Some(model)) => format!("{operation} {model}"),
+        (Some(operation), None) => operation.to_owned(),
+        (None, _) => route.clone().unwrap_or_else(|| "request".to_owned()),
+    };
+
+    let mut attributes = Vec::with_capacity(16);
+    let mut set = |key: &'static str, value: Option<Value>| {
+        attributes.extend(value.map(|value| KeyValue::new(key, value)));
+    };
+    let count = |count: u64| Value::from(i64::try_from(count).unwrap_or(i64::MAX));
+    let text = |text: &str| Value::from(text.to_owned());
+    set("http.route", route.map(Value::from));
+    set("http.response.status_code", (status > 0).then(|| i64::from(status).into()));
+    set("gen_ai.operation.name", operation.map(Value::from));
+    set("gen_ai.request.model", model.as_deref().map(text));
+    let (max_tokens, stream) = asked.map_or((None, false), |asked| (asked.max_tokens, asked.stream));
+    set("gen_ai.request.max_tokens", max_tokens.map(count));
+    set("gen_ai.request.stream", operation.map(|_| stream.into()));
+    set("gen_ai.usage.input_tokens", flight.usage().map(|(prompt, _)| count(prompt)));
+    set("gen_ai.usage.output_tokens", flight.first_token().map(|_| count(flight.output_tokens())));
+    set("error.type", flight.reason().map(|reason| reason.as_str().into()));
+    set("traffic_dam.request_id", Some(text(&flight.id)));
+    set("traffic_dam.outcome", Some(ending.as_str().into()));
+    set("traffic_dam.caller", flight.caller().map(|caller| text(&caller.id)));
+    set("traffic_dam.class", flight.caller().map(|caller| caller.class.as_str().into()));
+    set("traffic_dam.pool", flight.pool().map(|pool| text(pool)));
+    set("traffic_dam.worker", flight.worker().map(|worker| text(worker)));
+
+    let millis = |key, length: std::time::Duration| vec![KeyValue::new(key, length.as_secs_f64() * 1000.0)];
+    let mut events = SpanEvents::default();
+    events.events.push(Event::new("received", at(flight.received()), Vec::new(), 0));
+    if let Some(dispatched) = flight.dispatched() {
+        let queued = millis("traffic_dam.queued_ms", flight.queued());
+        events.events.push(Event::new("dispatched", at(dispatched), queued, 0));
+    }
+    if let (Some(first), Some(ttft)) = (flight.first_token(), flight.ttft()) {
+        events.events.push(Event::new("first_token", at(first), millis("traffic_dam.ttft_ms", ttft), 0));
+    }
+
+    let flags = if trace.sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
+    SpanData {
+        span_context: SpanContext::new(
+            TraceId::from(trace.id.0),
+            SpanId::from(trace.span),
+            flags,
+            false,
+            TraceState::NONE,
+        ),
+        parent_span_id: trace.parent.map_or(SpanId::INVALID, SpanId::from),
+        parent_span_is_remote: trace.parent.is_some(),
+        span_kind: SpanKind::Server,
+        name: name.into(),
+        start_time: at(flight.started),
+        end_time: wall,
+        attributes,
+        dropped_attributes_count: 0,
+        events,
+        links: SpanLinks::default(),
+        status: match ending {
+            Ending::WorkerFailed | Ending::TimedOut => Status::error(ending.as_str()),
+            // A refusal by 4xx is the client's; by 5xx it is a failure of the service, if a wanted one.
+            _ if status >= 500 => Status::error(flight.reason().map_or("", |reason| reason.as_str())),
+            _ => Status::Unset,
+        },
+        instrumentation_scope: scope.clone(),
+    }
+}
+
+/// The operation as the conventions name it.
+const fn operation(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Chat | Kind::Response => Some("chat"),
+        Kind::Completion => Some("text_completion"),
+        Kind::Embedding => Some("embeddings"),
+        _ => None,
+    }
+}
