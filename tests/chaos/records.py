@@ -17,8 +17,9 @@ class Records:
     def __init__(self, url):
         self.store = redis.from_url(url, decode_responses=True, socket_timeout=5, socket_connect_timeout=1)
         self.jobs, self.faults = {}, []
-        # Jobs that were seen in a stream: those that were accepted. A look that Redis' death cut short may miss some.
-        self.accepted = set()
+        # Jobs that were seen in a stream, and of which colour: those that were accepted. A look that Redis' death cut short may
+        # miss some.
+        self.accepted = {}
         self.requests = {}
 
     async def watch(self):
@@ -30,7 +31,7 @@ class Records:
                 for stream, entries in await self.store.xread(at, block=500):
                     for entry, fields in entries:
                         at[stream] = entry
-                        self.accepted.add(fields["job"])
+                        self.accepted[fields["job"]] = stream.rpartition(":")[2]
                         headers = await self.store.hget(f"dam:job:{{{fields['job']}}}", "headers")
                         if headers:
                             self.requests[json.loads(headers).get("x-request-id")] = fields["job"]
@@ -72,13 +73,16 @@ class Records:
         """What must hold. `told` is when a switch to green was asked for, `switched` when all gateways followed; ms."""
         await self.look()
         added, faults = await self.added(), self.faults
-        for job in self.accepted | crowd.promised:
+        for job in self.accepted.keys() | crowd.promised:
             if job not in self.jobs:
                 faults.append(f"job {job} was accepted, and is lost")
         states, runs, withdrawn = collections.Counter(), 0, 0
         for job, record in self.jobs.items():
             state, began = record["state"], (record["runs"] or "").split()
-            colour = record["colour"] or (began[0].rpartition("/")[2] if began else None)
+            # A gateway that dies as it brings a job out of waiting to a side cannot write down which.
+            colour = self.accepted.get(job) or record["colour"]
+            if began and record["colour"] != colour and record["async"] != "1":
+                faults.append(f"job {job} was put to {colour}, and its record says {record['colour']}")
             runs += len(began)
             if state not in ENDS:
                 if job in self.accepted or job in crowd.promised or began:
