@@ -239,7 +239,7 @@ impl App {
             }
         }
         if before.settings.shared != settings.shared {
-            tracing::warn!("`state` and `redis` change only with a restart");
+            tracing::warn!("`state`, `redis` and `workers.mode` change only with a restart");
         }
         if let Some(together) = &inner.together {
             together.store.dams().tell(settings.dams);

@@ -207,7 +207,7 @@ impl UpstreamBody {
                 let message = format!("Worker {} broke off: {}.", self.watch.worker(), broke(&error));
                 Refusal::new(Reason::UpstreamBroke, message)
             }
-            Break::Job(fault) => fault.into_refusal(self.watch.worker()),
+            Break::Job(fault) => fault.into_refusal(&format!("Worker {}", self.watch.worker())),
         };
         let late = refusal.reason == Reason::UpstreamTimeout;
         self.break_off(if late { Ending::TimedOut } else { Ending::WorkerFailed }, refusal)

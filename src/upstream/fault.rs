@@ -145,7 +145,7 @@ impl Fault {
                 Refusal::new(Reason::UpstreamTimeout, format!("Worker {worker} {}.", wait.describe()))
             }
             Self::Client(refusal) => refusal,
-            Self::Job(fault) => fault.into_refusal(worker),
+            Self::Job(fault) => fault.into_refusal(&format!("Worker {worker}")),
             Self::NotQueued(Refused::Full) => {
                 let message = format!("Worker {worker} has all that it can start.");
                 Refusal::new(Reason::Overloaded, message).with_retry_after(FULL)

@@ -48,8 +48,8 @@ impl Fault {
 
     /// What the client is told.
     #[must_use]
-    pub fn into_refusal(self, worker: &str) -> Refusal {
-        Refusal::new(self.reason, format!("Worker {worker} failed: {}", self.message))
+    pub fn into_refusal(self, who: &str) -> Refusal {
+        Refusal::new(self.reason, format!("{who} failed: {}", self.message))
     }
 }
 
