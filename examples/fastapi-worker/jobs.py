@@ -24,7 +24,8 @@ class Run:
 
     def stop(self, verdict):
         self.verdict = verdict
-        self.task.cancel()
+        if self.task:  # else it has not begun, and is told so by what it asks first
+            self.task.cancel()
 
 
 class Drainer:
@@ -205,7 +206,7 @@ class Drainer:
         """Says each interval that what runs still runs, and stops what is another's."""
         while True:
             await asyncio.sleep(self.interval)
-            with contextlib.suppress(redis.RedisError):
+            with contextlib.suppress(redis.RedisError, OSError):
                 lost = self.runs and await self.renew(keys=[self.stream], args=[self.worker, *self.runs])
                 for entry in lost:
                     if entry in self.runs:
@@ -213,7 +214,7 @@ class Drainer:
 
     async def hear_cancels(self):
         while True:
-            with contextlib.suppress(redis.RedisError):
+            with contextlib.suppress(redis.RedisError, OSError):
                 async with self.client.pubsub() as cancels:
                     await cancels.subscribe(f"{self.prefix}:cancels:{self.worker}")
                     while True:

@@ -30,31 +30,27 @@ now = {"state": "ready", "slots": SLOTS, "running": 0, "waiting": 0, "model": MO
 async def life(app):
     loop, news = asyncio.get_running_loop(), asyncio.Event()
     server_ends = signal.getsignal(signal.SIGTERM)
-    tasks = []
     if os.environ.get("WORKER_QUEUE"):
         queue = jobs.Drainer(app, NAME, **PLACE, slots=SLOTS, interval=INTERVAL)
-        tasks.append(asyncio.create_task(queue.run()))
-        finish = queue.drain
+        served, finish = asyncio.create_task(queue.run()), queue.drain
     else:
         now["url"] = os.environ.get("WORKER_URL", "http://127.0.0.1:8000")
-        # Gateways hear of it before the server closes its door.
-        tasks.append(loop.create_future())
-        finish = lambda: loop.call_later(INTERVAL, tasks[0].set_result, None)
+        served = loop.create_future()
+
+        def finish():  # gateways hear of it before the server closes its door
+            loop.call_later(INTERVAL, served.set_result, None)
 
     def drain(number, frame):
-        def begin():
-            now["state"] = "draining"
-            news.set()
-            tasks[0].add_done_callback(lambda _: server_ends(number, frame))
-            finish()
-
-        loop.call_soon_threadsafe(begin)
+        now["state"] = "draining"
+        loop.call_soon_threadsafe(news.set)
+        loop.call_soon_threadsafe(served.add_done_callback, lambda _: server_ends(number, frame))
+        loop.call_soon_threadsafe(finish)
 
     signal.signal(signal.SIGTERM, drain)
-    tasks.append(asyncio.create_task(heartbeats.say(NAME, lambda: now, news, INTERVAL)))
+    speaking = asyncio.create_task(heartbeats.say(NAME, lambda: now, news, INTERVAL))
     yield
-    for task in tasks:
-        task.cancel()
+    served.cancel()
+    speaking.cancel()
 
 
 app = FastAPI(lifespan=life)
@@ -62,15 +58,18 @@ app = FastAPI(lifespan=life)
 
 async def words(messages, most):
     now["waiting"] += 1
-    async with busy:
+    try:
+        await busy.acquire()
+    finally:
         now["waiting"] -= 1
-        now["running"] += 1
-        try:
-            for word in messages[-1]["content"].split()[:most]:
-                await asyncio.sleep(0.02)
-                yield word + " "
-        finally:
-            now["running"] -= 1
+    now["running"] += 1
+    try:
+        for word in messages[-1]["content"].split()[:most]:
+            await asyncio.sleep(0.02)
+            yield word + " "
+    finally:
+        now["running"] -= 1
+        busy.release()
 
 
 def piece(delta, finish=None):

@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         };
         let Place { worker, pool, colour, .. } = &membership.place;
         say(format!("drains  the queue of {pool}, {colour}, as {worker}"));
-        let drained = drain(listener, options, membership, terminated()).await;
-        drained.map_err(|error| Failure::Misuse(format!("--redis: {error}")))
+        drain(listener, options, membership, terminated()).await;
+        Ok(())
     })
 }

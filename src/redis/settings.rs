@@ -34,11 +34,6 @@ impl RedisSettings {
         let timeout = Duration::from_millis(10);
         Self { urls: vec![url], topology: Topology::Single, authorities: None, prefix, timeout }
     }
-
-    /// The first URL.
-    pub(super) fn url(&self) -> &str {
-        self.urls.first().map_or("", |url| url)
-    }
 }
 
 /// What the URLs lead to.

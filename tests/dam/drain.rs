@@ -46,8 +46,7 @@ fn start(redis: &Redis) -> Drainer {
     };
     let (end, ended) = oneshot::channel();
     let task = tokio::spawn(async move {
-        let draining = drain(listener, options, membership, async { ended.await.unwrap_or_default() });
-        draining.await.unwrap();
+        drain(listener, options, membership, async { ended.await.unwrap_or_default() }).await;
     });
     Drainer { addr, end, task }
 }

@@ -5,28 +5,30 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, ScriptInvocation};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ScriptInvocation};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
+use crate::redis::connect::{Connection, connect};
 use crate::redis::settings::RedisSettings;
 
-/// How long making a connection may take, and how long an answer may take that Redis does not hold back itself.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long an answer may take that Redis does not hold back itself.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// How long making a connection may take in all: sentinels are asked one after another.
+const CONNECT: Duration = Duration::from_secs(3);
 
 /// One connection for many tasks.
 pub(super) struct Line {
-    client: Client,
+    settings: RedisSettings,
     patience: Duration,
     /// A lock for tasks: while one of them connects, the others wait for what comes of it.
-    open: Mutex<Option<MultiplexedConnection>>,
+    open: Mutex<Option<Connection>>,
 }
 
 impl Line {
     /// A line that is not open yet. `held` is how long Redis may hold an answer back.
-    pub(super) fn new(settings: &RedisSettings, held: Duration) -> RedisResult<Self> {
-        let client = Client::open(settings.url())?;
-        Ok(Self { client, patience: PATIENCE + held, open: Mutex::new(None) })
+    pub(super) fn new(settings: &RedisSettings, held: Duration) -> Self {
+        Self { settings: settings.clone(), patience: PATIENCE + held, open: Mutex::new(None) }
     }
 
     pub(super) async fn call<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
@@ -40,15 +42,15 @@ impl Line {
         self.heard(script.invoke_async(&mut connection).await).await
     }
 
-    async fn connection(&self) -> RedisResult<MultiplexedConnection> {
+    async fn connection(&self) -> RedisResult<Connection> {
         let mut open = self.open.lock().await;
         if let Some(open) = &*open {
             return Ok(open.clone());
         }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(self.patience));
-        let made = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let made = match timeout(CONNECT, connect(&self.settings, Some(self.patience))).await {
+            Ok(made) => made?,
+            Err(_) => return Err((ErrorKind::Io, "no answer").into()),
+        };
         *open = Some(made.clone());
         Ok(made)
     }

@@ -5,7 +5,10 @@
 //!
 //! **Failure mode.** Redis is away: every step fails within some two seconds. All of them may be sent again.
 
+mod job;
 mod line;
+
+pub use job::{Entry, Run, Said, Taken};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,14 +16,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use redis::{Client, FromRedisValue, RedisResult, Script, Value, cmd, from_redis_value};
+use redis::{FromRedisValue, PushInfo, PushKind, RedisResult, Script, Value, cmd, from_redis_value};
+use tokio::sync::mpsc;
 
-use self::line::Line;
+use self::line::{Line, PATIENCE};
 use super::jobs::Kind;
+use super::pushes;
 use super::settings::RedisSettings;
 use crate::fleet::heartbeat::Key;
 
+/// Cancels that may wait to be looked at. One that has no room is told with the next part of its answer.
+const CANCELS: usize = 1024;
 const GROUP: &str = "workers";
 /// How long Redis may hold back the answer to a read while there is nothing.
 const BLOCK: Duration = Duration::from_millis(1000);
@@ -49,7 +55,7 @@ pub struct Consumer {
     stream: String,
     dead: String,
     key: Option<Key>,
-    client: Client,
+    settings: RedisSettings,
     /// For what Redis holds back, which nothing else may wait behind.
     reading: Line,
     line: Line,
@@ -57,54 +63,6 @@ pub struct Consumer {
     emit: Script,
     renew: Script,
     end: Script,
-}
-
-/// A place in the stream that leads to a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The entry's id.
-    pub id: String,
-    /// The job's.
-    pub job: String,
-}
-
-/// What came of taking a job.
-#[derive(Debug)]
-pub enum Taken {
-    /// It is this worker's to run.
-    Run(Run),
-    /// There is nothing to run any more.
-    Gone,
-    /// Its runs are used up, for this reason.
-    Dead(String),
-}
-
-/// A run of a job, as it was begun.
-#[derive(Debug)]
-pub struct Run {
-    /// Which run of the job this is.
-    pub epoch: u64,
-    /// The time until its deadline.
-    pub left: Duration,
-    /// What was asked.
-    pub path: String,
-    /// A JSON object of strings.
-    pub headers: String,
-    /// The request's body.
-    pub body: Bytes,
-    /// Whether this worker has no key, or the job is signed with it.
-    pub genuine: bool,
-}
-
-/// What Redis says to a part of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
-    /// It was added.
-    Ok,
-    /// Somebody else runs the job.
-    Fenced,
-    /// Nobody wants the rest.
-    Cancelled,
 }
 
 impl fmt::Debug for Consumer {
@@ -115,19 +73,17 @@ impl fmt::Debug for Consumer {
 
 impl Consumer {
     /// A consumer that has not connected yet. With a key it knows forged jobs.
-    ///
-    /// # Errors
-    /// When the URL is none.
-    pub fn new(settings: &RedisSettings, place: Place, key: Option<Key>) -> RedisResult<Self> {
+    #[must_use]
+    pub fn new(settings: &RedisSettings, place: Place, key: Option<Key>) -> Self {
         let prefix = Arc::clone(&settings.prefix);
         let with_common =
             |own: &str| Script::new(&format!("{}{own}", include_str!("../jobs/lua/common.lua")));
-        Ok(Self {
+        Self {
             stream: format!("{prefix}:jobs:{{{}}}:{}", place.pool, place.colour),
             dead: format!("{prefix}:dead:{{{}}}", place.pool),
-            client: Client::open(settings.url())?,
-            reading: Line::new(settings, BLOCK)?,
-            line: Line::new(settings, Duration::ZERO)?,
+            settings: settings.clone(),
+            reading: Line::new(settings, BLOCK),
+            line: Line::new(settings, Duration::ZERO),
             take: with_common(include_str!("../jobs/lua/take.lua")),
             emit: with_common(include_str!("../jobs/lua/emit.lua")),
             renew: Script::new(include_str!("../jobs/lua/renew.lua")),
@@ -135,7 +91,7 @@ impl Consumer {
             place,
             prefix,
             key,
-        })
+        }
     }
 
     /// Who drains what.
@@ -284,20 +240,26 @@ impl Consumer {
     /// Hears which jobs, in which epoch, this worker should stop, until the connection breaks.
     ///
     /// # Errors
-    /// Always in the end.
+    /// Why nothing is heard any more.
     pub async fn hear_cancels(&self, mut hear: impl FnMut(&str, u64)) -> RedisResult<()> {
-        let mut cancels = self.client.get_async_pubsub().await?;
-        cancels.subscribe(format!("{}:cancels:{}", self.prefix, self.place.worker)).await?;
-        let mut messages = cancels.on_message();
-        while let Some(message) = messages.next().await {
-            let text: String = message.get_payload()?;
-            if let Some((job, epoch)) = text.split_once(' ')
-                && let Ok(epoch) = epoch.parse()
-            {
-                hear(job, epoch);
+        let (sender, mut cancels) = mpsc::channel(CANCELS);
+        let mut connection = pushes::connect(&self.settings, PATIENCE, sender, || ()).await?;
+        connection.subscribe(format!("{}:cancels:{}", self.prefix, self.place.worker)).await?;
+        while let Some(PushInfo { kind, data }) = cancels.recv().await {
+            match (kind, &data[..]) {
+                (PushKind::Message, [_, Value::BulkString(text)]) => {
+                    if let Some((job, epoch)) =
+                        std::str::from_utf8(text).ok().and_then(|text| text.split_once(' '))
+                        && let Ok(epoch) = epoch.parse()
+                    {
+                        hear(job, epoch);
+                    }
+                }
+                (PushKind::Disconnection, _) => break,
+                _ => {}
             }
         }
-        Ok(())
+        Err(pushes::gone())
     }
 
     fn of_job<'a>(&self, script: &'a Script, job: &str) -> redis::ScriptInvocation<'a> {

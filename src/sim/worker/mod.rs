@@ -73,20 +73,16 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
 }
 
 /// Has a worker drain a queue, and serves it on `listener` too, until `shutdown` completes and it has drained.
-///
-/// # Errors
-/// When the URL of Redis is none.
 pub async fn drain(
     listener: TcpListener,
     options: Options,
     membership: Membership,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), redis::RedisError> {
+) {
     let station = Arc::new(Station::new(&options));
     let shop = Arc::new(Shop::new(options.clone(), Arc::clone(&station)));
-    let drainer = Drainer::new(Arc::clone(&shop), Arc::clone(&station), options, membership)?;
+    let drainer = Drainer::new(Arc::clone(&shop), Arc::clone(&station), options, membership);
     open(listener, station, shop, drainer.drain(shutdown)).await;
-    Ok(())
 }
 
 async fn open(

@@ -57,18 +57,16 @@ pub(super) struct Drainer {
 }
 
 impl Drainer {
-    /// # Errors
-    /// When the URL of Redis is none.
     pub(super) fn new(
         shop: Arc<Shop>,
         station: Arc<Station>,
         options: Options,
         membership: Membership,
-    ) -> RedisResult<Self> {
+    ) -> Self {
         let Membership { redis, place, key, .. } = &membership;
-        let consumer = Consumer::new(redis, place.clone(), key.clone())?;
+        let consumer = Consumer::new(redis, place.clone(), key.clone());
         let desk = Arc::new(Desk::new(shop, consumer));
-        Ok(Self { desk, station, membership, options, draining: watch::Sender::new(false) })
+        Self { desk, station, membership, options, draining: watch::Sender::new(false) }
     }
 
     /// Drains the queue until `end` completes and what runs then has ended, or its time is over.
