@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment k6 bench bench-proxy observe-cost overload deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,7 @@ test: ## everything that must pass: formatting, lints, docs, tests, the real Ope
 	@$(MAKE) --no-print-directory chaos-short
 	@$(MAKE) --no-print-directory smoke-short
 	@$(MAKE) --no-print-directory load-short
+	@$(MAKE) --no-print-directory monitoring
 
 fmt: ## formats the sources
 	cargo fmt
@@ -45,6 +46,9 @@ page: ## the live page in Chromium; SCREENSHOTS=docs/page keeps pictures of it
 
 queue-workers: ## both workers put through the queue's protocol
 	scripts/queue-workers
+
+queue-figures: ## what a queue costs beside HTTP: first tokens, commands to Redis, CPU of 1000 streams; some 2 minutes
+	scripts/queue-figures
 
 chaos: ## gateways, workers and Redis killed and paused for 10 minutes while jobs go through them
 	scripts/chaos
@@ -71,6 +75,9 @@ soak: ## just at capacity with waves and people who leave, for 15 minutes (SOAK_
 
 experiment: ## the worker alone and behind the gateway, in turns, as report/index.html; some 20 minutes (SHORT=1: 3)
 	scripts/experiment
+
+monitoring: ## alerts, rules, dashboard and compose.yaml by their own tools, then a real Prometheus and real trouble
+	scripts/monitoring --debug
 
 k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6

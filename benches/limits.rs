@@ -188,6 +188,7 @@ fn subject(caller: &str) -> Subject<'_> {
         route: "/v1/*",
         path: "/v1/chat/completions",
         class,
+        own: None,
     }
 }
 

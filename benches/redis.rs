@@ -70,6 +70,7 @@ fn subject() -> Subject<'static> {
         route: "/v1/chat/completions",
         path: "/v1/chat/completions",
         class: Class::Interactive,
+        own: None,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::fleet::Fleet;
 use crate::layers::demand::{DemandLayer, Intake, Weigh};
 use crate::layers::door::{Door, DoorLayer, Guarding};
+use crate::layers::explain::{Explain, ExplainLayer};
 use crate::layers::identify::{Callers, Identify, IdentifyLayer};
 use crate::layers::jobs::{Counter, JobsLayer, Serve};
 use crate::layers::limit::{Counting, Limit, LimitLayer, RuleMetrics};
@@ -26,6 +27,8 @@ pub struct Parts {
     pub observatory: Arc<Observatory>,
     /// The origins whose pages may call, if any.
     pub cors: Option<CorsLayer>,
+    /// Who may ask why.
+    pub explain: ExplainLayer,
     /// Whether anybody is let in.
     pub door: Arc<Door>,
     /// Who may ask.
@@ -50,7 +53,10 @@ pub struct Parts {
 type Rescued = Rescue<Guarding<Identify<Weigh<Limit<Serve<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>>>>;
 
 /// The whole stack as one service.
-pub type Stack = Observe<Either<Cors<Rescued>, Rescued>>;
+pub type Stack = Observe<Either<Cors<Told>, Told>>;
+
+/// From `explain` inwards.
+type Told = Explain<Rescued>;
 
 /// Puts the layers together. A request meets them from the first line to the last.
 #[must_use]
@@ -58,6 +64,7 @@ pub fn stack(parts: &Parts) -> Stack {
     let Parts {
         observatory,
         cors,
+        explain,
         door,
         callers,
         intake,
@@ -77,6 +84,8 @@ pub fn stack(parts: &Parts) -> Stack {
         .layer(ObserveLayer::new(Arc::clone(observatory)))
         // A page must be able to read a refusal too, so its headers go on outside of it.
         .layer(cors)
+        // What is said of the rules goes on refusals too.
+        .layer(explain.clone())
         // The only place where a refusal becomes HTTP.
         .layer(RescueLayer)
         // A shut door costs nothing more.

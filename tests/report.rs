@@ -80,7 +80,8 @@ fn sound_runs_become_a_report_and_a_plan() {
 
 #[test]
 fn each_planted_fault_has_its_exit_code_and_no_conclusion() {
-    let plants: [(i32, &str, fn(&mut Runs)); 7] = [
+    type Plant = (i32, &'static str, fn(&mut Runs));
+    let plants: [Plant; 7] = [
         (10, "TTFT missing", |runs| runs[1].1[9]["ttft"] = Value::Null),
         (11, "TTFT impossible", |runs| runs[1].1[9]["end"] = json!(1)),
         (12, "clock stepped", |runs| runs[1].1[9]["wall"] = json!(1_700_000_009_999_u64)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::StartError;
@@ -16,6 +17,7 @@ use crate::fleet::roster::Roll;
 use crate::fleet::{Colours, Fleet};
 use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
+use crate::layers::explain::ExplainLayer;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
 use crate::layers::intake::{Buffers, Limits};
 use crate::layers::jobs::Counter;
@@ -60,6 +62,19 @@ pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
 /// What jobs are signed with.
 fn job_key(settings: &Settings) -> Option<crate::fleet::heartbeat::Key> {
     settings.discovery.as_ref()?.roster.key.clone()
+}
+
+/// The settings with the certificate authorities that they name for Redis.
+pub(super) fn with_authorities(mut settings: Settings) -> Result<Settings, StartError> {
+    if let Some(file) = &settings.shared.ca {
+        let pem = std::fs::read(file).map_err(|source| StartError::RedisCa { file: file.clone(), source })?;
+        let authorities: Arc<[u8]> = pem.into();
+        if let Some(discovery) = &mut settings.discovery {
+            discovery.redis.authorities = Some(Arc::clone(&authorities));
+        }
+        settings.shared.redis.authorities = Some(authorities);
+    }
+    Ok(settings)
 }
 
 /// The way to the workers.
@@ -145,6 +160,7 @@ pub(super) fn stack(
             spans: spans.clone(),
         }),
         cors: cors(settings),
+        explain: explain(settings),
         door: Arc::clone(door),
         callers: Arc::new(
             Callers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
@@ -175,6 +191,12 @@ pub(super) fn stack(
     Ok(crate::stack::stack(&parts))
 }
 
+/// As on the admin port: whoever may read there may ask.
+fn explain(settings: &Settings) -> ExplainLayer {
+    let tokens = [&settings.admin.token, &settings.admin.read_token].into_iter().flatten();
+    ExplainLayer::new(tokens.map(|token| Sha256::digest(token.expose()).into()))
+}
+
 fn callers(settings: &Settings) -> CallerSettings {
     let callers = &settings.callers;
     CallerSettings {
@@ -201,6 +223,7 @@ fn callers(settings: &Settings) -> CallerSettings {
                 sha256: key.digest.0,
                 class: key.class,
                 weight: key.weight,
+                limits: key.limits.clone(),
             })
             .collect(),
     }

@@ -1,30 +1,19 @@
 //! How the rules stand to a request that somebody asks about.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::App;
+use crate::config::Settings;
 use crate::layers::limit::Counting;
 use crate::limit::denial::quota_in_words;
-use crate::limit::meter::Shortage;
-use crate::limit::rule::{Mode, Per};
 use crate::limit::{Cost, Explained, Seen, Subject};
-use crate::request::Class;
+use crate::request::{Class, OwnLimits};
 
 /// What is asked about when the question does not say.
 const PATH: &str = "/v1/chat/completions";
-
-const fn per_name(per: Per) -> &'static str {
-    match per {
-        Per::Caller => "caller",
-        Per::Ip => "ip",
-        Per::Model => "model",
-        Per::Route => "route",
-        Per::Team => "team",
-        Per::All => "all",
-    }
-}
 
 /// The query of a question, its fields known and readable.
 #[derive(Debug, Default)]
@@ -76,45 +65,50 @@ impl Question {
     }
 }
 
-fn shown(explained: &Explained) -> Value {
+fn shown(explained: &Explained, subject: &Subject<'_>) -> Value {
     let rule = &*explained.rule;
-    let per: Vec<_> = rule.per.iter().map(|per| per_name(*per)).collect();
+    let per: Vec<_> = rule.per.iter().map(|per| per.as_str()).collect();
     let mut shown = json!({
         "rule": rule.name,
         "per": per,
+        "key": explained.key(subject),
         "unit": rule.unit.as_str(),
         "quota": quota_in_words(rule),
         "decision": "not_matched",
     });
-    let (Some(Seen { amount, level, shortage }), Some(fields)) = (&explained.seen, shown.as_object_mut())
-    else {
-        return shown;
-    };
-    let decision = match (shortage, rule.mode) {
-        (None, _) => "allowed",
-        (Some(_), Mode::Enforce) => "refused",
-        (Some(_), Mode::Observe) => "would_refuse",
-    };
-    let wait = match shortage {
-        Some(Shortage::Wait(wait)) => json!(wait.as_nanos().div_ceil(1_000_000)),
-        Some(Shortage::Never) | None => Value::Null,
-    };
-    fields.insert("decision".to_owned(), decision.into());
-    fields.insert("amount".to_owned(), json!(amount));
-    fields.insert("limit".to_owned(), json!(rule.capacity()));
-    fields.insert("remaining".to_owned(), json!(level.remaining));
-    fields.insert("reset_ms".to_owned(), json!(level.reset.as_nanos().div_ceil(1_000_000)));
-    fields.insert("wait_ms".to_owned(), wait);
+    let (Some(seen), Some(fields)) = (&explained.seen, shown.as_object_mut()) else { return shown };
+    let Seen { amount, level, .. } = seen;
+    for (name, value) in [
+        ("decision", json!(seen.decision(rule.mode).as_str())),
+        ("amount", json!(amount)),
+        ("limit", json!(rule.capacity())),
+        ("remaining", json!(level.remaining)),
+        ("reset_ms", json!(seen.reset_ms())),
+        ("wait_ms", json!(seen.wait_ms())),
+    ] {
+        fields.insert(name.to_owned(), value);
+    }
     shown
 }
 
 impl App {
+    /// The own limits of the caller with that key.
+    fn own_limits(&self, settings: &Settings, caller: &str) -> Option<Arc<OwnLimits>> {
+        let id = caller.strip_prefix("key:")?;
+        if let Some(key) = settings.callers.keys.iter().find(|key| *key.id == *id) {
+            return key.limits.clone();
+        }
+        self.0.together.as_ref()?.callers.as_ref()?.known(id)?.limits.clone()
+    }
+
     /// Says how every rule stands to the request that `query` describes.
     pub(super) async fn explained(&self, query: String) -> Result<Value, String> {
         let question = Question::read(&query)?;
         let live = self.0.live.load_full();
         let path = question.path.as_deref().unwrap_or(PATH);
+        let own = question.caller.as_deref().and_then(|caller| self.own_limits(&live.settings, caller));
         let subject = Subject {
+            own: own.as_ref(),
             caller: question.caller.as_deref().unwrap_or("anonymous"),
             team: question.team.as_deref(),
             ip: question.ip,
@@ -129,10 +123,10 @@ impl App {
             }
             Counting::Shared(rules) => match rules.explain(&subject, &question.cost).await {
                 Ok(explained) => ("redis", explained),
-                Err(_) => ("alone", rules.explain_alone(&subject, &question.cost)),
+                Err(alone) => ("alone", alone),
             },
         };
-        let rules: Vec<_> = rules.iter().map(shown).collect();
+        let rules: Vec<_> = rules.iter().map(|rule| shown(rule, &subject)).collect();
         Ok(json!({ "caller": subject.caller, "path": path, "counted": counted, "rules": rules }))
     }
 }

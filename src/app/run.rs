@@ -189,6 +189,7 @@ impl App {
         tasks.spawn(self.clone().follow_roster());
         tasks.spawn(self.clone().follow_feed());
         tasks.spawn(self.clone().follow_keys());
+        tasks.spawn(self.clone().follow_changes());
         self.catch_up().await;
         serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
         if let Some(together) = &inner.together {
@@ -222,8 +223,9 @@ impl App {
         let inner = &*self.0;
         let _one_at_a_time = inner.reloading.lock();
         let before = inner.live.load_full();
+        let settings = build::with_authorities(settings)?;
         let upstream = build::upstream(&settings)?;
-        let ladder = Arc::new(before.ladder.rebuilt(settings.rules.clone()));
+        let ladder = Arc::new(before.ladder.rebuilt(inner.changes.apply(&settings.rules)));
         let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
         let spans = if settings.spans == before.settings.spans {
             before.spans.clone()
@@ -275,7 +277,7 @@ impl App {
         self.0.live.load().settings.clone()
     }
 
-    fn state(&self, spans: Option<Arc<Spans>>) -> build::State {
+    pub(super) fn state(&self, spans: Option<Arc<Spans>>) -> build::State {
         let inner = &*self.0;
         build::State {
             clock: inner.clock.clone(),
@@ -301,6 +303,7 @@ impl App {
                 pool.gate.expire();
             }
             self.0.live.load().ladder.sweep(self.0.clock.now());
+            self.expire_changes();
         }
     }
 

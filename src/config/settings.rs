@@ -18,7 +18,7 @@ use crate::fleet::spec::WorkerSpec;
 use crate::layers::jwt::TokenSettings;
 use crate::limit::rule::Rule;
 use crate::redis::settings::RedisSettings;
-use crate::request::{Class, Kind};
+use crate::request::{Class, Kind, OwnLimits};
 use crate::shed::settings::GateSettings;
 use crate::spans::SpanSettings;
 
@@ -214,6 +214,8 @@ pub struct CallerKey {
     pub class: Class,
     /// Its share of a contended pool relative to others; at least 1.
     pub weight: u32,
+    /// What it may have more or less of than others.
+    pub limits: Option<Arc<OwnLimits>>,
 }
 
 /// What makes requests one session.

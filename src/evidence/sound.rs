@@ -272,7 +272,8 @@ mod tests {
 
     #[test]
     fn each_planted_fault_is_found_and_no_other() {
-        let plants: [(Check, fn(&mut Run)); 13] = [
+        type Plant = (Check, fn(&mut Run));
+        let plants: [Plant; 13] = [
             (Check::TtftThere, |run| admitted(run).nth(40).unwrap().ttft = None),
             (Check::TtftPossible, |run| {
                 let request = admitted(run).nth(40).unwrap();

@@ -23,7 +23,7 @@ use super::jwt::{TokenFault, Tokens};
 use crate::clock::unix_seconds;
 use crate::redis::callers::StoredCallers;
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Caller, Class, Flight, Forwarding, Peer};
+use crate::request::{Caller, Class, Flight, Forwarding, OwnLimits, Peer};
 
 /// The header by which a request may lower its own class.
 pub const CLASS_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-class");
@@ -54,6 +54,8 @@ pub struct Key {
     pub team: Option<Arc<str>>,
     /// The owner's weight, at least 1.
     pub weight: u32,
+    /// The owner's own limits.
+    pub limits: Option<Arc<OwnLimits>>,
 }
 
 /// What an operator sets about callers.
@@ -108,6 +110,7 @@ struct Owner {
     class: Class,
     team: Option<Arc<str>>,
     weight: u32,
+    limits: Option<Arc<OwnLimits>>,
 }
 
 /// What a request showed to prove who it is.
@@ -208,8 +211,9 @@ impl Callers {
                 )?
             }
         };
-        let (weight, team) = owner.map_or((1, None), |owner| (owner.weight, owner.team));
-        Ok((Caller { id: id.into(), team, class, weight }, forwarding))
+        let (weight, team, limits) =
+            owner.map_or((1, None, None), |owner| (owner.weight, owner.team, owner.limits));
+        Ok((Caller { id: id.into(), team, class, weight, limits }, forwarding))
     }
 
     /// Whether `address` is a trusted proxy.
@@ -258,11 +262,11 @@ impl Callers {
     fn owner_of_key(&self, digest: &[u8; 32]) -> Option<Owner> {
         let space = "key";
         let found = self.by_digest.get(digest).and_then(|index| self.settings.keys.get(*index));
-        if let Some(Key { id, team, class, weight, .. }) =
+        if let Some(Key { id, team, class, weight, limits, .. }) =
             found.filter(|key| bool::from(key.sha256.ct_eq(digest)))
         {
-            let (id, team) = (Arc::clone(id), team.clone());
-            return Some(Owner { space, id, team, class: *class, weight: *weight });
+            let (id, team, limits) = (Arc::clone(id), team.clone(), limits.clone());
+            return Some(Owner { space, id, team, class: *class, weight: *weight, limits });
         }
         let key = self.stored.as_ref()?.find(digest).filter(|key| bool::from(key.sha256.ct_eq(digest)))?;
         Some(Owner {
@@ -271,6 +275,7 @@ impl Callers {
             team: key.team.clone(),
             class: key.class.unwrap_or(self.settings.default_class),
             weight: key.weight,
+            limits: key.limits.clone(),
         })
     }
 
@@ -283,6 +288,7 @@ impl Callers {
             team: bearer.team.clone(),
             class: bearer.class.unwrap_or(self.settings.default_class),
             weight: 1,
+            limits: None,
         }))
     }
 
@@ -409,6 +415,7 @@ mod tests {
                 class: Class::Interactive,
                 team: None,
                 weight: 2,
+                limits: None,
             }],
             ..CallerSettings::default()
         };

@@ -12,12 +12,12 @@ use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
 use crate::layers::body::{Guarded, Tied};
-use crate::limit::{Charge, Cost, Decision, Denial, Ladder, Subject};
+use crate::limit::{Charge, Cost, Decision, Denial, Explained, Ladder, Subject};
 use crate::metrics::{self, Metrics};
 use crate::openai::headers;
 use crate::redis::rules::{Holding, SharedRules};
 use crate::refusal::{Refusal, Standing};
-use crate::request::{Caller, DecodedPath, Demand, Ending, Flight, Forwarding};
+use crate::request::{Caller, DecodedPath, Demand, Ending, Explaining, Flight, Forwarding};
 
 /// The series of a ladder's rules, by their index.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl RuleMetrics {
     }
 
     /// Counts what was decided for `caller`. Whom a rule that observes would have refused stands in the log as well: that
-    /// is what it is for, and a caller's name is no label.
+    /// is what it is for, and the metric has names for some callers only.
     fn count(&self, decisions: &[(usize, Decision)], caller: &str) {
         for (index, decision) in decisions {
             let (Some(rule), Some(name)) = (self.rules.get(*index), self.names.get(*index)) else { continue };
@@ -48,7 +48,7 @@ impl RuleMetrics {
                     rule.used(1.0, caller);
                 }
                 Decision::WouldRefuse => {
-                    rule.would_refuse();
+                    rule.would_refuse(caller);
                     rule.used(1.0, caller);
                     tracing::info!(rule = &**name, caller, "would have been refused");
                 }
@@ -152,6 +152,8 @@ struct Question<'a> {
     subject: Subject<'a>,
     cost: Cost,
     flight: Option<Arc<Flight>>,
+    /// Present when somebody who may has asked how the rules stand.
+    explaining: Option<&'a Explaining>,
 }
 
 impl<'a> Question<'a> {
@@ -169,13 +171,22 @@ impl<'a> Question<'a> {
             route: flight.and_then(|flight| flight.route()).map_or(path, |route| route),
             path,
             class: caller.map(|caller| caller.class).unwrap_or_default(),
+            own: caller.and_then(|caller| caller.limits.as_ref()),
         };
         let cost = demand.map_or_else(Cost::default, |demand| Cost {
             prompt_tokens: demand.prompt_tokens,
             expected_output: demand.expected_output,
             max_output: demand.max_tokens.map(|most| most.saturating_mul(demand.sequences.into())),
         });
-        Self { subject, cost, flight: flight.cloned() }
+        Self { subject, cost, flight: flight.cloned(), explaining: extensions.get::<Explaining>() }
+    }
+
+    /// Says how the rules stand, after what they `decided`.
+    fn explain(&self, explaining: &Explaining, rules: &[Explained], decided: &[(usize, Decision)]) {
+        explaining.tell(rules.iter().map(|rule| {
+            let said = decided.iter().find(|(index, _)| *index == rule.index).map(|(_, decision)| *decision);
+            rule.line(&self.subject, said)
+        }));
     }
 
     /// What is held of an answer to it.
@@ -195,6 +206,10 @@ impl LimitLayer {
             Err(denial) => &denial.decisions,
         };
         self.count(decisions, question.subject.caller);
+        if let Some(explaining) = question.explaining {
+            let rules = ladder.explain(&question.subject, &question.cost, self.clock.now());
+            question.explain(explaining, &rules, decisions);
+        }
         let charge = verdict.map_err(Denial::into_refusal)?.charge;
         Ok(question.held(Taken::Memory(Arc::clone(ladder), charge), self))
     }
@@ -207,6 +222,10 @@ impl LimitLayer {
             Err(refused) => &refused.decisions,
         };
         self.count(decisions, question.subject.caller);
+        if let Some(explaining) = question.explaining {
+            let together = rules.explain(&question.subject, &question.cost).await;
+            question.explain(explaining, &together.unwrap_or_else(|alone| alone), decisions);
+        }
         let holding = verdict.map_err(|refused| refused.refusal)?.holding;
         Ok(question.held(Taken::Shared(Box::new(holding)), self))
     }

@@ -1,9 +1,12 @@
 //! What an admitted request holds of its rules' quotas.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::keyed::Place;
 use super::meter::Mark;
+use crate::request::OwnLimits;
 
 /// What a rule said about one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +60,11 @@ pub(crate) struct Part {
 /// to a rule that is gone is dropped. It is consumed by its one settlement or refund; dropped, it stays charged.
 #[derive(Debug, Default)]
 #[must_use = "a charge that is not settled stays at its estimate"]
-pub struct Charge(pub(crate) SmallVec<[Part; 4]>);
+pub struct Charge {
+    pub(crate) parts: SmallVec<[Part; 4]>,
+    /// The caller's own limits that it was made by.
+    pub(crate) own: Option<Arc<OwnLimits>>,
+}
 
 /// A request that every rule admitted.
 #[derive(Debug, Default)]

@@ -89,28 +89,62 @@ impl<M: Meter> Keyed<M> {
     /// As [`Meter::charge`].
     #[inline]
     pub fn charge(&self, key: u64, amount: u64, now: Nanos) -> Result<(Place, Mark), Shortage> {
-        let known = self.with_known(key, |cell| self.meter.charge(cell, amount, now));
+        self.charge_by(&self.meter, key, amount, now)
+    }
+
+    /// The same by a quota of the key's own.
+    #[inline]
+    pub(crate) fn charge_by(
+        &self,
+        meter: &M,
+        key: u64,
+        amount: u64,
+        now: Nanos,
+    ) -> Result<(Place, Mark), Shortage> {
+        let known = self.with_known(key, |cell| meter.charge(cell, amount, now));
         if let Some(result) = known {
             return result.map(|mark| (Place::Own(key), mark));
         }
-        let (place, result) = self.with_new(key, now, |cell| self.meter.charge(cell, amount, now));
+        let (place, result) = self.with_new(key, now, |cell| meter.charge(cell, amount, now));
         result.map(|mark| (place, mark))
     }
 
     /// What [`Keyed::charge`] would be short of.
     pub fn shortage(&self, key: u64, amount: u64, now: Nanos) -> Option<Shortage> {
-        self.look(Place::Own(key), |cell| self.meter.shortage(cell, amount, now))
+        self.shortage_by(&self.meter, key, amount, now)
+    }
+
+    /// The same by a quota of the key's own.
+    pub(crate) fn shortage_by(&self, meter: &M, key: u64, amount: u64, now: Nanos) -> Option<Shortage> {
+        self.look(Place::Own(key), |cell| meter.shortage(cell, amount, now))
     }
 
     /// How a cell stands.
     pub fn level(&self, place: Place, now: Nanos) -> Level {
-        self.look(place, |cell| self.meter.level(cell, now))
+        self.level_by(&self.meter, place, now)
+    }
+
+    /// The same by a quota of the key's own.
+    pub(crate) fn level_by(&self, meter: &M, place: Place, now: Nanos) -> Level {
+        self.look(place, |cell| meter.level(cell, now))
     }
 
     /// Corrects a charge, as [`Meter::correct`]. The rest of a key that was forgotten meanwhile is dropped, for its
     /// quota is whole; an excess makes the key known again.
     pub fn correct(&self, place: Place, mark: Mark, reserved: u64, actual: u64, now: Nanos) {
-        let change = |cell: &mut M::Cell| self.meter.correct(cell, mark, reserved, actual, now);
+        self.correct_by(&self.meter, place, mark, (reserved, actual), now);
+    }
+
+    /// The same by a quota of the key's own.
+    pub(crate) fn correct_by(
+        &self,
+        meter: &M,
+        place: Place,
+        mark: Mark,
+        (reserved, actual): (u64, u64),
+        now: Nanos,
+    ) {
+        let change = |cell: &mut M::Cell| meter.correct(cell, mark, reserved, actual, now);
         match place {
             Place::Overflow => self.overflow.update(change),
             Place::Own(key) => {

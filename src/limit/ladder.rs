@@ -16,8 +16,9 @@ use smallvec::SmallVec;
 
 use super::charge::{Admission, Charge, Decision, Decisions, Hold, Part};
 use super::denial::Denial;
+use super::explained::{Explained, Seen};
 use super::keyed::Place;
-use super::meter::{Level, Mark, Shortage};
+use super::meter::{Mark, Shortage};
 use super::rule::{OnLoss, Per, Rule};
 use super::rung::Rung;
 use super::subject::{Cost, Hashed, Seal, Subject};
@@ -34,36 +35,14 @@ pub struct Ladder {
 }
 
 /// What a request asks of one rule.
-#[derive(Clone, Copy, Debug)]
-pub struct Claim<'a> {
+#[derive(Clone, Debug)]
+pub struct Claim {
     /// The rule's index in [`Ladder::rules`].
     pub index: usize,
-    /// The rule.
-    pub rule: &'a Arc<Rule>,
+    /// The rule, with the caller's own quota if it has one.
+    pub rule: Arc<Rule>,
     /// How many units; `None` when it is more than the rule ever admits at once.
     pub amount: Option<u64>,
-}
-
-/// How a rule stands to a request.
-#[derive(Clone, Debug)]
-pub struct Explained {
-    /// The rule's index in [`Ladder::rules`].
-    pub index: usize,
-    /// The rule.
-    pub rule: Arc<Rule>,
-    /// Nothing when the rule does not see the request.
-    pub seen: Option<Seen>,
-}
-
-/// How a rule stands to a request that it sees.
-#[derive(Clone, Copy, Debug)]
-pub struct Seen {
-    /// How many units it would charge; nothing when they are more than it ever admits at once.
-    pub amount: Option<u64>,
-    /// What the request's key has left.
-    pub level: Level,
-    /// What the request is short of.
-    pub shortage: Option<Shortage>,
 }
 
 /// One request on its way up.
@@ -83,21 +62,22 @@ impl Climber<'_> {
 
     #[inline]
     fn charge(&mut self, rung: &Rung) -> Result<Part, Shortage> {
-        let amount = rung.amount(self.cost)?;
+        let own = rung.own(self.subject.own);
+        let amount = rung.amount(self.cost, own)?;
         let key = self.key(rung);
         let hold = match amount {
             // A path that costs no tokens passes also who is in debt; what it may use after all is settled here.
             0 => Hold { place: Some(Place::Own(key)), mark: Mark::default() },
-            _ => rung.counter.charge(key, amount, self.now)?,
+            _ => rung.counter.charge(key, amount, own.map(|own| own.quota), self.now)?,
         };
         Ok(Part { counts: rung.counts, amount, hold })
     }
 
     fn shortage(&mut self, rung: &Rung) -> Option<Shortage> {
-        let key = self.key(rung);
-        match rung.amount(self.cost) {
+        let (key, own) = (self.key(rung), rung.own(self.subject.own));
+        match rung.amount(self.cost, own) {
             Ok(0) => None,
-            Ok(amount) => rung.counter.shortage(key, amount, self.now),
+            Ok(amount) => rung.counter.shortage(key, amount, own.map(|own| own.quota), self.now),
             Err(shortage) => Some(shortage),
         }
     }
@@ -175,6 +155,7 @@ impl Ladder {
     pub fn admit(&self, subject: &Subject<'_>, cost: &Cost, now: Nanos) -> Result<Admission, Denial> {
         let mut climber = Climber { seal: &self.seal, subject, cost, now, hashed: Hashed::default() };
         let mut admission = Admission::default();
+        admission.charge.own = subject.own.cloned();
         match self.climb(&mut climber, &mut admission) {
             Ok(()) => Ok(admission),
             Err((position, shortage)) => {
@@ -194,7 +175,7 @@ impl Ladder {
             admission.matched = true;
             let decision = match climber.charge(rung) {
                 Ok(part) => {
-                    admission.charge.0.push(part);
+                    admission.charge.parts.push(part);
                     Decision::Allowed
                 }
                 Err(_) if !rung.enforced() => Decision::WouldRefuse,
@@ -206,9 +187,12 @@ impl Ladder {
     }
 
     /// What a request asks of each rule that sees it, narrow keys first, for who keeps the counts elsewhere.
-    pub fn claims<'a>(&'a self, subject: &'a Subject<'a>, cost: &'a Cost) -> impl Iterator<Item = Claim<'a>> {
+    pub fn claims<'a>(&'a self, subject: &'a Subject<'a>, cost: &'a Cost) -> impl Iterator<Item = Claim> {
         let seen = self.rungs.iter().filter(|rung| rung.sees(subject));
-        seen.map(|rung| Claim { index: rung.index, rule: &rung.rule, amount: rung.amount(cost).ok() })
+        seen.map(|rung| {
+            let own = rung.own(subject.own);
+            Claim { index: rung.index, rule: rung.rule_by(own), amount: rung.amount(cost, own).ok() }
+        })
     }
 
     /// How every rule stands to a request, in the configured order; nothing is charged.
@@ -219,13 +203,14 @@ impl Ladder {
             .rungs
             .iter()
             .map(|rung| {
-                let (rule, index) = (Arc::clone(&rung.rule), rung.index);
+                let own = rung.own(subject.own);
+                let (rule, index) = (rung.rule_by(own), rung.index);
                 if !rung.sees(subject) {
                     return Explained { index, rule, seen: None };
                 }
                 let place = Place::Own(climber.key(rung));
-                let level = rung.counter.level(Some(place), now);
-                let (amount, shortage) = (rung.amount(cost).ok(), climber.shortage(rung));
+                let level = rung.counter.level(Some(place), own.map(|own| own.quota), now);
+                let (amount, shortage) = (rung.amount(cost, own).ok(), climber.shortage(rung));
                 Explained { index, rule, seen: Some(Seen { amount, level, shortage }) }
             })
             .collect();
@@ -247,7 +232,8 @@ impl Ladder {
             if !rung.enforced() || !rung.sees(climber.subject) {
                 continue;
             }
-            standings.push(rung.standing(Some(Place::Own(climber.key(rung))), climber.now));
+            let own = rung.own(climber.subject.own);
+            standings.push(rung.standing(Some(Place::Own(climber.key(rung))), own, climber.now));
             // The narrower rules admitted the request just now.
             let shortage = match other.cmp(&position) {
                 Less => None,
@@ -271,7 +257,7 @@ impl Ladder {
             too_large,
             standings,
             decisions,
-            refused_by: Arc::clone(&refusing.0.rule),
+            refused_by: refusing.0.rule_by(refusing.0.own(climber.subject.own)),
             prompt_tokens: climber.cost.prompt_tokens,
         }
     }
@@ -280,7 +266,8 @@ impl Ladder {
     pub fn settle(&self, charge: Charge, actual_tokens: u64, now: Nanos) {
         for (part, rung) in self.parts(&charge) {
             if rung.rule.unit == Unit::Tokens && part.amount != actual_tokens {
-                rung.counter.correct(part.hold, part.amount, actual_tokens, now);
+                let own = rung.own(charge.own.as_ref()).map(|own| own.quota);
+                rung.counter.correct(part.hold, part.amount, actual_tokens, own, now);
             }
         }
     }
@@ -292,7 +279,8 @@ impl Ladder {
 
     fn give_back(&self, charge: &Charge, now: Nanos) {
         for (part, rung) in self.parts(charge) {
-            rung.counter.correct(part.hold, part.amount, 0, now);
+            let own = rung.own(charge.own.as_ref()).map(|own| own.quota);
+            rung.counter.correct(part.hold, part.amount, 0, own, now);
         }
     }
 
@@ -300,12 +288,14 @@ impl Ladder {
     #[must_use]
     pub fn standings(&self, charge: &Charge, now: Nanos) -> SmallVec<[Standing; 4]> {
         let enforced = self.parts(charge).filter(|(_, rung)| rung.enforced());
-        enforced.map(|(part, rung)| rung.standing(part.hold.place, now)).collect()
+        enforced
+            .map(|(part, rung)| rung.standing(part.hold.place, rung.own(charge.own.as_ref()), now))
+            .collect()
     }
 
     fn parts<'a>(&'a self, charge: &'a Charge) -> impl Iterator<Item = (&'a Part, &'a Rung)> {
         charge
-            .0
+            .parts
             .iter()
             .filter_map(|part| Some((part, self.rungs.iter().find(|rung| rung.counts == part.counts)?)))
     }

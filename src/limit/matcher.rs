@@ -50,6 +50,7 @@ mod tests {
             route: "/v1/chat/completions",
             path: "/v1/chat/completions",
             class: Class::Batch,
+            own: None,
         };
         let all = Match {
             path: Some("/v1/*".into()),

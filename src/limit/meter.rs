@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::rule::Quota;
 use crate::clock::Nanos;
 
 /// Why a meter does not admit. The order is the severity.
@@ -41,6 +42,9 @@ pub trait Meter: fmt::Debug + Send + Sync {
     type Cell: Default + Send;
     /// The same cell, for many threads.
     type Shared: Shared<Self::Cell>;
+
+    /// The same algorithm by another quota, for a cell that goes on.
+    fn of(quota: Quota) -> Self;
 
     /// Takes `amount` units, or says what is missing and takes nothing.
     ///

@@ -10,14 +10,17 @@
 //! **Trade-off.** Tokens are reserved by estimate and corrected when the answer has ended. Between the two a rule can be
 //! wrong by the estimation errors of the calls under way; what was too little is kept as debt.
 
+pub mod change;
 pub mod charge;
 mod counter;
 pub mod denial;
 pub mod denied;
+mod explained;
 pub mod keyed;
 pub mod ladder;
 mod matcher;
 pub mod meter;
+pub mod own;
 pub mod purse;
 pub mod rule;
 mod rung;
@@ -32,5 +35,6 @@ mod properties;
 
 pub use charge::{Admission, Charge, Decision, Decisions};
 pub use denial::Denial;
-pub use ladder::{Claim, Explained, Ladder, Seen};
+pub use explained::{Explained, Seen};
+pub use ladder::{Claim, Ladder};
 pub use subject::{Cost, Subject};

@@ -19,6 +19,17 @@ pub enum Algorithm {
     SlidingLog,
 }
 
+impl Algorithm {
+    /// The most that it ever admits at once by `quota`.
+    #[must_use]
+    pub fn capacity(self, quota: &Quota) -> u64 {
+        match self {
+            Self::TokenBucket => quota.burst.max(1),
+            Self::SlidingWindow | Self::SlidingLog => quota.limit.max(1),
+        }
+    }
+}
+
 /// One part of a rule's key. A rule counts separately for every combination of its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Per {
@@ -36,8 +47,23 @@ pub enum Per {
     All,
 }
 
+impl Per {
+    /// The name in configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Ip => "ip",
+            Self::Model => "model",
+            Self::Route => "route",
+            Self::Team => "team",
+            Self::All => "all",
+        }
+    }
+}
+
 /// How much fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     /// Units per `period`: a bucket's refill, or a window's limit. At least 1.
     pub limit: u64,
@@ -111,10 +137,13 @@ impl Rule {
     /// The most that it ever admits at once.
     #[must_use]
     pub fn capacity(&self) -> u64 {
-        match self.algorithm {
-            Algorithm::TokenBucket => self.quota.burst.max(1),
-            Algorithm::SlidingWindow | Algorithm::SlidingLog => self.quota.limit.max(1),
-        }
+        self.algorithm.capacity(&self.quota)
+    }
+
+    /// The same rule with another quota.
+    #[must_use]
+    pub fn with_quota(&self, quota: Quota) -> Self {
+        Self { quota, ..self.clone() }
     }
 
     /// How it stands for a key at this level.

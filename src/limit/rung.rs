@@ -8,10 +8,12 @@ use super::counter::{Counter, counter};
 use super::keyed::Place;
 use super::matcher::Matcher;
 use super::meter::Shortage;
+use super::own::own_quota;
 use super::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
 use super::subject::{Cost, Subject};
 use crate::clock::{Nanos, saturating_nanos};
 use crate::refusal::{Standing, Unit};
+use crate::request::OwnLimits;
 
 /// Names counts across ladders, so that a charge can never be settled on the counts of another rule.
 static NEXT_COUNTS: AtomicU32 = AtomicU32::new(0);
@@ -34,11 +36,21 @@ fn share(whole: &Rule, dams: u32) -> Rule {
     }
 }
 
+/// What one caller has of a rule.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnQuota {
+    pub(crate) quota: Quota,
+    /// The largest prompt that may ever pass.
+    largest: u64,
+}
+
 /// One rule at work.
 #[derive(Debug)]
 pub(crate) struct Rung {
     pub(crate) index: usize,
     pub(crate) rule: Arc<Rule>,
+    /// Of a share: the rule of which it is one, and among how many.
+    whole: Option<(Arc<Rule>, u32)>,
     /// `None` sees everything: most rules, without a look at each field.
     matcher: Option<Matcher>,
     pub(crate) counts: u32,
@@ -60,13 +72,39 @@ impl Rung {
         };
         let matcher = (rule.matches != Match::default()).then(|| Matcher::new(&rule.matches));
         let (all_teams, largest) = (!rule.per.contains(&Per::Team), rule.capacity());
-        Self { index, matcher, all_teams, largest, rule, counts, counter }
+        Self { index, matcher, all_teams, largest, whole: None, rule, counts, counter }
     }
 
     /// The same for a share of the rule's quota: what the whole quota could hold is not too large for ever.
-    pub(crate) fn sharing(index: usize, whole: &Rule, dams: u32, kept: Option<&Self>) -> Self {
+    pub(crate) fn sharing(index: usize, whole: &Arc<Rule>, dams: u32, kept: Option<&Self>) -> Self {
         let largest = whole.capacity();
-        Self { largest, ..Self::new(index, Arc::new(share(whole, dams)), kept) }
+        let share = Self::new(index, Arc::new(share(whole, dams)), kept);
+        Self { largest, whole: Some((Arc::clone(whole), dams)), ..share }
+    }
+
+    /// The quota of a caller that has another than the rule's.
+    #[inline]
+    pub(crate) fn own(&self, limits: Option<&Arc<OwnLimits>>) -> Option<OwnQuota> {
+        self.own_of(limits?)
+    }
+
+    #[cold]
+    fn own_of(&self, limits: &OwnLimits) -> Option<OwnQuota> {
+        let (rule, dams) = self.whole.as_ref().map_or((&self.rule, None), |(rule, dams)| (rule, Some(*dams)));
+        let quota = own_quota(rule, limits)?;
+        let largest = rule.algorithm.capacity(&quota);
+        Some(match dams {
+            None => OwnQuota { quota, largest },
+            Some(dams) => OwnQuota { quota: share(&rule.with_quota(quota), dams).quota, largest },
+        })
+    }
+
+    /// The rule as it is for a caller with that quota.
+    pub(crate) fn rule_by(&self, own: Option<OwnQuota>) -> Arc<Rule> {
+        match own {
+            None => Arc::clone(&self.rule),
+            Some(own) => Arc::new(self.rule.with_quota(own.quota)),
+        }
     }
 
     #[inline]
@@ -101,11 +139,15 @@ impl Rung {
 
     /// What to charge for a request.
     #[inline]
-    pub(crate) fn amount(&self, cost: &Cost) -> Result<u64, Shortage> {
+    pub(crate) fn amount(&self, cost: &Cost, own: Option<OwnQuota>) -> Result<u64, Shortage> {
         if self.rule.unit == Unit::Requests {
             return Ok(1);
         }
-        if cost.prompt_tokens > self.largest {
+        let (largest, capacity) = match own {
+            None => (self.largest, self.rule.capacity()),
+            Some(own) => (own.largest, self.rule.algorithm.capacity(&own.quota)),
+        };
+        if cost.prompt_tokens > largest {
             return Err(Shortage::Never);
         }
         let output = match cost.max_output {
@@ -113,10 +155,14 @@ impl Rung {
             bound => cost.expected_output.min(bound.unwrap_or(u64::MAX)),
         };
         // What it then takes beyond the capacity becomes debt: refusing it now would refuse it for ever.
-        Ok(cost.prompt_tokens.saturating_add(output).min(self.rule.capacity()))
+        Ok(cost.prompt_tokens.saturating_add(output).min(capacity))
     }
 
-    pub(crate) fn standing(&self, place: Option<Place>, now: Nanos) -> Standing {
-        self.rule.standing(self.counter.level(place, now))
+    pub(crate) fn standing(&self, place: Option<Place>, own: Option<OwnQuota>, now: Nanos) -> Standing {
+        let level = self.counter.level(place, own.map(|own| own.quota), now);
+        match own {
+            None => self.rule.standing(level),
+            Some(own) => self.rule.with_quota(own.quota).standing(level),
+        }
     }
 }

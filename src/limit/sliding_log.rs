@@ -84,6 +84,10 @@ impl Meter for SlidingLog {
     type Cell = Log;
     type Shared = Mutex<Log>;
 
+    fn of(quota: Quota) -> Self {
+        Self::new(quota)
+    }
+
     fn charge(&self, log: &mut Log, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
         self.forget(log, now.0);
         match self.shortage(log, amount, now) {

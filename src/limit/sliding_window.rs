@@ -100,6 +100,10 @@ impl Meter for SlidingWindow {
     type Cell = Buckets;
     type Shared = Mutex<Buckets>;
 
+    fn of(quota: Quota) -> Self {
+        Self::new(quota)
+    }
+
     #[inline]
     fn charge(&self, cell: &mut Buckets, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
         *cell = self.at(*cell, now.0);

@@ -1,12 +1,14 @@
 //! What a rule looks at: who and what a request is about, what it costs, and under which key it counts.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
 use super::rule::Per;
-use crate::request::Class;
+use crate::request::{Class, OwnLimits};
 
 /// What a request is about, borrowed from it.
 #[derive(Clone, Copy, Debug)]
@@ -25,9 +27,24 @@ pub struct Subject<'a> {
     pub path: &'a str,
     /// The class of the request.
     pub class: Class,
+    /// The caller's own limits.
+    pub own: Option<&'a Arc<OwnLimits>>,
 }
 
 impl Subject<'_> {
+    /// What a rule per `per` knows it by, for people; nothing where it has none.
+    #[must_use]
+    pub fn part(&self, per: Per) -> Option<Cow<'_, str>> {
+        match per {
+            Per::Caller => Some(self.caller.into()),
+            Per::Model => self.model.map(Into::into),
+            Per::Route => Some(self.route.into()),
+            Per::Team => self.team.map(Into::into),
+            Per::Ip => self.ip.map(|ip| ip.to_string().into()),
+            Per::All => None,
+        }
+    }
+
     /// What tells this subject from others under a rule that counts per `per`, in bytes that are the same in every
     /// process.
     #[inline]
@@ -129,6 +146,7 @@ mod tests {
             route: "/v1/*",
             path: "/v1/models",
             class,
+            own: None,
         }
     }
 

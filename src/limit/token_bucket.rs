@@ -77,6 +77,10 @@ impl Meter for TokenBucket {
     type Cell = u64;
     type Shared = AtomicU64;
 
+    fn of(quota: Quota) -> Self {
+        Self::new(quota)
+    }
+
     #[inline]
     fn charge(&self, tat: &mut u64, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
         let now = ticks(now);

@@ -14,27 +14,35 @@ pub(super) const OTHER: &str = "other";
 
 /// Handles by label value.
 #[derive(Debug)]
-pub(super) struct Family<T>(RwLock<HashMap<Arc<str>, Arc<T>>>);
+pub(super) struct Family<T> {
+    known: RwLock<HashMap<Arc<str>, Arc<T>>>,
+    most: usize,
+}
 
 impl<T> Default for Family<T> {
     fn default() -> Self {
-        Self(RwLock::new(HashMap::new()))
+        Self::of(LABEL_VALUES)
     }
 }
 
 impl<T> Family<T> {
+    /// A family of so many values.
+    pub(super) fn of(most: usize) -> Self {
+        Self { known: RwLock::default(), most }
+    }
+
     /// The handle of `name`, or of `other` when the label has all the values it may have.
     pub(super) fn get(&self, name: &str, make: impl FnOnce(&str) -> T) -> Arc<T> {
-        if let Some(found) = self.0.read().get(name) {
+        if let Some(found) = self.known.read().get(name) {
             return Arc::clone(found);
         }
-        let mut known = self.0.write();
-        let name = if known.len() < LABEL_VALUES || known.contains_key(name) { name } else { OTHER };
+        let mut known = self.known.write();
+        let name = if known.len() < self.most || known.contains_key(name) { name } else { OTHER };
         Arc::clone(known.entry(name.into()).or_insert_with(|| Arc::new(make(name))))
     }
 
     /// Looks at every handle.
     pub(super) fn each(&self, look: impl FnMut(&T)) {
-        self.0.read().values().map(Arc::as_ref).for_each(look);
+        self.known.read().values().map(Arc::as_ref).for_each(look);
     }
 }

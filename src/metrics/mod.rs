@@ -51,6 +51,7 @@ pub struct Metrics {
     itl: HistogramVec,
     goodput: IntCounterVec,
     limit_checks: IntCounterVec,
+    would_refuse: IntCounterVec,
     routes: Family<Route>,
     pools: Family<Pool>,
     rules: Family<Rule>,
@@ -132,6 +133,11 @@ impl Metrics {
                 "Decisions of each rule: allowed, refused, or would_refuse for one that only observes.",
                 &["rule", "decision"],
             ),
+            would_refuse: make.counters(
+                "would_refuse_total",
+                "Requests that a rule which only observes would have refused, by their caller.",
+                &["rule", "caller"],
+            ),
             routes: Family::default(),
             pools: Family::default(),
             rules: Family::default(),
@@ -195,7 +201,7 @@ impl Metrics {
     /// The series of a rule. Look it up once and keep it.
     #[must_use]
     pub fn rule(&self, name: &str) -> Arc<Rule> {
-        self.rules.get(name, |name| Rule::new(name, &self.limit_checks))
+        self.rules.get(name, |name| Rule::new(name, &self.limit_checks, &self.would_refuse))
     }
 
     /// The series of Redis. They are shown from the first call on: a gateway that needs no Redis says nothing of one.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
+use super::label::Family;
 use super::{Sample, fixed};
 use crate::refusal::Reason;
 use crate::request::{Class, Ending};
@@ -16,6 +17,9 @@ pub(super) const NO_REASON: &str = "none";
 /// The label `decision`.
 pub(super) const DECISIONS: [&str; 3] = ["allowed", "refused", "would_refuse"];
 const ENDINGS: usize = Ending::ALL.len();
+/// Callers that a rule which observes tells apart; whom else it would have refused stands in the log. There may be
+/// many rules, and what many callers would hit needs no names.
+pub(super) const OBSERVED_CALLERS: usize = 100;
 const REASONS: usize = Reason::ALL.len() + 1;
 
 /// A request under way; dropping it is its end.
@@ -136,6 +140,9 @@ pub struct Rule {
     allowed: IntCounter,
     refused: IntCounter,
     would_refuse: IntCounter,
+    name: Arc<str>,
+    by_caller: IntCounterVec,
+    callers: Family<IntCounter>,
     peak: Peak,
 }
 
@@ -148,10 +155,18 @@ struct Peak {
 }
 
 impl Rule {
-    pub(super) fn new(name: &str, checks: &IntCounterVec) -> Self {
+    pub(super) fn new(name: &str, checks: &IntCounterVec, by_caller: &IntCounterVec) -> Self {
         let of = |decision| fixed(checks.get_metric_with_label_values(&[name, decision]));
         let [allowed, refused, would_refuse] = DECISIONS.map(of);
-        Self { allowed, refused, would_refuse, peak: Peak::default() }
+        Self {
+            allowed,
+            refused,
+            would_refuse,
+            name: name.into(),
+            by_caller: by_caller.clone(),
+            callers: Family::of(OBSERVED_CALLERS),
+            peak: Peak::default(),
+        }
     }
 
     /// It let a request through.
@@ -164,9 +179,11 @@ impl Rule {
         self.refused.inc();
     }
 
-    /// It only observes, and would have refused one.
-    pub fn would_refuse(&self) {
+    /// It only observes, and would have refused one of `caller`.
+    pub fn would_refuse(&self, caller: &str) {
         self.would_refuse.inc();
+        let make = |caller: &str| fixed(self.by_caller.get_metric_with_label_values(&[&self.name, caller]));
+        self.callers.get(caller, make).inc();
     }
 
     /// A request of `caller` left its quota used to this share, 0…1.

@@ -30,7 +30,10 @@ fn each_event_reaches_its_series() {
     let rule = metrics.rule("caller-burst");
     rule.allowed();
     rule.refused();
-    rule.would_refuse();
+    rule.would_refuse("key:a");
+    for caller in 0..200 {
+        rule.would_refuse(&format!("ip:{caller}"));
+    }
     metrics.queue_wait(Class::Critical, ms(3));
     metrics.overhead(Duration::from_micros(60));
     metrics.refusal(Duration::from_micros(60));
@@ -65,12 +68,16 @@ fn each_event_reaches_its_series() {
     has(&lines, r#"traffic_dam_ttft_seconds_bucket{class="interactive",pool="default",le="0.1"} 1"#);
     has(&lines, r#"traffic_dam_itl_seconds_bucket{pool="default",le="0.02"} 1"#);
     has(&lines, r#"traffic_dam_goodput_total{pool="default"} 1"#);
-    for decision in ["allowed", "refused", "would_refuse"] {
+    for (decision, count) in [("allowed", 1), ("refused", 1), ("would_refuse", 201)] {
         has(
             &lines,
-            &format!(r#"traffic_dam_limit_checks_total{{decision="{decision}",rule="caller-burst"}} 1"#),
+            &format!(
+                r#"traffic_dam_limit_checks_total{{decision="{decision}",rule="caller-burst"}} {count}"#
+            ),
         );
     }
+    has(&lines, r#"traffic_dam_would_refuse_total{caller="key:a",rule="caller-burst"} 1"#);
+    has(&lines, r#"traffic_dam_would_refuse_total{caller="other",rule="caller-burst"} 101"#);
     has(&lines, r#"traffic_dam_queue_wait_seconds_count{class="critical"} 1"#);
     has(&lines, r#"traffic_dam_overhead_seconds_bucket{le="0.00005"} 0"#);
     has(&lines, r#"traffic_dam_refusal_seconds_bucket{le="0.0001"} 1"#);

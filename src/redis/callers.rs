@@ -9,7 +9,7 @@
 //! **Trade-off.** Another gateway's change is seen within a second or so, and reading is by the whole list: thousands of
 //! callers that change a few times a minute, not millions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::link::{Link, Loss};
+use crate::limit::own::WrittenLimit;
 use crate::metrics::RedisOp;
-use crate::request::Class;
+use crate::request::{Class, OwnLimits};
 
 /// How often is looked whether something changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -46,18 +47,34 @@ pub struct StoredCaller {
     pub weight: u32,
     /// The team that it belongs to.
     pub team: Option<Arc<str>>,
+    /// What it may have more or less of than others.
+    pub limits: Option<Arc<OwnLimits>>,
 }
 
-/// The same as it is written: JSON.
+/// What is written of a caller besides its key: JSON, as people write it and as it stands in Redis.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Written {
+    /// Its class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Its weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Its team.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+    /// Its own limits, by the names of the rules.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, WrittenLimit>,
+}
+
+/// The same with the digest of its key.
 #[derive(Debug, Deserialize, Serialize)]
 struct Record {
     sha256: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    class: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    weight: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    team: Option<String>,
+    #[serde(flatten)]
+    written: Written,
 }
 
 /// Whether a caller or a team may be called so: as in the settings.
@@ -87,51 +104,58 @@ impl StoredCaller {
     ///
     /// # Errors
     /// Which part is wrong, and what would be right.
-    pub fn new(
-        id: &str,
-        sha256: &str,
-        class: Option<&str>,
-        weight: Option<u32>,
-        team: Option<&str>,
-    ) -> Result<Self, String> {
+    pub fn new(id: &str, sha256: &str, written: &Written) -> Result<Self, String> {
+        let Written { class, weight, team, limits } = written;
         const NAME: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
         if !is_name(id) {
             return Err(format!("the id must be {NAME}; found \"{id}\""));
         }
-        if let Some(team) = team.filter(|team| !is_name(team)) {
+        if let Some(team) = team.as_ref().filter(|team| !is_name(team)) {
             return Err(format!("`team` must be {NAME}; found \"{team}\""));
         }
         let weight = weight.unwrap_or(1);
         if !(1..=HEAVIEST).contains(&weight) {
             return Err(format!("`weight` must be from 1 to {HEAVIEST}; found {weight}"));
         }
-        let known = |class: &str| {
+        let known = |class: &String| {
             let fault = || format!("`class` must be `critical`, `interactive` or `batch`; found \"{class}\"");
             Class::parse(class).ok_or_else(fault)
         };
+        let own = limits.iter().map(|(rule, limit)| {
+            let limit = limit.read().map_err(|fault| format!("`limits`: '{rule}': {fault}"))?;
+            Ok((rule.as_str().into(), limit))
+        });
+        let limits = own.collect::<Result<OwnLimits, String>>()?;
         Ok(Self {
             id: id.into(),
             sha256: digest(sha256).ok_or("`sha256` must be 64 hexadecimal digits")?,
-            class: class.map(known).transpose()?,
+            class: class.as_ref().map(known).transpose()?,
             weight,
-            team: team.map(Into::into),
+            team: team.as_deref().map(Into::into),
+            limits: (!limits.is_empty()).then(|| Arc::new(limits)),
         })
     }
 
     fn read(id: &str, text: &str) -> Result<Self, String> {
-        let Record { sha256, class, weight, team } =
-            serde_json::from_str(text).map_err(|error| error.to_string())?;
-        Self::new(id, &sha256, class.as_deref(), weight, team.as_deref())
+        let Record { sha256, written } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        Self::new(id, &sha256, &written)
+    }
+
+    /// All but its key, as people write it.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        let limits = self.limits.iter().flat_map(|limits| limits.iter());
+        Written {
+            class: self.class.map(|class| class.as_str().to_owned()),
+            weight: Some(self.weight),
+            team: self.team.as_deref().map(ToOwned::to_owned),
+            limits: limits.map(|(rule, limit)| (rule.to_string(), limit.into())).collect(),
+        }
     }
 
     fn write(&self) -> String {
         let sha256 = self.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-        let record = Record {
-            sha256,
-            class: self.class.map(|class| class.as_str().to_owned()),
-            weight: Some(self.weight),
-            team: self.team.as_deref().map(ToOwned::to_owned),
-        };
+        let record = Record { sha256, written: self.written() };
         // Strings and a number into memory: there is nothing here that could fail.
         serde_json::to_string(&record).unwrap_or_default()
     }
@@ -170,6 +194,12 @@ impl StoredCallers {
     #[must_use]
     pub fn find(&self, digest: &[u8; 32]) -> Option<Arc<StoredCaller>> {
         self.roster.load().by_digest.get(digest).cloned()
+    }
+
+    /// The caller of that id, as it was last read.
+    #[must_use]
+    pub fn known(&self, id: &str) -> Option<Arc<StoredCaller>> {
+        self.roster.load().by_digest.values().find(|caller| *caller.id == *id).cloned()
     }
 
     /// Whether they were read at all.
@@ -278,11 +308,18 @@ impl StoredCallers {
 mod tests {
     use super::*;
 
+    fn caller(id: &str, sha256: &str, written: &str) -> Result<StoredCaller, String> {
+        StoredCaller::new(id, sha256, &serde_json::from_str(written).unwrap())
+    }
+
     #[test]
     fn a_caller_reads_back_as_it_was_written() {
         let hex = "0fF0".repeat(16);
-        for (class, weight, team) in [(None, None, None), (Some("batch"), Some(7), Some("red"))] {
-            let caller = StoredCaller::new("a.b-c", &hex, class, weight, team).unwrap();
+        for written in [
+            "{}",
+            r#"{"class":"batch","weight":7,"team":"red","limits":{"a":{"rate":"5/m","burst":9},"b":{"limit":3}}}"#,
+        ] {
+            let caller = caller("a.b-c", &hex, written).unwrap();
             assert_eq!(StoredCaller::read("a.b-c", &caller.write()), Ok(caller));
         }
     }
@@ -290,15 +327,16 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         let hex = "00".repeat(32);
-        for (id, sha256, class, weight, team, words) in [
-            ("a b", &*hex, None, None, None, "the id must be"),
-            ("a", "+0", None, None, None, "64 hexadecimal digits"),
-            ("a", &*"+0".repeat(32), None, None, None, "64 hexadecimal digits"),
-            ("a", &*hex, Some("high"), None, None, "`critical`, `interactive` or `batch`; found \"high\""),
-            ("a", &*hex, None, Some(0), None, "from 1 to 1000; found 0"),
-            ("a", &*hex, None, None, Some(""), "`team` must be"),
+        for (id, sha256, written, words) in [
+            ("a b", &*hex, "{}", "the id must be"),
+            ("a", "+0", "{}", "64 hexadecimal digits"),
+            ("a", &*"+0".repeat(32), "{}", "64 hexadecimal digits"),
+            ("a", &*hex, r#"{"class":"high"}"#, "`critical`, `interactive` or `batch`; found \"high\""),
+            ("a", &*hex, r#"{"weight":0}"#, "from 1 to 1000; found 0"),
+            ("a", &*hex, r#"{"team":""}"#, "`team` must be"),
+            ("a", &*hex, r#"{"limits":{"r":{"rate":"5"}}}"#, "'r': `rate` must be"),
         ] {
-            let fault = StoredCaller::new(id, sha256, class, weight, team).unwrap_err();
+            let fault = caller(id, sha256, written).unwrap_err();
             assert!(fault.contains(words), "{fault}");
         }
     }

@@ -3,13 +3,17 @@
 //! Layers hand these on in the request's extensions: [`Caller`] from `identify`, [`Demand`] from `demand`, and the
 //! [`Flight`] that `observe` opens and every later stage writes its own part of.
 
+mod explaining;
 mod flight;
 mod forwarding;
+mod own;
 mod payload;
 mod trace;
 
+pub use explaining::Explaining;
 pub use flight::{Asked, Ending, Flight};
 pub use forwarding::{DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
+pub use own::{OwnLimit, OwnLimits};
 pub use payload::{Payload, PayloadError};
 pub use trace::{Trace, TraceId};
 
@@ -68,13 +72,15 @@ pub struct Caller {
     pub class: Class,
     /// The caller's share of a contended pool relative to others; at least 1.
     pub weight: u32,
+    /// What it may have more or less of than others.
+    pub limits: Option<Arc<OwnLimits>>,
 }
 
 impl Caller {
     /// A caller of ordinary weight and class.
     #[must_use]
     pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self { id: id.into(), team: None, class: Class::default(), weight: 1 }
+        Self { id: id.into(), team: None, class: Class::default(), weight: 1, limits: None }
     }
 }
 

@@ -44,7 +44,7 @@ fn tokens() {
         (jwt("jwks: https://h, refresh: 500ms"), "refresh", "must be at least `1s`"),
         (jwt("jwks: https://h, algorithms: [RS256, HS256]"), "algorithms[1]", "must be `RS256`"),
         (jwt("jwks: https://h, algorithms: [ES256, ES256]"), "algorithms[1]", "must differ"),
-        (jwt("jwks: https://h, algorithms: []"), "algorithms", "at least 1"),
+        (jwt("jwks: https://h, algorithms: []"), "algorithms", "must not be empty"),
         ("callers: { jwt: { jwks: https://h, issuer: i } }".to_owned(), "audience", "is missing"),
     ] {
         let faults = faults(&format!("{LEAST}{text}"));
@@ -54,6 +54,35 @@ fn tokens() {
     }
     let from = "callers: { from: [ip], jwt: { jwks: https://h, audience: a, issuer: i } }";
     only(from, 1, 18, "callers.from", "must have `api_key` in it, because tokens");
+}
+
+#[test]
+fn own_limits() {
+    let hex = "00".repeat(32);
+    let with = |limits: &str| {
+        format!(
+            "{LEAST}limits:
+  - {{ name: each, algorithm: token_bucket, per: caller, rate: 1/s, burst: 1 }}
+  - {{ name: all, algorithm: token_bucket, per: all, rate: 1/s, burst: 1 }}
+callers: {{ keys: [{{ id: a, sha256: \"{hex}\", limits: {{ {limits} }} }}] }}"
+        )
+    };
+    for (limits, field, words) in [
+        ("none: { burst: 2 }", "none", "`limits` has none of that name"),
+        ("all: { burst: 2 }", "all", "does not count each caller by itself"),
+        ("each: { limit: 2 }", "each", "the rule is a token bucket"),
+        ("each: { rate: fast }", "each.rate", "must be a number per s"),
+        ("each: { size: 2 }", "each.size", "unknown key"),
+    ] {
+        let faults = faults(&with(limits));
+        let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+        assert_eq!(fault.field, format!("callers.keys[0].limits.{field}"), "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
+    }
+    let settings = super::settings(&with("each: { rate: 600/m, burst: 9 }"));
+    let own = settings.callers.keys[0].limits.clone().unwrap();
+    let each = own.get("each").unwrap();
+    assert_eq!((each.rate, each.burst), (Some((600, std::time::Duration::from_secs(60))), Some(9)));
 }
 
 #[test]
@@ -124,7 +153,10 @@ fn types_and_words() {
 #[test]
 fn who_takes_from_a_queue_is_not_configured() {
     let text = "workers: { mode: queue, static: [{ id: w1, url: \"http://127.0.0.1:8000\", slots: 1 }] }";
-    only(text, 1, 33, "workers.static", "must be left out with `mode: queue`");
+    let faults = faults(text);
+    let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+    assert_eq!(fault.field, "workers.static", "{faults}");
+    assert!(faults.to_string().contains("must be left out with `mode: queue`"), "{faults}");
 }
 
 #[test]

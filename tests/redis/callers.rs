@@ -47,7 +47,7 @@ async fn a_caller_comes_changes_and_goes_at_every_gateway() {
     assert_eq!((answer.status, answer.text().contains("sk-1")), (200, false), "{}", answer.text());
     assert_eq!(call(&one, "sk-1").await, 200, "known here at once");
     eventually("the other knows it", async || call(&two, "sk-1").await == 200).await;
-    let shown = json!({ "id": "team-a", "class": "batch", "weight": 3, "team": "red" });
+    let shown = json!({ "id": "team-a", "class": "batch", "weight": 3, "team": "red", "limits": {} });
     assert_eq!(admin(&two, &format!("GET {path}"), "").await.json(), shown);
     let mut connection = redis.connect().await;
     let stored: String =
@@ -74,6 +74,48 @@ async fn a_caller_comes_changes_and_goes_at_every_gateway() {
 }
 
 #[tokio::test]
+async fn a_callers_own_limits_change_while_it_calls() {
+    let (mut redis, worker) = (Server::start().await, Worker::start(8));
+    for state in ["redis", "memory"] {
+        let limits = "limits:
+  - { name: burst, algorithm: token_bucket, per: caller, rate: 1/h, burst: 2 }
+  - { name: hour, algorithm: sliding_window, per: [caller, model], limit: 100, window: 1h }";
+        let rest = format!(
+            "callers: {{ stored: redis }}\nstate: {state}\nadmin: {{ token: s3cret }}\n\
+             redis: {{ url: \"{}\", timeout: 1s }}\n{limits}\n",
+            redis.url()
+        );
+        let dam = Dam::start(&before(&[worker.entry("w1", 8)], &rest));
+        ready(&dam).await;
+        let put = async |body: &str| {
+            let answer = admin(&dam, "PUT /api/v1/callers/a", body).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        };
+        let admitted = async || {
+            let mut admitted = 0;
+            while call(&dam, "sk-1").await == 200 {
+                admitted += 1;
+            }
+            admitted
+        };
+        put(r#"{"key":"sk-1"}"#).await;
+        assert_eq!(admitted().await, 2, "as all others");
+        put(r#"{"key":"sk-1","limits":{"burst":{"burst":5}}}"#).await;
+        assert_eq!(admitted().await, 3, "{state}: it goes on from what it has used");
+        put(r#"{"key":"sk-1","limits":{"burst":{"rate":"1/h","burst":20},"hour":{"limit":7}}}"#).await;
+        assert_eq!(admitted().await, 2, "{state}: seven in all");
+        let explained = ask(dam.admin, get("/api/v1/explain?caller=key:a&path=/v1/models")).await;
+        assert_eq!(explained.status, 401, "the admin port has a token");
+        let explained = admin(&dam, "GET /api/v1/explain?caller=key:a&path=/v1/models", "").await.json();
+        assert_eq!(explained["rules"][0]["quota"], "1 request per hour, burst 20", "{explained}");
+        let hour = &explained["rules"][1];
+        assert_eq!((&hour["limit"], &hour["decision"]), (&json!(7), &json!("refused")), "{explained}");
+        redis.kill();
+        redis.resume().await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_refused_and_said() {
     let (redis, worker) = (Server::start().await, Worker::start(8));
     let dam = Dam::start(&settings(&redis, &worker));
@@ -90,6 +132,15 @@ async fn what_is_wrong_is_refused_and_said() {
         ("b", r#"{"sha256":"abc"}"#, 400, "64 hexadecimal digits"),
         ("b", r#"{"key":"x","class":"vip"}"#, 400, "found \"vip\""),
         ("b", r#"{"key":"x","rank":1}"#, 400, "unknown field"),
+        (
+            "b",
+            r#"{"key":"x","limits":{"each":{"burst":9}}}"#,
+            400,
+            "'each': the rule does not count each caller",
+        ),
+        ("b", r#"{"key":"x","limits":{"none":{"burst":9}}}"#, 400, "a rule 'none', and there is none"),
+        ("b", r#"{"key":"x","limits":{"each":{"rate":"fast"}}}"#, 400, "'each': `rate` must be a number per"),
+        ("b", r#"{"key":"x","limits":{"each":{"size":1}}}"#, 400, "unknown field"),
         ("a%20b", r#"{"key":"x"}"#, 400, "a caller's id is"),
         ("a/b", r#"{"key":"x"}"#, 400, "a caller's id is"),
     ] {

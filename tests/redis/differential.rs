@@ -29,6 +29,7 @@ const SUBJECT: Subject<'static> = Subject {
     route: "/v1/chat/completions",
     path: "/v1/chat/completions",
     class: Class::Interactive,
+    own: None,
 };
 
 fn micros_up(length: Duration) -> u128 {
@@ -180,7 +181,7 @@ impl Course {
         let (mut parts, mut free) = (Vec::new(), Vec::new());
         let mut never = false;
         for claim in self.ladder.claims(&SUBJECT, &cost) {
-            let cell = Cell::of(claim.rule);
+            let cell = Cell::of(&claim.rule);
             let key = format!("{}:{}:{}", self.tag, claim.rule.name, cell.kind());
             match claim.amount {
                 // Nothing to charge, but what it uses after all is settled.

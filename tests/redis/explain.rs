@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::client::ask;
-use super::{Dam, Server, Worker, before, call, dams, get, patient, up};
+use super::{Dam, Server, Worker, before, call, dams, get, patient, request, up};
 
 const LIMITS: &str = "  - { name: bucket, algorithm: token_bucket, per: caller, rate: 1/h, burst: 3 }
   - { name: all, algorithm: sliding_window, per: all, limit: 50, window: 30d }
@@ -49,6 +49,44 @@ async fn asks(dam: &Dam, counted: &str) {
     let large = explain(dam, "team=red&prompt_tokens=101").await;
     assert_eq!(large["rules"][4]["decision"], "refused", "{large}");
     assert_eq!(large["rules"][4]["wait_ms"], Value::Null, "waiting does not help");
+}
+
+/// What the answer to a call says of each rule, when the call asks with this token.
+async fn told(dam: &Dam, token: &str) -> Vec<String> {
+    let token = format!("x-traffic-dam-admin-token: {token}");
+    let answer = dam.ask(request("GET /v1/models", &["x-traffic-dam-explain: 1", &token], "")).await;
+    let lines = answer.head.lines().filter_map(|line| line.strip_prefix("x-traffic-dam-explain: "));
+    lines.map(ToOwned::to_owned).collect()
+}
+
+async fn tells(dam: &Dam, worker: &Worker) {
+    let key = "key=\"caller=ip:127.0.0.1\";quota=\"1 request per hour, burst 3\"";
+    for (decision, left) in [("allowed", 2), ("allowed", 1), ("allowed", 0), ("refused", 0)] {
+        let lines = told(dam, "s3cret").await;
+        assert_eq!(lines.len(), 5, "{lines:?}");
+        let begins = format!("\"bucket\";decision={decision};{key};limit=3;remaining={left};reset_ms=");
+        assert!(lines[0].starts_with(&begins), "{} {begins}", lines[0]);
+        assert!(lines[1].contains("key=\"all\""), "{}", lines[1]);
+        assert!(lines[3].starts_with("\"other\";decision=not_matched;"), "{}", lines[3]);
+    }
+    assert!(told(dam, "guess").await.is_empty());
+    assert!(!worker.last().await.to_string().contains("s3cret"));
+}
+
+const ADMIN: &str = "admin: { token: s3cret }";
+
+#[tokio::test]
+async fn rules_in_redis_are_explained_on_the_answer() {
+    let (redis, worker) = (Server::start().await, Worker::start(8));
+    let dams = dams(1, &patient(&redis, &worker, LIMITS, ADMIN)).await;
+    tells(&dams[0], &worker).await;
+}
+
+#[tokio::test]
+async fn rules_in_memory_are_explained_on_the_answer() {
+    let worker = Worker::start(8);
+    let dam = Dam::start(&before(&[worker.entry("w1", 8)], &format!("limits:\n{LIMITS}\n{ADMIN}\n")));
+    tells(&dam, &worker).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Who asks.
 
+use std::collections::BTreeMap;
+
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 use jsonwebtoken::Algorithm;
@@ -7,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::OneOrMany;
-use crate::config::syntax::{Digest, FilePath, Id, Jwks, Millis, Network, Text, Word};
+use crate::config::syntax::{Digest, FilePath, Id, Jwks, Millis, Network, Rate, Text, Word};
 use crate::request::Class;
 
 /// How callers are told apart.
@@ -165,6 +167,24 @@ pub struct CallerKey {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u32,
+    /// The caller's own limits, by the names of rules that count each caller by itself: what they say goes before the rule.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, KeyLimit>,
+}
+
+/// A caller's own limit under a rule. What is left out stays as the rule has it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeyLimit {
+    /// The sustained rate of a token bucket.
+    #[schemars(extend("x-default" = "the rule's"))]
+    pub rate: Option<Text<Rate>>,
+    /// What a full token bucket holds.
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "the rule's"))]
+    pub burst: Option<u64>,
+    /// What fits into one window of a sliding window.
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "the rule's"))]
+    pub limit: Option<u64>,
 }
 
 const fn one() -> u32 {

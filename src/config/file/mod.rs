@@ -14,8 +14,8 @@ mod traffic;
 mod workers;
 
 pub use callers::{
-    AlgorithmOfTokens, Anonymous, CallerKey, Callers, ClaimNames, ClassName, HeaderSource, Jwt, Plainly,
-    Source, Stored,
+    AlgorithmOfTokens, Anonymous, CallerKey, Callers, ClaimNames, ClassName, HeaderSource, Jwt, KeyLimit,
+    Plainly, Source, Stored,
 };
 pub use concurrency::{Concurrency, ConcurrencyLimit, Found, Law, Queue, Reserve};
 pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation, UnitName};

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Syntax;
+use crate::limit::own::{read_rate, write_rate};
 
 /// A whole number and the unit that follows it.
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
@@ -85,26 +86,17 @@ pub struct Rate {
     pub period: Duration,
 }
 
-const PERIODS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
-
 impl Syntax for Rate {
     const NAME: &'static str = "rate";
     const EXPECTED: &'static str = "a number per s, m, h or d, such as `10/s` or `600/m`";
     const PATTERN: &'static str = "^[0-9]+/[smhd]$";
 
     fn read(text: &str) -> Option<Self> {
-        let (limit, unit) = number_and_unit(text)?;
-        let unit = unit.strip_prefix('/')?;
-        let (_, seconds) = PERIODS.iter().find(|(name, _)| *name == unit)?;
-        // A bucket counts time in whole nanoseconds: a faster rate would have no interval.
-        let most = seconds.saturating_mul(1_000_000_000);
-        (1..=most).contains(&limit).then(|| Self { limit, period: Duration::from_secs(*seconds) })
+        read_rate(text).map(|(limit, period)| Self { limit, period })
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.period.as_secs();
-        let unit = PERIODS.iter().find(|(_, period)| *period == seconds).map_or("s", |(unit, _)| unit);
-        write!(f, "{}/{unit}", self.limit)
+        f.write_str(&write_rate(self.limit, self.period))
     }
 }
 
@@ -208,6 +200,8 @@ mod tests {
     use super::super::Text;
     use super::*;
     use proptest::prelude::*;
+
+    use crate::limit::own::PERIODS;
 
     #[test]
     fn wrong_amounts_are_refused() {

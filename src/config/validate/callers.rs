@@ -1,15 +1,20 @@
 //! Who asks.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
 
 use super::{Distinct, Files};
-use crate::config::file::{Anonymous, Callers, Jwt, OneOrMany, Plainly, Source, Stored};
+use crate::config::file::{Anonymous, Callers, Jwt, KeyLimit, OneOrMany, Plainly, Source, Stored};
 use crate::config::place::{At, Report};
 use crate::config::settings::{CallerKey, CallerSettings, CallerSource, KeyPlace, TokenSource};
 use crate::config::syntax::{Jwks, Text, Word};
 use crate::layers::jwt::{Claims, TokenSettings};
+use crate::limit::own::quota;
+use crate::limit::rule::Rule;
+use crate::request::{OwnLimit, OwnLimits};
 
 pub(super) fn validate(
     callers: &Callers,
@@ -45,6 +50,7 @@ pub(super) fn validate(
                 digest: key.sha256.0,
                 class: key.class.unwrap_or(callers.default_class).into(),
                 weight: key.weight,
+                limits: own_limits(&key.limits),
             })
             .collect(),
     }
@@ -90,6 +96,30 @@ fn tokens(jwt: &Jwt, at: &At<'_>, files: Files<'_>, report: &mut Report) -> Toke
         leeway: jwt.leeway.0.get(),
     };
     TokenSource { tokens, keys }
+}
+
+fn own_limits(limits: &BTreeMap<String, KeyLimit>) -> Option<Arc<OwnLimits>> {
+    let read = limits.iter().map(|(rule, KeyLimit { rate, burst, limit })| {
+        let rate = rate.as_ref().map(|rate| (rate.0.limit, rate.0.period));
+        (rule.as_str().into(), OwnLimit { rate, burst: *burst, limit: *limit })
+    });
+    (!limits.is_empty()).then(|| Arc::new(read.collect()))
+}
+
+/// A limit must fit the rule that it names.
+pub(super) fn check_limits(callers: &CallerSettings, rules: &[Rule], at: &At<'_>, report: &mut Report) {
+    for (index, key) in callers.keys.iter().enumerate() {
+        let at = at.key("keys").index(index).key("limits");
+        for (name, limit) in key.limits.iter().flat_map(|limits| limits.iter()) {
+            let fault = match rules.iter().find(|rule| rule.name == *name) {
+                None => Some("names a rule, and `limits` has none of that name"),
+                Some(rule) => quota(rule, limit).err(),
+            };
+            if let Some(fault) = fault {
+                report.fault(&at.key(name), fault);
+            }
+        }
+    }
 }
 
 fn source(source: &Source) -> CallerSource {

@@ -5,15 +5,8 @@ use std::time::Duration;
 use super::Distinct;
 use crate::config::file::{AlgorithmName, File, Limit, PerName, Reservation, UnitName};
 use crate::config::place::{At, Report};
+use crate::limit::own::{LONGEST_LOG, fills};
 use crate::limit::rule::{Match, Quota, Rule};
-
-/// A sliding log keeps one entry for each admission, for every key: beyond this the memory of a single key would
-/// exceed 150 KiB, and `sliding_window` counts nearly as well in a few bytes.
-const LONGEST_LOG: u64 = 10_000;
-
-/// A full bucket must empty in reasonable time: nobody waits longer than this, and the arithmetic of a limiter
-/// (nanoseconds in 64 bits) has room for 500 times as much.
-const FILL: Duration = Duration::from_secs(366 * 86_400);
 
 pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<Rule> {
     let max_keys = usize::try_from(file.max_keys).unwrap_or(usize::MAX);
@@ -72,11 +65,11 @@ fn bucket(limit: &Limit, at: &At<'_>, report: &mut Report) -> Quota {
     let (rate, period) =
         limit.rate.as_ref().map_or((1, Duration::from_secs(1)), |rate| (rate.0.limit, rate.0.period));
     let burst = limit.burst.unwrap_or(1);
-    let fill = period.as_nanos().saturating_mul(burst.into()) / u128::from(rate).max(1);
-    if limit.rate.is_some() && fill > FILL.as_nanos() {
+    let quota = Quota { limit: rate, period, burst };
+    if limit.rate.is_some() && !fills(&quota) {
         report.fault(&at.key("burst"), "would take more than a year to fill at this `rate`");
     }
-    Quota { limit: rate, period, burst }
+    quota
 }
 
 fn window(limit: &Limit, at: &At<'_>, report: &mut Report) -> Quota {

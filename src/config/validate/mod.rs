@@ -49,12 +49,15 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
     let file = file.completed();
     let fleet = workers::validate(&file, &root, report);
     let shared = redis::validate(&file, &root, files, report);
+    let callers = callers::validate(&file.callers, &root.key("callers"), files, report);
+    let rules = limits::validate(&file, &root, report);
+    callers::check_limits(&callers, &rules, &root.key("callers"), report);
     Settings {
         listen: file.listen.0,
         tls: file.tls.as_ref().map(|tls| process::tls(tls, &root.key("tls"), files, report)),
         admin: process::admin(&file.admin, &root.key("admin"), files, report),
-        callers: callers::validate(&file.callers, &root.key("callers"), files, report),
-        rules: limits::validate(&file, &root, report),
+        callers,
+        rules,
         dams: file.dams,
         gate: workers::gate(&file, &root.key("concurrency"), report),
         workers: fleet,

@@ -147,6 +147,7 @@ proptest! {
             let subject = Subject {
                 caller: &caller, team: None,
                 ip: None, model: Some(&model), route: "/r", path: "/r", class: Class::Interactive,
+                own: None,
             };
             let cost = Cost { prompt_tokens: call.prompt, expected_output: call.output, max_output: None };
 

@@ -43,6 +43,7 @@ fn subject(caller: &str) -> Subject<'_> {
         route: "/v1/chat/completions",
         path: "/v1/chat/completions",
         class,
+        own: None,
     }
 }
 

@@ -7,13 +7,14 @@ use futures_util::future::{join, join_all};
 use smallvec::SmallVec;
 
 use super::SharedRules;
+use super::cell::Cell;
 use super::holding::{Holding, How, Part};
 use super::plan::{Ask, Plan};
 use super::trip::{Heard, Said};
 use crate::clock::Nanos;
 use crate::limit::meter::Shortage;
 use crate::limit::purse::Taken;
-use crate::limit::rule::OnLoss;
+use crate::limit::rule::{Mode, OnLoss};
 use crate::limit::{Cost, Decision, Decisions, Denial, Subject};
 use crate::redis::link::Loss;
 use crate::refusal::{Reason, Refusal};
@@ -93,28 +94,24 @@ impl SharedRules {
     fn known(&self, plan: &mut Plan, cost: &Cost, decisions: &mut Decisions, now: Nanos) -> Option<Refused> {
         let up = self.store.link.is_up();
         let mut refused = SmallVec::<[Said; 4]>::new();
-        for index in &plan.never {
-            match self.counted(*index) {
-                Some(rule) if rule.enforced() => {
-                    let level = rule.cell.level([0; 3]);
-                    let shortage = Some(Shortage::Never);
-                    refused.push(Said { index: *index, hash: 0, amount: 0, level, shortage });
-                }
-                _ => decisions.push((*index, Decision::WouldRefuse)),
+        for (index, rule) in &plan.never {
+            if rule.mode == Mode::Enforce {
+                let (level, shortage) = (Cell::of(rule).level([0; 3]), Some(Shortage::Never));
+                let rule = Arc::clone(rule);
+                refused.push(Said { index: *index, rule, hash: 0, amount: 0, level, shortage });
+            } else {
+                decisions.push((*index, Decision::WouldRefuse));
             }
         }
         for asks in [&mut plan.strict, &mut plan.leased] {
             asks.retain(|ask| {
                 let Some(denied) = self.denials.find(ask.hash, ask.amount, now) else { return true };
-                let Some(rule) = self.counted(ask.index) else { return true };
-                if !up && rule.rule.on_loss == OnLoss::Open {
+                if !up && ask.rule.on_loss == OnLoss::Open {
                     return true;
                 }
-                let enforced = rule.enforced();
+                let enforced = ask.enforced();
                 if enforced {
-                    let shortage = Some(Shortage::Wait(denied.wait));
-                    let Ask { index, hash, amount, .. } = *ask;
-                    refused.push(Said { index, hash, amount, level: denied.level, shortage });
+                    refused.push(ask.said(denied.level, Some(Shortage::Wait(denied.wait))));
                 } else {
                     decisions.push((ask.index, Decision::WouldRefuse));
                 }
@@ -135,13 +132,11 @@ impl SharedRules {
     ) -> Leases<'p> {
         let mut missing = Leases::new();
         for ask in &plan.leased {
-            let Some(counted) = self.counted(ask.index) else { continue };
-            match self.purses.take(ask.hash, ask.amount, &counted.rule.quota, self.dams(), now) {
+            match self.purses.take(ask.hash, ask.amount, &ask.rule.quota, self.dams(), now) {
                 Taken::Yes(fill) => {
                     holding.parts.push(Part { ask: ask.clone(), how: How::Lease });
                     if let Some(level) = self.purses.level(ask.hash, now) {
-                        let Ask { index, hash, amount, .. } = *ask;
-                        said.push(Said { index, hash, amount, level, shortage: None });
+                        said.push(ask.said(level, None));
                     }
                     if let Some(size) = fill {
                         self.fill(ask.clone(), size);
@@ -180,19 +175,17 @@ impl SharedRules {
             if let Some(Shortage::Wait(wait)) = said.shortage {
                 self.denials.remember(said.hash, said.amount, wait, said.level, now);
             }
-            refused |=
-                said.shortage.is_some() && self.counted(said.index).is_some_and(|rule| rule.enforced());
+            refused |= said.shortage.is_some() && said.rule.mode == Mode::Enforce;
         }
         if refused {
             holding.refund();
             return Err(Box::new(self.deny(&said, cost, decisions)));
         }
         for said in &said {
-            let Some(rule) = self.counted(said.index) else { continue };
             let decision = if said.shortage.is_some() { Decision::WouldRefuse } else { Decision::Allowed };
             decisions.push((said.index, decision));
-            if rule.enforced() {
-                holding.standings.push(rule.rule.standing(said.level));
+            if said.rule.mode == Mode::Enforce {
+                holding.standings.push(said.rule.standing(said.level));
             }
         }
         decisions.extend(plan.free.iter().map(|ask| (ask.index, Decision::Allowed)));
@@ -202,31 +195,30 @@ impl SharedRules {
     /// The refusal of what these rules said, at least one of which is enforced and short.
     fn deny(&self, said: &[Said], cost: &Cost, mut decisions: Decisions) -> Refused {
         let mut standings = Vec::new();
-        let mut refusing: Option<(usize, Shortage)> = None;
-        for said in said {
-            let Some(rule) = self.counted(said.index).filter(|rule| rule.enforced()) else { continue };
-            standings.push(rule.rule.standing(said.level));
+        let mut refusing: Option<(&Said, Shortage)> = None;
+        for said in said.iter().filter(|said| said.rule.mode == Mode::Enforce) {
+            standings.push(said.rule.standing(said.level));
             let Some(shortage) = said.shortage else { continue };
             decisions.push((said.index, Decision::Refused));
             if refusing.is_none_or(|(_, longest)| shortage > longest) {
-                refusing = Some((said.index, shortage));
+                refusing = Some((said, shortage));
             }
         }
-        let refusal = refusing.and_then(|(index, shortage)| {
+        let refusal = refusing.map(|(said, shortage)| {
             let (retry_after, too_large) = match shortage {
                 Shortage::Wait(wait) => (Some(wait), false),
                 Shortage::Never => (None, true),
             };
             let denial = Denial {
-                rule: index,
+                rule: said.index,
                 retry_after,
                 too_large,
                 standings,
                 decisions: Decisions::new(),
-                refused_by: Arc::clone(&self.counted(index)?.rule),
+                refused_by: Arc::clone(&said.rule),
                 prompt_tokens: cost.prompt_tokens,
             };
-            Some(denial.into_refusal())
+            denial.into_refusal()
         });
         let refusal =
             refusal.unwrap_or_else(|| Refusal::new(Reason::InternalError, "A rule refused without a word."));
@@ -241,7 +233,7 @@ impl SharedRules {
             let rule = claim.rule;
             match rule.on_loss {
                 OnLoss::Share => {}
-                OnLoss::Closed if self.counted(claim.index).is_some_and(super::plan::Counted::enforced) => {
+                OnLoss::Closed if rule.mode == Mode::Enforce => {
                     decisions.push((claim.index, Decision::Refused));
                     let message = format!(
                         "Rule '{}' cannot be checked at the moment, and admits nothing until it can. Retry later.",

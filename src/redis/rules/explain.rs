@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::SharedRules;
+use super::cell::Cell;
 use super::plan::{Ask, tag_of};
 use super::script::{CHARGED, call};
 use super::trip::numbers;
@@ -15,55 +16,54 @@ impl SharedRules {
     /// How every rule stands to a request, in the configured order. What this gateway has leased counts as left.
     ///
     /// # Errors
-    /// When Redis cannot be asked.
+    /// How they stand here alone when Redis cannot be asked; rules that are open or closed then are not seen.
     pub async fn explain(
+        self: &Arc<Self>,
+        subject: &Subject<'_>,
+        cost: &Cost,
+    ) -> Result<Vec<Explained>, Vec<Explained>> {
+        let together = self.explain_together(subject, cost).await;
+        together.map_err(|_| self.share().explain(subject, cost, self.clock().now()))
+    }
+
+    async fn explain_together(
         self: &Arc<Self>,
         subject: &Subject<'_>,
         cost: &Cost,
     ) -> Result<Vec<Explained>, Loss> {
         let plan = self.planner.plan(&self.ladder, &self.counted, subject, cost);
         let mut seen: Vec<Option<Seen>> = vec![None; self.counted.len()];
-        for (index, counted) in self.counted.iter().enumerate() {
-            if plan.never.contains(&index) {
-                let (level, shortage) = (counted.cell.level([0; 3]), Some(Shortage::Never));
-                seen[index] = Some(Seen { amount: None, level, shortage });
-            }
+        let mut rules = self.ladder.rules().to_vec();
+        for (index, rule) in &plan.never {
+            let (level, shortage) = (Cell::of(rule).level([0; 3]), Some(Shortage::Never));
+            seen[*index] = Some(Seen { amount: None, level, shortage });
+            rules[*index] = Arc::clone(rule);
         }
         // One call for each tag: what is leased or free lies on any node.
         let own = [plan.strict.as_slice()];
         let others = plan.leased.iter().chain(&plan.free).map(std::slice::from_ref);
         for asks in own.into_iter().chain(others).filter(|asks| !asks.is_empty()) {
             for (ask, found) in asks.iter().zip(self.look(asks).await?) {
-                if let Some(seen) = seen.get_mut(ask.index) {
-                    *seen = Some(found);
-                }
+                seen[ask.index] = Some(found);
+                rules[ask.index] = Arc::clone(&ask.rule);
             }
         }
-        let rules = self.ladder.rules().iter().zip(seen).enumerate();
-        Ok(rules.map(|(index, (rule, seen))| Explained { index, rule: Arc::clone(rule), seen }).collect())
-    }
-
-    /// The same while Redis cannot be asked: this gateway's share. Rules that are open or closed then are not seen.
-    #[must_use]
-    pub fn explain_alone(&self, subject: &Subject<'_>, cost: &Cost) -> Vec<Explained> {
-        self.share().explain(subject, cost, self.clock().now())
+        let rules = rules.into_iter().zip(seen).enumerate();
+        Ok(rules.map(|(index, (rule, seen))| Explained { index, rule, seen }).collect())
     }
 
     async fn look(&self, asks: &[Ask]) -> Result<Vec<Seen>, Loss> {
         let key = asks.first().map_or("", |ask| &ask.key);
         // Nothing is recorded, but every call has a record among its keys.
         let record = self.record(tag_of(key), "look");
-        let cells = asks.iter().filter_map(|ask| {
-            let cell = &self.counted(ask.index)?.cell;
-            Some((cell.kind(), cell.charge(ask.amount, true)?))
-        });
+        let cells = asks.iter().filter_map(|ask| ask.charge(true));
         let keys = asks.iter().map(|ask| &*ask.key);
         let call = call(&self.store.scripts.look, (&record, CHARGED), keys, cells);
         let answer: Vec<i64> = self.store.link.run(RedisOp::Rules, self.timeout(), &call).await?;
         let now = self.clock().now();
         let seen = asks.iter().zip(answer.chunks_exact(4)).filter_map(|(ask, answer)| {
             let [fits, shown @ ..] = answer else { return None };
-            let cell = &self.counted(ask.index)?.cell;
+            let cell = &ask.cell;
             let mut level = cell.level(numbers(shown));
             let leased = self.purses.held(ask.hash);
             level.remaining = level.remaining.saturating_add(leased);

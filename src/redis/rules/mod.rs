@@ -161,9 +161,8 @@ impl SharedRules {
     fn errand<'a>(&self, verb: Verb, record: String, asks: impl Iterator<Item = (&'a Ask, u64, u64)>) {
         let (mut keys, mut cells) = (Vec::new(), Vec::new());
         for (ask, mark, actual) in asks {
-            let Some(counted) = self.counted(ask.index) else { continue };
             keys.push(Arc::clone(&ask.key));
-            cells.push((counted.cell.kind(), counted.cell.correct(mark, ask.amount, actual)));
+            cells.push((ask.cell.kind(), ask.cell.correct(mark, ask.amount, actual)));
         }
         keys.dedup();
         let since = self.clock().now();

@@ -20,18 +20,13 @@ use crate::refusal::Unit;
 #[derive(Clone, Debug)]
 pub(super) struct Counted {
     pub(super) rule: Arc<Rule>,
-    pub(super) cell: Cell,
     /// Whether its units are leased: its key has no caller in it.
     pub(super) leased: bool,
 }
 
 impl Counted {
     pub(super) fn of(rule: &Arc<Rule>) -> Self {
-        Self { cell: Cell::of(rule), leased: !rule.per.contains(&Per::Caller), rule: Arc::clone(rule) }
-    }
-
-    pub(super) fn enforced(&self) -> bool {
-        self.rule.mode == Mode::Enforce
+        Self { leased: !rule.per.contains(&Per::Caller), rule: Arc::clone(rule) }
     }
 }
 
@@ -40,12 +35,22 @@ impl Counted {
 pub(super) struct Ask {
     /// The rule's index.
     pub(super) index: usize,
+    /// The rule, with the caller's own quota if it has one.
+    pub(super) rule: Arc<Rule>,
+    /// Its quota.
+    pub(super) cell: Cell,
     /// The cell's key in Redis.
     pub(super) key: Arc<str>,
     /// The same for tables of this process.
     pub(super) hash: u64,
     /// Units; never zero in a plan's `strict` and `leased`.
     pub(super) amount: u64,
+}
+
+impl Ask {
+    pub(super) fn enforced(&self) -> bool {
+        self.rule.mode == Mode::Enforce
+    }
 }
 
 pub(super) type Asks = SmallVec<[Ask; 4]>;
@@ -60,7 +65,7 @@ pub(super) struct Plan {
     /// Rules that are charged nothing now and settled at the end.
     pub(super) free: Asks,
     /// Rules that can never hold what the request needs.
-    pub(super) never: SmallVec<[usize; 2]>,
+    pub(super) never: SmallVec<[(usize, Arc<Rule>); 2]>,
 }
 
 /// Makes plans. The names of keys are the same in every gateway; the hashes are this one's own.
@@ -94,18 +99,21 @@ impl Planner {
         cost: &Cost,
     ) -> Plan {
         let mut plan = Plan::default();
-        for Claim { index, amount, .. } in ladder.claims(subject, cost) {
+        for Claim { index, rule: own, amount } in ladder.claims(subject, cost) {
             let Some(rule) = counted.get(index) else { continue };
             let Some(amount) = amount else {
-                plan.never.push(index);
+                plan.never.push((index, own));
                 continue;
             };
             if !rule.leased && plan.tag.is_empty() {
                 let digest = subject.identity(Per::Caller, |caller| Sha256::digest(caller));
                 hex(&digest[..TAG_BYTES], &mut plan.tag);
             }
-            let key = self.key(rule, subject, &plan.tag);
-            let ask = Ask { index, hash: self.random.hash_one(&key), key: key.into(), amount };
+            let cell = Cell::of(&own);
+            let key = self.key(rule, cell.kind(), subject, &plan.tag);
+            // A refusal by another quota says nothing: who was given more is not to wait for it.
+            let hash = self.random.hash_one((&key, own.quota));
+            let ask = Ask { index, rule: own, cell, hash, key: key.into(), amount };
             let asks = match amount {
                 0 => &mut plan.free,
                 _ if rule.leased => &mut plan.leased,
@@ -117,7 +125,7 @@ impl Planner {
     }
 
     /// `{prefix}:limit:{TAG}:NAME:KIND`, and what else tells keys of the rule apart.
-    fn key(&self, rule: &Counted, subject: &Subject<'_>, caller: &str) -> String {
+    fn key(&self, rule: &Counted, kind: &str, subject: &Subject<'_>, caller: &str) -> String {
         let Rule { name, per, unit, .. } = &*rule.rule;
         let mut rest = Sha256::new();
         let mut parts = 0;
@@ -137,7 +145,7 @@ impl Planner {
             Unit::Requests => 'r',
             Unit::Tokens => 't',
         };
-        let (prefix, kind) = (&self.prefix, rule.cell.kind());
+        let prefix = &self.prefix;
         if rule.leased {
             format!("{prefix}{{{name}:{rest_hex}}}:{kind}{unit}")
         } else {

@@ -9,18 +9,21 @@ use smallvec::SmallVec;
 
 use super::SharedRules;
 use super::afterwards::Verb;
-use super::cell::Shown;
+use super::cell::{Fields, Shown};
 use super::holding::{Holding, How, Part};
 use super::plan::{Ask, Plan, tag_of};
 use super::script::{CHARGED, call};
 use crate::limit::meter::{Level, Shortage};
+use crate::limit::rule::Rule;
 use crate::metrics::RedisOp;
 use crate::redis::link::Loss;
 
 /// What one rule said.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Said {
     pub(super) index: usize,
+    /// The rule, as it is for this caller.
+    pub(super) rule: Arc<Rule>,
     pub(super) hash: u64,
     pub(super) amount: u64,
     pub(super) level: Level,
@@ -58,22 +61,31 @@ pub(super) fn numbers<const N: usize>(from: &[i64]) -> [u64; N] {
     std::array::from_fn(|index| from.get(index).map_or(0, |number| u64::try_from(*number).unwrap_or(0)))
 }
 
-impl SharedRules {
-    fn said(&self, ask: &Ask, shown: Shown, fits: bool) -> Option<Said> {
-        let cell = &self.counted(ask.index)?.cell;
-        let shortage = if fits { None } else { cell.shortage(shown, ask.amount) };
-        let Ask { index, hash, amount, .. } = *ask;
-        Some(Said { index, hash, amount, level: cell.level(shown), shortage })
+impl Ask {
+    /// What it was told at this level.
+    pub(super) fn said(&self, level: Level, shortage: Option<Shortage>) -> Said {
+        let Self { index, hash, amount, .. } = *self;
+        Said { index, rule: Arc::clone(&self.rule), hash, amount, level, shortage }
     }
 
+    /// What the scripts told it.
+    fn heard(&self, shown: Shown, fits: bool) -> Said {
+        let shortage = if fits { None } else { self.cell.shortage(shown, self.amount) };
+        self.said(self.cell.level(shown), shortage)
+    }
+
+    /// The arguments of a charge.
+    pub(super) fn charge(&self, enforced: bool) -> Option<(&'static str, Fields)> {
+        Some((self.cell.kind(), self.cell.charge(self.amount, enforced)?))
+    }
+}
+
+impl SharedRules {
     /// Charges all of a caller's own rules, or none.
     pub(super) async fn charge(self: &Arc<Self>, plan: &Plan) -> Result<Heard, Loss> {
         let (id, asks) = (self.id(), plan.strict.as_slice());
         let mut guard = Guard { rules: self, record: self.record(&plan.tag, &id), asks, heard: false };
-        let cells = asks.iter().filter_map(|ask| {
-            let counted = self.counted(ask.index)?;
-            Some((counted.cell.kind(), counted.cell.charge(ask.amount, counted.enforced())?))
-        });
+        let cells = asks.iter().filter_map(|ask| ask.charge(ask.enforced()));
         let keys = asks.iter().map(|ask| &*ask.key);
         let call = call(&self.store.scripts.charge, (&guard.record, CHARGED), keys, cells);
         let answer = self.store.link.run::<Vec<i64>>(RedisOp::Rules, self.timeout(), &call).await;
@@ -87,7 +99,7 @@ impl SharedRules {
                 let how = How::Cell(u64::try_from(*mark).unwrap_or(0));
                 heard.holding.parts.push(Part { ask: ask.clone(), how });
             }
-            heard.said.extend(self.said(ask, numbers(shown), *fits == 1));
+            heard.said.push(ask.heard(numbers(shown), *fits == 1));
         }
         Ok(heard)
     }
@@ -105,10 +117,7 @@ impl SharedRules {
         let id = self.id();
         let record = self.record(tag_of(&ask.key), &id);
         let mut guard = Guard { rules: self, record, asks: &options, heard: false };
-        let counted = self.counted(ask.index).ok_or(Loss::NotSent)?;
-        let cells = options.iter().filter_map(|option| {
-            Some((counted.cell.kind(), counted.cell.charge(option.amount, counted.enforced())?))
-        });
+        let cells = options.iter().filter_map(|option| option.charge(ask.enforced()));
         let keys = std::iter::once(&*ask.key);
         let call = call(&self.store.scripts.lease, (&guard.record, CHARGED), keys, cells);
         let answer = self.store.link.run::<Vec<i64>>(RedisOp::Lease, self.timeout(), &call).await;
@@ -118,12 +127,10 @@ impl SharedRules {
         let had = usize::try_from(*option).ok().and_then(|option| options.get(option.checked_sub(1)?));
         let mut heard = Heard { holding: Holding::new(self, id), said: SmallVec::new() };
         let now = self.clock().now();
-        let said = self.said(options.last().unwrap_or(ask), numbers(shown), had.is_some());
-        if let Some(said) = said {
-            let mark = had.is_some().then(|| u64::try_from(*mark).unwrap_or(0));
-            self.purses.heard(ask.hash, said.level, mark, now);
-            heard.said.push(said);
-        }
+        let said = options.last().unwrap_or(ask).heard(numbers(shown), had.is_some());
+        let mark = had.is_some().then(|| u64::try_from(*mark).unwrap_or(0));
+        self.purses.heard(ask.hash, said.level, mark, now);
+        heard.said.push(said);
         if let Some(had) = had {
             heard.holding.parts.push(Part { ask: had.clone(), how: How::Lease });
             let spare = if needed { had.amount - ask.amount } else { had.amount };

@@ -1,5 +1,8 @@
 //! Callers that are kept in Redis, one by one.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use http::{Method, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -7,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{Fault, json_answer};
 use super::body::AdminBody;
-use crate::redis::callers::{StoredCaller, StoredCallers, is_name};
+use crate::limit::own::{WrittenLimit, quota};
+use crate::limit::rule::Rule;
+use crate::redis::callers::{StoredCaller, StoredCallers, Written as Rest, is_name};
 use crate::redis::link::Loss;
 
 /// A caller as an administrator writes it.
@@ -21,6 +26,8 @@ pub(super) struct Written {
     class: Option<String>,
     weight: Option<u32>,
     team: Option<String>,
+    #[serde(default)]
+    limits: BTreeMap<String, WrittenLimit>,
 }
 
 fn lost(loss: Loss) -> Fault {
@@ -37,12 +44,8 @@ fn unknown(id: &str) -> Fault {
 
 /// What is shown of a caller: no digest, from which a weak key could be guessed.
 fn shown(caller: &StoredCaller) -> Value {
-    json!({
-        "id": caller.id,
-        "class": caller.class.map(crate::request::Class::as_str),
-        "weight": caller.weight,
-        "team": caller.team,
-    })
+    let Rest { class, weight, team, limits } = caller.written();
+    json!({ "id": caller.id, "class": class, "weight": weight, "team": team, "limits": limits })
 }
 
 pub(super) fn check_id(id: &str) -> Result<(), Fault> {
@@ -73,10 +76,12 @@ pub(super) async fn look(
 /// Writes a caller.
 pub(super) async fn write(
     callers: &StoredCallers,
+    rules: &[Arc<Rule>],
     id: &str,
     written: Written,
 ) -> Result<Response<AdminBody>, Fault> {
-    let Written { sha256, key, class, weight, team } = written;
+    let Written { sha256, key, class, weight, team, limits } = written;
+    let rest = Rest { class, weight, team, limits };
     let sha256 = match (sha256, key) {
         (Some(sha256), None) => sha256,
         (None, Some(key)) if !key.is_empty() => {
@@ -84,7 +89,13 @@ pub(super) async fn write(
         }
         _ => return Err(bad("give `sha256`, the SHA-256 of the caller's key, or `key`, the key itself")),
     };
-    let caller = StoredCaller::new(id, &sha256, class.as_deref(), weight, team.as_deref()).map_err(bad)?;
+    let caller = StoredCaller::new(id, &sha256, &rest).map_err(bad)?;
+    for (name, limit) in caller.limits.iter().flat_map(|limits| limits.iter()) {
+        let Some(rule) = rules.iter().find(|rule| rule.name == *name) else {
+            return Err(bad(format!("`limits` names a rule '{name}', and there is none")));
+        };
+        quota(rule, limit).map_err(|fault| bad(format!("`limits`: '{name}': {fault}")))?;
+    }
     if callers.find(&caller.sha256).is_some_and(|other| other.id != caller.id) {
         let message = "another caller has this key already";
         return Err(Fault::new(StatusCode::CONFLICT, "conflict", message));

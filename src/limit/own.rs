@@ -1,0 +1,260 @@
+//! A caller's own limits: another quota under a rule that counts it by itself.
+//!
+//! Counts are the caller's, not the quota's: when its limit changes it goes on from what it has used.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::rule::{Algorithm, Per, Quota, Rule};
+use crate::request::{OwnLimit, OwnLimits};
+
+/// A sliding log keeps one entry for each admission, for every key: beyond this the memory of a single key would
+/// exceed 150 KiB, and `sliding_window` counts nearly as well in a few bytes.
+pub const LONGEST_LOG: u64 = 10_000;
+
+/// The most units that a quota may hold.
+pub const MOST_UNITS: u64 = 1_000_000_000_000;
+
+/// A full bucket must empty in reasonable time: nobody waits longer than this, and the arithmetic of a limiter
+/// (nanoseconds in 64 bits) has room for 500 times as much.
+pub const FILL: Duration = Duration::from_secs(366 * 86_400);
+
+/// Whether a bucket of `quota` would fill in reasonable time.
+#[must_use]
+pub fn fills(quota: &Quota) -> bool {
+    let fill = quota.period.as_nanos().saturating_mul(quota.burst.into()) / u128::from(quota.limit).max(1);
+    fill <= FILL.as_nanos()
+}
+
+/// Reads a rate as people write it: `10/s`, `600/m`.
+#[must_use]
+pub fn read_rate(text: &str) -> Option<(u64, Duration)> {
+    let (number, unit) = text.split_once('/')?;
+    let (_, seconds) = PERIODS.iter().find(|(name, _)| *name == unit)?;
+    // A bucket counts time in whole nanoseconds: a faster rate would have no interval.
+    let most = seconds.saturating_mul(1_000_000_000);
+    let units = number.parse().ok().filter(|_| number.bytes().all(|byte| byte.is_ascii_digit()))?;
+    (1..=most).contains(&units).then_some((units, Duration::from_secs(*seconds)))
+}
+
+/// Writes a rate that [`read_rate`] reads.
+#[must_use]
+pub fn write_rate(units: u64, period: Duration) -> String {
+    let seconds = period.as_secs();
+    let unit = PERIODS.iter().find(|(_, period)| *period == seconds).map_or("s", |(unit, _)| unit);
+    format!("{units}/{unit}")
+}
+
+/// The periods of a rate, in seconds.
+pub const PERIODS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+
+/// A limit as people write it: JSON.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WrittenLimit {
+    /// The rate of a token bucket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
+    /// What a full token bucket holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+    /// What fits into a window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+impl WrittenLimit {
+    /// The limit of those words.
+    ///
+    /// # Errors
+    /// When the rate is none.
+    pub fn read(&self) -> Result<OwnLimit, String> {
+        let rate = self.rate.as_deref().map(|rate| {
+            let fault =
+                || format!("`rate` must be a number per s, m, h or d, such as `10/s`; found \"{rate}\"");
+            read_rate(rate).ok_or_else(fault)
+        });
+        Ok(OwnLimit { rate: rate.transpose()?, burst: self.burst, limit: self.limit })
+    }
+}
+
+impl From<&OwnLimit> for WrittenLimit {
+    fn from(limit: &OwnLimit) -> Self {
+        let rate = limit.rate.map(|(units, period)| write_rate(units, period));
+        Self { rate, burst: limit.burst, limit: limit.limit }
+    }
+}
+
+/// The quota of `rule` for a caller with that limit.
+///
+/// # Errors
+/// Why the limit does not fit the rule.
+pub fn quota(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
+    if !rule.per.contains(&Per::Caller) {
+        return Err("the rule does not count each caller by itself, so none has a limit of its own");
+    }
+    changed(rule, limit)
+}
+
+/// The quota of `rule` with that limit in place of its own.
+///
+/// # Errors
+/// Why the limit does not fit the rule.
+pub fn changed(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
+    let units = [limit.burst, limit.limit, limit.rate.map(|(units, _)| units)];
+    if units.iter().flatten().any(|units| !(1..=MOST_UNITS).contains(units)) {
+        return Err("numbers must be from 1 to 1000000000000");
+    }
+    match (rule.algorithm, limit) {
+        (Algorithm::TokenBucket, OwnLimit { limit: Some(_), .. }) => {
+            Err("the rule is a token bucket, which has `rate` and `burst`")
+        }
+        (Algorithm::TokenBucket, OwnLimit { rate, burst, .. }) => {
+            let (limit, period) = rate.unwrap_or((rule.quota.limit, rule.quota.period));
+            let quota = Quota { limit, period, burst: burst.unwrap_or(rule.quota.burst) };
+            if fills(&quota) { Ok(quota) } else { Err("the bucket would take more than a year to fill") }
+        }
+        (_, OwnLimit { rate: Some(_), .. } | OwnLimit { burst: Some(_), .. }) => {
+            Err("the rule is a sliding window, which has `limit`")
+        }
+        (Algorithm::SlidingLog, OwnLimit { limit: Some(limit), .. }) if *limit > LONGEST_LOG => {
+            Err("a sliding log remembers every admission, so it takes at most 10000")
+        }
+        (_, OwnLimit { limit, .. }) => {
+            let limit = limit.unwrap_or(rule.quota.limit);
+            Ok(Quota { limit, burst: limit, ..rule.quota })
+        }
+    }
+}
+
+/// The quota of `rule` for who has these limits, if that is another than the rule's. A limit that does not fit the rule,
+/// which may have changed since it was written, is none.
+#[must_use]
+pub fn own_quota(rule: &Rule, limits: &OwnLimits) -> Option<Quota> {
+    quota(rule, limits.get(&rule.name)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Nanos;
+    use crate::limit::rule::{Match, Mode, OnLoss};
+    use crate::limit::{Cost, Ladder, Subject};
+    use crate::refusal::Unit;
+    use crate::request::Class;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn rule(name: &str, algorithm: Algorithm, per: Per, unit: Unit, limit: u64) -> Rule {
+        Rule {
+            name: name.into(),
+            algorithm,
+            per: vec![per],
+            unit,
+            quota: Quota { limit, period: HOUR, burst: limit },
+            mode: Mode::Enforce,
+            matches: Match::default(),
+            reserve_max: false,
+            on_loss: OnLoss::Share,
+            max_keys: 10,
+        }
+    }
+
+    fn limits(limits: &[(&str, OwnLimit)]) -> Arc<OwnLimits> {
+        Arc::new(limits.iter().map(|(name, limit)| ((*name).into(), *limit)).collect())
+    }
+
+    fn subject(own: Option<&Arc<OwnLimits>>) -> Subject<'_> {
+        Subject {
+            caller: "key:a",
+            team: None,
+            ip: None,
+            model: None,
+            route: "/",
+            path: "/",
+            class: Class::Interactive,
+            own,
+        }
+    }
+
+    /// How often a request of `tokens` is admitted.
+    fn admitted(ladder: &Ladder, own: Option<&Arc<OwnLimits>>, tokens: u64) -> u64 {
+        let cost = Cost { prompt_tokens: tokens, ..Cost::default() };
+        (0..).find(|_| ladder.admit(&subject(own), &cost, Nanos::from_secs(1)).is_err()).unwrap()
+    }
+
+    const BURST_OF_8: OwnLimit = OwnLimit { rate: None, burst: Some(8), limit: None };
+    const LIMIT_OF_8: OwnLimit = OwnLimit { rate: None, burst: None, limit: Some(8) };
+
+    #[test]
+    fn a_caller_has_its_own_quota_whatever_the_algorithm() {
+        for (algorithm, own) in [
+            (Algorithm::TokenBucket, BURST_OF_8),
+            (Algorithm::SlidingWindow, LIMIT_OF_8),
+            (Algorithm::SlidingLog, LIMIT_OF_8),
+        ] {
+            let ladder = Ladder::new(vec![rule("r", algorithm, Per::Caller, Unit::Requests, 3)]);
+            let own = limits(&[("r", own)]);
+            assert_eq!(admitted(&ladder, None, 0), 3);
+            assert_eq!(admitted(&ladder, Some(&own), 0), 5, "it goes on from what it has used");
+            assert_eq!(admitted(&ladder, None, 0), 0);
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_callers_own_quota() {
+        let ladder = Ladder::new(vec![rule("r", Algorithm::SlidingLog, Per::Caller, Unit::Tokens, 100)]);
+        let own = limits(&[("r", OwnLimit { limit: Some(300), ..OwnLimit::default() })]);
+        let cost = Cost { prompt_tokens: 250, ..Cost::default() };
+        let large = ladder.admit(&subject(None), &cost, Nanos::ZERO).unwrap_err();
+        assert!(large.too_large);
+        let charge = ladder.admit(&subject(Some(&own)), &cost, Nanos::ZERO).unwrap().charge;
+        let standings = ladder.standings(&charge, Nanos::ZERO);
+        assert_eq!((standings[0].limit, standings[0].remaining), (300, 50));
+        let refusal = ladder.admit(&subject(Some(&own)), &cost, Nanos::ZERO).unwrap_err().into_refusal();
+        assert!(refusal.message.contains("300 tokens per hour"), "{}", refusal.message);
+        ladder.settle(charge, 60, Nanos::ZERO);
+        let explained = ladder.explain(&subject(Some(&own)), &cost, Nanos::ZERO);
+        assert_eq!((explained[0].rule.quota.limit, explained[0].seen.unwrap().level.remaining), (300, 240));
+    }
+
+    #[test]
+    fn a_bucket_is_settled_by_the_rate_that_it_was_charged_by() {
+        let ladder = Ladder::new(vec![rule("r", Algorithm::TokenBucket, Per::Caller, Unit::Tokens, 10)]);
+        let own = limits(&[("r", OwnLimit { rate: Some((1000, HOUR)), burst: Some(1000), limit: None })]);
+        let cost = Cost { prompt_tokens: 600, ..Cost::default() };
+        let charge = ladder.admit(&subject(Some(&own)), &cost, Nanos::ZERO).unwrap().charge;
+        ladder.refund(charge, Nanos::ZERO);
+        assert_eq!(admitted(&ladder, None, 1), 10, "nothing is left of it");
+    }
+
+    #[test]
+    fn a_share_is_one_of_the_callers_own_quota() {
+        let whole = Ladder::new(vec![rule("r", Algorithm::SlidingWindow, Per::Caller, Unit::Requests, 3)]);
+        let own = limits(&[("r", OwnLimit { limit: Some(40), ..OwnLimit::default() })]);
+        assert_eq!(admitted(&whole.share(4, None), Some(&own), 0), 10);
+    }
+
+    #[test]
+    fn what_does_not_fit_the_rule_is_none() {
+        let bucket = rule("r", Algorithm::TokenBucket, Per::Caller, Unit::Requests, 3);
+        let log = rule("r", Algorithm::SlidingLog, Per::Caller, Unit::Requests, 3);
+        let all = rule("r", Algorithm::TokenBucket, Per::All, Unit::Requests, 3);
+        let most = |number| OwnLimit { burst: Some(number), ..OwnLimit::default() };
+        for (rule, own, words) in [
+            (&bucket, LIMIT_OF_8, "`rate` and `burst`"),
+            (&log, BURST_OF_8, "which has `limit`"),
+            (&log, OwnLimit { limit: Some(10_001), ..OwnLimit::default() }, "at most 10000"),
+            (&all, BURST_OF_8, "does not count each caller"),
+            (&bucket, most(0), "from 1 to"),
+            (&bucket, most(MOST_UNITS), "more than a year"),
+        ] {
+            assert!(quota(rule, &own).unwrap_err().contains(words), "{words}");
+            let ladder = Ladder::new(vec![rule.clone()]);
+            assert_eq!(admitted(&ladder, Some(&limits(&[("r", own), ("s", BURST_OF_8)])), 0), 3);
+        }
+    }
+}

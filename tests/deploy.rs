@@ -1,0 +1,162 @@
+//! What stands in `deploy/` is whole: every mounted file is there, the dashboard is what its list says, every alert has
+//! a test and a chapter in the runbook. `make monitoring` asks the tools themselves, and a running gateway.
+#![expect(clippy::panic, reason = "a test's own helpers, which clippy does not see as tests")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[path = "deploy/dashboard.rs"]
+mod dashboard;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The words that stand after `key` on lines of `text`.
+fn after<'a>(text: &'a str, key: &'a str) -> BTreeSet<&'a str> {
+    text.lines().filter_map(|line| line.trim_start().strip_prefix(key)).map(str::trim).collect()
+}
+
+#[test]
+fn the_dashboard_is_what_its_list_says() {
+    let wanted = format!("{:#}\n", dashboard::dashboard());
+    let path = root().join("deploy/grafana/dashboard.json");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &wanted).expect("the repository can be written to");
+    }
+    let have = text("deploy/grafana/dashboard.json");
+    assert!(have == wanted, "the dashboard is old: run UPDATE=1 cargo test --test deploy");
+}
+
+#[test]
+fn panels_have_what_grafana_needs_and_do_not_overlap() {
+    let board = dashboard::dashboard();
+    let panels = board["panels"].as_array().expect("panels are a list");
+    let mut taken = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    let mut titles = BTreeSet::new();
+    for panel in panels {
+        let title = panel["title"].as_str().expect("a title is text");
+        assert!(ids.insert(panel["id"].as_u64()) && titles.insert(title), "{title} is there twice");
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().expect("a place"));
+        assert!(x + w <= 24, "{title} reaches beyond the grid");
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "{title} lies upon another panel at {cell:?}");
+        }
+        if panel["type"] == "row" {
+            continue;
+        }
+        let targets = panel["targets"].as_array().expect("queries are a list");
+        assert!(!targets.is_empty(), "{title} asks nothing");
+        for target in targets {
+            let query = target["expr"].as_str().expect("a query is text");
+            assert!(!query.contains("$i{") && !query.contains("[$r]"), "{title}: {query}");
+            assert!(target["datasource"]["uid"] == "${datasource}", "{title} names a data source of its own");
+            let many = targets.len() > 1 || query.contains(" by (");
+            assert!(!many || target["legendFormat"] != "", "{title}: lines without names");
+        }
+        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title} has no unit");
+    }
+}
+
+#[test]
+fn every_mounted_file_is_there() {
+    let compose = text("deploy/compose.yaml");
+    let mounts: Vec<&str> = compose
+        .split(|c: char| c.is_whitespace() || "\"[],".contains(c))
+        .filter_map(|word| word.strip_prefix("./"))
+        .filter_map(|word| word.split_once(':').map(|(file, _)| file))
+        .collect();
+    assert!(mounts.len() >= 7, "{mounts:?}");
+    for mount in mounts {
+        let path: PathBuf = root().join("deploy").join(mount);
+        assert!(path.exists(), "{mount} is mounted and not there");
+    }
+    let example = text("deploy/.env.example");
+    for (_, rest) in compose.match_indices("${").map(|(at, _)| compose.split_at(at + 2)) {
+        let name = rest.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).next().unwrap_or_default();
+        assert!(example.contains(&format!("{name}=")), "{name} is not in .env.example");
+    }
+}
+
+#[test]
+fn the_image_is_built_with_the_compiler_that_the_package_asks_for() {
+    let manifest = text("Cargo.toml");
+    let wanted = after(&manifest, "rust-version = ")
+        .pop_first()
+        .expect("the package names a compiler")
+        .trim_matches('"');
+    assert!(
+        text("deploy/Dockerfile").contains(&format!("FROM rust:{wanted}-")),
+        "the image has another than {wanted}"
+    );
+}
+
+#[test]
+fn the_gateways_settings_are_valid() {
+    let check = Command::new(env!("CARGO_BIN_EXE_traffic-dam"))
+        .args(["check", "--config", "deploy/dam.yaml"])
+        .current_dir(root())
+        .envs([
+            ("DAM_ADMIN_TOKEN", "a-token-of-many-letters-and-digits-1"),
+            ("DAM_REDIS_KEY", "a-key-of-many-letters-and-digits-12345"),
+            ("DAM_REDIS_URL", "redis://redis:6379"),
+        ])
+        .output()
+        .expect("the binary runs");
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+#[test]
+fn every_alert_is_tested_both_ways_and_has_its_chapter() {
+    let (alerts, tests, runbook) =
+        (text("deploy/prometheus/alerts.yml"), text("deploy/prometheus/tests.yml"), text("docs/runbook.md"));
+    let names = after(&alerts, "- alert: ");
+    assert!(names.len() >= 12, "{names:?}");
+    assert_eq!(after(&runbook, "## TrafficDam").len(), names.len(), "the runbook has other chapters");
+    for name in names {
+        let chapter = runbook.split_once(&format!("\n## {name}\n")).map(|(_, rest)| rest);
+        let chapter = chapter.unwrap_or_else(|| panic!("{name} has no chapter in the runbook"));
+        let chapter = chapter.split("\n## ").next().unwrap_or_default();
+        for part in ["**Means.**", "**Look.**", "**Do.**"] {
+            assert!(chapter.contains(part), "{name}: its chapter lacks {part}");
+        }
+        assert!(alerts.contains(&format!("docs/runbook.md#{}\n", name.to_lowercase())), "{name} has no link");
+        assert!(
+            tests.contains(&format!("{{ alertname: {name}, eval_time: 59m }}")),
+            "{name} is not tested quiet"
+        );
+        let fires = format!("- alertname: {name}\n");
+        let fired = tests.match_indices(&fires).any(|(at, _)| {
+            tests[at + fires.len()..].lines().take(2).any(|line| line.trim() == "exp_alerts:")
+        });
+        assert!(fired, "{name} never fires in a test");
+    }
+}
+
+#[test]
+fn a_query_names_only_rules_that_are_recorded() {
+    let rules = text("deploy/prometheus/rules.yml");
+    let recorded = after(&rules, "- record: ");
+    let board = dashboard::dashboard();
+    let queries =
+        board["panels"].as_array().into_iter().flatten().flat_map(|panel| panel["targets"].as_array());
+    let mut all: Vec<String> =
+        queries.flatten().filter_map(|target| target["expr"].as_str().map(str::to_owned)).collect();
+    all.push(text("deploy/prometheus/alerts.yml"));
+    all.push(rules.clone());
+    let mut used = BTreeSet::new();
+    for query in &all {
+        let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
+        used.extend(words.filter(|word| word.starts_with("traffic_dam:")));
+    }
+    let unknown: Vec<_> = used.iter().filter(|name| !recorded.contains(**name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?} are not recorded");
+    assert!(!used.is_empty());
+}
