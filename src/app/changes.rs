@@ -117,14 +117,8 @@ impl App {
         let tokens = tokens::tokens(&before.settings, inner.key_source.borrow().as_ref());
         match build::stack(&before.settings, &counting, tokens, &self.state(before.spans.clone())) {
             Ok(stack) => {
-                let settings = before.settings.clone();
-                inner.live.store(Arc::new(Live {
-                    settings,
-                    ladder,
-                    counting,
-                    spans: before.spans.clone(),
-                    stack,
-                }));
+                let (settings, spans) = (before.settings.clone(), before.spans.clone());
+                inner.live.store(Arc::new(Live { settings, ladder, counting, spans, stack }));
             }
             Err(error) => tracing::warn!(%error, "the rules stay as they were"),
         }

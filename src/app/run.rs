@@ -196,16 +196,17 @@ impl App {
             together.leave().await;
         }
         admin_drain.close();
-        if let Some(spans) = inner.live.load().spans.clone() {
-            // A thread that cannot be joined has nothing left to say.
-            tokio::task::spawn_blocking(move || spans.flush()).await.unwrap_or_default();
-        }
     }
 
     /// Goes down as the settings say. Returns how many connections were cut off.
     pub async fn drain(&self) -> usize {
         let settings = self.0.live.load().settings.drain;
-        self.0.drain.run(settings.delay, settings.timeout).await
+        let cut_off = self.0.drain.run(settings.delay, settings.timeout).await;
+        if let Some(spans) = self.0.live.load().spans.clone() {
+            // A thread that cannot be joined has nothing left to say.
+            tokio::task::spawn_blocking(move || spans.flush()).await.unwrap_or_default();
+        }
+        cut_off
     }
 
     /// Cuts everything off.

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use opentelemetry_http::{HttpClient, HttpError};
 use rustls::ClientConfig;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use crate::net::client;
 
@@ -51,8 +52,8 @@ impl Collector {
 #[async_trait]
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        // The exporter's own time limit does not reach here.
-        let post = tokio::time::timeout(super::PATIENCE, self.clone().post(request));
-        self.runtime.spawn(post).await??
+        let post = self.clone().post(request);
+        // The exporter's own time limit does not reach here; this one needs the runtime's timer.
+        self.runtime.spawn(async { timeout(super::PATIENCE, post).await }).await??
     }
 }

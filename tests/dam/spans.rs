@@ -50,7 +50,8 @@ async fn each_request_is_a_span_between_its_clients_and_its_workers() {
     let worker = Worker::start(8);
     let tracing = format!(
         "limits: [{{ name: few, algorithm: token_bucket, per: all, unit: requests, rate: 1/h, burst: 2 }}]\n\
-         tracing: {{ otlp: \"http://{addr}\", service: dam-7, headers: {{ x-token: secret }} }}\n"
+         tracing: {{ otlp: \"http://{addr}\", service: dam-7, headers: {{ x-token: secret }} }}\n\
+         drain: {{ delay: 0s, timeout: 5s }}\n"
     );
     let mut dam = Dam::start(&before(&[worker.entry("w1", 8)], &tracing));
     let parent = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -61,7 +62,7 @@ async fn each_request_is_a_span_between_its_clients_and_its_workers() {
     assert_eq!(dam.ask(chat("refused", true, 3, &[])).await.status, 429);
     dam.idle().await;
     // What is left is exported on the way down.
-    dam.app.close();
+    dam.app.drain().await;
     dam.ended().await;
 
     let batches = batches.lock();
@@ -122,11 +123,11 @@ async fn each_request_is_a_span_between_its_clients_and_its_workers() {
 async fn a_collector_that_is_gone_costs_requests_nothing() {
     let worker = Worker::start(8);
     // Nobody listens on port 1.
-    let tracing = "tracing: { otlp: \"http://127.0.0.1:1\" }\n";
+    let tracing = "tracing: { otlp: \"http://127.0.0.1:1\" }\ndrain: { delay: 0s, timeout: 5s }\n";
     let mut dam = Dam::start(&before(&[worker.entry("w1", 8)], tracing));
     for _ in 0..20 {
         assert_eq!(dam.ask(chat("a", true, 2, &[])).await.status, 200);
     }
-    dam.app.close();
+    dam.app.drain().await;
     dam.ended().await;
 }

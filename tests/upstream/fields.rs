@@ -1,8 +1,11 @@
 //! Which header fields and trailers pass.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, Request};
 use smallvec::smallvec;
-use traffic_dam::request::{Demand, Forwarding, Payload};
+use traffic_dam::clock::Nanos;
+use traffic_dam::request::{Demand, Flight, Forwarding, Payload, Trace};
 use traffic_dam::upstream::UpstreamSettings;
 
 use crate::rig::{Asked, Dam, Worker, answer, chat, read, spec};
@@ -165,7 +168,9 @@ async fn the_gateways_trace_is_told_and_paths_keep_their_encoding() {
     let worker = Worker::saying(answer(200, "ok")).await;
     let dam =
         Dam::new(vec![spec("w1", &format!("http://{}/base/", worker.addr))], UpstreamSettings::default());
-    let request = Request::get("/x?y=1").header("accept-encoding", "br").extension(Demand::path());
+    let flight = Flight::new("r1", Nanos::ZERO).in_trace(Trace::begun(10, 11, true));
+    let request = Request::get("/x?y=1").header("accept-encoding", "br");
+    let request = request.extension(Demand::path()).extension(Arc::new(flight));
     dam.send("w1", request.body(Payload::empty()).unwrap()).await.unwrap();
     let asked = worker.asked().pop().unwrap();
     assert!(asked.head.starts_with("GET /base/x?y=1 HTTP/1.1\r\n"), "{}", asked.head);

@@ -18,7 +18,7 @@ use traffic_dam::clock::Clock;
 use traffic_dam::fleet::Fleet;
 use traffic_dam::fleet::spec::WorkerSpec;
 use traffic_dam::refusal::Refusal;
-use traffic_dam::request::{Caller, Demand, Ending, Flight, Kind, Payload, PayloadError, Trace};
+use traffic_dam::request::{Caller, Demand, Ending, Flight, Kind, Payload, PayloadError};
 use traffic_dam::shed::settings::{GateSettings, LimitSource};
 use traffic_dam::shed::{Ask, Entry, Permit};
 use traffic_dam::upstream::{BodyError, Upstream, UpstreamBody, UpstreamSettings};
@@ -213,9 +213,6 @@ pub(crate) struct Dam {
     pub(crate) clock: Clock,
 }
 
-/// The trace that requests of the rig are in.
-const TRACE: Trace = Trace::begun(10, 11, true);
-
 impl Dam {
     pub(crate) fn new(specs: Vec<WorkerSpec>, settings: UpstreamSettings) -> Self {
         let clock = Clock::system();
@@ -255,7 +252,7 @@ impl Dam {
         request: Request<Payload>,
     ) -> Result<Response<UpstreamBody>, Refusal> {
         let (mut head, body) = request.into_parts();
-        head.extensions.get_or_insert_with(|| Arc::new(Flight::new("r1", self.clock.now()).in_trace(TRACE)));
+        head.extensions.get_or_insert_with(|| Arc::new(Flight::new("r1", self.clock.now())));
         head.extensions.insert(self.permit(id));
         self.upstream.forward(Request::from_parts(head, body)).await
     }
