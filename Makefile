@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy overload deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy overload deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ page: ## the live page in Chromium; SCREENSHOTS=docs/page keeps pictures of it
 
 queue-workers: ## both workers put through the queue's protocol
 	scripts/queue-workers
+
+queue-figures: ## what a queue costs beside HTTP: first tokens, commands to Redis, CPU of 1000 streams; some 2 minutes
+	scripts/queue-figures
 
 chaos: ## gateways, workers and Redis killed and paused for 10 minutes while jobs go through them
 	scripts/chaos

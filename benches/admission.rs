@@ -80,6 +80,7 @@ fn admission(criterion: &mut Criterion) {
             team: None,
             class: Class::Interactive,
             weight: 1,
+            limits: None,
         }],
         ..CallerSettings::default()
     });

@@ -9,6 +9,8 @@
 
 #[path = "redis/callers.rs"]
 mod callers;
+#[path = "redis/changes.rs"]
+mod changes;
 #[path = "dam/client.rs"]
 #[expect(dead_code, reason = "shared with the tests of one gateway")]
 mod client;
@@ -37,13 +39,14 @@ use traffic_dam::server::admin::AdminSource;
 
 /// A gateway that counts these rules in `redis`, before `worker`, and gives up on Redis late: this machine may be busy.
 fn patient(redis: &Server, worker: &Worker, limits: &str, more: &str) -> String {
-    settings(redis, worker, limits, more).replace("timeout: 10ms", "timeout: 5s")
+    settings(redis, worker, limits, more).replace("timeout: 100ms", "timeout: 5s")
 }
 
-/// A gateway that counts these rules in `redis`, before `worker`.
+/// A gateway that counts these rules in `redis`, before `worker`. It waits ten times as long as by default: what must be
+/// seen is that it does not wait on, and this machine may be busy.
 fn settings(redis: &Server, worker: &Worker, limits: &str, more: &str) -> String {
     let rest = format!(
-        "state: redis\nredis: {{ url: \"{}\", timeout: 10ms }}\nlimits:\n{limits}\nlog: {{ sample: 0 }}\n{more}",
+        "state: redis\nredis: {{ url: \"{}\", timeout: 100ms }}\nlimits:\n{limits}\nlog: {{ sample: 0 }}\n{more}",
         redis.url()
     );
     before(&[worker.entry("w1", 64)], &rest)

@@ -62,6 +62,19 @@ fn job_key(settings: &Settings) -> Option<crate::fleet::heartbeat::Key> {
     settings.discovery.as_ref()?.roster.key.clone()
 }
 
+/// The settings with the certificate authorities that they name for Redis.
+pub(super) fn with_authorities(mut settings: Settings) -> Result<Settings, StartError> {
+    if let Some(file) = &settings.shared.ca {
+        let pem = std::fs::read(file).map_err(|source| StartError::RedisCa { file: file.clone(), source })?;
+        let authorities: Arc<[u8]> = pem.into();
+        if let Some(discovery) = &mut settings.discovery {
+            discovery.redis.authorities = Some(Arc::clone(&authorities));
+        }
+        settings.shared.redis.authorities = Some(authorities);
+    }
+    Ok(settings)
+}
+
 /// The way to the workers.
 pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartError> {
     let Settings { timeouts, retry, .. } = settings;

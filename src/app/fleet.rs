@@ -46,12 +46,12 @@ pub(super) struct Following {
 }
 
 impl Following {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, id: Arc<str>) -> Self {
         Self {
             roster: Arc::new(Mutex::new(roster(settings))),
             switches: Arc::new(Mutex::new(Switches::new(control(settings), key(settings)))),
             changed: Arc::default(),
-            id: format!("{:016x}", fastrand::u64(..)).into(),
+            id,
             epochs: Arc::new(ArcSwap::from_pointee("{}".to_owned())),
             reloaded: watch::Sender::new(()),
             applied: Mutex::default(),

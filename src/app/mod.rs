@@ -4,6 +4,7 @@
 //! A reload builds a new stack and swaps it in; a request runs to its end in the stack it began in.
 
 mod build;
+mod changes;
 mod colours;
 mod entrance;
 mod explain;
@@ -20,6 +21,7 @@ pub use run::{Certificates, Listeners, StartError};
 
 use std::sync::Arc;
 
+use self::changes::Changes;
 use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -36,6 +38,7 @@ use crate::layers::limit::Counting;
 use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::openai::estimate::Estimator;
+use crate::redis::dams::new_name;
 use crate::server::admin::AdminSettings;
 use crate::server::admin::live::Live as Shown;
 use crate::server::{Bounds, Drain};
@@ -64,6 +67,8 @@ struct Inner {
     shown: Arc<Shown>,
     /// Present when something is shared; that does not change while it runs.
     together: Option<Together>,
+    /// How rules were changed since the settings were read.
+    changes: Changes,
     /// Where the keys of tokens come from now.
     key_source: watch::Sender<Option<Arc<KeySource>>>,
     live: ArcSwap<Live>,
@@ -86,11 +91,17 @@ impl App {
     /// # Errors
     /// When certificate authorities cannot be read.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        let settings = build::with_authorities(settings)?;
         let metrics = Arc::new(Metrics::new());
-        let following = Following::new(&settings);
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
         let together = Together::new(&settings, &clock, &metrics)?;
+        // One name, whatever others are told.
+        let name = match &together {
+            Some(together) => together.store.dams().id().to_owned(),
+            None => new_name(),
+        };
+        let following = Following::new(&settings, name.into());
         let upstream = Upstream::with_jobs(
             Arc::clone(&fleet),
             Arc::clone(&upstream_settings),
@@ -128,6 +139,7 @@ impl App {
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
             shown: Arc::default(),
             together,
+            changes: Changes::default(),
             key_source: watch::Sender::new(key_source),
             live: ArcSwap::from_pointee(Live { settings, ladder, counting, stack }),
             reloading: Mutex::new(()),

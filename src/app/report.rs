@@ -11,9 +11,10 @@ use crate::fleet::roster::Report;
 use crate::limit::rule::Rule;
 use crate::metrics::{Light, Reading, WorkerReading};
 use crate::redis::callers::StoredCallers;
+use crate::redis::jobs::Jobs;
 use crate::request::Class;
 use crate::server::admin::live::Live as Shown;
-use crate::server::admin::{AdminSource, Explanation, Switched};
+use crate::server::admin::{AdminSource, Changed, Explanation, LimitChange, Switched};
 use crate::shed::{GateSnapshot, WorkerSnapshot};
 
 /// The light of a worker: the worse of what the gate knows of it and what it says of itself. A worker that waits for
@@ -220,12 +221,26 @@ impl AdminSource for App {
         Box::pin(async move { app.explained(query).await })
     }
 
+    fn change_limit(
+        &self,
+        rule: String,
+        change: Option<LimitChange>,
+    ) -> Pin<Box<dyn Future<Output = Changed> + Send>> {
+        Box::pin(self.clone().changed_limit(rule, change))
+    }
+
     fn rules(&self) -> Vec<Arc<Rule>> {
         self.0.live.load().ladder.rules().to_vec()
     }
 
     fn live(&self) -> Option<Arc<Shown>> {
         Some(Arc::clone(&self.0.shown))
+    }
+
+    fn jobs(&self) -> Option<(Jobs, Vec<Arc<str>>)> {
+        let jobs = self.0.together.as_ref()?.jobs.clone()?;
+        let fleet = self.0.fleet.load();
+        Some((jobs, fleet.pools().iter().map(|pool| Arc::clone(&pool.name)).collect()))
     }
 
     fn callers(&self) -> Option<Arc<StoredCallers>> {

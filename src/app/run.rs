@@ -182,6 +182,7 @@ impl App {
         tasks.spawn(self.clone().follow_roster());
         tasks.spawn(self.clone().follow_feed());
         tasks.spawn(self.clone().follow_keys());
+        tasks.spawn(self.clone().follow_changes());
         self.catch_up().await;
         serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
         if let Some(together) = &inner.together {
@@ -210,8 +211,9 @@ impl App {
         let inner = &*self.0;
         let _one_at_a_time = inner.reloading.lock();
         let before = inner.live.load_full();
+        let settings = build::with_authorities(settings)?;
         let upstream = build::upstream(&settings)?;
-        let ladder = Arc::new(before.ladder.rebuilt(settings.rules.clone()));
+        let ladder = Arc::new(before.ladder.rebuilt(inner.changes.apply(&settings.rules)));
         let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
         let key_source = KeySource::of(&settings, inner.key_source.borrow().as_ref())?;
         let tokens = tokens::tokens(&settings, key_source.as_ref());
@@ -258,7 +260,7 @@ impl App {
         self.0.live.load().settings.clone()
     }
 
-    fn state(&self) -> build::State {
+    pub(super) fn state(&self) -> build::State {
         let inner = &*self.0;
         build::State {
             clock: inner.clock.clone(),
@@ -283,6 +285,7 @@ impl App {
                 pool.gate.expire();
             }
             self.0.live.load().ladder.sweep(self.0.clock.now());
+            self.expire_changes();
         }
     }
 

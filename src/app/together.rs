@@ -60,13 +60,7 @@ impl Together {
         if !shared.rules && !shared.callers && !shared.jobs {
             return Ok(None);
         }
-        let mut redis = shared.redis.clone();
-        if let Some(file) = &shared.ca {
-            let pem =
-                std::fs::read(file).map_err(|source| StartError::RedisCa { file: file.clone(), source })?;
-            redis.authorities = Some(pem.into());
-        }
-        let link = Link::new(redis, clock.clone(), Arc::clone(metrics));
+        let link = Link::new(shared.redis.clone(), clock.clone(), Arc::clone(metrics));
         let callers = shared.callers.then(|| Arc::new(StoredCallers::new(link.clone())));
         let dams = Dams::new(settings.dams);
         let (jobs, serving) = match shared.jobs.then(|| Jobs::new(link.clone(), Arc::clone(&dams))) {

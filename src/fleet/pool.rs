@@ -15,6 +15,8 @@ pub struct Worker {
     pub spec: WorkerSpec,
     /// Whether it may take new work: it is configured, and on the active colour.
     pub eligible: bool,
+    /// Whether its colour has the work of its pool. Only one of the other colour must not even finish connecting.
+    pub active: bool,
 }
 
 impl Worker {

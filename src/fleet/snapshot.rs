@@ -73,11 +73,13 @@ impl Fleet {
         let mut by_id: HashMap<Arc<str>, Arc<Worker>> = HashMap::new();
         let mut workers = Vec::new();
         for spec in specs {
-            let eligible = standing.lets(&spec);
+            let (eligible, active) = (standing.lets(&spec), standing.prefers(&spec));
             // Who stays as it was keeps its connections without anybody having to compare.
-            let same =
-                self.by_id.get(&spec.id).filter(|known| known.eligible == eligible && known.spec == spec);
-            let worker = same.map_or_else(|| Arc::new(Worker { spec, eligible }), Arc::clone);
+            let same = self
+                .by_id
+                .get(&spec.id)
+                .filter(|known| (known.eligible, known.active) == (eligible, active) && known.spec == spec);
+            let worker = same.map_or_else(|| Arc::new(Worker { spec, eligible, active }), Arc::clone);
             if !by_id.contains_key(&worker.spec.id) {
                 by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));
                 workers.push(worker);
@@ -235,7 +237,8 @@ impl Fleet {
         let still = before.leaving.iter().filter(|worker| occupied.contains(&worker.spec.id));
         for worker in before.workers.iter().chain(still) {
             if !self.by_id.contains_key(&worker.spec.id) {
-                let worker = Arc::new(Worker { spec: worker.spec.clone(), eligible: false });
+                let active = worker.active;
+                let worker = Arc::new(Worker { spec: worker.spec.clone(), eligible: false, active });
                 self.by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));
                 self.leaving.push(worker);
             }

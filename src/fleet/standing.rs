@@ -34,9 +34,13 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Whether the colour of the worker has the work of its pool.
+    pub(super) fn prefers(&self, spec: &WorkerSpec) -> bool {
+        self.colours.of(&spec.pool).is_none_or(|colour| *colour == spec.colour)
+    }
+
     pub(super) fn lets(&self, spec: &WorkerSpec) -> bool {
-        let colour = self.colours.of(&spec.pool);
-        colour.is_none_or(|colour| *colour == spec.colour) && !self.held.contains(&spec.id)
+        self.prefers(spec) && !self.held.contains(&spec.id)
     }
 }
 

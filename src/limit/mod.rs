@@ -10,6 +10,7 @@
 //! **Trade-off.** Tokens are reserved by estimate and corrected when the answer has ended. Between the two a rule can be
 //! wrong by the estimation errors of the calls under way; what was too little is kept as debt.
 
+pub mod change;
 pub mod charge;
 mod counter;
 pub mod denial;

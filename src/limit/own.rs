@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::rule::{Algorithm, Per, Quota, Rule};
 use crate::request::{OwnLimit, OwnLimits};
 
@@ -47,6 +49,43 @@ pub fn write_rate(units: u64, period: Duration) -> String {
 /// The periods of a rate, in seconds.
 pub const PERIODS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
 
+/// A limit as people write it: JSON.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WrittenLimit {
+    /// The rate of a token bucket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
+    /// What a full token bucket holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+    /// What fits into a window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+impl WrittenLimit {
+    /// The limit of those words.
+    ///
+    /// # Errors
+    /// When the rate is none.
+    pub fn read(&self) -> Result<OwnLimit, String> {
+        let rate = self.rate.as_deref().map(|rate| {
+            let fault =
+                || format!("`rate` must be a number per s, m, h or d, such as `10/s`; found \"{rate}\"");
+            read_rate(rate).ok_or_else(fault)
+        });
+        Ok(OwnLimit { rate: rate.transpose()?, burst: self.burst, limit: self.limit })
+    }
+}
+
+impl From<&OwnLimit> for WrittenLimit {
+    fn from(limit: &OwnLimit) -> Self {
+        let rate = limit.rate.map(|(units, period)| write_rate(units, period));
+        Self { rate, burst: limit.burst, limit: limit.limit }
+    }
+}
+
 /// The quota of `rule` for a caller with that limit.
 ///
 /// # Errors
@@ -55,6 +94,14 @@ pub fn quota(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
     if !rule.per.contains(&Per::Caller) {
         return Err("the rule does not count each caller by itself, so none has a limit of its own");
     }
+    changed(rule, limit)
+}
+
+/// The quota of `rule` with that limit in place of its own.
+///
+/// # Errors
+/// Why the limit does not fit the rule.
+pub fn changed(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
     let units = [limit.burst, limit.limit, limit.rate.map(|(units, _)| units)];
     if units.iter().flatten().any(|units| !(1..=MOST_UNITS).contains(units)) {
         return Err("numbers must be from 1 to 1000000000000");

@@ -63,7 +63,7 @@ impl Per {
 }
 
 /// How much fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     /// Units per `period`: a bucket's refill, or a window's limit. At least 1.
     pub limit: u64,

@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::link::{Link, Loss};
-use crate::limit::own::{read_rate, write_rate};
+use crate::limit::own::WrittenLimit;
 use crate::metrics::RedisOp;
-use crate::request::{Class, OwnLimit, OwnLimits};
+use crate::request::{Class, OwnLimits};
 
 /// How often is looked whether something changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -67,39 +67,6 @@ pub struct Written {
     /// Its own limits, by the names of the rules.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, WrittenLimit>,
-}
-
-/// A limit of a caller's own.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct WrittenLimit {
-    /// The rate of a token bucket.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate: Option<String>,
-    /// What a full token bucket holds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub burst: Option<u64>,
-    /// What fits into a window.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u64>,
-}
-
-impl WrittenLimit {
-    fn read(&self) -> Result<OwnLimit, String> {
-        let rate = self.rate.as_deref().map(|rate| {
-            let fault =
-                || format!("`rate` must be a number per s, m, h or d, such as `10/s`; found \"{rate}\"");
-            read_rate(rate).ok_or_else(fault)
-        });
-        Ok(OwnLimit { rate: rate.transpose()?, burst: self.burst, limit: self.limit })
-    }
-}
-
-impl From<&OwnLimit> for WrittenLimit {
-    fn from(limit: &OwnLimit) -> Self {
-        let rate = limit.rate.map(|(units, period)| write_rate(units, period));
-        Self { rate, burst: limit.burst, limit: limit.limit }
-    }
 }
 
 /// The same with the digest of its key.

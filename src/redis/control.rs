@@ -17,9 +17,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisResult, Script, cmd, pipe};
+use redis::{ErrorKind, RedisResult, Script, cmd};
+use tokio::time::timeout;
 
+use super::connect::{Connection, connect};
 use super::settings::RedisSettings;
 
 /// How long a gateway counts as following after it said so.
@@ -45,7 +46,7 @@ pub fn control_channel(prefix: &str) -> Arc<str> {
 
 /// A connection for what an operator asks.
 pub struct Control {
-    connection: MultiplexedConnection,
+    connection: Connection,
     prefix: Arc<str>,
 }
 
@@ -61,16 +62,14 @@ impl Control {
     /// # Errors
     /// When Redis cannot be reached in time.
     pub async fn open(settings: &RedisSettings) -> RedisResult<Self> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        let client = Client::open(settings.url())?;
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(Self { connection, prefix: Arc::clone(&settings.prefix) })
+        match timeout(PATIENCE, connect(settings, Some(PATIENCE))).await {
+            Ok(connection) => Ok(Self::on(connection?, Arc::clone(&settings.prefix))),
+            Err(_) => Err((ErrorKind::Io, "no answer").into()),
+        }
     }
 
     /// On a connection that is there.
-    pub(super) const fn on(connection: MultiplexedConnection, prefix: Arc<str>) -> Self {
+    pub(super) const fn on(connection: Connection, prefix: Arc<str>) -> Self {
         Self { connection, prefix }
     }
 
@@ -113,10 +112,11 @@ impl Control {
 
     /// Says which epochs the gateway `id` follows.
     pub(super) async fn follow(&mut self, id: &str, epochs: &str) -> RedisResult<()> {
-        let mut say = pipe();
-        say.cmd("SADD").arg(format!("{}:followers", self.prefix)).arg(id).ignore();
-        say.cmd("SET").arg(self.follows(id)).arg(epochs).arg("PX").arg(LIVES_MS).ignore();
-        say.query_async(&mut self.connection).await
+        let mut add = cmd("SADD");
+        add.arg(format!("{}:followers", self.prefix)).arg(id);
+        let mut set = cmd("SET");
+        set.arg(self.follows(id)).arg(epochs).arg("PX").arg(LIVES_MS);
+        self.connection.tell(vec![add, set]).await
     }
 
     /// How many gateways there are that do not yet follow `epoch` in `pool`. Those that are gone are taken from the set.

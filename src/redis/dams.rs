@@ -26,12 +26,17 @@ pub struct Dams {
     told: AtomicU32,
 }
 
+/// A name for a gateway that no other has.
+#[must_use]
+pub fn new_name() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
 impl Dams {
     /// A gateway with a name of its own, which knows nothing of others.
     #[must_use]
     pub fn new(told: u32) -> Arc<Self> {
-        let id = format!("{:016x}", fastrand::u64(..));
-        Arc::new(Self { id, seen: AtomicU32::new(0), told: AtomicU32::new(told.max(1)) })
+        Arc::new(Self { id: new_name(), seen: AtomicU32::new(0), told: AtomicU32::new(told.max(1)) })
     }
 
     /// What this gateway is called, anew with each start.

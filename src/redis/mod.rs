@@ -7,6 +7,8 @@
 //! bound, or fail: who asks is told at once ([`link::Loss`]) and decides by itself, or goes on with what was known last.
 
 pub mod callers;
+pub mod changes;
+mod connect;
 pub mod consumer;
 pub mod control;
 pub mod dams;

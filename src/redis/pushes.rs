@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo, RedisError,
-    RedisResult,
-};
+use redis::{AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisError, RedisResult};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use super::connect::listen;
 use super::settings::RedisSettings;
 
 /// Nobody takes pushes any more.
@@ -28,8 +27,6 @@ pub(super) async fn connect(
     pushes: mpsc::Sender<PushInfo>,
     lost: impl Fn() + Send + Sync + 'static,
 ) -> RedisResult<MultiplexedConnection> {
-    let info = settings.url().into_connection_info()?;
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(patience))
         .set_response_timeout(Some(patience))
@@ -41,5 +38,9 @@ pub(super) async fn connect(
             }
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),
         });
-    Client::open(info.set_redis_settings(redis))?.get_multiplexed_async_connection_with_config(&config).await
+    // Sentinels are asked one after another.
+    match timeout(patience * 3, listen(settings, config, ProtocolVersion::RESP3)).await {
+        Ok(made) => made,
+        Err(_) => Err((ErrorKind::Io, "no answer").into()),
+    }
 }

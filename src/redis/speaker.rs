@@ -1,6 +1,6 @@
 //! Saying heartbeats.
 //!
-//! Each is kept under a key and published, in one round trip; see `docs/fleet.md`.
+//! Each is kept under a key and published, in one round trip unless Redis is a cluster; see `docs/fleet.md`.
 //!
 //! **Failure mode.** Redis is away: nothing is queued, for an old heartbeat is worth nothing. The next one tries to
 //! connect again, so an interval is the only backoff there is.
@@ -9,9 +9,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisResult, cmd, pipe};
+use redis::{ErrorKind, RedisResult, cmd};
+use tokio::time::timeout;
 
+use super::connect::{Connection, connect};
 use super::feed::health_channel;
 use super::settings::RedisSettings;
 use crate::fleet::heartbeat::{Heartbeat, Key};
@@ -24,7 +25,7 @@ pub struct Speaker {
     settings: RedisSettings,
     key: Option<Key>,
     channel: Arc<str>,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Connection>,
 }
 
 impl fmt::Debug for Speaker {
@@ -50,12 +51,14 @@ impl Speaker {
         let text = self.key.as_ref().map_or_else(|| text.clone(), |key| key.seal(&self.channel, &text));
         let prefix = &self.settings.prefix;
         let lives = u64::try_from((beat.interval * 3).as_millis()).unwrap_or(u64::MAX);
-        let mut say = pipe();
-        say.cmd("SADD").arg(format!("{prefix}:workers")).arg(&*beat.worker).ignore();
-        say.cmd("SET").arg(self.kept(&beat.worker)).arg(&text).arg("PX").arg(lives).ignore();
-        say.cmd("PUBLISH").arg(&*self.channel).arg(&text).ignore();
+        let mut add = cmd("SADD");
+        add.arg(format!("{prefix}:workers")).arg(&*beat.worker);
+        let mut set = cmd("SET");
+        set.arg(self.kept(&beat.worker)).arg(&text).arg("PX").arg(lives);
+        let mut publish = cmd("PUBLISH");
+        publish.arg(&*self.channel).arg(&text);
         let mut connection = self.connect(beat.interval).await?;
-        let said = say.query_async(&mut connection).await;
+        let said = connection.tell(vec![add, set, publish]).await;
         self.keep(connection, said)
     }
 
@@ -77,19 +80,19 @@ impl Speaker {
         format!("{}:worker:{worker}", self.settings.prefix)
     }
 
-    async fn connect(&mut self, within: Duration) -> RedisResult<MultiplexedConnection> {
+    async fn connect(&mut self, within: Duration) -> RedisResult<Connection> {
         if let Some(open) = self.connection.take() {
             return Ok(open);
         }
         let within = within.min(PATIENCE);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(within))
-            .set_response_timeout(Some(within));
-        Client::open(self.settings.url())?.get_multiplexed_async_connection_with_config(&config).await
+        match timeout(within, connect(&self.settings, Some(within))).await {
+            Ok(connection) => connection,
+            Err(_) => Err((ErrorKind::Io, "no answer").into()),
+        }
     }
 
     /// Keeps a connection for the next time, unless something went wrong on it.
-    fn keep(&mut self, connection: MultiplexedConnection, outcome: RedisResult<()>) -> RedisResult<()> {
+    fn keep(&mut self, connection: Connection, outcome: RedisResult<()>) -> RedisResult<()> {
         if outcome.is_ok() {
             self.connection = Some(connection);
         }

@@ -96,10 +96,7 @@ impl GateHandle {
     /// The gate as it is now.
     #[must_use]
     pub fn snapshot(&self) -> GateSnapshot {
-        self.with(|state, now| {
-            state.gate.call_roll(now);
-            state.gate.snapshot(now)
-        })
+        self.with(|state, now| state.gate.snapshot(now))
     }
 
     /// New settings and workers; see [`Gate::rebuild`].

@@ -144,13 +144,7 @@ impl Gate {
     /// were learned are the only ones.
     fn fleet_allows(&self) -> bool {
         let in_flight = self.roll.in_flight();
-        self.ceiling().is_none_or(|ceiling| in_flight == 0 || ceiling > in_flight as f64)
-    }
-
-    /// What this gateway may have at all workers together, as of the last decision; nothing where the size of one was not
-    /// told.
-    pub(super) fn ceiling(&self) -> Option<f64> {
-        self.roll.together.map(|together| together / f64::from(self.settings.dams.max(1)))
+        self.roll.together.is_none_or(|ceiling| in_flight == 0 || ceiling > in_flight as f64)
     }
 
     /// Whether the shares kept for higher classes stay free. The lower classes together may fill the rest; what the

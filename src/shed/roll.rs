@@ -24,7 +24,7 @@ pub(super) struct Roll {
     pub(super) by_class: [u64; 3],
     /// Sequences that may be in flight there.
     pub(super) limit: u64,
-    /// What they carry together by the rule for several; `None` where a size was not told.
+    /// What they may have together; `None` where a size was not told.
     pub(super) together: Option<f64>,
     /// The largest prompt that some worker can hold, also one that cools down; `None` while nobody is there to refuse it.
     pub(super) largest_prompt: Option<u64>,
@@ -103,12 +103,11 @@ impl Gate {
         if !self.roll.stale && now < self.roll.until {
             return;
         }
-        let Self { roll, workers, settings, .. } = self;
+        let Self { roll, workers, .. } = self;
         let mut homes = std::mem::take(&mut roll.homes);
         let mut open = std::mem::take(&mut roll.open);
         open.clear();
         *roll = Roll { stale: false, ..Roll::default() };
-        let (mut sum, mut largest, mut told) = (0.0_f64, 0.0_f64, true);
         for (place, worker) in workers.iter_mut().enumerate() {
             let Some(worker) = worker else { continue };
             worker.counted = None;
@@ -122,23 +121,29 @@ impl Gate {
             if !worker.open(now) {
                 continue;
             }
-            match base(worker, settings) {
-                Some(base) => {
-                    sum += base * worker.weight;
-                    largest = largest.max(base);
-                }
-                None => told = false,
-            }
             let share = worker.share();
             worker.counted = Some(share);
             roll.add(&share);
             open.push(place);
         }
-        roll.together = told.then(|| (sum * settings.fleet_factor).max(largest));
         if open != homes.among() {
             homes.forget(&open);
         }
         (roll.homes, roll.open) = (homes, open);
+        self.roll.together = self.together(now);
+    }
+
+    /// What all workers that take work may have together, by the rule for several; nothing where the size of one was
+    /// not told.
+    pub(super) fn together(&self, now: Nanos) -> Option<f64> {
+        let (mut sum, mut largest) = (0.0_f64, 0.0_f64);
+        for worker in self.workers.iter().flatten().filter(|worker| worker.open(now)) {
+            let base = base(worker, &self.settings)?;
+            sum += base * worker.weight;
+            largest = largest.max(base);
+        }
+        let together = (sum * self.settings.fleet_factor).max(largest);
+        Some(together / f64::from(self.settings.dams.max(1)))
     }
 }
 

@@ -85,7 +85,7 @@ impl Gate {
         });
         GateSnapshot {
             workers: workers.collect(),
-            ceiling: self.ceiling(),
+            ceiling: self.together(now),
             queue: Class::ALL.map(|class| self.queue.depth(class)),
             queue_bytes: self.queue.bytes(),
         }

@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     NotQueued(Refused),
     /// The worker changed to a protocol nobody asked for.
     Switched,
+    /// The pool was switched to its other colour before the request was sent.
+    Superseded,
     /// No content in time.
     Silent(Wait),
     /// The client's own body failed while it was passed on: not the worker's fault.
@@ -97,7 +99,7 @@ impl Fault {
     /// Whether the worker may have begun the request.
     pub(crate) const fn trouble(&self) -> Trouble {
         match self {
-            Self::Unreachable(_) => Trouble::NeverSent,
+            Self::Unreachable(_) | Self::Superseded => Trouble::NeverSent,
             Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => {
                 Trouble::MaybeBegun
             }
@@ -116,7 +118,7 @@ impl Fault {
             Self::Broke(_) | Self::Switched => Some(Failure::Broke),
             Self::Silent(_) => Some(Failure::Timeout),
             // Which of the workers of a queue it was is their own affair.
-            Self::Client(_) | Self::Job(_) | Self::NotQueued(_) => None,
+            Self::Client(_) | Self::Superseded | Self::Job(_) | Self::NotQueued(_) => None,
         }
     }
 
@@ -134,6 +136,10 @@ impl Fault {
             Self::Switched => Refusal::new(
                 Reason::UpstreamBroke,
                 format!("Worker {worker} switched to another protocol, which nobody asked for."),
+            ),
+            Self::Superseded => Refusal::new(
+                Reason::NoWorker,
+                "The pool was switched to its other colour, which cannot take this request now.",
             ),
             Self::Silent(wait) => {
                 Refusal::new(Reason::UpstreamTimeout, format!("Worker {worker} {}.", wait.describe()))

@@ -152,6 +152,10 @@ impl<'a> Journey<'a> {
                     continue;
                 }
                 Some(Ok(None)) => continue,
+                Some(Err(Fault::Superseded)) => {
+                    self.change_sides(way.worker()).await?;
+                    continue;
+                }
                 Some(Err(fault)) => fault,
                 None => {
                     self.wait_again().await?;
@@ -236,6 +240,30 @@ impl<'a> Journey<'a> {
         Ok(waiter)
     }
 
+    /// Goes to a worker of the colour that has the work now. Nothing was sent, so this is no retry.
+    async fn change_sides(&mut self, from: &str) -> Result<(), Refusal> {
+        let Some(permit) = &self.permit else { return Ok(()) };
+        if permit.reassign().is_some() {
+            return Ok(());
+        }
+        let waiter = match &self.asker {
+            Some((caller, demand)) => permit.resubmit(&Ask::of(caller, demand))?,
+            None => None,
+        };
+        let Some(waiter) = waiter else {
+            permit.end(Ending::Refused);
+            return Err(Fault::Superseded.into_refusal(from));
+        };
+        self.wait(waiter).await
+    }
+
+    /// Whether the colour of the worker there still has the work. Making a connection takes time, in which the pool may
+    /// have been switched.
+    fn is_active(&self, site: &Site) -> bool {
+        let fleet = self.upstream.fleet.load();
+        fleet.worker(&site.spec().id).is_none_or(|worker| worker.active)
+    }
+
     /// Waits for a seat, which becomes this request's own.
     async fn wait(&mut self, mut waiter: Waiter) -> Result<(), Refusal> {
         let since = self.upstream.clock.now();
@@ -318,6 +346,9 @@ impl<'a> Journey<'a> {
             Some(link) => (link, true),
             None => (connect(&site.target, tls, connect_limit.min(self.over.since(now))).await?, false),
         };
+        if !self.is_active(site) {
+            return Err(Fault::Superseded);
+        }
         let mut request = self.message(site);
         loop {
             let sent = clock.now();
@@ -345,6 +376,10 @@ impl<'a> Journey<'a> {
                             return Err(error.into());
                         }
                     };
+                    if !self.is_active(site) {
+                        self.take_back(request, site);
+                        return Err(Fault::Superseded);
+                    }
                 }
                 Err((fault, _)) => return Err(fault),
             }

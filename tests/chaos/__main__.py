@@ -114,7 +114,7 @@ def report(house, crowd, added, states, runs, ran, withdrawn, took):
     ended = ", ".join(f"{states[state]} {word}" for state, word in ENDS.items())
     print(f"struck     {blows}")
     print(f"callers    {sum(crowd.outcomes.values())} requests: {outcomes}")
-    print(f"accepted   {added} jobs; settled {took:.1f} s after the last request")
+    print(f"accepted   {added} jobs, {len(crowd.promised)} of them with 202; settled {took:.1f} s after the last request")
     print(f"ended      {sum(states.values())}: {ended}; never put into a stream: {sum(states.values()) - added + withdrawn}")
     print(f"runs       {runs} of {ran} jobs")
 

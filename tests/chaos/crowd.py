@@ -2,8 +2,10 @@
 
 import asyncio
 import collections
+import contextlib
 import json
 import secrets
+import time
 
 import httpx2
 
@@ -12,12 +14,18 @@ SAYS = "The| water| rises| behind| the| wall|,| and| the| gate| lets| through| w
 SAYS = SAYS.split("|")
 
 
+# s after which who waits for an answer that comes later takes the job back.
+PATIENCE = 40
+
+
 class Crowd:
     def __init__(self, ports, random):
         self.ports, self.random = ports, random
         self.outcomes, self.faults = collections.Counter(), []
-        # What became of each request that was answered in full, by its id.
-        self.whole = {}
+        # Requests that were answered in full.
+        self.whole = set()
+        # Jobs that a gateway has answered for with 202.
+        self.promised = set()
 
     async def ask(self, until):
         """Asks until that time, in turn patient, hasty, hungry and poisonous."""
@@ -29,7 +37,7 @@ class Crowd:
                 self.outcomes[outcome] += 1
                 if outcome == "WRONG":
                     self.faults.append(f"request {request}: {detail}")
-                await asyncio.sleep(self.random.uniform(0, 0.2) if outcome == "whole" else 0.3)
+                await asyncio.sleep(self.random.uniform(0, 0.2) if outcome in ("whole", "later: done") else 0.3)
 
     async def one(self, client, user, request):
         random = self.random
@@ -43,42 +51,135 @@ class Crowd:
             body["sim_fault"] = "die"
         elif fault < 0.05:
             body["sim_fault"] = "hang"
+        later = random.random() < 0.25
+        patience = 120 if later else patience
         said = []
         try:
             async with asyncio.timeout(patience):
-                done = await self.call(client, user, request, body, said)
+                done = await (self.later if later else self.call)(client, user, request, body, said)
         except TimeoutError:
             done = ("hung up" if patience < 60 else "WRONG"), f"nothing came for {patience} s"
         except httpx2.TransportError as fault:
             done = "cut", str(fault)
         text, expected = "".join(said), ("".join(asked), "".join(SAYS[n % len(SAYS)] for n in range(words)))
-        if not any(full.startswith(text) for full in expected) or (done[0] == "whole" and text not in expected):
+        whole = done[0] in ("whole", "later: done")
+        if not any(full.startswith(text) for full in expected) or (whole and text not in expected):
             return "WRONG", f"{done}: {text!r} is no beginning of an answer of {words} words"
-        if done[0] == "whole":
-            self.whole[request] = done[1]
+        if whole:
+            self.whole.add(request)
         return done
 
     async def call(self, client, user, request, body, said):
-        url = f"http://127.0.0.1:{self.random.choice(self.ports)}/v1/chat/completions"
         headers = {"x-user-id": user, "x-request-id": request}
-        async with client.stream("POST", url, json=body, headers=headers) as answer:
+        async with client.stream("POST", self.url(), json=body, headers=headers) as answer:
             if answer.status_code != 200:
-                error = json.loads(await answer.aread())["error"]
-                kind = "refused" if answer.headers.get("retry-after") else "failed"
-                return f"{kind}: {error['code']}", error["message"]
+                return refusal(answer, await answer.aread())
             if not body["stream"]:
                 whole = json.loads(await answer.aread())
                 said.append(whole["choices"][0]["message"]["content"])
                 return "whole", None
-            last = None
-            async for line in answer.aiter_lines():
-                if not line.startswith("data: "):
-                    continue
-                last = line[6:]
-                if last == "[DONE]":
-                    continue
-                event = json.loads(last)
+            async for _, data in events(answer):
+                if data == "[DONE]":
+                    return "whole", None
+                event = json.loads(data)
                 if "error" in event:
                     return f"broke off: {event['error']['code']}", event["error"]["message"]
-                said.extend(choice["delta"].get("content") or "" for choice in event["choices"])
-            return ("whole", None) if last == "[DONE]" else ("cut", "the stream ended without an end")
+                said.extend(spoken(event))
+            return "cut", "the stream ended without an end"
+
+    async def later(self, client, _, request, body, said):
+        """Asks for an answer that comes later, as often as it takes to be heard, and reads it wherever somebody is up."""
+        headers = {"authorization": "Bearer a", "x-request-id": request}
+        asking = headers | {"prefer": "respond-async", "idempotency-key": request}
+        location, began = None, time.monotonic()
+        while True:
+            answer = await insist(lambda: client.post(self.url(), json=body, headers=asking))
+            if answer.status_code == 202:
+                if location and answer.headers["location"] != location:
+                    return "WRONG", f"asked again, it is another job than {location}"
+                location = answer.headers["location"]
+                self.promised.add(location.rsplit("/", 1)[1])
+            elif not location and (answer.status_code != 409 or time.monotonic() - began > PATIENCE):
+                # 409: a gateway that died had this key, and nobody knows yet what it did with it.
+                return refusal(answer, answer.content)
+            if location and self.random.random() < 0.7:
+                break
+            await asyncio.sleep(0.2)
+        reads = self.read_stream if body["stream"] else self.read_state
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while (state := await reads(client, location, headers, said)) is None:
+                    await asyncio.sleep(0.2)
+        except TimeoutError:  # its worker hangs, and the gateway that would have seen it is dead
+            answer = await insist(lambda: client.delete(self.url(location), headers=headers))
+            state = f"{answer.json()['status']} when taken back"
+        return (state, "the job was promised, and is not found") if state == "WRONG" else (f"later: {state}", None)
+
+    async def read_state(self, client, location, headers, said):
+        """How the job has ended, if it has; with its answer."""
+        answer = await insist(lambda: client.get(self.url(location), headers=headers))
+        if answer.status_code in (404, 410):
+            return "WRONG"
+        job = answer.json()
+        if "status" not in job or job["status"] in ("queued", "running", "pending"):
+            return None
+        if job["status"] == "done" and "response" in job:
+            said.append(job["response"]["choices"][0]["message"]["content"])
+        return job["status"]
+
+    async def read_stream(self, client, location, headers, said):
+        """The same of a stream, which is read on where it was cut. A run that was lost in the middle is begun anew."""
+        said.clear()
+        seen = {}
+        while True:
+            try:
+                asking = headers | {"accept": "text/event-stream"} | seen
+                async with client.stream("GET", self.url(location), headers=asking) as answer:
+                    if answer.status_code != 200:
+                        return "WRONG" if answer.status_code in (404, 410) else None
+                    async for mark, data in events(answer):
+                        if data == "[DONE]":
+                            return "done"
+                        event = json.loads(data)
+                        if "error" in event:
+                            state = await self.read_state(client, location, headers, [])
+                            return None if state == "done" else state
+                        said.extend(spoken(event))
+                        seen = {"last-event-id": mark} if mark else seen
+            except httpx2.TransportError:
+                pass
+            await asyncio.sleep(0.2)
+
+    def url(self, path="/v1/chat/completions"):
+        return f"http://127.0.0.1:{self.random.choice(self.ports)}{path}"
+
+
+async def insist(ask):
+    """Asks until somebody answers; who waits for it in vain gives up at last."""
+    while True:
+        with contextlib.suppress(httpx2.TransportError):
+            return await ask()
+        await asyncio.sleep(0.2)
+
+
+async def events(answer):
+    """The events that came whole: id and data."""
+    mark, data = None, None
+    async for line in answer.aiter_lines():
+        if line.startswith("id: "):
+            mark = line[4:]
+        elif line.startswith("data: "):
+            data = line[6:]
+        elif not line and data is not None:
+            yield mark, data
+            data = None
+
+
+def spoken(event):
+    return [choice["delta"].get("content") or "" for choice in event["choices"]]
+
+
+def refusal(answer, text):
+    error = json.loads(text)["error"]
+    kind = "refused" if answer.headers.get("retry-after") else "failed"
+    return f"{kind}: {error['code']}", error["message"]

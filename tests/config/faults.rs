@@ -153,7 +153,10 @@ fn types_and_words() {
 #[test]
 fn who_takes_from_a_queue_is_not_configured() {
     let text = "workers: { mode: queue, static: [{ id: w1, url: \"http://127.0.0.1:8000\", slots: 1 }] }";
-    only(text, 1, 33, "workers.static", "must be left out with `mode: queue`");
+    let faults = faults(text);
+    let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+    assert_eq!(fault.field, "workers.static", "{faults}");
+    assert!(faults.to_string().contains("must be left out with `mode: queue`"), "{faults}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::client::{Answer, Conn, PATIENCE, request};
+use super::client::{Answer, Conn, PATIENCE, ask, request};
 use super::hand::{DONE, Hand, JSON, SSE, token};
 use super::queue::{known, queueing};
 use super::redis::Redis;
@@ -134,9 +134,10 @@ async fn a_stream_is_read_on_at_any_gateway_wherever_it_was_cut() {
         assert_eq!([seen, rest.text()].concat(), uncut.text(), "cut at {cut}");
     }
     assert_eq!(stream(&dam, &location, Some("x")).await.status, 400);
+    assert_eq!(stream(&dam, &location, Some("1-99-0")).await.status, 400);
     // What another run said is not read on.
     let stale = stream(&dam, &location, Some("7-1-1")).await;
-    assert!(stale.status == 200 && stale.text().is_empty(), "{}", stale.text());
+    assert!(stale.status == 200 && stale.text().contains("upstream_broke"), "{}", stale.text());
 }
 
 #[tokio::test]
@@ -268,5 +269,51 @@ async fn a_request_that_is_sent_again_runs_once() {
     assert_eq!(dam.ask(post("", &["idempotency-key: k3"], PLAIN)).await.status, 401);
     let long = format!("idempotency-key: {}", "k".repeat(256));
     assert_eq!(dam.ask(post("a", &[&long], PLAIN)).await.status, 400);
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_shown_and_gets_another_chance() {
+    let (_redis, dam, hand) = stage(4).await;
+    let location = accepted(&dam, "a", &[], PLAIN).await;
+    let mut taken = hand.take().await;
+    for attempt in 1..=3 {
+        hand.emit(&mut taken, &[("fail", "out of memory")]).await;
+        if attempt < 3 {
+            taken = hand.take_over().await;
+        }
+    }
+    let mut claimed = None;
+    eventually("a claim", async || {
+        claimed = hand.claim().await;
+        claimed.is_some()
+    })
+    .await;
+    let (entry, job) = claimed.unwrap();
+    assert_eq!(hand.begin(&job).await, ["DEAD", "out of memory"]);
+    hand.end_dead(&entry, &job, "out of memory").await;
+    let shown_job = shown(&dam, &location, "a").await;
+    assert_eq!(
+        (&shown_job["status"], &shown_job["error"]["message"]),
+        (&"dead".into(), &"out of memory".into())
+    );
+
+    let dead = async || ask(dam.admin, super::client::get("/api/v1/dead")).await.json();
+    let letters = dead().await;
+    let letter = &letters["dead"]["default"][0];
+    assert_eq!((letter["job"].as_str(), &letter["error"]), (Some(&*job), &"out of memory".into()));
+    let requeue = |job: &str| {
+        let body = format!(r#"{{"pool":"default","job":"{job}"}}"#);
+        request("POST /api/v1/dead", &["content-type: application/json"], body)
+    };
+    for wrong in ["x", "0123456789abcdef0123456789abcdef"] {
+        assert_eq!(ask(dam.admin, requeue(wrong)).await.status, 404);
+    }
+    assert_eq!(ask(dam.admin, requeue(&job)).await.status, 202);
+    let mut taken = hand.take().await;
+    assert_eq!((&taken.job, taken.attempt, taken.epoch), (&job, 1, 4));
+    hand.answer(&mut taken, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
+    assert_eq!(shown(&dam, &location, "a").await["status"], "done");
+    assert_eq!(dead().await["dead"]["default"], Value::Array(Vec::new()));
     dam.idle().await;
 }

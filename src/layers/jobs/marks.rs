@@ -37,12 +37,15 @@ pub(super) struct Marks {
     in_event: bool,
     /// The last byte was a CR: a LF now belongs to it.
     after_cr: bool,
+    /// Whoever reads on has that LF, or had its line ended by the CR alone: it is not said again.
+    said: bool,
 }
 
 impl Marks {
     /// Where a stream is read on after an event: whether its last byte was a CR.
     pub(super) fn after(last: Option<u8>) -> Self {
-        Self { after_cr: last == Some(b'\r'), ..Self::default() }
+        let after_cr = last == Some(b'\r');
+        Self { after_cr, said: after_cr, ..Self::default() }
     }
 
     /// The bytes of the entry at `place` from `from` on, with ids.
@@ -51,8 +54,11 @@ impl Marks {
         let mut at = from.min(data.len());
         while let Some(rest) = data.get(at..).filter(|rest| !rest.is_empty()) {
             let after_cr = std::mem::take(&mut self.after_cr);
+            let said = std::mem::take(&mut self.said);
             if after_cr && rest.first() == Some(&b'\n') {
-                out.extend_from_slice(b"\n");
+                if !said {
+                    out.extend_from_slice(b"\n");
+                }
                 at += 1;
                 continue;
             }
@@ -156,11 +162,11 @@ mod tests {
             for cut in 0..=whole.len() {
                 let seen = &whole[..cut];
                 let (end, mark) = kept(seen);
-                // A LF that ends what a CR ended already may come with the rest.
                 let resumed = read(&entries, mark);
                 let kept = &seen[..end];
                 let mut glued = [kept, &resumed[..]].concat();
-                if kept.ends_with(b"\r") && whole.get(end) == Some(&b'\n') && resumed.first() != Some(&b'\n') {
+                // A LF that ends what a CR ended already is not said again.
+                if kept.ends_with(b"\r") && whole.get(end) == Some(&b'\n') {
                     glued.insert(end, b'\n');
                 }
                 prop_assert_eq!(&glued, &whole, "cut at {} and read on from {:?}", cut, mark);

@@ -77,7 +77,8 @@ pub struct Serve<S> {
 
 /// What may be done with jobs only by who shows an API key.
 fn named(caller: Option<&Caller>) -> Result<&Caller, Refusal> {
-    caller.filter(|caller| caller.id.starts_with("key:")).ok_or_else(|| {
+    let shown = |caller: &&Caller| ["key:", "jwt:"].iter().any(|space| caller.id.starts_with(space));
+    caller.filter(shown).ok_or_else(|| {
         Refusal::new(Reason::Unauthorized, "Jobs are private to who asked for them: send an API key.")
     })
 }

@@ -13,9 +13,10 @@ use tokio::time::timeout;
 use super::body::{Answer, unreachable};
 use super::marks::Mark;
 use super::{Counter, JobBody, answer, named, text};
+use crate::openai::error;
 use crate::redis::jobs::{Fault, Job, Kind, Place, Standing, nameless, read_head};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Caller, Flight};
+use crate::request::{Caller, Ending, Flight};
 
 /// The last event that a client saw of a stream.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -37,6 +38,11 @@ pub(super) fn standing(job: Job, standing: &Standing) -> Value {
         "ended_ms": standing.ended_ms,
         "last_error": standing.last_error,
     })
+}
+
+/// What the client has seen cannot be gone on with.
+fn another_run() -> Refusal {
+    Refusal::new(Reason::UpstreamBroke, "The job was begun anew; read it from its start.")
 }
 
 fn unknown() -> Refusal {
@@ -68,7 +74,7 @@ impl Counter {
         }
         let accept = text(&head.headers, &ACCEPT).unwrap_or_default();
         if found.stream && accept.to_ascii_lowercase().contains("text/event-stream") {
-            return self.stream(job, &head.headers, flight).await;
+            return self.stream(job, &found, &head.headers, flight).await;
         }
         let mut shown = standing(job, &found);
         if found.has_ended()
@@ -84,6 +90,7 @@ impl Counter {
     async fn stream<B>(
         &self,
         job: Job,
+        found: &Standing,
         headers: &HeaderMap,
         flight: Option<&Arc<Flight>>,
     ) -> Result<Response<JobBody<B>>, Refusal> {
@@ -94,13 +101,26 @@ impl Counter {
                 Refusal::new(Reason::BadRequest, problem).with_param("last-event-id")
             })?),
         };
+        if from.is_some_and(|mark| {
+            mark.place.epoch == found.epoch && found.has_ended() && mark.place.n > found.n
+        }) {
+            return Err(Refusal::new(Reason::BadRequest, "The job never had an event of this id.")
+                .with_param("last-event-id"));
+        }
         // The entry in which the last event ended is read again, for what follows in it.
         let at = from.map(|mark| Place { n: mark.place.n - 1, ..mark.place }).unwrap_or_default();
-        let reader = self.jobs.read(job, at).from_stream();
-        // Whoever cannot be told reads from the stream each second.
-        self.jobs.attach(job, &[]).await.ok();
-        let body = Answer::events(reader, from).told(flight.cloned());
-        let mut response = Response::new(JobBody::answer(body));
+        let body = if at.epoch == 0 || at.epoch == found.epoch {
+            let reader = self.jobs.read(job, at).from_stream();
+            // Whoever cannot be told reads from the stream each second.
+            self.jobs.attach(job).await.ok();
+            JobBody::answer(Answer::events(reader, from).told(flight.cloned()))
+        } else {
+            if let Some(flight) = flight {
+                flight.set_ending(Ending::WorkerFailed);
+            }
+            JobBody::text(error::event(&another_run()))
+        };
+        let mut response = Response::new(body);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));

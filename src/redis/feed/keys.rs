@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value, cmd, pipe};
 
+use super::super::connect::Connection;
 use crate::fleet::heartbeat::LARGEST;
 use crate::fleet::roster::MOST_WORKERS;
 
@@ -23,12 +23,13 @@ pub(super) struct Kept {
 
 /// Reads what stands under the keys of all workers in the set. Whoever has no key left is taken from the set, so that
 /// it does not grow with every worker that ever was; a worker that lives puts itself back with its next heartbeat.
-pub(super) async fn read(connection: &mut MultiplexedConnection, prefix: &str) -> RedisResult<Vec<Kept>> {
+pub(super) async fn read(connection: &mut Connection, prefix: &str) -> RedisResult<Vec<Kept>> {
     let set = format!("{prefix}:workers");
     let names = names(connection, &set).await?;
     let mut kept = Vec::new();
     let mut gone = Vec::new();
-    for batch in names.chunks(BATCH) {
+    let batch = if connection.is_spread() { 1 } else { BATCH };
+    for batch in names.chunks(batch) {
         let mut ask = pipe();
         for name in batch {
             let key = [prefix.as_bytes(), b":worker:", name].concat();
@@ -59,7 +60,7 @@ pub(super) async fn read(connection: &mut MultiplexedConnection, prefix: &str) -
 }
 
 /// The names in the set, as far as they are read.
-async fn names(connection: &mut MultiplexedConnection, set: &str) -> RedisResult<Vec<Vec<u8>>> {
+async fn names(connection: &mut Connection, set: &str) -> RedisResult<Vec<Vec<u8>>> {
     let mut names: Vec<Vec<u8>> = Vec::new();
     let mut cursor = 0_u64;
     loop {

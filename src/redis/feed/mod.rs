@@ -22,12 +22,13 @@ use arc_swap::ArcSwap;
 use fastrand::Rng;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{PushInfo, PushKind, RedisError, RedisResult, Value, cmd};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::backoff::Backoff;
 use self::complaints::Complaints;
+use super::connect::{Connection, beside};
 use super::control::{Control, control_channel};
 use super::pushes;
 use super::settings::RedisSettings;
@@ -114,8 +115,9 @@ impl Feed {
         complaints: &mut Complaints,
     ) -> Result<Never, RedisError> {
         let (sender, mut pushes) = mpsc::channel(WAITING);
-        let mut connection = pushes::connect(&self.settings, PATIENCE, sender, || ()).await?;
-        connection.subscribe(&[&*self.channel, &*self.control]).await?;
+        let mut listening = pushes::connect(&self.settings, PATIENCE, sender, || ()).await?;
+        listening.subscribe(&[&*self.channel, &*self.control]).await?;
+        let mut connection = beside(&listening, &self.settings, PATIENCE).await?;
         // Colours before anything may be said about them: whoever counts as following knows them all.
         self.catch_up(&connection).await?;
         let asked = self.clock.now();
@@ -131,7 +133,7 @@ impl Feed {
         *told = false;
         backoff.reset();
 
-        let mut signs = std::pin::pin!(self.ask_for_signs(connection));
+        let mut signs = std::pin::pin!(self.ask_for_signs(listening, connection));
         loop {
             tokio::select! {
                 error = &mut signs => return Err(error),
@@ -153,7 +155,7 @@ impl Feed {
     }
 
     /// Reads the switches that were told while nobody listened, and puts back those that Redis has lost.
-    async fn catch_up(&self, connection: &MultiplexedConnection) -> RedisResult<()> {
+    async fn catch_up(&self, connection: &Connection) -> RedisResult<()> {
         let mut control = Control::on(connection.clone(), Arc::clone(&self.settings.prefix));
         for text in control.kept().await? {
             self.hear_switch(&text);
@@ -177,13 +179,21 @@ impl Feed {
     }
 
     /// Says which switches are followed, which is the sign of life that is asked for, until it is not answered.
-    async fn ask_for_signs(&self, connection: MultiplexedConnection) -> RedisError {
+    async fn ask_for_signs(
+        &self,
+        mut listening: MultiplexedConnection,
+        connection: Connection,
+    ) -> RedisError {
+        let elsewhere = connection.is_spread();
         let mut control = Control::on(connection, Arc::clone(&self.settings.prefix));
         let mut ticks = interval(ASK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let asked = self.clock.now();
+            if elsewhere && let Err(error) = cmd("PING").query_async::<()>(&mut listening).await {
+                return error;
+            }
             let epochs = self.hearers.epochs.load_full();
             match control.follow(&self.hearers.id, &epochs).await {
                 // What was published before this was asked for has come before the answer.

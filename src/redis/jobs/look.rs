@@ -19,6 +19,8 @@ pub struct Standing {
     pub pool: String,
     /// The run.
     pub epoch: u64,
+    /// The number of the last piece of its answer.
+    pub n: u64,
     /// How often it was begun.
     pub attempt: u64,
     /// Whether its answer is a stream.
@@ -53,7 +55,7 @@ const FIELDS: [&str; 12] = [
     "last_error",
     "colour",
     "entry",
-    "async",
+    "n",
 ];
 
 impl Jobs {
@@ -66,7 +68,7 @@ impl Jobs {
         look.arg(self.0.keys.job(job)).arg(&FIELDS);
         let fields: [Option<String>; FIELDS.len()] =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, &look).await?;
-        let [state, caller, pool, epoch, attempt, stream, created, ended, last_error, colour, entry, _] =
+        let [state, caller, pool, epoch, attempt, stream, created, ended, last_error, colour, entry, n] =
             fields;
         let number = |field: Option<String>| field.and_then(|digits| digits.parse().ok());
         Ok(state.map(|state| Standing {
@@ -74,6 +76,7 @@ impl Jobs {
             caller: caller.unwrap_or_default(),
             pool: pool.unwrap_or_default(),
             epoch: number(epoch).unwrap_or(0),
+            n: number(n).unwrap_or(0),
             attempt: number(attempt).unwrap_or(0),
             stream: stream.as_deref() == Some("1"),
             created_ms: number(created).unwrap_or(0),

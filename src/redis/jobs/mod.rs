@@ -9,6 +9,7 @@
 //! | `reader` | an answer in order, from the box and, where it has a gap, from the stream |
 //! | `submit` | putting a job where workers find it |
 //! | `pending` | asynchronous jobs, which wait for room in Redis |
+//! | `dead` | those that failed as often as they may |
 //! | `look` `again` | how a job stands, and which job a repeated request is |
 //! | `afterwards` | cancels, and what is cleared away |
 //!
@@ -20,6 +21,7 @@
 
 mod afterwards;
 mod again;
+mod dead;
 mod desk;
 mod entry;
 mod fault;
@@ -34,6 +36,7 @@ mod script;
 mod submit;
 
 pub use again::{Known, Repeatable};
+pub use dead::Dead;
 pub use entry::{Entry, Kind, Place};
 pub use fault::Fault;
 pub use head::{for_worker, read_head};

@@ -109,20 +109,28 @@ impl Jobs {
     ) -> Result<(), Refused> {
         let side = Side { pool: Arc::clone(pool), colour: "".into() };
         self.write_down(job, &side, request, true).await?;
+        self.keep(pool, job, &request.caller, pending).await.inspect_err(|_| self.withdraw(job))
+    }
+
+    /// Keeps a job that is written down.
+    pub(super) async fn keep(
+        &self,
+        pool: &str,
+        job: Job,
+        caller: &str,
+        pending: &Pending,
+    ) -> Result<(), Refused> {
         let [waiting, callers] = self.0.keys.pending(pool);
         // Texts and numbers can always be written.
         let text = serde_json::to_string(pending).unwrap_or_default();
         let mut call = self.0.scripts.pend.key(waiting);
-        call.key(callers).arg(job).arg(&request.caller).arg(MOST).arg(MOST_OF_ONE).arg(text);
-        let kept: Result<String, Loss> = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await;
-        let refused = match kept {
-            Ok(kept) if kept == "OK" => return Ok(()),
-            Ok(kept) if kept == "MANY" => Refused::Many(MOST_OF_ONE),
-            Ok(_) => Refused::Full,
-            Err(loss) => loss.into(),
-        };
-        self.withdraw(job);
-        Err(refused)
+        call.key(callers).arg(job).arg(caller).arg(MOST).arg(MOST_OF_ONE).arg(text);
+        let kept: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
+        match &kept[..] {
+            "OK" => Ok(()),
+            "MANY" => Err(Refused::Many(MOST_OF_ONE)),
+            _ => Err(Refused::Full),
+        }
     }
 
     /// The jobs that wait in `pool`.
@@ -143,22 +151,22 @@ impl Jobs {
         Ok(all.into_iter().filter_map(read).collect())
     }
 
-    /// Lets the workers of `side` have a job that waits, as [`Jobs::submit`] does with a new one. It goes on when what is
-    /// returned is dropped.
+    /// Lets the workers of `side` have a job that waits, as [`Jobs::submit`] does with a new one; from then on it may take no
+    /// longer than `within`. It goes on when what is returned is dropped.
     ///
     /// # Errors
     /// [`Refused::Gone`] when it does not wait any more, or why it goes on waiting.
     pub async fn promote(
         &self,
-        side: &Side,
-        ceiling: u32,
-        until: Instant,
         job: Job,
         caller: &str,
+        side: &Side,
+        ceiling: u32,
+        (until, within): (Instant, Duration),
     ) -> Result<Awaited, Refused> {
         let reader = self.read(job, Place::default());
-        let state = self.attach(job, &[("colour", &side.colour)]).await?;
-        if state.as_deref() != Some("queued") {
+        // The record says where it was put only once it was: other gateways may try the same, for another colour.
+        if self.attach(job).await?.as_deref() != Some("queued") {
             self.take_out(&side.pool, job, caller).await?;
             return Err(Refused::Gone);
         }
@@ -173,8 +181,12 @@ impl Jobs {
                 "FULL" if Instant::now() + pause >= until => return Err(Refused::Full),
                 "FULL" => sleep(pause).await,
                 entry => {
+                    let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).to_string();
+                    let put = [("colour", &*side.colour), ("entry", entry)];
                     // For whoever cancels it before a worker has it. Without it, the worker that takes it sees that.
-                    self.attach(job, &[("entry", entry)]).await.ok();
+                    if let Err(loss) = self.mark(job, &within, &put).await {
+                        tracing::debug!(%loss, %job, "where a job was put is not in its record");
+                    }
                     return Ok(Awaited::new(self, side, reader, Some(entry.into()), Fate::Remains));
                 }
             }
@@ -182,14 +194,18 @@ impl Jobs {
         }
     }
 
-    /// Has this gateway told of the answer, and sets fields. Says how the job stands, if there is one.
+    /// Has this gateway told of the answer. Says how the job stands, if there is one.
     ///
     /// # Errors
     /// When Redis does not do it.
-    pub async fn attach(&self, job: Job, fields: &[(&str, &str)]) -> Result<Option<String>, Loss> {
+    pub async fn attach(&self, job: Job) -> Result<Option<String>, Loss> {
+        self.mark(job, "", &[]).await
+    }
+
+    async fn mark(&self, job: Job, within: &str, fields: &[(&str, &str)]) -> Result<Option<String>, Loss> {
         let inner = &*self.0;
         let mut call = inner.scripts.attach.key(inner.keys.job(job));
-        call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job).arg(inner.dams.id());
+        call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job).arg(inner.dams.id()).arg(within);
         for (field, value) in fields {
             call.arg(*field).arg(*value);
         }

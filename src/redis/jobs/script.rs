@@ -17,6 +17,7 @@ pub(super) struct Scripts {
     pub(super) attach: Script,
     pub(super) pend: Script,
     pub(super) promote: Script,
+    pub(super) requeue: Script,
     pub(super) end: Script,
 }
 
@@ -29,6 +30,7 @@ impl Default for Scripts {
             attach: Script::new(of_job!("lua/attach.lua")),
             pend: Script::new(include_str!("lua/pend.lua")),
             promote: Script::new(include_str!("lua/promote.lua")),
+            requeue: Script::new(of_job!("lua/requeue.lua")),
             end: Script::new(include_str!("lua/end.lua")),
         }
     }

@@ -10,7 +10,6 @@
 //! **Trade-off.** One connection for all: Redis is one thread, and more connections bring it no more commands.
 
 mod breaker;
-mod connect;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use self::breaker::Breaker;
-use self::connect::{Connection, connect};
+use super::connect::{Connection, connect};
 use super::dams::Dams;
 use super::settings::RedisSettings;
 use crate::clock::Clock;
@@ -216,7 +215,7 @@ impl Link {
         let inner = &*self.0;
         let mut told = false;
         loop {
-            match timeout(CONNECT, connect(&inner.settings))
+            match timeout(CONNECT, connect(&inner.settings, None))
                 .await
                 .map_err(|_| None)
                 .and_then(|made| made.map_err(Some))

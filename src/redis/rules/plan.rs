@@ -111,8 +111,9 @@ impl Planner {
             }
             let cell = Cell::of(&own);
             let key = self.key(rule, cell.kind(), subject, &plan.tag);
-            let ask =
-                Ask { index, rule: own, cell, hash: self.random.hash_one(&key), key: key.into(), amount };
+            // A refusal by another quota says nothing: who was given more is not to wait for it.
+            let hash = self.random.hash_one((&key, own.quota));
+            let ask = Ask { index, rule: own, cell, hash, key: key.into(), amount };
             let asks = match amount {
                 0 => &mut plan.free,
                 _ if rule.leased => &mut plan.leased,

@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{Fault, json_answer};
 use super::body::AdminBody;
-use crate::limit::own::quota;
+use crate::limit::own::{WrittenLimit, quota};
 use crate::limit::rule::Rule;
-use crate::redis::callers::{StoredCaller, StoredCallers, Written as Rest, WrittenLimit, is_name};
+use crate::redis::callers::{StoredCaller, StoredCallers, Written as Rest, is_name};
 use crate::redis::link::Loss;
 
 /// A caller as an administrator writes it.

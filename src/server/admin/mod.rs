@@ -11,12 +11,16 @@
 //! | `/api/v1/events` | GET, server-sent events: [`live::Frame`]s | the same |
 //! | `/api/v1/maintenance` | PUT `{"on": true}` | `token`, if set; same origin; JSON |
 //! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green"}` | the same |
+//! | `/api/v1/limits/{rule}` | PUT `{"burst": 5, "ttl": 600}`, DELETE | as maintenance |
+//! | `/api/v1/dead` | GET; POST `{"pool": …, "job": …}` | as the state; as maintenance |
 //! | `/api/v1/callers/{id}` | GET; PUT `{"sha256": …}`, DELETE | as the state; as maintenance |
 
 mod access;
 mod answer;
 mod body;
 mod callers;
+mod dead;
+mod limits;
 pub mod live;
 mod page;
 
@@ -42,8 +46,10 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::Service;
 
+use crate::limit::change::Change;
 use crate::limit::rule::Rule;
 use crate::redis::callers::StoredCallers;
+use crate::redis::jobs::Jobs;
 use access::{Need, check_origin};
 use answer::{Fault, answer, json_answer};
 use body::AdminBody;
@@ -79,6 +85,15 @@ pub trait AdminSource: Send + Sync + 'static {
     /// How every rule stands to the request that a query describes.
     fn explain(&self, query: String) -> Explanation;
 
+    /// Changes a rule for all requests; without a change it is again as the settings have it.
+    fn change_limit(
+        &self,
+        _rule: String,
+        _change: Option<LimitChange>,
+    ) -> Pin<Box<dyn Future<Output = Changed> + Send>> {
+        Box::pin(std::future::ready(Changed::NoRule))
+    }
+
     /// The rules in force.
     fn rules(&self) -> Vec<Arc<Rule>> {
         Vec::new()
@@ -89,10 +104,43 @@ pub trait AdminSource: Send + Sync + 'static {
         None
     }
 
+    /// The jobs of a queue, and the pools that may have some, if there is a queue.
+    fn jobs(&self) -> Option<(Jobs, Vec<Arc<str>>)> {
+        None
+    }
+
     /// The callers that are kept in Redis, if any are.
     fn callers(&self) -> Option<Arc<StoredCallers>> {
         None
     }
+}
+
+/// A rule changed while the gateway runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitChange {
+    /// What becomes of it.
+    pub change: Change,
+    /// For how long, if not until it is taken back.
+    pub lasts: Option<Duration>,
+    /// Whether at all gateways, and not only here.
+    pub fleet: bool,
+}
+
+/// What became of a rule's change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Changed {
+    /// It is done, and this is shown.
+    Done(Value),
+    /// There is no such rule.
+    NoRule,
+    /// There was nothing to take back.
+    NoChange,
+    /// The change does not fit the rule.
+    Unfit(&'static str),
+    /// No other gateways are known.
+    Alone,
+    /// The others cannot be told.
+    Unavailable,
 }
 
 /// What became of a switch of colours.
@@ -179,6 +227,26 @@ impl Admin {
                 tracing::info!(on, "maintenance set through the admin port");
                 Ok(json_answer(StatusCode::OK, &json!({ "maintenance": on })))
             }
+            Route::Limit => {
+                check_origin(&parts)?;
+                let rule = parts.uri.path().strip_prefix(LIMITS).unwrap_or_default().to_owned();
+                let change = match parts.method {
+                    Method::PUT => Some(read_json::<limits::Written, _>(&parts.headers, body).await?.read()?),
+                    _ => None,
+                };
+                limits::tell(self.source.change_limit(rule, change).await)
+            }
+            Route::Dead => {
+                let (jobs, pools) = self.source.jobs().ok_or_else(|| {
+                    let message = "there are jobs only with `workers.mode: queue`";
+                    Fault::new(StatusCode::NOT_FOUND, "not_found", message)
+                })?;
+                if parts.method != Method::POST {
+                    return dead::show(&jobs, pools).await;
+                }
+                check_origin(&parts)?;
+                dead::requeue(&jobs, read_json(&parts.headers, body).await?).await
+            }
             Route::Caller => {
                 let id = parts.uri.path().strip_prefix(CALLERS).unwrap_or_default();
                 let stored = self.source.callers().ok_or_else(|| {
@@ -235,7 +303,12 @@ enum Route {
     Maintenance,
     Active,
     Caller,
+    Limit,
+    Dead,
 }
+
+/// What precedes a rule's name.
+const LIMITS: &str = "/api/v1/limits/";
 
 /// What precedes a caller's id.
 const CALLERS: &str = "/api/v1/callers/";
@@ -250,17 +323,24 @@ impl Route {
             "/api/v1/state" => Self::State,
             "/api/v1/explain" => Self::Explain,
             "/api/v1/maintenance" => Self::Maintenance,
+            "/api/v1/dead" => Self::Dead,
             path if pool_of(path).is_some() => Self::Active,
             path if path.starts_with(CALLERS) => Self::Caller,
+            path if path.starts_with(LIMITS) => Self::Limit,
             path if let Some(file) = page::file(path) => Self::Page(file),
             _ => {
                 let message = "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/events, \
-                     /api/v1/explain, /api/v1/maintenance, /api/v1/pools/{pool}/active, /api/v1/callers/{id}";
+                     /api/v1/explain, /api/v1/maintenance, /api/v1/pools/{pool}/active, /api/v1/callers/{id}, \
+                     /api/v1/limits/{rule}, /api/v1/dead";
                 return Err(Fault::new(StatusCode::NOT_FOUND, "not_found", message));
             }
         };
         let (allowed, methods) = match route {
             Self::Maintenance | Self::Active => (parts.method == Method::PUT, "PUT"),
+            Self::Limit => (matches!(parts.method, Method::PUT | Method::DELETE), "PUT, DELETE"),
+            Self::Dead => {
+                (matches!(parts.method, Method::GET | Method::HEAD | Method::POST), "GET, HEAD, POST")
+            }
             Self::Caller => (
                 matches!(parts.method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE),
                 "GET, HEAD, PUT, DELETE",
@@ -277,11 +357,12 @@ impl Route {
     fn need(self, method: &Method) -> Need {
         match self {
             Self::Caller if matches!(*method, Method::PUT | Method::DELETE) => Need::Write,
-            Self::Caller => Need::Read,
+            Self::Dead if *method == Method::POST => Need::Write,
+            Self::Caller | Self::Dead => Need::Read,
             Self::Health | Self::Ready => Need::Open,
             Self::Metrics => Need::Metrics,
             Self::Page(_) | Self::Events | Self::State | Self::Explain => Need::Read,
-            Self::Maintenance | Self::Active => Need::Write,
+            Self::Maintenance | Self::Active | Self::Limit => Need::Write,
         }
     }
 }

@@ -98,10 +98,11 @@ impl Journey<'_> {
     /// Puts the request where workers find it: as a new job, or as the one that it already is.
     async fn put(&mut self, errand: &Errand, side: &Side, ceiling: u32) -> Result<Awaited, jobs::Refused> {
         let until = Instant::now() + errand.settings.wait;
+        let within = self.over.since(self.upstream.clock.now());
         let caller = self.asker.as_ref().map(|(caller, _)| nameless(&caller.id)).unwrap_or_default();
         let (job, keep) = match self.ticket {
             Some(Ticket::Pending(job)) => {
-                return errand.jobs.promote(side, ceiling, until, job, &caller).await;
+                return errand.jobs.promote(job, &caller, side, ceiling, (until, within)).await;
             }
             Some(Ticket::Repeatable(job)) => (job, true),
             None => (Job::random().ok_or(jobs::Refused::NoName)?, false),
@@ -113,7 +114,7 @@ impl Journey<'_> {
             caller,
             class: self.asker.as_ref().map_or("", |(caller, _)| caller.class.as_str()),
             stream: self.stream,
-            within: self.over.since(self.upstream.clock.now()),
+            within,
             keep,
             key: errand.settings.key.clone(),
         };

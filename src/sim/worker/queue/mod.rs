@@ -78,7 +78,7 @@ impl Drainer {
         let (mut helpers, mut runs) = (JoinSet::new(), JoinSet::new());
         helpers.spawn(Arc::clone(&this.desk).hear_cancels());
         helpers.spawn(Arc::clone(&this.desk).renew());
-        let speaking = helpers.spawn(Arc::clone(&this).speak());
+        helpers.spawn(Arc::clone(&this).speak());
         let told = async {
             end.await;
             this.draining.send_replace(true);
@@ -88,7 +88,6 @@ impl Drainer {
         if timeout(this.membership.drain, ended).await.is_err() {
             tracing::warn!(runs = runs.len(), "the time to finish is over; others may claim what is left");
         }
-        speaking.abort();
     }
 
     /// Fills free slots until the worker is told to end.

@@ -1,0 +1,157 @@
+//! Rules changed while the gateway runs: by this gateway's administrator, or by that of any of them.
+//!
+//! A change goes before the settings and survives their reload. What is here goes before what all gateways follow.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::{App, Live, build, counting, tokens};
+use crate::clock::Nanos;
+use crate::limit::change::Change;
+use crate::limit::rule::Rule;
+use crate::redis::changes::StoredChanges;
+use crate::server::admin::{Changed, LimitChange};
+
+/// How often is looked for what other gateways were told.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is changed, by the names of rules.
+#[derive(Debug, Default)]
+pub(super) struct Changes(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// With the end of it.
+    here: BTreeMap<Arc<str>, (Change, Option<Nanos>)>,
+    everywhere: BTreeMap<Arc<str>, Change>,
+}
+
+impl Changes {
+    /// The rules with all changes that fit them.
+    pub(super) fn apply(&self, rules: &[Rule]) -> Vec<Rule> {
+        let inner = self.0.lock();
+        let changed = |rule: &Rule| {
+            let here = inner.here.get(&rule.name).map(|(change, _)| change);
+            here.or_else(|| inner.everywhere.get(&rule.name))?.apply(rule).ok()
+        };
+        rules.iter().map(|rule| changed(rule).unwrap_or_else(|| rule.clone())).collect()
+    }
+
+    /// Forgets what is over. Says whether there was any.
+    fn expire(&self, now: Nanos) -> bool {
+        let mut inner = self.0.lock();
+        let before = inner.here.len();
+        inner.here.retain(|_, (_, until)| until.is_none_or(|until| now < until));
+        inner.here.len() < before
+    }
+
+    /// Takes over what all gateways follow. Says whether it is news.
+    fn follow(&self, everywhere: BTreeMap<Arc<str>, Change>) -> bool {
+        let mut inner = self.0.lock();
+        let news = inner.everywhere != everywhere;
+        inner.everywhere = everywhere;
+        news
+    }
+}
+
+impl App {
+    fn stored_changes(&self) -> Option<StoredChanges> {
+        let together = self.0.together.as_ref()?;
+        Some(StoredChanges::new(together.store.link().clone()))
+    }
+
+    /// Changes a rule, or takes a change back, and says so in the log.
+    pub(super) async fn changed_limit(self, rule: String, change: Option<LimitChange>) -> Changed {
+        let live = self.0.live.load_full();
+        let Some(configured) = live.settings.rules.iter().find(|configured| *configured.name == *rule) else {
+            return Changed::NoRule;
+        };
+        let (name, stored, changes) = (Arc::clone(&configured.name), self.stored_changes(), &self.0.changes);
+        let Some(LimitChange { change, lasts, fleet }) = change else {
+            let mut found = changes.0.lock().here.remove(&name).is_some();
+            if let Some(stored) = &stored {
+                match stored.delete(&name).await {
+                    Ok(deleted) => found |= deleted,
+                    Err(_) => return Changed::Unavailable,
+                }
+                changes.0.lock().everywhere.remove(&name);
+            }
+            tracing::info!(rule, "a change of a rule was taken back through the admin port");
+            self.reapply();
+            return if found {
+                Changed::Done(json!({ "rule": rule, "changed": false }))
+            } else {
+                Changed::NoChange
+            };
+        };
+        if let Err(fault) = change.apply(configured) {
+            return Changed::Unfit(fault);
+        }
+        if fleet {
+            let Some(stored) = stored else { return Changed::Alone };
+            if stored.put(&name, &change, lasts).await.is_err() {
+                return Changed::Unavailable;
+            }
+            changes.0.lock().everywhere.insert(name, change);
+        } else {
+            let until = lasts.map(|lasts| self.0.clock.now() + lasts);
+            changes.0.lock().here.insert(name, (change, until));
+        }
+        tracing::info!(rule, ?change, ?lasts, fleet, "a rule was changed through the admin port");
+        self.reapply();
+        Changed::Done(json!({ "rule": rule, "changed": true }))
+    }
+
+    /// Builds the stack anew with the rules as they are changed now.
+    fn reapply(&self) {
+        let inner = &*self.0;
+        let _one_at_a_time = inner.reloading.lock();
+        let before = inner.live.load_full();
+        let ladder = Arc::new(before.ladder.rebuilt(inner.changes.apply(&before.settings.rules)));
+        let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
+        let tokens = tokens::tokens(&before.settings, inner.key_source.borrow().as_ref());
+        match build::stack(&before.settings, &counting, tokens, &self.state()) {
+            Ok(stack) => {
+                let settings = before.settings.clone();
+                inner.live.store(Arc::new(Live { settings, ladder, counting, stack }));
+            }
+            Err(error) => tracing::warn!(%error, "the rules stay as they were"),
+        }
+    }
+
+    /// Ends the changes whose time is over.
+    pub(super) fn expire_changes(&self) {
+        if self.0.changes.expire(self.0.clock.now()) {
+            tracing::info!("the time of a rule's change is over");
+            self.reapply();
+        }
+    }
+
+    /// Follows what other gateways were told.
+    pub(super) async fn follow_changes(self) {
+        let Some(stored) = self.stored_changes() else { return };
+        loop {
+            sleep(LOOK).await;
+            let rules = self
+                .0
+                .live
+                .load()
+                .settings
+                .rules
+                .iter()
+                .map(|rule| Arc::clone(&rule.name))
+                .collect::<Vec<_>>();
+            if let Ok(found) = stored.read(&rules).await
+                && self.0.changes.follow(found.into_iter().collect())
+            {
+                tracing::info!("rules were changed for all gateways");
+                self.reapply();
+            }
+        }
+    }
+}

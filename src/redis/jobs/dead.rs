@@ -1,0 +1,100 @@
+//! Dead letters: jobs that failed as often as they may. An operator looks at them, and gives them another chance.
+
+use std::sync::Arc;
+
+use redis::cmd;
+use serde::Deserialize;
+
+use super::keys::{Job, nameless};
+use super::pending::{LIVES, Pending};
+use super::submit::Refused;
+use super::{Jobs, PATIENCE};
+use crate::clock::unix_millis;
+use crate::metrics::RedisOp;
+use crate::redis::link::Loss;
+use crate::request::{Caller, Demand};
+
+/// The most that are shown: the latest.
+const SHOWN: usize = 1000;
+/// Bytes of a body that are about one token, as far as anybody can tell without its model.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Tokens of an answer of which nothing is known.
+const EXPECTED: u64 = 256;
+
+/// One dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dead {
+    /// The job.
+    pub job: Job,
+    /// Why its last run failed.
+    pub error: String,
+    /// When it was given up, in milliseconds since 1970.
+    pub at_ms: u64,
+    entry: String,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    model: Option<Arc<str>>,
+}
+
+impl Jobs {
+    /// The dead letters of `pool`, the latest first.
+    ///
+    /// # Errors
+    /// When Redis does not say.
+    pub async fn dead(&self, pool: &str) -> Result<Vec<Dead>, Loss> {
+        let mut range = cmd("XREVRANGE");
+        range.arg(self.0.keys.dead(pool)).arg("+").arg("-").arg("COUNT").arg(SHOWN);
+        let kept: Vec<(String, Vec<(String, String)>)> =
+            self.0.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
+        Ok(kept.into_iter().filter_map(|(entry, fields)| read(entry, fields)).collect())
+    }
+
+    /// Lets a dead letter of `pool` wait for its turn again. Says whether there was one.
+    ///
+    /// # Errors
+    /// When Redis does not do it, or too many jobs wait already.
+    pub async fn requeue(&self, pool: &str, job: Job) -> Result<bool, Refused> {
+        let Some(dead) = self.dead(pool).await?.into_iter().find(|dead| dead.job == job) else {
+            return Ok(false);
+        };
+        let inner = &*self.0;
+        let mut call = inner.scripts.requeue.key(inner.keys.job(job));
+        call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
+        call.arg(u64::try_from(LIVES.as_millis()).unwrap_or(u64::MAX));
+        let found: Option<(String, String, Vec<u8>, String)> =
+            inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
+        let alive = found.is_some();
+        if let Some((caller, path, body, stream)) = found {
+            let model = serde_json::from_slice::<Body>(&body).ok().and_then(|body| body.model);
+            let demand = Demand {
+                model,
+                prompt_tokens: body.len() as u64 / BYTES_PER_TOKEN,
+                expected_output: EXPECTED,
+                stream: stream == "1",
+                ..Demand::path()
+            };
+            // Whose job it was is written there without a name; its turn is fair all the same.
+            let caller = Caller::new(format!("dead:{caller}"));
+            let pending = Pending::new(&caller, &demand, &path, unix_millis());
+            self.keep(pool, job, &nameless(&caller.id), &pending).await?;
+        }
+        let forget = cmd("XDEL").arg(inner.keys.dead(pool)).arg(&dead.entry).take();
+        inner.link.call_within::<i64>(RedisOp::Jobs, PATIENCE, &forget).await?;
+        Ok(alive)
+    }
+}
+
+fn read(entry: String, fields: Vec<(String, String)>) -> Option<Dead> {
+    let (mut job, mut error) = (None, String::new());
+    for (field, value) in fields {
+        match &field[..] {
+            "job" => job = Job::parse(&value),
+            "error" => error = value,
+            _ => {}
+        }
+    }
+    let at_ms = entry.split_once('-')?.0.parse().ok()?;
+    Some(Dead { job: job?, error, at_ms, entry })
+}

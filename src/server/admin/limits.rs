@@ -1,0 +1,69 @@
+//! Rules changed while the gateway runs.
+
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use serde::Deserialize;
+
+use super::answer::{Fault, json_answer};
+use super::body::AdminBody;
+use super::{Changed, LimitChange};
+use crate::limit::change::{Change, WrittenChange};
+use crate::limit::own::WrittenLimit;
+
+/// Whoever wants longer wants other settings.
+const LONGEST: u64 = 366 * 86_400;
+
+/// A change as an administrator writes it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    rate: Option<String>,
+    burst: Option<u64>,
+    limit: Option<u64>,
+    mode: Option<String>,
+    /// In seconds.
+    ttl: Option<u64>,
+    scope: Option<String>,
+}
+
+impl Written {
+    pub(super) fn read(self) -> Result<LimitChange, Fault> {
+        let bad = |message: String| Fault::new(StatusCode::BAD_REQUEST, "bad_request", message);
+        let Self { rate, burst, limit, mode, ttl, scope } = self;
+        let written = WrittenChange { limit: WrittenLimit { rate, burst, limit }, mode };
+        let change = Change::of(&written).map_err(bad)?;
+        if change == Change::default() {
+            return Err(bad("give at least one of `rate`, `burst`, `limit`, `mode`".to_owned()));
+        }
+        if let Some(ttl) = ttl.filter(|ttl| !(1..=LONGEST).contains(ttl)) {
+            return Err(bad(format!("`ttl` must be from 1 to {LONGEST} seconds; found {ttl}")));
+        }
+        let fleet = match scope.as_deref() {
+            None | Some("dam") => false,
+            Some("fleet") => true,
+            Some(other) => return Err(bad(format!("`scope` must be `dam` or `fleet`; found \"{other}\""))),
+        };
+        Ok(LimitChange { change, lasts: ttl.map(Duration::from_secs), fleet })
+    }
+}
+
+pub(super) fn tell(changed: Changed) -> Result<Response<AdminBody>, Fault> {
+    let fault = |status, code, message: &str| Err(Fault::new(status, code, message));
+    match changed {
+        Changed::Done(shown) => Ok(json_answer(StatusCode::OK, &shown)),
+        Changed::NoRule => fault(StatusCode::NOT_FOUND, "not_found", "there is no rule of this name"),
+        Changed::NoChange => fault(StatusCode::NOT_FOUND, "not_found", "the rule is as the settings have it"),
+        Changed::Unfit(why) => fault(StatusCode::BAD_REQUEST, "bad_request", why),
+        Changed::Alone => {
+            let message =
+                "no other gateway is known: `scope: fleet` needs `state: redis` or `callers.stored: redis`";
+            fault(StatusCode::CONFLICT, "conflict", message)
+        }
+        Changed::Unavailable => fault(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "redis_unavailable",
+            "Redis does not answer, so the other gateways cannot be told; ask again",
+        ),
+    }
+}
