@@ -76,6 +76,15 @@ fn sound_runs_become_a_report_and_a_plan() {
     );
     assert!(fs::read_to_string(folder.path().join("c.svg")).unwrap().contains("<svg"));
     assert_eq!(call(&["capacity", "report.json", "--target", "0"], folder.path()).status.code(), Some(2));
+
+    // Half of its capacity from one, a quarter from two: nothing to put side by side.
+    let mut runs = sound();
+    runs[4].0["load"] = json!(0.25);
+    write(folder.path(), &runs);
+    assert!(call(&["report", "."], folder.path()).status.success());
+    let plan = call(&["capacity", "report.json"], folder.path());
+    assert_eq!(plan.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&plan.stderr).contains("no load that fleets of every size"));
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use traffic_dam::evidence::chart::{self, Line};
+use traffic_dam::evidence::figures::Figures;
+use traffic_dam::evidence::record::Arm;
 use traffic_dam::evidence::report::Report;
 use traffic_dam::evidence::scaling::{Point, Simple, Usl, workers_for};
 
@@ -36,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let message = format!("{}: its data are not sound: {}: {}", path.display(), fault.check, fault.what);
         return Err(Failure::Unsound { code: fault.check.exit_code(), message });
     }
-    let points = measured(&report);
+    let points = measured(&report).map_err(|error| unusable(path, &error))?;
     let usl = Usl::fit(&points).map_err(|error| unusable(path, &error))?;
     let simple = Simple::fit(&points).map_err(|error| unusable(path, &error))?;
     say(
@@ -62,13 +64,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Goodput of each size of the fleet, offered most.
-fn measured(report: &Report) -> Vec<Point> {
-    let mut sizes: Vec<u32> = report.cells.iter().map(|cell| cell.workers).collect();
+/// Goodput of each size of the fleet behind the gateway, at the highest load that all sizes were offered: under another
+/// load one of them would look better or worse than it is.
+fn measured(report: &Report) -> Result<Vec<Point>, String> {
+    let behind: Vec<&Figures> = report.cells.iter().filter(|cell| cell.arm == Arm::Dam).collect();
+    let mut sizes: Vec<u32> = behind.iter().map(|cell| cell.workers).collect();
     sizes.sort_unstable();
     sizes.dedup();
-    let point = |workers: u32| Some((f64::from(workers), report.busiest(workers)?.goodput.value));
-    sizes.into_iter().filter_map(point).collect()
+    let at =
+        |workers: u32, load: f64| behind.iter().find(|cell| (cell.workers, cell.load) == (workers, load));
+    let common = behind
+        .iter()
+        .map(|cell| cell.load)
+        .filter(|load| sizes.iter().all(|size| at(*size, *load).is_some()));
+    let load =
+        common.max_by(f64::total_cmp).ok_or("there is no load that fleets of every size were offered")?;
+    let point = |size: u32| Some((f64::from(size), at(size, load)?.goodput.value));
+    Ok(sizes.into_iter().filter_map(point).collect())
 }
 
 fn plan(target: f64, points: &[Point], usl: Usl, simple: Simple) -> Result<String, Failure> {

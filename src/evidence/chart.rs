@@ -96,6 +96,10 @@ where
             for &(x, low, high) in &line.spread {
                 chart.draw_series(LineSeries::new([(x, low), (x, high)], colour.mix(0.5).stroke_width(6)))?;
             }
+            // One point alone is no line, and an interval may have no height.
+            if !line.spread.is_empty() {
+                chart.draw_series(line.points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+            }
             let y = 60 + LEGEND_LINE * index as i32;
             legend.draw(&PathElement::new([(4, y), (26, y)], style))?;
             legend.draw(&Text::new(line.name.as_str(), (34, y - 6), ("sans-serif", 14)))?;
@@ -170,6 +174,7 @@ mod tests {
         };
         let svg = lines(["T", "x", "y"], (0.0..2.0, 0.0..2.0), &[line], &[((0.0, 1.0), (2.0, 1.0))]).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        assert_eq!(svg.matches("<circle").count(), 2);
         // The line, its spread, the mark and the legend; and a name is text, not markup.
         assert!(svg.matches("<polyline").count() >= 4, "{svg}");
         assert!(svg.contains("ours &lt;b&gt;") && !svg.contains("<b>"));

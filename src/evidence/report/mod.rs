@@ -95,13 +95,6 @@ impl Report {
         let json = serde_json::to_string_pretty(self)?;
         Ok(Files { page: page::write(self, runs)?, text: text::write(self), json })
     }
-
-    /// The cell of so many workers behind the gateway that was offered most.
-    #[must_use]
-    pub fn busiest(&self, workers: u32) -> Option<&Figures> {
-        let behind = self.cells.iter().filter(|cell| cell.arm == Arm::Dam && cell.workers == workers);
-        behind.max_by(|a, b| a.load.total_cmp(&b.load))
-    }
 }
 
 fn change(cell: Cell, direct: &[&Run], all: &[(Cell, Vec<&Run>)]) -> Option<Change> {
@@ -161,7 +154,6 @@ mod tests {
         assert!(easy.gained.low <= 0.0 && easy.gained.high >= 0.0, "{easy:?}");
         assert!(hard.gained.low > 25.0, "{hard:?}");
         assert!(report.expectations.len() >= 5 && report.expectations.iter().all(|expected| expected.held));
-        assert_eq!(report.busiest(3).map(|cell| cell.workers), Some(3));
         let back: Report = serde_json::from_str(&report.files(&[]).unwrap().json).unwrap();
         assert_eq!(back, report);
     }
