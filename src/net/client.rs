@@ -1,6 +1,5 @@
 //! One request over a connection of its own: for what the gateway asks now and then, beside its work.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
