@@ -134,9 +134,14 @@ impl World<'_> {
     /// What the worker did to a request that is not over. It may go to another one before anything was said of the
     /// answer.
     pub(super) fn attempt_failed(&mut self, place: usize, failure: Failure) {
+        let seat = self.calls[place].seat();
         self.tell(place, |gate, seat, now| gate.worker_failed(seat, failure, now));
         let call = &self.calls[place];
         let (dam, committed, retried) = (call.dam, call.is_committed(), call.retried);
+        if call.is_over() || call.seat() != seat {
+            // Somebody took its seat meanwhile: it waits, or was told.
+            return;
+        }
         let may_move = !committed && !retried && self.dams[dam].gate.is_some();
         if may_move
             && self.dams[dam].may_retry(self.now)
@@ -144,6 +149,9 @@ impl World<'_> {
         {
             let moved = gate.reassign(seat, self.now);
             self.settle(dam);
+            if self.calls[place].seat() != Some(seat) {
+                return;
+            }
             if let Some(machine) = moved.and_then(|worker| self.scenario.worker_place(&worker)) {
                 self.dams[dam].retried(self.now);
                 self.calls[place].retried = true;
