@@ -1,6 +1,5 @@
 //! One request over a connection of its own: for what the gateway asks now and then, beside its work.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
@@ -67,19 +66,14 @@ where
     }
 }
 
-fn exchange<T, B>(
-    socket: T,
-    request: Request<B>,
-) -> impl Future<Output = Result<Response<Incoming>, ClientError>> + Send
+async fn exchange<T, B>(socket: T, request: Request<B>) -> Result<Response<Incoming>, ClientError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    async move {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
-        // It ends with the body, or when nobody wants that any more.
-        tokio::spawn(connection);
-        Ok(sender.send_request(request).await?)
-    }
+    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
+    // It ends with the body, or when nobody wants that any more.
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await?)
 }

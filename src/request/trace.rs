@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(through.header(), "00-0af7651916cd43dd8448eb211c80319c-0000000000000abc-01");
         assert_eq!((through.parent, through.leads), (told.parent, true));
         assert!(
-            Trace::read(&Trace::begun(7, 9, false).header().to_str().unwrap().to_owned())
+            Trace::read(Trace::begun(7, 9, false).header().to_str().unwrap())
                 .is_some_and(|read| !read.sampled)
         );
     }
