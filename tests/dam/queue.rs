@@ -54,14 +54,17 @@ async fn over(dam: &Dam, hand: &Hand) {
 #[tokio::test]
 async fn a_stream_comes_as_its_worker_made_it() {
     let (_redis, dam, hand) = started(4, "").await;
-    let fields = ["authorization: Bearer secret", "cookie: a=b", "traceparent: 00-1-2-01"];
+    let fields = [
+        "authorization: Bearer secret",
+        "cookie: a=b",
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    ];
     let mut conn = asked(&dam, chat("mine", true, 8, &fields)).await;
     let mut taken = hand.take().await;
     assert_eq!((taken.epoch, taken.attempt, taken.path.as_str()), (1, 1, "/v1/chat/completions"));
     assert!((1..=600_000).contains(&taken.left_ms) && taken.signature.is_empty());
     let headers: Value = serde_json::from_str(&taken.headers).unwrap();
-    let expected =
-        json!({"content-type": "application/json", "traceparent": "00-1-2-01", "x-request-id": "mine"});
+    let expected = json!({"content-type": "application/json", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "x-request-id": "mine"});
     assert_eq!(headers, expected);
     assert_eq!(serde_json::from_str::<Value>(&taken.body).unwrap()["max_tokens"], 8);
     assert_eq!(hand.field(&taken.job, "class").await.as_deref(), Some("interactive"));
