@@ -95,7 +95,7 @@ impl World<'_> {
     }
 
     fn at_work(&self, machine: usize) -> Vec<usize> {
-        let running = |call: &Call| matches!(call.stage, Stage::Running(_)) && call.machine == machine;
+        let running = |call: &Call| call.is_running() && call.machine == machine;
         (0..self.calls.len()).filter(|place| running(&self.calls[*place])).collect()
     }
 }
