@@ -1,6 +1,6 @@
 //! What the scenario makes happen.
 
-use super::call::{Call, Stage};
+use super::call::Call;
 use super::machine::State;
 use super::{Happening, Phase, World};
 use crate::shed::Failure;
