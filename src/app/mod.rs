@@ -8,6 +8,7 @@ mod changes;
 mod colours;
 mod entrance;
 mod explain;
+mod factor;
 mod fleet;
 mod promote;
 mod report;
@@ -22,6 +23,7 @@ pub use run::{Certificates, Listeners, StartError};
 use std::sync::Arc;
 
 use self::changes::Changes;
+use self::factor::Factors;
 use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -66,6 +68,8 @@ struct Inner {
     admin: Arc<ArcSwap<AdminSettings>>,
     /// What viewers of the page see.
     shown: Arc<Shown>,
+    /// How well workers work together.
+    factors: Mutex<Factors>,
     /// Present when something is shared; that does not change while it runs.
     together: Option<Together>,
     /// How rules were changed since the settings were read.
@@ -141,6 +145,7 @@ impl App {
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
             shown: Arc::default(),
+            factors: Mutex::default(),
             together,
             changes: Changes::default(),
             key_source: watch::Sender::new(key_source),

@@ -99,6 +99,7 @@ impl App {
                 .iter()
                 .filter_map(|(pool, gate)| Some((Arc::clone(pool), gate.ceiling?)))
                 .collect(),
+            fleet_factor: self.fleet_factors(),
             workers: gates
                 .iter()
                 .flat_map(|(_, gate)| &gate.workers)
@@ -157,6 +158,7 @@ impl AdminSource for App {
                     "name": pool,
                     "active": colours.of(pool),
                     "in_flight": gate.in_flight(),
+                    "fleet_factor": self.fleet_factor(pool),
                     "queue": queue,
                     "queue_bytes": gate.queue_bytes,
                     "workers": workers,

@@ -49,6 +49,7 @@ impl App {
             ticks.tick().await;
             let now = self.0.clock.now();
             let sample = self.0.metrics.sample();
+            self.measure_factors(now);
             let scene = self.scene(&mut seen, sample.reloads, now);
             let mut point = point(&seen.sample, &sample, now.since(seen.at));
             for pool in &scene.pools {

@@ -13,6 +13,7 @@ pub mod heartbeat;
 mod pick;
 mod pool;
 pub mod roster;
+pub mod scaling;
 mod snapshot;
 pub mod spec;
 #[cfg(test)]

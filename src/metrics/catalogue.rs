@@ -51,6 +51,7 @@ pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
         "decision" => super::series::DECISIONS.to_vec(),
         "op" => super::RedisOp::ALL.map(super::RedisOp::as_str).to_vec(),
         "direction" => super::DIRECTIONS.to_vec(),
+        "kind" => super::reading::FACTOR_KINDS.to_vec(),
         _ => return None,
     })
 }

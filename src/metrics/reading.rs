@@ -61,6 +61,8 @@ pub struct Reading {
     pub demand_waiting: Vec<(Arc<str>, u64)>,
     /// Sequences that the workers of each pool may have together, where that is known.
     pub fleet_ceiling: Vec<(Arc<str>, f64)>,
+    /// How well the workers of each pool work together: as configured, and as measured, where it was.
+    pub fleet_factor: Vec<(Arc<str>, [f64; 2])>,
     /// Whether all that is used of Redis works; nothing when nothing is.
     pub redis_works: Option<bool>,
 }
@@ -87,6 +89,13 @@ const FLEET_CEILING: State<1> = State {
     help: "Sequences that the workers of a pool may have together; absent where no worker's size was told.",
     labels: ["pool"],
 };
+const FLEET_FACTOR: State<2> = State {
+    name: "fleet_factor",
+    help: "What several workers of a pool do together, relative to the sum of what each does alone; absent until measured.",
+    labels: ["kind", "pool"],
+};
+/// The label `kind`.
+pub(super) const FACTOR_KINDS: [&str; 2] = ["configured", "measured"];
 const WORKER_LIGHT: State<2> = State {
     name: "worker_light",
     help: "How a worker is: 2 green, 1 yellow, 0 red; colour is its blue/green side.",
@@ -120,6 +129,7 @@ pub(super) fn described() -> Vec<Described> {
         LIMITER_KEYS.described(),
         CONCURRENCY_LIMIT.described(),
         FLEET_CEILING.described(),
+        FLEET_FACTOR.described(),
         WORKER_LIGHT.described(),
         WORKER_IN_FLIGHT.described(),
         DEMAND_WAITING.described(),
@@ -144,6 +154,10 @@ pub(super) fn write(reading: &Reading, out: &mut String) {
     CONCURRENCY_LIMIT.write_sums(out, workers.iter().map(|worker| (&*worker.id, worker.limit)));
     WORKER_IN_FLIGHT.write_sums(out, workers.iter().map(|worker| (&*worker.id, worker.in_flight as f64)));
     // None of these can be added up; those beyond the bound are left out.
+    let factors = reading.fleet_factor.iter().take(LABEL_VALUES).flat_map(|(pool, values)| {
+        FACTOR_KINDS.into_iter().zip(values).map(move |(kind, value)| ([kind, &**pool], *value))
+    });
+    FLEET_FACTOR.write(out, factors);
     let named = || workers.iter().take(LABEL_VALUES);
     let light = |worker: &WorkerReading| f64::from(worker.light as u8);
     WORKER_LIGHT.write(out, named().map(|worker| ([&*worker.colour, &*worker.id], light(worker))));

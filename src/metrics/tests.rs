@@ -109,6 +109,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         workers: vec![worker("w1", Light::Green), worker("w2", Light::Red)],
         demand_waiting: vec![("default".into(), 4)],
         fleet_ceiling: vec![("default".into(), 13.5)],
+        fleet_factor: vec![("default".into(), [0.83, 0.7])],
         redis_works: Some(true),
     };
     let first = lines(&metrics, &reading);
@@ -124,6 +125,8 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         r#"traffic_dam_worker_kv_used{worker="w1"} 0.25"#,
         r#"traffic_dam_worker_heartbeat_age_seconds{worker="w1"} 1.5"#,
         r#"traffic_dam_fleet_ceiling{pool="default"} 13.5"#,
+        r#"traffic_dam_fleet_factor{kind="configured",pool="default"} 0.83"#,
+        r#"traffic_dam_fleet_factor{kind="measured",pool="default"} 0.7"#,
         "traffic_dam_redis_up 1",
     ] {
         has(&first, line);

@@ -50,6 +50,8 @@ pub(super) struct Worker {
     pub(super) reported: Option<Reported>,
     /// What came of its streams.
     pub(super) flow: Flow,
+    /// Tokens that it has streamed in all.
+    pub(super) streamed: u64,
     /// How much of its limit it may have: 1 while nothing speaks against it.
     pub(super) weight: f64,
     /// When the latest request was sent that has had its first token.
@@ -78,6 +80,7 @@ impl Worker {
             unread: BTreeMap::new(),
             reported: None,
             flow: Flow::default(),
+            streamed: 0,
             weight: 1.0,
             answered: Nanos::ZERO,
             looked_at: Nanos::ZERO,

@@ -384,6 +384,10 @@ impl Seat {
 
     /// Trues up what the request holds.
     fn see(&mut self, seen: u64, worker: &mut Worker) {
+        // The tokens of a whole answer come all at once, which says nothing about when they were made.
+        if self.stream {
+            worker.streamed += seen.saturating_sub(self.seen);
+        }
         self.seen = self.seen.max(seen);
         let more = self.seen.saturating_sub(self.load.output);
         self.load.output += more;

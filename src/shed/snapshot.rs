@@ -18,6 +18,8 @@ pub struct WorkerSnapshot {
     pub tokens: u64,
     /// Tokens its KV cache holds, when told.
     pub kv_tokens: Option<u64>,
+    /// Tokens that it has streamed in all.
+    pub streamed: u64,
     /// Whether the settings let it take work: false on the colour that is not active, and when it was removed.
     pub eligible: bool,
     /// Whether it can be reached: false while it cools down after failed connections.

@@ -77,6 +77,7 @@ impl Gate {
             prefill_tokens: worker.ledger.prefill(),
             tokens: worker.ledger.tokens(),
             kv_tokens: worker.member.kv_tokens,
+            streamed: worker.streamed,
             eligible: worker.member.eligible && !worker.leaving,
             reachable: worker.health.reachable(now),
             weight: worker.weight,

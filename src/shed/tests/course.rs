@@ -107,6 +107,19 @@ fn the_ledger_follows_what_arrives() {
 }
 
 #[test]
+fn tokens_of_streams_are_counted_once_each_and_those_of_whole_answers_not() {
+    let mut gate = gate(settings(), &[member("w1", 8)]);
+    for stream in [true, false] {
+        let seat = granted(&mut gate, &Ask { stream, ..ask("a") }, at(0)).seat;
+        gate.dispatched(seat, at(0));
+        gate.tokens(seat, 10, at(100));
+        gate.tokens(seat, 25, at(200));
+        gate.release(seat, Ending::Complete, 30, at(300));
+        assert_eq!(gate.snapshot(at(300)).workers[0].streamed, 30);
+    }
+}
+
+#[test]
 fn kv_tokens_bound_what_is_in_flight_and_the_largest_prompt() {
     let kv = |tokens| Member { kv_tokens: Some(tokens), ..member("w1", 8) };
     let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[kv(500)]);
