@@ -14,6 +14,7 @@ mod report;
 mod run;
 mod sampler;
 mod together;
+mod tokenizers;
 mod tokens;
 
 pub use entrance::Entrance;
@@ -33,6 +34,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
 use crate::layers::door::Door;
+use crate::layers::exact::Exact;
 use crate::layers::intake::Buffers;
 use crate::layers::limit::Counting;
 use crate::limit::Ladder;
@@ -84,6 +86,7 @@ struct Live {
     ladder: Arc<Ladder>,
     counting: Counting,
     spans: Option<Arc<Spans>>,
+    exact: Arc<Exact>,
     stack: Stack,
 }
 
@@ -116,6 +119,7 @@ impl App {
             door: Arc::default(),
             buffers: Arc::new(Buffers::new(settings.bounds.buffered)),
             estimates: Arc::default(),
+            exact: Arc::new(tokenizers::load(&settings, None)?),
             fleet: Arc::clone(&fleet),
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
@@ -144,7 +148,14 @@ impl App {
             together,
             changes: Changes::default(),
             key_source: watch::Sender::new(key_source),
-            live: ArcSwap::from_pointee(Live { settings, ladder, counting, spans: state.spans, stack }),
+            live: ArcSwap::from_pointee(Live {
+                settings,
+                ladder,
+                counting,
+                spans: state.spans,
+                exact: state.exact,
+                stack,
+            }),
             reloading: Mutex::new(()),
         })))
     }
