@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats redis-away deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ observe-cost: ## what logs, the page with a viewer and metrics cost; some 3 minu
 
 heartbeats: ## what 1000 heartbeats a second of 1000 workers cost the gateway; a minute
 	scripts/heartbeats
+
+redis-away: ## Redis killed, and then paused, for 30 s under load; two and a half minutes
+	scripts/redis-away
 
 failover: ## six workers of which one dies or hangs, and 1, 2, 4 workers, with figures; some 5 minutes
 	ARMS="stream stream-untold" PARTS="failover scale" scripts/overload

@@ -1,5 +1,8 @@
 //! `traffic-dam`: argv → subcommand → exit code.
 
+// A future that holds connections to a cluster of Redis is nested deeper than the compiler looks by default.
+#![recursion_limit = "256"]
+
 mod commands;
 
 use std::io::IsTerminal;

@@ -232,15 +232,17 @@ impl Dam {
         Self { upstream, fleet, clock }
     }
 
-    /// A permit for the worker `id`. Those for others are kept until it comes: the less loaded worker is picked.
+    /// A permit for the worker `id`, or where that was put aside for another. Those for others are kept until it comes: the
+    /// less loaded worker is picked.
     pub(crate) fn permit(&self, id: &str) -> Permit {
         let ask = Ask::of(&Caller::new("ip:192.0.2.1"), &Demand::path());
         let mut others = Vec::new();
         loop {
-            match self.fleet.route(None).unwrap().gate.ask(ask.clone()).unwrap() {
-                Entry::Admitted(permit) if &*permit.worker() == id => return permit,
-                Entry::Admitted(other) => others.push(other),
-                Entry::Waiting(_) => panic!("there is room"),
+            match self.fleet.route(None).unwrap().gate.ask(ask.clone()) {
+                Ok(Entry::Admitted(permit)) if &*permit.worker() == id => return permit,
+                Ok(Entry::Admitted(other)) => others.push(other),
+                Ok(Entry::Waiting(_)) => panic!("nobody waits here"),
+                Err(refusal) => return others.pop().unwrap_or_else(|| panic!("there is room: {refusal:?}")),
             }
         }
     }

@@ -104,6 +104,11 @@ impl Call {
         if let Stage::Running(seat) = self.stage { seat } else { None }
     }
 
+    /// Whether it is at a worker.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running(_))
+    }
+
     pub(super) fn is_over(&self) -> bool {
         matches!(self.stage, Stage::Over(_))
     }

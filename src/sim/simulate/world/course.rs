@@ -173,7 +173,7 @@ impl World<'_> {
     /// The patience with a worker is over.
     pub(super) fn due(&mut self, place: usize, sent: u32) {
         let call = &self.calls[place];
-        if call.is_over() || call.sent != sent || call.is_committed() {
+        if !call.is_running() || call.sent != sent || call.is_committed() {
             return;
         }
         let stream = call.wish.stream;
@@ -188,7 +188,7 @@ impl World<'_> {
     /// The patience with a silent stream is over.
     pub(super) fn idle(&mut self, place: usize, seen: u64) {
         let call = &self.calls[place];
-        if !call.is_over() && call.seen == seen {
+        if call.is_running() && call.seen == seen {
             self.withdraw(place);
             self.attempt_failed(place, Failure::Timeout);
         }

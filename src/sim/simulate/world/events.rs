@@ -1,6 +1,6 @@
 //! What the scenario makes happen.
 
-use super::call::{Call, Stage};
+use super::call::Call;
 use super::machine::State;
 use super::{Happening, Phase, World};
 use crate::shed::Failure;
@@ -95,7 +95,7 @@ impl World<'_> {
     }
 
     fn at_work(&self, machine: usize) -> Vec<usize> {
-        let running = |call: &Call| matches!(call.stage, Stage::Running(_)) && call.machine == machine;
+        let running = |call: &Call| call.is_running() && call.machine == machine;
         (0..self.calls.len()).filter(|place| running(&self.calls[*place])).collect()
     }
 }
