@@ -15,6 +15,8 @@ mod classes;
 mod client;
 #[path = "dam/colours.rs"]
 mod colours;
+#[path = "dam/counting.rs"]
+mod counting;
 #[path = "dam/drain.rs"]
 mod drain;
 #[path = "dam/endings.rs"]

@@ -17,6 +17,7 @@ use crate::fleet::roster::Roll;
 use crate::fleet::{Colours, Fleet};
 use crate::layers::demand::{Intake, Sticky};
 use crate::layers::door::Door;
+use crate::layers::exact::Exact;
 use crate::layers::explain::ExplainLayer;
 use crate::layers::identify::{CallerSettings, Callers, Key, Source};
 use crate::layers::intake::{Buffers, Limits};
@@ -45,6 +46,7 @@ pub(super) struct State {
     pub(super) door: Arc<Door>,
     pub(super) buffers: Arc<Buffers>,
     pub(super) estimates: Arc<Estimator>,
+    pub(super) exact: Arc<Exact>,
     pub(super) fleet: Arc<ArcSwap<Fleet>>,
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
@@ -149,8 +151,19 @@ pub(super) fn stack(
     tokens: Option<Tokens>,
     state: &State,
 ) -> Result<Stack, StartError> {
-    let State { clock, metrics, door, buffers, estimates, fleet, upstream, stored_callers, jobs, spans } =
-        state;
+    let State {
+        clock,
+        metrics,
+        door,
+        buffers,
+        estimates,
+        exact,
+        fleet,
+        upstream,
+        stored_callers,
+        jobs,
+        spans,
+    } = state;
     let parts = Parts {
         observatory: Arc::new(Observatory {
             metrics: Arc::clone(metrics),
@@ -176,6 +189,7 @@ pub(super) fn stack(
             },
             wants_usage: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens),
             estimates: Arc::clone(estimates),
+            exact: Arc::clone(exact),
             metrics: Arc::clone(metrics),
             clock: clock.clone(),
         }),

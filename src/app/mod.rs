@@ -15,6 +15,7 @@ mod report;
 mod run;
 mod sampler;
 mod together;
+mod tokenizers;
 mod tokens;
 
 pub use entrance::Entrance;
@@ -35,6 +36,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
 use crate::layers::door::Door;
+use crate::layers::exact::Exact;
 use crate::layers::intake::Buffers;
 use crate::layers::limit::Counting;
 use crate::limit::Ladder;
@@ -88,6 +90,7 @@ struct Live {
     ladder: Arc<Ladder>,
     counting: Counting,
     spans: Option<Arc<Spans>>,
+    exact: Arc<Exact>,
     stack: Stack,
 }
 
@@ -120,6 +123,7 @@ impl App {
             door: Arc::default(),
             buffers: Arc::new(Buffers::new(settings.bounds.buffered)),
             estimates: Arc::default(),
+            exact: Arc::new(tokenizers::load(&settings, None)?),
             fleet: Arc::clone(&fleet),
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
@@ -149,7 +153,14 @@ impl App {
             together,
             changes: Changes::default(),
             key_source: watch::Sender::new(key_source),
-            live: ArcSwap::from_pointee(Live { settings, ladder, counting, spans: state.spans, stack }),
+            live: ArcSwap::from_pointee(Live {
+                settings,
+                ladder,
+                counting,
+                spans: state.spans,
+                exact: state.exact,
+                stack,
+            }),
             reloading: Mutex::new(()),
         })))
     }

@@ -11,8 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::tokens::{self, KeySource};
-use super::{App, Live, build, counting};
+use super::{App, Live, build, counting, tokenizers};
 use crate::config::Settings;
+use crate::layers::exact::Exact;
 use crate::net;
 use crate::openai::demand::PointerFault;
 use crate::server::admin::{Admin, check_open};
@@ -64,6 +65,16 @@ pub enum StartError {
     /// The keys by which tokens are signed cannot be used.
     #[error("callers.jwt.jwks: {}: {problem}", file.display())]
     TokenKeys {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// A model's tokenizer cannot be used.
+    #[error("models[{index}].tokenizer: {}: {problem}", file.display())]
+    Tokenizer {
+        /// Which model, counted from 0.
+        index: usize,
         /// The file.
         file: PathBuf,
         /// Why.
@@ -234,7 +245,9 @@ impl App {
         };
         let key_source = KeySource::of(&settings, inner.key_source.borrow().as_ref())?;
         let tokens = tokens::tokens(&settings, key_source.as_ref());
-        let stack = build::stack(&settings, &counting, tokens, &self.state(spans.clone()))?;
+        let exact = Arc::new(tokenizers::load(&settings, Some(&before.exact))?);
+        let state = self.state(spans.clone(), Arc::clone(&exact));
+        let stack = build::stack(&settings, &counting, tokens, &state)?;
 
         // From here on nothing can fail.
         inner.following.retell(&settings);
@@ -261,7 +274,7 @@ impl App {
         if let Some(together) = &inner.together {
             together.store.dams().tell(settings.dams);
         }
-        inner.live.store(Arc::new(Live { settings, ladder, counting, spans, stack }));
+        inner.live.store(Arc::new(Live { settings, ladder, counting, spans, exact, stack }));
         inner.following.reloaded.send_replace(());
         Ok(())
     }
@@ -277,7 +290,7 @@ impl App {
         self.0.live.load().settings.clone()
     }
 
-    pub(super) fn state(&self, spans: Option<Arc<Spans>>) -> build::State {
+    pub(super) fn state(&self, spans: Option<Arc<Spans>>, exact: Arc<Exact>) -> build::State {
         let inner = &*self.0;
         build::State {
             clock: inner.clock.clone(),
@@ -285,6 +298,7 @@ impl App {
             door: Arc::clone(&inner.door),
             buffers: Arc::clone(&inner.buffers),
             estimates: Arc::clone(&inner.estimates),
+            exact,
             fleet: Arc::clone(&inner.fleet),
             upstream: inner.upstream.clone(),
             stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),

@@ -56,10 +56,16 @@ async fn follow(app: &App, mut watch: Watch, certificates: Certificates) {
         let Reload { cause, settings } = watch.next().await;
         let taken = match settings {
             Err(faults) => Err(faults.to_string()),
-            Ok(settings) => certificates
-                .reload(&settings)
-                .and_then(|()| app.reload(settings))
-                .map_err(|error| error.to_string()),
+            Ok(settings) => {
+                let (app, certificates) = (app.clone(), certificates.clone());
+                // Large files may have to be read, a tokenizer of ten megabytes above all.
+                tokio::task::spawn_blocking(move || {
+                    certificates.reload(&settings).and_then(|()| app.reload(settings))
+                })
+                .await
+                .map_err(|error| error.to_string())
+                .and_then(|taken| taken.map_err(|error| error.to_string()))
+            }
         };
         app.count_reload(taken.is_ok());
         match taken {

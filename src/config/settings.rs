@@ -59,6 +59,8 @@ pub struct Settings {
     pub paths: Vec<Arc<str>>,
     /// A chatbot API's own endpoints.
     pub routes: Vec<Route>,
+    /// What is known of models; the first whose pattern matches counts.
+    pub models: Vec<Model>,
     /// What a connection and a request may take.
     pub bounds: Bounds,
     /// The origins whose pages may call the gateway; `*` alone for all.
@@ -81,7 +83,8 @@ impl Settings {
         let files =
             pairs.flat_map(|pair| [&pair.cert, &pair.key]).chain(&self.worker_ca).chain(&self.shared.ca);
         let keys = self.callers.tokens.iter().filter_map(|tokens| tokens.keys.file());
-        files.chain(keys).cloned().collect()
+        let tokenizers = self.models.iter().map(|model| &model.tokenizer);
+        files.chain(keys).chain(tokenizers).cloned().collect()
     }
 }
 
@@ -92,6 +95,15 @@ pub struct Discovery {
     pub redis: RedisSettings,
     /// What of it counts.
     pub roster: RosterSettings,
+}
+
+/// What is known of the models that match a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Their names.
+    pub model: Arc<str>,
+    /// The file of their tokenizer.
+    pub tokenizer: PathBuf,
 }
 
 /// A certificate and its key, as files.

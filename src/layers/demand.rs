@@ -19,6 +19,7 @@ use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
 use crate::layers::body::{Guarded, Tied};
+use crate::layers::exact::Exact;
 use crate::layers::intake::{Bounded, Buffers, Hold, Limits, read};
 use crate::layers::paths::{Matched, Paths};
 use crate::metrics::Metrics;
@@ -56,6 +57,8 @@ pub struct Intake {
     pub wants_usage: bool,
     /// What was learned of prompts and answers.
     pub estimates: Arc<Estimator>,
+    /// Counts prompts of the models that have a tokenizer.
+    pub exact: Arc<Exact>,
     /// Hears how far estimates were off.
     pub metrics: Arc<Metrics>,
     /// The time.
@@ -250,7 +253,10 @@ where
     let (mut demand, payload, lesson, hold, in_body) = if let Some(shape) = &matched.shape {
         let (bytes, hold) = read(body, intake.limits, &intake.buffers).await?;
         let facts = parse(shape, &bytes)?;
-        let prompt = intake.estimates.prompt(&facts);
+        let prompt = match intake.exact.count(shape, &facts, &bytes).await {
+            Some(counted) => intake.estimates.counted_prompt(&facts, counted),
+            None => intake.estimates.prompt(&facts),
+        };
         let demand = intake.demand(&matched, &facts, prompt, &caller, &bytes);
         let lesson = flight.as_ref().map(|flight| Lesson {
             intake: Arc::clone(intake),

@@ -47,6 +47,7 @@
 pub mod body;
 pub mod demand;
 pub mod door;
+pub mod exact;
 pub mod explain;
 pub mod identify;
 pub mod intake;

@@ -2,7 +2,8 @@
 //!
 //! Nothing in here waits, sends or records. The adapters hand in bytes as they come from the network and get facts
 //! back: [`demand`] reads a request body, [`tap`] looks over the shoulder of an answer, [`estimate`] turns bytes into
-//! expected tokens, [`error`] and [`headers`] write what a client is told.
+//! expected tokens, [`tokenizer`] counts them where a
+//! model has one, [`error`] and [`headers`] write what a client is told.
 //!
 //! Bodies and answers are read in place by one small JSON scanner (`scan`) and never rebuilt: a proxy that parses a
 //! body into values and writes it again changes numbers, key order and spacing, and pays for a copy of every prompt.
@@ -14,3 +15,4 @@ pub mod estimate;
 pub mod headers;
 mod scan;
 pub mod tap;
+pub mod tokenizer;

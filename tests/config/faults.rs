@@ -57,6 +57,19 @@ fn tokens() {
 }
 
 #[test]
+fn models() {
+    let model = "{ model: \"qwen*\", tokenizer: qwen.json }";
+    only("models: [{ model: \"qwen*\" }]", 1, 10, "models[0].tokenizer", "is missing");
+    only(
+        &format!("models: [{model}, {model}]"),
+        1,
+        61,
+        "models[1].model",
+        "must differ from `models[0].model`",
+    );
+}
+
+#[test]
 fn own_limits() {
     let hex = "00".repeat(32);
     let with = |limits: &str| {

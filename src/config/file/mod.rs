@@ -22,7 +22,7 @@ pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation,
 pub use process::{Admin, Drain, Log, Tls};
 pub use redis::{OnLossName, Redis, State};
 pub use tracing::Tracing;
-pub use traffic::{Bounds, Cors, KindName, Route, RouteTimeouts};
+pub use traffic::{Bounds, Cors, KindName, Model, Route, RouteTimeouts};
 pub use workers::{Discovery, Retry, Sticky, Timeouts, Worker, WorkerMode, Workers};
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -71,6 +71,9 @@ pub struct File {
     /// A chatbot API's own endpoints, or other timeouts for an OpenAI endpoint.
     #[schemars(length(max = 64))]
     pub routes: Vec<Route>,
+    /// What is known of models: the first entry whose pattern matches counts.
+    #[schemars(length(max = 64))]
+    pub models: Vec<Model>,
     /// What a connection and a request may take.
     pub bounds: Bounds,
     /// Browsers on other origins.
@@ -99,6 +102,7 @@ impl Default for File {
             workers: Workers::default(),
             paths: Vec::new(),
             routes: Vec::new(),
+            models: Vec::new(),
             bounds: Bounds::default(),
             cors: Cors::default(),
             drain: Drain::default(),

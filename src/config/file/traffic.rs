@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Timeouts;
-use crate::config::syntax::{Millis, Origin, PathGlob, Pointer, Size, Text};
+use crate::config::syntax::{FilePath, Glob, Millis, Origin, PathGlob, Pointer, Size, Text};
 use crate::request::Kind;
 
 /// A chatbot API's own endpoint, treated like an OpenAI endpoint of that kind.
@@ -30,6 +30,16 @@ pub struct Route {
     /// Other timeouts for this route.
     #[serde(default)]
     pub timeouts: RouteTimeouts,
+}
+
+/// What is known of some models.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// A pattern for their names, as requests give them.
+    pub model: Text<Glob>,
+    /// Their `tokenizer.json`, as Hugging Face has it: prompts are counted by it and not estimated from their length.
+    pub tokenizer: Text<FilePath>,
 }
 
 /// The kind of a call.

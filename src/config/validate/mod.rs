@@ -74,6 +74,7 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
             .map(|ca| files.readable(&ca.0, &root.key("workers").key("ca"), report)),
         paths: traffic::paths(&file, &root, report),
         routes: traffic::routes(&file, &root, report),
+        models: traffic::models(&file, &root, files, report),
         bounds: traffic::bounds(&file.bounds, &root.key("bounds"), report),
         cors_origins: traffic::origins(&file.cors, &root.key("cors"), report),
         drain: process::drain(&file.drain),

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::Distinct;
 use super::workers::positive;
+use super::{Distinct, Files};
 use crate::config::file::{self, Cors, File};
 use crate::config::place::{At, Report};
-use crate::config::settings::{Bounds, Route, Timeouts};
+use crate::config::settings::{Bounds, Model, Route, Timeouts};
 use crate::config::syntax::{Millis, Size, Text};
 use crate::glob::Glob;
 use crate::request::Kind;
@@ -19,6 +19,19 @@ pub(super) fn paths(file: &File, root: &At<'_>, report: &mut Report) -> Vec<Arc<
         patterns.add(pattern.0.clone(), &root.key("paths").index(index), report);
     }
     file.paths.iter().map(|pattern| pattern.0.0.clone()).collect()
+}
+
+pub(super) fn models(file: &File, root: &At<'_>, files: Files<'_>, report: &mut Report) -> Vec<Model> {
+    let mut patterns = Distinct::new();
+    let mut model = |(index, model): (usize, &file::Model)| {
+        let at = root.key("models").index(index);
+        patterns.add(model.model.0.clone(), &at.key("model"), report);
+        Model {
+            model: model.model.0.0.clone(),
+            tokenizer: files.readable(&model.tokenizer.0, &at.key("tokenizer"), report),
+        }
+    };
+    file.models.iter().enumerate().map(&mut model).collect()
 }
 
 /// The OpenAI endpoints: a route may set their timeouts, but not make them something else.

@@ -80,7 +80,18 @@ impl Facts {
 /// When the body is no UTF-8, no JSON (of fewer than 128 levels), no object, or has one of the members that decide
 /// twice, with a wrong type or out of bounds.
 pub fn parse(shape: &Shape, body: &[u8]) -> Result<Facts, Fault> {
-    read::parse(shape, body)
+    read::parse(shape, body, None)
+}
+
+/// Hands the text that [`Facts::prompt_bytes`] counts to `hear`, string by string, without escapes.
+///
+/// A pass of its own: whose text is wanted depends on the model, which may stand behind the text, and nothing has to be
+/// kept on the way.
+///
+/// # Errors
+/// Those of [`parse`]: never for a body that it has read.
+pub fn prompt_text(shape: &Shape, body: &[u8], hear: &mut dyn FnMut(&str)) -> Result<(), Fault> {
+    read::parse(shape, body, Some(hear)).map(drop)
 }
 
 #[cfg(test)]

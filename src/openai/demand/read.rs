@@ -7,7 +7,7 @@ use super::member::Member;
 use super::scalar::{boolean, text, whole};
 use super::shape::{Pointer, Shape};
 use super::splice::{Asked, Splice, stream_options};
-use super::text::{Prompts, add_json, add_prompts, add_text};
+use super::text::{Hear, Prompts, add_json, add_prompts, add_text};
 use super::{Facts, Fault, MAX_MODEL_BYTES, MAX_N, MAX_OUTPUT_TOKENS, MAX_PROMPTS, MAX_SESSION_BYTES};
 use crate::openai::scan::{Scanner, Text};
 use crate::request::Kind;
@@ -21,13 +21,13 @@ enum Use {
 }
 
 /// What has been read so far.
-struct Reading<'a> {
+struct Reading<'a, 'h> {
     shape: &'a Shape,
     body: &'a [u8],
     seen: u32,
     pointed: u32,
     model: Option<Arc<str>>,
-    prompts: Prompts,
+    prompts: Prompts<'h>,
     max_tokens: Option<u64>,
     n: Option<u64>,
     best_of: Option<u64>,
@@ -37,28 +37,28 @@ struct Reading<'a> {
     session: Option<Box<str>>,
 }
 
-pub(super) fn parse(shape: &Shape, body: &[u8]) -> Result<Facts, Fault> {
+pub(super) fn parse<'h>(shape: &Shape, body: &[u8], hear: Option<&'h mut Hear<'h>>) -> Result<Facts, Fault> {
     std::str::from_utf8(body).map_err(|error| Fault::NotUtf8 { at: error.valid_up_to() })?;
     let mut scanner = Scanner::new(body);
     if scanner.peek()? != b'{' {
         return Err(Fault::NotAnObject);
     }
     let first_member = scanner.at() + 1;
-    let mut reading = Reading::new(shape, body);
+    let mut reading = Reading::new(shape, body, hear);
     scanner.object(|scanner, key| reading.member(scanner, key))?;
     scanner.finish()?;
     reading.facts(first_member)
 }
 
-impl<'a> Reading<'a> {
-    const fn new(shape: &'a Shape, body: &'a [u8]) -> Self {
+impl<'a, 'h> Reading<'a, 'h> {
+    const fn new(shape: &'a Shape, body: &'a [u8], hear: Option<&'h mut Hear<'h>>) -> Self {
         Self {
             shape,
             body,
             seen: 0,
             pointed: 0,
             model: None,
-            prompts: Prompts { bytes: 0, tokens: 0, count: 0 },
+            prompts: Prompts { bytes: 0, tokens: 0, count: 0, hear },
             max_tokens: None,
             n: None,
             best_of: None,
@@ -145,7 +145,7 @@ impl<'a> Reading<'a> {
         match (member, self.shape.kind) {
             (Member::Messages, Kind::Chat | Kind::Embedding) => {
                 expect(first == b'[', "an array")?;
-                add_text(scanner, &mut self.prompts.bytes)?;
+                add_text(scanner, &mut self.prompts)?;
             }
             (Member::Prompt, Kind::Completion) | (Member::Input, Kind::Embedding) => {
                 expect(string_or_array, "a string or an array")?;
@@ -153,11 +153,11 @@ impl<'a> Reading<'a> {
             }
             (Member::Input, Kind::Response) => {
                 expect(string_or_array, "a string or an array")?;
-                add_text(scanner, &mut self.prompts.bytes)?;
+                add_text(scanner, &mut self.prompts)?;
             }
-            (Member::Instructions, Kind::Response) => add_text(scanner, &mut self.prompts.bytes)?,
+            (Member::Instructions, Kind::Response) => add_text(scanner, &mut self.prompts)?,
             (Member::Tools, Kind::Chat | Kind::Response) | (Member::Functions, Kind::Chat) => {
-                add_json(scanner, &mut self.prompts.bytes)?;
+                add_json(scanner, &mut self.prompts)?;
             }
             _ => scanner.skip()?,
         }
@@ -178,7 +178,7 @@ impl<'a> Reading<'a> {
             Use::Prompt if matches!(self.shape.kind, Kind::Completion | Kind::Embedding) => {
                 add_prompts(&mut scanner, &mut self.prompts)?;
             }
-            Use::Prompt => add_text(&mut scanner, &mut self.prompts.bytes)?,
+            Use::Prompt => add_text(&mut scanner, &mut self.prompts)?,
             Use::Session => match scanner.peek()? {
                 b'"' => self.session = text(&mut scanner, name(), MAX_SESSION_BYTES)?.map(Box::from),
                 b'-' | b'0'..=b'9' if value.len() as u64 <= MAX_SESSION_BYTES => {

@@ -24,51 +24,72 @@ const NOT_TEXT: [&[u8]; 13] = [
 /// How far into a string the mark of a data URL is looked for: longer than any media type.
 const DATA_URL_HEAD: usize = 128;
 
+/// Who is told the text of prompts, piece by piece.
+pub(super) type Hear<'h> = dyn FnMut(&str) + 'h;
+
 /// The prompts of one request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Prompts {
+#[derive(Default)]
+pub(super) struct Prompts<'h> {
     /// Bytes of text, decoded.
     pub(super) bytes: u64,
     /// Prompt tokens that were given as token ids.
     pub(super) tokens: u64,
     /// Separate prompts. An array of token ids is one.
     pub(super) count: u64,
+    /// Nobody, where the length is enough: then no text is looked at twice.
+    pub(super) hear: Option<&'h mut Hear<'h>>,
+}
+
+impl Prompts<'_> {
+    fn text(&mut self, text: &Text<'_>) {
+        self.bytes += text.decoded_len as u64;
+        if let Some(hear) = &mut self.hear {
+            hear(&text.decode().unwrap_or_else(|| String::from_utf8_lossy(text.raw)));
+        }
+    }
+
+    fn json(&mut self, raw: &[u8]) {
+        self.bytes += raw.len() as u64;
+        if let Some(hear) = &mut self.hear {
+            hear(&String::from_utf8_lossy(raw));
+        }
+    }
 }
 
 /// Counts every string in a value, except names, ids and media (data URLs and [`NOT_TEXT`] members).
-pub(super) fn add_text(scanner: &mut Scanner<'_>, bytes: &mut u64) -> Result<(), Flaw> {
+pub(super) fn add_text(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), Flaw> {
     match scanner.peek()? {
         b'"' => {
             let text = scanner.string()?;
             if !is_data_url(&text) {
-                *bytes += text.decoded_len as u64;
+                prompts.text(&text);
             }
             Ok(())
         }
-        b'[' => scanner.array(|scanner| add_text(scanner, bytes)),
+        b'[' => scanner.array(|scanner| add_text(scanner, prompts)),
         b'{' => scanner.object(|scanner, key| {
-            if NOT_TEXT.contains(&key.name().as_ref()) { scanner.skip() } else { add_text(scanner, bytes) }
+            if NOT_TEXT.contains(&key.name().as_ref()) { scanner.skip() } else { add_text(scanner, prompts) }
         }),
         _ => scanner.skip(),
     }
 }
 
 /// Counts definitions (of tools, functions) as they stand there: a chat template shows them to the model as JSON.
-pub(super) fn add_json(scanner: &mut Scanner<'_>, bytes: &mut u64) -> Result<(), Flaw> {
+pub(super) fn add_json(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), Flaw> {
     let structured = matches!(scanner.peek()?, b'{' | b'[');
     let start = scanner.at();
     scanner.skip()?;
     if structured {
-        *bytes += (scanner.at() - start) as u64;
+        prompts.json(scanner.since(start));
     }
     Ok(())
 }
 
 /// Counts a prompt in the form of completions and embeddings: a string, token ids, or an array of these.
-pub(super) fn add_prompts(scanner: &mut Scanner<'_>, prompts: &mut Prompts) -> Result<(), Flaw> {
+pub(super) fn add_prompts(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), Flaw> {
     if scanner.peek()? != b'[' {
         prompts.count += 1;
-        return add_text(scanner, &mut prompts.bytes);
+        return add_text(scanner, prompts);
     }
     let before = prompts.tokens;
     scanner.array(|scanner| match scanner.peek()? {
@@ -77,12 +98,12 @@ pub(super) fn add_prompts(scanner: &mut Scanner<'_>, prompts: &mut Prompts) -> R
             prompts.count += 1;
             scanner.array(|scanner| match scanner.peek()? {
                 b'-' | b'0'..=b'9' => add_token(scanner, prompts),
-                _ => add_text(scanner, &mut prompts.bytes),
+                _ => add_text(scanner, prompts),
             })
         }
         _ => {
             prompts.count += 1;
-            add_text(scanner, &mut prompts.bytes)
+            add_text(scanner, prompts)
         }
     })?;
     // Token ids and nothing else: one prompt.
@@ -90,7 +111,7 @@ pub(super) fn add_prompts(scanner: &mut Scanner<'_>, prompts: &mut Prompts) -> R
     Ok(())
 }
 
-fn add_token(scanner: &mut Scanner<'_>, prompts: &mut Prompts) -> Result<(), Flaw> {
+fn add_token(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), Flaw> {
     prompts.tokens += 1;
     scanner.number().map(drop)
 }
@@ -129,8 +150,8 @@ mod tests {
             {"type":"input_file","file_data":"data:application/pdf;base64,JVBERi0xLjQ="},
             {"type":"input_audio","input_audio":{"data":"UklGRg","format":"wav"}}]},
             {"role":"tool","tool_call_id":"call_1","content":"data: none"}]"#;
-        let mut bytes = 0;
-        add_text(&mut Scanner::new(message.as_bytes()), &mut bytes).unwrap();
-        assert_eq!(bytes, ("look".len() + "data: none".len()) as u64);
+        let mut prompts = Prompts::default();
+        add_text(&mut Scanner::new(message.as_bytes()), &mut prompts).unwrap();
+        assert_eq!(prompts.bytes, ("look".len() + "data: none".len()) as u64);
     }
 }

@@ -1,9 +1,10 @@
 //! How many tokens will it be? Guessed before, corrected by what workers report after.
 //!
-//! No tokenizer: it would have to be the worker's own, model by model, and costs more than the rest of an admission.
-//! Bytes divided by a constant are wrong by a steady factor per model, and a steady factor can be learned. What is
-//! left of the error is settled against the worker's usage, so a wrong guess misplaces a reservation for the length of
-//! one request and loses nothing.
+//! No tokenizer unless the settings name one: it has to be the worker's own, model by model, and costs more than the
+//! rest of an admission. Bytes divided by a constant are wrong by a steady factor per model, and a steady factor can be
+//! learned; so can what a chat template adds to a count by a tokenizer, which is another factor. What is left of the
+//! error is settled against the worker's usage, so a wrong guess misplaces a reservation for the length of one request
+//! and loses nothing.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -28,7 +29,7 @@ const FACTOR_RANGE: f64 = 8.0;
 /// Callers and models whose output length is remembered: at least the latest this many, at most twice as many (some
 /// 4 MB).
 const LENGTHS: usize = 65_536;
-/// Models whose factor is remembered, as for [`LENGTHS`].
+/// Models whose factor is remembered, as for [`LENGTHS`]. A model whose text is counted too has a second one.
 const MODELS: usize = 1024;
 
 /// Estimates of prompt tokens and output lengths. Shared by all requests; every lock is held for one map access.
@@ -45,8 +46,29 @@ pub struct Estimator {
 pub struct PromptEstimate {
     /// Estimated prompt tokens over all prompts.
     pub tokens: u64,
-    bytes: u64,
+    basis: Basis,
     ids: u64,
+}
+
+/// What is known of a prompt's text. Each is wrong by a factor of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Basis {
+    Bytes(u64),
+    Counted(u64),
+}
+
+impl Basis {
+    /// Tokens before anything is learned.
+    const fn plain(self) -> f64 {
+        match self {
+            Self::Bytes(bytes) => bytes as f64 / BYTES_PER_TOKEN,
+            Self::Counted(tokens) => tokens as f64,
+        }
+    }
+
+    const fn is_counted(self) -> bool {
+        matches!(self, Self::Counted(_))
+    }
 }
 
 impl Default for Estimator {
@@ -65,21 +87,32 @@ impl Estimator {
     /// Estimates the prompt tokens of a request: its bytes of text by the model's learned factor, and its token ids.
     #[must_use]
     pub fn prompt(&self, facts: &Facts) -> PromptEstimate {
-        let factor = self.factors.get(self.hash.hash_one(facts.model.as_deref())).unwrap_or_default();
-        let text = (facts.prompt_bytes as f64 / BYTES_PER_TOKEN * factor.value()).ceil() as u64;
-        PromptEstimate {
-            tokens: text.saturating_add(facts.prompt_tokens),
-            bytes: facts.prompt_bytes,
-            ids: facts.prompt_tokens,
-        }
+        self.estimate(facts, Basis::Bytes(facts.prompt_bytes))
+    }
+
+    /// The same for a request whose text is `counted` tokens by the model's own tokenizer: what is learned is what the
+    /// worker's template adds.
+    #[must_use]
+    pub fn counted_prompt(&self, facts: &Facts, counted: u64) -> PromptEstimate {
+        self.estimate(facts, Basis::Counted(counted))
+    }
+
+    fn estimate(&self, facts: &Facts, basis: Basis) -> PromptEstimate {
+        let factor = self.factors.get(self.factor_of(facts.model.as_deref(), basis)).unwrap_or_default();
+        let text = (basis.plain() * factor.value()).ceil() as u64;
+        PromptEstimate { tokens: text.saturating_add(facts.prompt_tokens), basis, ids: facts.prompt_tokens }
+    }
+
+    fn factor_of(&self, model: Option<&str>, basis: Basis) -> u64 {
+        self.hash.hash_one((model, basis.is_counted()))
     }
 
     /// Learns from the prompt tokens that a worker reported. Returns actual / estimated, for the metric of the error.
     pub fn learn_prompt(&self, model: Option<&str>, estimate: PromptEstimate, actual: u64) -> f64 {
-        if estimate.bytes > 0 && actual > estimate.ids {
-            let plain = estimate.bytes as f64 / BYTES_PER_TOKEN;
+        let plain = estimate.basis.plain();
+        if plain > 0.0 && actual > estimate.ids {
             let text = (actual - estimate.ids) as f64;
-            self.factors.update(self.hash.hash_one(model), |factor| factor.learn(plain, text));
+            self.factors.update(self.factor_of(model, estimate.basis), |factor| factor.learn(plain, text));
         }
         actual as f64 / estimate.tokens.max(1) as f64
     }
@@ -189,6 +222,18 @@ mod tests {
             estimator.learn_prompt(Some("m"), estimator.prompt(&facts("x")), 1_000_000);
         }
         assert_eq!(estimator.prompt(&facts(&"x".repeat(4000))).tokens, 8000);
+    }
+
+    #[test]
+    fn a_counted_prompt_is_exact_but_for_what_the_template_adds() {
+        let estimator = Estimator::new();
+        let text = facts(&"word ".repeat(400));
+        assert_eq!(estimator.counted_prompt(&text, 400).tokens, 400);
+        for _ in 0..200 {
+            estimator.learn_prompt(Some("m"), estimator.counted_prompt(&text, 400), 440);
+        }
+        assert_eq!(estimator.counted_prompt(&text, 400).tokens, 440);
+        assert_eq!(estimator.prompt(&text).tokens, 500, "bytes have a factor of their own");
     }
 
     #[test]

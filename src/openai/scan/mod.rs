@@ -75,6 +75,11 @@ impl<'a> Scanner<'a> {
         self.at
     }
 
+    /// What was read since the offset `start`.
+    pub(super) fn since(&self, start: usize) -> &'a [u8] {
+        self.bytes.get(start..self.at).unwrap_or_default()
+    }
+
     /// Goes back to an offset that [`Scanner::at`] gave at the same depth.
     pub(super) const fn rewind(&mut self, at: usize, depth: u32) {
         self.at = at;

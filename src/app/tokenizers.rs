@@ -1,0 +1,33 @@
+//! The tokenizers that the settings name, read at the start and when the settings are read again.
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use super::StartError;
+use crate::config::Settings;
+use crate::glob::Glob;
+use crate::layers::exact::Exact;
+use crate::openai::tokenizer::Tokenizer;
+
+/// Reads them. A file that says the same as one read already is not taken apart again: that takes a second for a large
+/// vocabulary, and its memory once more.
+pub(super) fn load(settings: &Settings, before: Option<&Exact>) -> Result<Exact, StartError> {
+    let mut models: Vec<(Glob, Arc<Tokenizer>)> = Vec::with_capacity(settings.models.len());
+    for (index, model) in settings.models.iter().enumerate() {
+        let read = || {
+            let file = std::fs::read(&model.tokenizer).map_err(|error| error.to_string())?;
+            let known =
+                models.iter().map(|(_, tokenizer)| tokenizer).find(|tokenizer| tokenizer.is_of(&file));
+            match known.cloned().or_else(|| before?.tokenizer_of(&file)) {
+                Some(tokenizer) => Ok(tokenizer),
+                None => Tokenizer::read(&file).map(Arc::new),
+            }
+        };
+        let fault = |problem| StartError::Tokenizer { index, file: model.tokenizer.clone(), problem };
+        let tokenizer = read().map_err(fault)?;
+        models.push((Glob::new(Arc::clone(&model.model)), tokenizer));
+    }
+    // The other half of the machine is for serving.
+    let seats = available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    Ok(Exact::new(models, seats))
+}
