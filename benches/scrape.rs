@@ -62,6 +62,7 @@ fn reading() -> Reading {
         workers: (0..WORKERS).map(worker).collect(),
         demand_waiting: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 7)).collect(),
         fleet_ceiling: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 21_248.0)).collect(),
+        fleet_factor: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), [0.83, 0.79])).collect(),
         redis_works: Some(true),
     }
 }
