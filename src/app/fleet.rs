@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long a gateway that starts waits for Redis.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 /// The least time between two looks.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is known of the workers beside the snapshot.
 #[derive(Debug)]
@@ -182,8 +182,6 @@ impl App {
                 _ = ticks.tick() => {}
                 () = following.changed.notified() => {}
             }
-            // A thousand workers speak a thousand times a second; looking at all of them fifty times is enough.
-            sleep(PAUSE).await;
             if !following.is_current() {
                 let _one_at_a_time = self.0.reloading.lock();
                 let live = self.0.live.load();
@@ -194,6 +192,9 @@ impl App {
             }
             let dams = self.0.live.load().settings.gate.dams;
             following.hand_over(&self.0.fleet.load(), dams);
+            // A thousand workers speak a thousand times a second; looking at all of them ten times is enough. What is
+            // said after a pause is looked at without delay.
+            sleep(PAUSE).await;
         }
     }
 
