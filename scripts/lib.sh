@@ -10,6 +10,26 @@ fail() {
     exit 1
 }
 
+# built_dam PROFILE: sets `dam` to the gateway of that build, made now. TRAFFIC_DAM in the environment names another.
+built_dam() {
+    dam=${TRAFFIC_DAM:-}
+    [[ $dam ]] && return
+    local build=(cargo build --quiet --locked --release --bin traffic-dam)
+    # The binary that the integration tests are given. `cargo build` would compile most of it once more, because the
+    # tests' own dependencies switch on features that it leaves off.
+    if [[ $1 == debug ]]; then build=(cargo test --quiet --locked --no-run --test floors); fi
+    "${build[@]}" --manifest-path "$root/Cargo.toml"
+    dam=${CARGO_TARGET_DIR:-$root/target}/$1/traffic-dam
+}
+
+# built_rig EXAMPLE BUILD: sets `rig` to BUILD or, without it, to the example of that name, made now for release.
+built_rig() {
+    rig=$2
+    [[ $rig ]] && return
+    cargo build --quiet --locked --release --manifest-path "$root/Cargo.toml" --example "$1"
+    rig=${CARGO_TARGET_DIR:-$root/target}/release/examples/$1
+}
+
 # free_port NAME: sets NAME to a TCP port on loopback that nobody listens on, below the range that the kernel hands out
 # by itself.
 taken=" "
