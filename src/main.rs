@@ -5,13 +5,9 @@
 
 mod commands;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use commands::Command;
 
@@ -21,9 +17,6 @@ use commands::Command;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The variable that sets the log filter, as in `info,traffic_dam=debug`.
-const LOG_FILTER: &str = "TRAFFIC_DAM_LOG";
-
 #[derive(Debug, Parser)]
 #[command(name = "traffic-dam", version, about)]
 struct Arguments {
@@ -31,21 +24,8 @@ struct Arguments {
     command: Command,
 }
 
-/// Logs go to stderr: readable on a terminal, JSON elsewhere. `quiet` programs log only warnings unless told otherwise.
-fn start_logging(quiet: bool) {
-    let default = if quiet { "warn" } else { "info" };
-    let filter = EnvFilter::try_from_env(LOG_FILTER).unwrap_or_else(|_| EnvFilter::new(default));
-    let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        registry.with(layer).init();
-    } else {
-        registry.with(layer.json().flatten_event(true)).init();
-    }
-}
-
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
-    start_logging(matches!(command, Command::Demo(_)));
-    commands::run(command)
+    let log = commands::log::start(matches!(command, Command::Demo(_)));
+    commands::run(command, &log)
 }

@@ -31,6 +31,10 @@ mod hand;
 mod hostile;
 #[path = "dam/later.rs"]
 mod later;
+#[path = "dam/log.rs"]
+mod log;
+#[path = "dam/overflow.rs"]
+mod overflow;
 #[path = "dam/process.rs"]
 mod process;
 #[path = "dam/queue.rs"]

@@ -12,7 +12,7 @@ use super::StartError;
 use super::fleet::standing;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings::{CallerSource, Sticky as StickySetting};
+use crate::config::settings::{CallerSource, JobsFor, Sticky as StickySetting};
 use crate::fleet::roster::Roll;
 use crate::fleet::{Colours, Fleet};
 use crate::layers::demand::{Intake, Sticky};
@@ -51,6 +51,8 @@ pub(super) struct State {
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
     pub(super) jobs: Option<Jobs>,
+    /// As it was when the gateway began: it does not change while it runs.
+    pub(super) only_overflow: bool,
     pub(super) spans: Option<Arc<Spans>>,
 }
 
@@ -62,7 +64,7 @@ pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
 }
 
 /// What jobs are signed with.
-fn job_key(settings: &Settings) -> Option<crate::fleet::heartbeat::Key> {
+pub(super) fn job_key(settings: &Settings) -> Option<crate::fleet::heartbeat::Key> {
     settings.discovery.as_ref()?.roster.key.clone()
 }
 
@@ -88,7 +90,8 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
             .map_err(|source| StartError::WorkerCa { file: file.clone(), source })?,
         None => Vec::new(),
     };
-    let encrypted = (settings.discovery.is_some() && !settings.shared.jobs)
+    let queue = settings.shared.jobs == JobsFor::Workers;
+    let encrypted = (settings.discovery.is_some() && !queue)
         || settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
     Ok(UpstreamSettings {
         timeouts: Timeouts {
@@ -101,10 +104,7 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         forward_authorization: settings.callers.forward_authorization,
         // Reading the system's authorities takes a tenth of a second: only for those who need them.
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
-        queue: settings
-            .shared
-            .jobs
-            .then(|| QueueSettings { key: job_key(settings), wait: settings.gate.queue_wait }),
+        queue: queue.then(|| QueueSettings { key: job_key(settings), wait: settings.gate.queue_wait }),
     })
 }
 
@@ -162,6 +162,7 @@ pub(super) fn stack(
         upstream,
         stored_callers,
         jobs,
+        only_overflow,
         spans,
     } = state;
     let parts = Parts {
@@ -196,7 +197,12 @@ pub(super) fn stack(
         rule_metrics: Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.ladder())),
         counting: counting.clone(),
         jobs: jobs.as_ref().map(|jobs| {
-            Arc::new(Counter { jobs: jobs.clone(), fleet: Arc::clone(fleet), key: job_key(settings) })
+            Arc::new(Counter {
+                jobs: jobs.clone(),
+                fleet: Arc::clone(fleet),
+                key: job_key(settings),
+                only_overflow: *only_overflow,
+            })
         }),
         fleet: Arc::clone(fleet),
         upstream: upstream.clone(),

@@ -10,6 +10,7 @@ mod entrance;
 mod explain;
 mod factor;
 mod fleet;
+mod own;
 mod promote;
 mod report;
 mod run;
@@ -21,7 +22,7 @@ mod tokens;
 pub use entrance::Entrance;
 pub use run::{Certificates, Listeners, StartError};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use self::changes::Changes;
 use self::factor::Factors;
@@ -29,6 +30,7 @@ use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tracing_appender::non_blocking::ErrorCounter;
 
 use self::together::Together;
 use self::tokens::KeySource;
@@ -68,6 +70,8 @@ struct Inner {
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
     bounds: Arc<ArcSwap<Bounds>>,
     admin: Arc<ArcSwap<AdminSettings>>,
+    /// Counts the lines of the log that were lost.
+    lost_lines: OnceLock<ErrorCounter>,
     /// What viewers of the page see.
     shown: Arc<Shown>,
     /// How well workers work together.
@@ -128,6 +132,7 @@ impl App {
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
             jobs: together.as_ref().and_then(|together| together.jobs.clone()),
+            only_overflow: together.as_ref().is_some_and(|together| together.overflow),
             spans: build::spans(&settings)?,
         };
         let ladder = Arc::new(Ladder::new(settings.rules.clone()));
@@ -148,6 +153,7 @@ impl App {
             upstream_settings,
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),
             admin: Arc::new(ArcSwap::from_pointee(build::admin(&settings))),
+            lost_lines: OnceLock::new(),
             shown: Arc::default(),
             factors: Mutex::default(),
             together,
@@ -163,6 +169,11 @@ impl App {
             }),
             reloading: Mutex::new(()),
         })))
+    }
+
+    /// Has the metrics say how many lines of the log were lost.
+    pub fn watch_log(&self, lost: ErrorCounter) {
+        self.0.lost_lines.get_or_init(|| lost);
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! They wait in Redis, for any gateway that has room. Each gateway asks its gates for the oldest job of each caller as it
 //! would for a request of theirs, so one order holds for both: strict by class, fair by caller. Whoever gets a seat
-//! brings the job to the workers, and holds the seat until its answer is complete.
+//! brings the job to the workers, and holds the seat until its answer is complete. Where no worker takes from a queue, the
+//! gateway runs it itself (`own`).
 //!
 //! **Failure mode.** A gateway that dies while its jobs run loses nothing but the count of its seats: the jobs are the
 //! workers' by then. One that dies before leaves them waiting for the others.
@@ -18,9 +19,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::App;
+use super::build::job_key;
+use super::own::{Errand, Own};
+use crate::redis::consumer::{Entry as Held, Runs};
 use crate::redis::jobs::{Job, Jobs, Pending, Ticket};
-use crate::refusal::Refusal;
-use crate::request::{Flight, Payload};
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Demand, Flight, Payload};
 use crate::shed::{Ask, Entry, GateHandle, Permit};
 
 /// How often is looked whether jobs wait.
@@ -54,12 +58,19 @@ struct Turn {
     gate: GateHandle,
     job: Job,
     pending: Pending,
+    /// Where the gateway runs it itself.
+    own: Option<(Jobs, Arc<Runs>)>,
 }
 
 impl App {
     /// Brings jobs that wait to the workers, as there is room.
     pub(super) async fn promote(self) {
-        let Some(jobs) = self.0.together.as_ref().and_then(|together| together.jobs.clone()) else { return };
+        let Some(together) = &self.0.together else { return };
+        let Some(jobs) = together.jobs.clone() else { return };
+        let mut own = together.overflow.then(|| {
+            let settings = &self.0.live.load().settings;
+            Own::new(jobs.clone(), settings.shared.redis.clone(), job_key(settings))
+        });
         let busy = Arc::<Mutex<Busy>>::default();
         let mut waiting: HashMap<Arc<str>, Waiting> = HashMap::new();
         let mut turns = JoinSet::new();
@@ -72,9 +83,14 @@ impl App {
                 continue;
             }
             let fleet = self.0.fleet.load_full();
-            waiting.retain(|name, _| fleet.pools().iter().any(|pool| pool.name == *name));
+            let is_there = |name: &str| fleet.pools().iter().any(|pool| *pool.name == *name);
+            waiting.retain(|name, _| is_there(name));
+            if let Some(own) = &mut own {
+                own.retain(is_there);
+            }
             for pool in fleet.pools().iter().filter(|pool| pool.workers.iter().any(|worker| worker.eligible))
             {
+                let own = own.as_mut().map(|own| (jobs.clone(), own.of(&pool.name)));
                 let known = waiting.remove(&pool.name);
                 let Some(mut known) = refreshed(&jobs, &pool.name, known).await else { continue };
                 for (job, pending) in known.next(&pool.name, &busy) {
@@ -85,6 +101,7 @@ impl App {
                         gate: pool.gate.clone(),
                         job,
                         pending,
+                        own: own.clone(),
                     };
                     turns.spawn(turn.take());
                 }
@@ -157,6 +174,37 @@ impl Turn {
 
     /// Brings the job to the workers, and holds the seat as long as they work on it.
     async fn run(&self, permit: Permit) -> Result<(), Refusal> {
+        if let Some((jobs, runs)) = &self.own {
+            return self.run_here(jobs, runs, permit).await;
+        }
+        let mut request = self.request();
+        let extensions = request.extensions_mut();
+        extensions.insert(permit);
+        extensions.insert(Ticket::Pending(self.job));
+        let mut body = self.app.0.upstream.forward(request).await?.into_body();
+        // Nobody here wants the answer: it is read for what it says of the workers, and to know when it ends.
+        while let Some(frame) = body.frame().await {
+            frame.map_err(|error| Refusal::new(Reason::UpstreamBroke, error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the job out, if it still waits, and answers it.
+    async fn run_here(&self, jobs: &Jobs, runs: &Runs, permit: Permit) -> Result<(), Refusal> {
+        let _awaited = self.app.0.drain.hold_work();
+        let lost = |loss| Refusal::new(Reason::UpstreamUnreachable, format!("{loss}"));
+        if let Some(id) = jobs.own(&self.pool, self.job, &self.pending).await.map_err(lost)? {
+            let mut request = self.request();
+            // Nobody else has it: where the worker fails before it answers, another may.
+            request.extensions_mut().insert(Demand { retryable: true, ..self.pending.demand() });
+            let engine = Errand::new(self.app.0.upstream.clone(), request, permit);
+            runs.work(&Held { id, job: self.job.to_string() }, &engine).await;
+            jobs.tally(&self.pool, self.job).await;
+        }
+        Ok(())
+    }
+
+    fn request(&self) -> Request<Payload> {
         let clock = &self.app.0.clock;
         let mut request = Request::new(Payload::empty());
         *request.method_mut() = Method::POST;
@@ -167,13 +215,6 @@ impl Turn {
         extensions.insert(Arc::new(Flight::new(self.job.to_string(), clock.now())));
         extensions.insert(self.pending.caller());
         extensions.insert(self.pending.demand());
-        extensions.insert(permit);
-        extensions.insert(Ticket::Pending(self.job));
-        let mut body = self.app.0.upstream.forward(request).await?.into_body();
-        // Nobody here wants the answer: it is read for what it says of the workers, and to know when it ends.
-        while let Some(frame) = body.frame().await {
-            frame.map_err(|error| Refusal::new(crate::refusal::Reason::UpstreamBroke, error.to_string()))?;
-        }
-        Ok(())
+        request
     }
 }

@@ -269,7 +269,9 @@ impl App {
             }
         }
         if before.settings.shared != settings.shared {
-            tracing::warn!("`state`, `redis` and `workers.mode` change only with a restart");
+            tracing::warn!(
+                "`state`, `redis`, `workers.mode` and `concurrency.overflow` change only with a restart"
+            );
         }
         if let Some(together) = &inner.together {
             together.store.dams().tell(settings.dams);
@@ -303,6 +305,7 @@ impl App {
             upstream: inner.upstream.clone(),
             stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
             jobs: inner.together.as_ref().and_then(|together| together.jobs.clone()),
+            only_overflow: inner.together.as_ref().is_some_and(|together| together.overflow),
             spans,
         }
     }

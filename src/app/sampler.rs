@@ -50,6 +50,9 @@ impl App {
             let now = self.0.clock.now();
             let sample = self.0.metrics.sample();
             self.measure_factors(now);
+            if let Some(lost) = self.0.lost_lines.get() {
+                self.0.metrics.lines_lost(lost.dropped_lines() as u64);
+            }
             let scene = self.scene(&mut seen, sample.reloads, now);
             let mut point = point(&seen.sample, &sample, now.since(seen.at));
             for pool in &scene.pools {

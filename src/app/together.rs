@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::StartError;
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::config::settings::JobsFor;
 use crate::layers::limit::Counting;
 use crate::limit::Ladder;
 use crate::metrics::Metrics;
@@ -29,8 +30,10 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) struct Together {
     pub(super) store: Store,
     pub(super) callers: Option<Arc<StoredCallers>>,
-    /// Requests that workers take from a queue.
+    /// Requests that are answered by way of Redis.
     pub(super) jobs: Option<Jobs>,
+    /// Whether only that becomes a job for which there is no room.
+    pub(super) overflow: bool,
     /// Whether rules are counted in Redis.
     rules: bool,
     /// Taken by who runs it.
@@ -57,13 +60,14 @@ impl Together {
                 "`state: memory` counts in each gateway by itself: together they admit so many times each quota"
             );
         }
-        if !shared.rules && !shared.callers && !shared.jobs {
+        let jobs = shared.jobs != JobsFor::Nothing;
+        if !shared.rules && !shared.callers && !jobs {
             return Ok(None);
         }
         let link = Link::new(shared.redis.clone(), clock.clone(), Arc::clone(metrics));
         let callers = shared.callers.then(|| Arc::new(StoredCallers::new(link.clone())));
         let dams = Dams::new(settings.dams);
-        let (jobs, serving) = match shared.jobs.then(|| Jobs::new(link.clone(), Arc::clone(&dams))) {
+        let (jobs, serving) = match jobs.then(|| Jobs::new(link.clone(), Arc::clone(&dams))) {
             Some((jobs, serving)) => (Some(jobs), Either::Left(serving)),
             None => (None, Either::Right(std::future::ready(()))),
         };
@@ -71,7 +75,14 @@ impl Together {
         let work = async {
             tokio::join!(work, serving);
         };
-        Ok(Some(Self { store, callers, jobs, rules: shared.rules, work: Mutex::new(Some(Box::pin(work))) }))
+        Ok(Some(Self {
+            store,
+            callers,
+            jobs,
+            overflow: shared.jobs == JobsFor::Overflow,
+            rules: shared.rules,
+            work: Mutex::new(Some(Box::pin(work))),
+        }))
     }
 
     /// Keeps connected and does what requests left to be done, as long as it is polled.

@@ -13,6 +13,7 @@ use traffic_dam::net;
 use traffic_dam::sim::worker::{Options, serve};
 
 use super::load::{self, Offer};
+use super::log::Log;
 use super::serve::until_drained;
 use super::{Failure, runtime, say};
 
@@ -60,7 +61,7 @@ fn bind_near(wanted: SocketAddr) -> Result<TcpListener, Failure> {
     Err(Failure::Misuse(format!("no port from {wanted} on is free")))
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
     runtime()?.block_on(async {
         let worker = bind_near(arguments.worker_listen)?;
         let (main, admin) = (bind_near(arguments.listen)?, bind_near(arguments.admin_listen)?);
@@ -76,6 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             .map_err(|faults| Failure::Misuse(faults.to_string()))?;
         let slo = settings.gate.ttft_slo;
         let app = App::new(settings, Clock::system())?;
+        app.watch_log(log.lost.clone());
 
         let options = Options { slots: SLOTS, ..Options::default() };
         let rate = OVERLOAD * capacity(&options);

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod health;
 mod load;
+pub(crate) mod log;
 mod member;
 mod report;
 mod serve;
@@ -68,10 +69,10 @@ pub(crate) enum Failure {
 }
 
 /// Runs a command to its end.
-pub(crate) fn run(command: Command) -> ExitCode {
+pub(crate) fn run(command: Command, log: &log::Log) -> ExitCode {
     let outcome = match command {
-        Command::Demo(arguments) => demo::run(&arguments),
-        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments, log),
+        Command::Serve(arguments) => serve::run(&arguments, log),
         Command::Check(arguments) => check::run(&arguments),
         Command::Worker(arguments) => worker::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),

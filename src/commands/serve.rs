@@ -9,6 +9,7 @@ use traffic_dam::clock::Clock;
 use traffic_dam::config::Overrides;
 use traffic_dam::config::watch::{Reload, Watch};
 
+use super::log::Log;
 use super::{Failure, runtime, say};
 
 #[derive(Debug, clap::Args)]
@@ -30,12 +31,13 @@ impl From<StartError> for Failure {
     }
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
     runtime()?.block_on(async {
         let overrides = Overrides { listen: arguments.listen, admin_listen: arguments.admin_listen };
         let mut watch = Watch::start(&arguments.config, overrides)?;
         let settings = watch.load().map_err(|faults| Failure::Misuse(faults.to_string()))?;
         let app = App::new(settings.clone(), Clock::system())?;
+        app.watch_log(log.lost.clone());
         let listeners = Listeners::bind(&settings)?;
         let (main, admin) = listeners.addresses()?;
         say(format!("dam    {}://{main}", scheme(settings.tls.is_some())));

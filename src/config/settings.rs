@@ -126,8 +126,19 @@ pub struct SharedState {
     pub rules: bool,
     /// Whether callers are kept there.
     pub callers: bool,
-    /// Whether requests become jobs there.
-    pub jobs: bool,
+    /// Which requests become jobs there.
+    pub jobs: JobsFor,
+}
+
+/// Which requests become jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobsFor {
+    /// None.
+    Nothing,
+    /// All: workers take them from a queue.
+    Workers,
+    /// Those that would be refused and can be answered later; a gateway runs them.
+    Overflow,
 }
 
 /// The administration port.

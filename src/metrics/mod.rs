@@ -65,6 +65,7 @@ pub struct Metrics {
     heartbeats: IntCounterVec,
     reloads_taken: IntCounter,
     reloads_refused: IntCounter,
+    lines_lost: IntCounter,
     in_flight: IntGauge,
     callers: Callers,
     catalogue: Mutex<Vec<Described>>,
@@ -168,6 +169,10 @@ impl Metrics {
             ),
             reloads_taken: fixed(reloads.get_metric_with_label_values(&["taken"])),
             reloads_refused: fixed(reloads.get_metric_with_label_values(&["refused"])),
+            lines_lost: make.counter(
+                "log_lines_lost_total",
+                "Lines of the log that were not written, because nobody read as fast as they came.",
+            ),
             in_flight: make.count("in_flight", "Requests under way, waiting ones included."),
             callers: Callers::default(),
             catalogue: Mutex::new(reading::described()),
@@ -259,6 +264,11 @@ impl Metrics {
     /// Changed settings were read, and taken or refused.
     pub fn config_reload(&self, taken: bool) {
         if taken { &self.reloads_taken } else { &self.reloads_refused }.inc();
+    }
+
+    /// So many lines of the log were lost since the start.
+    pub fn lines_lost(&self, lost: u64) {
+        self.lines_lost.inc_by(lost.saturating_sub(self.lines_lost.get()));
     }
 
     /// Everything as Prometheus text, with the states of `reading`.

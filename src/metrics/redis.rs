@@ -55,7 +55,7 @@ pub struct Redis {
     jobs: Family<[IntCounter; JobEnd::ALL.len()]>,
 }
 
-/// How a job ended whose answer this gateway read.
+/// How a job ended whose answer this gateway read or made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobEnd {
     /// With the whole answer.
@@ -94,7 +94,7 @@ impl Redis {
                 .counter("redis_fallback_total", "Requests whose rules were decided without Redis."),
             jobs_total: make.counters(
                 "jobs_total",
-                "Jobs of a queue whose answers this gateway read, by how they ended.",
+                "Jobs whose answers this gateway read, or made, by how they ended.",
                 &["pool", "outcome"],
             ),
             jobs: Family::default(),

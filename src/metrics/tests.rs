@@ -43,6 +43,8 @@ fn each_event_reaches_its_series() {
     metrics.unmatched_request();
     metrics.config_reload(true);
     metrics.config_reload(false);
+    metrics.lines_lost(3);
+    metrics.lines_lost(7);
     let _under_way = metrics.enter();
     drop(metrics.enter());
 
@@ -86,6 +88,7 @@ fn each_event_reaches_its_series() {
     has(&lines, "traffic_dam_token_estimate_error_ratio_count 1");
     has(&lines, r#"traffic_dam_config_reloads_total{result="refused"} 1"#);
     has(&lines, "traffic_dam_unmatched_requests_total 1");
+    has(&lines, "traffic_dam_log_lines_lost_total 7");
     has(&lines, "traffic_dam_in_flight 1");
     assert!(lines.iter().any(|line| line.starts_with("traffic_dam_build_info{version=\"")), "{lines:?}");
 }

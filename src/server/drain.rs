@@ -39,11 +39,12 @@ struct Inner {
     last_left: Notify,
 }
 
-/// One open connection, as the drain counts it. Dropping it is leaving.
+/// One open connection, or other work, as the drain counts it. Dropping it is leaving.
 #[derive(Debug)]
 pub struct Held {
     drain: Arc<Inner>,
     awaited: bool,
+    connections: usize,
 }
 
 impl Drain {
@@ -97,12 +98,22 @@ impl Drain {
     /// Counts a connection. One that comes when requests are already refused gets its refusal, but nobody waits for it.
     #[must_use]
     pub fn hold(&self) -> Held {
-        self.0.open.fetch_add(1, Ordering::AcqRel);
+        self.held(1)
+    }
+
+    /// Has the way down wait for work that is nobody's connection, as for one.
+    #[must_use]
+    pub fn hold_work(&self) -> Held {
+        self.held(0)
+    }
+
+    fn held(&self, connections: usize) -> Held {
+        self.0.open.fetch_add(connections, Ordering::AcqRel);
         let awaited = !self.is_refusing();
         if awaited {
             self.0.awaited.fetch_add(1, Ordering::AcqRel);
         }
-        Held { drain: Arc::clone(&self.0), awaited }
+        Held { drain: Arc::clone(&self.0), awaited, connections }
     }
 
     /// Connections open now.
@@ -166,7 +177,7 @@ impl Default for Drain {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.drain.open.fetch_sub(1, Ordering::AcqRel);
+        self.drain.open.fetch_sub(self.connections, Ordering::AcqRel);
         if self.awaited && self.drain.awaited.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.drain.last_left.notify_waiters();
         }
@@ -182,7 +193,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_serves_unready_then_refuses_then_closes_when_the_last_one_has_left() {
         let drain = Drain::new();
-        let held = drain.hold();
+        let (held, job) = (drain.hold(), drain.hold_work());
         assert!(drain.is_ready());
         let run = tokio::spawn({
             let drain = drain.clone();
@@ -195,6 +206,8 @@ mod tests {
         let late = drain.hold();
         assert_eq!(drain.connections(), 2);
         drop(held);
+        assert_eq!((drain.phase(), drain.connections()), (Phase::Refusing, 1), "a job goes on");
+        drop(job);
         assert_eq!(run.await.unwrap(), 0);
         assert_eq!(drain.phase(), Phase::Closed);
         drop(late);

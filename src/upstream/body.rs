@@ -54,18 +54,29 @@ pub struct UpstreamBody {
     last: Nanos,
     /// When the gate was last told that nothing comes.
     looked: Nanos,
+    /// Whether a stream that breaks off says so in an event, as a client is told.
+    says_so: bool,
 }
 
 impl UpstreamBody {
     pub(crate) fn new(source: Source, watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
         let last = clock.now();
-        Self { source: Some(source), held: Held::default(), watch, alarm, clock, limits, last, looked: last }
+        let held = Held::default();
+        Self { source: Some(source), held, watch, alarm, clock, limits, last, looked: last, says_so: true }
     }
 
     /// The body of an answer that has none of its own.
     pub(crate) fn none(watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
         let last = clock.now();
-        Self { source: None, held: Held::default(), watch, alarm, clock, limits, last, looked: last }
+        let held = Held::default();
+        Self { source: None, held, watch, alarm, clock, limits, last, looked: last, says_so: true }
+    }
+
+    /// For a reader that is no client: where a stream breaks off, the error is the body's and not an event's.
+    #[must_use]
+    pub const fn for_machines(mut self) -> Self {
+        self.says_so = false;
+        self
     }
 
     /// Reads and holds what comes before the first content of a stream, or the first frame of another answer. When it
@@ -165,7 +176,7 @@ impl UpstreamBody {
         self.source = None;
         self.watch.flush(&mut self.held);
         self.watch.end(ending, Some(refusal.reason));
-        if self.watch.is_stream() {
+        if self.watch.is_stream() && self.says_so {
             self.held.push(Frame::data(error::event(&refusal)));
             return None;
         }

@@ -173,6 +173,23 @@ fn who_takes_from_a_queue_is_not_configured() {
 }
 
 #[test]
+fn only_calls_over_http_by_callers_that_the_gateway_knows_overflow() {
+    let overflow = "concurrency: { overflow: jobs }";
+    for (text, words) in [
+        (
+            format!("workers: {{ mode: queue }}\ncallers: {{ forward_authorization: false }}\n{overflow}"),
+            "is for `workers.mode: http`",
+        ),
+        (format!("workers: {{ static: [] }}\n{overflow}"), "needs `callers.forward_authorization: false`"),
+    ] {
+        let faults = faults(&text);
+        let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+        assert_eq!(fault.field, "concurrency.overflow", "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
+    }
+}
+
+#[test]
 fn texts() {
     for (text, column, field, words) in [
         ("listen: localhost", 9, "listen", "an IP address and a port, such as"),

@@ -8,21 +8,22 @@ use super::queue::{known, queueing};
 use super::redis::Redis;
 use super::rig::{Dam, eventually};
 
-const CHAT: &str =
+pub(crate) const CHAT: &str =
     r#"{"model":"sim","messages":[{"role":"user","content":"Hi."}],"stream":true,"max_tokens":8}"#;
-const PLAIN: &str = r#"{"model":"sim","messages":[{"role":"user","content":"Hi."}],"max_tokens":8}"#;
-const LATER: &str = "prefer: respond-async";
+pub(crate) const PLAIN: &str =
+    r#"{"model":"sim","messages":[{"role":"user","content":"Hi."}],"max_tokens":8}"#;
+pub(crate) const LATER: &str = "prefer: respond-async";
 /// The SHA-256 of `a` and of `b`.
-const KEYS: &str = "callers:\n  keys:\n    - { id: a, sha256: ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb }\n    - { id: b, sha256: 3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d }\n";
+pub(crate) const KEYS: &str = "callers:\n  keys:\n    - { id: a, sha256: ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb }\n    - { id: b, sha256: 3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d }\n";
 
-fn post(key: &str, fields: &[&str], body: &str) -> Vec<u8> {
+pub(crate) fn post(key: &str, fields: &[&str], body: &str) -> Vec<u8> {
     let key = format!("authorization: Bearer {key}");
     let fields: Vec<&str> =
         [key.as_str(), "content-type: application/json"].iter().chain(fields).copied().collect();
     request("POST /v1/chat/completions", &fields, body)
 }
 
-fn at(method: &str, location: &str, key: &str, fields: &[&str]) -> Vec<u8> {
+pub(crate) fn at(method: &str, location: &str, key: &str, fields: &[&str]) -> Vec<u8> {
     let key = format!("authorization: Bearer {key}");
     let fields: Vec<&str> = [key.as_str()].iter().chain(fields).copied().collect();
     request(&format!("{method} {location}"), &fields, "")
@@ -36,7 +37,7 @@ async fn stage(slots: u32) -> (Redis, Dam, Hand) {
     (redis, dam, hand)
 }
 
-async fn accepted(dam: &Dam, key: &str, fields: &[&str], body: &str) -> String {
+pub(crate) async fn accepted(dam: &Dam, key: &str, fields: &[&str], body: &str) -> String {
     let fields: Vec<&str> = fields.iter().chain(&[LATER]).copied().collect();
     let answer = dam.ask(post(key, &fields, body)).await;
     assert_eq!(
@@ -50,11 +51,11 @@ async fn accepted(dam: &Dam, key: &str, fields: &[&str], body: &str) -> String {
     location
 }
 
-async fn shown(dam: &Dam, location: &str, key: &str) -> Value {
+pub(crate) async fn shown(dam: &Dam, location: &str, key: &str) -> Value {
     dam.ask(at("GET", location, key, &[])).await.json()
 }
 
-async fn stream(dam: &Dam, location: &str, from: Option<&str>) -> Answer {
+pub(crate) async fn stream(dam: &Dam, location: &str, from: Option<&str>) -> Answer {
     let from = from.map(|id| format!("last-event-id: {id}"));
     let fields: Vec<&str> = ["accept: text/event-stream"].into_iter().chain(from.as_deref()).collect();
     dam.ask(at("GET", location, "a", &fields)).await

@@ -346,6 +346,12 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
                 "none",
                 &[("sum by (result) (increase(traffic_dam_config_reloads_total{$i}[1h]))", "{{result}}")],
             ),
+            lines(
+                "Lost lines of the log",
+                "Whoever reads the gateway's stderr reads too slowly, or not at all.",
+                "none",
+                &[("sum by (instance) (increase(traffic_dam_log_lines_lost_total{$i}[$r]))", "{{instance}}")],
+            ),
         ],
     ),
 ];

@@ -66,9 +66,13 @@ impl Callers {
         self.keys.is_empty() && self.stored == Stored::None && self.jwt.is_none()
     }
 
+    /// Whether workers see the client's credentials. Without an own word on it: if nobody has a key or a token of ours.
+    pub(crate) fn forwards_authorization(&self) -> bool {
+        self.forward_authorization.unwrap_or_else(|| self.without_keys())
+    }
+
     pub(super) fn complete(&mut self) {
-        let without_keys = self.without_keys();
-        self.forward_authorization.get_or_insert(without_keys);
+        self.forward_authorization = Some(self.forwards_authorization());
         for key in &mut self.keys {
             key.class.get_or_insert(self.default_class);
         }

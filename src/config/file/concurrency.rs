@@ -29,6 +29,8 @@ pub struct Concurrency {
     pub queue: Queue,
     /// The share of the limit that is kept for a class and those above it.
     pub reserve: Reserve,
+    /// What becomes of requests for which there is no room.
+    pub overflow: Overflow,
 }
 
 impl Default for Concurrency {
@@ -42,6 +44,7 @@ impl Default for Concurrency {
             fleet_factor: 0.83,
             queue: Queue::default(),
             reserve: Reserve::default(),
+            overflow: Overflow::default(),
         }
     }
 }
@@ -115,6 +118,17 @@ impl Default for Queue {
             wait_no_worker: Text(Millis::new(0)),
         }
     }
+}
+
+/// What becomes of requests for which there is no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// they are refused
+    #[default]
+    Refuse,
+    /// those with `Prefer: respond-async` and an API key wait in Redis, and are answered later; for `workers.mode: http`
+    Jobs,
 }
 
 /// Shares of the limit that are kept.

@@ -17,7 +17,7 @@ pub use callers::{
     AlgorithmOfTokens, Anonymous, CallerKey, Callers, ClaimNames, ClassName, HeaderSource, Jwt, KeyLimit,
     Plainly, Source, Stored,
 };
-pub use concurrency::{Concurrency, ConcurrencyLimit, Found, Law, Queue, Reserve};
+pub use concurrency::{Concurrency, ConcurrencyLimit, Found, Law, Overflow, Queue, Reserve};
 pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation, UnitName};
 pub use process::{Admin, Drain, Log, Tls};
 pub use redis::{OnLossName, Redis, State};

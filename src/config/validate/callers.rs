@@ -39,7 +39,7 @@ pub(super) fn validate(
         key_headers: callers.key_header.as_slice().iter().map(|header| header.0.clone()).collect(),
         refuse_anonymous: callers.anonymous == Anonymous::Refuse,
         default_class: callers.default_class.into(),
-        forward_authorization: callers.forward_authorization.unwrap_or_else(|| callers.without_keys()),
+        forward_authorization: callers.forwards_authorization(),
         tokens: callers.jwt.as_ref().map(|jwt| tokens(jwt, &at.key("jwt"), files, report)),
         keys: callers
             .keys

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::Files;
-use crate::config::file::{Discovery as DiscoveryName, File, State, Stored, WorkerMode};
+use crate::config::file::{Discovery as DiscoveryName, File, Overflow, State, Stored, WorkerMode};
 use crate::config::place::{At, Report};
-use crate::config::settings::{Discovery, SharedState};
+use crate::config::settings::{Discovery, JobsFor, SharedState};
 use crate::fleet::heartbeat::Key;
 use crate::fleet::roster::RosterSettings;
 use crate::redis::feed::health_channel;
@@ -45,7 +45,29 @@ pub(super) fn validate(file: &File, root: &At<'_>, files: Files<'_>, report: &mu
         ca: redis.ca.as_ref().map(|ca| files.readable(&ca.0, &at.key("ca"), report)),
         rules: file.state == State::Redis,
         callers: file.callers.stored == Stored::Redis,
-        jobs: file.workers.mode == WorkerMode::Queue,
+        jobs: jobs(file, root, report),
+    }
+}
+
+fn jobs(file: &File, root: &At<'_>, report: &mut Report) -> JobsFor {
+    match (file.workers.mode, file.concurrency.overflow) {
+        (WorkerMode::Http, Overflow::Refuse) => JobsFor::Nothing,
+        (WorkerMode::Http, Overflow::Jobs) => {
+            // A job is written down, and who may read it shows a key that the gateway knows.
+            if file.callers.forwards_authorization() {
+                let problem = "needs `callers.forward_authorization: false`: what a client is known by to the workers is not \
+                               written to Redis";
+                report.fault(&root.key("concurrency").key("overflow"), problem);
+            }
+            JobsFor::Overflow
+        }
+        (WorkerMode::Queue, Overflow::Refuse) => JobsFor::Workers,
+        (WorkerMode::Queue, Overflow::Jobs) => {
+            let problem =
+                "is for `workers.mode: http`; with `queue` every request that prefers it is answered later";
+            report.fault(&root.key("concurrency").key("overflow"), problem);
+            JobsFor::Workers
+        }
     }
 }
 

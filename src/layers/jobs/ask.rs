@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
-use http::{Request, Response, StatusCode};
+use http::{Extensions, Request, Response, StatusCode};
+use smallvec::SmallVec;
 use tokio::time::timeout;
 
 use super::body::{Answer, is_stream, unreachable};
@@ -61,25 +62,69 @@ struct Asker {
     flight: Option<Arc<Flight>>,
 }
 
+impl Asker {
+    fn of(extensions: &Extensions) -> Result<Self, Refusal> {
+        let caller = named(extensions.get::<Caller>())?.clone();
+        let flight = extensions.get::<Arc<Flight>>().cloned();
+        let demand = extensions.get::<Demand>().cloned().unwrap_or_else(Demand::path);
+        Ok(Self { caller, demand, flight })
+    }
+}
+
+fn new_job() -> Result<Job, Refusal> {
+    Job::random().ok_or_else(|| unreachable(&Refused::NoName))
+}
+
+/// What a job could be made of, kept while the gate is asked.
+pub(super) struct Spare {
+    asker: Asker,
+    headers: HeaderMap,
+    path: String,
+    pieces: SmallVec<[Bytes; 3]>,
+}
+
 impl Counter {
+    /// What is needed to answer this request later, if that is wished for and possible.
+    pub(super) fn spare(&self, request: &Request<Payload>, wish: &Wish) -> Option<Spare> {
+        let asker = Asker::of(request.extensions()).ok().filter(|_| wish.later)?;
+        let Payload::Buffered(pieces) = request.body() else { return None };
+        let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
+        Some(Spare { asker, headers, path, pieces: pieces.clone() })
+    }
+
+    /// Answers a request for which there is no room now with where to ask for its answer later; others, and those that
+    /// cannot be kept, with the refusal.
+    pub(super) async fn instead<B>(
+        &self,
+        refusal: Refusal,
+        spare: Spare,
+    ) -> Result<Response<JobBody<B>>, Refusal> {
+        if !matches!(refusal.reason, Reason::Overloaded | Reason::QueueTimeout | Reason::NoWorker) {
+            return Err(refusal);
+        }
+        let Spare { asker, headers, path, pieces } = spare;
+        let Ok(job) = new_job() else { return Err(refusal) };
+        match self.accept(job, &headers, &path, &pieces, &asker, false).await {
+            Ok(response) => Ok(answer(response, asker.flight.as_ref())),
+            Err(problem) => {
+                tracing::debug!(%problem, "a request that could have been answered later was refused");
+                Err(refusal)
+            }
+        }
+    }
+
     /// Makes a job of a request, or finds the one that it was.
     pub(super) async fn ask<B>(
         &self,
         request: &mut Request<Payload>,
         wish: Wish,
     ) -> Result<Asked<B>, Refusal> {
-        let asker = {
-            let extensions = request.extensions();
-            let caller = named(extensions.get::<Caller>())?.clone();
-            let flight = extensions.get::<Arc<Flight>>().cloned();
-            let demand = extensions.get::<Demand>().cloned().unwrap_or_else(Demand::path);
-            Asker { caller, demand, flight }
-        };
+        let asker = Asker::of(request.extensions())?;
         let Payload::Buffered(pieces) = request.body() else {
             return Err(Refusal::new(Reason::Unsupported, "This body cannot be kept for later."));
         };
-        let pieces: Vec<Bytes> = pieces.to_vec();
-        let new = Job::random().ok_or_else(|| unreachable(&Refused::NoName))?;
+        let pieces = pieces.clone();
+        let new = new_job()?;
         let path = request.uri().path().to_owned();
         let repeatable = wish.once.map(|key| {
             let whose = (&*asker.caller.id, &*path, &*key);

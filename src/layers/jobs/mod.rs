@@ -4,6 +4,8 @@
 //! `Idempotency-Key` runs once, however often it is sent. Both are the caller's own: they need an API key, and nobody
 //! else's key finds them.
 //!
+//! Where workers are called over HTTP, only that becomes a job which prefers it to the refusal that it would get.
+//!
 //! **Failure mode.** Redis does not answer: both are refused, since neither could be kept. Other requests pass.
 //!
 //! **Trade-off.** An asynchronous call is charged to the rules when it is accepted, with its estimate, and that stays.
@@ -46,6 +48,8 @@ pub struct Counter {
     pub fleet: Arc<ArcSwap<Fleet>>,
     /// What jobs are signed with.
     pub key: Option<Key>,
+    /// Whether only that becomes a job for which there is no room.
+    pub only_overflow: bool,
 }
 
 /// Makes [`Serve`].
@@ -139,6 +143,18 @@ where
             Ok(Matter::Look) => {
                 let (head, _) = request.into_parts();
                 return Box::pin(async move { counter.look(head).await });
+            }
+            // What only overflows is for the gate to say, and what is sent again is the worker's business.
+            Ok(Matter::Wish(wish)) if counter.only_overflow => {
+                let spare = counter.spare(&request, &wish);
+                let Some(spare) = spare else { return pass(request, &mut self.inner) };
+                let answer = self.inner.call(request);
+                return Box::pin(async move {
+                    match answer.await {
+                        Ok(response) => Ok(response.map(JobBody::inner)),
+                        Err(refusal) => counter.instead(refusal, spare).await,
+                    }
+                });
             }
             Ok(Matter::Wish(wish)) => wish,
             Err(refusal) => return Box::pin(async move { Err(refusal) }),

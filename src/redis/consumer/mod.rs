@@ -1,14 +1,18 @@
 //! The worker's side of the queue: taking jobs from Redis, and giving answers back.
 //!
-//! Each function is one step of `docs/queue-protocol.md`, sent once; what to do in which order, and what to send again, is
-//! the worker's to know.
+//! Each function of [`Consumer`] is one step of `docs/queue-protocol.md`, sent once. [`Runs`] takes these steps in order, and
+//! again where that is right, around an [`Engine`] that answers.
 //!
 //! **Failure mode.** Redis is away: every step fails within some two seconds. All of them may be sent again.
 
 mod job;
 mod line;
+mod run;
+mod runs;
 
 pub use job::{Entry, Run, Said, Taken};
+pub use run::{Engine, NoAnswer};
+pub use runs::Runs;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -9,6 +9,7 @@
 //! | `reader` | an answer in order, from the box and, where it has a gap, from the stream |
 //! | `submit` | putting a job where workers find it |
 //! | `pending` | asynchronous jobs, which wait for room in Redis |
+//! | `own` | those that this gateway runs itself |
 //! | `dead` | those that failed as often as they may |
 //! | `look` `again` | how a job stands, and which job a repeated request is |
 //! | `afterwards` | cancels, and what is cleared away |
@@ -29,6 +30,7 @@ mod head;
 mod keys;
 mod listen;
 mod look;
+mod own;
 mod pending;
 mod reader;
 mod request;

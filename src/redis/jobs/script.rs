@@ -18,6 +18,8 @@ pub(super) struct Scripts {
     pub(super) pend: Script,
     pub(super) promote: Script,
     pub(super) requeue: Script,
+    pub(super) own: Script,
+    pub(super) revive: Script,
     pub(super) end: Script,
 }
 
@@ -31,6 +33,8 @@ impl Default for Scripts {
             pend: Script::new(include_str!("lua/pend.lua")),
             promote: Script::new(include_str!("lua/promote.lua")),
             requeue: Script::new(of_job!("lua/requeue.lua")),
+            own: Script::new(include_str!("lua/own.lua")),
+            revive: Script::new(include_str!("lua/revive.lua")),
             end: Script::new(include_str!("lua/end.lua")),
         }
     }

@@ -7,24 +7,24 @@
 //! claimed meanwhile. Told to end, the worker says so, takes nothing new, and finishes what it has, within limits; what is
 //! left then is claimed by others.
 
-mod desk;
-mod run;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
 use redis::RedisResult;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use self::desk::Desk;
 use super::Options;
+use super::body::WorkerBody;
 use super::service::Shop;
 use super::station::Station;
 use crate::clock::unix_millis;
 use crate::fleet::heartbeat::{Heartbeat, Key, State};
-use crate::redis::consumer::{Consumer, Entry, Place};
+use crate::redis::consumer::{Consumer, Engine, Entry, NoAnswer, Place, Runs};
 use crate::redis::settings::RedisSettings;
 use crate::redis::speaker::Speaker;
 
@@ -48,7 +48,8 @@ pub struct Membership {
 
 /// One worker at its queue.
 pub(super) struct Drainer {
-    desk: Arc<Desk>,
+    runs: Arc<Runs>,
+    shop: Arc<Shop>,
     station: Arc<Station>,
     membership: Membership,
     options: Options,
@@ -65,8 +66,8 @@ impl Drainer {
     ) -> Self {
         let Membership { redis, place, key, .. } = &membership;
         let consumer = Consumer::new(redis, place.clone(), key.clone());
-        let desk = Arc::new(Desk::new(shop, consumer));
-        Self { desk, station, membership, options, draining: watch::Sender::new(false) }
+        let runs = Arc::new(Runs::new(consumer));
+        Self { runs, shop, station, membership, options, draining: watch::Sender::new(false) }
     }
 
     /// Drains the queue until `end` completes and what runs then has ended, or its time is over.
@@ -74,8 +75,9 @@ impl Drainer {
         let this = Arc::new(self);
         // Dropped with this future, and everything in them with them.
         let (mut helpers, mut runs) = (JoinSet::new(), JoinSet::new());
-        helpers.spawn(Arc::clone(&this.desk).hear_cancels());
-        helpers.spawn(Arc::clone(&this.desk).renew());
+        let (hearing, renewing) = (Arc::clone(&this.runs), Arc::clone(&this.runs));
+        helpers.spawn(async move { hearing.hear_cancels().await });
+        helpers.spawn(async move { renewing.renew().await });
         helpers.spawn(Arc::clone(&this).speak());
         let told = async {
             end.await;
@@ -92,7 +94,7 @@ impl Drainer {
     async fn read(&self, runs: &mut JoinSet<()>) {
         let slots = Arc::new(Semaphore::new(self.options.slots as usize));
         let mut draining = self.draining.subscribe();
-        let mut source = Source { consumer: &self.desk.consumer, joined: false, claimed: None };
+        let mut source = Source { consumer: self.runs.consumer(), joined: false, claimed: None };
         let mut deaf = false;
         loop {
             while runs.try_join_next().is_some() {}
@@ -108,9 +110,9 @@ impl Drainer {
                     }
                     let others = std::iter::repeat_with(|| Arc::clone(&slots).try_acquire_owned().ok());
                     for (entry, slot) in entries.into_iter().zip(std::iter::once(slot).chain(others)) {
-                        let desk = Arc::clone(&self.desk);
+                        let (running, shop) = (Arc::clone(&self.runs), Arc::clone(&self.shop));
                         runs.spawn(async move {
-                            desk.work(&entry).await;
+                            running.work(&entry, &*shop).await;
                             drop(slot);
                         });
                     }
@@ -165,6 +167,14 @@ impl Drainer {
                 tracing::debug!(%error, "Redis takes no heartbeats");
             }
         }
+    }
+}
+
+impl Engine for Shop {
+    type Body = WorkerBody;
+
+    async fn answer(&self, head: Parts, body: Bytes) -> Result<Response<WorkerBody>, NoAnswer> {
+        self.call(head, body).await.map_err(|_| NoAnswer::Silence)
     }
 }
 

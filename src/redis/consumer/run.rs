@@ -1,4 +1,4 @@
-//! One run of a job: the shop's answer, carried to Redis piece by piece.
+//! One run of a job: an engine's answer, carried to Redis piece by piece.
 //!
 //! While a piece is on its way the engine goes on, and what it yields meanwhile goes together with the next: a slow Redis
 //! makes pieces larger and costs no memory.
@@ -7,21 +7,21 @@
 //! no longer this worker's.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
+use http_body::Body;
 use http_body_util::BodyExt;
 use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::super::body::WorkerBody;
-use super::super::service::Shop;
-use super::desk::Stop;
-use crate::redis::consumer::{Consumer, Entry, Run, Said, Taken};
+use super::runs::Stop;
+use super::{Consumer, Entry, Run, Said, Taken};
 use crate::redis::jobs::Kind;
 
 /// The most parts in one call, for a worker whose stream was cut small.
@@ -29,9 +29,33 @@ const TOGETHER: usize = 64;
 /// The wait before something is sent again.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// What answers jobs.
+pub trait Engine: Sync {
+    /// An answer's bytes, as they are made.
+    type Body: Body<Data = Bytes, Error: Display> + Unpin + Send;
+
+    /// Answers the request that a job is.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    fn answer(
+        &self,
+        head: Parts,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Response<Self::Body>, NoAnswer>> + Send;
+}
+
+/// Why a job got no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// As of a process that died: nothing more is heard of the run, and whoever claims the job begins another.
+    Silence,
+    /// Something failed, and another run may fare better.
+    Failed(String),
+}
+
 /// What is to be done about an entry.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+enum Verdict {
     /// Its job has ended; with a reason it is a dead letter.
     End(String),
     /// Another run may fare better.
@@ -47,15 +71,14 @@ impl Verdict {
 }
 
 /// What a run needs.
-#[derive(Clone, Copy)]
-pub(super) struct Bench<'a> {
-    pub(super) shop: &'a Shop,
+pub(super) struct Bench<'a, E> {
+    pub(super) engine: &'a E,
     pub(super) consumer: &'a Consumer,
 }
 
-impl Bench<'_> {
+impl<E: Engine> Bench<'_, E> {
     /// Takes a job, runs it, and does what is to be done about its entry.
-    pub(super) async fn work(self, entry: &Entry, stops: &mut Receiver<Stop>) {
+    pub(super) async fn work(&self, entry: &Entry, stops: &mut Receiver<Stop>) {
         let verdict = match again(|| self.consumer.take(&entry.job)).await {
             Ok(Taken::Run(run)) => self.run(&entry.job, run, stops).await,
             Ok(Taken::Gone) => Verdict::ended(),
@@ -73,7 +96,7 @@ impl Bench<'_> {
         }
     }
 
-    async fn run(self, job: &str, run: Run, stops: &mut Receiver<Stop>) -> Verdict {
+    async fn run(&self, job: &str, run: Run, stops: &mut Receiver<Stop>) -> Verdict {
         let epoch = run.epoch;
         let mut emit = Emit { consumer: self.consumer, job, epoch, first: 1 };
         if !run.genuine {
@@ -85,17 +108,17 @@ impl Bench<'_> {
         }
     }
 
-    async fn answer(self, run: Run, emit: &mut Emit<'_>) -> Verdict {
+    async fn answer(&self, run: Run, emit: &mut Emit<'_>) -> Verdict {
         let Some(parts) = request(&run) else {
             return emit.error("upstream_broke", "The job's path or headers cannot be read.").await;
         };
         // Only the engine is waited for no longer than that. What is being sent is sent to its end: until that is heard nobody
         // knows which number comes next.
         let until = Instant::now() + run.left;
-        let response = match timeout_at(until, self.shop.call(parts, run.body)).await {
+        let response = match timeout_at(until, self.engine.answer(parts, run.body)).await {
             Ok(Ok(response)) => response,
-            // Like a process that dies: nothing more is heard of it.
-            Ok(Err(_)) => return Verdict::Leave,
+            Ok(Err(NoAnswer::Silence)) => return Verdict::Leave,
+            Ok(Err(NoAnswer::Failed(why))) => return emit.failed(&mut Vec::new(), &why).await,
             Err(_) => return emit.late().await,
         };
         let head = head(&self.consumer.place().worker, &response);
@@ -119,6 +142,8 @@ impl Bench<'_> {
                 Some(Ok(frame)) => parts.extend(frame.into_data().ok().map(|data| (Kind::Data, data))),
                 Some(Err(cut)) => return emit.failed(&mut parts, &cut.to_string()).await,
                 None => {
+                    // What it holds, such as a worker's seat, is not held until Redis has the rest.
+                    drop(body);
                     parts.push((Kind::End, Bytes::new()));
                     return emit.send(&mut parts).await.err().unwrap_or_else(Verdict::ended);
                 }
@@ -212,7 +237,7 @@ fn request(run: &Run) -> Option<Parts> {
     Some(request.into_parts().0)
 }
 
-fn head(worker: &str, response: &Response<WorkerBody>) -> Bytes {
+fn head<B>(worker: &str, response: &Response<B>) -> Bytes {
     let headers: serde_json::Map<_, _> = response
         .headers()
         .iter()

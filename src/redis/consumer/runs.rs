@@ -1,6 +1,6 @@
 //! What runs now, and how it is stopped.
 
-use std::sync::Arc;
+use std::fmt;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -8,9 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::super::service::Shop;
-use super::run::Bench;
-use crate::redis::consumer::{Consumer, Entry};
+use super::run::{Bench, Engine};
+use super::{Consumer, Entry};
 
 /// The wait before cancels are listened to again after the connection broke.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -27,11 +26,16 @@ pub(super) enum Stop {
 }
 
 /// The runs of one worker.
-pub(super) struct Desk {
-    pub(super) shop: Arc<Shop>,
-    pub(super) consumer: Consumer,
+pub struct Runs {
+    consumer: Consumer,
     /// By the ids of their entries.
-    runs: Mutex<HashMap<String, Handle>>,
+    running: Mutex<HashMap<String, Handle>>,
+}
+
+impl fmt::Debug for Runs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runs").field("consumer", &self.consumer).finish_non_exhaustive()
+    }
 }
 
 struct Handle {
@@ -41,46 +45,60 @@ struct Handle {
 
 /// A run's place among the others, left when it is dropped.
 struct Seat<'a> {
-    desk: &'a Desk,
+    runs: &'a Runs,
     entry: &'a str,
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        self.desk.runs.lock().remove(self.entry);
+        self.runs.running.lock().remove(self.entry);
     }
 }
 
-impl Desk {
-    pub(super) fn new(shop: Arc<Shop>, consumer: Consumer) -> Self {
-        Self { shop, consumer, runs: Mutex::default() }
+impl Runs {
+    /// Nothing runs yet.
+    #[must_use]
+    pub fn new(consumer: Consumer) -> Self {
+        Self { consumer, running: Mutex::default() }
     }
 
-    /// Runs the job that an entry leads to, to its end.
-    pub(super) async fn work(&self, entry: &Entry) {
+    /// The way to the queue.
+    #[must_use]
+    pub const fn consumer(&self) -> &Consumer {
+        &self.consumer
+    }
+
+    /// Has `engine` run the job that an entry leads to, to its end, and does what is to be done about the entry.
+    pub async fn work(&self, entry: &Entry, engine: &impl Engine) {
         let (stops, mut stopped) = mpsc::channel(STOPS);
         let handle = Handle { job: entry.job.clone(), stops };
         // A worker that slept may claim what it runs itself; then that goes on.
-        if self.runs.lock().try_insert(entry.id.clone(), handle).is_err() {
+        if self.running.lock().try_insert(entry.id.clone(), handle).is_err() {
             return;
         }
-        let _seat = Seat { desk: self, entry: &entry.id };
-        Bench { shop: &self.shop, consumer: &self.consumer }.work(entry, &mut stopped).await;
+        let _seat = Seat { runs: self, entry: &entry.id };
+        Bench { engine, consumer: &self.consumer }.work(entry, &mut stopped).await;
+    }
+
+    /// Whether nothing runs.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.running.lock().is_empty()
     }
 
     /// Says each interval that what runs still runs, and stops what is somebody else's.
-    pub(super) async fn renew(self: Arc<Self>) {
+    pub async fn renew(&self) {
         let mut ticks = interval(self.consumer.place().interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let entries: Vec<String> = self.runs.lock().keys().cloned().collect();
+            let entries: Vec<String> = self.running.lock().keys().cloned().collect();
             if entries.is_empty() {
                 continue;
             }
             match self.consumer.renew(&entries).await {
                 Ok(lost) => {
-                    let runs = self.runs.lock();
+                    let runs = self.running.lock();
                     let lost = lost.iter().filter_map(|entry| runs.get(entry));
                     lost.for_each(|handle| handle.stop(Stop::Lost));
                 }
@@ -90,10 +108,10 @@ impl Desk {
     }
 
     /// Stops what is cancelled. A cancel that is not heard is told with the next part of the answer.
-    pub(super) async fn hear_cancels(self: Arc<Self>) {
+    pub async fn hear_cancels(&self) {
         loop {
             let heard = self.consumer.hear_cancels(|job, epoch| {
-                let runs = self.runs.lock();
+                let runs = self.running.lock();
                 let run = runs.values().filter(|handle| handle.job == job);
                 run.for_each(|handle| handle.stop(Stop::Cancelled(epoch)));
             });

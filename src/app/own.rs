@@ -1,0 +1,123 @@
+//! Jobs that this gateway runs itself, where workers take nothing from a queue.
+//!
+//! A request for which there was no room waits in Redis, and a gateway that has a seat for it takes it, forwards it over
+//! HTTP as it would a caller's, and writes the answer to Redis as a worker of a queue would: with the same steps, renewals,
+//! cancels and fences.
+//!
+//! **Failure mode.** A gateway that dies, or that Redis has not heard for three seconds, loses its jobs to whoever has a
+//! seat next; after three runs they are dead letters. Going down it finishes what runs, as it does for connections.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::fleet::heartbeat::Key;
+use crate::redis::consumer::{Consumer, Engine, NoAnswer, Place, Runs};
+use crate::redis::jobs::Jobs;
+use crate::redis::settings::RedisSettings;
+use crate::request::Payload;
+use crate::shed::Permit;
+use crate::upstream::{Upstream, UpstreamBody};
+
+/// How often what runs is renewed.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// After how long without a renewal a job waits again: as for the workers of a queue.
+const UNHEARD: Duration = INTERVAL.saturating_mul(3);
+
+/// What this gateway runs, by pool.
+pub(super) struct Own {
+    jobs: Jobs,
+    redis: RedisSettings,
+    key: Option<Key>,
+    pools: HashMap<Arc<str>, Pool>,
+}
+
+struct Pool {
+    runs: Arc<Runs>,
+    /// Ended with the pool.
+    _beside: JoinSet<()>,
+}
+
+impl Own {
+    pub(super) fn new(jobs: Jobs, redis: RedisSettings, key: Option<Key>) -> Self {
+        Self { jobs, redis, key, pools: HashMap::new() }
+    }
+
+    /// What runs of the jobs of `pool`.
+    pub(super) fn of(&mut self, pool: &Arc<str>) -> Arc<Runs> {
+        if let Some(known) = self.pools.get(pool) {
+            return Arc::clone(&known.runs);
+        }
+        let place = Place {
+            worker: self.jobs.dam().into(),
+            pool: Arc::clone(pool),
+            // No worker has it: what gateways run is not for any to take.
+            colour: "".into(),
+            interval: INTERVAL,
+        };
+        let runs = Arc::new(Runs::new(Consumer::new(&self.redis, place, self.key.clone())));
+        let mut beside = JoinSet::new();
+        let (renewing, hearing) = (Arc::clone(&runs), Arc::clone(&runs));
+        beside.spawn(async move { renewing.renew().await });
+        beside.spawn(async move { hearing.hear_cancels().await });
+        beside.spawn(revive(self.jobs.clone(), Arc::clone(pool)));
+        self.pools.insert(Arc::clone(pool), Pool { runs: Arc::clone(&runs), _beside: beside });
+        runs
+    }
+
+    /// Forgets pools that are gone and of which nothing runs.
+    pub(super) fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.pools.retain(|name, pool| is_there(name) || !pool.runs.is_idle());
+    }
+}
+
+/// Puts back what nobody renews.
+async fn revive(jobs: Jobs, pool: Arc<str>) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match jobs.revive(&pool, UNHEARD).await {
+            Ok(0) => {}
+            Ok(count) => tracing::warn!(%pool, count, "jobs wait again whose gateway was not heard"),
+            Err(loss) => tracing::debug!(%loss, %pool, "jobs of gateways that are gone cannot be looked for"),
+        }
+    }
+}
+
+/// Answers one job over HTTP, on a seat that it has already.
+pub(super) struct Errand {
+    upstream: Upstream,
+    /// Everything but the head and the body, until it is sent.
+    request: Mutex<Option<Request<Payload>>>,
+}
+
+impl Errand {
+    pub(super) fn new(upstream: Upstream, request: Request<Payload>, permit: Permit) -> Self {
+        let mut request = request;
+        request.extensions_mut().insert(permit);
+        Self { upstream, request: Mutex::new(Some(request)) }
+    }
+}
+
+impl Engine for Errand {
+    type Body = UpstreamBody;
+
+    async fn answer(&self, head: Parts, body: Bytes) -> Result<Response<UpstreamBody>, NoAnswer> {
+        let request = self.request.lock().take();
+        let Some(mut request) = request else { return Err(NoAnswer::Silence) };
+        *request.uri_mut() = head.uri;
+        *request.headers_mut() = head.headers;
+        *request.body_mut() = Payload::from(body);
+        let answer = self.upstream.forward(request).await;
+        let answer = answer.map_err(|refusal| NoAnswer::Failed(refusal.to_string()))?;
+        Ok(answer.map(UpstreamBody::for_machines))
+    }
+}

@@ -1,0 +1,15 @@
+-- For gateways that run jobs themselves, each interval. Jobs that their gateway has not renewed wait for their turn again.
+-- KEYS: as of `own`. ARGV: 1 the gateway, 2 ms without a renewal, 3 the most at once. Answers how many there were.
+
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  return 0
+end
+local left = redis.call('XAUTOCLAIM', KEYS[3], 'workers', ARGV[1], ARGV[2], '0-0', 'COUNT', ARGV[3])[2]
+for _, entry in ipairs(left) do
+  local id, _, job, _, caller, _, pending = entry[1], unpack(entry[2])
+  redis.call('HSET', KEYS[1], job, pending)
+  redis.call('HINCRBY', KEYS[2], caller, 1)
+  redis.call('XACK', KEYS[3], 'workers', id)
+  redis.call('XDEL', KEYS[3], id)
+end
+return #left
