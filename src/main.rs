@@ -5,6 +5,7 @@
 
 mod commands;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -26,6 +27,12 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
-    let log = commands::log::start(matches!(command, Command::Demo(_)));
-    commands::run(command, &log)
+    match commands::log::start(matches!(command, Command::Demo(_))) {
+        Ok(log) => commands::run(command, &log),
+        Err(error) => {
+            // Nothing can be done about a stderr that cannot be written to.
+            writeln!(std::io::stderr(), "traffic-dam: cannot log: {error}").ok();
+            ExitCode::FAILURE
+        }
+    }
 }

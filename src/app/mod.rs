@@ -22,6 +22,7 @@ mod tokens;
 pub use entrance::Entrance;
 pub use run::{Certificates, Listeners, StartError};
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use self::changes::Changes;
@@ -30,7 +31,6 @@ use self::fleet::Following;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tracing_appender::non_blocking::ErrorCounter;
 
 use self::together::Together;
 use self::tokens::KeySource;
@@ -71,7 +71,7 @@ struct Inner {
     bounds: Arc<ArcSwap<Bounds>>,
     admin: Arc<ArcSwap<AdminSettings>>,
     /// Counts the lines of the log that were lost.
-    lost_lines: OnceLock<ErrorCounter>,
+    lost_lines: OnceLock<Arc<AtomicU64>>,
     /// What viewers of the page see.
     shown: Arc<Shown>,
     /// How well workers work together.
@@ -172,7 +172,7 @@ impl App {
     }
 
     /// Has the metrics say how many lines of the log were lost.
-    pub fn watch_log(&self, lost: ErrorCounter) {
+    pub fn watch_log(&self, lost: Arc<AtomicU64>) {
         self.0.lost_lines.get_or_init(|| lost);
     }
 }

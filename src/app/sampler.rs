@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -51,7 +52,7 @@ impl App {
             let sample = self.0.metrics.sample();
             self.measure_factors(now);
             if let Some(lost) = self.0.lost_lines.get() {
-                self.0.metrics.lines_lost(lost.dropped_lines() as u64);
+                self.0.metrics.lines_lost(lost.load(Ordering::Relaxed));
             }
             let scene = self.scene(&mut seen, sample.reloads, now);
             let mut point = point(&seen.sample, &sample, now.since(seen.at));

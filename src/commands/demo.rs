@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
             .map_err(|faults| Failure::Misuse(faults.to_string()))?;
         let slo = settings.gate.ttft_slo;
         let app = App::new(settings, Clock::system())?;
-        app.watch_log(log.lost.clone());
+        app.watch_log(std::sync::Arc::clone(&log.lost));
 
         let options = Options { slots: SLOTS, ..Options::default() };
         let rate = OVERLOAD * capacity(&options);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use traffic_dam::app::{App, Certificates, Listeners, StartError};
@@ -37,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
         let mut watch = Watch::start(&arguments.config, overrides)?;
         let settings = watch.load().map_err(|faults| Failure::Misuse(faults.to_string()))?;
         let app = App::new(settings.clone(), Clock::system())?;
-        app.watch_log(log.lost.clone());
+        app.watch_log(Arc::clone(&log.lost));
         let listeners = Listeners::bind(&settings)?;
         let (main, admin) = listeners.addresses()?;
         say(format!("dam    {}://{main}", scheme(settings.tls.is_some())));

@@ -1,0 +1,207 @@
+//! Lines on their way to whoever reads them.
+//!
+//! Whoever logs puts a line into a buffer, and one thread writes what has come together.
+//!
+//! **Failure mode.** The reader stops, as a container's log driver may: the buffer fills, and further lines are lost and
+//! counted. Requests go on; a write that waits would stop every one of them.
+//!
+//! **Trade-off.** A process that is killed takes the last few milliseconds of its log with it.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Bytes that may wait: some seconds of a busy gateway.
+const MOST: usize = 8 << 20;
+/// How long lines come together before they are written: a write for each would cost more than all the rest of it.
+const TOGETHER: Duration = Duration::from_millis(5);
+/// How long the end waits for the last lines to be taken.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Takes lines. Clones are handles of the same one.
+#[derive(Clone, Debug)]
+pub(super) struct Lines(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    came: Condvar,
+    lost: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    /// No more will come.
+    over: bool,
+}
+
+/// The thread that writes. Dropping it ends the log.
+#[derive(Debug)]
+pub(super) struct Writing {
+    shared: Arc<Shared>,
+    ended: Receiver<()>,
+}
+
+impl Lines {
+    /// Lines that a thread writes to `out`.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(super) fn to(out: impl Write + Send + 'static) -> io::Result<(Self, Writing)> {
+        let shared =
+            Arc::new(Shared { waiting: Mutex::default(), came: Condvar::new(), lost: Arc::default() });
+        let (end, ended) = sync_channel(1);
+        let writing = Arc::clone(&shared);
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            writing.write(out);
+            end.try_send(()).ok();
+        })?;
+        Ok((Self(Arc::clone(&shared)), Writing { shared, ended }))
+    }
+
+    /// Counts the lines that were lost.
+    pub(super) fn lost(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.0.lost)
+    }
+}
+
+impl Shared {
+    /// Writes until it is over and nothing waits. A reader that is gone takes what it is given.
+    #[expect(clippy::disallowed_methods, reason = "it sleeps in a thread that no task runs on")]
+    fn write(&self, mut out: impl Write) {
+        let mut bytes = Vec::new();
+        loop {
+            let mut waiting = self.waiting.lock();
+            while waiting.bytes.is_empty() {
+                if waiting.over {
+                    return;
+                }
+                self.came.wait(&mut waiting);
+            }
+            if !waiting.over {
+                drop(waiting);
+                thread::sleep(TOGETHER);
+                waiting = self.waiting.lock();
+            }
+            std::mem::swap(&mut bytes, &mut waiting.bytes);
+            drop(waiting);
+            out.write_all(&bytes).and_then(|()| out.flush()).ok();
+            bytes.clear();
+            // After a burst its room is given back.
+            bytes.shrink_to(MOST / 16);
+        }
+    }
+}
+
+/// One line at a time, whole.
+impl Write for &Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut waiting = self.0.waiting.lock();
+        if waiting.bytes.len() + line.len() > MOST {
+            drop(waiting);
+            self.0.lost.fetch_add(1, Ordering::Relaxed);
+            return Ok(line.len());
+        }
+        let first = waiting.bytes.is_empty();
+        waiting.bytes.extend_from_slice(line);
+        drop(waiting);
+        if first {
+            self.0.came.notify_one();
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> &'a Self {
+        self
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.shared.waiting.lock().over = true;
+        self.shared.came.notify_one();
+        // If nobody reads by then, there is nobody to tell.
+        self.ended.recv_timeout(PATIENCE).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// A reader that takes a write when it is told to.
+    struct Slow {
+        take: Receiver<()>,
+        taken: Sender<Vec<u8>>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.take.recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
+            self.taken.send(bytes.to_vec()).ok();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_are_written_in_order_and_whole_and_the_rest_is_lost_and_counted() {
+        let (take, told) = channel();
+        let (taken, written) = channel();
+        let (lines, writing) = Lines::to(Slow { take: told, taken }).unwrap();
+        let mut out = &lines;
+        out.write_all(b"first\n").unwrap();
+        take.send(()).unwrap();
+        assert_eq!(written.recv().unwrap(), b"first\n");
+        // While nobody reads, so much and no more is kept: what waits, and what is being written.
+        let line = [b'x'; 1024];
+        for _ in 0..3 * MOST / line.len() {
+            out.write_all(&line).unwrap();
+        }
+        let lost = lines.lost().load(Ordering::Relaxed);
+        let kept = 3 * MOST / line.len() - usize::try_from(lost).unwrap();
+        assert!((MOST / line.len()..=2 * MOST / line.len()).contains(&kept), "{kept}");
+        take.send(()).unwrap();
+        take.send(()).unwrap();
+        drop(writing);
+        assert_eq!(written.iter().map(|bytes| bytes.len()).sum::<usize>(), kept * line.len());
+        assert_eq!(lines.lost().load(Ordering::Relaxed), lost);
+    }
+
+    #[test]
+    fn the_end_writes_what_waits_and_does_not_wait_for_ever() {
+        let (take, told) = channel();
+        let (taken, written) = channel();
+        let (lines, writing) = Lines::to(Slow { take: told, taken }).unwrap();
+        (&lines).write_all(b"last\n").unwrap();
+        take.send(()).unwrap();
+        drop(writing);
+        assert_eq!(written.recv().unwrap(), b"last\n");
+        let (_never, told) = channel();
+        let (taken, written) = channel();
+        let (lines, writing) = Lines::to(Slow { take: told, taken }).unwrap();
+        (&lines).write_all(b"unread\n").unwrap();
+        drop(writing);
+        assert!(written.try_recv().is_err(), "and still it ended");
+    }
+}

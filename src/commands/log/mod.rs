@@ -1,0 +1,50 @@
+//! The log: lines go to stderr by way of a thread of their own.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `json` | one event as one line of JSON |
+//! | `lines` | lines on their way to whoever reads them, bounded |
+
+mod json;
+mod lines;
+
+use std::io::{IsTerminal, stderr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use self::json::JsonLine;
+use self::lines::{Lines, Writing};
+
+/// The variable that sets the log filter, as in `info,traffic_dam=debug`.
+const FILTER: &str = "TRAFFIC_DAM_LOG";
+
+/// The running log. When it is dropped, what was said is written as far as somebody reads it.
+pub(crate) struct Log {
+    /// Counts the lines that were lost.
+    pub(crate) lost: Arc<AtomicU64>,
+    _writing: Writing,
+}
+
+/// Begins to log: readable on a terminal, JSON elsewhere. `quiet` programs log only warnings unless told otherwise.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(crate) fn start(quiet: bool) -> std::io::Result<Log> {
+    let default = if quiet { "warn" } else { "info" };
+    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(default));
+    let (lines, writing) = Lines::to(stderr())?;
+    let lost = lines.lost();
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines);
+    if stderr().is_terminal() {
+        registry.with(layer.with_ansi(true)).init();
+    } else {
+        registry.with(layer.fmt_fields(JsonFields::new()).event_format(JsonLine)).init();
+    }
+    Ok(Log { lost, _writing: writing })
+}
