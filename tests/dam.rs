@@ -9,6 +9,8 @@
 
 #[path = "dam/agent.rs"]
 mod agent;
+#[path = "dam/claims.rs"]
+mod claims;
 #[path = "dam/classes.rs"]
 mod classes;
 #[path = "dam/client.rs"]

@@ -20,7 +20,7 @@ END, HAND_BACK, LEAVE = "end", "hand back", "leave"  # what is to be done about 
 class Run:
     """A job that runs here: what it is, and what becomes of its entry if it is stopped."""
 
-    job, epoch, task, verdict = b"", None, None, None
+    job, given, epoch, task, verdict = b"", 1, None, None, None
 
     def stop(self, verdict):
         self.verdict = verdict
@@ -38,7 +38,8 @@ class Drainer:
         self.stream, self.dead = f"{prefix}:jobs:{{{pool}}}:{colour}", f"{prefix}:dead:{{{pool}}}"
         self.key = os.environ.get("DAM_REDIS_KEY")
         self.take, self.emit = self.script("common", "take"), self.script("common", "emit")
-        self.renew, self.end = self.script("renew"), self.script("end")
+        self.claim, self.renew = self.script("claim"), self.script("renew")
+        self.back, self.end = self.script("back"), self.script("end")
         self.runs, self.tasks = {}, set()
         self.freed, self.draining = asyncio.Event(), False
 
@@ -61,7 +62,9 @@ class Drainer:
         await self.reading.aclose()
 
     async def read(self):
-        joined, claimed = False, 0
+        # After an outage nobody was renewed, however well they are: who could not hear Redis leaves them as long to say so.
+        unheard = 3 * self.interval
+        joined, claims = False, time.monotonic() + unheard
         while not self.draining:
             free = self.slots - len(self.runs)
             if free <= 0:
@@ -73,29 +76,30 @@ class Drainer:
                     with contextlib.suppress(ResponseError):  # it is there
                         await self.client.xgroup_create(self.stream, "workers", "0", mkstream=True)
                     joined = True
-                if time.monotonic() - claimed > self.interval:
-                    claimed, idle = time.monotonic(), int(3000 * self.interval)
-                    entries = (await self.client.xautoclaim(self.stream, "workers", self.worker, idle, count=free))[1]
+                if time.monotonic() >= claims:
+                    claims = time.monotonic() + self.interval
+                    found = await self.claim(keys=[self.stream], args=[self.worker, int(1000 * unheard), free])
+                    entries = list(zip(*[iter(found)] * 3))
                 else:
                     new = {self.stream: ">"}
                     found = await self.reading.xreadgroup("workers", self.worker, new, count=1, block=1000)
-                    entries = [entry for _, entries in found for entry in entries]
+                    entries = [(entry, fields.get(b"job", b""), 1) for _, new in found for entry, fields in new]
             except redis.RedisError as fault:  # away, or it has lost the stream
                 logging.warning("the queue cannot be read: %s", fault)
-                joined = False
+                joined, claims = False, time.monotonic() + unheard
                 await asyncio.sleep(AGAIN)
                 continue
-            for entry, fields in entries:
+            for entry, job, given in entries:
                 if entry not in self.runs:  # a process that slept may claim what it runs itself
                     run = self.runs[entry] = Run()
-                    run.job = fields.get(b"job", b"")
+                    run.job, run.given = job, given
                     task = asyncio.create_task(self.work(entry, run))
                     self.tasks.add(task)
                     task.add_done_callback(self.tasks.discard)
 
     async def work(self, entry, run):
         """Runs a job, and does what is to be done about its entry."""
-        run.task = asyncio.create_task(self.answer(run))
+        run.task = asyncio.create_task(self.answer(entry, run))
         try:
             verdict, dead = await run.task
         except asyncio.CancelledError:
@@ -107,20 +111,21 @@ class Drainer:
             if verdict is END:
                 await self.again(self.end, keys=[self.stream, self.dead], args=[entry, run.job, dead])
             if verdict is HAND_BACK:
-                back = {"idle": 3_600_000, "justid": True}
-                await self.again(self.client.xclaim, self.stream, "workers", self.worker, 0, [entry], **back)
+                await self.again(self.back, keys=[self.stream], args=[self.worker, entry])
         except ResponseError:
             logging.exception("an entry is left to be claimed")
         finally:
             del self.runs[entry]
             self.freed.set()
 
-    async def answer(self, run):
+    async def answer(self, entry, run):
         """Has the app answer a job, and sends what it says. Gives what is to be done about the entry."""
         job = run.job.decode()
         keys = [f"{self.prefix}:job:{{{job}}}", f"{self.prefix}:reply:{{{job}}}"]
         common = [f"{self.prefix}:replies:", job]
-        taken, *told = await self.again(self.take, keys=keys, args=[*common, self.worker, self.colour])
+        taken, *told = await self.again(self.take, keys=keys, args=[*common, self.worker, self.colour, entry, run.given])
+        if taken == b"LEAVE":
+            return LEAVE, b""
         if taken != b"RUN":
             return END, told[0] if told else b""
         run.epoch, _attempt, left, path, headers, body, signature = told

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::fleet::heartbeat::Key;
 use crate::redis::consumer::{Consumer, Engine, NoAnswer, Place, Runs};
@@ -28,8 +28,9 @@ use crate::upstream::{Upstream, UpstreamBody};
 
 /// How often what runs is renewed.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// After how long without a renewal a job waits again: as for the workers of a queue.
-const UNHEARD: Duration = INTERVAL.saturating_mul(3);
+
+/// Longer than any job is remembered.
+const NEVER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What this gateway runs, by pool.
 pub(super) struct Own {
@@ -62,12 +63,15 @@ impl Own {
             colour: "".into(),
             interval: INTERVAL,
         };
-        let runs = Arc::new(Runs::new(Consumer::new(&self.redis, place, self.key.clone())));
+        let consumer = Consumer::new(&self.redis, place, self.key.clone());
+        // By then a job is anybody's: its seat is not held for it any longer.
+        let patience = consumer.unheard();
+        let runs = Arc::new(Runs::new(consumer, patience));
         let mut beside = JoinSet::new();
         let (renewing, hearing) = (Arc::clone(&runs), Arc::clone(&runs));
         beside.spawn(async move { renewing.renew().await });
         beside.spawn(async move { hearing.hear_cancels().await });
-        beside.spawn(revive(self.jobs.clone(), Arc::clone(pool)));
+        beside.spawn(revive(self.jobs.clone(), Arc::clone(pool), patience));
         self.pools.insert(Arc::clone(pool), Pool { runs: Arc::clone(&runs), _beside: beside });
         runs
     }
@@ -78,16 +82,23 @@ impl Own {
     }
 }
 
-/// Puts back what nobody renews.
-async fn revive(jobs: Jobs, pool: Arc<str>) {
+/// Puts back what nobody renews. After an outage nobody has renewed anything, however well they are: who could not hear
+/// Redis leaves them as long to say so.
+async fn revive(jobs: Jobs, pool: Arc<str>, unheard: Duration) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut from = Instant::now() + unheard;
     loop {
         ticks.tick().await;
-        match jobs.revive(&pool, UNHEARD).await {
+        // A command that does nothing yet: it hears whether Redis is there.
+        let unheard_for = if Instant::now() < from { NEVER } else { unheard };
+        match jobs.revive(&pool, unheard_for).await {
             Ok(0) => {}
             Ok(count) => tracing::warn!(%pool, count, "jobs wait again whose gateway was not heard"),
-            Err(loss) => tracing::debug!(%loss, %pool, "jobs of gateways that are gone cannot be looked for"),
+            Err(loss) => {
+                tracing::debug!(%loss, %pool, "jobs of gateways that are gone cannot be looked for");
+                from = Instant::now() + unheard;
+            }
         }
     }
 }
@@ -118,6 +129,10 @@ impl Engine for Errand {
         *request.body_mut() = Payload::from(body);
         let answer = self.upstream.forward(request).await;
         let answer = answer.map_err(|refusal| NoAnswer::Failed(refusal.to_string()))?;
+        // It waits because there was no room. That there is none now either is no answer.
+        if matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            return Err(NoAnswer::Failed(format!("The worker answered {}.", answer.status())));
+        }
         Ok(answer.map(UpstreamBody::for_machines))
     }
 }

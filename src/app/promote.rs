@@ -192,13 +192,17 @@ impl Turn {
     /// Takes the job out, if it still waits, and answers it.
     async fn run_here(&self, jobs: &Jobs, runs: &Runs, permit: Permit) -> Result<(), Refusal> {
         let _awaited = self.app.0.drain.hold_work();
+        // Held before it is asked: who goes down either waits for this, or it does not begin.
+        if self.app.0.drain.is_refusing() {
+            return Ok(());
+        }
         let lost = |loss| Refusal::new(Reason::UpstreamUnreachable, format!("{loss}"));
         if let Some(id) = jobs.own(&self.pool, self.job, &self.pending).await.map_err(lost)? {
             let mut request = self.request();
             // Nobody else has it: where the worker fails before it answers, another may.
             request.extensions_mut().insert(Demand { retryable: true, ..self.pending.demand() });
             let engine = Errand::new(self.app.0.upstream.clone(), request, permit);
-            runs.work(&Held { id, job: self.job.to_string() }, &engine).await;
+            runs.work(&Held { id, job: self.job.to_string(), given: 1 }, &engine).await;
             jobs.tally(&self.pool, self.job).await;
         }
         Ok(())

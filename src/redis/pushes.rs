@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisError, RedisResult, cmd};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::connect::listen;
 use super::settings::RedisSettings;
@@ -18,6 +18,21 @@ struct Gone;
 /// The connection ended under who listened.
 pub(super) fn gone() -> RedisError {
     (ErrorKind::Io, "the connection broke").into()
+}
+
+/// How often a sign of life is asked for.
+const ASK: Duration = Duration::from_secs(1);
+
+/// Asks for signs of life, and completes with why there is none.
+pub(super) async fn until_silent(mut connection: MultiplexedConnection) -> RedisError {
+    let mut ticks = interval(ASK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = cmd("PING").query_async::<String>(&mut connection).await {
+            return error;
+        }
+    }
 }
 
 /// Connects, for messages to come as pushes of RESP3. `lost` is told of each that `pushes` had no room for.

@@ -10,8 +10,9 @@ use traffic_dam::redis::settings::RedisSettings;
 use traffic_dam::sim::worker::{Membership, Options, drain};
 
 use super::client::{Conn, PATIENCE, ask, chat, get, request};
+use super::hand::{DONE, Hand, SSE, token};
 use super::queue::{known, queueing};
-use super::redis::{INTERVAL, Redis};
+use super::redis::{INTERVAL, Redis, throughout};
 use super::rig::{Dam, eventually};
 
 /// A worker of four slots, which serves over HTTP too.
@@ -21,7 +22,8 @@ struct Drainer {
     task: JoinHandle<()>,
 }
 
-fn start(redis: &Redis) -> Drainer {
+/// A worker `id` that renews so often.
+fn start(redis: &Redis, id: &str, interval: Duration) -> Drainer {
     let listener = traffic_dam::net::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let addr = listener.local_addr().unwrap();
     let token_time = Duration::from_millis(5);
@@ -34,12 +36,7 @@ fn start(redis: &Redis) -> Drainer {
     };
     let membership = Membership {
         redis: RedisSettings::single(redis.url().into(), "dam".into()),
-        place: Place {
-            worker: "w1".into(),
-            pool: "default".into(),
-            colour: "blue".into(),
-            interval: INTERVAL,
-        },
+        place: Place { worker: id.into(), pool: "default".into(), colour: "blue".into(), interval },
         key: None,
         version: None,
         drain: PATIENCE,
@@ -54,7 +51,7 @@ fn start(redis: &Redis) -> Drainer {
 async fn started() -> (Redis, Dam, Drainer) {
     let redis = Redis::start().await;
     let dam = Dam::start(&queueing(&redis, ""));
-    let drainer = start(&redis);
+    let drainer = start(&redis, "w1", INTERVAL);
     known(&dam, "default.blue").await;
     (redis, dam, drainer)
 }
@@ -136,5 +133,29 @@ async fn told_to_end_it_finishes_what_it_has() {
     drainer.end.send(()).unwrap();
     conn.see("[DONE]").await.unwrap();
     tokio::time::timeout(PATIENCE, drainer.task).await.expect("it ends").unwrap();
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn after_an_outage_nobody_claims_what_could_not_be_renewed() {
+    let redis = Redis::start().await;
+    let dam = Dam::start(&queueing(&redis, ""));
+    let hand = Hand::join(&redis, "w1", "blue", 1).await;
+    known(&dam, "default.blue").await;
+    let mut conn = Conn::open(dam.addr).await;
+    conn.send(chat("a", true, 8, &[])).await.unwrap();
+    let mut taken = hand.take().await;
+    hand.emit(&mut taken, &[("head", SSE), ("data", &token("one"))]).await;
+    conn.see("one").await.unwrap();
+    let interval = Duration::from_millis(500);
+    let _idle = start(&redis, "w2", interval);
+    // Renewed often enough until then, and long enough for the other to claim what is left by somebody.
+    throughout(interval * 4, async || assert!(hand.keeps(&taken.entry).await)).await;
+    redis.pause();
+    throughout(interval * 7, async || ()).await;
+    redis.resume().await;
+    assert!(hand.keeps(&taken.entry).await, "it is still this worker's");
+    hand.answer(&mut taken, &[("data", DONE), ("end", "")]).await;
+    assert!(conn.see("[DONE]").await.is_ok());
     dam.idle().await;
 }

@@ -11,6 +11,8 @@ const COMMON: &str = include_str!("../../src/redis/jobs/lua/common.lua");
 const TAKE: &str = include_str!("../../src/redis/jobs/lua/take.lua");
 const EMIT: &str = include_str!("../../src/redis/jobs/lua/emit.lua");
 const RENEW: &str = include_str!("../../src/redis/jobs/lua/renew.lua");
+const CLAIM: &str = include_str!("../../src/redis/jobs/lua/claim.lua");
+const BACK: &str = include_str!("../../src/redis/jobs/lua/back.lua");
 const END: &str = include_str!("../../src/redis/jobs/lua/end.lua");
 
 /// Three intervals, for tests that claim.
@@ -104,21 +106,49 @@ impl Hand {
 
     /// Entries of others that were not renewed.
     pub(crate) async fn claim(&self) -> Option<(String, String)> {
-        let (stream, idle) = (self.stream(), CLAIM_MS.to_string());
-        let claimed: Value =
-            self.run(&["XAUTOCLAIM", &stream, "workers", &self.worker, &idle, "0-0", "COUNT", "1"]).await;
-        let Value::Array(parts) = claimed else { panic!("{claimed:?}") };
-        let Value::Array(entries) = &parts[1] else { panic!("{parts:?}") };
-        entries.first().map(entry)
+        self.claim_given().await.map(|(entry, job, _)| (entry, job))
     }
 
-    /// What `take` answers.
+    /// The same, with how often the entry was given out.
+    pub(crate) async fn claim_given(&self) -> Option<(String, String, u64)> {
+        let script = Script::new(CLAIM);
+        let mut call = script.key(self.stream());
+        call.arg(&self.worker).arg(CLAIM_MS).arg(1);
+        let claimed: Vec<(String, String, u64)> =
+            call.invoke_async(&mut self.connection.clone()).await.unwrap();
+        claimed.into_iter().next()
+    }
+
+    /// What `take` answers to a worker that does not say which entry it has.
     pub(crate) async fn begin(&self, job: &str) -> Vec<String> {
+        self.begin_with(job, &[]).await
+    }
+
+    /// What `take` answers to one that does.
+    pub(crate) async fn begin_given(&self, (entry, job, given): &(String, String, u64)) -> Vec<String> {
+        self.begin_with(job, &[entry, &given.to_string()]).await
+    }
+
+    async fn begin_with(&self, job: &str, given: &[&str]) -> Vec<String> {
         let script = Script::new(&[COMMON, TAKE].concat());
         let mut call = self.of_job(&script, job);
-        call.arg(&self.worker).arg(&self.colour);
+        call.arg(&self.worker).arg(&self.colour).arg(given);
         let answer: Vec<Value> = call.invoke_async(&mut self.connection.clone()).await.unwrap();
         answer.iter().map(text).collect()
+    }
+
+    /// Says that an entry still runs; whether it is still this worker's.
+    pub(crate) async fn keeps(&self, entry: &str) -> bool {
+        self.renew(&[entry]).await.is_empty()
+    }
+
+    /// Hands an entry back; whether it was still this worker's.
+    pub(crate) async fn hand_back(&self, entry: &str) -> bool {
+        let script = Script::new(BACK);
+        let mut call = script.key(self.stream());
+        let back: u64 =
+            call.arg(&self.worker).arg(entry).invoke_async(&mut self.connection.clone()).await.unwrap();
+        back == 1
     }
 
     fn of_job<'a>(&self, script: &'a Script, job: &str) -> ::redis::ScriptInvocation<'a> {
@@ -127,8 +157,9 @@ impl Hand {
         call
     }
 
-    async fn begun(&self, (entry, job): (String, String)) -> Taken {
-        let answer = self.begin(&job).await;
+    async fn begun(&self, given: (String, String, u64)) -> Taken {
+        let answer = self.begin_given(&given).await;
+        let (entry, job, _) = given;
         let [run, epoch, attempt, left, path, headers, body, signature] =
             <[String; 8]>::try_from(answer).expect("it can be run");
         assert_eq!(run, "RUN");
@@ -154,14 +185,15 @@ impl Hand {
             found.is_some()
         })
         .await;
-        self.begun(found.unwrap()).await
+        let (entry, job) = found.unwrap();
+        self.begun((entry, job, 1)).await
     }
 
     /// Waits for another's job, and begins it anew.
     pub(crate) async fn take_over(&self) -> Taken {
         let mut found = None;
         eventually("a claim", async || {
-            found = self.claim().await;
+            found = self.claim_given().await;
             found.is_some()
         })
         .await;

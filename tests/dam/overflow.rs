@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use traffic_dam::server::admin::AdminSource;
 
 use super::client::{Conn, ask, get, request};
 use super::later::{CHAT, KEYS, LATER, PLAIN, accepted, at, post, shown, stream};
@@ -164,4 +165,45 @@ async fn going_down_waits_for_what_runs() {
     dam.ended().await;
     assert_eq!(worker.tally("in_flight").await, 0);
     eventually("it is counted", async || dam.metric("jobs_total", "answered") == 1.0).await;
+}
+
+#[tokio::test]
+async fn a_job_whose_answer_redis_does_not_take_gives_its_seat_back() {
+    let (mut redis, worker, dam) = stage().await;
+    let occupied = occupy(&dam).await;
+    let location = accepted(&dam, "a", &[], PLAIN).await;
+    worker.fault("slow-start:300", 1).await;
+    drop(occupied);
+    becomes(&dam, &location, "running").await;
+    redis.kill();
+    eventually("a seat for others", async || dam.ask(post("b", &[], PLAIN)).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_seat_does_not_begin_on_the_way_down() {
+    let (redis, worker) = (Redis::start().await, Worker::start(8));
+    let text = overflowing(&redis, &worker, 1)
+        .replace("wait: 0s", "wait: 60s")
+        .replace("{ limit: slots", "{ ttft_slo: 400s, limit: slots");
+    let mut dam = Dam::start(&text);
+    eventually("Redis is there", async || dam.metric("redis_up", "") == 1.0).await;
+    let occupied = occupy(&dam).await;
+    // Another gateway, where nobody waits, keeps a job and is gone.
+    let other = gateway(&redis, &worker, 1).await;
+    let busy = occupy(&other).await;
+    let location = accepted(&other, "a", &[], PLAIN).await;
+    drop((other, busy));
+    let job = location.rsplit('/').next().unwrap();
+    eventually("it waits at the gate", async || dam.held() == 2).await;
+    let app = dam.app.clone();
+    let down = tokio::spawn(async move { app.drain().await });
+    eventually("requests are refused", async || dam.app.state()["phase"] == "refusing").await;
+    drop(occupied);
+    down.await.unwrap();
+    dam.ended().await;
+    assert_eq!(
+        count(&redis, &[b"HEXISTS", b"dam:pending:{default}", job.as_bytes()]).await,
+        1,
+        "it waits for another"
+    );
 }

@@ -7,6 +7,7 @@ use std::fmt::{self, Debug, Write};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_log::NormalizeEvent;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
@@ -27,7 +28,9 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let about = event.metadata();
+        // Libraries that log by the `log` crate are named by themselves, not by the bridge between the two.
+        let logged = event.normalized_metadata();
+        let about = logged.as_ref().unwrap_or_else(|| event.metadata());
         out.write_str("{\"timestamp\":\"")?;
         SystemTime.format_time(&mut out)?;
         out.write_str("\",\"level\":\"")?;
@@ -56,7 +59,8 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     fn field(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
-        if self.result.is_ok() {
+        // `log.` fields are what became the metadata.
+        if self.result.is_ok() && !field.name().starts_with("log.") {
             self.result = (|| {
                 self.out.write_str(",\"")?;
                 // The name of a field in Rust needs no escapes.
@@ -187,6 +191,16 @@ mod tests {
                 })
                 .collect()
         })
+    }
+
+    #[test]
+    fn a_line_of_a_library_that_logs_otherwise_names_the_library() {
+        tracing_log::LogTracer::init().unwrap();
+        let [ours, _] = lines(|| log::warn!(target: "a::library", "said {}", 1));
+        let expected = serde_json::json!({
+            "timestamp": null, "level": "WARN", "message": "said 1", "target": "a::library"
+        });
+        assert_eq!(ours, [expected]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub struct Entry {
     pub id: String,
     /// The job's.
     pub job: String,
+    /// How often it was given out, this time included: who was given it before must not end what began since.
+    pub given: u64,
 }
 
 /// What came of taking a job.
@@ -22,6 +24,8 @@ pub enum Taken {
     Gone,
     /// Its runs are used up, for this reason.
     Dead(String),
+    /// It is another's by now.
+    Leave,
 }
 
 /// A run of a job, as it was begun.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ScriptInvocation};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ScriptInvocation, ServerErrorKind};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -58,7 +58,13 @@ impl Line {
     /// Gives the connection up when its answer was none. What another task has made meanwhile may go with it; that costs
     /// one connection more.
     async fn heard<T>(&self, answer: RedisResult<T>) -> RedisResult<T> {
-        if answer.as_ref().is_err_and(|error| error.is_io_error() || error.is_unrecoverable_error()) {
+        // A server that takes no writes was made a replica: the master is elsewhere.
+        let is_gone = |error: &RedisError| {
+            error.is_io_error()
+                || error.is_unrecoverable_error()
+                || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+        };
+        if answer.as_ref().is_err_and(is_gone) {
             *self.open.lock().await = None;
         }
         answer

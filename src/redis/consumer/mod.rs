@@ -34,8 +34,6 @@ const CANCELS: usize = 1024;
 const GROUP: &str = "workers";
 /// How long Redis may hold back the answer to a read while there is nothing.
 const BLOCK: Duration = Duration::from_millis(1000);
-/// How long a run that failed is said to have been idle, so that whoever claims next gets it.
-const LONG_IDLE_MS: u64 = 3_600_000;
 /// Intervals without a renewal after which a job is anybody's.
 const MISSED: u32 = 3;
 
@@ -65,7 +63,9 @@ pub struct Consumer {
     line: Line,
     take: Script,
     emit: Script,
+    claim: Script,
     renew: Script,
+    back: Script,
     end: Script,
 }
 
@@ -90,7 +90,9 @@ impl Consumer {
             line: Line::new(settings, Duration::ZERO),
             take: with_common(include_str!("../jobs/lua/take.lua")),
             emit: with_common(include_str!("../jobs/lua/emit.lua")),
+            claim: Script::new(include_str!("../jobs/lua/claim.lua")),
             renew: Script::new(include_str!("../jobs/lua/renew.lua")),
+            back: Script::new(include_str!("../jobs/lua/back.lua")),
             end: Script::new(include_str!("../jobs/lua/end.lua")),
             place,
             prefix,
@@ -135,20 +137,26 @@ impl Consumer {
     /// # Errors
     /// As [`Consumer::read`].
     pub async fn claim(&self, most: usize) -> RedisResult<Vec<Entry>> {
-        let mut claim = cmd("XAUTOCLAIM");
-        claim.arg(&self.stream).arg(GROUP).arg(&*self.place.worker);
-        claim.arg(millis(self.place.interval * MISSED)).arg("0-0").arg("COUNT").arg(most);
-        let (_, entries, _): (String, Vec<Wire>, Vec<String>) = self.line.call(&claim).await?;
-        Ok(entries.into_iter().map(entry).collect())
+        let mut claim = self.claim.key(&self.stream);
+        claim.arg(&*self.place.worker).arg(millis(self.unheard())).arg(most);
+        let claimed: Vec<(String, String, u64)> = self.line.run(&claim).await?;
+        Ok(claimed.into_iter().map(|(id, job, given)| Entry { id, job, given }).collect())
+    }
+
+    /// After how long without a renewal a job is anybody's.
+    #[must_use]
+    pub fn unheard(&self) -> Duration {
+        self.place.interval * MISSED
     }
 
     /// Begins a run.
     ///
     /// # Errors
     /// When Redis does not answer. The run may have begun all the same; taken again, it is another.
-    pub async fn take(&self, job: &str) -> RedisResult<Taken> {
+    pub async fn take(&self, entry: &Entry) -> RedisResult<Taken> {
+        let job = &entry.job;
         let mut take = self.of_job(&self.take, job);
-        take.arg(&*self.place.worker).arg(&*self.place.colour);
+        take.arg(&*self.place.worker).arg(&*self.place.colour).arg(&entry.id).arg(entry.given);
         let answer: Vec<Value> = self.line.run(&take).await?;
         let mut answer = answer.into_iter();
         let word: String = field(&mut answer)?;
@@ -163,6 +171,7 @@ impl Consumer {
                 Taken::Run(Run { epoch, left, path, headers, body: body.into(), genuine })
             }
             "DEAD" => Taken::Dead(field(&mut answer)?),
+            "LEAVE" => Taken::Leave,
             _ => Taken::Gone,
         })
     }
@@ -230,15 +239,14 @@ impl Consumer {
         self.line.run(&end).await
     }
 
-    /// Hands an entry back, so that the next who claims gets it.
+    /// Hands an entry back, if it is still this worker's, so that the next who claims gets it.
     ///
     /// # Errors
     /// When Redis does not answer.
     pub async fn hand_back(&self, entry: &Entry) -> RedisResult<()> {
-        let mut claim = cmd("XCLAIM");
-        claim.arg(&self.stream).arg(GROUP).arg(&*self.place.worker).arg(0).arg(&entry.id);
-        claim.arg("IDLE").arg(LONG_IDLE_MS).arg("JUSTID");
-        self.line.call(&claim).await
+        let mut back = self.back.key(&self.stream);
+        back.arg(&*self.place.worker).arg(&entry.id);
+        self.line.run::<u64>(&back).await.map(drop)
     }
 
     /// Hears which jobs, in which epoch, this worker should stop, until the connection breaks.
@@ -249,7 +257,14 @@ impl Consumer {
         let (sender, mut cancels) = mpsc::channel(CANCELS);
         let mut connection = pushes::connect(&self.settings, PATIENCE, sender, || ()).await?;
         connection.subscribe(format!("{}:cancels:{}", self.prefix, self.place.worker)).await?;
-        while let Some(PushInfo { kind, data }) = cancels.recv().await {
+        let mut ask = std::pin::pin!(pushes::until_silent(connection));
+        loop {
+            let push = tokio::select! {
+                biased;
+                push = cancels.recv() => push,
+                error = &mut ask => return Err(error),
+            };
+            let Some(PushInfo { kind, data }) = push else { break };
             match (kind, &data[..]) {
                 (PushKind::Message, [_, Value::BulkString(text)]) => {
                     if let Some((job, epoch)) =
@@ -286,7 +301,7 @@ type Wire = (String, HashMap<String, String>);
 
 /// An entry that names no job is one of a job that is not there, and goes the way of those.
 fn entry((id, mut fields): Wire) -> Entry {
-    Entry { id, job: fields.remove("job").unwrap_or_default() }
+    Entry { id, job: fields.remove("job").unwrap_or_default(), given: 1 }
 }
 
 fn field<T: FromRedisValue>(answer: &mut impl Iterator<Item = Value>) -> RedisResult<T> {

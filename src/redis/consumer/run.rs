@@ -3,8 +3,8 @@
 //! While a piece is on its way the engine goes on, and what it yields meanwhile goes together with the next: a slow Redis
 //! makes pieces larger and costs no memory.
 //!
-//! **Failure mode.** Redis is away: the piece is sent again until it is taken, or until the job is past its deadline or is
-//! no longer this worker's.
+//! **Failure mode.** Redis is away: the piece is sent again until it is taken, until the job is past its deadline or is no
+//! longer this worker's, or until the worker's patience is over: then the run stops, and the job is left to be claimed.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -74,20 +74,22 @@ impl Verdict {
 pub(super) struct Bench<'a, E> {
     pub(super) engine: &'a E,
     pub(super) consumer: &'a Consumer,
+    /// How long Redis may be away until the run is given up.
+    pub(super) patience: Duration,
 }
 
 impl<E: Engine> Bench<'_, E> {
     /// Takes a job, runs it, and does what is to be done about its entry.
     pub(super) async fn work(&self, entry: &Entry, stops: &mut Receiver<Stop>) {
-        let verdict = match again(|| self.consumer.take(&entry.job)).await {
+        let verdict = match again(self.patience, || self.consumer.take(entry)).await {
             Ok(Taken::Run(run)) => self.run(&entry.job, run, stops).await,
             Ok(Taken::Gone) => Verdict::ended(),
             Ok(Taken::Dead(error)) => Verdict::End(error),
-            Err(_) => Verdict::Leave,
+            Ok(Taken::Leave) | Err(_) => Verdict::Leave,
         };
         // Whatever keeps these from being heard lets the entry be claimed, and its job is found to have ended.
         let told = match verdict {
-            Verdict::End(dead) => again(|| self.consumer.end(entry, &dead)).await,
+            Verdict::End(dead) => again(self.patience, || self.consumer.end(entry, &dead)).await,
             Verdict::HandBack => self.consumer.hand_back(entry).await,
             Verdict::Leave => Ok(()),
         };
@@ -98,7 +100,8 @@ impl<E: Engine> Bench<'_, E> {
 
     async fn run(&self, job: &str, run: Run, stops: &mut Receiver<Stop>) -> Verdict {
         let epoch = run.epoch;
-        let mut emit = Emit { consumer: self.consumer, job, epoch, first: 1 };
+        let mut emit =
+            Emit { consumer: self.consumer, job, epoch, first: 1, patience: self.patience.min(run.left) };
         if !run.genuine {
             return emit.error("upstream_broke", "The job's signature is wrong.").await;
         }
@@ -159,6 +162,7 @@ struct Emit<'a> {
     epoch: u64,
     /// The number of the next part.
     first: u64,
+    patience: Duration,
 }
 
 impl Emit<'_> {
@@ -167,9 +171,9 @@ impl Emit<'_> {
         if parts.is_empty() {
             return Ok(());
         }
-        let Self { consumer, job, epoch, first } = *self;
+        let Self { consumer, job, epoch, first, patience } = *self;
         let given = &parts[..];
-        let said = again(|| consumer.emit(job, epoch, first, given)).await;
+        let said = again(patience, || consumer.emit(job, epoch, first, given)).await;
         self.first += parts.len() as u64;
         parts.clear();
         taken(said)
@@ -180,8 +184,10 @@ impl Emit<'_> {
         if let Err(verdict) = self.send(parts).await {
             return verdict;
         }
-        let Self { consumer, job, epoch, first } = *self;
-        taken(again(|| consumer.fail(job, epoch, first, why)).await).err().unwrap_or(Verdict::HandBack)
+        let Self { consumer, job, epoch, first, patience } = *self;
+        taken(again(patience, || consumer.fail(job, epoch, first, why)).await)
+            .err()
+            .unwrap_or(Verdict::HandBack)
     }
 
     /// The run has taken too long. Redis has seen the deadline pass before, and says so.
@@ -203,11 +209,15 @@ fn taken(said: RedisResult<Said>) -> Result<(), Verdict> {
     }
 }
 
-/// Sends something until it is answered, or refused for good.
-async fn again<T, F: Future<Output = RedisResult<T>>>(send: impl Fn() -> F) -> RedisResult<T> {
+/// Sends something until it is answered, or refused for good, or `patience` is over.
+async fn again<T, F: Future<Output = RedisResult<T>>>(
+    patience: Duration,
+    send: impl Fn() -> F,
+) -> RedisResult<T> {
+    let since = Instant::now();
     loop {
         match send().await {
-            Err(error) if !is_final(&error) => sleep(AGAIN).await,
+            Err(error) if !is_final(&error) && since.elapsed() < patience => sleep(AGAIN).await,
             answer => return answer,
         }
     }

@@ -28,6 +28,7 @@ pub(super) enum Stop {
 /// The runs of one worker.
 pub struct Runs {
     consumer: Consumer,
+    patience: Duration,
     /// By the ids of their entries.
     running: Mutex<HashMap<String, Handle>>,
 }
@@ -56,10 +57,10 @@ impl Drop for Seat<'_> {
 }
 
 impl Runs {
-    /// Nothing runs yet.
+    /// Nothing runs yet. A run is given up when Redis is away for `patience`, or till its job's deadline.
     #[must_use]
-    pub fn new(consumer: Consumer) -> Self {
-        Self { consumer, running: Mutex::default() }
+    pub fn new(consumer: Consumer, patience: Duration) -> Self {
+        Self { consumer, patience, running: Mutex::default() }
     }
 
     /// The way to the queue.
@@ -77,7 +78,7 @@ impl Runs {
             return;
         }
         let _seat = Seat { runs: self, entry: &entry.id };
-        Bench { engine, consumer: &self.consumer }.work(entry, &mut stopped).await;
+        Bench { engine, consumer: &self.consumer, patience: self.patience }.work(entry, &mut stopped).await;
     }
 
     /// Whether nothing runs.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::{PushInfo, PushKind, RedisResult, Value, cmd};
+use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 use super::Jobs;
 use super::entry::Entry;
@@ -17,8 +17,6 @@ use crate::redis::pushes;
 
 /// How long a connection may take to be made, and a sign of life to come.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often a sign of life is asked for. Readers look into the stream after a second of silence by themselves.
-const ASK: Duration = Duration::from_secs(1);
 /// Between two tries to connect; half of it is chance.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Messages on their way from the connection to the boxes: a tenth of a second's worth of what one gateway can pass on.
@@ -49,17 +47,7 @@ impl Jobs {
         if std::mem::take(told) {
             tracing::info!("answers of jobs are heard again");
         }
-        let ask = async {
-            let mut ticks = interval(ASK);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                if let Err(error) = cmd("PING").query_async::<String>(&mut connection).await {
-                    return error;
-                }
-            }
-        };
-        let mut ask = std::pin::pin!(ask);
+        let mut ask = std::pin::pin!(pushes::until_silent(connection));
         loop {
             tokio::select! {
                 biased;

@@ -25,7 +25,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// Pieces that are read from the stream at once: they are held in memory.
 const PAGE: usize = 64;
 
-type Filling = Pin<Box<dyn Future<Output = Result<Vec<Entry>, Loss>> + Send>>;
+/// Some pieces, and whether there may be more.
+type Page = (VecDeque<Entry>, bool);
+type Filling = Pin<Box<dyn Future<Output = Result<Page, Loss>> + Send>>;
 
 /// Reads one answer. Dropping it stops nothing.
 pub struct Reader {
@@ -36,6 +38,8 @@ pub struct Reader {
     at: Place,
     /// What was read from the stream and not handed on yet.
     known: VecDeque<Entry>,
+    /// The stream has more than was read of it.
+    more: bool,
     filling: Option<Filling>,
     silence: Pin<Box<Sleep>>,
     /// When something came, or was looked for.
@@ -58,6 +62,7 @@ impl Jobs {
             job,
             at,
             known: VecDeque::new(),
+            more: false,
             filling: None,
             silence: Box::pin(tokio::time::sleep(SILENCE)),
             heard: Instant::now(),
@@ -65,13 +70,14 @@ impl Jobs {
     }
 
     /// Some pieces after `at`, as the stream has them.
-    async fn kept(&self, job: Job, at: Place) -> Result<Vec<Entry>, Loss> {
+    async fn kept(&self, job: Job, at: Place) -> Result<Page, Loss> {
         let from = if at == Place::default() { "-".to_owned() } else { format!("({at}") };
         let mut range = cmd("XRANGE");
         range.arg(self.0.keys.reply(job)).arg(from).arg("+").arg("COUNT").arg(PAGE);
         let kept: Vec<(String, Vec<Vec<u8>>)> =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
-        Ok(kept.into_iter().filter_map(|(id, fields)| Entry::kept(&id, fields)).collect())
+        let more = kept.len() >= PAGE;
+        Ok((kept.into_iter().filter_map(|(id, fields)| Entry::kept(&id, fields)).collect(), more))
     }
 }
 
@@ -108,7 +114,11 @@ impl Reader {
                 let kept = ready!(filling.as_mut().poll(cx));
                 self.filling = None;
                 // Without an answer it is asked again after a silence: Redis is away, and may come back.
-                self.known = kept.unwrap_or_default().into();
+                (self.known, self.more) = kept.unwrap_or_default();
+                continue;
+            }
+            if std::mem::take(&mut self.more) {
+                self.fill();
                 continue;
             }
             match self.inbox.take(cx.waker()) {

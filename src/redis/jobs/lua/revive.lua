@@ -4,12 +4,16 @@
 if redis.call('EXISTS', KEYS[3]) == 0 then
   return 0
 end
-local left = redis.call('XAUTOCLAIM', KEYS[3], 'workers', ARGV[1], ARGV[2], '0-0', 'COUNT', ARGV[3])[2]
-for _, entry in ipairs(left) do
-  local id, _, job, _, caller, _, pending = entry[1], unpack(entry[2])
-  redis.call('HSET', KEYS[1], job, pending)
-  redis.call('HINCRBY', KEYS[2], caller, 1)
-  redis.call('XACK', KEYS[3], 'workers', id)
-  redis.call('XDEL', KEYS[3], id)
+local idle = redis.call('XPENDING', KEYS[3], 'workers', 'IDLE', ARGV[2], '-', '+', ARGV[3])
+for _, left in ipairs(idle) do
+  local id = left[1]
+  local entry = redis.call('XCLAIM', KEYS[3], 'workers', ARGV[1], ARGV[2], id)[1]
+  if entry then
+    local _, job, _, caller, _, pending = unpack(entry[2])
+    redis.call('HSET', KEYS[1], job, pending)
+    redis.call('HINCRBY', KEYS[2], caller, 1)
+    redis.call('XACK', KEYS[3], 'workers', id)
+    redis.call('XDEL', KEYS[3], id)
+  end
 end
-return #left
+return #idle

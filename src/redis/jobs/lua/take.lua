@@ -1,9 +1,29 @@
--- For workers. Begins a run of a job whose entry was read or claimed. ARGV: 3 the worker, 4 its colour. Answers
+-- For workers. Begins a run of a job whose entry was read or claimed. ARGV: 3 the worker, 4 its colour, 5 the entry's id,
+-- 6 how often the entry was given out: 1 when it was read, otherwise what `claim` said. Answers
 --   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature
 --   GONE            it has ended, or just did: end the entry
 --   DEAD, error     its runs are used up: end the entry as a dead letter, with that error
+--   LEAVE           it was given to another meanwhile, who has begun: leave the entry alone
 
-local worker, colour = ARGV[3], ARGV[4]
+local worker, colour, entry, given = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+
+-- Whether this was given out before what the job was last begun with: a worker that slept since then must not end another's
+-- run. A later entry, of a job that was requeued, is newer whatever its count.
+local function is_old()
+  local last = redis.call('HGET', hash, 'given')
+  if not entry or not last then
+    return false
+  end
+  local pattern = '^(%d+)-(%d+) (%d+)$'
+  local known, ours = { string.match(last, pattern) }, { string.match(entry .. ' ' .. given, pattern) }
+  for at = 1, 3 do
+    local difference = tonumber(ours[at] or 0) - tonumber(known[at])
+    if difference ~= 0 then
+      return difference < 0
+    end
+  end
+  return false
+end
 local state, epoch, n, dam, deadline, attempt, most, async, sent, last_error, runs = unpack(redis.call('HMGET', hash,
   'state', 'epoch', 'n', 'dam', 'deadline_ms', 'attempt', 'max_attempts', 'async', 'sent', 'last_error', 'runs'))
 
@@ -12,6 +32,12 @@ if state == 'dead' then
 end
 if state ~= 'queued' and state ~= 'running' then
   return { 'GONE' }
+end
+if is_old() then
+  return { 'LEAVE' }
+end
+if entry then
+  redis.call('HSET', hash, 'given', entry .. ' ' .. given)
 end
 local left = tonumber(deadline) - now()
 if left <= 0 then

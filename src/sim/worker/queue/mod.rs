@@ -30,6 +30,8 @@ use crate::redis::speaker::Speaker;
 
 /// The wait before Redis is asked again after it did not answer.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How long Redis may be away until a run is given up: as long as any job has.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Which queue the worker drains, and as whom.
 #[derive(Clone, Debug)]
@@ -66,7 +68,7 @@ impl Drainer {
     ) -> Self {
         let Membership { redis, place, key, .. } = &membership;
         let consumer = Consumer::new(redis, place.clone(), key.clone());
-        let runs = Arc::new(Runs::new(consumer));
+        let runs = Arc::new(Runs::new(consumer, PATIENCE));
         Self { runs, shop, station, membership, options, draining: watch::Sender::new(false) }
     }
 
@@ -94,7 +96,11 @@ impl Drainer {
     async fn read(&self, runs: &mut JoinSet<()>) {
         let slots = Arc::new(Semaphore::new(self.options.slots as usize));
         let mut draining = self.draining.subscribe();
-        let mut source = Source { consumer: self.runs.consumer(), joined: false, claimed: None };
+        let mut source = Source {
+            consumer: self.runs.consumer(),
+            joined: false,
+            claims: Instant::now() + self.runs.consumer().unheard(),
+        };
         let mut deaf = false;
         loop {
             while runs.try_join_next().is_some() {}
@@ -182,22 +188,33 @@ impl Engine for Shop {
 struct Source<'a> {
     consumer: &'a Consumer,
     joined: bool,
-    claimed: Option<Instant>,
+    /// When others' entries may be claimed next.
+    claims: Instant,
 }
 
 impl Source<'_> {
     /// Entries for no more than `free` slots: once each interval those that others have left, otherwise new ones.
+    ///
+    /// After an outage nobody was renewed, however well they are: who could not hear Redis leaves them as long to say so.
     async fn next(&mut self, free: usize) -> RedisResult<Vec<Entry>> {
         if !self.joined {
-            self.consumer.join().await?;
+            let joined = self.consumer.join().await;
+            if joined.is_err() {
+                self.claims = Instant::now() + self.consumer.unheard();
+            }
+            joined?;
             self.joined = true;
         }
-        let entries = if self.claimed.is_none_or(|at| at.elapsed() >= self.consumer.place().interval) {
-            self.claimed = Some(Instant::now());
+        let now = Instant::now();
+        let entries = if now >= self.claims {
+            self.claims = now + self.consumer.place().interval;
             self.consumer.claim(free).await
         } else {
             self.consumer.read().await
         };
+        if entries.is_err() {
+            self.claims = Instant::now() + self.consumer.unheard();
+        }
         // Whatever went wrong, the stream or its group may be gone.
         self.joined = entries.is_ok();
         entries
