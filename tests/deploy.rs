@@ -1,16 +1,20 @@
 //! What stands in `deploy/` is whole: every mounted file is there, the dashboard is what its list says, every alert has
 //! a test and a chapter in the runbook. `make monitoring` asks the tools themselves, and a running gateway.
-#![expect(clippy::panic, reason = "a test's own helpers, which clippy does not see as tests")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test's own helpers, which clippy does not see as tests"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 #[path = "deploy/dashboard.rs"]
 mod dashboard;
+#[path = "deploy/probe.rs"]
+mod probe;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -128,79 +132,6 @@ fn the_gateways_settings_are_valid() {
         .output()
         .expect("the binary runs");
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
-}
-
-/// A gateway with these settings of its admin port; killed at the end.
-struct Gateway {
-    child: Child,
-    file: PathBuf,
-}
-
-impl Gateway {
-    fn start(folder: &Path, admin: &str) -> Self {
-        let file = folder.join("dam.yaml");
-        let settings = format!("listen: 127.0.0.1:0\nadmin: {{ {admin} }}\nworkers: {{ static: [] }}\n");
-        fs::write(&file, settings).expect("the folder can be written to");
-        let child = Command::new(env!("CARGO_BIN_EXE_traffic-dam"))
-            .args(["serve", "--config"])
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
-        Self { child, file }
-    }
-
-    fn health(&self) -> bool {
-        let mut probe = Command::new(env!("CARGO_BIN_EXE_traffic-dam"));
-        let probe = probe.args(["health", "--config"]).arg(&self.file).stderr(Stdio::null());
-        probe.status().expect("the binary runs").success()
-    }
-
-    fn becomes_well(&self) -> bool {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(20) {
-            if self.health() {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        false
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.child.kill().and_then(|()| self.child.wait()).ok();
-    }
-}
-
-#[test]
-fn the_images_probe_finds_the_admin_port_wherever_the_settings_put_it() {
-    let probe = r#"["/traffic-dam", "health", "--config", "/etc/traffic-dam/dam.yaml"]"#;
-    assert!(text("deploy/Dockerfile").contains(probe), "the image asks otherwise than this test");
-    let folder = tempfile::tempdir().expect("there is room for a folder");
-    let made = rcgen::generate_simple_self_signed(vec!["dam.example".to_owned()]).expect("a certificate");
-    fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("it is written");
-    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("it is written");
-    for (listen, tls) in [("127.0.0.1", ""), ("0.0.0.0", ", tls: { cert: cert.pem, key: key.pem }")] {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-        let token = "token: a-token-of-many-letters-and-digits-1";
-        let admin = format!("listen: \"{listen}:{}\", {token}{tls}", free.port());
-        let gateway = Gateway::start(folder.path(), &admin);
-        assert!(gateway.becomes_well(), "{admin}");
-        // A file that is broken while the gateway runs is refused by it, and no reason to end it.
-        let settings = fs::read_to_string(&gateway.file).expect("it was written");
-        fs::write(&gateway.file, settings + "dams: many\nunheard: of\n").expect("it can be written");
-        assert!(gateway.health(), "{admin}");
-        let file = gateway.file.clone();
-        drop(gateway);
-        let gone =
-            Command::new(env!("CARGO_BIN_EXE_traffic-dam")).args(["health", "--config"]).arg(file).output();
-        let gone = gone.expect("the binary runs");
-        let said = String::from_utf8_lossy(&gone.stderr);
-        assert!(!gone.status.success() && said.contains("does not answer"), "{said}");
-    }
 }
 
 #[test]
