@@ -47,6 +47,8 @@ mod redis;
 mod reload;
 #[path = "dam/rig.rs"]
 mod rig;
+#[path = "dam/rights.rs"]
+mod rights;
 #[path = "dam/spans.rs"]
 mod spans;
 #[path = "dam/speech.rs"]

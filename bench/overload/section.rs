@@ -40,7 +40,7 @@ impl Check {
         got: Option<f64>,
         show: fn(f64) -> String,
     ) -> Self {
-        Self::new(what, format!("≥ {}", show(least)), got, show, |got| got >= least)
+        Self::new(what, ("≥", least, "just below"), got, show, |got| got >= least)
     }
 
     /// A value that must not be above `most`.
@@ -50,19 +50,26 @@ impl Check {
         got: Option<f64>,
         show: fn(f64) -> String,
     ) -> Self {
-        Self::new(what, format!("≤ {}", show(most)), got, show, |got| got <= most)
+        Self::new(what, ("≤", most, "just above"), got, show, |got| got <= most)
     }
 
     fn new(
         what: impl Into<String>,
-        wanted: String,
+        (sign, bound, beyond): (&str, f64, &str),
         got: Option<f64>,
         show: fn(f64) -> String,
         holds: impl Fn(f64) -> bool,
     ) -> Self {
         // What was not measured was not reached.
         let held = got.is_some_and(holds);
-        Self { what: what.into(), wanted, got: got.map_or_else(|| "nothing measured".to_owned(), show), held }
+        let figure = show(bound);
+        let got = match got.map(show) {
+            None => "nothing measured".to_owned(),
+            // Rounding hides the miss.
+            Some(got) if !held && got == figure => format!("{got}, {beyond}"),
+            Some(got) => got,
+        };
+        Self { what: what.into(), wanted: format!("{sign} {figure}"), got, held }
     }
 }
 
@@ -159,6 +166,8 @@ mod tests {
         assert!(Check::at_most("x", 1.0, Some(1.0), ratio).held);
         assert!(!Check::at_least("x", 0.98, Some(0.979), ratio).held);
         assert!(!Check::at_least("x", 0.98, Some(f64::NAN), ratio).held);
+        assert_eq!(Check::at_least("x", 0.98, Some(0.97996), ratio).got, "0.980, just below");
+        assert_eq!(Check::at_most("x", 0.98, Some(0.98004), ratio).got, "0.980, just above");
     }
 
     #[test]

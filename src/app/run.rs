@@ -270,7 +270,8 @@ impl App {
         }
         if before.settings.shared != settings.shared {
             tracing::warn!(
-                "`state`, `redis`, `workers.mode` and `concurrency.overflow` change only with a restart"
+                "`state`, `callers.stored`, `workers.mode`, `concurrency.overflow` and the `redis` that they use change \
+                 only with a restart"
             );
         }
         if let Some(together) = &inner.together {

@@ -111,8 +111,10 @@ fn greet(main: SocketAddr, admin: SocketAddr, worker: SocketAddr) {
         "dam     http://{main}\n\
          admin   http://{admin}\n\
          worker  http://{worker} (simulated)\n\n\
-         Try, a few times in quick succession:\n\n\
-         curl -iN http://{main}/v1/chat/completions -H 'content-type: application/json' \\\n     \
-         -d '{{\"model\":\"sim\",\"stream\":true,\"max_tokens\":50,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n"
+         Try a stream, and then six at once: one more than the rule admits, and one more than the worker has room for.\n\n\
+         ask() {{ curl -sN \"$@\" http://{main}/v1/chat/completions -H 'content-type: application/json' \\\n     \
+         -d '{{\"model\":\"sim\",\"stream\":true,\"max_tokens\":50,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'; }}\n\
+         ask -i\n\
+         for i in 1 2 3 4 5 6; do ask -o /dev/null -w '%{{http_code}}\\n' & done; wait\n"
     ));
 }

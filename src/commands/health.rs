@@ -1,8 +1,16 @@
 //! `traffic-dam health`: a probe for containers that have no other program in them.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use traffic_dam::config;
 
 use super::Failure;
 
@@ -11,14 +19,24 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// The gateway's configuration file, which says where its admin port is and whether that speaks TLS
+    #[arg(long, conflicts_with_all = ["admin", "tls"])]
+    config: Option<PathBuf>,
     /// The admin port
     #[arg(long, default_value = "127.0.0.1:8081")]
     admin: SocketAddr,
+    /// The admin port speaks TLS
+    #[arg(long)]
+    tls: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let admin = arguments.admin;
-    match probe(admin) {
+    let (admin, tls) = match &arguments.config {
+        Some(file) => config::admin_port(file).map_err(|faults| Failure::Misuse(faults.to_string()))?,
+        None => (arguments.admin, arguments.tls),
+    };
+    let admin = from_here(admin);
+    match probe(admin, tls) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
         Ok(answer) => {
             Err(Failure::Unwell(format!("{admin} answered: {}", answer.lines().next().unwrap_or("nothing"))))
@@ -27,12 +45,85 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-fn probe(admin: SocketAddr) -> std::io::Result<String> {
-    let mut socket = TcpStream::connect_timeout(&admin, PATIENCE)?;
+/// The address by which a listener of this machine is reached: one that listens everywhere listens on loopback too.
+fn from_here(listener: SocketAddr) -> SocketAddr {
+    let host: IpAddr = match listener.ip() {
+        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    };
+    SocketAddr::new(host, listener.port())
+}
+
+fn probe(admin: SocketAddr, tls: bool) -> std::io::Result<String> {
+    let socket = TcpStream::connect_timeout(&admin, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
-    write!(socket, "GET /healthz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    socket.take(4096).read_to_string(&mut answer)?;
-    Ok(answer)
+    if !tls {
+        return ask(socket, admin);
+    }
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(std::io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_no_client_auth();
+    let session = ClientConnection::new(Arc::new(config), ServerName::from(admin.ip()));
+    ask(StreamOwned::new(session.map_err(std::io::Error::other)?, socket), admin)
+}
+
+/// Asks whether it lives; the start of its answer.
+fn ask(mut connection: impl Read + Write, admin: SocketAddr) -> std::io::Result<String> {
+    write!(connection, "GET /healthz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
+    connection.flush()?;
+    let mut answer = Vec::new();
+    let mut piece = [0; 512];
+    while !answer.contains(&b'\n') && answer.len() < 4096 {
+        match connection.read(&mut piece)? {
+            0 => break,
+            read => answer.extend_from_slice(piece.get(..read).unwrap_or_default()),
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Takes any certificate: it is asked whether the process beside it lives, is told nothing, and a name in a certificate
+/// would seldom be this machine's own address. What the certificate signs is checked all the same.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::fault::{Fault, Faults, Position};
 use super::file::File;
-use super::place::Report;
+use super::place::{Place, Report};
 use super::settings::Settings;
 use super::syntax::Text;
 use super::tree::Node;
@@ -57,6 +57,18 @@ pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, Faults> {
     }
 }
 
+/// Where the administration port of the settings in `path` listens, and whether it speaks TLS. For a probe, which
+/// must not call a gateway ill because somebody has just broken its file: faults elsewhere in the file say nothing.
+///
+/// # Errors
+/// When the file cannot be read, or is no YAML.
+pub fn admin_port(path: &Path) -> Result<(SocketAddr, bool), Faults> {
+    let bytes = read_bounded(path, LARGEST.saturating_add(1))
+        .map_err(|error| Faults::unreadable(path, format!("the file cannot be read: {error}")))?;
+    let Shape { file, .. } = shape(&bytes, path, &|name| std::env::var(name).ok())?;
+    Ok((file.admin.listen.0, file.admin.tls.is_some()))
+}
+
 /// At most the first `most` bytes of a file.
 pub(super) fn read_bounded(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -72,7 +84,28 @@ pub fn from_str(text: &str, path: &Path, surroundings: Surroundings<'_>) -> Resu
     from_bytes(text.as_bytes(), path, surroundings)
 }
 
+/// What stands in a file, its faults left out.
+struct Shape {
+    file: File,
+    place: Place,
+    meant: Vec<String>,
+    faults: Vec<Fault>,
+}
+
 fn from_bytes(bytes: &[u8], path: &Path, surroundings: Surroundings<'_>) -> Result<Settings, Faults> {
+    let Shape { file, place, meant, faults } = shape(bytes, path, surroundings.variable)?;
+    let file = overridden(file, surroundings.overrides);
+    let mut report = Report::new(faults, meant);
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let files = Files { directory, obstacle: surroundings.obstacle };
+    let settings = validate(file, &place, files, &mut report);
+    match report.into_faults() {
+        faults if faults.is_empty() => Ok(settings),
+        faults => Err(Faults::new(path, faults)),
+    }
+}
+
+fn shape(bytes: &[u8], path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Shape, Faults> {
     if bytes.len() > LARGEST {
         return Err(Faults::unreadable(path, format!("the file is larger than {LARGEST} bytes")));
     }
@@ -91,25 +124,16 @@ fn from_bytes(bytes: &[u8], path: &Path, surroundings: Surroundings<'_>) -> Resu
     let Some(mut document) = document.or_else(|| faults.is_empty().then(Node::nothing)) else {
         return Err(Faults::new(path, faults));
     };
-    variables::substitute(&mut document, surroundings.variable, &mut faults);
+    variables::substitute(&mut document, variable, &mut faults);
     let sound = structure::compare(schema::schema(), document, &mut faults);
-    let file = match serde_json::from_value::<File>(sound.value) {
-        Ok(file) => file,
+    match serde_json::from_value::<File>(sound.value) {
+        Ok(file) => Ok(Shape { file, place: sound.place, meant: sound.meant, faults }),
         Err(_) => {
             // A defect of ours. The error may quote any value, so it is not shown.
             let problem = "the schema admits a value that the settings do not".to_owned();
             faults.push(Fault { position: None, field: String::new(), problem, found: None });
-            return Err(Faults::new(path, faults));
+            Err(Faults::new(path, faults))
         }
-    };
-    let file = overridden(file, surroundings.overrides);
-    let mut report = Report::new(faults, sound.meant);
-    let directory = path.parent().unwrap_or(Path::new(""));
-    let files = Files { directory, obstacle: surroundings.obstacle };
-    let settings = validate(file, &sound.place, files, &mut report);
-    match report.into_faults() {
-        faults if faults.is_empty() => Ok(settings),
-        faults => Err(Faults::new(path, faults)),
     }
 }
 

@@ -28,7 +28,7 @@ mod variables;
 mod yaml;
 
 pub use fault::{Fault, Faults, Position};
-pub use load::{Overrides, Surroundings, from_str, load};
+pub use load::{Overrides, Surroundings, admin_port, from_str, load};
 pub use schema::schema;
 pub use settings::Settings;
 pub use syntax::Secret;

@@ -19,7 +19,7 @@ use crate::layers::body::{Guarded, Tied};
 use crate::metrics::{InFlight, Metrics, Pool};
 use crate::openai::headers;
 use crate::request::{Ending, Flight, Trace};
-use crate::spans::Spans;
+use crate::spans::{Head, Spans};
 
 /// The request's id, from the client and back to it.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -27,12 +27,12 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const LOG_FIELDS: [(&str, &str); 17] = [
     ("message", "`request`"),
     ("id", "the request's id, as in the header `x-request-id` of the answer and of what the worker gets"),
-    ("trace_id", "the trace it belongs to, as in `traceparent`"),
+    ("trace_id", "the trace it belongs to, as in `traceparent`; absent when nobody began one"),
     ("route", "the endpoint, or the configured pattern, that it matched"),
     ("model", "the model asked for, its first 128 bytes"),
     ("stream", "whether a stream was asked for"),
     ("class", "the priority: `critical`, `interactive`, `batch`"),
-    ("caller", "who asked: `key:`, `hdr:` or `ip:`, and a name or an address"),
+    ("caller", "who asked: `key:`, `jwt:`, `hdr:` or `ip:`, and a name or an address"),
     ("worker", "the worker that answered"),
     ("outcome", "how it ended: the label `outcome` of the metrics"),
     ("reason", "why it was refused or broke off: the header `x-traffic-dam-reason`"),
@@ -65,25 +65,23 @@ pub struct Observatory {
 }
 
 impl Observatory {
-    /// The place of a request in a trace.
-    fn trace(&self, headers: &HeaderMap) -> Trace {
+    /// The place of a request in a trace, if it has one.
+    ///
+    /// Without spans of our own none is begun: one marked as sampled would make every worker that follows its caller
+    /// record all it does, and one marked as not sampled nothing at all. Each worker decides as if asked directly.
+    fn trace(&self, headers: &HeaderMap) -> Option<Trace> {
         let mut all = headers.get_all(&TRACEPARENT).iter();
         let told = match (all.next(), all.next()) {
             (Some(told), None) => told.to_str().ok().and_then(Trace::read),
             _ => None,
         };
+        let Some(spans) = &self.spans else { return told };
         // An id of zeros is invalid; the one bit that excludes it costs less than a look.
-        let span = || fastrand::u64(..) | 1;
-        match (told, &self.spans) {
-            (Some(told), Some(_)) => told.through(span()),
-            (Some(told), None) => told,
-            // Without spans of our own it is marked as sampled: so the worker would have begun it had it been asked
-            // without us.
-            (None, spans) => {
-                let sampled = spans.as_ref().is_none_or(|spans| spans.samples(fastrand::f64()));
-                Trace::begun(fastrand::u128(..) | 1, span(), sampled)
-            }
-        }
+        let span = fastrand::u64(..) | 1;
+        Some(match told {
+            Some(told) => told.through(span),
+            None => Trace::begun(fastrand::u128(..) | 1, span, spans.samples(fastrand::f64())),
+        })
     }
 }
 
@@ -132,6 +130,8 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
 pub struct Watch {
     observatory: Arc<Observatory>,
     flight: Arc<Flight>,
+    /// For its span; nothing when none is recorded.
+    head: Option<Head>,
     status: u16,
     /// The series of its pool, from the first content of a stream on.
     pool: Option<Arc<Pool>>,
@@ -181,10 +181,8 @@ impl Drop for Watch {
         {
             pool.good();
         }
-        if let Some(spans) = spans
-            && flight.trace.sampled
-        {
-            spans.end(flight, self.status, now);
+        if let (Some(spans), Some(head)) = (spans, &self.head) {
+            spans.end(flight, head, self.status, now);
         }
         let (class, caller) = caller.map_or(("", ""), |caller| (class.as_str(), &*caller.id));
         let worker = flight.worker().map_or("", |worker| worker);
@@ -199,7 +197,7 @@ impl Drop for Watch {
                 tracing::event!(
                     $level,
                     id = &*flight.id,
-                    trace_id = %flight.trace.id,
+                    trace_id = flight.trace.map(|trace| tracing::field::display(trace.id)),
                     route,
                     model,
                     stream = asked.map(|asked| asked.stream),
@@ -240,13 +238,17 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let headers = request.headers();
+        let trace = self.observatory.trace(headers);
+        let recorded = trace.filter(|trace| trace.sampled && self.observatory.spans.is_some());
         let flight = Flight::new(request_id(headers), self.observatory.clock.now());
-        let flight = Arc::new(flight.in_trace(self.observatory.trace(headers)));
+        let flight = Arc::new(flight.in_trace(trace));
+        let head = recorded.map(|trace| Head::of(trace, &request));
         request.extensions_mut().insert(Arc::clone(&flight));
         let watch = Watch {
             _in_flight: self.observatory.metrics.enter(),
             observatory: Arc::clone(&self.observatory),
             flight,
+            head,
             status: 0,
             pool: None,
             last_data: Nanos::ZERO,
@@ -374,16 +376,16 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_is_followed_or_begun() {
+    fn without_spans_a_clients_trace_passes_and_none_is_begun() {
         let observatory = observatory();
         let mut headers = HeaderMap::new();
+        assert_eq!(observatory.trace(&headers), None);
         let client = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00");
         headers.insert(TRACEPARENT, client.clone());
-        let followed = observatory.trace(&headers);
+        let followed = observatory.trace(&headers).unwrap();
         assert!(!followed.leads && !followed.sampled && followed.header() == client);
         // Two are none: nobody can say which was meant.
         headers.append(TRACEPARENT, client);
-        let begun = observatory.trace(&headers);
-        assert!(begun.leads && begun.sampled && begun.id != followed.id && begun.parent.is_none());
+        assert_eq!(observatory.trace(&headers), None);
     }
 }

@@ -1,8 +1,8 @@
 //! What operators see: every metric's name, labels and buckets in one place.
 //!
 //! The `prometheus` crate does not show outside this module. Label values come from closed sets or from the
-//! configuration, never from a request, and each label holds at most [`LABEL_VALUES`] of them; what comes after is
-//! `other`. A handle with its labels resolved costs a few nanoseconds to use, finding it by its labels several times
+//! configuration, never from a request but for the callers of rules that observe, and each label holds at most
+//! [`LABEL_VALUES`] of them; what comes after is `other`. A handle with its labels resolved costs a few nanoseconds to use, finding it by its labels several times
 //! as much, so what a request touches is found once ([`Route`], [`Pool`], [`Rule`]) or by an enum's index.
 //!
 //! What is a state rather than an event (queue depths, limits, lights) is read when somebody scrapes: a [`Reading`].

@@ -86,8 +86,8 @@ pub struct Flight {
     pub id: Arc<str>,
     /// When the head of the request had been read.
     pub started: Nanos,
-    /// Its place in a distributed trace.
-    pub trace: Trace,
+    /// Its place in a distributed trace, if it has one.
+    pub trace: Option<Trace>,
     received: AtomicU64,
     dispatched: AtomicU64,
     first_token: AtomicU64,
@@ -121,7 +121,7 @@ impl Flight {
         Self {
             id: id.into(),
             started,
-            trace: Trace::default(),
+            trace: None,
             received: AtomicU64::new(UNKNOWN),
             dispatched: AtomicU64::new(UNKNOWN),
             first_token: AtomicU64::new(UNKNOWN),
@@ -142,7 +142,7 @@ impl Flight {
 
     /// The same record, of a request at this place in a trace.
     #[must_use]
-    pub fn in_trace(mut self, trace: Trace) -> Self {
+    pub fn in_trace(mut self, trace: Option<Trace>) -> Self {
         self.trace = trace;
         self
     }

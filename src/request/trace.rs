@@ -1,15 +1,15 @@
 //! Where a request stands in a distributed trace, as the W3C's Trace Context writes it.
 //!
 //! What a client says of its trace is followed: its trace's id stands in the log, and it decides whether spans are kept.
-//! Where the gateway records a span of its own, or nobody said anything, what the worker does is told to be the child of
-//! the gateway's span; otherwise the client's own words pass unchanged.
+//! Where the gateway makes spans, what the worker does is told to be the child of the gateway's; otherwise the client's
+//! own words pass unchanged, and where there are none the worker is told nothing.
 
 use std::fmt;
 
 use http::HeaderValue;
 
 /// A request's place in a trace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// The trace's id; never zero.
     pub id: TraceId,
@@ -24,7 +24,7 @@ pub struct Trace {
 }
 
 /// The id of a trace; written as 32 digits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceId(pub u128);
 
 impl fmt::Display for TraceId {

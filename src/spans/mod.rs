@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, Method, Request, Uri};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
@@ -19,13 +19,19 @@ use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanProcessor};
 use rustls::ClientConfig;
 
 use crate::clock::{Nanos, wall};
-use crate::request::Flight;
+use crate::request::{Flight, Peer, Trace};
 use collector::Collector;
 
 /// What the spans' own name in the collector is.
 const SCOPE: &str = "traffic-dam";
 /// How long an export may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The methods that may stand in a span as they came; another could be anything.
+const KNOWN_METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+/// The longest path that is kept: the client chose it.
+const LONGEST_PATH: usize = 1024;
 
 /// Where spans go.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +44,35 @@ pub struct SpanSettings {
     pub service: Arc<str>,
     /// The share of traces begun here that is recorded, 0…1; who began it elsewhere has decided.
     pub sample: f64,
+}
+
+/// What a span says of a request's head.
+#[derive(Clone, Debug)]
+pub struct Head {
+    trace: Trace,
+    method: Method,
+    path: Box<str>,
+    tls: bool,
+}
+
+impl Head {
+    /// Of `request`, which has this place in a trace. Its query is left out: it may hold what is nobody's business.
+    #[must_use]
+    pub fn of<B>(trace: Trace, request: &Request<B>) -> Self {
+        let path = request.uri().path();
+        Self {
+            trace,
+            method: request.method().clone(),
+            path: path.get(..path.floor_char_boundary(LONGEST_PATH)).unwrap_or_default().into(),
+            tls: request.extensions().get::<Peer>().is_some_and(|peer| peer.tls),
+        }
+    }
+
+    /// A method that the conventions know, or one that they do not.
+    fn method(&self) -> Result<&str, &str> {
+        let method = self.method.as_str();
+        if KNOWN_METHODS.contains(&method) { Ok(method) } else { Err(method) }
+    }
 }
 
 /// Records spans.
@@ -83,8 +118,8 @@ impl Spans {
     }
 
     /// A request ended at `now`. Never waits.
-    pub fn end(&self, flight: &Flight, status: u16, now: Nanos) {
-        self.processor.on_end(record::span(flight, status, now, wall(), &self.scope));
+    pub fn end(&self, flight: &Flight, head: &Head, status: u16, now: Nanos) {
+        self.processor.on_end(record::span(flight, head, status, (now, wall()), &self.scope));
     }
 
     /// Exports what is left. Blocks for seconds at most: not for a thread of the runtime.

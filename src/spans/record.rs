@@ -6,19 +6,24 @@ use opentelemetry::trace::{Event, SpanContext, SpanId, SpanKind, Status, TraceFl
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
+use super::Head;
 use crate::clock::Nanos;
 use crate::request::{Ending, Flight, Kind};
+
+/// Who made the format of generative calls that the endpoints speak, which is what the conventions ask for here: not who
+/// made the model or serves it.
+const FORMAT: &str = "openai";
 
 /// The span of a request that ended at `now`, which is `wall` for people.
 pub(super) fn span(
     flight: &Flight,
+    head: &Head,
     status: u16,
-    now: Nanos,
-    wall: SystemTime,
+    (now, wall): (Nanos, SystemTime),
     scope: &InstrumentationScope,
 ) -> SpanData {
     let at = |moment: Nanos| wall.checked_sub(now.since(moment)).unwrap_or(wall);
-    let trace = flight.trace;
+    let trace = head.trace;
     let ending = flight.ending();
     let asked = flight.asked();
     let operation = asked.and_then(|asked| operation(asked.kind));
@@ -27,18 +32,29 @@ pub(super) fn span(
     let name = match (operation, &model) {
         (Some(operation), Some(model)) => format!("{operation} {model}"),
         (Some(operation), None) => operation.to_owned(),
-        (None, _) => route.clone().unwrap_or_else(|| "request".to_owned()),
+        (None, _) => match (head.method(), &route) {
+            (Ok(method), Some(route)) => format!("{method} {route}"),
+            (Ok(method), None) => method.to_owned(),
+            // What anybody may make up is no part of a name.
+            (Err(_), Some(route)) => format!("HTTP {route}"),
+            (Err(_), None) => "HTTP".to_owned(),
+        },
     };
 
-    let mut attributes = Vec::with_capacity(16);
+    let mut attributes = Vec::with_capacity(20);
     let mut set = |key: &'static str, value: Option<Value>| {
         attributes.extend(value.map(|value| KeyValue::new(key, value)));
     };
     let count = |count: u64| Value::from(i64::try_from(count).unwrap_or(i64::MAX));
     let text = |text: &str| Value::from(text.to_owned());
+    set("http.request.method", Some(text(head.method().unwrap_or("_OTHER"))));
+    set("http.request.method_original", head.method().err().map(text));
+    set("url.path", Some(text(&head.path)));
+    set("url.scheme", Some(if head.tls { "https" } else { "http" }.into()));
     set("http.route", route.map(Value::from));
     set("http.response.status_code", (status > 0).then(|| i64::from(status).into()));
     set("gen_ai.operation.name", operation.map(Value::from));
+    set("gen_ai.provider.name", operation.map(|_| FORMAT.into()));
     set("gen_ai.request.model", model.as_deref().map(text));
     let (max_tokens, stream) = asked.map_or((None, false), |asked| (asked.max_tokens, asked.stream));
     set("gen_ai.request.max_tokens", max_tokens.map(count));

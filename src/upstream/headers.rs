@@ -78,8 +78,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) forward_authorization: bool,
     /// The request id.
     pub(crate) id: &'a HeaderValue,
-    /// The request's place in a trace.
-    pub(crate) trace: Trace,
+    /// The request's place in a trace, if it has one.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Outgoing<'_> {
@@ -131,8 +131,8 @@ impl Outgoing<'_> {
         if let Some(from) = self.forwarding {
             say_for_whom(headers, from, forwarded, host);
         }
-        if self.trace.leads {
-            headers.insert(TRACEPARENT, self.trace.header());
+        if let Some(trace) = self.trace.filter(|trace| trace.leads) {
+            headers.insert(TRACEPARENT, trace.header());
         }
         headers.insert(X_REQUEST_ID, self.id.clone());
     }

@@ -137,7 +137,12 @@ impl Speaker {
 
     /// Speaks for a process that was started anew.
     pub(crate) fn start_boot(redis: &Redis, id: &str, boot: &'static str, more: String) -> Self {
-        let client = redis::Client::open(redis.url()).unwrap();
+        Self::start_by(&redis.url(), id, boot, more)
+    }
+
+    /// Speaks as the user that is in `url`.
+    pub(crate) fn start_by(url: &str, id: &str, boot: &'static str, more: String) -> Self {
+        let client = redis::Client::open(url).unwrap();
         let quiet = Arc::new(AtomicBool::new(false));
         let (hushed, id) = (Arc::clone(&quiet), id.to_owned());
         let task = tokio::spawn(async move {

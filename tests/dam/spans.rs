@@ -85,7 +85,11 @@ async fn each_request_is_a_span_between_its_clients_and_its_workers() {
     assert_eq!(followed.name, "chat sim");
     let told = attributes(followed);
     for (key, value) in [
+        ("http.request.method", "POST"),
+        ("url.path", "/v1/chat/completions"),
+        ("url.scheme", "http"),
         ("gen_ai.operation.name", "chat"),
+        ("gen_ai.provider.name", "openai"),
         ("gen_ai.request.model", "sim"),
         ("gen_ai.request.max_tokens", "3"),
         ("gen_ai.request.stream", "true"),
@@ -117,6 +121,29 @@ async fn each_request_is_a_span_between_its_clients_and_its_workers() {
     assert_eq!((&*told["error.type"], &*told["http.response.status_code"]), ("rate_limited", "429"));
     assert!(spans["refused"].parent_span_id.is_empty());
     assert!(!format!("{batches:?}").contains("Say something"), "a prompt was told");
+}
+
+#[tokio::test]
+async fn a_method_that_anybody_may_make_up_names_no_span() {
+    let (addr, batches) = collector().await;
+    let worker = Worker::start(8);
+    let tracing = format!("tracing: {{ otlp: \"http://{addr}\" }}\ndrain: {{ delay: 0s, timeout: 5s }}\n");
+    let mut dam = Dam::start(&before(&[worker.entry("w1", 8)], &tracing));
+    let strange = "BREW /nowhere?secret=1 HTTP/1.1\r\nhost: dam\r\nconnection: close\r\n\r\n";
+    assert_eq!(dam.ask(strange).await.status, 404);
+    dam.idle().await;
+    dam.app.drain().await;
+    dam.ended().await;
+
+    let batches = batches.lock();
+    let resources = batches.iter().flat_map(|(_, batch)| &batch.resource_spans);
+    let spans: Vec<_> = resources.flat_map(|one| &one.scope_spans).flat_map(|scope| &scope.spans).collect();
+    let [span] = spans[..] else { panic!("{spans:?}") };
+    let told = attributes(span);
+    assert!(!span.name.contains("BREW"), "{}", span.name);
+    assert_eq!((&*told["http.request.method"], &*told["http.request.method_original"]), ("_OTHER", "BREW"));
+    assert_eq!(told["url.path"], "/nowhere");
+    assert!(!told.contains_key("gen_ai.provider.name"), "{told:?}");
 }
 
 #[tokio::test]

@@ -168,7 +168,7 @@ async fn the_gateways_trace_is_told_and_paths_keep_their_encoding() {
     let worker = Worker::saying(answer(200, "ok")).await;
     let dam =
         Dam::new(vec![spec("w1", &format!("http://{}/base/", worker.addr))], UpstreamSettings::default());
-    let flight = Flight::new("r1", Nanos::ZERO).in_trace(Trace::begun(10, 11, true));
+    let flight = Flight::new("r1", Nanos::ZERO).in_trace(Some(Trace::begun(10, 11, true)));
     let request = Request::get("/x?y=1").header("accept-encoding", "br");
     let request = request.extension(Demand::path()).extension(Arc::new(flight));
     dam.send("w1", request.body(Payload::empty()).unwrap()).await.unwrap();

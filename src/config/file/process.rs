@@ -36,8 +36,8 @@ pub struct Admin {
     /// What must be shown for `/metrics`. Without it `/metrics` is as open as `/healthz` and `/readyz`.
     #[schemars(extend("writeOnly" = true))]
     pub metrics_token: Option<Text<Secret>>,
-    /// The hosts by which it may be asked. Others are refused: so a web page cannot reach it through a browser by a
-    /// name of its own (DNS rebinding).
+    /// The names by which it may be asked, besides addresses, which always may. Other names are refused: so a web page
+    /// cannot reach it through a browser by a name of its own (DNS rebinding).
     #[schemars(length(min = 1, max = 64), extend("x-default" = "the address of `listen`, and `localhost`"))]
     pub hosts: Option<Vec<Text<Host>>>,
 }

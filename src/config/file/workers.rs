@@ -92,7 +92,7 @@ pub struct Worker {
     #[serde(default = "any_model")]
     pub model: Text<Glob>,
     /// How many requests it decodes at once.
-    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "required, unless `concurrency.limit` is a number"))]
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "unknown; required with `concurrency.limit: slots`"))]
     pub slots: Option<u32>,
     /// How many tokens its KV cache holds.
     #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "unknown"))]

@@ -13,6 +13,10 @@ use super::stats::{Interval, bootstrap};
 
 /// Up to this load everybody can be served.
 const EASY: f64 = 0.8;
+/// From this load on many cannot be.
+const HARD: f64 = 2.0;
+/// A worker that gives no more than this share of its best has collapsed.
+const COLLAPSED: f64 = 0.5;
 
 /// What an experiment came to. When `faults` is not empty there is nothing else in it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,8 +85,11 @@ impl Report {
                 changes: cells.iter().filter_map(|(cell, runs)| change(*cell, runs, &cells)).collect(),
                 expectations: figures
                     .iter()
-                    .filter(|cell| cell.workers == 1 && cell.arm == Arm::Dam)
-                    .flat_map(|cell| expectations(cell, facts.ttft_slo_ms))
+                    .filter(|cell| cell.workers == 1)
+                    .flat_map(|cell| match cell.arm {
+                        Arm::Dam => expectations(cell, facts.ttft_slo_ms),
+                        Arm::Direct => collapse(cell).into_iter().collect(),
+                    })
                     .collect(),
                 cells: figures,
             };
@@ -105,6 +112,18 @@ fn change(cell: Cell, direct: &[&Run], all: &[(Cell, Vec<&Run>)]) -> Option<Chan
     Some(Change { load: cell.load, gained: bootstrap([without.count(), with.count()], gained)? })
 }
 
+/// What is said of the worker alone: that it falls off an edge above its capacity. One that does not has no need of the
+/// gateway, and the report must not be silent about it.
+fn collapse(cell: &Figures) -> Option<Expectation> {
+    let share = cell.of_capacity();
+    (cell.load >= HARD).then(|| Expectation {
+        what: format!("goodput without the gateway, of the worker's best, at {}×", cell.load),
+        wanted: format!("≤ {:.0} %", COLLAPSED * 100.0),
+        got: format!("{:.1} %", share * 100.0),
+        held: share <= COLLAPSED,
+    })
+}
+
 /// What is promised of the gateway at this load.
 fn expectations(cell: &Figures, slo: f64) -> Vec<Expectation> {
     let load = cell.load;
@@ -118,7 +137,7 @@ fn expectations(cell: &Figures, slo: f64) -> Vec<Expectation> {
         let share = cell.of_offered();
         expect("goodput, of what was offered,", "≥ 98 %".into(), percent(share), share >= 0.98);
     }
-    if load >= 2.0 {
+    if load >= HARD {
         let least = if load >= 10.0 { 0.90 } else { 0.95 };
         let share = cell.of_capacity();
         expect(
@@ -169,6 +188,24 @@ mod tests {
         let missed: Vec<&str> =
             report.expectations.iter().filter(|one| !one.held).map(|one| one.what.as_str()).collect();
         assert!(missed.contains(&"p95 TTFT at 2×"), "{missed:?}");
+    }
+
+    #[test]
+    fn a_worker_that_does_not_collapse_alone_is_a_figure_missed() {
+        let of_direct = |report: &Report| -> Vec<(String, bool)> {
+            let all = report.expectations.iter().filter(|one| one.what.contains("without the gateway"));
+            all.map(|one| (one.what.clone(), one.held)).collect()
+        };
+        let what = "goodput without the gateway, of the worker's best, at 2×".to_owned();
+        let mut runs = planted::experiment();
+        assert_eq!(of_direct(&Report::of(&runs)), [(what.clone(), true)]);
+        for run in runs.iter_mut().filter(|run| run.facts.arm == Arm::Direct && run.facts.load > 1.0) {
+            run.requests.iter_mut().for_each(|request| request.ttft = request.ttft.map(|_| 900.0));
+        }
+        let report = Report::of(&runs);
+        assert!(report.faults.is_empty(), "{:?}", report.faults);
+        assert_eq!(of_direct(&report), [(what, false)]);
+        assert!(report.files(&[]).unwrap().text.contains("| MISSED |"));
     }
 
     #[test]
