@@ -7,6 +7,8 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+#[path = "dam/again.rs"]
+mod again;
 #[path = "dam/agent.rs"]
 mod agent;
 #[path = "dam/classes.rs"]
@@ -21,6 +23,8 @@ mod counting;
 mod drain;
 #[path = "dam/endings.rs"]
 mod endings;
+#[path = "dam/ends.rs"]
+mod ends;
 #[path = "dam/failover.rs"]
 mod failover;
 #[path = "dam/fleet.rs"]
