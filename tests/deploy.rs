@@ -118,8 +118,15 @@ fn the_gateways_settings_are_valid() {
 
 #[test]
 fn every_alert_is_tested_both_ways_and_has_its_chapter() {
-    let (alerts, tests, runbook) =
-        (text("deploy/prometheus/alerts.yml"), text("deploy/prometheus/tests.yml"), text("docs/runbook.md"));
+    let [alerts, tests, runbook, trouble] = [
+        "deploy/prometheus/alerts.yml",
+        "deploy/prometheus/tests.yml",
+        "docs/runbook.md",
+        "scripts/monitoring",
+    ]
+    .map(text);
+    let caused: BTreeSet<&str> =
+        after(&trouble, "\"${ask[@]}\" firing ").into_iter().flat_map(str::split_whitespace).collect();
     let names = after(&alerts, "- alert: ");
     assert!(names.len() >= 16, "{names:?}");
     assert_eq!(after(&runbook, "## TrafficDam").len(), names.len(), "the runbook has other chapters");
@@ -141,6 +148,7 @@ fn every_alert_is_tested_both_ways_and_has_its_chapter() {
             tests[at + fires.len()..].lines().take(2).any(|line| line.trim() == "exp_alerts:")
         });
         assert!(fired, "{name} never fires in a test");
+        assert!(caused.contains(name), "nothing in scripts/monitoring causes what {name} is for");
     }
 }
 
