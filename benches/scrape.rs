@@ -54,6 +54,7 @@ fn reading() -> Reading {
         in_flight: index as u64 % 256,
         kv_used: Some(index as f64 / 1001.0),
         heartbeat_age: Some(Duration::from_micros(index as u64 * 997)),
+        heartbeats_missed: Some(index as f64 / 997.0),
     };
     Reading {
         connections: 10_000,

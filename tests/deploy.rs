@@ -11,6 +11,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use traffic_dam::openai::error;
+use traffic_dam::refusal::Reason;
+
 #[path = "deploy/dashboard.rs"]
 mod dashboard;
 #[path = "deploy/probe.rs"]
@@ -136,10 +139,17 @@ fn the_gateways_settings_are_valid() {
 
 #[test]
 fn every_alert_is_tested_both_ways_and_has_its_chapter() {
-    let (alerts, tests, runbook) =
-        (text("deploy/prometheus/alerts.yml"), text("deploy/prometheus/tests.yml"), text("docs/runbook.md"));
+    let [alerts, tests, runbook, trouble] = [
+        "deploy/prometheus/alerts.yml",
+        "deploy/prometheus/tests.yml",
+        "docs/runbook.md",
+        "scripts/monitoring",
+    ]
+    .map(text);
+    let caused: BTreeSet<&str> =
+        after(&trouble, "\"${ask[@]}\" firing ").into_iter().flat_map(str::split_whitespace).collect();
     let names = after(&alerts, "- alert: ");
-    assert!(names.len() >= 12, "{names:?}");
+    assert!(names.len() >= 16, "{names:?}");
     assert_eq!(after(&runbook, "## TrafficDam").len(), names.len(), "the runbook has other chapters");
     for name in names {
         let chapter = runbook.split_once(&format!("\n## {name}\n")).map(|(_, rest)| rest);
@@ -148,7 +158,8 @@ fn every_alert_is_tested_both_ways_and_has_its_chapter() {
         for part in ["**Means.**", "**Look.**", "**Do.**"] {
             assert!(chapter.contains(part), "{name}: its chapter lacks {part}");
         }
-        assert!(alerts.contains(&format!("docs/runbook.md#{}\n", name.to_lowercase())), "{name} has no link");
+        let link = format!("\"{{{{ $externalLabels.runbooks }}}}docs/runbook.md#{}\"\n", name.to_lowercase());
+        assert!(alerts.contains(&link), "{name} has no link");
         assert!(
             tests.contains(&format!("{{ alertname: {name}, eval_time: 59m }}")),
             "{name} is not tested quiet"
@@ -158,7 +169,24 @@ fn every_alert_is_tested_both_ways_and_has_its_chapter() {
             tests[at + fires.len()..].lines().take(2).any(|line| line.trim() == "exp_alerts:")
         });
         assert!(fired, "{name} never fires in a test");
+        assert!(caused.contains(name), "nothing in scripts/monitoring causes what {name} is for");
     }
+}
+
+#[test]
+fn the_runbook_says_what_to_do_about_every_refusal() {
+    let runbook = text("docs/runbook.md");
+    let refusals = runbook.split_once("\n## Refusals\n").map(|(_, rest)| rest).expect("there is a chapter");
+    let mut have: Vec<(&str, &str)> = after(refusals, "| `")
+        .into_iter()
+        .filter_map(|row| row.split_once("` | "))
+        .filter_map(|(reason, rest)| Some((reason, rest.split_once(" | ")?.0)))
+        .collect();
+    have.sort_unstable();
+    let mut wanted: Vec<(&str, String)> =
+        Reason::ALL.map(|reason| (reason.as_str(), error::status(reason).as_u16().to_string())).to_vec();
+    wanted.sort_unstable();
+    assert_eq!(have, wanted.iter().map(|(reason, status)| (*reason, &**status)).collect::<Vec<_>>());
 }
 
 #[test]

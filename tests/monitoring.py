@@ -1,6 +1,7 @@
 """Asks a Prometheus that scrapes running gateways: `monitoring.py URL data` whether every query of the dashboard and of
-the alerts gives something, `monitoring.py URL firing ALERT...` whether these alerts fire. Waits for it, and says what is
-missing when it has waited too long."""
+the alerts gives something, `monitoring.py URL firing ALERT...` whether these alerts fire, `monitoring.py URL quiet
+ALERT...` whether they do not, `monitoring.py URL until QUERY...` whether these give something. Waits for it, and says
+what is missing when it has waited too long."""
 
 import json
 import math
@@ -73,8 +74,14 @@ def main(url, what, *names):
         began = time.monotonic()
         wait_for(lambda: set(names) - firing(url))
         print(f"firing after {time.monotonic() - began:.0f} s: {', '.join(names)}")
+    elif what == "until":
+        wait_for(lambda: [query for query in names if not has_value(url, query)])
+    elif what == "quiet":
+        began = time.monotonic()
+        wait_for(lambda: {f"{name} still fires" for name in set(names) & firing(url)})
+        print(f"quiet after {time.monotonic() - began:.0f} s: {', '.join(names)}")
     else:
-        raise SystemExit(f"{what} is not known: data or firing")
+        raise SystemExit(f"{what} is not known: data, firing, quiet or until")
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ impl App {
                         in_flight: u64::from(worker.in_flight),
                         kv_used: report.and_then(|report| report.beat.kv_used),
                         heartbeat_age: report.map(|report| report.age),
+                        heartbeats_missed: report.and_then(Report::missed),
                     }
                 })
                 .collect(),
@@ -206,6 +207,10 @@ impl AdminSource for App {
     }
 
     fn metrics(&self) -> String {
+        // A pool is seen before its first stream has begun: of a series that is not there no alert can say anything.
+        for pool in self.0.fleet.load().pools() {
+            drop(self.0.metrics.pool(&pool.name));
+        }
         self.0.metrics.encode(&self.reading())
     }
 

@@ -18,7 +18,7 @@ use crate::clock::{Clock, Nanos};
 use crate::layers::body::{Guarded, Tied};
 use crate::metrics::{InFlight, Metrics, Pool};
 use crate::openai::headers;
-use crate::request::{Ending, Flight, Trace};
+use crate::request::{Ending, Flight, Promise, Trace};
 use crate::spans::{Head, Spans};
 
 /// The request's id, from the client and back to it.
@@ -175,11 +175,12 @@ impl Drop for Watch {
         if let Some(caller) = caller {
             metrics.caller(&caller.id, ending == Ending::Refused, prompt + output);
         }
-        if let Some(pool) = &self.pool
-            && ending == Ending::Complete
-            && flight.ttft().is_some_and(|ttft| ttft <= *ttft_slo)
-        {
-            pool.good();
+        if let Some(promise) = Promise::of(flight, self.status, *ttft_slo, now) {
+            // Without any content its pool has not been looked up yet.
+            let pool = self.pool.take().or_else(|| flight.pool().map(|pool| metrics.pool(pool)));
+            if let Some(pool) = pool {
+                pool.ended(promise);
+            }
         }
         if let (Some(spans), Some(head)) = (spans, &self.head) {
             spans.end(flight, head, self.status, now);

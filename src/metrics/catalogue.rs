@@ -1,7 +1,7 @@
 //! What there is to see, for the documentation: `docs/metrics.md` is made from it, and so cannot fall behind.
 
 use crate::refusal::Reason;
-use crate::request::{Class, Ending};
+use crate::request::{Class, Ending, Promise};
 
 /// What a metric is, as Prometheus knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
         "class" => Class::ALL.map(Class::as_str).to_vec(),
         "outcome" => Ending::ALL.map(Ending::as_str).to_vec(),
         "reason" => Reason::ALL.into_iter().map(Reason::as_str).chain([super::series::NO_REASON]).collect(),
+        "promise" => Promise::ALL.map(Promise::as_str).to_vec(),
         "decision" => super::series::DECISIONS.to_vec(),
         "op" => super::RedisOp::ALL.map(super::RedisOp::as_str).to_vec(),
         "direction" => super::DIRECTIONS.to_vec(),

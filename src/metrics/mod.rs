@@ -50,6 +50,7 @@ pub struct Metrics {
     ttft: HistogramVec,
     itl: HistogramVec,
     goodput: IntCounterVec,
+    streams: IntCounterVec,
     limit_checks: IntCounterVec,
     would_refuse: IntCounterVec,
     routes: Family<Route>,
@@ -65,6 +66,7 @@ pub struct Metrics {
     heartbeats: IntCounterVec,
     reloads_taken: IntCounter,
     reloads_refused: IntCounter,
+    config_current: IntGauge,
     lines_lost: IntCounter,
     in_flight: IntGauge,
     callers: Callers,
@@ -129,6 +131,11 @@ impl Metrics {
                 "Streams that completed and whose first content came within the promise.",
                 &["pool"],
             ),
+            streams: make.counters(
+                "streams_total",
+                "Streams that ended, by what became of the promise that they begin in time.",
+                &["pool", "promise"],
+            ),
             limit_checks: make.counters(
                 "limit_checks_total",
                 "Decisions of each rule: allowed, refused, or would_refuse for one that only observes.",
@@ -169,6 +176,10 @@ impl Metrics {
             ),
             reloads_taken: fixed(reloads.get_metric_with_label_values(&["taken"])),
             reloads_refused: fixed(reloads.get_metric_with_label_values(&["refused"])),
+            config_current: make.count(
+                "config_current",
+                "1 while the settings in force are those of the file; 0 from a reload that was refused to one that is taken.",
+            ),
             lines_lost: make.counter(
                 "log_lines_lost_total",
                 "Lines of the log that were not written, because nobody read as fast as they came.",
@@ -179,6 +190,8 @@ impl Metrics {
             redis: OnceLock::new(),
             registry: registry.clone(),
         };
+        // It began with what its file says.
+        counted.config_current.set(1);
         counted.catalogue.lock().append(&mut made.into_inner());
         counted
     }
@@ -200,7 +213,7 @@ impl Metrics {
     /// The series of a pool. Look it up once and keep it.
     #[must_use]
     pub fn pool(&self, name: &str) -> Arc<Pool> {
-        self.pools.get(name, |name| Pool::new(name, &self.ttft, &self.itl, &self.goodput))
+        self.pools.get(name, |name| Pool::new(name, &self.ttft, &self.itl, &self.goodput, &self.streams))
     }
 
     /// The series of a rule. Look it up once and keep it.
@@ -264,6 +277,7 @@ impl Metrics {
     /// Changed settings were read, and taken or refused.
     pub fn config_reload(&self, taken: bool) {
         if taken { &self.reloads_taken } else { &self.reloads_refused }.inc();
+        self.config_current.set(taken.into());
     }
 
     /// So many lines of the log were lost since the start.

@@ -44,6 +44,8 @@ pub struct WorkerReading {
     pub kv_used: Option<f64>,
     /// How old its last heartbeat is.
     pub heartbeat_age: Option<Duration>,
+    /// How many of its intervals have passed since then, where it should have spoken.
+    pub heartbeats_missed: Option<f64>,
 }
 
 /// The state of a gateway at one moment. What it does not name is not shown: a worker that went leaves no series.
@@ -118,6 +120,11 @@ const WORKER_HEARTBEAT_AGE: State<1> = State {
     help: "How old a worker's last heartbeat is, outages of Redis not counted.",
     labels: ["worker"],
 };
+const WORKER_HEARTBEATS_MISSED: State<1> = State {
+    name: "worker_heartbeats_missed",
+    help: "How many of its own intervals a worker has said nothing for; above 3 it is red. Absent once it said that it leaves.",
+    labels: ["worker"],
+};
 const REDIS_UP: State<0> =
     State { name: "redis_up", help: "Whether what is used of Redis works.", labels: [] };
 
@@ -135,6 +142,7 @@ pub(super) fn described() -> Vec<Described> {
         DEMAND_WAITING.described(),
         WORKER_KV_USED.described(),
         WORKER_HEARTBEAT_AGE.described(),
+        WORKER_HEARTBEATS_MISSED.described(),
         REDIS_UP.described(),
     ]
 }
@@ -164,6 +172,8 @@ pub(super) fn write(reading: &Reading, out: &mut String) {
     WORKER_KV_USED.write(out, named().filter_map(|worker| Some(([&*worker.id], worker.kv_used?))));
     let age = |worker: &WorkerReading| worker.heartbeat_age.map(|age| age.as_secs_f64());
     WORKER_HEARTBEAT_AGE.write(out, named().filter_map(|worker| Some(([&*worker.id], age(worker)?))));
+    let missed = |worker: &WorkerReading| worker.heartbeats_missed;
+    WORKER_HEARTBEATS_MISSED.write(out, named().filter_map(|worker| Some(([&*worker.id], missed(worker)?))));
     REDIS_UP.write(out, reading.redis_works.map(|works| ([], f64::from(u8::from(works)))));
 }
 

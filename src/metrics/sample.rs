@@ -83,7 +83,7 @@ fn add_up(histogram: &Histogram, counts: &mut [u64]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Class;
+    use crate::request::{Class, Promise};
     use std::time::Duration;
 
     #[test]
@@ -100,7 +100,8 @@ mod tests {
         {
             metrics.pool(pool).ttft(class, ms(took));
         }
-        metrics.pool("q").good();
+        metrics.pool("q").ended(Promise::Kept);
+        metrics.pool("q").ended(Promise::Late);
         metrics.queue_wait(Class::Batch, ms(1));
         let _under_way = metrics.enter();
 

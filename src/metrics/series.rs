@@ -10,7 +10,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use super::label::Family;
 use super::{Sample, fixed};
 use crate::refusal::Reason;
-use crate::request::{Class, Ending};
+use crate::request::{Class, Ending, Promise};
 
 /// The label `reason` of what was not refused.
 pub(super) const NO_REASON: &str = "none";
@@ -99,20 +99,30 @@ impl Route {
     }
 }
 
-/// The series of one pool.
+/// The series of one pool. All are there from the start, at zero: what has not happened yet must not look like nothing
+/// to see.
 #[derive(Debug)]
 pub struct Pool {
     pub(super) ttft: [Histogram; Class::ALL.len()],
     itl: Histogram,
     pub(super) goodput: IntCounter,
+    streams: [IntCounter; Promise::ALL.len()],
 }
 
 impl Pool {
-    pub(super) fn new(name: &str, ttft: &HistogramVec, itl: &HistogramVec, goodput: &IntCounterVec) -> Self {
+    pub(super) fn new(
+        name: &str,
+        ttft: &HistogramVec,
+        itl: &HistogramVec,
+        goodput: &IntCounterVec,
+        streams: &IntCounterVec,
+    ) -> Self {
         Self {
             ttft: Class::ALL.map(|class| fixed(ttft.get_metric_with_label_values(&[name, class.as_str()]))),
             itl: fixed(itl.get_metric_with_label_values(&[name])),
             goodput: fixed(goodput.get_metric_with_label_values(&[name])),
+            streams: Promise::ALL
+                .map(|promise| fixed(streams.get_metric_with_label_values(&[name, promise.as_str()]))),
         }
     }
 
@@ -128,9 +138,14 @@ impl Pool {
         self.itl.observe(since_the_last.as_secs_f64());
     }
 
-    /// A stream completed whose first content had come within the promise.
-    pub fn good(&self) {
-        self.goodput.inc();
+    /// A stream ended, and this became of its promise.
+    pub fn ended(&self, promise: Promise) {
+        if let Some(counter) = self.streams.get(promise as usize) {
+            counter.inc();
+        }
+        if promise == Promise::Kept {
+            self.goodput.inc();
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::refusal::Reason;
-use crate::request::Ending;
+use crate::request::{Ending, Promise};
 
 fn lines(metrics: &Metrics, reading: &Reading) -> Vec<String> {
     metrics.encode(reading).lines().map(str::to_owned).collect()
@@ -26,7 +26,8 @@ fn each_event_reaches_its_series() {
     let pool = metrics.pool("default");
     pool.ttft(Class::Interactive, ms(90));
     pool.itl(ms(20));
-    pool.good();
+    Promise::ALL.into_iter().for_each(|promise| pool.ended(promise));
+    metrics.pool("idle");
     let rule = metrics.rule("caller-burst");
     rule.allowed();
     rule.refused();
@@ -70,6 +71,12 @@ fn each_event_reaches_its_series() {
     has(&lines, r#"traffic_dam_ttft_seconds_bucket{class="interactive",pool="default",le="0.1"} 1"#);
     has(&lines, r#"traffic_dam_itl_seconds_bucket{pool="default",le="0.02"} 1"#);
     has(&lines, r#"traffic_dam_goodput_total{pool="default"} 1"#);
+    // A pool is seen before its first stream.
+    has(&lines, r#"traffic_dam_goodput_total{pool="idle"} 0"#);
+    for promise in Promise::ALL.map(Promise::as_str) {
+        has(&lines, &format!(r#"traffic_dam_streams_total{{pool="default",promise="{promise}"}} 1"#));
+        has(&lines, &format!(r#"traffic_dam_streams_total{{pool="idle",promise="{promise}"}} 0"#));
+    }
     for (decision, count) in [("allowed", 1), ("refused", 1), ("would_refuse", 201)] {
         has(
             &lines,
@@ -87,6 +94,7 @@ fn each_event_reaches_its_series() {
     has(&lines, r#"traffic_dam_tokens_total{direction="output"} 30"#);
     has(&lines, "traffic_dam_token_estimate_error_ratio_count 1");
     has(&lines, r#"traffic_dam_config_reloads_total{result="refused"} 1"#);
+    has(&lines, "traffic_dam_config_current 0");
     has(&lines, "traffic_dam_unmatched_requests_total 1");
     has(&lines, "traffic_dam_log_lines_lost_total 7");
     has(&lines, "traffic_dam_in_flight 1");
@@ -104,6 +112,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         in_flight: 3,
         kv_used: (light == Light::Green).then_some(0.25),
         heartbeat_age: (light == Light::Green).then_some(Duration::from_millis(1500)),
+        heartbeats_missed: (light == Light::Green).then_some(0.75),
     };
     let reading = Reading {
         connections: 7,
@@ -127,6 +136,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         r#"traffic_dam_demand_waiting{pool="default"} 4"#,
         r#"traffic_dam_worker_kv_used{worker="w1"} 0.25"#,
         r#"traffic_dam_worker_heartbeat_age_seconds{worker="w1"} 1.5"#,
+        r#"traffic_dam_worker_heartbeats_missed{worker="w1"} 0.75"#,
         r#"traffic_dam_fleet_ceiling{pool="default"} 13.5"#,
         r#"traffic_dam_fleet_factor{kind="configured",pool="default"} 0.83"#,
         r#"traffic_dam_fleet_factor{kind="measured",pool="default"} 0.7"#,
@@ -136,7 +146,13 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
     }
     let second =
         lines(&metrics, &Reading { workers: vec![worker("w2", Light::Yellow)], ..Reading::default() });
-    let gone = ["w1", "burst", "traffic_dam_redis_up", "traffic_dam_worker_kv_used{"];
+    let gone = [
+        "w1",
+        "burst",
+        "traffic_dam_redis_up",
+        "traffic_dam_worker_kv_used{",
+        "traffic_dam_worker_heartbeats_missed{",
+    ];
     assert!(
         !second.iter().any(|line| gone.iter().any(|name| line.starts_with("traffic") && line.contains(name)))
     );
@@ -184,6 +200,14 @@ fn every_reason_has_its_own_column() {
 fn two_gateways_in_one_process_count_apart() {
     let (one, two) = (Metrics::new(), Metrics::new());
     one.unmatched_request();
+    for taken in [false, true, false] {
+        one.config_reload(taken);
+    }
+    has(&lines(&two, &Reading::default()), "traffic_dam_config_current 1");
+    two.config_reload(false);
+    two.config_reload(true);
+    has(&lines(&two, &Reading::default()), "traffic_dam_config_current 1");
+    has(&lines(&one, &Reading::default()), "traffic_dam_config_current 0");
     has(&lines(&two, &Reading::default()), "traffic_dam_unmatched_requests_total 0");
 }
 

@@ -8,6 +8,7 @@ mod flight;
 mod forwarding;
 mod own;
 mod payload;
+mod promise;
 mod trace;
 
 pub use explaining::Explaining;
@@ -15,6 +16,7 @@ pub use flight::{Asked, Ending, Flight};
 pub use forwarding::{DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
 pub use own::{OwnLimit, OwnLimits};
 pub use payload::{Payload, PayloadError};
+pub use promise::Promise;
 pub use trace::{Trace, TraceId};
 
 use std::fmt;

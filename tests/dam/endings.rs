@@ -121,6 +121,11 @@ limits:
         let count = dam.metric("requests_total", &format!("outcome=\"{outcome}\""));
         assert!(count >= 5.0, "{count} {outcome}:\n{}", series(&dam, "requests_total"));
     }
+    for promise in ["kept", "failed", "left"] {
+        let count = dam.metric("streams_total", &format!("promise=\"{promise}\""));
+        assert!(count >= 5.0, "{count} {promise}:\n{}", series(&dam, "streams_total"));
+    }
+    assert_eq!(dam.metric("streams_total", "promise=\"kept\""), dam.metric("goodput_total", ""));
     for reason in ["queue_timeout", "overloaded", "upstream_timeout", "upstream_broke", "bad_request"] {
         let count = dam.metric("requests_total", &format!("reason=\"{reason}\""));
         assert!(count >= 1.0, "no {reason}:\n{}", series(&dam, "requests_total"));
@@ -165,6 +170,36 @@ async fn one_who_leaves_the_queue_gives_its_place_up_at_once() {
     assert_eq!(next.head().await.unwrap().status, 200);
     assert_eq!(worker.tally("received").await, 2, "who left the queue was never sent");
     drop(next);
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn a_hung_worker_is_seen_although_its_callers_leave() {
+    let worker = Worker::start(8);
+    let dam = Dam::start(&before(&[worker.entry("w1", 8)], "concurrency: { ttft_slo: 100ms }"));
+    let streams =
+        |promise: &str| dam.metric("streams_total", &format!("pool=\"default\",promise=\"{promise}\""));
+    let seen = series(&dam, "streams_total");
+    assert_eq!(seen.lines().count(), 5, "a pool is seen before its first stream: {seen}");
+
+    // Two change their minds at once; the third waits for longer than was promised.
+    for (patience_ms, promise, count) in [(0, "left", 1.0), (0, "left", 2.0), (150, "abandoned", 1.0)] {
+        let mut conn = Conn::open(dam.addr).await;
+        conn.send(chat("waiting", true, 5, &["x-sim-fault: hang"])).await.unwrap();
+        worker.busy_with(1).await;
+        tokio::time::sleep(Duration::from_millis(patience_ms)).await;
+        drop(conn);
+        eventually("an end", async || streams(promise) == count).await;
+        worker.busy_with(0).await;
+    }
+
+    // Who stops reading after a beginning in time says nothing of the worker.
+    let mut enough = Conn::open(dam.addr).await;
+    enough.send(chat("enough", true, 5, &["x-sim-fault: stall:2"])).await.unwrap();
+    enough.head().await.unwrap();
+    drop(enough);
+    eventually("an end", async || streams("left") == 3.0).await;
+    assert_eq!((streams("kept"), streams("late"), streams("failed")), (0.0, 0.0, 0.0));
     dam.idle().await;
 }
 

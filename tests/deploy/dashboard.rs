@@ -52,7 +52,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
         &[
             Panel {
                 title: "Promise kept",
-                what: "Of streams that began or failed before, the share that began in time and completed.",
+                what: "Of streams that ended, the share that began in time and completed; who left meanwhile is not counted.",
                 kind: Kind::Number(LOW_IS_BAD),
                 unit: "percentunit",
                 width: 4,
@@ -178,6 +178,12 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
                 "",
                 "reqps",
                 &[("sum by (outcome) (rate(traffic_dam_requests_total{$i}[$r]))", "{{outcome}}")],
+            ),
+            lines(
+                "Promises",
+                "Streams that ended. Abandoned: nothing had come in time, and the client left. Left: it left while all was well.",
+                "reqps",
+                &[("sum by (promise) (rate(traffic_dam_streams_total{$i}[$r]))", "{{promise}}")],
             ),
             lines(
                 "Decisions of rules",

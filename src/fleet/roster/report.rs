@@ -40,6 +40,13 @@ impl Report {
         Self { beat: Arc::clone(beat), age, light, weight, held: beat.state != State::Ready }
     }
 
+    /// How many of its own intervals have passed since it spoke. Nothing for one that said it is leaving: its silence is
+    /// what was announced.
+    #[must_use]
+    pub fn missed(&self) -> Option<f64> {
+        (self.beat.state != State::Draining).then(|| intervals(&self.beat, self.age))
+    }
+
     /// Whether a check of its own speaks against it.
     pub(super) fn is_unfit_by_check(&self) -> bool {
         worst(&self.beat) == Some(Status::Red)

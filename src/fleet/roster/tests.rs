@@ -195,6 +195,7 @@ fn silence_dims_a_worker_and_a_word_restores_it() {
         stage.pass(pass);
         let report = stage.report("w1");
         assert_eq!((report.light, report.held), (light, false), "{:?}", report.age);
+        assert!(near(report.missed().unwrap(), report.age.as_secs_f64()), "its interval is a second");
         assert!(near(report.weight, weight), "{:?}: {}", report.age, report.weight);
         // Who answers requests is there, whatever became of the heartbeats.
         assert!(near(report.weight_of_one_seen(Some(Duration::from_secs(3))), seen), "{:?}", report.age);
@@ -214,6 +215,17 @@ fn silence_dims_a_worker_and_a_word_restores_it() {
     stage.pass(100);
     stage.roster.roll();
     assert_eq!(stage.ids(), [""; 0]);
+}
+
+#[test]
+fn silence_is_counted_in_a_workers_own_intervals() {
+    let mut stage = Stage::new(Vec::new());
+    let slow = |seq| beat("w1", seq, "").replace("1000", "60000");
+    stage.hear(&slow(1)).unwrap();
+    stage.pass(30_000);
+    assert_eq!(stage.report("w1").missed(), Some(0.5));
+    stage.hear(&slow(2).replace("ready", "draining")).unwrap();
+    assert_eq!(stage.report("w1").missed(), None, "it was announced");
 }
 
 #[test]

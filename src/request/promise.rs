@@ -1,0 +1,151 @@
+//! The promise that a stream begins in time, and what became of it.
+
+use std::time::Duration;
+
+use super::{Ending, Flight};
+use crate::clock::Nanos;
+use crate::refusal::Reason;
+
+/// What became of the promise that a stream begins in time. It is known when the stream ends, and counted then: at its
+/// beginning a stream may still break off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Promise {
+    /// It began in time and completed.
+    Kept = 0,
+    /// It began too late, however it ended.
+    Late = 1,
+    /// It broke off, or the worker failed before it began.
+    Failed = 2,
+    /// It had not begun when its time was up, and its client left: what a worker that hangs looks like when callers do
+    /// not wait as long as the gateway.
+    Abandoned = 3,
+    /// Its client left while the promise stood: one that changed its mind, or that had read enough.
+    Left = 4,
+}
+
+impl Promise {
+    /// Every one; `promise as usize` is the index.
+    pub const ALL: [Self; 5] = [Self::Kept, Self::Late, Self::Failed, Self::Abandoned, Self::Left];
+
+    /// The value of the metric label `promise`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Late => "late",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+            Self::Left => "left",
+        }
+    }
+
+    /// What became of it for a request that ends `now` with an answer of this status; `slo` is the longest that a stream
+    /// may take to begin. Nothing where nothing was promised: for what is no stream, for what was refused before a
+    /// worker was asked, and for a stream without any content.
+    #[must_use]
+    pub fn of(flight: &Flight, status: u16, slo: Duration, now: Nanos) -> Option<Self> {
+        let asked = flight.asked().is_some_and(|asked| asked.stream);
+        if !(asked || flight.is_sse()) {
+            return None;
+        }
+        let ttft = flight.ttft().filter(|_| flight.is_sse());
+        let late = ttft.is_some_and(|ttft| ttft > slo);
+        let waited = now.since(flight.received());
+        Some(match flight.ending() {
+            Ending::WorkerFailed | Ending::TimedOut => Self::Failed,
+            Ending::Refused if by_worker(flight.reason()) => Self::Failed,
+            Ending::Refused => return None,
+            // The worker answered with an error of its own instead of a stream. One of the client's is no failure.
+            Ending::Complete if !flight.is_sse() && status >= 500 => Self::Failed,
+            Ending::Complete if ttft.is_none() => return None,
+            Ending::Complete | Ending::ClientGone if late => Self::Late,
+            Ending::Complete => Self::Kept,
+            Ending::ClientGone if ttft.is_none() && flight.dispatched().is_some() && waited > slo => {
+                Self::Abandoned
+            }
+            Ending::ClientGone => Self::Left,
+        })
+    }
+}
+
+/// Whether a refusal is a worker's fault.
+const fn by_worker(reason: Option<Reason>) -> bool {
+    matches!(reason, Some(Reason::UpstreamUnreachable | Reason::UpstreamBroke | Reason::UpstreamTimeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Demand;
+
+    const SLO: Duration = Duration::from_secs(1);
+
+    /// A stream that was asked for at 0 and sent to a worker.
+    fn stream() -> Flight {
+        let flight = Flight::new("r1", Nanos::ZERO);
+        flight.set_asked(&Demand { stream: true, ..Demand::path() });
+        flight.set_dispatched(Nanos::from_millis(1));
+        flight
+    }
+
+    fn begun(first_ms: u64, ending: Ending) -> Flight {
+        let flight = stream();
+        flight.set_sse();
+        flight.set_first_token(Nanos::from_millis(first_ms));
+        flight.set_ending(ending);
+        flight
+    }
+
+    fn of(flight: &Flight, status: u16, now_ms: u64) -> Option<Promise> {
+        Promise::of(flight, status, SLO, Nanos::from_millis(now_ms))
+    }
+
+    #[test]
+    fn a_stream_that_began_is_judged_by_its_beginning_and_its_end() {
+        for (first_ms, ending, became) in [
+            (1000, Ending::Complete, Promise::Kept),
+            (1001, Ending::Complete, Promise::Late),
+            (1000, Ending::ClientGone, Promise::Left),
+            (1001, Ending::ClientGone, Promise::Late),
+            (1000, Ending::WorkerFailed, Promise::Failed),
+            (1001, Ending::TimedOut, Promise::Failed),
+        ] {
+            assert_eq!(of(&begun(first_ms, ending), 200, 9000), Some(became), "{first_ms} {ending:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_left_before_the_first_content_had_waited_long_enough_or_not() {
+        assert_eq!(of(&stream(), 0, 1000), Some(Promise::Left));
+        assert_eq!(of(&stream(), 0, 1001), Some(Promise::Abandoned));
+        // It never had a worker: it left the queue, which is no worker's fault.
+        let queued = Flight::new("r1", Nanos::ZERO);
+        queued.set_asked(&Demand { stream: true, ..Demand::path() });
+        assert_eq!(of(&queued, 0, 5000), Some(Promise::Left));
+    }
+
+    #[test]
+    fn a_refusal_counts_when_a_worker_caused_it() {
+        for reason in Reason::ALL {
+            let flight = stream();
+            flight.set_reason(reason);
+            flight.set_ending(Ending::Refused);
+            let became = reason.as_str().starts_with("upstream_").then_some(Promise::Failed);
+            assert_eq!(of(&flight, 503, 10), became, "{reason}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_worker_is_no_stream_but_a_failure() {
+        let flight = stream();
+        flight.set_ending(Ending::Complete);
+        assert_eq!(of(&flight, 500, 10), Some(Promise::Failed));
+        assert_eq!(of(&flight, 400, 10), None);
+        // Nothing was promised to who asked for no stream.
+        let whole = Flight::new("r1", Nanos::ZERO);
+        whole.set_asked(&Demand::path());
+        whole.set_ending(Ending::WorkerFailed);
+        assert_eq!(of(&whole, 502, 10), None);
+    }
+}
