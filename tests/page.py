@@ -160,6 +160,9 @@ def switches_by_keyboard_with_the_admin_token(browser):
     page.keyboard.press("Enter")
     # This visitor's token may only read.
     expect(page.locator("#ask")).to_be_visible()
+    page.keyboard.type(READ)
+    page.keyboard.press("Enter")
+    expect(page.locator("#ask-why")).to_have_text("That token may not change it. The admin token may.")
     page.keyboard.type(WRITE)
     page.keyboard.press("Enter")
     expect(page.locator("form.switch [role=status]")).to_have_text("green takes the work at every gateway.")
@@ -210,6 +213,13 @@ def says_what_became_of_maintenance_and_where(browser):
     expect(told).to_have_text("Nothing changed: no luck")
     expect(said).to_have_text("Live, a picture each second.")
     page.unroute("**/api/v1/maintenance")
+    # A token does not help against that, so none is asked for.
+    foreign = {"error": {"code": "foreign_origin", "message": "not from here"}}
+    page.route("**/api/v1/maintenance", lambda route: route.fulfill(status=403, json=foreign))
+    button.click()
+    expect(told).to_have_text("Nothing changed: not from here")
+    expect(page.locator("#ask")).to_be_hidden()
+    page.unroute("**/api/v1/maintenance")
 
     button.click()
     expect(told).to_have_text(re.compile(r"Closed at [\d:]+, at this gateway only\."), timeout=PATIENCE)
@@ -217,7 +227,7 @@ def says_what_became_of_maintenance_and_where(browser):
     button.click()
     expect(told).to_have_text(re.compile(r"Opened at [\d:]+"), timeout=PATIENCE)
     expect(said).to_have_text("Live, a picture each second.", timeout=PATIENCE)
-    assert len(asked) == 2 and all("at this gateway only" in question for question in asked), asked
+    assert len(asked) == 3 and all("at this gateway only" in question for question in asked), asked
     visit.forgive("500")
     visit.close()
 

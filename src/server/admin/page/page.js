@@ -78,6 +78,7 @@ const draw = (frame) => {
 let token;
 const askForToken = () => new Promise((resolve) => {
   const dialog = at("ask");
+  at("ask-why").textContent = token ? "That token may not change it. The admin token may." : "Changing something needs the admin token.";
   at("token").value = "";
   dialog.addEventListener("close", () => resolve(dialog.returnValue === "go" ? at("token").value : undefined), { once: true });
   dialog.returnValue = "";
@@ -92,16 +93,15 @@ const put = async (path, body, not) => {
   const answer = await fetch(path, { method: "PUT", headers, body: JSON.stringify(body), signal }).catch(() => {
     throw new Error("No answer came: it may be done or not. Look at what is shown.");
   });
-  if (answer.status === 403 || (answer.status === 401 && token)) {
+  if (answer.ok) return { everywhere: answer.status === 200 };
+  // What stands between may answer with something else.
+  const why = (await answer.json().catch(() => undefined))?.error;
+  // Another token helps against nothing else.
+  if (why?.code === "forbidden" || (answer.status === 401 && token)) {
     token = await askForToken();
     if (token) return put(path, body, not);
   }
-  if (!answer.ok) {
-    // What stands between may answer with something else.
-    const told = await answer.json().catch(() => undefined);
-    throw new Error(`${not}: ${told?.error?.message ?? `it answers ${answer.status}`}`);
-  }
-  return { everywhere: answer.status === 200 };
+  throw new Error(`${not}: ${why?.message ?? `it answers ${answer.status}`}`);
 };
 
 const switchColour = async (pool, colour, told) => {
