@@ -309,7 +309,7 @@ def notices_that_the_gateway_is_gone(browser):
     os.kill(gateway, signal.SIGSTOP)
     try:
         is_old()
-        # Longer than a try may take.
+        # It is tried again meanwhile, and that is no sign of life.
         page.wait_for_timeout(8000)
         expect(main).to_have_class("old")
     finally:

@@ -77,6 +77,7 @@ impl View {
         let scene = &self.scene;
         let state = match &self.trouble {
             Some(why) => format!("NOT REACHED: {why}").red().bold(),
+            None if scene.version.is_empty() => "connecting…".dim(),
             None if scene.maintenance => "closed for maintenance".red().bold(),
             None => Span::from(scene.phase.to_string()),
         };
@@ -99,13 +100,11 @@ impl View {
         let now = self.points.last().cloned().unwrap_or_default();
         let rate = |count: fn(&Point) -> u64| self.rate(count);
         let second = format!(
-            "offered {:.1}/s  admitted {:.1}/s  refused {:.1}/s  in time {:.1}/s  failed {:.1}/s  left {:.1}/s",
+            "offered {:.1}/s  admitted {:.1}/s  refused {:.1}/s  in time {:.1}/s",
             rate(|point| point.offered),
             rate(|point| point.admitted),
             rate(refused),
             rate(|point| point.good),
-            rate(|point| point.failed),
-            rate(|point| point.gone),
         );
         let mut reasons =
             now.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>();
@@ -114,7 +113,13 @@ impl View {
         }
         let waiting = now.queue.values().sum::<u64>();
         let third = Line::from_iter([
-            Span::from(format!("in flight {}/{}  waiting {waiting}  ", now.in_flight, now.limit)),
+            Span::from(format!(
+                "failed {:.1}/s  left {:.1}/s  in flight {}/{}  waiting {waiting}  ",
+                rate(|point| point.failed),
+                rate(|point| point.gone),
+                now.in_flight,
+                now.limit
+            )),
             reasons.join("  ").dim(),
         ]);
         screen.render_widget(Paragraph::new(vec![first, Line::from(second), third]), area);
@@ -344,14 +349,14 @@ mod tests {
     #[test]
     fn everything_that_matters_is_on_the_screen() {
         let mut view = View::default();
+        assert!(screen(&view, 120, 40).contains("connecting…"));
         view.take(Ok(frame(true, 1)));
         view.take(Ok(frame(false, 2)));
         let shown = screen(&view, 120, 40);
         for text in [
             "1.2.3  running  Redis lost  heartbeats not used",
             "offered 20.0/s  admitted 5.0/s  refused 15.0/s",
-            "in time 0.0/s  failed 0.0/s  left 2.0/s",
-            "in flight 3/4  waiting 0  rate_limited 15",
+            "failed 0.0/s  left 2.0/s  in flight 3/4  waiting 0  rate_limited 15",
             "chat (blue)",
             "● green",
             "███████████████····· 3/4",
@@ -365,6 +370,7 @@ mod tests {
         ] {
             assert!(shown.contains(text), "missing {text} in\n{shown}");
         }
+        assert!(screen(&view, 80, 24).contains("left 2.0/s"), "a usual terminal shows who left");
         view.take(Err("it is silent".to_owned()));
         assert!(screen(&view, 120, 40).contains("NOT REACHED: it is silent"));
     }

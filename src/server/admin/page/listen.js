@@ -2,7 +2,8 @@
 
 // A gateway speaks each second; this silence means that it is gone, or the way to it.
 const SILENCE = 5000;
-// What comes first holds five minutes, and a slow line takes a while for them.
+// What comes first holds five minutes, and a slow line takes a while for them; and before it the browser may have to
+// ask somebody for another token.
 const FIRST = 20000;
 // Before the next try, and the one after it, and so on.
 const PAUSES = [1000, 2000, 4000, 8000];
@@ -28,10 +29,7 @@ export const listen = (path, hear, miss) => {
   };
   const open = () => {
     source = new EventSource(path);
-    until = performance.now() + SILENCE;
-    source.onopen = () => {
-      until = performance.now() + FIRST;
-    };
+    until = performance.now() + FIRST;
     source.onmessage = (event) => {
       heard = performance.now();
       until = heard + SILENCE;
@@ -45,7 +43,10 @@ export const listen = (path, hear, miss) => {
       tell();
     };
   };
-  const tell = () => missing && miss(Math.floor((performance.now() - heard) / 1000), refused);
+  const tell = () => {
+    const silent = performance.now() - heard;
+    if (missing || silent > SILENCE) miss(Math.floor(silent / 1000), refused);
+  };
   const tick = () => {
     if (source && performance.now() > until) {
       refused = false;
