@@ -6,6 +6,8 @@ Run by scripts/page, which starts a gateway and a worker. SCREENSHOTS=<folder> k
 import json
 import os
 import re
+import signal
+import subprocess
 import threading
 import time
 import urllib.error
@@ -81,6 +83,10 @@ class Visit:
         expect(self.page.locator("#said")).to_have_text("Live, a picture each second.", timeout=PATIENCE)
         return self.page
 
+    def forgive(self, *faults):
+        """What the browser itself says of an outage that is the subject of a test."""
+        self.faults = [fault for fault in self.faults if not any(known in fault for known in faults)]
+
     def close(self):
         self.context.close()
         assert not self.faults, self.faults
@@ -154,6 +160,9 @@ def switches_by_keyboard_with_the_admin_token(browser):
     page.keyboard.press("Enter")
     # This visitor's token may only read.
     expect(page.locator("#ask")).to_be_visible()
+    page.keyboard.type(READ)
+    page.keyboard.press("Enter")
+    expect(page.locator("#ask-why")).to_have_text("That token may not change it. The admin token may.")
     page.keyboard.type(WRITE)
     page.keyboard.press("Enter")
     expect(page.locator("form.switch [role=status]")).to_have_text("green takes the work at every gateway.")
@@ -165,16 +174,170 @@ def switches_by_keyboard_with_the_admin_token(browser):
     visit.close()
 
 
+def write(path, body):
+    headers = {"content-type": "application/json", "authorization": f"Bearer {WRITE}"}
+    request = urllib.request.Request(ADMIN + path, json.dumps(body).encode(), headers, method="PUT")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        answer.read()
+
+
+def follows_a_switch_made_elsewhere(browser):
+    visit = Visit(browser, viewport={"width": 1000, "height": 900})
+    page = visit.open()
+    select, about = page.locator("form.switch select"), page.locator("#pools .about")
+    expect(select).to_have_value("blue")
+    write("/api/v1/pools/default/active", {"colour": "green"})
+    expect(select).to_have_value("green", timeout=PATIENCE)
+    # Not while somebody chooses.
+    select.focus()
+    write("/api/v1/pools/default/active", {"colour": "blue"})
+    expect(about).to_contain_text("blue takes the work", timeout=PATIENCE)
+    expect(select).to_have_value("green")
+    page.locator("form.switch button").focus()
+    expect(select).to_have_value("blue", timeout=PATIENCE)
+    visit.close()
+
+
+def says_what_became_of_maintenance_and_where(browser):
+    visit = Visit(browser, WRITE, viewport={"width": 1000, "height": 900})
+    page = visit.open()
+    button, told, said = page.locator("#maintenance"), page.locator("#maintenance-told"), page.locator("#said")
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    expect(button).to_have_text("Close for maintenance, at this gateway only")
+    page.route("**/api/v1/maintenance", lambda route: route.fulfill(status=500, json={"error": {"message": "no luck"}}))
+    button.click()
+    expect(told).to_have_text("Nothing changed: no luck")
+    # Pictures that come must not take it away.
+    page.wait_for_timeout(2500)
+    expect(told).to_have_text("Nothing changed: no luck")
+    expect(said).to_have_text("Live, a picture each second.")
+    page.unroute("**/api/v1/maintenance")
+    # A token does not help against that, so none is asked for.
+    foreign = {"error": {"code": "foreign_origin", "message": "not from here"}}
+    page.route("**/api/v1/maintenance", lambda route: route.fulfill(status=403, json=foreign))
+    button.click()
+    expect(told).to_have_text("Nothing changed: not from here")
+    expect(page.locator("#ask")).to_be_hidden()
+    page.unroute("**/api/v1/maintenance")
+
+    button.click()
+    expect(told).to_have_text(re.compile(r"Closed at [\d:]+, at this gateway only\."), timeout=PATIENCE)
+    expect(said).to_contain_text("Closed for maintenance: this gateway refuses new requests.", timeout=PATIENCE)
+    button.click()
+    expect(told).to_have_text(re.compile(r"Opened at [\d:]+"), timeout=PATIENCE)
+    expect(said).to_have_text("Live, a picture each second.", timeout=PATIENCE)
+    assert len(asked) == 3 and all("at this gateway only" in question for question in asked), asked
+    visit.forgive("500")
+    visit.close()
+
+
+def shows_whose_clients_left(browser):
+    visit = Visit(browser, viewport={"width": 1600, "height": 1000})
+    page = visit.open()
+    left = page.locator("#now div", has_text="Left /s").locator("dd")
+    expect(left).to_have_text("0")
+    body = {"model": "sim", "stream": True, "max_tokens": 2000, "messages": [{"role": "user", "content": "Hello"}]}
+    headers = {"content-type": "application/json", "x-user-id": "impatient"}
+    request = urllib.request.Request(f"{DAM}/v1/chat/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        answer.readline()
+    expect(left).not_to_have_text("0", timeout=PATIENCE)
+    expect(page.locator("#level-told")).not_to_contain_text(" 0 left")
+    expect(page.locator("#level .u-legend")).to_contain_text("Left")
+    visit.close()
+
+
+def reckons_with_clocks_and_dates(browser):
+    visit = Visit(browser, timezone_id="Asia/Tokyo")
+    page = visit.open()
+    expect(page.locator("#zone")).to_have_text("Asia/Tokyo, GMT+09:00", timeout=PATIENCE)
+
+    def reckon(what):
+        return page.evaluate(f'import("/times.js").then((times) => {what})')
+
+    # The clock was set back by 8 s before the third second.
+    points = "[10000, 11000, 4000, 5000].map((at_ms) => ({ at_ms, seconds: 1 }))"
+    assert reckon(f"times.times({points})") == [2, 3, 4, 5]
+    assert reckon("times.times([{ at_ms: 1000, seconds: 1 }, { at_ms: 9000, seconds: 1 }])") == [1, 9]
+    assert reckon(f"times.taken({points}.slice(0, 2), {{ points: {points}.slice(2) }}).length") == 4
+    assert reckon("times.taken([1, 2], { whole: true, points: [3] })") == [3]
+    assert reckon("times.taken(Array(300).fill(0), { points: [1] }).length") == 300
+    # Midnight is the browser's: 16:02:03 in Greenwich is the next day in Tokyo.
+    at = 'new Date("2026-03-01T16:02:03Z")'
+    assert reckon(f'times.stamp({at}, new Date("2026-03-01T15:00:00Z"))') == "01:02:03"
+    assert reckon(f'times.stamp({at}, new Date("2026-03-01T14:59:59Z"))') == "2026-03-02 01:02:03"
+    visit.close()
+
+
+# Sources that a page has opened, to see that they do not pile up.
+COUNT_SOURCES = """window.sources = [];
+window.EventSource = class extends EventSource {
+    constructor(path) {
+        super(path);
+        window.sources.push(this);
+    }
+};"""
+
+
+def notices_that_the_gateway_is_gone(browser):
+    gateway = int(os.environ["DAM_PID"])
+    with open(f"/proc/{gateway}/cmdline", encoding="utf-8") as line:
+        command = line.read().split("\0")[:-1]
+    visit = Visit(browser, viewport={"width": 400, "height": 900})
+    visit.page.add_init_script(COUNT_SOURCES)
+    page = visit.open()
+    said, silent, main = page.locator("#said"), page.locator("#silent"), page.locator("main")
+
+    def is_old():
+        expect(said).to_have_text("The gateway does not answer. What is shown is old. Trying again…", timeout=PATIENCE)
+        expect(silent).to_have_text(re.compile(r"Nothing heard for \d+ s\."))
+        expect(main).to_have_class("old")
+        first = silent.inner_text()
+        expect(silent).not_to_have_text(first, timeout=PATIENCE)
+        # However far down somebody reads.
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        expect(said).to_be_in_viewport()
+
+    def is_live():
+        expect(said).to_have_text("Live, a picture each second.", timeout=PATIENCE)
+        expect(silent).to_have_text("")
+        expect(main).not_to_have_class("old")
+        assert page.evaluate("sources.filter((source) => source.readyState !== EventSource.CLOSED).length") == 1
+
+    # Its sockets stay open, and it takes new connections, and nobody is there.
+    os.kill(gateway, signal.SIGSTOP)
+    try:
+        is_old()
+        # It is tried again meanwhile, and that is no sign of life.
+        page.wait_for_timeout(8000)
+        expect(main).to_have_class("old")
+    finally:
+        os.kill(gateway, signal.SIGCONT)
+    is_live()
+    os.kill(gateway, signal.SIGKILL)
+    is_old()
+    again = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        is_live()
+        expect(page.locator("#events p")).to_have_count(1)
+        visit.forgive("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_INCOMPLETE_CHUNKED_ENCODING")
+        visit.close()
+    finally:
+        again.terminate()
+        again.wait(timeout=30)
+
+
 def goes_on_after_the_line_was_cut(browser):
     visit = Visit(browser)
     page = visit.open()
     page.route("**/api/v1/events", lambda route: route.fulfill(status=503, body="full"))
-    page.evaluate("navigator.onLine")
     page.reload()
-    expect(page.locator("#said")).to_have_text(re.compile("does not answer"))
+    expect(page.locator("#said")).to_have_text(re.compile("too many viewers.*What is shown is old"))
     page.unroute("**/api/v1/events")
     expect(page.locator("#said")).to_have_text("Live, a picture each second.")
-    visit.faults = [fault for fault in visit.faults if "503" not in fault]
+    expect(page.locator("main")).not_to_have_class("old")
+    visit.forgive("503")
     visit.close()
 
 
@@ -195,7 +358,13 @@ def main():
         shows_what_happens(browser)
         looks(browser, folder)
         switches_by_keyboard_with_the_admin_token(browser)
+        follows_a_switch_made_elsewhere(browser)
+        says_what_became_of_maintenance_and_where(browser)
+        shows_whose_clients_left(browser)
+        reckons_with_clocks_and_dates(browser)
         goes_on_after_the_line_was_cut(browser)
+        # It leaves no gateway for another.
+        notices_that_the_gateway_is_gone(browser)
         browser.close()
     print("the page: all well")
 

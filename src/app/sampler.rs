@@ -209,11 +209,12 @@ mod tests {
         after.ended[Ending::Complete as usize] += 10;
         after.ended[Ending::Refused as usize] += 30;
         after.ended[Ending::TimedOut as usize] += 1;
+        after.ended[Ending::ClientGone as usize] += 2;
         after.refused[Reason::Overloaded as usize] += 30;
         after.in_flight = 9;
         after.ttft = vec![5, 9, 2];
         let point = point(&before, &after, Duration::from_millis(1500));
-        assert_eq!((point.offered, point.failed, point.ttft), (46, 1, vec![0, 9, 1]));
+        assert_eq!((point.offered, point.failed, point.gone, point.ttft), (48, 1, 2, vec![0, 9, 1]));
         assert_eq!(point.refused, BTreeMap::from([("overloaded".into(), 30)]));
         assert!((point.seconds - 1.5).abs() < 1e-9);
     }

@@ -6,7 +6,9 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use traffic_dam::metrics::Light;
-use traffic_dam::server::admin::live::{Frame, Point, PoolScene, Scene, WorkerScene};
+use traffic_dam::server::admin::live::{Event, Frame, Point, PoolScene, Scene, WorkerScene};
+
+use super::when::when;
 
 /// Seconds that are kept: as many columns as a wide terminal has.
 const SECONDS: usize = 300;
@@ -19,7 +21,7 @@ const BREATH: usize = 10;
 #[derive(Debug, Default)]
 pub(super) struct View {
     points: Vec<Point>,
-    events: Vec<String>,
+    events: Vec<Event>,
     scene: Scene,
     /// Why nothing comes, if nothing does.
     trouble: Option<String>,
@@ -37,20 +39,15 @@ impl View {
             self.points.clear();
             self.events.clear();
         }
-        let newest = self.points.last().map_or(0, |point| point.at_ms);
-        self.points.extend(frame.points.into_iter().filter(|point| point.at_ms > newest));
+        self.points.extend(frame.points);
         self.points.drain(..self.points.len().saturating_sub(SECONDS));
-        let line = |at_ms: u64, text: &str| {
-            let seconds = at_ms / 1000 % 86_400;
-            format!("{:02}:{:02}:{:02}Z  {text}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-        };
-        self.events.extend(frame.events.iter().map(|event| line(event.at_ms, &event.text)));
+        self.events.extend(frame.events);
         self.events.drain(..self.events.len().saturating_sub(EVENTS));
         self.scene = frame.scene;
     }
 
-    /// Draws everything.
-    pub(super) fn draw(&self, screen: &mut Screen<'_>) {
+    /// Draws everything, as it is to be seen at `now_ms`.
+    pub(super) fn draw(&self, screen: &mut Screen<'_>, now_ms: u64) {
         let workers = self.scene.pools.iter().map(|pool| pool.workers.len() + 1).sum::<usize>();
         let most = usize::from(screen.area().height / 3).max(4);
         let workers = u16::try_from(workers.min(most)).unwrap_or(u16::MAX);
@@ -71,14 +68,16 @@ impl View {
             Layout::horizontal([Constraint::Percentage(45), Constraint::Percentage(55)]).areas(lists);
         self.callers(screen, callers);
         self.rules(screen, rules);
-        let newest = self.events.iter().rev().map(|event| Line::from(event.as_str()));
-        screen.render_widget(Paragraph::new(newest.collect::<Vec<_>>()).block(titled("Last events")), events);
+        let line = |event: &Event| Line::from(format!("{}  {}", when(event.at_ms, now_ms), event.text));
+        let newest: Vec<_> = self.events.iter().rev().map(line).collect();
+        screen.render_widget(Paragraph::new(newest).block(titled("Last events (UTC)")), events);
     }
 
     fn head(&self, screen: &mut Screen<'_>, area: Rect) {
         let scene = &self.scene;
         let state = match &self.trouble {
             Some(why) => format!("NOT REACHED: {why}").red().bold(),
+            None if scene.version.is_empty() => "connecting…".dim(),
             None if scene.maintenance => "closed for maintenance".red().bold(),
             None => Span::from(scene.phase.to_string()),
         };
@@ -101,22 +100,28 @@ impl View {
         let now = self.points.last().cloned().unwrap_or_default();
         let rate = |count: fn(&Point) -> u64| self.rate(count);
         let second = format!(
-            "offered {:.1}/s  admitted {:.1}/s  refused {:.1}/s  in time {:.1}/s  failed {:.1}/s  in flight {}/{}  waiting {}",
+            "offered {:.1}/s  admitted {:.1}/s  refused {:.1}/s  in time {:.1}/s",
             rate(|point| point.offered),
             rate(|point| point.admitted),
             rate(refused),
             rate(|point| point.good),
-            rate(|point| point.failed),
-            now.in_flight,
-            now.limit,
-            now.queue.values().sum::<u64>(),
         );
         let mut reasons =
             now.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>();
         if reasons.is_empty() {
             reasons.push("nothing refused in the last second".to_owned());
         }
-        let third = Line::from(reasons.join("  ")).dim();
+        let waiting = now.queue.values().sum::<u64>();
+        let third = Line::from_iter([
+            Span::from(format!(
+                "failed {:.1}/s  left {:.1}/s  in flight {}/{}  waiting {waiting}  ",
+                rate(|point| point.failed),
+                rate(|point| point.gone),
+                now.in_flight,
+                now.limit
+            )),
+            reasons.join("  ").dim(),
+        ]);
         screen.render_widget(Paragraph::new(vec![first, Line::from(second), third]), area);
     }
 
@@ -283,7 +288,7 @@ mod tests {
     use super::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use traffic_dam::server::admin::live::{CallerScene, Event, RuleScene};
+    use traffic_dam::server::admin::live::{CallerScene, RuleScene};
 
     fn frame(whole: bool, at_ms: u64) -> Frame {
         let worker = WorkerScene {
@@ -304,6 +309,7 @@ mod tests {
                 seconds: 1.0,
                 offered: 20,
                 admitted: 5,
+                gone: 2,
                 refused: [("rate_limited".into(), 15)].into(),
                 in_flight: 3,
                 limit: 4,
@@ -336,37 +342,49 @@ mod tests {
 
     fn screen(view: &View, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| view.draw(frame)).unwrap();
+        terminal.draw(|frame| view.draw(frame, 3_724_000)).unwrap();
         terminal.backend().to_string()
     }
 
     #[test]
     fn everything_that_matters_is_on_the_screen() {
         let mut view = View::default();
+        assert!(screen(&view, 120, 40).contains("connecting…"));
         view.take(Ok(frame(true, 1)));
         view.take(Ok(frame(false, 2)));
-        view.take(Ok(frame(false, 2)));
-        assert_eq!(view.points.len(), 2, "a second that came twice counts once");
         let shown = screen(&view, 120, 40);
         for text in [
             "1.2.3  running  Redis lost  heartbeats not used",
             "offered 20.0/s  admitted 5.0/s  refused 15.0/s",
-            "in flight 3/4",
-            "rate_limited 15",
+            "failed 0.0/s  left 2.0/s  in flight 3/4  waiting 0  rate_limited 15",
             "chat (blue)",
             "● green",
             "███████████████····· 3/4",
             "50 %",
             "key:team-a",
             "93 %",
+            "Last events (UTC)",
             "01:02:03Z  the gateway started",
             "late       ░░",
             "≤ half     ▒▒",
         ] {
             assert!(shown.contains(text), "missing {text} in\n{shown}");
         }
+        assert!(screen(&view, 80, 24).contains("left 2.0/s"), "a usual terminal shows who left");
         view.take(Err("it is silent".to_owned()));
         assert!(screen(&view, 120, 40).contains("NOT REACHED: it is silent"));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_stops_nothing() {
+        let mut view = View::default();
+        for frame in [frame(true, 9000), frame(false, 10_000), frame(false, 2000)] {
+            view.take(Ok(frame));
+        }
+        let at: Vec<_> = view.points.iter().map(|point| point.at_ms).collect();
+        assert_eq!(at, [9000, 10_000, 2000]);
+        (0..2 * SECONDS as u64).for_each(|at| view.take(Ok(frame(false, at))));
+        assert_eq!((view.points.len(), view.events.len()), (SECONDS, EVENTS));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use traffic_dam::net::client;
 use traffic_dam::server::admin::live::Frame;
 
 /// A gateway speaks each second; this silence means that it is gone.
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(5);
 /// The longest event: five minutes of a large gateway are a few hundred kilobytes.
 const LONGEST: usize = 16 << 20;
 

@@ -4,6 +4,7 @@
 
 mod draw;
 mod events;
+mod when;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use http::Uri;
 use ratatui::DefaultTerminal;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
+use traffic_dam::clock::unix_millis;
 use traffic_dam::config::syntax::{Syntax, WorkerUrl};
 use traffic_dam::upstream::tls;
 
@@ -69,7 +71,7 @@ async fn show(terminal: &mut DefaultTerminal, source: Source) -> Result<(), Fail
     let mut view = View::default();
     let mut keys = EventStream::new();
     loop {
-        terminal.draw(|frame| view.draw(frame))?;
+        terminal.draw(|frame| view.draw(frame, unix_millis()))?;
         tokio::select! {
             Some(news) = news.recv() => view.take(news),
             key = keys.next() => match key {

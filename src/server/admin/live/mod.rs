@@ -31,12 +31,15 @@ const BEHIND: usize = 4;
 #[derive(Debug)]
 pub struct Live {
     ring: Mutex<Ring>,
-    sender: broadcast::Sender<Bytes>,
+    /// Each second with its number.
+    sender: broadcast::Sender<(u64, Bytes)>,
     seats: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct Ring {
+    /// Seconds since the start. The wall clock may be set back; this may not.
+    number: u64,
     points: VecDeque<Point>,
     events: VecDeque<Event>,
     /// Nothing before the first second.
@@ -73,43 +76,57 @@ impl Live {
             push(&mut ring.events, EVENTS, event.clone());
         }
         push(&mut ring.points, SECONDS, point.clone());
+        ring.number += 1;
         // Writing it takes longer than all the rest.
         if self.sender.receiver_count() > 0 {
             let frame = Frame { whole: false, points: vec![point], events, scene: scene.trimmed() };
             // Who left meanwhile needs no second.
-            self.sender.send(write(&frame)).unwrap_or_default();
+            self.sender.send((ring.number, write(&frame))).unwrap_or_default();
         }
         ring.scene = Some(scene);
     }
 
-    /// All there is.
-    fn whole(&self) -> Bytes {
+    /// All there is, and the number of its last second.
+    fn whole(&self) -> (u64, Bytes) {
         let ring = self.ring.lock();
-        write(&Frame {
+        let frame = Frame {
             whole: true,
             points: ring.points.iter().cloned().collect(),
             events: ring.events.iter().cloned().collect(),
             scene: ring.scene.as_ref().map(Scene::trimmed).unwrap_or_default(),
-        })
+        };
+        (ring.number, write(&frame))
     }
 
-    /// Server-sent events for one more viewer: all there is, then each second; nothing when there are too many.
+    /// Server-sent events for one more viewer: all there is, then each second once; nothing when there are too many.
     pub(super) fn join(self: &Arc<Self>) -> Option<impl Stream<Item = Bytes> + Send + use<>> {
         let seat = Arc::clone(&self.seats).try_acquire_owned().ok()?;
         let live = Arc::clone(self);
         // From here on no second is missed.
         let seconds = self.sender.subscribe();
-        Some(unfold((live, seconds, seat, true), |(live, mut seconds, seat, first)| async move {
-            let bytes = if first {
-                live.whole()
-            } else {
-                match seconds.recv().await {
-                    Ok(bytes) => bytes,
-                    Err(broadcast::error::RecvError::Lagged(_)) => live.whole(),
-                    Err(broadcast::error::RecvError::Closed) => return None,
+        Some(unfold((live, seconds, seat, None), |(live, mut seconds, seat, sent)| async move {
+            let (number, bytes) = match sent {
+                None => {
+                    // A gateway that has only started has nothing to show before its first second is over.
+                    if live.ring.lock().scene.is_none() {
+                        seconds.recv().await.ok();
+                    }
+                    live.whole()
                 }
+                Some(sent) => loop {
+                    match seconds.recv().await {
+                        // What was all there was held it already.
+                        Ok((number, _)) if number <= sent => {}
+                        Ok(second) => break second,
+                        Err(broadcast::error::RecvError::Lagged(_)) => {
+                            seconds = seconds.resubscribe();
+                            break live.whole();
+                        }
+                        Err(broadcast::error::RecvError::Closed) => return None,
+                    }
+                },
             };
-            Some((bytes, (live, seconds, seat, false)))
+            Some((bytes, (live, seconds, seat, Some(number))))
         }))
     }
 }
@@ -124,7 +141,7 @@ fn write(frame: &Frame) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::StreamExt;
+    use futures_util::{FutureExt, StreamExt};
 
     fn read(bytes: &Bytes) -> Frame {
         let text = std::str::from_utf8(bytes).unwrap();
@@ -152,6 +169,40 @@ mod tests {
         // One who does not read for a while gets all of it again.
         (1000..1000 + 2 * BEHIND as u64).for_each(|at| second(&live, at));
         assert!(read(&viewer.next().await.unwrap()).whole);
+    }
+
+    #[tokio::test]
+    async fn who_comes_before_the_first_second_waits_for_it() {
+        let live = Arc::new(Live::default());
+        let mut viewer = Box::pin(live.join().unwrap());
+        assert!(viewer.next().now_or_never().is_none());
+        second(&live, 1000);
+        let first = read(&viewer.next().await.unwrap());
+        assert_eq!((first.whole, first.points.len(), &*first.scene.version), (true, 1, "1"));
+        second(&live, 2000);
+        assert_eq!(read(&viewer.next().await.unwrap()).points[0].at_ms, 2000);
+    }
+
+    #[tokio::test]
+    async fn a_second_is_sent_once_whatever_the_clock_says() {
+        let live = Arc::new(Live::default());
+        second(&live, 1000);
+        let mut viewer = Box::pin(live.join().unwrap());
+        // It is in what is sent first, and waits to be sent by itself.
+        second(&live, 2000);
+        let first = read(&viewer.next().await.unwrap());
+        assert_eq!((first.whole, first.points.len()), (true, 2));
+        // Somebody sets the clock back.
+        second(&live, 500);
+        let next = read(&viewer.next().await.unwrap());
+        assert_eq!((next.whole, next.points[0].at_ms), (false, 500));
+
+        // One who fell behind is not sent the seconds again that still wait for it.
+        (0..2 * BEHIND as u64).for_each(|_| second(&live, 600));
+        assert!(read(&viewer.next().await.unwrap()).whole);
+        second(&live, 700);
+        let next = read(&viewer.next().await.unwrap());
+        assert_eq!((next.whole, next.points.len(), next.points[0].at_ms), (false, 1, 700));
     }
 
     #[test]

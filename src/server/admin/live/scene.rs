@@ -124,7 +124,7 @@ pub struct RuleScene {
 /// What happened in one second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Point {
-    /// When it ended, in milliseconds since 1970.
+    /// When it ended, in milliseconds since 1970. Where a clock was set back, later points have earlier times.
     pub at_ms: u64,
     /// How long it was, in seconds: a busy machine's seconds are longer.
     pub seconds: f64,
@@ -136,7 +136,7 @@ pub struct Point {
     pub good: u64,
     /// Answers that broke off.
     pub failed: u64,
-    /// Clients that left.
+    /// Requests whose client left before its answer was whole.
     pub gone: u64,
     /// Refused requests, by reason.
     pub refused: BTreeMap<Arc<str>, u64>,

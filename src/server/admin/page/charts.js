@@ -1,5 +1,7 @@
 // The two pictures: lines for the water level, and a map of where first tokens fell. uPlot draws axes and lines.
 
+import { stamp, time, times } from "./times.js";
+
 const HEIGHT = 240;
 const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -7,6 +9,8 @@ const axes = () => {
   const look = { stroke: variable("--soft"), grid: { stroke: variable("--grid"), width: 1 }, ticks: { stroke: variable("--grid") } };
   return (more) => ({ ...look, ...more });
 };
+// The hour as the events beside it have it, in every browser.
+const hours = { space: 80, values: (_, splits) => splits.map((at) => time(new Date(at * 1000))) };
 
 // A chart that is as wide as its place, and is built anew when light turns to dark.
 const keep = (place, build) => {
@@ -48,22 +52,24 @@ export const waterLevel = (place) => {
     });
     return {
       series: [
-        { label: "Time", value: (_, at) => (at == null ? "–" : new Date(at * 1000).toLocaleTimeString()) },
+        { label: "Time", value: (_, at) => (at == null ? "–" : stamp(new Date(at * 1000), new Date())) },
         line("Offered", "--offered", [8, 4]),
         line("Admitted", "--admitted", [], true),
         line("Refused", "--refused", [2, 3]),
         line("In time", "--good", [12, 3, 2, 3]),
+        line("Left", "--left", [1, 6]),
       ],
-      axes: [axis({}), axis({ size: 52 })],
+      axes: [axis(hours), axis({ size: 52 })],
       scales: { y: { range: (_, low, high) => [0, Math.max(high, 1) * 1.05] } },
     };
   });
   return (points) => chart.show([
-    points.map((point) => point.at_ms / 1000),
+    times(points),
     perSecond(points, (point) => point.offered),
     perSecond(points, (point) => point.admitted),
     perSecond(points, refusedOf),
     perSecond(points, (point) => point.good),
+    perSecond(points, (point) => point.gone),
   ]);
 };
 
@@ -96,6 +102,7 @@ export const quantile = (share, counts, bounds) => {
 // Times to first token, a column for each second.
 export const heatMap = (place) => {
   let points = [];
+  let ends = [];
   let bounds = [];
   let promise = 0;
   const paint = (chart) => {
@@ -108,16 +115,16 @@ export const heatMap = (place) => {
     ctx.beginPath();
     ctx.rect(chart.bbox.left, chart.bbox.top, chart.bbox.width, chart.bbox.height);
     ctx.clip();
-    for (const point of points) {
-      const right = at(point.at_ms / 1000);
-      const left = at(point.at_ms / 1000 - point.seconds);
+    points.forEach((point, index) => {
+      const right = at(ends[index]);
+      const left = at(ends[index] - point.seconds);
       point.ttft.forEach((count, row) => {
         if (count === 0) return;
         // By its logarithm: a few late ones must show beside many early ones.
         ctx.fillStyle = `rgba(${heat}, ${0.25 + 0.75 * (Math.log1p(count) / Math.log1p(most))})`;
         ctx.fillRect(left, up(row + 1), Math.max(right - left, 1), up(row) - up(row + 1));
       });
-    }
+    });
     ctx.setLineDash([6, 4]);
     ctx.lineWidth = 2;
     ctx.strokeStyle = variable("--refused");
@@ -134,15 +141,16 @@ export const heatMap = (place) => {
       series: [{}, { show: false }],
       legend: { show: false },
       cursor: { show: false },
-      axes: [axis({}), axis({ size: 62, splits: rows, values: (_, splits) => splits.map((row) => label(bounds[row - 1])) })],
+      axes: [axis(hours), axis({ size: 62, splits: rows, values: (_, splits) => splits.map((row) => label(bounds[row - 1])) })],
       scales: { y: { range: () => [0, bounds.length + 1] } },
       hooks: { draw: [paint] },
     };
   });
   return (next, scene) => {
     points = next;
+    ends = times(next);
     bounds = scene.ttft_buckets;
     promise = scene.ttft_slo_ms / 1000;
-    chart.show([next.map((point) => point.at_ms / 1000), next.map(() => null)]);
+    chart.show([ends, next.map(() => null)]);
   };
 };

@@ -1,12 +1,14 @@
 // Draws what the gateway tells each second.
 
 import { heatMap, quantile, refusedOf, waterLevel } from "./charts.js";
+import { listen } from "./listen.js";
 import * as tables from "./tables.js";
+import { taken, time, zone } from "./times.js";
 
-const SECONDS = 300;
 // What numbers are averaged over, in seconds: one alone flickers.
 const BREATH = 10;
-const AGAIN = 3000;
+// What may change is changed, or refused, sooner.
+const PATIENCE = 15000;
 
 const at = (id) => document.getElementById(id);
 const said = (text, bad) => {
@@ -14,9 +16,17 @@ const said = (text, bad) => {
   if (at("said").textContent !== text) at("said").textContent = text;
   at("said").className = bad ? "bad" : "";
 };
+// The words are not enough for who looks at the charts, nor the look for who does not see it.
+const old = (seconds) => {
+  at("main").classList.toggle("old", seconds !== undefined);
+  // Not read aloud: it changes each second.
+  at("silent").textContent = seconds === undefined ? "" : `Nothing heard for ${seconds} s.`;
+};
 
 let points = [];
 let scene;
+// Of the program whose page this is.
+let version;
 let drawLevel;
 let drawHeat;
 
@@ -37,16 +47,17 @@ const draw = (frame) => {
     admitted: text(rate(last, (point) => point.admitted)),
     refused: text(rate(last, refusedOf)),
     good: text(rate(last, (point) => point.good)),
+    left: text(rate(last, (point) => point.gone)),
   };
   tables.figures(at("now"), [
     ["Offered /s", rates.offered], ["Admitted /s", rates.admitted], ["Refused /s", rates.refused],
-    ["In time /s", rates.good], ["Failed /s", text(rate(last, (point) => point.failed))],
+    ["In time /s", rates.good], ["Failed /s", text(rate(last, (point) => point.failed))], ["Left /s", rates.left],
     ["In flight / limit", `${now.in_flight} / ${now.limit}`],
     ["Waiting", `${Object.values(now.queue).reduce((all, count) => all + count, 0)}`],
     ["TTFT p50", half], ["TTFT p95", late], ["Promise", tables.millis(scene.ttft_slo_ms / 1000)],
   ]);
   at("level-told").textContent =
-    `Last ${BREATH} s, a second: ${rates.offered} offered, ${rates.admitted} admitted, ${rates.refused} refused, ${rates.good} in time.`;
+    `Last ${BREATH} s, a second: ${rates.offered} offered, ${rates.admitted} admitted, ${rates.refused} refused, ${rates.good} in time, ${rates.left} left by their clients.`;
   at("ttft-told").textContent = `Last ${BREATH} s: half of the streams began within ${half}, 95 % within ${late}.`;
   drawLevel(points);
   drawHeat(points, scene);
@@ -58,68 +69,98 @@ const draw = (frame) => {
   tables.rules(at("rules"), scene.rules);
   tables.shared(at("shared"), scene);
   tables.events(at("events"), frame.events, frame.whole);
-  at("maintenance").textContent = scene.maintenance ? "Open again after maintenance" : "Close for maintenance";
+  at("zone").textContent = zone(new Date());
+  at("maintenance").textContent = `${scene.maintenance ? "Open again after" : "Close for"} maintenance, at this gateway only`;
+  at("maintenance").disabled = false;
 };
 
 // The token for writes, when the one that the browser was asked for may only read. Gone with the page.
 let token;
 const askForToken = () => new Promise((resolve) => {
   const dialog = at("ask");
+  at("ask-why").textContent = token ? "That token may not change it. The admin token may." : "Changing something needs the admin token.";
   at("token").value = "";
   dialog.addEventListener("close", () => resolve(dialog.returnValue === "go" ? at("token").value : undefined), { once: true });
   dialog.returnValue = "";
   dialog.showModal();
 });
 
-const put = async (path, body) => {
+// Writes something. Its faults are whole sentences that begin with `not`, unless nobody knows what became of it.
+const put = async (path, body, not) => {
   const headers = { "content-type": "application/json" };
   if (token) headers.authorization = `Bearer ${token}`;
-  const answer = await fetch(path, { method: "PUT", headers, body: JSON.stringify(body) });
-  if (answer.status === 403 || (answer.status === 401 && token)) {
+  const signal = AbortSignal.timeout(PATIENCE);
+  const answer = await fetch(path, { method: "PUT", headers, body: JSON.stringify(body), signal }).catch(() => {
+    throw new Error("No answer came: it may be done or not. Look at what is shown.");
+  });
+  if (answer.ok) return { everywhere: answer.status === 200 };
+  // What stands between may answer with something else.
+  const why = (await answer.json().catch(() => undefined))?.error;
+  // Another token helps against nothing else.
+  if (why?.code === "forbidden" || (answer.status === 401 && token)) {
     token = await askForToken();
-    if (token) return put(path, body);
+    if (token) return put(path, body, not);
   }
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(told.error.message);
-  return { everywhere: answer.status === 200 };
+  throw new Error(`${not}: ${why?.message ?? `it answers ${answer.status}`}`);
 };
 
 const switchColour = async (pool, colour, told) => {
   told.textContent = "Switching…";
   try {
-    const { everywhere } = await put(`/api/v1/pools/${encodeURIComponent(pool)}/active`, { colour });
+    const { everywhere } = await put(`/api/v1/pools/${encodeURIComponent(pool)}/active`, { colour }, "Not switched");
+    told.dataset.colour = colour;
     told.textContent = everywhere ? `${colour} takes the work at every gateway.` : `${colour} was told; not every gateway follows yet.`;
   } catch (fault) {
-    told.textContent = `Not switched: ${fault.message}`;
+    told.textContent = fault.message;
   }
 };
 
 at("maintenance").addEventListener("click", async () => {
-  const on = !scene?.maintenance;
-  if (on && !confirm("Refuse all new requests until it is opened again?")) return;
+  const on = !scene.maintenance;
+  const others = scene.dams > 1 ? " The others take requests as before." : "";
+  if (on && !confirm(`Refuse all new requests at this gateway only (${location.host}), until it is opened again?${others}`)) return;
+  const told = at("maintenance-told");
+  told.textContent = on ? "Closing…" : "Opening…";
   try {
-    await put("/api/v1/maintenance", { on });
+    await put("/api/v1/maintenance", { on }, "Nothing changed");
+    told.textContent = `${on ? "Closed" : "Opened"} at ${time(new Date())}, at this gateway only.`;
   } catch (fault) {
-    said(`Nothing changed: ${fault.message}`, true);
+    told.textContent = fault.message;
   }
 });
 
-const listen = () => {
-  const source = new EventSource("/api/v1/events");
-  source.onmessage = (event) => {
-    const frame = JSON.parse(event.data);
+// How it is, in a line; more than that all is well is set in bold.
+const sayHowItIs = () => {
+  const words = ["Live, a picture each second."];
+  if (scene.maintenance) words.push("Closed for maintenance: this gateway refuses new requests.");
+  if (scene.phase !== "running") words.push(`The gateway is ${scene.phase}.`);
+  if (scene.version !== version) words.push(`It is version ${scene.version} now: load this page again.`);
+  said(words.join(" "), words.length > 1);
+};
+
+const hear = (data) => {
+  try {
+    const frame = JSON.parse(data);
     scene = frame.scene;
-    const newest = points.at(-1)?.at_ms ?? 0;
-    points = (frame.whole ? frame.points : points.concat(frame.points.filter((point) => point.at_ms > newest))).slice(-SECONDS);
+    version ??= scene.version;
+    points = taken(points, frame);
     drawLevel ??= waterLevel(at("level"));
     drawHeat ??= heatMap(at("ttft"));
     draw(frame);
-    said("Live, a picture each second.");
-  };
-  source.onerror = () => {
-    said("The gateway does not answer; what is shown is old. Trying again…", true);
-    // A refusal ends it for good; a lost connection it mends itself.
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, AGAIN);
-  };
+  } catch (fault) {
+    // Of another version, most likely.
+    said("What the gateway says cannot be shown: load this page again.", true);
+    at("main").classList.add("old");
+    throw fault;
+  }
+  old();
+  sayHowItIs();
 };
-listen();
+const miss = (seconds, refused) => {
+  const why = refused
+    ? "The gateway, or what stands before it, shows nothing: too many viewers, or another token is wanted."
+    : "The gateway does not answer.";
+  said(`${why} What is shown is old. Trying again…`, true);
+  old(seconds);
+};
+listen("/api/v1/events", hear, miss);

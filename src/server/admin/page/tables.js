@@ -1,5 +1,7 @@
 // Tables and lists. What comes from callers or workers is set as text, never as markup.
 
+import { stamp } from "./times.js";
+
 export const make = (tag, attributes, ...children) => {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) element.setAttribute(name, value);
@@ -112,9 +114,24 @@ export const pools = (place, scene, onSwitch) => {
     const ceiling = pool.ceiling == null ? "" : `, ${Math.round(pool.ceiling)} together at most`;
     part.querySelector(".about").textContent =
       `${pool.active ? `${pool.active} takes the work` : "every colour takes work"}; ${pool.in_flight} in flight${ceiling}.`;
+    follow(part, pool.active ?? "");
     workers(part.querySelector("table"), pool);
   }
   for (const gone of known.values()) gone.remove();
+};
+
+// Somebody may switch elsewhere: neither what was told here nor the colour that stands to be chosen may be of before.
+const follow = (part, active) => {
+  const told = part.querySelector(".switched");
+  if (!told) return;
+  if (part.dataset.active !== active && told.dataset.colour !== active) told.textContent = "";
+  part.dataset.active = active;
+  const select = part.querySelector("select");
+  // Whoever is choosing is left alone until the focus goes on.
+  if (select.dataset.active !== active && document.activeElement !== select) {
+    if (active) select.value = active;
+    select.dataset.active = active;
+  }
 };
 
 const block = (pool, onSwitch) => {
@@ -122,8 +139,7 @@ const block = (pool, onSwitch) => {
   const parts = [name, make("p", { class: "note about" })];
   if (pool.colours.length > 1) {
     const select = make("select", {}, ...pool.colours.map((colour) => make("option", { value: colour }, colour)));
-    if (pool.active) select.value = pool.active;
-    const told = make("span", { role: "status" });
+    const told = make("span", { role: "status", class: "switched" });
     const form = make("form", { class: "switch" }, make("label", {}, "Give the work to ", select), make("button", {}, "Switch"), told);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -138,11 +154,19 @@ const block = (pool, onSwitch) => {
 };
 
 export const events = (list, fresh, whole) => {
+  const now = new Date();
   const line = (event) => {
-    const at = new Date(event.at_ms);
-    return make("p", {}, make("time", { datetime: at.toISOString() }, at.toLocaleTimeString()), event.text);
+    const at = new Date(event.at_ms).toISOString();
+    return make("p", {}, make("time", { datetime: at, title: at }), event.text);
   };
+  // All of them again, after the line was cut, is no news to read aloud.
+  list.setAttribute("aria-live", whole ? "off" : "polite");
   if (whole) list.replaceChildren();
   list.prepend(...fresh.map(line).reverse());
   while (list.children.length > 100) list.lastElementChild.remove();
+  // Those of before as well: at midnight they become yesterday's.
+  for (const time of list.querySelectorAll("time")) {
+    const text = stamp(new Date(time.dateTime), now);
+    if (time.textContent !== text) time.textContent = text;
+  }
 };
