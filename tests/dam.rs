@@ -7,6 +7,8 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+#[path = "dam/again.rs"]
+mod again;
 #[path = "dam/agent.rs"]
 mod agent;
 #[path = "dam/claims.rs"]
@@ -23,6 +25,8 @@ mod counting;
 mod drain;
 #[path = "dam/endings.rs"]
 mod endings;
+#[path = "dam/ends.rs"]
+mod ends;
 #[path = "dam/failover.rs"]
 mod failover;
 #[path = "dam/fleet.rs"]

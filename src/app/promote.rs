@@ -88,11 +88,15 @@ impl App {
             if let Some(own) = &mut own {
                 own.retain(is_there);
             }
-            for pool in fleet.pools().iter().filter(|pool| pool.workers.iter().any(|worker| worker.eligible))
-            {
-                let own = own.as_mut().map(|own| (jobs.clone(), own.of(&pool.name)));
+            for pool in fleet.pools() {
                 let known = waiting.remove(&pool.name);
+                // Reading them ends those whose time is over, whether there are workers or not.
                 let Some(mut known) = refreshed(&jobs, &pool.name, known).await else { continue };
+                if !pool.workers.iter().any(|worker| worker.eligible) {
+                    waiting.insert(Arc::clone(&pool.name), known);
+                    continue;
+                }
+                let own = own.as_mut().map(|own| (jobs.clone(), own.of(&pool.name)));
                 for (job, pending) in known.next(&pool.name, &busy) {
                     let turn = Turn {
                         app: self.clone(),

@@ -95,6 +95,7 @@ impl UpstreamBody {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
                     let wait = ready!(vigil.poll_vain(&mut self.alarm, &self.clock, cx));
+                    self.expire();
                     return Poll::Ready(Err(Fault::Silent(wait)));
                 }
             }
@@ -202,12 +203,16 @@ impl UpstreamBody {
         self.alarm.poll_due(due, &self.clock, cx)
     }
 
-    fn silent(&mut self) -> Option<BodyError> {
-        let (total, over) = self.limits.total;
-        let wait = if self.clock.now() >= over { Wait::Total(total) } else { Wait::Idle(self.limits.idle) };
+    fn expire(&mut self) {
         if let Some(source) = &mut self.source {
             source.expire();
         }
+    }
+
+    fn silent(&mut self) -> Option<BodyError> {
+        let (total, over) = self.limits.total;
+        let wait = if self.clock.now() >= over { Wait::Total(total) } else { Wait::Idle(self.limits.idle) };
+        self.expire();
         let message = format!("Worker {} {}.", self.watch.worker(), wait.describe());
         self.break_off(Ending::TimedOut, Refusal::new(Reason::UpstreamTimeout, message))
     }

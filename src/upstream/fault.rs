@@ -150,6 +150,9 @@ impl Fault {
                 let message = format!("Worker {worker} has all that it can start.");
                 Refusal::new(Reason::Overloaded, message).with_retry_after(FULL)
             }
+            Self::NotQueued(Refused::Taken) => {
+                Refusal::new(Reason::Conflict, "The request with this idempotency key is still under way.")
+            }
             Self::NotQueued(
                 why @ (Refused::Many(_) | Refused::Gone | Refused::Lost(_) | Refused::NoName),
             ) => {

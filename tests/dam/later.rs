@@ -29,7 +29,7 @@ pub(crate) fn at(method: &str, location: &str, key: &str, fields: &[&str]) -> Ve
     request(&format!("{method} {location}"), &fields, "")
 }
 
-async fn stage(slots: u32) -> (Redis, Dam, Hand) {
+pub(crate) async fn stage(slots: u32) -> (Redis, Dam, Hand) {
     let redis = Redis::start().await;
     let dam = Dam::start(&queueing(&redis, KEYS));
     let hand = Hand::join(&redis, "w1", "blue", slots).await;

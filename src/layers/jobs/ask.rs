@@ -14,8 +14,8 @@ use super::show::PATIENCE;
 use super::{Counter, IDEMPOTENCY_KEY, JobBody, PREFER, answer, named};
 use crate::clock::unix_millis;
 use crate::redis::jobs::{
-    self, Job, Kind, Known, LIVES, Pending, Place, Refused, Repeatable, Standing, Ticket, for_worker,
-    nameless, read_head,
+    self, Job, Kind, Known, LIVES, Pending, Place, Refused, Standing, Ticket, Trial, for_worker, nameless,
+    read_head,
 };
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Demand, Flight, Payload};
@@ -32,13 +32,13 @@ pub(super) struct Wish {
 }
 
 impl Wish {
-    /// What these headers ask for, if anything.
-    pub(super) fn read(headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
+    /// What these headers ask for, if anything. Without `repeatable` a request that is sent again is the worker's business.
+    pub(super) fn read(headers: &HeaderMap, repeatable: bool) -> Result<Option<Self>, Refusal> {
         let later = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).any(|value| {
             let word = |part: &str| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
             value.split(',').any(|part| word(part) == "respond-async")
         });
-        let once = headers.get(IDEMPOTENCY_KEY).map(|value| value.as_bytes().to_vec());
+        let once = headers.get(IDEMPOTENCY_KEY).filter(|_| repeatable).map(|value| value.as_bytes().to_vec());
         if once.as_ref().is_some_and(|key| key.is_empty() || key.len() > LONGEST_KEY) {
             let problem = format!("The header `idempotency-key` must have 1 to {LONGEST_KEY} bytes.");
             return Err(Refusal::new(Reason::BadRequest, problem).with_param("idempotency-key"));
@@ -52,7 +52,7 @@ pub(super) enum Asked<B> {
     /// This is the answer.
     Answered(Response<JobBody<B>>),
     /// It is to run, as this job.
-    Once(Repeatable, Job),
+    Once(Arc<Trial>),
 }
 
 /// What is known of the caller's request.
@@ -69,6 +69,10 @@ impl Asker {
         let demand = extensions.get::<Demand>().cloned().unwrap_or_else(Demand::path);
         Ok(Self { caller, demand, flight })
     }
+}
+
+fn under_way() -> Refusal {
+    Refusal::new(Reason::Conflict, "The request with this idempotency key is still under way.")
 }
 
 fn new_job() -> Result<Job, Refusal> {
@@ -104,7 +108,7 @@ impl Counter {
         }
         let Spare { asker, headers, path, pieces } = spare;
         let Ok(job) = new_job() else { return Err(refusal) };
-        match self.accept(job, &headers, &path, &pieces, &asker, false).await {
+        match self.accept(job, &headers, &path, &pieces, &asker, None).await {
             Ok(response) => Ok(answer(response, asker.flight.as_ref())),
             Err(problem) => {
                 tracing::debug!(%problem, "a request that could have been answered later was refused");
@@ -126,50 +130,57 @@ impl Counter {
         let pieces = pieces.clone();
         let new = new_job()?;
         let path = request.uri().path().to_owned();
-        let repeatable = wish.once.map(|key| {
+        let trial = wish.once.map(|key| {
             let whose = (&*asker.caller.id, &*path, &*key);
-            self.jobs.repeatable(whose, pieces.iter().map(|piece| &**piece))
+            Arc::new(self.jobs.trial(new, whose, pieces.iter().map(|piece| &**piece)))
         });
-        let job = match &repeatable {
-            None => new,
-            Some(repeatable) => {
-                match self.jobs.know(repeatable, new).await.map_err(|loss| unreachable(&loss))? {
-                    Known::New(job) => job,
-                    Known::Other => {
-                        return Err(Refusal::new(
-                            Reason::KeyReused,
-                            "Another body came with this idempotency key; take another key for another request.",
-                        ));
-                    }
-                    Known::Same(job) => match self.before(job, wish.later, &asker).await? {
-                        Some(response) => return Ok(Asked::Answered(response)),
-                        // It came to nothing, and may try again.
-                        None => new,
-                    },
-                }
-            }
-        };
+        if let Some(trial) = &trial
+            && let Some(response) = self.repeated(trial, wish.later, &asker).await?
+        {
+            return Ok(Asked::Answered(response));
+        }
         if !wish.later {
-            let Some(repeatable) = repeatable else {
+            let Some(trial) = trial else {
                 return Err(Refusal::new(
                     Reason::InternalError,
                     "A request that wished for nothing was kept.",
                 ));
             };
-            request.extensions_mut().insert(Ticket::Repeatable(job));
+            request.extensions_mut().insert(Ticket::Repeatable(Arc::clone(&trial)));
             // Once it is in the queue its name is taken: its seat must not be given to another.
             request.extensions_mut().insert(Demand { retryable: false, ..asker.demand });
-            return Ok(Asked::Once(repeatable, job));
+            return Ok(Asked::Once(trial));
         }
-        let kept = self.accept(job, request.headers(), &path, &pieces, &asker, repeatable.is_some()).await;
-        match (&kept, &repeatable) {
-            (Ok(_), Some(repeatable)) => {
-                self.jobs.accepted(repeatable, job).await.map_err(|loss| unreachable(&loss))?;
-            }
-            (Err(_), Some(repeatable)) => self.jobs.unknow(repeatable).await,
-            (_, None) => {}
+        let kept = self.accept(new, request.headers(), &path, &pieces, &asker, trial.clone()).await;
+        if let (Err(_), Some(trial)) = (&kept, &trial) {
+            trial.forget().await;
         }
         Ok(Asked::Answered(answer(kept?, asker.flight.as_ref())))
+    }
+
+    /// The answer to a request that was sent before; nothing if it is to run.
+    async fn repeated<B>(
+        &self,
+        trial: &Trial,
+        later: bool,
+        asker: &Asker,
+    ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
+        let (job, accepted) = match trial.know().await.map_err(|loss| unreachable(&loss))? {
+            Known::New => return Ok(None),
+            Known::Same { job, accepted } => (job, accepted),
+            Known::Other => {
+                return Err(Refusal::new(
+                    Reason::KeyReused,
+                    "Another body came with this idempotency key; take another key for another request.",
+                ));
+            }
+        };
+        let before = self.before(job, accepted, later, asker).await?;
+        // It came to nothing, and one may try again.
+        if before.is_none() && !trial.take_over(job).await.map_err(|loss| unreachable(&loss))? {
+            return Err(under_way());
+        }
+        Ok(before)
     }
 
     /// Keeps a request as a job, and says where to ask for it.
@@ -180,7 +191,7 @@ impl Counter {
         path: &str,
         pieces: &[Bytes],
         asker: &Asker,
-        keep: bool,
+        trial: Option<Arc<Trial>>,
     ) -> Result<Response<Bytes>, Refusal> {
         let Asker { caller, demand, flight } = asker;
         let pool = {
@@ -201,7 +212,7 @@ impl Counter {
             class: caller.class.as_str(),
             stream: demand.stream,
             within: LIVES,
-            keep,
+            trial,
             key: self.key.clone(),
         };
         let pending = Pending::new(caller, demand, path, unix_millis());
@@ -209,6 +220,7 @@ impl Counter {
             Refused::Full | Refused::Many(_) => {
                 Refusal::new(Reason::Overloaded, format!("The job was not taken: {refused}."))
             }
+            Refused::Taken => under_way(),
             other => unreachable(&other),
         })?;
         let standing = serde_json::json!({ "id": job.to_string(), "object": "job", "status": "queued" });
@@ -219,15 +231,16 @@ impl Counter {
     async fn before<B>(
         &self,
         job: Job,
+        was_job: bool,
         later: bool,
         asker: &Asker,
     ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
         let flight = &asker.flight;
         let standing = self.jobs.look(job).await.map_err(|loss| unreachable(&loss))?;
-        let under_way =
-            || Refusal::new(Reason::Conflict, "The request with this idempotency key is still under way.");
-        // It waits for its seat, or was forgotten.
-        let Some(standing) = standing else { return Err(under_way()) };
+        let Some(standing) = standing else {
+            // It was taken back or is forgotten; or it waits for its seat.
+            return if was_job { Ok(None) } else { Err(under_way()) };
+        };
         match &standing.state[..] {
             "failed" | "cancelled" | "expired" | "dead" if !later => return Ok(None),
             _ if later => {
@@ -265,7 +278,7 @@ impl Counter {
         let next = timeout(PATIENCE, begin).await.map_err(|late| unreachable(&late))?;
         let Some(head) = head else { return Err(gone()) };
         tracing::debug!(%job, stream = is_stream(&head), attempt = standing.attempt, "answered as before");
-        let body = Answer::bytes(reader, next).told(flight.cloned());
+        let body = Answer::bytes(reader, next, &self.jobs).told(flight.cloned());
         Ok(Response::from_parts(head, JobBody::answer(body)))
     }
 }
@@ -303,11 +316,12 @@ mod tests {
             }
             let wish =
                 wish.map(|(later, once): (_, Option<&str>)| Wish { later, once: once.map(|key| key.into()) });
-            assert_eq!(Wish::read(&headers).unwrap(), wish, "{headers:?}");
+            assert_eq!(Wish::read(&headers, true).unwrap(), wish, "{headers:?}");
         }
         for wrong in [String::new(), "k".repeat(256)] {
             let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, HeaderValue::from_str(&wrong).unwrap())]);
-            assert_eq!(Wish::read(&headers).unwrap_err().reason, Reason::BadRequest);
+            assert_eq!(Wish::read(&headers, true).unwrap_err().reason, Reason::BadRequest);
+            assert_eq!(Wish::read(&headers, false).unwrap(), None);
         }
     }
 }

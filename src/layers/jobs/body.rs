@@ -8,9 +8,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::lookout::Lookout;
 use super::marks::{Mark, Marks};
 use crate::openai::error;
-use crate::redis::jobs::{self, Entry, Kind, Reader, read_head};
+use crate::redis::jobs::{self, Entry, Jobs, Kind, Reader, read_head};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Ending, Flight};
 
@@ -44,6 +45,7 @@ impl<B> JobBody<B> {
 #[derive(Debug)]
 pub(super) struct Answer {
     reader: Reader,
+    lookout: Lookout,
     /// For streams whose client may come back.
     marks: Option<Marks>,
     /// Where to read on.
@@ -73,24 +75,49 @@ impl Answer {
     }
 
     /// The answer as a stream of events with ids, from a mark on.
-    pub(super) fn events(reader: Reader, from: Option<Mark>) -> Self {
+    pub(super) fn events(reader: Reader, from: Option<Mark>, jobs: &Jobs) -> Self {
         let epoch = from.map(|mark| mark.place.epoch);
         let marks = Some(Marks::default());
-        Self { reader, marks, from, epoch, plain: false, next: None, over: false, flight: None }
+        let lookout = Lookout::new(jobs);
+        Self { reader, lookout, marks, from, epoch, plain: false, next: None, over: false, flight: None }
     }
 
     /// The bytes as they were, from `next` on.
-    pub(super) fn bytes(reader: Reader, next: Entry) -> Self {
-        let epoch = Some(next.place.epoch);
-        let next = Some(next);
-        Self { reader, marks: None, from: None, epoch, plain: false, next, over: false, flight: None }
+    pub(super) fn bytes(reader: Reader, next: Entry, jobs: &Jobs) -> Self {
+        let (epoch, next) = (Some(next.place.epoch), Some(next));
+        let lookout = Lookout::new(jobs);
+        Self {
+            reader,
+            lookout,
+            marks: None,
+            from: None,
+            epoch,
+            plain: false,
+            next,
+            over: false,
+            flight: None,
+        }
+    }
+
+    /// The next piece; nothing when none can come any more.
+    fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Entry>> {
+        match self.reader.poll_entry(cx) {
+            Poll::Ready(entry) => {
+                self.lookout.hear();
+                Poll::Ready(Some(entry))
+            }
+            Poll::Pending => self.lookout.poll_lost(self.reader.job(), cx).map(|()| None),
+        }
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         while !self.over {
             let entry = match self.next.take() {
                 Some(entry) => entry,
-                None => ready!(self.reader.poll_entry(cx)),
+                None => match ready!(self.poll_entry(cx)) {
+                    Some(entry) => entry,
+                    None => return Poll::Ready(Some(self.fail(jobs::Fault::broke("it is gone.")))),
+                },
             };
             if self.epoch.is_some_and(|epoch| epoch != entry.place.epoch) && entry.kind != Kind::Error {
                 // What another run says cannot be glued to what this one said.

@@ -12,6 +12,7 @@
 
 mod ask;
 mod body;
+mod lookout;
 mod marks;
 mod show;
 
@@ -30,7 +31,7 @@ use self::ask::Wish;
 use crate::fleet::Fleet;
 use crate::fleet::heartbeat::Key;
 use crate::layers::paths::JOBS;
-use crate::redis::jobs::{Job, Jobs, Repeatable};
+use crate::redis::jobs::{Jobs, Trial};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Demand, Ending, Flight, Payload};
 
@@ -104,14 +105,17 @@ enum Matter {
     Wish(Wish),
 }
 
-fn matter<B>(request: &Request<B>) -> Result<Matter, Refusal> {
+fn matter<B>(request: &Request<B>, only_overflow: bool) -> Result<Matter, Refusal> {
     let extensions = request.extensions();
     if extensions.get::<Arc<Flight>>().and_then(|flight| flight.route()).is_some_and(|route| **route == *JOBS)
     {
         return Ok(Matter::Look);
     }
     let has_demand = extensions.get::<Demand>().is_some_and(|demand| demand.kind.has_demand());
-    Ok(match Wish::read(request.headers())?.filter(|_| has_demand) {
+    if !has_demand {
+        return Ok(Matter::None);
+    }
+    Ok(match Wish::read(request.headers(), !only_overflow)? {
         Some(wish) => Matter::Wish(wish),
         None => Matter::None,
     })
@@ -138,13 +142,13 @@ where
         };
         let Some(counter) = &self.counter else { return pass(request, &mut self.inner) };
         let counter = Arc::clone(counter);
-        let wish = match matter(&request) {
+        let wish = match matter(&request, counter.only_overflow) {
             Ok(Matter::None) => return pass(request, &mut self.inner),
             Ok(Matter::Look) => {
                 let (head, _) = request.into_parts();
                 return Box::pin(async move { counter.look(head).await });
             }
-            // What only overflows is for the gate to say, and what is sent again is the worker's business.
+            // What only overflows is for the gate to say.
             Ok(Matter::Wish(wish)) if counter.only_overflow => {
                 let spare = counter.spare(&request, &wish);
                 let Some(spare) = spare else { return pass(request, &mut self.inner) };
@@ -163,33 +167,25 @@ where
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         Box::pin(async move {
-            let asked = match counter.ask(&mut request, wish).await? {
+            let trial = match counter.ask(&mut request, wish).await? {
                 ask::Asked::Answered(response) => return Ok(response),
-                ask::Asked::Once(repeatable, job) => (repeatable, job),
+                ask::Asked::Once(trial) => trial,
             };
-            counter.once(asked, inner.call(request)).await
+            once(&trial, inner.call(request)).await
         })
     }
 }
 
-impl Counter {
-    /// Lets a request run that may come again, and remembers it if it was accepted.
-    async fn once<R>(
-        &self,
-        (repeatable, job): (Repeatable, Job),
-        answer: impl Future<Output = Result<Response<R>, Refusal>>,
-    ) -> Result<Response<JobBody<R>>, Refusal> {
-        let answered = answer.await;
-        match &answered {
-            Ok(_) => {
-                if let Err(loss) = self.jobs.accepted(&repeatable, job).await {
-                    tracing::warn!(%loss, "a request with an idempotency key may run again if it is repeated");
-                }
-            }
-            Err(_) => self.jobs.unknow(&repeatable).await,
-        }
-        answered.map(|response| response.map(JobBody::inner))
+/// Lets a request run that may come again. Refused before it was a job, it may be sent again at once.
+async fn once<R>(
+    trial: &Trial,
+    answer: impl Future<Output = Result<Response<R>, Refusal>>,
+) -> Result<Response<JobBody<R>>, Refusal> {
+    let answered = answer.await;
+    if answered.is_err() {
+        trial.forget().await;
     }
+    answered.map(|response| response.map(JobBody::inner))
 }
 
 /// The text of a header, when it is one.

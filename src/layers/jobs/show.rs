@@ -113,7 +113,7 @@ impl Counter {
             let reader = self.jobs.read(job, at).from_stream();
             // Whoever cannot be told reads from the stream each second.
             self.jobs.attach(job).await.ok();
-            JobBody::answer(Answer::events(reader, from).told(flight.cloned()))
+            JobBody::answer(Answer::events(reader, from, &self.jobs).told(flight.cloned()))
         } else {
             if let Some(flight) = flight {
                 flight.set_ending(Ending::WorkerFailed);

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::again::Repeatable;
 use super::keys::{Job, Side};
 use super::{Jobs, PATIENCE};
 use crate::metrics::RedisOp;
@@ -57,6 +58,8 @@ pub(super) enum Errand {
     Forget { job: Job },
     /// It was written down, and nothing points to it.
     Withdraw { job: Job },
+    /// The request never became a job: its key is free.
+    Unknow { request: Arc<Repeatable>, job: Job },
 }
 
 /// Takes errands.
@@ -117,6 +120,7 @@ impl Jobs {
                 }
                 Errand::Forget { job } => self.unlink(self.0.keys.reply(*job)).await,
                 Errand::Withdraw { job } => self.unlink(self.0.keys.job(*job)).await,
+                Errand::Unknow { request, job } => self.unknow(request, *job).await,
             };
             match done {
                 Ok(()) => return,
@@ -139,16 +143,26 @@ impl Jobs {
         why: Why,
     ) -> Result<String, Loss> {
         let Self(inner) = self;
-        let (state, reason, message) = why.words();
-        let mut call = inner.scripts.cancel.key(inner.keys.job(job));
-        call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job).arg(&inner.keys.cancels);
-        call.arg(state).arg(reason).arg(message);
-        let was: String = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
+        let was = self.end(job, why, false).await?;
         if let Some(entry) = entry.filter(|_| was == "QUEUED") {
             let mut call = inner.scripts.end.key(inner.keys.stream(side));
             call.key(inner.keys.dead(&side.pool)).arg(entry).arg(job).arg("");
             inner.link.run::<i64>(RedisOp::Jobs, PATIENCE, &call).await?;
         }
         Ok(was)
+    }
+
+    /// Ends a job that has no time left. Says what the script says.
+    pub(super) async fn lapse(&self, job: Job) -> Result<String, Loss> {
+        self.end(job, Why::Expired, true).await
+    }
+
+    async fn end(&self, job: Job, why: Why, only_late: bool) -> Result<String, Loss> {
+        let inner = &*self.0;
+        let (state, reason, message) = why.words();
+        let mut call = inner.scripts.cancel.key(inner.keys.job(job));
+        call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job).arg(&inner.keys.cancels);
+        call.arg(state).arg(reason).arg(message).arg(u8::from(only_late));
+        inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 }

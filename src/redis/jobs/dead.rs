@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::cmd;
 use serde::Deserialize;
 
-use super::keys::{Job, nameless};
+use super::keys::Job;
 use super::pending::{LIVES, Pending};
 use super::submit::Refused;
 use super::{Jobs, PATIENCE};
@@ -18,6 +18,8 @@ use crate::request::{Caller, Demand};
 const SHOWN: usize = 1000;
 /// Bytes of a body that are about one token, as far as anybody can tell without its model.
 const BYTES_PER_TOKEN: u64 = 4;
+/// For how long one gateway alone may bring a dead letter to where jobs wait: longer than it tries.
+const ALONE_MS: u64 = 10_000;
 /// Tokens of an answer of which nothing is known.
 const EXPECTED: u64 = 256;
 
@@ -54,7 +56,7 @@ impl Jobs {
     /// Lets a dead letter of `pool` wait for its turn again. Says whether there was one.
     ///
     /// # Errors
-    /// When Redis does not do it, or too many jobs wait already.
+    /// When Redis does not do it, or too many jobs wait already: then it stays a dead letter.
     pub async fn requeue(&self, pool: &str, job: Job) -> Result<bool, Refused> {
         let Some(dead) = self.dead(pool).await?.into_iter().find(|dead| dead.job == job) else {
             return Ok(false);
@@ -62,27 +64,46 @@ impl Jobs {
         let inner = &*self.0;
         let mut call = inner.scripts.requeue.key(inner.keys.job(job));
         call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
-        call.arg(u64::try_from(LIVES.as_millis()).unwrap_or(u64::MAX));
-        let found: Option<(String, String, Vec<u8>, String)> =
-            inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
+        call.arg(u64::try_from(LIVES.as_millis()).unwrap_or(u64::MAX)).arg(ALONE_MS);
+        let found: Option<Vec<Vec<u8>>> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
         let alive = found.is_some();
-        if let Some((caller, path, body, stream)) = found {
-            let model = serde_json::from_slice::<Body>(&body).ok().and_then(|body| body.model);
-            let demand = Demand {
-                model,
-                prompt_tokens: body.len() as u64 / BYTES_PER_TOKEN,
-                expected_output: EXPECTED,
-                stream: stream == "1",
-                ..Demand::path()
-            };
-            // Whose job it was is written there without a name; its turn is fair all the same.
-            let caller = Caller::new(format!("dead:{caller}"));
-            let pending = Pending::new(&caller, &demand, &path, unix_millis());
-            self.keep(pool, job, &nameless(&caller.id), &pending).await?;
+        if let Some(fields) = found {
+            match <[Vec<u8>; 5]>::try_from(fields) {
+                Ok(fields) => self.wait_again(pool, job, fields).await?,
+                // Another did it, or is about to.
+                Err(_) if !self.waits(pool, job).await? => return Err(Refused::Taken),
+                Err(_) => {}
+            }
         }
         let forget = cmd("XDEL").arg(inner.keys.dead(pool)).arg(&dead.entry).take();
         inner.link.call_within::<i64>(RedisOp::Jobs, PATIENCE, &forget).await?;
         Ok(alive)
+    }
+
+    /// Keeps a job that was a dead letter until there is room for it, or makes it one again.
+    async fn wait_again(&self, pool: &str, job: Job, fields: [Vec<u8>; 5]) -> Result<(), Refused> {
+        let [caller, path, body, stream, requeued] = fields;
+        let demand = Demand {
+            model: serde_json::from_slice::<Body>(&body).ok().and_then(|body| body.model),
+            prompt_tokens: body.len() as u64 / BYTES_PER_TOKEN,
+            expected_output: EXPECTED,
+            stream: stream == b"1",
+            ..Demand::path()
+        };
+        // Whose job it was is written there without a name; its turn is fair all the same.
+        let caller = Caller::new(format!("dead:{}", String::from_utf8_lossy(&caller)));
+        let pending = Pending::new(&caller, &demand, &String::from_utf8_lossy(&path), unix_millis());
+        let kept = self.keep(pool, job, &pending).await;
+        if kept.is_err() {
+            let inner = &*self.0;
+            let mut call = inner.scripts.bury.key(inner.keys.job(job));
+            call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job).arg(requeued);
+            // If Redis is away, it can be requeued when that is back.
+            if inner.link.run(RedisOp::Jobs, PATIENCE, &call).await? {
+                self.drop_pending(pool, job, &pending).await?;
+            }
+        }
+        kept
     }
 }
 

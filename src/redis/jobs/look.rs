@@ -5,6 +5,7 @@ use redis::cmd;
 use super::afterwards::Why;
 use super::keys::{Job, Side};
 use super::{Jobs, PATIENCE};
+use crate::clock::unix_millis;
 use crate::metrics::RedisOp;
 use crate::redis::link::Loss;
 
@@ -31,6 +32,7 @@ pub struct Standing {
     pub ended_ms: Option<u64>,
     /// Why a run failed.
     pub last_error: Option<String>,
+    deadline_ms: Option<u64>,
     colour: String,
     entry: Option<String>,
 }
@@ -41,9 +43,14 @@ impl Standing {
     pub fn has_ended(&self) -> bool {
         !matches!(&self.state[..], "queued" | "running")
     }
+
+    /// Whether its time seems to be over, by this gateway's clock.
+    fn is_late(&self) -> bool {
+        !self.has_ended() && self.deadline_ms.is_some_and(|deadline| deadline <= unix_millis())
+    }
 }
 
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 13] = [
     "state",
     "caller",
     "pool",
@@ -56,20 +63,43 @@ const FIELDS: [&str; 12] = [
     "colour",
     "entry",
     "n",
+    "deadline_ms",
 ];
 
 impl Jobs {
-    /// How `job` stands; nothing if there is none.
+    /// How `job` stands; nothing if there is none. One whose time is over ends with that, if nobody ended it before.
     ///
     /// # Errors
     /// When Redis does not say.
     pub async fn look(&self, job: Job) -> Result<Option<Standing>, Loss> {
+        let found = self.standing(job).await?;
+        if found.as_ref().is_some_and(Standing::is_late) {
+            self.lapse(job).await?;
+            return self.standing(job).await;
+        }
+        Ok(found)
+    }
+
+    async fn standing(&self, job: Job) -> Result<Option<Standing>, Loss> {
         let mut look = cmd("HMGET");
         look.arg(self.0.keys.job(job)).arg(&FIELDS);
         let fields: [Option<String>; FIELDS.len()] =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, &look).await?;
-        let [state, caller, pool, epoch, attempt, stream, created, ended, last_error, colour, entry, n] =
-            fields;
+        let [
+            state,
+            caller,
+            pool,
+            epoch,
+            attempt,
+            stream,
+            created,
+            ended,
+            last_error,
+            colour,
+            entry,
+            n,
+            deadline,
+        ] = fields;
         let number = |field: Option<String>| field.and_then(|digits| digits.parse().ok());
         Ok(state.map(|state| Standing {
             state,
@@ -82,6 +112,7 @@ impl Jobs {
             created_ms: number(created).unwrap_or(0),
             ended_ms: number(ended),
             last_error,
+            deadline_ms: number(deadline),
             colour: colour.unwrap_or_default(),
             entry,
         }))
@@ -94,6 +125,19 @@ impl Jobs {
     pub async fn has_answer(&self, job: Job) -> Result<bool, Loss> {
         let key = self.0.keys.reply(job);
         self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("EXISTS").arg(key)).await
+    }
+
+    /// Whether no more can come of the answer of `job`, though its last piece never came. Ends it if its time is over:
+    /// then that piece comes.
+    ///
+    /// # Errors
+    /// When Redis does not say.
+    pub async fn is_lost(&self, job: Job) -> Result<bool, Loss> {
+        Ok(match &self.lapse(job).await?[..] {
+            "GONE" => true,
+            "ENDED" => !self.has_answer(job).await?,
+            _ => false,
+        })
     }
 
     /// Ends a job that stands so, wherever it is.

@@ -37,7 +37,7 @@ mod request;
 mod script;
 mod submit;
 
-pub use again::{Known, Repeatable};
+pub use again::{Known, Trial};
 pub use dead::Dead;
 pub use entry::{Entry, Kind, Place};
 pub use fault::Fault;

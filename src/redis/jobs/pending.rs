@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::entry::Place;
-use super::keys::{Job, Side};
+use super::keys::{Job, Side, nameless};
 use super::request::Request;
 use super::submit::{Awaited, Fate, Refused};
 use super::{Jobs, PATIENCE};
-use crate::metrics::RedisOp;
+use crate::clock::unix_millis;
+use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::Loss;
 use crate::request::{Caller, Class, Demand, Kind};
 
@@ -20,6 +21,8 @@ use crate::request::{Caller, Class, Demand, Kind};
 const MOST: usize = 4096;
 /// Jobs of one caller among them: a sixteenth.
 const MOST_OF_ONE: usize = 256;
+/// Jobs that are ended at once when their time is over: the rest is for the next reading.
+const LAPSING: usize = 64;
 /// How long an asynchronous job has, from when it was accepted to its last piece.
 pub const LIVES: Duration = Duration::from_secs(3600);
 
@@ -39,6 +42,9 @@ pub struct Pending {
     path: String,
     /// When it came, in milliseconds since 1970: the order among jobs of one caller.
     pub at_ms: u64,
+    /// For whom it is counted where jobs wait, which is not always whose job it is.
+    #[serde(default)]
+    counted: String,
 }
 
 impl Pending {
@@ -57,6 +63,7 @@ impl Pending {
             stream: demand.stream,
             path: path.to_owned(),
             at_ms,
+            counted: nameless(&caller.id),
         }
     }
 
@@ -109,22 +116,20 @@ impl Jobs {
     ) -> Result<(), Refused> {
         let side = Side { pool: Arc::clone(pool), colour: "".into() };
         self.write_down(job, &side, request, true).await?;
-        self.keep(pool, job, &request.caller, pending).await.inspect_err(|_| self.withdraw(job))
+        let kept = async {
+            self.settle(request).await?;
+            self.keep(pool, job, pending).await
+        };
+        kept.await.inspect(|()| request.succeed()).inspect_err(|_| self.withdraw(job))
     }
 
     /// Keeps a job that is written down.
-    pub(super) async fn keep(
-        &self,
-        pool: &str,
-        job: Job,
-        caller: &str,
-        pending: &Pending,
-    ) -> Result<(), Refused> {
+    pub(super) async fn keep(&self, pool: &str, job: Job, pending: &Pending) -> Result<(), Refused> {
         let [waiting, callers] = self.0.keys.pending(pool);
         // Texts and numbers can always be written.
         let text = serde_json::to_string(pending).unwrap_or_default();
         let mut call = self.0.scripts.pend.key(waiting);
-        call.key(callers).arg(job).arg(caller).arg(MOST).arg(MOST_OF_ONE).arg(text);
+        call.key(callers).arg(job).arg(&pending.counted).arg(MOST).arg(MOST_OF_ONE).arg(text);
         let kept: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
         match &kept[..] {
             "OK" => Ok(()),
@@ -133,7 +138,13 @@ impl Jobs {
         }
     }
 
-    /// The jobs that wait in `pool`.
+    /// Whether a job waits in `pool`.
+    pub(super) async fn waits(&self, pool: &str, job: Job) -> Result<bool, Loss> {
+        let [waiting, _] = self.0.keys.pending(pool);
+        self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HEXISTS").arg(waiting).arg(job)).await
+    }
+
+    /// The jobs that wait in `pool`. Those whose time is over are taken out, and end.
     ///
     /// # Errors
     /// When Redis does not say.
@@ -148,7 +159,36 @@ impl Jobs {
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HGETALL").arg(&waiting)).await?;
         let read =
             |(job, text): (String, String)| Some((Job::parse(&job)?, serde_json::from_str(&text).ok()?));
-        Ok(all.into_iter().filter_map(read).collect())
+        let oldest = unix_millis().saturating_sub(u64::try_from(LIVES.as_millis()).unwrap_or(u64::MAX));
+        let (mut waiting, late): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .filter_map(read)
+            .partition(|(_, pending): &(Job, Pending)| pending.at_ms > oldest);
+        for (job, pending) in late.into_iter().take(LAPSING) {
+            match self.give_up(pool, job, &pending).await {
+                Ok(true) => {}
+                Ok(false) => waiting.push((job, pending)),
+                Err(loss) => {
+                    tracing::debug!(%loss, "jobs whose time is over go on waiting");
+                    break;
+                }
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Ends a job that waits and has no time left, by Redis' clock. Says whether it does not wait any more.
+    async fn give_up(&self, pool: &str, job: Job, pending: &Pending) -> Result<bool, Loss> {
+        let was = self.lapse(job).await?;
+        if was == "EARLY" {
+            return Ok(false);
+        }
+        self.drop_pending(pool, job, pending).await?;
+        // Of several gateways that saw it, one ended it.
+        if was != "GONE" && was != "ENDED" {
+            self.0.link.metrics().job(pool, JobEnd::Expired);
+        }
+        Ok(true)
     }
 
     /// Lets the workers of `side` have a job that waits, as [`Jobs::submit`] does with a new one; from then on it may take no
@@ -165,8 +205,9 @@ impl Jobs {
         (until, within): (Instant, Duration),
     ) -> Result<Awaited, Refused> {
         let reader = self.read(job, Place::default());
-        // The record says where it was put only once it was: other gateways may try the same, for another colour.
-        if self.attach(job).await?.as_deref() != Some("queued") {
+        // The record says where it was put only once it was: other gateways may try the same, for another colour. But
+        // from here on nobody may requeue it.
+        if self.mark(job, "", &[("requeued_ms", "")]).await?.as_deref() != Some("queued") {
             self.take_out(&side.pool, job, caller).await?;
             return Err(Refused::Gone);
         }
@@ -210,6 +251,10 @@ impl Jobs {
             call.arg(*field).arg(*value);
         }
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
+    }
+
+    pub(super) async fn drop_pending(&self, pool: &str, job: Job, pending: &Pending) -> Result<(), Loss> {
+        self.take_out(pool, job, &pending.counted).await
     }
 
     /// Takes a job out of those that wait.

@@ -34,6 +34,9 @@ pub enum Refused {
     /// It does not wait any more.
     #[error("the job does not wait any more")]
     Gone,
+    /// Somebody else does the same.
+    #[error("another is at it already")]
+    Taken,
     /// Redis does not do it.
     #[error(transparent)]
     Lost(#[from] Loss),
@@ -85,13 +88,19 @@ impl Jobs {
         until: Instant,
         request: &Request,
     ) -> Result<Awaited, Refused> {
-        let fate = if request.keep { Fate::IsKept } else { Fate::Ends };
+        let fate = if request.trial.is_some() { Fate::IsKept } else { Fate::Ends };
         let mut awaited = Awaited::new(self, side, self.read(job, Place::default()), None, fate);
         self.write_down(job, side, request, false).await?;
+        if let Err(refused) = self.settle(request).await {
+            awaited.fate = Fate::Remains;
+            self.withdraw(job);
+            return Err(refused);
+        }
         let mut pause = PAUSE;
         loop {
             if let Some(entry) = self.enqueue(job, side, ceiling).await? {
                 awaited.entry = Some(entry.into());
+                request.succeed();
                 return Ok(awaited);
             }
             if Instant::now() + pause >= until {
@@ -101,6 +110,14 @@ impl Jobs {
             }
             sleep(pause).await;
             pause *= 2;
+        }
+    }
+
+    /// Has the key of a request that may be repeated stand for its job from now on.
+    pub(super) async fn settle(&self, request: &Request) -> Result<(), Refused> {
+        match &request.trial {
+            Some(trial) if !trial.settle().await? => Err(Refused::Taken),
+            _ => Ok(()),
         }
     }
 
@@ -117,7 +134,7 @@ impl Jobs {
         alone: bool,
     ) -> Result<(), Loss> {
         let inner = &*self.0;
-        let Request { path, headers, body, caller, class, stream, within, keep, .. } = request;
+        let Request { path, headers, body, caller, class, stream, within, trial, .. } = request;
         let signature = request.signature(self.prefix(), job, side);
         let mut call = inner.scripts.create.key(inner.keys.job(job));
         call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
@@ -134,7 +151,7 @@ impl Jobs {
         ] {
             call.arg(field).arg(value);
         }
-        for (field, value) in [("async", alone), ("keep", *keep), ("stream", *stream)] {
+        for (field, value) in [("async", alone), ("keep", trial.is_some()), ("stream", *stream)] {
             call.arg(field).arg(u8::from(value));
         }
         call.arg("max_attempts").arg(ATTEMPTS).arg("body").arg(body.as_slice());
@@ -163,6 +180,12 @@ impl Awaited {
         })
     }
 
+    /// Whether it goes on when this is dropped, and is read for how it ends, whichever run that is.
+    #[must_use]
+    pub fn remains(&self) -> bool {
+        self.fate == Fate::Remains
+    }
+
     /// Its time is over: dropping it says so.
     pub fn expire(&mut self) {
         self.why = Why::Expired;
@@ -180,10 +203,10 @@ impl Drop for Awaited {
         };
         let errand = match (self.fate, self.last) {
             // It is still to end, or never began.
-            (Fate::Remains, None) => return,
+            (Fate::Remains, None) if self.why == Why::Cancelled => return,
             (Fate::Ends, Some(_)) => Some(Errand::Forget { job }),
             (Fate::IsKept | Fate::Remains, Some(_)) => None,
-            (Fate::Ends | Fate::IsKept, None) => {
+            (Fate::Ends | Fate::IsKept | Fate::Remains, None) => {
                 Some(Errand::Cancel { job, side: self.side.clone(), entry: self.entry.take(), why: self.why })
             }
         };

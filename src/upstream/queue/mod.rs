@@ -100,12 +100,12 @@ impl Journey<'_> {
         let until = Instant::now() + errand.settings.wait;
         let within = self.over.since(self.upstream.clock.now());
         let caller = self.asker.as_ref().map(|(caller, _)| nameless(&caller.id)).unwrap_or_default();
-        let (job, keep) = match self.ticket {
+        let (job, trial) = match &self.ticket {
             Some(Ticket::Pending(job)) => {
-                return errand.jobs.promote(job, &caller, side, ceiling, (until, within)).await;
+                return errand.jobs.promote(*job, &caller, side, ceiling, (until, within)).await;
             }
-            Some(Ticket::Repeatable(job)) => (job, true),
-            None => (Job::random().ok_or(jobs::Refused::NoName)?, false),
+            Some(Ticket::Repeatable(trial)) => (trial.job(), Some(Arc::clone(trial))),
+            None => (Job::random().ok_or(jobs::Refused::NoName)?, None),
         };
         let request = Request {
             path: self.head.uri.path().to_owned(),
@@ -115,7 +115,7 @@ impl Journey<'_> {
             class: self.asker.as_ref().map_or("", |(caller, _)| caller.class.as_str()),
             stream: self.stream,
             within,
-            keep,
+            trial,
             key: errand.settings.key.clone(),
         };
         errand.jobs.submit(job, side, ceiling, until, &request).await

@@ -1,15 +1,18 @@
 -- For gateways. Ends a job that nobody waits for any more. ARGV: 3 the channel of cancels without the worker, 4 the state
--- that it ends in, 5 the reason, 6 a message. Answers GONE (no such job), ENDED (it had), QUEUED (nobody runs it), or
--- RUNNING (its worker was told).
+-- that it ends in, 5 the reason, 6 a message, 7 whether only if its time is over (1). Answers GONE (no such job), ENDED (it
+-- had), EARLY (it has time), QUEUED (nobody runs it), or RUNNING (its worker was told).
 
-local state, epoch, n, dam, async, worker =
-  unpack(redis.call('HMGET', hash, 'state', 'epoch', 'n', 'dam', 'async', 'worker'))
+local state, epoch, n, dam, async, worker, deadline =
+  unpack(redis.call('HMGET', hash, 'state', 'epoch', 'n', 'dam', 'async', 'worker', 'deadline_ms'))
 
 if not state then
   return 'GONE'
 end
 if state ~= 'queued' and state ~= 'running' then
   return 'ENDED'
+end
+if ARGV[7] == '1' and now() < tonumber(deadline) then
+  return 'EARLY'
 end
 redis.call('HSET', hash, 'cancelled', 1)
 fail(ARGV[4], ARGV[5], ARGV[6], epoch, n + 1, dam, async)

@@ -1,0 +1,12 @@
+-- For gateways. Makes a dead letter again of one for which there was no room after all. ARGV: 3 what `requeue` answered.
+-- Answers 1, or 0 if it went on meanwhile.
+
+local state, requeued, epoch, n, dam, async, most, last_error = unpack(redis.call('HMGET', hash, 'state', 'requeued_ms',
+  'epoch', 'n', 'dam', 'async', 'max_attempts', 'last_error'))
+if state ~= 'queued' or requeued ~= ARGV[3] then
+  return 0
+end
+redis.call('HDEL', hash, 'requeued_ms')
+redis.call('HSET', hash, 'attempt', most or 3)
+fail('dead', 'upstream_broke', last_error or 'The worker was lost.', epoch, n + 1, dam, async)
+return 1

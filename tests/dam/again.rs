@@ -1,0 +1,100 @@
+//! Requests that are sent again with the same key, in whatever state the first one is.
+
+use super::client::{Answer, Conn};
+use super::hand::{DONE, Hand, JSON, SSE, token};
+use super::later::{CHAT, PLAIN, accepted, post, stage};
+use super::rig::{Dam, eventually};
+
+const KEY: &str = "idempotency-key: k";
+/// Longer than a key is remembered whose request is no job.
+const LONG_MS: i64 = 120_000;
+
+async fn keys(hand: &Hand) -> Vec<String> {
+    hand.run(&["KEYS", "dam:idem:*"]).await
+}
+
+async fn sent(dam: &Dam, body: &str) -> Conn {
+    let mut conn = Conn::open(dam.addr).await;
+    conn.send(post("a", &[KEY], body)).await.unwrap();
+    conn
+}
+
+async fn again(dam: &Dam) -> Answer {
+    dam.ask(post("a", &[KEY], PLAIN)).await
+}
+
+#[tokio::test]
+async fn a_key_is_its_jobs_for_as_long_as_that_runs() {
+    let (_redis, dam, hand) = stage(4).await;
+    // Nothing of an answer in JSON comes before its end, however long that takes.
+    let mut conn = sent(&dam, PLAIN).await;
+    let mut taken = hand.take().await;
+    let key = keys(&hand).await.pop().unwrap();
+    assert!(hand.run::<i64>(&["PTTL", &key]).await > LONG_MS);
+    assert_eq!(again(&dam).await.reason(), "conflict");
+    hand.answer(&mut taken, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
+    assert_eq!(conn.answer().await.unwrap().text(), "{}");
+
+    // Its record decides: gone, or past its time, there is nothing to wait for.
+    hand.run::<u64>(&["DEL", &format!("dam:job:{{{}}}", taken.job)]).await;
+    let mut conn = sent(&dam, PLAIN).await;
+    let mut taken = hand.take().await;
+    hand.answer(&mut taken, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
+    assert_eq!(conn.answer().await.unwrap().status, 200);
+    let job = format!("dam:job:{{{}}}", taken.job);
+    hand.run::<u64>(&["HSET", &job, "state", "running", "deadline_ms", "1"]).await;
+    let mut conn = sent(&dam, PLAIN).await;
+    let mut fresh = hand.take().await;
+    assert_eq!(hand.field(&taken.job, "state").await.as_deref(), Some("expired"));
+    hand.answer(&mut fresh, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
+    assert_eq!(conn.answer().await.unwrap().status, 200);
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn who_leaves_or_is_refused_before_there_is_a_job_leaves_no_key() {
+    let (_redis, dam, hand) = stage(1).await;
+    let _running = accepted(&dam, "b", &[], CHAT).await;
+    let mut running = hand.take().await;
+    let waits = sent(&dam, PLAIN).await;
+    eventually("it waits", async || dam.held() == 2).await;
+    assert_eq!((keys(&hand).await.len(), again(&dam).await.reason()), (1, "conflict"));
+    drop(waits);
+    eventually("its key is free", async || keys(&hand).await.is_empty()).await;
+
+    let mut waits = sent(&dam, PLAIN).await;
+    hand.answer(&mut running, &[("head", SSE), ("data", DONE), ("end", "")]).await;
+    let mut taken = hand.take().await;
+    hand.answer(&mut taken, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
+    assert_eq!(waits.answer().await.unwrap().status, 200);
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn of_many_that_repeat_what_failed_one_runs() {
+    let (_redis, dam, hand) = stage(8).await;
+    let mut conn = sent(&dam, CHAT).await;
+    let mut taken = hand.take().await;
+    let failed = r#"{"reason":"upstream_broke","message":"no"}"#;
+    // Within its answer: its client has the head already.
+    hand.answer(&mut taken, &[("head", SSE), ("data", &token("one")), ("error", failed)]).await;
+    conn.see("upstream_broke").await.unwrap();
+    let mut repeats = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let addr = dam.addr;
+        repeats.spawn(async move {
+            let mut conn = Conn::open(addr).await;
+            conn.send(post("a", &[KEY], CHAT)).await.unwrap();
+            conn.answer().await.unwrap().status
+        });
+    }
+    let mut statuses = Vec::new();
+    while statuses.len() < 4 {
+        statuses.push(repeats.join_next().await.unwrap().unwrap());
+    }
+    let mut taken = hand.take().await;
+    hand.answer(&mut taken, &[("head", SSE), ("data", DONE), ("end", "")]).await;
+    assert_eq!((statuses, repeats.join_next().await.unwrap().unwrap()), (vec![409; 4], 200));
+    assert!(hand.read().await.is_none(), "nothing ran again");
+    dam.idle().await;
+}
