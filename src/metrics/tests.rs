@@ -27,7 +27,7 @@ fn each_event_reaches_its_series() {
     pool.ttft(Class::Interactive, ms(90));
     pool.itl(ms(20));
     Promise::ALL.into_iter().for_each(|promise| pool.ended(promise));
-    metrics.pool("idle");
+    drop(metrics.pool("idle"));
     let rule = metrics.rule("caller-burst");
     rule.allowed();
     rule.refused();
