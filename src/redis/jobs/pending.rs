@@ -42,7 +42,7 @@ pub struct Pending {
     path: String,
     /// When it came, in milliseconds since 1970: the order among jobs of one caller.
     pub at_ms: u64,
-    /// For whom it is counted where jobs wait, which is not always whose job it is.
+    /// For whom it is counted where jobs wait, which is not always whose job it is: for scripts.
     #[serde(default)]
     counted: String,
 }
@@ -254,7 +254,7 @@ impl Jobs {
     }
 
     pub(super) async fn drop_pending(&self, pool: &str, job: Job, pending: &Pending) -> Result<(), Loss> {
-        self.take_out(pool, job, &pending.counted).await
+        self.take_out(pool, job, &nameless(&pending.caller)).await
     }
 
     /// Takes a job out of those that wait.
