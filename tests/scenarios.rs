@@ -223,6 +223,19 @@ fn who_lost_its_seat_is_not_given_up_at_the_worker_that_it_left() {
     }
 }
 
+/// A seat that was taken away before its owner had heard of it was once never given back.
+#[test]
+fn a_seat_that_is_lost_before_it_is_known_leaves_nothing_behind() {
+    let event = |at: u32, what: &str| format!("[[events]]\nat = \"{at}s\"\n{what}\n");
+    let events =
+        [event(2, "kv = 0.57"), event(1, "kv = 0.28"), event(0, "kill = \"w1\""), event(0, "kill = \"w2\"")];
+    let scenario = misfortune(&events.concat(), 3, 2.406_986_022_622_999_3, 0.0);
+    let capacity = Capacity::measure(&scenario);
+    for seed in [297, 444, 493, 675, 716, 813, 927, 967] {
+        assert_eq!(run(&scenario, Policy::Slots, seed, &capacity).defects, [""; 0], "{seed}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 

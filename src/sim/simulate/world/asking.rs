@@ -1,6 +1,7 @@
 //! Requests at their dam: asking, waiting, being let in or refused, coming back.
 
 use super::call::{Call, Fate, Stage};
+use super::dam::Decision;
 use super::{Happening, World, at};
 use crate::clock::Nanos;
 use crate::refusal::Refusal;
@@ -38,31 +39,37 @@ impl World<'_> {
         }
     }
 
-    /// Hands on what a gate has decided about those who wait.
+    /// Hands on what a gate has decided about those who wait, in its order: what one of them does may have it decide
+    /// more, and that comes after all the rest.
     pub(super) fn settle(&mut self, dam: usize) {
-        loop {
-            let Some(gate) = &mut self.dams[dam].gate else { return };
-            let displaced: Vec<_> = gate.take_displaced().collect();
-            let settled: Vec<_> = gate.take_settled().collect();
-            if displaced.is_empty() && settled.is_empty() {
-                return;
-            }
-            for Displaced { seat, next } in displaced {
-                let Some(place) = self.dams[dam].yielding.remove(&seat) else { continue };
-                self.withdraw(place);
-                self.calls[place].granted = None;
-                match next {
-                    Ok((id, expires_at)) => self.waits(place, id, expires_at),
-                    Err(refusal) => self.refused(place, &refusal),
+        while let Some(decision) = self.dams[dam].next_decision() {
+            match decision {
+                Decision::Displaced(Displaced { seat, next }) => {
+                    match self.dams[dam].yielding.remove(&seat) {
+                        Some(place) => {
+                            self.withdraw(place);
+                            self.displaced(place, next);
+                        }
+                        // It was taken away before its owner heard of it.
+                        None => drop(self.dams[dam].lost.insert(seat, next)),
+                    }
+                }
+                Decision::Settled((id, outcome)) => {
+                    let Some(place) = self.leave_queue(dam, id) else { continue };
+                    match outcome {
+                        Ok(grant) => self.granted(place, &grant),
+                        Err(refusal) => self.refused(place, &refusal),
+                    }
                 }
             }
-            for (id, outcome) in settled {
-                let Some(place) = self.leave_queue(dam, id) else { continue };
-                match outcome {
-                    Ok(grant) => self.granted(place, &grant),
-                    Err(refusal) => self.refused(place, &refusal),
-                }
-            }
+        }
+    }
+
+    fn displaced(&mut self, place: usize, next: Result<(WaiterId, Nanos), Refusal>) {
+        self.calls[place].granted = None;
+        match next {
+            Ok((id, expires_at)) => self.waits(place, id, expires_at),
+            Err(refusal) => self.refused(place, &refusal),
         }
     }
 
@@ -102,6 +109,9 @@ impl World<'_> {
 
     fn granted(&mut self, place: usize, grant: &Grant) {
         let call = &mut self.calls[place];
+        if let Some(next) = self.dams[call.dam].lost.remove(&grant.seat) {
+            return self.displaced(place, next);
+        }
         call.granted = Some(self.now);
         call.stage = Stage::Running(Some(grant.seat));
         if grant.yields {

@@ -1,5 +1,6 @@
 //! One dam: the gate of production with what stands around it in the gateway.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -7,8 +8,9 @@ use hashbrown::HashMap;
 use crate::clock::Nanos;
 use crate::fleet;
 use crate::openai::estimate::Estimator;
+use crate::refusal::Refusal;
 use crate::shed::settings::{GateSettings, LimitSource};
-use crate::shed::{Ask, Gate, Member, SeatId, WaiterId};
+use crate::shed::{Ask, Displaced, Gate, Member, Outcome, SeatId, WaiterId};
 use crate::sim::simulate::Policy;
 use crate::sim::simulate::offered::{Person, Wish};
 use crate::sim::simulate::scenario::Scenario;
@@ -28,11 +30,32 @@ pub(super) struct Dam {
     /// Who waits, and who has a seat that may be taken away.
     pub(super) waiting: HashMap<WaiterId, usize>,
     pub(super) yielding: HashMap<SeatId, usize>,
+    /// Seats that were taken away before their owners heard of them, and what those got instead.
+    pub(super) lost: HashMap<SeatId, Result<(WaiterId, Nanos), Refusal>>,
+    /// What the gate has decided and nobody has heard.
+    decided: VecDeque<Decision>,
     requests: Recent,
     retries: Recent,
 }
 
+/// Something that a gate has decided about a request.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// It lost its seat.
+    Displaced(Displaced),
+    /// It waits no more.
+    Settled(Outcome),
+}
+
 impl Dam {
+    /// The first thing that the gate has decided and nobody has heard.
+    pub(super) fn next_decision(&mut self) -> Option<Decision> {
+        let gate = self.gate.as_mut()?;
+        self.decided.extend(gate.take_displaced().map(Decision::Displaced));
+        self.decided.extend(gate.take_settled().map(Decision::Settled));
+        self.decided.pop_front()
+    }
+
     pub(super) fn new(scenario: &Scenario, policy: Policy, seed: u64) -> Self {
         let gate = (policy != Policy::None).then(|| gate(scenario, policy, seed));
         Self {
@@ -40,6 +63,8 @@ impl Dam {
             estimator: Estimator::new(),
             waiting: HashMap::new(),
             yielding: HashMap::new(),
+            lost: HashMap::new(),
+            decided: VecDeque::new(),
             requests: Recent::default(),
             retries: Recent::default(),
         }
