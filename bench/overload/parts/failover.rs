@@ -2,11 +2,10 @@
 
 use std::error::Error;
 
-use crate::parts::killed::{AFTER, BEFORE, LOAD, RETURNED, back_after, count, death, goodput, mean, steps};
+use crate::parts::killed::{Course, LOAD, death};
 use crate::parts::{ours, say};
 use crate::plan::WorkerSize;
-use crate::sample::Outcome;
-use crate::section::{Check, Section, Table, seconds};
+use crate::section::{Section, Table};
 use crate::servers::Server;
 use crate::stage::{FULL, Stage};
 
@@ -32,8 +31,7 @@ const BLOWS: [Blow; 2] = [
 
 pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("One of six workers fails", TEXT);
-    let mut table =
-        Table::new(["", "goodput/s before", "remaining", "goodput/s after", "back after", "lost", "failed"]);
+    let mut table = Table::new(Course::HEAD);
     let alone = stage.best(SMALL, &FULL[1..2], stage.options.measured().div_f64(2.0)).await?;
     let rate = alone.requests * WORKERS as f64 * LOAD;
     for arm in ours(stage.options) {
@@ -42,33 +40,13 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
             let run = death(stage, arm, (SMALL, WORKERS), rate, blow).await?;
             let (figures, samples) = (run.figures(alone), run.samples);
             section.fault(&what, &figures.faults);
-            let rates = goodput(&samples, BEFORE + AFTER);
-            let before = mean(&rates[..steps(BEFORE)]);
-            let remaining = before * (WORKERS - 1) as f64 / WORKERS as f64;
-            let back = back_after(&rates[steps(BEFORE)..], remaining * RETURNED);
-            let after = mean(&rates[rates.len() - 6..]);
-            let lost = count(&samples, |outcome| matches!(outcome, Outcome::Cut { first: Some(_) }));
-            let failed = count(&samples, |outcome| {
-                matches!(outcome, Outcome::Cut { first: None } | Outcome::Failed(_))
-            });
-            let shown = back.map_or_else(|| "never".to_owned(), seconds);
+            let course = Course::of(&samples, WORKERS);
+            let (shown, lost, failed) = (course.shown(), course.lost, course.failed);
             say(format_args!("{what}: back after {shown}, {lost} lost, {failed} failed"));
-            let number = |value: f64| format!("{value:.1}");
-            table.rows.push(vec![
-                what.clone(),
-                number(before),
-                number(remaining),
-                number(after),
-                shown,
-                lost.to_string(),
-                failed.to_string(),
-            ]);
-            section.checks.push(Check::at_most(format!("back, {what}"), allowed, back, seconds));
-            section.checks.push(Check::at_most(
+            table.rows.push(course.row(&what));
+            section.checks.extend(course.checks(
+                (format!("back, {what}"), allowed),
                 format!("requests without a token that failed, {what}"),
-                0.0,
-                Some(failed as f64),
-                |n| format!("{n:.0}"),
             ));
         }
     }

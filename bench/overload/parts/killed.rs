@@ -22,14 +22,14 @@ const SMALL: WorkerSize = WorkerSize { slots: 32, kv_tokens: 131_072, mean_outpu
 const WORKERS: u64 = 3;
 pub(super) const LOAD: f64 = 2.0;
 /// How long it is watched before and after the death.
-pub(super) const BEFORE: Duration = Duration::from_secs(8);
-pub(super) const AFTER: Duration = Duration::from_secs(12);
+const BEFORE: Duration = Duration::from_secs(8);
+const AFTER: Duration = Duration::from_secs(12);
 /// Goodput is counted in steps of this, by when first tokens came …
 const STEP: Duration = Duration::from_millis(500);
 /// … and has returned when the mean over so many steps has: fewer, and chance decides.
 const STEPS: usize = 6;
 /// What has to be reached again of the remaining workers' share.
-pub(super) const RETURNED: f64 = 0.95;
+const RETURNED: f64 = 0.95;
 /// A refused connection shows a death at once; then the contract allows two seconds.
 const ALLOWED: f64 = 2.0;
 
@@ -40,8 +40,7 @@ worker, which nobody can save. Failed: requests without a token yet that met an 
 
 pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("A worker dies", TEXT);
-    let mut table =
-        Table::new(["", "goodput/s before", "remaining", "goodput/s after", "back after", "lost", "failed"]);
+    let mut table = Table::new(Course::HEAD);
     let alone = stage.best(SMALL, &FULL[1..2], stage.options.measured().div_f64(2.0)).await?;
     let rate = alone.requests * WORKERS as f64 * LOAD;
     let mut lines = Vec::new();
@@ -56,45 +55,85 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
         if figures.errors > 0 {
             section.notes.push(format!("Errors, {}: {}.", arm.plain_title(), figures.errors_by_kind));
         }
-        let rates = goodput(&samples, BEFORE + AFTER);
-        let at = steps(BEFORE);
-        let before = mean(&rates[..at]);
-        let remaining = before * (WORKERS - 1) as f64 / WORKERS as f64;
-        let back = back_after(&rates[at..], remaining * RETURNED);
-        let after = mean(&rates[rates.len() - STEPS..]);
-        let lost = count(&samples, |outcome| matches!(outcome, Outcome::Cut { first: Some(_) }));
-        let failed =
-            count(&samples, |outcome| matches!(outcome, Outcome::Cut { first: None } | Outcome::Failed(_)));
-        let number = |value: f64| format!("{value:.1}");
-        let shown = back.map_or_else(|| "never".to_owned(), seconds);
-        say(format_args!("killed, {}: back after {shown}, {failed} failed", arm.plain_title()));
-        table.rows.push(vec![
-            arm.title().to_owned(),
-            number(before),
-            number(remaining),
-            number(after),
-            shown,
-            lost.to_string(),
-            failed.to_string(),
-        ]);
+        let course = Course::of(&samples, WORKERS);
         let title = arm.plain_title();
-        section.checks.push(Check::at_most(
-            format!("back after a death at 2×, {title}"),
-            ALLOWED,
-            back,
-            seconds,
-        ));
-        section.checks.push(Check::at_most(
+        say(format_args!("killed, {title}: back after {}, {} failed", course.shown(), course.failed));
+        table.rows.push(course.row(arm.title()));
+        section.checks.extend(course.checks(
+            (format!("back after a death at 2×, {title}"), ALLOWED),
             format!("requests without a token that failed at a death, {title}"),
-            0.0,
-            Some(failed as f64),
-            |n| format!("{n:.0}"),
         ));
-        lines.push((arm, rates));
+        lines.push((arm, course.rates));
     }
     section.pictures = picture::killed(&stage.options.out, &lines, STEP, BEFORE)?;
     section.tables.push((String::new(), table));
     Ok(section)
+}
+
+/// What came of a blow to one of several workers.
+pub(super) struct Course {
+    /// Goodput per second in each step.
+    rates: Vec<f64>,
+    before: f64,
+    /// What the other workers can give.
+    remaining: f64,
+    after: f64,
+    /// Seconds until goodput was back.
+    back: Option<f64>,
+    pub(super) lost: usize,
+    pub(super) failed: usize,
+}
+
+impl Course {
+    /// The head of a table of them.
+    pub(super) const HEAD: [&str; 7] =
+        ["", "goodput/s before", "remaining", "goodput/s after", "back after", "lost", "failed"];
+
+    /// Of what became of all requests, as [`death`] has them.
+    pub(super) fn of(samples: &[Sample], workers: u64) -> Self {
+        let rates = goodput(samples, BEFORE + AFTER);
+        let at = steps(BEFORE);
+        let before = mean(&rates[..at]);
+        let remaining = before * (workers - 1) as f64 / workers as f64;
+        Self {
+            before,
+            remaining,
+            after: mean(&rates[rates.len() - STEPS..]),
+            back: back_after(&rates[at..], remaining * RETURNED),
+            lost: count(samples, |outcome| matches!(outcome, Outcome::Cut { first: Some(_) })),
+            failed: count(samples, |outcome| {
+                matches!(outcome, Outcome::Cut { first: None } | Outcome::Failed(_))
+            }),
+            rates,
+        }
+    }
+
+    /// After how long goodput was back.
+    pub(super) fn shown(&self) -> String {
+        self.back.map_or_else(|| "never".to_owned(), seconds)
+    }
+
+    /// Its row.
+    pub(super) fn row(&self, title: &str) -> Vec<String> {
+        let number = |value: f64| format!("{value:.1}");
+        vec![
+            title.to_owned(),
+            number(self.before),
+            number(self.remaining),
+            number(self.after),
+            self.shown(),
+            self.lost.to_string(),
+            self.failed.to_string(),
+        ]
+    }
+
+    /// That goodput was back in time, and that nothing failed that could be saved.
+    pub(super) fn checks(&self, (back, allowed): (String, f64), failed: String) -> [Check; 2] {
+        [
+            Check::at_most(back, allowed, self.back, seconds),
+            Check::at_most(failed, 0.0, Some(self.failed as f64), |n| format!("{n:.0}")),
+        ]
+    }
 }
 
 /// All requests from `BEFORE` before the `blow` on that a worker is dealt, with times counted from there.
@@ -132,12 +171,12 @@ pub(super) async fn death(
     Ok(Run { samples, good, measured: BEFORE + AFTER, spent, readings: None })
 }
 
-pub(super) fn steps(time: Duration) -> usize {
+fn steps(time: Duration) -> usize {
     time.as_millis().div_euclid(STEP.as_millis()) as usize
 }
 
 /// Goodput per second in each step, by when the first token came.
-pub(super) fn goodput(samples: &[Sample], length: Duration) -> Vec<f64> {
+fn goodput(samples: &[Sample], length: Duration) -> Vec<f64> {
     let mut rates = vec![0.0; steps(length)];
     for sample in samples.iter().filter(|sample| sample.is_good()) {
         let Some(first) = sample.first() else { continue };
@@ -148,17 +187,17 @@ pub(super) fn goodput(samples: &[Sample], length: Duration) -> Vec<f64> {
     rates
 }
 
-pub(super) fn mean(rates: &[f64]) -> f64 {
+fn mean(rates: &[f64]) -> f64 {
     rates.iter().sum::<f64>() / rates.len().max(1) as f64
 }
 
 /// Seconds until a mean over [`STEPS`] steps reaches `wanted`, from the first of `rates` on.
-pub(super) fn back_after(rates: &[f64], wanted: f64) -> Option<f64> {
+fn back_after(rates: &[f64], wanted: f64) -> Option<f64> {
     let step = rates.windows(STEPS).position(|window| mean(window) >= wanted)?;
     Some(step as f64 * STEP.as_secs_f64())
 }
 
-pub(super) fn count(samples: &[Sample], is: fn(&Outcome) -> bool) -> usize {
+fn count(samples: &[Sample], is: fn(&Outcome) -> bool) -> usize {
     samples.iter().filter(|sample| is(&sample.outcome)).count()
 }
 
