@@ -8,6 +8,12 @@ macro_rules! of_job {
     };
 }
 
+macro_rules! of_waiting {
+    ($own:literal) => {
+        concat!(include_str!("lua/waiting.lua"), include_str!($own))
+    };
+}
+
 /// The scripts with their hashes.
 #[derive(Debug)]
 pub(super) struct Scripts {
@@ -32,13 +38,13 @@ impl Default for Scripts {
             enqueue: Script::new(include_str!("lua/enqueue.lua")),
             cancel: Script::new(of_job!("lua/cancel.lua")),
             attach: Script::new(of_job!("lua/attach.lua")),
-            pend: Script::new(include_str!("lua/pend.lua")),
-            promote: Script::new(include_str!("lua/promote.lua")),
+            pend: Script::new(of_waiting!("lua/pend.lua")),
+            promote: Script::new(of_waiting!("lua/promote.lua")),
             requeue: Script::new(of_job!("lua/requeue.lua")),
             bury: Script::new(of_job!("lua/bury.lua")),
             key: Script::new(include_str!("lua/key.lua")),
-            own: Script::new(include_str!("lua/own.lua")),
-            revive: Script::new(include_str!("lua/revive.lua")),
+            own: Script::new(of_waiting!("lua/own.lua")),
+            revive: Script::new(of_waiting!("lua/revive.lua")),
             end: Script::new(include_str!("lua/end.lua")),
         }
     }

@@ -10,9 +10,7 @@ for _, left in ipairs(idle) do
   local entry = redis.call('XCLAIM', KEYS[3], 'workers', ARGV[1], ARGV[2], id)[1]
   if entry then
     local _, job, _, caller, _, pending = unpack(entry[2])
-    if redis.call('HSETNX', KEYS[1], job, pending) == 1 then
-      redis.call('HINCRBY', KEYS[2], caller, 1)
-    end
+    keep(job, caller, pending)
     redis.call('XACK', KEYS[3], 'workers', id)
     redis.call('XDEL', KEYS[3], id)
   end

@@ -193,30 +193,28 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Entries for no more than `free` slots: once each interval those that others have left, otherwise new ones.
-    ///
-    /// After an outage nobody was renewed, however well they are: who could not hear Redis leaves them as long to say so.
+    /// Entries for no more than `free` slots.
     async fn next(&mut self, free: usize) -> RedisResult<Vec<Entry>> {
-        if !self.joined {
-            let joined = self.consumer.join().await;
-            if joined.is_err() {
-                self.claims = Instant::now() + self.consumer.unheard();
-            }
-            joined?;
-            self.joined = true;
-        }
-        let now = Instant::now();
-        let entries = if now >= self.claims {
-            self.claims = now + self.consumer.place().interval;
-            self.consumer.claim(free).await
-        } else {
-            self.consumer.read().await
-        };
-        if entries.is_err() {
-            self.claims = Instant::now() + self.consumer.unheard();
-        }
+        let entries = self.entries(free).await;
         // Whatever went wrong, the stream or its group may be gone.
         self.joined = entries.is_ok();
+        if entries.is_err() {
+            // In an outage nobody is renewed, however well they are: after it they have as long to say so.
+            self.claims = Instant::now() + self.consumer.unheard();
+        }
         entries
+    }
+
+    /// Once each interval those that others have left, otherwise new ones.
+    async fn entries(&mut self, free: usize) -> RedisResult<Vec<Entry>> {
+        if !self.joined {
+            self.consumer.join().await?;
+        }
+        let now = Instant::now();
+        if now < self.claims {
+            return self.consumer.read().await;
+        }
+        self.claims = now + self.consumer.place().interval;
+        self.consumer.claim(free).await
     }
 }
