@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
             .map_err(|faults| Failure::Misuse(faults.to_string()))?;
         let slo = settings.gate.ttft_slo;
         let app = App::new(settings, Clock::system())?;
-        app.watch_log(std::sync::Arc::clone(&log.lost));
+        app.watch_log(Arc::clone(&log.lost));
 
         let options = Options { slots: SLOTS, ..Options::default() };
         let rate = OVERLOAD * capacity(&options);

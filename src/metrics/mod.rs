@@ -2,8 +2,9 @@
 //!
 //! The `prometheus` crate does not show outside this module. Label values come from closed sets or from the
 //! configuration, never from a request but for the callers of rules that observe, and each label holds at most
-//! [`LABEL_VALUES`] of them; what comes after is `other`. A handle with its labels resolved costs a few nanoseconds to use, finding it by its labels several times
-//! as much, so what a request touches is found once ([`Route`], [`Pool`], [`Rule`]) or by an enum's index.
+//! [`LABEL_VALUES`] of them; what comes after is `other`. A handle with its labels resolved costs a few nanoseconds to
+//! use, finding it by its labels several times as much, so what a request touches is found once ([`Route`], [`Pool`],
+//! [`Rule`]) or by an enum's index.
 //!
 //! What is a state rather than an event (queue depths, limits, lights) is read when somebody scrapes: a [`Reading`].
 //! Encoding thousands of series takes milliseconds, so [`Metrics::encode`] belongs on a thread that may block.
