@@ -62,9 +62,8 @@ class Drainer:
         await self.reading.aclose()
 
     async def read(self):
-        # After an outage nobody was renewed, however well they are: who could not hear Redis leaves them as long to say so.
         unheard = 3 * self.interval
-        joined, claims = False, time.monotonic() + unheard
+        joined, claims = False, 0
         while not self.draining:
             free = self.slots - len(self.runs)
             if free <= 0:
@@ -75,7 +74,8 @@ class Drainer:
                 if not joined:
                     with contextlib.suppress(ResponseError):  # it is there
                         await self.client.xgroup_create(self.stream, "workers", "0", mkstream=True)
-                    joined = True
+                    # In an outage nobody is renewed, however well they are: after it they have as long to say so.
+                    joined, claims = True, time.monotonic() + unheard
                 if time.monotonic() >= claims:
                     claims = time.monotonic() + self.interval
                     found = await self.claim(keys=[self.stream], args=[self.worker, int(1000 * unheard), free])
@@ -86,7 +86,7 @@ class Drainer:
                     entries = [(entry, fields.get(b"job", b""), 1) for _, new in found for entry, fields in new]
             except redis.RedisError as fault:  # away, or it has lost the stream
                 logging.warning("the queue cannot be read: %s", fault)
-                joined, claims = False, time.monotonic() + unheard
+                joined = False
                 await asyncio.sleep(AGAIN)
                 continue
             for entry, job, given in entries:

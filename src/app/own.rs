@@ -82,22 +82,27 @@ impl Own {
     }
 }
 
-/// Puts back what nobody renews. After an outage nobody has renewed anything, however well they are: who could not hear
-/// Redis leaves them as long to say so.
+/// Puts back what nobody renews. In an outage nobody renews anything, however well they are: after it they have as long to
+/// say so.
 async fn revive(jobs: Jobs, pool: Arc<str>, unheard: Duration) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut from = Instant::now() + unheard;
+    // Since when Redis is heard.
+    let mut heard: Option<Instant> = None;
     loop {
         ticks.tick().await;
-        // A command that does nothing yet: it hears whether Redis is there.
-        let unheard_for = if Instant::now() < from { NEVER } else { unheard };
-        match jobs.revive(&pool, unheard_for).await {
-            Ok(0) => {}
-            Ok(count) => tracing::warn!(%pool, count, "jobs wait again whose gateway was not heard"),
+        // Before its time the command puts nothing back, and hears whether Redis is there.
+        let is_time = heard.is_some_and(|heard| heard.elapsed() >= unheard);
+        match jobs.revive(&pool, if is_time { unheard } else { NEVER }).await {
+            Ok(count) => {
+                heard.get_or_insert_with(Instant::now);
+                if count > 0 {
+                    tracing::warn!(%pool, count, "jobs wait again whose gateway was not heard");
+                }
+            }
             Err(loss) => {
                 tracing::debug!(%loss, %pool, "jobs of gateways that are gone cannot be looked for");
-                from = Instant::now() + unheard;
+                heard = None;
             }
         }
     }

@@ -154,6 +154,8 @@ async fn after_an_outage_nobody_claims_what_could_not_be_renewed() {
     redis.pause();
     throughout(interval * 7, async || ()).await;
     redis.resume().await;
+    // It comes to say so later than the other has come to ask, and within its three intervals.
+    throughout(interval * 2, async || ()).await;
     assert!(hand.keeps(&taken.entry).await, "it is still this worker's");
     hand.answer(&mut taken, &[("data", DONE), ("end", "")]).await;
     assert!(conn.see("[DONE]").await.is_ok());

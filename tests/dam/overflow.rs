@@ -179,10 +179,11 @@ async fn going_down_waits_for_what_runs() {
 
 #[tokio::test]
 async fn a_job_whose_answer_redis_does_not_take_gives_its_seat_back() {
-    let (mut redis, worker, dam) = stage().await;
+    let (mut redis, _worker, dam) = stage().await;
     let occupied = occupy(&dam).await;
-    let location = accepted(&dam, "a", &[], PLAIN).await;
-    worker.fault("slow-start:300", 1).await;
+    // Its answer begins when Redis is gone, and does not come to its end.
+    let stalls = OCCUPY.replace("stall:1", "slow-start:300,stall:1");
+    let location = accepted(&dam, "a", &[], &stalls).await;
     drop(occupied);
     becomes(&dam, &location, "running").await;
     redis.kill();
@@ -205,10 +206,16 @@ async fn what_waits_for_a_seat_does_not_begin_on_the_way_down() {
     drop((other, busy));
     let job = location.rsplit('/').next().unwrap();
     eventually("it waits at the gate", async || dam.held() == 2).await;
+    // Somebody else is still there: it goes on for a while.
+    let mut slow = Conn::open(dam.addr).await;
+    slow.send("POST /v1/chat/completions HTTP/1.1\r\n").await.unwrap();
+    eventually("it is connected", async || dam.metric("connections", "") == 2.0).await;
     let app = dam.app.clone();
     let down = tokio::spawn(async move { app.drain().await });
     eventually("requests are refused", async || dam.app.state()["phase"] == "refusing").await;
     drop(occupied);
+    eventually("nobody waits for a seat", async || dam.held() == 0).await;
+    drop(slow);
     down.await.unwrap();
     dam.ended().await;
     assert_eq!(

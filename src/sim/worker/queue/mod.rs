@@ -96,11 +96,7 @@ impl Drainer {
     async fn read(&self, runs: &mut JoinSet<()>) {
         let slots = Arc::new(Semaphore::new(self.options.slots as usize));
         let mut draining = self.draining.subscribe();
-        let mut source = Source {
-            consumer: self.runs.consumer(),
-            joined: false,
-            claims: Instant::now() + self.runs.consumer().unheard(),
-        };
+        let mut source = Source { consumer: self.runs.consumer(), joined: false, claims: Instant::now() };
         let mut deaf = false;
         loop {
             while runs.try_join_next().is_some() {}
@@ -198,10 +194,6 @@ impl Source<'_> {
         let entries = self.entries(free).await;
         // Whatever went wrong, the stream or its group may be gone.
         self.joined = entries.is_ok();
-        if entries.is_err() {
-            // In an outage nobody is renewed, however well they are: after it they have as long to say so.
-            self.claims = Instant::now() + self.consumer.unheard();
-        }
         entries
     }
 
@@ -209,6 +201,8 @@ impl Source<'_> {
     async fn entries(&mut self, free: usize) -> RedisResult<Vec<Entry>> {
         if !self.joined {
             self.consumer.join().await?;
+            // In an outage nobody is renewed, however well they are: after it they have as long to say so.
+            self.claims = Instant::now() + self.consumer.unheard();
         }
         let now = Instant::now();
         if now < self.claims {
