@@ -18,6 +18,7 @@ use super::roll::Share;
 use super::seat::SeatId;
 use super::settings::GateSettings;
 use super::silence::Flow;
+use super::stall::Stalls;
 
 /// What the fleet tells a gate about one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,10 @@ pub(super) struct Worker {
     pub(super) reported: Option<Reported>,
     /// What came of its streams.
     pub(super) flow: Flow,
+    /// When nothing came of any of them.
+    pub(super) stalls: Stalls,
+    /// A first token that is overdue while others flow, until it is certain.
+    pub(super) suspicion: Option<Suspicion>,
     /// Tokens that it has streamed in all.
     pub(super) streamed: u64,
     /// How much of its limit it may have: 1 while nothing speaks against it.
@@ -80,6 +85,8 @@ impl Worker {
             unread: BTreeMap::new(),
             reported: None,
             flow: Flow::default(),
+            stalls: Stalls::default(),
+            suspicion: None,
             streamed: 0,
             weight: 1.0,
             answered: Nanos::ZERO,
@@ -188,6 +195,16 @@ impl Worker {
         self.first_in_line().filter(|(_, patience)| now >= patience.late_at).map(|((sent, _), _)| *sent)
     }
 
+    /// When the oldest request was sent that has no first token yet.
+    pub(super) fn oldest_unread(&self) -> Option<Nanos> {
+        self.unread.first_key_value().map(|((sent, _), _)| *sent)
+    }
+
+    /// When the prompt should have been read that is next in line; `None` when there is none.
+    pub(super) fn reads_until(&self) -> Option<Nanos> {
+        self.first_in_line().map(|(_, patience)| patience.read_at)
+    }
+
     /// The stream that should have its first token next. One that was overtaken by a later one is not in line: it is
     /// lost or special, and says nothing about the others.
     fn first_in_line(&self) -> Option<(&(Nanos, SeatId), &Patience)> {
@@ -199,11 +216,13 @@ impl Worker {
     pub(super) fn patience(&self, ahead: u64, prompt: u64, settings: &GateSettings, now: Nanos) -> Patience {
         let slo = settings.slo(prompt);
         match self.prefill.reading(ahead, prompt) {
-            None => Patience { late_at: Nanos::MAX, stalled_at: now + slo },
-            Some(reading) => Patience {
-                late_at: now + reading + slo.mul_f64(law::SLACK),
-                stalled_at: now + reading + slo / 2,
-            },
+            None => Patience { read_at: Nanos::MAX, late_at: Nanos::MAX, stalled_at: now + slo },
+            Some(reading) => {
+                let late = (reading + slo.mul_f64(law::SLACK)).max(self.prefill.usual(reading));
+                let late_at = now + late.min(reading + slo.mul_f64(LATEST));
+                let stalled_at = late_at.max(now + reading + slo / 2);
+                Patience { read_at: now + reading, late_at, stalled_at }
+            }
         }
     }
 
@@ -216,14 +235,37 @@ impl Worker {
 /// How long a first token is waited for before something is concluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Patience {
+    /// When the prompt should have been read.
+    read_at: Nanos,
     /// Later than reading prompts explains: the worker has a queue of its own.
     late_at: Nanos,
     /// So late that nothing more should be sent until something comes back.
     stalled_at: Nanos,
 }
 
+impl Patience {
+    /// So much of the time was not the worker's.
+    pub(super) fn extend(&mut self, length: Duration) {
+        self.read_at = self.read_at + length;
+        self.late_at = self.late_at + length;
+        self.stalled_at = self.stalled_at + length;
+    }
+}
+
 /// A worker is searched for overdue first tokens at most this often.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Share of the promise after which a first token is overdue, however late first tokens usually are.
+const LATEST: f64 = 0.6;
+
+/// A first token that is overdue while others flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Suspicion {
+    /// When it was noticed.
+    pub(super) since: Nanos,
+    /// The most sequences that flowed since.
+    pub(super) flowing: u32,
+}
 
 fn kv_budget(member: &Member, settings: &GateSettings) -> Option<u64> {
     let share = |kv: u64| kv.saturating_mul(KV_FILL.0) / KV_FILL.1 / u64::from(settings.dams.max(1));

@@ -36,6 +36,7 @@ mod seat;
 pub mod settings;
 mod silence;
 mod snapshot;
+mod stall;
 #[cfg(test)]
 mod tests;
 mod upkeep;

@@ -13,6 +13,8 @@
 
 use std::time::Duration;
 
+use super::law::SLACK;
+use super::quantile::Ratios;
 use crate::clock::Nanos;
 
 /// Sizes of prompts that are told apart: powers of two, up to half a million tokens.
@@ -26,6 +28,10 @@ const STEP: f64 = 0.25;
 const MEMORY: u32 = 32;
 /// First tokens before the cost of a token is believed.
 const ENOUGH: u32 = 10;
+/// Share of the first tokens that come within what is usual.
+const USUAL: f64 = 0.95;
+/// First tokens after which the older ones weigh half in what is usual.
+const USUAL_OF: u32 = 200;
 
 /// One first token, as it was expected and as it came.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +44,8 @@ pub(super) struct Reading {
     pub(super) ttft: Duration,
     /// Whether the worker had nothing else to do.
     pub(super) idle: bool,
+    /// Whether it may have waited inside the worker for others to end.
+    pub(super) queued: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,12 +62,20 @@ pub(super) struct Prefill {
     tokens: f64,
     seconds: f64,
     seen: u32,
+    /// How much later than expected first tokens come, as a ratio.
+    spread: Ratios,
 }
 
 impl Prefill {
     /// Learns from a first token.
     pub(super) fn learn(&mut self, reading: Reading, now: Nanos) {
         let ttft = reading.ttft.as_secs_f64();
+        if let Some(expected) = self.reading(reading.ahead, reading.prompt).filter(|_| !reading.queued) {
+            self.spread.add(ttft / expected.as_secs_f64().max(1e-6));
+            if self.spread.len() >= USUAL_OF {
+                self.spread.fade();
+            }
+        }
         if let Some(place) = self.references.get_mut(size(reading.prompt)) {
             let seconds = match *place {
                 None => ttft,
@@ -110,6 +126,19 @@ impl Prefill {
         Some(idle.saturating_add(duration(ahead as f64 * self.pace())))
     }
 
+    /// The time within which nearly all first tokens come of prompts that are expected to take `reading`.
+    pub(super) fn usual(&self, reading: Duration) -> Duration {
+        let known = self.spread.len() >= 2 * ENOUGH;
+        let ratio = self.spread.quantile(USUAL).filter(|_| known).unwrap_or(1.0);
+        reading.mul_f64(ratio.max(1.0))
+    }
+
+    /// Whether first tokens come so differently, or may for all that is known, that one that is late says little.
+    pub(super) fn is_spread(&self, slo: Duration) -> bool {
+        let usual = |reading: Duration| self.usual(reading) > reading + slo.mul_f64(SLACK);
+        self.seen < 2 * ENOUGH || self.idle(0).is_none_or(usual)
+    }
+
     /// Whether enough was seen to refuse by it.
     pub(super) fn is_known(&self) -> bool {
         self.seen >= ENOUGH
@@ -141,7 +170,7 @@ mod tests {
     use super::*;
 
     fn reading(prompt: u64, ahead: u64, millis: u64) -> Reading {
-        Reading { prompt, ahead, ttft: Duration::from_millis(millis), idle: false }
+        Reading { prompt, ahead, ttft: Duration::from_millis(millis), idle: false, queued: false }
     }
 
     fn millis(known: Option<Duration>) -> u128 {

@@ -41,6 +41,20 @@ impl Ratios {
         self.quantile(0.9)
     }
 
+    /// How likely it is that a ratio of `other` exceeds one of these; one half when both are alike (the statistic of
+    /// Mann and Whitney over the number of pairs). `None` when either is empty.
+    pub(super) fn exceeded_by(&self, other: &Self) -> Option<f64> {
+        let mut below = 0.0;
+        let mut sum = 0.0;
+        for (mine, theirs) in self.counts.iter().zip(&other.counts) {
+            let mine = f64::from(*mine);
+            sum += f64::from(*theirs) * (below + mine / 2.0);
+            below += mine;
+        }
+        let pairs = f64::from(self.total) * f64::from(other.total);
+        (pairs > 0.0).then(|| sum / pairs)
+    }
+
     /// Forgets half of what was counted, so that what comes weighs more than what was.
     pub(super) fn fade(&mut self) {
         self.counts.iter_mut().for_each(|count| *count /= 2);
@@ -78,6 +92,21 @@ mod tests {
         ratios.fade();
         ratios.fade();
         assert!(ratios.len() < 50 && ratios.p90() <= Some(2.08));
+    }
+
+    #[test]
+    fn which_of_two_is_greater_is_one_half_for_equals() {
+        let of = |values: &[f64]| {
+            let mut ratios = Ratios::default();
+            values.iter().for_each(|value| ratios.add(*value));
+            ratios
+        };
+        let (low, high) = (of(&[0.1, 0.2, 0.3]), of(&[1.0, 2.0, 3.0, 4.0]));
+        assert_eq!(low.exceeded_by(&high), Some(1.0));
+        assert_eq!(high.exceeded_by(&low), Some(0.0));
+        assert_eq!(high.exceeded_by(&high), Some(0.5));
+        assert_eq!(of(&[1.0, 3.0]).exceeded_by(&of(&[2.0])), Some(0.5));
+        assert_eq!(Ratios::default().exceeded_by(&high), None);
     }
 
     #[test]

@@ -12,8 +12,9 @@ use super::fair_queue::{Charge, Tried};
 use super::gate::Gate;
 use super::law::Sample;
 use super::ledger::Load;
-use super::member::{LOOK_EVERY, Worker};
+use super::member::{LOOK_EVERY, Suspicion, Worker};
 use super::prefill::Reading;
+use super::silence::FLOWS;
 
 /// Names a seat; never used twice by one gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +40,8 @@ pub(super) struct Seat {
     counted: Option<(Nanos, u64)>,
     /// When anything last arrived.
     flowed_at: Option<Nanos>,
+    /// The period of its worker in which it was last counted as flowing.
+    flowed_in: Option<u64>,
     /// The most tokens ever seen.
     seen: u64,
     /// A failure of the present worker was told already.
@@ -61,8 +64,11 @@ struct Dispatch {
     read_by: Option<Nanos>,
 }
 
-/// A stream whose last tokens are older does not flow: four tokens late at 100 ms each, and a report every 100 ms.
-const FLOWS: Duration = Duration::from_millis(500);
+/// A first token that is overdue while others flow is believed after so long: the most that flowed meanwhile is what
+/// the worker decodes.
+const CERTAIN: Duration = Duration::from_millis(150);
+/// The same where no more is in flight than was just seen to flow at once.
+const CERTAIN_OF_LESS: Duration = Duration::from_millis(400);
 
 impl Seat {
     pub(super) fn new(
@@ -86,6 +92,7 @@ impl Seat {
             prefilled: false,
             counted: None,
             flowed_at: None,
+            flowed_in: None,
             seen: 0,
             failed: false,
             hung: false,
@@ -141,13 +148,18 @@ impl Gate {
         worker.answers(now);
         if let Some(dispatch) = seat.dispatched.filter(|_| seat.stream && !seat.prefilled) {
             let (prompt, ttft) = (seat.load.prompt, now.since(dispatch.at));
-            let idle = settings.dams <= 1 && dispatch.in_flight <= seat.load.sequences;
-            worker.prefill.learn(Reading { prompt, ahead: dispatch.ahead, ttft, idle }, now);
             worker.answered = worker.answered.max(dispatch.at);
-            let expected = worker.prefill.idle(prompt).unwrap_or(ttft);
-            let slo = settings.slo(prompt);
-            worker.law.observe(Sample::FirstToken { dispatched: dispatch.at, ttft, expected, slo }, now);
             seat.flowed_at = Some(now);
+            worker.flow.count(seat.load.sequences, &mut seat.flowed_in, now);
+            if !worker.stalls.spoil(dispatch.at) {
+                let idle = settings.dams <= 1 && dispatch.in_flight <= seat.load.sequences;
+                let queued = dispatch.in_flight > worker.flow.shown();
+                worker.prefill.learn(Reading { prompt, ahead: dispatch.ahead, ttft, idle, queued }, now);
+                let expected = worker.prefill.idle(prompt).unwrap_or(ttft);
+                let (slo, flowing) = (settings.slo(prompt), worker.flow.most());
+                let first = Sample::FirstToken { dispatched: dispatch.at, ttft, expected, slo, flowing };
+                worker.law.observe(first, now);
+            }
         }
         seat.forget_dispatch(id, worker, reading);
         if !seat.prefilled {
@@ -179,14 +191,18 @@ impl Gate {
     pub fn tokens(&mut self, id: SeatId, seen: u64, now: Nanos) {
         self.note(id, now, |seat, worker| {
             seat.see(seen, worker);
+            worker.flows(seat.stream, now);
             if let Some((since, before)) = seat.counted
                 && seen > before
+                && !worker.stalls.spoil(since)
             {
                 let (count, span) = (seen - before, now.since(since));
                 worker.law.observe(Sample::Tokens { count, span }, now);
                 worker.flow.learn(count, span);
             }
-            worker.flows(now);
+            if seat.stream {
+                worker.flow.count(seat.load.sequences, &mut seat.flowed_in, now);
+            }
             seat.counted = Some((now, seen));
             seat.flowed_at = Some(now);
         });
@@ -200,6 +216,7 @@ impl Gate {
         if freed > 0 {
             seat.load.sequences = left;
             worker.flow.hang_less(seat.hung, freed);
+            worker.flow.uncount(freed, seat.flowed_in, now);
             worker.ledger.shrink(seat.class as usize, freed);
             let place = seat.worker;
             self.in_flight = self.in_flight.saturating_sub(u64::from(freed));
@@ -236,7 +253,7 @@ impl Gate {
             self.vacate(id, &mut seat, now);
             seat.worker = place;
             (seat.dispatched, seat.prefilled, seat.failed) = (None, false, false);
-            (seat.counted, seat.flowed_at, seat.hung) = (None, None, false);
+            (seat.counted, seat.flowed_at, seat.flowed_in, seat.hung) = (None, None, None, false);
             if seat.ask.is_some() {
                 self.displaceable.insert((seat.granted, id));
             }
@@ -260,7 +277,7 @@ impl Gate {
         let sample = seat.dispatched.and_then(|dispatch| match ending {
             Ending::Complete => {
                 let elapsed = now.since(dispatch.at);
-                if !seat.stream {
+                if !seat.stream && !worker.stalls.spoil(dispatch.at) {
                     let (prompt, sequences) = (seat.load.prompt, u64::from(seat.sequences.max(1)));
                     let whole = Sample::Whole {
                         dispatched: dispatch.at,
@@ -311,15 +328,32 @@ impl Gate {
 
     /// Tells the law of a worker when a first token is overdue while others flow.
     fn look_for_overdue(&mut self, place: usize, now: Nanos) {
-        let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
+        let Self { workers, seats, settings, .. } = self;
+        let Some(worker) = workers.get_mut(place).and_then(Option::as_mut) else { return };
         if now.since(worker.looked_at) < LOOK_EVERY {
             return;
         }
-        let Some(dispatched) = worker.overdue(now) else { return };
+        let Some(dispatched) = worker.overdue(now).filter(|sent| !worker.stalls.spoil(*sent)) else {
+            worker.suspicion = None;
+            return;
+        };
         worker.looked_at = now;
-        let here = self.seats.values().filter(|seat| seat.worker == place);
-        let flowing = here.filter(|seat| seat.flows(dispatched, now)).map(|seat| seat.load.sequences).sum();
-        worker.law.observe(Sample::Overdue { dispatched, flowing }, now);
+        let here = seats.values().filter(|seat| seat.worker == place);
+        let flowing: u32 =
+            here.filter(|seat| seat.flows(dispatched, now)).map(|seat| seat.load.sequences).sum();
+        let suspicion = worker.suspicion.get_or_insert(Suspicion { since: now, flowing });
+        suspicion.flowing = suspicion.flowing.max(flowing);
+        let beyond = worker.ledger.in_flight() > worker.flow.shown();
+        let certain = match (beyond, worker.prefill.is_spread(settings.ttft_slo)) {
+            (true, false) => Duration::ZERO,
+            (true, true) => CERTAIN,
+            (false, _) => CERTAIN_OF_LESS,
+        };
+        if now.since(suspicion.since) >= certain {
+            let flowing = suspicion.flowing;
+            worker.suspicion = None;
+            worker.law.observe(Sample::Overdue { dispatched, flowing }, now);
+        }
     }
 
     /// Takes a seat out of its worker's books.
@@ -329,6 +363,7 @@ impl Gate {
         if let Some(worker) = place {
             seat.forget_dispatch(id, worker, &mut self.reading);
             worker.flow.hang_less(seat.hung, seat.load.sequences);
+            worker.flow.uncount(seat.load.sequences, seat.flowed_in, now);
             worker.ledger.vacate(seat.class as usize, &seat.load, seat.prefilled);
         }
         place.take_if(|worker| worker.is_gone());

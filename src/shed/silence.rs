@@ -13,10 +13,12 @@
 
 use std::time::Duration;
 
-use crate::clock::Nanos;
+use crate::clock::{Nanos, saturating_nanos};
 
 use super::gate::Gate;
+use super::law::Sample;
 use super::member::Worker;
+use super::permit::REPORT_EVERY;
 use super::quantile::Ratios;
 use super::seat::SeatId;
 
@@ -31,11 +33,28 @@ const UNIT: Duration = Duration::from_millis(100);
 /// Spans of tokens after which the older ones weigh half: seconds of a busy worker, a minute of an idle one.
 const MEMORY: u32 = 1000;
 
+/// A stream whose last tokens are older does not flow: four tokens late at 100 ms each, and a report every 100 ms.
+pub(super) const FLOWS: Duration = Duration::from_millis(500);
+/// Streams are counted in periods of that length: the most of the last three is what a worker decodes at once, the most
+/// of all what it was seen to.
+const PERIODS: usize = 16;
+const LAST: usize = 3;
+/// A gap in everything is a stall when it is longer than two reports are apart by this, or this many tokens.
+const GAP: Duration = Duration::from_millis(50);
+const GAP_TOKENS: f64 = 3.0;
+
 /// What came of one worker's streams.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
     /// When anything last came on any of them.
     at: Nanos,
+    /// When tokens last came on one that had begun before.
+    tokens_at: Nanos,
+    /// The number of the present period, the sequences that flowed in it and are still there, and those at the end of
+    /// earlier ones.
+    period: u64,
+    flowing: u32,
+    before: [u32; PERIODS],
     /// Times from one token to the next.
     gaps: Ratios,
     /// Sequences that were there when it fell silent, as long as it is.
@@ -57,6 +76,50 @@ impl Flow {
         SHORTEST_SILENCE.max(gap.mul_f64(TOKENS))
     }
 
+    /// The longest gap in everything that is still none.
+    fn gap(&self) -> Duration {
+        let token = self.gaps.quantile(NEARLY_ALL).map_or(Duration::ZERO, |gap| UNIT.mul_f64(gap));
+        REPORT_EVERY + GAP.max(token.mul_f64(GAP_TOKENS))
+    }
+
+    /// Ends the periods that are over. True when one ended.
+    fn turn(&mut self, now: Nanos) -> bool {
+        let period = now.0 / saturating_nanos(FLOWS);
+        let passed = period.saturating_sub(self.period);
+        for _ in 0..passed.min(PERIODS as u64) {
+            self.before.rotate_right(1);
+            self.before[0] = std::mem::take(&mut self.flowing);
+        }
+        self.period = self.period.max(period);
+        passed > 0
+    }
+
+    /// Sequences of a stream flow. `counted` is the period in which they last did.
+    pub(super) fn count(&mut self, sequences: u32, counted: &mut Option<u64>, now: Nanos) {
+        self.turn(now);
+        if counted.replace(self.period) != Some(self.period) {
+            self.flowing = self.flowing.saturating_add(sequences);
+        }
+    }
+
+    /// Sequences of a stream that last flowed in the period `counted` are there no more.
+    pub(super) fn uncount(&mut self, sequences: u32, counted: Option<u64>, now: Nanos) {
+        self.turn(now);
+        if counted == Some(self.period) {
+            self.flowing = self.flowing.saturating_sub(sequences);
+        }
+    }
+
+    /// The most sequences that flowed at once in the last second and a half.
+    pub(super) fn most(&self) -> u32 {
+        self.before.iter().take(LAST).fold(self.flowing, |most, count| most.max(*count))
+    }
+
+    /// The most sequences that flowed at once in the last eight seconds.
+    pub(super) fn shown(&self) -> u32 {
+        self.before.iter().fold(self.flowing, |most, count| most.max(*count))
+    }
+
     /// What hung there, if it did, is there no more.
     pub(super) fn hang_less(&mut self, hung: bool, sequences: u32) {
         if hung {
@@ -68,17 +131,41 @@ impl Flow {
 impl Worker {
     /// It answered a request.
     pub(super) fn answers(&mut self, now: Nanos) {
+        self.look_for_stall(now);
         self.health.answered(now);
         self.flow.at = now;
         self.flow.hung = 0;
     }
 
-    /// Tokens came on one of its streams.
-    pub(super) fn flows(&mut self, now: Nanos) {
+    /// Tokens came of a request; of a `stream` they come one by one, of another all at once.
+    pub(super) fn flows(&mut self, stream: bool, now: Nanos) {
+        self.look_for_stall(now);
         self.flow.at = now;
+        if stream {
+            self.flow.tokens_at = now;
+        }
         if self.health.silent_since().is_some() {
             self.health.flowed(now);
             self.flow.hung = 0;
+        }
+    }
+
+    /// Something came: whether nothing did for too long before it. While a prompt is read nothing need come.
+    fn look_for_stall(&mut self, now: Nanos) {
+        let since = self.flow.at;
+        let flowed = self.flow.tokens_at > Nanos::ZERO && since.since(self.flow.tokens_at) <= FLOWS;
+        let begins = self.reads_until().map_or(since, |read| read.max(since));
+        if flowed && self.ledger.in_flight() > 0 && now.since(begins) >= self.flow.gap() {
+            self.stalled(since, now);
+        }
+        self.stalls.advance(self.oldest_unread(), now);
+    }
+
+    /// Nothing flowed from `from` to `to`, which says nothing of the worker's size.
+    pub(super) fn stalled(&mut self, from: Nanos, to: Nanos) {
+        if self.stalls.add(from, to) {
+            self.suspicion = None;
+            self.law.observe(Sample::Stalled { from, to }, to);
         }
     }
 
@@ -107,6 +194,18 @@ impl Gate {
         let Some((_, worker)) = self.seat_and_worker(id) else { return false };
         let abandoned = !begun && worker.health.silent_since().is_some_and(|since| sent <= since);
         abandoned && self.has_alternative(id, now)
+    }
+
+    /// The gateway itself was late from `from` to `to`: what its workers did meanwhile it learns only afterwards, and
+    /// holds nothing of that time against them.
+    pub fn lagged(&mut self, from: Nanos, to: Nanos) {
+        for worker in self.workers.iter_mut().flatten() {
+            if worker.ledger.in_flight() > 0 {
+                worker.stalled(from, to);
+            }
+            worker.unread.values_mut().for_each(|patience| patience.extend(to.since(from)));
+            worker.flow.at = worker.flow.at.max(to);
+        }
     }
 
     fn fall_silent(&mut self, place: usize, now: Nanos) {

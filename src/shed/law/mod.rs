@@ -44,6 +44,8 @@ pub enum Sample {
         expected: Duration,
         /// The promise for this request.
         slo: Duration,
+        /// Sequences that were seen to flow at once of late.
+        flowing: u32,
     },
     /// An answer that was not streamed arrived as a whole.
     Whole {
@@ -71,6 +73,13 @@ pub enum Sample {
         dispatched: Nanos,
         /// Sequences whose tokens do arrive.
         flowing: u32,
+    },
+    /// Nothing came of the worker, or the gateway itself was late. What was sent before the end of it is no sample.
+    Stalled {
+        /// From then.
+        from: Nanos,
+        /// Until then.
+        to: Nanos,
     },
     /// The worker reported a queue of its own.
     Report {

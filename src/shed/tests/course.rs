@@ -41,7 +41,7 @@ fn a_law_hears_the_whole_course() {
         gate.first_token(seat, at(310));
         gate.first_token(seat, at(320));
         gate.tokens(seat, 1, at(310));
-        gate.tokens(seat, 9, at(470));
+        gate.tokens(seat, 9, at(450));
         gate.release(seat, Ending::Complete, 12, at(500));
         gate.release(seat, Ending::Complete, 12, at(500));
     });
@@ -54,8 +54,9 @@ fn a_law_hears_the_whole_course() {
                 ttft: Duration::from_millis(300),
                 expected: Duration::from_millis(300),
                 slo: Duration::from_secs(1),
+                flowing: 1,
             },
-            Sample::Tokens { count: 8, span: Duration::from_millis(160) },
+            Sample::Tokens { count: 8, span: Duration::from_millis(140) },
             Sample::End { elapsed: Duration::from_millis(490), in_flight: 1 },
         ]
     );

@@ -1,7 +1,7 @@
 //! Workers that hang: silence on all streams, and what breaks before it answers.
 
 use super::*;
-use crate::shed::Failure;
+use crate::shed::{Failure, Member};
 
 fn two() -> Gate {
     gate(settings(), &[member("w1", 8), member("w2", 8)])
@@ -150,4 +150,67 @@ fn who_breaks_before_it_answers_is_put_aside_unless_it_is_the_last() {
     gate.worker_failed(seats[1], Failure::Connect, at(1));
     gate.worker_failed(seats[1], Failure::Connect, at(1));
     assert_eq!(reachable(&gate, at(1)), [false, false]);
+}
+
+/// A gate whose worker is known: sixteen streams flow from `at(0)`, with a report each 100 ms, until `at(2000)`.
+fn flowing() -> (Gate, Vec<SeatId>) {
+    let mut gate = gate(settings(), &[Member { slots: None, ..member("w1", 16) }]);
+    for count in 0..30 {
+        let seat = stream(&mut gate, "w1", true, at(count));
+        gate.release(seat, Ending::Complete, 5, at(count));
+    }
+    let seats: Vec<_> = (0..16).map(|_| stream(&mut gate, "w1", true, at(100))).collect();
+    (200..=2000).step_by(100).for_each(|now| flow(&mut gate, &seats, now));
+    (gate, seats)
+}
+
+fn flow(gate: &mut Gate, seats: &[SeatId], now: u64) {
+    seats.iter().for_each(|seat| gate.tokens(*seat, now / 20, at(now)));
+}
+
+fn limit(gate: &Gate) -> u32 {
+    gate.snapshot(Nanos::ZERO).workers[0].limit
+}
+
+#[test]
+fn a_moment_in_which_nothing_flows_says_nothing_of_how_many_a_worker_decodes() {
+    let (mut gate, seats) = flowing();
+    let before = limit(&gate);
+    let unread: Vec<_> = (0..4).map(|i| stream(&mut gate, "w1", false, at(2050 + i))).collect();
+    // A second of nothing, and then the streams go on before the first tokens come.
+    (3050..3300).step_by(50).for_each(|now| flow(&mut gate, &seats, now));
+    unread.iter().for_each(|seat| gate.first_token(*seat, at(3300)));
+    (3350..4500).step_by(50).for_each(|now| flow(&mut gate, &seats, now));
+    assert_eq!(limit(&gate), before);
+    // The same lateness while the streams flow is a queue.
+    let waits = stream(&mut gate, "w1", false, at(4500));
+    (4550..5500).step_by(50).for_each(|now| flow(&mut gate, &seats, now));
+    assert_eq!(limit(&gate), 16);
+    gate.release(waits, Ending::ClientGone, 0, at(5500));
+}
+
+#[test]
+fn what_the_gateway_was_late_for_is_held_against_nobody() {
+    for told in [true, false] {
+        let (mut gate, seats) = flowing();
+        let before = limit(&gate);
+        let unread = stream(&mut gate, "w1", false, at(2050));
+        if told {
+            gate.lagged(at(2060), at(5060));
+        }
+        assert!(!gate.awaits(seats[0], at(5070)));
+        assert_eq!(reachable(&gate, at(5070)), [told]);
+        gate.first_token(unread, at(5080));
+        assert_eq!((limit(&gate), reachable(&gate, at(5080))), (before, vec![true]));
+    }
+}
+
+#[test]
+fn a_worker_that_is_back_has_the_limit_that_it_had() {
+    let (mut gate, seats) = flowing();
+    let before = limit(&gate);
+    assert!(!gate.awaits(seats[0], at(4100)));
+    assert_eq!(reachable(&gate, at(4100)), [false]);
+    flow(&mut gate, &seats, 6000);
+    assert_eq!((limit(&gate), reachable(&gate, at(6000))), (before, vec![true]));
 }

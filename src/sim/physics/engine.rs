@@ -1,6 +1,7 @@
 //! The worker's scheduler: one step after the other.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::Spec;
 use crate::clock::Nanos;
@@ -51,6 +52,10 @@ struct Sequence {
     held: u64,
     /// Whether the step that runs yields a token of it.
     yields: bool,
+    /// How long it holds its slot before it yields anything, beyond reading its prompt.
+    thinks: Duration,
+    /// When that is over; set when it enters the batch.
+    quiet_until: Nanos,
 }
 
 /// What is in a step.
@@ -64,6 +69,11 @@ impl Sequence {
     /// Tokens the next step would compute of it: one when it decodes, else a chunk of its prompt.
     fn next_tokens(&self, budget: u64) -> u64 {
         self.prefill.saturating_sub(self.held).max(1).min(budget)
+    }
+
+    /// Whether its prompt is read and it yields nothing yet.
+    fn is_quiet(&self, at: Nanos) -> bool {
+        self.held >= self.prefill && at < self.quiet_until
     }
 
     fn plan(&mut self, tokens: u64, batch: &mut Batch) {
@@ -120,6 +130,22 @@ impl Engine {
     /// # Errors
     /// [`TooLong`] when the prompt leaves no room for a token; nothing was taken in.
     pub fn submit(&mut self, id: u64, prompt: u64, output: u32, now: Nanos) -> Result<(), TooLong> {
+        self.submit_thinking(id, prompt, output, Duration::ZERO, now)
+    }
+
+    /// As [`Engine::submit`], for a sequence that holds its slot for `thinks` before its first token, beyond the time
+    /// that its prompt takes.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn submit_thinking(
+        &mut self,
+        id: u64,
+        prompt: u64,
+        output: u32,
+        thinks: Duration,
+        now: Nanos,
+    ) -> Result<(), TooLong> {
         let prompt = prompt.max(1);
         let kv_tokens = self.spec.kv_tokens;
         if prompt >= kv_tokens {
@@ -130,7 +156,17 @@ impl Engine {
         let ready = now + self.spec.prefill_base;
         self.arriving.push_back((
             ready,
-            Sequence { id, prompt, output, generated: 0, prefill: prompt, held: 0, yields: false },
+            Sequence {
+                id,
+                prompt,
+                output,
+                generated: 0,
+                prefill: prompt,
+                held: 0,
+                yields: false,
+                thinks,
+                quiet_until: Nanos::ZERO,
+            },
         ));
         Ok(())
     }
@@ -176,6 +212,24 @@ impl Engine {
         self.waiting.retain_mut(&mut keeps);
         self.arriving.retain_mut(|(_, sequence)| keeps(sequence));
         lost
+    }
+
+    /// Another number of slots, at least 1. Sequences beyond it stay until they end; nobody takes their slots.
+    pub fn set_slots(&mut self, slots: u32) {
+        self.spec.slots = slots.max(1);
+    }
+
+    /// Stops for `length` from `now` on, as a process that is stopped and continued: the step that runs ends so much
+    /// later, and what arrives meanwhile is taken in afterwards.
+    pub fn pause(&mut self, length: Duration, now: Nanos) {
+        let until = now + length;
+        self.step_end = self.step_end.map(|end| end + length);
+        for (ready, _) in &mut self.arriving {
+            *ready = (*ready).max(until);
+        }
+        for sequence in &mut self.running {
+            sequence.quiet_until = sequence.quiet_until + length;
+        }
     }
 
     /// When something happens next, if nothing is submitted before.
@@ -224,7 +278,7 @@ impl Engine {
     fn end_step(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
         let kv_used = &mut self.kv_used;
         self.running.retain_mut(|sequence| {
-            if !std::mem::take(&mut sequence.yields) {
+            if !std::mem::take(&mut sequence.yields) || at < sequence.quiet_until {
                 return true;
             }
             sink(at, Event::Token { id: sequence.id, index: sequence.generated });
@@ -244,7 +298,14 @@ impl Engine {
         let mut batch = Batch::default();
         let before = self.running.len();
         let mut place = 0;
-        while let Some(tokens) = self.running.get(place).map(|sequence| sequence.next_tokens(budget)) {
+        while let Some((tokens, quiet)) =
+            self.running.get(place).map(|sequence| (sequence.next_tokens(budget), sequence.is_quiet(at)))
+        {
+            if quiet {
+                batch.sequences += 1;
+                place += 1;
+                continue;
+            }
             self.make_room(tokens, at, sink);
             // Gone only when it was the youngest and made room by leaving itself.
             if let Some(sequence) = self.running.get_mut(place).filter(|_| tokens > 0) {
@@ -263,6 +324,7 @@ impl Engine {
             let fits = |head: &mut Sequence| (1..=room).contains(&head.next_tokens(budget));
             let Some(mut sequence) = self.waiting.pop_front_if(fits) else { break };
             let tokens = sequence.next_tokens(budget);
+            sequence.quiet_until = sequence.quiet_until.max(at + sequence.thinks);
             sequence.plan(tokens, &mut batch);
             self.kv_used += tokens;
             budget -= tokens;

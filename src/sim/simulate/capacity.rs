@@ -58,9 +58,34 @@ pub struct Peak {
     pub clients: u32,
 }
 
-/// Under which conditions a worker works: its group, its share of the KV cache, and how much longer answers are than
-/// the mix says (the last two as bits, to be compared).
-type Conditions = (usize, u64, u64);
+/// How much of itself a worker has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Shares {
+    /// Of its KV cache.
+    pub(super) kv: f64,
+    /// Of its slots.
+    pub(super) slots: f64,
+}
+
+impl Shares {
+    /// All of it.
+    pub(super) const WHOLE: Self = Self { kv: 1.0, slots: 1.0 };
+
+    fn of(self, mut spec: Spec) -> Spec {
+        spec.kv_tokens = ((spec.kv_tokens as f64 * self.kv) as u64).max(2);
+        spec.slots = self.slots_of(spec.slots);
+        spec
+    }
+
+    /// Its share of so many slots.
+    pub(super) fn slots_of(self, slots: u32) -> u32 {
+        ((f64::from(slots) * self.slots) as u32).max(1)
+    }
+}
+
+/// Under which conditions a worker works: its group, its shares of KV cache and slots, and how much longer answers are
+/// than the mix says (the last three as bits, to be compared).
+type Conditions = (usize, u64, u64, u64);
 
 /// The capacities of a scenario's workers, under all conditions that it brings about.
 #[derive(Clone, Debug)]
@@ -73,43 +98,46 @@ impl Capacity {
     #[must_use]
     pub fn measure(scenario: &Scenario) -> Self {
         let people = People::of(scenario);
-        let mut conditions = vec![(1.0, 1.0)];
-        let (mut kv, mut stretch) = (1.0, 1.0);
+        let mut conditions = vec![(Shares::WHOLE, 1.0)];
+        let (mut shares, mut stretch) = (Shares::WHOLE, 1.0);
         for event in &scenario.events {
-            kv = event.kv.unwrap_or(kv);
+            shares.kv = event.kv.unwrap_or(shares.kv);
+            shares.slots = event.slots.unwrap_or(shares.slots);
             stretch = event.output.unwrap_or(stretch);
             // The load follows the healthy fleet, the figures the fleet as it is.
-            conditions.extend([(1.0, stretch), (kv, stretch)]);
+            conditions.extend([(Shares::WHOLE, stretch), (shares, stretch)]);
         }
         let mut peaks = HashMap::new();
-        for (kv, stretch) in conditions {
+        for (shares, stretch) in conditions {
             for (place, group) in scenario.workers.iter().enumerate() {
                 peaks
-                    .entry((place, f64::to_bits(kv), f64::to_bits(stretch)))
-                    .or_insert_with(|| peak(scenario, &people, group, kv, stretch));
+                    .entry(key(place, shares, stretch))
+                    .or_insert_with(|| peak(scenario, &people, group, shares, stretch));
             }
         }
         Self { peaks }
     }
 
-    /// What one worker of that group can do with a share `kv` of its cache and answers `stretch` times as long.
-    #[must_use]
-    pub fn peak(&self, group: usize, kv: f64, stretch: f64) -> Peak {
+    /// What one worker of that group can do with these shares of itself and answers `stretch` times as long.
+    pub(super) fn peak(&self, group: usize, shares: Shares, stretch: f64) -> Peak {
         let nothing = Peak { work: 0.0, rate: 0.0, clients: 0 };
-        self.peaks.get(&(group, kv.to_bits(), stretch.to_bits())).copied().unwrap_or(nothing)
+        self.peaks.get(&key(group, shares, stretch)).copied().unwrap_or(nothing)
     }
 
     /// Requests per second that make 1×, while answers are `stretch` times as long.
     #[must_use]
     pub fn rate(&self, scenario: &Scenario, stretch: f64) -> f64 {
-        scenario.worker_groups().map(|group| self.peak(group, 1.0, stretch).rate).sum()
+        scenario.worker_groups().map(|group| self.peak(group, Shares::WHOLE, stretch).rate).sum()
     }
 }
 
-fn peak(scenario: &Scenario, people: &People, group: &Group, kv: f64, stretch: f64) -> Peak {
-    let mut spec = group.spec();
-    spec.kv_tokens = ((spec.kv_tokens as f64 * kv) as u64).max(2);
-    let price = Price::of(&spec);
+fn key(group: usize, shares: Shares, stretch: f64) -> Conditions {
+    (group, shares.kv.to_bits(), shares.slots.to_bits(), stretch.to_bits())
+}
+
+fn peak(scenario: &Scenario, people: &People, group: &Group, shares: Shares, stretch: f64) -> Peak {
+    let spec = shares.of(group.spec());
+    let price = Price::of(&group.spec());
     let mut random = Rng::with_seed(SEED);
     let draws = (0..DRAWS).map(|_| people.draw(scenario, stretch, &mut random));
     let mean = draws.map(|wish| price.work(wish.prompt, wish.output())).sum::<f64>() / f64::from(DRAWS);
@@ -120,7 +148,7 @@ fn peak(scenario: &Scenario, people: &People, group: &Group, kv: f64, stretch: f
     clients.sort_unstable();
     clients.dedup();
     let tried = clients.into_iter().map(|clients| {
-        let work = closed_loop(scenario, people, &spec, stretch, clients);
+        let work = closed_loop(scenario, people, (group, &spec), stretch, clients);
         Peak { work, rate: work / mean, clients }
     });
     let nothing = Peak { work: 0.0, rate: 0.0, clients: 0 };
@@ -137,8 +165,14 @@ struct Asked {
 }
 
 /// The good work per second that `clients` get out of a worker.
-fn closed_loop(scenario: &Scenario, people: &People, spec: &Spec, stretch: f64, clients: u32) -> f64 {
-    let price = Price::of(spec);
+fn closed_loop(
+    scenario: &Scenario,
+    people: &People,
+    (group, spec): (&Group, &Spec),
+    stretch: f64,
+    clients: u32,
+) -> f64 {
+    let price = Price::of(&group.spec());
     let mut engine = Engine::new(spec.clone());
     let mut random = Rng::with_seed(SEED);
     let mut all: Vec<Asked> = Vec::new();
@@ -152,8 +186,10 @@ fn closed_loop(scenario: &Scenario, people: &People, spec: &Spec, stretch: f64, 
     while done < rounds && hopeless < rounds {
         while sequences < clients as usize && hopeless < rounds {
             let wish = people.draw(scenario, stretch, &mut random);
+            let thinks = group.first_token.draw(&mut random);
             let fits = wish.outputs.iter().enumerate().all(|(place, output)| {
-                engine.submit((all.len() as u64) << 8 | place as u64, wish.prompt, *output, now).is_ok()
+                let id = (all.len() as u64) << 8 | place as u64;
+                engine.submit_thinking(id, wish.prompt, *output, thinks, now).is_ok()
             });
             if fits {
                 let unfinished = wish.outputs.len();

@@ -23,6 +23,7 @@ fn second(law: &mut Stream, start: u64, count: u64, ttft: u64) {
             ttft: Duration::from_millis(ttft),
             expected: Duration::from_millis(100),
             slo: SLO,
+            flowing: 0,
         };
         law.observe(first, at(sent + ttft));
     }
@@ -78,6 +79,7 @@ fn live(law: &mut Stream, slots: u32, seconds: std::ops::Range<u64>) -> Vec<u64>
             ttft: Duration::from_millis(ttft),
             expected: Duration::from_millis(100),
             slo: SLO,
+            flowing: 0,
         };
         due.push((millis + ttft, first));
     }
@@ -119,6 +121,7 @@ fn requests_sent_before_a_cut_do_not_cut_again() {
             ttft: Duration::from_secs(2 + i / 20),
             expected: Duration::from_millis(100),
             slo: SLO,
+            flowing: 0,
         };
         law.observe(first, at(5500 + i * 50));
     }
@@ -141,6 +144,7 @@ fn a_limit_grows_only_when_it_is_used_and_by_one_above_the_knee() {
             ttft: Duration::from_millis(100),
             expected: Duration::from_millis(100),
             slo: SLO,
+            flowing: 0,
         };
         law.observe(first, at(7100 + i * 50));
     }
@@ -188,4 +192,88 @@ fn without_samples_nothing_changes() {
         law.observe(Sample::ClientGone, at(i * 100));
     }
     assert_eq!(law.limit(), 32);
+}
+
+/// A second in which as many first tokens come, each after the next of `ttfts`, while `flowing` sequences flow.
+fn spread(law: &mut Stream, start: u64, ttfts: &[u64], flowing: u32) {
+    let mut due: Vec<(u64, Sample)> = Vec::new();
+    for (sent, ttft) in (start..start + 1000).step_by(1000 / ttfts.len()).zip(ttfts) {
+        law.observe(Sample::Dispatch { in_flight: law.limit() }, at(sent));
+        let first = Sample::FirstToken {
+            dispatched: at(sent),
+            ttft: Duration::from_millis(*ttft),
+            expected: Duration::from_millis(100),
+            slo: SLO,
+            flowing,
+        };
+        due.push((sent + ttft, first));
+    }
+    due.sort_by_key(|(now, _)| *now);
+    due.into_iter().for_each(|(now, first)| law.observe(first, at(now)));
+}
+
+#[test]
+fn a_cut_that_changes_nothing_is_taken_back_and_what_is_as_late_is_usual() {
+    let mut law = steady(None, 30);
+    let ttfts =
+        [100, 120, 140, 150, 160, 180, 200, 300, 400, 500, 110, 120, 130, 150, 170, 190, 220, 310, 410, 480];
+    spread(&mut law, 3000, &ttfts, 20);
+    let cut = law.limit();
+    assert!(cut < 30, "{cut}: one in ten is twice as late as it may be");
+    for start in [5000, 6500] {
+        spread(&mut law, start, &ttfts, 20);
+    }
+    assert!(law.limit() >= 30, "{} is not the limit of before", law.limit());
+    for start in [8000, 9500, 11_000, 12_500] {
+        spread(&mut law, start, &ttfts, 20);
+        assert!(law.limit() >= 30, "{} at {start}", law.limit());
+    }
+    // Later than that is late again.
+    let before = law.limit();
+    spread(&mut law, 14_000, &[800; 20], 20);
+    assert!(law.limit() < before, "{} of {before}", law.limit());
+}
+
+#[test]
+fn a_cut_that_helps_stands() {
+    let mut law = steady(None, 30);
+    spread(&mut law, 3000, &[500; 20], 20);
+    let cut = law.limit();
+    assert!(cut < 30);
+    for start in [5000, 6500] {
+        spread(&mut law, start, &[240; 20], 20);
+    }
+    assert_eq!(law.limit(), cut);
+}
+
+#[test]
+fn first_tokens_do_not_cut_below_what_is_seen_to_flow_at_once() {
+    let mut law = steady(None, 30);
+    spread(&mut law, 3000, &[400; 20], 30);
+    assert_eq!(law.limit(), 30);
+    // Unless the promise is in danger.
+    let mut law = steady(None, 30);
+    spread(&mut law, 3000, &[700; 20], 30);
+    assert!(law.limit() < 30);
+}
+
+#[test]
+fn a_stall_that_explains_a_cut_takes_it_back_at_once_but_not_twice() {
+    let stalled = |from, to| Sample::Stalled { from: at(from), to: at(to) };
+    let overdue = |sent| Sample::Overdue { dispatched: at(sent), flowing: 5 };
+    let mut law = steady(None, 30);
+    law.observe(overdue(3000), at(3500));
+    assert_eq!(law.limit(), 5);
+    law.observe(stalled(1000, 2000), at(3600));
+    assert_eq!(law.limit(), 5, "it was over before the evidence began");
+    law.observe(stalled(3100, 3600), at(3700));
+    assert_eq!(law.limit(), 30);
+    // The next cut soon after stands, and so does one of the next half minute.
+    law.observe(overdue(3800), at(4300));
+    law.observe(stalled(3900, 4400), at(4400));
+    assert_eq!(law.limit(), 5);
+    let mut law = steady(None, 30);
+    law.observe(overdue(3000), at(3500));
+    law.observe(stalled(3100, 3600), at(7000));
+    assert_eq!(law.limit(), 5, "it is too late to know");
 }

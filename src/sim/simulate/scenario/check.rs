@@ -46,6 +46,21 @@ impl Scenario {
                 group.token_time.0.saturating_add(group.token_time_per_seq.0) >= SHORTEST_STEP,
                 format!("{at}.token_time: a step must take at least 100us"),
             );
+            let first = group.first_token;
+            for (key, share) in [("spikes", first.spikes), ("cached", first.cached)] {
+                must(
+                    (0.0..=1.0).contains(&share),
+                    format!("{at}.first_token.{key} is {share}: must be 0 to 1"),
+                );
+            }
+            must(
+                (0.0..=4.0).contains(&first.sigma),
+                format!("{at}.first_token.sigma is {}: must be 0 to 4", first.sigma),
+            );
+            must(
+                (1.0..=1000.0).contains(&first.spike),
+                format!("{at}.first_token.spike is {}: must be 1 to 1000", first.spike),
+            );
         }
         must((1..=64).contains(&self.dam.count), format!("dam.count is {}: must be 1 to 64", self.dam.count));
         let factor = self.dam.fleet_factor;
@@ -108,6 +123,24 @@ impl Scenario {
                 event.kv.is_none_or(|share| share > 0.0 && share <= 1.0),
                 format!("{at}.kv must be above 0, up to 1"),
             );
+            must(
+                event.slots.is_none_or(|share| share > 0.0 && share <= 1.0),
+                format!("{at}.slots must be above 0, up to 1"),
+            );
+            if let Some(stall) = &event.stall {
+                let known = ["workers", "dams", "clock"].contains(&stall.of.as_str());
+                must(
+                    known || self.worker_place(&stall.of).is_some(),
+                    format!(
+                        "{at}.stall.of is `{}`: must be `workers`, `dams`, `clock` or a worker",
+                        stall.of
+                    ),
+                );
+                must(
+                    stall.every.is_none_or(|every| every > stall.length),
+                    format!("{at}.stall.every must be longer than its length"),
+                );
+            }
             for (key, worker) in [("kill", &event.kill), ("zombie", &event.zombie), ("revive", &event.revive)]
             {
                 if let Some(name) = worker {

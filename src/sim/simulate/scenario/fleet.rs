@@ -55,8 +55,41 @@ pub struct Group {
     pub token_time_per_seq: Span,
     /// Tokens in a step at the most.
     pub step_tokens: u32,
+    /// What a request holds its slot for before its first token, beyond the time that its prompt takes.
+    pub first_token: FirstToken,
     /// Whether the dam knows `slots` and `kv_tokens`.
     pub told: bool,
+}
+
+/// Time before a first token that does not follow from the size of the prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FirstToken {
+    /// The median.
+    pub median: Span,
+    /// The deviation of the logarithm around it.
+    pub sigma: f64,
+    /// Share of the requests for which it is `spike` times as long.
+    pub spikes: f64,
+    /// How much longer it is for those.
+    pub spike: f64,
+    /// Share of the requests for which it is nothing: their prompt is in the prefix cache.
+    pub cached: f64,
+    /// No request has more.
+    pub most: Span,
+}
+
+impl Default for FirstToken {
+    fn default() -> Self {
+        Self {
+            median: Span::millis(0),
+            sigma: 0.0,
+            spikes: 0.0,
+            spike: 10.0,
+            cached: 0.0,
+            most: Span::secs(3600),
+        }
+    }
 }
 
 impl Default for Group {
@@ -71,6 +104,7 @@ impl Default for Group {
             token_time: Span(spec.token_time),
             token_time_per_seq: Span(spec.token_time_per_seq),
             step_tokens: spec.step_tokens,
+            first_token: FirstToken::default(),
             told: true,
         }
     }

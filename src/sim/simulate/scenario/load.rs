@@ -141,11 +141,29 @@ pub struct Event {
     pub zombie: Option<String>,
     /// This worker is back, empty and healthy.
     pub revive: Option<String>,
+    /// Something stands still for a while.
+    pub stall: Option<Stall>,
+    /// From now on every worker has this share of its slots, and the dam is not told. What it decodes already stays.
+    pub slots: Option<f64>,
+    /// From now on everything that a worker sends takes so much longer to arrive.
+    pub network: Option<Span>,
     /// One more request, of the first caller.
     pub request: Option<Extra>,
     /// Whether the time to recover is counted from here; else from the last event that is no request.
     #[serde(default)]
     pub recover: bool,
+}
+
+/// Something stands still for a while and then goes on as if nothing had been.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stall {
+    /// A worker by its name, or `workers`, `dams`, or `clock`: that one jumps ahead instead.
+    pub of: String,
+    /// For how long.
+    pub length: Span,
+    /// It happens again after so long, until the end of the scenario.
+    pub every: Option<Span>,
 }
 
 /// One more request.

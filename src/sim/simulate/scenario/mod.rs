@@ -15,8 +15,8 @@ use serde::Deserialize;
 
 pub use amount::{Shape, Span, Spread};
 pub use expect::Bound;
-pub use fleet::{Dam, Group, Promise};
-pub use load::{Arrivals, Callers, Event, Extra, Load, Requests};
+pub use fleet::{Dam, FirstToken, Group, Promise};
+pub use load::{Arrivals, Callers, Event, Extra, Load, Requests, Stall};
 
 /// A scenario: a fleet, a promise, a dam, and what is offered to it.
 #[derive(Clone, Debug, Deserialize)]

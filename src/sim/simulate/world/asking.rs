@@ -10,20 +10,20 @@ use crate::shed::{Answer, Displaced, Grant, SeatId, WaiterId};
 impl World<'_> {
     /// A request asks its dam.
     pub(super) fn ask(&mut self, place: usize) {
-        let now = self.now;
+        let (now, seen_now) = (self.now, self.seen_now());
         let dam = self.routed.usize(..self.dams.len());
         let call = &mut self.calls[place];
-        (call.dam, call.arrived) = (dam, now);
+        call.dam = dam;
         let person = &self.people.all[call.wish.person];
         let dam = &mut self.dams[dam];
-        let ask = dam.ask(person, &call.wish, now);
+        let ask = dam.ask(person, &call.wish, seen_now);
         let Some(gate) = &mut dam.gate else {
             call.granted = Some(now);
             call.stage = Stage::Running(None);
             let machine = self.next_machine();
             return self.send(place, machine);
         };
-        match gate.ask(&ask, now) {
+        match gate.ask(&ask, seen_now) {
             Ok(Answer::Granted(grant)) => self.granted(place, &grant),
             Ok(Answer::Waiting { id, expires_at }) => self.waits(place, id, expires_at),
             Err(refusal) => self.refused(place, &refusal),
@@ -33,8 +33,9 @@ impl World<'_> {
 
     /// A dam looks after its queue.
     pub(super) fn tend(&mut self, dam: usize) {
+        let now = self.seen_now();
         if let Some(gate) = &mut self.dams[dam].gate {
-            gate.advance(self.now);
+            gate.advance(now);
             self.settle(dam);
         }
     }
@@ -77,14 +78,15 @@ impl World<'_> {
     pub(super) fn resubmit(&mut self, place: usize, seat: SeatId) -> bool {
         let call = &self.calls[place];
         let number = call.dam;
+        let now = self.seen_now();
         let person = &self.people.all[call.wish.person];
         let dam = &mut self.dams[number];
-        let ask = dam.ask(person, &call.wish, self.now);
-        let Some(next) = dam.gate.as_mut().and_then(|gate| gate.resubmit(seat, &ask, self.now)) else {
+        let ask = dam.ask(person, &call.wish, now);
+        let Some(next) = dam.gate.as_mut().and_then(|gate| gate.resubmit(seat, &ask, now)) else {
             return false;
         };
         dam.yielding.remove(&seat);
-        dam.retried(self.now);
+        dam.retried(now);
         self.calls[place].retried = true;
         self.calls[place].granted = None;
         match next {
@@ -104,7 +106,7 @@ impl World<'_> {
         call.stage = Stage::Waiting(id);
         let dam = call.dam;
         self.dams[dam].waiting.insert(id, place);
-        self.plan(expires_at, Happening::Expiry { dam });
+        self.plan(expires_at - self.shift, Happening::Expiry { dam });
     }
 
     fn granted(&mut self, place: usize, grant: &Grant) {

@@ -2,7 +2,7 @@
 
 use super::call::{Fate, Stage};
 use super::machine::State;
-use super::{Happening, World};
+use super::{Delivery, Happening, World};
 use crate::clock::Nanos;
 use crate::refusal::Reason;
 use crate::request::Ending;
@@ -32,10 +32,13 @@ impl World<'_> {
         let sent = call.sent;
         let patience = if call.wish.stream { self.scenario.dam.first_token } else { self.scenario.dam.total };
         if state == State::Alive {
-            let engine = &mut self.machines[machine].engine;
-            let outputs = call.wish.outputs.iter().enumerate();
-            let taken = outputs.clone().all(|(answer, output)| {
-                engine.submit(sequence(place, answer), call.wish.prompt, *output, self.now).is_ok()
+            let group = &self.scenario.workers[self.machines[machine].group];
+            let thinks = group.first_token.draw(&mut self.thought);
+            let worker = &mut self.machines[machine];
+            let at = self.now.max(worker.stopped_until);
+            let taken = call.wish.outputs.iter().enumerate().all(|(answer, output)| {
+                let id = sequence(place, answer);
+                worker.engine.submit_thinking(id, call.wish.prompt, *output, thinks, at).is_ok()
             });
             if !taken {
                 // The worker says that this is too long for it, which is an answer.
@@ -63,13 +66,37 @@ impl World<'_> {
         let mut events = Vec::new();
         machine.engine.advance(self.now, &mut |_, event| events.push(event));
         for event in events {
-            match event {
-                Event::Token { id, .. } => self.token((id >> 8) as usize),
-                Event::Finished { id } => self.finished((id >> 8) as usize),
-                Event::Preempted { .. } => self.machines[place].preempted += 1,
+            let sent = |id: u64| self.calls[(id >> 8) as usize].sent;
+            let event = match event {
+                Event::Token { id, .. } => Delivery::Token { id, sent: sent(id) },
+                Event::Finished { id } => Delivery::Finished { id, sent: sent(id) },
+                Event::Preempted { .. } => {
+                    self.machines[place].preempted += 1;
+                    continue;
+                }
+            };
+            if self.network.is_zero() {
+                self.happen(Happening::Reaches { machine: place, event });
+            } else {
+                let at = self.now + self.network;
+                self.plan(at, Happening::Reaches { machine: place, event });
             }
         }
         self.plan_step(place);
+    }
+
+    /// Something that a worker did reaches the dam, unless the request has gone elsewhere meanwhile.
+    pub(super) fn reach(&mut self, machine: usize, event: Delivery) {
+        let (Delivery::Token { id, sent } | Delivery::Finished { id, sent }) = event;
+        let place = (id >> 8) as usize;
+        let call = &self.calls[place];
+        if !call.is_running() || call.machine != machine || call.sent != sent {
+            return;
+        }
+        match event {
+            Delivery::Token { .. } => self.token(place),
+            Delivery::Finished { .. } => self.finished(place),
+        }
     }
 
     fn token(&mut self, place: usize) {
@@ -119,8 +146,9 @@ impl World<'_> {
     fn tell(&mut self, place: usize, say: impl FnOnce(&mut Gate, SeatId, Nanos)) {
         let call = &self.calls[place];
         let dam = call.dam;
+        let now = self.seen_now();
         if let (Some(seat), Some(gate)) = (call.seat(), &mut self.dams[dam].gate) {
-            say(gate, seat, self.now);
+            say(gate, seat, now);
             self.settle(dam);
         }
     }
@@ -134,6 +162,7 @@ impl World<'_> {
     /// What the worker did to a request that is not over. It may go to another one before anything was said of the
     /// answer.
     pub(super) fn attempt_failed(&mut self, place: usize, failure: Failure) {
+        let now = self.seen_now();
         let seat = self.calls[place].seat();
         self.tell(place, |gate, seat, now| gate.worker_failed(seat, failure, now));
         let call = &self.calls[place];
@@ -144,16 +173,16 @@ impl World<'_> {
         }
         let may_move = !committed && !retried && self.dams[dam].gate.is_some();
         if may_move
-            && self.dams[dam].may_retry(self.now)
+            && self.dams[dam].may_retry(now)
             && let (Some(seat), Some(gate)) = (self.calls[place].seat(), &mut self.dams[dam].gate)
         {
-            let moved = gate.reassign(seat, self.now);
+            let moved = gate.reassign(seat, now);
             self.settle(dam);
             if self.calls[place].seat() != Some(seat) {
                 return;
             }
             if let Some(machine) = moved.and_then(|worker| self.scenario.worker_place(&worker)) {
-                self.dams[dam].retried(self.now);
+                self.dams[dam].retried(now);
                 self.calls[place].retried = true;
                 return self.send(place, machine);
             }

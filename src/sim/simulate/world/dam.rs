@@ -70,6 +70,13 @@ impl Dam {
         }
     }
 
+    /// It was late itself.
+    pub(super) fn lagged(&mut self, from: Nanos, to: Nanos) {
+        if let Some(gate) = &mut self.gate {
+            gate.lagged(from, to);
+        }
+    }
+
     pub(super) fn ask(&mut self, person: &Person, wish: &Wish, now: Nanos) -> Ask {
         self.requests.add(now);
         let answers = wish.outputs.len() as u32;

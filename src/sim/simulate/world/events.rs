@@ -1,11 +1,14 @@
 //! What the scenario makes happen.
 
+use std::time::Duration;
+
 use super::call::Call;
 use super::machine::State;
 use super::{Happening, Phase, World};
+use crate::clock::Nanos;
 use crate::shed::Failure;
 use crate::sim::simulate::offered::Wish;
-use crate::sim::simulate::scenario::Event;
+use crate::sim::simulate::scenario::{Event, Stall};
 
 impl World<'_> {
     /// Makes something happen that the scenario says.
@@ -15,8 +18,18 @@ impl World<'_> {
         }
         self.stretch = event.output.unwrap_or(self.stretch);
         if let Some(share) = event.kv {
-            self.kv = share;
+            self.shares.kv = share;
             (0..self.machines.len()).for_each(|machine| self.shrink(machine));
+        }
+        if let Some(share) = event.slots {
+            self.shares.slots = share;
+            self.machines.iter_mut().for_each(|machine| machine.set_slots(self.shares));
+        }
+        if let Some(delay) = event.network {
+            self.network = delay.0;
+        }
+        if let Some(stall) = &event.stall {
+            self.stall(stall);
         }
         for (name, state) in
             [(&event.kill, State::Dead), (&event.zombie, State::Zombie), (&event.revive, State::Alive)]
@@ -42,8 +55,11 @@ impl World<'_> {
             self.generation += 1;
             self.plan_arrival();
         }
-        let about_workers =
-            event.kv.is_some() || event.kill.is_some() || event.zombie.is_some() || event.revive.is_some();
+        let about_workers = event.kv.is_some()
+            || event.slots.is_some()
+            || event.kill.is_some()
+            || event.zombie.is_some()
+            || event.revive.is_some();
         if changes_load || about_workers {
             self.begin_phase(true);
         }
@@ -51,10 +67,48 @@ impl World<'_> {
 
     pub(super) fn begin_phase(&mut self, disturbs: bool) {
         let alive = self.machines.iter().filter(|machine| machine.state == State::Alive);
-        let peak = alive.map(|machine| self.capacity.peak(machine.group, self.kv, self.stretch).work).sum();
+        let peak =
+            alive.map(|machine| self.capacity.peak(machine.group, self.shares, self.stretch).work).sum();
         let healthy = self.capacity.rate(self.scenario, self.stretch);
         let times = self.rate_now() / healthy.max(1e-9);
         self.phases.push(Phase { since: self.now, peak, times, disturbs });
+    }
+
+    /// Something stands still, or the clock jumps.
+    fn stall(&mut self, stall: &Stall) {
+        let length = stall.length.0;
+        match stall.of.as_str() {
+            "workers" => (0..self.machines.len()).for_each(|machine| self.stop(machine, length)),
+            "dams" => {
+                let until = self.now + length;
+                self.plan(until, Happening::Resumed { since: self.now });
+                self.stopped_until = until;
+            }
+            "clock" => {
+                let since = self.seen_now();
+                self.shift += length;
+                self.dams.iter_mut().for_each(|dam| dam.lagged(since, since + length));
+            }
+            worker => {
+                if let Some(machine) = self.scenario.worker_place(worker) {
+                    self.stop(machine, length);
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self, place: usize, length: Duration) {
+        let machine = &mut self.machines[place];
+        if machine.state == State::Alive {
+            machine.pause(length, self.now);
+            self.plan_step(place);
+        }
+    }
+
+    /// The dams go on after a stall.
+    pub(super) fn resume(&mut self, since: Nanos) {
+        let (from, to) = (since + self.shift, self.seen_now());
+        self.dams.iter_mut().for_each(|dam| dam.lagged(from, to));
     }
 
     /// A worker dies, falls silent, or is restarted.
@@ -71,7 +125,7 @@ impl World<'_> {
             }
             return;
         }
-        self.machines[machine].restart(state, self.kv);
+        self.machines[machine].restart(state, self.shares);
         for place in at_work {
             if !self.calls[place].is_over() {
                 self.attempt_failed(place, Failure::Broke);
@@ -82,7 +136,7 @@ impl World<'_> {
     /// A worker's cache gets the size that it now has.
     fn shrink(&mut self, place: usize) {
         let machine = &mut self.machines[place];
-        let kv_tokens = machine.kv_tokens(self.kv);
+        let kv_tokens = machine.kv_tokens(self.shares.kv);
         let lost = machine.engine.set_kv_tokens(kv_tokens);
         for id in lost {
             let call = (id >> 8) as usize;

@@ -1,7 +1,10 @@
 //! A worker, and what may befall it.
 
+use std::time::Duration;
+
 use crate::clock::Nanos;
 use crate::sim::physics::{Engine, Spec};
+use crate::sim::simulate::capacity::Shares;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -22,19 +25,41 @@ pub(super) struct Machine {
     /// The next of its steps that the agenda knows of.
     pub(super) planned: Option<Nanos>,
     pub(super) preempted: u64,
+    /// It stands still until then.
+    pub(super) stopped_until: Nanos,
 }
 
 impl Machine {
     pub(super) fn new(group: usize, spec: Spec) -> Self {
         let engine = Engine::new(spec.clone());
-        Self { group, state: State::Alive, engine, spec, planned: None, preempted: 0 }
+        Self {
+            group,
+            state: State::Alive,
+            engine,
+            spec,
+            planned: None,
+            preempted: 0,
+            stopped_until: Nanos::ZERO,
+        }
     }
 
-    /// Empty, in this state, with a share `kv` of its cache.
-    pub(super) fn restart(&mut self, state: State, kv: f64) {
+    /// Empty, in this state, with these shares of itself.
+    pub(super) fn restart(&mut self, state: State, shares: Shares) {
         self.state = state;
         self.planned = None;
-        self.engine = Engine::new(Spec { kv_tokens: self.kv_tokens(kv), ..self.spec.clone() });
+        let (kv_tokens, slots) = (self.kv_tokens(shares.kv), shares.slots_of(self.spec.slots));
+        self.engine = Engine::new(Spec { kv_tokens, slots, ..self.spec.clone() });
+    }
+
+    /// Stands still for `length`.
+    pub(super) fn pause(&mut self, length: Duration, now: Nanos) {
+        self.engine.pause(length, now);
+        self.stopped_until = now + length;
+        self.planned = None;
+    }
+
+    pub(super) fn set_slots(&mut self, shares: Shares) {
+        self.engine.set_slots(shares.slots_of(self.spec.slots));
     }
 
     pub(super) fn kv_tokens(&self, share: f64) -> u64 {

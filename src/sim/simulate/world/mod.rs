@@ -17,7 +17,7 @@ pub(super) use self::call::{Call, Fate, SECOND, Stage};
 use self::dam::Dam;
 use self::machine::Machine;
 use super::Policy;
-use super::capacity::Capacity;
+use super::capacity::{Capacity, Shares};
 use super::offered::{People, gap};
 use super::scenario::{Arrivals, Scenario};
 use crate::clock::Nanos;
@@ -30,6 +30,7 @@ const MOST_CALLS: usize = 10_000_000;
 /// Parts of the randomness, so that what is offered does not depend on what the dam does.
 const OFFERED: u64 = 0x0ffe_7ed0;
 const ROUTED: u64 = 0x7000_7ed0;
+const THOUGHT: u64 = 0x7400_7ed0;
 
 /// Something that will happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,8 +51,19 @@ enum Happening {
     Idle { call: usize, seen: u64 },
     /// An event of the scenario.
     Event { place: usize },
+    /// Something that a worker did reaches the dam.
+    Reaches { machine: usize, event: Delivery },
+    /// The dams go on after a stall.
+    Resumed { since: Nanos },
     /// A second is over.
     Second,
+}
+
+/// What reaches a dam from a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Delivery {
+    Token { id: u64, sent: u32 },
+    Finished { id: u64, sent: u32 },
 }
 
 /// What was so at the end of a second.
@@ -94,12 +106,38 @@ pub(super) struct World<'a> {
     times: Option<f64>,
     rate: Option<f64>,
     stretch: f64,
-    kv: f64,
+    shares: Shares,
+    /// The dams stand still until then.
+    stopped_until: Nanos,
+    /// How far the clock of the dams is ahead.
+    shift: Duration,
+    /// How long what a worker sends is on its way.
+    network: Duration,
+    thought: Rng,
     next_machine: usize,
     pub(super) phases: Vec<Phase>,
     pub(super) moments: Vec<Moment>,
     /// Requests that ended twice.
     pub(super) ended_twice: u64,
+}
+
+impl Happening {
+    /// Whether it is something that a dam does.
+    fn is_at_the_dam(self) -> bool {
+        match self {
+            Self::Ask { .. }
+            | Self::Expiry { .. }
+            | Self::Housekeeping
+            | Self::Due { .. }
+            | Self::Idle { .. }
+            | Self::Reaches { .. } => true,
+            Self::Arrival { .. }
+            | Self::Step { .. }
+            | Self::Event { .. }
+            | Self::Resumed { .. }
+            | Self::Second => false,
+        }
+    }
 }
 
 impl<'a> World<'a> {
@@ -124,7 +162,11 @@ impl<'a> World<'a> {
             times: load.times.or(load.rate.is_none().then_some(1.0)),
             rate: load.rate,
             stretch: 1.0,
-            kv: 1.0,
+            shares: Shares::WHOLE,
+            stopped_until: Nanos::ZERO,
+            shift: Duration::ZERO,
+            network: Duration::ZERO,
+            thought: Rng::with_seed(seed ^ THOUGHT),
             next_machine: 0,
             phases: Vec::new(),
             moments: Vec::new(),
@@ -134,10 +176,8 @@ impl<'a> World<'a> {
 
     /// Lives through the scenario, and then until nothing is left to be done.
     pub(super) fn run(&mut self) {
-        let events: Vec<(usize, Nanos)> =
-            self.scenario.events.iter().enumerate().map(|(place, event)| (place, at(event.at))).collect();
-        for (place, at) in events {
-            self.plan(at, Happening::Event { place });
+        for (place, event) in self.scenario.events.iter().enumerate() {
+            self.plan(at(event.at), Happening::Event { place });
         }
         self.begin_phase(false);
         self.plan_arrival();
@@ -151,7 +191,7 @@ impl<'a> World<'a> {
 
     /// What is left in the gates at the end; nothing should be.
     pub(super) fn rest(&self) -> impl Iterator<Item = GateSnapshot> + '_ {
-        self.dams.iter().filter_map(|dam| dam.gate.as_ref()).map(|gate| gate.snapshot(self.now))
+        self.dams.iter().filter_map(|dam| dam.gate.as_ref()).map(|gate| gate.snapshot(self.seen_now()))
     }
 
     /// How often workers threw a sequence out of their cache.
@@ -169,6 +209,16 @@ impl<'a> World<'a> {
         self.agenda.push(Reverse((at, self.planned, happening)));
     }
 
+    /// The time by the clock of the dams.
+    fn seen_now(&self) -> Nanos {
+        self.now + self.shift
+    }
+
+    /// The time by which the dams come to something that happens now, when that is later.
+    fn put_off(&self) -> Option<Nanos> {
+        (self.now < self.stopped_until).then_some(self.stopped_until)
+    }
+
     /// Whether load is offered.
     fn is_open(&self) -> bool {
         self.now < at(self.scenario.duration) && !self.is_full()
@@ -180,6 +230,11 @@ impl<'a> World<'a> {
     }
 
     fn happen(&mut self, happening: Happening) {
+        if happening.is_at_the_dam()
+            && let Some(later) = self.put_off()
+        {
+            return self.plan(later, happening);
+        }
         match happening {
             Happening::Arrival { generation } if generation == self.generation && self.is_open() => {
                 let wish = self.people.draw(self.scenario, self.stretch, &mut self.offered);
@@ -201,7 +256,13 @@ impl<'a> World<'a> {
             Happening::Event { place } => {
                 let scenario = self.scenario;
                 self.strike(&scenario.events[place]);
+                let again = scenario.events[place].stall.as_ref().and_then(|stall| stall.every);
+                if let Some(every) = again.filter(|_| self.is_open()) {
+                    self.plan(self.now + every.0, Happening::Event { place });
+                }
             }
+            Happening::Reaches { machine, event } => self.reach(machine, event),
+            Happening::Resumed { since } => self.resume(since),
             Happening::Second => {
                 self.note_moment();
                 if self.is_open() {
@@ -232,14 +293,15 @@ impl<'a> World<'a> {
     fn arrive(&mut self, call: Call) {
         self.calls.push(call);
         self.unended += 1;
-        self.ask(self.calls.len() - 1);
+        let call = self.calls.len() - 1;
+        self.happen(Happening::Ask { call });
     }
 
     fn note_moment(&mut self) {
         let mut moment = Moment::default();
         for dam in &self.dams {
             if let Some(gate) = &dam.gate {
-                let gate = gate.snapshot(self.now);
+                let gate = gate.snapshot(self.seen_now());
                 moment.in_flight += gate.in_flight();
                 moment.waiting += gate.queue.iter().sum::<usize>() as u64;
                 moment.limit += gate.workers.iter().map(|worker| u64::from(worker.limit)).sum::<u64>();
