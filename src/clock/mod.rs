@@ -4,11 +4,15 @@
 //! gateway call the same code. [`Nanos`] is that argument; [`Clock`] is the one place that reads a real clock.
 //! Monotonic time counts from the clock's start, so a value fits the `u64` of an atomic limiter cell for 584 years.
 
+mod lag;
+
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use self::lag::{Lag, Pause, TICK};
 
 /// A point in monotonic time, in nanoseconds since the start of the clock that gave it.
 ///
@@ -71,9 +75,12 @@ pub fn saturating_nanos(length: Duration) -> u64 {
 
 /// Where the adapters get the time that they pass to the decisions.
 ///
-/// Cloning is cheap, and clones share one time line.
+/// Cloning is cheap, and clones share one time line and the [`Lag`] that is measured by it.
 #[derive(Clone, Debug)]
-pub struct Clock(Source);
+pub struct Clock {
+    source: Source,
+    lag: Lag,
+}
 
 #[derive(Clone, Debug)]
 enum Source {
@@ -88,28 +95,35 @@ impl Clock {
     pub fn system() -> Self {
         let clock = quanta::Clock::new();
         let start = clock.raw();
-        Self(Source::System { clock, start })
+        Self { source: Source::System { clock, start }, lag: Lag::default() }
     }
 
     /// A clock that stands still until [`Clock::advance`] moves it.
     #[must_use]
     pub fn manual(start: Nanos) -> Self {
-        Self(Source::Manual(Arc::new(AtomicU64::new(start.0))))
+        Self { source: Source::Manual(Arc::new(AtomicU64::new(start.0))), lag: Lag::default() }
     }
 
     /// The time now.
     #[must_use]
     #[inline]
     pub fn now(&self) -> Nanos {
-        match &self.0 {
+        match &self.source {
             Source::System { clock, start } => Nanos(clock.delta_as_nanos(*start, clock.raw())),
             Source::Manual(now) => Nanos(now.load(Ordering::Acquire)),
         }
     }
 
+    /// How late the gateway itself was by this clock. Without a task that ticks there, it never was.
+    #[must_use]
+    #[inline]
+    pub const fn lag(&self) -> &Lag {
+        &self.lag
+    }
+
     /// Moves a manual clock forward. A system clock moves by itself and ignores this.
     pub fn advance(&self, length: Duration) {
-        if let Source::Manual(now) = &self.0 {
+        if let Source::Manual(now) = &self.source {
             now.fetch_add(saturating_nanos(length), Ordering::AcqRel);
         }
     }
