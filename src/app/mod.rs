@@ -15,6 +15,7 @@ mod promote;
 mod report;
 mod run;
 mod sampler;
+mod ticker;
 mod together;
 mod tokenizers;
 mod tokens;

@@ -23,6 +23,10 @@ pub(super) const OWN: &[f64] = &[
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_3, 0.000_5, 0.000_75, 0.001, 0.001_5, 0.002,
     0.003, 0.004, 0.005, 0.01, 0.025, 0.1, 0.5,
 ];
+/// Lateness of the gateway itself: a timer is late by up to a millisecond, and from a twentieth of a second on it counts
+/// as a pause.
+pub(super) const LAG: &[f64] =
+    &[0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0];
 /// Estimate over truth.
 pub(super) const RATIO: &[f64] =
     &[0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0];

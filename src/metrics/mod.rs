@@ -61,6 +61,7 @@ pub struct Metrics {
     overhead: Histogram,
     refusal: Histogram,
     estimate_error: Histogram,
+    event_loop_lag: Histogram,
     prompt_tokens: IntCounter,
     output_tokens: IntCounter,
     unmatched: IntCounter,
@@ -167,6 +168,11 @@ impl Metrics {
                 "Estimated over actual tokens of settled requests; 1 is exact.",
                 buckets::RATIO,
             ),
+            event_loop_lag: make.histogram(
+                "event_loop_lag_seconds",
+                "How late the gateway's own timers are, measured every 10 ms; above 0.05 it was paused.",
+                buckets::LAG,
+            ),
             prompt_tokens: fixed(tokens.get_metric_with_label_values(&[DIRECTIONS[0]])),
             output_tokens: fixed(tokens.get_metric_with_label_values(&[DIRECTIONS[1]])),
             unmatched: make.counter("unmatched_requests_total", "Requests that no limit rule applies to."),
@@ -250,6 +256,11 @@ impl Metrics {
     /// A refusal was ready this long after the head of its request had been read.
     pub fn refusal(&self, took: Duration) {
         self.refusal.observe(took.as_secs_f64());
+    }
+
+    /// A timer of the gateway came this late.
+    pub fn event_loop_lag(&self, late: Duration) {
+        self.event_loop_lag.observe(late.as_secs_f64());
     }
 
     /// An answered request's tokens.

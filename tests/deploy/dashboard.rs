@@ -358,6 +358,25 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
                 "none",
                 &[("sum by (instance) (increase(traffic_dam_log_lines_lost_total{$i}[$r]))", "{{instance}}")],
             ),
+            lines(
+                "Lateness of the gateway, p99",
+                "Of its own timers: CPU that it did not get.",
+                "s",
+                &[(
+                    "histogram_quantile(0.99, sum by (instance, le) (rate(traffic_dam_event_loop_lag_seconds_bucket{$i}[$r])))",
+                    "{{instance}}",
+                )],
+            ),
+            lines(
+                "Pauses of the gateway",
+                "Timers that came more than 50 ms late, per second.",
+                "ops",
+                &[(
+                    "sum by (instance) (rate(traffic_dam_event_loop_lag_seconds_count{$i}[$r])) \
+                     - sum by (instance) (rate(traffic_dam_event_loop_lag_seconds_bucket{le=\"0.05\",$i}[$r]))",
+                    "{{instance}}",
+                )],
+            ),
         ],
     ),
 ];

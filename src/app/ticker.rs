@@ -1,0 +1,28 @@
+//! Measures how late the gateway itself is.
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::App;
+use crate::clock::{Clock, TICK};
+
+/// Ends the measuring with the task: a clock that nobody ticks would look late for ever.
+struct Ticking(Clock);
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.lag().stop();
+    }
+}
+
+impl App {
+    /// Ticks as long as the gateway serves.
+    pub(super) async fn tick(self) {
+        let clock = Ticking(self.0.clock.clone());
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.0.metrics.event_loop_lag(clock.0.lag().tick(clock.0.now()));
+        }
+    }
+}
