@@ -20,6 +20,8 @@ use super::Nanos;
 
 /// The time between two ticks of a gateway that is not late.
 pub const TICK: Duration = Duration::from_millis(10);
+/// A pause after which everything that is followed is old.
+pub const LONG: Duration = Duration::from_secs(3);
 /// The lateness of a tick from which on it is a pause. Timers of a busy runtime are late by some milliseconds.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The most that is taken off in any [`WINDOW`].

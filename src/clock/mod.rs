@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use self::lag::{Lag, Pause, TICK};
+pub use self::lag::{LONG, Lag, Pause, TICK};
 
 /// A point in monotonic time, in nanoseconds since the start of the clock that gave it.
 ///
@@ -121,6 +121,12 @@ impl Clock {
         &self.lag
     }
 
+    /// Whether the gateway itself was late since `time`, by a pause that is [credited](Lag::overlap).
+    #[must_use]
+    pub fn was_late_since(&self, time: Nanos) -> bool {
+        self.lag.overlap(time, self.now()) > Duration::ZERO
+    }
+
     /// Moves a manual clock forward. A system clock moves by itself and ignores this.
     pub fn advance(&self, length: Duration) {
         if let Source::Manual(now) = &self.source {
@@ -134,6 +140,20 @@ impl Clock {
 #[expect(clippy::disallowed_methods, reason = "the one place that reads wall time")]
 pub fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// How long the machine was suspended since it booted, as far as the system says. Monotonic time stands still meanwhile.
+#[must_use]
+pub fn suspended() -> Duration {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+        let running = read(ClockId::Monotonic);
+        read(ClockId::Boottime).saturating_sub(running)
+    }
+    #[cfg(not(target_os = "linux"))]
+    Duration::ZERO
 }
 
 /// [`wall`] in milliseconds since 1970.
