@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use super::charge::Hold;
 use super::keyed::{Keyed, Place};
-use super::meter::{Direct, Level, Meter, Shortage};
-use super::rule::{Algorithm, Per, Quota, Rule};
+use super::meter::{By, Direct, Level, Meter, Shortage};
+use super::rule::{Algorithm, Per, Rule};
 use super::sliding_log::SlidingLog;
 use super::sliding_window::SlidingWindow;
 use super::token_bucket::TokenBucket;
 use crate::clock::Nanos;
 
-/// One rule's counts. `own` is the quota of a caller that has another than the rule's. A rule per `all` ignores the key,
-/// and nobody has a quota of its own there.
+/// One rule's counts. `by` is a quota in place of the one that they were made for: a caller's own, or a share's. A rule per
+/// `all` ignores the key.
 pub(crate) trait Counter: fmt::Debug + Send + Sync {
-    fn charge(&self, key: u64, amount: u64, own: Option<Quota>, now: Nanos) -> Result<Hold, Shortage>;
-    fn correct(&self, hold: Hold, reserved: u64, actual: u64, own: Option<Quota>, now: Nanos);
-    fn shortage(&self, key: u64, amount: u64, own: Option<Quota>, now: Nanos) -> Option<Shortage>;
-    fn level(&self, place: Option<Place>, own: Option<Quota>, now: Nanos) -> Level;
+    fn charge(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<Hold, Shortage>;
+    fn correct(&self, hold: Hold, reserved: u64, actual: u64, by: Option<By>, now: Nanos);
+    fn shortage(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Option<Shortage>;
+    fn level(&self, place: Option<Place>, by: Option<By>, now: Nanos) -> Level;
     fn keys(&self) -> usize;
     fn set_max_keys(&self, max_keys: usize);
     fn sweep(&self, now: Nanos);
@@ -42,20 +42,33 @@ fn stored<M: Meter + 'static>(meter: M, rule: &Rule) -> Arc<dyn Counter> {
 }
 
 impl<M: Meter> Counter for Direct<M> {
-    fn charge(&self, _key: u64, amount: u64, _own: Option<Quota>, now: Nanos) -> Result<Hold, Shortage> {
-        Self::charge(self, amount, now).map(|mark| Hold { place: None, mark })
+    fn charge(&self, _key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<Hold, Shortage> {
+        let charged = match by {
+            None => Self::charge(self, amount, now),
+            Some(by) => self.charge_by(&M::of(by), amount, now),
+        };
+        charged.map(|mark| Hold { place: None, mark })
     }
 
-    fn correct(&self, hold: Hold, reserved: u64, actual: u64, _own: Option<Quota>, now: Nanos) {
-        Self::correct(self, hold.mark, reserved, actual, now);
+    fn correct(&self, hold: Hold, reserved: u64, actual: u64, by: Option<By>, now: Nanos) {
+        match by {
+            None => Self::correct(self, hold.mark, reserved, actual, now),
+            Some(by) => self.correct_by(&M::of(by), hold.mark, (reserved, actual), now),
+        }
     }
 
-    fn shortage(&self, _key: u64, amount: u64, _own: Option<Quota>, now: Nanos) -> Option<Shortage> {
-        Self::shortage(self, amount, now)
+    fn shortage(&self, _key: u64, amount: u64, by: Option<By>, now: Nanos) -> Option<Shortage> {
+        match by {
+            None => Self::shortage(self, amount, now),
+            Some(by) => self.shortage_by(&M::of(by), amount, now),
+        }
     }
 
-    fn level(&self, _place: Option<Place>, _own: Option<Quota>, now: Nanos) -> Level {
-        Self::level(self, now)
+    fn level(&self, _place: Option<Place>, by: Option<By>, now: Nanos) -> Level {
+        match by {
+            None => Self::level(self, now),
+            Some(by) => self.level_by(&M::of(by), now),
+        }
     }
 
     fn keys(&self) -> usize {
@@ -68,34 +81,34 @@ impl<M: Meter> Counter for Direct<M> {
 }
 
 impl<M: Meter> Counter for Keyed<M> {
-    fn charge(&self, key: u64, amount: u64, own: Option<Quota>, now: Nanos) -> Result<Hold, Shortage> {
-        let charged = match own {
+    fn charge(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<Hold, Shortage> {
+        let charged = match by {
             None => Self::charge(self, key, amount, now),
-            Some(own) => self.charge_by(&M::of(own), key, amount, now),
+            Some(by) => self.charge_by(&M::of(by), key, amount, now),
         };
         charged.map(|(place, mark)| Hold { place: Some(place), mark })
     }
 
-    fn correct(&self, hold: Hold, reserved: u64, actual: u64, own: Option<Quota>, now: Nanos) {
+    fn correct(&self, hold: Hold, reserved: u64, actual: u64, by: Option<By>, now: Nanos) {
         let (place, mark) = (hold.place.unwrap_or(Place::Overflow), hold.mark);
-        match own {
+        match by {
             None => Self::correct(self, place, mark, reserved, actual, now),
-            Some(own) => self.correct_by(&M::of(own), place, mark, (reserved, actual), now),
+            Some(by) => self.correct_by(&M::of(by), place, mark, (reserved, actual), now),
         }
     }
 
-    fn shortage(&self, key: u64, amount: u64, own: Option<Quota>, now: Nanos) -> Option<Shortage> {
-        match own {
+    fn shortage(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Option<Shortage> {
+        match by {
             None => Self::shortage(self, key, amount, now),
-            Some(own) => self.shortage_by(&M::of(own), key, amount, now),
+            Some(by) => self.shortage_by(&M::of(by), key, amount, now),
         }
     }
 
-    fn level(&self, place: Option<Place>, own: Option<Quota>, now: Nanos) -> Level {
+    fn level(&self, place: Option<Place>, by: Option<By>, now: Nanos) -> Level {
         let place = place.unwrap_or(Place::Overflow);
-        match own {
+        match by {
             None => Self::level(self, place, now),
-            Some(own) => self.level_by(&M::of(own), place, now),
+            Some(by) => self.level_by(&M::of(by), place, now),
         }
     }
 

@@ -53,8 +53,13 @@ impl Denials {
 
     /// Whether `amount` units of that key are known to be refused.
     pub fn find(&self, key: u64, amount: u64, now: Nanos) -> Option<Denied> {
+        self.find_within(key, amount, Duration::ZERO, now)
+    }
+
+    /// Whether they were known to be refused less than `grace` ago, or still are.
+    pub fn find_within(&self, key: u64, amount: u64, grace: Duration, now: Nanos) -> Option<Denied> {
         let entry = *self.shard(key).lock().get(&key)?;
-        (amount >= entry.amount && now < entry.until).then(|| Denied {
+        (amount >= entry.amount && now < entry.until + grace).then(|| Denied {
             wait: entry.until.since(now),
             level: Level { remaining: entry.remaining, reset: entry.whole.since(now) },
         })
@@ -72,6 +77,11 @@ impl Denials {
         let until = now + wait;
         let entry = Entry { amount, until, remaining: level.remaining, whole: now + level.reset };
         entries.insert(key, entry);
+    }
+
+    /// Forgets every refusal.
+    pub fn clear(&self) {
+        self.0.iter().for_each(|shard| shard.lock().clear());
     }
 
     /// Forgets what is remembered of a key.
@@ -96,6 +106,10 @@ mod tests {
         assert_eq!(denials.find(7, 5, later), Some(Denied { wait: Duration::from_secs(1), level }));
         assert!(denials.find(7, 9, later).is_some() && denials.find(7, 4, later).is_none());
         assert!(denials.find(8, 5, later).is_none() && denials.find(7, 5, now + wait).is_none());
+        let (grace, over) = (Duration::from_millis(100), now + wait + Duration::from_millis(99));
+        assert_eq!(denials.find_within(7, 5, grace, over).unwrap().wait, Duration::ZERO);
+        assert!(denials.find_within(7, 4, grace, over).is_none());
+        assert!(denials.find_within(7, 5, grace, now + wait + grace).is_none());
         denials.forget(7);
         assert!(denials.find(7, 5, later).is_none());
     }

@@ -20,7 +20,7 @@ use super::explained::{Explained, Seen};
 use super::keyed::Place;
 use super::meter::{Mark, Shortage};
 use super::rule::{OnLoss, Per, Rule};
-use super::rung::Rung;
+use super::rung::{Rung, Share};
 use super::subject::{Cost, Hashed, Seal, Subject};
 use crate::clock::Nanos;
 use crate::refusal::{Standing, Unit};
@@ -68,7 +68,7 @@ impl Climber<'_> {
         let hold = match amount {
             // A path that costs no tokens passes also who is in debt; what it may use after all is settled here.
             0 => Hold { place: Some(Place::Own(key)), mark: Mark::default() },
-            _ => rung.counter.charge(key, amount, own.map(|own| own.quota), self.now)?,
+            _ => rung.counter.charge(key, amount, rung.by(own), self.now)?,
         };
         Ok(Part { counts: rung.counts, amount, hold })
     }
@@ -77,7 +77,7 @@ impl Climber<'_> {
         let (key, own) = (self.key(rung), rung.own(self.subject.own));
         match rung.amount(self.cost, own) {
             Ok(0) => None,
-            Ok(amount) => rung.counter.shortage(key, amount, own.map(|own| own.quota), self.now),
+            Ok(amount) => rung.counter.shortage(key, amount, rung.by(own), self.now),
             Err(shortage) => Some(shortage),
         }
     }
@@ -97,19 +97,15 @@ impl Ladder {
         Self::build(rules, &self.rungs, self.seal.clone())
     }
 
-    /// A ladder of this gateway's share of each rule that is to be shared on loss, when `dams` gateways are at work. Rules
-    /// keep their indexes. Counts go on that `before`, an earlier share, has of the same quotas.
+    /// A ladder of this gateway's share of each rule that is to be shared on loss. Rules keep their indexes. Counts go on
+    /// that `before`, an earlier share, has of the same rules, whatever its size was.
     #[must_use]
-    pub fn share(&self, dams: u32, before: Option<&Self>) -> Self {
+    pub fn share(&self, size: Share, before: Option<&Self>) -> Self {
         let old = before.map_or(&[][..], |before| &before.rungs);
         let shared = self.rungs.iter().filter(|rung| rung.rule.on_loss == OnLoss::Share);
         let rung = |rung: &Rung| {
-            let kept = |made: &Rung| old.iter().find(|old| old.keeps_counts_for(&made.rule));
-            let made = Rung::sharing(rung.index, &rung.rule, dams, None);
-            match kept(&made) {
-                Some(kept) => Rung::sharing(rung.index, &rung.rule, dams, Some(kept)),
-                None => made,
-            }
+            let kept = old.iter().find(|old| old.keeps_counts_for(&rung.rule));
+            Rung::sharing(rung.index, &rung.rule, size, kept)
         };
         let seal = before.map_or_else(|| self.seal.clone(), |before| before.seal.clone());
         Self { rules: self.rules.clone(), rungs: shared.map(rung).collect(), seal }
@@ -209,7 +205,7 @@ impl Ladder {
                     return Explained { index, rule, seen: None };
                 }
                 let place = Place::Own(climber.key(rung));
-                let level = rung.counter.level(Some(place), own.map(|own| own.quota), now);
+                let level = rung.counter.level(Some(place), rung.by(own), now);
                 let (amount, shortage) = (rung.amount(cost, own).ok(), climber.shortage(rung));
                 Explained { index, rule, seen: Some(Seen { amount, level, shortage }) }
             })
@@ -266,8 +262,8 @@ impl Ladder {
     pub fn settle(&self, charge: Charge, actual_tokens: u64, now: Nanos) {
         for (part, rung) in self.parts(&charge) {
             if rung.rule.unit == Unit::Tokens && part.amount != actual_tokens {
-                let own = rung.own(charge.own.as_ref()).map(|own| own.quota);
-                rung.counter.correct(part.hold, part.amount, actual_tokens, own, now);
+                let by = rung.by(rung.own(charge.own.as_ref()));
+                rung.counter.correct(part.hold, part.amount, actual_tokens, by, now);
             }
         }
     }
@@ -279,8 +275,8 @@ impl Ladder {
 
     fn give_back(&self, charge: &Charge, now: Nanos) {
         for (part, rung) in self.parts(charge) {
-            let own = rung.own(charge.own.as_ref()).map(|own| own.quota);
-            rung.counter.correct(part.hold, part.amount, 0, own, now);
+            let by = rung.by(rung.own(charge.own.as_ref()));
+            rung.counter.correct(part.hold, part.amount, 0, by, now);
         }
     }
 

@@ -36,6 +36,22 @@ pub struct Level {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark(pub(crate) u64);
 
+/// A quota in place of the one that the counts were made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct By {
+    /// The quota.
+    pub quota: Quota,
+    /// When a bucket began to fill, with one unit in it; `None` if it was whole from the first. Windows are whole always:
+    /// only shares begin so, and those are buckets.
+    pub fills_since: Option<Nanos>,
+}
+
+impl From<Quota> for By {
+    fn from(quota: Quota) -> Self {
+        Self { quota, fills_since: None }
+    }
+}
+
 /// A quota: pure decisions on a cell.
 pub trait Meter: fmt::Debug + Send + Sync {
     /// What is remembered for one key. The default cell has a whole quota.
@@ -44,7 +60,7 @@ pub trait Meter: fmt::Debug + Send + Sync {
     type Shared: Shared<Self::Cell>;
 
     /// The same algorithm by another quota, for a cell that goes on.
-    fn of(quota: Quota) -> Self;
+    fn of(by: By) -> Self;
 
     /// Takes `amount` units, or says what is missing and takes nothing.
     ///
@@ -127,22 +143,43 @@ impl<M: Meter> Direct<M> {
     /// As [`Meter::charge`].
     #[inline]
     pub fn charge(&self, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
-        self.cell.update(|cell| self.meter.charge(cell, amount, now))
+        self.charge_by(&self.meter, amount, now)
+    }
+
+    /// The same by another quota.
+    #[inline]
+    pub(crate) fn charge_by(&self, meter: &M, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
+        self.cell.update(|cell| meter.charge(cell, amount, now))
     }
 
     /// What [`Direct::charge`] would be short of.
     pub fn shortage(&self, amount: u64, now: Nanos) -> Option<Shortage> {
-        self.cell.read(|cell| self.meter.shortage(cell, amount, now))
+        self.shortage_by(&self.meter, amount, now)
+    }
+
+    /// The same by another quota.
+    pub(crate) fn shortage_by(&self, meter: &M, amount: u64, now: Nanos) -> Option<Shortage> {
+        self.cell.read(|cell| meter.shortage(cell, amount, now))
     }
 
     /// Corrects a charge, as [`Meter::correct`].
     pub fn correct(&self, mark: Mark, reserved: u64, actual: u64, now: Nanos) {
-        self.cell.update(|cell| self.meter.correct(cell, mark, reserved, actual, now));
+        self.correct_by(&self.meter, mark, (reserved, actual), now);
+    }
+
+    /// The same by another quota.
+    pub(crate) fn correct_by(&self, meter: &M, mark: Mark, (reserved, actual): (u64, u64), now: Nanos) {
+        self.cell.update(|cell| meter.correct(cell, mark, reserved, actual, now));
     }
 
     /// How the counter stands.
     pub fn level(&self, now: Nanos) -> Level {
-        self.cell.read(|cell| self.meter.level(cell, now))
+        self.level_by(&self.meter, now)
+    }
+
+    /// The same by another quota.
+    pub(crate) fn level_by(&self, meter: &M, now: Nanos) -> Level {
+        self.cell.read(|cell| meter.level(cell, now))
     }
 }
 

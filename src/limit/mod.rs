@@ -37,4 +37,5 @@ pub use charge::{Admission, Charge, Decision, Decisions};
 pub use denial::Denial;
 pub use explained::{Explained, Seen};
 pub use ladder::{Claim, Ladder};
+pub use rung::Share;
 pub use subject::{Cost, Subject};

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use crate::clock::Nanos;
     use crate::limit::rule::{Match, Mode, OnLoss};
-    use crate::limit::{Cost, Ladder, Subject};
+    use crate::limit::{Cost, Ladder, Share, Subject};
     use crate::refusal::Unit;
     use crate::request::Class;
 
@@ -235,7 +235,10 @@ mod tests {
     fn a_share_is_one_of_the_callers_own_quota() {
         let whole = Ladder::new(vec![rule("r", Algorithm::SlidingWindow, Per::Caller, Unit::Requests, 3)]);
         let own = limits(&[("r", OwnLimit { limit: Some(40), ..OwnLimit::default() })]);
-        assert_eq!(admitted(&whole.share(4, None), Some(&own), 0), 10);
+        let mut size = Share { dams: 4, fills_since: None };
+        assert_eq!(admitted(&whole.share(size, None), Some(&own), 0), 10);
+        size.fills_since = Some(Nanos::from_secs(1));
+        assert_eq!(admitted(&whole.share(size, None), Some(&own), 0), 1, "what is here now begins to fill");
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl Purses {
         });
     }
 
+    /// Forgets every purse. What is in them stays charged, and is lost.
+    pub fn clear(&self) {
+        self.0.iter().for_each(|shard| shard.lock().clear());
+    }
+
     /// How much a purse holds.
     pub fn held(&self, key: u64) -> u64 {
         self.shard(key).lock().get(&key).map_or(0, |purse| purse.have)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::counter::{Counter, counter};
 use super::keyed::Place;
 use super::matcher::Matcher;
-use super::meter::Shortage;
+use super::meter::{By, Shortage};
 use super::own::own_quota;
 use super::rule::{Algorithm, Match, Mode, Per, Quota, Rule};
 use super::subject::{Cost, Subject};
@@ -21,6 +21,15 @@ static NEXT_COUNTS: AtomicU32 = AtomicU32::new(0);
 /// The part of a quota that one of `dams` gateways gives by itself: less than its share, because a gateway more may be
 /// at work than was last heard of.
 const SHARE_PERCENT: u64 = 83;
+
+/// The size of one gateway's share of the quotas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The number of gateways that share.
+    pub dams: u32,
+    /// When the share began to fill, with one unit in it; `None` if it was whole from the first.
+    pub fills_since: Option<Nanos>,
+}
 
 /// The part of a rule that one of `dams` gateways counts while it cannot ask what the others do.
 fn share(whole: &Rule, dams: u32) -> Rule {
@@ -49,8 +58,8 @@ pub(crate) struct OwnQuota {
 pub(crate) struct Rung {
     pub(crate) index: usize,
     pub(crate) rule: Arc<Rule>,
-    /// Of a share: the rule of which it is one, and among how many.
-    whole: Option<(Arc<Rule>, u32)>,
+    /// Of a share: the rule of which it is one, and how large it is.
+    whole: Option<(Arc<Rule>, Share)>,
     /// `None` sees everything: most rules, without a look at each field.
     matcher: Option<Matcher>,
     pub(crate) counts: u32,
@@ -75,11 +84,25 @@ impl Rung {
         Self { index, matcher, all_teams, largest, whole: None, rule, counts, counter }
     }
 
-    /// The same for a share of the rule's quota: what the whole quota could hold is not too large for ever.
-    pub(crate) fn sharing(index: usize, whole: &Arc<Rule>, dams: u32, kept: Option<&Self>) -> Self {
+    /// The same for a share of the rule's quota: what the whole quota could hold is not too large for ever. A share of
+    /// another size takes the same time to fill, so that counts go on as a part of that time.
+    pub(crate) fn sharing(index: usize, whole: &Arc<Rule>, size: Share, kept: Option<&Self>) -> Self {
         let largest = whole.capacity();
-        let share = Self::new(index, Arc::new(share(whole, dams)), kept);
-        Self { largest, whole: Some((Arc::clone(whole), dams)), ..share }
+        let share = Self::new(index, Arc::new(share(whole, size.dams)), kept);
+        Self { largest, whole: Some((Arc::clone(whole), size)), ..share }
+    }
+
+    /// The quota to count by, if it is another than the one that the counts were made for: those of a share may have been
+    /// made for one of another size.
+    #[inline]
+    pub(crate) fn by(&self, own: Option<OwnQuota>) -> Option<By> {
+        match &self.whole {
+            None => own.map(|own| own.quota.into()),
+            Some((_, share)) => {
+                let quota = own.map_or(self.rule.quota, |own| own.quota);
+                Some(By { quota, fills_since: share.fills_since })
+            }
+        }
     }
 
     /// The quota of a caller that has another than the rule's.
@@ -90,12 +113,12 @@ impl Rung {
 
     #[cold]
     fn own_of(&self, limits: &OwnLimits) -> Option<OwnQuota> {
-        let (rule, dams) = self.whole.as_ref().map_or((&self.rule, None), |(rule, dams)| (rule, Some(*dams)));
+        let (rule, size) = self.whole.as_ref().map_or((&self.rule, None), |(rule, size)| (rule, Some(*size)));
         let quota = own_quota(rule, limits)?;
         let largest = rule.algorithm.capacity(&quota);
-        Some(match dams {
+        Some(match size {
             None => OwnQuota { quota, largest },
-            Some(dams) => OwnQuota { quota: share(&rule.with_quota(quota), dams).quota, largest },
+            Some(size) => OwnQuota { quota: share(&rule.with_quota(quota), size.dams).quota, largest },
         })
     }
 
@@ -113,9 +136,9 @@ impl Rung {
             && self.matcher.as_ref().is_none_or(|matcher| matcher.matches(subject))
     }
 
-    /// Whether counts made under this rule go on under `rule`.
+    /// Whether counts made under this rule go on under `rule`, of which this one may be a share.
     pub(crate) fn keeps_counts_for(&self, rule: &Rule) -> bool {
-        let mine = &*self.rule;
+        let mine = self.whole.as_ref().map_or(&*self.rule, |(whole, _)| whole);
         mine.name == rule.name
             && (mine.algorithm, mine.unit, mine.quota) == (rule.algorithm, rule.unit, rule.quota)
             && mine.per == rule.per
@@ -159,7 +182,7 @@ impl Rung {
     }
 
     pub(crate) fn standing(&self, place: Option<Place>, own: Option<OwnQuota>, now: Nanos) -> Standing {
-        let level = self.counter.level(place, own.map(|own| own.quota), now);
+        let level = self.counter.level(place, self.by(own), now);
         match own {
             None => self.rule.standing(level),
             Some(own) => self.rule.with_quota(own.quota).standing(level),

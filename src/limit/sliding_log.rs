@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::meter::{Level, Mark, Meter, Shortage};
+use super::meter::{By, Level, Mark, Meter, Shortage};
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
@@ -84,8 +84,8 @@ impl Meter for SlidingLog {
     type Cell = Log;
     type Shared = Mutex<Log>;
 
-    fn of(quota: Quota) -> Self {
-        Self::new(quota)
+    fn of(by: By) -> Self {
+        Self::new(by.quota)
     }
 
     fn charge(&self, log: &mut Log, amount: u64, now: Nanos) -> Result<Mark, Shortage> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::meter::{Level, Mark, Meter, Shortage};
+use super::meter::{By, Level, Mark, Meter, Shortage};
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
@@ -100,8 +100,8 @@ impl Meter for SlidingWindow {
     type Cell = Buckets;
     type Shared = Mutex<Buckets>;
 
-    fn of(quota: Quota) -> Self {
-        Self::new(quota)
+    fn of(by: By) -> Self {
+        Self::new(by.quota)
     }
 
     #[inline]

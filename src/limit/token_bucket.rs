@@ -18,7 +18,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::meter::{Level, Mark, Meter, Shortage};
+use super::meter::{By, Level, Mark, Meter, Shortage};
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
@@ -37,6 +37,8 @@ pub struct TokenBucket {
     interval: u64,
     /// Ticks of a full bucket: burst·T.
     depth: u64,
+    /// The TAT of a key that was never charged.
+    fresh: u64,
 }
 
 impl TokenBucket {
@@ -47,7 +49,14 @@ impl TokenBucket {
         let interval = period.div_ceil(u128::from(quota.limit.max(1)));
         let interval = u64::try_from(interval).unwrap_or(DEEPEST).clamp(1, DEEPEST);
         let burst = quota.burst.clamp(1, DEEPEST / interval);
-        Self { interval, depth: interval * burst }
+        Self { interval, depth: interval * burst, fresh: 0 }
+    }
+
+    /// The same bucket, for which every key had one unit at `since`, and what has come in since then: whole after the
+    /// time that it takes to fill.
+    #[must_use]
+    pub fn filling(self, since: Nanos) -> Self {
+        Self { fresh: ticks(since) + self.depth - self.interval, ..self }
     }
 
     /// Ticks that `amount` units take.
@@ -77,8 +86,9 @@ impl Meter for TokenBucket {
     type Cell = u64;
     type Shared = AtomicU64;
 
-    fn of(quota: Quota) -> Self {
-        Self::new(quota)
+    fn of(by: By) -> Self {
+        let bucket = Self::new(by.quota);
+        by.fills_since.map_or(bucket, |since| bucket.filling(since))
     }
 
     #[inline]
@@ -88,7 +98,7 @@ impl Meter for TokenBucket {
         let Some(room) = self.room_for(amount) else { return Err(Shortage::Never) };
         // The same condition, turned round: what is known before TAT is read leaves one comparison and one sum after.
         let latest = now + room;
-        let start = now.max(*tat);
+        let start = now.max(*tat).max(self.fresh);
         if start > latest {
             return Err(Shortage::Wait(duration(start - latest)));
         }
@@ -104,7 +114,7 @@ impl Meter for TokenBucket {
     fn correct(&self, tat: &mut u64, _mark: Mark, reserved: u64, actual: u64, now: Nanos) {
         *tat = if actual > reserved {
             // From now on, not from a TAT long past: an idle bucket would forgive the excess.
-            ticks(now).max(*tat).saturating_add(self.ticks_of(actual - reserved))
+            ticks(now).max(*tat).max(self.fresh).saturating_add(self.ticks_of(actual - reserved))
         } else {
             tat.saturating_sub(self.ticks_of(reserved - actual))
         };
@@ -116,7 +126,7 @@ impl Meter for TokenBucket {
     }
 
     fn level(&self, tat: &u64, now: Nanos) -> Level {
-        let used = tat.saturating_sub(ticks(now));
+        let used = (*tat).max(self.fresh).saturating_sub(ticks(now));
         Level { remaining: self.depth.saturating_sub(used) / self.interval, reset: duration(used) }
     }
 }
@@ -150,6 +160,25 @@ mod tests {
         assert_eq!(bucket.shortage(&tat, 1, now), Some(Shortage::Wait(Duration::from_millis(2100))));
         bucket.correct(&mut tat, mark, 25, 0, now);
         assert_eq!(bucket.level(&tat, now).remaining, 5);
+    }
+
+    #[test]
+    fn a_bucket_that_fills_from_the_first_unit_on_gives_one_and_its_rate() {
+        let since = Nanos::from_secs(100);
+        let bucket = bucket(10, Duration::from_secs(1), 5).filling(since);
+        // Whoever comes when: in the first half second there are one unit and ten a second.
+        for (wait, fits) in [(0, 1), (99, 1), (100, 2), (250, 3), (400, 5), (10_000, 5)] {
+            let now = since + Duration::from_millis(wait);
+            let mut tat = 0;
+            assert_eq!(bucket.level(&tat, now).remaining, fits, "after {wait} ms");
+            assert!((0..fits).all(|_| bucket.charge(&mut tat, 1, now).is_ok()), "after {wait} ms");
+            assert!(bucket.charge(&mut tat, 1, now).is_err(), "after {wait} ms");
+        }
+        let mut tat = 0;
+        assert_eq!(bucket.charge(&mut tat, 6, since), Err(Shortage::Never));
+        assert_eq!(bucket.charge(&mut tat, 5, since), Err(Shortage::Wait(Duration::from_millis(400))));
+        bucket.correct(&mut tat, Mark::default(), 0, 1, since);
+        assert_eq!(bucket.shortage(&tat, 1, since), Some(Shortage::Wait(Duration::from_millis(100))));
     }
 
     #[test]

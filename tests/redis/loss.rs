@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use traffic_dam::server::admin::AdminSource;
+
 use super::{Dam, Server, Worker, call, dams, eventually, patient, settings, up};
 
 const LIMITS: &str = "  - { name: each, algorithm: token_bucket, per: caller, rate: 1/h, burst: 20 }";
@@ -131,4 +133,42 @@ async fn a_client_that_goes_while_redis_is_asked_pays_nothing() {
     let spent = dams[0].metric("limit_checks_total", "allowed");
     let left = call(&dams[0]).await.number("x-ratelimit-remaining-requests");
     assert_eq!(left as f64, 20.0 - spent - 1.0);
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_and_goes_gives_no_share_anew() {
+    let (mut redis, worker) = (Server::start().await, Worker::start(64));
+    let dams = dams(3, &settings(&redis, &worker, LIMITS, "dams: 3")).await;
+    redis.kill();
+    for dam in &dams {
+        assert_eq!(admitted(dam, 10).await, 6, "a third of the burst");
+    }
+    for _ in 0..2 {
+        // It comes back empty: who looks first sees nobody else.
+        redis.resume().await;
+        for dam in &dams {
+            up(dam, true).await;
+        }
+        redis.kill();
+        for dam in &dams {
+            up(dam, false).await;
+            assert_eq!((admitted(dam, 10).await, &dam.app.state()["dams"]), (0, &3.into()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_without_redis_begins_with_one() {
+    let (mut redis, worker) = (Server::start().await, Worker::start(64));
+    redis.kill();
+    let text = settings(&redis, &worker, LIMITS, "dams: 2");
+    let own =
+        "  - { name: each, algorithm: sliding_window, per: caller, unit: tokens, limit: 1000, window: 1h }";
+    let tokens = settings(&redis, &worker, own, "dams: 2");
+    for _ in 0..3 {
+        let dam = Dam::start(&text);
+        assert_eq!(admitted(&dam, 10).await, 1);
+        let answer = super::chat_as(&Dam::start(&tokens), "a", 50, false).await;
+        assert_eq!((answer.status, answer.reason()), (429, "token_limited"), "{}", answer.text());
+    }
 }

@@ -3,38 +3,80 @@
 //! After some failures in a row nobody asks any more, so that an outage costs a handful of requests the timeout and not
 //! every request. Only the link's own probe closes the breaker again: requests never try a server that is down.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-/// Failures in a row that open the breaker: one lost packet is none, and five timeouts are 50 ms.
+use crate::clock::Nanos;
+
+/// Failures in a row that open the breaker: one lost packet is none.
 const FAILURES: u32 = 5;
+/// The least time in which nothing was answered: commands that wait together fail together, by one hiccup. Five timeouts
+/// of the default length, one after another.
+const SILENT: Duration = Duration::from_millis(50);
+/// How long after an answer a command that the gateway itself was late for is no failure. A gateway that is always late
+/// must find out that Redis is gone as well.
+const EXCUSED: Duration = Duration::from_secs(2);
+/// How exactly the time of the last answer is known.
+const HEARD_STEP: Duration = Duration::from_millis(20);
 
 /// Counts failures in a row. It begins open: nothing is known of the server yet.
 #[derive(Debug)]
 pub(super) struct Breaker {
     failures: AtomicU32,
+    /// When the first of them was sent, in nanoseconds of the clock.
+    since: AtomicU64,
     open: AtomicBool,
+    /// When the last answer came, in nanoseconds of the clock, up to [`HEARD_STEP`] early.
+    heard: AtomicU64,
 }
 
 impl Breaker {
     pub(super) const fn new() -> Self {
-        Self { failures: AtomicU32::new(0), open: AtomicBool::new(true) }
+        Self {
+            failures: AtomicU32::new(0),
+            since: AtomicU64::new(0),
+            open: AtomicBool::new(true),
+            heard: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
 
-    /// A command was answered.
-    pub(super) fn succeeded(&self) {
+    /// A command was answered at `now`.
+    pub(super) fn succeeded(&self, now: Nanos) {
         // Read first: this is every request's way, and a shared cache line is cheap only while nobody writes it.
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
+        if now.since(self.heard()) > HEARD_STEP {
+            self.heard.store(now.0, Ordering::Relaxed);
+        }
     }
 
-    /// A command was not answered. Says whether this opened the breaker.
-    pub(super) fn failed(&self) -> bool {
-        self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES && self.open()
+    /// Whether a command without an answer is no failure, given that the gateway itself was late.
+    pub(super) fn excuses(&self, now: Nanos) -> bool {
+        now.since(self.heard()) <= EXCUSED
+    }
+
+    /// Whether a command was answered after `time`.
+    pub(super) fn heard_since(&self, time: Nanos) -> bool {
+        self.heard() > time
+    }
+
+    fn heard(&self) -> Nanos {
+        Nanos(self.heard.load(Ordering::Relaxed))
+    }
+
+    /// A command that was sent at `sent` was not answered until `now`. Says whether this opened the breaker.
+    pub(super) fn failed(&self, sent: Nanos, now: Nanos) -> bool {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if failures == 1 {
+            self.since.store(sent.0, Ordering::Relaxed);
+        }
+        let since = Nanos(self.since.load(Ordering::Relaxed));
+        failures >= FAILURES && now.since(since) >= SILENT && self.open()
     }
 
     /// Opens. Says whether it was closed before.
@@ -42,9 +84,9 @@ impl Breaker {
         !self.open.swap(true, Ordering::AcqRel)
     }
 
-    /// Closes. Says whether it was open before.
-    pub(super) fn close(&self) -> bool {
-        self.failures.store(0, Ordering::Relaxed);
+    /// Closes at `now`. Says whether it was open before.
+    pub(super) fn close(&self, now: Nanos) -> bool {
+        self.succeeded(now);
         self.open.swap(false, Ordering::AcqRel)
     }
 }
@@ -53,21 +95,54 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    const fn at(millis: u64) -> Nanos {
+        Nanos::from_millis(1000 + millis)
+    }
+
     #[test]
     fn only_failures_in_a_row_open_it_and_only_a_probe_closes_it() {
         let breaker = Breaker::new();
-        assert!(breaker.is_open() && breaker.close() && !breaker.close());
+        // Each waits for ten milliseconds, after the one before.
+        let failed = |number: u64| breaker.failed(at(number * 10), at(number * 10 + 10));
+        assert!(breaker.is_open() && breaker.close(at(0)) && !breaker.close(at(0)));
         for _ in 0..3 {
-            for _ in 1..FAILURES {
-                assert!(!breaker.failed());
+            for number in 1..FAILURES {
+                assert!(!failed(number.into()));
             }
-            breaker.succeeded();
+            breaker.succeeded(at(50));
         }
         assert!(!breaker.is_open());
-        let opened: Vec<bool> = (0..7).map(|_| breaker.failed()).collect();
+        let opened: Vec<bool> = (0..7).map(failed).collect();
         assert_eq!(opened, [false, false, false, false, true, false, false]);
-        breaker.succeeded();
+        breaker.succeeded(at(70));
         assert!(breaker.is_open(), "the late answer of a slow server closes nothing");
-        assert!(breaker.close() && !breaker.is_open() && !breaker.failed());
+        assert!(breaker.close(at(80)) && !breaker.is_open() && !failed(8));
+    }
+
+    #[test]
+    fn commands_that_fail_together_are_one_hiccup() {
+        let breaker = Breaker::new();
+        breaker.close(at(0));
+        assert!((0..1000).all(|_| !breaker.failed(at(0), at(10))), "within ten milliseconds");
+        assert!(!breaker.failed(at(10), at(49)) && breaker.failed(at(10), at(50)));
+        breaker.close(at(100));
+        assert!((0..1000).all(|_| !breaker.failed(at(100), at(110))), "counted anew");
+        breaker.succeeded(at(120));
+        assert!((0..1000).all(|_| !breaker.failed(at(120), at(160))), "an answer came between");
+        // Who waits for longer has waited long enough.
+        breaker.succeeded(at(200));
+        let opened: Vec<bool> = (0..5).map(|_| breaker.failed(at(200), at(300))).collect();
+        assert_eq!(opened, [false, false, false, false, true]);
+    }
+
+    #[test]
+    fn the_gateways_own_lateness_is_an_excuse_for_two_seconds_after_an_answer() {
+        let breaker = Breaker::new();
+        assert!(!breaker.excuses(Nanos::from_secs(60)), "nothing was ever heard");
+        breaker.close(Nanos::from_secs(60));
+        assert!(breaker.excuses(Nanos::from_secs(62)) && !breaker.excuses(Nanos::from_millis(62_001)));
+        breaker.succeeded(Nanos::from_millis(61_500));
+        assert!(breaker.excuses(Nanos::from_millis(63_500)) && !breaker.excuses(Nanos::from_millis(63_501)));
+        assert!(breaker.heard_since(Nanos::from_secs(61)) && !breaker.heard_since(Nanos::from_secs(62)));
     }
 }

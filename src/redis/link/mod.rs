@@ -9,7 +9,10 @@
 //!
 //! **Trade-off.** One connection for all: Redis is one thread, and more connections bring it no more commands.
 
+mod answer;
 mod breaker;
+mod drift;
+mod start;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,11 +23,14 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, Server
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use self::answer::{Silence, within};
 use self::breaker::Breaker;
+use self::drift::Drift;
+use self::start::Start;
 use super::connect::{Connection, connect};
 use super::dams::Dams;
-use super::settings::RedisSettings;
-use crate::clock::Clock;
+use super::settings::{RedisSettings, Topology};
+use crate::clock::{Clock, Nanos};
 use crate::metrics::{Metrics, Redis, RedisOp};
 
 /// How often the server is probed, and how soon a connection is tried again.
@@ -33,6 +39,8 @@ const PROBE: Duration = Duration::from_secs(1);
 const CONNECT: Duration = Duration::from_secs(3);
 /// Between the loss of a connection and the next try: what closes each connection at once must not spin.
 const BREATH: Duration = Duration::from_millis(50);
+/// An answer that is no older says that the server is there.
+const MOMENT: Duration = Duration::from_millis(100);
 /// Probes in a row without an answer after which the connection is given up: a peer that vanished says nothing.
 const SILENCES: u32 = 3;
 
@@ -60,8 +68,13 @@ struct Inner {
     metrics: Arc<Metrics>,
     connection: ArcSwapOption<Connection>,
     breaker: Breaker,
+    start: Start,
     /// Tells the keeper that the connection is gone.
     gone: Notify,
+    /// Tells the keeper to make another connection.
+    renew: Notify,
+    /// Told when the clock of Redis has left this gateway's behind.
+    overtaken: Notify,
 }
 
 impl fmt::Debug for Link {
@@ -98,13 +111,17 @@ impl Link {
     /// A link that is down until [`Link::keep`] runs.
     #[must_use]
     pub fn new(settings: RedisSettings, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        let start = Start::new(clock.now());
         Self(Arc::new(Inner {
+            start,
             settings,
             clock,
             metrics,
             connection: ArcSwapOption::empty(),
             breaker: Breaker::new(),
             gone: Notify::new(),
+            renew: Notify::new(),
+            overtaken: Notify::new(),
         }))
     }
 
@@ -112,6 +129,12 @@ impl Link {
     #[must_use]
     pub fn settings(&self) -> &RedisSettings {
         &self.0.settings
+    }
+
+    /// The clock that it goes by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
     }
 
     /// Its series.
@@ -126,7 +149,36 @@ impl Link {
         !self.0.breaker.is_open()
     }
 
-    /// Sends a command, and waits for its answer no longer than the timeout.
+    /// Whether Redis answered somebody a moment ago. A command that it has not answered by then is late, not lost.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.is_up() && self.0.breaker.heard_since(self.0.clock.now() - MOMENT)
+    }
+
+    /// Makes another connection: this gateway was paused for long, and the one that it has may be dead.
+    pub fn renew(&self) {
+        self.0.renew.notify_one();
+    }
+
+    /// Whether Redis answered after `time`, up to some milliseconds early.
+    #[must_use]
+    pub fn heard_since(&self, time: Nanos) -> bool {
+        self.is_up() && self.0.breaker.heard_since(time)
+    }
+
+    /// Completes when the clock of Redis went on while this gateway's stood still: the gateway was paused, and no clock of
+    /// its own shows it.
+    pub async fn overtaken(&self) {
+        self.0.overtaken.notified().await;
+    }
+
+    /// When this gateway started, if Redis was away then.
+    #[must_use]
+    pub fn began_alone(&self) -> Option<Nanos> {
+        self.0.start.alone()
+    }
+
+    /// Sends a command, and waits for its answer no longer than the timeout; once more, where the gateway itself was late.
     ///
     /// # Errors
     /// When there is no answer, or when it is an error or something else than a `T`.
@@ -176,13 +228,15 @@ impl Link {
         let inner = &*self.0;
         let Some(connection) = inner.connection.load_full() else { return Err(Loss::NotSent) };
         let sent = inner.clock.now();
-        let answer = timeout(patience, send(Connection::clone(&connection))).await;
-        self.metrics().command(op, inner.clock.now().since(sent));
+        let answer = within(&inner.clock, patience, send(Connection::clone(&connection))).await;
+        let now = inner.clock.now();
+        self.metrics().command(op, now.since(sent));
         let (fault, loss) = match answer {
             Ok(Ok(answer)) => {
-                inner.breaker.succeeded();
+                inner.breaker.succeeded(now);
                 return Ok(answer);
             }
+            Err(Silence::Gateway) if inner.breaker.excuses(now) => return Err(Loss::Unknown),
             Ok(Err(error)) => {
                 tracing::debug!(%error, op = op.as_str(), "a command to Redis failed");
                 match fault(&error) {
@@ -195,10 +249,10 @@ impl Link {
         };
         let opened = match fault {
             Fault::Refused => {
-                inner.breaker.succeeded();
+                inner.breaker.succeeded(now);
                 false
             }
-            Fault::Unwell => inner.breaker.failed(),
+            Fault::Unwell => inner.breaker.failed(sent, now),
             Fault::Gone => {
                 inner.gone.notify_one();
                 inner.breaker.open()
@@ -224,12 +278,15 @@ impl Link {
                     inner.connection.store(Some(Arc::new(connection)));
                     self.look_at_memory().await;
                     told = false;
-                    self.watch(&dams).await;
+                    let ended = self.watch(&dams).await;
                     inner.connection.store(None);
-                    if inner.breaker.open() {
-                        went_down(Loss::NotSent);
+                    let opened = inner.breaker.open();
+                    if let Ended::Lost = ended {
+                        if opened {
+                            went_down(Loss::NotSent);
+                        }
+                        sleep(BREATH).await;
                     }
-                    sleep(BREATH).await;
                 }
                 Err(error) => {
                     // Once for each outage: it is tried every second.
@@ -257,26 +314,56 @@ impl Link {
     }
 
     /// Probes until the connection is of no use any more.
-    async fn watch(&self, dams: &Dams) {
+    async fn watch(&self, dams: &Dams) -> Ended {
         let inner = &*self.0;
         let mut silences = 0;
+        let mut drift = Drift::default();
         loop {
+            let asked = inner.clock.now();
             match dams.beat(&Probe(self)).await {
                 Ok(()) => {
                     silences = 0;
-                    if inner.breaker.close() {
+                    let now = inner.clock.now();
+                    inner.start.answered(now);
+                    if inner.breaker.close(now) {
                         tracing::info!("Redis is used");
                     }
                 }
-                Err(Loss::Unknown | Loss::NotSent) if silences + 1 >= SILENCES => return,
+                // Another command was answered: the connection is there, and the probe was late.
+                Err(_) if inner.breaker.heard_since(asked) => silences = 0,
+                Err(Loss::Unknown | Loss::NotSent) if silences + 1 >= SILENCES => return Ended::Lost,
                 Err(_) => silences += 1,
             }
-            let gone = inner.gone.notified();
-            if timeout(spread(PROBE), gone).await.is_ok() {
-                return;
+            if self.is_overtaken(&mut drift).await {
+                inner.overtaken.notify_one();
+            }
+            tokio::select! {
+                () = inner.gone.notified() => return Ended::Lost,
+                () = inner.renew.notified() => return Ended::Renewed,
+                () = sleep(spread(PROBE)) => {}
             }
         }
     }
+
+    /// Whether the clock of Redis has left this gateway's behind since the last look. Servers of a cluster have a clock each.
+    async fn is_overtaken(&self, drift: &mut Drift) -> bool {
+        let inner = &*self.0;
+        if !self.is_up() || inner.settings.topology == Topology::Cluster {
+            return false;
+        }
+        let time: Result<(u64, u64), _> = Probe(self).call(RedisOp::Probe, &cmd("TIME")).await;
+        time.is_ok_and(|(seconds, micros)| {
+            let theirs = Duration::from_secs(seconds) + Duration::from_micros(micros);
+            drift.leaves_behind(theirs, inner.clock.now())
+        })
+    }
+}
+
+/// Why a connection is not probed any more.
+enum Ended {
+    Lost,
+    /// Another one is to take its place.
+    Renewed,
 }
 
 /// About that long: gateways that lost the same server must not come back to it all at once.
@@ -289,6 +376,12 @@ fn spread(length: Duration) -> Duration {
 pub struct Probe<'a>(&'a Link);
 
 impl Probe<'_> {
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        self.0.0.clock.now()
+    }
+
     /// What every key begins with.
     #[must_use]
     pub fn prefix(&self) -> &str {

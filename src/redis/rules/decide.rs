@@ -22,6 +22,9 @@ use crate::refusal::{Reason, Refusal};
 /// How soon Redis may be back, at the earliest: it is probed once a second.
 const BACK: Duration = Duration::from_secs(1);
 
+/// How long a refusal holds on when the answer to who asks again is late.
+const LATE: Duration = Duration::from_millis(100);
+
 /// A request that every rule admitted.
 #[derive(Debug)]
 pub struct Admitted {
@@ -78,7 +81,10 @@ impl SharedRules {
             }
             Err(_) => {
                 holding.refund();
-                self.alone(subject, cost)
+                match self.still_refused(&plan, cost, &mut decisions) {
+                    Some(refused) => Err(Box::new(refused)),
+                    None => self.alone(subject, cost),
+                }
             }
         }
     }
@@ -120,6 +126,22 @@ impl SharedRules {
         }
         let refusing = !refused.is_empty();
         refusing.then(|| self.deny(&refused, cost, std::mem::take(decisions)))
+    }
+
+    /// Refuses by what Redis said a moment ago, when only this answer is late: Redis counts, and what was admitted here
+    /// would come on top of it.
+    fn still_refused(&self, plan: &Plan, cost: &Cost, decisions: &mut Decisions) -> Option<Refused> {
+        if !self.store.link.is_answering() {
+            return None;
+        }
+        let now = self.clock().now();
+        let shared = |ask: &&Ask| ask.enforced() && ask.rule.on_loss == OnLoss::Share;
+        let refused = plan.strict.iter().chain(&plan.leased).filter(shared).filter_map(|ask| {
+            let denied = self.denials.find_within(ask.hash, ask.amount, LATE, now)?;
+            Some(ask.said(denied.level, Some(Shortage::Wait(denied.wait.max(LATE)))))
+        });
+        let refused: SmallVec<[Said; 4]> = refused.collect();
+        (!refused.is_empty()).then(|| self.deny(&refused, cost, std::mem::take(decisions)))
     }
 
     /// Takes what this gateway has leased already. Returns what it has not, with how much to lease.

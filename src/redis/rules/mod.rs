@@ -36,9 +36,9 @@ use self::script::Scripts;
 use super::dams::Dams;
 use super::link::Link;
 use crate::clock::Clock;
-use crate::limit::Ladder;
 use crate::limit::denied::Denials;
 use crate::limit::purse::Purses;
+use crate::limit::{Ladder, Share};
 
 /// How long a gateway that goes down waits for Redis.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -79,6 +79,12 @@ impl Store {
         self.dams.leave(&self.link).await;
     }
 
+    /// The size of this gateway's share of the quotas. One that started while Redis was away does not know what it gave
+    /// before it was restarted.
+    fn share(&self) -> Share {
+        Share { dams: self.dams.count(), fills_since: self.link.began_alone() }
+    }
+
     /// The connection.
     #[must_use]
     pub const fn link(&self) -> &Link {
@@ -95,8 +101,8 @@ pub struct SharedRules {
     planner: Planner,
     denials: Denials,
     purses: Purses,
-    /// This gateway's share of the quotas, and among how many.
-    share: Mutex<(u32, Arc<Ladder>)>,
+    /// This gateway's share of the quotas, and its size.
+    share: Mutex<(Share, Arc<Ladder>)>,
 }
 
 impl fmt::Debug for SharedRules {
@@ -109,10 +115,10 @@ impl SharedRules {
     /// The rules of `ladder`. What is counted here while Redis is away goes on from `before`.
     #[must_use]
     pub fn new(store: Store, ladder: Arc<Ladder>, before: Option<&Self>) -> Self {
-        let dams = store.dams.count();
+        let size = store.share();
         let share = {
             let before = before.map(|before| Arc::clone(&before.share.lock().1));
-            ladder.share(dams, before.as_deref())
+            ladder.share(size, before.as_deref())
         };
         Self {
             counted: ladder.rules().iter().map(Counted::of).collect(),
@@ -121,7 +127,7 @@ impl SharedRules {
             ladder,
             denials: Denials::default(),
             purses: Purses::default(),
-            share: Mutex::new((dams, Arc::new(share))),
+            share: Mutex::new((size, Arc::new(share))),
         }
     }
 
@@ -129,6 +135,12 @@ impl SharedRules {
     #[must_use]
     pub const fn ladder(&self) -> &Arc<Ladder> {
         &self.ladder
+    }
+
+    /// Forgets what was leased, and what Redis refused: after a long pause both are old.
+    pub fn forget(&self) {
+        self.purses.clear();
+        self.denials.clear();
     }
 
     fn counted(&self, index: usize) -> Option<&Counted> {
@@ -171,10 +183,10 @@ impl SharedRules {
 
     /// This gateway's share of the quotas while nobody can be asked.
     fn share(&self) -> Arc<Ladder> {
-        let dams = self.dams();
+        let size = self.store.share();
         let mut share = self.share.lock();
-        if share.0 != dams {
-            *share = (dams, Arc::new(self.ladder.share(dams, Some(&share.1))));
+        if share.0 != size {
+            *share = (size, Arc::new(self.ladder.share(size, Some(&share.1))));
         }
         Arc::clone(&share.1)
     }

@@ -1,0 +1,133 @@
+//! Waiting for the answer to one command.
+//!
+//! Another task reads the socket. A gateway that is paused, or short of CPU, runs its timers late, and finds the time of
+//! a command over while the answer lies there unread. Such a wait goes on once, for as long again, and if it ends
+//! without an answer too, it says nothing of Redis.
+//!
+//! **Trade-off.** A request waits twice the timeout, and the time in which nothing ran, at the most.
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::poll;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+
+/// A timer rings up to a millisecond late on an idle machine, and a little later on a busy one.
+const PUNCTUAL: Duration = Duration::from_millis(2);
+/// Turns of the runtime that an answer gets that has come: one to see that the socket has something, one to read it,
+/// one to hand it over.
+const TURNS: u32 = 3;
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// Redis did not answer in time.
+    Redis,
+    /// The gateway itself was late: Redis may have answered.
+    Gateway,
+}
+
+/// Waits for `answer`, for `patience`, and once more if the gateway was late meanwhile.
+pub(super) async fn within<T>(
+    clock: &Clock,
+    patience: Duration,
+    answer: impl Future<Output = T>,
+) -> Result<T, Silence> {
+    let mut answer = pin!(answer);
+    for _ in 0..2 {
+        let from = clock.now();
+        if let Ok(answer) = timeout(patience, &mut answer).await {
+            return Ok(answer);
+        }
+        let to = clock.now();
+        for _ in 0..TURNS {
+            yield_now().await;
+            if let Poll::Ready(answer) = poll!(&mut answer) {
+                return Ok(answer);
+            }
+        }
+        if !is_late(patience, to.since(from), clock.lag().overlap(from, to)) {
+            return Err(Silence::Redis);
+        }
+    }
+    Err(Silence::Gateway)
+}
+
+/// Whether a wait for `patience` that took `took`, of which the gateway was paused for `paused`, was cut short, or ended
+/// late, by a part that matters.
+fn is_late(patience: Duration, took: Duration, paused: Duration) -> bool {
+    took.saturating_sub(patience).max(paused) >= PUNCTUAL.max(patience / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    const PATIENCE: Duration = Duration::from_millis(10);
+
+    /// Keeps the only thread of the runtime to itself.
+    fn hold_up(clock: &Clock, length: Duration) {
+        let until = clock.now() + length;
+        while clock.now() < until {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn lateness_matters_from_a_quarter_of_the_patience_on() {
+        let ms = Duration::from_millis;
+        for (patience, took, paused, late) in [
+            (10, 11, 0, false),
+            (10, 12, 0, false),
+            (10, 13, 0, true),
+            (10, 10, 50, true),
+            (4, 5, 0, false),
+            (4, 6, 0, true),
+            (1000, 1050, 60, false),
+            (1000, 1000, 250, true),
+        ] {
+            assert_eq!(
+                is_late(ms(patience), ms(took), ms(paused)),
+                late,
+                "{took} of {patience}, {paused} paused"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_lies_there_unread_is_heard() {
+        let clock = Clock::system();
+        let (sender, receiver) = oneshot::channel();
+        let answers = async {
+            hold_up(&clock, PATIENCE * 5);
+            // As many hands as an answer goes through, and more: each needs the runtime once.
+            for _ in 0..20 {
+                yield_now().await;
+            }
+            sender.send(()).unwrap();
+        };
+        let (heard, ()) = tokio::join!(within(&clock, PATIENCE, receiver), answers);
+        assert_eq!(heard, Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_was_late_itself_blames_nobody_and_waits_on_once() {
+        let clock = Clock::system();
+        let from = clock.now();
+        let held_up = async {
+            for _ in 0..2 {
+                yield_now().await;
+                hold_up(&clock, PATIENCE * 5);
+                tokio::time::sleep(PATIENCE / 2).await;
+            }
+        };
+        let (heard, ()) = tokio::join!(within(&clock, PATIENCE, std::future::pending::<()>()), held_up);
+        assert_eq!(heard, Err(Silence::Gateway));
+        assert!(clock.now().since(from) < Duration::from_secs(30), "it waits on for ever");
+    }
+}

@@ -1,0 +1,43 @@
+//! The clock of Redis beside this gateway's.
+
+use std::time::Duration;
+
+use crate::clock::{LONG, Nanos};
+
+/// What both clocks said last.
+#[derive(Debug, Default)]
+pub(super) struct Drift(Option<(Duration, Nanos)>);
+
+impl Drift {
+    /// Whether Redis' clock, which says `theirs` now, has left this gateway's behind by a long pause since the last look.
+    pub(super) fn leaves_behind(&mut self, theirs: Duration, now: Nanos) -> bool {
+        let before = self.0.replace((theirs, now));
+        before.is_some_and(|(before, then)| {
+            theirs.saturating_sub(before).saturating_sub(now.since(then)) >= LONG
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_clock_that_runs_ahead_tells_of_a_pause() {
+        let mut drift = Drift::default();
+        for (theirs, ours, behind) in [
+            (1000, 5, false),
+            (1001, 6, false),
+            // A second of it was this gateway's as well.
+            (1005, 8, false),
+            (1009, 9, true),
+            (1010, 10, false),
+            // Redis' clock was set back, and this gateway was late with its question.
+            (900, 11, false),
+            (910, 21, false),
+        ] {
+            let now = Nanos::from_secs(ours);
+            assert_eq!(drift.leaves_behind(Duration::from_secs(theirs), now), behind, "at {ours} s");
+        }
+    }
+}
