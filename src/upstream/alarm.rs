@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use super::deadline::Deadline;
 use crate::clock::{Clock, Nanos};
 
 /// Waits for one deadline after another.
@@ -17,12 +18,18 @@ use crate::clock::{Clock, Nanos};
 pub(crate) struct Alarm {
     sleep: Pin<Box<Sleep>>,
     rings_at: Nanos,
+    /// The gateway's own lateness in the wait that began then.
+    own: (Nanos, Duration),
 }
 
 impl Alarm {
     /// A timer that rings at `due` first.
     pub(crate) fn new(due: Nanos, now: Nanos) -> Self {
-        Self { sleep: Box::pin(tokio::time::sleep(due.since(now))), rings_at: due }
+        Self {
+            sleep: Box::pin(tokio::time::sleep(due.since(now))),
+            rings_at: due,
+            own: (due, Duration::ZERO),
+        }
     }
 
     /// Ready when `due` is reached.
@@ -38,6 +45,32 @@ impl Alarm {
             }
             self.set(due, now);
         }
+    }
+
+    /// Ready when `deadline` is reached, the time not counted in which the gateway itself was late.
+    pub(crate) fn poll_overdue(
+        &mut self,
+        deadline: &Deadline,
+        clock: &Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        loop {
+            let own = self.own_in(deadline);
+            ready!(self.poll_due(deadline.due(own), clock, cx));
+            match deadline.goes_on(own, clock.now(), clock.lag()) {
+                Some(own) => self.own = (deadline.since, own),
+                None => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// When `deadline` is reached, as far as is known.
+    pub(crate) fn due(&self, deadline: &Deadline) -> Nanos {
+        deadline.due(self.own_in(deadline))
+    }
+
+    fn own_in(&self, deadline: &Deadline) -> Duration {
+        if self.own.0 == deadline.since { self.own.1 } else { Duration::ZERO }
     }
 
     fn set(&mut self, due: Nanos, now: Nanos) {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::alarm::Alarm;
+use super::deadline::Deadline;
 use super::fault::{Fault, Wait, broke};
 use super::headers;
 use super::source::{Break, Held, Source};
@@ -187,7 +188,9 @@ impl UpstreamBody {
     /// Ready when the worker was silent for too long, or took too long in all. A stream tells the gate meanwhile that
     /// nothing comes.
     fn poll_vain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let due = (self.last + self.limits.idle).min(self.limits.total.1);
+        let Limits { idle, total } = self.limits;
+        let silence = Deadline { since: self.last, wait: idle, total };
+        let due = self.alarm.due(&silence);
         while self.watch.is_stream() {
             let look_at = vigil::next_look(self.last, self.looked);
             if look_at >= due {
@@ -200,7 +203,7 @@ impl UpstreamBody {
             }
             self.watch.awaits();
         }
-        self.alarm.poll_due(due, &self.clock, cx)
+        self.alarm.poll_overdue(&silence, &self.clock, cx)
     }
 
     fn expire(&mut self) {

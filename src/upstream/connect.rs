@@ -1,7 +1,7 @@
 //! A connection to a worker, from the address to the HTTP handshake.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,10 +10,13 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::deadline::Deadline;
 use super::link::Link;
+use crate::clock::Clock;
 
 /// The largest piece read at once, which also bounds the head of an answer. hyper starts at 8 KiB and grows only
 /// while a worker fills the buffer, so that an ordinary stream of tokens stays at 8 KiB.
@@ -50,15 +53,22 @@ pub(crate) enum ConnectError {
     Http(#[source] hyper::Error),
 }
 
-/// Connects to a worker.
+/// Connects to a worker, by `deadline`.
 pub(crate) async fn connect(
     target: &Target,
     tls: Option<&Arc<rustls::ClientConfig>>,
-    limit: Duration,
+    deadline: Deadline,
+    clock: &Clock,
 ) -> Result<Box<Link>, ConnectError> {
-    let stream = tokio::time::timeout(limit, open(target, tls))
-        .await
-        .map_err(|_elapsed| ConnectError::TimedOut(limit))??;
+    let mut opening = pin!(open(target, tls));
+    let mut own = Duration::ZERO;
+    let stream = loop {
+        let left = deadline.due(own).since(clock.now());
+        if let Ok(opened) = timeout(left, &mut opening).await {
+            break opened?;
+        }
+        own = deadline.goes_on(own, clock.now(), clock.lag()).ok_or(ConnectError::TimedOut(deadline.wait))?;
+    };
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(READ_BUFFER)
         .handshake(stream)

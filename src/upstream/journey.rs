@@ -14,6 +14,7 @@ use super::Inner;
 use super::alarm::Alarm;
 use super::body::{Limits, UpstreamBody};
 use super::connect::connect;
+use super::deadline::Deadline;
 use super::exchange::exchange;
 use super::fault::{Fault, Trouble, Wait, is_repeatable, turns_away};
 use super::headers::{self, Outgoing};
@@ -341,11 +342,13 @@ impl<'a> Journey<'a> {
     /// Asks one worker, up to the head of its answer.
     async fn attempt(&mut self, site: &Arc<Site>) -> Result<Answer, Fault> {
         let clock = &self.upstream.clock;
-        let (connect_limit, tls) = (self.timeouts.connect, self.settings.tls.as_ref());
-        let now = clock.now();
+        let tls = self.settings.tls.as_ref();
+        let (Timeouts { connect: wait, total, .. }, over) = (self.timeouts, self.over);
+        let connect =
+            |since| connect(&site.target, tls, Deadline { since, wait, total: (total, over) }, clock);
         let (mut link, mut reused) = match site.take() {
             Some(link) => (link, true),
-            None => (connect(&site.target, tls, connect_limit.min(self.over.since(now))).await?, false),
+            None => (connect(clock.now()).await?, false),
         };
         if !self.is_active(site) {
             return Err(Fault::Superseded);
@@ -370,7 +373,7 @@ impl<'a> Journey<'a> {
                     // The worker closed an idle connection under our hands; nothing of the request was written.
                     reused = false;
                     request = *unsent;
-                    link = match connect(&site.target, tls, connect_limit.min(self.over.since(sent))).await {
+                    link = match connect(sent).await {
                         Ok(link) => link,
                         Err(error) => {
                             self.take_back(request, site);
@@ -430,12 +433,13 @@ impl<'a> Journey<'a> {
     }
 
     /// Until when to wait, and for what, for a request dispatched at `sent`.
-    pub(super) fn until(&self, sent: Nanos, stream: bool) -> (Nanos, Wait) {
-        let first = sent + self.timeouts.first_token;
-        if stream && first < self.over {
-            (first, Wait::FirstToken(self.timeouts.first_token))
+    pub(super) fn until(&self, sent: Nanos, stream: bool) -> (Deadline, Wait) {
+        let Timeouts { first_token, total, .. } = self.timeouts;
+        let deadline = Deadline { since: sent, wait: first_token, total: (total, self.over) };
+        if stream && sent + first_token < self.over {
+            (deadline, Wait::FirstToken(first_token))
         } else {
-            (self.over, Wait::Total(self.timeouts.total))
+            (Deadline { wait: self.over.since(sent), ..deadline }, Wait::Total(total))
         }
     }
 
@@ -455,7 +459,7 @@ impl<'a> Journey<'a> {
         let body = if head.status == StatusCode::SWITCHING_PROTOCOLS {
             drop(body);
             if let (Some((_, client)), Some(worker)) = (self.switch.take(), link.into_stream()) {
-                tokio::spawn(tunnel(client, worker, self.timeouts.idle, self.permit.clone()));
+                tokio::spawn(tunnel(client, worker, self.timeouts.idle, self.permit.clone(), clock.clone()));
             }
             UpstreamBody::none(watch, alarm, clock, limits)
         } else {

@@ -27,6 +27,7 @@ pub mod tls;
 mod alarm;
 mod body;
 mod connect;
+mod deadline;
 mod exchange;
 mod fault;
 mod headers;

@@ -10,9 +10,11 @@ use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::connect::Stream;
+use super::deadline::Deadline;
+use crate::clock::{Clock, Nanos};
 use crate::shed::Permit;
 
 /// What each direction holds at the most.
@@ -24,9 +26,10 @@ pub(crate) async fn tunnel(
     (worker, early): (Stream, Bytes),
     idle: Duration,
     seat: Option<Permit>,
+    clock: Clock,
 ) {
     let outcome = match timeout(idle, client).await {
-        Ok(Ok(client)) => pass(TokioIo::new(client), TokioIo::new(worker), &early, idle).await,
+        Ok(Ok(client)) => pass(TokioIo::new(client), TokioIo::new(worker), &early, idle, &clock).await,
         // The client left before it had our `101`.
         Ok(Err(_)) | Err(_) => Ok(()),
     };
@@ -36,13 +39,21 @@ pub(crate) async fn tunnel(
     drop(seat);
 }
 
-async fn pass<C, W>(mut client: C, mut worker: W, early: &[u8], idle: Duration) -> io::Result<()>
+async fn pass<C, W>(
+    mut client: C,
+    mut worker: W,
+    early: &[u8],
+    idle: Duration,
+    clock: &Clock,
+) -> io::Result<()>
 where
     C: AsyncReadExt + AsyncWrite + Unpin,
     W: AsyncReadExt + AsyncWrite + Unpin,
 {
     put(&mut client, early, idle).await?;
     let (mut from_client, mut from_worker) = (vec![0; BUFFER], vec![0; BUFFER]);
+    let silence = || Deadline { since: clock.now(), wait: idle, total: (Duration::MAX, Nanos::MAX) };
+    let (mut silent, mut own) = (silence(), Duration::ZERO);
     loop {
         tokio::select! {
             read = client.read(&mut from_client) => match from_client.get(..read?) {
@@ -53,8 +64,15 @@ where
                 Some(bytes) if !bytes.is_empty() => put(&mut client, bytes, idle).await?,
                 _ => return client.shutdown().await,
             },
-            () = tokio::time::sleep(idle) => return Ok(()),
+            () = sleep(silent.due(own).since(clock.now())) => {
+                match silent.goes_on(own, clock.now(), clock.lag()) {
+                    Some(late) => own = late,
+                    None => return Ok(()),
+                }
+                continue;
+            }
         }
+        (silent, own) = (silence(), Duration::ZERO);
     }
 }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::alarm::Alarm;
+use super::deadline::Deadline;
 use super::fault::Wait;
 use crate::clock::{Clock, Nanos};
 use crate::shed::{Permit, SHORTEST_SILENCE};
@@ -18,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Until when something is waited for, and who is told meanwhile.
 #[derive(Debug)]
 pub(crate) struct Vigil {
-    due: Nanos,
+    deadline: Deadline,
     wait: Wait,
     /// Of a request that is told when it should leave.
     permit: Option<Permit>,
@@ -26,26 +27,29 @@ pub(crate) struct Vigil {
 }
 
 impl Vigil {
-    /// Waits until `due`, from `now` on; with `permit` it may be told to leave before.
-    pub(crate) fn new((due, wait): (Nanos, Wait), permit: Option<Permit>, now: Nanos) -> Self {
-        Self { due, wait, permit, look_at: now + LOOK }
+    /// Waits until `deadline`, from `now` on; with `permit` it may be told to leave before.
+    pub(crate) fn new((deadline, wait): (Deadline, Wait), permit: Option<Permit>, now: Nanos) -> Self {
+        Self { deadline, wait, permit, look_at: now + LOOK }
     }
 
     /// When there is something to do first.
     pub(crate) fn rings_at(&self) -> Nanos {
-        if self.permit.is_some() { self.due.min(self.look_at) } else { self.due }
+        let due = self.deadline.due(Duration::ZERO);
+        if self.permit.is_some() { due.min(self.look_at) } else { due }
     }
 
     /// Ready when there is no more use in waiting, with the reason.
     pub(crate) fn poll_vain(&mut self, alarm: &mut Alarm, clock: &Clock, cx: &mut Context<'_>) -> Poll<Wait> {
         loop {
-            ready!(alarm.poll_due(self.rings_at(), clock, cx));
-            let now = clock.now();
-            if now >= self.due {
-                return Poll::Ready(self.wait);
+            let due = alarm.due(&self.deadline);
+            if self.permit.is_none() || self.look_at >= due {
+                ready!(alarm.poll_overdue(&self.deadline, clock, cx));
+                return Poll::Ready(self.deadline.ended(self.wait, clock.now()));
             }
+            ready!(alarm.poll_due(self.look_at, clock, cx));
+            let now = clock.now();
             self.look_at = now + LOOK;
-            if self.permit.as_ref().is_some_and(Permit::awaits) {
+            if now < due && self.permit.as_ref().is_some_and(Permit::awaits) {
                 return Poll::Ready(Wait::Hopeless);
             }
         }

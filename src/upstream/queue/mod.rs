@@ -13,6 +13,7 @@ pub(crate) use source::JobSource;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::response;
@@ -75,16 +76,16 @@ impl Journey<'_> {
         if let Some(permit) = &self.permit {
             permit.dispatched();
         }
-        let (due, wait) = self.until(sent, self.stream);
-        let mut alarm = Alarm::new(due, sent);
+        let (deadline, wait) = self.until(sent, self.stream);
+        let mut alarm = Alarm::new(deadline.due(Duration::ZERO), sent);
         let mut head = None;
         let begun = poll_fn(|cx| {
             if let Poll::Ready(begun) = poll_begin(&mut awaited, &mut head, cx) {
                 return Poll::Ready(begun);
             }
-            ready!(alarm.poll_due(due, clock, cx));
+            ready!(alarm.poll_overdue(&deadline, clock, cx));
             awaited.expire();
-            Poll::Ready(Err(Fault::Silent(wait)))
+            Poll::Ready(Err(Fault::Silent(deadline.ended(wait, clock.now()))))
         });
         let (head, first) = begun.await?;
         let watch = self.watch(&head, &spec.id);

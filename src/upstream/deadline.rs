@@ -1,0 +1,94 @@
+//! How long somebody else is waited for.
+//!
+//! A gateway that is paused, or gets no CPU, finds every time over that it set itself, whatever the others did meanwhile.
+//! So its own lateness is no part of a wait, as far as it is [credited](crate::clock::Lag::overlap). What the whole request
+//! may take is the caller's time, and moves for nothing.
+
+use std::time::Duration;
+
+use super::fault::Wait;
+use crate::clock::{Lag, Nanos};
+
+/// The end of a wait for a worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    /// When the wait began.
+    pub(crate) since: Nanos,
+    /// How long it may take.
+    pub(crate) wait: Duration,
+    /// How long the whole request may take, and when that is over.
+    pub(crate) total: (Duration, Nanos),
+}
+
+impl Deadline {
+    /// When it is reached, `own` of the wait being the gateway's own lateness.
+    pub(crate) fn due(&self, own: Duration) -> Nanos {
+        (self.since + self.wait + own).min(self.total.1)
+    }
+
+    /// The gateway's own lateness up to `now`, when a wait that counted `own` of it must go on.
+    pub(crate) fn goes_on(&self, own: Duration, now: Nanos, lag: &Lag) -> Option<Duration> {
+        let late = lag.overlap(self.since, now);
+        (late > own && now < self.total.1).then_some(late)
+    }
+
+    /// What came to its end at `now`: `wait`, or the time of the whole request.
+    pub(crate) fn ended(&self, wait: Wait, now: Nanos) -> Wait {
+        let (total, over) = self.total;
+        if now >= over { Wait::Total(total) } else { wait }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(millis: u64) -> Nanos {
+        Nanos::from_millis(millis)
+    }
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// A gateway that runs from 1 s on, with a pause from 2.01 s to 3 s.
+    fn paused() -> Lag {
+        let lag = Lag::default();
+        for tick in (1000..=2000).step_by(10).chain((3000..=6000).step_by(10)) {
+            lag.tick(at(tick));
+        }
+        lag
+    }
+
+    #[test]
+    fn a_pause_is_no_part_of_the_wait() {
+        let lag = paused();
+        let deadline = Deadline { since: at(1500), wait: ms(1000), total: (ms(9000), at(10_000)) };
+        assert_eq!(deadline.due(Duration::ZERO), at(2500));
+        let own = deadline.goes_on(Duration::ZERO, at(3000), &lag);
+        assert_eq!(own, Some(ms(990)));
+        assert_eq!(deadline.due(ms(990)), at(3490));
+        assert_eq!(deadline.goes_on(ms(990), at(3490), &lag), None, "it was given once");
+        let first = Wait::FirstToken(ms(1000));
+        assert_eq!(deadline.ended(first, at(3490)), first);
+    }
+
+    #[test]
+    fn a_wait_that_a_pause_does_not_touch_ends_in_time() {
+        let lag = paused();
+        for (since, now) in [(1000, 2000), (3000, 4000)] {
+            let deadline = Deadline { since: at(since), wait: ms(1000), total: (ms(9000), at(10_000)) };
+            assert_eq!(deadline.goes_on(Duration::ZERO, at(now), &lag), None);
+        }
+    }
+
+    #[test]
+    fn the_time_of_the_whole_request_moves_for_nothing() {
+        let lag = paused();
+        let deadline = Deadline { since: at(1500), wait: ms(1000), total: (ms(1600), at(3100)) };
+        assert_eq!(deadline.goes_on(Duration::ZERO, at(3000), &lag), Some(ms(990)));
+        assert_eq!(deadline.due(ms(990)), at(3100));
+        assert_eq!(deadline.goes_on(Duration::ZERO, at(3100), &lag), None);
+        assert_eq!(deadline.ended(Wait::FirstToken(ms(1000)), at(3100)), Wait::Total(ms(1600)));
+    }
+}
