@@ -16,8 +16,9 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
+use crate::clock::{Clock, Lag, Nanos};
 use crate::fleet::heartbeat::Key;
 use crate::redis::consumer::{Consumer, Engine, NoAnswer, Place, Runs};
 use crate::redis::jobs::Jobs;
@@ -35,6 +36,7 @@ const NEVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What this gateway runs, by pool.
 pub(super) struct Own {
     jobs: Jobs,
+    clock: Clock,
     redis: RedisSettings,
     key: Option<Key>,
     pools: HashMap<Arc<str>, Pool>,
@@ -47,8 +49,8 @@ struct Pool {
 }
 
 impl Own {
-    pub(super) fn new(jobs: Jobs, redis: RedisSettings, key: Option<Key>) -> Self {
-        Self { jobs, redis, key, pools: HashMap::new() }
+    pub(super) fn new(jobs: Jobs, clock: Clock, redis: RedisSettings, key: Option<Key>) -> Self {
+        Self { jobs, clock, redis, key, pools: HashMap::new() }
     }
 
     /// What runs of the jobs of `pool`.
@@ -71,7 +73,7 @@ impl Own {
         let (renewing, hearing) = (Arc::clone(&runs), Arc::clone(&runs));
         beside.spawn(async move { renewing.renew().await });
         beside.spawn(async move { hearing.hear_cancels().await });
-        beside.spawn(revive(self.jobs.clone(), Arc::clone(pool), patience));
+        beside.spawn(revive(self.jobs.clone(), self.clock.clone(), Arc::clone(pool), patience));
         self.pools.insert(Arc::clone(pool), Pool { runs: Arc::clone(&runs), _beside: beside });
         runs
     }
@@ -82,27 +84,42 @@ impl Own {
     }
 }
 
-/// Puts back what nobody renews. In an outage nobody renews anything, however well they are: after it they have as long to
-/// say so.
-async fn revive(jobs: Jobs, pool: Arc<str>, unheard: Duration) {
+/// Whether what was not renewed may be taken from others.
+#[derive(Debug, Default)]
+struct Hearing {
+    /// When Redis was first heard, without an outage since then.
+    since: Option<Nanos>,
+}
+
+impl Hearing {
+    /// Whether everybody had the time to say that they are there. Nobody can in an outage; and where this gateway was
+    /// paused, others on the same machine may have been as well, while the clock of Redis went on.
+    fn may_judge(&self, unheard: Duration, now: Nanos, lag: &Lag) -> bool {
+        let paused = lag.pause(now).filter(|pause| pause.length() >= INTERVAL).map(|pause| pause.to);
+        let since = self.since.map(|since| since.max(paused.unwrap_or_default()));
+        since.is_some_and(|since| now.since(since) >= unheard)
+    }
+}
+
+/// Puts back what nobody renews.
+async fn revive(jobs: Jobs, clock: Clock, pool: Arc<str>, unheard: Duration) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Since when Redis is heard.
-    let mut heard: Option<Instant> = None;
+    let mut hearing = Hearing::default();
     loop {
         ticks.tick().await;
+        let is_time = hearing.may_judge(unheard, clock.now(), clock.lag());
         // Before its time the command puts nothing back, and hears whether Redis is there.
-        let is_time = heard.is_some_and(|heard| heard.elapsed() >= unheard);
         match jobs.revive(&pool, if is_time { unheard } else { NEVER }).await {
             Ok(count) => {
-                heard.get_or_insert_with(Instant::now);
+                hearing.since.get_or_insert_with(|| clock.now());
                 if count > 0 {
                     tracing::warn!(%pool, count, "jobs wait again whose gateway was not heard");
                 }
             }
             Err(loss) => {
                 tracing::debug!(%loss, %pool, "jobs of gateways that are gone cannot be looked for");
-                heard = None;
+                hearing.since = None;
             }
         }
     }
@@ -139,5 +156,42 @@ impl Engine for Errand {
             return Err(NoAnswer::Failed(format!("The worker answered {}.", answer.status())));
         }
         Ok(answer.map(UpstreamBody::for_machines))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TICK;
+
+    const UNHEARD: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn others_are_judged_when_they_had_time_to_speak() {
+        let (lag, mut hearing) = (Lag::default(), Hearing::default());
+        let mut now = Nanos::from_secs(1);
+        let mut run = |length: Duration| {
+            let until = now + length;
+            while now < until {
+                now = now + TICK;
+                lag.tick(now);
+            }
+            now
+        };
+        let may = |hearing: &Hearing, now| hearing.may_judge(UNHEARD, now, &lag);
+        assert!(!may(&hearing, run(UNHEARD * 2)), "Redis was not heard yet");
+        hearing.since = Some(run(TICK));
+        assert!(!may(&hearing, run(UNHEARD - TICK)));
+        assert!(may(&hearing, run(TICK)));
+        // Paused for five seconds, with all others on this machine: they speak again within three.
+        let now = run(TICK) + Duration::from_secs(5);
+        assert!(!may(&hearing, now), "before the first tick");
+        lag.tick(now);
+        assert!(!may(&hearing, now + (UNHEARD - TICK)));
+        let after = (0..300).fold(now, |now, _| {
+            lag.tick(now + TICK);
+            now + TICK
+        });
+        assert!(may(&hearing, after));
     }
 }

@@ -69,7 +69,7 @@ impl App {
         let Some(jobs) = together.jobs.clone() else { return };
         let mut own = together.overflow.then(|| {
             let settings = &self.0.live.load().settings;
-            Own::new(jobs.clone(), settings.shared.redis.clone(), job_key(settings))
+            Own::new(jobs.clone(), self.0.clock.clone(), settings.shared.redis.clone(), job_key(settings))
         });
         let busy = Arc::<Mutex<Busy>>::default();
         let mut waiting: HashMap<Arc<str>, Waiting> = HashMap::new();

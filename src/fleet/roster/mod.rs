@@ -33,7 +33,7 @@ use self::pulse::Pulse;
 use super::address::{Allowed, permits};
 use super::heartbeat::{Heartbeat, Key, State, unsealed};
 use super::spec::WorkerSpec;
-use crate::clock::Nanos;
+use crate::clock::{Lag, Nanos};
 
 /// The most workers that heartbeats add: as many as the settings can name.
 pub const MOST_WORKERS: usize = 1024;
@@ -105,6 +105,12 @@ impl Roster {
         Self { settings, fixed, heard: HashMap::new(), pulse: Pulse::default(), revision: 0 }
     }
 
+    /// Counts out when the gateway itself was late.
+    #[must_use]
+    pub fn with_lag(self, lag: Lag) -> Self {
+        Self { pulse: Pulse::with_lag(lag), ..self }
+    }
+
     /// Takes new settings. What they no longer allow is forgotten.
     pub fn retell(&mut self, settings: RosterSettings, fixed: Vec<WorkerSpec>) {
         let before: HashSet<Arc<str>> = self.fixed.drain(..).map(|spec| spec.id).collect();
@@ -136,6 +142,12 @@ impl Roster {
     #[must_use]
     pub fn hears(&self, now: Nanos) -> bool {
         self.pulse.works(now)
+    }
+
+    /// Whether the feed gave a sign of life that was asked for after `time`.
+    #[must_use]
+    pub fn heard_since(&self, time: Nanos) -> bool {
+        self.pulse.last().is_some_and(|last| last >= time)
     }
 
     /// Hears what may be a heartbeat; `wall_ms` is the time of day in milliseconds since 1970. Tells whether it was

@@ -27,6 +27,7 @@ use self::line::{Line, PATIENCE};
 use super::jobs::Kind;
 use super::pushes;
 use super::settings::RedisSettings;
+use crate::clock::Clock;
 use crate::fleet::heartbeat::Key;
 
 /// Cancels that may wait to be looked at. One that has no room is told with the next part of its answer.
@@ -256,8 +257,10 @@ impl Consumer {
     pub async fn hear_cancels(&self, mut hear: impl FnMut(&str, u64)) -> RedisResult<()> {
         let (sender, mut cancels) = mpsc::channel(CANCELS);
         let mut connection = pushes::connect(&self.settings, PATIENCE, sender, || ()).await?;
+        // Nobody measures the lateness of a worker's process.
+        let clock = Clock::system();
         connection.subscribe(format!("{}:cancels:{}", self.prefix, self.place.worker)).await?;
-        let mut ask = std::pin::pin!(pushes::until_silent(connection));
+        let mut ask = std::pin::pin!(pushes::until_silent(connection, &clock));
         loop {
             let push = tokio::select! {
                 biased;

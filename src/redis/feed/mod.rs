@@ -34,7 +34,7 @@ use super::pushes;
 use super::settings::RedisSettings;
 use crate::clock::{Clock, unix_millis};
 use crate::fleet::colour::Switches;
-use crate::fleet::roster::{GAP, Roster, Source};
+use crate::fleet::roster::{GAP, Refused, Roster, Source};
 use crate::metrics::Metrics;
 
 /// How long a connection may take to be made, and a command to be answered.
@@ -122,10 +122,18 @@ impl Feed {
         self.catch_up(&connection).await?;
         let asked = self.clock.now();
         let kept = keys::read(&mut connection, &self.settings.prefix).await?;
-        self.hearers.roster.lock().alive(asked);
         let count = kept.len();
-        for kept in kept {
-            self.hear(&kept.text, Source::Key(kept.left), complaints);
+        let heard: Vec<_> = {
+            // At once: who sees that the feed works sees what it brought.
+            let mut roster = self.hearers.roster.lock();
+            roster.alive(asked);
+            let hear = |kept: keys::Kept| {
+                roster.hear(&kept.text, Source::Key(kept.left), self.clock.now(), unix_millis())
+            };
+            kept.into_iter().map(hear).collect()
+        };
+        for heard in heard {
+            self.note(heard, complaints);
         }
         if *told {
             tracing::info!(workers = count, "the feed of heartbeats is back");
@@ -143,7 +151,11 @@ impl Feed {
                             if *channel == self.control.as_bytes() {
                                 self.hear_switch(text);
                             } else {
-                                self.hear(text, Source::Channel, complaints);
+                                let now = self.clock.now();
+                                let mut roster = self.hearers.roster.lock();
+                                let heard = roster.hear(text, Source::Channel, now, unix_millis());
+                                drop(roster);
+                                self.note(heard, complaints);
                             }
                         }
                     }
@@ -198,14 +210,15 @@ impl Feed {
             match control.follow(&self.hearers.id, &epochs).await {
                 // What was published before this was asked for has come before the answer.
                 Ok(()) => self.hearers.roster.lock().alive(asked),
+                // The answer may have come while nobody here could read it.
+                Err(error) if error.is_timeout() && self.clock.was_late_since(asked) => {}
                 Err(error) => return error,
             }
         }
     }
 
-    fn hear(&self, text: &[u8], source: Source, complaints: &mut Complaints) {
-        let now = self.clock.now();
-        let heard = self.hearers.roster.lock().hear(text, source, now, unix_millis());
+    /// Counts what became of a heartbeat, and has others look at what is news.
+    fn note(&self, heard: Result<bool, Refused>, complaints: &mut Complaints) {
         match heard {
             Ok(true) => {
                 self.metrics.heartbeat("taken");
@@ -214,7 +227,7 @@ impl Feed {
             Ok(false) => {}
             Err(refused) => {
                 self.metrics.heartbeat(refused.as_str());
-                complaints.about(&refused, now);
+                complaints.about(&refused, self.clock.now());
             }
         }
     }

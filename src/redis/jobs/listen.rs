@@ -47,7 +47,7 @@ impl Jobs {
         if std::mem::take(told) {
             tracing::info!("answers of jobs are heard again");
         }
-        let mut ask = std::pin::pin!(pushes::until_silent(connection));
+        let mut ask = std::pin::pin!(pushes::until_silent(connection, self.0.link.clock()));
         loop {
             tokio::select! {
                 biased;
