@@ -41,6 +41,8 @@ mod later;
 mod log;
 #[path = "dam/overflow.rs"]
 mod overflow;
+#[path = "dam/paused.rs"]
+mod paused;
 #[path = "dam/process.rs"]
 mod process;
 #[path = "dam/queue.rs"]

@@ -1,8 +1,10 @@
 //! The service that the listeners call: the stack of the moment.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::future::Either;
 use http::Request;
 use hyper::body::Incoming;
 use tower::Service;
@@ -22,10 +24,13 @@ impl App {
     }
 }
 
+type Answer = <Stack as Service<Request<Incoming>>>::Response;
+type Answering = <Stack as Service<Request<Incoming>>>::Future;
+
 impl Service<Request<Incoming>> for Entrance {
-    type Response = <Stack as Service<Request<Incoming>>>::Response;
+    type Response = Answer;
     type Error = Infallible;
-    type Future = <Stack as Service<Request<Incoming>>>::Future;
+    type Future = Either<Answering, Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The layers decide in `call`.
@@ -33,6 +38,15 @@ impl Service<Request<Incoming>> for Entrance {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        self.0.0.live.load().stack.clone().call(request)
+        let inner = &*self.0.0;
+        let Some(missed) = inner.awakening.is_behind(inner.clock.now(), inner.clock.lag()) else {
+            return Either::Left(inner.live.load().stack.clone().call(request));
+        };
+        let app = self.0.clone();
+        Either::Right(Box::pin(async move {
+            app.0.awakening.caught_up(missed).await;
+            let mut stack = app.0.live.load().stack.clone();
+            stack.call(request).await
+        }))
     }
 }

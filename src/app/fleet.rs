@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::App;
+use crate::clock::{Lag, Nanos};
 use crate::config::Settings;
 use crate::fleet::colour::Switches;
 use crate::fleet::heartbeat::{Heartbeat, Key};
@@ -21,7 +22,7 @@ use crate::redis::feed::{Feed, Hearers};
 /// How often the roster is looked at for workers that fell silent.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a gateway that starts waits for Redis.
-const FIRST_WORD: Duration = Duration::from_secs(1);
+pub(super) const FIRST_WORD: Duration = Duration::from_secs(1);
 /// The least time between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,6 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Following {
     pub(super) roster: Arc<Mutex<Roster>>,
+    lag: Lag,
     /// The switches of colours that are followed.
     pub(super) switches: Arc<Mutex<Switches>>,
     /// Told when something was news.
@@ -37,6 +39,8 @@ pub(super) struct Following {
     id: Arc<str>,
     /// The epochs of the snapshot, for the others.
     epochs: Arc<ArcSwap<String>>,
+    /// Told to follow the feed anew.
+    pub(super) anew: Notify,
     /// Told when there are new settings.
     pub(super) reloaded: watch::Sender<()>,
     /// What the snapshot was made of.
@@ -46,13 +50,15 @@ pub(super) struct Following {
 }
 
 impl Following {
-    pub(super) fn new(settings: &Settings, id: Arc<str>) -> Self {
+    pub(super) fn new(settings: &Settings, id: Arc<str>, lag: &Lag) -> Self {
         Self {
-            roster: Arc::new(Mutex::new(roster(settings))),
+            roster: Arc::new(Mutex::new(roster(settings, lag))),
+            lag: lag.clone(),
             switches: Arc::new(Mutex::new(Switches::new(control(settings), key(settings)))),
             changed: Arc::default(),
             id,
             epochs: Arc::new(ArcSwap::from_pointee("{}".to_owned())),
+            anew: Notify::new(),
             reloaded: watch::Sender::new(()),
             applied: Mutex::default(),
             told: Mutex::default(),
@@ -66,7 +72,7 @@ impl Following {
         match &settings.discovery {
             Some(discovery) => roster.retell(discovery.roster.clone(), settings.workers.clone()),
             // What was heard once would stand for ever.
-            None => *roster = self::roster(settings),
+            None => *roster = self::roster(settings, &self.lag),
         }
     }
 
@@ -137,9 +143,9 @@ impl Following {
     }
 }
 
-fn roster(settings: &Settings) -> Roster {
+fn roster(settings: &Settings, lag: &Lag) -> Roster {
     let heard = settings.discovery.as_ref().map(|discovery| discovery.roster.clone());
-    Roster::new(heard.unwrap_or_default(), settings.workers.clone())
+    Roster::new(heard.unwrap_or_default(), settings.workers.clone()).with_lag(lag.clone())
 }
 
 /// The epochs that are followed, by pool.
@@ -229,6 +235,7 @@ impl App {
             tokio::select! {
                 () = feed.run() => {}
                 () = moved => {}
+                () = following.anew.notified() => {}
             }
         }
     }
@@ -244,6 +251,17 @@ impl App {
         if timeout(FIRST_WORD, caught_up).await.is_err() {
             tracing::warn!("Redis does not answer; serving by the settings alone");
         }
+    }
+
+    /// Whether everything is known that the feed and Redis had to say at `time`.
+    pub(super) fn is_current_since(&self, time: Nanos) -> bool {
+        let following = &self.0.following;
+        let heard = self.redis().is_none() || following.roster.lock().heard_since(time);
+        let counts = self.0.together.as_ref().is_none_or(|together| together.store.link().heard_since(time));
+        let current = heard && counts && following.is_current();
+        // What a snapshot is made of is known before it is in force.
+        drop(self.0.reloading.lock());
+        current
     }
 
     /// Where heartbeats come from, if they are heard.

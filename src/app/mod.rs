@@ -3,6 +3,7 @@
 //! Everything that settings decide is built in `build`, from settings and from the state that must survive a reload.
 //! A reload builds a new stack and swaps it in; a request runs to its end in the stack it began in.
 
+mod awakening;
 mod build;
 mod changes;
 mod colours;
@@ -26,6 +27,7 @@ pub use run::{Certificates, Listeners, StartError};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
+use self::awakening::Awakening;
 use self::changes::Changes;
 use self::factor::Factors;
 use self::fleet::Following;
@@ -67,6 +69,7 @@ struct Inner {
     estimates: Arc<Estimator>,
     fleet: Arc<ArcSwap<Fleet>>,
     following: Following,
+    awakening: Awakening,
     upstream: Upstream,
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
     bounds: Arc<ArcSwap<Bounds>>,
@@ -115,7 +118,7 @@ impl App {
             Some(together) => together.store.dams().id().to_owned(),
             None => new_name(),
         };
-        let following = Following::new(&settings, name.into());
+        let following = Following::new(&settings, name.into(), clock.lag());
         let upstream = Upstream::with_jobs(
             Arc::clone(&fleet),
             Arc::clone(&upstream_settings),
@@ -150,6 +153,7 @@ impl App {
             estimates: Arc::clone(&state.estimates),
             fleet,
             following,
+            awakening: Awakening::default(),
             upstream,
             upstream_settings,
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),

@@ -193,6 +193,8 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(admin, admin_tls, admin_bounds, admin_service, admin_drain.clone()));
         tasks.spawn(self.clone().tick());
+        tasks.spawn(self.clone().awake());
+        tasks.spawn(self.clone().heed_redis());
         tasks.spawn(self.clone().keep_house());
         tasks.spawn(self.clone().show());
         tasks.spawn(self.clone().shut_the_door());

@@ -3,7 +3,8 @@
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::App;
-use crate::clock::{Clock, TICK};
+use super::awakening::Suspension;
+use crate::clock::{Clock, LONG, TICK, suspended};
 
 /// Ends the measuring with the task: a clock that nobody ticks would look late for ever.
 struct Ticking(Clock);
@@ -18,11 +19,20 @@ impl App {
     /// Ticks as long as the gateway serves.
     pub(super) async fn tick(self) {
         let clock = Ticking(self.0.clock.clone());
+        let mut suspension = Suspension::new(suspended());
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.0.metrics.event_loop_lag(clock.0.lag().tick(clock.0.now()));
+            let now = clock.0.now();
+            let late = clock.0.lag().tick(now);
+            if late >= LONG {
+                self.0.awakening.wake(now - late);
+            }
+            if suspension.was_long(suspended()) {
+                self.0.awakening.wake(now);
+            }
+            self.0.metrics.event_loop_lag(late);
         }
     }
 }
