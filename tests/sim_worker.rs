@@ -457,6 +457,36 @@ async fn an_ordered_fault_meets_the_next_requests_only() {
 }
 
 #[tokio::test]
+async fn slots_can_be_lost_while_it_runs() {
+    // Nobody's first token comes while this test runs.
+    let slow = Duration::from_secs(600);
+    let worker = start(Options { slots: 4, first_token: slow, ..fast() }).await;
+    let requests: Vec<_> = (0..4).map(|_| worker.chat(1, false, "")).collect();
+    let lost = async {
+        worker.until_metric("num_requests_running", 4.0).await;
+        for (wrong, word) in [(json!({"slots": 0}), "slots"), (json!({"cached_share": 2}), "cached_share")] {
+            let refused = worker.post("/debug/worker", wrong).await;
+            assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+            assert!(read(refused.into_body()).await.text.contains(word));
+        }
+        let change = worker.post("/debug/worker", json!({"slots": 1})).await;
+        assert_eq!(change.status(), StatusCode::OK);
+        // The change is made with the next event: here, when one more request reaches the line.
+        let fifth = worker.chat(1, false, "");
+        let seen = worker.until_metric("num_requests_waiting", 4.0);
+        tokio::select! {
+            _ = fifth => panic!("a first token came"),
+            () = seen => {}
+        }
+        assert!((worker.metric("num_requests_running").await - 1.0).abs() < 1e-9);
+    };
+    tokio::select! {
+        _ = futures_util::future::join_all(requests) => panic!("a first token came"),
+        () = lost => {}
+    }
+}
+
+#[tokio::test]
 async fn the_last_request_can_be_inspected() {
     let worker = start(fast()).await;
     assert_eq!(worker.get("/debug/last").await, "null");

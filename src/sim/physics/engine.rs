@@ -52,10 +52,8 @@ struct Sequence {
     held: u64,
     /// Whether the step that runs yields a token of it.
     yields: bool,
-    /// How long it holds its slot before it yields anything, beyond reading its prompt.
-    thinks: Duration,
-    /// When that is over; set when it enters the batch.
-    quiet_until: Nanos,
+    /// From its slot to its first token, when its prompt is read apart from the steps.
+    reading: Option<Duration>,
 }
 
 /// What is in a step.
@@ -71,9 +69,10 @@ impl Sequence {
         self.prefill.saturating_sub(self.held).max(1).min(budget)
     }
 
-    /// Whether its prompt is read and it yields nothing yet.
-    fn is_quiet(&self, at: Nanos) -> bool {
-        self.held >= self.prefill && at < self.quiet_until
+    /// How long it will hold a slot before it joins the steps; `None` when they read its prompt, and what a preempted
+    /// sequence has generated.
+    fn apart(&self) -> Option<Duration> {
+        self.reading.filter(|_| self.generated == 0)
     }
 
     fn plan(&mut self, tokens: u64, batch: &mut Batch) {
@@ -96,9 +95,12 @@ pub struct Engine {
     /// On their way to the line, by the time they reach it.
     arriving: VecDeque<(Nanos, Sequence)>,
     waiting: VecDeque<Sequence>,
-    /// In the order of admission: the last is the youngest.
+    /// In a slot, with their prompts read apart from the steps, and when their first tokens come. In the order of
+    /// admission.
+    reading: Vec<(Nanos, Sequence)>,
+    /// In the order in which they joined the steps: the last is the youngest.
     running: Vec<Sequence>,
-    /// When the step that runs ends. None only while nothing waits or runs.
+    /// When the step that runs ends. `None` only while nothing runs, and nothing waits that has room.
     step_end: Option<Nanos>,
     kv_used: u64,
 }
@@ -111,6 +113,7 @@ impl Engine {
             spec: spec.sane(),
             arriving: VecDeque::new(),
             waiting: VecDeque::new(),
+            reading: Vec::new(),
             running: Vec::new(),
             step_end: None,
             kv_used: 0,
@@ -130,20 +133,19 @@ impl Engine {
     /// # Errors
     /// [`TooLong`] when the prompt leaves no room for a token; nothing was taken in.
     pub fn submit(&mut self, id: u64, prompt: u64, output: u32, now: Nanos) -> Result<(), TooLong> {
-        self.submit_thinking(id, prompt, output, Duration::ZERO, now)
+        self.submit_timed(id, prompt, output, None, now)
     }
 
-    /// As [`Engine::submit`], for a sequence that holds its slot for `thinks` before its first token, beyond the time
-    /// that its prompt takes.
+    /// As [`Engine::submit`], with the time from its slot to its first token. `None`: the steps read its prompt.
     ///
     /// # Errors
     /// As [`Engine::submit`].
-    pub fn submit_thinking(
+    pub fn submit_timed(
         &mut self,
         id: u64,
         prompt: u64,
         output: u32,
-        thinks: Duration,
+        first_token: Option<Duration>,
         now: Nanos,
     ) -> Result<(), TooLong> {
         let prompt = prompt.max(1);
@@ -164,8 +166,7 @@ impl Engine {
                 prefill: prompt,
                 held: 0,
                 yields: false,
-                thinks,
-                quiet_until: Nanos::ZERO,
+                reading: first_token,
             },
         ));
         Ok(())
@@ -176,6 +177,9 @@ impl Engine {
     pub fn cancel(&mut self, id: u64) -> bool {
         if let Some(place) = self.running.iter().position(|sequence| sequence.id == id) {
             self.kv_used -= self.running.remove(place).held;
+            true
+        } else if let Some(place) = self.reading.iter().position(|(_, sequence)| sequence.id == id) {
+            self.kv_used -= self.reading.remove(place).1.held;
             true
         } else if let Some(place) = self.waiting.iter().position(|sequence| sequence.id == id) {
             self.waiting.remove(place).is_some()
@@ -209,39 +213,51 @@ impl Engine {
             }
             stays
         });
+        self.reading.retain_mut(|(_, sequence)| {
+            let stays = keeps(sequence);
+            if !stays {
+                *kv_used -= sequence.held;
+            }
+            stays
+        });
         self.waiting.retain_mut(&mut keeps);
         self.arriving.retain_mut(|(_, sequence)| keeps(sequence));
         lost
     }
 
-    /// Another number of slots, at least 1. Sequences beyond it stay until they end; nobody takes their slots.
+    /// Another number of slots, at least 1, from the next step on. When there are fewer than before, the youngest
+    /// sequences lose theirs and their cache, and wait at the head of the line.
     pub fn set_slots(&mut self, slots: u32) {
         self.spec.slots = slots.max(1);
+        self.spec.step_tokens = self.spec.step_tokens.max(slots);
     }
 
-    /// Stops for `length` from `now` on, as a process that is stopped and continued: the step that runs ends so much
-    /// later, and what arrives meanwhile is taken in afterwards.
+    /// Stands still for `length` from `now` on, as a process that is stopped and continued: all that is under way ends so
+    /// much later, and what arrives meanwhile is taken in afterwards.
     pub fn pause(&mut self, length: Duration, now: Nanos) {
         let until = now + length;
         self.step_end = self.step_end.map(|end| end + length);
-        for (ready, _) in &mut self.arriving {
-            *ready = (*ready).max(until);
-        }
-        for sequence in &mut self.running {
-            sequence.quiet_until = sequence.quiet_until + length;
-        }
+        self.reading.iter_mut().for_each(|(read, _)| *read = *read + length);
+        self.arriving.iter_mut().for_each(|(ready, _)| *ready = (*ready).max(until));
     }
 
     /// When something happens next, if nothing is submitted before.
     #[must_use]
     pub fn next_event(&self) -> Option<Nanos> {
-        self.step_end.or_else(|| self.arriving.front().map(|(ready, _)| *ready))
+        let read = self.reading.iter().map(|(until, _)| *until).min();
+        let next = self.step_end.or_else(|| self.arriving.front().map(|(ready, _)| *ready));
+        next.into_iter().chain(read).min()
     }
 
     /// Lives through everything up to and including `now`, and hands each event with its time to `sink`, in order.
     pub fn advance(&mut self, now: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
         while let Some(at) = self.next_event().filter(|at| *at <= now) {
-            if self.step_end.take().is_some() {
+            self.end_reading(at, sink);
+            if let Some(end) = self.step_end {
+                if end > at {
+                    continue;
+                }
+                self.step_end = None;
                 self.end_step(at, sink);
             }
             while let Some((_, sequence)) = self.arriving.pop_front_if(|(ready, _)| *ready <= at) {
@@ -251,10 +267,10 @@ impl Engine {
         }
     }
 
-    /// Sequences in the batch.
+    /// Sequences in a slot.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.running.len()
+        self.reading.len() + self.running.len()
     }
 
     /// Sequences in the line; those that have not reached it yet do not count.
@@ -266,7 +282,7 @@ impl Engine {
     /// Sequences submitted that neither finished nor were cancelled.
     #[must_use]
     pub fn inside(&self) -> usize {
-        self.arriving.len() + self.waiting.len() + self.running.len()
+        self.arriving.len() + self.waiting.len() + self.running()
     }
 
     /// Tokens held in the KV cache.
@@ -275,10 +291,25 @@ impl Engine {
         self.kv_used
     }
 
+    /// Yields the first tokens of prompts that have been read. Their sequences take part from the next step on.
+    fn end_reading(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
+        let Self { reading, running, kv_used, .. } = self;
+        for (_, mut sequence) in reading.extract_if(.., |(until, _)| *until <= at) {
+            sink(at, Event::Token { id: sequence.id, index: 0 });
+            sequence.generated = 1;
+            if sequence.generated < sequence.output {
+                running.push(sequence);
+            } else {
+                *kv_used -= sequence.held;
+                sink(at, Event::Finished { id: sequence.id });
+            }
+        }
+    }
+
     fn end_step(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
         let kv_used = &mut self.kv_used;
         self.running.retain_mut(|sequence| {
-            if !std::mem::take(&mut sequence.yields) || at < sequence.quiet_until {
+            if !std::mem::take(&mut sequence.yields) {
                 return true;
             }
             sink(at, Event::Token { id: sequence.id, index: sequence.generated });
@@ -296,16 +327,12 @@ impl Engine {
     fn start_step(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
         let mut budget = u64::from(self.spec.step_tokens);
         let mut batch = Batch::default();
-        let before = self.running.len();
+        let before = self.running();
+        while self.running() > self.spec.slots as usize || self.kv_used > self.spec.kv_tokens {
+            self.preempt(at, sink);
+        }
         let mut place = 0;
-        while let Some((tokens, quiet)) =
-            self.running.get(place).map(|sequence| (sequence.next_tokens(budget), sequence.is_quiet(at)))
-        {
-            if quiet {
-                batch.sequences += 1;
-                place += 1;
-                continue;
-            }
+        while let Some(tokens) = self.running.get(place).map(|sequence| sequence.next_tokens(budget)) {
             self.make_room(tokens, at, sink);
             // Gone only when it was the youngest and made room by leaving itself.
             if let Some(sequence) = self.running.get_mut(place).filter(|_| tokens > 0) {
@@ -316,15 +343,23 @@ impl Engine {
             place += 1;
         }
         // Whoever was just thrown out would be let in again at once, only to be thrown out by the next step.
-        let preempted = self.running.len() < before;
-        while !preempted && self.running.len() < self.spec.slots as usize {
+        let preempted = self.running() < before;
+        while !preempted && self.running() < self.spec.slots as usize {
             let room = self.spec.kv_tokens.saturating_sub(self.kv_used);
             // Room for the first chunk is enough, as in the engines this stands for: that is what lets a full cache
-            // thrash, each newcomer's chunk computed and thrown out again.
-            let fits = |head: &mut Sequence| (1..=room).contains(&head.next_tokens(budget));
+            // thrash, each newcomer's chunk computed and thrown out again. A prompt read elsewhere comes whole.
+            let fits = |head: &mut Sequence| match head.apart() {
+                Some(_) => head.prompt <= room,
+                None => (1..=room).contains(&head.next_tokens(budget)),
+            };
             let Some(mut sequence) = self.waiting.pop_front_if(fits) else { break };
+            if let Some(time) = sequence.apart() {
+                sequence.held = sequence.prompt;
+                self.kv_used += sequence.held;
+                self.reading.push((at + time, sequence));
+                continue;
+            }
             let tokens = sequence.next_tokens(budget);
-            sequence.quiet_until = sequence.quiet_until.max(at + sequence.thinks);
             sequence.plan(tokens, &mut batch);
             self.kv_used += tokens;
             budget -= tokens;
@@ -336,13 +371,19 @@ impl Engine {
 
     /// Throws out the youngest until so many tokens fit. A sequence alone always fits: `submit` saw to that.
     fn make_room(&mut self, tokens: u64, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
-        while self.kv_used + tokens > self.spec.kv_tokens {
-            let Some(mut youngest) = self.running.pop() else { break };
-            self.kv_used -= youngest.held;
-            youngest.held = 0;
-            youngest.prefill = youngest.prompt + u64::from(youngest.generated);
-            sink(at, Event::Preempted { id: youngest.id });
-            self.waiting.push_front(youngest);
+        while self.kv_used + tokens > self.spec.kv_tokens && self.running() > 0 {
+            self.preempt(at, sink);
         }
+    }
+
+    /// Throws out the youngest: of those whose prompts are read, else of those in the steps.
+    fn preempt(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
+        let reading = self.reading.pop().map(|(_, sequence)| sequence);
+        let Some(mut youngest) = reading.or_else(|| self.running.pop()) else { return };
+        self.kv_used -= youngest.held;
+        youngest.held = 0;
+        youngest.prefill = youngest.prompt + u64::from(youngest.generated);
+        sink(at, Event::Preempted { id: youngest.id });
+        self.waiting.push_front(youngest);
     }
 }

@@ -24,13 +24,17 @@ impl Lengths {
 
     /// The next length, in 1…`max`.
     pub fn sample(&mut self, max: u32) -> u32 {
-        // Box and Muller; 1 − u is never zero, so its logarithm is finite.
-        let radius = (-2.0 * (1.0 - self.random.f64()).ln()).sqrt();
-        let normal = radius * (TAU * self.random.f64()).cos();
-        let length = (self.mu + SIGMA * normal).exp().round();
+        let length = (self.mu + SIGMA * normal(&mut self.random)).exp().round();
         // A float beyond the range of u32 becomes its greatest value.
         (length as u32).clamp(1, max.max(1))
     }
+}
+
+/// A standard normal value, by Box and Muller.
+pub(super) fn normal(random: &mut fastrand::Rng) -> f64 {
+    // 1 − u is never zero, so its logarithm is finite.
+    let radius = (-2.0 * (1.0 - random.f64()).ln()).sqrt();
+    radius * (TAU * random.f64()).cos()
 }
 
 #[cfg(test)]

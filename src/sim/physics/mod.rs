@@ -11,14 +11,20 @@
 //! * when the next step's tokens do not fit into `kv_tokens`, the youngest sequence loses its cache, goes to the
 //!   head of the line, and must prefill its prompt and all it had generated again.
 //!
-//! Left out: prefix caching, speculative decoding, KV transfer, and any noise in step times; a run is a function of
-//! its inputs. Nothing here reads a clock: the same engine serves a discrete-event simulation and the HTTP worker.
+//! A request may instead bring the time to its first token with it ([`Engine::submit_timed`]): prompts are then read
+//! apart from the steps, as where other machines do it, each holding a slot meanwhile. [`FirstTokens`] draws such
+//! times: a constant, jitter, spikes, or a mix of cached and new prompts.
+//!
+//! Left out: prefix caching of real text, speculative decoding, KV transfer, and any noise in step times; a run is a
+//! function of its inputs. Nothing here reads a clock: the same engine serves a discrete-event simulation and the HTTP worker.
 
 mod engine;
+mod first_tokens;
 mod lengths;
 mod spec;
 
 pub use engine::{Engine, Event, TooLong};
+pub use first_tokens::{FirstTokenSpread, FirstTokens};
 pub use lengths::Lengths;
 pub use spec::Spec;
 

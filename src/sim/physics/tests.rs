@@ -174,16 +174,69 @@ fn a_cache_that_shrinks_keeps_whom_it_can_and_names_the_others() {
     assert_eq!((tokens[&1], tokens[&2], engine.inside(), engine.kv_used()), (30, 10, 0, 0));
 }
 
+#[test]
+fn a_prompt_read_apart_holds_its_slot_and_slows_nobody() {
+    let spec = Spec { slots: 2, prefill_base: Duration::ZERO, ..Spec::default() };
+    let mut engine = Engine::new(spec.clone());
+    engine.submit(1, 10, 100, Nanos::ZERO).unwrap();
+    let reading = Duration::from_millis(407);
+    for id in [2, 3] {
+        engine.submit_timed(id, 4000, 2, Some(reading), Nanos::from_millis(100)).unwrap();
+    }
+    let mut running = 0;
+    let mut events = Vec::new();
+    while let Some(next) = engine.next_event() {
+        engine.advance(next, &mut |at, event| events.push((at, event)));
+        running = running.max(engine.running());
+    }
+    assert_eq!(running, 2);
+    let at = |wanted: Event| events.iter().find(|(_, event)| *event == wanted).unwrap().0;
+    let token = |id, index| at(Event::Token { id, index });
+    // The second gets its slot with a step, the third when the second has left.
+    let slot = token(2, 0).since(Nanos::ZERO).checked_sub(reading).unwrap();
+    assert!((Duration::from_millis(100)..Duration::from_millis(130)).contains(&slot), "{slot:?}");
+    assert_eq!(token(3, 0), at(Event::Finished { id: 2 }) + reading);
+    // Nobody's step takes longer because a prompt is read.
+    let longest = (1..99).map(|index| token(1, index + 1).since(token(1, index))).max().unwrap();
+    assert_eq!(longest, spec.step_time(2, 0));
+}
+
+#[test]
+fn slots_that_are_lost_are_those_of_the_youngest() {
+    let mut engine = Engine::new(Spec { slots: 4, ..Spec::default() });
+    for id in 1..=4 {
+        engine.submit(id, 10, 20, Nanos::ZERO).unwrap();
+    }
+    engine.submit_timed(5, 10, 20, Some(Duration::from_millis(50)), Nanos::ZERO).unwrap();
+    engine.advance(Nanos::from_millis(200), &mut |_, _| {});
+    assert_eq!((engine.running(), engine.waiting()), (4, 1));
+    engine.set_slots(2);
+    let events = all_events(&mut engine);
+    let preempted: Vec<u64> = events
+        .iter()
+        .filter_map(|(_, event)| if let Event::Preempted { id } = event { Some(*id) } else { None })
+        .collect();
+    assert_eq!(preempted, [4, 3]);
+    let finished: Vec<u64> = events
+        .iter()
+        .filter_map(|(_, event)| if let Event::Finished { id } = event { Some(*id) } else { None })
+        .collect();
+    assert_eq!(finished, [1, 2, 3, 4, 5]);
+}
+
 #[derive(Clone, Debug)]
 enum Op {
-    Submit { prompt: u64, output: u32 },
+    Submit { prompt: u64, output: u32, first_token: Option<u64> },
+    Slots { slots: u32 },
     Cancel { id: u64 },
     Wait { millis: u64 },
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
-        4 => (1_u64..120, 1_u32..60).prop_map(|(prompt, output)| Op::Submit { prompt, output }),
+        4 => (1_u64..120, 1_u32..60, proptest::option::of(0_u64..300))
+            .prop_map(|(prompt, output, first_token)| Op::Submit { prompt, output, first_token }),
+        1 => (1_u32..12).prop_map(|slots| Op::Slots { slots }),
         1 => (0_u64..60).prop_map(|id| Op::Cancel { id }),
         3 => (0_u64..400).prop_map(|millis| Op::Wait { millis }),
     ];
@@ -197,27 +250,35 @@ fn play(spec: &Spec, ops: &[Op], by_event: bool) -> Vec<(Nanos, Event)> {
     let mut now = Nanos::ZERO;
     let (mut submitted, mut cancelled) = (0, 0);
     let mut outputs = Vec::new();
+    let mut slots = spec.slots;
     let run = |engine: &mut Engine, to: Nanos, events: &mut Vec<_>| {
         while let Some(next) = engine.next_event().filter(|next| by_event && *next <= to) {
             engine.advance(next, &mut |at, event| events.push((at, event)));
         }
         engine.advance(to, &mut |at, event| events.push((at, event)));
-        assert!(engine.kv_used() <= spec.kv_tokens && engine.running() <= spec.slots as usize);
+        assert!(engine.kv_used() <= spec.kv_tokens);
     };
     let finished = |events: &[(Nanos, Event)]| {
         events.iter().filter(|(_, event)| matches!(event, Event::Finished { .. })).count()
     };
     for op in ops {
         match *op {
-            Op::Submit { prompt, output } => {
-                engine.submit(submitted, prompt, output, now).unwrap();
+            Op::Submit { prompt, output, first_token } => {
+                let first_token = first_token.map(Duration::from_millis);
+                engine.submit_timed(submitted, prompt, output, first_token, now).unwrap();
                 outputs.push(output);
                 submitted += 1;
+            }
+            Op::Slots { slots: new } => {
+                // Those that have fewer slots now leave them with the next step.
+                slots = slots.max(new);
+                engine.set_slots(new);
             }
             Op::Cancel { id } => cancelled += usize::from(engine.cancel(id)),
             Op::Wait { millis } => {
                 now = now + Duration::from_millis(millis);
                 run(&mut engine, now, &mut events);
+                assert!(engine.running() <= slots as usize, "{} of {slots} slots", engine.running());
             }
         }
         assert_eq!(submitted as usize, finished(&events) + cancelled + engine.inside());

@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 use super::offered::People;
 use super::scenario::{Group, Scenario};
 use crate::clock::Nanos;
-use crate::sim::physics::{Engine, Event, Spec};
+use crate::sim::physics::{Engine, Event, FirstTokens, Spec};
 
 /// Capacity is a property of the scenario, not of a run: one seed for all.
 const SEED: u64 = 0x1ca9;
@@ -175,6 +175,7 @@ fn closed_loop(
     let price = Price::of(&group.spec());
     let mut engine = Engine::new(spec.clone());
     let mut random = Rng::with_seed(SEED);
+    let mut first_tokens = FirstTokens::new(group.first_token.spread(), SEED);
     let mut all: Vec<Asked> = Vec::new();
     let rounds = ROUNDS.0 * clients as usize + ROUNDS.1;
     let (mut sequences, mut done, mut good) = (0, 0, 0.0);
@@ -186,10 +187,10 @@ fn closed_loop(
     while done < rounds && hopeless < rounds {
         while sequences < clients as usize && hopeless < rounds {
             let wish = people.draw(scenario, stretch, &mut random);
-            let thinks = group.first_token.draw(&mut random);
+            let first_token = first_tokens.sample();
             let fits = wish.outputs.iter().enumerate().all(|(place, output)| {
                 let id = (all.len() as u64) << 8 | place as u64;
-                engine.submit_thinking(id, wish.prompt, *output, thinks, now).is_ok()
+                engine.submit_timed(id, wish.prompt, *output, first_token, now).is_ok()
             });
             if fits {
                 let unfinished = wish.outputs.len();

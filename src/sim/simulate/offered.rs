@@ -5,12 +5,11 @@
 
 use std::f64::consts::TAU;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fastrand::Rng;
 use smallvec::SmallVec;
 
-use super::scenario::{Callers, FirstToken, Requests, Scenario, Shape, Spread};
+use super::scenario::{Callers, Requests, Scenario, Shape, Spread};
 use crate::request::Class;
 
 /// One caller.
@@ -121,20 +120,6 @@ impl Spread {
         };
         // A float beyond the range of u32 becomes its greatest value.
         (length.round() as u32).clamp(1, self.max)
-    }
-}
-
-impl FirstToken {
-    /// A draw.
-    pub(super) fn draw(&self, random: &mut Rng) -> Duration {
-        if self.median.0.is_zero() {
-            return Duration::ZERO;
-        }
-        let (above_zero, turn) = (1.0 - random.f64(), random.f64());
-        let (cached, spiked) = (random.f64() < self.cached, random.f64() < self.spikes);
-        let normal = (-2.0 * above_zero.ln()).sqrt() * (TAU * turn).cos();
-        let factor = (self.sigma * normal).exp() * if spiked { self.spike } else { 1.0 };
-        if cached { Duration::ZERO } else { self.median.0.mul_f64(factor).min(self.most.0) }
     }
 }
 

@@ -1,4 +1,5 @@
-//! What tests ask of the worker: to fail for whoever comes next, and to show what it was sent last.
+//! What tests ask of the worker: to fail for whoever comes next, to change while it runs, and to show what it was sent
+//! last.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -30,6 +31,35 @@ struct Last {
 struct Order {
     fault: String,
     count: Option<u64>,
+}
+
+/// What `POST /debug/worker` changes; what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    /// Sequences decoded at once, at least 1.
+    pub(super) slots: Option<u32>,
+    /// Share of requests whose prompt is cached, 0 to 1.
+    pub(super) cached_share: Option<f64>,
+}
+
+impl Change {
+    /// Reads a change.
+    ///
+    /// # Errors
+    /// The field that is wrong, and what would be right.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
+        let change: Self = serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))?;
+        if change.slots == Some(0) {
+            return Err("slots is 0; want at least 1".to_owned());
+        }
+        match change.cached_share {
+            Some(share) if !(0.0..=1.0).contains(&share) => {
+                Err(format!("cached_share is {share}; want a number from 0 to 1"))
+            }
+            _ => Ok(change),
+        }
+    }
 }
 
 impl Debug {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::sim::physics::Spec;
+use crate::sim::physics::{FirstTokenSpread, Spec};
 
 /// The size, the speed and the habits of a simulated worker; the arguments of `traffic-dam worker`.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
@@ -31,13 +31,38 @@ pub struct Options {
     /// Tokens a step handles at the most, decoded and prefilled
     #[arg(long, default_value_t = Spec::default().step_tokens)]
     pub step_tokens: u32,
+    /// Time from a slot to the first token, in the median; prompts are then read apart from the batch, as where other
+    /// machines do it. 0ms: in the steps of the batch, at --prefill-rate
+    #[arg(long, default_value = "0ms", value_parser = parse_duration)]
+    pub first_token: Duration,
+    /// Standard deviation of the logarithm of that time: 0 for a constant, 0.5 for jitter
+    #[arg(long, default_value_t = 0.0, value_parser = parse_sigma)]
+    pub first_token_sigma: f64,
+    /// The least that time can be
+    #[arg(long, default_value = "0ms", value_parser = parse_duration)]
+    pub first_token_least: Duration,
+    /// The most that time can be, spikes excepted; without it there is no bound
+    #[arg(long, value_parser = parse_duration)]
+    pub first_token_most: Option<Duration>,
+    /// Share of requests whose prompt is cached, 0 to 1, drawn by chance
+    #[arg(long, default_value_t = 0.0, value_parser = parse_share)]
+    pub cached_share: f64,
+    /// Time from a slot to the first token of a cached prompt
+    #[arg(long, default_value = "0ms", value_parser = parse_duration)]
+    pub cached_first_token: Duration,
+    /// Share of requests whose first token takes --spike-factor times as long, 0 to 1
+    #[arg(long, default_value_t = 0.0, value_parser = parse_share)]
+    pub spike_share: f64,
+    /// What a spike multiplies the time to the first token by
+    #[arg(long, default_value_t = 10.0, value_parser = parse_factor)]
+    pub spike_factor: f64,
     /// Mean length of answers, in tokens, where `max_tokens` does not cut them
     #[arg(long, default_value_t = 150)]
     pub mean_output: u32,
     /// The bound on an answer's tokens when the request names none
     #[arg(long, default_value_t = 256)]
     pub default_max_tokens: u32,
-    /// Seed of the output lengths
+    /// Seed of the output lengths and of the times to first tokens
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -54,6 +79,14 @@ impl Default for Options {
             token_time: spec.token_time,
             token_time_per_seq: spec.token_time_per_seq,
             step_tokens: spec.step_tokens,
+            first_token: Duration::ZERO,
+            first_token_sigma: 0.0,
+            first_token_least: Duration::ZERO,
+            first_token_most: None,
+            cached_share: 0.0,
+            cached_first_token: Duration::ZERO,
+            spike_share: 0.0,
+            spike_factor: 10.0,
             mean_output: 150,
             default_max_tokens: 256,
             seed: 1,
@@ -75,6 +108,21 @@ impl Options {
             step_tokens: self.step_tokens,
         }
     }
+
+    /// How times to first tokens are spread.
+    #[must_use]
+    pub fn first_tokens(&self) -> FirstTokenSpread {
+        FirstTokenSpread {
+            median: self.first_token,
+            sigma: self.first_token_sigma,
+            least: self.first_token_least,
+            most: self.first_token_most.unwrap_or(Duration::MAX),
+            cached_share: self.cached_share,
+            cached: self.cached_first_token,
+            spike_share: self.spike_share,
+            spike_factor: self.spike_factor,
+        }
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -87,6 +135,23 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => Ok(Duration::from_secs(number)),
         _ => Err(format!("unknown unit {unit:?}: want us, ms or s")),
     }
+}
+
+fn parse_within(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    let value = text.parse::<f64>().ok().filter(|value| (least..=most).contains(value));
+    value.ok_or_else(|| format!("want a number from {least} to {most}"))
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    parse_within(text, 0.0, 1.0)
+}
+
+fn parse_sigma(text: &str) -> Result<f64, String> {
+    parse_within(text, 0.0, 5.0)
+}
+
+fn parse_factor(text: &str) -> Result<f64, String> {
+    parse_within(text, 0.0, 1000.0)
 }
 
 #[cfg(test)]
@@ -112,6 +177,25 @@ mod tests {
         assert_eq!(parsed.token_time, Duration::from_micros(1500));
         for wrong in ["20", "ms", "20m", "-1ms", "1.5s", ""] {
             assert!(parse_duration(wrong).is_err(), "{wrong:?} passed");
+        }
+    }
+
+    #[test]
+    fn first_tokens_are_spread_as_the_arguments_say() {
+        assert_eq!(Options::default().first_tokens().median, Duration::ZERO);
+        let arguments = [
+            "worker",
+            "--first-token=127ms",
+            "--first-token-sigma=0.71",
+            "--first-token-most=600ms",
+            "--cached-share=0.5",
+            "--cached-first-token=20ms",
+        ];
+        let spread = Command::parse_from(arguments).options.first_tokens();
+        assert_eq!((spread.median, spread.cached), (Duration::from_millis(127), Duration::from_millis(20)));
+        assert_eq!((spread.most, spread.cached_share), (Duration::from_millis(600), 0.5));
+        for wrong in ["--cached-share=1.1", "--spike-share=-1", "--first-token-sigma=NaN"] {
+            assert!(Command::try_parse_from(["worker", wrong]).is_err(), "{wrong} passed");
         }
     }
 }

@@ -14,7 +14,7 @@ use super::Options;
 use super::answer::Answer;
 use super::ask::{Ask, Form};
 use super::body::{Cut, Stream, TRAILER, WorkerBody};
-use super::debug::Debug;
+use super::debug::{Change, Debug};
 use super::fault::{Faults, Instead, Midway};
 use super::mailbox::Counts;
 use super::station::{Station, Work};
@@ -78,13 +78,12 @@ impl Shop {
             }
             "/debug/requests" if reads => json(self.tally.json()),
             "/debug/last" if reads => json(self.debug.last()),
-            "/debug/fault" if parts.method == Method::POST => match read(body).await {
-                Ok(bytes) => match self.debug.set_faults(&bytes) {
-                    Ok(()) => json("{}"),
-                    Err(message) => error(StatusCode::BAD_REQUEST, &message),
-                },
-                Err(refusal) => refusal,
-            },
+            "/debug/fault" if parts.method == Method::POST => {
+                order(body, |bytes| self.debug.set_faults(bytes)).await
+            }
+            "/debug/worker" if parts.method == Method::POST => {
+                order(body, |bytes| Change::parse(bytes).map(|change| self.station.change(&change))).await
+            }
             "/v1/models" if reads => {
                 self.debug.record(parts, Bytes::new());
                 json(self.models())
@@ -210,6 +209,15 @@ async fn whole(work: Work, answer: Answer, faults: &Faults, mut ticket: Ticket) 
             response.headers_mut().insert(CONTENT_LENGTH, length);
             response
         }
+    }
+}
+
+/// Carries out what a body says, and answers `{}`, or 400 with what is wrong.
+async fn order(body: Incoming, carry_out: impl FnOnce(&[u8]) -> Result<(), String>) -> Response<WorkerBody> {
+    match read(body).await.map(|bytes| carry_out(&bytes)) {
+        Ok(Ok(())) => json("{}"),
+        Ok(Err(message)) => error(StatusCode::BAD_REQUEST, &message),
+        Err(refusal) => refusal,
     }
 }
 

@@ -9,10 +9,11 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::Options;
+use super::debug::Change;
 use super::mailbox::Mailbox;
 use super::meters::{Gauges, Meters};
 use crate::clock::{Clock, Nanos};
-use crate::sim::physics::{Engine, Event, Lengths, TooLong};
+use crate::sim::physics::{Engine, Event, FirstTokens, Lengths, TooLong};
 
 /// A sequence as a request wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,7 @@ struct State {
     tracks: HashMap<u64, Track>,
     next_id: u64,
     lengths: Lengths,
+    first_tokens: FirstTokens,
     meters: Meters,
 }
 
@@ -61,6 +63,7 @@ impl Station {
                 tracks: HashMap::new(),
                 next_id: 0,
                 lengths: Lengths::new(options.mean_output, options.seed),
+                first_tokens: FirstTokens::new(options.first_tokens(), options.seed),
                 meters: Meters::default(),
             }),
             sooner: Notify::new(),
@@ -116,7 +119,8 @@ impl Station {
             let most = wish.max.min(u32::try_from(self.kv_tokens - wish.prompt).unwrap_or(u32::MAX));
             let output = if wish.exact { most } else { state.lengths.sample(most) };
             let id = state.next_id;
-            state.engine.submit(id, wish.prompt, output, now)?;
+            let first_token = state.first_tokens.sample();
+            state.engine.submit_timed(id, wish.prompt, output, first_token, now)?;
             state.next_id += 1;
             let track = Track { mailbox: Arc::clone(&work.mailbox), sequence: work.cut.len(), since: now };
             state.tracks.insert(id, track);
@@ -128,6 +132,17 @@ impl Station {
             self.sooner.notify_one();
         }
         Ok(work)
+    }
+
+    /// Changes the worker while it runs.
+    pub(super) fn change(&self, change: &Change) {
+        let mut state = self.state.lock();
+        if let Some(slots) = change.slots {
+            state.engine.set_slots(slots);
+        }
+        if let Some(share) = change.cached_share {
+            state.first_tokens.set_cached_share(share);
+        }
     }
 
     /// Counts the prompt tokens of an accepted request.

@@ -47,7 +47,7 @@ impl Scenario {
                 format!("{at}.token_time: a step must take at least 100us"),
             );
             let first = group.first_token;
-            for (key, share) in [("spikes", first.spikes), ("cached", first.cached)] {
+            for (key, share) in [("spike_share", first.spike_share), ("cached_share", first.cached_share)] {
                 must(
                     (0.0..=1.0).contains(&share),
                     format!("{at}.first_token.{key} is {share}: must be 0 to 1"),
@@ -58,8 +58,8 @@ impl Scenario {
                 format!("{at}.first_token.sigma is {}: must be 0 to 4", first.sigma),
             );
             must(
-                (1.0..=1000.0).contains(&first.spike),
-                format!("{at}.first_token.spike is {}: must be 1 to 1000", first.spike),
+                (0.0..=1000.0).contains(&first.spike_factor),
+                format!("{at}.first_token.spike_factor is {}: must be 0 to 1000", first.spike_factor),
             );
         }
         must((1..=64).contains(&self.dam.count), format!("dam.count is {}: must be 1 to 64", self.dam.count));

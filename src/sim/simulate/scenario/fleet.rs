@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::Span;
 use crate::shed::settings::GateSettings;
-use crate::sim::physics::Spec;
+use crate::sim::physics::{FirstTokenSpread, Spec};
 use crate::sim::simulate::Policy;
 
 /// What users are promised.
@@ -55,39 +55,48 @@ pub struct Group {
     pub token_time_per_seq: Span,
     /// Tokens in a step at the most.
     pub step_tokens: u32,
-    /// What a request holds its slot for before its first token, beyond the time that its prompt takes.
+    /// How long first tokens take.
     pub first_token: FirstToken,
     /// Whether the dam knows `slots` and `kv_tokens`.
     pub told: bool,
 }
 
-/// Time before a first token that does not follow from the size of the prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+/// How long first tokens take where prompts are read apart from the batch; with a median of zero they are read in its
+/// steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FirstToken {
-    /// The median.
+    /// The median of prompts that are not cached.
     pub median: Span,
     /// The deviation of the logarithm around it.
     pub sigma: f64,
-    /// Share of the requests for which it is `spike` times as long.
-    pub spikes: f64,
+    /// No request has less.
+    pub least: Span,
+    /// No request has more, spikes excepted; no bound when not said.
+    pub most: Option<Span>,
+    /// Share of the prompts that are cached.
+    pub cached_share: f64,
+    /// The time of those.
+    pub cached: Span,
+    /// Share of the requests for which it is `spike_factor` times as long.
+    pub spike_share: f64,
     /// How much longer it is for those.
-    pub spike: f64,
-    /// Share of the requests for which it is nothing: their prompt is in the prefix cache.
-    pub cached: f64,
-    /// No request has more.
-    pub most: Span,
+    pub spike_factor: f64,
 }
 
-impl Default for FirstToken {
-    fn default() -> Self {
-        Self {
-            median: Span::millis(0),
-            sigma: 0.0,
-            spikes: 0.0,
-            spike: 10.0,
-            cached: 0.0,
-            most: Span::secs(3600),
+impl FirstToken {
+    /// The distribution.
+    #[must_use]
+    pub fn spread(&self) -> FirstTokenSpread {
+        FirstTokenSpread {
+            median: self.median.0,
+            sigma: self.sigma,
+            least: self.least.0,
+            most: self.most.map_or(Duration::MAX, |most| most.0),
+            cached_share: self.cached_share,
+            cached: self.cached.0,
+            spike_share: self.spike_share,
+            spike_factor: self.spike_factor,
         }
     }
 }

@@ -32,13 +32,12 @@ impl World<'_> {
         let sent = call.sent;
         let patience = if call.wish.stream { self.scenario.dam.first_token } else { self.scenario.dam.total };
         if state == State::Alive {
-            let group = &self.scenario.workers[self.machines[machine].group];
-            let thinks = group.first_token.draw(&mut self.thought);
             let worker = &mut self.machines[machine];
+            let first_token = worker.first_tokens.sample();
             let at = self.now.max(worker.stopped_until);
             let taken = call.wish.outputs.iter().enumerate().all(|(answer, output)| {
                 let id = sequence(place, answer);
-                worker.engine.submit_thinking(id, call.wish.prompt, *output, thinks, at).is_ok()
+                worker.engine.submit_timed(id, call.wish.prompt, *output, first_token, at).is_ok()
             });
             if !taken {
                 // The worker says that this is too long for it, which is an answer.

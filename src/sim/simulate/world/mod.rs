@@ -30,7 +30,7 @@ const MOST_CALLS: usize = 10_000_000;
 /// Parts of the randomness, so that what is offered does not depend on what the dam does.
 const OFFERED: u64 = 0x0ffe_7ed0;
 const ROUTED: u64 = 0x7000_7ed0;
-const THOUGHT: u64 = 0x7400_7ed0;
+const READ: u64 = 0x7ead_7ed0;
 
 /// Something that will happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +113,6 @@ pub(super) struct World<'a> {
     shift: Duration,
     /// How long what a worker sends is on its way.
     network: Duration,
-    thought: Rng,
     next_machine: usize,
     pub(super) phases: Vec<Phase>,
     pub(super) moments: Vec<Moment>,
@@ -142,7 +141,7 @@ impl Happening {
 
 impl<'a> World<'a> {
     pub(super) fn new(scenario: &'a Scenario, policy: Policy, seed: u64, capacity: &'a Capacity) -> Self {
-        let machine = |group: usize| Machine::new(group, scenario.workers[group].spec());
+        let machine = |group: usize| Machine::new(group, &scenario.workers[group], seed ^ READ);
         let dam = |place: u32| Dam::new(scenario, policy, seed ^ (u64::from(place) << 32));
         let load = scenario.load;
         Self {
@@ -166,7 +165,6 @@ impl<'a> World<'a> {
             stopped_until: Nanos::ZERO,
             shift: Duration::ZERO,
             network: Duration::ZERO,
-            thought: Rng::with_seed(seed ^ THOUGHT),
             next_machine: 0,
             phases: Vec::new(),
             moments: Vec::new(),
