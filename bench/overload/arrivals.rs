@@ -31,6 +31,25 @@ impl Class {
     }
 }
 
+/// How long the answers of a source are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Output {
+    /// As the worker draws them.
+    Drawn,
+    /// As the client says, which is obeyed to the token: log-normal, with this median and spread of the logarithm.
+    Asked { median: f64, sigma: f64 },
+}
+
+impl Output {
+    /// Draws the length of one answer; `None` leaves it to the worker.
+    pub(crate) fn draw(self, random: &mut fastrand::Rng) -> Option<u32> {
+        match self {
+            Self::Drawn => None,
+            Self::Asked { median, sigma } => Some((median * (sigma * normal(random)).exp()).max(2.0) as u32),
+        }
+    }
+}
+
 /// One who asks, at random but at a steady rate.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
@@ -41,6 +60,7 @@ pub(crate) struct Source {
     pub(crate) class: Class,
     /// The share of its requests that ask for a stream, 0 to 1.
     pub(crate) streamed: f64,
+    pub(crate) output: Output,
     /// When it asks, since the start of the run.
     pub(crate) from: Duration,
     pub(crate) until: Duration,
@@ -49,7 +69,8 @@ pub(crate) struct Source {
 impl Source {
     /// A caller of streams in the usual class, from the start of a run until `until`.
     pub(crate) fn new(caller: u32, rate: f64, until: Duration) -> Self {
-        Self { caller, rate, class: Class::Interactive, streamed: 1.0, from: Duration::ZERO, until }
+        let (class, output) = (Class::Interactive, Output::Drawn);
+        Self { caller, rate, class, streamed: 1.0, output, from: Duration::ZERO, until }
     }
 
     /// Several callers that share a rate equally.
@@ -67,6 +88,8 @@ pub(crate) struct Arrival {
     pub(crate) class: Class,
     pub(crate) streamed: bool,
     pub(crate) prompt_tokens: u32,
+    /// Tokens of the answer, where the client sets them.
+    pub(crate) max_tokens: Option<u32>,
 }
 
 /// Draws the arrivals of all sources, in order.
@@ -89,6 +112,7 @@ pub(crate) fn draw(sources: &[Source], seed: u64) -> Vec<Arrival> {
                 class: source.class,
                 streamed: random.f64() < source.streamed,
                 prompt_tokens: prompt_tokens(&mut random),
+                max_tokens: source.output.draw(&mut random),
             });
         }
     }
@@ -98,9 +122,13 @@ pub(crate) fn draw(sources: &[Source], seed: u64) -> Vec<Arrival> {
 
 /// A log-normal length.
 pub(crate) fn prompt_tokens(random: &mut fastrand::Rng) -> u32 {
+    (PROMPT_MEDIAN * (PROMPT_SIGMA * normal(random)).exp()).clamp(PROMPT_LEAST, PROMPT_MOST) as u32
+}
+
+/// A standard normal value, by Box and Muller.
+fn normal(random: &mut fastrand::Rng) -> f64 {
     let radius = (-2.0 * (1.0 - random.f64()).ln()).sqrt();
-    let normal = radius * (std::f64::consts::TAU * random.f64()).cos();
-    (PROMPT_MEDIAN * (PROMPT_SIGMA * normal).exp()).clamp(PROMPT_LEAST, PROMPT_MOST) as u32
+    radius * (std::f64::consts::TAU * random.f64()).cos()
 }
 
 #[cfg(test)]
@@ -143,6 +171,20 @@ mod tests {
         let half = draw(&[Source { streamed: 0.5, ..Source::new(0, 100.0, LONG) }], 1);
         let streamed = half.iter().filter(|arrival| arrival.streamed).count() as f64 / half.len() as f64;
         assert!((streamed - 0.5).abs() < 0.03, "{streamed} streamed");
+    }
+
+    #[test]
+    fn lengths_are_those_asked_for() {
+        let output = Output::Asked { median: 60.0, sigma: 0.3 };
+        let drawn = draw(&[Source { output, ..Source::new(0, 100.0, LONG) }], 1);
+        let mut lengths: Vec<u32> = drawn.iter().filter_map(|arrival| arrival.max_tokens).collect();
+        lengths.sort_unstable();
+        assert_eq!(lengths.len(), drawn.len());
+        assert!((58..62).contains(&lengths[lengths.len() / 2]), "{}", lengths[lengths.len() / 2]);
+        let output = Output::Asked { median: 100.0, sigma: 0.0 };
+        let drawn = draw(&[Source { output, ..Source::new(0, 100.0, LONG) }], 1);
+        assert!(drawn.iter().all(|arrival| arrival.max_tokens == Some(100)));
+        assert!(draw(&[Source::new(0, 100.0, LONG)], 1).iter().all(|arrival| arrival.max_tokens.is_none()));
     }
 
     #[test]

@@ -15,7 +15,8 @@ use crate::section::{Section, Table};
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     pub(crate) options: &'a Options,
-    pub(crate) peak: Rate,
+    /// Of the usual worker, where it was used.
+    pub(crate) peak: Option<Rate>,
     pub(crate) took: Duration,
 }
 
@@ -71,12 +72,7 @@ impl Frame<'_> {
              {machine}, {date}; gateway, worker and generator are processes of their own that share them, on loopback. \
              nginx: {nginx}. The run took {minutes:.0} minutes; every load was measured for {seconds} s after a \
              warm-up.\n\n\
-             The worker is simulated (`traffic-dam worker`): {slots} slots, 15 ms a token and 0.3 ms more for each \
-             sequence in the batch, prompts at 40 000 tokens/s, answers of {output} tokens on average (log-normal, \
-             128 at the most). Prompts have 150 tokens in the median, 1500 at the most. At its best, \
-             kept just full by clients that ask again as soon as they are answered, it gives **{requests:.1} answers or \
-             {tokens:.0} tokens per second**: the capacity, and the peak, of all that follows.\n\n\
-             The generator draws all arrivals before a run and never waits for an answer; times count from when a \
+             {worker}The generator draws all arrivals before a run and never waits for an answer; times count from when a \
              request was due. A run in which it took more than 70 % of a core, in which more than 1 % of requests left \
              over 5 ms late, or in which a complete stream has no TTFT does not count, and says so. A client gives up \
              when {patience} s have brought it no token.\n\n",
@@ -84,10 +80,7 @@ impl Frame<'_> {
             date = options.date,
             minutes = took.as_secs_f64() / 60.0,
             seconds = options.seconds,
-            slots = WORKER.slots,
-            output = WORKER.mean_output,
-            requests = peak.requests,
-            tokens = peak.tokens,
+            worker = peak.map(worker).unwrap_or_default(),
             patience = PATIENCE.as_secs(),
         );
         out.push_str(&text);
@@ -98,6 +91,21 @@ impl Frame<'_> {
         fs::create_dir_all(&self.options.out)?;
         fs::write(self.options.out.join("overload.md"), self.text(sections))
     }
+}
+
+/// What the usual worker is, and gives.
+fn worker(peak: Rate) -> String {
+    format!(
+        "The worker is simulated (`traffic-dam worker`): {slots} slots, 15 ms a token and 0.3 ms more for each \
+         sequence in the batch, prompts at 40 000 tokens/s, answers of {output} tokens on average (log-normal, \
+         128 at the most). Prompts have 150 tokens in the median, 1500 at the most. At its best, kept just full by \
+         clients that ask again as soon as they are answered, it gives **{requests:.1} answers or {tokens:.0} tokens per \
+         second**: the capacity, and the peak, of all that follows.\n\n",
+        slots = WORKER.slots,
+        output = WORKER.mean_output,
+        requests = peak.requests,
+        tokens = peak.tokens,
+    )
 }
 
 /// What `nginx -v` says of itself.

@@ -170,6 +170,11 @@ impl Gateway {
         Ok(Self { address, admin: None, server: Some(server) })
     }
 
+    /// Its process; `None` where clients ask the worker itself.
+    pub(crate) const fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+
     pub(crate) fn pid(&self) -> Option<u32> {
         self.server.as_ref().map(Server::pid)
     }

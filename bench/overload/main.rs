@@ -11,6 +11,7 @@ mod document;
 mod drive;
 mod figures;
 mod gateways;
+mod limit;
 mod machine;
 mod parts;
 mod picture;
@@ -31,7 +32,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::figures::Rate;
-use crate::parts::{critical, failover, fairness, killed, loads, mixed, retry, say, scale};
+use crate::parts::{critical, engine, failover, fairness, hiccups, killed, loads, mixed, retry, say, scale};
 use crate::plan::{Options, Part, WORKER};
 use crate::section::Section;
 use crate::stage::{FULL, Stage};
@@ -58,11 +59,13 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let unknown = Rate { requests: 0.0, tokens: 0.0 };
     let mut stage = Stage { options, folder: folder.path(), peak: unknown, nginx: None };
-    stage.peak = stage.best(WORKER, &FULL, options.measured()).await?;
-    say(format_args!(
-        "capacity: {:.1} answers, {:.0} tokens per second",
-        stage.peak.requests, stage.peak.tokens
-    ));
+    if options.parts.iter().any(|part| part.needs_peak()) {
+        stage.peak = stage.best(WORKER, &FULL, options.measured()).await?;
+        say(format_args!(
+            "capacity: {:.1} answers, {:.0} tokens per second",
+            stage.peak.requests, stage.peak.tokens
+        ));
+    }
     let mut sections = Vec::new();
     for part in &options.parts {
         let made = match part {
@@ -72,7 +75,9 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
             Part::Killed => killed::run(&stage).await,
             Part::Mixed => mixed::run(&stage).await,
             Part::Critical => critical::run(&stage).await,
+            Part::Hiccups => hiccups::run(&stage).await,
             Part::Failover => failover::run(&stage).await,
+            Part::Engine => engine::run(&stage).await,
             Part::Scale => scale::run(&stage).await,
         };
         sections.push(made.unwrap_or_else(|error| {
@@ -81,7 +86,8 @@ async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
             Section { faults, ..Section::new(&format!("{part:?}"), "") }
         }));
     }
-    let frame = document::Frame { options, peak: stage.peak, took: began.elapsed() };
+    let peak = Some(stage.peak).filter(|peak| peak.tokens > 0.0);
+    let frame = document::Frame { options, peak, took: began.elapsed() };
     frame.write(&sections)?;
     print(&frame.text(&sections));
     let counts = sections.iter().all(|section| section.faults.is_empty());

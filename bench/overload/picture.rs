@@ -76,6 +76,37 @@ pub(crate) fn killed(
     Ok(vec![("overload/killed.svg".to_owned(), "Goodput over time around the death of a worker".to_owned())])
 }
 
+/// The limit and goodput over time around a stall of a second.
+pub(crate) fn hiccups(
+    out: &Path,
+    limits: &[Line],
+    goodput: &[Line],
+) -> Result<Vec<(String, String)>, Box<dyn Error>> {
+    let folder = folder(out)?;
+    let mut made = Vec::new();
+    for (lines, file, title, unit) in [
+        (limits, "hiccup-limit.svg", "The limit around a stall of a second", "requests at once"),
+        (goodput, "hiccup-goodput.svg", "Goodput around a stall of a second", "good first tokens/s"),
+    ] {
+        let points = || lines.iter().flat_map(|line| &line.points);
+        let most = points().map(|(_, value)| *value).fold(1.0, f64::max) * 1.2;
+        let ends =
+            points().map(|(at, _)| *at).fold((0.0, 1.0), |(least, most), at| (at.min(least), at.max(most)));
+        let marks = [0.0, 1.0].map(|at| ((at, 0.0), (at, most)));
+        let x = ends.0..ends.1;
+        let svg = chart::lines([title, "seconds since its start", unit], (x, 0.0..most), lines, &marks)?;
+        fs::write(folder.join(file), svg)?;
+        made.push((format!("overload/{file}"), title.to_owned()));
+    }
+    Ok(made)
+}
+
+/// Every step around every stall.
+pub(crate) fn hiccups_csv(out: &Path, rows: &[String]) -> Result<(), Box<dyn Error>> {
+    let text = format!("stall,seconds,limit,in_flight,good,refused\n{}\n", rows.join("\n"));
+    Ok(fs::write(folder(out)?.join("hiccups.csv"), text)?)
+}
+
 fn slo() -> f64 {
     TTFT_SLO.as_secs_f64() * 1000.0
 }

@@ -22,15 +22,27 @@ pub(crate) struct WorkerSize {
     pub(crate) kv_tokens: u32,
     /// Mean length of an answer, in tokens.
     pub(crate) mean_output: u32,
+    /// How fast it is: options of `traffic-dam worker`, with their values.
+    pub(crate) pace: &'static [(&'static str, &'static str)],
 }
 
+/// The shape of a GPU server: prompts are read in the steps of the batch, and a full batch is slower.
+const GPU_PACE: &[(&str, &str)] = &[
+    ("--prefill-rate", "40000"),
+    ("--prefill-base", "10ms"),
+    ("--token-time", "15ms"),
+    ("--token-time-per-seq", "300us"),
+    ("--step-tokens", "2048"),
+];
+
 /// The worker of all runs but those that say otherwise: 34 ms a token when full, answers of 1.4 s on average.
-pub(crate) const WORKER: WorkerSize = WorkerSize { slots: 64, kv_tokens: 262_144, mean_output: 40 };
+pub(crate) const WORKER: WorkerSize =
+    WorkerSize { slots: 64, kv_tokens: 262_144, mean_output: 40, pace: GPU_PACE };
 
 impl WorkerSize {
     /// The command that runs it.
     pub(crate) fn command(&self, options: &Options, listen: SocketAddr, seed: u64) -> Command {
-        let mut command = Command::new(&options.dam);
+        let mut command = Command::new(options.worker.as_ref().unwrap_or(&options.dam));
         let mut set = |name: &str, value: String| {
             command.arg(name).arg(value);
         };
@@ -41,11 +53,7 @@ impl WorkerSize {
         // The longest answers end soon enough that one run is over before the next begins.
         set("--default-max-tokens", "128".to_owned());
         set("--seed", seed.to_string());
-        set("--prefill-rate", "40000".to_owned());
-        set("--prefill-base", "10ms".to_owned());
-        set("--token-time", "15ms".to_owned());
-        set("--token-time-per-seq", "300us".to_owned());
-        set("--step-tokens", "2048".to_owned());
+        self.pace.iter().for_each(|(name, value)| set(name, (*value).to_owned()));
         command
     }
 }
@@ -111,16 +119,25 @@ pub(crate) enum Part {
     Mixed,
     /// Critical requests beside a flood of batch work.
     Critical,
+    /// Stalls, jitter and spread of first tokens.
+    Hiccups,
     /// Of six workers one dies, or hangs.
     Failover,
     /// One, two and four workers.
     Scale,
+    /// A real engine.
+    Engine,
 }
 
 impl Part {
     /// What docs/overload.md shows; the others are run by name.
-    const SHOWN: [Self; 6] =
-        [Self::Loads, Self::Fairness, Self::Retry, Self::Killed, Self::Mixed, Self::Critical];
+    const SHOWN: [Self; 7] =
+        [Self::Loads, Self::Fairness, Self::Retry, Self::Killed, Self::Mixed, Self::Critical, Self::Hiccups];
+
+    /// Whether its loads are multiples of what the usual worker gives at its best.
+    pub(crate) const fn needs_peak(self) -> bool {
+        !matches!(self, Self::Hiccups | Self::Engine)
+    }
 }
 
 /// What is measured, and with what.
@@ -129,6 +146,9 @@ pub(crate) struct Options {
     /// The gateway's binary
     #[arg(long)]
     pub(crate) dam: PathBuf,
+    /// The binary of the simulated workers, where it is another than the gateway's
+    #[arg(long)]
+    pub(crate) worker: Option<PathBuf>,
     /// nginx, where there is one
     #[arg(long)]
     pub(crate) nginx: Option<PathBuf>,
@@ -150,6 +170,21 @@ pub(crate) struct Options {
     /// Seconds measured at each load, after a warm-up
     #[arg(long, default_value_t = 8)]
     pub(crate) seconds: u64,
+    /// The engine of the part engine: where it listens
+    #[arg(long)]
+    pub(crate) engine: Option<SocketAddr>,
+    /// What it is, for people
+    #[arg(long, default_value = "an engine")]
+    pub(crate) engine_title: String,
+    /// Sequences it decodes at once
+    #[arg(long, default_value_t = 8)]
+    pub(crate) engine_slots: u32,
+    /// Tokens its KV cache holds
+    #[arg(long, default_value_t = 8192)]
+    pub(crate) engine_kv_tokens: u32,
+    /// How often each arm is run before it, in turns
+    #[arg(long, default_value_t = 5)]
+    pub(crate) pairs: u32,
     /// The seed of all arrivals
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

@@ -102,7 +102,8 @@ pub(crate) mod tests {
 
     pub(crate) fn sample(streamed: bool, outcome: Outcome) -> Sample {
         let due = Duration::from_secs(1);
-        let arrival = Arrival { due, caller: 0, class: Class::Interactive, streamed, prompt_tokens: 100 };
+        let class = Class::Interactive;
+        let arrival = Arrival { due, caller: 0, class, streamed, prompt_tokens: 100, max_tokens: None };
         Sample { arrival, late: Duration::ZERO, outcome, again: false }
     }
 

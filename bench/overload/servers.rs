@@ -64,8 +64,17 @@ impl Server {
 
     /// Stops it where it is: its connections stay open, and nothing comes of it any more.
     pub(crate) fn pause(&self) -> Result<(), Box<dyn Error>> {
-        let done = Command::new("kill").arg("-STOP").arg(self.pid().to_string()).status()?;
-        if done.success() { Ok(()) } else { Err("a server could not be stopped".into()) }
+        self.signal("STOP")
+    }
+
+    /// Lets a stopped one go on.
+    pub(crate) fn resume(&self) -> Result<(), Box<dyn Error>> {
+        self.signal("CONT")
+    }
+
+    fn signal(&self, name: &str) -> Result<(), Box<dyn Error>> {
+        let done = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status()?;
+        if done.success() { Ok(()) } else { Err(format!("a server could not be sent SIG{name}").into()) }
     }
 
     /// Ends it without a warning, as a crash would.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::arrivals::{Arrival, Class, Source, draw, prompt_tokens};
+use crate::arrivals::{Arrival, Class, Output, Source, draw, prompt_tokens};
 use crate::client::Client;
 use crate::drive::{Again, drive, soon, watch};
 use crate::figures::{Rate, Reading, Run};
@@ -22,7 +22,7 @@ pub(crate) const FULL: [f64; 3] = [1.0, 1.125, 1.25];
 /// Between two runs, so that what the last one left has ended.
 const REST: Duration = Duration::from_millis(500);
 /// A worker that starts full ends its short answers first; so long later its slots hold answers of all ages.
-const MIXING: Duration = Duration::from_secs(4);
+pub(crate) const MIXING: Duration = Duration::from_secs(4);
 /// What a run is measured against must not be a matter of chance.
 const LEAST_LOOK: Duration = Duration::from_secs(8);
 /// The crowd's size where callers do not matter.
@@ -148,7 +148,7 @@ impl Stage<'_> {
             let worker = self.worker(size, self.options.seed).await?;
             let client = Arc::new(Client::new(worker.1));
             let clients = (f64::from(size.slots) * full) as u64;
-            let samples = closed_loop(&client, clients, MIXING + length).await;
+            let samples = closed_loop(&client, clients, MIXING + length, Output::Drawn).await;
             let found = Rate::of(&samples, MIXING, length);
             if found.tokens > best.tokens {
                 best = found;
@@ -162,14 +162,19 @@ impl Stage<'_> {
 }
 
 impl Setting {
-    fn new(gateway: Gateway, workers: Vec<Worker>) -> Self {
+    pub(crate) fn new(gateway: Gateway, workers: Vec<Worker>) -> Self {
         let client = Arc::new(Client::new(gateway.address));
         Self { gateway, workers, client }
     }
 }
 
 /// So many clients, each asking again when it has its answer, until `length` is over.
-async fn closed_loop(client: &Arc<Client>, clients: u64, length: Duration) -> Vec<Sample> {
+pub(crate) async fn closed_loop(
+    client: &Arc<Client>,
+    clients: u64,
+    length: Duration,
+    output: Output,
+) -> Vec<Sample> {
     let start = Instant::now();
     let tasks = (0..clients).map(|number| {
         let client = Arc::clone(client);
@@ -179,7 +184,9 @@ async fn closed_loop(client: &Arc<Client>, clients: u64, length: Duration) -> Ve
             while start.elapsed() < length {
                 let prompt_tokens = prompt_tokens(&mut random);
                 let (due, class) = (start.elapsed(), Class::Interactive);
-                let arrival = Arrival { due, caller: 0, class, streamed: true, prompt_tokens };
+                let max_tokens = output.draw(&mut random);
+                let caller = number as u32;
+                let arrival = Arrival { due, caller, class, streamed: true, prompt_tokens, max_tokens };
                 let outcome = client.ask(&arrival, Instant::now()).await;
                 let failed = !matches!(outcome, Outcome::Served { .. });
                 samples.push(Sample { arrival, late: Duration::ZERO, outcome, again: false });

@@ -4,13 +4,13 @@ use std::error::Error;
 
 use crate::parts::killed::{Course, LOAD, death};
 use crate::parts::{ours, say};
-use crate::plan::WorkerSize;
+use crate::plan::{WORKER, WorkerSize};
 use crate::section::{Section, Table};
 use crate::servers::Server;
 use crate::stage::{FULL, Stage};
 
 /// Six of these are carried by two cores, with gateway and generator.
-const SMALL: WorkerSize = WorkerSize { slots: 16, kv_tokens: 65_536, mean_output: 40 };
+const SMALL: WorkerSize = WorkerSize { slots: 16, kv_tokens: 65_536, ..WORKER };
 const WORKERS: u64 = 6;
 
 const TEXT: &str = "\

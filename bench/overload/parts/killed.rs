@@ -11,14 +11,14 @@ use crate::figures::{Rate, Run};
 use crate::gateways::DamFile;
 use crate::parts::{ours, say};
 use crate::picture;
-use crate::plan::{Arm, WorkerSize};
+use crate::plan::{Arm, WORKER, WorkerSize};
 use crate::sample::{Outcome, Sample};
 use crate::section::{Check, Section, Table, seconds};
 use crate::servers::Server;
 use crate::stage::{FULL, Stage};
 
 /// Several workers are half as large each, so that the machine carries them.
-const SMALL: WorkerSize = WorkerSize { slots: 32, kv_tokens: 131_072, mean_output: 40 };
+const SMALL: WorkerSize = WorkerSize { slots: 32, kv_tokens: 131_072, ..WORKER };
 const WORKERS: u64 = 3;
 pub(super) const LOAD: f64 = 2.0;
 /// How long it is watched before and after the death.

@@ -1,8 +1,10 @@
 //! The parts of a run, each a section of the document.
 
 pub(crate) mod critical;
+pub(crate) mod engine;
 pub(crate) mod failover;
 pub(crate) mod fairness;
+pub(crate) mod hiccups;
 pub(crate) mod killed;
 pub(crate) mod loads;
 pub(crate) mod mixed;

@@ -152,8 +152,8 @@ async fn alone(stage: &Stage<'_>, arm: Arm) -> Result<Vec<Lonely>, Box<dyn Error
 }
 
 async fn lonely(client: &Client, caller: u32, until: Instant) -> Result<Lonely, String> {
-    let class = Class::Interactive;
-    let arrival = Arrival { due: Duration::ZERO, caller, class, streamed: true, prompt_tokens: 100 };
+    let (due, class) = (Duration::ZERO, Class::Interactive);
+    let arrival = Arrival { due, caller, class, streamed: true, prompt_tokens: 100, max_tokens: None };
     let mut lonely = Lonely::default();
     let mut due = Instant::now();
     let mut told = false;

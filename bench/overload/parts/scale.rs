@@ -4,12 +4,12 @@ use std::error::Error;
 
 use crate::gateways::DamFile;
 use crate::parts::{ours, say};
-use crate::plan::WorkerSize;
+use crate::plan::{WORKER, WorkerSize};
 use crate::section::{Section, Table};
 use crate::stage::{FULL, Stage};
 
 /// Four of these are carried by two cores, with gateway and generator.
-const SMALL: WorkerSize = WorkerSize { slots: 16, kv_tokens: 65_536, mean_output: 40 };
+const SMALL: WorkerSize = WorkerSize { slots: 16, kv_tokens: 65_536, ..WORKER };
 /// Enough that the workers are never short of work.
 const LOAD: f64 = 2.0;
 /// What several workers are supposed to do together, of the sum of what each does alone: the gateway's default.

@@ -1,0 +1,184 @@
+//! What happened around a stall, in steps of 100 ms, and what it comes to.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use traffic_dam::evidence::stats::mean;
+
+use super::trial::Watched;
+use crate::sample::{Outcome, Sample};
+
+/// What is counted and read is counted and read in steps of this.
+pub(super) const STEP: Duration = Duration::from_millis(100);
+const PER_SECOND: f64 = 10.0;
+/// What was read longer ago than this, in seconds, is not known: the gateway says nothing. Readings come a step apart,
+/// and some milliseconds late.
+const STALE: f64 = 0.15;
+/// How long is looked before a stall, in seconds …
+pub(super) const BEFORE: f64 = 1.0;
+/// … and after it.
+pub(super) const AFTER: f64 = 10.0;
+/// So long after the end of a stall the limit must be back, in seconds, …
+const BACK_WITHIN: f64 = 1.0;
+/// … which it is at this share of what it was.
+pub(super) const BACK: f64 = 0.9;
+
+/// A tenth of a second.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Step {
+    /// Seconds from the start of the stall to that of the step.
+    pub(super) at: f64,
+    /// As last read; `None` when the gateway said nothing.
+    pub(super) limit: Option<f64>,
+    pub(super) in_flight: Option<f64>,
+    /// First tokens of good answers.
+    pub(super) good: u32,
+    pub(super) refused: u32,
+}
+
+/// The steps around the stall that began at `from` and ended at `to`.
+pub(super) fn steps(watched: &Watched, (from, to): (f64, f64)) -> Vec<Step> {
+    let count = ((BEFORE + (to - from) + AFTER) * PER_SECOND).round() as usize;
+    let mut steps: Vec<Step> =
+        (0..count).map(|index| Step { at: index as f64 / PER_SECOND - BEFORE, ..Step::default() }).collect();
+    let index = |at: f64| {
+        let index = ((at - from + BEFORE) * PER_SECOND).floor();
+        (index >= 0.0).then_some(index as usize)
+    };
+    for step in &mut steps {
+        let end = from + step.at + STEP.as_secs_f64();
+        let last = watched.points.iter().rev().find(|point| point.at < end);
+        let point = last.filter(|point| point.at > end - STALE);
+        (step.limit, step.in_flight) = (point.map(|point| point.limit), point.map(|point| point.in_flight));
+    }
+    for sample in &watched.run.samples {
+        let refused = match sample.outcome {
+            Outcome::Refused { took, .. } => Some((sample.arrival.due + took).as_secs_f64()),
+            _ => None,
+        };
+        let good = sample.is_good().then(|| sample.begun().as_secs_f64());
+        if let Some(step) = refused.and_then(index).and_then(|index| steps.get_mut(index)) {
+            step.refused += 1;
+        }
+        if let Some(step) = good.and_then(index).and_then(|index| steps.get_mut(index)) {
+            step.good += 1;
+        }
+    }
+    steps
+}
+
+/// What a stall comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct After {
+    /// The limit in the second before.
+    pub(super) before: Option<f64>,
+    /// The limit a second after the end.
+    pub(super) soon: Option<f64>,
+    /// The least limit from then on.
+    pub(super) least: Option<f64>,
+    /// Requests that were due while it lasted.
+    pub(super) offered: usize,
+    /// Requests due from its start to the end of what is looked at that were refused.
+    pub(super) refused: usize,
+    /// Good answers of what was due in the ten seconds after it; `None` of nothing.
+    pub(super) good: Option<f64>,
+}
+
+impl After {
+    /// Of the stall that began at `from` and ended at `to`.
+    pub(super) fn of(watched: &Watched, (from, to): (f64, f64)) -> Self {
+        let limits = |times: Range<f64>| -> Vec<f64> {
+            watched.points.iter().filter(|point| times.contains(&point.at)).map(|point| point.limit).collect()
+        };
+        let due = |times: Range<f64>| {
+            let within = move |sample: &&Sample| times.contains(&sample.arrival.due.as_secs_f64());
+            watched.run.samples.iter().filter(within)
+        };
+        let later = limits(to + BACK_WITHIN..to + AFTER);
+        let after = due(to..to + AFTER).count();
+        let good = due(to..to + AFTER).filter(|sample| sample.is_good()).count();
+        Self {
+            before: mean(&limits(from - BEFORE..from)),
+            soon: later.first().copied(),
+            least: later.iter().copied().reduce(f64::min),
+            offered: due(from..to).count(),
+            refused: due(from..to + AFTER).filter(|sample| sample.is_refused()).count(),
+            good: (after > 0).then(|| good as f64 / after as f64),
+        }
+    }
+
+    /// A limit, relative to that before.
+    pub(super) fn of_before(&self, limit: Option<f64>) -> Option<f64> {
+        limit.zip(self.before).map(|(limit, before)| limit / before)
+    }
+
+    /// What was refused, relative to what was offered while it lasted.
+    pub(super) fn refused_of_offered(&self) -> f64 {
+        self.refused as f64 / self.offered.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drive::Spent;
+    use crate::figures::{Rate, Run};
+    use crate::limit::Point;
+    use crate::plan::Arm;
+    use crate::sample::tests::{sample, served};
+
+    fn due(at: f64, outcome: Outcome) -> Sample {
+        let mut sample = sample(true, outcome);
+        sample.arrival.due = Duration::from_secs_f64(at);
+        sample
+    }
+
+    fn refused() -> Outcome {
+        let took = Duration::from_millis(250);
+        Outcome::Refused { took, reason: String::new(), retry_after: true, wait: None }
+    }
+
+    /// A stall from 1 s to 2 s: a limit of 60 falls to 6 half a second later and is back at 4 s.
+    fn watched() -> Watched {
+        let limit = |at: f64| if (2.5..4.0).contains(&at) { 6.0 } else { 60.0 };
+        let points =
+            (0..120).map(|index| f64::from(index) / 10.0 + 0.02).filter(|at| !(1.0..2.0).contains(at));
+        let points = points.map(|at| Point { at, limit: limit(at), in_flight: 5.0 }).collect();
+        let samples = vec![
+            due(0.5, served(100)),
+            due(1.2, refused()),
+            due(1.5, served(600)),
+            due(2.5, refused()),
+            due(3.0, served(100)),
+            due(3.5, served(1500)),
+        ];
+        let (measured, good) = (Duration::from_secs(12), Rate { requests: 0.0, tokens: 0.0 });
+        let run = Run { samples, good, measured, spent: Spent::default(), readings: None };
+        Watched { arm: Arm::Stream, run, points, stalls: vec![(1.0, 2.0)] }
+    }
+
+    #[test]
+    fn each_step_holds_what_happened_in_it() {
+        let steps = steps(&watched(), (1.0, 2.0));
+        assert_eq!(steps.len(), 120);
+        let at = |seconds: f64| &steps[((seconds + BEFORE) * 10.0).round() as usize];
+        assert_eq!((at(-0.5).limit, at(-0.4).good), (Some(60.0), 1));
+        assert_eq!((at(0.5).limit, at(0.4).refused), (None, 1));
+        // Readings do not come at the edges of steps; every step has one all the same.
+        let limits = |steps: &[Step]| steps.iter().filter(|step| step.limit.is_some()).count();
+        assert_eq!((limits(&steps[..11]), limits(&steps[20..])), (11, 100));
+        assert_eq!((at(1.1).good, at(1.6).limit), (1, Some(6.0)));
+        assert_eq!((at(1.7).refused, at(1.7).in_flight), (1, Some(5.0)));
+    }
+
+    #[test]
+    fn a_stall_is_judged_by_what_came_after_it() {
+        let after = After::of(&watched(), (1.0, 2.0));
+        assert_eq!((after.before, after.soon, after.least), (Some(60.0), Some(6.0), Some(6.0)));
+        assert_eq!((after.offered, after.refused), (2, 2));
+        assert_eq!(after.of_before(after.soon), Some(0.1));
+        assert!((after.refused_of_offered() - 1.0).abs() < 1e-9);
+        // One of the three that were due in the ten seconds after it.
+        assert!((after.good.unwrap() - 1.0 / 3.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,242 @@
+//! One stall at a time, and slots that are lost for good.
+
+use std::error::Error;
+use std::time::Duration;
+
+use traffic_dam::evidence::chart::Line;
+
+use super::course::{AFTER, After, BACK, BEFORE, Step, steps};
+use super::shape::{ROOMY, STEADY, Shape};
+use super::trial::{Blow, Trial, Victim, Watched, side_by_side};
+use crate::figures::Rate;
+use crate::parts::say;
+use crate::plan::Arm;
+use crate::sample::Sample;
+use crate::section::{Check, Section, Table, percent, ratio};
+use crate::stage::Stage;
+
+/// Offered while something stalls.
+pub(super) const LOAD: f64 = 0.8;
+/// The stall of the pictures, and of the worker that loses slots.
+const LONGEST: Duration = Duration::from_secs(1);
+const STALLS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(300), LONGEST];
+/// At 800 requests/s a second is a long time.
+const ROOMY_STALLS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(600)];
+/// A trial goes on for a little longer than is looked at, so that no step lacks its end.
+const MARGIN: Duration = Duration::from_millis(300);
+/// First tokens are too few to be counted by a tenth of a second in a picture.
+const SMOOTHED: usize = 5;
+
+/// What half of the slots are, as JSON and as a number.
+const HALVED: (&str, f64) = (r#"{"slots": 32}"#, 32.0);
+/// So much of the new knee may be left of the limit …
+const KNEE: f64 = 1.2;
+/// … so many seconds after the slots were lost, or after the stall in which they were.
+const FOUND_WITHIN: f64 = 3.0;
+/// From then on goodput shows what the limit that was found is worth.
+const LATER: f64 = 5.0;
+
+/// The courses of all stalls: a section's table, its checks, its pictures, and a row for each step.
+#[derive(Debug, Default)]
+pub(super) struct Courses {
+    pub(super) limits: Vec<Line>,
+    pub(super) goodput: Vec<Line>,
+    /// Lines of `hiccups.csv`.
+    pub(super) rows: Vec<String>,
+}
+
+impl Courses {
+    fn add(&mut self, what: &str, thick: bool, pictured: bool, steps: &[Step]) {
+        let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"));
+        let line = |name: &str, values: Vec<String>| say(format_args!("  {name}: {}", values.join(" ")));
+        say(format_args!("{what}, by 100 ms from {BEFORE:.0} s before:"));
+        line("limit", steps.iter().map(|step| shown(step.limit)).collect());
+        line("in flight", steps.iter().map(|step| shown(step.in_flight)).collect());
+        line("good", steps.iter().map(|step| step.good.to_string()).collect());
+        line("refused", steps.iter().map(|step| step.refused.to_string()).collect());
+        let bare = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.0}"));
+        self.rows.extend(steps.iter().map(|step| {
+            let (limit, in_flight) = (bare(step.limit), bare(step.in_flight));
+            format!("\"{what}\",{:.1},{limit},{in_flight},{},{}", step.at, step.good, step.refused)
+        }));
+        if pictured {
+            let limits = steps.iter().filter_map(|step| Some((step.at, step.limit?))).collect();
+            self.limits.push(Line::new(what, thick, limits));
+            let rate = |window: &[Step]| {
+                let good: u32 = window.iter().map(|step| step.good).sum();
+                (window[SMOOTHED / 2].at, f64::from(good) * 10.0 / SMOOTHED as f64)
+            };
+            self.goodput.push(Line::new(what, thick, steps.windows(SMOOTHED).map(rate).collect()));
+        }
+    }
+}
+
+/// Each stall once, of the worker and of the gateway.
+pub(super) async fn once(
+    stage: &Stage<'_>,
+    arms: &[Arm],
+    section: &mut Section,
+    courses: &mut Courses,
+) -> Result<Table, Box<dyn Error>> {
+    let mut table = Table::new([
+        "stopped once, at 0.8×",
+        "limit before",
+        "1 s after",
+        "least later",
+        "of before",
+        "offered meanwhile",
+        "refused",
+        "goodput of the next 10 s",
+    ]);
+    for (shape, rate, victim, stalls) in [
+        (STEADY, STEADY.capacity * LOAD, Victim::Worker, &STALLS[..]),
+        (STEADY, STEADY.capacity * LOAD, Victim::Gateway, &STALLS[..]),
+        (ROOMY, ROOMY.capacity, Victim::Worker, &ROOMY_STALLS[..]),
+        (ROOMY, ROOMY.capacity, Victim::Gateway, &ROOMY_STALLS[1..]),
+    ] {
+        for &length in stalls {
+            let at = Duration::from_secs_f64(BEFORE) + MARGIN;
+            let trial = Trial {
+                shape,
+                rate,
+                length: at + length + Duration::from_secs_f64(AFTER) + MARGIN,
+                change_first: None,
+                blows: vec![Blow::Stall { victim, at, length }],
+                seed: stage.options.seed,
+            };
+            let pictured = shape.title == STEADY.title && length == LONGEST;
+            for watched in in_groups(stage, &trial, arms).await? {
+                let what =
+                    format!("{}, {} s, {}", victim.name(), length.as_secs_f64(), of(&shape, watched.arm));
+                row(&what, &watched, section, &mut table)?;
+                let steps = steps(&watched, watched.stalls[0]);
+                courses.add(&what, victim == Victim::Worker, pictured, &steps);
+            }
+        }
+    }
+    Ok(table)
+}
+
+/// Side by side where the machine carries that: not at hundreds of requests a second.
+async fn in_groups(stage: &Stage<'_>, trial: &Trial, arms: &[Arm]) -> Result<Vec<Watched>, Box<dyn Error>> {
+    let size = if trial.rate > 200.0 { 1 } else { arms.len().max(1) };
+    let mut all = Vec::new();
+    for group in arms.chunks(size) {
+        all.extend(side_by_side(stage, std::slice::from_ref(trial), group).await?.into_iter().flatten());
+    }
+    Ok(all)
+}
+
+/// The arm's name, with the worker's where it is not the usual one.
+fn of(shape: &Shape, arm: Arm) -> String {
+    if shape.title == STEADY.title {
+        arm.plain_title()
+    } else {
+        format!("{}, {}", shape.title, arm.plain_title())
+    }
+}
+
+fn row(
+    what: &str,
+    watched: &Watched,
+    section: &mut Section,
+    table: &mut Table,
+) -> Result<(), Box<dyn Error>> {
+    let stall = *watched.stalls.first().ok_or("nothing was stopped")?;
+    let after = After::of(watched, stall);
+    section.fault(what, &watched.run.figures(NO_PEAK).faults);
+    let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"));
+    let share = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), percent);
+    table.rows.push(vec![
+        what.to_owned(),
+        number(after.before),
+        number(after.soon),
+        number(after.least),
+        share(after.of_before(after.least)),
+        after.offered.to_string(),
+        after.refused.to_string(),
+        share(after.good),
+    ]);
+    let checks = &mut section.checks;
+    let limit = after.of_before(after.least);
+    checks.push(Check::at_least(format!("limit from 1 s after, of before: {what}"), BACK, limit, percent));
+    let refused = Some(after.refused_of_offered());
+    checks.push(Check::at_most(
+        format!("refused, of what was offered meanwhile: {what}"),
+        1.0,
+        refused,
+        ratio,
+    ));
+    checks.push(Check::at_least(format!("goodput of the next 10 s: {what}"), 0.98, after.good, percent));
+    Ok(())
+}
+
+/// A worker that loses half of its slots for good, without a stall and in one.
+pub(super) async fn halved(
+    stage: &Stage<'_>,
+    arms: &[Arm],
+    section: &mut Section,
+    courses: &mut Courses,
+) -> Result<Table, Box<dyn Error>> {
+    let mut table = Table::new([
+        "half of the slots lost, at 0.8×",
+        "limit before",
+        "1 s after",
+        "3 s after",
+        "10 s after",
+        "goodput/s, 5 to 10 s after",
+    ]);
+    for stall in [None, Some(LONGEST)] {
+        let at = Duration::from_secs_f64(BEFORE) + MARGIN;
+        let length = stall.unwrap_or_default();
+        let mut blows = vec![Blow::Change { at, json: HALVED.0 }];
+        blows.extend(stall.map(|length| Blow::Stall { victim: Victim::Worker, at, length }));
+        let trial = Trial {
+            shape: STEADY,
+            rate: STEADY.capacity * LOAD,
+            length: at + length + Duration::from_secs_f64(AFTER) + MARGIN,
+            change_first: None,
+            blows,
+            seed: stage.options.seed,
+        };
+        for watched in in_groups(stage, &trial, arms).await? {
+            let begun = at.as_secs_f64();
+            let (from, to) = watched.stalls.first().copied().unwrap_or((begun, begun));
+            let without = if stall.is_some() { "in a stall of 1 s" } else { "without a stall" };
+            let what = format!("{without}, {}", watched.arm.plain_title());
+            section.fault(&what, &watched.run.figures(NO_PEAK).faults);
+            let limit = |after: f64| {
+                watched.points.iter().rev().find(|point| point.at <= to + after).map(|point| point.limit)
+            };
+            let shown =
+                |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"));
+            table.rows.push(vec![
+                what.clone(),
+                shown(After::of(&watched, (from, to)).before),
+                shown(limit(1.0)),
+                shown(limit(FOUND_WITHIN)),
+                shown(limit(AFTER)),
+                format!("{:.1}", goodput(&watched, to + LATER, to + AFTER)),
+            ]);
+            let knees = limit(FOUND_WITHIN).map(|limit| limit / HALVED.1);
+            let what = format!("half of the slots lost {what}");
+            section.checks.push(Check::at_most(
+                format!("limit of the knee, 3 s after: {what}"),
+                KNEE,
+                knees,
+                ratio,
+            ));
+            courses.add(&what, false, false, &steps(&watched, (from, to)));
+        }
+    }
+    Ok(table)
+}
+
+/// Good answers per second that began between two times.
+fn goodput(watched: &Watched, from: f64, to: f64) -> f64 {
+    let begun = |sample: &&Sample| sample.is_good() && (from..to).contains(&sample.begun().as_secs_f64());
+    watched.run.samples.iter().filter(begun).count() as f64 / (to - from)
+}
+
+/// No peak is needed to say whether a run counts.
+pub(super) const NO_PEAK: Rate = Rate { requests: 1.0, tokens: 1.0 };

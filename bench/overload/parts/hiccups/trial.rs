@@ -1,0 +1,139 @@
+//! One arm before one worker, with what befalls them meanwhile.
+
+use std::error::Error;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio::time::{Instant, sleep_until};
+
+use super::course::STEP;
+use super::shape::Shape;
+use crate::arrivals::draw;
+use crate::client::Client;
+use crate::drive::{drive, soon, watch};
+use crate::figures::{Rate, Run};
+use crate::gateways::DamFile;
+use crate::limit::{Point, readings};
+use crate::plan::Arm;
+use crate::stage::{Setting, Stage};
+
+/// Who is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Victim {
+    Worker,
+    Gateway,
+}
+
+impl Victim {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// What happens while a trial is measured, at a time since the measurement began.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Blow {
+    /// A process stops where it is, and goes on after `length` as if nothing had been.
+    Stall { victim: Victim, at: Duration, length: Duration },
+    /// The worker changes: JSON for its `/debug/worker`.
+    Change { at: Duration, json: &'static str },
+}
+
+/// What is offered to each arm, and what befalls it.
+#[derive(Clone, Debug)]
+pub(super) struct Trial {
+    pub(super) shape: Shape,
+    /// Requests per second.
+    pub(super) rate: f64,
+    /// How long it is measured, after a warm-up at the same rate.
+    pub(super) length: Duration,
+    /// JSON for the worker's `/debug/worker`, between settling and the warm-up.
+    pub(super) change_first: Option<&'static str>,
+    pub(super) blows: Vec<Blow>,
+    pub(super) seed: u64,
+}
+
+/// What became of an arm. Times are seconds since the measurement began.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    pub(super) arm: Arm,
+    pub(super) run: Run,
+    pub(super) points: Vec<Point>,
+    /// From when to when something stood still.
+    pub(super) stalls: Vec<(f64, f64)>,
+}
+
+/// Runs every arm of every trial at the same moments, each before a worker of its own, so that whatever else this
+/// machine does meets them alike. What became of them comes trial by trial.
+pub(super) async fn side_by_side(
+    stage: &Stage<'_>,
+    trials: &[Trial],
+    arms: &[Arm],
+) -> Result<Vec<Vec<Watched>>, Box<dyn Error>> {
+    let trial = |trial| try_join_all(arms.iter().map(move |arm| Trial::run(trial, stage, *arm)));
+    try_join_all(trials.iter().map(trial)).await
+}
+
+impl Trial {
+    async fn run(&self, stage: &Stage<'_>, arm: Arm) -> Result<Watched, Box<dyn Error>> {
+        let file = DamFile::of(arm, self.shape.size).ok_or("not an arm of the dam")?;
+        let setting = stage.dam(&file, self.shape.size, 1).await?;
+        let settling = self.shape.crowd(self.shape.capacity, stage.options.settling());
+        drive(&setting.client, draw(&settling, self.seed + 1000), soon(), None).await;
+        if let Some(json) = self.change_first {
+            change(&setting, json).await?;
+        }
+
+        let warm_up = stage.options.warm_up();
+        let arrivals = draw(&self.shape.crowd(self.rate, warm_up + self.length), self.seed);
+        let start = soon();
+        let begin = start + warm_up;
+        let end = begin + self.length;
+        let ((spent, (), ()), mut samples, points, stalls) = tokio::join!(
+            watch(setting.gateway.pid(), begin, end, async || ()),
+            drive(&setting.client, arrivals, start, None),
+            readings(&setting, begin, end, STEP),
+            self.deal(&setting, begin),
+        );
+        let good = Rate::of(&samples, warm_up, self.length);
+        samples.retain(|sample| sample.arrival.due >= warm_up);
+        samples.iter_mut().for_each(|sample| sample.arrival.due -= warm_up);
+        let run = Run { samples, good, measured: self.length, spent, readings: None };
+        Ok(Watched { arm, run, points, stalls: stalls? })
+    }
+
+    async fn deal(&self, setting: &Setting, begin: Instant) -> Result<Vec<(f64, f64)>, Box<dyn Error>> {
+        let mut stalls = Vec::new();
+        for blow in &self.blows {
+            match *blow {
+                Blow::Change { at, json } => {
+                    sleep_until(begin + at).await;
+                    change(setting, json).await?;
+                }
+                Blow::Stall { victim, at, length } => {
+                    let server = match victim {
+                        Victim::Worker => &setting.workers[0].0,
+                        Victim::Gateway => setting.gateway.server().ok_or("no gateway to stop")?,
+                    };
+                    sleep_until(begin + at).await;
+                    server.pause()?;
+                    let from = begin.elapsed();
+                    sleep_until(begin + from + length).await;
+                    server.resume()?;
+                    stalls.push((from.as_secs_f64(), begin.elapsed().as_secs_f64()));
+                }
+            }
+        }
+        Ok(stalls)
+    }
+}
+
+async fn change(setting: &Setting, json: &'static str) -> Result<(), Box<dyn Error>> {
+    match Client::new(setting.workers[0].1).post("/debug/worker", json).await? {
+        (200, _) => Ok(()),
+        (status, text) => Err(format!("the worker answered {status} to {json}: {text}").into()),
+    }
+}
