@@ -101,7 +101,7 @@ redis-away: ## Redis killed, and then paused, for 30 s under load; two and a hal
 failover: ## six workers of which one dies or hangs, and 1, 2, 4 workers, with figures; some 5 minutes
 	ARMS="stream stream-untold" PARTS="failover scale" scripts/overload
 
-overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 20 minutes
+overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 35 minutes; ENGINE=llama.cpp or vllm: before a real engine
 	scripts/overload
 
 deny: ## licences, bans and sources of all dependencies; CHECKS=advisories asks the RustSec database

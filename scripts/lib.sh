@@ -72,10 +72,10 @@ start() {
     names+=("$name")
 }
 
-# wait_for PORT PATH STATUS: until the server started last answers so, for 30 s at most.
+# wait_for PORT PATH STATUS [SECONDS]: until the server started last answers so, for 30 s at most or as long as told.
 wait_for() {
     local name=${names[-1]} pid=${started[-1]} tick
-    for ((tick = 0; tick < 300; tick++)); do
+    for ((tick = 0; tick < ${4:-30} * 10; tick++)); do
         [[ $( (http_status "$1" "$2") ) == "$3" ]] && return
         kill -0 "$pid" 2>/dev/null || break
         sleep 0.1

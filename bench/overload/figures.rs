@@ -13,8 +13,8 @@ use crate::section::bare;
 
 /// Beyond this share of a core the generator itself may be what is slow.
 const BUSIEST_GENERATOR: f64 = 0.70;
-/// A request that leaves later than this is late …
-const LATE: Duration = Duration::from_millis(5);
+/// A request that leaves later than this is late, unless a run says otherwise, …
+pub(crate) const LATE: Duration = Duration::from_millis(5);
 /// … and with more than this share of late ones the load is not the one that was drawn.
 const MOST_LATE: f64 = 0.01;
 /// A refusal after this reason has waited in the queue first: its time says nothing of how fast the gateway says no.
@@ -34,12 +34,21 @@ impl Rate {
     /// by when they were due: a queue that grows inside the worker is no goodput yet. And not by when they ended: long
     /// answers would be missing at the start.
     pub(crate) fn of(samples: &[Sample], from: Duration, measured: Duration) -> Self {
+        Self::counted(samples, from, measured, Sample::good_tokens)
+    }
+
+    /// The same of all answers that came to their end, whatever they kept their clients waiting.
+    pub(crate) fn complete(samples: &[Sample], from: Duration, measured: Duration) -> Self {
+        Self::counted(samples, from, measured, Sample::tokens)
+    }
+
+    fn counted(samples: &[Sample], from: Duration, measured: Duration, count: fn(&Sample) -> u32) -> Self {
         let within = from..from + measured;
-        let good = samples.iter().filter(|sample| sample.is_good() && within.contains(&sample.begun()));
         let (mut requests, mut tokens) = (0.0, 0.0);
-        for sample in good {
-            requests += 1.0;
-            tokens += f64::from(sample.good_tokens());
+        for sample in samples.iter().filter(|sample| within.contains(&sample.begun())) {
+            let count = count(sample);
+            requests += if count > 0 { 1.0 } else { 0.0 };
+            tokens += f64::from(count);
         }
         let seconds = measured.as_secs_f64();
         Self { requests: requests / seconds, tokens: tokens / seconds }
@@ -102,6 +111,8 @@ pub(crate) struct Run {
     /// Good answers that began while it was measured.
     pub(crate) good: Rate,
     pub(crate) measured: Duration,
+    /// Requests that left later than this are late.
+    pub(crate) late: Duration,
     pub(crate) spent: Spent,
     /// What the dam said at the start and at the end.
     pub(crate) readings: Option<(Reading, Reading)>,
@@ -138,7 +149,7 @@ pub(crate) struct Figures {
 
 impl Run {
     pub(crate) fn figures(&self, peak: Rate) -> Figures {
-        let Self { samples, good: rate, measured, spent, readings } = self;
+        let Self { samples, good: rate, measured, spent, readings, .. } = self;
         let seconds = measured.as_secs_f64();
         let count = |is: fn(&Sample) -> bool| samples.iter().filter(|sample| is(sample)).count();
         let good = count(Sample::is_good) as f64;
@@ -166,8 +177,36 @@ impl Run {
             gave_up: count(|sample| sample.outcome == Outcome::GaveUp),
             spent: *spent,
             limit: readings.as_ref().and_then(|(_, after)| after.limit),
-            faults: faults(samples, spent),
+            faults: self.faults(),
         }
+    }
+
+    /// Why it does not count.
+    fn faults(&self) -> Vec<String> {
+        let Self { samples, spent, late: most, .. } = self;
+        let mut faults = Vec::new();
+        if samples.is_empty() {
+            faults.push("nothing was offered".to_owned());
+        }
+        if spent.generator > BUSIEST_GENERATOR {
+            faults.push(format!("the generator took {:.0} % of a core", spent.generator * 100.0));
+        }
+        let late = samples.iter().filter(|sample| sample.late > *most).count();
+        if late as f64 > MOST_LATE * samples.len() as f64 {
+            faults.push(format!(
+                "{late} of {} requests left more than {} ms late",
+                samples.len(),
+                most.as_millis()
+            ));
+        }
+        let unseen = |sample: &&Sample| {
+            sample.arrival.streamed && matches!(sample.outcome, Outcome::Served { first: None, .. })
+        };
+        match samples.iter().filter(unseen).count() {
+            0 => {}
+            missing => faults.push(format!("the TTFT of {missing} streams is missing")),
+        }
+        faults
     }
 }
 
@@ -190,33 +229,6 @@ fn errors(samples: &[Sample]) -> String {
     kinds.iter().map(|(kind, count)| format!("{count} × {kind}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Why a run does not count.
-fn faults(samples: &[Sample], spent: &Spent) -> Vec<String> {
-    let mut faults = Vec::new();
-    if samples.is_empty() {
-        faults.push("nothing was offered".to_owned());
-    }
-    if spent.generator > BUSIEST_GENERATOR {
-        faults.push(format!("the generator took {:.0} % of a core", spent.generator * 100.0));
-    }
-    let late = samples.iter().filter(|sample| sample.late > LATE).count();
-    if late as f64 > MOST_LATE * samples.len() as f64 {
-        faults.push(format!(
-            "{late} of {} requests left more than {} ms late",
-            samples.len(),
-            LATE.as_millis()
-        ));
-    }
-    let unseen = |sample: &&Sample| {
-        sample.arrival.streamed && matches!(sample.outcome, Outcome::Served { first: None, .. })
-    };
-    match samples.iter().filter(unseen).count() {
-        0 => {}
-        missing => faults.push(format!("the TTFT of {missing} streams is missing")),
-    }
-    faults
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,7 +244,7 @@ mod tests {
     fn run(samples: Vec<Sample>) -> Run {
         let measured = Duration::from_secs(2);
         let good = Rate::of(&samples, Duration::ZERO, measured);
-        Run { samples, good, measured, spent: Spent::default(), readings: None }
+        Run { samples, good, measured, late: LATE, spent: Spent::default(), readings: None }
     }
 
     #[test]

@@ -77,12 +77,17 @@ impl Sample {
         self.arrival.due + self.first().unwrap_or_default()
     }
 
-    /// Tokens of an answer that counts as goodput.
-    pub(crate) fn good_tokens(&self) -> u32 {
+    /// Tokens of an answer that came to its end.
+    pub(crate) const fn tokens(&self) -> u32 {
         match self.outcome {
-            Outcome::Served { tokens, .. } if self.is_good() => tokens,
+            Outcome::Served { tokens, .. } => tokens,
             _ => 0,
         }
+    }
+
+    /// Tokens of an answer that counts as goodput.
+    pub(crate) fn good_tokens(&self) -> u32 {
+        if self.is_good() { self.tokens() } else { 0 }
     }
 
     pub(crate) const fn is_refused(&self) -> bool {

