@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::arrivals::Arrival;
 use crate::plan::PATIENCE;
+use crate::prompts::Prompts;
 use crate::reader::{Reader, completion_tokens};
 use crate::sample::Outcome;
 
@@ -26,38 +27,25 @@ const IDLE: Duration = Duration::from_secs(5);
 const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 /// Bytes of an answer that is read in one piece, at the most.
 const LARGEST_ANSWER: usize = 4 << 20;
-/// Prompts are cut from this, four bytes to a token.
-const FILLER: &str = "Tell me why water finds its level, ";
-/// Prompts of a varied client are drawn from this, one word for each of so many tokens, within bounds that every real
-/// engine has room for.
-const WORDS: [&str; 16] = [
-    "water", "finds", "its", "own", "level", "because", "the", "pressure", "at", "equal", "depth", "must",
-    "be", "same", "in", "every",
-];
-const TOKENS_PER_WORD: u32 = 5;
-const MOST_WORDS: u32 = 80;
-
 type Sender = SendRequest<Full<Bytes>>;
 
 /// Asks one server, over as many connections as there are requests under way.
 #[derive(Debug)]
 pub(crate) struct Client {
     target: SocketAddr,
-    prompt: String,
-    /// Seeds the words of prompts, where no two are alike.
-    varied: Option<u64>,
+    prompts: Prompts,
     idle: Mutex<Vec<(Sender, Instant)>>,
 }
 
 impl Client {
     pub(crate) fn new(target: SocketAddr) -> Self {
-        Self { target, prompt: FILLER.repeat(200), varied: None, idle: Mutex::default() }
+        Self { target, prompts: Prompts::alike(), idle: Mutex::default() }
     }
 
     /// A client for real engines: no prompt comes twice, because they remember what they have read; and every request
     /// has a connection of its own, because some close theirs after an answer without saying so.
     pub(crate) fn varied(target: SocketAddr) -> Self {
-        Self { varied: Some(fastrand::u64(..)), ..Self::new(target) }
+        Self { prompts: Prompts::varied(), ..Self::new(target) }
     }
 
     /// Makes one request that was due at `due`, and says what became of it.
@@ -93,9 +81,7 @@ impl Client {
     }
 
     fn body(&self, arrival: &Arrival) -> Bytes {
-        let length = (arrival.prompt_tokens as usize * 4).min(self.prompt.len());
-        let words = self.varied.map(|seed| words(arrival, seed));
-        let prompt = words.as_deref().unwrap_or(&self.prompt[..length]);
+        let prompt = self.prompts.of(arrival);
         let stream = arrival.streamed;
         let length = arrival.max_tokens.map(|tokens| format!(r#","max_tokens":{tokens},"ignore_eos":true"#));
         let length = length.unwrap_or_default();
@@ -124,7 +110,7 @@ impl Client {
     }
 
     fn rest(&self, sender: Sender) {
-        if self.varied.is_none() {
+        if matches!(self.prompts, Prompts::Alike(_)) {
             self.idle.lock().push((sender, Instant::now()));
         }
     }
@@ -211,15 +197,6 @@ impl Client {
     }
 }
 
-/// A prompt of its own for each arrival.
-fn words(arrival: &Arrival, seed: u64) -> String {
-    let due = arrival.due.as_nanos() as u64;
-    let mut random = fastrand::Rng::with_seed(seed ^ due.rotate_left(16) ^ u64::from(arrival.caller));
-    let count = (arrival.prompt_tokens / TOKENS_PER_WORD).clamp(1, MOST_WORDS);
-    let words: Vec<&str> = (0..count).map(|_| WORDS[random.usize(..WORDS.len())]).collect();
-    words.join(" ")
-}
-
 fn reason(headers: &HeaderMap) -> String {
     let reason = headers.get("x-traffic-dam-reason").and_then(|reason| reason.to_str().ok());
     reason.unwrap_or_default().to_owned()
@@ -247,22 +224,6 @@ mod tests {
             .iter()
             .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
             .collect()
-    }
-
-    #[test]
-    fn prompts_of_a_varied_client_are_all_different() {
-        let arrival = |millis, prompt_tokens| Arrival {
-            due: Duration::from_millis(millis),
-            caller: 0,
-            class: crate::arrivals::Class::Interactive,
-            streamed: true,
-            prompt_tokens,
-            max_tokens: None,
-        };
-        let all: std::collections::HashSet<String> = (0..500).map(|ms| words(&arrival(ms, 150), 7)).collect();
-        assert_eq!(all.len(), 500);
-        assert!(all.iter().all(|prompt| prompt.split(' ').count() == 30));
-        assert_eq!(words(&arrival(1, 1500), 7).split(' ').count(), MOST_WORDS as usize);
     }
 
     #[test]

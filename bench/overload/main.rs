@@ -16,6 +16,7 @@ mod machine;
 mod parts;
 mod picture;
 mod plan;
+mod prompts;
 mod reader;
 mod sample;
 mod scrape;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Spec;
+use super::sequence::{Batch, Sequence};
 use crate::clock::Nanos;
 
 /// What happened to a sequence.
@@ -36,53 +37,6 @@ pub struct TooLong {
     pub prompt: u64,
     /// Tokens the KV cache holds.
     pub kv_tokens: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Sequence {
-    id: u64,
-    prompt: u64,
-    /// Tokens to yield in all.
-    output: u32,
-    /// Tokens yielded so far; they survive a preemption.
-    generated: u32,
-    /// What must be computed before the next token: the prompt, and after a preemption what it had generated too.
-    prefill: u64,
-    /// Tokens computed and held in the KV cache, those of the step that runs included; zero while it waits.
-    held: u64,
-    /// Whether the step that runs yields a token of it.
-    yields: bool,
-    /// From its slot to its first token, when its prompt is read apart from the steps.
-    reading: Option<Duration>,
-}
-
-/// What is in a step.
-#[derive(Default)]
-struct Batch {
-    sequences: u32,
-    prompt_tokens: u64,
-}
-
-impl Sequence {
-    /// Tokens the next step would compute of it: one when it decodes, else a chunk of its prompt.
-    fn next_tokens(&self, budget: u64) -> u64 {
-        self.prefill.saturating_sub(self.held).max(1).min(budget)
-    }
-
-    /// How long it will hold a slot before it joins the steps; `None` when they read its prompt, and what a preempted
-    /// sequence has generated.
-    fn apart(&self) -> Option<Duration> {
-        self.reading.filter(|_| self.generated == 0)
-    }
-
-    fn plan(&mut self, tokens: u64, batch: &mut Batch) {
-        batch.sequences += 1;
-        if self.held < self.prefill {
-            batch.prompt_tokens += tokens;
-        }
-        self.held += tokens;
-        self.yields = self.held >= self.prefill;
-    }
 }
 
 /// A worker in virtual time.

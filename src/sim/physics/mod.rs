@@ -21,6 +21,7 @@
 mod engine;
 mod first_tokens;
 mod lengths;
+mod sequence;
 mod spec;
 
 pub use engine::{Engine, Event, TooLong};

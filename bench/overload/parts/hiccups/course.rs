@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use traffic_dam::evidence::stats::mean;
 
-use super::trial::Watched;
+use super::trial::TrialRun;
 use crate::sample::{Outcome, Sample};
 
 /// What is counted and read is counted and read in steps of this.
@@ -37,7 +37,7 @@ pub(super) struct Step {
 }
 
 /// The steps around the stall that began at `from` and ended at `to`.
-pub(super) fn steps(watched: &Watched, (from, to): (f64, f64)) -> Vec<Step> {
+pub(super) fn steps(watched: &TrialRun, (from, to): (f64, f64)) -> Vec<Step> {
     let count = ((BEFORE + (to - from) + AFTER) * PER_SECOND).round() as usize;
     let mut steps: Vec<Step> =
         (0..count).map(|index| Step { at: index as f64 / PER_SECOND - BEFORE, ..Step::default() }).collect();
@@ -76,6 +76,8 @@ pub(super) struct After {
     pub(super) soon: Option<f64>,
     /// The least limit from then on.
     pub(super) least: Option<f64>,
+    /// Requests due before it that were refused: with any of them, the limit was too low already.
+    pub(super) refused_before: usize,
     /// Requests that were due while it lasted.
     pub(super) offered: usize,
     /// Requests due from its start to the end of what is looked at that were refused.
@@ -86,7 +88,7 @@ pub(super) struct After {
 
 impl After {
     /// Of the stall that began at `from` and ended at `to`.
-    pub(super) fn of(watched: &Watched, (from, to): (f64, f64)) -> Self {
+    pub(super) fn of(watched: &TrialRun, (from, to): (f64, f64)) -> Self {
         let limits = |times: Range<f64>| -> Vec<f64> {
             watched.points.iter().filter(|point| times.contains(&point.at)).map(|point| point.limit).collect()
         };
@@ -101,6 +103,7 @@ impl After {
             before: mean(&limits(from - BEFORE..from)),
             soon: later.first().copied(),
             least: later.iter().copied().reduce(f64::min),
+            refused_before: due(0.0..from).filter(|sample| sample.is_refused()).count(),
             offered: due(from..to).count(),
             refused: due(from..to + AFTER).filter(|sample| sample.is_refused()).count(),
             good: (after > 0).then(|| good as f64 / after as f64),
@@ -139,7 +142,7 @@ mod tests {
     }
 
     /// A stall from 1 s to 2 s: a limit of 60 falls to 6 half a second later and is back at 4 s.
-    fn watched() -> Watched {
+    fn watched() -> TrialRun {
         let limit = |at: f64| if (2.5..4.0).contains(&at) { 6.0 } else { 60.0 };
         let points =
             (0..120).map(|index| f64::from(index) / 10.0 + 0.02).filter(|at| !(1.0..2.0).contains(at));
@@ -154,7 +157,7 @@ mod tests {
         ];
         let (measured, good) = (Duration::from_secs(12), Rate { requests: 0.0, tokens: 0.0 });
         let run = Run { samples, good, measured, late: LATE, spent: Spent::default(), readings: None };
-        Watched { arm: Arm::Stream, run, points, stalls: vec![(1.0, 2.0)] }
+        TrialRun { arm: Arm::Stream, run, points, stalls: vec![(1.0, 2.0)] }
     }
 
     #[test]
@@ -175,7 +178,7 @@ mod tests {
     fn a_stall_is_judged_by_what_came_after_it() {
         let after = After::of(&watched(), (1.0, 2.0));
         assert_eq!((after.before, after.soon, after.least), (Some(60.0), Some(6.0), Some(6.0)));
-        assert_eq!((after.offered, after.refused), (2, 2));
+        assert_eq!((after.refused_before, after.offered, after.refused), (0, 2, 2));
         assert_eq!(after.of_before(after.soon), Some(0.1));
         assert!((after.refused_of_offered() - 1.0).abs() < 1e-9);
         // One of the three that were due in the ten seconds after it.

@@ -7,7 +7,7 @@ use traffic_dam::evidence::stats::{quantile, sorted};
 
 use super::shape::{CACHED_8, CACHED_64, HALF_CACHED, JITTER, SPIKES, SPREAD, STEADY, Shape};
 use super::stalls::{LOAD, NO_PEAK};
-use super::trial::{Blow, Trial, Victim, Watched, side_by_side};
+use super::trial::{Disturbance, Process, Trial, TrialRun, side_by_side};
 use crate::limit::Span;
 use crate::parts::say;
 use crate::plan::Arm;
@@ -50,14 +50,17 @@ pub(super) async fn repeated(
     // A minute, unless the run is a short one.
     let stalls = (stage.options.seconds * 3 / 4).max(2) as u32;
     for (load, least) in REPEATED {
-        let blow =
-            |index| Blow::Stall { victim: Victim::Worker, at: APART * index + APART / 2, length: STALL };
+        let disturbance = |index| Disturbance::Stall {
+            process: Process::Worker,
+            at: APART * index + APART / 2,
+            length: STALL,
+        };
         let trial = Trial {
             shape: STEADY,
             rate: STEADY.capacity * load,
             length: APART * stalls,
             change_first: None,
-            blows: (0..stalls).map(blow).collect(),
+            disturbances: (0..stalls).map(disturbance).collect(),
             seed: stage.options.seed,
         };
         let all = side_by_side(stage, &[trial], &with_slots(arms)).await?.concat();
@@ -88,7 +91,7 @@ pub(super) async fn mixes(
             rate: shape.capacity * MIX_LOAD,
             length: stage.options.measured() * 2,
             change_first,
-            blows: Vec::new(),
+            disturbances: Vec::new(),
             seed: stage.options.seed + round,
         };
         let trials: Vec<Trial> = (0..ROUNDS).map(trial).collect();
@@ -137,7 +140,7 @@ pub(super) async fn jitter(
         rate: shape.capacity * LOAD,
         length: stage.options.measured() * 3,
         change_first: None,
-        blows: Vec::new(),
+        disturbances: Vec::new(),
         seed: stage.options.seed,
     });
     for (trial, all) in trials.iter().zip(side_by_side(stage, &trials, arms).await?) {
@@ -159,13 +162,13 @@ fn with_slots(arms: &[Arm]) -> Vec<Arm> {
 }
 
 /// The goodput of each, relative to that of the first.
-fn ratios(all: &[Watched]) -> Vec<Option<f64>> {
-    let of = |watched: &Watched| watched.run.good.requests;
+fn ratios(all: &[TrialRun]) -> Vec<Option<f64>> {
+    let of = |watched: &TrialRun| watched.run.good.requests;
     let first = all.first().map(of).filter(|first| *first > 0.0);
     all.iter().map(|watched| first.map(|first| of(watched) / first)).collect()
 }
 
-fn push(table: &mut Table, what: &str, watched: &Watched, of_slots: Option<f64>) {
+fn push(table: &mut Table, what: &str, watched: &TrialRun, of_slots: Option<f64>) {
     let figures = watched.run.figures(NO_PEAK);
     let limit = Span::of(&watched.points).map_or_else(|| "–".to_owned(), |span| span.to_string());
     let of_slots = of_slots.map_or_else(|| "–".to_owned(), ratio);

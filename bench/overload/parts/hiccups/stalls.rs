@@ -7,7 +7,7 @@ use traffic_dam::evidence::chart::Line;
 
 use super::course::{AFTER, After, BACK, BEFORE, Step, steps};
 use super::shape::{ROOMY, STEADY, Shape};
-use super::trial::{Blow, Trial, Victim, Watched, side_by_side};
+use super::trial::{Disturbance, Process, Trial, TrialRun, side_by_side};
 use crate::figures::Rate;
 use crate::parts::say;
 use crate::plan::Arm;
@@ -79,7 +79,7 @@ pub(super) async fn once(
     courses: &mut Courses,
 ) -> Result<Table, Box<dyn Error>> {
     let mut table = Table::new([
-        "stopped once, at 0.8×",
+        "stopped once",
         "limit before",
         "1 s after",
         "least later",
@@ -88,11 +88,11 @@ pub(super) async fn once(
         "refused",
         "goodput of the next 10 s",
     ]);
-    for (shape, rate, victim, stalls) in [
-        (STEADY, STEADY.capacity * LOAD, Victim::Worker, &STALLS[..]),
-        (STEADY, STEADY.capacity * LOAD, Victim::Gateway, &STALLS[..]),
-        (ROOMY, ROOMY.capacity, Victim::Worker, &ROOMY_STALLS[..]),
-        (ROOMY, ROOMY.capacity, Victim::Gateway, &ROOMY_STALLS[1..]),
+    for (shape, rate, process, stalls) in [
+        (STEADY, STEADY.capacity * LOAD, Process::Worker, &STALLS[..]),
+        (STEADY, STEADY.capacity * LOAD, Process::Gateway, &STALLS[..]),
+        (ROOMY, ROOMY.capacity, Process::Worker, &ROOMY_STALLS[..]),
+        (ROOMY, ROOMY.capacity, Process::Gateway, &ROOMY_STALLS[1..]),
     ] {
         for &length in stalls {
             let at = Duration::from_secs_f64(BEFORE) + MARGIN;
@@ -101,30 +101,27 @@ pub(super) async fn once(
                 rate,
                 length: at + length + Duration::from_secs_f64(AFTER) + MARGIN,
                 change_first: None,
-                blows: vec![Blow::Stall { victim, at, length }],
+                disturbances: vec![Disturbance::Stall { process, at, length }],
                 seed: stage.options.seed,
             };
             let pictured = shape.title == STEADY.title && length == LONGEST;
-            for watched in in_groups(stage, &trial, arms).await? {
+            for watched in side_by_side(stage, &[trial], &arms_of(&shape, arms)).await?.concat() {
                 let what =
-                    format!("{}, {} s, {}", victim.name(), length.as_secs_f64(), of(&shape, watched.arm));
+                    format!("{}, {} s, {}", process.name(), length.as_secs_f64(), of(&shape, watched.arm));
                 row(&what, &watched, section, &mut table)?;
                 let steps = steps(&watched, watched.stalls[0]);
-                courses.add(&what, victim == Victim::Worker, pictured, &steps);
+                courses.add(&what, process == Process::Worker, pictured, &steps);
             }
         }
     }
     Ok(table)
 }
 
-/// Side by side where the machine carries that: not at hundreds of requests a second.
-async fn in_groups(stage: &Stage<'_>, trial: &Trial, arms: &[Arm]) -> Result<Vec<Watched>, Box<dyn Error>> {
-    let size = if trial.rate > 200.0 { 1 } else { arms.len().max(1) };
-    let mut all = Vec::new();
-    for group in arms.chunks(size) {
-        all.extend(side_by_side(stage, std::slice::from_ref(trial), group).await?.into_iter().flatten());
-    }
-    Ok(all)
+/// All arms before the usual worker; before the large one, which fills the machine alone, that which is not told its
+/// size: a limit of thousands that is told says nothing.
+fn arms_of(shape: &Shape, arms: &[Arm]) -> Vec<Arm> {
+    let usual = shape.title == STEADY.title;
+    arms.iter().copied().filter(|arm| usual || *arm == Arm::StreamUntold).collect()
 }
 
 /// The arm's name, with the worker's where it is not the usual one.
@@ -138,13 +135,17 @@ fn of(shape: &Shape, arm: Arm) -> String {
 
 fn row(
     what: &str,
-    watched: &Watched,
+    watched: &TrialRun,
     section: &mut Section,
     table: &mut Table,
 ) -> Result<(), Box<dyn Error>> {
     let stall = *watched.stalls.first().ok_or("nothing was stopped")?;
     let after = After::of(watched, stall);
-    section.fault(what, &watched.run.figures(NO_PEAK).faults);
+    let mut faults = watched.run.figures(NO_PEAK).faults;
+    if after.refused_before > 0 {
+        faults.push(format!("{} requests were refused before anything was stopped", after.refused_before));
+    }
+    section.fault(what, &faults);
     let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"));
     let share = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), percent);
     table.rows.push(vec![
@@ -189,17 +190,17 @@ pub(super) async fn halved(
     for stall in [None, Some(LONGEST)] {
         let at = Duration::from_secs_f64(BEFORE) + MARGIN;
         let length = stall.unwrap_or_default();
-        let mut blows = vec![Blow::Change { at, json: HALVED.0 }];
-        blows.extend(stall.map(|length| Blow::Stall { victim: Victim::Worker, at, length }));
+        let mut disturbances = vec![Disturbance::Change { at, json: HALVED.0 }];
+        disturbances.extend(stall.map(|length| Disturbance::Stall { process: Process::Worker, at, length }));
         let trial = Trial {
             shape: STEADY,
             rate: STEADY.capacity * LOAD,
             length: at + length + Duration::from_secs_f64(AFTER) + MARGIN,
             change_first: None,
-            blows,
+            disturbances,
             seed: stage.options.seed,
         };
-        for watched in in_groups(stage, &trial, arms).await? {
+        for watched in side_by_side(stage, &[trial], arms).await?.concat() {
             let begun = at.as_secs_f64();
             let (from, to) = watched.stalls.first().copied().unwrap_or((begun, begun));
             let without = if stall.is_some() { "in a stall of 1 s" } else { "without a stall" };
@@ -233,7 +234,7 @@ pub(super) async fn halved(
 }
 
 /// Good answers per second that began between two times.
-fn goodput(watched: &Watched, from: f64, to: f64) -> f64 {
+fn goodput(watched: &TrialRun, from: f64, to: f64) -> f64 {
     let begun = |sample: &&Sample| sample.is_good() && (from..to).contains(&sample.begun().as_secs_f64());
     watched.run.samples.iter().filter(begun).count() as f64 / (to - from)
 }

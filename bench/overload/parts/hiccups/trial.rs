@@ -19,12 +19,12 @@ use crate::stage::{Setting, Stage};
 
 /// Who is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Victim {
+pub(super) enum Process {
     Worker,
     Gateway,
 }
 
-impl Victim {
+impl Process {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Worker => "worker",
@@ -35,9 +35,9 @@ impl Victim {
 
 /// What happens while a trial is measured, at a time since the measurement began.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Blow {
+pub(super) enum Disturbance {
     /// A process stops where it is, and goes on after `length` as if nothing had been.
-    Stall { victim: Victim, at: Duration, length: Duration },
+    Stall { process: Process, at: Duration, length: Duration },
     /// The worker changes: JSON for its `/debug/worker`.
     Change { at: Duration, json: &'static str },
 }
@@ -52,13 +52,13 @@ pub(super) struct Trial {
     pub(super) length: Duration,
     /// JSON for the worker's `/debug/worker`, between settling and the warm-up.
     pub(super) change_first: Option<&'static str>,
-    pub(super) blows: Vec<Blow>,
+    pub(super) disturbances: Vec<Disturbance>,
     pub(super) seed: u64,
 }
 
 /// What became of an arm. Times are seconds since the measurement began.
 #[derive(Clone, Debug)]
-pub(super) struct Watched {
+pub(super) struct TrialRun {
     pub(super) arm: Arm,
     pub(super) run: Run,
     pub(super) points: Vec<Point>,
@@ -72,13 +72,13 @@ pub(super) async fn side_by_side(
     stage: &Stage<'_>,
     trials: &[Trial],
     arms: &[Arm],
-) -> Result<Vec<Vec<Watched>>, Box<dyn Error>> {
+) -> Result<Vec<Vec<TrialRun>>, Box<dyn Error>> {
     let trial = |trial| try_join_all(arms.iter().map(move |arm| Trial::run(trial, stage, *arm)));
     try_join_all(trials.iter().map(trial)).await
 }
 
 impl Trial {
-    async fn run(&self, stage: &Stage<'_>, arm: Arm) -> Result<Watched, Box<dyn Error>> {
+    async fn run(&self, stage: &Stage<'_>, arm: Arm) -> Result<TrialRun, Box<dyn Error>> {
         let file = DamFile::of(arm, self.shape.size).ok_or("not an arm of the dam")?;
         let setting = stage.dam(&file, self.shape.size, 1).await?;
         let settling = self.shape.crowd(self.shape.capacity, stage.options.settling());
@@ -96,27 +96,27 @@ impl Trial {
             watch(setting.gateway.pid(), begin, end, async || ()),
             drive(&setting.client, arrivals, start, None),
             readings(&setting, begin, end, STEP),
-            self.deal(&setting, begin),
+            self.disturb(&setting, begin),
         );
         let good = Rate::of(&samples, warm_up, self.length);
         samples.retain(|sample| sample.arrival.due >= warm_up);
         samples.iter_mut().for_each(|sample| sample.arrival.due -= warm_up);
         let run = Run { samples, good, measured: self.length, late: LATE, spent, readings: None };
-        Ok(Watched { arm, run, points, stalls: stalls? })
+        Ok(TrialRun { arm, run, points, stalls: stalls? })
     }
 
-    async fn deal(&self, setting: &Setting, begin: Instant) -> Result<Vec<(f64, f64)>, Box<dyn Error>> {
+    async fn disturb(&self, setting: &Setting, begin: Instant) -> Result<Vec<(f64, f64)>, Box<dyn Error>> {
         let mut stalls = Vec::new();
-        for blow in &self.blows {
-            match *blow {
-                Blow::Change { at, json } => {
+        for disturbance in &self.disturbances {
+            match *disturbance {
+                Disturbance::Change { at, json } => {
                     sleep_until(begin + at).await;
                     change(setting, json).await?;
                 }
-                Blow::Stall { victim, at, length } => {
-                    let server = match victim {
-                        Victim::Worker => &setting.workers[0].0,
-                        Victim::Gateway => setting.gateway.server().ok_or("no gateway to stop")?,
+                Disturbance::Stall { process, at, length } => {
+                    let server = match process {
+                        Process::Worker => &setting.workers[0].0,
+                        Process::Gateway => setting.gateway.server().ok_or("no gateway to stop")?,
                     };
                     sleep_until(begin + at).await;
                     server.pause()?;
