@@ -21,19 +21,19 @@ use crate::stage::{MIXING, Setting, Stage, closed_loop};
 
 /// Answers: the client says how long they are, and the engine obeys.
 const OUTPUT: Output = Output::Asked { median: 60.0, sigma: 0.3 };
-/// What is measured against must not be a matter of chance.
+/// The capacity must not be a matter of chance.
 const LEAST_LOOK: Duration = Duration::from_secs(20);
 /// The engine's first tokens take hundreds of milliseconds, and the generator shares two cores with it.
 const LATE: Duration = Duration::from_millis(50);
-/// How often the limit is read.
+/// Time between two readings of the limit.
 const STEP: Duration = Duration::from_millis(500);
 /// Between two runs: the engine has noticed by then that clients have gone.
 const REST: Duration = Duration::from_secs(1);
 const CROWD: u32 = 20;
-/// What the adaptive limit must reach, of the goodput of `limit: slots`.
+/// The least goodput of an adaptive limit, relative to `limit: slots`.
 const LEAST: f64 = 0.95;
 
-/// What one arm came to in one turn.
+/// One arm in one turn.
 struct Turn {
     good: Rate,
     figures: Figures,

@@ -8,27 +8,27 @@ use traffic_dam::evidence::stats::mean;
 use super::trial::TrialRun;
 use crate::sample::{Outcome, Sample};
 
-/// What is counted and read is counted and read in steps of this.
+/// The length of a step.
 pub(super) const STEP: Duration = Duration::from_millis(100);
 const PER_SECOND: f64 = 10.0;
-/// What was read longer ago than this, in seconds, is not known: the gateway says nothing. Readings come a step apart,
-/// and some milliseconds late.
+/// Seconds after which a reading is too old for a step: the gateway says nothing. Readings come a step apart, and some
+/// milliseconds late.
 const STALE: f64 = 0.15;
-/// How long is looked before a stall, in seconds …
+/// Seconds that are looked at before a stall.
 pub(super) const BEFORE: f64 = 1.0;
-/// … and after it.
+/// Seconds that are looked at after it.
 pub(super) const AFTER: f64 = 10.0;
-/// So long after the end of a stall the limit must be back, in seconds, …
+/// Seconds after the end of a stall at which the limit must be back …
 const BACK_WITHIN: f64 = 1.0;
-/// … which it is at this share of what it was.
+/// … at this share of what it was before.
 pub(super) const BACK: f64 = 0.9;
 
-/// A tenth of a second.
+/// One step of a course.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Step {
     /// Seconds from the start of the stall to that of the step.
     pub(super) at: f64,
-    /// As last read; `None` when the gateway said nothing.
+    /// The last reading; `None` while the gateway says nothing.
     pub(super) limit: Option<f64>,
     pub(super) in_flight: Option<f64>,
     /// First tokens of good answers.
@@ -67,7 +67,7 @@ pub(super) fn steps(watched: &TrialRun, (from, to): (f64, f64)) -> Vec<Step> {
     steps
 }
 
-/// What a stall comes to.
+/// The effect of a stall.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct After {
     /// The limit in the second before.

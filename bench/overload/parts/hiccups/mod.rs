@@ -1,6 +1,7 @@
 //! Stalls, jitter and spread of first tokens: what is no sign of too much load, and must not be taken for one.
 
 mod course;
+mod courses;
 mod paired;
 mod shape;
 mod stalls;
@@ -13,7 +14,7 @@ use crate::picture;
 use crate::plan::Arm;
 use crate::section::Section;
 use crate::stage::Stage;
-use stalls::Courses;
+use courses::Courses;
 
 const TEXT: &str = "\
 The worker has 64 slots, 100 ms to the first token and 15 ms between tokens; answers have 100 tokens, which makes 40 per

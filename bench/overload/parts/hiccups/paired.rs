@@ -14,7 +14,7 @@ use crate::plan::Arm;
 use crate::section::{Check, Section, Table, bare, percent, ratio};
 use crate::stage::Stage;
 
-/// Stalls that come again and again: so long, and so far apart.
+/// Stalls that come again and again: their length, and from one start to the next.
 const STALL: Duration = Duration::from_millis(300);
 const APART: Duration = Duration::from_secs(10);
 /// At these loads, with the least goodput relative to `limit: slots`.
@@ -27,7 +27,7 @@ const MIX_LOAD: f64 = 2.0;
 /// Pairs of each mix.
 const ROUNDS: u64 = 3;
 
-/// Of what is offered below the capacity, no more may be refused because of jitter.
+/// The largest share of requests that jitter may have refused below the capacity.
 const MOST_REFUSED: f64 = 0.005;
 
 /// The head of a table of ratios, after its first column.

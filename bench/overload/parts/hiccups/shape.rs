@@ -1,4 +1,4 @@
-//! The workers that hiccup: how fast they are, and what is asked of them.
+//! The workers of this part: how fast they are, and what is asked of them.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// A crowd that offers so many requests per second.
+    /// A crowd that offers `rate` requests per second.
     pub(super) fn crowd(&self, rate: f64, until: Duration) -> Vec<Source> {
         let output = Output::Asked { median: f64::from(self.tokens), sigma: 0.0 };
         let crowd = Source::crowd(CROWD, rate, until);
@@ -94,7 +94,7 @@ const CACHED: &[(&str, &str)] = &[
     ("--token-time", "20ms"),
     ("--token-time-per-seq", "0us"),
 ];
-/// What makes half of the prompts new ones.
+/// Makes half of the prompts new ones.
 pub(super) const HALF_CACHED: &str = r#"{"cached_share": 0.5}"#;
 pub(super) const CACHED_8: Shape =
     Shape { title: "cached and new prompts, batch 8", size: size(8, CACHED), tokens: 40, capacity: 8.0 };

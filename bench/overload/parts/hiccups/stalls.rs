@@ -3,73 +3,34 @@
 use std::error::Error;
 use std::time::Duration;
 
-use traffic_dam::evidence::chart::Line;
-
-use super::course::{AFTER, After, BACK, BEFORE, Step, steps};
+use super::course::{AFTER, After, BACK, BEFORE, steps};
+use super::courses::Courses;
 use super::shape::{ROOMY, STEADY, Shape};
 use super::trial::{Disturbance, Process, Trial, TrialRun, side_by_side};
 use crate::figures::Rate;
-use crate::parts::say;
 use crate::plan::Arm;
 use crate::sample::Sample;
 use crate::section::{Check, Section, Table, percent, ratio};
 use crate::stage::Stage;
 
-/// Offered while something stalls.
+/// The load while something stalls, relative to the capacity.
 pub(super) const LOAD: f64 = 0.8;
 /// The stall of the pictures, and of the worker that loses slots.
 const LONGEST: Duration = Duration::from_secs(1);
 const STALLS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(300), LONGEST];
 /// At 800 requests/s a second is a long time.
 const ROOMY_STALLS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(600)];
-/// A trial goes on for a little longer than is looked at, so that no step lacks its end.
+/// A trial goes on for a little longer than it is looked at, so that the last step is whole.
 const MARGIN: Duration = Duration::from_millis(300);
-/// First tokens are too few to be counted by a tenth of a second in a picture.
-const SMOOTHED: usize = 5;
 
-/// What half of the slots are, as JSON and as a number.
+/// Half of the slots, as JSON and as a number.
 const HALVED: (&str, f64) = (r#"{"slots": 32}"#, 32.0);
-/// So much of the new knee may be left of the limit …
+/// The highest limit that is right for the slots that are left, relative to their number.
 const KNEE: f64 = 1.2;
-/// … so many seconds after the slots were lost, or after the stall in which they were.
+/// Seconds until the limit must be that low, from the loss or from the end of the stall in which it happened.
 const FOUND_WITHIN: f64 = 3.0;
-/// From then on goodput shows what the limit that was found is worth.
+/// Seconds after which goodput is counted: it shows whether the limit was cut too far.
 const LATER: f64 = 5.0;
-
-/// The courses of all stalls: a section's table, its checks, its pictures, and a row for each step.
-#[derive(Debug, Default)]
-pub(super) struct Courses {
-    pub(super) limits: Vec<Line>,
-    pub(super) goodput: Vec<Line>,
-    /// Lines of `hiccups.csv`.
-    pub(super) rows: Vec<String>,
-}
-
-impl Courses {
-    fn add(&mut self, what: &str, thick: bool, pictured: bool, steps: &[Step]) {
-        let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"));
-        let line = |name: &str, values: Vec<String>| say(format_args!("  {name}: {}", values.join(" ")));
-        say(format_args!("{what}, by 100 ms from {BEFORE:.0} s before:"));
-        line("limit", steps.iter().map(|step| shown(step.limit)).collect());
-        line("in flight", steps.iter().map(|step| shown(step.in_flight)).collect());
-        line("good", steps.iter().map(|step| step.good.to_string()).collect());
-        line("refused", steps.iter().map(|step| step.refused.to_string()).collect());
-        let bare = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.0}"));
-        self.rows.extend(steps.iter().map(|step| {
-            let (limit, in_flight) = (bare(step.limit), bare(step.in_flight));
-            format!("\"{what}\",{:.1},{limit},{in_flight},{},{}", step.at, step.good, step.refused)
-        }));
-        if pictured {
-            let limits = steps.iter().filter_map(|step| Some((step.at, step.limit?))).collect();
-            self.limits.push(Line::new(what, thick, limits));
-            let rate = |window: &[Step]| {
-                let good: u32 = window.iter().map(|step| step.good).sum();
-                (window[SMOOTHED / 2].at, f64::from(good) * 10.0 / SMOOTHED as f64)
-            };
-            self.goodput.push(Line::new(what, thick, steps.windows(SMOOTHED).map(rate).collect()));
-        }
-    }
-}
 
 /// Each stall once, of the worker and of the gateway.
 pub(super) async fn once(
@@ -104,13 +65,15 @@ pub(super) async fn once(
                 disturbances: vec![Disturbance::Stall { process, at, length }],
                 seed: stage.options.seed,
             };
-            let pictured = shape.title == STEADY.title && length == LONGEST;
             for watched in side_by_side(stage, &[trial], &arms_of(&shape, arms)).await?.concat() {
                 let what =
                     format!("{}, {} s, {}", process.name(), length.as_secs_f64(), of(&shape, watched.arm));
                 row(&what, &watched, section, &mut table)?;
                 let steps = steps(&watched, watched.stalls[0]);
-                courses.add(&what, process == Process::Worker, pictured, &steps);
+                let told = if watched.arm == Arm::StreamUntold { "size not told" } else { "size told" };
+                let name = (format!("{}, {told}", process.name()), process == Process::Worker);
+                let pictured = shape.title == STEADY.title && length == LONGEST;
+                courses.add(&what, pictured.then_some(name), &steps);
             }
         }
     }
@@ -227,7 +190,7 @@ pub(super) async fn halved(
                 knees,
                 ratio,
             ));
-            courses.add(&what, false, false, &steps(&watched, (from, to)));
+            courses.add(&what, None, &steps(&watched, (from, to)));
         }
     }
     Ok(table)

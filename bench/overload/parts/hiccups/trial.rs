@@ -1,4 +1,4 @@
-//! One arm before one worker, with what befalls them meanwhile.
+//! One arm before one worker, and what disturbs them meanwhile.
 
 use std::error::Error;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::limit::{Point, readings};
 use crate::plan::Arm;
 use crate::stage::{Setting, Stage};
 
-/// Who is stopped.
+/// The process that is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Process {
     Worker,
@@ -33,22 +33,22 @@ impl Process {
     }
 }
 
-/// What happens while a trial is measured, at a time since the measurement began.
+/// A disturbance at a time since the measurement began.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Disturbance {
-    /// A process stops where it is, and goes on after `length` as if nothing had been.
+    /// SIGSTOP, and SIGCONT after `length`.
     Stall { process: Process, at: Duration, length: Duration },
     /// The worker changes: JSON for its `/debug/worker`.
     Change { at: Duration, json: &'static str },
 }
 
-/// What is offered to each arm, and what befalls it.
+/// What each arm is offered, and what disturbs it.
 #[derive(Clone, Debug)]
 pub(super) struct Trial {
     pub(super) shape: Shape,
     /// Requests per second.
     pub(super) rate: f64,
-    /// How long it is measured, after a warm-up at the same rate.
+    /// The time that is measured, after a warm-up at the same rate.
     pub(super) length: Duration,
     /// JSON for the worker's `/debug/worker`, between settling and the warm-up.
     pub(super) change_first: Option<&'static str>,
@@ -56,18 +56,18 @@ pub(super) struct Trial {
     pub(super) seed: u64,
 }
 
-/// What became of an arm. Times are seconds since the measurement began.
+/// One arm's run. Times are seconds since the measurement began.
 #[derive(Clone, Debug)]
 pub(super) struct TrialRun {
     pub(super) arm: Arm,
     pub(super) run: Run,
     pub(super) points: Vec<Point>,
-    /// From when to when something stood still.
+    /// Start and end of each stall.
     pub(super) stalls: Vec<(f64, f64)>,
 }
 
-/// Runs every arm of every trial at the same moments, each before a worker of its own, so that whatever else this
-/// machine does meets them alike. What became of them comes trial by trial.
+/// Runs every arm of every trial at the same moments, each before a worker of its own, so that noise on this machine
+/// meets them alike. One list of runs for each trial, in the order of `arms`.
 pub(super) async fn side_by_side(
     stage: &Stage<'_>,
     trials: &[Trial],
