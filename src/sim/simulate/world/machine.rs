@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::clock::Nanos;
-use crate::sim::physics::{Engine, Spec};
+use crate::sim::physics::{Engine, FirstTokens, Spec};
 use crate::sim::simulate::capacity::Shares;
+use crate::sim::simulate::scenario::Group;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -22,6 +23,7 @@ pub(super) struct Machine {
     pub(super) engine: Engine,
     /// The size and speed it has when healthy.
     spec: Spec,
+    pub(super) first_tokens: FirstTokens,
     /// The next of its steps that the agenda knows of.
     pub(super) planned: Option<Nanos>,
     pub(super) preempted: u64,
@@ -30,13 +32,16 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(group: usize, spec: Spec) -> Self {
+    pub(super) fn new(group: usize, kind: &Group, seed: u64) -> Self {
+        let spec = kind.spec();
+        let first_tokens = FirstTokens::new(kind.first_token.spread(), seed);
         let engine = Engine::new(spec.clone());
         Self {
             group,
             state: State::Alive,
             engine,
             spec,
+            first_tokens,
             planned: None,
             preempted: 0,
             stopped_until: Nanos::ZERO,
