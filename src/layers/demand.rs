@@ -171,7 +171,7 @@ impl Tied for Lesson {}
 impl Drop for Lesson {
     fn drop(&mut self) {
         // An answer that was cut short says nothing of its length.
-        if self.flight.ending() != Ending::Complete {
+        if self.flight.ending() != Ending::Complete || self.flight.erred().is_some() {
             return;
         }
         let Intake { estimates, metrics, .. } = &*self.intake;
@@ -180,7 +180,7 @@ impl Drop for Lesson {
         if output > 0 {
             estimates.learn_output(&self.caller, model, output / self.sequences);
         }
-        if let Some((prompt, output)) = self.flight.usage() {
+        if let Some((prompt, output)) = self.flight.usage().filter(|(prompt, _)| *prompt > 0) {
             estimates.learn_prompt(model, self.prompt, prompt);
             metrics.token_estimate(self.prompt.tokens + self.expected_output, prompt + output);
         }

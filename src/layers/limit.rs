@@ -7,17 +7,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Extensions, Request, Response, Uri};
+use http::{Extensions, Request, Response, StatusCode, Uri};
 use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
+use crate::layers::bill::Bill;
 use crate::layers::body::{Guarded, Tied};
 use crate::limit::{Charge, Cost, Decision, Denial, Explained, Ladder, Subject};
 use crate::metrics::{self, Metrics};
 use crate::openai::headers;
 use crate::redis::rules::{Holding, SharedRules};
 use crate::refusal::{Refusal, Standing};
-use crate::request::{Caller, DecodedPath, Demand, Ending, Explaining, Flight, Forwarding};
+use crate::request::{Caller, DecodedPath, Demand, Explaining, Flight, Forwarding};
 
 /// The series of a ladder's rules, by their index.
 #[derive(Debug)]
@@ -191,9 +192,8 @@ impl<'a> Question<'a> {
 
     /// What is held of an answer to it.
     fn held(self, charge: Taken, layer: &LimitLayer) -> Held {
-        let (flight, prompt_tokens) = (self.flight, self.cost.prompt_tokens);
         let (clock, metrics) = (layer.clock.clone(), layer.metrics.clone());
-        Held { charge: Some(charge), clock, metrics, flight, prompt_tokens }
+        Held { charge: Some(charge), clock, metrics, flight: self.flight, cost: self.cost, status: None }
     }
 }
 
@@ -278,7 +278,9 @@ pub struct Held {
     clock: Clock,
     metrics: Option<Arc<RuleMetrics>>,
     flight: Option<Arc<Flight>>,
-    prompt_tokens: u64,
+    cost: Cost,
+    /// That of the answer, when there is one.
+    status: Option<StatusCode>,
 }
 
 impl Held {
@@ -290,13 +292,14 @@ impl Held {
     }
 
     /// Sends the request on, and ties the charge to its answer.
-    async fn follow<F, R, E>(self, answer: F) -> Result<Response<Guarded<R, Self>>, Refusal>
+    async fn follow<F, R, E>(mut self, answer: F) -> Result<Response<Guarded<R, Self>>, Refusal>
     where
         F: Future<Output = Result<Response<R>, E>>,
         E: Into<Refusal>,
     {
         match answer.await {
             Ok(mut response) => {
+                self.status = Some(response.status());
                 if let Some(charge) = &self.charge {
                     charge.stand(self.clock.now(), |standings| {
                         headers::standings(response.headers_mut(), standings);
@@ -323,18 +326,10 @@ impl Drop for Held {
         let Some(charge) = self.charge.take() else { return };
         let Some(flight) = self.flight.take() else { return charge.keep() };
         let now = self.clock.now();
-        let started = flight.first_token().is_some();
-        match (flight.usage(), flight.ending()) {
-            (Some((prompt, output)), _) => charge.settle(prompt.saturating_add(output), now),
-            // The worker failed before it had given anything.
-            (None, Ending::WorkerFailed | Ending::TimedOut | Ending::Refused) if !started => {
-                charge.refund(now)
-            }
-            // Left before it was sent anywhere: the call counts, tokens were not used.
-            (None, Ending::ClientGone) if flight.dispatched().is_none() => charge.settle(0, now),
-            // A whole answer that says nothing of its usage: the estimate stays.
-            (None, Ending::Complete) if flight.output_tokens() == 0 => charge.keep(),
-            (None, _) => charge.settle(self.prompt_tokens.saturating_add(flight.output_tokens()), now),
+        match Bill::of(&flight, self.status, &self.cost) {
+            Bill::Nothing => charge.refund(now),
+            Bill::Tokens(tokens) => charge.settle(tokens, now),
+            Bill::Reserved => charge.keep(),
         }
     }
 }

@@ -44,6 +44,7 @@
 //! # });
 //! ```
 
+mod bill;
 pub mod body;
 pub mod demand;
 pub mod door;

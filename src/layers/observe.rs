@@ -142,7 +142,7 @@ pub struct Watch {
 impl Tied for Watch {
     fn data(&mut self, waited: bool) {
         let flight = &*self.flight;
-        let (true, Some(first)) = (flight.is_sse(), flight.first_token()) else { return };
+        let (true, Some(first)) = (flight.is_streamed(), flight.first_token()) else { return };
         let Observatory { metrics, clock, .. } = &*self.observatory;
         let now = clock.now();
         match &self.pool {
@@ -170,7 +170,7 @@ impl Drop for Watch {
         let class = caller.map(|caller| caller.class).unwrap_or_default();
         let route = flight.route().map_or("other", |route| route);
         metrics.route(route).finished(class, ending, flight.reason(), now.since(flight.started));
-        let (prompt, output) = flight.usage().unwrap_or_default();
+        let (prompt, output) = if self.status < 400 { flight.tokens() } else { (0, 0) };
         metrics.tokens(prompt, output);
         if let Some(caller) = caller {
             metrics.caller(&caller.id, ending == Ending::Refused, prompt + output);
@@ -189,7 +189,7 @@ impl Drop for Watch {
         let worker = flight.worker().map_or("", |worker| worker);
         let asked = flight.asked();
         let model = asked.and_then(|asked| asked.model.as_deref());
-        let reported = flight.usage().map(|(prompt, _)| prompt);
+        let reported = flight.usage().map(|(prompt, _)| prompt).filter(|prompt| *prompt > 0);
         let prompt_tokens = reported.or(asked.map(|asked| asked.prompt_tokens));
         let reason = flight.reason().map_or("", |reason| reason.as_str());
         let millis = |length: Duration| length.as_micros() as f64 / 1000.0;

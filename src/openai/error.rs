@@ -112,6 +112,7 @@ fn envelope(refusal: &Refusal, before: &str, after: &str) -> Bytes {
 mod tests {
     use super::*;
     use crate::openai::tap::SseTap;
+    use crate::request::Blame;
     use serde_json::{Value, json};
 
     #[test]
@@ -162,7 +163,7 @@ mod tests {
         let mut tap = SseTap::new();
         tap.feed(b"data: {\"choices\":[{\"delta\":{\"content\":\"cut o");
         let seen = tap.feed(&event(&refusal));
-        assert_eq!((seen.error, seen.done), (true, false));
+        assert_eq!((seen.error, seen.done), (Some(Blame::Worker), false));
         assert!(event(&refusal).ends_with(b"}\n\n"));
     }
 }

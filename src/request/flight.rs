@@ -42,6 +42,16 @@ impl Ending {
     }
 }
 
+/// Whose fault an error is that a worker's answer tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Blame {
+    /// What was asked for cannot be done.
+    Client = 1,
+    /// The worker could not do it.
+    Worker = 2,
+}
+
 /// The longest name of a model that is kept for logs and spans: the client chose it.
 const LONGEST_MODEL: usize = 128;
 
@@ -95,7 +105,10 @@ pub struct Flight {
     output_tokens: AtomicU64,
     usage_prompt: AtomicU64,
     usage_output: AtomicU64,
-    sse: AtomicBool,
+    streamed: AtomicBool,
+    counted: AtomicBool,
+    over: AtomicBool,
+    erred: AtomicU8,
     ending: AtomicU8,
     worker: OnceLock<Arc<str>>,
     pool: OnceLock<Arc<str>>,
@@ -129,7 +142,10 @@ impl Flight {
             output_tokens: AtomicU64::new(0),
             usage_prompt: AtomicU64::new(UNKNOWN),
             usage_output: AtomicU64::new(UNKNOWN),
-            sse: AtomicBool::new(false),
+            streamed: AtomicBool::new(false),
+            counted: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            erred: AtomicU8::new(0),
             ending: AtomicU8::new(Ending::ClientGone as u8),
             worker: OnceLock::new(),
             pool: OnceLock::new(),
@@ -247,15 +263,52 @@ impl Flight {
         self.reason.get().copied()
     }
 
-    /// The answer is an event stream (written by `upstream`).
-    pub fn set_sse(&self) {
-        self.sse.store(true, Ordering::Release);
+    /// The answer comes piece by piece as a model writes it (written by `upstream`).
+    pub fn set_streamed(&self) {
+        self.streamed.store(true, Ordering::Release);
     }
 
-    /// Whether the answer is an event stream: only those give TTFT and ITL samples.
+    /// Whether the answer comes piece by piece: only those give TTFT and ITL samples.
     #[must_use]
-    pub fn is_sse(&self) -> bool {
-        self.sse.load(Ordering::Acquire)
+    pub fn is_streamed(&self) -> bool {
+        self.streamed.load(Ordering::Acquire)
+    }
+
+    /// The tokens of the answer are counted as they come (written by `upstream`).
+    pub fn set_counted(&self) {
+        self.counted.store(true, Ordering::Release);
+    }
+
+    /// Whether the tokens of the answer are counted as they come, so that what was not seen was not sent.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        self.counted.load(Ordering::Acquire)
+    }
+
+    /// The stream said that it is over (written by the tap).
+    pub fn set_over(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Whether the stream said that it is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// The answer says that it is an error, or that it ends in one (written by the tap). Of several the last counts.
+    pub fn set_erred(&self, blame: Blame) {
+        self.erred.store(blame as u8, Ordering::Release);
+    }
+
+    /// Whose fault the error is that the answer tells, if it tells one.
+    #[must_use]
+    pub fn erred(&self) -> Option<Blame> {
+        match self.erred.load(Ordering::Acquire) {
+            1 => Some(Blame::Client),
+            2 => Some(Blame::Worker),
+            _ => None,
+        }
     }
 
     /// The first content arrived from the worker (written by the tap). Later calls change nothing.
@@ -292,6 +345,17 @@ impl Flight {
     pub fn set_usage(&self, prompt: u64, output: u64) {
         self.usage_prompt.store(prompt.min(UNKNOWN - 1), Ordering::Release);
         self.usage_output.store(output.min(UNKNOWN - 1), Ordering::Release);
+    }
+
+    /// Prompt and output tokens that were used, for people who sum them up: as the worker reported, else as estimated
+    /// and as seen. None of what no worker answered, or answered with an error before anything else.
+    #[must_use]
+    pub fn tokens(&self) -> (u64, u64) {
+        let (prompt, output) = self.usage().unwrap_or((0, self.output_tokens()));
+        let began = self.first_token().is_some();
+        let whole = self.ending() == Ending::Complete && self.erred().is_none();
+        let estimated = self.asked().map_or(0, |asked| asked.prompt_tokens);
+        if prompt > 0 || !(began || whole) { (prompt, output) } else { (estimated, output) }
     }
 
     /// Prompt and output tokens as the worker reported them.

@@ -12,7 +12,7 @@ mod promise;
 mod trace;
 
 pub use explaining::Explaining;
-pub use flight::{Asked, Ending, Flight};
+pub use flight::{Asked, Blame, Ending, Flight};
 pub use forwarding::{DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
 pub use own::{OwnLimit, OwnLimits};
 pub use payload::{Payload, PayloadError};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Ending, Flight};
+use super::{Blame, Ending, Flight};
 use crate::clock::Nanos;
 use crate::refusal::Reason;
 
@@ -46,10 +46,10 @@ impl Promise {
     #[must_use]
     pub fn of(flight: &Flight, status: u16, slo: Duration, now: Nanos) -> Option<Self> {
         let asked = flight.asked().is_some_and(|asked| asked.stream);
-        if !(asked || flight.is_sse()) {
+        if !(asked || flight.is_streamed()) {
             return None;
         }
-        let ttft = flight.ttft().filter(|_| flight.is_sse());
+        let ttft = flight.ttft().filter(|_| flight.is_streamed());
         let late = ttft.is_some_and(|ttft| ttft > slo);
         let waited = now.since(flight.received());
         Some(match flight.ending() {
@@ -57,8 +57,9 @@ impl Promise {
             Ending::Refused if by_worker(flight.reason()) => Self::Failed,
             Ending::Refused => return None,
             // The worker answered with an error of its own instead of a stream. One of the client's is no failure.
-            Ending::Complete if !flight.is_sse() && status >= 500 => Self::Failed,
-            Ending::Complete if ttft.is_none() => return None,
+            Ending::Complete if !flight.is_streamed() && status >= 500 => Self::Failed,
+            Ending::Complete if flight.erred() == Some(Blame::Worker) => Self::Failed,
+            Ending::Complete if ttft.is_none() || flight.erred().is_some() => return None,
             Ending::Complete | Ending::ClientGone if late => Self::Late,
             Ending::Complete => Self::Kept,
             Ending::ClientGone if ttft.is_none() && flight.dispatched().is_some() && waited > slo => {
@@ -91,7 +92,7 @@ mod tests {
 
     fn begun(first_ms: u64, ending: Ending) -> Flight {
         let flight = stream();
-        flight.set_sse();
+        flight.set_streamed();
         flight.set_first_token(Nanos::from_millis(first_ms));
         flight.set_ending(ending);
         flight
@@ -142,6 +143,15 @@ mod tests {
         flight.set_ending(Ending::Complete);
         assert_eq!(of(&flight, 500, 10), Some(Promise::Failed));
         assert_eq!(of(&flight, 400, 10), None);
+        // The same within what was to be the stream, whatever came before it.
+        for first_ms in [None, Some(5)] {
+            for (blame, became) in [(Blame::Worker, Some(Promise::Failed)), (Blame::Client, None)] {
+                let flight = first_ms.map_or_else(stream, |first_ms| begun(first_ms, Ending::Complete));
+                flight.set_ending(Ending::Complete);
+                flight.set_erred(blame);
+                assert_eq!(of(&flight, 200, 10), became, "{first_ms:?} {blame:?}");
+            }
+        }
         // Nothing was promised to who asked for no stream.
         let whole = Flight::new("r1", Nanos::ZERO);
         whole.set_asked(&Demand::path());

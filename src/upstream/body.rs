@@ -81,12 +81,12 @@ impl UpstreamBody {
     }
 
     /// Reads and holds what comes before the first content of a stream, or the first frame of another answer. When it
-    /// is ready the response can be committed.
+    /// is ready the response can be committed: one whose content may take any time is at once.
     pub(crate) fn poll_open(&mut self, vigil: &mut Vigil, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         if self.source.as_ref().is_some_and(Source::is_over) {
             self.read_to_end();
         }
-        while self.source.is_some() {
+        while self.source.is_some() && !self.watch.begins_with_head() {
             match self.poll_source(cx) {
                 Poll::Ready(Ok(())) => {
                     if self.watch.may_commit() || self.held.cost() > HELD_MAX {
@@ -109,9 +109,9 @@ impl UpstreamBody {
         self.watch.worker()
     }
 
-    /// Whether this is an event stream.
-    pub(crate) const fn is_stream(&self) -> bool {
-        self.watch.is_stream()
+    /// How the answer is followed.
+    pub(crate) const fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// The response is handed over from here on. An answer without a body is complete with that: nobody may ask for
@@ -127,7 +127,8 @@ impl UpstreamBody {
         };
         match ready!(source.poll_frame(cx)) {
             Some(Ok(frame)) => {
-                let over = source.is_over();
+                // Nothing follows on trailers, and nobody asks for more after them.
+                let over = source.is_over() || frame.is_trailers();
                 self.last = self.clock.now();
                 self.take(frame);
                 if over {
@@ -169,7 +170,15 @@ impl UpstreamBody {
     /// The last frame is out: the request is complete.
     fn note_end(&mut self) {
         if self.source.is_none() && self.held.is_empty() {
-            self.watch.end(Ending::Complete, None);
+            self.watch.complete();
+        }
+    }
+
+    /// A frame went out.
+    fn note_handed(&mut self) {
+        self.note_end();
+        if self.held.is_empty() {
+            self.watch.handed_on();
         }
     }
 
@@ -177,8 +186,11 @@ impl UpstreamBody {
     fn break_off(&mut self, ending: Ending, refusal: Refusal) -> Option<BodyError> {
         self.source = None;
         self.watch.flush(&mut self.held);
+        if self.watch.is_done() {
+            return None;
+        }
         self.watch.end(ending, Some(refusal.reason));
-        if self.watch.is_stream() && self.says_so {
+        if self.watch.takes_events() && self.says_so {
             self.held.push(Frame::data(error::event(&refusal)));
             return None;
         }
@@ -244,7 +256,7 @@ impl Body for UpstreamBody {
         let this = self.get_mut();
         loop {
             if let Some(frame) = this.held.pop() {
-                this.note_end();
+                this.note_handed();
                 return Poll::Ready(Some(Ok(frame)));
             }
             if this.source.is_none() {
@@ -273,7 +285,7 @@ impl Body for UpstreamBody {
         let held = self.held.bytes() as u64;
         match &self.source {
             None => SizeHint::with_exact(held),
-            Some(_) if self.watch.is_stream() => SizeHint::default(),
+            Some(_) if self.watch.takes_events() => SizeHint::default(),
             Some(source) => {
                 let rest = source.size_hint();
                 let mut hint = SizeHint::new();

@@ -213,11 +213,3 @@ pub(crate) fn trailers(fields: &mut HeaderMap) {
         .collect();
     take_out(fields, out);
 }
-
-/// Whether an answer is an event stream.
-pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
-        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-        essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-    })
-}

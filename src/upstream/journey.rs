@@ -17,6 +17,7 @@ use super::connect::connect;
 use super::deadline::Deadline;
 use super::exchange::exchange;
 use super::fault::{Fault, Trouble, Wait, is_repeatable, turns_away};
+use super::form::Form;
 use super::headers::{self, Outgoing};
 use super::link::Link;
 use super::pool::Site;
@@ -471,14 +472,25 @@ impl<'a> Journey<'a> {
 
     /// Decides how an answer with this head is read along.
     pub(super) fn watch(&self, head: &response::Parts, worker: &Arc<str>) -> Watch {
-        let reading = if head.status.is_success() && headers::is_event_stream(&head.headers) {
-            Reading::Stream { filtered: self.injected }
-        } else if head.status.is_success() && self.kind.has_demand() {
-            Reading::Json
-        } else {
-            Reading::Blind
-        };
-        Watch::new(Arc::clone(&self.flight), self.permit.clone(), worker, reading)
+        let reading = self.reading(head.status, Form::of(&head.headers));
+        let sequences = self.asker.as_ref().map_or(1, |(_, demand)| demand.sequences);
+        Watch::new(Arc::clone(&self.flight), self.permit.clone(), worker, reading, sequences)
+    }
+
+    fn reading(&self, status: StatusCode, form: Form) -> Reading {
+        if !status.is_success() {
+            return Reading::Blind;
+        }
+        match (self.kind.has_demand(), form) {
+            (true, Form::Events { encoded: false }) => Reading::Stream { filtered: self.injected },
+            (true, Form::Events { encoded: true } | Form::Lines) => Reading::Unread,
+            // Who asked for a stream gets one in a form of the worker's own.
+            (true, Form::Other) if self.stream => Reading::Unread,
+            (true, Form::Document { encoded: false } | Form::Other) => Reading::Json,
+            (false, Form::Events { encoded }) => Reading::Feed { events: !encoded },
+            (false, Form::Lines) => Reading::Feed { events: false },
+            (true, Form::Document { encoded: true }) | (false, _) => Reading::Blind,
+        }
     }
 
     pub(super) const fn limits(&self) -> Limits {
@@ -494,8 +506,14 @@ impl<'a> Journey<'a> {
         if let (StatusCode::SWITCHING_PROTOCOLS, Some(protocol)) = (head.status, switched) {
             headers::switch_to(&mut head.headers, protocol);
         }
-        if body.is_stream() {
-            self.flight.set_sse();
+        let watch = body.watch();
+        if watch.is_stream() {
+            self.flight.set_streamed();
+        }
+        if watch.is_counted() {
+            self.flight.set_counted();
+        }
+        if watch.takes_events() {
             // Something may be taken out of it, or an error event put in.
             head.headers.remove(CONTENT_LENGTH);
         }

@@ -6,7 +6,7 @@
 //! | `journey` `exchange` | one request: attempts at workers up to the commit |
 //! | `fault` | what can go wrong, and what may be tried again (pure) |
 //! | `budget` | how much may be tried again (pure) |
-//! | `headers` | which fields pass |
+//! | `headers` `form` | which fields pass, and what those of an answer say of its body |
 //! | `pool` `connect` `tls` `link` `relay` | connections |
 //! | `queue` | the same over a queue, where workers take requests instead of being sent them |
 //! | `body` `source` `watch` `alarm` | the answer on its way back |
@@ -30,6 +30,7 @@ mod connect;
 mod deadline;
 mod exchange;
 mod fault;
+mod form;
 mod headers;
 mod journey;
 mod link;

@@ -9,16 +9,20 @@ use super::source::Held;
 use crate::clock::Nanos;
 use crate::openai::tap::{JsonTap, Seen, SseTap, Usage, UsageFilter};
 use crate::refusal::Reason;
-use crate::request::{Ending, Flight};
+use crate::request::{Blame, Ending, Flight};
 use crate::shed::Permit;
 
 /// How an answer is read along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// An event stream. With `filtered`, what a worker adds because *we* asked for its usage is taken out.
+    /// An event stream of a model. With `filtered`, what a worker adds because *we* asked for its usage is taken out.
     Stream { filtered: bool },
+    /// What a model writes in a form that is not read: it begins with its first byte.
+    Unread,
     /// A JSON answer that may report its usage.
     Json,
+    /// A stream of something else, whose silence means nothing. Where it is `events`, one more can be put in.
+    Feed { events: bool },
     /// Nothing in it concerns us.
     Blind,
 }
@@ -28,6 +32,8 @@ enum Tap {
     // Boxed: most small answers are no streams, and theirs would carry its buffers around.
     Stream(Box<Stream>),
     Json(JsonTap),
+    Unread { begun: bool },
+    Feed { events: bool },
     Blind,
 }
 
@@ -45,6 +51,8 @@ pub(crate) struct Watch {
     permit: Option<Permit>,
     worker: Arc<str>,
     tap: Tap,
+    /// Sequences that were asked for.
+    sequences: u32,
     /// What was written down already.
     noted: Seen,
     /// Set by the first ending, which is the true one.
@@ -57,6 +65,7 @@ impl Watch {
         permit: Option<Permit>,
         worker: &Arc<str>,
         reading: Reading,
+        sequences: u32,
     ) -> Self {
         let tap = match reading {
             Reading::Stream { filtered } => {
@@ -64,9 +73,12 @@ impl Watch {
                 Tap::Stream(Box::new(Stream { tap: SseTap::new(), filter }))
             }
             Reading::Json => Tap::Json(JsonTap::new()),
+            Reading::Unread => Tap::Unread { begun: false },
+            Reading::Feed { events } => Tap::Feed { events },
             Reading::Blind => Tap::Blind,
         };
-        Self { flight, permit, worker: Arc::clone(worker), tap, noted: Seen::default(), ended: false }
+        let worker = Arc::clone(worker);
+        Self { flight, permit, worker, tap, sequences, noted: Seen::default(), ended: false }
     }
 
     /// The worker's id.
@@ -87,25 +99,49 @@ impl Watch {
                     out.push(Frame::data(data));
                 }
                 self.note(seen, now);
+                if seen.done {
+                    // Nothing that we asked for comes after it, and a client may wait for no more than its line.
+                    self.flush(out);
+                }
             }
             Tap::Json(tap) => {
                 tap.feed(&data);
                 if let Some(usage) = tap.usage() {
                     note_usage(&self.flight, self.permit.as_ref(), usage);
                 }
+                if let Some(blame) = tap.error() {
+                    self.flight.set_erred(blame);
+                }
                 out.push(Frame::data(data));
             }
-            Tap::Blind => out.push(Frame::data(data)),
+            Tap::Unread { begun } => {
+                if !std::mem::replace(begun, *begun || !data.is_empty()) && !data.is_empty() {
+                    self.begins(now);
+                }
+                out.push(Frame::data(data));
+            }
+            Tap::Feed { .. } | Tap::Blind => out.push(Frame::data(data)),
+        }
+    }
+
+    /// The first content is there.
+    fn begins(&self, now: Nanos) {
+        self.flight.set_first_token(now);
+        if let Some(permit) = &self.permit {
+            permit.first_token();
         }
     }
 
     fn note(&mut self, seen: Seen, now: Nanos) {
         let noted = std::mem::replace(&mut self.noted, seen);
         if seen.content && !noted.content {
-            self.flight.set_first_token(now);
-            if let Some(permit) = &self.permit {
-                permit.first_token();
-            }
+            self.begins(now);
+        }
+        if let Some(blame) = seen.error {
+            self.flight.set_erred(blame);
+        }
+        if seen.done || seen.finished > 0 {
+            self.flight.set_over();
         }
         if seen.tokens != noted.tokens {
             self.flight.set_output_tokens(seen.tokens);
@@ -144,14 +180,64 @@ impl Watch {
     /// bytes. A stream that says it failed or is over has no content to come.
     pub(crate) const fn may_commit(&self) -> bool {
         match self.tap {
-            Tap::Stream(_) => self.noted.content || self.noted.error || self.noted.done,
-            Tap::Json(_) | Tap::Blind => true,
+            Tap::Stream(_) => self.noted.content || self.noted.error.is_some() || self.noted.done,
+            Tap::Json(_) | Tap::Unread { .. } | Tap::Feed { .. } | Tap::Blind => true,
         }
     }
 
-    /// Whether this is an event stream.
+    /// Whether the answer is handed over with its head: what comes may take any time.
+    pub(crate) const fn begins_with_head(&self) -> bool {
+        matches!(self.tap, Tap::Feed { .. })
+    }
+
+    /// Whether a model writes this piece by piece.
     pub(crate) const fn is_stream(&self) -> bool {
+        matches!(self.tap, Tap::Stream(_) | Tap::Unread { .. })
+    }
+
+    /// Whether this is an event stream into which an event can be put.
+    pub(crate) const fn takes_events(&self) -> bool {
+        matches!(self.tap, Tap::Stream(_) | Tap::Feed { events: true })
+    }
+
+    /// Whether the tokens of this answer are seen as they come.
+    pub(crate) const fn is_counted(&self) -> bool {
         matches!(self.tap, Tap::Stream(_))
+    }
+
+    /// Whether the stream said that it is over. What becomes of its connection then changes nothing.
+    pub(crate) const fn is_done(&self) -> bool {
+        self.noted.done
+    }
+
+    /// All that was read is on its way to the client. When that is all there is to say, the client may leave, or the
+    /// worker break off: the answer is whole.
+    pub(crate) fn handed_on(&self) {
+        let whole = self.noted.done || (self.noted.finished >= self.sequences.max(1));
+        if whole && !self.ended {
+            let (ending, reason) = self.whole();
+            self.flight.set_ending(ending);
+            if let Some(reason) = reason {
+                self.flight.set_reason(reason);
+            }
+            if let Some(permit) = &self.permit {
+                permit.end(ending);
+            }
+        }
+    }
+
+    /// How an answer ends that was read to its end.
+    const fn whole(&self) -> (Ending, Option<Reason>) {
+        match self.noted.error {
+            Some(Blame::Worker) => (Ending::WorkerFailed, Some(Reason::UpstreamBroke)),
+            Some(Blame::Client) | None => (Ending::Complete, None),
+        }
+    }
+
+    /// The answer was read to its end and is on its way to the client.
+    pub(crate) fn complete(&mut self) {
+        let (ending, reason) = self.whole();
+        self.end(ending, reason);
     }
 
     /// The request ended, by a fault of `reason` if there is one. Frees the seat; only the first ending counts.

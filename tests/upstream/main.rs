@@ -8,3 +8,4 @@ mod fields;
 mod passing;
 mod retries;
 mod rig;
+mod streams;

@@ -87,7 +87,7 @@ async fn the_response_is_committed_at_the_first_content() {
     let flight = flight_of(&mut request);
     let mut body = dam.send("w1", request).await.unwrap().into_body();
     assert_eq!(flight.worker().map(|id| &**id), Some("w1"));
-    assert!(flight.is_sse() && flight.first_token().is_some() && flight.output_tokens() == 1);
+    assert!(flight.is_streamed() && flight.first_token().is_some() && flight.output_tokens() == 1);
     let mut held = Vec::new();
     while held.len() < ROLE.len() + HELLO.len() {
         held.extend_from_slice(&body.frame().await.unwrap().unwrap().into_data().unwrap());
@@ -130,7 +130,7 @@ async fn small_answers_know_their_length_and_their_end() {
     assert!(!response.body().is_end_stream());
     assert_eq!(text(response).await.len(), 51);
     assert_eq!(flight.usage(), Some((7, 3)));
-    assert!(!flight.is_sse());
+    assert!(!flight.is_streamed());
     assert_freed(&dam, &flight, Ending::Complete).await;
 }
 

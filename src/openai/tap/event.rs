@@ -2,6 +2,7 @@
 
 use super::usage::Usage;
 use crate::openai::scan::{Flaw, Scanner};
+use crate::request::Blame;
 
 /// What one event says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,14 +14,14 @@ pub(super) struct Event {
     /// The usage it reports.
     pub(super) usage: Option<Usage>,
     /// It reports an error.
-    pub(super) error: bool,
+    pub(super) error: Option<Blame>,
     /// It ends the stream.
     pub(super) done: bool,
 }
 
 impl Event {
     /// Data in a language we do not speak: each is one token.
-    pub(super) const UNKNOWN: Self = Self { deltas: 1, finished: 0, usage: None, error: false, done: false };
+    pub(super) const UNKNOWN: Self = Self { deltas: 1, finished: 0, usage: None, error: None, done: false };
 
     /// Reads an event's data. `None` when it starts as an object that ends too early.
     pub(super) fn read(data: &[u8]) -> Option<Self> {
@@ -44,6 +45,12 @@ struct Reading<'a> {
     has_choices: bool,
     kind: &'a [u8],
     has_delta: bool,
+    /// A block begins that is neither text nor thinking, so its beginning says something already.
+    opens: bool,
+    /// The stop reason of the whole message.
+    stops: bool,
+    /// The code of an error that stands beside it.
+    code: Option<Blame>,
 }
 
 impl<'a> Reading<'a> {
@@ -55,13 +62,15 @@ impl<'a> Reading<'a> {
                 b"choices" => reading.choices(scanner)?,
                 b"usage" => reading.event.usage = Usage::read(scanner)?.or(reading.event.usage),
                 b"type" => reading.kind = string(scanner)?,
-                b"delta" => reading.has_delta = is_full(scanner)?,
-                b"response" => reading.response(scanner)?,
-                b"error" => {
-                    reading.event.error |= scanner.peek()? != b'n';
-                    scanner.skip()?;
+                b"delta" => reading.delta(scanner)?,
+                b"content_block" => reading.opens = is_told_at_once(scanner)?,
+                b"response" | b"message" => reading.inner(scanner)?,
+                b"error" => reading.event.error = error(scanner)?.or(reading.event.error),
+                b"code" => reading.code = code(scanner)?,
+                b"object" => {
+                    let is_error = string(scanner)? == b"error";
+                    reading.event.error = reading.event.error.or(is_error.then_some(Blame::Worker));
                 }
-                b"object" => reading.event.error |= string(scanner)? == b"error",
                 _ => scanner.skip()?,
             }
             Ok(())
@@ -84,18 +93,8 @@ impl<'a> Reading<'a> {
             scanner.object::<Flaw>(|scanner, key| {
                 match key.raw {
                     b"text" => full |= is_full(scanner)?,
-                    b"finish_reason" => {
-                        finished |= scanner.peek()? == b'"';
-                        scanner.skip()?;
-                    }
-                    b"delta" if scanner.peek()? == b'{' => scanner.object::<Flaw>(|scanner, key| {
-                        match key.raw {
-                            b"content" | b"reasoning" | b"reasoning_content" | b"refusal" | b"tool_calls"
-                            | b"function_call" => full |= is_full(scanner)?,
-                            _ => scanner.skip()?,
-                        }
-                        Ok(())
-                    })?,
+                    b"finish_reason" => finished |= !string(scanner)?.is_empty(),
+                    b"delta" | b"message" => full |= bears_content(scanner)?,
                     _ => scanner.skip()?,
                 }
                 Ok(())
@@ -106,47 +105,159 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// The response so far, in an event of the Responses API.
-    fn response(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Flaw> {
+    /// The piece that an event of a response or of a message adds.
+    fn delta(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Flaw> {
+        if scanner.peek()? != b'{' {
+            self.has_delta = is_full(scanner)?;
+            return Ok(());
+        }
+        scanner.object(|scanner, key| match key.raw {
+            b"stop_reason" => {
+                self.stops = !string(scanner)?.is_empty();
+                Ok(())
+            }
+            _ => {
+                self.has_delta |= is_content(key.raw, scanner)?;
+                Ok(())
+            }
+        })
+    }
+
+    /// The response or message so far.
+    fn inner(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Flaw> {
         if scanner.peek()? != b'{' {
             return scanner.skip();
         }
-        scanner.object(|scanner, key| match key.raw {
-            b"usage" => {
-                self.event.usage = Usage::read(scanner)?.or(self.event.usage);
-                Ok(())
+        scanner.object(|scanner, key| {
+            match key.raw {
+                b"usage" => self.event.usage = Usage::read(scanner)?.or(self.event.usage),
+                // Of a response that failed; of others it is null.
+                b"error" => self.event.error = error(scanner)?.or(self.event.error),
+                _ => scanner.skip()?,
             }
-            _ => scanner.skip(),
+            Ok(())
         })
     }
 
     fn finish(self) -> Event {
         let mut event = self.event;
-        if self.kind.starts_with(b"response.") {
-            event.deltas += u64::from(self.has_delta && self.kind.ends_with(b".delta"));
-            event.done = matches!(self.kind, b"response.completed" | b"response.incomplete");
-            event.error |= self.kind == b"response.failed";
-        } else if self.kind == b"error" {
-            event.error = true;
-        } else if !self.has_choices && !event.error && event.usage.is_none() {
-            event.deltas = 1;
+        match self.kind {
+            kind if kind.starts_with(b"response.") => {
+                let content =
+                    self.has_delta && kind.ends_with(b".delta") || kind.ends_with(b".partial_image");
+                event.deltas += u64::from(content);
+                let failed = matches!(kind, b"response.failed" | b"response.cancelled");
+                event.done = failed || matches!(kind, b"response.completed" | b"response.incomplete");
+                if failed {
+                    event.error = event.error.or(Some(Blame::Worker));
+                }
+            }
+            b"error" => event.error = event.error.or(Some(Blame::Worker)),
+            b"content_block_start" => event.deltas += u64::from(self.opens),
+            b"content_block_delta" => event.deltas += u64::from(self.has_delta),
+            b"message_delta" => event.finished += u32::from(self.stops),
+            b"message_stop" => event.done = true,
+            b"message_start" | b"content_block_stop" | b"ping" => {}
+            _ if !self.has_choices && event.error.is_none() && event.usage.is_none() => event.deltas = 1,
+            _ => {}
+        }
+        if let (Some(_), Some(blame)) = (event.error, self.code) {
+            event.error = Some(blame);
         }
         event
     }
 }
 
-/// Reads a value and says whether there is anything in it: a string, array or object that is not empty.
+/// Reads a value and says whether there is anything in it: null, `""`, `[]` and `{}` are empty.
 fn is_full(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
-    match scanner.peek()? {
-        b'"' => Ok(scanner.string()?.decoded_len > 0),
-        b'[' | b'{' => {
-            let start = scanner.at();
-            scanner.skip()?;
-            // Empty ones may have white space inside; nobody sends that.
-            Ok(scanner.at() - start > 2)
-        }
-        _ => scanner.skip().map(|()| false),
+    let first = scanner.peek()?;
+    let start = scanner.at();
+    scanner.skip()?;
+    let value = scanner.since(start);
+    let inside = value.get(1..value.len().saturating_sub(1)).unwrap_or_default();
+    Ok(match first {
+        b'"' => !inside.is_empty(),
+        b'[' | b'{' => !inside.trim_ascii().is_empty(),
+        b'n' => false,
+        _ => true,
+    })
+}
+
+/// Whether a member of a delta is content: each that is not empty, but for those that only say what it is a part of.
+fn is_content(name: &[u8], scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
+    match name {
+        b"role" | b"type" | b"index" => scanner.skip().map(|()| false),
+        _ => is_full(scanner),
     }
+}
+
+/// Whether a delta has content, in whatever member.
+fn bears_content(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
+    if scanner.peek()? != b'{' {
+        return is_full(scanner);
+    }
+    let mut content = false;
+    scanner.object::<Flaw>(|scanner, key| {
+        content |= is_content(key.raw, scanner)?;
+        Ok(())
+    })?;
+    Ok(content)
+}
+
+/// Whether a block of a message says something by its beginning, as the call of a tool does; text comes after it.
+fn is_told_at_once(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
+    if scanner.peek()? != b'{' {
+        return scanner.skip().map(|()| false);
+    }
+    let mut kind: &[u8] = b"";
+    scanner.object::<Flaw>(|scanner, key| {
+        match key.raw {
+            b"type" => kind = string(scanner)?,
+            _ => scanner.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(!matches!(kind, b"text" | b"thinking" | b""))
+}
+
+/// Reads the value of `error` and says whose fault it is, if there is an error in it.
+pub(super) fn error(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, Flaw> {
+    match scanner.peek()? {
+        b'{' => {}
+        b'f' => return scanner.skip().map(|()| None),
+        _ => return Ok(is_full(scanner)?.then_some(Blame::Worker)),
+    }
+    let mut blame = None;
+    scanner.object::<Flaw>(|scanner, key| {
+        match key.raw {
+            b"code" | b"status" | b"status_code" => blame = code(scanner)?.or(blame),
+            b"type" => {
+                let kind = string(scanner)?;
+                let asked =
+                    matches!(kind, b"invalid_request_error" | b"BadRequestError" | b"not_found_error");
+                blame = asked.then_some(Blame::Client).or(blame);
+            }
+            _ => scanner.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(Some(blame.unwrap_or(Blame::Worker)))
+}
+
+/// Whose fault a status is, when the value is one of an error, as a number or in quotes.
+fn code(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, Flaw> {
+    let digits = match scanner.peek()? {
+        b'"' => scanner.string()?.raw,
+        b'0'..=b'9' => scanner.number()?.as_bytes(),
+        _ => return scanner.skip().map(|()| None),
+    };
+    let status = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u16>().ok());
+    Ok(match status {
+        // Too many requests, and too slow an upload, are said of the worker's own state.
+        Some(408 | 429 | 500..=599) => Some(Blame::Worker),
+        Some(400..=499) => Some(Blame::Client),
+        _ => None,
+    })
 }
 
 /// Reads a value and returns what is between its quotes when it is a string.
@@ -164,7 +275,7 @@ mod tests {
     /// Content deltas, error, done.
     fn read(data: &str) -> (u64, bool, bool) {
         let event = Event::read(data.as_bytes()).unwrap();
-        (event.deltas, event.error, event.done)
+        (event.deltas, event.error.is_some(), event.done)
     }
 
     #[test]
@@ -178,6 +289,13 @@ mod tests {
             (r#"{"reasoning":"hm","content":"Hi"}"#, 1),
             (r#"{"refusal":"no"}"#, 1),
             (r#"{"tool_calls":[{"index":0,"function":{"name":"now","arguments":""}}]}"#, 1),
+            // Whatever else a worker puts there.
+            (r#"{"reasoning_details":[{"type":"reasoning.text","text":"so"}]}"#, 1),
+            (r#"{"audio":{"id":"a"}}"#, 1),
+            (r#"{"future":7}"#, 1),
+            (r#"{"future":{ },"other":[ ],"third":"","fourth":null}"#, 0),
+            (r#"{"role":"assistant","type":"delta","index":3}"#, 0),
+            (r#"{"content":" "}"#, 1),
         ] {
             let chunk = format!(
                 r#"{{"object":"chat.completion.chunk","choices":[{{"index":0,"delta":{delta}}}],"usage":null}}"#
@@ -199,10 +317,77 @@ mod tests {
         assert_eq!(read(r#"{"delta":"Hi","type":"response.output_text.delta"}"#), (1, false, false));
         assert_eq!(read(r#"{"delta":"","type":"response.output_text.delta"}"#), (0, false, false));
         assert_eq!(read(r#"{"type":"response.output_text.done","text":"Hi"}"#), (0, false, false));
-        assert_eq!(read(r#"{"type":"response.failed","response":{"error":{}}}"#), (0, true, false));
+        assert_eq!(read(r#"{"type":"response.failed","response":{"error":{}}}"#), (0, true, true));
+        assert_eq!(read(r#"{"type":"response.in_progress","response":{"error":null}}"#), (0, false, false));
+        assert_eq!(
+            read(r#"{"type":"response.image_generation_call.partial_image","partial_image_b64":"A"}"#),
+            (1, false, false)
+        );
         let completed = br#"{"type":"response.completed","response":{"output":[{"usage":1}],"usage":{"input_tokens":3,"output_tokens":5,"total_tokens":8}}}"#;
         let event = Event::read(completed).unwrap();
         assert_eq!((event.usage, event.done), (Some(Usage { prompt: 3, output: 5 }), true));
+    }
+
+    #[test]
+    fn a_message_has_content_in_its_blocks() {
+        for (event, told) in [
+            (
+                r#"{"type":"message_start","message":{"role":"assistant","content":[],"error":null}}"#,
+                (0, false, false),
+            ),
+            (r#"{"type":"ping"}"#, (0, false, false)),
+            (
+                r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+                (0, false, false),
+            ),
+            (
+                r#"{"type":"content_block_start","content_block":{"type":"thinking","thinking":""}}"#,
+                (0, false, false),
+            ),
+            (
+                r#"{"type":"content_block_start","content_block":{"type":"tool_use","name":"now"}}"#,
+                (1, false, false),
+            ),
+            (r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":""}}"#, (0, false, false)),
+            (
+                r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}"#,
+                (1, false, false),
+            ),
+            (
+                r#"{"type":"content_block_delta","delta":{"type":"thinking_delta","thinking":"so"}}"#,
+                (1, false, false),
+            ),
+            (r#"{"type":"content_block_stop","index":0}"#, (0, false, false)),
+            (r#"{"type":"message_stop"}"#, (0, false, true)),
+            (r#"{"type":"error","error":{"type":"overloaded_error"}}"#, (0, true, false)),
+        ] {
+            assert_eq!(read(event), told, "{event}");
+        }
+        let end =
+            br#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":57}}"#;
+        let end = Event::read(end).unwrap();
+        assert_eq!((end.deltas, end.finished, end.usage), (0, 1, Some(Usage { prompt: 0, output: 57 })));
+        let start = br#"{"type":"message_start","message":{"usage":{"input_tokens":9,"cache_read_input_tokens":30,"cache_creation_input_tokens":4,"output_tokens":1}}}"#;
+        assert_eq!(Event::read(start).unwrap().usage, Some(Usage { prompt: 43, output: 1 }));
+    }
+
+    #[test]
+    fn an_error_is_the_clients_when_it_says_so() {
+        for (event, blame) in [
+            (r#"{"error":{"message":"too long","code":400}}"#, Some(Blame::Client)),
+            (r#"{"error":{"message":"too long","type":"invalid_request_error"}}"#, Some(Blame::Client)),
+            (r#"{"error":{"code":"404"}}"#, Some(Blame::Client)),
+            (r#"{"object":"error","message":"too long","code":400}"#, Some(Blame::Client)),
+            (r#"{"error":{"code":429}}"#, Some(Blame::Worker)),
+            (r#"{"error":{"type":"invalid_request_error","code":500}}"#, Some(Blame::Worker)),
+            (r#"{"error":"out of memory"}"#, Some(Blame::Worker)),
+            (r#"{"error":{},"choices":[]}"#, Some(Blame::Worker)),
+            (r#"{"error":null,"choices":[]}"#, None),
+            (r#"{"error":"","choices":[]}"#, None),
+            (r#"{"error":false,"choices":[],"code":400}"#, None),
+        ] {
+            assert_eq!(Event::read(event.as_bytes()).unwrap().error, blame, "{event}");
+        }
     }
 
     #[test]
@@ -219,14 +404,9 @@ mod tests {
 
     #[test]
     fn data_of_other_streams_is_content() {
-        for data in [
-            "Hello",
-            r#"{"token":"Hi"}"#,
-            r#"{"type":"content_block_delta","delta":{}}"#,
-            "{nonsense}",
-            "[1]",
-            "tr",
-        ] {
+        for data in
+            ["Hello", r#"{"token":"Hi"}"#, r#"{"type":"progress","delta":{}}"#, "{nonsense}", "[1]", "tr"]
+        {
             assert_eq!(read(data), (1, false, false), "{data}");
         }
         assert_eq!(Event::read(br#"{"choices":["#), None);

@@ -1,18 +1,20 @@
-//! Finding the usage in a JSON answer that passes by.
+//! Finding the usage in a JSON answer that passes by, and the error if it is one.
 
 use memchr::memchr2;
 
+use super::event::error;
 use super::usage::Usage;
 use crate::openai::scan::Scanner;
+use crate::request::Blame;
 
-/// The longest `usage` object that is read; beyond it the answer counts as having none.
-const USAGE_BOUND: usize = 4 * 1024;
+/// The longest `usage` or `error` object that is read; beyond it the answer counts as having no usage.
+const BOUND: usize = 4 * 1024;
 /// Longer names than this are none of those we look for.
 const NAME_BOUND: usize = 16;
 
-/// Reads along in a JSON answer and finds its `usage`, in memory that does not grow with the answer.
+/// Reads along in a JSON answer and finds its `usage` and its `error`, in memory that does not grow with the answer.
 ///
-/// The usage stands in the answer itself, or in its `response` member. The tap follows strings and brackets and
+/// The error stands in the answer itself, and the usage stands in the answer itself, or in its `response` member. The tap follows strings and brackets and
 /// checks nothing else: what a worker answers is not ours to judge.
 #[derive(Debug, Default)]
 pub struct JsonTap {
@@ -23,9 +25,12 @@ pub struct JsonTap {
     place: Place,
     /// The latest name at this level.
     name: Vec<u8>,
-    /// The bytes of `usage` so far, while inside it.
+    /// The bytes of `usage` or `error` so far, while inside it.
     found: Option<Vec<u8>>,
     usage: Option<Usage>,
+    error: Option<Blame>,
+    /// The error is a string, of which nothing has come yet.
+    error_begins: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,12 +61,25 @@ impl JsonTap {
         self.usage
     }
 
+    /// Whose fault the error is that the answer is, if it is one.
+    #[must_use]
+    pub const fn error(&self) -> Option<Blame> {
+        self.error
+    }
+
     /// Reads the next bytes, cut anywhere.
     pub fn feed(&mut self, chunk: &[u8]) {
         let mut at = 0;
         while let Some(&byte) = chunk.get(at) {
             match self.place {
                 Place::Nothing => return,
+                Place::Text { .. } if self.error_begins => {
+                    self.error_begins = false;
+                    if byte != b'"' {
+                        self.error = Some(Blame::Worker);
+                    }
+                    self.text(byte, false, false);
+                }
                 Place::Text { name: false, escaped: false } if self.found.is_none() => {
                     // The bulk of an answer: on to the next byte that could end the string.
                     let Some(skipped) = chunk.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) else {
@@ -106,6 +124,7 @@ impl JsonTap {
         match byte {
             b'"' => {
                 let name = here && self.place == Place::Names;
+                self.error_begins = here && !name && self.is_error();
                 if name {
                     self.name.clear();
                 }
@@ -125,6 +144,7 @@ impl JsonTap {
         }
         match self.name.as_slice() {
             b"usage" => self.found = Some(vec![bracket]),
+            b"error" if self.level == 1 => self.found = Some(vec![bracket]),
             b"response" if self.level == 1 => {
                 self.level = 2;
                 self.place = Place::Names;
@@ -138,7 +158,12 @@ impl JsonTap {
         if self.depth == self.level
             && let Some(found) = self.found.take()
         {
-            self.usage = Usage::read(&mut Scanner::new(&found)).ok().flatten().or(self.usage);
+            let mut scanner = Scanner::new(&found);
+            if self.is_error() {
+                self.error = error(&mut scanner).ok().flatten().or(self.error);
+            } else {
+                self.usage = Usage::read(&mut scanner).ok().flatten().or(self.usage);
+            }
         } else if self.depth < self.level {
             self.level = self.depth;
             self.place = Place::Values;
@@ -159,14 +184,22 @@ impl JsonTap {
         }
     }
 
-    /// Keeps a byte of `usage`, if inside it.
+    /// Keeps a byte of `usage` or `error`, if inside it.
     fn keep(&mut self, byte: u8) {
         if let Some(found) = &mut self.found {
-            if found.len() < USAGE_BOUND {
+            if found.len() < BOUND {
                 found.push(byte);
             } else {
                 self.found = None;
+                if self.is_error() {
+                    self.error = Some(Blame::Worker);
+                }
             }
         }
+    }
+
+    /// Whether the latest name is that of the answer's error.
+    fn is_error(&self) -> bool {
+        self.level == 1 && self.name == b"error"
     }
 }

@@ -3,8 +3,9 @@
 use super::event::Event;
 use super::json::JsonTap;
 use super::lines::{Lines, Step, field, without_mark};
-use super::usage::Usage;
+use super::usage::{Account, Usage};
 use super::{LINE_BOUND, empty};
+use crate::request::Blame;
 
 /// What a stream has said so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,21 +16,22 @@ pub struct Seen {
     pub tokens: u64,
     /// Choices that have ended.
     pub finished: u32,
-    /// The usage that the worker reported, the latest if several.
+    /// The usage that the worker reported, and what came after it; nothing when it reported none.
     pub usage: Option<Usage>,
-    /// The stream said that it is complete (`[DONE]`, `response.completed`, `response.incomplete`).
+    /// The stream said that it is over (`[DONE]`, `message_stop`, `response.completed` and the like).
     pub done: bool,
-    /// The stream said that it failed.
-    pub error: bool,
+    /// The stream said that it failed, and whose fault that is.
+    pub error: Option<Blame>,
 }
 
 /// Reads along in an event stream (`text/event-stream`).
 ///
-/// It speaks chat, completions and responses by the shape of each event; in any other stream every event with data
-/// counts as content.
+/// It speaks chat, completions, responses and messages by the shape of each event; in any other stream every event with
+/// data counts as content, but for those named `ping`.
 #[derive(Debug, Default)]
 pub struct SseTap {
     seen: Seen,
+    account: Account,
     lines: Lines,
     /// The first part of the current line, when it began in a chunk before.
     carry: Vec<u8>,
@@ -41,6 +43,20 @@ pub struct SseTap {
     spilt: bool,
     /// The first line, which may have a byte order mark, is over.
     begun: bool,
+    /// What the current event's name says of its data.
+    name: Name,
+}
+
+/// Names of events that say something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Name {
+    /// Whatever the data say.
+    #[default]
+    Any,
+    /// Nothing but that somebody is there.
+    Ping,
+    /// That the stream failed.
+    Error,
 }
 
 impl SseTap {
@@ -92,11 +108,11 @@ impl SseTap {
     fn line(&mut self, end: &[u8]) {
         if let Some(mut long) = self.long.take() {
             long.feed(end);
-            self.seen.usage = long.usage().or(self.seen.usage);
+            self.found(long.usage());
         } else if self.carry.len() + end.len() > LINE_BOUND {
             let mut long = self.too_long();
             long.feed(end);
-            self.seen.usage = long.usage().or(self.seen.usage);
+            self.found(long.usage());
         } else if self.carry.is_empty() {
             self.whole_line(end);
         } else {
@@ -127,9 +143,21 @@ impl SseTap {
             self.end_event();
         } else if let Some(data) = field(line, b"data") {
             self.data(data);
-        } else if field(line, b"event") == Some(b"error") {
-            self.seen.error = true;
+        } else if let Some(name) = field(line, b"event") {
+            self.name = match name.trim_ascii() {
+                b"ping" => Name::Ping,
+                b"error" => Name::Error,
+                _ => Name::Any,
+            };
+            if self.name == Name::Error {
+                self.seen.error = self.seen.error.or(Some(Blame::Worker));
+            }
         }
+    }
+
+    /// A usage within a line that was too long to be kept.
+    fn found(&mut self, usage: Option<Usage>) {
+        self.count(Event { usage, ..Event::default() });
     }
 
     fn data(&mut self, data: &[u8]) {
@@ -154,15 +182,21 @@ impl SseTap {
             self.count(Event::read(&self.data).unwrap_or(Event::UNKNOWN));
         }
         self.spilt = false;
+        self.name = Name::Any;
         empty(&mut self.data);
     }
 
     fn count(&mut self, event: Event) {
-        self.seen.content |= event.deltas > 0;
-        self.seen.tokens += event.deltas;
+        let deltas = if self.name == Name::Any { event.deltas } else { 0 };
+        self.seen.content |= deltas > 0;
+        self.seen.tokens += deltas;
         self.seen.finished = self.seen.finished.saturating_add(event.finished);
-        self.seen.usage = event.usage.or(self.seen.usage);
+        if let Some(usage) = event.usage {
+            self.account.report(usage, self.seen.tokens);
+        }
+        self.seen.usage = self.account.until_now(self.seen.tokens);
         self.seen.done |= event.done;
-        self.seen.error |= event.error;
+        // What the data say of a fault is more than the event's name.
+        self.seen.error = event.error.or(self.seen.error);
     }
 }

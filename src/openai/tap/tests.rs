@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::request::Blame;
 
 /// The result of a whole stream, however it is cut.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,7 +83,7 @@ fn every_cut_of_a_stream_reads_and_filters_the_same() {
             let (plain, full) = chat_stream(&WORDS, end, spaced);
             let usage = Some(Usage { prompt: 11, output: 4 });
             let expected = Outcome {
-                seen: Seen { content: true, tokens: 4, finished: 0, usage, done: true, error: false },
+                seen: Seen { content: true, tokens: 4, finished: 0, usage, done: true, error: None },
                 passed: plain.clone().into_bytes(),
             };
             let stream = full.as_bytes();
@@ -167,9 +168,10 @@ fn what_is_too_long_to_hold_passes_and_counts() {
         content: true,
         tokens: 3,
         finished: 0,
-        usage: Some(Usage { prompt: 5, output: 9 }),
+        // What comes after the report is a token each.
+        usage: Some(Usage { prompt: 5, output: 11 }),
         done: false,
-        error: false,
+        error: None,
     };
     let expected = Outcome { seen, passed: stream.clone().into_bytes() };
     for lengths in [&[usize::MAX][..], &[1000], &[LINE_BOUND], &[LINE_BOUND + 100, 3]] {
@@ -210,11 +212,11 @@ fn errors_are_seen_in_every_form() {
     for stream in
         ["data: {\"error\":{\"code\":500}}\n\n", "event: error\ndata: {}\n\n", "event:error\r\rdata: x\r\r"]
     {
-        assert!(run(cut(stream.as_bytes(), &[1])).seen.error, "{stream}");
+        assert!(run(cut(stream.as_bytes(), &[1])).seen.error.is_some(), "{stream}");
     }
     let pretty = "data: {\ndata:   \"error\": {}\ndata: }\n\n";
     let seen = run([pretty.as_bytes()]).seen;
-    assert_eq!((seen.error, seen.content), (true, false));
+    assert_eq!((seen.error, seen.content), (Some(Blame::Worker), false));
 }
 
 fn json_usage<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Option<Usage> {
@@ -260,6 +262,41 @@ fn a_json_answers_usage_is_its_own() {
     }
     let long = format!(r#"{{"usage":{{"x":"{}","prompt_tokens":1}}}}"#, "y".repeat(5000));
     assert_eq!(usage(&long), None);
+}
+
+#[test]
+fn a_json_answer_that_is_an_error_says_whose_fault_for_every_cut() {
+    let long = "y".repeat(5000);
+    for (answer, blame) in [
+        (r#"{"error":{"message":"no","code":400},"usage":null}"#.to_owned(), Some(Blame::Client)),
+        (r#"{"id":"r","status":"failed","error" : {"code":"server_error"}}"#.to_owned(), Some(Blame::Worker)),
+        (r#"{"error":"out of memory"}"#.to_owned(), Some(Blame::Worker)),
+        (r#"{"error":"\n"}"#.to_owned(), Some(Blame::Worker)),
+        (format!(r#"{{"error":{{"message":"{long}"}}}}"#), Some(Blame::Worker)),
+        (r#"{"error":"","choices":[{"error":{"code":400}}]}"#.to_owned(), None),
+        (r#"{"error":null,"choices":["error",{"error":"a"}]}"#.to_owned(), None),
+        (r#"{"error":null,"response":{"error":{"code":400}}}"#.to_owned(), None),
+        (r#"{"a":"error","b":"error"}"#.to_owned(), None),
+    ] {
+        for length in [1, 7, usize::MAX] {
+            let mut tap = JsonTap::new();
+            cut(answer.as_bytes(), &[length]).into_iter().for_each(|piece| tap.feed(piece));
+            assert_eq!(tap.error(), blame, "{answer}");
+        }
+    }
+    let beside = r#"{"error":{"message":"cut off"},"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
+    assert_eq!(json_usage([beside.as_bytes()]), Some(Usage { prompt: 3, output: 2 }));
+}
+
+#[test]
+fn an_event_named_ping_is_no_content() {
+    let stream =
+        "event: ping\ndata: 2026-01-01\n\nevent: error\ndata: broken\n\nevent: news\ndata: hello\n\n";
+    for length in [1, 1000] {
+        let mut tap = SseTap::new();
+        let seen = cut(stream.as_bytes(), &[length]).into_iter().map(|piece| tap.feed(piece)).last().unwrap();
+        assert_eq!((seen.tokens, seen.error), (1, Some(Blame::Worker)));
+    }
 }
 
 /// Pieces of event streams, so that random streams come close to real ones.

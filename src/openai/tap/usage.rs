@@ -2,37 +2,151 @@
 
 use crate::openai::scan::{Flaw, Scanner};
 
-/// Tokens as a worker counted them.
+/// Tokens as a worker counted them. A number that it did not give is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Prompt (input) tokens.
+    /// Prompt (input) tokens, those of a cache included.
     pub prompt: u64,
     /// Completion (output) tokens; 0 where there are none, as for embeddings.
     pub output: u64,
 }
 
 impl Usage {
-    /// Reads a `usage` value, in the words of chat and completions or in those of responses. `None` when it says
-    /// nothing, as `null` does.
+    /// Reads a `usage` value, in the words of chat and completions, of responses, or of messages. `None` when it says
+    /// nothing, as `null` and nothing but zeros do.
     pub(super) fn read(scanner: &mut Scanner<'_>) -> Result<Option<Self>, Flaw> {
         if scanner.peek()? != b'{' {
             scanner.skip()?;
             return Ok(None);
         }
-        let (mut prompt, mut output) = (None, None);
+        let (mut prompt, mut output, mut total, mut cached) = (None, None, None, 0_u64);
         scanner.object::<Flaw>(|scanner, key| {
             let slot = match key.raw {
                 b"prompt_tokens" | b"input_tokens" => &mut prompt,
                 b"completion_tokens" | b"output_tokens" => &mut output,
+                b"total_tokens" => &mut total,
+                // Messages count beside the rest what others count within it.
+                b"cache_read_input_tokens" | b"cache_creation_input_tokens" => {
+                    cached = cached.saturating_add(count(scanner)?.unwrap_or(0));
+                    return Ok(());
+                }
                 _ => return scanner.skip(),
             };
-            match scanner.peek()? {
-                b'0'..=b'9' => *slot = scanner.number()?.parse().ok().or(*slot),
-                _ => scanner.skip()?,
-            }
+            *slot = count(scanner)?.or(*slot);
             Ok(())
         })?;
-        Ok((prompt.is_some() || output.is_some())
-            .then(|| Self { prompt: prompt.unwrap_or(0), output: output.unwrap_or(0) }))
+        let rest =
+            |known: Option<u64>| total.map_or(0, |total: u64| total.saturating_sub(known.unwrap_or(0)));
+        let usage = Self {
+            prompt: prompt.unwrap_or_else(|| rest(output)).saturating_add(cached),
+            output: output.unwrap_or_else(|| if prompt.is_some() { rest(prompt) } else { 0 }),
+        };
+        Ok((usage != Self::default()).then_some(usage))
+    }
+}
+
+/// A number of tokens, if the value is one.
+fn count(scanner: &mut Scanner<'_>) -> Result<Option<u64>, Flaw> {
+    match scanner.peek()? {
+        b'0'..=b'9' => {
+            let digits = scanner.number()?;
+            // Some workers write whole numbers with a fraction.
+            let fraction =
+                || digits.parse().ok().filter(|number: &f64| *number < 1e15).map(|number| number as u64);
+            Ok(digits.parse().ok().or_else(fraction))
+        }
+        _ => scanner.skip().map(|()| None),
+    }
+}
+
+/// What a stream reports of its tokens, put together. Workers report once at the end, or at the beginning, or with each
+/// piece what there is until then; zeros and what is missing say nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Account {
+    told: bool,
+    best: Usage,
+    /// Pieces of content that had come with the latest report of output tokens.
+    at: u64,
+    /// The latest report counts less than what had come, and no more than the one before: it is none of the whole.
+    partial: bool,
+}
+
+impl Account {
+    /// Notes a report that came with, or after, so many pieces of content.
+    pub(super) fn report(&mut self, usage: Usage, seen: u64) {
+        self.told = true;
+        self.best.prompt = self.best.prompt.max(usage.prompt);
+        if usage.output > 0 {
+            self.partial = usage.output <= self.best.output && self.at < seen && usage.output < seen;
+            self.best.output = self.best.output.max(usage.output);
+            self.at = seen;
+        }
+    }
+
+    /// The tokens until now, when `seen` pieces of content have come in all: what comes after the latest report is a token
+    /// each. `None` when nothing was reported.
+    pub(super) fn until_now(&self, seen: u64) -> Option<Usage> {
+        let Usage { prompt, output } = self.best;
+        let output =
+            if self.partial { output.max(seen) } else { output.saturating_add(seen.saturating_sub(self.at)) };
+        self.told.then_some(Usage { prompt, output })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Option<Usage> {
+        Usage::read(&mut Scanner::new(json.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn every_shape_of_a_usage_is_read_and_zeros_say_nothing() {
+        let found = |prompt, output| Some(Usage { prompt, output });
+        for (json, usage) in [
+            (r#"{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}"#, found(7, 2)),
+            (r#"{"input_tokens":7,"output_tokens":2}"#, found(7, 2)),
+            (
+                r#"{"input_tokens":7,"cache_read_input_tokens":5,"cache_creation_input_tokens":null,"output_tokens":2}"#,
+                found(12, 2),
+            ),
+            (r#"{"prompt_tokens":7,"total_tokens":9}"#, found(7, 2)),
+            (r#"{"completion_tokens":2,"total_tokens":9}"#, found(7, 2)),
+            (r#"{"total_tokens":9}"#, found(9, 0)),
+            (r#"{"prompt_tokens":7.0,"completion_tokens":2e0}"#, found(7, 2)),
+            (r#"{"prompt_tokens":7,"completion_tokens":0}"#, found(7, 0)),
+            (r#"{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}"#, None),
+            (r#"{"prompt_tokens":null,"completion_tokens":"5"}"#, None),
+            ("{}", None),
+            ("null", None),
+            ("7", None),
+        ] {
+            assert_eq!(read(json), usage, "{json}");
+        }
+    }
+
+    #[test]
+    fn reports_are_put_together_however_a_worker_spreads_them() {
+        // Reports as (pieces of content until then, prompt, output), then the pieces in all, and what it comes to.
+        for (what, reports, seen, sum) in [
+            ("at the end", &[(50, 10, 48)][..], 50, (10, 48)),
+            ("at the beginning", &[(0, 10, 0)], 50, (10, 50)),
+            ("at the beginning, with the first token", &[(0, 10, 1)], 49, (10, 50)),
+            ("at both", &[(0, 10, 1), (50, 0, 57)], 50, (10, 57)),
+            ("of nothing but the prompt at the end", &[(50, 10, 0)], 50, (10, 50)),
+            ("with each piece, until it is left", &[(1, 10, 2), (2, 10, 4), (3, 10, 6)], 4, (10, 7)),
+            ("zeros at the end", &[(1, 10, 2), (2, 10, 4), (2, 0, 0)], 2, (10, 4)),
+            ("of each piece alone", &[(1, 10, 1), (2, 10, 1), (3, 10, 1)], 3, (10, 3)),
+            ("of one token more than pieces at the end", &[(3, 10, 3), (4, 10, 3), (4, 10, 5)], 4, (10, 5)),
+        ] {
+            let mut account = Account::default();
+            assert_eq!(account.until_now(seen), None);
+            for (at, prompt, output) in reports {
+                account.report(Usage { prompt: *prompt, output: *output }, *at);
+            }
+            let usage = Usage { prompt: sum.0, output: sum.1 };
+            assert_eq!(account.until_now(seen), Some(usage), "{what}");
+        }
     }
 }

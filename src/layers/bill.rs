@@ -1,0 +1,148 @@
+//! What a request is charged in the end, by what became of it.
+
+use http::StatusCode;
+
+use crate::limit::Cost;
+use crate::request::{Ending, Flight};
+
+/// What a request is charged in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bill {
+    /// It was not served: not even the call counts.
+    Nothing,
+    /// The call, and so many tokens.
+    Tokens(u64),
+    /// What was reserved: nobody can say what was used.
+    Reserved,
+}
+
+impl Bill {
+    /// The bill of a request that ended with an answer of this status, or with none; it was to cost `cost`.
+    pub(super) fn of(flight: &Flight, status: Option<StatusCode>, cost: &Cost) -> Self {
+        if let Some((prompt, output)) = flight.usage() {
+            let prompt = if prompt == 0 { cost.prompt_tokens } else { prompt };
+            // No model answers without a token of its own: a whole answer that reports none leaves it open.
+            let open = output == 0 && !flight.is_counted();
+            return Self::Tokens(prompt.saturating_add(if open { cost.expected_output } else { output }));
+        }
+        let began = flight.first_token().is_some();
+        let asks_for_stream = flight.asked().is_some_and(|asked| asked.stream);
+        match flight.ending() {
+            _ if status.is_some_and(|status| status.as_u16() >= 400) => Self::Tokens(0),
+            // An error in place of an answer, whatever its status.
+            _ if flight.erred().is_some() && !began => Self::Tokens(0),
+            // The worker failed before it had given anything.
+            Ending::WorkerFailed | Ending::TimedOut | Ending::Refused if !began => Self::Nothing,
+            // Left before it was sent anywhere.
+            Ending::ClientGone if flight.dispatched().is_none() => Self::Tokens(0),
+            // A stream that ended without a word, not even that it is over.
+            Ending::Complete if flight.is_counted() && !began && !flight.is_over() => Self::Tokens(0),
+            // What was not seen of a stream was not written, also when it was left before it began.
+            _ if flight.is_counted() || (status.is_none() && asks_for_stream) => {
+                Self::Tokens(cost.prompt_tokens.saturating_add(flight.output_tokens()))
+            }
+            _ => Self::Reserved,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Nanos;
+    use crate::request::{Blame, Demand, Kind};
+
+    const COST: Cost = Cost { prompt_tokens: 100, expected_output: 256, max_output: Some(900) };
+
+    /// A request that was sent to a worker.
+    fn sent(stream: bool) -> Flight {
+        let flight = Flight::new("r1", Nanos::ZERO);
+        flight.set_asked(&Demand { kind: Kind::Chat, stream, ..Demand::path() });
+        flight.set_dispatched(Nanos::from_millis(1));
+        flight
+    }
+
+    /// One whose event stream has begun with that many tokens, and ended.
+    fn stream(tokens: u64, ending: Ending) -> Flight {
+        let flight = sent(true);
+        flight.set_streamed();
+        flight.set_counted();
+        flight.set_output_tokens(tokens);
+        if tokens > 0 {
+            flight.set_first_token(Nanos::from_millis(2));
+        }
+        flight.set_ending(ending);
+        flight
+    }
+
+    fn whole(ending: Ending) -> Flight {
+        let flight = sent(false);
+        flight.set_ending(ending);
+        flight
+    }
+
+    fn ok(flight: &Flight) -> Bill {
+        Bill::of(flight, Some(StatusCode::OK), &COST)
+    }
+
+    #[test]
+    fn an_error_costs_the_call_and_no_tokens() {
+        for status in [400, 404, 422, 429, 500, 502, 503, 529] {
+            let status = StatusCode::from_u16(status).ok();
+            assert_eq!(Bill::of(&whole(Ending::Complete), status, &COST), Bill::Tokens(0), "{status:?}");
+        }
+        for blame in [Blame::Client, Blame::Worker] {
+            let ending = if blame == Blame::Worker { Ending::WorkerFailed } else { Ending::Complete };
+            for flight in [whole(Ending::Complete), stream(0, ending)] {
+                flight.set_erred(blame);
+                assert_eq!(ok(&flight), Bill::Tokens(0), "{flight:?}");
+            }
+            // What came before it was written.
+            let flight = stream(7, ending);
+            flight.set_erred(blame);
+            assert_eq!(ok(&flight), Bill::Tokens(107));
+        }
+        assert_eq!(ok(&stream(0, Ending::Complete)), Bill::Tokens(0), "an empty stream");
+    }
+
+    #[test]
+    fn what_was_reserved_stays_when_nobody_can_say_what_was_written() {
+        assert_eq!(Bill::of(&whole(Ending::ClientGone), None, &COST), Bill::Reserved);
+        assert_eq!(ok(&whole(Ending::ClientGone)), Bill::Reserved);
+        assert_eq!(ok(&whole(Ending::Complete)), Bill::Reserved);
+        // A stream that nobody reads along.
+        for ending in [Ending::ClientGone, Ending::Complete, Ending::WorkerFailed] {
+            let lines = sent(true);
+            lines.set_streamed();
+            lines.set_first_token(Nanos::from_millis(2));
+            lines.set_ending(ending);
+            assert_eq!(ok(&lines), Bill::Reserved, "{ending:?}");
+        }
+        assert_eq!(Bill::of(&sent(true), None, &COST), Bill::Tokens(100), "a stream that had not begun");
+        let waiting = Flight::new("r1", Nanos::ZERO);
+        assert_eq!(Bill::of(&waiting, None, &COST), Bill::Tokens(0));
+    }
+
+    #[test]
+    fn a_stream_costs_what_was_seen_and_a_worker_that_fails_at_once_nothing() {
+        for ending in [Ending::ClientGone, Ending::Complete, Ending::WorkerFailed, Ending::TimedOut] {
+            assert_eq!(ok(&stream(7, ending)), Bill::Tokens(107));
+        }
+        let empty = stream(0, Ending::Complete);
+        empty.set_over();
+        assert_eq!(ok(&empty), Bill::Tokens(100), "it had nothing to say");
+        assert_eq!(ok(&stream(0, Ending::WorkerFailed)), Bill::Nothing);
+        assert_eq!(ok(&whole(Ending::TimedOut)), Bill::Nothing);
+    }
+
+    #[test]
+    fn a_report_goes_before_all_and_its_zeros_say_nothing() {
+        for (reported, counted, tokens) in
+            [((90, 40), false, 130), ((0, 40), false, 140), ((90, 0), false, 346), ((90, 0), true, 90)]
+        {
+            let flight = if counted { stream(0, Ending::Complete) } else { whole(Ending::ClientGone) };
+            flight.set_usage(reported.0, reported.1);
+            assert_eq!(ok(&flight), Bill::Tokens(tokens), "{reported:?}");
+        }
+    }
+}

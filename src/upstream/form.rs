@@ -1,0 +1,80 @@
+//! In which form an answer comes, by what its head says.
+
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+
+/// The form of an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Server-sent events. What is `encoded` nobody can read along.
+    Events { encoded: bool },
+    /// One JSON text after another, each on a line of its own.
+    Lines,
+    /// One document, which means something only when it is whole: JSON, a page.
+    Document { encoded: bool },
+    /// Anything else, or unnamed.
+    Other,
+}
+
+impl Form {
+    /// The form of an answer with these fields.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let encoded = headers
+            .get_all(CONTENT_ENCODING)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .any(|coding| !matches!(coding.trim_ascii().to_ascii_lowercase().as_slice(), b"" | b"identity"));
+        let named = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+        let named = named.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        // Nearly all are one of these two, as they are written here.
+        match named {
+            b"application/json" => return Self::Document { encoded },
+            b"text/event-stream" => return Self::Events { encoded },
+            _ => {}
+        }
+        let named = String::from_utf8_lossy(named).to_ascii_lowercase();
+        // The names that are in use for it are many, and none is registered but the last two.
+        let lines = ["ndjson", "jsonl", "json-lines", "json-stream", "stream+json", "json-seq"];
+        match &*named {
+            "text/event-stream" => Self::Events { encoded },
+            name if lines.iter().any(|part| name.contains(part)) => Self::Lines,
+            name if name.ends_with("json") || name.ends_with("xml") || name == "text/html" => {
+                Self::Document { encoded }
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn the_head_says_in_which_form_an_answer_comes() {
+        for (kind, encoding, form) in [
+            ("text/event-stream", None, Form::Events { encoded: false }),
+            ("Text/Event-Stream ; charset=utf-8", Some("identity"), Form::Events { encoded: false }),
+            ("text/event-stream", Some("gzip"), Form::Events { encoded: true }),
+            ("text/event-stream", Some("identity, BR"), Form::Events { encoded: true }),
+            ("application/x-ndjson", Some("gzip"), Form::Lines),
+            ("application/jsonl; charset=utf-8", None, Form::Lines),
+            ("application/stream+json", None, Form::Lines),
+            ("application/json", None, Form::Document { encoded: false }),
+            ("application/problem+json", Some("zstd"), Form::Document { encoded: true }),
+            ("text/html", None, Form::Document { encoded: false }),
+            ("text/plain; charset=utf-8", None, Form::Other),
+            ("audio/mpeg", None, Form::Other),
+            ("", None, Form::Other),
+        ] {
+            let mut headers = HeaderMap::new();
+            if !kind.is_empty() {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            }
+            if let Some(encoding) = encoding {
+                headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+            }
+            assert_eq!(Form::of(&headers), form, "{kind} {encoding:?}");
+        }
+    }
+}
