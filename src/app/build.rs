@@ -97,6 +97,7 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         timeouts: Timeouts {
             connect: timeouts.connect,
             first_token: timeouts.first_token,
+            hold: timeouts.hold,
             idle: timeouts.idle,
             total: timeouts.total,
         },
@@ -266,6 +267,7 @@ fn paths(settings: &Settings) -> Result<Paths, StartError> {
             retry: route.retry,
             timeouts: RouteTimeouts {
                 first_token: Some(route.timeouts.first_token),
+                hold: Some(route.timeouts.hold),
                 idle: Some(route.timeouts.idle),
                 total: Some(route.timeouts.total),
             },

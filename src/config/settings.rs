@@ -252,13 +252,15 @@ pub enum Sticky {
     Body(Arc<str>),
 }
 
-/// How long each step may take; each more than zero.
+/// How long each step may take; each more than zero, but for `hold`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// To connect to a worker.
     pub connect: Duration,
     /// From the request to the first token of a stream.
     pub first_token: Duration,
+    /// From the request until a stream without a token is begun all the same.
+    pub hold: Duration,
     /// From one piece of an answer to the next.
     pub idle: Duration,
     /// For all of it.

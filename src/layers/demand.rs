@@ -20,13 +20,15 @@ use tower::{Layer, Service};
 use crate::clock::{Clock, Nanos};
 use crate::layers::body::{Guarded, Tied};
 use crate::layers::exact::Exact;
-use crate::layers::intake::{Bounded, Buffers, Hold, Limits, read};
+use crate::layers::intake::{Bounded, Buffers, Limits, read};
 use crate::layers::paths::{Matched, Paths};
 use crate::metrics::Metrics;
 use crate::openai::demand::{Facts, parse, with_include_usage};
 use crate::openai::estimate::{Estimator, PromptEstimate};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Caller, DecodedPath, Demand, Ending, Flight, Kind, Payload, UpgradeTo, UsageInjected};
+use crate::request::{
+    BodyRoom, Caller, DecodedPath, Demand, Ending, Flight, Kind, Payload, UpgradeTo, UsageInjected,
+};
 
 /// The header by which a request may shorten its wait, in milliseconds from its arrival.
 pub const DEADLINE_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-deadline-ms");
@@ -218,7 +220,7 @@ pub struct Weigh<S> {
 struct Weighed {
     request: Request<Payload>,
     lesson: Option<Lesson>,
-    hold: Option<Hold>,
+    room: Option<BodyRoom>,
 }
 
 async fn weigh<B>(intake: &Arc<Intake>, request: Request<B>) -> Result<Weighed, Refusal>
@@ -250,7 +252,7 @@ where
     let caller =
         parts.extensions.get::<Caller>().map_or_else(|| "anonymous".into(), |caller| Arc::clone(&caller.id));
 
-    let (mut demand, payload, lesson, hold, in_body) = if let Some(shape) = &matched.shape {
+    let (mut demand, payload, lesson, room, in_body) = if let Some(shape) = &matched.shape {
         let (bytes, hold) = read(body, intake.limits, &intake.buffers).await?;
         let facts = parse(shape, &bytes)?;
         let prompt = match intake.exact.count(shape, &facts, &bytes).await {
@@ -274,7 +276,10 @@ where
         } else {
             Payload::from(bytes)
         };
-        (demand, payload, lesson, Some(hold), facts.session)
+        let room = BodyRoom(Arc::new(hold));
+        // Whoever may send it again holds it too.
+        parts.extensions.insert(room.clone());
+        (demand, payload, lesson, Some(room), facts.session)
     } else {
         let payload = if body.is_end_stream() {
             Payload::empty()
@@ -293,7 +298,7 @@ where
         flight.set_asked(&demand);
     }
     parts.extensions.insert(demand);
-    Ok(Weighed { request: Request::from_parts(parts, payload), lesson, hold })
+    Ok(Weighed { request: Request::from_parts(parts, payload), lesson, room })
 }
 
 impl<S, B, R> Service<Request<B>> for Weigh<S>
@@ -318,10 +323,10 @@ where
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         let intake = Arc::clone(&self.intake);
         Box::pin(async move {
-            let Weighed { request, lesson, hold } = weigh(&intake, request).await?;
+            let Weighed { request, lesson, room } = weigh(&intake, request).await?;
             let response = inner.call(request).await.map_err(Into::into)?;
-            // Committed: nothing is sent again, so the body's memory is free.
-            drop(hold);
+            // Begun: whoever may still send the body again holds its memory.
+            drop(room);
             Ok(response.map(|body| Guarded::new(body, lesson)))
         })
     }

@@ -55,6 +55,8 @@ pub struct DecodedPath(pub Arc<str>);
 pub struct RouteTimeouts {
     /// From the dispatch to the first content of a stream.
     pub first_token: Option<std::time::Duration>,
+    /// From the first dispatch until a stream without content is begun all the same.
+    pub hold: Option<std::time::Duration>,
     /// The longest silence after the commit.
     pub idle: Option<std::time::Duration>,
     /// From the dispatch to the end of the answer.

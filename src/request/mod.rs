@@ -15,7 +15,7 @@ pub use explaining::Explaining;
 pub use flight::{Asked, Blame, Ending, Flight};
 pub use forwarding::{DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
 pub use own::{OwnLimit, OwnLimits};
-pub use payload::{Payload, PayloadError};
+pub use payload::{BodyRoom, Payload, PayloadError};
 pub use promise::Promise;
 pub use trace::{Trace, TraceId};
 

@@ -1,6 +1,8 @@
 //! The request's body on its way to a worker.
 
+use std::any::Any;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -24,6 +26,10 @@ pub enum PayloadError {
     #[error("the request body did not arrive within bounds.body_read")]
     TooSlow,
 }
+
+/// Room in the memory that all request bodies share: taken as long as any clone of it lives.
+#[derive(Clone, Debug)]
+pub struct BodyRoom(pub Arc<dyn Any + Send + Sync>);
 
 /// A request body: read and kept, so that it can be sent again, or passed on as it arrives.
 #[derive(Debug)]

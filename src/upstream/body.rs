@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::alarm::Alarm;
 use super::deadline::Deadline;
+use super::early::{Early, Sieve};
 use super::fault::{Fault, Wait, broke};
 use super::headers;
 use super::source::{Break, Held, Source};
@@ -43,7 +44,7 @@ pub(crate) struct Limits {
 
 /// The body of a worker's answer.
 #[derive(Debug)]
-pub struct UpstreamBody {
+pub(crate) struct Open {
     /// Gone when the answer was read to its end, or failed.
     source: Option<Source>,
     held: Held,
@@ -57,51 +58,104 @@ pub struct UpstreamBody {
     looked: Nanos,
     /// Whether a stream that breaks off says so in an event, as a client is told.
     says_so: bool,
+    /// While it is not handed over but what keeps it alive is.
+    sieve: Option<Box<Sieve>>,
 }
 
-impl UpstreamBody {
+impl Open {
     pub(crate) fn new(source: Source, watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
         let last = clock.now();
         let held = Held::default();
-        Self { source: Some(source), held, watch, alarm, clock, limits, last, looked: last, says_so: true }
+        Self {
+            source: Some(source),
+            held,
+            watch,
+            alarm,
+            clock,
+            limits,
+            last,
+            looked: last,
+            says_so: true,
+            sieve: None,
+        }
     }
 
     /// The body of an answer that has none of its own.
     pub(crate) fn none(watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
         let last = clock.now();
         let held = Held::default();
-        Self { source: None, held, watch, alarm, clock, limits, last, looked: last, says_so: true }
+        Self {
+            source: None,
+            held,
+            watch,
+            alarm,
+            clock,
+            limits,
+            last,
+            looked: last,
+            says_so: true,
+            sieve: None,
+        }
     }
 
     /// For a reader that is no client: where a stream breaks off, the error is the body's and not an event's.
-    #[must_use]
-    pub const fn for_machines(mut self) -> Self {
+    pub(crate) const fn for_machines(&mut self) {
         self.says_so = false;
-        self
     }
 
     /// Reads and holds what comes before the first content of a stream, or the first frame of another answer. When it
     /// is ready the response can be committed: one whose content may take any time is at once.
-    pub(crate) fn poll_open(&mut self, vigil: &mut Vigil, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+    ///
+    /// Once the time of `early` is over, or the answer of another worker was begun by it, a stream hands on what keeps it
+    /// alive.
+    pub(crate) fn poll_open(
+        &mut self,
+        vigil: &mut Vigil,
+        early: Option<&Early<'_>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault>> {
+        let early = early.filter(|_| self.watch.is_counted());
         if self.source.as_ref().is_some_and(Source::is_over) {
             self.read_to_end();
         }
         while self.source.is_some() && !self.watch.begins_with_head() {
             match self.poll_source(cx) {
                 Poll::Ready(Ok(())) => {
-                    if self.watch.may_commit() || self.held.cost() > HELD_MAX {
+                    let kept = self.sieve.as_ref().map_or(0, |sieve| sieve.cost());
+                    if self.watch.may_commit() || self.held.cost() + kept > HELD_MAX {
                         break;
+                    }
+                    if let Some(early) = early {
+                        self.sift(early);
                     }
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
+                    if let Some(early) = early.filter(|early| !early.has_begun()) {
+                        ready!(self.alarm.poll_due(early.at.min(vigil.rings_at()), &self.clock, cx));
+                        if self.clock.now() >= early.at {
+                            early.begin();
+                            self.sift(early);
+                        }
+                    }
                     let wait = ready!(vigil.poll_vain(&mut self.alarm, &self.clock, cx));
                     self.expire();
                     return Poll::Ready(Err(Fault::Silent(wait)));
                 }
             }
         }
+        if let Some(sieve) = self.sieve.take() {
+            self.held = sieve.with(std::mem::take(&mut self.held));
+        }
         Poll::Ready(Ok(()))
+    }
+
+    /// Hands on what of the frames read keeps the stream alive, if the answer has begun.
+    fn sift(&mut self, early: &Early<'_>) {
+        if early.has_begun() {
+            let sieve = self.sieve.get_or_insert_default();
+            early.hand_on(sieve.sift(std::mem::take(&mut self.held)));
+        }
     }
 
     /// The worker that answers.
@@ -245,7 +299,7 @@ impl UpstreamBody {
     }
 }
 
-impl Body for UpstreamBody {
+impl Body for Open {
     type Data = Bytes;
     type Error = BodyError;
 

@@ -12,9 +12,10 @@ use hyper::upgrade::OnUpgrade;
 
 use super::Inner;
 use super::alarm::Alarm;
-use super::body::{Limits, UpstreamBody};
+use super::body::{Limits, Open};
 use super::connect::connect;
 use super::deadline::Deadline;
+use super::early::{Early, Lane};
 use super::exchange::exchange;
 use super::fault::{Fault, Trouble, Wait, is_repeatable, turns_away};
 use super::form::Form;
@@ -31,13 +32,20 @@ use crate::clock::Nanos;
 use crate::redis::jobs::Ticket;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
-    Caller, Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UpgradeTo, UsageInjected,
+    BodyRoom, Caller, Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UpgradeTo,
+    UsageInjected,
 };
 use crate::shed::{Ask, Failure, Permit, Waiter};
 
 /// A request under way, and what may still be done with it.
 pub(crate) struct Journey<'a> {
     pub(super) upstream: &'a Inner,
+    /// Where the answer is begun before its content, if it may be.
+    lane: Option<&'a Lane>,
+    /// When it was first sent anywhere.
+    began: Option<Nanos>,
+    /// The memory of its body.
+    _room: Option<BodyRoom>,
     pub(super) settings: &'a UpstreamSettings,
     pub(super) timeouts: Timeouts,
     /// When `timeouts.total` is over.
@@ -83,7 +91,7 @@ impl Way {
 /// An answer whose head is there.
 pub(crate) struct Answer {
     pub(super) head: response::Parts,
-    pub(super) body: UpstreamBody,
+    pub(super) body: Open,
     /// Waits for what lets it be committed.
     pub(super) vigil: Vigil,
 }
@@ -94,6 +102,7 @@ impl<'a> Journey<'a> {
         upstream: &'a Inner,
         settings: &'a UpstreamSettings,
         request: Request<Payload>,
+        lane: Option<&'a Lane>,
     ) -> Result<Self, Refusal> {
         let (mut head, payload) = request.into_parts();
         let mut facts = std::mem::take(&mut head.extensions);
@@ -122,6 +131,9 @@ impl<'a> Journey<'a> {
         upstream.budget.request(now);
         Ok(Self {
             upstream,
+            lane,
+            began: None,
+            _room: facts.remove::<BodyRoom>(),
             settings,
             timeouts,
             over: now + timeouts.total,
@@ -143,7 +155,7 @@ impl<'a> Journey<'a> {
     }
 
     /// Goes on until an answer can be committed or nothing more may be tried.
-    pub(crate) async fn run(mut self) -> Result<Response<UpstreamBody>, Refusal> {
+    pub(crate) async fn run(mut self) -> Result<Response<Open>, Refusal> {
         loop {
             let way = self.way()?;
             let fault = match self.race(&way).await {
@@ -203,6 +215,7 @@ impl<'a> Journey<'a> {
     /// Asks a worker until its answer can be handed over. `None`: it turned the request away, which has its seat
     /// elsewhere already.
     async fn step(&mut self, way: &Way) -> Result<Option<Answer>, Fault> {
+        let began = *self.began.get_or_insert(self.upstream.clock.now());
         let mut answer = match way {
             Way::Site(site) => self.attempt(site).await?,
             Way::Queue(errand) => self.queue(errand).await?,
@@ -213,8 +226,10 @@ impl<'a> Journey<'a> {
                 return Ok(None);
             }
         }
-        let Answer { body, vigil, .. } = &mut answer;
-        poll_fn(|cx| body.poll_open(vigil, cx)).await?;
+        let Answer { head, body, vigil } = &mut answer;
+        let (at, id, flight) = (began + self.timeouts.hold, &self.id, &*self.flight);
+        let early = self.lane.map(|lane| Early { at, lane, head, id, flight });
+        poll_fn(|cx| body.poll_open(vigil, early.as_ref(), cx)).await?;
         Ok(Some(answer))
     }
 
@@ -462,10 +477,10 @@ impl<'a> Journey<'a> {
             if let (Some((_, client)), Some(worker)) = (self.switch.take(), link.into_stream()) {
                 tokio::spawn(tunnel(client, worker, self.timeouts.idle, self.permit.clone(), clock.clone()));
             }
-            UpstreamBody::none(watch, alarm, clock, limits)
+            Open::none(watch, alarm, clock, limits)
         } else {
             let source = Source::Http(HttpSource::new(link, body, Arc::clone(site)));
-            UpstreamBody::new(source, watch, alarm, clock, limits)
+            Open::new(source, watch, alarm, clock, limits)
         };
         Answer { head, body, vigil }
     }
@@ -498,7 +513,7 @@ impl<'a> Journey<'a> {
     }
 
     /// Hands the answer over.
-    fn commit(self, answer: Answer) -> Response<UpstreamBody> {
+    fn commit(self, answer: Answer) -> Response<Open> {
         let Answer { mut head, mut body, .. } = answer;
         self.flight.set_worker(body.worker());
         let switched = head.headers.get(UPGRADE).cloned();

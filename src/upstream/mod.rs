@@ -10,6 +10,7 @@
 //! | `pool` `connect` `tls` `link` `relay` | connections |
 //! | `queue` | the same over a queue, where workers take requests instead of being sent them |
 //! | `body` `source` `watch` `alarm` | the answer on its way back |
+//! | `early` | its beginning before there is content |
 //! | `tunnel` | what comes after an upgrade |
 //!
 //! A response is *committed* at the first content byte, not at the headers: until then another worker can take over
@@ -28,6 +29,7 @@ mod alarm;
 mod body;
 mod connect;
 mod deadline;
+mod early;
 mod exchange;
 mod fault;
 mod form;
@@ -42,11 +44,12 @@ mod tunnel;
 mod vigil;
 mod watch;
 
-pub use body::{BodyError, UpstreamBody};
+pub use body::BodyError;
+pub use early::UpstreamBody;
 pub use settings::{QueueSettings, RetrySettings, Timeouts, UpstreamSettings};
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -59,8 +62,9 @@ use crate::clock::Clock;
 use crate::fleet::Fleet;
 use crate::redis::jobs::Jobs;
 use crate::refusal::Refusal;
-use crate::request::Payload;
+use crate::request::{Demand, Flight, Payload};
 use budget::RetryBudget;
+use early::{Lane, Run};
 use journey::Journey;
 use pool::Sites;
 
@@ -112,8 +116,25 @@ impl Upstream {
     /// A refusal with the reason `upstream_unreachable`, `upstream_broke` or `upstream_timeout` that names the worker,
     /// `no_worker` when it is gone, or what was wrong with the client's own body.
     pub async fn forward(&self, request: Request<Payload>) -> Result<Response<UpstreamBody>, Refusal> {
-        let settings = self.0.settings.load_full();
-        Journey::begin(&self.0, &settings, request)?.run().await
+        let streams = request.extensions().get::<Demand>().is_some_and(|demand| demand.kind.has_demand());
+        let Some(flight) = request.extensions().get::<Arc<Flight>>().filter(|_| streams).cloned() else {
+            let settings = self.0.settings.load_full();
+            return Ok(Journey::begin(&self.0, &settings, request, None)?.run().await?.map(Into::into));
+        };
+        let lane = Arc::new(Lane::default());
+        let (inner, ahead) = (Arc::clone(&self.0), Arc::clone(&lane));
+        let mut run: Run = Box::pin(async move {
+            let settings = inner.settings.load_full();
+            Journey::begin(&inner, &settings, request, Some(&ahead))?.run().await
+        });
+        let begun = poll_fn(|cx| match run.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Err(done)),
+            Poll::Pending => lane.head().map_or(Poll::Pending, |head| Poll::Ready(Ok(head))),
+        });
+        match begun.await {
+            Ok(head) => Ok(Response::from_parts(head, UpstreamBody::begun(run, lane, flight))),
+            Err(done) => done.map(|answer| answer.map(Into::into)),
+        }
     }
 }
 

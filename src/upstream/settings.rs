@@ -13,6 +13,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the first content of an event stream, from its dispatch.
     pub first_token: Duration,
+    /// From the first dispatch until the head of an event stream without content is handed over, and what keeps it alive.
+    pub hold: Duration,
     /// Between two pieces of the answer, after the first.
     pub idle: Duration,
     /// For the whole answer, retries included.
@@ -24,6 +26,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(1),
             first_token: Duration::from_secs(30),
+            hold: Duration::from_secs(15),
             idle: Duration::from_secs(60),
             total: Duration::from_secs(600),
         }
@@ -37,6 +40,7 @@ impl Timeouts {
         route.map_or(self, |route| Self {
             connect: self.connect,
             first_token: route.first_token.unwrap_or(self.first_token),
+            hold: route.hold.unwrap_or(self.hold),
             idle: route.idle.unwrap_or(self.idle),
             total: route.total.unwrap_or(self.total),
         })

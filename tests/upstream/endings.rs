@@ -140,7 +140,7 @@ async fn another_answer_that_breaks_after_the_commit_is_reset() {
 
 fn timeouts(first_token: u64, idle: u64, total: u64) -> UpstreamSettings {
     let [first_token, idle, total] = [first_token, idle, total].map(Duration::from_millis);
-    let timeouts = Timeouts { connect: Duration::from_secs(1), first_token, idle, total };
+    let timeouts = Timeouts { first_token, idle, total, ..Timeouts::default() };
     UpstreamSettings { timeouts, ..UpstreamSettings::default() }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 mod connections;
+mod early;
 mod endings;
 mod fields;
 mod passing;

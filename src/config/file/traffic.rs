@@ -77,6 +77,9 @@ pub struct RouteTimeouts {
     /// From the request to the first token of a stream.
     #[schemars(extend("x-default" = "`workers.timeouts.first_token`"))]
     pub first_token: Option<Text<Millis>>,
+    /// From the request until a stream without a token is begun all the same.
+    #[schemars(extend("x-default" = "`workers.timeouts.hold`"))]
+    pub hold: Option<Text<Millis>>,
     /// From one piece of an answer to the next.
     #[schemars(extend("x-default" = "`workers.timeouts.idle`"))]
     pub idle: Option<Text<Millis>>,
@@ -89,6 +92,7 @@ impl RouteTimeouts {
     pub(super) fn complete(&mut self, general: &Timeouts) {
         self.connect.get_or_insert(general.connect.clone());
         self.first_token.get_or_insert(general.first_token.clone());
+        self.hold.get_or_insert(general.hold.clone());
         self.idle.get_or_insert(general.idle.clone());
         self.total.get_or_insert(general.total.clone());
     }

@@ -144,6 +144,9 @@ pub struct Timeouts {
     pub connect: Text<Millis>,
     /// From the request to the first token of a stream.
     pub first_token: Text<Millis>,
+    /// From the request until a stream without a token is begun all the same, so that what stands before the gateway does
+    /// not take it for dead: its head, comments and pings pass from then on. `0s` is at once.
+    pub hold: Text<Millis>,
     /// From one piece of an answer to the next.
     pub idle: Text<Millis>,
     /// For all of it.
@@ -153,7 +156,13 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         let seconds = |seconds| Text(Millis::from_secs(seconds));
-        Self { connect: seconds(1), first_token: seconds(30), idle: seconds(60), total: seconds(600) }
+        Self {
+            connect: seconds(1),
+            first_token: seconds(30),
+            hold: seconds(15),
+            idle: seconds(60),
+            total: seconds(600),
+        }
     }
 }
 

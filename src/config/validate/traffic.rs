@@ -92,6 +92,7 @@ fn timeouts(
     Timeouts {
         connect: of("connect", &own.connect, &general.connect),
         first_token: of("first_token", &own.first_token, &general.first_token),
+        hold: own.hold.as_ref().unwrap_or(&general.hold).0.get(),
         idle: of("idle", &own.idle, &general.idle),
         total: of("total", &own.total, &general.total),
     }

@@ -189,6 +189,7 @@ pub(super) fn timeouts(timeouts: &file::Timeouts, at: &At<'_>, report: &mut Repo
     Timeouts {
         connect: positive(timeouts.connect.0, &at.key("connect"), report),
         first_token: positive(timeouts.first_token.0, &at.key("first_token"), report),
+        hold: timeouts.hold.0.get(),
         idle: positive(timeouts.idle.0, &at.key("idle"), report),
         total: positive(timeouts.total.0, &at.key("total"), report),
     }

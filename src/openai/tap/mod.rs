@@ -5,18 +5,20 @@
 //! it lies, without a copy or an allocation. What it cannot read (a line beyond its bound, another protocol) counts as
 //! content: the answer is committed to the client rather than held back on a guess.
 //!
-//! [`SseTap`] reads event streams, [`JsonTap`] whole JSON answers. [`UsageFilter`] is the one that changes bytes, and
+//! [`SseTap`] reads event streams, [`JsonTap`] whole JSON answers, and [`Pings`] finds what only keeps a stream alive. [`UsageFilter`] is the one that changes bytes, and
 //! only those that a worker added because we asked it to.
 
 mod event;
 mod filter;
 mod json;
 mod lines;
+mod pings;
 mod sse;
 mod usage;
 
 pub use filter::UsageFilter;
 pub use json::JsonTap;
+pub use pings::{Parted, Pings};
 pub use sse::{Seen, SseTap};
 pub use usage::Usage;
 

@@ -1,0 +1,167 @@
+//! Parting what only keeps a stream alive from what it says.
+
+use super::lines::{Lines, Step, field};
+use crate::openai::scan::{Flaw, Scanner};
+
+/// Parts an event stream in two: comments and events named `ping`, which mean nothing but that somebody is there, and all
+/// else, each in its order. Only whole lines and whole events are handed out.
+#[derive(Debug, Default)]
+pub struct Pings {
+    lines: Lines,
+    /// The current line as far as it came.
+    line: Vec<u8>,
+    /// The whole lines of the current event.
+    event: Vec<u8>,
+    is_ping: bool,
+    last: Side,
+}
+
+/// Where the latest line went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Side {
+    Alive,
+    #[default]
+    Rest,
+    Event,
+}
+
+/// The two parts of some bytes of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parted {
+    /// Comments and pings.
+    pub alive: Vec<u8>,
+    /// Everything else.
+    pub rest: Vec<u8>,
+}
+
+impl Pings {
+    /// Parts the next bytes, cut anywhere. What belongs to a line or an event that is not over is kept.
+    pub fn part(&mut self, chunk: &[u8]) -> Parted {
+        let mut parted = Parted::default();
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            match self.lines.step(rest) {
+                Step::Rest => {
+                    self.side(&mut parted, self.last).push(b'\n');
+                    rest = &rest[1..];
+                }
+                Step::Line { content, total } => {
+                    let mut line = std::mem::take(&mut self.line);
+                    let length = line.len() + content;
+                    line.extend_from_slice(&rest[..total]);
+                    self.whole_line(&line, length, &mut parted);
+                    line.clear();
+                    self.line = line;
+                    rest = &rest[total..];
+                }
+                Step::Open => {
+                    self.line.extend_from_slice(rest);
+                    break;
+                }
+            }
+        }
+        parted
+    }
+
+    /// What is kept, when the stream is no longer parted.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        [self.event, self.line].concat()
+    }
+
+    /// How many bytes are kept.
+    #[must_use]
+    pub const fn kept(&self) -> usize {
+        self.event.len() + self.line.len()
+    }
+
+    const fn side<'s>(&'s mut self, parted: &'s mut Parted, side: Side) -> &'s mut Vec<u8> {
+        match side {
+            Side::Alive => &mut parted.alive,
+            Side::Rest => &mut parted.rest,
+            Side::Event => &mut self.event,
+        }
+    }
+
+    /// Takes a line whose first `length` bytes come before its end.
+    fn whole_line(&mut self, line: &[u8], length: usize, parted: &mut Parted) {
+        let content = &line[..length];
+        let outside = self.event.is_empty();
+        self.last = match content.first() {
+            Some(b':') if outside => Side::Alive,
+            // The empty line after a comment goes with it.
+            None if outside && self.last == Side::Alive => Side::Alive,
+            None if outside => Side::Rest,
+            _ => Side::Event,
+        };
+        if let Some(name) = field(content, b"event") {
+            self.is_ping = name.trim_ascii() == b"ping";
+        } else if let Some(data) = field(content, b"data") {
+            self.is_ping |= is_ping(data);
+        }
+        let last = self.last;
+        self.side(parted, last).extend_from_slice(line);
+        if content.is_empty() && !outside {
+            self.last = if std::mem::take(&mut self.is_ping) { Side::Alive } else { Side::Rest };
+            let event = std::mem::take(&mut self.event);
+            let last = self.last;
+            self.side(parted, last).extend_from_slice(&event);
+        }
+    }
+}
+
+/// Whether data say of themselves that they are a ping.
+fn is_ping(data: &[u8]) -> bool {
+    let mut scanner = Scanner::new(data);
+    let mut ping = false;
+    let read = scanner.object::<Flaw>(|scanner, key| match (key.raw, scanner.peek()?) {
+        (b"type", b'"') => {
+            ping = scanner.string()?.raw == b"ping";
+            Ok(())
+        }
+        _ => scanner.skip(),
+    });
+    read.is_ok() && ping
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMENT: &str = ": still here\n\n";
+    const PING: &str = "event: ping\ndata: {\"type\":\"ping\"}\n\n";
+    const DATED: &str = "event: ping\ndata: 2026-01-01\n\n";
+    const BARE: &str = "data: {\"at\":1,\"type\":\"ping\"}\n\n";
+    const ROLE: &str = "id: 1\n: within\ndata: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n";
+    const START: &str = "event: message_start\ndata: {\"type\":\"message_start\"}\n\n";
+
+    #[test]
+    fn comments_and_pings_are_parted_from_all_else_for_every_cut() {
+        let stream = [COMMENT, ROLE, PING, COMMENT, DATED, START, BARE, "\n", COMMENT].concat();
+        let alive = [COMMENT, PING, COMMENT, DATED, BARE, "\n", COMMENT].concat();
+        let rest = [ROLE, START].concat();
+        for end in ["\n", "\r", "\r\n"] {
+            let [stream, alive, rest] = [&stream, &alive, &rest].map(|text| text.replace('\n', end));
+            for length in 1..stream.len() {
+                let (mut pings, mut whole) = (Pings::default(), Parted::default());
+                for piece in stream.as_bytes().chunks(length) {
+                    let Parted { alive, rest } = pings.part(piece);
+                    whole.alive.extend(alive);
+                    whole.rest.extend(rest);
+                }
+                assert_eq!(pings.kept(), 0);
+                assert_eq!(String::from_utf8(whole.alive).unwrap(), alive, "{end:?} in pieces of {length}");
+                assert_eq!(String::from_utf8(whole.rest).unwrap(), rest, "{end:?} in pieces of {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_over_is_kept() {
+        let mut pings = Pings::default();
+        assert_eq!(pings.part(b": half a com"), Parted::default());
+        assert_eq!(pings.part(b"ment\nevent: ping\nda").alive, b": half a comment\n");
+        assert_eq!(pings.kept(), 14);
+        assert_eq!(pings.finish(), b"event: ping\nda");
+    }
+}

@@ -1,0 +1,275 @@
+//! Beginning an answer before there is content.
+//!
+//! What stands between the gateway and its clients takes a connection for dead on which nothing comes for a while. So a
+//! stream whose worker reads a long prompt is begun after some time all the same: its head goes out, and its comments
+//! and pings after it. What it *says* stays held, so that until its first content another worker may still take over, and
+//! nobody sees a difference; an answer that fails then says so in an event, for its status has gone.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Response, response};
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+
+use super::body::{BodyError, Open};
+use super::headers;
+use super::source::Held;
+use crate::clock::Nanos;
+use crate::openai::error;
+use crate::openai::tap::{Parted, Pings};
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Ending, Flight};
+
+/// What goes to a client before the first content: written by the journey, read by whoever answers.
+#[derive(Debug, Default)]
+pub(crate) struct Lane(Mutex<Ahead>);
+
+#[derive(Debug, Default)]
+struct Ahead {
+    begun: bool,
+    head: Option<response::Parts>,
+    alive: Vec<u8>,
+}
+
+impl Lane {
+    /// The head, when the answer has just been begun.
+    pub(crate) fn head(&self) -> Option<response::Parts> {
+        self.0.lock().head.take()
+    }
+
+    fn alive(&self) -> Option<Bytes> {
+        let mut ahead = self.0.lock();
+        (!ahead.alive.is_empty()).then(|| std::mem::take(&mut ahead.alive).into())
+    }
+}
+
+/// How the answer under way may be begun before its content.
+pub(crate) struct Early<'a> {
+    /// From when on.
+    pub(crate) at: Nanos,
+    pub(crate) lane: &'a Lane,
+    /// The worker's head, as it came.
+    pub(crate) head: &'a response::Parts,
+    /// The request's id.
+    pub(crate) id: &'a HeaderValue,
+    pub(crate) flight: &'a Flight,
+}
+
+impl Early<'_> {
+    pub(crate) fn has_begun(&self) -> bool {
+        self.lane.0.lock().begun
+    }
+
+    /// Hands the head over.
+    pub(crate) fn begin(&self) {
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.status = self.head.status;
+        head.headers = self.head.headers.clone();
+        headers::answer(&mut head.headers, self.id);
+        head.headers.remove(CONTENT_LENGTH);
+        self.flight.set_streamed();
+        self.flight.set_counted();
+        let mut ahead = self.lane.0.lock();
+        (ahead.begun, ahead.head) = (true, Some(head));
+    }
+
+    pub(crate) fn hand_on(&self, alive: Vec<u8>) {
+        let mut ahead = self.lane.0.lock();
+        if ahead.alive.is_empty() {
+            ahead.alive = alive;
+        } else {
+            ahead.alive.extend_from_slice(&alive);
+        }
+    }
+}
+
+/// Holds back what a stream says while what keeps it alive passes.
+#[derive(Debug, Default)]
+pub(crate) struct Sieve {
+    pings: Pings,
+    kept: Held,
+}
+
+impl Sieve {
+    /// Keeps what these frames say and returns the rest of them.
+    pub(crate) fn sift(&mut self, mut frames: Held) -> Vec<u8> {
+        let mut all_alive = Vec::new();
+        while let Some(frame) = frames.pop() {
+            match frame.into_data() {
+                Ok(data) => {
+                    let Parted { alive, rest } = self.pings.part(&data);
+                    all_alive.extend_from_slice(&alive);
+                    if !rest.is_empty() {
+                        self.kept.push(Frame::data(rest.into()));
+                    }
+                }
+                Err(frame) => self.kept.push(frame),
+            }
+        }
+        all_alive
+    }
+
+    /// Memory that it takes.
+    pub(crate) const fn cost(&self) -> usize {
+        self.kept.cost() + self.pings.kept()
+    }
+
+    /// What was kept, and `frames` after it.
+    pub(crate) fn with(self, mut frames: Held) -> Held {
+        let Self { pings, mut kept } = self;
+        let open = pings.finish();
+        if !open.is_empty() {
+            kept.push(Frame::data(open.into()));
+        }
+        while let Some(frame) = frames.pop() {
+            kept.push(frame);
+        }
+        kept
+    }
+}
+
+/// A journey that goes on behind its answer's back.
+pub(crate) type Run = Pin<Box<dyn Future<Output = Result<Response<Open>, Refusal>> + Send>>;
+
+/// The body of a worker's answer, as a client gets it.
+pub struct UpstreamBody {
+    state: State,
+    /// Whether its reader is no client.
+    machine: bool,
+}
+
+enum State {
+    Open(Open),
+    /// Begun before its content.
+    Begun {
+        run: Run,
+        lane: Arc<Lane>,
+        flight: Arc<Flight>,
+    },
+    /// Over, but for an event that says why.
+    Failed(Option<Bytes>),
+}
+
+impl From<Open> for UpstreamBody {
+    fn from(open: Open) -> Self {
+        Self { state: State::Open(open), machine: false }
+    }
+}
+
+impl UpstreamBody {
+    /// The body of an answer that was begun before its content.
+    pub(crate) fn begun(run: Run, lane: Arc<Lane>, flight: Arc<Flight>) -> Self {
+        Self { state: State::Begun { run, lane, flight }, machine: false }
+    }
+
+    /// For a reader that is no client: where a stream breaks off, the error is the body's and not an event's.
+    #[must_use]
+    pub fn for_machines(mut self) -> Self {
+        self.machine = true;
+        if let State::Open(open) = &mut self.state {
+            open.for_machines();
+        }
+        self
+    }
+
+    /// Ends an answer that has begun and has no content to come.
+    fn fail(&mut self, refusal: Refusal) -> Option<BodyError> {
+        if let State::Begun { flight, .. } = &self.state {
+            flight.set_reason(refusal.reason);
+            flight.set_ending(match refusal.reason {
+                Reason::UpstreamTimeout => Ending::TimedOut,
+                Reason::UpstreamBroke | Reason::UpstreamUnreachable => Ending::WorkerFailed,
+                _ => Ending::Refused,
+            });
+        }
+        self.state = State::Failed((!self.machine).then(|| error::event(&refusal)));
+        self.machine.then(|| refusal.into())
+    }
+}
+
+/// What can follow on the head that has gone out: another event stream.
+fn fitting(answer: Response<Open>) -> Result<Open, Refusal> {
+    let status = answer.status();
+    let body = answer.into_body();
+    if body.watch().is_counted() {
+        return Ok(body);
+    }
+    let message = format!("Worker {} answered {} and no stream.", body.worker(), status.as_u16());
+    Err(Refusal::new(Reason::UpstreamBroke, message))
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.state {
+                State::Open(open) => return Pin::new(open).poll_frame(cx),
+                State::Failed(event) => return Poll::Ready(event.take().map(|event| Ok(Frame::data(event)))),
+                State::Begun { run, lane, .. } => {
+                    let done = match lane.alive() {
+                        Some(alive) => return Poll::Ready(Some(Ok(Frame::data(alive)))),
+                        None => run.as_mut().poll(cx),
+                    };
+                    let alive = lane.alive();
+                    match done.map(|done| done.and_then(fitting)) {
+                        Poll::Pending if alive.is_none() => return Poll::Pending,
+                        Poll::Pending => {}
+                        Poll::Ready(Ok(mut open)) => {
+                            if this.machine {
+                                open.for_machines();
+                            }
+                            this.state = State::Open(open);
+                        }
+                        Poll::Ready(Err(refusal)) => {
+                            if let Some(error) = this.fail(refusal) {
+                                return Poll::Ready(Some(Err(error)));
+                            }
+                        }
+                    }
+                    if let Some(alive) = alive {
+                        return Poll::Ready(Some(Ok(Frame::data(alive))));
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Open(open) => open.is_end_stream(),
+            State::Begun { .. } => false,
+            State::Failed(event) => event.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Open(open) => open.size_hint(),
+            State::Begun { .. } | State::Failed(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl fmt::Debug for UpstreamBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.state {
+            State::Open(open) => open.fmt(f),
+            State::Begun { lane, .. } => {
+                f.debug_struct("UpstreamBody").field("lane", lane).finish_non_exhaustive()
+            }
+            State::Failed(_) => f.debug_struct("UpstreamBody").finish_non_exhaustive(),
+        }
+    }
+}
