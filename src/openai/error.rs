@@ -90,10 +90,55 @@ pub fn body(refusal: &Refusal) -> Bytes {
     envelope(refusal, "", "")
 }
 
-/// The same as an event, for a stream that has begun. The empty lines before it end whatever event was cut off.
+/// How the events of a stream are written, which an error among them must be too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tongue {
+    /// Data alone: chat and completions.
+    #[default]
+    Bare,
+    /// Data under a name, by which readers tell events apart.
+    Named,
+    /// Those of the Messages API, whose readers skip what has no name, and know errors by a shape of their own.
+    Messages,
+}
+
+/// The same as an event, for a stream that has begun, of the request `id`. The empty lines before it end whatever event
+/// was cut off.
 #[must_use]
-pub fn event(refusal: &Refusal) -> Bytes {
-    envelope(refusal, "\n\ndata: ", "\n\n")
+pub fn event(refusal: &Refusal, tongue: Tongue, id: &str) -> Bytes {
+    match tongue {
+        Tongue::Bare => envelope(refusal, "\n\ndata: ", "\n\n"),
+        Tongue::Named => envelope(refusal, "\n\nevent: error\ndata: ", "\n\n"),
+        Tongue::Messages => {
+            let error = Told { r#type: kind_of_message(refusal.reason), message: &refusal.message };
+            let told = Message { r#type: "error", error, request_id: id };
+            // Strings into memory: there is nothing here that could fail.
+            let json = serde_json::to_string(&told).unwrap_or_default();
+            ["\n\nevent: error\ndata: ", &json, "\n\n"].concat().into()
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    r#type: &'static str,
+    error: Told<'a>,
+    request_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    r#type: &'static str,
+    message: &'a str,
+}
+
+/// The `type` of an error in the words of the Messages API.
+const fn kind_of_message(reason: Reason) -> &'static str {
+    match reason {
+        Reason::UpstreamTimeout => "timeout_error",
+        Reason::Overloaded | Reason::QueueTimeout => "overloaded_error",
+        _ => "api_error",
+    }
 }
 
 fn envelope(refusal: &Refusal, before: &str, after: &str) -> Bytes {
@@ -160,10 +205,30 @@ mod tests {
         let error = json!({"message": refusal.message, "type": "server_error", "param": "a.b", "code": "upstream_broke"});
         assert_eq!(read, json!({ "error": error }));
 
-        let mut tap = SseTap::new();
-        tap.feed(b"data: {\"choices\":[{\"delta\":{\"content\":\"cut o");
-        let seen = tap.feed(&event(&refusal));
-        assert_eq!((seen.error, seen.done), (Some(Blame::Worker), false));
-        assert!(event(&refusal).ends_with(b"}\n\n"));
+        for tongue in [Tongue::Bare, Tongue::Named, Tongue::Messages] {
+            let event = event(&refusal, tongue, "r1");
+            let mut tap = SseTap::new();
+            tap.feed(b"data: {\"choices\":[{\"delta\":{\"content\":\"cut o");
+            let seen = tap.feed(&event);
+            assert_eq!((seen.error, seen.done), (Some(Blame::Worker), false));
+            let text = std::str::from_utf8(&event).unwrap();
+            assert!(text.ends_with("}\n\n") && text.starts_with("\n\n"));
+            assert_eq!(text.contains("\nevent: error\ndata: "), tongue != Tongue::Bare);
+        }
+    }
+
+    #[test]
+    fn a_message_stream_is_told_in_its_own_words() {
+        for (reason, kind) in [
+            (Reason::UpstreamTimeout, "timeout_error"),
+            (Reason::UpstreamBroke, "api_error"),
+            (Reason::Overloaded, "overloaded_error"),
+        ] {
+            let event = event(&Refusal::new(reason, "no"), Tongue::Messages, "r1");
+            let data = std::str::from_utf8(&event).unwrap().split_once("data: ").unwrap().1;
+            let expected =
+                json!({"type": "error", "error": {"type": kind, "message": "no"}, "request_id": "r1"});
+            assert_eq!(serde_json::from_str::<Value>(data).unwrap(), expected);
+        }
     }
 }

@@ -20,7 +20,6 @@ use super::source::{Break, Held, Source};
 use super::vigil::{self, Vigil};
 use super::watch::Watch;
 use crate::clock::{Clock, Nanos};
-use crate::openai::error;
 use crate::refusal::{Reason, Refusal};
 use crate::request::Ending;
 
@@ -154,7 +153,7 @@ impl Open {
     fn sift(&mut self, early: &Early<'_>) {
         if early.has_begun() {
             let sieve = self.sieve.get_or_insert_default();
-            early.hand_on(sieve.sift(std::mem::take(&mut self.held)));
+            early.hand_on(sieve.sift(std::mem::take(&mut self.held)), self.watch.tongue());
         }
     }
 
@@ -245,7 +244,8 @@ impl Open {
         }
         self.watch.end(ending, Some(refusal.reason));
         if self.watch.takes_events() && self.says_so {
-            self.held.push(Frame::data(error::event(&refusal)));
+            let event = self.watch.event(&refusal);
+            self.held.push(Frame::data(event));
             return None;
         }
         Some(BodyError(refusal))

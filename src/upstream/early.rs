@@ -21,7 +21,7 @@ use super::body::{BodyError, Open};
 use super::headers;
 use super::source::Held;
 use crate::clock::Nanos;
-use crate::openai::error;
+use crate::openai::error::{self, Tongue};
 use crate::openai::tap::{Parted, Pings};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Ending, Flight};
@@ -35,6 +35,7 @@ struct Ahead {
     begun: bool,
     head: Option<response::Parts>,
     alive: Vec<u8>,
+    tongue: Tongue,
 }
 
 impl Lane {
@@ -79,8 +80,10 @@ impl Early<'_> {
         (ahead.begun, ahead.head) = (true, Some(head));
     }
 
-    pub(crate) fn hand_on(&self, alive: Vec<u8>) {
+    /// Hands on what keeps the stream alive, whose events are written so.
+    pub(crate) fn hand_on(&self, alive: Vec<u8>, tongue: Tongue) {
         let mut ahead = self.lane.0.lock();
+        ahead.tongue = tongue;
         if ahead.alive.is_empty() {
             ahead.alive = alive;
         } else {
@@ -180,7 +183,9 @@ impl UpstreamBody {
 
     /// Ends an answer that has begun and has no content to come.
     fn fail(&mut self, refusal: Refusal) -> Option<BodyError> {
-        if let State::Begun { flight, .. } = &self.state {
+        let mut event = None;
+        if let State::Begun { flight, lane, .. } = &self.state {
+            event = Some(error::event(&refusal, lane.0.lock().tongue, &flight.id));
             flight.set_reason(refusal.reason);
             flight.set_ending(match refusal.reason {
                 Reason::UpstreamTimeout => Ending::TimedOut,
@@ -188,7 +193,7 @@ impl UpstreamBody {
                 _ => Ending::Refused,
             });
         }
-        self.state = State::Failed((!self.machine).then(|| error::event(&refusal)));
+        self.state = State::Failed(event.filter(|_| !self.machine));
         self.machine.then(|| refusal.into())
     }
 }

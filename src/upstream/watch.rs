@@ -7,8 +7,9 @@ use http_body::Frame;
 
 use super::source::Held;
 use crate::clock::Nanos;
+use crate::openai::error::{self, Tongue};
 use crate::openai::tap::{JsonTap, Seen, SseTap, Usage, UsageFilter};
-use crate::refusal::Reason;
+use crate::refusal::{Reason, Refusal};
 use crate::request::{Blame, Ending, Flight};
 use crate::shed::Permit;
 
@@ -203,6 +204,20 @@ impl Watch {
     /// Whether the tokens of this answer are seen as they come.
     pub(crate) const fn is_counted(&self) -> bool {
         matches!(self.tap, Tap::Stream(_))
+    }
+
+    /// An event that says why the stream ends.
+    pub(crate) fn event(&self, refusal: &Refusal) -> Bytes {
+        error::event(refusal, self.tongue(), &self.flight.id)
+    }
+
+    /// How the stream's events are written.
+    pub(crate) const fn tongue(&self) -> Tongue {
+        match &self.tap {
+            Tap::Stream(stream) => stream.tap.tongue(),
+            // Whatever its own events are called, none is taken for one of them.
+            _ => Tongue::Named,
+        }
     }
 
     /// Whether the stream said that it is over. What becomes of its connection then changes nothing.

@@ -161,7 +161,7 @@ impl Answer {
 
     fn fail(&mut self, fault: jobs::Fault) -> Bytes {
         self.end(Ending::WorkerFailed);
-        error::event(&fault.into_refusal("The job"))
+        error::event(&fault.into_refusal("The job"), error::Tongue::Named, "")
     }
 }
 

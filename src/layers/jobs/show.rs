@@ -118,7 +118,7 @@ impl Counter {
             if let Some(flight) = flight {
                 flight.set_ending(Ending::WorkerFailed);
             }
-            JobBody::text(error::event(&another_run()))
+            JobBody::text(error::event(&another_run(), error::Tongue::Named, ""))
         };
         let mut response = Response::new(body);
         let headers = response.headers_mut();

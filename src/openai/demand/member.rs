@@ -20,6 +20,14 @@ pub(super) enum Member {
     Stream,
     StreamOptions,
     Store,
+    System,
+    Documents,
+    ChatTemplate,
+    ChatTemplateKwargs,
+    Prediction,
+    ResponseFormat,
+    Suffix,
+    Text,
 }
 
 impl Member {
@@ -41,6 +49,14 @@ impl Member {
             b"stream" => Self::Stream,
             b"stream_options" => Self::StreamOptions,
             b"store" => Self::Store,
+            b"system" => Self::System,
+            b"documents" => Self::Documents,
+            b"chat_template" => Self::ChatTemplate,
+            b"chat_template_kwargs" => Self::ChatTemplateKwargs,
+            b"prediction" => Self::Prediction,
+            b"response_format" => Self::ResponseFormat,
+            b"suffix" => Self::Suffix,
+            b"text" => Self::Text,
             _ => return None,
         })
     }
@@ -63,6 +79,14 @@ impl Member {
             Self::Stream => "stream",
             Self::StreamOptions => "stream_options",
             Self::Store => "store",
+            Self::System => "system",
+            Self::Documents => "documents",
+            Self::ChatTemplate => "chat_template",
+            Self::ChatTemplateKwargs => "chat_template_kwargs",
+            Self::Prediction => "prediction",
+            Self::ResponseFormat => "response_format",
+            Self::Suffix => "suffix",
+            Self::Text => "text",
         }
     }
 }

@@ -155,7 +155,12 @@ impl<'a, 'h> Reading<'a, 'h> {
                 expect(string_or_array, "a string or an array")?;
                 add_text(scanner, &mut self.prompts)?;
             }
-            (Member::Instructions, Kind::Response) => add_text(scanner, &mut self.prompts)?,
+            (Member::Instructions | Member::Prompt, Kind::Response)
+            | (Member::System | Member::ChatTemplate | Member::Prediction, Kind::Chat)
+            | (Member::Suffix, Kind::Completion) => add_text(scanner, &mut self.prompts)?,
+            // Templates and engines show these to the model as JSON.
+            (Member::Documents | Member::ChatTemplateKwargs | Member::ResponseFormat, Kind::Chat)
+            | (Member::Text, Kind::Response) => add_json(scanner, &mut self.prompts)?,
             (Member::Tools, Kind::Chat | Kind::Response) | (Member::Functions, Kind::Chat) => {
                 add_json(scanner, &mut self.prompts)?;
             }

@@ -1,28 +1,36 @@
 //! How much of a prompt is text.
 
-use memchr::memmem;
-
 use crate::openai::scan::{Flaw, Scanner, Text};
 
-/// Members of messages that a model does not read as text. Media cost tokens too, but not by their bytes.
-const NOT_TEXT: [&[u8]; 13] = [
-    b"type",
-    b"role",
-    b"id",
-    b"call_id",
-    b"tool_call_id",
+/// Members that hold media, or point at them: a model does not read them as text, and their tokens do not go by bytes.
+const MEDIA: [&[u8]; 15] = [
     b"image",
     b"image_url",
+    b"image_embeds",
+    b"input_image",
     b"audio",
     b"audio_url",
+    b"audio_embeds",
     b"input_audio",
+    b"video",
     b"video_url",
     b"file",
+    b"file_data",
+    b"file_url",
+    b"file_id",
     b"encrypted_content",
 ];
 
-/// How far into a string the mark of a data URL is looked for: longer than any media type.
-const DATA_URL_HEAD: usize = 128;
+/// Members of values that name something.
+const NAMES: [&[u8]; 5] = [b"type", b"role", b"id", b"call_id", b"tool_call_id"];
+
+/// Members whose objects a chat template shows to the model as JSON, names and all.
+const SHOWN: [&[u8]; 3] = [b"arguments", b"input", b"parameters"];
+
+/// Names and ids that are in use are shorter; a longer one is text that hides.
+const LONGEST_NAME: usize = 64;
+/// The longest URL of media, as most servers accept it.
+const LONGEST_URL: usize = 8 * 1024;
 
 /// Who is told the text of prompts, piece by piece.
 pub(super) type Hear<'h> = dyn FnMut(&str) + 'h;
@@ -56,22 +64,63 @@ impl Prompts<'_> {
     }
 }
 
-/// Counts every string in a value, except names, ids and media (data URLs and [`NOT_TEXT`] members).
+/// Counts every string in a value, except names, ids and media. Each of these must look like one: text that a model reads
+/// must not pass for it.
 pub(super) fn add_text(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), Flaw> {
+    add_value(scanner, prompts, false)
+}
+
+/// The same; `media` within a member of [`MEDIA`].
+fn add_value(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) -> Result<(), Flaw> {
     match scanner.peek()? {
         b'"' => {
             let text = scanner.string()?;
-            if !is_data_url(&text) {
+            if !(media && is_media(&text)) {
                 prompts.text(&text);
             }
             Ok(())
         }
-        b'[' => scanner.array(|scanner| add_text(scanner, prompts)),
-        b'{' => scanner.object(|scanner, key| {
-            if NOT_TEXT.contains(&key.name().as_ref()) { scanner.skip() } else { add_text(scanner, prompts) }
-        }),
+        b'[' => scanner.array(|scanner| add_value(scanner, prompts, media)),
+        b'{' => add_members(scanner, prompts, media),
         _ => scanner.skip(),
     }
+}
+
+fn add_members(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) -> Result<(), Flaw> {
+    let mut kind: Option<Text<'_>> = None;
+    // What is media in an object of one type only, which may come after it.
+    let mut open: Option<Text<'_>> = None;
+    scanner.object(|scanner, key| {
+        let name = key.name();
+        let name = name.as_ref();
+        let is_string = scanner.peek()? == b'"';
+        if NAMES.contains(&name) && is_string {
+            let text = scanner.string()?;
+            if name == b"type" {
+                kind = Some(text);
+            }
+            if !is_name(&text) {
+                prompts.text(&text);
+            }
+            Ok(())
+        } else if matches!(name, b"result" | b"url" | b"data") && is_string && !media && open.is_none() {
+            open = Some(scanner.string()?);
+            Ok(())
+        } else if SHOWN.contains(&name) && !is_string {
+            add_json(scanner, prompts)
+        } else {
+            add_value(scanner, prompts, media || MEDIA.contains(&name))
+        }
+    })?;
+    if let Some(text) = open {
+        let kind = kind.map_or(&b""[..], |kind| kind.raw);
+        let holds_media =
+            matches!(kind, b"image_generation_call" | b"image" | b"base64" | b"redacted_thinking");
+        if !(holds_media && is_media(&text)) {
+            prompts.text(&text);
+        }
+    }
+    Ok(())
 }
 
 /// Counts definitions (of tools, functions) as they stand there: a chat template shows them to the model as JSON.
@@ -116,9 +165,38 @@ fn add_token(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(),
     scanner.number().map(drop)
 }
 
-fn is_data_url(text: &Text<'_>) -> bool {
-    let head = text.raw.get(..DATA_URL_HEAD).unwrap_or(text.raw);
-    head.starts_with(b"data:") && memmem::find(head, b";base64,").is_some()
+/// Whether a string is a name or an id as they are in use: one short word.
+fn is_name(text: &Text<'_>) -> bool {
+    text.raw.len() <= LONGEST_NAME
+        && text.raw.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:/|".contains(byte))
+}
+
+/// Whether a string within a member for media is some: base64, with or without the head of a data URL, the URL of a
+/// file, or a word that says how to take it.
+fn is_media(text: &Text<'_>) -> bool {
+    if is_name(text) {
+        return true;
+    }
+    // Some writers escape the slashes and pluses of base64.
+    let Some(text) = text.decode() else { return false };
+    let text = text.as_bytes();
+    if text.starts_with(b"http://") || text.starts_with(b"https://") {
+        return text.len() <= LONGEST_URL && text.iter().all(u8::is_ascii_graphic);
+    }
+    let Some(rest) = text.strip_prefix(b"data:") else { return is_base64(text) };
+    let Some(comma) = rest.iter().position(|byte| *byte == b',') else { return false };
+    let (head, data) = (&rest[..comma], &rest[comma + 1..]);
+    let named = head.iter().position(|byte| *byte == b'/').is_some_and(|slash| slash > 0);
+    named && head.ends_with(b";base64") && is_base64(data)
+}
+
+/// Whether every byte is one of base64, in either alphabet, with what fills it up at the end.
+fn is_base64(data: &[u8]) -> bool {
+    let bare = data.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+    data.len() - bare <= 2
+        && data[..bare]
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_'))
 }
 
 #[cfg(test)]
@@ -142,16 +220,59 @@ mod tests {
         assert_eq!(prompts("null"), (0, 0, 1));
     }
 
+    fn text_bytes(json: &str) -> u64 {
+        let mut prompts = Prompts::default();
+        add_text(&mut Scanner::new(json.as_bytes()), &mut prompts).unwrap();
+        prompts.bytes
+    }
+
     #[test]
     fn names_ids_and_media_are_no_text() {
         let message = r#"[{"role":"user","content":[
             {"type":"text","text":"look"},
-            {"type":"image_url","image_url":{"url":"https://example.org/cat.png"}},
+            {"type":"image_url","image_url":{"url":"https://example.org/cat.png","detail":"auto"}},
+            {"type":"image_url","image_url":"data:image\/png;x=1;base64,iVBORw0K\u002BGg="},
+            {"type":"image_embeds","image_embeds":{"a":"gASVAA-_"}},
             {"type":"input_file","file_data":"data:application/pdf;base64,JVBERi0xLjQ="},
+            {"type":"input_file","file_data":"JVBERi0xLjQ="},
             {"type":"input_audio","input_audio":{"data":"UklGRg","format":"wav"}}]},
-            {"role":"tool","tool_call_id":"call_1","content":"data: none"}]"#;
-        let mut prompts = Prompts::default();
-        add_text(&mut Scanner::new(message.as_bytes()), &mut prompts).unwrap();
-        assert_eq!(prompts.bytes, ("look".len() + "data: none".len()) as u64);
+            {"role":"tool","tool_call_id":"call_1","content":"data: none"},
+            {"result":"iVBORw0KGgo","type":"image_generation_call","id":"ig_1"},
+            {"outputs":[{"type":"image","url":"data:image/png;base64,iVBORw0KGgo"}]},
+            {"type":"reasoning","encrypted_content":"gAAAAABo=="}]"#;
+        assert_eq!(text_bytes(message), ("look".len() + "data: none".len()) as u64);
+    }
+
+    #[test]
+    fn text_is_counted_wherever_a_model_may_read_it() {
+        let text = "lorem ipsum ".repeat(20);
+        let data = format!("data:;base64,{text}");
+        let plain = "lorem".repeat(20);
+        for (what, json) in [
+            ("a role", format!(r#"[{{"role":"{text}","content":""}}]"#)),
+            ("a type", format!(r#"[{{"type":"{text}"}}]"#)),
+            ("an id", format!(r#"[{{"tool_call_id":"{plain}"}}]"#)),
+            ("a name", format!(r#"[{{"name":"{text}"}}]"#)),
+            ("what says that it is data", format!(r#"[{{"content":"{data}"}}]"#)),
+            ("data in its place, which is none", format!(r#"[{{"image_url":{{"url":"{data}"}}}}]"#)),
+            ("data without a media type", format!(r#"[{{"image_url":"data:;base64,{plain}"}}]"#)),
+            ("base64 elsewhere", format!(r#"[{{"content":"data:image/png;base64,{plain}"}}]"#)),
+            ("a file's text", format!(r#"[{{"file":{{"file_data":"{text}"}}}}]"#)),
+            ("an URL with text", format!(r#"[{{"image_url":"https://a/{text}"}}]"#)),
+            ("a tool's result", format!(r#"[{{"type":"function_call_output","result":"{plain}"}}]"#)),
+            (
+                "a picture's result that is text",
+                format!(r#"[{{"type":"image_generation_call","result":"{text}"}}]"#),
+            ),
+            ("data of a text", format!(r#"[{{"source":{{"type":"text","data":"{plain}"}}}}]"#)),
+            (
+                "names within what a tool was told",
+                format!(r#"[{{"type":"tool_use","input":{{"{text}":1}}}}]"#),
+            ),
+        ] {
+            let counted = text_bytes(&json);
+            assert!((100..=400).contains(&counted), "{what}: {counted}");
+        }
+        assert_eq!(prompts(&format!(r#""{data}""#)).0, data.len() as u64);
     }
 }

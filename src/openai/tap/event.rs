@@ -17,11 +17,14 @@ pub(super) struct Event {
     pub(super) error: Option<Blame>,
     /// It ends the stream.
     pub(super) done: bool,
+    /// It is one of the Messages API.
+    pub(super) of_message: bool,
 }
 
 impl Event {
     /// Data in a language we do not speak: each is one token.
-    pub(super) const UNKNOWN: Self = Self { deltas: 1, finished: 0, usage: None, error: None, done: false };
+    pub(super) const UNKNOWN: Self =
+        Self { deltas: 1, finished: 0, usage: None, error: None, done: false, of_message: false };
 
     /// Reads an event's data. `None` when it starts as an object that ends too early.
     pub(super) fn read(data: &[u8]) -> Option<Self> {
@@ -141,6 +144,7 @@ impl<'a> Reading<'a> {
 
     fn finish(self) -> Event {
         let mut event = self.event;
+        event.of_message = self.kind.starts_with(b"message_") || self.kind.starts_with(b"content_block_");
         match self.kind {
             kind if kind.starts_with(b"response.") => {
                 let content =

@@ -9,8 +9,9 @@ use super::lines::{Lines, Step, field, without_mark};
 use super::{LINE_BOUND, empty};
 use crate::openai::scan::{Flaw, Scanner};
 
-/// Takes out of a chat or completion stream what `stream_options.include_usage` adds to it: the last chunk, which has
-/// no choices and a usage, and the `"usage":null` of all others. Every other byte passes as it is.
+/// Takes out of a chat or completion stream what `stream_options.include_usage` adds to it: the `usage` of the last chunk,
+/// which has no choices, and the `"usage":null` of all others. The last chunk goes whole when nothing is left in it but
+/// what every chunk has; what else a worker tells there (its timings) passes, as does every other byte.
 ///
 /// An event is held from its first field until its end, which costs its reader nothing: it cannot be used before. An
 /// event beyond [`LINE_BOUND`], or with several data lines, passes unchanged.
@@ -184,19 +185,32 @@ impl UsageFilter {
     }
 }
 
-/// Judges the JSON of an event. A cut is the member `"usage":null` with one comma and the white space around it, so
-/// that the rest is what a worker would have written without it.
+/// Members that every chunk has: one with nothing else in it says nothing.
+const FRAME: [&[u8]; 9] = [
+    b"id",
+    b"object",
+    b"created",
+    b"model",
+    b"system_fingerprint",
+    b"service_tier",
+    b"choices",
+    b"usage",
+    b"obfuscation",
+];
+
+/// Judges the JSON of an event. A cut is the member `usage` with one comma and the white space around it, so that the
+/// rest is what a worker would have written without it.
 fn judge_chunk(data: &[u8]) -> Result<Verdict, Flaw> {
     let mut scanner = Scanner::new(data);
-    let (mut no_choices, mut usage, mut null) = (false, false, None);
-    // Where the value before ended, and the end of a null that was the first member.
-    let (mut before, mut first_null) = (None, None);
+    let (mut no_choices, mut usage, mut null, mut more) = (false, None, None, false);
+    // Where the value before ended, and where a usage began that was the first member.
+    let (mut before, mut first) = (None, None);
     if scanner.peek()? != b'{' {
         return Ok(Verdict::Keep);
     }
     scanner.object::<Flaw>(|scanner, key| {
-        if let Some(start) = first_null.take() {
-            null = Some(start..key.at);
+        if let Some((start, is_null)) = first.take() {
+            *(if is_null { &mut null } else { &mut usage }) = Some(start..key.at);
         }
         let value = scanner.peek()?;
         let start = scanner.at();
@@ -206,21 +220,21 @@ fn judge_chunk(data: &[u8]) -> Result<Verdict, Flaw> {
             (b"choices", b'[') => {
                 no_choices = data[start + 1..end - 1].trim_ascii().is_empty();
             }
-            (b"usage", b'{') => usage = true,
-            (b"usage", b'n') => match before {
-                Some(comma) => null = Some(comma..end),
-                None => first_null = Some(key.at),
+            (b"usage", b'{' | b'n') => match before {
+                Some(comma) => *(if value == b'n' { &mut null } else { &mut usage }) = Some(comma..end),
+                None => first = Some((key.at, value == b'n')),
             },
-            _ => {}
+            (name, _) => more |= !FRAME.contains(&name),
         }
         before = Some(end);
         Ok(())
     })?;
     scanner.finish()?;
-    Ok(match null {
-        _ if no_choices && usage => Verdict::Take,
-        Some(range) => Verdict::Cut(range),
-        None => Verdict::Keep,
+    Ok(match (usage, null) {
+        (Some(_), _) if no_choices && !more => Verdict::Take,
+        (Some(range), _) if no_choices => Verdict::Cut(range),
+        (_, Some(range)) => Verdict::Cut(range),
+        _ => Verdict::Keep,
     })
 }
 

@@ -5,6 +5,7 @@ use super::json::JsonTap;
 use super::lines::{Lines, Step, field, without_mark};
 use super::usage::{Account, Usage};
 use super::{LINE_BOUND, empty};
+use crate::openai::error::Tongue;
 use crate::request::Blame;
 
 /// What a stream has said so far.
@@ -45,6 +46,7 @@ pub struct SseTap {
     begun: bool,
     /// What the current event's name says of its data.
     name: Name,
+    tongue: Tongue,
 }
 
 /// Names of events that say something.
@@ -89,6 +91,12 @@ impl SseTap {
     #[must_use]
     pub const fn seen(&self) -> Seen {
         self.seen
+    }
+
+    /// How its events are written, as far as they have come.
+    #[must_use]
+    pub const fn tongue(&self) -> Tongue {
+        self.tongue
     }
 
     /// Keeps the part of a line whose end is not there yet.
@@ -149,6 +157,9 @@ impl SseTap {
                 b"error" => Name::Error,
                 _ => Name::Any,
             };
+            if self.name == Name::Any && self.tongue == Tongue::Bare {
+                self.tongue = Tongue::Named;
+            }
             if self.name == Name::Error {
                 self.seen.error = self.seen.error.or(Some(Blame::Worker));
             }
@@ -187,6 +198,9 @@ impl SseTap {
     }
 
     fn count(&mut self, event: Event) {
+        if event.of_message {
+            self.tongue = Tongue::Messages;
+        }
         let deltas = if self.name == Name::Any { event.deltas } else { 0 };
         self.seen.content |= deltas > 0;
         self.seen.tokens += deltas;

@@ -133,6 +133,7 @@ fn a_stream_without_our_question_passes_untouched_and_uncopied() {
 fn only_what_was_added_is_taken_out() {
     for (event, passes) in [
         // Another use of the word, or of empty choices.
+        (r#"data: {"id":"c","choices":[{"delta":{}}],"usage":{"a":1},"timings":{}}"#, None),
         (r#"data: {"choices":[],"prompt_filter_results":[{"usage":null}]}"#, None),
         (r#"data: {"choices":[{"delta":{"usage":null}}]}"#, None),
         (r#"data: {"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":1}}"#, None),
@@ -145,6 +146,18 @@ fn only_what_was_added_is_taken_out() {
     ] {
         let stream = format!("{event}\n\n");
         let expected = passes.map_or(stream.clone(), |passes| format!("{passes}\n\n"));
+        for length in [1, 7, 1000] {
+            let passed = run(cut(stream.as_bytes(), &[length])).passed;
+            assert_eq!(String::from_utf8(passed).unwrap(), expected);
+        }
+    }
+    // What else the last chunk tells is not ours to take.
+    for (last, passes) in [
+        (r#"{"choices":[],"usage":{"a":1},"timings":{"ms":5}}"#, r#"{"choices":[],"timings":{"ms":5}}"#),
+        (r#"{"usage":{"a":1}, "choices":[],"timings":{}}"#, r#"{"choices":[],"timings":{}}"#),
+        (r#"{"timings":{},"choices":[], "usage":{"a":1}}"#, r#"{"timings":{},"choices":[]}"#),
+    ] {
+        let (stream, expected) = (format!("data: {last}\n\n"), format!("data: {passes}\n\n"));
         for length in [1, 7, 1000] {
             let passed = run(cut(stream.as_bytes(), &[length])).passed;
             assert_eq!(String::from_utf8(passed).unwrap(), expected);

@@ -80,7 +80,7 @@ mod tests {
         let count = |kind, body: &str| words.count(&Shape::openai(kind), body.as_bytes());
         let chat = r#"{"messages":[{"role":"user","content":"one two three"},
             {"role":"user","content":[{"type":"text","text":"f\u006fur fi\nve \ud83d\ude00"},
-            {"type":"image_url","image_url":{"url":"https://example.org/a b c"}}]}],"model":"no words of it"}"#;
+            {"type":"image_url","image_url":{"url":"https://example.org/a/b/c"}}]}],"model":"no words of it"}"#;
         assert_eq!(count(Kind::Chat, chat), Some(6));
         assert_eq!(count(Kind::Chat, r#"{"messages":[],"tools":[{"a": 1, "b": 2}]}"#), Some(4));
         assert_eq!(count(Kind::Completion, r#"{"prompt":["one two",[1,2,3],"three"]}"#), Some(3));
