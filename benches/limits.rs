@@ -24,7 +24,7 @@ use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule}
 use traffic_dam::limit::sliding_log::SlidingLog;
 use traffic_dam::limit::sliding_window::SlidingWindow;
 use traffic_dam::limit::token_bucket::TokenBucket;
-use traffic_dam::limit::{Cost, Ladder, Subject};
+use traffic_dam::limit::{Cost, Ladder, Served, Subject};
 use traffic_dam::refusal::Unit;
 use traffic_dam::request::Class;
 
@@ -185,6 +185,7 @@ fn subject(caller: &str) -> Subject<'_> {
         team: None,
         ip: None,
         model: Some("model"),
+        served: Served::AS_ASKED,
         route: "/v1/*",
         path: "/v1/chat/completions",
         class,

@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use traffic_dam::clock::Clock;
 use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
-use traffic_dam::limit::{Cost, Ladder, Subject};
+use traffic_dam::limit::{Cost, Ladder, Served, Subject};
 use traffic_dam::metrics::Metrics;
 use traffic_dam::redis::dams::Dams;
 use traffic_dam::redis::link::Link;
@@ -67,6 +67,7 @@ fn subject() -> Subject<'static> {
         team: None,
         ip: None,
         model: Some("m"),
+        served: Served::AS_ASKED,
         route: "/v1/chat/completions",
         path: "/v1/chat/completions",
         class: Class::Interactive,

@@ -95,7 +95,11 @@ pub fn stack(parts: &Parts) -> Stack {
         // Limits and routing need to know what is asked for.
         .layer(DemandLayer::new(Arc::clone(intake)))
         // Before the gate: a refused call takes no permit, and one caller's flood never reaches the queue.
-        .layer(LimitLayer::counting(counting.clone(), clock.clone()).counted(Arc::clone(rule_metrics)))
+        .layer(
+            LimitLayer::counting(counting.clone(), clock.clone())
+                .counted(Arc::clone(rule_metrics))
+                .before(fleet),
+        )
         // What was let through and can be answered later waits in Redis, not at the gate.
         .layer(JobsLayer::new(jobs.clone()))
         // Last before the worker: whoever has a permit goes.

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 
 use super::App;
 use crate::config::Settings;
+use crate::glob::Glob;
 use crate::layers::limit::Counting;
 use crate::limit::denial::quota_in_words;
-use crate::limit::{Cost, Explained, Seen, Subject};
-use crate::request::{Class, OwnLimits};
+use crate::limit::{Cost, Explained, Seen, Served, Subject};
+use crate::request::{Class, Kind, OwnLimits};
 
 /// What is asked about when the question does not say.
 const PATH: &str = "/v1/chat/completions";
@@ -25,6 +26,17 @@ struct Question {
     ip: Option<IpAddr>,
     class: Class,
     cost: Cost,
+    /// Whether the question says how long the answer is expected to be.
+    told_output: bool,
+}
+
+/// Whether what goes to that path is answered by a model, in tokens of its own.
+fn is_model_call(settings: &Settings, path: &str) -> bool {
+    let routed = settings.routes.iter().find(|route| Glob::new(Arc::clone(&route.path)).matches(path));
+    match routed {
+        Some(route) => route.kind != Kind::Embedding && route.kind.has_demand(),
+        None => ["/v1/chat/completions", "/v1/completions", "/v1/responses"].contains(&path),
+    }
 }
 
 impl Question {
@@ -38,7 +50,10 @@ impl Question {
                 || value.parse().map_err(|_| format!("`{name}` must be a number; found \"{value}\""));
             match name {
                 "prompt_tokens" => question.cost.prompt_tokens = number()?,
-                "output_tokens" => question.cost.expected_output = number()?,
+                "output_tokens" => {
+                    question.cost.expected_output = number()?;
+                    question.told_output = true;
+                }
                 "max_tokens" => question.cost.max_output = Some(number()?),
                 "ip" => {
                     let fault = |_| format!("`ip` must be an address; found \"{value}\"");
@@ -107,21 +122,29 @@ impl App {
         let live = self.0.live.load_full();
         let path = question.path.as_deref().unwrap_or(PATH);
         let own = question.caller.as_deref().and_then(|caller| self.own_limits(&live.settings, caller));
+        let (counted, pool) = self.0.fleet.load().served(question.model.as_deref());
+        let unnamed = pool.as_ref().map_or(&[][..], |pool| &pool.models);
+        let caller = question.caller.as_deref().unwrap_or("anonymous");
+        let mut cost = question.cost;
+        if !question.told_output && is_model_call(&live.settings, path) {
+            // As the request itself would be weighed.
+            let model = question.model.as_deref();
+            cost.expected_output = self.0.estimates.output(caller, model, cost.max_output);
+        }
         let subject = Subject {
             own: own.as_ref(),
-            caller: question.caller.as_deref().unwrap_or("anonymous"),
+            caller,
             team: question.team.as_deref(),
             ip: question.ip,
             model: question.model.as_deref(),
+            served: Served { counted: Some(&counted), unnamed },
             route: path,
             path,
             class: question.class,
         };
         let (counted, rules) = match &live.counting {
-            Counting::Memory(ladder) => {
-                ("memory", ladder.explain(&subject, &question.cost, self.0.clock.now()))
-            }
-            Counting::Shared(rules) => match rules.explain(&subject, &question.cost).await {
+            Counting::Memory(ladder) => ("memory", ladder.explain(&subject, &cost, self.0.clock.now())),
+            Counting::Shared(rules) => match rules.explain(&subject, &cost).await {
                 Ok(explained) => ("redis", explained),
                 Err(alone) => ("alone", alone),
             },

@@ -123,6 +123,18 @@ impl Fleet {
         best_of(staffed, model).or_else(|| best_of(awaited, model))
     }
 
+    /// How `model` is served: the name under which it counts, and the pool it goes to. A name counts as the pattern that it
+    /// is served by, so that invented ones open no quota of their own; one that nobody serves counts with all others.
+    #[must_use]
+    pub fn served(&self, model: Option<&str>) -> (Arc<str>, Option<Arc<Pool>>) {
+        let pool = self.route(model);
+        let pattern = pool.and_then(|pool| match model {
+            Some(model) => pool.best_match(model),
+            None => pool.models.first(),
+        });
+        (pattern.map_or_else(|| "*".into(), |pattern| Arc::clone(pattern.text())), pool.cloned())
+    }
+
     /// The worker of that id, also while it is leaving.
     #[must_use]
     pub fn worker(&self, id: &str) -> Option<&Arc<Worker>> {

@@ -7,13 +7,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use arc_swap::ArcSwap;
 use http::{Extensions, Request, Response, StatusCode, Uri};
 use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
+use crate::fleet::{Fleet, Pool};
 use crate::layers::bill::Bill;
 use crate::layers::body::{Guarded, Tied};
-use crate::limit::{Charge, Cost, Decision, Denial, Explained, Ladder, Subject};
+use crate::limit::rule::{Per, Rule};
+use crate::limit::{Charge, Cost, Decision, Denial, Explained, Ladder, Served, Subject};
 use crate::metrics::{self, Metrics};
 use crate::openai::headers;
 use crate::redis::rules::{Holding, SharedRules};
@@ -101,6 +104,8 @@ pub struct LimitLayer {
     counting: Counting,
     clock: Clock,
     metrics: Option<Arc<RuleMetrics>>,
+    /// Present when a rule looks at models.
+    fleet: Option<Arc<ArcSwap<Fleet>>>,
 }
 
 impl LimitLayer {
@@ -113,7 +118,7 @@ impl LimitLayer {
     /// A layer whose rules are counted there.
     #[must_use]
     pub const fn counting(counting: Counting, clock: Clock) -> Self {
-        Self { counting, clock, metrics: None }
+        Self { counting, clock, metrics: None, fleet: None }
     }
 
     /// The same layer, counting what the ladder's rules decide.
@@ -121,6 +126,25 @@ impl LimitLayer {
     pub fn counted(mut self, metrics: Arc<RuleMetrics>) -> Self {
         self.metrics = Some(metrics);
         self
+    }
+
+    /// The same layer before workers who know which models there are. Without them each name is a model.
+    #[must_use]
+    pub fn before(mut self, fleet: &Arc<ArcSwap<Fleet>>) -> Self {
+        let looks = |rule: &Arc<Rule>| rule.per.contains(&Per::Model) || rule.matches.model.is_some();
+        let any = self.counting.ladder().rules().iter().any(looks);
+        self.fleet = any.then(|| Arc::clone(fleet));
+        self
+    }
+
+    fn served(&self, extensions: &Extensions) -> ServedBy {
+        let served = self.fleet.as_ref().map(|fleet| {
+            let demand = extensions.get::<Demand>();
+            let served = fleet.load().served(demand.and_then(|demand| demand.model.as_deref()));
+            // What is no call of a model names none, and is served as none.
+            if demand.is_some_and(|demand| demand.kind.has_demand()) { served } else { ("".into(), None) }
+        });
+        ServedBy(served)
     }
 
     fn count(&self, decisions: &[(usize, Decision)], caller: &str) {
@@ -148,6 +172,17 @@ pub struct Limit<S> {
     inner: S,
 }
 
+/// Who serves a request: the name that its model counts under, and the pool.
+struct ServedBy(Option<(Arc<str>, Option<Arc<Pool>>)>);
+
+impl ServedBy {
+    fn served(&self) -> Served<'_> {
+        let Some((counted, pool)) = &self.0 else { return Served::AS_ASKED };
+        let unnamed = pool.as_ref().map_or(&[][..], |pool| &pool.models);
+        Served { counted: Some(counted), unnamed }
+    }
+}
+
 /// What the rules look at.
 struct Question<'a> {
     subject: Subject<'a>,
@@ -158,7 +193,7 @@ struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    fn of(uri: &'a Uri, extensions: &'a Extensions) -> Self {
+    fn of(uri: &'a Uri, extensions: &'a Extensions, served: &'a ServedBy) -> Self {
         let caller = extensions.get::<Caller>();
         let demand = extensions.get::<Demand>();
         let flight = extensions.get::<Arc<Flight>>();
@@ -169,6 +204,7 @@ impl<'a> Question<'a> {
             team: caller.and_then(|caller| caller.team.as_deref()),
             ip: extensions.get::<Forwarding>().map(|forwarding| forwarding.client_ip),
             model: demand.and_then(|demand| demand.model.as_deref()),
+            served: served.served(),
             route: flight.and_then(|flight| flight.route()).map_or(path, |route| route),
             path,
             class: caller.map(|caller| caller.class).unwrap_or_default(),
@@ -352,7 +388,9 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match &self.shared.counting {
             Counting::Memory(ladder) => {
-                match self.shared.admit(ladder, Question::of(request.uri(), request.extensions())) {
+                let served = self.shared.served(request.extensions());
+                let question = Question::of(request.uri(), request.extensions(), &served);
+                match self.shared.admit(ladder, question) {
                     Ok(held) => Box::pin(held.follow(self.inner.call(request))),
                     Err(refusal) => Box::pin(async move { Err(refusal) }),
                 }
@@ -365,7 +403,8 @@ where
                 Box::pin(async move {
                     // Apart, because a body need not be seen by two threads, and the question is asked across one wait.
                     let (parts, body) = request.into_parts();
-                    let question = Question::of(&parts.uri, &parts.extensions);
+                    let served = shared.served(&parts.extensions);
+                    let question = Question::of(&parts.uri, &parts.extensions, &served);
                     let held = shared.admit_shared(&rules, question).await?;
                     held.follow(inner.call(Request::from_parts(parts, body))).await
                 })

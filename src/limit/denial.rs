@@ -24,6 +24,8 @@ pub struct Denial {
     pub decisions: Decisions,
     pub(crate) refused_by: Arc<Rule>,
     pub(crate) prompt_tokens: u64,
+    /// What the refusing rule was to be charged.
+    pub(crate) amount: u64,
 }
 
 impl Denial {
@@ -52,8 +54,22 @@ impl Denial {
         };
         let wait = self.retry_after.unwrap_or_default();
         let scope = scope_in_words(rule);
-        let message = format!("Rule '{name}' allows {scope} {quota}. Retry in {}.", wait_in_words(wait));
+        let asked = match rule.unit {
+            Unit::Requests => String::new(),
+            Unit::Tokens => self.reservation_in_words(),
+        };
+        let message =
+            format!("Rule '{name}' allows {scope} {quota}.{asked} Retry in {}.", wait_in_words(wait));
         Refusal::new(reason, message).with_retry_after(wait).with_standings(self.standings)
+    }
+}
+
+impl Denial {
+    /// Who reads "187 remaining" beside a refusal has to see what was more than that.
+    fn reservation_in_words(&self) -> String {
+        let (amount, prompt) = (self.amount, self.prompt_tokens.min(self.amount));
+        let answer = amount - prompt;
+        format!(" This request reserves {amount}: about {prompt} for its prompt and {answer} for its answer.")
     }
 }
 
@@ -136,8 +152,17 @@ mod tests {
         let too_large = retry_after.is_none();
         let (standings, decisions) = (Vec::new(), Decisions::new());
         let refused_by = Arc::new(rule);
-        Denial { rule: 0, retry_after, too_large, standings, decisions, refused_by, prompt_tokens: 99 }
-            .into_refusal()
+        Denial {
+            rule: 0,
+            retry_after,
+            too_large,
+            standings,
+            decisions,
+            refused_by,
+            prompt_tokens: 99,
+            amount: 355,
+        }
+        .into_refusal()
     }
 
     #[test]
@@ -157,7 +182,8 @@ mod tests {
         assert_eq!(refusal.reason, Reason::TokenLimited);
         assert_eq!(
             refusal.message,
-            "Rule 'r' allows each caller and model 1 token per 90 seconds. Retry in 60.0 s."
+            "Rule 'r' allows each caller and model 1 token per 90 seconds. This request reserves 355: about 99 for \
+             its prompt and 256 for its answer. Retry in 60.0 s."
         );
 
         let all = rule(Algorithm::SlidingLog, &[Per::All], Unit::Requests, 5, second * 3_600);

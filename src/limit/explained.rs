@@ -119,6 +119,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::limit::Served;
     use crate::limit::rule::{Algorithm, Match, OnLoss, Per, Quota};
     use crate::refusal::Unit;
     use crate::request::Class;
@@ -146,6 +147,7 @@ mod tests {
             team: None,
             ip: None,
             model: None,
+            served: Served::AS_ASKED,
             route: "/",
             path: "/",
             class: Class::Interactive,

@@ -247,13 +247,15 @@ impl Ladder {
             Shortage::Wait(wait) => (Some(wait), false),
             Shortage::Never => (None, true),
         };
+        let own = refusing.0.own(climber.subject.own);
         Denial {
+            amount: refusing.0.amount(climber.cost, own).unwrap_or_default(),
             rule: refusing.0.index,
             retry_after,
             too_large,
             standings,
             decisions,
-            refused_by: refusing.0.rule_by(refusing.0.own(climber.subject.own)),
+            refused_by: refusing.0.rule_by(own),
             prompt_tokens: climber.cost.prompt_tokens,
         }
     }

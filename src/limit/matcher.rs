@@ -28,7 +28,11 @@ impl Matcher {
     pub(crate) fn matches(&self, subject: &Subject<'_>) -> bool {
         self.class.is_none_or(|class| class == subject.class)
             && self.path.as_ref().is_none_or(|glob| glob.matches(subject.path))
-            && self.model.as_ref().is_none_or(|glob| subject.model.is_some_and(|model| glob.matches(model)))
+            && self.model.as_ref().is_none_or(|glob| match subject.model {
+                Some(model) => glob.matches(model),
+                // Whoever serves it takes its own: any that this rule is for.
+                None => subject.served.unnamed.iter().any(|served| glob.overlaps(served)),
+            })
             && self.caller.as_ref().is_none_or(|glob| {
                 let bare = subject.caller.split_once(':').map(|(_, bare)| bare);
                 glob.matches(subject.caller) || bare.is_some_and(|bare| glob.matches(bare))
@@ -39,6 +43,7 @@ impl Matcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::Served;
 
     #[test]
     fn every_given_field_must_match() {
@@ -47,6 +52,7 @@ mod tests {
             team: None,
             ip: None,
             model: Some("gpt-4"),
+            served: Served::AS_ASKED,
             route: "/v1/chat/completions",
             path: "/v1/chat/completions",
             class: Class::Batch,
@@ -67,6 +73,12 @@ mod tests {
         assert!(!sees(Match { caller: Some("team".into()), ..all.clone() }, &subject));
         assert!(!sees(Match { path: Some("/v2/*".into()), ..all.clone() }, &subject));
         assert!(!sees(Match { class: Some(Class::Critical), ..all.clone() }, &subject));
-        assert!(!sees(all, &Subject { model: None, ..subject }), "no model, no match");
+        assert!(!sees(all.clone(), &Subject { model: None, ..subject }), "nobody serves it");
+        for (served, met) in [("gpt-4", true), ("gpt-*", true), ("*", true), ("llama", false)] {
+            let unnamed = [Glob::new(served)];
+            let served = Served { counted: None, unnamed: &unnamed };
+            assert_eq!(sees(all.clone(), &Subject { model: None, served, ..subject }), met, "{served:?}");
+            assert!(!sees(all.clone(), &Subject { model: Some("llama"), served, ..subject }));
+        }
     }
 }

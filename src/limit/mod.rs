@@ -38,4 +38,4 @@ pub use denial::Denial;
 pub use explained::{Explained, Seen};
 pub use ladder::{Claim, Ladder};
 pub use rung::Share;
-pub use subject::{Cost, Subject};
+pub use subject::{Cost, Served, Subject};

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use crate::clock::Nanos;
     use crate::limit::rule::{Match, Mode, OnLoss};
-    use crate::limit::{Cost, Ladder, Share, Subject};
+    use crate::limit::{Cost, Ladder, Served, Share, Subject};
     use crate::refusal::Unit;
     use crate::request::Class;
 
@@ -173,6 +173,7 @@ mod tests {
             team: None,
             ip: None,
             model: None,
+            served: Served::AS_ASKED,
             route: "/",
             path: "/",
             class: Class::Interactive,

@@ -100,7 +100,7 @@ pub enum OnLoss {
 pub struct Match {
     /// A pattern for the path.
     pub path: Option<Arc<str>>,
-    /// A pattern for the model; a request without a model does not match.
+    /// A pattern for the model; a request that names none matches when it may be served as one.
     pub model: Option<Arc<str>>,
     /// A pattern for the caller's id, with or without its namespace.
     pub caller: Option<Arc<str>>,

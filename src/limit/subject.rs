@@ -8,7 +8,23 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher13;
 
 use super::rule::Per;
+use crate::glob::Glob;
 use crate::request::{Class, OwnLimits};
+
+/// How the model of a request is served. Names that callers invent must neither open a quota each nor lead past a rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served<'a> {
+    /// The name under which it counts: that of the workers who serve it, a pattern where they have one. Without it the
+    /// name that was asked for.
+    pub counted: Option<&'a str>,
+    /// What it may be served as when it names no model.
+    pub unnamed: &'a [Glob],
+}
+
+impl Served<'_> {
+    /// As whatever was asked for.
+    pub const AS_ASKED: Self = Self { counted: None, unnamed: &[] };
+}
 
 /// What a request is about, borrowed from it.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +37,8 @@ pub struct Subject<'a> {
     pub ip: Option<IpAddr>,
     /// The model asked for. Requests without one count together.
     pub model: Option<&'a str>,
+    /// How that is served.
+    pub served: Served<'a>,
     /// The route: a kind's path or a configured path pattern.
     pub route: &'a str,
     /// The decoded path.
@@ -37,11 +55,19 @@ impl Subject<'_> {
     pub fn part(&self, per: Per) -> Option<Cow<'_, str>> {
         match per {
             Per::Caller => Some(self.caller.into()),
-            Per::Model => self.model.map(Into::into),
+            Per::Model => self.counted_model().map(Into::into),
             Per::Route => Some(self.route.into()),
             Per::Team => self.team.map(Into::into),
             Per::Ip => self.ip.map(|ip| ip.to_string().into()),
             Per::All => None,
+        }
+    }
+
+    /// The name under which its model counts.
+    const fn counted_model(&self) -> Option<&str> {
+        match self.served.counted {
+            Some(counted) => Some(counted),
+            None => self.model,
         }
     }
 
@@ -51,7 +77,7 @@ impl Subject<'_> {
     pub fn identity<R>(&self, per: Per, look: impl FnOnce(&[u8]) -> R) -> R {
         match per {
             Per::Caller => look(self.caller.as_bytes()),
-            Per::Model => look(self.model.unwrap_or_default().as_bytes()),
+            Per::Model => look(self.counted_model().unwrap_or_default().as_bytes()),
             Per::Route => look(self.route.as_bytes()),
             Per::Team => look(self.team.unwrap_or_default().as_bytes()),
             Per::All => look(&[]),
@@ -143,6 +169,7 @@ mod tests {
             team: None,
             ip: None,
             model: Some("m"),
+            served: Served::AS_ASKED,
             route: "/v1/*",
             path: "/v1/models",
             class,
@@ -168,6 +195,18 @@ mod tests {
         assert_eq!(of("a", "b"), of("a", "b"));
         assert_ne!(of("a", "b"), of("b", "a"));
         assert_ne!(of("ab", ""), of("a", "b"));
+    }
+
+    #[test]
+    fn a_model_counts_under_the_name_that_it_is_served_by() {
+        let seal = Seal::random();
+        let of = |model, counted| {
+            let served = Served { counted, unnamed: &[] };
+            key(&seal, &[Per::Model], &Subject { model: Some(model), served, ..subject() })
+        };
+        assert_eq!(of("a", Some("*")), of("b", Some("*")));
+        assert_ne!(of("a", None), of("b", None));
+        assert_eq!(of("a", Some("a")), of("a", None));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use traffic_dam::clock::Nanos;
 use traffic_dam::limit::meter::Shortage;
 use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
-use traffic_dam::limit::{Charge, Cost, Decision, Ladder, Subject};
+use traffic_dam::limit::{Charge, Cost, Decision, Ladder, Served, Subject};
 use traffic_dam::redis::rules::cell::Cell;
 use traffic_dam::redis::rules::script::{CHARGED, ENDED, Scripts, call};
 use traffic_dam::refusal::{Standing, Unit};
@@ -26,6 +26,7 @@ const SUBJECT: Subject<'static> = Subject {
     team: None,
     ip: None,
     model: None,
+    served: Served::AS_ASKED,
     route: "/v1/chat/completions",
     path: "/v1/chat/completions",
     class: Class::Interactive,

@@ -12,7 +12,7 @@ use crate::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use crate::limit::sliding_log::SlidingLog;
 use crate::limit::sliding_window::SlidingWindow;
 use crate::limit::token_bucket::TokenBucket;
-use crate::limit::{Charge, Cost, Decision, Ladder, Subject};
+use crate::limit::{Charge, Cost, Decision, Ladder, Served, Subject};
 use crate::refusal::Unit;
 use crate::request::Class;
 
@@ -147,6 +147,7 @@ proptest! {
             let subject = Subject {
                 caller: &caller, team: None,
                 ip: None, model: Some(&model), route: "/r", path: "/r", class: Class::Interactive,
+                served: Served::AS_ASKED,
                 own: None,
             };
             let cost = Cost { prompt_tokens: call.prompt, expected_output: call.output, max_output: None };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 use crate::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
-use crate::limit::{Admission, Cost, Decision, Denial, Ladder, Subject};
+use crate::limit::{Admission, Cost, Decision, Denial, Ladder, Served, Subject};
 use crate::refusal::{Reason, Standing, Unit};
 use crate::request::Class;
 
@@ -40,6 +40,7 @@ fn subject(caller: &str) -> Subject<'_> {
         team: None,
         ip: None,
         model: Some("m"),
+        served: Served::AS_ASKED,
         route: "/v1/chat/completions",
         path: "/v1/chat/completions",
         class,

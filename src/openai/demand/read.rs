@@ -115,7 +115,9 @@ impl<'a, 'h> Reading<'a, 'h> {
         let name = Cow::Borrowed(member.name());
         match member {
             Member::Model => {
-                self.model = text(scanner, name, MAX_MODEL_BYTES)?.map(|text| text.as_ref().into())
+                // Workers take an empty name for none.
+                let named = text(scanner, name, MAX_MODEL_BYTES)?.filter(|text| !text.is_empty());
+                self.model = named.map(|text| text.as_ref().into());
             }
             Member::N => self.n = whole(scanner, name, 1, MAX_N)?,
             Member::BestOf => self.best_of = whole(scanner, name, 1, MAX_N)?,

@@ -239,6 +239,7 @@ impl SharedRules {
                 decisions: Decisions::new(),
                 refused_by: Arc::clone(&said.rule),
                 prompt_tokens: cost.prompt_tokens,
+                amount: said.amount,
             };
             denial.into_refusal()
         });
