@@ -180,6 +180,9 @@ impl Certificates {
     }
 }
 
+/// How long streams that outlive the drain may take to say that they are cut off.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 impl App {
     /// Serves until the drain is over.
     pub async fn serve(&self, listeners: Listeners) {
@@ -215,7 +218,16 @@ impl App {
     /// Goes down as the settings say. Returns how many connections were cut off.
     pub async fn drain(&self) -> usize {
         let settings = self.0.live.load().settings.drain;
-        let cut_off = self.0.drain.run(settings.delay, settings.timeout).await;
+        let run = self.0.drain.run(settings.delay, settings.timeout + LAST_WORDS);
+        let end_streams = async {
+            tokio::time::sleep(settings.delay + settings.timeout).await;
+            self.0.upstream.end_streams();
+            std::future::pending().await
+        };
+        let cut_off = tokio::select! {
+            cut_off = run => cut_off,
+            never = end_streams => never,
+        };
         if let Some(spans) = self.0.live.load().spans.clone() {
             // A thread that cannot be joined has nothing left to say.
             tokio::task::spawn_blocking(move || spans.flush()).await.unwrap_or_default();

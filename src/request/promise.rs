@@ -54,7 +54,8 @@ impl Promise {
         let waited = now.since(flight.received());
         Some(match flight.ending() {
             Ending::WorkerFailed | Ending::TimedOut => Self::Failed,
-            Ending::Refused if by_worker(flight.reason()) => Self::Failed,
+            // One that had begun was cut off.
+            Ending::Refused if by_worker(flight.reason()) || ttft.is_some() => Self::Failed,
             Ending::Refused => return None,
             // The worker answered with an error of its own instead of a stream. One of the client's is no failure.
             Ending::Complete if !flight.is_streamed() && status >= 500 => Self::Failed,

@@ -317,6 +317,13 @@ impl Body for Open {
                 this.note_end();
                 return Poll::Ready(None);
             }
+            if this.says_so && this.watch.takes_events() && this.watch.is_closing() {
+                let refusal =
+                    Refusal::new(Reason::Draining, "The gateway goes down and cuts this stream off.");
+                // It can be said in an event, so there is no error.
+                let _said = this.break_off(Ending::Refused, refusal);
+                continue;
+            }
             let fatal = match this.poll_source(cx) {
                 Poll::Ready(Ok(())) => None,
                 Poll::Ready(Err(error)) => this.failed(error),

@@ -489,7 +489,8 @@ impl<'a> Journey<'a> {
     pub(super) fn watch(&self, head: &response::Parts, worker: &Arc<str>) -> Watch {
         let reading = self.reading(head.status, Form::of(&head.headers));
         let sequences = self.asker.as_ref().map_or(1, |(_, demand)| demand.sequences);
-        Watch::new(Arc::clone(&self.flight), self.permit.clone(), worker, reading, sequences)
+        let closing = Arc::clone(&self.upstream.closing);
+        Watch::new(Arc::clone(&self.flight), self.permit.clone(), worker, reading, sequences, closing)
     }
 
     fn reading(&self, status: StatusCode, form: Form) -> Reading {

@@ -52,6 +52,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -80,6 +81,8 @@ struct Inner {
     budget: RetryBudget,
     /// The way to workers of a queue.
     jobs: Option<Jobs>,
+    /// Whether the gateway is about to cut off what is under way.
+    closing: Arc<AtomicBool>,
 }
 
 impl Upstream {
@@ -104,7 +107,14 @@ impl Upstream {
             sites: Sites::default(),
             budget: RetryBudget::default(),
             jobs,
+            closing: Arc::default(),
         }))
+    }
+
+    /// Has every stream say that the gateway goes down, and end, as soon as it is looked at next. What is cut off from here
+    /// on was not left by its client.
+    pub fn end_streams(&self) {
+        self.0.closing.store(true, Ordering::Release);
     }
 
     /// Sends a request to the worker its permit names and returns the response once it is committed.

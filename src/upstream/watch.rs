@@ -1,6 +1,7 @@
 //! What the gateway learns from an answer while it passes: first content, tokens, usage, and how it ended.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http_body::Frame;
@@ -58,6 +59,8 @@ pub(crate) struct Watch {
     noted: Seen,
     /// Set by the first ending, which is the true one.
     ended: bool,
+    /// Whether the gateway is about to cut off what is under way.
+    closing: Arc<AtomicBool>,
 }
 
 impl Watch {
@@ -67,6 +70,7 @@ impl Watch {
         worker: &Arc<str>,
         reading: Reading,
         sequences: u32,
+        closing: Arc<AtomicBool>,
     ) -> Self {
         let tap = match reading {
             Reading::Stream { filtered } => {
@@ -79,7 +83,7 @@ impl Watch {
             Reading::Blind => Tap::Blind,
         };
         let worker = Arc::clone(worker);
-        Self { flight, permit, worker, tap, sequences, noted: Seen::default(), ended: false }
+        Self { flight, permit, worker, tap, sequences, noted: Seen::default(), ended: false, closing }
     }
 
     /// The worker's id.
@@ -201,6 +205,11 @@ impl Watch {
         matches!(self.tap, Tap::Stream(_) | Tap::Feed { events: true })
     }
 
+    /// Whether the gateway is about to cut this off.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
     /// Whether the tokens of this answer are seen as they come.
     pub(crate) const fn is_counted(&self) -> bool {
         matches!(self.tap, Tap::Stream(_))
@@ -266,6 +275,14 @@ impl Watch {
         }
         if let Some(permit) = self.permit.take() {
             permit.end(ending);
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.ended && self.is_closing() && self.flight.ending() == Ending::ClientGone {
+            self.end(Ending::Refused, Some(Reason::Draining));
         }
     }
 }

@@ -15,16 +15,17 @@ const WORDS: &str =
 fn text(worker: &Worker, file: &Path) -> String {
     let rest = format!(
         "models: [{{ model: \"qwen*\", tokenizer: \"{}\" }}]
-limits: [{{ name: tokens, algorithm: token_bucket, unit: tokens, per: model, rate: 100/h, burst: 100000 }}]",
+callers: {{ from: [{{ header: x-user }}] }}
+limits: [{{ name: tokens, algorithm: token_bucket, unit: tokens, per: caller, rate: 100/h, burst: 100000 }}]",
         file.display()
     );
     before(&[worker.entry("w1", 8)], &rest)
 }
 
-/// What the rule was charged for a prompt of so many words, each sixteen bytes with its space.
+/// What the rule was charged for a prompt of so many words, each sixteen bytes with its space; each model has a caller.
 async fn charged(dam: &Dam, model: &str, words: usize) -> u64 {
     let body = serde_json::json!({ "model": model, "input": "backpressurised ".repeat(words) }).to_string();
-    let answer = dam.ask(request("POST /v1/embeddings", &[], body)).await;
+    let answer = dam.ask(request("POST /v1/embeddings", &[&format!("x-user: {model}")], body)).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let left = answer.header("ratelimit").unwrap().rsplit_once("r=").unwrap().1;
     100_000 - left.split(';').next().unwrap().parse::<u64>().unwrap()
@@ -47,4 +48,57 @@ async fn a_rule_is_charged_what_the_models_tokenizer_counts() {
     assert!(fault.starts_with("models[0].tokenizer: ") && fault.contains("is no tokenizer"), "{fault}");
     assert_eq!(charged(&dam, "qwen-again", 20).await, 20);
     assert!(App::new(settings(&text(&worker, &file)), Clock::system()).is_err());
+}
+
+/// The statuses of calls for these models; none where it is empty.
+async fn asked(dam: &Dam, models: &[&str]) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for model in models {
+        let body = format!(r#"{{"model":"{model}","messages":[],"max_tokens":1}}"#);
+        let body = if model.is_empty() { r#"{"messages":[],"max_tokens":1}"#.to_owned() } else { body };
+        statuses.push(dam.ask(request("POST /v1/chat/completions", &[], body)).await.status);
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn names_that_callers_invent_open_no_quota_and_none_leads_past_a_rule() {
+    let (big, any) = (Worker::start(8), Worker::start(8));
+    let entry = |worker: &Worker, id: &str, model: &str| {
+        worker.entry(id, 8).replace(" }", &format!(", pool: {id}, model: \"{model}\" }}"))
+    };
+    let rule = |more: &str| {
+        format!("limits: [{{ name: few, algorithm: token_bucket, per: caller, rate: 1/h, burst: 1{more} }}]")
+    };
+    let each = rule("").replace("per: caller", "per: [caller, model]");
+    let dam = Dam::start(&before(&[entry(&any, "w1", "*"), entry(&big, "w2", "big")], &each));
+    assert_eq!(asked(&dam, &["a", "b", "c", "", "big", "big"]).await, [200, 429, 429, 429, 200, 429]);
+
+    let dam = Dam::start(&before(&[entry(&big, "w1", "big*")], &rule(", match: { model: \"big-70b\" }")));
+    assert_eq!(asked(&dam, &["big-8b", "big-8b", "big-70b", "", "big-70b"]).await, [200, 200, 200, 429, 429]);
+    let dam = Dam::start(&before(&[entry(&any, "w1", "small")], &rule(", match: { model: \"big*\" }")));
+    assert_eq!(asked(&dam, &["", "", "small"]).await, [200; 3]);
+}
+
+#[tokio::test]
+async fn tokens_are_summed_up_when_nobody_reports_them_and_a_question_expects_an_answer() {
+    let worker = Worker::start(8);
+    let dam = Dam::start(&before(&[worker.entry("w1", 8)], ""));
+    assert_eq!(dam.ask(super::client::chat("plain", true, 7, &[])).await.status, 200);
+    dam.idle().await;
+    assert_eq!(dam.metric("tokens_total", "output"), 7.0);
+    assert!(dam.metric("tokens_total", "prompt") > 0.0);
+
+    let rule =
+        "limits: [{ name: t, algorithm: token_bucket, per: caller, unit: tokens, rate: 1/h, burst: 300 }]";
+    let dam = Dam::start(&before(&[worker.entry("w1", 8)], rule));
+    let explained = async |more: &str| {
+        let question = format!("/api/v1/explain?caller=key:a&prompt_tokens=50{more}");
+        let answer = super::client::ask(dam.admin, super::client::get(&question)).await.json();
+        answer["rules"][0]["amount"].as_u64().unwrap()
+    };
+    assert_eq!(explained("").await, 300, "256 are expected, and no more than it holds are charged");
+    assert_eq!(explained("&max_tokens=20").await, 70);
+    assert_eq!(explained("&output_tokens=9").await, 59);
+    assert_eq!(explained("&path=/v1/embeddings").await, 50);
 }

@@ -223,6 +223,22 @@ async fn what_a_drain_cuts_off_is_free_too() {
 }
 
 #[tokio::test]
+async fn a_stream_that_outlives_the_drain_is_told_so() {
+    let worker = Worker::start(8);
+    let mut dam = Dam::start(&before(&[worker.entry("w1", 4)], "drain: { delay: 0s, timeout: 50ms }"));
+    let mut conn = Conn::open(dam.addr).await;
+    conn.send(chat("long", true, 100_000, &[])).await.unwrap();
+    let head = conn.head().await.unwrap();
+    let (_, answer) = tokio::join!(dam.app.drain(), conn.rest(head));
+    assert!(answer.whole, "it ends as a stream does");
+    assert!(answer.text().contains("\"code\":\"draining\""), "no word of it");
+    dam.ended().await;
+    dam.idle().await;
+    assert_eq!(dam.metric("requests_total", "outcome=\"refused\""), 1.0);
+    assert_eq!(dam.metric("streams_total", "promise=\"failed\""), 1.0);
+}
+
+#[tokio::test]
 async fn a_panic_is_answered_and_frees_the_seat() {
     let clock = Clock::system();
     let read = settings(&before(&["{ id: w1, url: \"http://127.0.0.1:1\", slots: 1 }".to_owned()], ""));

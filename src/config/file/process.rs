@@ -71,7 +71,8 @@ impl Admin {
 pub struct Drain {
     /// How long new requests are still taken, because balancers learn late that the gateway is going.
     pub delay: Text<Millis>,
-    /// How long streams under way may take to finish, from then on.
+    /// How long streams under way may take to finish, from then on. What is left then is told so, and cut off within a
+    /// second.
     pub timeout: Text<Millis>,
 }
 
