@@ -15,7 +15,7 @@ const WORDS: &str =
 fn text(worker: &Worker, file: &Path) -> String {
     let rest = format!(
         "models: [{{ model: \"qwen*\", tokenizer: \"{}\" }}]
-callers: {{ from: [{{ header: x-user }}] }}
+callers: {{ from: [{{ header: x-user }}], trusted_proxies: [127.0.0.1/32] }}
 limits: [{{ name: tokens, algorithm: token_bucket, unit: tokens, per: caller, rate: 100/h, burst: 100000 }}]",
         file.display()
     );
