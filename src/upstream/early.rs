@@ -147,6 +147,10 @@ pub struct UpstreamBody {
     machine: bool,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every answer is the large one: a box would cost and save nothing"
+)]
 enum State {
     Open(Open),
     /// Begun before its content.
