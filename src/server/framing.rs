@@ -4,14 +4,19 @@
 //! colon, lengths that are no plain number or contradict each other, `Transfer-Encoding` in HTTP/1.0 or without a
 //! final `chunked`). It resolves one silently: with both `Transfer-Encoding` and `Content-Length` it drops the
 //! length, so the application cannot see that there was one. [`Scanner`] follows the raw bytes and tells; [`fault`]
-//! judges what can be seen in the parsed head. A scanner that loses its way stops looking, and hyper's own handling,
-//! which is safe for the gateway itself, is what remains.
+//! judges what can be seen in the parsed head. A scanner that loses its way says so, and from then on the connection
+//! takes no request with a `Transfer-Encoding`: nobody can tell whether it had a length as well.
+//!
+//! On HTTP/2 the scanner follows frames instead of lines, to know whether a preface or a block of header fields has begun
+//! and is not complete: that is what [`super::heads`] keeps the time of.
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Version};
 use memchr::memchr;
 use smallvec::SmallVec;
+
+use super::frames::Frames;
 
 /// As much of a line that is split between reads as is looked at: the longest name of interest and its value.
 const KEPT_OF_A_LINE: usize = 64;
@@ -28,8 +33,21 @@ enum At {
     Trailers,
     /// In bytes of a body, so many to go; then there.
     Body { left: u64, chunked: bool },
-    /// No longer looking: HTTP/2, an upgrade, or nonsense.
+    /// HTTP/2.
+    Frames,
+    /// No longer looking: an upgrade, or nonsense.
     Off,
+}
+
+/// What the bytes read last brought that the application cannot see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// Nothing.
+    None,
+    /// A complete head with two contradicting lengths.
+    BothLengths,
+    /// Framing that the scanner cannot follow.
+    Lost,
 }
 
 /// Follows the raw bytes of an HTTP/1.1 connection from head to head.
@@ -37,15 +55,27 @@ enum At {
 pub(super) struct Scanner {
     at: At,
     line: SmallVec<[u8; KEPT_OF_A_LINE]>,
+    /// Whether a part of the line was left out.
+    cut: bool,
     heads: u64,
     begun: bool,
     coded: bool,
     sized: Option<Option<u64>>,
+    frames: Frames,
 }
 
 impl Scanner {
     pub(super) fn new() -> Self {
-        Self { at: At::Head, line: SmallVec::new(), heads: 0, begun: false, coded: false, sized: None }
+        Self {
+            at: At::Head,
+            line: SmallVec::new(),
+            cut: false,
+            heads: 0,
+            begun: false,
+            coded: false,
+            sized: None,
+            frames: Frames::default(),
+        }
     }
 
     /// Stops looking, for good.
@@ -55,7 +85,16 @@ impl Scanner {
 
     /// Whether a head has begun and is not complete.
     pub(super) fn in_head(&self) -> bool {
-        self.at == At::Head && (self.begun || !self.line.is_empty())
+        match self.at {
+            At::Head => self.begun || !self.line.is_empty(),
+            At::Frames => self.frames.in_head(),
+            _ => false,
+        }
+    }
+
+    /// Whether the peer speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.at == At::Frames
     }
 
     /// Whether more of a request may be on its way: a rest of a head or body, or anything where it was lost.
@@ -68,18 +107,26 @@ impl Scanner {
         self.at == At::Head && self.heads == 0
     }
 
-    /// Takes the bytes read next. True when they complete a head with two contradicting lengths.
-    pub(super) fn scan(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() && self.at != At::Off {
-            if let At::Body { left, chunked } = self.at {
-                let here = left.min(bytes.len() as u64);
-                bytes = bytes.get(here as usize..).unwrap_or_default();
-                self.at = match (left - here, chunked) {
-                    (0, true) => At::ChunkEnd,
-                    (0, false) => At::Head,
-                    (left, chunked) => At::Body { left, chunked },
-                };
-                continue;
+    /// Takes the bytes read next.
+    pub(super) fn scan(&mut self, mut bytes: &[u8]) -> Finding {
+        while !bytes.is_empty() {
+            match self.at {
+                At::Off => break,
+                At::Frames => {
+                    self.frames.scan(bytes);
+                    break;
+                }
+                At::Body { left, chunked } => {
+                    let here = left.min(bytes.len() as u64);
+                    bytes = bytes.get(here as usize..).unwrap_or_default();
+                    self.at = match (left - here, chunked) {
+                        (0, true) => At::ChunkEnd,
+                        (0, false) => At::Head,
+                        (left, chunked) => At::Body { left, chunked },
+                    };
+                    continue;
+                }
+                At::Head | At::Size | At::ChunkEnd | At::Trailers => {}
             }
             let Some(end) = memchr(b'\n', bytes) else {
                 self.keep(bytes);
@@ -88,81 +135,88 @@ impl Scanner {
             let (line, rest) =
                 (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default());
             bytes = rest;
-            let ambiguous = if self.line.is_empty() {
-                self.finish_line(line)
+            let finding = if self.line.is_empty() {
+                self.finish_line(line, false)
             } else {
                 self.keep(line);
-                let whole = std::mem::take(&mut self.line);
-                self.finish_line(&whole)
+                let (whole, cut) = (std::mem::take(&mut self.line), std::mem::take(&mut self.cut));
+                self.finish_line(&whole, cut)
             };
-            if ambiguous {
+            if finding != Finding::None {
                 self.stop();
-                return true;
+                return finding;
             }
         }
-        false
+        Finding::None
     }
 
     fn keep(&mut self, part: &[u8]) {
         let room = KEPT_OF_A_LINE - self.line.len();
+        self.cut |= part.len() > room;
         self.line.extend_from_slice(part.get(..room.min(part.len())).unwrap_or_default());
     }
 
-    fn finish_line(&mut self, line: &[u8]) -> bool {
+    /// `cut`: the line is only the beginning of one. What it says of a length is then unknown.
+    fn finish_line(&mut self, line: &[u8], cut: bool) -> Finding {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         match self.at {
             At::Head if !self.begun => {
                 // Empty lines before a request line are skipped, as hyper does.
                 self.begun = !line.is_empty();
-                if line == b"PRI * HTTP/2.0" {
-                    self.stop();
+                if line == b"PRI * HTTP/2.0" && self.heads == 0 {
+                    self.begun = false;
+                    self.at = At::Frames;
                 }
             }
             At::Head if line.is_empty() => return self.finish_head(),
-            At::Head => self.note_field(line),
-            At::Size => self.note_size(line),
+            At::Head => self.note_field(line, cut),
+            At::Size => return self.note_size(line, cut),
             At::ChunkEnd => self.at = At::Size,
             At::Trailers if line.is_empty() => self.at = At::Head,
-            At::Trailers | At::Body { .. } | At::Off => {}
+            At::Trailers | At::Body { .. } | At::Frames | At::Off => {}
         }
-        false
+        Finding::None
     }
 
-    fn note_field(&mut self, line: &[u8]) {
+    fn note_field(&mut self, line: &[u8], cut: bool) {
         // Most lines begin with another letter and cost this one look.
         match line.first().map(u8::to_ascii_lowercase) {
             Some(b't') => self.coded |= value_of(line, "transfer-encoding").is_some(),
             Some(b'c') => {
                 if let Some(value) = value_of(line, "content-length") {
-                    self.sized = Some(std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()));
+                    let digits = std::str::from_utf8(value).ok().filter(|_| !cut);
+                    self.sized = Some(digits.and_then(|digits| digits.parse().ok()));
                 }
             }
             _ => {}
         }
     }
 
-    fn finish_head(&mut self) -> bool {
+    fn finish_head(&mut self) -> Finding {
         self.heads += 1;
         self.begun = false;
         let (coded, sized) = (std::mem::take(&mut self.coded), self.sized.take());
         self.at = match (coded, sized) {
-            (true, Some(_)) => return true,
+            (true, Some(_)) => return Finding::BothLengths,
             (true, None) => At::Size,
             (false, Some(Some(0)) | None) => At::Head,
             (false, Some(Some(left))) => At::Body { left, chunked: false },
-            (false, Some(None)) => At::Off,
+            (false, Some(None)) => return Finding::Lost,
         };
-        false
+        Finding::None
     }
 
-    fn note_size(&mut self, line: &[u8]) {
+    fn note_size(&mut self, line: &[u8], cut: bool) -> Finding {
         let digits = line.split(|byte| !byte.is_ascii_hexdigit()).next().unwrap_or_default();
-        let size = std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        self.at = match size {
+        // A line that was cut within its digits may have more of them.
+        let whole = !cut || digits.len() < line.len();
+        let digits = std::str::from_utf8(digits).ok().filter(|_| whole);
+        self.at = match digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
             Some(0) => At::Trailers,
             Some(left) => At::Body { left, chunked: true },
-            None => At::Off,
+            None => return Finding::Lost,
         };
+        Finding::None
     }
 }
 
@@ -184,13 +238,42 @@ pub(super) fn head_length(parts: &Parts) -> usize {
     parts.method.as_str().len() + target + LINE + fields.sum::<usize>()
 }
 
-/// What is wrong with how a parsed request is framed or addressed, in words for its sender. `both_lengths` is what
-/// the [`Scanner`] saw on this connection.
-pub(super) fn fault(parts: &Parts, both_lengths: bool) -> Option<&'static str> {
+/// The methods of RFC 9110 and RFC 5789. Their names are case-sensitive, and some servers take them in any case.
+const METHODS: [Method; 9] = [
+    Method::GET,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::HEAD,
+    Method::OPTIONS,
+    Method::PATCH,
+    Method::CONNECT,
+    Method::TRACE,
+];
+
+/// Whether a method is a known one in other letters: a worker may take it for that one, and the rules did not.
+fn is_misspelt(method: &Method) -> bool {
+    METHODS.iter().any(|known| known != method && known.as_str().eq_ignore_ascii_case(method.as_str()))
+}
+
+/// What is wrong with how a parsed request is framed or addressed, in words for its sender. `found` is what the
+/// [`Scanner`] saw on this connection.
+pub(super) fn fault(parts: &Parts, found: Finding) -> Option<&'static str> {
+    if is_misspelt(&parts.method) {
+        return Some("the method is a known one in other letters; methods are written in capitals");
+    }
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
-        if both_lengths {
-            return Some("the request has both Transfer-Encoding and Content-Length; send one of them");
+        match found {
+            Finding::None => {}
+            Finding::BothLengths => {
+                return Some("the request has both Transfer-Encoding and Content-Length; send one of them");
+            }
+            Finding::Lost => {
+                return Some(
+                    "an earlier length on this connection could not be followed; use a new connection",
+                );
+            }
         }
         if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Some("the only Transfer-Encoding understood here is a single `chunked`");
@@ -229,7 +312,7 @@ mod tests {
         let (mut bytes, mut found, mut sizes) = (text.as_bytes(), false, sizes.iter().cycle());
         while !bytes.is_empty() {
             let (piece, rest) = bytes.split_at((*sizes.next().unwrap()).clamp(1, bytes.len()));
-            found |= scanner.scan(piece);
+            found |= scanner.scan(piece) == Finding::BothLengths;
             bytes = rest;
         }
         (scanner, found)
@@ -270,7 +353,56 @@ mod tests {
         assert!(!scanner.in_head() && !scanner.is_first());
 
         let mut scanner = Scanner::new();
-        scanner.scan(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        assert_eq!(scanner.at, At::Off);
+        scanner.scan(b"PRI * HTTP/2.0\r\n\r\nSM");
+        assert!(scanner.is_http2() && scanner.in_head());
+        scanner.scan(b"\r\n\r\n");
+        assert!(scanner.is_http2() && !scanner.in_head());
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_followed_is_reported_however_it_is_split() {
+        let long = " ".repeat(2 * KEPT_OF_A_LINE);
+        let zeros = "0".repeat(2 * KEPT_OF_A_LINE);
+        for head in [
+            format!("POST / HTTP/1.1\r\ncontent-length:{long}15\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\ncontent-length: {zeros}15\r\n\r\n"),
+            format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{zeros}f\r\n"),
+        ] {
+            for split in [KEPT_OF_A_LINE, head.len() - 8, head.len() - 5] {
+                let mut scanner = Scanner::new();
+                let (first, second) = head.as_bytes().split_at(split);
+                let found = [scanner.scan(first), scanner.scan(second)];
+                assert!(
+                    found.contains(&Finding::Lost) || matches!(scanner.at, At::Body { left: 15, .. }),
+                    "{found:?} {:?} {head}",
+                    scanner.at
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_known_method_in_other_letters_is_refused_and_an_unknown_one_is_not() {
+        for (method, refused) in [
+            ("POST", false),
+            ("post", true),
+            ("Post", true),
+            ("gEt", true),
+            ("options", true),
+            ("PROPFIND", false),
+            ("propfind", false),
+        ] {
+            let request = http::Request::builder().method(method).uri("/").header("host", "x");
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(fault(&parts, Finding::None).is_some(), refused, "{method}");
+        }
+    }
+
+    #[test]
+    fn a_lost_connection_takes_no_coded_request() {
+        let request = http::Request::post("/").header("host", "x").header("transfer-encoding", "chunked");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        assert_eq!(fault(&parts, Finding::None), None);
+        assert!(fault(&parts, Finding::Lost).is_some_and(|fault| fault.contains("new connection")));
     }
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -17,13 +17,18 @@ use tower::Service;
 
 use super::Peer;
 use super::drain::{Drain, Phase};
-use super::framing;
+use super::framing::{self, Finding};
 use super::stall::{Turn, current_turn};
 use crate::refusal::Reason;
 
 /// So many streams of one HTTP/2 connection may be taken back before their answer begins, if they are also more than
 /// half of all: clients that give up do so now and then, a reset flood does nothing else.
 const RESETS_BEFORE_JUDGED: usize = 200;
+
+/// [`Finding`] as one byte.
+const NOTHING_FOUND: u8 = 0;
+const BOTH_LENGTHS: u8 = 1;
+const LOST: u8 = 2;
 
 /// What the parts of one connection know of each other.
 #[derive(Debug)]
@@ -32,7 +37,7 @@ pub(super) struct Link {
     in_flight: AtomicUsize,
     begun: AtomicUsize,
     taken_back: AtomicUsize,
-    both_lengths: AtomicBool,
+    framing: AtomicU8,
     upgraded: AtomicBool,
     leaving: AtomicBool,
     leave: Notify,
@@ -45,15 +50,28 @@ impl Link {
             in_flight: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             taken_back: AtomicUsize::new(0),
-            both_lengths: AtomicBool::new(false),
+            framing: AtomicU8::new(NOTHING_FOUND),
             upgraded: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             leave: Notify::new(),
         }
     }
 
-    pub(super) fn saw_both_lengths(&self) {
-        self.both_lengths.store(true, Ordering::Relaxed);
+    pub(super) fn note_framing(&self, found: Finding) {
+        let code = match found {
+            Finding::None => NOTHING_FOUND,
+            Finding::BothLengths => BOTH_LENGTHS,
+            Finding::Lost => LOST,
+        };
+        self.framing.store(code, Ordering::Relaxed);
+    }
+
+    fn framing(&self) -> Finding {
+        match self.framing.load(Ordering::Relaxed) {
+            BOTH_LENGTHS => Finding::BothLengths,
+            LOST => Finding::Lost,
+            _ => Finding::None,
+        }
     }
 
     pub(super) fn is_upgraded(&self) -> bool {
@@ -133,7 +151,7 @@ where
         let last = phase != Phase::Running && version < Version::HTTP_2;
         let seat = Some(self.link.enter());
         let (mut parts, body) = request.into_parts();
-        let fault = framing::fault(&parts, self.link.both_lengths.load(Ordering::Relaxed));
+        let fault = framing::fault(&parts, self.link.framing());
         let state = match fault {
             Some(fault) => State::Malformed { status: StatusCode::BAD_REQUEST, fault },
             // Hyper looks at the length of what is still incomplete: a long head that arrives at once passes there.

@@ -1,8 +1,8 @@
-//! An HTTP/1.1 connection as hyper sees it: heads in time, and errors that say what is wrong.
+//! A connection as hyper sees it: heads in time, and errors that say what is wrong.
 //!
 //! Hyper's own header timeout also runs while a kept-alive connection rests, so ten seconds for a head would close
 //! resting connections after ten seconds. Here the time runs only while a head is expected (the first) or has begun.
-//! Hyper answers a head it cannot parse with a status and nothing else; the reason is added on the way out. And a
+//! On HTTP/2 it runs for the preface and for blocks of header fields, each until it is complete. Hyper answers a head it cannot parse with a status and nothing else; the reason is added on the way out. And a
 //! client that is refused in the middle of its body must be able to read why: closing a socket that still receives
 //! resets it, and the answer is lost with it, so what comes is read and thrown away for a moment.
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::framing::Scanner;
+use super::framing::{Finding, Scanner};
 use super::front::Link;
 use super::stall::Timer;
 
@@ -51,7 +51,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Heads<T> {
         }
         self.timer.arm(self.patience);
         ready!(self.timer.poll(cx));
-        if self.scanner.in_head() && self.scanner.is_first() {
+        if self.scanner.in_head() && self.scanner.is_first() && !self.scanner.is_http2() {
             // Nothing else was ever written here, so this cannot fall into another answer. One try is enough: the
             // socket's buffer is empty.
             let answer =
@@ -73,7 +73,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Heads<T> {
             }
             let mut buf = ReadBuf::new(&mut nothing);
             match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() => drop(self.scanner.scan(buf.filled())),
+                Ok(()) if !buf.filled().is_empty() => {
+                    self.scanner.scan(buf.filled());
+                }
                 _ => break,
             }
         }
@@ -103,8 +105,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Heads<T> {
         if outcome.is_pending() {
             return this.poll_head_time(cx).map(Err);
         }
-        if this.scanner.scan(buf.filled().get(before..).unwrap_or_default()) {
-            this.link.saw_both_lengths();
+        match this.scanner.scan(buf.filled().get(before..).unwrap_or_default()) {
+            Finding::None => {}
+            found => this.link.note_framing(found),
         }
         if !this.scanner.in_head() {
             this.timer.disarm();

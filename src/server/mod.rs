@@ -10,7 +10,7 @@
 //! | `listener` | accepts, within the caps; TLS handshakes |
 //! | `connection` | serves one connection; idle time, drain |
 //! | `front` | gives each request its [`Peer`], refuses malformed framing, counts what is under way |
-//! | `heads`, `framing` | the time for a head; where requests begin and end |
+//! | `heads`, `framing`, `frames` | the time for a head; where requests begin and end |
 //! | `stall` | clients that stop reading |
 //! | `tls` | certificates and their reload |
 //! | `drain` | the way down |
@@ -21,6 +21,7 @@ mod bounds;
 mod census;
 mod connection;
 mod drain;
+mod frames;
 mod framing;
 mod front;
 mod heads;
