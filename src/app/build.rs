@@ -24,6 +24,7 @@ use crate::layers::intake::{Buffers, Limits};
 use crate::layers::jobs::Counter;
 use crate::layers::jwt::Tokens;
 use crate::layers::limit::{Counting, RuleMetrics};
+use crate::layers::models::Catalogue;
 use crate::layers::observe::Observatory;
 use crate::layers::paths::{Paths, RouteSettings};
 use crate::metrics::Metrics;
@@ -175,7 +176,7 @@ pub(super) fn stack(
             spans: spans.clone(),
         }),
         cors: cors(settings),
-        explain: explain(settings),
+        explain: explain(settings, clock),
         door: Arc::clone(door),
         callers: Arc::new(
             Callers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
@@ -190,6 +191,7 @@ pub(super) fn stack(
                 StickySetting::Body(_) => Sticky::Body,
             },
             wants_usage: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens),
+            reserves_max: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens && rule.reserve_max),
             estimates: Arc::clone(estimates),
             exact: Arc::clone(exact),
             metrics: Arc::clone(metrics),
@@ -197,6 +199,12 @@ pub(super) fn stack(
         }),
         rule_metrics: Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.ladder())),
         counting: counting.clone(),
+        models: Arc::new(Catalogue::new(
+            Arc::clone(fleet),
+            settings.shared.jobs != JobsFor::Workers,
+            settings.callers.forward_authorization,
+            clock.clone(),
+        )),
         jobs: jobs.as_ref().map(|jobs| {
             Arc::new(Counter {
                 jobs: jobs.clone(),
@@ -213,9 +221,9 @@ pub(super) fn stack(
 }
 
 /// As on the admin port: whoever may read there may ask.
-fn explain(settings: &Settings) -> ExplainLayer {
+fn explain(settings: &Settings, clock: &Clock) -> ExplainLayer {
     let tokens = [&settings.admin.token, &settings.admin.read_token].into_iter().flatten();
-    ExplainLayer::new(tokens.map(|token| Sha256::digest(token.expose()).into()))
+    ExplainLayer::new(tokens.map(|token| Sha256::digest(token.expose()).into()), clock.clone())
 }
 
 fn callers(settings: &Settings) -> CallerSettings {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, COOKIE, HeaderMap, UPGRADE};
-use http::{HeaderName, Request, Response, Version, request};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Version, request};
 use http_body::Body;
 use http_body_util::BodyExt;
 use siphasher::sip::SipHasher13;
@@ -57,6 +57,8 @@ pub struct Intake {
     pub sticky: Sticky,
     /// Whether a rule counts tokens, so that streams must report their usage.
     pub wants_usage: bool,
+    /// Whether a rule reserves the bound on the output that a request says.
+    pub reserves_max: bool,
     /// What was learned of prompts and answers.
     pub estimates: Arc<Estimator>,
     /// Counts prompts of the models that have a tokenizer.
@@ -71,18 +73,16 @@ impl Intake {
     /// What the head alone says: whether it may pass, and as what.
     fn matched(&self, parts: &request::Parts) -> Result<Matched, Refusal> {
         let matched = self.paths.find(&parts.method, parts.uri.path())?;
-        if let Some(upgrade) = parts.headers.get(UPGRADE)
-            // Common clients offer h2c with every first request, and ignoring an offer is what HTTP expects.
-            && upgrade != "h2c"
-            // Only a path that the operator named: what flows there is not looked at.
-            && matched.kind != Kind::Path
-        {
+        if matched.kind != Kind::Path && offers_another_protocol(&parts.headers) {
             return Err(Refusal::new(Reason::Unsupported, "This path does not support protocol upgrades.")
                 .with_param("upgrade"));
         }
-        if matched.kind.has_demand()
-            && parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity")
-        {
+        // Of several lines or codings each counts.
+        let coded = |value: &HeaderValue| {
+            let mut codings = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+        };
+        if matched.kind.has_demand() && parts.headers.get_all(CONTENT_ENCODING).iter().any(coded) {
             return Err(Refusal::new(
                 Reason::UnsupportedEncoding,
                 "The request body must not be compressed: its demand is read from it.",
@@ -144,6 +144,37 @@ impl Intake {
             retryable: matched.retryable && !(facts.kind == Kind::Response && facts.store),
         }
     }
+}
+
+/// The protocols that a request offers to change to.
+fn offered(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(UPGRADE).iter();
+    lines
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|protocol| !protocol.is_empty())
+}
+
+/// Whether a request offers something else than HTTP/2. Common clients offer that with every first request, and ignoring
+/// an offer is what HTTP expects.
+fn offers_another_protocol(headers: &HeaderMap) -> bool {
+    offered(headers).any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
+}
+
+/// Whether a request may leave HTTP: only for WebSocket, which does so by GET over HTTP/1.1. In a tunnel of any other
+/// protocol (HTTP/2, TLS) further requests could pass that no path, key or rule is looked up for.
+fn asks_for_websocket(parts: &request::Parts) -> bool {
+    parts.version == Version::HTTP_11
+        && parts.method == Method::GET
+        && offered(&parts.headers).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+}
+
+/// What some systems write before a text in UTF-8. JSON has no place for it, and most readers leave it out.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The body without a byte order mark before it.
+fn without_mark(body: Bytes) -> Bytes {
+    if body.starts_with(BYTE_ORDER_MARK) { body.slice(BYTE_ORDER_MARK.len()..) } else { body }
 }
 
 fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
@@ -234,13 +265,8 @@ where
     if let Some(flight) = &flight {
         flight.set_route(&matched.label);
     }
-    if matched.kind == Kind::Path
-        && parts.version == Version::HTTP_11
-        && let Some(protocol) = parts.headers.get(UPGRADE)
-        && protocol != "h2c"
-    {
-        let protocol = UpgradeTo(protocol.clone());
-        parts.extensions.insert(protocol);
+    if matched.kind == Kind::Path && asks_for_websocket(&parts) {
+        parts.extensions.insert(UpgradeTo(HeaderValue::from_static("websocket")));
     }
     if let Some(path) = &matched.decoded {
         let path = DecodedPath(Arc::clone(path));
@@ -253,8 +279,16 @@ where
         parts.extensions.get::<Caller>().map_or_else(|| "anonymous".into(), |caller| Arc::clone(&caller.id));
 
     let (mut demand, payload, lesson, room, in_body) = if let Some(shape) = &matched.shape {
-        let (bytes, hold) = read(body, intake.limits, &intake.buffers).await?;
+        let (bytes, hold) = read(body, intake.limits, &intake.buffers, &caller).await?;
+        let bytes = without_mark(bytes);
         let facts = parse(shape, &bytes)?;
+        if facts.unbounded && intake.reserves_max {
+            return Err(Refusal::new(
+                Reason::BadRequest,
+                "A rule here reserves `max_tokens` (`reserve: max`), so it must not be -1: say a bound, or none.",
+            )
+            .with_param("max_tokens"));
+        }
         let prompt = match intake.exact.count(shape, &facts, &bytes).await {
             Some(counted) => intake.estimates.counted_prompt(&facts, counted),
             None => intake.estimates.prompt(&facts),

@@ -49,6 +49,8 @@ pub struct Facts {
     pub prompts: u32,
     /// The client's bound on output tokens per sequence: the greatest, when it gives several.
     pub max_tokens: Option<u64>,
+    /// Whether the client says in so many words that there is no bound (-1, as llama.cpp and LM Studio read it).
+    pub unbounded: bool,
     /// Sequences to be decoded: prompts × max(n, best_of).
     pub sequences: u32,
     /// Whether a stream is asked for.

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::member::Member;
-use super::scalar::{boolean, text, whole};
+use super::scalar::{Bound, boolean, output_bound, text, whole};
 use super::shape::{Pointer, Shape};
 use super::splice::{Asked, Splice, stream_options};
 use super::text::{Hear, Prompts, add_json, add_prompts, add_text};
-use super::{Facts, Fault, MAX_MODEL_BYTES, MAX_N, MAX_OUTPUT_TOKENS, MAX_PROMPTS, MAX_SESSION_BYTES};
+use super::{Facts, Fault, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_SESSION_BYTES};
 use crate::openai::scan::{Scanner, Text};
 use crate::request::Kind;
 
@@ -29,6 +29,7 @@ struct Reading<'a, 'h> {
     model: Option<Arc<str>>,
     prompts: Prompts<'h>,
     max_tokens: Option<u64>,
+    unbounded: bool,
     n: Option<u64>,
     best_of: Option<u64>,
     stream: bool,
@@ -60,6 +61,7 @@ impl<'a, 'h> Reading<'a, 'h> {
             model: None,
             prompts: Prompts { bytes: 0, tokens: 0, count: 0, hear },
             max_tokens: None,
+            unbounded: false,
             n: None,
             best_of: None,
             stream: false,
@@ -125,16 +127,24 @@ impl<'a, 'h> Reading<'a, 'h> {
             Member::Store => self.store = boolean(scanner, name)?,
             Member::StreamOptions => self.asked = Some(stream_options(scanner)?),
             Member::MaxTokens | Member::MaxCompletionTokens | Member::MaxOutputTokens => {
-                let bound = whole(scanner, name, 0, MAX_OUTPUT_TOKENS)?;
+                let bound = output_bound(scanner, name)?;
                 if self.shape.max_tokens.is_none() {
-                    // Workers disagree on which one counts; the greatest is a bound for all of them.
-                    self.max_tokens = self.max_tokens.max(bound);
+                    self.bound(bound);
                 }
             }
             _ if self.shape.prompt.is_some() => scanner.skip()?,
             _ => self.prompt(scanner, member)?,
         }
         Ok(())
+    }
+
+    /// Workers disagree on which bound counts; the greatest is one for all of them.
+    fn bound(&mut self, bound: Bound) {
+        match bound {
+            Bound::Absent => {}
+            Bound::None => self.unbounded = true,
+            Bound::Tokens(tokens) => self.max_tokens = self.max_tokens.max(Some(tokens)),
+        }
     }
 
     fn prompt(&mut self, scanner: &mut Scanner<'a>, member: Member) -> Result<(), Fault> {
@@ -193,7 +203,7 @@ impl<'a, 'h> Reading<'a, 'h> {
                 }
                 _ => {}
             },
-            Use::MaxTokens => self.max_tokens = whole(&mut scanner, name(), 0, MAX_OUTPUT_TOKENS)?,
+            Use::MaxTokens => self.bound(output_bound(&mut scanner, name())?),
         }
         Ok(())
     }
@@ -224,7 +234,8 @@ impl<'a, 'h> Reading<'a, 'h> {
             prompt_bytes: self.prompts.bytes,
             prompt_tokens: self.prompts.tokens,
             prompts: u32::try_from(prompts).unwrap_or(u32::MAX),
-            max_tokens: self.max_tokens,
+            max_tokens: self.max_tokens.filter(|_| !self.unbounded),
+            unbounded: self.unbounded,
             sequences: u32::try_from(prompts * per_prompt).unwrap_or(u32::MAX),
             stream: self.stream,
             include_usage,

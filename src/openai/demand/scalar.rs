@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::Fault;
+use super::{Fault, MAX_OUTPUT_TOKENS};
 use crate::openai::scan::{Flaw, Scanner};
 
 /// A string of at most `most` bytes.
@@ -48,6 +48,30 @@ pub(super) fn whole(
         }
         _ => Err(Fault::WrongType { param, expected: "a whole number" }),
     }
+}
+
+/// What a member says of the length of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// Nothing.
+    Absent,
+    /// That there is no bound: -1, as llama.cpp and LM Studio read it.
+    None,
+    /// At most so many tokens.
+    Tokens(u64),
+}
+
+/// A bound on the tokens of the output.
+pub(super) fn output_bound(scanner: &mut Scanner<'_>, param: Cow<'static, str>) -> Result<Bound, Fault> {
+    if scanner.peek()? == b'-' {
+        let (at, depth) = (scanner.at(), scanner.depth());
+        if scanner.number()? == "-1" {
+            return Ok(Bound::None);
+        }
+        scanner.rewind(at, depth);
+    }
+    let tokens = whole(scanner, param, 0, MAX_OUTPUT_TOKENS)?;
+    Ok(tokens.map_or(Bound::Absent, Bound::Tokens))
 }
 
 /// `true` or `false`.
