@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 
 use super::connect::ConnectError;
 use super::source::Break;
+use super::upload::Upload;
 use crate::redis::jobs::{self, Refused};
 use crate::refusal::{Reason, Refusal};
 use crate::request::PayloadError;
@@ -93,6 +94,18 @@ impl Fault {
                 Self::Client(Refusal::new(Reason::BadRequest, "The request body broke off."))
             }
             None => Self::Broke(error),
+        }
+    }
+
+    /// The client's own fault, where the connection ended while it owed the rest of its body: a worker may set a time
+    /// for that.
+    pub(crate) fn unless_owed(self, upload: Option<&Upload>) -> Self {
+        match self {
+            Self::Broke(_) if upload.is_some_and(Upload::is_owed) => Self::Client(Refusal::new(
+                Reason::BodyTimeout,
+                "The worker closed the connection before the rest of the request body had arrived.",
+            )),
+            fault => fault,
         }
     }
 

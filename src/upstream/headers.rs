@@ -4,11 +4,9 @@
 //! connection (RFC 9110 §7.6.1), what carries our secrets, and what only the gateway may say. Fields are taken out in
 //! one pass over the names, in place; the map is not rebuilt.
 
-use std::fmt::Write as _;
-
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, UPGRADE,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, COOKIE, HOST, HeaderMap,
+    HeaderName, HeaderValue, LOCATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Version, request};
 use smallvec::SmallVec;
@@ -45,6 +43,17 @@ fn is_hop_by_hop(name: &str) -> bool {
 /// Fields by which a proxy says whom it speaks for: believed from trusted proxies only.
 fn speaks_for_another(name: &str) -> bool {
     name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
+}
+
+/// Fields that some servers cannot tell from others, or that change what was asked for after it was judged. A name with an
+/// underscore is the same variable as one with a dash in CGI and WSGI, so `x_forwarded_for` would be believed there.
+fn misleads(name: &str) -> bool {
+    name.contains('_') || matches!(name, "x-http-method-override" | "x-http-method" | "x-method-override")
+}
+
+/// Fields by which a worker would let the pages of other origins read its answers. Who may is said by `cors.origins`.
+fn opens_to_pages(name: &str) -> bool {
+    name.starts_with("access-control-")
 }
 
 /// Adds the fields that a `Connection` field names.
@@ -86,10 +95,10 @@ impl Outgoing<'_> {
     /// Turns the fields a client sent into those that any worker may see.
     pub(crate) fn apply(&self, head: &mut request::Parts) {
         let trusted = self.forwarding.is_some_and(|from| from.trusted_proxy);
-        let host = head.headers.remove(HOST).or_else(|| {
-            // HTTP/2 says it in the target.
-            head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
-        });
+        let host = head.headers.remove(HOST);
+        // HTTP/2 says it in the target, and a target that names a host counts before the field (RFC 9112 §3.2.2).
+        let named = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        let host = named.or(host);
 
         let mut out = Names::new();
         let (mut wants_trailers, mut forwarded) = (false, false);
@@ -104,7 +113,8 @@ impl Outgoing<'_> {
             let ours = text.starts_with("x-traffic-dam-");
             // The body goes out whole and with its own length; the worker is never asked for a `100 Continue`.
             let about_the_body = text == "content-length" || text == "expect";
-            if ours || about_the_body || is_hop_by_hop(text) || (!trusted && speaks_for_another(text)) {
+            let untrue = misleads(text) || (!trusted && speaks_for_another(text));
+            if ours || about_the_body || is_hop_by_hop(text) || untrue {
                 out.push(name.clone());
             }
         }
@@ -155,18 +165,16 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// `forwarded`: a trusted proxy says for whom it speaks. What an untrusted client said of that is already gone.
 fn say_for_whom(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, host: Option<HeaderValue>) {
-    let mut chain = String::new();
+    let mut chain = Vec::new();
     if forwarded {
+        // As bytes: a hop that a stranger made up must not take the ones after it along.
         for value in headers.get_all(X_FORWARDED_FOR) {
-            if let Ok(value) = value.to_str() {
-                chain.push_str(value);
-                chain.push_str(", ");
-            }
+            chain.extend_from_slice(value.as_bytes());
+            chain.extend_from_slice(b", ");
         }
     }
-    // Writing into a string never fails.
-    let _infallible = write!(chain, "{}", from.peer_ip);
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
+    chain.extend_from_slice(from.peer_ip.to_string().as_bytes());
+    if let Ok(chain) = HeaderValue::from_bytes(&chain) {
         headers.insert(X_FORWARDED_FOR, chain);
     }
     headers
@@ -179,18 +187,83 @@ fn say_for_whom(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, hos
 
 /// Turns the fields a worker sent into those the client may see.
 pub(crate) fn answer(headers: &mut HeaderMap, id: &HeaderValue) {
+    say_one_length(headers);
     let mut out = Names::new();
     for (name, value) in headers.iter() {
         let text = name.as_str();
         if text == "connection" {
             add_named(value, &mut out);
         }
-        if is_hop_by_hop(text) || is_ours(text) {
+        if is_hop_by_hop(text) || is_ours(text) || opens_to_pages(text) {
             out.push(name.clone());
         }
     }
     take_out(headers, out);
     headers.insert(X_REQUEST_ID, id.clone());
+}
+
+/// Leaves one length of an answer, and none beside a `Transfer-Encoding`, by which the body was read (RFC 9112 §6.3): a
+/// client would go by what it finds.
+fn say_one_length(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+        return;
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let (first, more) = (lengths.next(), lengths.next().is_some());
+    let Some(value) = first.filter(|value| more || value.as_bytes().contains(&b',')) else { return };
+    // Several were read, so they are the same.
+    let one = value.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+    match HeaderValue::from_bytes(one) {
+        Ok(one) => headers.insert(CONTENT_LENGTH, one),
+        Err(_) => headers.remove(CONTENT_LENGTH),
+    };
+}
+
+/// Has redirects of a worker to itself lead to where its client asked: by a path, without the worker's own address and
+/// the `prefix` of its URL.
+pub(crate) fn relocate(headers: &mut HeaderMap, authority: &HeaderValue, prefix: &str) {
+    let Ok(authority) = authority.to_str() else { return };
+    for name in [LOCATION, CONTENT_LOCATION] {
+        let told = headers.get(&name).and_then(|value| value.to_str().ok());
+        let path = told.and_then(|told| own_path(told, authority, prefix));
+        if let Some(path) = path.and_then(|path| HeaderValue::try_from(path).ok()) {
+            headers.insert(name, path);
+        }
+    }
+}
+
+/// The path that a reference leads to, if it is on the worker's own address.
+fn own_path(reference: &str, authority: &str, prefix: &str) -> Option<String> {
+    let after = |scheme: &str| {
+        let (start, rest) = reference.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    let target = match after("http://").or_else(|| after("https://")).or_else(|| after("//")) {
+        Some(rest) => {
+            let (host, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+            if !is_same_host(host, authority) {
+                return None;
+            }
+            target
+        }
+        None if reference.starts_with('/') && !prefix.is_empty() => reference,
+        None => return None,
+    };
+    let below =
+        target.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']));
+    // Two slashes at the beginning would name a host.
+    Some(format!("/{}", below.unwrap_or(target).trim_start_matches(['/', '\\'])))
+}
+
+/// Whether two authorities are the same, a port that goes without saying left out.
+fn is_same_host(one: &str, other: &str) -> bool {
+    let bare = |text: &str| {
+        let port = text.strip_suffix(":80").or_else(|| text.strip_suffix(":443"));
+        port.unwrap_or(text).to_ascii_lowercase()
+    };
+    bare(one) == bare(other)
 }
 
 /// Says which protocol the connection changes to; [`answer`] and [`Outgoing::apply`] take that out.
@@ -206,10 +279,147 @@ fn is_ours(name: &str) -> bool {
 
 /// Takes what a worker must not say out of its trailers.
 pub(crate) fn trailers(fields: &mut HeaderMap) {
-    let out: Names = fields
-        .keys()
-        .filter(|name| is_ours(name.as_str()) || is_hop_by_hop(name.as_str()) || *name == CONTENT_LENGTH)
-        .cloned()
-        .collect();
+    let barred = |name: &str| is_ours(name) || is_hop_by_hop(name) || opens_to_pages(name);
+    let out: Names =
+        fields.keys().filter(|name| barred(name.as_str()) || *name == CONTENT_LENGTH).cloned().collect();
     take_out(fields, out);
+}
+
+/// Takes out of a request's trailers what may not stand in its head, or means something there only (RFC 9110 §6.5.1): a
+/// server may merge trailers into the head. `strip` are the fields that carried our secrets.
+pub(crate) fn request_trailers(fields: &mut HeaderMap, strip: &[HeaderName]) {
+    let of_the_head = |name: &str| {
+        matches!(
+            name,
+            "host"
+                | "expect"
+                | "authorization"
+                | "x-api-key"
+                | "cookie"
+                | "trailer"
+                | "x-request-id"
+                | "traceparent"
+                | "tracestate"
+                | "range"
+                | "max-forwards"
+                | "cache-control"
+                | "pragma"
+        ) || name.starts_with("content-")
+            || name.starts_with("if-")
+            || name.starts_with("sec-")
+    };
+    let barred = |name: &str| {
+        is_ours(name)
+            || is_hop_by_hop(name)
+            || speaks_for_another(name)
+            || misleads(name)
+            || of_the_head(name)
+    };
+    let out: Names =
+        fields.keys().filter(|name| barred(name.as_str()) || strip.contains(name)).cloned().collect();
+    take_out(fields, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = fields.iter().map(|(name, value)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a header value"))
+        });
+        let mut map = HeaderMap::new();
+        pairs.for_each(|(name, value)| {
+            map.append(name, value);
+        });
+        map
+    }
+
+    fn names(map: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn an_answer_says_at_most_one_length_and_none_that_was_not_used() {
+        for (fields, length) in [
+            (&[("content-length", "10")][..], Some("10")),
+            (&[("content-length", "10, 10")], Some("10")),
+            (&[("content-length", "10"), ("content-length", "10")], Some("10")),
+            (&[("content-length", "5"), ("transfer-encoding", "chunked")], None),
+            (&[("transfer-encoding", "chunked"), ("content-length", "5"), ("content-length", "5")], None),
+            (&[], None),
+        ] {
+            let mut headers = map(fields);
+            answer(&mut headers, &HeaderValue::from_static("id"));
+            let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
+            assert_eq!(lengths, length.into_iter().collect::<Vec<_>>(), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_worker_opens_nothing_to_pages_of_other_origins() {
+        let mut headers = map(&[
+            ("access-control-allow-origin", "*"),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-expose-headers", "*"),
+            ("vary", "origin"),
+        ]);
+        answer(&mut headers, &HeaderValue::from_static("id"));
+        assert_eq!(names(&headers), ["vary", "x-request-id"]);
+        let mut after = map(&[("access-control-allow-origin", "*"), ("x-sum", "1")]);
+        trailers(&mut after);
+        assert_eq!(names(&after), ["x-sum"]);
+    }
+
+    #[test]
+    fn what_may_not_stand_in_the_head_does_not_come_after_the_body() {
+        let mut fields = map(&[
+            ("x-sum", "1"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+            ("x-real-ip", "6.6.6.6"),
+            ("x_real_ip", "6.6.6.6"),
+            ("x-traffic-dam-class", "critical"),
+            ("connection", "x"),
+            ("upgrade", "websocket"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "3"),
+            ("content-encoding", "gzip"),
+            ("host", "h"),
+            ("authorization", "Bearer a"),
+            ("x-key", "a"),
+            ("cookie", "a=b"),
+            ("expect", "100-continue"),
+            ("proxy-authorization", "a"),
+            ("x-http-method-override", "DELETE"),
+        ]);
+        request_trailers(&mut fields, &[HeaderName::from_static("x-key")]);
+        assert_eq!(names(&fields), ["x-sum"]);
+    }
+
+    #[test]
+    fn a_redirect_to_the_worker_itself_is_one_to_where_the_client_asked() {
+        let host = "10.0.0.5:8000";
+        for (told, prefix, path) in [
+            ("http://10.0.0.5:8000/api/items/?a=b", "", Some("/api/items/?a=b")),
+            ("HTTPS://10.0.0.5:8000/a", "", Some("/a")),
+            ("//10.0.0.5:8000/a", "", Some("/a")),
+            ("http://u:p@10.0.0.5:8000", "", Some("/")),
+            ("http://10.0.0.5:8000?a", "", Some("/?a")),
+            ("http://10.0.0.5:8000/base/a", "/base", Some("/a")),
+            ("http://10.0.0.5:8000/based", "/base", Some("/based")),
+            ("/base/a", "/base", Some("/a")),
+            ("http://10.0.0.5:8000//evil.example/", "", Some("/evil.example/")),
+            ("/a", "", None),
+            ("a/b", "/base", None),
+            ("http://elsewhere.example/a", "", None),
+            ("http://10.0.0.5:8001/a", "", None),
+        ] {
+            assert_eq!(own_path(told, host, prefix).as_deref(), path, "{told} {prefix}");
+        }
+        assert_eq!(own_path("http://W.example:80/a", "w.example", "").as_deref(), Some("/a"));
+    }
 }

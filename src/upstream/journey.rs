@@ -5,8 +5,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::header::{CONTENT_LENGTH, HOST, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode, request, response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -26,13 +27,14 @@ use super::queue::Errand;
 use super::settings::{Timeouts, UpstreamSettings};
 use super::source::{HttpSource, Source};
 use super::tunnel::tunnel;
+use super::upload::{self, Upload};
 use super::vigil::Vigil;
 use super::watch::{Reading, Watch};
 use crate::clock::Nanos;
 use crate::redis::jobs::Ticket;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
-    BodyRoom, Caller, Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UpgradeTo,
+    Beside, BodyRoom, Caller, Demand, Ending, Flight, Forwarding, Kind, Payload, RouteTimeouts, UpgradeTo,
     UsageInjected,
 };
 use crate::shed::{Ask, Failure, Permit, Waiter};
@@ -53,6 +55,8 @@ pub(crate) struct Journey<'a> {
     pub(super) head: request::Parts,
     /// Taken by the attempt that may be the last.
     pub(super) payload: Option<Payload>,
+    /// What is known of a body that is passed on as it arrives.
+    upload: Option<Upload>,
     pub(super) kind: Kind,
     pub(super) stream: bool,
     repeatable: bool,
@@ -69,6 +73,8 @@ pub(crate) struct Journey<'a> {
     retries: u32,
     /// Where to begin among the workers when there is no permit to name one.
     start: usize,
+    /// The pool whose workers these are, when it is not any.
+    beside: Option<Beside>,
 }
 
 /// How a worker is asked.
@@ -122,6 +128,8 @@ impl<'a> Journey<'a> {
             trace: flight.trace,
         }
         .apply(&mut head);
+        let strip = facts.get::<Forwarding>().map_or(&[][..], |forwarding| &forwarding.strip);
+        let (payload, upload) = upload::follow(payload, strip);
         let switch = facts.remove::<UpgradeTo>().zip(facts.remove::<OnUpgrade>());
         if let Some((UpgradeTo(protocol), _)) = &switch {
             headers::switch_to(&mut head.headers, protocol.clone());
@@ -140,6 +148,7 @@ impl<'a> Journey<'a> {
             repeatable: is_repeatable(&head.method, retryable),
             head,
             payload: Some(payload),
+            upload,
             kind,
             stream,
             injected: facts.get::<UsageInjected>().is_some(),
@@ -151,6 +160,7 @@ impl<'a> Journey<'a> {
             id,
             retries: 0,
             start: fastrand::usize(..),
+            beside: facts.remove::<Beside>(),
         })
     }
 
@@ -171,7 +181,7 @@ impl<'a> Journey<'a> {
                     self.change_sides(way.worker()).await?;
                     continue;
                 }
-                Some(Err(fault)) => fault,
+                Some(Err(fault)) => fault.unless_owed(self.upload.as_ref()),
                 None => {
                     self.wait_again().await?;
                     continue;
@@ -220,7 +230,8 @@ impl<'a> Journey<'a> {
             Way::Site(site) => self.attempt(site).await?,
             Way::Queue(errand) => self.queue(errand).await?,
         };
-        if matches!(way, Way::Site(_)) && turns_away(answer.head.status) {
+        let owed = self.upload.as_ref().is_some_and(Upload::is_owed);
+        if matches!(way, Way::Site(_)) && turns_away(answer.head.status) && !owed {
             self.blame(Failure::Refused);
             if self.may_ask_another(Trouble::MaybeBegun) {
                 return Ok(None);
@@ -304,7 +315,9 @@ impl<'a> Journey<'a> {
             Some(permit) => fleet.worker(&permit.worker()),
             // What holds no seat (HEAD, OPTIONS) is no load: any worker will do, and the next one if it fails.
             None => {
-                let eligible = || fleet.workers().iter().filter(|worker| worker.eligible);
+                let meant = |pool: &str| self.beside.as_ref().is_none_or(|Beside(meant)| **meant == *pool);
+                let eligible =
+                    || fleet.workers().iter().filter(|worker| worker.eligible && meant(&worker.spec.pool));
                 eligible().nth(self.start.wrapping_add(self.retries as usize) % eligible().count().max(1))
             }
         };
@@ -420,6 +433,10 @@ impl<'a> Journey<'a> {
             }
         };
         fields.insert(HOST, site.authority.clone());
+        if !payload.is_end_stream() && payload.size_hint().exact().is_none() {
+            // Without the field hyper takes it that a GET has no body.
+            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         for (name, value) in &site.spec().headers {
             fields.insert(name, value.clone());
         }
@@ -468,7 +485,8 @@ impl<'a> Journey<'a> {
         alarm: Alarm,
         sent: Nanos,
     ) -> Answer {
-        let (head, body) = answer.into_parts();
+        let (mut head, body) = answer.into_parts();
+        headers::relocate(&mut head.headers, &site.authority, site.prefix());
         let watch = self.watch(&head, &site.spec().id);
         let vigil = self.vigil(sent, watch.is_stream());
         let (limits, clock) = (self.limits(), self.upstream.clock.clone());

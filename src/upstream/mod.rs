@@ -7,6 +7,7 @@
 //! | `fault` | what can go wrong, and what may be tried again (pure) |
 //! | `budget` | how much may be tried again (pure) |
 //! | `headers` `form` | which fields pass, and what those of an answer say of its body |
+//! | `upload` | a request's body that is passed on as it arrives |
 //! | `pool` `connect` `tls` `link` `relay` | connections |
 //! | `queue` | the same over a queue, where workers take requests instead of being sent them |
 //! | `body` `source` `watch` `alarm` | the answer on its way back |
@@ -41,6 +42,7 @@ mod queue;
 mod relay;
 mod source;
 mod tunnel;
+mod upload;
 mod vigil;
 mod watch;
 

@@ -85,10 +85,16 @@ impl Site {
         &self.worker.spec
     }
 
+    /// What comes before each path, without a slash at its end.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The target line for a request of `asked`.
     pub(crate) fn target_of(&self, asked: &Uri) -> Uri {
         let asked = asked.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        if self.prefix.is_empty() || !asked.as_str().starts_with('/') {
+        // `*` is no path. A query alone is one of the path `/`, and is written with it below.
+        if self.prefix.is_empty() || asked.as_str() == "*" {
             return Uri::from(asked);
         }
         // Both parts are valid, so their sum is, unless it is too long; then the worker may say so of the shorter.

@@ -1,0 +1,76 @@
+//! A request's body that is passed on as it arrives.
+//!
+//! Whether its sender is waited for says whose fault it is when the connection to the worker ends meanwhile: a worker
+//! with a time limit of its own closes it, and has done nothing wrong.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderName;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use smallvec::SmallVec;
+
+use super::headers;
+use crate::request::{Payload, PayloadError};
+
+/// What is known of an upload.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Upload(Arc<AtomicBool>);
+
+impl Upload {
+    /// Whether the client owes the next part of its body.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Follows a body that is passed on as it arrives, and takes out of its trailers what may not be there. `strip` are the
+/// fields that carried our secrets. `None` for a body that is in memory.
+pub(crate) fn follow(payload: Payload, strip: &[HeaderName]) -> (Payload, Option<Upload>) {
+    let Payload::Streaming(inner) = payload else { return (payload, None) };
+    let upload = Upload::default();
+    let followed = Followed { inner, upload: upload.clone(), strip: strip.iter().cloned().collect() };
+    (Payload::Streaming(followed.boxed_unsync()), Some(upload))
+}
+
+struct Followed {
+    inner: UnsyncBoxBody<Bytes, PayloadError>,
+    upload: Upload,
+    strip: SmallVec<[HeaderName; 2]>,
+}
+
+impl Body for Followed {
+    type Data = Bytes;
+    type Error = PayloadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.inner).poll_frame(cx);
+        this.upload.0.store(frame.is_pending(), Ordering::Relaxed);
+        frame.map(|frame| {
+            let mut frame = frame?;
+            if let Ok(frame) = &mut frame
+                && let Some(fields) = frame.trailers_mut()
+            {
+                headers::request_trailers(fields, &this.strip);
+            }
+            Some(frame)
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
