@@ -12,10 +12,13 @@ use crate::fleet::Fleet;
 use crate::layers::demand::{DemandLayer, Intake, Weigh};
 use crate::layers::door::{Door, DoorLayer, Guarding};
 use crate::layers::explain::{Explain, ExplainLayer};
+use crate::layers::health::{Health, HealthLayer};
 use crate::layers::identify::{Callers, Identify, IdentifyLayer};
 use crate::layers::jobs::{Counter, JobsLayer, Serve};
 use crate::layers::limit::{Counting, Limit, LimitLayer, RuleMetrics};
+use crate::layers::models::{Catalogue, Models, ModelsLayer};
 use crate::layers::observe::{Observatory, Observe, ObserveLayer};
+use crate::layers::preflight::{Preflight, PreflightLayer};
 use crate::layers::rescue::{Rescue, RescueLayer};
 use crate::layers::shed::{Shed, ShedLayer};
 use crate::upstream::Upstream;
@@ -39,6 +42,8 @@ pub struct Parts {
     pub counting: Counting,
     /// What the rules' decisions are counted in.
     pub rule_metrics: Arc<RuleMetrics>,
+    /// The models that are served.
+    pub models: Arc<Catalogue>,
     /// Jobs, where workers take from a queue.
     pub jobs: Option<Arc<Counter>>,
     /// The workers and their gates.
@@ -50,10 +55,13 @@ pub struct Parts {
 }
 
 /// From `rescue` inwards.
-type Rescued = Rescue<Guarding<Identify<Weigh<Limit<Serve<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>>>>;
+type Rescued = Rescue<Guarding<Health<Identify<Weigh<Counted>>>>>;
+
+/// From `limit` inwards.
+type Counted = Limit<Models<Serve<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>;
 
 /// The whole stack as one service.
-pub type Stack = Observe<Either<Cors<Told>, Told>>;
+pub type Stack = Observe<Preflight<Either<Cors<Told>, Told>>>;
 
 /// From `explain` inwards.
 type Told = Explain<Rescued>;
@@ -70,11 +78,13 @@ pub fn stack(parts: &Parts) -> Stack {
         intake,
         counting,
         rule_metrics,
+        models,
         jobs,
         fleet,
         upstream,
         clock,
     } = parts;
+    let answered_within = cors.is_some();
     let cors = match cors {
         Some(cors) => Either::Left(cors.clone()),
         None => Either::Right(tower::layer::util::Identity::new()),
@@ -82,6 +92,8 @@ pub fn stack(parts: &Parts) -> Stack {
     ServiceBuilder::new()
         // Sees everything: refusals, hang-ups, defects.
         .layer(ObserveLayer::new(Arc::clone(observatory)))
+        // Carries no key by design, and reaches nothing.
+        .layer(PreflightLayer::new(answered_within))
         // A page must be able to read a refusal too, so its headers go on outside of it.
         .layer(cors)
         // What is said of the rules goes on refusals too.
@@ -90,6 +102,8 @@ pub fn stack(parts: &Parts) -> Stack {
         .layer(RescueLayer)
         // A shut door costs nothing more.
         .layer(DoorLayer::new(Arc::clone(door)))
+        // Whoever asks whether it serves needs no key.
+        .layer(HealthLayer::new(Arc::clone(fleet), intake))
         // Every later key needs the caller; a bad key costs nothing more.
         .layer(IdentifyLayer::new(Arc::clone(callers)))
         // Limits and routing need to know what is asked for.
@@ -100,6 +114,8 @@ pub fn stack(parts: &Parts) -> Stack {
                 .counted(Arc::clone(rule_metrics))
                 .before(fleet),
         )
+        // What every client asks for first takes no seat.
+        .layer(ModelsLayer::new(Arc::clone(models)))
         // What was let through and can be answered later waits in Redis, not at the gate.
         .layer(JobsLayer::new(jobs.clone()))
         // Last before the worker: whoever has a permit goes.

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::{App, StartError};
 use crate::config::Settings;
 use crate::config::settings::KeyPlace;
+use crate::config::syntax::redacted_url;
 use crate::layers::jwt::{KeySet, Keys, Tokens};
 use crate::net::fetch::Fetch;
 use crate::upstream::tls::client_config;
@@ -92,7 +93,9 @@ impl KeySource {
                 Ok(())
             });
             if let Err(problem) = &fetched {
-                tracing::warn!(url = %server.url, problem, "the keys of tokens were not fetched");
+                // The query may hold a secret.
+                let url = server.url.to_string();
+                tracing::warn!(url = &*redacted_url(&url), problem, "the keys of tokens were not fetched");
             }
             // Whatever is asked for meanwhile has to wait for so long.
             sleep(soon).await;

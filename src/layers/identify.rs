@@ -10,9 +10,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::{Either, Ready, ready};
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION};
-use http::{HeaderMap, HeaderName, Method, Request};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, Request};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
@@ -150,14 +152,7 @@ impl Callers {
     /// # Errors
     /// `unauthorized` when no key matched and anonymous callers are refused, or when no source yields an identity;
     /// `bad_request` when the class header names no class.
-    pub fn identify(
-        &self,
-        method: &Method,
-        headers: &HeaderMap,
-        peer: Peer,
-    ) -> Result<(Caller, Forwarding), Refusal> {
-        // A browser's preflight carries no credentials by design.
-        let preflight = method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    pub fn identify(&self, headers: &HeaderMap, peer: Peer) -> Result<(Caller, Forwarding), Refusal> {
         let trusted = self.trusts(peer.addr.ip());
         let client_ip = if trusted { self.client_behind(headers, peer.addr.ip()) } else { peer.addr.ip() };
         let Shown { carrier, owner, fault } = self.shown(headers);
@@ -171,7 +166,7 @@ impl Callers {
         let forwarding =
             Forwarding { strip, peer_ip: peer.addr.ip(), client_ip, tls: peer.tls, trusted_proxy: trusted };
 
-        if owner.is_none() && !self.settings.anonymous && !preflight {
+        if owner.is_none() && !self.settings.anonymous {
             let message = match (carrier, fault) {
                 (Some(carrier), Some(fault)) => {
                     format!("The token in the header `{carrier}` is not accepted: {fault}.")
@@ -189,7 +184,6 @@ impl Callers {
             Source::Header(_) => None,
             Source::Ip => Some(address_id(client_ip)),
         });
-        let identity = identity.or_else(|| preflight.then(|| address_id(client_ip)));
         let Some(id) = identity else {
             return Err(Refusal::new(
                 Reason::Unauthorized,
@@ -295,16 +289,16 @@ impl Callers {
     /// The client's address behind trusted proxies: the last forwarded hop that is not one of them. What stands
     /// before it was written by a stranger.
     fn client_behind(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-        let hops: SmallVec<[&str; 8]> = headers
+        let hops: SmallVec<[&[u8]; 8]> = headers
             .get_all(&FORWARDED_FOR)
             .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|hop| !hop.is_empty())
             .collect();
         let mut client = peer;
         for hop in hops.into_iter().rev() {
-            let Ok(address) = hop.parse::<IpAddr>() else { break };
+            let Some(address) = address_of_hop(hop) else { break };
             client = address;
             if !self.trusts(address) {
                 break;
@@ -314,14 +308,44 @@ impl Callers {
     }
 }
 
+/// The address of a forwarded hop: bare, or as proxies write it with a port, in brackets, in quotes, or with the name of
+/// an interface.
+fn address_of_hop(hop: &[u8]) -> Option<IpAddr> {
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let text = std::str::from_utf8(hop).ok()?.trim_matches('"');
+    let host = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            let sound = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+            sound.then_some(host)?
+        }
+        // More than one colon is an IPv6 address without a port.
+        None => match text.split_once(':') {
+            Some((host, port)) if is_port(port) && host.contains('.') => host,
+            _ => text,
+        },
+    };
+    let host = host.split_once('%').map_or(host, |(host, _)| host);
+    host.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
 }
 
-/// Whether it begins as the JSON of a token's head does in base64, and has its three parts.
+/// Whether it has the three parts of a token, and the first is JSON in base64 that begins an object. White space may
+/// stand there (RFC 7519 §3).
 fn looks_like_a_token(secret: &[u8]) -> bool {
-    secret.starts_with(b"eyJ") && memchr::memchr_iter(b'.', secret).count() == 2
+    /// Whole groups of base64, more than any head has of white space before its first member.
+    const LOOKED_AT: usize = 64;
+    let mut parts = secret.split(|byte| *byte == b'.');
+    let (Some(head), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let Ok(head) = URL_SAFE_NO_PAD.decode(head.get(..LOOKED_AT).unwrap_or(head)) else { return false };
+    head.trim_ascii_start().first() == Some(&b'{')
 }
 
 /// An identity header's value, when it is short and printable: it becomes part of keys and log lines.
@@ -384,7 +408,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
-        match self.callers.identify(request.method(), request.headers(), peer) {
+        match self.callers.identify(request.headers(), peer) {
             Ok((caller, forwarding)) => {
                 if let Some(flight) = request.extensions().get::<Arc<Flight>>() {
                     flight.set_caller(&caller);
@@ -432,7 +456,7 @@ mod tests {
             );
         }
         let addr = (from.parse::<IpAddr>().expect("an address"), 1).into();
-        callers.identify(&Method::POST, &map, Peer { addr, tls: false })
+        callers.identify(&map, Peer { addr, tls: false })
     }
 
     fn id(answer: Result<(Caller, Forwarding), Refusal>) -> String {
@@ -492,11 +516,48 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_needs_no_key() {
-        let callers = callers(|settings| settings.anonymous = false);
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static("POST"));
-        assert!(callers.identify(&Method::OPTIONS, &headers, Peer::default()).is_ok());
-        assert!(callers.identify(&Method::POST, &headers, Peer::default()).is_err());
+    fn a_hop_counts_however_it_is_written_and_whatever_stands_before_it() {
+        let callers = callers(|settings| settings.from = vec![Source::Ip]);
+        for (lines, client) in [
+            (&["198.51.100.7:4711"][..], "ip:198.51.100.7"),
+            (&["[2001:db8:1:2::5]:443"], "ip:2001:db8:1:2::/64"),
+            (&["[2001:db8:1:2::5]"], "ip:2001:db8:1:2::/64"),
+            (&["2001:db8:1:2::5"], "ip:2001:db8:1:2::/64"),
+            (&["\"[2001:db8:1:2::5]:443\""], "ip:2001:db8:1:2::/64"),
+            (&["fe80::1%eth0"], "ip:fe80::/64"),
+            (&["[::ffff:198.51.100.7]:80"], "ip:198.51.100.7"),
+            (&["\u{ff}, 198.51.100.7"], "ip:198.51.100.7"),
+            (&["\u{ff}", "198.51.100.7:1"], "ip:198.51.100.7"),
+            (&["203.0.113.9, 198.51.100.7:80, 10.2.2.2:80"], "ip:198.51.100.7"),
+            (&["198.51.100.7, , 10.2.2.2,"], "ip:198.51.100.7"),
+            // Nobody knows what these mean: the proxy before us is what is left.
+            (&["198.51.100.7, unknown"], "ip:10.1.1.1"),
+            (&["198.51.100.7:http"], "ip:10.1.1.1"),
+            (&["[198.51.100.7"], "ip:10.1.1.1"),
+            (&["2001:db8::5]:443"], "ip:10.1.1.1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                let bytes: Vec<u8> = line.chars().map(|letter| letter as u8).collect();
+                headers.append(FORWARDED_FOR, HeaderValue::from_bytes(&bytes).expect("a header value"));
+            }
+            let addr = ([10, 1, 1, 1], 1).into();
+            assert_eq!(id(callers.identify(&headers, Peer { addr, tls: false })), client, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_known_by_an_object_in_its_head_however_it_is_written() {
+        let token = |head: &str| format!("{}.e30.c2ln", URL_SAFE_NO_PAD.encode(head));
+        for head in
+            ["{\"alg\":\"ES256\"}", "{ \"alg\" : \"ES256\" }", "{\n  \"a\": 1\n}", "{\r\n\t}", " {}", "\n{}"]
+        {
+            assert!(looks_like_a_token(token(head).as_bytes()), "{head}");
+        }
+        for secret in
+            [token("[]"), token(""), token("x{"), "sk-a.b.c".into(), "eyJhIjoxfQ.e30".into(), "..".into()]
+        {
+            assert!(!looks_like_a_token(secret.as_bytes()), "{secret}");
+        }
     }
 }

@@ -31,6 +31,11 @@ pub struct RouteSettings {
 /// The pattern, and the label, of paths at which jobs are asked for.
 pub const JOBS: &str = "/v1/jobs/*";
 
+/// Where the list of models is.
+pub const MODELS: &str = "/v1/models";
+/// What the name of one model follows.
+pub const MODEL: &str = "/v1/models/";
+
 /// What a request's method and path came to.
 #[derive(Clone, Debug)]
 pub struct Matched {
@@ -91,7 +96,8 @@ impl Paths {
                 endpoint(path, kind, Some(Shape::openai(kind).with_session(session.cloned()))),
             ));
         }
-        endpoints.push((Method::GET, endpoint("/v1/models", Kind::Models, None)));
+        endpoints.push((Method::GET, endpoint(MODELS, Kind::Models, None)));
+        endpoints.push((Method::GET, endpoint(&format!("{MODEL}*"), Kind::Models, None)));
         let endpoints = endpoints
             .into_iter()
             .map(|(method, matched)| (method, Glob::new(Arc::clone(&matched.label)), matched))
@@ -121,7 +127,9 @@ impl Paths {
     /// # Errors
     /// `bad_request` for a path that could be read in two ways, `not_found` for one that is not let through.
     pub fn find(&self, method: &Method, raw_path: &str) -> Result<Matched, Refusal> {
-        let path = decoded(raw_path)?;
+        // Names of models have slashes, which clients escape. The gateway itself answers there: no worker reads it otherwise.
+        let names_model = method == Method::GET && raw_path.starts_with(MODEL);
+        let path = decoded(raw_path, names_model)?;
         let decoded = || match &path {
             Cow::Owned(path) => Some(path.as_str().into()),
             Cow::Borrowed(_) => None,
@@ -158,8 +166,9 @@ impl Paths {
     }
 }
 
-/// The path with its escapes resolved, refused when it is not the one way to write itself.
-fn decoded(raw: &str) -> Result<Cow<'_, str>, Refusal> {
+/// The path with its escapes resolved, refused when it is not the one way to write itself, except for slashes where
+/// `slashes` are taken for part of a name.
+fn decoded(raw: &str, slashes: bool) -> Result<Cow<'_, str>, Refusal> {
     let refuse = |what: &'static str| Err(Refusal::new(Reason::BadRequest, what).with_param("path"));
     let bytes = raw.as_bytes();
     for (at, _) in raw.match_indices('%') {
@@ -168,6 +177,7 @@ fn decoded(raw: &str) -> Result<Cow<'_, str>, Refusal> {
             _ => return refuse("The path has a `%` that two hex digits do not follow."),
         }
         if let Some(hex) = raw.get(at + 1..at + 3)
+            && !(slashes && hex.eq_ignore_ascii_case("2f"))
             && ["2f", "5c"].iter().any(|slash| hex.eq_ignore_ascii_case(slash))
         {
             return refuse("The path has an escaped slash.");
@@ -202,6 +212,10 @@ mod tests {
         assert_eq!(reason(&paths, &Method::POST, "/v1/chat/completions"), Ok(Kind::Chat));
         assert_eq!(reason(&paths, &Method::POST, "/v1/ch%61t/completions"), Ok(Kind::Chat));
         assert_eq!(reason(&paths, &Method::GET, "/v1/models"), Ok(Kind::Models));
+        assert_eq!(reason(&paths, &Method::GET, "/v1/models/org%2Fmodel-1"), Ok(Kind::Models));
+        assert_eq!(reason(&paths, &Method::GET, "/v1/models/org/model-1"), Ok(Kind::Models));
+        assert_eq!(reason(&paths, &Method::GET, "/v1/models/a%2f..%2fb"), Err(Reason::BadRequest));
+        assert_eq!(reason(&paths, &Method::DELETE, "/v1/models/a%2fb"), Err(Reason::BadRequest));
         for path in ["/", "/pause", "/v1/chat/completions/", "/v1/models/x", "/metrics"] {
             assert_eq!(reason(&paths, &Method::POST, path), Err(Reason::NotFound), "{path}");
         }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::CatchUnwind;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -116,11 +116,13 @@ pin_project! {
 }
 
 impl<B> AnswerBody<B> {
-    const fn inner(body: B) -> Self {
+    /// The inner service's body.
+    pub(super) const fn inner(body: B) -> Self {
         Self { inner: Some(body), text: None }
     }
 
-    const fn own(text: Bytes) -> Self {
+    /// A text of the gateway's own.
+    pub(super) const fn own(text: Bytes) -> Self {
         Self { inner: None, text: Some(text) }
     }
 }
@@ -178,6 +180,24 @@ pub fn answer(refusal: &Refusal) -> Response<Bytes> {
     *response.status_mut() = error::status(refusal.reason);
     let map = response.headers_mut();
     map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if refusal.reason == Reason::Unauthorized {
+        // A 401 says what would be accepted (RFC 9110 §11.6.1).
+        map.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     headers::refused(map, refusal);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_for_want_of_a_key_says_how_to_show_one() {
+        for reason in Reason::ALL {
+            let answer = answer(&Refusal::new(reason, "x"));
+            let says = answer.headers().get(WWW_AUTHENTICATE).is_some();
+            assert_eq!(says, answer.status() == http::StatusCode::UNAUTHORIZED, "{reason}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::fleet::{self, Fleet};
 use crate::layers::body::{Guarded, Tied};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Caller, Demand, Flight};
+use crate::request::{Beside, Caller, Demand, Flight};
 use crate::shed::settings::GateSettings;
 use crate::shed::{Ask, Entry, Gate, GateHandle, Member, Permit, Waiter};
 
@@ -135,7 +135,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         // These carry no work for a worker.
-        if matches!(*request.method(), Method::OPTIONS | Method::HEAD) {
+        let beside = request.extensions().get::<Beside>().is_some();
+        if beside || matches!(*request.method(), Method::OPTIONS | Method::HEAD) {
             let answer = self.inner.call(request);
             return Box::pin(async move {
                 answer.await.map(|response| response.map(|body| Guarded::new(body, None))).map_err(Into::into)

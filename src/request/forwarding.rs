@@ -45,6 +45,10 @@ pub struct UsageInjected;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpgradeTo(pub HeaderValue);
 
+/// Set on what the gateway itself asks a worker beside its work: it takes no seat, and goes to some worker of this pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beside(pub Arc<str>);
+
 /// Set by `demand` on a request whose path was sent with escapes: the path that they stand for, which is the one that
 /// patterns are matched on.
 #[derive(Clone, Debug, PartialEq, Eq)]

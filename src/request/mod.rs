@@ -13,7 +13,7 @@ mod trace;
 
 pub use explaining::Explaining;
 pub use flight::{Asked, Blame, Ending, Flight};
-pub use forwarding::{DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
+pub use forwarding::{Beside, DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
 pub use own::{OwnLimit, OwnLimits};
 pub use payload::{BodyRoom, Payload, PayloadError};
 pub use promise::Promise;
@@ -97,7 +97,7 @@ pub enum Kind {
     Response,
     /// `POST /v1/embeddings`
     Embedding,
-    /// `GET /v1/models`
+    /// `GET /v1/models`, and one of them by its name
     Models,
     /// Any other path that the settings let through.
     Path,

@@ -1,0 +1,96 @@
+//! `GET /health` where requests come: whether a request would be taken now.
+//!
+//! Engines answer there, and clients ask before they begin. It stands inside of the door, so a gateway that drains or is
+//! under maintenance refuses here as everywhere, and outside of everything that needs a key. Where `paths` or `routes` let
+//! that path through it is the worker's, as before.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::TryFutureExt;
+use futures_util::future::{Either, MapOk, Ready, ready};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response};
+use tower::{Layer, Service};
+
+use super::demand::Intake;
+use super::rescue::AnswerBody;
+use crate::fleet::Fleet;
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Ending, Flight};
+
+const PATH: &str = "/health";
+
+/// Makes [`Health`].
+#[derive(Clone, Debug)]
+pub struct HealthLayer {
+    fleet: Arc<ArcSwap<Fleet>>,
+    /// Whether the settings let the path through.
+    passes: bool,
+}
+
+impl HealthLayer {
+    /// A layer that answers for this fleet, unless `intake` lets the path through.
+    #[must_use]
+    pub fn new(fleet: Arc<ArcSwap<Fleet>>, intake: &Intake) -> Self {
+        Self { fleet, passes: intake.paths.find(&Method::GET, PATH).is_ok() }
+    }
+
+    fn answer(&self) -> Result<Response<Bytes>, Refusal> {
+        if !self.fleet.load().workers().iter().any(|worker| worker.eligible) {
+            return Err(Refusal::new(Reason::NoWorker, "No worker is there to serve requests."));
+        }
+        let mut answer = Response::new(Bytes::from_static(b"{\"status\":\"ok\"}"));
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(answer)
+    }
+}
+
+impl<S> Layer<S> for HealthLayer {
+    type Service = Health<S>;
+
+    fn layer(&self, inner: S) -> Health<S> {
+        Health { shared: self.clone(), inner }
+    }
+}
+
+/// Says whether a request would be taken.
+#[derive(Clone, Debug)]
+pub struct Health<S> {
+    shared: HealthLayer,
+    inner: S,
+}
+
+type Inner<F, R> = MapOk<F, fn(Response<R>) -> Response<AnswerBody<R>>>;
+
+impl<S, B, R> Service<Request<B>> for Health<S>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = Refusal>,
+{
+    type Response = Response<AnswerBody<R>>;
+    type Error = Refusal;
+    type Future = Either<Inner<S::Future, R>, Ready<Result<Self::Response, Refusal>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let asked = request.uri().path() == PATH && matches!(*request.method(), Method::GET | Method::HEAD);
+        if self.shared.passes || !asked {
+            let pass: fn(Response<R>) -> Response<AnswerBody<R>> = |response| response.map(AnswerBody::inner);
+            return Either::Left(self.inner.call(request).map_ok(pass));
+        }
+        let flight = request.extensions().get::<Arc<Flight>>();
+        if let Some(flight) = flight {
+            flight.set_route(&PATH.into());
+        }
+        let answer = self.shared.answer().map(|answer| answer.map(AnswerBody::own));
+        if let (Some(flight), Ok(_)) = (flight, &answer) {
+            flight.set_ending(Ending::Complete);
+        }
+        Either::Right(ready(answer))
+    }
+}

@@ -1,0 +1,305 @@
+//! The models that are served: one list of all pools, answered here.
+//!
+//! Clients ask for it when they start, and chat pages whenever one is opened, so it takes no seat and is kept for some
+//! seconds. Each pool is asked for the names that it serves; what routing would send elsewhere is left out. A pool whose
+//! workers do not say, or take their requests from a queue, has the names of its settings and heartbeats that hold no `*`.
+//!
+//! **Failure mode.** A pool that does not answer keeps what it said last. Where no pool says anything the request is
+//! refused.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Limited};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tower::{Layer, Service};
+
+use super::paths::{MODEL, MODELS};
+use super::rescue::AnswerBody;
+use crate::clock::{Clock, Nanos};
+use crate::fleet::{Fleet, Pool};
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Beside, DecodedPath, Demand, Ending, Flight, Kind, Payload};
+
+/// How long a list is taken for true.
+const FRESH: Duration = Duration::from_secs(5);
+/// How long a pool may take to answer, and a request may wait until pools can be asked.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Lists that are made at once. The rest waits, and mostly finds what these have found.
+const AT_ONCE: usize = 4;
+/// Lists that are kept: one for each key that clients show and workers may look at.
+const KEPT: usize = 64;
+/// The longest answer of a worker that is read, in bytes; the most models of one pool; the longest name of one.
+const LARGEST: usize = 1 << 20;
+const MOST: usize = 1024;
+const LONGEST_NAME: usize = 256;
+/// Headers by which a worker may tell its clients apart.
+const CREDENTIALS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("x-api-key")];
+
+/// What is known of the models that are served.
+#[derive(Debug)]
+pub struct Catalogue {
+    fleet: Arc<ArcSwap<Fleet>>,
+    /// Whether workers can be asked: not those of a queue.
+    asks: bool,
+    /// Whether a client's own credentials reach the worker.
+    forward_authorization: bool,
+    clock: Clock,
+    lists: Mutex<HashMap<u64, List>>,
+    turns: Semaphore,
+    hasher: RandomState,
+}
+
+/// The models of each pool, as they were last said.
+#[derive(Clone, Debug)]
+struct List {
+    read: Nanos,
+    pools: HashMap<Arc<str>, Vec<Value>>,
+}
+
+/// Why a pool said nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    /// It does not accept what the client showed.
+    Unauthorized,
+    /// Anything else.
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Said {
+    data: Vec<Value>,
+}
+
+impl Catalogue {
+    /// Nothing, until somebody asks.
+    #[must_use]
+    pub fn new(fleet: Arc<ArcSwap<Fleet>>, asks: bool, forward_authorization: bool, clock: Clock) -> Self {
+        let (lists, turns) = (Mutex::default(), Semaphore::new(AT_ONCE));
+        Self { fleet, asks, forward_authorization, clock, lists, turns, hasher: RandomState::new() }
+    }
+
+    /// The list for a client with these headers.
+    async fn list<S, R>(&self, inner: S, headers: &HeaderMap) -> Result<List, Refusal>
+    where
+        S: Service<Request<Payload>, Response = Response<R>, Error = Refusal> + Clone,
+        R: Body<Data = Bytes>,
+        R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut shown = HeaderMap::new();
+        if self.forward_authorization && self.asks {
+            let known = CREDENTIALS.into_iter().filter_map(|name| Some((name.clone(), headers.get(&name)?)));
+            shown.extend(known.map(|(name, value)| (name, value.clone())));
+        }
+        let credentials = CREDENTIALS.map(|name| shown.get(name).map(HeaderValue::as_bytes));
+        let key = self.hasher.hash_one(credentials);
+        if let Some(list) = self.fresh(key) {
+            return Ok(list);
+        }
+        let turn = timeout(PATIENCE, self.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            let message = "Too many requests wait for the list of models.";
+            return Err(Refusal::new(Reason::Overloaded, message).with_retry_after(PATIENCE));
+        };
+        // Somebody may have made it meanwhile.
+        if let Some(list) = self.fresh(key) {
+            return Ok(list);
+        }
+        let fleet = self.fleet.load_full();
+        let asked = fleet.pools().iter().map(|pool| self.ask(inner.clone(), &fleet, pool, &shown));
+        let answers = join_all(asked).await;
+        let before = self.lists.lock().get(&key).map(|list| list.pools.clone()).unwrap_or_default();
+        let mut pools = HashMap::new();
+        let mut refused = false;
+        for (pool, answer) in fleet.pools().iter().zip(answers) {
+            let models = match answer {
+                Ok(models) => Some(models),
+                Err(silence) => {
+                    refused |= silence == Silence::Unauthorized;
+                    before.get(&pool.name).cloned().or_else(|| by_name(pool))
+                }
+            };
+            pools.extend(models.map(|models| (Arc::clone(&pool.name), models)));
+        }
+        if pools.is_empty() {
+            return Err(match refused {
+                true => Refusal::new(Reason::Unauthorized, "The workers do not accept this API key."),
+                false => Refusal::new(Reason::NoWorker, "No worker says which models it serves.")
+                    .with_retry_after(PATIENCE),
+            });
+        }
+        let list = List { read: self.clock.now(), pools };
+        let mut lists = self.lists.lock();
+        if lists.len() >= KEPT && !lists.contains_key(&key) {
+            let oldest = lists.iter().min_by_key(|(_, list)| list.read).map(|(key, _)| *key);
+            oldest.and_then(|key| lists.remove(&key));
+        }
+        lists.insert(key, list.clone());
+        Ok(list)
+    }
+
+    fn fresh(&self, key: u64) -> Option<List> {
+        let now = self.clock.now();
+        self.lists.lock().get(&key).filter(|list| now.since(list.read) < FRESH).cloned()
+    }
+
+    /// Asks some worker of a pool.
+    async fn ask<S, R>(
+        &self,
+        mut inner: S,
+        fleet: &Fleet,
+        pool: &Pool,
+        shown: &HeaderMap,
+    ) -> Result<Vec<Value>, Silence>
+    where
+        S: Service<Request<Payload>, Response = Response<R>, Error = Refusal>,
+        R: Body<Data = Bytes>,
+        R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if !self.asks {
+            return Err(Silence::Other);
+        }
+        let mut request = Request::new(Payload::empty());
+        *request.uri_mut() = http::Uri::from_static(MODELS);
+        request.headers_mut().extend(shown.clone());
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let flight = Flight::new(format!("{:032x}", fastrand::u128(..)), self.clock.now());
+        let extensions = request.extensions_mut();
+        extensions.insert(Arc::new(flight));
+        extensions.insert(Demand { kind: Kind::Models, ..Demand::path() });
+        extensions.insert(Beside(Arc::clone(&pool.name)));
+        let answer = async {
+            let answer = inner.call(request).await.map_err(|_| Silence::Other)?;
+            match answer.status() {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(Silence::Unauthorized),
+                status if !status.is_success() => return Err(Silence::Other),
+                _ => {}
+            }
+            let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+            body.map(http_body_util::Collected::to_bytes).map_err(|_| Silence::Other)
+        };
+        let body = timeout(PATIENCE, answer).await.map_err(|_| Silence::Other)??;
+        let Said { data } = serde_json::from_slice(&body).map_err(|_| Silence::Other)?;
+        let served = |model: &Value| {
+            let id = name_of(model).filter(|id| (1..=LONGEST_NAME).contains(&id.len()));
+            id.and_then(|id| fleet.route(Some(id))).is_some_and(|there| there.name == pool.name)
+        };
+        Ok(data.into_iter().filter(served).take(MOST).collect())
+    }
+}
+
+impl List {
+    /// Every model once, by its name.
+    fn models(&self) -> Vec<&Value> {
+        let mut models: Vec<_> = self.pools.values().flatten().collect();
+        models.sort_by_key(|model| name_of(model));
+        models.dedup_by_key(|model| name_of(model));
+        models
+    }
+
+    fn find(&self, id: &str) -> Option<&Value> {
+        self.pools.values().flatten().find(|model| name_of(model) == Some(id))
+    }
+}
+
+fn name_of(model: &Value) -> Option<&str> {
+    model.get("id")?.as_str()
+}
+
+/// What is known of the models of a pool without its workers.
+fn by_name(pool: &Pool) -> Option<Vec<Value>> {
+    let names = pool.models.iter().map(|pattern| &**pattern.text()).filter(|name| !name.contains('*'));
+    let models: Vec<_> = names
+        .map(|id| json!({ "id": id, "object": "model", "created": 0, "owned_by": &*pool.name }))
+        .collect();
+    (!models.is_empty()).then_some(models)
+}
+
+/// Makes [`Models`].
+#[derive(Clone, Debug)]
+pub struct ModelsLayer(Arc<Catalogue>);
+
+impl ModelsLayer {
+    /// A layer that answers from `catalogue`.
+    #[must_use]
+    pub const fn new(catalogue: Arc<Catalogue>) -> Self {
+        Self(catalogue)
+    }
+}
+
+impl<S> Layer<S> for ModelsLayer {
+    type Service = Models<S>;
+
+    fn layer(&self, inner: S) -> Models<S> {
+        Models { catalogue: Arc::clone(&self.0), inner }
+    }
+}
+
+/// Answers which models are served, and lets the rest pass.
+#[derive(Clone, Debug)]
+pub struct Models<S> {
+    catalogue: Arc<Catalogue>,
+    inner: S,
+}
+
+impl<S, R> Service<Request<Payload>> for Models<S>
+where
+    S: Service<Request<Payload>, Response = Response<R>, Error = Refusal> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<AnswerBody<R>>;
+    type Error = Refusal;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Payload>) -> Self::Future {
+        let asks = request.extensions().get::<Demand>().is_some_and(|demand| demand.kind == Kind::Models);
+        if !asks {
+            let answer = self.inner.call(request);
+            return Box::pin(async move { Ok(answer.await?.map(AnswerBody::inner)) });
+        }
+        let (inner, catalogue) = (self.inner.clone(), Arc::clone(&self.catalogue));
+        // Apart, because a body need not be seen by two threads.
+        let (head, _) = request.into_parts();
+        Box::pin(async move {
+            let list = catalogue.list(inner, &head.headers).await?;
+            let decoded = head.extensions.get::<DecodedPath>();
+            let path = decoded.map_or(head.uri.path(), |decoded| &decoded.0);
+            let text = match path.strip_prefix(MODEL) {
+                None => json!({ "object": "list", "data": list.models() }).to_string(),
+                Some(id) => match list.find(id) {
+                    Some(model) => model.to_string(),
+                    None => {
+                        let message = "No worker serves a model of this name.";
+                        return Err(Refusal::new(Reason::NotFound, message).with_param("model"));
+                    }
+                },
+            };
+            if let Some(flight) = head.extensions.get::<Arc<Flight>>() {
+                flight.set_ending(Ending::Complete);
+            }
+            let mut answer = Response::new(AnswerBody::own(text.into()));
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Ok(answer)
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! What browsers ask before they let a page of another origin call: answered here, and never sent on.
+//!
+//! A preflight carries no credentials by design, so nothing behind a key may be reached by one. Where `cors.origins` names
+//! origins the layer inside of this one answers; elsewhere the answer here opens nothing, which a browser takes as a no.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::{Either, Ready, ready};
+use http::header::ACCESS_CONTROL_REQUEST_METHOD;
+use http::{Method, Request, Response, StatusCode};
+use tower::{Layer, Service};
+
+use crate::request::{Ending, Flight};
+
+/// The label of preflights in metrics and logs.
+const LABEL: &str = "preflight";
+
+/// Makes [`Preflight`].
+#[derive(Clone, Copy, Debug)]
+pub struct PreflightLayer {
+    answered_within: bool,
+}
+
+impl PreflightLayer {
+    /// A layer that answers preflights, or leaves them to a CORS layer inside of it, which answers every OPTIONS.
+    #[must_use]
+    pub const fn new(answered_within: bool) -> Self {
+        Self { answered_within }
+    }
+}
+
+impl<S> Layer<S> for PreflightLayer {
+    type Service = Preflight<S>;
+
+    fn layer(&self, inner: S) -> Preflight<S> {
+        Preflight { answered_within: self.answered_within, inner }
+    }
+}
+
+/// Answers preflights.
+#[derive(Clone, Debug)]
+pub struct Preflight<S> {
+    answered_within: bool,
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for Preflight<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Default,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<Response<R>, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let asks = request.method() == Method::OPTIONS
+            && (self.answered_within || request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD));
+        if !asks {
+            return Either::Left(self.inner.call(request));
+        }
+        if let Some(flight) = request.extensions().get::<Arc<Flight>>() {
+            flight.set_route(&LABEL.into());
+            flight.set_ending(Ending::Complete);
+        }
+        if self.answered_within {
+            return Either::Left(self.inner.call(request));
+        }
+        let mut answer = Response::new(R::default());
+        *answer.status_mut() = StatusCode::NO_CONTENT;
+        Either::Right(ready(Ok(answer)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    async fn status(answered_within: bool, method: Method, asks: bool) -> u16 {
+        let inner = service_fn(async |_: Request<()>| {
+            let mut answer = Response::new(String::new());
+            *answer.status_mut() = StatusCode::IM_A_TEAPOT;
+            Ok::<_, Infallible>(answer)
+        });
+        let mut request = Request::builder().method(method).uri("/a");
+        if asks {
+            request = request.header(ACCESS_CONTROL_REQUEST_METHOD, "POST");
+        }
+        let layer = PreflightLayer::new(answered_within).layer(inner);
+        layer.oneshot(request.body(()).unwrap()).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn a_preflight_goes_no_further_and_everything_else_does() {
+        assert_eq!(status(false, Method::OPTIONS, true).await, 204);
+        assert_eq!(status(false, Method::OPTIONS, false).await, 418);
+        assert_eq!(status(false, Method::POST, true).await, 418);
+        assert_eq!(status(true, Method::OPTIONS, true).await, 418);
+    }
+}
