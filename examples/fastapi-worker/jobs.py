@@ -128,11 +128,13 @@ class Drainer:
             return LEAVE, b""
         if taken != b"RUN":
             return END, told[0] if told else b""
-        run.epoch, _attempt, left, path, headers, body, signature = told
+        run.epoch, _attempt, left, path, headers, body, signature, *sealed = told
         first = 1
 
         async def send(*parts):
             nonlocal first
+            if sealed and self.key:  # a gateway with a key believes nothing else
+                parts = [(kind, self.seal(job, run.epoch, first + n, kind, data)) for n, (kind, data) in enumerate(parts)]
             args = [*common, run.epoch, first, *(word for part in parts for word in part)]
             said = await self.again(self.emit, keys=keys, args=args)
             first += len(parts)
@@ -229,6 +231,14 @@ class Drainer:
                             if (run.job, str(run.epoch).encode()) == (job, epoch):
                                 run.stop(END)
             await asyncio.sleep(AGAIN)
+
+    def seal(self, job, epoch, n, kind, data):
+        """A part of an answer with its signature."""
+        if kind == "fail":  # it is no part, but says why there are no more
+            return data
+        data = data.encode() if isinstance(data, str) else data
+        place = f"{self.prefix}:reply:{job}:{int(epoch)}-{n}:{kind}\n".encode()
+        return hmac.new(self.key.encode(), place + data, hashlib.sha256).hexdigest().encode() + b" " + data
 
     def is_genuine(self, job, path, headers, body, signature):
         if not self.key:

@@ -23,7 +23,7 @@ use crate::layers::identify::{CallerSettings, Callers, Key, Source};
 use crate::layers::intake::{Buffers, Limits};
 use crate::layers::jobs::Counter;
 use crate::layers::jwt::Tokens;
-use crate::layers::limit::{Counting, RuleMetrics};
+use crate::layers::limit::{Counting, LimitLayer, RuleMetrics};
 use crate::layers::models::Catalogue;
 use crate::layers::observe::Observatory;
 use crate::layers::paths::{Paths, RouteSettings};
@@ -66,7 +66,7 @@ pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
 
 /// What jobs are signed with.
 pub(super) fn job_key(settings: &Settings) -> Option<crate::fleet::heartbeat::Key> {
-    settings.discovery.as_ref()?.roster.key.clone()
+    settings.redis_key.clone()
 }
 
 /// The settings with the certificate authorities that they name for Redis.
@@ -167,6 +167,7 @@ pub(super) fn stack(
         only_overflow,
         spans,
     } = state;
+    let rule_metrics = Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.ladder()));
     let parts = Parts {
         observatory: Arc::new(Observatory {
             metrics: Arc::clone(metrics),
@@ -183,6 +184,7 @@ pub(super) fn stack(
         ),
         intake: Arc::new(Intake {
             paths: if jobs.is_some() { paths(settings)?.with_jobs() } else { paths(settings)? },
+            rules: LimitLayer::counting(counting.clone(), clock.clone()).counted(Arc::clone(&rule_metrics)),
             limits: Limits { bytes: settings.bounds.body, time: settings.bounds.body_read },
             buffers: Arc::clone(buffers),
             sticky: match &settings.sticky {
@@ -197,7 +199,7 @@ pub(super) fn stack(
             metrics: Arc::clone(metrics),
             clock: clock.clone(),
         }),
-        rule_metrics: Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.ladder())),
+        rule_metrics: Arc::clone(&rule_metrics),
         counting: counting.clone(),
         models: Arc::new(Catalogue::new(
             Arc::clone(fleet),

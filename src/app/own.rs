@@ -19,9 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::{Clock, Lag, Nanos};
-use crate::fleet::heartbeat::Key;
 use crate::redis::consumer::{Consumer, Engine, NoAnswer, Place, Runs};
 use crate::redis::jobs::Jobs;
+use crate::redis::sealing::Sealing;
 use crate::redis::settings::RedisSettings;
 use crate::request::Payload;
 use crate::shed::Permit;
@@ -38,7 +38,7 @@ pub(super) struct Own {
     jobs: Jobs,
     clock: Clock,
     redis: RedisSettings,
-    key: Option<Key>,
+    sealing: Sealing,
     pools: HashMap<Arc<str>, Pool>,
 }
 
@@ -49,8 +49,8 @@ struct Pool {
 }
 
 impl Own {
-    pub(super) fn new(jobs: Jobs, clock: Clock, redis: RedisSettings, key: Option<Key>) -> Self {
-        Self { jobs, clock, redis, key, pools: HashMap::new() }
+    pub(super) fn new(jobs: Jobs, clock: Clock, redis: RedisSettings, sealing: Sealing) -> Self {
+        Self { jobs, clock, redis, sealing, pools: HashMap::new() }
     }
 
     /// What runs of the jobs of `pool`.
@@ -65,7 +65,7 @@ impl Own {
             colour: "".into(),
             interval: INTERVAL,
         };
-        let consumer = Consumer::new(&self.redis, place, self.key.clone());
+        let consumer = Consumer::new(&self.redis, place, self.sealing.clone());
         // By then a job is anybody's: its seat is not held for it any longer.
         let patience = consumer.unheard();
         let runs = Arc::new(Runs::new(consumer, patience));

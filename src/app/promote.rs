@@ -19,7 +19,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::App;
-use super::build::job_key;
 use super::own::{Errand, Own};
 use crate::redis::consumer::{Entry as Held, Runs};
 use crate::redis::jobs::{Job, Jobs, Pending, Ticket};
@@ -69,7 +68,12 @@ impl App {
         let Some(jobs) = together.jobs.clone() else { return };
         let mut own = together.overflow.then(|| {
             let settings = &self.0.live.load().settings;
-            Own::new(jobs.clone(), self.0.clock.clone(), settings.shared.redis.clone(), job_key(settings))
+            Own::new(
+                jobs.clone(),
+                self.0.clock.clone(),
+                settings.shared.redis.clone(),
+                together.sealing.clone(),
+            )
         });
         let busy = Arc::<Mutex<Busy>>::default();
         let mut waiting: HashMap<Arc<str>, Waiting> = HashMap::new();

@@ -290,6 +290,7 @@ impl App {
             );
         }
         if let Some(together) = &inner.together {
+            together.retell(&settings);
             together.store.dams().tell(settings.dams);
         }
         inner.live.store(Arc::new(Live { settings, ladder, counting, spans, exact, stack }));

@@ -20,6 +20,7 @@ use crate::redis::dams::Dams;
 use crate::redis::jobs::Jobs;
 use crate::redis::link::Link;
 use crate::redis::rules::{SharedRules, Store};
+use crate::redis::sealing::Sealing;
 
 /// How long a gateway that goes down waits until its jobs are cancelled.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -34,6 +35,8 @@ pub(super) struct Together {
     pub(super) jobs: Option<Jobs>,
     /// Whether only that becomes a job for which there is no room.
     pub(super) overflow: bool,
+    /// What is signed that others read.
+    pub(super) sealing: Sealing,
     /// Whether rules are counted in Redis.
     rules: bool,
     /// Taken by who runs it.
@@ -65,9 +68,11 @@ impl Together {
             return Ok(None);
         }
         let link = Link::new(shared.redis.clone(), clock.clone(), Arc::clone(metrics));
-        let callers = shared.callers.then(|| Arc::new(StoredCallers::new(link.clone())));
+        let sealing = Sealing::from(settings.redis_key.clone());
+        let callers = shared.callers.then(|| Arc::new(StoredCallers::new(link.clone(), sealing.clone())));
         let dams = Dams::new(settings.dams);
-        let (jobs, serving) = match jobs.then(|| Jobs::new(link.clone(), Arc::clone(&dams))) {
+        let (jobs, serving) = match jobs.then(|| Jobs::new(link.clone(), Arc::clone(&dams), sealing.clone()))
+        {
             Some((jobs, serving)) => (Some(jobs), Either::Left(serving)),
             None => (None, Either::Right(std::future::ready(()))),
         };
@@ -80,9 +85,18 @@ impl Together {
             callers,
             jobs,
             overflow: shared.jobs == JobsFor::Overflow,
+            sealing,
             rules: shared.rules,
             work: Mutex::new(Some(Box::pin(work))),
         }))
+    }
+
+    /// Takes another key for what is signed.
+    pub(super) fn retell(&self, settings: &Settings) {
+        self.sealing.replace(settings.redis_key.clone());
+        if let Some(callers) = &self.callers {
+            callers.look_again();
+        }
     }
 
     /// Keeps connected and does what requests left to be done, as long as it is polled.

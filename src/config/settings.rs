@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::file::File;
 use super::syntax::{Digest, Secret};
+use crate::fleet::heartbeat::Key;
 use crate::fleet::roster::RosterSettings;
 use crate::fleet::spec::WorkerSpec;
 use crate::layers::jwt::TokenSettings;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub rules: Vec<Rule>,
     /// What several gateways share.
     pub shared: SharedState,
+    /// What workers and gateways sign with what they say over Redis.
+    pub redis_key: Option<Key>,
     /// How many gateways are at work when nobody can tell.
     pub dams: u32,
     /// Concurrency and waiting, the same for each pool.

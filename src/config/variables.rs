@@ -2,7 +2,10 @@
 //! break in a secret can neither cut it short nor add settings.
 //!
 //! A value that is wholly one variable is typed like an unquoted text, so that numbers and switches can come from
-//! the environment. `$${` stands for a plain `${`.
+//! the environment. `$${` stands for a plain `${`. In the user info of a URL what a variable holds is percent-encoded, so
+//! that a password may have any letters.
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::fault::{Fault, below};
 use super::tree::{Kind, Node, Plain, Scalar};
@@ -88,7 +91,11 @@ impl Substitution<'_> {
                 return Err(format!("the variable `{name}` is empty"));
             }
             text.push_str(before);
-            text.push_str(&value);
+            if is_user_info(&text, tail) {
+                text.extend(utf8_percent_encode(&value, NON_ALPHANUMERIC));
+            } else {
+                text.push_str(&value);
+            }
             rest = tail;
         }
         text.push_str(rest);
@@ -97,6 +104,19 @@ impl Substitution<'_> {
         scalar.text = text;
         Ok(())
     }
+}
+
+/// Whether what stands between these two is part of a URL's user info, as it is written in the settings: behind the scheme
+/// and before an `@`, with nothing between that ends the authority. What variables added before is encoded, and has neither.
+fn is_user_info(before: &str, after: &str) -> bool {
+    let ends = |text: &str| text.contains(['/', '?', '#', ' ']);
+    let begun = before.split_once("://").is_some_and(|(scheme, rest)| {
+        !scheme.is_empty()
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
+            && !ends(rest)
+            && !rest.contains('@')
+    });
+    begun && after.rsplit_once('@').is_some_and(|(rest, _)| !ends(rest))
 }
 
 fn is_name(name: &str) -> bool {
@@ -115,6 +135,8 @@ mod tests {
         let environment = |name: &str| match name {
             "PORT" => Some("8080".to_owned()),
             "EMPTY" => Some(String::new()),
+            "PASSWORD" => Some("p@s:s/#?%2F${PORT}".to_owned()),
+            "URL" => Some("redis://:p%2Fs@h".to_owned()),
             "NESTED" => Some("${PORT} # not a comment".to_owned()),
             "HUGE" => Some("x".repeat(ADDED)),
             _ => None,
@@ -141,6 +163,23 @@ mod tests {
         assert_eq!(value("$${PORT} ${PORT}").unwrap().text, "${PORT} 8080");
         assert_eq!(value("a${EMPTY}b").unwrap().text, "ab");
         assert_eq!(value("${PORT}${PORT}").unwrap().plain, Plain::Text);
+    }
+
+    #[test]
+    fn in_the_user_info_of_a_url_a_value_is_taken_as_it_is() {
+        let encoded = "p%40s%3As%2F%23%3F%252F%24%7BPORT%7D";
+        for (written, text) in [
+            ("redis://:${PASSWORD}@h:${PORT}/0", format!("redis://:{encoded}@h:8080/0")),
+            ("rediss://${PASSWORD}:${PASSWORD}@h", format!("rediss://{encoded}:{encoded}@h")),
+            ("redis://u${PASSWORD}@${PORT}@h", format!("redis://u{encoded}@8080@h")),
+            ("${URL}", "redis://:p%2Fs@h".to_owned()),
+            ("https://h/${PASSWORD}", "https://h/p@s:s/#?%2F${PORT}".to_owned()),
+            ("https://h/a${PASSWORD}@b", "https://h/ap@s:s/#?%2F${PORT}@b".to_owned()),
+            ("https://h?a=${PORT}", "https://h?a=8080".to_owned()),
+            ("a ${PASSWORD}@b", "a p@s:s/#?%2F${PORT}@b".to_owned()),
+        ] {
+            assert_eq!(value(&format!("\"{written}\"")).unwrap().text, text, "{written}");
+        }
     }
 
     #[test]

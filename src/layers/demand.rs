@@ -21,6 +21,7 @@ use crate::clock::{Clock, Nanos};
 use crate::layers::body::{Guarded, Tied};
 use crate::layers::exact::Exact;
 use crate::layers::intake::{Bounded, Buffers, Limits, read};
+use crate::layers::limit::LimitLayer;
 use crate::layers::paths::{Matched, Paths};
 use crate::metrics::Metrics;
 use crate::openai::demand::{Facts, parse, with_include_usage};
@@ -49,6 +50,8 @@ pub enum Sticky {
 pub struct Intake {
     /// What is let through.
     pub paths: Paths,
+    /// The rules, to be asked before a body is read.
+    pub rules: LimitLayer,
     /// The bounds of one body.
     pub limits: Limits,
     /// The memory of all bodies.
@@ -279,6 +282,7 @@ where
         parts.extensions.get::<Caller>().map_or_else(|| "anonymous".into(), |caller| Arc::clone(&caller.id));
 
     let (mut demand, payload, lesson, room, in_body) = if let Some(shape) = &matched.shape {
+        intake.rules.check_unread(&parts.uri, &parts.extensions)?;
         let (bytes, hold) = read(body, intake.limits, &intake.buffers, &caller).await?;
         let bytes = without_mark(bytes);
         let facts = parse(shape, &bytes)?;

@@ -234,6 +234,31 @@ impl<'a> Question<'a> {
 }
 
 impl LimitLayer {
+    /// Refuses a request whose body is still to come, where no body could help: what is refused anyway is not worth its
+    /// memory. Who wants it explained is refused when all rules were asked.
+    ///
+    /// # Errors
+    /// The refusal of a rule that counts requests.
+    pub(super) fn check_unread(&self, uri: &Uri, extensions: &Extensions) -> Result<(), Refusal> {
+        let question = Question::of(uri, extensions);
+        if question.explaining.is_some() {
+            return Ok(());
+        }
+        let subject = &question.subject;
+        let refused = match &self.counting {
+            Counting::Memory(ladder) => ladder.refusal_unread(subject, self.clock.now()).map(|mut denial| {
+                let decisions = std::mem::take(&mut denial.decisions);
+                (decisions, denial.into_refusal())
+            }),
+            Counting::Shared(rules) => {
+                rules.refusal_unread(subject).map(|refused| (refused.decisions, refused.refusal))
+            }
+        };
+        let Some((decisions, refusal)) = refused else { return Ok(()) };
+        self.count(&decisions, subject.caller);
+        Err(refusal)
+    }
+
     /// Charges rules in memory for a request, or says why not.
     fn admit(&self, ladder: &Arc<Ladder>, question: Question<'_>) -> Result<Held, Refusal> {
         let verdict = ladder.admit(&question.subject, &question.cost, self.clock.now());

@@ -182,6 +182,36 @@ impl Ladder {
         Ok(())
     }
 
+    /// The refusal that a request gets whatever its body says, if it gets one now. Nothing is charged.
+    #[must_use]
+    pub fn refusal_unread(&self, subject: &Subject<'_>, now: Nanos) -> Option<Denial> {
+        let cost = Cost::default();
+        let mut climber = Climber { seal: &self.seal, subject, cost: &cost, now, hashed: Hashed::default() };
+        let seen = |rung: &&Rung| rung.enforced() && !rung.rule.needs_body() && rung.sees(subject);
+        let (mut refusing, mut standings) = (None, Vec::new());
+        let mut decisions = Decisions::new();
+        for rung in self.rungs.iter().filter(seen) {
+            let own = rung.own(subject.own);
+            standings.push(rung.standing(Some(Place::Own(climber.key(rung))), own, now));
+            let Some(shortage) = climber.shortage(rung) else { continue };
+            decisions.push((rung.index, Decision::Refused));
+            if refusing.is_none_or(|(_, longest)| shortage > longest) {
+                refusing = Some((rung, shortage));
+            }
+        }
+        let (rung, shortage) = refusing?;
+        let Shortage::Wait(wait) = shortage else { return None };
+        Some(Denial {
+            rule: rung.index,
+            retry_after: Some(wait),
+            too_large: false,
+            standings,
+            decisions,
+            refused_by: rung.rule_by(rung.own(subject.own)),
+            prompt_tokens: 0,
+        })
+    }
+
     /// What a request asks of each rule that sees it, narrow keys first, for who keeps the counts elsewhere.
     pub fn claims<'a>(&'a self, subject: &'a Subject<'a>, cost: &'a Cost) -> impl Iterator<Item = Claim> {
         let seen = self.rungs.iter().filter(|rung| rung.sees(subject));

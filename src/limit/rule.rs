@@ -134,6 +134,12 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether a request's body has to be read to know what the rule says to it.
+    #[must_use]
+    pub fn needs_body(&self) -> bool {
+        self.unit == Unit::Tokens || self.per.contains(&Per::Model) || self.matches.model.is_some()
+    }
+
     /// The most that it ever admits at once.
     #[must_use]
     pub fn capacity(&self) -> u64 {

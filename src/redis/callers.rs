@@ -2,7 +2,8 @@
 //!
 //! Each is `{prefix}:caller:{id}`, its id in the set `{prefix}:callers`; whoever changes one gives
 //! `{prefix}:callers:version` a new value, and a gateway that sees another value than it knows reads all of them again. Requests ask only what was read.
-//! Secrets are nowhere: a caller has the SHA-256 of its key.
+//! Secrets are nowhere: a caller has the SHA-256 of its key. With `redis.hmac_key` each is signed, and one that is not is
+//! nobody.
 //!
 //! **Failure mode.** While Redis does not answer, callers stay as they were last read; none can be changed.
 //!
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::link::{Link, Loss};
+use super::sealing::Sealing;
 use crate::limit::own::WrittenLimit;
 use crate::metrics::RedisOp;
 use crate::request::{Class, OwnLimits};
@@ -172,14 +174,26 @@ struct Roster {
 #[derive(Debug)]
 pub struct StoredCallers {
     link: Link,
+    sealing: Sealing,
     roster: ArcSwap<Roster>,
 }
 
 impl StoredCallers {
     /// Nobody, until something was read.
     #[must_use]
-    pub fn new(link: Link) -> Self {
-        Self { link, roster: ArcSwap::default() }
+    pub fn new(link: Link, sealing: Sealing) -> Self {
+        Self { link, sealing, roster: ArcSwap::default() }
+    }
+
+    /// Has all callers read again with the next look: another key counts.
+    pub fn look_again(&self) {
+        let by_digest = self.roster.load().by_digest.clone();
+        self.roster.store(Arc::new(Roster { version: None, by_digest }));
+    }
+
+    fn opened(&self, id: &str, kept: &str) -> Result<StoredCaller, String> {
+        let text = self.sealing.open(&self.key(id), kept).map_err(|fault| fault.to_string())?;
+        StoredCaller::read(id, text)
     }
 
     fn key(&self, id: &str) -> String {
@@ -226,7 +240,7 @@ impl StoredCallers {
     /// When Redis cannot be asked, or holds something else there.
     pub async fn get(&self, id: &str) -> Result<Option<StoredCaller>, Loss> {
         let text: Option<String> = self.link.call(RedisOp::Callers, cmd("GET").arg(self.key(id))).await?;
-        Ok(text.and_then(|text| StoredCaller::read(id, &text).ok()))
+        Ok(text.and_then(|text| self.opened(id, &text).ok()))
     }
 
     /// Writes a caller. Every step may be repeated, and the last one makes it known.
@@ -234,7 +248,9 @@ impl StoredCallers {
     /// # Errors
     /// When Redis cannot be asked; it may have been written all the same.
     pub async fn put(&self, caller: &StoredCaller) -> Result<(), Loss> {
-        let set = cmd("SET").arg(self.key(&caller.id)).arg(caller.write()).take();
+        let key = self.key(&caller.id);
+        let text = self.sealing.seal(&key, caller.write());
+        let set = cmd("SET").arg(key).arg(text).take();
         self.link.call::<()>(RedisOp::Callers, &set).await?;
         self.link.call::<i64>(RedisOp::Callers, cmd("SADD").arg(self.index()).arg(&*caller.id)).await?;
         self.changed().await
@@ -279,12 +295,12 @@ impl StoredCallers {
             });
             for (id, text) in try_join_all(read).await? {
                 let Some(text) = text else { continue };
-                match StoredCaller::read(id, &text) {
+                match self.opened(id, &text) {
                     Ok(caller) => {
                         by_digest.insert(caller.sha256, Arc::new(caller));
                     }
                     Err(fault) => {
-                        tracing::warn!(id, fault, "a caller in Redis cannot be read and is left out")
+                        tracing::warn!(id, fault, "a caller in Redis is left out")
                     }
                 }
             }

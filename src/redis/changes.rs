@@ -1,7 +1,7 @@
 //! Changes of rules that all gateways follow, kept in Redis until they are taken back or their time is over.
 //!
 //! Each is `{prefix}:{limits}:RULE`, which expires by itself; the braces keep all of them in one slot of a cluster, so that
-//! a gateway reads them with one command.
+//! a gateway reads them with one command. With `redis.hmac_key` each is signed, and one that is not changes nothing.
 //!
 //! **Failure mode.** While Redis does not answer, what was last read goes on, also beyond its time.
 
@@ -11,6 +11,7 @@ use std::time::Duration;
 use redis::cmd;
 
 use super::link::{Link, Loss};
+use super::sealing::Sealing;
 use crate::limit::change::Change;
 use crate::metrics::RedisOp;
 
@@ -18,13 +19,14 @@ use crate::metrics::RedisOp;
 #[derive(Debug)]
 pub struct StoredChanges {
     link: Link,
+    sealing: Sealing,
 }
 
 impl StoredChanges {
     /// Those that are kept there.
     #[must_use]
-    pub const fn new(link: Link) -> Self {
-        Self { link }
+    pub const fn new(link: Link, sealing: Sealing) -> Self {
+        Self { link, sealing }
     }
 
     fn key(&self, rule: &str) -> String {
@@ -36,7 +38,9 @@ impl StoredChanges {
     /// # Errors
     /// When Redis cannot be asked; it may have been written all the same.
     pub async fn put(&self, rule: &str, change: &Change, lasts: Option<Duration>) -> Result<(), Loss> {
-        let mut set = cmd("SET").arg(self.key(rule)).arg(change.write()).take();
+        let key = self.key(rule);
+        let text = self.sealing.seal(&key, change.write());
+        let mut set = cmd("SET").arg(key).arg(text).take();
         if let Some(lasts) = lasts {
             set.arg("PX").arg(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
         }
@@ -65,13 +69,11 @@ impl StoredChanges {
         }
         let texts: Vec<Option<String>> = self.link.call(RedisOp::Callers, &get).await?;
         let read = rules.iter().zip(texts).filter_map(|(rule, text)| {
-            let change = Change::read(&text?);
+            let text = text?;
+            let opened = self.sealing.open(&self.key(rule), &text).map_err(|fault| fault.to_string());
+            let change = opened.and_then(Change::read);
             if let Err(fault) = &change {
-                tracing::warn!(
-                    rule = &**rule,
-                    fault,
-                    "a change of a rule in Redis cannot be read and is left out"
-                );
+                tracing::warn!(rule = &**rule, fault, "a change of a rule in Redis is left out");
             }
             Some((Arc::clone(rule), change.ok()?))
         });

@@ -17,5 +17,6 @@ pub mod jobs;
 pub mod link;
 mod pushes;
 pub mod rules;
+pub mod sealing;
 pub mod settings;
 pub mod speaker;

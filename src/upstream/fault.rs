@@ -167,7 +167,11 @@ impl Fault {
                 Refusal::new(Reason::Conflict, "The request with this idempotency key is still under way.")
             }
             Self::NotQueued(
-                why @ (Refused::Many(_) | Refused::Gone | Refused::Lost(_) | Refused::NoName),
+                why @ (Refused::Many(_)
+                | Refused::Heavy(_)
+                | Refused::Gone
+                | Refused::Lost(_)
+                | Refused::NoName),
             ) => {
                 let message = format!("The queue of {worker} cannot be reached: {why}.");
                 Refusal::new(Reason::UpstreamUnreachable, message)

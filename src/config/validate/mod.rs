@@ -63,6 +63,7 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
         workers: fleet,
         discovery: redis::discovery(&file, &shared.redis, &root, report),
         shared,
+        redis_key: redis::key(&file),
         active_colour: file.workers.active_colour.as_ref().map(|colour| colour.0.0.clone()),
         sticky: workers::sticky(&file.workers.sticky),
         timeouts: workers::timeouts(&file.workers.timeouts, &root.key("workers").key("timeouts"), report),

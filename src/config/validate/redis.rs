@@ -71,6 +71,11 @@ fn jobs(file: &File, root: &At<'_>, report: &mut Report) -> JobsFor {
     }
 }
 
+/// What is signed with.
+pub(super) fn key(file: &File) -> Option<Key> {
+    file.redis.hmac_key.as_ref().map(|key| Key::new(key.0.expose()))
+}
+
 /// How workers are found, when heartbeats may add them.
 pub(super) fn discovery(
     file: &File,
@@ -89,7 +94,7 @@ pub(super) fn discovery(
     Some(Discovery {
         roster: RosterSettings {
             channel: health_channel(&redis.prefix),
-            key: file.redis.hmac_key.as_ref().map(|key| Key::new(key.0.expose())),
+            key: key(file),
             allow: file.workers.allow.iter().map(|allowed| allowed.0.0.clone()).collect(),
             queue,
         },

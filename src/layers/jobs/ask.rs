@@ -217,7 +217,7 @@ impl Counter {
         };
         let pending = Pending::new(caller, demand, path, unix_millis());
         self.jobs.accept(job, &pool, &kept, &pending).await.map_err(|refused| match refused {
-            Refused::Full | Refused::Many(_) => {
+            Refused::Full | Refused::Many(_) | Refused::Heavy(_) => {
                 Refusal::new(Reason::Overloaded, format!("The job was not taken: {refused}."))
             }
             Refused::Taken => under_way(),

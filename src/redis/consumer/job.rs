@@ -43,6 +43,8 @@ pub struct Run {
     pub body: Bytes,
     /// Whether this worker has no key, or the job is signed with it.
     pub genuine: bool,
+    /// Whether the answer is to be signed.
+    pub sealed: bool,
 }
 
 /// What Redis says to a part of an answer.

@@ -24,11 +24,11 @@ use redis::{FromRedisValue, PushInfo, PushKind, RedisResult, Script, Value, cmd,
 use tokio::sync::mpsc;
 
 use self::line::{Line, PATIENCE};
-use super::jobs::Kind;
+use super::jobs::{self, Kind};
 use super::pushes;
+use super::sealing::Sealing;
 use super::settings::RedisSettings;
 use crate::clock::Clock;
-use crate::fleet::heartbeat::Key;
 
 /// Cancels that may wait to be looked at. One that has no room is told with the next part of its answer.
 const CANCELS: usize = 1024;
@@ -57,7 +57,7 @@ pub struct Consumer {
     prefix: Arc<str>,
     stream: String,
     dead: String,
-    key: Option<Key>,
+    sealing: Sealing,
     settings: RedisSettings,
     /// For what Redis holds back, which nothing else may wait behind.
     reading: Line,
@@ -79,7 +79,7 @@ impl fmt::Debug for Consumer {
 impl Consumer {
     /// A consumer that has not connected yet. With a key it knows forged jobs.
     #[must_use]
-    pub fn new(settings: &RedisSettings, place: Place, key: Option<Key>) -> Self {
+    pub fn new(settings: &RedisSettings, place: Place, sealing: impl Into<Sealing>) -> Self {
         let prefix = Arc::clone(&settings.prefix);
         let with_common =
             |own: &str| Script::new(&format!("{}{own}", include_str!("../jobs/lua/common.lua")));
@@ -97,7 +97,7 @@ impl Consumer {
             end: Script::new(include_str!("../jobs/lua/end.lua")),
             place,
             prefix,
-            key,
+            sealing: sealing.into(),
         }
     }
 
@@ -169,7 +169,8 @@ impl Consumer {
                 let body: Vec<u8> = field(&mut answer)?;
                 let signature: Vec<u8> = field(&mut answer)?;
                 let genuine = self.is_genuine(job, &path, &headers, &body, &signature);
-                Taken::Run(Run { epoch, left, path, headers, body: body.into(), genuine })
+                let sealed = answer.next().is_some();
+                Taken::Run(Run { epoch, left, path, headers, body: body.into(), genuine, sealed })
             }
             "DEAD" => Taken::Dead(field(&mut answer)?),
             "LEAVE" => Taken::Leave,
@@ -177,7 +178,8 @@ impl Consumer {
         })
     }
 
-    /// Adds to an answer. `first` is the number of the first of `parts`; what was added stays added once.
+    /// Adds to an answer. `first` is the number of the first of `parts`; what was added stays added once. `sealed`: the
+    /// parts are signed, if this worker has a key.
     ///
     /// # Errors
     /// When Redis does not answer; with the code `GAP` when it has lost what came before.
@@ -187,9 +189,20 @@ impl Consumer {
         epoch: u64,
         first: u64,
         parts: &[(Kind, Bytes)],
+        sealed: bool,
     ) -> RedisResult<Said> {
-        let parts = parts.iter().map(|(kind, data)| (kind.as_str(), &data[..]));
-        self.say(job, epoch, first, parts).await
+        if !sealed {
+            let parts = parts.iter().map(|(kind, data)| (kind.as_str(), &data[..]));
+            return self.say(job, epoch, first, parts).await;
+        }
+        let numbered = (first..).zip(parts);
+        let parts: Vec<_> = numbered
+            .map(|(n, (kind, data))| {
+                let place = jobs::Place { epoch, n };
+                (kind.as_str(), jobs::seal(&self.sealing, &self.prefix, job, place, *kind, data))
+            })
+            .collect();
+        self.say(job, epoch, first, parts.iter().map(|(kind, data)| (*kind, &data[..]))).await
     }
 
     /// Says why a run failed that another may not; `next` is the number that its next part would have had.
@@ -292,7 +305,7 @@ impl Consumer {
     }
 
     fn is_genuine(&self, job: &str, path: &str, headers: &str, body: &[u8], signature: &[u8]) -> bool {
-        let Some(key) = &self.key else { return true };
+        let Some(key) = self.sealing.key() else { return true };
         let lines = [job, &self.place.pool, path, headers].map(str::as_bytes);
         let signed = [&lines[..], &[body]].concat().join(&b'\n');
         key.open(&format!("{}:job", self.prefix), &[signature, &signed].join(&b' ')).is_ok()

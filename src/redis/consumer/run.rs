@@ -99,9 +99,8 @@ impl<E: Engine> Bench<'_, E> {
     }
 
     async fn run(&self, job: &str, run: Run, stops: &mut Receiver<Stop>) -> Verdict {
-        let epoch = run.epoch;
-        let mut emit =
-            Emit { consumer: self.consumer, job, epoch, first: 1, patience: self.patience.min(run.left) };
+        let (epoch, patience, sealed) = (run.epoch, self.patience.min(run.left), run.sealed);
+        let mut emit = Emit { consumer: self.consumer, job, epoch, first: 1, patience, sealed };
         if !run.genuine {
             return emit.error("upstream_broke", "The job's signature is wrong.").await;
         }
@@ -163,6 +162,8 @@ struct Emit<'a> {
     /// The number of the next part.
     first: u64,
     patience: Duration,
+    /// Whether it is to be signed.
+    sealed: bool,
 }
 
 impl Emit<'_> {
@@ -171,9 +172,9 @@ impl Emit<'_> {
         if parts.is_empty() {
             return Ok(());
         }
-        let Self { consumer, job, epoch, first, patience } = *self;
+        let Self { consumer, job, epoch, first, patience, sealed } = *self;
         let given = &parts[..];
-        let said = again(patience, || consumer.emit(job, epoch, first, given)).await;
+        let said = again(patience, || consumer.emit(job, epoch, first, given, sealed)).await;
         self.first += parts.len() as u64;
         parts.clear();
         taken(said)
@@ -184,7 +185,7 @@ impl Emit<'_> {
         if let Err(verdict) = self.send(parts).await {
             return verdict;
         }
-        let Self { consumer, job, epoch, first, patience } = *self;
+        let Self { consumer, job, epoch, first, patience, .. } = *self;
         taken(again(patience, || consumer.fail(job, epoch, first, why)).await)
             .err()
             .unwrap_or(Verdict::HandBack)

@@ -88,6 +88,7 @@ impl Jobs {
             prompt_tokens: body.len() as u64 / BYTES_PER_TOKEN,
             expected_output: EXPECTED,
             stream: stream == b"1",
+            body_bytes: body.len() as u64,
             ..Demand::path()
         };
         // Whose job it was is written there without a name; its turn is fair all the same.

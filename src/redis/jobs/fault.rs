@@ -1,5 +1,6 @@
 //! How a job failed, in its worker's words.
 
+use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::refusal::{Reason, Refusal};
@@ -44,6 +45,16 @@ impl Fault {
         };
         message.truncate(message.floor_char_boundary(LONGEST));
         Self { reason, message }
+    }
+
+    /// The same as an error entry, in words of the gateway's own.
+    #[must_use]
+    pub fn without_words(&self) -> Bytes {
+        let message = match self.reason {
+            Reason::UpstreamTimeout => "It took longer than it may.",
+            _ => "It failed, and why was said without a signature.",
+        };
+        serde_json::json!({ "reason": self.reason.as_str(), "message": message }).to_string().into()
     }
 
     /// What the client is told.

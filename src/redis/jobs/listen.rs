@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::Jobs;
 use super::entry::Entry;
+use super::sealed;
 use crate::redis::pushes;
 
 /// How long a connection may take to be made, and a sign of life to come.
@@ -67,6 +68,7 @@ impl Jobs {
     fn hear(&self, mut data: Vec<Value>) {
         if let Some(Value::BulkString(text)) = data.pop()
             && let Some((job, entry)) = Entry::published(text)
+            && let Some(entry) = sealed::open(&self.0.sealing, self.prefix(), job, entry)
         {
             self.0.desk.put(job, entry);
         }

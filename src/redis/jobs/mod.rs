@@ -5,6 +5,7 @@
 //! | `keys` `script` | names, and the scripts in `lua/` |
 //! | `request` `entry` `head` `fault` | what is asked; an answer's pieces, as they are published and kept (pure) |
 //! | `desk` | who waits for which answer, with a bounded box for each |
+//! | `sealed` | signatures of an answer's pieces (pure) |
 //! | `listen` | the subscription that fills the boxes |
 //! | `reader` | an answer in order, from the box and, where it has a gap, from the stream |
 //! | `submit` | putting a job where workers find it |
@@ -35,6 +36,7 @@ mod pending;
 mod reader;
 mod request;
 mod script;
+mod sealed;
 mod submit;
 
 pub use again::{Known, Trial};
@@ -47,6 +49,7 @@ pub use look::Standing;
 pub use pending::{LIVES, Pending};
 pub use reader::Reader;
 pub use request::{Request, Ticket};
+pub use sealed::seal;
 pub use submit::{Awaited, Refused};
 
 use std::fmt;
@@ -59,6 +62,7 @@ use self::keys::Keys;
 use self::script::Scripts;
 use super::dams::Dams;
 use super::link::Link;
+use super::sealing::Sealing;
 
 /// How long a command about a job may take. A request that is admitted and cannot be put there has nowhere else to go, so
 /// this is a disk's patience and not a rule's.
@@ -75,6 +79,7 @@ struct Inner {
     scripts: Scripts,
     desk: Desk,
     afterwards: Afterwards,
+    sealing: Sealing,
 }
 
 impl fmt::Debug for Jobs {
@@ -84,8 +89,12 @@ impl fmt::Debug for Jobs {
 }
 
 impl Jobs {
-    /// A way over `link`, and what has to run beside it.
-    pub fn new(link: Link, dams: Arc<Dams>) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    /// A way over `link`, and what has to run beside it. With a key only signed answers count.
+    pub fn new(
+        link: Link,
+        dams: Arc<Dams>,
+        sealing: Sealing,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (afterwards, errands) = Afterwards::new();
         let keys = Keys::new(&link.settings().prefix);
         let jobs = Self(Arc::new(Inner {
@@ -95,6 +104,7 @@ impl Jobs {
             scripts: Scripts::default(),
             desk: Desk::default(),
             afterwards,
+            sealing,
         }));
         let running = jobs.clone();
         (jobs, async move {

@@ -21,6 +21,10 @@ use crate::request::{Caller, Class, Demand, Kind};
 const MOST: usize = 4096;
 /// Jobs of one caller among them: a sixteenth.
 const MOST_OF_ONE: usize = 256;
+/// Bytes of bodies that wait in one pool: they stand in Redis' memory.
+const MOST_BYTES: u64 = 256 * 1024 * 1024;
+/// Bytes of one caller among them: an eighth. A caller of whom nothing waits may have one job of any size.
+const MOST_BYTES_OF_ONE: u64 = MOST_BYTES / 8;
 /// Jobs that are ended at once when their time is over: the rest is for the next reading.
 const LAPSING: usize = 64;
 /// How long an asynchronous job has, from when it was accepted to its last piece.
@@ -45,6 +49,9 @@ pub struct Pending {
     /// For whom it is counted where jobs wait, which is not always whose job it is: for scripts.
     #[serde(default)]
     counted: String,
+    /// Bytes of its body: for scripts.
+    #[serde(default)]
+    bytes: u64,
 }
 
 impl Pending {
@@ -64,6 +71,7 @@ impl Pending {
             path: path.to_owned(),
             at_ms,
             counted: nameless(&caller.id),
+            bytes: demand.body_bytes,
         }
     }
 
@@ -106,7 +114,7 @@ impl Jobs {
     /// Writes a job down, and keeps it until there is room.
     ///
     /// # Errors
-    /// [`Refused::Full`] or [`Refused::Many`] when too many wait already, or that Redis does not do it. Then it will not run.
+    /// [`Refused::Full`], [`Refused::Many`] or [`Refused::Heavy`] when too much waits already, or that Redis does not do it. Then it will not run.
     pub async fn accept(
         &self,
         job: Job,
@@ -130,10 +138,12 @@ impl Jobs {
         let text = serde_json::to_string(pending).unwrap_or_default();
         let mut call = self.0.scripts.pend.key(waiting);
         call.key(callers).arg(job).arg(&pending.counted).arg(MOST).arg(MOST_OF_ONE).arg(text);
+        call.arg(MOST_BYTES).arg(MOST_BYTES_OF_ONE);
         let kept: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
         match &kept[..] {
             "OK" => Ok(()),
             "MANY" => Err(Refused::Many(MOST_OF_ONE)),
+            "HEAVY" => Err(Refused::Heavy(MOST_BYTES_OF_ONE)),
             _ => Err(Refused::Full),
         }
     }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 use super::desk::{Found, Inbox};
 use super::entry::{Entry, Place};
 use super::keys::Job;
-use super::{Jobs, PATIENCE};
+use super::{Jobs, PATIENCE, sealed};
 use crate::metrics::RedisOp;
 use crate::redis::link::Loss;
 
@@ -77,7 +77,10 @@ impl Jobs {
         let kept: Vec<(String, Vec<Vec<u8>>)> =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
         let more = kept.len() >= PAGE;
-        Ok((kept.into_iter().filter_map(|(id, fields)| Entry::kept(&id, fields)).collect(), more))
+        let read = |(id, fields): (String, Vec<Vec<u8>>)| {
+            sealed::open(&self.0.sealing, self.prefix(), job, Entry::kept(&id, fields)?)
+        };
+        Ok((kept.into_iter().filter_map(read).collect(), more))
     }
 }
 

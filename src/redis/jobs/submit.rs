@@ -31,6 +31,9 @@ pub enum Refused {
     /// Too many jobs of this caller wait already.
     #[error("{0} jobs of this caller wait already")]
     Many(usize),
+    /// What waits of this caller already is too large.
+    #[error("with it more than {0} bytes of this caller's jobs would wait")]
+    Heavy(u64),
     /// It does not wait any more.
     #[error("the job does not wait any more")]
     Gone,
@@ -148,6 +151,7 @@ impl Jobs {
             ("class", class),
             ("signature", &signature),
             ("dam", if alone { "" } else { inner.dams.id() }),
+            ("sealed", if request.key.is_some() { "1" } else { "" }),
         ] {
             call.arg(field).arg(value);
         }

@@ -89,6 +89,17 @@ impl SharedRules {
         }
     }
 
+    /// The refusal that a request gets whatever its body says, if it is known without asking.
+    #[must_use]
+    pub fn refusal_unread(self: &Arc<Self>, subject: &Subject<'_>) -> Option<Refused> {
+        let cost = Cost::default();
+        let mut plan = self.planner.plan(&self.ladder, &self.counted, subject, &cost);
+        plan.never.clear();
+        plan.strict.retain(|ask| !ask.rule.needs_body());
+        plan.leased.retain(|ask| !ask.rule.needs_body());
+        self.known(&mut plan, &cost, &mut Decisions::new(), self.clock().now())
+    }
+
     /// A holding of nothing but what will be settled in any case.
     fn holding(self: &Arc<Self>, plan: &Plan) -> Holding {
         let mut holding = Holding::new(self, self.id());

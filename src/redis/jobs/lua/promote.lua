@@ -10,6 +10,5 @@ if KEYS[3] and redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[3]) then
   return 'FULL'
 end
 -- A dead letter counts for somebody else than its caller.
-local read, known = pcall(cjson.decode, pending)
-take_out(ARGV[1], read and type(known) == 'table' and known.counted or ARGV[2])
+take_out(ARGV[1], known_of(pending).counted or ARGV[2])
 return KEYS[3] and redis.call('XADD', KEYS[3], '*', 'job', ARGV[1]) or 'OK'

@@ -1,6 +1,6 @@
 -- For workers. Begins a run of a job whose entry was read or claimed. ARGV: 3 the worker, 4 its colour, 5 the entry's id,
 -- 6 how often the entry was given out: 1 when it was read, otherwise what `claim` said. Answers
---   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature
+--   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature, and 1 if the answer is to be signed
 --   GONE            it has ended, or just did: end the entry
 --   DEAD, error     its runs are used up: end the entry as a dead letter, with that error
 --   LEAVE           it was given to another meanwhile, who has begun: leave the entry alone
@@ -60,5 +60,10 @@ epoch = epoch + 1
 redis.call('DEL', reply)
 redis.call('HSET', hash, 'state', 'running', 'epoch', epoch, 'n', 0, 'sent', 0, 'attempt', attempt, 'worker', worker,
   'runs', (runs and runs .. ' ' or '') .. worker .. '/' .. colour)
-local path, headers, body, signature = unpack(redis.call('HMGET', hash, 'path', 'headers', 'body', 'signature'))
-return { 'RUN', epoch, attempt, left, path or '', headers or '{}', body or '', signature or '' }
+local path, headers, body, signature, sealed =
+  unpack(redis.call('HMGET', hash, 'path', 'headers', 'body', 'signature', 'sealed'))
+local run = { 'RUN', epoch, attempt, left, path or '', headers or '{}', body or '', signature or '' }
+if sealed == '1' then
+  run[#run + 1] = sealed
+end
+return run

@@ -1,19 +1,47 @@
 -- What the scripts of jobs that wait share: each of `pend`, `promote`, `own` and `revive` is this text and then its own.
--- KEYS: 1 the pool's pending jobs, 2 how many each caller has there.
+-- KEYS: 1 the pool's pending jobs, 2 how many each caller has there, and how many bytes they are.
 
 local waiting, callers = KEYS[1], KEYS[2]
+local BYTES = ':bytes' -- after a caller: the bytes of its jobs; alone: those of all
+
+-- What is known of a job that waits.
+local function known_of(pending)
+  local read, known = pcall(cjson.decode, pending or '')
+  return read and type(known) == 'table' and known or {}
+end
+
+-- How many jobs of a caller wait, and how many bytes they are. Bytes beside no jobs are left from gateways that did not
+-- count them.
+local function held(caller)
+  local count = tonumber(redis.call('HGET', callers, caller) or '0')
+  return count, count > 0 and tonumber(redis.call('HGET', callers, caller .. BYTES) or '0') or 0
+end
+
+-- How many bytes wait of all callers.
+local function held_of_all()
+  return redis.call('HLEN', waiting) > 0 and tonumber(redis.call('HGET', callers, BYTES) or '0') or 0
+end
 
 -- Keeps a job, unless it is there: for whom it counts, and what a gateway needs to know of it.
 local function keep(job, caller, pending)
+  local size = tonumber(known_of(pending).bytes) or 0
+  local count, bytes = held(caller)
+  local all = held_of_all()
   if redis.call('HSETNX', waiting, job, pending) == 1 then
-    redis.call('HINCRBY', callers, caller, 1)
+    redis.call('HSET', callers, caller, count + 1, caller .. BYTES, bytes + size, BYTES, all + size)
   end
 end
 
 -- Takes a job out that counts for `caller`.
 local function take_out(job, caller)
+  local size = tonumber(known_of(redis.call('HGET', waiting, job)).bytes) or 0
   redis.call('HDEL', waiting, job)
   if redis.call('HINCRBY', callers, caller, -1) <= 0 then
-    redis.call('HDEL', callers, caller)
+    redis.call('HDEL', callers, caller, caller .. BYTES)
+  elseif redis.call('HINCRBY', callers, caller .. BYTES, -size) <= 0 then
+    redis.call('HDEL', callers, caller .. BYTES)
+  end
+  if redis.call('HLEN', waiting) == 0 or redis.call('HINCRBY', callers, BYTES, -size) <= 0 then
+    redis.call('HDEL', callers, BYTES)
   end
 end
