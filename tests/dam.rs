@@ -21,6 +21,8 @@ mod client;
 mod colours;
 #[path = "dam/counting.rs"]
 mod counting;
+#[path = "dam/doors.rs"]
+mod doors;
 #[path = "dam/drain.rs"]
 mod drain;
 #[path = "dam/endings.rs"]
@@ -35,6 +37,8 @@ mod fleet;
 mod hand;
 #[path = "dam/hostile.rs"]
 mod hostile;
+#[path = "dam/known.rs"]
+mod known;
 #[path = "dam/later.rs"]
 mod later;
 #[path = "dam/log.rs"]

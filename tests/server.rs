@@ -277,6 +277,24 @@ async fn a_head_has_its_time_and_a_resting_connection_has_more() {
     assert_eq!(raw(running.addr, b"").await, "");
     // The beginning of an HTTP/2 preface is a head that does not come, too.
     assert!(raw(running.addr, b"PRI * HT").await.starts_with("HTTP/1.1 408 "));
+    // From its first line on it is HTTP/2, and so is a block of fields without its end: nobody is told in HTTP/1.1.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let open_block = [0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
+    let begun = [0, 0, 9, 1, 4, 0, 0, 0, 1, 0x82];
+    for (what, bytes) in [
+        ("a first line", preface[..16].to_vec()),
+        ("half a preface", preface[..20].to_vec()),
+        ("a block without its end", [&preface[..], &settings, &open_block].concat()),
+        ("a block that is not all there", [&preface[..], &settings, &begun].concat()),
+        ("half a frame's head", [&preface[..], &settings, &begun[..5]].concat()),
+    ] {
+        let mut socket = TcpStream::connect(running.addr).await.unwrap();
+        socket.write_all(&bytes).await.unwrap();
+        let mut answer = Vec::new();
+        soon(what, socket.read_to_end(&mut answer)).await.ok();
+        assert!(!answer.starts_with(b"HTTP/1.1"), "{what}");
+    }
 
     let mut socket = TcpStream::connect(running.addr).await.unwrap();
     let request = b"GET /a HTTP/1.1\r\nhost: localhost\r\n\r\n";

@@ -3,6 +3,8 @@
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{FromRedisValue, Script, Value, cmd};
 
+use traffic_dam::fleet::heartbeat::Key;
+
 use super::client::PATIENCE;
 use super::redis::{Redis, Speaker};
 use super::rig::eventually;
@@ -36,6 +38,8 @@ pub(crate) struct Hand {
     connection: MultiplexedConnection,
     worker: String,
     colour: String,
+    /// What it signs its answers with.
+    key: Option<Key>,
     _speaker: Option<Speaker>,
 }
 
@@ -51,6 +55,8 @@ pub(crate) struct Taken {
     pub(crate) headers: String,
     pub(crate) body: String,
     pub(crate) signature: String,
+    /// Whether its answer is to be signed.
+    pub(crate) sealed: bool,
     /// The number of the next entry.
     pub(crate) next: u64,
 }
@@ -70,11 +76,18 @@ impl Hand {
     pub(crate) async fn silent(redis: &Redis, worker: &str, colour: &str) -> Self {
         let client = ::redis::Client::open(redis.url()).unwrap();
         let connection = client.get_multiplexed_async_connection().await.unwrap();
-        let hand = Self { connection, worker: worker.into(), colour: colour.into(), _speaker: None };
+        let hand =
+            Self { connection, worker: worker.into(), colour: colour.into(), key: None, _speaker: None };
         let mut create = cmd("XGROUP");
         create.arg("CREATE").arg(hand.stream()).arg("workers").arg(0).arg("MKSTREAM");
         create.query_async::<()>(&mut hand.connection.clone()).await.ok();
         hand
+    }
+
+    /// The same, signing what is to be signed.
+    pub(crate) fn signing(mut self, key: &Key) -> Self {
+        self.key = Some(key.clone());
+        self
     }
 
     pub(crate) fn stream(&self) -> String {
@@ -158,8 +171,9 @@ impl Hand {
     }
 
     async fn begun(&self, given: (String, String, u64)) -> Taken {
-        let answer = self.begin_given(&given).await;
+        let mut answer = self.begin_given(&given).await;
         let (entry, job, _) = given;
+        let sealed = answer.len() > 8 && answer.pop().as_deref() == Some("1");
         let [run, epoch, attempt, left, path, headers, body, signature] =
             <[String; 8]>::try_from(answer).expect("it can be run");
         assert_eq!(run, "RUN");
@@ -173,6 +187,7 @@ impl Hand {
             headers,
             body,
             signature,
+            sealed,
             next: 1,
         }
     }
@@ -205,8 +220,10 @@ impl Hand {
         let script = Script::new(&[COMMON, EMIT].concat());
         let mut call = self.of_job(&script, &taken.job);
         call.arg(taken.epoch).arg(taken.next);
-        for (kind, data) in pieces {
-            call.arg(*kind).arg(*data);
+        for (n, (kind, data)) in (taken.next..).zip(pieces) {
+            let place = format!("dam:reply:{}:{}-{n}:{kind}", taken.job, taken.epoch);
+            let sealed = self.key.as_ref().filter(|_| taken.sealed).map(|key| key.seal(&place, data));
+            call.arg(*kind).arg(sealed.as_deref().unwrap_or(data));
         }
         taken.next += pieces.len() as u64;
         tokio::time::timeout(PATIENCE, call.invoke_async(&mut self.connection.clone()))

@@ -224,3 +224,89 @@ async fn what_waits_for_a_seat_does_not_begin_on_the_way_down() {
         "it waits for another"
     );
 }
+
+#[tokio::test]
+async fn with_a_key_only_signed_jobs_reach_a_worker() {
+    let (redis, worker) = (Redis::start().await, Worker::start(8));
+    let text = overflowing(&redis, &worker, 1).replace("timeout: 500ms", "timeout: 500ms, hmac_key: secret");
+    let dam = Dam::start(&text);
+    eventually("Redis is there", async || dam.metric("redis_up", "") == 1.0).await;
+    let job = "0123456789abcdef0123456789abcdef";
+    let (hash, later) = (format!("dam:job:{{{job}}}"), "99999999999999");
+    let fields = [
+        "v",
+        "1",
+        "state",
+        "queued",
+        "pool",
+        "default",
+        "colour",
+        "",
+        "path",
+        "/pause",
+        "headers",
+        "{}",
+        "body",
+        "{}",
+        "dam",
+        "",
+        "async",
+        "1",
+        "epoch",
+        "0",
+        "n",
+        "0",
+        "sent",
+        "0",
+        "attempt",
+        "0",
+        "max_attempts",
+        "3",
+        "cancelled",
+        "0",
+        "deadline_ms",
+        later,
+    ];
+    let mut set: Vec<&[u8]> = vec![b"HSET", hash.as_bytes()];
+    set.extend(fields.map(str::as_bytes));
+    count(&redis, &set).await;
+    let pending = r#"{"caller":"key:x","class":"critical","weight":1,"model":null,"prompt":0,"max":null,"output":0,"sequences":1,"stream":false,"path":"/pause","at_ms":AT,"counted":"x"}"#
+        .replace("AT", &traffic_dam::clock::unix_millis().to_string());
+    count(&redis, &[b"HSET", b"dam:pending:{default}", job.as_bytes(), pending.as_bytes()]).await;
+    eventually("the forged job ends", async || {
+        match redis.run(&[b"HGET", hash.as_bytes(), b"state"]).await {
+            Some(redis::Value::BulkString(state)) => state == b"failed",
+            _ => false,
+        }
+    })
+    .await;
+    assert_eq!(worker.tally("total").await, 0);
+    // A job of the gateway's own is answered, and its answer is believed.
+    let occupied = occupy(&dam).await;
+    let location = accepted(&dam, "a", &[], PLAIN).await;
+    drop(occupied);
+    let done = becomes(&dam, &location, "done").await;
+    assert_eq!(done["response"]["object"], "chat.completion");
+}
+
+#[tokio::test]
+async fn what_one_caller_has_waiting_is_bounded_in_bytes() {
+    let (redis, _worker, dam) = stage().await;
+    let _occupied = occupy(&dam).await;
+    let large = format!(r#"{{"model":"sim","messages":[],"max_tokens":1,"x":"{}"}}"#, "a".repeat(7 << 20));
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = dam.ask(post("a", &[LATER], &large)).await;
+        if answer.status != 202 {
+            break answer;
+        }
+        accepted += 1;
+    };
+    assert_eq!((accepted, refused.status, refused.reason()), (4, 503, "overloaded"));
+    assert!(refused.text().contains("bytes of this caller"), "{}", refused.text());
+    // Others have their own.
+    assert_eq!(dam.ask(post("b", &[LATER], &large)).await.status, 202);
+    let held = redis.run(&[b"HGET", b"dam:pending:{default}:callers", b":bytes"]).await;
+    let Some(redis::Value::BulkString(held)) = held else { panic!("{held:?}") };
+    assert_eq!(held, (5 * large.len()).to_string().into_bytes());
+}

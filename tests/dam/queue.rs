@@ -368,8 +368,8 @@ async fn jobs_are_signed_when_heartbeats_are() {
     let text =
         queueing(&redis, "").replace("timeout: 500ms", "timeout: 500ms, hmac_key: \"not for everybody\"");
     let dam = Dam::start(&text);
-    let hand = Hand::silent(&redis, "w1", "blue").await;
     let key = traffic_dam::fleet::heartbeat::Key::new("not for everybody");
+    let hand = Hand::silent(&redis, "w1", "blue").await.signing(&key);
     let beat = super::redis::beat("w1", "a", 1, r#","slots":4"#).replace(":100,", ":60000,");
     redis.publish(&key.seal("dam:health", &beat)).await;
     known(&dam, "default.blue").await;
@@ -377,7 +377,14 @@ async fn jobs_are_signed_when_heartbeats_are() {
     let mut taken = hand.take().await;
     let text =
         [&taken.job, "default", &taken.path, &taken.headers, &taken.body].map(|line| line as &str).join("\n");
-    assert_eq!(taken.signature, key.sign("dam:job", text.as_bytes()));
+    assert_eq!((&taken.signature, taken.sealed), (&key.sign("dam:job", text.as_bytes()), true));
+    // Anybody can publish; what is not signed for this place is not heard, and what is comes through.
+    let dams = hand.field(&taken.job, "dam").await.unwrap();
+    for (n, kind, data) in [(1, "head", SSE), (2, "data", "data: forged\n\n"), (3, "end", "")] {
+        let forged = format!("{} {} {n} {kind}\n{data}", taken.job, taken.epoch);
+        hand.run::<i64>(&["PUBLISH", &format!("dam:replies:{dams}"), &forged]).await;
+    }
     hand.answer(&mut taken, &[("head", SSE), ("data", DONE), ("end", "")]).await;
-    assert!(conn.answer().await.unwrap().whole);
+    let answer = conn.answer().await.unwrap();
+    assert!(answer.whole && answer.text() == DONE, "{}", answer.text());
 }

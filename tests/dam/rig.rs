@@ -32,11 +32,21 @@ impl Worker {
         Self::start_at(loopback(), slots)
     }
 
+    /// One that says it serves this model.
+    pub(crate) fn serving(model: &str, slots: u32) -> Self {
+        Self::start_with(loopback(), slots, model)
+    }
+
     pub(crate) fn start_at(addr: SocketAddr, slots: u32) -> Self {
+        Self::start_with(addr, slots, "sim")
+    }
+
+    fn start_with(addr: SocketAddr, slots: u32, model: &str) -> Self {
         let listener = traffic_dam::net::bind(addr).unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let options = Options {
+            model: model.to_owned(),
             slots,
             prefill_base: Duration::from_millis(1),
             token_time: Duration::from_millis(1),

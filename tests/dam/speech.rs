@@ -47,7 +47,7 @@ async fn bytes_are_the_workers_own_whatever_its_pieces() {
         }
     }
     let models = dam.ask(get("/v1/models")).await;
-    assert_eq!(models.text(), ask(worker.addr, get("/v1/models")).await.text());
+    assert_eq!(models.json(), ask(worker.addr, get("/v1/models")).await.json());
     dam.idle().await;
 }
 

@@ -153,3 +153,36 @@ async fn what_is_wrong_is_refused_and_said() {
     assert_eq!(ask(dam.admin, request("DELETE /api/v1/callers/a", &foreign, "")).await.status, 403);
     assert_eq!(call(&dam, "sk-1").await, 200);
 }
+
+#[tokio::test]
+async fn with_a_key_a_caller_that_is_not_signed_is_nobody() {
+    let (redis, worker) = (Server::start().await, Worker::start(8));
+    let text = settings(&redis, &worker).replace("timeout: 1s", "timeout: 1s, hmac_key: secret");
+    let (one, two) = (Dam::start(&text), Dam::start(&text));
+    ready(&one).await;
+    ready(&two).await;
+    let put = r#"{"key":"sk-1","team":"red"}"#;
+    assert_eq!(admin(&one, "PUT /api/v1/callers/team-a", put).await.status, 200);
+    eventually("the other knows it", async || call(&two, "sk-1").await == 200).await;
+    let mut connection = redis.connect().await;
+    let signed: String =
+        redis::cmd("GET").arg("dam:caller:team-a").query_async(&mut connection).await.unwrap();
+    // Neither what anybody can write, nor another's record under one's own name.
+    let unsigned = signed.split_once(' ').unwrap().1.replace("3f79", "3f78");
+    for (id, text) in [("evil", &unsigned), ("other", &signed)] {
+        redis::cmd("SET")
+            .arg(format!("dam:caller:{id}"))
+            .arg(text)
+            .query_async::<()>(&mut connection)
+            .await
+            .unwrap();
+        redis::cmd("SADD").arg("dam:callers").arg(id).query_async::<()>(&mut connection).await.unwrap();
+        assert_eq!(admin(&two, &format!("GET /api/v1/callers/{id}"), "").await.status, 404);
+    }
+    // All are read again with the next change.
+    assert_eq!(admin(&one, "PUT /api/v1/callers/team-b", r#"{"key":"sk-2"}"#).await.status, 200);
+    eventually("the other has read all", async || call(&two, "sk-2").await == 200).await;
+    assert_eq!(call(&two, "sk-1").await, 200);
+    let stored = ask(two.admin, get("/metrics")).await;
+    assert_eq!(stored.status, 200);
+}

@@ -110,3 +110,23 @@ async fn a_rule_that_is_in_the_way_observes_for_a_while() {
     let strange = request("DELETE /api/v1/limits/bucket", &["authorization: Bearer guess"], "");
     assert_eq!(ask(dam.admin, strange).await.status, 401);
 }
+
+#[tokio::test]
+async fn with_a_key_a_change_that_is_not_signed_changes_nothing() {
+    let (redis, worker) = (Server::start().await, Worker::start(8));
+    let text =
+        patient(&redis, &worker, LIMITS, ADMIN).replace("timeout: 5s", "timeout: 5s, hmac_key: secret");
+    let dams = dams(2, &text).await;
+    let mut connection = redis.connect().await;
+    redis::cmd("SET")
+        .arg("dam:{limits}:bucket")
+        .arg(r#"{"burst":1000}"#)
+        .query_async::<()>(&mut connection)
+        .await
+        .unwrap();
+    // A signed one of another rule comes after it, so what was there before it has been read when that one holds.
+    assert_eq!(change(&dams[0], "log", r#"{"limit":7,"scope":"fleet"}"#).await.0, 200);
+    eventually("the other follows", async || quota(&dams[1], 1).await.starts_with("7 ")).await;
+    assert!(quota(&dams[1], 0).await.ends_with("burst 2"));
+    assert!(quota(&dams[0], 0).await.ends_with("burst 2"));
+}

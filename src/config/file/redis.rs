@@ -22,7 +22,8 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
-    /// Where it is: one server, the sentinels, or some nodes of a cluster. `rediss` is TLS.
+    /// Where it is: one server, the sentinels, or some nodes of a cluster. `rediss` is TLS. A password from a variable may
+    /// have any letters (`redis://:${PASSWORD}@host`); one that is written here is percent-encoded.
     pub url: OneOrMany<Text<RedisUrl>>,
     /// The URLs are sentinels, and this is what they call the master. User, password and database are those of the
     /// first URL.
@@ -32,8 +33,9 @@ pub struct Redis {
     pub cluster: bool,
     /// What every key and channel begins with; gateways that share something have the same.
     pub prefix: Text<Id>,
-    /// The key by which workers and gateways sign what they say (HMAC-SHA256). When it is set, what is not signed counts
-    /// for nothing.
+    /// The key by which workers and gateways sign what they say (HMAC-SHA256): heartbeats, switches, jobs and their answers,
+    /// callers, changes of rules. When it is set, what is not signed of these counts for nothing; `docs/fleet.md` says what
+    /// is never signed.
     #[schemars(extend("writeOnly" = true, "x-default" = "none"))]
     pub hmac_key: Option<Text<Secret>>,
     /// How long a command may take before the gateway goes on without it.

@@ -104,9 +104,11 @@ impl RouteTimeouts {
 pub struct Bounds {
     /// The largest request body.
     pub body: Size,
-    /// The most bytes of request bodies held in memory at once.
+    /// The most bytes of request bodies held in memory at once. A caller with several at once holds at most as many as it
+    /// leaves to others.
     pub buffered: Size,
-    /// How long a request body may take to arrive.
+    /// How long a request body may take to arrive. Where it is passed on as it comes (`paths`), how long its client may be
+    /// waited for in all.
     pub body_read: Text<Millis>,
     /// How long a client may take nothing of its answer.
     pub client_stall: Text<Millis>,
@@ -146,7 +148,7 @@ impl Default for Bounds {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cors {
-    /// The origins whose pages may call the gateway; `["*"]` for all.
+    /// The origins whose pages may call the gateway; `["*"]` for all. What workers say of that is left out.
     #[schemars(length(max = 64))]
     pub origins: Vec<Text<Origin>>,
 }
