@@ -261,7 +261,7 @@ fn callers(settings: &Settings) -> CallerSettings {
 }
 
 /// The paths that pass. Pointers were read once when the settings were validated.
-fn paths(settings: &Settings) -> Result<Paths, StartError> {
+pub(super) fn paths(settings: &Settings) -> Result<Paths, StartError> {
     let pointer = |text: &Option<Arc<str>>| text.as_deref().map(Pointer::parse).transpose();
     let everywhere = match &settings.sticky {
         StickySetting::Body(text) => Some(Pointer::parse(text)?),

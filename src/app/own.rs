@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::{Clock, Lag, Nanos};
+use crate::layers::paths::Paths;
 use crate::redis::consumer::{Consumer, Engine, NoAnswer, Place, Runs};
 use crate::redis::jobs::Jobs;
 use crate::redis::sealing::Sealing;
@@ -128,15 +129,17 @@ async fn revive(jobs: Jobs, clock: Clock, pool: Arc<str>, unheard: Duration) {
 /// Answers one job over HTTP, on a seat that it has already.
 pub(super) struct Errand {
     upstream: Upstream,
+    /// What is let through now: what stands in Redis may have been written by others.
+    paths: Paths,
     /// Everything but the head and the body, until it is sent.
     request: Mutex<Option<Request<Payload>>>,
 }
 
 impl Errand {
-    pub(super) fn new(upstream: Upstream, request: Request<Payload>, permit: Permit) -> Self {
+    pub(super) fn new(upstream: Upstream, paths: Paths, request: Request<Payload>, permit: Permit) -> Self {
         let mut request = request;
         request.extensions_mut().insert(permit);
-        Self { upstream, request: Mutex::new(Some(request)) }
+        Self { upstream, paths, request: Mutex::new(Some(request)) }
     }
 }
 
@@ -144,6 +147,11 @@ impl Engine for Errand {
     type Body = UpstreamBody;
 
     async fn answer(&self, head: Parts, body: Bytes) -> Result<Response<UpstreamBody>, NoAnswer> {
+        let passes =
+            self.paths.find(&Method::POST, head.uri.path()).is_ok_and(|found| found.kind.has_demand());
+        if !passes {
+            return Err(NoAnswer::Failed("The path of the job is not let through.".into()));
+        }
         let request = self.request.lock().take();
         let Some(mut request) = request else { return Err(NoAnswer::Silence) };
         *request.uri_mut() = head.uri;

@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
+use base64::{Engine, alphabet};
 use futures_util::future::{Either, Ready, ready};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Request};
@@ -334,6 +334,10 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
 }
 
+/// Reads base64 whatever the bits are that belong to no byte: what begins as a token does is told so, though it is cut.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+
 /// Whether it has the three parts of a token, and the first is JSON in base64 that begins an object. White space may
 /// stand there (RFC 7519 §3).
 fn looks_like_a_token(secret: &[u8]) -> bool {
@@ -344,7 +348,7 @@ fn looks_like_a_token(secret: &[u8]) -> bool {
     else {
         return false;
     };
-    let Ok(head) = URL_SAFE_NO_PAD.decode(head.get(..LOOKED_AT).unwrap_or(head)) else { return false };
+    let Ok(head) = LENIENT.decode(head.get(..LOOKED_AT).unwrap_or(head)) else { return false };
     head.trim_ascii_start().first() == Some(&b'{')
 }
 
@@ -548,15 +552,21 @@ mod tests {
 
     #[test]
     fn a_token_is_known_by_an_object_in_its_head_however_it_is_written() {
-        let token = |head: &str| format!("{}.e30.c2ln", URL_SAFE_NO_PAD.encode(head));
+        let token = |head: &str| format!("{}.e30.c2ln", LENIENT.encode(head));
         for head in
             ["{\"alg\":\"ES256\"}", "{ \"alg\" : \"ES256\" }", "{\n  \"a\": 1\n}", "{\r\n\t}", " {}", "\n{}"]
         {
             assert!(looks_like_a_token(token(head).as_bytes()), "{head}");
         }
-        for secret in
-            [token("[]"), token(""), token("x{"), "sk-a.b.c".into(), "eyJhIjoxfQ.e30".into(), "..".into()]
-        {
+        for secret in [
+            token("[]"),
+            token(""),
+            token("x{"),
+            "sk-a.b.c".into(),
+            "eyJhIjoxfQ.e30.c2ln.x".into(),
+            "eyJhIjoxfQ.e30".into(),
+            "..".into(),
+        ] {
             assert!(!looks_like_a_token(secret.as_bytes()), "{secret}");
         }
     }

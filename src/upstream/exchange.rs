@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 
 use super::alarm::Alarm;
 use super::fault::Fault;
+use super::headers::is_websocket;
 use super::link::Link;
 use super::vigil::Vigil;
 use crate::clock::Clock;
@@ -27,7 +28,10 @@ pub(crate) async fn exchange(
     poll_fn(|cx| {
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
             return Poll::Ready(match answer {
-                Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
+                Ok(answer)
+                    if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+                        && !(may_switch && is_websocket(answer.headers())) =>
+                {
                     Err((Fault::Switched, None))
                 }
                 Ok(answer) => Ok(answer),

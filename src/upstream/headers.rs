@@ -220,6 +220,17 @@ fn say_one_length(headers: &mut HeaderMap) {
     };
 }
 
+/// Whether an answer says its length in two ways, which may be an attempt to have a second one read into it: nothing
+/// follows on its connection.
+pub(crate) fn says_two_lengths(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH)
+}
+
+/// Whether an answer changes to WebSocket, the only protocol that is ever asked for.
+pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 /// Has redirects of a worker to itself lead to where its client asked: by a path, without the worker's own address and
 /// the `prefix` of its URL.
 pub(crate) fn relocate(headers: &mut HeaderMap, authority: &HeaderValue, prefix: &str) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode, request, response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -57,6 +57,8 @@ pub(crate) struct Journey<'a> {
     pub(super) payload: Option<Payload>,
     /// What is known of a body that is passed on as it arrives.
     upload: Option<Upload>,
+    /// Whether it has a body that its method does not call for: a worker that does not read it takes it for the next request.
+    uncalled: bool,
     pub(super) kind: Kind,
     pub(super) stream: bool,
     repeatable: bool,
@@ -129,6 +131,8 @@ impl<'a> Journey<'a> {
         }
         .apply(&mut head);
         let strip = facts.get::<Forwarding>().map_or(&[][..], |forwarding| &forwarding.strip);
+        let uncalled =
+            !payload.is_end_stream() && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let (payload, upload) = upload::follow(payload, strip);
         let switch = facts.remove::<UpgradeTo>().zip(facts.remove::<OnUpgrade>());
         if let Some((UpgradeTo(protocol), _)) = &switch {
@@ -149,6 +153,7 @@ impl<'a> Journey<'a> {
             head,
             payload: Some(payload),
             upload,
+            uncalled,
             kind,
             stream,
             injected: facts.get::<UsageInjected>().is_some(),
@@ -486,6 +491,7 @@ impl<'a> Journey<'a> {
         sent: Nanos,
     ) -> Answer {
         let (mut head, body) = answer.into_parts();
+        let reusable = !self.uncalled && !headers::says_two_lengths(&head.headers);
         headers::relocate(&mut head.headers, &site.authority, site.prefix());
         let watch = self.watch(&head, &site.spec().id);
         let vigil = self.vigil(sent, watch.is_stream());
@@ -497,7 +503,7 @@ impl<'a> Journey<'a> {
             }
             Open::none(watch, alarm, clock, limits)
         } else {
-            let source = Source::Http(HttpSource::new(link, body, Arc::clone(site)));
+            let source = Source::Http(HttpSource::new(link, body, Arc::clone(site), reusable));
             Open::new(source, watch, alarm, clock, limits)
         };
         Answer { head, body, vigil }

@@ -52,10 +52,12 @@ impl Source {
 
     /// Gives back what an answer that was read to its end came on.
     pub(crate) fn give_back(self) {
-        if let Self::Http(HttpSource { link, body, site }) = self {
+        if let Self::Http(HttpSource { link, body, site, reusable }) = self {
             // hyper takes the connection for busy as long as the body exists.
             drop(body);
-            site.put(link);
+            if reusable {
+                site.put(link);
+            }
         }
     }
 
@@ -80,12 +82,14 @@ pub(crate) struct HttpSource {
     link: Box<Link>,
     body: Incoming,
     site: Arc<Site>,
+    /// Whether both sides agree on where the next answer begins.
+    reusable: bool,
 }
 
 impl HttpSource {
     /// The body of an answer whose head came on `link`.
-    pub(crate) const fn new(link: Box<Link>, body: Incoming, site: Arc<Site>) -> Self {
-        Self { link, body, site }
+    pub(crate) const fn new(link: Box<Link>, body: Incoming, site: Arc<Site>, reusable: bool) -> Self {
+        Self { link, body, site, reusable }
     }
 }
 

@@ -35,6 +35,12 @@ async fn letters(dam: &Dam) -> usize {
     letters["dead"]["default"].as_array().unwrap().len()
 }
 
+/// How many jobs of each caller wait.
+async fn counts(hand: &Hand) -> Vec<u64> {
+    let known: Vec<(String, u64)> = hand.run(&["HGETALL", CALLERS]).await;
+    known.into_iter().filter(|(of, _)| !of.ends_with(":bytes")).map(|(_, count)| count).collect()
+}
+
 async fn finish(hand: &Hand, mut taken: Taken) {
     hand.answer(&mut taken, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
 }
@@ -47,7 +53,7 @@ async fn a_dead_letter_that_waits_again_is_counted_once_and_not_for_its_caller()
     let running = hand.take().await;
     let waits = accepted(&dam, "a", &[], PLAIN).await;
     assert_eq!(requeued(&dam, &job).await.status, 202);
-    let counts = async || hand.run::<Vec<u64>>(&["HVALS", CALLERS]).await;
+    let counts = async || counts(&hand).await;
     assert_eq!(counts().await, [1, 1]);
     assert_eq!(dam.ask(at("DELETE", &location, "a", &[])).await.json()["status"], "cancelled");
     assert_eq!(counts().await, [1]);
@@ -175,10 +181,7 @@ async fn jobs_whose_hour_is_over_end_while_they_wait() {
     let state = async |job: String| hand.field(&job, "state").await.unwrap();
     eventually("it ends", async || state(name(&late)).await == "expired").await;
     eventually("it is taken out", async || hand.run::<u64>(&["HLEN", WAITING]).await == 1).await;
-    assert_eq!(
-        (state(name(&early)).await.as_str(), hand.run::<Vec<u64>>(&["HVALS", CALLERS]).await),
-        ("queued", vec![1])
-    );
+    assert_eq!((state(name(&early)).await.as_str(), counts(&hand).await), ("queued", vec![1]));
     assert_eq!(dam.metric("jobs_total", "expired"), 1.0);
     assert_eq!(shown(&dam, &late, "a").await["status"], "expired");
     // Without a worker too.
