@@ -323,6 +323,17 @@ async def knows_forged_jobs(pool):
             assert state == "done" or json.loads(answer[0][3])["reason"] == "upstream_broke", answer
 
 
+async def signs_what_is_to_be_signed(pool):
+    async with Worker(pool, key=KEY):
+        plain = await (await Job(pool, 3).sign(KEY).put()).ends("done")
+        assert head(plain)["status"] == 200, "a gateway of before believes what is not signed"
+        job = await Job(pool, 3, sealed=1).sign(KEY).put()
+        for epoch, n, kind, data in await job.ends("done"):
+            signature, text = data[:64], data[65:]
+            place = f"dam:reply:{job.id}:{epoch}-{n}:{kind}\n{text}"
+            assert signature == hmac.new(KEY.encode(), place.encode(), hashlib.sha256).hexdigest(), (kind, data)
+
+
 async def survives_redis(pool):
     """Connections that break in the middle of an answer, and a stream that was lost."""
     async with Worker(pool):
@@ -340,6 +351,7 @@ async def survives_redis(pool):
 
 TOGETHER = [streams, answers, keeps_to_its_slots, stops_when_told, keeps_deadlines, renews]
 TOGETHER += [takes_over, yields_to_its_successor, drains, keeps_to_its_colour, knows_forged_jobs]
+TOGETHER += [signs_what_is_to_be_signed]
 ALONE = [survives_redis]
 
 
