@@ -19,8 +19,9 @@ use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
 use crate::layers::body::{Guarded, Tied};
+use crate::layers::buffers::Buffers;
 use crate::layers::exact::Exact;
-use crate::layers::intake::{Bounded, Buffers, Limits, read};
+use crate::layers::intake::{Bounded, Limits, read};
 use crate::layers::limit::LimitLayer;
 use crate::layers::paths::{Matched, Paths};
 use crate::metrics::Metrics;

@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 use subtle::ConstantTimeEq;
 use tower::{Layer, Service};
 
+use super::hop::address_of_hop;
 use super::jwt::{TokenFault, Tokens};
 use crate::clock::unix_seconds;
 use crate::redis::callers::StoredCallers;
@@ -306,27 +307,6 @@ impl Callers {
         }
         client
     }
-}
-
-/// The address of a forwarded hop: bare, or as proxies write it with a port, in brackets, in quotes, or with the name of
-/// an interface.
-fn address_of_hop(hop: &[u8]) -> Option<IpAddr> {
-    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let text = std::str::from_utf8(hop).ok()?.trim_matches('"');
-    let host = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']')?;
-            let sound = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-            sound.then_some(host)?
-        }
-        // More than one colon is an IPv6 address without a port.
-        None => match text.split_once(':') {
-            Some((host, port)) if is_port(port) && host.contains('.') => host,
-            _ => text,
-        },
-    };
-    let host = host.split_once('%').map_or(host, |(host, _)| host);
-    host.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {

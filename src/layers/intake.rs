@@ -1,112 +1,19 @@
-//! Reading a request's body within its bounds: bytes, time, and the memory of all bodies together.
+//! Reading a request's body within its bounds: bytes, time, and the memory of all bodies together ([`Buffers`]).
 
-use std::collections::HashMap;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use super::buffers::{Buffers, Hold};
 use crate::refusal::{Reason, Refusal};
 use crate::request::PayloadError;
-
-/// The memory that all buffered request bodies share.
-///
-/// Bytes count when they have arrived, not when they are announced. A caller with one body may fill whatever is left.
-/// With several it may hold no more than it leaves to the others: half of all when it is alone, a third beside another
-/// such caller, and so on. So no caller can take all of it, and there is always room for one who comes new.
-#[derive(Debug)]
-pub struct Buffers {
-    most: AtomicU64,
-    used: Mutex<Used>,
-}
-
-#[derive(Debug, Default)]
-struct Used {
-    bytes: u64,
-    /// Callers with a body under way: as many as such requests at the most.
-    callers: HashMap<Arc<str>, Share>,
-}
-
-/// What one caller holds.
-#[derive(Debug, Default)]
-struct Share {
-    bodies: u64,
-    bytes: u64,
-}
-
-impl Buffers {
-    /// Room for `most` bytes.
-    #[must_use]
-    pub fn new(most: u64) -> Self {
-        Self { most: AtomicU64::new(most), used: Mutex::default() }
-    }
-
-    /// Changes the bound; what is held stays held.
-    pub fn resize(&self, most: u64) {
-        self.most.store(most, Ordering::Relaxed);
-    }
-
-    /// Bytes held now.
-    #[must_use]
-    pub fn used(&self) -> u64 {
-        self.used.lock().bytes
-    }
-
-    /// Begins a body of `caller`, of which nothing is there yet.
-    #[must_use]
-    pub fn enter(self: &Arc<Self>, caller: &Arc<str>) -> Hold {
-        self.used.lock().callers.entry(Arc::clone(caller)).or_default().bodies += 1;
-        Hold { buffers: Arc::clone(self), caller: Arc::clone(caller), bytes: 0 }
-    }
-}
-
-/// Room in [`Buffers`], given back when dropped.
-#[derive(Debug)]
-pub struct Hold {
-    buffers: Arc<Buffers>,
-    caller: Arc<str>,
-    bytes: u64,
-}
-
-impl Hold {
-    fn grow(&mut self, more: u64) -> bool {
-        let most = self.buffers.most.load(Ordering::Relaxed);
-        let mut used = self.buffers.used.lock();
-        let Some(left) = used.bytes.checked_add(more).and_then(|sum| most.checked_sub(sum)) else {
-            return false;
-        };
-        let Some(share) = used.callers.get_mut(&self.caller) else { return false };
-        if share.bodies > 1 && share.bytes + more > left {
-            return false;
-        }
-        share.bytes += more;
-        used.bytes += more;
-        self.bytes += more;
-        true
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let mut used = self.buffers.used.lock();
-        used.bytes = used.bytes.saturating_sub(self.bytes);
-        if let Some(share) = used.callers.get_mut(&self.caller) {
-            share.bodies = share.bodies.saturating_sub(1);
-            share.bytes = share.bytes.saturating_sub(self.bytes);
-            if share.bodies == 0 {
-                used.callers.remove(&self.caller);
-            }
-        }
-    }
-}
 
 /// The bounds of one body.
 #[derive(Clone, Copy, Debug)]
@@ -366,29 +273,6 @@ mod tests {
             sleep(Duration::from_secs(10)).await;
             assert!(body.frame().await.expect("no end").is_ok());
         }
-    }
-
-    #[tokio::test]
-    async fn what_is_announced_takes_no_room_and_a_caller_with_many_bodies_leaves_some() {
-        const ROOM: u64 = 100;
-        let limits = Limits { bytes: ROOM, time: Duration::from_secs(15) };
-        let buffers = Arc::new(Buffers::new(ROOM));
-        let (greedy, other) = (somebody(), Arc::from("key:b"));
-        let entered: Vec<_> = (0..50).map(|_| buffers.enter(&greedy)).collect();
-        assert_eq!(buffers.used(), 0);
-        let mut held: Vec<_> = Vec::new();
-        for mut hold in entered {
-            if hold.grow(10) {
-                held.push(hold);
-            }
-        }
-        assert_eq!(buffers.used(), ROOM / 2, "of all that there is, one caller gets half");
-        // Whoever comes new still has room for a whole body.
-        let whole = Full::new(Bytes::from(vec![b'x'; 50]));
-        let (_, hold) = read(whole, limits, &buffers, &other).await.expect("there is room");
-        assert_eq!(buffers.used(), ROOM);
-        drop((held, hold));
-        assert_eq!((buffers.used(), buffers.used.lock().callers.len()), (0, 0));
     }
 
     #[tokio::test]

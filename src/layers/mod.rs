@@ -46,11 +46,13 @@
 
 mod bill;
 pub mod body;
+pub mod buffers;
 pub mod demand;
 pub mod door;
 pub mod exact;
 pub mod explain;
 pub mod health;
+mod hop;
 pub mod identify;
 pub mod intake;
 pub mod jobs;

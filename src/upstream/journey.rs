@@ -22,6 +22,7 @@ use super::fault::{Fault, Trouble, Wait, is_repeatable, turns_away};
 use super::form::Form;
 use super::headers::{self, Outgoing};
 use super::link::Link;
+use super::location;
 use super::pool::Site;
 use super::queue::Errand;
 use super::settings::{Timeouts, UpstreamSettings};
@@ -492,7 +493,7 @@ impl<'a> Journey<'a> {
     ) -> Answer {
         let (mut head, body) = answer.into_parts();
         let reusable = !self.uncalled && !headers::says_two_lengths(&head.headers);
-        headers::relocate(&mut head.headers, &site.authority, site.prefix());
+        location::relocate(&mut head.headers, &site.authority, site.prefix());
         let watch = self.watch(&head, &site.spec().id);
         let vigil = self.vigil(sent, watch.is_stream());
         let (limits, clock) = (self.limits(), self.upstream.clock.clone());

@@ -7,6 +7,7 @@
 //! | `fault` | what can go wrong, and what may be tried again (pure) |
 //! | `budget` | how much may be tried again (pure) |
 //! | `headers` `form` | which fields pass, and what those of an answer say of its body |
+//! | `location` | where redirects lead |
 //! | `upload` | a request's body that is passed on as it arrives |
 //! | `pool` `connect` `tls` `link` `relay` | connections |
 //! | `queue` | the same over a queue, where workers take requests instead of being sent them |
@@ -37,6 +38,7 @@ mod form;
 mod headers;
 mod journey;
 mod link;
+mod location;
 mod pool;
 mod queue;
 mod relay;

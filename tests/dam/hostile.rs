@@ -185,7 +185,8 @@ fn wrong(random: &mut Rng) -> (&'static str, Vec<u8>, &'static [u16]) {
             let piece = format!("2000\r\n{}\r\n", "x".repeat(0x2000)).repeat(BODY / 0x2000 + 1);
             let head =
                 format!("{CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{piece}0\r\n\r\n");
-            ("chunked too large", head.into_bytes(), &[413])
+            // Its bound is met within the body: a busy machine may not have read so far in time.
+            ("chunked too large", head.into_bytes(), &[408, 413])
         }
         15 => (
             "bad chunk",

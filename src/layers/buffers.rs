@@ -1,0 +1,126 @@
+//! The memory that request bodies share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+/// The memory that all buffered request bodies share.
+///
+/// Bytes count when they have arrived, not when they are announced. A caller with one body may fill whatever is left.
+/// With several it may hold no more than it leaves to the others: half of all when it is alone, a third beside another
+/// such caller, and so on. So no caller can take all of it, and there is always room for one who comes new.
+#[derive(Debug)]
+pub struct Buffers {
+    most: AtomicU64,
+    used: Mutex<Used>,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    bytes: u64,
+    /// Callers with a body under way: as many as such requests at the most.
+    callers: HashMap<Arc<str>, Share>,
+}
+
+/// What one caller holds.
+#[derive(Debug, Default)]
+struct Share {
+    bodies: u64,
+    bytes: u64,
+}
+
+impl Buffers {
+    /// Room for `most` bytes.
+    #[must_use]
+    pub fn new(most: u64) -> Self {
+        Self { most: AtomicU64::new(most), used: Mutex::default() }
+    }
+
+    /// Changes the bound; what is held stays held.
+    pub fn resize(&self, most: u64) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// Bytes held now.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.lock().bytes
+    }
+
+    /// Begins a body of `caller`, of which nothing is there yet.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>, caller: &Arc<str>) -> Hold {
+        self.used.lock().callers.entry(Arc::clone(caller)).or_default().bodies += 1;
+        Hold { buffers: Arc::clone(self), caller: Arc::clone(caller), bytes: 0 }
+    }
+}
+
+/// Room in [`Buffers`], given back when dropped.
+#[derive(Debug)]
+pub struct Hold {
+    buffers: Arc<Buffers>,
+    caller: Arc<str>,
+    bytes: u64,
+}
+
+impl Hold {
+    /// Takes room for more bytes; false when there is none.
+    pub(super) fn grow(&mut self, more: u64) -> bool {
+        let most = self.buffers.most.load(Ordering::Relaxed);
+        let mut used = self.buffers.used.lock();
+        let Some(left) = used.bytes.checked_add(more).and_then(|sum| most.checked_sub(sum)) else {
+            return false;
+        };
+        let Some(share) = used.callers.get_mut(&self.caller) else { return false };
+        if share.bodies > 1 && share.bytes + more > left {
+            return false;
+        }
+        share.bytes += more;
+        used.bytes += more;
+        self.bytes += more;
+        true
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut used = self.buffers.used.lock();
+        used.bytes = used.bytes.saturating_sub(self.bytes);
+        if let Some(share) = used.callers.get_mut(&self.caller) {
+            share.bodies = share.bodies.saturating_sub(1);
+            share.bytes = share.bytes.saturating_sub(self.bytes);
+            if share.bodies == 0 {
+                used.callers.remove(&self.caller);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_announced_takes_no_room_and_a_caller_with_many_bodies_leaves_some() {
+        const ROOM: u64 = 100;
+        let buffers = Arc::new(Buffers::new(ROOM));
+        let (greedy, other): (Arc<str>, Arc<str>) = ("key:a".into(), "key:b".into());
+        let entered: Vec<_> = (0..50).map(|_| buffers.enter(&greedy)).collect();
+        assert_eq!(buffers.used(), 0);
+        let mut held: Vec<_> = Vec::new();
+        for mut hold in entered {
+            if hold.grow(10) {
+                held.push(hold);
+            }
+        }
+        assert_eq!(buffers.used(), ROOM / 2, "of all that there is, one caller gets half");
+        // Whoever comes new still has room for a whole body.
+        let mut hold = buffers.enter(&other);
+        assert!(hold.grow(50));
+        assert_eq!(buffers.used(), ROOM);
+        drop((held, hold));
+        assert_eq!((buffers.used(), buffers.used.lock().callers.len()), (0, 0));
+    }
+}
