@@ -269,20 +269,36 @@ async fn what_one_caller_has_waiting_is_bounded_in_bytes() {
     let (redis, _worker, dam) = stage().await;
     let _occupied = occupy(&dam).await;
     let large = format!(r#"{{"model":"sim","messages":[],"max_tokens":1,"x":"{}"}}"#, "a".repeat(7 << 20));
-    let mut accepted = 0;
+    // On a busy machine Redis may not say in time that it has one: then it is sent again.
+    let sent = async |key: &str| loop {
+        let answer = dam.ask(post(key, &[LATER], &large)).await;
+        if answer.status != 502 {
+            return answer;
+        }
+    };
     let refused = loop {
-        let answer = dam.ask(post("a", &[LATER], &large)).await;
+        let answer = sent("a").await;
         if answer.status != 202 {
             break answer;
         }
-        accepted += 1;
     };
-    assert_eq!((accepted, refused.status, refused.reason()), (4, 503, "overloaded"));
+    assert_eq!((refused.status, refused.reason()), (503, "overloaded"), "{}", refused.text());
+    let held = async || {
+        let bytes = redis.run(&[b"HGET", b"dam:pending:{default}:callers", b":bytes"]).await;
+        let Some(redis::Value::BulkString(bytes)) = bytes else { panic!("{bytes:?}") };
+        let bytes: usize = String::from_utf8(bytes).unwrap().parse().unwrap();
+        assert_eq!(
+            bytes as i64,
+            count(&redis, &[b"HLEN", b"dam:pending:{default}"]).await * large.len() as i64
+        );
+        bytes
+    };
+    let most = 32 << 20;
+    let bytes = held().await;
+    assert!(bytes <= most && bytes + large.len() > most, "{bytes}");
     // Others have their own.
-    assert_eq!(dam.ask(post("b", &[LATER], &large)).await.status, 202);
-    let held = redis.run(&[b"HGET", b"dam:pending:{default}:callers", b":bytes"]).await;
-    let Some(redis::Value::BulkString(held)) = held else { panic!("{held:?}") };
-    assert_eq!(held, (5 * large.len()).to_string().into_bytes());
+    assert_eq!(sent("b").await.status, 202);
+    assert!(held().await > bytes);
 }
 
 #[tokio::test]
