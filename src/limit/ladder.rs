@@ -208,6 +208,7 @@ impl Ladder {
             standings,
             decisions,
             refused_by: rung.rule_by(rung.own(subject.own)),
+            amount: 1,
             prompt_tokens: 0,
         })
     }
