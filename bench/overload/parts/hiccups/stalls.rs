@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use super::course::{AFTER, After, BACK, BEFORE, steps};
+use super::course::{AFTER, After, BACK, steps};
 use super::courses::Courses;
 use super::shape::{ROOMY, STEADY, Shape};
 use super::trial::{Disturbance, Process, Trial, TrialRun, side_by_side};
@@ -22,6 +22,8 @@ const STALLS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis
 const ROOMY_STALLS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(600)];
 /// A trial goes on for a little longer than it is looked at, so that the last step is whole.
 const MARGIN: Duration = Duration::from_millis(300);
+/// The start of a stall, since the measurement began: a second is looked at before it, and that second is whole.
+const START: Duration = Duration::from_millis(1300);
 
 /// Half of the slots, as JSON and as a number.
 const HALVED: (&str, f64) = (r#"{"slots": 32}"#, 32.0);
@@ -56,15 +58,9 @@ pub(super) async fn once(
         (ROOMY, ROOMY.capacity, Process::Gateway, &ROOMY_STALLS[1..]),
     ] {
         for &length in stalls {
-            let at = Duration::from_secs_f64(BEFORE) + MARGIN;
-            let trial = Trial {
-                shape,
-                rate,
-                length: at + length + Duration::from_secs_f64(AFTER) + MARGIN,
-                change_first: None,
-                disturbances: vec![Disturbance::Stall { process, at, length }],
-                seed: stage.options.seed,
-            };
+            let at = START;
+            let stall = Disturbance::Stall { process, at, length };
+            let trial = around(stage, shape, rate, length, vec![stall]);
             for watched in side_by_side(stage, &[trial], &arms_of(&shape, arms)).await?.concat() {
                 let what =
                     format!("{}, {} s, {}", process.name(), length.as_secs_f64(), of(&shape, watched.arm));
@@ -78,6 +74,18 @@ pub(super) async fn once(
         }
     }
     Ok(table)
+}
+
+/// A trial that is measured long enough around a stall of `length` that begins at [`START`].
+fn around(
+    stage: &Stage<'_>,
+    shape: Shape,
+    rate: f64,
+    length: Duration,
+    disturbances: Vec<Disturbance>,
+) -> Trial {
+    let length = START + length + Duration::from_secs_f64(AFTER) + MARGIN;
+    Trial { shape, rate, length, change_first: None, disturbances, seed: stage.options.seed }
 }
 
 /// All arms before the usual worker; before the large one, which fills the machine alone, that which is not told its
@@ -151,18 +159,10 @@ pub(super) async fn halved(
         "goodput/s, 5 to 10 s after",
     ]);
     for stall in [None, Some(LONGEST)] {
-        let at = Duration::from_secs_f64(BEFORE) + MARGIN;
-        let length = stall.unwrap_or_default();
+        let (at, length) = (START, stall.unwrap_or_default());
         let mut disturbances = vec![Disturbance::Change { at, json: HALVED.0 }];
         disturbances.extend(stall.map(|length| Disturbance::Stall { process: Process::Worker, at, length }));
-        let trial = Trial {
-            shape: STEADY,
-            rate: STEADY.capacity * LOAD,
-            length: at + length + Duration::from_secs_f64(AFTER) + MARGIN,
-            change_first: None,
-            disturbances,
-            seed: stage.options.seed,
-        };
+        let trial = around(stage, STEADY, STEADY.capacity * LOAD, length, disturbances);
         for watched in side_by_side(stage, &[trial], arms).await?.concat() {
             let begun = at.as_secs_f64();
             let (from, to) = watched.stalls.first().copied().unwrap_or((begun, begun));
