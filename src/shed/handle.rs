@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use crate::clock::{Clock, Nanos};
+use crate::clock::{Clock, Nanos, TICK};
 use crate::refusal::Refusal;
 
 use super::ask::Ask;
@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) displaced: HashMap<SeatId, Displaced>,
     /// Who is to be woken when its seat is taken away.
     pub(super) watchers: HashMap<SeatId, Waker>,
+    /// Up to when the gate knows of the gateway's own pauses.
+    paused_until: Nanos,
 }
 
 impl GateHandle {
@@ -65,6 +67,7 @@ impl GateHandle {
             desks: HashMap::new(),
             displaced: HashMap::new(),
             watchers: HashMap::new(),
+            paused_until: Nanos::ZERO,
         });
         Self { shared: Arc::new(Shared { state, clock }) }
     }
@@ -128,8 +131,9 @@ impl GateHandle {
         let result = {
             let mut state = self.shared.state.lock();
             let now = self.shared.clock.now();
+            state.notice_pause(&self.shared.clock, now);
             let result = act(&mut state, now);
-            let State { gate, desks, displaced, watchers } = &mut *state;
+            let State { gate, desks, displaced, watchers, .. } = &mut *state;
             for event in gate.take_displaced() {
                 if let Ok((id, _)) = event.next {
                     desks.insert(id, Desk::default());
@@ -146,6 +150,18 @@ impl GateHandle {
         };
         wakers.into_iter().for_each(Waker::wake);
         result
+    }
+}
+
+impl State {
+    /// Tells the gate that the gateway itself was late, before it concludes anything from what it hears only now.
+    fn notice_pause(&mut self, clock: &Clock, now: Nanos) {
+        let Some(pause) = clock.lag().pause(now) else { return };
+        // One that goes on grows a little with each call until the next tick.
+        if pause.to > self.paused_until + TICK {
+            self.gate.lagged(pause.from.max(self.paused_until), pause.to);
+            self.paused_until = pause.to;
+        }
     }
 }
 

@@ -210,3 +210,27 @@ fn tokens_reach_the_ledger_without_a_lock_for_each() {
     permit.tokens(501);
     assert_eq!(tokens(), 601);
 }
+
+#[test]
+fn a_gate_hears_of_the_gateways_own_pause_before_anything_else() {
+    let clock = Clock::manual(at(1000));
+    let gate = shared(settings(), &[member("w1", 8)], clock.clone());
+    let tick = |millis: u64| {
+        for _ in 0..millis / 10 {
+            clock.advance(Duration::from_millis(10));
+            clock.lag().tick(clock.now());
+        }
+    };
+    tick(10);
+    let permits = [admitted(&gate, ask("a")), admitted(&gate, ask("b"))];
+    permits.iter().for_each(Permit::dispatched);
+    permits.iter().for_each(Permit::first_token);
+    // Five seconds in which no tick came, and then the first task asks: nobody is silent.
+    clock.advance(Duration::from_secs(5));
+    assert!(!permits[0].awaits());
+    assert!(gate.snapshot().workers[0].reachable);
+    // The same with ticks is the worker's silence.
+    tick(5000);
+    assert!(!permits[0].awaits());
+    assert!(!gate.snapshot().workers[0].reachable);
+}
