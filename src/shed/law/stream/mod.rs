@@ -6,14 +6,15 @@
 //!
 //! s = max(p90 of TTFT / (E + 0.15·slo), p90 of ITL / (0.8·itl_slo), reported waiting / 5)
 //!
-//! * s > 1: L is multiplied by max(0.7, 0.95 − 0.2·(s − 1)), and the next window only settles.
+//! * s > 1: L is multiplied by max(0.7, 0.95 − 0.2·(s − 1)), though late first tokens do not bring it below what was just
+//!   seen to decode at once. The next window shows whether that helped; if not, it is taken back (see `trial`).
 //! * s < 0.85 and the limit was used: L grows, by √L up to where the worker was last seen to be full, its knee. Above
 //!   the knee it is tried by 1, then 2, then 4; each failure doubles the time to the next try, from 2 s to 30 s.
 //! * otherwise, and without samples, L stays.
 //!
 //! Three things make it quicker than its windows. *The knee shows itself*: when a first token is overdue although the
 //! prompts ahead do not explain it, while other streams flow, the worker decodes just as many as flow, and that is the
-//! limit at once. *Slow start*: until the first cut two first tokens in time make room for one more, so that a large
+//! limit. *Slow start*: until the first cut two first tokens in time make room for one more, so that a large
 //! worker is found in a few round trips. *Changes count once*: only requests sent after the last one are judged, for
 //! those before it suffer from what was already mended, or have not met what is new.
 //!
@@ -23,11 +24,16 @@
 //!
 //! * **Failure mode.** A worker whose answers have no tokens (embeddings) is judged by its prompts alone.
 
+mod trial;
+mod window;
+
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
+use self::trial::{Before, Cut, HELPS, LATE, LATE_BESIDE_OTHERS, NO_UNDO};
+use self::window::{Measure, Window};
 use super::{Law, Sample, Told};
 use crate::clock::Nanos;
 use crate::shed::quantile::Ratios;
@@ -62,34 +68,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// A cut to less than this share of the knee says that the worker has changed.
 const SAME_KNEE: f64 = 0.8;
 
-/// How much better first tokens must be after a cut for the cut to have helped: how likely one from before is later
-/// than one from after. One half is no difference; with ten of each, chance alone gives 0.63 or more in one of six.
-const HELPS: f64 = 0.62;
-/// And how much of them the late ones must be at most.
-const LESS: f64 = 0.9;
-/// Less than that says nothing.
-const FEW: u32 = 5;
-/// Answers and time after which a cut is judged.
-const TRIAL_ANSWERS: u32 = 20;
-const TRIAL: Duration = Duration::from_secs(3);
-/// What is as late at a lower limit is not late because of the load: so much later than that is not held against the
-/// worker.
-const TOLERANCE: f64 = 1.3;
-/// Half of that is forgotten in this time.
-const FORGET: Duration = Duration::from_secs(300);
-/// Share of the promise that counts as late however late first tokens usually are; for one of several gateways, which
-/// cannot tell what the others do, it is less.
-const LATE: f64 = 0.6;
-const LATE_BESIDE_OTHERS: f64 = 0.4;
-/// The same of slow tokens, of the promise for them.
-const SLOW: f64 = 1.6;
 /// The first try above the knee after a cut, as a share of the knee.
 const FIRST_TRY: f64 = 0.1;
-/// A stall that ends so long after a cut can still undo it.
-const UNDO: Duration = Duration::from_secs(3);
-/// A cut that follows an undo within this stands, and nothing is undone for as long.
-const NO_UNDO: Duration = Duration::from_secs(30);
-
 /// The law for workers that stream.
 #[derive(Clone, Debug)]
 pub struct Stream {
@@ -132,70 +112,6 @@ enum Phase {
     /// The window after a cut: what was sent under the old limit drains.
     Settling,
     Steady,
-}
-
-/// What is measured of a worker, and may be late.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Measure {
-    FirstToken,
-    Token,
-    Whole,
-}
-
-/// A cut, and what it takes to take it back.
-#[derive(Clone, Debug)]
-struct Cut {
-    at: Nanos,
-    /// Since when its evidence was gathered.
-    since: Nanos,
-    /// By how much first tokens were late.
-    late: Duration,
-    before: Before,
-    /// It was made at once when a first token was overdue, not at the end of a window.
-    sudden: bool,
-    /// What was late, and how late, where that can be compared with what comes afterwards.
-    trial: Option<(Measure, Ratios)>,
-}
-
-/// What a cut changes.
-#[derive(Clone, Copy, Debug)]
-struct Before {
-    limit: f64,
-    phase: Phase,
-    knee: Option<f64>,
-    try_at: Nanos,
-    put_off: Duration,
-    step: f64,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Window {
-    start: Nanos,
-    /// Time to the first token, time from token to token, and time of what was not streamed; each relative to what it
-    /// may take.
-    measured: [Ratios; 3],
-    peak: u32,
-    /// The longest queue that the worker reported.
-    waiting: u32,
-    failed: bool,
-}
-
-impl Window {
-    fn from(start: Nanos) -> Self {
-        Self { start, ..Self::default() }
-    }
-
-    fn of(&self, measure: Measure) -> &Ratios {
-        &self.measured[measure as usize]
-    }
-
-    fn add(&mut self, measure: Measure, ratio: f64) {
-        self.measured[measure as usize].add(ratio);
-    }
-
-    fn answers(&self) -> u32 {
-        self.of(Measure::FirstToken).len() + self.of(Measure::Whole).len()
-    }
 }
 
 impl Stream {
@@ -290,60 +206,6 @@ impl Stream {
         }
     }
 
-    /// Whether what came since a cut is too little to judge it.
-    fn is_trial_open(&self, now: Nanos) -> bool {
-        let trial = self.cut.as_ref().and_then(|cut| cut.trial.as_ref());
-        let Some((measure, _)) = trial else { return false };
-        self.window.of(*measure).len() < TRIAL_ANSWERS && now.since(self.window.start) < TRIAL
-    }
-
-    /// Takes the last cut back if what was late is as late as before: it is not late because of the load.
-    fn was_in_vain(&mut self, window: &Window, now: Nanos) -> bool {
-        let Some(Cut { before, sudden, trial: Some((measure, earlier)), .. }) = self.cut.take() else {
-            return false;
-        };
-        let later = window.of(measure);
-        let few = earlier.len() < FEW || later.len() < FEW;
-        let better = later.exceeded_by(&earlier).is_none_or(|share| share >= self.helps);
-        let less = sudden || later.p90() <= earlier.p90().map(|p90| p90 * LESS);
-        let helped = few || better && less;
-        if helped {
-            return false;
-        }
-        self.accept(measure, window, Some(&earlier));
-        self.restore(before, now);
-        true
-    }
-
-    /// What is late now is usual, up to where the promise is in danger.
-    fn accept(&mut self, measure: Measure, window: &Window, earlier: Option<&Ratios>) {
-        let p90 = |ratios: &Ratios| ratios.p90().unwrap_or(0.0);
-        let p90 = p90(window.of(measure)).max(earlier.map_or(0.0, p90));
-        let most = match measure {
-            Measure::FirstToken => self.late / self.reference_share.max(1e-6),
-            Measure::Token => SLOW / ITL_SHARE,
-            Measure::Whole => SLOW,
-        };
-        let usual = &mut self.usual[measure as usize];
-        *usual = (p90 * TOLERANCE).min(most).max(*usual);
-    }
-
-    fn restore(&mut self, before: Before, now: Nanos) {
-        let Before { limit, phase, knee, try_at, put_off, step } = before;
-        self.limit = limit.max(self.limit).clamp(self.floor, self.ceiling);
-        (self.phase, self.knee, self.try_at, self.put_off, self.step) = (phase, knee, try_at, put_off, step);
-        self.changed_at = now;
-        self.window = Window::from(now);
-        self.cut = None;
-    }
-
-    /// What is usual is forgotten over minutes, for the worker may have changed.
-    fn forget(&mut self, now: Nanos) {
-        let kept = 0.5_f64.powf(now.since(self.usual_at).as_secs_f64() / FORGET.as_secs_f64());
-        self.usual_at = now;
-        self.usual.iter_mut().for_each(|usual| *usual = 1.0 + (*usual - 1.0) * kept);
-    }
-
     /// The limit was used and nothing spoke against it.
     fn widen(&mut self, now: Nanos) {
         let knee = self.knee.unwrap_or(f64::INFINITY);
@@ -393,18 +255,6 @@ impl Stream {
         self.changed_at = now;
         self.phase = Phase::Settling;
         self.window = Window::from(now);
-    }
-
-    /// A stall was noticed. A cut whose evidence it explains is taken back at once and in full.
-    fn stalled(&mut self, from: Nanos, to: Nanos, now: Nanos) {
-        let Some(cut) = self.cut.as_ref().filter(|cut| now.since(cut.at) <= UNDO) else { return };
-        let overlap = to.min(cut.at).since(from.max(cut.since));
-        if overlap.is_zero() || overlap < cut.late || now < self.no_undo_until {
-            return;
-        }
-        let before = cut.before;
-        self.undone_at = Some(now);
-        self.restore(before, now);
     }
 
     /// A larger limit that is judged by what is sent from now on.

@@ -1,0 +1,132 @@
+//! Whether a cut was right.
+//!
+//! A cut that changes nothing was not called for: when first tokens are as late at the lower limit as at the higher, they
+//! are late for another reason, and the limit returns. How late they are then counts as usual. And a cut whose evidence
+//! falls into a stall is taken back as soon as the stall is known.
+
+use std::time::Duration;
+
+use super::window::{Measure, Window};
+use super::{ITL_SHARE, Phase, Stream, WINDOW};
+use crate::clock::Nanos;
+use crate::shed::quantile::Ratios;
+
+/// How much better first tokens must be after a cut for the cut to have helped: how likely one from before is later
+/// than one from after. One half is no difference; with ten of each, chance alone gives 0.63 or more in one of six.
+pub(super) const HELPS: f64 = 0.62;
+/// And how much of them the late ones must be at most.
+const LESS: f64 = 0.9;
+/// Less than that says nothing.
+const FEW: u32 = 5;
+/// Answers and time after which a cut is judged.
+const TRIAL_ANSWERS: u32 = 20;
+const TRIAL: Duration = Duration::from_secs(3);
+/// What is as late at a lower limit is not late because of the load: so much later than that is not held against the
+/// worker.
+const TOLERANCE: f64 = 1.3;
+/// Half of that is forgotten in this time.
+const FORGET: Duration = Duration::from_secs(300);
+/// Share of the promise that counts as late however late first tokens usually are; for one of several gateways, which
+/// cannot tell what the others do, it is less.
+pub(super) const LATE: f64 = 0.6;
+pub(super) const LATE_BESIDE_OTHERS: f64 = 0.4;
+/// The same of slow tokens, of the promise for them.
+const SLOW: f64 = 1.6;
+/// A stall that ends so long after a cut can still undo it.
+const UNDO: Duration = Duration::from_secs(3);
+/// A cut that follows an undo within this stands, and nothing is undone for as long.
+pub(super) const NO_UNDO: Duration = Duration::from_secs(30);
+
+/// A cut, and what it takes to take it back.
+#[derive(Clone, Debug)]
+pub(super) struct Cut {
+    pub(super) at: Nanos,
+    /// Since when its evidence was gathered.
+    pub(super) since: Nanos,
+    /// By how much first tokens were late.
+    pub(super) late: Duration,
+    pub(super) before: Before,
+    /// It was made at once when a first token was overdue, not at the end of a window.
+    pub(super) sudden: bool,
+    /// What was late, and how late, where that can be compared with what comes afterwards.
+    pub(super) trial: Option<(Measure, Ratios)>,
+}
+
+/// What a cut changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    pub(super) limit: f64,
+    pub(super) phase: Phase,
+    pub(super) knee: Option<f64>,
+    pub(super) try_at: Nanos,
+    pub(super) put_off: Duration,
+    pub(super) step: f64,
+}
+
+impl Stream {
+    /// Whether what came since a cut is too little to judge it.
+    pub(super) fn is_trial_open(&self, now: Nanos) -> bool {
+        let trial = self.cut.as_ref().and_then(|cut| cut.trial.as_ref());
+        let Some((measure, _)) = trial else { return false };
+        self.window.of(*measure).len() < TRIAL_ANSWERS && now.since(self.window.start) < TRIAL
+    }
+
+    /// Takes the last cut back if what was late is as late as before: it is not late because of the load.
+    pub(super) fn was_in_vain(&mut self, window: &Window, now: Nanos) -> bool {
+        let Some(Cut { before, sudden, trial: Some((measure, earlier)), .. }) = self.cut.take() else {
+            return false;
+        };
+        let later = window.of(measure);
+        let few = earlier.len() < FEW || later.len() < FEW;
+        let better = later.exceeded_by(&earlier).is_none_or(|share| share >= self.helps);
+        let less = sudden || later.p90() <= earlier.p90().map(|p90| p90 * LESS);
+        let helped = few || better && less;
+        if helped {
+            return false;
+        }
+        self.accept(measure, window, Some(&earlier));
+        self.restore(before, now);
+        true
+    }
+
+    /// What is late now is usual, up to where the promise is in danger.
+    pub(super) fn accept(&mut self, measure: Measure, window: &Window, earlier: Option<&Ratios>) {
+        let p90 = |ratios: &Ratios| ratios.p90().unwrap_or(0.0);
+        let p90 = p90(window.of(measure)).max(earlier.map_or(0.0, p90));
+        let most = match measure {
+            Measure::FirstToken => self.late / self.reference_share.max(1e-6),
+            Measure::Token => SLOW / ITL_SHARE,
+            Measure::Whole => SLOW,
+        };
+        let usual = &mut self.usual[measure as usize];
+        *usual = (p90 * TOLERANCE).min(most).max(*usual);
+    }
+
+    fn restore(&mut self, before: Before, now: Nanos) {
+        let Before { limit, phase, knee, try_at, put_off, step } = before;
+        self.limit = limit.max(self.limit).clamp(self.floor, self.ceiling);
+        (self.phase, self.knee, self.try_at, self.put_off, self.step) = (phase, knee, try_at, put_off, step);
+        self.changed_at = now;
+        self.window = Window::from(now);
+        self.cut = None;
+    }
+
+    /// What is usual is forgotten over minutes, for the worker may have changed.
+    pub(super) fn forget(&mut self, now: Nanos) {
+        let kept = 0.5_f64.powf(now.since(self.usual_at).as_secs_f64() / FORGET.as_secs_f64());
+        self.usual_at = now;
+        self.usual.iter_mut().for_each(|usual| *usual = 1.0 + (*usual - 1.0) * kept);
+    }
+
+    /// A stall was noticed. A cut whose evidence it explains is taken back at once and in full.
+    pub(super) fn stalled(&mut self, from: Nanos, to: Nanos, now: Nanos) {
+        let Some(cut) = self.cut.as_ref().filter(|cut| now.since(cut.at) <= UNDO) else { return };
+        let overlap = to.min(cut.at).since(from.max(cut.since));
+        if overlap.is_zero() || overlap < cut.late || now < self.no_undo_until {
+            return;
+        }
+        let before = cut.before;
+        self.undone_at = Some(now);
+        self.restore(before, now);
+    }
+}
