@@ -33,6 +33,8 @@ mod ends;
 mod failover;
 #[path = "dam/fleet.rs"]
 mod fleet;
+#[path = "dam/gateway.rs"]
+mod gateway;
 #[path = "dam/hand.rs"]
 mod hand;
 #[path = "dam/hostile.rs"]

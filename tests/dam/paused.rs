@@ -1,86 +1,14 @@
-//! Gateways that are processes of their own, and stand still for a while.
+//! Gateways that stand still for a while.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::sleep;
-
-use super::client::{Answer, ask, chat, get, request};
+use super::client::{ask, chat, get, request};
 use super::fleet::discovering;
+use super::gateway::Gateway;
 use super::redis::{Redis, Speaker, at, beat};
 use super::rig::{Worker, before, eventually, sum};
-
-/// A gateway as a process; it is killed at the end of the test.
-#[derive(Debug)]
-struct Gateway {
-    child: Child,
-    addr: SocketAddr,
-    admin: SocketAddr,
-    _folder: tempfile::TempDir,
-}
-
-impl Gateway {
-    async fn start(text: &str) -> Self {
-        let ports = [(); 2].map(|()| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-        let [addr, admin] = ports.map(|port| port.local_addr().unwrap());
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("dam.yaml");
-        std::fs::write(&file, text).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_traffic-dam"))
-            .args(["serve", "--listen", &addr.to_string(), "--admin-listen", &admin.to_string(), "--config"])
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let gateway = Self { child, addr, admin, _folder: folder };
-        eventually("it lives", async || {
-            TcpStream::connect(admin).await.is_ok() && ask(admin, get("/healthz")).await.status == 200
-        })
-        .await;
-        gateway
-    }
-
-    /// Stands still for `length`.
-    async fn pause(&self, length: Duration) {
-        self.signal("-STOP");
-        sleep(length).await;
-        self.signal("-CONT");
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
-    async fn metric(&self, name: &str, label: &str) -> f64 {
-        sum(ask(self.admin, get("/metrics")).await.text(), name, label)
-    }
-
-    /// Waits until it uses Redis.
-    async fn hears_redis(&self) {
-        eventually("Redis is used", async || self.metric("redis_up", "").await == 1.0).await;
-    }
-
-    /// How many of its timers came later than `bound` seconds.
-    async fn late(&self, bound: &str) -> f64 {
-        let within = self.metric("event_loop_lag_seconds_bucket", &format!("le=\"{bound}\"")).await;
-        self.metric("event_loop_lag_seconds_count", "").await - within
-    }
-
-    async fn call(&self) -> Answer {
-        ask(self.addr, get("/v1/models")).await
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.child.kill().and_then(|()| self.child.wait()).ok();
-    }
-}
 
 fn counted(redis: &Redis, worker: &Worker, rule: &str) -> String {
     let rest = format!(
@@ -94,12 +22,12 @@ fn counted(redis: &Redis, worker: &Worker, rule: &str) -> String {
 async fn a_gateway_that_stood_still_does_not_take_redis_for_lost() {
     let (redis, worker) = (Redis::start().await, Worker::start(64));
     let rule = "algorithm: token_bucket, rate: 1000000/s, burst: 1000000";
-    let gateway = Gateway::start(&counted(&redis, &worker, rule)).await;
+    let gateway = Gateway::start(&counted(&redis, &worker, rule), Stdio::null()).await;
     gateway.hears_redis().await;
     let over = AtomicBool::new(false);
     let client = async |_| {
         while !over.load(Ordering::Relaxed) {
-            assert_eq!(gateway.call().await.status, 200);
+            assert_eq!(ask(gateway.addr, get("/v1/models")).await.status, 200);
         }
     };
     let pauses = async {
@@ -122,7 +50,7 @@ async fn a_worker_has_its_time_to_the_first_token_while_the_gateway_stands_still
     let worker = Worker::start(8);
     let text =
         before(&[worker.entry("w1", 8)], "").replace("workers:", "workers:\n  timeouts: { first_token: 3s }");
-    let gateway = Gateway::start(&text).await;
+    let gateway = Gateway::start(&text, Stdio::null()).await;
     worker.fault("slow-start:4000", 1).await;
     let pause = async {
         worker.busy_with(1).await;
@@ -138,7 +66,7 @@ async fn a_worker_has_its_time_to_the_first_token_while_the_gateway_stands_still
 #[tokio::test]
 async fn workers_of_a_gateway_that_stood_still_are_as_green_as_before() {
     let (redis, worker) = (Redis::start().await, Worker::start(8));
-    let gateway = Gateway::start(&discovering(&redis, "")).await;
+    let gateway = Gateway::start(&discovering(&redis, ""), Stdio::null()).await;
     let _speaker = Speaker::start(&redis, "w1", at(&worker));
     eventually("it is green", async || gateway.metric("worker_light", "w1").await == 2.0).await;
     // All of a machine stands still, and the gateway goes on first.
@@ -160,7 +88,7 @@ async fn a_gateway_that_slept_reads_everything_anew_before_it_admits() {
     let text = counted(&redis, &fixed, rule)
         .replace("workers:", "workers:\n  discovery: redis\n  allow: [127.0.0.1]")
         .replace("id: w1", "id: w1, pool: fixed, model: rare");
-    let gateway = Gateway::start(&text).await;
+    let gateway = Gateway::start(&text, Stdio::null()).await;
     gateway.hears_redis().await;
     let body = r#"{"model":"rare","messages":[],"max_tokens":1}"#;
     let rare = || request("POST /v1/chat/completions", &["content-type: application/json"], body);
