@@ -3,37 +3,33 @@
 //! A caller's counter grows by what its requests cost, divided by its weight, when they are admitted; the caller with
 //! the smallest counter is next. A caller that comes back after a pause is lifted to the virtual time, how far the
 //! foremost of those served has come, so nobody can save up idleness and spend it as a monopoly; one that worked while
-//! the others paused owes nothing for it either. But a pause is not always wanted: with short waits a caller is absent
-//! most of the time *because* it was just refused. Who asked in vain within the last seconds is therefore lifted only to
-//! the virtual time of [`CREDIT`] ago, so that it is owed what it missed in that time and no more.
+//! the others paused owes nothing for it either.
 //!
-//! Only what is taken while others want it counts: when nobody has waited or been refused for a while, the next who has
-//! to begins a new *contest*, in which all are equal again. What a caller took of an idle pool is not held against it.
+//! * **Credit.** A pause is not always wanted: with short waits a caller is absent most of the time *because* it was just
+//!   refused. It is owed the requests that were refused, but no more than the others got since it began to ask in vain,
+//!   and that for [`CREDIT`](super::contest::CREDIT) after it last did. So much it is lifted less.
+//! * **Debt.** A caller that is ahead of the others pays for at most [`DEBT`](super::account::DEBT) (`account.rs`).
+//! * **Contest.** Only what is taken while others want it counts (`contest.rs`).
 //!
-//! **Memory.** A caller without waiting requests or seats whose counter is not above the virtual time is as good as
-//! forgotten, and is. If ever more than [`REMEMBERED`] idle callers stand above it, the virtual time is raised to
-//! their median: half of them are forgiven at most one request's worth.
+//! **The longest wait.** While a caller waits, requests of others go first as long as their counters are smaller. After
+//! `DEBT` its counter is at most one request above the mean at which the others are admitted. The others are below that
+//! mean by what they are owed, at most `CREDIT` of an equal share, and by the estimates for their seats under way. So
+//! whatever happened before, a caller that waits is next within `DEBT + CREDIT`, the time of an answer, and two rounds of
+//! one request each.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod memory;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock::Nanos;
+
+use super::account::{Account, LOOK_EVERY};
+use super::contest::Contest;
 
 /// Names a waiting request; never used twice by one gate. Later requests have greater ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaiterId(pub(super) u64);
-
-/// How long a caller is owed what it asked for in vain. Longer would be fairer to it, but in the worst case it takes
-/// everything for so long, divided by the number of callers.
-const CREDIT: Duration = Duration::from_secs(5);
-/// Marks of the virtual time that are kept in so much time.
-const MARKS: usize = 10;
-
-/// Idle callers remembered per class.
-const REMEMBERED: usize = 65_536;
-/// Below this many callers a sweep is not worth its time.
-const SWEEP_FROM: usize = 1024;
 
 /// The place of a request in its caller's line: earliest deadline first, then in order of arrival.
 pub(super) type Place = (Nanos, WaiterId);
@@ -44,19 +40,13 @@ type Rank = (u64, WaiterId, usize);
 #[derive(Debug)]
 pub(super) struct CallerState {
     id: Arc<str>,
-    counter: u64,
-    /// The contest in which it counts.
-    contest: u32,
-    /// The part of the counter that is charged for requests not yet over: an estimate.
-    charged: u64,
+    account: Account,
     joined: WaiterId,
     line: BTreeSet<Place>,
     /// Virtual cost and sequences of the line.
     cost: u64,
     sequences: u64,
     seats: u32,
-    /// When it last asked in vain.
-    missed: Option<Nanos>,
 }
 
 /// The callers of one class.
@@ -70,12 +60,9 @@ pub(super) struct Callers {
     order: BTreeSet<Rank>,
     /// The same by counter plus cost of the line: the last is who would be served latest.
     tails: BTreeSet<Rank>,
-    virtual_time: u64,
-    /// The number of the present contest, and when it was last one.
-    contest: u32,
-    contended_at: Option<Nanos>,
-    /// What the virtual time was at some moments of the last [`CREDIT`], the earliest first.
-    marks: VecDeque<(Nanos, u64)>,
+    contest: Contest,
+    /// When the debts of waiting callers were last looked at.
+    looked_at: Nanos,
     sequences: u64,
     waiting: usize,
     sweep_at: usize,
@@ -100,32 +87,24 @@ impl Callers {
 
     /// The slot of `caller`, made if there is none; a returning caller is lifted.
     pub(super) fn enter(&mut self, caller: &Arc<str>, now: Nanos) -> usize {
-        self.mark(now);
+        self.contest.mark(now);
         if let Some(&slot) = self.index.get(caller) {
-            let counter = self.state(slot).map(|state| self.lifted(state, now));
-            let contest = self.contest;
-            if let (Some(state), Some(counter)) = (self.state_mut(slot), counter) {
-                state.counter = counter;
-                if state.contest != contest {
-                    (state.contest, state.charged, state.missed) = (contest, 0, None);
-                }
+            let Self { slots, contest, .. } = self;
+            let state = slots.get_mut(slot).and_then(Option::as_mut);
+            if let Some(state) = state.filter(|state| state.line.is_empty()) {
+                state.account.enter(contest, now);
             }
             return slot;
         }
-        if self.index.len() >= self.sweep_at.max(SWEEP_FROM) {
-            self.sweep(now);
-        }
+        self.sweep_when_many(now);
         let state = CallerState {
             id: Arc::clone(caller),
-            counter: self.virtual_time,
-            contest: self.contest,
-            charged: 0,
+            account: Account::new(&self.contest),
             joined: WaiterId(0),
             line: BTreeSet::new(),
             cost: 0,
             sequences: 0,
             seats: 0,
-            missed: None,
         };
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -155,43 +134,54 @@ impl Callers {
         self.waiting += 1;
     }
 
-    /// A request leaves the line; `admitted` charges its caller.
-    pub(super) fn leave(&mut self, slot: usize, place: Place, cost: u64, sequences: u32, admitted: bool) {
-        let mut served = None;
+    /// A request leaves the line.
+    pub(super) fn leave(&mut self, slot: usize, place: Place, cost: u64, sequences: u32, now: Nanos) {
         self.edit(slot, |state| {
             state.line.remove(&place);
             state.cost = state.cost.saturating_sub(cost);
             state.sequences = state.sequences.saturating_sub(u64::from(sequences));
-            if admitted {
-                served = Some(state.admit(cost));
-            }
         });
-        if let Some(level) = served {
-            self.virtual_time = self.virtual_time.max(level);
-        }
         self.sequences = self.sequences.saturating_sub(u64::from(sequences));
         self.waiting = self.waiting.saturating_sub(1);
+        self.contest.continues(now);
     }
 
-    /// A request is admitted without having waited.
-    pub(super) fn charge(&mut self, slot: usize, cost: u64) {
-        let mut served = 0;
+    /// A request gets a seat. Returns the number of the admission, for [`Callers::settle`].
+    pub(super) fn charge(&mut self, slot: usize, cost: u64, now: Nanos) -> u64 {
+        let (mut admission, mut counter, mut level) = (0, 0, 0);
         self.edit(slot, |state| {
-            served = state.admit(cost);
+            counter = state.account.counter();
+            (admission, level) = state.account.admit(cost, now);
+            state.seats += 1;
         });
-        self.virtual_time = self.virtual_time.max(served);
+        self.contest.served(counter, level);
+        admission
     }
 
-    /// A seat is given back that was charged in `contest`: `charged` becomes `actual`, unless another has begun.
-    pub(super) fn settle(&mut self, slot: usize, contest: u32, charged: u64, actual: u64) {
+    /// A seat is given back: `charged` becomes `actual`.
+    pub(super) fn settle(&mut self, slot: usize, admission: u64, charged: u64, actual: u64) {
         self.edit(slot, |state| {
             state.seats = state.seats.saturating_sub(1);
-            if state.contest != contest {
-                return;
-            }
-            state.counter = state.counter.saturating_add(actual).saturating_sub(charged);
-            state.charged = state.charged.saturating_sub(charged);
+            state.account.settle(admission, charged, actual);
         });
+    }
+
+    /// Ends the debts of waiting callers whose time is over. Returns whether there were any. Callers without a waiting
+    /// request are looked at when they ask.
+    pub(super) fn forgive(&mut self, now: Nanos) -> bool {
+        if now.since(self.looked_at) < LOOK_EVERY {
+            return false;
+        }
+        self.looked_at = now;
+        let bounded = |(counter, _, slot): &Rank| {
+            let bounded = self.state(*slot)?.account.bounded(&self.contest, now);
+            (bounded < *counter).then_some((*slot, bounded))
+        };
+        let forgiven: Vec<(usize, u64)> = self.order.iter().filter_map(bounded).collect();
+        for (slot, counter) in &forgiven {
+            self.edit(*slot, |state| state.account.forgive(*counter));
+        }
+        !forgiven.is_empty()
     }
 
     /// The first request of the caller that is next.
@@ -200,70 +190,41 @@ impl Callers {
         self.state(*slot)?.line.first().map(|place| place.1)
     }
 
-    /// Somebody has to wait or is refused.
+    /// A request has to wait or is refused.
     pub(super) fn contend(&mut self, now: Nanos) {
-        if self.contended_at.is_none_or(|at| now.since(at) > CREDIT) {
-            self.contest = self.contest.wrapping_add(1);
-            self.marks.clear();
-        }
-        self.contended_at = Some(now);
-    }
-
-    /// The number of the present contest.
-    pub(super) fn contest(&self) -> u32 {
-        self.contest
+        if self.waiting > 0 { self.contest.continues(now) } else { self.contest.begin(now) }
     }
 
     /// A request of `caller` was refused. Callers that are not known have no credit to keep.
-    pub(super) fn missed(&mut self, caller: &str, now: Nanos) {
+    pub(super) fn missed(&mut self, caller: &str, cost: u64, now: Nanos) {
         if let Some(slot) = self.index.get(caller).copied() {
-            self.missed_at(slot, now);
+            self.missed_at(slot, cost, now);
         }
     }
 
     /// A request of the caller in `slot` was refused.
-    pub(super) fn missed_at(&mut self, slot: usize, now: Nanos) {
-        if let Some(state) = self.state_mut(slot) {
-            state.missed = Some(now);
+    pub(super) fn missed_at(&mut self, slot: usize, cost: u64, now: Nanos) {
+        let Self { slots, contest, .. } = self;
+        if let Some(state) = slots.get_mut(slot).and_then(Option::as_mut) {
+            state.account.miss(cost, contest, now);
         }
     }
 
     /// Where a new request of `caller` would begin in virtual time: behind its own line.
     pub(super) fn start(&self, caller: &str, now: Nanos) -> u64 {
         let Some(state) = self.index.get(caller).and_then(|slot| self.state(*slot)) else {
-            return self.virtual_time;
+            return self.contest.virtual_time();
         };
         self.lifted(state, now).saturating_add(state.cost)
     }
 
     /// The counter of a caller that asks at `now`.
     fn lifted(&self, state: &CallerState, now: Nanos) -> u64 {
-        if !state.line.is_empty() {
-            return state.counter;
+        if state.line.is_empty() {
+            state.account.lifted(&self.contest, now)
+        } else {
+            state.account.counter()
         }
-        if state.contest != self.contest {
-            return self.virtual_time;
-        }
-        let since = now - CREDIT;
-        let owed = state.missed.is_some_and(|missed| missed >= since);
-        state.counter.max(if owed { self.mark_of(since) } else { self.virtual_time })
-    }
-
-    /// The virtual time as it was at `at`, or the earliest that is remembered.
-    fn mark_of(&self, at: Nanos) -> u64 {
-        let mark = self.marks.iter().rev().find(|(marked, _)| *marked <= at).or(self.marks.front());
-        mark.map_or(self.virtual_time, |(_, virtual_time)| *virtual_time)
-    }
-
-    /// Remembers the virtual time now and then.
-    fn mark(&mut self, now: Nanos) {
-        if self.marks.back().is_some_and(|(at, _)| now.since(*at) < CREDIT / MARKS as u32) {
-            return;
-        }
-        if self.marks.len() > MARKS {
-            self.marks.pop_front();
-        }
-        self.marks.push_back((now, self.virtual_time));
     }
 
     /// Sequences of this class that would be admitted before a new request of `caller`; stops counting at `enough`.
@@ -271,7 +232,7 @@ impl Callers {
     /// The requests of one line are taken to cost the same, so the work is one step per caller that is ahead.
     pub(super) fn ahead(&self, caller: &str, place: Place, enough: u64, now: Nanos) -> u64 {
         let own = self.index.get(caller).and_then(|slot| Some((*slot, self.state(*slot)?)));
-        let (mut start, mut sum, mut me) = (self.virtual_time, 0, usize::MAX);
+        let (mut start, mut sum, mut me) = (self.contest.virtual_time(), 0, usize::MAX);
         if let Some((slot, state)) = own {
             let before =
                 if place.0 == Nanos::MAX { state.line.len() } else { state.line.range(..=place).count() };
@@ -308,63 +269,30 @@ impl Callers {
         self.slots.get(slot).and_then(Option::as_ref)
     }
 
-    fn state_mut(&mut self, slot: usize) -> Option<&mut CallerState> {
-        self.slots.get_mut(slot).and_then(Option::as_mut)
-    }
-
     /// Changes a caller and keeps both orders true.
     fn edit(&mut self, slot: usize, change: impl FnOnce(&mut CallerState)) {
         let Some(state) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return };
         if !state.line.is_empty() {
-            self.order.remove(&(state.counter, state.joined, slot));
-            self.tails.remove(&(state.counter.saturating_add(state.cost), state.joined, slot));
+            self.order.remove(&state.rank(slot));
+            self.tails.remove(&state.tail(slot));
         }
         change(state);
         if !state.line.is_empty() {
-            self.order.insert((state.counter, state.joined, slot));
-            self.tails.insert((state.counter.saturating_add(state.cost), state.joined, slot));
-        }
-    }
-
-    fn sweep(&mut self, now: Nanos) {
-        self.forget_up_to_virtual_time(now - CREDIT);
-        let mut idle: Vec<u64> =
-            self.slots.iter().flatten().filter(|state| state.is_idle()).map(|state| state.counter).collect();
-        if idle.len() > REMEMBERED / 2 {
-            let middle = idle.len() / 2;
-            let (_, median, _) = idle.select_nth_unstable(middle);
-            self.virtual_time = self.virtual_time.max(*median);
-            self.forget_up_to_virtual_time(Nanos::MAX);
-        }
-        let left = self.index.len();
-        self.sweep_at = left + left.clamp(SWEEP_FROM, REMEMBERED / 2);
-    }
-
-    /// Forgets idle callers that owe nothing and are owed nothing: who asked in vain before `owed_since`, or never.
-    fn forget_up_to_virtual_time(&mut self, owed_since: Nanos) {
-        let virtual_time = self.virtual_time;
-        let settled = |state: &CallerState| {
-            let owed = state.missed.is_some_and(|missed| missed >= owed_since);
-            state.is_idle() && state.counter <= virtual_time && !owed
-        };
-        for (slot, place) in self.slots.iter_mut().enumerate() {
-            if let Some(state) = place.take_if(|state| settled(state)) {
-                self.index.remove(&state.id);
-                self.free.push(slot);
-            }
+            self.order.insert(state.rank(slot));
+            self.tails.insert(state.tail(slot));
         }
     }
 }
 
 impl CallerState {
-    /// Charges a request that gets a seat. Gives back how far the caller had come by then, without what is only
-    /// estimated: a virtual time that ran ahead with estimates would never come back when they turn out too high.
-    fn admit(&mut self, cost: u64) -> u64 {
-        let level = self.counter.saturating_sub(self.charged);
-        self.counter = self.counter.saturating_add(cost);
-        self.charged = self.charged.saturating_add(cost);
-        self.seats += 1;
-        level
+    /// Its place in the order of service, at `slot`.
+    fn rank(&self, slot: usize) -> Rank {
+        (self.account.counter(), self.joined, slot)
+    }
+
+    /// The place of the end of its line.
+    fn tail(&self, slot: usize) -> Rank {
+        (self.account.counter().saturating_add(self.cost), self.joined, slot)
     }
 
     fn is_idle(&self) -> bool {
@@ -375,4 +303,26 @@ impl CallerState {
 /// `part` of `parts` equal shares of `whole`.
 fn share(whole: u64, part: usize, parts: usize) -> u64 {
     if part >= parts { whole } else { whole / parts as u64 * part as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contest_goes_on_while_somebody_waits_and_five_seconds_longer() {
+        let mut callers = Callers::default();
+        let mut contend = |callers: &mut Callers, seconds| {
+            callers.contend(Nanos::from_secs(seconds));
+            callers.contest.number()
+        };
+        let first = contend(&mut callers, 1);
+        let slot = callers.enter(&Arc::from("a"), Nanos::from_secs(1));
+        let place = (Nanos::MAX, WaiterId(1));
+        callers.join(slot, place, 100, 1);
+        assert_eq!(contend(&mut callers, 60), first, "one waits");
+        callers.leave(slot, place, 100, 1, Nanos::from_secs(100));
+        assert_eq!(contend(&mut callers, 105), first, "one has just waited");
+        assert_ne!(contend(&mut callers, 111), first, "six seconds of calm");
+    }
 }

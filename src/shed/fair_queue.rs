@@ -32,7 +32,7 @@ pub(super) type Tried = SmallVec<[usize; 2]>;
 pub(super) struct Charge {
     class: Class,
     caller: usize,
-    contest: u32,
+    admission: u64,
     weight: u32,
     sequences: u32,
     cost: u64,
@@ -224,12 +224,12 @@ impl FairQueue {
     }
 
     /// Admits a waiting request and charges its caller.
-    pub(super) fn admit(&mut self, id: WaiterId) -> Option<(Waiting, Charge)> {
-        let waiting = self.take(id, true)?;
+    pub(super) fn admit(&mut self, id: WaiterId, now: Nanos) -> Option<(Waiting, Charge)> {
+        let waiting = self.remove(id, now)?;
         let Waiting { class, caller, weight, cost, load, .. } = &waiting;
         let (class, caller, weight, cost, load) = (*class, *caller, *weight, *cost, *load);
-        let contest = self.class(class).contest();
-        Some((waiting, Charge { class, caller, contest, weight, sequences: load.sequences, cost }))
+        let admission = self.class_mut(class).charge(caller, cost, now);
+        Some((waiting, Charge { class, caller, admission, weight, sequences: load.sequences, cost }))
     }
 
     /// Charges the caller of a request that did not have to wait.
@@ -238,50 +238,52 @@ impl FairQueue {
         let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
         let caller = callers.enter(&ask.caller, now);
-        callers.charge(caller, cost);
-        let contest = callers.contest();
-        Charge { class: ask.class, caller, contest, weight: ask.weight, sequences: load.sequences, cost }
+        let admission = callers.charge(caller, cost, now);
+        Charge { class: ask.class, caller, admission, weight: ask.weight, sequences: load.sequences, cost }
     }
 
     /// Corrects a charge at the end: `used` is what the request really took, `None` nothing at all.
     pub(super) fn settle(&mut self, charge: Charge, used: Option<Load>) {
         let actual = used.map_or(0, |load| cost(load.prompt, load.output, charge.sequences, charge.weight));
-        self.class_mut(charge.class).settle(charge.caller, charge.contest, charge.cost, actual);
+        self.class_mut(charge.class).settle(charge.caller, charge.admission, charge.cost, actual);
     }
 
     /// A request was refused on arrival.
     pub(super) fn missed(&mut self, ask: &Ask, now: Nanos) {
+        let load = ask.load();
+        let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
         callers.contend(now);
-        callers.missed(&ask.caller, now);
+        callers.missed(&ask.caller, cost, now);
     }
 
     /// Takes a request out that is refused: its caller is owed something.
     pub(super) fn refuse(&mut self, id: WaiterId, now: Nanos) -> Option<Waiting> {
-        let waiting = self.remove(id)?;
-        self.class_mut(waiting.class).missed_at(waiting.caller, now);
+        let waiting = self.remove(id, now)?;
+        self.class_mut(waiting.class).missed_at(waiting.caller, waiting.cost, now);
         Some(waiting)
     }
 
-    /// Takes a request out that its client gave up.
-    pub(super) fn remove(&mut self, id: WaiterId) -> Option<Waiting> {
-        self.take(id, false)
+    /// Takes a request out of the queue.
+    pub(super) fn remove(&mut self, id: WaiterId, now: Nanos) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&id)?;
+        let place = (waiting.expires, id);
+        self.expiry.remove(&place);
+        self.bytes = self.bytes.saturating_sub(waiting.bytes);
+        let sequences = waiting.load.sequences;
+        self.class_mut(waiting.class).leave(waiting.caller, place, waiting.cost, sequences, now);
+        Some(waiting)
+    }
+
+    /// Ends the debts of waiting callers whose time is over; `true`: the order of service may have changed.
+    pub(super) fn forgive(&mut self, now: Nanos) -> bool {
+        self.classes.iter_mut().fold(false, |any, class| class.forgive(now) || any)
     }
 
     /// Takes out one whose time is over.
     pub(super) fn pop_expired(&mut self, now: Nanos) -> Option<Waiting> {
         let (expires, id) = *self.expiry.first()?;
         if expires > now { None } else { self.refuse(id, now) }
-    }
-
-    fn take(&mut self, id: WaiterId, admitted: bool) -> Option<Waiting> {
-        let waiting = self.waiting.remove(&id)?;
-        let place = (waiting.expires, id);
-        self.expiry.remove(&place);
-        self.bytes = self.bytes.saturating_sub(waiting.bytes);
-        let sequences = waiting.load.sequences;
-        self.class_mut(waiting.class).leave(waiting.caller, place, waiting.cost, sequences, admitted);
-        Some(waiting)
     }
 
     fn class(&self, class: Class) -> &Callers {

@@ -158,7 +158,7 @@ impl Gate {
 
     /// A waiting request was given up by its client.
     pub fn cancel(&mut self, id: WaiterId, now: Nanos) {
-        self.queue.remove(id);
+        self.queue.remove(id, now);
         self.advance(now);
         // It may have been the head that held up smaller ones.
         self.serve(now);
@@ -191,8 +191,9 @@ impl Gate {
             self.settled.push((waiting.id, Err(refusal)));
             removed = true;
         }
+        let forgiven = self.queue.forgive(now);
         let read = self.suppose_read(now);
-        if removed || read || now >= self.roll.until {
+        if removed || forgiven || read || now >= self.roll.until {
             self.serve(now);
         }
     }
@@ -211,7 +212,7 @@ impl Gate {
             if let Some(place) = self.place(&load, class, session, &tried, now) {
                 self.admit(id, place, now);
             } else if let Err(refusal) = self.check_size(&load, now) {
-                self.queue.remove(id);
+                self.queue.remove(id, now);
                 self.settled.push((id, Err(refusal)));
             } else {
                 return;
@@ -220,7 +221,7 @@ impl Gate {
     }
 
     fn admit(&mut self, head: WaiterId, place: usize, now: Nanos) {
-        let Some((waiting, charge)) = self.queue.admit(head) else { return };
+        let Some((waiting, charge)) = self.queue.admit(head, now) else { return };
         let mut seat = Seat::new(place, waiting.class, waiting.load, waiting.stream, charge, now);
         seat.ask = waiting.ask;
         seat.tried = waiting.tried;

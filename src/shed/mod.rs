@@ -11,8 +11,10 @@
 //! * **Trade-off.** One lock per pool. Decisions take well under a microsecond, so the lock is cheaper than the
 //!   races that counters without one would have between checking and counting.
 
+mod account;
 mod ask;
 mod callers;
+mod contest;
 mod crowd;
 mod displace;
 mod drain;

@@ -50,10 +50,10 @@ impl Gate {
     }
 
     /// When a client that is refused now should come back: the time until everything that waits has a seat, and at
-    /// random up to half of it more, or up to the time in which a seat is freed for each that was told the same of
+    /// random up to half of it more, or up to the time in which there is room for each that was told to come back of
     /// late, so that clients do not come back together; at most 60 s.
     pub(super) fn retry_after(&mut self, now: Nanos) -> Duration {
-        let crowd = self.told.joined(now);
+        let others = self.told.joined(now);
         let base = match self.next_cool_down_end(now) {
             Some(end) if !self.is_open(now) => end.since(now),
             _ => {
@@ -62,9 +62,9 @@ impl Gate {
             }
         };
         let base = base.clamp(Duration::from_millis(1), LONGEST_RETRY);
-        let others = self.drain.time_to_free(crowd - 1, self.in_flight, now).unwrap_or_default();
+        let others = self.drain.time_to_free(others, self.in_flight, now).unwrap_or_default();
         let spread = (base / 2).max(others.min(LONGEST_RETRY));
-        (base + spread.mul_f64(self.random.f64())).min(LONGEST_RETRY)
+        (base + spread.mul_f64(self.told.place(self.random.f64()))).min(LONGEST_RETRY)
     }
 
     /// The gate as it is now.

@@ -1,6 +1,7 @@
 //! A gate at work, in virtual time.
 
 mod course;
+mod debts;
 mod displacing;
 mod fairness;
 mod queueing;

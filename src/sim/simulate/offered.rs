@@ -3,6 +3,7 @@
 //! Every draw comes from the seed alone and never from what the dam does, so that two laws with the same seed face the
 //! very same requests at the very same times.
 
+use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use crate::request::Class;
 #[derive(Clone, Debug)]
 pub(super) struct Person {
     pub(super) name: Arc<str>,
+    /// Its place among the scenario's groups of callers.
+    group: usize,
     pub(super) class: Class,
     pub(super) weight: u32,
     /// Its share of the load.
@@ -48,18 +51,16 @@ impl Wish {
 #[derive(Clone, Debug)]
 pub(super) struct People {
     pub(super) all: Vec<Person>,
+    /// What each group claims of the load; the others split the rest evenly.
+    claimed: Vec<Option<f64>>,
     /// `sums[i]` is the share of the first `i + 1`.
     sums: Vec<f64>,
 }
 
 impl People {
     pub(super) fn of(scenario: &Scenario) -> Self {
-        let said: f64 = scenario.callers.iter().filter_map(|callers| callers.share).sum();
-        let silent = |callers: &&Callers| callers.share.is_none();
-        let silent: u32 = scenario.callers.iter().filter(silent).map(|callers| callers.count).sum();
-        let rest = (1.0 - said).max(0.0) / f64::from(silent.max(1));
         let mut all = Vec::new();
-        for callers in &scenario.callers {
+        for (group, callers) in scenario.callers.iter().enumerate() {
             for number in 1..=callers.count {
                 all.push(Person {
                     name: if callers.count == 1 {
@@ -67,19 +68,45 @@ impl People {
                     } else {
                         format!("{}-{number}", callers.name).into()
                     },
+                    group,
                     class: callers.class,
                     weight: callers.weight,
-                    share: callers.share.map_or(rest, |share| share / f64::from(callers.count)),
+                    share: 0.0,
                     requests: callers.requests.unwrap_or(scenario.requests),
                 });
             }
         }
+        let claimed = scenario.callers.iter().map(|callers| callers.share).collect();
+        let mut people = Self { all, claimed, sums: Vec::new() };
+        people.divide();
+        people
+    }
+
+    /// From now on the groups of these names have these shares of the load.
+    pub(super) fn claim(&mut self, scenario: &Scenario, shares: &BTreeMap<String, f64>) {
+        for (claimed, callers) in self.claimed.iter_mut().zip(&scenario.callers) {
+            *claimed = shares.get(&callers.name).copied().or(*claimed);
+        }
+        self.divide();
+    }
+
+    fn divide(&mut self) {
+        let said: f64 = self.claimed.iter().flatten().sum();
+        let mut counts = vec![0_u32; self.claimed.len()];
+        self.all.iter().for_each(|person| counts[person.group] += 1);
+        let silent = counts.iter().zip(&self.claimed).filter(|(_, claimed)| claimed.is_none());
+        let silent: u32 = silent.map(|(count, _)| count).sum();
+        let rest = (1.0 - said).max(0.0) / f64::from(silent.max(1));
+        for person in &mut self.all {
+            let (claimed, count) = (self.claimed[person.group], counts[person.group]);
+            person.share = claimed.map_or(rest, |share| share / f64::from(count));
+        }
         let mut sum = 0.0;
-        let sums = all.iter().map(|person| {
+        let sums = self.all.iter().map(|person| {
             sum += person.share;
             sum
         });
-        Self { sums: sums.collect(), all }
+        self.sums = sums.collect();
     }
 
     /// The next request; answers are `stretch` times as long as the mix says.
@@ -152,6 +179,17 @@ mod tests {
         let people = People::of(&Scenario::parse("x", text).unwrap());
         let shares: Vec<f64> = people.all.iter().map(|person| person.share).collect();
         assert_eq!(&*people.all[0].name, "heavy");
+        assert!(shares.iter().zip([0.7, 0.1, 0.1, 0.1]).all(|(share, wanted)| (share - wanted).abs() < 1e-9));
+    }
+
+    #[test]
+    fn a_share_that_is_claimed_later_is_taken_from_the_others() {
+        let text = "[[callers]]\nname = \"heavy\"\ncount = 1\n[[callers]]\nname = \"light\"\ncount = 3";
+        let scenario = Scenario::parse("x", text).unwrap();
+        let mut people = People::of(&scenario);
+        assert!(people.all.iter().all(|person| (person.share - 0.25).abs() < 1e-9));
+        people.claim(&scenario, &BTreeMap::from([("heavy".to_owned(), 0.7)]));
+        let shares: Vec<f64> = people.all.iter().map(|person| person.share).collect();
         assert!(shares.iter().zip([0.7, 0.1, 0.1, 0.1]).all(|(share, wanted)| (share - wanted).abs() < 1e-9));
     }
 }

@@ -33,14 +33,8 @@ pub fn header() -> String {
 /// the goodput.
 #[must_use]
 pub fn rows(scenario: &Scenario, outcomes: &[Outcome]) -> String {
-    let mut policies: Vec<Policy> = Vec::new();
-    for outcome in outcomes {
-        if !policies.contains(&outcome.policy) {
-            policies.push(outcome.policy);
-        }
-    }
     let mut text = String::new();
-    for policy in policies {
+    for policy in policies(outcomes) {
         let runs: Vec<&Figures> = outcomes
             .iter()
             .filter(|outcome| outcome.policy == policy)
@@ -159,5 +153,32 @@ pub fn misses(scenario: &Scenario, outcomes: &[Outcome]) -> Vec<String> {
             outcomes.len()
         ));
     }
+    for (name, bound) in &scenario.expect_mean {
+        for policy in policies(outcomes) {
+            let mean = mean(outcomes.iter().filter(|outcome| outcome.policy == policy), name);
+            if !bound.holds(mean) {
+                let value = mean.map_or("not there".to_owned(), |value| format!("{value:.4}"));
+                let at = format!("{} · {policy}", scenario.name);
+                lines.push(format!("{at} · {name} must be {bound} on average and is {value}"));
+            }
+        }
+    }
     lines
+}
+
+/// The mean of the figure of that name over those runs that have one.
+fn mean<'a>(outcomes: impl Iterator<Item = &'a Outcome>, name: &str) -> Option<f64> {
+    let values: Vec<f64> = outcomes.filter_map(|outcome| outcome.figures.get(name)).collect();
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// What decided, each once.
+fn policies(outcomes: &[Outcome]) -> Vec<Policy> {
+    let mut policies: Vec<Policy> = Vec::new();
+    for outcome in outcomes {
+        if !policies.contains(&outcome.policy) {
+            policies.push(outcome.policy);
+        }
+    }
+    policies
 }

@@ -63,6 +63,8 @@ pub struct Figures {
     /// Of the clients that came back when they had been told to, while no more was offered than can be served, those
     /// that were let in.
     pub retry_kept: Option<f64>,
+    /// The mean time after which refused requests were told to come back, in seconds.
+    pub retry_wait: Option<f64>,
     /// From the last disturbance until all was as good as it can be. Infinite when that never came.
     pub recovery: Option<f64>,
     /// Of the requests that events added, those that were good.
@@ -103,7 +105,7 @@ pub struct Second {
 
 impl Figures {
     /// The names by which scenarios expect figures.
-    pub const NAMES: [&'static str; 21] = [
+    pub const NAMES: [&'static str; 22] = [
         "goodput",
         "goodput_of_offered",
         "goodput_of_peak",
@@ -114,6 +116,7 @@ impl Figures {
         "light_share",
         "preemptions",
         "retry_kept",
+        "retry_wait",
         "recovery",
         "extra_good",
         "failed",
@@ -142,6 +145,7 @@ impl Figures {
             "light_share" => self.light_share?,
             "preemptions" => self.preemptions as f64,
             "retry_kept" => self.retry_kept?,
+            "retry_wait" => self.retry_wait?,
             "recovery" => self.recovery?,
             "extra_good" => self.extra_good?,
             "failed" => self.failed as f64,

@@ -65,6 +65,8 @@ struct Tally<'a> {
     portions: Vec<Portion>,
     classes: [Counts; 3],
     returns: Share,
+    /// The sum of the waits that refused requests were told, in seconds, and their number.
+    told: (f64, f64),
     extra: Share,
     refused: BTreeMap<&'static str, u64>,
     failed: u64,
@@ -86,6 +88,7 @@ impl<'a> Tally<'a> {
             portions: world.people.all.iter().map(|person| portion(person.weight)).collect(),
             classes: Default::default(),
             returns: Share::default(),
+            told: (0.0, 0.0),
             extra: Share::default(),
             refused: BTreeMap::new(),
             failed: 0,
@@ -136,6 +139,9 @@ impl<'a> Tally<'a> {
             }
             _ => {}
         }
+        if let Some(told) = call.told {
+            self.told = (self.told.0 + told.as_secs_f64(), self.told.1 + 1.0);
+        }
         if call.as_told && self.phase_at(call.arrived).is_some_and(|phase| phase.times <= 1.0) {
             self.returns.add(call.granted.is_some());
         }
@@ -176,6 +182,7 @@ impl<'a> Tally<'a> {
             light_share: fair::light_share(&self.portions),
             preemptions: self.world.preempted(),
             retry_kept: self.returns.value(),
+            retry_wait: ratio(self.told.0, self.told.1),
             recovery: self.recovery(),
             extra_good: self.extra.value(),
         }

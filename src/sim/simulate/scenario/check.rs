@@ -119,6 +119,16 @@ impl Scenario {
                 event.output.is_none_or(|factor| factor > 0.0 && factor <= 1000.0),
                 format!("{at}.output must be above 0, up to 1000"),
             );
+            for (name, share) in &event.shares {
+                must(
+                    self.callers.iter().any(|callers| callers.name == *name),
+                    format!("{at}.shares.{name}: no group of callers has that name"),
+                );
+                must(
+                    (0.0..=1.0).contains(share),
+                    format!("{at}.shares.{name} is {share}: must be 0 to 1"),
+                );
+            }
             must(
                 event.kv.is_none_or(|share| share > 0.0 && share <= 1.0),
                 format!("{at}.kv must be above 0, up to 1"),
@@ -152,12 +162,14 @@ impl Scenario {
                 }
             }
         }
-        for name in self.expect.keys() {
-            let known = Figures::NAMES.join(", ");
-            must(
-                Figures::NAMES.contains(&name.as_str()),
-                format!("expect.{name} is no figure: must be one of {known}"),
-            );
+        for (table, expected) in [("expect", &self.expect), ("expect_mean", &self.expect_mean)] {
+            for name in expected.keys() {
+                let known = Figures::NAMES.join(", ");
+                must(
+                    Figures::NAMES.contains(&name.as_str()),
+                    format!("{table}.{name} is no figure: must be one of {known}"),
+                );
+            }
         }
         faults
     }

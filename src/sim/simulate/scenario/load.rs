@@ -1,5 +1,7 @@
 //! What is offered to the dam of a scenario, and what happens on the way.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::{Span, Spread};
@@ -23,6 +25,8 @@ pub struct Load {
     pub honour: f64,
     /// How long the others wait.
     pub impatience: Span,
+    /// Who is told to wait longer than this does not come back at all.
+    pub patience: Option<Span>,
 }
 
 impl Default for Load {
@@ -35,6 +39,7 @@ impl Default for Load {
             attempts: 3,
             honour: 1.0,
             impatience: Span::millis(500),
+            patience: None,
         }
     }
 }
@@ -131,6 +136,9 @@ pub struct Event {
     pub times: Option<f64>,
     /// From now on so much is offered, as in [`Load::rate`].
     pub rate: Option<f64>,
+    /// From now on these groups of callers have these shares of the load, as in [`Callers::share`].
+    #[serde(default)]
+    pub shares: BTreeMap<String, f64>,
     /// From now on answers are so many times as long as the mix says.
     pub output: Option<f64>,
     /// From now on every worker has this share of its KV cache, and the dam is not told.

@@ -55,9 +55,12 @@ pub struct Scenario {
     /// What happens on the way.
     #[serde(default)]
     pub events: Vec<Event>,
-    /// What must come out.
+    /// What must come out of every run.
     #[serde(default)]
     pub expect: BTreeMap<String, Bound>,
+    /// What must come out on average of all runs: a figure of a few seconds has chance in it.
+    #[serde(default)]
+    pub expect_mean: BTreeMap<String, Bound>,
 }
 
 fn default_duration() -> Span {

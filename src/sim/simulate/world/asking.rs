@@ -125,11 +125,16 @@ impl World<'_> {
 
     fn refused(&mut self, place: usize, refusal: &Refusal) {
         self.end(place, Fate::Refused(refusal.reason));
+        self.calls[place].told = refusal.retry_after;
         let call = &self.calls[place];
         if !call.wish.returns || call.before + 1 >= self.scenario.load.attempts {
             return;
         }
         let told = refusal.retry_after.filter(|_| call.wish.patient);
+        let patience = self.scenario.load.patience;
+        if told.zip(patience).is_some_and(|(told, patience)| told > patience.0) {
+            return;
+        }
         let wait = told.unwrap_or(self.scenario.load.impatience.0);
         let again = Call {
             before: call.before + 1,

@@ -1,5 +1,7 @@
 //! One request of one client, from its arrival at the dam to its end.
 
+use std::time::Duration;
+
 use crate::clock::Nanos;
 use crate::refusal::Reason;
 use crate::shed::{SeatId, WaiterId};
@@ -41,6 +43,8 @@ pub(in crate::sim::simulate) struct Call {
     pub(in crate::sim::simulate) before: u32,
     /// It came back when it had been told to.
     pub(in crate::sim::simulate) as_told: bool,
+    /// How long it was told to wait when it was refused.
+    pub(in crate::sim::simulate) told: Option<Duration>,
     pub(in crate::sim::simulate) dam: usize,
     pub(in crate::sim::simulate) machine: usize,
     pub(in crate::sim::simulate) stage: Stage,
@@ -71,6 +75,7 @@ impl Call {
             extra: false,
             before: 0,
             as_told: false,
+            told: None,
             dam: 0,
             machine: 0,
             stage: Stage::New,

@@ -1,0 +1,189 @@
+//! How long a caller pays for what it took, and how long it can be kept waiting.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fastrand::Rng;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::super::SeatId;
+use super::super::account::{DEBT, LOOK_EVERY};
+use super::super::contest::CREDIT;
+use super::*;
+
+/// Time goes on in steps of this many milliseconds.
+const STEP: u64 = 10;
+
+/// Callers before one worker.
+struct Scene {
+    gate: Gate,
+    random: Rng,
+    now: u64,
+    /// Milliseconds that a request takes, from half of it to half as much again.
+    hold: u64,
+    /// Seats by their end, with the number of their caller.
+    ends: BTreeMap<(u64, SeatId), usize>,
+    waiting: HashMap<WaiterId, usize>,
+    /// Admissions of each caller, in milliseconds.
+    admitted: Vec<Vec<u64>>,
+}
+
+impl Scene {
+    fn new(callers: usize, slots: u32, hold: u64, settings: GateSettings) -> Self {
+        Self {
+            gate: gate(GateSettings { limit: LimitSource::Slots, ..settings }, &[member("w1", slots)]),
+            random: Rng::with_seed(5),
+            now: 0,
+            hold,
+            ends: BTreeMap::new(),
+            waiting: HashMap::new(),
+            admitted: vec![Vec::new(); callers],
+        }
+    }
+
+    /// For `length` milliseconds caller `i` asks `rates[i]` times a second.
+    fn run(&mut self, rates: &[f64], length: u64) {
+        for _ in 0..length / STEP {
+            self.now += STEP;
+            while let Some((&(end, seat), _)) = self.ends.first_key_value().filter(|((end, _), _)| *end <= self.now) {
+                self.ends.remove(&(end, seat));
+                // Expected are 50; the mean is that, and no answer is like it.
+                let output = self.random.u64(0..=100);
+                self.gate.release(seat, Ending::Complete, output, at(self.now));
+                self.settle();
+            }
+            for (caller, rate) in rates.iter().enumerate() {
+                let expected = rate * STEP as f64 / 1000.0;
+                let asked = expected as usize + usize::from(self.random.f64() < expected.fract());
+                for _ in 0..asked {
+                    match self.gate.ask(&ask(&format!("caller-{caller}")), at(self.now)) {
+                        Ok(Answer::Granted(grant)) => self.sit(&grant, caller),
+                        Ok(Answer::Waiting { id, .. }) => drop(self.waiting.insert(id, caller)),
+                        Err(_) => {}
+                    }
+                    self.settle();
+                }
+            }
+            self.gate.advance(at(self.now));
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        let settled: Vec<_> = self.gate.take_settled().collect();
+        for (id, outcome) in settled {
+            let caller = self.waiting.remove(&id).unwrap();
+            if let Ok(grant) = outcome {
+                self.sit(&grant, caller);
+            }
+        }
+    }
+
+    fn sit(&mut self, grant: &Grant, caller: usize) {
+        self.gate.dispatched(grant.seat, at(self.now));
+        self.gate.first_token(grant.seat, at(self.now));
+        let end = self.now + self.random.u64(self.hold / 2..=self.hold * 3 / 2);
+        self.ends.insert((end, grant.seat), caller);
+        self.admitted[caller].push(self.now);
+    }
+
+    /// The longest time without an admission of `caller` from `since` until now, in milliseconds.
+    fn longest_wait(&self, caller: usize, since: u64) -> u64 {
+        let later = self.admitted[caller].iter().copied().filter(|at| *at >= since);
+        let (longest, last) = later.fold((0, since), |(longest, last), at| (longest.max(at - last), at));
+        longest.max(self.now - last)
+    }
+
+    /// Admissions of `caller` since then.
+    fn count(&self, caller: usize, since: u64) -> usize {
+        self.admitted[caller].iter().filter(|at| **at >= since).count()
+    }
+}
+
+#[test]
+fn who_was_refused_and_left_is_not_owed_what_the_others_took_meanwhile() {
+    // Two callers flood one seat for a second; one of them leaves for three, in which the other has all ten a second.
+    let mut scene = Scene::new(2, 1, 100, settings());
+    scene.run(&[50.0, 50.0], 1000);
+    scene.run(&[50.0, 0.0], 3000);
+    let since = scene.now;
+    scene.run(&[50.0, 50.0], 3000);
+    let (stayed, left) = (scene.count(0, since), scene.count(1, since));
+    assert!(stayed >= 11 && left <= 19, "{stayed} and {left}");
+}
+
+#[test]
+fn who_filled_the_pool_in_a_contest_pays_for_five_seconds_and_no_longer() {
+    // 64 seats of a second and a half free 43 a second. A first overload, a second of calm, and then one caller has
+    // taken most of the pool before the others come: eleven seconds of its equal share.
+    let mut scene = Scene::new(10, 64, 1500, settings());
+    scene.run(&[8.0; 10], 6000);
+    scene.run(&[0.0; 10], 3000);
+    let since = scene.now;
+    let greedy: Vec<f64> = (0..10).map(|caller| if caller == 0 { 300.0 } else { 14.0 }).collect();
+    scene.run(&greedy, 10_000);
+    assert!(scene.count(0, since) - scene.count(0, since + 500) > 40, "it did not fill the pool");
+    let waited = scene.longest_wait(0, since + 500);
+    let most = (DEBT + LOOK_EVERY).as_millis() as u64 + 500;
+    assert!((3000..most).contains(&waited), "{waited} ms");
+    // Then it gets what the others get: a tenth of 43 a second, for four seconds.
+    let later = scene.count(0, since + 6000);
+    assert!((9..=28).contains(&later), "{later}");
+}
+
+#[test]
+fn who_only_waits_is_forgiven_too() {
+    // As above, but waits are long, and the greedy caller asks nothing more once it has a line.
+    let patient = GateSettings { queue_length: 2000, queue_wait: Duration::from_secs(60), ..settings() };
+    let mut scene = Scene::new(10, 64, 1500, patient);
+    scene.run(&[8.0; 10], 2000);
+    scene.run(&[0.0; 10], 4500);
+    let greedy: Vec<f64> = (0..10).map(|caller| if caller == 0 { 300.0 } else { 14.0 }).collect();
+    scene.run(&greedy, 500);
+    let since = scene.now;
+    let light: Vec<f64> = (0..10).map(|caller| if caller == 0 { 0.0 } else { 8.0 }).collect();
+    scene.run(&light, 10_000);
+    let waited = scene.longest_wait(0, since);
+    let most = (DEBT + LOOK_EVERY).as_millis() as u64 + 500;
+    assert!((2000..most).contains(&waited), "{waited} ms");
+}
+
+/// Callers of the property.
+const CALLERS: usize = 10;
+
+/// What each caller asks in a second: nothing, a little, more than there is, or one of them alone floods the pool.
+fn rates() -> impl Strategy<Value = Vec<f64>> {
+    prop_oneof![
+        Just(vec![0.0; CALLERS]),
+        Just(vec![20.0; CALLERS]),
+        vec(0.0..5.0, CALLERS),
+        (0..CALLERS).prop_map(|greedy| (0..CALLERS).map(|i| if i == greedy { 500.0 } else { 0.0 }).collect()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+
+    #[test]
+    fn whatever_happened_before_a_caller_that_waits_is_served_in_time(
+        history in vec((rates(), 100..4000_u64), 0..8),
+        (slots, hold) in prop_oneof![Just((1_u32, 100_u64)), (Just(8), 100..800_u64), (Just(64), 100..3000_u64)],
+        patient in any::<bool>(),
+    ) {
+        let queue_wait = Duration::from_millis(if patient { 30_000 } else { 250 });
+        let settings = GateSettings { queue_length: 64, queue_wait, ..settings() };
+        let mut scene = Scene::new(CALLERS, slots, hold, settings);
+        for (rates, length) in &history {
+            scene.run(rates, *length);
+        }
+        let since = scene.now;
+        scene.run(&[20.0; CALLERS], 20_000);
+        let answer = Duration::from_millis(hold * 3 / 2);
+        let round = Duration::from_millis(CALLERS as u64 * hold / u64::from(slots));
+        let most = (DEBT + LOOK_EVERY + CREDIT + answer + round * 2).as_millis() as u64;
+        for caller in 0..CALLERS {
+            let waited = scene.longest_wait(caller, since);
+            prop_assert!(waited <= most, "caller {caller} waited {waited} ms; {most} are the most");
+        }
+    }
+}
