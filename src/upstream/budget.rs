@@ -20,14 +20,14 @@ const COUNT: u64 = 0xffff_ffff;
 
 /// Events of the last [`SECONDS`] seconds.
 #[derive(Debug, Default)]
-struct Recent([AtomicU64; SECONDS]);
+pub(super) struct Recent([AtomicU64; SECONDS]);
 
 impl Recent {
     fn cell(&self, second: u64) -> &AtomicU64 {
         &self.0[(second % SECONDS as u64) as usize]
     }
 
-    fn add(&self, second: u64) {
+    pub(super) fn add(&self, second: u64) {
         let stamp = (second & COUNT) << 32;
         // `fetch_update` gives an error only when the closure declines, which it never does.
         let _always = self.cell(second).fetch_update(Ordering::AcqRel, Ordering::Acquire, |cell| {
@@ -42,7 +42,7 @@ impl Recent {
         });
     }
 
-    fn sum(&self, second: u64) -> u64 {
+    pub(super) fn sum(&self, second: u64) -> u64 {
         let oldest = second.saturating_sub(SECONDS as u64 - 1);
         self.0
             .iter()
@@ -92,7 +92,7 @@ impl RetryBudget {
     }
 }
 
-const fn seconds(now: Nanos) -> u64 {
+pub(super) const fn seconds(now: Nanos) -> u64 {
     now.0 / 1_000_000_000
 }
 

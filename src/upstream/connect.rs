@@ -1,20 +1,23 @@
 //! A connection to a worker, from the address to the HTTP handshake.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::deadline::Deadline;
+use super::dial::{ADDRESSES_MAX, dial};
 use super::link::Link;
 use crate::clock::Clock;
 
@@ -39,6 +42,9 @@ pub(crate) enum ConnectError {
     /// Neither accepted nor refused in time.
     #[error("it did not accept a connection within {0:?}")]
     TimedOut(Duration),
+    /// Its name has no address.
+    #[error("its name has no address")]
+    NoAddress,
     /// The system's answer. Only its kind is shown: the rest may name the address.
     #[error("connecting failed: {}", .0.kind())]
     Tcp(#[source] io::Error),
@@ -60,7 +66,7 @@ pub(crate) async fn connect(
     deadline: Deadline,
     clock: &Clock,
 ) -> Result<Box<Link>, ConnectError> {
-    let mut opening = pin!(open(target, tls));
+    let mut opening = pin!(open(target, tls, deadline.wait));
     let mut own = Duration::ZERO;
     let stream = loop {
         let left = deadline.due(own).since(clock.now());
@@ -69,69 +75,108 @@ pub(crate) async fn connect(
         }
         own = deadline.goes_on(own, clock.now(), clock.lag()).ok_or(ConnectError::TimedOut(deadline.wait))?;
     };
+    let heard = Arc::clone(&stream.heard);
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(READ_BUFFER)
-        .handshake(stream)
+        .handshake(TokioIo::new(stream))
         .await
         .map_err(ConnectError::Http)?;
-    Ok(Link::new(sender, connection))
+    Ok(Link::new(sender, connection, heard))
 }
 
-async fn open(target: &Target, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Stream, ConnectError> {
-    let tcp = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(ConnectError::Tcp)?;
+/// Connects to one of the target's addresses within `wait`, which ends this from outside.
+async fn open(
+    target: &Target,
+    tls: Option<&Arc<rustls::ClientConfig>>,
+    wait: Duration,
+) -> Result<Stream, ConnectError> {
+    let found = lookup_host((target.host.as_str(), target.port)).await.map_err(ConnectError::Tcp)?;
+    dial(found.take(ADDRESSES_MAX).collect(), wait, |address| reach(address, target, tls)).await
+}
+
+async fn reach(
+    address: SocketAddr,
+    target: &Target,
+    tls: Option<&Arc<rustls::ClientConfig>>,
+) -> Result<Stream, ConnectError> {
+    let tcp = TcpStream::connect(address).await.map_err(ConnectError::Tcp)?;
     // Without it a token waits for the acknowledgement of the one before: 40 ms and more.
     tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
     let Some(name) = &target.tls else {
-        return Ok(Stream::Plain(TokioIo::new(tcp)));
+        return Ok(Stream::new(Wire::Plain(tcp)));
     };
     let config = tls.ok_or(ConnectError::NoTls)?;
     let stream =
         TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await.map_err(ConnectError::Tls)?;
-    Ok(Stream::Tls(Box::new(TokioIo::new(stream))))
+    Ok(Stream::new(Wire::Tls(Box::new(stream))))
+}
+
+/// The bytes of a connection, and whether any came.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    wire: Wire,
+    /// Set when something is read. Shared with the [`Link`], since hyper owns the stream.
+    heard: Arc<AtomicBool>,
 }
 
 /// TCP, or TLS on it: one type, so that a plain connection costs no dynamic call.
 #[derive(Debug)]
-pub(crate) enum Stream {
-    Plain(TokioIo<TcpStream>),
-    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Read for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
-        }
+impl Stream {
+    fn new(wire: Wire) -> Self {
+        Self { wire, heard: Arc::default() }
     }
 }
 
-impl Write for Stream {
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = match &mut this.wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before {
+            this.heard.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        match &mut self.get_mut().wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        match &mut self.get_mut().wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        match &mut self.get_mut().wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+        match &self.wire {
+            Wire::Plain(stream) => stream.is_write_vectored(),
+            Wire::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -140,9 +185,9 @@ impl Write for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+        match &mut self.get_mut().wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
         }
     }
 }

@@ -24,6 +24,9 @@ pub(crate) enum Fault {
     Unreachable(ConnectError),
     /// The connection failed, or carried no HTTP, after the request may have been written.
     Broke(hyper::Error),
+    /// The connection had been idle and ended as the request was written on it, and nothing came back. Both sides may have
+    /// meant well: the worker closes what it takes for unused.
+    Stale(hyper::Error),
     /// The job of it failed.
     Job(jobs::Fault),
     /// The job could not be put where workers take it from.
@@ -97,11 +100,19 @@ impl Fault {
         }
     }
 
+    /// The same, of a connection that had been idle.
+    pub(crate) fn stale(self) -> Self {
+        match self {
+            Self::Broke(error) => Self::Stale(error),
+            fault => fault,
+        }
+    }
+
     /// The client's own fault, where the connection ended while it owed the rest of its body: a worker may set a time
     /// for that.
     pub(crate) fn unless_owed(self, upload: Option<&Upload>) -> Self {
         match self {
-            Self::Broke(_) if upload.is_some_and(Upload::is_owed) => Self::Client(Refusal::new(
+            Self::Broke(_) | Self::Stale(_) if upload.is_some_and(Upload::is_owed) => Self::Client(Refusal::new(
                 Reason::BodyTimeout,
                 "The worker closed the connection before the rest of the request body had arrived.",
             )),
@@ -113,9 +124,10 @@ impl Fault {
     pub(crate) const fn trouble(&self) -> Trouble {
         match self {
             Self::Unreachable(_) | Self::Superseded => Trouble::NeverSent,
-            Self::Broke(_) | Self::Switched | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => {
-                Trouble::MaybeBegun
-            }
+            Self::Broke(_)
+            | Self::Stale(_)
+            | Self::Switched
+            | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => Trouble::MaybeBegun,
             // A job was tried by as many workers as it may be.
             Self::Silent(Wait::Idle(_) | Wait::Total(_))
             | Self::Client(_)
@@ -130,8 +142,9 @@ impl Fault {
             Self::Unreachable(_) => Some(Failure::Connect),
             Self::Broke(_) | Self::Switched => Some(Failure::Broke),
             Self::Silent(_) => Some(Failure::Timeout),
-            // Which of the workers of a queue it was is their own affair.
-            Self::Client(_) | Self::Superseded | Self::Job(_) | Self::NotQueued(_) => None,
+            // A worker that is down is found out by the next connection. Which of the workers of a queue it was is their
+            // own affair.
+            Self::Stale(_) | Self::Client(_) | Self::Superseded | Self::Job(_) | Self::NotQueued(_) => None,
         }
     }
 
@@ -145,6 +158,10 @@ impl Fault {
             Self::Broke(error) => Refusal::new(
                 Reason::UpstreamBroke,
                 format!("Worker {worker} broke off before the first content: {}.", broke(&error)),
+            ),
+            Self::Stale(_) => Refusal::new(
+                Reason::UpstreamBroke,
+                format!("Worker {worker} closed an idle connection just as the request was written on it."),
             ),
             Self::Switched => Refusal::new(
                 Reason::UpstreamBroke,

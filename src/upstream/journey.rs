@@ -74,6 +74,8 @@ pub(crate) struct Journey<'a> {
     pub(super) ticket: Option<Ticket>,
     id: HeaderValue,
     retries: u32,
+    /// Whether it was sent again because an idle connection ended under it.
+    resent: bool,
     /// Where to begin among the workers when there is no permit to name one.
     start: usize,
     /// The pool whose workers these are, when it is not any.
@@ -165,6 +167,7 @@ impl<'a> Journey<'a> {
             ticket: facts.remove::<Ticket>(),
             id,
             retries: 0,
+            resent: false,
             start: fastrand::usize(..),
             beside: facts.remove::<Beside>(),
         })
@@ -389,6 +392,7 @@ impl<'a> Journey<'a> {
             return Err(Fault::Superseded);
         }
         let mut request = self.message(site);
+        let mut spare = if reused { self.spare(&request) } else { None };
         loop {
             let sent = clock.now();
             self.flight.set_dispatched(sent);
@@ -400,29 +404,63 @@ impl<'a> Journey<'a> {
             if self.switch.is_some() {
                 link.allow_switch();
             }
-            match exchange(&mut link, request, &mut alarm, &mut vigil, clock).await {
-                Ok(answer) => {
-                    return Ok(self.receive(site, link, answer, alarm, sent));
+            let (fault, unsent) = match exchange(&mut link, request, &mut alarm, &mut vigil, clock).await {
+                Ok(answer) => return Ok(self.receive(site, link, answer, alarm, sent)),
+                Err(failed) => failed,
+            };
+            if !reused || (unsent.is_none() && !self.is_stale(&fault, &link, sent)) {
+                return Err(fault);
+            }
+            // The worker closed an idle connection under our hands.
+            site.died();
+            request = match unsent {
+                Some(unsent) => *unsent,
+                None => self.once_more(site, spare.take()).ok_or_else(|| fault.stale())?,
+            };
+            tracing::debug!(worker = %site.spec().id, request = %self.flight.id, "an idle connection had ended");
+            reused = false;
+            link = match connect(clock.now()).await {
+                Ok(link) => link,
+                Err(error) => {
+                    self.take_back(request, site);
+                    return Err(error.into());
                 }
-                Err((_, Some(unsent))) if reused => {
-                    // The worker closed an idle connection under our hands; nothing of the request was written.
-                    reused = false;
-                    request = *unsent;
-                    link = match connect(sent).await {
-                        Ok(link) => link,
-                        Err(error) => {
-                            self.take_back(request, site);
-                            return Err(error.into());
-                        }
-                    };
-                    if !self.is_active(site) {
-                        self.take_back(request, site);
-                        return Err(Fault::Superseded);
-                    }
-                }
-                Err((fault, _)) => return Err(fault),
+            };
+            if !self.is_active(site) {
+                self.take_back(request, site);
+                return Err(Fault::Superseded);
             }
         }
+    }
+
+    /// Whether a connection that had been idle ended because of that: before anything came on it, and within the time
+    /// that a worker has to answer a connection. What ends later was at work on the request.
+    fn is_stale(&self, fault: &Fault, link: &Link, sent: Nanos) -> bool {
+        let clock = &self.upstream.clock;
+        let now = clock.now();
+        let late = now.since(sent).saturating_sub(clock.lag().overlap(sent, now));
+        matches!(fault, Fault::Broke(_)) && link.is_unheard() && late < self.timeouts.connect
+    }
+
+    /// A copy of a request that goes out on an idle connection, unless [`Journey::message`] can make another.
+    fn spare(&self, request: &Request<Payload>) -> Option<Request<Payload>> {
+        if !self.repeatable || self.resent || self.payload.is_some() {
+            return None;
+        }
+        let mut spare = Request::new(request.body().try_clone()?);
+        spare.method_mut().clone_from(request.method());
+        spare.uri_mut().clone_from(request.uri());
+        spare.headers_mut().clone_from(request.headers());
+        Some(spare)
+    }
+
+    /// The request once more for the same worker, after an idle connection ended under it: once, where a second run does no
+    /// harm. No retry, as no worker failed, so it needs none of the budget.
+    fn once_more(&mut self, site: &Site, spare: Option<Request<Payload>>) -> Option<Request<Payload>> {
+        if !self.repeatable || std::mem::replace(&mut self.resent, true) {
+            return None;
+        }
+        spare.or_else(|| self.payload.is_some().then(|| self.message(site)))
     }
 
     /// The request as this worker gets it. What another attempt would need is kept, if there can be one.
@@ -454,8 +492,11 @@ impl<'a> Journey<'a> {
     }
 
     /// Makes a message that was never written ready for another worker. A client's field that the worker's own
-    /// replaced is lost with it.
+    /// replaced is lost with it. One that was kept besides stays as it is.
     fn take_back(&mut self, unsent: Request<Payload>, site: &Site) {
+        if self.payload.is_some() {
+            return;
+        }
         let (mut head, payload) = unsent.into_parts();
         for name in site.spec().headers.keys() {
             head.headers.remove(name);

@@ -7,6 +7,8 @@
 //! noticed when it is taken out again ([`Link::check`]) or swept, not when it happens.
 
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -15,6 +17,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Connection, SendRequest};
+use hyper_util::rt::TokioIo;
 use tokio::task::unconstrained;
 
 use super::connect::Stream;
@@ -26,7 +29,9 @@ use crate::request::Payload;
 pub(crate) struct Link {
     sender: SendRequest<Payload>,
     /// Gone when it ended, well or badly.
-    connection: Option<Connection<Stream, Payload>>,
+    connection: Option<Connection<TokioIo<Stream>, Payload>>,
+    /// Whether anything came since the last request was sent.
+    heard: Arc<AtomicBool>,
     /// Whether the worker may leave HTTP, and then the connection that it left HTTP on.
     switch: Switch,
     waker: QuietWaker,
@@ -38,7 +43,7 @@ enum Switch {
     #[default]
     Forbidden,
     Allowed,
-    Done(Box<Connection<Stream, Payload>>),
+    Done(Box<Connection<TokioIo<Stream>, Payload>>),
 }
 
 /// What hyper's two halves tell each other needs no waker: both are polled here, one after the other, and what the
@@ -49,10 +54,16 @@ fn silent() -> Context<'static> {
 
 impl Link {
     /// A connection nobody used yet. In a box: it is moved between the pool, futures and bodies.
-    pub(crate) fn new(sender: SendRequest<Payload>, connection: Connection<Stream, Payload>) -> Box<Self> {
+    /// `heard` is what its stream sets when something comes.
+    pub(crate) fn new(
+        sender: SendRequest<Payload>,
+        connection: Connection<TokioIo<Stream>, Payload>,
+        heard: Arc<AtomicBool>,
+    ) -> Box<Self> {
         Box::new(Self {
             sender,
             connection: Some(connection),
+            heard,
             switch: Switch::Forbidden,
             waker: QuietWaker::new(),
         })
@@ -98,7 +109,7 @@ impl Link {
         match self.switch {
             Switch::Done(connection) => {
                 let parts = connection.into_parts();
-                Some((parts.io, parts.read_buf))
+                Some((parts.io.into_inner(), parts.read_buf))
             }
             Switch::Forbidden | Switch::Allowed => None,
         }
@@ -110,6 +121,7 @@ impl Link {
         &mut self,
         request: Request<Payload>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
+        self.heard.store(false, Ordering::Relaxed);
         // Out of its budget tokio would put the answer off and wake the silent waker for it, that is, nobody.
         let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
         std::future::poll_fn(|cx| {
@@ -117,6 +129,11 @@ impl Link {
             answer.as_mut().poll(&mut silent())
         })
         .await
+    }
+
+    /// Whether not one byte came since the last request was sent.
+    pub(crate) fn is_unheard(&self) -> bool {
+        !self.heard.load(Ordering::Relaxed)
     }
 
     /// The next frame of the answer whose head [`Link::send`] returned.

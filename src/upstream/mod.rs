@@ -9,7 +9,7 @@
 //! | `headers` `form` | which fields pass, and what those of an answer say of its body |
 //! | `location` | where redirects lead |
 //! | `upload` | a request's body that is passed on as it arrives |
-//! | `pool` `connect` `tls` `link` `relay` | connections |
+//! | `pool` `reuse` `connect` `dial` `tls` `link` `relay` | connections |
 //! | `queue` | the same over a queue, where workers take requests instead of being sent them |
 //! | `body` `source` `watch` `alarm` | the answer on its way back |
 //! | `early` | its beginning before there is content |
@@ -31,6 +31,7 @@ mod alarm;
 mod body;
 mod connect;
 mod deadline;
+mod dial;
 mod early;
 mod exchange;
 mod fault;
@@ -42,6 +43,7 @@ mod location;
 mod pool;
 mod queue;
 mod relay;
+mod reuse;
 mod source;
 mod tunnel;
 mod upload;

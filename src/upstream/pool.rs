@@ -15,6 +15,7 @@ use rustls::pki_types::ServerName;
 
 use super::connect::Target;
 use super::link::Link;
+use super::reuse::Reuse;
 use crate::clock::{Clock, Nanos};
 use crate::fleet::spec::WorkerSpec;
 use crate::fleet::{Fleet, Worker};
@@ -38,6 +39,8 @@ pub(crate) struct Site {
     prefix: Box<str>,
     clock: Clock,
     idle: Mutex<Vec<Idle>>,
+    /// How they fare. Of the place, not of its description.
+    reuse: Arc<Reuse>,
     sweeping: AtomicBool,
 }
 
@@ -53,7 +56,7 @@ struct Idle {
 pub(crate) struct BadUrl(Arc<str>);
 
 impl Site {
-    fn new(worker: &Arc<Worker>, clock: &Clock) -> Result<Self, BadUrl> {
+    fn new(worker: &Arc<Worker>, clock: &Clock, reuse: Arc<Reuse>) -> Result<Self, BadUrl> {
         let spec = &worker.spec;
         let bad = || BadUrl(Arc::clone(&spec.id));
         let secure = spec.url.scheme() == Some(&http::uri::Scheme::HTTPS);
@@ -76,6 +79,7 @@ impl Site {
             prefix: spec.url.path().trim_end_matches('/').into(),
             clock: clock.clone(),
             idle: Mutex::default(),
+            reuse,
             sweeping: AtomicBool::new(false),
         })
     }
@@ -102,23 +106,32 @@ impl Site {
         Uri::from(both.unwrap_or(asked))
     }
 
-    /// An idle connection that is still open.
+    /// An idle connection that is still open, as far as can be seen.
     pub(crate) fn take(&self) -> Option<Box<Link>> {
         let now = self.clock.now();
+        if !self.reuse.allowed(now) {
+            return None;
+        }
         loop {
             let Idle { mut link, since } = self.idle.lock().pop()?;
             if now.since(since) < IDLE && link.check() {
+                self.reuse.used(now);
                 return Some(link);
             }
         }
     }
 
+    /// A connection that [`Site::take`] gave ended as the request was written on it.
+    pub(crate) fn died(&self) {
+        self.reuse.died(self.clock.now());
+    }
+
     /// Keeps a connection whose answer was read to the end, if another request can follow on it.
     pub(crate) fn put(self: &Arc<Self>, mut link: Box<Link>) {
-        if !link.check() {
+        let since = self.clock.now();
+        if !self.reuse.allowed(since) || !link.check() {
             return;
         }
-        let since = self.clock.now();
         let mut idle = self.idle.lock();
         if idle.len() < IDLE_MAX {
             idle.push(Idle { link, since });
@@ -169,12 +182,13 @@ impl Sites {
         {
             return Ok(Arc::clone(site));
         }
-        let site = Arc::new(Site::new(worker, clock)?);
         let mut sites = self.0.write();
         sites.retain(|id, _| fleet.worker(id).is_some());
-        if let Some(old) = sites.insert(Arc::clone(&worker.spec.id), Arc::clone(&site))
-            && old.spec().url == site.spec().url
-        {
+        let old = sites.get(&worker.spec.id).filter(|old| old.spec().url == worker.spec.url).cloned();
+        let reuse = old.as_ref().map_or_else(Arc::default, |old| Arc::clone(&old.reuse));
+        let site = Arc::new(Site::new(worker, clock, reuse)?);
+        sites.insert(Arc::clone(&worker.spec.id), Arc::clone(&site));
+        if let Some(old) = old {
             // The same place: what is idle there stays of use.
             std::mem::swap(&mut *site.idle.lock(), &mut *old.idle.lock());
             site.sweep_later();

@@ -29,7 +29,7 @@ pub(crate) async fn tunnel(
     clock: Clock,
 ) {
     let outcome = match timeout(idle, client).await {
-        Ok(Ok(client)) => pass(TokioIo::new(client), TokioIo::new(worker), &early, idle, &clock).await,
+        Ok(Ok(client)) => pass(TokioIo::new(client), worker, &early, idle, &clock).await,
         // The client left before it had our `101`.
         Ok(Err(_)) | Err(_) => Ok(()),
     };

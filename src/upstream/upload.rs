@@ -30,8 +30,12 @@ impl Upload {
 }
 
 /// Follows a body that is passed on as it arrives, and takes out of its trailers what may not be there. `strip` are the
-/// fields that carried our secrets. `None` for a body that is in memory.
+/// fields that carried our secrets. `None` for a body that is in memory, or empty.
 pub(crate) fn follow(payload: Payload, strip: &[HeaderName]) -> (Payload, Option<Upload>) {
+    if payload.is_end_stream() {
+        // One that has nothing in it can be sent as often as one likes.
+        return (Payload::empty(), None);
+    }
     let Payload::Streaming(inner) = payload else { return (payload, None) };
     let upload = Upload::default();
     let followed = Followed { inner, upload: upload.clone(), strip: strip.iter().cloned().collect() };
