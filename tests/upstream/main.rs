@@ -8,5 +8,6 @@ mod endings;
 mod fields;
 mod passing;
 mod retries;
+mod reuse;
 mod rig;
 mod streams;
