@@ -71,7 +71,7 @@ mod tests {
     /// Of so many addresses only the last answers; the others say nothing. When it answered.
     async fn last_of(count: u16, wait: Duration) -> Duration {
         let began = Instant::now();
-        let reached = dial(addresses(count), wait, async |address| {
+        let reached = dial(addresses(count), wait, |address| async move {
             if address.port() + 1 < count {
                 std::future::pending::<()>().await;
             }
@@ -93,7 +93,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_address_that_refuses_makes_way_at_once() {
         let began = Instant::now();
-        let reached = dial(addresses(3), WAIT, async |address| {
+        let reached = dial(addresses(3), WAIT, |address| async move {
             if address.port() < 2 { Err(refused()) } else { Ok(address.port()) }
         });
         assert_eq!(reached.await.unwrap(), 2);
@@ -103,7 +103,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_address_that_is_slow_is_not_given_up() {
         let began = Instant::now();
-        let reached = dial(addresses(2), WAIT, async |address| {
+        let reached = dial(addresses(2), WAIT, |address| async move {
             if address.port() == 1 {
                 return Err(refused());
             }
@@ -117,13 +117,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_several_failures_the_one_that_got_furthest_is_told() {
         for (first, told) in [(0, "its TLS handshake failed"), (1, "its TLS handshake failed")] {
-            let reached = dial(addresses(2), WAIT, async |address| {
+            let reached = dial(addresses(2), WAIT, |address| async move {
                 let answered = address.port() == first;
                 Err::<(), _>(if answered { ConnectError::Tls(io::ErrorKind::Other.into()) } else { refused() })
             });
             assert_eq!(reached.await.unwrap_err().to_string(), told);
         }
-        let nothing = dial(Vec::new(), WAIT, async |_| Err::<(), _>(refused())).await;
+        let nothing = dial(Vec::new(), WAIT, |_| async { Err::<(), _>(refused()) }).await;
         assert!(matches!(nothing, Err(ConnectError::NoAddress)));
     }
 }

@@ -1,5 +1,6 @@
 //! Kept connections that end as the next request is written on them.
 
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -47,7 +48,7 @@ fn path(method: Method, body: Payload) -> Request<Payload> {
 async fn what_went_out_on_a_dying_connection_goes_out_again_on_a_new_one() {
     for reset in [true, false] {
         let worker = ending(reset, "").await;
-        let nothing = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let nothing = Empty::<Bytes>::new().map_err(|never: Infallible| match never {}).boxed_unsync();
         for mut request in [
             chat(false, true),
             path(Method::PUT, Payload::from(Bytes::from_static(b"whole"))),
