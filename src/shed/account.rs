@@ -185,14 +185,18 @@ mod tests {
         assert_eq!(account.counter(), 1300, "a request that took more than its charge");
         account.settle(10, 1000, 400);
         assert_eq!(account.counter(), 700, "the last request is corrected as ever");
-        assert_eq!(account.admit(1000, at(6000)), (11, 700), "nothing of the counter is an estimate any more");
+        assert_eq!(
+            account.admit(1000, at(6000)),
+            (11, 700),
+            "nothing of the counter is an estimate any more"
+        );
     }
 
     #[test]
     fn the_others_seats_under_way_count_as_its_own_do() {
         let mut contest = Contest::default();
         let mut account = Account::new(&contest);
-        (0..10).for_each(|_| drop(account.admit(1000, at(0))));
+        (0..10).for_each(|_| _ = account.admit(1000, at(0)));
         // The others are admitted at 5000, all of it estimates.
         (0..100).for_each(|_| contest.served(5000, 0));
         let bounded = account.bounded(&contest, at(5000));

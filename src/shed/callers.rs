@@ -220,11 +220,7 @@ impl Callers {
 
     /// The counter of a caller that asks at `now`.
     fn lifted(&self, state: &CallerState, now: Nanos) -> u64 {
-        if state.line.is_empty() {
-            state.account.lifted(&self.contest, now)
-        } else {
-            state.account.counter()
-        }
+        if state.line.is_empty() { state.account.lifted(&self.contest, now) } else { state.account.counter() }
     }
 
     /// Sequences of this class that would be admitted before a new request of `caller`; stops counting at `enough`.
@@ -312,7 +308,7 @@ mod tests {
     #[test]
     fn a_contest_goes_on_while_somebody_waits_and_five_seconds_longer() {
         let mut callers = Callers::default();
-        let mut contend = |callers: &mut Callers, seconds| {
+        let contend = |callers: &mut Callers, seconds| {
             callers.contend(Nanos::from_secs(seconds));
             callers.contest.number()
         };

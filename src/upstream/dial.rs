@@ -119,7 +119,11 @@ mod tests {
         for (first, told) in [(0, "its TLS handshake failed"), (1, "its TLS handshake failed")] {
             let reached = dial(addresses(2), WAIT, |address| async move {
                 let answered = address.port() == first;
-                Err::<(), _>(if answered { ConnectError::Tls(io::ErrorKind::Other.into()) } else { refused() })
+                Err::<(), _>(if answered {
+                    ConnectError::Tls(io::ErrorKind::Other.into())
+                } else {
+                    refused()
+                })
             });
             assert_eq!(reached.await.unwrap_err().to_string(), told);
         }

@@ -112,10 +112,12 @@ impl Fault {
     /// for that.
     pub(crate) fn unless_owed(self, upload: Option<&Upload>) -> Self {
         match self {
-            Self::Broke(_) | Self::Stale(_) if upload.is_some_and(Upload::is_owed) => Self::Client(Refusal::new(
-                Reason::BodyTimeout,
-                "The worker closed the connection before the rest of the request body had arrived.",
-            )),
+            Self::Broke(_) | Self::Stale(_) if upload.is_some_and(Upload::is_owed) => {
+                Self::Client(Refusal::new(
+                    Reason::BodyTimeout,
+                    "The worker closed the connection before the rest of the request body had arrived.",
+                ))
+            }
             fault => fault,
         }
     }

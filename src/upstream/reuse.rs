@@ -66,9 +66,15 @@ mod tests {
 
     #[test]
     fn a_worker_whose_kept_connections_mostly_die_has_none_used() {
-        for (used, died, allowed) in
-            [(0, 0, true), (3, 3, true), (4, 2, true), (4, 3, false), (4, 4, false), (100, 50, true), (100, 51, false)]
-        {
+        for (used, died, allowed) in [
+            (0, 0, true),
+            (3, 3, true),
+            (4, 2, true),
+            (4, 3, false),
+            (4, 4, false),
+            (100, 50, true),
+            (100, 51, false),
+        ] {
             assert_eq!(after(used, died).allowed(at(50_002)), allowed, "{died} of {used}");
         }
     }

@@ -69,9 +69,11 @@ async fn what_went_out_on_a_dying_connection_goes_out_again_on_a_new_one() {
 #[tokio::test]
 async fn what_may_not_run_twice_is_not_sent_again() {
     let worker = ending(true, "").await;
-    for request in
-        [chat(false, false), path(Method::PUT, streaming(vec![Ok("a"), Ok("b")])), path(Method::PATCH, Payload::from(Bytes::from_static(b"b")))]
-    {
+    for request in [
+        chat(false, false),
+        path(Method::PUT, streaming(vec![Ok("a"), Ok("b")])),
+        path(Method::PATCH, Payload::from(Bytes::from_static(b"b"))),
+    ] {
         let dam = with_a_kept_connection(&worker).await;
         let before = worker.asked().len();
         let refusal = dam.send("w1", request).await.unwrap_err();

@@ -45,7 +45,9 @@ impl Scene {
     fn run(&mut self, rates: &[f64], length: u64) {
         for _ in 0..length / STEP {
             self.now += STEP;
-            while let Some((&(end, seat), _)) = self.ends.first_key_value().filter(|((end, _), _)| *end <= self.now) {
+            while let Some((&(end, seat), _)) =
+                self.ends.first_key_value().filter(|((end, _), _)| *end <= self.now)
+            {
                 self.ends.remove(&(end, seat));
                 // Expected are 50; the mean is that, and no answer is like it.
                 let output = self.random.u64(0..=100);

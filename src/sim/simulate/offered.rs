@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use smallvec::SmallVec;
 
-use super::scenario::{Callers, Requests, Scenario, Shape, Spread};
+use super::scenario::{Requests, Scenario, Shape, Spread};
 use crate::request::Class;
 
 /// One caller.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::window::{Measure, Window};
-use super::{ITL_SHARE, Phase, Stream, WINDOW};
+use super::{ITL_SHARE, Phase, Stream};
 use crate::clock::Nanos;
 use crate::shed::quantile::Ratios;
 

@@ -124,10 +124,7 @@ impl Scenario {
                     self.callers.iter().any(|callers| callers.name == *name),
                     format!("{at}.shares.{name}: no group of callers has that name"),
                 );
-                must(
-                    (0.0..=1.0).contains(share),
-                    format!("{at}.shares.{name} is {share}: must be 0 to 1"),
-                );
+                must((0.0..=1.0).contains(share), format!("{at}.shares.{name} is {share}: must be 0 to 1"));
             }
             must(
                 event.kv.is_none_or(|share| share > 0.0 && share <= 1.0),
