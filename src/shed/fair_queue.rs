@@ -277,7 +277,11 @@ impl FairQueue {
 
     /// Ends the debts of waiting callers whose time is over; `true`: the order of service may have changed.
     pub(super) fn forgive(&mut self, now: Nanos) -> bool {
-        self.classes.iter_mut().fold(false, |any, class| class.forgive(now) || any)
+        let mut any = false;
+        for class in &mut self.classes {
+            any |= class.forgive(now);
+        }
+        any
     }
 
     /// Takes out one whose time is over.

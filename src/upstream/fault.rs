@@ -26,7 +26,7 @@ pub(crate) enum Fault {
     Broke(hyper::Error),
     /// The connection had been idle and ended as the request was written on it, and nothing came back. Both sides may have
     /// meant well: the worker closes what it takes for unused.
-    Stale(hyper::Error),
+    Stale,
     /// The job of it failed.
     Job(jobs::Fault),
     /// The job could not be put where workers take it from.
@@ -103,7 +103,7 @@ impl Fault {
     /// The same, of a connection that had been idle.
     pub(crate) fn stale(self) -> Self {
         match self {
-            Self::Broke(error) => Self::Stale(error),
+            Self::Broke(_) => Self::Stale,
             fault => fault,
         }
     }
@@ -112,7 +112,7 @@ impl Fault {
     /// for that.
     pub(crate) fn unless_owed(self, upload: Option<&Upload>) -> Self {
         match self {
-            Self::Broke(_) | Self::Stale(_) if upload.is_some_and(Upload::is_owed) => {
+            Self::Broke(_) | Self::Stale if upload.is_some_and(Upload::is_owed) => {
                 Self::Client(Refusal::new(
                     Reason::BodyTimeout,
                     "The worker closed the connection before the rest of the request body had arrived.",
@@ -127,7 +127,7 @@ impl Fault {
         match self {
             Self::Unreachable(_) | Self::Superseded => Trouble::NeverSent,
             Self::Broke(_)
-            | Self::Stale(_)
+            | Self::Stale
             | Self::Switched
             | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => Trouble::MaybeBegun,
             // A job was tried by as many workers as it may be.
@@ -146,7 +146,7 @@ impl Fault {
             Self::Silent(_) => Some(Failure::Timeout),
             // A worker that is down is found out by the next connection. Which of the workers of a queue it was is their
             // own affair.
-            Self::Stale(_) | Self::Client(_) | Self::Superseded | Self::Job(_) | Self::NotQueued(_) => None,
+            Self::Stale | Self::Client(_) | Self::Superseded | Self::Job(_) | Self::NotQueued(_) => None,
         }
     }
 
@@ -161,7 +161,7 @@ impl Fault {
                 Reason::UpstreamBroke,
                 format!("Worker {worker} broke off before the first content: {}.", broke(&error)),
             ),
-            Self::Stale(_) => Refusal::new(
+            Self::Stale => Refusal::new(
                 Reason::UpstreamBroke,
                 format!("Worker {worker} closed an idle connection just as the request was written on it."),
             ),

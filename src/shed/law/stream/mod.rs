@@ -174,8 +174,8 @@ impl Stream {
         let window = std::mem::replace(&mut self.window, Window::from(now));
         if self.phase == Phase::Settling {
             self.phase = Phase::Steady;
-            if signal > 1.0 && self.was_in_vain(&window, now) {
-                return;
+            if signal > 1.0 {
+                self.take_back_in_vain(&window, now);
             }
         } else if signal > 1.0 {
             let factor = (0.95 - 0.2 * (signal - 1.0)).max(0.7);

@@ -72,9 +72,9 @@ impl Stream {
     }
 
     /// Takes the last cut back if what was late is as late as before: it is not late because of the load.
-    pub(super) fn was_in_vain(&mut self, window: &Window, now: Nanos) -> bool {
+    pub(super) fn take_back_in_vain(&mut self, window: &Window, now: Nanos) {
         let Some(Cut { before, sudden, trial: Some((measure, earlier)), .. }) = self.cut.take() else {
-            return false;
+            return;
         };
         let later = window.of(measure);
         let few = earlier.len() < FEW || later.len() < FEW;
@@ -82,11 +82,10 @@ impl Stream {
         let less = sudden || later.p90() <= earlier.p90().map(|p90| p90 * LESS);
         let helped = few || better && less;
         if helped {
-            return false;
+            return;
         }
         self.accept(measure, window, Some(&earlier));
         self.restore(before, now);
-        true
     }
 
     /// What is late now is usual, up to where the promise is in danger.
