@@ -30,12 +30,16 @@ struct Question {
     told_output: bool,
 }
 
-/// Whether what goes to that path is answered by a model, in tokens of its own.
-fn is_model_call(settings: &Settings, path: &str) -> bool {
+/// The kind of what goes to that path.
+fn kind_of(settings: &Settings, path: &str) -> Kind {
     let routed = settings.routes.iter().find(|route| Glob::new(Arc::clone(&route.path)).matches(path));
-    match routed {
-        Some(route) => route.kind != Kind::Embedding && route.kind.has_demand(),
-        None => ["/v1/chat/completions", "/v1/completions", "/v1/responses"].contains(&path),
+    match (routed, path) {
+        (Some(route), _) => route.kind,
+        (None, "/v1/chat/completions") => Kind::Chat,
+        (None, "/v1/completions") => Kind::Completion,
+        (None, "/v1/responses") => Kind::Response,
+        (None, "/v1/embeddings") => Kind::Embedding,
+        _ => Kind::Path,
     }
 }
 
@@ -122,11 +126,16 @@ impl App {
         let live = self.0.live.load_full();
         let path = question.path.as_deref().unwrap_or(PATH);
         let own = question.caller.as_deref().and_then(|caller| self.own_limits(&live.settings, caller));
-        let (counted, pool) = self.0.fleet.load().served(question.model.as_deref());
+        let kind = kind_of(&live.settings, path);
+        // As for the request itself: what is no call of a model is served as none.
+        let (counted, pool) = match kind.has_demand() {
+            true => self.0.fleet.load().served(question.model.as_deref()),
+            false => ("".into(), None),
+        };
         let unnamed = pool.as_ref().map_or(&[][..], |pool| &pool.models);
         let caller = question.caller.as_deref().unwrap_or("anonymous");
         let mut cost = question.cost;
-        if !question.told_output && is_model_call(&live.settings, path) {
+        if !question.told_output && kind.has_demand() && kind != Kind::Embedding {
             // As the request itself would be weighed.
             let model = question.model.as_deref();
             cost.expected_output = self.0.estimates.output(caller, model, cost.max_output);
