@@ -99,6 +99,21 @@ fn the_same_seed_gives_the_same_run_and_another_one_does_not() {
 }
 
 #[test]
+fn clients_that_are_told_to_wait_too_long_do_not_come_back() {
+    let kept = |patience: &str| {
+        let text = format!(
+            "duration = \"12s\"\nwarm_up = \"0s\"\n[load]\ntimes = 5.0\nretry_share = 1.0\n{patience}\n\
+             [[events]]\nat = \"2s\"\ntimes = 0.4"
+        );
+        let scenario = Scenario::parse("patience", &text).expect("it is sound");
+        run(&scenario, Policy::Slots, 1, &Capacity::measure(&scenario)).figures
+    };
+    let figures = kept("");
+    assert!(figures.retry_kept.is_some() && figures.retry_wait.is_some_and(|wait| wait > 0.5), "{figures:?}");
+    assert_eq!(kept("patience = \"1ms\"").retry_kept, None);
+}
+
+#[test]
 fn what_is_wrong_with_a_scenario_is_named() {
     for (text, fault) in [
         ("laod = 1", "unknown field `laod`"),
@@ -113,6 +128,15 @@ fn what_is_wrong_with_a_scenario_is_named() {
         ("[[callers]]\nshare = 0.5", "must be 1, or one group must have none"),
         ("[[callers]]\nclass = \"urgent\"", "`urgent` is no class"),
         ("[dam]\nlaw = \"guess\"", "`guess` is no law"),
+        (
+            "[[events]]\nat = \"1s\"\nshares = { x = 0.5 }",
+            "events[0].shares.x: no group of callers has that name",
+        ),
+        (
+            "[[events]]\nat = \"1s\"\nshares = { caller = 2.0 }",
+            "events[0].shares.caller is 2: must be 0 to 1",
+        ),
+        ("[expect_mean]\nspeed = \">= 1\"", "expect_mean.speed is no figure"),
         ("[expect]\nspeed = \">= 1\"", "expect.speed is no figure"),
         ("[expect]\njain = \"high\"", "`high` is no range"),
     ] {
@@ -173,6 +197,12 @@ fn the_command_prints_a_table_and_writes_the_seconds_and_a_picture() {
     let problem = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{problem}");
     assert!(problem.contains("short · stream · refused must be >= 1000000 and is "), "{problem}");
+
+    fs::write(&short, "[load]\ntimes = 0.5\n[expect_mean]\nrefused = \">= 1000000\"").expect("writable");
+    let output = simulate(&["--scenario", &short, "--seeds", "2"]);
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{problem}");
+    assert!(problem.contains("short · stream · refused must be >= 1000000 on average and is "), "{problem}");
 
     fs::write(&short, "[load]\ntime = 0.5").expect("writable");
     let output = simulate(&["--scenario", &short]);
