@@ -266,6 +266,17 @@ fn a_seat_that_is_lost_before_it_is_known_leaves_nothing_behind() {
     }
 }
 
+/// A request whose worker lost two of its answers once failed twice: it waited for another worker and was over.
+#[test]
+fn a_request_that_loses_several_answers_at_once_fails_once() {
+    let event = |at: u32, what: &str| format!("[[events]]\nat = \"{at}s\"\n{what}\n");
+    let scenario = misfortune(&[event(0, "output = 3.0"), event(2, "kv = 0.15")].concat(), 2, 1.16, 0.0);
+    let capacity = Capacity::measure(&scenario);
+    for seed in [71, 102, 131] {
+        assert_eq!(run(&scenario, Policy::Slots, seed, &capacity).defects, [""; 0], "{seed}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 

@@ -1,11 +1,13 @@
-//! The account of one caller: how many virtual tokens it was charged, what it owes, and what it is owed.
+//! The account of one caller: the virtual tokens it was charged, what it owes, and what it is owed.
 //!
-//! A charge is an estimate until its request is over. A caller that took many seats at once is far ahead of the others,
-//! and they are served before it until they have come as far; that is its *debt*. With a debt of `d` virtual tokens, `n`
-//! callers and a pool that serves `R` tokens a second it would wait `d · n / R` seconds: minutes, when a hundred callers
-//! meet one that had just filled the pool. So a debt lasts for [`DEBT`] at most: who was not admitted for that long owes
-//! no more than its last request, and has paid with `DEBT` seconds of an equal share. The last request stays in any
-//! case: where an equal share is less than one request in `DEBT`, callers still take turns.
+//! A charge is an estimate until its request is over. A caller that took many seats at once is far ahead of
+//! the others, and they are served before it until they have come as far: that is its *debt*. With a debt of
+//! `d` virtual tokens, `n` callers and a pool that serves `R` tokens a second it would wait `d · n / R`
+//! seconds, which is minutes when a hundred callers meet one that has just filled the pool.
+//!
+//! So a debt lasts for [`DEBT`] at most. A caller that was not admitted for that long has paid with `DEBT`
+//! seconds of an equal share, and owes no more than its last request. The last request stays in any case:
+//! callers still take turns where an equal share is less than one request in `DEBT`.
 
 use std::time::Duration;
 
@@ -13,10 +15,12 @@ use crate::clock::Nanos;
 
 use super::contest::{CREDIT, Contest};
 
-/// The longest time for which a caller pays for what it took; five seconds with [`LOOK_EVERY`]. The figures are of the
-/// simulation of one caller of ten that brings 70 % of ten times the load a second after another overload
-/// (`greedy-after-overload-told.toml`): Jain's index is 0.972 without a bound, 0.993 with 5 s, 0.997 with 4 s and 0.998
-/// with 3 s, and of an equal share the nine others get 0.97, 0.95, 0.94 and 0.93 in the first seven seconds.
+/// The longest time for which a caller pays for what it took; with [`LOOK_EVERY`] it is five seconds.
+///
+/// In the simulation of `greedy-after-overload-told.toml` (one caller of ten brings 70 % of ten times the
+/// load a second after another overload) Jain's index is 0.972 without a bound, 0.993 with 5 s, 0.997 with 4
+/// s and 0.998 with 3 s. Of an equal share the nine others get 0.97, 0.95, 0.94 and 0.93 in the first seven
+/// seconds.
 pub(super) const DEBT: Duration = Duration::from_millis(4750);
 /// How often the debts of waiting callers are looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -68,9 +72,9 @@ impl Account {
         self.counter
     }
 
-    /// Charges a request that gets a seat. Returns the number of the admission, and how far the caller had come by then
-    /// without what is only estimated: a virtual time that ran ahead with estimates would never come back when they
-    /// turn out too high.
+    /// Charges a request that gets a seat. Returns the number of the admission, and the counter before it
+    /// without estimates: a virtual time that ran ahead with estimates would never come back when they turn
+    /// out too high.
     pub(super) fn admit(&mut self, cost: u64, now: Nanos) -> (u64, u64) {
         let level = self.counter.saturating_sub(self.charged);
         self.counter = self.counter.saturating_add(cost);
@@ -82,7 +86,7 @@ impl Account {
         (self.admissions, level)
     }
 
-    /// The request of that admission is over: its charge becomes what it took. Of a debt that was forgiven nothing is
+    /// The request of that admission is over: its charge becomes what it took. Nothing of a forgiven debt is
     /// given back, but what a request took beyond its charge counts.
     pub(super) fn settle(&mut self, admission: u64, charged: u64, actual: u64) {
         if admission < self.open_from {

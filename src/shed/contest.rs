@@ -1,15 +1,16 @@
 //! The virtual time of one class, and the contest in which it counts.
 //!
-//! A *contest* lasts from the first request that has to wait, or is refused, until none has waited or been refused for
-//! [`CREDIT`]. What callers take between two contests does not count: the next one begins with equals.
+//! A *contest* begins with the first request that has to wait or is refused, and ends when none has waited or
+//! been refused for [`CREDIT`]. What callers take between two contests does not count: each contest begins
+//! with equals.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::Nanos;
 
-/// The time for which a caller is owed what it asked for in vain. Longer would be fairer to it, but in the worst case it
-/// takes everything for so long, divided by the number of callers.
+/// The time for which a caller is owed what it asked for in vain. A longer time would be fairer to it, but in
+/// the worst case the caller takes everything for this long, divided by the number of callers.
 pub(super) const CREDIT: Duration = Duration::from_secs(5);
 /// Marks of the virtual time kept within [`CREDIT`].
 const MARKS: usize = 10;

@@ -1,21 +1,23 @@
 //! The number of clients told to come back of late.
 //!
-//! Room that becomes free is room for one. If everybody who was refused in the last moments heard the same time, they
-//! would come back together and all but the first would be refused again. So the advice spreads them over the time in
-//! which three of four freed seats are enough for all of them; the fourth is for new requests. The number fades by
-//! itself: whoever went away for good is forgotten after a moment, and a gate that refused one caller alone tells it the
-//! time and nothing more.
+//! Room that becomes free is room for one. If everybody who was refused in the last moments heard the same
+//! time, they would come back together, and all but the first would be refused again. So the advice spreads
+//! them over the time in which three of four freed seats are enough for all of them; the fourth is for new
+//! requests. The number fades by itself: a client that went away for good is forgotten after a moment, and a
+//! gate that refused one caller alone tells it the time and nothing more.
 //!
-//! At the start of a peak the spread grows with each refusal. Times drawn evenly from it would bring most clients back
-//! in the next moments, because the early times are in everybody's spread and the late ones only in that of the last.
-//! So while the crowd grows, later times are drawn more often, and the returns come at an even pace. Once the crowd is
-//! as large as it gets, all times are drawn alike.
+//! At the start of a peak the spread grows with each refusal. Times drawn evenly from it would bring most
+//! clients back in the next moments, because the early times are in everybody's spread and the late ones only
+//! in that of the last. So while the crowd grows, later times are drawn more often, and the returns come at
+//! an even pace. Once the crowd is as large as it gets, all times are drawn alike.
 
 use crate::clock::Nanos;
 
-/// Seconds after which a refusal counts for 1/e. In the simulation of storms of 2 s at five times the load, each
-/// followed by a calm (`storm-and-calm-told.toml`), 93 % of those who return are admitted, after 2.9 s that they were
-/// told on average. Without a share for new requests and with times drawn evenly, 5 s admit 88 %, after 2.2 s.
+/// Seconds after which a refusal counts for 1/e.
+///
+/// In the simulation of `storm-and-calm-told.toml` (storms of 2 s at five times the load, each followed by a
+/// calm) 94 % of those who return are admitted, after 2.9 s that they were told on average. Without a share
+/// for new requests and with times drawn evenly, 5 s admit 88 %, after 2.2 s.
 const MEMORY: f64 = 4.0;
 /// The part of the freed seats that is left for those who return.
 const FOR_RETURNS: f64 = 0.75;
@@ -31,8 +33,8 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// One more is told to come back. Returns how many seats must be freed for those who are on their way, so that they
-    /// and new requests find room.
+    /// Counts one more client that is told to come back. Returns the number of seats to be freed until there
+    /// is room for those who were told before, beside new requests.
     pub(super) fn joined(&mut self, now: Nanos) -> u64 {
         let passed = now.since(self.at).as_secs_f64();
         self.told = self.told * (-passed / MEMORY).exp() + 1.0;

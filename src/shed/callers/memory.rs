@@ -1,8 +1,8 @@
 //! Which callers are forgotten.
 //!
-//! A caller without waiting requests or seats whose counter is not above the virtual time is as good as forgotten, and
-//! is. If ever more than [`REMEMBERED`] idle callers stand above it, the virtual time is raised to their median: half of
-//! them are forgiven at most one request's worth.
+//! A caller without waiting requests or seats whose counter is not above the virtual time is as good as
+//! forgotten, and is. If ever more than [`REMEMBERED`] idle callers stand above it, the virtual time is
+//! raised to their median: half of them are forgiven at most one request's worth.
 
 use crate::clock::Nanos;
 

@@ -1,21 +1,21 @@
 //! Fairness between the callers of one class: a counter of virtual tokens for each.
 //!
-//! A caller's counter grows by what its requests cost, divided by its weight, when they are admitted; the caller with
-//! the smallest counter is next. A caller that comes back after a pause is lifted to the virtual time, how far the
-//! foremost of those served has come, so nobody can save up idleness and spend it as a monopoly; one that worked while
-//! the others paused owes nothing for it either.
+//! A caller's counter grows by the cost of its requests, divided by its weight, when they are admitted; the
+//! caller with the smallest counter is next. A caller that comes back after a pause is lifted to the virtual
+//! time, the counter of the foremost of those served. So nobody can save up idleness and spend it as a
+//! monopoly, and a caller that worked while the others paused owes nothing for it.
 //!
-//! * **Credit.** A pause is not always wanted: with short waits a caller is absent most of the time *because* it was just
-//!   refused. It is owed the requests that were refused, but no more than the others got since it began to ask in vain,
-//!   and that for [`CREDIT`](super::contest::CREDIT) after it last did. So much it is lifted less.
-//! * **Debt.** A caller that is ahead of the others pays for at most [`DEBT`](super::account::DEBT) (`account.rs`).
+//! * **Credit.** With short waits a caller is often absent *because* it was just refused. It is owed the
+//!   refused requests, but no more than the others got since it began to ask in vain. For
+//!   [`CREDIT`](super::contest::CREDIT) after the last refusal it is lifted by so much less.
+//! * **Debt.** A caller that is ahead of the others pays for at most [`DEBT`](super::account::DEBT).
 //! * **Contest.** Only what is taken while others want it counts (`contest.rs`).
 //!
-//! **The longest wait.** While a caller waits, requests of others go first as long as their counters are smaller. After
-//! `DEBT` its counter is at most one request above the mean at which the others are admitted. The others are below that
-//! mean by what they are owed, at most `CREDIT` of an equal share, and by the estimates for their seats under way. So
-//! whatever happened before, a caller that waits is next within `DEBT + CREDIT`, the time of an answer, and two rounds of
-//! one request each.
+//! **The longest wait.** While a caller waits, requests of others go first as long as their counters are
+//! smaller. After `DEBT` its counter is at most one request above the mean at which the others are admitted.
+//! The others are below that mean by what they are owed, at most `CREDIT` of an equal share, and by the
+//! estimates for their seats under way. So whatever happened before, a caller that waits is next within `DEBT
+//! + CREDIT`, the time of an answer, and two rounds of one request each.
 
 mod memory;
 
@@ -166,8 +166,8 @@ impl Callers {
         });
     }
 
-    /// Ends the debts of waiting callers whose time is over. Returns whether there were any. Callers without a waiting
-    /// request are looked at when they ask.
+    /// Ends the debts of waiting callers whose time is over. Returns `true` if there were any. Callers
+    /// without a waiting request are looked at when they ask.
     pub(super) fn forgive(&mut self, now: Nanos) -> bool {
         if now.since(self.looked_at) < LOOK_EVERY {
             return false;

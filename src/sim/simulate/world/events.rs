@@ -139,8 +139,11 @@ impl World<'_> {
         let machine = &mut self.machines[place];
         let kv_tokens = machine.kv_tokens(self.shares.kv);
         let lost = machine.engine.set_kv_tokens(kv_tokens);
-        for id in lost {
-            let call = (id >> 8) as usize;
+        // A request of several answers loses its seat once, however many of them are lost.
+        let mut calls: Vec<usize> = lost.into_iter().map(|id| (id >> 8) as usize).collect();
+        calls.sort_unstable();
+        calls.dedup();
+        for call in calls {
             if !self.calls[call].is_over() {
                 self.withdraw(call);
                 self.attempt_failed(call, Failure::Broke);
