@@ -35,11 +35,11 @@ const MEMORY: u32 = 1000;
 
 /// A stream whose last tokens are older does not flow: four tokens late at 100 ms each, and a report every 100 ms.
 pub(super) const FLOWS: Duration = Duration::from_millis(500);
-/// Streams are counted in periods of that length: the most of the last three is what a worker decodes at once, the most
-/// of all what it was seen to.
+/// Streams are counted in periods of that length. The maximum of the last three is what a worker decodes at once now; the
+/// maximum of all sixteen is what it has shown that it can.
 const PERIODS: usize = 16;
 const LAST: usize = 3;
-/// A gap in everything is a stall when it is longer than two reports are apart by this, or this many tokens.
+/// A gap in everything is a stall when it exceeds the time between two reports by this, and by the time of so many tokens.
 const GAP: Duration = Duration::from_millis(50);
 const GAP_TOKENS: f64 = 3.0;
 
@@ -72,18 +72,22 @@ impl Flow {
 
     /// The longest silence that is still none.
     fn patience(&self) -> Duration {
-        let gap = self.gaps.quantile(NEARLY_ALL).map_or(Duration::ZERO, |gap| UNIT.mul_f64(gap));
-        SHORTEST_SILENCE.max(gap.mul_f64(TOKENS))
+        SHORTEST_SILENCE.max(self.token_time().mul_f64(TOKENS))
     }
 
-    /// The longest gap in everything that is still none.
-    fn gap(&self) -> Duration {
-        let token = self.gaps.quantile(NEARLY_ALL).map_or(Duration::ZERO, |gap| UNIT.mul_f64(gap));
-        REPORT_EVERY + GAP.max(token.mul_f64(GAP_TOKENS))
+    /// Nearly all tokens come within this after the one before.
+    fn token_time(&self) -> Duration {
+        self.gaps.quantile(NEARLY_ALL).map_or(Duration::ZERO, |gap| UNIT.mul_f64(gap))
     }
 
-    /// Ends the periods that are over. True when one ended.
-    fn turn(&mut self, now: Nanos) -> bool {
+    /// Whether it is a stall when nothing comes for so long.
+    fn is_stall(&self, quiet: Duration) -> bool {
+        // The percentile is looked for only where it can matter: this is asked with every report of every stream.
+        quiet >= REPORT_EVERY + GAP && quiet >= REPORT_EVERY + self.token_time().mul_f64(GAP_TOKENS)
+    }
+
+    /// Ends the periods that are over.
+    fn turn(&mut self, now: Nanos) {
         let period = now.0 / saturating_nanos(FLOWS);
         let passed = period.saturating_sub(self.period);
         for _ in 0..passed.min(PERIODS as u64) {
@@ -91,7 +95,6 @@ impl Flow {
             self.before[0] = std::mem::take(&mut self.flowing);
         }
         self.period = self.period.max(period);
-        passed > 0
     }
 
     /// Sequences of a stream flow. `counted` is the period in which they last did.
@@ -155,7 +158,7 @@ impl Worker {
         let since = self.flow.at;
         let flowed = self.flow.tokens_at > Nanos::ZERO && since.since(self.flow.tokens_at) <= FLOWS;
         let begins = self.reads_until().map_or(since, |read| read.max(since));
-        if flowed && self.ledger.in_flight() > 0 && now.since(begins) >= self.flow.gap() {
+        if flowed && self.ledger.in_flight() > 0 && self.flow.is_stall(now.since(begins)) {
             self.stalled(since, now);
         }
         self.stalls.advance(self.oldest_unread(), now);

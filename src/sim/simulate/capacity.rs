@@ -60,14 +60,14 @@ pub struct Peak {
 
 /// How much of itself a worker has.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Shares {
+pub(super) struct Remaining {
     /// Of its KV cache.
     pub(super) kv: f64,
     /// Of its slots.
     pub(super) slots: f64,
 }
 
-impl Shares {
+impl Remaining {
     /// All of it.
     pub(super) const WHOLE: Self = Self { kv: 1.0, slots: 1.0 };
 
@@ -98,14 +98,14 @@ impl Capacity {
     #[must_use]
     pub fn measure(scenario: &Scenario) -> Self {
         let people = People::of(scenario);
-        let mut conditions = vec![(Shares::WHOLE, 1.0)];
-        let (mut shares, mut stretch) = (Shares::WHOLE, 1.0);
+        let mut conditions = vec![(Remaining::WHOLE, 1.0)];
+        let (mut shares, mut stretch) = (Remaining::WHOLE, 1.0);
         for event in &scenario.events {
             shares.kv = event.kv.unwrap_or(shares.kv);
             shares.slots = event.slots.unwrap_or(shares.slots);
             stretch = event.output.unwrap_or(stretch);
             // The load follows the healthy fleet, the figures the fleet as it is.
-            conditions.extend([(Shares::WHOLE, stretch), (shares, stretch)]);
+            conditions.extend([(Remaining::WHOLE, stretch), (shares, stretch)]);
         }
         let mut peaks = HashMap::new();
         for (shares, stretch) in conditions {
@@ -119,7 +119,7 @@ impl Capacity {
     }
 
     /// What one worker of that group can do with these shares of itself and answers `stretch` times as long.
-    pub(super) fn peak(&self, group: usize, shares: Shares, stretch: f64) -> Peak {
+    pub(super) fn peak(&self, group: usize, shares: Remaining, stretch: f64) -> Peak {
         let nothing = Peak { work: 0.0, rate: 0.0, clients: 0 };
         self.peaks.get(&key(group, shares, stretch)).copied().unwrap_or(nothing)
     }
@@ -127,15 +127,15 @@ impl Capacity {
     /// Requests per second that make 1×, while answers are `stretch` times as long.
     #[must_use]
     pub fn rate(&self, scenario: &Scenario, stretch: f64) -> f64 {
-        scenario.worker_groups().map(|group| self.peak(group, Shares::WHOLE, stretch).rate).sum()
+        scenario.worker_groups().map(|group| self.peak(group, Remaining::WHOLE, stretch).rate).sum()
     }
 }
 
-fn key(group: usize, shares: Shares, stretch: f64) -> Conditions {
+fn key(group: usize, shares: Remaining, stretch: f64) -> Conditions {
     (group, shares.kv.to_bits(), shares.slots.to_bits(), stretch.to_bits())
 }
 
-fn peak(scenario: &Scenario, people: &People, group: &Group, shares: Shares, stretch: f64) -> Peak {
+fn peak(scenario: &Scenario, people: &People, group: &Group, shares: Remaining, stretch: f64) -> Peak {
     let spec = shares.of(group.spec());
     let price = Price::of(&group.spec());
     let mut random = Rng::with_seed(SEED);

@@ -32,11 +32,10 @@ mod tests;
 
 use std::time::Duration;
 
-use self::trial::{Before, Cut, HELPS, LATE, LATE_BESIDE_OTHERS, NO_UNDO};
+use self::trial::{Evidence, HELPS, LATE, LATE_BESIDE_OTHERS, LimitCut, NO_UNDO};
 use self::window::{Measure, Window};
 use super::{Law, Sample, Told};
 use crate::clock::Nanos;
-use crate::shed::quantile::Ratios;
 
 /// The limit of a worker nothing is known of, over all gateways: no worker of today is harmed by so many for long.
 const START: u32 = 32;
@@ -67,13 +66,12 @@ const RETRY: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// A cut to less than this share of the knee says that the worker has changed.
 const SAME_KNEE: f64 = 0.8;
-
 /// The first try above the knee after a cut, as a share of the knee.
 const FIRST_TRY: f64 = 0.1;
+
 /// The law for workers that stream.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    limit: f64,
     floor: f64,
     ceiling: f64,
     itl_slo: f64,
@@ -81,20 +79,14 @@ pub struct Stream {
     helps: f64,
     /// Share of the promise that counts as late.
     late: f64,
-    phase: Phase,
-    /// Where the worker was last seen to be full.
-    knee: Option<f64>,
-    /// When more than that is tried again, how long that was put off, and by how much it is.
-    try_at: Nanos,
-    put_off: Duration,
-    step: f64,
+    search: Search,
     /// Requests sent before the limit last changed are not judged: they say nothing about it.
     changed_at: Nanos,
     window: Window,
     /// Sequences that were seen to flow at once of late: so many the worker decodes.
     flowing: f64,
     /// The last cut, as long as it may be taken back.
-    cut: Option<Cut>,
+    cut: Option<LimitCut>,
     undone_at: Option<Nanos>,
     no_undo_until: Nanos,
     /// How late first tokens, tokens and answers are that are not late because of the load, as ratios above 1.
@@ -103,6 +95,19 @@ pub struct Stream {
     /// A moving mean of what a first token may take, in seconds, and as a share of the promise.
     reference: f64,
     reference_share: f64,
+}
+
+/// The limit, and how it is looked for.
+#[derive(Clone, Copy, Debug)]
+struct Search {
+    limit: f64,
+    phase: Phase,
+    /// Where the worker was last seen to be full.
+    knee: Option<f64>,
+    /// When more than that is tried again, how long that was put off, and by how much it is.
+    try_at: Nanos,
+    put_off: Duration,
+    step: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,17 +124,19 @@ impl Stream {
     #[must_use]
     pub fn new(told: &Told) -> Self {
         let mut law = Self {
-            limit: f64::from(START / told.dams.max(1)),
             floor: 1.0,
             ceiling: 1.0,
             itl_slo: 1.0,
             helps: HELPS,
             late: LATE,
-            phase: Phase::SlowStart,
-            knee: None,
-            try_at: Nanos::ZERO,
-            put_off: RETRY,
-            step: 1.0,
+            search: Search {
+                limit: f64::from(START / told.dams.max(1)),
+                phase: Phase::SlowStart,
+                knee: None,
+                try_at: Nanos::ZERO,
+                put_off: RETRY,
+                step: 1.0,
+            },
             changed_at: Nanos::ZERO,
             window: Window::default(),
             flowing: 0.0,
@@ -148,7 +155,7 @@ impl Stream {
     /// An answer of this ratio came: ends the window if it is long enough.
     fn answered(&mut self, measure: Measure, ratio: f64, now: Nanos) {
         self.window.add(measure, ratio);
-        if self.phase == Phase::SlowStart && ratio < CALM && self.is_used(self.window.peak) {
+        if self.search.phase == Phase::SlowStart && ratio < CALM && self.is_used(self.window.peak) {
             self.grow(SLOW_START);
         }
         if now.since(self.window.start) >= WINDOW && self.window.answers() >= ANSWERS {
@@ -164,7 +171,7 @@ impl Stream {
     /// Ends a window.
     fn judge(&mut self, now: Nanos) {
         self.forget(now);
-        if self.phase == Phase::Settling && self.is_trial_open(now) {
+        if self.search.phase == Phase::Settling && self.is_trial_open(now) {
             return;
         }
         let [ttft, itl, whole] =
@@ -172,8 +179,8 @@ impl Stream {
         let signal = ttft.max(itl).max(whole).max(f64::from(self.window.waiting) / QUEUED);
         let (used, failed) = (self.is_used(self.window.peak), self.window.failed);
         let window = std::mem::replace(&mut self.window, Window::from(now));
-        if self.phase == Phase::Settling {
-            self.phase = Phase::Steady;
+        if self.search.phase == Phase::Settling {
+            self.search.phase = Phase::Steady;
             if signal > 1.0 {
                 self.take_back_in_vain(&window, now);
             }
@@ -192,89 +199,93 @@ impl Stream {
                 }
                 _ => 0.0,
             };
-            let limit = (self.limit * factor).max(least);
-            if limit >= self.limit {
+            let limit = (self.search.limit * factor).max(least);
+            if limit >= self.search.limit {
                 // All that is in flight is decoded, so nothing waits for a place: it is late for another reason.
                 self.accept(Measure::FirstToken, &window, None);
             } else {
                 let late = Duration::try_from_secs_f64((ttft - 1.0).max(0.0) * self.reference);
-                let trial = measure.map(|measure| (measure, window.of(measure).clone()));
-                self.cut(limit, (window.start, late.unwrap_or_default(), false), trial, now);
+                let evidence = Evidence {
+                    since: window.start,
+                    late: late.unwrap_or_default(),
+                    sudden: false,
+                    trial: measure.map(|measure| (measure, window.of(measure).clone())),
+                };
+                self.cut(limit, evidence, now);
             }
-        } else if signal < CALM && used && !failed && self.phase == Phase::Steady {
+        } else if signal < CALM && used && !failed && self.search.phase == Phase::Steady {
             self.widen(now);
         }
     }
 
     /// The limit was used and nothing spoke against it.
     fn widen(&mut self, now: Nanos) {
-        let knee = self.knee.unwrap_or(f64::INFINITY);
-        if self.limit < knee {
-            self.raise((self.limit + self.limit.sqrt()).min(knee), now);
-        } else if now >= self.try_at {
-            if self.limit > knee {
+        let knee = self.search.knee.unwrap_or(f64::INFINITY);
+        if self.search.limit < knee {
+            self.raise((self.search.limit + self.search.limit.sqrt()).min(knee), now);
+        } else if now >= self.search.try_at {
+            if self.search.limit > knee {
                 // More than the knee went well: it was none.
-                (self.knee, self.put_off) = (Some(self.limit), RETRY);
-                self.step = (self.step * 2.0).min(self.limit.sqrt());
+                (self.search.knee, self.search.put_off) = (Some(self.search.limit), RETRY);
+                self.search.step = (self.search.step * 2.0).min(self.search.limit.sqrt());
             }
-            self.raise(self.limit + self.step, now);
+            self.raise(self.search.limit + self.search.step, now);
         }
     }
 
-    fn cut(
-        &mut self,
-        limit: f64,
-        (since, late, sudden): (Nanos, Duration, bool),
-        trial: Option<(Measure, Ratios)>,
-        now: Nanos,
-    ) {
-        let Self { limit: from, phase, knee, try_at, put_off, step, .. } = *self;
-        let before = Before { limit: from, phase, knee, try_at, put_off, step };
+    fn cut(&mut self, limit: f64, evidence: Evidence, now: Nanos) {
+        let before = self.search;
         if self.undone_at.is_some_and(|undone| now.since(undone) < 2 * WINDOW) {
             self.no_undo_until = now + NO_UNDO;
         }
-        self.cut = Some(Cut { at: now, since, late, before, sudden, trial });
-        let limit = limit.clamp(self.floor, self.limit);
-        self.step = 1.0;
-        match self.knee {
+        self.cut = Some(LimitCut { at: now, before, evidence });
+        let limit = limit.clamp(self.floor, self.search.limit);
+        self.search.step = 1.0;
+        match self.search.knee {
             // A try that failed: back to what was well before, and more patience with the next.
-            Some(knee) if self.limit > knee && limit >= SAME_KNEE * knee => {
-                self.limit = knee.max(self.floor);
-                self.put_off = (self.put_off * 2).min(LONGEST_RETRY);
+            Some(knee) if self.search.limit > knee && limit >= SAME_KNEE * knee => {
+                self.search.limit = knee.max(self.floor);
+                self.search.put_off = (self.search.put_off * 2).min(LONGEST_RETRY);
             }
             // A little less than before: it may be the luck of the last lengths. What is between is soon tried again.
             Some(knee) if limit >= SAME_KNEE * knee => {
-                (self.limit, self.knee, self.put_off) = (limit, Some(f64::midpoint(limit, knee)), RETRY);
+                (self.search.limit, self.search.knee, self.search.put_off) =
+                    (limit, Some(f64::midpoint(limit, knee)), RETRY);
             }
             _ => {
-                self.step = ((from - limit) / 2.0).clamp(1.0, (FIRST_TRY * limit).max(1.0));
-                (self.limit, self.knee, self.put_off) = (limit, Some(limit), RETRY);
+                self.search.step = ((before.limit - limit) / 2.0).clamp(1.0, (FIRST_TRY * limit).max(1.0));
+                (self.search.limit, self.search.knee, self.search.put_off) = (limit, Some(limit), RETRY);
             }
         }
-        self.try_at = now + self.put_off;
+        self.search.try_at = now + self.search.put_off;
         self.changed_at = now;
-        self.phase = Phase::Settling;
+        self.search.phase = Phase::Settling;
         self.window = Window::from(now);
     }
 
     /// A larger limit that is judged by what is sent from now on.
     fn raise(&mut self, limit: f64, now: Nanos) {
-        self.limit = limit.min(self.ceiling);
+        self.search.limit = limit.min(self.ceiling);
         self.changed_at = now;
     }
 
     fn grow(&mut self, step: f64) {
-        self.limit = (self.limit + step).min(self.ceiling);
+        self.search.limit = (self.search.limit + step).min(self.ceiling);
     }
 
     fn is_used(&self, peak: u32) -> bool {
-        f64::from(peak) >= USED * self.limit.floor()
+        f64::from(peak) >= USED * self.search.limit.floor()
     }
+}
+
+/// What a first token may take, in seconds: the time of an idle worker, and the slack.
+fn reference(expected: Duration, slo: Duration) -> f64 {
+    (expected.as_secs_f64() + SLACK * slo.as_secs_f64()).max(1e-6)
 }
 
 impl Law for Stream {
     fn limit(&self) -> u32 {
-        (self.limit as u32).max(1)
+        (self.search.limit as u32).max(1)
     }
 
     fn observe(&mut self, sample: Sample, now: Nanos) {
@@ -284,25 +295,25 @@ impl Law for Stream {
                 if dispatched >= self.changed_at =>
             {
                 self.flowing = f64::from(flowing);
-                let reference = expected.as_secs_f64() + SLACK * slo.as_secs_f64();
+                let reference = reference(expected, slo);
                 let share = reference / slo.as_secs_f64().max(1e-6);
                 self.reference += (reference - self.reference) / f64::from(ANSWERS);
                 self.reference_share += (share - self.reference_share) / f64::from(ANSWERS);
-                self.answered(Measure::FirstToken, ttft.as_secs_f64() / reference.max(1e-6), now);
+                self.answered(Measure::FirstToken, ttft.as_secs_f64() / reference, now);
             }
             Sample::FirstToken { dispatched, ttft, expected, slo, .. } => {
                 // It was sent before the limit last changed: it shows what the former one was like.
-                if let Some(Cut { since, trial: Some((Measure::FirstToken, earlier)), .. }) = &mut self.cut
-                    && dispatched >= *since
+                if let Some(LimitCut { evidence, .. }) = &mut self.cut
+                    && let Some((Measure::FirstToken, earlier)) = &mut evidence.trial
+                    && dispatched >= evidence.since
                 {
-                    let reference = expected.as_secs_f64() + SLACK * slo.as_secs_f64();
-                    earlier.add(ttft.as_secs_f64() / reference.max(1e-6));
+                    earlier.add(ttft.as_secs_f64() / reference(expected, slo));
                 }
             }
             Sample::Whole { dispatched, elapsed, tokens, expected, slo } if dispatched >= self.changed_at => {
                 let decoding = ITL_SHARE * self.itl_slo * tokens as f64;
-                let reference = expected.as_secs_f64() + SLACK * slo.as_secs_f64() + decoding;
-                self.answered(Measure::Whole, elapsed.as_secs_f64() / reference.max(1e-6), now);
+                let reference = reference(expected, slo) + decoding;
+                self.answered(Measure::Whole, elapsed.as_secs_f64() / reference, now);
             }
             Sample::Tokens { count, span } if now - span >= self.changed_at => {
                 let itl = span.as_secs_f64() / count.max(1) as f64;
@@ -311,10 +322,15 @@ impl Law for Stream {
             Sample::Overdue { dispatched, flowing }
                 if dispatched >= self.changed_at
                     && flowing > 0
-                    && f64::from(flowing) < self.limit.floor() =>
+                    && f64::from(flowing) < self.search.limit.floor() =>
             {
-                let trial = Some((Measure::FirstToken, self.window.of(Measure::FirstToken).clone()));
-                self.cut(f64::from(flowing), (dispatched, Duration::ZERO, true), trial, now);
+                let evidence = Evidence {
+                    since: dispatched,
+                    late: Duration::ZERO,
+                    sudden: true,
+                    trial: Some((Measure::FirstToken, self.window.of(Measure::FirstToken).clone())),
+                };
+                self.cut(f64::from(flowing), evidence, now);
             }
             Sample::Stalled { from, to } => self.stalled(from, to, now),
             Sample::WorkerFailed { .. } => self.window.failed = true,
@@ -333,6 +349,6 @@ impl Law for Stream {
         // What one of several gateways gives up the others may take: that it is no better proves less.
         (self.helps, self.late) = if told.dams > 1 { (0.5, LATE_BESIDE_OTHERS) } else { (HELPS, LATE) };
         self.itl_slo = told.itl_slo.as_secs_f64().max(1e-3);
-        self.limit = self.limit.clamp(self.floor, self.ceiling);
+        self.search.limit = self.search.limit.clamp(self.floor, self.ceiling);
     }
 }

@@ -32,8 +32,8 @@ fn second(law: &mut Stream, start: u64, count: u64, ttft: u64) {
 /// A law past its slow start, with this limit and a window that begins at 3 s.
 fn steady(slots: Option<u32>, limit: u32) -> Stream {
     let mut law = Stream::new(&told(slots));
-    law.phase = Phase::Steady;
-    (law.limit, law.knee) = (f64::from(limit), Some(f64::from(limit)));
+    law.search.phase = Phase::Steady;
+    (law.search.limit, law.search.knee) = (f64::from(limit), Some(f64::from(limit)));
     law.window.start = at(3000);
     law
 }
@@ -133,7 +133,7 @@ fn a_limit_grows_only_when_it_is_used_and_by_one_above_the_knee() {
     let mut law = steady(None, 16);
     second(&mut law, 3000, 20, 150);
     assert_eq!(law.limit(), 17);
-    law.knee = Some(100.0);
+    law.search.knee = Some(100.0);
     second(&mut law, 5000, 20, 150);
     assert_eq!(law.limit(), 21, "by its square root below the knee");
     let idle = law.limit();

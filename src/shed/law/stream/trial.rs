@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::window::{Measure, Window};
-use super::{ITL_SHARE, Phase, Stream};
+use super::{ITL_SHARE, Search, Stream};
 use crate::clock::Nanos;
 use crate::shed::quantile::Ratios;
 
@@ -39,49 +39,42 @@ pub(super) const NO_UNDO: Duration = Duration::from_secs(30);
 
 /// A cut, and what it takes to take it back.
 #[derive(Clone, Debug)]
-pub(super) struct Cut {
+pub(super) struct LimitCut {
     pub(super) at: Nanos,
-    /// Since when its evidence was gathered.
+    pub(super) before: Search,
+    pub(super) evidence: Evidence,
+}
+
+/// What a cut was made for.
+#[derive(Clone, Debug)]
+pub(super) struct Evidence {
+    /// Since when it was gathered.
     pub(super) since: Nanos,
     /// By how much first tokens were late.
     pub(super) late: Duration,
-    pub(super) before: Before,
-    /// It was made at once when a first token was overdue, not at the end of a window.
+    /// It is one overdue first token, not a window.
     pub(super) sudden: bool,
     /// What was late, and how late, where that can be compared with what comes afterwards.
     pub(super) trial: Option<(Measure, Ratios)>,
 }
 
-/// What a cut changes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Before {
-    pub(super) limit: f64,
-    pub(super) phase: Phase,
-    pub(super) knee: Option<f64>,
-    pub(super) try_at: Nanos,
-    pub(super) put_off: Duration,
-    pub(super) step: f64,
-}
-
 impl Stream {
     /// Whether what came since a cut is too little to judge it.
     pub(super) fn is_trial_open(&self, now: Nanos) -> bool {
-        let trial = self.cut.as_ref().and_then(|cut| cut.trial.as_ref());
+        let trial = self.cut.as_ref().and_then(|cut| cut.evidence.trial.as_ref());
         let Some((measure, _)) = trial else { return false };
         self.window.of(*measure).len() < TRIAL_ANSWERS && now.since(self.window.start) < TRIAL
     }
 
     /// Takes the last cut back if what was late is as late as before: it is not late because of the load.
     pub(super) fn take_back_in_vain(&mut self, window: &Window, now: Nanos) {
-        let Some(Cut { before, sudden, trial: Some((measure, earlier)), .. }) = self.cut.take() else {
-            return;
-        };
+        let Some(LimitCut { before, evidence, .. }) = self.cut.take() else { return };
+        let Evidence { sudden, trial: Some((measure, earlier)), .. } = evidence else { return };
         let later = window.of(measure);
         let few = earlier.len() < FEW || later.len() < FEW;
         let better = later.exceeded_by(&earlier).is_none_or(|share| share >= self.helps);
         let less = sudden || later.p90() <= earlier.p90().map(|p90| p90 * LESS);
-        let helped = few || better && less;
-        if helped {
+        if few || (better && less) {
             return;
         }
         self.accept(measure, window, Some(&earlier));
@@ -101,10 +94,9 @@ impl Stream {
         *usual = (p90 * TOLERANCE).min(most).max(*usual);
     }
 
-    fn restore(&mut self, before: Before, now: Nanos) {
-        let Before { limit, phase, knee, try_at, put_off, step } = before;
-        self.limit = limit.max(self.limit).clamp(self.floor, self.ceiling);
-        (self.phase, self.knee, self.try_at, self.put_off, self.step) = (phase, knee, try_at, put_off, step);
+    fn restore(&mut self, before: Search, now: Nanos) {
+        let limit = before.limit.max(self.search.limit).clamp(self.floor, self.ceiling);
+        self.search = Search { limit, ..before };
         self.changed_at = now;
         self.window = Window::from(now);
         self.cut = None;
@@ -120,8 +112,8 @@ impl Stream {
     /// A stall was noticed. A cut whose evidence it explains is taken back at once and in full.
     pub(super) fn stalled(&mut self, from: Nanos, to: Nanos, now: Nanos) {
         let Some(cut) = self.cut.as_ref().filter(|cut| now.since(cut.at) <= UNDO) else { return };
-        let overlap = to.min(cut.at).since(from.max(cut.since));
-        if overlap.is_zero() || overlap < cut.late || now < self.no_undo_until {
+        let overlap = to.min(cut.at).since(from.max(cut.evidence.since));
+        if overlap.is_zero() || overlap < cut.evidence.late || now < self.no_undo_until {
             return;
         }
         let before = cut.before;

@@ -150,7 +150,7 @@ pub struct Event {
     /// This worker is back, empty and healthy.
     pub revive: Option<String>,
     /// Something stands still for a while.
-    pub stall: Option<Stall>,
+    pub stall: Option<StallEvent>,
     /// From now on every worker has this share of its slots, and the dam is not told. What it decodes already stays.
     pub slots: Option<f64>,
     /// From now on everything that a worker sends takes so much longer to arrive.
@@ -165,7 +165,7 @@ pub struct Event {
 /// Something stands still for a while and then goes on as if nothing had been.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Stall {
+pub struct StallEvent {
     /// A worker by its name, or `workers`, `dams`, or `clock`: that one jumps ahead instead.
     pub of: String,
     /// For how long.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 pub use amount::{Shape, Span, Spread};
 pub use expect::Bound;
 pub use fleet::{Dam, FirstToken, Group, Promise};
-pub use load::{Arrivals, Callers, Event, Extra, Load, Requests, Stall};
+pub use load::{Arrivals, Callers, Event, Extra, Load, Requests, StallEvent};
 
 /// A scenario: a fleet, a promise, a dam, and what is offered to it.
 #[derive(Clone, Debug, Deserialize)]

@@ -8,7 +8,7 @@ use super::{Happening, Phase, World};
 use crate::clock::Nanos;
 use crate::shed::Failure;
 use crate::sim::simulate::offered::Wish;
-use crate::sim::simulate::scenario::{Event, Stall};
+use crate::sim::simulate::scenario::{Event, StallEvent};
 
 impl World<'_> {
     /// Makes something happen that the scenario says.
@@ -76,7 +76,7 @@ impl World<'_> {
     }
 
     /// Something stands still, or the clock jumps.
-    fn stall(&mut self, stall: &Stall) {
+    fn stall(&mut self, stall: &StallEvent) {
         let length = stall.length.0;
         match stall.of.as_str() {
             "workers" => (0..self.machines.len()).for_each(|machine| self.stop(machine, length)),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 use crate::sim::physics::{Engine, FirstTokens, Spec};
-use crate::sim::simulate::capacity::Shares;
+use crate::sim::simulate::capacity::Remaining;
 use crate::sim::simulate::scenario::Group;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Machine {
     }
 
     /// Empty, in this state, with these shares of itself.
-    pub(super) fn restart(&mut self, state: State, shares: Shares) {
+    pub(super) fn restart(&mut self, state: State, shares: Remaining) {
         self.state = state;
         self.planned = None;
         let (kv_tokens, slots) = (self.kv_tokens(shares.kv), shares.slots_of(self.spec.slots));
@@ -63,7 +63,7 @@ impl Machine {
         self.planned = None;
     }
 
-    pub(super) fn set_slots(&mut self, shares: Shares) {
+    pub(super) fn set_slots(&mut self, shares: Remaining) {
         self.engine.set_slots(shares.slots_of(self.spec.slots));
     }
 

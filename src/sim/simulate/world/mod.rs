@@ -17,7 +17,7 @@ pub(super) use self::call::{Call, Fate, SECOND, Stage};
 use self::dam::Dam;
 use self::machine::Machine;
 use super::Policy;
-use super::capacity::{Capacity, Shares};
+use super::capacity::{Capacity, Remaining};
 use super::offered::{People, gap};
 use super::scenario::{Arrivals, Scenario};
 use crate::clock::Nanos;
@@ -106,7 +106,7 @@ pub(super) struct World<'a> {
     times: Option<f64>,
     rate: Option<f64>,
     stretch: f64,
-    shares: Shares,
+    shares: Remaining,
     /// The dams stand still until then.
     stopped_until: Nanos,
     /// How far the clock of the dams is ahead.
@@ -161,7 +161,7 @@ impl<'a> World<'a> {
             times: load.times.or(load.rate.is_none().then_some(1.0)),
             rate: load.rate,
             stretch: 1.0,
-            shares: Shares::WHOLE,
+            shares: Remaining::WHOLE,
             stopped_until: Nanos::ZERO,
             shift: Duration::ZERO,
             network: Duration::ZERO,
