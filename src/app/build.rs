@@ -65,11 +65,6 @@ pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
     Fleet::new(settings.workers.clone(), settings.gate.clone(), standing, clock.clone())
 }
 
-/// What jobs are signed with.
-pub(super) fn job_key(settings: &Settings) -> Option<crate::fleet::heartbeat::Key> {
-    settings.redis_key.clone()
-}
-
 /// The settings with the certificate authorities that they name for Redis.
 pub(super) fn with_authorities(mut settings: Settings) -> Result<Settings, StartError> {
     if let Some(file) = &settings.shared.ca {
@@ -107,7 +102,8 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         forward_authorization: settings.callers.forward_authorization,
         // Reading the system's authorities takes a tenth of a second: only for those who need them.
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
-        queue: queue.then(|| QueueSettings { key: job_key(settings), wait: settings.gate.queue_wait }),
+        queue: queue
+            .then(|| QueueSettings { key: settings.redis_key.clone(), wait: settings.gate.queue_wait }),
     })
 }
 
@@ -212,7 +208,7 @@ pub(super) fn stack(
             Arc::new(Counter {
                 jobs: jobs.clone(),
                 fleet: Arc::clone(fleet),
-                key: job_key(settings),
+                key: settings.redis_key.clone(),
                 only_overflow: *only_overflow,
             })
         }),

@@ -27,6 +27,7 @@ use crate::layers::paths::{Matched, Paths};
 use crate::metrics::Metrics;
 use crate::openai::demand::{Facts, parse, with_include_usage};
 use crate::openai::estimate::{Estimator, PromptEstimate};
+use crate::openai::tap::without_mark;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
     BodyRoom, Caller, DecodedPath, Demand, Ending, Flight, Kind, Payload, UpgradeTo, UsageInjected,
@@ -173,14 +174,6 @@ fn asks_for_websocket(parts: &request::Parts) -> bool {
         && offered(&parts.headers).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
-/// What some systems write before a text in UTF-8. JSON has no place for it, and most readers leave it out.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// The body without a byte order mark before it.
-fn without_mark(body: Bytes) -> Bytes {
-    if body.starts_with(BYTE_ORDER_MARK) { body.slice(BYTE_ORDER_MARK.len()..) } else { body }
-}
-
 fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
     headers
         .get_all(COOKIE)
@@ -285,7 +278,7 @@ where
     let (mut demand, payload, lesson, room, in_body) = if let Some(shape) = &matched.shape {
         intake.rules.check_unread(&parts.uri, &parts.extensions)?;
         let (bytes, hold) = read(body, intake.limits, &intake.buffers, &caller).await?;
-        let bytes = without_mark(bytes);
+        let bytes = bytes.slice_ref(without_mark(&bytes));
         let facts = parse(shape, &bytes)?;
         if facts.unbounded && intake.reserves_max {
             return Err(Refusal::new(

@@ -156,7 +156,8 @@ impl Ladder {
             Ok(()) => Ok(admission),
             Err((position, shortage)) => {
                 self.give_back(&admission.charge, now);
-                Err(self.deny(position, shortage, climber, admission.decisions))
+                let asked = |rung: &Rung| rung.enforced() && rung.sees(subject);
+                Err(self.deny(position, shortage, climber, admission.decisions, asked))
             }
         }
     }
@@ -187,30 +188,12 @@ impl Ladder {
     pub fn refusal_unread(&self, subject: &Subject<'_>, now: Nanos) -> Option<Denial> {
         let cost = Cost::default();
         let mut climber = Climber { seal: &self.seal, subject, cost: &cost, now, hashed: Hashed::default() };
-        let seen = |rung: &&Rung| rung.enforced() && !rung.rule.needs_body() && rung.sees(subject);
-        let (mut refusing, mut standings) = (None, Vec::new());
-        let mut decisions = Decisions::new();
-        for rung in self.rungs.iter().filter(seen) {
-            let own = rung.own(subject.own);
-            standings.push(rung.standing(Some(Place::Own(climber.key(rung))), own, now));
-            let Some(shortage) = climber.shortage(rung) else { continue };
-            decisions.push((rung.index, Decision::Refused));
-            if refusing.is_none_or(|(_, longest)| shortage > longest) {
-                refusing = Some((rung, shortage));
-            }
-        }
-        let (rung, shortage) = refusing?;
-        let Shortage::Wait(wait) = shortage else { return None };
-        Some(Denial {
-            rule: rung.index,
-            retry_after: Some(wait),
-            too_large: false,
-            standings,
-            decisions,
-            refused_by: rung.rule_by(rung.own(subject.own)),
-            amount: 1,
-            prompt_tokens: 0,
-        })
+        let asked = |rung: &Rung| rung.enforced() && !rung.rule.needs_body() && rung.sees(subject);
+        let mut rungs = self.rungs.iter().enumerate().filter(|(_, rung)| asked(rung));
+        let (position, shortage) =
+            rungs.find_map(|(position, rung)| Some((position, climber.shortage(rung)?)))?;
+        let denial = self.deny(position, shortage, climber, Decisions::new(), asked);
+        (!denial.too_large).then_some(denial)
     }
 
     /// What a request asks of each rule that sees it, narrow keys first, for who keeps the counts elsewhere.
@@ -252,11 +235,12 @@ impl Ladder {
         shortage: Shortage,
         mut climber: Climber<'_>,
         mut decisions: Decisions,
+        asked: impl Fn(&Rung) -> bool,
     ) -> Denial {
         let mut refusing = (&self.rungs[position], shortage);
         let mut standings = Vec::new();
         for (other, rung) in self.rungs.iter().enumerate() {
-            if !rung.enforced() || !rung.sees(climber.subject) {
+            if !asked(rung) {
                 continue;
             }
             let own = rung.own(climber.subject.own);

@@ -92,11 +92,6 @@ impl Scanner {
         }
     }
 
-    /// Whether the peer speaks HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
-        self.at == At::Frames
-    }
-
     /// Whether more of a request may be on its way: a rest of a head or body, or anything where it was lost.
     pub(super) fn is_amid(&self) -> bool {
         self.at != At::Head || self.in_head()
@@ -354,9 +349,9 @@ mod tests {
 
         let mut scanner = Scanner::new();
         scanner.scan(b"PRI * HTTP/2.0\r\n\r\nSM");
-        assert!(scanner.is_http2() && scanner.in_head());
+        assert!(scanner.at == At::Frames && scanner.in_head());
         scanner.scan(b"\r\n\r\n");
-        assert!(scanner.is_http2() && !scanner.in_head());
+        assert!(scanner.at == At::Frames && !scanner.in_head());
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Heads<T> {
         }
         self.timer.arm(self.patience);
         ready!(self.timer.poll(cx));
-        if self.scanner.in_head() && self.scanner.is_first() && !self.scanner.is_http2() {
+        if self.scanner.in_head() && self.scanner.is_first() {
             // Nothing else was ever written here, so this cannot fall into another answer. One try is enough: the
             // socket's buffer is empty.
             let answer =

@@ -62,39 +62,17 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    pub(crate) fn new(source: Source, watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
+    /// The body of an answer; without a `source` it has none of its own.
+    pub(crate) fn new(
+        source: Option<Source>,
+        watch: Watch,
+        alarm: Alarm,
+        clock: Clock,
+        limits: Limits,
+    ) -> Self {
         let last = clock.now();
         let held = Held::default();
-        Self {
-            source: Some(source),
-            held,
-            watch,
-            alarm,
-            clock,
-            limits,
-            last,
-            looked: last,
-            says_so: true,
-            sieve: None,
-        }
-    }
-
-    /// The body of an answer that has none of its own.
-    pub(crate) fn none(watch: Watch, alarm: Alarm, clock: Clock, limits: Limits) -> Self {
-        let last = clock.now();
-        let held = Held::default();
-        Self {
-            source: None,
-            held,
-            watch,
-            alarm,
-            clock,
-            limits,
-            last,
-            looked: last,
-            says_so: true,
-            sieve: None,
-        }
+        Self { source, held, watch, alarm, clock, limits, last, looked: last, says_so: true, sieve: None }
     }
 
     /// For a reader that is no client: where a stream breaks off, the error is the body's and not an event's.
@@ -254,8 +232,7 @@ impl Open {
     /// Ready when the worker was silent for too long, or took too long in all. A stream tells the gate meanwhile that
     /// nothing comes.
     fn poll_vain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Limits { idle, total } = self.limits;
-        let silence = Deadline { since: self.last, wait: idle, total };
+        let silence = self.silence();
         let due = self.alarm.due(&silence);
         while self.watch.is_stream() {
             let look_at = vigil::next_look(self.last, self.looked);
@@ -272,6 +249,12 @@ impl Open {
         self.alarm.poll_overdue(&silence, &self.clock, cx)
     }
 
+    /// How long nothing may come from now on.
+    const fn silence(&self) -> Deadline {
+        let Limits { idle, total } = self.limits;
+        Deadline { since: self.last, wait: idle, total }
+    }
+
     fn expire(&mut self) {
         if let Some(source) = &mut self.source {
             source.expire();
@@ -279,8 +262,7 @@ impl Open {
     }
 
     fn silent(&mut self) -> Option<BodyError> {
-        let (total, over) = self.limits.total;
-        let wait = if self.clock.now() >= over { Wait::Total(total) } else { Wait::Idle(self.limits.idle) };
+        let wait = self.silence().ended(Wait::Idle(self.limits.idle), self.clock.now());
         self.expire();
         let message = format!("Worker {} {}.", self.watch.worker(), wait.describe());
         self.break_off(Ending::TimedOut, Refusal::new(Reason::UpstreamTimeout, message))

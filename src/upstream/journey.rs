@@ -543,10 +543,10 @@ impl<'a> Journey<'a> {
             if let (Some((_, client)), Some(worker)) = (self.switch.take(), link.into_stream()) {
                 tokio::spawn(tunnel(client, worker, self.timeouts.idle, self.permit.clone(), clock.clone()));
             }
-            Open::none(watch, alarm, clock, limits)
+            Open::new(None, watch, alarm, clock, limits)
         } else {
             let source = Source::Http(HttpSource::new(link, body, Arc::clone(site), reusable));
-            Open::new(source, watch, alarm, clock, limits)
+            Open::new(Some(source), watch, alarm, clock, limits)
         };
         Answer { head, body, vigil }
     }

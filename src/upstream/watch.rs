@@ -240,13 +240,18 @@ impl Watch {
         let whole = self.noted.done || (self.noted.finished >= self.sequences.max(1));
         if whole && !self.ended {
             let (ending, reason) = self.whole();
-            self.flight.set_ending(ending);
-            if let Some(reason) = reason {
-                self.flight.set_reason(reason);
-            }
-            if let Some(permit) = &self.permit {
-                permit.end(ending);
-            }
+            self.tell(ending, reason);
+        }
+    }
+
+    /// Tells how the request ends.
+    fn tell(&self, ending: Ending, reason: Option<Reason>) {
+        self.flight.set_ending(ending);
+        if let Some(reason) = reason {
+            self.flight.set_reason(reason);
+        }
+        if let Some(permit) = &self.permit {
+            permit.end(ending);
         }
     }
 
@@ -269,13 +274,8 @@ impl Watch {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.flight.set_ending(ending);
-        if let Some(reason) = reason {
-            self.flight.set_reason(reason);
-        }
-        if let Some(permit) = self.permit.take() {
-            permit.end(ending);
-        }
+        self.tell(ending, reason);
+        self.permit = None;
     }
 }
 

@@ -102,10 +102,13 @@ async fn another_worker_takes_over_what_has_begun_and_said_nothing() {
     assert_freed(&dam, &flight, Ending::Complete).await;
 }
 
+/// A silence that ends a wait, and in which a worker on a busy machine has said what it has to say.
+const SILENCE: Duration = Duration::from_secs(2);
+
 #[tokio::test]
 async fn what_has_begun_and_fails_says_so_in_an_event() {
     let silent = quiet(|mut conn| async move { conn.closed().await }).await;
-    let dam = Dam::new(vec![silent.spec("w1")], at_once(Duration::from_millis(80)));
+    let dam = Dam::new(vec![silent.spec("w1")], at_once(SILENCE));
     let mut request = chat(true, true);
     let flight = flight_of(&mut request);
     let said = text(dam.send("w1", request).await.unwrap()).await;
@@ -116,7 +119,7 @@ async fn what_has_begun_and_fails_says_so_in_an_event() {
 
     // An answer that is no stream cannot follow on the head of one.
     let other = Worker::saying(answer(500, "no")).await;
-    let dam = Dam::new(vec![silent.spec("w1"), other.spec("w2")], at_once(Duration::from_millis(80)));
+    let dam = Dam::new(vec![silent.spec("w1"), other.spec("w2")], at_once(SILENCE));
     let mut request = chat(true, true);
     let flight = flight_of(&mut request);
     let said = text(dam.send("w1", request).await.unwrap()).await;
@@ -124,7 +127,7 @@ async fn what_has_begun_and_fails_says_so_in_an_event() {
     assert_freed(&dam, &flight, Ending::WorkerFailed).await;
 
     // Who is no client gets the error itself.
-    let dam = Dam::new(vec![silent.spec("w1")], at_once(Duration::from_millis(80)));
+    let dam = Dam::new(vec![silent.spec("w1")], at_once(SILENCE));
     let answer = dam.send("w1", chat(true, true)).await.unwrap().map(UpstreamBody::for_machines);
     let (data, _, ended) = read(answer).await;
     assert_eq!((data, ended.is_err()), (PING.repeat(2).into_bytes(), true));

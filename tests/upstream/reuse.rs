@@ -2,19 +2,23 @@
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Empty};
 use traffic_dam::refusal::Reason;
 use traffic_dam::request::{Demand, Ending, Payload};
-use traffic_dam::upstream::{RetrySettings, UpstreamSettings};
+use traffic_dam::upstream::{RetrySettings, Timeouts, UpstreamSettings};
 
 use crate::rig::{Dam, Worker, answer, assert_freed, chat, flight_of, streaming, text};
 
-/// Settings without retries: what goes out again does so for another reason.
+/// Settings without retries: what goes out again does so for another reason. A busy machine has all the time it needs to
+/// end a connection.
 fn without_retries() -> UpstreamSettings {
-    UpstreamSettings { retry: RetrySettings { max: 0, budget: 0.0 }, ..UpstreamSettings::default() }
+    let defaults = UpstreamSettings::default();
+    let timeouts = Timeouts { connect: Duration::from_secs(600), ..defaults.timeouts };
+    UpstreamSettings { retry: RetrySettings { max: 0, budget: 0.0 }, timeouts, ..defaults }
 }
 
 /// A worker that answers the first request on each connection. After the second it says `last`, and ends the connection: by

@@ -43,7 +43,7 @@ pub(super) fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
-/// A line without the byte order mark that a stream's first line may have.
-pub(super) fn without_mark(line: &[u8]) -> &[u8] {
+/// A text without the byte order mark that some systems write before UTF-8. JSON has no place for it.
+pub(crate) fn without_mark(line: &[u8]) -> &[u8] {
     line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line)
 }

@@ -18,6 +18,7 @@ mod usage;
 
 pub use filter::UsageFilter;
 pub use json::JsonTap;
+pub(crate) use lines::without_mark;
 pub use pings::{Parted, Pings};
 pub use sse::{Seen, SseTap};
 pub use usage::Usage;

@@ -80,7 +80,10 @@ impl Jobs {
         let read = |(id, fields): (String, Vec<Vec<u8>>)| {
             sealed::open(&self.0.sealing, self.prefix(), job, Entry::kept(&id, fields)?)
         };
-        Ok((kept.into_iter().filter_map(read).collect(), more))
+        let read: VecDeque<_> = kept.into_iter().filter_map(read).collect();
+        // Where nothing of a page is believed there is no place to go on from: the stream is read again in its own time.
+        let more = more && !read.is_empty();
+        Ok((read, more))
     }
 }
 

@@ -146,7 +146,7 @@ impl Link {
     /// Whether Redis answered somebody a moment ago. A command that it has not answered by then is late, not lost.
     #[must_use]
     pub fn is_answering(&self) -> bool {
-        self.is_up() && self.0.breaker.heard_since(self.0.clock.now() - MOMENT)
+        self.is_up() && self.heard_since(self.0.clock.now() - MOMENT)
     }
 
     /// Makes another connection: this gateway was paused for long, and the one that it has may be dead.

@@ -63,6 +63,17 @@ fn a_law_hears_the_whole_course() {
 }
 
 #[test]
+fn a_law_hears_of_a_gap_in_everything_instead_of_slow_tokens() {
+    let samples = heard(|gate, seat| {
+        gate.dispatched(seat, at(10));
+        gate.first_token(seat, at(310));
+        gate.tokens(seat, 1, at(310));
+        gate.tokens(seat, 9, at(470));
+    });
+    assert_eq!(samples.last(), Some(&Sample::Stalled { from: at(310), to: at(470) }));
+}
+
+#[test]
 fn a_law_hears_each_way_to_end() {
     let end = Sample::End { elapsed: Duration::from_millis(1), in_flight: 1 };
     let failed = Sample::WorkerFailed { in_flight: 1 };

@@ -92,7 +92,7 @@ impl Journey<'_> {
         // There is no other worker to leave for: whoever drains the queue takes it over.
         let vigil = Vigil::new(self.until(sent, watch.is_stream()), None, clock.now());
         let source = Source::Job(Box::new(JobSource::new(awaited, first)));
-        let body = Open::new(source, watch, alarm, clock.clone(), self.limits());
+        let body = Open::new(Some(source), watch, alarm, clock.clone(), self.limits());
         Ok(Answer { head, body, vigil })
     }
 
