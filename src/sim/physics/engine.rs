@@ -57,6 +57,8 @@ pub struct Engine {
     /// When the step that runs ends. `None` only while nothing runs, and nothing waits that has room.
     step_end: Option<Nanos>,
     kv_used: u64,
+    /// It stands still until then.
+    paused_until: Nanos,
 }
 
 impl Engine {
@@ -71,6 +73,7 @@ impl Engine {
             running: Vec::new(),
             step_end: None,
             kv_used: 0,
+            paused_until: Nanos::ZERO,
         }
     }
 
@@ -109,7 +112,7 @@ impl Engine {
         }
         let room = u32::try_from(kv_tokens - prompt).unwrap_or(u32::MAX);
         let output = output.clamp(1, room);
-        let ready = now + self.spec.prefill_base;
+        let ready = now.max(self.paused_until) + self.spec.prefill_base;
         self.arriving.push_back((
             ready,
             Sequence {
@@ -189,7 +192,8 @@ impl Engine {
     /// Stands still for `length` from `now` on, as a process that is stopped and continued: all that is under way ends so
     /// much later, and what arrives meanwhile is taken in afterwards.
     pub fn pause(&mut self, length: Duration, now: Nanos) {
-        let until = now + length;
+        self.paused_until = now + length;
+        let until = self.paused_until;
         self.step_end = self.step_end.map(|end| end + length);
         self.reading.iter_mut().for_each(|(read, _)| *read = *read + length);
         self.arriving.iter_mut().for_each(|(ready, _)| *ready = (*ready).max(until));

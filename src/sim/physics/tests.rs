@@ -224,6 +224,9 @@ fn slots_that_are_lost_are_those_of_the_youngest() {
     assert_eq!(finished, [1, 2, 3, 4, 5]);
 }
 
+/// More slots than any worker of these tests has.
+const MOST_SLOTS: u32 = 12;
+
 #[derive(Clone, Debug)]
 enum Op {
     Submit { prompt: u64, output: u32, first_token: Option<u64> },
@@ -236,7 +239,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         4 => (1_u64..120, 1_u32..60, proptest::option::of(0_u64..300))
             .prop_map(|(prompt, output, first_token)| Op::Submit { prompt, output, first_token }),
-        1 => (1_u32..12).prop_map(|slots| Op::Slots { slots }),
+        1 => (1..=MOST_SLOTS).prop_map(|slots| Op::Slots { slots }),
         1 => (0_u64..60).prop_map(|id| Op::Cancel { id }),
         3 => (0_u64..400).prop_map(|millis| Op::Wait { millis }),
     ];
@@ -250,7 +253,9 @@ fn play(spec: &Spec, ops: &[Op], by_event: bool) -> Vec<(Nanos, Event)> {
     let mut now = Nanos::ZERO;
     let (mut submitted, mut cancelled) = (0, 0);
     let mut outputs = Vec::new();
-    let mut slots = spec.slots;
+    // The most slots that there were, and those that there are; a step with so many takes no longer than that.
+    let (mut most, mut slots) = (spec.slots, spec.slots);
+    let longest = spec.step_time(MOST_SLOTS, u64::from(spec.step_tokens.max(MOST_SLOTS)));
     let run = |engine: &mut Engine, to: Nanos, events: &mut Vec<_>| {
         while let Some(next) = engine.next_event().filter(|next| by_event && *next <= to) {
             engine.advance(next, &mut |at, event| events.push((at, event)));
@@ -271,14 +276,15 @@ fn play(spec: &Spec, ops: &[Op], by_event: bool) -> Vec<(Nanos, Event)> {
             }
             Op::Slots { slots: new } => {
                 // Those that have fewer slots now leave them with the next step.
-                slots = slots.max(new);
+                (most, slots) = (most.max(new), new);
                 engine.set_slots(new);
             }
             Op::Cancel { id } => cancelled += usize::from(engine.cancel(id)),
             Op::Wait { millis } => {
                 now = now + Duration::from_millis(millis);
                 run(&mut engine, now, &mut events);
-                assert!(engine.running() <= slots as usize, "{} of {slots} slots", engine.running());
+                let bound = if Duration::from_millis(millis) > longest { slots } else { most };
+                assert!(engine.running() <= bound as usize, "{} of {bound} slots", engine.running());
             }
         }
         assert_eq!(submitted as usize, finished(&events) + cancelled + engine.inside());

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::evidence::stats;
+
 use super::{Figures, Outcome, Policy, Scenario};
 
 /// The header of the lines that [`rows`] makes.
@@ -169,7 +171,7 @@ pub fn misses(scenario: &Scenario, outcomes: &[Outcome]) -> Vec<String> {
 /// The mean of the figure of that name over those runs that have one.
 fn mean<'a>(outcomes: impl Iterator<Item = &'a Outcome>, name: &str) -> Option<f64> {
     let values: Vec<f64> = outcomes.filter_map(|outcome| outcome.figures.get(name)).collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    stats::mean(&values)
 }
 
 /// What decided, each once.

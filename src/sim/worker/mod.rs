@@ -21,8 +21,8 @@
 //!
 //! Named by the header `x-sim-fault`, the JSON field `sim_fault`, or `POST /debug/fault {"fault": …, "count": N}` for
 //! the next N requests. `POST /debug/worker {"slots": …, "cached_share": …}` changes the worker while it runs, and tells
-//! nobody: slots that are lost are lost at once, and the youngest sequences wait. `GET /debug/requests` counts requests by outcome; `GET /debug/last` shows the last one.
-//! Header `x-request-id` comes back, and with it the same request gets the same bytes.
+//! nobody: slots are lost with the next step, and the youngest sequences wait. `GET /debug/requests` counts requests by
+//! outcome; `GET /debug/last` shows the last one. Header `x-request-id` comes back, and with it the same request gets the same bytes.
 //!
 //! With [`drain`] it takes its work from a queue as well, and answers it the same way.
 

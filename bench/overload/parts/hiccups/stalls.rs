@@ -9,7 +9,6 @@ use super::shape::{ROOMY, STEADY, Shape};
 use super::trial::{Disturbance, Process, Trial, TrialRun, side_by_side};
 use crate::figures::Rate;
 use crate::plan::Arm;
-use crate::sample::Sample;
 use crate::section::{Check, Section, Table, percent, ratio};
 use crate::stage::Stage;
 
@@ -174,13 +173,15 @@ pub(super) async fn halved(
             };
             let shown =
                 |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"));
+            let (begin, span) = (Duration::from_secs_f64(to + LATER), Duration::from_secs_f64(AFTER - LATER));
+            let later = Rate::of(&watched.run.samples, begin, span);
             table.rows.push(vec![
                 what.clone(),
                 shown(After::of(&watched, (from, to)).before),
                 shown(limit(1.0)),
                 shown(limit(FOUND_WITHIN)),
                 shown(limit(AFTER)),
-                format!("{:.1}", goodput(&watched, to + LATER, to + AFTER)),
+                format!("{:.1}", later.requests),
             ]);
             let knees = limit(FOUND_WITHIN).map(|limit| limit / HALVED.1);
             let what = format!("half of the slots lost {what}");
@@ -194,12 +195,6 @@ pub(super) async fn halved(
         }
     }
     Ok(table)
-}
-
-/// Good answers per second that began between two times.
-fn goodput(watched: &TrialRun, from: f64, to: f64) -> f64 {
-    let begun = |sample: &&Sample| sample.is_good() && (from..to).contains(&sample.begun().as_secs_f64());
-    watched.run.samples.iter().filter(begun).count() as f64 / (to - from)
 }
 
 /// No peak is needed to say whether a run counts.

@@ -34,7 +34,7 @@ pub(super) const LATE_BESIDE_OTHERS: f64 = 0.4;
 const SLOW: f64 = 1.6;
 /// A stall that ends so long after a cut can still undo it.
 const UNDO: Duration = Duration::from_secs(3);
-/// A cut that follows an undo within this stands, and nothing is undone for as long.
+/// After a cut that soon followed an undo nothing is undone for so long.
 pub(super) const NO_UNDO: Duration = Duration::from_secs(30);
 
 /// A cut, and what it takes to take it back.

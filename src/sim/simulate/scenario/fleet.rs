@@ -63,7 +63,7 @@ pub struct Group {
 
 /// How long first tokens take where prompts are read apart from the batch; with a median of zero they are read in its
 /// steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FirstToken {
     /// The median of prompts that are not cached.
@@ -82,6 +82,22 @@ pub struct FirstToken {
     pub spike_share: f64,
     /// How much longer it is for those.
     pub spike_factor: f64,
+}
+
+impl Default for FirstToken {
+    /// As the simulated worker's options.
+    fn default() -> Self {
+        Self {
+            median: Span::default(),
+            sigma: 0.0,
+            least: Span::default(),
+            most: None,
+            cached_share: 0.0,
+            cached: Span::default(),
+            spike_share: 0.0,
+            spike_factor: 10.0,
+        }
+    }
 }
 
 impl FirstToken {

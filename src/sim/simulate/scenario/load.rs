@@ -151,7 +151,8 @@ pub struct Event {
     pub revive: Option<String>,
     /// Something stands still for a while.
     pub stall: Option<StallEvent>,
-    /// From now on every worker has this share of its slots, and the dam is not told. What it decodes already stays.
+    /// From now on every worker has this share of its slots, and the dam is not told: the youngest
+    /// sequences wait again.
     pub slots: Option<f64>,
     /// From now on everything that a worker sends takes so much longer to arrive.
     pub network: Option<Span>,

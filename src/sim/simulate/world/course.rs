@@ -34,10 +34,9 @@ impl World<'_> {
         if state == State::Alive {
             let worker = &mut self.machines[machine];
             let first_token = worker.first_tokens.sample();
-            let at = self.now.max(worker.stopped_until);
             let taken = call.wish.outputs.iter().enumerate().all(|(answer, output)| {
                 let id = sequence(place, answer);
-                worker.engine.submit_timed(id, call.wish.prompt, *output, first_token, at).is_ok()
+                worker.engine.submit_timed(id, call.wish.prompt, *output, first_token, self.now).is_ok()
             });
             if !taken {
                 // The worker says that this is too long for it, which is an answer.
@@ -67,8 +66,8 @@ impl World<'_> {
         for event in events {
             let sent = |id: u64| self.calls[(id >> 8) as usize].sent;
             let event = match event {
-                Event::Token { id, .. } => Delivery::Token { id, sent: sent(id) },
-                Event::Finished { id } => Delivery::Finished { id, sent: sent(id) },
+                Event::Token { id, .. } => Delivery { id, sent: sent(id), finished: false },
+                Event::Finished { id } => Delivery { id, sent: sent(id), finished: true },
                 Event::Preempted { .. } => {
                     self.machines[place].preempted += 1;
                     continue;
@@ -86,16 +85,13 @@ impl World<'_> {
 
     /// Something that a worker did reaches the dam, unless the request has gone elsewhere meanwhile.
     pub(super) fn reach(&mut self, machine: usize, event: Delivery) {
-        let (Delivery::Token { id, sent } | Delivery::Finished { id, sent }) = event;
+        let Delivery { id, sent, finished } = event;
         let place = (id >> 8) as usize;
         let call = &self.calls[place];
         if !call.is_running() || call.machine != machine || call.sent != sent {
             return;
         }
-        match event {
-            Delivery::Token { .. } => self.token(place),
-            Delivery::Finished { .. } => self.finished(place),
-        }
+        if finished { self.finished(place) } else { self.token(place) }
     }
 
     fn token(&mut self, place: usize) {

@@ -16,7 +16,9 @@ impl World<'_> {
         if event.times.is_some() || event.rate.is_some() {
             (self.times, self.rate) = (event.times, event.rate);
         }
-        self.people.claim(self.scenario, &event.shares);
+        if !event.shares.is_empty() {
+            self.people.claim(self.scenario, &event.shares);
+        }
         self.stretch = event.output.unwrap_or(self.stretch);
         if let Some(share) = event.kv {
             self.shares.kv = share;

@@ -27,8 +27,6 @@ pub(super) struct Machine {
     /// The next of its steps that the agenda knows of.
     pub(super) planned: Option<Nanos>,
     pub(super) preempted: u64,
-    /// It stands still until then.
-    pub(super) stopped_until: Nanos,
 }
 
 impl Machine {
@@ -36,16 +34,7 @@ impl Machine {
         let spec = kind.spec();
         let first_tokens = FirstTokens::new(kind.first_token.spread(), seed);
         let engine = Engine::new(spec.clone());
-        Self {
-            group,
-            state: State::Alive,
-            engine,
-            spec,
-            first_tokens,
-            planned: None,
-            preempted: 0,
-            stopped_until: Nanos::ZERO,
-        }
+        Self { group, state: State::Alive, engine, spec, first_tokens, planned: None, preempted: 0 }
     }
 
     /// Empty, in this state, with these shares of itself.
@@ -59,7 +48,6 @@ impl Machine {
     /// Stands still for `length`.
     pub(super) fn pause(&mut self, length: Duration, now: Nanos) {
         self.engine.pause(length, now);
-        self.stopped_until = now + length;
         self.planned = None;
     }
 

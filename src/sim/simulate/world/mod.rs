@@ -59,11 +59,13 @@ enum Happening {
     Second,
 }
 
-/// What reaches a dam from a worker.
+/// What reaches a dam from a worker: a token of an answer, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Delivery {
-    Token { id: u64, sent: u32 },
-    Finished { id: u64, sent: u32 },
+struct Delivery {
+    /// The answer, and for which sending of its request it was made.
+    id: u64,
+    sent: u32,
+    finished: bool,
 }
 
 /// What was so at the end of a second.
@@ -212,11 +214,6 @@ impl<'a> World<'a> {
         self.now + self.shift
     }
 
-    /// The time by which the dams come to something that happens now, when that is later.
-    fn put_off(&self) -> Option<Nanos> {
-        (self.now < self.stopped_until).then_some(self.stopped_until)
-    }
-
     /// Whether load is offered.
     fn is_open(&self) -> bool {
         self.now < at(self.scenario.duration) && !self.is_full()
@@ -228,10 +225,8 @@ impl<'a> World<'a> {
     }
 
     fn happen(&mut self, happening: Happening) {
-        if happening.is_at_the_dam()
-            && let Some(later) = self.put_off()
-        {
-            return self.plan(later, happening);
+        if happening.is_at_the_dam() && self.now < self.stopped_until {
+            return self.plan(self.stopped_until, happening);
         }
         match happening {
             Happening::Arrival { generation } if generation == self.generation && self.is_open() => {
