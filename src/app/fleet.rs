@@ -256,7 +256,7 @@ impl App {
     /// Whether everything is known that the feed and Redis had to say at `time`.
     pub(super) fn is_current_since(&self, time: Nanos) -> bool {
         let following = &self.0.following;
-        let heard = self.redis().is_none() || following.roster.lock().heard_since(time);
+        let heard = self.redis().is_none() || following.roster.lock().caught_up_since(time);
         let counts = self.0.together.as_ref().is_none_or(|together| together.store.link().heard_since(time));
         let current = heard && counts && following.is_current();
         // What a snapshot is made of is known before it is in force.

@@ -95,6 +95,8 @@ pub struct Roster {
     fixed: Vec<WorkerSpec>,
     heard: HashMap<Arc<str>, Heard>,
     pulse: Pulse,
+    /// When the last complete reading of what is kept was asked for.
+    read: Option<Nanos>,
     revision: u64,
 }
 
@@ -102,7 +104,7 @@ impl Roster {
     /// A roster of the configured workers.
     #[must_use]
     pub fn new(settings: RosterSettings, fixed: Vec<WorkerSpec>) -> Self {
-        Self { settings, fixed, heard: HashMap::new(), pulse: Pulse::default(), revision: 0 }
+        Self { settings, fixed, heard: HashMap::new(), pulse: Pulse::default(), read: None, revision: 0 }
     }
 
     /// Counts out when the gateway itself was late.
@@ -144,10 +146,17 @@ impl Roster {
         self.pulse.works(now)
     }
 
-    /// Whether the feed gave a sign of life that was asked for after `time`.
+    /// All that is kept for who was not listening was read; it was asked for at `at`.
+    pub fn caught_up(&mut self, at: Nanos) {
+        self.alive(at);
+        self.read = Some(at);
+    }
+
+    /// Whether all that is kept was read after `time`. A sign of life does not tell that: a connection that outlived a
+    /// pause gives one, and what was published meanwhile may be lost on it.
     #[must_use]
-    pub fn heard_since(&self, time: Nanos) -> bool {
-        self.pulse.last().is_some_and(|last| last >= time)
+    pub fn caught_up_since(&self, time: Nanos) -> bool {
+        self.read.is_some_and(|read| read >= time)
     }
 
     /// Hears what may be a heartbeat; `wall_ms` is the time of day in milliseconds since 1970. Tells whether it was

@@ -59,11 +59,6 @@ impl Pulse {
         self.last.is_some_and(|last| self.gap(last, now) <= GAP)
     }
 
-    /// When the feed worked last.
-    pub(super) const fn last(&self) -> Option<Nanos> {
-        self.last
-    }
-
     /// The feed's time.
     pub(super) const fn time(&self) -> Duration {
         self.ran

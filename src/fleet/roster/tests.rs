@@ -299,6 +299,20 @@ fn an_outage_of_the_feed_ages_nobody() {
 }
 
 #[test]
+fn signs_of_life_do_not_tell_that_everything_was_read() {
+    let mut stage = Stage::new(Vec::new());
+    let before = stage.now;
+    assert!(!stage.roster.caught_up_since(before));
+    stage.roster.caught_up(before);
+    stage.pass(1000);
+    stage.hear(&beat("w1", 1, "")).unwrap();
+    assert!(stage.roster.caught_up_since(before));
+    assert!(!stage.roster.caught_up_since(before + Duration::from_nanos(1)));
+    stage.roster.caught_up(stage.now);
+    assert!(stage.roster.caught_up_since(stage.now));
+}
+
+#[test]
 fn an_outage_forgives_one_lost_heartbeat_and_no_more() {
     for (silent, after) in [(500, 500), (2000, 1000), (2900, 2900)] {
         let mut stage = Stage::new(Vec::new());

@@ -126,7 +126,7 @@ impl Feed {
         let heard: Vec<_> = {
             // At once: who sees that the feed works sees what it brought.
             let mut roster = self.hearers.roster.lock();
-            roster.alive(asked);
+            roster.caught_up(asked);
             let hear = |kept: keys::Kept| {
                 roster.hear(&kept.text, Source::Key(kept.left), self.clock.now(), unix_millis())
             };
