@@ -50,6 +50,7 @@ fn reading() -> Reading {
         id: format!("worker-{index:04}.example").into(),
         colour: if index.is_multiple_of(2) { "blue" } else { "green" }.into(),
         light: Light::Green,
+        ejected: false,
         limit: 256.0,
         in_flight: index as u64 % 256,
         kv_used: Some(index as f64 / 1001.0),

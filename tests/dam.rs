@@ -25,6 +25,8 @@ mod counting;
 mod doors;
 #[path = "dam/drain.rs"]
 mod drain;
+#[path = "dam/ejection.rs"]
+mod ejection;
 #[path = "dam/endings.rs"]
 mod endings;
 #[path = "dam/ends.rs"]

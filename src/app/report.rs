@@ -15,12 +15,12 @@ use crate::redis::jobs::Jobs;
 use crate::request::Class;
 use crate::server::admin::live::Live as Shown;
 use crate::server::admin::{AdminSource, Changed, Explanation, LimitChange, Switched};
-use crate::shed::{GateSnapshot, WorkerSnapshot};
+use crate::shed::{GateSnapshot, Trouble, WorkerSnapshot};
 
 /// The light of a worker: the worse of what the gate knows of it and what it says of itself. A worker that waits for
 /// its colour shows how it is; one that says nothing and takes nothing is red.
 pub(super) fn light(worker: &WorkerSnapshot, report: Option<&Report>) -> Light {
-    let seen = if worker.leaving || !worker.reachable {
+    let seen = if worker.leaving || worker.trouble.is_some() || !worker.reachable {
         Light::Red
     } else if worker.in_flight >= worker.limit {
         Light::Yellow
@@ -109,6 +109,7 @@ impl App {
                         id: Arc::clone(&worker.id),
                         colour: self.colour_of(&worker.id),
                         light: light(worker, report),
+                        ejected: worker.trouble == Some(Trouble::Ejected),
                         limit: f64::from(worker.limit),
                         in_flight: u64::from(worker.in_flight),
                         kv_used: report.and_then(|report| report.beat.kv_used),
@@ -139,6 +140,7 @@ impl AdminSource for App {
                             "id": worker.id,
                             "colour": self.colour_of(&worker.id),
                             "light": light(worker, reports.get(&worker.id)),
+                            "trouble": worker.trouble.map(Trouble::as_str),
                             "eligible": worker.eligible,
                             "weight": worker.weight,
                             "in_flight": worker.in_flight,

@@ -170,6 +170,7 @@ mod tests {
             streamed,
             eligible: true,
             reachable: true,
+            trouble: None,
             weight: 1.0,
             answered: None,
             leaving: false,

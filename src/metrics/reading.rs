@@ -36,6 +36,8 @@ pub struct WorkerReading {
     pub colour: Arc<str>,
     /// How it is.
     pub light: Light,
+    /// Whether it is left out because it fails what others can do, or on trial after that.
+    pub ejected: bool,
     /// Sequences it may have at once.
     pub limit: f64,
     /// Sequences it has.
@@ -103,6 +105,11 @@ const WORKER_LIGHT: State<2> = State {
     help: "How a worker is: 2 green, 1 yellow, 0 red; colour is its blue/green side.",
     labels: ["colour", "worker"],
 };
+const WORKER_EJECTED: State<1> = State {
+    name: "worker_ejected",
+    help: "1 while a worker is left out because it fails what others can do, and until a request succeeds there.",
+    labels: ["worker"],
+};
 const WORKER_IN_FLIGHT: State<1> =
     State { name: "worker_in_flight", help: "Sequences that a worker has.", labels: ["worker"] };
 const DEMAND_WAITING: State<1> = State {
@@ -138,6 +145,7 @@ pub(super) fn described() -> Vec<Described> {
         FLEET_CEILING.described(),
         FLEET_FACTOR.described(),
         WORKER_LIGHT.described(),
+        WORKER_EJECTED.described(),
         WORKER_IN_FLIGHT.described(),
         DEMAND_WAITING.described(),
         WORKER_KV_USED.described(),
@@ -169,6 +177,8 @@ pub(super) fn write(reading: &Reading, out: &mut String) {
     let named = || workers.iter().take(LABEL_VALUES);
     let light = |worker: &WorkerReading| f64::from(worker.light as u8);
     WORKER_LIGHT.write(out, named().map(|worker| ([&*worker.colour, &*worker.id], light(worker))));
+    let ejected = |worker: &WorkerReading| f64::from(u8::from(worker.ejected));
+    WORKER_EJECTED.write(out, named().map(|worker| ([&*worker.id], ejected(worker))));
     WORKER_KV_USED.write(out, named().filter_map(|worker| Some(([&*worker.id], worker.kv_used?))));
     let age = |worker: &WorkerReading| worker.heartbeat_age.map(|age| age.as_secs_f64());
     WORKER_HEARTBEAT_AGE.write(out, named().filter_map(|worker| Some(([&*worker.id], age(worker)?))));

@@ -108,6 +108,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         id: id.into(),
         colour: "blue".into(),
         light,
+        ejected: light == Light::Red,
         limit: 8.0,
         in_flight: 3,
         kv_used: (light == Light::Green).then_some(0.25),

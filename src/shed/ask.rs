@@ -1,6 +1,9 @@
 //! What a request asks of a gate, and what can go wrong with the worker it gets.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use siphasher::sip::SipHasher13;
 
 use crate::clock::Nanos;
 use crate::request::{Caller, Class, Demand};
@@ -53,6 +56,11 @@ impl Ask {
         }
     }
 
+    /// A number that stands for the caller, the same in every class.
+    pub(super) fn caller_key(&self) -> u64 {
+        SipHasher13::new().hash(self.caller.as_bytes())
+    }
+
     /// What the request puts on a worker.
     #[must_use]
     pub fn load(&self) -> Load {
@@ -69,6 +77,19 @@ pub enum Failure {
     Broke,
     /// The worker was silent for too long.
     Timeout,
-    /// The worker answered 429, 502, 503 or 504.
+    /// The worker answered 429 or 503, and asked to be left alone for so long if it said so.
+    Busy(Option<Duration>),
+    /// The worker answered 502 or 504: what it stands for is not there.
     Refused,
+    /// The worker answered 500, or something that is no answer to the request.
+    Error,
+}
+
+impl Failure {
+    /// Whether a worker that fails so again and again is ejected. One that cannot be reached is tried again by other
+    /// rules, one that is late is its law's affair, and one that is busy is left alone.
+    #[must_use]
+    pub const fn counts(self) -> bool {
+        matches!(self, Self::Broke | Self::Refused | Self::Error)
+    }
 }

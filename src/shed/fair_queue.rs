@@ -32,6 +32,8 @@ pub(super) type Tried = SmallVec<[usize; 2]>;
 pub(super) struct Charge {
     class: Class,
     caller: usize,
+    /// Stands for the caller in every class.
+    pub(super) key: u64,
     admission: u64,
     weight: u32,
     sequences: u32,
@@ -56,6 +58,7 @@ pub(super) struct Waiting {
     weight: u32,
     cost: u64,
     caller: usize,
+    key: u64,
 }
 
 /// The bounds of a queue.
@@ -196,6 +199,7 @@ impl FairQueue {
                 weight: ask.weight,
                 cost,
                 caller,
+                key: ask.caller_key(),
             },
         );
         id
@@ -226,10 +230,10 @@ impl FairQueue {
     /// Admits a waiting request and charges its caller.
     pub(super) fn admit(&mut self, id: WaiterId, now: Nanos) -> Option<(Waiting, Charge)> {
         let waiting = self.remove(id, now)?;
-        let Waiting { class, caller, weight, cost, load, .. } = &waiting;
-        let (class, caller, weight, cost, load) = (*class, *caller, *weight, *cost, *load);
+        let Waiting { class, caller, key, weight, cost, load, .. } = &waiting;
+        let (class, caller, key, weight, cost, load) = (*class, *caller, *key, *weight, *cost, *load);
         let admission = self.class_mut(class).charge(caller, cost, now);
-        Some((waiting, Charge { class, caller, admission, weight, sequences: load.sequences, cost }))
+        Some((waiting, Charge { class, caller, key, admission, weight, sequences: load.sequences, cost }))
     }
 
     /// Charges the caller of a request that did not have to wait.
@@ -239,7 +243,8 @@ impl FairQueue {
         let callers = self.class_mut(ask.class);
         let caller = callers.enter(&ask.caller, now);
         let admission = callers.charge(caller, cost, now);
-        Charge { class: ask.class, caller, admission, weight: ask.weight, sequences: load.sequences, cost }
+        let (class, key, weight) = (ask.class, ask.caller_key(), ask.weight);
+        Charge { class, caller, key, admission, weight, sequences: load.sequences, cost }
     }
 
     /// Corrects a charge at the end: `used` is what the request really took, `None` nothing at all.

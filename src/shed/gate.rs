@@ -232,7 +232,7 @@ impl Gate {
     fn seat(&mut self, seat: Seat, waited: Duration, now: Nanos) -> Grant {
         let id = SeatId(self.next_seat);
         self.next_seat += 1;
-        let worker = self.occupy(&seat, now);
+        let worker = self.occupy(id, &seat, now);
         self.in_flight += u64::from(seat.load.sequences);
         self.drain.granted(now);
         self.queue.served(seat.class);
@@ -246,10 +246,11 @@ impl Gate {
     }
 
     /// Writes a seat into the ledger of its worker, whose id it returns.
-    pub(super) fn occupy(&mut self, seat: &Seat, now: Nanos) -> Arc<str> {
+    pub(super) fn occupy(&mut self, id: SeatId, seat: &Seat, now: Nanos) -> Arc<str> {
         let worker = self.workers.get_mut(seat.worker).and_then(Option::as_mut);
         let Some(worker) = worker else { return Arc::clone(&self.pool) };
         worker.ledger.occupy(seat.class as usize, &seat.load);
+        worker.aside.begin_trial(id);
         if let Some(reported) = &mut worker.reported {
             reported.sent(seat.load.tokens());
         }

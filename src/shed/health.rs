@@ -3,13 +3,14 @@
 //! Two failures in a row, without an answer between them, put a worker aside for a cool-down of 1 s; so does silence on
 //! all its streams at once (see `silence`). Afterwards it is tried with at most four sequences: an answer restores it,
 //! another failure doubles the cool-down, up to 10 s. It is always tried again, also when it is the only one, so nothing
-//! is locked out for good. A failure is a connection that cannot be made, or one that breaks before the answer begins,
-//! unless no other worker could serve: a request that breaks whoever gets it must not take the last one away. A worker
-//! that is only late is there, and its law hears of it.
+//! is locked out for good. A failure is a connection that cannot be made. What a worker that can be reached does with
+//! requests is judged elsewhere (`ejection`), and of one that is only late its law hears.
 
 use std::time::Duration;
 
 use crate::clock::Nanos;
+
+use super::aside::Trouble;
 
 /// Failed connections in a row that put a worker aside.
 const FAILURES: u32 = 2;
@@ -33,7 +34,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// A connection could not be made, or broke before the answer began. What was tried before the cool-down began does
+    /// A connection could not be made. What was tried before the cool-down began does
     /// not prolong it.
     pub(super) fn failed(&mut self, now: Nanos) {
         if !self.reachable(now) {
@@ -83,6 +84,17 @@ impl Health {
     /// When the cool-down ends, while there is one.
     pub(super) fn cooling_until(&self, now: Nanos) -> Option<Nanos> {
         (!self.reachable(now)).then_some(self.cooling_until)
+    }
+
+    /// What is wrong with it, until it has answered.
+    pub(super) const fn trouble(&self) -> Option<Trouble> {
+        if self.silent_since.is_some() {
+            Some(Trouble::Silent)
+        } else if self.failures >= FAILURES {
+            Some(Trouble::Unreachable)
+        } else {
+            None
+        }
     }
 
     /// `limit`, or less while the worker is on trial after a cool-down.

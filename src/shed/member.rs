@@ -9,9 +9,11 @@ use siphasher::sip::SipHasher13;
 
 use crate::clock::Nanos;
 
+use super::aside::{Aside, Trouble};
 use super::health::Health;
 use super::law::{self, Law};
 use super::ledger::{Ledger, Load};
+use super::outcomes::Outcomes;
 use super::prefill::Prefill;
 use super::report::Reported;
 use super::roll::Share;
@@ -42,6 +44,10 @@ pub(super) struct Worker {
     pub(super) member: Member,
     pub(super) law: Box<dyn Law>,
     pub(super) health: Health,
+    /// What became of the last requests.
+    pub(super) outcomes: Outcomes,
+    /// Whether it is put aside for what it answers.
+    pub(super) aside: Aside,
     pub(super) ledger: Ledger,
     /// How long it takes to read prompts.
     pub(super) prefill: Prefill,
@@ -80,6 +86,8 @@ impl Worker {
         Self {
             law: law::of(settings, member.slots),
             health: Health::default(),
+            outcomes: Outcomes::default(),
+            aside: Aside::default(),
             ledger: Ledger::default(),
             prefill: Prefill::default(),
             unread: BTreeMap::new(),
@@ -114,7 +122,22 @@ impl Worker {
 
     /// Whether it takes new work now.
     pub(super) fn open(&self, now: Nanos) -> bool {
-        self.takes_work() && self.health.reachable(now) && self.weight > 0.0
+        self.takes_work() && self.is_reachable(now) && self.weight > 0.0
+    }
+
+    /// Whether it may be sent anything, as far as what it did of late goes.
+    pub(super) fn is_reachable(&self, now: Nanos) -> bool {
+        self.health.reachable(now) && self.aside.is_open(now)
+    }
+
+    /// When it may be tried again, while it may not.
+    pub(super) fn closed_until(&self, now: Nanos) -> Option<Nanos> {
+        self.health.cooling_until(now).max(self.aside.closed_until(now))
+    }
+
+    /// What is wrong with it.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.health.trouble().or_else(|| self.aside.trouble())
     }
 
     /// Whether it was removed and has nothing left to do.
@@ -126,7 +149,8 @@ impl Worker {
     pub(super) fn limit(&self) -> u32 {
         let weighed = (f64::from(self.law.limit()) * self.weight) as u32;
         // A silent worker is tried beside what hangs there, which may end much later.
-        self.health.bound(weighed).max(1).saturating_add(self.flow.hung)
+        let limit = self.health.bound(weighed).max(1).saturating_add(self.flow.hung);
+        self.aside.bound(limit, self.ledger.in_flight())
     }
 
     /// Sequences that it takes in all: its limit, or none while it takes no work.

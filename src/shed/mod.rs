@@ -12,12 +12,14 @@
 //!   races that counters without one would have between checking and counting.
 
 mod account;
+mod aside;
 mod ask;
 mod callers;
 mod contest;
 mod crowd;
 mod displace;
 mod drain;
+mod ejection;
 mod fair_queue;
 mod gate;
 mod handle;
@@ -26,6 +28,7 @@ mod homes;
 mod law;
 mod ledger;
 mod member;
+mod outcomes;
 mod permit;
 mod pick;
 mod placing;
@@ -44,9 +47,11 @@ mod tests;
 mod upkeep;
 mod waiter;
 
+pub use aside::Trouble;
 pub use ask::{Ask, Failure};
 pub use callers::WaiterId;
 pub use displace::Displaced;
+pub use ejection::{EjectionMode, EjectionSettings};
 pub use gate::{Answer, Gate, Grant, Outcome};
 pub use handle::{Entry, GateHandle};
 pub use law::{Aimd, Fixed, Gradient2, Law, Sample, Stream, Told, Vegas};

@@ -118,6 +118,21 @@ impl Permit {
         self.0.gate.with(|state, now| state.gate.worker_failed(self.0.seat(), kind, now));
     }
 
+    /// The request, which failed at `worker`, succeeded at another.
+    pub fn convict(&self, worker: &str, failure: Failure) {
+        self.0.gate.with(|state, now| state.gate.convict(worker, failure, now));
+    }
+
+    /// The request failed at `worker` and nowhere else, and will not be sent again.
+    pub fn suspect(&self, worker: &str, failure: Failure) {
+        self.0.gate.with(|state, now| state.gate.suspect(self.0.seat(), worker, failure, now));
+    }
+
+    /// The answer is an error, whoever's: how fast it came says nothing of the worker.
+    pub fn answered_with_error(&self) {
+        self.0.gate.with(|state, _| state.gate.answered_with_error(self.0.seat()));
+    }
+
     /// Whether the seat may be taken away before the answer begins.
     #[must_use]
     pub fn yields(&self) -> bool {

@@ -103,6 +103,7 @@ impl Gate {
         if !self.roll.stale && now < self.roll.until {
             return;
         }
+        self.lift_the_last(now);
         let Self { roll, workers, .. } = self;
         let mut homes = std::mem::take(&mut roll.homes);
         let mut open = std::mem::take(&mut roll.open);
@@ -115,7 +116,7 @@ impl Gate {
                 let most = worker.member.kv_tokens.unwrap_or(u64::MAX);
                 roll.largest_prompt = Some(roll.largest_prompt.unwrap_or(0).max(most));
             }
-            if let Some(end) = worker.health.cooling_until(now) {
+            if let Some(end) = worker.closed_until(now) {
                 roll.until = roll.until.min(end);
             }
             if !worker.open(now) {

@@ -7,12 +7,14 @@ use std::time::Duration;
 use crate::clock::Nanos;
 use crate::request::{Class, Ending};
 
+use super::aside::Trouble;
 use super::ask::{Ask, Failure};
 use super::fair_queue::{Charge, Tried};
 use super::gate::Gate;
 use super::law::Sample;
 use super::ledger::Load;
 use super::member::{LOOK_EVERY, Suspicion, Worker};
+use super::outcomes::Evidence;
 use super::prefill::Reading;
 use super::silence::FLOWS;
 
@@ -44,7 +46,7 @@ pub(super) struct Seat {
     flowed_in: Option<u64>,
     /// The most tokens ever seen.
     seen: u64,
-    /// A failure of the present worker was told already.
+    /// The present worker answered with an error, or failed in another way that was told already.
     failed: bool,
     /// It was there when its worker fell silent.
     pub(super) hung: bool,
@@ -146,6 +148,11 @@ impl Gate {
         let Some(seat) = seats.get_mut(&id) else { return };
         let Some(worker) = workers.get_mut(seat.worker).and_then(Option::as_mut) else { return };
         worker.answers(now);
+        if let Some(dispatch) = seat.dispatched
+            && worker.aside.trouble() == Some(Trouble::Busy)
+        {
+            worker.aside.succeeded(dispatch.at, now);
+        }
         if let Some(dispatch) = seat.dispatched.filter(|_| seat.stream && !seat.prefilled) {
             let (prompt, ttft) = (seat.load.prompt, now.since(dispatch.at));
             worker.answered = worker.answered.max(dispatch.at);
@@ -189,6 +196,8 @@ impl Gate {
 
     /// `seen` output tokens have arrived in all.
     pub fn tokens(&mut self, id: SeatId, seen: u64, now: Nanos) {
+        let long = self.settings.ejection.base;
+        let mut passed = None;
         self.note(id, now, |seat, worker| {
             seat.see(seen, worker);
             worker.flows(seat.stream, now);
@@ -205,7 +214,15 @@ impl Gate {
             }
             seat.counted = Some((now, seen));
             seat.flowed_at = Some(now);
+            if worker.aside.is_trial(id) {
+                passed = seat.dispatched_at().filter(|sent| now.since(*sent) >= long);
+            }
         });
+        if let Some((sent, place)) = passed.zip(self.seats.get(&id).map(|seat| seat.worker)) {
+            self.count_success(place, sent, now);
+            self.recount(place, now);
+            self.serve(now);
+        }
     }
 
     /// So many of the request's sequences have ended: their places are free. One is kept until the seat is released.
@@ -228,17 +245,24 @@ impl Gate {
 
     /// The worker failed the request, which still has its seat.
     pub fn worker_failed(&mut self, id: SeatId, kind: Failure, now: Nanos) {
-        let alone = !self.has_alternative(id, now);
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
         seat.failed = true;
-        worker.law.observe(Sample::WorkerFailed { in_flight: seat.in_flight_at_dispatch() }, now);
+        let place = seat.worker;
+        if kind != Failure::Error {
+            // What fails in itself says nothing of how many it decodes at once.
+            worker.law.observe(Sample::WorkerFailed { in_flight: seat.in_flight_at_dispatch() }, now);
+        }
         match kind {
             Failure::Connect => worker.health.failed(now),
-            Failure::Broke if !alone => worker.health.failed(now),
-            Failure::Refused => worker.answers(now),
+            Failure::Busy(_) | Failure::Refused | Failure::Error => worker.answers(now),
             Failure::Broke | Failure::Timeout => {}
         }
-        let place = seat.worker;
+        if kind.counts() && worker.aside.is_trial(id) {
+            worker.aside.wait(now);
+        }
+        if let Failure::Busy(_) = kind {
+            self.pause(place, now);
+        }
         self.recount(place, now);
         self.advance(now);
         self.serve(now);
@@ -257,7 +281,7 @@ impl Gate {
             if seat.ask.is_some() {
                 self.displaceable.insert((seat.granted, id));
             }
-            self.occupy(&seat, now)
+            self.occupy(id, &seat, now)
         });
         if worker.is_none() {
             seat.tried.pop();
@@ -275,7 +299,7 @@ impl Gate {
         seat.see(seen, worker);
         let in_flight = seat.in_flight_at_dispatch();
         let sample = seat.dispatched.and_then(|dispatch| match ending {
-            Ending::Complete => {
+            Ending::Complete if !seat.failed => {
                 let elapsed = now.since(dispatch.at);
                 if !seat.stream && !worker.stalls.spoil(dispatch.at) {
                     let (prompt, sequences) = (seat.load.prompt, u64::from(seat.sequences.max(1)));
@@ -294,13 +318,21 @@ impl Gate {
             Ending::WorkerFailed | Ending::TimedOut if !seat.failed => {
                 Some(Sample::WorkerFailed { in_flight })
             }
-            Ending::WorkerFailed | Ending::TimedOut | Ending::Refused => None,
+            Ending::Complete | Ending::WorkerFailed | Ending::TimedOut | Ending::Refused => None,
         });
         if let Some(sample) = sample {
             worker.law.observe(sample, now);
         }
         if ending == Ending::Complete {
             worker.answers(now);
+        }
+        let (place, sent, caller) = (seat.worker, seat.dispatched_at(), seat.caller());
+        match ending {
+            Ending::Complete if !seat.failed => self.count_success(place, sent.unwrap_or(now), now),
+            Ending::WorkerFailed if !seat.failed => {
+                self.count_failure(place, Evidence::Caller(caller), now);
+            }
+            _ => {}
         }
         let Some(mut seat) = self.seats.remove(&id) else { return };
         let used = seat.dispatched.map(|_| Load { output: seat.seen, ..seat.load });
@@ -362,6 +394,7 @@ impl Gate {
         let Some(place) = self.workers.get_mut(seat.worker) else { return };
         if let Some(worker) = place {
             seat.forget_dispatch(id, worker, &mut self.reading);
+            worker.aside.end_trial(id);
             worker.flow.hang_less(seat.hung, seat.load.sequences);
             worker.flow.uncount(seat.load.sequences, seat.flowed_in, now);
             worker.ledger.vacate(seat.class as usize, &seat.load, seat.prefilled);
@@ -391,6 +424,16 @@ impl Seat {
                 reading.remove(&(read_by, id));
             }
         }
+    }
+
+    /// A number that stands for its caller.
+    pub(super) const fn caller(&self) -> u64 {
+        self.charge.key
+    }
+
+    /// Its worker answered with an error, whoever's.
+    pub(super) const fn fail(&mut self) {
+        self.failed = true;
     }
 
     /// When it was sent to its present worker.

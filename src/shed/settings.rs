@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::ejection::EjectionSettings;
+
 /// Where a worker's limit comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LimitSource {
@@ -78,6 +80,8 @@ pub struct GateSettings {
     pub fleet_factor: f64,
     /// How many gateways share the workers: told limits are divided by it. At least 1.
     pub dams: u32,
+    /// What becomes of workers that fail.
+    pub ejection: EjectionSettings,
 }
 
 impl GateSettings {
@@ -105,6 +109,7 @@ impl Default for GateSettings {
             itl_slo: Duration::from_millis(100),
             fleet_factor: 0.83,
             dams: 1,
+            ejection: EjectionSettings::default(),
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::aside::Trouble;
+
 /// One worker in a [`GateSnapshot`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerSnapshot {
@@ -22,8 +24,10 @@ pub struct WorkerSnapshot {
     pub streamed: u64,
     /// Whether the settings let it take work: false on the colour that is not active, and when it was removed.
     pub eligible: bool,
-    /// Whether it can be reached: false while it cools down after failed connections.
+    /// Whether it may be sent anything: false while it cools down or is put aside.
     pub reachable: bool,
+    /// What is wrong with it, until it has answered well.
+    pub trouble: Option<Trouble>,
     /// How much of it counts, as the gate was told.
     pub weight: f64,
     /// How long ago it last answered a request.

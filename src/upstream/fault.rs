@@ -3,7 +3,8 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Method, StatusCode, response};
 
 use super::connect::ConnectError;
 use super::source::Break;
@@ -33,6 +34,8 @@ pub(crate) enum Fault {
     NotQueued(Refused),
     /// The worker changed to a protocol nobody asked for.
     Switched,
+    /// The answer is a page for people, which no model writes.
+    Strange,
     /// The pool was switched to its other colour before the request was sent.
     Superseded,
     /// No content in time.
@@ -129,6 +132,7 @@ impl Fault {
             Self::Broke(_)
             | Self::Stale
             | Self::Switched
+            | Self::Strange
             | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => Trouble::MaybeBegun,
             // A job was tried by as many workers as it may be.
             Self::Silent(Wait::Idle(_) | Wait::Total(_))
@@ -143,6 +147,7 @@ impl Fault {
         match self {
             Self::Unreachable(_) => Some(Failure::Connect),
             Self::Broke(_) | Self::Switched => Some(Failure::Broke),
+            Self::Strange => Some(Failure::Error),
             Self::Silent(_) => Some(Failure::Timeout),
             // A worker that is down is found out by the next connection. Which of the workers of a queue it was is their
             // own affair.
@@ -168,6 +173,12 @@ impl Fault {
             Self::Switched => Refusal::new(
                 Reason::UpstreamBroke,
                 format!("Worker {worker} switched to another protocol, which nobody asked for."),
+            ),
+            Self::Strange => Refusal::new(
+                Reason::UpstreamBroke,
+                format!(
+                    "Worker {worker} answered with content of type HTML or XML, which no model writes; look at its `url`."
+                ),
             ),
             Self::Superseded => Refusal::new(
                 Reason::NoWorker,
@@ -238,15 +249,22 @@ pub(crate) fn is_repeatable(method: &Method, retryable: bool) -> bool {
     retryable || method.is_idempotent()
 }
 
-/// Whether a worker turned the request away with words that may be true of this worker only.
-pub(crate) const fn turns_away(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT
-    )
+/// What a worker answered that turned the request away with a status that may be true of this worker only.
+pub(crate) fn turns_away(head: &response::Parts) -> Option<Failure> {
+    match head.status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            Some(Failure::Busy(retry_after(&head.headers)))
+        }
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Some(Failure::Refused),
+        StatusCode::INTERNAL_SERVER_ERROR => Some(Failure::Error),
+        _ => None,
+    }
+}
+
+/// How long a worker asks to be left alone. A date is not read: it would be by the worker's clock.
+fn retry_after(fields: &HeaderMap) -> Option<Duration> {
+    let seconds: u32 = fields.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@ pub(crate) enum Form {
     Events { encoded: bool },
     /// One JSON text after another, each on a line of its own.
     Lines,
-    /// One document, which means something only when it is whole: JSON, a page.
+    /// One JSON document, which means something only when it is whole.
     Document { encoded: bool },
+    /// A page for people, which no model writes as its answer: a login, an error of something in between.
+    Page,
     /// Anything else, or unnamed.
     Other,
 }
@@ -37,9 +39,8 @@ impl Form {
         match &*named {
             "text/event-stream" => Self::Events { encoded },
             name if lines.iter().any(|part| name.contains(part)) => Self::Lines,
-            name if name.ends_with("json") || name.ends_with("xml") || name == "text/html" => {
-                Self::Document { encoded }
-            }
+            name if name.ends_with("json") => Self::Document { encoded },
+            name if name.ends_with("xml") || name == "text/html" => Self::Page,
             _ => Self::Other,
         }
     }
@@ -62,7 +63,8 @@ mod tests {
             ("application/stream+json", None, Form::Lines),
             ("application/json", None, Form::Document { encoded: false }),
             ("application/problem+json", Some("zstd"), Form::Document { encoded: true }),
-            ("text/html", None, Form::Document { encoded: false }),
+            ("text/html; charset=utf-8", None, Form::Page),
+            ("application/xhtml+xml", Some("gzip"), Form::Page),
             ("text/plain; charset=utf-8", None, Form::Other),
             ("audio/mpeg", None, Form::Other),
             ("", None, Form::Other),

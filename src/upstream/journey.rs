@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, request, response
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use smallvec::SmallVec;
 
 use super::Inner;
 use super::alarm::Alarm;
@@ -74,6 +75,8 @@ pub(crate) struct Journey<'a> {
     pub(super) ticket: Option<Ticket>,
     id: HeaderValue,
     retries: u32,
+    /// The workers that failed it, and how.
+    failed_at: SmallVec<[(Arc<str>, Failure); 2]>,
     /// Whether it was sent again because an idle connection ended under it.
     resent: bool,
     /// Where to begin among the workers when there is no permit to name one.
@@ -167,6 +170,7 @@ impl<'a> Journey<'a> {
             ticket: facts.remove::<Ticket>(),
             id,
             retries: 0,
+            failed_at: SmallVec::new(),
             resent: false,
             start: fastrand::usize(..),
             beside: facts.remove::<Beside>(),
@@ -175,12 +179,42 @@ impl<'a> Journey<'a> {
 
     /// Goes on until an answer can be committed or nothing more may be tried.
     pub(crate) async fn run(mut self) -> Result<Response<Open>, Refusal> {
+        let answer = self.find_answer().await;
+        self.tell_failures(answer.as_ref().ok());
+        Ok(self.commit(answer?))
+    }
+
+    /// Tells of the workers that failed it. What fails at two of them would fail anywhere, and says nothing of either.
+    fn tell_failures(&self, answer: Option<&Answer>) {
+        let Some(permit) = &self.permit else { return };
+        let well = answer.is_some_and(|answer| answer.head.status.is_success());
+        if answer.is_some() && !well {
+            permit.answered_with_error();
+        }
+        if self.fails_anywhere() {
+            return;
+        }
+        for (worker, failure) in &self.failed_at {
+            if well {
+                permit.convict(worker, *failure);
+            } else {
+                permit.suspect(worker, *failure);
+            }
+        }
+    }
+
+    /// Whether two workers failed it.
+    fn fails_anywhere(&self) -> bool {
+        self.failed_at.iter().filter(|(_, failure)| failure.counts()).count() > 1
+    }
+
+    async fn find_answer(&mut self) -> Result<Answer, Refusal> {
         loop {
             let way = self.way()?;
             let fault = match self.race(&way).await {
                 Some(Ok(Some(answer))) => {
                     if self.permit.as_ref().is_none_or(Permit::keep) {
-                        return Ok(self.commit(answer));
+                        return Ok(answer);
                     }
                     self.wait_again().await?;
                     continue;
@@ -199,7 +233,7 @@ impl<'a> Journey<'a> {
             let worker = way.worker();
             tracing::debug!(%worker, request = %self.flight.id, ?fault, "an attempt failed");
             if let Some(failure) = fault.blame() {
-                self.blame(failure);
+                self.blame(worker, failure);
             }
             if self.may_ask_another(fault.trouble()) {
                 continue;
@@ -240,11 +274,19 @@ impl<'a> Journey<'a> {
             Way::Queue(errand) => self.queue(errand).await?,
         };
         let owed = self.upload.as_ref().is_some_and(Upload::is_owed);
-        if matches!(way, Way::Site(_)) && turns_away(answer.head.status) && !owed {
-            self.blame(Failure::Refused);
+        if matches!(way, Way::Site(_))
+            && let Some(failure) = turns_away(&answer.head).filter(|_| !owed)
+        {
+            self.blame(way.worker(), failure);
             if self.may_ask_another(Trouble::MaybeBegun) {
                 return Ok(None);
             }
+        }
+        if self.kind.has_demand()
+            && answer.head.status.is_success()
+            && Form::of(&answer.head.headers) == Form::Page
+        {
+            return Err(Fault::Strange);
         }
         let Answer { head, body, vigil } = &mut answer;
         let (at, id, flight) = (began + self.timeouts.hold, &self.id, &*self.flight);
@@ -341,9 +383,10 @@ impl<'a> Journey<'a> {
         })
     }
 
-    fn blame(&self, failure: Failure) {
+    fn blame(&mut self, worker: &Arc<str>, failure: Failure) {
         if let Some(permit) = &self.permit {
             permit.worker_failed(failure);
+            self.failed_at.push((Arc::clone(worker), failure));
         }
     }
 
@@ -352,6 +395,7 @@ impl<'a> Journey<'a> {
         trouble.allows_another(self.repeatable)
             && self.payload.is_some()
             && self.retries < self.settings.retry.max
+            && !self.fails_anywhere()
     }
 
     /// Whether one more attempt is allowed after this trouble; if so it is taken from the budget.
@@ -568,7 +612,7 @@ impl<'a> Journey<'a> {
             (true, Form::Events { encoded: true } | Form::Lines) => Reading::Unread,
             // Who asked for a stream gets one in a form of the worker's own.
             (true, Form::Other) if self.stream => Reading::Unread,
-            (true, Form::Document { encoded: false } | Form::Other) => Reading::Json,
+            (true, Form::Document { encoded: false } | Form::Page | Form::Other) => Reading::Json,
             (false, Form::Events { encoded }) => Reading::Feed { events: !encoded },
             (false, Form::Lines) => Reading::Feed { events: false },
             (true, Form::Document { encoded: true }) | (false, _) => Reading::Blind,

@@ -10,7 +10,8 @@ use super::rig::{Dam, Worker, before, eventually};
 
 const TWO: &str = "
   timeouts: { first_token: 500ms, idle: 500ms }
-  retry: { max: 1, budget: 1.0 }";
+  retry: { max: 1, budget: 1.0 }
+  ejection: { mode: off }";
 
 #[tokio::test]
 async fn before_the_first_content_another_worker_answers() {

@@ -23,7 +23,7 @@ pub use process::{Admin, Drain, Log, Tls};
 pub use redis::{OnLossName, Redis, State};
 pub use tracing::Tracing;
 pub use traffic::{Bounds, Cors, KindName, Model, Route, RouteTimeouts};
-pub use workers::{Discovery, Retry, Sticky, Timeouts, Worker, WorkerMode, Workers};
+pub use workers::{Discovery, Ejection, EjectionMode, Retry, Sticky, Timeouts, Worker, WorkerMode, Workers};
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -35,6 +35,8 @@ pub struct Workers {
     pub timeouts: Timeouts,
     /// Trying another worker, before the first token only.
     pub retry: Retry,
+    /// Leaving out a worker that fails what others can do.
+    pub ejection: Ejection,
     /// A file of further certificate authorities, PEM, for workers behind `https`.
     pub ca: Option<Text<FilePath>>,
 }
@@ -50,6 +52,7 @@ impl Default for Workers {
             sticky: Sticky::Header(Text(HeaderName::from_static("x-session-id"))),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
+            ejection: Ejection::default(),
             ca: None,
         }
     }
@@ -182,4 +185,60 @@ impl Default for Retry {
     fn default() -> Self {
         Self { max: 1, budget: 0.1 }
     }
+}
+
+/// Leaving out a worker that fails what others can do. A failure is an answer 500, 502 or 504 or of the wrong type, or a
+/// connection or stream that breaks; it counts when another worker could serve the same request, when two callers met one,
+/// or when the other workers do well meanwhile.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ejection {
+    /// What becomes of a worker that fails.
+    pub mode: EjectionMode,
+    /// Failures in a row that eject it.
+    #[schemars(range(min = 1, max = 1000))]
+    pub consecutive: u32,
+    /// The share of the requests within `interval`, in percent, above which it is ejected, too.
+    #[schemars(range(min = 1, max = 100))]
+    pub failure_percentage: u32,
+    /// The number of requests within `interval` from which on that share counts.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub request_volume: u32,
+    /// How far back requests count.
+    pub interval: Text<Millis>,
+    /// For how long it is left out at first; each time it fails again for twice as long. Then it is tried with one
+    /// request.
+    pub base_ejection_time: Text<Millis>,
+    /// The longest time.
+    pub max_ejection_time: Text<Millis>,
+    /// The share of the workers of a pool, in percent, that may be left out at once; rounded down.
+    #[schemars(range(min = 0, max = 100))]
+    pub max_ejection_percent: u32,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self {
+            mode: EjectionMode::On,
+            consecutive: 5,
+            failure_percentage: 50,
+            request_volume: 20,
+            interval: Text(Millis::from_secs(10)),
+            base_ejection_time: Text(Millis::from_secs(5)),
+            max_ejection_time: Text(Millis::from_secs(300)),
+            max_ejection_percent: 50,
+        }
+    }
+}
+
+/// What becomes of a worker that fails what others can do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EjectionMode {
+    /// it is left out for a while
+    On,
+    /// it is shown as failing, and keeps its work
+    Observe,
+    /// nothing
+    Off,
 }

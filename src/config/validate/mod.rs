@@ -59,7 +59,7 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
         callers,
         rules,
         dams: file.dams,
-        gate: workers::gate(&file, &root.key("concurrency"), report),
+        gate: workers::gate(&file, &root, report),
         workers: fleet,
         discovery: redis::discovery(&file, &shared.redis, &root, report),
         shared,

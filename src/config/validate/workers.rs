@@ -12,6 +12,7 @@ use crate::config::syntax::{Millis, Secret, Text};
 use crate::fleet::spec::WorkerSpec;
 use crate::request::Class;
 use crate::shed::settings::{GateSettings, LawKind, LimitSource};
+use crate::shed::{EjectionMode, EjectionSettings};
 
 pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<WorkerSpec> {
     let at = root.key("workers");
@@ -138,7 +139,8 @@ pub(super) fn headers(told: &BTreeMap<String, Text<Secret>>, at: &At<'_>, report
     headers
 }
 
-pub(super) fn gate(file: &File, at: &At<'_>, report: &mut Report) -> GateSettings {
+pub(super) fn gate(file: &File, root: &At<'_>, report: &mut Report) -> GateSettings {
+    let at = root.key("concurrency");
     let concurrency = &file.concurrency;
     let (critical, interactive) = (concurrency.reserve.critical, concurrency.reserve.interactive);
     if critical + interactive >= 1.0 {
@@ -174,6 +176,28 @@ pub(super) fn gate(file: &File, at: &At<'_>, report: &mut Report) -> GateSetting
         itl_slo: positive(concurrency.itl_slo.0, &at.key("itl_slo"), report),
         fleet_factor: concurrency.fleet_factor,
         dams: file.dams,
+        ejection: ejection(&file.workers.ejection, &root.key("workers").key("ejection"), report),
+    }
+}
+
+fn ejection(ejection: &file::Ejection, at: &At<'_>, report: &mut Report) -> EjectionSettings {
+    let (base, max) = (ejection.base_ejection_time.0, ejection.max_ejection_time.0);
+    if max.get() < base.get() {
+        report.fault(&at.key("max_ejection_time"), "must not be shorter than `base_ejection_time`");
+    }
+    EjectionSettings {
+        mode: match ejection.mode {
+            file::EjectionMode::On => EjectionMode::On,
+            file::EjectionMode::Observe => EjectionMode::Observe,
+            file::EjectionMode::Off => EjectionMode::Off,
+        },
+        consecutive: ejection.consecutive,
+        failure_percentage: ejection.failure_percentage,
+        request_volume: ejection.request_volume,
+        interval: positive(ejection.interval.0, &at.key("interval"), report),
+        base: positive(base, &at.key("base_ejection_time"), report),
+        max: max.get(),
+        max_percent: ejection.max_ejection_percent,
     }
 }
 

@@ -3,6 +3,7 @@
 mod course;
 mod debts;
 mod displacing;
+mod ejecting;
 mod fairness;
 mod queueing;
 mod random;

@@ -1,7 +1,7 @@
 //! Workers that hang: silence on all streams, and what breaks before it answers.
 
 use super::*;
-use crate::shed::{Failure, Member};
+use crate::shed::{Failure, Member, Trouble};
 
 fn two() -> Gate {
     gate(settings(), &[member("w1", 8), member("w2", 8)])
@@ -136,20 +136,21 @@ fn a_worker_that_begins_nothing_any_more_is_silent_once_it_is_known_how_long_tha
 }
 
 #[test]
-fn who_breaks_before_it_answers_is_put_aside_unless_it_is_the_last() {
+fn who_breaks_before_it_answers_can_be_reached() {
     let mut gate = two();
     let seats = [stream(&mut gate, "w1", false, at(0)), stream(&mut gate, "w2", false, at(0))];
-    for _ in 0..2 {
+    for _ in 0..5 {
         gate.worker_failed(seats[0], Failure::Broke, at(1));
     }
-    assert_eq!(reachable(&gate, at(1)), [false, true]);
-    for _ in 0..5 {
-        gate.worker_failed(seats[1], Failure::Broke, at(1));
+    assert_eq!(reachable(&gate, at(1)), [true, true]);
+    for seat in seats {
+        gate.worker_failed(seat, Failure::Connect, at(1));
+        gate.worker_failed(seat, Failure::Connect, at(1));
     }
-    assert_eq!(reachable(&gate, at(1)), [false, true]);
-    gate.worker_failed(seats[1], Failure::Connect, at(1));
-    gate.worker_failed(seats[1], Failure::Connect, at(1));
     assert_eq!(reachable(&gate, at(1)), [false, false]);
+    let troubles = |now| gate.snapshot(now).workers.iter().map(|worker| worker.trouble).collect::<Vec<_>>();
+    let unreachable = Some(Trouble::Unreachable);
+    assert_eq!((reachable(&gate, at(1001)), troubles(at(1001))), (vec![true; 2], vec![unreachable; 2]));
 }
 
 /// A gate whose worker is known: sixteen streams flow from `at(0)`, with a report each 100 ms, until `at(2000)`.

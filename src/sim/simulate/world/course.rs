@@ -188,7 +188,9 @@ impl World<'_> {
         let (reason, ending) = match failure {
             Failure::Connect => (Reason::UpstreamUnreachable, Ending::WorkerFailed),
             Failure::Timeout => (Reason::UpstreamTimeout, Ending::TimedOut),
-            Failure::Broke | Failure::Refused => (Reason::UpstreamBroke, Ending::WorkerFailed),
+            Failure::Broke | Failure::Busy(_) | Failure::Refused | Failure::Error => {
+                (Reason::UpstreamBroke, Ending::WorkerFailed)
+            }
         };
         self.tell_end(place, if committed { ending } else { Ending::Refused });
         self.end(place, Fate::Failed(reason));

@@ -1,0 +1,202 @@
+//! Outlier ejection: a worker that fails what others can do gets no requests for a while.
+//!
+//! A worker that fails at once is always the least loaded, so without this it draws the more requests the faster it
+//! fails. Connections that cannot be made are another matter (`health`): they cost no request anything, so such a
+//! worker is tried again within seconds.
+//!
+//! * **What counts** (`outcomes`): 500, 502, 504, an answer of the wrong type, a connection that breaks, a stream that
+//!   breaks off. 429 and 503 pause the worker for as long as it asks (`aside`) and never eject it; other 4xx say nothing
+//!   of it.
+//! * **Bounds.** At most `max_percent` of the workers of a pool that may take work are ejected, rounded down, counting
+//!   those that cannot be reached. A pool of one keeps its worker: it is shown as failing. Each gateway counts what it
+//!   sees itself; several of them see the same workers fail.
+//! * **Trade-off.** While a worker is tried it serves one request at a time, until that is whole or has flowed for as
+//!   long as the shortest ejection.
+
+use std::time::Duration;
+
+use crate::clock::Nanos;
+
+use super::aside::Trouble;
+use super::ask::Failure;
+use super::gate::Gate;
+use super::member::Worker;
+use super::outcomes::{Evidence, Tally};
+use super::seat::SeatId;
+
+/// What becomes of workers that fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EjectionMode {
+    /// They are ejected.
+    #[default]
+    On,
+    /// They are shown as failing.
+    Observe,
+    /// Nothing.
+    Off,
+}
+
+/// When a worker is ejected, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EjectionSettings {
+    /// What becomes of workers that fail.
+    pub mode: EjectionMode,
+    /// Failures in a row that eject a worker. At least 1.
+    pub consecutive: u32,
+    /// Share of the requests of the interval that must fail for it, in percent.
+    pub failure_percentage: u32,
+    /// Requests of the interval from which on the share counts.
+    pub request_volume: u32,
+    /// The interval.
+    pub interval: Duration,
+    /// The first ejection's length.
+    pub base: Duration,
+    /// The longest.
+    pub max: Duration,
+    /// How much of a pool may be ejected at once, in percent of its workers.
+    pub max_percent: u32,
+}
+
+impl Default for EjectionSettings {
+    fn default() -> Self {
+        Self {
+            mode: EjectionMode::On,
+            consecutive: 5,
+            failure_percentage: 50,
+            request_volume: 20,
+            interval: Duration::from_secs(10),
+            base: Duration::from_secs(5),
+            max: Duration::from_secs(300),
+            max_percent: 50,
+        }
+    }
+}
+
+impl Gate {
+    /// A request that failed at `worker` succeeded at another: that worker failed it.
+    pub fn convict(&mut self, worker: &str, failure: Failure, now: Nanos) {
+        let Some(place) = self.place_of(worker) else { return };
+        if let Failure::Busy(Some(asks)) = failure
+            && let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut)
+        {
+            worker.aside.lengthen(asks);
+            self.recount(place, now);
+        } else if failure.counts() {
+            self.count_failure(place, Evidence::Elsewhere, now);
+        }
+    }
+
+    /// The request with this seat failed at `worker` and nowhere else, and will not be sent again.
+    pub fn suspect(&mut self, id: SeatId, worker: &str, failure: Failure, now: Nanos) {
+        let Some(caller) = self.seats.get(&id).map(|seat| seat.caller()) else { return };
+        if let Some(place) = self.place_of(worker).filter(|_| failure.counts()) {
+            self.count_failure(place, Evidence::Caller(caller), now);
+        }
+    }
+
+    /// The answer says nothing of how fast the worker is: it is an error, whoever's.
+    pub fn answered_with_error(&mut self, id: SeatId) {
+        if let Some(seat) = self.seats.get_mut(&id) {
+            seat.fail();
+        }
+    }
+
+    fn place_of(&self, worker: &str) -> Option<usize> {
+        let is_it = |place: &Option<Worker>| place.as_ref().is_some_and(|known| &*known.member.id == worker);
+        self.workers.iter().position(is_it)
+    }
+
+    /// A request that was sent there at `sent` succeeded.
+    pub(super) fn count_success(&mut self, place: usize, sent: Nanos, now: Nanos) {
+        let settings = self.settings.ejection;
+        let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
+        worker.outcomes.succeeded(settings.interval, now);
+        if worker.aside.trouble() == Some(Trouble::Failing) {
+            let others = self.others(place, now);
+            let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
+            if worker.outcomes.condemn(&settings, others, false, now) {
+                return;
+            }
+            worker.aside.succeeded(now, now);
+        } else {
+            worker.aside.succeeded(sent, now);
+        }
+    }
+
+    /// A request failed there.
+
+    pub(super) fn count_failure(&mut self, place: usize, evidence: Evidence, now: Nanos) {
+        let settings = self.settings.ejection;
+        if settings.mode == EjectionMode::Off {
+            return;
+        }
+        let others = self.others(place, now);
+        let may = settings.mode == EjectionMode::On && self.may_eject(place, now);
+        let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
+        let ejected = worker.aside.trouble() == Some(Trouble::Ejected);
+        if ejected && !worker.aside.is_open(now) && evidence != Evidence::Elsewhere {
+            // It was sent before that.
+            return;
+        }
+        worker.outcomes.failed(evidence, settings.interval, now);
+        if !worker.outcomes.condemn(&settings, others, ejected, now) {
+            return;
+        }
+        if may || ejected {
+            worker.outcomes.forget();
+            worker.aside.eject(&settings, now);
+        } else {
+            worker.aside.fails(now);
+        }
+        self.recount(place, now);
+        self.advance(now);
+        self.serve(now);
+    }
+
+    /// Leaves a worker alone that said it is busy, unless it is the last that may be sent anything.
+    pub(super) fn pause(&mut self, place: usize, now: Nanos) {
+        if self.settings.ejection.mode != EjectionMode::On {
+            return;
+        }
+        let mut others = self.workers.iter().enumerate().filter(|(other, _)| *other != place);
+        if !others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.open(now))) {
+            return;
+        }
+        let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
+        worker.aside.pause(now);
+        self.recount(place, now);
+    }
+
+    /// When only those are left that are put aside for what they answered, they serve: a bad worker is better than none.
+    pub(super) fn lift_the_last(&mut self, now: Nanos) {
+        let serves = |worker: &Worker| worker.open(now) && !worker.aside.is_aside();
+        if !self.workers.iter().flatten().any(serves) {
+            let aside = self.workers.iter_mut().flatten().filter(|worker| worker.aside.is_aside());
+            aside.for_each(|worker| worker.aside.lift(now));
+        }
+    }
+
+    /// Whether one more may be ejected.
+    fn may_eject(&self, place: usize, now: Nanos) -> bool {
+        let members =
+            || self.workers.iter().enumerate().filter_map(|(at, worker)| Some((at, worker.as_ref()?)));
+        let working = || members().filter(|(_, worker)| worker.takes_work());
+        let gone = working().filter(|(at, worker)| {
+            *at != place && (worker.aside.is_aside() || !worker.health.reachable(now))
+        });
+        let most = working().count() * self.settings.ejection.max_percent as usize / 100;
+        gone.count() < most
+    }
+
+    /// What became of the requests of the interval at the other workers.
+    fn others(&mut self, place: usize, now: Nanos) -> Tally {
+        let interval = self.settings.ejection.interval;
+        let mut sum = Tally::default();
+        for (other, worker) in self.workers.iter_mut().enumerate() {
+            if let Some(worker) = worker.as_mut().filter(|_| other != place) {
+                sum.add(worker.outcomes.tally(interval, now));
+            }
+        }
+        sum
+    }
+}

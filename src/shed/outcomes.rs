@@ -1,0 +1,190 @@
+//! What became of the last requests at one worker, for telling a worker that fails from requests that do.
+//!
+//! A request may fail wherever it is sent: a prompt that crashes the engine must not get every worker ejected. So a
+//! failure says something of the worker only when there is more evidence than that request: the same request succeeded
+//! elsewhere, two callers met failures, or the other workers do well meanwhile. Until then it is counted, and nothing
+//! follows from it.
+
+use std::time::Duration;
+
+use crate::clock::{Nanos, saturating_nanos};
+
+use super::ejection::EjectionSettings;
+
+/// The interval is counted in so many parts, so that it moves in steps of a tenth.
+const PARTS: u64 = 10;
+
+/// Requests that ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) well: u32,
+    pub(super) failed: u32,
+}
+
+impl Tally {
+    pub(super) const fn total(self) -> u32 {
+        self.well.saturating_add(self.failed)
+    }
+
+    pub(super) const fn add(&mut self, other: Self) {
+        self.well = self.well.saturating_add(other.well);
+        self.failed = self.failed.saturating_add(other.failed);
+    }
+}
+
+/// How a failure came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// The same request succeeded at another worker.
+    Elsewhere,
+    /// Only this request of this caller tells; the number stands for the caller.
+    Caller(u64),
+}
+
+/// The outcomes of one worker.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outcomes {
+    /// The present part of the interval, by its number, and those before it.
+    part: u64,
+    parts: [Tally; PARTS as usize],
+    /// Failures since the last success.
+    in_a_row: u32,
+    /// When a failure was last known to be the worker's.
+    certain_at: Option<Nanos>,
+    /// Who met the last failure, and when.
+    caller: Option<(u64, Nanos)>,
+}
+
+impl Outcomes {
+    /// A request ended as it should.
+    pub(super) fn succeeded(&mut self, interval: Duration, now: Nanos) {
+        self.in_a_row = 0;
+        self.count(Tally { well: 1, failed: 0 }, interval, now);
+    }
+
+    /// A request failed.
+    pub(super) fn failed(&mut self, evidence: Evidence, interval: Duration, now: Nanos) {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.count(Tally { well: 0, failed: 1 }, interval, now);
+        let certain = match evidence {
+            Evidence::Elsewhere => true,
+            Evidence::Caller(caller) => {
+                let before = self.caller.replace((caller, now));
+                before.is_some_and(|(other, at)| other != caller && now.since(at) <= interval)
+            }
+        };
+        if certain {
+            self.certain_at = Some(now);
+        }
+    }
+
+    /// Whether it fails so often that it should be ejected, where `others` is what its pool's other workers did in the
+    /// interval. On `trial` one failure is enough.
+    pub(super) fn condemn(
+        &mut self,
+        settings: &EjectionSettings,
+        others: Tally,
+        trial: bool,
+        now: Nanos,
+    ) -> bool {
+        let here = self.tally(settings.interval, now);
+        let in_a_row = self.in_a_row >= if trial { 1 } else { settings.consecutive };
+        let share = here.total() >= settings.request_volume
+            && u64::from(here.failed) * 100
+                > u64::from(here.total()) * u64::from(settings.failure_percentage);
+        let certain = self.certain_at.is_some_and(|at| now.since(at) <= settings.interval);
+        // As many as it failed succeeded elsewhere, and at most one in five failed there.
+        let others_well = others.well >= here.failed.max(1) && others.failed.saturating_mul(4) <= others.well;
+        (in_a_row || share) && (certain || others_well)
+    }
+
+    /// What became of the requests of the last interval.
+    pub(super) fn tally(&mut self, interval: Duration, now: Nanos) -> Tally {
+        self.turn(interval, now);
+        let mut sum = Tally::default();
+        self.parts.iter().for_each(|part| sum.add(*part));
+        sum
+    }
+
+    /// Begins anew.
+    pub(super) fn forget(&mut self) {
+        *self = Self { part: self.part, ..Self::default() };
+    }
+
+    fn count(&mut self, one: Tally, interval: Duration, now: Nanos) {
+        self.turn(interval, now);
+        self.parts[0].add(one);
+    }
+
+    /// Ends the parts of the interval that are over.
+    fn turn(&mut self, interval: Duration, now: Nanos) {
+        let part = now.0 / (saturating_nanos(interval) / PARTS).max(1);
+        let passed = part.saturating_sub(self.part).min(PARTS);
+        for _ in 0..passed {
+            self.parts.rotate_right(1);
+            self.parts[0] = Tally::default();
+        }
+        self.part = self.part.max(part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Tally = Tally { well: 0, failed: 0 };
+
+    fn at(millis: u64) -> Nanos {
+        Nanos::from_millis(millis)
+    }
+
+    fn settings() -> EjectionSettings {
+        EjectionSettings::default()
+    }
+
+    fn failed(outcomes: &mut Outcomes, count: u64, evidence: Evidence) {
+        for i in 0..count {
+            outcomes.failed(evidence, settings().interval, at(i));
+        }
+    }
+
+    #[test]
+    fn one_callers_failures_say_nothing_unless_others_do_well() {
+        let mut outcomes = Outcomes::default();
+        failed(&mut outcomes, 50, Evidence::Caller(1));
+        assert!(!outcomes.condemn(&settings(), NONE, false, at(60)));
+        assert!(!outcomes.condemn(&settings(), Tally { well: 49, failed: 0 }, false, at(60)));
+        assert!(!outcomes.condemn(&settings(), Tally { well: 60, failed: 20 }, false, at(60)));
+        assert!(outcomes.condemn(&settings(), Tally { well: 60, failed: 15 }, false, at(60)));
+        outcomes.failed(Evidence::Caller(2), settings().interval, at(60));
+        assert!(outcomes.condemn(&settings(), NONE, false, at(60)), "two callers met it");
+        assert!(!outcomes.condemn(&settings(), NONE, false, at(10_061)), "that is long ago");
+    }
+
+    #[test]
+    fn five_in_a_row_are_enough_and_a_success_between_them_is_not_one_of_them() {
+        let mut outcomes = Outcomes::default();
+        failed(&mut outcomes, 4, Evidence::Elsewhere);
+        assert!(!outcomes.condemn(&settings(), NONE, false, at(10)));
+        assert!(outcomes.condemn(&settings(), NONE, true, at(10)), "one is enough on trial");
+        outcomes.succeeded(settings().interval, at(10));
+        failed(&mut outcomes, 4, Evidence::Elsewhere);
+        assert!(!outcomes.condemn(&settings(), NONE, false, at(10)));
+        failed(&mut outcomes, 1, Evidence::Elsewhere);
+        assert!(outcomes.condemn(&settings(), NONE, false, at(10)));
+    }
+
+    #[test]
+    fn more_than_half_of_twenty_in_ten_seconds_are_enough() {
+        let mut outcomes = Outcomes::default();
+        for i in 0..10 {
+            outcomes.succeeded(settings().interval, at(i * 100));
+            outcomes.failed(Evidence::Elsewhere, settings().interval, at(i * 100));
+        }
+        assert!(!outcomes.condemn(&settings(), NONE, false, at(1000)), "half");
+        outcomes.failed(Evidence::Elsewhere, settings().interval, at(1000));
+        assert!(outcomes.condemn(&settings(), NONE, false, at(1000)));
+        assert_eq!(outcomes.tally(settings().interval, at(10_999)), Tally { well: 0, failed: 1 });
+        assert_eq!(outcomes.tally(settings().interval, at(60_000)), NONE);
+    }
+}

@@ -1,0 +1,232 @@
+//! Workers that fail what others can do.
+
+use super::super::{EjectionMode, EjectionSettings, Failure, Trouble};
+use super::*;
+
+fn gate_of(count: usize, ejection: EjectionSettings) -> Gate {
+    let members: Vec<_> = (1..=count).map(|number| member(&format!("w{number}"), 8)).collect();
+    gate(GateSettings { ejection, ..settings() }, &members)
+}
+
+fn of(count: usize) -> Gate {
+    gate_of(count, EjectionSettings::default())
+}
+
+/// A request that is sent to a worker at `now`: a seat there.
+fn sent_to(gate: &mut Gate, worker: &str, caller: &str, now: Nanos) -> SeatId {
+    let mut elsewhere = Vec::new();
+    let seat = loop {
+        let grant = granted(gate, &ask(caller), now);
+        if &*grant.worker == worker {
+            break grant.seat;
+        }
+        elsewhere.push(grant.seat);
+    };
+    elsewhere.into_iter().for_each(|seat| gate.release(seat, Ending::ClientGone, 0, now));
+    gate.dispatched(seat, now);
+    seat
+}
+
+/// A request that `worker` serves.
+fn serves(gate: &mut Gate, worker: &str, caller: &str, now: Nanos) {
+    let seat = sent_to(gate, worker, caller, now);
+    gate.release(seat, Ending::Complete, 5, now);
+}
+
+/// A request that `worker` fails and that goes nowhere else.
+fn fails(gate: &mut Gate, worker: &str, caller: &str, failure: Failure, now: Nanos) {
+    let seat = sent_to(gate, worker, caller, now);
+    gate.worker_failed(seat, failure, now);
+    gate.suspect(seat, worker, failure, now);
+    gate.release(seat, Ending::Refused, 0, now);
+}
+
+/// A request that `worker` fails and another one serves.
+fn fails_alone(gate: &mut Gate, worker: &str, failure: Failure, now: Nanos) {
+    let seat = sent_to(gate, worker, "a", now);
+    gate.worker_failed(seat, failure, now);
+    gate.reassign(seat, now).expect("another has room");
+    gate.convict(worker, failure, now);
+    gate.release(seat, Ending::ClientGone, 0, now);
+}
+
+fn troubles(gate: &Gate, now: Nanos) -> Vec<Option<Trouble>> {
+    gate.snapshot(now).workers.iter().map(|worker| worker.trouble).collect()
+}
+
+fn open(gate: &Gate, now: Nanos) -> Vec<bool> {
+    gate.snapshot(now).workers.iter().map(|worker| worker.reachable).collect()
+}
+
+#[test]
+fn who_fails_five_that_others_serve_is_ejected_and_tried_with_one() {
+    for failure in [Failure::Error, Failure::Refused, Failure::Broke] {
+        let mut gate = of(4);
+        for _ in 0..4 {
+            fails_alone(&mut gate, "w1", failure, at(0));
+        }
+        assert_eq!(open(&gate, at(0)), [true; 4]);
+        fails_alone(&mut gate, "w1", failure, at(0));
+        assert_eq!(open(&gate, at(4999)), [false, true, true, true]);
+        assert_eq!(open(&gate, at(5000)), [true; 4]);
+        assert_eq!(troubles(&gate, at(5000))[0], Some(Trouble::Ejected), "not well before it has served");
+        let trial = sent_to(&mut gate, "w1", "a", at(5000));
+        let worker = gate.snapshot(at(5000)).workers[0].clone();
+        assert_eq!((worker.in_flight, worker.limit), (1, 1));
+        gate.first_token(trial, at(5100));
+        assert_eq!(troubles(&gate, at(5100))[0], Some(Trouble::Ejected), "it may break off yet");
+        gate.release(trial, Ending::Complete, 5, at(5200));
+        assert_eq!(troubles(&gate, at(5200)), [None; 4]);
+    }
+}
+
+#[test]
+fn a_failed_trial_ejects_for_twice_as_long() {
+    let mut gate = of(2);
+    for _ in 0..5 {
+        fails_alone(&mut gate, "w1", Failure::Error, at(0));
+    }
+    fails_alone(&mut gate, "w1", Failure::Error, at(5000));
+    assert_eq!((open(&gate, at(14_999)), open(&gate, at(15_000))), (vec![false, true], vec![true; 2]));
+    // What is not certain is waited for, and tried again.
+    let seat = sent_to(&mut gate, "w1", "a", at(15_000));
+    gate.worker_failed(seat, Failure::Error, at(15_000));
+    gate.release(seat, Ending::Refused, 0, at(15_000));
+    assert_eq!((open(&gate, at(15_999)), open(&gate, at(16_000))), (vec![false, true], vec![true; 2]));
+}
+
+#[test]
+fn a_stream_that_flows_for_long_enough_ends_an_ejection() {
+    let mut gate = of(2);
+    for _ in 0..5 {
+        fails_alone(&mut gate, "w1", Failure::Error, at(0));
+    }
+    let trial = sent_to(&mut gate, "w1", "a", at(5000));
+    gate.first_token(trial, at(5100));
+    gate.tokens(trial, 10, at(9999));
+    assert_eq!(troubles(&gate, at(9999))[0], Some(Trouble::Ejected));
+    gate.tokens(trial, 20, at(10_000));
+    assert_eq!(troubles(&gate, at(10_000)), [None; 2]);
+}
+
+#[test]
+fn a_prompt_that_fails_anywhere_ejects_nobody() {
+    let mut gate = of(4);
+    for now in 0..100 {
+        for worker in ["w1", "w2", "w3", "w4"] {
+            fails(&mut gate, worker, "poisoner", Failure::Broke, at(now * 10));
+        }
+    }
+    assert_eq!(troubles(&gate, at(1000)), [None; 4]);
+    // Others are served beside it.
+    for now in 100..200 {
+        for worker in ["w1", "w2", "w3", "w4"] {
+            serves(&mut gate, worker, "b", at(now * 10));
+            fails(&mut gate, worker, "poisoner", Failure::Broke, at(now * 10));
+        }
+    }
+    assert_eq!(troubles(&gate, at(2000)), [None; 4]);
+}
+
+#[test]
+fn streams_that_break_off_eject_where_two_callers_met_it_or_others_do_well() {
+    for (callers, well, ejected) in [(2, 0, true), (1, 5, true), (1, 4, false)] {
+        let mut gate = of(2);
+        for _ in 0..well {
+            serves(&mut gate, "w2", "a", at(0));
+        }
+        for number in 0..5 {
+            let seat = sent_to(&mut gate, "w1", ["a", "b"][number % callers], at(0));
+            gate.first_token(seat, at(1));
+            gate.release(seat, Ending::WorkerFailed, 3, at(2));
+        }
+        assert_eq!(open(&gate, at(2)), [!ejected, true], "{callers} callers, {well} well");
+    }
+}
+
+#[test]
+fn no_more_than_half_of_a_pool_is_ejected_and_never_the_only_worker() {
+    for (workers, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
+        let mut gate = of(workers);
+        for number in 1..=workers {
+            let worker = format!("w{number}");
+            for caller in ["a", "b", "a", "b", "a"] {
+                fails(&mut gate, &worker, caller, Failure::Error, at(0));
+            }
+        }
+        let ejected =
+            troubles(&gate, at(0)).iter().filter(|trouble| **trouble == Some(Trouble::Ejected)).count();
+        assert_eq!(ejected, most, "of {workers}");
+        let failing =
+            troubles(&gate, at(0)).iter().filter(|trouble| **trouble == Some(Trouble::Failing)).count();
+        assert_eq!(failing, workers - most, "the others are shown");
+    }
+}
+
+#[test]
+fn who_was_ejected_serves_when_nobody_else_can() {
+    let mut gate = of(2);
+    for _ in 0..5 {
+        fails_alone(&mut gate, "w1", Failure::Error, at(0));
+    }
+    let seat = sent_to(&mut gate, "w2", "a", at(100));
+    for _ in 0..2 {
+        gate.worker_failed(seat, Failure::Connect, at(100));
+    }
+    assert_eq!(&*granted(&mut gate, &ask("a"), at(101)).worker, "w1");
+    assert_eq!(&*granted(&mut gate, &ask("a"), at(101)).worker, "w1", "with more than a trial");
+    assert_eq!(troubles(&gate, at(101))[0], Some(Trouble::Failing));
+}
+
+#[test]
+fn who_says_that_it_is_busy_is_left_alone_and_never_ejected() {
+    let mut gate = of(2);
+    let busy = |asks: Option<u64>| Failure::Busy(asks.map(Duration::from_secs));
+    fails(&mut gate, "w1", "a", busy(Some(7)), at(0));
+    assert_eq!((open(&gate, at(999)), open(&gate, at(1000))), (vec![false, true], vec![true; 2]));
+    assert_eq!(troubles(&gate, at(1000))[0], Some(Trouble::Busy));
+    // That another could serve it shows that the time it asks for is not this caller's alone.
+    fails_alone(&mut gate, "w1", busy(Some(7)), at(1000));
+    assert_eq!((open(&gate, at(7999)), open(&gate, at(8000))), (vec![false, true], vec![true; 2]));
+    for _ in 0..20 {
+        let now = at(8000);
+        if open(&gate, now)[0] {
+            fails(&mut gate, "w1", "b", busy(None), now);
+        }
+    }
+    assert_eq!(troubles(&gate, at(8000))[0], Some(Trouble::Busy));
+    let seat = sent_to(&mut gate, "w1", "a", at(90_000));
+    gate.first_token(seat, at(90_001));
+    assert_eq!(troubles(&gate, at(90_001)), [None; 2]);
+    let mut alone = of(1);
+    fails(&mut alone, "w1", "a", busy(Some(7)), at(0));
+    assert_eq!(open(&alone, at(0)), [true], "the only one");
+}
+
+#[test]
+fn errors_are_no_samples_of_speed_and_plain_ones_no_failures() {
+    let mut gate = of(2);
+    for caller in ["a", "b"].into_iter().cycle().take(60) {
+        let seat = sent_to(&mut gate, "w1", caller, at(0));
+        gate.answered_with_error(seat);
+        gate.release(seat, Ending::Complete, 0, at(1));
+    }
+    assert_eq!(troubles(&gate, at(1)), [None; 2]);
+}
+
+#[test]
+fn observed_workers_are_shown_and_keep_their_work() {
+    let observe = EjectionSettings { mode: EjectionMode::Observe, ..EjectionSettings::default() };
+    for (ejection, trouble) in
+        [(observe, Some(Trouble::Failing)), (EjectionSettings { mode: EjectionMode::Off, ..observe }, None)]
+    {
+        let mut gate = gate_of(2, ejection);
+        for _ in 0..5 {
+            fails_alone(&mut gate, "w1", Failure::Error, at(0));
+        }
+        fails_alone(&mut gate, "w2", Failure::Busy(Some(Duration::from_secs(7))), at(0));
+        assert_eq!((open(&gate, at(0)), troubles(&gate, at(0))[0]), (vec![true; 2], trouble));
+        serves(&mut gate, "w1", "a", at(1));
+        assert_eq!(troubles(&gate, at(1)), [None; 2], "a success ends it");
+    }
+}
