@@ -116,7 +116,13 @@ impl Scenario {
         self.workers.iter().enumerate().flat_map(|(group, workers)| (0..workers.count).map(move |_| group))
     }
 
-    /// The place of the worker of that name: `w1` is 0.
+    /// What the worker at `place` is called: `w1` is at 0.
+    #[must_use]
+    pub fn worker_name(place: usize) -> String {
+        format!("w{}", place + 1)
+    }
+
+    /// The place of the worker of that name.
     #[must_use]
     pub fn worker_place(&self, name: &str) -> Option<usize> {
         let number: usize = name.strip_prefix('w')?.parse().ok()?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 use crate::refusal::Reason;
-use crate::shed::{SeatId, WaiterId};
+use crate::shed::{Failure, SeatId, WaiterId};
 use crate::sim::simulate::offered::Wish;
 
 /// In nanoseconds.
@@ -63,6 +63,8 @@ pub(in crate::sim::simulate) struct Call {
     pub(super) sent: u32,
     /// It was sent once more after a worker had failed it.
     pub(super) retried: bool,
+    /// The worker that failed it, and how, until it is known whose fault that was.
+    pub(super) failed_at: Option<(usize, Failure)>,
     /// When its tokens are next told to the gate.
     pub(super) report_at: Nanos,
     pub(super) latest: Nanos,
@@ -88,6 +90,7 @@ impl Call {
             unfinished: 0,
             sent: 0,
             retried: false,
+            failed_at: None,
             report_at: Nanos::ZERO,
             latest: Nanos::ZERO,
         }

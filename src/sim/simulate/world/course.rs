@@ -8,6 +8,7 @@ use crate::refusal::Reason;
 use crate::request::Ending;
 use crate::shed::{Failure, Gate, REPORT_EVERY, SeatId};
 use crate::sim::physics::Event;
+use crate::sim::simulate::scenario::Scenario;
 
 impl World<'_> {
     pub(super) fn next_machine(&mut self) -> usize {
@@ -109,6 +110,7 @@ impl World<'_> {
         }
         if is_first {
             self.tell(place, Gate::first_token);
+            self.convict(place);
         }
         if reports {
             self.tell(place, |gate, seat, now| gate.tokens(seat, seen, now));
@@ -133,6 +135,7 @@ impl World<'_> {
         }
         let call = &self.calls[place];
         self.dams[dam].learn(&self.people.all[call.wish.person], &call.wish, seen);
+        self.convict(place);
         self.tell_end(place, Ending::Complete);
         self.end(place, Fate::Answered);
     }
@@ -148,6 +151,14 @@ impl World<'_> {
         }
     }
 
+    /// A request succeeded that another worker may have failed.
+    fn convict(&mut self, place: usize) {
+        if let Some((machine, failure)) = self.calls[place].failed_at.take() {
+            let worker = Scenario::worker_name(machine);
+            self.tell(place, |gate, _, now| gate.convict(&worker, failure, now));
+        }
+    }
+
     /// Frees the seat of a request, if it has one.
     fn tell_end(&mut self, place: usize, ending: Ending) {
         let seen = self.calls[place].seen;
@@ -160,8 +171,13 @@ impl World<'_> {
         let now = self.seen_now();
         let seat = self.calls[place].seat();
         self.tell(place, |gate, seat, now| gate.worker_failed(seat, failure, now));
-        let call = &self.calls[place];
+        let call = &mut self.calls[place];
         let (dam, committed, retried) = (call.dam, call.is_committed(), call.retried);
+        // What a second worker fails would fail anywhere, and what breaks off later the gate hears of at its end.
+        let machine = call.machine;
+        let first = (!committed && call.failed_at.take().is_none()).then_some((machine, failure));
+        call.failed_at = first;
+        let call = &*call;
         if call.is_over() || call.seat() != seat {
             // Somebody took its seat meanwhile: it waits, or was told.
             return;
@@ -192,6 +208,10 @@ impl World<'_> {
                 (Reason::UpstreamBroke, Ending::WorkerFailed)
             }
         };
+        if let Some((machine, failure)) = first {
+            let worker = Scenario::worker_name(machine);
+            self.tell(place, |gate, seat, now| gate.suspect(seat, &worker, failure, now));
+        }
         self.tell_end(place, if committed { ending } else { Ending::Refused });
         self.end(place, Fate::Failed(reason));
     }

@@ -138,7 +138,7 @@ fn gate(scenario: &Scenario, policy: Policy, seed: u64) -> Gate {
         let group = &scenario.workers[group];
         let told = group.told || policy == Policy::Slots;
         Member {
-            id: format!("w{}", place + 1).into(),
+            id: Scenario::worker_name(place).into(),
             slots: told.then_some(group.slots),
             kv_tokens: told.then_some(group.kv_tokens),
             eligible: true,
