@@ -4,7 +4,9 @@
 //! need for the same prompt. As long as first tokens come in time there is no queue inside the worker; a queue there
 //! is waste, for it can be neither reordered nor cancelled. In windows of at least a second and ten first tokens:
 //!
-//! s = max(p90 of TTFT / (E + 0.15·slo), p90 of ITL / (0.8·itl_slo), reported waiting / 5)
+//! s = max(p90 of TTFT / (E + 0.15·slo), mean ITL / (0.8·itl_slo), reported waiting / 5)
+//!
+//! where the p90 must exceed 1 by more than chance explains in so few answers for a cut.
 //!
 //! * s > 1: L is multiplied by max(0.7, 0.95 − 0.2·(s − 1)), though late first tokens do not bring it below what was just
 //!   seen to decode at once. The next window shows whether that helped; if not, it is taken back (see `trial`).
@@ -33,7 +35,7 @@ mod tests;
 use std::time::Duration;
 
 use self::trial::{Evidence, HELPS, LATE, LATE_BESIDE_OTHERS, LimitCut, NO_UNDO};
-use self::window::{Measure, Window};
+use self::window::{Measure, Measured, Window};
 use super::{Law, Sample, Told};
 use crate::clock::Nanos;
 
@@ -164,8 +166,9 @@ impl Stream {
     }
 
     /// How late most are, relative to what is usual at this worker.
-    fn lateness(&self, measure: Measure) -> f64 {
-        self.window.of(measure).p90().unwrap_or(0.0) / self.usual[measure as usize]
+    fn lateness(&self, late: impl Fn(&Measured) -> f64) -> [f64; 3] {
+        [Measure::FirstToken, Measure::Token, Measure::Whole]
+            .map(|measure| late(self.window.of(measure)) / self.usual[measure as usize])
     }
 
     /// Ends a window.
@@ -174,14 +177,16 @@ impl Stream {
         if self.search.phase == Phase::Settling && self.is_trial_open(now) {
             return;
         }
-        let [ttft, itl, whole] =
-            [Measure::FirstToken, Measure::Token, Measure::Whole].map(|measure| self.lateness(measure));
-        let signal = ttft.max(itl).max(whole).max(f64::from(self.window.waiting) / QUEUED);
+        let waiting = f64::from(self.window.waiting) / QUEUED;
+        let [late, itl, whole] = self.lateness(Measured::late);
+        let most = late.max(itl).max(whole).max(waiting);
+        let ttft = self.lateness(Measured::surely_late)[Measure::FirstToken as usize];
+        let signal = ttft.max(itl).max(whole).max(waiting);
         let (used, failed) = (self.is_used(self.window.peak), self.window.failed);
         let window = std::mem::replace(&mut self.window, Window::from(now));
         if self.search.phase == Phase::Settling {
             self.search.phase = Phase::Steady;
-            if signal > 1.0 {
+            if most > 1.0 {
                 self.take_back_in_vain(&window, now);
             }
         } else if signal > 1.0 {
@@ -213,7 +218,7 @@ impl Stream {
                 };
                 self.cut(limit, evidence, now);
             }
-        } else if signal < CALM && used && !failed && self.search.phase == Phase::Steady {
+        } else if most < CALM && used && !failed && self.search.phase == Phase::Steady {
             self.widen(now);
         }
     }
@@ -317,7 +322,7 @@ impl Law for Stream {
             }
             Sample::Tokens { count, span } if now - span >= self.changed_at => {
                 let itl = span.as_secs_f64() / count.max(1) as f64;
-                self.window.add(Measure::Token, itl / (ITL_SHARE * self.itl_slo));
+                self.window.add_tokens(count, itl / (ITL_SHARE * self.itl_slo));
             }
             Sample::Overdue { dispatched, flowing }
                 if dispatched >= self.changed_at

@@ -6,10 +6,9 @@
 
 use std::time::Duration;
 
-use super::window::{Measure, Window};
+use super::window::{Measure, Measured, Window};
 use super::{ITL_SHARE, Search, Stream};
 use crate::clock::Nanos;
-use crate::shed::quantile::Ratios;
 
 /// How much better first tokens must be after a cut for the cut to have helped: how likely one from before is later
 /// than one from after. One half is no difference; with ten of each, chance alone gives 0.63 or more in one of six.
@@ -55,7 +54,7 @@ pub(super) struct Evidence {
     /// It is one overdue first token, not a window.
     pub(super) sudden: bool,
     /// What was late, and how late, where that can be compared with what comes afterwards.
-    pub(super) trial: Option<(Measure, Ratios)>,
+    pub(super) trial: Option<(Measure, Measured)>,
 }
 
 impl Stream {
@@ -63,7 +62,7 @@ impl Stream {
     pub(super) fn is_trial_open(&self, now: Nanos) -> bool {
         let trial = self.cut.as_ref().and_then(|cut| cut.evidence.trial.as_ref());
         let Some((measure, _)) = trial else { return false };
-        self.window.of(*measure).len() < TRIAL_ANSWERS && now.since(self.window.start) < TRIAL
+        self.window.of(*measure).ratios.len() < TRIAL_ANSWERS && now.since(self.window.start) < TRIAL
     }
 
     /// Takes the last cut back if what was late is as late as before: it is not late because of the load.
@@ -71,9 +70,9 @@ impl Stream {
         let Some(LimitCut { before, evidence, .. }) = self.cut.take() else { return };
         let Evidence { sudden, trial: Some((measure, earlier)), .. } = evidence else { return };
         let later = window.of(measure);
-        let few = earlier.len() < FEW || later.len() < FEW;
-        let better = later.exceeded_by(&earlier).is_none_or(|share| share >= self.helps);
-        let less = sudden || later.p90() <= earlier.p90().map(|p90| p90 * LESS);
+        let few = earlier.ratios.len() < FEW || later.ratios.len() < FEW;
+        let better = later.ratios.exceeded_by(&earlier.ratios).is_none_or(|share| share >= self.helps);
+        let less = sudden || later.late() <= earlier.late() * LESS;
         if few || (better && less) {
             return;
         }
@@ -82,16 +81,15 @@ impl Stream {
     }
 
     /// What is late now is usual, up to where the promise is in danger.
-    pub(super) fn accept(&mut self, measure: Measure, window: &Window, earlier: Option<&Ratios>) {
-        let p90 = |ratios: &Ratios| ratios.p90().unwrap_or(0.0);
-        let p90 = p90(window.of(measure)).max(earlier.map_or(0.0, p90));
+    pub(super) fn accept(&mut self, measure: Measure, window: &Window, earlier: Option<&Measured>) {
+        let late = window.of(measure).late().max(earlier.map_or(0.0, Measured::late));
         let most = match measure {
             Measure::FirstToken => self.late / self.reference_share.max(1e-6),
             Measure::Token => SLOW / ITL_SHARE,
             Measure::Whole => SLOW,
         };
         let usual = &mut self.usual[measure as usize];
-        *usual = (p90 * TOLERANCE).min(most).max(*usual);
+        *usual = (late * TOLERANCE).min(most).max(*usual);
     }
 
     fn restore(&mut self, before: Search, now: Nanos) {

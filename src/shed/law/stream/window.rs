@@ -3,6 +3,11 @@
 use crate::clock::Nanos;
 use crate::shed::quantile::Ratios;
 
+/// Share of the answers that may be late.
+const MAY_BE_LATE: f64 = 0.1;
+/// How many standard deviations more must be late before that is no chance: one window in ten has more by luck.
+const CHANCE: f64 = 1.3;
+
 /// What is measured of a worker, and may be late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
@@ -11,12 +16,51 @@ pub(super) enum Measure {
     Whole,
 }
 
+/// How long something took each time, relative to what it may take.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Measured {
+    pub(super) ratios: Ratios,
+    /// Tokens, and the sum of what each took.
+    tokens: u64,
+    sum: f64,
+}
+
+impl Measured {
+    /// It took this.
+    pub(super) fn add(&mut self, ratio: f64) {
+        self.ratios.add(ratio);
+    }
+
+    /// Each of so many tokens took this.
+    fn add_tokens(&mut self, count: u64, ratio: f64) {
+        self.ratios.add(ratio);
+        self.tokens = self.tokens.saturating_add(count);
+        self.sum += count as f64 * ratio;
+    }
+
+    /// How late most are: the 90th percentile, and of tokens the mean. One prompt that is read holds up the tokens of
+    /// all streams for a moment, which a percentile of few tokens takes for the rule.
+    pub(super) fn late(&self) -> f64 {
+        self.mean().or_else(|| self.ratios.p90()).unwrap_or(0.0)
+    }
+
+    /// The same, as far as it is no chance: of ten answers two may be late where one in ten is.
+    pub(super) fn surely_late(&self) -> f64 {
+        let deviation = (MAY_BE_LATE * (1.0 - MAY_BE_LATE) / f64::from(self.ratios.len().max(1))).sqrt();
+        let share = (1.0 - MAY_BE_LATE - CHANCE * deviation).max(0.5);
+        self.mean().or_else(|| self.ratios.quantile(share)).unwrap_or(0.0)
+    }
+
+    fn mean(&self) -> Option<f64> {
+        (self.tokens > 0).then(|| self.sum / self.tokens as f64)
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Window {
     pub(super) start: Nanos,
-    /// Time to the first token, time from token to token, and time of what was not streamed; each relative to what it
-    /// may take.
-    measured: [Ratios; 3],
+    /// Time to the first token, time from token to token, and time of what was not streamed.
+    measured: [Measured; 3],
     /// The most sequences in flight.
     pub(super) peak: u32,
     /// The longest queue that the worker reported.
@@ -32,17 +76,47 @@ impl Window {
     }
 
     /// What came of that measure.
-    pub(super) fn of(&self, measure: Measure) -> &Ratios {
+    pub(super) fn of(&self, measure: Measure) -> &Measured {
         &self.measured[measure as usize]
     }
 
-    /// Something came.
+    /// An answer, or its beginning, came.
     pub(super) fn add(&mut self, measure: Measure, ratio: f64) {
         self.measured[measure as usize].add(ratio);
     }
 
+    /// So many tokens came of a stream.
+    pub(super) fn add_tokens(&mut self, count: u64, ratio: f64) {
+        self.measured[Measure::Token as usize].add_tokens(count, ratio);
+    }
+
     /// Answers, streamed or not.
     pub(super) fn answers(&self) -> u32 {
-        self.of(Measure::FirstToken).len() + self.of(Measure::Whole).len()
+        self.of(Measure::FirstToken).ratios.len() + self.of(Measure::Whole).ratios.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_late_ones_of_ten_may_be_chance_and_three_are_not() {
+        for (late, of, surely) in [(2, 10, false), (3, 10, true), (13, 100, false), (14, 100, true)] {
+            let mut measured = Measured::default();
+            (0..of).for_each(|number| measured.add(if number < late { 2.0 } else { 0.5 }));
+            assert_eq!(measured.surely_late() > 1.0, surely, "{late} of {of}");
+            assert!(measured.late() > 1.0, "{late} of {of}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_as_late_as_their_mean() {
+        let mut measured = Measured::default();
+        // A stream is held up once while a prompt is read.
+        measured.add_tokens(1, 4.0);
+        (0..9).for_each(|_| measured.add_tokens(4, 0.4));
+        assert!((measured.late() - 18.4 / 37.0).abs() < 1e-9);
+        assert!((measured.late() - measured.surely_late()).abs() < f64::EPSILON);
     }
 }
