@@ -57,6 +57,7 @@ const ITL_SHARE: f64 = 0.8;
 const QUEUED: f64 = 5.0;
 /// Signals below this let the limit grow.
 const CALM: f64 = 0.85;
+const CALM_FIRST: f64 = 0.95;
 /// The limit was used if so much of it was.
 const USED: f64 = 0.9;
 /// What a first token in time adds before the first cut: the limit doubles in two round trips, and overshoots by less
@@ -180,8 +181,15 @@ impl Stream {
         let waiting = f64::from(self.window.waiting) / QUEUED;
         let [late, itl, whole] = self.lateness(Measured::late);
         let most = late.max(itl).max(whole).max(waiting);
-        let ttft = self.lateness(Measured::surely_late)[Measure::FirstToken as usize];
+        // A search that still doubles has overshot, if anything; several gateways see one another's doing.
+        let doubles = self.search.phase == Phase::SlowStart && self.search.limit < self.ceiling;
+        let ttft = if doubles || self.late < LATE {
+            late
+        } else {
+            self.lateness(Measured::surely_late)[Measure::FirstToken as usize]
+        };
         let signal = ttft.max(itl).max(whole).max(waiting);
+        let calm = ttft < CALM_FIRST && itl.max(whole).max(waiting) < CALM;
         let (used, failed) = (self.is_used(self.window.peak), self.window.failed);
         let window = std::mem::replace(&mut self.window, Window::from(now));
         if self.search.phase == Phase::Settling {
@@ -218,7 +226,7 @@ impl Stream {
                 };
                 self.cut(limit, evidence, now);
             }
-        } else if most < CALM && used && !failed && self.search.phase == Phase::Steady {
+        } else if calm && used && !failed && self.search.phase == Phase::Steady {
             self.widen(now);
         }
     }
