@@ -26,8 +26,10 @@ test: ## everything that must pass: formatting, lints, docs, tests, the real Ope
 fmt: ## formats the sources
 	cargo fmt
 
-lint: ## formatting, clippy and the docs, warnings denied
+lint: ## formatting, clippy, the docs and the shell scripts, warnings denied
 	cargo fmt --check
+	scripts/need shellcheck
+	.tools/bin/shellcheck -x -P SCRIPTDIR .ci/run $$(grep -lE '^#!.*bash$$|^# shellcheck shell' scripts/*)
 	cargo clippy --locked --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Real engines on the CPU, for scripts/overload: what they are told, and how to start them. Sourced after lib.sh.
+# shellcheck disable=SC2154 # lib.sh sets `tools`, and free_port the ports
 
 # One thread: the generator and the gateway need the other core. Eight sequences of a thousand tokens each.
 engine_slots=8
