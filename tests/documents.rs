@@ -1,4 +1,4 @@
-//! The documents that are made from the code are current. `UPDATE=1` writes them anew.
+//! The documents say what the code does. Those that are made from it are written anew by `UPDATE=1`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
@@ -64,4 +64,23 @@ fn the_table_of_log_fields_is_current() {
     }
     text.push('\n');
     current("docs/logs.md", "log fields", &text);
+}
+
+#[test]
+fn the_drawn_path_has_every_layer_in_its_order() {
+    let text = |path| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let stack = text("src/stack.rs");
+    let (_, layers) = stack.split_once("ServiceBuilder::new()").unwrap();
+    let mut path = vec!["listener".to_owned()];
+    path.extend(layers.split(".layer(").skip(1).map(|layer| {
+        let name: String = layer.trim_start().chars().take_while(char::is_ascii_alphanumeric).collect();
+        name.trim_end_matches("Layer").to_lowercase()
+    }));
+    path.extend(["upstream".to_owned(), "worker".to_owned()]);
+    for document in ["README.md", "docs/architecture.md"] {
+        let page = text(document);
+        let drawing = page.split("```").find(|block| block.contains("listener →")).unwrap();
+        let drawn: Vec<_> = drawing.split('↓').next().unwrap().split('→').map(str::trim).collect();
+        assert_eq!(drawn, path, "{document} draws another path than src/stack.rs");
+    }
 }
