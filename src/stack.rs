@@ -55,16 +55,16 @@ pub struct Parts {
 }
 
 /// From `rescue` inwards.
-type Rescued = Rescue<Guarding<Health<Identify<Weigh<Counted>>>>>;
+type FromRescue = Rescue<Guarding<Health<Identify<Weigh<FromLimit>>>>>;
 
 /// From `limit` inwards.
-type Counted = Limit<Models<Serve<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>;
+type FromLimit = Limit<Models<Serve<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>;
 
 /// The whole stack as one service.
-pub type Stack = Observe<Preflight<Either<Cors<Told>, Told>>>;
+pub type Stack = Observe<Preflight<Either<Cors<FromExplain>, FromExplain>>>;
 
 /// From `explain` inwards.
-type Told = Explain<Rescued>;
+type FromExplain = Explain<FromRescue>;
 
 /// Puts the layers together. A request meets them from the first line to the last.
 #[must_use]

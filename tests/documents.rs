@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use traffic_dam::layers::observe::LOG_FIELDS;
-use traffic_dam::metrics::{Kind, Metrics, label_values};
+use traffic_dam::metrics::{MetricKind, Metrics, label_values};
 
 /// Compares what stands between two marks of a document with what should, or writes it when `UPDATE` is set.
 fn current(path: &str, mark: &str, expected: &str) {
@@ -49,7 +49,7 @@ fn the_table_of_metrics_is_current() {
         }
     }
     text.push_str("\n## Buckets\n\nUpper bounds, dense where the promises lie.\n\n| histogram | `le` |\n| --- | --- |\n");
-    for metric in catalogue.iter().filter(|metric| metric.kind == Kind::Histogram) {
+    for metric in catalogue.iter().filter(|metric| metric.kind == MetricKind::Histogram) {
         let bounds: Vec<_> = metric.buckets.iter().map(ToString::to_string).collect();
         writeln!(text, "| `{}` | {} |", metric.name, bounds.join(" ")).unwrap();
     }

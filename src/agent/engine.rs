@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use super::text::Scrape;
-use super::window::Window;
+use super::window::HistogramWindow;
 
 /// A signal of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ const VLLM_CACHE: &str = "vllm:cache_config_info";
 
 /// What one scrape says. Latencies are in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Signals {
+pub(super) struct EngineSignals {
     pub(super) running: Option<u32>,
     pub(super) waiting: Option<u32>,
     pub(super) kv_used: Option<f64>,
@@ -92,7 +92,7 @@ pub(super) struct Signals {
     pub(super) itl: Option<f64>,
 }
 
-impl Signals {
+impl EngineSignals {
     /// Whether it says anything at all.
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -101,18 +101,18 @@ impl Signals {
 
 /// Reads the scrapes of one worker.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(super) struct ScrapeReader {
     renames: Vec<Rename>,
-    ttft: Window,
-    itl: Window,
+    ttft: HistogramWindow,
+    itl: HistogramWindow,
 }
 
-impl Reader {
+impl ScrapeReader {
     pub(super) fn new(renames: Vec<Rename>) -> Self {
         Self { renames, ..Self::default() }
     }
 
-    pub(super) fn read(&mut self, text: &str) -> Signals {
+    pub(super) fn read(&mut self, text: &str) -> EngineSignals {
         let scrape = Scrape::read(text);
         let ttft = self.name(Signal::Ttft, &scrape, "_bucket").to_owned();
         let itl = self.name(Signal::Itl, &scrape, "_bucket").to_owned();
@@ -124,7 +124,7 @@ impl Reader {
         };
         let used = scrape.get(self.name(Signal::KvUsed, &scrape, ""));
         let used = used.iter().map(|sample| sample.value).filter(|value| value.is_finite()).reduce(f64::max);
-        Signals {
+        EngineSignals {
             running: sum(Signal::Running).map(|count| count as u32),
             waiting: sum(Signal::Waiting).map(|count| count as u32),
             kv_used: used.map(|used| used.clamp(0.0, 1.0)),
@@ -191,18 +191,18 @@ mod tests {
             ("llamacpp:requests_processing 1\nllamacpp:requests_deferred 7\n", 1, 7, None, None),
             ("tgi_batch_current_size 9\ntgi_queue_size 3\n", 9, 3, None, None),
         ] {
-            let signals = Reader::default().read(text);
+            let signals = ScrapeReader::default().read(text);
             assert_eq!((signals.running, signals.waiting), (Some(running), Some(waiting)), "{text}");
             assert_eq!((signals.kv_used, signals.kv_tokens), (kv_used, kv_tokens), "{text}");
         }
-        assert!(Reader::default().read("something_else 1\n").is_empty());
+        assert!(ScrapeReader::default().read("something_else 1\n").is_empty());
     }
 
     #[test]
     fn names_can_be_given() {
         let renames =
             ["waiting=my_queue", "kv_used=my_cache", "itl=my_itl"].map(|text| text.parse().unwrap());
-        let mut reader = Reader::new(renames.to_vec());
+        let mut reader = ScrapeReader::new(renames.to_vec());
         let text = |count: u32| {
             format!(
                 "my_queue 4\nmy_cache 1.5\nmy_itl_bucket{{le=\"0.1\"}} {count}\nvllm:num_requests_waiting 9\n"
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn strange_values_stay_within_what_a_heartbeat_may_say() {
-        let signals = Reader::default().read(
+        let signals = ScrapeReader::default().read(
             "vllm:num_requests_running NaN\nvllm:num_requests_waiting -3\nvllm:kv_cache_usage_perc +Inf\n",
         );
         assert_eq!((signals.running, signals.waiting, signals.kv_used), (Some(0), Some(0), None));

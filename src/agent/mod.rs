@@ -23,7 +23,7 @@ use bytes::Bytes;
 use http::Uri;
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::engine::{Reader, Signals};
+use self::engine::{EngineSignals, ScrapeReader};
 use crate::clock::unix_millis;
 use crate::fleet::heartbeat::{Check, Heartbeat, State};
 use crate::net::fetch::{Fetch, FetchFault};
@@ -77,7 +77,7 @@ struct Agent {
     options: AgentOptions,
     boot: Arc<str>,
     seq: u64,
-    reader: Reader,
+    reader: ScrapeReader,
     timeouts: u32,
     told: Option<State>,
 }
@@ -124,7 +124,7 @@ pub async fn run(options: AgentOptions, mut speaker: Speaker, end: impl Future<O
 
 impl Agent {
     fn new(options: AgentOptions) -> Self {
-        let reader = Reader::new(options.renames.clone());
+        let reader = ScrapeReader::new(options.renames.clone());
         let boot = format!("{:016x}", fastrand::u64(..)).into();
         Self { options, boot, seq: 0, reader, timeouts: 0, told: None }
     }
@@ -132,7 +132,7 @@ impl Agent {
     /// Looks at the worker, and tells what there is to say.
     async fn beat(&mut self, draining: bool) -> Heartbeat {
         let mut checks = Vec::new();
-        let mut signals = Signals::default();
+        let mut signals = EngineSignals::default();
         let well = self.is_well().await;
         if well {
             signals = self.scrape(&mut checks).await;
@@ -169,12 +169,12 @@ impl Agent {
         }
     }
 
-    async fn scrape(&mut self, checks: &mut Vec<Check>) -> Signals {
+    async fn scrape(&mut self, checks: &mut Vec<Check>) -> EngineSignals {
         let text = match self.get(&self.options.metrics).await {
             Ok(text) => text,
             Err(fault) => {
                 checks.push(checks::doubt("metrics", &fault.to_string()));
-                return Signals::default();
+                return EngineSignals::default();
             }
         };
         let signals = self.reader.read(&String::from_utf8_lossy(&text));
@@ -195,7 +195,7 @@ impl Agent {
         Fetch { server, path: &path, tls: None, patience, largest: LARGEST }.get().await
     }
 
-    fn heartbeat(&mut self, state: State, signals: &Signals, checks: Vec<Check>) -> Heartbeat {
+    fn heartbeat(&mut self, state: State, signals: &EngineSignals, checks: Vec<Check>) -> Heartbeat {
         self.seq += 1;
         let options = &self.options;
         let length = |seconds: Option<f64>| seconds.and_then(|it| Duration::try_from_secs_f64(it).ok());

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 /// One series at one moment.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sample<'a> {
+pub(super) struct SeriesSample<'a> {
     labels: &'a str,
     pub(super) value: f64,
 }
 
-impl<'a> Sample<'a> {
+impl<'a> SeriesSample<'a> {
     /// The value of a label, as it stands between its quotes. What the agent looks for needs no escapes.
     pub(super) fn label(&self, name: &str) -> Option<&'a str> {
         labels(self.labels).find(|(label, _)| *label == name).map(|(_, value)| value)
@@ -18,12 +18,12 @@ impl<'a> Sample<'a> {
 
 /// The series of a scrape by their names.
 #[derive(Debug, Default)]
-pub(super) struct Scrape<'a>(HashMap<&'a str, Vec<Sample<'a>>>);
+pub(super) struct Scrape<'a>(HashMap<&'a str, Vec<SeriesSample<'a>>>);
 
 impl<'a> Scrape<'a> {
     /// Reads a text. Lines that are no samples are passed over.
     pub(super) fn read(text: &'a str) -> Self {
-        let mut series: HashMap<&str, Vec<Sample<'_>>> = HashMap::new();
+        let mut series: HashMap<&str, Vec<SeriesSample<'_>>> = HashMap::new();
         for (name, sample) in text.lines().filter_map(sample) {
             series.entry(name).or_default().push(sample);
         }
@@ -31,12 +31,12 @@ impl<'a> Scrape<'a> {
     }
 
     /// All series of `name`.
-    pub(super) fn get(&self, name: &str) -> &[Sample<'a>] {
+    pub(super) fn get(&self, name: &str) -> &[SeriesSample<'a>] {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }
 }
 
-fn sample(line: &str) -> Option<(&str, Sample<'_>)> {
+fn sample(line: &str) -> Option<(&str, SeriesSample<'_>)> {
     let line = line.trim();
     if line.starts_with('#') {
         return None;
@@ -49,7 +49,7 @@ fn sample(line: &str) -> Option<(&str, Sample<'_>)> {
         None => ("", rest),
     };
     let value = rest.split_whitespace().next()?.parse().ok()?;
-    Some((name, Sample { labels, value }))
+    Some((name, SeriesSample { labels, value }))
 }
 
 /// Where the brace stands that closes a list of labels.

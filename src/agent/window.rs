@@ -8,18 +8,18 @@ use super::text::Scrape;
 const SPAN: usize = 10;
 
 /// A histogram's counts, each bucket's with those below it, by ascending bounds.
-type Counts = Vec<(f64, f64)>;
+type BucketCounts = Vec<(f64, f64)>;
 
 /// One histogram over the last scrapes.
 #[derive(Debug, Default)]
-pub(super) struct Window(VecDeque<Counts>);
+pub(super) struct HistogramWindow(VecDeque<BucketCounts>);
 
-impl Window {
+impl HistogramWindow {
     /// Takes the histogram `name` of a scrape, all its label sets together. The ninth decile of what came since the
     /// window began, if anything did.
     pub(super) fn p90(&mut self, scrape: &Scrape<'_>, name: &str) -> Option<f64> {
         let counts = counts(scrape, name);
-        let fits = |old: &Counts| {
+        let fits = |old: &BucketCounts| {
             old.len() == counts.len()
                 && old.iter().zip(&counts).all(|(old, new)| old.0.total_cmp(&new.0).is_eq() && old.1 <= new.1)
         };
@@ -27,7 +27,7 @@ impl Window {
             // The worker was restarted.
             self.0.clear();
         }
-        let recent: Option<Counts> = self
+        let recent: Option<BucketCounts> = self
             .0
             .front()
             .map(|oldest| oldest.iter().zip(&counts).map(|(old, new)| (new.0, new.1 - old.1)).collect());
@@ -39,8 +39,8 @@ impl Window {
     }
 }
 
-fn counts(scrape: &Scrape<'_>, name: &str) -> Counts {
-    let mut counts: Counts = Vec::new();
+fn counts(scrape: &Scrape<'_>, name: &str) -> BucketCounts {
+    let mut counts: BucketCounts = Vec::new();
     for sample in scrape.get(&format!("{name}_bucket")) {
         let Some(bound) = sample.label("le").and_then(|bound| bound.parse::<f64>().ok()) else { continue };
         if bound.is_nan() || !sample.value.is_finite() {
@@ -57,7 +57,7 @@ fn counts(scrape: &Scrape<'_>, name: &str) -> Counts {
 
 /// Within its bucket the ninth decile is taken to lie where an even spread would put it. What exceeds every bound is
 /// taken to be at the highest.
-fn p90(counts: &Counts) -> Option<f64> {
+fn p90(counts: &BucketCounts) -> Option<f64> {
     let total = counts.last()?.1;
     if total <= 0.0 {
         return None;
@@ -78,7 +78,7 @@ fn p90(counts: &Counts) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn p90_of(window: &mut Window, counts: [u32; 4]) -> Option<f64> {
+    fn p90_of(window: &mut HistogramWindow, counts: [u32; 4]) -> Option<f64> {
         let text: String = ["0.1", "0.5", "1.0", "+Inf"]
             .iter()
             .zip(counts)
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn only_what_came_since_counts() {
-        let mut window = Window::default();
+        let mut window = HistogramWindow::default();
         assert_eq!(p90_of(&mut window, [1000, 1000, 1000, 1000]), None);
         assert_eq!(p90_of(&mut window, [1000, 1000, 1000, 1000]), None);
         // Ten more between 0.1 and 0.5: the ninth of them is at nine tenths of that way.
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_restart_begins_anew() {
-        let mut window = Window::default();
+        let mut window = HistogramWindow::default();
         p90_of(&mut window, [50, 50, 50, 50]);
         assert_eq!(p90_of(&mut window, [0, 0, 3, 3]), None);
         assert_eq!(p90_of(&mut window, [10, 10, 13, 13]), Some(0.09));
@@ -117,7 +117,7 @@ mod tests {
                 "t_bucket{{e=\"0\",le=\"1\"}} {one}\nt_bucket{{e=\"1\",le=\"1\"}} {other}\nt_bucket{{e=\"0\",le=\"x\"}} 9\n"
             )
         };
-        let mut window = Window::default();
+        let mut window = HistogramWindow::default();
         assert_eq!(window.p90(&Scrape::read(&scrape(1, 1)), "t"), None);
         assert_eq!(window.p90(&Scrape::read(&scrape(5, 7)), "t"), Some(0.9));
         assert_eq!(window.p90(&Scrape::read(""), "t"), None);

@@ -24,13 +24,13 @@ impl App {
     }
 }
 
-type Answer = <Stack as Service<Request<Incoming>>>::Response;
+type StackResponse = <Stack as Service<Request<Incoming>>>::Response;
 type Answering = <Stack as Service<Request<Incoming>>>::Future;
 
 impl Service<Request<Incoming>> for Entrance {
-    type Response = Answer;
+    type Response = StackResponse;
     type Error = Infallible;
-    type Future = Either<Answering, Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>>;
+    type Future = Either<Answering, Pin<Box<dyn Future<Output = Result<StackResponse, Infallible>> + Send>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The layers decide in `call`.

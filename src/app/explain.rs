@@ -18,7 +18,7 @@ const PATH: &str = "/v1/chat/completions";
 
 /// The query of a question, its fields known and readable.
 #[derive(Debug, Default)]
-struct Question {
+struct ExplainQuery {
     caller: Option<String>,
     team: Option<String>,
     model: Option<String>,
@@ -43,7 +43,7 @@ fn kind_of(settings: &Settings, path: &str) -> Kind {
     }
 }
 
-impl Question {
+impl ExplainQuery {
     fn read(query: &str) -> Result<Self, String> {
         let mut question = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -122,7 +122,7 @@ impl App {
 
     /// Says how every rule stands to the request that `query` describes.
     pub(super) async fn explained(&self, query: String) -> Result<Value, String> {
-        let question = Question::read(&query)?;
+        let question = ExplainQuery::read(&query)?;
         let live = self.0.live.load_full();
         let path = question.path.as_deref().unwrap_or(PATH);
         let own = question.caller.as_deref().and_then(|caller| self.own_limits(&live.settings, caller));
@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_question_is_read_or_its_fault_is_said() {
-        let question = Question::read("caller=key%3Aa+b&model=m&prompt_tokens=7&ip=::1&class=batch").unwrap();
+        let question =
+            ExplainQuery::read("caller=key%3Aa+b&model=m&prompt_tokens=7&ip=::1&class=batch").unwrap();
         assert_eq!((question.caller.as_deref(), question.model.as_deref()), (Some("key:a b"), Some("m")));
         assert_eq!((question.cost.prompt_tokens, question.class), (7, Class::Batch));
         for (query, words) in [
@@ -178,7 +179,7 @@ mod tests {
             ("ip=here", "must be an address"),
             ("class=vip", "found \"vip\""),
         ] {
-            assert!(Question::read(query).is_err_and(|fault| fault.contains(words)), "{query}");
+            assert!(ExplainQuery::read(query).is_err_and(|fault| fault.contains(words)), "{query}");
         }
     }
 }

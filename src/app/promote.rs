@@ -35,7 +35,7 @@ const ASKED: usize = 8;
 
 /// What is known of the jobs that wait in one pool.
 #[derive(Debug)]
-struct Waiting {
+struct PoolJobs {
     read: Instant,
     jobs: Vec<(Job, Pending)>,
 }
@@ -76,7 +76,7 @@ impl App {
             )
         });
         let busy = Arc::<Mutex<Busy>>::default();
-        let mut waiting: HashMap<Arc<str>, Waiting> = HashMap::new();
+        let mut waiting: HashMap<Arc<str>, PoolJobs> = HashMap::new();
         let mut turns = JoinSet::new();
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -120,7 +120,7 @@ impl App {
 }
 
 /// The jobs that wait in `pool`, read anew if what is known is old or nothing. Nothing when Redis does not say.
-async fn refreshed(jobs: &Jobs, pool: &str, known: Option<Waiting>) -> Option<Waiting> {
+async fn refreshed(jobs: &Jobs, pool: &str, known: Option<PoolJobs>) -> Option<PoolJobs> {
     let now = Instant::now();
     if let Some(known) = known
         && !known.jobs.is_empty()
@@ -130,10 +130,10 @@ async fn refreshed(jobs: &Jobs, pool: &str, known: Option<Waiting>) -> Option<Wa
     }
     let mut jobs = jobs.pending(pool).await.ok()?;
     jobs.sort_by_key(|(job, pending)| (pending.at_ms, *job));
-    Some(Waiting { read: now, jobs })
+    Some(PoolJobs { read: now, jobs })
 }
 
-impl Waiting {
+impl PoolJobs {
     /// The oldest job of each caller that is not asked for yet.
     fn next(&mut self, pool: &Arc<str>, busy: &Mutex<Busy>) -> Vec<(Job, Pending)> {
         let mut busy = busy.lock();

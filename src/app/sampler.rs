@@ -25,7 +25,7 @@ const PEAK_KEPT: Duration = Duration::from_secs(10);
 
 /// What the last look saw.
 #[derive(Debug, Default)]
-struct Seen {
+struct LastLook {
     at: Nanos,
     sample: Sample,
     rules: BTreeMap<Arc<str>, RuleSeen>,
@@ -45,7 +45,7 @@ impl App {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         let mut seen =
-            Seen { at: self.0.clock.now(), sample: self.0.metrics.sample(), rules: BTreeMap::new() };
+            LastLook { at: self.0.clock.now(), sample: self.0.metrics.sample(), rules: BTreeMap::new() };
         loop {
             ticks.tick().await;
             let now = self.0.clock.now();
@@ -69,7 +69,7 @@ impl App {
         }
     }
 
-    fn scene(&self, seen: &mut Seen, reloads: (u64, u64), now: Nanos) -> Scene {
+    fn scene(&self, seen: &mut LastLook, reloads: (u64, u64), now: Nanos) -> Scene {
         let inner = &*self.0;
         let live = inner.live.load();
         let callers = inner.metrics.top_callers(CALLERS).into_iter().map(|caller| CallerScene {
@@ -133,7 +133,7 @@ impl App {
     }
 
     /// The rules, those first that are nearest to their quota.
-    fn rules(&self, seen: &mut Seen, now: Nanos) -> Vec<RuleScene> {
+    fn rules(&self, seen: &mut LastLook, now: Nanos) -> Vec<RuleScene> {
         let live = self.0.live.load();
         let keys: BTreeMap<_, _> = live.ladder.keys().collect();
         let rules = live.ladder.rules();

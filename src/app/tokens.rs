@@ -14,7 +14,7 @@ use super::{App, StartError};
 use crate::config::Settings;
 use crate::config::settings::KeyPlace;
 use crate::config::syntax::redacted_url;
-use crate::layers::jwt::{KeySet, Keys, Tokens};
+use crate::layers::jwt::{JwtKeys, KeySet, Tokens};
 use crate::net::fetch::Fetch;
 use crate::upstream::tls::client_config;
 
@@ -29,7 +29,7 @@ const SOONER: u32 = 30;
 /// Where the keys of tokens come from.
 #[derive(Debug)]
 pub(super) struct KeySource {
-    keys: Arc<Keys>,
+    keys: Arc<JwtKeys>,
     /// Nothing for a file, which is read again when the settings are.
     server: Option<Server>,
 }
@@ -52,7 +52,7 @@ impl KeySource {
             KeyPlace::File(file) => {
                 let read = || KeySet::read(&std::fs::read(file).map_err(|error| error.to_string())?);
                 let set = read().map_err(|problem| StartError::TokenKeys { file: file.clone(), problem })?;
-                let keys = Keys::default();
+                let keys = JwtKeys::default();
                 keys.replace(set);
                 Self { keys: Arc::new(keys), server: None }
             }

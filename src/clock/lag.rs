@@ -55,22 +55,22 @@ impl Pause {
 
 /// The lateness of one gateway. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Lag(Arc<Shared>);
+pub struct Lag(Arc<LagState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct LagState {
     /// The latest tick; zero before the first.
     ticked: AtomicU64,
     /// The latest pause; its end is zero before the first. A new one writes `from` and then `to`, and begins after the
     /// former has ended: a reader of `to` and then `from` sees both of one pause, or that `from` is the later.
     from: AtomicU64,
     to: AtomicU64,
-    recent: Mutex<VecDeque<Counted>>,
+    recent: Mutex<VecDeque<CountedPause>>,
 }
 
 /// A pause, and how much of it is taken off.
 #[derive(Debug)]
-struct Counted {
+struct CountedPause {
     pause: Pause,
     credit: Duration,
 }
@@ -89,7 +89,7 @@ impl Lag {
             if recent.len() == RECENT {
                 recent.pop_front();
             }
-            recent.push_back(Counted { pause, credit });
+            recent.push_back(CountedPause { pause, credit });
             self.0.from.store(pause.from.0, Ordering::Release);
             self.0.to.store(pause.to.0, Ordering::Release);
         }
@@ -157,7 +157,7 @@ fn gap(tick: Nanos, now: Nanos) -> Option<Pause> {
 }
 
 /// How much of `pause` may be taken off after `recent` ones.
-fn credit(recent: &VecDeque<Counted>, pause: Pause) -> Duration {
+fn credit(recent: &VecDeque<CountedPause>, pause: Pause) -> Duration {
     let window = recent.iter().rev().take_while(|counted| counted.pause.to + WINDOW > pause.from);
     let given = window.map(|counted| counted.credit).sum();
     pause.length().min(CREDIT.saturating_sub(given))

@@ -78,12 +78,12 @@ pub fn saturating_nanos(length: Duration) -> u64 {
 /// Cloning is cheap, and clones share one time line and the [`Lag`] that is measured by it.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    source: Source,
+    source: TimeSource,
     lag: Lag,
 }
 
 #[derive(Clone, Debug)]
-enum Source {
+enum TimeSource {
     // quanta reads the time-stamp counter: 11 ns a call against 31 ns for `std::time::Instant` on the same machine.
     System { clock: quanta::Clock, start: u64 },
     Manual(Arc<AtomicU64>),
@@ -95,13 +95,13 @@ impl Clock {
     pub fn system() -> Self {
         let clock = quanta::Clock::new();
         let start = clock.raw();
-        Self { source: Source::System { clock, start }, lag: Lag::default() }
+        Self { source: TimeSource::System { clock, start }, lag: Lag::default() }
     }
 
     /// A clock that stands still until [`Clock::advance`] moves it.
     #[must_use]
     pub fn manual(start: Nanos) -> Self {
-        Self { source: Source::Manual(Arc::new(AtomicU64::new(start.0))), lag: Lag::default() }
+        Self { source: TimeSource::Manual(Arc::new(AtomicU64::new(start.0))), lag: Lag::default() }
     }
 
     /// The time now.
@@ -109,8 +109,8 @@ impl Clock {
     #[inline]
     pub fn now(&self) -> Nanos {
         match &self.source {
-            Source::System { clock, start } => Nanos(clock.delta_as_nanos(*start, clock.raw())),
-            Source::Manual(now) => Nanos(now.load(Ordering::Acquire)),
+            TimeSource::System { clock, start } => Nanos(clock.delta_as_nanos(*start, clock.raw())),
+            TimeSource::Manual(now) => Nanos(now.load(Ordering::Acquire)),
         }
     }
 
@@ -129,7 +129,7 @@ impl Clock {
 
     /// Moves a manual clock forward. A system clock moves by itself and ignores this.
     pub fn advance(&self, length: Duration) {
-        if let Source::Manual(now) = &self.source {
+        if let TimeSource::Manual(now) = &self.source {
             now.fetch_add(saturating_nanos(length), Ordering::AcqRel);
         }
     }

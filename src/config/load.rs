@@ -65,7 +65,7 @@ pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, Faults> {
 pub fn admin_port(path: &Path) -> Result<(SocketAddr, bool), Faults> {
     let bytes = read_bounded(path, LARGEST.saturating_add(1))
         .map_err(|error| Faults::unreadable(path, format!("the file cannot be read: {error}")))?;
-    let Shape { file, .. } = shape(&bytes, path, &|name| std::env::var(name).ok())?;
+    let FileShape { file, .. } = shape(&bytes, path, &|name| std::env::var(name).ok())?;
     Ok((file.admin.listen.0, file.admin.tls.is_some()))
 }
 
@@ -85,7 +85,7 @@ pub fn from_str(text: &str, path: &Path, surroundings: Surroundings<'_>) -> Resu
 }
 
 /// What stands in a file, its faults left out.
-struct Shape {
+struct FileShape {
     file: File,
     place: Place,
     meant: Vec<String>,
@@ -93,7 +93,7 @@ struct Shape {
 }
 
 fn from_bytes(bytes: &[u8], path: &Path, surroundings: Surroundings<'_>) -> Result<Settings, Faults> {
-    let Shape { file, place, meant, faults } = shape(bytes, path, surroundings.variable)?;
+    let FileShape { file, place, meant, faults } = shape(bytes, path, surroundings.variable)?;
     let file = overridden(file, surroundings.overrides);
     let mut report = Report::new(faults, meant);
     let directory = path.parent().unwrap_or(Path::new(""));
@@ -105,7 +105,7 @@ fn from_bytes(bytes: &[u8], path: &Path, surroundings: Surroundings<'_>) -> Resu
     }
 }
 
-fn shape(bytes: &[u8], path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Shape, Faults> {
+fn shape(bytes: &[u8], path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<FileShape, Faults> {
     if bytes.len() > LARGEST {
         return Err(Faults::unreadable(path, format!("the file is larger than {LARGEST} bytes")));
     }
@@ -127,7 +127,7 @@ fn shape(bytes: &[u8], path: &Path, variable: &dyn Fn(&str) -> Option<String>) -
     variables::substitute(&mut document, variable, &mut faults);
     let sound = structure::compare(schema::schema(), document, &mut faults);
     match serde_json::from_value::<File>(sound.value) {
-        Ok(file) => Ok(Shape { file, place: sound.place, meant: sound.meant, faults }),
+        Ok(file) => Ok(FileShape { file, place: sound.place, meant: sound.meant, faults }),
         Err(_) => {
             // A defect of ours. The error may quote any value, so it is not shown.
             let problem = "the schema admits a value that the settings do not".to_owned();

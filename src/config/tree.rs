@@ -8,32 +8,32 @@ pub(crate) struct Node {
     /// Where its first character stands.
     pub(crate) at: Position,
     /// What it is.
-    pub(crate) kind: Kind,
+    pub(crate) kind: NodeKind,
 }
 
 impl Node {
     /// What a file without a document says.
     pub(crate) fn nothing() -> Self {
-        Self { at: Position::START, kind: Kind::Map(Vec::new()) }
+        Self { at: Position::START, kind: NodeKind::Map(Vec::new()) }
     }
 }
 
 /// What a node is.
 #[derive(Clone, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum NodeKind {
     /// A value.
     Scalar(Scalar),
     /// `[a, b]`, or lines that begin with a dash.
     List(Vec<Node>),
     /// `{a: 1}`, or lines of `key: value`; keys are unique.
-    Map(Vec<Entry>),
+    Map(Vec<MapEntry>),
     /// Already reported as a fault: whoever meets it says nothing more.
     Broken,
 }
 
 /// A key and its value.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct MapEntry {
     /// The key.
     pub(crate) key: String,
     /// Where the key stands.

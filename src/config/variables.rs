@@ -8,7 +8,7 @@
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::fault::{Fault, below};
-use super::tree::{Kind, Node, Plain, Scalar};
+use super::tree::{Node, NodeKind, Plain, Scalar};
 
 /// The most that all variables together may add, in bytes: far beyond any settings, far below any machine.
 const ADDED: usize = 1 << 20;
@@ -31,18 +31,18 @@ struct Substitution<'a> {
 impl Substitution<'_> {
     fn walk(&mut self, node: &mut Node, field: &str) {
         match &mut node.kind {
-            Kind::Broken => {}
-            Kind::List(items) => {
+            NodeKind::Broken => {}
+            NodeKind::List(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
                     self.walk(item, &format!("{field}[{index}]"));
                 }
             }
-            Kind::Map(entries) => {
+            NodeKind::Map(entries) => {
                 for entry in entries {
                     self.walk(&mut entry.value, &below(field, &entry.key));
                 }
             }
-            Kind::Scalar(scalar) => match self.expand(scalar) {
+            NodeKind::Scalar(scalar) => match self.expand(scalar) {
                 Ok(()) => {}
                 Err(problem) => {
                     let found = None;
@@ -52,7 +52,7 @@ impl Substitution<'_> {
                         problem,
                         found,
                     });
-                    node.kind = Kind::Broken;
+                    node.kind = NodeKind::Broken;
                 }
             },
         }
@@ -143,7 +143,7 @@ mod tests {
         };
         substitute(&mut node, &environment, &mut faults);
         match node.kind {
-            Kind::Scalar(scalar) => Ok(scalar),
+            NodeKind::Scalar(scalar) => Ok(scalar),
             _ => Err(faults.remove(0).problem),
         }
     }

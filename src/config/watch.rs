@@ -53,7 +53,7 @@ pub struct Reload {
 #[derive(Debug)]
 pub struct Watch {
     overrides: Overrides,
-    files: Files,
+    files: WatchedFiles,
     /// What the files held when they were last read.
     seen: Snapshot,
     hangup: Signal,
@@ -80,7 +80,7 @@ impl Watch {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, "changed files are only found by comparing them"))
             .ok();
-        let files = Files { settings: path.to_owned(), named: Vec::new() };
+        let files = WatchedFiles { settings: path.to_owned(), named: Vec::new() };
         let mut watch = Self {
             overrides,
             seen: Snapshot::of(&files),
@@ -144,7 +144,7 @@ impl Watch {
     /// Takes up the files that `settings` name. They are compared from now on; whoever uses them reads them later, so
     /// no change of theirs goes unseen.
     fn adopt(&mut self, settings: &Settings) {
-        let files = Files { settings: self.files.settings.clone(), named: settings.files() };
+        let files = WatchedFiles { settings: self.files.settings.clone(), named: settings.files() };
         if files != self.files {
             let own = self.seen.0.first().copied();
             self.seen = Snapshot::of(&files);
@@ -178,12 +178,12 @@ fn is_change(kind: EventKind) -> bool {
 
 /// The files that settings come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Files {
+struct WatchedFiles {
     settings: PathBuf,
     named: Vec<PathBuf>,
 }
 
-impl Files {
+impl WatchedFiles {
     fn iter(&self) -> impl Iterator<Item = &PathBuf> {
         std::iter::once(&self.settings).chain(&self.named)
     }
@@ -194,7 +194,7 @@ impl Files {
 struct Snapshot(Vec<Option<[u8; 32]>>);
 
 impl Snapshot {
-    fn of(files: &Files) -> Self {
+    fn of(files: &WatchedFiles) -> Self {
         let hash =
             |path: &PathBuf| read_bounded(path, LARGEST).ok().map(|bytes| Sha256::digest(bytes).into());
         Self(files.iter().map(hash).collect())
@@ -203,7 +203,7 @@ impl Snapshot {
 
 /// The directories in which a change of these files shows: where each is named, and where it really is if that name
 /// is a link.
-fn directories(files: &Files) -> BTreeSet<PathBuf> {
+fn directories(files: &WatchedFiles) -> BTreeSet<PathBuf> {
     let parent = |path: &Path| match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Some(PathBuf::from(".")),
         parent => parent.map(Path::to_owned),
@@ -234,7 +234,7 @@ mod tests {
         let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(there.path().join("real.yaml"), "a").unwrap();
         symlink(there.path().join("real.yaml"), here.path().join("dam.yaml")).unwrap();
-        let files = Files { settings: here.path().join("dam.yaml"), named: vec!["cert.pem".into()] };
+        let files = WatchedFiles { settings: here.path().join("dam.yaml"), named: vec!["cert.pem".into()] };
         let expected = [here.path().into(), there.path().canonicalize().unwrap(), PathBuf::from(".")];
         assert_eq!(directories(&files), expected.into());
     }
@@ -242,7 +242,8 @@ mod tests {
     #[test]
     fn a_snapshot_tells_contents_apart() {
         let directory = tempfile::tempdir().unwrap();
-        let files = Files { settings: directory.path().join("a"), named: vec![directory.path().join("b")] };
+        let files =
+            WatchedFiles { settings: directory.path().join("a"), named: vec![directory.path().join("b")] };
         let nothing = Snapshot::of(&files);
         fs::write(&files.named[0], "x").unwrap();
         let one = Snapshot::of(&files);

@@ -9,37 +9,37 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 
 use super::fault::{Fault, Position, below, shorten};
-use super::tree::{Entry, Kind, Node, Plain, Scalar};
+use super::tree::{MapEntry, Node, NodeKind, Plain, Scalar};
 
 /// The deepest nesting that is read; the settings themselves need seven levels.
 const DEPTH: usize = 16;
 
 /// Reads the one document of `text`. What is wrong goes to `faults`; what is right is returned, if anything is.
 pub(crate) fn read(text: &str, faults: &mut Vec<Fault>) -> Option<Node> {
-    Reader { faults, open: Vec::new(), done: None }.run(text)
+    YamlReader { faults, open: Vec::new(), done: None }.run(text)
 }
 
 /// A list or map that has not ended yet.
-enum Open {
+enum OpenNode {
     List {
         at: Position,
         items: Vec<Node>,
     },
     Map {
         at: Position,
-        entries: Vec<Entry>,
+        entries: Vec<MapEntry>,
         seen: HashMap<String, Position>,
         key: Option<(String, Position)>,
     },
 }
 
-struct Reader<'a> {
+struct YamlReader<'a> {
     faults: &'a mut Vec<Fault>,
-    open: Vec<Open>,
+    open: Vec<OpenNode>,
     done: Option<Node>,
 }
 
-impl Reader<'_> {
+impl YamlReader<'_> {
     fn run(mut self, text: &str) -> Option<Node> {
         let mut documents = 0_usize;
         for event in Parser::new_from_str(text) {
@@ -63,7 +63,7 @@ impl Reader<'_> {
                 }
                 Event::Alias(_) => {
                     self.fault(at, "aliases are not taken; a value that begins with `*` needs quotes".into());
-                    self.place(Node { at, kind: Kind::Broken });
+                    self.place(Node { at, kind: NodeKind::Broken });
                 }
                 Event::Scalar(text, style, anchor, tag) => {
                     let sound = self.unadorned(at, anchor, tag.is_some());
@@ -73,20 +73,27 @@ impl Reader<'_> {
                     };
                     let (text, written) = (text.to_string(), text.into_owned());
                     let scalar = Scalar { text, written, plain, from_variable: false };
-                    let kind = if sound { Kind::Scalar(scalar) } else { Kind::Broken };
+                    let kind = if sound { NodeKind::Scalar(scalar) } else { NodeKind::Broken };
                     self.place(Node { at, kind });
                 }
                 Event::SequenceStart(anchor, tag) => {
                     self.unadorned(at, anchor, tag.is_some());
-                    self.begin(at, Open::List { at, items: Vec::new() })?;
+                    self.begin(at, OpenNode::List { at, items: Vec::new() })?;
                 }
                 Event::MappingStart(anchor, tag) => {
                     self.unadorned(at, anchor, tag.is_some());
-                    self.begin(at, Open::Map { at, entries: Vec::new(), seen: HashMap::new(), key: None })?;
+                    self.begin(
+                        at,
+                        OpenNode::Map { at, entries: Vec::new(), seen: HashMap::new(), key: None },
+                    )?;
                 }
                 Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                    Some(Open::List { at, items }) => self.place(Node { at, kind: Kind::List(items) }),
-                    Some(Open::Map { at, entries, .. }) => self.place(Node { at, kind: Kind::Map(entries) }),
+                    Some(OpenNode::List { at, items }) => {
+                        self.place(Node { at, kind: NodeKind::List(items) })
+                    }
+                    Some(OpenNode::Map { at, entries, .. }) => {
+                        self.place(Node { at, kind: NodeKind::Map(entries) })
+                    }
                     None => {}
                 },
             }
@@ -94,7 +101,7 @@ impl Reader<'_> {
         self.done
     }
 
-    fn begin(&mut self, at: Position, open: Open) -> Option<()> {
+    fn begin(&mut self, at: Position, open: OpenNode) -> Option<()> {
         if self.open.len() == DEPTH {
             self.fault(at, format!("nested deeper than {DEPTH} levels"));
             return None;
@@ -117,8 +124,8 @@ impl Reader<'_> {
     fn place(&mut self, node: Node) {
         match self.open.last_mut() {
             None => self.done = Some(node),
-            Some(Open::List { items, .. }) => items.push(node),
-            Some(Open::Map { entries, seen, key, .. }) => {
+            Some(OpenNode::List { items, .. }) => items.push(node),
+            Some(OpenNode::Map { entries, seen, key, .. }) => {
                 let problem = match key.take() {
                     // An empty key marks an entry that is already at fault.
                     Some((name, _)) if name.is_empty() => None,
@@ -126,7 +133,7 @@ impl Reader<'_> {
                         Some(first) => Some((at, name, first)),
                         None => {
                             seen.insert(name.clone(), at);
-                            entries.push(Entry { key: name, at, value: node });
+                            entries.push(MapEntry { key: name, at, value: node });
                             None
                         }
                     },
@@ -144,22 +151,22 @@ impl Reader<'_> {
     /// Takes a node as the key of the map that is open.
     fn begin_entry(&mut self, node: Node) {
         let (name, told) = match node.kind {
-            Kind::Scalar(scalar) => (scalar.text, false),
-            kind => (String::new(), matches!(kind, Kind::Broken)),
+            NodeKind::Scalar(scalar) => (scalar.text, false),
+            kind => (String::new(), matches!(kind, NodeKind::Broken)),
         };
         if name.is_empty() && !told {
             self.fault(node.at, "a key must be a word".into());
         }
-        if let Some(Open::Map { key, .. }) = self.open.last_mut() {
+        if let Some(OpenNode::Map { key, .. }) = self.open.last_mut() {
             *key = Some((name, node.at));
         }
     }
 
     fn field(&self) -> String {
         self.open.iter().fold(String::new(), |field, open| match open {
-            Open::List { items, .. } => format!("{field}[{}]", items.len()),
-            Open::Map { key: Some((key, _)), .. } if !key.is_empty() => below(&field, key),
-            Open::Map { .. } => field,
+            OpenNode::List { items, .. } => format!("{field}[{}]", items.len()),
+            OpenNode::Map { key: Some((key, _)), .. } if !key.is_empty() => below(&field, key),
+            OpenNode::Map { .. } => field,
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Arm, Cell, Outcome, Request, Run};
+use super::record::{Arm, ExperimentCell, Outcome, Request, Run};
 use super::stats::{Interval, bootstrap};
 
 /// Seconds in a block of the bootstrap: longer than an answer, so that blocks hardly depend on each other.
@@ -111,7 +111,7 @@ impl Blocks {
 impl Figures {
     /// Of all repetitions of a cell; none when nothing was measured.
     #[must_use]
-    pub fn of(cell: Cell, runs: &[&Run]) -> Option<Self> {
+    pub fn of(cell: ExperimentCell, runs: &[&Run]) -> Option<Self> {
         let blocks = Blocks::of(runs);
         let requests = || runs.iter().flat_map(|run| run.measured());
         let count = |outcome| requests().filter(|request| request.outcome == outcome).count() as u64;

@@ -1,6 +1,6 @@
 //! What runs under load come to, and whether anything may be concluded from them.
 //!
-//! A generator leaves two files per run: facts ([`record::Facts`]) and one line for each request
+//! A generator leaves two files per run: facts ([`record::RunFacts`]) and one line for each request
 //! ([`record::Request`]). [`sound`] looks for what makes such data worthless, [`figures`] condenses them with intervals,
 //! [`report`] puts the arms beside each other, and [`scaling`] says what more workers would give. All of it is pure:
 //! text in, text out, and the same files give the same report.

@@ -1,11 +1,11 @@
 //! Made-up runs for tests: sound ones, in which a test then plants a fault.
 
-use super::record::{Arm, Cpu, Facts, Outcome, Request, Run};
+use super::record::{Arm, Cpu, Outcome, Request, Run, RunFacts};
 
 pub(crate) const CAPACITY: f64 = 30.0;
 
-pub(crate) fn facts(arm: Arm, load: f64, workers: u32) -> Facts {
-    Facts {
+pub(crate) fn facts(arm: Arm, load: f64, workers: u32) -> RunFacts {
+    RunFacts {
         arm,
         load,
         workers,

@@ -40,7 +40,7 @@ pub struct Cpu {
 /// What is known of a run besides its requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Facts {
+pub struct RunFacts {
     /// The arm.
     pub arm: Arm,
     /// Offered load, in multiples of the capacity of these workers.
@@ -113,7 +113,7 @@ pub struct Request {
 impl Request {
     /// Complete, with its first content within the promise.
     #[must_use]
-    pub fn is_good(&self, facts: &Facts) -> bool {
+    pub fn is_good(&self, facts: &RunFacts) -> bool {
         self.outcome == Outcome::Admitted && self.ttft.is_some_and(|ttft| ttft <= facts.ttft_slo_ms)
     }
 }
@@ -124,7 +124,7 @@ pub struct Run {
     /// Where it came from, for messages.
     pub name: String,
     /// Its facts.
-    pub facts: Facts,
+    pub facts: RunFacts,
     /// All its requests, those of the warm-up too.
     pub requests: Vec<Request>,
 }
@@ -167,14 +167,14 @@ impl Run {
 
     /// What runs are put together by: how the load met how many workers, and how much of it.
     #[must_use]
-    pub fn cell(&self) -> Cell {
-        Cell { workers: self.facts.workers, load: self.facts.load, arm: self.facts.arm }
+    pub fn cell(&self) -> ExperimentCell {
+        ExperimentCell { workers: self.facts.workers, load: self.facts.load, arm: self.facts.arm }
     }
 }
 
 /// One cell of the experiment: its repetitions are pooled.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct Cell {
+pub struct ExperimentCell {
     /// How many workers.
     pub workers: u32,
     /// Offered load, in multiples of their capacity.
@@ -183,7 +183,7 @@ pub struct Cell {
     pub arm: Arm,
 }
 
-impl fmt::Display for Cell {
+impl fmt::Display for ExperimentCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { workers, load, arm } = self;
         let workers = if *workers == 1 { String::new() } else { format!(", {workers} workers") };
@@ -193,8 +193,8 @@ impl fmt::Display for Cell {
 
 /// The cells of an experiment in order, each with its runs.
 #[must_use]
-pub fn cells(runs: &[Run]) -> Vec<(Cell, Vec<&Run>)> {
-    let mut cells: Vec<(Cell, Vec<&Run>)> = Vec::new();
+pub fn cells(runs: &[Run]) -> Vec<(ExperimentCell, Vec<&Run>)> {
+    let mut cells: Vec<(ExperimentCell, Vec<&Run>)> = Vec::new();
     for run in runs {
         match cells.iter_mut().find(|(cell, _)| *cell == run.cell()) {
             Some((_, runs)) => runs.push(run),
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn only_the_measured_seconds_count() {
         let run = planted::run(Arm::Dam, 1.0, 1);
-        let Facts { warm_s, measured_s, .. } = run.facts;
+        let RunFacts { warm_s, measured_s, .. } = run.facts;
         assert!(run.requests.len() > run.measured().count());
         assert!(run.measured().all(|request| request.at >= warm_s * 1000.0));
         assert_eq!(run.seconds().len(), measured_s as usize);

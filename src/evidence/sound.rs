@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Arm, Cell, Outcome, Run, cells};
+use super::record::{Arm, ExperimentCell, Outcome, Run, cells};
 use super::stats::{mean, quantile, sorted, standard_error};
 
 /// Two readings of the clocks may differ by so much without anybody having set one: the wall clock is read in whole
@@ -201,11 +201,11 @@ fn settled(runs: &[&Run]) -> Option<String> {
     })
 }
 
-fn complete(cell: Cell, runs: &[&Run], all: &[(Cell, Vec<&Run>)]) -> Option<String> {
+fn complete(cell: ExperimentCell, runs: &[&Run], all: &[(ExperimentCell, Vec<&Run>)]) -> Option<String> {
     let other = if cell.arm == Arm::Dam { Arm::Direct } else { Arm::Dam };
     // More workers show what the gateway makes of them; there is nothing to spread the load without it.
     if cell.workers == 1 {
-        if !all.iter().any(|(have, _)| *have == Cell { arm: other, ..cell }) {
+        if !all.iter().any(|(have, _)| *have == ExperimentCell { arm: other, ..cell }) {
             return Some(format!("{cell}: there is no run of {other} to compare with"));
         }
         if runs.len() < LEAST_ROUNDS {
@@ -220,9 +220,9 @@ fn complete(cell: Cell, runs: &[&Run], all: &[(Cell, Vec<&Run>)]) -> Option<Stri
     Some(format!("{}: nothing was asked in the measured time", empty.name))
 }
 
-fn different_loads(cells: &[(Cell, Vec<&Run>)]) -> impl Iterator<Item = String> {
+fn different_loads(cells: &[(ExperimentCell, Vec<&Run>)]) -> impl Iterator<Item = String> {
     cells.iter().filter(|(cell, _)| cell.arm == Arm::Direct).filter_map(|(cell, direct)| {
-        let (_, dam) = cells.iter().find(|(other, _)| *other == Cell { arm: Arm::Dam, ..*cell })?;
+        let (_, dam) = cells.iter().find(|(other, _)| *other == ExperimentCell { arm: Arm::Dam, ..*cell })?;
         let offered = |runs: &[&Run]| {
             let seconds: f64 = runs.iter().map(|run| run.facts.measured_s).sum();
             let per_second = |sum: u64| sum as f64 / seconds.max(f64::MIN_POSITIVE);
@@ -252,7 +252,7 @@ mod tests {
     fn found(plant: impl Fn(&mut Run)) -> Vec<Check> {
         let mut runs = planted::experiment();
         for run in &mut runs {
-            if run.cell() == (Cell { workers: 1, load: 2.0, arm: Arm::Dam }) {
+            if run.cell() == (ExperimentCell { workers: 1, load: 2.0, arm: Arm::Dam }) {
                 plant(run);
             }
         }

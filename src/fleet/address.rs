@@ -72,16 +72,16 @@ impl Allowed {
         sound.then(|| Self::Name(name.into()))
     }
 
-    fn covers(&self, host: &Host) -> bool {
+    fn covers(&self, host: &AddressHost) -> bool {
         match (self, host) {
-            (Self::Network(network), Host::Address(address)) => network.contains(address),
-            (Self::Name(pattern), Host::Name(name)) => Glob::new(Arc::clone(pattern)).matches(name),
+            (Self::Network(network), AddressHost::Address(address)) => network.contains(address),
+            (Self::Name(pattern), AddressHost::Name(name)) => Glob::new(Arc::clone(pattern)).matches(name),
             _ => false,
         }
     }
 }
 
-enum Host {
+enum AddressHost {
     Address(IpAddr),
     Name(String),
 }
@@ -90,7 +90,7 @@ enum Host {
 #[must_use]
 pub fn permits(allowed: &[Allowed], url: &Uri) -> bool {
     let Some(host) = url.host().and_then(host) else { return false };
-    if let Host::Address(address) = host
+    if let AddressHost::Address(address) = host
         && is_out_of_bounds(address)
     {
         return false;
@@ -98,14 +98,14 @@ pub fn permits(allowed: &[Allowed], url: &Uri) -> bool {
     allowed.iter().any(|allowed| allowed.covers(&host))
 }
 
-fn host(text: &str) -> Option<Host> {
+fn host(text: &str) -> Option<AddressHost> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = bare.parse::<IpAddr>() {
         // An IPv4 address in IPv6's clothes is the same machine.
-        return Some(Host::Address(address.to_canonical()));
+        return Some(AddressHost::Address(address.to_canonical()));
     }
     let name = text.trim_end_matches('.').to_ascii_lowercase();
-    is_name(&name).then_some(Host::Name(name))
+    is_name(&name).then_some(AddressHost::Name(name))
 }
 
 /// Whether this can only be a name: resolvers take `127.1`, `0x7f000001` and their like for addresses.

@@ -80,13 +80,13 @@ pub struct Measured {
 pub struct Scaling {
     /// The most tokens per second that were seen of so many workers, and when.
     best: BTreeMap<u32, (f64, Nanos)>,
-    window: Option<Window>,
+    window: Option<ScalingWindow>,
     /// The factors that were warned of last: configured, and measured.
     warned: Option<(f64, f64)>,
 }
 
 #[derive(Debug)]
-struct Window {
+struct ScalingWindow {
     began: Nanos,
     ends: Nanos,
     first: Look,
@@ -98,18 +98,18 @@ impl Scaling {
         self.best.retain(|_, (_, at)| now.since(*at) < KEPT);
         let before = self.window.take();
         let Some(look) = look else { return };
-        let goes_on = |window: &Window| {
+        let goes_on = |window: &ScalingWindow| {
             now.since(window.ends) <= GAP
                 && window.first.workers == look.workers
                 && window.first.streamed <= look.streamed
         };
         let Some(window) = before.filter(goes_on) else {
-            self.window = Some(Window { began: now, ends: now, first: look });
+            self.window = Some(ScalingWindow { began: now, ends: now, first: look });
             return;
         };
         let took = now.since(window.began);
         if took < WINDOW {
-            self.window = Some(Window { ends: now, ..window });
+            self.window = Some(ScalingWindow { ends: now, ..window });
             return;
         }
         let rate = (look.streamed - window.first.streamed) as f64 / took.as_secs_f64();
@@ -118,7 +118,7 @@ impl Scaling {
         if rate > best.0 {
             *best = (rate, now);
         }
-        self.window = Some(Window { began: now, ends: now, first: look });
+        self.window = Some(ScalingWindow { began: now, ends: now, first: look });
     }
 
     /// The factor, as soon as two sizes were seen.

@@ -21,12 +21,12 @@ pub struct Buffers {
 struct Used {
     bytes: u64,
     /// Callers with a body under way: as many as such requests at the most.
-    callers: HashMap<Arc<str>, Share>,
+    callers: HashMap<Arc<str>, CallerBytes>,
 }
 
 /// What one caller holds.
 #[derive(Debug, Default)]
-struct Share {
+struct CallerBytes {
     bodies: u64,
     bytes: u64,
 }

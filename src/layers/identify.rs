@@ -118,7 +118,7 @@ struct Owner {
 
 /// What a request showed to prove who it is.
 #[derive(Debug, Default)]
-struct Shown {
+struct ShownCredentials {
     /// The header that carried it.
     carrier: Option<HeaderName>,
     owner: Option<Owner>,
@@ -156,7 +156,7 @@ impl Callers {
     pub fn identify(&self, headers: &HeaderMap, peer: Peer) -> Result<(Caller, Forwarding), Refusal> {
         let trusted = self.trusts(peer.addr.ip());
         let client_ip = if trusted { self.client_behind(headers, peer.addr.ip()) } else { peer.addr.ip() };
-        let Shown { carrier, owner, fault } = self.shown(headers);
+        let ShownCredentials { carrier, owner, fault } = self.shown(headers);
         let strip = match (&owner, &carrier) {
             _ if !self.settings.forward_authorization => {
                 self.settings.key_headers.iter().cloned().chain([AUTHORIZATION, API_KEY_HEADER]).collect()
@@ -227,8 +227,8 @@ impl Callers {
     }
 
     /// The first key or token that is somebody's.
-    fn shown(&self, headers: &HeaderMap) -> Shown {
-        let mut shown = Shown::default();
+    fn shown(&self, headers: &HeaderMap) -> ShownCredentials {
+        let mut shown = ShownCredentials::default();
         for place in &self.settings.key_headers {
             let Some(value) = headers.get(place) else { continue };
             shown.carrier.get_or_insert_with(|| place.clone());
@@ -248,7 +248,7 @@ impl Callers {
                     }
                 });
             if owner.is_some() {
-                return Shown { carrier: Some(place.clone()), owner, fault: None };
+                return ShownCredentials { carrier: Some(place.clone()), owner, fault: None };
             }
         }
         shown

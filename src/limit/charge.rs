@@ -39,7 +39,7 @@ pub type Decisions = SmallVec<[(usize, Decision); 4]>;
 
 /// Where one rule took its charge.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hold {
+pub(crate) struct ChargedCell {
     /// `None` for the one counter of a rule per `all`.
     pub(crate) place: Option<Place>,
     pub(crate) mark: Mark,
@@ -47,11 +47,11 @@ pub(crate) struct Hold {
 
 /// One rule's part of a charge.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Part {
+pub(crate) struct ChargePart {
     /// The identity of the rule's counts, the same across reloads that keep them.
     pub(crate) counts: u32,
     pub(crate) amount: u64,
-    pub(crate) hold: Hold,
+    pub(crate) hold: ChargedCell,
 }
 
 /// What an admitted request holds of its rules' quotas.
@@ -61,7 +61,7 @@ pub(crate) struct Part {
 #[derive(Debug, Default)]
 #[must_use = "a charge that is not settled stays at its estimate"]
 pub struct Charge {
-    pub(crate) parts: SmallVec<[Part; 4]>,
+    pub(crate) parts: SmallVec<[ChargePart; 4]>,
     /// The caller's own limits that it was made by.
     pub(crate) own: Option<Arc<OwnLimits>>,
 }

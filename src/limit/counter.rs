@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::charge::Hold;
+use super::charge::ChargedCell;
 use super::keyed::{Keyed, Place};
 use super::meter::{By, Direct, Level, Meter, Shortage};
 use super::rule::{Algorithm, Per, Rule};
@@ -15,8 +15,8 @@ use crate::clock::Nanos;
 /// One rule's counts. `by` is a quota in place of the one that they were made for: a caller's own, or a share's. A rule per
 /// `all` ignores the key.
 pub(crate) trait Counter: fmt::Debug + Send + Sync {
-    fn charge(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<Hold, Shortage>;
-    fn correct(&self, hold: Hold, reserved: u64, actual: u64, by: Option<By>, now: Nanos);
+    fn charge(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<ChargedCell, Shortage>;
+    fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<By>, now: Nanos);
     fn shortage(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Option<Shortage>;
     fn level(&self, place: Option<Place>, by: Option<By>, now: Nanos) -> Level;
     fn keys(&self) -> usize;
@@ -42,15 +42,15 @@ fn stored<M: Meter + 'static>(meter: M, rule: &Rule) -> Arc<dyn Counter> {
 }
 
 impl<M: Meter> Counter for Direct<M> {
-    fn charge(&self, _key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<Hold, Shortage> {
+    fn charge(&self, _key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<ChargedCell, Shortage> {
         let charged = match by {
             None => Self::charge(self, amount, now),
             Some(by) => self.charge_by(&M::of(by), amount, now),
         };
-        charged.map(|mark| Hold { place: None, mark })
+        charged.map(|mark| ChargedCell { place: None, mark })
     }
 
-    fn correct(&self, hold: Hold, reserved: u64, actual: u64, by: Option<By>, now: Nanos) {
+    fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<By>, now: Nanos) {
         match by {
             None => Self::correct(self, hold.mark, reserved, actual, now),
             Some(by) => self.correct_by(&M::of(by), hold.mark, (reserved, actual), now),
@@ -81,15 +81,15 @@ impl<M: Meter> Counter for Direct<M> {
 }
 
 impl<M: Meter> Counter for Keyed<M> {
-    fn charge(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<Hold, Shortage> {
+    fn charge(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<ChargedCell, Shortage> {
         let charged = match by {
             None => Self::charge(self, key, amount, now),
             Some(by) => self.charge_by(&M::of(by), key, amount, now),
         };
-        charged.map(|(place, mark)| Hold { place: Some(place), mark })
+        charged.map(|(place, mark)| ChargedCell { place: Some(place), mark })
     }
 
-    fn correct(&self, hold: Hold, reserved: u64, actual: u64, by: Option<By>, now: Nanos) {
+    fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<By>, now: Nanos) {
         let (place, mark) = (hold.place.unwrap_or(Place::Overflow), hold.mark);
         match by {
             None => Self::correct(self, place, mark, reserved, actual, now),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::charge::{Admission, Charge, Decision, Decisions, Hold, Part};
+use super::charge::{Admission, Charge, ChargePart, ChargedCell, Decision, Decisions};
 use super::denial::Denial;
 use super::explained::{Explained, Seen};
 use super::keyed::Place;
@@ -61,16 +61,16 @@ impl Climber<'_> {
     }
 
     #[inline]
-    fn charge(&mut self, rung: &Rung) -> Result<Part, Shortage> {
+    fn charge(&mut self, rung: &Rung) -> Result<ChargePart, Shortage> {
         let own = rung.own(self.subject.own);
         let amount = rung.amount(self.cost, own)?;
         let key = self.key(rung);
         let hold = match amount {
             // A path that costs no tokens passes also who is in debt; what it may use after all is settled here.
-            0 => Hold { place: Some(Place::Own(key)), mark: Mark::default() },
+            0 => ChargedCell { place: Some(Place::Own(key)), mark: Mark::default() },
             _ => rung.counter.charge(key, amount, rung.by(own), self.now)?,
         };
-        Ok(Part { counts: rung.counts, amount, hold })
+        Ok(ChargePart { counts: rung.counts, amount, hold })
     }
 
     fn shortage(&mut self, rung: &Rung) -> Option<Shortage> {
@@ -306,7 +306,7 @@ impl Ladder {
             .collect()
     }
 
-    fn parts<'a>(&'a self, charge: &'a Charge) -> impl Iterator<Item = (&'a Part, &'a Rung)> {
+    fn parts<'a>(&'a self, charge: &'a Charge) -> impl Iterator<Item = (&'a ChargePart, &'a Rung)> {
         charge
             .parts
             .iter()

@@ -5,7 +5,7 @@ use crate::request::{Class, Ending, Promise};
 
 /// What a metric is, as Prometheus knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// It only grows.
     Counter,
     /// A state.
@@ -14,7 +14,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// The type as Prometheus writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -32,7 +32,7 @@ pub struct Described {
     /// Its name, without the prefix.
     pub name: String,
     /// What it is.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Its labels.
     pub labels: Vec<String>,
     /// What it says.

@@ -19,7 +19,7 @@ mod sample;
 mod series;
 
 pub use callers::CallerRate;
-pub use catalogue::{Described, Kind, label_values};
+pub use catalogue::{Described, MetricKind, label_values};
 pub use label::LABEL_VALUES;
 pub use reading::{Light, Reading, WorkerReading};
 pub use redis::{JobEnd, Redis, RedisOp};
@@ -89,7 +89,8 @@ impl Metrics {
         let registry = Registry::new();
         let made = Mutex::default();
         let make = Maker { registry: &registry, made: &made };
-        let build = make.opts("build_info", "1, with the version of this build.", Kind::Gauge, &["version"]);
+        let build =
+            make.opts("build_info", "1, with the version of this build.", MetricKind::Gauge, &["version"]);
         make.keep(IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))).set(1);
         let queue_wait = make.histograms(
             "queue_wait_seconds",
@@ -339,15 +340,15 @@ impl Maker<'_> {
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.keep(IntCounter::with_opts(self.opts(name, help, Kind::Counter, &[])))
+        self.keep(IntCounter::with_opts(self.opts(name, help, MetricKind::Counter, &[])))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.keep(IntCounterVec::new(self.opts(name, help, Kind::Counter, labels), labels))
+        self.keep(IntCounterVec::new(self.opts(name, help, MetricKind::Counter, labels), labels))
     }
 
     fn count(&self, name: &str, help: &str) -> IntGauge {
-        self.keep(IntGauge::with_opts(self.opts(name, help, Kind::Gauge, &[])))
+        self.keep(IntGauge::with_opts(self.opts(name, help, MetricKind::Gauge, &[])))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
@@ -359,16 +360,16 @@ impl Maker<'_> {
     }
 
     fn observed(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramOpts {
-        self.describe(name, help, Kind::Histogram, labels, buckets);
+        self.describe(name, help, MetricKind::Histogram, labels, buckets);
         HistogramOpts::new(name, help).namespace(NAMESPACE).buckets(buckets.to_vec())
     }
 
-    fn opts(&self, name: &str, help: &str, kind: Kind, labels: &[&str]) -> Opts {
+    fn opts(&self, name: &str, help: &str, kind: MetricKind, labels: &[&str]) -> Opts {
         self.describe(name, help, kind, labels, &[]);
         Opts::new(name, help).namespace(NAMESPACE)
     }
 
-    fn describe(&self, name: &str, help: &str, kind: Kind, labels: &[&str], buckets: &[f64]) {
+    fn describe(&self, name: &str, help: &str, kind: MetricKind, labels: &[&str], buckets: &[f64]) {
         self.made.lock().push(Described {
             name: name.to_owned(),
             kind,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::NAMESPACE;
-use super::catalogue::{Described, Kind};
+use super::catalogue::{Described, MetricKind};
 use super::label::{LABEL_VALUES, OTHER};
 use crate::request::Class;
 
@@ -72,68 +72,68 @@ pub struct Reading {
 }
 
 /// A gauge that is written, with its labels in the order of the alphabet.
-struct State<const N: usize> {
+struct StateGauge<const N: usize> {
     name: &'static str,
     help: &'static str,
     labels: [&'static str; N],
 }
 
-const CONNECTIONS: State<0> = State { name: "connections", help: "Connections open.", labels: [] };
-const QUEUE_DEPTH: State<1> =
-    State { name: "queue_depth", help: "Requests waiting for a permit.", labels: ["class"] };
-const LIMITER_KEYS: State<1> =
-    State { name: "limiter_keys", help: "Keys that a rule remembers.", labels: ["rule"] };
-const CONCURRENCY_LIMIT: State<1> = State {
+const CONNECTIONS: StateGauge<0> = StateGauge { name: "connections", help: "Connections open.", labels: [] };
+const QUEUE_DEPTH: StateGauge<1> =
+    StateGauge { name: "queue_depth", help: "Requests waiting for a permit.", labels: ["class"] };
+const LIMITER_KEYS: StateGauge<1> =
+    StateGauge { name: "limiter_keys", help: "Keys that a rule remembers.", labels: ["rule"] };
+const CONCURRENCY_LIMIT: StateGauge<1> = StateGauge {
     name: "concurrency_limit",
     help: "Sequences that a worker may have at once.",
     labels: ["worker"],
 };
-const FLEET_CEILING: State<1> = State {
+const FLEET_CEILING: StateGauge<1> = StateGauge {
     name: "fleet_ceiling",
     help: "Sequences that the workers of a pool may have together; absent where no worker's size was told.",
     labels: ["pool"],
 };
-const FLEET_FACTOR: State<2> = State {
+const FLEET_FACTOR: StateGauge<2> = StateGauge {
     name: "fleet_factor",
     help: "What several workers of a pool do together, relative to the sum of what each does alone; absent until measured.",
     labels: ["kind", "pool"],
 };
 /// The label `kind`.
 pub(super) const FACTOR_KINDS: [&str; 2] = ["configured", "measured"];
-const WORKER_LIGHT: State<2> = State {
+const WORKER_LIGHT: StateGauge<2> = StateGauge {
     name: "worker_light",
     help: "How a worker is: 2 green, 1 yellow, 0 red; colour is its blue/green side.",
     labels: ["colour", "worker"],
 };
-const WORKER_EJECTED: State<1> = State {
+const WORKER_EJECTED: StateGauge<1> = StateGauge {
     name: "worker_ejected",
     help: "1 while a worker is left out because it fails what others can do, and until a request succeeds there.",
     labels: ["worker"],
 };
-const WORKER_IN_FLIGHT: State<1> =
-    State { name: "worker_in_flight", help: "Sequences that a worker has.", labels: ["worker"] };
-const DEMAND_WAITING: State<1> = State {
+const WORKER_IN_FLIGHT: StateGauge<1> =
+    StateGauge { name: "worker_in_flight", help: "Sequences that a worker has.", labels: ["worker"] };
+const DEMAND_WAITING: StateGauge<1> = StateGauge {
     name: "demand_waiting",
     help: "Requests that a pool has and cannot start: what an autoscaler should follow.",
     labels: ["pool"],
 };
-const WORKER_KV_USED: State<1> = State {
+const WORKER_KV_USED: StateGauge<1> = StateGauge {
     name: "worker_kv_used",
     help: "Share of its KV cache that a worker uses, as it says.",
     labels: ["worker"],
 };
-const WORKER_HEARTBEAT_AGE: State<1> = State {
+const WORKER_HEARTBEAT_AGE: StateGauge<1> = StateGauge {
     name: "worker_heartbeat_age_seconds",
     help: "How old a worker's last heartbeat is, outages of Redis not counted.",
     labels: ["worker"],
 };
-const WORKER_HEARTBEATS_MISSED: State<1> = State {
+const WORKER_HEARTBEATS_MISSED: StateGauge<1> = StateGauge {
     name: "worker_heartbeats_missed",
     help: "How many of its own intervals a worker has said nothing for; above 3 it is red. Absent once it said that it leaves.",
     labels: ["worker"],
 };
-const REDIS_UP: State<0> =
-    State { name: "redis_up", help: "Whether what is used of Redis works.", labels: [] };
+const REDIS_UP: StateGauge<0> =
+    StateGauge { name: "redis_up", help: "Whether what is used of Redis works.", labels: [] };
 
 /// All of them, for the documentation.
 pub(super) fn described() -> Vec<Described> {
@@ -187,11 +187,11 @@ pub(super) fn write(reading: &Reading, out: &mut String) {
     REDIS_UP.write(out, reading.redis_works.map(|works| ([], f64::from(u8::from(works)))));
 }
 
-impl<const N: usize> State<N> {
+impl<const N: usize> StateGauge<N> {
     fn described(&self) -> Described {
         Described {
             name: self.name.to_owned(),
-            kind: Kind::Gauge,
+            kind: MetricKind::Gauge,
             labels: self.labels.map(str::to_owned).to_vec(),
             help: self.help.to_owned(),
             buckets: Vec::new(),
@@ -221,7 +221,7 @@ impl<const N: usize> State<N> {
     }
 }
 
-impl State<1> {
+impl StateGauge<1> {
     /// Values beyond the bound are added up as `other`.
     fn write_sums<'v>(&self, out: &mut String, mut values: impl Iterator<Item = (&'v str, f64)>) {
         let mut named: Vec<_> =

@@ -158,12 +158,12 @@ pub struct Rule {
     name: Arc<str>,
     by_caller: IntCounterVec,
     callers: Family<IntCounter>,
-    peak: Peak,
+    peak: QuotaPeak,
 }
 
 /// The fullest that requests found a quota since somebody looked.
 #[derive(Debug, Default)]
-struct Peak {
+struct QuotaPeak {
     /// In thousandths, so that a request compares and goes on.
     used: AtomicU32,
     caller: Mutex<Option<Arc<str>>>,
@@ -180,7 +180,7 @@ impl Rule {
             name: name.into(),
             by_caller: by_caller.clone(),
             callers: Family::of(OBSERVED_CALLERS),
-            peak: Peak::default(),
+            peak: QuotaPeak::default(),
         }
     }
 

@@ -110,7 +110,7 @@ pub fn event(refusal: &Refusal, tongue: Tongue, id: &str) -> Bytes {
         Tongue::Bare => envelope(refusal, "\n\ndata: ", "\n\n"),
         Tongue::Named => envelope(refusal, "\n\nevent: error\ndata: ", "\n\n"),
         Tongue::Messages => {
-            let error = Told { r#type: kind_of_message(refusal.reason), message: &refusal.message };
+            let error = ErrorBody { r#type: kind_of_message(refusal.reason), message: &refusal.message };
             let told = Message { r#type: "error", error, request_id: id };
             // Strings into memory: there is nothing here that could fail.
             let json = serde_json::to_string(&told).unwrap_or_default();
@@ -122,12 +122,12 @@ pub fn event(refusal: &Refusal, tongue: Tongue, id: &str) -> Bytes {
 #[derive(Serialize)]
 struct Message<'a> {
     r#type: &'static str,
-    error: Told<'a>,
+    error: ErrorBody<'a>,
     request_id: &'a str,
 }
 
 #[derive(Serialize)]
-struct Told<'a> {
+struct ErrorBody<'a> {
     r#type: &'static str,
     message: &'a str,
 }

@@ -10,10 +10,10 @@ use super::Bounds;
 
 /// Counts the connections of one listener. Bounded by them: an address without a connection is forgotten.
 #[derive(Debug, Default)]
-pub(super) struct Census(Mutex<Counts>);
+pub(super) struct Census(Mutex<ConnectionCounts>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct ConnectionCounts {
     open: usize,
     by_ip: HashMap<IpAddr, usize>,
 }
@@ -29,14 +29,14 @@ pub(super) enum Full {
 
 /// A connection's place; free again when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     census: Arc<Census>,
     ip: Option<IpAddr>,
 }
 
 impl Census {
     /// A place for a connection from `ip`, if there is one.
-    pub(super) fn enter(self: &Arc<Self>, ip: IpAddr, bounds: &Bounds) -> Result<Place, Full> {
+    pub(super) fn enter(self: &Arc<Self>, ip: IpAddr, bounds: &Bounds) -> Result<ConnectionPlace, Full> {
         let counted = bounds.per_ip > 0 && !bounds.per_ip_exempt.iter().any(|net| net.contains(&ip));
         let ip = counted.then(|| network(ip));
         let mut counts = self.0.lock();
@@ -51,11 +51,11 @@ impl Census {
             *here += 1;
         }
         counts.open += 1;
-        Ok(Place { census: Arc::clone(self), ip })
+        Ok(ConnectionPlace { census: Arc::clone(self), ip })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut counts = self.census.0.lock();
         counts.open = counts.open.saturating_sub(1);

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tower::Service;
 
 use super::drain::{Drain, Phase};
-use super::front::{Front, Link};
+use super::front::{Front, FrontLink};
 use super::heads::Heads;
 use super::stall::Streams;
 use super::{Bounds, Peer};
@@ -48,7 +48,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let link = Arc::new(Link::new(peer));
+    let link = Arc::new(FrontLink::new(peer));
     let mut phases = drain.phases();
     let io = TokioIo::new(Heads::new(socket, bounds.header_read, Arc::clone(&link)));
     let builder = builder(bounds);

@@ -27,10 +27,10 @@ pub enum Phase {
 
 /// The way down, shared by clones.
 #[derive(Clone, Debug)]
-pub struct Drain(Arc<Inner>);
+pub struct Drain(Arc<DrainState>);
 
 #[derive(Debug)]
-struct Inner {
+struct DrainState {
     // The same value twice: the atomic is for each request, the channel for those that wait.
     level: AtomicU8,
     phase: watch::Sender<Phase>,
@@ -41,8 +41,8 @@ struct Inner {
 
 /// One open connection, or other work, as the drain counts it. Dropping it is leaving.
 #[derive(Debug)]
-pub struct Held {
-    drain: Arc<Inner>,
+pub struct DrainGuard {
+    drain: Arc<DrainState>,
     awaited: bool,
     connections: usize,
 }
@@ -51,7 +51,7 @@ impl Drain {
     /// A gateway that runs.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(DrainState {
             level: AtomicU8::new(Phase::Running as u8),
             phase: watch::Sender::new(Phase::Running),
             open: AtomicUsize::new(0),
@@ -97,23 +97,23 @@ impl Drain {
 
     /// Counts a connection. One that comes when requests are already refused gets its refusal, but nobody waits for it.
     #[must_use]
-    pub fn hold(&self) -> Held {
+    pub fn hold(&self) -> DrainGuard {
         self.held(1)
     }
 
     /// Has the way down wait for work that is nobody's connection, as for one.
     #[must_use]
-    pub fn hold_work(&self) -> Held {
+    pub fn hold_work(&self) -> DrainGuard {
         self.held(0)
     }
 
-    fn held(&self, connections: usize) -> Held {
+    fn held(&self, connections: usize) -> DrainGuard {
         self.0.open.fetch_add(connections, Ordering::AcqRel);
         let awaited = !self.is_refusing();
         if awaited {
             self.0.awaited.fetch_add(1, Ordering::AcqRel);
         }
-        Held { drain: Arc::clone(&self.0), awaited, connections }
+        DrainGuard { drain: Arc::clone(&self.0), awaited, connections }
     }
 
     /// Connections open now.
@@ -175,7 +175,7 @@ impl Default for Drain {
     }
 }
 
-impl Drop for Held {
+impl Drop for DrainGuard {
     fn drop(&mut self) {
         self.drain.open.fetch_sub(self.connections, Ordering::AcqRel);
         if self.awaited && self.drain.awaited.fetch_sub(1, Ordering::AcqRel) == 1 {

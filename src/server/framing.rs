@@ -3,7 +3,7 @@
 //! Request smuggling lives on such disagreement. Hyper refuses most shapes itself (folded lines, blanks before a
 //! colon, lengths that are no plain number or contradict each other, `Transfer-Encoding` in HTTP/1.0 or without a
 //! final `chunked`). It resolves one silently: with both `Transfer-Encoding` and `Content-Length` it drops the
-//! length, so the application cannot see that there was one. [`Scanner`] follows the raw bytes and tells; [`fault`]
+//! length, so the application cannot see that there was one. [`FramingScanner`] follows the raw bytes and tells; [`fault`]
 //! judges what can be seen in the parsed head. A scanner that loses its way says so, and from then on the connection
 //! takes no request with a `Transfer-Encoding`: nobody can tell whether it had a length as well.
 //!
@@ -22,7 +22,7 @@ use super::frames::Frames;
 const KEPT_OF_A_LINE: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum ScanState {
     /// In a head, or before one.
     Head,
     /// In a line with a chunk's size.
@@ -52,8 +52,8 @@ pub(super) enum Finding {
 
 /// Follows the raw bytes of an HTTP/1.1 connection from head to head.
 #[derive(Debug)]
-pub(super) struct Scanner {
-    at: At,
+pub(super) struct FramingScanner {
+    at: ScanState,
     line: SmallVec<[u8; KEPT_OF_A_LINE]>,
     /// Whether a part of the line was left out.
     cut: bool,
@@ -64,10 +64,10 @@ pub(super) struct Scanner {
     frames: Frames,
 }
 
-impl Scanner {
+impl FramingScanner {
     pub(super) fn new() -> Self {
         Self {
-            at: At::Head,
+            at: ScanState::Head,
             line: SmallVec::new(),
             cut: false,
             heads: 0,
@@ -80,48 +80,48 @@ impl Scanner {
 
     /// Stops looking, for good.
     pub(super) fn stop(&mut self) {
-        self.at = At::Off;
+        self.at = ScanState::Off;
     }
 
     /// Whether a head has begun and is not complete.
     pub(super) fn in_head(&self) -> bool {
         match self.at {
-            At::Head => self.begun || !self.line.is_empty(),
-            At::Frames => self.frames.in_head(),
+            ScanState::Head => self.begun || !self.line.is_empty(),
+            ScanState::Frames => self.frames.in_head(),
             _ => false,
         }
     }
 
     /// Whether more of a request may be on its way: a rest of a head or body, or anything where it was lost.
     pub(super) fn is_amid(&self) -> bool {
-        self.at != At::Head || self.in_head()
+        self.at != ScanState::Head || self.in_head()
     }
 
     /// Whether no head has been complete yet.
     pub(super) fn is_first(&self) -> bool {
-        self.at == At::Head && self.heads == 0
+        self.at == ScanState::Head && self.heads == 0
     }
 
     /// Takes the bytes read next.
     pub(super) fn scan(&mut self, mut bytes: &[u8]) -> Finding {
         while !bytes.is_empty() {
             match self.at {
-                At::Off => break,
-                At::Frames => {
+                ScanState::Off => break,
+                ScanState::Frames => {
                     self.frames.scan(bytes);
                     break;
                 }
-                At::Body { left, chunked } => {
+                ScanState::Body { left, chunked } => {
                     let here = left.min(bytes.len() as u64);
                     bytes = bytes.get(here as usize..).unwrap_or_default();
                     self.at = match (left - here, chunked) {
-                        (0, true) => At::ChunkEnd,
-                        (0, false) => At::Head,
-                        (left, chunked) => At::Body { left, chunked },
+                        (0, true) => ScanState::ChunkEnd,
+                        (0, false) => ScanState::Head,
+                        (left, chunked) => ScanState::Body { left, chunked },
                     };
                     continue;
                 }
-                At::Head | At::Size | At::ChunkEnd | At::Trailers => {}
+                ScanState::Head | ScanState::Size | ScanState::ChunkEnd | ScanState::Trailers => {}
             }
             let Some(end) = memchr(b'\n', bytes) else {
                 self.keep(bytes);
@@ -155,20 +155,20 @@ impl Scanner {
     fn finish_line(&mut self, line: &[u8], cut: bool) -> Finding {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         match self.at {
-            At::Head if !self.begun => {
+            ScanState::Head if !self.begun => {
                 // Empty lines before a request line are skipped, as hyper does.
                 self.begun = !line.is_empty();
                 if line == b"PRI * HTTP/2.0" && self.heads == 0 {
                     self.begun = false;
-                    self.at = At::Frames;
+                    self.at = ScanState::Frames;
                 }
             }
-            At::Head if line.is_empty() => return self.finish_head(),
-            At::Head => self.note_field(line, cut),
-            At::Size => return self.note_size(line, cut),
-            At::ChunkEnd => self.at = At::Size,
-            At::Trailers if line.is_empty() => self.at = At::Head,
-            At::Trailers | At::Body { .. } | At::Frames | At::Off => {}
+            ScanState::Head if line.is_empty() => return self.finish_head(),
+            ScanState::Head => self.note_field(line, cut),
+            ScanState::Size => return self.note_size(line, cut),
+            ScanState::ChunkEnd => self.at = ScanState::Size,
+            ScanState::Trailers if line.is_empty() => self.at = ScanState::Head,
+            ScanState::Trailers | ScanState::Body { .. } | ScanState::Frames | ScanState::Off => {}
         }
         Finding::None
     }
@@ -193,9 +193,9 @@ impl Scanner {
         let (coded, sized) = (std::mem::take(&mut self.coded), self.sized.take());
         self.at = match (coded, sized) {
             (true, Some(_)) => return Finding::BothLengths,
-            (true, None) => At::Size,
-            (false, Some(Some(0)) | None) => At::Head,
-            (false, Some(Some(left))) => At::Body { left, chunked: false },
+            (true, None) => ScanState::Size,
+            (false, Some(Some(0)) | None) => ScanState::Head,
+            (false, Some(Some(left))) => ScanState::Body { left, chunked: false },
             (false, Some(None)) => return Finding::Lost,
         };
         Finding::None
@@ -207,8 +207,8 @@ impl Scanner {
         let whole = !cut || digits.len() < line.len();
         let digits = std::str::from_utf8(digits).ok().filter(|_| whole);
         self.at = match digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
-            Some(0) => At::Trailers,
-            Some(left) => At::Body { left, chunked: true },
+            Some(0) => ScanState::Trailers,
+            Some(left) => ScanState::Body { left, chunked: true },
             None => return Finding::Lost,
         };
         Finding::None
@@ -252,7 +252,7 @@ fn is_misspelt(method: &Method) -> bool {
 }
 
 /// What is wrong with how a parsed request is framed or addressed, in words for its sender. `found` is what the
-/// [`Scanner`] saw on this connection.
+/// [`FramingScanner`] saw on this connection.
 pub(super) fn fault(parts: &Parts, found: Finding) -> Option<&'static str> {
     if is_misspelt(&parts.method) {
         return Some("the method is a known one in other letters; methods are written in capitals");
@@ -302,8 +302,8 @@ mod tests {
         "POST /d HTTP/1.1\r\nCONTENT-LENGTH:  6 \r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n";
     const PADDED: &str = "POST /d HTTP/1.1\r\ntransfer-encoding: chunked\r\nContent-Length:                                                                       6\r\n\r\n";
 
-    fn scan_in_pieces(text: &str, sizes: &[usize]) -> (Scanner, bool) {
-        let mut scanner = Scanner::new();
+    fn scan_in_pieces(text: &str, sizes: &[usize]) -> (FramingScanner, bool) {
+        let mut scanner = FramingScanner::new();
         let (mut bytes, mut found, mut sizes) = (text.as_bytes(), false, sizes.iter().cycle());
         while !bytes.is_empty() {
             let (piece, rest) = bytes.split_at((*sizes.next().unwrap()).clamp(1, bytes.len()));
@@ -329,7 +329,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic_or_keep_more_than_a_line(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let mut scanner = Scanner::new();
+            let mut scanner = FramingScanner::new();
             scanner.scan(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n");
             scanner.scan(&bytes);
             prop_assert!(scanner.line.len() <= KEPT_OF_A_LINE);
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn it_knows_a_begun_head_and_leaves_http2_alone() {
-        let mut scanner = Scanner::new();
+        let mut scanner = FramingScanner::new();
         assert!(!scanner.in_head() && scanner.is_first());
         scanner.scan(b"GE");
         assert!(scanner.in_head());
@@ -347,11 +347,11 @@ mod tests {
         scanner.scan(b"\r\n");
         assert!(!scanner.in_head() && !scanner.is_first());
 
-        let mut scanner = Scanner::new();
+        let mut scanner = FramingScanner::new();
         scanner.scan(b"PRI * HTTP/2.0\r\n\r\nSM");
-        assert!(scanner.at == At::Frames && scanner.in_head());
+        assert!(scanner.at == ScanState::Frames && scanner.in_head());
         scanner.scan(b"\r\n\r\n");
-        assert!(scanner.at == At::Frames && !scanner.in_head());
+        assert!(scanner.at == ScanState::Frames && !scanner.in_head());
     }
 
     #[test]
@@ -364,11 +364,11 @@ mod tests {
             format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{zeros}f\r\n"),
         ] {
             for split in [KEPT_OF_A_LINE, head.len() - 8, head.len() - 5] {
-                let mut scanner = Scanner::new();
+                let mut scanner = FramingScanner::new();
                 let (first, second) = head.as_bytes().split_at(split);
                 let found = [scanner.scan(first), scanner.scan(second)];
                 assert!(
-                    found.contains(&Finding::Lost) || matches!(scanner.at, At::Body { left: 15, .. }),
+                    found.contains(&Finding::Lost) || matches!(scanner.at, ScanState::Body { left: 15, .. }),
                     "{found:?} {:?} {head}",
                     scanner.at
                 );

@@ -18,7 +18,7 @@ use tower::Service;
 use super::Peer;
 use super::drain::{Drain, Phase};
 use super::framing::{self, Finding};
-use super::stall::{Turn, current_turn};
+use super::stall::{FrameTurn, current_turn};
 use crate::refusal::Reason;
 
 /// So many streams of one HTTP/2 connection may be taken back before their answer begins, if they are also more than
@@ -32,7 +32,7 @@ const LOST: u8 = 2;
 
 /// What the parts of one connection know of each other.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct FrontLink {
     pub(super) peer: Peer,
     in_flight: AtomicUsize,
     begun: AtomicUsize,
@@ -43,7 +43,7 @@ pub(super) struct Link {
     leave: Notify,
 }
 
-impl Link {
+impl FrontLink {
     pub(super) fn new(peer: Peer) -> Self {
         Self {
             peer,
@@ -97,21 +97,21 @@ impl Link {
         }
     }
 
-    fn enter(self: &Arc<Self>) -> InFlight {
+    fn enter(self: &Arc<Self>) -> RunningRequest {
         self.begun.fetch_add(1, Ordering::AcqRel);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight { link: Arc::clone(self), answered: false }
+        RunningRequest { link: Arc::clone(self), answered: false }
     }
 }
 
 /// One request under way on a connection; ends with its body.
 #[derive(Debug)]
-struct InFlight {
-    link: Arc<Link>,
+struct RunningRequest {
+    link: Arc<FrontLink>,
     answered: bool,
 }
 
-impl Drop for InFlight {
+impl Drop for RunningRequest {
     fn drop(&mut self) {
         let link = &self.link;
         link.in_flight.fetch_sub(1, Ordering::AcqRel);
@@ -128,7 +128,7 @@ impl Drop for InFlight {
 #[derive(Debug)]
 pub(super) struct Front<S> {
     pub(super) app: S,
-    pub(super) link: Arc<Link>,
+    pub(super) link: Arc<FrontLink>,
     pub(super) drain: Drain,
     /// Bytes of a request's head.
     pub(super) longest_head: usize,
@@ -140,9 +140,9 @@ where
 {
     type Response = Response<Outgoing<B>>;
     type Error = Infallible;
-    type Future = Answer<S>;
+    type Future = AnswerFuture<S>;
 
-    fn call(&self, request: Request<Incoming>) -> Answer<S> {
+    fn call(&self, request: Request<Incoming>) -> AnswerFuture<S> {
         let version = request.version();
         let phase = self.drain.phase();
         if phase >= Phase::Refusing {
@@ -153,9 +153,9 @@ where
         let (mut parts, body) = request.into_parts();
         let fault = framing::fault(&parts, self.link.framing());
         let state = match fault {
-            Some(fault) => State::Malformed { status: StatusCode::BAD_REQUEST, fault },
+            Some(fault) => AnswerState::Malformed { status: StatusCode::BAD_REQUEST, fault },
             // Hyper looks at the length of what is still incomplete: a long head that arrives at once passes there.
-            None if framing::head_length(&parts) > self.longest_head => State::Malformed {
+            None if framing::head_length(&parts) > self.longest_head => AnswerState::Malformed {
                 status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 fault: framing::LONG_HEAD,
             },
@@ -163,29 +163,29 @@ where
                 parts.extensions.insert(self.link.peer);
                 // Begun here and not when it is first polled: hyper may find the client gone before that, and the
                 // application should know of every request that came.
-                State::Asked { answer: self.app.clone().call(Request::from_parts(parts, body)) }
+                AnswerState::Asked { answer: self.app.clone().call(Request::from_parts(parts, body)) }
             }
         };
-        Answer { state, seat, last }
+        AnswerFuture { state, seat, last }
     }
 }
 
 pin_project! {
     /// The application's answer, or the listener's own to a malformed request.
-    pub(super) struct Answer<S>
+    pub(super) struct AnswerFuture<S>
     where
         S: Service<Request<Incoming>>,
     {
         #[pin]
-        state: State<S>,
-        seat: Option<InFlight>,
+        state: AnswerState<S>,
+        seat: Option<RunningRequest>,
         last: bool,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S>
+    enum AnswerState<S>
     where
         S: Service<Request<Incoming>>,
     {
@@ -194,7 +194,7 @@ pin_project! {
     }
 }
 
-impl<S, B> Future for Answer<S>
+impl<S, B> Future for AnswerFuture<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
 {
@@ -237,15 +237,15 @@ where
     }
 }
 
-fn answered(mut seat: InFlight) -> InFlight {
+fn answered(mut seat: RunningRequest) -> RunningRequest {
     seat.answered = true;
     seat
 }
 
 #[derive(Debug)]
 pub(super) struct InFlightBody {
-    _seat: InFlight,
-    turn: Option<Arc<Turn>>,
+    _seat: RunningRequest,
+    turn: Option<Arc<FrameTurn>>,
 }
 
 pin_project! {

@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::framing::{Finding, Scanner};
-use super::front::Link;
+use super::framing::{Finding, FramingScanner};
+use super::front::FrontLink;
 use super::stall::Timer;
 
 /// Hyper's bare answer has a status line, a length, `connection` and perhaps a date, and no answer of ours is that
@@ -30,8 +30,8 @@ const LINGER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Heads<T> {
     inner: T,
-    link: Arc<Link>,
-    scanner: Scanner,
+    link: Arc<FrontLink>,
+    scanner: FramingScanner,
     timer: Timer,
     patience: Duration,
     owed: Bytes,
@@ -39,8 +39,8 @@ pub(super) struct Heads<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Heads<T> {
-    pub(super) fn new(inner: T, patience: Duration, link: Arc<Link>) -> Self {
-        let scanner = Scanner::new();
+    pub(super) fn new(inner: T, patience: Duration, link: Arc<FrontLink>) -> Self {
+        let scanner = FramingScanner::new();
         let (timer, owed) = (Timer::default(), Bytes::new());
         Self { inner, link, scanner, timer, patience, owed, lingering: false }
     }

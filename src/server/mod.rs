@@ -30,7 +30,7 @@ mod stall;
 mod tls;
 
 pub use bounds::Bounds;
-pub use drain::{Drain, Held, Phase};
+pub use drain::{Drain, DrainGuard, Phase};
 pub use listener::serve;
 pub use tls::{TlsError, TlsHandle};
 

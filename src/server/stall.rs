@@ -127,9 +127,9 @@ impl<T: AsyncWrite + Unpin, S: Unpin> AsyncWrite for Stall<T, S> {
 ///
 /// The number of frames handed over in the upper bits; the lowest is set while the body itself has nothing to send.
 #[derive(Debug, Default)]
-pub(super) struct Turn(AtomicU64);
+pub(super) struct FrameTurn(AtomicU64);
 
-impl Turn {
+impl FrameTurn {
     /// The body gave a frame: the client must take it.
     pub(super) fn handed(&self) {
         let before = self.0.load(Ordering::Relaxed);
@@ -143,11 +143,11 @@ impl Turn {
 }
 
 tokio::task_local! {
-    static TURN: Arc<Turn>;
+    static TURN: Arc<FrameTurn>;
 }
 
 /// The turn of the stream that the current task sends, if it is an HTTP/2 stream of this server.
-pub(super) fn current_turn() -> Option<Arc<Turn>> {
+pub(super) fn current_turn() -> Option<Arc<FrameTurn>> {
     TURN.try_with(Arc::clone).ok()
 }
 
@@ -166,7 +166,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let turn = Arc::new(Turn::default());
+        let turn = Arc::new(FrameTurn::default());
         // Before its first frame a stream waits for the application, not for the client.
         turn.idle();
         let watched = Watched {
@@ -184,7 +184,7 @@ pin_project! {
     struct Watched<F> {
         #[pin]
         stream: F,
-        turn: Arc<Turn>,
+        turn: Arc<FrameTurn>,
         seen: u64,
         timer: Timer,
         patience: Duration,

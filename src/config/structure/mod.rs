@@ -18,7 +18,7 @@ use super::fault::{Fault, Position, below};
 use super::near::nearest;
 use super::place::Place;
 use super::schema::options;
-use super::tree::{Entry, Kind, Node, Plain, Scalar};
+use super::tree::{MapEntry, Node, NodeKind, Plain, Scalar};
 
 /// What is sound in a file.
 #[derive(Debug)]
@@ -34,11 +34,11 @@ pub(super) struct Sound {
 /// Compares the file with the schema.
 pub(super) fn compare(schema: &Value, document: Node, faults: &mut Vec<Fault>) -> Sound {
     let empty = match &document.kind {
-        Kind::Broken => true,
-        Kind::Scalar(scalar) => scalar.plain == Plain::Null,
+        NodeKind::Broken => true,
+        NodeKind::Scalar(scalar) => scalar.plain == Plain::Null,
         _ => false,
     };
-    let document = if empty { Node { at: document.at, kind: Kind::Map(Vec::new()) } } else { document };
+    let document = if empty { Node { at: document.at, kind: NodeKind::Map(Vec::new()) } } else { document };
     let mut comparison = Comparison { faults, meant: Vec::new() };
     let (value, place) = comparison.node(schema, &document, "").unwrap_or_else(|| {
         let place = Place { field: String::new(), at: document.at, found: None, children: HashMap::new() };
@@ -52,20 +52,20 @@ struct Comparison<'a> {
     meant: Vec<String>,
 }
 
-type Taken = Option<(Value, Place)>;
+type TakenValue = Option<(Value, Place)>;
 
 impl Comparison<'_> {
-    fn node(&mut self, schema: &Value, node: &Node, field: &str) -> Taken {
+    fn node(&mut self, schema: &Value, node: &Node, field: &str) -> TakenValue {
         let options = options(schema);
         let of = |name: &str| options.iter().copied().filter(|option| is(option, name)).collect::<Vec<_>>();
         match &node.kind {
-            Kind::Broken => None,
-            Kind::Scalar(scalar) => self.scalar(schema, &options, scalar, node.at, field),
-            Kind::List(items) => match of("array").first() {
+            NodeKind::Broken => None,
+            NodeKind::Scalar(scalar) => self.scalar(schema, &options, scalar, node.at, field),
+            NodeKind::List(items) => match of("array").first() {
                 Some(list) => self.list(list, items, node.at, field),
                 None => self.mismatch(&options, node.at, field, Some("a list".into())),
             },
-            Kind::Map(entries) => match of("object").as_slice() {
+            NodeKind::Map(entries) => match of("object").as_slice() {
                 [] => self.mismatch(&options, node.at, field, Some("keys with values".into())),
                 [one] => self.map(one, entries, node.at, field),
                 several => self.one_key(several, entries, node.at, field),
@@ -80,7 +80,7 @@ impl Comparison<'_> {
         scalar: &Scalar,
         at: Position,
         field: &str,
-    ) -> Taken {
+    ) -> TakenValue {
         if scalar.plain == Plain::Null && !scalar.from_variable {
             let problem = format!("has no value: it must be {}, or the key must go", expected(options));
             return self.fault(at, field, problem, None);
@@ -99,7 +99,7 @@ impl Comparison<'_> {
         self.fault(at, field, problem, found)
     }
 
-    fn list(&mut self, schema: &Value, items: &[Node], at: Position, field: &str) -> Taken {
+    fn list(&mut self, schema: &Value, items: &[Node], at: Position, field: &str) -> TakenValue {
         let bound = |keyword: &str| schema.get(keyword).and_then(Value::as_u64);
         let length = u64::try_from(items.len()).unwrap_or(u64::MAX);
         if bound("minItems").is_some_and(|least| length < least) {
@@ -119,7 +119,7 @@ impl Comparison<'_> {
         Some((Value::Array(values), Place { field: field.into(), at, found: None, children }))
     }
 
-    fn map(&mut self, schema: &Value, entries: &[Entry], at: Position, field: &str) -> Taken {
+    fn map(&mut self, schema: &Value, entries: &[MapEntry], at: Position, field: &str) -> TakenValue {
         let properties = schema.get("properties").and_then(Value::as_object);
         let others = schema.get("additionalProperties").filter(|others| others.is_object());
         if let Some(most) = schema.get("maxProperties").and_then(Value::as_u64)
@@ -163,7 +163,7 @@ impl Comparison<'_> {
     }
 
     /// A choice between shapes that have one key each.
-    fn one_key(&mut self, several: &[&Value], entries: &[Entry], at: Position, field: &str) -> Taken {
+    fn one_key(&mut self, several: &[&Value], entries: &[MapEntry], at: Position, field: &str) -> TakenValue {
         let shape_of = |key: &str| {
             several
                 .iter()
@@ -179,7 +179,8 @@ impl Comparison<'_> {
             .filter_map(|shape| shape.get("properties")?.as_object())
             .flat_map(|known| known.keys().map(String::as_str))
             .collect();
-        let strangers: Vec<&Entry> = entries.iter().filter(|entry| shape_of(&entry.key).is_none()).collect();
+        let strangers: Vec<&MapEntry> =
+            entries.iter().filter(|entry| shape_of(&entry.key).is_none()).collect();
         for stranger in &strangers {
             self.unknown_key(stranger, &names, field);
         }
@@ -189,7 +190,7 @@ impl Comparison<'_> {
         None
     }
 
-    fn unknown_key(&mut self, entry: &Entry, names: &[&str], field: &str) {
+    fn unknown_key(&mut self, entry: &MapEntry, names: &[&str], field: &str) {
         let problem = match nearest(&entry.key, names.iter().copied()) {
             Some(name) => {
                 self.meant.push(below(field, name));
@@ -200,11 +201,17 @@ impl Comparison<'_> {
         self.fault(entry.at, &below(field, &entry.key), problem, None);
     }
 
-    fn mismatch(&mut self, options: &[&Value], at: Position, field: &str, found: Option<String>) -> Taken {
+    fn mismatch(
+        &mut self,
+        options: &[&Value],
+        at: Position,
+        field: &str,
+        found: Option<String>,
+    ) -> TakenValue {
         self.fault(at, field, format!("must be {}", expected(options)), found)
     }
 
-    fn fault(&mut self, at: Position, field: &str, problem: String, found: Option<String>) -> Taken {
+    fn fault(&mut self, at: Position, field: &str, problem: String, found: Option<String>) -> TakenValue {
         self.faults.push(Fault { position: Some(at), field: field.to_owned(), problem, found });
         None
     }

@@ -163,16 +163,16 @@ impl Serialize for Size {
 /// A size may be a plain number too, which is why it is no [`super::Text`].
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Written {
+enum WrittenSize {
     Bytes(u64),
     Text(String),
 }
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let size = match Written::deserialize(deserializer)? {
-            Written::Bytes(bytes) => Some(Self(bytes)).filter(|size| size.0 <= TEBIBYTE),
-            Written::Text(text) => Self::read(&text),
+        let size = match WrittenSize::deserialize(deserializer)? {
+            WrittenSize::Bytes(bytes) => Some(Self(bytes)).filter(|size| size.0 <= TEBIBYTE),
+            WrittenSize::Text(text) => Self::read(&text),
         };
         size.ok_or_else(|| serde::de::Error::custom(format_args!("must be {}", Self::EXPECTED)))
     }

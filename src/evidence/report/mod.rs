@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chart::Failure;
 use super::figures::{Blocks, Figures};
-use super::record::{Arm, Cell, Run, cells};
+use super::record::{Arm, ExperimentCell, Run, cells};
 use super::sound::{self, Fault};
 use super::stats::{Interval, bootstrap};
 
@@ -30,14 +30,14 @@ pub struct Report {
     /// Each cell.
     pub cells: Vec<Figures>,
     /// What the gateway changed, at each load.
-    pub changes: Vec<Change>,
+    pub changes: Vec<GoodputChange>,
     /// What was to hold, and whether it did.
     pub expectations: Vec<Expectation>,
 }
 
 /// Goodput with the gateway less goodput without it, before one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Change {
+pub struct GoodputChange {
     /// The load.
     pub load: f64,
     /// Good answers per second gained.
@@ -59,7 +59,7 @@ pub struct Expectation {
 
 /// The files of a report.
 #[derive(Clone, Debug)]
-pub struct Files {
+pub struct ReportFiles {
     /// `index.html`, with its pictures in it.
     pub page: String,
     /// `report.md`.
@@ -98,18 +98,22 @@ impl Report {
     }
 
     /// As files, with the pictures of `runs`.
-    pub fn files(&self, runs: &[Run]) -> Result<Files, Failure> {
+    pub fn files(&self, runs: &[Run]) -> Result<ReportFiles, Failure> {
         let json = serde_json::to_string_pretty(self)?;
-        Ok(Files { page: page::write(self, runs)?, text: text::write(self), json })
+        Ok(ReportFiles { page: page::write(self, runs)?, text: text::write(self), json })
     }
 }
 
-fn change(cell: Cell, direct: &[&Run], all: &[(Cell, Vec<&Run>)]) -> Option<Change> {
-    let dam = Cell { arm: Arm::Dam, ..cell };
+fn change(
+    cell: ExperimentCell,
+    direct: &[&Run],
+    all: &[(ExperimentCell, Vec<&Run>)],
+) -> Option<GoodputChange> {
+    let dam = ExperimentCell { arm: Arm::Dam, ..cell };
     let (_, with) = all.iter().find(|(other, _)| cell.arm == Arm::Direct && *other == dam)?;
     let (without, with) = (Blocks::of(direct), Blocks::of(with));
     let gained = |drawn: [&[u32]; 2]| Some(with.goodput(drawn[1])? - without.goodput(drawn[0])?);
-    Some(Change { load: cell.load, gained: bootstrap([without.count(), with.count()], gained)? })
+    Some(GoodputChange { load: cell.load, gained: bootstrap([without.count(), with.count()], gained)? })
 }
 
 /// What is said of the worker alone: that it falls off an edge above its capacity. One that does not has no need of the
@@ -214,7 +218,7 @@ mod tests {
         runs[0].facts.dropped = 3;
         let report = Report::of(&runs);
         assert_eq!(report.faults.iter().map(|fault| fault.check).collect::<Vec<_>>(), [Check::Generator]);
-        let Files { page, text, json } = report.files(&runs).unwrap();
+        let ReportFiles { page, text, json } = report.files(&runs).unwrap();
         for file in [&page, &text, &json] {
             assert!(file.contains("3 arrivals were left out"), "{file}");
         }
@@ -224,7 +228,7 @@ mod tests {
     #[test]
     fn the_page_is_whole_in_one_file() {
         let runs = planted::experiment();
-        let Files { page, text, .. } = Report::of(&runs).files(&runs).unwrap();
+        let ReportFiles { page, text, .. } = Report::of(&runs).files(&runs).unwrap();
         // Two pictures over loads, a map for each arm at each load.
         assert_eq!(page.matches("<svg").count(), 2 + 4);
         for outside in ["http://", "src=", "<link", "@import"] {

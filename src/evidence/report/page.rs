@@ -3,7 +3,7 @@
 use plotters::coord::combinators::IntoLogRange;
 
 use super::Report;
-use super::text::{Table, tables, verdict};
+use super::text::{TextTable, tables, verdict};
 use crate::evidence::chart::{self, Failure, Line};
 use crate::evidence::figures::{Figures, wait};
 use crate::evidence::record::{Arm, Run, cells};
@@ -53,7 +53,7 @@ pub(super) fn write(report: &Report, runs: &[Run]) -> Result<String, Failure> {
     Ok(out)
 }
 
-fn write_table(out: &mut String, table: &Table) {
+fn write_table(out: &mut String, table: &TextTable) {
     let row = |tag: &str, cells: &mut dyn Iterator<Item = String>| {
         let cells: String = cells.map(|cell| format!("<{tag}>{}</{tag}>", escaped(&cell))).collect();
         format!("<tr>{cells}</tr>\n")

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Change, Expectation, Report};
+use super::{Expectation, GoodputChange, Report};
 use crate::evidence::figures::Figures;
 use crate::evidence::stats::Interval;
 
 /// A table: its title, its head, and its rows.
-pub(super) struct Table {
+pub(super) struct TextTable {
     pub(super) title: &'static str,
     pub(super) head: Vec<&'static str>,
     pub(super) rows: Vec<Vec<String>>,
@@ -37,7 +37,7 @@ pub(super) fn verdict(report: &Report) -> Vec<String> {
 }
 
 /// All tables; none of unsound data.
-pub(super) fn tables(report: &Report) -> Vec<Table> {
+pub(super) fn tables(report: &Report) -> Vec<TextTable> {
     if !report.faults.is_empty() {
         return Vec::new();
     }
@@ -70,24 +70,24 @@ pub(super) fn tables(report: &Report) -> Vec<Table> {
             format!("{:.0}", cell.gateway_mib),
         ]
     };
-    let changed = |change: &Change| vec![format!("{}×", change.load), shown(change.gained, 1)];
+    let changed = |change: &GoodputChange| vec![format!("{}×", change.load), shown(change.gained, 1)];
     let expected = |expected: &Expectation| {
         let Expectation { what, wanted, got, held } = expected;
         let verdict = if *held { "reached" } else { "MISSED" };
         vec![what.clone(), wanted.clone(), got.clone(), verdict.to_owned()]
     };
     vec![
-        Table {
+        TextTable {
             title: "What was to hold",
             head: vec!["", "wanted", "measured", ""],
             rows: report.expectations.iter().map(expected).collect(),
         },
-        Table {
+        TextTable {
             title: "What the gateway changed",
             head: vec!["load", "good answers/s gained"],
             rows: report.changes.iter().map(changed).collect(),
         },
-        Table {
+        TextTable {
             title: "Goodput and TTFT",
             head: vec![
                 "load",
@@ -102,7 +102,7 @@ pub(super) fn tables(report: &Report) -> Vec<Table> {
             ],
             rows: report.cells.iter().map(figures).collect(),
         },
-        Table {
+        TextTable {
             title: "Endings and resources",
             head: vec![
                 "load",
@@ -137,7 +137,7 @@ pub(super) fn write(report: &Report) -> String {
     for said in verdict(report) {
         line(format_args!("{said}\n"));
     }
-    for Table { title, head, rows } in tables(report) {
+    for TextTable { title, head, rows } in tables(report) {
         line(format_args!("## {title}\n"));
         line(format_args!("| {} |", head.join(" | ")));
         line(format_args!("|{}", " --- |".repeat(head.len())));

@@ -55,7 +55,8 @@ impl Heartbeat {
         if text.len() > LARGEST {
             return Err(Fault::Oversized(text.len()));
         }
-        let fields = Fields(serde_json::from_slice(text).map_err(|fault| Fault::NotJson(fault.to_string()))?);
+        let fields =
+            JsonFields(serde_json::from_slice(text).map_err(|fault| Fault::NotJson(fault.to_string()))?);
         // Before everything else: another version may have other fields.
         let version = fields.number("v", "a number", 0, u64::MAX)?.ok_or(Fault::Missing("v", "1"))?;
         if version > VERSION || version < VERSION.saturating_sub(1) {
@@ -118,9 +119,9 @@ fn plain(text: &str, most: usize) -> Option<Arc<str>> {
 }
 
 /// The fields of one JSON object. `null` is as good as nothing.
-struct Fields(Map<String, Value>);
+struct JsonFields(Map<String, Value>);
 
-impl Fields {
+impl JsonFields {
     fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field).filter(|value| !value.is_null())
     }

@@ -79,7 +79,7 @@ pub struct Roll {
 
 /// A worker that was heard of.
 #[derive(Debug)]
-struct Heard {
+struct HeardWorker {
     beat: Arc<Heartbeat>,
     /// When, in the feed's time.
     at: Duration,
@@ -93,7 +93,7 @@ struct Heard {
 pub struct Roster {
     settings: RosterSettings,
     fixed: Vec<WorkerSpec>,
-    heard: HashMap<Arc<str>, Heard>,
+    heard: HashMap<Arc<str>, HeardWorker>,
     pulse: Pulse,
     /// When the last complete reading of what is kept was asked for.
     read: Option<Nanos>,
@@ -133,7 +133,7 @@ impl Roster {
     pub fn alive(&mut self, at: Nanos) {
         if self.pulse.beat(at) {
             let now = self.pulse.time();
-            let well = |heard: &&mut Heard| now.saturating_sub(heard.at) <= heard.beat.interval * 2;
+            let well = |heard: &&mut HeardWorker| now.saturating_sub(heard.at) <= heard.beat.interval * 2;
             for heard in self.heard.values_mut().filter(well) {
                 heard.at = heard.at.max(now.saturating_sub(heard.beat.interval));
             }
@@ -244,7 +244,7 @@ impl Roster {
 
     fn each(&self) -> Vec<Report> {
         let now = self.pulse.time();
-        let reported = |heard: &Heard| Report::new(&heard.beat, now.saturating_sub(heard.at));
+        let reported = |heard: &HeardWorker| Report::new(&heard.beat, now.saturating_sub(heard.at));
         let mut reports: Vec<Report> = self.heard.values().map(reported).collect();
         if !reports.iter().any(Report::is_unfit_by_check) {
             return reports;
@@ -332,7 +332,7 @@ impl Roster {
     /// takes the place of the one that fell silent.
     fn check_neighbours(&mut self, spec: &WorkerSpec) -> Result<(), Refused> {
         let now = self.pulse.time();
-        let gone = |heard: &Heard| now.saturating_sub(heard.at) > heard.beat.interval * 2;
+        let gone = |heard: &HeardWorker| now.saturating_sub(heard.at) > heard.beat.interval * 2;
         let others = self.heard.values().filter(|heard| !gone(heard)).filter_map(|heard| heard.spec.as_ref());
         for other in self.fixed.iter().chain(others) {
             if other.id == spec.id || other.pool != spec.pool {
@@ -378,7 +378,7 @@ impl Roster {
         if !same {
             self.revision += 1;
         }
-        self.heard.insert(id, Heard { beat: Arc::new(beat), at, replaced, spec });
+        self.heard.insert(id, HeardWorker { beat: Arc::new(beat), at, replaced, spec });
     }
 }
 

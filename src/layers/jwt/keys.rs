@@ -15,14 +15,14 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// One key.
 #[derive(Debug)]
-struct Key {
+struct JwtKey {
     id: Option<String>,
     /// The algorithms that fit its kind, or the only one that it is for.
     algorithms: Vec<Algorithm>,
     key: DecodingKey,
 }
 
-impl Key {
+impl JwtKey {
     /// The key in `jwk`, if signatures of it can be checked.
     fn read(jwk: &Jwk) -> Option<Self> {
         if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
@@ -65,11 +65,11 @@ impl Key {
 #[derive(Debug)]
 pub struct KeySet {
     number: u64,
-    keys: Vec<Key>,
+    keys: Vec<JwtKey>,
 }
 
 impl KeySet {
-    fn of(keys: Vec<Key>) -> Self {
+    fn of(keys: Vec<JwtKey>) -> Self {
         Self { number: NEXT.fetch_add(1, Ordering::Relaxed), keys }
     }
 
@@ -85,7 +85,7 @@ impl KeySet {
         let document: Document =
             serde_json::from_slice(json).map_err(|error| format!("is no JWKS document: {error}"))?;
         let jwks = document.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok());
-        let keys: Vec<_> = jwks.filter_map(|jwk| Key::read(&jwk)).collect();
+        let keys: Vec<_> = jwks.filter_map(|jwk| JwtKey::read(&jwk)).collect();
         if keys.is_empty() {
             return Err(
                 "has no key by which a signature could be checked (RSA, P-256, P-384, Ed25519)".to_owned()
@@ -113,19 +113,19 @@ impl KeySet {
 
 /// The keys as they are now, shared with who keeps them fresh.
 #[derive(Debug)]
-pub struct Keys {
+pub struct JwtKeys {
     set: ArcSwap<KeySet>,
     wanted: Notify,
 }
 
-impl Default for Keys {
+impl Default for JwtKeys {
     /// None yet.
     fn default() -> Self {
         Self { set: ArcSwap::from_pointee(KeySet::of(Vec::new())), wanted: Notify::new() }
     }
 }
 
-impl Keys {
+impl JwtKeys {
     /// Whether there are any.
     #[must_use]
     pub fn are_read(&self) -> bool {

@@ -13,7 +13,7 @@
 mod keys;
 mod provider;
 
-pub use keys::{KeySet, Keys};
+pub use keys::{JwtKeys, KeySet};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,14 +119,14 @@ struct Checked {
 #[derive(Debug)]
 pub struct Tokens {
     settings: TokenSettings,
-    keys: Arc<Keys>,
+    keys: Arc<JwtKeys>,
     checked: Table<Option<Checked>>,
 }
 
 impl Tokens {
     /// Tokens that are signed by one of `keys`.
     #[must_use]
-    pub fn new(settings: TokenSettings, keys: Arc<Keys>) -> Self {
+    pub fn new(settings: TokenSettings, keys: Arc<JwtKeys>) -> Self {
         provider::install();
         Self { settings, keys, checked: Table::new(REMEMBERED) }
     }

@@ -72,7 +72,7 @@ fn without(mut object: Value, name: &str) -> Value {
 }
 
 fn tokens(jwks: &[Value]) -> Tokens {
-    let keys = Keys::default();
+    let keys = JwtKeys::default();
     keys.replace(KeySet::read(json!({ "keys": jwks }).to_string().as_bytes()).unwrap());
     let settings = TokenSettings {
         algorithms: vec![Algorithm::ES256, Algorithm::RS256, Algorithm::PS256, Algorithm::EdDSA],

@@ -1,10 +1,10 @@
 //! The names that a body is read for.
 
-use crate::openai::scan::Text;
+use crate::openai::scan::JsonText;
 
 /// The members of an OpenAI body that a decision hangs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Member {
+pub(super) enum BodyMember {
     Model,
     Messages,
     Prompt,
@@ -30,9 +30,9 @@ pub(super) enum Member {
     Text,
 }
 
-impl Member {
+impl BodyMember {
     /// The member of that name, however it is escaped.
-    pub(super) fn of(key: &Text<'_>) -> Option<Self> {
+    pub(super) fn of(key: &JsonText<'_>) -> Option<Self> {
         Some(match key.name().as_ref() {
             b"model" => Self::Model,
             b"messages" => Self::Messages,

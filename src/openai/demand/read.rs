@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::member::Member;
-use super::scalar::{Bound, boolean, output_bound, text, whole};
+use super::member::BodyMember;
+use super::scalar::{ScalarBound, boolean, output_bound, text, whole};
 use super::shape::{Pointer, Shape};
-use super::splice::{Asked, Splice, stream_options};
+use super::splice::{AskedUsage, Splice, stream_options};
 use super::text::{Hear, Prompts, add_json, add_prompts, add_text};
 use super::{Facts, Fault, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_SESSION_BYTES};
-use crate::openai::scan::{Scanner, Text};
+use crate::openai::scan::{JsonText, Scanner};
 use crate::request::Kind;
 
 /// What a shape's pointers are for.
@@ -21,7 +21,7 @@ enum Use {
 }
 
 /// What has been read so far.
-struct Reading<'a, 'h> {
+struct BodyReading<'a, 'h> {
     shape: &'a Shape,
     body: &'a [u8],
     seen: u32,
@@ -34,7 +34,7 @@ struct Reading<'a, 'h> {
     best_of: Option<u64>,
     stream: bool,
     store: Option<bool>,
-    asked: Option<Asked>,
+    asked: Option<AskedUsage>,
     session: Option<Box<str>>,
 }
 
@@ -45,13 +45,13 @@ pub(super) fn parse<'h>(shape: &Shape, body: &[u8], hear: Option<&'h mut Hear<'h
         return Err(Fault::NotAnObject);
     }
     let first_member = scanner.at() + 1;
-    let mut reading = Reading::new(shape, body, hear);
+    let mut reading = BodyReading::new(shape, body, hear);
     scanner.object(|scanner, key| reading.member(scanner, key))?;
     scanner.finish()?;
     reading.facts(first_member)
 }
 
-impl<'a, 'h> Reading<'a, 'h> {
+impl<'a, 'h> BodyReading<'a, 'h> {
     const fn new(shape: &'a Shape, body: &'a [u8], hear: Option<&'h mut Hear<'h>>) -> Self {
         Self {
             shape,
@@ -71,10 +71,10 @@ impl<'a, 'h> Reading<'a, 'h> {
         }
     }
 
-    fn member(&mut self, scanner: &mut Scanner<'a>, key: Text<'a>) -> Result<(), Fault> {
+    fn member(&mut self, scanner: &mut Scanner<'a>, key: JsonText<'a>) -> Result<(), Fault> {
         scanner.peek()?;
         let start = scanner.at();
-        match Member::of(&key) {
+        match BodyMember::of(&key) {
             Some(member) => self.known(scanner, member)?,
             None => scanner.skip()?,
         }
@@ -94,7 +94,7 @@ impl<'a, 'h> Reading<'a, 'h> {
         Ok(())
     }
 
-    fn known(&mut self, scanner: &mut Scanner<'a>, member: Member) -> Result<(), Fault> {
+    fn known(&mut self, scanner: &mut Scanner<'a>, member: BodyMember) -> Result<(), Fault> {
         let bit = 1 << member as u32;
         if self.seen & bit != 0 {
             return Err(Fault::Duplicate { param: member.name().into() });
@@ -113,20 +113,20 @@ impl<'a, 'h> Reading<'a, 'h> {
         }
     }
 
-    fn value(&mut self, scanner: &mut Scanner<'a>, member: Member) -> Result<(), Fault> {
+    fn value(&mut self, scanner: &mut Scanner<'a>, member: BodyMember) -> Result<(), Fault> {
         let name = Cow::Borrowed(member.name());
         match member {
-            Member::Model => {
+            BodyMember::Model => {
                 // Workers take an empty name for none.
                 let named = text(scanner, name, MAX_MODEL_BYTES)?.filter(|text| !text.is_empty());
                 self.model = named.map(|text| text.as_ref().into());
             }
-            Member::N => self.n = whole(scanner, name, 1, MAX_N)?,
-            Member::BestOf => self.best_of = whole(scanner, name, 1, MAX_N)?,
-            Member::Stream => self.stream = boolean(scanner, name)?.unwrap_or(false),
-            Member::Store => self.store = boolean(scanner, name)?,
-            Member::StreamOptions => self.asked = Some(stream_options(scanner)?),
-            Member::MaxTokens | Member::MaxCompletionTokens | Member::MaxOutputTokens => {
+            BodyMember::N => self.n = whole(scanner, name, 1, MAX_N)?,
+            BodyMember::BestOf => self.best_of = whole(scanner, name, 1, MAX_N)?,
+            BodyMember::Stream => self.stream = boolean(scanner, name)?.unwrap_or(false),
+            BodyMember::Store => self.store = boolean(scanner, name)?,
+            BodyMember::StreamOptions => self.asked = Some(stream_options(scanner)?),
+            BodyMember::MaxTokens | BodyMember::MaxCompletionTokens | BodyMember::MaxOutputTokens => {
                 let bound = output_bound(scanner, name)?;
                 if self.shape.max_tokens.is_none() {
                     self.bound(bound);
@@ -139,15 +139,15 @@ impl<'a, 'h> Reading<'a, 'h> {
     }
 
     /// Workers disagree on which bound counts; the greatest is one for all of them.
-    fn bound(&mut self, bound: Bound) {
+    fn bound(&mut self, bound: ScalarBound) {
         match bound {
-            Bound::Absent => {}
-            Bound::None => self.unbounded = true,
-            Bound::Tokens(tokens) => self.max_tokens = self.max_tokens.max(Some(tokens)),
+            ScalarBound::Absent => {}
+            ScalarBound::None => self.unbounded = true,
+            ScalarBound::Tokens(tokens) => self.max_tokens = self.max_tokens.max(Some(tokens)),
         }
     }
 
-    fn prompt(&mut self, scanner: &mut Scanner<'a>, member: Member) -> Result<(), Fault> {
+    fn prompt(&mut self, scanner: &mut Scanner<'a>, member: BodyMember) -> Result<(), Fault> {
         let first = scanner.peek()?;
         let expect = |fits: bool, expected| {
             let param = member.name().into();
@@ -155,25 +155,28 @@ impl<'a, 'h> Reading<'a, 'h> {
         };
         let string_or_array = matches!(first, b'"' | b'[');
         match (member, self.shape.kind) {
-            (Member::Messages, Kind::Chat | Kind::Embedding) => {
+            (BodyMember::Messages, Kind::Chat | Kind::Embedding) => {
                 expect(first == b'[', "an array")?;
                 add_text(scanner, &mut self.prompts)?;
             }
-            (Member::Prompt, Kind::Completion) | (Member::Input, Kind::Embedding) => {
+            (BodyMember::Prompt, Kind::Completion) | (BodyMember::Input, Kind::Embedding) => {
                 expect(string_or_array, "a string or an array")?;
                 add_prompts(scanner, &mut self.prompts)?;
             }
-            (Member::Input, Kind::Response) => {
+            (BodyMember::Input, Kind::Response) => {
                 expect(string_or_array, "a string or an array")?;
                 add_text(scanner, &mut self.prompts)?;
             }
-            (Member::Instructions | Member::Prompt, Kind::Response)
-            | (Member::System | Member::ChatTemplate | Member::Prediction, Kind::Chat)
-            | (Member::Suffix, Kind::Completion) => add_text(scanner, &mut self.prompts)?,
+            (BodyMember::Instructions | BodyMember::Prompt, Kind::Response)
+            | (BodyMember::System | BodyMember::ChatTemplate | BodyMember::Prediction, Kind::Chat)
+            | (BodyMember::Suffix, Kind::Completion) => add_text(scanner, &mut self.prompts)?,
             // Templates and engines show these to the model as JSON.
-            (Member::Documents | Member::ChatTemplateKwargs | Member::ResponseFormat, Kind::Chat)
-            | (Member::Text, Kind::Response) => add_json(scanner, &mut self.prompts)?,
-            (Member::Tools, Kind::Chat | Kind::Response) | (Member::Functions, Kind::Chat) => {
+            (
+                BodyMember::Documents | BodyMember::ChatTemplateKwargs | BodyMember::ResponseFormat,
+                Kind::Chat,
+            )
+            | (BodyMember::Text, Kind::Response) => add_json(scanner, &mut self.prompts)?,
+            (BodyMember::Tools, Kind::Chat | Kind::Response) | (BodyMember::Functions, Kind::Chat) => {
                 add_json(scanner, &mut self.prompts)?;
             }
             _ => scanner.skip()?,
@@ -221,11 +224,11 @@ impl<'a, 'h> Reading<'a, 'h> {
         let decodes = matches!(shape.kind, Kind::Chat | Kind::Completion);
         let per_prompt = if decodes { self.n.max(self.best_of).unwrap_or(1) } else { 1 };
         let prompts = self.prompts.count.max(1);
-        let include_usage = self.asked == Some(Asked::Yes);
+        let include_usage = self.asked == Some(AskedUsage::Yes);
         let splice = match self.asked {
             _ if !(self.stream && decodes && shape.strict) => None,
-            Some(Asked::Yes) => None,
-            Some(Asked::No(splice)) => Some(splice),
+            Some(AskedUsage::Yes) => None,
+            Some(AskedUsage::No(splice)) => Some(splice),
             None => Some(Splice::into_body(first_member)),
         };
         Ok(Facts {

@@ -52,7 +52,7 @@ pub(super) fn whole(
 
 /// What a member says of the length of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bound {
+pub(super) enum ScalarBound {
     /// Nothing.
     Absent,
     /// That there is no bound: -1, as llama.cpp and LM Studio read it.
@@ -62,16 +62,19 @@ pub(super) enum Bound {
 }
 
 /// A bound on the tokens of the output.
-pub(super) fn output_bound(scanner: &mut Scanner<'_>, param: Cow<'static, str>) -> Result<Bound, Fault> {
+pub(super) fn output_bound(
+    scanner: &mut Scanner<'_>,
+    param: Cow<'static, str>,
+) -> Result<ScalarBound, Fault> {
     if scanner.peek()? == b'-' {
         let (at, depth) = (scanner.at(), scanner.depth());
         if scanner.number()? == "-1" {
-            return Ok(Bound::None);
+            return Ok(ScalarBound::None);
         }
         scanner.rewind(at, depth);
     }
     let tokens = whole(scanner, param, 0, MAX_OUTPUT_TOKENS)?;
-    Ok(tokens.map_or(Bound::Absent, Bound::Tokens))
+    Ok(tokens.map_or(ScalarBound::Absent, ScalarBound::Tokens))
 }
 
 /// `true` or `false`.

@@ -25,7 +25,7 @@ impl Splice {
 
 /// What a body says about its usage.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum AskedUsage {
     /// `include_usage` is true.
     Yes,
     /// It is not; this would make it so.
@@ -33,15 +33,15 @@ pub(super) enum Asked {
 }
 
 /// Reads the value of `stream_options`.
-pub(super) fn stream_options(scanner: &mut Scanner<'_>) -> Result<Asked, Fault> {
+pub(super) fn stream_options(scanner: &mut Scanner<'_>) -> Result<AskedUsage, Fault> {
     match scanner.peek()? {
-        b'n' => Ok(Asked::No(Splice { range: span(scanner)?, text: "{\"include_usage\":true}" })),
+        b'n' => Ok(AskedUsage::No(Splice { range: span(scanner)?, text: "{\"include_usage\":true}" })),
         b'{' => members(scanner),
         _ => Err(Fault::WrongType { param: "stream_options".into(), expected: "an object" }),
     }
 }
 
-fn members(scanner: &mut Scanner<'_>) -> Result<Asked, Fault> {
+fn members(scanner: &mut Scanner<'_>) -> Result<AskedUsage, Fault> {
     const PARAM: &str = "stream_options.include_usage";
     let start = scanner.at() + 1;
     let mut empty = true;
@@ -54,8 +54,8 @@ fn members(scanner: &mut Scanner<'_>) -> Result<Asked, Fault> {
         let value = scanner.peek()?;
         let range = span(scanner)?;
         let says = match value {
-            b't' => Asked::Yes,
-            b'f' | b'n' => Asked::No(Splice { range, text: "true" }),
+            b't' => AskedUsage::Yes,
+            b'f' | b'n' => AskedUsage::No(Splice { range, text: "true" }),
             _ => return Err(Fault::WrongType { param: PARAM.into(), expected: "a boolean" }),
         };
         match asked.replace(says) {
@@ -64,7 +64,7 @@ fn members(scanner: &mut Scanner<'_>) -> Result<Asked, Fault> {
         }
     })?;
     let text = if empty { "\"include_usage\":true" } else { "\"include_usage\":true," };
-    Ok(asked.unwrap_or(Asked::No(Splice { range: start..start, text })))
+    Ok(asked.unwrap_or(AskedUsage::No(Splice { range: start..start, text })))
 }
 
 /// The body with `stream_options.include_usage` set, in pieces that share the original's memory.

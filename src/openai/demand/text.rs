@@ -1,6 +1,6 @@
 //! How much of a prompt is text.
 
-use crate::openai::scan::{Flaw, Scanner, Text};
+use crate::openai::scan::{Flaw, JsonText, Scanner};
 
 /// Members that hold media, or point at them: a model does not read them as text, and their tokens do not go by bytes.
 const MEDIA: [&[u8]; 15] = [
@@ -49,7 +49,7 @@ pub(super) struct Prompts<'h> {
 }
 
 impl Prompts<'_> {
-    fn text(&mut self, text: &Text<'_>) {
+    fn text(&mut self, text: &JsonText<'_>) {
         self.bytes += text.decoded_len as u64;
         if let Some(hear) = &mut self.hear {
             hear(&text.decode().unwrap_or_else(|| String::from_utf8_lossy(text.raw)));
@@ -87,9 +87,9 @@ fn add_value(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) 
 }
 
 fn add_members(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) -> Result<(), Flaw> {
-    let mut kind: Option<Text<'_>> = None;
+    let mut kind: Option<JsonText<'_>> = None;
     // What is media in an object of one type only, which may come after it.
-    let mut open: Option<Text<'_>> = None;
+    let mut open: Option<JsonText<'_>> = None;
     scanner.object(|scanner, key| {
         let name = key.name();
         let name = name.as_ref();
@@ -166,14 +166,14 @@ fn add_token(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(),
 }
 
 /// Whether a string is a name or an id as they are in use: one short word.
-fn is_name(text: &Text<'_>) -> bool {
+fn is_name(text: &JsonText<'_>) -> bool {
     text.raw.len() <= LONGEST_NAME
         && text.raw.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:/|".contains(byte))
 }
 
 /// Whether a string within a member for media is some: base64, with or without the head of a data URL, the URL of a
 /// file, or a word that says how to take it.
-fn is_media(text: &Text<'_>) -> bool {
+fn is_media(text: &JsonText<'_>) -> bool {
     if is_name(text) {
         return true;
     }

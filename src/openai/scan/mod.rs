@@ -24,7 +24,7 @@ pub(super) enum Flaw {
 
 /// A string as it stands in the document.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Text<'a> {
+pub(super) struct JsonText<'a> {
     /// Where its opening quote stands.
     pub(super) at: usize,
     /// What is between the quotes, escapes included.
@@ -33,7 +33,7 @@ pub(super) struct Text<'a> {
     pub(super) decoded_len: usize,
 }
 
-impl<'a> Text<'a> {
+impl<'a> JsonText<'a> {
     /// The string without escapes; `None` when it is no UTF-8 or escapes half a surrogate pair.
     pub(super) fn decode(&self) -> Option<Cow<'a, str>> {
         if self.is_plain() {
@@ -113,7 +113,7 @@ impl<'a> Scanner<'a> {
     /// Reads an object. `member` is called after each key and must read exactly the value.
     pub(super) fn object<E: From<Flaw>>(
         &mut self,
-        mut member: impl FnMut(&mut Self, Text<'a>) -> Result<(), E>,
+        mut member: impl FnMut(&mut Self, JsonText<'a>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.open(b'{')?;
         if self.peek()? == b'}' {
@@ -149,7 +149,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a string.
-    pub(super) fn string(&mut self) -> Result<Text<'a>, Flaw> {
+    pub(super) fn string(&mut self) -> Result<JsonText<'a>, Flaw> {
         self.take(b'"')?;
         let start = self.at;
         let mut shorter = 0;
@@ -159,7 +159,7 @@ impl<'a> Scanner<'a> {
                 Some(b'"') => {
                     let raw = self.bytes.get(start..self.at).unwrap_or_default();
                     self.at += 1;
-                    return Ok(Text { at: start - 1, raw, decoded_len: raw.len() - shorter });
+                    return Ok(JsonText { at: start - 1, raw, decoded_len: raw.len() - shorter });
                 }
                 Some(b'\\') => shorter += self.escape()?,
                 Some(_) => return Err(Flaw::Syntax(self.at)),

@@ -6,7 +6,7 @@ use crate::request::Blame;
 
 /// What one event says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Event {
+pub(super) struct StreamEvent {
     /// Deltas that bear content.
     pub(super) deltas: u64,
     /// Choices that it ends.
@@ -21,7 +21,7 @@ pub(super) struct Event {
     pub(super) of_message: bool,
 }
 
-impl Event {
+impl StreamEvent {
     /// Data in a language we do not speak: each is one token.
     pub(super) const UNKNOWN: Self =
         Self { deltas: 1, finished: 0, usage: None, error: None, done: false, of_message: false };
@@ -31,7 +31,7 @@ impl Event {
         match data.trim_ascii() {
             b"" => Some(Self::default()),
             b"[DONE]" => Some(Self { done: true, ..Self::default() }),
-            [b'{', ..] => match Reading::of(data) {
+            [b'{', ..] => match EventReading::of(data) {
                 Ok(event) => Some(event),
                 Err(Flaw::End) => None,
                 Err(_) => Some(Self::UNKNOWN),
@@ -43,8 +43,8 @@ impl Event {
 
 /// The members of an event that say something, in whatever order they come.
 #[derive(Debug, Default)]
-struct Reading<'a> {
-    event: Event,
+struct EventReading<'a> {
+    event: StreamEvent,
     has_choices: bool,
     kind: &'a [u8],
     has_delta: bool,
@@ -56,8 +56,8 @@ struct Reading<'a> {
     code: Option<Blame>,
 }
 
-impl<'a> Reading<'a> {
-    fn of(data: &'a [u8]) -> Result<Event, Flaw> {
+impl<'a> EventReading<'a> {
+    fn of(data: &'a [u8]) -> Result<StreamEvent, Flaw> {
         let mut reading = Self::default();
         let mut scanner = Scanner::new(data);
         scanner.object::<Flaw>(|scanner, key| {
@@ -142,7 +142,7 @@ impl<'a> Reading<'a> {
         })
     }
 
-    fn finish(self) -> Event {
+    fn finish(self) -> StreamEvent {
         let mut event = self.event;
         event.of_message = self.kind.starts_with(b"message_") || self.kind.starts_with(b"content_block_");
         match self.kind {
@@ -278,7 +278,7 @@ mod tests {
 
     /// Content deltas, error, done.
     fn read(data: &str) -> (u64, bool, bool) {
-        let event = Event::read(data.as_bytes()).unwrap();
+        let event = StreamEvent::read(data.as_bytes()).unwrap();
         (event.deltas, event.error.is_some(), event.done)
     }
 
@@ -328,7 +328,7 @@ mod tests {
             (1, false, false)
         );
         let completed = br#"{"type":"response.completed","response":{"output":[{"usage":1}],"usage":{"input_tokens":3,"output_tokens":5,"total_tokens":8}}}"#;
-        let event = Event::read(completed).unwrap();
+        let event = StreamEvent::read(completed).unwrap();
         assert_eq!((event.usage, event.done), (Some(Usage { prompt: 3, output: 5 }), true));
     }
 
@@ -369,10 +369,10 @@ mod tests {
         }
         let end =
             br#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":57}}"#;
-        let end = Event::read(end).unwrap();
+        let end = StreamEvent::read(end).unwrap();
         assert_eq!((end.deltas, end.finished, end.usage), (0, 1, Some(Usage { prompt: 0, output: 57 })));
         let start = br#"{"type":"message_start","message":{"usage":{"input_tokens":9,"cache_read_input_tokens":30,"cache_creation_input_tokens":4,"output_tokens":1}}}"#;
-        assert_eq!(Event::read(start).unwrap().usage, Some(Usage { prompt: 43, output: 1 }));
+        assert_eq!(StreamEvent::read(start).unwrap().usage, Some(Usage { prompt: 43, output: 1 }));
     }
 
     #[test]
@@ -390,14 +390,14 @@ mod tests {
             (r#"{"error":"","choices":[]}"#, None),
             (r#"{"error":false,"choices":[],"code":400}"#, None),
         ] {
-            assert_eq!(Event::read(event.as_bytes()).unwrap().error, blame, "{event}");
+            assert_eq!(StreamEvent::read(event.as_bytes()).unwrap().error, blame, "{event}");
         }
     }
 
     #[test]
     fn usage_errors_and_the_end_are_no_content() {
-        let usage =
-            Event::read(br#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#).unwrap();
+        let usage = StreamEvent::read(br#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#)
+            .unwrap();
         assert_eq!((usage.deltas, usage.usage), (0, Some(Usage { prompt: 7, output: 2 })));
         assert_eq!(read(r#"{"error":{"message":"out of memory"}}"#), (0, true, false));
         assert_eq!(read(r#"{"object":"error","message":"out of memory"}"#), (0, true, false));
@@ -413,6 +413,6 @@ mod tests {
         {
             assert_eq!(read(data), (1, false, false), "{data}");
         }
-        assert_eq!(Event::read(br#"{"choices":["#), None);
+        assert_eq!(StreamEvent::read(br#"{"choices":["#), None);
     }
 }

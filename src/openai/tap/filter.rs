@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::lines::{Lines, Step, field, without_mark};
+use super::lines::{LineFinder, Step, field, without_mark};
 use super::{LINE_BOUND, empty};
 use crate::openai::scan::{Flaw, Scanner};
 
@@ -17,7 +17,7 @@ use crate::openai::scan::{Flaw, Scanner};
 /// event beyond [`LINE_BOUND`], or with several data lines, passes unchanged.
 #[derive(Debug)]
 pub struct UsageFilter {
-    lines: Lines,
+    lines: LineFinder,
     finder: memmem::Finder<'static>,
     /// The current event as far as it came in chunks before.
     held: Vec<u8>,
@@ -33,7 +33,7 @@ pub struct UsageFilter {
 
 /// What to do with an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Verdict {
+enum EventVerdict {
     Keep,
     Take,
     Cut(Range<usize>),
@@ -50,7 +50,7 @@ impl UsageFilter {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            lines: Lines::default(),
+            lines: LineFinder::default(),
             finder: memmem::Finder::new(b"\"usage\""),
             held: Vec::new(),
             in_event: false,
@@ -123,17 +123,17 @@ impl UsageFilter {
         } else if self.held.is_empty() {
             let at = fields.start;
             match self.judge(&out.chunk[fields]) {
-                Verdict::Keep => {}
-                Verdict::Take => {
+                EventVerdict::Keep => {}
+                EventVerdict::Take => {
                     out.cut(at..end);
                     self.taken = true;
                 }
-                Verdict::Cut(range) => out.cut(at + range.start..at + range.end),
+                EventVerdict::Cut(range) => out.cut(at + range.start..at + range.end),
             }
         } else {
             self.held.extend_from_slice(&out.chunk[fields.start..end]);
             let verdict = self.judge(&self.held);
-            self.taken = verdict == Verdict::Take;
+            self.taken = verdict == EventVerdict::Take;
             out.insert(&apply(&self.held, verdict), fields.start);
             out.cut(fields.start..end);
         }
@@ -154,11 +154,11 @@ impl UsageFilter {
         }
     }
 
-    fn judge(&self, event: &[u8]) -> Verdict {
+    fn judge(&self, event: &[u8]) -> EventVerdict {
         if self.finder.find(event).is_none() {
-            return Verdict::Keep;
+            return EventVerdict::Keep;
         }
-        let mut lines = Lines::default();
+        let mut lines = LineFinder::default();
         let mut data: Option<Range<usize>> = None;
         let mut at = 0;
         while at < event.len() {
@@ -171,16 +171,18 @@ impl UsageFilter {
             if let Some(value) = field(without_mark(line), b"data") {
                 let end = at + content;
                 if data.replace(end - value.len()..end).is_some() {
-                    return Verdict::Keep;
+                    return EventVerdict::Keep;
                 }
             }
             at += total;
         }
-        let Some(data) = data else { return Verdict::Keep };
+        let Some(data) = data else { return EventVerdict::Keep };
         match judge_chunk(&event[data.clone()]) {
-            Ok(Verdict::Cut(range)) => Verdict::Cut(data.start + range.start..data.start + range.end),
+            Ok(EventVerdict::Cut(range)) => {
+                EventVerdict::Cut(data.start + range.start..data.start + range.end)
+            }
             Ok(verdict) => verdict,
-            Err(_) => Verdict::Keep,
+            Err(_) => EventVerdict::Keep,
         }
     }
 }
@@ -200,13 +202,13 @@ const FRAME: [&[u8]; 9] = [
 
 /// Judges the JSON of an event. A cut is the member `usage` with one comma and the white space around it, so that the
 /// rest is what a worker would have written without it.
-fn judge_chunk(data: &[u8]) -> Result<Verdict, Flaw> {
+fn judge_chunk(data: &[u8]) -> Result<EventVerdict, Flaw> {
     let mut scanner = Scanner::new(data);
     let (mut no_choices, mut usage, mut null, mut more) = (false, None, None, false);
     // Where the value before ended, and where a usage began that was the first member.
     let (mut before, mut first) = (None, None);
     if scanner.peek()? != b'{' {
-        return Ok(Verdict::Keep);
+        return Ok(EventVerdict::Keep);
     }
     scanner.object::<Flaw>(|scanner, key| {
         if let Some((start, is_null)) = first.take() {
@@ -231,18 +233,18 @@ fn judge_chunk(data: &[u8]) -> Result<Verdict, Flaw> {
     })?;
     scanner.finish()?;
     Ok(match (usage, null) {
-        (Some(_), _) if no_choices && !more => Verdict::Take,
-        (Some(range), _) if no_choices => Verdict::Cut(range),
-        (_, Some(range)) => Verdict::Cut(range),
-        _ => Verdict::Keep,
+        (Some(_), _) if no_choices && !more => EventVerdict::Take,
+        (Some(range), _) if no_choices => EventVerdict::Cut(range),
+        (_, Some(range)) => EventVerdict::Cut(range),
+        _ => EventVerdict::Keep,
     })
 }
 
-fn apply(event: &[u8], verdict: Verdict) -> Vec<u8> {
+fn apply(event: &[u8], verdict: EventVerdict) -> Vec<u8> {
     match verdict {
-        Verdict::Keep => event.to_vec(),
-        Verdict::Take => Vec::new(),
-        Verdict::Cut(range) => [&event[..range.start], &event[range.end..]].concat(),
+        EventVerdict::Keep => event.to_vec(),
+        EventVerdict::Take => Vec::new(),
+        EventVerdict::Cut(range) => [&event[..range.start], &event[range.end..]].concat(),
     }
 }
 

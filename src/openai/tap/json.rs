@@ -22,7 +22,7 @@ pub struct JsonTap {
     depth: u32,
     /// The depth of the object whose members are read: 1 for the answer, 2 within `response`.
     level: u32,
-    place: Place,
+    place: JsonPlace,
     /// The latest name at this level.
     name: Vec<u8>,
     /// The bytes of `usage` or `error` so far, while inside it.
@@ -34,7 +34,7 @@ pub struct JsonTap {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
+enum JsonPlace {
     /// Before the answer's first bracket.
     #[default]
     Before,
@@ -72,15 +72,15 @@ impl JsonTap {
         let mut at = 0;
         while let Some(&byte) = chunk.get(at) {
             match self.place {
-                Place::Nothing => return,
-                Place::Text { .. } if self.error_begins => {
+                JsonPlace::Nothing => return,
+                JsonPlace::Text { .. } if self.error_begins => {
                     self.error_begins = false;
                     if byte != b'"' {
                         self.error = Some(Blame::Worker);
                     }
                     self.text(byte, false, false);
                 }
-                Place::Text { name: false, escaped: false } if self.found.is_none() => {
+                JsonPlace::Text { name: false, escaped: false } if self.found.is_none() => {
                     // The bulk of an answer: on to the next byte that could end the string.
                     let Some(skipped) = chunk.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) else {
                         return;
@@ -88,9 +88,9 @@ impl JsonTap {
                     at += skipped;
                     self.text(chunk.get(at).copied().unwrap_or_default(), false, false);
                 }
-                Place::Text { name, escaped } => self.text(byte, name, escaped),
-                Place::Before => self.before(byte),
-                Place::Names | Place::Values if self.depth > self.level && self.found.is_none() => {
+                JsonPlace::Text { name, escaped } => self.text(byte, name, escaped),
+                JsonPlace::Before => self.before(byte),
+                JsonPlace::Names | JsonPlace::Values if self.depth > self.level && self.found.is_none() => {
                     // Numbers, mostly: an embedding has thousands.
                     let rest = chunk.get(at..).unwrap_or_default();
                     let Some(skipped) =
@@ -101,7 +101,7 @@ impl JsonTap {
                     at += skipped;
                     self.structure(chunk.get(at).copied().unwrap_or_default());
                 }
-                Place::Names | Place::Values => self.structure(byte),
+                JsonPlace::Names | JsonPlace::Values => self.structure(byte),
             }
             at += 1;
         }
@@ -111,9 +111,9 @@ impl JsonTap {
         match byte {
             b'{' => {
                 (self.depth, self.level) = (1, 1);
-                self.place = Place::Names;
+                self.place = JsonPlace::Names;
             }
-            b'[' | b'"' => self.place = Place::Nothing,
+            b'[' | b'"' => self.place = JsonPlace::Nothing,
             _ => {}
         }
     }
@@ -123,14 +123,14 @@ impl JsonTap {
         let here = self.depth == self.level;
         match byte {
             b'"' => {
-                let name = here && self.place == Place::Names;
+                let name = here && self.place == JsonPlace::Names;
                 self.error_begins = here && !name && self.is_error();
                 if name {
                     self.name.clear();
                 }
-                self.place = Place::Text { name, escaped: false };
+                self.place = JsonPlace::Text { name, escaped: false };
             }
-            b',' => self.place = Place::Names,
+            b',' => self.place = JsonPlace::Names,
             b'{' | b'[' => self.opened(byte, here),
             b'}' | b']' => self.closed(),
             _ => {}
@@ -147,7 +147,7 @@ impl JsonTap {
             b"error" if self.level == 1 => self.found = Some(vec![bracket]),
             b"response" if self.level == 1 => {
                 self.level = 2;
-                self.place = Place::Names;
+                self.place = JsonPlace::Names;
             }
             _ => {}
         }
@@ -166,19 +166,19 @@ impl JsonTap {
             }
         } else if self.depth < self.level {
             self.level = self.depth;
-            self.place = Place::Values;
+            self.place = JsonPlace::Values;
         }
     }
 
     fn text(&mut self, byte: u8, name: bool, escaped: bool) {
         self.keep(byte);
         self.place = match byte {
-            _ if escaped => Place::Text { name, escaped: false },
-            b'\\' => Place::Text { name, escaped: true },
-            b'"' => Place::Values,
-            _ => Place::Text { name, escaped: false },
+            _ if escaped => JsonPlace::Text { name, escaped: false },
+            b'\\' => JsonPlace::Text { name, escaped: true },
+            b'"' => JsonPlace::Values,
+            _ => JsonPlace::Text { name, escaped: false },
         };
-        let ended = self.place == Place::Values;
+        let ended = self.place == JsonPlace::Values;
         if name && !ended && self.name.len() <= NAME_BOUND {
             self.name.push(byte);
         }

@@ -15,11 +15,11 @@ pub(super) enum Step {
 
 /// Finds line ends. A CR ends a line at once, so that nothing waits for a LF that may never come.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Lines {
+pub(super) struct LineFinder {
     after_cr: bool,
 }
 
-impl Lines {
+impl LineFinder {
     /// The first step in `bytes`, which must not be empty and follow right on the step before.
     pub(super) fn step(&mut self, bytes: &[u8]) -> Step {
         if std::mem::take(&mut self.after_cr) && bytes.first() == Some(&b'\n') {

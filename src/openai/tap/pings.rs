@@ -1,24 +1,24 @@
 //! Parting what only keeps a stream alive from what it says.
 
-use super::lines::{Lines, Step, field};
+use super::lines::{LineFinder, Step, field};
 use crate::openai::scan::{Flaw, Scanner};
 
 /// Parts an event stream in two: comments and events named `ping`, which mean nothing but that somebody is there, and all
 /// else, each in its order. Only whole lines and whole events are handed out.
 #[derive(Debug, Default)]
 pub struct Pings {
-    lines: Lines,
+    lines: LineFinder,
     /// The current line as far as it came.
     line: Vec<u8>,
     /// The whole lines of the current event.
     event: Vec<u8>,
     is_ping: bool,
-    last: Side,
+    last: LineSide,
 }
 
 /// Where the latest line went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Side {
+enum LineSide {
     Alive,
     #[default]
     Rest,
@@ -75,11 +75,11 @@ impl Pings {
         self.event.len() + self.line.len()
     }
 
-    const fn side<'s>(&'s mut self, parted: &'s mut Parted, side: Side) -> &'s mut Vec<u8> {
+    const fn side<'s>(&'s mut self, parted: &'s mut Parted, side: LineSide) -> &'s mut Vec<u8> {
         match side {
-            Side::Alive => &mut parted.alive,
-            Side::Rest => &mut parted.rest,
-            Side::Event => &mut self.event,
+            LineSide::Alive => &mut parted.alive,
+            LineSide::Rest => &mut parted.rest,
+            LineSide::Event => &mut self.event,
         }
     }
 
@@ -88,11 +88,11 @@ impl Pings {
         let content = &line[..length];
         let outside = self.event.is_empty();
         self.last = match content.first() {
-            Some(b':') if outside => Side::Alive,
+            Some(b':') if outside => LineSide::Alive,
             // The empty line after a comment goes with it.
-            None if outside && self.last == Side::Alive => Side::Alive,
-            None if outside => Side::Rest,
-            _ => Side::Event,
+            None if outside && self.last == LineSide::Alive => LineSide::Alive,
+            None if outside => LineSide::Rest,
+            _ => LineSide::Event,
         };
         if let Some(name) = field(content, b"event") {
             self.is_ping = name.trim_ascii() == b"ping";
@@ -102,7 +102,7 @@ impl Pings {
         let last = self.last;
         self.side(parted, last).extend_from_slice(line);
         if content.is_empty() && !outside {
-            self.last = if std::mem::take(&mut self.is_ping) { Side::Alive } else { Side::Rest };
+            self.last = if std::mem::take(&mut self.is_ping) { LineSide::Alive } else { LineSide::Rest };
             let event = std::mem::take(&mut self.event);
             let last = self.last;
             self.side(parted, last).extend_from_slice(&event);

@@ -1,9 +1,9 @@
 //! Reading along in an event stream.
 
-use super::event::Event;
+use super::event::StreamEvent;
 use super::json::JsonTap;
-use super::lines::{Lines, Step, field, without_mark};
-use super::usage::{Account, Usage};
+use super::lines::{LineFinder, Step, field, without_mark};
+use super::usage::{Usage, UsageAccount};
 use super::{LINE_BOUND, empty};
 use crate::openai::error::Tongue;
 use crate::request::Blame;
@@ -32,8 +32,8 @@ pub struct Seen {
 #[derive(Debug, Default)]
 pub struct SseTap {
     seen: Seen,
-    account: Account,
-    lines: Lines,
+    account: UsageAccount,
+    lines: LineFinder,
     /// The first part of the current line, when it began in a chunk before.
     carry: Vec<u8>,
     /// Data lines of the current event that are no whole JSON yet.
@@ -136,7 +136,7 @@ impl SseTap {
     /// The current line is beyond the bound: counts it as content, and looks for a usage in it, for which the text of
     /// a whole answer may stand (as in `response.completed`).
     fn too_long(&mut self) -> JsonTap {
-        self.count(Event::UNKNOWN);
+        self.count(StreamEvent::UNKNOWN);
         empty(&mut self.data);
         self.spilt = true;
         let carried = std::mem::take(&mut self.carry);
@@ -168,7 +168,7 @@ impl SseTap {
 
     /// A usage within a line that was too long to be kept.
     fn found(&mut self, usage: Option<Usage>) {
-        self.count(Event { usage, ..Event::default() });
+        self.count(StreamEvent { usage, ..StreamEvent::default() });
     }
 
     fn data(&mut self, data: &[u8]) {
@@ -176,12 +176,12 @@ impl SseTap {
             return;
         }
         if self.data.len() + data.len() >= LINE_BOUND {
-            self.count(Event::UNKNOWN);
+            self.count(StreamEvent::UNKNOWN);
             self.spilt = true;
         } else if !self.data.is_empty() {
             self.data.push(b'\n');
             self.data.extend_from_slice(data);
-        } else if let Some(event) = Event::read(data) {
+        } else if let Some(event) = StreamEvent::read(data) {
             self.count(event);
         } else {
             self.data.extend_from_slice(data);
@@ -190,14 +190,14 @@ impl SseTap {
 
     fn end_event(&mut self) {
         if !self.spilt && !self.data.is_empty() {
-            self.count(Event::read(&self.data).unwrap_or(Event::UNKNOWN));
+            self.count(StreamEvent::read(&self.data).unwrap_or(StreamEvent::UNKNOWN));
         }
         self.spilt = false;
         self.name = Name::Any;
         empty(&mut self.data);
     }
 
-    fn count(&mut self, event: Event) {
+    fn count(&mut self, event: StreamEvent) {
         if event.of_message {
             self.tongue = Tongue::Messages;
         }

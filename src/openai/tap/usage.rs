@@ -62,7 +62,7 @@ fn count(scanner: &mut Scanner<'_>) -> Result<Option<u64>, Flaw> {
 /// What a stream reports of its tokens, put together. Workers report once at the end, or at the beginning, or with each
 /// piece what there is until then; zeros and what is missing say nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Account {
+pub(super) struct UsageAccount {
     told: bool,
     best: Usage,
     /// Pieces of content that had come with the latest report of output tokens.
@@ -71,7 +71,7 @@ pub(super) struct Account {
     partial: bool,
 }
 
-impl Account {
+impl UsageAccount {
     /// Notes a report that came with, or after, so many pieces of content.
     pub(super) fn report(&mut self, usage: Usage, seen: u64) {
         self.told = true;
@@ -140,7 +140,7 @@ mod tests {
             ("of each piece alone", &[(1, 10, 1), (2, 10, 1), (3, 10, 1)], 3, (10, 3)),
             ("of one token more than pieces at the end", &[(3, 10, 3), (4, 10, 3), (4, 10, 5)], 4, (10, 5)),
         ] {
-            let mut account = Account::default();
+            let mut account = UsageAccount::default();
             assert_eq!(account.until_now(seen), None);
             for (at, prompt, output) in reports {
                 account.report(Usage { prompt: *prompt, output: *output }, *at);

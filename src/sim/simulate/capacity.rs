@@ -156,7 +156,7 @@ fn peak(scenario: &Scenario, people: &People, group: &Group, shares: Remaining, 
 }
 
 /// A request of the closed loop.
-struct Asked {
+struct LoopRequest {
     prompt: u64,
     at: Nanos,
     /// Whether its first token came within the promise.
@@ -176,7 +176,7 @@ fn closed_loop(
     let mut engine = Engine::new(spec.clone());
     let mut random = Rng::with_seed(SEED);
     let mut first_tokens = FirstTokens::new(group.first_token.spread(), SEED);
-    let mut all: Vec<Asked> = Vec::new();
+    let mut all: Vec<LoopRequest> = Vec::new();
     let rounds = ROUNDS.0 * clients as usize + ROUNDS.1;
     let (mut sequences, mut done, mut good) = (0, 0, 0.0);
     let mut since = Nanos::ZERO;
@@ -195,7 +195,7 @@ fn closed_loop(
             if fits {
                 let unfinished = wish.outputs.len();
                 sequences += unfinished;
-                all.push(Asked { prompt: wish.prompt, at: now, in_time: None, unfinished });
+                all.push(LoopRequest { prompt: wish.prompt, at: now, in_time: None, unfinished });
             } else {
                 hopeless += 1;
             }

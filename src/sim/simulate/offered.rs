@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use smallvec::SmallVec;
 
-use super::scenario::{Requests, Scenario, Shape, Spread};
+use super::scenario::{Requests, Scenario, Spread, SpreadShape};
 use crate::request::Class;
 
 /// One caller.
@@ -28,7 +28,7 @@ pub(super) struct Person {
 
 /// What one request wants.
 #[derive(Clone, Debug)]
-pub(super) struct Wish {
+pub(super) struct OfferedRequest {
     pub(super) person: usize,
     pub(super) prompt: u64,
     /// Tokens of each answer that is wanted.
@@ -41,7 +41,7 @@ pub(super) struct Wish {
     pub(super) patient: bool,
 }
 
-impl Wish {
+impl OfferedRequest {
     pub(super) fn output(&self) -> u64 {
         self.outputs.iter().map(|output| u64::from(*output)).sum()
     }
@@ -110,7 +110,7 @@ impl People {
     }
 
     /// The next request; answers are `stretch` times as long as the mix says.
-    pub(super) fn draw(&self, scenario: &Scenario, stretch: f64, random: &mut Rng) -> Wish {
+    pub(super) fn draw(&self, scenario: &Scenario, stretch: f64, random: &mut Rng) -> OfferedRequest {
         let total = self.sums.last().copied().unwrap_or(1.0);
         let drawn = random.f64() * total;
         let person = self.sums.partition_point(|sum| *sum <= drawn).min(self.all.len() - 1);
@@ -118,7 +118,7 @@ impl People {
         let answers = if random.f64() < requests.n_share { requests.n } else { 1 };
         let prompt = u64::from(requests.prompt.draw(1.0, random));
         let most = requests.max_tokens.unwrap_or(u32::MAX);
-        Wish {
+        OfferedRequest {
             person,
             prompt,
             outputs: (0..answers).map(|_| requests.output.draw(stretch, random).min(most)).collect(),
@@ -137,13 +137,15 @@ impl Spread {
         let above_zero = 1.0 - random.f64();
         let mean = self.mean * stretch;
         let length = match self.shape {
-            Shape::Fixed => mean,
-            Shape::LogNormal(sigma) => {
+            SpreadShape::Fixed => mean,
+            SpreadShape::LogNormal(sigma) => {
                 // Box and Muller.
                 let normal = (-2.0 * above_zero.ln()).sqrt() * (TAU * random.f64()).cos();
                 (mean.ln() - sigma * sigma / 2.0 + sigma * normal).exp()
             }
-            Shape::Pareto(exponent) => mean * (exponent - 1.0) / exponent / above_zero.powf(1.0 / exponent),
+            SpreadShape::Pareto(exponent) => {
+                mean * (exponent - 1.0) / exponent / above_zero.powf(1.0 / exponent)
+            }
         };
         // A float beyond the range of u32 becomes its greatest value.
         (length.round() as u32).clamp(1, self.max)
@@ -169,7 +171,7 @@ mod tests {
     fn spreads_have_the_mean_they_are_given() {
         assert!((mean(Spread::fixed(50)) - 50.0).abs() < 1e-9);
         assert!((mean(Spread::log_normal(200.0, 0.8)) - 200.0).abs() < 4.0);
-        let pareto = Spread { mean: 200.0, shape: Shape::Pareto(2.5), max: 1_000_000 };
+        let pareto = Spread { mean: 200.0, shape: SpreadShape::Pareto(2.5), max: 1_000_000 };
         assert!((mean(pareto) - 200.0).abs() < 6.0, "{}", mean(pareto));
     }
 

@@ -2,8 +2,8 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::ask::{Ask, Form};
-use super::mailbox::Counts;
+use super::ask::{SimEndpoint, WorkerRequest};
+use super::mailbox::SequenceCounts;
 use super::{responses, words};
 
 /// Numbers in an embedding.
@@ -11,8 +11,8 @@ const EMBEDDING_SIZE: u32 = 16;
 
 /// What the answers to one request have in common.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) form: Form,
+pub(super) struct AnswerPlan {
+    pub(super) form: SimEndpoint,
     /// A JSON string, quotes and all.
     pub(super) id: String,
     /// A JSON string, quotes and all.
@@ -33,16 +33,22 @@ pub(super) fn put(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
     std::fmt::Write::write_fmt(out, text).unwrap_or_default();
 }
 
-impl Answer {
+impl AnswerPlan {
     /// Prepares the answers to `ask`. `name` is safe inside a JSON string.
-    pub(super) fn new(ask: &Ask, name: &str, served_model: &str, created: u64, cut: &[bool]) -> Self {
+    pub(super) fn new(
+        ask: &WorkerRequest,
+        name: &str,
+        served_model: &str,
+        created: u64,
+        cut: &[bool],
+    ) -> Self {
         let (prefix, object) = match ask.form {
-            Form::Chat => ("chatcmpl", "chat.completion"),
-            Form::Completion => ("cmpl", "text_completion"),
-            Form::Response => ("resp", "response"),
-            Form::Embedding => ("embd", "list"),
+            SimEndpoint::Chat => ("chatcmpl", "chat.completion"),
+            SimEndpoint::Completion => ("cmpl", "text_completion"),
+            SimEndpoint::Response => ("resp", "response"),
+            SimEndpoint::Embedding => ("embd", "list"),
         };
-        let chunk = if ask.stream && ask.form == Form::Chat { ".chunk" } else { "" };
+        let chunk = if ask.stream && ask.form == SimEndpoint::Chat { ".chunk" } else { "" };
         let id = format!("\"{prefix}-{name}\"");
         let model = serde_json::Value::from(ask.model.as_deref().unwrap_or(served_model)).to_string();
         let head =
@@ -63,25 +69,25 @@ impl Answer {
     /// What comes before the first token.
     pub(super) fn begin(&mut self, out: &mut BytesMut) {
         match self.form {
-            Form::Chat => (0..self.cut.len()).for_each(|choice| {
+            SimEndpoint::Chat => (0..self.cut.len()).for_each(|choice| {
                 self.chunk(choice, out, |out| {
                     out.put_slice(b"\"delta\":{\"role\":\"assistant\",\"content\":\"\"}");
                     b"null"
                 });
             }),
-            Form::Response => responses::begin(self, out),
-            Form::Completion | Form::Embedding => {}
+            SimEndpoint::Response => responses::begin(self, out),
+            SimEndpoint::Completion | SimEndpoint::Embedding => {}
         }
     }
 
     /// One token of a choice.
     pub(super) fn token(&mut self, choice: usize, index: u32, out: &mut BytesMut) {
         let word = words::word(index).as_bytes();
-        if self.form == Form::Response {
+        if self.form == SimEndpoint::Response {
             return responses::delta(self, word, out);
         }
         let (before, after): (&[u8], &[u8]) = match self.form {
-            Form::Chat => (b"\"delta\":{\"content\":\"", b"\"}"),
+            SimEndpoint::Chat => (b"\"delta\":{\"content\":\"", b"\"}"),
             _ => (b"\"text\":\"", b"\""),
         };
         self.chunk(choice, out, |out| {
@@ -93,13 +99,17 @@ impl Answer {
     }
 
     /// What comes after the last token: why each choice ended, the usage, the mark of the end.
-    pub(super) fn end(&mut self, counts: &Counts, out: &mut BytesMut) {
-        if self.form == Form::Response {
+    pub(super) fn end(&mut self, counts: &SequenceCounts, out: &mut BytesMut) {
+        if self.form == SimEndpoint::Response {
             return responses::end(self, counts, out);
         }
         for choice in 0..self.cut.len() {
             self.chunk(choice, out, |out| {
-                out.put_slice(if self.form == Form::Chat { b"\"delta\":{}" } else { b"\"text\":\"\"" });
+                out.put_slice(if self.form == SimEndpoint::Chat {
+                    b"\"delta\":{}"
+                } else {
+                    b"\"text\":\"\""
+                });
                 self.finish_reason(choice)
             });
         }
@@ -120,18 +130,18 @@ impl Answer {
     }
 
     /// The whole answer in one piece.
-    pub(super) fn whole(&self, counts: &Counts, out: &mut BytesMut) {
+    pub(super) fn whole(&self, counts: &SequenceCounts, out: &mut BytesMut) {
         match self.form {
-            Form::Response => return responses::whole(self, counts, "completed", out),
-            Form::Embedding => return self.embeddings(out),
-            Form::Chat | Form::Completion => {}
+            SimEndpoint::Response => return responses::whole(self, counts, "completed", out),
+            SimEndpoint::Embedding => return self.embeddings(out),
+            SimEndpoint::Chat | SimEndpoint::Completion => {}
         }
         put(out, format_args!("{},\"choices\":[", self.head));
         for (choice, count) in counts.iter().enumerate() {
             let comma = if choice == 0 { "" } else { "," };
             put(out, format_args!("{comma}{{\"index\":{choice},"));
             let (before, after): (&[u8], &[u8]) = match self.form {
-                Form::Chat => (b"\"message\":{\"role\":\"assistant\",\"content\":\"", b"\"}"),
+                SimEndpoint::Chat => (b"\"message\":{\"role\":\"assistant\",\"content\":\"", b"\"}"),
                 _ => (b"\"text\":\"", b"\""),
             };
             out.put_slice(before);
@@ -164,7 +174,7 @@ impl Answer {
         if self.cut.get(choice) == Some(&true) { b"\"length\"" } else { b"\"stop\"" }
     }
 
-    fn usage(&self, counts: &Counts, out: &mut BytesMut) {
+    fn usage(&self, counts: &SequenceCounts, out: &mut BytesMut) {
         let prompt = self.prompt_tokens;
         let output: u64 = counts.iter().copied().map(u64::from).sum();
         put(

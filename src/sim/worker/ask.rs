@@ -4,16 +4,16 @@ use http::HeaderMap;
 use serde::Deserialize;
 use smallvec::{SmallVec, smallvec};
 
-use super::fault::Faults;
-use super::size::{MAX_PARTS, Size};
-use super::station::Wish;
+use super::fault::RequestFaults;
+use super::size::{MAX_PARTS, PromptSize};
+use super::station::SequenceRequest;
 
 /// Tokens a chat template adds around each message.
 const MESSAGE_TOKENS: u64 = 4;
 
 /// Which endpoint was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum SimEndpoint {
     /// `/v1/chat/completions`
     Chat,
     /// `/v1/completions`
@@ -24,7 +24,7 @@ pub(super) enum Form {
     Embedding,
 }
 
-impl Form {
+impl SimEndpoint {
     pub(super) fn of_path(path: &str) -> Option<Self> {
         match path {
             "/v1/chat/completions" => Some(Self::Chat),
@@ -38,27 +38,27 @@ impl Form {
 
 /// A request, understood.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Ask {
-    pub(super) form: Form,
+pub(super) struct WorkerRequest {
+    pub(super) form: SimEndpoint,
     /// The model asked for, to be echoed.
     pub(super) model: Option<String>,
     /// One for each sequence: `n` for each prompt, prompt by prompt.
-    pub(super) wishes: Vec<Wish>,
+    pub(super) wishes: Vec<SequenceRequest>,
     /// Tokens of all prompts, each counted once.
     pub(super) prompt_tokens: u64,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
     /// What the request itself wants to go wrong.
-    pub(super) faults: Option<Faults>,
+    pub(super) faults: Option<RequestFaults>,
 }
 
 #[derive(Deserialize)]
-struct Wire {
+struct WireRequest {
     model: Option<String>,
-    messages: Option<Size>,
-    prompt: Option<Size>,
-    input: Option<Size>,
-    instructions: Option<Size>,
+    messages: Option<PromptSize>,
+    prompt: Option<PromptSize>,
+    input: Option<PromptSize>,
+    instructions: Option<PromptSize>,
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
     max_output_tokens: Option<u32>,
@@ -74,38 +74,38 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-impl Ask {
+impl WorkerRequest {
     /// Reads a request. Headers go before the body where both name a fault.
     ///
     /// # Errors
     /// What is wrong with it, for the client.
     pub(super) fn parse(
-        form: Form,
+        form: SimEndpoint,
         headers: &HeaderMap,
         body: &[u8],
         default_max_tokens: u32,
     ) -> Result<Self, String> {
-        let wire: Wire = serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))?;
+        let wire: WireRequest = serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))?;
         let named = match headers.get("x-sim-fault") {
             Some(value) => Some(value.to_str().map_err(|_| "x-sim-fault is no text")?),
             None => wire.sim_fault.as_deref(),
         };
-        let faults = named.map(Faults::parse).transpose()?;
+        let faults = named.map(RequestFaults::parse).transpose()?;
 
         let (field, size) = match form {
-            Form::Chat => ("messages", wire.messages),
-            Form::Completion => ("prompt", wire.prompt),
-            Form::Response | Form::Embedding => ("input", wire.input),
+            SimEndpoint::Chat => ("messages", wire.messages),
+            SimEndpoint::Completion => ("prompt", wire.prompt),
+            SimEndpoint::Response | SimEndpoint::Embedding => ("input", wire.input),
         };
         let size = size.ok_or_else(|| format!("{field} is missing"))?;
         let prompts: SmallVec<[u64; 1]> = match form {
-            Form::Chat => smallvec![size.tokens + MESSAGE_TOKENS * size.parts.len() as u64],
-            Form::Response => smallvec![size.tokens + wire.instructions.map_or(0, |size| size.tokens)],
-            Form::Completion | Form::Embedding => size.parts,
+            SimEndpoint::Chat => smallvec![size.tokens + MESSAGE_TOKENS * size.parts.len() as u64],
+            SimEndpoint::Response => smallvec![size.tokens + wire.instructions.map_or(0, |size| size.tokens)],
+            SimEndpoint::Completion | SimEndpoint::Embedding => size.parts,
         };
         let n = match form {
-            Form::Chat | Form::Completion => wire.n.unwrap_or(1),
-            Form::Response | Form::Embedding => 1,
+            SimEndpoint::Chat | SimEndpoint::Completion => wire.n.unwrap_or(1),
+            SimEndpoint::Response | SimEndpoint::Embedding => 1,
         };
         if prompts.is_empty() || n == 0 || prompts.len().saturating_mul(n as usize) > MAX_PARTS {
             return Err(format!("{field} × n must be from 1 to {MAX_PARTS} sequences"));
@@ -115,16 +115,16 @@ impl Ask {
         let max = max.unwrap_or(default_max_tokens).max(1);
         let (max, exact) = match form {
             // An embedding is a prefill and nothing more.
-            Form::Embedding => (1, true),
+            SimEndpoint::Embedding => (1, true),
             _ => (max, wire.ignore_eos.unwrap_or(false)),
         };
-        let wish = |&prompt: &u64| Wish { prompt: prompt.max(1), max, exact };
+        let wish = |&prompt: &u64| SequenceRequest { prompt: prompt.max(1), max, exact };
         Ok(Self {
             form,
             model: wire.model,
             prompt_tokens: prompts.iter().map(|prompt| (*prompt).max(1)).sum(),
             wishes: prompts.iter().flat_map(|prompt| std::iter::repeat_n(wish(prompt), n as usize)).collect(),
-            stream: wire.stream.unwrap_or(false) && form != Form::Embedding,
+            stream: wire.stream.unwrap_or(false) && form != SimEndpoint::Embedding,
             include_usage: wire.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
             faults,
         })
@@ -136,13 +136,14 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn parse(form: Form, body: &str) -> Result<Ask, String> {
-        Ask::parse(form, &HeaderMap::new(), body.as_bytes(), 256)
+    fn parse(form: SimEndpoint, body: &str) -> Result<WorkerRequest, String> {
+        WorkerRequest::parse(form, &HeaderMap::new(), body.as_bytes(), 256)
     }
 
     #[test]
     fn sequences_are_prompts_times_n() {
-        let ask = parse(Form::Completion, r#"{"prompt":["four","eight by"],"n":2,"max_tokens":9}"#).unwrap();
+        let ask =
+            parse(SimEndpoint::Completion, r#"{"prompt":["four","eight by"],"n":2,"max_tokens":9}"#).unwrap();
         let prompts: Vec<u64> = ask.wishes.iter().map(|wish| wish.prompt).collect();
         assert_eq!((prompts, ask.prompt_tokens), (vec![1, 1, 2, 2], 3));
         assert!(ask.wishes.iter().all(|wish| wish.max == 9 && !wish.exact));
@@ -152,28 +153,33 @@ mod tests {
     fn the_newer_name_of_the_bound_goes_first() {
         let body = r#"{"messages":[{"role":"user","content":"hi"}],"max_tokens":5,
             "max_completion_tokens":7,"ignore_eos":true,"n":null}"#;
-        let ask = parse(Form::Chat, body).unwrap();
-        assert_eq!(ask.wishes, [Wish { prompt: 5, max: 7, exact: true }]);
+        let ask = parse(SimEndpoint::Chat, body).unwrap();
+        assert_eq!(ask.wishes, [SequenceRequest { prompt: 5, max: 7, exact: true }]);
     }
 
     #[test]
     fn a_header_goes_before_the_body() {
         let mut headers = HeaderMap::new();
         headers.insert("x-sim-fault", HeaderValue::from_static("die"));
-        let ask = Ask::parse(Form::Response, &headers, br#"{"input":"hi","sim_fault":"hang"}"#, 256);
-        assert_eq!(ask.unwrap().faults, Some(Faults::parse("die").unwrap()));
+        let ask = WorkerRequest::parse(
+            SimEndpoint::Response,
+            &headers,
+            br#"{"input":"hi","sim_fault":"hang"}"#,
+            256,
+        );
+        assert_eq!(ask.unwrap().faults, Some(RequestFaults::parse("die").unwrap()));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (form, body, word) in [
-            (Form::Chat, "{", "body"),
-            (Form::Chat, r#"{"prompt":"hi"}"#, "messages"),
-            (Form::Completion, r#"{"prompt":[]}"#, "prompt"),
-            (Form::Completion, r#"{"prompt":"hi","n":0}"#, "n must"),
-            (Form::Completion, r#"{"prompt":"hi","n":4294967295}"#, "n must"),
-            (Form::Completion, r#"{"prompt":"hi","sim_fault":"x"}"#, "unknown fault"),
-            (Form::Embedding, r#"{"input":"hi","max_tokens":-1}"#, "-1"),
+            (SimEndpoint::Chat, "{", "body"),
+            (SimEndpoint::Chat, r#"{"prompt":"hi"}"#, "messages"),
+            (SimEndpoint::Completion, r#"{"prompt":[]}"#, "prompt"),
+            (SimEndpoint::Completion, r#"{"prompt":"hi","n":0}"#, "n must"),
+            (SimEndpoint::Completion, r#"{"prompt":"hi","n":4294967295}"#, "n must"),
+            (SimEndpoint::Completion, r#"{"prompt":"hi","sim_fault":"x"}"#, "unknown fault"),
+            (SimEndpoint::Embedding, r#"{"input":"hi","max_tokens":-1}"#, "-1"),
         ] {
             let message = parse(form, body).unwrap_err();
             assert!(message.contains(word), "{body}: {message}");

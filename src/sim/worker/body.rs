@@ -7,11 +7,11 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 
-use super::answer::Answer;
-use super::fault::{Faults, Midway};
-use super::mailbox::Counts;
-use super::station::Work;
-use super::tally::{Outcome, Ticket};
+use super::answer::AnswerPlan;
+use super::fault::{Midway, RequestFaults};
+use super::mailbox::SequenceCounts;
+use super::station::SequenceWork;
+use super::tally::{EndedAs, InFlightTicket};
 
 /// The trailer that the fault `trailers` sends.
 pub(super) const TRAILER: HeaderName = HeaderName::from_static("x-sim-trailer");
@@ -26,7 +26,7 @@ pub(super) enum WorkerBody {
     /// All of it.
     Whole(Option<Bytes>),
     /// As it is generated.
-    Stream(Box<Stream>),
+    Stream(Box<StreamBody>),
 }
 
 impl WorkerBody {
@@ -36,30 +36,30 @@ impl WorkerBody {
 }
 
 /// A body that is being written.
-pub(super) struct Stream {
+pub(super) struct StreamBody {
     /// None in a body that has all it will ever say in `out`.
-    source: Option<Source>,
+    source: Option<BodySource>,
     out: BytesMut,
     chunk: Option<usize>,
     trailers: bool,
-    ticket: Ticket,
-    phase: Phase,
+    ticket: InFlightTicket,
+    phase: BodyPhase,
 }
 
 /// Where a stream's tokens come from.
-struct Source {
-    work: Work,
-    answer: Answer,
+struct BodySource {
+    work: SequenceWork,
+    answer: AnswerPlan,
     midway: Option<Midway>,
     /// What the engine has yielded.
-    counts: Counts,
+    counts: SequenceCounts,
     /// What is written of it.
-    written: Counts,
+    written: SequenceCounts,
     total: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum BodyPhase {
     /// More may come.
     Open,
     /// All is in `out`; then a proper end.
@@ -74,18 +74,23 @@ enum Phase {
     Silent,
 }
 
-impl Stream {
+impl StreamBody {
     /// A stream that follows `work`.
-    pub(super) fn follow(work: Work, mut answer: Answer, faults: &Faults, ticket: Ticket) -> Self {
+    pub(super) fn follow(
+        work: SequenceWork,
+        mut answer: AnswerPlan,
+        faults: &RequestFaults,
+        ticket: InFlightTicket,
+    ) -> Self {
         let mut out = BytesMut::new();
-        let mut phase = Phase::Open;
+        let mut phase = BodyPhase::Open;
         match faults.midway {
-            Some(Midway::DieAfterHeaders) => phase = Phase::Breaking,
+            Some(Midway::DieAfterHeaders) => phase = BodyPhase::Breaking,
             _ => answer.begin(&mut out),
         }
         let written = smallvec::smallvec![0; work.cut.len()];
-        let counts = Counts::clone(&written);
-        let source = Source { work, answer, midway: faults.midway, counts, written, total: 0 };
+        let counts = SequenceCounts::clone(&written);
+        let source = BodySource { work, answer, midway: faults.midway, counts, written, total: 0 };
         let mut stream =
             Self { source: Some(source), out, chunk: faults.chunk, trailers: faults.trailers, ticket, phase };
         stream.strike();
@@ -93,21 +98,21 @@ impl Stream {
     }
 
     /// An answer of which only the first half comes, and then the break or the silence of `midway`.
-    pub(super) fn half(mut whole: BytesMut, midway: Midway, ticket: Ticket) -> Self {
+    pub(super) fn half(mut whole: BytesMut, midway: Midway, ticket: InFlightTicket) -> Self {
         whole.truncate(whole.len() / 2);
-        let phase = if matches!(midway, Midway::Stall(_)) { Phase::Silent } else { Phase::Breaking };
+        let phase = if matches!(midway, Midway::Stall(_)) { BodyPhase::Silent } else { BodyPhase::Breaking };
         Self { source: None, out: whole, chunk: None, trailers: false, ticket, phase }
     }
 
     /// Lets the fault happen when its time has come.
     fn strike(&mut self) {
-        let Some(source) = self.source.as_mut().filter(|_| self.phase == Phase::Open) else { return };
+        let Some(source) = self.source.as_mut().filter(|_| self.phase == BodyPhase::Open) else { return };
         match source.midway {
-            Some(Midway::Break(after)) if source.total >= after => self.phase = Phase::Breaking,
-            Some(Midway::Stall(after)) if source.total >= after => self.phase = Phase::Silent,
+            Some(Midway::Break(after)) if source.total >= after => self.phase = BodyPhase::Breaking,
+            Some(Midway::Stall(after)) if source.total >= after => self.phase = BodyPhase::Silent,
             Some(Midway::ErrorEvent(after)) if source.total >= after => {
-                Answer::error_event(&mut self.out);
-                self.phase = Phase::Ending;
+                AnswerPlan::error_event(&mut self.out);
+                self.phase = BodyPhase::Ending;
             }
             _ => {}
         }
@@ -116,12 +121,12 @@ impl Stream {
     /// Writes what the engine has yielded since the last time.
     fn fill(&mut self, cx: &Context<'_>) -> Poll<()> {
         let Some(source) = &mut self.source else {
-            self.phase = Phase::Ending;
+            self.phase = BodyPhase::Ending;
             return Poll::Ready(());
         };
         let complete = std::task::ready!(source.work.mailbox.poll_news(cx, &mut source.counts));
         for choice in 0..source.counts.len() {
-            while let Some(source) = self.source.as_mut().filter(|_| self.phase == Phase::Open)
+            while let Some(source) = self.source.as_mut().filter(|_| self.phase == BodyPhase::Open)
                 && source.written[choice] < source.counts[choice]
             {
                 source.answer.token(choice, source.written[choice], &mut self.out);
@@ -130,9 +135,9 @@ impl Stream {
                 self.strike();
             }
         }
-        if let Some(source) = self.source.as_mut().filter(|_| complete && self.phase == Phase::Open) {
+        if let Some(source) = self.source.as_mut().filter(|_| complete && self.phase == BodyPhase::Open) {
             source.answer.end(&source.counts, &mut self.out);
-            self.phase = Phase::Ending;
+            self.phase = BodyPhase::Ending;
         }
         Poll::Ready(())
     }
@@ -141,7 +146,7 @@ impl Stream {
     fn piece(&mut self) -> Option<Bytes> {
         let ready = match self.chunk {
             Some(size) if self.out.len() >= size => size,
-            Some(_) if self.phase == Phase::Open => 0,
+            Some(_) if self.phase == BodyPhase::Open => 0,
             _ => self.out.len(),
         };
         (ready > 0).then(|| self.out.split_to(ready).freeze())
@@ -162,25 +167,25 @@ impl Body for WorkerBody {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
             match stream.phase {
-                Phase::Open => std::task::ready!(stream.fill(cx)),
-                Phase::Ending => {
-                    stream.phase = Phase::Over;
-                    stream.ticket.set(Outcome::Finished);
+                BodyPhase::Open => std::task::ready!(stream.fill(cx)),
+                BodyPhase::Ending => {
+                    stream.phase = BodyPhase::Over;
+                    stream.ticket.set(EndedAs::Finished);
                     if stream.trailers {
                         let done = HeaderMap::from_iter([(TRAILER, HeaderValue::from_static("done"))]);
                         return Poll::Ready(Some(Ok(Frame::trailers(done))));
                     }
                 }
-                Phase::Over => return Poll::Ready(None),
-                Phase::Breaking => {
+                BodyPhase::Over => return Poll::Ready(None),
+                BodyPhase::Breaking => {
                     // Once more around the executor, so that the server flushes before it learns of the break.
-                    stream.phase = Phase::Broken;
-                    stream.ticket.set(Outcome::Cut);
+                    stream.phase = BodyPhase::Broken;
+                    stream.ticket.set(EndedAs::Cut);
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Phase::Broken => return Poll::Ready(Some(Err(Cut))),
-                Phase::Silent => return Poll::Pending,
+                BodyPhase::Broken => return Poll::Ready(Some(Err(Cut))),
+                BodyPhase::Silent => return Poll::Pending,
             }
         }
     }

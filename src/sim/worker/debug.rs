@@ -7,7 +7,7 @@ use http::request::Parts;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use super::fault::Faults;
+use super::fault::RequestFaults;
 
 /// Bytes of the last body that are kept.
 const MAX_KEPT: usize = 64 << 10;
@@ -16,7 +16,7 @@ const MAX_KEPT: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Debug {
     /// Faults of the next requests, and of how many.
-    faults: Mutex<Option<(Faults, u64)>>,
+    faults: Mutex<Option<(RequestFaults, u64)>>,
     last: Mutex<Option<Last>>,
 }
 
@@ -36,14 +36,14 @@ struct Order {
 /// What `POST /debug/worker` changes; what is absent stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Change {
+pub(super) struct WorkerChange {
     /// Sequences decoded at once, at least 1.
     pub(super) slots: Option<u32>,
     /// Share of requests whose prompt is cached, 0 to 1.
     pub(super) cached_share: Option<f64>,
 }
 
-impl Change {
+impl WorkerChange {
     /// Reads a change.
     ///
     /// # Errors
@@ -67,13 +67,13 @@ impl Debug {
     /// order replaces an earlier one; a count of zero takes it back.
     pub(super) fn set_faults(&self, body: &[u8]) -> Result<(), String> {
         let order: Order = serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))?;
-        let faults = Faults::parse(&order.fault)?;
+        let faults = RequestFaults::parse(&order.fault)?;
         *self.faults.lock() = Some((faults, order.count.unwrap_or(1)));
         Ok(())
     }
 
     /// The faults of this request.
-    pub(super) fn take_faults(&self) -> Option<Faults> {
+    pub(super) fn take_faults(&self) -> Option<RequestFaults> {
         let mut faults = self.faults.lock();
         let (faults, left) = faults.as_mut().filter(|(_, left)| *left > 0)?;
         *left -= 1;

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 /// What goes wrong with one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Faults {
+pub(super) struct RequestFaults {
     /// Instead of an answer.
     pub(super) instead: Option<Instead>,
     /// A wait before the work begins.
@@ -46,7 +46,7 @@ pub(super) enum Midway {
     ErrorEvent(u32),
 }
 
-impl Faults {
+impl RequestFaults {
     /// Reads a list of faults.
     ///
     /// # Errors
@@ -93,10 +93,10 @@ mod tests {
 
     #[test]
     fn a_list_combines_faults() {
-        let faults = Faults::parse("chunk:7, break:5,trailers,slow-start:20").unwrap();
+        let faults = RequestFaults::parse("chunk:7, break:5,trailers,slow-start:20").unwrap();
         assert_eq!(
             faults,
-            Faults {
+            RequestFaults {
                 instead: None,
                 delay: Duration::from_millis(20),
                 midway: Some(Midway::Break(5)),
@@ -104,7 +104,7 @@ mod tests {
                 trailers: true,
             }
         );
-        assert_eq!(Faults::parse(" "), Ok(Faults::default()));
+        assert_eq!(RequestFaults::parse(" "), Ok(RequestFaults::default()));
     }
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
             ("status:99", "200"),
             ("status:70000", "200"),
         ] {
-            let message = Faults::parse(list).unwrap_err();
+            let message = RequestFaults::parse(list).unwrap_err();
             assert!(message.contains(word), "{list}: {message}");
         }
     }

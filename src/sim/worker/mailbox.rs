@@ -9,14 +9,14 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 /// Tokens yielded so far, per sequence.
-pub(super) type Counts = SmallVec<[u32; 2]>;
+pub(super) type SequenceCounts = SmallVec<[u32; 2]>;
 
 #[derive(Debug)]
 pub(super) struct Mailbox(Mutex<Inside>);
 
 #[derive(Debug)]
 struct Inside {
-    counts: Counts,
+    counts: SequenceCounts,
     unfinished: usize,
     news: bool,
     waker: Option<Waker>,
@@ -51,7 +51,7 @@ impl Mailbox {
     }
 
     /// Waits for news since the last call, copies the counts, and says whether every sequence is complete.
-    pub(super) fn poll_news(&self, cx: &Context<'_>, counts: &mut Counts) -> Poll<bool> {
+    pub(super) fn poll_news(&self, cx: &Context<'_>, counts: &mut SequenceCounts) -> Poll<bool> {
         let mut inside = self.0.lock();
         if std::mem::take(&mut inside.news) {
             counts.clone_from(&inside.counts);

@@ -2,18 +2,18 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::answer::{Answer, put};
-use super::mailbox::Counts;
+use super::answer::{AnswerPlan, put};
+use super::mailbox::SequenceCounts;
 use super::words;
 
 /// The one item of every answer.
 const ITEM: &str = "\"item_id\":\"msg_0\",\"output_index\":0,\"content_index\":0";
 
-pub(super) fn begin(answer: &mut Answer, out: &mut BytesMut) {
+pub(super) fn begin(answer: &mut AnswerPlan, out: &mut BytesMut) {
     for name in ["response.created", "response.in_progress"] {
         event(answer, name, out, |answer, out| {
             out.put_slice(b"\"response\":");
-            whole(answer, &Counts::new(), "in_progress", out);
+            whole(answer, &SequenceCounts::new(), "in_progress", out);
         });
     }
     event(answer, "response.output_item.added", out, |_, out| {
@@ -26,7 +26,7 @@ pub(super) fn begin(answer: &mut Answer, out: &mut BytesMut) {
     });
 }
 
-pub(super) fn delta(answer: &mut Answer, word: &[u8], out: &mut BytesMut) {
+pub(super) fn delta(answer: &mut AnswerPlan, word: &[u8], out: &mut BytesMut) {
     event(answer, "response.output_text.delta", out, |_, out| {
         put(out, format_args!("{ITEM},\"delta\":\""));
         out.put_slice(word);
@@ -34,7 +34,7 @@ pub(super) fn delta(answer: &mut Answer, word: &[u8], out: &mut BytesMut) {
     });
 }
 
-pub(super) fn end(answer: &mut Answer, counts: &Counts, out: &mut BytesMut) {
+pub(super) fn end(answer: &mut AnswerPlan, counts: &SequenceCounts, out: &mut BytesMut) {
     let tokens = counts.first().copied().unwrap_or_default();
     event(answer, "response.output_text.done", out, |_, out| {
         put(out, format_args!("{ITEM},\"text\":\""));
@@ -56,8 +56,8 @@ pub(super) fn end(answer: &mut Answer, counts: &Counts, out: &mut BytesMut) {
 }
 
 /// The response object; no counts mean that nothing was said yet.
-pub(super) fn whole(answer: &Answer, counts: &Counts, status: &str, out: &mut BytesMut) {
-    let Answer { id, model, created, prompt_tokens: prompt, .. } = answer;
+pub(super) fn whole(answer: &AnswerPlan, counts: &SequenceCounts, status: &str, out: &mut BytesMut) {
+    let AnswerPlan { id, model, created, prompt_tokens: prompt, .. } = answer;
     put(
         out,
         format_args!(
@@ -81,7 +81,12 @@ pub(super) fn whole(answer: &Answer, counts: &Counts, status: &str, out: &mut By
     );
 }
 
-fn event(answer: &mut Answer, name: &str, out: &mut BytesMut, body: impl FnOnce(&Answer, &mut BytesMut)) {
+fn event(
+    answer: &mut AnswerPlan,
+    name: &str,
+    out: &mut BytesMut,
+    body: impl FnOnce(&AnswerPlan, &mut BytesMut),
+) {
     let number = answer.events;
     answer.events += 1;
     put(out, format_args!("event: {name}\ndata: {{\"type\":\"{name}\",\"sequence_number\":{number},"));

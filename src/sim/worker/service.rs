@@ -11,14 +11,14 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use super::Options;
-use super::answer::Answer;
-use super::ask::{Ask, Form};
-use super::body::{Cut, Stream, TRAILER, WorkerBody};
-use super::debug::{Change, Debug};
-use super::fault::{Faults, Instead, Midway};
-use super::mailbox::Counts;
-use super::station::{Station, Work};
-use super::tally::{Outcome, Tally, Ticket};
+use super::answer::AnswerPlan;
+use super::ask::{SimEndpoint, WorkerRequest};
+use super::body::{Cut, StreamBody, TRAILER, WorkerBody};
+use super::debug::{Debug, WorkerChange};
+use super::fault::{Instead, Midway, RequestFaults};
+use super::mailbox::SequenceCounts;
+use super::station::{SequenceWork, Station};
+use super::tally::{EndedAs, InFlightTicket, OutcomeTally};
 use crate::clock::unix_seconds;
 
 /// Bytes of a request's body, at the most.
@@ -31,7 +31,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) struct Shop {
     options: Options,
     station: Arc<Station>,
-    tally: Arc<Tally>,
+    tally: Arc<OutcomeTally>,
     debug: Debug,
     /// One time for all answers: the same request, with the same id, gets the same bytes.
     created: u64,
@@ -82,13 +82,14 @@ impl Shop {
                 order(body, |bytes| self.debug.set_faults(bytes)).await
             }
             "/debug/worker" if parts.method == Method::POST => {
-                order(body, |bytes| Change::parse(bytes).map(|change| self.station.change(&change))).await
+                order(body, |bytes| WorkerChange::parse(bytes).map(|change| self.station.change(&change)))
+                    .await
             }
             "/v1/models" if reads => {
                 self.debug.record(parts, Bytes::new());
                 json(self.models())
             }
-            _ => match Form::of_path(path).filter(|_| parts.method == Method::POST) {
+            _ => match SimEndpoint::of_path(path).filter(|_| parts.method == Method::POST) {
                 Some(form) => return self.infer(form, parts, body).await,
                 None => {
                     self.debug.record(parts, Bytes::new());
@@ -108,12 +109,12 @@ impl Shop {
     }
 
     /// A call of one of the OpenAI endpoints, counted from its head on.
-    async fn infer(&self, form: Form, parts: Parts, body: Incoming) -> Reply {
+    async fn infer(&self, form: SimEndpoint, parts: Parts, body: Incoming) -> Reply {
         let mut ticket = self.tally.open();
         match read(body).await {
             Ok(bytes) => self.answer(form, parts, bytes, ticket).await,
             Err(refusal) => {
-                ticket.set(Outcome::Refused);
+                ticket.set(EndedAs::Refused);
                 Ok(refusal)
             }
         }
@@ -121,18 +122,24 @@ impl Shop {
 
     /// A call that came some other way than over a connection.
     pub(super) async fn call(&self, parts: Parts, bytes: Bytes) -> Reply {
-        match Form::of_path(parts.uri.path()) {
+        match SimEndpoint::of_path(parts.uri.path()) {
             Some(form) => self.answer(form, parts, bytes, self.tally.open()).await,
             None => Ok(error(StatusCode::NOT_FOUND, "no such endpoint")),
         }
     }
 
-    async fn answer(&self, form: Form, parts: Parts, bytes: Bytes, mut ticket: Ticket) -> Reply {
-        let refuse = |mut ticket: Ticket, refusal| {
-            ticket.set(Outcome::Refused);
+    async fn answer(
+        &self,
+        form: SimEndpoint,
+        parts: Parts,
+        bytes: Bytes,
+        mut ticket: InFlightTicket,
+    ) -> Reply {
+        let refuse = |mut ticket: InFlightTicket, refusal| {
+            ticket.set(EndedAs::Refused);
             Ok(refusal)
         };
-        let ask = Ask::parse(form, &parts.headers, &bytes, self.options.default_max_tokens);
+        let ask = WorkerRequest::parse(form, &parts.headers, &bytes, self.options.default_max_tokens);
         let name = self.name(&parts);
         self.debug.record(parts, bytes);
         let mut ask = match ask {
@@ -142,7 +149,7 @@ impl Shop {
         let faults = ask.faults.take().or_else(|| self.debug.take_faults()).unwrap_or_default();
         match faults.instead {
             Some(Instead::Die) => {
-                ticket.set(Outcome::Cut);
+                ticket.set(EndedAs::Cut);
                 return Err(Cut);
             }
             Some(Instead::Hang) => std::future::pending().await,
@@ -157,7 +164,7 @@ impl Shop {
             Err(too_long) => return refuse(ticket, error(StatusCode::BAD_REQUEST, &too_long.to_string())),
         };
         self.station.count_prompt(ask.prompt_tokens);
-        let answer = Answer::new(&ask, &name, &self.options.model, self.created, &work.cut);
+        let answer = AnswerPlan::new(&ask, &name, &self.options.model, self.created, &work.cut);
         Ok(if ask.stream {
             stream(work, answer, &faults, ticket)
         } else {
@@ -176,8 +183,13 @@ impl Shop {
     }
 }
 
-fn stream(work: Work, answer: Answer, faults: &Faults, ticket: Ticket) -> Response<WorkerBody> {
-    let stream = Stream::follow(work, answer, faults, ticket);
+fn stream(
+    work: SequenceWork,
+    answer: AnswerPlan,
+    faults: &RequestFaults,
+    ticket: InFlightTicket,
+) -> Response<WorkerBody> {
+    let stream = StreamBody::follow(work, answer, faults, ticket);
     let mut response =
         plain_body(StatusCode::OK, "text/event-stream; charset=utf-8", WorkerBody::Stream(Box::new(stream)));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -188,23 +200,28 @@ fn stream(work: Work, answer: Answer, faults: &Faults, ticket: Ticket) -> Respon
 }
 
 /// An answer in one piece. Of the faults in the middle, an error becomes a 500, and the others come after half of it.
-async fn whole(work: Work, answer: Answer, faults: &Faults, mut ticket: Ticket) -> Response<WorkerBody> {
-    let mut counts = Counts::new();
+async fn whole(
+    work: SequenceWork,
+    answer: AnswerPlan,
+    faults: &RequestFaults,
+    mut ticket: InFlightTicket,
+) -> Response<WorkerBody> {
+    let mut counts = SequenceCounts::new();
     while !std::future::poll_fn(|cx| work.mailbox.poll_news(cx, &mut counts)).await {}
     let mut out = BytesMut::new();
     answer.whole(&counts, &mut out);
     match faults.midway {
         None => {
-            ticket.set(Outcome::Finished);
+            ticket.set(EndedAs::Finished);
             json(out.freeze())
         }
         Some(Midway::ErrorEvent(_)) => {
-            ticket.set(Outcome::Refused);
+            ticket.set(EndedAs::Refused);
             error(StatusCode::INTERNAL_SERVER_ERROR, "a simulated fault")
         }
         Some(midway) => {
             let length = HeaderValue::from(out.len());
-            let body = WorkerBody::Stream(Box::new(Stream::half(out, midway, ticket)));
+            let body = WorkerBody::Stream(Box::new(StreamBody::half(out, midway, ticket)));
             let mut response = plain_body(StatusCode::OK, "application/json", body);
             response.headers_mut().insert(CONTENT_LENGTH, length);
             response

@@ -13,7 +13,7 @@ pub(super) const MAX_PARTS: usize = 2048;
 
 /// The size of a prompt, a list of prompts, or a list of messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Size {
+pub(super) struct PromptSize {
     /// Tokens in all.
     pub(super) tokens: u64,
     /// Tokens of each element of a list of prompts or messages; of anything else one part.
@@ -22,55 +22,55 @@ pub(super) struct Size {
     number: bool,
 }
 
-impl Size {
+impl PromptSize {
     fn whole(tokens: u64, number: bool) -> Self {
         Self { tokens, parts: smallvec![tokens], number }
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
+impl<'de> Deserialize<'de> for PromptSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Reader)
+        deserializer.deserialize_any(SizeReader)
     }
 }
 
-struct Reader;
+struct SizeReader;
 
-impl<'de> Visitor<'de> for Reader {
-    type Value = Size;
+impl<'de> Visitor<'de> for SizeReader {
+    type Value = PromptSize;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("text, token ids, or a list of them")
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Size, E> {
-        Ok(Size::whole(text.len().div_ceil(4) as u64, false))
+    fn visit_str<E: Error>(self, text: &str) -> Result<PromptSize, E> {
+        Ok(PromptSize::whole(text.len().div_ceil(4) as u64, false))
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Size, E> {
-        Ok(Size::whole(1, true))
+    fn visit_u64<E: Error>(self, _: u64) -> Result<PromptSize, E> {
+        Ok(PromptSize::whole(1, true))
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Size, E> {
-        Ok(Size::whole(1, true))
+    fn visit_i64<E: Error>(self, _: i64) -> Result<PromptSize, E> {
+        Ok(PromptSize::whole(1, true))
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Size, E> {
-        Ok(Size::whole(1, true))
+    fn visit_f64<E: Error>(self, _: f64) -> Result<PromptSize, E> {
+        Ok(PromptSize::whole(1, true))
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Size, E> {
-        Ok(Size::whole(0, false))
+    fn visit_bool<E: Error>(self, _: bool) -> Result<PromptSize, E> {
+        Ok(PromptSize::whole(0, false))
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Size, E> {
-        Ok(Size::whole(0, false))
+    fn visit_unit<E: Error>(self) -> Result<PromptSize, E> {
+        Ok(PromptSize::whole(0, false))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Size, A::Error> {
-        let mut size = Size::default();
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<PromptSize, A::Error> {
+        let mut size = PromptSize::default();
         let mut ids = 0;
-        while let Some(element) = list.next_element::<Size>()? {
+        while let Some(element) = list.next_element::<PromptSize>()? {
             size.tokens += element.tokens;
             if element.number {
                 ids += 1;
@@ -86,35 +86,35 @@ impl<'de> Visitor<'de> for Reader {
         Ok(size)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Size, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PromptSize, A::Error> {
         let mut tokens = 0;
-        while let Some(key) = map.next_key::<Key>()? {
+        while let Some(key) = map.next_key::<SizeKey>()? {
             match key {
-                Key::Text => tokens += map.next_value::<Size>()?.tokens,
-                Key::Other => drop(map.next_value::<IgnoredAny>()?),
+                SizeKey::Text => tokens += map.next_value::<PromptSize>()?.tokens,
+                SizeKey::Other => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(Size::whole(tokens, false))
+        Ok(PromptSize::whole(tokens, false))
     }
 }
 
-enum Key {
+enum SizeKey {
     Text,
     Other,
 }
 
-impl<'de> Deserialize<'de> for Key {
+impl<'de> Deserialize<'de> for SizeKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;
         impl Visitor<'_> for Name {
-            type Value = Key;
+            type Value = SizeKey;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a key")
             }
 
-            fn visit_str<E: Error>(self, name: &str) -> Result<Key, E> {
-                Ok(if matches!(name, "text" | "content") { Key::Text } else { Key::Other })
+            fn visit_str<E: Error>(self, name: &str) -> Result<SizeKey, E> {
+                Ok(if matches!(name, "text" | "content") { SizeKey::Text } else { SizeKey::Other })
             }
         }
         deserializer.deserialize_str(Name)
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn size(json: &str) -> (u64, Vec<u64>) {
-        let size: Size = serde_json::from_str(json).unwrap();
+        let size: PromptSize = serde_json::from_str(json).unwrap();
         (size.tokens, size.parts.into_vec())
     }
 
@@ -147,6 +147,6 @@ mod tests {
     fn a_list_has_a_bound() {
         let list = |elements| format!("[{}]", vec!["\"x\""; elements].join(","));
         assert_eq!(size(&list(MAX_PARTS)).1.len(), MAX_PARTS);
-        assert!(serde_json::from_str::<Size>(&list(MAX_PARTS + 1)).is_err());
+        assert!(serde_json::from_str::<PromptSize>(&list(MAX_PARTS + 1)).is_err());
     }
 }

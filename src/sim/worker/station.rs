@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::Options;
-use super::debug::Change;
+use super::debug::WorkerChange;
 use super::mailbox::Mailbox;
 use super::meters::{Gauges, Meters};
 use crate::clock::{Clock, Nanos};
@@ -17,7 +17,7 @@ use crate::sim::physics::{Engine, Event, FirstTokens, Lengths, TooLong};
 
 /// A sequence as a request wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct SequenceRequest {
     /// Tokens of the prompt.
     pub(super) prompt: u64,
     /// The most tokens to yield.
@@ -28,14 +28,14 @@ pub(super) struct Wish {
 
 /// A worker's engine and its one driver.
 pub(super) struct Station {
-    state: Mutex<State>,
+    state: Mutex<StationState>,
     /// Something was submitted that happens before what the driver sleeps for.
     sooner: Notify,
     clock: Clock,
     kv_tokens: u64,
 }
 
-struct State {
+struct StationState {
     engine: Engine,
     tracks: HashMap<u64, Track>,
     next_id: u64,
@@ -58,7 +58,7 @@ impl Station {
         let engine = Engine::new(options.spec());
         let kv_tokens = engine.spec().kv_tokens;
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(StationState {
                 engine,
                 tracks: HashMap::new(),
                 next_id: 0,
@@ -100,12 +100,12 @@ impl Station {
     ///
     /// # Errors
     /// [`TooLong`] when one of the prompts can never fit.
-    pub(super) fn submit(self: &Arc<Self>, wishes: &[Wish]) -> Result<Work, TooLong> {
+    pub(super) fn submit(self: &Arc<Self>, wishes: &[SequenceRequest]) -> Result<SequenceWork, TooLong> {
         if let Some(wish) = wishes.iter().find(|wish| wish.prompt >= self.kv_tokens) {
             return Err(TooLong { prompt: wish.prompt, kv_tokens: self.kv_tokens });
         }
         // Made before the lock is taken, so that it is dropped after it: its drop takes the lock.
-        let mut work = Work {
+        let mut work = SequenceWork {
             station: Arc::clone(self),
             mailbox: Arc::new(Mailbox::new(wishes.len())),
             first: 0,
@@ -135,7 +135,7 @@ impl Station {
     }
 
     /// Changes the worker while it runs.
-    pub(super) fn change(&self, change: &Change) {
+    pub(super) fn change(&self, change: &WorkerChange) {
         let mut state = self.state.lock();
         if let Some(slots) = change.slots {
             state.engine.set_slots(slots);
@@ -165,7 +165,7 @@ impl Station {
     }
 }
 
-impl State {
+impl StationState {
     fn advance(&mut self, now: Nanos, woken: &mut Vec<Waker>) {
         let Self { engine, tracks, meters, .. } = self;
         engine.advance(now, &mut |at, event| match event {
@@ -184,7 +184,7 @@ impl State {
 }
 
 /// The sequences of one request. Dropped, it takes out what has not finished: a client that hangs up frees its slots.
-pub(super) struct Work {
+pub(super) struct SequenceWork {
     station: Arc<Station>,
     pub(super) mailbox: Arc<Mailbox>,
     first: u64,
@@ -192,7 +192,7 @@ pub(super) struct Work {
     pub(super) cut: SmallVec<[bool; 2]>,
 }
 
-impl Drop for Work {
+impl Drop for SequenceWork {
     fn drop(&mut self) {
         let mut state = self.station.state.lock();
         for id in self.first..self.first + self.cut.len() as u64 {

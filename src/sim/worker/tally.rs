@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum EndedAs {
     /// Its client went away.
     Cancelled,
     /// It was answered in full.
@@ -18,23 +18,23 @@ pub(super) enum Outcome {
 
 /// Counters by outcome, as `GET /debug/requests` shows them.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct OutcomeTally {
     received: AtomicU64,
-    /// By `Outcome as usize`.
+    /// By `EndedAs as usize`.
     ended: [AtomicU64; 4],
 }
 
-impl Tally {
+impl OutcomeTally {
     /// Counts a request that came in.
-    pub(super) fn open(self: &Arc<Self>) -> Ticket {
+    pub(super) fn open(self: &Arc<Self>) -> InFlightTicket {
         self.received.fetch_add(1, Ordering::AcqRel);
-        Ticket { tally: Arc::clone(self), outcome: Outcome::Cancelled }
+        InFlightTicket { tally: Arc::clone(self), outcome: EndedAs::Cancelled }
     }
 
     pub(super) fn json(&self) -> String {
-        let of = |outcome: Outcome| self.ended[outcome as usize].load(Ordering::Acquire);
-        let finished = of(Outcome::Finished);
-        let (cancelled, cut, refused) = (of(Outcome::Cancelled), of(Outcome::Cut), of(Outcome::Refused));
+        let of = |outcome: EndedAs| self.ended[outcome as usize].load(Ordering::Acquire);
+        let finished = of(EndedAs::Finished);
+        let (cancelled, cut, refused) = (of(EndedAs::Cancelled), of(EndedAs::Cut), of(EndedAs::Refused));
         // Read last, so that what ends meanwhile still counts as in flight instead of making the sum too great.
         let received = self.received.load(Ordering::Acquire);
         let in_flight = received.saturating_sub(finished + cancelled + cut + refused);
@@ -47,19 +47,19 @@ impl Tally {
 
 /// One request in flight. Dropped without another word, its client went away.
 #[derive(Debug)]
-pub(super) struct Ticket {
-    tally: Arc<Tally>,
-    outcome: Outcome,
+pub(super) struct InFlightTicket {
+    tally: Arc<OutcomeTally>,
+    outcome: EndedAs,
 }
 
-impl Ticket {
+impl InFlightTicket {
     /// Says how it will have ended when the ticket is dropped.
-    pub(super) fn set(&mut self, outcome: Outcome) {
+    pub(super) fn set(&mut self, outcome: EndedAs) {
         self.outcome = outcome;
     }
 }
 
-impl Drop for Ticket {
+impl Drop for InFlightTicket {
     fn drop(&mut self) {
         self.tally.ended[self.outcome as usize].fetch_add(1, Ordering::AcqRel);
     }

@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use super::fair::{self, Portion};
 use super::recovery::{recovery, usual};
-use super::verdict::Verdict;
+use super::verdict::RequestVerdict;
 use super::{ClassFigures, Figures, Second};
 use crate::clock::Nanos;
 use crate::sim::simulate::capacity::Price;
-use crate::sim::simulate::world::{Call, Fate, Phase, SECOND, Stage, World, at};
+use crate::sim::simulate::world::{Call, CallFate, LoadPhase, SECOND, Stage, World, at};
 
 /// An output token counts as so many of the prompt, as in the fair queue.
 const OUTPUT_WEIGHT: f64 = 2.0;
 
 /// The figures of what happened in `world`, and its seconds.
 pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second>) {
-    let mut tally = Tally::new(world);
+    let mut tally = RunTally::new(world);
     for call in &world.calls {
-        let verdict = Verdict::of(world.scenario, call);
+        let verdict = RequestVerdict::of(world.scenario, call);
         tally.count_work(call, verdict);
         tally.count_second(call, verdict);
         if call.extra {
@@ -36,12 +36,12 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
 
 /// How many of those that were looked at were as they should be.
 #[derive(Clone, Copy, Debug, Default)]
-struct Share {
+struct CountedShare {
     right: u64,
     all: u64,
 }
 
-impl Share {
+impl CountedShare {
     fn add(&mut self, right: bool) {
         self.right += u64::from(right);
         self.all += 1;
@@ -52,7 +52,7 @@ impl Share {
     }
 }
 
-struct Tally<'a> {
+struct RunTally<'a> {
     world: &'a World<'a>,
     /// What is counted: after the warm-up.
     window: Range<Nanos>,
@@ -63,17 +63,17 @@ struct Tally<'a> {
     /// Good work that was done in each second.
     work: Vec<f64>,
     portions: Vec<Portion>,
-    classes: [Counts; 3],
-    returns: Share,
+    classes: [ClassCounts; 3],
+    returns: CountedShare,
     /// The sum of the waits that refused requests were told, in seconds, and their number.
     told: (f64, f64),
-    extra: Share,
+    extra: CountedShare,
     refused: BTreeMap<&'static str, u64>,
     failed: u64,
     failed_early: u64,
 }
 
-impl<'a> Tally<'a> {
+impl<'a> RunTally<'a> {
     fn new(world: &'a World<'a>) -> Self {
         let scenario = world.scenario;
         let length = scenario.duration.0.as_secs_f64().ceil() as usize;
@@ -87,9 +87,9 @@ impl<'a> Tally<'a> {
             work: vec![0.0; length],
             portions: world.people.all.iter().map(|person| portion(person.weight)).collect(),
             classes: Default::default(),
-            returns: Share::default(),
+            returns: CountedShare::default(),
             told: (0.0, 0.0),
-            extra: Share::default(),
+            extra: CountedShare::default(),
             refused: BTreeMap::new(),
             failed: 0,
             failed_early: 0,
@@ -97,8 +97,8 @@ impl<'a> Tally<'a> {
     }
 
     /// Counts the tokens of an answer in the seconds in which they came.
-    fn count_work(&mut self, call: &Call, verdict: Verdict) {
-        if call.stage != Stage::Over(Fate::Answered) {
+    fn count_work(&mut self, call: &Call, verdict: RequestVerdict) {
+        if call.stage != Stage::Over(CallFate::Answered) {
             return;
         }
         let price = &self.prices[self.world.group_of(call.machine)];
@@ -117,23 +117,23 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn count_second(&mut self, call: &Call, verdict: Verdict) {
+    fn count_second(&mut self, call: &Call, verdict: RequestVerdict) {
         let place = (call.arrived.0 / SECOND) as usize;
         let Some(second) = self.seconds.get_mut(place) else { return };
         second.offered += 1;
         second.admitted += u64::from(call.granted.is_some());
         second.good += u64::from(verdict.good);
-        second.refused += u64::from(matches!(call.stage, Stage::Over(Fate::Refused(_))));
+        second.refused += u64::from(matches!(call.stage, Stage::Over(CallFate::Refused(_))));
         self.ttfts[place].extend(verdict.ttft);
     }
 
-    fn count(&mut self, call: &Call, verdict: Verdict) {
+    fn count(&mut self, call: &Call, verdict: RequestVerdict) {
         let person = call.wish.person;
         self.portions[person].asked += call.wish.prompt as f64 + OUTPUT_WEIGHT * call.wish.output() as f64;
         self.classes[self.world.people.all[person].class as usize].add(call, verdict);
         match call.stage {
-            Stage::Over(Fate::Refused(reason)) => *self.refused.entry(reason.as_str()).or_default() += 1,
-            Stage::Over(Fate::Failed(_)) => {
+            Stage::Over(CallFate::Refused(reason)) => *self.refused.entry(reason.as_str()).or_default() += 1,
+            Stage::Over(CallFate::Failed(_)) => {
                 self.failed += 1;
                 self.failed_early += u64::from(call.first.is_none());
             }
@@ -161,7 +161,7 @@ impl<'a> Tally<'a> {
     }
 
     fn figures(&mut self) -> Figures {
-        let mut all = Counts::default();
+        let mut all = ClassCounts::default();
         self.classes.iter().for_each(|class| all.include(class));
         let counted = || (0..self.seconds.len()).filter(|second| self.window.contains(&middle(*second)));
         let done = counted().map(|second| self.work[second]).sum();
@@ -177,7 +177,7 @@ impl<'a> Tally<'a> {
             goodput_of_offered: ratio(all.good as f64, all.offered as f64),
             goodput_of_peak: ratio(done, possible),
             ttft: percentiles(&mut all.ttfts),
-            by_class: std::mem::take(&mut self.classes).map(Counts::figures),
+            by_class: std::mem::take(&mut self.classes).map(ClassCounts::figures),
             jain: fair::jain(&self.portions),
             light_share: fair::light_share(&self.portions),
             preemptions: self.world.preempted(),
@@ -202,7 +202,7 @@ impl<'a> Tally<'a> {
         Some(recovery(&self.seconds, second(when), usual))
     }
 
-    fn phase_at(&self, when: Nanos) -> Option<&Phase> {
+    fn phase_at(&self, when: Nanos) -> Option<&LoadPhase> {
         self.world.phases.iter().rfind(|phase| phase.since <= when)
     }
 
@@ -214,15 +214,15 @@ impl<'a> Tally<'a> {
 
 /// The counts of one class.
 #[derive(Debug, Default)]
-struct Counts {
+struct ClassCounts {
     offered: u64,
     admitted: u64,
     good: u64,
     ttfts: Vec<Duration>,
 }
 
-impl Counts {
-    fn add(&mut self, call: &Call, verdict: Verdict) {
+impl ClassCounts {
+    fn add(&mut self, call: &Call, verdict: RequestVerdict) {
         self.offered += 1;
         self.admitted += u64::from(call.granted.is_some());
         self.good += u64::from(verdict.good);

@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use crate::sim::simulate::scenario::Scenario;
-use crate::sim::simulate::world::{Call, Fate, Stage};
+use crate::sim::simulate::world::{Call, CallFate, Stage};
 
 /// How it came out for one request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Verdict {
+pub(super) struct RequestVerdict {
     pub(super) good: bool,
     /// Of what was streamed.
     pub(super) ttft: Option<Duration>,
 }
 
-impl Verdict {
+impl RequestVerdict {
     pub(super) fn of(scenario: &Scenario, call: &Call) -> Self {
         let ttft = call.first.map(|first| first.since(call.arrived));
         let slo = scenario.promise.slo(call.wish.prompt);
-        let answered = call.stage == Stage::Over(Fate::Answered);
+        let answered = call.stage == Stage::Over(CallFate::Answered);
         let in_time = if call.wish.stream {
             ttft.is_some_and(|ttft| ttft <= slo)
         } else {

@@ -59,14 +59,14 @@ pub struct Spread {
     /// The mean, before `max` cuts.
     pub mean: f64,
     /// The shape around it.
-    pub shape: Shape,
+    pub shape: SpreadShape,
     /// Nothing is longer.
     pub max: u32,
 }
 
 /// The shape of a spread.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Shape {
+pub enum SpreadShape {
     /// Always the mean.
     Fixed,
     /// Log-normal; the deviation of the logarithm.
@@ -82,20 +82,20 @@ impl Spread {
     /// Always `tokens`.
     #[must_use]
     pub fn fixed(tokens: u32) -> Self {
-        Self { mean: f64::from(tokens), shape: Shape::Fixed, max: LONGEST }
+        Self { mean: f64::from(tokens), shape: SpreadShape::Fixed, max: LONGEST }
     }
 
     /// Log-normal around `mean`.
     #[must_use]
     pub fn log_normal(mean: f64, sigma: f64) -> Self {
-        Self { mean, shape: Shape::LogNormal(sigma), max: LONGEST }
+        Self { mean, shape: SpreadShape::LogNormal(sigma), max: LONGEST }
     }
 }
 
 /// The table form of a [`Spread`].
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Table {
+struct SpreadTable {
     mean: f64,
     sigma: Option<f64>,
     pareto: Option<f64>,
@@ -128,7 +128,7 @@ impl<'de> Deserialize<'de> for Spread {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Spread, A::Error> {
-                let table = Table::deserialize(MapAccessDeserializer::new(map))?;
+                let table = SpreadTable::deserialize(MapAccessDeserializer::new(map))?;
                 let wrong = |text: String| Err(A::Error::custom(text));
                 if !(1.0..=f64::from(LONGEST)).contains(&table.mean) {
                     return wrong(format!("mean = {}: must be 1 to {LONGEST}", table.mean));
@@ -143,9 +143,9 @@ impl<'de> Deserialize<'de> for Spread {
                             "pareto = {pareto}: must be above 1 (at 1 there is no mean), up to 100"
                         ));
                     }
-                    (Some(sigma), None) => Shape::LogNormal(sigma),
-                    (None, Some(pareto)) => Shape::Pareto(pareto),
-                    (None, None) => Shape::Fixed,
+                    (Some(sigma), None) => SpreadShape::LogNormal(sigma),
+                    (None, Some(pareto)) => SpreadShape::Pareto(pareto),
+                    (None, None) => SpreadShape::Fixed,
                 };
                 match table.max.unwrap_or(LONGEST) {
                     max @ 1..=LONGEST => Ok(Spread { mean: table.mean, shape, max }),

@@ -10,7 +10,7 @@ use crate::request::Class;
 /// How much is offered.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Load {
+pub struct OfferedLoad {
     /// As a multiple of what the fleet, when healthy, can serve of the mix that is offered.
     pub times: Option<f64>,
     /// In requests per second.
@@ -29,7 +29,7 @@ pub struct Load {
     pub patience: Option<Span>,
 }
 
-impl Default for Load {
+impl Default for OfferedLoad {
     fn default() -> Self {
         Self {
             times: None,
@@ -88,7 +88,7 @@ impl Default for Requests {
 /// Equal callers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Callers {
+pub struct EqualCallers {
     /// The first part of their names.
     pub name: String,
     /// How many.
@@ -104,7 +104,7 @@ pub struct Callers {
     pub requests: Option<Requests>,
 }
 
-impl Default for Callers {
+impl Default for EqualCallers {
     fn default() -> Self {
         Self {
             name: "caller".to_owned(),
@@ -129,14 +129,14 @@ fn class<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Class, D::
 /// Something that happens at a moment; several things may happen at once.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Event {
+pub struct ScenarioEvent {
     /// When.
     pub at: Span,
-    /// From now on so much is offered, as in [`Load::times`].
+    /// From now on so much is offered, as in [`OfferedLoad::times`].
     pub times: Option<f64>,
-    /// From now on so much is offered, as in [`Load::rate`].
+    /// From now on so much is offered, as in [`OfferedLoad::rate`].
     pub rate: Option<f64>,
-    /// From now on these groups of callers have these shares of the load, as in [`Callers::share`].
+    /// From now on these groups of callers have these shares of the load, as in [`EqualCallers::share`].
     #[serde(default)]
     pub shares: BTreeMap<String, f64>,
     /// From now on answers are so many times as long as the mix says.

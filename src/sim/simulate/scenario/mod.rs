@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-pub use amount::{Shape, Span, Spread};
+pub use amount::{Span, Spread, SpreadShape};
 pub use expect::Bound;
 pub use fleet::{Dam, FirstToken, Group, Promise};
-pub use load::{Arrivals, Callers, Event, Extra, Load, Requests, StallEvent};
+pub use load::{Arrivals, EqualCallers, Extra, OfferedLoad, Requests, ScenarioEvent, StallEvent};
 
 /// A scenario: a fleet, a promise, a dam, and what is offered to it.
 #[derive(Clone, Debug, Deserialize)]
@@ -45,16 +45,16 @@ pub struct Scenario {
     pub dam: Dam,
     /// How much is offered.
     #[serde(default)]
-    pub load: Load,
+    pub load: OfferedLoad,
     /// What a request is like.
     #[serde(default)]
     pub requests: Requests,
     /// Who asks, in groups of equal callers.
     #[serde(default = "default_callers")]
-    pub callers: Vec<Callers>,
+    pub callers: Vec<EqualCallers>,
     /// What happens on the way.
     #[serde(default)]
-    pub events: Vec<Event>,
+    pub events: Vec<ScenarioEvent>,
     /// What must come out of every run.
     #[serde(default)]
     pub expect: BTreeMap<String, Bound>,
@@ -75,8 +75,8 @@ fn default_workers() -> Vec<Group> {
     vec![Group::default()]
 }
 
-fn default_callers() -> Vec<Callers> {
-    vec![Callers::default()]
+fn default_callers() -> Vec<EqualCallers> {
+    vec![EqualCallers::default()]
 }
 
 /// Why a scenario cannot be simulated.

@@ -1,7 +1,7 @@
 //! Requests at their dam: asking, waiting, being let in or refused, coming back.
 
-use super::call::{Call, Fate, Stage};
-use super::dam::Decision;
+use super::call::{Call, CallFate, Stage};
+use super::dam::GateDecision;
 use super::{Happening, World, at};
 use crate::clock::Nanos;
 use crate::refusal::Refusal;
@@ -45,7 +45,7 @@ impl World<'_> {
     pub(super) fn settle(&mut self, dam: usize) {
         while let Some(decision) = self.dams[dam].next_decision() {
             match decision {
-                Decision::Displaced(Displaced { seat, next }) => {
+                GateDecision::Displaced(Displaced { seat, next }) => {
                     match self.dams[dam].yielding.remove(&seat) {
                         Some(place) => {
                             self.withdraw(place);
@@ -55,7 +55,7 @@ impl World<'_> {
                         None => drop(self.dams[dam].lost.insert(seat, next)),
                     }
                 }
-                Decision::Settled((id, outcome)) => {
+                GateDecision::Settled((id, outcome)) => {
                     let Some(place) = self.leave_queue(dam, id) else { continue };
                     match outcome {
                         Ok(grant) => self.granted(place, &grant),
@@ -124,7 +124,7 @@ impl World<'_> {
     }
 
     fn refused(&mut self, place: usize, refusal: &Refusal) {
-        self.end(place, Fate::Refused(refusal.reason));
+        self.end(place, CallFate::Refused(refusal.reason));
         self.calls[place].told = refusal.retry_after;
         let call = &self.calls[place];
         if !call.wish.returns || call.before + 1 >= self.scenario.load.attempts {

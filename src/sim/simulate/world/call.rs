@@ -5,14 +5,14 @@ use std::time::Duration;
 use crate::clock::Nanos;
 use crate::refusal::Reason;
 use crate::shed::{Failure, SeatId, WaiterId};
-use crate::sim::simulate::offered::Wish;
+use crate::sim::simulate::offered::OfferedRequest;
 
 /// In nanoseconds.
 pub(in crate::sim::simulate) const SECOND: u64 = 1_000_000_000;
 
 /// How a request ended; each has exactly one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::sim::simulate) enum Fate {
+pub(in crate::sim::simulate) enum CallFate {
     /// It was answered in full.
     Answered,
     /// It was refused.
@@ -31,12 +31,12 @@ pub(in crate::sim::simulate) enum Stage {
     /// At a worker; without a seat when there is no dam.
     Running(Option<SeatId>),
     /// At its end.
-    Over(Fate),
+    Over(CallFate),
 }
 
 #[derive(Clone, Debug)]
 pub(in crate::sim::simulate) struct Call {
-    pub(in crate::sim::simulate) wish: Wish,
+    pub(in crate::sim::simulate) wish: OfferedRequest,
     /// It is one that an event added.
     pub(in crate::sim::simulate) extra: bool,
     /// How often its client had asked before.
@@ -71,7 +71,7 @@ pub(in crate::sim::simulate) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(wish: Wish, now: Nanos) -> Self {
+    pub(super) fn new(wish: OfferedRequest, now: Nanos) -> Self {
         Self {
             wish,
             extra: false,

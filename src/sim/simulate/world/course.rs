@@ -1,7 +1,7 @@
 //! The course of requests at the workers: being sent, tokens, failures, the end.
 
-use super::call::{Fate, Stage};
-use super::machine::State;
+use super::call::{CallFate, Stage};
+use super::machine::MachineState;
 use super::{Delivery, Happening, World};
 use crate::clock::Nanos;
 use crate::refusal::Reason;
@@ -25,14 +25,14 @@ impl World<'_> {
         (call.first, call.seen, call.report_at) = (None, 0, Nanos::ZERO);
         call.by_second.clear();
         let state = self.machines[machine].state;
-        if state == State::Dead {
+        if state == MachineState::Dead {
             return self.attempt_failed(place, Failure::Connect);
         }
         self.tell(place, Gate::dispatched);
         let call = &self.calls[place];
         let sent = call.sent;
         let patience = if call.wish.stream { self.scenario.dam.first_token } else { self.scenario.dam.total };
-        if state == State::Alive {
+        if state == MachineState::Alive {
             let worker = &mut self.machines[machine];
             let first_token = worker.first_tokens.sample();
             let taken = call.wish.outputs.iter().enumerate().all(|(answer, output)| {
@@ -42,7 +42,7 @@ impl World<'_> {
             if !taken {
                 // The worker says that this is too long for it, which is an answer.
                 self.tell_end(place, Ending::Complete);
-                return self.end(place, Fate::Failed(Reason::RequestTooLarge));
+                return self.end(place, CallFate::Failed(Reason::RequestTooLarge));
             }
             self.plan_step(machine);
         }
@@ -58,7 +58,7 @@ impl World<'_> {
     /// A worker's step ends.
     pub(super) fn step(&mut self, place: usize) {
         let machine = &mut self.machines[place];
-        if machine.planned != Some(self.now) || machine.state != State::Alive {
+        if machine.planned != Some(self.now) || machine.state != MachineState::Alive {
             return;
         }
         machine.planned = None;
@@ -137,7 +137,7 @@ impl World<'_> {
         self.dams[dam].learn(&self.people.all[call.wish.person], &call.wish, seen);
         self.convict(place);
         self.tell_end(place, Ending::Complete);
-        self.end(place, Fate::Answered);
+        self.end(place, CallFate::Answered);
     }
 
     /// Tells the gate something about a request's seat.
@@ -213,7 +213,7 @@ impl World<'_> {
             self.tell(place, |gate, seat, now| gate.suspect(seat, &worker, failure, now));
         }
         self.tell_end(place, if committed { ending } else { Ending::Refused });
-        self.end(place, Fate::Failed(reason));
+        self.end(place, CallFate::Failed(reason));
     }
 
     /// The patience with a worker is over.
@@ -249,7 +249,7 @@ impl World<'_> {
     }
 
     /// Every request has one end; a second one is a defect, which is counted.
-    pub(super) fn end(&mut self, place: usize, fate: Fate) {
+    pub(super) fn end(&mut self, place: usize, fate: CallFate) {
         let call = &mut self.calls[place];
         if call.is_over() {
             self.ended_twice += 1;

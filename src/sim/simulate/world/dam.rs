@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 use crate::shed::settings::{GateSettings, LimitSource};
 use crate::shed::{Ask, Displaced, Gate, Member, Outcome, SeatId, WaiterId};
 use crate::sim::simulate::Policy;
-use crate::sim::simulate::offered::{Person, Wish};
+use crate::sim::simulate::offered::{OfferedRequest, Person};
 use crate::sim::simulate::scenario::Scenario;
 
 /// The one model that is served.
@@ -23,7 +23,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 const RETRIES: (u64, f64) = (10, 0.1);
 
 #[derive(Debug)]
-pub(super) struct Dam {
+pub(super) struct SimulatedGateway {
     /// None: every request goes through.
     pub(super) gate: Option<Gate>,
     estimator: Estimator,
@@ -33,26 +33,26 @@ pub(super) struct Dam {
     /// Seats that were taken away before their owners heard of them, and what those got instead.
     pub(super) lost: HashMap<SeatId, Result<(WaiterId, Nanos), Refusal>>,
     /// What the gate has decided and nobody has heard.
-    decided: VecDeque<Decision>,
-    requests: Recent,
-    retries: Recent,
+    decided: VecDeque<GateDecision>,
+    requests: RecentEvents,
+    retries: RecentEvents,
 }
 
 /// Something that a gate has decided about a request.
 #[derive(Debug)]
-pub(super) enum Decision {
+pub(super) enum GateDecision {
     /// It lost its seat.
     Displaced(Displaced),
     /// It waits no more.
     Settled(Outcome),
 }
 
-impl Dam {
+impl SimulatedGateway {
     /// The first thing that the gate has decided and nobody has heard.
-    pub(super) fn next_decision(&mut self) -> Option<Decision> {
+    pub(super) fn next_decision(&mut self) -> Option<GateDecision> {
         let gate = self.gate.as_mut()?;
-        self.decided.extend(gate.take_displaced().map(Decision::Displaced));
-        self.decided.extend(gate.take_settled().map(Decision::Settled));
+        self.decided.extend(gate.take_displaced().map(GateDecision::Displaced));
+        self.decided.extend(gate.take_settled().map(GateDecision::Settled));
         self.decided.pop_front()
     }
 
@@ -65,8 +65,8 @@ impl Dam {
             yielding: HashMap::new(),
             lost: HashMap::new(),
             decided: VecDeque::new(),
-            requests: Recent::default(),
-            retries: Recent::default(),
+            requests: RecentEvents::default(),
+            retries: RecentEvents::default(),
         }
     }
 
@@ -77,7 +77,7 @@ impl Dam {
         }
     }
 
-    pub(super) fn ask(&mut self, person: &Person, wish: &Wish, now: Nanos) -> Ask {
+    pub(super) fn ask(&mut self, person: &Person, wish: &OfferedRequest, now: Nanos) -> Ask {
         self.requests.add(now);
         let answers = wish.outputs.len() as u32;
         let expected = self.estimator.output(&person.name, MODEL, wish.max_tokens.map(u64::from));
@@ -97,7 +97,7 @@ impl Dam {
     }
 
     /// An answer of so many tokens in all came to its end.
-    pub(super) fn learn(&self, person: &Person, wish: &Wish, seen: u64) {
+    pub(super) fn learn(&self, person: &Person, wish: &OfferedRequest, seen: u64) {
         self.estimator.learn_output(&person.name, MODEL, seen / wish.outputs.len() as u64);
     }
 
@@ -151,12 +151,12 @@ fn gate(scenario: &Scenario, policy: Policy, seed: u64) -> Gate {
 
 /// Events of the last ten seconds.
 #[derive(Debug, Default)]
-struct Recent {
+struct RecentEvents {
     counts: [u64; 10],
     second: u64,
 }
 
-impl Recent {
+impl RecentEvents {
     fn turn(&mut self, now: Nanos) {
         let second = now.0 / 1_000_000_000;
         let length = self.counts.len() as u64;

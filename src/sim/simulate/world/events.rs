@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use super::call::Call;
-use super::machine::State;
-use super::{Happening, Phase, World};
+use super::machine::MachineState;
+use super::{Happening, LoadPhase, World};
 use crate::clock::Nanos;
 use crate::shed::Failure;
-use crate::sim::simulate::offered::Wish;
-use crate::sim::simulate::scenario::{Event, StallEvent};
+use crate::sim::simulate::offered::OfferedRequest;
+use crate::sim::simulate::scenario::{ScenarioEvent, StallEvent};
 
 impl World<'_> {
     /// Makes something happen that the scenario says.
-    pub(super) fn strike(&mut self, event: &Event) {
+    pub(super) fn strike(&mut self, event: &ScenarioEvent) {
         if event.times.is_some() || event.rate.is_some() {
             (self.times, self.rate) = (event.times, event.rate);
         }
@@ -34,15 +34,17 @@ impl World<'_> {
         if let Some(stall) = &event.stall {
             self.stall(stall);
         }
-        for (name, state) in
-            [(&event.kill, State::Dead), (&event.zombie, State::Zombie), (&event.revive, State::Alive)]
-        {
+        for (name, state) in [
+            (&event.kill, MachineState::Dead),
+            (&event.zombie, MachineState::Zombie),
+            (&event.revive, MachineState::Alive),
+        ] {
             if let Some(machine) = name.as_deref().and_then(|name| self.scenario.worker_place(name)) {
                 self.befall(machine, state);
             }
         }
         if let Some(extra) = event.request {
-            let wish = Wish {
+            let wish = OfferedRequest {
                 person: 0,
                 prompt: u64::from(extra.prompt),
                 outputs: smallvec::smallvec![extra.output],
@@ -69,12 +71,12 @@ impl World<'_> {
     }
 
     pub(super) fn begin_phase(&mut self, disturbs: bool) {
-        let alive = self.machines.iter().filter(|machine| machine.state == State::Alive);
+        let alive = self.machines.iter().filter(|machine| machine.state == MachineState::Alive);
         let peak =
             alive.map(|machine| self.capacity.peak(machine.group, self.shares, self.stretch).work).sum();
         let healthy = self.capacity.rate(self.scenario, self.stretch);
         let times = self.rate_now() / healthy.max(1e-9);
-        self.phases.push(Phase { since: self.now, peak, times, disturbs });
+        self.phases.push(LoadPhase { since: self.now, peak, times, disturbs });
     }
 
     /// Something stands still, or the clock jumps.
@@ -102,7 +104,7 @@ impl World<'_> {
 
     fn stop(&mut self, place: usize, length: Duration) {
         let machine = &mut self.machines[place];
-        if machine.state == State::Alive {
+        if machine.state == MachineState::Alive {
             machine.pause(length, self.now);
             self.plan_step(place);
         }
@@ -115,9 +117,9 @@ impl World<'_> {
     }
 
     /// A worker dies, falls silent, or is restarted.
-    fn befall(&mut self, machine: usize, state: State) {
+    fn befall(&mut self, machine: usize, state: MachineState) {
         let at_work = self.at_work(machine);
-        if state == State::Zombie {
+        if state == MachineState::Zombie {
             self.machines[machine].state = state;
             for place in at_work {
                 let call = &self.calls[place];

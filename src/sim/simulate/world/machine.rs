@@ -8,7 +8,7 @@ use crate::sim::simulate::capacity::Remaining;
 use crate::sim::simulate::scenario::Group;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum MachineState {
     Alive,
     /// Refuses connections.
     Dead,
@@ -19,7 +19,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) group: usize,
-    pub(super) state: State,
+    pub(super) state: MachineState,
     pub(super) engine: Engine,
     /// The size and speed it has when healthy.
     spec: Spec,
@@ -34,11 +34,11 @@ impl Machine {
         let spec = kind.spec();
         let first_tokens = FirstTokens::new(kind.first_token.spread(), seed);
         let engine = Engine::new(spec.clone());
-        Self { group, state: State::Alive, engine, spec, first_tokens, planned: None, preempted: 0 }
+        Self { group, state: MachineState::Alive, engine, spec, first_tokens, planned: None, preempted: 0 }
     }
 
     /// Empty, in this state, with these shares of itself.
-    pub(super) fn restart(&mut self, state: State, shares: Remaining) {
+    pub(super) fn restart(&mut self, state: MachineState, shares: Remaining) {
         self.state = state;
         self.planned = None;
         let (kv_tokens, slots) = (self.kv_tokens(shares.kv), shares.slots_of(self.spec.slots));
@@ -61,7 +61,7 @@ impl Machine {
 
     /// The next step, when the agenda does not know of it.
     pub(super) fn plan(&mut self) -> Option<Nanos> {
-        if self.state != State::Alive {
+        if self.state != MachineState::Alive {
             return None;
         }
         let next = self.engine.next_event()?;

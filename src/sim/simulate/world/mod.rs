@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-pub(super) use self::call::{Call, Fate, SECOND, Stage};
-use self::dam::Dam;
+pub(super) use self::call::{Call, CallFate, SECOND, Stage};
+use self::dam::SimulatedGateway;
 use self::machine::Machine;
 use super::Policy;
 use super::capacity::{Capacity, Remaining};
@@ -79,7 +79,7 @@ pub(super) struct Moment {
 
 /// From when on which good work per second is the most there can be, and which load is offered.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Phase {
+pub(super) struct LoadPhase {
     pub(super) since: Nanos,
     pub(super) peak: f64,
     /// What is offered, as a multiple of what the healthy fleet can serve.
@@ -98,7 +98,7 @@ pub(super) struct World<'a> {
     /// Of what happens at the same time, the first that was planned is first.
     planned: u64,
     machines: Vec<Machine>,
-    dams: Vec<Dam>,
+    dams: Vec<SimulatedGateway>,
     pub(super) calls: Vec<Call>,
     unended: usize,
     offered: Rng,
@@ -116,7 +116,7 @@ pub(super) struct World<'a> {
     /// How long what a worker sends is on its way.
     network: Duration,
     next_machine: usize,
-    pub(super) phases: Vec<Phase>,
+    pub(super) phases: Vec<LoadPhase>,
     pub(super) moments: Vec<Moment>,
     /// Requests that ended twice.
     pub(super) ended_twice: u64,
@@ -144,7 +144,7 @@ impl Happening {
 impl<'a> World<'a> {
     pub(super) fn new(scenario: &'a Scenario, policy: Policy, seed: u64, capacity: &'a Capacity) -> Self {
         let machine = |group: usize| Machine::new(group, &scenario.workers[group], seed ^ READ);
-        let dam = |place: u32| Dam::new(scenario, policy, seed ^ (u64::from(place) << 32));
+        let dam = |place: u32| SimulatedGateway::new(scenario, policy, seed ^ (u64::from(place) << 32));
         let load = scenario.load;
         Self {
             scenario,

@@ -96,7 +96,8 @@ impl Drainer {
     async fn read(&self, runs: &mut JoinSet<()>) {
         let slots = Arc::new(Semaphore::new(self.options.slots as usize));
         let mut draining = self.draining.subscribe();
-        let mut source = Source { consumer: self.runs.consumer(), joined: false, claims: Instant::now() };
+        let mut source =
+            EntrySource { consumer: self.runs.consumer(), joined: false, claims: Instant::now() };
         let mut deaf = false;
         loop {
             while runs.try_join_next().is_some() {}
@@ -181,14 +182,14 @@ impl Engine for Shop {
 }
 
 /// Where entries come from.
-struct Source<'a> {
+struct EntrySource<'a> {
     consumer: &'a Consumer,
     joined: bool,
     /// When others' entries may be claimed next.
     claims: Instant,
 }
 
-impl Source<'_> {
+impl EntrySource<'_> {
     /// Entries for no more than `free` slots.
     async fn next(&mut self, free: usize) -> RedisResult<Vec<Entry>> {
         let entries = self.entries(free).await;
