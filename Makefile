@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats redis-away deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -105,6 +105,9 @@ failover: ## six workers of which one dies or hangs, and 1, 2, 4 workers, with f
 
 overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 35 minutes; ENGINE=llama.cpp or vllm: before a real engine
 	scripts/overload
+
+fuzz: ## hostile bytes for the parsers of JSON, event streams, framing, heartbeats and settings, a minute each; FUZZ_SECONDS=…
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --locked --quiet --lib fuzzed_ -- --ignored --nocapture --test-threads 1
 
 deny: ## licences, bans and sources of all dependencies; CHECKS=advisories asks the RustSec database
 	scripts/need cargo-deny

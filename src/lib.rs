@@ -18,6 +18,8 @@ pub mod clock;
 pub mod config;
 pub mod evidence;
 pub mod fleet;
+#[cfg(test)]
+mod fuzz;
 pub mod glob;
 pub mod layers;
 pub mod limit;

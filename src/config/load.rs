@@ -160,3 +160,47 @@ fn end_of(text: &str) -> Position {
     let column = text.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
     Position { line, column }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::fuzz;
+
+    #[test]
+    #[ignore = "a minute: make fuzz"]
+    fn fuzzed_settings_are_taken_or_told_what_is_wrong_and_keep_their_secrets() {
+        let seeds = [
+            include_bytes!("../../examples/minimal.yaml").as_slice(),
+            include_bytes!("../../examples/demo.yaml"),
+            b"redis: { url: \"redis://user:${SECRET}@10.0.0.1:6379\" }\nlimits: [{ name: a, per: [caller, model], limit: 5 }]\n",
+        ];
+        let words: [&[u8]; 14] = [
+            b"\n",
+            b"\n  ",
+            b": ",
+            b"- ",
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b"${SECRET}",
+            b"&a",
+            b"*a",
+            b"!!str",
+            b"|\n",
+            b"99999999999d",
+        ];
+        let surroundings = Surroundings {
+            variable: &|name| (name == "SECRET").then(|| "s3cret-of-all".to_owned()),
+            obstacle: &|_| None,
+            overrides: Overrides::default(),
+        };
+        fuzz(&seeds, &words, |bytes, _| {
+            if let Err(faults) = from_bytes(bytes, Path::new("dam.yaml"), surroundings) {
+                let text = faults.to_string();
+                assert!(!faults.list.is_empty() && !text.contains("s3cret"), "{text}");
+                assert!(!text.contains("schema admits"), "{text}");
+            }
+        });
+    }
+}

@@ -292,6 +292,7 @@ pub(super) fn fault(parts: &Parts, found: Finding) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{fuzz, pieces};
     use proptest::prelude::*;
 
     const PLAIN: &str = "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\nGET / HTTP/1";
@@ -334,6 +335,37 @@ mod tests {
             scanner.scan(&bytes);
             prop_assert!(scanner.line.len() <= KEPT_OF_A_LINE);
         }
+    }
+
+    #[test]
+    #[ignore = "a minute: make fuzz"]
+    fn fuzzed_connections_are_followed_alike_in_any_pieces() {
+        let seeds =
+            [PLAIN, BARE, CHUNKED, BOTH, PADDED, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"].map(str::as_bytes);
+        let words: [&[u8]; 8] = [
+            b"\r\n",
+            b"\n\n",
+            b"Content-Length: 5\r\n",
+            b"transfer-encoding: chunked\r\n",
+            b"0\r\n\r\n",
+            b"ffffffffffffffff",
+            b"99999999999999999999",
+            b"POST / HTTP/1.1\r\n",
+        ];
+        let follow = |pieces: Vec<&[u8]>| {
+            let mut scanner = FramingScanner::new();
+            let found =
+                pieces.into_iter().map(|piece| scanner.scan(piece)).find(|found| *found != Finding::None);
+            assert!(scanner.line.len() <= KEPT_OF_A_LINE);
+            (found, scanner.heads, scanner.is_amid(), scanner.is_first())
+        };
+        fuzz(&seeds, &words, |bytes, random| {
+            let (whole, cut) = (follow(vec![bytes]), follow(pieces(bytes, random)));
+            // A line that comes whole is read to its end; of one in pieces only the beginning is kept.
+            if cut.0 != Some(Finding::Lost) {
+                assert_eq!(cut, whole);
+            }
+        });
     }
 
     #[test]

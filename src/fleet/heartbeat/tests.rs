@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fuzz::fuzz;
 
 const FULL: &str = r#"{"v":1,"worker":"w1","boot":"01JD","seq":42,"at_ms":1763680000000,"interval_ms":1000,
     "url":"http://10.0.0.5:8000","pool":"default","model":"qwen3-14b","colour":"blue","version":"2026.11.1",
@@ -143,4 +144,32 @@ proptest! {
             prop_assert_eq!(Heartbeat::read(beat.write().as_bytes()), Ok(beat));
         }
     }
+}
+
+#[test]
+#[ignore = "a minute: make fuzz"]
+fn fuzzed_heartbeats_that_are_read_are_written_and_read_alike() {
+    let key = Key::new("a-key-of-many-letters-and-digits-12345");
+    let sealed = key.seal("dam:health", LEAST);
+    let seeds = [FULL.as_bytes(), LEAST.as_bytes(), sealed.as_bytes()];
+    let words: [&[u8]; 10] = [
+        b"null",
+        b"-1",
+        b"1e400",
+        b"18446744073709551616",
+        b"\"\"",
+        b"[]",
+        b"{}",
+        b"\\u0000",
+        b"\"v\":1,",
+        b" ",
+    ];
+    fuzz(&seeds, &words, |bytes, _| {
+        if let Ok(beat) = Heartbeat::read(bytes) {
+            assert_eq!(Heartbeat::read(beat.write().as_bytes()), Ok(beat));
+        }
+        if let Ok(text) = key.open("dam:health", bytes) {
+            assert_eq!(text, LEAST.as_bytes(), "nobody else has the key");
+        }
+    });
 }

@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use crate::fuzz::fuzz;
+
 fn check(bytes: &[u8]) -> Result<(), Flaw> {
     let mut scanner = Scanner::new(bytes);
     scanner.skip()?;
@@ -117,4 +119,19 @@ fn depth_is_bounded_as_in_serde_json() {
 fn a_half_surrogate_has_no_text_but_is_no_syntax_error() {
     let text = Scanner::new(br#""\ud800""#).string().unwrap();
     assert_eq!((text.decode(), text.name().as_ref()), (None, &br"\ud800"[..]));
+}
+
+#[test]
+#[ignore = "a minute: make fuzz"]
+fn fuzzed_documents_are_read_as_serde_json_reads_them() {
+    let seeds: [&[u8]; 3] = [
+        br#"{"model":"m","messages":[{"role":"user","content":"a\u00e9\ud83d\ude00\n"}],"stream":true,"n":2}"#,
+        br#"[1,-0.5e+10,[[],{}],null,true,false," \" ",{"a":{"b":[0]}}]"#,
+        "\t{\"é\" : \"zwölf\"}\r\n".as_bytes(),
+    ];
+    let words: [&[u8]; 12] =
+        [b"{", b"}", b"[", b"]", b"\"", b"\\", b"\\u", b"\\ud83d", b",", b":", b"1e9", b"null"];
+    fuzz(&seeds, &words, |bytes, _| {
+        assert_eq!(check(bytes).is_ok(), serde_json::from_slice::<IgnoredAny>(bytes).is_ok());
+    });
 }

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::fuzz::{fuzz, pieces};
 use crate::request::Blame;
 
 /// The result of a whole stream, however it is cut.
@@ -379,4 +380,29 @@ proptest! {
             prop_assert_eq!(whole.map(|usage| usage.prompt), Some(prompt));
         }
     }
+}
+
+#[test]
+#[ignore = "a minute: make fuzz"]
+fn fuzzed_streams_read_and_filter_the_same_in_any_pieces() {
+    let (plain, full) = chat_stream(&WORDS, "\r\n", false);
+    let errors = "event: error\ndata: {\"error\":{\"message\":\"broken\"}}\n\n";
+    let seeds = [plain.as_bytes(), full.as_bytes(), errors.as_bytes()];
+    let words: [&[u8]; 9] = [
+        b"\n",
+        b"\r",
+        b"\n\n",
+        b"data:",
+        b"data: [DONE]",
+        b"event: ping",
+        b": x",
+        b"\"usage\":null",
+        b"\xef\xbb\xbf",
+    ];
+    fuzz(&seeds, &words, |stream, random| {
+        let whole = run([stream]);
+        assert_eq!(run(pieces(stream, random)), whole);
+        let answer = json_usage([stream]);
+        assert_eq!(json_usage(pieces(stream, random)), answer);
+    });
 }
