@@ -21,6 +21,7 @@ pub mod fleet;
 #[cfg(test)]
 mod fuzz;
 pub mod glob;
+mod hex;
 pub mod layers;
 pub mod limit;
 pub mod metrics;

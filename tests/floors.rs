@@ -11,7 +11,7 @@ use proc_macro2::{TokenStream, TokenTree};
 
 /// The floors, lowest first. A folder of `sim` stands on a floor of its own.
 const FLOORS: [&[&str]; 8] = [
-    &["clock", "fuzz", "glob", "net", "refusal", "request", "table"],
+    &["clock", "fuzz", "glob", "hex", "net", "refusal", "request", "table"],
     &["evidence", "limit", "shed", "metrics", "openai", "sim::physics", "spans"],
     &["fleet"],
     &["redis", "sim::simulate"],

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Syntax;
+use crate::hex;
 
 /// What stands for a secret wherever settings are shown.
 pub const REDACTED: &str = "<redacted>";
@@ -73,16 +74,7 @@ impl Syntax for Digest {
     const PATTERN: &'static str = "^[0-9A-Fa-f]{64}$";
 
     fn read(text: &str) -> Option<Self> {
-        let mut bytes = [0_u8; 32];
-        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-        if pairs.len() != bytes.len() || !rest.is_empty() {
-            return None;
-        }
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-            *byte = digit(*high)? << 4 | digit(*low)?;
-        }
-        Some(Self(bytes))
+        hex::read(text.as_bytes()).map(Self)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

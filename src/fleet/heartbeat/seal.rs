@@ -13,6 +13,8 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::hex;
+
 /// The length of a signature as text.
 const DIGITS: usize = 64;
 
@@ -53,12 +55,7 @@ impl Key {
     /// The signature of `text` for `channel`.
     #[must_use]
     pub fn sign(&self, channel: &str, text: &[u8]) -> String {
-        let mut signature = String::with_capacity(DIGITS);
-        for byte in self.mac(channel, text).finalize().into_bytes() {
-            signature.push(hex(byte >> 4));
-            signature.push(hex(byte & 15));
-        }
-        signature
+        hex::write(&self.mac(channel, text).finalize().into_bytes())
     }
 
     /// The text in `sealed`, if its signature for `channel` is right.
@@ -67,11 +64,7 @@ impl Key {
     /// When it is not signed, or wrongly.
     pub fn open<'a>(&self, channel: &str, sealed: &'a [u8]) -> Result<&'a [u8], SealFault> {
         let (digits, text) = split(sealed).ok_or(SealFault::Unsigned)?;
-        let mut signature = [0_u8; DIGITS / 2];
-        for (byte, pair) in signature.iter_mut().zip(digits.chunks_exact(2)) {
-            let [high, low] = [pair.first(), pair.last()].map(|digit| digit.copied().and_then(value));
-            *byte = high.ok_or(SealFault::Wrong)? << 4 | low.ok_or(SealFault::Wrong)?;
-        }
+        let signature: [u8; DIGITS / 2] = hex::read(digits).ok_or(SealFault::Wrong)?;
         // Compares in a time that tells nothing.
         self.mac(channel, text).verify_slice(&signature).map_err(|_| SealFault::Wrong)?;
         Ok(text)
@@ -102,12 +95,4 @@ fn split(sealed: &[u8]) -> Option<(&[u8], &[u8])> {
     let (digits, rest) = sealed.split_at_checked(DIGITS)?;
     let text = rest.strip_prefix(b" ")?;
     digits.iter().all(u8::is_ascii_hexdigit).then_some((digits, text))
-}
-
-fn hex(nibble: u8) -> char {
-    char::from_digit(u32::from(nibble), 16).unwrap_or('0')
-}
-
-fn value(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
