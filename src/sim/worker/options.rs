@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::sim::physics::{FirstTokenSpread, Spec};
+use crate::sim::simulate::scenario::Span;
 
 /// The size, the speed and the habits of a simulated worker; the arguments of `traffic-dam worker`.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
@@ -126,15 +127,7 @@ impl Options {
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "want a whole number and a unit, as in 20ms".to_owned())?;
-    match unit {
-        "us" => Ok(Duration::from_micros(number)),
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        _ => Err(format!("unknown unit {unit:?}: want us, ms or s")),
-    }
+    text.parse::<Span>().map(|span| span.0)
 }
 
 fn parse_within(text: &str, least: f64, most: f64) -> Result<f64, String> {
@@ -175,7 +168,8 @@ mod tests {
     fn durations_have_units() {
         let parsed = Command::parse_from(["worker", "--token-time", "1500us"]).options;
         assert_eq!(parsed.token_time, Duration::from_micros(1500));
-        for wrong in ["20", "ms", "20m", "-1ms", "1.5s", ""] {
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        for wrong in ["20", "ms", "20x", "-1ms", "1.5.1s", "99999999999h", ""] {
             assert!(parse_duration(wrong).is_err(), "{wrong:?} passed");
         }
     }
