@@ -120,11 +120,6 @@ fn the_image_is_built_with_the_compiler_that_the_package_asks_for() {
         text("deploy/Dockerfile").contains(&format!("FROM rust:{wanted}-")),
         "the image has another than {wanted}"
     );
-    let pinned = text("rust-toolchain.toml");
-    assert!(
-        pinned.contains(&format!("channel = \"{wanted}.")),
-        "rust-toolchain.toml has another than {wanted}: {pinned}"
-    );
     assert!(
         text(".github/workflows/test.yml").contains(&format!("container: rust:{wanted}-")),
         "the workflow has another than {wanted}"
