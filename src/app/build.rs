@@ -49,6 +49,7 @@ pub(super) struct State {
     pub(super) buffers: Arc<Buffers>,
     pub(super) estimates: Arc<Estimator>,
     pub(super) exact: Arc<Exact>,
+    pub(super) paths: Arc<Paths>,
     pub(super) fleet: Arc<ArcSwap<Fleet>>,
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
@@ -157,6 +158,7 @@ pub(super) fn stack(
         buffers,
         estimates,
         exact,
+        paths,
         fleet,
         upstream,
         stored_callers,
@@ -180,7 +182,7 @@ pub(super) fn stack(
             Callers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
         ),
         intake: Arc::new(Intake {
-            paths: if jobs.is_some() { paths(settings)?.with_jobs() } else { paths(settings)? },
+            paths: Arc::clone(paths),
             rules: LimitLayer::counting(counting.clone(), clock.clone()).counted(Arc::clone(&rule_metrics)),
             limits: Limits { bytes: settings.bounds.body, time: settings.bounds.body_read },
             buffers: Arc::clone(buffers),
@@ -257,8 +259,9 @@ fn callers(settings: &Settings) -> CallerSettings {
     }
 }
 
-/// The paths that pass. Pointers were read once when the settings were validated.
-pub(super) fn paths(settings: &Settings) -> Result<Paths, StartError> {
+/// The paths that pass, those of `jobs` among them when there are any. Pointers were read once when the settings were
+/// validated.
+pub(super) fn paths(settings: &Settings, jobs: bool) -> Result<Paths, StartError> {
     let pointer = |text: &Option<Arc<str>>| text.as_deref().map(Pointer::parse).transpose();
     let everywhere = match &settings.sticky {
         StickySetting::Body(text) => Some(Pointer::parse(text)?),
@@ -280,7 +283,8 @@ pub(super) fn paths(settings: &Settings) -> Result<Paths, StartError> {
             },
         });
     }
-    Ok(Paths::new(&routes, settings.paths.clone(), everywhere.as_ref()))
+    let paths = Paths::new(&routes, settings.paths.clone(), everywhere.as_ref());
+    Ok(if jobs { paths.with_jobs() } else { paths })
 }
 
 fn cors(settings: &Settings) -> Option<CorsLayer> {

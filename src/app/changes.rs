@@ -115,11 +115,12 @@ impl App {
         let ladder = Arc::new(before.ladder.rebuilt(inner.changes.apply(&before.settings.rules)));
         let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
         let tokens = tokens::tokens(&before.settings, inner.key_source.borrow().as_ref());
-        let state = self.state(before.spans.clone(), Arc::clone(&before.exact));
+        let state = self.state(before.spans.clone(), Arc::clone(&before.exact), Arc::clone(&before.paths));
         match build::stack(&before.settings, &counting, tokens, &state) {
             Ok(stack) => {
-                let (settings, spans, exact) = (before.settings.clone(), state.spans, state.exact);
-                inner.live.store(Arc::new(Live { settings, ladder, counting, spans, exact, stack }));
+                let (settings, spans) = (before.settings.clone(), state.spans);
+                let (exact, paths) = (state.exact, state.paths);
+                inner.live.store(Arc::new(Live { settings, ladder, counting, spans, exact, paths, stack }));
             }
             Err(error) => tracing::warn!(%error, "the rules stay as they were"),
         }

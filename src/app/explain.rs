@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::Method;
 use serde_json::{Value, json};
 
 use super::App;
 use crate::config::Settings;
-use crate::glob::Glob;
 use crate::layers::limit::Counting;
+use crate::layers::paths::Paths;
 use crate::limit::denial::quota_in_words;
 use crate::limit::{Cost, Explained, Seen, Served, Subject};
 use crate::request::{Class, Kind, OwnLimits};
@@ -30,17 +31,11 @@ struct ExplainQuery {
     told_output: bool,
 }
 
-/// The kind of what goes to that path.
-fn kind_of(settings: &Settings, path: &str) -> Kind {
-    let routed = settings.routes.iter().find(|route| Glob::new(Arc::clone(&route.path)).matches(path));
-    match (routed, path) {
-        (Some(route), _) => route.kind,
-        (None, "/v1/chat/completions") => Kind::Chat,
-        (None, "/v1/completions") => Kind::Completion,
-        (None, "/v1/responses") => Kind::Response,
-        (None, "/v1/embeddings") => Kind::Embedding,
-        _ => Kind::Path,
-    }
+/// The kind of call at that path and the label it is counted by. What is not let through is none, by its own name.
+fn kind_of(paths: &Paths, path: &str) -> (Kind, Arc<str>) {
+    // Where both are let through the call is the one of a model.
+    let found = [Method::POST, Method::GET].iter().find_map(|method| paths.find(method, path).ok());
+    found.map_or_else(|| (Kind::Path, path.into()), |matched| (matched.kind, matched.label))
 }
 
 impl ExplainQuery {
@@ -126,7 +121,7 @@ impl App {
         let live = self.0.live.load_full();
         let path = question.path.as_deref().unwrap_or(PATH);
         let own = question.caller.as_deref().and_then(|caller| self.own_limits(&live.settings, caller));
-        let kind = kind_of(&live.settings, path);
+        let (kind, route) = kind_of(&live.paths, path);
         // As for the request itself: what is no call of a model is served as none.
         let (counted, pool) = match kind.has_demand() {
             true => self.0.fleet.load().served(question.model.as_deref()),
@@ -147,7 +142,7 @@ impl App {
             ip: question.ip,
             model: question.model.as_deref(),
             served: Served { counted: Some(&counted), unnamed },
-            route: path,
+            route: &route,
             path,
             class: question.class,
         };

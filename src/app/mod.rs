@@ -44,6 +44,7 @@ use crate::layers::buffers::Buffers;
 use crate::layers::door::Door;
 use crate::layers::exact::Exact;
 use crate::layers::limit::Counting;
+use crate::layers::paths::Paths;
 use crate::limit::Ladder;
 use crate::metrics::Metrics;
 use crate::openai::estimate::Estimator;
@@ -99,6 +100,7 @@ struct Live {
     counting: Counting,
     spans: Option<Arc<Spans>>,
     exact: Arc<Exact>,
+    paths: Arc<Paths>,
     stack: Stack,
 }
 
@@ -125,6 +127,7 @@ impl App {
             clock.clone(),
             together.as_ref().and_then(|together| together.jobs.clone()),
         );
+        let jobs = together.as_ref().and_then(|together| together.jobs.clone());
         let state = build::State {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
@@ -135,7 +138,8 @@ impl App {
             fleet: Arc::clone(&fleet),
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
-            jobs: together.as_ref().and_then(|together| together.jobs.clone()),
+            paths: Arc::new(build::paths(&settings, jobs.is_some())?),
+            jobs,
             only_overflow: together.as_ref().is_some_and(|together| together.overflow),
             spans: build::spans(&settings)?,
         };
@@ -170,6 +174,7 @@ impl App {
                 counting,
                 spans: state.spans,
                 exact: state.exact,
+                paths: state.paths,
                 stack,
             }),
             reloading: Mutex::new(()),

@@ -130,13 +130,18 @@ async fn revive(jobs: Jobs, clock: Clock, pool: Arc<str>, unheard: Duration) {
 pub(super) struct Errand {
     upstream: Upstream,
     /// What is let through now: what stands in Redis may have been written by others.
-    paths: Paths,
+    paths: Arc<Paths>,
     /// Everything but the head and the body, until it is sent.
     request: Mutex<Option<Request<Payload>>>,
 }
 
 impl Errand {
-    pub(super) fn new(upstream: Upstream, paths: Paths, request: Request<Payload>, permit: Permit) -> Self {
+    pub(super) fn new(
+        upstream: Upstream,
+        paths: Arc<Paths>,
+        request: Request<Payload>,
+        permit: Permit,
+    ) -> Self {
         let mut request = request;
         request.extensions_mut().insert(permit);
         Self { upstream, paths, request: Mutex::new(Some(request)) }

@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::App;
 use super::own::{Errand, Own};
-use super::{App, build};
 use crate::redis::consumer::{Entry as Held, Runs};
 use crate::redis::jobs::{Job, Jobs, Pending, Ticket};
 use crate::refusal::{Reason, Refusal};
@@ -209,8 +209,7 @@ impl Turn {
             let mut request = self.request();
             // Nobody else has it: where the worker fails before it answers, another may.
             request.extensions_mut().insert(Demand { retryable: true, ..self.pending.demand() });
-            let paths = build::paths(&self.app.0.live.load().settings)
-                .map_err(|error| Refusal::new(Reason::InternalError, error.to_string()))?;
+            let paths = Arc::clone(&self.app.0.live.load().paths);
             let engine = Errand::new(self.app.0.upstream.clone(), paths, request, permit);
             runs.work(&Held { id, job: self.job.to_string(), given: 1 }, &engine).await;
             jobs.tally(&self.pool, self.job).await;

@@ -14,6 +14,7 @@ use super::tokens::{self, KeySource};
 use super::{App, Live, build, counting, tokenizers};
 use crate::config::Settings;
 use crate::layers::exact::Exact;
+use crate::layers::paths::Paths;
 use crate::net;
 use crate::openai::demand::PointerFault;
 use crate::server::admin::{Admin, check_open};
@@ -261,7 +262,9 @@ impl App {
         let key_source = KeySource::of(&settings, inner.key_source.borrow().as_ref())?;
         let tokens = tokens::tokens(&settings, key_source.as_ref());
         let exact = Arc::new(tokenizers::load(&settings, Some(&before.exact))?);
-        let state = self.state(spans.clone(), Arc::clone(&exact));
+        let has_jobs = inner.together.as_ref().is_some_and(|together| together.jobs.is_some());
+        let paths = Arc::new(build::paths(&settings, has_jobs)?);
+        let state = self.state(spans.clone(), Arc::clone(&exact), Arc::clone(&paths));
         let stack = build::stack(&settings, &counting, tokens, &state)?;
 
         // From here on nothing can fail.
@@ -293,7 +296,7 @@ impl App {
             together.retell(&settings);
             together.store.dams().tell(settings.dams);
         }
-        inner.live.store(Arc::new(Live { settings, ladder, counting, spans, exact, stack }));
+        inner.live.store(Arc::new(Live { settings, ladder, counting, spans, exact, paths, stack }));
         inner.following.reloaded.send_replace(());
         Ok(())
     }
@@ -309,7 +312,12 @@ impl App {
         self.0.live.load().settings.clone()
     }
 
-    pub(super) fn state(&self, spans: Option<Arc<Spans>>, exact: Arc<Exact>) -> build::State {
+    pub(super) fn state(
+        &self,
+        spans: Option<Arc<Spans>>,
+        exact: Arc<Exact>,
+        paths: Arc<Paths>,
+    ) -> build::State {
         let inner = &*self.0;
         build::State {
             clock: inner.clock.clone(),
@@ -318,6 +326,7 @@ impl App {
             buffers: Arc::clone(&inner.buffers),
             estimates: Arc::clone(&inner.estimates),
             exact,
+            paths,
             fleet: Arc::clone(&inner.fleet),
             upstream: inner.upstream.clone(),
             stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, COOKIE, HeaderMap, UPGRADE};
+use http::header::{COOKIE, HeaderMap, UPGRADE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Version, request};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -25,6 +25,7 @@ use crate::layers::intake::{Bounded, Limits, read};
 use crate::layers::limit::LimitLayer;
 use crate::layers::paths::{Matched, Paths};
 use crate::metrics::Metrics;
+use crate::net::fields::{elements_of, is_encoded};
 use crate::openai::demand::{Facts, parse, with_include_usage};
 use crate::openai::estimate::{Estimator, PromptEstimate};
 use crate::openai::tap::without_mark;
@@ -51,7 +52,7 @@ pub enum Sticky {
 #[derive(Debug)]
 pub struct Intake {
     /// What is let through.
-    pub paths: Paths,
+    pub paths: Arc<Paths>,
     /// The rules, to be asked before a body is read.
     pub rules: LimitLayer,
     /// The bounds of one body.
@@ -82,12 +83,7 @@ impl Intake {
             return Err(Refusal::new(Reason::Unsupported, "This path does not support protocol upgrades.")
                 .with_param("upgrade"));
         }
-        // Of several lines or codings each counts.
-        let coded = |value: &HeaderValue| {
-            let mut codings = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
-        };
-        if matched.kind.has_demand() && parts.headers.get_all(CONTENT_ENCODING).iter().any(coded) {
+        if matched.kind.has_demand() && is_encoded(&parts.headers) {
             return Err(Refusal::new(
                 Reason::UnsupportedEncoding,
                 "The request body must not be compressed: its demand is read from it.",
@@ -151,19 +147,10 @@ impl Intake {
     }
 }
 
-/// The protocols that a request offers to change to.
-fn offered(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let lines = headers.get_all(UPGRADE).iter();
-    lines
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|protocol| !protocol.is_empty())
-}
-
 /// Whether a request offers something else than HTTP/2. Common clients offer that with every first request, and ignoring
 /// an offer is what HTTP expects.
 fn offers_another_protocol(headers: &HeaderMap) -> bool {
-    offered(headers).any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
+    elements_of(headers, &UPGRADE).any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// Whether a request may leave HTTP: only for WebSocket, which does so by GET over HTTP/1.1. In a tunnel of any other
@@ -171,7 +158,7 @@ fn offers_another_protocol(headers: &HeaderMap) -> bool {
 fn asks_for_websocket(parts: &request::Parts) -> bool {
     parts.version == Version::HTTP_11
         && parts.method == Method::GET
-        && offered(&parts.headers).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+        && elements_of(&parts.headers, &UPGRADE).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
 fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {

@@ -19,6 +19,7 @@ use subtle::{Choice, ConstantTimeEq};
 use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
+use crate::net::network_of;
 use crate::request::{Explaining, Peer};
 use crate::table::Table;
 
@@ -63,11 +64,7 @@ impl ExplainLayer {
     fn allows(&self, headers: &HeaderMap, from: IpAddr) -> bool {
         let Some(given) = headers.get(&ADMIN_TOKEN) else { return false };
         let Shared { digests, guesses, hasher, clock } = &*self.0;
-        let address = match from.to_canonical() {
-            IpAddr::V4(v4) => u128::from(v4.to_bits()),
-            IpAddr::V6(v6) => v6.to_bits() & !u128::from(u64::MAX),
-        };
-        let (place, now) = (hasher.hash_one(address), clock.now());
+        let (place, now) = (hasher.hash_one(network_of(from)), clock.now());
         let is_over = |known: &Guesses| now.since(known.since) >= FORGET;
         let known = guesses.get(place).filter(|known| !is_over(known)).unwrap_or_default();
         if known.count >= GUESSES {

@@ -6,7 +6,7 @@
 //! invents.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -24,6 +24,8 @@ use tower::{Layer, Service};
 use super::hop::address_of_hop;
 use super::jwt::{TokenFault, Tokens};
 use crate::clock::unix_seconds;
+use crate::net::fields::elements_of;
+use crate::net::network_of;
 use crate::redis::callers::StoredCallers;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Class, Flight, Forwarding, OwnLimits, Peer};
@@ -290,15 +292,8 @@ impl Callers {
     /// The client's address behind trusted proxies: the last forwarded hop that is not one of them. What stands
     /// before it was written by a stranger.
     fn client_behind(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-        let hops: SmallVec<[&[u8]; 8]> = headers
-            .get_all(&FORWARDED_FOR)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .map(<[u8]>::trim_ascii)
-            .filter(|hop| !hop.is_empty())
-            .collect();
         let mut client = peer;
-        for hop in hops.into_iter().rev() {
+        for hop in elements_of(headers, &FORWARDED_FOR).rev() {
             let Some(address) = address_of_hop(hop) else { break };
             client = address;
             if !self.trusts(address) {
@@ -341,12 +336,9 @@ fn named<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
 
 /// `ip:` and the address; of IPv6 the /64, which is what one subscriber has.
 fn address_id(address: IpAddr) -> String {
-    match address.to_canonical() {
+    match network_of(address) {
         IpAddr::V4(v4) => format!("ip:{v4}"),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            format!("ip:{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
+        IpAddr::V6(v6) => format!("ip:{v6}/64"),
     }
 }
 

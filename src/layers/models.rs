@@ -59,16 +59,16 @@ pub struct Catalogue {
     /// Whether a client's own credentials reach the worker.
     forward_authorization: bool,
     clock: Clock,
-    lists: Mutex<HashMap<u64, List>>,
+    lists: Mutex<HashMap<u64, Arc<List>>>,
     turns: Semaphore,
     hasher: RandomState,
 }
 
 /// The models of each pool, as they were last said.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct List {
     read: Nanos,
-    pools: HashMap<Arc<str>, Vec<Value>>,
+    pools: HashMap<Arc<str>, Arc<[Value]>>,
 }
 
 /// Why a pool said nothing.
@@ -94,7 +94,7 @@ impl Catalogue {
     }
 
     /// The list for a client with these headers.
-    async fn list<S, R>(&self, inner: S, headers: &HeaderMap) -> Result<List, Refusal>
+    async fn list<S, R>(&self, inner: S, headers: &HeaderMap) -> Result<Arc<List>, Refusal>
     where
         S: Service<Request<Payload>, Response = Response<R>, Error = Refusal> + Clone,
         R: Body<Data = Bytes>,
@@ -122,15 +122,16 @@ impl Catalogue {
         let fleet = self.fleet.load_full();
         let asked = fleet.pools().iter().map(|pool| self.ask(inner.clone(), &fleet, pool, &shown));
         let answers = join_all(asked).await;
-        let before = self.lists.lock().get(&key).map(|list| list.pools.clone()).unwrap_or_default();
+        let before = self.lists.lock().get(&key).map(Arc::clone);
         let mut pools = HashMap::new();
         let mut refused = false;
         for (pool, answer) in fleet.pools().iter().zip(answers) {
             let models = match answer {
-                Ok(models) => Some(models),
+                Ok(models) => Some(models.into()),
                 Err(silence) => {
                     refused |= silence == Silence::Unauthorized;
-                    before.get(&pool.name).cloned().or_else(|| by_name(pool))
+                    let before = before.as_ref().and_then(|list| list.pools.get(&pool.name));
+                    before.cloned().or_else(|| by_name(pool).map(Into::into))
                 }
             };
             pools.extend(models.map(|models| (Arc::clone(&pool.name), models)));
@@ -142,17 +143,17 @@ impl Catalogue {
                     .with_retry_after(PATIENCE),
             });
         }
-        let list = List { read: self.clock.now(), pools };
+        let list = Arc::new(List { read: self.clock.now(), pools });
         let mut lists = self.lists.lock();
         if lists.len() >= KEPT && !lists.contains_key(&key) {
             let oldest = lists.iter().min_by_key(|(_, list)| list.read).map(|(key, _)| *key);
             oldest.and_then(|key| lists.remove(&key));
         }
-        lists.insert(key, list.clone());
+        lists.insert(key, Arc::clone(&list));
         Ok(list)
     }
 
-    fn fresh(&self, key: u64) -> Option<List> {
+    fn fresh(&self, key: u64) -> Option<Arc<List>> {
         let now = self.clock.now();
         self.lists.lock().get(&key).filter(|list| now.since(list.read) < FRESH).cloned()
     }
@@ -205,14 +206,14 @@ impl Catalogue {
 impl List {
     /// Every model once, by its name.
     fn models(&self) -> Vec<&Value> {
-        let mut models: Vec<_> = self.pools.values().flatten().collect();
+        let mut models: Vec<_> = self.pools.values().flat_map(|models| &**models).collect();
         models.sort_by_key(|model| name_of(model));
         models.dedup_by_key(|model| name_of(model));
         models
     }
 
     fn find(&self, id: &str) -> Option<&Value> {
-        self.pools.values().flatten().find(|model| name_of(model) == Some(id))
+        self.pools.values().flat_map(|models| &**models).find(|model| name_of(model) == Some(id))
     }
 }
 

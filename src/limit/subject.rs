@@ -9,6 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use super::rule::Per;
 use crate::glob::Glob;
+use crate::net::network_of;
 use crate::request::{Class, OwnLimits};
 
 /// How the model of a request is served. Names that callers invent must neither open a quota each nor lead past a rule.
@@ -81,10 +82,9 @@ impl Subject<'_> {
             Per::Route => look(self.route.as_bytes()),
             Per::Team => look(self.team.unwrap_or_default().as_bytes()),
             Per::All => look(&[]),
-            Per::Ip => match self.ip.map(|ip| ip.to_canonical()) {
+            Per::Ip => match self.ip.map(network_of) {
                 None => look(&[]),
                 Some(IpAddr::V4(ip)) => look(&ip.octets()),
-                // One line usually gets a whole /64: a client could use a new address for each request.
                 Some(IpAddr::V6(ip)) => look(&ip.octets()[..8]),
             },
         }

@@ -1,12 +1,13 @@
 //! How many connections are open, in all and from each address.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::Bounds;
+use crate::net::network_of;
 
 /// Counts the connections of one listener. Bounded by them: an address without a connection is forgotten.
 #[derive(Debug, Default)]
@@ -38,7 +39,7 @@ impl Census {
     /// A place for a connection from `ip`, if there is one.
     pub(super) fn enter(self: &Arc<Self>, ip: IpAddr, bounds: &Bounds) -> Result<ConnectionPlace, Full> {
         let counted = bounds.per_ip > 0 && !bounds.per_ip_exempt.iter().any(|net| net.contains(&ip));
-        let ip = counted.then(|| network(ip));
+        let ip = counted.then(|| network_of(ip));
         let mut counts = self.0.lock();
         if counts.open >= bounds.connections {
             return Err(Full::All);
@@ -67,14 +68,6 @@ impl Drop for ConnectionPlace {
                 counts.by_ip.remove(&ip);
             }
         }
-    }
-}
-
-/// A site gets a /64 at least, so that is what one address is in IPv6.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
     }
 }
 

@@ -1,6 +1,8 @@
 //! In which form an answer comes, by what its head says.
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use http::header::{CONTENT_TYPE, HeaderMap};
+
+use crate::net::fields::is_encoded;
 
 /// The form of an answer's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +22,7 @@ pub(crate) enum Form {
 impl Form {
     /// The form of an answer with these fields.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let encoded = headers
-            .get_all(CONTENT_ENCODING)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .any(|coding| !matches!(coding.trim_ascii().to_ascii_lowercase().as_slice(), b"" | b"identity"));
+        let encoded = is_encoded(headers);
         let named = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
         let named = named.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         // Nearly all are one of these two, as they are written here.
@@ -50,6 +48,7 @@ impl Form {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use http::header::CONTENT_ENCODING;
 
     #[test]
     fn the_head_says_in_which_form_an_answer_comes() {

@@ -11,6 +11,7 @@ use http::header::{
 use http::{Version, request};
 use smallvec::SmallVec;
 
+use crate::net::fields::elements;
 use crate::request::{Forwarding, Kind, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -58,8 +59,7 @@ fn opens_to_pages(name: &str) -> bool {
 
 /// Adds the fields that a `Connection` field names.
 fn add_named(value: &HeaderValue, names: &mut Names) {
-    for token in value.as_bytes().split(|byte| *byte == b',') {
-        let token = token.trim_ascii();
+    for token in elements(value) {
         // These two are ordinary words there, and hop-by-hop by themselves.
         if token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close") {
             continue;
@@ -149,8 +149,7 @@ impl Outgoing<'_> {
 }
 
 fn accepts_trailers(value: &HeaderValue) -> bool {
-    let mut tokens = value.as_bytes().split(|byte| *byte == b',');
-    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    elements(value).any(|token| token.eq_ignore_ascii_case(b"trailers"))
 }
 
 /// HTTP/2 may send one cookie per field; HTTP/1.1 wants them in one (RFC 9113 §8.2.3).
@@ -213,7 +212,7 @@ fn say_one_length(headers: &mut HeaderMap) {
     let (first, more) = (lengths.next(), lengths.next().is_some());
     let Some(value) = first.filter(|value| more || value.as_bytes().contains(&b',')) else { return };
     // Several were read, so they are the same.
-    let one = value.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+    let one = elements(value).next().unwrap_or_default();
     match HeaderValue::from_bytes(one) {
         Ok(one) => headers.insert(CONTENT_LENGTH, one),
         Err(_) => headers.remove(CONTENT_LENGTH),

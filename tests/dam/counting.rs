@@ -102,3 +102,24 @@ async fn tokens_are_summed_up_when_nobody_reports_them_and_a_question_expects_an
     assert_eq!(explained("&output_tokens=9").await, 59);
     assert_eq!(explained("&path=/v1/embeddings").await, 50);
 }
+
+#[tokio::test]
+async fn a_question_is_matched_to_a_path_as_the_request_is() {
+    let worker = Worker::start(8);
+    let rules = "paths: [\"/files/*\"]
+routes: [{ path: \"/bots/*\", kind: chat }]
+limits: [{ name: few, algorithm: token_bucket, per: [caller, route], rate: 1/h, burst: 3 }]";
+    let dam = Dam::start(&before(&[worker.entry("w1", 8)], rules));
+    let left = async |path: &str| {
+        let question = format!("/api/v1/explain?caller=ip:127.0.0.1&path={path}");
+        let answer = super::client::ask(dam.admin, super::client::get(&question)).await.json();
+        answer["rules"][0]["remaining"].as_u64().unwrap()
+    };
+    let body = r#"{"messages":[],"max_tokens":1}"#;
+    for (path, others) in [("POST /bots/a", "/bots/b"), ("POST /files/a", "/files/b%20c")] {
+        assert_eq!(left(others).await, 3);
+        dam.ask(request(path, &[], body.to_owned())).await;
+        assert_eq!(left(others).await, 2, "{others} counts where {path} does");
+    }
+    assert_eq!(left("/nowhere").await, 3);
+}

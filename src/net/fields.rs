@@ -1,0 +1,47 @@
+//! Header fields that are lists.
+
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The elements of a list that is separated by commas, without white space around them and without empty ones (RFC 9110
+/// §5.6.1).
+pub fn elements(value: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}
+
+/// The elements of all lines of the field `name`, which mean the same as one line.
+pub fn elements_of<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl DoubleEndedIterator<Item = &'h [u8]> {
+    headers.get_all(name).iter().flat_map(elements)
+}
+
+/// Whether a body must be decoded before it can be read. Of several codings, or lines of them, each counts.
+#[must_use]
+pub fn is_encoded(headers: &HeaderMap) -> bool {
+    elements_of(headers, &CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_of_every_line_counts() {
+        for (lines, encoded) in [
+            (&[][..], false),
+            (&["identity"], false),
+            (&["", " , ,Identity ,"], false),
+            (&["identity, br"], true),
+            (&["identity", "gzip"], true),
+            (&["x-unknown"], true),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(CONTENT_ENCODING, HeaderValue::from_static(line));
+            }
+            assert_eq!(is_encoded(&headers), encoded, "{lines:?}");
+        }
+    }
+}
