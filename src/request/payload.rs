@@ -22,7 +22,7 @@ pub enum PayloadError {
         /// The bound, in bytes.
         limit: u64,
     },
-    /// The client sent nothing for longer than `bounds.body_read`.
+    /// The client was waited for longer than `bounds.body_read` in all.
     #[error("the request body did not arrive within bounds.body_read")]
     TooSlow,
 }

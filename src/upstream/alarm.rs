@@ -4,6 +4,7 @@
 //! the timer is left where it is and asked only when it rings: if the deadline has moved on meanwhile it is set anew.
 //! A timer thus rings about once per idle time, not once per token.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -62,6 +63,11 @@ impl Alarm {
                 None => return Poll::Ready(()),
             }
         }
+    }
+
+    /// Waits as [`Alarm::poll_overdue`] does.
+    pub(crate) async fn overdue(&mut self, deadline: &Deadline, clock: &Clock) {
+        poll_fn(|cx| self.poll_overdue(deadline, clock, cx)).await;
     }
 
     /// When `deadline` is reached, as far as is known.

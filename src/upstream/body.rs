@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::alarm::Alarm;
+use super::closing::{self, Bell};
 use super::deadline::Deadline;
 use super::early::{Early, Sieve};
 use super::fault::{Fault, Wait, broke};
@@ -57,6 +58,8 @@ pub(crate) struct Open {
     looked: Nanos,
     /// Whether a stream that breaks off says so in an event, as a client is told.
     says_so: bool,
+    /// Rings when the gateway is about to cut it off.
+    bell: Bell,
     /// While it is not handed over but what keeps it alive is.
     sieve: Option<Box<Sieve>>,
 }
@@ -71,8 +74,20 @@ impl Open {
         limits: Limits,
     ) -> Self {
         let last = clock.now();
-        let held = Held::default();
-        Self { source, held, watch, alarm, clock, limits, last, looked: last, says_so: true, sieve: None }
+        let (held, bell) = (Held::default(), watch.bell());
+        Self {
+            source,
+            held,
+            watch,
+            alarm,
+            clock,
+            limits,
+            last,
+            looked: last,
+            says_so: true,
+            bell,
+            sieve: None,
+        }
     }
 
     /// For a reader that is no client: where a stream breaks off, the error is the body's and not an event's.
@@ -109,9 +124,13 @@ impl Open {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
                     if let Some(early) = early.filter(|early| !early.has_begun()) {
-                        ready!(self.alarm.poll_due(early.at.min(vigil.rings_at()), &self.clock, cx));
+                        ready!(self.alarm.poll_due(
+                            early.at.min(vigil.rings_at(&self.alarm)),
+                            &self.clock,
+                            cx
+                        ));
                         if self.clock.now() >= early.at {
-                            early.begin();
+                            early.begin(&self.watch);
                             self.sift(early);
                         }
                     }
@@ -299,11 +318,9 @@ impl Body for Open {
                 this.note_end();
                 return Poll::Ready(None);
             }
-            if this.says_so && this.watch.takes_events() && this.watch.is_closing() {
-                let refusal =
-                    Refusal::new(Reason::Draining, "The gateway goes down and cuts this stream off.");
+            if this.says_so && this.watch.takes_events() && this.bell.rings(cx) {
                 // It can be said in an event, so there is no error.
-                let _said = this.break_off(Ending::Refused, refusal);
+                let _said = this.break_off(Ending::Refused, closing::refusal());
                 continue;
             }
             let fatal = match this.poll_source(cx) {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -12,10 +12,10 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::alarm::Alarm;
 use super::deadline::Deadline;
 use super::dial::{ADDRESSES_MAX, dial};
 use super::link::Link;
@@ -66,14 +66,11 @@ pub(crate) async fn connect(
     deadline: Deadline,
     clock: &Clock,
 ) -> Result<Box<Link>, ConnectError> {
-    let mut opening = pin!(open(target, tls, deadline.wait));
-    let mut own = Duration::ZERO;
-    let stream = loop {
-        let left = deadline.due(own).since(clock.now());
-        if let Ok(opened) = timeout(left, &mut opening).await {
-            break opened?;
-        }
-        own = deadline.goes_on(own, clock.now(), clock.lag()).ok_or(ConnectError::TimedOut(deadline.wait))?;
+    let mut alarm = Alarm::new(deadline.due(Duration::ZERO), clock.now());
+    let stream = tokio::select! {
+        biased;
+        opened = open(target, tls, deadline.wait) => opened?,
+        () = alarm.overdue(&deadline, clock) => return Err(ConnectError::TimedOut(deadline.wait)),
     };
     let heard = Arc::clone(&stream.heard);
     let (sender, connection) = hyper::client::conn::http1::Builder::new()

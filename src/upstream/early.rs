@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Response, response};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use super::body::{BodyError, Open};
-use super::headers;
+use super::closing::{self, Bell};
 use super::source::Held;
+use super::watch::Watch;
 use crate::clock::Nanos;
 use crate::openai::error::{self, Tongue};
 use crate::openai::tap::{Parted, Pings};
@@ -59,7 +59,6 @@ pub(crate) struct Early<'a> {
     pub(crate) head: &'a response::Parts,
     /// The request's id.
     pub(crate) id: &'a HeaderValue,
-    pub(crate) flight: &'a Flight,
 }
 
 impl Early<'_> {
@@ -67,15 +66,12 @@ impl Early<'_> {
         self.lane.0.lock().begun
     }
 
-    /// Hands the head over.
-    pub(crate) fn begin(&self) {
+    /// Hands the head over of an answer that is followed by `watch`.
+    pub(crate) fn begin(&self, watch: &Watch) {
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = self.head.status;
         head.headers = self.head.headers.clone();
-        headers::answer(&mut head.headers, self.id);
-        head.headers.remove(CONTENT_LENGTH);
-        self.flight.set_streamed();
-        self.flight.set_counted();
+        watch.announce(&mut head.headers, self.id);
         let mut ahead = self.lane.0.lock();
         (ahead.begun, ahead.head) = (true, Some(head));
     }
@@ -158,9 +154,11 @@ enum State {
         run: Run,
         lane: Arc<Lane>,
         flight: Arc<Flight>,
+        /// Rings when the gateway is about to cut it off.
+        bell: Bell,
     },
-    /// Over, but for an event that says why.
-    Failed(Option<Bytes>),
+    /// Over, but for what says why: an event for clients, the error itself for others.
+    Failed(Option<Result<Bytes, BodyError>>),
 }
 
 impl From<Open> for UpstreamBody {
@@ -171,8 +169,8 @@ impl From<Open> for UpstreamBody {
 
 impl UpstreamBody {
     /// The body of an answer that was begun before its content.
-    pub(crate) fn begun(run: Run, lane: Arc<Lane>, flight: Arc<Flight>) -> Self {
-        Self { state: State::Begun { run, lane, flight }, machine: false }
+    pub(crate) fn begun(run: Run, lane: Arc<Lane>, flight: Arc<Flight>, bell: Bell) -> Self {
+        Self { state: State::Begun { run, lane, flight, bell }, machine: false }
     }
 
     /// For a reader that is no client: where a stream breaks off, the error is the body's and not an event's.
@@ -186,10 +184,10 @@ impl UpstreamBody {
     }
 
     /// Ends an answer that has begun and has no content to come.
-    fn fail(&mut self, refusal: Refusal) -> Option<BodyError> {
+    fn fail(&mut self, refusal: Refusal) {
         let mut event = None;
         if let State::Begun { flight, lane, .. } = &self.state {
-            event = Some(error::event(&refusal, lane.0.lock().tongue, &flight.id));
+            event = Some(Ok(error::event(&refusal, lane.0.lock().tongue, &flight.id)));
             flight.set_reason(refusal.reason);
             flight.set_ending(match refusal.reason {
                 Reason::UpstreamTimeout => Ending::TimedOut,
@@ -197,8 +195,7 @@ impl UpstreamBody {
                 _ => Ending::Refused,
             });
         }
-        self.state = State::Failed(event.filter(|_| !self.machine));
-        self.machine.then(|| refusal.into())
+        self.state = State::Failed(if self.machine { Some(Err(refusal.into())) } else { event });
     }
 }
 
@@ -225,14 +222,15 @@ impl Body for UpstreamBody {
         loop {
             match &mut this.state {
                 State::Open(open) => return Pin::new(open).poll_frame(cx),
-                State::Failed(event) => return Poll::Ready(event.take().map(|event| Ok(Frame::data(event)))),
-                State::Begun { run, lane, .. } => {
+                State::Failed(why) => return Poll::Ready(why.take().map(|why| why.map(Frame::data))),
+                State::Begun { run, lane, bell, .. } => {
                     let done = match lane.alive() {
                         Some(alive) => return Poll::Ready(Some(Ok(Frame::data(alive)))),
                         None => run.as_mut().poll(cx),
                     };
                     let alive = lane.alive();
                     match done.map(|done| done.and_then(fitting)) {
+                        Poll::Pending if !this.machine && bell.rings(cx) => this.fail(closing::refusal()),
                         Poll::Pending if alive.is_none() => return Poll::Pending,
                         Poll::Pending => {}
                         Poll::Ready(Ok(mut open)) => {
@@ -241,11 +239,7 @@ impl Body for UpstreamBody {
                             }
                             this.state = State::Open(open);
                         }
-                        Poll::Ready(Err(refusal)) => {
-                            if let Some(error) = this.fail(refusal) {
-                                return Poll::Ready(Some(Err(error)));
-                            }
-                        }
+                        Poll::Ready(Err(refusal)) => this.fail(refusal),
                     }
                     if let Some(alive) = alive {
                         return Poll::Ready(Some(Ok(Frame::data(alive))));
@@ -259,7 +253,7 @@ impl Body for UpstreamBody {
         match &self.state {
             State::Open(open) => open.is_end_stream(),
             State::Begun { .. } => false,
-            State::Failed(event) => event.is_none(),
+            State::Failed(why) => why.is_none(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -289,8 +289,8 @@ impl<'a> Journey<'a> {
             return Err(Fault::Strange);
         }
         let Answer { head, body, vigil } = &mut answer;
-        let (at, id, flight) = (began + self.timeouts.hold, &self.id, &*self.flight);
-        let early = self.lane.map(|lane| Early { at, lane, head, id, flight });
+        let (at, id) = (began + self.timeouts.hold, &self.id);
+        let early = self.lane.map(|lane| Early { at, lane, head, id });
         poll_fn(|cx| body.poll_open(vigil, early.as_ref(), cx)).await?;
         Ok(Some(answer))
     }
@@ -444,7 +444,7 @@ impl<'a> Journey<'a> {
                 permit.dispatched();
             }
             let mut vigil = self.vigil(sent, self.stream);
-            let mut alarm = Alarm::new(vigil.rings_at(), sent);
+            let mut alarm = vigil.alarm(sent);
             if self.switch.is_some() {
                 link.allow_switch();
             }
@@ -599,7 +599,7 @@ impl<'a> Journey<'a> {
     pub(super) fn watch(&self, head: &response::Parts, worker: &Arc<str>) -> Watch {
         let reading = self.reading(head.status, Form::of(&head.headers));
         let sequences = self.asker.as_ref().map_or(1, |(_, demand)| demand.sequences);
-        let closing = Arc::clone(&self.upstream.closing);
+        let closing = self.upstream.closing.clone();
         Watch::new(Arc::clone(&self.flight), self.permit.clone(), worker, reading, sequences, closing)
     }
 
@@ -628,20 +628,9 @@ impl<'a> Journey<'a> {
         let Answer { mut head, mut body, .. } = answer;
         self.flight.set_worker(body.worker());
         let switched = head.headers.get(UPGRADE).cloned();
-        headers::answer(&mut head.headers, &self.id);
+        body.watch().announce(&mut head.headers, &self.id);
         if let (StatusCode::SWITCHING_PROTOCOLS, Some(protocol)) = (head.status, switched) {
             headers::switch_to(&mut head.headers, protocol);
-        }
-        let watch = body.watch();
-        if watch.is_stream() {
-            self.flight.set_streamed();
-        }
-        if watch.is_counted() {
-            self.flight.set_counted();
-        }
-        if watch.takes_events() {
-            // Something may be taken out of it, or an error event put in.
-            head.headers.remove(CONTENT_LENGTH);
         }
         body.commit();
         Response::from_parts(head, body)

@@ -13,6 +13,7 @@
 //! | `queue` | the same over a queue, where workers take requests instead of being sent them |
 //! | `body` `source` `watch` `alarm` | the answer on its way back |
 //! | `early` | its beginning before there is content |
+//! | `closing` | when everything is about to be cut off |
 //! | `tunnel` | what comes after an upgrade |
 //!
 //! A response is *committed* at the first content byte, not at the headers: until then another worker can take over
@@ -29,6 +30,7 @@ pub mod tls;
 
 mod alarm;
 mod body;
+mod closing;
 mod connect;
 mod deadline;
 mod dial;
@@ -56,9 +58,8 @@ pub use settings::{QueueSettings, RetrySettings, Timeouts, UpstreamSettings};
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -71,6 +72,7 @@ use crate::redis::jobs::Jobs;
 use crate::refusal::Refusal;
 use crate::request::{Demand, Flight, Payload};
 use budget::RetryBudget;
+use closing::Closing;
 use early::{Lane, Run};
 use journey::Journey;
 use pool::Sites;
@@ -87,8 +89,8 @@ struct Inner {
     budget: RetryBudget,
     /// The way to workers of a queue.
     jobs: Option<Jobs>,
-    /// Whether the gateway is about to cut off what is under way.
-    closing: Arc<AtomicBool>,
+    /// When the gateway is about to cut off what is under way.
+    closing: Closing,
 }
 
 impl Upstream {
@@ -113,14 +115,14 @@ impl Upstream {
             sites: Sites::default(),
             budget: RetryBudget::default(),
             jobs,
-            closing: Arc::default(),
+            closing: Closing::default(),
         }))
     }
 
-    /// Has every stream say that the gateway goes down, and end, as soon as it is looked at next. What is cut off from here
-    /// on was not left by its client.
+    /// Has every stream say that the gateway goes down, and end, and refuses what was not answered yet. What is cut off from
+    /// here on was not left by its client.
     pub fn end_streams(&self) {
-        self.0.closing.store(true, Ordering::Release);
+        self.0.closing.begin();
     }
 
     /// Sends a request to the worker its permit names and returns the response once it is committed.
@@ -148,7 +150,9 @@ impl Upstream {
             Poll::Pending => lane.head().map_or(Poll::Pending, |head| Poll::Ready(Ok(head))),
         });
         match begun.await {
-            Ok(head) => Ok(Response::from_parts(head, UpstreamBody::begun(run, lane, flight))),
+            Ok(head) => {
+                Ok(Response::from_parts(head, UpstreamBody::begun(run, lane, flight, self.0.closing.bell())))
+            }
             Err(done) => done.map(|answer| answer.map(Into::into)),
         }
     }
@@ -172,6 +176,14 @@ impl Service<Request<Payload>> for Upstream {
 
     fn call(&mut self, request: Request<Payload>) -> Self::Future {
         let this = self.clone();
-        Box::pin(async move { this.forward(request).await })
+        Box::pin(async move {
+            let mut bell = this.0.closing.bell();
+            let mut answer = pin!(this.forward(request));
+            poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Pending if bell.rings(cx) => Poll::Ready(Err(closing::refusal())),
+                answer => answer,
+            })
+            .await
+        })
     }
 }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::alarm::Alarm;
 use super::connect::Stream;
 use super::deadline::Deadline;
 use crate::clock::{Clock, Nanos};
@@ -53,7 +54,8 @@ where
     put(&mut client, early, idle).await?;
     let (mut from_client, mut from_worker) = (vec![0; BUFFER], vec![0; BUFFER]);
     let silence = || Deadline { since: clock.now(), wait: idle, total: (Duration::MAX, Nanos::MAX) };
-    let (mut silent, mut own) = (silence(), Duration::ZERO);
+    let mut silent = silence();
+    let mut alarm = Alarm::new(silent.due(Duration::ZERO), silent.since);
     loop {
         tokio::select! {
             read = client.read(&mut from_client) => match from_client.get(..read?) {
@@ -64,15 +66,9 @@ where
                 Some(bytes) if !bytes.is_empty() => put(&mut client, bytes, idle).await?,
                 _ => return client.shutdown().await,
             },
-            () = sleep(silent.due(own).since(clock.now())) => {
-                match silent.goes_on(own, clock.now(), clock.lag()) {
-                    Some(late) => own = late,
-                    None => return Ok(()),
-                }
-                continue;
-            }
+            () = alarm.overdue(&silent, clock) => return Ok(()),
         }
-        (silent, own) = (silence(), Duration::ZERO);
+        silent = silence();
     }
 }
 

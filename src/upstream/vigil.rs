@@ -32,9 +32,17 @@ impl Vigil {
         Self { deadline, wait, permit, look_at: now + LOOK }
     }
 
-    /// When there is something to do first.
-    pub(crate) fn rings_at(&self) -> Nanos {
-        let due = self.deadline.due(Duration::ZERO);
+    /// A timer for it, set at `now`.
+    pub(crate) fn alarm(&self, now: Nanos) -> Alarm {
+        Alarm::new(self.next(self.deadline.due(Duration::ZERO)), now)
+    }
+
+    /// When there is something to do next, by what `alarm` knows of the gateway's own lateness.
+    pub(crate) fn rings_at(&self, alarm: &Alarm) -> Nanos {
+        self.next(alarm.due(&self.deadline))
+    }
+
+    fn next(&self, due: Nanos) -> Nanos {
         if self.permit.is_some() { due.min(self.look_at) } else { due }
     }
 
@@ -60,4 +68,29 @@ impl Vigil {
 /// the time moves on with each frame.
 pub(crate) fn next_look(last: Nanos, looked: Nanos) -> Nanos {
     (last + SHORTEST_SILENCE).max(looked + LOOK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    #[tokio::test]
+    async fn what_is_done_meanwhile_waits_for_a_pause_of_the_gateways_own_too() {
+        let (at, ms) = (Nanos::from_millis, Duration::from_millis);
+        let clock = Clock::manual(at(3000));
+        for tick in (1000..=2000).step_by(10).chain([3000]) {
+            clock.lag().tick(at(tick));
+        }
+        let deadline = Deadline { since: at(1500), wait: ms(1000), total: (ms(9000), at(10_500)) };
+        let mut vigil = Vigil::new((deadline, Wait::FirstToken(ms(1000))), None, at(1500));
+        let mut alarm = vigil.alarm(at(3000));
+        assert_eq!(vigil.rings_at(&alarm), at(2500));
+        tokio::select! {
+            biased;
+            wait = poll_fn(|cx| vigil.poll_vain(&mut alarm, &clock, cx)) => panic!("it goes on: {wait:?}"),
+            () = tokio::time::sleep(ms(50)) => {}
+        }
+        assert_eq!(vigil.rings_at(&alarm), at(3490));
+    }
 }

@@ -1,11 +1,14 @@
 //! What the gateway learns from an answer while it passes: first content, tokens, usage, and how it ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 
+use super::closing::{Bell, Closing};
+use super::headers;
 use super::source::Held;
 use crate::clock::Nanos;
 use crate::openai::error::{self, Tongue};
@@ -34,7 +37,7 @@ enum Tap {
     // Boxed: most small answers are no streams, and theirs would carry its buffers around.
     Stream(Box<Stream>),
     Json(JsonTap),
-    Unread { begun: bool },
+    Unread,
     Feed { events: bool },
     Blind,
 }
@@ -59,8 +62,8 @@ pub(crate) struct Watch {
     noted: Seen,
     /// Set by the first ending, which is the true one.
     ended: bool,
-    /// Whether the gateway is about to cut off what is under way.
-    closing: Arc<AtomicBool>,
+    /// When the gateway is about to cut off what is under way.
+    closing: Closing,
 }
 
 impl Watch {
@@ -70,7 +73,7 @@ impl Watch {
         worker: &Arc<str>,
         reading: Reading,
         sequences: u32,
-        closing: Arc<AtomicBool>,
+        closing: Closing,
     ) -> Self {
         let tap = match reading {
             Reading::Stream { filtered } => {
@@ -78,7 +81,7 @@ impl Watch {
                 Tap::Stream(Box::new(Stream { tap: SseTap::new(), filter }))
             }
             Reading::Json => Tap::Json(JsonTap::new()),
-            Reading::Unread => Tap::Unread { begun: false },
+            Reading::Unread => Tap::Unread,
             Reading::Feed { events } => Tap::Feed { events },
             Reading::Blind => Tap::Blind,
         };
@@ -119,9 +122,9 @@ impl Watch {
                 }
                 out.push(Frame::data(data));
             }
-            Tap::Unread { begun } => {
-                if !std::mem::replace(begun, *begun || !data.is_empty()) && !data.is_empty() {
-                    self.begins(now);
+            Tap::Unread => {
+                if !data.is_empty() {
+                    self.note(Seen { content: true, ..self.noted }, now);
                 }
                 out.push(Frame::data(data));
             }
@@ -186,7 +189,7 @@ impl Watch {
     pub(crate) const fn may_commit(&self) -> bool {
         match self.tap {
             Tap::Stream(_) => self.noted.content || self.noted.error.is_some() || self.noted.done,
-            Tap::Json(_) | Tap::Unread { .. } | Tap::Feed { .. } | Tap::Blind => true,
+            Tap::Json(_) | Tap::Unread | Tap::Feed { .. } | Tap::Blind => true,
         }
     }
 
@@ -197,7 +200,7 @@ impl Watch {
 
     /// Whether a model writes this piece by piece.
     pub(crate) const fn is_stream(&self) -> bool {
-        matches!(self.tap, Tap::Stream(_) | Tap::Unread { .. })
+        matches!(self.tap, Tap::Stream(_) | Tap::Unread)
     }
 
     /// Whether this is an event stream into which an event can be put.
@@ -205,9 +208,24 @@ impl Watch {
         matches!(self.tap, Tap::Stream(_) | Tap::Feed { events: true })
     }
 
-    /// Whether the gateway is about to cut this off.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+    /// Tells when the gateway is about to cut this off.
+    pub(crate) fn bell(&self) -> Bell {
+        self.closing.bell()
+    }
+
+    /// Writes down how the answer is handed over, and makes its `fields` ready for the client of the request `id`.
+    pub(crate) fn announce(&self, fields: &mut HeaderMap, id: &HeaderValue) {
+        headers::answer(fields, id);
+        if self.is_stream() {
+            self.flight.set_streamed();
+        }
+        if self.is_counted() {
+            self.flight.set_counted();
+        }
+        if self.takes_events() {
+            // Something may be taken out of it, or an error event put in.
+            fields.remove(CONTENT_LENGTH);
+        }
     }
 
     /// Whether the tokens of this answer are seen as they come.
@@ -281,7 +299,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if !self.ended && self.is_closing() && self.flight.ending() == Ending::ClientGone {
+        if !self.ended && self.closing.has_come() && self.flight.ending() == Ending::ClientGone {
             self.end(Ending::Refused, Some(Reason::Draining));
         }
     }

@@ -134,6 +134,28 @@ async fn what_has_begun_and_fails_says_so_in_an_event() {
 }
 
 #[tokio::test]
+async fn what_keeps_a_stream_alive_comes_before_the_failure_that_follows_at_once() {
+    let (go, gone) = tokio::sync::watch::channel(false);
+    let worker = quiet(move |mut conn| {
+        let mut gone = gone.clone();
+        async move {
+            gone.wait_for(|gone| *gone).await.unwrap();
+            conn.send(chunk(PING)).await;
+        }
+    })
+    .await;
+    let dam = Dam::new(vec![worker.spec("w1")], at_once(LONG));
+    let answer = dam.send("w1", chat(true, true)).await.unwrap().map(UpstreamBody::for_machines);
+    let mut body = answer.into_body();
+    frames(&mut body, 2 * PING.len()).await;
+    go.send(true).unwrap();
+    // On most machines both are there by then.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (data, _, ended) = read(http::Response::new(body)).await;
+    assert_eq!((String::from_utf8(data).unwrap(), ended.is_err()), (PING.to_owned(), true));
+}
+
+#[tokio::test]
 async fn who_leaves_what_has_begun_frees_its_seat() {
     let silent = quiet(|mut conn| async move { conn.closed().await }).await;
     let dam = Dam::new(vec![silent.spec("w1")], at_once(LONG));

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::Response;
 use http_body_util::BodyExt;
+use tower::Service;
 use traffic_dam::refusal::Reason;
-use traffic_dam::request::{Ending, RouteTimeouts};
-use traffic_dam::upstream::{Timeouts, UpstreamSettings};
+use traffic_dam::request::{Caller, Demand, Ending, Kind, RouteTimeouts};
+use traffic_dam::shed::{Ask, Entry};
+use traffic_dam::upstream::{Timeouts, UpstreamBody, UpstreamSettings};
 
 use crate::rig::{
     Conn, Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, eventually, flight_of, read,
@@ -282,4 +285,97 @@ async fn any_mixture_of_endings_leaves_no_seat_taken() {
         done.unwrap();
     }
     assert_eq!(dam.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_whole_answer_that_nobody_waits_for_is_counted_as_long_as_it_may_be_written() {
+    let silent = counting(|conn| async move { conn }).await;
+    let writing = counting(|mut conn| async move {
+        conn.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await;
+        conn
+    })
+    .await;
+    for (has_begun, (worker, closed)) in [(false, silent), (true, writing)] {
+        let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+        let demand = Demand { prompt_tokens: 10, expected_output: 1000, kind: Kind::Chat, ..Demand::path() };
+        let ask = Ask::of(&Caller::new("ip:192.0.2.1"), &demand);
+        let Ok(Entry::Admitted(permit)) = dam.fleet.route(None).unwrap().gate.ask(ask) else {
+            panic!("there is room")
+        };
+        let mut request = chat(false, true);
+        let flight = flight_of(&mut request);
+        request.extensions_mut().insert(permit);
+        let mut sending = Box::pin(dam.upstream.forward(request));
+        tokio::select! {
+            answer = &mut sending => assert!(answer.is_ok() && has_begun, "half an answer is handed on"),
+            () = eventually("the worker has the request", || !has_begun && worker.asked().len() == 1) => {}
+        }
+        drop(sending);
+        eventually("the connection is closed", || closed.load(Ordering::SeqCst) == 1).await;
+        if has_begun {
+            // Its engine is through with it.
+            assert_freed(&dam, &flight, Ending::ClientGone).await;
+        } else {
+            assert_eq!(dam.in_flight(), 1);
+        }
+    }
+}
+
+/// What an answer says from now on to somebody who waits for it while the gateway cuts off what is under way.
+async fn cut_off(dam: &Dam, body: UpstreamBody) -> String {
+    let rest = tokio::spawn(read(Response::new(body)));
+    // It is polled meanwhile, and waits for its worker.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    dam.upstream.end_streams();
+    let rest = tokio::time::timeout(Duration::from_secs(20), rest).await.expect("it is woken");
+    String::from_utf8(rest.unwrap().0).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_quiet_when_the_gateway_goes_down_is_told_so() {
+    let begun = |hold| Timeouts { hold, ..Timeouts::default() };
+    let (at_once, late) = (begun(Duration::ZERO), Timeouts::default());
+    let ping = ": still here\n\n";
+    for (said, timeouts, model) in
+        [(HELLO, late, true), (ping, at_once, true), ("data: a feed\n\n", late, false)]
+    {
+        let first = chunk(said);
+        let (worker, _) = counting(move |mut conn| {
+            let first = first.clone();
+            async move {
+                conn.send([STREAM.as_bytes(), &first].concat()).await;
+                conn
+            }
+        })
+        .await;
+        let settings = UpstreamSettings { timeouts, ..UpstreamSettings::default() };
+        let dam = Dam::new(vec![worker.spec("w1")], settings);
+        let mut request = chat(true, true);
+        if !model {
+            request.extensions_mut().insert(Demand::path());
+        }
+        let flight = flight_of(&mut request);
+        let mut body = dam.send("w1", request).await.unwrap().into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), said);
+        let rest = cut_off(&dam, body).await;
+        assert!(rest.contains("\"code\":\"draining\""), "{said}: {rest}");
+        assert_eq!((flight.ending(), flight.reason()), (Ending::Refused, Some(Reason::Draining)), "{said}");
+        eventually("the seat is free", || dam.in_flight() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_answer_when_the_gateway_goes_down_is_refused() {
+    let worker = Worker::silent().await;
+    let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+    let mut upstream = dam.upstream.clone();
+    let mut request = chat(true, true);
+    let _flight = flight_of(&mut request);
+    let waits = tokio::spawn(async move { upstream.call(request).await.map(|_| ()) });
+    eventually("the worker has the request", || worker.asked().len() == 1).await;
+    dam.upstream.end_streams();
+    let refusal = tokio::time::timeout(Duration::from_secs(20), waits).await.expect("it is woken");
+    assert_eq!(refusal.unwrap().unwrap_err().reason, Reason::Draining);
 }
