@@ -172,6 +172,7 @@ fn for_gate(report: &Report, kv_tokens: Option<u64>, dams: u32) -> crate::shed::
         |tokens: u64| beat.kv_used.map(|share| (share * tokens as f64) as u64 / u64::from(dams.max(1)));
     crate::shed::Report {
         kv_used: kv_tokens.and_then(used),
+        running: beat.running,
         waiting: beat.waiting,
         valid_for: (beat.interval * 3).saturating_sub(report.age),
     }

@@ -83,6 +83,8 @@ pub struct Gate {
     pub(super) displaceable: BTreeSet<(Nanos, SeatId)>,
     /// Seats whose prompt is supposed to be read by then.
     pub(super) reading: BTreeSet<(Nanos, SeatId)>,
+    /// Seats whose clients have left while their workers work on, by the time when they are free.
+    pub(super) abandoned: BTreeSet<(Nanos, SeatId)>,
     /// Workers as the choice sees them, and their places. Kept to save allocations.
     pub(super) candidates: Vec<Candidate>,
     pub(super) places: Vec<usize>,
@@ -110,6 +112,7 @@ impl Gate {
             displaced: Vec::new(),
             displaceable: BTreeSet::new(),
             reading: BTreeSet::new(),
+            abandoned: BTreeSet::new(),
             candidates: Vec::new(),
             places: Vec::new(),
             roll: Roll::default(),
@@ -193,7 +196,8 @@ impl Gate {
         }
         let forgiven = self.queue.forgive(now);
         let read = self.suppose_read(now);
-        if removed || forgiven || read || now >= self.roll.until {
+        let ended = self.end_abandoned(now);
+        if removed || forgiven || read || ended || now >= self.roll.until {
             self.serve(now);
         }
     }

@@ -9,6 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::clock::Nanos;
 
+use super::abandoned::{KnownLoad, Pace};
 use super::aside::{Aside, Trouble};
 use super::health::Health;
 use super::law::{self, Law};
@@ -75,6 +76,10 @@ pub(super) struct Worker {
     pub(super) counted: Option<Share>,
     /// Removed by a reload; it goes when its ledger is empty.
     pub(super) leaving: bool,
+    /// How long its whole answers take.
+    pub(super) pace: Pace,
+    /// What is known of its load.
+    pub(super) known: KnownLoad,
     /// Tokens that this gateway may have in flight here.
     kv_budget: Option<u64>,
 }
@@ -102,6 +107,8 @@ impl Worker {
             key,
             counted: None,
             leaving: false,
+            pace: Pace::default(),
+            known: KnownLoad::default(),
             kv_budget: kv_budget(&member, settings),
             member,
         }
@@ -148,8 +155,9 @@ impl Worker {
     /// Sequences that may be in flight now.
     pub(super) fn limit(&self) -> u32 {
         let weighed = (f64::from(self.law.limit()) * self.weight) as u32;
+        let left = self.known.room.map_or(weighed, |room| room.min(weighed));
         // A silent worker is tried beside what hangs there, which may end much later.
-        let limit = self.health.bound(weighed).max(1).saturating_add(self.flow.hung);
+        let limit = self.health.bound(left).max(1).saturating_add(self.flow.hung);
         self.aside.bound(limit, self.ledger.in_flight())
     }
 

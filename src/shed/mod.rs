@@ -6,11 +6,12 @@
 //! when to come back. The gate takes time and randomness as arguments and records nothing outside itself, so tests
 //! and simulations run the very code that the gateway runs.
 //!
-//! * **Failure mode.** A seat is freed by the last drop of its [`Permit`] and by nothing else: no timer, no
-//!   inactivity. A permit that is never dropped therefore keeps its seat; one that is dropped twice cannot exist.
+//! * **Failure mode.** A seat is freed by the last drop of its [`Permit`], or later where the worker is supposed to work on
+//!   ([`Gate::abandon`]), and by nothing else: no timer, no inactivity. A permit that is never dropped therefore keeps its seat; one that is dropped twice cannot exist.
 //! * **Trade-off.** One lock per pool. Decisions take well under a microsecond, so the lock is cheaper than the
 //!   races that counters without one would have between checking and counting.
 
+mod abandoned;
 mod account;
 mod aside;
 mod ask;

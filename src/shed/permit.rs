@@ -24,7 +24,8 @@ pub const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// The number of a seat that no gate gives.
 const NO_SEAT: u64 = u64::MAX;
 
-/// A seat at a worker. Clones share it; the last drop frees it, exactly once.
+/// A seat at a worker. Clones share it; the last drop frees it, exactly once. Where the client left a whole answer before it
+/// came, the worker may work on: then the seat is free when that should be over.
 ///
 /// What happens to the request is told through it. A permit whose ending nobody told was left by its client.
 #[derive(Clone)]
@@ -44,6 +45,8 @@ struct Hold {
 struct Told {
     worker: Arc<str>,
     ending: Ending,
+    /// The answer has begun to come.
+    begun: bool,
 }
 
 impl Permit {
@@ -54,7 +57,7 @@ impl Permit {
             yields: grant.yields,
             sequences: grant.sequences,
             waited: grant.waited,
-            told: Mutex::new(Told { worker: grant.worker, ending: Ending::ClientGone }),
+            told: Mutex::new(Told { worker: grant.worker, ending: Ending::ClientGone, begun: false }),
             seen: AtomicU64::new(0),
             report_at: AtomicU64::new(0),
         }))
@@ -143,6 +146,7 @@ impl Permit {
     /// was; then see [`Permit::waiter`].
     #[must_use]
     pub fn keep(&self) -> bool {
+        self.0.told.lock().begun = true;
         !self.0.yields || self.0.gate.with(|state, _| state.gate.keep(self.0.seat()))
     }
 
@@ -219,10 +223,14 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let (seat, ending) = (self.seat(), self.told.get_mut().ending);
+        let seat = self.seat();
+        let Told { ending, begun, .. } = *self.told.get_mut();
         let seen = *self.seen.get_mut();
         let displaced = self.gate.with(|state, now| {
-            state.gate.release(seat, ending, seen, now);
+            match ending {
+                Ending::ClientGone if !begun => state.gate.abandon(seat, seen, now),
+                _ => state.gate.release(seat, ending, seen, now),
+            }
             state.watchers.remove(&seat);
             state.displaced.remove(&seat)
         });

@@ -2,8 +2,8 @@
 //!
 //! A report is late by the time it comes and may be older than many decisions of this gateway. So it can only lower
 //! what local measurement allows: the KV cache is as full as the fuller of the two accounts says, with all that was
-//! sent since the report added to the worker's; a queue that the worker reports cuts its limit; a weight scales
-//! the limit down. A report that is out of date says nothing any more.
+//! sent since the report added to the worker's; a queue that the worker reports cuts its limit; what it works on beyond
+//! what is known here takes so much of its slots; a weight scales the limit down. A report that is out of date says nothing any more.
 
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use super::member::Worker;
 pub struct Report {
     /// Tokens in its KV cache.
     pub kv_used: Option<u64>,
+    /// Requests that it works on, whoever sent them.
+    pub running: Option<u32>,
     /// Requests waiting inside it.
     pub waiting: Option<u32>,
     /// How long the report counts.
@@ -28,6 +30,7 @@ pub struct Report {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reported {
     kv_used: Option<u64>,
+    at: Nanos,
     until: Nanos,
     /// Tokens of requests granted since.
     sent_since: u64,
@@ -49,11 +52,12 @@ impl Gate {
     /// Takes in what the worker `id` reported. Unknown workers are ignored: their report came before or after them.
     pub fn report(&mut self, id: &str, report: Report, now: Nanos) {
         let Some((place, worker)) = self.worker_mut(id) else { return };
-        worker.reported =
-            Some(Reported { kv_used: report.kv_used, until: now + report.valid_for, sent_since: 0 });
+        let (kv_used, until) = (report.kv_used, now + report.valid_for);
+        let before = worker.reported.replace(Reported { kv_used, at: now, until, sent_since: 0 });
         if let Some(waiting) = report.waiting {
             worker.law.observe(Sample::Report { waiting }, now);
         }
+        self.compare(place, &report, before.map(|before| before.at), now);
         self.recount(place, now);
         self.advance(now);
         self.serve(now);

@@ -8,7 +8,7 @@ use crate::clock::Nanos;
 
 use super::gate::Gate;
 use super::homes::Homes;
-use super::member::Worker;
+use super::member::{Member, Worker};
 use super::settings::{GateSettings, LimitSource};
 
 /// The sums over the workers that take work now.
@@ -85,6 +85,7 @@ impl Gate {
     /// Something happened at the worker at `place`.
     pub(super) fn recount(&mut self, place: usize, now: Nanos) {
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
+        worker.known.note(worker.ledger.in_flight());
         let open = worker.open(now);
         let Some(before) = worker.counted.filter(|_| open) else {
             self.roll.stale |= open || worker.counted.is_some();
@@ -116,6 +117,11 @@ impl Gate {
                 let most = worker.member.kv_tokens.unwrap_or(u64::MAX);
                 roll.largest_prompt = Some(roll.largest_prompt.unwrap_or(0).max(most));
             }
+            if worker.known.until <= now {
+                worker.known.room = None;
+            } else if worker.known.room.is_some() {
+                roll.until = roll.until.min(worker.known.until);
+            }
             if let Some(end) = worker.closed_until(now) {
                 roll.until = roll.until.min(end);
             }
@@ -139,7 +145,7 @@ impl Gate {
     pub(super) fn together(&self, now: Nanos) -> Option<f64> {
         let (mut sum, mut largest) = (0.0_f64, 0.0_f64);
         for worker in self.workers.iter().flatten().filter(|worker| worker.open(now)) {
-            let base = base(worker, &self.settings)?;
+            let base = f64::from(base(&worker.member, &self.settings)?);
             sum += base * worker.weight;
             largest = largest.max(base);
         }
@@ -149,10 +155,9 @@ impl Gate {
 }
 
 /// What a worker carries alone, when it was told.
-fn base(worker: &Worker, settings: &GateSettings) -> Option<f64> {
-    let base = match settings.limit {
+pub(super) fn base(member: &Member, settings: &GateSettings) -> Option<u32> {
+    match settings.limit {
         LimitSource::Fixed(limit) => Some(limit),
-        LimitSource::Slots | LimitSource::Adaptive => worker.member.slots,
-    };
-    base.map(f64::from)
+        LimitSource::Slots | LimitSource::Adaptive => member.slots,
+    }
 }

@@ -311,6 +311,8 @@ impl Gate {
                         slo: settings.slo(prompt),
                     };
                     worker.law.observe(whole, now);
+                    let written = if seat.seen > 0 { seat.seen } else { seat.load.output };
+                    worker.pace.learn(elapsed, written / sequences);
                 }
                 Some(Sample::End { elapsed, in_flight })
             }
@@ -334,8 +336,14 @@ impl Gate {
             }
             _ => {}
         }
-        let Some(mut seat) = self.seats.remove(&id) else { return };
+        let Some(seat) = self.seats.get(&id) else { return };
         let used = seat.dispatched.map(|_| Load { output: seat.seen, ..seat.load });
+        self.free(id, used, now);
+    }
+
+    /// Takes a seat out, of which `used` was taken.
+    pub(super) fn free(&mut self, id: SeatId, used: Option<Load>, now: Nanos) {
+        let Some(mut seat) = self.seats.remove(&id) else { return };
         self.vacate(id, &mut seat, now);
         self.in_flight = self.in_flight.saturating_sub(u64::from(seat.load.sequences));
         self.drain.freed(now.since(seat.granted), now);

@@ -80,6 +80,11 @@ impl Flow {
         self.gaps.quantile(NEARLY_ALL).map_or(Duration::ZERO, |gap| UNIT.mul_f64(gap))
     }
 
+    /// What half of its tokens do not exceed.
+    pub(super) fn usual_token(&self) -> Option<Duration> {
+        self.gaps.quantile(0.5).map(|gap| UNIT.mul_f64(gap))
+    }
+
     /// Whether it is a stall when nothing comes for so long.
     fn is_stall(&self, quiet: Duration) -> bool {
         // The percentile is looked for only where it can matter: this is asked with every report of every stream.

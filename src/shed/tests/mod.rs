@@ -1,5 +1,6 @@
 //! A gate at work, in virtual time.
 
+mod abandoned;
 mod course;
 mod debts;
 mod displacing;

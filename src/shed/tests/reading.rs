@@ -143,7 +143,12 @@ fn several_workers_have_a_ceiling_below_the_sum_of_their_slots() {
 }
 
 fn reported(kv_used: u64, waiting: u32) -> Report {
-    Report { kv_used: Some(kv_used), waiting: Some(waiting), valid_for: Duration::from_secs(3) }
+    Report {
+        kv_used: Some(kv_used),
+        running: None,
+        waiting: Some(waiting),
+        valid_for: Duration::from_secs(3),
+    }
 }
 
 #[test]
