@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{COOKIE, HeaderMap, UPGRADE};
+use http::header::{CONNECTION, COOKIE, HeaderMap, UPGRADE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Version, request};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -153,11 +153,13 @@ fn offers_another_protocol(headers: &HeaderMap) -> bool {
     elements_of(headers, &UPGRADE).any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
-/// Whether a request may leave HTTP: only for WebSocket, which does so by GET over HTTP/1.1. In a tunnel of any other
-/// protocol (HTTP/2, TLS) further requests could pass that no path, key or rule is looked up for.
+/// Whether a request without a body may leave HTTP: only for WebSocket, which does so by GET over HTTP/1.1. In a tunnel of
+/// any other protocol (HTTP/2, TLS) further requests could pass that no path, key or rule is looked up for. An offer that
+/// the `Connection` field does not name is none of this connection's (RFC 9110 §7.8): somebody passed it on unread.
 fn asks_for_websocket(parts: &request::Parts) -> bool {
     parts.version == Version::HTTP_11
         && parts.method == Method::GET
+        && elements_of(&parts.headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
         && elements_of(&parts.headers, &UPGRADE).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
@@ -249,7 +251,8 @@ where
     if let Some(flight) = &flight {
         flight.set_route(&matched.label);
     }
-    if matched.kind == Kind::Path && asks_for_websocket(&parts) {
+    // Where a body ends and the tunnel begins two servers may see differently.
+    if matched.kind == Kind::Path && body.is_end_stream() && asks_for_websocket(&parts) {
         parts.extensions.insert(UpgradeTo(HeaderValue::from_static("websocket")));
     }
     if let Some(path) = &matched.decoded {
@@ -270,7 +273,7 @@ where
         if facts.unbounded && intake.reserves_max {
             return Err(Refusal::new(
                 Reason::BadRequest,
-                "A rule here reserves `max_tokens` (`reserve: max`), so it must not be -1: say a bound, or none.",
+                "A rule here reserves `max_tokens` (`reserve: max`), so it must not be below 0: say a bound, or leave it out.",
             )
             .with_param("max_tokens"));
         }

@@ -54,7 +54,12 @@ fn misleads(name: &str) -> bool {
 
 /// Fields by which a worker would let the pages of other origins read its answers. Who may is said by `cors.origins`.
 fn opens_to_pages(name: &str) -> bool {
-    name.starts_with("access-control-")
+    name.starts_with("access-control-") || name == "timing-allow-origin"
+}
+
+/// Fields that are true of the worker's own address only, where no client can go.
+fn is_of_the_origin(name: &str) -> bool {
+    name == "alt-svc"
 }
 
 /// Adds the fields that a `Connection` field names.
@@ -193,7 +198,7 @@ pub(crate) fn answer(headers: &mut HeaderMap, id: &HeaderValue) {
         if text == "connection" {
             add_named(value, &mut out);
         }
-        if is_hop_by_hop(text) || is_ours(text) || opens_to_pages(text) {
+        if is_hop_by_hop(text) || is_ours(text) || opens_to_pages(text) || is_of_the_origin(text) {
             out.push(name.clone());
         }
     }

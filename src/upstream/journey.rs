@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::{HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, request, response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -626,6 +626,8 @@ impl<'a> Journey<'a> {
     /// Hands the answer over.
     fn commit(self, answer: Answer) -> Response<Open> {
         let Answer { mut head, mut body, .. } = answer;
+        // The client's connection speaks its own, and may go on where the worker's ends.
+        head.version = Version::HTTP_11;
         self.flight.set_worker(body.worker());
         let switched = head.headers.get(UPGRADE).cloned();
         body.watch().announce(&mut head.headers, &self.id);

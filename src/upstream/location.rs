@@ -3,19 +3,51 @@
 //! Frameworks make them of the host that they are asked by, which is the worker's own address: nothing that a client could
 //! or should reach.
 
-use http::header::{CONTENT_LOCATION, HeaderMap, HeaderValue, LOCATION};
+use http::header::{CONTENT_LOCATION, Entry, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, REFRESH};
 
 /// Has redirects of a worker to itself lead to where its client asked: by a path, without the worker's own address and
 /// the `prefix` of its URL.
 pub(crate) fn relocate(headers: &mut HeaderMap, authority: &HeaderValue, prefix: &str) {
     let Ok(authority) = authority.to_str() else { return };
+    let path = |reference: &str| own_path(reference, authority, prefix);
     for name in [LOCATION, CONTENT_LOCATION] {
-        let told = headers.get(&name).and_then(|value| value.to_str().ok());
-        let path = told.and_then(|told| own_path(told, authority, prefix));
-        if let Some(path) = path.and_then(|path| HeaderValue::try_from(path).ok()) {
-            headers.insert(name, path);
+        rewrite(headers, name, path);
+    }
+    rewrite(headers, REFRESH, |value| refresh(value, path));
+    rewrite(headers, LINK, |value| links(value, path));
+}
+
+/// Puts what `change` makes of each line of the field `name` in its place.
+fn rewrite(headers: &mut HeaderMap, name: HeaderName, change: impl Fn(&str) -> Option<String>) {
+    let Entry::Occupied(mut lines) = headers.entry(name) else { return };
+    for line in lines.iter_mut() {
+        let changed = line.to_str().ok().and_then(&change);
+        if let Some(changed) = changed.and_then(|changed| HeaderValue::try_from(changed).ok()) {
+            *line = changed;
         }
     }
+}
+
+/// A redirect after some seconds: `3; url=http://10.0.0.5:8000/a`.
+fn refresh(value: &str, path: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let (before, reference) = value.split_once('=')?;
+    Some(format!("{before}={}", path(reference.trim().trim_matches(['"', '\'']))?))
+}
+
+/// What belongs to an answer, as its next page does: `<http://10.0.0.5:8000/a?page=2>; rel="next", <…>`.
+fn links(value: &str, path: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let (mut text, mut rest, mut changed) = (String::with_capacity(value.len()), value, false);
+    while let Some((before, (reference, behind))) =
+        rest.split_once('<').and_then(|(before, after)| Some((before, after.split_once('>')?)))
+    {
+        let own = path(reference);
+        changed |= own.is_some();
+        for part in [before, "<", own.as_deref().unwrap_or(reference), ">"] {
+            text.push_str(part);
+        }
+        rest = behind;
+    }
+    changed.then(|| text + rest)
 }
 
 /// The path that a reference leads to, if it is on the worker's own address.
@@ -24,7 +56,8 @@ fn own_path(reference: &str, authority: &str, prefix: &str) -> Option<String> {
         let (start, rest) = reference.split_at_checked(scheme.len())?;
         start.eq_ignore_ascii_case(scheme).then_some(rest)
     };
-    let target = match after("http://").or_else(|| after("https://")).or_else(|| after("//")) {
+    let schemes = ["http://", "https://", "ws://", "wss://", "//"];
+    let target = match schemes.into_iter().find_map(after) {
         Some(rest) => {
             let (host, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
             let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
@@ -62,6 +95,7 @@ mod tests {
             ("http://10.0.0.5:8000/api/items/?a=b", "", Some("/api/items/?a=b")),
             ("HTTPS://10.0.0.5:8000/a", "", Some("/a")),
             ("//10.0.0.5:8000/a", "", Some("/a")),
+            ("ws://10.0.0.5:8000/a", "", Some("/a")),
             ("http://u:p@10.0.0.5:8000", "", Some("/")),
             ("http://10.0.0.5:8000?a", "", Some("/?a")),
             ("http://10.0.0.5:8000/base/a", "/base", Some("/a")),
@@ -76,5 +110,30 @@ mod tests {
             assert_eq!(own_path(told, host, prefix).as_deref(), path, "{told} {prefix}");
         }
         assert_eq!(own_path("http://W.example:80/a", "w.example", "").as_deref(), Some("/a"));
+    }
+
+    #[test]
+    fn every_field_that_leads_somewhere_leads_past_the_worker() {
+        for (name, told, right) in [
+            (LOCATION, "http://10.0.0.5:8000/a", "/a"),
+            (CONTENT_LOCATION, "http://10.0.0.5:8000/a", "/a"),
+            (REFRESH, "3; url=http://10.0.0.5:8000/a?b=c", "3; url=/a?b=c"),
+            (REFRESH, "0;URL='http://10.0.0.5:8000/a'", "0;URL=/a"),
+            (REFRESH, "5", "5"),
+            (REFRESH, "5; url=https://elsewhere.example/", "5; url=https://elsewhere.example/"),
+            (
+                LINK,
+                "<http://10.0.0.5:8000/a?p=2>; rel=\"next\", <https://elsewhere.example/>; rel=help, </b>",
+                "</a?p=2>; rel=\"next\", <https://elsewhere.example/>; rel=help, </b>",
+            ),
+            (LINK, "<http://10.0.0.5:8000/a", "<http://10.0.0.5:8000/a"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(name.clone(), HeaderValue::from_static("https://first.example"));
+            headers.append(name.clone(), HeaderValue::from_static(told));
+            relocate(&mut headers, &HeaderValue::from_static("10.0.0.5:8000"), "");
+            let lines: Vec<_> = headers.get_all(&name).iter().collect();
+            assert_eq!(lines, ["https://first.example", right], "{name}");
+        }
     }
 }

@@ -13,6 +13,15 @@ pub enum Fault {
         /// Offset of the first wrong byte.
         at: usize,
     },
+    /// UTF-16 or UTF-32, by its byte order mark.
+    #[error("The request body must be UTF-8; its byte order mark is one of UTF-16 or UTF-32.")]
+    OtherUnicode,
+    /// A byte order mark elsewhere than at the very beginning.
+    #[error("The request body must be a JSON object; found a byte order mark at byte {at}.")]
+    Mark {
+        /// Offset of the mark.
+        at: usize,
+    },
     /// The JSON ends too early.
     #[error("The request body is not valid JSON: it ends too early.")]
     Unfinished,
@@ -73,6 +82,8 @@ impl Fault {
     pub const fn param(&self) -> Option<&Cow<'static, str>> {
         match self {
             Self::NotUtf8 { .. }
+            | Self::OtherUnicode
+            | Self::Mark { .. }
             | Self::Unfinished
             | Self::Syntax { .. }
             | Self::TooDeep { .. }

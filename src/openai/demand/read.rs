@@ -39,10 +39,15 @@ struct BodyReading<'a, 'h> {
 }
 
 pub(super) fn parse<'h>(shape: &Shape, body: &[u8], hear: Option<&'h mut Hear<'h>>) -> Result<Facts, Fault> {
-    std::str::from_utf8(body).map_err(|error| Fault::NotUtf8 { at: error.valid_up_to() })?;
+    std::str::from_utf8(body).map_err(|error| match body {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 0, 0xfe, 0xff, ..] => Fault::OtherUnicode,
+        _ => Fault::NotUtf8 { at: error.valid_up_to() },
+    })?;
     let mut scanner = Scanner::new(body);
-    if scanner.peek()? != b'{' {
-        return Err(Fault::NotAnObject);
+    match scanner.peek()? {
+        b'{' => {}
+        0xef => return Err(Fault::Mark { at: scanner.at() }),
+        _ => return Err(Fault::NotAnObject),
     }
     let first_member = scanner.at() + 1;
     let mut reading = BodyReading::new(shape, body, hear);

@@ -175,6 +175,11 @@ fn a_broken_body_is_refused_without_quoting_it() {
         (b"{} {}", "The request body is not valid JSON at byte 3."),
         (b"[\"secret\"]", "The request body must be a JSON object."),
         (b"{\"a\":\"\xff\"}", "The request body is not valid UTF-8 at byte 6."),
+        (b" \xef\xbb\xbf{}", "The request body must be a JSON object; found a byte order mark at byte 1."),
+        (
+            b"\xff\xfe{\0}\0",
+            "The request body must be UTF-8; its byte order mark is one of UTF-16 or UTF-32.",
+        ),
     ] {
         let refusal = Refusal::from(parse(&Shape::openai(Kind::Chat), body).unwrap_err());
         assert_eq!((refusal.reason, refusal.message.as_ref()), (Reason::BadRequest, message));

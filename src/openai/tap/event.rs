@@ -46,6 +46,8 @@ impl StreamEvent {
 struct EventReading<'a> {
     event: StreamEvent,
     has_choices: bool,
+    /// It has members.
+    has_any: bool,
     kind: &'a [u8],
     has_delta: bool,
     /// A block begins that is neither text nor thinking, so its beginning says something already.
@@ -61,6 +63,7 @@ impl<'a> EventReading<'a> {
         let mut reading = Self::default();
         let mut scanner = Scanner::new(data);
         scanner.object::<Flaw>(|scanner, key| {
+            reading.has_any = true;
             match key.raw {
                 b"choices" => reading.choices(scanner)?,
                 b"usage" => reading.event.usage = Usage::read(scanner)?.or(reading.event.usage),
@@ -68,6 +71,8 @@ impl<'a> EventReading<'a> {
                 b"delta" => reading.delta(scanner)?,
                 b"content_block" => reading.opens = is_told_at_once(scanner)?,
                 b"response" | b"message" => reading.inner(scanner)?,
+                // A vendor's own, in which some put their usage.
+                name if name.starts_with(b"x_") => reading.inner(scanner)?,
                 b"error" => reading.event.error = error(scanner)?.or(reading.event.error),
                 b"code" => reading.code = code(scanner)?,
                 b"object" => {
@@ -98,6 +103,7 @@ impl<'a> EventReading<'a> {
                     b"text" => full |= is_full(scanner)?,
                     b"finish_reason" => finished |= !string(scanner)?.is_empty(),
                     b"delta" | b"message" => full |= bears_content(scanner)?,
+                    b"usage" => self.event.usage = Usage::read(scanner)?.or(self.event.usage),
                     _ => scanner.skip()?,
                 }
                 Ok(())
@@ -162,7 +168,9 @@ impl<'a> EventReading<'a> {
             b"message_delta" => event.finished += u32::from(self.stops),
             b"message_stop" => event.done = true,
             b"message_start" | b"content_block_stop" | b"ping" => {}
-            _ if !self.has_choices && event.error.is_none() && event.usage.is_none() => event.deltas = 1,
+            _ if self.has_any && !self.has_choices && event.error.is_none() && event.usage.is_none() => {
+                event.deltas = 1;
+            }
             _ => {}
         }
         if let (Some(_), Some(blame)) = (event.error, self.code) {
@@ -399,11 +407,19 @@ mod tests {
         let usage = StreamEvent::read(br#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#)
             .unwrap();
         assert_eq!((usage.deltas, usage.usage), (0, Some(Usage { prompt: 7, output: 2 })));
+        for elsewhere in [
+            r#"{"choices":[{"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":7,"completion_tokens":2}}]}"#,
+            r#"{"choices":[{"delta":{}}],"x_groq":{"id":"a","usage":{"prompt_tokens":7,"completion_tokens":2}}}"#,
+        ] {
+            let event = Event::read(elsewhere.as_bytes()).unwrap();
+            assert_eq!((event.deltas, event.usage), (0, usage.usage), "{elsewhere}");
+        }
         assert_eq!(read(r#"{"error":{"message":"out of memory"}}"#), (0, true, false));
         assert_eq!(read(r#"{"object":"error","message":"out of memory"}"#), (0, true, false));
         assert_eq!(read(r#"{"type":"error","code":"x"}"#), (0, true, false));
         assert_eq!(read(" [DONE]"), (0, false, true));
         assert_eq!(read(" "), (0, false, false));
+        assert_eq!(read("{}"), (0, false, false));
     }
 
     #[test]
