@@ -215,11 +215,15 @@ async fn what_a_drain_cuts_off_is_free_too() {
         held.push(conn);
     }
     eventually("four at work and two waiting", async || dam.held() == 6).await;
-    assert_eq!(dam.app.drain().await, 6);
+    assert_eq!(dam.app.drain().await, 0, "each is told so, and leaves");
     dam.ended().await;
+    for mut conn in held {
+        let answer = conn.answer().await.unwrap();
+        assert!(answer.text().contains("\"code\":\"draining\""), "{}", answer.text());
+    }
     dam.idle().await;
     worker.busy_with(0).await;
-    assert_eq!(dam.metric("requests_total", ""), 6.0);
+    assert_eq!(dam.metric("requests_total", "outcome=\"refused\""), 6.0);
 }
 
 #[tokio::test]

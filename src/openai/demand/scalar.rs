@@ -55,7 +55,7 @@ pub(super) fn whole(
 pub(super) enum ScalarBound {
     /// Nothing.
     Absent,
-    /// That there is none but the engine's own: -1, as llama.cpp and LM Studio read it, or -2 in llama.cpp.
+    /// That there is no bound: -1, as llama.cpp and LM Studio read it.
     None,
     /// At most so many tokens.
     Tokens(u64),
@@ -68,7 +68,7 @@ pub(super) fn output_bound(
 ) -> Result<ScalarBound, Fault> {
     if scanner.peek()? == b'-' {
         let (at, depth) = (scanner.at(), scanner.depth());
-        if matches!(scanner.number()?, "-1" | "-2") {
+        if scanner.number()? == "-1" {
             return Ok(ScalarBound::None);
         }
         scanner.rewind(at, depth);
