@@ -97,7 +97,7 @@ mod tests {
     fn each_task_is_woken_once_and_none_is_kept_that_has_left() {
         let (closing, counts) = (Closing::default(), [Arc::<Count>::default(), Arc::default()]);
         let wakers = counts.each_ref().map(|count| Waker::from(Arc::clone(count)));
-        let [one, other] = wakers.each_ref().map(|waker| Context::from_waker(waker));
+        let [one, other] = wakers.each_ref().map(Context::from_waker);
         let (mut stays, mut moves, mut leaves) = (closing.bell(), closing.bell(), closing.bell());
         assert!(!stays.rings(&one) && !stays.rings(&one));
         assert!(!moves.rings(&one) && !moves.rings(&other));
