@@ -163,6 +163,12 @@ pub struct Standing {
     pub window: Duration,
 }
 
+/// `wait`, and at random up to half of it more: many who are refused for one reason at once must not come back at once.
+#[must_use]
+pub fn spread(wait: Duration) -> Duration {
+    wait + (wait / 2).mul_f64(fastrand::f64())
+}
+
 /// A request that was not served, and what its client should know.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{reason}: {message}")]
@@ -219,6 +225,15 @@ impl From<Infallible> for Refusal {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn waits_are_spread_over_half_of_them_more() {
+        let wait = Duration::from_secs(5);
+        let told: Vec<_> = (0..100).map(|_| spread(wait)).collect();
+        assert!(told.iter().all(|told| (wait..=wait * 3 / 2).contains(told)));
+        assert_eq!(told.iter().collect::<HashSet<_>>().len(), 100, "nobody is told what another was");
+        spread(Duration::MAX / 2);
+    }
 
     #[test]
     fn names_are_distinct_and_fit_a_metric_label() {

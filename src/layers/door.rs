@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures_util::future::{Either, Ready, ready};
 use tower::{Layer, Service};
 
-use crate::refusal::{Reason, Refusal};
+use crate::refusal::{Reason, Refusal, spread};
 
-/// When a client that met a shut door should knock again: about when another instance has taken over.
+/// When a client that met a shut door should knock again, at the earliest: about when another instance has taken over.
 const COME_BACK: Duration = Duration::from_secs(5);
 
 /// Whether new requests are let in. What is inside already is not touched.
@@ -47,7 +47,7 @@ impl Door {
         } else {
             return None;
         };
-        Some(Refusal::new(reason, why).with_retry_after(COME_BACK))
+        Some(Refusal::new(reason, why).with_retry_after(spread(COME_BACK)))
     }
 }
 
@@ -101,6 +101,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -111,8 +113,20 @@ mod tests {
         assert_eq!(door.shut().map(|refusal| refusal.reason), Some(Reason::Maintenance));
         door.drain();
         let refusal = door.shut().expect("shut");
-        assert_eq!((refusal.reason, refusal.retry_after), (Reason::Draining, Some(COME_BACK)));
+        assert_eq!(refusal.reason, Reason::Draining);
         door.set_maintenance(false);
         assert!(door.shut().is_some(), "a drain is not taken back");
+    }
+
+    #[test]
+    fn a_crowd_at_a_shut_door_is_told_different_times() {
+        let (closed, draining) = (Door::default(), Door::default());
+        closed.set_maintenance(true);
+        draining.drain();
+        for door in [closed, draining] {
+            let told: HashSet<_> = (0..60).filter_map(|_| door.shut()?.retry_after).collect();
+            assert_eq!(told.len(), 60);
+            assert!(told.iter().all(|told| (COME_BACK..=COME_BACK * 3 / 2).contains(told)));
+        }
     }
 }

@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::buffers::{Buffers, Hold};
-use crate::refusal::{Reason, Refusal};
+use crate::refusal::{Reason, Refusal, spread};
 use crate::request::PayloadError;
 
 /// The bounds of one body.
@@ -40,7 +40,7 @@ fn no_room() -> Refusal {
         Reason::Overloaded,
         "The gateway holds as many request bodies as it may, of all callers or of this one (`bounds.buffered`).",
     )
-    .with_retry_after(Duration::from_secs(1))
+    .with_retry_after(spread(Duration::from_secs(1)))
 }
 
 /// How much memory is made ready for a body of which this part is there: what is announced need not come.

@@ -248,10 +248,13 @@ impl LimitLayer {
         }
         let subject = &question.subject;
         let refused = match &self.counting {
-            Counting::Memory(ladder) => ladder.refusal_unread(subject, self.clock.now()).map(|mut denial| {
-                let decisions = std::mem::take(&mut denial.decisions);
-                (decisions, denial.into_refusal())
-            }),
+            Counting::Memory(ladder) => {
+                let now = self.clock.now();
+                ladder.refusal_unread(subject, now).map(|mut denial| {
+                    let decisions = std::mem::take(&mut denial.decisions);
+                    (decisions, ladder.in_line(denial, now).into_refusal())
+                })
+            }
             Counting::Shared(rules) => {
                 rules.refusal_unread(subject).map(|refused| (refused.decisions, refused.refusal))
             }
@@ -273,7 +276,8 @@ impl LimitLayer {
             let rules = ladder.explain(&question.subject, &question.cost, self.clock.now());
             question.explain(explaining, &rules, decisions);
         }
-        let charge = verdict.map_err(Denial::into_refusal)?.charge;
+        let refusal = |denial: Denial| ladder.in_line(denial, self.clock.now()).into_refusal();
+        let charge = verdict.map_err(refusal)?.charge;
         Ok(question.held(Taken::Memory(Arc::clone(ladder), charge), self))
     }
 

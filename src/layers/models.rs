@@ -32,7 +32,7 @@ use super::paths::{MODEL, MODELS};
 use super::rescue::AnswerBody;
 use crate::clock::{Clock, Nanos};
 use crate::fleet::{Fleet, Pool};
-use crate::refusal::{Reason, Refusal};
+use crate::refusal::{Reason, Refusal, spread};
 use crate::request::{Beside, DecodedPath, Demand, Ending, Flight, Kind, Payload};
 
 /// How long a list is taken for true.
@@ -113,7 +113,7 @@ impl Catalogue {
         let turn = timeout(PATIENCE, self.turns.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
             let message = "Too many requests wait for the list of models.";
-            return Err(Refusal::new(Reason::Overloaded, message).with_retry_after(PATIENCE));
+            return Err(Refusal::new(Reason::Overloaded, message).with_retry_after(spread(PATIENCE)));
         };
         // Somebody may have made it meanwhile.
         if let Some(list) = self.fresh(key) {
@@ -140,7 +140,7 @@ impl Catalogue {
             return Err(match refused {
                 true => Refusal::new(Reason::Unauthorized, "The workers do not accept this API key."),
                 false => Refusal::new(Reason::NoWorker, "No worker says which models it serves.")
-                    .with_retry_after(PATIENCE),
+                    .with_retry_after(spread(PATIENCE)),
             });
         }
         let list = Arc::new(List { read: self.clock.now(), pools });

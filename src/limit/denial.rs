@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::charge::Decisions;
+use super::line::{LineKey, Turn};
 use super::rule::{Algorithm, Per, Rule};
 use crate::refusal::{Reason, Refusal, Standing, Unit};
 
@@ -26,6 +27,8 @@ pub struct Denial {
     pub(crate) prompt_tokens: u64,
     /// What the refusing rule was to be charged.
     pub(crate) amount: u64,
+    /// The line of those whom the refusing rule told to come back, if it is to be joined yet.
+    pub(crate) line: Option<LineKey>,
 }
 
 impl Denial {
@@ -33,6 +36,18 @@ impl Denial {
     #[must_use]
     pub fn unit(&self) -> Unit {
         self.refused_by.unit
+    }
+
+    /// Its turn among those whom the rule refused, where `gateways` tell turns; `None` when waiting does not help.
+    pub(crate) fn turn(&self, gateways: u32) -> Option<Turn> {
+        let rule = &self.refused_by;
+        Some(Turn {
+            amount: self.amount,
+            own: self.retry_after?,
+            capacity: rule.capacity(),
+            refill: rule.window(),
+            gateways,
+        })
     }
 
     /// The refusal that says which rule, which quota and when to come back.
@@ -161,6 +176,7 @@ mod tests {
             refused_by,
             prompt_tokens: 99,
             amount: 355,
+            line: None,
         }
         .into_refusal()
     }

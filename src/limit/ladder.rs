@@ -11,6 +11,7 @@
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -18,7 +19,8 @@ use super::charge::{Admission, Charge, ChargePart, ChargedCell, Decision, Decisi
 use super::denial::Denial;
 use super::explained::{Explained, Seen};
 use super::keyed::Place;
-use super::meter::{Mark, Shortage};
+use super::line::Lines;
+use super::meter::{By, Mark, Shortage};
 use super::rule::{OnLoss, Per, Rule};
 use super::rung::{Rung, Share};
 use super::subject::{Cost, Hashed, Seal, Subject};
@@ -32,6 +34,8 @@ pub struct Ladder {
     /// Narrow keys first.
     rungs: Vec<Rung>,
     seal: Seal,
+    /// Who was refused and told to come back.
+    lines: Arc<Lines>,
 }
 
 /// What a request asks of one rule.
@@ -87,14 +91,14 @@ impl Ladder {
     /// A ladder with all quotas whole.
     #[must_use]
     pub fn new(rules: Vec<Rule>) -> Self {
-        Self::build(rules, &[], Seal::random())
+        Self::build(rules, &[], Seal::random(), Arc::default())
     }
 
     /// A ladder of `rules` for a reload. A rule whose name, algorithm, keys, unit and quota are as before shares its
     /// counts with the one here; the others start whole.
     #[must_use]
     pub fn rebuilt(&self, rules: Vec<Rule>) -> Self {
-        Self::build(rules, &self.rungs, self.seal.clone())
+        Self::build(rules, &self.rungs, self.seal.clone(), Arc::clone(&self.lines))
     }
 
     /// A ladder of this gateway's share of each rule that is to be shared on loss. Rules keep their indexes. Counts go on
@@ -108,10 +112,11 @@ impl Ladder {
             Rung::sharing(rung.index, &rung.rule, size, kept)
         };
         let seal = before.map_or_else(|| self.seal.clone(), |before| before.seal.clone());
-        Self { rules: self.rules.clone(), rungs: shared.map(rung).collect(), seal }
+        let (rules, lines) = (self.rules.clone(), Arc::clone(&before.unwrap_or(self).lines));
+        Self { rules, rungs: shared.map(rung).collect(), seal, lines }
     }
 
-    fn build(rules: Vec<Rule>, old: &[Rung], seal: Seal) -> Self {
+    fn build(rules: Vec<Rule>, old: &[Rung], seal: Seal, lines: Arc<Lines>) -> Self {
         let normal = |mut rule: Rule| {
             rule.per.sort_unstable();
             rule.per.dedup();
@@ -127,7 +132,7 @@ impl Ladder {
         };
         let mut rungs: Vec<_> = rules.iter().enumerate().map(rung).collect();
         rungs.sort_by_key(Rung::width);
-        Self { rules, rungs, seal }
+        Self { rules, rungs, seal, lines }
     }
 
     /// The rules, as configured and in the configured order.
@@ -263,7 +268,9 @@ impl Ladder {
             Shortage::Never => (None, true),
         };
         let own = refusing.0.own(climber.subject.own);
+        let line = (refusing.0.counts, climber.key(refusing.0));
         Denial {
+            line: Some(line),
             amount: refusing.0.amount(climber.cost, own).unwrap_or_default(),
             rule: refusing.0.index,
             retry_after,
@@ -273,6 +280,30 @@ impl Ladder {
             refused_by: refusing.0.rule_by(own),
             prompt_tokens: climber.cost.prompt_tokens,
         }
+    }
+
+    /// The same refusal with the time at which there is room for it beside those who were refused before it.
+    #[must_use]
+    pub fn in_line(&self, mut denial: Denial, now: Nanos) -> Denial {
+        let found = denial.line.take().and_then(|line| {
+            let rung = self.rungs.iter().find(|rung| rung.counts == line.0)?;
+            Some((line, rung, denial.turn(1)?))
+        });
+        if let Some((line, rung, turn)) = found {
+            let mut by = rung.by(None);
+            if denial.refused_by.quota != rung.rule.quota {
+                by = Some(By {
+                    quota: denial.refused_by.quota,
+                    fills_since: by.and_then(|by| by.fills_since),
+                });
+            }
+            let wait = |units| match rung.counter.shortage(line.1, units, by, now) {
+                Some(Shortage::Wait(wait)) => wait,
+                Some(Shortage::Never) | None => Duration::ZERO,
+            };
+            denial.retry_after = Some(self.lines.join(line, turn, fastrand::f64(), now, wait));
+        }
+        denial
     }
 
     /// Makes a charge one of `actual_tokens` in every rule that counts tokens. Requests stay charged.

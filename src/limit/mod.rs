@@ -18,6 +18,7 @@ pub mod denied;
 mod explained;
 pub mod keyed;
 pub mod ladder;
+pub(crate) mod line;
 mod matcher;
 pub mod meter;
 pub mod own;

@@ -146,6 +146,19 @@ impl Rule {
         self.algorithm.capacity(&self.quota)
     }
 
+    /// The time in which the [capacity](Self::capacity) comes in: of a bucket the time that it needs to fill from empty.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        match self.algorithm {
+            Algorithm::TokenBucket => {
+                let nanos = u128::from(saturating_nanos(self.quota.period)) * u128::from(self.capacity())
+                    / u128::from(self.quota.limit.max(1));
+                Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+            }
+            Algorithm::SlidingWindow | Algorithm::SlidingLog => self.quota.period,
+        }
+    }
+
     /// The same rule with another quota.
     #[must_use]
     pub fn with_quota(&self, quota: Quota) -> Self {
@@ -157,14 +170,7 @@ impl Rule {
     pub fn standing(&self, level: Level) -> Standing {
         let Level { remaining, reset } = level;
         let limit = self.capacity();
-        let window = match self.algorithm {
-            Algorithm::TokenBucket => {
-                let nanos = u128::from(saturating_nanos(self.quota.period)) * u128::from(limit)
-                    / u128::from(self.quota.limit.max(1));
-                Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-            }
-            Algorithm::SlidingWindow | Algorithm::SlidingLog => self.quota.period,
-        };
+        let window = self.window();
         Standing { rule: Arc::clone(&self.name), unit: self.unit, limit, remaining, reset, window }
     }
 }

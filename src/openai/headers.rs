@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::error::status;
-use crate::refusal::{Refusal, Standing, Unit};
+use crate::refusal::{Refusal, Standing, Unit, spread};
 
 /// The reason of a refusal.
 pub const REASON: HeaderName = HeaderName::from_static("x-traffic-dam-reason");
@@ -36,13 +36,14 @@ const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 /// The greatest integer of a structured field (RFC 9651).
 const GREATEST: u64 = 999_999_999_999_999;
 
-/// Writes the headers of a refusal: the reason, when to come back (429 and 503), and how the rules stand.
+/// Writes the headers of a refusal: the reason, when to come back (429 and 503, and 502 where that is known), and how the
+/// rules stand.
 ///
-/// The wait is rounded up, so a client that follows it is never early; only a 503, whose wait is a forecast, is cut
-/// to a minute.
+/// The wait is rounded up, so a client that follows it is never early; only a 502 or 503, whose wait is a forecast, is
+/// cut to a minute.
 pub fn refused(headers: &mut HeaderMap, refusal: &Refusal) {
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.as_str()));
-    let wait = refusal.retry_after.unwrap_or(UNKNOWN_WAIT);
+    let wait = refusal.retry_after.unwrap_or_else(|| spread(UNKNOWN_WAIT));
     match status(refusal.reason) {
         StatusCode::TOO_MANY_REQUESTS => {
             retry_after(headers, wait);
@@ -51,6 +52,7 @@ pub fn refused(headers: &mut HeaderMap, refusal: &Refusal) {
             }
         }
         StatusCode::SERVICE_UNAVAILABLE => retry_after(headers, wait.min(LONG_WAIT)),
+        StatusCode::BAD_GATEWAY if refusal.retry_after.is_some() => retry_after(headers, wait.min(LONG_WAIT)),
         _ => {}
     }
     standings(headers, &refusal.standings);
@@ -219,17 +221,19 @@ mod tests {
     }
 
     #[test]
-    fn a_503_never_says_more_than_a_minute_and_other_errors_say_nothing() {
+    fn a_502_or_503_never_says_more_than_a_minute_and_other_errors_say_nothing() {
         for reason in Reason::ALL {
             let told = refusal(reason, Duration::MAX);
             let waits = told.iter().filter(|(name, _)| name.starts_with("retry-after")).count();
-            assert_eq!(waits, if matches!(status(reason).as_u16(), 429 | 503) { 2 } else { 0 }, "{reason}");
-            if status(reason) == StatusCode::SERVICE_UNAVAILABLE {
+            let says = matches!(status(reason).as_u16(), 429 | 502 | 503);
+            assert_eq!(waits, if says { 2 } else { 0 }, "{reason}");
+            if matches!(status(reason).as_u16(), 502 | 503) {
                 assert_eq!(told[..2], pairs([("retry-after", "60"), ("retry-after-ms", "60000")]));
             }
         }
         let unknown = told(|headers| refused(headers, &Refusal::new(Reason::NoWorker, "")));
-        assert_eq!(unknown[..2], pairs([("retry-after", "1"), ("retry-after-ms", "1000")]));
+        let millis: u64 = unknown[1].1.parse().unwrap();
+        assert_eq!((&*unknown[1].0, (1000..=1500).contains(&millis)), ("retry-after-ms", true));
     }
 
     #[test]

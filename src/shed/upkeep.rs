@@ -17,6 +17,9 @@ use super::snapshot::{GateSnapshot, WorkerSnapshot};
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest advice.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// The shortest and the longest advice while no worker takes requests. Most outages are a restart, and nobody can know
+/// when it ends: who comes too early costs a refusal, who comes a minute late costs a minute of goodput.
+const AWAY_RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
 
 impl Gate {
     /// New settings and workers. Who is kept keeps its ledger; who is gone keeps it until its seats are free.
@@ -51,16 +54,16 @@ impl Gate {
 
     /// When a client that is refused now should come back: the time until everything that waits has a seat, and at
     /// random up to half of it more, or up to the time in which there is room for each that was told to come back of
-    /// late, so that clients do not come back together; at most 60 s.
+    /// late, so that clients do not come back together; at most 60 s. While no worker takes requests nothing is freed and
+    /// nothing can be predicted: 2 to 5 s, at random.
     pub(super) fn retry_after(&mut self, now: Nanos) -> Duration {
+        if !self.is_open(now) {
+            let (shortest, longest) = AWAY_RETRY;
+            return shortest + (longest - shortest).mul_f64(self.random.f64());
+        }
         let others = self.told.joined(now);
-        let base = match self.next_cool_down_end(now) {
-            Some(end) if !self.is_open(now) => end.since(now),
-            _ => {
-                let sequences = self.queue.sequences() + 1;
-                self.drain.time_to_free(sequences, self.in_flight, now).unwrap_or(FIRST_RETRY)
-            }
-        };
+        let sequences = self.queue.sequences() + 1;
+        let base = self.drain.time_to_free(sequences, self.in_flight, now).unwrap_or(FIRST_RETRY);
         let base = base.clamp(Duration::from_millis(1), LONGEST_RETRY);
         let others = self.drain.time_to_free(others, self.in_flight, now).unwrap_or_default();
         let spread = (base / 2).max(others.min(LONGEST_RETRY));
@@ -91,12 +94,6 @@ impl Gate {
             queue: Class::ALL.map(|class| self.queue.depth(class)),
             queue_bytes: self.queue.bytes(),
         }
-    }
-
-    /// When the next worker is tried again.
-    fn next_cool_down_end(&mut self, now: Nanos) -> Option<Nanos> {
-        self.call_roll(now);
-        (self.roll.until < Nanos::MAX).then_some(self.roll.until)
     }
 
     /// The bounds of the queue.

@@ -10,7 +10,8 @@ use super::connect::ConnectError;
 use super::source::Break;
 use super::upload::Upload;
 use crate::redis::jobs::{self, Refused};
-use crate::refusal::{Reason, Refusal};
+use crate::redis::link::BACK;
+use crate::refusal::{Reason, Refusal, spread};
 use crate::request::PayloadError;
 use crate::shed::Failure;
 
@@ -191,7 +192,7 @@ impl Fault {
             Self::Job(fault) => fault.into_refusal(&format!("Worker {worker}")),
             Self::NotQueued(Refused::Full) => {
                 let message = format!("Worker {worker} has all that it can start.");
-                Refusal::new(Reason::Overloaded, message).with_retry_after(FULL)
+                Refusal::new(Reason::Overloaded, message).with_retry_after(spread(FULL))
             }
             Self::NotQueued(Refused::Taken) => {
                 Refusal::new(Reason::Conflict, "The request with this idempotency key is still under way.")
@@ -204,7 +205,7 @@ impl Fault {
                 | Refused::NoName),
             ) => {
                 let message = format!("The queue of {worker} cannot be reached: {why}.");
-                Refusal::new(Reason::UpstreamUnreachable, message)
+                Refusal::new(Reason::UpstreamUnreachable, message).with_retry_after(spread(BACK))
             }
         }
     }

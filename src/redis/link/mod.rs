@@ -38,6 +38,9 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// An answer that is no older says that the server is there.
 const MOMENT: Duration = Duration::from_millis(100);
 
+/// How soon Redis that does not answer may be back, at the earliest: it is probed once a second.
+pub(crate) const BACK: Duration = Duration::from_secs(1);
+
 /// Why a command brought no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Loss {

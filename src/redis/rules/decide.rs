@@ -16,11 +16,8 @@ use crate::limit::meter::Shortage;
 use crate::limit::purse::Taken;
 use crate::limit::rule::{Mode, OnLoss};
 use crate::limit::{Cost, Decision, Decisions, Denial, Subject};
-use crate::redis::link::Loss;
-use crate::refusal::{Reason, Refusal};
-
-/// How soon Redis may be back, at the earliest: it is probed once a second.
-const BACK: Duration = Duration::from_secs(1);
+use crate::redis::link::{BACK, Loss};
+use crate::refusal::{Reason, Refusal, spread};
 
 /// How long a refusal holds on when the answer to who asks again is late.
 const LATE: Duration = Duration::from_millis(100);
@@ -122,7 +119,12 @@ impl SharedRules {
         }
         for asks in [&mut plan.strict, &mut plan.leased] {
             asks.retain(|ask| {
-                let Some(denied) = self.denials.find(ask.hash, ask.amount, now) else { return true };
+                let denied = if up {
+                    self.denials.find(ask.hash, ask.amount, now)
+                } else {
+                    self.denials.find_within(ask.hash, ask.amount, Duration::ZERO, now)
+                };
+                let Some(denied) = denied else { return true };
                 if !up && ask.rule.on_loss == OnLoss::Open {
                     return true;
                 }
@@ -242,7 +244,7 @@ impl SharedRules {
                 Shortage::Wait(wait) => (Some(wait), false),
                 Shortage::Never => (None, true),
             };
-            let denial = Denial {
+            let mut denial = Denial {
                 rule: said.index,
                 retry_after,
                 too_large,
@@ -251,7 +253,15 @@ impl SharedRules {
                 refused_by: Arc::clone(&said.rule),
                 prompt_tokens: cost.prompt_tokens,
                 amount: said.amount,
+                line: None,
             };
+            if let Some(turn) = denial.turn(self.dams()) {
+                let (line, whole) = ((0, said.hash), said.level.reset);
+                let told = self
+                    .lines
+                    .join(line, turn, fastrand::f64(), self.clock().now(), |units| turn.evenly(units, whole));
+                denial.retry_after = Some(told);
+            }
             denial.into_refusal()
         });
         let refusal =
@@ -273,7 +283,7 @@ impl SharedRules {
                         "Rule '{}' cannot be checked at the moment, and admits nothing until it can. Retry later.",
                         rule.name
                     );
-                    let wait = BACK.mul_f64(1.0 + 0.5 * fastrand::f64());
+                    let wait = spread(BACK);
                     let refusal = Refusal::new(Reason::LimiterUnavailable, message).with_retry_after(wait);
                     return Err(Box::new(Refused { refusal, decisions }));
                 }
@@ -291,7 +301,7 @@ impl SharedRules {
             }
             Err(mut denial) => {
                 decisions.append(&mut denial.decisions);
-                Err(Box::new(Refused { refusal: denial.into_refusal(), decisions }))
+                Err(Box::new(Refused { refusal: share.in_line(denial, now).into_refusal(), decisions }))
             }
         }
     }

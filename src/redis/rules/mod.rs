@@ -37,6 +37,7 @@ use super::dams::Dams;
 use super::link::Link;
 use crate::clock::Clock;
 use crate::limit::denied::Denials;
+use crate::limit::line::Lines;
 use crate::limit::purse::Purses;
 use crate::limit::{Ladder, Share};
 
@@ -100,6 +101,8 @@ pub struct SharedRules {
     counted: Vec<Counted>,
     planner: Planner,
     denials: Denials,
+    /// Who was refused and told to come back.
+    lines: Lines,
     purses: Purses,
     /// This gateway's share of the quotas, and its size.
     share: Mutex<(Share, Arc<Ladder>)>,
@@ -126,6 +129,7 @@ impl SharedRules {
             store,
             ladder,
             denials: Denials::default(),
+            lines: Lines::default(),
             purses: Purses::default(),
             share: Mutex::new((size, Arc::new(share))),
         }

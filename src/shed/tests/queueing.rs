@@ -220,6 +220,41 @@ fn advice_never_exceeds_a_minute() {
 }
 
 #[test]
+fn while_no_worker_is_there_a_crowd_is_told_two_to_five_seconds_however_large_it_is() {
+    let settings = GateSettings { queue_length: 0, ..settings() };
+    let mut gate = gate(settings.clone(), &[member("w1", 4)]);
+    serve_one(&mut gate, &ask("a"), at(0), at(1000));
+    gate.rebuild(settings, vec![Member { eligible: false, ..member("w1", 4) }], at(1000));
+    let told: Vec<_> = (0..2000)
+        .map(|i| {
+            let refusal = refused(&mut gate, &ask("a"), at(1000 + i));
+            assert_eq!(refusal.reason, Reason::NoWorker);
+            refusal.retry_after.unwrap()
+        })
+        .collect();
+    let (shortest, longest) = (Duration::from_secs(2), Duration::from_secs(5));
+    assert!(told.iter().all(|told| (shortest..=longest).contains(told)));
+    // As many in each second.
+    for second in 2..5 {
+        let here = told.iter().filter(|told| told.as_secs() == second).count();
+        assert!((500..=850).contains(&here), "{here} of 2000 in second {second}");
+    }
+}
+
+#[test]
+fn those_who_were_told_while_no_worker_was_there_do_not_push_the_times_of_others_away() {
+    let settings = GateSettings { queue_length: 0, ..settings() };
+    let mut gate = gate(settings.clone(), &[member("w1", 1)]);
+    serve_one(&mut gate, &ask("a"), at(0), at(1000));
+    gate.rebuild(settings.clone(), vec![Member { eligible: false, ..member("w1", 1) }], at(1000));
+    (0..2000).for_each(|i| _ = refused(&mut gate, &ask("a"), at(1000 + i)));
+    gate.rebuild(settings, vec![member("w1", 1)], at(3000));
+    granted(&mut gate, &ask("a"), at(3000));
+    let retry = refused(&mut gate, &ask("a"), at(3000)).retry_after.unwrap();
+    assert!((Duration::from_secs(1)..=Duration::from_millis(1500)).contains(&retry), "{retry:?}");
+}
+
+#[test]
 fn callers_are_forgotten() {
     let mut gate = gate(settings(), &[member("w1", 1)]);
     for i in 0..100_000_u32 {

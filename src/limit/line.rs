@@ -1,0 +1,237 @@
+//! The requests that a rule refused and told to come back: one line for each key.
+//!
+//! A quota by itself names the moment at which it has room for one more request. Told to everybody who is refused before
+//! that moment, it brings them all back together, and all but one are refused again. So a refusal counts those who were
+//! told before it and are not due yet: the n-th who is refused is told when the n-th unit is free.
+//!
+//! Nobody knows who obeys. Somebody who asks on without waiting must not push the others' times away for ever, so a line
+//! is at most [`LONGEST`] long; whoever comes then is told a time within it, at random.
+//!
+//! **Failure mode.** A full table keeps no more lines: who is refused by another key is told the quota's own time.
+
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use crate::clock::Nanos;
+
+/// How much later than the quota's own time a request is told to come back, at most, before times are told at random:
+/// what OpenAI's clients wait by themselves.
+const LONGEST: Duration = Duration::from_secs(60);
+const SHARDS: usize = 64;
+/// Lines in a shard: 16 384 in all, of some 50 bytes each.
+const PER_SHARD: usize = 256;
+
+/// The name of a line: the counts of a rule, and the hash of a key.
+pub(crate) type LineKey = (u32, u64);
+
+/// Those who were told to come back, and are not due.
+#[derive(Clone, Copy, Debug, Default)]
+struct Line {
+    /// The units that they wait for, at `at`. They come due evenly until `until`.
+    units: f64,
+    at: Nanos,
+    until: Nanos,
+}
+
+impl Line {
+    fn units(&self, now: Nanos) -> f64 {
+        let left = self.until.since(now).as_secs_f64();
+        let all = self.until.since(self.at).as_secs_f64();
+        if all > 0.0 { self.units * (left / all).min(1.0) } else { 0.0 }
+    }
+}
+
+/// A request at the end of a line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    /// The units that it asks for.
+    pub(crate) amount: u64,
+    /// How long until the quota has room for it, were there no line.
+    pub(crate) own: Duration,
+    /// The most that the quota admits at once.
+    pub(crate) capacity: u64,
+    /// The time in which as much comes in.
+    pub(crate) refill: Duration,
+    /// The gateways that tell times for this quota, each without knowing of the others.
+    pub(crate) gateways: u32,
+}
+
+/// Lines by key. Keys are hashes that outsiders cannot compute.
+#[derive(Debug)]
+pub(crate) struct Lines([Mutex<HashMap<LineKey, Line>>; SHARDS]);
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl Lines {
+    /// Puts a refused request into the line of `key`. Returns how long until its turn. `wait` says how long until a number
+    /// of units, at most the capacity, is free together; `random` is from 0 to 1.
+    pub(crate) fn join(
+        &self,
+        key: LineKey,
+        turn: Turn,
+        random: f64,
+        now: Nanos,
+        wait: impl FnOnce(u64) -> Duration,
+    ) -> Duration {
+        let mut lines = self.0[key.1 as usize % SHARDS].lock();
+        if lines.len() >= PER_SHARD && !lines.contains_key(&key) {
+            lines.retain(|_, line| line.until > now);
+            if lines.len() >= PER_SHARD {
+                return turn.own;
+            }
+        }
+        let line = lines.entry(key).or_default();
+        let units = line.units(now);
+        let told = turn.told(units.ceil() as u64, wait);
+        let later = told.saturating_sub(turn.own);
+        if later > LONGEST {
+            return turn.own + later.mul_f64(random);
+        }
+        let until = line.until.max(now + told);
+        *line = Line { units: units + turn.amount as f64, at: now, until };
+        told
+    }
+}
+
+impl Turn {
+    /// How long until `ahead` units and its own have become free.
+    fn told(&self, ahead: u64, wait: impl FnOnce(u64) -> Duration) -> Duration {
+        if ahead == 0 {
+            return self.own;
+        }
+        let capacity = self.capacity.max(1);
+        let sum = ahead.saturating_mul(self.gateways.max(1).into()).saturating_add(self.amount).max(1);
+        // What is free once is taken by those ahead, and comes in again.
+        let rounds = (sum - 1) / capacity;
+        let again = self.refill.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
+        wait(sum - rounds * capacity).saturating_add(again).max(self.own)
+    }
+
+    /// How long until `units` are free together, by what is known of a quota that is kept elsewhere: its own time, and
+    /// when it is `whole`. Between the two its units come in evenly.
+    pub(crate) fn evenly(&self, units: u64, whole: Duration) -> Duration {
+        let rest = self.capacity.saturating_sub(self.amount);
+        let pace = match rest {
+            0 => self.refill.as_secs_f64() / self.capacity.max(1) as f64,
+            rest => whole.saturating_sub(self.own).as_secs_f64() / rest as f64,
+        };
+        let seconds = self.own.as_secs_f64() + pace * (units as f64 - self.amount as f64);
+        Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(self.own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::meter::{Meter, Shortage};
+    use crate::limit::rule::Quota;
+    use crate::limit::sliding_log::SlidingLog;
+    use crate::limit::token_bucket::TokenBucket;
+
+    const NOW: Nanos = Nanos::from_secs(1000);
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn wait<M: Meter>(meter: &M, cell: &M::Cell, units: u64, now: Nanos) -> Duration {
+        match meter.shortage(cell, units, now) {
+            Some(Shortage::Wait(wait)) => wait,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Each of `count` calls, `apart` from the last, is admitted or told when to come back; all come back then.
+    fn all_are_admitted<M: Meter>(
+        meter: &M,
+        (capacity, refill): (u64, Duration),
+        count: u64,
+        apart: Duration,
+    ) {
+        let (lines, mut cell, mut told) = (Lines::default(), M::Cell::default(), Vec::new());
+        for call in 0..count {
+            let now = NOW + apart.saturating_mul(call as u32);
+            let Err(Shortage::Wait(own)) = meter.charge(&mut cell, 1, now) else { continue };
+            let turn = Turn { amount: 1, own, capacity, refill, gateways: 1 };
+            told.push(now + lines.join((1, 1), turn, 0.5, now, |units| wait(meter, &cell, units, now)));
+        }
+        assert!(told.len() as u64 >= count - capacity, "more were admitted than there is room for");
+        assert!(told.is_sorted());
+        for (place, due) in told.into_iter().enumerate() {
+            assert!(meter.charge(&mut cell, 1, due).is_ok(), "the one at place {place} is refused again");
+        }
+    }
+
+    #[test]
+    fn all_who_were_told_are_admitted_when_they_come_back() {
+        let quota = |limit, period, burst| Quota { limit, period, burst };
+        for (limit, burst, count) in [(1, 2, 8), (1, 2, 40), (10, 1, 100), (3, 50, 150)] {
+            let refill = ms(1000 * burst / limit);
+            let bucket = TokenBucket::new(quota(limit, ms(1000), burst));
+            for apart in [Duration::ZERO, ms(3)] {
+                all_are_admitted(&bucket, (burst, refill), count, apart);
+            }
+        }
+        for (limit, period, count) in [(5, 3000, 60), (2, 700, 40), (40, 30_000, 100)] {
+            let log = SlidingLog::new(quota(limit, ms(period), limit));
+            all_are_admitted(&log, (limit, ms(period)), count, ms(1));
+        }
+    }
+
+    #[test]
+    fn who_comes_when_the_others_are_due_is_told_the_quotas_own_time() {
+        let lines = Lines::default();
+        let turn = Turn { amount: 1, own: ms(1000), capacity: 2, refill: ms(2000), gateways: 1 };
+        let told = |now| lines.join((1, 1), turn, 0.5, now, |units| ms(1000 * units));
+        assert_eq!([told(NOW), told(NOW), told(NOW)], [ms(1000), ms(2000), ms(3000)]);
+        assert_eq!(told(NOW + ms(1000)), ms(3000), "one has come back");
+        assert_eq!(told(NOW + ms(4000)), ms(1000), "all have");
+    }
+
+    #[test]
+    fn with_several_gateways_each_leaves_room_for_those_that_others_told() {
+        let lines = Lines::default();
+        let turn = Turn { amount: 1, own: ms(1000), capacity: 2, refill: ms(2000), gateways: 3 };
+        let told = || lines.join((1, 1), turn, 0.5, NOW, |units| turn.evenly(units, ms(2000)));
+        assert_eq!([told(), told(), told()], [ms(1000), ms(4000), ms(7000)]);
+    }
+
+    #[test]
+    fn who_asks_on_and_on_pushes_times_away_no_further_than_a_minute() {
+        let lines = Lines::default();
+        let turn = Turn { amount: 1, own: ms(1000), capacity: 1, refill: ms(1000), gateways: 1 };
+        let told =
+            |millis: u64, random: f64| lines.join((1, 1), turn, random, NOW + ms(millis), |_| ms(1000));
+        let last = (0..10_000).map(|millis| told(millis, 1.0)).max().unwrap();
+        assert!((ms(60_000)..=ms(63_000)).contains(&last), "{last:?}");
+        assert_eq!(told(10_000, 0.0), turn.own, "at random, from the quota's own time on");
+        assert_eq!(told(80_000, 1.0), turn.own, "the line is over");
+    }
+
+    #[test]
+    fn a_full_table_tells_the_quotas_own_time_and_makes_room_of_what_is_over() {
+        let lines = Lines::default();
+        let turn = Turn { amount: 1, own: ms(1000), capacity: 1, refill: ms(1000), gateways: 1 };
+        let told = |key: usize, now| lines.join((1, (key * SHARDS) as u64), turn, 0.5, now, |_| ms(1000));
+        (0..PER_SHARD).for_each(|key| _ = told(key, NOW));
+        assert_eq!([told(PER_SHARD, NOW), told(PER_SHARD, NOW)], [ms(1000); 2]);
+        let later = NOW + ms(1000);
+        assert_eq!([told(PER_SHARD, later), told(PER_SHARD, later)], [ms(1000), ms(2000)]);
+    }
+
+    #[test]
+    fn between_its_own_time_and_the_whole_a_quota_elsewhere_fills_evenly() {
+        let turn = Turn { amount: 2, own: ms(100), capacity: 6, refill: ms(600), gateways: 1 };
+        for (units, free) in [(1, 0), (2, 100), (3, 200), (6, 500)] {
+            assert_eq!(turn.evenly(units, ms(500)), ms(free), "{units} units");
+        }
+        let all = Turn { amount: 6, own: ms(600), ..turn };
+        assert_eq!([all.evenly(6, ms(600)), all.evenly(3, ms(600))], [ms(600), ms(300)]);
+    }
+}
