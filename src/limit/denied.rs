@@ -1,7 +1,8 @@
 //! Refusals remembered until their wait is over, so that who asks again too early costs nobody a trip.
 //!
-//! A quota that is kept elsewhere refuses the same amount until the named time, whatever others do meanwhile. Only a
-//! refund could free it earlier; who makes one here forgets the refusal.
+//! A quota that is kept elsewhere refuses the same amount until the named time, unless something is given back: a request
+//! used less than it reserved, or was not served. Who gives back here forgets the refusal; what is given back elsewhere is
+//! not heard of. So a refusal is believed for [`BELIEVED`], and then the quota is asked again.
 //!
 //! **Failure mode.** A full table remembers no more: what it does not know is asked again.
 
@@ -16,6 +17,8 @@ use crate::clock::Nanos;
 const SHARDS: usize = 64;
 /// Some 5 MB in all: 65 000 callers that are refused at the same time.
 const PER_SHARD: usize = 1024;
+/// How long a refusal is believed without asking again, be its wait an hour.
+const BELIEVED: Duration = Duration::from_secs(1);
 
 /// A refusal that still holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +34,17 @@ struct Entry {
     /// The least amount that was refused.
     amount: u64,
     until: Nanos,
+    /// When the quota is to be asked again.
+    believed_until: Nanos,
     remaining: u64,
     whole: Nanos,
+}
+
+impl Entry {
+    fn denied(&self, now: Nanos) -> Denied {
+        let level = Level { remaining: self.remaining, reset: self.whole.since(now) };
+        Denied { wait: self.until.since(now), level }
+    }
 }
 
 /// Refusals by key. Keys are hashes that outsiders cannot compute.
@@ -51,18 +63,16 @@ impl Denials {
         &self.0[key as usize % SHARDS]
     }
 
-    /// Whether `amount` units of that key are known to be refused.
+    /// Whether `amount` units of that key are known to be refused. Not when the quota is to be asked again.
     pub fn find(&self, key: u64, amount: u64, now: Nanos) -> Option<Denied> {
-        self.find_within(key, amount, Duration::ZERO, now)
+        let entry = *self.shard(key).lock().get(&key)?;
+        (amount >= entry.amount && now < entry.until.min(entry.believed_until)).then(|| entry.denied(now))
     }
 
-    /// Whether they were known to be refused less than `grace` ago, or still are.
+    /// Whether they were known to be refused less than `grace` ago, or still are, be it long since the quota was asked.
     pub fn find_within(&self, key: u64, amount: u64, grace: Duration, now: Nanos) -> Option<Denied> {
         let entry = *self.shard(key).lock().get(&key)?;
-        (amount >= entry.amount && now < entry.until + grace).then(|| Denied {
-            wait: entry.until.since(now),
-            level: Level { remaining: entry.remaining, reset: entry.whole.since(now) },
-        })
+        (amount >= entry.amount && now < entry.until + grace).then(|| entry.denied(now))
     }
 
     /// Remembers that `amount` units were refused just now, for `wait`, at that level.
@@ -75,7 +85,8 @@ impl Denials {
             }
         }
         let until = now + wait;
-        let entry = Entry { amount, until, remaining: level.remaining, whole: now + level.reset };
+        let (believed_until, whole) = (now + BELIEVED, now + level.reset);
+        let entry = Entry { amount, until, believed_until, remaining: level.remaining, whole };
         entries.insert(key, entry);
     }
 
@@ -101,9 +112,9 @@ mod tests {
         let denials = Denials::default();
         let (now, wait) = (Nanos::from_secs(10), Duration::from_secs(3));
         denials.remember(7, 5, wait, EMPTY, now);
-        let later = Nanos::from_secs(12);
-        let level = Level { remaining: 2, reset: Duration::from_secs(7) };
-        assert_eq!(denials.find(7, 5, later), Some(Denied { wait: Duration::from_secs(1), level }));
+        let later = Nanos::from_millis(10_999);
+        let level = Level { remaining: 2, reset: Duration::from_millis(8_001) };
+        assert_eq!(denials.find(7, 5, later), Some(Denied { wait: Duration::from_millis(2_001), level }));
         assert!(denials.find(7, 9, later).is_some() && denials.find(7, 4, later).is_none());
         assert!(denials.find(8, 5, later).is_none() && denials.find(7, 5, now + wait).is_none());
         let (grace, over) = (Duration::from_millis(100), now + wait + Duration::from_millis(99));
@@ -112,6 +123,20 @@ mod tests {
         assert!(denials.find_within(7, 5, grace, now + wait + grace).is_none());
         denials.forget(7);
         assert!(denials.find(7, 5, later).is_none());
+    }
+
+    #[test]
+    fn a_quota_that_refused_for_an_hour_is_asked_again_each_second() {
+        let denials = Denials::default();
+        let hour = Duration::from_secs(3600);
+        for second in 10..15 {
+            let (at, until) = (Nanos::from_secs(second), Nanos::from_secs(second) + BELIEVED);
+            assert!(denials.find(7, 5, at).is_none());
+            denials.remember(7, 5, hour, EMPTY, at);
+            let known = denials.find(7, 5, Nanos(until.0 - 1)).unwrap();
+            assert!(known.wait > hour - BELIEVED, "the wait that is told is the quota's");
+            assert!(denials.find_within(7, 5, Duration::ZERO, until).is_some(), "while nobody can be asked");
+        }
     }
 
     #[test]

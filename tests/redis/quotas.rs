@@ -126,8 +126,7 @@ async fn a_refusal_says_when_and_holds_without_further_trips() {
         assert_eq!(call(&dams[1]).await.status, 429);
     }
     assert_eq!(dams[1].metric("redis_command_seconds_count", "rules"), trips, "what is known is not asked");
-    let wait = call(&dams[1]).await.number("retry-after-ms");
-    tokio::time::sleep(Duration::from_millis(wait)).await;
+    tokio::time::sleep(Duration::from_millis(refused.number("retry-after-ms"))).await;
     assert_eq!(call(&dams[1]).await.status, 200, "who waits as told is admitted");
     for _ in 0..2 {
         let wait = call(&dams[0]).await.number("retry-after-ms");
@@ -135,6 +134,41 @@ async fn a_refusal_says_when_and_holds_without_further_trips() {
         assert_eq!(call(&dams[0]).await.status, 200, "the rule that observes refuses nobody");
     }
     assert_eq!(dams[0].metric("limit_checks_total", "would_refuse"), 1.0);
+}
+
+#[tokio::test]
+async fn what_is_given_back_elsewhere_ends_a_refusal_however_long_it_was_to_hold() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let limits = "  - { name: each, algorithm: sliding_log, per: caller, limit: 1, window: 1h }
+  - { name: whole, algorithm: token_bucket, per: all, rate: 1/h, burst: 2, match: { path: /v1/models } }";
+    let dams = dams(1, &patient(&redis, &worker, limits, "")).await;
+    for rule in ["each", "whole"] {
+        assert_eq!(call(&dams[0]).await.status, 200);
+        let refused = call(&dams[0]).await;
+        assert_eq!(refused.status, 429, "{rule}");
+        assert!(refused.number("retry-after") > 3000);
+        let mut connection = redis.connect().await;
+        let cells: Vec<String> =
+            redis::cmd("KEYS").arg("dam:limit:*").query_async(&mut connection).await.unwrap();
+        redis::cmd("DEL").arg(cells).query_async::<u64>(&mut connection).await.unwrap();
+        eventually("the quota is asked again", async || call(&dams[0]).await.status == 200).await;
+    }
+}
+
+#[tokio::test]
+async fn of_a_crowd_each_is_told_when_its_own_unit_is_free() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let limits = "  - { name: each, algorithm: token_bucket, per: caller, rate: 1/m, burst: 2 }";
+    let dams = dams(1, &patient(&redis, &worker, limits, "")).await;
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        let answer = call(&dams[0]).await;
+        if answer.status == 429 {
+            waits.push(answer.number("retry-after-ms"));
+        }
+    }
+    // The second unit is free a minute after the first, less what the calls took.
+    assert!(waits.len() == 2 && waits[1] > waits[0] + 30_000, "{waits:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

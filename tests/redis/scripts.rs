@@ -67,6 +67,16 @@ impl Bench {
         (answer[0], cells.collect())
     }
 
+    /// Leases from one cell. Says which amount was had, 0 for none.
+    async fn lease(&mut self, place: usize, amount: u64) -> i64 {
+        let (cell, key) = &self.cells[place];
+        let cells = std::iter::once((cell.kind(), cell.charge(amount, true).unwrap()));
+        let name = format!("lease{}", fastrand::u64(..));
+        let call = call(&self.scripts.lease, (&name, CHARGED), std::iter::once(key.as_str()), cells);
+        let answer: Vec<i64> = call.invoke_async(&mut self.connection).await.unwrap();
+        answer[0]
+    }
+
     async fn end(&mut self, undo: bool, record: &str, marks: &[i64], reserved: u64, actual: u64) -> i64 {
         let keys = self.cells.iter().map(|(_, key)| key.as_str());
         let marks = marks.iter().map(|mark| mark.cast_unsigned()).chain(std::iter::repeat(0));
@@ -109,6 +119,25 @@ async fn a_clock_that_goes_back_forgives_nothing_and_locks_nobody_out() {
     assert_eq!(bench.charge("d", 10).await.0, 1);
     bench.at(1_000_000 + 3600).await;
     assert_eq!(bench.left().await, [10, 10, 10]);
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_does_not_stand_still_for_who_is_refused() {
+    let mut bench = Bench::new().await;
+    assert_eq!(bench.charge("a", 10).await.0, 1);
+    bench.at(1_000_000 - 3600).await;
+    assert_eq!(bench.charge("b", 10).await.0, 0);
+    bench.at(1_000_000 - 3600 + 201).await;
+    assert_eq!(bench.charge("c", 10).await.0, 1, "it went on from the refusal");
+    // The same for leases, of which each has one cell.
+    bench.at(1_000_000 - 7200).await;
+    for place in 0..3 {
+        assert_eq!(bench.lease(place, 10).await, 0, "in cell {place}");
+    }
+    bench.at(1_000_000 - 7200 + 201).await;
+    for place in 0..3 {
+        assert_eq!(bench.lease(place, 10).await, 1, "in cell {place}");
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ function bucket.load(key)
     us, part, last, shift = struct.unpack('<dddd', raw)
   end
   local cell = { key = key, us = us, part = part }
-  cell.at, cell.shift = begin(last, shift)
+  cell.at, cell.shift, cell.shifted = begin(last, shift)
   return cell
 end
 

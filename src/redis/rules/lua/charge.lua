@@ -20,6 +20,8 @@ for index, asked in ipairs(cells) do
   if admitted and asked.fits then
     mark = kind.charge(cell, asked.f)
     kind.save(cell)
+  elseif cell.shifted then
+    kind.save(cell)
   end
   marks[index + 1] = struct.pack('<d', mark)
   local last = #answer

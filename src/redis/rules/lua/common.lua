@@ -4,7 +4,8 @@
 -- record lives, in ms; then follow FIELDS arguments for each cell, the first its kind.
 --
 -- Time is whole microseconds of the server. A cell keeps the last time it saw and a shift, and lives by time + shift,
--- which never goes back: when the server's clock does, debt stays what it was.
+-- which never goes back: when the server's clock does, debt stays what it was. A cell keeps a new shift also when it
+-- refuses; else its time would stand still until the server's clock is where it was.
 
 local FIELDS = 7
 -- Whole numbers below it can be added and halved exactly; what would grow beyond it stays there.
@@ -14,12 +15,13 @@ local now = clock[1] * 1000000 + clock[2]
 local record, lives = KEYS[1], ARGV[1]
 local kinds = {}
 
+-- The cell's time, its shift, and whether that is new.
 local function begin(last, shift)
   local at = now + shift
   if at < last then
-    return last, last - now
+    return last, last - now, true
   end
-  return at, shift
+  return at, shift, false
 end
 
 -- Milliseconds from `at` to `later`, and one more: a cell may live too long, never too short.

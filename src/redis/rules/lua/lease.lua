@@ -16,6 +16,9 @@ for option = 1, options do
     redis.call('SET', record, 'l' .. struct.pack('<dd', option, mark), 'PX', lives)
   end
   if fits or option == options then
+    if cell.shifted and not fits then
+      f.kind.save(cell)
+    end
     return { fits and option or 0, mark, f.kind.show(cell) }
   end
 end

@@ -15,7 +15,7 @@ function log.load(key)
   end
   -- `over` entries have left the window, and `used` units have not.
   local cell = { key = key, new = not head, sum = sum, over = 0, used = 0 }
-  cell.at, cell.shift = begin(last, shift)
+  cell.at, cell.shift, cell.shifted = begin(last, shift)
   return cell
 end
 
@@ -126,6 +126,9 @@ function log.correct(cell, f)
 end
 
 function log.save(cell)
+  if not cell.count then
+    forget(cell)
+  end
   if cell.count == 0 then
     redis.call('DEL', cell.key)
     return

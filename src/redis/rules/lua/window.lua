@@ -32,7 +32,7 @@ function window.load(key)
     start, prev, cur, last, shift = struct.unpack('<ddddd', raw)
   end
   local cell = { key = key, start = start, prev = prev, cur = cur }
-  cell.at, cell.shift = begin(last, shift)
+  cell.at, cell.shift, cell.shifted = begin(last, shift)
   return cell
 end
 
