@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::App;
 use super::own::{Errand, Own};
+use crate::fleet::Fleet;
 use crate::redis::consumer::{Entry as Held, Runs};
 use crate::redis::jobs::{Job, Jobs, Pending, Ticket};
 use crate::refusal::{Reason, Refusal};
@@ -30,6 +31,9 @@ use crate::shed::{Ask, Entry, GateHandle, Permit};
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a list of them is taken for true: others take from it too, and add to it.
 const FRESH: Duration = Duration::from_secs(1);
+/// How often names of consumers that are not used any more are forgotten, and after how long without a word.
+const FORGET: Duration = Duration::from_secs(600);
+const UNHEARD: Duration = Duration::from_secs(3600);
 /// Callers asked for at once in each pool: their places are taken from requests that wait.
 const ASKED: usize = 8;
 
@@ -78,6 +82,7 @@ impl App {
         let busy = Arc::<Mutex<Busy>>::default();
         let mut waiting: HashMap<Arc<str>, PoolJobs> = HashMap::new();
         let mut turns = JoinSet::new();
+        let mut forgotten: Option<Instant> = None;
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -91,6 +96,10 @@ impl App {
             waiting.retain(|name, _| is_there(name));
             if let Some(own) = &mut own {
                 own.retain(is_there);
+            }
+            if forgotten.is_none_or(|at| at.elapsed() >= FORGET) {
+                forgotten = Some(Instant::now());
+                forget_consumers(&jobs, &fleet).await;
             }
             for pool in fleet.pools() {
                 let known = waiting.remove(&pool.name);
@@ -114,6 +123,26 @@ impl App {
                     turns.spawn(turn.take());
                 }
                 waiting.insert(Arc::clone(&pool.name), known);
+            }
+        }
+    }
+}
+
+/// Forgets the names of workers and gateways that took jobs once, and left.
+async fn forget_consumers(jobs: &Jobs, fleet: &Fleet) {
+    for pool in fleet.pools() {
+        let mut colours: Vec<&str> = pool.workers.iter().map(|worker| &*worker.spec.colour).collect();
+        colours.push("");
+        colours.sort_unstable();
+        colours.dedup();
+        for colour in colours {
+            match jobs.forget_consumers(&pool.name, colour, UNHEARD).await {
+                Ok(0) => {}
+                Ok(count) => {
+                    tracing::debug!(pool = &*pool.name, colour, count, "names of consumers forgotten")
+                }
+                // The next time will do.
+                Err(loss) => tracing::debug!(%loss, "names of consumers are not forgotten"),
             }
         }
     }

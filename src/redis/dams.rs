@@ -60,6 +60,11 @@ impl Count {
     }
 }
 
+/// The key that is there while a gateway is at work.
+pub(super) fn alive_key(prefix: &str, id: &str) -> String {
+    format!("{prefix}:dam:{id}")
+}
+
 /// A name for a gateway that no other has.
 #[must_use]
 pub fn new_name() -> String {
@@ -103,7 +108,7 @@ impl Dams {
     pub async fn beat(&self, probe: &Probe<'_>) -> Result<(), Loss> {
         let prefix = probe.prefix();
         let (everyone, id) = (format!("{prefix}:dams"), self.id.as_str());
-        let key = |id: &str| format!("{prefix}:dam:{id}");
+        let key = |id: &str| alive_key(prefix, id);
         let own = cmd("SET").arg(key(id)).arg("1").arg("PX").arg(LIVES.as_millis() as u64).take();
         probe.call::<()>(RedisOp::Probe, &own).await?;
         probe.call::<i64>(RedisOp::Probe, cmd("SADD").arg(&everyone).arg(id)).await?;
@@ -125,7 +130,7 @@ impl Dams {
     /// Says that this one is no longer at work.
     pub async fn leave(&self, link: &Link) {
         let prefix = &link.settings().prefix;
-        let key = format!("{prefix}:dam:{}", self.id);
+        let key = alive_key(prefix, &self.id);
         // The key dies by itself.
         if link.call::<i64>(RedisOp::Probe, cmd("DEL").arg(key)).await.is_err() {
             tracing::debug!("Redis was not told that this gateway goes");

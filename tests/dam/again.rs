@@ -98,3 +98,64 @@ async fn of_many_that_repeat_what_failed_one_runs() {
     assert!(hand.read().await.is_none(), "nothing ran again");
     dam.idle().await;
 }
+
+#[tokio::test]
+async fn what_a_dead_gateway_never_put_into_the_queue_runs_for_who_sends_it_again() {
+    let (_redis, dam, hand) = stage(4).await;
+    let mut conn = sent(&dam, PLAIN).await;
+    let mut taken = hand.take().await;
+    let record = format!("dam:job:{{{}}}", taken.job);
+    let alive = hand.field(&taken.job, "dam").await.unwrap();
+    hand.answer(&mut taken, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
+    assert_eq!(conn.answer().await.unwrap().status, 200);
+    dam.idle().await;
+
+    // As a gateway leaves it that died while it waited for room: written down, and in no stream.
+    let later = (hand.run::<Vec<u64>>(&["TIME"]).await[0] + 600) * 1000;
+    let left = async |gateway: &str| {
+        let fields = ["state", "queued", "dam", gateway, "deadline_ms", &later.to_string()];
+        hand.run::<u64>(&[&["HSET", &record], &fields[..]].concat()).await;
+    };
+    left(&alive).await;
+    assert_eq!(again(&dam).await.reason(), "conflict", "its gateway is at work");
+    left("gone").await;
+    let mut conn = sent(&dam, PLAIN).await;
+    let mut fresh = hand.take().await;
+    assert_ne!(fresh.job, taken.job);
+    // Were it in the stream after all, nobody would run it.
+    assert_eq!(hand.field(&taken.job, "state").await.as_deref(), Some("cancelled"));
+    assert_eq!(again(&dam).await.reason(), "conflict", "the key is the new job's");
+    hand.answer(&mut fresh, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
+    assert_eq!(conn.answer().await.unwrap().status, 200);
+
+    // One that runs goes on, whoever put it there.
+    let record = format!("dam:job:{{{}}}", fresh.job);
+    let running = ["HSET", &record, "state", "running", "dam", "gone", "deadline_ms", &later.to_string()];
+    hand.run::<u64>(&running).await;
+    assert_eq!(again(&dam).await.reason(), "conflict");
+    assert_eq!(hand.field(&fresh.job, "state").await.as_deref(), Some("running"));
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn a_key_of_a_dead_gateways_waiting_request_is_free() {
+    let (_redis, dam, hand) = stage(1).await;
+    let _running = accepted(&dam, "b", &[], CHAT).await;
+    let mut running = hand.take().await;
+    let waits = sent(&dam, PLAIN).await;
+    eventually("it waits", async || dam.held() == 2).await;
+    let key = keys(&hand).await.pop().unwrap();
+    let mine: String = hand.run(&["GET", &key]).await;
+    drop(waits);
+    eventually("its key is free", async || keys(&hand).await.is_empty()).await;
+    hand.run::<String>(&["SET", &key, &mine]).await;
+    assert_eq!(again(&dam).await.reason(), "conflict", "its gateway is at work");
+    let (text, _) = mine.rsplit_once(' ').unwrap();
+    hand.answer(&mut running, &[("head", SSE), ("data", DONE), ("end", "")]).await;
+    hand.run::<String>(&["SET", &key, &format!("{text} gone")]).await;
+    let mut conn = sent(&dam, PLAIN).await;
+    let mut taken = hand.take().await;
+    hand.answer(&mut taken, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
+    assert_eq!(conn.answer().await.unwrap().status, 200);
+    dam.idle().await;
+}

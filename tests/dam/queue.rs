@@ -388,3 +388,45 @@ async fn jobs_are_signed_when_heartbeats_are() {
     let answer = conn.answer().await.unwrap();
     assert!(answer.whole && answer.text() == DONE, "{}", answer.text());
 }
+
+#[tokio::test]
+async fn where_redis_comes_back_empty_answers_end_and_their_seats_are_free() {
+    let (_redis, dam, hand) = started(2, "").await;
+    let (mut streams, _) = begun(&dam, &hand).await;
+    let mut silent = asked(&dam, chat("a", false, 8, &[])).await;
+    hand.take().await;
+    assert_eq!(dam.held(), 2);
+    hand.run::<String>(&["FLUSHALL"]).await;
+    streams.see("upstream_broke").await.unwrap();
+    assert_eq!(silent.answer().await.unwrap().reason(), "upstream_broke");
+    dam.idle().await;
+}
+
+#[tokio::test]
+async fn names_of_workers_that_left_are_forgotten_and_those_that_hold_a_job_are_not() {
+    let redis = Redis::start().await;
+    let [left, holds] =
+        [Hand::silent(&redis, "left", "blue").await, Hand::silent(&redis, "holds", "blue").await];
+    let stream = left.stream();
+    for job in ["a", "b"] {
+        left.run::<String>(&["XADD", &stream, "*", "job", job]).await;
+    }
+    let (entry, _) = left.read().await.unwrap();
+    holds.read().await.unwrap();
+    left.run::<u64>(&["XACK", &stream, "workers", &entry]).await;
+    let script = include_str!("../../src/redis/jobs/lua/forget.lua");
+    let forget = async |stream: &str, unheard: u64| -> u64 {
+        left.run(&["EVAL", script, "1", stream, &unheard.to_string()]).await
+    };
+    assert_eq!(forget("dam:jobs:{default}:none", 0).await, 0, "a stream that is not there");
+    assert_eq!(forget(&stream, 3_600_000).await, 0, "heard within the hour");
+    assert_eq!(forget(&stream, 0).await, 1);
+    let names: Vec<std::collections::HashMap<String, ::redis::Value>> =
+        left.run(&["XINFO", "CONSUMERS", &stream, "workers"]).await;
+    let names: Vec<String> =
+        names.iter().map(|of| ::redis::from_redis_value_ref(&of["name"]).unwrap()).collect();
+    assert_eq!(names, ["holds"]);
+    // It has its name again when it comes back.
+    left.run::<String>(&["XADD", &stream, "*", "job", "c"]).await;
+    assert!(left.read().await.is_some());
+}

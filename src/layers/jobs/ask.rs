@@ -14,8 +14,8 @@ use super::show::PATIENCE;
 use super::{Counter, IDEMPOTENCY_KEY, JobBody, PREFER, answer, named};
 use crate::clock::unix_millis;
 use crate::redis::jobs::{
-    self, Job, Kind, Known, LIVES, Pending, Place, Refused, Standing, Ticket, Trial, for_worker, nameless,
-    read_head,
+    self, Before, Job, Kind, Known, LIVES, Pending, Place, Refused, Standing, Ticket, Trial, for_worker,
+    nameless, read_head,
 };
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Demand, Flight, Payload};
@@ -165,9 +165,9 @@ impl Counter {
         later: bool,
         asker: &Asker,
     ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
-        let (job, accepted) = match trial.know().await.map_err(|loss| unreachable(&loss))? {
+        let known = match trial.know().await.map_err(|loss| unreachable(&loss))? {
             Known::New => return Ok(None),
-            Known::Same { job, accepted } => (job, accepted),
+            Known::Same(known) => known,
             Known::Other => {
                 return Err(Refusal::new(
                     Reason::KeyReused,
@@ -175,9 +175,9 @@ impl Counter {
                 ));
             }
         };
-        let before = self.before(job, accepted, later, asker).await?;
+        let before = self.before(&known, later, asker).await?;
         // It came to nothing, and one may try again.
-        if before.is_none() && !trial.take_over(job).await.map_err(|loss| unreachable(&loss))? {
+        if before.is_none() && !trial.take_over(&known).await.map_err(|loss| unreachable(&loss))? {
             return Err(under_way());
         }
         Ok(before)
@@ -227,20 +227,32 @@ impl Counter {
         Ok(accepted(job, standing.to_string()))
     }
 
-    /// The answer to a request that was sent before as `job`; nothing if that came to nothing.
+    /// The answer to a request that was sent before; nothing if that came to nothing.
     async fn before<B>(
         &self,
-        job: Job,
-        was_job: bool,
+        known: &Before,
         later: bool,
         asker: &Asker,
     ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
-        let flight = &asker.flight;
-        let standing = self.jobs.look(job).await.map_err(|loss| unreachable(&loss))?;
+        let (job, flight) = (known.job, &asker.flight);
+        let lost = |loss| unreachable(&loss);
+        let standing = self.jobs.look(job).await.map_err(lost)?;
         let Some(standing) = standing else {
-            // It was taken back or is forgotten; or it waits for its seat.
-            return if was_job { Ok(None) } else { Err(under_way()) };
+            if known.accepted {
+                // It was taken back or is forgotten.
+                return Ok(None);
+            }
+            // It waits for its seat, as long as its gateway is there.
+            let waits = match &known.gateway {
+                Some(gateway) => self.jobs.is_at_work(gateway).await.map_err(lost)?,
+                None => true,
+            };
+            return if waits { Err(under_way()) } else { Ok(None) };
         };
+        if self.jobs.give_up_orphan(job, &standing).await.map_err(lost)? {
+            tracing::debug!(%job, "a job whose gateway is gone is given up for a repeat of its request");
+            return Ok(None);
+        }
         match &standing.state[..] {
             "failed" | "cancelled" | "expired" | "dead" if !later => return Ok(None),
             _ if later => {

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::lookout::Lookout;
 use super::marks::{Mark, Marks};
 use crate::openai::error;
-use crate::redis::jobs::{self, Entry, Jobs, Kind, Reader, read_head};
-use crate::refusal::{Reason, Refusal};
+use crate::redis::jobs::{self, Entry, Jobs, Kind, Lookout, Reader, read_head};
+use crate::redis::link::BACK;
+use crate::refusal::{Reason, Refusal, spread};
 use crate::request::{Ending, Flight};
 
 pin_project! {
@@ -220,5 +220,6 @@ impl<B: Body<Data = Bytes>> Body for JobBody<B> {
 
 /// A refusal because a job's keeper cannot be asked.
 pub(super) fn unreachable(loss: &dyn std::fmt::Display) -> Refusal {
-    Refusal::new(Reason::UpstreamUnreachable, format!("Jobs cannot be reached: {loss}."))
+    let message = format!("Jobs cannot be reached: {loss}.");
+    Refusal::new(Reason::UpstreamUnreachable, message).with_retry_after(spread(BACK))
 }

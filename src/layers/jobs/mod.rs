@@ -12,7 +12,6 @@
 
 mod ask;
 mod body;
-mod lookout;
 mod marks;
 mod show;
 

@@ -49,6 +49,17 @@ impl Why {
     }
 }
 
+/// Which jobs the script ends; the numbers are its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Only {
+    /// Whichever has not ended.
+    Any = 0,
+    /// One whose time is over.
+    Late = 1,
+    /// One that nobody has begun.
+    Queued = 2,
+}
+
 /// One thing to be done.
 #[derive(Clone, Debug)]
 pub(super) enum Errand {
@@ -143,7 +154,7 @@ impl Jobs {
         why: Why,
     ) -> Result<String, Loss> {
         let Self(inner) = self;
-        let was = self.end(job, why, false).await?;
+        let was = self.end(job, why, Only::Any).await?;
         if let Some(entry) = entry.filter(|_| was == "QUEUED") {
             let mut call = inner.scripts.end.key(inner.keys.stream(side));
             call.key(inner.keys.dead(&side.pool)).arg(entry).arg(job).arg("");
@@ -154,15 +165,20 @@ impl Jobs {
 
     /// Ends a job that has no time left. Says what the script says.
     pub(super) async fn lapse(&self, job: Job) -> Result<String, Loss> {
-        self.end(job, Why::Expired, true).await
+        self.end(job, Why::Expired, Only::Late).await
     }
 
-    async fn end(&self, job: Job, why: Why, only_late: bool) -> Result<String, Loss> {
+    /// Ends a job that nobody has begun. Says what the script says.
+    pub(super) async fn drop_queued(&self, job: Job) -> Result<String, Loss> {
+        self.end(job, Why::Cancelled, Only::Queued).await
+    }
+
+    async fn end(&self, job: Job, why: Why, only: Only) -> Result<String, Loss> {
         let inner = &*self.0;
         let (state, reason, message) = why.words();
         let mut call = inner.scripts.cancel.key(inner.keys.job(job));
         call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job).arg(&inner.keys.cancels);
-        call.arg(state).arg(reason).arg(message).arg(u8::from(only_late));
+        call.arg(state).arg(reason).arg(message).arg(only as u8);
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 }

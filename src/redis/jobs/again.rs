@@ -2,6 +2,9 @@
 //!
 //! The key stands for a request that tries to become a job, and then, for a day, for that job, whose record decides what
 //! a repeat gets. It changes hands only from what the next one saw there, so of several repeats one runs.
+//!
+//! A gateway may die with a request that it has not put where workers find it. Nobody will then, so a repeat takes the key
+//! over once the gateway is not heard of any more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +23,7 @@ use crate::redis::link::Loss;
 const TRYING: Duration = Duration::from_secs(120);
 /// How long one is whose request is.
 const ACCEPTED: Duration = Duration::from_secs(24 * 3600);
-/// After the job and the body, as long as there is no job.
+/// After the job and the body, as long as there is no job; then comes the gateway.
 const WAITS: &str = "waits";
 
 /// A request as it is known again.
@@ -28,11 +31,13 @@ const WAITS: &str = "waits";
 pub(super) struct Repeatable {
     key: String,
     body: String,
+    /// The gateway that has it.
+    gateway: String,
 }
 
 impl Repeatable {
     fn trying(&self, job: Job) -> String {
-        format!("{job} {} {WAITS}", self.body)
+        format!("{job} {} {WAITS} {}", self.body, self.gateway)
     }
 
     fn accepted(&self, job: Job) -> String {
@@ -47,24 +52,35 @@ impl Repeatable {
         let mut words = text.split(' ');
         let job = words.next().and_then(Job::parse);
         match job.filter(|_| words.next() == Some(&self.body)) {
-            Some(job) => Known::Same { job, accepted: words.next().is_none() },
+            Some(job) => {
+                let (accepted, gateway) = (words.next().is_none(), words.next().map(str::to_owned));
+                Known::Same(Before { job, accepted, gateway, text: text.to_owned() })
+            }
             None => Known::Other,
         }
     }
 }
 
+/// A request that was sent before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// As this job.
+    pub job: Job,
+    /// Whether it became that job, or still tries to.
+    pub accepted: bool,
+    /// The gateway that has it, as long as it tries to.
+    pub gateway: Option<String>,
+    /// What the key holds.
+    text: String,
+}
+
 /// What is known of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
     /// It is new, and tries to become a job.
     New,
     /// It was sent before.
-    Same {
-        /// As this job.
-        job: Job,
-        /// Whether it became that job, or still tries to.
-        accepted: bool,
-    },
+    Same(Before),
     /// Another body came with this key.
     Other,
 }
@@ -103,6 +119,7 @@ impl Jobs {
         let request = Repeatable {
             key: format!("{}:idem:{}", self.prefix(), hex(name.finalize())),
             body: hex(whole.finalize()),
+            gateway: self.0.dams.id().to_owned(),
         };
         Trial { jobs: self.clone(), request: Arc::new(request), job, tries: AtomicBool::new(false) }
     }
@@ -147,12 +164,13 @@ impl Trial {
         Ok(self.request.read(&before))
     }
 
-    /// Takes the key over from `job`, which came to nothing. Says whether nobody else did.
+    /// Takes the key over from what it stood for `before`, which came to nothing. Says whether nobody else did.
     ///
     /// # Errors
     /// When Redis does not say.
-    pub async fn take_over(&self, job: Job) -> Result<bool, Loss> {
-        let (from, to) = (self.request.forms(job), self.request.trying(self.job));
+    pub async fn take_over(&self, before: &Before) -> Result<bool, Loss> {
+        let from = [before.text.clone(), self.request.accepted(before.job)];
+        let to = self.request.trying(self.job);
         self.tries.store(true, Ordering::Release);
         let done = self.jobs.set_key(&self.request, (&to, TRYING), &from).await?;
         self.tries.store(done, Ordering::Release);

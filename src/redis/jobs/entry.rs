@@ -102,6 +102,12 @@ impl Entry {
         Some((job, Self { place, kind, data }))
     }
 
+    /// The end of an answer of which Redis knows nothing any more.
+    pub(super) fn lost() -> Self {
+        let data = br#"{"reason":"upstream_broke","message":"Redis has lost the job."}"#;
+        Self { place: Place::default(), kind: Kind::Error, data: Bytes::from_static(data) }
+    }
+
     /// Reads an entry of the stream: its id, and its fields and values one after the other.
     pub(super) fn kept(id: &str, fields: Vec<Vec<u8>>) -> Option<Self> {
         let (mut kind, mut data) = (None, None);

@@ -7,6 +7,7 @@ use super::keys::{Job, Side};
 use super::{Jobs, PATIENCE};
 use crate::clock::unix_millis;
 use crate::metrics::RedisOp;
+use crate::redis::dams::alive_key;
 use crate::redis::link::Loss;
 
 /// How a job stands.
@@ -35,6 +36,10 @@ pub struct Standing {
     deadline_ms: Option<u64>,
     colour: String,
     entry: Option<String>,
+    /// The gateways that wait for its answer.
+    gateways: String,
+    /// It waits for no gateway, or for none in particular.
+    alone: bool,
 }
 
 impl Standing {
@@ -50,7 +55,7 @@ impl Standing {
     }
 }
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 15] = [
     "state",
     "caller",
     "pool",
@@ -64,6 +69,8 @@ const FIELDS: [&str; 13] = [
     "entry",
     "n",
     "deadline_ms",
+    "dam",
+    "async",
 ];
 
 impl Jobs {
@@ -99,6 +106,8 @@ impl Jobs {
             entry,
             n,
             deadline,
+            gateways,
+            alone,
         ] = fields;
         let number = |field: Option<String>| field.and_then(|digits| digits.parse().ok());
         Ok(state.map(|state| Standing {
@@ -115,7 +124,38 @@ impl Jobs {
             deadline_ms: number(deadline),
             colour: colour.unwrap_or_default(),
             entry,
+            gateways: gateways.unwrap_or_default(),
+            alone: alone.as_deref() == Some("1"),
         }))
+    }
+
+    /// Whether a gateway was heard of within the last seconds.
+    ///
+    /// # Errors
+    /// When Redis does not say.
+    pub async fn is_at_work(&self, gateway: &str) -> Result<bool, Loss> {
+        if gateway == self.0.dams.id() {
+            return Ok(true);
+        }
+        let key = alive_key(self.prefix(), gateway);
+        self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("EXISTS").arg(key)).await
+    }
+
+    /// Ends a job that nobody has begun and whose gateways are all gone: it may never have been put where workers find it.
+    /// Says whether it is one, and ended. A worker that finds it after that does not begin it.
+    ///
+    /// # Errors
+    /// When Redis does not say or do it.
+    pub async fn give_up_orphan(&self, job: Job, standing: &Standing) -> Result<bool, Loss> {
+        if standing.state != "queued" || standing.alone {
+            return Ok(false);
+        }
+        for gateway in standing.gateways.split_whitespace() {
+            if self.is_at_work(gateway).await? {
+                return Ok(false);
+            }
+        }
+        Ok(self.drop_queued(job).await? == "QUEUED")
     }
 
     /// Whether anything of the answer of `job` is there.

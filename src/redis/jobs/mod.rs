@@ -13,10 +13,12 @@
 //! | `own` | those that this gateway runs itself |
 //! | `dead` | those that failed as often as they may |
 //! | `look` `again` | how a job stands, and which job a repeated request is |
+//! | `lookout` | whether anything can still come of a job of which nothing comes |
 //! | `afterwards` | cancels, and what is cleared away |
 //!
 //! **Failure mode.** Redis is away: nothing new is put there, and who asks hears so at once. Answers under way wait for it
-//! to come back, as long as their time allows, and lose nothing: what was published meanwhile is in the stream.
+//! to come back, as long as their time allows, and lose nothing: what was published meanwhile is in the stream. Where Redis
+//! comes back without the job, its answer ends with an error within some seconds.
 //!
 //! **Trade-off.** Every piece of an answer is written to Redis, though nearly all are only ever read from the channel. That
 //! is what a slow client, a restarted gateway and a late reader are served from.
@@ -31,6 +33,7 @@ mod head;
 mod keys;
 mod listen;
 mod look;
+mod lookout;
 mod own;
 mod pending;
 mod reader;
@@ -39,13 +42,14 @@ mod script;
 mod sealed;
 mod submit;
 
-pub use again::{Known, Trial};
+pub use again::{Before, Known, Trial};
 pub use dead::Dead;
 pub use entry::{Entry, Kind, Place};
 pub use fault::Fault;
 pub use head::{for_worker, read_head};
 pub use keys::{Job, Side, nameless};
 pub use look::Standing;
+pub use lookout::Lookout;
 pub use pending::{LIVES, Pending};
 pub use reader::Reader;
 pub use request::{Request, Ticket};

@@ -38,6 +38,19 @@ impl Jobs {
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 
+    /// Forgets the names of workers that drained `colour` of `pool`, or of gateways where the colour is empty, and have not
+    /// been heard of for `unheard`. Says how many.
+    ///
+    /// # Errors
+    /// When Redis does not do it.
+    pub async fn forget_consumers(&self, pool: &str, colour: &str, unheard: Duration) -> Result<u64, Loss> {
+        let inner = &*self.0;
+        let side = Side { pool: pool.into(), colour: colour.into() };
+        let mut call = inner.scripts.forget.key(inner.keys.stream(&side));
+        call.arg(u64::try_from(unheard.as_millis()).unwrap_or(u64::MAX));
+        inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
+    }
+
     /// Counts how a job of `pool` ended that this gateway ran, if it did.
     pub async fn tally(&self, pool: &str, job: Job) {
         let Ok(Some(standing)) = self.look(job).await else { return };

@@ -29,6 +29,7 @@ pub(super) struct Scripts {
     pub(super) own: Script,
     pub(super) revive: Script,
     pub(super) end: Script,
+    pub(super) forget: Script,
 }
 
 impl Default for Scripts {
@@ -46,6 +47,7 @@ impl Default for Scripts {
             own: Script::new(of_waiting!("lua/own.lua")),
             revive: Script::new(of_waiting!("lua/revive.lua")),
             end: Script::new(include_str!("lua/end.lua")),
+            forget: Script::new(include_str!("lua/forget.lua")),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::afterwards::{Errand, Why};
 use super::entry::{Entry, Kind, Place};
 use super::keys::{Job, Side};
+use super::lookout::Lookout;
 use super::reader::Reader;
 use super::request::Request;
 use super::{Jobs, PATIENCE};
@@ -65,6 +66,7 @@ pub struct Awaited {
     side: Side,
     entry: Option<Arc<str>>,
     reader: Reader,
+    lookout: Lookout,
     fate: Fate,
     why: Why,
     /// What the last piece was.
@@ -172,16 +174,23 @@ impl Jobs {
 
 impl Awaited {
     pub(super) fn new(jobs: &Jobs, side: &Side, reader: Reader, entry: Option<Arc<str>>, fate: Fate) -> Self {
-        let (jobs, side) = (jobs.clone(), side.clone());
-        Self { jobs, side, entry, reader, fate, why: Why::Cancelled, last: None }
+        let (jobs, lookout, side) = (jobs.clone(), Lookout::new(jobs), side.clone());
+        Self { jobs, side, entry, reader, lookout, fate, why: Why::Cancelled, last: None }
     }
 
-    /// The next piece of the answer. Nothing may be asked for after the last.
+    /// The next piece of the answer. Nothing may be asked for after the last. Where Redis has lost the job nobody runs it,
+    /// and it ends with an error.
     pub fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Entry> {
-        self.reader.poll_entry(cx).map(|entry| {
-            self.last = Some(entry.kind).filter(|kind| kind.is_last());
-            entry
-        })
+        let entry = match self.reader.poll_entry(cx) {
+            Poll::Ready(entry) => entry,
+            Poll::Pending => {
+                ready!(self.lookout.poll_lost(self.reader.job(), cx));
+                Entry::lost()
+            }
+        };
+        self.lookout.hear();
+        self.last = Some(entry.kind).filter(|kind| kind.is_last());
+        Poll::Ready(entry)
     }
 
     /// Whether it goes on when this is dropped, and is read for how it ends, whichever run that is.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::redis::jobs::{Job, Jobs};
+use super::{Job, Jobs};
 
 /// How long nothing may come until the job itself is looked at: its answer is read from Redis each second meanwhile.
 const QUIET: Duration = Duration::from_secs(3);
@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_secs(3);
 type Looking = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// Looks at a job now and then.
-pub(super) struct Lookout {
+pub struct Lookout {
     jobs: Jobs,
     /// When something came, or the job was looked at.
     heard: Instant,
@@ -30,19 +30,21 @@ impl fmt::Debug for Lookout {
 }
 
 impl Lookout {
-    pub(super) fn new(jobs: &Jobs) -> Self {
+    /// Begins to look out.
+    #[must_use]
+    pub fn new(jobs: &Jobs) -> Self {
         let (jobs, timer) = (jobs.clone(), Box::pin(sleep(QUIET)));
         Self { jobs, heard: Instant::now(), timer, looking: None }
     }
 
     /// Something came.
-    pub(super) fn hear(&mut self) {
+    pub fn hear(&mut self) {
         self.heard = Instant::now();
         self.looking = None;
     }
 
     /// Ready when no more can come.
-    pub(super) fn poll_lost(&mut self, job: Job, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_lost(&mut self, job: Job, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if let Some(looking) = &mut self.looking {
                 let lost = ready!(looking.as_mut().poll(cx));
