@@ -18,6 +18,7 @@ use crate::fleet::roster::{Report, Roll, Roster};
 use crate::fleet::{Colours, Fleet, Standing};
 use crate::redis::control::control_channel;
 use crate::redis::feed::{Feed, Hearers};
+use crate::shed::settings::GateSettings;
 
 /// How often the roster is looked at for workers that fell silent.
 const LOOK: Duration = Duration::from_millis(100);
@@ -44,7 +45,7 @@ pub(super) struct Following {
     /// Told when there are new settings.
     pub(super) reloaded: watch::Sender<()>,
     /// What the snapshot was made of.
-    applied: Mutex<(Roll, Epochs)>,
+    applied: Mutex<(Roll, Epochs, u32)>,
     /// The last heartbeat of each worker that its gate was told of.
     told: Mutex<HashMap<Arc<str>, Arc<Heartbeat>>>,
 }
@@ -76,8 +77,9 @@ impl Following {
         }
     }
 
-    /// The fleet of `settings` and of what was heard. With `before` it takes over gates and ledgers.
-    pub(super) fn fleet(&self, settings: &Settings, before: &Fleet) -> Fleet {
+    /// The fleet of `settings` and of what was heard, shared with so many gateways. With `before` it takes over gates and
+    /// ledgers.
+    pub(super) fn fleet(&self, settings: &Settings, dams: u32, before: &Fleet) -> Fleet {
         let mut roster = self.roster.lock();
         let roll = roster.roll();
         let (colours, epochs) = {
@@ -85,14 +87,14 @@ impl Following {
             (switches.colours(settings.active_colour.clone()), switches.epochs())
         };
         let standing = standing(settings, colours, &roll);
-        *self.applied.lock() = (roll, epochs);
-        before.rebuilt(roster.specs(), settings.gate.clone(), standing)
+        *self.applied.lock() = (roll, epochs, dams);
+        before.rebuilt(roster.specs(), GateSettings { dams, ..settings.gate.clone() }, standing)
     }
 
-    fn is_current(&self) -> bool {
+    fn is_current(&self, dams: u32) -> bool {
         let roll = self.roster.lock().roll();
         let epochs = self.switches.lock().epochs();
-        (roll, epochs) == *self.applied.lock()
+        (roll, epochs, dams) == *self.applied.lock()
     }
 
     /// Says that the snapshot is in force which was made last.
@@ -179,6 +181,19 @@ fn for_gate(report: &Report, kv_tokens: Option<u64>, dams: u32) -> crate::shed::
 }
 
 impl App {
+    /// How many gateways share the workers of `settings`: as many as are seen in Redis, where it says that there are
+    /// several. One that died leaves its part to the others.
+    pub(super) fn sharing_workers(&self, settings: &Settings) -> u32 {
+        match &self.0.together {
+            Some(together) if settings.gate.dams > 1 => together.store.dams().count(),
+            _ => settings.gate.dams,
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        self.0.following.is_current(self.sharing_workers(&self.0.live.load().settings))
+    }
+
     /// Makes a new snapshot whenever who gets work has changed.
     pub(super) async fn follow_roster(self) {
         let following = &self.0.following;
@@ -189,15 +204,16 @@ impl App {
                 _ = ticks.tick() => {}
                 () = following.changed.notified() => {}
             }
-            if !following.is_current() {
+            if !self.is_current() {
                 let _one_at_a_time = self.0.reloading.lock();
                 let live = self.0.live.load();
-                let fleet = Arc::new(following.fleet(&live.settings, &self.0.fleet.load()));
+                let dams = self.sharing_workers(&live.settings);
+                let fleet = Arc::new(following.fleet(&live.settings, dams, &self.0.fleet.load()));
                 self.0.fleet.store(Arc::clone(&fleet));
                 fleet.take_over();
                 following.publish();
             }
-            let dams = self.0.live.load().settings.gate.dams;
+            let dams = self.sharing_workers(&self.0.live.load().settings);
             following.hand_over(&self.0.fleet.load(), dams);
             // A thousand workers speak a thousand times a second; looking at all of them ten times is enough. What is
             // said after a pause is looked at without delay.
@@ -245,7 +261,7 @@ impl App {
     /// sends requests to the wrong one.
     pub(super) async fn catch_up(&self) {
         let caught_up = async {
-            while self.feed_works() == Some(false) || !self.0.following.is_current() {
+            while self.feed_works() == Some(false) || !self.is_current() {
                 sleep(PAUSE / 4).await;
             }
         };
@@ -259,7 +275,7 @@ impl App {
         let following = &self.0.following;
         let heard = self.redis().is_none() || following.roster.lock().caught_up_since(time);
         let counts = self.0.together.as_ref().is_none_or(|together| together.store.link().heard_since(time));
-        let current = heard && counts && following.is_current();
+        let current = heard && counts && self.is_current();
         // What a snapshot is made of is known before it is in force.
         drop(self.0.reloading.lock());
         current

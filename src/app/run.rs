@@ -269,7 +269,8 @@ impl App {
 
         // From here on nothing can fail.
         inner.following.retell(&settings);
-        let fleet = Arc::new(inner.following.fleet(&settings, &inner.fleet.load()));
+        let fleet =
+            Arc::new(inner.following.fleet(&settings, self.sharing_workers(&settings), &inner.fleet.load()));
         inner.buffers.resize(settings.bounds.buffered);
         inner.upstream_settings.store(Arc::new(upstream));
         inner.bounds.store(Arc::new(build::bounds(&settings)));

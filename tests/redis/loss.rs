@@ -172,3 +172,21 @@ async fn a_gateway_that_starts_without_redis_begins_with_one() {
         assert_eq!((answer.status, answer.reason()), (429, "token_limited"), "{}", answer.text());
     }
 }
+
+#[tokio::test]
+async fn the_part_of_the_workers_that_a_dead_gateway_had_is_taken_over() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let text = patient(&redis, &worker, LIMITS, "dams: 2\nconcurrency: { limit: slots }");
+    let mut dams = dams(2, &text).await;
+    let limit = |dam: &Dam| dam.metric("concurrency_limit", "w1");
+    for dam in &dams {
+        eventually("half of the slots", async || limit(dam) == 32.0).await;
+    }
+    dams.remove(0);
+    eventually("all of them", async || limit(&dams[0]) == 64.0).await;
+    // Two more come.
+    let more = [Dam::start(&text), Dam::start(&text)];
+    for dam in dams.iter().chain(&more) {
+        eventually("a third of the slots", async || limit(dam) == 21.0).await;
+    }
+}

@@ -56,7 +56,7 @@ pub struct File {
     /// How much runs on the workers at once, and how long the rest may wait.
     pub concurrency: Concurrency,
     /// How many gateways share the workers, and the quotas while Redis cannot tell: what the workers are told to hold is
-    /// divided by it.
+    /// divided by it. From 2 on, where rules, callers or jobs are in Redis, the number that is seen there takes its place.
     #[schemars(range(min = 1, max = 1000))]
     pub dams: u32,
     /// Where rules are counted.
