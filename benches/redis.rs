@@ -115,7 +115,7 @@ async fn main() -> Result<(), Failure> {
     let _server = Server(Command::new("redis-server").args(options).stdout(Stdio::null()).spawn()?);
     let url = format!("redis://127.0.0.1:{port}");
     let settings = RedisSettings {
-        urls: vec![url.as_str().into()],
+        urls: vec![url.as_str().into()].into(),
         topology: Topology::Single,
         authorities: None,
         prefix: "dam".into(),

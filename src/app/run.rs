@@ -250,7 +250,7 @@ impl App {
         let inner = &*self.0;
         let _one_at_a_time = inner.reloading.lock();
         let before = inner.live.load_full();
-        let settings = build::with_authorities(settings)?;
+        let mut settings = build::with_authorities(settings)?;
         let upstream = build::upstream(&settings)?;
         let ladder = Arc::new(before.ladder.rebuilt(inner.changes.apply(&settings.rules)));
         let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
@@ -287,15 +287,16 @@ impl App {
                 tracing::warn!(setting, %old, %new, "a listen address changes only with a restart");
             }
         }
+        if let Some(together) = &inner.together {
+            together.retell(&mut settings);
+            together.store.dams().tell(settings.dams);
+        }
+        // Compared after the credentials of Redis were taken: the settings before share them.
         if before.settings.shared != settings.shared {
             tracing::warn!(
                 "`state`, `callers.stored`, `workers.mode`, `concurrency.overflow` and the `redis` that they use change \
-                 only with a restart"
+                 only with a restart; of `redis.url`, user and password are taken at the next connection"
             );
-        }
-        if let Some(together) = &inner.together {
-            together.retell(&settings);
-            together.store.dams().tell(settings.dams);
         }
         inner.live.store(Arc::new(Live { settings, ladder, counting, spans, exact, paths, stack }));
         inner.following.reloaded.send_replace(());

@@ -91,9 +91,14 @@ impl Together {
         }))
     }
 
-    /// Takes another key for what is signed.
-    pub(super) fn retell(&self, settings: &Settings) {
+    /// Takes another key for what is signed, and other credentials for the next connection.
+    pub(super) fn retell(&self, settings: &mut Settings) {
         self.sealing.replace(settings.redis_key.clone());
+        let urls = &self.store.link().settings().urls;
+        if urls.retell(&settings.shared.redis.urls) {
+            // Shared, so that the next settings are compared with what is in use.
+            settings.shared.redis.urls = urls.clone();
+        }
         if let Some(callers) = &self.callers {
             callers.look_again();
         }

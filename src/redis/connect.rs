@@ -95,7 +95,7 @@ pub(super) async fn connect(settings: &RedisSettings, patience: Option<Duration>
     if settings.topology != Topology::Cluster {
         return listen(settings, config(patience), ProtocolVersion::RESP2).await.map(Connection::Single);
     }
-    let mut builder = ClusterClientBuilder::new(settings.urls.iter().map(|url| &**url))
+    let mut builder = ClusterClientBuilder::new(settings.urls.load().iter().map(|url| &**url))
         .connection_timeout(CONNECT)
         .response_timeout(patience.unwrap_or(CONNECT))
         .retries(REDIRECTIONS);
@@ -128,7 +128,7 @@ pub(super) async fn listen(
         return sentinel(settings, master, &config, protocol).await;
     }
     let mut outcome = Err((ErrorKind::InvalidClientConfig, "no URL").into());
-    for url in &settings.urls {
+    for url in &*settings.urls.load() {
         outcome = one(url, settings, &config, protocol).await;
         if outcome.is_ok() {
             break;
@@ -161,14 +161,15 @@ async fn sentinel(
     config: &AsyncConnectionConfig,
     protocol: ProtocolVersion,
 ) -> RedisResult<MultiplexedConnection> {
-    let mut addresses = Vec::with_capacity(settings.urls.len());
-    for url in &settings.urls {
+    let urls = settings.urls.load();
+    let mut addresses = Vec::with_capacity(urls.len());
+    for url in &*urls {
         addresses.push(url.into_connection_info()?.addr().clone());
     }
     let encrypted = matches!(addresses.first(), Some(ConnectionAddr::TcpTls { .. }));
     let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
         .set_client_to_redis_protocol(protocol);
-    if let Some(url) = settings.urls.first() {
+    if let Some(url) = urls.first() {
         let info = url.into_connection_info()?;
         let redis = info.redis_settings();
         builder = builder.set_client_to_redis_db(redis.db());

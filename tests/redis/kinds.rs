@@ -58,7 +58,7 @@ async fn hears(dam: &Dam, settings: RedisSettings, epoch: u64) {
 }
 
 fn reached(urls: &[String], topology: Topology) -> RedisSettings {
-    let urls = urls.iter().map(|url| url.as_str().into()).collect();
+    let urls = urls.iter().map(|url| url.as_str().into()).collect::<Vec<_>>().into();
     RedisSettings { urls, topology, ..RedisSettings::single("".into(), "dam".into()) }
 }
 

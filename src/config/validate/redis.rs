@@ -36,7 +36,7 @@ pub(super) fn validate(file: &File, root: &At<'_>, files: Files<'_>, report: &mu
     }
     SharedState {
         redis: RedisSettings {
-            urls: urls.iter().map(|url| Arc::clone(&url.0.0)).collect(),
+            urls: urls.iter().map(|url| Arc::clone(&url.0.0)).collect::<Vec<_>>().into(),
             topology,
             authorities: None,
             prefix: Arc::clone(&redis.prefix.0.0),
