@@ -190,3 +190,34 @@ async fn the_part_of_the_workers_that_a_dead_gateway_had_is_taken_over() {
         eventually("a third of the slots", async || limit(dam) == 21.0).await;
     }
 }
+
+#[tokio::test]
+async fn a_rotated_password_is_taken_with_a_reload() {
+    let (redis, worker) = (Server::start().await, Worker::start(64));
+    let connection = redis.connect().await;
+    let run = async |words: &str| -> redis::Value {
+        let words: Vec<&str> = words.split(' ').collect();
+        let mut connection = connection.clone();
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.unwrap()
+    };
+    run("ACL SETUSER gateway on >old ~* &* +@all").await;
+    let text = |password: &str| {
+        patient(&redis, &worker, LIMITS, "").replace("redis://", &format!("redis://gateway:{password}@"))
+    };
+    let dam = &dams(1, &text("old")).await[0];
+    // While it is connected it needs no password.
+    run("ACL SETUSER gateway resetpass >new").await;
+    assert_eq!(admitted(dam, 1).await, 1);
+    run("CLIENT KILL USER gateway").await;
+    up(dam, false).await;
+    dam.app.reload(super::rig::settings(&text("new"))).unwrap();
+    up(dam, true).await;
+    // The settings that are in force are the ones that the next are compared with.
+    run("ACL SETUSER gateway resetpass >newest").await;
+    dam.app.reload(super::rig::settings(&text("newest"))).unwrap();
+    run("CLIENT KILL USER gateway").await;
+    eventually("it has connected anew", async || {
+        format!("{:?}", run("CLIENT LIST").await).contains("user=gateway")
+    })
+    .await;
+}

@@ -4,9 +4,11 @@
 //! | --- | --- |
 //! | `json` | one event as one line of JSON |
 //! | `lines` | lines on their way to whoever reads them, bounded |
+//! | `thinned` | what the client library of Redis says, now and then |
 
 mod json;
 mod lines;
+mod thinned;
 
 use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::json::JsonLine;
 use self::lines::{Lines, Writing};
+use self::thinned::Thinned;
 
 /// The variable that sets the log filter, as in `info,traffic_dam=debug`.
 const FILTER: &str = "TRAFFIC_DAM_LOG";
@@ -39,7 +42,7 @@ pub(crate) fn start(quiet: bool) -> std::io::Result<Log> {
     let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(default));
     let (lines, writing) = Lines::to(stderr())?;
     let lost = lines.lost();
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(Thinned::new());
     let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     if stderr().is_terminal() {
         registry.with(layer.with_ansi(true)).init();

@@ -1,0 +1,72 @@
+//! The client library of Redis, heard now and then.
+//!
+//! Of a cluster with a dead node it warns with every command that meets it, some twenty times a second and more. The first
+//! lines of each ten seconds say what is wrong; the rest would hide everything else.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tracing::{Event, Subscriber};
+use tracing_log::NormalizeEvent;
+use tracing_subscriber::layer::{Context, Layer};
+use traffic_dam::clock::{Clock, Nanos};
+
+/// What the library's lines come from.
+const LIBRARY: &str = "redis";
+/// Lines in each period.
+const MOST: u32 = 3;
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Leaves out what the library says too often.
+#[derive(Debug)]
+pub(super) struct Thinned {
+    clock: Clock,
+    said: Mutex<Said>,
+}
+
+/// What was let through since the period began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    since: Option<Nanos>,
+    lines: u32,
+}
+
+impl Said {
+    /// Whether one more line is let through at `now`.
+    fn lets(&mut self, now: Nanos) -> bool {
+        if self.since.is_none_or(|since| now.since(since) >= PERIOD) {
+            *self = Self { since: Some(now), lines: 0 };
+        }
+        self.lines = self.lines.saturating_add(1);
+        self.lines <= MOST
+    }
+}
+
+impl Thinned {
+    pub(super) fn new() -> Self {
+        Self { clock: Clock::system(), said: Mutex::default() }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Thinned {
+    fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
+        // The library speaks by way of the `log` crate: only such a line has metadata beside its own.
+        let logged = event.normalized_metadata();
+        let is_library = logged.is_some_and(|logged| logged.target().split("::").next() == Some(LIBRARY));
+        !is_library || self.said.lock().lets(self.clock.now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_lines_are_let_through_in_ten_seconds() {
+        let mut said = Said::default();
+        let passed =
+            |said: &mut Said, second: u64| (0..20).filter(|_| said.lets(Nanos::from_secs(second))).count();
+        let seconds = [0, 1, 9, 10, 11, 100].map(|second| passed(&mut said, second));
+        assert_eq!(seconds, [3, 0, 0, 3, 0, 3]);
+    }
+}
