@@ -16,16 +16,14 @@ use parking_lot::Mutex;
 
 use crate::clock::Nanos;
 
-/// How much later than the quota's own time a request is told to come back, at most, before times are told at random:
-/// what OpenAI's clients wait by themselves.
-const LONGEST: Duration = Duration::from_secs(60);
+/// How much later than the quota's own time a request is told to come back, at most, before times are told at random: the
+/// minute that OpenAI's clients wait by themselves, and margins.
+const LONGEST: Duration = Duration::from_secs(65);
 /// What lies between two turns beyond the time in which a unit comes in, at most, and as a part of that time. Clients come
 /// back some milliseconds late, and whoever is late takes its unit later than it was free: without a margin one who is
 /// punctual after one who is not would be refused again.
 const MARGIN: Duration = Duration::from_millis(20);
 const MARGIN_PART: u32 = 16;
-/// Of the units of a line so much may be counted twice, for they are known as a part of a time only.
-const INEXACT: f64 = 0.1;
 const SHARDS: usize = 64;
 /// Lines in a shard: 16 384 in all, of some 50 bytes each.
 const PER_SHARD: usize = 256;
@@ -36,18 +34,40 @@ pub(crate) type LineKey = (u32, u64);
 /// Those who were told to come back, and are not due.
 #[derive(Clone, Copy, Debug, Default)]
 struct Line {
-    /// The units that they wait for, at `at`. They come due evenly until `until`.
-    units: f64,
-    at: Nanos,
-    until: Nanos,
+    /// How many they are.
+    turns: u64,
+    /// The units that they wait for together.
+    units: u64,
+    /// When the first and the last of them are due; the others are, evenly, between.
+    first: Nanos,
+    last: Nanos,
 }
 
 impl Line {
-    /// Units of those who are not due.
-    fn units(&self, now: Nanos) -> f64 {
-        let left = self.until.since(now).as_secs_f64();
-        let all = self.until.since(self.at).as_secs_f64();
-        if all > 0.0 { self.units * (left / all).min(1.0) } else { 0.0 }
+    /// Leaves out those who are due at `now`.
+    fn advance(&mut self, now: Nanos) {
+        if now >= self.last {
+            *self = Self::default();
+        }
+        if self.turns <= 1 || now < self.first {
+            return;
+        }
+        // The last is not due, so there are two at least, and time between them.
+        let step = (self.last.since(self.first).as_nanos() / u128::from(self.turns - 1)).max(1);
+        let due = now.since(self.first).as_nanos() / step + 1;
+        let due = u64::try_from(due).unwrap_or(u64::MAX).min(self.turns - 1);
+        let units = u128::from(self.units) * u128::from(due) / u128::from(self.turns);
+        self.units -= u64::try_from(units).unwrap_or(self.units);
+        self.turns -= due;
+        let passed = u64::try_from(step.saturating_mul(due.into())).unwrap_or(u64::MAX);
+        self.first = (self.first + Duration::from_nanos(passed)).min(self.last);
+    }
+
+    fn add(&mut self, amount: u64, due: Nanos) {
+        self.first = if self.turns == 0 { due } else { self.first.min(due) };
+        self.last = self.last.max(due);
+        self.turns += 1;
+        self.units = self.units.saturating_add(amount);
     }
 }
 
@@ -89,24 +109,23 @@ impl Lines {
     ) -> Duration {
         let mut lines = self.0[key.1 as usize % SHARDS].lock();
         if lines.len() >= PER_SHARD && !lines.contains_key(&key) {
-            lines.retain(|_, line| line.until > now);
+            lines.retain(|_, line| line.last > now);
             if lines.len() >= PER_SHARD {
                 return turn.own;
             }
         }
         let line = lines.entry(key).or_default();
-        let units = line.units(now);
-        let ahead = (units - INEXACT).ceil().max(0.0) as u64;
-        if turn.is_before(ahead, line.until.since(now)) {
+        line.advance(now);
+        if line.units > 0 && turn.is_before(line.first.since(now)) {
             return turn.own;
         }
-        let told = turn.told(ahead, wait);
+        let told = turn.told(line.units, wait);
         let later = told.saturating_sub(turn.own);
         if later > LONGEST {
-            return turn.own + later.mul_f64(random);
+            let part = Duration::try_from_secs_f64(later.as_secs_f64() * random).unwrap_or(later);
+            return turn.own.saturating_add(part);
         }
-        let until = line.until.max(now + told);
-        *line = Line { units: units + turn.amount as f64, at: now, until };
+        line.add(turn.amount, now + told);
         told
     }
 }
@@ -123,24 +142,22 @@ impl Turn {
         // What is free once is taken by those ahead, and comes in again.
         let rounds = (sum - 1) / capacity;
         let again = self.refill.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
-        let margin = MARGIN.min(self.pace(self.amount) / MARGIN_PART);
-        let turns = u32::try_from(ahead / self.amount.max(1)).unwrap_or(u32::MAX);
         let free = wait(sum - rounds * capacity).saturating_add(again).max(self.own);
+        let margin = MARGIN.min(self.pace() / MARGIN_PART);
+        let turns = u32::try_from(ahead / self.amount.max(1)).unwrap_or(u32::MAX);
         free.saturating_add(margin.saturating_mul(turns))
     }
 
-    /// The time in which `units` come in.
-    fn pace(&self, units: u64) -> Duration {
-        let part = units as f64 / self.capacity.max(1) as f64;
+    /// The time in which its units come in.
+    fn pace(&self) -> Duration {
+        let part = self.amount as f64 / self.capacity.max(1) as f64;
         Duration::try_from_secs_f64(self.refill.as_secs_f64() * part).unwrap_or(Duration::MAX)
     }
 
-    /// Whether its units are free, and as many again come in, before the first of `ahead` units is due, of which the last is
-    /// due in `last`: they were promised to somebody who did not come, or are its own, and it came a little too early.
-    fn is_before(&self, ahead: u64, last: Duration) -> bool {
-        let others = ahead.saturating_sub(self.amount).saturating_mul(self.gateways.max(1).into());
-        let first = last.saturating_sub(self.pace(others));
-        ahead > 0 && self.own.saturating_add(self.pace(self.amount) / 8 * 7) <= first
+    /// Whether its units are free, and as many again come in, before the first of those ahead is due: they were promised to
+    /// somebody who did not come, or are its own, and it came a little too early.
+    fn is_before(&self, first: Duration) -> bool {
+        self.own.saturating_add(self.pace() / 8 * 7) <= first
     }
 
     /// How long until `units` are free together, by what is known of a quota that is kept elsewhere: its own time, and
@@ -204,7 +221,7 @@ mod tests {
         for (limit, burst, count) in [(1, 2, 8), (1, 2, 40), (10, 1, 100), (3, 50, 150)] {
             let refill = ms(1000 * burst / limit);
             let bucket = TokenBucket::new(quota(limit, ms(1000), burst));
-            for apart in [Duration::ZERO, ms(3)] {
+            for apart in [Duration::ZERO, ms(1)] {
                 all_are_admitted(&bucket, (burst, refill), count, apart);
             }
         }
@@ -269,7 +286,7 @@ mod tests {
         let told =
             |millis: u64, random: f64| lines.join((1, 1), turn, random, NOW + ms(millis), |_| ms(1000));
         let last = (0..10_000).map(|millis| told(millis, 1.0)).max().unwrap();
-        assert!((ms(60_000)..=ms(64_000)).contains(&last), "{last:?}");
+        assert!((ms(60_000)..=ms(68_000)).contains(&last), "{last:?}");
         assert_eq!(told(10_000, 0.0), turn.own, "at random, from the quota's own time on");
         assert_eq!(told(80_000, 1.0), turn.own, "the line is over");
     }

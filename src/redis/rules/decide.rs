@@ -148,8 +148,8 @@ impl SharedRules {
             return None;
         }
         let now = self.clock().now();
-        let shared = |ask: &&Ask| ask.enforced() && ask.rule.on_loss == OnLoss::Share;
-        let refused = plan.strict.iter().chain(&plan.leased).filter(shared).filter_map(|ask| {
+        let counted = |ask: &&Ask| ask.enforced() && ask.rule.on_loss != OnLoss::Closed;
+        let refused = plan.strict.iter().chain(&plan.leased).filter(counted).filter_map(|ask| {
             let denied = self.denials.find_within(ask.hash, ask.amount, LATE, now)?;
             Some(ask.said(denied.level, Some(Shortage::Wait(denied.wait.max(LATE)))))
         });
