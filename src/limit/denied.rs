@@ -2,7 +2,7 @@
 //!
 //! A quota that is kept elsewhere refuses the same amount until the named time, unless something is given back: a request
 //! used less than it reserved, or was not served. Who gives back here forgets the refusal; what is given back elsewhere is
-//! not heard of. So a refusal is believed for [`BELIEVED`], and then the quota is asked again.
+//! not heard of. So a refusal is believed for a second, and then the quota is asked again.
 //!
 //! **Failure mode.** A full table remembers no more: what it does not know is asked again.
 

@@ -5,7 +5,7 @@
 //! told before it and are not due yet: the n-th who is refused is told when the n-th unit is free.
 //!
 //! Nobody knows who obeys. Somebody who asks on without waiting must not push the others' times away for ever, so a line
-//! is at most [`LONGEST`] long; whoever comes then is told a time within it, at random.
+//! is at most `LONGEST` long; whoever comes then is told a time within it, at random.
 //!
 //! **Failure mode.** A full table keeps no more lines: who is refused by another key is told the quota's own time.
 
