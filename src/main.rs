@@ -5,7 +5,6 @@
 
 mod commands;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -19,7 +18,7 @@ use commands::Command;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Parser)]
-#[command(name = "traffic-dam", version, about)]
+#[command(name = "traffic-dam", version = commands::version::FULL, about)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -29,10 +28,6 @@ fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     match commands::log::start(matches!(command, Command::Demo(_))) {
         Ok(log) => commands::run(command, &log),
-        Err(error) => {
-            // Nothing can be done about a stderr that cannot be written to.
-            writeln!(std::io::stderr(), "traffic-dam: cannot log: {error}").ok();
-            ExitCode::FAILURE
-        }
+        Err(failure) => commands::failed(&failure),
     }
 }

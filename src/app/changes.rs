@@ -102,7 +102,13 @@ impl App {
             let until = lasts.map(|lasts| self.0.clock.now() + lasts);
             changes.0.lock().here.insert(name, (change, until));
         }
-        tracing::info!(rule, ?change, ?lasts, fleet, "a rule was changed through the admin port");
+        tracing::info!(
+            rule,
+            change = change.write(),
+            lasts_s = lasts.map(|lasts| lasts.as_secs_f64()),
+            fleet,
+            "a rule was changed through the admin port"
+        );
         self.reapply();
         Changed::Done(json!({ "rule": rule, "changed": true }))
     }

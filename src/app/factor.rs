@@ -43,7 +43,7 @@ impl App {
                     %pool,
                     configured,
                     measured = measured.factor,
-                    workers = ?measured.sizes,
+                    workers = %json!(measured.sizes),
                     "concurrency.fleet_factor is not what the workers do together"
                 );
             }

@@ -11,6 +11,7 @@ mod entrance;
 mod explain;
 mod factor;
 mod fleet;
+mod lines;
 mod own;
 mod promote;
 mod report;
@@ -20,6 +21,7 @@ mod ticker;
 mod together;
 mod tokenizers;
 mod tokens;
+mod why;
 
 pub use entrance::Entrance;
 pub use run::{Certificates, Listeners, StartError};

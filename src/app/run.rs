@@ -236,6 +236,12 @@ impl App {
         cut_off
     }
 
+    /// Connections that are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.0.drain.connections()
+    }
+
     /// Cuts everything off.
     pub fn close(&self) {
         self.0.drain.close();

@@ -108,6 +108,7 @@ impl App {
                     id: Arc::clone(&worker.id),
                     colour: self.colour_of(&worker.id),
                     light: super::report::light(worker, report),
+                    why: super::why::why(worker, report),
                     in_flight: worker.in_flight,
                     limit: worker.limit,
                     eligible: worker.eligible,

@@ -15,7 +15,7 @@ use traffic_dam::sim::worker::{Options, serve};
 
 use super::load::{self, Offer};
 use super::log::Log;
-use super::serve::until_drained;
+use super::serve::serve_to_the_end;
 use super::{Failure, runtime, say};
 
 /// The demo's settings; `DEMO_WORKER` is the worker's address.
@@ -92,10 +92,7 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
             let offer = Offer { target: main_at, rate, body: Bytes::from(body), ttft_slo: slo };
             tokio::spawn(load::run(offer, say));
         }
-        tokio::select! {
-            () = until_drained(app.clone()) => {}
-            () = app.serve(Listeners::bound(main, admin)) => {}
-        }
+        serve_to_the_end(&app, Listeners::bound(main, admin)).await;
         Ok(())
     })
 }

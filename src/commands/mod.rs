@@ -12,6 +12,7 @@ mod report;
 mod serve;
 mod simulate;
 mod top;
+pub(crate) mod version;
 mod worker;
 
 use std::io::Write;
@@ -84,15 +85,18 @@ pub(crate) fn run(command: Command, log: &log::Log) -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // Nothing can be done about a stderr that cannot be written to.
-            writeln!(std::io::stderr(), "traffic-dam: {failure}").ok();
-            match failure {
-                Failure::Misuse(_) => ExitCode::from(MISUSE),
-                Failure::Unsound { code, .. } => ExitCode::from(code),
-                Failure::System(_) | Failure::Unwell(_) => ExitCode::FAILURE,
-            }
-        }
+        Err(failure) => failed(&failure),
+    }
+}
+
+/// Says why the program fails; its exit code.
+pub(crate) fn failed(failure: &Failure) -> ExitCode {
+    // Nothing can be done about a stderr that cannot be written to.
+    writeln!(std::io::stderr(), "traffic-dam: {failure}").ok();
+    match failure {
+        Failure::Misuse(_) => ExitCode::from(MISUSE),
+        Failure::Unsound { code, .. } => ExitCode::from(*code),
+        Failure::System(_) | Failure::Unwell(_) => ExitCode::FAILURE,
     }
 }
 

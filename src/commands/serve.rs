@@ -43,14 +43,20 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
         let (main, admin) = listeners.addresses()?;
         say(format!("dam    {}://{main}", scheme(settings.tls.is_some())));
         say(format!("admin  {}://{admin}", scheme(settings.admin.tls.is_some())));
+        app.say_started(super::version::FULL, &arguments.config, (main, admin));
         let certificates = listeners.certificates();
         tokio::select! {
-            () = until_drained(app.clone()) => {}
-            () = app.serve(listeners) => {}
+            () = serve_to_the_end(&app, listeners) => {}
             () = follow(&app, watch, certificates) => {}
         }
         Ok(())
     })
+}
+
+/// Serves until the process is told to end and has ended what was under way.
+pub(super) async fn serve_to_the_end(app: &App, listeners: Listeners) {
+    let (cut_off, ()) = tokio::join!(until_drained(app.clone()), app.serve(listeners));
+    app.say_ended(cut_off);
 }
 
 /// Takes changed settings and certificates. What is at fault changes nothing, is counted and said in the log.
@@ -72,9 +78,13 @@ async fn follow(app: &App, mut watch: Watch, certificates: Certificates) {
         };
         app.count_reload(taken.is_ok());
         match taken {
-            Ok(()) => tracing::info!(?cause, "settings reloaded"),
+            Ok(()) => tracing::info!(cause = cause.as_str(), "settings reloaded"),
             Err(faults) => {
-                tracing::error!(?cause, faults, "the settings at fault were not taken; the old ones stay")
+                tracing::error!(
+                    cause = cause.as_str(),
+                    faults,
+                    "the settings at fault were not taken; the old ones stay"
+                )
             }
         }
     }
@@ -90,8 +100,9 @@ pub(super) async fn terminated() {
     signals.next().await;
 }
 
-/// Goes down when told to: gracefully at the first signal, at once at the second.
-pub(super) async fn until_drained(app: App) {
+/// Goes down when told to: gracefully at the first signal, at once at the second. Returns how many connections were cut
+/// off.
+async fn until_drained(app: App) -> usize {
     let mut signals = Signals::new();
     signals.next().await;
     tracing::info!("going down; a second signal ends at once");
@@ -100,10 +111,13 @@ pub(super) async fn until_drained(app: App) {
             if cut_off > 0 {
                 tracing::warn!(cut_off, "connections were cut off at drain.timeout");
             }
+            cut_off
         }
         () = signals.next() => {
-            tracing::warn!("ended by a second signal");
+            let cut_off = app.connections();
+            tracing::warn!(cut_off, "ended by a second signal");
             app.close();
+            cut_off
         }
     }
 }

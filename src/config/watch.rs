@@ -40,6 +40,17 @@ pub enum Cause {
     Change,
 }
 
+impl Cause {
+    /// The cause, for the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Signal => "SIGHUP",
+            Self::Change => "a file changed",
+        }
+    }
+}
+
 /// Settings that were read again.
 #[derive(Debug)]
 pub struct Reload {

@@ -24,7 +24,7 @@ use crate::spans::{Head, Spans};
 /// The request's id, from the client and back to it.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The fields of the line that each request leaves in the log, and what they say.
-pub const LOG_FIELDS: [(&str, &str); 17] = [
+pub const LOG_FIELDS: [(&str, &str); 18] = [
     ("message", "`request`"),
     ("id", "the request's id, as in the header `x-request-id` of the answer and of what the worker gets"),
     ("trace_id", "the trace it belongs to, as in `traceparent`; absent when nobody began one"),
@@ -33,9 +33,10 @@ pub const LOG_FIELDS: [(&str, &str); 17] = [
     ("stream", "whether a stream was asked for"),
     ("class", "the priority: `critical`, `interactive`, `batch`"),
     ("caller", "who asked: `key:`, `jwt:`, `hdr:` or `ip:`, and a name or an address"),
-    ("worker", "the worker that answered"),
+    ("worker", "the worker that answered, or whose failure ended the request"),
     ("outcome", "how it ended: the label `outcome` of the metrics"),
     ("reason", "why it was refused or broke off: the header `x-traffic-dam-reason`"),
+    ("cause", "what the worker did wrong, in a sentence; absent when it did nothing wrong"),
     ("status", "the HTTP status of the answer; 0 when the client left before there was one"),
     ("queued_ms", "how long it waited for a seat"),
     ("ttft_ms", "from its last byte to the first content of its stream, waiting included"),
@@ -207,6 +208,7 @@ impl Drop for Watch {
                     worker,
                     outcome = ending.as_str(),
                     reason,
+                    cause = flight.cause(),
                     status = self.status,
                     queued_ms = millis(flight.queued()),
                     ttft_ms = flight.ttft().map(millis),
@@ -295,6 +297,8 @@ where
         let dam = until.since(flight.received()).saturating_sub(flight.queued());
         match flight.ending() {
             Ending::Refused => metrics.refusal(dam),
+            // The time went by in an attempt to reach a worker.
+            Ending::WorkerFailed | Ending::TimedOut if flight.dispatched().is_none() => {}
             _ => metrics.overhead(dam),
         }
         if let Some(caller) = flight.caller()

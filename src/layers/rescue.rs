@@ -22,7 +22,7 @@ use tower::{Layer, Service};
 
 use crate::openai::{error, headers};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Ending, Flight};
+use crate::request::Flight;
 
 /// Makes [`Rescue`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,7 +99,8 @@ where
         };
         if let Some(flight) = this.flight {
             flight.set_reason(refusal.reason);
-            flight.set_ending(Ending::Refused);
+            flight.set_cause(&refusal);
+            flight.set_ending(refusal.reason.into());
         }
         Poll::Ready(Ok(answer(&refusal).map(AnswerBody::own)))
     }

@@ -94,6 +94,7 @@ mod tests {
             let route = metrics.route(route);
             route.finished(Class::Batch, Ending::Complete, None, ms(5));
             route.finished(Class::Critical, Ending::Refused, Some(Reason::Overloaded), ms(5));
+            route.finished(Class::Batch, Ending::WorkerFailed, Some(Reason::UpstreamUnreachable), ms(5));
         }
         for (pool, class, took) in
             [("p", Class::Batch, 1), ("p", Class::Critical, 180), ("q", Class::Batch, 61_000)]
@@ -106,9 +107,10 @@ mod tests {
         let _under_way = metrics.enter();
 
         let sample = metrics.sample();
-        assert_eq!((sample.offered(), sample.admitted, sample.good), (5, 1, 1));
+        assert_eq!((sample.offered(), sample.admitted, sample.good), (7, 1, 1));
         assert_eq!(sample.ended[Ending::Complete as usize], 2);
         assert_eq!(sample.refused[Reason::Overloaded as usize], 2);
+        assert_eq!(sample.refused[Reason::UpstreamUnreachable as usize], 0, "failures are no refusals");
         let filled: Vec<_> = sample.ttft.iter().enumerate().filter(|(_, count)| **count > 0).collect();
         assert_eq!(filled, [(0, &1), (9, &1), (TTFT_BUCKETS.len(), &1)], "1 ms, 200 ms, and beyond");
     }

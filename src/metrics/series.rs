@@ -90,6 +90,10 @@ impl Route {
             if let Some(ended) = sample.ended.get_mut(index / REASONS % ENDINGS) {
                 *ended += count;
             }
+            // A worker's failure has a reason too, and is no refusal.
+            if index / REASONS % ENDINGS != Ending::Refused as usize {
+                continue;
+            }
             // The first column is for no reason.
             if let Some(refused) = (index % REASONS).checked_sub(1).and_then(|at| sample.refused.get_mut(at))
             {

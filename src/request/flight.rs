@@ -1,11 +1,12 @@
 //! The course of one request, from its first byte to its last.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::clock::Nanos;
-use crate::refusal::Reason;
+use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Demand, Kind, Trace};
 
 /// How a request ended.
@@ -18,10 +19,21 @@ pub enum Ending {
     Complete = 1,
     /// Refused by the gateway.
     Refused = 2,
-    /// The worker failed after the commit.
+    /// The worker could not be reached, or it failed.
     WorkerFailed = 3,
-    /// The worker was silent, or took longer than the total limit, after the commit.
+    /// The worker was silent, or took longer than the total limit.
     TimedOut = 4,
+}
+
+impl From<Reason> for Ending {
+    /// How a request ends that is answered with a refusal, or that breaks off, for this reason.
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::UpstreamTimeout => Self::TimedOut,
+            Reason::UpstreamBroke | Reason::UpstreamUnreachable => Self::WorkerFailed,
+            _ => Self::Refused,
+        }
+    }
 }
 
 impl Ending {
@@ -116,6 +128,7 @@ pub struct Flight {
     caller: OnceLock<Caller>,
     asked: OnceLock<Asked>,
     reason: OnceLock<Reason>,
+    cause: OnceLock<Cow<'static, str>>,
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -153,6 +166,7 @@ impl Flight {
             caller: OnceLock::new(),
             asked: OnceLock::new(),
             reason: OnceLock::new(),
+            cause: OnceLock::new(),
         }
     }
 
@@ -196,13 +210,13 @@ impl Flight {
         known(&self.dispatched).map(Nanos)
     }
 
-    /// The worker that has it (written by `upstream` at the commit).
+    /// The worker that has it (written by `upstream` at the commit), or that failed it at last.
     pub fn set_worker(&self, id: &Arc<str>) {
         // The first commit is the only one; a second write would be a defect of the caller and changes nothing.
         self.worker.get_or_init(|| Arc::clone(id));
     }
 
-    /// The worker that answered.
+    /// The worker that answered, or whose failure ended the request.
     #[must_use]
     pub fn worker(&self) -> Option<&Arc<str>> {
         self.worker.get()
@@ -261,6 +275,19 @@ impl Flight {
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
         self.reason.get().copied()
+    }
+
+    /// What a worker did wrong, in a sentence (written where the reason is).
+    pub fn set_cause(&self, refusal: &Refusal) {
+        if Ending::from(refusal.reason) != Ending::Refused {
+            self.cause.get_or_init(|| refusal.message.clone());
+        }
+    }
+
+    /// What a worker did wrong, if it ended the request.
+    #[must_use]
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.get().map(Cow::as_ref)
     }
 
     /// The answer comes piece by piece as a model writes it (written by `upstream`).

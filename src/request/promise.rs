@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{Blame, Ending, Flight};
 use crate::clock::Nanos;
-use crate::refusal::Reason;
 
 /// What became of the promise that a stream begins in time. It is known when the stream ends, and counted then: at its
 /// beginning a stream may still break off.
@@ -55,7 +54,7 @@ impl Promise {
         Some(match flight.ending() {
             Ending::WorkerFailed | Ending::TimedOut => Self::Failed,
             // One that had begun was cut off.
-            Ending::Refused if by_worker(flight.reason()) || ttft.is_some() => Self::Failed,
+            Ending::Refused if ttft.is_some() => Self::Failed,
             Ending::Refused => return None,
             // The worker answered with an error of its own instead of a stream. One of the client's is no failure.
             Ending::Complete if !flight.is_streamed() && status >= 500 => Self::Failed,
@@ -71,14 +70,10 @@ impl Promise {
     }
 }
 
-/// Whether a refusal is a worker's fault.
-const fn by_worker(reason: Option<Reason>) -> bool {
-    matches!(reason, Some(Reason::UpstreamUnreachable | Reason::UpstreamBroke | Reason::UpstreamTimeout))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refusal::Reason;
     use crate::request::Demand;
 
     const SLO: Duration = Duration::from_secs(1);
@@ -132,7 +127,7 @@ mod tests {
         for reason in Reason::ALL {
             let flight = stream();
             flight.set_reason(reason);
-            flight.set_ending(Ending::Refused);
+            flight.set_ending(reason.into());
             let became = reason.as_str().starts_with("upstream_").then_some(Promise::Failed);
             assert_eq!(of(&flight, 503, 10), became, "{reason}");
         }

@@ -28,6 +28,16 @@ pub(super) enum Full {
     Address,
 }
 
+impl Full {
+    /// The setting that is the bound.
+    pub(super) const fn bound(&self) -> &'static str {
+        match self {
+            Self::All => "bounds.connections",
+            Self::Address => "bounds.per_ip",
+        }
+    }
+}
+
 /// A connection's place; free again when dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionPlace {

@@ -78,7 +78,7 @@ pub async fn serve<S, B>(
         let place = match census.enter(addr.ip(), &bounds) {
             Ok(place) => place,
             Err(full) => {
-                tracing::debug!(%addr, ?full, "connection closed: no place");
+                tracing::debug!(%addr, bound = full.bound(), "connection closed: no place");
                 continue;
             }
         };

@@ -239,6 +239,7 @@ impl Open {
         if self.watch.is_done() {
             return None;
         }
+        self.watch.blame(&refusal);
         self.watch.end(ending, Some(refusal.reason));
         if self.watch.takes_events() && self.says_so {
             let event = self.watch.event(&refusal);

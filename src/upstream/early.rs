@@ -24,7 +24,7 @@ use crate::clock::Nanos;
 use crate::openai::error::{self, Tongue};
 use crate::openai::tap::{Parted, Pings};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Ending, Flight};
+use crate::request::Flight;
 
 /// What goes to a client before the first content: written by the journey, read by whoever answers.
 #[derive(Debug, Default)]
@@ -189,11 +189,8 @@ impl UpstreamBody {
         if let State::Begun { flight, lane, .. } = &self.state {
             event = Some(Ok(error::event(&refusal, lane.0.lock().tongue, &flight.id)));
             flight.set_reason(refusal.reason);
-            flight.set_ending(match refusal.reason {
-                Reason::UpstreamTimeout => Ending::TimedOut,
-                Reason::UpstreamBroke | Reason::UpstreamUnreachable => Ending::WorkerFailed,
-                _ => Ending::Refused,
-            });
+            flight.set_cause(&refusal);
+            flight.set_ending(refusal.reason.into());
         }
         self.state = State::Failed(if self.machine { Some(Err(refusal.into())) } else { event });
     }

@@ -143,6 +143,21 @@ impl Fault {
         }
     }
 
+    /// The kind of fault, for the log.
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Broke(_) => "broke off",
+            Self::Stale => "an idle connection had ended",
+            Self::Job(_) => "the job failed",
+            Self::NotQueued(_) => "not queued",
+            Self::Switched => "switched protocols",
+            Self::Superseded => "the pool was switched",
+            Self::Silent(_) => "silent",
+            Self::Client(_) => "the client's own",
+        }
+    }
+
     /// What the worker is blamed for, if anything.
     pub(crate) const fn blame(&self) -> Option<Failure> {
         match self {

@@ -231,7 +231,7 @@ impl<'a> Journey<'a> {
                 }
             };
             let worker = way.worker();
-            tracing::debug!(%worker, request = %self.flight.id, ?fault, "an attempt failed");
+            tracing::debug!(%worker, request = %self.flight.id, fault = fault.as_str(), "an attempt failed");
             if let Some(failure) = fault.blame() {
                 self.blame(worker, failure);
             }
@@ -245,6 +245,7 @@ impl<'a> Journey<'a> {
             if let Some(permit) = &self.permit {
                 permit.end(Ending::Refused);
             }
+            self.flight.set_worker(worker);
             return Err(fault.into_refusal(worker));
         }
     }

@@ -287,6 +287,11 @@ impl Watch {
         self.end(ending, reason);
     }
 
+    /// Keeps for the log what broke the answer off.
+    pub(crate) fn blame(&self, refusal: &Refusal) {
+        self.flight.set_cause(refusal);
+    }
+
     /// The request ended, by a fault of `reason` if there is one. Frees the seat; only the first ending counts.
     pub(crate) fn end(&mut self, ending: Ending, reason: Option<Reason>) {
         if std::mem::replace(&mut self.ended, true) {

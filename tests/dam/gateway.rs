@@ -1,7 +1,7 @@
 //! A gateway as a process of its own.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -47,6 +47,16 @@ impl Gateway {
         self.signal("-STOP");
         sleep(length).await;
         self.signal("-CONT");
+    }
+
+    /// Its log, when it goes to a pipe.
+    pub(crate) fn stderr(&mut self) -> ChildStderr {
+        self.child.stderr.take().unwrap()
+    }
+
+    /// Tells it to go down.
+    pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
     }
 
     fn signal(&self, signal: &str) {

@@ -2,10 +2,12 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | `filter` | which lines are logged |
 //! | `json` | one event as one line of JSON |
 //! | `lines` | lines on their way to whoever reads them, bounded |
 //! | `thinned` | what the client library of Redis says, now and then |
 
+mod filter;
 mod json;
 mod lines;
 mod thinned;
@@ -14,17 +16,15 @@ use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::Failure;
+
 use self::json::JsonLine;
 use self::lines::{Lines, Writing};
 use self::thinned::Thinned;
-
-/// The variable that sets the log filter, as in `info,traffic_dam=debug`.
-const FILTER: &str = "TRAFFIC_DAM_LOG";
 
 /// The running log. When it is dropped, what was said is written as far as somebody reads it.
 pub(crate) struct Log {
@@ -36,10 +36,10 @@ pub(crate) struct Log {
 /// Begins to log: readable on a terminal, JSON elsewhere. `quiet` programs log only warnings unless told otherwise.
 ///
 /// # Errors
-/// When the system gives no thread.
-pub(crate) fn start(quiet: bool) -> std::io::Result<Log> {
+/// When the filter cannot be used, or the system gives no thread.
+pub(crate) fn start(quiet: bool) -> Result<Log, Failure> {
     let default = if quiet { "warn" } else { "info" };
-    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = filter::filter(std::env::var(filter::VARIABLE), default).map_err(Failure::Misuse)?;
     let (lines, writing) = Lines::to(stderr())?;
     let lost = lines.lost();
     let registry = tracing_subscriber::registry().with(filter).with(Thinned::new());

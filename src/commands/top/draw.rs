@@ -295,6 +295,7 @@ mod tests {
             id: "w-blue".into(),
             colour: "blue".into(),
             light: Light::Green,
+            why: None,
             in_flight: 3,
             limit: 4,
             eligible: true,

@@ -47,6 +47,33 @@ impl Report {
         (self.beat.state != State::Draining).then(|| intervals(&self.beat, self.age))
     }
 
+    /// Why its light is not green: whether it is red, and a sentence.
+    #[must_use]
+    pub fn reason(&self) -> Option<(bool, String)> {
+        let red = self.light == Light::Red;
+        let (beat, age) = (&self.beat, self.age.as_secs_f64());
+        let check = beat.checks.iter().filter(|check| check.status != Status::Green);
+        let reason = match self.light {
+            Light::Green => return None,
+            _ if intervals(beat, self.age) > if red { STALE } else { FRESH } => {
+                format!(
+                    "its last heartbeat is {age:.1} s old, and it sends one every {:.1} s",
+                    beat.interval.as_secs_f64()
+                )
+            }
+            Light::Red if beat.state == State::Failed => "it says that it failed".to_owned(),
+            _ => match (check.max_by_key(|check| check.status), beat.waiting, beat.kv_used) {
+                (Some(check), ..) if red == (check.status == Status::Red) => {
+                    format!("its check `{}` is {}", check.name, if red { "red" } else { "yellow" })
+                }
+                (_, Some(waiting @ 1..), _) => format!("{waiting} requests wait inside it"),
+                (.., Some(used)) => format!("its KV cache is {:.0} % full", used * 100.0),
+                _ => return None,
+            },
+        };
+        Some((red, reason))
+    }
+
     /// Whether a check of its own speaks against it.
     pub(super) fn is_unfit_by_check(&self) -> bool {
         worst(&self.beat) == Some(Status::Red)

@@ -73,6 +73,18 @@ pub(super) enum Errand {
     Unknow { request: Arc<Repeatable>, job: Job },
 }
 
+impl Errand {
+    /// The kind of errand, for the log.
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Cancel { .. } => "cancel a job",
+            Self::Forget { .. } => "delete an answer",
+            Self::Withdraw { .. } => "delete a job",
+            Self::Unknow { .. } => "free a key",
+        }
+    }
+}
+
 /// Takes errands.
 #[derive(Debug)]
 pub(super) struct Afterwards {
@@ -135,7 +147,7 @@ impl Jobs {
             };
             match done {
                 Ok(()) => return,
-                Err(loss) => tracing::debug!(%loss, ?errand, "an errand for a job failed"),
+                Err(loss) => tracing::debug!(%loss, errand = errand.as_str(), "an errand for a job failed"),
             }
             sleep(PAUSE).await;
         }

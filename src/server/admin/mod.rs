@@ -164,6 +164,19 @@ pub enum Switched {
     Unavailable,
 }
 
+impl Switched {
+    /// The outcome, for the log.
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Everywhere { .. } => "followed by every gateway",
+            Self::Partly { .. } => "not yet followed by every gateway",
+            Self::NoPool => "no such pool",
+            Self::NoWorkers => "no worker of that colour",
+            Self::Unavailable => "the other gateways cannot be told",
+        }
+    }
+}
+
 /// The admin port's service, for [`serve`](super::serve).
 #[derive(Clone)]
 pub struct Admin {
@@ -217,7 +230,12 @@ impl Admin {
                 let pool = pool_of(parts.uri.path()).unwrap_or_default().to_owned();
                 let Active { colour } = read_json(&parts.headers, body).await?;
                 let switched = self.source.set_active(pool.clone(), colour.clone()).await;
-                tracing::info!(pool, colour, ?switched, "a switch of colours through the admin port");
+                tracing::info!(
+                    pool,
+                    colour,
+                    outcome = switched.as_str(),
+                    "a switch of colours through the admin port"
+                );
                 tell(switched, &pool, &colour)
             }
             Route::Maintenance => {

@@ -1,92 +1,194 @@
 //! What happened between two looks at a gateway, in words.
 //!
 //! Told from the difference of two scenes rather than by those to whom it happens, so that nothing on a request's way
-//! has to speak to the page. What comes and goes within one second is not seen.
+//! has to speak to the page or the log. What comes and goes within one second is not seen.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
-use super::scene::{Scene, WorkerScene};
+use super::scene::{PoolScene, Scene, WorkerScene};
 use crate::metrics::Light;
 
 /// So many of one kind are named; of a fleet that goes as a whole the rest is a number.
 const NAMED: usize = 5;
 
-/// The lines for what differs.
-pub(super) fn changes(before: &Scene, after: &Scene) -> Vec<String> {
-    let mut lines = Vec::new();
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// To the gateway. Whoever did it has logged it.
+    Gateway(String),
+    /// To a pool: workers of another colour take its work.
+    Switch { pool: Arc<str>, colour: Arc<str> },
+    /// To a worker.
+    Worker { worker: Arc<str>, pool: Arc<str>, turn: Turn, why: Option<Arc<str>> },
+    /// To further workers.
+    More { count: usize, turn: Turn },
+}
+
+/// What happens to workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Went,
+    Came,
+    Red,
+    Well,
+}
+
+impl Turn {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Went => "went",
+            Self::Came => "came",
+            Self::Red => "turned red",
+            Self::Well => "is red no longer",
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateway(text) => f.write_str(text),
+            Self::Switch { pool, colour } => write!(f, "pool {pool}: {colour} takes the work"),
+            Self::Worker { worker, turn, why, .. } => {
+                write!(f, "worker {worker} {}", turn.as_str())?;
+                why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+            }
+            Self::More { count, turn } => write!(f, "{count} more workers: {}", turn.as_str()),
+        }
+    }
+}
+
+impl Change {
+    /// Writes it to the log, unless it stands there already.
+    pub(super) fn log(&self) {
+        match self {
+            Self::Gateway(_) => {}
+            Self::Switch { pool, colour } => {
+                tracing::info!(pool = &**pool, colour = &**colour, "workers of another colour take the work");
+            }
+            Self::Worker { worker, pool, turn: turn @ Turn::Red, why } => {
+                let reason = why.as_deref();
+                tracing::warn!(worker = &**worker, pool = &**pool, reason, "a worker {}", turn.as_str());
+            }
+            Self::Worker { worker, pool, turn, .. } => {
+                tracing::info!(worker = &**worker, pool = &**pool, "a worker {}", turn.as_str());
+            }
+            Self::More { count, turn: turn @ Turn::Red } => {
+                tracing::warn!(count, "more workers: {}", turn.as_str());
+            }
+            Self::More { count, turn } => tracing::info!(count, "more workers: {}", turn.as_str()),
+        }
+    }
+}
+
+/// What is told of the first look: who is red already.
+pub(super) fn first(scene: &Scene) -> Vec<Change> {
+    let mut changes = vec![Change::Gateway("the gateway started".to_owned())];
+    let well = |worker: &WorkerScene| WorkerScene { light: Light::Green, ..worker.clone() };
+    let pool = |pool: &PoolScene| PoolScene {
+        workers: pool.workers.iter().map(well).collect(),
+        ..PoolScene::default()
+    };
+    workers(
+        &Scene { pools: scene.pools.iter().map(pool).collect(), ..Scene::default() },
+        scene,
+        &mut changes,
+    );
+    changes
+}
+
+/// What differs.
+pub(super) fn changes(before: &Scene, after: &Scene) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut gateway = |text: String| changes.push(Change::Gateway(text));
     if before.phase != after.phase {
-        lines.push(format!("the gateway is {}", after.phase));
+        gateway(format!("the gateway is {}", after.phase));
     }
     if before.maintenance != after.maintenance {
         let what = if after.maintenance { "closed for maintenance" } else { "open again after maintenance" };
-        lines.push(what.to_owned());
+        gateway(what.to_owned());
     }
     for (what, before, after) in
         [("heartbeats", before.feed, after.feed), ("Redis", before.redis, after.redis)]
     {
         match (before, after) {
-            (Some(true) | None, Some(false)) => lines.push(format!("{what}: lost")),
-            (Some(false), Some(true)) => lines.push(format!("{what}: back")),
+            (Some(true) | None, Some(false)) => gateway(format!("{what}: lost")),
+            (Some(false), Some(true)) => gateway(format!("{what}: back")),
             _ => {}
         }
     }
     if after.reloads.0 > before.reloads.0 {
-        lines.push("settings reloaded".to_owned());
+        gateway("settings reloaded".to_owned());
     }
     if after.reloads.1 > before.reloads.1 {
-        lines.push("changed settings refused; the log says why".to_owned());
+        gateway("changed settings refused; the log says why".to_owned());
     }
     for pool in &after.pools {
         let old = before.pools.iter().find(|old| old.name == pool.name);
         if let (Some(old), Some(active)) = (old, &pool.active)
             && old.active.as_ref() != Some(active)
         {
-            lines.push(format!("pool {}: {active} takes the work", pool.name));
+            changes.push(Change::Switch { pool: Arc::clone(&pool.name), colour: Arc::clone(active) });
         }
     }
-    workers(before, after, &mut lines);
-    lines
+    workers(before, after, &mut changes);
+    changes
 }
 
-fn by_id(scene: &Scene) -> HashMap<&Arc<str>, &WorkerScene> {
-    scene.pools.iter().flat_map(|pool| &pool.workers).map(|worker| (&worker.id, worker)).collect()
+type Place<'a> = (&'a PoolScene, &'a WorkerScene);
+
+fn by_id(scene: &Scene) -> HashMap<&Arc<str>, Place<'_>> {
+    fn places(pool: &PoolScene) -> impl Iterator<Item = (&Arc<str>, Place<'_>)> {
+        pool.workers.iter().map(move |worker| (&worker.id, (pool, worker)))
+    }
+    scene.pools.iter().flat_map(places).collect()
 }
 
-fn workers(before: &Scene, after: &Scene, lines: &mut Vec<String>) {
+fn workers(before: &Scene, after: &Scene, changes: &mut Vec<Change>) {
     let (old, new) = (by_id(before), by_id(after));
-    let went = old.keys().filter(|id| !new.contains_key(**id));
-    let came = new.keys().filter(|id| !old.contains_key(**id));
+    let went = old.iter().filter(|(id, _)| !new.contains_key(**id)).map(|(_, place)| *place);
+    let came = new.iter().filter(|(id, _)| !old.contains_key(**id)).map(|(_, place)| *place);
     // Between green and yellow a busy worker changes all the time.
-    let red = |worker: &WorkerScene| worker.light == Light::Red;
-    let both = || new.iter().filter_map(|(id, now)| Some((id, *now, *old.get(*id)?)));
-    let failed = both().filter(|(_, now, then)| red(now) && !red(then)).map(|(id, ..)| id);
-    let healed = both().filter(|(_, now, then)| !red(now) && red(then)).map(|(id, ..)| id);
-    tell("went", went, lines);
-    tell("came", came, lines);
-    tell("turned red", failed, lines);
-    tell("is red no longer", healed, lines);
+    let red = |(_, worker): Place<'_>| worker.light == Light::Red;
+    let both = || new.iter().filter_map(|(id, now)| Some((*now, *old.get(*id)?)));
+    let failed = both().filter(|(now, then)| red(*now) && !red(*then)).map(|(now, _)| now);
+    let healed = both().filter(|(now, then)| !red(*now) && red(*then)).map(|(now, _)| now);
+    tell(Turn::Went, went, changes);
+    tell(Turn::Came, came, changes);
+    tell(Turn::Red, failed, changes);
+    tell(Turn::Well, healed, changes);
 }
 
-fn tell<'a>(what: &str, ids: impl Iterator<Item = &'a &'a Arc<str>>, lines: &mut Vec<String>) {
-    let mut ids: Vec<_> = ids.collect();
-    ids.sort_unstable();
-    lines.extend(ids.iter().take(NAMED).map(|id| format!("worker {id} {what}")));
-    if ids.len() > NAMED {
-        lines.push(format!("{} more workers: {what}", ids.len() - NAMED));
+fn tell<'a>(turn: Turn, places: impl Iterator<Item = Place<'a>>, changes: &mut Vec<Change>) {
+    let mut places: Vec<_> = places.collect();
+    places.sort_unstable_by_key(|(_, worker)| &worker.id);
+    changes.extend(places.iter().take(NAMED).map(|(pool, worker)| Change::Worker {
+        worker: Arc::clone(&worker.id),
+        pool: Arc::clone(&pool.name),
+        turn,
+        why: worker.why.clone().filter(|_| turn == Turn::Red),
+    }));
+    if places.len() > NAMED {
+        changes.push(Change::More { count: places.len() - NAMED, turn });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::PoolScene;
     use super::*;
+
+    fn told(changes: Vec<Change>) -> Vec<String> {
+        changes.iter().map(Change::to_string).collect()
+    }
 
     fn scene(workers: &[(&str, Light)]) -> Scene {
         let worker = |(id, light): &(&str, Light)| WorkerScene {
             id: (*id).into(),
             colour: "blue".into(),
             light: *light,
+            why: (*light == Light::Red).then(|| "it cannot be reached".into()),
             in_flight: 0,
             limit: 8,
             eligible: true,
@@ -107,8 +209,13 @@ mod tests {
         let mut after =
             scene(&[("a", Light::Red), ("b", Light::Green), ("d", Light::Green), ("e", Light::Green)]);
         assert_eq!(
-            changes(&before, &after),
-            ["worker c went", "worker e came", "worker a turned red", "worker b is red no longer"]
+            told(changes(&before, &after)),
+            [
+                "worker c went",
+                "worker e came",
+                "worker a turned red: it cannot be reached",
+                "worker b is red no longer"
+            ]
         );
         after.pools[0].workers = before.pools[0].workers.clone();
         assert!(changes(&before, &after).is_empty());
@@ -118,7 +225,7 @@ mod tests {
         after.feed = Some(false);
         after.reloads = (1, 1);
         assert_eq!(
-            changes(&before, &after),
+            told(changes(&before, &after)),
             [
                 "the gateway is draining",
                 "closed for maintenance",
@@ -134,7 +241,13 @@ mod tests {
     fn a_fleet_that_goes_as_a_whole_is_a_few_lines() {
         let ids: Vec<_> = (0..1000).map(|index| format!("w{index:03}")).collect();
         let all: Vec<_> = ids.iter().map(|id| (&**id, Light::Green)).collect();
-        let lines = changes(&scene(&all), &scene(&[]));
+        let lines = told(changes(&scene(&all), &scene(&[])));
         assert_eq!((lines.len(), lines.last().unwrap().as_str()), (NAMED + 1, "995 more workers: went"));
+    }
+
+    #[test]
+    fn the_first_look_tells_who_is_red() {
+        let scene = scene(&[("a", Light::Green), ("b", Light::Red), ("c", Light::Yellow)]);
+        assert_eq!(told(first(&scene)), ["the gateway started", "worker b turned red: it cannot be reached"]);
     }
 }

@@ -9,6 +9,7 @@ mod scene;
 
 pub use scene::{CallerScene, Event, Frame, Point, PoolScene, RuleScene, Scene, WorkerScene};
 
+use self::changes::Change;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -67,11 +68,13 @@ impl Live {
     /// A second is over: this happened in it, and so the gateway is now.
     pub fn push(&self, point: Point, scene: Scene) {
         let mut ring = self.ring.lock();
-        let lines = match &ring.scene {
+        let changes = match &ring.scene {
             Some(before) => changes::changes(before, &scene),
-            None => vec!["the gateway started".to_owned()],
+            None => changes::first(&scene),
         };
-        let events: Vec<_> = lines.into_iter().map(|text| Event { at_ms: point.at_ms, text }).collect();
+        changes.iter().for_each(Change::log);
+        let event = |change: &Change| Event { at_ms: point.at_ms, text: change.to_string() };
+        let events: Vec<_> = changes.iter().map(event).collect();
         for event in &events {
             push(&mut ring.events, EVENTS, event.clone());
         }
@@ -221,6 +224,7 @@ mod tests {
             id: format!("w{index}").into(),
             colour: "blue".into(),
             light: if index == 999 { Light::Red } else { Light::Green },
+            why: None,
             in_flight: index,
             limit: 1000,
             eligible: true,

@@ -75,6 +75,9 @@ pub struct WorkerScene {
     pub colour: Arc<str>,
     /// How it is.
     pub light: Light,
+    /// Why its light is not green.
+    #[serde(default)]
+    pub why: Option<Arc<str>>,
     /// Sequences it has.
     pub in_flight: u32,
     /// Sequences it may have.
