@@ -10,18 +10,13 @@ help: ## this list
 demo: ## the gateway, a simulated worker and the admin page, in one process
 	cargo run --release --locked -- demo
 
-# One after the other, cheapest first, whatever -j says.
+PARTS := lint unit client fleet page queue-workers chaos-short smoke-short load-short monitoring
+
+# One after the other, cheapest first, whatever -j says. One that fails does not keep the others from being seen.
 test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI client, a FastAPI worker, the page in a browser, the queue under fire, short runs of k6
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory unit
-	@$(MAKE) --no-print-directory client
-	@$(MAKE) --no-print-directory fleet
-	@$(MAKE) --no-print-directory page
-	@$(MAKE) --no-print-directory queue-workers
-	@$(MAKE) --no-print-directory chaos-short
-	@$(MAKE) --no-print-directory smoke-short
-	@$(MAKE) --no-print-directory load-short
-	@$(MAKE) --no-print-directory monitoring
+	@failed=; \
+	for part in $(PARTS); do $(MAKE) --no-print-directory "$$part" || failed+=" $$part"; done; \
+	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi
 
 fmt: ## formats the sources
 	cargo fmt
