@@ -1,21 +1,38 @@
 //! `traffic-dam check`: what a configuration comes to.
 
-use std::path::PathBuf;
+use std::io::Write;
 
 use traffic_dam::config::{self, Overrides};
 
+use super::settings_file::SettingsFile;
 use super::{Failure, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The configuration file
-    #[arg(long)]
-    config: PathBuf,
+    #[command(flatten)]
+    file: SettingsFile,
+    /// Do not print the settings in effect, only faults and warnings
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print the JSON Schema of the configuration file instead, for editors
+    #[arg(long, conflicts_with = "quiet")]
+    schema: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let settings = config::load(&arguments.config, Overrides::default())
-        .map_err(|faults| Failure::Misuse(faults.to_string()))?;
-    say(settings.effective().trim_end());
+    if arguments.schema {
+        say(format!("{:#}", config::schema()));
+        return Ok(());
+    }
+    let file = &arguments.file.config;
+    let settings =
+        config::load(file, Overrides::default()).map_err(|faults| Failure::Misuse(faults.to_string()))?;
+    if !arguments.quiet {
+        say(settings.effective().trim_end());
+    }
+    for warning in settings.warnings() {
+        // Nothing can be done about a stderr that cannot be written to.
+        writeln!(std::io::stderr(), "{}: warning: {warning}", file.display()).ok();
+    }
     Ok(())
 }

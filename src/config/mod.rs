@@ -25,6 +25,7 @@ mod structure;
 mod tree;
 mod validate;
 mod variables;
+mod warnings;
 mod yaml;
 
 pub use fault::{Fault, Faults, Position};
@@ -32,3 +33,4 @@ pub use load::{Overrides, Surroundings, admin_port, from_str, load};
 pub use schema::schema;
 pub use settings::Settings;
 pub use syntax::Secret;
+pub use warnings::Warning;

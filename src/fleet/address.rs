@@ -24,6 +24,9 @@ pub const URL_EXPECTED: &str = "an `http://` or `https://` URL of a host, a port
      `http://127.0.0.1:8000`; credentials belong into `headers`";
 
 /// Reads a worker's URL: scheme, host, an optional port and path prefix, and nothing else.
+///
+/// A `/v1` at its end is left out. Clients of OpenAI's API end their base URL with it and ask for `chat/completions`;
+/// the gateway asks for `/v1/chat/completions`, and a worker would see `/v1/v1/chat/completions`.
 #[must_use]
 pub fn worker_url(text: &str) -> Option<Uri> {
     if text.contains(['@', '#', '?']) || text.chars().any(|letter| letter.is_control() || letter == '\\') {
@@ -33,7 +36,9 @@ pub fn worker_url(text: &str) -> Option<Uri> {
     if rest.contains("//") || rest.split('/').any(|segment| segment == "." || segment == "..") {
         return None;
     }
-    let uri: Uri = text.trim_end_matches('/').parse().ok()?;
+    let bare = rest.trim_end_matches('/');
+    let bare = bare.strip_suffix("/v1").unwrap_or(bare);
+    let uri: Uri = text.get(..text.len() - rest.len() + bare.len())?.parse().ok()?;
     let authority = uri.authority()?;
     (!authority.host().is_empty() && port_is_sound(authority)).then_some(uri)
 }

@@ -193,7 +193,7 @@ fn only_calls_over_http_by_callers_that_the_gateway_knows_overflow() {
 fn texts() {
     for (text, column, field, words) in [
         ("listen: localhost", 9, "listen", "an IP address and a port, such as"),
-        ("drain: { delay: 5 }", 17, "drain.delay", "in quotes; found 5"),
+        ("drain: { delay: 5 }", 17, "drain.delay", "did you mean `5s`?; found 5"),
         ("drain: { delay: 5 s }", 17, "drain.delay", "a whole number of ms, s, m, h or d"),
         ("bounds: { body: 8MB }", 17, "bounds.body", "a whole number of B, KiB, MiB or GiB"),
         ("admin: { hosts: [\"a:80\"] }", 18, "admin.hosts[0]", "without a port"),
@@ -577,4 +577,30 @@ fn files_that_are_no_settings_are_faults_as_well() {
     assert!(fault(b"just words").contains("dam.yaml:1:1: must be a mapping"));
     let missing = load(Path::new("/nonexistent/dam.yaml"), Overrides::default()).unwrap_err();
     assert!(missing.to_string().starts_with("/nonexistent/dam.yaml: the file cannot be read: "));
+}
+
+#[test]
+fn what_lacks_a_unit_or_a_port_is_told_what_would_be_right() {
+    for (text, field, words) in [
+        (
+            "drain: { delay: 5 }",
+            "drain.delay",
+            "such as `500ms` or `10m`, at most a year; did you mean `5s`?; found 5",
+        ),
+        ("drain: { delay: 1.5s }", "drain.delay", "did you mean `1500ms`?"),
+        ("drain: { delay: 5 sec }", "drain.delay", "did you mean `5s`?"),
+        ("bounds: { body: 8MB }", "bounds.body", "did you mean `8MiB`?"),
+        ("listen: 8080", "listen", "did you mean `127.0.0.1:8080`?"),
+        ("listen: \":8080\"", "listen", "did you mean `0.0.0.0:8080`?"),
+        ("listen: 10.0.0.1", "listen", "did you mean `10.0.0.1:8080`?"),
+        ("listen: localhost:8080", "listen", "did you mean `127.0.0.1:8080`?"),
+    ] {
+        let faults = faults(&format!("{LEAST}{text}"));
+        let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+        assert_eq!(fault.field, field, "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
+    }
+    // The value of a variable is never shown.
+    let hidden = faults(&format!("{LEAST}drain: {{ delay: \"${{NUMBER}}\" }}")).to_string();
+    assert!(!hidden.contains("did you mean"), "{hidden}");
 }

@@ -179,3 +179,44 @@ fn no_secret_is_ever_shown() {
         assert!(!format!("{faults} {faults:?}").contains("s3cret"), "{faults}");
     }
 }
+
+fn warned(text: &str) -> Vec<String> {
+    let warnings = read(&format!("{LEAST}{text}")).unwrap().warnings();
+    warnings.into_iter().map(|warning| warning.to_string()).collect()
+}
+
+#[test]
+fn settings_that_are_probably_not_meant_are_warned_of() {
+    let key =
+        "keys: [{ id: a, sha256: \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\" }]";
+    let tokens =
+        |more: &str| format!("limits: [{{ name: t, per: caller, unit: tokens, {more} }}]", more = more);
+    let window = "algorithm: sliding_window, window: 1m, limit";
+    for (text, field) in [
+        ("concurrency: { ttft_slo: 1s, queue: { wait: 1s } }".to_owned(), "concurrency.queue.wait: `1s`"),
+        (
+            format!("callers: {{ anonymous: allow, {key} }}"),
+            "callers.anonymous: `allow` beside `callers.keys`",
+        ),
+        (tokens(&format!("{window}: 256")), "limits[0].limit: `256` tokens have no room"),
+        (
+            tokens("algorithm: token_bucket, rate: 1000/m, burst: 100"),
+            "limits[0].burst: `100` tokens have no room",
+        ),
+        ("redis: { url: \"redis://h\" }".to_owned(), "redis: nothing uses it"),
+    ] {
+        let warned = warned(&text);
+        assert!(warned.len() == 1 && warned[0].starts_with(field), "{text}: {warned:?}");
+    }
+    for text in [
+        String::new(),
+        "concurrency: { ttft_slo: 1s, queue: { wait: 999ms } }".to_owned(),
+        format!("callers: {{ anonymous: refuse, {key} }}"),
+        "callers: { anonymous: allow }".to_owned(),
+        tokens(&format!("{window}: 257")),
+        tokens(&format!("{window}: 100, reserve: max")),
+        "redis: { url: \"redis://h\" }\nstate: redis".to_owned(),
+    ] {
+        assert_eq!(warned(&text), [""; 0], "{text}");
+    }
+}

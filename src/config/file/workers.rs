@@ -86,7 +86,8 @@ pub enum Discovery {
 pub struct Worker {
     /// What it is called in metrics and logs; unique.
     pub id: Text<Id>,
-    /// Where it listens: `http` or `https`, a host, a port, and a path prefix if need be.
+    /// Where it listens: `http` or `https`, a host, a port, and a path prefix if need be. A `/v1` at its end may be
+    /// written and is left out: the gateway asks for paths that begin with it.
     pub url: Text<WorkerUrl>,
     /// The pool it belongs to. The workers of a pool serve the same model.
     #[serde(default = "default_pool")]

@@ -22,10 +22,12 @@ pub(super) fn fit(options: &[&Value], scalar: &Scalar) -> Result<Value, Wrong> {
         Plain::Bool(value) if has("boolean") => Ok(Value::Bool(*value)),
         Plain::Int(value) if has("integer") || has("number") => number(options, *value),
         Plain::Float(value) if has("number") => fraction(options, *value),
-        Plain::Text if has("string") => text(options, &scalar.text),
+        Plain::Text if has("string") => text(options, scalar),
         Plain::Text => Err(Wrong::Type),
-        _ if has("string") && scalar.from_variable => text(options, &scalar.text),
-        Plain::Bool(_) | Plain::Int(_) | Plain::Float(_) if has("string") => Err(Wrong::Unquoted),
+        _ if has("string") && scalar.from_variable => text(options, scalar),
+        Plain::Bool(_) | Plain::Int(_) | Plain::Float(_) if has("string") => {
+            Err(meant(options, scalar).map_or(Wrong::Unquoted, Wrong::Meant))
+        }
         _ => Err(Wrong::Type),
     }
 }
@@ -49,7 +51,8 @@ fn in_range(schema: &Value, number: &Number) -> bool {
     bound("minimum").is_none_or(|least| value >= least) && bound("maximum").is_none_or(|most| value <= most)
 }
 
-fn text(options: &[&Value], text: &str) -> Result<Value, Wrong> {
+fn text(options: &[&Value], scalar: &Scalar) -> Result<Value, Wrong> {
+    let text = &*scalar.text;
     let strings = || options.iter().filter(|option| is(option, "string"));
     let mut known = strings().flat_map(|option| describe::words_of(option));
     if known.any(|word| word == text) {
@@ -63,7 +66,21 @@ fn text(options: &[&Value], text: &str) -> Result<Value, Wrong> {
         return Ok(text.into());
     }
     let all: Vec<&str> = strings().flat_map(|option| describe::words_of(option)).collect();
-    nearest(text, all.into_iter()).map_or(Err(Wrong::Type), |word| Err(Wrong::Meant(word.to_owned())))
+    let word = nearest(text, all.into_iter()).map(str::to_owned).or_else(|| meant(options, scalar));
+    Err(word.map_or(Wrong::Type, Wrong::Meant))
+}
+
+/// What a text was probably meant to be, by the syntax of one of the options. The value of a variable is not shown.
+fn meant(options: &[&Value], scalar: &Scalar) -> Option<String> {
+    if scalar.from_variable {
+        return None;
+    }
+    let syntax = |option: &&Value| option.get("x-syntax").and_then(Value::as_str).and_then(check);
+    options
+        .iter()
+        .filter(|option| is(option, "string"))
+        .filter_map(syntax)
+        .find_map(|syntax| (syntax.meant)(&scalar.text))
 }
 
 /// What a fault may show of a value: nothing of a secret, and nothing that stands where no single value is expected,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Syntax;
+use super::{Syntax, meant};
 use crate::limit::own::{read_rate, write_rate};
 
 /// A whole number and the unit that follows it.
@@ -68,6 +68,10 @@ impl Syntax for Millis {
         number.checked_mul(*millis).filter(|millis| *millis <= YEAR).map(Self)
     }
 
+    fn meant(text: &str) -> Option<String> {
+        meant::duration(text)
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 == 0 {
             return f.write_str("0s");
@@ -93,6 +97,10 @@ impl Syntax for Rate {
 
     fn read(text: &str) -> Option<Self> {
         read_rate(text).map(|(limit, period)| Self { limit, period })
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        meant::rate(text)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -137,6 +145,10 @@ impl Syntax for Size {
         let (number, unit) = number_and_unit(text)?;
         let (_, bytes) = SIZES.iter().find(|(name, _)| *name == unit)?;
         number.checked_mul(*bytes).filter(|bytes| *bytes <= TEBIBYTE).map(Self)
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        meant::size(text)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

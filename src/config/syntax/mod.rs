@@ -5,6 +5,7 @@
 //! the reading.
 
 mod amounts;
+mod meant;
 mod names;
 mod net;
 mod secret;
@@ -33,6 +34,11 @@ pub trait Syntax: Sized {
 
     /// Reads a text.
     fn read(text: &str) -> Option<Self>;
+
+    /// What a wrong text was probably meant to be. It is a right one.
+    fn meant(_: &str) -> Option<String> {
+        None
+    }
 
     /// Writes a text that reads back as this value.
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
@@ -91,11 +97,18 @@ pub(crate) struct Check {
     pub(crate) expected: &'static str,
     /// Whether a text is right.
     pub(crate) accepts: fn(&str) -> bool,
+    /// What a wrong text was probably meant to be.
+    pub(crate) meant: fn(&str) -> Option<String>,
 }
 
 impl Check {
     const fn of<T: Syntax>() -> Self {
-        Self { name: T::NAME, expected: T::EXPECTED, accepts: |text| T::read(text).is_some() }
+        Self {
+            name: T::NAME,
+            expected: T::EXPECTED,
+            accepts: |text| T::read(text).is_some(),
+            meant: T::meant,
+        }
     }
 }
 
@@ -136,6 +149,10 @@ impl Syntax for SocketAddr {
 
     fn read(text: &str) -> Option<Self> {
         text.parse().ok()
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        meant::address(text)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::Uri;
 use ipnet::IpNet;
 
-use super::{FilePath, Syntax};
+use super::{FilePath, Syntax, meant};
 use crate::fleet::address::{Allowed, URL_EXPECTED, port_is_sound, worker_url};
 
 /// A network, or one address.
@@ -94,6 +94,10 @@ impl Syntax for WorkerUrl {
 
     fn read(text: &str) -> Option<Self> {
         worker_url(text).map(Self)
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        meant::worker(text)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -230,6 +234,16 @@ mod tests {
             written::<WorkerUrl>("https://w.example/base/").as_deref(),
             Some("https://w.example/base")
         );
+        for (base, form) in [
+            ("http://h:8000/v1", "http://h:8000"),
+            ("http://h:8000/v1/", "http://h:8000"),
+            ("https://h/openai/v1", "https://h/openai"),
+            ("http://h/v1/x", "http://h/v1/x"),
+            ("http://h/av1", "http://h/av1"),
+            ("http://v1", "http://v1"),
+        ] {
+            assert_eq!(written::<WorkerUrl>(base).as_deref(), Some(form), "{base}");
+        }
         for wrong in [
             "",
             "127.0.0.1:8000",

@@ -1,0 +1,130 @@
+//! What a wrong text was probably meant to be: a duration without a unit, an address without a port.
+
+use super::{Millis, Rate, Size, Syntax};
+
+/// A number, perhaps with a fraction, and the word after it.
+fn number_and_word(text: &str) -> Option<(f64, String)> {
+    let text = text.trim();
+    let digits = text.find(|letter: char| !(letter.is_ascii_digit() || letter == '.')).unwrap_or(text.len());
+    let (number, word) = text.split_at(digits);
+    let number: f64 = number.parse().ok().filter(|number: &f64| number.is_finite())?;
+    Some((number, word.trim().to_ascii_lowercase()))
+}
+
+fn written<T: Syntax>(text: String) -> Option<String> {
+    T::read(&text).map(|_| text)
+}
+
+/// The unit of time of a word, and its length in milliseconds. A number alone is taken for seconds.
+fn unit_of_time(word: &str) -> Option<(&'static str, f64)> {
+    Some(match word {
+        "ms" | "msec" | "msecs" | "millis" | "millisecond" | "milliseconds" => ("ms", 1.0),
+        "" | "s" | "sec" | "secs" | "second" | "seconds" => ("s", 1000.0),
+        "m" | "min" | "mins" | "minute" | "minutes" => ("m", 60_000.0),
+        "h" | "hr" | "hrs" | "hour" | "hours" => ("h", 3_600_000.0),
+        "d" | "day" | "days" => ("d", 86_400_000.0),
+        _ => return None,
+    })
+}
+
+/// `5` is `5s`, `1.5s` is `1500ms`, `10 min` is `10m`.
+pub(super) fn duration(text: &str) -> Option<String> {
+    let (number, word) = number_and_word(text)?;
+    let (unit, millis) = unit_of_time(&word)?;
+    let whole = number.fract() == 0.0;
+    written::<Millis>(if whole {
+        format!("{number}{unit}")
+    } else {
+        format!("{}ms", (number * millis).round())
+    })
+}
+
+/// `10` is `10/s`, `10/min` is `10/m`, `10rps` is `10/s`.
+pub(super) fn rate(text: &str) -> Option<String> {
+    let (number, word) = number_and_word(text)?;
+    let word = word.trim_start_matches(['/', ' ']).trim_start_matches("per ");
+    let unit = match word {
+        "rps" | "r/s" | "qps" => "s",
+        "rpm" | "tpm" => "m",
+        word => unit_of_time(word).map(|(unit, _)| unit).filter(|unit| *unit != "ms")?,
+    };
+    written::<Rate>(format!("{number}/{unit}"))
+}
+
+/// `8M` and `8MB` are `8MiB`.
+pub(super) fn size(text: &str) -> Option<String> {
+    let (number, word) = number_and_word(text)?;
+    let unit = match word.as_str() {
+        "b" | "bytes" => "B",
+        "k" | "kb" | "kib" => "KiB",
+        "m" | "mb" | "mib" => "MiB",
+        "g" | "gb" | "gib" => "GiB",
+        _ => return None,
+    };
+    written::<Size>(format!("{number}{unit}"))
+}
+
+/// `8080`, `:8080`, `localhost:8080`, `*:8080` and an address without a port.
+pub(super) fn address(text: &str) -> Option<String> {
+    let text = text.trim();
+    let text = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
+    let text = text.trim_end_matches('/');
+    let (host, port) = match text.parse::<std::net::IpAddr>() {
+        Ok(address) if address.is_ipv6() => (format!("[{address}]"), "8080"),
+        Ok(address) => (address.to_string(), "8080"),
+        Err(_) => match text.rsplit_once(':') {
+            Some(("localhost", port)) => ("127.0.0.1".to_owned(), port),
+            Some(("" | "*", port)) => ("0.0.0.0".to_owned(), port),
+            Some((host, port)) => (host.to_owned(), port),
+            None if text == "localhost" => ("127.0.0.1".to_owned(), "8080"),
+            None => ("127.0.0.1".to_owned(), text),
+        },
+    };
+    written::<std::net::SocketAddr>(format!("{host}:{port}"))
+}
+
+/// A worker's URL without its scheme.
+pub(super) fn worker(text: &str) -> Option<String> {
+    let bare = !text.contains("://") && !text.contains('@');
+    // A single word may be anything.
+    bare.then(|| format!("http://{text}"))
+        .filter(|_| text.contains(':'))
+        .and_then(written::<super::WorkerUrl>)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lacks_a_unit_a_port_or_a_scheme_is_completed() {
+        for (meant, text, expected) in [
+            (duration as fn(&str) -> Option<String>, "5", Some("5s")),
+            (duration, "1.5s", Some("1500ms")),
+            (duration, "10 min", Some("10m")),
+            (duration, "5S", Some("5s")),
+            (duration, "5 parsecs", None),
+            (duration, "99999999d", None),
+            (rate, "10", Some("10/s")),
+            (rate, "10/min", Some("10/m")),
+            (rate, "10 rps", Some("10/s")),
+            (rate, "10/ms", None),
+            (size, "8MB", Some("8MiB")),
+            (size, "8 g", Some("8GiB")),
+            (size, "1.5M", None),
+            (address, "8080", Some("127.0.0.1:8080")),
+            (address, ":8080", Some("0.0.0.0:8080")),
+            (address, "*:80", Some("0.0.0.0:80")),
+            (address, "localhost:81", Some("127.0.0.1:81")),
+            (address, "10.0.0.1", Some("10.0.0.1:8080")),
+            (address, "::1", Some("[::1]:8080")),
+            (address, "http://127.0.0.1:8080/", Some("127.0.0.1:8080")),
+            (address, "gateway.example:8080", None),
+            (worker, "127.0.0.1:8000", Some("http://127.0.0.1:8000")),
+            (worker, "u:p@h", None),
+            (worker, "h", None),
+        ] {
+            assert_eq!(meant(text).as_deref(), expected, "{text}");
+        }
+    }
+}

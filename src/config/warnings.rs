@@ -1,0 +1,101 @@
+//! Settings that hold and are probably not what was meant.
+
+use std::fmt;
+
+use super::Settings;
+use super::file::Redis;
+use super::settings::JobsFor;
+use super::syntax::{Millis, Text};
+use crate::limit::rule::{Algorithm, Rule};
+use crate::openai::estimate::UNKNOWN_OUTPUT;
+use crate::refusal::Unit;
+
+/// One setting that is probably not what was meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The setting, as a dotted path.
+    pub field: String,
+    /// What it leads to, and what would be right.
+    pub problem: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.problem)
+    }
+}
+
+impl Settings {
+    /// Everything in the settings that is probably not what was meant, in the order of the file.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let mut warn = |field: String, problem| warnings.push(Warning { field, problem });
+        if let Some(problem) = self.anonymous() {
+            warn("callers.anonymous".to_owned(), problem);
+        }
+        for (index, rule) in self.rules.iter().enumerate() {
+            if let Some((field, problem)) = narrow(rule) {
+                warn(format!("limits[{index}].{field}"), problem);
+            }
+        }
+        let (wait, slo) = (self.gate.queue_wait, self.gate.ttft_slo);
+        if wait >= slo && !slo.is_zero() {
+            let [wait, slo] = [wait, slo].map(|time| Text(millis(time)).to_string());
+            let problem = format!(
+                "`{wait}` is no shorter than `concurrency.ttft_slo`, `{slo}`: a request that waits so long is late before it is \
+                 sent; the default is a quarter of it"
+            );
+            warn("concurrency.queue.wait".to_owned(), problem);
+        }
+        let uses_redis = self.shared.rules
+            || self.shared.callers
+            || self.shared.jobs != JobsFor::Nothing
+            || self.discovery.is_some();
+        if self.file.redis != Redis::default() && !uses_redis {
+            let problem = "nothing uses it; `state: redis`, `workers.discovery: redis`, `workers.mode: queue`, \
+                           `callers.stored: redis` and `concurrency.overflow: jobs` do";
+            warn("redis".to_owned(), problem.to_owned());
+        }
+        warnings
+    }
+
+    fn anonymous(&self) -> Option<String> {
+        let callers = &self.callers;
+        let known = if !callers.keys.is_empty() {
+            "`callers.keys`"
+        } else if callers.tokens.is_some() {
+            "`callers.jwt`"
+        } else if self.shared.callers {
+            "`callers.stored`"
+        } else {
+            return None;
+        };
+        (!callers.refuse_anonymous).then(|| {
+            format!(
+                "`allow` beside {known}: a request without a key, or with an unknown one, is served too; `refuse` answers it \
+                 with 401"
+            )
+        })
+    }
+}
+
+fn millis(time: std::time::Duration) -> Millis {
+    Millis::new(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A rule in tokens that has no room for an answer of unknown length.
+fn narrow(rule: &Rule) -> Option<(&'static str, String)> {
+    let capacity = rule.capacity();
+    if rule.unit != Unit::Tokens || rule.reserve_max || capacity > UNKNOWN_OUTPUT {
+        return None;
+    }
+    let field = if rule.algorithm == Algorithm::TokenBucket { "burst" } else { "limit" };
+    Some((
+        field,
+        format!(
+            "`{capacity}` tokens have no room for a prompt and the {UNKNOWN_OUTPUT} tokens that an answer is expected to have at \
+             first: a request without `max_tokens` is refused as too large"
+        ),
+    ))
+}
