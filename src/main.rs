@@ -7,7 +7,7 @@ mod commands;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use commands::Command;
 
@@ -25,9 +25,11 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { command } = Arguments::parse();
+    let line = commands::names::with_former(Arguments::command());
+    let parsed = Arguments::from_arg_matches(&line.clone().get_matches());
+    let Arguments { command } = parsed.unwrap_or_else(|error| error.exit());
     match commands::log::start(matches!(command, Command::Demo(_))) {
-        Ok(log) => commands::run(command, &log),
+        Ok(log) => commands::run(command, line, &log),
         Err(failure) => commands::failed(&failure),
     }
 }

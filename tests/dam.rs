@@ -19,6 +19,8 @@ mod classes;
 mod client;
 #[path = "dam/colours.rs"]
 mod colours;
+#[path = "dam/command_line.rs"]
+mod command_line;
 #[path = "dam/counting.rs"]
 mod counting;
 #[path = "dam/doors.rs"]

@@ -114,6 +114,7 @@ impl App {
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, StartError> {
         let settings = build::with_authorities(settings)?;
         let metrics = Arc::new(Metrics::new());
+        metrics.watch_process();
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
         let together = Together::new(&settings, &clock, &metrics)?;

@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_parser = url)]
     worker: Uri,
     /// Where Redis is, such as redis://127.0.0.1:6379
-    #[arg(long, env = "DAM_REDIS_URL", hide_env_values = true, value_parser = read::<RedisUrl>)]
+    #[arg(long, env = "TRAFFIC_DAM_REDIS_URL", hide_env_values = true, value_parser = read::<RedisUrl>)]
     redis: RedisUrl,
     /// Where gateways reach the worker [default: what --worker says]
     #[arg(long, value_parser = url)]

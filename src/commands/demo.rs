@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
         let options = Options { slots: SLOTS, ..Options::default() };
         let rate = OVERLOAD * capacity(&options);
         tokio::spawn(serve(worker, options, std::future::pending()));
-        greet(main_at, admin_at, worker_at);
+        greet(main_at, admin_at, worker_at, arguments.load);
         if arguments.load {
             let body = format!(
                 r#"{{"model":"sim","stream":true,"max_tokens":{LOAD_TOKENS},"ignore_eos":true,"messages":[{{"role":"user","content":"Tell me about dams."}}]}}"#
@@ -104,15 +104,25 @@ fn capacity(options: &Options) -> f64 {
     f64::from(options.slots) / answer.max(Duration::from_millis(1)).as_secs_f64()
 }
 
-fn greet(main: SocketAddr, admin: SocketAddr, worker: SocketAddr) {
+fn greet(main: SocketAddr, admin: SocketAddr, worker: SocketAddr, load: bool) {
+    let tries = if load {
+        "There are no quotas here: the gate alone decides. Try a stream beside the load; it is served in time, or refused at once."
+    } else {
+        "Try a stream, and then six at once: one more than the rule admits, and one more than the worker has room for."
+    };
+    let six = if load {
+        ""
+    } else {
+        "for i in 1 2 3 4 5 6; do ask -o /dev/null -w '%{http_code}\\n' & done; wait\n"
+    };
     say(format!(
         "dam     http://{main}\n\
          admin   http://{admin}\n\
          worker  http://{worker} (simulated)\n\n\
-         Try a stream, and then six at once: one more than the rule admits, and one more than the worker has room for.\n\n\
+         {tries}\n\n\
          ask() {{ curl -sN \"$@\" http://{main}/v1/chat/completions -H 'content-type: application/json' \\\n     \
          -d '{{\"model\":\"sim\",\"stream\":true,\"max_tokens\":50,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'; }}\n\
          ask -i\n\
-         for i in 1 2 3 4 5 6; do ask -o /dev/null -w '%{{http_code}}\\n' & done; wait\n"
+         {six}"
     ));
 }

@@ -1,18 +1,19 @@
 //! `traffic-dam health`: a probe for containers that have no other program in them.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use traffic_dam::config;
 
-use super::Failure;
+use super::{Failure, admin_port};
 
 /// A gateway that cannot answer a probe in this time is not well.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,12 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The gateway's configuration file, which says where its admin port is and whether that speaks TLS
-    #[arg(long, conflicts_with_all = ["admin", "tls"])]
+    #[arg(short, long, conflicts_with_all = ["admin", "tls"])]
     config: Option<PathBuf>,
-    /// The admin port
-    #[arg(long, default_value = "127.0.0.1:8081")]
-    admin: SocketAddr,
-    /// The admin port speaks TLS
+    /// The admin port: a URL, or a host and a port
+    #[arg(long, default_value = admin_port::USUAL, value_parser = admin_port::read)]
+    admin: Uri,
+    /// The admin port speaks TLS, as with an `https` URL
     #[arg(long)]
     tls: bool,
 }
@@ -33,7 +34,10 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (admin, tls) = match &arguments.config {
         Some(file) => config::admin_port(file).map_err(|faults| Failure::Misuse(faults.to_string()))?,
-        None => (arguments.admin, arguments.tls),
+        None => {
+            let tls = arguments.tls || arguments.admin.scheme_str() == Some("https");
+            (resolve(&arguments.admin, tls)?, tls)
+        }
     };
     let admin = from_here(admin);
     match probe(admin, tls) {
@@ -43,6 +47,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Err(error) => Err(Failure::Unwell(format!("{admin} does not answer: {error}"))),
     }
+}
+
+/// The first address of a URL's host.
+fn resolve(url: &Uri, tls: bool) -> Result<SocketAddr, Failure> {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let mut found = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| Failure::Unwell(format!("{host} cannot be resolved: {error}")))?;
+    found.next().ok_or_else(|| Failure::Unwell(format!("{host} has no address")))
 }
 
 /// The address by which a listener of this machine is reached: one that listens everywhere listens on loopback too.

@@ -13,7 +13,7 @@ pub(crate) struct Member {
     #[arg(long, default_value = "dam", value_parser = read::<Id>)]
     prefix: Id,
     /// The key to sign with, as `redis.hmac_key` in the gateway's settings
-    #[arg(long, env = "DAM_REDIS_KEY", hide_env_values = true)]
+    #[arg(long, env = "TRAFFIC_DAM_REDIS_KEY", hide_env_values = true)]
     hmac_key: Option<String>,
     /// What the worker is called [default: made from its host and port]
     #[arg(long, value_parser = read::<Id>)]

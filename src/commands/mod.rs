@@ -1,5 +1,6 @@
 //! The subcommands.
 
+mod admin_port;
 mod agent;
 mod capacity;
 mod check;
@@ -8,8 +9,11 @@ mod health;
 mod load;
 pub(crate) mod log;
 mod member;
+pub(crate) mod names;
 mod report;
 mod serve;
+mod settings_file;
+mod shell;
 mod simulate;
 mod top;
 pub(crate) mod version;
@@ -45,6 +49,10 @@ pub(crate) enum Command {
     Top(top::Arguments),
     /// Ask a running gateway's admin port whether it lives (for container health checks)
     Health(health::Arguments),
+    /// Print the script that completes this command line in a shell
+    Completions(shell::Completions),
+    /// Print the manual, in the format of `man`
+    Man(shell::Man),
 }
 
 /// Why a command failed.
@@ -69,8 +77,8 @@ pub(crate) enum Failure {
     },
 }
 
-/// Runs a command to its end.
-pub(crate) fn run(command: Command, log: &log::Log) -> ExitCode {
+/// Runs a command to its end; `line` describes the whole command line.
+pub(crate) fn run(command: Command, line: clap::Command, log: &log::Log) -> ExitCode {
     let outcome = match command {
         Command::Demo(arguments) => demo::run(&arguments, log),
         Command::Serve(arguments) => serve::run(&arguments, log),
@@ -82,6 +90,8 @@ pub(crate) fn run(command: Command, log: &log::Log) -> ExitCode {
         Command::Capacity(arguments) => capacity::run(&arguments),
         Command::Top(arguments) => top::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Completions(arguments) => shell::completions(&arguments, line),
+        Command::Man(arguments) => shell::man(&arguments, line),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,6 @@
 //! `traffic-dam serve`: the gateway.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,13 +10,13 @@ use traffic_dam::config::Overrides;
 use traffic_dam::config::watch::{Reload, Watch};
 
 use super::log::Log;
+use super::settings_file::SettingsFile;
 use super::{Failure, runtime, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The configuration file
-    #[arg(long)]
-    config: PathBuf,
+    #[command(flatten)]
+    file: SettingsFile,
     /// Where callers connect, instead of what the file says
     #[arg(long)]
     listen: Option<SocketAddr>,
@@ -35,7 +34,7 @@ impl From<StartError> for Failure {
 pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
     runtime()?.block_on(async {
         let overrides = Overrides { listen: arguments.listen, admin_listen: arguments.admin_listen };
-        let mut watch = Watch::start(&arguments.config, overrides)?;
+        let mut watch = Watch::start(&arguments.file.config, overrides)?;
         let settings = watch.load().map_err(|faults| Failure::Misuse(faults.to_string()))?;
         let app = App::new(settings.clone(), Clock::system())?;
         app.watch_log(Arc::clone(&log.lost));
@@ -43,7 +42,14 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
         let (main, admin) = listeners.addresses()?;
         say(format!("dam    {}://{main}", scheme(settings.tls.is_some())));
         say(format!("admin  {}://{admin}", scheme(settings.admin.tls.is_some())));
-        app.say_started(super::version::FULL, &arguments.config, (main, admin));
+        app.say_started(super::version::FULL, &arguments.file.config, (main, admin));
+        for warning in settings.warnings() {
+            tracing::warn!(
+                setting = warning.field,
+                "a setting is probably not what was meant: {}",
+                warning.problem
+            );
+        }
         let certificates = listeners.certificates();
         tokio::select! {
             () = serve_to_the_end(&app, listeners) => {}

@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     #[arg(long, requires = "redis")]
     queue: bool,
     /// Where Redis is, such as redis://127.0.0.1:6379
-    #[arg(long, env = "DAM_REDIS_URL", hide_env_values = true, value_parser = read::<RedisUrl>)]
+    #[arg(long, env = "TRAFFIC_DAM_REDIS_URL", hide_env_values = true, value_parser = read::<RedisUrl>)]
     redis: Option<RedisUrl>,
     #[command(flatten)]
     member: Member,

@@ -31,6 +31,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
@@ -202,6 +204,12 @@ impl Metrics {
         counted.config_current.set(1);
         counted.catalogue.lock().append(&mut made.into_inner());
         counted
+    }
+
+    /// Has `process_*` tell of this process, where the system does: CPU, memory, files, threads and its start.
+    pub fn watch_process(&self) {
+        #[cfg(target_os = "linux")]
+        fixed(self.registry.register(Box::new(ProcessCollector::for_self())));
     }
 
     /// Every metric there is by now, by name.

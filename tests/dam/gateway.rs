@@ -64,6 +64,13 @@ impl Gateway {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
+    /// A metric of one series, by its whole name.
+    pub(crate) async fn metric_named(&self, name: &str) -> f64 {
+        let answer = ask(self.admin, get("/metrics")).await;
+        let value = answer.text().lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {name}"))
+    }
+
     pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
         sum(ask(self.admin, get("/metrics")).await.text(), name, label)
     }

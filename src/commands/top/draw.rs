@@ -12,6 +12,10 @@ use super::when::when;
 
 /// Seconds that are kept: as many columns as a wide terminal has.
 const SECONDS: usize = 300;
+/// Rows from which on there is room for everything.
+const TALL: u16 = 36;
+/// Columns from which on there is room for bars.
+const WIDE: u16 = 110;
 /// Events that are kept.
 const EVENTS: usize = 50;
 /// What numbers are averaged over, in seconds: one alone flickers.
@@ -48,18 +52,14 @@ impl View {
 
     /// Draws everything, as it is to be seen at `now_ms`.
     pub(super) fn draw(&self, screen: &mut Screen<'_>, now_ms: u64) {
+        let height = screen.area().height;
         let workers = self.scene.pools.iter().map(|pool| pool.workers.len() + 1).sum::<usize>();
-        let most = usize::from(screen.area().height / 3).max(4);
-        let workers = u16::try_from(workers.min(most)).unwrap_or(u16::MAX);
-        let [head, level, ttft, pools, lists, events] = Layout::vertical([
-            Constraint::Length(3),
-            Constraint::Length(5),
-            Constraint::Length(5),
-            Constraint::Length(workers + 3),
-            Constraint::Min(6),
-            Constraint::Length(6),
-        ])
-        .areas(screen.area());
+        let workers = u16::try_from(workers.min(usize::from(height / 3).max(4))).unwrap_or(u16::MAX);
+        // On a small screen the pictures go before the workers do.
+        let lengths = if height < TALL { [3, 3, 0, workers + 2, 3] } else { [3, 5, 5, workers + 3, 6] };
+        let [head, level, ttft, pools, events] = lengths.map(Constraint::Length);
+        let [head, level, ttft, pools, lists, events] =
+            Layout::vertical([head, level, ttft, pools, Constraint::Min(4), events]).areas(screen.area());
         self.head(screen, head);
         self.level(screen, level);
         self.first_tokens(screen, ttft);
@@ -186,21 +186,16 @@ impl View {
     }
 
     fn workers(&self, screen: &mut Screen<'_>, area: Rect) {
+        let wide = area.width >= WIDE;
         let mut rows = Vec::new();
         for pool in &self.scene.pools {
             rows.push(Row::new([about(pool)]).style(Style::new().add_modifier(Modifier::BOLD)));
-            rows.extend(pool.workers.iter().map(worker));
+            rows.extend(pool.workers.iter().map(|one| worker(one, wide)));
         }
-        let widths = [
-            Constraint::Min(28),
-            Constraint::Length(9),
-            Constraint::Length(9),
-            Constraint::Length(32),
-            Constraint::Length(7),
-            Constraint::Length(9),
-        ];
-        let head =
-            Row::new(["Worker", "light", "colour", "in flight", "KV", "heard"]).style(Style::new().dim());
+        let widths = if wide { [20, 9, 9, 30, 6, 9] } else { [15, 9, 7, 9, 6, 8] }.map(Constraint::Length);
+        let widths = widths.into_iter().chain([Constraint::Fill(1)]);
+        let head = ["Worker", "light", "colour", "in flight", "KV", "heard", "why"];
+        let head = Row::new(head).style(Style::new().dim());
         screen.render_widget(Table::new(rows, widths).header(head).block(titled("Pools and workers")), area);
     }
 
@@ -256,7 +251,7 @@ fn about(pool: &PoolScene) -> String {
     format!("{} ({active})", pool.name)
 }
 
-fn worker(worker: &WorkerScene) -> Row<'_> {
+fn worker(worker: &WorkerScene, wide: bool) -> Row<'_> {
     let light = match worker.light {
         Light::Green => "● green".green(),
         Light::Yellow => "▲ yellow".yellow(),
@@ -272,14 +267,16 @@ fn worker(worker: &WorkerScene) -> Row<'_> {
     let width = 20;
     let filled =
         (worker.in_flight as usize * width).checked_div(worker.limit as usize).unwrap_or(0).min(width);
-    let bar = format!("{}{}", "█".repeat(filled), "·".repeat(width - filled));
+    let bar = format!("{}{} ", "█".repeat(filled), "·".repeat(width - filled));
+    let bar = if wide { bar } else { String::new() };
     Row::new([
         Line::from(format!("  {}{note}", worker.id)),
         Line::from(light),
         Line::from(worker.colour.to_string()),
-        Line::from(format!("{bar} {}/{}", worker.in_flight, worker.limit)),
+        Line::from(format!("{bar}{}/{}", worker.in_flight, worker.limit)),
         Line::from(worker.kv_used.map_or_else(|| "–".to_owned(), |used| format!("{:.0} %", used * 100.0))),
         Line::from(worker.age_ms.map_or_else(|| "–".to_owned(), |age| format!("{age} ms"))),
+        Line::from(worker.why.as_deref().unwrap_or_default()),
     ])
 }
 
@@ -295,7 +292,7 @@ mod tests {
             id: "w-blue".into(),
             colour: "blue".into(),
             light: Light::Green,
-            why: None,
+            why: Some("full: 4 of 4".into()),
             in_flight: 3,
             limit: 4,
             eligible: true,
@@ -371,7 +368,11 @@ mod tests {
         ] {
             assert!(shown.contains(text), "missing {text} in\n{shown}");
         }
-        assert!(screen(&view, 80, 24).contains("left 2.0/s"), "a usual terminal shows who left");
+        let usual = screen(&view, 80, 24);
+        for text in ["left 2.0/s", "w-blue", "● green", "3/4", "full: 4 of 4", "93 %", "the gateway started"]
+        {
+            assert!(usual.contains(text), "a usual terminal shows {text}:\n{usual}");
+        }
         view.take(Err("it is silent".to_owned()));
         assert!(screen(&view, 120, 40).contains("NOT REACHED: it is silent"));
     }

@@ -6,6 +6,7 @@ mod draw;
 mod events;
 mod when;
 
+use std::io::{IsTerminal, stdin, stdout};
 use std::time::Duration;
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
@@ -15,10 +16,9 @@ use ratatui::DefaultTerminal;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use traffic_dam::clock::unix_millis;
-use traffic_dam::config::syntax::{Syntax, WorkerUrl};
 use traffic_dam::upstream::tls;
 
-use super::{Failure, runtime};
+use super::{Failure, admin_port, runtime};
 use draw::View;
 use events::Source;
 
@@ -29,19 +29,22 @@ const AHEAD: usize = 4;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The admin port
-    #[arg(long, default_value = "http://127.0.0.1:8081", value_parser = url)]
+    /// The admin port: a URL, or a host and a port
+    #[arg(long, default_value = admin_port::USUAL, value_parser = admin_port::read)]
     admin: Uri,
     /// The token that the admin port asks for
-    #[arg(long, env = "DAM_ADMIN_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "TRAFFIC_DAM_ADMIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
 }
 
-fn url(text: &str) -> Result<Uri, String> {
-    WorkerUrl::read(text).map(|url| url.0).ok_or_else(|| format!("must be {}", WorkerUrl::EXPECTED))
-}
-
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
+    if !stdout().is_terminal() || !stdin().is_terminal() {
+        let state = "/api/v1/state";
+        return Err(Failure::Misuse(format!(
+            "top draws on a terminal, and there is none; programs read {}{state} or /metrics",
+            arguments.admin.to_string().trim_end_matches('/')
+        )));
+    }
     let tls = match arguments.admin.scheme_str() {
         Some("https") => {
             Some(tls::client_config([]).map_err(|error| Failure::Misuse(format!("--admin: {error}")))?)

@@ -1,0 +1,49 @@
+//! `traffic-dam completions` and `traffic-dam man`: what shells and `man` know of the command line.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Command;
+use clap_complete::Shell;
+
+use super::Failure;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completions {
+    /// The shell
+    shell: Shell,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Man {
+    /// A directory for a page of each subcommand, instead of the main page on the standard output
+    #[arg(long)]
+    to: Option<PathBuf>,
+}
+
+/// Writes the script that completes the command line.
+pub(crate) fn completions(arguments: &Completions, mut command: Command) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut command, "traffic-dam", &mut script);
+    write(&script)
+}
+
+/// Writes the manual.
+pub(crate) fn man(arguments: &Man, command: Command) -> Result<(), Failure> {
+    if let Some(directory) = &arguments.to {
+        let written = clap_mangen::generate_to(command, directory);
+        return written.map_err(|error| Failure::Misuse(format!("--to: {}: {error}", directory.display())));
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page)?;
+    write(&page)
+}
+
+/// A reader that went away (`| head`) is no failure.
+fn write(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,128 @@
+//! The command line as people meet it on the first day.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+
+use super::gateway::Gateway;
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_traffic-dam"));
+    command.args(arguments).stdin(Stdio::null()).env_remove("TRAFFIC_DAM_LOG");
+    command
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn the_version_names_commit_and_target() {
+    let version = out(&run(&["--version"]));
+    let expected = format!("traffic-dam {} (commit ", env!("CARGO_PKG_VERSION"));
+    assert!(version.starts_with(&expected) && version.contains("-linux-"), "{version}");
+}
+
+#[test]
+fn shells_and_man_know_the_subcommands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = out(&run(&["completions", shell]));
+        assert!(script.contains("traffic-dam") && script.contains("admin-listen"), "{shell}: {script}");
+    }
+    assert!(out(&run(&["man"])).contains("SUBCOMMANDS"));
+    let folder = tempfile::tempdir().unwrap();
+    let written = run(&["man", "--to", folder.path().to_str().unwrap()]);
+    assert!(written.status.success(), "{}", err(&written));
+    let serve = std::fs::read_to_string(folder.path().join("traffic-dam-serve.1")).unwrap();
+    assert!(serve.contains("TRAFFIC_DAM_CONFIG"), "{serve}");
+}
+
+#[test]
+fn check_warns_is_quiet_when_told_and_prints_the_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dam.yaml");
+    let text = "workers: { static: [{ id: w1, url: \"http://127.0.0.1:8000/v1\" }] }\n\
+                concurrency: { ttft_slo: 1s, queue: { wait: 2s } }\n";
+    std::fs::write(&file, text).unwrap();
+    let path = file.to_str().unwrap();
+    let loud = run(&["check", "-c", path]);
+    assert!(loud.status.success() && out(&loud).contains("ttft_slo: 1s"), "{}", err(&loud));
+    assert!(out(&loud).contains("url: \"http://127.0.0.1:8000\""), "the gateway adds `/v1`: {}", out(&loud));
+    let quiet = command(&["check", "--quiet"]).env("TRAFFIC_DAM_CONFIG", path).output().unwrap();
+    assert!(quiet.status.success() && quiet.stdout.is_empty(), "{}", out(&quiet));
+    for said in [err(&loud), err(&quiet)] {
+        assert!(
+            said.contains("warning: concurrency.queue.wait: `2s`") && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+    let schema = run(&["check", "--schema"]);
+    let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).unwrap();
+    assert!(schema["properties"]["workers"].is_object());
+    // Without a word the settings are where the image has them.
+    let missing = command(&["check"]).env_remove("TRAFFIC_DAM_CONFIG").output().unwrap();
+    assert!(err(&missing).contains("/etc/traffic-dam/dam.yaml"), "{}", err(&missing));
+}
+
+#[test]
+fn top_without_a_terminal_says_so() {
+    let output = run(&["top", "--admin", "127.0.0.1:1"]);
+    let said = err(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("terminal") && said.contains("http://127.0.0.1:1/api/v1/state"), "{said}");
+}
+
+#[tokio::test]
+async fn health_takes_an_address_and_a_url() {
+    let gateway = Gateway::start("workers: { static: [] }", Stdio::null()).await;
+    let admin = gateway.admin.to_string();
+    let ask = async |at: String| {
+        tokio::task::spawn_blocking(move || run(&["health", "--admin", &at])).await.unwrap()
+    };
+    for at in [admin.clone(), format!("http://{admin}"), format!("localhost:{}", gateway.admin.port())] {
+        let output = ask(at.clone()).await;
+        assert!(output.status.success(), "{at}: {}", err(&output));
+    }
+    assert!(gateway.metric_named("process_resident_memory_bytes").await > 1e6);
+}
+
+#[test]
+fn variables_have_one_prefix_and_their_former_names_still_count() {
+    // It ends before it speaks with Redis: an agent stands beside its worker, without TLS.
+    let worker = |variable: Option<&str>| {
+        let mut command = command(&["agent", "--worker", "https://w.example"]);
+        command.env_remove("TRAFFIC_DAM_REDIS_URL").env_remove("DAM_REDIS_URL");
+        variable.map(|variable| command.env(variable, "redis://127.0.0.1:1"));
+        err(&command.output().unwrap())
+    };
+    assert!(worker(None).contains("--redis"), "{}", worker(None));
+    for variable in ["TRAFFIC_DAM_REDIS_URL", "DAM_REDIS_URL"] {
+        let said = worker(Some(variable));
+        assert!(said.contains("must be an `http://` URL"), "{variable}: {said}");
+    }
+}
+
+#[test]
+fn the_demo_under_load_speaks_of_no_rule() {
+    let ports = ["--listen", "--admin-listen", "--worker-listen"].map(|port| [port, "127.0.0.1:0"]);
+    for (more, said) in
+        [(&[][..], "one more than the rule admits"), (&["--load"], "There are no quotas here")]
+    {
+        let arguments: Vec<_> =
+            ["demo"].iter().chain(more).copied().chain(ports.into_iter().flatten()).collect();
+        let mut demo = command(&arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(demo.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let greeting: Vec<_> = lines.take_while(|line| line != "ask -i").collect();
+        demo.kill().and_then(|()| demo.wait()).unwrap();
+        let greeting = greeting.join(" ");
+        assert!(greeting.contains(said), "{greeting}");
+        assert_eq!(greeting.contains("the rule"), more.is_empty(), "{greeting}");
+    }
+}
