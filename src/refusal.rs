@@ -49,6 +49,8 @@ pub enum Reason {
     UnsupportedEncoding,
     /// The path is not let through.
     NotFound,
+    /// The path is let through for other methods only.
+    MethodNotAllowed,
     /// The same request, by its `Idempotency-Key`, is still under way.
     Conflict,
     /// Another body came with this `Idempotency-Key` before.
@@ -63,7 +65,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::RateLimited,
         Self::TokenLimited,
         Self::RequestTooLarge,
@@ -82,6 +84,7 @@ impl Reason {
         Self::BodyTimeout,
         Self::UnsupportedEncoding,
         Self::NotFound,
+        Self::MethodNotAllowed,
         Self::Conflict,
         Self::KeyReused,
         Self::Expired,
@@ -111,6 +114,7 @@ impl Reason {
             Self::BodyTimeout => "body_timeout",
             Self::UnsupportedEncoding => "unsupported_encoding",
             Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
             Self::Conflict => "conflict",
             Self::KeyReused => "key_reused",
             Self::Expired => "expired",
@@ -184,19 +188,35 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// How the rules stand, when a rule refused.
     pub standings: Vec<Standing>,
+    /// The methods that the path takes, when it does not take that of the request.
+    pub allow: Option<String>,
 }
 
 impl Refusal {
     /// A refusal with a reason and a message and no further facts.
     #[must_use]
     pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, message: message.into(), param: None, retry_after: None, standings: Vec::new() }
+        Self {
+            reason,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            standings: Vec::new(),
+            allow: None,
+        }
     }
 
     /// Names the field of the request that is at fault.
     #[must_use]
     pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
         self.param = Some(param.into());
+        self
+    }
+
+    /// Names the methods that the path takes, as in the header `Allow`.
+    #[must_use]
+    pub fn with_allow(mut self, methods: String) -> Self {
+        self.allow = Some(methods);
         self
     }
 

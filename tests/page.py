@@ -106,9 +106,14 @@ def shows_what_happens(browser):
         expect(page.locator("#pools tr", has_text="w-blue")).to_contain_text("green", **within)
         expect(page.locator("#events")).to_contain_text("the gateway started", **within)
         expect(page.locator("#shared")).to_contain_text("not used", **within)
+        # Whether it is bad is one sentence, and the legend needs no pointer.
+        expect(page.locator("#verdict")).to_have_text(re.compile(r"^[●▲■] .+\.$"), **within)
+        expect(page.locator("#level .u-legend")).to_contain_text(re.compile(r"Offered:?\s*\d+\.\d"), **within)
+        expect(page.locator("#room .u-legend")).to_contain_text(re.compile(r"Limit:?\s*\d+"), **within)
+        expect(page.locator("#room-told")).to_have_text(re.compile(r"Now: \d+ of \d+ in flight, \d+ waiting\."), **within)
         expect(page.locator("#ttft-told")).to_have_text(re.compile(r"half of the streams began within \d+ ms"), **within)
         # The pictures hold more than their axes.
-        for chart in ("#level", "#ttft"):
+        for chart in ("#level", "#room", "#ttft"):
             ink = """(canvas) => {
                 const colours = new Set();
                 const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -130,6 +135,8 @@ def looks(browser, folder):
                 page.wait_for_function("document.querySelectorAll('#callers tbody tr').length > 2")
                 wider = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
                 assert wider <= 0, f"{name}: the page is {wider} px wider than the window"
+                tight = page.evaluate("[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.textContent)")
+                assert not tight, f"{name}: tables are wider than their place: {tight}"
                 ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
                 brightness = sum(map(int, re.findall(r"\d+", ground)[:3])) / 3
                 assert (brightness < 100) == (scheme == "dark"), (scheme, ground)
@@ -248,6 +255,60 @@ def shows_whose_clients_left(browser):
     visit.close()
 
 
+def judges(browser):
+    visit = Visit(browser)
+    page = visit.open()
+    worker = {"id": "w1", "eligible": True, "leaving": False, "light": "green", "why": None}
+    scene = {"phase": "running", "maintenance": False, "ttft_slo_ms": 1000, "ttft_buckets": [0.5, 1, 2], "redis": True, "feed": None}
+    second = {"offered": 10, "admitted": 10, "failed": 0, "refused": {}, "ttft": [10, 0, 0, 0], "in_flight": 3, "limit": 8, "queue": {}}
+
+    def judged(what, workers=({},), **more):
+        pools = [{"name": "chat", "workers": [worker | one for one in workers]}]
+        told = {"scene": scene | {"pools": pools} | what, "points": [second | more] * 10}
+        return page.evaluate('(told) => import("/verdict.js").then(({ verdict }) => verdict(told.scene, told.points))', told)
+
+    red = {"light": "red", "why": "it cannot be reached"}
+    for arguments, more, level, words in [
+        (({},), {}, "well", "All is well."),
+        (({},), {"offered": 0}, "well", "nobody asks"),
+        (({},), {"refused": {"rate_limited": 5}}, "well", "by their own doing"),
+        (({"maintenance": True},), {}, "bad", "Closed for maintenance"),
+        (({"phase": "draining"},), {}, "bad", "draining"),
+        (({}, [red]), {}, "bad", "No worker of pool chat can serve (w1: it cannot be reached)."),
+        (({}, []), {}, "bad", "no worker that may take work"),
+        (({}, [red, {}]), {}, "strained", "1 of 2 workers is red (w1: it cannot be reached)."),
+        (({},), {"failed": 2}, "bad", "Workers fail 20 %"),
+        (({},), {"ttft": [8, 1, 1, 0]}, "bad", "10 % of the streams begin later than the promise of 1 s."),
+        (({},), {"ttft": [5, 5, 0, 0]}, "well", "All is well."),
+        (({},), {"refused": {"overloaded": 4, "rate_limited": 3}}, "strained", "40 % of the requests are refused for want of room, mostly overloaded"),
+        (({"redis": False},), {}, "strained", "Redis does not answer"),
+        (({},), {"in_flight": 8, "queue": {"batch": 2}}, "strained", "8 of 8 in flight, and 2 wait"),
+    ]:
+        found, sentence = judged(*arguments, **more)
+        assert found == level and words in sentence, (arguments, more, found, sentence)
+    visit.close()
+
+
+def says_why_a_light_is_not_green(browser):
+    visit = Visit(browser, viewport={"width": 1000, "height": 900})
+    page = visit.open()
+    body = {"model": "sim", "stream": True, "max_tokens": 4000, "ignore_eos": True, "messages": [{"role": "user", "content": "Hello"}]}
+    headers = {"content-type": "application/json"}
+    # As many streams as the worker has slots, each of a caller of its own.
+    streams = []
+    try:
+        for caller in range(4):
+            request = urllib.request.Request(f"{DAM}/v1/chat/completions", json.dumps(body).encode(), headers | {"x-user-id": f"full-{caller}"})
+            streams.append(urllib.request.urlopen(request, timeout=30))
+        row = page.locator("#pools tr", has_text="w-blue")
+        expect(row).to_contain_text("yellow", timeout=PATIENCE)
+        expect(row).to_contain_text(re.compile(r"full: \d+ of \d+ in flight"))
+    finally:
+        for stream in streams:
+            stream.close()
+    visit.close()
+
+
 def reckons_with_clocks_and_dates(browser):
     visit = Visit(browser, timezone_id="Asia/Tokyo")
     page = visit.open()
@@ -361,6 +422,8 @@ def main():
         follows_a_switch_made_elsewhere(browser)
         says_what_became_of_maintenance_and_where(browser)
         shows_whose_clients_left(browser)
+        judges(browser)
+        says_why_a_light_is_not_green(browser)
         reckons_with_clocks_and_dates(browser)
         goes_on_after_the_line_was_cut(browser)
         # It leaves no gateway for another.

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use serde::Deserialize;
+
 use super::text::Scrape;
 use super::window::HistogramWindow;
 
@@ -78,6 +80,8 @@ const fn names(signal: Signal) -> &'static [&'static str] {
     }
 }
 
+/// The most slots that a heartbeat may name.
+const MOST_SLOTS: u32 = 1_000_000;
 /// Where vLLM tells the size of its KV cache: in the labels.
 const VLLM_CACHE: &str = "vllm:cache_config_info";
 
@@ -147,6 +151,16 @@ impl ScrapeReader {
     }
 }
 
+/// The slots that llama.cpp names in its properties.
+pub(super) fn slots(properties: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Properties {
+        total_slots: u32,
+    }
+    let told = serde_json::from_slice::<Properties>(properties).ok()?.total_slots;
+    (1..=MOST_SLOTS).contains(&told).then_some(told)
+}
+
 /// The tokens of vLLM's KV cache, of all its engines.
 fn blocks(scrape: &Scrape<'_>) -> Option<u64> {
     let tokens = scrape.get(VLLM_CACHE).iter().map(|sample| {
@@ -196,6 +210,23 @@ mod tests {
             assert_eq!((signals.kv_used, signals.kv_tokens), (kv_used, kv_tokens), "{text}");
         }
         assert!(ScrapeReader::default().read("something_else 1\n").is_empty());
+    }
+
+    #[test]
+    fn llama_cpp_names_its_slots() {
+        for (text, told) in [
+            (
+                r#"{"default_generation_settings":{"n_ctx":1024},"total_slots":8,"model_path":"m.gguf"}"#,
+                Some(8),
+            ),
+            (r#"{"total_slots":0}"#, None),
+            (r#"{"total_slots":-1}"#, None),
+            (r#"{"total_slots":2000000}"#, None),
+            ("{}", None),
+            ("<html>", None),
+        ] {
+            assert_eq!(slots(text.as_bytes()), told, "{text}");
+        }
     }
 
     #[test]

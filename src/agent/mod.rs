@@ -33,6 +33,8 @@ use crate::redis::speaker::Speaker;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest page of metrics that is read.
 const LARGEST: usize = 8 << 20;
+/// Where llama.cpp tells its slots.
+const PROPS: &str = "/props";
 /// Probes in a row that may time out before the worker counts as gone.
 const TIMEOUTS: u32 = 2;
 
@@ -53,7 +55,7 @@ pub struct AgentOptions {
     pub colour: Option<Arc<str>>,
     /// What it runs, for people.
     pub version: Option<Arc<str>>,
-    /// Requests it decodes at once.
+    /// Requests it decodes at once; without them llama.cpp is asked.
     pub slots: Option<u32>,
     /// Tokens its KV cache holds, when its metrics do not tell.
     pub kv_tokens: Option<u64>,
@@ -80,6 +82,16 @@ struct Agent {
     reader: ScrapeReader,
     timeouts: u32,
     told: Option<State>,
+    props: Props,
+}
+
+/// What a worker's `/props` says, which only llama.cpp has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Props {
+    /// It was not asked yet, or its answer did not come.
+    Unknown,
+    /// Its slots, if it named them.
+    Told(Option<u32>),
 }
 
 /// Says heartbeats until `end` completes and the worker has drained.
@@ -126,7 +138,7 @@ impl Agent {
     fn new(options: AgentOptions) -> Self {
         let reader = ScrapeReader::new(options.renames.clone());
         let boot = format!("{:016x}", fastrand::u64(..)).into();
-        Self { options, boot, seq: 0, reader, timeouts: 0, told: None }
+        Self { options, boot, seq: 0, reader, timeouts: 0, told: None, props: Props::Unknown }
     }
 
     /// Looks at the worker, and tells what there is to say.
@@ -136,6 +148,10 @@ impl Agent {
         let well = self.is_well().await;
         if well {
             signals = self.scrape(&mut checks).await;
+            self.ask_for_slots().await;
+        } else {
+            // What comes back may be another process, with other slots.
+            self.props = Props::Unknown;
         }
         if let (Some(red), Some(average)) = (self.options.max_load, checks::load_average()) {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -187,6 +203,18 @@ impl Agent {
         signals
     }
 
+    /// Asks for the slots, once in a worker's life, unless the options tell them.
+    async fn ask_for_slots(&mut self) {
+        if self.options.slots.is_some() || self.props != Props::Unknown {
+            return;
+        }
+        self.props = match self.get(PROPS).await {
+            Ok(text) => Props::Told(engine::slots(&text)),
+            Err(FetchFault::TimedOut(_)) => Props::Unknown,
+            Err(_) => Props::Told(None),
+        };
+    }
+
     /// What the worker has at `path`, after the path of its own URL.
     async fn get(&self, path: &str) -> Result<Bytes, FetchFault> {
         let server = &self.options.worker;
@@ -211,7 +239,10 @@ impl Agent {
             colour: options.colour.clone(),
             version: options.version.clone(),
             state,
-            slots: options.slots,
+            slots: options.slots.or(match self.props {
+                Props::Told(slots) => slots,
+                Props::Unknown => None,
+            }),
             running: signals.running,
             waiting: signals.waiting,
             kv_used: signals.kv_used,

@@ -24,3 +24,34 @@ pub(super) fn why(worker: &WorkerSnapshot, report: Option<&Report>) -> Option<Ar
     };
     Some(reason.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_light_that_is_not_green_has_a_reason_of_which_the_worst_counts() {
+        let well = WorkerSnapshot {
+            id: "w1".into(),
+            in_flight: 1,
+            limit: 4,
+            prefill_tokens: 0,
+            tokens: 0,
+            kv_tokens: None,
+            streamed: 0,
+            eligible: true,
+            reachable: true,
+            weight: 1.0,
+            answered: None,
+            leaving: false,
+        };
+        let why = |worker: WorkerSnapshot| why(&worker, None).map(|why| why.to_string());
+        assert_eq!(why(well.clone()), None);
+        let full = WorkerSnapshot { in_flight: 4, ..well.clone() };
+        assert_eq!(why(full.clone()).as_deref(), Some("full: 4 of 4 in flight"));
+        let away = WorkerSnapshot { reachable: false, ..full };
+        assert_eq!(why(away.clone()).as_deref(), Some("it cannot be reached"));
+        assert!(why(WorkerSnapshot { leaving: true, ..away }).unwrap().starts_with("it leaves"));
+        assert!(why(WorkerSnapshot { eligible: false, ..well }).unwrap().contains("says nothing"));
+    }
+}

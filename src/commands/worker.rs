@@ -1,6 +1,6 @@
 //! `traffic-dam worker`: the simulated worker alone.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use traffic_dam::config::syntax::RedisUrl;
 use traffic_dam::net;
@@ -13,9 +13,9 @@ use super::{Failure, runtime, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where it listens
-    #[arg(long, default_value = "127.0.0.1:8000")]
-    listen: SocketAddr,
+    /// Where it listens [default: 127.0.0.1:8000; with --queue, where nobody has to find it, any free port]
+    #[arg(long)]
+    listen: Option<SocketAddr>,
     #[command(flatten)]
     options: Options,
     /// Take jobs from a queue in Redis, and say heartbeats
@@ -51,7 +51,8 @@ impl Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let listen = arguments.listen;
+    let port = if arguments.queue { 0 } else { 8000 };
+    let listen = arguments.listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into());
     runtime()?.block_on(async {
         let listener = net::bind(listen)
             .map_err(|error| Failure::Misuse(format!("--listen: cannot listen on {listen}: {error}")))?;

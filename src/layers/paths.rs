@@ -125,7 +125,8 @@ impl Paths {
     /// Matches a request.
     ///
     /// # Errors
-    /// `bad_request` for a path that could be read in two ways, `not_found` for one that is not let through.
+    /// `bad_request` for a path that could be read in two ways, `not_found` for one that is not let through,
+    /// `method_not_allowed` for one that is let through for other methods.
     pub fn find(&self, method: &Method, raw_path: &str) -> Result<Matched, Refusal> {
         // Names of models have slashes, which clients escape. The gateway itself answers there: no worker reads it otherwise.
         let names_model = method == Method::GET && raw_path.starts_with(MODEL);
@@ -134,13 +135,13 @@ impl Paths {
             Cow::Owned(path) => Some(path.as_str().into()),
             Cow::Borrowed(_) => None,
         };
-        let mut wrong_method = None;
+        let mut others: Vec<&str> = Vec::new();
         for (of, glob, matched) in &self.endpoints {
             if glob.matches(&path) {
                 if of == method {
                     return Ok(Matched { decoded: decoded(), ..matched.clone() });
                 }
-                wrong_method.get_or_insert(of);
+                others.push(of.as_str());
             }
         }
         if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.matches(&path)) {
@@ -153,16 +154,27 @@ impl Paths {
                 timeouts: None,
             });
         }
-        Err(match wrong_method {
-            Some(right) => Refusal::new(
-                Reason::NotFound,
-                format!("This path takes {right}; other methods are not let through."),
-            ),
-            None => Refusal::new(
-                Reason::NotFound,
-                "This path is not let through. The settings `paths` and `routes` name further paths.",
-            ),
-        })
+        if others.is_empty() {
+            return Err(Refusal::new(Reason::NotFound, self.not_found()));
+        }
+        others.sort_unstable();
+        others.dedup();
+        let allow = others.join(", ");
+        let message = format!("This path takes {allow}; other methods are not let through.");
+        Err(Refusal::new(Reason::MethodNotAllowed, message).with_allow(allow))
+    }
+
+    /// Names the endpoints. What the settings let through beside them is for those who were told of it.
+    fn not_found(&self) -> String {
+        let own = self.endpoints.iter().filter(|(.., matched)| matched.label.starts_with("/v1/"));
+        let own = own.filter(|(.., matched)| matched.timeouts.is_none());
+        let mut names: Vec<_> =
+            own.map(|(method, _, matched)| format!("{method} {}", matched.label)).collect();
+        names.dedup();
+        format!(
+            "This path is not let through; these are: {}. The settings `paths` and `routes` name further ones.",
+            names.join(", ")
+        )
     }
 }
 
@@ -216,11 +228,37 @@ mod tests {
         assert_eq!(reason(&paths, &Method::GET, "/v1/models/org/model-1"), Ok(Kind::Models));
         assert_eq!(reason(&paths, &Method::GET, "/v1/models/a%2f..%2fb"), Err(Reason::BadRequest));
         assert_eq!(reason(&paths, &Method::DELETE, "/v1/models/a%2fb"), Err(Reason::BadRequest));
-        for path in ["/", "/pause", "/v1/chat/completions/", "/v1/models/x", "/metrics"] {
-            assert_eq!(reason(&paths, &Method::POST, path), Err(Reason::NotFound), "{path}");
+        for path in ["/", "/pause", "/v1/chat/completions/", "/metrics"] {
+            let refusal = paths.find(&Method::POST, path).expect_err(path);
+            assert_eq!((refusal.reason, &refusal.allow), (Reason::NotFound, &None), "{path}");
+            for listed in ["POST /v1/chat/completions", "POST /v1/embeddings", "GET /v1/models,"] {
+                assert!(refusal.message.contains(listed), "{refusal}");
+            }
         }
-        let refusal = paths.find(&Method::GET, "/v1/chat/completions").expect_err("wrong method");
-        assert!(refusal.message.contains("POST"), "{refusal}");
+    }
+
+    #[test]
+    fn a_path_that_takes_other_methods_names_them() {
+        let route = RouteSettings {
+            path: "/v1/secret/chat".into(),
+            shape: Shape::route(Kind::Chat, None, None),
+            retry: false,
+            timeouts: RouteTimeouts::default(),
+        };
+        let paths = Paths::new(&[route], Vec::new(), None).with_jobs();
+        for (method, path, allow) in [
+            (Method::GET, "/v1/chat/completions", "POST"),
+            (Method::POST, "/v1/models", "GET"),
+            (Method::POST, "/v1/models/x", "GET"),
+            (Method::PUT, "/v1/jobs/1", "DELETE, GET"),
+            (Method::GET, "/v1/secret/chat", "POST"),
+        ] {
+            let refusal = paths.find(&method, path).expect_err(path);
+            assert_eq!(refusal.reason, Reason::MethodNotAllowed, "{refusal}");
+            assert_eq!(refusal.allow.as_deref(), Some(allow), "{refusal}");
+        }
+        let unknown = paths.find(&Method::GET, "/").expect_err("not let through");
+        assert!(!unknown.message.contains("secret"), "an operator's own paths are not told: {unknown}");
     }
 
     #[test]

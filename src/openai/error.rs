@@ -25,6 +25,7 @@ pub const fn status(reason: Reason) -> StatusCode {
         Reason::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Reason::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Reason::NotFound => StatusCode::NOT_FOUND,
+        Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Reason::Conflict => StatusCode::CONFLICT,
         Reason::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Reason::Expired => StatusCode::GONE,
@@ -44,6 +45,7 @@ const fn family(reason: Reason) -> &'static str {
         | Reason::BodyTimeout
         | Reason::UnsupportedEncoding
         | Reason::NotFound
+        | Reason::MethodNotAllowed
         | Reason::Conflict
         | Reason::KeyReused
         | Reason::Expired
@@ -181,6 +183,7 @@ mod tests {
             ("body_timeout", 408, "invalid_request_error", "body_timeout"),
             ("unsupported_encoding", 415, "invalid_request_error", "unsupported_encoding"),
             ("not_found", 404, "invalid_request_error", "not_found"),
+            ("method_not_allowed", 405, "invalid_request_error", "method_not_allowed"),
             ("conflict", 409, "invalid_request_error", "conflict"),
             ("key_reused", 422, "invalid_request_error", "key_reused"),
             ("expired", 410, "invalid_request_error", "expired"),

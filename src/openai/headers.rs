@@ -55,6 +55,10 @@ pub fn refused(headers: &mut HeaderMap, refusal: &Refusal) {
         StatusCode::BAD_GATEWAY if refusal.retry_after.is_some() => retry_after(headers, wait.min(LONG_WAIT)),
         _ => {}
     }
+    // A 405 says what would be allowed (RFC 9110 §15.5.6).
+    if let Some(allow) = refusal.allow.as_deref().and_then(|methods| HeaderValue::try_from(methods).ok()) {
+        headers.insert(header::ALLOW, allow);
+    }
     standings(headers, &refusal.standings);
 }
 

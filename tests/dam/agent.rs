@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use traffic_dam::agent::{self, AgentOptions};
@@ -106,4 +108,41 @@ async fn a_worker_whose_metrics_are_not_understood_is_doubtful_and_serves() {
     serves(&dam).await;
     agent.end.send(()).unwrap();
     tokio::time::timeout(Duration::from_secs(30), agent.task).await.unwrap().unwrap();
+}
+
+/// Answers as llama.cpp does, on one connection after another.
+async fn llama_cpp(listener: TcpListener) {
+    while let Ok((mut socket, _)) = listener.accept().await {
+        let mut head = vec![0; 4096];
+        let read = socket.read(&mut head).await.unwrap_or(0);
+        let path = String::from_utf8_lossy(&head[..read]).split(' ').nth(1).unwrap_or_default().to_owned();
+        let body = match &*path {
+            "/health" => r#"{"status":"ok"}"#,
+            "/metrics" => "llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n",
+            "/props" => r#"{"total_slots":6}"#,
+            _ => "",
+        };
+        let length = body.len();
+        let answer =
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+        socket.write_all(answer.as_bytes()).await.unwrap_or_default();
+    }
+}
+
+#[tokio::test]
+async fn the_slots_of_llama_cpp_need_not_be_told() {
+    let redis = Redis::start().await;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url: http::Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let engine = tokio::spawn(llama_cpp(listener));
+    let (dam, unused) = (Dam::start(&signed(&redis)), Worker::start(8));
+    let agent = start(&redis, &unused, |options| {
+        (options.worker, options.advertise, options.slots) = (url.clone(), url, None);
+        options.drain = Duration::ZERO;
+    });
+    says(&dam, "slots", 6).await;
+    says(&dam, "running", 1).await;
+    agent.end.send(()).unwrap();
+    tokio::time::timeout(Duration::from_secs(30), agent.task).await.unwrap().unwrap();
+    engine.abort();
 }

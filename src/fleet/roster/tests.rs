@@ -235,17 +235,28 @@ fn what_a_worker_says_shows_in_its_light() {
     let mut shows = |more: &str| {
         seq += 1;
         stage.hear(&beat("w1", seq, more)).unwrap();
-        stage.report("w1").light
+        let report = stage.report("w1");
+        (report.light, report.reason().map_or_else(String::new, |(_, reason)| reason))
     };
-    assert_eq!(shows(r#","waiting":0,"kv_used":0.8,"running":16"#), Light::Green);
-    assert_eq!(shows(r#","waiting":1"#), Light::Yellow);
-    assert_eq!(shows(r#","kv_used":0.81"#), Light::Yellow);
+    let told = |light: Light, reason: &str| (light, reason.to_owned());
+    assert_eq!(shows(r#","waiting":0,"kv_used":0.8,"running":16"#), told(Light::Green, ""));
+    assert_eq!(shows(r#","waiting":1"#), told(Light::Yellow, "1 requests wait inside it"));
+    assert_eq!(shows(r#","kv_used":0.81"#), told(Light::Yellow, "its KV cache is 81 % full"));
     let check = |status: &str| {
         format!(r#","checks":[{{"name":"a","status":"green"}},{{"name":"b","status":"{status}"}}]"#)
     };
-    assert_eq!(shows(&check("green")), Light::Green);
-    assert_eq!(shows(&check("yellow")), Light::Yellow);
-    assert_eq!(shows(&check("red")), Light::Red);
+    assert_eq!(shows(&check("green")), told(Light::Green, ""));
+    assert_eq!(shows(&check("yellow")), told(Light::Yellow, "its check `b` is yellow"));
+    assert_eq!(shows(&check("red")), told(Light::Red, "its check `b` is red"));
+    stage.hear(&beat("w1", 9, "").replace("ready", "failed")).unwrap();
+    assert_eq!(stage.report("w1").reason(), Some((true, "it says that it failed".to_owned())));
+    stage.hear(&beat("w1", 10, "")).unwrap();
+    stage.pass(3500);
+    let (red, reason) = stage.report("w1").reason().unwrap();
+    assert!(
+        red && reason.starts_with("its last heartbeat is 3.5 s old, and it sends one every 1.0 s"),
+        "{reason}"
+    );
 }
 
 #[test]

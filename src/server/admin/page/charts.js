@@ -33,6 +33,8 @@ const keep = (place, build) => {
     show: (next) => {
       data = next;
       chart.setData(next);
+      // Without a pointer over it the legend tells of the last second.
+      if (!(chart.cursor.left >= 0)) chart.setLegend({ idx: next[0].length - 1 });
     },
   };
 };
@@ -41,28 +43,34 @@ const perSecond = (points, count) => points.map((point) => count(point) / point.
 const sum = (counts) => Object.values(counts).reduce((all, count) => all + count, 0);
 export const refusedOf = (point) => sum(point.refused);
 
-// Requests a second. Lines differ in their dashes too, for those who do not see the colours.
-export const waterLevel = (place) => {
-  const chart = keep(place, () => {
-    const axis = axes();
-    const line = (label, name, dash, fill) => ({
-      label, dash, width: 2, stroke: variable(name), points: { show: false },
-      fill: fill ? `rgba(${variable("--heat")}, .15)` : undefined,
-      value: (_, value) => (value == null ? "–" : value.toFixed(1)),
-    });
-    return {
-      series: [
-        { label: "Time", value: (_, at) => (at == null ? "–" : stamp(new Date(at * 1000), new Date())) },
-        line("Offered", "--offered", [8, 4]),
-        line("Admitted", "--admitted", [], true),
-        line("Refused", "--refused", [2, 3]),
-        line("In time", "--good", [12, 3, 2, 3]),
-        line("Left", "--left", [1, 6]),
-      ],
-      axes: [axis(hours), axis({ size: 52 })],
-      scales: { y: { range: (_, low, high) => [0, Math.max(high, 1) * 1.05] } },
-    };
+// Lines: name, colour, dashes, and whether what is below is filled. They differ in their dashes too, for those who do not
+// see the colours.
+const lines = (place, digits, all) => keep(place, () => {
+  const axis = axes();
+  const line = (label, name, dash, fill) => ({
+    label, dash, width: 2, stroke: variable(name), points: { show: false },
+    fill: fill ? `rgba(${variable("--heat")}, .15)` : undefined,
+    value: (_, value) => (value == null ? "–" : value.toFixed(digits)),
   });
+  return {
+    series: [
+      { label: "Time", value: (_, at) => (at == null ? "–" : stamp(new Date(at * 1000), new Date())) },
+      ...all.map((one) => line(...one)),
+    ],
+    axes: [axis(hours), axis({ size: 52 })],
+    scales: { y: { range: (_, low, high) => [0, Math.max(high, 1) * 1.05] } },
+  };
+});
+
+// Requests a second.
+export const waterLevel = (place) => {
+  const chart = lines(place, 1, [
+    ["Offered", "--offered", [8, 4]],
+    ["Admitted", "--admitted", [], true],
+    ["Refused", "--refused", [2, 3]],
+    ["In time", "--good", [12, 3, 2, 3]],
+    ["Left", "--left", [1, 6]],
+  ]);
   return (points) => chart.show([
     times(points),
     perSecond(points, (point) => point.offered),
@@ -70,6 +78,21 @@ export const waterLevel = (place) => {
     perSecond(points, refusedOf),
     perSecond(points, (point) => point.good),
     perSecond(points, (point) => point.gone),
+  ]);
+};
+
+// What the workers have and may have, and what waits.
+export const room = (place) => {
+  const chart = lines(place, 0, [
+    ["In flight", "--admitted", [], true],
+    ["Limit", "--offered", [8, 4]],
+    ["Waiting", "--refused", [2, 3]],
+  ]);
+  return (points) => chart.show([
+    times(points),
+    points.map((point) => point.in_flight),
+    points.map((point) => point.limit),
+    points.map((point) => sum(point.queue)),
   ]);
 };
 

@@ -26,13 +26,14 @@ pub(super) struct File {
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
-const FILES: [File; 11] = [
+const FILES: [File; 12] = [
     File { path: "/", content_type: "text/html; charset=utf-8", text: include_str!("index.html") },
     File { path: "/page.css", content_type: STYLE, text: include_str!("page.css") },
     File { path: "/page.js", content_type: SCRIPT, text: include_str!("page.js") },
     File { path: "/charts.js", content_type: SCRIPT, text: include_str!("charts.js") },
     File { path: "/listen.js", content_type: SCRIPT, text: include_str!("listen.js") },
     File { path: "/tables.js", content_type: SCRIPT, text: include_str!("tables.js") },
+    File { path: "/verdict.js", content_type: SCRIPT, text: include_str!("verdict.js") },
     File { path: "/times.js", content_type: SCRIPT, text: include_str!("times.js") },
     File { path: "/icon.svg", content_type: "image/svg+xml", text: include_str!("icon.svg") },
     File { path: "/uplot.js", content_type: SCRIPT, text: include_str!("uplot.js") },
@@ -64,7 +65,7 @@ mod tests {
         for foreign in ["http://", "https://", " style=", "<style", "<script>", " onclick"] {
             assert!(!page.contains(foreign), "{foreign}");
         }
-        for script in ["/page.js", "/charts.js", "/listen.js", "/tables.js", "/times.js"] {
+        for script in ["/page.js", "/charts.js", "/listen.js", "/tables.js", "/times.js", "/verdict.js"] {
             let text = file(script).unwrap().text;
             for dangerous in ["innerHTML", "eval(", "http://", "https://", "document.write"] {
                 assert!(!text.contains(dangerous), "{script}: {dangerous}");

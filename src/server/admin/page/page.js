@@ -1,9 +1,10 @@
 // Draws what the gateway tells each second.
 
-import { heatMap, quantile, refusedOf, waterLevel } from "./charts.js";
+import { heatMap, quantile, refusedOf, room, waterLevel } from "./charts.js";
 import { listen } from "./listen.js";
 import * as tables from "./tables.js";
 import { taken, time, zone } from "./times.js";
+import { verdict } from "./verdict.js";
 
 // What numbers are averaged over, in seconds: one alone flickers.
 const BREATH = 10;
@@ -28,6 +29,7 @@ let scene;
 // Of the program whose page this is.
 let version;
 let drawLevel;
+let drawRoom;
 let drawHeat;
 
 const rate = (list, count) => {
@@ -36,9 +38,18 @@ const rate = (list, count) => {
 };
 const text = (number) => number.toLocaleString("en", { maximumFractionDigits: 1 });
 
+const shapes = { well: "●", strained: "▲", bad: "■" };
+const judge = (last) => {
+  const [level, sentence] = verdict(scene, last);
+  at("verdict").className = `wide ${level}`;
+  at("verdict").textContent = `${shapes[level]} ${sentence}`;
+};
+
 const draw = (frame) => {
   const last = points.slice(-BREATH);
+  judge(last);
   const now = points.at(-1) ?? { in_flight: 0, limit: 0, queue: {} };
+  const waiting = Object.values(now.queue).reduce((all, count) => all + count, 0);
   const counts = scene.ttft_buckets.map(() => 0).concat(0);
   for (const point of last) point.ttft.forEach((count, row) => { counts[row] += count; });
   const [half, late] = [0.5, 0.95].map((share) => tables.millis(quantile(share, counts, scene.ttft_buckets)));
@@ -53,13 +64,15 @@ const draw = (frame) => {
     ["Offered /s", rates.offered], ["Admitted /s", rates.admitted], ["Refused /s", rates.refused],
     ["In time /s", rates.good], ["Failed /s", text(rate(last, (point) => point.failed))], ["Left /s", rates.left],
     ["In flight / limit", `${now.in_flight} / ${now.limit}`],
-    ["Waiting", `${Object.values(now.queue).reduce((all, count) => all + count, 0)}`],
+    ["Waiting", `${waiting}`],
     ["TTFT p50", half], ["TTFT p95", late], ["Promise", tables.millis(scene.ttft_slo_ms / 1000)],
   ]);
   at("level-told").textContent =
     `Last ${BREATH} s, a second: ${rates.offered} offered, ${rates.admitted} admitted, ${rates.refused} refused, ${rates.good} in time, ${rates.left} left by their clients.`;
   at("ttft-told").textContent = `Last ${BREATH} s: half of the streams began within ${half}, 95 % within ${late}.`;
+  at("room-told").textContent = `Now: ${now.in_flight} of ${now.limit} in flight, ${waiting} waiting.`;
   drawLevel(points);
+  drawRoom(points);
   drawHeat(points, scene);
   tables.refused(at("refused"), last);
   tables.queue(at("queue"), now.queue);
@@ -145,6 +158,7 @@ const hear = (data) => {
     version ??= scene.version;
     points = taken(points, frame);
     drawLevel ??= waterLevel(at("level"));
+    drawRoom ??= room(at("room"));
     drawHeat ??= heatMap(at("ttft"));
     draw(frame);
   } catch (fault) {

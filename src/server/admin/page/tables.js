@@ -13,16 +13,19 @@ const tenths = (value) => value.toLocaleString("en", { maximumFractionDigits: va
 export const percent = (share) => `${Math.round(share * 100)} %`;
 export const millis = (seconds) => (seconds === undefined ? "–" : seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`);
 
-// Columns are names; those that begin with `#` hold numbers.
+// Columns are names; those that begin with `#` hold numbers. On a narrow screen a row is not drawn as one, so each cell
+// has its name with it, and roles say what the look then does not.
 const fill = (table, columns, rows, none) => {
   const plain = (name) => name.replace("#", "");
   const look = (name) => (name.startsWith("#") ? { class: "number" } : {});
-  const head = make("thead", {}, make("tr", {}, ...columns.map((name) => make("th", { scope: "col", ...look(name) }, plain(name)))));
-  const cells = (row) => row.map((cell, index) => make("td", look(columns[index]), cell));
+  const row = (...cells) => make("tr", { role: "row" }, ...cells);
+  const head = columns.map((name) => make("th", { scope: "col", role: "columnheader", ...look(name) }, plain(name)));
+  const cell = (content, index) => make("td", { role: "cell", "data-name": plain(columns[index]), ...look(columns[index]) }, content);
   const body = rows.length > 0
-    ? rows.map((row) => make("tr", {}, ...cells(row)))
-    : [make("tr", {}, make("td", { colspan: columns.length }, none))];
-  table.replaceChildren(head, make("tbody", {}, ...body));
+    ? rows.map((cells) => row(...cells.map(cell)))
+    : [row(make("td", { role: "cell", colspan: columns.length }, none))];
+  table.setAttribute("role", "table");
+  table.replaceChildren(make("thead", { role: "rowgroup" }, row(...head)), make("tbody", { role: "rowgroup" }, ...body));
 };
 
 // Less is better, and the last fifth is a warning.
@@ -84,7 +87,7 @@ export const shared = (table, scene) => {
 
 const workers = (table, pool) => fill(
   table,
-  ["Light", "Worker", "Colour", "In flight, of its limit", "#KV cache", "#heartbeat"],
+  ["Light", "Worker", "Colour", "In flight, of its limit", "#KV cache", "#heartbeat", "Why"],
   pool.workers.map((worker) => {
     const filled = make("span", {}, meter(worker.in_flight, worker.limit, `${worker.id}, in flight`), `${worker.in_flight} / ${worker.limit}`);
     const note = worker.leaving ? " (leaving)" : worker.eligible ? "" : " (takes no work)";
@@ -92,6 +95,7 @@ const workers = (table, pool) => fill(
       light(worker.light), worker.id + note, worker.colour, filled,
       worker.kv_used == null ? "–" : percent(worker.kv_used),
       worker.age_ms == null ? "–" : millis(worker.age_ms / 1000),
+      worker.why ?? "",
     ];
   }),
   "No workers.",
