@@ -21,7 +21,7 @@ pub(super) enum Change {
     /// To a pool: workers of another colour take its work.
     Switch { pool: Arc<str>, colour: Arc<str> },
     /// To a worker.
-    Worker { worker: Arc<str>, pool: Arc<str>, turn: Turn, why: Option<Arc<str>> },
+    Worker { worker: Arc<str>, pool: Arc<str>, turn: Turn, eligible: bool, why: Option<Arc<str>> },
     /// To further workers.
     More { count: usize, turn: Turn },
 }
@@ -68,7 +68,8 @@ impl Change {
             Self::Switch { pool, colour } => {
                 tracing::info!(pool = &**pool, colour = &**colour, "workers of another colour take the work");
             }
-            Self::Worker { worker, pool, turn: turn @ Turn::Red, why } => {
+            // One that gets no work by the settings misses nothing.
+            Self::Worker { worker, pool, turn: turn @ Turn::Red, eligible: true, why } => {
                 let reason = why.as_deref();
                 tracing::warn!(worker = &**worker, pool = &**pool, reason, "a worker {}", turn.as_str());
             }
@@ -83,10 +84,13 @@ impl Change {
     }
 }
 
-/// What is told of the first look: who is red already.
+/// What is told of the first look: who is red already, and should not be.
 pub(super) fn first(scene: &Scene) -> Vec<Change> {
     let mut changes = vec![Change::Gateway("the gateway started".to_owned())];
-    let well = |worker: &WorkerScene| WorkerScene { light: Light::Green, ..worker.clone() };
+    let well = |worker: &WorkerScene| {
+        let light = if worker.eligible { Light::Green } else { worker.light };
+        WorkerScene { light, ..worker.clone() }
+    };
     let pool = |pool: &PoolScene| PoolScene {
         workers: pool.workers.iter().map(well).collect(),
         ..PoolScene::default()
@@ -168,6 +172,7 @@ fn tell<'a>(turn: Turn, places: impl Iterator<Item = Place<'a>>, changes: &mut V
         worker: Arc::clone(&worker.id),
         pool: Arc::clone(&pool.name),
         turn,
+        eligible: worker.eligible,
         why: worker.why.clone().filter(|_| turn == Turn::Red),
     }));
     if places.len() > NAMED {
@@ -247,7 +252,9 @@ mod tests {
 
     #[test]
     fn the_first_look_tells_who_is_red() {
-        let scene = scene(&[("a", Light::Green), ("b", Light::Red), ("c", Light::Yellow)]);
+        let mut scene =
+            scene(&[("a", Light::Green), ("b", Light::Red), ("c", Light::Yellow), ("d", Light::Red)]);
+        scene.pools[0].workers[3].eligible = false;
         assert_eq!(told(first(&scene)), ["the gateway started", "worker b turned red: it cannot be reached"]);
     }
 }
