@@ -189,7 +189,7 @@ pub struct Refusal {
     /// How the rules stand, when a rule refused.
     pub standings: Vec<Standing>,
     /// The methods that the path takes, when it does not take that of the request.
-    pub allow: Option<String>,
+    pub allow: Option<Box<str>>,
 }
 
 impl Refusal {
@@ -216,7 +216,7 @@ impl Refusal {
     /// Names the methods that the path takes, as in the header `Allow`.
     #[must_use]
     pub fn with_allow(mut self, methods: String) -> Self {
-        self.allow = Some(methods);
+        self.allow = Some(methods.into_boxed_str());
         self
     }
 

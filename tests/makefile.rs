@@ -3,7 +3,6 @@
 use std::process::Command;
 
 #[test]
-#[expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 fn one_part_that_fails_does_not_hide_the_others() {
     let run = |parts: &str| {
         let make = Command::new("make")
