@@ -11,8 +11,8 @@ pub(super) fn why(worker: &WorkerSnapshot, report: Option<&Report>) -> Option<Ar
     let said = || report.and_then(Report::reason);
     let reason = if worker.leaving {
         "it leaves, and only finishes what it has".to_owned()
-    } else if !worker.reachable {
-        "it cannot be reached".to_owned()
+    } else if let Some(trouble) = worker.trouble {
+        trouble.as_str().to_owned()
     } else if let Some((true, reason)) = said() {
         reason
     } else if report.is_none() && !worker.eligible {
@@ -28,6 +28,7 @@ pub(super) fn why(worker: &WorkerSnapshot, report: Option<&Report>) -> Option<Ar
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shed::Trouble;
 
     #[test]
     fn a_light_that_is_not_green_has_a_reason_of_which_the_worst_counts() {
@@ -41,6 +42,7 @@ mod tests {
             streamed: 0,
             eligible: true,
             reachable: true,
+            trouble: None,
             weight: 1.0,
             answered: None,
             leaving: false,
@@ -49,8 +51,8 @@ mod tests {
         assert_eq!(why(well.clone()), None);
         let full = WorkerSnapshot { in_flight: 4, ..well.clone() };
         assert_eq!(why(full.clone()).as_deref(), Some("full: 4 of 4 in flight"));
-        let away = WorkerSnapshot { reachable: false, ..full };
-        assert_eq!(why(away.clone()).as_deref(), Some("it cannot be reached"));
+        let away = WorkerSnapshot { trouble: Some(Trouble::Unreachable), ..full };
+        assert_eq!(why(away.clone()).as_deref(), Some(Trouble::Unreachable.as_str()));
         assert!(why(WorkerSnapshot { leaving: true, ..away }).unwrap().starts_with("it leaves"));
         assert!(why(WorkerSnapshot { eligible: false, ..well }).unwrap().contains("says nothing"));
     }
