@@ -118,7 +118,7 @@ limits: [{ name: few, algorithm: token_bucket, per: [caller, route], rate: 1/h, 
     let body = r#"{"messages":[],"max_tokens":1}"#;
     for (path, others) in [("POST /bots/a", "/bots/b"), ("POST /files/a", "/files/b%20c")] {
         assert_eq!(left(others).await, 3);
-        dam.ask(request(path, &[], body.to_owned())).await;
+        dam.ask(request(path, &[], body)).await;
         assert_eq!(left(others).await, 2, "{others} counts where {path} does");
     }
     assert_eq!(left("/nowhere").await, 3);
