@@ -124,7 +124,6 @@ impl Gate {
     }
 
     /// A request failed there.
-
     pub(super) fn count_failure(&mut self, place: usize, evidence: Evidence, now: Nanos) {
         let settings = self.settings.ejection;
         if settings.mode == EjectionMode::Off {

@@ -152,6 +152,7 @@ impl Fault {
             Self::Job(_) => "the job failed",
             Self::NotQueued(_) => "not queued",
             Self::Switched => "switched protocols",
+            Self::Strange => "a page instead of an answer",
             Self::Superseded => "the pool was switched",
             Self::Silent(_) => "silent",
             Self::Client(_) => "the client's own",

@@ -329,7 +329,7 @@ async fn cut_off(dam: &Dam, body: UpstreamBody) -> String {
         tokio::task::yield_now().await;
     }
     dam.upstream.end_streams();
-    let rest = tokio::time::timeout(Duration::from_secs(20), rest).await.expect("it is woken");
+    let rest = tokio::time::timeout(Duration::from_secs(20), rest).await.unwrap();
     String::from_utf8(rest.unwrap().0).unwrap()
 }
 

@@ -411,7 +411,7 @@ mod tests {
             r#"{"choices":[{"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":7,"completion_tokens":2}}]}"#,
             r#"{"choices":[{"delta":{}}],"x_groq":{"id":"a","usage":{"prompt_tokens":7,"completion_tokens":2}}}"#,
         ] {
-            let event = Event::read(elsewhere.as_bytes()).unwrap();
+            let event = StreamEvent::read(elsewhere.as_bytes()).unwrap();
             assert_eq!((event.deltas, event.usage), (0, usage.usage), "{elsewhere}");
         }
         assert_eq!(read(r#"{"error":{"message":"out of memory"}}"#), (0, true, false));
