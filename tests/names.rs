@@ -21,6 +21,7 @@ const TWINS: [(&str, &[(&str, usize)]); 9] = [
             ("CallerSettings", 2),
             ("Discovery", 2),
             ("Model", 2),
+            ("EjectionMode", 2),
             ("RetrySettings", 2),
             ("RouteTimeouts", 2),
             ("Sticky", 3),
@@ -65,7 +66,7 @@ const TWINS: [(&str, &[(&str, usize)]); 9] = [
         &[
             ("Check", 3),
             ("Figures", 2),
-            ("Line", 3),
+            ("Line", 4),
             ("Outcome", 4),
             ("Point", 2),
             ("Report", 4),

@@ -21,7 +21,7 @@ use super::aside::Trouble;
 use super::ask::Failure;
 use super::gate::Gate;
 use super::member::Worker;
-use super::outcomes::{Evidence, Tally};
+use super::outcomes::{FailureEvidence, Tally};
 use super::seat::SeatId;
 
 /// What becomes of workers that fail.
@@ -82,7 +82,7 @@ impl Gate {
             worker.aside.lengthen(asks);
             self.recount(place, now);
         } else if failure.counts() {
-            self.count_failure(place, Evidence::Elsewhere, now);
+            self.count_failure(place, FailureEvidence::Elsewhere, now);
         }
     }
 
@@ -90,7 +90,7 @@ impl Gate {
     pub fn suspect(&mut self, id: SeatId, worker: &str, failure: Failure, now: Nanos) {
         let Some(caller) = self.seats.get(&id).map(|seat| seat.caller()) else { return };
         if let Some(place) = self.place_of(worker).filter(|_| failure.counts()) {
-            self.count_failure(place, Evidence::Caller(caller), now);
+            self.count_failure(place, FailureEvidence::Caller(caller), now);
         }
     }
 
@@ -124,7 +124,7 @@ impl Gate {
     }
 
     /// A request failed there.
-    pub(super) fn count_failure(&mut self, place: usize, evidence: Evidence, now: Nanos) {
+    pub(super) fn count_failure(&mut self, place: usize, evidence: FailureEvidence, now: Nanos) {
         let settings = self.settings.ejection;
         if settings.mode == EjectionMode::Off {
             return;
@@ -133,7 +133,7 @@ impl Gate {
         let may = settings.mode == EjectionMode::On && self.may_eject(place, now);
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         let ejected = worker.aside.trouble() == Some(Trouble::Ejected);
-        if ejected && !worker.aside.is_open(now) && evidence != Evidence::Elsewhere {
+        if ejected && !worker.aside.is_open(now) && evidence != FailureEvidence::Elsewhere {
             // It was sent before that.
             return;
         }

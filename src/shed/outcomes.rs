@@ -34,7 +34,7 @@ impl Tally {
 
 /// How a failure came to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Evidence {
+pub(super) enum FailureEvidence {
     /// The same request succeeded at another worker.
     Elsewhere,
     /// Only this request of this caller tells; the number stands for the caller.
@@ -63,12 +63,12 @@ impl Outcomes {
     }
 
     /// A request failed.
-    pub(super) fn failed(&mut self, evidence: Evidence, interval: Duration, now: Nanos) {
+    pub(super) fn failed(&mut self, evidence: FailureEvidence, interval: Duration, now: Nanos) {
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.count(Tally { well: 0, failed: 1 }, interval, now);
         let certain = match evidence {
-            Evidence::Elsewhere => true,
-            Evidence::Caller(caller) => {
+            FailureEvidence::Elsewhere => true,
+            FailureEvidence::Caller(caller) => {
                 let before = self.caller.replace((caller, now));
                 before.is_some_and(|(other, at)| other != caller && now.since(at) <= interval)
             }
@@ -142,7 +142,7 @@ mod tests {
         EjectionSettings::default()
     }
 
-    fn failed(outcomes: &mut Outcomes, count: u64, evidence: Evidence) {
+    fn failed(outcomes: &mut Outcomes, count: u64, evidence: FailureEvidence) {
         for i in 0..count {
             outcomes.failed(evidence, settings().interval, at(i));
         }
@@ -151,12 +151,12 @@ mod tests {
     #[test]
     fn one_callers_failures_say_nothing_unless_others_do_well() {
         let mut outcomes = Outcomes::default();
-        failed(&mut outcomes, 50, Evidence::Caller(1));
+        failed(&mut outcomes, 50, FailureEvidence::Caller(1));
         assert!(!outcomes.condemn(&settings(), NONE, false, at(60)));
         assert!(!outcomes.condemn(&settings(), Tally { well: 49, failed: 0 }, false, at(60)));
         assert!(!outcomes.condemn(&settings(), Tally { well: 60, failed: 20 }, false, at(60)));
         assert!(outcomes.condemn(&settings(), Tally { well: 60, failed: 15 }, false, at(60)));
-        outcomes.failed(Evidence::Caller(2), settings().interval, at(60));
+        outcomes.failed(FailureEvidence::Caller(2), settings().interval, at(60));
         assert!(outcomes.condemn(&settings(), NONE, false, at(60)), "two callers met it");
         assert!(!outcomes.condemn(&settings(), NONE, false, at(10_061)), "that is long ago");
     }
@@ -164,13 +164,13 @@ mod tests {
     #[test]
     fn five_in_a_row_are_enough_and_a_success_between_them_is_not_one_of_them() {
         let mut outcomes = Outcomes::default();
-        failed(&mut outcomes, 4, Evidence::Elsewhere);
+        failed(&mut outcomes, 4, FailureEvidence::Elsewhere);
         assert!(!outcomes.condemn(&settings(), NONE, false, at(10)));
         assert!(outcomes.condemn(&settings(), NONE, true, at(10)), "one is enough on trial");
         outcomes.succeeded(settings().interval, at(10));
-        failed(&mut outcomes, 4, Evidence::Elsewhere);
+        failed(&mut outcomes, 4, FailureEvidence::Elsewhere);
         assert!(!outcomes.condemn(&settings(), NONE, false, at(10)));
-        failed(&mut outcomes, 1, Evidence::Elsewhere);
+        failed(&mut outcomes, 1, FailureEvidence::Elsewhere);
         assert!(outcomes.condemn(&settings(), NONE, false, at(10)));
     }
 
@@ -179,10 +179,10 @@ mod tests {
         let mut outcomes = Outcomes::default();
         for i in 0..10 {
             outcomes.succeeded(settings().interval, at(i * 100));
-            outcomes.failed(Evidence::Elsewhere, settings().interval, at(i * 100));
+            outcomes.failed(FailureEvidence::Elsewhere, settings().interval, at(i * 100));
         }
         assert!(!outcomes.condemn(&settings(), NONE, false, at(1000)), "half");
-        outcomes.failed(Evidence::Elsewhere, settings().interval, at(1000));
+        outcomes.failed(FailureEvidence::Elsewhere, settings().interval, at(1000));
         assert!(outcomes.condemn(&settings(), NONE, false, at(1000)));
         assert_eq!(outcomes.tally(settings().interval, at(10_999)), Tally { well: 0, failed: 1 });
         assert_eq!(outcomes.tally(settings().interval, at(60_000)), NONE);

@@ -14,7 +14,7 @@ use super::gate::Gate;
 use super::law::Sample;
 use super::ledger::Load;
 use super::member::{LOOK_EVERY, Suspicion, Worker};
-use super::outcomes::Evidence;
+use super::outcomes::FailureEvidence;
 use super::prefill::Reading;
 use super::silence::FLOWS;
 
@@ -332,7 +332,7 @@ impl Gate {
         match ending {
             Ending::Complete if !seat.failed => self.count_success(place, sent.unwrap_or(now), now),
             Ending::WorkerFailed if !seat.failed => {
-                self.count_failure(place, Evidence::Caller(caller), now);
+                self.count_failure(place, FailureEvidence::Caller(caller), now);
             }
             _ => {}
         }

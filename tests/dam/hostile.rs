@@ -139,7 +139,7 @@ fn wrong(random: &mut Rng) -> (&'static str, Vec<u8>, &'static [u16]) {
                 "*",
                 "/debug/last",
             ];
-            ("unknown paths", get(paths[random.usize(..paths.len())]), &[400, 404])
+            ("unknown paths", get(paths[random.usize(..paths.len())]), &[400, 404, 405])
         }
         9 => {
             ("upgrade", request("GET /v1/models", &["upgrade: websocket", "connection: upgrade"], ""), &[501])

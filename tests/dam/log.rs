@@ -94,7 +94,7 @@ async fn a_life_is_told_from_its_start_to_its_end() {
         never = asks => never,
     };
     assert_eq!((&red["level"], &red["worker"]), (&"WARN".into(), &"w1".into()), "{red}");
-    assert_eq!(red["reason"], "it cannot be reached");
+    assert_eq!(red["reason"], "no connection could be made, and none was since");
     let worker = Worker::start_at(address, 4);
     log.line("a worker is red no longer").await;
     drop((worker, conn));

@@ -21,6 +21,7 @@ use traffic_dam::refusal::Refusal;
 use traffic_dam::request::{Caller, Demand, Ending, Flight, Kind, Payload, PayloadError};
 use traffic_dam::shed::settings::{GateSettings, LimitSource};
 use traffic_dam::shed::{Ask, Entry, Permit};
+use traffic_dam::shed::{EjectionMode, EjectionSettings};
 use traffic_dam::upstream::{BodyError, Upstream, UpstreamBody, UpstreamSettings};
 
 /// A request as a worker read it.
@@ -221,6 +222,8 @@ impl Dam {
             queue_length: 0,
             queue_wait: Duration::ZERO,
             fleet_factor: 1.0,
+            // Who is asked is what these tests are about.
+            ejection: EjectionSettings { mode: EjectionMode::Off, ..EjectionSettings::default() },
             ..GateSettings::default()
         };
         let fleet = Arc::new(Fleet::new(specs, gate, None, clock.clone()));

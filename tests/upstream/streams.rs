@@ -160,7 +160,6 @@ async fn a_stream_in_another_form_begins_with_its_first_byte_and_passes_unread()
         ("text/event-stream", "content-encoding: br\r\n", false, true),
         ("text/plain", "", false, false),
         ("application/json", "", true, false),
-        ("text/html", "", true, false),
     ] {
         let worker = holding(&head(kind, more), &[line]).await;
         let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());

@@ -15,7 +15,7 @@ const NAMED: usize = 5;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum FleetChange {
     /// To the gateway. Whoever did it has logged it.
     Gateway(String),
     /// To a pool: workers of another colour take its work.
@@ -46,7 +46,7 @@ impl Turn {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for FleetChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gateway(text) => f.write_str(text),
@@ -60,7 +60,7 @@ impl fmt::Display for Change {
     }
 }
 
-impl Change {
+impl FleetChange {
     /// Writes it to the log, unless it stands there already.
     pub(super) fn log(&self) {
         match self {
@@ -85,8 +85,8 @@ impl Change {
 }
 
 /// What is told of the first look: who is red already, and should not be.
-pub(super) fn first(scene: &Scene) -> Vec<Change> {
-    let mut changes = vec![Change::Gateway("the gateway started".to_owned())];
+pub(super) fn first(scene: &Scene) -> Vec<FleetChange> {
+    let mut changes = vec![FleetChange::Gateway("the gateway started".to_owned())];
     let well = |worker: &WorkerScene| {
         let light = if worker.eligible { Light::Green } else { worker.light };
         WorkerScene { light, ..worker.clone() }
@@ -104,9 +104,9 @@ pub(super) fn first(scene: &Scene) -> Vec<Change> {
 }
 
 /// What differs.
-pub(super) fn changes(before: &Scene, after: &Scene) -> Vec<Change> {
+pub(super) fn changes(before: &Scene, after: &Scene) -> Vec<FleetChange> {
     let mut changes = Vec::new();
-    let mut gateway = |text: String| changes.push(Change::Gateway(text));
+    let mut gateway = |text: String| changes.push(FleetChange::Gateway(text));
     if before.phase != after.phase {
         gateway(format!("the gateway is {}", after.phase));
     }
@@ -134,7 +134,7 @@ pub(super) fn changes(before: &Scene, after: &Scene) -> Vec<Change> {
         if let (Some(old), Some(active)) = (old, &pool.active)
             && old.active.as_ref() != Some(active)
         {
-            changes.push(Change::Switch { pool: Arc::clone(&pool.name), colour: Arc::clone(active) });
+            changes.push(FleetChange::Switch { pool: Arc::clone(&pool.name), colour: Arc::clone(active) });
         }
     }
     workers(before, after, &mut changes);
@@ -150,7 +150,7 @@ fn by_id(scene: &Scene) -> HashMap<&Arc<str>, Place<'_>> {
     scene.pools.iter().flat_map(places).collect()
 }
 
-fn workers(before: &Scene, after: &Scene, changes: &mut Vec<Change>) {
+fn workers(before: &Scene, after: &Scene, changes: &mut Vec<FleetChange>) {
     let (old, new) = (by_id(before), by_id(after));
     let went = old.iter().filter(|(id, _)| !new.contains_key(**id)).map(|(_, place)| *place);
     let came = new.iter().filter(|(id, _)| !old.contains_key(**id)).map(|(_, place)| *place);
@@ -165,10 +165,10 @@ fn workers(before: &Scene, after: &Scene, changes: &mut Vec<Change>) {
     tell(Turn::Well, healed, changes);
 }
 
-fn tell<'a>(turn: Turn, places: impl Iterator<Item = Place<'a>>, changes: &mut Vec<Change>) {
+fn tell<'a>(turn: Turn, places: impl Iterator<Item = Place<'a>>, changes: &mut Vec<FleetChange>) {
     let mut places: Vec<_> = places.collect();
     places.sort_unstable_by_key(|(_, worker)| &worker.id);
-    changes.extend(places.iter().take(NAMED).map(|(pool, worker)| Change::Worker {
+    changes.extend(places.iter().take(NAMED).map(|(pool, worker)| FleetChange::Worker {
         worker: Arc::clone(&worker.id),
         pool: Arc::clone(&pool.name),
         turn,
@@ -176,7 +176,7 @@ fn tell<'a>(turn: Turn, places: impl Iterator<Item = Place<'a>>, changes: &mut V
         why: worker.why.clone().filter(|_| turn == Turn::Red),
     }));
     if places.len() > NAMED {
-        changes.push(Change::More { count: places.len() - NAMED, turn });
+        changes.push(FleetChange::More { count: places.len() - NAMED, turn });
     }
 }
 
@@ -184,8 +184,8 @@ fn tell<'a>(turn: Turn, places: impl Iterator<Item = Place<'a>>, changes: &mut V
 mod tests {
     use super::*;
 
-    fn told(changes: Vec<Change>) -> Vec<String> {
-        changes.iter().map(Change::to_string).collect()
+    fn told(changes: Vec<FleetChange>) -> Vec<String> {
+        changes.iter().map(FleetChange::to_string).collect()
     }
 
     fn scene(workers: &[(&str, Light)]) -> Scene {
