@@ -9,7 +9,7 @@ mod scene;
 
 pub use scene::{CallerScene, Event, Frame, Point, PoolScene, RuleScene, Scene, WorkerScene};
 
-use self::changes::Change;
+use self::changes::FleetChange;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -72,8 +72,8 @@ impl Live {
             Some(before) => changes::changes(before, &scene),
             None => changes::first(&scene),
         };
-        changes.iter().for_each(Change::log);
-        let event = |change: &Change| Event { at_ms: point.at_ms, text: change.to_string() };
+        changes.iter().for_each(FleetChange::log);
+        let event = |change: &FleetChange| Event { at_ms: point.at_ms, text: change.to_string() };
         let events: Vec<_> = changes.iter().map(event).collect();
         for event in &events {
             push(&mut ring.events, EVENTS, event.clone());
