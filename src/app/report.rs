@@ -15,7 +15,7 @@ use crate::redis::jobs::Jobs;
 use crate::request::Class;
 use crate::server::admin::live::Live as Shown;
 use crate::server::admin::{AdminSource, Changed, Explanation, LimitChange, Switched};
-use crate::shed::{GateSnapshot, Trouble, WorkerSnapshot};
+use crate::shed::{GateSnapshot, WorkerSnapshot, WorkerTrouble};
 
 /// The light of a worker: the worse of what the gate knows of it and what it says of itself. A worker that waits for
 /// its colour shows how it is; one that says nothing and takes nothing is red.
@@ -109,7 +109,7 @@ impl App {
                         id: Arc::clone(&worker.id),
                         colour: self.colour_of(&worker.id),
                         light: light(worker, report),
-                        ejected: worker.trouble == Some(Trouble::Ejected),
+                        ejected: worker.trouble == Some(WorkerTrouble::Ejected),
                         limit: f64::from(worker.limit),
                         in_flight: u64::from(worker.in_flight),
                         kv_used: report.and_then(|report| report.beat.kv_used),
@@ -140,7 +140,7 @@ impl AdminSource for App {
                             "id": worker.id,
                             "colour": self.colour_of(&worker.id),
                             "light": light(worker, reports.get(&worker.id)),
-                            "trouble": worker.trouble.map(Trouble::as_str),
+                            "trouble": worker.trouble.map(WorkerTrouble::as_str),
                             "eligible": worker.eligible,
                             "weight": worker.weight,
                             "in_flight": worker.in_flight,

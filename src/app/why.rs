@@ -28,7 +28,7 @@ pub(super) fn why(worker: &WorkerSnapshot, report: Option<&Report>) -> Option<Ar
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shed::Trouble;
+    use crate::shed::WorkerTrouble;
 
     #[test]
     fn a_light_that_is_not_green_has_a_reason_of_which_the_worst_counts() {
@@ -51,8 +51,8 @@ mod tests {
         assert_eq!(why(well.clone()), None);
         let full = WorkerSnapshot { in_flight: 4, ..well.clone() };
         assert_eq!(why(full.clone()).as_deref(), Some("full: 4 of 4 in flight"));
-        let away = WorkerSnapshot { trouble: Some(Trouble::Unreachable), ..full };
-        assert_eq!(why(away.clone()).as_deref(), Some(Trouble::Unreachable.as_str()));
+        let away = WorkerSnapshot { trouble: Some(WorkerTrouble::Unreachable), ..full };
+        assert_eq!(why(away.clone()).as_deref(), Some(WorkerTrouble::Unreachable.as_str()));
         assert!(why(WorkerSnapshot { leaving: true, ..away }).unwrap().starts_with("it leaves"));
         assert!(why(WorkerSnapshot { eligible: false, ..well }).unwrap().contains("says nothing"));
     }

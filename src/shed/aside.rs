@@ -17,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a worker gets no requests, or should get none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum WorkerTrouble {
     /// No connection could be made, and none was since.
     Unreachable,
     /// It said nothing on any of its streams, and has not since.
@@ -30,7 +30,7 @@ pub enum Trouble {
     Busy,
 }
 
-impl Trouble {
+impl WorkerTrouble {
     /// What is wrong, for people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -48,7 +48,7 @@ impl Trouble {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Aside {
     /// Why, until a request succeeds that was sent after it began.
-    trouble: Option<Trouble>,
+    trouble: Option<WorkerTrouble>,
     /// When that began: what was sent before says nothing of the present.
     since: Nanos,
     /// Nothing is sent before.
@@ -69,7 +69,7 @@ impl Aside {
         let before = if forgotten { Duration::ZERO } else { self.term };
         let term = (before * 2).clamp(settings.base, settings.max.max(settings.base));
         *self = Self {
-            trouble: Some(Trouble::Ejected),
+            trouble: Some(WorkerTrouble::Ejected),
             since: now,
             until: now + term,
             term,
@@ -81,7 +81,7 @@ impl Aside {
     /// It fails, and keeps its work.
     pub(super) fn fails(&mut self, now: Nanos) {
         if self.trouble.is_none() {
-            (self.trouble, self.since) = (Some(Trouble::Failing), now);
+            (self.trouble, self.since) = (Some(WorkerTrouble::Failing), now);
         }
     }
 
@@ -91,7 +91,8 @@ impl Aside {
             return;
         }
         let length = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        let trouble = self.trouble.filter(|trouble| *trouble == Trouble::Ejected).or(Some(Trouble::Busy));
+        let trouble =
+            self.trouble.filter(|trouble| *trouble == WorkerTrouble::Ejected).or(Some(WorkerTrouble::Busy));
         *self = Self { trouble, since: now, until: now + length, pause: length, ..*self };
     }
 
@@ -119,18 +120,19 @@ impl Aside {
 
     /// Nobody else is left to serve: it takes what comes, whatever became of it before.
     pub(super) fn lift(&mut self, now: Nanos) {
-        let trouble = self.trouble.filter(|trouble| *trouble != Trouble::Busy).map(|_| Trouble::Failing);
+        let trouble =
+            self.trouble.filter(|trouble| *trouble != WorkerTrouble::Busy).map(|_| WorkerTrouble::Failing);
         *self = Self { trouble, until: self.until.min(now), ..*self };
     }
 
     /// What is wrong with it.
-    pub(super) const fn trouble(&self) -> Option<Trouble> {
+    pub(super) const fn trouble(&self) -> Option<WorkerTrouble> {
         self.trouble
     }
 
     /// Whether it serves no more than trials.
     pub(super) const fn is_aside(&self) -> bool {
-        matches!(self.trouble, Some(Trouble::Ejected | Trouble::Busy))
+        matches!(self.trouble, Some(WorkerTrouble::Ejected | WorkerTrouble::Busy))
     }
 
     /// Whether it may be sent anything.
@@ -241,9 +243,9 @@ mod tests {
         let mut aside = Aside::default();
         aside.eject(&settings(), Nanos::ZERO);
         aside.pause(Nanos::from_secs(5));
-        assert_eq!(aside.trouble(), Some(Trouble::Ejected));
+        assert_eq!(aside.trouble(), Some(WorkerTrouble::Ejected));
         let mut failing = Aside::default();
         failing.fails(Nanos::ZERO);
-        assert_eq!((failing.trouble(), failing.is_aside()), (Some(Trouble::Failing), false));
+        assert_eq!((failing.trouble(), failing.is_aside()), (Some(WorkerTrouble::Failing), false));
     }
 }

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 
-use super::aside::Trouble;
+use super::aside::WorkerTrouble;
 use super::ask::Failure;
 use super::gate::Gate;
 use super::member::Worker;
-use super::outcomes::{FailureEvidence, Tally};
+use super::outcomes::{FailureEvidence, OutcomeCounts};
 use super::seat::SeatId;
 
 /// What becomes of workers that fail.
@@ -111,7 +111,7 @@ impl Gate {
         let settings = self.settings.ejection;
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.outcomes.succeeded(settings.interval, now);
-        if worker.aside.trouble() == Some(Trouble::Failing) {
+        if worker.aside.trouble() == Some(WorkerTrouble::Failing) {
             let others = self.others(place, now);
             let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
             if worker.outcomes.condemn(&settings, others, false, now) {
@@ -132,7 +132,7 @@ impl Gate {
         let others = self.others(place, now);
         let may = settings.mode == EjectionMode::On && self.may_eject(place, now);
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
-        let ejected = worker.aside.trouble() == Some(Trouble::Ejected);
+        let ejected = worker.aside.trouble() == Some(WorkerTrouble::Ejected);
         if ejected && !worker.aside.is_open(now) && evidence != FailureEvidence::Elsewhere {
             // It was sent before that.
             return;
@@ -188,9 +188,9 @@ impl Gate {
     }
 
     /// What became of the requests of the interval at the other workers.
-    fn others(&mut self, place: usize, now: Nanos) -> Tally {
+    fn others(&mut self, place: usize, now: Nanos) -> OutcomeCounts {
         let interval = self.settings.ejection.interval;
-        let mut sum = Tally::default();
+        let mut sum = OutcomeCounts::default();
         for (other, worker) in self.workers.iter_mut().enumerate() {
             if let Some(worker) = worker.as_mut().filter(|_| other != place) {
                 sum.add(worker.outcomes.tally(interval, now));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 
-use super::aside::Trouble;
+use super::aside::WorkerTrouble;
 
 /// Failed connections in a row that put a worker aside.
 const FAILURES: u32 = 2;
@@ -87,11 +87,11 @@ impl Health {
     }
 
     /// What is wrong with it, until it has answered.
-    pub(super) const fn trouble(&self) -> Option<Trouble> {
+    pub(super) const fn trouble(&self) -> Option<WorkerTrouble> {
         if self.silent_since.is_some() {
-            Some(Trouble::Silent)
+            Some(WorkerTrouble::Silent)
         } else if self.failures >= FAILURES {
-            Some(Trouble::Unreachable)
+            Some(WorkerTrouble::Unreachable)
         } else {
             None
         }

@@ -10,7 +10,7 @@ use siphasher::sip::SipHasher13;
 use crate::clock::Nanos;
 
 use super::abandoned::{KnownLoad, Pace};
-use super::aside::{Aside, Trouble};
+use super::aside::{Aside, WorkerTrouble};
 use super::health::Health;
 use super::law::{self, Law};
 use super::ledger::{Ledger, Load};
@@ -143,7 +143,7 @@ impl Worker {
     }
 
     /// What is wrong with it.
-    pub(super) fn trouble(&self) -> Option<Trouble> {
+    pub(super) fn trouble(&self) -> Option<WorkerTrouble> {
         self.health.trouble().or_else(|| self.aside.trouble())
     }
 

@@ -48,7 +48,7 @@ mod tests;
 mod upkeep;
 mod waiter;
 
-pub use aside::Trouble;
+pub use aside::WorkerTrouble;
 pub use ask::{Ask, Failure};
 pub use callers::WaiterId;
 pub use displace::Displaced;

@@ -16,12 +16,12 @@ const PARTS: u64 = 10;
 
 /// Requests that ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct OutcomeCounts {
     pub(super) well: u32,
     pub(super) failed: u32,
 }
 
-impl Tally {
+impl OutcomeCounts {
     pub(super) const fn total(self) -> u32 {
         self.well.saturating_add(self.failed)
     }
@@ -46,7 +46,7 @@ pub(super) enum FailureEvidence {
 pub(super) struct Outcomes {
     /// The present part of the interval, by its number, and those before it.
     part: u64,
-    parts: [Tally; PARTS as usize],
+    parts: [OutcomeCounts; PARTS as usize],
     /// Failures since the last success.
     in_a_row: u32,
     /// When a failure was last known to be the worker's.
@@ -59,13 +59,13 @@ impl Outcomes {
     /// A request ended as it should.
     pub(super) fn succeeded(&mut self, interval: Duration, now: Nanos) {
         self.in_a_row = 0;
-        self.count(Tally { well: 1, failed: 0 }, interval, now);
+        self.count(OutcomeCounts { well: 1, failed: 0 }, interval, now);
     }
 
     /// A request failed.
     pub(super) fn failed(&mut self, evidence: FailureEvidence, interval: Duration, now: Nanos) {
         self.in_a_row = self.in_a_row.saturating_add(1);
-        self.count(Tally { well: 0, failed: 1 }, interval, now);
+        self.count(OutcomeCounts { well: 0, failed: 1 }, interval, now);
         let certain = match evidence {
             FailureEvidence::Elsewhere => true,
             FailureEvidence::Caller(caller) => {
@@ -83,7 +83,7 @@ impl Outcomes {
     pub(super) fn condemn(
         &mut self,
         settings: &EjectionSettings,
-        others: Tally,
+        others: OutcomeCounts,
         trial: bool,
         now: Nanos,
     ) -> bool {
@@ -99,9 +99,9 @@ impl Outcomes {
     }
 
     /// What became of the requests of the last interval.
-    pub(super) fn tally(&mut self, interval: Duration, now: Nanos) -> Tally {
+    pub(super) fn tally(&mut self, interval: Duration, now: Nanos) -> OutcomeCounts {
         self.turn(interval, now);
-        let mut sum = Tally::default();
+        let mut sum = OutcomeCounts::default();
         self.parts.iter().for_each(|part| sum.add(*part));
         sum
     }
@@ -111,7 +111,7 @@ impl Outcomes {
         *self = Self { part: self.part, ..Self::default() };
     }
 
-    fn count(&mut self, one: Tally, interval: Duration, now: Nanos) {
+    fn count(&mut self, one: OutcomeCounts, interval: Duration, now: Nanos) {
         self.turn(interval, now);
         self.parts[0].add(one);
     }
@@ -122,7 +122,7 @@ impl Outcomes {
         let passed = part.saturating_sub(self.part).min(PARTS);
         for _ in 0..passed {
             self.parts.rotate_right(1);
-            self.parts[0] = Tally::default();
+            self.parts[0] = OutcomeCounts::default();
         }
         self.part = self.part.max(part);
     }
@@ -132,7 +132,7 @@ impl Outcomes {
 mod tests {
     use super::*;
 
-    const NONE: Tally = Tally { well: 0, failed: 0 };
+    const NONE: OutcomeCounts = OutcomeCounts { well: 0, failed: 0 };
 
     fn at(millis: u64) -> Nanos {
         Nanos::from_millis(millis)
@@ -153,9 +153,9 @@ mod tests {
         let mut outcomes = Outcomes::default();
         failed(&mut outcomes, 50, FailureEvidence::Caller(1));
         assert!(!outcomes.condemn(&settings(), NONE, false, at(60)));
-        assert!(!outcomes.condemn(&settings(), Tally { well: 49, failed: 0 }, false, at(60)));
-        assert!(!outcomes.condemn(&settings(), Tally { well: 60, failed: 20 }, false, at(60)));
-        assert!(outcomes.condemn(&settings(), Tally { well: 60, failed: 15 }, false, at(60)));
+        assert!(!outcomes.condemn(&settings(), OutcomeCounts { well: 49, failed: 0 }, false, at(60)));
+        assert!(!outcomes.condemn(&settings(), OutcomeCounts { well: 60, failed: 20 }, false, at(60)));
+        assert!(outcomes.condemn(&settings(), OutcomeCounts { well: 60, failed: 15 }, false, at(60)));
         outcomes.failed(FailureEvidence::Caller(2), settings().interval, at(60));
         assert!(outcomes.condemn(&settings(), NONE, false, at(60)), "two callers met it");
         assert!(!outcomes.condemn(&settings(), NONE, false, at(10_061)), "that is long ago");
@@ -184,7 +184,7 @@ mod tests {
         assert!(!outcomes.condemn(&settings(), NONE, false, at(1000)), "half");
         outcomes.failed(FailureEvidence::Elsewhere, settings().interval, at(1000));
         assert!(outcomes.condemn(&settings(), NONE, false, at(1000)));
-        assert_eq!(outcomes.tally(settings().interval, at(10_999)), Tally { well: 0, failed: 1 });
+        assert_eq!(outcomes.tally(settings().interval, at(10_999)), OutcomeCounts { well: 0, failed: 1 });
         assert_eq!(outcomes.tally(settings().interval, at(60_000)), NONE);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::Nanos;
 use crate::request::{Class, Ending};
 
-use super::aside::Trouble;
+use super::aside::WorkerTrouble;
 use super::ask::{Ask, Failure};
 use super::fair_queue::{Charge, Tried};
 use super::gate::Gate;
@@ -149,7 +149,7 @@ impl Gate {
         let Some(worker) = workers.get_mut(seat.worker).and_then(Option::as_mut) else { return };
         worker.answers(now);
         if let Some(dispatch) = seat.dispatched
-            && worker.aside.trouble() == Some(Trouble::Busy)
+            && worker.aside.trouble() == Some(WorkerTrouble::Busy)
         {
             worker.aside.succeeded(dispatch.at, now);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::aside::Trouble;
+use super::aside::WorkerTrouble;
 
 /// One worker in a [`GateSnapshot`].
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +27,7 @@ pub struct WorkerSnapshot {
     /// Whether it may be sent anything: false while it cools down or is put aside.
     pub reachable: bool,
     /// What is wrong with it, until it has answered well.
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<WorkerTrouble>,
     /// How much of it counts, as the gate was told.
     pub weight: f64,
     /// How long ago it last answered a request.

@@ -95,8 +95,17 @@ async fn a_life_is_told_from_its_start_to_its_end() {
     };
     assert_eq!((&red["level"], &red["worker"]), (&"WARN".into(), &"w1".into()), "{red}");
     assert_eq!(red["reason"], "no connection could be made, and none was since");
+    // It is well again when it has answered.
     let worker = Worker::start_at(address, 4);
-    log.line("a worker is red no longer").await;
+    let asks = async {
+        loop {
+            conn.ask(chat("a", true, 8, &[])).await.unwrap();
+        }
+    };
+    tokio::select! {
+        well = log.line("a worker is red no longer") => drop(well),
+        never = asks => never,
+    }
     drop((worker, conn));
 
     gateway.terminate();

@@ -1,6 +1,6 @@
 //! Workers that fail what others can do.
 
-use super::super::{EjectionMode, EjectionSettings, Failure, Trouble};
+use super::super::{EjectionMode, EjectionSettings, Failure, WorkerTrouble};
 use super::*;
 
 fn gate_of(count: usize, ejection: EjectionSettings) -> Gate {
@@ -50,7 +50,7 @@ fn fails_alone(gate: &mut Gate, worker: &str, failure: Failure, now: Nanos) {
     gate.release(seat, Ending::ClientGone, 0, now);
 }
 
-fn troubles(gate: &Gate, now: Nanos) -> Vec<Option<Trouble>> {
+fn troubles(gate: &Gate, now: Nanos) -> Vec<Option<WorkerTrouble>> {
     gate.snapshot(now).workers.iter().map(|worker| worker.trouble).collect()
 }
 
@@ -69,12 +69,16 @@ fn who_fails_five_that_others_serve_is_ejected_and_tried_with_one() {
         fails_alone(&mut gate, "w1", failure, at(0));
         assert_eq!(open(&gate, at(4999)), [false, true, true, true]);
         assert_eq!(open(&gate, at(5000)), [true; 4]);
-        assert_eq!(troubles(&gate, at(5000))[0], Some(Trouble::Ejected), "not well before it has served");
+        assert_eq!(
+            troubles(&gate, at(5000))[0],
+            Some(WorkerTrouble::Ejected),
+            "not well before it has served"
+        );
         let trial = sent_to(&mut gate, "w1", "a", at(5000));
         let worker = gate.snapshot(at(5000)).workers[0].clone();
         assert_eq!((worker.in_flight, worker.limit), (1, 1));
         gate.first_token(trial, at(5100));
-        assert_eq!(troubles(&gate, at(5100))[0], Some(Trouble::Ejected), "it may break off yet");
+        assert_eq!(troubles(&gate, at(5100))[0], Some(WorkerTrouble::Ejected), "it may break off yet");
         gate.release(trial, Ending::Complete, 5, at(5200));
         assert_eq!(troubles(&gate, at(5200)), [None; 4]);
     }
@@ -104,7 +108,7 @@ fn a_stream_that_flows_for_long_enough_ends_an_ejection() {
     let trial = sent_to(&mut gate, "w1", "a", at(5000));
     gate.first_token(trial, at(5100));
     gate.tokens(trial, 10, at(9999));
-    assert_eq!(troubles(&gate, at(9999))[0], Some(Trouble::Ejected));
+    assert_eq!(troubles(&gate, at(9999))[0], Some(WorkerTrouble::Ejected));
     gate.tokens(trial, 20, at(10_000));
     assert_eq!(troubles(&gate, at(10_000)), [None; 2]);
 }
@@ -155,10 +159,10 @@ fn no_more_than_half_of_a_pool_is_ejected_and_never_the_only_worker() {
             }
         }
         let ejected =
-            troubles(&gate, at(0)).iter().filter(|trouble| **trouble == Some(Trouble::Ejected)).count();
+            troubles(&gate, at(0)).iter().filter(|trouble| **trouble == Some(WorkerTrouble::Ejected)).count();
         assert_eq!(ejected, most, "of {workers}");
         let failing =
-            troubles(&gate, at(0)).iter().filter(|trouble| **trouble == Some(Trouble::Failing)).count();
+            troubles(&gate, at(0)).iter().filter(|trouble| **trouble == Some(WorkerTrouble::Failing)).count();
         assert_eq!(failing, workers - most, "the others are shown");
     }
 }
@@ -175,7 +179,7 @@ fn who_was_ejected_serves_when_nobody_else_can() {
     }
     assert_eq!(&*granted(&mut gate, &ask("a"), at(101)).worker, "w1");
     assert_eq!(&*granted(&mut gate, &ask("a"), at(101)).worker, "w1", "with more than a trial");
-    assert_eq!(troubles(&gate, at(101))[0], Some(Trouble::Failing));
+    assert_eq!(troubles(&gate, at(101))[0], Some(WorkerTrouble::Failing));
 }
 
 #[test]
@@ -184,7 +188,7 @@ fn who_says_that_it_is_busy_is_left_alone_and_never_ejected() {
     let busy = |asks: Option<u64>| Failure::Busy(asks.map(Duration::from_secs));
     fails(&mut gate, "w1", "a", busy(Some(7)), at(0));
     assert_eq!((open(&gate, at(999)), open(&gate, at(1000))), (vec![false, true], vec![true; 2]));
-    assert_eq!(troubles(&gate, at(1000))[0], Some(Trouble::Busy));
+    assert_eq!(troubles(&gate, at(1000))[0], Some(WorkerTrouble::Busy));
     // That another could serve it shows that the time it asks for is not this caller's alone.
     fails_alone(&mut gate, "w1", busy(Some(7)), at(1000));
     assert_eq!((open(&gate, at(7999)), open(&gate, at(8000))), (vec![false, true], vec![true; 2]));
@@ -194,7 +198,7 @@ fn who_says_that_it_is_busy_is_left_alone_and_never_ejected() {
             fails(&mut gate, "w1", "b", busy(None), now);
         }
     }
-    assert_eq!(troubles(&gate, at(8000))[0], Some(Trouble::Busy));
+    assert_eq!(troubles(&gate, at(8000))[0], Some(WorkerTrouble::Busy));
     let seat = sent_to(&mut gate, "w1", "a", at(90_000));
     gate.first_token(seat, at(90_001));
     assert_eq!(troubles(&gate, at(90_001)), [None; 2]);
@@ -217,9 +221,10 @@ fn errors_are_no_samples_of_speed_and_plain_ones_no_failures() {
 #[test]
 fn observed_workers_are_shown_and_keep_their_work() {
     let observe = EjectionSettings { mode: EjectionMode::Observe, ..EjectionSettings::default() };
-    for (ejection, trouble) in
-        [(observe, Some(Trouble::Failing)), (EjectionSettings { mode: EjectionMode::Off, ..observe }, None)]
-    {
+    for (ejection, trouble) in [
+        (observe, Some(WorkerTrouble::Failing)),
+        (EjectionSettings { mode: EjectionMode::Off, ..observe }, None),
+    ] {
         let mut gate = gate_of(2, ejection);
         for _ in 0..5 {
             fails_alone(&mut gate, "w1", Failure::Error, at(0));

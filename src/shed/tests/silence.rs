@@ -1,7 +1,7 @@
 //! Workers that hang: silence on all streams, and what breaks before it answers.
 
 use super::*;
-use crate::shed::{Failure, Member, Trouble};
+use crate::shed::{Failure, Member, WorkerTrouble};
 
 fn two() -> Gate {
     gate(settings(), &[member("w1", 8), member("w2", 8)])
@@ -149,7 +149,7 @@ fn who_breaks_before_it_answers_can_be_reached() {
     }
     assert_eq!(reachable(&gate, at(1)), [false, false]);
     let troubles = |now| gate.snapshot(now).workers.iter().map(|worker| worker.trouble).collect::<Vec<_>>();
-    let unreachable = Some(Trouble::Unreachable);
+    let unreachable = Some(WorkerTrouble::Unreachable);
     assert_eq!((reachable(&gate, at(1001)), troubles(at(1001))), (vec![true; 2], vec![unreachable; 2]));
 }
 

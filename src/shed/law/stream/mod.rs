@@ -35,7 +35,7 @@ mod tests;
 use std::time::Duration;
 
 use self::trial::{Evidence, HELPS, LATE, LATE_BESIDE_OTHERS, LimitCut, NO_UNDO};
-use self::window::{Measure, Measured, Window};
+use self::window::{Measure, MeasuredRatios, Window};
 use super::{Law, Sample, Told};
 use crate::clock::Nanos;
 
@@ -167,7 +167,7 @@ impl Stream {
     }
 
     /// How late most are, relative to what is usual at this worker.
-    fn lateness(&self, late: impl Fn(&Measured) -> f64) -> [f64; 3] {
+    fn lateness(&self, late: impl Fn(&MeasuredRatios) -> f64) -> [f64; 3] {
         [Measure::FirstToken, Measure::Token, Measure::Whole]
             .map(|measure| late(self.window.of(measure)) / self.usual[measure as usize])
     }
@@ -179,14 +179,14 @@ impl Stream {
             return;
         }
         let waiting = f64::from(self.window.waiting) / QUEUED;
-        let [late, itl, whole] = self.lateness(Measured::late);
+        let [late, itl, whole] = self.lateness(MeasuredRatios::late);
         let most = late.max(itl).max(whole).max(waiting);
         // A search that still doubles has overshot, if anything; several gateways see one another's doing.
         let doubles = self.search.phase == Phase::SlowStart && self.search.limit < self.ceiling;
         let ttft = if doubles || self.late < LATE {
             late
         } else {
-            self.lateness(Measured::surely_late)[Measure::FirstToken as usize]
+            self.lateness(MeasuredRatios::surely_late)[Measure::FirstToken as usize]
         };
         let signal = ttft.max(itl).max(whole).max(waiting);
         let calm = ttft < CALM_FIRST && itl.max(whole).max(waiting) < CALM;

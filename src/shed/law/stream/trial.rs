@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::window::{Measure, Measured, Window};
+use super::window::{Measure, MeasuredRatios, Window};
 use super::{ITL_SHARE, Search, Stream};
 use crate::clock::Nanos;
 
@@ -54,7 +54,7 @@ pub(super) struct Evidence {
     /// It is one overdue first token, not a window.
     pub(super) sudden: bool,
     /// What was late, and how late, where that can be compared with what comes afterwards.
-    pub(super) trial: Option<(Measure, Measured)>,
+    pub(super) trial: Option<(Measure, MeasuredRatios)>,
 }
 
 impl Stream {
@@ -81,8 +81,8 @@ impl Stream {
     }
 
     /// What is late now is usual, up to where the promise is in danger.
-    pub(super) fn accept(&mut self, measure: Measure, window: &Window, earlier: Option<&Measured>) {
-        let late = window.of(measure).late().max(earlier.map_or(0.0, Measured::late));
+    pub(super) fn accept(&mut self, measure: Measure, window: &Window, earlier: Option<&MeasuredRatios>) {
+        let late = window.of(measure).late().max(earlier.map_or(0.0, MeasuredRatios::late));
         let most = match measure {
             Measure::FirstToken => self.late / self.reference_share.max(1e-6),
             Measure::Token => SLOW / ITL_SHARE,

@@ -18,14 +18,14 @@ pub(super) enum Measure {
 
 /// How long something took each time, relative to what it may take.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Measured {
+pub(super) struct MeasuredRatios {
     pub(super) ratios: Ratios,
     /// Tokens, and the sum of what each took.
     tokens: u64,
     sum: f64,
 }
 
-impl Measured {
+impl MeasuredRatios {
     /// It took this.
     pub(super) fn add(&mut self, ratio: f64) {
         self.ratios.add(ratio);
@@ -60,7 +60,7 @@ impl Measured {
 pub(super) struct Window {
     pub(super) start: Nanos,
     /// Time to the first token, time from token to token, and time of what was not streamed.
-    measured: [Measured; 3],
+    measured: [MeasuredRatios; 3],
     /// The most sequences in flight.
     pub(super) peak: u32,
     /// The longest queue that the worker reported.
@@ -76,7 +76,7 @@ impl Window {
     }
 
     /// What came of that measure.
-    pub(super) fn of(&self, measure: Measure) -> &Measured {
+    pub(super) fn of(&self, measure: Measure) -> &MeasuredRatios {
         &self.measured[measure as usize]
     }
 
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn two_late_ones_of_ten_may_be_chance_and_three_are_not() {
         for (late, of, surely) in [(2, 10, false), (3, 10, true), (13, 100, false), (14, 100, true)] {
-            let mut measured = Measured::default();
+            let mut measured = MeasuredRatios::default();
             (0..of).for_each(|number| measured.add(if number < late { 2.0 } else { 0.5 }));
             assert_eq!(measured.surely_late() > 1.0, surely, "{late} of {of}");
             assert!(measured.late() > 1.0, "{late} of {of}");
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn tokens_are_as_late_as_their_mean() {
-        let mut measured = Measured::default();
+        let mut measured = MeasuredRatios::default();
         // A stream is held up once while a prompt is read.
         measured.add_tokens(1, 4.0);
         (0..9).for_each(|_| measured.add_tokens(4, 0.4));
