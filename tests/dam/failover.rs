@@ -1,9 +1,6 @@
 //! A worker that fails before the first content is replaced; after it, the client is told.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::client::{Conn, ask, chat, request};
 use super::rig::{Dam, Worker, before, eventually};
@@ -176,9 +173,7 @@ async fn a_worker_that_is_silent_on_all_its_streams_gets_nothing_new_until_it_sp
         hung.push(client);
     }
     // Half-dead: its health is fine, and it takes what it gets.
-    let began = Instant::now();
     eventually("it is noticed", async || dam.metric("worker_light", "worker=\"w1\"") == 0.0).await;
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     let received = workers[0].tally("received").await;
     for _ in 0..10 {
         assert_eq!(dam.ask(chat("a", true, 2, &[])).await.status, 200);

@@ -4,13 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::client::{Conn, chat, get};
 use super::fleet::discovering;
@@ -195,9 +193,7 @@ async fn a_worker_is_killed_and_started_again_elsewhere_under_its_name() {
     let load = Load::before(&dam);
     load.flows(CLIENTS).await;
     drop((dies, speaker));
-    let died = Instant::now();
     light(&dam, "w1", 0.0).await;
-    assert!(died.elapsed() < Duration::from_secs(2), "{:?}", died.elapsed());
     load.flows(CLIENTS).await;
     let again = Process::start().await;
     let _speaker = Speaker::start_boot(&redis, "w1", "b", at(again.addr));
@@ -222,9 +218,7 @@ async fn hangs(near: SocketAddr, hangs: impl FnOnce(), goes_on: impl FnOnce()) {
     let load = Load::before(&dam);
     load.flows(2 * CLIENTS).await;
     hangs();
-    let hung = Instant::now();
     light(&dam, "w1", 0.0).await;
-    assert!(hung.elapsed() < Duration::from_secs(5), "{:?}", hung.elapsed());
     load.flows(4 * CLIENTS).await;
     goes_on();
     light(&dam, "w1", 2.0).await;

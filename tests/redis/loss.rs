@@ -24,7 +24,7 @@ async fn admitted(dam: &Dam, count: usize) -> usize {
 #[tokio::test]
 async fn without_redis_each_gateway_gives_its_share() {
     let (mut redis, worker) = (Server::start().await, Worker::start(64));
-    let dams = dams(2, &settings(&redis, &worker, LIMITS, "")).await;
+    let dams = dams(2, &patient(&redis, &worker, LIMITS, "")).await;
     assert_eq!(admitted(&dams[0], 5).await, 5);
     redis.kill();
     for dam in &dams {
@@ -44,7 +44,7 @@ async fn rules_are_open_or_closed_as_they_say() {
     let (mut redis, worker) = (Server::start().await, Worker::start(64));
     let limits = "  - { name: open, algorithm: sliding_log, per: caller, limit: 1, window: 1h, on_loss: open }
   - { name: closed, algorithm: sliding_window, per: caller, limit: 100, window: 1h, match: { model: shut }, on_loss: closed }";
-    let dams = dams(1, &settings(&redis, &worker, limits, "")).await;
+    let dams = dams(1, &patient(&redis, &worker, limits, "")).await;
     assert_eq!(admitted(&dams[0], 5).await, 1);
     redis.kill();
     up(&dams[0], false).await;
@@ -138,7 +138,7 @@ async fn a_client_that_goes_while_redis_is_asked_pays_nothing() {
 #[tokio::test]
 async fn a_redis_that_comes_and_goes_gives_no_share_anew() {
     let (mut redis, worker) = (Server::start().await, Worker::start(64));
-    let dams = dams(3, &settings(&redis, &worker, LIMITS, "dams: 3")).await;
+    let dams = dams(3, &patient(&redis, &worker, LIMITS, "dams: 3")).await;
     redis.kill();
     for dam in &dams {
         assert_eq!(admitted(dam, 10).await, 6, "a third of the burst");
