@@ -130,6 +130,11 @@ impl Aside {
         self.trouble
     }
 
+    /// Whether its ejection lasts, so that not even a trial is sent there.
+    pub(super) fn is_ejected(&self, now: Nanos) -> bool {
+        self.trouble == Some(WorkerTrouble::Ejected) && now < self.since + self.term
+    }
+
     /// Whether it serves no more than trials.
     pub(super) const fn is_aside(&self) -> bool {
         matches!(self.trouble, Some(WorkerTrouble::Ejected | WorkerTrouble::Busy))

@@ -132,11 +132,11 @@ impl Gate {
         let others = self.others(place, now);
         let may = settings.mode == EjectionMode::On && self.may_eject(place, now);
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
-        let ejected = worker.aside.trouble() == Some(WorkerTrouble::Ejected);
-        if ejected && !worker.aside.is_open(now) && evidence != FailureEvidence::Elsewhere {
-            // It was sent before that.
+        if worker.aside.is_ejected(now) {
+            // Nothing is sent there now: it was before, and what it says is known.
             return;
         }
+        let ejected = worker.aside.trouble() == Some(WorkerTrouble::Ejected);
         worker.outcomes.failed(evidence, settings.interval, now);
         if !worker.outcomes.condemn(&settings, others, ejected, now) {
             return;

@@ -100,6 +100,21 @@ fn a_failed_trial_ejects_for_twice_as_long() {
 }
 
 #[test]
+fn what_failed_before_an_ejection_does_not_lengthen_it() {
+    let mut gate = of(2);
+    let seats: Vec<_> = (0..7).map(|_| sent_to(&mut gate, "w1", "a", at(0))).collect();
+    for seat in &seats {
+        gate.worker_failed(*seat, Failure::Error, at(1));
+        gate.reassign(*seat, at(1)).expect("another has room");
+    }
+    for (number, seat) in (0..).zip(seats) {
+        gate.convict("w1", Failure::Error, at(10 + number));
+        gate.release(seat, Ending::Complete, 5, at(10 + number));
+    }
+    assert_eq!((open(&gate, at(5013)), open(&gate, at(5014))), (vec![false, true], vec![true; 2]));
+}
+
+#[test]
 fn a_stream_that_flows_for_long_enough_ends_an_ejection() {
     let mut gate = of(2);
     for _ in 0..5 {
