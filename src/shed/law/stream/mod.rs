@@ -82,6 +82,8 @@ pub struct Stream {
     helps: f64,
     /// Share of the promise that counts as late.
     late: f64,
+    /// Other gateways use the worker too.
+    shared: bool,
     search: Search,
     /// Requests sent before the limit last changed are not judged: they say nothing about it.
     changed_at: Nanos,
@@ -132,6 +134,7 @@ impl Stream {
             itl_slo: 1.0,
             helps: HELPS,
             late: LATE,
+            shared: false,
             search: Search {
                 limit: f64::from(START / told.dams.max(1)),
                 phase: Phase::SlowStart,
@@ -183,7 +186,7 @@ impl Stream {
         let most = late.max(itl).max(whole).max(waiting);
         // A search that still doubles has overshot, if anything; several gateways see one another's doing.
         let doubles = self.search.phase == Phase::SlowStart && self.search.limit < self.ceiling;
-        let ttft = if doubles || self.late < LATE {
+        let ttft = if doubles || self.shared {
             late
         } else {
             self.lateness(MeasuredRatios::surely_late)[Measure::FirstToken as usize]
@@ -360,7 +363,8 @@ impl Law for Stream {
         self.ceiling = told.slots.map_or(CEILING, f64::from);
         self.floor = f64::from(FLOOR).min(self.ceiling);
         // What one of several gateways gives up the others may take: that it is no better proves less.
-        (self.helps, self.late) = if told.dams > 1 { (0.5, LATE_BESIDE_OTHERS) } else { (HELPS, LATE) };
+        self.shared = told.dams > 1;
+        (self.helps, self.late) = if self.shared { (0.5, LATE_BESIDE_OTHERS) } else { (HELPS, LATE) };
         self.itl_slo = told.itl_slo.as_secs_f64().max(1e-3);
         self.search.limit = self.search.limit.clamp(self.floor, self.ceiling);
     }
