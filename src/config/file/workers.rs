@@ -1,6 +1,7 @@
 //! The processes that serve.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::syntax::{
     AllowedHost, Field, FilePath, Glob, Id, Millis, Pointer, Secret, Text, WorkerUrl,
 };
+use crate::shed::EjectionSettings;
 
 /// The processes that serve, and how they are spoken to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -219,15 +221,26 @@ pub struct Ejection {
 
 impl Default for Ejection {
     fn default() -> Self {
+        let EjectionSettings {
+            mode: _,
+            consecutive,
+            failure_percentage,
+            request_volume,
+            interval,
+            base,
+            max,
+            max_percent,
+        } = EjectionSettings::default();
+        let seconds = |length: Duration| Text(Millis::from_secs(length.as_secs()));
         Self {
             mode: EjectionMode::On,
-            consecutive: 5,
-            failure_percentage: 50,
-            request_volume: 20,
-            interval: Text(Millis::from_secs(10)),
-            base_ejection_time: Text(Millis::from_secs(5)),
-            max_ejection_time: Text(Millis::from_secs(300)),
-            max_ejection_percent: 50,
+            consecutive,
+            failure_percentage,
+            request_volume,
+            interval: seconds(interval),
+            base_ejection_time: seconds(base),
+            max_ejection_time: seconds(max),
+            max_ejection_percent: max_percent,
         }
     }
 }
