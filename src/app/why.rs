@@ -36,16 +36,10 @@ mod tests {
             id: "w1".into(),
             in_flight: 1,
             limit: 4,
-            prefill_tokens: 0,
-            tokens: 0,
-            kv_tokens: None,
-            streamed: 0,
             eligible: true,
             reachable: true,
-            trouble: None,
             weight: 1.0,
-            answered: None,
-            leaving: false,
+            ..WorkerSnapshot::default()
         };
         let why = |worker: WorkerSnapshot| why(&worker, None).map(|why| why.to_string());
         assert_eq!(why(well.clone()), None);

@@ -164,16 +164,11 @@ mod tests {
             id: format!("w{index}").into(),
             in_flight,
             limit: 10,
-            prefill_tokens: 0,
-            tokens: 0,
-            kv_tokens: None,
             streamed,
             eligible: true,
             reachable: true,
-            trouble: None,
             weight: 1.0,
-            answered: None,
-            leaving: false,
+            ..WorkerSnapshot::default()
         };
         GateSnapshot { workers: (0..workers).map(worker).collect(), ..GateSnapshot::default() }
     }

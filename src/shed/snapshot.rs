@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::aside::WorkerTrouble;
 
 /// One worker in a [`GateSnapshot`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct WorkerSnapshot {
     /// The worker's id.
     pub id: Arc<str>,
