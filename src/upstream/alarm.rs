@@ -1,8 +1,8 @@
 //! One timer per request, moved lazily.
 //!
-//! A stream moves its idle deadline with every token. Moving a timer costs a lock in the runtime's timer wheel, so
-//! the timer is left where it is and asked only when it rings: if the deadline has moved on meanwhile it is set anew.
-//! A timer thus rings about once per idle time, not once per token.
+//! A stream moves its idle deadline with every token. Moving a timer costs a lock in the runtime's
+//! timer wheel, so the timer stays where it is. When it fires and the deadline has moved, it is set
+//! again: it fires about once per idle timeout, not once per token.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,17 +14,17 @@ use tokio::time::{Instant, Sleep};
 use super::deadline::Deadline;
 use crate::clock::{Clock, Nanos};
 
-/// Waits for one deadline after another.
+/// Timer for one deadline after another.
 #[derive(Debug)]
 pub(crate) struct Alarm {
     sleep: Pin<Box<Sleep>>,
     rings_at: Nanos,
-    /// The gateway's own lateness in the wait that began then.
+    /// Start of a wait, and the gateway's own lateness during it.
     own: (Nanos, Duration),
 }
 
 impl Alarm {
-    /// A timer that rings at `due` first.
+    /// Creates a timer that first fires at `due`.
     pub(crate) fn new(due: Nanos, now: Nanos) -> Self {
         Self {
             sleep: Box::pin(tokio::time::sleep(due.since(now))),
@@ -48,7 +48,7 @@ impl Alarm {
         }
     }
 
-    /// Ready when `deadline` is reached, the time not counted in which the gateway itself was late.
+    /// Ready when `deadline` is reached, not counting time in which the gateway itself was late.
     pub(crate) fn poll_overdue(
         &mut self,
         deadline: &Deadline,
@@ -65,12 +65,12 @@ impl Alarm {
         }
     }
 
-    /// Waits as [`Alarm::poll_overdue`] does.
+    /// Async form of [`Alarm::poll_overdue`].
     pub(crate) async fn overdue(&mut self, deadline: &Deadline, clock: &Clock) {
         poll_fn(|cx| self.poll_overdue(deadline, clock, cx)).await;
     }
 
-    /// When `deadline` is reached, as far as is known.
+    /// Returns when `deadline` is reached, as far as is known.
     pub(crate) fn due(&self, deadline: &Deadline) -> Nanos {
         deadline.due(self.own_in(deadline))
     }
@@ -80,7 +80,7 @@ impl Alarm {
     }
 
     fn set(&mut self, due: Nanos, now: Nanos) {
-        // A timer rounds up to its tick; a time not after now would ring again at once, and again.
+        // A timer rounds up to its tick; a wait of zero would fire at once, again and again.
         let wait = due.since(now).max(Duration::from_millis(1));
         self.sleep.as_mut().reset(Instant::now() + wait);
         self.rings_at = due;

@@ -1,7 +1,7 @@
-//! The answer on its way to the client: the worker's frames, byte for byte and as they come.
+//! The response on its way to the client: the worker's frames, byte for byte and as they come.
 //!
-//! The body holds all that a request occupies: the connection, the permit, the timer. It lets go of each at the
-//! earliest honest moment, and of all at once when it is dropped because the client went away.
+//! The body owns all that a request occupies: connection, permit, timer. It frees each as early as
+//! possible, and all at once if it is dropped because the client left.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,48 +24,48 @@ use crate::clock::{Clock, Nanos};
 use crate::refusal::{Reason, Refusal};
 use crate::request::Ending;
 
-/// The most that is held of a stream before its first content, bookkeeping included.
+/// Bytes of a stream held before its first content, bookkeeping included.
 const HELD_MAX: usize = 64 * 1024;
 
-/// A response broke off after it had been committed. The connection to the client is reset, which is the only way
-/// left to say that what came is not all.
+/// Response broke off after its commit. The client's connection is reset: nothing else can say that
+/// the response is incomplete.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BodyError(#[from] Refusal);
 
-/// Until when an answer is waited for.
+/// Timeouts of a response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// The longest silence after the commit.
+    /// Longest silence after the commit.
     pub(crate) idle: Duration,
-    /// How long the whole answer may take, and when that is over.
+    /// Timeout of the whole response, and its end.
     pub(crate) total: (Duration, Nanos),
 }
 
-/// The body of a worker's answer.
+/// Body of a worker's response.
 #[derive(Debug)]
 pub(crate) struct Open {
-    /// Gone when the answer was read to its end, or failed.
+    /// `None` once the response was read to its end, or failed.
     source: Option<Source>,
     held: Held,
     watch: Watch,
     alarm: Alarm,
     clock: Clock,
     limits: Limits,
-    /// When the last frame came from the worker.
+    /// Time of the last frame from the worker.
     last: Nanos,
-    /// When the gate was last told that nothing comes.
+    /// Time when the gate was last told that nothing comes.
     looked: Nanos,
-    /// Whether a stream that breaks off says so in an event, as a client is told.
+    /// `true` if a stream that breaks off ends with an error event, as clients expect.
     says_so: bool,
-    /// Rings when the gateway is about to cut it off.
+    /// Fires when the gateway is about to cut it off.
     bell: Bell,
-    /// While it is not handed over but what keeps it alive is.
+    /// Set while content is held back but comments and pings are passed on.
     sieve: Option<Box<Sieve>>,
 }
 
 impl Open {
-    /// The body of an answer; without a `source` it has none of its own.
+    /// Creates the body of a response; without `source` it has no content of its own.
     pub(crate) fn new(
         source: Option<Source>,
         watch: Watch,
@@ -90,16 +90,16 @@ impl Open {
         }
     }
 
-    /// For a reader that is no client: where a stream breaks off, the error is the body's and not an event's.
+    /// Reports a broken stream as a body error, not as an event: the reader is no client.
     pub(crate) const fn for_machines(&mut self) {
         self.says_so = false;
     }
 
-    /// Reads and holds what comes before the first content of a stream, or the first frame of another answer. When it
-    /// is ready the response can be committed: one whose content may take any time is at once.
+    /// Reads and holds frames up to a stream's first content or another response's first frame.
+    /// Then the response can be committed; one whose content may take any time is ready at once.
     ///
-    /// Once the time of `early` is over, or the answer of another worker was begun by it, a stream hands on what keeps it
-    /// alive.
+    /// Once `early` is due, or another worker's response was started through it, a stream passes
+    /// comments and pings on.
     pub(crate) fn poll_open(
         &mut self,
         vigil: &mut Vigil,
@@ -146,7 +146,7 @@ impl Open {
         Poll::Ready(Ok(()))
     }
 
-    /// Hands on what of the frames read keeps the stream alive, if the answer has begun.
+    /// Passes on the comments and pings of the frames read, if the response has started.
     fn sift(&mut self, early: &Early<'_>) {
         if early.has_begun() {
             let sieve = self.sieve.get_or_insert_default();
@@ -154,30 +154,27 @@ impl Open {
         }
     }
 
-    /// The worker that answers.
     pub(crate) const fn worker(&self) -> &Arc<str> {
         self.watch.worker()
     }
 
-    /// How the answer is followed.
     pub(crate) const fn watch(&self) -> &Watch {
         &self.watch
     }
 
-    /// The response is handed over from here on. An answer without a body is complete with that: nobody may ask for
-    /// frames of it.
+    /// Commits the response. One without a body is complete now: its frames may never be polled.
     pub(crate) fn commit(&mut self) {
         self.note_end();
     }
 
-    /// Reads one frame, or the end, into `held`.
+    /// Reads one frame or the end into `held`.
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Break>> {
         let Some(source) = &mut self.source else {
             return Poll::Ready(Ok(()));
         };
         match ready!(source.poll_frame(cx)) {
             Some(Ok(frame)) => {
-                // Nothing follows on trailers, and nobody asks for more after them.
+                // Nothing follows trailers, and nobody polls after them.
                 let over = source.is_over() || frame.is_trailers();
                 self.last = self.clock.now();
                 self.take(frame);
@@ -217,14 +214,14 @@ impl Open {
         }
     }
 
-    /// The last frame is out: the request is complete.
+    /// Completes the request if the last frame was sent.
     fn note_end(&mut self) {
         if self.source.is_none() && self.held.is_empty() {
             self.watch.complete();
         }
     }
 
-    /// A frame went out.
+    /// Notes that a frame was sent.
     fn note_handed(&mut self) {
         self.note_end();
         if self.held.is_empty() {
@@ -232,7 +229,7 @@ impl Open {
         }
     }
 
-    /// Breaks the answer off: with an error event where the client can read one, by a reset otherwise.
+    /// Breaks the response off: with an error event if the client can read one, else by a reset.
     fn break_off(&mut self, ending: Ending, refusal: Refusal) -> Option<BodyError> {
         self.source = None;
         self.watch.flush(&mut self.held);
@@ -249,8 +246,8 @@ impl Open {
         Some(BodyError(refusal))
     }
 
-    /// Ready when the worker was silent for too long, or took too long in all. A stream tells the gate meanwhile that
-    /// nothing comes.
+    /// Ready when the worker was silent for too long or the total timeout has expired. Meanwhile a
+    /// stream tells the gate that nothing comes.
     fn poll_vain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let silence = self.silence();
         let due = self.alarm.due(&silence);
@@ -269,7 +266,7 @@ impl Open {
         self.alarm.poll_overdue(&silence, &self.clock, cx)
     }
 
-    /// How long nothing may come from now on.
+    /// Returns the deadline for the next frame.
     const fn silence(&self) -> Deadline {
         let Limits { idle, total } = self.limits;
         Deadline { since: self.last, wait: idle, total }
@@ -320,7 +317,7 @@ impl Body for Open {
                 return Poll::Ready(None);
             }
             if this.says_so && this.watch.takes_events() && this.bell.rings(cx) {
-                // It can be said in an event, so there is no error.
+                // The event reports the error, so the body returns none.
                 let _said = this.break_off(Ending::Refused, closing::refusal());
                 continue;
             }

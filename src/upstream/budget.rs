@@ -1,18 +1,18 @@
-//! How many requests may be sent a second time.
+//! The retry budget: how many requests may be sent a second time.
 //!
-//! When workers fail, each retry is load that the rest of the fleet was not asked for. A share of the recent requests
-//! keeps a failing fleet from being buried under its own retries; a floor keeps a quiet gateway able to retry at all.
-//! Counts are kept per second in one atomic each, so that the request path takes no lock; the window therefore moves
-//! in steps of a second and is between 9 and 10 s long.
+//! When workers fail, each retry is extra load on the rest of the fleet. A share of the recent
+//! requests keeps a failing fleet from being buried under its own retries; a floor lets a quiet
+//! gateway still retry. Counts are kept per second in one atomic each, so the request path takes no
+//! lock. The window therefore moves in steps of a second and is 9 to 10 s long.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Nanos;
 
-/// Retries that are always allowed within the window, whatever the share.
+/// Retries that the window always allows, whatever the share.
 pub const FLOOR: u64 = 10;
 
-/// The window, in seconds.
+/// Length of the window, in seconds.
 const SECONDS: usize = 10;
 
 /// The upper half of a cell holds the second it counts, the lower half the count.
@@ -66,8 +66,8 @@ impl RetryBudget {
         self.requests.add(seconds(now));
     }
 
-    /// Whether one more retry fits; a `true` is counted. Among simultaneous callers too few may be allowed, never
-    /// too many: each counts itself first and then looks.
+    /// Returns `true` if one more retry fits, and counts it. Under concurrency too few may be
+    /// allowed, never too many: each caller counts itself first and then looks.
     #[must_use]
     pub fn spend(&self, share: f64, now: Nanos) -> bool {
         let second = seconds(now);
@@ -86,7 +86,7 @@ impl RetryBudget {
         fits
     }
 
-    /// Takes a retry that was allowed at `spent`, but not used, out of the count.
+    /// Uncounts a retry that was allowed at `spent` but not used.
     pub fn give_back(&self, spent: Nanos) {
         self.retries.take_back(seconds(spent));
     }

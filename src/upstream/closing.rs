@@ -1,7 +1,7 @@
-//! The moment from which everything under way is about to be cut off.
+//! Shutdown signal: everything under way is about to be cut off.
 //!
-//! What waits for a worker may wait for minutes, and nothing else wakes it. So whoever waits leaves its waker here, once
-//! for each task that it is polled by, and is woken when the moment comes.
+//! A request may wait for a worker for minutes without being woken. So each waiting request
+//! registers a waker here, one per task that polls it, and is woken at shutdown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::refusal::{Reason, Refusal};
 
-/// Whether everything under way is about to be cut off. Clones tell of the same moment.
+/// Shutdown signal; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Closing(Arc<Shared>);
 
@@ -22,7 +22,7 @@ struct Shared {
     listeners: Mutex<Listeners>,
 }
 
-/// One entry for each [`Bell`] that listens.
+/// One entry per listening [`Bell`].
 #[derive(Debug, Default)]
 struct Listeners {
     next: u64,
@@ -30,7 +30,7 @@ struct Listeners {
 }
 
 impl Closing {
-    /// The moment has come.
+    /// Signals the shutdown.
     pub(crate) fn begin(&self) {
         self.0.has_come.store(true, Ordering::Release);
         let wakers = std::mem::take(&mut self.0.listeners.lock().wakers);
@@ -41,35 +41,35 @@ impl Closing {
         self.0.has_come.load(Ordering::Acquire)
     }
 
-    /// Somebody who can be woken then.
+    /// Returns a listener.
     pub(crate) fn bell(&self) -> Bell {
         Bell { closing: self.clone(), listening: None }
     }
 }
 
-/// Wakes one task at that moment.
+/// Listener that wakes one task.
 #[derive(Debug)]
 pub(crate) struct Bell {
     closing: Closing,
-    /// Its number among the listeners, and whom it wakes.
+    /// Its number among the listeners, and the waker registered.
     listening: Option<(u64, Waker)>,
 }
 
 impl Bell {
-    /// Whether the moment has come; if not, the task of `cx` is woken when it does.
+    /// Returns `true` if the shutdown has begun; else registers the task of `cx` to be woken.
     pub(crate) fn rings(&mut self, cx: &Context<'_>) -> bool {
         if !self.listening.as_ref().is_some_and(|(_, waker)| waker.will_wake(cx.waker())) {
             let waker = cx.waker().clone();
             let mut listeners = self.closing.0.listeners.lock();
             let number = self.listening.as_ref().map_or(listeners.next, |(number, _)| *number);
             listeners.next = listeners.next.max(number + 1);
-            // Dropping a waker may run code of the executor: not under the lock.
+            // Dropping a waker may run code of the executor, so not under the lock.
             let replaced = listeners.wakers.insert(number, waker.clone());
             drop(listeners);
             drop(replaced);
             self.listening = Some((number, waker));
         }
-        // Read after the waker was left: whoever comes between the two is woken, or sees it here.
+        // Read after the waker is registered: a `begin` in between wakes it or is seen here.
         self.closing.has_come()
     }
 }
@@ -83,7 +83,7 @@ impl Drop for Bell {
     }
 }
 
-/// What those are told who are cut off.
+/// Returns the error for requests that are cut off.
 pub(crate) fn refusal() -> Refusal {
     Refusal::new(Reason::Draining, "The gateway goes down and cuts off what is still under way.")
 }

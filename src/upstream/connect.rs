@@ -1,4 +1,4 @@
-//! A connection to a worker, from the address to the HTTP handshake.
+//! Connecting to a worker: from the address to the HTTP handshake.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,45 +21,44 @@ use super::dial::{ADDRESSES_MAX, dial};
 use super::link::Link;
 use crate::clock::Clock;
 
-/// The largest piece read at once, which also bounds the head of an answer. hyper starts at 8 KiB and grows only
-/// while a worker fills the buffer, so that an ordinary stream of tokens stays at 8 KiB.
+/// Largest read, in bytes, which also bounds the head of a response. hyper starts at 8 KiB and
+/// grows only while a worker fills the buffer, so an ordinary token stream stays at 8 KiB.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// Where a worker listens.
+/// Address of a worker.
 #[derive(Debug)]
 pub(crate) struct Target {
-    /// Name or address, without brackets.
+    /// Host name or address, without brackets.
     pub(crate) host: String,
-    /// The port.
     pub(crate) port: u16,
-    /// Whom the worker must prove to be, when its URL says `https`.
+    /// Name that the worker's certificate must prove; `None` unless its URL is `https`.
     pub(crate) tls: Option<ServerName<'static>>,
 }
 
-/// Why there is no connection.
+/// Error of a failed connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    /// Neither accepted nor refused in time.
+    /// Timeout: neither accepted nor refused.
     #[error("it did not accept a connection within {0:?}")]
     TimedOut(Duration),
-    /// Its name has no address.
+    /// Host name without an address.
     #[error("its name has no address")]
     NoAddress,
-    /// The system's answer. Only its kind is shown: the rest may name the address.
+    /// Error of the system. Only its kind is shown: the rest may name the address.
     #[error("connecting failed: {}", .0.kind())]
     Tcp(#[source] io::Error),
-    /// The worker did not prove who it is, or speaks no TLS.
+    /// Worker's certificate was rejected, or it speaks no TLS.
     #[error("its TLS handshake failed")]
     Tls(#[source] io::Error),
-    /// The settings have no TLS client.
+    /// No TLS client in the settings.
     #[error("its URL is https, and no certificate authorities are configured")]
     NoTls,
-    /// hyper refused the connection.
+    /// hyper rejected the connection.
     #[error("the HTTP connection could not be set up")]
     Http(#[source] hyper::Error),
 }
 
-/// Connects to a worker, by `deadline`.
+/// Connects to a worker by `deadline`.
 pub(crate) async fn connect(
     target: &Target,
     tls: Option<&Arc<rustls::ClientConfig>>,
@@ -81,7 +80,7 @@ pub(crate) async fn connect(
     Ok(Link::new(sender, connection, heard))
 }
 
-/// Connects to one of the target's addresses within `wait`, which ends this from outside.
+/// Connects to one of the target's addresses; `wait` is enforced by the caller.
 async fn open(
     target: &Target,
     tls: Option<&Arc<rustls::ClientConfig>>,
@@ -97,7 +96,7 @@ async fn reach(
     tls: Option<&Arc<rustls::ClientConfig>>,
 ) -> Result<Stream, ConnectError> {
     let tcp = TcpStream::connect(address).await.map_err(ConnectError::Tcp)?;
-    // Without it a token waits for the acknowledgement of the one before: 40 ms and more.
+    // Nagle's algorithm would delay a token until the one before is acknowledged: 40 ms and more.
     tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
     let Some(name) = &target.tls else {
         return Ok(Stream::new(Wire::Plain(tcp)));
@@ -108,15 +107,15 @@ async fn reach(
     Ok(Stream::new(Wire::Tls(Box::new(stream))))
 }
 
-/// The bytes of a connection, and whether any came.
+/// Byte stream of a connection that records whether any byte came.
 #[derive(Debug)]
 pub(crate) struct Stream {
     wire: Wire,
-    /// Set when something is read. Shared with the [`Link`], since hyper owns the stream.
+    /// Set on each read. Shared with the [`Link`], since hyper owns the stream.
     heard: Arc<AtomicBool>,
 }
 
-/// TCP, or TLS on it: one type, so that a plain connection costs no dynamic call.
+/// TCP, or TLS over it: an enum, so that a plain connection costs no dynamic call.
 #[derive(Debug)]
 enum Wire {
     Plain(TcpStream),

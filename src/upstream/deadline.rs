@@ -1,8 +1,9 @@
-//! How long somebody else is waited for.
+//! Deadlines of waits for a worker.
 //!
-//! A gateway that is paused, or gets no CPU, finds every time over that it set itself, whatever the others did meanwhile.
-//! So its own lateness is no part of a wait, as far as it is [credited](crate::clock::Lag::overlap). What the whole request
-//! may take is the caller's time, and moves for nothing.
+//! A paused gateway, or one without CPU, finds all its timeouts expired, whatever the workers did.
+//! So its own lateness is no part of a wait, as far as it is
+//! [credited](crate::clock::Lag::overlap). The total timeout of a request is the caller's time and
+//! never moves.
 
 use std::time::Duration;
 
@@ -12,27 +13,27 @@ use crate::clock::{Lag, Nanos};
 /// The end of a wait for a worker.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
-    /// When the wait began.
+    /// Start of the wait.
     pub(crate) since: Nanos,
-    /// How long it may take.
+    /// Timeout of the wait.
     pub(crate) wait: Duration,
-    /// How long the whole request may take, and when that is over.
+    /// Timeout of the whole request, and its end.
     pub(crate) total: (Duration, Nanos),
 }
 
 impl Deadline {
-    /// When it is reached, `own` of the wait being the gateway's own lateness.
+    /// Returns the deadline, if `own` of the wait is the gateway's own lateness.
     pub(crate) fn due(&self, own: Duration) -> Nanos {
         (self.since + self.wait + own).min(self.total.1)
     }
 
-    /// The gateway's own lateness up to `now`, when a wait that counted `own` of it must go on.
+    /// Returns the gateway's lateness up to `now` if it exceeds `own`: the wait must go on.
     pub(crate) fn goes_on(&self, own: Duration, now: Nanos, lag: &Lag) -> Option<Duration> {
         let late = lag.overlap(self.since, now);
         (late > own && now < self.total.1).then_some(late)
     }
 
-    /// What came to its end at `now`: `wait`, or the time of the whole request.
+    /// Returns the timeout that expired at `now`: `wait`, or that of the whole request.
     pub(crate) fn ended(&self, wait: Wait, now: Nanos) -> Wait {
         let (total, over) = self.total;
         if now >= over { Wait::Total(total) } else { wait }

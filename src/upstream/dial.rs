@@ -1,7 +1,7 @@
-//! Which of a worker's addresses is connected to.
+//! Connecting to one of a worker's addresses.
 //!
-//! A name may have several, and any of them may be one that drops packets: a try of it ends only when all time is over.
-//! So the next address is tried while the ones before are still awaited, and the first connection is taken.
+//! A host name may have several addresses, and one that drops packets fails only at the deadline.
+//! So the next is tried while earlier ones are pending, and the first connection wins.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,14 +13,14 @@ use tokio::time::timeout;
 
 use super::connect::ConnectError;
 
-/// The most addresses of one name that are tried, in the order in which the system gives them.
+/// Addresses tried per host name, in the order in which the system gives them.
 pub(crate) const ADDRESSES_MAX: usize = 16;
 
-/// How long an address has the field to itself; RFC 8305 recommends as much.
+/// Head start of an address before the next is tried, as RFC 8305 recommends.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Connects by `reach` to the first of `addresses` that can be. `wait` is the time there is for all of them: where they are
-/// many, the next is tried sooner, so that each has its turn. One that fails makes way for the next at once.
+/// Connects with `reach` to the first address that accepts, within `wait` for all: the more there
+/// are, the sooner the next is tried. After a failure the next is tried at once.
 pub(crate) async fn dial<T, F: Future<Output = Result<T, ConnectError>>>(
     addresses: Vec<SocketAddr>,
     wait: Duration,
@@ -45,7 +45,7 @@ pub(crate) async fn dial<T, F: Future<Output = Result<T, ConnectError>>>(
         };
         match ended {
             Some(Ok(reached)) => return Ok(reached),
-            // What answered, and was not the worker, says more than what did not.
+            // An address that answered as another server tells more than one that did not answer.
             Some(Err(error)) if !matches!(failed, ConnectError::Tls(_)) => failed = error,
             Some(Err(_)) | None => {}
         }
@@ -68,7 +68,7 @@ mod tests {
         ConnectError::Tcp(io::ErrorKind::ConnectionRefused.into())
     }
 
-    /// Of so many addresses only the last answers; the others say nothing. When it answered.
+    /// Only the last of `count` addresses answers; returns when.
     async fn last_of(count: u16, wait: Duration) -> Duration {
         let began = Instant::now();
         let reached = dial(addresses(count), wait, |address| async move {

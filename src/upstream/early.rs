@@ -1,9 +1,9 @@
-//! Beginning an answer before there is content.
+//! Starting a response before there is content.
 //!
-//! What stands between the gateway and its clients takes a connection for dead on which nothing comes for a while. So a
-//! stream whose worker reads a long prompt is begun after some time all the same: its head goes out, and its comments
-//! and pings after it. What it *says* stays held, so that until its first content another worker may still take over, and
-//! nobody sees a difference; an answer that fails then says so in an event, for its status has gone.
+//! Proxies before the gateway close a connection on which nothing comes for a while, and a worker
+//! may read a long prompt for longer. So after `timeouts.hold` the head of a stream is sent, then
+//! the worker's comments and pings. Content is still held: until the first of it another worker can
+//! take over unnoticed. An error then becomes an event, as the status is already sent.
 
 use std::fmt;
 use std::future::Future;
@@ -26,7 +26,7 @@ use crate::openai::tap::{Parted, Pings};
 use crate::refusal::{Reason, Refusal};
 use crate::request::Flight;
 
-/// What goes to a client before the first content: written by the journey, read by whoever answers.
+/// Data for the client before the first content, from the attempt loop to the response body.
 #[derive(Debug, Default)]
 pub(crate) struct Lane(Mutex<Ahead>);
 
@@ -39,7 +39,7 @@ struct Ahead {
 }
 
 impl Lane {
-    /// The head, when the answer has just been begun.
+    /// Takes the head, if the response has just been started.
     pub(crate) fn head(&self) -> Option<response::Parts> {
         self.0.lock().head.take()
     }
@@ -50,14 +50,13 @@ impl Lane {
     }
 }
 
-/// How the answer under way may be begun before its content.
+/// Parameters for starting a response before its content.
 pub(crate) struct Early<'a> {
-    /// From when on.
+    /// Earliest time to start it.
     pub(crate) at: Nanos,
     pub(crate) lane: &'a Lane,
-    /// The worker's head, as it came.
+    /// Worker's response head, unchanged.
     pub(crate) head: &'a response::Parts,
-    /// The request's id.
     pub(crate) id: &'a HeaderValue,
 }
 
@@ -66,7 +65,7 @@ impl Early<'_> {
         self.lane.0.lock().begun
     }
 
-    /// Hands the head over of an answer that is followed by `watch`.
+    /// Starts the response that `watch` observes: hands its head over.
     pub(crate) fn begin(&self, watch: &Watch) {
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = self.head.status;
@@ -76,7 +75,7 @@ impl Early<'_> {
         (ahead.begun, ahead.head) = (true, Some(head));
     }
 
-    /// Hands on what keeps the stream alive, whose events are written so.
+    /// Passes keep-alive bytes to the client; `tongue` is the stream's error format.
     pub(crate) fn hand_on(&self, alive: Vec<u8>, tongue: Tongue) {
         let mut ahead = self.lane.0.lock();
         ahead.tongue = tongue;
@@ -88,7 +87,7 @@ impl Early<'_> {
     }
 }
 
-/// Holds back what a stream says while what keeps it alive passes.
+/// Holds back a stream's content and lets comments and pings pass.
 #[derive(Debug, Default)]
 pub(crate) struct Sieve {
     pings: Pings,
@@ -96,7 +95,7 @@ pub(crate) struct Sieve {
 }
 
 impl Sieve {
-    /// Keeps what these frames say and returns the rest of them.
+    /// Keeps the content of these frames and returns their comments and pings.
     pub(crate) fn sift(&mut self, mut frames: Held) -> Vec<u8> {
         let mut all_alive = Vec::new();
         while let Some(frame) = frames.pop() {
@@ -114,12 +113,12 @@ impl Sieve {
         all_alive
     }
 
-    /// Memory that it takes.
+    /// Memory held, in bytes.
     pub(crate) const fn cost(&self) -> usize {
         self.kept.cost() + self.pings.kept()
     }
 
-    /// What was kept, and `frames` after it.
+    /// Returns the frames held back, followed by `frames`.
     pub(crate) fn with(self, mut frames: Held) -> Held {
         let Self { pings, mut kept } = self;
         let open = pings.finish();
@@ -133,13 +132,13 @@ impl Sieve {
     }
 }
 
-/// A journey that goes on behind its answer's back.
+/// Attempt loop that continues after the response head was sent.
 pub(crate) type Run = Pin<Box<dyn Future<Output = Result<Response<Open>, Refusal>> + Send>>;
 
-/// The body of a worker's answer, as a client gets it.
+/// Body of a worker's response, as a client gets it.
 pub struct UpstreamBody {
     state: State,
-    /// Whether its reader is no client.
+    /// `true` if its reader is no client.
     machine: bool,
 }
 
@@ -149,15 +148,15 @@ pub struct UpstreamBody {
 )]
 enum State {
     Open(Open),
-    /// Begun before its content.
+    /// Started before its content.
     Begun {
         run: Run,
         lane: Arc<Lane>,
         flight: Arc<Flight>,
-        /// Rings when the gateway is about to cut it off.
+        /// Fires when the gateway is about to cut it off.
         bell: Bell,
     },
-    /// Over, but for what says why: an event for clients, the error itself for others.
+    /// Ended; what remains is an event for clients, or the error itself for other readers.
     Failed(Option<Result<Bytes, BodyError>>),
 }
 
@@ -168,12 +167,12 @@ impl From<Open> for UpstreamBody {
 }
 
 impl UpstreamBody {
-    /// The body of an answer that was begun before its content.
+    /// Creates the body of a response that was started before its content.
     pub(crate) fn begun(run: Run, lane: Arc<Lane>, flight: Arc<Flight>, bell: Bell) -> Self {
         Self { state: State::Begun { run, lane, flight, bell }, machine: false }
     }
 
-    /// For a reader that is no client: where a stream breaks off, the error is the body's and not an event's.
+    /// Reports a broken stream as a body error, not as an event: the reader is no client.
     #[must_use]
     pub fn for_machines(mut self) -> Self {
         self.machine = true;
@@ -183,7 +182,7 @@ impl UpstreamBody {
         self
     }
 
-    /// Ends an answer that has begun and has no content to come.
+    /// Fails a response that was started and has no content yet.
     fn fail(&mut self, refusal: Refusal) {
         let mut event = None;
         if let State::Begun { flight, lane, .. } = &self.state {
@@ -196,7 +195,7 @@ impl UpstreamBody {
     }
 }
 
-/// What can follow on the head that has gone out: another event stream.
+/// Returns the body if it can follow the head already sent: only another event stream can.
 fn fitting(answer: Response<Open>) -> Result<Open, Refusal> {
     let status = answer.status();
     let body = answer.into_body();

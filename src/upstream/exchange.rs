@@ -1,4 +1,4 @@
-//! One request on one connection, up to the head of its answer.
+//! One request on one connection, up to the response head.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -15,7 +15,7 @@ use super::vigil::Vigil;
 use crate::clock::Clock;
 use crate::request::Payload;
 
-/// Sends a request and waits for the head of its answer. What was never written comes back with the fault.
+/// Sends a request and waits for the response head. The error returns a request never written.
 pub(crate) async fn exchange(
     link: &mut Link,
     request: Request<Payload>,

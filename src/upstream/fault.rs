@@ -1,4 +1,4 @@
-//! What can go wrong before the response is committed, and whether another worker may be asked then.
+//! Errors before the response is committed, and which of them allow another worker.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -15,51 +15,51 @@ use crate::refusal::{Reason, Refusal, spread};
 use crate::request::PayloadError;
 use crate::shed::Failure;
 
-/// When to come back after a queue was full although the gate had room: other gateways fill it, and each makes room as
-/// its answers end.
+/// `Retry-After` when a queue is full although the gate has room: other gateways fill it, and each
+/// makes room as its responses end.
 const FULL: Duration = Duration::from_secs(1);
 
-/// Why an attempt gave no response.
+/// Error that ended an attempt without a response.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// No connection: the worker knows nothing of the request.
+    /// No connection: the worker has not seen the request.
     Unreachable(ConnectError),
-    /// The connection failed, or carried no HTTP, after the request may have been written.
+    /// Connection failed, or carried no HTTP, after the request may have been written.
     Broke(hyper::Error),
-    /// The connection had been idle and ended as the request was written on it, and nothing came back. Both sides may have
-    /// meant well: the worker closes what it takes for unused.
+    /// Reused idle connection ended as the request was written on it, and no byte came back. Both
+    /// sides may be correct: the worker closes connections it considers unused.
     Stale,
-    /// The job of it failed.
+    /// Queue job failed.
     Job(jobs::Fault),
-    /// The job could not be put where workers take it from.
+    /// Job could not be put into the queue.
     NotQueued(Refused),
-    /// The worker changed to a protocol nobody asked for.
+    /// Worker switched to a protocol that was not requested.
     Switched,
-    /// The answer is a page for people, which no model writes.
+    /// Response is an HTML or XML page, which no model writes.
     Strange,
-    /// The pool was switched to its other colour before the request was sent.
+    /// Pool was switched to its other colour before the request was sent.
     Superseded,
-    /// No content in time.
+    /// Timeout before the first content.
     Silent(Wait),
-    /// The client's own body failed while it was passed on: not the worker's fault.
+    /// Client's request body failed while it was being forwarded: not the worker's error.
     Client(Refusal),
 }
 
-/// Which waiting came to its end.
+/// Timeout that expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// For the first content of an event stream.
+    /// First content of an event stream.
     FirstToken(Duration),
-    /// Between two pieces of the answer.
+    /// Gap between two pieces of the response.
     Idle(Duration),
-    /// For the whole answer.
+    /// Whole response.
     Total(Duration),
-    /// For a worker that says nothing to anybody.
+    /// Worker silent on all its streams.
     Hopeless,
 }
 
 impl Wait {
-    /// What the worker did, as the end of a sentence.
+    /// Describes what the worker did, as the end of a sentence.
     pub(crate) fn describe(self) -> String {
         match self {
             Self::FirstToken(limit) => format!("sent no content within {limit:?}"),
@@ -86,7 +86,7 @@ impl From<Break> for Fault {
 }
 
 impl Fault {
-    /// Sorts an error of the exchange: the client's body is carried by it too.
+    /// Classifies an error of the exchange, which may be one of the client's body.
     pub(crate) fn of_exchange(error: hyper::Error) -> Self {
         match error.source().and_then(|source| source.downcast_ref::<PayloadError>()) {
             Some(PayloadError::TooLarge { limit }) => Self::Client(Refusal::new(
@@ -104,7 +104,7 @@ impl Fault {
         }
     }
 
-    /// The same, of a connection that had been idle.
+    /// Turns [`Fault::Broke`] into [`Fault::Stale`], for a reused connection.
     pub(crate) fn stale(self) -> Self {
         match self {
             Self::Broke(_) => Self::Stale,
@@ -112,8 +112,8 @@ impl Fault {
         }
     }
 
-    /// The client's own fault, where the connection ended while it owed the rest of its body: a worker may set a time
-    /// for that.
+    /// Blames the client if the connection ended while the rest of its body was due: a worker may
+    /// time that out.
     pub(crate) fn unless_owed(self, upload: Option<&Upload>) -> Self {
         match self {
             Self::Broke(_) | Self::Stale if upload.is_some_and(Upload::is_owed) => {
@@ -126,7 +126,7 @@ impl Fault {
         }
     }
 
-    /// Whether the worker may have begun the request.
+    /// Returns whether the worker may have begun the request.
     pub(crate) const fn trouble(&self) -> Trouble {
         match self {
             Self::Unreachable(_) | Self::Superseded => Trouble::NeverSent,
@@ -135,7 +135,7 @@ impl Fault {
             | Self::Switched
             | Self::Strange
             | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => Trouble::MaybeBegun,
-            // A job was tried by as many workers as it may be.
+            // A job has already been tried by as many workers as allowed.
             Self::Silent(Wait::Idle(_) | Wait::Total(_))
             | Self::Client(_)
             | Self::Job(_)
@@ -143,7 +143,7 @@ impl Fault {
         }
     }
 
-    /// The kind of fault, for the log.
+    /// Returns the kind of error, for the log.
     pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",
@@ -159,20 +159,20 @@ impl Fault {
         }
     }
 
-    /// What the worker is blamed for, if anything.
+    /// Returns the failure to count against the worker, if any.
     pub(crate) const fn blame(&self) -> Option<Failure> {
         match self {
             Self::Unreachable(_) => Some(Failure::Connect),
             Self::Broke(_) | Self::Switched => Some(Failure::Broke),
             Self::Strange => Some(Failure::Error),
             Self::Silent(_) => Some(Failure::Timeout),
-            // A worker that is down is found out by the next connection. Which of the workers of a queue it was is their
-            // own affair.
+            // If the worker is down, the next connection shows it. A queue error names no single
+            // worker.
             Self::Stale | Self::Client(_) | Self::Superseded | Self::Job(_) | Self::NotQueued(_) => None,
         }
     }
 
-    /// What the client is told. Names the worker, never its address.
+    /// Returns the client's error. It names the worker, never its address.
     pub(crate) fn into_refusal(self, worker: &str) -> Refusal {
         match self {
             Self::Unreachable(error) => Refusal::new(
@@ -227,7 +227,7 @@ impl Fault {
     }
 }
 
-/// How a connection failed, in words that hold nothing of the request or the address.
+/// Describes how a connection failed, without content of the request or the address.
 pub(crate) fn broke(error: &hyper::Error) -> &'static str {
     if error.is_parse() {
         "its answer is not valid HTTP"
@@ -238,20 +238,20 @@ pub(crate) fn broke(error: &hyper::Error) -> &'static str {
     }
 }
 
-/// What the worker may have done with a request.
+/// How far the worker may have got with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// It never saw it.
+    /// Worker never saw it.
     NeverSent,
-    /// It may have begun it, or turned it away.
+    /// Worker may have begun or refused it.
     MaybeBegun,
-    /// Asking another worker cannot help.
+    /// Another worker cannot help.
     Final,
 }
 
 impl Trouble {
-    /// Whether the request may be sent to another worker. `repeatable`: the method is idempotent, or the operator or
-    /// the kind of call says that a second run does no harm.
+    /// Returns `true` if the request may be sent to another worker. `repeatable`: the method is
+    /// idempotent, or the operator or the kind of call says that a second run does no harm.
     pub(crate) const fn allows_another(self, repeatable: bool) -> bool {
         match self {
             Self::NeverSent => true,
@@ -261,12 +261,12 @@ impl Trouble {
     }
 }
 
-/// Whether a second run of the request does no harm.
+/// Returns `true` if a second run of the request does no harm.
 pub(crate) fn is_repeatable(method: &Method, retryable: bool) -> bool {
     retryable || method.is_idempotent()
 }
 
-/// What a worker answered that turned the request away with a status that may be true of this worker only.
+/// Returns the failure if the status is a refusal that may hold for this worker only.
 pub(crate) fn turns_away(head: &response::Parts) -> Option<Failure> {
     match head.status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -278,7 +278,7 @@ pub(crate) fn turns_away(head: &response::Parts) -> Option<Failure> {
     }
 }
 
-/// How long a worker asks to be left alone. A date is not read: it would be by the worker's clock.
+/// Reads `Retry-After` in seconds. A date is ignored: it would be by the worker's clock.
 fn retry_after(fields: &HeaderMap) -> Option<Duration> {
     let seconds: u32 = fields.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.into()))

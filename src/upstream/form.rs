@@ -1,38 +1,38 @@
-//! In which form an answer comes, by what its head says.
+//! Content type of a response, by its head.
 
 use http::header::{CONTENT_TYPE, HeaderMap};
 
 use crate::net::fields::is_encoded;
 
-/// The form of an answer's body.
+/// Content type of a response, as far as it decides how to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Server-sent events. What is `encoded` nobody can read along.
+    /// Server-sent events; unreadable to the gateway if `encoded` (compressed).
     Events { encoded: bool },
-    /// One JSON text after another, each on a line of its own.
+    /// JSON texts, one per line.
     Lines,
-    /// One JSON document, which means something only when it is whole.
+    /// One JSON document, which is useful only as a whole.
     Document { encoded: bool },
-    /// A page for people, which no model writes as its answer: a login, an error of something in between.
+    /// HTML or XML page, which no model writes: a login, or the error of a proxy in between.
     Page,
-    /// Anything else, or unnamed.
+    /// Any other type, or none.
     Other,
 }
 
 impl Form {
-    /// The form of an answer with these fields.
+    /// Returns the content type given by these headers.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let encoded = is_encoded(headers);
         let named = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
         let named = named.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        // Nearly all are one of these two, as they are written here.
+        // Nearly all are one of these two, spelled like this.
         match named {
             b"application/json" => return Self::Document { encoded },
             b"text/event-stream" => return Self::Events { encoded },
             _ => {}
         }
         let named = String::from_utf8_lossy(named).to_ascii_lowercase();
-        // The names that are in use for it are many, and none is registered but the last two.
+        // Many names are in use for this; only the last two are registered.
         let lines = ["ndjson", "jsonl", "json-lines", "json-stream", "stream+json", "json-seq"];
         match &*named {
             "text/event-stream" => Self::Events { encoded },

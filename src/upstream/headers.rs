@@ -1,8 +1,8 @@
 //! Which header fields pass, in both directions.
 //!
-//! The rule is to let everything through that belongs to the two ends, and to take out what belongs to one
-//! connection (RFC 9110 §7.6.1), what carries our secrets, and what only the gateway may say. Fields are taken out in
-//! one pass over the names, in place; the map is not rebuilt.
+//! Fields that concern the two ends pass. Removed are fields that concern one connection (RFC 9110
+//! §7.6.1), carry the gateway's secrets, or are reserved to the gateway. Fields are removed in
+//! place in one pass over the names; the map is not rebuilt.
 
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName,
@@ -25,7 +25,7 @@ const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 type Names = SmallVec<[HeaderName; 8]>;
 
-/// Fields that speak of one connection only. `trailer` is not among them: it announces fields that are passed on.
+/// Fields that concern one connection. `trailer` is none: it announces fields that are passed on.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -41,31 +41,31 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Fields by which a proxy says whom it speaks for: believed from trusted proxies only.
+/// Fields in which a proxy names its client: believed from trusted proxies only.
 fn speaks_for_another(name: &str) -> bool {
     name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
 }
 
-/// Fields that some servers cannot tell from others, or that change what was asked for after it was judged. A name with an
-/// underscore is the same variable as one with a dash in CGI and WSGI, so `x_forwarded_for` would be believed there.
+/// Fields that some servers confuse with others, or that change the request after it was judged.
+/// CGI and WSGI map `_` and `-` to the same variable, so `x_forwarded_for` would be trusted.
 fn misleads(name: &str) -> bool {
     name.contains('_') || matches!(name, "x-http-method-override" | "x-http-method" | "x-method-override")
 }
 
-/// Fields by which a worker would let the pages of other origins read its answers. Who may is said by `cors.origins`.
+/// CORS fields of a worker: only `cors.origins` decides which other origins may read responses.
 fn opens_to_pages(name: &str) -> bool {
     name.starts_with("access-control-") || name == "timing-allow-origin"
 }
 
-/// Fields that are true of the worker's own address only, where no client can go.
+/// Fields about the worker's own address, which clients cannot reach.
 fn is_of_the_origin(name: &str) -> bool {
     name == "alt-svc"
 }
 
-/// Adds the fields that a `Connection` field names.
+/// Adds the field names that a `Connection` field lists.
 fn add_named(value: &HeaderValue, names: &mut Names) {
     for token in elements(value) {
-        // These two are ordinary words there, and hop-by-hop by themselves.
+        // These two are common values of the field, and hop-by-hop anyway.
         if token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close") {
             continue;
         }
@@ -81,27 +81,25 @@ fn take_out(headers: &mut HeaderMap, names: Names) {
     }
 }
 
-/// What the way in said about a request, for the fields of the way out.
+/// Facts about a request that decide the fields of the forwarded request.
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a> {
-    /// The kind of call.
     pub(crate) kind: Kind,
-    /// Who sent it; without it nothing is believed and nothing is added.
+    /// Sender of the request; with `None` nothing is trusted and nothing is added.
     pub(crate) forwarding: Option<&'a Forwarding>,
-    /// Whether the client's own credentials may pass.
+    /// `true` if the client's own credentials pass.
     pub(crate) forward_authorization: bool,
-    /// The request id.
     pub(crate) id: &'a HeaderValue,
-    /// The request's place in a trace, if it has one.
+    /// Trace context, if any.
     pub(crate) trace: Option<Trace>,
 }
 
 impl Outgoing<'_> {
-    /// Turns the fields a client sent into those that any worker may see.
+    /// Rewrites a client's headers into those for any worker.
     pub(crate) fn apply(&self, head: &mut request::Parts) {
         let trusted = self.forwarding.is_some_and(|from| from.trusted_proxy);
         let host = head.headers.remove(HOST);
-        // HTTP/2 says it in the target, and a target that names a host counts before the field (RFC 9112 §3.2.2).
+        // A host in the target, as in HTTP/2, overrides the field (RFC 9112 §3.2.2).
         let named = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         let host = named.or(host);
 
@@ -116,7 +114,7 @@ impl Outgoing<'_> {
                 _ => {}
             }
             let ours = text.starts_with("x-traffic-dam-");
-            // The body goes out whole and with its own length; the worker is never asked for a `100 Continue`.
+            // The body is sent whole with its own length; no worker is asked for a `100 Continue`.
             let about_the_body = text == "content-length" || text == "expect";
             let untrue = misleads(text) || (!trusted && speaks_for_another(text));
             if ours || about_the_body || is_hop_by_hop(text) || untrue {
@@ -157,7 +155,7 @@ fn accepts_trailers(value: &HeaderValue) -> bool {
     elements(value).any(|token| token.eq_ignore_ascii_case(b"trailers"))
 }
 
-/// HTTP/2 may send one cookie per field; HTTP/1.1 wants them in one (RFC 9113 §8.2.3).
+/// Joins cookies: HTTP/2 may send one per field, HTTP/1.1 wants one field (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_some() {
         let parts: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -167,11 +165,11 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// `forwarded`: a trusted proxy says for whom it speaks. What an untrusted client said of that is already gone.
+/// Sets `X-Forwarded-*`; `forwarded` if a trusted proxy sent some. Untrusted ones are gone.
 fn say_for_whom(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, host: Option<HeaderValue>) {
     let mut chain = Vec::new();
     if forwarded {
-        // As bytes: a hop that a stranger made up must not take the ones after it along.
+        // As bytes: an invalid hop made up by a stranger must not drop the hops after it.
         for value in headers.get_all(X_FORWARDED_FOR) {
             chain.extend_from_slice(value.as_bytes());
             chain.extend_from_slice(b", ");
@@ -189,7 +187,7 @@ fn say_for_whom(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, hos
     }
 }
 
-/// Turns the fields a worker sent into those the client may see.
+/// Rewrites a worker's response headers into those for the client.
 pub(crate) fn answer(headers: &mut HeaderMap, id: &HeaderValue) {
     say_one_length(headers);
     let mut out = Names::new();
@@ -206,8 +204,8 @@ pub(crate) fn answer(headers: &mut HeaderMap, id: &HeaderValue) {
     headers.insert(X_REQUEST_ID, id.clone());
 }
 
-/// Leaves one length of an answer, and none beside a `Transfer-Encoding`, by which the body was read (RFC 9112 §6.3): a
-/// client would go by what it finds.
+/// Leaves one length of a response, and none next to `Transfer-Encoding`, which delimited the body
+/// (RFC 9112 §6.3): a client might use the other.
 fn say_one_length(headers: &mut HeaderMap) {
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
@@ -216,7 +214,7 @@ fn say_one_length(headers: &mut HeaderMap) {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let (first, more) = (lengths.next(), lengths.next().is_some());
     let Some(value) = first.filter(|value| more || value.as_bytes().contains(&b',')) else { return };
-    // Several were read, so they are the same.
+    // hyper accepted several, so they are equal.
     let one = elements(value).next().unwrap_or_default();
     match HeaderValue::from_bytes(one) {
         Ok(one) => headers.insert(CONTENT_LENGTH, one),
@@ -224,29 +222,29 @@ fn say_one_length(headers: &mut HeaderMap) {
     };
 }
 
-/// Whether an answer says its length in two ways, which may be an attempt to have a second one read into it: nothing
-/// follows on its connection.
+/// Returns `true` if a response gives its length in two ways. That may be response smuggling, so
+/// its connection is not reused.
 pub(crate) fn says_two_lengths(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH)
 }
 
-/// Whether an answer changes to WebSocket, the only protocol that is ever asked for.
+/// Returns `true` if a response switches to WebSocket, the only protocol the gateway requests.
 pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Says which protocol the connection changes to; [`answer`] and [`Outgoing::apply`] take that out.
+/// Sets the protocol that the connection switches to; [`answer`] and [`Outgoing::apply`] remove it.
 pub(crate) fn switch_to(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, protocol);
 }
 
-/// Fields that only the gateway may say to a client.
+/// Fields that only the gateway may send to a client.
 fn is_ours(name: &str) -> bool {
     name.starts_with("x-traffic-dam-") || name.starts_with("x-ratelimit-")
 }
 
-/// Takes what a worker must not say out of its trailers.
+/// Removes forbidden fields from a worker's trailers.
 pub(crate) fn trailers(fields: &mut HeaderMap) {
     let barred = |name: &str| is_ours(name) || is_hop_by_hop(name) || opens_to_pages(name);
     let out: Names =
@@ -254,8 +252,8 @@ pub(crate) fn trailers(fields: &mut HeaderMap) {
     take_out(fields, out);
 }
 
-/// Takes out of a request's trailers what may not stand in its head, or means something there only (RFC 9110 §6.5.1): a
-/// server may merge trailers into the head. `strip` are the fields that carried our secrets.
+/// Removes request trailers that may not be trailers or matter in the head only (RFC 9110 §6.5.1):
+/// a server may merge them into it. `strip` lists fields with the gateway's secrets.
 pub(crate) fn request_trailers(fields: &mut HeaderMap, strip: &[HeaderName]) {
     let of_the_head = |name: &str| {
         matches!(

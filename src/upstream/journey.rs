@@ -1,4 +1,4 @@
-//! One request's way to a worker: one attempt after another, up to the commit.
+//! The attempt loop: sends one request to workers until a response can be committed.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -41,55 +41,55 @@ use crate::request::{
 };
 use crate::shed::{Ask, Failure, Permit, Waiter};
 
-/// A request under way, and what may still be done with it.
+/// A request being forwarded, with its state across attempts.
 pub(crate) struct Journey<'a> {
     pub(super) upstream: &'a Inner,
-    /// Where the answer is begun before its content, if it may be.
+    /// Slot for a response that starts before its content; `None` if that is not allowed.
     lane: Option<&'a Lane>,
-    /// When it was first sent anywhere.
+    /// Start of the first attempt.
     began: Option<Nanos>,
-    /// The memory of its body.
+    /// Memory reserved for the request body, released on drop.
     _room: Option<BodyRoom>,
     pub(super) settings: &'a UpstreamSettings,
     pub(super) timeouts: Timeouts,
-    /// When `timeouts.total` is over.
+    /// Deadline of `timeouts.total`.
     pub(super) over: Nanos,
     pub(super) head: request::Parts,
     /// Taken by the attempt that may be the last.
     pub(super) payload: Option<Payload>,
-    /// What is known of a body that is passed on as it arrives.
+    /// State of a streamed request body; `None` if the body is empty or in memory.
     upload: Option<Upload>,
-    /// Whether it has a body that its method does not call for: a worker that does not read it takes it for the next request.
+    /// `true` if a GET, HEAD or OPTIONS has a body, which a worker may take for the next request.
     uncalled: bool,
     pub(super) kind: Kind,
     pub(super) stream: bool,
     repeatable: bool,
     pub(super) injected: bool,
-    /// The client's side of a connection that may leave HTTP, and for what.
+    /// Requested protocol upgrade: the protocol and the client's connection.
     switch: Option<(UpgradeTo, OnUpgrade)>,
     pub(super) flight: Arc<Flight>,
     pub(super) permit: Option<Permit>,
-    /// Who asks for what, to ask the gate again.
+    /// Caller and request cost, for asking the gate again.
     pub(super) asker: Option<(Caller, Demand)>,
-    /// Which job it is, if that is decided already.
+    /// Queue job assigned to the request before it came here.
     pub(super) ticket: Option<Ticket>,
     id: HeaderValue,
     retries: u32,
-    /// The workers that failed it, and how.
+    /// Workers that failed the request, and how.
     failed_at: SmallVec<[(Arc<str>, Failure); 2]>,
-    /// Whether it was sent again because an idle connection ended under it.
+    /// `true` if it was sent again after an idle connection had ended.
     resent: bool,
-    /// Where to begin among the workers when there is no permit to name one.
+    /// Random first index among the workers, for a request without a permit.
     start: usize,
-    /// The pool whose workers these are, when it is not any.
+    /// Pool to choose a worker from, for a request without a permit; `None` for any pool.
     beside: Option<Beside>,
 }
 
-/// How a worker is asked.
+/// Transport of one attempt.
 enum Way {
-    /// Over a connection.
+    /// HTTP connection.
     Site(Arc<Site>),
-    /// Over the queue that it takes from.
+    /// Queue that the worker takes jobs from.
     Queue(Errand),
 }
 
@@ -102,16 +102,16 @@ impl Way {
     }
 }
 
-/// An answer whose head is there.
+/// Response whose head has arrived.
 pub(crate) struct Answer {
     pub(super) head: response::Parts,
     pub(super) body: Open,
-    /// Waits for what lets it be committed.
+    /// Wait for the content that lets the response be committed.
     pub(super) vigil: Vigil,
 }
 
 impl<'a> Journey<'a> {
-    /// Reads what the layers said of the request and settles which fields may pass.
+    /// Takes the extensions that earlier layers set on the request, and rewrites its headers.
     pub(crate) fn begin(
         upstream: &'a Inner,
         settings: &'a UpstreamSettings,
@@ -177,14 +177,14 @@ impl<'a> Journey<'a> {
         })
     }
 
-    /// Goes on until an answer can be committed or nothing more may be tried.
+    /// Makes attempts until a response can be committed or no further attempt is allowed.
     pub(crate) async fn run(mut self) -> Result<Response<Open>, Refusal> {
         let answer = self.find_answer().await;
         self.tell_failures(answer.as_ref().ok());
         Ok(self.commit(answer?))
     }
 
-    /// Tells of the workers that failed it. What fails at two of them would fail anywhere, and says nothing of either.
+    /// Reports failed workers. A request that fails at two would fail at any: it blames neither.
     fn tell_failures(&self, answer: Option<&Answer>) {
         let Some(permit) = &self.permit else { return };
         let well = answer.is_some_and(|answer| answer.head.status.is_success());
@@ -203,7 +203,7 @@ impl<'a> Journey<'a> {
         }
     }
 
-    /// Whether two workers failed it.
+    /// Returns `true` if at least two workers failed the request.
     fn fails_anywhere(&self) -> bool {
         self.failed_at.iter().filter(|(_, failure)| failure.counts()).count() > 1
     }
@@ -250,8 +250,8 @@ impl<'a> Journey<'a> {
         }
     }
 
-    /// Asks a worker until its answer can be handed over; `None` when the seat was taken away meanwhile. Then the
-    /// attempt is dropped with its connection, and the worker with it hears that nobody waits.
+    /// Makes one attempt, until its response can be committed. `None` if the permit was taken away
+    /// meanwhile: dropping the attempt closes its connection, which tells the worker.
     async fn race(&mut self, way: &Way) -> Option<Result<Option<Answer>, Fault>> {
         let yielding = self.permit.as_ref().filter(|permit| permit.yields()).cloned();
         let mut step = pin!(self.step(way));
@@ -266,8 +266,8 @@ impl<'a> Journey<'a> {
         .await
     }
 
-    /// Asks a worker until its answer can be handed over. `None`: it turned the request away, which has its seat
-    /// elsewhere already.
+    /// Makes one attempt, until its response can be committed. Returns `None` if the worker refused
+    /// the request and the permit was moved to another worker.
     async fn step(&mut self, way: &Way) -> Result<Option<Answer>, Fault> {
         let began = *self.began.get_or_insert(self.upstream.clock.now());
         let mut answer = match way {
@@ -296,7 +296,7 @@ impl<'a> Journey<'a> {
         Ok(Some(answer))
     }
 
-    /// Waits for another seat after a critical request took the one this had.
+    /// Waits for another permit after a critical request took this one's.
     async fn wait_again(&mut self) -> Result<(), Refusal> {
         let lost = || Refusal::new(Reason::InternalError, "A request lost its seat and what it had to say.");
         let permit = self.permit.as_ref().filter(|_| self.payload.is_some()).ok_or_else(lost)?;
@@ -304,7 +304,7 @@ impl<'a> Journey<'a> {
         self.wait(waiter).await
     }
 
-    /// A place in the queue for a request that may go to another worker, when all of those are full.
+    /// Queues the request at the gate again if it may be retried but all other workers are full.
     fn resubmit(&mut self, trouble: Trouble) -> Result<Option<Waiter>, Refusal> {
         let Some((permit, (caller, demand))) = self.permit.as_ref().zip(self.asker.as_ref()) else {
             return Ok(None);
@@ -321,7 +321,7 @@ impl<'a> Journey<'a> {
         Ok(waiter)
     }
 
-    /// Goes to a worker of the colour that has the work now. Nothing was sent, so this is no retry.
+    /// Moves to a worker of the newly active colour. Nothing was sent, so this is no retry.
     async fn change_sides(&mut self, from: &str) -> Result<(), Refusal> {
         let Some(permit) = &self.permit else { return Ok(()) };
         if permit.reassign().is_some() {
@@ -338,14 +338,14 @@ impl<'a> Journey<'a> {
         self.wait(waiter).await
     }
 
-    /// Whether the colour of the worker there still has the work. Making a connection takes time, in which the pool may
-    /// have been switched.
+    /// Returns `true` if the worker's colour is still active: the pool may have been switched while
+    /// the connection was being made.
     fn is_active(&self, site: &Site) -> bool {
         let fleet = self.upstream.fleet.load();
         fleet.worker(&site.spec().id).is_none_or(|worker| worker.active)
     }
 
-    /// Waits for a seat, which becomes this request's own.
+    /// Waits for a permit and takes it over.
     async fn wait(&mut self, mut waiter: Waiter) -> Result<(), Refusal> {
         let since = self.upstream.clock.now();
         let budget = waiter.expires_at().since(since);
@@ -360,12 +360,12 @@ impl<'a> Journey<'a> {
         Ok(())
     }
 
-    /// The worker to ask now, and how.
+    /// Returns the transport to the worker of the next attempt.
     fn way(&self) -> Result<Way, Refusal> {
         let fleet = self.upstream.fleet.load();
         let worker = match &self.permit {
             Some(permit) => fleet.worker(&permit.worker()),
-            // What holds no seat (HEAD, OPTIONS) is no load: any worker will do, and the next one if it fails.
+            // No permit (HEAD, OPTIONS), no load: any worker will do, and the next one if it fails.
             None => {
                 let meant = |pool: &str| self.beside.as_ref().is_none_or(|Beside(meant)| **meant == *pool);
                 let eligible =
@@ -391,7 +391,7 @@ impl<'a> Journey<'a> {
         }
     }
 
-    /// Whether one more attempt makes sense after this trouble.
+    /// Returns `true` if one more attempt makes sense after `trouble`.
     fn allows_retry(&self, trouble: Trouble) -> bool {
         trouble.allows_another(self.repeatable)
             && self.payload.is_some()
@@ -399,12 +399,12 @@ impl<'a> Journey<'a> {
             && !self.fails_anywhere()
     }
 
-    /// Whether one more attempt is allowed after this trouble; if so it is taken from the budget.
+    /// Returns `true` if one more attempt is allowed after `trouble`, and charges the retry budget.
     fn may_retry(&self, trouble: Trouble, now: Nanos) -> bool {
         self.allows_retry(trouble) && self.upstream.budget.spend(self.settings.retry.budget, now)
     }
 
-    /// Whether the request goes to another worker after this trouble; if so its seat is there already.
+    /// Returns `true` if the request goes to another worker; its permit has then moved there.
     fn may_ask_another(&mut self, trouble: Trouble) -> bool {
         let now = self.upstream.clock.now();
         if !self.may_retry(trouble, now) {
@@ -422,7 +422,7 @@ impl<'a> Journey<'a> {
         true
     }
 
-    /// Asks one worker, up to the head of its answer.
+    /// Sends the request to one worker and waits for the response head.
     async fn attempt(&mut self, site: &Arc<Site>) -> Result<Answer, Fault> {
         let clock = &self.upstream.clock;
         let tls = self.settings.tls.as_ref();
@@ -456,7 +456,7 @@ impl<'a> Journey<'a> {
             if !reused || (unsent.is_none() && !self.is_stale(&fault, &link, sent)) {
                 return Err(fault);
             }
-            // The worker closed an idle connection under our hands.
+            // The worker closed the idle connection while the request was being written.
             site.died();
             request = match unsent {
                 Some(unsent) => *unsent,
@@ -478,8 +478,8 @@ impl<'a> Journey<'a> {
         }
     }
 
-    /// Whether a connection that had been idle ended because of that: before anything came on it, and within the time
-    /// that a worker has to answer a connection. What ends later was at work on the request.
+    /// Returns `true` if a reused connection ended for having been idle: before any byte came back
+    /// and within the connect timeout. One that ends later was working on the request.
     fn is_stale(&self, fault: &Fault, link: &Link, sent: Nanos) -> bool {
         let clock = &self.upstream.clock;
         let now = clock.now();
@@ -487,7 +487,7 @@ impl<'a> Journey<'a> {
         matches!(fault, Fault::Broke(_)) && link.is_unheard() && late < self.timeouts.connect
     }
 
-    /// A copy of a request that goes out on an idle connection, unless [`Journey::message`] can make another.
+    /// Copies a repeatable request, unless [`Journey::message`] can build it again.
     fn spare(&self, request: &Request<Payload>) -> Option<Request<Payload>> {
         if !self.repeatable || self.resent || self.payload.is_some() {
             return None;
@@ -499,8 +499,8 @@ impl<'a> Journey<'a> {
         Some(spare)
     }
 
-    /// The request once more for the same worker, after an idle connection ended under it: once, where a second run does no
-    /// harm. No retry, as no worker failed, so it needs none of the budget.
+    /// Returns the request again for the same worker after an idle connection ended: once, and only
+    /// if it is repeatable. No worker failed, so this is no retry and needs no budget.
     fn once_more(&mut self, site: &Site, spare: Option<Request<Payload>>) -> Option<Request<Payload>> {
         if !self.repeatable || std::mem::replace(&mut self.resent, true) {
             return None;
@@ -508,7 +508,7 @@ impl<'a> Journey<'a> {
         spare.or_else(|| self.payload.is_some().then(|| self.message(site)))
     }
 
-    /// The request as this worker gets it. What another attempt would need is kept, if there can be one.
+    /// Builds the request for this worker. Keeps what another attempt needs, if there can be one.
     fn message(&mut self, site: &Site) -> Request<Payload> {
         let elsewhere =
             self.retries < self.settings.retry.max && self.upstream.fleet.load().workers().len() > 1;
@@ -523,7 +523,7 @@ impl<'a> Journey<'a> {
         };
         fields.insert(HOST, site.authority.clone());
         if !payload.is_end_stream() && payload.size_hint().exact().is_none() {
-            // Without the field hyper takes it that a GET has no body.
+            // Without this field hyper assumes that a GET has no body.
             fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         for (name, value) in &site.spec().headers {
@@ -536,8 +536,8 @@ impl<'a> Journey<'a> {
         request
     }
 
-    /// Makes a message that was never written ready for another worker. A client's field that the worker's own
-    /// replaced is lost with it. One that was kept besides stays as it is.
+    /// Restores headers and body from a message that was never written, for another worker. A
+    /// client's field that the worker's own replaced is lost. If a copy was kept, nothing changes.
     fn take_back(&mut self, unsent: Request<Payload>, site: &Site) {
         if self.payload.is_some() {
             return;
@@ -550,14 +550,14 @@ impl<'a> Journey<'a> {
         self.payload = Some(payload);
     }
 
-    /// Waits for a request dispatched at `sent`: for how long, and whether it may leave before.
+    /// Creates the wait for a request dispatched at `sent`; a movable one may leave early.
     fn vigil(&self, sent: Nanos, stream: bool) -> Vigil {
         let movable = stream && self.allows_retry(Trouble::MaybeBegun);
         let permit = self.permit.clone().filter(|_| movable);
         Vigil::new(self.until(sent, stream), permit, self.upstream.clock.now())
     }
 
-    /// Until when to wait, and for what, for a request dispatched at `sent`.
+    /// Returns the deadline of a request dispatched at `sent`, and the timeout that sets it.
     pub(super) fn until(&self, sent: Nanos, stream: bool) -> (Deadline, Wait) {
         let Timeouts { first_token, total, .. } = self.timeouts;
         let deadline = Deadline { since: sent, wait: first_token, total: (total, self.over) };
@@ -568,7 +568,7 @@ impl<'a> Journey<'a> {
         }
     }
 
-    /// Decides how the rest of an answer is read.
+    /// Builds the answer from a response head, or starts the tunnel after a protocol switch.
     fn receive(
         &mut self,
         site: &Arc<Site>,
@@ -596,7 +596,7 @@ impl<'a> Journey<'a> {
         Answer { head, body, vigil }
     }
 
-    /// Decides how an answer with this head is read along.
+    /// Creates the observer of a response with this head.
     pub(super) fn watch(&self, head: &response::Parts, worker: &Arc<str>) -> Watch {
         let reading = self.reading(head.status, Form::of(&head.headers));
         let sequences = self.asker.as_ref().map_or(1, |(_, demand)| demand.sequences);
@@ -611,7 +611,7 @@ impl<'a> Journey<'a> {
         match (self.kind.has_demand(), form) {
             (true, Form::Events { encoded: false }) => Reading::Stream { filtered: self.injected },
             (true, Form::Events { encoded: true } | Form::Lines) => Reading::Unread,
-            // Who asked for a stream gets one in a form of the worker's own.
+            // The client asked for a stream; the worker sends one in a format of its own.
             (true, Form::Other) if self.stream => Reading::Unread,
             (true, Form::Document { encoded: false } | Form::Page | Form::Other) => Reading::Json,
             (false, Form::Events { encoded }) => Reading::Feed { events: !encoded },
@@ -624,10 +624,9 @@ impl<'a> Journey<'a> {
         Limits { idle: self.timeouts.idle, total: (self.timeouts.total, self.over) }
     }
 
-    /// Hands the answer over.
     fn commit(self, answer: Answer) -> Response<Open> {
         let Answer { mut head, mut body, .. } = answer;
-        // The client's connection speaks its own, and may go on where the worker's ends.
+        // HTTP versions are per connection: the client's may stay open where the worker's closes.
         head.version = Version::HTTP_11;
         self.flight.set_worker(body.worker());
         let switched = head.headers.get(UPGRADE).cloned();

@@ -1,10 +1,10 @@
-//! One HTTP/1.1 connection, driven by whoever uses it.
+//! One HTTP/1.1 connection, driven by the task that uses it.
 //!
-//! hyper expects its connection future to run in a task of its own, which costs a hop between tasks, often between
-//! threads, for every request and every frame. Here the request's own future polls it, and so does the response body:
-//! a byte from the worker wakes the client's connection task directly, and dropping the future or the body closes the
-//! socket at once, without a message to anybody. The price: an idle connection is polled by nobody, so its closing is
-//! noticed when it is taken out again ([`Link::check`]) or swept, not when it happens.
+//! hyper expects a task for each connection, which costs a hop between tasks, often between
+//! threads, for every request and frame. Here the request's future, then the response body, polls
+//! the connection: a byte from the worker wakes the client's task directly, and dropping the future
+//! or the body closes the socket at once. The price: nobody polls an idle connection, so its
+//! closing is noticed only when it is taken out again ([`Link::check`]) or swept.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -28,16 +28,16 @@ use crate::request::Payload;
 #[derive(Debug)]
 pub(crate) struct Link {
     sender: SendRequest<Payload>,
-    /// Gone when it ended, well or badly.
+    /// `None` once it has ended, with or without an error.
     connection: Option<Connection<TokioIo<Stream>, Payload>>,
-    /// Whether anything came since the last request was sent.
+    /// `true` if a byte came since the last request was sent.
     heard: Arc<AtomicBool>,
-    /// Whether the worker may leave HTTP, and then the connection that it left HTTP on.
+    /// Whether the worker may switch protocols, then the switched connection.
     switch: Switch,
     waker: QuietWaker,
 }
 
-/// Leaving HTTP for another protocol.
+/// State of a protocol switch.
 #[derive(Debug, Default)]
 enum Switch {
     #[default]
@@ -46,15 +46,15 @@ enum Switch {
     Done(Box<Connection<TokioIo<Stream>, Payload>>),
 }
 
-/// What hyper's two halves tell each other needs no waker: both are polled here, one after the other, and what the
-/// connection waits for outside (socket, request body) holds the caller's own.
+/// Returns a context that wakes nobody: hyper's two halves are polled here in turn and need no
+/// waker. What the connection waits for outside (socket, request body) holds the caller's.
 fn silent() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
 impl Link {
-    /// A connection nobody used yet. In a box: it is moved between the pool, futures and bodies.
-    /// `heard` is what its stream sets when something comes.
+    /// Creates an unused connection. Boxed: it is moved between the pool, futures and bodies. The
+    /// stream sets `heard` when something comes.
     pub(crate) fn new(
         sender: SendRequest<Payload>,
         connection: Connection<TokioIo<Stream>, Payload>,
@@ -69,7 +69,6 @@ impl Link {
         })
     }
 
-    /// Lets the connection do what it can do now.
     fn drive(&mut self, cx: &mut Context<'_>) {
         let mut cx = Context::from_waker(self.waker.on_behalf_of(cx.waker()));
         if let Some(connection) = &mut self.connection
@@ -86,15 +85,15 @@ impl Link {
         }
     }
 
-    /// Whether another request can be sent now: the last one is over on both sides and the worker has not hung up.
-    /// Whoever sends the next one drives the connection with a waker of its own, so none is left in it here: it would
-    /// wake a task that is through with this connection.
+    /// Returns `true` if another request can be sent: the last one is over on both sides and the
+    /// worker has not closed. The sender of the next request polls with its own waker, so none is
+    /// registered here: it would wake a task that is done with this connection.
     pub(crate) fn check(&mut self) -> bool {
         self.drive(&mut silent());
         self.connection.is_some() && self.sender.is_ready()
     }
 
-    /// Lets the worker leave HTTP when it answers the next request.
+    /// Allows the worker to switch protocols in its next response.
     pub(crate) fn allow_switch(&mut self) {
         self.switch = Switch::Allowed;
     }
@@ -103,7 +102,7 @@ impl Link {
         matches!(self.switch, Switch::Allowed)
     }
 
-    /// The bare connection after a `101 Switching Protocols`, and what was read from it beyond the head.
+    /// Returns the raw connection after a `101`, and the bytes read beyond the head.
     pub(crate) fn into_stream(mut self: Box<Self>) -> Option<(Stream, Bytes)> {
         self.drive(&mut silent());
         match self.switch {
@@ -115,14 +114,14 @@ impl Link {
         }
     }
 
-    /// Sends a request and waits for the head of its answer. When nothing was written the error gives the request
-    /// back. Dropping the future in between leaves the link unusable.
+    /// Sends a request and waits for the response head. If nothing was written, the error returns
+    /// the request. Dropping the future before the end leaves the link unusable.
     pub(crate) async fn send(
         &mut self,
         request: Request<Payload>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
         self.heard.store(false, Ordering::Relaxed);
-        // Out of its budget tokio would put the answer off and wake the silent waker for it, that is, nobody.
+        // Without budget tokio would defer this and wake the no-op waker: the task would hang.
         let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
         std::future::poll_fn(|cx| {
             self.drive(cx);
@@ -131,19 +130,19 @@ impl Link {
         .await
     }
 
-    /// Whether not one byte came since the last request was sent.
+    /// Returns `true` if no byte came since the last request was sent.
     pub(crate) fn is_unheard(&self) -> bool {
         !self.heard.load(Ordering::Relaxed)
     }
 
-    /// The next frame of the answer whose head [`Link::send`] returned.
+    /// Polls the next frame of the response whose head [`Link::send`] returned.
     pub(crate) fn poll_frame(
         &mut self,
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        // Frames already read come first; asking also tells the connection that there is room for more. A wake that
-        // is missed with a frame is made up for by the next call, which drives the connection.
+        // Frames already read come first; asking tells the connection that there is room for more.
+        // The next call drives the connection: this makes up for a wake missed with a frame.
         if let (Poll::Ready(frame), _) = self.waker.quietly(|| Pin::new(&mut *body).poll_frame(&mut silent()))
         {
             return Poll::Ready(frame);

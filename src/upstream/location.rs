@@ -1,11 +1,11 @@
-//! Where a worker's redirects lead.
+//! Rewriting of a worker's redirects.
 //!
-//! Frameworks make them of the host that they are asked by, which is the worker's own address: nothing that a client could
-//! or should reach.
+//! Frameworks build redirects from the host they are asked by. That is the worker's own address,
+//! which clients neither can nor should reach.
 
 use http::header::{CONTENT_LOCATION, Entry, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, REFRESH};
 
-/// Has redirects of a worker to itself lead to where its client asked: by a path, without the worker's own address and
+/// Rewrites URLs of the worker itself to paths at the gateway, without the worker's own address and
 /// the `prefix` of its URL.
 pub(crate) fn relocate(headers: &mut HeaderMap, authority: &HeaderValue, prefix: &str) {
     let Ok(authority) = authority.to_str() else { return };
@@ -17,7 +17,7 @@ pub(crate) fn relocate(headers: &mut HeaderMap, authority: &HeaderValue, prefix:
     rewrite(headers, LINK, |value| links(value, path));
 }
 
-/// Puts what `change` makes of each line of the field `name` in its place.
+/// Replaces each line of the field `name` by what `change` returns, if anything.
 fn rewrite(headers: &mut HeaderMap, name: HeaderName, change: impl Fn(&str) -> Option<String>) {
     let Entry::Occupied(mut lines) = headers.entry(name) else { return };
     for line in lines.iter_mut() {
@@ -28,13 +28,13 @@ fn rewrite(headers: &mut HeaderMap, name: HeaderName, change: impl Fn(&str) -> O
     }
 }
 
-/// A redirect after some seconds: `3; url=http://10.0.0.5:8000/a`.
+/// Rewrites `Refresh`, a redirect after some seconds: `3; url=http://10.0.0.5:8000/a`.
 fn refresh(value: &str, path: impl Fn(&str) -> Option<String>) -> Option<String> {
     let (before, reference) = value.split_once('=')?;
     Some(format!("{before}={}", path(reference.trim().trim_matches(['"', '\'']))?))
 }
 
-/// What belongs to an answer, as its next page does: `<http://10.0.0.5:8000/a?page=2>; rel="next", <…>`.
+/// Rewrites `Link`, such as to a next page: `<http://10.0.0.5:8000/a?page=2>; rel="next", <…>`.
 fn links(value: &str, path: impl Fn(&str) -> Option<String>) -> Option<String> {
     let (mut text, mut rest, mut changed) = (String::with_capacity(value.len()), value, false);
     while let Some((before, (reference, behind))) =
@@ -50,7 +50,7 @@ fn links(value: &str, path: impl Fn(&str) -> Option<String>) -> Option<String> {
     changed.then(|| text + rest)
 }
 
-/// The path that a reference leads to, if it is on the worker's own address.
+/// Returns the path of a reference that is on the worker's own address.
 fn own_path(reference: &str, authority: &str, prefix: &str) -> Option<String> {
     let after = |scheme: &str| {
         let (start, rest) = reference.split_at_checked(scheme.len())?;
@@ -71,11 +71,11 @@ fn own_path(reference: &str, authority: &str, prefix: &str) -> Option<String> {
     };
     let below =
         target.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']));
-    // Two slashes at the beginning would name a host.
+    // Two leading slashes would name a host.
     Some(format!("/{}", below.unwrap_or(target).trim_start_matches(['/', '\\'])))
 }
 
-/// Whether two authorities are the same, a port that goes without saying left out.
+/// Returns `true` if two authorities are equal, default ports ignored.
 fn is_same_host(one: &str, other: &str) -> bool {
     let bare = |text: &str| {
         let port = text.strip_suffix(":80").or_else(|| text.strip_suffix(":443"));

@@ -1,28 +1,29 @@
 //! Forwarding to workers: pick → send → commit → stream.
 //!
-//! | file | what |
+//! | file | content |
 //! | --- | --- |
-//! | `settings` | what an operator sets |
-//! | `journey` `exchange` | one request: attempts at workers up to the commit |
-//! | `fault` | what can go wrong, and what may be tried again (pure) |
-//! | `budget` | how much may be tried again (pure) |
-//! | `headers` `form` | which fields pass, and what those of an answer say of its body |
-//! | `location` | where redirects lead |
-//! | `upload` | a request's body that is passed on as it arrives |
+//! | `settings` | operator settings |
+//! | `journey` `exchange` | one request: attempts at workers until the commit |
+//! | `fault` | errors, and which of them allow another attempt (pure) |
+//! | `budget` | how many retries are allowed (pure) |
+//! | `headers` `form` | which fields pass, and the content type of a response |
+//! | `location` | rewriting of redirects |
+//! | `upload` | request bodies that are streamed |
 //! | `pool` `reuse` `connect` `dial` `tls` `link` `relay` | connections |
-//! | `queue` | the same over a queue, where workers take requests instead of being sent them |
-//! | `body` `source` `watch` `alarm` | the answer on its way back |
-//! | `early` | its beginning before there is content |
-//! | `closing` | when everything is about to be cut off |
-//! | `tunnel` | what comes after an upgrade |
+//! | `queue` | the Redis queue, from which workers take requests |
+//! | `body` `source` `watch` `alarm` | the response on its way back |
+//! | `early` | starting a response before there is content |
+//! | `closing` | cutting off all requests on shutdown |
+//! | `tunnel` | the connection after an upgrade |
 //!
-//! A response is *committed* at the first content byte, not at the headers: until then another worker can take over
-//! and the client notices nothing; from then on each byte is passed on as it comes. What a worker may have begun is
-//! sent again only where a second run does no harm, so the way requests are written is our own affair: a general
-//! HTTP client hides whether bytes left the machine. The price is a connection pool of our own, and HTTP/1.1 only.
+//! A response is *committed* at its first content byte, not at its headers. Until then another
+//! worker can take over unnoticed; then each byte is passed on as it comes. A request that a worker
+//! may have begun is sent again only if a second run does no harm. That requires knowing whether
+//! bytes left the machine, which a general HTTP client hides. The price is an own connection pool,
+//! and HTTP/1.1 only.
 //!
-//! Nothing here outlives the request by more than an idle connection: dropping the future or the body at any point
-//! closes the connection to the worker at once.
+//! Only idle connections outlive the request: dropping the future or the body at any point closes
+//! the connection to the worker at once.
 
 pub mod budget;
 pub mod settings;
@@ -77,7 +78,7 @@ use early::{Lane, Run};
 use journey::Journey;
 use pool::Sites;
 
-/// The way to the workers. Clones share their connections and the retry budget.
+/// Client for the workers. Clones share connections and the retry budget.
 #[derive(Clone)]
 pub struct Upstream(Arc<Inner>);
 
@@ -87,20 +88,20 @@ struct Inner {
     clock: Clock,
     sites: Sites,
     budget: RetryBudget,
-    /// The way to workers of a queue.
+    /// Client for the Redis queue.
     jobs: Option<Jobs>,
-    /// When the gateway is about to cut off what is under way.
+    /// Shutdown signal.
     closing: Closing,
 }
 
 impl Upstream {
-    /// A way to the workers of `fleet`; both it and the settings are read anew for each request.
+    /// Creates a client for the workers of `fleet`; reads it and the settings anew per request.
     #[must_use]
     pub fn new(fleet: Arc<ArcSwap<Fleet>>, settings: Arc<ArcSwap<UpstreamSettings>>, clock: Clock) -> Self {
         Self::with_jobs(fleet, settings, clock, None)
     }
 
-    /// The same, and to those that take requests from a queue.
+    /// Like [`Upstream::new`], with a client for workers that take requests from a queue.
     #[must_use]
     pub fn with_jobs(
         fleet: Arc<ArcSwap<Fleet>>,
@@ -119,20 +120,20 @@ impl Upstream {
         }))
     }
 
-    /// Has every stream say that the gateway goes down, and end, and refuses what was not answered yet. What is cut off from
-    /// here on was not left by its client.
+    /// Ends every stream with an event that says the gateway shuts down, and refuses requests
+    /// without a response. A request cut off after this call is not counted as left by its client.
     pub fn end_streams(&self) {
         self.0.closing.begin();
     }
 
-    /// Sends a request to the worker its permit names and returns the response once it is committed.
+    /// Sends a request to the worker its permit names; returns the response once it is committed.
     ///
-    /// The request's extensions must hold its `Arc<Flight>`; a `Permit`, `Demand`, `Forwarding`, `RouteTimeouts` and
-    /// `UsageInjected` are heeded when there.
+    /// The request's extensions must hold its `Arc<Flight>`. A `Permit`, `Demand`, `Forwarding`,
+    /// `RouteTimeouts` and `UsageInjected` are used if present.
     ///
     /// # Errors
-    /// A refusal with the reason `upstream_unreachable`, `upstream_broke` or `upstream_timeout` that names the worker,
-    /// `no_worker` when it is gone, or what was wrong with the client's own body.
+    /// `upstream_unreachable`, `upstream_broke` or `upstream_timeout`, naming the worker;
+    /// `no_worker` if it is gone; or the error of the client's own body.
     pub async fn forward(&self, request: Request<Payload>) -> Result<Response<UpstreamBody>, Refusal> {
         let streams = request.extensions().get::<Demand>().is_some_and(|demand| demand.kind.has_demand());
         let Some(flight) = request.extensions().get::<Arc<Flight>>().filter(|_| streams).cloned() else {
@@ -170,7 +171,7 @@ impl Service<Request<Payload>> for Upstream {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
-        // What may go on is decided by `limit` and `shed`; here nothing waits.
+        // `limit` and `shed` decide what may proceed; nothing waits here.
         Poll::Ready(Ok(()))
     }
 

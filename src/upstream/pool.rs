@@ -1,8 +1,8 @@
 //! Idle connections, per worker.
 //!
-//! The one used last is used next: its buffers are warm, and those not needed grow old together and are closed. The
-//! list is bounded and nothing waits for a connection: how many requests a worker gets is decided by `shed`, so a
-//! request that finds no idle connection opens one.
+//! The connection used last is used next: its buffers are warm, and the connections not needed age
+//! together and are closed. The list is bounded and nothing waits for a connection: `shed` decides
+//! how many requests a worker gets, so a request that finds no idle connection opens one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -20,26 +20,25 @@ use crate::clock::{Clock, Nanos};
 use crate::fleet::spec::WorkerSpec;
 use crate::fleet::{Fleet, Worker};
 
-/// How long a connection may be idle. Common workers close theirs after 5 s (uvicorn), and a request sent just then
-/// is lost in between; closing first leaves that race to a second's clock skew.
+/// Longest idle time. Common workers close idle connections after 5 s (uvicorn), and a request sent
+/// at that moment is lost. Closing first leaves a second of margin for that race.
 pub(crate) const IDLE: Duration = Duration::from_secs(4);
 
-/// The most idle connections kept for one worker: 16 KiB of buffers each.
+/// Idle connections kept per worker, each with 16 KiB of buffers.
 pub(crate) const IDLE_MAX: usize = 256;
 
-/// A worker as a place to connect to, with its idle connections.
+/// Endpoint of a worker, with its idle connections.
 #[derive(Debug)]
 pub(crate) struct Site {
     worker: Arc<Worker>,
-    /// Where to connect.
     pub(crate) target: Target,
-    /// Its `Host`.
+    /// Value of `Host`.
     pub(crate) authority: HeaderValue,
-    /// What comes before each path, without a slash at its end.
+    /// Path prefix of the worker's URL, without a slash at its end.
     prefix: Box<str>,
     clock: Clock,
     idle: Mutex<Vec<Idle>>,
-    /// How they fare. Of the place, not of its description.
+    /// How reused connections fare; kept when the worker's spec changes but not its URL.
     reuse: Arc<Reuse>,
     sweeping: AtomicBool,
 }
@@ -50,7 +49,7 @@ struct Idle {
     since: Nanos,
 }
 
-/// A worker's URL cannot be used.
+/// Error: a worker's URL is unusable.
 #[derive(Debug, thiserror::Error)]
 #[error("the URL of worker {0:?} is not usable")]
 pub(crate) struct BadUrl(Arc<str>);
@@ -84,29 +83,28 @@ impl Site {
         })
     }
 
-    /// What the operator said of the worker.
     pub(crate) fn spec(&self) -> &WorkerSpec {
         &self.worker.spec
     }
 
-    /// What comes before each path, without a slash at its end.
+    /// Returns the path prefix of the worker's URL, without a slash at its end.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The target line for a request of `asked`.
+    /// Returns the request target for `asked`.
     pub(crate) fn target_of(&self, asked: &Uri) -> Uri {
         let asked = asked.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        // `*` is no path. A query alone is one of the path `/`, and is written with it below.
+        // `*` is no path. A query alone belongs to the path `/`, and is written with it below.
         if self.prefix.is_empty() || asked.as_str() == "*" {
             return Uri::from(asked);
         }
-        // Both parts are valid, so their sum is, unless it is too long; then the worker may say so of the shorter.
+        // Two valid parts give a valid sum unless it is too long: then send the worker the shorter.
         let both = PathAndQuery::try_from(format!("{}{asked}", self.prefix));
         Uri::from(both.unwrap_or(asked))
     }
 
-    /// An idle connection that is still open, as far as can be seen.
+    /// Takes an idle connection that still looks open.
     pub(crate) fn take(&self) -> Option<Box<Link>> {
         let now = self.clock.now();
         if !self.reuse.allowed(now) {
@@ -121,12 +119,12 @@ impl Site {
         }
     }
 
-    /// A connection that [`Site::take`] gave ended as the request was written on it.
+    /// Counts a connection from [`Site::take`] that ended as the request was written on it.
     pub(crate) fn died(&self) {
         self.reuse.died(self.clock.now());
     }
 
-    /// Keeps a connection whose answer was read to the end, if another request can follow on it.
+    /// Keeps a connection whose response was read to its end, if it can carry another request.
     pub(crate) fn put(self: &Arc<Self>, mut link: Box<Link>) {
         let since = self.clock.now();
         if !self.reuse.allowed(since) || !link.check() {
@@ -140,14 +138,14 @@ impl Site {
         }
     }
 
-    /// Sees to it that idle connections are closed when no request comes to do it.
+    /// Makes sure that idle connections are closed even if no request comes.
     fn sweep_later(self: &Arc<Self>) {
         if !self.sweeping.load(Ordering::Relaxed) && !self.sweeping.swap(true, Ordering::AcqRel) {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
     }
 
-    /// Closes what is too old or was closed by the worker; whether any is left.
+    /// Closes connections that are too old or closed by the worker; returns `true` if any is left.
     fn prune(&self) -> bool {
         let now = self.clock.now();
         let mut idle = self.idle.lock();
@@ -162,7 +160,7 @@ async fn sweep(site: Weak<Site>) {
         let Some(site) = site.upgrade() else { return };
         if !site.prune() {
             site.sweeping.store(false, Ordering::Release);
-            // A connection put back between the look and the store has seen `sweeping` still set.
+            // A connection put back between the check and the store saw `sweeping` still set.
             if site.idle.lock().is_empty() || site.sweeping.swap(true, Ordering::AcqRel) {
                 return;
             }
@@ -170,12 +168,12 @@ async fn sweep(site: Weak<Site>) {
     }
 }
 
-/// The places of all workers.
+/// Endpoints of all workers, by worker id.
 #[derive(Debug, Default)]
 pub(crate) struct Sites(RwLock<HashMap<Arc<str>, Arc<Site>>>);
 
 impl Sites {
-    /// The place of `worker`; a worker that was described anew gets a new one.
+    /// Returns the endpoint of `worker`; creates a new one if its spec changed.
     pub(crate) fn of(&self, worker: &Arc<Worker>, fleet: &Fleet, clock: &Clock) -> Result<Arc<Site>, BadUrl> {
         if let Some(site) = self.0.read().get(&worker.spec.id)
             && Arc::ptr_eq(&site.worker, worker)
@@ -189,7 +187,7 @@ impl Sites {
         let site = Arc::new(Site::new(worker, clock, reuse)?);
         sites.insert(Arc::clone(&worker.spec.id), Arc::clone(&site));
         if let Some(old) = old {
-            // The same place: what is idle there stays of use.
+            // The URL is the same: its idle connections stay usable.
             std::mem::swap(&mut *site.idle.lock(), &mut *old.idle.lock());
             site.sweep_later();
         }

@@ -1,9 +1,9 @@
-//! Keeps a task from waking itself.
+//! A waker that keeps a task from waking itself.
 //!
-//! hyper's connection and body are made for two tasks: taking a frame out of the body wakes the connection, to say
-//! that there is room. Here both are polled by one task, so that wake would only bring the same task back once more
-//! for nothing, with every frame of every stream. The connection gets a waker that stays quiet while the task itself
-//! is at the body, and otherwise wakes the task.
+//! hyper's connection and body are made for two tasks: taking a frame out of the body wakes the
+//! connection, as there is room. Here one task polls both, so that wake would only run the same
+//! task again, for every frame of every stream. The connection gets a waker that is muted while the
+//! task polls the body, and otherwise wakes the task.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,7 @@ impl Wake for Relay {
     fn wake_by_ref(self: &Arc<Self>) {
         if self.quiet.load(Ordering::SeqCst) {
             self.missed.store(true, Ordering::SeqCst);
-            // The quiet time may have ended in between, and nobody looks at `missed` any more.
+            // The muted phase may have ended in between, and nobody reads `missed` any more.
             if self.quiet.load(Ordering::SeqCst) {
                 return;
             }
@@ -36,7 +36,7 @@ impl Wake for Relay {
     }
 }
 
-/// A waker for one connection, and the switch to keep it quiet.
+/// A waker for one connection that can be muted.
 #[derive(Debug)]
 pub(crate) struct QuietWaker {
     relay: Arc<Relay>,
@@ -49,13 +49,13 @@ impl QuietWaker {
         Self { waker: Waker::from(Arc::clone(&relay)), relay }
     }
 
-    /// The waker to poll the connection with, on behalf of `outer`.
+    /// Returns the waker to poll the connection with, on behalf of `outer`.
     pub(crate) fn on_behalf_of(&self, outer: &Waker) -> &Waker {
         self.relay.outer.register(outer);
         &self.waker
     }
 
-    /// Does `act` without being woken by it. `true` if there was a wake meanwhile; it may have come from elsewhere.
+    /// Runs `act` without being woken by it; `true` if a wake came, maybe from elsewhere.
     pub(crate) fn quietly<R>(&self, act: impl FnOnce() -> R) -> (R, bool) {
         self.relay.missed.store(false, Ordering::SeqCst);
         self.relay.quiet.store(true, Ordering::SeqCst);

@@ -1,8 +1,9 @@
-//! Whether a worker's connections are worth keeping.
+//! Whether idle connections of a worker can be reused.
 //!
-//! Some servers close a connection after each answer and do not say so, others after a time shorter than ours. A request that
-//! is written on such a connection as it ends is lost, and where it may be repeated it costs a second run. Where that
-//! is the rule, each request gets a connection of its own: that costs a handshake, and nothing else.
+//! Some servers close a connection after each response without saying so, others after less than
+//! our idle time. A request written on it as it closes is lost, or runs twice if it may be
+//! repeated. If that is the rule at a worker, each request gets a new connection: only a handshake
+//! more.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,34 +11,34 @@ use std::time::Duration;
 use super::budget::{Recent, seconds};
 use crate::clock::Nanos;
 
-/// Uses of kept connections, in the last 10 s, of which fewer decide nothing.
+/// Reuses within the last 10 s below which nothing is decided.
 const USES_MIN: u64 = 4;
 
-/// How long none is used again. After it a few are tried, as a worker may have been mended.
+/// Time without reuse. Then it is tried again, as the worker may have been fixed.
 const BARRED: Duration = Duration::from_secs(60);
 
-/// How a worker's kept connections fared lately.
+/// Recent outcomes of a worker's reused connections.
 #[derive(Debug, Default)]
 pub(crate) struct Reuse {
     used: Recent,
     died: Recent,
-    /// Until when none is kept or used again; nanoseconds of the clock.
+    /// End of the time without reuse, in nanoseconds of the clock.
     barred_until: AtomicU64,
 }
 
 impl Reuse {
-    /// Whether connections are kept and used again.
+    /// Returns `true` if connections may be kept and reused.
     pub(crate) fn allowed(&self, now: Nanos) -> bool {
         now.0 >= self.barred_until.load(Ordering::Acquire)
     }
 
-    /// One is used again.
+    /// Counts a reuse.
     pub(crate) fn used(&self, now: Nanos) {
         self.used.add(seconds(now));
     }
 
-    /// One that was used again ended as the request was written on it. When over half of them did, none is used for a
-    /// while.
+    /// Counts a reused connection that ended as the request was written on it. If more than half
+    /// did, reuse stops for a while.
     pub(crate) fn died(&self, now: Nanos) {
         let second = seconds(now);
         self.died.add(second);
@@ -56,7 +57,7 @@ mod tests {
         Nanos::from_millis(millis)
     }
 
-    /// Whether connections are still used after so many uses, of which the last `died` ended.
+    /// State after `used` reuses, of which the last `died` ended.
     fn after(used: usize, died: usize) -> Reuse {
         let reuse = Reuse::default();
         (0..used).for_each(|_| reuse.used(at(50_000)));

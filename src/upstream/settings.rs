@@ -1,4 +1,4 @@
-//! What an operator sets about forwarding.
+//! Operator settings for forwarding.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,18 +6,19 @@ use std::time::Duration;
 use crate::fleet::heartbeat::Key;
 use crate::request::RouteTimeouts;
 
-/// How long to wait for a worker.
+/// Timeouts of a request to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For a connection, TLS included.
+    /// Time for a connection, TLS included.
     pub connect: Duration,
-    /// For the first content of an event stream, from its dispatch.
+    /// Time from dispatch to the first content of an event stream.
     pub first_token: Duration,
-    /// From the first dispatch until the head of an event stream without content is handed over, and what keeps it alive.
+    /// Time from the first dispatch until an event stream without content is started for the
+    /// client: its head and its keep-alive comments and pings are sent.
     pub hold: Duration,
-    /// Between two pieces of the answer, after the first.
+    /// Longest gap between two pieces of the response, after the first.
     pub idle: Duration,
-    /// For the whole answer, retries included.
+    /// Time for the whole response, retries included.
     pub total: Duration,
 }
 
@@ -34,7 +35,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// These, where a route does not say otherwise.
+    /// Returns these timeouts with those that `route` overrides.
     #[must_use]
     pub fn for_route(self, route: Option<&RouteTimeouts>) -> Self {
         route.map_or(self, |route| Self {
@@ -47,12 +48,13 @@ impl Timeouts {
     }
 }
 
-/// When a request is sent to another worker.
+/// Limits on sending a request to another worker.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetrySettings {
-    /// How often one request may be sent again.
+    /// Most retries per request.
     pub max: u32,
-    /// Share of the requests of the last 10 s that may be sent again; [`super::budget::FLOOR`] of them always may. 0…1.
+    /// Retries as a share (0 to 1) of the requests of the last 10 s; [`super::budget::FLOOR`]
+    /// retries are always allowed.
     pub budget: f64,
 }
 
@@ -65,25 +67,26 @@ impl Default for RetrySettings {
 /// The settings of [`super::Upstream`].
 #[derive(Clone, Debug)]
 pub struct UpstreamSettings {
-    /// How long to wait for a worker; [`RouteTimeouts`] in the request's extensions overrule them.
+    /// Timeouts; [`RouteTimeouts`] in the request's extensions override them.
     pub timeouts: Timeouts,
-    /// When a request is sent to another worker.
+    /// Limits on sending a request to another worker.
     pub retry: RetrySettings,
-    /// Whether a client's `authorization` and `x-api-key` reach the worker. What [`crate::request::Forwarding`]
-    /// strips never does.
+    /// `true` if a client's `authorization` and `x-api-key` reach the worker. Headers that
+    /// [`crate::request::Forwarding`] strips never do.
     pub forward_authorization: bool,
-    /// For workers with an `https` URL; see [`super::tls::client_config`]. Without it they cannot be reached.
+    /// TLS client for workers with an `https` URL, see [`super::tls::client_config`]; `None` makes
+    /// them unreachable.
     pub tls: Option<Arc<rustls::ClientConfig>>,
-    /// Set when workers take requests from a queue.
+    /// Settings of the queue; `None` if workers are reached over HTTP.
     pub queue: Option<QueueSettings>,
 }
 
-/// What an operator sets about the queue.
+/// Settings of the Redis queue.
 #[derive(Clone, Debug)]
 pub struct QueueSettings {
-    /// What jobs are signed with, if they are.
+    /// Key that signs jobs; `None` leaves them unsigned.
     pub key: Option<Key>,
-    /// How long a request waits for a queue that is full although the gate has room.
+    /// Longest time a request waits for a queue that is full although the gate has room.
     pub wait: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The worker's answer as it is read, and what was read but not yet handed on.
+//! A worker's response as it is read, and the frames not yet passed on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use super::pool::Site;
 use super::queue::JobSource;
 use crate::redis::jobs;
 
-/// Where the rest of an answer comes from. Dropping it tells the worker that nobody waits for more.
+/// Source of the rest of a response. Dropping it tells the worker that nobody waits.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// A connection.
+    /// HTTP connection.
     Http(HttpSource),
-    /// A queue. Boxed, because it is the larger of the two, and most gateways have none.
+    /// Queue. Boxed because it is larger, and most gateways have none.
     Job(Box<JobSource>),
 }
 
-/// Why an answer broke off.
+/// Error that broke a response off.
 #[derive(Debug)]
 pub(crate) enum Break {
-    /// The connection failed.
+    /// Connection failed.
     Http(hyper::Error),
-    /// The job did.
+    /// Job failed.
     Job(jobs::Fault),
 }
 
 impl Source {
-    /// The next frame as the worker sent it.
+    /// Polls the next frame from the worker.
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
         match self {
             Self::Http(source) => {
@@ -42,7 +42,7 @@ impl Source {
         }
     }
 
-    /// Whether the answer was read to its end.
+    /// Returns `true` if the response was read to its end.
     pub(crate) fn is_over(&self) -> bool {
         match self {
             Self::Http(source) => source.body.is_end_stream(),
@@ -50,10 +50,10 @@ impl Source {
         }
     }
 
-    /// Gives back what an answer that was read to its end came on.
+    /// Returns the connection of a fully read response to the pool.
     pub(crate) fn give_back(self) {
         if let Self::Http(HttpSource { link, body, site, reusable }) = self {
-            // hyper takes the connection for busy as long as the body exists.
+            // hyper treats the connection as busy as long as the body exists.
             drop(body);
             if reusable {
                 site.put(link);
@@ -61,7 +61,7 @@ impl Source {
         }
     }
 
-    /// Its time is over.
+    /// Tells a job that its time is over.
     pub(crate) fn expire(&mut self) {
         if let Self::Job(source) = self {
             source.expire();
@@ -76,24 +76,23 @@ impl Source {
     }
 }
 
-/// The rest of an answer and the connection it comes on.
+/// Rest of a response and its connection.
 #[derive(Debug)]
 pub(crate) struct HttpSource {
     link: Box<Link>,
     body: Incoming,
     site: Arc<Site>,
-    /// Whether both sides agree on where the next answer begins.
+    /// `true` if both sides agree on where the next response begins.
     reusable: bool,
 }
 
 impl HttpSource {
-    /// The body of an answer whose head came on `link`.
     pub(crate) const fn new(link: Box<Link>, body: Incoming, site: Arc<Site>, reusable: bool) -> Self {
         Self { link, body, site, reusable }
     }
 }
 
-/// Frames read and not yet handed on, in order. One is the common case and costs no allocation.
+/// Frames read and not yet passed on, in order. One is the common case and costs no allocation.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     first: Option<Frame<Bytes>>,
@@ -124,12 +123,11 @@ impl Held {
         self.first.is_none() && self.rest.is_empty()
     }
 
-    /// Bytes of data held now.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Memory all frames took that were ever pushed, their bookkeeping included.
+    /// Memory in bytes of all frames ever pushed, bookkeeping included.
     pub(crate) const fn cost(&self) -> usize {
         self.cost
     }

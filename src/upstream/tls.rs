@@ -1,28 +1,28 @@
-//! Whom an `https` worker must prove to be.
+//! TLS client configuration for workers.
 
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
-/// Why no TLS client could be made.
+/// Error of [`client_config`].
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Neither the system nor the settings name an authority that could be trusted.
+    /// Neither the system nor the settings name a certificate authority.
     #[error("no trusted certificate authority: the system has none, and none is configured")]
     NoRoots,
-    /// A configured authority is no usable certificate.
+    /// A configured authority is not a usable certificate.
     #[error("the configured certificate authority is not usable: {0}")]
     BadAuthority(#[source] rustls::Error),
-    /// The provider supports none of the protocol versions.
+    /// The crypto provider supports none of the protocol versions.
     #[error("TLS cannot be set up: {0}")]
     Setup(#[source] rustls::Error),
 }
 
-/// A TLS client that trusts the system's authorities and `extra` ones. It reads files: not for the request path.
+/// Creates a TLS client that trusts the system's and `extra` authorities. Blocks to read files.
 ///
 /// # Errors
-/// When an extra authority cannot be used, or when there is no authority at all.
+/// [`TlsError`] if an extra authority is unusable, or there is no authority at all.
 pub fn client_config(
     extra: impl IntoIterator<Item = CertificateDer<'static>>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
@@ -31,7 +31,7 @@ pub fn client_config(
     for error in &system.errors {
         tracing::warn!(%error, "a certificate authority of the system was not read");
     }
-    // A system's store may hold certificates that rustls does not accept; the others still count.
+    // A system's store may hold certificates that rustls rejects; the others still count.
     let (_, ignored) = roots.add_parsable_certificates(system.certs);
     if ignored > 0 {
         tracing::debug!(ignored, "certificate authorities of the system were not understood");

@@ -1,7 +1,7 @@
-//! What comes after an upgrade: bytes in both directions, nothing else.
+//! The connection after an upgrade: bytes in both directions, nothing else.
 //!
-//! The seat is held as long as the tunnel stands. It ends when either side closes, fails, or when neither has said
-//! anything for `timeouts.idle`; a side that takes nothing for so long ends it too.
+//! The tunnel holds the permit. It ends when either side closes or fails, when both are silent for
+//! `timeouts.idle`, or when one side accepts no bytes for that long.
 
 use std::io;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use super::deadline::Deadline;
 use crate::clock::{Clock, Nanos};
 use crate::shed::Permit;
 
-/// What each direction holds at the most.
+/// Buffer size per direction, in bytes.
 const BUFFER: usize = 16 * 1024;
 
-/// Passes bytes between a client that has left HTTP and its worker, and keeps the seat meanwhile.
+/// Passes bytes between an upgraded client and its worker, and holds the permit meanwhile.
 pub(crate) async fn tunnel(
     client: OnUpgrade,
     (worker, early): (Stream, Bytes),
@@ -31,7 +31,7 @@ pub(crate) async fn tunnel(
 ) {
     let outcome = match timeout(idle, client).await {
         Ok(Ok(client)) => pass(TokioIo::new(client), worker, &early, idle, &clock).await,
-        // The client left before it had our `101`.
+        // The client left before it received the `101`.
         Ok(Err(_)) | Err(_) => Ok(()),
     };
     if let Err(error) = outcome {

@@ -1,7 +1,7 @@
-//! A request's body that is passed on as it arrives.
+//! A request body that is streamed as it arrives.
 //!
-//! Whether its sender is waited for says whose fault it is when the connection to the worker ends meanwhile: a worker
-//! with a time limit of its own closes it, and has done nothing wrong.
+//! If the connection to the worker ends while the client still owes part of the body, the worker is
+//! not to blame: it may close the connection after a timeout of its own.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,22 +18,22 @@ use smallvec::SmallVec;
 use super::headers;
 use crate::request::{Payload, PayloadError};
 
-/// What is known of an upload.
+/// State of a streamed request body.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Upload(Arc<AtomicBool>);
 
 impl Upload {
-    /// Whether the client owes the next part of its body.
+    /// Returns `true` if the client owes the next part of its body.
     pub(crate) fn is_owed(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Follows a body that is passed on as it arrives, and takes out of its trailers what may not be there. `strip` are the
-/// fields that carried our secrets. `None` for a body that is in memory, or empty.
+/// Observes a streamed body and removes forbidden trailers; `strip` lists fields with the gateway's
+/// secrets. Returns `None` for a body that is in memory or empty.
 pub(crate) fn follow(payload: Payload, strip: &[HeaderName]) -> (Payload, Option<Upload>) {
     if payload.is_end_stream() {
-        // One that has nothing in it can be sent as often as one likes.
+        // An empty body can be sent any number of times.
         return (Payload::empty(), None);
     }
     let Payload::Streaming(inner) = payload else { return (payload, None) };

@@ -1,8 +1,8 @@
 //! Waiting for a worker that may have fallen silent.
 //!
-//! A request that waits has a deadline of its own, and it is long: a prompt may take its time. Meanwhile others learn
-//! sooner whether the worker still says anything. So who waits looks up now and then, tells the gate that it waits, and
-//! hears whether it should leave.
+//! A request's own deadline is long: a prompt may take its time. Other requests may show earlier
+//! that the worker is silent. So a waiting request polls every 500 ms: it reports the wait to the
+//! gate and leaves if the gate asks it to.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -13,31 +13,31 @@ use super::fault::Wait;
 use crate::clock::{Clock, Nanos};
 use crate::shed::{Permit, SHORTEST_SILENCE};
 
-/// Between two looks. Each costs a timer and the pool's lock.
+/// Poll interval. Each poll costs a timer and the pool's lock.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Until when something is waited for, and who is told meanwhile.
+/// A wait for a worker: its deadline, and the permit whose gate is told of it.
 #[derive(Debug)]
 pub(crate) struct Vigil {
     deadline: Deadline,
     wait: Wait,
-    /// Of a request that is told when it should leave.
+    /// `None` if the request cannot move to another worker.
     permit: Option<Permit>,
     look_at: Nanos,
 }
 
 impl Vigil {
-    /// Waits until `deadline`, from `now` on; with `permit` it may be told to leave before.
+    /// Creates a wait from `now` until `deadline`; with `permit` it may be told to leave earlier.
     pub(crate) fn new((deadline, wait): (Deadline, Wait), permit: Option<Permit>, now: Nanos) -> Self {
         Self { deadline, wait, permit, look_at: now + LOOK }
     }
 
-    /// A timer for it, set at `now`.
+    /// Creates a timer for it, set at `now`.
     pub(crate) fn alarm(&self, now: Nanos) -> Alarm {
         Alarm::new(self.next(self.deadline.due(Duration::ZERO)), now)
     }
 
-    /// When there is something to do next, by what `alarm` knows of the gateway's own lateness.
+    /// Returns the time of the next poll, given the gateway's own lateness that `alarm` has seen.
     pub(crate) fn rings_at(&self, alarm: &Alarm) -> Nanos {
         self.next(alarm.due(&self.deadline))
     }
@@ -46,7 +46,7 @@ impl Vigil {
         if self.permit.is_some() { due.min(self.look_at) } else { due }
     }
 
-    /// Ready when there is no more use in waiting, with the reason.
+    /// Ready when waiting is useless, with the reason.
     pub(crate) fn poll_vain(&mut self, alarm: &mut Alarm, clock: &Clock, cx: &mut Context<'_>) -> Poll<Wait> {
         loop {
             let due = alarm.due(&self.deadline);
@@ -64,8 +64,8 @@ impl Vigil {
     }
 }
 
-/// When a stream that last said something at `last`, and looked up at `looked`, looks up again. What flows never does:
-/// the time moves on with each frame.
+/// Returns the next poll of a stream whose last frame came at `last` and whose last poll was at
+/// `looked`. A flowing stream is never polled: each frame moves the time on.
 pub(crate) fn next_look(last: Nanos, looked: Nanos) -> Nanos {
     (last + SHORTEST_SILENCE).max(looked + LOOK)
 }

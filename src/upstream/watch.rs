@@ -1,4 +1,4 @@
-//! What the gateway learns from an answer while it passes: first content, tokens, usage, and how it ended.
+//! The response observer: records first content, tokens, usage and ending as a response passes.
 
 use std::sync::Arc;
 
@@ -17,24 +17,24 @@ use crate::refusal::{Reason, Refusal};
 use crate::request::{Blame, Ending, Flight};
 use crate::shed::Permit;
 
-/// How an answer is read along.
+/// What the observer reads of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// An event stream of a model. With `filtered`, what a worker adds because *we* asked for its usage is taken out.
+    /// Event stream of a model; `filtered` removes the usage that only the gateway asked for.
     Stream { filtered: bool },
-    /// What a model writes in a form that is not read: it begins with its first byte.
+    /// Model output in a format that is not parsed: its content begins with its first byte.
     Unread,
-    /// A JSON answer that may report its usage.
+    /// JSON response that may report its usage.
     Json,
-    /// A stream of something else, whose silence means nothing. Where it is `events`, one more can be put in.
+    /// Other stream, whose silence means nothing. With `events`, an SSE event can be inserted.
     Feed { events: bool },
-    /// Nothing in it concerns us.
+    /// Response that is passed without being read.
     Blind,
 }
 
 #[derive(Debug)]
 enum Tap {
-    // Boxed: most small answers are no streams, and theirs would carry its buffers around.
+    // Boxed: most small responses are no streams, and would carry its buffers around.
     Stream(Box<Stream>),
     Json(JsonTap),
     Unread,
@@ -48,21 +48,21 @@ struct Stream {
     filter: Option<UsageFilter>,
 }
 
-/// Follows one answer and writes down what it says, for the record and for the gate.
+/// Reads one response as it passes and reports to the request record and to the gate.
 #[derive(Debug)]
 pub(crate) struct Watch {
     flight: Arc<Flight>,
-    /// Gone when the request ended: that frees the seat.
+    /// `None` once the request has ended: dropping it frees the permit.
     permit: Option<Permit>,
     worker: Arc<str>,
     tap: Tap,
-    /// Sequences that were asked for.
+    /// Sequences requested.
     sequences: u32,
-    /// What was written down already.
+    /// Facts recorded so far.
     noted: Seen,
-    /// Set by the first ending, which is the true one.
+    /// Set by the first ending; later ones are ignored.
     ended: bool,
-    /// When the gateway is about to cut off what is under way.
+    /// Shutdown signal.
     closing: Closing,
 }
 
@@ -89,12 +89,11 @@ impl Watch {
         Self { flight, permit, worker, tap, sequences, noted: Seen::default(), ended: false, closing }
     }
 
-    /// The worker's id.
     pub(crate) const fn worker(&self) -> &Arc<str> {
         &self.worker
     }
 
-    /// Reads what the worker sent at `now` and hands on what the client gets of it.
+    /// Reads `data` from the worker, received at `now`, and pushes what the client gets to `out`.
     pub(crate) fn pass(&mut self, data: Bytes, now: Nanos, out: &mut Held) {
         match &mut self.tap {
             Tap::Stream(stream) => {
@@ -108,7 +107,7 @@ impl Watch {
                 }
                 self.note(seen, now);
                 if seen.done {
-                    // Nothing that we asked for comes after it, and a client may wait for no more than its line.
+                    // No usage comes after this line, and a client may wait for it alone.
                     self.flush(out);
                 }
             }
@@ -132,7 +131,7 @@ impl Watch {
         }
     }
 
-    /// The first content is there.
+    /// Records the first content.
     fn begins(&self, now: Nanos) {
         self.flight.set_first_token(now);
         if let Some(permit) = &self.permit {
@@ -167,12 +166,12 @@ impl Watch {
         }
     }
 
-    /// Tells the gate that nothing comes. What the client has begun to read cannot go elsewhere.
+    /// Tells the gate that nothing comes. A committed stream cannot move to another worker.
     pub(crate) fn awaits(&self) {
         let _abandoned = self.permit.as_ref().is_some_and(Permit::awaits);
     }
 
-    /// Hands on what was held back of a stream that is over.
+    /// Releases what the filter holds of a stream that is over.
     pub(crate) fn flush(&mut self, out: &mut Held) {
         if let Tap::Stream(stream) = &mut self.tap
             && let Some(filter) = &mut stream.filter
@@ -184,8 +183,8 @@ impl Watch {
         }
     }
 
-    /// Whether the answer has said enough to be handed over: of a stream its first content, of another its first
-    /// bytes. A stream that says it failed or is over has no content to come.
+    /// Returns `true` if the response can be committed: a stream at its first content, others at
+    /// their first bytes. A stream that reports an error or its end has no content to come.
     pub(crate) const fn may_commit(&self) -> bool {
         match self.tap {
             Tap::Stream(_) => self.noted.content || self.noted.error.is_some() || self.noted.done,
@@ -193,27 +192,27 @@ impl Watch {
         }
     }
 
-    /// Whether the answer is handed over with its head: what comes may take any time.
+    /// Returns `true` if the response is committed with its head: its content may take any time.
     pub(crate) const fn begins_with_head(&self) -> bool {
         matches!(self.tap, Tap::Feed { .. })
     }
 
-    /// Whether a model writes this piece by piece.
+    /// Returns `true` if a model writes this piece by piece.
     pub(crate) const fn is_stream(&self) -> bool {
         matches!(self.tap, Tap::Stream(_) | Tap::Unread)
     }
 
-    /// Whether this is an event stream into which an event can be put.
+    /// Returns `true` if an SSE event can be inserted.
     pub(crate) const fn takes_events(&self) -> bool {
         matches!(self.tap, Tap::Stream(_) | Tap::Feed { events: true })
     }
 
-    /// Tells when the gateway is about to cut this off.
+    /// Returns a listener for the shutdown signal.
     pub(crate) fn bell(&self) -> Bell {
         self.closing.bell()
     }
 
-    /// Writes down how the answer is handed over, and makes its `fields` ready for the client of the request `id`.
+    /// Records how the response is sent, and prepares its `fields` for the client of request `id`.
     pub(crate) fn announce(&self, fields: &mut HeaderMap, id: &HeaderValue) {
         headers::answer(fields, id);
         if self.is_stream() {
@@ -223,37 +222,37 @@ impl Watch {
             self.flight.set_counted();
         }
         if self.takes_events() {
-            // Something may be taken out of it, or an error event put in.
+            // Something may be removed from it, or an error event inserted.
             fields.remove(CONTENT_LENGTH);
         }
     }
 
-    /// Whether the tokens of this answer are seen as they come.
+    /// Returns `true` if the tokens of this response are counted as they come.
     pub(crate) const fn is_counted(&self) -> bool {
         matches!(self.tap, Tap::Stream(_))
     }
 
-    /// An event that says why the stream ends.
+    /// Returns an event that says why the stream ends.
     pub(crate) fn event(&self, refusal: &Refusal) -> Bytes {
         error::event(refusal, self.tongue(), &self.flight.id)
     }
 
-    /// How the stream's events are written.
+    /// Returns the error format of the stream.
     pub(crate) const fn tongue(&self) -> Tongue {
         match &self.tap {
             Tap::Stream(stream) => stream.tap.tongue(),
-            // Whatever its own events are called, none is taken for one of them.
+            // Its name keeps the error event apart from the stream's own events.
             _ => Tongue::Named,
         }
     }
 
-    /// Whether the stream said that it is over. What becomes of its connection then changes nothing.
+    /// Returns `true` if the stream said that it is over. A later connection error changes nothing.
     pub(crate) const fn is_done(&self) -> bool {
         self.noted.done
     }
 
-    /// All that was read is on its way to the client. When that is all there is to say, the client may leave, or the
-    /// worker break off: the answer is whole.
+    /// Notes that all data read so far was sent to the client. If the response is whole by then, it
+    /// counts as complete even if the client leaves or the worker breaks off.
     pub(crate) fn handed_on(&self) {
         let whole = self.noted.done || (self.noted.finished >= self.sequences.max(1));
         if whole && !self.ended {
@@ -262,7 +261,6 @@ impl Watch {
         }
     }
 
-    /// Tells how the request ends.
     fn tell(&self, ending: Ending, reason: Option<Reason>) {
         self.flight.set_ending(ending);
         if let Some(reason) = reason {
@@ -273,7 +271,7 @@ impl Watch {
         }
     }
 
-    /// How an answer ends that was read to its end.
+    /// Returns the ending of a response that was read to its end.
     const fn whole(&self) -> (Ending, Option<Reason>) {
         match self.noted.error {
             Some(Blame::Worker) => (Ending::WorkerFailed, Some(Reason::UpstreamBroke)),
@@ -281,18 +279,18 @@ impl Watch {
         }
     }
 
-    /// The answer was read to its end and is on its way to the client.
+    /// Ends a response that was read to its end and sent to the client.
     pub(crate) fn complete(&mut self) {
         let (ending, reason) = self.whole();
         self.end(ending, reason);
     }
 
-    /// Keeps for the log what broke the answer off.
+    /// Records for the log what broke the response off.
     pub(crate) fn blame(&self, refusal: &Refusal) {
         self.flight.set_cause(refusal);
     }
 
-    /// The request ended, by a fault of `reason` if there is one. Frees the seat; only the first ending counts.
+    /// Ends the request (`reason`: its error) and frees the permit; only the first ending counts.
     pub(crate) fn end(&mut self, ending: Ending, reason: Option<Reason>) {
         if std::mem::replace(&mut self.ended, true) {
             return;

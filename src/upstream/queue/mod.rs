@@ -1,10 +1,11 @@
-//! The way to workers over a queue: an admitted request becomes a job, and what its worker emits becomes the answer.
+//! Forwarding over a queue: an admitted request becomes a job, the job's output the response.
 //!
-//! From the head of the answer on everything is as over a connection: what is held until the first content, what is read
-//! along, when the seat is free, what ends a stream that fails. Dropping the request's future or its body cancels the job.
+//! From the response head on all is as over HTTP: holding until the first content, observing,
+//! freeing the permit, ending a failed stream. Dropping the request's future or body cancels the
+//! job.
 //!
-//! **Failure mode.** A worker that dies loses nothing that was not answered yet: another claims the job after three missed
-//! renewals, and the client gets the fresh answer if it has seen nothing of the first.
+//! **Failure mode.** If a worker dies, another claims its unanswered jobs after three missed
+//! renewals. The client gets the new response if it has seen nothing of the first.
 
 mod source;
 
@@ -33,9 +34,9 @@ use crate::redis::jobs::{
 use crate::refusal::{Reason, Refusal};
 use crate::request::Payload;
 
-/// A request on its way into a queue.
+/// A request about to enter a queue.
 pub(crate) struct Errand {
-    /// The side, as the gate knows it.
+    /// Pool and colour, as the gate knows them.
     pub(super) worker: Arc<Worker>,
     settings: QueueSettings,
     jobs: Jobs,
@@ -43,7 +44,7 @@ pub(crate) struct Errand {
 }
 
 impl Journey<'_> {
-    /// What is needed to put this request into the queue of `worker`.
+    /// Collects what is needed to put this request into the queue of `worker`.
     pub(super) fn errand(&self, settings: &QueueSettings, worker: &Arc<Worker>) -> Result<Errand, Refusal> {
         let Some(jobs) = &self.upstream.jobs else {
             return Err(Refusal::new(
@@ -63,12 +64,12 @@ impl Journey<'_> {
         Ok(Errand { worker: Arc::clone(worker), settings: settings.clone(), jobs: jobs.clone(), pieces })
     }
 
-    /// Puts the request into the queue, and waits for the head of its answer.
+    /// Puts the request into the queue and waits for the response head.
     pub(super) async fn queue(&mut self, errand: &Errand) -> Result<Answer, Fault> {
         let clock = &self.upstream.clock;
         let spec = &errand.worker.spec;
         let side = Side { pool: Arc::clone(&spec.pool), colour: Arc::clone(&spec.colour) };
-        // Without the workers' word on their slots there is only the law.
+        // Without configured or reported slots, only the limit algorithm sets a bound.
         let ceiling = spec.slots.unwrap_or(u32::MAX);
         let mut awaited = self.put(errand, &side, ceiling).await.map_err(Fault::NotQueued)?;
         let sent = clock.now();
@@ -89,14 +90,14 @@ impl Journey<'_> {
         });
         let (head, first) = begun.await?;
         let watch = self.watch(&head, &spec.id);
-        // There is no other worker to leave for: whoever drains the queue takes it over.
+        // There is no other worker to move to: any worker of the queue takes the job over.
         let vigil = Vigil::new(self.until(sent, watch.is_stream()), None, clock.now());
         let source = Source::Job(Box::new(JobSource::new(awaited, first)));
         let body = Open::new(Some(source), watch, alarm, clock.clone(), self.limits());
         Ok(Answer { head, body, vigil })
     }
 
-    /// Puts the request where workers find it: as a new job, or as the one that it already is.
+    /// Puts the request into the queue: as a new job, or as the job that it already is.
     async fn put(&mut self, errand: &Errand, side: &Side, ceiling: u32) -> Result<Awaited, jobs::Refused> {
         let until = Instant::now() + errand.settings.wait;
         let within = self.over.since(self.upstream.clock.now());
@@ -123,8 +124,8 @@ impl Journey<'_> {
     }
 }
 
-/// Reads up to what comes after the head. The head of a later run takes the place of an earlier one's, of which nothing
-/// was seen.
+/// Reads the head and the entry after it. The head of a later run replaces that of an earlier one,
+/// of which nothing was sent yet.
 fn poll_begin(
     awaited: &mut Awaited,
     head: &mut Option<response::Parts>,

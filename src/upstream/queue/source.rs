@@ -1,4 +1,4 @@
-//! The answer of a job as the frames of a body.
+//! A job's response as body frames.
 
 use std::task::{Context, Poll, ready};
 
@@ -7,19 +7,19 @@ use http_body::Frame;
 
 use crate::redis::jobs::{self, Awaited, Entry, Kind};
 
-/// The rest of a job's answer. Dropping it before its end cancels the job.
+/// Rest of a job's response. Dropping it before its end cancels the job.
 #[derive(Debug)]
 pub(crate) struct JobSource {
     awaited: Awaited,
-    /// What was read already.
+    /// Entry read ahead.
     next: Option<Entry>,
-    /// The run that this is the answer of.
+    /// Run (attempt by a worker) that this response belongs to.
     epoch: u64,
     over: bool,
 }
 
 impl JobSource {
-    /// An answer whose head was read, and `first` after it.
+    /// Creates the rest of a response whose head was read, followed by `first`.
     pub(super) fn new(awaited: Awaited, first: Entry) -> Self {
         Self { awaited, epoch: first.place.epoch, over: first.kind == Kind::End, next: Some(first) }
     }
@@ -46,7 +46,7 @@ impl JobSource {
             };
             self.over = entry.kind.is_last();
             if self.awaited.remains() {
-                // Nobody puts these bytes together: what counts is when the job ends, in whichever run.
+                // Nobody assembles these bytes: only the end of the job counts, in whichever run.
                 self.epoch = entry.place.epoch;
                 if entry.kind == Kind::Head {
                     continue;
@@ -60,7 +60,7 @@ impl JobSource {
                 }
                 Kind::End if entry.place.epoch == self.epoch => return Poll::Ready(None),
                 Kind::Error => return Poll::Ready(Some(Err(jobs::Fault::read(&entry.data)))),
-                // What another run says cannot be glued to what this one said.
+                // Output of another run cannot be appended to that of this one.
                 Kind::Head | Kind::Data | Kind::End => {
                     self.over = true;
                     return Poll::Ready(Some(Err(jobs::Fault::broke("it was lost within its answer"))));
