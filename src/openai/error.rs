@@ -1,4 +1,4 @@
-//! Refusals in the words of the OpenAI API, whose clients turn them into typed errors.
+//! Refusals as OpenAI errors, which its clients turn into typed exceptions.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::refusal::{Reason, Refusal};
 
-/// The status of a refusal.
+/// Returns the HTTP status of a refusal.
 #[must_use]
 pub const fn status(reason: Reason) -> StatusCode {
     match reason {
@@ -34,7 +34,7 @@ pub const fn status(reason: Reason) -> StatusCode {
     }
 }
 
-/// The error's `type`: whose fault it is.
+/// Returns the error's `type`, which says who caused it.
 const fn family(reason: Reason) -> &'static str {
     match reason {
         Reason::RateLimited | Reason::TokenLimited => "rate_limit_error",
@@ -63,7 +63,7 @@ const fn family(reason: Reason) -> &'static str {
     }
 }
 
-/// The error's `code`: the reason, where the OpenAI API has no word of its own.
+/// Returns the error's `code`: that of the OpenAI API if it has one, else the reason.
 const fn code(reason: Reason) -> &'static str {
     match reason {
         Reason::RateLimited => "rate_limit_exceeded",
@@ -86,26 +86,26 @@ struct Error<'a> {
     code: &'static str,
 }
 
-/// The body of a refusal: `{"error":{"message","type","param","code"}}`.
+/// Returns the body of a refusal: `{"error":{"message","type","param","code"}}`.
 #[must_use]
 pub fn body(refusal: &Refusal) -> Bytes {
     envelope(refusal, "", "")
 }
 
-/// How the events of a stream are written, which an error among them must be too.
+/// Format of a stream's events, and so of an error among them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tongue {
-    /// Data alone: chat and completions.
+    /// Unnamed data: chat and completions.
     #[default]
     Bare,
-    /// Data under a name, by which readers tell events apart.
+    /// Named events, which readers tell apart by name.
     Named,
-    /// Those of the Messages API, whose readers skip what has no name, and know errors by a shape of their own.
+    /// Messages API: readers skip unnamed events, and errors have a shape of their own.
     Messages,
 }
 
-/// The same as an event, for a stream that has begun, of the request `id`. The empty lines before it end whatever event
-/// was cut off.
+/// Returns a refusal as an event for a started stream, of the request `id`. The empty lines before
+/// it end an event that was cut off.
 #[must_use]
 pub fn event(refusal: &Refusal, tongue: Tongue, id: &str) -> Bytes {
     match tongue {
@@ -114,7 +114,7 @@ pub fn event(refusal: &Refusal, tongue: Tongue, id: &str) -> Bytes {
         Tongue::Messages => {
             let error = ErrorBody { r#type: kind_of_message(refusal.reason), message: &refusal.message };
             let told = Message { r#type: "error", error, request_id: id };
-            // Strings into memory: there is nothing here that could fail.
+            // Serializing strings to memory cannot fail.
             let json = serde_json::to_string(&told).unwrap_or_default();
             ["\n\nevent: error\ndata: ", &json, "\n\n"].concat().into()
         }
@@ -134,7 +134,7 @@ struct ErrorBody<'a> {
     message: &'a str,
 }
 
-/// The `type` of an error in the words of the Messages API.
+/// Returns the `type` of an error of the Messages API.
 const fn kind_of_message(reason: Reason) -> &'static str {
     match reason {
         Reason::UpstreamTimeout => "timeout_error",
@@ -150,7 +150,7 @@ fn envelope(refusal: &Refusal, before: &str, after: &str) -> Bytes {
         param: refusal.param.as_deref(),
         code: code(refusal.reason),
     };
-    // Strings into memory: there is nothing here that could fail.
+    // Serializing strings to memory cannot fail.
     let json = serde_json::to_string(&Envelope { error }).unwrap_or_default();
     [before, &json, after].concat().into()
 }

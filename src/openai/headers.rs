@@ -1,4 +1,4 @@
-//! What a client is told in headers: why not, when again, how much is left, and how long we took.
+//! Response headers of the gateway: refusal reason, retry time, remaining quota, and timing.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::error::status;
 use crate::refusal::{Refusal, Standing, Unit, spread};
 
-/// The reason of a refusal.
+/// Header with the reason of a refusal.
 pub const REASON: HeaderName = HeaderName::from_static("x-traffic-dam-reason");
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -21,7 +21,7 @@ const REQUESTS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-remaining-requests"),
     HeaderName::from_static("x-ratelimit-reset-requests"),
 ];
-/// The same in tokens.
+/// The same for the tightest rule in tokens.
 const TOKENS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-limit-tokens"),
     HeaderName::from_static("x-ratelimit-remaining-tokens"),
@@ -29,18 +29,18 @@ const TOKENS: [HeaderName; 3] = [
 ];
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// A 429 beyond this tells OpenAI's clients not to retry by themselves; a 503 never says more.
+/// A 429 with a longer wait tells OpenAI's clients not to retry; a 503 never has a longer one.
 const LONG_WAIT: Duration = Duration::from_secs(60);
-/// What a 429 or 503 says that does not know: the least that the header can.
+/// Wait of a 429 or 503 if unknown: the least that the header can express.
 const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
-/// The greatest integer of a structured field (RFC 9651).
+/// Greatest integer of a structured field (RFC 9651).
 const GREATEST: u64 = 999_999_999_999_999;
 
-/// Writes the headers of a refusal: the reason, when to come back (429 and 503, and 502 where that is known), and how the
-/// rules stand.
+/// Writes the headers of a refusal: reason, retry time (429, 503, and 502 if known) and quota
+/// status of the rules.
 ///
-/// The wait is rounded up, so a client that follows it is never early; only a 502 or 503, whose wait is a forecast, is
-/// cut to a minute.
+/// The wait is rounded up, so a client that follows it is never early. Only the wait of a 502 or
+/// 503, a forecast, is cut to one minute.
 pub fn refused(headers: &mut HeaderMap, refusal: &Refusal) {
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.as_str()));
     let wait = refusal.retry_after.unwrap_or_else(|| spread(UNKNOWN_WAIT));
@@ -55,7 +55,7 @@ pub fn refused(headers: &mut HeaderMap, refusal: &Refusal) {
         StatusCode::BAD_GATEWAY if refusal.retry_after.is_some() => retry_after(headers, wait.min(LONG_WAIT)),
         _ => {}
     }
-    // A 405 says what would be allowed (RFC 9110 §15.5.6).
+    // A 405 lists the allowed methods (RFC 9110 §15.5.6).
     if let Some(allow) = refusal.allow.as_deref().and_then(|methods| HeaderValue::try_from(methods).ok()) {
         headers.insert(header::ALLOW, allow);
     }
@@ -67,8 +67,8 @@ fn retry_after(headers: &mut HeaderMap, wait: Duration) {
     headers.insert(RETRY_AFTER_MS, millis(wait).max(1).into());
 }
 
-/// Writes how the rules stand: in OpenAI's form the tightest rule of each unit, in the form of the IETF draft
-/// (`draft-ietf-httpapi-ratelimit-headers`) all of them.
+/// Writes the quota status: the tightest rule of each unit in OpenAI's form, all rules in the form
+/// of the IETF draft (`draft-ietf-httpapi-ratelimit-headers`).
 pub fn standings(headers: &mut HeaderMap, standings: &[Standing]) {
     if standings.is_empty() {
         return;
@@ -98,12 +98,12 @@ pub fn standings(headers: &mut HeaderMap, standings: &[Standing]) {
     insert(headers, STANDING, &mut text);
 }
 
-/// Adds how long the request was with us before it was passed on: all in all, and of that in the queue.
+/// Adds `Server-Timing`: time in the gateway before forwarding, and its part in the queue.
 ///
-/// A worker's own `Server-Timing` stays beside it.
+/// A worker's own `Server-Timing` is kept.
 pub fn server_timing(headers: &mut HeaderMap, dam: Duration, queue: Duration) {
     let mut text = String::with_capacity(48);
-    // In whole microseconds: formatting a float exactly is ten times as slow.
+    // Whole microseconds: formatting a float exactly is ten times as slow.
     for (name, length) in [("dam", dam), (", queue", queue)] {
         let micros = length.as_micros();
         write!(text, "{name};dur={}.{:03}", micros / 1000, micros % 1000).ok();
@@ -113,7 +113,7 @@ pub fn server_timing(headers: &mut HeaderMap, dam: Duration, queue: Duration) {
     }
 }
 
-/// The rule of a unit with the least share left; of several such the one that takes longest to recover.
+/// Returns the rule of a unit with the least share left; of equals the slowest to recover.
 fn tightest(standings: &[Standing], unit: Unit) -> Option<&Standing> {
     standings.iter().filter(|standing| standing.unit == unit).min_by(|one, other| {
         let one_share = u128::from(one.remaining) * u128::from(other.limit);
@@ -122,17 +122,17 @@ fn tightest(standings: &[Standing], unit: Unit) -> Option<&Standing> {
     })
 }
 
-/// Whole seconds, rounded up.
+/// Returns whole seconds, rounded up.
 fn seconds(length: Duration) -> u64 {
     length.as_secs().saturating_add(u64::from(length.subsec_nanos() > 0))
 }
 
-/// Whole milliseconds, rounded up.
+/// Returns whole milliseconds, rounded up.
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// Writes a length as Go and OpenAI do, in milliseconds rounded up: `12ms`, `1.5s`, `6m0s`, `1h0m0.25s`.
+/// Writes a duration as Go and OpenAI do, in ms rounded up: `12ms`, `1.5s`, `6m0s`, `1h0m0.25s`.
 fn go_duration(text: &mut String, length: Duration) {
     let all = millis(length);
     let (seconds, rest) = (all / 1000, all % 1000);
@@ -155,8 +155,8 @@ fn go_duration(text: &mut String, length: Duration) {
     text.push('s');
 }
 
-/// Begins an item of a structured field's list: a string. Rule names are plain; anything else is left out rather than
-/// breaking the field.
+/// Appends an item to a structured field's list: a string. Rule names are plain ASCII; other
+/// characters are dropped so that the field stays valid.
 fn item(list: &mut String, name: &str) {
     let plain = |letter: char| matches!(letter, ' '..='~') && letter != '"' && letter != '\\';
     list.push_str(if list.is_empty() { "\"" } else { ", \"" });
@@ -168,14 +168,14 @@ fn item(list: &mut String, name: &str) {
     list.push('"');
 }
 
-/// Adds a parameter to an item. Eight of them stand in each answer of four rules, and the formatting machinery takes
-/// five times as long for one.
+/// Adds a parameter to an item. A response with four rules has eight; `write!` takes five times as
+/// long for one.
 fn parameter(list: &mut String, name: &str, value: u64) {
     list.push_str(name);
     list.push_str(itoa::Buffer::new().format(value.min(GREATEST)));
 }
 
-/// Inserts a header and empties the text.
+/// Inserts a header and clears the text.
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: &mut String) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.insert(name, value);

@@ -1,13 +1,13 @@
-//! What the bytes of the OpenAI protocol mean: requests, streams, errors and headers.
+//! The OpenAI protocol: requests, streams, errors and headers.
 //!
-//! Nothing in here waits, sends or records. The adapters hand in bytes as they come from the network and get facts
-//! back: [`demand`] reads a request body, [`tap`] looks over the shoulder of an answer, [`estimate`] turns bytes into
-//! expected tokens, [`tokenizer`] counts them where a
-//! model has one, [`error`] and [`headers`] write what a client is told.
+//! Nothing here waits, sends or records. Adapters pass in bytes from the network and get facts
+//! back: [`demand`] reads a request body, [`tap`] observes a response, [`estimate`] turns bytes
+//! into expected tokens, [`tokenizer`] counts them if the model has one, [`error`] and [`headers`]
+//! write what the client gets.
 //!
-//! Bodies and answers are read in place by one small JSON scanner (`scan`) and never rebuilt: a proxy that parses a
-//! body into values and writes it again changes numbers, key order and spacing, and pays for a copy of every prompt.
-//! The price is a scanner of our own; property tests hold it against `serde_json`.
+//! Bodies and responses are read in place by one small JSON scanner (`scan`) and never rebuilt:
+//! parsing and serializing a body changes numbers, key order and spacing, and copies every prompt.
+//! The price is an own scanner, which property tests check against `serde_json`.
 
 pub mod demand;
 pub mod error;

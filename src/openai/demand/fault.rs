@@ -1,13 +1,13 @@
-//! What can be wrong with a body.
+//! Errors in a request body.
 
 use std::borrow::Cow;
 
 use crate::refusal::{Reason, Refusal};
 
-/// What is wrong with a body. The messages are for the client and quote nothing of the body but names we know.
+/// Error in a request body. Messages are for the client and quote only names known to the gateway.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Bytes that are no UTF-8.
+    /// Invalid UTF-8.
     #[error("The request body is not valid UTF-8 at byte {at}.")]
     NotUtf8 {
         /// Offset of the first wrong byte.
@@ -16,68 +16,68 @@ pub enum Fault {
     /// UTF-16 or UTF-32, by its byte order mark.
     #[error("The request body must be UTF-8; its byte order mark is one of UTF-16 or UTF-32.")]
     OtherUnicode,
-    /// A byte order mark elsewhere than at the very beginning.
+    /// Byte order mark that is not at the very beginning.
     #[error("The request body must be a JSON object; found a byte order mark at byte {at}.")]
     Mark {
         /// Offset of the mark.
         at: usize,
     },
-    /// The JSON ends too early.
+    /// JSON that ends too early.
     #[error("The request body is not valid JSON: it ends too early.")]
     Unfinished,
-    /// A byte that cannot stand there.
+    /// Byte that is not allowed there.
     #[error("The request body is not valid JSON at byte {at}.")]
     Syntax {
         /// Offset of the byte.
         at: usize,
     },
-    /// Too many arrays or objects within each other.
+    /// Too deep nesting.
     #[error("The request body is nested too deep at byte {at}.")]
     TooDeep {
-        /// Offset of the bracket that was one too many.
+        /// Offset of the bracket that exceeded the limit.
         at: usize,
     },
-    /// Valid or not, it is no object.
+    /// Body that is not an object, whether valid JSON or not.
     #[error("The request body must be a JSON object.")]
     NotAnObject,
-    /// A member that decides stands there twice.
+    /// Member that the gateway reads, given more than once.
     #[error("'{param}' is given more than once.")]
     Duplicate {
         /// The member.
         param: Cow<'static, str>,
     },
-    /// A member has another type than the API says.
+    /// Member of a type that the API does not allow.
     #[error("'{param}' must be {expected}.")]
     WrongType {
         /// The member.
         param: Cow<'static, str>,
-        /// What it should be, with article.
+        /// Expected type, with article.
         expected: &'static str,
     },
-    /// A number below or above its bounds.
+    /// Number outside its bounds.
     #[error("'{param}' must be from {least} to {most}.")]
     OutOfRange {
         /// The member.
         param: Cow<'static, str>,
-        /// The least value allowed.
+        /// Least value allowed.
         least: u64,
-        /// The greatest value allowed.
+        /// Greatest value allowed.
         most: u64,
     },
-    /// A name or an array that is too long.
+    /// Name or array that is too long.
     #[error("'{param}' must have at most {most} {what}.")]
     TooLong {
         /// The member.
         param: Cow<'static, str>,
-        /// How much is allowed.
+        /// Greatest length allowed.
         most: u64,
-        /// Of what.
+        /// Unit of the length.
         what: &'static str,
     },
 }
 
 impl Fault {
-    /// The member at fault.
+    /// Returns the member that is wrong, if it is one.
     #[must_use]
     pub const fn param(&self) -> Option<&Cow<'static, str>> {
         match self {

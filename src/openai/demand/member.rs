@@ -1,8 +1,8 @@
-//! The names that a body is read for.
+//! Member names that the gateway reads in a body.
 
 use crate::openai::scan::JsonText;
 
-/// The members of an OpenAI body that a decision hangs on.
+/// Members of an OpenAI body that decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyMember {
     Model,
@@ -31,7 +31,7 @@ pub(super) enum BodyMember {
 }
 
 impl BodyMember {
-    /// The member of that name, however it is escaped.
+    /// Returns the member with that name, however it is escaped.
     pub(super) fn of(key: &JsonText<'_>) -> Option<Self> {
         Some(match key.name().as_ref() {
             b"model" => Self::Model,
@@ -61,7 +61,6 @@ impl BodyMember {
         })
     }
 
-    /// Its name in a body.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Model => "model",

@@ -12,7 +12,7 @@ use super::{Facts, Fault, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_SESSION_BYTES
 use crate::openai::scan::{JsonText, Scanner};
 use crate::request::Kind;
 
-/// What a shape's pointers are for.
+/// Purpose of a shape's pointer.
 #[derive(Clone, Copy, Debug)]
 enum Use {
     Prompt,
@@ -20,7 +20,7 @@ enum Use {
     MaxTokens,
 }
 
-/// What has been read so far.
+/// State of a body being read.
 struct BodyReading<'a, 'h> {
     shape: &'a Shape,
     body: &'a [u8],
@@ -107,7 +107,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
         self.seen |= bit;
         let (at, depth) = (scanner.at(), scanner.depth());
         match self.value(scanner, member) {
-            // In a route's own body the member means something else.
+            // In a route's own body the member may mean something else.
             Err(Fault::WrongType { .. } | Fault::OutOfRange { .. } | Fault::TooLong { .. })
                 if !self.shape.strict =>
             {
@@ -122,7 +122,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
         let name = Cow::Borrowed(member.name());
         match member {
             BodyMember::Model => {
-                // Workers take an empty name for none.
+                // Workers treat an empty name as none.
                 let named = text(scanner, name, MAX_MODEL_BYTES)?.filter(|text| !text.is_empty());
                 self.model = named.map(|text| text.as_ref().into());
             }
@@ -143,7 +143,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
         Ok(())
     }
 
-    /// Workers disagree on which bound counts; the greatest is one for all of them.
+    /// Records a bound. Workers disagree on which of several counts; the greatest is safe for all.
     fn bound(&mut self, bound: ScalarBound) {
         match bound {
             ScalarBound::Absent => {}
@@ -175,7 +175,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
             (BodyMember::Instructions | BodyMember::Prompt, Kind::Response)
             | (BodyMember::System | BodyMember::ChatTemplate | BodyMember::Prediction, Kind::Chat)
             | (BodyMember::Suffix, Kind::Completion) => add_text(scanner, &mut self.prompts)?,
-            // Templates and engines show these to the model as JSON.
+            // Templates and engines give these to the model as JSON.
             (
                 BodyMember::Documents | BodyMember::ChatTemplateKwargs | BodyMember::ResponseFormat,
                 Kind::Chat,
@@ -189,7 +189,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
         Ok(())
     }
 
-    /// Reads what a pointer selects in the value of the member it enters.
+    /// Reads what a pointer selects in the value of its first member.
     fn pointed(&mut self, purpose: Use, pointer: &Pointer, value: &'a [u8]) -> Result<(), Fault> {
         let name = || Cow::Owned(pointer.as_str().to_owned());
         let bit = 1 << purpose as u32;
@@ -216,7 +216,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
         Ok(())
     }
 
-    /// Draws the sum, when the whole body was valid.
+    /// Returns the facts, if the whole body is valid.
     fn facts(self, first_member: usize) -> Result<Facts, Fault> {
         let shape = self.shape;
         if self.prompts.count > MAX_PROMPTS {

@@ -1,11 +1,11 @@
-//! Members that hold one value: null counts as absent, another type is a fault.
+//! Members with one value: null counts as absent, another type is an error.
 
 use std::borrow::Cow;
 
 use super::{Fault, MAX_OUTPUT_TOKENS};
 use crate::openai::scan::{Flaw, Scanner};
 
-/// A string of at most `most` bytes.
+/// Reads a string of at most `most` bytes.
 pub(super) fn text<'a>(
     scanner: &mut Scanner<'a>,
     param: Cow<'static, str>,
@@ -26,7 +26,7 @@ pub(super) fn text<'a>(
     }
 }
 
-/// A whole number from `least` to `most`, written without fraction or exponent.
+/// Reads a whole number from `least` to `most`, written without fraction or exponent.
 pub(super) fn whole(
     scanner: &mut Scanner<'_>,
     param: Cow<'static, str>,
@@ -40,7 +40,7 @@ pub(super) fn whole(
             if digits.contains(['.', 'e', 'E']) {
                 return Err(Fault::WrongType { param, expected: "a whole number" });
             }
-            // Whatever does not fit is below 0 or above `u64::MAX`, and so out of bounds.
+            // A number that does not fit is below 0 or above `u64::MAX`, so out of bounds.
             match digits.parse() {
                 Ok(value) if (least..=most).contains(&value) => Ok(Some(value)),
                 _ => Err(Fault::OutOfRange { param, least, most }),
@@ -50,18 +50,18 @@ pub(super) fn whole(
     }
 }
 
-/// What a member says of the length of the output.
+/// Bound on output tokens in a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScalarBound {
-    /// Nothing.
+    /// No bound given.
     Absent,
-    /// That there is no bound: -1, as llama.cpp and LM Studio read it.
+    /// Explicitly unbounded: -1, as in llama.cpp and LM Studio.
     None,
-    /// At most so many tokens.
+    /// Greatest number of output tokens.
     Tokens(u64),
 }
 
-/// A bound on the tokens of the output.
+/// Reads a bound on output tokens.
 pub(super) fn output_bound(
     scanner: &mut Scanner<'_>,
     param: Cow<'static, str>,
@@ -77,7 +77,7 @@ pub(super) fn output_bound(
     Ok(tokens.map_or(ScalarBound::Absent, ScalarBound::Tokens))
 }
 
-/// `true` or `false`.
+/// Reads `true` or `false`.
 pub(super) fn boolean(scanner: &mut Scanner<'_>, param: Cow<'static, str>) -> Result<Option<bool>, Fault> {
     match scanner.peek()? {
         b'n' => null(scanner),

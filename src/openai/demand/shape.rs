@@ -1,4 +1,4 @@
-//! Where in a body the facts stand.
+//! Places of the facts in a body.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use super::Fault;
 use crate::openai::scan::Scanner;
 use crate::request::Kind;
 
-/// The shape of a request body: that of an OpenAI endpoint, or of a configured route.
+/// Shape of a request body: that of an OpenAI endpoint or of a configured route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// The endpoint whose members the body has.
+    /// Endpoint whose members the body has.
     pub(super) kind: Kind,
-    /// The body follows the OpenAI API to the letter: a member of the wrong type is a fault and
-    /// `stream_options` may be set. In a route's own body a member may mean something else.
+    /// `true` if the body follows the OpenAI API exactly: a member of the wrong type is an error,
+    /// and `stream_options` may be set. In a route's own body a member may mean something else.
     pub(super) strict: bool,
     pub(super) prompt: Option<Pointer>,
     pub(super) session: Option<Pointer>,
@@ -21,28 +21,28 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The body of an OpenAI endpoint.
+    /// Returns the shape of an OpenAI endpoint's body.
     #[must_use]
     pub const fn openai(kind: Kind) -> Self {
         Self { kind, strict: true, prompt: None, session: None, max_tokens: None }
     }
 
-    /// The body of a configured route that stands for an endpoint of this kind.
+    /// Returns the shape of a configured route's body; the route stands for an endpoint of `kind`.
     ///
-    /// `prompt` selects what counts as prompt in place of the kind's own members, `max_tokens` the bound on the output.
+    /// `prompt` replaces the kind's own prompt members, `max_tokens` those of the output bound.
     #[must_use]
     pub const fn route(kind: Kind, prompt: Option<Pointer>, max_tokens: Option<Pointer>) -> Self {
         Self { kind, strict: false, prompt, session: None, max_tokens }
     }
 
-    /// Adds where the session's name stands.
+    /// Adds a pointer to the session name.
     #[must_use]
     pub fn with_session(mut self, session: Option<Pointer>) -> Self {
         self.session = session;
         self
     }
 
-    /// The kind of call.
+    /// Returns the kind of call.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
@@ -57,28 +57,28 @@ pub struct Pointer {
     tail: Box<[Box<str>]>,
 }
 
-/// Why a text is no usable pointer.
+/// Error of a text that is not a usable pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PointerFault {
-    /// It does not start with a slash, or is empty.
+    /// Text that is empty or does not start with a slash.
     #[error("a JSON pointer starts with \"/\", as in \"/session_id\"")]
     NoSlash,
-    /// A tilde is followed by neither 0 nor 1.
+    /// Tilde that is followed by neither 0 nor 1.
     #[error("in a JSON pointer \"~\" is written \"~0\" and \"/\" is written \"~1\"")]
     Tilde,
-    /// It has more than [`Pointer::MAX_PARTS`] parts.
+    /// More than [`Pointer::MAX_PARTS`] parts.
     #[error("a JSON pointer has at most {} parts", Pointer::MAX_PARTS)]
     TooLong,
 }
 
 impl Pointer {
-    /// The most parts of a pointer: each costs one more look at the selected value.
+    /// Parts per pointer: each costs another scan of the selected value.
     pub const MAX_PARTS: usize = 16;
 
     /// Reads a pointer such as `/metadata/session_id` or `/messages/0`.
     ///
     /// # Errors
-    /// When the text is no JSON pointer, selects the whole document, or has too many parts.
+    /// If the text is not a JSON pointer, selects the whole document, or has too many parts.
     pub fn parse(text: &str) -> Result<Self, PointerFault> {
         let mut parts = text.strip_prefix('/').ok_or(PointerFault::NoSlash)?.split('/').map(unescape);
         let head = parts.next().unwrap_or(Err(PointerFault::NoSlash))?;
@@ -89,18 +89,18 @@ impl Pointer {
         Ok(Self { text: text.into(), head, tail })
     }
 
-    /// The pointer as it was written.
+    /// Returns the pointer as written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether it selects the member `name` of the body, or something inside.
+    /// Returns `true` if it selects the member `name` of the body, or something inside it.
     pub(super) fn enters(&self, name: &[u8]) -> bool {
         self.head.as_bytes() == name
     }
 
-    /// What it selects inside the value of the member that it [enters](Pointer::enters).
+    /// Returns what it selects inside the value of the member that it [enters](Pointer::enters).
     pub(super) fn select<'a>(&self, value: &'a [u8]) -> Result<Option<&'a [u8]>, Fault> {
         let mut selected = value;
         for part in &self.tail {
@@ -137,7 +137,7 @@ impl Pointer {
     }
 }
 
-/// Reads one value and returns where it stands.
+/// Reads one value and returns its range.
 pub(super) fn span(scanner: &mut Scanner<'_>) -> Result<Range<usize>, Fault> {
     scanner.peek()?;
     let start = scanner.at();

@@ -1,4 +1,4 @@
-//! Asking a worker for its usage: the few bytes that go into a client's body, and where.
+//! Requesting usage from a worker: the few bytes added to a client's body, and where.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::shape::span;
 use super::{Facts, Fault};
 use crate::openai::scan::Scanner;
 
-/// Replaces a range of the body (often an empty one) by a text.
+/// Replaces a range of the body (often empty) with a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Splice {
     range: Range<usize>,
@@ -17,22 +17,21 @@ pub(super) struct Splice {
 }
 
 impl Splice {
-    /// For a body without `stream_options`, whose first member would stand at `at`. It has members: `stream` is one.
+    /// Adds `stream_options` at `at`, before the first member. There is one: `stream`.
     pub(super) const fn into_body(at: usize) -> Self {
         Self { range: at..at, text: "\"stream_options\":{\"include_usage\":true}," }
     }
 }
 
-/// What a body says about its usage.
+/// Whether a body requests its usage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AskedUsage {
     /// `include_usage` is true.
     Yes,
-    /// It is not; this would make it so.
+    /// It is not; the splice sets it.
     No(Splice),
 }
 
-/// Reads the value of `stream_options`.
 pub(super) fn stream_options(scanner: &mut Scanner<'_>) -> Result<AskedUsage, Fault> {
     match scanner.peek()? {
         b'n' => Ok(AskedUsage::No(Splice { range: span(scanner)?, text: "{\"include_usage\":true}" })),
@@ -67,10 +66,10 @@ fn members(scanner: &mut Scanner<'_>) -> Result<AskedUsage, Fault> {
     Ok(asked.unwrap_or(AskedUsage::No(Splice { range: start..start, text })))
 }
 
-/// The body with `stream_options.include_usage` set, in pieces that share the original's memory.
+/// Returns the body with `stream_options.include_usage` set, in pieces that share its memory.
 ///
-/// The body must be the one that the facts were read from. Where [`Facts::lacks_usage`] is false it is returned as
-/// it is.
+/// The body must be the one that the facts were read from. If [`Facts::lacks_usage`] is false it is
+/// returned unchanged.
 #[must_use]
 pub fn with_include_usage(body: &Bytes, facts: &Facts) -> SmallVec<[Bytes; 3]> {
     match &facts.splice {

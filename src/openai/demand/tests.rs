@@ -14,7 +14,7 @@ fn fault(body: &str) -> Fault {
     parse(&Shape::openai(Kind::Chat), body.as_bytes()).unwrap_err()
 }
 
-/// Whether it is JSON by another parser's reading: grammar and UTF-8, whatever the values.
+/// Returns `true` if another parser reads it as JSON: grammar and UTF-8, whatever the values.
 fn is_json(body: &[u8]) -> bool {
     std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
@@ -23,7 +23,7 @@ fn pointer(text: &str) -> Option<Pointer> {
     Some(Pointer::parse(text).unwrap())
 }
 
-/// The body as a worker gets it when the usage is asked for.
+/// Returns the body that a worker gets, with usage requested.
 fn spliced(body: &str) -> Option<Value> {
     let body = Bytes::copy_from_slice(body.as_bytes());
     let facts = parse(&Shape::openai(Kind::Chat), &body).unwrap();
@@ -189,7 +189,7 @@ fn a_broken_body_is_refused_without_quoting_it() {
     assert_eq!(Refusal::from(fault(r#"{"n":0}"#)).param.as_deref(), Some("n"));
 }
 
-/// A member that the gateway looks at, with a value that may or may not fit, or any other member.
+/// A member that the gateway reads, with a valid or invalid value, or any other member.
 fn any_member() -> impl Strategy<Value = (String, Value)> {
     let text = || "[a-z\"\\\\é\n ]{0,12}";
     let content = prop_oneof![

@@ -1,8 +1,8 @@
-//! How much of a prompt is text.
+//! Counting the text of a prompt.
 
 use crate::openai::scan::{Flaw, JsonText, Scanner};
 
-/// Members that hold media, or point at them: a model does not read them as text, and their tokens do not go by bytes.
+/// Members with media or links to it: not read as text; their tokens do not depend on bytes.
 const MEDIA: [&[u8]; 15] = [
     b"image",
     b"image_url",
@@ -21,30 +21,29 @@ const MEDIA: [&[u8]; 15] = [
     b"encrypted_content",
 ];
 
-/// Members of values that name something.
+/// Members whose values are names.
 const NAMES: [&[u8]; 5] = [b"type", b"role", b"id", b"call_id", b"tool_call_id"];
 
-/// Members whose objects a chat template shows to the model as JSON, names and all.
+/// Members whose objects a chat template gives to the model as JSON, names included.
 const SHOWN: [&[u8]; 3] = [b"arguments", b"input", b"parameters"];
 
-/// Names and ids that are in use are shorter; a longer one is text that hides.
+/// Names and ids in use are shorter, in bytes; a longer one is text in disguise.
 const LONGEST_NAME: usize = 64;
-/// The longest URL of media, as most servers accept it.
+/// Longest URL of media in bytes, as most servers accept.
 const LONGEST_URL: usize = 8 * 1024;
 
-/// Who is told the text of prompts, piece by piece.
+/// Callback for the text of prompts, piece by piece.
 pub(super) type Hear<'h> = dyn FnMut(&str) + 'h;
 
-/// The prompts of one request.
 #[derive(Default)]
 pub(super) struct Prompts<'h> {
-    /// Bytes of text, decoded.
+    /// Bytes of decoded text.
     pub(super) bytes: u64,
-    /// Prompt tokens that were given as token ids.
+    /// Prompt tokens given as token ids.
     pub(super) tokens: u64,
-    /// Separate prompts. An array of token ids is one.
+    /// Separate prompts; an array of token ids is one.
     pub(super) count: u64,
-    /// Nobody, where the length is enough: then no text is looked at twice.
+    /// `None` if only the length is needed: then no text is read twice.
     pub(super) hear: Option<&'h mut Hear<'h>>,
 }
 
@@ -64,13 +63,13 @@ impl Prompts<'_> {
     }
 }
 
-/// Counts every string in a value, except names, ids and media. Each of these must look like one: text that a model reads
-/// must not pass for it.
+/// Counts every string in a value, except names, ids and media. Each of these must look like one:
+/// text that a model reads must not pass for it.
 pub(super) fn add_text(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), Flaw> {
     add_value(scanner, prompts, false)
 }
 
-/// The same; `media` within a member of [`MEDIA`].
+/// Counts a value; `media` if it is within a member of [`MEDIA`].
 fn add_value(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) -> Result<(), Flaw> {
     match scanner.peek()? {
         b'"' => {
@@ -88,7 +87,7 @@ fn add_value(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) 
 
 fn add_members(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) -> Result<(), Flaw> {
     let mut kind: Option<JsonText<'_>> = None;
-    // What is media in an object of one type only, which may come after it.
+    // Value that is media in objects of certain types only; the type may come after it.
     let mut open: Option<JsonText<'_>> = None;
     scanner.object(|scanner, key| {
         let name = key.name();
@@ -123,7 +122,7 @@ fn add_members(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool
     Ok(())
 }
 
-/// Counts definitions (of tools, functions) as they stand there: a chat template shows them to the model as JSON.
+/// Counts definitions (tools, functions) as written: chat templates give them to the model as JSON.
 pub(super) fn add_json(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), Flaw> {
     let structured = matches!(scanner.peek()?, b'{' | b'[');
     let start = scanner.at();
@@ -134,7 +133,7 @@ pub(super) fn add_json(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> 
     Ok(())
 }
 
-/// Counts a prompt in the form of completions and embeddings: a string, token ids, or an array of these.
+/// Counts a prompt of completions or embeddings: a string, token ids, or an array of these.
 pub(super) fn add_prompts(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), Flaw> {
     if scanner.peek()? != b'[' {
         prompts.count += 1;
@@ -155,7 +154,7 @@ pub(super) fn add_prompts(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) 
             add_text(scanner, prompts)
         }
     })?;
-    // Token ids and nothing else: one prompt.
+    // Only token ids: one prompt.
     prompts.count += u64::from(prompts.count == 0 && prompts.tokens > before);
     Ok(())
 }
@@ -165,19 +164,19 @@ fn add_token(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(),
     scanner.number().map(drop)
 }
 
-/// Whether a string is a name or an id as they are in use: one short word.
+/// Returns `true` if a string looks like a name or id: one short word.
 fn is_name(text: &JsonText<'_>) -> bool {
     text.raw.len() <= LONGEST_NAME
         && text.raw.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:/|".contains(byte))
 }
 
-/// Whether a string within a member for media is some: base64, with or without the head of a data URL, the URL of a
-/// file, or a word that says how to take it.
+/// Returns `true` if a string in a media member is media: base64, with or without the head of a
+/// data URL, the URL of a file, or an option word.
 fn is_media(text: &JsonText<'_>) -> bool {
     if is_name(text) {
         return true;
     }
-    // Some writers escape the slashes and pluses of base64.
+    // Some writers escape `/` and `+` of base64.
     let Some(text) = text.decode() else { return false };
     let text = text.as_bytes();
     if text.starts_with(b"http://") || text.starts_with(b"https://") {
@@ -190,7 +189,7 @@ fn is_media(text: &JsonText<'_>) -> bool {
     named && head.ends_with(b";base64") && is_base64(data)
 }
 
-/// Whether every byte is one of base64, in either alphabet, with what fills it up at the end.
+/// Returns `true` if every byte is of base64, in either alphabet, with padding at the end.
 fn is_base64(data: &[u8]) -> bool {
     let bare = data.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
     data.len() - bare <= 2

@@ -1,47 +1,47 @@
-//! How many tokens will it be? Guessed before, corrected by what workers report after.
+//! Estimates of prompt and output tokens, corrected by the usage that workers report.
 //!
-//! No tokenizer unless the settings name one: it has to be the worker's own, model by model, and costs more than the
-//! rest of an admission. Bytes divided by a constant are wrong by a steady factor per model, and a steady factor can be
-//! learned; so can what a chat template adds to a count by a tokenizer, which is another factor. What is left of the
-//! error is settled against the worker's usage, so a wrong guess misplaces a reservation for the length of one request
-//! and loses nothing.
+//! A tokenizer is used only if configured: it must be the worker's own, per model, and costs more
+//! than the rest of an admission. Bytes divided by a constant are wrong by a steady factor per
+//! model, which can be learned. So can the tokens that a chat template adds to a tokenizer's count:
+//! another factor. The remaining error is settled against the worker's usage, so a wrong estimate
+//! misplaces a reservation for the length of one request and loses nothing.
 
 use std::hash::{BuildHasher, RandomState};
 
 use super::demand::Facts;
 use crate::table::Table;
 
-/// Bytes of prompt text per token before anything is learned: English prose has about four.
+/// Bytes of prompt text per token before anything is learned; English prose has about four.
 pub const BYTES_PER_TOKEN: f64 = 4.0;
-/// Output tokens expected of a caller and model that are not known yet.
+/// Output tokens expected for an unknown caller and model.
 pub const UNKNOWN_OUTPUT: u64 = 256;
-/// Answers after which the learned length is used.
+/// Responses needed before the learned length is used.
 pub const LENGTH_SAMPLES: u32 = 10;
 
-/// Weight of a new answer in the learned length.
+/// Weight of a new response in the learned length.
 const LENGTH_ALPHA: f64 = 0.01;
 /// Weight of a new prompt in the learned factor.
 const FACTOR_ALPHA: f64 = 0.05;
-/// The factor starts as if prompts of this many tokens had been estimated exactly.
+/// Prior of the factor: prompts of this many tokens that were estimated exactly.
 const FACTOR_PRIOR: f64 = 1000.0;
-/// The factor stays within 1/8 and 8: beyond stand media, not text, and a caller who wants to skew it.
+/// Bound of the factor: 1/8 to 8. Factors beyond come from media, or from a caller who skews it.
 const FACTOR_RANGE: f64 = 8.0;
-/// Callers and models whose output length is remembered: at least the latest this many, at most twice as many (some
-/// 4 MB).
+/// Callers and models whose output length is kept: at least the latest this many, at most twice as
+/// many (some 4 MB).
 const LENGTHS: usize = 65_536;
-/// Models whose factor is remembered, as for [`LENGTHS`]. A model whose text is counted too has a second one.
+/// Models whose factor is kept, as for [`LENGTHS`]; two factors if its text is also tokenized.
 const MODELS: usize = 1024;
 
-/// Estimates of prompt tokens and output lengths. Shared by all requests; every lock is held for one map access.
+/// Estimator of prompt and output tokens, for all requests. Each lock is held for one map access.
 #[derive(Debug)]
 pub struct Estimator {
-    // Names come from clients: keys are hashed with a random key, or they could be made to collide.
+    // Clients choose the names, so the hash key is random: otherwise they could force collisions.
     hash: RandomState,
     factors: Table<Factor>,
     lengths: Table<Length>,
 }
 
-/// The estimate of one request's prompt tokens, and what it was made from, to learn from it later.
+/// Estimate of a request's prompt tokens, with the input needed to learn from it later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PromptEstimate {
     /// Estimated prompt tokens over all prompts.
@@ -50,7 +50,7 @@ pub struct PromptEstimate {
     ids: u64,
 }
 
-/// What is known of a prompt's text. Each is wrong by a factor of its own.
+/// Measure of a prompt's text. Each has an error factor of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Basis {
     Bytes(u64),
@@ -58,7 +58,7 @@ enum Basis {
 }
 
 impl Basis {
-    /// Tokens before anything is learned.
+    /// Returns the tokens before the learned factor.
     const fn plain(self) -> f64 {
         match self {
             Self::Bytes(bytes) => bytes as f64 / BYTES_PER_TOKEN,
@@ -78,20 +78,20 @@ impl Default for Estimator {
 }
 
 impl Estimator {
-    /// An estimator that has learned nothing.
+    /// Creates an estimator that has learned nothing.
     #[must_use]
     pub fn new() -> Self {
         Self { hash: RandomState::new(), factors: Table::new(MODELS), lengths: Table::new(LENGTHS) }
     }
 
-    /// Estimates the prompt tokens of a request: its bytes of text by the model's learned factor, and its token ids.
+    /// Estimates prompt tokens: bytes / 4 times the model's learned factor, plus token ids.
     #[must_use]
     pub fn prompt(&self, facts: &Facts) -> PromptEstimate {
         self.estimate(facts, Basis::Bytes(facts.prompt_bytes))
     }
 
-    /// The same for a request whose text is `counted` tokens by the model's own tokenizer: what is learned is what the
-    /// worker's template adds.
+    /// Estimates the prompt tokens of a request whose text is `counted` tokens by the model's own
+    /// tokenizer: the factor learns what the worker's template adds.
     #[must_use]
     pub fn counted_prompt(&self, facts: &Facts, counted: u64) -> PromptEstimate {
         self.estimate(facts, Basis::Counted(counted))
@@ -107,7 +107,7 @@ impl Estimator {
         self.hash.hash_one((model, basis.is_counted()))
     }
 
-    /// Learns from the prompt tokens that a worker reported. Returns actual / estimated, for the metric of the error.
+    /// Learns from the reported prompt tokens. Returns actual / estimated, for the error metric.
     pub fn learn_prompt(&self, model: Option<&str>, estimate: PromptEstimate, actual: u64) -> f64 {
         let plain = estimate.basis.plain();
         if plain > 0.0 && actual > estimate.ids {
@@ -117,23 +117,23 @@ impl Estimator {
         actual as f64 / estimate.tokens.max(1) as f64
     }
 
-    /// Expected output tokens of one sequence (ô): min(`max_tokens`, 256) until ten answers to this caller by this
-    /// model are known, then their mean, then a moving mean. Never above `max_tokens`.
+    /// Returns the expected output tokens of one sequence (ô), at most `max_tokens`: 256 until ten
+    /// responses to this caller by this model are known, then their mean, then a moving mean.
     #[must_use]
     pub fn output(&self, caller: &str, model: Option<&str>, max_tokens: Option<u64>) -> u64 {
         let learned = self.lengths.get(self.hash.hash_one((caller, model))).and_then(Length::expected);
         learned.unwrap_or(UNKNOWN_OUTPUT).min(max_tokens.unwrap_or(u64::MAX))
     }
 
-    /// Learns from the output tokens of one sequence of an answer that came to its end.
+    /// Learns from the output tokens of one sequence of a complete response.
     pub fn learn_output(&self, caller: &str, model: Option<&str>, actual: u64) {
         self.lengths.update(self.hash.hash_one((caller, model)), |length| length.learn(actual as f64));
     }
 }
 
-/// Actual over plainly estimated tokens, as moving means of both: a ratio of means weighs a prompt by its length,
-/// where a mean of ratios would let the few tokens a chat template adds to a one-word prompt count as an error of
-/// 1000 %.
+/// Actual / plainly estimated tokens, as moving means of both. A ratio of means weighs a prompt by
+/// its length; in a mean of ratios, the few tokens that a chat template adds to a one-word prompt
+/// would count as an error of 1000 %.
 #[derive(Clone, Copy, Debug)]
 struct Factor {
     plain: f64,
@@ -157,7 +157,7 @@ impl Factor {
     }
 }
 
-/// The output length of one caller and model.
+/// Output length of one caller and model.
 #[derive(Clone, Copy, Debug, Default)]
 struct Length {
     mean: f64,

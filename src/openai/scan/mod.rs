@@ -1,40 +1,40 @@
-//! A JSON scanner over bytes in memory: it checks the grammar, knows where it is, and builds nothing.
+//! A JSON scanner over bytes in memory: it checks the grammar, tracks positions, builds nothing.
 //!
-//! `serde_json` could read the same documents, but it unescapes every string with a `\n` into a buffer (a copy of most
-//! prompts), puts no bound on the depth of what is ignored, and does not tell positions, which splicing a member into
-//! a body needs. The scanner keeps to RFC 8259: it accepts nothing that a worker's parser would read differently
-//! (no `NaN`, comments, trailing commas or byte order mark). Bytes of 0x80 and above are taken as they are; who needs
-//! UTF-8 checks it before.
+//! `serde_json` could read the same documents. But it unescapes every string with a `\n` into a
+//! buffer (a copy of most prompts), does not bound the depth of ignored values, and has no
+//! positions, which splicing a member into a body needs. The scanner follows RFC 8259: it accepts
+//! nothing that a worker's parser reads differently (no `NaN`, comments, trailing commas or byte
+//! order mark). Bytes from 0x80 on pass unchecked: callers that need UTF-8 check it first.
 
 use std::borrow::Cow;
 
-/// Arrays and objects within each other that are accepted are fewer than this; the same limit as `serde_json`'s.
+/// Nesting depth at which a document is rejected, as by `serde_json`.
 pub(super) const MAX_DEPTH: u32 = 128;
 
-/// What is wrong with a document. Positions are byte offsets.
+/// Error in a document. Positions are byte offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
-    /// It ends too early; more bytes could complete it.
+    /// The document ends too early; more bytes could complete it.
     End,
-    /// The byte at this offset cannot stand there.
+    /// The byte at this offset is not allowed there.
     Syntax(usize),
     /// The array or object at this offset is nested too deep.
     Deep(usize),
 }
 
-/// A string as it stands in the document.
+/// A string as written in the document.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JsonText<'a> {
-    /// Where its opening quote stands.
+    /// Offset of its opening quote.
     pub(super) at: usize,
-    /// What is between the quotes, escapes included.
+    /// Bytes between the quotes, escapes included.
     pub(super) raw: &'a [u8],
-    /// How many bytes of UTF-8 it is without escapes.
+    /// Length without escapes, in bytes of UTF-8.
     pub(super) decoded_len: usize,
 }
 
 impl<'a> JsonText<'a> {
-    /// The string without escapes; `None` when it is no UTF-8 or escapes half a surrogate pair.
+    /// Returns the unescaped string; `None` if it is not UTF-8 or has half a surrogate pair.
     pub(super) fn decode(&self) -> Option<Cow<'a, str>> {
         if self.is_plain() {
             return std::str::from_utf8(self.raw).ok().map(Cow::Borrowed);
@@ -43,7 +43,7 @@ impl<'a> JsonText<'a> {
         serde_json::from_slice::<String>(&quoted).ok().map(Cow::Owned)
     }
 
-    /// The bytes to compare with a name: without escapes where they can be resolved.
+    /// Returns the bytes to compare with a name: unescaped if possible.
     pub(super) fn name(&self) -> Cow<'a, [u8]> {
         if self.is_plain() {
             return Cow::Borrowed(self.raw);
@@ -51,7 +51,7 @@ impl<'a> JsonText<'a> {
         self.decode().map_or(Cow::Borrowed(self.raw), |text| Cow::Owned(text.into_owned().into_bytes()))
     }
 
-    /// Whether it stands there without any escape. Every escape is longer than what it stands for.
+    /// Returns `true` if it has no escapes. Every escape is longer than what it stands for.
     fn is_plain(&self) -> bool {
         self.raw.len() == self.decoded_len
     }
@@ -70,28 +70,28 @@ impl<'a> Scanner<'a> {
         Self { bytes, at: 0, depth: 0 }
     }
 
-    /// The offset of the next byte to be read.
+    /// Returns the offset of the next byte.
     pub(super) const fn at(&self) -> usize {
         self.at
     }
 
-    /// What was read since the offset `start`.
+    /// Returns the bytes read since the offset `start`.
     pub(super) fn since(&self, start: usize) -> &'a [u8] {
         self.bytes.get(start..self.at).unwrap_or_default()
     }
 
-    /// Goes back to an offset that [`Scanner::at`] gave at the same depth.
+    /// Returns to an offset that [`Scanner::at`] gave at the same depth.
     pub(super) const fn rewind(&mut self, at: usize, depth: u32) {
         self.at = at;
         self.depth = depth;
     }
 
-    /// How many arrays and objects are open.
+    /// Returns the number of open arrays and objects.
     pub(super) const fn depth(&self) -> u32 {
         self.depth
     }
 
-    /// The first byte of the next token, which is not yet consumed; [`Scanner::at`] is its offset.
+    /// Returns the first byte of the next token, at [`Scanner::at`], without consuming it.
     pub(super) fn peek(&mut self) -> Result<u8, Flaw> {
         loop {
             match self.bytes.get(self.at) {
@@ -102,7 +102,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Checks that nothing but white space follows.
+    /// Checks that only white space follows.
     pub(super) fn finish(&mut self) -> Result<(), Flaw> {
         match self.peek() {
             Err(_) => Ok(()),
@@ -168,7 +168,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads a number and returns it as it stands there.
+    /// Reads a number and returns it as written.
     pub(super) fn number(&mut self) -> Result<&'a str, Flaw> {
         let start = self.at;
         self.at += usize::from(self.bytes.get(self.at) == Some(&b'-'));
@@ -189,7 +189,7 @@ impl<'a> Scanner<'a> {
         Ok(self.bytes.get(start..self.at).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default())
     }
 
-    /// Reads a value of any kind and forgets it.
+    /// Reads a value of any kind and discards it.
     pub(super) fn skip(&mut self) -> Result<(), Flaw> {
         match self.peek()? {
             b'{' => self.object(|scanner, _| scanner.skip()),
@@ -227,7 +227,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads an escape and returns by how many bytes its meaning is shorter.
+    /// Reads an escape and returns how many bytes longer it is than its meaning.
     fn escape(&mut self) -> Result<usize, Flaw> {
         match self.bytes.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
@@ -244,7 +244,7 @@ impl<'a> Scanner<'a> {
                 self.at += 6;
                 Ok(match code {
                     0..0x80 => 5,
-                    // Two halves of a surrogate pair make four bytes.
+                    // The two halves of a surrogate pair make four bytes.
                     0x80..0x800 | 0xd800..0xe000 => 4,
                     _ => 3,
                 })
@@ -288,10 +288,10 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The offset of the first quote, backslash or control character from `at` on, or the end.
+/// Returns the offset of the first quote, backslash or control character from `at` on, or the end.
 ///
-/// Eight bytes at a time: a prompt is mostly bytes that mean themselves. In each comparison only bytes above a true
-/// hit can be marked wrongly (by the borrow of the subtraction), so the lowest mark is exact.
+/// Checks eight bytes at a time, as most are plain. In each comparison only bytes above a true hit
+/// can be marked wrongly (by the subtraction's borrow), so the lowest mark is exact.
 fn plain_until(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;

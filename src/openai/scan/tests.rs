@@ -11,7 +11,7 @@ fn check(bytes: &[u8]) -> Result<(), Flaw> {
     scanner.finish()
 }
 
-/// JSON's own bytes, so that random documents come close to being valid.
+/// Pieces of JSON, so that random documents are nearly valid.
 fn nearly_json() -> impl Strategy<Value = Vec<u8>> {
     let pieces = prop::sample::select(vec![
         "{",
@@ -69,7 +69,7 @@ proptest! {
 
     #[test]
     fn accepts_what_serde_json_accepts_and_nothing_else(bytes in nearly_json()) {
-        // Read to be ignored: a `Value` also refuses numbers beyond `f64`, which the grammar allows.
+        // Parsed as ignored: `Value` also rejects numbers beyond `f64`, which the grammar allows.
         prop_assert_eq!(check(&bytes).is_ok(), serde_json::from_slice::<IgnoredAny>(&bytes).is_ok());
     }
 }

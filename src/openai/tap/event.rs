@@ -1,32 +1,32 @@
-//! What one event of a stream says.
+//! Reads one event of a stream.
 
 use super::usage::Usage;
 use crate::openai::scan::{Flaw, Scanner};
 use crate::request::Blame;
 
-/// What one event says.
+/// Facts in one event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct StreamEvent {
-    /// Deltas that bear content.
+    /// Deltas with content.
     pub(super) deltas: u64,
-    /// Choices that it ends.
+    /// Choices that end.
     pub(super) finished: u32,
-    /// The usage it reports.
+    /// Reported usage.
     pub(super) usage: Option<Usage>,
-    /// It reports an error.
+    /// Reported error, as who caused it.
     pub(super) error: Option<Blame>,
-    /// It ends the stream.
+    /// `true` if it ends the stream.
     pub(super) done: bool,
-    /// It is one of the Messages API.
+    /// `true` if it belongs to the Messages API.
     pub(super) of_message: bool,
 }
 
 impl StreamEvent {
-    /// Data in a language we do not speak: each is one token.
+    /// Data in an unknown format: counts as one token.
     pub(super) const UNKNOWN: Self =
         Self { deltas: 1, finished: 0, usage: None, error: None, done: false, of_message: false };
 
-    /// Reads an event's data. `None` when it starts as an object that ends too early.
+    /// Reads an event's data. `None` if it starts as an object but ends too early.
     pub(super) fn read(data: &[u8]) -> Option<Self> {
         match data.trim_ascii() {
             b"" => Some(Self::default()),
@@ -41,20 +41,20 @@ impl StreamEvent {
     }
 }
 
-/// The members of an event that say something, in whatever order they come.
+/// Facts from the members of an event, in any order.
 #[derive(Debug, Default)]
 struct EventReading<'a> {
     event: StreamEvent,
     has_choices: bool,
-    /// It has members.
+    /// `true` if it has members.
     has_any: bool,
     kind: &'a [u8],
     has_delta: bool,
-    /// A block begins that is neither text nor thinking, so its beginning says something already.
+    /// `true` if a block begins that is neither text nor thinking: its start is content.
     opens: bool,
-    /// The stop reason of the whole message.
+    /// `true` if it has the stop reason of the whole message.
     stops: bool,
-    /// The code of an error that stands beside it.
+    /// Cause by the code next to an error.
     code: Option<Blame>,
 }
 
@@ -71,7 +71,7 @@ impl<'a> EventReading<'a> {
                 b"delta" => reading.delta(scanner)?,
                 b"content_block" => reading.opens = is_told_at_once(scanner)?,
                 b"response" | b"message" => reading.inner(scanner)?,
-                // A vendor's own, in which some put their usage.
+                // A vendor's own member, in which some put usage.
                 name if name.starts_with(b"x_") => reading.inner(scanner)?,
                 b"error" => reading.event.error = error(scanner)?.or(reading.event.error),
                 b"code" => reading.code = code(scanner)?,
@@ -87,7 +87,7 @@ impl<'a> EventReading<'a> {
         Ok(reading.finish())
     }
 
-    /// Chat and completions: one delta for each choice that has content.
+    /// Reads chat and completions: one delta per choice with content.
     fn choices(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Flaw> {
         self.has_choices = true;
         if scanner.peek()? != b'[' {
@@ -114,7 +114,7 @@ impl<'a> EventReading<'a> {
         })
     }
 
-    /// The piece that an event of a response or of a message adds.
+    /// Reads the delta of a response's or a message's event.
     fn delta(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Flaw> {
         if scanner.peek()? != b'{' {
             self.has_delta = is_full(scanner)?;
@@ -132,7 +132,7 @@ impl<'a> EventReading<'a> {
         })
     }
 
-    /// The response or message so far.
+    /// Reads the response or message so far.
     fn inner(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Flaw> {
         if scanner.peek()? != b'{' {
             return scanner.skip();
@@ -140,7 +140,7 @@ impl<'a> EventReading<'a> {
         scanner.object(|scanner, key| {
             match key.raw {
                 b"usage" => self.event.usage = Usage::read(scanner)?.or(self.event.usage),
-                // Of a response that failed; of others it is null.
+                // Set for a response that failed, else null.
                 b"error" => self.event.error = error(scanner)?.or(self.event.error),
                 _ => scanner.skip()?,
             }
@@ -180,7 +180,7 @@ impl<'a> EventReading<'a> {
     }
 }
 
-/// Reads a value and says whether there is anything in it: null, `""`, `[]` and `{}` are empty.
+/// Reads a value and returns `true` if it is not empty: null, `""`, `[]` and `{}` are.
 fn is_full(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
     let first = scanner.peek()?;
     let start = scanner.at();
@@ -195,7 +195,7 @@ fn is_full(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
     })
 }
 
-/// Whether a member of a delta is content: each that is not empty, but for those that only say what it is a part of.
+/// Returns `true` if a member of a delta is content: not empty, and not just a label of its part.
 fn is_content(name: &[u8], scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
     match name {
         b"role" | b"type" | b"index" => scanner.skip().map(|()| false),
@@ -203,7 +203,7 @@ fn is_content(name: &[u8], scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
     }
 }
 
-/// Whether a delta has content, in whatever member.
+/// Returns `true` if any member of a delta is content.
 fn bears_content(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
     if scanner.peek()? != b'{' {
         return is_full(scanner);
@@ -216,7 +216,7 @@ fn bears_content(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
     Ok(content)
 }
 
-/// Whether a block of a message says something by its beginning, as the call of a tool does; text comes after it.
+/// Returns `true` if the start of a block is content, as of a tool call; text comes later.
 fn is_told_at_once(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
     if scanner.peek()? != b'{' {
         return scanner.skip().map(|()| false);
@@ -232,7 +232,7 @@ fn is_told_at_once(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
     Ok(!matches!(kind, b"text" | b"thinking" | b""))
 }
 
-/// Reads the value of `error` and says whose fault it is, if there is an error in it.
+/// Reads the value of `error` and returns who caused it; `None` if it holds no error.
 pub(super) fn error(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, Flaw> {
     match scanner.peek()? {
         b'{' => {}
@@ -256,7 +256,7 @@ pub(super) fn error(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, Flaw> {
     Ok(Some(blame.unwrap_or(Blame::Worker)))
 }
 
-/// Whose fault a status is, when the value is one of an error, as a number or in quotes.
+/// Returns who caused an error status, a number or string; `None` if it is no such status.
 fn code(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, Flaw> {
     let digits = match scanner.peek()? {
         b'"' => scanner.string()?.raw,
@@ -265,14 +265,14 @@ fn code(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, Flaw> {
     };
     let status = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u16>().ok());
     Ok(match status {
-        // Too many requests, and too slow an upload, are said of the worker's own state.
+        // 429 and 408 are about the worker's own state.
         Some(408 | 429 | 500..=599) => Some(Blame::Worker),
         Some(400..=499) => Some(Blame::Client),
         _ => None,
     })
 }
 
-/// Reads a value and returns what is between its quotes when it is a string.
+/// Reads a value and returns the bytes between its quotes; empty if it is no string.
 fn string<'a>(scanner: &mut Scanner<'a>) -> Result<&'a [u8], Flaw> {
     match scanner.peek()? {
         b'"' => Ok(scanner.string()?.raw),
@@ -301,7 +301,7 @@ mod tests {
             (r#"{"reasoning":"hm","content":"Hi"}"#, 1),
             (r#"{"refusal":"no"}"#, 1),
             (r#"{"tool_calls":[{"index":0,"function":{"name":"now","arguments":""}}]}"#, 1),
-            // Whatever else a worker puts there.
+            // Other members that a worker adds.
             (r#"{"reasoning_details":[{"type":"reasoning.text","text":"so"}]}"#, 1),
             (r#"{"audio":{"id":"a"}}"#, 1),
             (r#"{"future":7}"#, 1),

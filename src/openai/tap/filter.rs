@@ -1,4 +1,4 @@
-//! Taking out of a stream what a worker added because we asked for its usage.
+//! Removes from a stream what a worker added because the gateway asked for usage.
 
 use std::ops::Range;
 
@@ -9,29 +9,30 @@ use super::lines::{LineFinder, Step, field, without_mark};
 use super::{LINE_BOUND, empty};
 use crate::openai::scan::{Flaw, Scanner};
 
-/// Takes out of a chat or completion stream what `stream_options.include_usage` adds to it: the `usage` of the last chunk,
-/// which has no choices, and the `"usage":null` of all others. The last chunk goes whole when nothing is left in it but
-/// what every chunk has; what else a worker tells there (its timings) passes, as does every other byte.
+/// Removes from a chat or completion stream what `stream_options.include_usage` adds: the `usage`
+/// of the last chunk, which has no choices, and `"usage":null` of all others. The last chunk is
+/// dropped if only members common to all chunks remain; its others (timings) pass, as all other
+/// bytes.
 ///
-/// An event is held from its first field until its end, which costs its reader nothing: it cannot be used before. An
-/// event beyond [`LINE_BOUND`], or with several data lines, passes unchanged.
+/// An event is held from its first field to its end. This costs nothing: the reader cannot use it
+/// earlier. Events beyond [`LINE_BOUND`], or with several data lines, pass unchanged.
 #[derive(Debug)]
 pub struct UsageFilter {
     lines: LineFinder,
     finder: memmem::Finder<'static>,
-    /// The current event as far as it came in chunks before.
+    /// Part of the current event from earlier chunks.
     held: Vec<u8>,
-    /// A field of the current event has begun.
+    /// `true` if a field of the current event has begun.
     in_event: bool,
-    /// The current event is too long to be held.
+    /// `true` if the current event is too long to be held.
     passing: bool,
-    /// Bytes of the current line have come.
+    /// `true` if part of the current line has come.
     in_line: bool,
-    /// The last event was taken out: so is the LF that may follow its CR in the next chunk.
+    /// `true` if the last event was dropped; so is then an LF that completes its CR.
     taken: bool,
 }
 
-/// What to do with an event.
+/// Decision about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum EventVerdict {
     Keep,
@@ -46,7 +47,7 @@ impl Default for UsageFilter {
 }
 
 impl UsageFilter {
-    /// A filter at the start of a stream.
+    /// Creates a filter for the start of a stream.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -60,8 +61,8 @@ impl UsageFilter {
         }
     }
 
-    /// Takes the next bytes, cut anywhere, and returns those that can be passed on; none while an event is held. A
-    /// chunk that needs no change is returned as it is.
+    /// Takes the next bytes, cut anywhere, and returns those to pass on: none while an event is
+    /// held. A chunk that needs no change is returned as it is.
     pub fn feed(&mut self, chunk: &Bytes) -> Bytes {
         let mut out = Out { chunk, kept_from: 0, built: Vec::new() };
         let (mut at, mut event) = (0, 0);
@@ -96,7 +97,7 @@ impl UsageFilter {
         out.finish()
     }
 
-    /// The stream is over: returns what is still held. An event without its blank line is judged like a whole one.
+    /// Ends the stream: returns what is held. An event without its blank line counts as whole.
     pub fn finish(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
         let verdict = self.judge(&held);
@@ -104,7 +105,7 @@ impl UsageFilter {
         apply(&held, verdict).into()
     }
 
-    /// Notes where an event begins: at its first line that is neither blank nor a comment.
+    /// Marks the start of an event: its first line that is neither blank nor a comment.
     fn begin_line(&mut self, first: u8, at: usize, event: &mut usize, blank: bool) {
         self.taken = false;
         if !self.in_event && !self.in_line && !blank && first != b':' {
@@ -113,7 +114,7 @@ impl UsageFilter {
         }
     }
 
-    /// The current event's blank line ends at `end`. `fields` is the part of the event in this chunk before that line.
+    /// Ends the event: its blank line ends at `end`, `fields` is its part in this chunk before.
     fn end_event(&mut self, out: &mut Out<'_>, fields: Range<usize>, end: usize) {
         self.taken = false;
         if self.passing {
@@ -141,7 +142,7 @@ impl UsageFilter {
         self.in_event = false;
     }
 
-    /// Holds the open event, whose part in this chunk starts at `event`, or lets it pass when it is too long.
+    /// Holds the open event, whose part here starts at `event`; passes it if it is too long.
     fn hold(&mut self, out: &mut Out<'_>, event: usize) {
         let part = event..out.chunk.len();
         if self.held.len() + part.len() > LINE_BOUND {
@@ -187,7 +188,7 @@ impl UsageFilter {
     }
 }
 
-/// Members that every chunk has: one with nothing else in it says nothing.
+/// Members common to all chunks: a chunk with no others says nothing.
 const FRAME: [&[u8]; 9] = [
     b"id",
     b"object",
@@ -200,12 +201,12 @@ const FRAME: [&[u8]; 9] = [
     b"obfuscation",
 ];
 
-/// Judges the JSON of an event. A cut is the member `usage` with one comma and the white space around it, so that the
-/// rest is what a worker would have written without it.
+/// Judges the JSON of an event. A cut covers the member `usage`, one comma, and the white space
+/// around it: the rest is what a worker would have written without it.
 fn judge_chunk(data: &[u8]) -> Result<EventVerdict, Flaw> {
     let mut scanner = Scanner::new(data);
     let (mut no_choices, mut usage, mut null, mut more) = (false, None, None, false);
-    // Where the value before ended, and where a usage began that was the first member.
+    // End of the previous value; start of a `usage` that was the first member.
     let (mut before, mut first) = (None, None);
     if scanner.peek()? != b'{' {
         return Ok(EventVerdict::Keep);
@@ -248,22 +249,22 @@ fn apply(event: &[u8], verdict: EventVerdict) -> Vec<u8> {
     }
 }
 
-/// What comes out for one chunk: the chunk itself until something is changed.
+/// Output for one chunk: the chunk itself until something changes.
 struct Out<'a> {
     chunk: &'a Bytes,
-    /// The chunk's bytes before are in `built`, or cut.
+    /// Bytes of the chunk before this offset are in `built`, or cut.
     kept_from: usize,
     built: Vec<u8>,
 }
 
 impl Out<'_> {
-    /// Leaves out a range, which must lie behind all before.
+    /// Removes a range, which must follow all earlier ones.
     fn cut(&mut self, range: Range<usize>) {
         self.built.extend_from_slice(&self.chunk[self.kept_from..range.start]);
         self.kept_from = range.end;
     }
 
-    /// Puts bytes before the offset `at`.
+    /// Inserts bytes before the offset `at`.
     fn insert(&mut self, bytes: &[u8], at: usize) {
         self.cut(at..at);
         self.built.extend_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! Finding the usage in a JSON answer that passes by, and the error if it is one.
+//! Observer of JSON responses: finds usage, and the error if the response is one.
 
 use memchr::memchr2;
 
@@ -7,61 +7,61 @@ use super::usage::Usage;
 use crate::openai::scan::Scanner;
 use crate::request::Blame;
 
-/// The longest `usage` or `error` object that is read; beyond it the answer counts as having no usage.
+/// Longest `usage` or `error` object that is read, in bytes; beyond it the response has no usage.
 const BOUND: usize = 4 * 1024;
-/// Longer names than this are none of those we look for.
+/// Names longer than this, in bytes, are none of those searched.
 const NAME_BOUND: usize = 16;
 
-/// Reads along in a JSON answer and finds its `usage` and its `error`, in memory that does not grow with the answer.
+/// Finds `usage` and `error` of a JSON response as it passes, in constant memory.
 ///
-/// The error stands in the answer itself, and the usage stands in the answer itself, or in its `response` member. The tap follows strings and brackets and
-/// checks nothing else: what a worker answers is not ours to judge.
+/// `error` is a member of the response, `usage` a member of it or of its `response` member. The
+/// observer tracks strings and brackets and checks nothing else: it does not validate responses.
 #[derive(Debug, Default)]
 pub struct JsonTap {
-    /// Arrays and objects that are open.
+    /// Number of open arrays and objects.
     depth: u32,
-    /// The depth of the object whose members are read: 1 for the answer, 2 within `response`.
+    /// Depth of the object whose members are read: 1 for the response, 2 within `response`.
     level: u32,
     place: JsonPlace,
-    /// The latest name at this level.
+    /// Latest name at this level.
     name: Vec<u8>,
-    /// The bytes of `usage` or `error` so far, while inside it.
+    /// Bytes of `usage` or `error` so far, while inside it.
     found: Option<Vec<u8>>,
     usage: Option<Usage>,
     error: Option<Blame>,
-    /// The error is a string, of which nothing has come yet.
+    /// `true` if the error is a string of which no byte has come.
     error_begins: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum JsonPlace {
-    /// Before the answer's first bracket.
+    /// Before the response's first bracket.
     #[default]
     Before,
     /// Outside of strings, where a name of this level may follow.
     Names,
     /// Outside of strings, elsewhere.
     Values,
-    /// In a string; `name` if it is one of this level's names, `escaped` behind a backslash.
+    /// In a string: `name` if it is a name of this level, `escaped` after a backslash.
     Text { name: bool, escaped: bool },
-    /// The answer is no object.
+    /// Response that is no object.
     Nothing,
 }
 
 impl JsonTap {
-    /// A tap at the start of an answer.
+    /// Creates an observer for the start of a response.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The usage found so far.
+    /// Returns the usage found so far.
     #[must_use]
     pub const fn usage(&self) -> Option<Usage> {
         self.usage
     }
 
-    /// Whose fault the error is that the answer is, if it is one.
+    /// Returns who caused the error that the response reports, if it is one.
     #[must_use]
     pub const fn error(&self) -> Option<Blame> {
         self.error
@@ -81,7 +81,7 @@ impl JsonTap {
                     self.text(byte, false, false);
                 }
                 JsonPlace::Text { name: false, escaped: false } if self.found.is_none() => {
-                    // The bulk of an answer: on to the next byte that could end the string.
+                    // The bulk of a response: skip to the next byte that could end the string.
                     let Some(skipped) = chunk.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) else {
                         return;
                     };
@@ -91,7 +91,7 @@ impl JsonTap {
                 JsonPlace::Text { name, escaped } => self.text(byte, name, escaped),
                 JsonPlace::Before => self.before(byte),
                 JsonPlace::Names | JsonPlace::Values if self.depth > self.level && self.found.is_none() => {
-                    // Numbers, mostly: an embedding has thousands.
+                    // Mostly numbers: an embedding has thousands.
                     let rest = chunk.get(at..).unwrap_or_default();
                     let Some(skipped) =
                         rest.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']'))
@@ -184,7 +184,7 @@ impl JsonTap {
         }
     }
 
-    /// Keeps a byte of `usage` or `error`, if inside it.
+    /// Keeps a byte if inside `usage` or `error`.
     fn keep(&mut self, byte: u8) {
         if let Some(found) = &mut self.found {
             if found.len() < BOUND {
@@ -198,7 +198,7 @@ impl JsonTap {
         }
     }
 
-    /// Whether the latest name is that of the answer's error.
+    /// Returns `true` if the latest name is the response's `error`.
     fn is_error(&self) -> bool {
         self.level == 1 && self.name == b"error"
     }

@@ -1,26 +1,26 @@
-//! Where the lines of an event stream end: at LF, CR or CRLF, over chunk boundaries.
+//! Finds the lines of an event stream: they end at LF, CR or CRLF, also across chunks.
 
 use memchr::memchr2;
 
-/// What the next bytes of a stream are.
+/// Meaning of the next bytes of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// One LF that belongs to the CR at the end of the chunk before.
     Rest,
-    /// The rest of a line, and how many bytes it is with its line end.
+    /// The rest of a line; `total` is its length with the line end.
     Line { content: usize, total: usize },
     /// No line ends in these bytes.
     Open,
 }
 
-/// Finds line ends. A CR ends a line at once, so that nothing waits for a LF that may never come.
+/// Finds line ends. A CR ends a line at once, so nothing waits for an LF that may never come.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LineFinder {
     after_cr: bool,
 }
 
 impl LineFinder {
-    /// The first step in `bytes`, which must not be empty and follow right on the step before.
+    /// Returns the first step in `bytes`, which must be non-empty and follow the previous step.
     pub(super) fn step(&mut self, bytes: &[u8]) -> Step {
         if std::mem::take(&mut self.after_cr) && bytes.first() == Some(&b'\n') {
             return Step::Rest;
@@ -33,7 +33,7 @@ impl LineFinder {
     }
 }
 
-/// The value of a line's field `name`, when it is that field: without the one space that may follow the colon.
+/// Returns the value if the line is the field `name`, without the one space after the colon.
 pub(super) fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let rest = line.strip_prefix(name)?;
     if rest.is_empty() {
@@ -43,7 +43,7 @@ pub(super) fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
-/// A text without the byte order mark that some systems write before UTF-8. JSON has no place for it.
+/// Removes a UTF-8 byte order mark, which some systems write. JSON does not allow it.
 pub(crate) fn without_mark(line: &[u8]) -> &[u8] {
     line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line)
 }

@@ -1,12 +1,12 @@
-//! Looking over the shoulder of an answer: what has it said so far, and what did it cost?
+//! Response observers: what a response has said so far, and what it costs.
 //!
-//! The bytes of an answer belong to the client and pass as they are; a tap reads along, whatever way the network cut
-//! them, and keeps at most one unfinished line. It is fed on the path of every token, so the usual event is read where
-//! it lies, without a copy or an allocation. What it cannot read (a line beyond its bound, another protocol) counts as
-//! content: the answer is committed to the client rather than held back on a guess.
+//! A response's bytes are the client's and pass unchanged. An observer reads along, however the
+//! network cut them, and keeps at most one unfinished line. It runs for every token, so it reads
+//! the usual event in place, without copy or allocation. What it cannot read (a line beyond its
+//! bound, another protocol) counts as content: the response is committed, not held on a guess.
 //!
-//! [`SseTap`] reads event streams, [`JsonTap`] whole JSON answers, and [`Pings`] finds what only keeps a stream alive. [`UsageFilter`] is the one that changes bytes, and
-//! only those that a worker added because we asked it to.
+//! [`SseTap`] reads event streams, [`JsonTap`] JSON responses, and [`Pings`] finds keep-alive
+//! bytes. Only [`UsageFilter`] changes bytes: those that a worker added because the gateway asked.
 
 mod event;
 mod filter;
@@ -23,14 +23,14 @@ pub use pings::{Parted, Pings};
 pub use sse::{Seen, SseTap};
 pub use usage::Usage;
 
-/// The longest line (or event of several data lines) that is read whole, in bytes. It bounds what a tap or filter
-/// keeps of one stream; a chunk of one token has some 300.
+/// Longest line (or event of several data lines) that is read as a whole, in bytes. It bounds the
+/// memory of an observer or filter per stream; a chunk of one token has some 300 bytes.
 pub const LINE_BOUND: usize = 64 * 1024;
 
-/// A buffer that grew beyond this is given back when it is empty again: thousands of streams are open at once.
+/// Capacity in bytes beyond which an empty buffer is freed: thousands of streams are open at once.
 const KEEP: usize = 4 * 1024;
 
-/// Empties a buffer and gives back what is beyond the usual size.
+/// Clears a buffer and frees it if it has more than the usual capacity.
 fn empty(buffer: &mut Vec<u8>) {
     if buffer.capacity() > KEEP {
         *buffer = Vec::new();

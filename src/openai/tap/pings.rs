@@ -1,22 +1,22 @@
-//! Parting what only keeps a stream alive from what it says.
+//! Separates keep-alive bytes of a stream from its content.
 
 use super::lines::{LineFinder, Step, field};
 use crate::openai::scan::{Flaw, Scanner};
 
-/// Parts an event stream in two: comments and events named `ping`, which mean nothing but that somebody is there, and all
-/// else, each in its order. Only whole lines and whole events are handed out.
+/// Splits an event stream in two: keep-alive (comments, and events named `ping`) and all else, each
+/// in order. Returns whole lines and whole events only.
 #[derive(Debug, Default)]
 pub struct Pings {
     lines: LineFinder,
-    /// The current line as far as it came.
+    /// Current line as far as it has come.
     line: Vec<u8>,
-    /// The whole lines of the current event.
+    /// Whole lines of the current event.
     event: Vec<u8>,
     is_ping: bool,
     last: LineSide,
 }
 
-/// Where the latest line went.
+/// Destination of the latest line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum LineSide {
     Alive,
@@ -25,7 +25,7 @@ enum LineSide {
     Event,
 }
 
-/// The two parts of some bytes of a stream.
+/// The two parts of a piece of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parted {
     /// Comments and pings.
@@ -35,7 +35,7 @@ pub struct Parted {
 }
 
 impl Pings {
-    /// Parts the next bytes, cut anywhere. What belongs to a line or an event that is not over is kept.
+    /// Splits the next bytes, cut anywhere. Keeps a line or event that is not complete.
     pub fn part(&mut self, chunk: &[u8]) -> Parted {
         let mut parted = Parted::default();
         let mut rest = chunk;
@@ -63,13 +63,13 @@ impl Pings {
         parted
     }
 
-    /// What is kept, when the stream is no longer parted.
+    /// Returns the bytes kept, when the stream need no longer be split.
     #[must_use]
     pub fn finish(self) -> Vec<u8> {
         [self.event, self.line].concat()
     }
 
-    /// How many bytes are kept.
+    /// Returns the number of bytes kept.
     #[must_use]
     pub const fn kept(&self) -> usize {
         self.event.len() + self.line.len()
@@ -83,13 +83,13 @@ impl Pings {
         }
     }
 
-    /// Takes a line whose first `length` bytes come before its end.
+    /// Takes a line whose content is its first `length` bytes.
     fn whole_line(&mut self, line: &[u8], length: usize, parted: &mut Parted) {
         let content = &line[..length];
         let outside = self.event.is_empty();
         self.last = match content.first() {
             Some(b':') if outside => LineSide::Alive,
-            // The empty line after a comment goes with it.
+            // The empty line after a comment belongs to it.
             None if outside && self.last == LineSide::Alive => LineSide::Alive,
             None if outside => LineSide::Rest,
             _ => LineSide::Event,
@@ -110,7 +110,7 @@ impl Pings {
     }
 }
 
-/// Whether data say of themselves that they are a ping.
+/// Returns `true` if the data themselves say that they are a ping.
 fn is_ping(data: &[u8]) -> bool {
     let mut scanner = Scanner::new(data);
     let mut ping = false;

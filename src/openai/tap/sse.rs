@@ -1,4 +1,4 @@
-//! Reading along in an event stream.
+//! Observer of event streams.
 
 use super::event::StreamEvent;
 use super::json::JsonTap;
@@ -8,67 +8,67 @@ use super::{LINE_BOUND, empty};
 use crate::openai::error::Tongue;
 use crate::request::Blame;
 
-/// What a stream has said so far.
+/// Facts that a stream has given so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The first content has come: the stream is worth committing to.
+    /// `true` once content has come: the stream can be committed.
     pub content: bool,
-    /// Output tokens seen: one for each delta that bears content, of any choice.
+    /// Output tokens seen: one per delta with content, of any choice.
     pub tokens: u64,
-    /// Choices that have ended.
+    /// Number of choices that have ended.
     pub finished: u32,
-    /// The usage that the worker reported, and what came after it; nothing when it reported none.
+    /// Usage reported by the worker, plus tokens after the report; `None` without a report.
     pub usage: Option<Usage>,
-    /// The stream said that it is over (`[DONE]`, `message_stop`, `response.completed` and the like).
+    /// `true` once the stream said it is over (`[DONE]`, `message_stop`, `response.completed` …).
     pub done: bool,
-    /// The stream said that it failed, and whose fault that is.
+    /// Reported error, as who caused it.
     pub error: Option<Blame>,
 }
 
-/// Reads along in an event stream (`text/event-stream`).
+/// Observes an event stream (`text/event-stream`).
 ///
-/// It speaks chat, completions, responses and messages by the shape of each event; in any other stream every event with
-/// data counts as content, but for those named `ping`.
+/// It recognizes chat, completions, responses and messages by the shape of each event. In any other
+/// stream each event with data counts as content, except those named `ping`.
 #[derive(Debug, Default)]
 pub struct SseTap {
     seen: Seen,
     account: UsageAccount,
     lines: LineFinder,
-    /// The first part of the current line, when it began in a chunk before.
+    /// Part of the current line from earlier chunks.
     carry: Vec<u8>,
-    /// Data lines of the current event that are no whole JSON yet.
+    /// Data lines of the current event that are not yet complete JSON.
     data: Vec<u8>,
     /// Set while the current line is too long to be kept.
     long: Option<JsonTap>,
-    /// The current event had data lines that were too much to be kept.
+    /// `true` if data lines of the current event were too long to be kept.
     spilt: bool,
-    /// The first line, which may have a byte order mark, is over.
+    /// `true` after the first line, which may have a byte order mark.
     begun: bool,
-    /// What the current event's name says of its data.
+    /// Meaning of the current event's name.
     name: Name,
     tongue: Tongue,
 }
 
-/// Names of events that say something.
+/// Event names with a meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Name {
-    /// Whatever the data say.
+    /// Any other name: the data decide.
     #[default]
     Any,
-    /// Nothing but that somebody is there.
+    /// Keep-alive.
     Ping,
-    /// That the stream failed.
+    /// Failure of the stream.
     Error,
 }
 
 impl SseTap {
-    /// A tap at the start of a stream.
+    /// Creates an observer for the start of a stream.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Reads the next bytes, cut anywhere, and returns what the stream has said up to here.
+    /// Reads the next bytes, cut anywhere, and returns the facts so far.
     pub fn feed(&mut self, chunk: &[u8]) -> Seen {
         let mut rest = chunk;
         while !rest.is_empty() {
@@ -87,19 +87,19 @@ impl SseTap {
         self.seen
     }
 
-    /// What the stream has said up to here.
+    /// Returns the facts so far.
     #[must_use]
     pub const fn seen(&self) -> Seen {
         self.seen
     }
 
-    /// How its events are written, as far as they have come.
+    /// Returns the error format that fits the events so far.
     #[must_use]
     pub const fn tongue(&self) -> Tongue {
         self.tongue
     }
 
-    /// Keeps the part of a line whose end is not there yet.
+    /// Keeps part of a line whose end has not come.
     fn part(&mut self, part: &[u8]) {
         if let Some(long) = &mut self.long {
             long.feed(part);
@@ -112,7 +112,7 @@ impl SseTap {
         }
     }
 
-    /// Reads a line, of which `end` is the part that was not there yet.
+    /// Reads the rest of a line, `end`.
     fn line(&mut self, end: &[u8]) {
         if let Some(mut long) = self.long.take() {
             long.feed(end);
@@ -133,8 +133,8 @@ impl SseTap {
         self.begun = true;
     }
 
-    /// The current line is beyond the bound: counts it as content, and looks for a usage in it, for which the text of
-    /// a whole answer may stand (as in `response.completed`).
+    /// Handles a line beyond the bound: counts it as content and searches it for usage, as it may
+    /// hold the text of a whole response (`response.completed`).
     fn too_long(&mut self) -> JsonTap {
         self.count(StreamEvent::UNKNOWN);
         empty(&mut self.data);
@@ -166,7 +166,7 @@ impl SseTap {
         }
     }
 
-    /// A usage within a line that was too long to be kept.
+    /// Records the usage found in a line that was too long to be kept.
     fn found(&mut self, usage: Option<Usage>) {
         self.count(StreamEvent { usage, ..StreamEvent::default() });
     }
@@ -210,7 +210,7 @@ impl SseTap {
         }
         self.seen.usage = self.account.until_now(self.seen.tokens);
         self.seen.done |= event.done;
-        // What the data say of a fault is more than the event's name.
+        // The data tell more about an error than the event's name.
         self.seen.error = event.error.or(self.seen.error);
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::fuzz::{fuzz, pieces};
 use crate::request::Blame;
 
-/// The result of a whole stream, however it is cut.
+/// The result of a whole stream, independent of its chunks.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     seen: Seen,
@@ -26,7 +26,7 @@ fn run<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     Outcome { seen: tap.seen(), passed }
 }
 
-/// Cuts a stream into chunks of the given lengths, over and over.
+/// Cuts a stream into chunks of the given lengths, repeatedly.
 fn cut<'a>(mut stream: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
     let mut chunks = Vec::new();
     for &length in lengths.iter().cycle() {
@@ -45,7 +45,7 @@ fn chat_chunk(choices: Value) -> Value {
            "choices": choices})
 }
 
-/// A chat stream as a worker sends it, with and without the usage that was asked for.
+/// A chat stream as a worker sends it, with and without the requested usage.
 fn chat_stream(words: &[&str], end: &str, spaced: bool) -> (String, String) {
     let mut deltas = vec![json!({"role": "assistant", "content": ""})];
     deltas.extend(words.iter().map(|word| json!({ "content": word })));
@@ -133,14 +133,14 @@ fn a_stream_without_our_question_passes_untouched_and_uncopied() {
 #[test]
 fn only_what_was_added_is_taken_out() {
     for (event, passes) in [
-        // Another use of the word, or of empty choices.
+        // Other uses of the name, or of empty choices.
         (r#"data: {"id":"c","choices":[{"delta":{}}],"usage":{"a":1},"timings":{}}"#, None),
         (r#"data: {"choices":[],"prompt_filter_results":[{"usage":null}]}"#, None),
         (r#"data: {"choices":[{"delta":{"usage":null}}]}"#, None),
         (r#"data: {"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":1}}"#, None),
         (r#"data: {"usage":null, broken"#, None),
         ("data: {\"usage\":null,\ndata: \"choices\":[]}", None),
-        // Wherever the member stands.
+        // The member at any place.
         (r#"data: {"usage": null, "choices": [1]}"#, Some(r#"data: {"choices": [1]}"#)),
         (r#"data: {"a": 1 , "usage" : null , "b": 2}"#, Some(r#"data: {"a": 1 , "b": 2}"#)),
         ("id: 7\ndata:{\"a\":1,\"usage\":null}\nretry: 5", Some("id: 7\ndata:{\"a\":1}\nretry: 5")),
@@ -152,7 +152,7 @@ fn only_what_was_added_is_taken_out() {
             assert_eq!(String::from_utf8(passed).unwrap(), expected);
         }
     }
-    // What else the last chunk tells is not ours to take.
+    // Other members of the last chunk must stay.
     for (last, passes) in [
         (r#"{"choices":[],"usage":{"a":1},"timings":{"ms":5}}"#, r#"{"choices":[],"timings":{"ms":5}}"#),
         (r#"{"usage":{"a":1}, "choices":[],"timings":{}}"#, r#"{"choices":[],"timings":{}}"#),
@@ -182,7 +182,7 @@ fn what_is_too_long_to_hold_passes_and_counts() {
         content: true,
         tokens: 3,
         finished: 0,
-        // What comes after the report is a token each.
+        // One token for each piece after the report.
         usage: Some(Usage { prompt: 5, output: 11 }),
         done: false,
         error: None,
@@ -313,7 +313,7 @@ fn an_event_named_ping_is_no_content() {
     }
 }
 
-/// Pieces of event streams, so that random streams come close to real ones.
+/// Pieces of event streams, so that random streams resemble real ones.
 fn nearly_sse() -> impl Strategy<Value = Vec<u8>> {
     let pieces = prop::sample::select(vec![
         "data: ",

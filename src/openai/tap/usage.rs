@@ -1,19 +1,19 @@
-//! The tokens that a worker reports.
+//! Token usage as workers report it.
 
 use crate::openai::scan::{Flaw, Scanner};
 
-/// Tokens as a worker counted them. A number that it did not give is 0.
+/// Tokens as counted by a worker; 0 for a missing number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Prompt (input) tokens, those of a cache included.
+    /// Prompt (input) tokens, including cached ones.
     pub prompt: u64,
-    /// Completion (output) tokens; 0 where there are none, as for embeddings.
+    /// Completion (output) tokens; 0 if there are none, as for embeddings.
     pub output: u64,
 }
 
 impl Usage {
-    /// Reads a `usage` value, in the words of chat and completions, of responses, or of messages. `None` when it says
-    /// nothing, as `null` and nothing but zeros do.
+    /// Reads a `usage` value of chat, completions, responses or messages. `None` if it says
+    /// nothing: `null`, or only zeros.
     pub(super) fn read(scanner: &mut Scanner<'_>) -> Result<Option<Self>, Flaw> {
         if scanner.peek()? != b'{' {
             scanner.skip()?;
@@ -25,7 +25,7 @@ impl Usage {
                 b"prompt_tokens" | b"input_tokens" => &mut prompt,
                 b"completion_tokens" | b"output_tokens" => &mut output,
                 b"total_tokens" => &mut total,
-                // Messages count beside the rest what others count within it.
+                // The Messages API counts these separately; the others include them.
                 b"cache_read_input_tokens" | b"cache_creation_input_tokens" => {
                     cached = cached.saturating_add(count(scanner)?.unwrap_or(0));
                     return Ok(());
@@ -45,7 +45,7 @@ impl Usage {
     }
 }
 
-/// A number of tokens, if the value is one.
+/// Reads a number of tokens; `None` for any other value.
 fn count(scanner: &mut Scanner<'_>) -> Result<Option<u64>, Flaw> {
     match scanner.peek()? {
         b'0'..=b'9' => {
@@ -59,20 +59,20 @@ fn count(scanner: &mut Scanner<'_>) -> Result<Option<u64>, Flaw> {
     }
 }
 
-/// What a stream reports of its tokens, put together. Workers report once at the end, or at the beginning, or with each
-/// piece what there is until then; zeros and what is missing say nothing.
+/// Combined usage reports of a stream. Workers report once at the end, or at the beginning, or with
+/// each piece the tokens so far; zeros and missing numbers say nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct UsageAccount {
     told: bool,
     best: Usage,
-    /// Pieces of content that had come with the latest report of output tokens.
+    /// Pieces of content at the latest report of output tokens.
     at: u64,
-    /// The latest report counts less than what had come, and no more than the one before: it is none of the whole.
+    /// `true` if it is below the pieces so far and not above the report before: no total count.
     partial: bool,
 }
 
 impl UsageAccount {
-    /// Notes a report that came with, or after, so many pieces of content.
+    /// Records a report that came with, or after, `seen` pieces of content.
     pub(super) fn report(&mut self, usage: Usage, seen: u64) {
         self.told = true;
         self.best.prompt = self.best.prompt.max(usage.prompt);
@@ -83,8 +83,8 @@ impl UsageAccount {
         }
     }
 
-    /// The tokens until now, when `seen` pieces of content have come in all: what comes after the latest report is a token
-    /// each. `None` when nothing was reported.
+    /// Returns the tokens after `seen` pieces of content: each piece after the latest report counts
+    /// as one token. `None` without a report.
     pub(super) fn until_now(&self, seen: u64) -> Option<Usage> {
         let Usage { prompt, output } = self.best;
         let output =
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn reports_are_put_together_however_a_worker_spreads_them() {
-        // Reports as (pieces of content until then, prompt, output), then the pieces in all, and what it comes to.
+        // Reports as (pieces of content so far, prompt, output), then all pieces, then the result.
         for (what, reports, seen, sum) in [
             ("at the end", &[(50, 10, 48)][..], 50, (10, 48)),
             ("at the beginning", &[(0, 10, 0)], 50, (10, 50)),

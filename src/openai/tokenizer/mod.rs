@@ -1,8 +1,8 @@
-//! How many tokens is it? Counted by the model's own tokenizer, where the settings name its file.
+//! Token counts by the model's own tokenizer, if its file is configured.
 //!
-//! The crate behind it is written for trusted input and may panic on text nobody thought of; a request's text is not
-//! trusted, so a panic ends the count and nothing else, and the estimate by bytes serves. What a worker's chat template
-//! adds is not counted here: it is learned (`estimate`).
+//! The `tokenizers` crate is written for trusted input and may panic on odd text. A request's text
+//! is not trusted, so a panic only ends the count, and the estimate by bytes is used. The tokens
+//! that a worker's chat template adds are not counted here but learned (`estimate`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::demand::{Shape, prompt_text};
 
-/// A tokenizer of some models.
+/// Tokenizer of one or more models.
 #[derive(Debug)]
 pub struct Tokenizer {
     tokenizer: tokenizers::Tokenizer,
@@ -21,11 +21,11 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A message that says what is wrong with the file.
     pub fn read(file: &[u8]) -> Result<Self, String> {
         let read = || -> tokenizers::Result<tokenizers::Tokenizer> {
             let mut tokenizer = tokenizers::Tokenizer::from_bytes(file)?;
-            // How a model was trained: the first would cut a long prompt's count, the second raise a short one's.
+            // Training settings: truncation would cut a long count, padding raise a short one.
             tokenizer.with_truncation(None)?.with_padding(None);
             Ok(tokenizer)
         };
@@ -35,23 +35,23 @@ impl Tokenizer {
         Ok(Self { tokenizer, digest: digest(file) })
     }
 
-    /// Whether this was read from the same bytes.
+    /// Returns `true` if this was read from the same bytes.
     #[must_use]
     pub fn is_of(&self, file: &[u8]) -> bool {
         self.digest == digest(file)
     }
 
-    /// Counts the text of a body that [`parse`](super::demand::parse) has read; nothing when it cannot be counted. Takes
-    /// time by the length of the text.
+    /// Counts the prompt tokens of a body that [`parse`](super::demand::parse) has read; `None` if
+    /// that fails. Takes time proportional to the text.
     #[must_use]
     pub fn count(&self, shape: &Shape, body: &[u8]) -> Option<u64> {
         let mut count = Some(0);
         let mut add = |text: &str| {
-            // The template's own tokens are not in the text: the worker adds them, and they are learned.
+            // The worker adds the template's own tokens; they are learned.
             count = count
                 .and_then(|sum: u64| Some(sum + self.tokenizer.encode_fast(text, false).ok()?.len() as u64));
         };
-        // Nothing of a count that ended in the middle is used, and the tokenizer is only read.
+        // A count that panicked is discarded, and the tokenizer is only read.
         catch_unwind(AssertUnwindSafe(|| prompt_text(shape, body, &mut add))).ok()?.ok()?;
         count
     }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use crate::request::Kind;
 
-    /// Words are tokens, and no text is longer than two of them.
+    /// Words are tokens; texts are truncated to two and padded to nine.
     const WORDS: &str = r#"{"version":"1.0","added_tokens":[],"normalizer":null,"post_processor":null,"decoder":null,
         "truncation":{"direction":"Right","max_length":2,"strategy":"LongestFirst","stride":0},
         "padding":{"strategy":{"Fixed":9},"direction":"Right","pad_to_multiple_of":null,"pad_id":0,"pad_type_id":0,
