@@ -1,27 +1,27 @@
-//! What one listener lets its peers take.
+//! Limits of one listener for its peers.
 
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// The bounds of a listener. They hold for connections accepted after a change.
+/// Limits of a listener. Changes apply to connections accepted afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bytes of a request's head; more is answered with 431. Less than 8 KiB counts as 8 KiB.
+    /// Maximum bytes of a request head; more gets 431. Less than 8 KiB counts as 8 KiB.
     pub headers: usize,
-    /// The longest a head may take to arrive, and a TLS handshake.
+    /// Maximum time for a request head, and for a TLS handshake.
     pub header_read: Duration,
-    /// Connections open at once; beyond it a new one is closed at once.
+    /// Maximum open connections; further ones are closed at once.
     pub connections: usize,
-    /// Connections open at once from one address (IPv6 by /64); 0 is unbounded.
+    /// Maximum open connections from one address (IPv6: /64); 0 is unlimited.
     pub per_ip: usize,
-    /// Networks to which `per_ip` does not apply: trusted proxies, behind which are many clients.
+    /// Networks exempt from `per_ip`: trusted proxies with many clients behind them.
     pub per_ip_exempt: Vec<IpNet>,
-    /// Requests under way at once on one HTTP/2 connection.
+    /// Maximum concurrent requests on one HTTP/2 connection.
     pub h2_streams: u32,
-    /// The longest a client may take nothing of what waits for it.
+    /// Maximum time that a client may accept no bytes while a write waits.
     pub client_stall: Duration,
-    /// The longest a connection may rest between requests.
+    /// Maximum idle time of a connection between requests.
     pub idle: Duration,
 }
 
@@ -35,8 +35,8 @@ impl Default for Bounds {
             per_ip_exempt: Vec::new(),
             h2_streams: 100,
             client_stall: Duration::from_secs(30),
-            // Longer than the 60 s for which common balancers keep a connection: who closes first must be the one
-            // that sends, or a request meets a connection that is just being closed.
+            // Longer than the 60 s for which common balancers keep a connection: if the gateway
+            // closed first, a request could meet a closing connection.
             idle: Duration::from_secs(75),
         }
     }

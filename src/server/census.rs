@@ -1,4 +1,4 @@
-//! How many connections are open, in all and from each address.
+//! Connection limits: in total and per address.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::Bounds;
 use crate::net::network_of;
 
-/// Counts the connections of one listener. Bounded by them: an address without a connection is forgotten.
+/// Counts the connections of one listener. Drops addresses without one, so its size is bounded.
 #[derive(Debug, Default)]
 pub(super) struct Census(Mutex<ConnectionCounts>);
 
@@ -19,17 +19,17 @@ struct ConnectionCounts {
     by_ip: HashMap<IpAddr, usize>,
 }
 
-/// Why a connection gets no place.
+/// Limit that refuses a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// As many connections as allowed are open.
+    /// Total connections.
     All,
-    /// As many as allowed from this address.
+    /// Connections of this address.
     Address,
 }
 
 impl Full {
-    /// The setting that is the bound.
+    /// Returns the name of the setting.
     pub(super) const fn bound(&self) -> &'static str {
         match self {
             Self::All => "bounds.connections",
@@ -38,7 +38,7 @@ impl Full {
     }
 }
 
-/// A connection's place; free again when dropped.
+/// Permit of a connection; released on drop.
 #[derive(Debug)]
 pub(super) struct ConnectionPlace {
     census: Arc<Census>,
@@ -46,7 +46,7 @@ pub(super) struct ConnectionPlace {
 }
 
 impl Census {
-    /// A place for a connection from `ip`, if there is one.
+    /// Returns a permit for a connection from `ip`, or the limit that is reached.
     pub(super) fn enter(self: &Arc<Self>, ip: IpAddr, bounds: &Bounds) -> Result<ConnectionPlace, Full> {
         let counted = bounds.per_ip > 0 && !bounds.per_ip_exempt.iter().any(|net| net.contains(&ip));
         let ip = counted.then(|| network_of(ip));

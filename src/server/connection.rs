@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its last.
+//! Serves one connection.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -21,25 +21,25 @@ use super::heads::Heads;
 use super::stall::Streams;
 use super::{Bounds, Peer};
 
-/// Hyper takes no less as a buffer.
+/// Minimum buffer size of hyper.
 const LEAST_BUFFER: usize = 8 * 1024;
-/// Bytes of a request's body that one HTTP/2 stream, and all of a connection, may have under way unread: uploads are
-/// read at once by whoever wants them, so this bounds what those cost that nobody reads.
+/// Unread body bytes in flight per HTTP/2 stream, and per connection. Uploads that are wanted are
+/// read at once, so this bounds the cost of the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of an answer held for one HTTP/2 stream whose window is shut.
+/// Buffered answer bytes of one HTTP/2 stream whose window is shut.
 const STREAM_SEND_BUFFER: usize = 64 * 1024;
-/// Streams reset before they were accepted, and streams reset by us for their faults, that a peer may have at once
-/// before the connection is ended: what resets cost is bounded by it.
+/// Maximum concurrent streams that the peer reset before they were accepted, and that the gateway
+/// reset for errors. More end the connection: this bounds the cost of resets.
 const PENDING_RESETS: usize = 20;
 const FAULTY_STREAMS: usize = 64;
-/// How often an HTTP/2 peer is asked whether it lives, and how long it may take to say so.
+/// Interval of HTTP/2 pings, and timeout of the reply.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_WITHIN: Duration = Duration::from_secs(20);
-/// A resting connection is looked at so often in its idle time.
+/// Number of idle checks per idle time.
 const LOOKS: u32 = 3;
 
-/// Serves one connection until its peer leaves, it rests for too long, or the gateway goes down.
+/// Serves a connection until its peer leaves, its idle time is over, or the gateway shuts down.
 pub(super) async fn run<T, S, B>(socket: T, peer: Peer, app: S, bounds: &Bounds, drain: &Drain)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -70,7 +70,7 @@ where
                 return;
             }
             () = link.asked_to_leave() => leave = true,
-            // A connection that came while requests are refused leaves when it has been told so.
+            // A connection that arrives while requests are refused leaves after its refusal.
             Ok(()) = phases.changed() => match *phases.borrow_and_update() {
                 Phase::Running | Phase::Draining => {}
                 Phase::Refusing => leave = true,
@@ -80,7 +80,7 @@ where
                 let resting = link.in_flight() == 0 && link.begun() == begun;
                 begun = link.begun();
                 rested = if resting { rested + 1 } else { 0 };
-                // The peer was asked to leave, has nothing under way, and stays: it need not agree.
+                // The idle peer ignores the request to leave: close.
                 if leaving && resting {
                     return;
                 }
@@ -106,7 +106,7 @@ fn builder(bounds: &Bounds) -> Builder<Streams> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        // `Heads` keeps the time of heads.
+        // `Heads` applies the head timeout.
         .header_read_timeout(None)
         .max_buf_size(longest_head(bounds));
     builder

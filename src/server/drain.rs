@@ -1,8 +1,8 @@
-//! Going down without cutting anyone off.
+//! Graceful shutdown.
 //!
-//! Balancers learn late that a gateway goes, so it first only *says* so ([`Phase::Draining`]: readiness is 503, requests
-//! are still served), then refuses new requests, and ends when the streams under way have ended or the time is over.
-//! A phase is never taken back. One [`Drain`] is shared by the listeners, the application and the admin port.
+//! Balancers learn late that a gateway goes away. So it first is only unready ([`Phase::Draining`]:
+//! 503, requests are still served), then refuses new requests, and ends with the last stream or a
+//! timeout. Phases never go back. Listeners, application and admin port share one [`Drain`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -10,28 +10,28 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-/// How far the gateway has gone down.
+/// Phase of the shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
     /// Serving.
     #[default]
     Running = 0,
-    /// Still serving, but not ready: balancers should look elsewhere.
+    /// Still serving, but not ready: balancers should use other gateways.
     Draining = 1,
-    /// New requests are refused; what is under way goes on.
+    /// Refuses new requests; those in flight continue.
     Refusing = 2,
-    /// Everything is cut off.
+    /// All connections are closed.
     Closed = 3,
 }
 
-/// The way down, shared by clones.
+/// State of the shutdown, shared by clones.
 #[derive(Clone, Debug)]
 pub struct Drain(Arc<DrainState>);
 
 #[derive(Debug)]
 struct DrainState {
-    // The same value twice: the atomic is for each request, the channel for those that wait.
+    // The same value twice: the atomic for each request, the channel for waiting tasks.
     level: AtomicU8,
     phase: watch::Sender<Phase>,
     open: AtomicUsize,
@@ -39,7 +39,7 @@ struct DrainState {
     last_left: Notify,
 }
 
-/// One open connection, or other work, as the drain counts it. Dropping it is leaving.
+/// Counts an open connection or other work until it is dropped.
 #[derive(Debug)]
 pub struct DrainGuard {
     drain: Arc<DrainState>,
@@ -48,7 +48,7 @@ pub struct DrainGuard {
 }
 
 impl Drain {
-    /// A gateway that runs.
+    /// Creates the state of a running gateway.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(DrainState {
@@ -60,7 +60,7 @@ impl Drain {
         }))
     }
 
-    /// How far it has gone.
+    /// Returns the current phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         match self.0.level.load(Ordering::Acquire) {
@@ -71,37 +71,37 @@ impl Drain {
         }
     }
 
-    /// Whether a balancer should send requests here.
+    /// Returns `true` if balancers should send requests to this gateway.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.phase() == Phase::Running
     }
 
-    /// Whether new requests are refused.
+    /// Returns `true` if new requests are refused.
     #[must_use]
     pub fn is_refusing(&self) -> bool {
         self.phase() >= Phase::Refusing
     }
 
-    /// Returns when the gateway has come as far as `phase`, at once if it is already there.
+    /// Waits until the gateway reaches `phase`.
     pub async fn reached(&self, phase: Phase) {
         // The sender lives as long as `self`, so this cannot fail before the phase is reached.
         drop(self.0.phase.subscribe().wait_for(|now| *now >= phase).await);
     }
 
-    /// Where a connection learns of each further phase.
+    /// Subscribes to further phases.
     #[must_use]
     pub fn phases(&self) -> watch::Receiver<Phase> {
         self.0.phase.subscribe()
     }
 
-    /// Counts a connection. One that comes when requests are already refused gets its refusal, but nobody waits for it.
+    /// Counts a connection. While requests are refused, the drain does not wait for new ones.
     #[must_use]
     pub fn hold(&self) -> DrainGuard {
         self.held(1)
     }
 
-    /// Has the way down wait for work that is nobody's connection, as for one.
+    /// Counts work without a connection: the drain waits for it too.
     #[must_use]
     pub fn hold_work(&self) -> DrainGuard {
         self.held(0)
@@ -116,14 +116,14 @@ impl Drain {
         DrainGuard { drain: Arc::clone(&self.0), awaited, connections }
     }
 
-    /// Connections open now.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.0.open.load(Ordering::Acquire)
     }
 
-    /// Goes all the way: not ready for `delay`, then refusing until the last connection has left or `timeout` is over,
-    /// then closed. Returns how many connections were cut off.
+    /// Drains: not ready for `delay`, then refusing until the last connection has ended or for
+    /// `timeout`, then closed. Returns the number of connections that were cut off.
     pub async fn run(&self, delay: Duration, timeout: Duration) -> usize {
         self.advance(Phase::Draining);
         tokio::select! {
@@ -141,7 +141,7 @@ impl Drain {
         cut_off
     }
 
-    /// Cuts everything off now; a [`Drain::run`] under way returns.
+    /// Closes everything at once; a running [`Drain::run`] returns.
     pub fn close(&self) {
         self.advance(Phase::Closed);
     }
@@ -150,7 +150,7 @@ impl Drain {
         loop {
             let left = self.0.last_left.notified();
             tokio::pin!(left);
-            // Registered before the count is read, or the last one could leave in between unseen.
+            // Registered before the count is read, so that no drop in between is missed.
             left.as_mut().enable();
             if self.0.awaited.load(Ordering::Acquire) == 0 {
                 return;
@@ -202,7 +202,7 @@ mod tests {
         drain.reached(Phase::Draining).await;
         assert!(!drain.is_ready() && !drain.is_refusing());
         drain.reached(Phase::Refusing).await;
-        // Who comes now is served its refusal but does not prolong the end.
+        // A new connection gets its refusal but does not delay the end.
         let late = drain.hold();
         assert_eq!(drain.connections(), 2);
         drop(held);

@@ -1,9 +1,8 @@
-//! HTTP/2 as far as time is kept of it: whether a preface, or a block of header fields, has begun and is not complete.
-//!
-//! Hyper bounds how much such a block may hold, and not how long it may take. The bytes are followed here from frame to
-//! frame (RFC 9113 §4.1, §6.2, §6.10); what is in them is hyper's business, and so are frames that are wrong.
+//! Tracks whether an HTTP/2 preface or block of header fields has begun and is not complete, for
+//! the head timeout. Hyper limits the size of a block, but not its time. This follows frame by
+//! frame (RFC 9113 §4.1, §6.2, §6.10) and leaves their contents and malformed frames to hyper.
 
-/// What follows the first line of the preface.
+/// The preface after its first line.
 const REST_OF_PREFACE: usize = b"\r\nSM\r\n\r\n".len();
 const HEAD: usize = 9;
 const HEADERS: u8 = 1;
@@ -13,16 +12,16 @@ const END_HEADERS: u8 = 4;
 /// Follows the frames of one connection, from the second line of its preface on.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// Bytes of the preface that are still to come.
+    /// Remaining bytes of the preface.
     preface: usize,
-    /// The head of the frame that has begun, and how much of it is there.
+    /// Header of the current frame, of which `filled` bytes are present.
     head: [u8; HEAD],
     filled: usize,
-    /// Bytes of the frame that are still to come.
+    /// Remaining bytes of the frame.
     left: usize,
-    /// Whether this frame is part of a block of header fields.
+    /// `true` if this frame is part of a block of header fields.
     of_block: bool,
-    /// Whether a block of header fields has begun whose last frame has not.
+    /// `true` if a block of header fields has begun but not its last frame.
     open: bool,
 }
 
@@ -33,8 +32,8 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// Whether a preface or a block of header fields has begun and is not complete. The head of a frame counts too: until
-    /// it is there nobody knows what it begins.
+    /// Returns `true` if a preface or a block of header fields has begun and is not complete. An
+    /// incomplete frame header counts too: its type is still unknown.
     pub(super) const fn in_head(&self) -> bool {
         self.preface > 0 || self.open || self.filled > 0 || (self.left > 0 && self.of_block)
     }

@@ -1,14 +1,14 @@
-//! Where one HTTP/1.1 request ends and the next begins, and whether two readers could disagree about it.
+//! Finds the ends of HTTP/1.1 requests, and framing that two parsers could read differently.
 //!
-//! Request smuggling lives on such disagreement. Hyper refuses most shapes itself (folded lines, blanks before a
-//! colon, lengths that are no plain number or contradict each other, `Transfer-Encoding` in HTTP/1.0 or without a
-//! final `chunked`). It resolves one silently: with both `Transfer-Encoding` and `Content-Length` it drops the
-//! length, so the application cannot see that there was one. [`FramingScanner`] follows the raw bytes and tells; [`fault`]
-//! judges what can be seen in the parsed head. A scanner that loses its way says so, and from then on the connection
-//! takes no request with a `Transfer-Encoding`: nobody can tell whether it had a length as well.
+//! Request smuggling exploits such differences. Hyper refuses most of them (folded lines, blanks
+//! before a colon, lengths that are no plain number or contradict each other, `Transfer-Encoding`
+//! in HTTP/1.0 or without a final `chunked`). One it resolves silently: given `Transfer-Encoding`
+//! and `Content-Length`, it drops the length, so the application cannot see it. [`FramingScanner`]
+//! follows the raw bytes and reports that; [`fault`] checks the parsed head. If the scanner loses
+//! track, the connection takes no more requests with `Transfer-Encoding`: they might have had a
+//! length.
 //!
-//! On HTTP/2 the scanner follows frames instead of lines, to know whether a preface or a block of header fields has begun
-//! and is not complete: that is what [`super::heads`] keeps the time of.
+//! On HTTP/2 the scanner follows frames instead, for the head timeout ([`super::heads`]).
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use super::frames::Frames;
 
-/// As much of a line that is split between reads as is looked at: the longest name of interest and its value.
+/// Bytes kept of a line split between reads: enough for the longest relevant name and its value.
 const KEPT_OF_A_LINE: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,20 +31,20 @@ enum ScanState {
     ChunkEnd,
     /// In the lines after the last chunk.
     Trailers,
-    /// In bytes of a body, so many to go; then there.
+    /// In a body with `left` bytes to go.
     Body { left: u64, chunked: bool },
     /// HTTP/2.
     Frames,
-    /// No longer looking: an upgrade, or nonsense.
+    /// Not scanning any more: an upgrade, or unintelligible bytes.
     Off,
 }
 
-/// What the bytes read last brought that the application cannot see.
+/// Framing problem in the bytes read last that the application cannot see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// Nothing.
+    /// No problem.
     None,
-    /// A complete head with two contradicting lengths.
+    /// A complete head with both lengths.
     BothLengths,
     /// Framing that the scanner cannot follow.
     Lost,
@@ -55,7 +55,7 @@ pub(super) enum Finding {
 pub(super) struct FramingScanner {
     at: ScanState,
     line: SmallVec<[u8; KEPT_OF_A_LINE]>,
-    /// Whether a part of the line was left out.
+    /// `true` if `line` is truncated.
     cut: bool,
     heads: u64,
     begun: bool,
@@ -78,12 +78,12 @@ impl FramingScanner {
         }
     }
 
-    /// Stops looking, for good.
+    /// Stops scanning for good.
     pub(super) fn stop(&mut self) {
         self.at = ScanState::Off;
     }
 
-    /// Whether a head has begun and is not complete.
+    /// Returns `true` if a head has begun and is not complete.
     pub(super) fn in_head(&self) -> bool {
         match self.at {
             ScanState::Head => self.begun || !self.line.is_empty(),
@@ -92,12 +92,12 @@ impl FramingScanner {
         }
     }
 
-    /// Whether more of a request may be on its way: a rest of a head or body, or anything where it was lost.
+    /// Returns `true` if more of a request may follow, or if the scanner has lost track.
     pub(super) fn is_amid(&self) -> bool {
         self.at != ScanState::Head || self.in_head()
     }
 
-    /// Whether no head has been complete yet.
+    /// Returns `true` if no head is complete yet.
     pub(super) fn is_first(&self) -> bool {
         self.at == ScanState::Head && self.heads == 0
     }
@@ -151,7 +151,7 @@ impl FramingScanner {
         self.line.extend_from_slice(part.get(..room.min(part.len())).unwrap_or_default());
     }
 
-    /// `cut`: the line is only the beginning of one. What it says of a length is then unknown.
+    /// `cut`: `line` is truncated. A length in it is then unknown.
     fn finish_line(&mut self, line: &[u8], cut: bool) -> Finding {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         match self.at {
@@ -174,7 +174,7 @@ impl FramingScanner {
     }
 
     fn note_field(&mut self, line: &[u8], cut: bool) {
-        // Most lines begin with another letter and cost this one look.
+        // Most lines begin with another letter and cost only this check.
         match line.first().map(u8::to_ascii_lowercase) {
             Some(b't') => self.coded |= value_of(line, "transfer-encoding").is_some(),
             Some(b'c') => {
@@ -203,7 +203,7 @@ impl FramingScanner {
 
     fn note_size(&mut self, line: &[u8], cut: bool) -> Finding {
         let digits = line.split(|byte| !byte.is_ascii_hexdigit()).next().unwrap_or_default();
-        // A line that was cut within its digits may have more of them.
+        // A line cut within its digits may have more of them.
         let whole = !cut || digits.len() < line.len();
         let digits = std::str::from_utf8(digits).ok().filter(|_| whole);
         self.at = match digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
@@ -221,10 +221,10 @@ fn value_of<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
     field.eq_ignore_ascii_case(name.as_bytes()).then(|| value.trim_ascii())
 }
 
-/// What the sender of a head beyond `bounds.headers` is told.
+/// Error message for a head beyond `bounds.headers`.
 pub(super) const LONG_HEAD: &str = "the request's head exceeds bounds.headers";
 
-/// The bytes of a parsed head as its sender would write it in HTTP/1.1, blanks left out that mean nothing.
+/// Returns the bytes of a parsed head as written in HTTP/1.1, without optional blanks.
 pub(super) fn head_length(parts: &Parts) -> usize {
     const LINE: usize = "  HTTP/1.1\r\n".len();
     const FIELD: usize = ": \r\n".len();
@@ -233,7 +233,7 @@ pub(super) fn head_length(parts: &Parts) -> usize {
     parts.method.as_str().len() + target + LINE + fields.sum::<usize>()
 }
 
-/// The methods of RFC 9110 and RFC 5789. Their names are case-sensitive, and some servers take them in any case.
+/// Methods of RFC 9110 and RFC 5789. Names are case-sensitive, but some servers ignore case.
 const METHODS: [Method; 9] = [
     Method::GET,
     Method::POST,
@@ -246,13 +246,13 @@ const METHODS: [Method; 9] = [
     Method::TRACE,
 ];
 
-/// Whether a method is a known one in other letters: a worker may take it for that one, and the rules did not.
+/// Returns `true` for a known method in other case: workers may accept it, rules do not match.
 fn is_misspelt(method: &Method) -> bool {
     METHODS.iter().any(|known| known != method && known.as_str().eq_ignore_ascii_case(method.as_str()))
 }
 
-/// What is wrong with how a parsed request is framed or addressed, in words for its sender. `found` is what the
-/// [`FramingScanner`] saw on this connection.
+/// Returns what is wrong with the framing or target of a parsed request, as a message for its
+/// sender. `found` is what the [`FramingScanner`] saw on this connection.
 pub(super) fn fault(parts: &Parts, found: Finding) -> Option<&'static str> {
     if is_misspelt(&parts.method) {
         return Some("the method is a known one in other letters; methods are written in capitals");
@@ -285,7 +285,7 @@ pub(super) fn fault(parts: &Parts, found: Finding) -> Option<&'static str> {
     if host.is_none() && parts.version == Version::HTTP_11 {
         return Some("an HTTP/1.1 request needs a Host header");
     }
-    // CONNECT would hand the connection over; this gateway is no forward proxy.
+    // CONNECT would tunnel the connection; this gateway is no forward proxy.
     (parts.method == Method::CONNECT).then_some("CONNECT is not served here")
 }
 
@@ -361,7 +361,7 @@ mod tests {
         };
         fuzz(&seeds, &words, |bytes, random| {
             let (whole, cut) = (follow(vec![bytes]), follow(pieces(bytes, random)));
-            // A line that comes whole is read to its end; of one in pieces only the beginning is kept.
+            // A line in one piece is read to its end; of a split line only the start is kept.
             if cut.0 != Some(Finding::Lost) {
                 assert_eq!(cut, whole);
             }

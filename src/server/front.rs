@@ -1,4 +1,4 @@
-//! What stands between a connection and the application: each request's peer, its framing, its count.
+//! Sits between a connection and the application: adds the peer, checks framing, counts requests.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -21,8 +21,8 @@ use super::framing::{self, Finding};
 use super::stall::{FrameTurn, current_turn};
 use crate::refusal::Reason;
 
-/// So many streams of one HTTP/2 connection may be taken back before their answer begins, if they are also more than
-/// half of all: clients that give up do so now and then, a reset flood does nothing else.
+/// An HTTP/2 connection ends after this many resets before an answer, if also more than half of all
+/// its streams: clients give up now and then, a reset flood does nothing else.
 const RESETS_BEFORE_JUDGED: usize = 200;
 
 /// [`Finding`] as one byte.
@@ -30,7 +30,7 @@ const NOTHING_FOUND: u8 = 0;
 const BOTH_LENGTHS: u8 = 1;
 const LOST: u8 = 2;
 
-/// What the parts of one connection know of each other.
+/// State shared by the parts of one connection.
 #[derive(Debug)]
 pub(super) struct FrontLink {
     pub(super) peer: Peer,
@@ -86,7 +86,7 @@ impl FrontLink {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Returns when the connection should take no further requests.
+    /// Waits until the connection should take no further requests.
     pub(super) async fn asked_to_leave(&self) {
         self.leave.notified().await;
     }
@@ -104,7 +104,7 @@ impl FrontLink {
     }
 }
 
-/// One request under way on a connection; ends with its body.
+/// One request in flight on a connection, until the end of its body.
 #[derive(Debug)]
 struct RunningRequest {
     link: Arc<FrontLink>,
@@ -124,13 +124,13 @@ impl Drop for RunningRequest {
     }
 }
 
-/// The application as hyper calls it.
+/// The application as a hyper service.
 #[derive(Debug)]
 pub(super) struct Front<S> {
     pub(super) app: S,
     pub(super) link: Arc<FrontLink>,
     pub(super) drain: Drain,
-    /// Bytes of a request's head.
+    /// Maximum bytes of a request head.
     pub(super) longest_head: usize,
 }
 
@@ -154,15 +154,15 @@ where
         let fault = framing::fault(&parts, self.link.framing());
         let state = match fault {
             Some(fault) => AnswerState::Malformed { status: StatusCode::BAD_REQUEST, fault },
-            // Hyper looks at the length of what is still incomplete: a long head that arrives at once passes there.
+            // Hyper limits only incomplete heads: a long head that arrives at once passes it.
             None if framing::head_length(&parts) > self.longest_head => AnswerState::Malformed {
                 status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 fault: framing::LONG_HEAD,
             },
             None => {
                 parts.extensions.insert(self.link.peer);
-                // Begun here and not when it is first polled: hyper may find the client gone before that, and the
-                // application should know of every request that came.
+                // Called here, not at the first poll: hyper may drop the future before that if the
+                // client left, and the application should see every request.
                 AnswerState::Asked { answer: self.app.clone().call(Request::from_parts(parts, body)) }
             }
         };
@@ -209,7 +209,7 @@ where
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 headers.insert("x-traffic-dam-reason", HeaderValue::from_static(Reason::BadRequest.as_str()));
-                // Whatever follows on the connection cannot be trusted to be where it seems.
+                // The start of the next request on this connection is unreliable now.
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 response
             }
@@ -228,7 +228,7 @@ where
                 response.map(|body| Outgoing::App { body, seat })
             }
         };
-        // Dropped here when the answer was our own, so that it does not count as taken back.
+        // Marked as answered, so that our own answer does not count as a reset.
         drop(this.seat.take().map(answered));
         if *this.last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -249,12 +249,12 @@ pub(super) struct InFlightBody {
 }
 
 pin_project! {
-    /// The body of an answer.
+    /// Body of an answer.
     #[project = OutgoingProj]
     pub(super) enum Outgoing<B> {
-        /// The application's, counted until it is dropped.
+        /// From the application; counted until it is dropped.
         App { #[pin] body: B, seat: Option<InFlightBody> },
-        /// A short text of the listener itself.
+        /// A short text of the listener.
         Own { text: Option<Bytes> },
     }
 }
@@ -294,7 +294,7 @@ impl<B: Body<Data = Bytes>> Body for Outgoing<B> {
     }
 }
 
-/// The body of an answer to a request that is no proper HTTP. `message` is plain text without quotes or backslashes.
+/// JSON body for a malformed request. `message` is plain text without quotes or backslashes.
 pub(super) fn bad_request(message: &str) -> String {
     let code = Reason::BadRequest;
     format!(

@@ -1,10 +1,11 @@
-//! A connection as hyper sees it: heads in time, and errors that say what is wrong.
+//! Wraps a connection for hyper: head timeout, error messages and lingering close.
 //!
-//! Hyper's own header timeout also runs while a kept-alive connection rests, so ten seconds for a head would close
-//! resting connections after ten seconds. Here the time runs only while a head is expected (the first) or has begun.
-//! On HTTP/2 it runs for the preface and for blocks of header fields, each until it is complete. Hyper answers a head it cannot parse with a status and nothing else; the reason is added on the way out. And a
-//! client that is refused in the middle of its body must be able to read why: closing a socket that still receives
-//! resets it, and the answer is lost with it, so what comes is read and thrown away for a moment.
+//! Hyper's header timeout also runs on idle keep-alive connections, so ten seconds for a head would
+//! close them after ten seconds. Here it runs only while the first head is expected or a head has
+//! begun; on HTTP/2, until a preface or block of header fields is complete. Hyper answers a head it
+//! cannot parse with a bare status; this adds the reason. Closing a socket that still receives
+//! resets it and loses the answer: so if a body is refused midway, input is read and dropped
+//! briefly.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -19,14 +20,14 @@ use super::framing::{Finding, FramingScanner};
 use super::front::FrontLink;
 use super::stall::Timer;
 
-/// Hyper's bare answer has a status line, a length, `connection` and perhaps a date, and no answer of ours is that
-/// short.
+/// Maximum bytes of hyper's bare answer: status line, length, `connection`, maybe a date. Ours are
+/// longer.
 const LONGEST_BARE_ANSWER: usize = 160;
 
-/// How long a connection that we end may go on sending into nothing.
+/// How long input is dropped on a connection that the gateway closes.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A connection's bytes, watched for heads.
+/// A connection with head timeout.
 #[derive(Debug)]
 pub(super) struct Heads<T> {
     inner: T,
@@ -52,8 +53,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Heads<T> {
         self.timer.arm(self.patience);
         ready!(self.timer.poll(cx));
         if self.scanner.in_head() && self.scanner.is_first() {
-            // Nothing else was ever written here, so this cannot fall into another answer. One try is enough: the
-            // socket's buffer is empty.
+            // Nothing was written here before, so this cannot land inside another answer. One
+            // attempt is enough: the socket's buffer is empty.
             let answer =
                 explain("408 Request Timeout", "the request's head did not arrive within bounds.header_read");
             if Pin::new(&mut self.inner).poll_write(cx, &answer).is_ready() {
@@ -165,7 +166,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heads<T> {
     }
 }
 
-/// The full answer in place of hyper's bare one, when `written` is such a one.
+/// Returns the full answer that replaces `written` if this is a bare one of hyper.
 fn explained(written: &[u8]) -> Option<Bytes> {
     if written.len() > LONGEST_BARE_ANSWER || !written.starts_with(b"HTTP/1.1 4") {
         return None;

@@ -23,21 +23,21 @@ use super::stall::Stall;
 use super::tls::TlsHandle;
 use super::{Bounds, Peer};
 
-/// The pause after an accept that failed for want of something (descriptors, memory): a connection that ends is what
-/// helps, and without a pause the loop would only burn the processor until then.
+/// Pause after an accept that failed for lack of a resource (descriptors, memory). Only a closing
+/// connection helps; without the pause the loop would burn CPU until then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A peer that is silent for so long is asked whether it still lives.
+/// Idle time before a TCP keepalive probe.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Serves `app` on a bound listener until `drain` is closed.
 ///
-/// HTTP/1.1 and HTTP/2, by ALPN over TLS and by prior knowledge without. Each request carries its [`Peer`] in its
-/// extensions. Connections beyond `bounds.connections` or `bounds.per_ip` are closed at once instead of left in the
-/// backlog: a client or balancer that is told so can go elsewhere, one that waits cannot. Malformed requests are
-/// answered here with 400 and never reach `app`; `app` must always be ready, and answers `draining` itself when
-/// [`Drain::is_refusing`].
+/// HTTP/1.1 and HTTP/2: by ALPN over TLS, by prior knowledge without. Each request carries its
+/// [`Peer`] in its extensions. Connections beyond `bounds.connections` or `bounds.per_ip` are
+/// closed at once and not left in the backlog, so that the client or balancer can go elsewhere.
+/// Malformed requests get 400 here and never reach `app`. `app` must always be ready, and answers
+/// `draining` itself if [`Drain::is_refusing`].
 ///
-/// The listener stays open while requests are refused, so that late clients are told why.
+/// The listener stays open while requests are refused, so that late clients learn why.
 pub async fn serve<S, B>(
     listener: TcpListener,
     tls: Option<TlsHandle>,
@@ -100,7 +100,7 @@ pub async fn serve<S, B>(
     }
 }
 
-/// Whether an accept failed because of the connection it would have given, so that the next may well succeed.
+/// Returns `true` if only the accepted connection failed, so that the next accept may succeed.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
@@ -108,8 +108,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 fn prepare(socket: &TcpStream, bounds: &Bounds) {
     let options = SockRef::from(socket);
-    // Without nodelay a small event waits 40 ms for an acknowledgement. The other two find peers that are gone
-    // without a word; a socket on which any of them fails is about to fail by itself.
+    // Without nodelay a small event waits 40 ms for an acknowledgement. Keepalive and user timeout
+    // detect dead peers. A socket on which setting one fails is about to fail anyway.
     let set = options
         .set_tcp_nodelay(true)
         .and_then(|()| options.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE)));

@@ -1,19 +1,19 @@
-//! Listeners: TCP and TLS, HTTP/1.1 and HTTP/2, and the way down.
+//! Listeners (TCP, TLS, HTTP/1.1, HTTP/2) and graceful shutdown.
 //!
-//! This is where a peer is a stranger, so everything it may take is bounded: connections, heads and the time for
-//! them, streams, resets, resting time, and the patience with one that does not read. What is cheap to refuse is
-//! refused here, before the layers see it. The price is that such refusals do not appear in the request metrics: a
-//! connection that is closed at once, or bytes that are no request, have no route, caller or class.
+//! Peers are strangers here, so everything they can take is bounded: connections, size and time of
+//! heads, streams, resets, idle time, and time without reading. Cheap refusals happen here, before
+//! the layers. The price: they do not appear in the request metrics, because a connection closed at
+//! once, or bytes that are no request, have no route, caller or class.
 //!
 //! | part | what it does |
 //! | --- | --- |
-//! | `listener` | accepts, within the caps; TLS handshakes |
+//! | `listener` | accepts connections within the limits (`census`); TLS handshakes |
 //! | `connection` | serves one connection; idle time, drain |
-//! | `front` | gives each request its [`Peer`], refuses malformed framing, counts what is under way |
-//! | `heads`, `framing`, `frames` | the time for a head; where requests begin and end |
-//! | `stall` | clients that stop reading |
+//! | `front` | adds the [`Peer`] to each request, refuses malformed framing, counts requests |
+//! | `heads`, `framing`, `frames` | head timeout; where requests begin and end |
+//! | `stall` | write timeouts |
 //! | `tls` | certificates and their reload |
-//! | `drain` | the way down |
+//! | `drain` | graceful shutdown |
 //! | [`admin`] | the admin port |
 
 pub mod admin;

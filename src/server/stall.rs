@@ -1,13 +1,13 @@
-//! Peers that stop taking what is sent to them.
+//! Write timeouts for clients that stop reading.
 //!
-//! An answer under way holds a worker's slot, so a client that stops reading must not be able to keep it. Two guards,
-//! because a stall shows in two places: [`Stall`] ends a connection whose socket takes no byte for `client_stall`
-//! while a write waits, and [`Streams`] ends a single HTTP/2 stream whose flow-control window stays shut for as long
-//! while the connection around it lives. Both measure the lack of *progress*; a slow reader that reads is not touched.
+//! A client that stops reading must not keep a worker's slot. A stall shows in two places:
+//! [`Stall`] ends a connection whose socket accepts no byte for `client_stall` while a write waits,
+//! [`Streams`] ends an HTTP/2 stream whose window stays shut for as long on a live connection. Both
+//! measure lack of *progress*: a slow reader is not affected.
 //!
-//! The socket guard sits below TLS, where progress can be seen: above it, one flush of a full TLS buffer would look
-//! like silence until the last byte is out. What the kernel has already taken is bounded by `TCP_USER_TIMEOUT`, which
-//! the listener sets to the same length.
+//! [`Stall`] sits below TLS, where progress is visible: above it, a flush of a full TLS buffer
+//! looks stalled until its last byte. The listener sets `TCP_USER_TIMEOUT` to the same time for
+//! bytes already in the kernel.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A timer that costs an allocation once, when it is first armed.
+/// Lazy timer: allocates once, when first armed.
 #[derive(Debug, Default)]
 pub(super) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -29,7 +29,7 @@ pub(super) struct Timer {
 }
 
 impl Timer {
-    /// Starts the time, unless it is already running.
+    /// Starts the timer unless it runs.
     pub(super) fn arm(&mut self, length: Duration) {
         if self.armed {
             return;
@@ -41,12 +41,12 @@ impl Timer {
         }
     }
 
-    /// Stops the time.
+    /// Stops the timer.
     pub(super) fn disarm(&mut self) {
         self.armed = false;
     }
 
-    /// Ready when the time is over; never while it is not running.
+    /// Ready when the time is over; pending while stopped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.sleep {
             Some(sleep) if self.armed => sleep.as_mut().poll(cx),
@@ -55,10 +55,10 @@ impl Timer {
     }
 }
 
-/// A socket that fails with [`io::ErrorKind::TimedOut`] when its peer takes nothing for too long.
+/// A socket that fails with [`io::ErrorKind::TimedOut`] if its peer accepts nothing for too long.
 ///
-/// It also carries `seat`, whatever stands for this connection's place among others, so that the place is free when
-/// the socket is gone, upgraded connections included.
+/// It owns `seat`, the connection's permits, which are thus released with the socket, also after an
+/// upgrade.
 #[derive(Debug)]
 pub(super) struct Stall<T, S> {
     inner: T,
@@ -123,20 +123,20 @@ impl<T: AsyncWrite + Unpin, S: Unpin> AsyncWrite for Stall<T, S> {
     }
 }
 
-/// Whose turn it is in one HTTP/2 answer: written by its body, read by the task that sends it.
+/// Tells whether an HTTP/2 answer waits for its client. Written by its body, read by its sender.
 ///
-/// The number of frames handed over in the upper bits; the lowest is set while the body itself has nothing to send.
+/// Upper bits: number of frames handed over. Lowest bit: set while the body has nothing to send.
 #[derive(Debug, Default)]
 pub(super) struct FrameTurn(AtomicU64);
 
 impl FrameTurn {
-    /// The body gave a frame: the client must take it.
+    /// The body returned a frame: the client must accept it.
     pub(super) fn handed(&self) {
         let before = self.0.load(Ordering::Relaxed);
         self.0.store((before | 1).wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// The body has no frame yet: nobody waits for the client.
+    /// The body has no frame yet: the client is not the cause of the wait.
     pub(super) fn idle(&self) {
         self.0.store(self.0.load(Ordering::Relaxed) | 1, Ordering::Relaxed);
     }
@@ -146,16 +146,16 @@ tokio::task_local! {
     static TURN: Arc<FrameTurn>;
 }
 
-/// The turn of the stream that the current task sends, if it is an HTTP/2 stream of this server.
+/// Returns the state of the current task's stream; `None` if it is no HTTP/2 stream of this server.
 pub(super) fn current_turn() -> Option<Arc<FrameTurn>> {
     TURN.try_with(Arc::clone).ok()
 }
 
-/// Runs hyper's HTTP/2 streams, each under a watch that drops it when the client leaves its window shut.
+/// Runs hyper's HTTP/2 streams, and drops one whose client leaves its window shut.
 ///
-/// Hyper does not poll a body whose stream has no window, so no timer inside the body could ever fire; the watch
-/// therefore stands around the task that sends. Dropping it frees the body and everything it holds, and h2 resets
-/// the stream.
+/// Hyper does not poll a body whose stream has no window, so a timer inside the body could not
+/// fire. Therefore this wraps the sending task. Dropping it frees the body and all it holds, and h2
+/// resets the stream.
 #[derive(Clone, Debug)]
 pub(super) struct Streams {
     pub(super) patience: Duration,
@@ -229,7 +229,7 @@ mod tests {
             let fault = near.write_all(&[0; 4096]).await.unwrap_err();
             (fault.kind(), Instant::now())
         });
-        // It reads, slowly: 64 bytes every 20 s are progress.
+        // A slow reader: 64 bytes every 20 s are progress.
         let mut piece = [0; 64];
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_secs(20)).await;
@@ -246,7 +246,7 @@ mod tests {
         Streams { patience: PATIENCE }.execute(async move {
             let _ended = ended;
             let turn = current_turn().unwrap();
-            // The application takes its time: an hour before, and an hour between frames.
+            // A slow application: an hour before, and an hour between frames.
             tokio::time::sleep(Duration::from_secs(3600)).await;
             for _ in 0..5 {
                 turn.handed();

@@ -1,7 +1,7 @@
-//! TLS by rustls: one certificate chain and its key, replaced while connections live.
+//! TLS with rustls: one certificate chain and its key, replaceable at run time.
 //!
-//! A pair is loaded and checked as a whole before it takes the place of the old one, so a half-written file or a key
-//! that does not belong to its certificate changes nothing. Connections keep the pair they began with.
+//! A pair is loaded and checked completely before it replaces the old one, so a half-written file
+//! or a key of another certificate changes nothing. Open connections keep their pair.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
-/// Why a pair was not taken.
+/// Why a certificate and key were rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read, or is no PEM.
+    /// A file cannot be read or is not PEM.
     #[error("{}: {reason}", file.display())]
     File {
         /// The file.
@@ -24,19 +24,19 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Both files can be read, but not served: a broken certificate, or a key that belongs to another one.
+    /// Both files are readable but unusable: a broken certificate, or the key of another one.
     #[error("{} and {} cannot be used together: {reason}", cert.display(), key.display())]
     Pair {
         /// The certificate chain.
         cert: PathBuf,
         /// The private key.
         key: PathBuf,
-        /// What rustls says.
+        /// Message of rustls.
         reason: String,
     },
 }
 
-/// The pair that new connections are served with, shared by clones.
+/// Certificate and key for new connections, shared by clones.
 #[derive(Clone, Debug)]
 pub struct TlsHandle(Arc<ArcSwap<Loaded>>);
 
@@ -51,7 +51,7 @@ impl TlsHandle {
     /// Loads a PEM certificate chain (leaf first) and its PEM private key (PKCS#8, PKCS#1 or SEC1).
     ///
     /// # Errors
-    /// Names the file that cannot be read or holds no PEM of its kind, or the pair that does not match.
+    /// Names the file that is unreadable or lacks PEM of its kind, or the pair that does not match.
     pub fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
         Ok(Self(Arc::new(ArcSwap::from_pointee(Loaded::read(cert, key)?))))
     }
@@ -65,7 +65,7 @@ impl TlsHandle {
         self.replace(&now.cert, &now.key)
     }
 
-    /// Takes another pair of files.
+    /// Switches to another pair of files.
     ///
     /// # Errors
     /// As [`TlsHandle::load`]; the old pair stays.

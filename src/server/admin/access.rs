@@ -1,9 +1,9 @@
-//! Who may use the admin port, and from which page.
+//! Access control of the admin port.
 //!
-//! Three defences that answer different attacks. The token keeps strangers out. The `Host` list keeps out a web page
-//! whose name was pointed at this address after it was loaded (DNS rebinding); an address instead of a name is let
-//! through, because such a page always comes with its name, while probes and scrapers come with an address. The
-//! `Origin` of a write keeps out pages from elsewhere that use a password the browser remembers.
+//! Three defences against different attacks. The token keeps out strangers. The `Host` list keeps
+//! out pages whose name was pointed at this address after loading (DNS rebinding); IP addresses
+//! pass: such pages send their name, probes and scrapers an address. The `Origin` of a write keeps
+//! out foreign pages that use a password the browser remembers.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,7 @@ use super::answer::Fault;
 pub struct Token([u8; 32]);
 
 impl Token {
-    /// The token of that secret.
+    /// Hashes a secret.
     #[must_use]
     pub fn new(secret: &str) -> Self {
         Self(Sha256::digest(secret.as_bytes()).into())
@@ -38,36 +38,36 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Who may do what.
+/// Access settings of the admin port.
 #[derive(Clone, Debug, Default)]
 pub struct AdminSettings {
-    /// May read and write. Without any token the port is open, which [`check_open`] allows on loopback only.
+    /// Token to read and write. A port without tokens must be on loopback ([`check_open`]).
     pub token: Option<Token>,
-    /// May read.
+    /// Token to read only.
     pub read_token: Option<Token>,
-    /// May scrape `/metrics`, which is open without it.
+    /// Token to scrape `/metrics`, which is open if this is `None`.
     pub metrics_token: Option<Token>,
-    /// Names by which the port may be called besides addresses: host names without a port.
+    /// Accepted host names, without a port. IP addresses are always accepted.
     pub hosts: Vec<String>,
 }
 
-/// What a request needs to be allowed.
+/// Permission that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Nothing.
+    /// No permission.
     Open,
-    /// To scrape.
+    /// Scraping the metrics.
     Metrics,
-    /// To read.
+    /// Reading.
     Read,
-    /// To change something.
+    /// Changing something.
     Write,
 }
 
-/// Refuses to serve the admin port without a token where others can reach it.
+/// Checks that an admin port without a token is on loopback only.
 ///
 /// # Errors
-/// Says which settings would help.
+/// A message that names the settings to change.
 pub fn check_open(listen: SocketAddr, settings: &AdminSettings) -> Result<(), String> {
     if listen.ip().to_canonical().is_loopback() || settings.token.is_some() {
         return Ok(());
@@ -80,9 +80,9 @@ pub fn check_open(listen: SocketAddr, settings: &AdminSettings) -> Result<(), St
 
 impl AdminSettings {
     pub(super) fn check_host(&self, parts: &Parts) -> Result<(), Fault> {
-        // Browsers always say a host, so one that says none (an HTTP/1.0 probe) is no page.
+        // Browsers always send a host, so a request without one (an HTTP/1.0 probe) is no page.
         let Some(called) = host_of(parts) else { return Ok(()) };
-        // A user name before the host is no part of it, and no browser sends one.
+        // A user name before the host is not part of it; no browser sends one.
         let allowed = !called.contains('@')
             && Authority::from_str(called).is_ok_and(|authority| {
                 let host = authority.host();
@@ -138,13 +138,13 @@ impl AdminSettings {
 
 impl Token {
     fn is_one_of(&self, accepted: &[Option<&Self>]) -> bool {
-        // Every one is compared, so that the time tells nothing about which it is.
+        // Compares all of them, so that the time does not reveal which one matched.
         let none = Choice::from(0);
         accepted.iter().flatten().fold(none, |found, token| found | token.0.ct_eq(&self.0)).into()
     }
 }
 
-/// A page from elsewhere must not write, even when the browser adds a remembered password.
+/// Refuses writes from foreign pages, even if the browser adds a remembered password.
 pub(super) fn check_origin(parts: &Parts) -> Result<(), Fault> {
     let Some(origin) = parts.headers.get(ORIGIN) else { return Ok(()) };
     let own = host_of(parts).unwrap_or_default();
@@ -162,7 +162,7 @@ pub(super) fn check_origin(parts: &Parts) -> Result<(), Fault> {
 fn host_of(parts: &Parts) -> Option<&str> {
     match parts.uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        // A host that is no text is none that is allowed.
+        // A host that is not text never matches.
         None => parts.headers.get(HOST).map(|host| host.to_str().unwrap_or("?")),
     }
 }
@@ -171,7 +171,7 @@ fn unauthorised(message: &'static str) -> Fault {
     Fault::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
 }
 
-/// The secret in `Authorization`: a bearer token, or the password of Basic, so that a browser can ask for it.
+/// Returns the secret in `Authorization`: a bearer token, or Basic's password, for browsers.
 fn secret_of(headers: &HeaderMap) -> Option<String> {
     let (scheme, rest) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let rest = rest.trim();
@@ -263,7 +263,7 @@ mod tests {
                 "{need:?}"
             );
         }
-        // Without tokens everything is open; with a read token alone, writes need it too.
+        // Without tokens everything is open. With only a read token, writes need it too.
         assert_eq!(status(&AdminSettings::default(), Need::Write, "x"), None);
         let read_only = AdminSettings { read_token: Some(Token::new("r")), ..AdminSettings::default() };
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What the admin port answers: always with the headers that keep a browser from misusing it.
+//! Responses of the admin port, always with headers that prevent misuse by a browser.
 
 use bytes::Bytes;
 use http::header::{
@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use super::body::AdminBody;
 use super::page;
 
-/// Basic, so that a browser asks for the token; whatever stands in its field for a name is ignored. Chromium asks for
-/// nothing when a scheme stands there without a parameter.
+/// Basic, so that a browser asks for the token; the user name is ignored. Chromium shows no prompt
+/// for a scheme without a parameter.
 const CHALLENGE: &str =
     r#"Basic realm="traffic-dam admin, any name, the token as password", Bearer realm="traffic-dam admin""#;
 
-/// Why the admin port did not do what was asked.
+/// Error response of the admin port.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) status: StatusCode,

@@ -1,4 +1,4 @@
-//! The bodies of the admin port: a whole text, or events as they come.
+//! Response bodies of the admin port: a complete text, or a stream of events.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,11 +9,11 @@ use futures_util::Stream;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
-/// A body of the admin port.
+/// Response body of the admin port.
 pub enum AdminBody {
-    /// All of it.
+    /// A complete body.
     Whole(Full<Bytes>),
-    /// Pieces, until the viewer leaves.
+    /// Server-sent events, until the viewer disconnects.
     Events(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }
 

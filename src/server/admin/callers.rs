@@ -1,4 +1,4 @@
-//! Callers that are kept in Redis, one by one.
+//! Callers stored in Redis: one is read, written or deleted per request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::limit::rule::Rule;
 use crate::redis::callers::{StoredCaller, StoredCallers, Written as Rest, is_name};
 use crate::redis::link::Loss;
 
-/// A caller as an administrator writes it.
+/// A caller as written by an administrator.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Written {
-    /// The SHA-256 of its key, or
+    /// SHA-256 of its key in hex; give this or `key`.
     sha256: Option<String>,
-    /// its key, of which only the SHA-256 is kept.
+    /// The key itself; only its SHA-256 is stored.
     key: Option<String>,
     class: Option<String>,
     weight: Option<u32>,
@@ -42,7 +42,7 @@ fn unknown(id: &str) -> Fault {
     Fault::new(StatusCode::NOT_FOUND, "not_found", format!("Redis has no caller \"{id}\""))
 }
 
-/// What is shown of a caller: no digest, from which a weak key could be guessed.
+/// Returns the JSON of a caller. Leaves out the digest, from which a weak key could be guessed.
 fn shown(caller: &StoredCaller) -> Value {
     let Rest { class, weight, team, limits } = caller.written();
     json!({ "id": caller.id, "class": class, "weight": weight, "team": team, "limits": limits })
@@ -73,7 +73,6 @@ pub(super) async fn look(
     Ok(json_answer(StatusCode::OK, &shown(&caller)))
 }
 
-/// Writes a caller.
 pub(super) async fn write(
     callers: &StoredCallers,
     rules: &[Arc<Rule>],

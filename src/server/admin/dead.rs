@@ -10,7 +10,7 @@ use super::AdminBody;
 use super::answer::{Fault, json_answer};
 use crate::redis::jobs::{Dead, Job, Jobs};
 
-/// Which one is to be tried again.
+/// Dead letter to retry.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Requeue {
@@ -23,7 +23,7 @@ fn unavailable(why: &dyn std::fmt::Display) -> Fault {
     Fault::new(StatusCode::SERVICE_UNAVAILABLE, "redis_unavailable", message)
 }
 
-/// The dead letters of all pools.
+/// Returns the dead letters of all pools.
 pub(super) async fn show(jobs: &Jobs, pools: Vec<Arc<str>>) -> Result<Response<AdminBody>, Fault> {
     let mut shown = Map::new();
     for pool in pools {
@@ -36,7 +36,7 @@ pub(super) async fn show(jobs: &Jobs, pools: Vec<Arc<str>>) -> Result<Response<A
     Ok(json_answer(StatusCode::OK, &json!({ "dead": shown })))
 }
 
-/// Lets one wait for its turn again.
+/// Requeues a dead letter.
 pub(super) async fn requeue(jobs: &Jobs, asked: Requeue) -> Result<Response<AdminBody>, Fault> {
     let Requeue { pool, job } = asked;
     let none = || {

@@ -1,4 +1,4 @@
-//! Rules changed while the gateway runs.
+//! Changes of rules at run time: `/api/v1/limits/{rule}`.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::{Changed, LimitChange};
 use crate::limit::change::{Change, WrittenChange};
 use crate::limit::own::WrittenLimit;
 
-/// Whoever wants longer wants other settings.
+/// Maximum `ttl` in seconds, a year: anything longer belongs in the settings.
 const LONGEST: u64 = 366 * 86_400;
 
-/// A change as an administrator writes it.
+/// A change as written by an administrator.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Written {

@@ -1,7 +1,7 @@
-//! The admin port: health, metrics, state, and the few things that may be changed.
+//! The admin port: health, metrics, state and a few run-time changes.
 //!
-//! It has its own listener, so that it answers when the main one is full, and so that a firewall can tell them
-//! apart. What it shows comes through [`AdminSource`]; it knows nothing of the application itself.
+//! It has its own listener: it answers when the main one is full, and a firewall can separate the
+//! two. It gets its data through [`AdminSource`] and knows nothing of the application.
 //!
 //! | path | method | needs |
 //! | --- | --- | --- |
@@ -11,9 +11,9 @@
 //! | `/api/v1/events` | GET, server-sent events: [`live::Frame`]s | the same |
 //! | `/api/v1/maintenance` | PUT `{"on": true}` | `token`, if set; same origin; JSON |
 //! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green"}` | the same |
-//! | `/api/v1/limits/{rule}` | PUT `{"burst": 5, "ttl": 600}`, DELETE | as maintenance |
-//! | `/api/v1/dead` | GET; POST `{"pool": …, "job": …}` | as the state; as maintenance |
-//! | `/api/v1/callers/{id}` | GET; PUT `{"sha256": …}`, DELETE | as the state; as maintenance |
+//! | `/api/v1/limits/{rule}` | PUT `{"burst": 5, "ttl": 600}`, DELETE | the same |
+//! | `/api/v1/dead` | GET; POST `{"pool": …, "job": …}` | as GET state; as PUT maintenance |
+//! | `/api/v1/callers/{id}` | GET; PUT `{"sha256": …}`, DELETE | as GET state; as PUT maintenance |
 
 mod access;
 mod answer;
@@ -55,37 +55,37 @@ use answer::{Fault, answer, json_answer};
 use body::AdminBody;
 use live::Live;
 
-/// A write is a few words.
+/// Write requests are short.
 const LARGEST_BODY: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// How every rule stands to a request, or what is wrong with the question.
+/// State of every rule for a request, or an error message about the query.
 pub type Explanation = Pin<Box<dyn Future<Output = Result<Value, String>> + Send>>;
 
-/// Where the admin port gets what it shows.
+/// Data source of the admin port.
 pub trait AdminSource: Send + Sync + 'static {
-    /// The state for `/api/v1/state`: an object. Called on the request's task, so it must be quick.
+    /// Returns the object for `/api/v1/state`. Must be fast: it runs in the request's task.
     fn state(&self) -> Value;
 
-    /// Whether requests should be sent here.
+    /// Returns `Ok` if balancers should send requests to this gateway.
     ///
     /// # Errors
-    /// Why not, in words.
+    /// The reason why not, in words.
     fn ready(&self) -> Result<(), String>;
 
-    /// The metrics as Prometheus text. Called on a thread that may block, and never twice at once.
+    /// Returns the metrics as Prometheus text. Runs on a blocking thread, never twice at once.
     fn metrics(&self) -> String;
 
-    /// Closes the gateway for new requests, or opens it again.
+    /// Refuses new requests if `on`, or admits them again.
     fn set_maintenance(&self, on: bool);
 
-    /// Gives the work of a pool to one of its colours.
+    /// Makes `colour` the active one of `pool`.
     fn set_active(&self, pool: String, colour: String) -> Pin<Box<dyn Future<Output = Switched> + Send>>;
 
-    /// How every rule stands to the request that a query describes.
+    /// Returns the state of every rule for the request that the query describes.
     fn explain(&self, query: String) -> Explanation;
 
-    /// Changes a rule for all requests; without a change it is again as the settings have it.
+    /// Changes a rule for all requests; `None` restores the configured rule.
     fn change_limit(
         &self,
         _rule: String,
@@ -94,78 +94,78 @@ pub trait AdminSource: Send + Sync + 'static {
         Box::pin(std::future::ready(Changed::NoRule))
     }
 
-    /// The rules in force.
+    /// Returns the rules in force.
     fn rules(&self) -> Vec<Arc<Rule>> {
         Vec::new()
     }
 
-    /// What viewers are shown as it comes, if anything is.
+    /// Returns the data for live viewers; `None` if there is none.
     fn live(&self) -> Option<Arc<Live>> {
         None
     }
 
-    /// The jobs of a queue, and the pools that may have some, if there is a queue.
+    /// Returns the jobs and the pools that may have some; `None` without a queue.
     fn jobs(&self) -> Option<(Jobs, Vec<Arc<str>>)> {
         None
     }
 
-    /// The callers that are kept in Redis, if any are.
+    /// Returns the callers stored in Redis; `None` if they are not stored there.
     fn callers(&self) -> Option<Arc<StoredCallers>> {
         None
     }
 }
 
-/// A rule changed while the gateway runs.
+/// Change of a rule at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitChange {
-    /// What becomes of it.
+    /// New values.
     pub change: Change,
-    /// For how long, if not until it is taken back.
+    /// Lifetime; `None` until it is reverted.
     pub lasts: Option<Duration>,
-    /// Whether at all gateways, and not only here.
+    /// `true` for all gateways, `false` for this one only.
     pub fleet: bool,
 }
 
-/// What became of a rule's change.
+/// Outcome of a change of a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Changed {
-    /// It is done, and this is shown.
+    /// Done; the response body.
     Done(Value),
-    /// There is no such rule.
+    /// No such rule.
     NoRule,
-    /// There was nothing to take back.
+    /// There was no change to revert.
     NoChange,
-    /// The change does not fit the rule.
+    /// The change does not fit the rule, for this reason.
     Unfit(&'static str),
-    /// No other gateways are known.
+    /// This gateway shares no state with others.
     Alone,
-    /// The others cannot be told.
+    /// Redis is unreachable.
     Unavailable,
 }
 
-/// What became of a switch of colours.
+/// Outcome of a colour switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switched {
-    /// Every gateway follows it.
+    /// Every gateway follows.
     Everywhere {
-        /// Its number.
+        /// Epoch of the switch.
         epoch: u64,
     },
-    /// It was told, and not every gateway follows it yet.
+    /// Published, but not every gateway follows yet.
     Partly {
-        /// Its number.
+        /// Epoch of the switch.
         epoch: u64,
     },
-    /// There is no such pool.
+    /// No such pool.
     NoPool,
     /// The pool has no worker of that colour.
     NoWorkers,
-    /// The others cannot be told.
+    /// Redis is unreachable.
     Unavailable,
 }
 
 impl Switched {
-    /// The outcome, for the log.
+    /// Returns the outcome in words, for the log.
     const fn as_str(&self) -> &'static str {
         match self {
             Self::Everywhere { .. } => "followed by every gateway",
@@ -177,12 +177,12 @@ impl Switched {
     }
 }
 
-/// The admin port's service, for [`serve`](super::serve).
+/// The service of the admin port, for [`serve`](super::serve).
 #[derive(Clone)]
 pub struct Admin {
     settings: Arc<ArcSwap<AdminSettings>>,
     source: Arc<dyn AdminSource>,
-    // Encoding thousands of series takes milliseconds of a thread; scrapers wait for each other.
+    // Encoding thousands of series takes milliseconds of a thread: one scrape at a time.
     scrape: Arc<Semaphore>,
 }
 
@@ -193,7 +193,7 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// An admin port over `source`. The settings may be changed while it runs.
+    /// Creates the service. The settings may change while it runs.
     pub fn new(settings: Arc<ArcSwap<AdminSettings>>, source: Arc<dyn AdminSource>) -> Self {
         Self { settings, source, scrape: Arc::new(Semaphore::new(1)) }
     }
@@ -301,7 +301,7 @@ impl Admin {
     async fn scrape(self) -> Result<Response<AdminBody>, Fault> {
         let broken =
             |_| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the metrics cannot be read");
-        // The turn goes with the thread, which runs on when its client leaves.
+        // The permit moves to the thread, which outlives a client that disconnects.
         let turn = self.scrape.acquire_owned().await.map_err(|_| broken(()))?;
         let scraped = tokio::task::spawn_blocking(move || (self.source.metrics(), turn)).await;
         let (text, _) = scraped.map_err(|_| broken(()))?;
@@ -325,10 +325,10 @@ enum Route {
     Dead,
 }
 
-/// What precedes a rule's name.
+/// Path prefix of a rule.
 const LIMITS: &str = "/api/v1/limits/";
 
-/// What precedes a caller's id.
+/// Path prefix of a caller.
 const CALLERS: &str = "/api/v1/callers/";
 
 impl Route {
@@ -385,7 +385,7 @@ impl Route {
     }
 }
 
-/// The pool in `/api/v1/pools/{pool}/active`. Names of pools need no escapes.
+/// Returns the pool in `/api/v1/pools/{pool}/active`. Pool names need no escapes.
 fn pool_of(path: &str) -> Option<&str> {
     let pool = path.strip_prefix("/api/v1/pools/")?.strip_suffix("/active")?;
     (!pool.is_empty() && !pool.contains('/')).then_some(pool)

@@ -1,7 +1,7 @@
-//! What happened between two looks at a gateway, in words.
+//! Describes in words what changed between two snapshots of a gateway.
 //!
-//! Told from the difference of two scenes rather than by those to whom it happens, so that nothing on a request's way
-//! has to speak to the page or the log. What comes and goes within one second is not seen.
+//! It compares snapshots instead of being notified, so the request path needs no code for the page
+//! or the log. Changes that revert within one second are missed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,23 +10,23 @@ use std::sync::Arc;
 use super::scene::{PoolScene, Scene, WorkerScene};
 use crate::metrics::Light;
 
-/// So many of one kind are named; of a fleet that goes as a whole the rest is a number.
+/// Maximum number of workers named per kind of change; the rest is only counted.
 const NAMED: usize = 5;
 
-/// Something that happened.
+/// A change to report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FleetChange {
-    /// To the gateway. Whoever did it has logged it.
+    /// Of the gateway. Logged already by the code that made it.
     Gateway(String),
-    /// To a pool: workers of another colour take its work.
+    /// Of a pool: another colour is active.
     Switch { pool: Arc<str>, colour: Arc<str> },
-    /// To a worker.
+    /// Of a worker.
     Worker { worker: Arc<str>, pool: Arc<str>, turn: Turn, eligible: bool, why: Option<Arc<str>> },
-    /// To further workers.
+    /// Of further workers.
     More { count: usize, turn: Turn },
 }
 
-/// What happens to workers.
+/// Kind of change of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     Went,
@@ -61,14 +61,14 @@ impl fmt::Display for FleetChange {
 }
 
 impl FleetChange {
-    /// Writes it to the log, unless it stands there already.
+    /// Logs the change unless it was logged already.
     pub(super) fn log(&self) {
         match self {
             Self::Gateway(_) => {}
             Self::Switch { pool, colour } => {
                 tracing::info!(pool = &**pool, colour = &**colour, "workers of another colour take the work");
             }
-            // One that gets no work by the settings misses nothing.
+            // Only informational for a worker that takes no work by the settings.
             Self::Worker { worker, pool, turn: turn @ Turn::Red, eligible: true, why } => {
                 let reason = why.as_deref();
                 tracing::warn!(worker = &**worker, pool = &**pool, reason, "a worker {}", turn.as_str());
@@ -84,7 +84,7 @@ impl FleetChange {
     }
 }
 
-/// What is told of the first look: who is red already, and should not be.
+/// Returns the changes for the first snapshot: workers that are red but should not be.
 pub(super) fn first(scene: &Scene) -> Vec<FleetChange> {
     let mut changes = vec![FleetChange::Gateway("the gateway started".to_owned())];
     let well = |worker: &WorkerScene| {
@@ -103,7 +103,7 @@ pub(super) fn first(scene: &Scene) -> Vec<FleetChange> {
     changes
 }
 
-/// What differs.
+/// Returns the changes between two snapshots.
 pub(super) fn changes(before: &Scene, after: &Scene) -> Vec<FleetChange> {
     let mut changes = Vec::new();
     let mut gateway = |text: String| changes.push(FleetChange::Gateway(text));
@@ -154,7 +154,7 @@ fn workers(before: &Scene, after: &Scene, changes: &mut Vec<FleetChange>) {
     let (old, new) = (by_id(before), by_id(after));
     let went = old.iter().filter(|(id, _)| !new.contains_key(**id)).map(|(_, place)| *place);
     let came = new.iter().filter(|(id, _)| !old.contains_key(**id)).map(|(_, place)| *place);
-    // Between green and yellow a busy worker changes all the time.
+    // A busy worker alternates between green and yellow.
     let red = |(_, worker): Place<'_>| worker.light == Light::Red;
     let both = || new.iter().filter_map(|(id, now)| Some((*now, *old.get(*id)?)));
     let failed = both().filter(|(now, then)| red(*now) && !red(*then)).map(|(now, _)| now);

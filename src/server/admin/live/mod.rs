@@ -1,8 +1,8 @@
-//! What viewers of the page are sent: each second, by one task for all of them.
+//! Live data for viewers of the page: one task produces it each second for all of them.
 //!
-//! The last minutes are kept in a ring, so that who comes sees at once how it came to be so. A second is written once,
-//! however many look; a viewer who falls behind is sent everything again instead of a queue that grows; and there are
-//! only so many viewers, because each takes a connection and a line's worth of bytes each second.
+//! A ring keeps the last minutes, so that a new viewer sees the history. Each second is serialized
+//! once for all. A viewer that falls behind gets everything again instead of a growing queue. The
+//! number of viewers is limited: each takes a connection and bandwidth.
 
 mod changes;
 mod scene;
@@ -19,16 +19,16 @@ use futures_util::stream::unfold;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast};
 
-/// Seconds that are kept: what fits a screen, and an alarm is mostly looked at within.
+/// Seconds kept: what fits a screen, and covers most alarms.
 const SECONDS: usize = 300;
-/// Events that are kept.
+/// Maximum events kept.
 const EVENTS: usize = 100;
-/// Viewers at once.
+/// Maximum concurrent viewers.
 const VIEWERS: usize = 32;
-/// Seconds that a viewer may fall behind.
+/// Maximum seconds that a viewer may fall behind.
 const BEHIND: usize = 4;
 
-/// The last minutes of a gateway, and who looks at it.
+/// The last minutes of a gateway, and its viewers.
 #[derive(Debug)]
 pub struct Live {
     ring: Mutex<Ring>,
@@ -39,11 +39,11 @@ pub struct Live {
 
 #[derive(Debug, Default)]
 struct Ring {
-    /// Seconds since the start. The wall clock may be set back; this may not.
+    /// Seconds since the start. Unlike the wall clock it cannot be set back.
     number: u64,
     points: VecDeque<Point>,
     events: VecDeque<Event>,
-    /// Nothing before the first second.
+    /// `None` before the first second.
     scene: Option<Scene>,
 }
 
@@ -65,7 +65,7 @@ fn push<T>(ring: &mut VecDeque<T>, most: usize, item: T) {
 }
 
 impl Live {
-    /// A second is over: this happened in it, and so the gateway is now.
+    /// Adds a second that is over and the snapshot at its end.
     pub fn push(&self, point: Point, scene: Scene) {
         let mut ring = self.ring.lock();
         let changes = match &ring.scene {
@@ -80,16 +80,16 @@ impl Live {
         }
         push(&mut ring.points, SECONDS, point.clone());
         ring.number += 1;
-        // Writing it takes longer than all the rest.
+        // Serialization costs more than all the rest.
         if self.sender.receiver_count() > 0 {
             let frame = Frame { whole: false, points: vec![point], events, scene: scene.trimmed() };
-            // Who left meanwhile needs no second.
+            // Viewers may have left meanwhile.
             self.sender.send((ring.number, write(&frame))).unwrap_or_default();
         }
         ring.scene = Some(scene);
     }
 
-    /// All there is, and the number of its last second.
+    /// Serializes everything, with the number of its last second.
     fn whole(&self) -> (u64, Bytes) {
         let ring = self.ring.lock();
         let frame = Frame {
@@ -101,16 +101,16 @@ impl Live {
         (ring.number, write(&frame))
     }
 
-    /// Server-sent events for one more viewer: all there is, then each second once; nothing when there are too many.
+    /// Returns server-sent events: everything, then each second once. `None` for too many viewers.
     pub(super) fn join(self: &Arc<Self>) -> Option<impl Stream<Item = Bytes> + Send + use<>> {
         let seat = Arc::clone(&self.seats).try_acquire_owned().ok()?;
         let live = Arc::clone(self);
-        // From here on no second is missed.
+        // No second is missed from here on.
         let seconds = self.sender.subscribe();
         Some(unfold((live, seconds, seat, None), |(live, mut seconds, seat, sent)| async move {
             let (number, bytes) = match sent {
                 None => {
-                    // A gateway that has only started has nothing to show before its first second is over.
+                    // A new gateway has nothing to show before its first second is over.
                     if live.ring.lock().scene.is_none() {
                         seconds.recv().await.ok();
                     }
@@ -118,7 +118,7 @@ impl Live {
                 }
                 Some(sent) => loop {
                     match seconds.recv().await {
-                        // What was all there was held it already.
+                        // Contained in the frame with everything.
                         Ok((number, _)) if number <= sent => {}
                         Ok(second) => break second,
                         Err(broadcast::error::RecvError::Lagged(_)) => {
@@ -134,9 +134,9 @@ impl Live {
     }
 }
 
-/// A frame as a server-sent event.
+/// Serializes a frame as a server-sent event.
 fn write(frame: &Frame) -> Bytes {
-    // Plain data with text as keys can always be written.
+    // Plain data with text keys always serializes.
     let json = serde_json::to_string(frame).unwrap_or_default();
     format!("data: {json}\n\n").into()
 }
@@ -169,7 +169,7 @@ mod tests {
         let next = read(&viewer.next().await.unwrap());
         assert_eq!((next.whole, next.points.len(), next.points[0].at_ms), (false, 1, 999));
 
-        // One who does not read for a while gets all of it again.
+        // A viewer that does not read for a while gets everything again.
         (1000..1000 + 2 * BEHIND as u64).for_each(|at| second(&live, at));
         assert!(read(&viewer.next().await.unwrap()).whole);
     }
@@ -191,16 +191,16 @@ mod tests {
         let live = Arc::new(Live::default());
         second(&live, 1000);
         let mut viewer = Box::pin(live.join().unwrap());
-        // It is in what is sent first, and waits to be sent by itself.
+        // The first frame contains this second, and it is also queued on its own.
         second(&live, 2000);
         let first = read(&viewer.next().await.unwrap());
         assert_eq!((first.whole, first.points.len()), (true, 2));
-        // Somebody sets the clock back.
+        // The clock is set back.
         second(&live, 500);
         let next = read(&viewer.next().await.unwrap());
         assert_eq!((next.whole, next.points[0].at_ms), (false, 500));
 
-        // One who fell behind is not sent the seconds again that still wait for it.
+        // A viewer that fell behind does not get the queued seconds again.
         (0..2 * BEHIND as u64).for_each(|_| second(&live, 600));
         assert!(read(&viewer.next().await.unwrap()).whole);
         second(&live, 700);

@@ -1,6 +1,6 @@
-//! What is shown of a gateway: as it is now, and what happened in one second.
+//! Snapshot of a gateway, and its events of one second, for viewers.
 //!
-//! The same shapes are written by the gateway and read by `traffic-dam top`, so that the two cannot differ.
+//! The gateway writes and `traffic-dam top` reads the same types, so that they cannot diverge.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,174 +9,174 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::Light;
 
-/// The most workers that are shown: what an eye takes in, and what one second of a slow line carries.
+/// Maximum workers shown: what fits a screen, and what a slow line carries in a second.
 const MOST_WORKERS: usize = 200;
 
-/// A gateway as it is now.
+/// Snapshot of a gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scene {
-    /// The version of the program.
+    /// Version of the program.
     pub version: Arc<str>,
-    /// How far its way down has come; `running` before it begins.
+    /// Drain phase; `running` before the drain.
     pub phase: Arc<str>,
-    /// Whether it is closed for maintenance.
+    /// `true` if closed for maintenance.
     pub maintenance: bool,
-    /// Gateways that share quotas or workers.
+    /// Number of gateways that share quotas or workers.
     pub dams: u32,
-    /// The promise, in milliseconds.
+    /// TTFT SLO in milliseconds.
     pub ttft_slo_ms: u64,
-    /// The upper bounds of [`Point::ttft`], in seconds.
+    /// Upper bounds of [`Point::ttft`], in seconds.
     pub ttft_buckets: Vec<f64>,
-    /// Connections open.
+    /// Number of open connections.
     pub connections: u64,
     /// Bytes of request bodies in memory.
     pub buffered_bytes: u64,
-    /// Whether heartbeats are heard; nothing when none are listened for.
+    /// Heartbeat feed working; `None` without discovery.
     pub feed: Option<bool>,
-    /// Whether what is used of Redis works; nothing when nothing is.
+    /// Redis reachable; `None` if Redis is not configured.
     pub redis: Option<bool>,
-    /// Settings taken since the start, and refused.
+    /// Reloads since the start: applied, refused.
     pub reloads: (u64, u64),
     /// The pools.
     pub pools: Vec<PoolScene>,
-    /// Workers that are not shown, because there are too many.
+    /// Number of workers left out because there are too many.
     pub hidden_workers: usize,
-    /// The callers who ask most.
+    /// The callers with the most requests.
     pub callers: Vec<CallerScene>,
-    /// The rules, those first that are nearest to their quota.
+    /// The rules, nearest to their quota first.
     pub rules: Vec<RuleScene>,
 }
 
-/// A pool.
+/// A pool of workers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PoolScene {
-    /// Its name.
+    /// Name.
     pub name: Arc<str>,
-    /// The colour that takes its work; nothing for any.
+    /// Active colour; `None` if any colour takes work.
     pub active: Option<Arc<str>>,
-    /// The colours its workers have.
+    /// Colours of its workers.
     pub colours: Vec<Arc<str>>,
-    /// Sequences at its workers.
+    /// Sequences in flight at its workers.
     pub in_flight: u64,
-    /// Sequences its workers may have together, where that is known.
+    /// Maximum total sequences of its workers, if known.
     pub ceiling: Option<f64>,
-    /// Requests waiting, by class.
+    /// Waiting requests by class.
     pub queue: BTreeMap<Arc<str>, u64>,
     /// Its workers.
     pub workers: Vec<WorkerScene>,
 }
 
-/// A worker.
+/// A worker of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerScene {
-    /// Its id.
+    /// Id.
     pub id: Arc<str>,
-    /// The blue/green side it is on.
+    /// Blue/green side.
     pub colour: Arc<str>,
-    /// How it is.
+    /// Health as a light.
     pub light: Light,
-    /// Why its light is not green.
+    /// Why the light is not green.
     #[serde(default)]
     pub why: Option<Arc<str>>,
-    /// Sequences it has.
+    /// Sequences in flight.
     pub in_flight: u32,
-    /// Sequences it may have.
+    /// Maximum sequences in flight.
     pub limit: u32,
-    /// Whether the settings let it take work.
+    /// `true` if the settings let it take work.
     pub eligible: bool,
-    /// Whether it only finishes what it has.
+    /// `true` if it takes no new work and finishes what it has.
     pub leaving: bool,
-    /// Share of its KV cache in use, as it says.
+    /// Used share of its KV cache, 0…1, from its heartbeat.
     pub kv_used: Option<f64>,
-    /// How old its last heartbeat is, in milliseconds.
+    /// Age of its last heartbeat, in milliseconds.
     pub age_ms: Option<u64>,
 }
 
-/// A caller, per second.
+/// A caller, with rates per second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CallerScene {
-    /// Its namespaced id.
+    /// Namespaced id.
     pub id: Arc<str>,
     /// Requests.
     pub requests: f64,
-    /// Of these, refused.
+    /// Refused requests.
     pub refused: f64,
     /// Tokens of answered requests.
     pub tokens: f64,
 }
 
-/// A rule.
+/// A rule and its use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RuleScene {
-    /// Its name.
+    /// Name.
     pub name: Arc<str>,
-    /// What it counts.
+    /// Unit that it counts.
     pub unit: Arc<str>,
-    /// Whether it only observes.
+    /// `true` if it observes only.
     pub observes: bool,
-    /// Keys it remembers.
+    /// Number of keys in memory.
     pub keys: u64,
-    /// The fullest share of a quota in the last seconds, 0…1.
+    /// Highest used share of a quota in the last seconds, 0…1.
     pub used: Option<f64>,
-    /// The caller whose request found it so.
+    /// Caller of the request that reached this share.
     pub caller: Option<Arc<str>>,
-    /// What it refused in the last second, or would have.
+    /// Requests refused in the last second, or that would have been in observe mode.
     pub refused: u64,
 }
 
-/// What happened in one second.
+/// Events of one second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Point {
-    /// When it ended, in milliseconds since 1970. Where a clock was set back, later points have earlier times.
+    /// End, in milliseconds since 1970. If the clock is set back, later points have earlier times.
     pub at_ms: u64,
-    /// How long it was, in seconds: a busy machine's seconds are longer.
+    /// Length in seconds; more than 1 on a busy machine.
     pub seconds: f64,
-    /// Requests that came.
+    /// Requests received.
     pub offered: u64,
     /// Requests that a worker began to answer.
     pub admitted: u64,
-    /// Streams that completed within the promise.
+    /// Streams completed within the SLO.
     pub good: u64,
-    /// Answers that broke off.
+    /// Answers that failed midway or timed out.
     pub failed: u64,
-    /// Requests whose client left before its answer was whole.
+    /// Requests whose client left before the answer was complete.
     pub gone: u64,
-    /// Refused requests, by reason.
+    /// Refused requests by reason.
     pub refused: BTreeMap<Arc<str>, u64>,
-    /// Sequences at all workers, at its end.
+    /// Sequences in flight at all workers, at the end.
     pub in_flight: u64,
-    /// Sequences that all workers may have, at its end.
+    /// Maximum sequences of all workers, at the end.
     pub limit: u64,
-    /// Requests waiting, by class, at its end.
+    /// Waiting requests by class, at the end.
     pub queue: BTreeMap<Arc<str>, u64>,
-    /// First contents by how long they took, as counts below the bounds of [`Scene::ttft_buckets`] and one beyond.
+    /// Histogram of TTFT: counts per bucket of [`Scene::ttft_buckets`], and one beyond.
     pub ttft: Vec<u64>,
 }
 
-/// Something worth a line.
+/// A line for the event list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When, in milliseconds since 1970.
+    /// Time, in milliseconds since 1970.
     pub at_ms: u64,
-    /// What.
+    /// Message.
     pub text: String,
 }
 
-/// What a viewer gets each second, and at first.
+/// Message to viewers: everything at first, then one per second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Frame {
-    /// Whether this is all there is, in place of what was sent before.
+    /// `true` if it replaces everything sent before.
     pub whole: bool,
-    /// The seconds that are new.
+    /// New seconds.
     pub points: Vec<Point>,
-    /// The events that are new.
+    /// New events.
     pub events: Vec<Event>,
-    /// The gateway as it is now.
+    /// Current snapshot.
     pub scene: Scene,
 }
 
 impl Scene {
-    /// The same with at most [`MOST_WORKERS`] workers: those in trouble, then the fullest.
+    /// Keeps at most [`MOST_WORKERS`] workers: those in trouble, then those with most in flight.
     pub(super) fn trimmed(&self) -> Self {
         let mut trimmed = self.clone();
         let all = || trimmed.pools.iter().flat_map(|pool| &pool.workers);
