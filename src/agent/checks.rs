@@ -1,11 +1,11 @@
-//! What the agent checks of the machine itself.
+//! Checks of the machine by the agent.
 
 use crate::fleet::heartbeat::{Check, Status};
 
-/// Load per core from which on a machine is doubtful, relative to the load at which it is overloaded.
+/// Share of the overload threshold from which the load is doubtful.
 const DOUBTFUL: f64 = 0.7;
 
-/// The machine's load average over the last minute, if it tells.
+/// Returns the load average of the last minute; `None` if the system does not report it.
 pub(super) fn load_average() -> Option<f64> {
     read_load(&std::fs::read_to_string("/proc/loadavg").ok()?)
 }
@@ -14,7 +14,7 @@ fn read_load(text: &str) -> Option<f64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// The load of `cores` cores: red from `red` per core on, yellow from 0.7 of that.
+/// Checks the load of `cores` cores: red from `red` per core, yellow from 0.7 of that.
 pub(super) fn load(average: f64, cores: usize, red: f64) -> Check {
     let per_core = average / cores.max(1) as f64;
     let status = if per_core >= red {
@@ -27,7 +27,7 @@ pub(super) fn load(average: f64, cores: usize, red: f64) -> Check {
     Check { name: "load".into(), status, message: format!("{average:.2} on {cores} cores").into() }
 }
 
-/// A check that came out yellow.
+/// Builds a yellow check.
 pub(super) fn doubt(name: &str, message: &str) -> Check {
     Check { name: name.into(), status: Status::Yellow, message: message.into() }
 }

@@ -1,4 +1,4 @@
-//! What the engines call what the agent wants to know.
+//! Names of the worker's metrics in each engine.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::text::Scrape;
 use super::window::HistogramWindow;
 
-/// A signal of a worker.
+/// Value that the agent reads from a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Signal {
     Running,
@@ -18,7 +18,7 @@ enum Signal {
     Itl,
 }
 
-/// Another name for a signal, as in `waiting=my_queue_length`.
+/// Overrides the metric name of a signal, as in `waiting=my_queue_length`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rename {
     signal: Signal,
@@ -46,8 +46,8 @@ impl FromStr for Rename {
     }
 }
 
-/// The names under which vLLM, SGLang, llama.cpp and TGI publish a signal, newer ones first. The first that a scrape
-/// holds counts; no engine publishes another's.
+/// Metric names of a signal in vLLM, SGLang, llama.cpp and TGI, newer ones first. The first one in
+/// a scrape is used; no engine publishes another's.
 const fn names(signal: Signal) -> &'static [&'static str] {
     match signal {
         Signal::Running => &[
@@ -80,12 +80,12 @@ const fn names(signal: Signal) -> &'static [&'static str] {
     }
 }
 
-/// The most slots that a heartbeat may name.
+/// Maximum slots in a heartbeat.
 const MOST_SLOTS: u32 = 1_000_000;
-/// Where vLLM tells the size of its KV cache: in the labels.
+/// vLLM publishes the size of its KV cache in the labels of this metric.
 const VLLM_CACHE: &str = "vllm:cache_config_info";
 
-/// What one scrape says. Latencies are in seconds.
+/// Values of one scrape. Latencies are in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct EngineSignals {
     pub(super) running: Option<u32>,
@@ -97,7 +97,7 @@ pub(super) struct EngineSignals {
 }
 
 impl EngineSignals {
-    /// Whether it says anything at all.
+    /// Returns `true` if no signal was found.
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -120,7 +120,7 @@ impl ScrapeReader {
         let scrape = Scrape::read(text);
         let ttft = self.name(Signal::Ttft, &scrape, "_bucket").to_owned();
         let itl = self.name(Signal::Itl, &scrape, "_bucket").to_owned();
-        // Engines of several parts have a series for each: their requests add up, and the fullest cache counts.
+        // Engines of several parts have a series each: sum requests, take the fullest cache.
         let sum = |signal| {
             let samples = scrape.get(self.name(signal, &scrape, ""));
             let sum: f64 = samples.iter().map(|sample| sample.value).filter(|value| value.is_finite()).sum();
@@ -141,7 +141,7 @@ impl ScrapeReader {
         }
     }
 
-    /// The name under which this scrape holds `signal`.
+    /// Returns the name of `signal` in this scrape.
     fn name(&self, signal: Signal, scrape: &Scrape<'_>, suffix: &str) -> &str {
         if let Some(rename) = self.renames.iter().find(|rename| rename.signal == signal) {
             return &rename.name;
@@ -151,7 +151,7 @@ impl ScrapeReader {
     }
 }
 
-/// The slots that llama.cpp names in its properties.
+/// Returns the slots in the properties of llama.cpp.
 pub(super) fn slots(properties: &[u8]) -> Option<u32> {
     #[derive(Deserialize)]
     struct Properties {
@@ -161,7 +161,7 @@ pub(super) fn slots(properties: &[u8]) -> Option<u32> {
     (1..=MOST_SLOTS).contains(&told).then_some(told)
 }
 
-/// The tokens of vLLM's KV cache, of all its engines.
+/// Returns the KV cache size of vLLM in tokens, summed over its engines.
 fn blocks(scrape: &Scrape<'_>) -> Option<u64> {
     let tokens = scrape.get(VLLM_CACHE).iter().map(|sample| {
         let number = |label| sample.label(label)?.parse::<u64>().ok();

@@ -1,13 +1,13 @@
-//! The agent: stands beside a worker that knows nothing of heartbeats, and says them for it.
+//! The agent: publishes heartbeats for a worker that cannot do so itself.
 //!
-//! Each interval it asks the worker's health endpoint and its Prometheus metrics, under the names of vLLM, SGLang,
-//! llama.cpp and TGI, and says what it learned. When it is told to end it says `draining` until the worker is gone or
-//! the time for that is over; a worker that does not answer is said to have `failed`.
+//! Each interval it reads the worker's health endpoint and Prometheus metrics (vLLM, SGLang,
+//! llama.cpp, TGI) and publishes a heartbeat. Asked to end, it publishes `draining` until the
+//! worker is gone or the drain time is over. A worker that does not answer is `failed`.
 //!
-//! * **Failure mode.** The agent dies: its worker looks silent. Gateways then give it less and less, but for what they
-//!   see of it themselves. The metrics cannot be read: that is a yellow check, and the worker goes on.
-//! * **Trade-off.** One probe that times out is forgiven, for a worker whose Python thread is busy is not gone; a refused
-//!   connection or an error is believed at once.
+//! * **Failure mode.** If the agent dies, its worker looks silent: gateways reduce its load, unless
+//!   they see themselves that it works. Unreadable metrics are only a yellow check.
+//! * **Trade-off.** One probe timeout is forgiven: a worker with a busy Python thread is not gone.
+//!   A refused connection or an error counts at once.
 
 mod checks;
 mod engine;
@@ -29,51 +29,51 @@ use crate::fleet::heartbeat::{Check, Heartbeat, State};
 use crate::net::fetch::{Fetch, FetchFault};
 use crate::redis::speaker::Speaker;
 
-/// The longest a probe may take; less, when heartbeats are due more often.
+/// Maximum time of a probe; shorter if the heartbeat interval is.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The longest page of metrics that is read.
+/// Maximum bytes of a metrics page.
 const LARGEST: usize = 8 << 20;
-/// Where llama.cpp tells its slots.
+/// Path where llama.cpp reports its slots.
 const PROPS: &str = "/props";
-/// Probes in a row that may time out before the worker counts as gone.
+/// Consecutive probe timeouts after which the worker counts as failed.
 const TIMEOUTS: u32 = 2;
 
-/// What an agent is told.
+/// Options of an agent.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
-    /// Where the agent reaches the worker: an `http` URL.
+    /// `http` URL at which the agent reaches the worker.
     pub worker: Uri,
-    /// Where gateways reach it.
+    /// URL at which gateways reach it.
     pub advertise: Uri,
-    /// What the worker is called.
+    /// Id of the worker.
     pub id: Arc<str>,
-    /// The pool it belongs to.
+    /// Its pool.
     pub pool: Option<Arc<str>>,
     /// The model it serves, or a pattern.
     pub model: Option<Arc<str>>,
-    /// The blue/green side it is on.
+    /// Its blue/green side.
     pub colour: Option<Arc<str>>,
-    /// What it runs, for people.
+    /// Version of the worker, for display.
     pub version: Option<Arc<str>>,
-    /// Requests it decodes at once; without them llama.cpp is asked.
+    /// Requests it decodes at once; if `None`, llama.cpp is asked.
     pub slots: Option<u32>,
-    /// Tokens its KV cache holds, when its metrics do not tell.
+    /// KV cache size in tokens, if its metrics do not report it.
     pub kv_tokens: Option<u64>,
-    /// How often a heartbeat is said.
+    /// Heartbeat interval.
     pub interval: Duration,
-    /// The path that answers 200 while the worker is well.
+    /// Path that answers 200 while the worker is healthy.
     pub health: String,
-    /// The path of its metrics.
+    /// Path of its metrics.
     pub metrics: String,
-    /// Other names for its metrics.
+    /// Overrides of its metric names.
     pub renames: Vec<Rename>,
-    /// Load per core at which the machine counts as overloaded; nothing to not look at it.
+    /// Load per core at which the machine counts as overloaded; `None` disables the check.
     pub max_load: Option<f64>,
-    /// How long `draining` is said at most.
+    /// Maximum time to publish `draining`.
     pub drain: Duration,
 }
 
-/// One worker's agent.
+/// Agent of one worker.
 #[derive(Debug)]
 struct Agent {
     options: AgentOptions,
@@ -85,16 +85,16 @@ struct Agent {
     props: Props,
 }
 
-/// What a worker's `/props` says, which only llama.cpp has.
+/// Result of a worker's `/props`, which only llama.cpp has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Props {
-    /// It was not asked yet, or its answer did not come.
+    /// Not asked yet, or no answer.
     Unknown,
-    /// Its slots, if it named them.
+    /// The slots, if it reported them.
     Told(Option<u32>),
 }
 
-/// Says heartbeats until `end` completes and the worker has drained.
+/// Publishes heartbeats until `end` completes and the worker has drained.
 pub async fn run(options: AgentOptions, mut speaker: Speaker, end: impl Future<Output = ()>) {
     let id = Arc::clone(&options.id);
     let mut ticks = interval(options.interval);
@@ -102,19 +102,19 @@ pub async fn run(options: AgentOptions, mut speaker: Speaker, end: impl Future<O
     let mut agent = Agent::new(options);
     let mut deaf = false;
     let mut end = std::pin::pin!(end);
-    // Once it is told to end: how many heartbeats more.
+    // Remaining heartbeats after `end` has completed.
     let mut left: Option<u128> = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            // Said at once, not with the next heartbeat.
+            // Published at once, not with the next heartbeat.
             () = &mut end, if left.is_none() => {
                 left = Some(agent.options.drain.as_millis() / agent.options.interval.as_millis().max(1));
             }
         }
         let beat = agent.beat(left.is_some()).await;
         if left.is_some() && beat.state == State::Failed {
-            // It has gone as it was told to: that it drains is the last word about it.
+            // It ended after the drain, as wanted: `draining` stays its last state.
             break;
         }
         let said = speaker.say(&beat).await;
@@ -141,7 +141,7 @@ impl Agent {
         Self { options, boot, seq: 0, reader, timeouts: 0, told: None, props: Props::Unknown }
     }
 
-    /// Looks at the worker, and tells what there is to say.
+    /// Probes the worker and builds its heartbeat.
     async fn beat(&mut self, draining: bool) -> Heartbeat {
         let mut checks = Vec::new();
         let mut signals = EngineSignals::default();
@@ -150,7 +150,7 @@ impl Agent {
             signals = self.scrape(&mut checks).await;
             self.ask_for_slots().await;
         } else {
-            // What comes back may be another process, with other slots.
+            // The worker may come back as another process with other slots.
             self.props = Props::Unknown;
         }
         if let (Some(red), Some(average)) = (self.options.max_load, checks::load_average()) {
@@ -203,7 +203,7 @@ impl Agent {
         signals
     }
 
-    /// Asks for the slots, once in a worker's life, unless the options tell them.
+    /// Asks for the slots, once per worker process, unless the options give them.
     async fn ask_for_slots(&mut self) {
         if self.options.slots.is_some() || self.props != Props::Unknown {
             return;
@@ -215,7 +215,7 @@ impl Agent {
         };
     }
 
-    /// What the worker has at `path`, after the path of its own URL.
+    /// Fetches `path`, appended to the path of the worker's URL.
     async fn get(&self, path: &str) -> Result<Bytes, FetchFault> {
         let server = &self.options.worker;
         let path = format!("{}{path}", server.path().trim_end_matches('/'));

@@ -1,8 +1,8 @@
-//! Metrics in Prometheus' text format, as far as the agent needs them.
+//! Parses Prometheus' text format, as far as the agent needs it.
 
 use std::collections::HashMap;
 
-/// One series at one moment.
+/// One sample of a series.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SeriesSample<'a> {
     labels: &'a str,
@@ -10,18 +10,18 @@ pub(super) struct SeriesSample<'a> {
 }
 
 impl<'a> SeriesSample<'a> {
-    /// The value of a label, as it stands between its quotes. What the agent looks for needs no escapes.
+    /// Returns the raw value of a label. The labels that the agent needs contain no escapes.
     pub(super) fn label(&self, name: &str) -> Option<&'a str> {
         labels(self.labels).find(|(label, _)| *label == name).map(|(_, value)| value)
     }
 }
 
-/// The series of a scrape by their names.
+/// The samples of a scrape by name.
 #[derive(Debug, Default)]
 pub(super) struct Scrape<'a>(HashMap<&'a str, Vec<SeriesSample<'a>>>);
 
 impl<'a> Scrape<'a> {
-    /// Reads a text. Lines that are no samples are passed over.
+    /// Parses a text. Skips lines that are not samples.
     pub(super) fn read(text: &'a str) -> Self {
         let mut series: HashMap<&str, Vec<SeriesSample<'_>>> = HashMap::new();
         for (name, sample) in text.lines().filter_map(sample) {
@@ -30,7 +30,7 @@ impl<'a> Scrape<'a> {
         Self(series)
     }
 
-    /// All series of `name`.
+    /// Returns all samples of `name`.
     pub(super) fn get(&self, name: &str) -> &[SeriesSample<'a>] {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }
@@ -44,7 +44,7 @@ fn sample(line: &str) -> Option<(&str, SeriesSample<'_>)> {
     let name_ends = line.find(['{', ' ', '\t'])?;
     let (name, rest) = line.split_at(name_ends);
     let (labels, rest) = match rest.strip_prefix('{') {
-        // A brace within quotes ends nothing.
+        // A brace within quotes does not end the labels.
         Some(inner) => inner.split_at_checked(closing(inner)?).map(|(labels, rest)| (labels, &rest[1..]))?,
         None => ("", rest),
     };
@@ -52,7 +52,7 @@ fn sample(line: &str) -> Option<(&str, SeriesSample<'_>)> {
     Some((name, SeriesSample { labels, value }))
 }
 
-/// Where the brace stands that closes a list of labels.
+/// Returns the position of the brace that closes a list of labels.
 fn closing(text: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in text.bytes().enumerate() {

@@ -1,13 +1,13 @@
-//! The ninth decile of what happened lately, from a histogram that counts since the start.
+//! 90th percentile of recent observations, from a histogram that counts since the start.
 
 use std::collections::VecDeque;
 
 use super::text::Scrape;
 
-/// How many scrapes a window spans: long enough for a number that means something, short enough to follow load.
+/// Scrapes per window: enough for a meaningful number, few enough to follow the load.
 const SPAN: usize = 10;
 
-/// A histogram's counts, each bucket's with those below it, by ascending bounds.
+/// Cumulative bucket counts of a histogram as `(bound, count)`, by ascending bounds.
 type BucketCounts = Vec<(f64, f64)>;
 
 /// One histogram over the last scrapes.
@@ -15,8 +15,8 @@ type BucketCounts = Vec<(f64, f64)>;
 pub(super) struct HistogramWindow(VecDeque<BucketCounts>);
 
 impl HistogramWindow {
-    /// Takes the histogram `name` of a scrape, all its label sets together. The ninth decile of what came since the
-    /// window began, if anything did.
+    /// Adds the histogram `name` of a scrape, summed over its label sets. Returns the 90th
+    /// percentile since the start of the window; `None` without observations.
     pub(super) fn p90(&mut self, scrape: &Scrape<'_>, name: &str) -> Option<f64> {
         let counts = counts(scrape, name);
         let fits = |old: &BucketCounts| {
@@ -55,8 +55,8 @@ fn counts(scrape: &Scrape<'_>, name: &str) -> BucketCounts {
     counts
 }
 
-/// Within its bucket the ninth decile is taken to lie where an even spread would put it. What exceeds every bound is
-/// taken to be at the highest.
+/// Interpolates linearly within the bucket of the 90th percentile. Beyond the highest bound it
+/// returns that bound.
 fn p90(counts: &BucketCounts) -> Option<f64> {
     let total = counts.last()?.1;
     if total <= 0.0 {
@@ -98,7 +98,7 @@ mod tests {
             p90_of(&mut window, [1000, 1010, 1010, 1010]);
         }
         assert_eq!(p90_of(&mut window, [1000, 1010, 1010, 1010]), None, "that was long ago");
-        // Beyond every bound the highest is all that can be said.
+        // Beyond every bound, only the highest bound is known.
         assert_eq!(p90_of(&mut window, [1000, 1010, 1010, 1011]), Some(1.0));
     }
 

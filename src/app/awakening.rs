@@ -1,8 +1,8 @@
-//! After a long pause: what is followed is read anew before anybody is admitted.
+//! Reads all shared state again after a long pause, before any request is admitted.
 //!
-//! A gateway that was stopped, or whose machine was suspended, for seconds knows a fleet, colours, leases and refusals as
-//! they were. It reads them again, and requests wait meanwhile, for a second at the most: a Redis that does not answer holds
-//! nobody.
+//! A gateway that was stopped, or whose machine was suspended, for seconds knows only old workers,
+//! colours, leases and refusals. It reads them again while requests wait, for at most one second: a
+//! Redis that does not answer must not block them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,18 +15,18 @@ use super::fleet::FIRST_WORD;
 use crate::clock::{LONG, Lag, Nanos};
 use crate::layers::limit::Counting;
 
-/// Between two looks whether all is read.
+/// Poll interval until everything is read.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What was missed, and what was read since then.
+/// Latest long pause and latest reading after one.
 #[derive(Debug)]
 pub(super) struct Awakening {
-    /// When the last long pause began, in nanoseconds of the clock.
+    /// Start of the latest long pause, in nanoseconds of the clock.
     missed: AtomicU64,
-    /// Told of a long pause.
+    /// Notified after a long pause.
     woken: Notify,
-    /// When the last reading of everything began that is complete. Nothing begins within a pause: one that began before is
-    /// over.
+    /// Start of the latest complete reading. No reading starts within a pause, so each pause that
+    /// started earlier is over.
     read: watch::Sender<Nanos>,
 }
 
@@ -37,7 +37,7 @@ impl Default for Awakening {
 }
 
 impl Awakening {
-    /// A long pause is over that began at `from`.
+    /// Records a long pause that started at `from` and is over now.
     pub(super) fn wake(&self, from: Nanos) {
         self.missed.fetch_max(from.0, Ordering::AcqRel);
         self.woken.notify_one();
@@ -47,12 +47,12 @@ impl Awakening {
         Nanos(self.missed.load(Ordering::Acquire))
     }
 
-    /// The beginning of a long pause after which not everything was read yet. Who asks before the ticker has run knows of
-    /// it.
+    /// Returns the start of the latest long pause if not everything has been read since. Includes a
+    /// pause that the ticker has not recorded yet.
     pub(super) fn is_behind(&self, now: Nanos, lag: &Lag) -> Option<Nanos> {
         let paused = lag.pause(now).filter(|pause| pause.length() >= LONG).map(|pause| pause.from);
         let missed = self.missed().max(paused.unwrap_or_default());
-        // No lock where there never was a pause: this is every request's way.
+        // Every request runs this: it takes no lock if there never was a pause.
         (missed > Nanos::ZERO && missed >= *self.read.borrow()).then_some(missed)
     }
 
@@ -64,24 +64,24 @@ impl Awakening {
     }
 }
 
-/// Notices when the machine was suspended.
+/// Detects that the machine was suspended.
 #[derive(Debug)]
 pub(super) struct Suspension(Duration);
 
 impl Suspension {
-    /// `suspended` is how long the machine was suspended until now.
+    /// `suspended` is the total time in suspension so far.
     pub(super) const fn new(suspended: Duration) -> Self {
         Self(suspended)
     }
 
-    /// Whether it was suspended for long since the last look.
+    /// Returns `true` if the machine was suspended for long since the last call.
     pub(super) fn was_long(&mut self, suspended: Duration) -> bool {
         suspended.saturating_sub(std::mem::replace(&mut self.0, suspended)) >= LONG
     }
 }
 
 impl App {
-    /// Reads everything anew after each long pause.
+    /// Reads everything again after each long pause.
     pub(super) async fn awake(self) {
         let awakening = &self.0.awakening;
         loop {
@@ -110,7 +110,7 @@ impl App {
         }
     }
 
-    /// Learns of pauses that only the clock of Redis shows.
+    /// Detects pauses that only the clock of Redis shows.
     pub(super) async fn heed_redis(self) {
         let Some(together) = &self.0.together else { return };
         loop {
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(awakening.is_behind(at(5000), &lag), Some(at(1010)), "before the ticker has run");
         lag.tick(at(5001));
         awakening.wake(at(1010));
-        // A short pause after it hides nothing.
+        // A short pause after it does not hide it.
         lag.tick(at(5101));
         assert_eq!(awakening.is_behind(at(5102), &lag), Some(at(1010)));
         awakening.read.send_replace(at(5001));

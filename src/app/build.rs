@@ -1,4 +1,4 @@
-//! From settings to parts.
+//! Builds the parts of the gateway from settings.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ use crate::spans::Spans;
 use crate::stack::{Parts, Stack};
 use crate::upstream::{QueueSettings, RetrySettings, Timeouts, Upstream, UpstreamSettings, tls};
 
-/// The state that survives a reload.
+/// State that survives a reload.
 pub(super) struct State {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
@@ -54,19 +54,19 @@ pub(super) struct State {
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
     pub(super) jobs: Option<Jobs>,
-    /// As it was when the gateway began: it does not change while it runs.
+    /// Fixed at start: a reload does not change it.
     pub(super) only_overflow: bool,
     pub(super) spans: Option<Arc<Spans>>,
 }
 
-/// The fleet of the configured workers.
+/// Builds the fleet of the configured workers.
 pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
     let colours = Colours { everywhere: settings.active_colour.clone(), ..Colours::default() };
     let standing = standing(settings, colours, &Roll::default());
     Fleet::new(settings.workers.clone(), settings.gate.clone(), standing, clock.clone())
 }
 
-/// The settings with the certificate authorities that they name for Redis.
+/// Reads the file of certificate authorities for Redis into the settings.
 pub(super) fn with_authorities(mut settings: Settings) -> Result<Settings, StartError> {
     if let Some(file) = &settings.shared.ca {
         let pem = std::fs::read(file).map_err(|source| StartError::RedisCa { file: file.clone(), source })?;
@@ -79,7 +79,7 @@ pub(super) fn with_authorities(mut settings: Settings) -> Result<Settings, Start
     Ok(settings)
 }
 
-/// The way to the workers.
+/// Builds the settings of the forwarder.
 pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartError> {
     let Settings { timeouts, retry, .. } = settings;
     let authorities = match &settings.worker_ca {
@@ -101,14 +101,14 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         },
         retry: RetrySettings { max: retry.max, budget: retry.budget },
         forward_authorization: settings.callers.forward_authorization,
-        // Reading the system's authorities takes a tenth of a second: only for those who need them.
+        // Reading the system's authorities takes 100 ms: only if TLS is needed.
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
         queue: queue
             .then(|| QueueSettings { key: settings.redis_key.clone(), wait: settings.gate.queue_wait }),
     })
 }
 
-/// Where spans go. Must be called inside a tokio runtime.
+/// Builds the span exporter. Must be called inside a tokio runtime.
 pub(super) fn spans(settings: &Settings) -> Result<Option<Arc<Spans>>, StartError> {
     let Some(told) = &settings.spans else { return Ok(None) };
     let encrypted = told.endpoint.scheme_str() == Some("https");
@@ -116,7 +116,7 @@ pub(super) fn spans(settings: &Settings) -> Result<Option<Arc<Spans>>, StartErro
     Ok(Some(Arc::new(Spans::new(told, tls).map_err(|error| StartError::Spans(error.to_string()))?)))
 }
 
-/// What the listener lets its peers take.
+/// Builds the limits of the listener for its peers.
 pub(super) fn bounds(settings: &Settings) -> Bounds {
     let bounds = &settings.bounds;
     Bounds {
@@ -131,7 +131,7 @@ pub(super) fn bounds(settings: &Settings) -> Bounds {
     }
 }
 
-/// Who may do what on the admin port.
+/// Builds the access rules of the admin port.
 pub(super) fn admin(settings: &Settings) -> AdminSettings {
     let admin = &settings.admin;
     let token =
@@ -144,7 +144,7 @@ pub(super) fn admin(settings: &Settings) -> AdminSettings {
     }
 }
 
-/// The stack of these settings around the surviving state.
+/// Builds the stack of these settings around the surviving state.
 pub(super) fn stack(
     settings: &Settings,
     counting: &Counting,
@@ -221,7 +221,7 @@ pub(super) fn stack(
     Ok(crate::stack::stack(&parts))
 }
 
-/// As on the admin port: whoever may read there may ask.
+/// Accepts the tokens that may read on the admin port.
 fn explain(settings: &Settings, clock: &Clock) -> ExplainLayer {
     let tokens = [&settings.admin.token, &settings.admin.read_token].into_iter().flatten();
     ExplainLayer::new(tokens.map(|token| Sha256::digest(token.expose()).into()), clock.clone())
@@ -259,8 +259,8 @@ fn callers(settings: &Settings) -> CallerSettings {
     }
 }
 
-/// The paths that pass, those of `jobs` among them when there are any. Pointers were read once when the settings were
-/// validated.
+/// Builds the table of allowed paths, with those of jobs if `jobs`. Pointers were parsed once
+/// before, when the settings were validated.
 pub(super) fn paths(settings: &Settings, jobs: bool) -> Result<Paths, StartError> {
     let pointer = |text: &Option<Arc<str>>| text.as_deref().map(Pointer::parse).transpose();
     let everywhere = match &settings.sticky {
@@ -300,7 +300,7 @@ fn cors(settings: &Settings) -> Option<CorsLayer> {
         .allow_origin(origin)
         .allow_methods(AllowMethods::mirror_request())
         .allow_headers(AllowHeaders::mirror_request())
-        // A page must see why it was refused and when to come back.
+        // Browser code must be able to read the reason of a refusal and `Retry-After`.
         .expose_headers(ExposeHeaders::any());
     Some(layer)
 }

@@ -1,6 +1,6 @@
-//! Rules changed while the gateway runs: by this gateway's administrator, or by that of any of them.
+//! Rules changed at run time through an admin port, for this gateway or for the whole fleet.
 //!
-//! A change goes before the settings and survives their reload. What is here goes before what all gateways follow.
+//! Changes override the settings and survive their reload. Local changes override fleet-wide ones.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use crate::limit::rule::Rule;
 use crate::redis::changes::StoredChanges;
 use crate::server::admin::{Changed, LimitChange};
 
-/// How often is looked for what other gateways were told.
+/// Poll interval for changes made at other gateways.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What is changed, by the names of rules.
+/// Active changes by rule name.
 #[derive(Debug, Default)]
 pub(super) struct Changes(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// With the end of it.
+    /// Local changes, each with its end.
     here: BTreeMap<Arc<str>, (Change, Option<Nanos>)>,
     everywhere: BTreeMap<Arc<str>, Change>,
 }
 
 impl Changes {
-    /// The rules with all changes that fit them.
+    /// Returns the rules with every change that fits applied.
     pub(super) fn apply(&self, rules: &[Rule]) -> Vec<Rule> {
         let inner = self.0.lock();
         let changed = |rule: &Rule| {
@@ -42,7 +42,7 @@ impl Changes {
         rules.iter().map(|rule| changed(rule).unwrap_or_else(|| rule.clone())).collect()
     }
 
-    /// Forgets what is over. Says whether there was any.
+    /// Drops expired local changes. Returns `true` if there were any.
     fn expire(&self, now: Nanos) -> bool {
         let mut inner = self.0.lock();
         let before = inner.here.len();
@@ -50,7 +50,7 @@ impl Changes {
         inner.here.len() < before
     }
 
-    /// Takes over what all gateways follow. Says whether it is news.
+    /// Replaces the fleet-wide changes. Returns `true` if they differ.
     fn follow(&self, everywhere: BTreeMap<Arc<str>, Change>) -> bool {
         let mut inner = self.0.lock();
         let news = inner.everywhere != everywhere;
@@ -65,7 +65,7 @@ impl App {
         Some(StoredChanges::new(together.store.link().clone(), together.sealing.clone()))
     }
 
-    /// Changes a rule, or takes a change back, and says so in the log.
+    /// Changes a rule, or reverts a change, and logs it.
     pub(super) async fn changed_limit(self, rule: String, change: Option<LimitChange>) -> Changed {
         let live = self.0.live.load_full();
         let Some(configured) = live.settings.rules.iter().find(|configured| *configured.name == *rule) else {
@@ -113,7 +113,7 @@ impl App {
         Changed::Done(json!({ "rule": rule, "changed": true }))
     }
 
-    /// Builds the stack anew with the rules as they are changed now.
+    /// Rebuilds the stack with the currently changed rules.
     fn reapply(&self) {
         let inner = &*self.0;
         let _one_at_a_time = inner.reloading.lock();
@@ -132,7 +132,7 @@ impl App {
         }
     }
 
-    /// Ends the changes whose time is over.
+    /// Reverts expired changes.
     pub(super) fn expire_changes(&self) {
         if self.0.changes.expire(self.0.clock.now()) {
             tracing::info!("the time of a rule's change is over");
@@ -140,7 +140,7 @@ impl App {
         }
     }
 
-    /// Follows what other gateways were told.
+    /// Follows the changes made at other gateways.
     pub(super) async fn follow_changes(self) {
         let Some(stored) = self.stored_changes() else { return };
         loop {

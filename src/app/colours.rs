@@ -1,4 +1,4 @@
-//! Switching a pool to its other colour.
+//! Switches a pool to its other colour.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::fleet::colour::Switch;
 use crate::redis::control::Control;
 use crate::server::admin::Switched;
 
-/// How long the other gateways have to follow before the operator is told that not all do: longer than a gateway that
-/// is gone counts as being there.
+/// Time for the other gateways to follow before the operator is told that not all did. Longer than
+/// a dead gateway still counts as present.
 const FOLLOWING: Duration = Duration::from_secs(4);
-/// Between two looks at who follows.
+/// Poll interval for the gateways that follow.
 const LOOK: Duration = Duration::from_millis(20);
-/// Operators who switch the same pool at once take turns; this many is more than there are.
+/// Attempts when several operators switch the same pool at once: more than there are operators.
 const TURNS: usize = 16;
 
 impl App {
-    /// Gives the work of `pool` to `colour`, here and at every gateway that shares its Redis.
+    /// Makes `colour` the active one of `pool`, on this gateway and on all that share its Redis.
     pub(super) async fn switch(&self, pool: &str, colour: &str) -> Switched {
         let fleet = self.0.fleet.load();
         let Some(found) = fleet.pools().iter().find(|known| *known.name == *pool) else {
@@ -67,7 +67,7 @@ impl App {
         }
     }
 
-    /// Tells everybody, with the next epoch.
+    /// Publishes the switch to all gateways under the next epoch.
     async fn tell(
         &self,
         control: &mut Control,
@@ -86,7 +86,7 @@ impl App {
         Err((redis::ErrorKind::Client, "others switch this pool all the time").into())
     }
 
-    /// Follows a switch, and returns when the snapshot does.
+    /// Follows a switch and returns once the snapshot contains it.
     async fn follow(&self, switch: Switch, deadline: Instant) -> Switched {
         let (pool, epoch) = (Arc::clone(&switch.pool), switch.epoch);
         if self.0.following.switches.lock().follow(switch).is_err() {

@@ -1,4 +1,4 @@
-//! The service that the listeners call: the stack of the moment.
+//! The service behind the listeners: forwards to the current stack.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,12 +12,12 @@ use tower::Service;
 use super::App;
 use crate::stack::Stack;
 
-/// Takes each request into the stack that the latest settings came to.
+/// Passes each request to the stack of the latest settings.
 #[derive(Clone, Debug)]
 pub struct Entrance(App);
 
 impl App {
-    /// The service for the listeners.
+    /// Returns the service for the listeners.
     #[must_use]
     pub fn entrance(&self) -> Entrance {
         Entrance(self.clone())

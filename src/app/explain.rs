@@ -1,4 +1,4 @@
-//! How the rules stand to a request that somebody asks about.
+//! Explains how the rules would treat a request described by a query.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::limit::denial::quota_in_words;
 use crate::limit::{Cost, Explained, Seen, Served, Subject};
 use crate::request::{Class, Kind, OwnLimits};
 
-/// What is asked about when the question does not say.
+/// Default path of a query.
 const PATH: &str = "/v1/chat/completions";
 
-/// The query of a question, its fields known and readable.
+/// Parsed and validated query.
 #[derive(Debug, Default)]
 struct ExplainQuery {
     caller: Option<String>,
@@ -27,13 +27,13 @@ struct ExplainQuery {
     ip: Option<IpAddr>,
     class: Class,
     cost: Cost,
-    /// Whether the question says how long the answer is expected to be.
+    /// `true` if the query gives `output_tokens`.
     told_output: bool,
 }
 
-/// The kind of call at that path and the label it is counted by. What is not let through is none, by its own name.
+/// Kind and metric label of a call at `path`. A path that is not allowed is its own label.
 fn kind_of(paths: &Paths, path: &str) -> (Kind, Arc<str>) {
-    // Where both are let through the call is the one of a model.
+    // A path allowed for both methods counts as a model call.
     let found = [Method::POST, Method::GET].iter().find_map(|method| paths.find(method, path).ok());
     found.map_or_else(|| (Kind::Path, path.into()), |matched| (matched.kind, matched.label))
 }
@@ -106,7 +106,7 @@ fn shown(explained: &Explained, subject: &Subject<'_>) -> Value {
 }
 
 impl App {
-    /// The own limits of the caller with that key.
+    /// Returns the caller's own limits.
     fn own_limits(&self, settings: &Settings, caller: &str) -> Option<Arc<OwnLimits>> {
         let id = caller.strip_prefix("key:")?;
         if let Some(key) = settings.callers.keys.iter().find(|key| *key.id == *id) {
@@ -115,14 +115,14 @@ impl App {
         self.0.together.as_ref()?.callers.as_ref()?.known(id)?.limits.clone()
     }
 
-    /// Says how every rule stands to the request that `query` describes.
+    /// Returns the state of every rule for the request that `query` describes.
     pub(super) async fn explained(&self, query: String) -> Result<Value, String> {
         let question = ExplainQuery::read(&query)?;
         let live = self.0.live.load_full();
         let path = question.path.as_deref().unwrap_or(PATH);
         let own = question.caller.as_deref().and_then(|caller| self.own_limits(&live.settings, caller));
         let (kind, route) = kind_of(&live.paths, path);
-        // As for the request itself: what is no call of a model is served as none.
+        // As for a real request: only model calls are assigned to a pool.
         let (counted, pool) = match kind.has_demand() {
             true => self.0.fleet.load().served(question.model.as_deref()),
             false => ("".into(), None),
@@ -131,7 +131,7 @@ impl App {
         let caller = question.caller.as_deref().unwrap_or("anonymous");
         let mut cost = question.cost;
         if !question.told_output && kind.has_demand() && kind != Kind::Embedding {
-            // As the request itself would be weighed.
+            // The estimate that a real request would get.
             let model = question.model.as_deref();
             cost.expected_output = self.0.estimates.output(caller, model, cost.max_output);
         }

@@ -1,8 +1,8 @@
-//! Measures how well the workers of each pool work together, beside what is configured.
+//! Measures how well the workers of each pool scale together, against the configured factor.
 //!
-//! Once a second, from the gates' pictures; nothing of it is on a request's way. **Failure mode.** What is measured
-//! under one set of settings or with one number of gateways says nothing under another, so a change of either begins
-//! anew; a reload that changes nothing else may change the configured factor.
+//! Runs once a second on gate snapshots, off the request path. **Failure mode.** A measurement
+//! holds for one set of settings and number of gateways: if either changes, it starts over. A
+//! reload that changes only the configured factor does not reset it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use crate::clock::Nanos;
 use crate::fleet::scaling::{Look, Scaling};
 use crate::shed::settings::GateSettings;
 
-/// What was measured.
+/// Measured factors.
 #[derive(Debug, Default)]
 pub(super) struct Factors {
-    /// The settings and the number of gateways that it was measured with.
+    /// Settings and number of gateways of the measurement.
     under: Option<(GateSettings, u32)>,
     pools: BTreeMap<Arc<str>, Scaling>,
 }
 
 impl App {
-    /// Looks at each pool. To be called once a second.
+    /// Measures each pool. Call once a second.
     pub(super) fn measure_factors(&self, now: Nanos) {
         let gate = self.0.live.load().settings.gate.clone();
         let configured = gate.fleet_factor;
-        // Whoever tries another factor wants to see what the same workers do with it.
+        // Without the factor: an operator who tries another one wants to keep the measurement.
         let under = Some((GateSettings { fleet_factor: 1.0, ..gate }, self.dams()));
         let gates = self.gates();
         let mut factors = self.0.factors.lock();
@@ -50,7 +50,7 @@ impl App {
         }
     }
 
-    /// The factor of `pool`, for people; null until it was measured.
+    /// Returns the factor of `pool` as JSON; `null` until it is measured.
     pub(super) fn fleet_factor(&self, pool: &str) -> Value {
         let configured = self.0.live.load().settings.gate.fleet_factor;
         let measured = self.0.factors.lock().pools.get(pool).and_then(Scaling::measured);
@@ -59,7 +59,7 @@ impl App {
         })
     }
 
-    /// The factors that were measured, each after the configured one.
+    /// Returns `[configured, measured]` for each measured pool.
     pub(super) fn fleet_factors(&self) -> Vec<(Arc<str>, [f64; 2])> {
         let configured = self.0.live.load().settings.gate.fleet_factor;
         let factors = self.0.factors.lock();

@@ -1,4 +1,4 @@
-//! The fleet follows its workers: from the feed to the roster, from the roster to the snapshot.
+//! Keeps the fleet in step with its workers: heartbeat feed → worker registry → snapshot.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,33 +20,33 @@ use crate::redis::control::control_channel;
 use crate::redis::feed::{Feed, Hearers};
 use crate::shed::settings::GateSettings;
 
-/// How often the roster is looked at for workers that fell silent.
+/// Poll interval for silent workers in the registry.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a gateway that starts waits for Redis.
+/// How long a starting gateway waits for Redis.
 pub(super) const FIRST_WORD: Duration = Duration::from_secs(1);
-/// The least time between two looks.
+/// Minimum time between two polls.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What is known of the workers beside the snapshot.
+/// State of the fleet sync beside the snapshot.
 #[derive(Debug)]
 pub(super) struct Following {
     pub(super) roster: Arc<Mutex<Roster>>,
     lag: Lag,
-    /// The switches of colours that are followed.
+    /// Colour switches in force.
     pub(super) switches: Arc<Mutex<Switches>>,
-    /// Told when something was news.
+    /// Notified on news from the feed.
     changed: Arc<Notify>,
-    /// What this gateway is called among those that follow switches.
+    /// Name of this gateway among those that follow switches.
     id: Arc<str>,
-    /// The epochs of the snapshot, for the others.
+    /// Epochs of the snapshot as JSON, published to the other gateways.
     epochs: Arc<ArcSwap<String>>,
-    /// Told to follow the feed anew.
+    /// Notified to reconnect to the feed.
     pub(super) anew: Notify,
-    /// Told when there are new settings.
+    /// Notified on a reload.
     pub(super) reloaded: watch::Sender<()>,
-    /// What the snapshot was made of.
+    /// Inputs of the current snapshot.
     applied: Mutex<(Roll, Epochs, u32)>,
-    /// The last heartbeat of each worker that its gate was told of.
+    /// Last heartbeat of each worker that its gate has received.
     told: Mutex<HashMap<Arc<str>, Arc<Heartbeat>>>,
 }
 
@@ -66,19 +66,19 @@ impl Following {
         }
     }
 
-    /// Takes new settings, for the next snapshot.
+    /// Takes new settings for the next snapshot.
     pub(super) fn retell(&self, settings: &Settings) {
         self.switches.lock().retell(control(settings), key(settings));
         let mut roster = self.roster.lock();
         match &settings.discovery {
             Some(discovery) => roster.retell(discovery.roster.clone(), settings.workers.clone()),
-            // What was heard once would stand for ever.
+            // Otherwise workers that were once discovered would stay forever.
             None => *roster = self::roster(settings, &self.lag),
         }
     }
 
-    /// The fleet of `settings` and of what was heard, shared with so many gateways. With `before` it takes over gates and
-    /// ledgers.
+    /// Builds the fleet from `settings` and heartbeats, shared with `dams` gateways. Takes over
+    /// gates and ledgers from `before`.
     pub(super) fn fleet(&self, settings: &Settings, dams: u32, before: &Fleet) -> Fleet {
         let mut roster = self.roster.lock();
         let roll = roster.roll();
@@ -97,26 +97,26 @@ impl Following {
         (roll, epochs, dams) == *self.applied.lock()
     }
 
-    /// Says that the snapshot is in force which was made last.
+    /// Publishes the epochs of the latest snapshot as those in force.
     pub(super) fn publish(&self) {
         let epochs = &self.applied.lock().1;
-        // A map of names to numbers can always be written.
+        // A map of names to numbers always serializes.
         self.epochs.store(Arc::new(serde_json::to_string(epochs).unwrap_or_default()));
     }
 
-    /// The epoch of `pool` in the snapshot that is in force.
+    /// Returns the epoch of `pool` in the snapshot in force.
     pub(super) fn applied_epoch(&self, pool: &str) -> u64 {
         let epochs = self.epochs.load();
         let epochs: Epochs = serde_json::from_str(&epochs).unwrap_or_default();
         epochs.get(pool).copied().unwrap_or(0)
     }
 
-    /// Says that there is news.
+    /// Signals news.
     pub(super) fn tell(&self) {
         self.changed.notify_one();
     }
 
-    /// Tells the gates what the workers say of themselves: each heartbeat once, and weights when they change.
+    /// Passes worker reports to the gates: each heartbeat once, and weights when they change.
     fn hand_over(&self, fleet: &Fleet, dams: u32) {
         let reports = self.reports();
         let mut told = self.told.lock();
@@ -125,7 +125,7 @@ impl Following {
             for worker in pool.gate.snapshot().workers {
                 let report = reports.get(&worker.id);
                 let weight = report.map_or(1.0, |report| report.weight_of_one_seen(worker.answered));
-                // Both come from the same arithmetic, or are the same number.
+                // Unchanged weights come from the same arithmetic, so they are equal.
                 if (weight - worker.weight).abs() > f64::EPSILON {
                     pool.gate.weigh(&worker.id, weight);
                 }
@@ -138,7 +138,7 @@ impl Following {
         }
     }
 
-    /// What the workers say of themselves.
+    /// Returns the latest report of each worker.
     pub(super) fn reports(&self) -> HashMap<Arc<str>, Report> {
         let reports = self.roster.lock().reports();
         reports.into_iter().map(|report| (Arc::clone(&report.beat.worker), report)).collect()
@@ -150,7 +150,7 @@ fn roster(settings: &Settings, lag: &Lag) -> Roster {
     Roster::new(heard.unwrap_or_default(), settings.workers.clone()).with_lag(lag.clone())
 }
 
-/// The epochs that are followed, by pool.
+/// Epochs by pool.
 type Epochs = BTreeMap<Arc<str>, u64>;
 
 fn control(settings: &Settings) -> Arc<str> {
@@ -161,13 +161,13 @@ fn key(settings: &Settings) -> Option<Key> {
     settings.discovery.as_ref()?.roster.key.clone()
 }
 
-/// Who may take work.
+/// Returns which workers are eligible.
 pub(super) fn standing(settings: &Settings, colours: Colours, roll: &Roll) -> Standing {
     Standing { colours, held: roll.held.clone(), open: settings.discovery.is_some() }
 }
 
-/// A report as a gate takes it. It counts as long as the worker is not taken for silent, by the clock of the gate, so
-/// that in an outage of the feed it soon says nothing more. Of a cache that `dams` gateways share, each has its part.
+/// Converts a report for the gate. It is valid, by the gate's clock, until the worker would count
+/// as silent, so in a feed outage it soon expires. `dams` gateways share the cache in equal parts.
 fn for_gate(report: &Report, kv_tokens: Option<u64>, dams: u32) -> crate::shed::Report {
     let beat = &report.beat;
     let used =
@@ -181,8 +181,8 @@ fn for_gate(report: &Report, kv_tokens: Option<u64>, dams: u32) -> crate::shed::
 }
 
 impl App {
-    /// How many gateways share the workers of `settings`: as many as are seen in Redis, where it says that there are
-    /// several. One that died leaves its part to the others.
+    /// Returns the number of gateways that share the workers. If several are configured, it is the
+    /// number seen in Redis, if in use: the others take over the share of a dead gateway.
     pub(super) fn sharing_workers(&self, settings: &Settings) -> u32 {
         match &self.0.together {
             Some(together) if settings.gate.dams > 1 => together.store.dams().count(),
@@ -194,7 +194,7 @@ impl App {
         self.0.following.is_current(self.sharing_workers(&self.0.live.load().settings))
     }
 
-    /// Makes a new snapshot whenever who gets work has changed.
+    /// Builds a new snapshot whenever eligibility has changed.
     pub(super) async fn follow_roster(self) {
         let following = &self.0.following;
         let mut ticks = interval(LOOK);
@@ -215,13 +215,13 @@ impl App {
             }
             let dams = self.sharing_workers(&self.0.live.load().settings);
             following.hand_over(&self.0.fleet.load(), dams);
-            // A thousand workers speak a thousand times a second; looking at all of them ten times is enough. What is
-            // said after a pause is looked at without delay.
+            // A thousand workers send a thousand heartbeats a second: reading all of them ten times
+            // a second is enough. The first one after an idle time is read at once.
             sleep(PAUSE).await;
         }
     }
 
-    /// Follows the feed that the settings of the moment name.
+    /// Follows the feed of the current settings.
     pub(super) async fn follow_feed(self) {
         let following = &self.0.following;
         let mut reloads = following.reloaded.subscribe();
@@ -257,8 +257,8 @@ impl App {
         }
     }
 
-    /// Waits for what the feed tells at first, but not for long: whoever serves before it knows which colour is active
-    /// sends requests to the wrong one.
+    /// Waits, but not for long, for the first state of the feed: without the active colours,
+    /// requests would go to the wrong workers.
     pub(super) async fn catch_up(&self) {
         let caught_up = async {
             while self.feed_works() == Some(false) || !self.is_current() {
@@ -270,23 +270,23 @@ impl App {
         }
     }
 
-    /// Whether everything is known that the feed and Redis had to say at `time`.
+    /// Returns `true` if everything that the feed and Redis had at `time` is in force.
     pub(super) fn is_current_since(&self, time: Nanos) -> bool {
         let following = &self.0.following;
         let heard = self.redis().is_none() || following.roster.lock().caught_up_since(time);
         let counts = self.0.together.as_ref().is_none_or(|together| together.store.link().heard_since(time));
         let current = heard && counts && self.is_current();
-        // What a snapshot is made of is known before it is in force.
+        // A new snapshot is recorded before it is in force: wait for the lock.
         drop(self.0.reloading.lock());
         current
     }
 
-    /// Where heartbeats come from, if they are heard.
+    /// Redis of the heartbeat feed; `None` without discovery.
     pub(super) fn redis(&self) -> Option<crate::redis::settings::RedisSettings> {
         self.0.live.load().settings.discovery.as_ref().map(|discovery| discovery.redis.clone())
     }
 
-    /// Whether all that is used of Redis works; nothing when nothing is.
+    /// Redis reachable; `None` if Redis is not configured.
     pub(super) fn redis_works(&self) -> Option<bool> {
         let counts = self.0.together.as_ref().map(|together| together.store.link().is_up());
         match (self.feed_works(), counts) {
@@ -295,7 +295,7 @@ impl App {
         }
     }
 
-    /// Whether the feed of heartbeats works; nothing when there is none.
+    /// Heartbeat feed working; `None` without discovery.
     pub(super) fn feed_works(&self) -> Option<bool> {
         self.redis()?;
         Some(self.0.following.roster.lock().hears(self.0.clock.now()))

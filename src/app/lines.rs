@@ -1,4 +1,4 @@
-//! What the log says of a gateway's life: its start with the settings in force, and its end.
+//! Log lines at the start, with the settings in force, and at the end of a gateway.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -10,11 +10,11 @@ use crate::config::settings::JobsFor;
 use crate::limit::rule::{Mode, Rule};
 use crate::shed::settings::{LawKind, LimitSource};
 
-/// Names that are listed; of more only the number is told.
+/// Maximum number of names to list; beyond it only the count is logged.
 const LISTED: usize = 16;
 
 impl App {
-    /// Says that the gateway begins to serve: the version, the addresses, and what the settings come to.
+    /// Logs the start: version, addresses and a summary of the settings.
     pub fn say_started(&self, version: &str, config: &Path, (main, admin): (SocketAddr, SocketAddr)) {
         let settings = self.settings();
         let gate = &settings.gate;
@@ -37,15 +37,15 @@ impl App {
         );
     }
 
-    /// Says that the gateway ends: how many requests it had, and how many connections are cut off with what was under
-    /// way on them.
+    /// Logs the end: number of requests, and of connections that were cut off with requests in
+    /// flight.
     pub fn say_ended(&self, cut_off: usize) {
         let sample = self.0.metrics.sample();
         tracing::info!(requests = sample.offered(), under_way = sample.in_flight, cut_off, "ended");
     }
 }
 
-/// The first of `all`, and how many more there are.
+/// Joins the first [`LISTED`] items and counts the rest.
 fn listed(all: impl ExactSizeIterator<Item = String>) -> String {
     let count = all.len();
     let mut text = all.take(LISTED).collect::<Vec<_>>().join(", ");
@@ -80,7 +80,7 @@ fn concurrency(source: LimitSource, law: LawKind) -> String {
     }
 }
 
-/// As in `per-key: 600 requests in 60 s`.
+/// Formats a rule like `per-key: 600 requests in 60 s`.
 fn rule(rule: &Rule) -> String {
     let observes = if rule.mode == Mode::Observe { ", observed only" } else { "" };
     let (quota, unit) = (&rule.quota, rule.unit.as_str());

@@ -1,7 +1,7 @@
 //! The composition root: owns the state that outlives a request, the tasks, reload and drain.
 //!
-//! Everything that settings decide is built in `build`, from settings and from the state that must survive a reload.
-//! A reload builds a new stack and swaps it in; a request runs to its end in the stack it began in.
+//! `build` makes everything that depends on settings, from them and from the state that survives a
+//! reload. A reload swaps in a new stack; a request ends in the stack in which it began.
 
 mod awakening;
 mod build;
@@ -77,24 +77,24 @@ struct Inner {
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
     bounds: Arc<ArcSwap<Bounds>>,
     admin: Arc<ArcSwap<AdminSettings>>,
-    /// Counts the lines of the log that were lost.
+    /// Number of lost log lines.
     lost_lines: OnceLock<Arc<AtomicU64>>,
-    /// What viewers of the page see.
+    /// Data for viewers of the admin page.
     shown: Arc<Shown>,
-    /// How well workers work together.
+    /// How well workers scale together.
     factors: Mutex<Factors>,
-    /// Present when something is shared; that does not change while it runs.
+    /// `None` if nothing is shared. Fixed at start.
     together: Option<Together>,
-    /// How rules were changed since the settings were read.
+    /// Changes of rules since the settings were read.
     changes: Changes,
-    /// Where the keys of tokens come from now.
+    /// Current source of the keys that verify tokens.
     key_source: watch::Sender<Option<Arc<KeySource>>>,
     live: ArcSwap<Live>,
-    /// One reload at a time: two would each build on what the other replaces.
+    /// One reload at a time: two would each build on a state that the other replaces.
     reloading: Mutex<()>,
 }
 
-/// What one set of settings came to.
+/// Everything built from one set of settings.
 #[derive(Debug)]
 struct Live {
     settings: Settings,
@@ -107,10 +107,10 @@ struct Live {
 }
 
 impl App {
-    /// A gateway with these settings, which serves nobody yet.
+    /// Creates a gateway that does not serve yet.
     ///
     /// # Errors
-    /// When certificate authorities cannot be read.
+    /// If a file that the settings name cannot be read, or a setting cannot be used.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, StartError> {
         let settings = build::with_authorities(settings)?;
         let metrics = Arc::new(Metrics::new());
@@ -118,7 +118,7 @@ impl App {
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
         let together = Together::new(&settings, &clock, &metrics)?;
-        // One name, whatever others are told.
+        // The same name for all purposes.
         let name = match &together {
             Some(together) => together.store.dams().id().to_owned(),
             None => new_name(),
@@ -184,13 +184,13 @@ impl App {
         })))
     }
 
-    /// Has the metrics say how many lines of the log were lost.
+    /// Adds the number of lost log lines to the metrics.
     pub fn watch_log(&self, lost: Arc<AtomicU64>) {
         self.0.lost_lines.get_or_init(|| lost);
     }
 }
 
-/// Where the rules of `ladder` are counted.
+/// Returns the counters for the rules of `ladder`.
 fn counting(together: Option<&Together>, ladder: &Arc<Ladder>, before: Option<&Counting>) -> Counting {
     match together {
         Some(together) => together.counting(ladder, before),

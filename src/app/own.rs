@@ -1,11 +1,11 @@
-//! Jobs that this gateway runs itself, where workers take nothing from a queue.
+//! Embedded consumer: this gateway runs jobs itself if no worker takes from a queue.
 //!
-//! A request for which there was no room waits in Redis, and a gateway that has a seat for it takes it, forwards it over
-//! HTTP as it would a caller's, and writes the answer to Redis as a worker of a queue would: with the same steps, renewals,
-//! cancels and fences.
+//! A request without room waits in Redis. A gateway with a free permit takes it, forwards it over
+//! HTTP and writes the answer as a queue worker would: same steps, renewals, cancels and fences.
 //!
-//! **Failure mode.** A gateway that dies, or that Redis has not heard for three seconds, loses its jobs to whoever has a
-//! seat next; after three runs they are dead letters. Going down it finishes what runs, as it does for connections.
+//! **Failure mode.** Jobs of a gateway that dies, or that Redis has not heard for three seconds, go
+//! to the next gateway with a permit; after three runs they are dead letters. A drain finishes
+//! running jobs, as it does connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,13 +28,13 @@ use crate::request::Payload;
 use crate::shed::Permit;
 use crate::upstream::{Upstream, UpstreamBody};
 
-/// How often what runs is renewed.
+/// Renewal interval of running jobs.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longer than any job is remembered.
+/// Longer than any job is kept.
 const NEVER: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// What this gateway runs, by pool.
+/// Running jobs by pool.
 pub(super) struct Own {
     jobs: Jobs,
     clock: Clock,
@@ -45,7 +45,7 @@ pub(super) struct Own {
 
 struct Pool {
     runs: Arc<Runs>,
-    /// Ended with the pool.
+    /// Background tasks; aborted with the pool.
     _beside: JoinSet<()>,
 }
 
@@ -54,7 +54,7 @@ impl Own {
         Self { jobs, clock, redis, sealing, pools: HashMap::new() }
     }
 
-    /// What runs of the jobs of `pool`.
+    /// Returns the runs of `pool`.
     pub(super) fn of(&mut self, pool: &Arc<str>) -> Arc<Runs> {
         if let Some(known) = self.pools.get(pool) {
             return Arc::clone(&known.runs);
@@ -62,12 +62,12 @@ impl Own {
         let place = Place {
             worker: self.jobs.dam().into(),
             pool: Arc::clone(pool),
-            // No worker has it: what gateways run is not for any to take.
+            // Empty: workers do not take jobs that gateways run.
             colour: "".into(),
             interval: INTERVAL,
         };
         let consumer = Consumer::new(&self.redis, place, self.sealing.clone());
-        // By then a job is anybody's: its seat is not held for it any longer.
+        // After this time anybody may take the job, so its permit is released.
         let patience = consumer.unheard();
         let runs = Arc::new(Runs::new(consumer, patience));
         let mut beside = JoinSet::new();
@@ -79,22 +79,22 @@ impl Own {
         runs
     }
 
-    /// Forgets pools that are gone and of which nothing runs.
+    /// Drops pools that are gone and have no running jobs.
     pub(super) fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
         self.pools.retain(|name, pool| is_there(name) || !pool.runs.is_idle());
     }
 }
 
-/// Whether what was not renewed may be taken from others.
+/// Decides whether unrenewed jobs may be taken from other gateways.
 #[derive(Debug, Default)]
 struct Hearing {
-    /// When Redis was first heard, without an outage since then.
+    /// Start of the uninterrupted contact with Redis.
     since: Option<Nanos>,
 }
 
 impl Hearing {
-    /// Whether everybody had the time to say that they are there. Nobody can in an outage; and where this gateway was
-    /// paused, others on the same machine may have been as well, while the clock of Redis went on.
+    /// Returns `true` if every gateway had time to renew: none can in an outage. If this one was
+    /// paused, others on its machine may have been too, while the clock of Redis went on.
     fn may_judge(&self, unheard: Duration, now: Nanos, lag: &Lag) -> bool {
         let paused = lag.pause(now).filter(|pause| pause.length() >= INTERVAL).map(|pause| pause.to);
         let since = self.since.map(|since| since.max(paused.unwrap_or_default()));
@@ -102,7 +102,7 @@ impl Hearing {
     }
 }
 
-/// Puts back what nobody renews.
+/// Puts unrenewed jobs back into the queue.
 async fn revive(jobs: Jobs, clock: Clock, pool: Arc<str>, unheard: Duration) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -110,7 +110,7 @@ async fn revive(jobs: Jobs, clock: Clock, pool: Arc<str>, unheard: Duration) {
     loop {
         ticks.tick().await;
         let is_time = hearing.may_judge(unheard, clock.now(), clock.lag());
-        // Before its time the command puts nothing back, and hears whether Redis is there.
+        // Before that the call only tests whether Redis answers.
         match jobs.revive(&pool, if is_time { unheard } else { NEVER }).await {
             Ok(count) => {
                 hearing.since.get_or_insert_with(|| clock.now());
@@ -126,12 +126,12 @@ async fn revive(jobs: Jobs, clock: Clock, pool: Arc<str>, unheard: Duration) {
     }
 }
 
-/// Answers one job over HTTP, on a seat that it has already.
+/// Runs one job over HTTP under a permit that it already holds.
 pub(super) struct Errand {
     upstream: Upstream,
-    /// What is let through now: what stands in Redis may have been written by others.
+    /// Currently allowed paths: entries in Redis may have been written by others.
     paths: Arc<Paths>,
-    /// Everything but the head and the body, until it is sent.
+    /// The request without head and body; taken when it is sent.
     request: Mutex<Option<Request<Payload>>>,
 }
 
@@ -164,7 +164,7 @@ impl Engine for Errand {
         *request.body_mut() = Payload::from(body);
         let answer = self.upstream.forward(request).await;
         let answer = answer.map_err(|refusal| NoAnswer::Failed(refusal.to_string()))?;
-        // It waits because there was no room. That there is none now either is no answer.
+        // The job waits because there was no room: the same refusal again is no answer.
         if matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             return Err(NoAnswer::Failed(format!("The worker answered {}.", answer.status())));
         }
@@ -196,7 +196,7 @@ mod tests {
         hearing.since = Some(run(TICK));
         assert!(!may(&hearing, run(UNHEARD - TICK)));
         assert!(may(&hearing, run(TICK)));
-        // Paused for five seconds, with all others on this machine: they speak again within three.
+        // Paused for five seconds, with all gateways of this machine: they renew within three.
         let now = run(TICK) + Duration::from_secs(5);
         assert!(!may(&hearing, now), "before the first tick");
         lag.tick(now);

@@ -1,12 +1,12 @@
-//! Asynchronous jobs get their turn.
+//! Obtains permits for asynchronous jobs.
 //!
-//! They wait in Redis, for any gateway that has room. Each gateway asks its gates for the oldest job of each caller as it
-//! would for a request of theirs, so one order holds for both: strict by class, fair by caller. Whoever gets a seat
-//! brings the job to the workers, and holds the seat until its answer is complete. Where no worker takes from a queue, the
-//! gateway runs it itself (`own`).
+//! Jobs wait in Redis for any gateway with room. Each gateway asks its gates for the oldest job of
+//! each caller as for a live request: one order holds for both, strict by class, fair by caller.
+//! The gateway with a permit dispatches the job and keeps the permit until the answer is complete.
+//! If no worker takes from a queue, it runs the job itself (`own`).
 //!
-//! **Failure mode.** A gateway that dies while its jobs run loses nothing but the count of its seats: the jobs are the
-//! workers' by then. One that dies before leaves them waiting for the others.
+//! **Failure mode.** A gateway that dies loses only its count of permits: dispatched jobs belong to
+//! the workers, the others wait for other gateways.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -27,33 +27,33 @@ use crate::refusal::{Reason, Refusal};
 use crate::request::{Demand, Flight, Payload};
 use crate::shed::{Ask, Entry, GateHandle, Permit};
 
-/// How often is looked whether jobs wait.
+/// Poll interval for waiting jobs.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a list of them is taken for true: others take from it too, and add to it.
+/// Maximum age of the job list: other gateways take from it and add to it.
 const FRESH: Duration = Duration::from_secs(1);
-/// How often names of consumers that are not used any more are forgotten, and after how long without a word.
+/// Interval for removing unused consumer names, and how long they must have been idle.
 const FORGET: Duration = Duration::from_secs(600);
 const UNHEARD: Duration = Duration::from_secs(3600);
-/// Callers asked for at once in each pool: their places are taken from requests that wait.
+/// Maximum concurrent asks per pool: they compete for queue places with live requests.
 const ASKED: usize = 8;
 
-/// What is known of the jobs that wait in one pool.
+/// Known waiting jobs of one pool.
 #[derive(Debug)]
 struct PoolJobs {
     read: Instant,
     jobs: Vec<(Job, Pending)>,
 }
 
-/// What this gateway is busy with.
+/// Work in progress of this gateway.
 #[derive(Debug, Default)]
 struct Busy {
-    /// Callers that it asks for, by pool.
+    /// Pools and callers with an ask in progress.
     asked: HashSet<(Arc<str>, Arc<str>)>,
-    /// Jobs that it brings to the workers, or has brought.
+    /// Jobs being dispatched or running.
     jobs: HashSet<Job>,
 }
 
-/// One job on its way.
+/// One job that asks for a permit.
 struct Turn {
     app: App,
     busy: Arc<Mutex<Busy>>,
@@ -61,12 +61,12 @@ struct Turn {
     gate: GateHandle,
     job: Job,
     pending: Pending,
-    /// Where the gateway runs it itself.
+    /// Set if the gateway runs the job itself.
     own: Option<(Jobs, Arc<Runs>)>,
 }
 
 impl App {
-    /// Brings jobs that wait to the workers, as there is room.
+    /// Dispatches waiting jobs as permits become free.
     pub(super) async fn promote(self) {
         let Some(together) = &self.0.together else { return };
         let Some(jobs) = together.jobs.clone() else { return };
@@ -103,7 +103,7 @@ impl App {
             }
             for pool in fleet.pools() {
                 let known = waiting.remove(&pool.name);
-                // Reading them ends those whose time is over, whether there are workers or not.
+                // Reading also expires jobs, so it is done even without workers.
                 let Some(mut known) = refreshed(&jobs, &pool.name, known).await else { continue };
                 if !pool.workers.iter().any(|worker| worker.eligible) {
                     waiting.insert(Arc::clone(&pool.name), known);
@@ -128,7 +128,7 @@ impl App {
     }
 }
 
-/// Forgets the names of workers and gateways that took jobs once, and left.
+/// Removes the names of workers and gateways that took jobs once and left.
 async fn forget_consumers(jobs: &Jobs, fleet: &Fleet) {
     for pool in fleet.pools() {
         let mut colours: Vec<&str> = pool.workers.iter().map(|worker| &*worker.spec.colour).collect();
@@ -141,14 +141,14 @@ async fn forget_consumers(jobs: &Jobs, fleet: &Fleet) {
                 Ok(count) => {
                     tracing::debug!(pool = &*pool.name, colour, count, "names of consumers forgotten")
                 }
-                // The next time will do.
+                // Retried next time.
                 Err(loss) => tracing::debug!(%loss, "names of consumers are not forgotten"),
             }
         }
     }
 }
 
-/// The jobs that wait in `pool`, read anew if what is known is old or nothing. Nothing when Redis does not say.
+/// Waiting jobs of `pool`, read again if old or empty; `None` if Redis fails.
 async fn refreshed(jobs: &Jobs, pool: &str, known: Option<PoolJobs>) -> Option<PoolJobs> {
     let now = Instant::now();
     if let Some(known) = known
@@ -163,7 +163,7 @@ async fn refreshed(jobs: &Jobs, pool: &str, known: Option<PoolJobs>) -> Option<P
 }
 
 impl PoolJobs {
-    /// The oldest job of each caller that is not asked for yet.
+    /// The oldest job of each caller without an ask in progress.
     fn next(&mut self, pool: &Arc<str>, busy: &Mutex<Busy>) -> Vec<(Job, Pending)> {
         let mut busy = busy.lock();
         let mut room = ASKED.saturating_sub(busy.asked.iter().filter(|(of, _)| of == pool).count());
@@ -209,7 +209,7 @@ impl Turn {
         }
     }
 
-    /// Brings the job to the workers, and holds the seat as long as they work on it.
+    /// Dispatches the job and keeps the permit until it ends.
     async fn run(&self, permit: Permit) -> Result<(), Refusal> {
         if let Some((jobs, runs)) = &self.own {
             return self.run_here(jobs, runs, permit).await;
@@ -219,24 +219,24 @@ impl Turn {
         extensions.insert(permit);
         extensions.insert(Ticket::Pending(self.job));
         let mut body = self.app.0.upstream.forward(request).await?.into_body();
-        // Nobody here wants the answer: it is read for what it says of the workers, and to know when it ends.
+        // The answer itself is not needed: it feeds the worker's statistics and shows the end.
         while let Some(frame) = body.frame().await {
             frame.map_err(|error| Refusal::new(Reason::UpstreamBroke, error.to_string()))?;
         }
         Ok(())
     }
 
-    /// Takes the job out, if it still waits, and answers it.
+    /// Takes the job out, if it still waits, and runs it.
     async fn run_here(&self, jobs: &Jobs, runs: &Runs, permit: Permit) -> Result<(), Refusal> {
         let _awaited = self.app.0.drain.hold_work();
-        // Held before it is asked: who goes down either waits for this, or it does not begin.
+        // The guard comes before the check: a drain either waits for this job or prevents it.
         if self.app.0.drain.is_refusing() {
             return Ok(());
         }
         let lost = |loss| Refusal::new(Reason::UpstreamUnreachable, format!("{loss}"));
         if let Some(id) = jobs.own(&self.pool, self.job, &self.pending).await.map_err(lost)? {
             let mut request = self.request();
-            // Nobody else has it: where the worker fails before it answers, another may.
+            // No other consumer has the job: if a worker fails before it answers, another may try.
             request.extensions_mut().insert(Demand { retryable: true, ..self.pending.demand() });
             let paths = Arc::clone(&self.app.0.live.load().paths);
             let engine = Errand::new(self.app.0.upstream.clone(), paths, request, permit);

@@ -1,4 +1,4 @@
-//! What the admin port shows.
+//! Data for the admin port.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::server::admin::live::Live as Shown;
 use crate::server::admin::{AdminSource, Changed, Explanation, LimitChange, Switched};
 use crate::shed::{GateSnapshot, WorkerSnapshot, WorkerTrouble};
 
-/// The light of a worker: the worse of what the gate knows of it and what it says of itself. A worker that waits for
-/// its colour shows how it is; one that says nothing and takes nothing is red.
+/// Light of a worker: the worse of the gate's view and its report, even if its colour is not
+/// active. Without a report, an ineligible worker is red.
 pub(super) fn light(worker: &WorkerSnapshot, report: Option<&Report>) -> Light {
     let seen = if worker.leaving || worker.trouble.is_some() || !worker.reachable {
         Light::Red
@@ -34,7 +34,7 @@ pub(super) fn light(worker: &WorkerSnapshot, report: Option<&Report>) -> Light {
     }
 }
 
-/// What a worker said of itself last.
+/// Latest report of a worker as JSON.
 fn said(report: &Report) -> Value {
     let beat = &report.beat;
     json!({
@@ -66,7 +66,7 @@ impl App {
             .map_or_else(Arc::default, |worker: &Arc<Worker>| Arc::clone(&worker.spec.colour))
     }
 
-    /// How many gateways share quotas or workers, as far as is known.
+    /// Number of gateways that share quotas or workers, as far as known.
     pub(super) fn dams(&self) -> u32 {
         let told = self.0.live.load().settings.dams;
         self.0.together.as_ref().map_or(told, |together| together.store.dams().count())
@@ -199,7 +199,7 @@ impl AdminSource for App {
         if self.0.key_source.borrow().as_ref().is_some_and(|source| !source.is_read()) {
             return Err("the keys of callers' tokens were not fetched yet".to_owned());
         }
-        // Where workers come by themselves, requests may well wait for the first.
+        // With discovery, requests may wait for the first worker.
         let may_come = self.0.live.load().settings.discovery.is_some();
         if may_come || self.0.fleet.load().workers().iter().any(|worker| worker.eligible) {
             Ok(())
@@ -209,7 +209,7 @@ impl AdminSource for App {
     }
 
     fn metrics(&self) -> String {
-        // A pool is seen before its first stream has begun: of a series that is not there no alert can say anything.
+        // Creates each pool's series before its first stream: alerts need an existing series.
         for pool in self.0.fleet.load().pools() {
             drop(self.0.metrics.pool(&pool.name));
         }

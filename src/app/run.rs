@@ -1,4 +1,4 @@
-//! Running: listeners, housekeeping, reload, and the way down.
+//! Runs the gateway: listeners, housekeeping, reload and drain.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,8 +22,8 @@ use crate::server::{Bounds, Drain, Phase, TlsError, TlsHandle, serve};
 use crate::spans::Spans;
 use crate::upstream::tls::TlsError as WorkerTlsError;
 
-/// How often the gates are looked at for waiters and workers whose time is over. Every request does it too; this is
-/// for the time when none comes.
+/// Interval for expiring waiters and worker states in the gates. Every request does it too; this is
+/// for idle times.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 
 /// Why the gateway could not start, or a reload was refused.
@@ -36,7 +36,7 @@ pub enum StartError {
         setting: &'static str,
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A certificate or key cannot be used.
@@ -44,7 +44,7 @@ pub enum StartError {
     Tls {
         /// The setting that names the files.
         setting: &'static str,
-        /// Why.
+        /// The cause.
         source: TlsError,
     },
     /// The file of certificate authorities for workers cannot be read.
@@ -52,7 +52,7 @@ pub enum StartError {
     WorkerCa {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: rustls::pki_types::pem::Error,
     },
     /// The file of certificate authorities for Redis cannot be read.
@@ -60,28 +60,28 @@ pub enum StartError {
     RedisCa {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The keys by which tokens are signed cannot be used.
+    /// The keys that verify tokens cannot be used.
     #[error("callers.jwt.jwks: {}: {problem}", file.display())]
     TokenKeys {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         problem: String,
     },
     /// A model's tokenizer cannot be used.
     #[error("models[{index}].tokenizer: {}: {problem}", file.display())]
     Tokenizer {
-        /// Which model, counted from 0.
+        /// Index of the model, from 0.
         index: usize,
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         problem: String,
     },
-    /// The certificate authorities for the keys of tokens cannot be used.
+    /// The certificate authorities for the token issuer cannot be used.
     #[error("callers.jwt.ca: {0}")]
     TokenCa(String),
     /// The certificate authorities for workers cannot be used.
@@ -93,7 +93,7 @@ pub enum StartError {
     /// The collector cannot be used.
     #[error("tracing.otlp: {0}")]
     Spans(String),
-    /// A JSON pointer is none.
+    /// A JSON pointer is invalid.
     #[error("routes: {0}")]
     Pointer(#[from] PointerFault),
     /// The admin port would be open to others.
@@ -111,10 +111,10 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds what the settings name. Must be called inside a tokio runtime.
+    /// Binds the configured addresses. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When an address is taken, a certificate cannot be used, or the admin port would be open to others.
+    /// If an address is taken, a certificate is unusable, or the admin port is open to others.
     pub fn bind(settings: &Settings) -> Result<Self, StartError> {
         check_open(settings.admin.listen, &build::admin(settings)).map_err(StartError::OpenAdmin)?;
         let bind = |setting, address| {
@@ -132,28 +132,28 @@ impl Listeners {
         })
     }
 
-    /// Listeners that are bound already, without TLS.
+    /// Wraps bound listeners, without TLS.
     #[must_use]
     pub const fn bound(main: TcpListener, admin: TcpListener) -> Self {
         Self { main, admin, main_tls: None, admin_tls: None }
     }
 
-    /// The addresses that were bound: for callers, and for administrators.
+    /// Returns the bound addresses: for callers and for administrators.
     ///
     /// # Errors
-    /// When the operating system does not say.
+    /// If the operating system does not return them.
     pub fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
         Ok((self.main.local_addr()?, self.admin.local_addr()?))
     }
 
-    /// The TLS pairs, for their reload.
+    /// Returns handles of the TLS certificates, for reloads.
     #[must_use]
     pub fn certificates(&self) -> Certificates {
         Certificates { main: self.main_tls.clone(), admin: self.admin_tls.clone() }
     }
 }
 
-/// The TLS pairs in use.
+/// The TLS certificates in use.
 #[derive(Clone, Debug)]
 pub struct Certificates {
     main: Option<TlsHandle>,
@@ -161,10 +161,10 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Reads the pairs again that `settings` name. New connections get them; TLS is not switched on or off.
+    /// Reloads the certificates for new connections. Does not switch TLS on or off.
     ///
     /// # Errors
-    /// When a pair cannot be used; that one stays as it was.
+    /// If a certificate cannot be used; that one stays as it was.
     pub fn reload(&self, settings: &Settings) -> Result<(), StartError> {
         for (setting, handle, files) in
             [("tls", &self.main, &settings.tls), ("admin.tls", &self.admin, &settings.admin.tls)]
@@ -181,7 +181,7 @@ impl Certificates {
     }
 }
 
-/// How long streams that outlive the drain may take to say that they are cut off.
+/// Time for streams that outlive the drain to send their final error.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl App {
@@ -189,7 +189,7 @@ impl App {
     pub async fn serve(&self, listeners: Listeners) {
         let Listeners { main, admin, main_tls, admin_tls } = listeners;
         let inner = &self.0;
-        // The admin port answers until the very end: a probe must see that the gateway drains.
+        // The admin port closes last: a probe must see that the gateway drains.
         let admin_drain = Drain::new();
         let admin_service = Admin::new(Arc::clone(&inner.admin), Arc::new(self.clone()));
         let admin_bounds = Arc::new(arc_swap::ArcSwap::from_pointee(Bounds::default()));
@@ -216,7 +216,7 @@ impl App {
         admin_drain.close();
     }
 
-    /// Goes down as the settings say. Returns how many connections were cut off.
+    /// Drains as configured. Returns the number of connections that were cut off.
     pub async fn drain(&self) -> usize {
         let settings = self.0.live.load().settings.drain;
         let run = self.0.drain.run(settings.delay, settings.timeout + LAST_WORDS);
@@ -230,28 +230,28 @@ impl App {
             never = end_streams => never,
         };
         if let Some(spans) = self.0.live.load().spans.clone() {
-            // A thread that cannot be joined has nothing left to say.
+            // A panic of the flush loses nothing more.
             tokio::task::spawn_blocking(move || spans.flush()).await.unwrap_or_default();
         }
         cut_off
     }
 
-    /// Connections that are open.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.0.drain.connections()
     }
 
-    /// Cuts everything off.
+    /// Closes all connections at once.
     pub fn close(&self) {
         self.0.drain.close();
     }
 
-    /// Takes new settings. What is under way ends by the old ones; counts of rules whose quota is unchanged, ledgers,
-    /// connections and metrics stay. Listen addresses are not changed by a reload.
+    /// Applies new settings. Requests in flight end under the old ones. Counts of rules with an
+    /// unchanged quota, ledgers, connections and metrics stay. Listen addresses do not change.
     ///
     /// # Errors
-    /// When the new settings cannot be put to use; the old ones stay.
+    /// If the new settings cannot be applied; the old ones stay.
     pub fn reload(&self, settings: Settings) -> Result<(), StartError> {
         let inner = &*self.0;
         let _one_at_a_time = inner.reloading.lock();
@@ -273,7 +273,7 @@ impl App {
         let state = self.state(spans.clone(), Arc::clone(&exact), Arc::clone(&paths));
         let stack = build::stack(&settings, &counting, tokens, &state)?;
 
-        // From here on nothing can fail.
+        // Nothing can fail from here on.
         inner.following.retell(&settings);
         let fleet =
             Arc::new(inner.following.fleet(&settings, self.sharing_workers(&settings), &inner.fleet.load()));
@@ -297,7 +297,7 @@ impl App {
             together.retell(&mut settings);
             together.store.dams().tell(settings.dams);
         }
-        // Compared after the credentials of Redis were taken: the settings before share them.
+        // Compared after the credentials of Redis were replaced: both settings share them.
         if before.settings.shared != settings.shared {
             tracing::warn!(
                 "`state`, `callers.stored`, `workers.mode`, `concurrency.overflow` and the `redis` that they use change \
@@ -309,12 +309,12 @@ impl App {
         Ok(())
     }
 
-    /// Counts a reload that was taken or refused.
+    /// Counts a reload that was applied (`taken`) or refused.
     pub fn count_reload(&self, taken: bool) {
         self.0.metrics.config_reload(taken);
     }
 
-    /// The settings in force.
+    /// Returns the settings in force.
     #[must_use]
     pub fn settings(&self) -> Settings {
         self.0.live.load().settings.clone()
@@ -344,7 +344,7 @@ impl App {
         }
     }
 
-    /// Looks after what has a time and nobody to wake it.
+    /// Expires everything that no timer or request wakes.
     async fn keep_house(self) {
         let mut ticks = interval(HOUSEKEEPING);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -358,14 +358,14 @@ impl App {
         }
     }
 
-    /// Keeps what is shared with other gateways.
+    /// Maintains the state shared with other gateways.
     async fn share(self) {
         if let Some(together) = &self.0.together {
             together.run().await;
         }
     }
 
-    /// Refuses new requests when the drain has come so far.
+    /// Refuses new requests once the drain reaches that phase.
     async fn shut_the_door(self) {
         self.0.drain.reached(Phase::Refusing).await;
         self.0.door.drain();

@@ -1,4 +1,4 @@
-//! Looks at the gateway once a second, for everybody who wants to see it.
+//! Samples the gateway once a second for the admin page and the metrics.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,14 +16,14 @@ use crate::refusal::Reason;
 use crate::request::{Class, Ending};
 use crate::server::admin::live::{CallerScene, Point, PoolScene, RuleScene, Scene, WorkerScene};
 
-/// Between two looks.
+/// Sampling interval.
 const EVERY: Duration = Duration::from_secs(1);
-/// Callers that are shown.
+/// Number of callers shown.
 const CALLERS: usize = 10;
-/// How long a rule is shown at its fullest: a burst is over before anybody looks.
+/// How long a rule shows its peak: a burst is over before anybody looks.
 const PEAK_KEPT: Duration = Duration::from_secs(10);
 
-/// What the last look saw.
+/// The previous sample.
 #[derive(Debug, Default)]
 struct LastLook {
     at: Nanos,
@@ -34,12 +34,12 @@ struct LastLook {
 #[derive(Debug, Default)]
 struct RuleSeen {
     refusals: u64,
-    /// The fullest share, whose request found it so, and when.
+    /// Highest share used, the caller of that request, and its time.
     peak: Option<(f64, Arc<str>, Nanos)>,
 }
 
 impl App {
-    /// Shows each second to those who look.
+    /// Pushes a sample each second to the viewers.
     pub(super) async fn show(self) {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -133,7 +133,7 @@ impl App {
         self.gates().into_iter().map(pool).collect()
     }
 
-    /// The rules, those first that are nearest to their quota.
+    /// Returns the rules, those nearest to their quota first.
     fn rules(&self, seen: &mut LastLook, now: Nanos) -> Vec<RuleScene> {
         let live = self.0.live.load();
         let keys: BTreeMap<_, _> = live.ladder.keys().collect();
@@ -163,13 +163,13 @@ impl App {
             }
         };
         let mut shown: Vec<_> = rules.iter().enumerate().map(rule).collect();
-        // In thousandths, because floats have no order.
+        // In thousandths, because floats have no total order.
         shown.sort_by_key(|rule| Reverse(rule.used.map(|used| (used * 1000.0) as u64)));
         shown
     }
 }
 
-/// What happened between two samples.
+/// Returns the difference between two samples.
 fn point(before: &Sample, after: &Sample, took: Duration) -> Point {
     let ended = |ending: Ending| {
         let count = |sample: &Sample| sample.ended.get(ending as usize).copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Measures how late the gateway itself is.
+//! Measures the scheduling delay of the gateway.
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -6,7 +6,7 @@ use super::App;
 use super::awakening::Suspension;
 use crate::clock::{Clock, LONG, TICK, suspended};
 
-/// Ends the measuring with the task: a clock that nobody ticks would look late for ever.
+/// Stops the measurement with the task: a clock without ticks would look late forever.
 struct Ticking(Clock);
 
 impl Drop for Ticking {

@@ -1,4 +1,4 @@
-//! What this gateway shares with others through Redis.
+//! State shared with other gateways through Redis.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,24 +22,24 @@ use crate::redis::link::Link;
 use crate::redis::rules::{SharedRules, Store};
 use crate::redis::sealing::Sealing;
 
-/// How long a gateway that goes down waits until its jobs are cancelled.
+/// How long a draining gateway waits for its jobs to be cancelled.
 const LEAVE: Duration = Duration::from_secs(1);
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The connection to Redis, and what goes on beside requests.
+/// The connection to Redis and its background work.
 pub(super) struct Together {
     pub(super) store: Store,
     pub(super) callers: Option<Arc<StoredCallers>>,
-    /// Requests that are answered by way of Redis.
+    /// Requests answered through Redis.
     pub(super) jobs: Option<Jobs>,
-    /// Whether only that becomes a job for which there is no room.
+    /// `true` if only requests without room become jobs.
     pub(super) overflow: bool,
-    /// What is signed that others read.
+    /// Signs messages that others read.
     pub(super) sealing: Sealing,
-    /// Whether rules are counted in Redis.
+    /// `true` if rules are counted in Redis.
     rules: bool,
-    /// Taken by who runs it.
+    /// Background work; taken by [`Together::run`].
     work: Mutex<Option<Work>>,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Debug for Together {
 }
 
 impl Together {
-    /// What the settings share; nothing when they share nothing.
+    /// Creates the shared state; `None` if the settings share nothing.
     pub(super) fn new(
         settings: &Settings,
         clock: &Clock,
@@ -91,12 +91,12 @@ impl Together {
         }))
     }
 
-    /// Takes another key for what is signed, and other credentials for the next connection.
+    /// Replaces the signing key, and the credentials for the next connection.
     pub(super) fn retell(&self, settings: &mut Settings) {
         self.sealing.replace(settings.redis_key.clone());
         let urls = &self.store.link().settings().urls;
         if urls.retell(&settings.shared.redis.urls) {
-            // Shared, so that the next settings are compared with what is in use.
+            // Shared, so that the next settings are compared with the credentials in use.
             settings.shared.redis.urls = urls.clone();
         }
         if let Some(callers) = &self.callers {
@@ -104,7 +104,7 @@ impl Together {
         }
     }
 
-    /// Keeps connected and does what requests left to be done, as long as it is polled.
+    /// Stays connected and does the background work of requests while polled.
     pub(super) async fn run(&self) {
         let Some(work) = self.work.lock().take() else { return };
         let link = self.store.link().clone();
@@ -117,7 +117,7 @@ impl Together {
         tokio::join!(work, link.keep(dams), follow);
     }
 
-    /// Tells Redis what it has not heard yet, as far as it listens, and that this gateway goes.
+    /// Sends Redis all pending changes, as far as it answers, and signs off.
     pub(super) async fn leave(&self) {
         if let Some(jobs) = &self.jobs {
             jobs.leave(LEAVE).await;
@@ -125,7 +125,7 @@ impl Together {
         self.store.leave().await;
     }
 
-    /// Where rules are counted.
+    /// Returns the counters for the rules of `ladder`.
     pub(super) fn counting(&self, ladder: &Arc<Ladder>, before: Option<&Counting>) -> Counting {
         if !self.rules {
             return Counting::Memory(Arc::clone(ladder));

@@ -1,4 +1,4 @@
-//! The tokenizers that the settings name, read at the start and when the settings are read again.
+//! Reads the configured tokenizers, at start and on reload.
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -9,8 +9,8 @@ use crate::glob::Glob;
 use crate::layers::exact::Exact;
 use crate::openai::tokenizer::Tokenizer;
 
-/// Reads them. A file that says the same as one read already is not taken apart again: that takes a second for a large
-/// vocabulary, and its memory once more.
+/// Reads them. A file with known contents is not parsed again: a large vocabulary would take a
+/// second and its memory twice.
 pub(super) fn load(settings: &Settings, before: Option<&Exact>) -> Result<Exact, StartError> {
     let mut models: Vec<(Glob, Arc<Tokenizer>)> = Vec::with_capacity(settings.models.len());
     for (index, model) in settings.models.iter().enumerate() {

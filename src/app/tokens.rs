@@ -1,4 +1,4 @@
-//! The keys by which callers' tokens are signed: read from a file, or fetched beside requests and kept fresh.
+//! Keys that verify callers' tokens: read from a file, or fetched in the background and kept fresh.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +18,19 @@ use crate::layers::jwt::{JwtKeys, KeySet, Tokens};
 use crate::net::fetch::Fetch;
 use crate::upstream::tls::client_config;
 
-/// How long the issuer may take.
+/// Timeout of a fetch.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A document of a hundred RSA keys with their certificates.
+/// Maximum size in bytes: a hundred RSA keys with certificates.
 const LARGEST: usize = 1 << 20;
-/// How much sooner than usual keys are fetched that a token asks for, or that could not be fetched: whoever sends tokens
-/// with invented keys must not make a load of it.
+/// Factor by which a fetch comes early after a failure or for an unknown key. Bounds the load by
+/// callers who send tokens with invented keys.
 const SOONER: u32 = 30;
 
-/// Where the keys of tokens come from.
+/// Source of the keys that verify tokens.
 #[derive(Debug)]
 pub(super) struct KeySource {
     keys: Arc<JwtKeys>,
-    /// Nothing for a file, which is read again when the settings are.
+    /// `None` for a file: it is read again on reload.
     server: Option<Server>,
 }
 
@@ -42,7 +42,7 @@ struct Server {
 }
 
 impl KeySource {
-    /// What these settings say. Keys that `before` has fetched from the same URL go on.
+    /// Builds the configured source. Keeps the keys that `before` fetched from the same URL.
     pub(super) fn of(
         settings: &Settings,
         before: Option<&Arc<Self>>,
@@ -73,19 +73,19 @@ impl KeySource {
         Ok(Some(Arc::new(source)))
     }
 
-    /// Whether there are keys at all.
+    /// Returns `true` if any keys are known.
     pub(super) fn is_read(&self) -> bool {
         self.keys.are_read()
     }
 
-    /// Keeps the keys fresh, as long as it is polled.
+    /// Keeps the keys fresh while polled.
     async fn follow(&self) {
         let Some(server) = &self.server else { return std::future::pending().await };
         let soon = server.refresh / SOONER;
         let mut last = Bytes::new();
         loop {
             let fetched = server.fetch().await.and_then(|page| {
-                // The same keys again are no reason to check known tokens again.
+                // The same keys: known tokens need no new check.
                 if page != last {
                     self.keys.replace(KeySet::read(&page)?);
                     last = page;
@@ -97,10 +97,10 @@ impl KeySource {
                 let url = server.url.to_string();
                 tracing::warn!(url = &*redacted_url(&url), problem, "the keys of tokens were not fetched");
             }
-            // Whatever is asked for meanwhile has to wait for so long.
+            // Requests for unknown keys wait until this time is over.
             sleep(soon).await;
             if fetched.is_ok() {
-                // However it ends, it is time to fetch them.
+                // Fetch in either case.
                 timeout(server.refresh - soon, self.keys.wanted()).await.unwrap_or_default();
             }
         }
@@ -116,14 +116,14 @@ impl Server {
     }
 }
 
-/// The tokens that these settings believe, by the keys of `source`.
+/// Returns the verifier of tokens with the keys of `source`.
 pub(super) fn tokens(settings: &Settings, source: Option<&Arc<KeySource>>) -> Option<Tokens> {
     let (tokens, source) = settings.callers.tokens.as_ref().zip(source)?;
     Some(Tokens::new(tokens.tokens.clone(), Arc::clone(&source.keys)))
 }
 
 impl App {
-    /// Keeps the keys of tokens fresh, wherever the latest settings say they are.
+    /// Keeps the keys of the latest settings fresh.
     pub(super) async fn follow_keys(self) {
         let mut sources = self.0.key_source.subscribe();
         loop {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::fleet::roster::Report;
 use crate::shed::WorkerSnapshot;
 
-/// The reason for a red or yellow light. What the gate sees goes before what the worker says of itself, the worse
-/// before the better.
+/// Returns the reason for a red or yellow light. The gate's view comes before the report, worse
+/// before better.
 pub(super) fn why(worker: &WorkerSnapshot, report: Option<&Report>) -> Option<Arc<str>> {
     let said = || report.and_then(Report::reason);
     let reason = if worker.leaving {

@@ -1,9 +1,9 @@
-//! Who asks most: a table of callers, bounded, in which what was done fades.
+//! The callers with the most requests: a bounded table with exponentially decaying counts.
 //!
-//! Exact counts of every caller would grow without a bound, and a label per caller would flood whoever scrapes. Here
-//! at most [`ROOM`] callers are known. When the table is full, who is new is not counted until the next fading, which
-//! makes room by forgetting the lesser half: whoever asks often is in again within a second and stays, and a flood of
-//! names, however many, costs a request one look-up.
+//! Exact counts of every caller would grow without bound, and a label per caller would flood
+//! scrapers. This table holds at most [`ROOM`] callers. If it is full, new callers are not counted
+//! until the next decay, which drops the lesser half. A frequent caller is in again within a second
+//! and stays; a flood of names costs each request one lookup.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use parking_lot::Mutex;
 
-/// Callers known at once: far more than are shown, so that those shown are the right ones.
+/// Maximum callers in the table: far more than are shown, so that the right ones are shown.
 const ROOM: usize = 512;
-/// What is left of a count after a second: half of it is gone in 14 s, so a number follows what happens within a
-/// breath and does not flicker.
+/// Decay factor per second: half of a count is gone in 14 s, so a rate follows changes within
+/// seconds and does not flicker.
 const KEPT: f64 = 0.95;
-/// Less than this is not worth a place: one request, after a minute.
+/// Minimum count to stay in the table: one request decays to it in a minute.
 const LEAST: f64 = 0.05;
 
-/// What one caller does, per second.
+/// Rates of one caller, per second.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CallerRate {
-    /// Its namespaced id.
+    /// Namespaced id.
     pub id: Arc<str>,
     /// Requests, refused ones included.
     pub requests: f64,
@@ -33,12 +33,12 @@ pub struct CallerRate {
     pub tokens: f64,
 }
 
-/// The callers that ask most.
+/// Table of the most active callers.
 #[derive(Debug, Default)]
 pub(super) struct Callers(Mutex<HashMap<Arc<str>, CallerRate>>);
 
 impl Callers {
-    /// A request of `caller` ended.
+    /// Counts a finished request of `caller`.
     pub(super) fn count(&self, caller: &Arc<str>, refused: bool, tokens: u64) {
         let mut known = self.0.lock();
         let is_full = known.len() >= ROOM;
@@ -55,7 +55,7 @@ impl Callers {
         rate.tokens += tokens as f64;
     }
 
-    /// Fades by a second, and returns the `most` who ask most.
+    /// Decays by one second and returns the `most` callers with the highest request rates.
     pub(super) fn fade(&self, most: usize) -> Vec<CallerRate> {
         let mut known = self.0.lock();
         let mut rates: Vec<_> = known
@@ -68,14 +68,14 @@ impl Callers {
             })
             .filter(|rate| rate.requests >= LEAST)
             .collect();
-        // In millis, because floats have no order.
+        // In thousandths, because floats have no total order.
         rates.sort_by_key(|rate| (Reverse((rate.requests * 1000.0) as u64), Arc::clone(&rate.id)));
         if rates.len() > ROOM / 2 {
             rates.truncate(ROOM / 2);
         }
         known.extend(rates.iter().map(|rate| (Arc::clone(&rate.id), rate.clone())));
         rates.truncate(most);
-        // A count that fades so comes to rest at rate · KEPT / (1 − KEPT).
+        // At a steady rate the decaying count converges to rate · KEPT / (1 − KEPT).
         let second = (1.0 - KEPT) / KEPT;
         for rate in &mut rates {
             rate.requests *= second;

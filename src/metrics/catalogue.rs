@@ -1,21 +1,21 @@
-//! What there is to see, for the documentation: `docs/metrics.md` is made from it, and so cannot fall behind.
+//! Descriptions of all metrics. `docs/metrics.md` is generated from them, so it is always current.
 
 use crate::refusal::Reason;
 use crate::request::{Class, Ending, Promise};
 
-/// What a metric is, as Prometheus knows it.
+/// Prometheus type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// It only grows.
+    /// Only grows.
     Counter,
-    /// A state.
+    /// A current value.
     Gauge,
-    /// Observations, counted by size.
+    /// Counts of observations by size.
     Histogram,
 }
 
 impl MetricKind {
-    /// The type as Prometheus writes it.
+    /// Returns the type as written in the text format.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -26,22 +26,22 @@ impl MetricKind {
     }
 }
 
-/// One metric.
+/// Description of one metric, for the documentation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Described {
-    /// Its name, without the prefix.
+    /// Name without the prefix.
     pub name: String,
-    /// What it is.
+    /// Type.
     pub kind: MetricKind,
-    /// Its labels.
+    /// Label names.
     pub labels: Vec<String>,
-    /// What it says.
+    /// Help text.
     pub help: String,
-    /// The upper bounds of a histogram's buckets; what is beyond the last is counted under `+Inf`.
+    /// Upper bounds of a histogram's buckets; larger observations count under `+Inf`.
     pub buckets: Vec<f64>,
 }
 
-/// The values of a label that has a closed set of them; the others take names from the settings or of workers.
+/// Returns the values of a label with a closed set, `None` for configured or worker names.
 #[must_use]
 pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
     Some(match label {

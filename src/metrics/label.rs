@@ -1,15 +1,15 @@
-//! Series found by a name from the configuration, and how many of them there may be.
+//! Metrics by a configured name, with a bound on their number.
 
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 
-/// How many values one label takes; what comes after them is counted under `other`. A scrape of so many takes
-/// milliseconds, and a configuration with more routes, rules, pools or workers than this is no longer read by eye.
+/// Maximum values of one label; further ones count as `other`. A scrape of this many takes
+/// milliseconds, and nobody reads a configuration with more routes, rules, pools or workers by eye.
 pub const LABEL_VALUES: usize = 1000;
 
-/// The value that stands for all beyond [`LABEL_VALUES`].
+/// Label value of everything beyond [`LABEL_VALUES`].
 pub(super) const OTHER: &str = "other";
 
 /// Handles by label value.
@@ -26,12 +26,12 @@ impl<T> Default for Family<T> {
 }
 
 impl<T> Family<T> {
-    /// A family of so many values.
+    /// Creates a family of at most `most` values.
     pub(super) fn of(most: usize) -> Self {
         Self { known: RwLock::default(), most }
     }
 
-    /// The handle of `name`, or of `other` when the label has all the values it may have.
+    /// Returns the handle of `name`, or of `other` if the label has reached its bound.
     pub(super) fn get(&self, name: &str, make: impl FnOnce(&str) -> T) -> Arc<T> {
         if let Some(found) = self.known.read().get(name) {
             return Arc::clone(found);
@@ -41,7 +41,7 @@ impl<T> Family<T> {
         Arc::clone(known.entry(name.into()).or_insert_with(|| Arc::new(make(name))))
     }
 
-    /// Looks at every handle.
+    /// Calls `look` with every handle.
     pub(super) fn each(&self, look: impl FnMut(&T)) {
         self.known.read().values().map(Arc::as_ref).for_each(look);
     }

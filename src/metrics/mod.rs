@@ -1,13 +1,13 @@
-//! What operators see: every metric's name, labels and buckets in one place.
+//! Prometheus metrics: every name, label and bucket in one place.
 //!
-//! The `prometheus` crate does not show outside this module. Label values come from closed sets or from the
-//! configuration, never from a request but for the callers of rules that observe, and each label holds at most
-//! [`LABEL_VALUES`] of them; what comes after is `other`. A handle with its labels resolved costs a few nanoseconds to
-//! use, finding it by its labels several times as much, so what a request touches is found once ([`Route`], [`Pool`],
-//! [`Rule`]) or by an enum's index.
+//! The `prometheus` crate is not visible outside this module. Label values come from closed sets or
+//! the configuration, never from a request, except the callers of observing rules. Each label holds
+//! at most [`LABEL_VALUES`]; further values become `other`. Using a handle with resolved labels
+//! costs a few nanoseconds, finding it several times as much: the request path keeps it ([`Route`],
+//! [`Pool`], [`Rule`]) or indexes by an enum.
 //!
-//! What is a state rather than an event (queue depths, limits, lights) is read when somebody scrapes: a [`Reading`].
-//! Encoding thousands of series takes milliseconds, so [`Metrics::encode`] belongs on a thread that may block.
+//! State (queue depths, limits, lights), unlike events, is read at each scrape: a [`Reading`].
+//! Encoding thousands of series takes milliseconds: call [`Metrics::encode`] on a blocking thread.
 
 mod buckets;
 mod callers;
@@ -42,10 +42,10 @@ use self::label::Family;
 use crate::request::Class;
 
 const NAMESPACE: &str = "traffic_dam";
-/// The label `direction`.
+/// Values of the label `direction`.
 const DIRECTIONS: [&str; 2] = ["prompt", "output"];
 
-/// The metrics of one gateway. Several may live in one process; none is global.
+/// The metrics of one gateway. They are not global: a process may have several.
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
@@ -85,7 +85,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Fresh metrics, with the build's version among them.
+    /// Creates metrics, including the build's version.
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
@@ -200,19 +200,19 @@ impl Metrics {
             redis: OnceLock::new(),
             registry: registry.clone(),
         };
-        // It began with what its file says.
+        // At the start, the settings in force are those of the file.
         counted.config_current.set(1);
         counted.catalogue.lock().append(&mut made.into_inner());
         counted
     }
 
-    /// Has `process_*` tell of this process, where the system does: CPU, memory, files, threads and its start.
+    /// Adds `process_*` metrics (CPU, memory, files, threads, start time), on Linux only.
     pub fn watch_process(&self) {
         #[cfg(target_os = "linux")]
         fixed(self.registry.register(Box::new(ProcessCollector::for_self())));
     }
 
-    /// Every metric there is by now, by name.
+    /// Returns a description of every metric created so far, sorted by name.
     #[must_use]
     pub fn catalogue(&self) -> Vec<Described> {
         let mut catalogue = self.catalogue.lock().clone();
@@ -220,93 +220,93 @@ impl Metrics {
         catalogue
     }
 
-    /// The series of a route: a kind's path, or a configured pattern. Look it up once and keep it.
+    /// Returns the metrics of a route: a kind's path or a configured pattern. Look up only once.
     #[must_use]
     pub fn route(&self, name: &str) -> Arc<Route> {
         self.routes.get(name, |name| Route::new(name, &self.requests, &self.request_seconds))
     }
 
-    /// The series of a pool. Look it up once and keep it.
+    /// Returns the metrics of a pool. Look up once and keep.
     #[must_use]
     pub fn pool(&self, name: &str) -> Arc<Pool> {
         self.pools.get(name, |name| Pool::new(name, &self.ttft, &self.itl, &self.goodput, &self.streams))
     }
 
-    /// The series of a rule. Look it up once and keep it.
+    /// Returns the metrics of a rule. Look up once and keep.
     #[must_use]
     pub fn rule(&self, name: &str) -> Arc<Rule> {
         self.rules.get(name, |name| Rule::new(name, &self.limit_checks, &self.would_refuse))
     }
 
-    /// The series of Redis. They are shown from the first call on: a gateway that needs no Redis says nothing of one.
+    /// Returns the metrics of Redis. Created on first use: absent in a gateway without Redis.
     #[must_use]
     pub fn redis(&self) -> &Redis {
         self.redis.get_or_init(|| Redis::new(&Maker { registry: &self.registry, made: &self.catalogue }))
     }
 
-    /// A request came; it is under way until what this returns is dropped.
+    /// Counts a request in flight until the result is dropped.
     #[must_use]
     pub fn enter(&self) -> InFlight {
         InFlight::new(&self.in_flight)
     }
 
-    /// An admitted request waited this long for its permit.
+    /// Records how long an admitted request waited for its permit.
     pub fn queue_wait(&self, class: Class, wait: Duration) {
         if let Some(histogram) = self.queue_wait.get(class as usize) {
             histogram.observe(wait.as_secs_f64());
         }
     }
 
-    /// The gateway's own share of a request that reached a worker.
+    /// Records the time spent in the gateway for a request that reached a worker.
     pub fn overhead(&self, own: Duration) {
         self.overhead.observe(own.as_secs_f64());
     }
 
-    /// A refusal was ready this long after the head of its request had been read.
+    /// Records the time from reading a request head to its refusal.
     pub fn refusal(&self, took: Duration) {
         self.refusal.observe(took.as_secs_f64());
     }
 
-    /// A timer of the gateway came this late.
+    /// Records how late a timer of the gateway fired.
     pub fn event_loop_lag(&self, late: Duration) {
         self.event_loop_lag.observe(late.as_secs_f64());
     }
 
-    /// An answered request's tokens.
+    /// Adds the tokens of an answered request.
     pub fn tokens(&self, prompt: u64, output: u64) {
         self.prompt_tokens.inc_by(prompt);
         self.output_tokens.inc_by(output);
     }
 
-    /// A request was settled: so many tokens had been estimated, so many were used. One without any says nothing.
+    /// Records estimated and actual tokens of a settled request; ignored if `actual` is 0.
     pub fn token_estimate(&self, estimated: u64, actual: u64) {
         if actual > 0 {
             self.estimate_error.observe(estimated as f64 / actual as f64);
         }
     }
 
-    /// A request met no limit rule at all.
+    /// Counts a request that no limit rule matches.
     pub fn unmatched_request(&self) {
         self.unmatched.inc();
     }
 
-    /// A heartbeat came, and was taken or not; `result` is from a closed list.
+    /// Counts a heartbeat; `result` is from a closed list.
     pub fn heartbeat(&self, result: &'static str) {
         fixed(self.heartbeats.get_metric_with_label_values(&[result])).inc();
     }
 
-    /// Changed settings were read, and taken or refused.
+    /// Counts a reload of settings, applied (`taken`) or refused.
     pub fn config_reload(&self, taken: bool) {
         if taken { &self.reloads_taken } else { &self.reloads_refused }.inc();
         self.config_current.set(taken.into());
     }
 
-    /// So many lines of the log were lost since the start.
+    /// Sets the number of log lines lost since the start.
     pub fn lines_lost(&self, lost: u64) {
         self.lines_lost.inc_by(lost.saturating_sub(self.lines_lost.get()));
     }
 
-    /// Everything as Prometheus text, with the states of `reading`.
+    /// Encodes everything as Prometheus text, with the state in `reading`.
     #[must_use]
     pub fn encode(&self, reading: &Reading) -> String {
         let families = self.registry.gather();
@@ -325,8 +325,8 @@ impl Default for Metrics {
     }
 }
 
-/// Makes and registers metrics. Every name and label here is a constant, so what could go wrong is a mistake in this
-/// module, and the first test that makes [`Metrics`] finds it.
+/// Creates and registers metrics. Names and labels are constants here, so only a mistake in this
+/// module can make it fail: the first test that creates [`Metrics`] finds it.
 struct Maker<'a> {
     registry: &'a Registry,
     made: &'a Mutex<Vec<Described>>,

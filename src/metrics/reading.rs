@@ -1,8 +1,8 @@
-//! States, read when somebody scrapes.
+//! Gauges of current state, read at each scrape.
 //!
-//! They are written as text straight from a [`Reading`]. A gauge of the `prometheus` crate for each of a thousand workers
-//! would have to be found by its labels, set, collected, sorted and printed at every scrape, to be thrown away at the
-//! next.
+//! A [`Reading`] is written directly as text. With gauges of the `prometheus` crate, each of a
+//! thousand workers would need a lookup by labels, a set, a collect, a sort and a print at every
+//! scrape.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -15,63 +15,63 @@ use super::catalogue::{Described, MetricKind};
 use super::label::{LABEL_VALUES, OTHER};
 use crate::request::Class;
 
-/// How a worker is, as shown.
+/// Health of a worker as a traffic light.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Light {
-    /// It receives nothing.
+    /// Gets no requests.
     Red,
-    /// It is doubtful.
+    /// Doubtful.
     Yellow,
-    /// It is well.
+    /// Healthy.
     Green,
 }
 
-/// One worker, as it is now.
+/// Current state of one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerReading {
-    /// Its id.
+    /// Id.
     pub id: Arc<str>,
-    /// The blue/green side it is on.
+    /// Blue/green side.
     pub colour: Arc<str>,
-    /// How it is.
+    /// Health.
     pub light: Light,
-    /// Whether it is left out because it fails what others can do, or on trial after that.
+    /// `true` while ejected because it fails where others succeed, or on probation after that.
     pub ejected: bool,
-    /// Sequences it may have at once.
+    /// Maximum sequences in flight.
     pub limit: f64,
-    /// Sequences it has.
+    /// Sequences in flight.
     pub in_flight: u64,
-    /// Share of its KV cache in use, as it says.
+    /// Used share of its KV cache, 0…1, from its heartbeat.
     pub kv_used: Option<f64>,
-    /// How old its last heartbeat is.
+    /// Age of its last heartbeat.
     pub heartbeat_age: Option<Duration>,
-    /// How many of its intervals have passed since then, where it should have spoken.
+    /// Heartbeat intervals that have passed since its last heartbeat; `None` if none is due.
     pub heartbeats_missed: Option<f64>,
 }
 
-/// The state of a gateway at one moment. What it does not name is not shown: a worker that went leaves no series.
+/// State of a gateway at one moment. Only contents are shown: a worker that left keeps no series.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// Connections open on the main listener.
     pub connections: u64,
     /// Requests waiting for a permit, by `Class as usize`.
     pub queue_depth: [u64; Class::ALL.len()],
-    /// Keys that each rule remembers.
+    /// Keys in memory, by rule.
     pub limiter_keys: Vec<(Arc<str>, u64)>,
     /// The workers.
     pub workers: Vec<WorkerReading>,
-    /// Requests that each pool has and cannot start, for an autoscaler.
+    /// Requests that each pool has but cannot start, for an autoscaler.
     pub demand_waiting: Vec<(Arc<str>, u64)>,
-    /// Sequences that the workers of each pool may have together, where that is known.
+    /// Maximum total sequences of each pool's workers, if known.
     pub fleet_ceiling: Vec<(Arc<str>, f64)>,
-    /// How well the workers of each pool work together: as configured, and as measured, where it was.
+    /// Scaling factor of each measured pool: configured, measured.
     pub fleet_factor: Vec<(Arc<str>, [f64; 2])>,
-    /// Whether all that is used of Redis works; nothing when nothing is.
+    /// Redis reachable; `None` if Redis is not configured.
     pub redis_works: Option<bool>,
 }
 
-/// A gauge that is written, with its labels in the order of the alphabet.
+/// A gauge written as text. Labels are in alphabetical order.
 struct StateGauge<const N: usize> {
     name: &'static str,
     help: &'static str,
@@ -98,7 +98,7 @@ const FLEET_FACTOR: StateGauge<2> = StateGauge {
     help: "What several workers of a pool do together, relative to the sum of what each does alone; absent until measured.",
     labels: ["kind", "pool"],
 };
-/// The label `kind`.
+/// Values of the label `kind`.
 pub(super) const FACTOR_KINDS: [&str; 2] = ["configured", "measured"];
 const WORKER_LIGHT: StateGauge<2> = StateGauge {
     name: "worker_light",
@@ -135,7 +135,7 @@ const WORKER_HEARTBEATS_MISSED: StateGauge<1> = StateGauge {
 const REDIS_UP: StateGauge<0> =
     StateGauge { name: "redis_up", help: "Whether what is used of Redis works.", labels: [] };
 
-/// All of them, for the documentation.
+/// Returns all of them for the documentation.
 pub(super) fn described() -> Vec<Described> {
     vec![
         CONNECTIONS.described(),
@@ -155,7 +155,7 @@ pub(super) fn described() -> Vec<Described> {
     ]
 }
 
-/// Appends the states to the text of a scrape.
+/// Appends the gauges to the text of a scrape.
 pub(super) fn write(reading: &Reading, out: &mut String) {
     let workers = &reading.workers;
     CONNECTIONS.write(out, [([], reading.connections as f64)]);
@@ -169,7 +169,7 @@ pub(super) fn write(reading: &Reading, out: &mut String) {
     FLEET_CEILING.write_sums(out, reading.fleet_ceiling.iter().map(|(pool, ceiling)| (&**pool, *ceiling)));
     CONCURRENCY_LIMIT.write_sums(out, workers.iter().map(|worker| (&*worker.id, worker.limit)));
     WORKER_IN_FLIGHT.write_sums(out, workers.iter().map(|worker| (&*worker.id, worker.in_flight as f64)));
-    // None of these can be added up; those beyond the bound are left out.
+    // These cannot be summed: values beyond the bound are left out.
     let factors = reading.fleet_factor.iter().take(LABEL_VALUES).flat_map(|(pool, values)| {
         FACTOR_KINDS.into_iter().zip(values).map(move |(kind, value)| ([kind, &**pool], *value))
     });
@@ -222,7 +222,7 @@ impl<const N: usize> StateGauge<N> {
 }
 
 impl StateGauge<1> {
-    /// Values beyond the bound are added up as `other`.
+    /// Writes the values; those beyond the bound are summed as `other`.
     fn write_sums<'v>(&self, out: &mut String, mut values: impl Iterator<Item = (&'v str, f64)>) {
         let mut named: Vec<_> =
             values.by_ref().take(LABEL_VALUES).map(|(name, value)| ([name], value)).collect();
@@ -232,7 +232,7 @@ impl StateGauge<1> {
     }
 }
 
-/// A label's value as the text format wants it.
+/// Escapes a label value for the text format.
 fn escape(out: &mut String, text: &str) {
     for letter in text.chars() {
         match letter {

@@ -1,4 +1,4 @@
-//! The series of Redis.
+//! Metrics of Redis.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use prometheus::{Histogram, IntCounter, IntCounterVec};
 use super::label::Family;
 use super::{Maker, buckets, fixed};
 
-/// What Redis is asked for.
+/// Kind of a Redis command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedisOp {
-    /// All of a caller's rules.
+    /// Evaluates all rules of a caller.
     Rules,
-    /// A part of a wider rule's quota.
+    /// Leases a part of a wider rule's quota.
     Lease,
-    /// What a request really used.
+    /// Settles the actual use of a request.
     Settle,
-    /// The probe, and which gateways live.
+    /// Probes Redis and lists the live gateways.
     Probe,
-    /// Callers and changed rules that are kept there.
+    /// Reads or writes stored callers and changed rules.
     Callers,
-    /// Putting a job where workers find it.
+    /// Puts a job into the queue of the workers.
     Enqueue,
-    /// Whatever else is done about jobs.
+    /// All other commands for jobs.
     Jobs,
 }
 
 impl RedisOp {
-    /// Every one, for tables.
+    /// All kinds, for tables.
     pub const ALL: [Self; 7] =
         [Self::Rules, Self::Lease, Self::Settle, Self::Probe, Self::Callers, Self::Enqueue, Self::Jobs];
 
-    /// The value of the metric label `op`.
+    /// Returns the value of the metric label `op`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl RedisOp {
     }
 }
 
-/// The series of Redis.
+/// Metrics of Redis.
 #[derive(Debug)]
 pub struct Redis {
     fallbacks: IntCounter,
@@ -55,16 +55,16 @@ pub struct Redis {
     jobs: Family<[IntCounter; JobEnd::ALL.len()]>,
 }
 
-/// How a job ended whose answer this gateway read or made.
+/// How a job ended whose answer this gateway read or produced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobEnd {
-    /// With the whole answer.
+    /// With a complete answer.
     Answered,
     /// With an error.
     Failed,
-    /// Nobody wanted it any more.
+    /// Its caller no longer wanted the answer.
     Cancelled,
-    /// It took longer than it may.
+    /// It exceeded its time limit.
     Expired,
 }
 
@@ -102,12 +102,12 @@ impl Redis {
         }
     }
 
-    /// A request was decided without Redis.
+    /// Counts a request decided without Redis.
     pub fn fallback(&self) {
         self.fallbacks.inc();
     }
 
-    /// A job of `pool` ended so.
+    /// Counts a finished job of `pool`.
     pub fn job(&self, pool: &str, end: JobEnd) {
         let make = |pool: &str| {
             JobEnd::ALL.map(|end| fixed(self.jobs_total.get_metric_with_label_values(&[pool, end.as_str()])))
@@ -117,7 +117,7 @@ impl Redis {
         }
     }
 
-    /// A command took so long.
+    /// Records the duration of a command.
     pub fn command(&self, op: RedisOp, took: Duration) {
         if let Some(histogram) = self.commands.get(op as usize) {
             histogram.observe(took.as_secs_f64());

@@ -1,4 +1,4 @@
-//! Everything that is counted, added up at one moment: what a picture over time is made of.
+//! Sums of all counts at one moment, from which time series are built.
 
 use prometheus::Histogram;
 use prometheus::core::Metric;
@@ -7,30 +7,30 @@ use super::{CallerRate, Metrics, buckets};
 use crate::refusal::Reason;
 use crate::request::Ending;
 
-/// Counts since the start. The difference of two says what happened between them.
+/// Counts since the start. The difference of two samples is what happened between them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
     /// Requests that ended, by `Ending as usize`.
     pub ended: [u64; Ending::ALL.len()],
     /// Refused requests, by `Reason as usize`.
     pub refused: [u64; Reason::ALL.len()],
-    /// Requests under way now, waiting ones included.
+    /// Requests in flight now, including waiting ones.
     pub in_flight: u64,
     /// Requests that a worker began to answer.
     pub admitted: u64,
-    /// Streams that completed and whose first content came within the promise.
+    /// Streams that completed within the TTFT SLO.
     pub good: u64,
-    /// First contents by how long they took: one count for each of [`TTFT_BUCKETS`], and one for what took longer.
+    /// Histogram of TTFT: counts per bucket of [`TTFT_BUCKETS`], and one beyond.
     pub ttft: Vec<u64>,
-    /// Reloads taken, and refused.
+    /// Reloads: applied, refused.
     pub reloads: (u64, u64),
 }
 
-/// The upper bounds of [`Sample::ttft`], in seconds.
+/// Upper bounds of [`Sample::ttft`], in seconds.
 pub const TTFT_BUCKETS: &[f64] = buckets::TTFT;
 
 impl Sample {
-    /// Requests that came.
+    /// Returns the number of requests received.
     #[must_use]
     pub fn offered(&self) -> u64 {
         self.ended.iter().sum::<u64>() + self.in_flight
@@ -38,7 +38,7 @@ impl Sample {
 }
 
 impl Metrics {
-    /// Adds everything up. It costs some microseconds for each route and pool.
+    /// Sums everything up. Costs some microseconds per route and pool.
     #[must_use]
     pub fn sample(&self) -> Sample {
         let mut sample = Sample {
@@ -56,19 +56,19 @@ impl Metrics {
         sample
     }
 
-    /// A request of `caller` ended.
+    /// Counts a finished request of `caller`.
     pub fn caller(&self, caller: &std::sync::Arc<str>, refused: bool, tokens: u64) {
         self.callers.count(caller, refused, tokens);
     }
 
-    /// The `most` callers who ask most. To be called once a second, which is what their rates are counted in.
+    /// Returns the `most` busiest callers. Call once a second: the rates assume it.
     #[must_use]
     pub fn top_callers(&self, most: usize) -> Vec<CallerRate> {
         self.callers.fade(most)
     }
 }
 
-/// Adds the counts of a histogram's buckets, which Prometheus keeps as sums of all below.
+/// Adds the counts of a histogram's buckets, which Prometheus keeps as cumulative sums.
 fn add_up(histogram: &Histogram, counts: &mut [u64]) {
     let metric = histogram.metric();
     let histogram = metric.get_histogram();

@@ -1,4 +1,4 @@
-//! Series with their labels resolved, for what requests touch.
+//! Metric handles with resolved labels, for the request path.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,17 +12,17 @@ use super::{Sample, fixed};
 use crate::refusal::Reason;
 use crate::request::{Class, Ending, Promise};
 
-/// The label `reason` of what was not refused.
+/// Value of the label `reason` if there was no refusal or failure.
 pub(super) const NO_REASON: &str = "none";
-/// The label `decision`.
+/// Values of the label `decision`.
 pub(super) const DECISIONS: [&str; 3] = ["allowed", "refused", "would_refuse"];
 const ENDINGS: usize = Ending::ALL.len();
-/// Callers that a rule which observes tells apart; whom else it would have refused stands in the log. There may be
-/// many rules, and what many callers would hit needs no names.
+/// Maximum callers that an observing rule tells apart; further ones are only in the log. There may
+/// be many rules, and a rule that would refuse many callers needs no names.
 pub(super) const OBSERVED_CALLERS: usize = 100;
 const REASONS: usize = Reason::ALL.len() + 1;
 
-/// A request under way; dropping it is its end.
+/// A request in flight, until it is dropped.
 #[derive(Debug)]
 pub struct InFlight(IntGauge);
 
@@ -39,7 +39,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The series of one route. A combination of class, outcome and reason becomes a series when it first happens.
+/// Metrics of one route. Combinations of class, outcome and reason appear at first use.
 #[derive(Debug)]
 pub struct Route {
     name: Arc<str>,
@@ -61,7 +61,7 @@ impl Route {
         }
     }
 
-    /// A request ended, after `took` since its head had been read.
+    /// Counts a finished request; `took` is the time since its head was read.
     pub fn finished(&self, class: Class, ending: Ending, reason: Option<Reason>, took: Duration) {
         let column = reason.map_or(0, |reason| reason as usize + 1);
         let index = (class as usize * ENDINGS + ending as usize) * REASONS + column;
@@ -83,18 +83,18 @@ impl Route {
         }
     }
 
-    /// Adds what was counted here.
+    /// Adds the counts of this route.
     pub(super) fn add_to(&self, sample: &mut Sample) {
         for (index, count) in self.counted.iter().enumerate() {
             let Some(count) = count.get().map(IntCounter::get) else { continue };
             if let Some(ended) = sample.ended.get_mut(index / REASONS % ENDINGS) {
                 *ended += count;
             }
-            // A worker's failure has a reason too, and is no refusal.
+            // A worker's failure has a reason too, but is no refusal.
             if index / REASONS % ENDINGS != Ending::Refused as usize {
                 continue;
             }
-            // The first column is for no reason.
+            // Column 0 is for no reason.
             if let Some(refused) = (index % REASONS).checked_sub(1).and_then(|at| sample.refused.get_mut(at))
             {
                 *refused += count;
@@ -103,8 +103,8 @@ impl Route {
     }
 }
 
-/// The series of one pool. All are there from the start, at zero: what has not happened yet must not look like nothing
-/// to see.
+/// Metrics of one pool. All exist from the start, at zero: an event that never occurred must not
+/// look like a missing metric.
 #[derive(Debug)]
 pub struct Pool {
     pub(super) ttft: [Histogram; Class::ALL.len()],
@@ -130,19 +130,19 @@ impl Pool {
         }
     }
 
-    /// The first content of a stream came.
+    /// Records the first content of a stream.
     pub fn ttft(&self, class: Class, took: Duration) {
         if let Some(histogram) = self.ttft.get(class as usize) {
             histogram.observe(took.as_secs_f64());
         }
     }
 
-    /// Further content of a stream came.
+    /// Records further content of a stream.
     pub fn itl(&self, since_the_last: Duration) {
         self.itl.observe(since_the_last.as_secs_f64());
     }
 
-    /// A stream ended, and this became of its promise.
+    /// Counts a stream that ended, by whether it kept the TTFT SLO.
     pub fn ended(&self, promise: Promise) {
         if let Some(counter) = self.streams.get(promise as usize) {
             counter.inc();
@@ -153,7 +153,7 @@ impl Pool {
     }
 }
 
-/// The series of one rule.
+/// Metrics of one rule.
 #[derive(Debug)]
 pub struct Rule {
     allowed: IntCounter,
@@ -165,10 +165,10 @@ pub struct Rule {
     peak: QuotaPeak,
 }
 
-/// The fullest that requests found a quota since somebody looked.
+/// Highest used share of a quota that requests found since the last reading.
 #[derive(Debug, Default)]
 struct QuotaPeak {
-    /// In thousandths, so that a request compares and goes on.
+    /// In thousandths, so that an atomic comparison suffices.
     used: AtomicU32,
     caller: Mutex<Option<Arc<str>>>,
 }
@@ -188,24 +188,24 @@ impl Rule {
         }
     }
 
-    /// It let a request through.
+    /// Counts a request that the rule allowed.
     pub fn allowed(&self) {
         self.allowed.inc();
     }
 
-    /// It refused one.
+    /// Counts a request that the rule refused.
     pub fn refused(&self) {
         self.refused.inc();
     }
 
-    /// It only observes, and would have refused one of `caller`.
+    /// Counts a request of `caller` that this observing rule would have refused.
     pub fn would_refuse(&self, caller: &str) {
         self.would_refuse.inc();
         let make = |caller: &str| fixed(self.by_caller.get_metric_with_label_values(&[&self.name, caller]));
         self.callers.get(caller, make).inc();
     }
 
-    /// A request of `caller` left its quota used to this share, 0…1.
+    /// Records the used share of the quota, 0…1, after a request of `caller`.
     pub fn used(&self, share: f64, caller: &str) {
         let thousandths = (share.clamp(0.0, 1.0) * 1000.0) as u32;
         if thousandths > self.peak.used.load(Ordering::Relaxed)
@@ -215,13 +215,13 @@ impl Rule {
         }
     }
 
-    /// The fullest share since the last time this was asked, and whose request found it so.
+    /// Takes the highest share since the last call, and the caller of that request.
     pub fn take_peak(&self) -> Option<(f64, Arc<str>)> {
         let caller = self.peak.caller.lock().take()?;
         Some((f64::from(self.peak.used.swap(0, Ordering::Relaxed)) / 1000.0, caller))
     }
 
-    /// What it refused so far, or would have.
+    /// Returns the number of requests refused so far, or that would have been in observe mode.
     #[must_use]
     pub fn refusals(&self) -> u64 {
         self.refused.get() + self.would_refuse.get()

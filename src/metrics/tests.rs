@@ -71,7 +71,7 @@ fn each_event_reaches_its_series() {
     has(&lines, r#"traffic_dam_ttft_seconds_bucket{class="interactive",pool="default",le="0.1"} 1"#);
     has(&lines, r#"traffic_dam_itl_seconds_bucket{pool="default",le="0.02"} 1"#);
     has(&lines, r#"traffic_dam_goodput_total{pool="default"} 1"#);
-    // A pool is seen before its first stream.
+    // A pool has series before its first stream.
     has(&lines, r#"traffic_dam_goodput_total{pool="idle"} 0"#);
     for promise in Promise::ALL.map(Promise::as_str) {
         has(&lines, &format!(r#"traffic_dam_streams_total{{pool="default",promise="{promise}"}} 1"#));

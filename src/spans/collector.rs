@@ -1,4 +1,4 @@
-//! The way to the collector, over this crate's own HTTP and TLS.
+//! Connection to the collector, over this crate's own HTTP and TLS.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use tokio::time::timeout;
 
 use crate::net::client;
 
-/// A collector answers with a few words.
+/// Maximum bytes of a collector's answer, which is short.
 const LARGEST: usize = 1 << 20;
 
-/// Sends batches. They come from the batch processor's own thread, which has no runtime, so the work is done on the
-/// gateway's. A connection for each batch: there is one every few seconds.
+/// Sends batches. The batch processor's own thread has no runtime, so the gateway's does the work.
+/// Each batch opens a connection: there is one batch every few seconds.
 #[derive(Clone, Debug)]
 pub(super) struct Collector {
     runtime: Handle,
@@ -53,7 +53,7 @@ impl Collector {
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let post = self.clone().post(request);
-        // The exporter's own time limit does not reach here; this one needs the runtime's timer.
+        // The exporter's own timeout does not apply here; this one needs the runtime's timer.
         self.runtime.spawn(async { timeout(super::PATIENCE, post).await }).await??
     }
 }

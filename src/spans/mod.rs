@@ -1,8 +1,8 @@
-//! Spans for OpenTelemetry: one for each request, told when it is over.
+//! OpenTelemetry spans: one per request, exported after its end.
 //!
-//! A span is made of what the request's [`Flight`] holds anyway, so the way of a request knows nothing of spans but a few
-//! random numbers. It is handed to OpenTelemetry's own batch processor: a bounded queue, which drops what does not fit,
-//! and a thread that exports. A collector that is slow or gone therefore costs spans, never requests.
+//! A span is built from data in the request's [`Flight`], so the request path only adds a few
+//! random numbers. OpenTelemetry's batch processor has a bounded queue, which drops spans when
+//! full, and an export thread. A slow or dead collector costs spans, never requests.
 
 mod collector;
 mod record;
@@ -22,31 +22,31 @@ use crate::clock::{Nanos, wall};
 use crate::request::{Flight, Peer, Trace};
 use collector::Collector;
 
-/// What the spans' own name in the collector is.
+/// Instrumentation scope of the spans.
 const SCOPE: &str = "traffic-dam";
-/// How long an export may take.
+/// Timeout of an export.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The methods that may stand in a span as they came; another could be anything.
+/// Methods kept verbatim in a span; any other could be arbitrary text.
 const KNOWN_METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-/// The longest path that is kept: the client chose it.
+/// Maximum bytes kept of a path: the client chose it.
 const LONGEST_PATH: usize = 1024;
 
-/// Where spans go.
+/// Settings of the span export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpanSettings {
-    /// The collector, without the path `/v1/traces`.
+    /// URL of the collector, without the path `/v1/traces`.
     pub endpoint: Uri,
     /// Headers of each export, such as credentials.
     pub headers: HeaderMap,
-    /// What the gateway is called.
+    /// Service name of the gateway.
     pub service: Arc<str>,
-    /// The share of traces begun here that is recorded, 0…1; who began it elsewhere has decided.
+    /// Share of traces started here that are recorded, 0…1. Others carry the decision.
     pub sample: f64,
 }
 
-/// What a span says of a request's head.
+/// The part of a request head that a span needs.
 #[derive(Clone, Debug)]
 pub struct Head {
     trace: Trace,
@@ -56,7 +56,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Of `request`, which has this place in a trace. Its query is left out: it may hold what is nobody's business.
+    /// Copies it from `request`. Leaves out the query: it may hold private data.
     #[must_use]
     pub fn of<B>(trace: Trace, request: &Request<B>) -> Self {
         let path = request.uri().path();
@@ -68,14 +68,14 @@ impl Head {
         }
     }
 
-    /// A method that the conventions know, or one that they do not.
+    /// Returns `Ok` for a method that the conventions know, `Err` for any other.
     fn method(&self) -> Result<&str, &str> {
         let method = self.method.as_str();
         if KNOWN_METHODS.contains(&method) { Ok(method) } else { Err(method) }
     }
 }
 
-/// Records spans.
+/// Records and exports spans.
 pub struct Spans {
     processor: Arc<BatchSpanProcessor>,
     scope: InstrumentationScope,
@@ -89,11 +89,11 @@ impl fmt::Debug for Spans {
 }
 
 impl Spans {
-    /// Exports to the collector of `settings`; `tls` is for an `https` one. Must be called inside a tokio runtime, which
-    /// carries the exports.
+    /// Creates an exporter to the collector of `settings`; `tls` is for an `https` one. Must be
+    /// called in a tokio runtime, which runs the exports.
     ///
     /// # Errors
-    /// When the endpoint cannot be used.
+    /// If the endpoint cannot be used.
     pub fn new(settings: &SpanSettings, tls: Option<Arc<ClientConfig>>) -> Result<Self, ExporterBuildError> {
         let endpoint = format!("{}/v1/traces", settings.endpoint.to_string().trim_end_matches('/'));
         let exporter = SpanExporter::builder()
@@ -111,18 +111,18 @@ impl Spans {
         Ok(Self { processor: Arc::new(processor), scope, sample: settings.sample })
     }
 
-    /// Whether a trace that begins here is recorded; `draw` is random, 0…1.
+    /// Returns `true` if a trace that starts here is recorded; `draw` is random, 0…1.
     #[must_use]
     pub fn samples(&self, draw: f64) -> bool {
         draw < self.sample
     }
 
-    /// A request ended at `now`. Never waits.
+    /// Records a request that ended at `now`. Never blocks.
     pub fn end(&self, flight: &Flight, head: &Head, status: u16, now: Nanos) {
         self.processor.on_end(record::span(flight, head, status, (now, wall()), &self.scope));
     }
 
-    /// Exports what is left. Blocks for seconds at most: not for a thread of the runtime.
+    /// Exports the remaining spans. Blocks, for seconds at most: not for a runtime thread.
     pub fn flush(&self) {
         if let Err(error) = self.processor.force_flush() {
             tracing::warn!(%error, "the last spans were not exported");
@@ -133,7 +133,7 @@ impl Spans {
 impl Drop for Spans {
     fn drop(&mut self) {
         let processor = Arc::clone(&self.processor);
-        // It waits for its own thread, and whoever drops this may be a thread of the runtime.
+        // Shutdown waits for its thread, and this thread may be one of the runtime.
         std::thread::spawn(move || {
             processor.shutdown().map_err(|error| tracing::debug!(%error, "spans ended"))
         });

@@ -1,4 +1,4 @@
-//! A request's span, by OpenTelemetry's conventions for HTTP servers and for generative AI.
+//! Builds the span of a request by OpenTelemetry's conventions for HTTP servers and generative AI.
 
 use std::time::SystemTime;
 
@@ -10,11 +10,11 @@ use super::Head;
 use crate::clock::Nanos;
 use crate::request::{Ending, Flight, Kind};
 
-/// Who made the format of generative calls that the endpoints speak, which is what the conventions ask for here: not who
-/// made the model or serves it.
+/// The conventions ask for the format of the generative endpoints here, not for the maker or host
+/// of the model.
 const FORMAT: &str = "openai";
 
-/// The span of a request that ended at `now`, which is `wall` for people.
+/// Builds the span of a request that ended at `now`; `wall` is the same moment on the wall clock.
 pub(super) fn span(
     flight: &Flight,
     head: &Head,
@@ -35,7 +35,7 @@ pub(super) fn span(
         (None, _) => match (head.method(), &route) {
             (Ok(method), Some(route)) => format!("{method} {route}"),
             (Ok(method), None) => method.to_owned(),
-            // What anybody may make up is no part of a name.
+            // Text chosen by a client must not become part of a name.
             (Err(_), Some(route)) => format!("HTTP {route}"),
             (Err(_), None) => "HTTP".to_owned(),
         },
@@ -101,7 +101,7 @@ pub(super) fn span(
         links: SpanLinks::default(),
         status: match ending {
             Ending::WorkerFailed | Ending::TimedOut => Status::error(ending.as_str()),
-            // A refusal by 4xx is the client's; by 5xx it is a failure of the service, if a wanted one.
+            // A 4xx refusal is the client's error, a 5xx one the service's, even if intended.
             _ if status >= 500 => Status::error(flight.reason().map_or("", |reason| reason.as_str())),
             _ => Status::Unset,
         },
@@ -109,7 +109,7 @@ pub(super) fn span(
     }
 }
 
-/// The operation as the conventions name it.
+/// Returns the operation name of the conventions.
 const fn operation(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Chat | Kind::Response => Some("chat"),

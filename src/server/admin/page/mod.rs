@@ -1,11 +1,11 @@
-//! The page at `/`: a few files, none from elsewhere.
+//! The page at `/`: a few static files, none from another host.
 //!
-//! The charts are drawn by uPlot 1.6.32, as its authors build it, with its licence beside it.
+//! The charts use uPlot 1.6.32, as built by its authors, with its licence beside it.
 
 use http::HeaderValue;
 
-/// The content security policy of every answer: scripts, styles and pictures that are files of this port, and requests
-/// to it; nothing that is written into a page.
+/// Content security policy of every response: scripts, styles and images only as files of this
+/// port, requests only to it, nothing inline.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'",
@@ -15,7 +15,7 @@ pub(super) const fn policy() -> HeaderValue {
     POLICY
 }
 
-/// A file of the page.
+/// Static file of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct File {
     path: &'static str,
@@ -45,7 +45,7 @@ const FILES: [File; 12] = [
     },
 ];
 
-/// The file at `path`.
+/// Returns the file at `path`.
 pub(super) fn file(path: &str) -> Option<File> {
     FILES.into_iter().find(|file| file.path == path)
 }
