@@ -1,16 +1,15 @@
-//! Pictures as SVG text: lines over something, and how many values lay where over time.
+//! Draws SVG pictures: line charts, and heat maps over time.
 //!
-//! Text is left to whoever shows the picture (SVG names a font family, it holds none), so no font of this machine is
-//! needed to draw it.
+//! The viewer draws the text (SVG names a font family only), so this machine needs no font.
 
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (980, 440);
-/// On the right, what each line is: within the picture it would hide lines.
+/// Width of the legend on the right: inside the plot it would hide lines.
 const LEGEND: u32 = 240;
 const LEGEND_LINE: i32 = 24;
-/// Told apart by most eyes, in print too; ours come first and are thick.
+/// Distinct for most people, in print too. The first is for the gateway.
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 90, 181),
     RGBColor(220, 50, 32),
@@ -21,39 +20,39 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 170, 200),
     RGBColor(160, 80, 20),
 ];
-/// Of a heat map.
+/// Size of a heat map.
 const MAP_SIZE: (u32, u32) = (980, 240);
-/// Rows of a heat map: each some 12 % above the one below, finer than an eye needs.
+/// Rows of a heat map: each about 12 % above the one below, finer than an eye needs.
 const ROWS: usize = 48;
 
-/// Why a picture could not be drawn.
+/// Error while drawing a picture.
 pub type Failure = Box<dyn std::error::Error>;
 
-/// A line: what it is, whether it is ours, and its points.
+/// A line of a chart.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// What the legend says.
+    /// Text in the legend.
     pub name: String,
-    /// Drawn thick: the one to look at.
+    /// `true` to draw it thick, as the line to look at.
     pub thick: bool,
     /// Its points, in order.
     pub points: Vec<(f64, f64)>,
-    /// For some places on it, how low and how high the truth may lie.
+    /// Intervals for some points: x, lower end, upper end.
     pub spread: Vec<(f64, f64, f64)>,
 }
 
 impl Line {
-    /// A line without spread.
+    /// Creates a line without intervals.
     #[must_use]
     pub fn new(name: impl Into<String>, thick: bool, points: Vec<(f64, f64)>) -> Self {
         Self { name: name.into(), thick, points, spread: Vec::new() }
     }
 }
 
-/// A thin grey line, from one point to another.
+/// A thin grey line from one point to another.
 pub type Mark = ((f64, f64), (f64, f64));
 
-/// Draws lines, and `marks` as thin grey ones; the titles are the picture's, that of x and that of y.
+/// Draws lines, and `marks` as thin grey ones. The titles are of the picture, x axis and y axis.
 pub fn lines<X, Y>(
     [title, x_title, y_title]: [&str; 3],
     (x, y): (X, Y),
@@ -96,7 +95,7 @@ where
             for &(x, low, high) in &line.spread {
                 chart.draw_series(LineSeries::new([(x, low), (x, high)], colour.mix(0.5).stroke_width(6)))?;
             }
-            // One point alone is no line, and an interval may have no height.
+            // A single point makes no line, and an interval may have no height.
             if !line.spread.is_empty() {
                 chart.draw_series(line.points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
             }
@@ -109,8 +108,8 @@ where
     Ok(svg)
 }
 
-/// Draws how many of `points` (a time in seconds below `length`, and a value within `range`) lay where: the darker, the
-/// more in that second. The grey line is at `mark`. Values outside the range are shown at its edge.
+/// Draws a heat map of `points` (a time in seconds below `length`, a value): the darker, the more
+/// points in that second. Values outside `range` appear at its edge. The grey line is at `mark`.
 pub fn heat(
     [title, x_title, y_title]: [&str; 3],
     length: usize,
@@ -146,7 +145,7 @@ pub fn heat(
         chart.configure_mesh().disable_mesh().x_desc(x_title).y_desc(y_title).draw()?;
         let cells = counts.iter().enumerate().flat_map(|(second, column)| {
             column.iter().enumerate().filter(|(_, count)| **count > 0).map(move |(row, count)| {
-                // The root lets single values be seen beside hundreds.
+                // The square root keeps single values visible beside hundreds.
                 let share = (f64::from(*count) / f64::from(most)).sqrt();
                 let corners = [(second as f64, edge(row)), (second as f64 + 1.0, edge(row + 1))];
                 Rectangle::new(corners, COLOURS[0].mix(0.12 + 0.88 * share).filled())
@@ -175,7 +174,7 @@ mod tests {
         let svg = lines(["T", "x", "y"], (0.0..2.0, 0.0..2.0), &[line], &[((0.0, 1.0), (2.0, 1.0))]).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         assert_eq!(svg.matches("<circle").count(), 2);
-        // The line, its spread, the mark and the legend; and a name is text, not markup.
+        // The line, its interval, the mark and the legend. A name is text, not markup.
         assert!(svg.matches("<polyline").count() >= 4, "{svg}");
         assert!(svg.contains("ours &lt;b&gt;") && !svg.contains("<b>"));
     }
@@ -189,7 +188,7 @@ mod tests {
         let none = cells(&[]);
         assert_eq!(cells(&[(0.5, 100.0), (0.6, 100.0)]), none + 1);
         assert_eq!(cells(&[(0.5, 100.0), (1.5, 100.0), (1.5, 900.0)]), none + 3);
-        // Beyond the range is at its edge, beyond the time is nowhere.
+        // Values outside the range are at its edge; times beyond the end are nowhere.
         assert_eq!(cells(&[(0.5, 1e9), (0.5, 999.0), (11.0, 100.0)]), none + 1);
     }
 }

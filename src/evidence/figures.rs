@@ -1,4 +1,4 @@
-//! What the repetitions of one cell come to.
+//! Figures over the repetitions of one cell.
 
 use std::collections::BTreeMap;
 
@@ -7,59 +7,59 @@ use serde::{Deserialize, Serialize};
 use super::record::{Arm, ExperimentCell, Outcome, Request, Run};
 use super::stats::{Interval, bootstrap};
 
-/// Seconds in a block of the bootstrap: longer than an answer, so that blocks hardly depend on each other.
+/// Seconds per bootstrap block: longer than an answer, so that blocks are nearly independent.
 const BLOCK: usize = 2;
 
 /// The figures of one cell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
-    /// The arm.
+    /// With or without the gateway.
     pub arm: Arm,
     /// Offered load, in multiples of the capacity.
     pub load: f64,
-    /// Workers.
+    /// Number of workers.
     pub workers: u32,
-    /// Repetitions.
+    /// Number of repetitions.
     pub rounds: usize,
-    /// Seconds that were measured in all.
+    /// Measured seconds of all repetitions.
     pub seconds: f64,
     /// Good answers per second of these workers at their best.
     pub capacity: f64,
-    /// Requests per second that came.
+    /// Offered requests per second.
     pub offered: f64,
     /// Good answers per second.
     pub goodput: Interval,
-    /// TTFT of admitted requests in milliseconds: median, 95th and 99th percentile. A client that gave up counts with
-    /// the time it waited. None when nobody was admitted.
+    /// TTFT of admitted requests in milliseconds: median, 95th and 99th percentile. A client that
+    /// gave up counts with its waiting time. `None` if no request was admitted.
     pub ttft: [Option<Interval>; 3],
     /// Refusals by reason.
     pub refused: BTreeMap<String, u64>,
     /// Errors by kind.
     pub errors: BTreeMap<String, u64>,
-    /// Clients that went away because nothing came.
+    /// Number of clients that disconnected without any content.
     pub gave_up: u64,
-    /// Cores in use by generator, gateway, workers, and all of the machine.
+    /// Cores used by the generator, the gateway, the workers, and the whole machine.
     pub cores: [f64; 4],
-    /// CPU of the gateway for each request, in microseconds.
+    /// Gateway CPU time per request, in microseconds.
     pub gateway_us: f64,
-    /// The most memory that the gateway had, in MiB.
+    /// Peak memory of the gateway, in MiB.
     pub gateway_mib: f64,
 }
 
-/// The percentiles of [`Figures::ttft`].
+/// Percentiles of [`Figures::ttft`], as shares.
 pub const PERCENTILES: [f64; 3] = [0.5, 0.95, 0.99];
 
-/// The wait for the first content: until it came, or until the client went.
+/// Returns the wait in ms for the first content, or until the client disconnected.
 pub(super) fn wait(request: &Request) -> Option<f64> {
     request.ttft.or((request.outcome == Outcome::GaveUp).then_some(request.end))
 }
 
-/// The time of all repetitions, cut into blocks.
+/// The measured time of all repetitions, cut into blocks.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
-    /// Of each block, its seconds and its good answers.
+    /// Seconds and good answers of each block.
     good: Vec<(f64, f64)>,
-    /// All waits in order, each with its block.
+    /// All waits in ascending order, each with its block.
     waits: Vec<(f64, usize)>,
 }
 
@@ -83,7 +83,7 @@ impl Blocks {
         self.good.len()
     }
 
-    /// Good answers per second, of blocks drawn so often.
+    /// Returns good answers per second, with each block counted `drawn` times.
     pub(super) fn goodput(&self, drawn: &[u32]) -> Option<f64> {
         let (mut seconds, mut good) = (0.0, 0.0);
         for (times, block) in drawn.iter().zip(&self.good) {
@@ -93,7 +93,7 @@ impl Blocks {
         (seconds > 0.0).then(|| good / seconds)
     }
 
-    /// A percentile of the waits, of blocks drawn so often.
+    /// Returns a percentile of the waits, with each block counted `drawn` times.
     fn percentile(&self, drawn: &[u32], q: f64) -> Option<f64> {
         let times = |block: usize| drawn.get(block).copied().unwrap_or_default();
         let all: u32 = self.waits.iter().map(|(_, block)| times(*block)).sum();
@@ -109,7 +109,7 @@ impl Blocks {
 }
 
 impl Figures {
-    /// Of all repetitions of a cell; none when nothing was measured.
+    /// Computes the figures of a cell; `None` if no time was measured.
     #[must_use]
     pub fn of(cell: ExperimentCell, runs: &[&Run]) -> Option<Self> {
         let blocks = Blocks::of(runs);
@@ -150,13 +150,13 @@ impl Figures {
         })
     }
 
-    /// Goodput over the capacity.
+    /// Returns goodput divided by capacity.
     #[must_use]
     pub fn of_capacity(&self) -> f64 {
         self.goodput.value / self.capacity
     }
 
-    /// Goodput over what was offered.
+    /// Returns goodput divided by offered load.
     #[must_use]
     pub fn of_offered(&self) -> f64 {
         self.goodput.value / self.offered

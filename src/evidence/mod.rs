@@ -1,13 +1,13 @@
-//! What runs under load come to, and whether anything may be concluded from them.
+//! Evaluates runs under load, and checks that the data support conclusions.
 //!
-//! A generator leaves two files per run: facts ([`record::RunFacts`]) and one line for each request
-//! ([`record::Request`]). [`sound`] looks for what makes such data worthless, [`figures`] condenses them with intervals,
-//! [`report`] puts the arms beside each other, and [`scaling`] says what more workers would give. All of it is pure:
-//! text in, text out, and the same files give the same report.
+//! A load generator writes two files per run: facts ([`record::RunFacts`]) and one line per request
+//! ([`record::Request`]). [`sound`] looks for what makes the data worthless, [`figures`] computes
+//! figures with intervals, [`report`] compares the arms, and [`scaling`] predicts the effect of
+//! more workers. All of it is pure: text in, text out; the same files give the same report.
 //!
-//! **Failure mode.** Numbers can always be computed, also from data in which the figure that matters is missing; that
-//! has cost a week of measurements before. So a report is made of sound data only, and otherwise of what is wrong with
-//! them.
+//! **Failure mode.** Numbers can always be computed, even from data without the figure that
+//! matters; this once cost a week of measurements. So a report contains either figures of sound
+//! data or the errors in the data.
 
 pub mod chart;
 pub mod figures;

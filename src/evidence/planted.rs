@@ -1,4 +1,4 @@
-//! Made-up runs for tests: sound ones, in which a test then plants a fault.
+//! Synthetic runs for tests: sound ones, into which a test plants an error.
 
 use super::record::{Arm, Cpu, Outcome, Request, Run, RunFacts};
 
@@ -22,8 +22,8 @@ pub(crate) fn facts(arm: Arm, load: f64, workers: u32) -> RunFacts {
     }
 }
 
-/// A steady run: behind the gateway the worker's capacity is served in time and the rest refused; without it, above
-/// capacity, everybody waits too long.
+/// A steady run. With the gateway, requests up to the capacity are served in time and the rest
+/// refused. Without it, above capacity, all wait too long.
 pub(crate) fn run(arm: Arm, load: f64, workers: u32) -> Run {
     let facts = facts(arm, load, workers);
     let rate = load * facts.capacity;
@@ -61,8 +61,8 @@ pub(crate) fn run(arm: Arm, load: f64, workers: u32) -> Run {
     Run { name: format!("{arm} at {load}"), facts, requests }
 }
 
-/// A whole sound experiment: both arms before one worker at half and twice the capacity, and the gateway before two
-/// and three workers.
+/// A sound experiment: both arms with one worker at half and twice the capacity, and the gateway
+/// with two and three workers.
 pub(crate) fn experiment() -> Vec<Run> {
     let mut runs = Vec::new();
     for load in [0.5, 2.0] {

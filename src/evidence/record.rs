@@ -1,14 +1,14 @@
-//! The files of one run: `run.json`, its facts, and `requests.jsonl`, a line for each request as its client saw it.
+//! The files of one run: facts in `run.json`, one line per request of a client in `requests.jsonl`.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How the load met the workers.
+/// Path of the load to the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arm {
-    /// Straight at the workers.
+    /// Straight to the workers.
     Direct,
     /// Through the gateway.
     Dam,
@@ -23,95 +23,95 @@ impl fmt::Display for Arm {
     }
 }
 
-/// CPU seconds that were spent during a run.
+/// CPU seconds used during a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cpu {
-    /// By the generator.
+    /// Generator.
     pub generator: f64,
-    /// By the gateway; zero without one.
+    /// Gateway; zero without one.
     pub gateway: f64,
-    /// By all workers.
+    /// All workers.
     pub workers: f64,
-    /// By everything on the machine.
+    /// Everything on the machine.
     pub machine: f64,
 }
 
-/// What is known of a run besides its requests.
+/// Facts of a run besides its requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunFacts {
-    /// The arm.
+    /// With or without the gateway.
     pub arm: Arm,
     /// Offered load, in multiples of the capacity of these workers.
     pub load: f64,
-    /// How many workers there were.
+    /// Number of workers.
     pub workers: u32,
-    /// Which repetition it was.
+    /// Number of the repetition.
     pub round: u32,
     /// Good answers per second of these workers at their best.
     pub capacity: f64,
-    /// The promise, in milliseconds.
+    /// TTFT SLO, in milliseconds.
     pub ttft_slo_ms: f64,
-    /// Seconds before the ones that count.
+    /// Warm-up, in seconds.
     pub warm_s: f64,
-    /// Seconds that count.
+    /// Measured time, in seconds.
     pub measured_s: f64,
-    /// Seconds over which CPU time was taken.
+    /// Time over which CPU time was measured, in seconds.
     pub wall_s: f64,
     /// Cores of the machine.
     pub cores: u32,
-    /// CPU time.
+    /// CPU time by process.
     pub cpu: Cpu,
-    /// The most memory that the gateway had, in MiB.
+    /// Peak memory of the gateway, in MiB.
     pub gateway_mib: f64,
-    /// Arrivals that the generator left out because it could not keep up.
+    /// Arrivals that the generator skipped because it could not keep up.
     pub dropped: u64,
 }
 
-/// What became of a request.
+/// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Answered to the end.
+    /// Answered in full.
     Admitted,
-    /// Told to come back.
+    /// Refused, to be retried later.
     Refused,
-    /// The client went away, because nothing came.
+    /// The client disconnected without any content.
     GaveUp,
-    /// Anything else.
+    /// Any other end.
     Failed,
 }
 
-/// One request, as its client saw it. Times are milliseconds.
+/// One request, as its client saw it. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// When it was due, since the load began.
+    /// Due time, since the load began.
     pub at: f64,
-    /// How much later than due its turn came.
+    /// Delay of the generator after the due time.
     pub late: f64,
-    /// When it was sent by the clock that never steps.
+    /// Time of sending by the monotonic clock.
     pub start: f64,
-    /// When it was sent by the clock that people read.
+    /// Time of sending by the wall clock.
     pub wall: f64,
-    /// What became of it.
+    /// How it ended.
     pub outcome: Outcome,
-    /// From sending to the first content.
+    /// Time from sending to the first content.
     pub ttft: Option<f64>,
-    /// From sending to the end.
+    /// Time from sending to the end.
     pub end: f64,
-    /// Why it was refused, or how it failed.
+    /// Reason of a refusal or failure.
     #[serde(default)]
     pub reason: String,
-    /// Bytes of its prompt, and tokens it asked for: what makes two loads the same load.
+    /// Bytes of its prompt. Equal loads have equal prompt bytes and `tokens`.
     pub prompt: u64,
     /// Tokens asked for.
     pub tokens: u64,
 }
 
 impl Request {
-    /// Complete, with its first content within the promise.
+    /// Returns `true` if the answer is complete and its first content met the TTFT SLO.
     #[must_use]
     pub fn is_good(&self, facts: &RunFacts) -> bool {
         self.outcome == Outcome::Admitted && self.ttft.is_some_and(|ttft| ttft <= facts.ttft_slo_ms)
@@ -121,16 +121,16 @@ impl Request {
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Where it came from, for messages.
+    /// Source, for messages.
     pub name: String,
-    /// Its facts.
+    /// Contents of `run.json`.
     pub facts: RunFacts,
-    /// All its requests, those of the warm-up too.
+    /// All requests, including the warm-up.
     pub requests: Vec<Request>,
 }
 
 impl Run {
-    /// Reads the texts of both files.
+    /// Parses the texts of both files.
     pub fn read(name: &str, facts: &str, requests: &str) -> Result<Self, String> {
         let facts = serde_json::from_str(facts).map_err(|error| format!("{name}/run.json: {error}"))?;
         let requests = requests
@@ -145,14 +145,14 @@ impl Run {
         Ok(Self { name: name.to_owned(), facts, requests })
     }
 
-    /// The requests that count: due after the warm-up, within the seconds that are measured.
+    /// Returns the measured requests: due after the warm-up and within the measured time.
     pub fn measured(&self) -> impl Iterator<Item = &Request> {
         let from = self.facts.warm_s * 1000.0;
         let window = from..from + self.facts.measured_s * 1000.0;
         self.requests.iter().filter(move |request| window.contains(&request.at))
     }
 
-    /// The same, by the second of the measured time in which they were due; also those seconds in which none was.
+    /// Returns the measured requests by the second in which they were due, including empty seconds.
     #[must_use]
     pub fn seconds(&self) -> Vec<Vec<&Request>> {
         let mut seconds = vec![Vec::new(); self.facts.measured_s.max(0.0) as usize];
@@ -165,21 +165,21 @@ impl Run {
         seconds
     }
 
-    /// What runs are put together by: how the load met how many workers, and how much of it.
+    /// Returns the cell in which runs are pooled: workers, load and arm.
     #[must_use]
     pub fn cell(&self) -> ExperimentCell {
         ExperimentCell { workers: self.facts.workers, load: self.facts.load, arm: self.facts.arm }
     }
 }
 
-/// One cell of the experiment: its repetitions are pooled.
+/// A cell of the experiment. Its repetitions are pooled.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct ExperimentCell {
-    /// How many workers.
+    /// Number of workers.
     pub workers: u32,
     /// Offered load, in multiples of their capacity.
     pub load: f64,
-    /// The arm.
+    /// With or without the gateway.
     pub arm: Arm,
 }
 
@@ -191,7 +191,7 @@ impl fmt::Display for ExperimentCell {
     }
 }
 
-/// The cells of an experiment in order, each with its runs.
+/// Returns the cells of an experiment in order, each with its runs.
 #[must_use]
 pub fn cells(runs: &[Run]) -> Vec<(ExperimentCell, Vec<&Run>)> {
     let mut cells: Vec<(ExperimentCell, Vec<&Run>)> = Vec::new();
@@ -220,7 +220,7 @@ mod tests {
         let fault = Run::read("r", &facts, &format!("{good}\n{{\"at\":1}}")).unwrap_err();
         assert!(fault.starts_with("r/requests.jsonl, line 2: missing field"), "{fault}");
         assert!(Run::read("r", "{}", good).unwrap_err().starts_with("r/run.json: missing field"));
-        // A figure that is no number must not become zero.
+        // An invalid number must not become zero.
         assert!(Run::read("r", &facts, &good.replace("\"end\":5", "\"end\":null")).is_err());
     }
 

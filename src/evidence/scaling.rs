@@ -1,29 +1,29 @@
-//! What more workers give: two models fitted to goodput at several sizes of a fleet.
+//! Predicts the goodput of more workers: two models, fitted to goodput at several fleet sizes.
 //!
-//! The Universal Scalability Law (Gunther), X(N) = λN / (1 + α(N−1) + βN(N−1)): α is what cannot be done side by side,
-//! β what all have to agree on with all. And the simple one that the gateway's ceiling uses, X(N) = base·N·factor for
-//! N > 1. Both are linear in their parameters once turned over, so least squares has a closed form; errors count
-//! relative to the value, so that large fleets do not outweigh small ones.
+//! The Universal Scalability Law (Gunther) is X(N) = λN / (1 + α(N−1) + βN(N−1)). α is contention,
+//! β coherence between all pairs. The simple model, used for the gateway's ceiling, is X(N) =
+//! base·N·factor for N > 1. Inverted, both are linear in their parameters, so least squares has a
+//! closed form. Errors are relative, so that large fleets do not outweigh small ones.
 
 use serde::Serialize;
 
-/// A fleet of so many workers gave so much goodput.
+/// A number of workers, and their goodput.
 pub type Point = (f64, f64);
 
-/// The Universal Scalability Law, fitted.
+/// A fitted Universal Scalability Law.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Usl {
-    /// What one worker gives.
+    /// Goodput of one worker.
     pub lambda: f64,
-    /// Contention.
+    /// Contention: the part of the work that cannot run in parallel.
     pub alpha: f64,
-    /// Coherence.
+    /// Coherence: the cost of agreement between all pairs of workers.
     pub beta: f64,
 }
 
 impl Usl {
-    /// Fits the law to points at two or more sizes. At two sizes, and where the best fit would be below zero, β is 0: a
-    /// fleet that gains from each further worker for ever is the kinder reading, and needs fewer data to be told.
+    /// Fits the law to points at two or more sizes. At two sizes, or if β fits best below zero, β
+    /// is 0: unlimited growth is the kinder reading, and needs fewer data.
     pub fn fit(points: &[Point]) -> Result<Self, String> {
         let points: Vec<Point> = points.iter().copied().filter(|(n, x)| *n >= 1.0 && *x > 0.0).collect();
         let mut sizes: Vec<f64> = points.iter().map(|(n, _)| *n).collect();
@@ -38,7 +38,7 @@ impl Usl {
         // N/X = a + b(N−1) + cN(N−1), where a = 1/λ, b = α/λ, c = β/λ.
         let terms: [fn(f64) -> f64; 3] = [|_| 1.0, |n| n - 1.0, |n| n * (n - 1.0)];
         let law = |[a, b, c]: [f64; 3]| Self { lambda: 1.0 / a, alpha: b / a, beta: c / a };
-        // Three terms, then each with one of them left out: the first whose parameters all make sense.
+        // Tries all three terms, then subsets: the first fit with sensible parameters is used.
         let choices: &[&[usize]] =
             if sizes.len() > 2 { &[&[0, 1, 2], &[0, 1], &[0, 2], &[0]] } else { &[&[0, 1], &[0]] };
         let fits = choices.iter().filter_map(|chosen| {
@@ -54,13 +54,13 @@ impl Usl {
         sensible.next().ok_or_else(|| "no law of growth fits these runs".to_owned())
     }
 
-    /// What `n` workers give.
+    /// Returns the goodput of `n` workers.
     #[must_use]
     pub fn at(&self, n: f64) -> f64 {
         self.lambda * n / (1.0 + self.alpha * (n - 1.0) + self.beta * n * (n - 1.0))
     }
 
-    /// The number of workers beyond which more of them give less; none when there is no such number.
+    /// Returns the number of workers beyond which more workers give less; `None` if there is none.
     #[must_use]
     pub fn peak(&self) -> Option<f64> {
         (self.beta > 0.0).then(|| ((1.0 - self.alpha).max(0.0) / self.beta).sqrt().max(1.0))
@@ -75,7 +75,7 @@ fn least_squares(points: &[Point], terms: &[fn(f64) -> f64]) -> Option<Vec<f64>>
         let wanted = n / x;
         let row: Vec<f64> = terms.iter().map(|term| term(*n) / wanted).collect();
         for (equation, own) in equations.iter_mut().zip(&row) {
-            // The last column is the right side: the wanted value over itself.
+            // The last column is the right side: the wanted value divided by itself.
             for (cell, other) in equation.iter_mut().zip(row.iter().chain([&1.0])) {
                 *cell += own * other;
             }
@@ -84,7 +84,7 @@ fn least_squares(points: &[Point], terms: &[fn(f64) -> f64]) -> Option<Vec<f64>>
     solve(equations)
 }
 
-/// Gauss and Jordan, with pivots; none when there is no single solution.
+/// Solves by Gauss–Jordan elimination with pivots; `None` without a unique solution.
 fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
     let size = rows.len();
     for column in 0..size {
@@ -108,17 +108,17 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
     rows.iter().map(|row| row.last().copied()).collect()
 }
 
-/// What one worker gives, and how much of it each of several gives.
+/// The simple model: one worker's goodput, and the share of it that each of several gives.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Simple {
-    /// What one worker gives.
+    /// Goodput of one worker.
     pub base: f64,
-    /// Of that, what each gives where there are more.
+    /// Share of it that each worker gives if there are several.
     pub factor: f64,
 }
 
 impl Simple {
-    /// Of points, one of which must be of one worker, and one of more.
+    /// Fits the model to points, which must include one worker and more than one.
     pub fn fit(points: &[Point]) -> Result<Self, String> {
         let mean = |values: Vec<f64>| super::stats::mean(&values);
         let of_one = points.iter().filter(|(n, _)| *n == 1.0).map(|(_, x)| *x).collect();
@@ -128,14 +128,14 @@ impl Simple {
         Ok(Self { base, factor })
     }
 
-    /// What `n` workers give. Never less than one gives, because the others can be left idle.
+    /// Returns the goodput of `n` workers: at least that of one, because others can stay idle.
     #[must_use]
     pub fn at(&self, n: f64) -> f64 {
         self.base * (n * self.factor).max(1.0)
     }
 }
 
-/// How many workers carry `target` even when one of them is lost; none when no number up to `most` does.
+/// Returns how many workers carry `target` with one of them lost; `None` if `most` are too few.
 pub fn workers_for(target: f64, most: u32, gives: impl Fn(f64) -> f64) -> Option<u32> {
     (2..=most).find(|n| gives(f64::from(n - 1)) >= target)
 }
@@ -175,7 +175,7 @@ mod tests {
     fn growth_without_loss_has_no_peak() {
         let linear = Usl::fit(&[(1.0, 10.0), (2.0, 20.0)]).unwrap();
         assert!(close(linear.at(7.0), 70.0) && linear.peak().is_none(), "{linear:?}");
-        // Better than linear is chance: it is read as linear.
+        // A better than linear result is chance: it is read as linear.
         let lucky = Usl::fit(&[(1.0, 10.0), (2.0, 22.0), (3.0, 33.0)]).unwrap();
         assert_eq!((lucky.alpha, lucky.beta), (0.0, 0.0));
     }

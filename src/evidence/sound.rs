@@ -1,4 +1,4 @@
-//! Whether runs may be concluded from. Each check stands for a way in which an experiment has fooled somebody.
+//! Checks that runs support conclusions. Each check is for a mistake that has misled experimenters.
 
 use std::fmt;
 
@@ -7,52 +7,52 @@ use serde::{Deserialize, Serialize};
 use super::record::{Arm, ExperimentCell, Outcome, Run, cells};
 use super::stats::{mean, quantile, sorted, standard_error};
 
-/// Two readings of the clocks may differ by so much without anybody having set one: the wall clock is read in whole
-/// milliseconds, and a daemon that keeps it right slews it by half a millisecond a second at the most.
+/// Largest spread of the wall clock's offset, in ms, without a step. The clock is read in whole
+/// milliseconds, and a time daemon slews it by at most 0.5 ms per second.
 const CLOCK_STEP_MS: f64 = 60.0;
-/// Beyond this share of the machine the generator itself may be what is slow.
+/// Maximum CPU share of the generator; above it, the generator itself may be slow.
 const BUSIEST_GENERATOR: f64 = 0.70;
-/// Beyond this share the machine is full, and everybody on it waits for a turn.
+/// Maximum CPU share in use; above it, the machine is full and all processes wait for CPU.
 const BUSIEST_MACHINE: f64 = 0.95;
-/// A request whose turn came later than this is late …
+/// Lateness in ms above which a request is late.
 const LATE_MS: f64 = 50.0;
-/// … and with more than this share of late ones the load is not the one that was asked for.
+/// Maximum share of late requests; above it, the load is not the intended one.
 const MOST_LATE: f64 = 0.01;
-/// Goodput or the median TTFT of the last third may differ from the first by this share …
+/// Allowed share of drift in goodput or median TTFT from the first to the last third.
 const DRIFT: f64 = 0.10;
-/// … or by so many standard errors, whichever is more.
+/// Allowed drift in standard errors, if that is more.
 const DRIFT_ERRORS: f64 = 4.0;
-/// A drift of TTFT below this is none that anybody would notice.
+/// TTFT drift in ms that nobody would notice.
 const DRIFT_MS: f64 = 50.0;
-/// Arms may differ in how much they were asked for by this share: a few requests at the edges of the window.
+/// Allowed relative difference of load between arms: a few requests at the window's edges.
 const LOAD_DIFFERENCE: f64 = 0.02;
-/// An arm is run at least so many times, or the machine's mood is taken for the arm's.
+/// Minimum rounds of an arm, to tell variation of the machine from the arm's effect.
 const LEAST_ROUNDS: usize = 2;
-/// And measured for so long in all.
+/// Minimum measured time of a cell, in seconds.
 const LEAST_SECONDS: f64 = 10.0;
 
-/// What is looked at.
+/// A check of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
-    /// Every answer that succeeded has its TTFT.
+    /// Every successful answer has its TTFT.
     TtftThere,
-    /// No TTFT is longer than its request took, or negative.
+    /// No TTFT is negative or longer than its request.
     TtftPossible,
-    /// Nobody set the clock.
+    /// The wall clock was not set.
     Clock,
     /// The generator kept up.
     Generator,
-    /// What is measured is a steady state.
+    /// The measured time is a steady state.
     Settled,
-    /// Both arms were asked for the same.
+    /// Both arms had the same load.
     SameLoad,
-    /// There is enough of it to compare.
+    /// There are enough data to compare.
     Complete,
 }
 
 impl Check {
-    /// All checks, in the order of their exit codes.
+    /// All checks, in order of their exit codes.
     pub const ALL: [Self; 7] = [
         Self::TtftThere,
         Self::TtftPossible,
@@ -63,8 +63,8 @@ impl Check {
         Self::Complete,
     ];
 
-    /// The exit code of a program that refuses to conclude because of it: from 10, clear of what shells and
-    /// `sysexits` mean by small and large ones.
+    /// Returns the exit code of a program that draws no conclusion because of this check: from 10,
+    /// clear of shells' and `sysexits` codes.
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         10 + self as u8
@@ -85,16 +85,16 @@ impl fmt::Display for Check {
     }
 }
 
-/// A reason not to conclude.
+/// A reason to draw no conclusion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
     /// The check that failed.
     pub check: Check,
-    /// In which run or cell, and how.
+    /// The run or cell, and the details.
     pub what: String,
 }
 
-/// Everything that is wrong with `runs`, by check.
+/// Returns all errors in `runs`, sorted by check.
 #[must_use]
 pub fn faults(runs: &[Run]) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -162,7 +162,7 @@ fn generator(run: &Run) -> Option<String> {
         .then(|| format!("{late} of {} requests had their turn over {LATE_MS} ms late", run.requests.len()))
 }
 
-/// Whether the last third of the measured time was as the first, over all repetitions.
+/// Compares the last third of the measured time with the first, over all repetitions.
 fn settled(runs: &[&Run]) -> Option<String> {
     let third = |last: bool| {
         let parts = runs.iter().map(move |run| {
@@ -187,7 +187,7 @@ fn settled(runs: &[&Run]) -> Option<String> {
     let ((early, early_ttft), (late, late_ttft)) = (third(false), third(true));
     let (before, after) = (mean(&early)?, mean(&late)?);
     let error = standard_error(&early)?.hypot(standard_error(&late)?);
-    // Of the capacity and not of itself: goodput that has collapsed to one answer or two is steady enough.
+    // Relative to the capacity, not to itself: collapsed goodput varies little.
     let capacity = runs.first()?.facts.capacity;
     if (before - after).abs() > (DRIFT * capacity).max(DRIFT_ERRORS * error) {
         return Some(format!(
@@ -195,7 +195,7 @@ fn settled(runs: &[&Run]) -> Option<String> {
         ));
     }
     let (before, after) = (early_ttft?, late_ttft?);
-    // The median of some dozens of values moves by chance as well; double the share covers it.
+    // The median of a few dozen values also moves by chance; double the share covers it.
     ((before - after).abs() > DRIFT_MS.max(2.0 * DRIFT * before.max(after))).then(|| {
         format!("the median TTFT went from {before:.0} ms in the first third to {after:.0} ms in the last")
     })
@@ -203,7 +203,7 @@ fn settled(runs: &[&Run]) -> Option<String> {
 
 fn complete(cell: ExperimentCell, runs: &[&Run], all: &[(ExperimentCell, Vec<&Run>)]) -> Option<String> {
     let other = if cell.arm == Arm::Dam { Arm::Direct } else { Arm::Dam };
-    // More workers show what the gateway makes of them; there is nothing to spread the load without it.
+    // Several workers run only with the gateway: without it, nothing spreads the load.
     if cell.workers == 1 {
         if !all.iter().any(|(have, _)| *have == ExperimentCell { arm: other, ..cell }) {
             return Some(format!("{cell}: there is no run of {other} to compare with"));
@@ -248,7 +248,7 @@ mod tests {
     use crate::evidence::planted;
     use crate::evidence::record::Request;
 
-    /// What is found when `plant` has been at every run behind the gateway before one worker at twice its capacity.
+    /// Returns the failed checks after `plant` changes the gateway's runs with one worker at 2×.
     fn found(plant: impl Fn(&mut Run)) -> Vec<Check> {
         let mut runs = planted::experiment();
         for run in &mut runs {
@@ -289,12 +289,12 @@ mod tests {
                 run.requests.iter_mut().step_by(50).for_each(|request| request.late = 51.0)
             }),
             (Check::Settled, |run| {
-                // The batch still fills: in the first ten seconds that count, half of what is served comes too late.
+                // The batch still fills: in the first 10 measured s, half of the answers are late.
                 let late = admitted(run).filter(|request| request.at < 15_000.0).step_by(2);
                 late.for_each(|request| (request.ttft, request.end) = (Some(1100.0), 2000.0));
             }),
             (Check::Settled, |run| {
-                // A queue that still grows: TTFT climbs through the whole run, within the promise.
+                // A queue that still grows: TTFT climbs through the whole run, within the SLO.
                 admitted(run).for_each(|request| request.ttft = Some(request.at / 40.0));
             }),
             (Check::SameLoad, |run| run.requests.retain(|request| request.prompt % 20 != 0)),

@@ -1,23 +1,23 @@
-//! What a set of numbers comes to.
+//! Statistics of a set of numbers.
 
 use serde::{Deserialize, Serialize};
 
-/// Resamples of a bootstrap: enough for the third digit of a 95 % interval.
+/// Number of bootstrap resamples: enough for the third digit of a 95 % interval.
 const RESAMPLES: usize = 1000;
-/// The same data are to give the same interval.
+/// Fixed seed: the same data give the same interval.
 const SEED: u64 = 0xb007;
-/// The shares of resamples that lie below an interval and above it.
+/// Share of resamples below an interval, and share above it.
 const TAIL: f64 = 0.025;
 
-/// The value that the share `q` (0 to 1) of `sorted` does not exceed, by the nearest rank: always one that was
-/// measured. None of nothing.
+/// Returns the `q` quantile (0 to 1) of `sorted` by the nearest rank: always a measured value.
+/// `None` for an empty slice.
 #[must_use]
 pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let rank = (q * sorted.len() as f64).ceil().max(1.0) as usize;
     sorted.get(rank - 1).copied()
 }
 
-/// The values in order.
+/// Returns the values in ascending order.
 #[must_use]
 pub fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.collect();
@@ -25,13 +25,13 @@ pub fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-/// The mean; none of nothing.
+/// Returns the mean; `None` for an empty slice.
 #[must_use]
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// The standard error of the mean; none of fewer than two values.
+/// Returns the standard error of the mean; `None` for fewer than two values.
 #[must_use]
 pub fn standard_error(values: &[f64]) -> Option<f64> {
     let (mean, count) = (mean(values)?, values.len() as f64);
@@ -42,18 +42,18 @@ pub fn standard_error(values: &[f64]) -> Option<f64> {
 /// A figure with its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
-    /// The figure itself.
+    /// Point estimate.
     pub value: f64,
-    /// The lower end.
+    /// Lower end.
     pub low: f64,
-    /// The upper end.
+    /// Upper end.
     pub high: f64,
 }
 
-/// The percentile bootstrap over groups of `sizes` samples, each of which is drawn from on its own (the arms of a
-/// comparison). `figure` is told how often each sample was drawn. Samples are blocks of time: requests that come
-/// together fare alike, so drawing them one by one would promise too narrow an interval. None when there is nothing to
-/// draw from, or no figure.
+/// Computes a percentile bootstrap over groups of `sizes` samples. It draws from each group (an arm
+/// of a comparison) separately, and passes to `figure` how often each sample was drawn. A sample is
+/// a block of time: adjacent requests fare alike, so drawing single requests would give too narrow
+/// an interval. `None` if a group is empty or `figure` returns `None`.
 pub fn bootstrap<const N: usize>(
     sizes: [usize; N],
     figure: impl Fn([&[u32]; N]) -> Option<f64>,
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(quantile(&hundred, 0.99), Some(99.0));
         assert_eq!(quantile(&hundred, 1.0), Some(100.0));
         assert_eq!(quantile(&hundred, 0.0), Some(1.0));
-        // With few values the 99th percentile is the greatest, not the one before it.
+        // With few values the 99th percentile is the maximum, not the value before it.
         assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.99), Some(3.0));
         assert_eq!(quantile(&[], 0.5), None);
     }

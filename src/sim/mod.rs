@@ -1,8 +1,8 @@
-//! A stand-in for an LLM worker, close enough to the real thing to have its hard edge.
+//! A simulated LLM worker that saturates as abruptly as a real one.
 //!
-//! [`physics`] is the machine itself, in virtual time; [`simulate`] puts the gateway's own decisions before it, in
-//! virtual time too; [`worker`] serves it over HTTP, so that a gateway, a client or a load test meets queueing,
-//! batching, KV preemption and faults without a GPU.
+//! [`physics`] models the engine in virtual time. [`simulate`] runs the gateway's own decisions in
+//! front of it, also in virtual time. [`worker`] serves it over HTTP, so that a gateway, a client
+//! or a load test meets queueing, batching, KV preemption and faults without a GPU.
 
 pub mod physics;
 pub mod simulate;

@@ -1,4 +1,4 @@
-//! The arms beside each other, and what was to hold: `report.json`, and the same as Markdown and as a page.
+//! Compares the arms and checks expectations: `report.json`, and the same as Markdown and page.
 
 mod page;
 mod text;
@@ -11,56 +11,56 @@ use super::record::{Arm, ExperimentCell, Run, cells};
 use super::sound::{self, Fault};
 use super::stats::{Interval, bootstrap};
 
-/// Up to this load everybody can be served.
+/// Load up to which all requests can be served.
 const EASY: f64 = 0.8;
-/// From this load on many cannot be.
+/// Load from which many requests cannot be served.
 const HARD: f64 = 2.0;
-/// A worker that gives no more than this share of its best has collapsed.
+/// Share of its best at or below which a worker has collapsed.
 const COLLAPSED: f64 = 0.5;
 
-/// What an experiment came to. When `faults` is not empty there is nothing else in it.
+/// Results of an experiment. If `faults` is not empty, all other fields are empty or zero.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Why nothing is concluded.
+    /// Reasons to draw no conclusion.
     pub faults: Vec<Fault>,
-    /// The promise, in milliseconds.
+    /// TTFT SLO, in milliseconds.
     pub ttft_slo_ms: f64,
     /// Good answers per second of one worker at its best.
     pub capacity: f64,
-    /// Each cell.
+    /// Figures of each cell.
     pub cells: Vec<Figures>,
-    /// What the gateway changed, at each load.
+    /// Effect of the gateway at each load.
     pub changes: Vec<GoodputChange>,
-    /// What was to hold, and whether it did.
+    /// Expectations, each with its result.
     pub expectations: Vec<Expectation>,
 }
 
-/// Goodput with the gateway less goodput without it, before one worker.
+/// Goodput with the gateway minus goodput without it, for one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GoodputChange {
-    /// The load.
+    /// Offered load, in multiples of the capacity.
     pub load: f64,
-    /// Good answers per second gained.
+    /// Gain in good answers per second.
     pub gained: Interval,
 }
 
-/// A figure that was to be reached.
+/// An expected figure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Expectation {
-    /// What.
+    /// Name of the figure.
     pub what: String,
-    /// How much of it was wanted, in words.
+    /// Expected range, in words.
     pub wanted: String,
-    /// What was measured, in words.
+    /// Measured value, in words.
     pub got: String,
-    /// Whether it was reached.
+    /// `true` if the expectation was met.
     pub held: bool,
 }
 
 /// The files of a report.
 #[derive(Clone, Debug)]
 pub struct ReportFiles {
-    /// `index.html`, with its pictures in it.
+    /// `index.html`, with pictures inlined.
     pub page: String,
     /// `report.md`.
     pub text: String,
@@ -69,7 +69,7 @@ pub struct ReportFiles {
 }
 
 impl Report {
-    /// Of these runs.
+    /// Evaluates `runs`.
     #[must_use]
     pub fn of(runs: &[Run]) -> Self {
         let faults = sound::faults(runs);
@@ -97,7 +97,7 @@ impl Report {
         Self { faults, ..Self::default() }
     }
 
-    /// As files, with the pictures of `runs`.
+    /// Renders all files, with pictures of `runs`.
     pub fn files(&self, runs: &[Run]) -> Result<ReportFiles, Failure> {
         let json = serde_json::to_string_pretty(self)?;
         Ok(ReportFiles { page: page::write(self, runs)?, text: text::write(self), json })
@@ -116,8 +116,8 @@ fn change(
     Some(GoodputChange { load: cell.load, gained: bootstrap([without.count(), with.count()], gained)? })
 }
 
-/// What is said of the worker alone: that it falls off an edge above its capacity. One that does not has no need of the
-/// gateway, and the report must not be silent about it.
+/// Returns the expectation that a worker alone collapses above its capacity. One that does not
+/// needs no gateway, and the report must say so.
 fn collapse(cell: &Figures) -> Option<Expectation> {
     let share = cell.of_capacity();
     (cell.load >= HARD).then(|| Expectation {
@@ -128,7 +128,7 @@ fn collapse(cell: &Figures) -> Option<Expectation> {
     })
 }
 
-/// What is promised of the gateway at this load.
+/// Returns the expectations of the gateway at this load.
 fn expectations(cell: &Figures, slo: f64) -> Vec<Expectation> {
     let load = cell.load;
     let mut all = Vec::new();
@@ -229,7 +229,7 @@ mod tests {
     fn the_page_is_whole_in_one_file() {
         let runs = planted::experiment();
         let ReportFiles { page, text, .. } = Report::of(&runs).files(&runs).unwrap();
-        // Two pictures over loads, a map for each arm at each load.
+        // Two pictures over loads, and a map for each arm at each load.
         assert_eq!(page.matches("<svg").count(), 2 + 4);
         for outside in ["http://", "src=", "<link", "@import"] {
             let found = page.replace("http://www.w3.org/2000/svg", "").contains(outside);

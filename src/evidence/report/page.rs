@@ -1,4 +1,4 @@
-//! The report as one page that needs nothing else: pictures stand in it, and it loads nothing.
+//! Renders the report as one page: it contains its pictures and loads nothing.
 
 use plotters::coord::combinators::IntoLogRange;
 
@@ -18,10 +18,10 @@ td,th{padding:.25rem .6rem;border-bottom:1px solid #8886;text-align:left;white-s
 @media(prefers-color-scheme:dark){.fault{color:#ff8a80}}\
 svg{max-width:100%;height:auto;margin:.5rem 0}";
 
-/// The range of TTFT that a map shows, as multiples of the promise.
+/// TTFT range of a heat map, as multiples of the SLO.
 const MAP_RANGE: (f64, f64) = (0.02, 20.0);
 
-/// Where the axis of TTFT begins: below that nobody could tell the difference.
+/// Start of the TTFT axis: nobody notices differences below it.
 const FASTEST_MS: f64 = 10.0;
 
 pub(super) fn write(report: &Report, runs: &[Run]) -> Result<String, Failure> {
@@ -106,7 +106,7 @@ fn maps(report: &Report, runs: &[Run]) -> Result<Vec<String>, Failure> {
     let one_worker = cells(runs).into_iter().filter(|(cell, _)| cell.workers == 1);
     one_worker
         .map(|(cell, runs)| {
-            // Its repetitions lie upon each other.
+            // Repetitions are overlaid.
             let points: Vec<(f64, f64)> = runs
                 .iter()
                 .flat_map(|run| run.requests.iter())

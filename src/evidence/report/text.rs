@@ -1,4 +1,4 @@
-//! The report as Markdown, in parts that the page shows as well.
+//! Renders the report as Markdown. The page shows the same parts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,14 +7,13 @@ use super::{Expectation, GoodputChange, Report};
 use crate::evidence::figures::Figures;
 use crate::evidence::stats::Interval;
 
-/// A table: its title, its head, and its rows.
 pub(super) struct TextTable {
     pub(super) title: &'static str,
     pub(super) head: Vec<&'static str>,
     pub(super) rows: Vec<Vec<String>>,
 }
 
-/// What is said first.
+/// Returns the opening lines.
 pub(super) fn verdict(report: &Report) -> Vec<String> {
     if report.faults.is_empty() {
         let missed = report.expectations.iter().filter(|expected| !expected.held).count();
@@ -36,7 +35,7 @@ pub(super) fn verdict(report: &Report) -> Vec<String> {
     lines
 }
 
-/// All tables; none of unsound data.
+/// Returns all tables; none if the data are not sound.
 pub(super) fn tables(report: &Report) -> Vec<TextTable> {
     if !report.faults.is_empty() {
         return Vec::new();

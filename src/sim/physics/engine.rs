@@ -1,4 +1,4 @@
-//! The worker's scheduler: one step after the other.
+//! The worker's scheduler: it runs one step after the other.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,62 +7,62 @@ use super::Spec;
 use super::sequence::{Batch, Sequence};
 use crate::clock::Nanos;
 
-/// What happened to a sequence.
+/// An event of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It yielded its token number `index`, counted from zero.
+    /// The sequence yielded a token.
     Token {
-        /// The sequence.
+        /// Id of the sequence.
         id: u64,
-        /// The token's number.
+        /// Index of the token, from zero.
         index: u32,
     },
-    /// It yielded its last token and left.
+    /// The sequence yielded its last token and left.
     Finished {
-        /// The sequence.
+        /// Id of the sequence.
         id: u64,
     },
-    /// It lost its KV cache and went to the head of the line.
+    /// The sequence lost its KV cache and moved to the head of the queue.
     Preempted {
-        /// The sequence.
+        /// Id of the sequence.
         id: u64,
     },
 }
 
-/// A prompt that this worker can never hold.
+/// The prompt can never fit into the worker's KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a prompt of {prompt} tokens leaves no room in a context of {kv_tokens} tokens")]
 pub struct TooLong {
-    /// Tokens of the prompt.
+    /// Length of the prompt, in tokens.
     pub prompt: u64,
-    /// Tokens the KV cache holds.
+    /// Size of the KV cache, in tokens.
     pub kv_tokens: u64,
 }
 
 /// A worker in virtual time.
 ///
-/// The owner calls [`Engine::advance`] no later than [`Engine::next_event`] says, to see events at their time; when it
-/// calls later, nothing is lost: the events carry the time at which they happened.
+/// The owner calls [`Engine::advance`] at [`Engine::next_event`] or before, to see events on time.
+/// A late call loses nothing: each event carries the time at which it happened.
 #[derive(Clone, Debug)]
 pub struct Engine {
     spec: Spec,
-    /// On their way to the line, by the time they reach it.
+    /// Sequences on their way to the queue, each with its time of arrival.
     arriving: VecDeque<(Nanos, Sequence)>,
     waiting: VecDeque<Sequence>,
-    /// In a slot, with their prompts read apart from the steps, and when their first tokens come. In the order of
-    /// admission.
+    /// Sequences in a slot whose prompts are read outside the steps, with the times of their first
+    /// tokens. In order of admission.
     reading: Vec<(Nanos, Sequence)>,
-    /// In the order in which they joined the steps: the last is the youngest.
+    /// In the order in which they joined the steps: the last one is the youngest.
     running: Vec<Sequence>,
-    /// When the step that runs ends. `None` only while nothing runs, and nothing waits that has room.
+    /// End of the current step. `None` only while no sequence runs and no waiting one fits.
     step_end: Option<Nanos>,
     kv_used: u64,
-    /// It stands still until then.
+    /// End of the current pause.
     paused_until: Nanos,
 }
 
 impl Engine {
-    /// An idle worker. Values of the spec below their least are raised to it.
+    /// Creates an idle worker. Raises values of `spec` that are below their minimum to it.
     #[must_use]
     pub fn new(spec: Spec) -> Self {
         Self {
@@ -77,23 +77,23 @@ impl Engine {
         }
     }
 
-    /// The worker's size and speed, as they are in force.
+    /// Returns the worker's size and speed in force.
     #[must_use]
     pub fn spec(&self) -> &Spec {
         &self.spec
     }
 
-    /// Takes in a sequence of `prompt` tokens that will yield `output` tokens (both at least 1, the output cut to
-    /// what the KV cache holds). The `id` is the owner's and must not be inside already. Times must not run backwards
-    /// between calls.
+    /// Takes in a sequence of `prompt` tokens that will yield `output` tokens. Both are at least 1;
+    /// the output is cut to the KV cache. The owner chooses `id`; no sequence inside may have it.
+    /// Time must not run backwards between calls.
     ///
     /// # Errors
-    /// [`TooLong`] when the prompt leaves no room for a token; nothing was taken in.
+    /// [`TooLong`] if the prompt leaves no room for a token. The engine is then unchanged.
     pub fn submit(&mut self, id: u64, prompt: u64, output: u32, now: Nanos) -> Result<(), TooLong> {
         self.submit_timed(id, prompt, output, None, now)
     }
 
-    /// As [`Engine::submit`], with the time from its slot to its first token. `None`: the steps read its prompt.
+    /// As [`Engine::submit`], with a slot-to-first-token time. `None`: the steps read the prompt.
     ///
     /// # Errors
     /// As [`Engine::submit`].
@@ -129,8 +129,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes a sequence out, wherever it is. Its slot and its cache are free for the next step. False when it is not
-    /// inside.
+    /// Removes a sequence, which frees its slot and cache. Returns `false` if it is not inside.
     pub fn cancel(&mut self, id: u64) -> bool {
         if let Some(place) = self.running.iter().position(|sequence| sequence.id == id) {
             self.kv_used -= self.running.remove(place).held;
@@ -147,8 +146,8 @@ impl Engine {
         }
     }
 
-    /// Another size for the KV cache, at least 2 tokens. Answers are cut to what it holds, and the youngest make room
-    /// with the next step; those whose prompt no longer fits, or what they have yielded, are thrown out and returned.
+    /// Resizes the KV cache, to at least 2 tokens. Cuts outputs to it; the youngest sequences make
+    /// room at the next step. Removes and returns the sequences that can no longer fit.
     pub fn set_kv_tokens(&mut self, kv_tokens: u64) -> Vec<u64> {
         self.spec.kv_tokens = kv_tokens.max(2);
         let kv_tokens = self.spec.kv_tokens;
@@ -182,15 +181,15 @@ impl Engine {
         lost
     }
 
-    /// Another number of slots, at least 1, from the next step on. When there are fewer than before, the youngest
-    /// sequences lose theirs and their cache, and wait at the head of the line.
+    /// Changes the number of slots (at least 1) from the next step on. If there are fewer than
+    /// before, the youngest sequences lose slot and cache, and wait at the head of the queue.
     pub fn set_slots(&mut self, slots: u32) {
         self.spec.slots = slots.max(1);
         self.spec.step_tokens = self.spec.step_tokens.max(slots);
     }
 
-    /// Stands still for `length` from `now` on, as a process that is stopped and continued: all that is under way ends so
-    /// much later, and what arrives meanwhile is taken in afterwards.
+    /// Pauses for `length` from `now` on, like a stopped and continued process. Ongoing work ends
+    /// that much later; arrivals in the meantime are taken in afterwards.
     pub fn pause(&mut self, length: Duration, now: Nanos) {
         self.paused_until = now + length;
         let until = self.paused_until;
@@ -199,7 +198,7 @@ impl Engine {
         self.arriving.iter_mut().for_each(|(ready, _)| *ready = (*ready).max(until));
     }
 
-    /// When something happens next, if nothing is submitted before.
+    /// Returns the time of the next event, provided that nothing is submitted before.
     #[must_use]
     pub fn next_event(&self) -> Option<Nanos> {
         let read = self.reading.iter().map(|(until, _)| *until).min();
@@ -207,7 +206,7 @@ impl Engine {
         next.into_iter().chain(read).min()
     }
 
-    /// Lives through everything up to and including `now`, and hands each event with its time to `sink`, in order.
+    /// Runs all events up to and including `now`, and passes each with its time to `sink`.
     pub fn advance(&mut self, now: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
         while let Some(at) = self.next_event().filter(|at| *at <= now) {
             self.end_reading(at, sink);
@@ -225,31 +224,31 @@ impl Engine {
         }
     }
 
-    /// Sequences in a slot.
+    /// Returns the number of sequences in a slot.
     #[must_use]
     pub fn running(&self) -> usize {
         self.reading.len() + self.running.len()
     }
 
-    /// Sequences in the line; those that have not reached it yet do not count.
+    /// Returns the number of queued sequences, without those that have not reached the queue yet.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Sequences submitted that neither finished nor were cancelled.
+    /// Returns the number of sequences submitted and neither finished nor cancelled.
     #[must_use]
     pub fn inside(&self) -> usize {
         self.arriving.len() + self.waiting.len() + self.running()
     }
 
-    /// Tokens held in the KV cache.
+    /// Returns the number of tokens in the KV cache.
     #[must_use]
     pub fn kv_used(&self) -> u64 {
         self.kv_used
     }
 
-    /// Yields the first tokens of prompts that have been read. Their sequences take part from the next step on.
+    /// Yields the first tokens of prompts that were read. Their sequences join the next step.
     fn end_reading(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
         let Self { reading, running, kv_used, .. } = self;
         for (_, mut sequence) in reading.extract_if(.., |(until, _)| *until <= at) {
@@ -281,7 +280,7 @@ impl Engine {
         });
     }
 
-    /// Plans a step as chunked prefill does: the batch in the order of admission, then the head of the line.
+    /// Plans a step as chunked prefill does: the batch as admitted, then the head of the queue.
     fn start_step(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
         let mut budget = u64::from(self.spec.step_tokens);
         let mut batch = Batch::default();
@@ -292,7 +291,7 @@ impl Engine {
         let mut place = 0;
         while let Some(tokens) = self.running.get(place).map(|sequence| sequence.next_tokens(budget)) {
             self.make_room(tokens, at, sink);
-            // Gone only when it was the youngest and made room by leaving itself.
+            // It is gone only if it was the youngest and made room by leaving itself.
             if let Some(sequence) = self.running.get_mut(place).filter(|_| tokens > 0) {
                 sequence.plan(tokens, &mut batch);
                 self.kv_used += tokens;
@@ -300,12 +299,12 @@ impl Engine {
             }
             place += 1;
         }
-        // Whoever was just thrown out would be let in again at once, only to be thrown out by the next step.
+        // A sequence preempted just now would be admitted at once, and preempted by the next step.
         let preempted = self.running() < before;
         while !preempted && self.running() < self.spec.slots as usize {
             let room = self.spec.kv_tokens.saturating_sub(self.kv_used);
-            // Room for the first chunk is enough, as in the engines this stands for: that is what lets a full cache
-            // thrash, each newcomer's chunk computed and thrown out again. A prompt read elsewhere comes whole.
+            // Room for the first chunk is enough, as in real engines. So a full cache thrashes: it
+            // discards each newcomer's chunk. A prompt read outside the steps needs all its room.
             let fits = |head: &mut Sequence| match head.apart() {
                 Some(_) => head.prompt <= room,
                 None => (1..=room).contains(&head.next_tokens(budget)),
@@ -327,14 +326,14 @@ impl Engine {
             (batch.sequences > 0).then(|| at + self.spec.step_time(batch.sequences, batch.prompt_tokens));
     }
 
-    /// Throws out the youngest until so many tokens fit. A sequence alone always fits: `submit` saw to that.
+    /// Preempts the youngest until `tokens` fit. One alone always fits: `submit` checks that.
     fn make_room(&mut self, tokens: u64, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
         while self.kv_used + tokens > self.spec.kv_tokens && self.running() > 0 {
             self.preempt(at, sink);
         }
     }
 
-    /// Throws out the youngest: of those whose prompts are read, else of those in the steps.
+    /// Preempts the youngest sequence: one whose prompt is being read, otherwise one in the steps.
     fn preempt(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, Event)) {
         let reading = self.reading.pop().map(|(_, sequence)| sequence);
         let Some(mut youngest) = reading.or_else(|| self.running.pop()) else { return };

@@ -1,32 +1,32 @@
-//! How long first tokens take where prompts are read apart from the batch.
+//! Times to first token for prompts that are read outside the batch.
 
 use std::time::Duration;
 
 use super::lengths::normal;
 
-/// The distribution of the time from a slot to the first token. Shares are from 0 to 1.
+/// The distribution of the time from slot to first token. Shares are from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FirstTokenSpread {
-    /// The median of prompts that are not cached. Zero: prompts are read in the steps of the batch.
+    /// Median for prompts that are not cached. Zero: the steps of the batch read the prompts.
     pub median: Duration,
-    /// The standard deviation of the logarithm of that time; 0 makes it constant.
+    /// Standard deviation of the logarithm of that time; 0 makes it constant.
     pub sigma: f64,
-    /// No time that is drawn is below this.
+    /// Lower bound of a drawn time.
     pub least: Duration,
-    /// No time that is drawn is above this, spikes excepted.
+    /// Upper bound of a drawn time, before a spike multiplies it.
     pub most: Duration,
-    /// The share of prompts that are cached.
+    /// Share of prompts that are cached.
     pub cached_share: f64,
-    /// The time of a cached prompt.
+    /// Time of a cached prompt.
     pub cached: Duration,
-    /// The share of requests whose time is multiplied …
+    /// Share of requests whose time is multiplied by `spike_factor`.
     pub spike_share: f64,
-    /// … by this.
+    /// Factor of a spike.
     pub spike_factor: f64,
 }
 
 impl Default for FirstTokenSpread {
-    /// Prompts are read in the steps of the batch.
+    /// Returns the distribution for prompts that the steps of the batch read.
     fn default() -> Self {
         Self {
             median: Duration::ZERO,
@@ -49,20 +49,20 @@ pub struct FirstTokens {
 }
 
 impl FirstTokens {
-    /// Times of this spread. The same seed gives the same sequence.
+    /// Creates a source of times. The same seed gives the same sequence.
     #[must_use]
     pub fn new(spread: FirstTokenSpread, seed: u64) -> Self {
         Self { spread, random: fastrand::Rng::with_seed(seed) }
     }
 
-    /// From now on this share of prompts is cached.
+    /// Sets the share of cached prompts, from the next sample on.
     pub fn set_cached_share(&mut self, share: f64) {
         self.spread.cached_share = share;
     }
 
-    /// The time of the next request; `None` while prompts are read in the steps of the batch.
+    /// Returns the time of the next request; `None` if the steps of the batch read the prompts.
     pub fn sample(&mut self) -> Option<Duration> {
-        // Every request draws the same number of values, so that one setting changes no other's draws.
+        // Every request draws equally many values, so that one setting changes no other's draws.
         let (cached, spike) = (self.random.f64(), self.random.f64());
         let normal = normal(&mut self.random);
         let spread = &self.spread;

@@ -1,9 +1,8 @@
-//! How long answers get.
+//! Random output lengths.
 
 use std::f64::consts::TAU;
 
-/// The spread of the logarithm: an answer at the 90th percentile is 2.8 times as long as the median one, which is
-/// about what chat traffic shows.
+/// Standard deviation of the logarithm. The 90th percentile is 2.8 × median, as in chat traffic.
 const SIGMA: f64 = 0.8;
 
 /// A seeded source of output lengths, log-normal around a mean.
@@ -15,22 +14,22 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// Lengths whose mean is `mean` tokens (before any bound cuts them). The same seed gives the same sequence.
+    /// Creates a source with this mean (tokens, before bounds cut). The same seed repeats it.
     #[must_use]
     pub fn new(mean: u32, seed: u64) -> Self {
         let mu = f64::from(mean.max(1)).ln() - SIGMA * SIGMA / 2.0;
         Self { random: fastrand::Rng::with_seed(seed), mu }
     }
 
-    /// The next length, in 1…`max`.
+    /// Returns the next length, from 1 to `max`.
     pub fn sample(&mut self, max: u32) -> u32 {
         let length = (self.mu + SIGMA * normal(&mut self.random)).exp().round();
-        // A float beyond the range of u32 becomes its greatest value.
+        // The cast saturates at `u32::MAX`.
         (length as u32).clamp(1, max.max(1))
     }
 }
 
-/// A standard normal value, by Box and Muller.
+/// Draws a standard normal value, by Box and Muller.
 pub(super) fn normal(random: &mut fastrand::Rng) -> f64 {
     // 1 − u is never zero, so its logarithm is finite.
     let radius = (-2.0 * (1.0 - random.f64()).ln()).sqrt();

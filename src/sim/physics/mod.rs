@@ -1,22 +1,23 @@
-//! How an LLM worker behaves under load, as an event-driven machine in virtual time.
+//! A model of an LLM worker under load: an event-driven engine in virtual time.
 //!
-//! Why: the gateway exists because a worker has an edge. Up to its batch slots and its KV cache it gets more done
-//! with more requests; past them the time to first token jumps like a step, and preempted sequences are computed
-//! twice. The model has what makes that edge, and nothing else:
+//! Why: the gateway exists because a worker has an edge. Up to its batch slots and its KV cache,
+//! more requests get more done. Past them, TTFT jumps like a step, and preempted sequences are
+//! computed twice. The model has only what causes that edge:
 //!
-//! * work goes in *steps*, as with chunked prefill: each decoding sequence yields one token, and what is left of the
-//!   step's token budget is spent on prompts, oldest first;
-//! * a step takes a base time, a little more for each sequence in it, and the time its prompt tokens need;
-//! * beyond `slots` sequences wait, first come first served;
-//! * when the next step's tokens do not fit into `kv_tokens`, the youngest sequence loses its cache, goes to the
-//!   head of the line, and must prefill its prompt and all it had generated again.
+//! * Work is done in *steps*, as with chunked prefill: each decoding sequence yields one token, and
+//!   the rest of the step's token budget goes to prompts, oldest first.
+//! * A step takes a base time, plus a little per sequence, plus the time for its prompt tokens.
+//! * Sequences beyond `slots` wait, first come, first served.
+//! * When a step's tokens do not fit into `kv_tokens`, the youngest sequence loses its cache, moves
+//!   to the queue's head, and must prefill its prompt and all its generated tokens again.
 //!
-//! A request may instead bring the time to its first token with it ([`Engine::submit_timed`]): prompts are then read
-//! apart from the steps, as where other machines do it, each holding a slot meanwhile. [`FirstTokens`] draws such
-//! times: a constant, jitter, spikes, or a mix of cached and new prompts.
+//! A request may instead bring its own time to first token ([`Engine::submit_timed`]). Its prompt
+//! is then read outside the steps, as with separate prefill machines, while it holds a slot.
+//! [`FirstTokens`] draws such times: constant, jittered, spiky, or a mix of cached and new prompts.
 //!
-//! Left out: prefix caching of real text, speculative decoding, KV transfer, and any noise in step times; a run is a
-//! function of its inputs. Nothing here reads a clock: the same engine serves a discrete-event simulation and the HTTP worker.
+//! Left out: prefix caching of real text, speculative decoding, KV transfer, noise in step times. A
+//! run is a function of its inputs. No code here reads a clock: the same engine serves a
+//! discrete-event simulation and the HTTP worker.
 
 mod engine;
 mod first_tokens;

@@ -1,4 +1,4 @@
-//! A sequence inside the worker, and what a step holds of it.
+//! A sequence inside the worker, and its part of a step.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ pub(super) struct Sequence {
     pub(super) output: u32,
     /// Tokens yielded so far; they survive a preemption.
     pub(super) generated: u32,
-    /// What must be computed before the next token: the prompt, and after a preemption what it had generated too.
+    /// Tokens to compute before the next one: the prompt; after a preemption also the generated.
     pub(super) prefill: u64,
-    /// Tokens computed and held in the KV cache, those of the step that runs included; zero while it waits.
+    /// Tokens in the KV cache, including those of the current step; zero while it waits.
     pub(super) held: u64,
-    /// Whether the step that runs yields a token of it.
+    /// `true` if the current step yields a token of this sequence.
     pub(super) yields: bool,
-    /// From its slot to its first token, when its prompt is read apart from the steps.
+    /// Time from slot to first token, if the prompt is read outside the steps.
     pub(super) reading: Option<Duration>,
 }
 
-/// What is in a step.
+/// Totals of one step.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) sequences: u32,
@@ -28,13 +28,13 @@ pub(super) struct Batch {
 }
 
 impl Sequence {
-    /// Tokens the next step would compute of it: one when it decodes, else a chunk of its prompt.
+    /// Returns the tokens of the next step: one if it decodes, otherwise a chunk of the prompt.
     pub(super) fn next_tokens(&self, budget: u64) -> u64 {
         self.prefill.saturating_sub(self.held).max(1).min(budget)
     }
 
-    /// How long it will hold a slot before it joins the steps; `None` when they read its prompt, and what a preempted
-    /// sequence has generated.
+    /// Returns how long it holds a slot before it joins the steps. `None` if the steps read its
+    /// prompt, as they do after a preemption with the tokens generated so far.
     pub(super) fn apart(&self) -> Option<Duration> {
         self.reading.filter(|_| self.generated == 0)
     }

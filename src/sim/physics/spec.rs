@@ -1,29 +1,29 @@
-//! The size and the speed of a worker.
+//! Size and speed of a worker.
 
 use std::time::Duration;
 
-/// The size and the speed of a worker.
+/// Size and speed of a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Sequences decoded at once. At least 1.
     pub slots: u32,
-    /// Tokens the KV cache holds. At least 2.
+    /// Size of the KV cache, in tokens. At least 2.
     pub kv_tokens: u64,
-    /// Prompt tokens per second, ρ of the contract. At least 1.
+    /// Prompt tokens per second: ρ of the contract. At least 1.
     pub prefill_rate: u32,
-    /// What every request pays before it reaches the line (tokenising, scheduling), without holding up the others:
-    /// with the time of one step it makes τ₀ of the contract.
+    /// Time each request takes before it reaches the queue (tokenising, scheduling), without
+    /// delaying others. With the time of one step it makes τ₀ of the contract.
     pub prefill_base: Duration,
-    /// What a step takes with nothing in it.
+    /// Time of a step without sequences.
     pub token_time: Duration,
-    /// What each sequence in a step adds to it.
+    /// Time that each sequence adds to a step.
     pub token_time_per_seq: Duration,
-    /// Tokens a step handles at the most, decoded and prefilled; raised to `slots`, so that no sequence starves.
+    /// Maximum tokens of a step, decoded and prefilled. At least `slots`: no sequence starves.
     pub step_tokens: u32,
 }
 
 impl Default for Spec {
-    /// A small GPU: an idle worker answers a prompt of 100 tokens after some 60 ms, and then every 20 ms.
+    /// Returns a small GPU: idle, it answers 100 prompt tokens in about 60 ms, then every 20 ms.
     fn default() -> Self {
         Self {
             slots: 8,
@@ -38,7 +38,7 @@ impl Default for Spec {
 }
 
 impl Spec {
-    /// The same, with every value at or above its least.
+    /// Raises every value to its minimum.
     pub(super) fn sane(mut self) -> Self {
         self.slots = self.slots.max(1);
         self.kv_tokens = self.kv_tokens.max(2);
@@ -47,7 +47,7 @@ impl Spec {
         self
     }
 
-    /// How long a step takes with so many sequences and prompt tokens in it.
+    /// Returns the time of a step with this many sequences and prompt tokens.
     pub(super) fn step_time(&self, sequences: u32, prompt_tokens: u64) -> Duration {
         let prefill = prompt_tokens.saturating_mul(1_000_000_000) / u64::from(self.prefill_rate);
         self.token_time

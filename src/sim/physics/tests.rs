@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::Nanos;
 
-/// What a fixed number of clients saw who each ask again as soon as they are answered.
+/// Results of a fixed number of clients, each of which asks again as soon as it is answered.
 struct Run {
     tokens_per_second: f64,
     ttft_p50: Duration,
@@ -92,7 +92,7 @@ fn throughput_rises_to_the_slots_and_is_flat_beyond() {
 
 #[test]
 fn more_sequences_than_the_cache_holds_lower_throughput() {
-    // Eight sequences of 1800 tokens fit; 64 slots invite many more.
+    // Eight sequences of 1800 tokens fit; 64 slots admit many more.
     let spec = Spec { slots: 64, kv_tokens: 8 * 1800, ..Spec::default() };
     let minutes = Duration::from_secs(120);
     let fits = closed_loop(&spec, 8, 1500, 300, minutes);
@@ -170,7 +170,7 @@ fn a_cache_that_shrinks_keeps_whom_it_can_and_names_the_others() {
         });
         assert!(engine.kv_used() <= 100, "{} held", engine.kv_used());
     }
-    // The long one is cut to the ten tokens that are left beside its prompt.
+    // The long one is cut to the ten tokens left beside its prompt.
     assert_eq!((tokens[&1], tokens[&2], engine.inside(), engine.kv_used()), (30, 10, 0, 0));
 }
 
@@ -192,11 +192,11 @@ fn a_prompt_read_apart_holds_its_slot_and_slows_nobody() {
     assert_eq!(running, 2);
     let at = |wanted: Event| events.iter().find(|(_, event)| *event == wanted).unwrap().0;
     let token = |id, index| at(Event::Token { id, index });
-    // The second gets its slot with a step, the third when the second has left.
+    // The second gets its slot with a step; the third when the second has left.
     let slot = token(2, 0).since(Nanos::ZERO).checked_sub(reading).unwrap();
     assert!((Duration::from_millis(100)..Duration::from_millis(130)).contains(&slot), "{slot:?}");
     assert_eq!(token(3, 0), at(Event::Finished { id: 2 }) + reading);
-    // Nobody's step takes longer because a prompt is read.
+    // No step takes longer because a prompt is read.
     let longest = (1..99).map(|index| token(1, index + 1).since(token(1, index))).max().unwrap();
     assert_eq!(longest, spec.step_time(2, 0));
 }
@@ -224,7 +224,7 @@ fn slots_that_are_lost_are_those_of_the_youngest() {
     assert_eq!(finished, [1, 2, 3, 4, 5]);
 }
 
-/// More slots than any worker of these tests has.
+/// The most slots that a worker of these tests has.
 const MOST_SLOTS: u32 = 12;
 
 #[derive(Clone, Debug)]
@@ -246,14 +246,14 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     proptest::collection::vec(op, 1..80)
 }
 
-/// Runs `ops`, moving time event by event or operation by operation, and checks what must always hold.
+/// Runs `ops`, moving time event by event or operation by operation, and checks the invariants.
 fn play(spec: &Spec, ops: &[Op], by_event: bool) -> Vec<(Nanos, Event)> {
     let mut engine = Engine::new(spec.clone());
     let mut events = Vec::new();
     let mut now = Nanos::ZERO;
     let (mut submitted, mut cancelled) = (0, 0);
     let mut outputs = Vec::new();
-    // The most slots that there were, and those that there are; a step with so many takes no longer than that.
+    // The most slots so far, and the current ones; no step takes longer than `longest`.
     let (mut most, mut slots) = (spec.slots, spec.slots);
     let longest = spec.step_time(MOST_SLOTS, u64::from(spec.step_tokens.max(MOST_SLOTS)));
     let run = |engine: &mut Engine, to: Nanos, events: &mut Vec<_>| {
@@ -275,7 +275,7 @@ fn play(spec: &Spec, ops: &[Op], by_event: bool) -> Vec<(Nanos, Event)> {
                 submitted += 1;
             }
             Op::Slots { slots: new } => {
-                // Those that have fewer slots now leave them with the next step.
+                // The sequences beyond the new number leave their slots at the next step.
                 (most, slots) = (most.max(new), new);
                 engine.set_slots(new);
             }

@@ -1,4 +1,4 @@
-//! Many runs side by side.
+//! Many runs in parallel.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::{Capacity, Outcome, Policy, Scenario, run};
 
-/// Runs `scenario` once for each policy and each seed, on all processors; in that order.
+/// Runs `scenario` once per policy and seed, on all processors. Outcomes are in that order.
 #[must_use]
 pub fn batch(scenario: &Scenario, policies: &[Policy], seeds: Range<u64>) -> Vec<Outcome> {
     let capacity = Capacity::measure(scenario);

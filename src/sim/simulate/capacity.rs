@@ -1,14 +1,14 @@
-//! What a fleet can serve: the 1× of a scenario.
+//! Measures what a fleet can serve: the 1× of a scenario.
 //!
-//! One worker of each kind is given the mix in a closed loop, by so many clients that each ask again as soon as they
-//! are answered; the best number of clients is found by trying. So "1×" is what a static limit gives that was told the
-//! best number, was never left without work, and had no dam in front of it. Nothing that meets the promise can be much
-//! better, which makes it a hard reference.
+//! One worker of each group serves the mix in a closed loop: each client asks again as soon as it
+//! is answered. The best number of clients is found by trial. So "1×" is the result of the best
+//! static limit, never idle, without a gateway in front. No policy that meets the SLO can be much
+//! better, so it is a hard reference.
 //!
-//! Throughput is measured in *work*, not in requests: a token of the answer counts as its part of a full step, a token
-//! of a prompt as the time to read it, both in seconds of the worker. Lengths of answers vary so much that requests
-//! per second would need hours to settle where work per second needs a minute; and a dam that picked the short
-//! requests out would gain nothing by it.
+//! Throughput is measured in *work*, in worker seconds: an output token counts as its part of a
+//! full step, a prompt token as the time to read it. Answer lengths vary so much that requests per
+//! second would need hours to settle; work per second needs a minute. A gateway that picked out the
+//! short requests would also gain nothing by it.
 
 use fastrand::Rng;
 use hashbrown::HashMap;
@@ -20,15 +20,14 @@ use crate::sim::physics::{Engine, Event, FirstTokens, Spec};
 
 /// Capacity is a property of the scenario, not of a run: one seed for all.
 const SEED: u64 = 0x1ca9;
-/// Clients that are tried, as shares of the slots.
+/// Numbers of clients to try, as shares of the slots.
 const SHARES: [f64; 15] = [1.1, 1.05, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05];
-/// Requests per client that are watched, and more that do not depend on the clients; a third comes before and is not
-/// counted.
+/// Requests to measure: per client, and in addition. The first third is warm-up and does not count.
 const ROUNDS: (usize, usize) = (12, 150);
-/// Draws from which the mean work of a request is taken.
+/// Number of draws for the mean work of a request.
 const DRAWS: u32 = 20_000;
 
-/// What a token costs a worker, in seconds.
+/// Cost of a prompt token and of an output token, in worker seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Price {
     pub(super) prompt: f64,
@@ -47,28 +46,27 @@ impl Price {
     }
 }
 
-/// What one worker of a kind can do.
+/// Maximum throughput of one worker of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Peak {
     /// Good work per second.
     pub work: f64,
     /// Good requests per second.
     pub rate: f64,
-    /// The number of clients that gave it.
+    /// Number of clients that reached it.
     pub clients: u32,
 }
 
-/// How much of itself a worker has.
+/// Shares of its resources that a worker still has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Remaining {
-    /// Of its KV cache.
+    /// Share of the KV cache.
     pub(super) kv: f64,
-    /// Of its slots.
+    /// Share of the slots.
     pub(super) slots: f64,
 }
 
 impl Remaining {
-    /// All of it.
     pub(super) const WHOLE: Self = Self { kv: 1.0, slots: 1.0 };
 
     fn of(self, mut spec: Spec) -> Spec {
@@ -77,24 +75,24 @@ impl Remaining {
         spec
     }
 
-    /// Its share of so many slots.
+    /// Returns its share of `slots`, at least 1.
     pub(super) fn slots_of(self, slots: u32) -> u32 {
         ((f64::from(slots) * self.slots) as u32).max(1)
     }
 }
 
-/// Under which conditions a worker works: its group, its shares of KV cache and slots, and how much longer answers are
-/// than the mix says (the last three as bits, to be compared).
+/// A worker's group, its shares of KV cache and slots, and the stretch of answers relative to the
+/// mix. The last three are float bits, for equality.
 type Conditions = (usize, u64, u64, u64);
 
-/// The capacities of a scenario's workers, under all conditions that it brings about.
+/// Capacities of a scenario's workers, under all conditions in the scenario.
 #[derive(Clone, Debug)]
 pub struct Capacity {
     peaks: HashMap<Conditions, Peak>,
 }
 
 impl Capacity {
-    /// Measures what the workers of `scenario` can do.
+    /// Measures the workers of `scenario` in closed loops.
     #[must_use]
     pub fn measure(scenario: &Scenario) -> Self {
         let people = People::of(scenario);
@@ -104,7 +102,7 @@ impl Capacity {
             shares.kv = event.kv.unwrap_or(shares.kv);
             shares.slots = event.slots.unwrap_or(shares.slots);
             stretch = event.output.unwrap_or(stretch);
-            // The load follows the healthy fleet, the figures the fleet as it is.
+            // The load depends on the healthy fleet, the figures on the current fleet.
             conditions.extend([(Remaining::WHOLE, stretch), (shares, stretch)]);
         }
         let mut peaks = HashMap::new();
@@ -118,13 +116,13 @@ impl Capacity {
         Self { peaks }
     }
 
-    /// What one worker of that group can do with these shares of itself and answers `stretch` times as long.
+    /// Returns the peak of a worker in these conditions.
     pub(super) fn peak(&self, group: usize, shares: Remaining, stretch: f64) -> Peak {
         let nothing = Peak { work: 0.0, rate: 0.0, clients: 0 };
         self.peaks.get(&key(group, shares, stretch)).copied().unwrap_or(nothing)
     }
 
-    /// Requests per second that make 1×, while answers are `stretch` times as long.
+    /// Returns the requests per second of 1×, with answers `stretch` times as long.
     #[must_use]
     pub fn rate(&self, scenario: &Scenario, stretch: f64) -> f64 {
         scenario.worker_groups().map(|group| self.peak(group, Remaining::WHOLE, stretch).rate).sum()
@@ -142,7 +140,7 @@ fn peak(scenario: &Scenario, people: &People, group: &Group, shares: Remaining, 
     let draws = (0..DRAWS).map(|_| people.draw(scenario, stretch, &mut random));
     let mean = draws.map(|wish| price.work(wish.prompt, wish.output())).sum::<f64>() / f64::from(DRAWS);
     let slots = f64::from(spec.slots);
-    // One or two more than the slots close the gap between the end of an answer and the next prompt.
+    // One or two clients more than slots close the gap between an answer's end and the next prompt.
     let mut clients: Vec<u32> = SHARES.iter().map(|share| (slots * share).round().max(1.0) as u32).collect();
     clients.extend([spec.slots + 1, spec.slots + 2]);
     clients.sort_unstable();
@@ -159,12 +157,12 @@ fn peak(scenario: &Scenario, people: &People, group: &Group, shares: Remaining, 
 struct LoopRequest {
     prompt: u64,
     at: Nanos,
-    /// Whether its first token came within the promise.
+    /// `true` if its first token met the TTFT SLO; `None` before that token.
     in_time: Option<bool>,
     unfinished: usize,
 }
 
-/// The good work per second that `clients` get out of a worker.
+/// Returns the good work per second that `clients` get from a worker.
 fn closed_loop(
     scenario: &Scenario,
     people: &People,
@@ -182,7 +180,7 @@ fn closed_loop(
     let mut since = Nanos::ZERO;
     let mut now = Nanos::ZERO;
     let mut events = Vec::new();
-    // A mix of which nothing fits would never end.
+    // Bounds the loop if no request of the mix fits.
     let mut hopeless = 0;
     while done < rounds && hopeless < rounds {
         while sequences < clients as usize && hopeless < rounds {
@@ -207,7 +205,7 @@ fn closed_loop(
             let (Event::Token { id, .. } | Event::Finished { id }) = event else { continue };
             let Some(asked) = all.get_mut((id >> 8) as usize) else { continue };
             if matches!(event, Event::Token { .. }) {
-                // Everything here comes to its end, so a request in time is good from its first token on.
+                // All requests here finish, so a request in time is good from its first token on.
                 if asked.in_time.is_none() {
                     let in_time = at.since(asked.at) <= scenario.promise.slo(asked.prompt);
                     asked.in_time = Some(in_time);

@@ -1,16 +1,16 @@
-//! Offered load before a dam before workers, in virtual time.
+//! Simulates offered load, gateways and workers in virtual time.
 //!
-//! Why: whether a law holds goodput at ten times the load cannot be argued, only tried, and a real fleet cannot be
-//! tried twice under the same conditions. Here the gate, its queue, its laws, the choice of a worker and the learned
-//! lengths of answers are the very code that the gateway runs ([`crate::shed`], [`crate::fleet`],
-//! [`crate::openai::estimate`]); only the clients, the network and the GPUs are simulated
-//! ([`crate::sim::physics`]). A run is a function of its scenario, its policy and its seed, bit for bit.
+//! Why: only experiments show if a limit algorithm holds goodput at ten times the load, and a real
+//! fleet cannot be tried twice under equal conditions. The gate, its queue and limit algorithms,
+//! the choice of a worker and the learned answer lengths are the gateway's own code
+//! ([`crate::shed`], [`crate::fleet`], [`crate::openai::estimate`]). Only clients, network and GPUs
+//! are simulated ([`crate::sim::physics`]). Scenario, policy and seed determine a run bit for bit.
 //!
-//! * **Failure mode.** A model flatters what it leaves out: clients never leave, there is no network, step times do not vary, prompts are
-//!   estimated exactly, and health reports do not exist. A law that fails here fails outside too; one that holds here
-//!   still has to be measured outside.
-//! * **Trade-off.** One thread, one event after the other: a run is simple to understand and repeats exactly. What
-//!   runs side by side are seeds.
+//! * **Failure mode.** The model is kinder than reality: clients never leave, there is no network,
+//!   step times do not vary, prompts are estimated exactly, health reports do not exist. An
+//!   algorithm that fails here fails outside; one that holds here must still be measured outside.
+//! * **Trade-off.** A run is one thread, one event after the other: simple, and exactly repeatable.
+//!   Only different seeds run in parallel.
 
 mod batch;
 mod capacity;
@@ -30,7 +30,7 @@ pub use self::scenario::Scenario;
 use self::figures::tally;
 use self::world::World;
 
-/// Lives through `scenario` once. `capacity` is that of the scenario.
+/// Runs `scenario` once. `capacity` must be measured on the same scenario.
 #[must_use]
 pub fn run(scenario: &Scenario, policy: Policy, seed: u64, capacity: &Capacity) -> Outcome {
     let mut world = World::new(scenario, policy, seed, capacity);

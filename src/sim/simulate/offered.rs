@@ -1,7 +1,7 @@
-//! What is offered: who asks for what.
+//! Generates the offered requests.
 //!
-//! Every draw comes from the seed alone and never from what the dam does, so that two laws with the same seed face the
-//! very same requests at the very same times.
+//! Every draw depends only on the seed and never on the gateway. So two limit algorithms with the
+//! same seed get the same requests at the same times.
 
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
@@ -13,31 +13,30 @@ use smallvec::SmallVec;
 use super::scenario::{Requests, Scenario, Spread, SpreadShape};
 use crate::request::Class;
 
-/// One caller.
 #[derive(Clone, Debug)]
 pub(super) struct Person {
     pub(super) name: Arc<str>,
-    /// Its place among the scenario's groups of callers.
+    /// Index into the scenario's groups of callers.
     group: usize,
     pub(super) class: Class,
     pub(super) weight: u32,
-    /// Its share of the load.
+    /// Share of the load.
     pub(super) share: f64,
     pub(super) requests: Requests,
 }
 
-/// What one request wants.
+/// The properties of one request.
 #[derive(Clone, Debug)]
 pub(super) struct OfferedRequest {
     pub(super) person: usize,
     pub(super) prompt: u64,
-    /// Tokens of each answer that is wanted.
+    /// Tokens of each requested answer.
     pub(super) outputs: SmallVec<[u32; 1]>,
     pub(super) max_tokens: Option<u32>,
     pub(super) stream: bool,
-    /// Asks again after a refusal.
+    /// `true` if its client asks again after a refusal.
     pub(super) returns: bool,
-    /// When it does, it waits as long as it was told.
+    /// `true` if the client then waits for `Retry-After`.
     pub(super) patient: bool,
 }
 
@@ -47,11 +46,11 @@ impl OfferedRequest {
     }
 }
 
-/// All callers of a scenario, with the sums of their shares for drawing.
+/// All callers of a scenario, with cumulative shares for drawing.
 #[derive(Clone, Debug)]
 pub(super) struct People {
     pub(super) all: Vec<Person>,
-    /// What each group claims of the load; the others split the rest evenly.
+    /// Share of the load that each group claims; the other callers split the rest evenly.
     claimed: Vec<Option<f64>>,
     /// `sums[i]` is the share of the first `i + 1`.
     sums: Vec<f64>,
@@ -82,7 +81,7 @@ impl People {
         people
     }
 
-    /// From now on the groups of these names have these shares of the load.
+    /// Sets the shares of the groups with these names.
     pub(super) fn claim(&mut self, scenario: &Scenario, shares: &BTreeMap<String, f64>) {
         for (claimed, callers) in self.claimed.iter_mut().zip(&scenario.callers) {
             *claimed = shares.get(&callers.name).copied().or(*claimed);
@@ -109,7 +108,7 @@ impl People {
         self.sums = sums.collect();
     }
 
-    /// The next request; answers are `stretch` times as long as the mix says.
+    /// Draws the next request, with answers `stretch` times as long as in the mix.
     pub(super) fn draw(&self, scenario: &Scenario, stretch: f64, random: &mut Rng) -> OfferedRequest {
         let total = self.sums.last().copied().unwrap_or(1.0);
         let drawn = random.f64() * total;
@@ -131,7 +130,7 @@ impl People {
 }
 
 impl Spread {
-    /// A draw, `stretch` times as long; at least 1.
+    /// Draws a length, `stretch` times as long; at least 1.
     pub(super) fn draw(&self, stretch: f64, random: &mut Rng) -> u32 {
         // 1 − u is never zero, so its logarithm and its powers are finite.
         let above_zero = 1.0 - random.f64();
@@ -139,7 +138,7 @@ impl Spread {
         let length = match self.shape {
             SpreadShape::Fixed => mean,
             SpreadShape::LogNormal(sigma) => {
-                // Box and Muller.
+                // Box–Muller transform.
                 let normal = (-2.0 * above_zero.ln()).sqrt() * (TAU * random.f64()).cos();
                 (mean.ln() - sigma * sigma / 2.0 + sigma * normal).exp()
             }
@@ -147,12 +146,12 @@ impl Spread {
                 mean * (exponent - 1.0) / exponent / above_zero.powf(1.0 / exponent)
             }
         };
-        // A float beyond the range of u32 becomes its greatest value.
+        // The cast saturates at `u32::MAX`.
         (length.round() as u32).clamp(1, self.max)
     }
 }
 
-/// How long until the next request at `rate` per second, in seconds.
+/// Draws the seconds until the next request, at a mean of `rate` requests per second.
 pub(super) fn gap(rate: f64, regular: bool, random: &mut Rng) -> f64 {
     let mean = 1.0 / rate;
     if regular { mean } else { -mean * (1.0 - random.f64()).ln() }

@@ -1,4 +1,4 @@
-//! What decides who is let in.
+//! How the limit of concurrent requests is found.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,16 +7,16 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 use crate::shed::settings::LawKind;
 
-/// What decides who is let in.
+/// How the limit of concurrent requests is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Nobody: every request goes to a worker at once.
+    /// No limit: every request goes to a worker at once.
     None,
-    /// The workers' own slots, told even where the scenario says that they are not.
+    /// The workers' slots, reported to the gateway even if the scenario says `told = false`.
     Slots,
-    /// The same number for each worker.
+    /// The same limit for each worker.
     Fixed(u32),
-    /// A law that finds the limit.
+    /// A limit algorithm.
     Law(LawKind),
 }
 
@@ -27,7 +27,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Those that are compared.
+    /// The policies that are compared.
     pub const ALL: [Self; 6] = [
         Self::None,
         Self::Slots,

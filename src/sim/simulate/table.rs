@@ -1,4 +1,4 @@
-//! Figures as text: a table for people, lines for spreadsheets.
+//! Formats figures: a table for people, CSV for spreadsheets.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::evidence::stats;
 
 use super::{Figures, Outcome, Policy, Scenario};
 
-/// The header of the lines that [`rows`] makes.
+/// Returns the header of the lines from [`rows`].
 #[must_use]
 pub fn header() -> String {
     format!(
@@ -31,8 +31,7 @@ pub fn header() -> String {
     )
 }
 
-/// One line for each policy among `outcomes`: the median of each figure over the seeds, and the worst and the best of
-/// the goodput.
+/// Returns one line per policy: the median of each figure over the seeds, worst and best goodput.
 #[must_use]
 pub fn rows(scenario: &Scenario, outcomes: &[Outcome]) -> String {
     let mut text = String::new();
@@ -67,7 +66,7 @@ pub fn rows(scenario: &Scenario, outcomes: &[Outcome]) -> String {
             Some(_) => "never".to_owned(),
             None => "-".to_owned(),
         };
-        // Nothing can be done about a string that cannot grow.
+        // Writing to a string cannot fail.
         writeln!(
             text,
             "{:<26} {:<9} {:>8} {:>8} {:>7} {:>7} {:>15} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7}",
@@ -93,13 +92,13 @@ pub fn rows(scenario: &Scenario, outcomes: &[Outcome]) -> String {
     text
 }
 
-/// The seconds of all runs as comma-separated values, with a header.
+/// Returns the seconds of all runs as comma-separated values, with a header.
 #[must_use]
 pub fn csv(runs: &[(&Scenario, &[Outcome])]) -> String {
     let mut text = "scenario,law,seed,second,offered,admitted,good,refused,of_peak,limit,in_flight,waiting,ttft_p50_ms\n"
         .to_owned();
     for (scenario, outcomes) in runs {
-        // A name is free text: what would end a field is left out.
+        // A name is free text: characters that would end a field are replaced.
         let name = scenario.name.replace([',', '"', '\n', '\r'], " ");
         for outcome in *outcomes {
             for (place, second) in outcome.seconds.iter().enumerate() {
@@ -129,8 +128,8 @@ fn millis(length: Duration) -> u128 {
     length.as_millis()
 }
 
-/// What the runs of one policy miss of what the scenario expects: a line for each figure, with the seed that missed it
-/// by most, its value and the range.
+/// Returns the missed expectations of the scenario and the defects of runs. For each missed figure,
+/// a line gives the worst seed, its value and the expected range.
 #[must_use]
 pub fn misses(scenario: &Scenario, outcomes: &[Outcome]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
@@ -168,13 +167,13 @@ pub fn misses(scenario: &Scenario, outcomes: &[Outcome]) -> Vec<String> {
     lines
 }
 
-/// The mean of the figure of that name over those runs that have one.
+/// Returns the mean of a figure over the runs that have it.
 fn mean<'a>(outcomes: impl Iterator<Item = &'a Outcome>, name: &str) -> Option<f64> {
     let values: Vec<f64> = outcomes.filter_map(|outcome| outcome.figures.get(name)).collect();
     stats::mean(&values)
 }
 
-/// What decided, each once.
+/// Returns the distinct policies.
 fn policies(outcomes: &[Outcome]) -> Vec<Policy> {
     let mut policies: Vec<Policy> = Vec::new();
     for outcome in outcomes {

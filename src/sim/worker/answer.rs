@@ -1,4 +1,4 @@
-//! An answer as bytes, written from prepared pieces: no tree of JSON per token.
+//! Writes answers from prepared pieces, without a JSON tree per token.
 
 use bytes::{BufMut, BytesMut};
 
@@ -6,35 +6,35 @@ use super::ask::{SimEndpoint, WorkerRequest};
 use super::mailbox::SequenceCounts;
 use super::{responses, words};
 
-/// Numbers in an embedding.
+/// Dimensions of an embedding.
 const EMBEDDING_SIZE: u32 = 16;
 
-/// What the answers to one request have in common.
+/// Common data of all answers to one request.
 #[derive(Debug)]
 pub(super) struct AnswerPlan {
     pub(super) form: SimEndpoint,
-    /// A JSON string, quotes and all.
+    /// JSON string with quotes.
     pub(super) id: String,
-    /// A JSON string, quotes and all.
+    /// JSON string with quotes.
     pub(super) model: String,
     pub(super) created: u64,
     pub(super) prompt_tokens: u64,
     include_usage: bool,
-    /// Of each sequence: whether its bound ended it.
+    /// For each sequence, `true` if its token limit ended it.
     cut: Vec<bool>,
-    /// Everything of a chunk before its choices.
+    /// Start of each chunk, up to its choices.
     head: String,
-    /// Events sent so far: those of the Responses API are numbered.
+    /// Number of events sent, for the sequence numbers of the Responses API.
     pub(super) events: u64,
 }
 
-/// The bytes of numbers; formatting to a buffer cannot fail.
+/// Appends formatted text, which cannot fail.
 pub(super) fn put(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
     std::fmt::Write::write_fmt(out, text).unwrap_or_default();
 }
 
 impl AnswerPlan {
-    /// Prepares the answers to `ask`. `name` is safe inside a JSON string.
+    /// Prepares the answers to `ask`. `name` must be safe inside a JSON string.
     pub(super) fn new(
         ask: &WorkerRequest,
         name: &str,
@@ -66,7 +66,7 @@ impl AnswerPlan {
         }
     }
 
-    /// What comes before the first token.
+    /// Writes the events before the first token.
     pub(super) fn begin(&mut self, out: &mut BytesMut) {
         match self.form {
             SimEndpoint::Chat => (0..self.cut.len()).for_each(|choice| {
@@ -80,7 +80,7 @@ impl AnswerPlan {
         }
     }
 
-    /// One token of a choice.
+    /// Writes one token of a choice.
     pub(super) fn token(&mut self, choice: usize, index: u32, out: &mut BytesMut) {
         let word = words::word(index).as_bytes();
         if self.form == SimEndpoint::Response {
@@ -98,7 +98,7 @@ impl AnswerPlan {
         });
     }
 
-    /// What comes after the last token: why each choice ended, the usage, the mark of the end.
+    /// Writes the finish reason of each choice, the usage, and the end mark.
     pub(super) fn end(&mut self, counts: &SequenceCounts, out: &mut BytesMut) {
         if self.form == SimEndpoint::Response {
             return responses::end(self, counts, out);
@@ -121,7 +121,7 @@ impl AnswerPlan {
         out.put_slice(b"data: [DONE]\n\n");
     }
 
-    /// An error in the middle of a stream.
+    /// Writes an error event and the end mark.
     pub(super) fn error_event(out: &mut BytesMut) {
         out.put_slice(
             b"data: {\"error\":{\"message\":\"a simulated fault\",\"type\":\"server_error\",\"param\":null,\"code\":500}}\n\n\
@@ -129,7 +129,7 @@ impl AnswerPlan {
         );
     }
 
-    /// The whole answer in one piece.
+    /// Writes the whole answer in one piece.
     pub(super) fn whole(&self, counts: &SequenceCounts, out: &mut BytesMut) {
         match self.form {
             SimEndpoint::Response => return responses::whole(self, counts, "completed", out),
@@ -156,7 +156,7 @@ impl AnswerPlan {
         out.put_u8(b'}');
     }
 
-    /// One server-sent event about one choice; `body` writes its delta and returns why the choice ended.
+    /// Writes one event. `body` writes the choice's delta and returns its finish reason.
     fn chunk(&self, choice: usize, out: &mut BytesMut, body: impl FnOnce(&mut BytesMut) -> &'static [u8]) {
         out.reserve(self.head.len() + 192);
         out.put_slice(b"data: ");

@@ -1,4 +1,4 @@
-//! What a request asks for.
+//! Parses requests.
 
 use http::HeaderMap;
 use serde::Deserialize;
@@ -8,10 +8,9 @@ use super::fault::RequestFaults;
 use super::size::{MAX_PARTS, PromptSize};
 use super::station::SequenceRequest;
 
-/// Tokens a chat template adds around each message.
+/// Tokens that a chat template adds around each message.
 const MESSAGE_TOKENS: u64 = 4;
 
-/// Which endpoint was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimEndpoint {
     /// `/v1/chat/completions`
@@ -36,19 +35,19 @@ impl SimEndpoint {
     }
 }
 
-/// A request, understood.
+/// A parsed request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct WorkerRequest {
     pub(super) form: SimEndpoint,
-    /// The model asked for, to be echoed.
+    /// Requested model, to be echoed.
     pub(super) model: Option<String>,
-    /// One for each sequence: `n` for each prompt, prompt by prompt.
+    /// One per sequence: `n` for each prompt, prompt by prompt.
     pub(super) wishes: Vec<SequenceRequest>,
-    /// Tokens of all prompts, each counted once.
+    /// Tokens of all prompts, each prompt counted once.
     pub(super) prompt_tokens: u64,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
-    /// What the request itself wants to go wrong.
+    /// Faults that the request itself names.
     pub(super) faults: Option<RequestFaults>,
 }
 
@@ -75,10 +74,10 @@ struct StreamOptions {
 }
 
 impl WorkerRequest {
-    /// Reads a request. Headers go before the body where both name a fault.
+    /// Parses a request. A fault in the headers overrides one in the body.
     ///
     /// # Errors
-    /// What is wrong with it, for the client.
+    /// An error message for the client.
     pub(super) fn parse(
         form: SimEndpoint,
         headers: &HeaderMap,
@@ -114,7 +113,7 @@ impl WorkerRequest {
         let max = wire.max_completion_tokens.or(wire.max_tokens).or(wire.max_output_tokens);
         let max = max.unwrap_or(default_max_tokens).max(1);
         let (max, exact) = match form {
-            // An embedding is a prefill and nothing more.
+            // An embedding is only a prefill.
             SimEndpoint::Embedding => (1, true),
             _ => (max, wire.ignore_eos.unwrap_or(false)),
         };

@@ -1,4 +1,4 @@
-//! Response bodies: an answer in one piece, or a stream that follows the engine and fails where it was told to.
+//! Response bodies: an answer in one piece, or a stream that follows the engine and its faults.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,19 +13,18 @@ use super::mailbox::SequenceCounts;
 use super::station::SequenceWork;
 use super::tally::{EndedAs, InFlightTicket};
 
-/// The trailer that the fault `trailers` sends.
+/// Trailer sent by the fault `trailers`.
 pub(super) const TRAILER: HeaderName = HeaderName::from_static("x-sim-trailer");
 
-/// The worker breaks off: the connection closes without a proper end.
+/// A fault closed the connection before the end of the answer.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a simulated fault cut the connection")]
 pub(super) struct Cut;
 
-/// The body of every response.
 pub(super) enum WorkerBody {
-    /// All of it.
+    /// The whole body.
     Whole(Option<Bytes>),
-    /// As it is generated.
+    /// A body written while it is generated.
     Stream(Box<StreamBody>),
 }
 
@@ -35,9 +34,8 @@ impl WorkerBody {
     }
 }
 
-/// A body that is being written.
 pub(super) struct StreamBody {
-    /// None in a body that has all it will ever say in `out`.
+    /// `None` if `out` already has the whole rest of the body.
     source: Option<BodySource>,
     out: BytesMut,
     chunk: Option<usize>,
@@ -46,14 +44,14 @@ pub(super) struct StreamBody {
     phase: BodyPhase,
 }
 
-/// Where a stream's tokens come from.
+/// Source of a stream's tokens.
 struct BodySource {
     work: SequenceWork,
     answer: AnswerPlan,
     midway: Option<Midway>,
-    /// What the engine has yielded.
+    /// Tokens yielded by the engine.
     counts: SequenceCounts,
-    /// What is written of it.
+    /// Tokens written to the body.
     written: SequenceCounts,
     total: u32,
 }
@@ -62,20 +60,20 @@ struct BodySource {
 enum BodyPhase {
     /// More may come.
     Open,
-    /// All is in `out`; then a proper end.
+    /// All is in `out`; a proper end follows.
     Ending,
-    /// The end was said.
+    /// The end was sent.
     Over,
-    /// All is in `out`; then the connection breaks, once what was written is on its way.
+    /// All is in `out`; the connection breaks after it is sent.
     Breaking,
-    /// Nothing more is written.
+    /// The connection breaks now.
     Broken,
-    /// All is in `out`; then silence.
+    /// All is in `out`; silence follows.
     Silent,
 }
 
 impl StreamBody {
-    /// A stream that follows `work`.
+    /// Creates a stream of the tokens of `work`.
     pub(super) fn follow(
         work: SequenceWork,
         mut answer: AnswerPlan,
@@ -97,14 +95,14 @@ impl StreamBody {
         stream
     }
 
-    /// An answer of which only the first half comes, and then the break or the silence of `midway`.
+    /// Creates a body of the first half of an answer, followed by the break or silence of `midway`.
     pub(super) fn half(mut whole: BytesMut, midway: Midway, ticket: InFlightTicket) -> Self {
         whole.truncate(whole.len() / 2);
         let phase = if matches!(midway, Midway::Stall(_)) { BodyPhase::Silent } else { BodyPhase::Breaking };
         Self { source: None, out: whole, chunk: None, trailers: false, ticket, phase }
     }
 
-    /// Lets the fault happen when its time has come.
+    /// Applies the fault if enough tokens are written.
     fn strike(&mut self) {
         let Some(source) = self.source.as_mut().filter(|_| self.phase == BodyPhase::Open) else { return };
         match source.midway {
@@ -118,7 +116,7 @@ impl StreamBody {
         }
     }
 
-    /// Writes what the engine has yielded since the last time.
+    /// Writes the tokens that the engine has yielded since the last call.
     fn fill(&mut self, cx: &Context<'_>) -> Poll<()> {
         let Some(source) = &mut self.source else {
             self.phase = BodyPhase::Ending;
@@ -142,7 +140,7 @@ impl StreamBody {
         Poll::Ready(())
     }
 
-    /// A piece that may go out now.
+    /// Takes a piece that may be sent now.
     fn piece(&mut self) -> Option<Bytes> {
         let ready = match self.chunk {
             Some(size) if self.out.len() >= size => size,
@@ -178,7 +176,7 @@ impl Body for WorkerBody {
                 }
                 BodyPhase::Over => return Poll::Ready(None),
                 BodyPhase::Breaking => {
-                    // Once more around the executor, so that the server flushes before it learns of the break.
+                    // One more executor turn lets the server flush before it sees the break.
                     stream.phase = BodyPhase::Broken;
                     stream.ticket.set(EndedAs::Cut);
                     cx.waker().wake_by_ref();

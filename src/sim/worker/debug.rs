@@ -1,5 +1,4 @@
-//! What tests ask of the worker: to fail for whoever comes next, to change while it runs, and to show what it was sent
-//! last.
+//! Debug endpoints for tests: faults of the next requests, changes at run time, the last request.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -9,13 +8,13 @@ use serde::Deserialize;
 
 use super::fault::RequestFaults;
 
-/// Bytes of the last body that are kept.
+/// Maximum bytes kept of the last body.
 const MAX_KEPT: usize = 64 << 10;
 
-/// Behind `/debug/fault` and `/debug/last`.
+/// State of `/debug/fault` and `/debug/last`.
 #[derive(Debug, Default)]
 pub(super) struct Debug {
-    /// Faults of the next requests, and of how many.
+    /// Faults for the next requests, and the number of those requests.
     faults: Mutex<Option<(RequestFaults, u64)>>,
     last: Mutex<Option<Last>>,
 }
@@ -33,7 +32,7 @@ struct Order {
     count: Option<u64>,
 }
 
-/// What `POST /debug/worker` changes; what is absent stays as it is.
+/// Body of `POST /debug/worker`. Absent fields stay unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkerChange {
@@ -44,10 +43,10 @@ pub(super) struct WorkerChange {
 }
 
 impl WorkerChange {
-    /// Reads a change.
+    /// Parses a change.
     ///
     /// # Errors
-    /// The field that is wrong, and what would be right.
+    /// The wrong field and its valid range.
     pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
         let change: Self = serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))?;
         if change.slots == Some(0) {
@@ -63,8 +62,8 @@ impl WorkerChange {
 }
 
 impl Debug {
-    /// Puts faults on the next requests that name none themselves: on one, unless `count` says otherwise. A later
-    /// order replaces an earlier one; a count of zero takes it back.
+    /// Sets faults for the next `count` (by default 1) requests that name none themselves. Replaces
+    /// earlier faults; a count of zero clears them.
     pub(super) fn set_faults(&self, body: &[u8]) -> Result<(), String> {
         let order: Order = serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))?;
         let faults = RequestFaults::parse(&order.fault)?;
@@ -72,7 +71,7 @@ impl Debug {
         Ok(())
     }
 
-    /// The faults of this request.
+    /// Takes the faults for the next request.
     pub(super) fn take_faults(&self) -> Option<RequestFaults> {
         let mut faults = self.faults.lock();
         let (faults, left) = faults.as_mut().filter(|(_, left)| *left > 0)?;
@@ -80,15 +79,15 @@ impl Debug {
         Some(faults.clone())
     }
 
-    /// Keeps a request until the next one comes.
+    /// Keeps a request until the next one.
     pub(super) fn record(&self, parts: Parts, body: Bytes) {
         let line = format!("{} {}", parts.method, parts.uri);
-        // A copy of a small piece would be cheaper to keep than a slice of a large body.
+        // A copy of the start needs less memory than a slice that keeps a large body alive.
         let body = if body.len() > MAX_KEPT { Bytes::copy_from_slice(&body[..MAX_KEPT]) } else { body };
         *self.last.lock() = Some(Last { line, headers: parts.headers, body });
     }
 
-    /// The last request as JSON: its line, its headers (a list of values for each name), the start of its body.
+    /// Returns the last request as JSON: request line, header values as lists, start of the body.
     pub(super) fn last(&self) -> String {
         let last = self.last.lock();
         let Some(Last { line, headers, body }) = &*last else { return "null".to_owned() };

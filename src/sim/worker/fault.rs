@@ -1,56 +1,56 @@
-//! Faults on request: how this worker can be made to fail.
+//! Faults that a request or an operator can order.
 //!
-//! A request names them in the header `x-sim-fault` or the JSON field `sim_fault`, several separated by commas, such
-//! as `chunk:7,break:5`; `POST /debug/fault` puts them on the next requests, whoever sends them.
+//! A request names them in the header `x-sim-fault` or the JSON field `sim_fault`, in a list such
+//! as `chunk:7,break:5`. `POST /debug/fault` sets them for the next requests of any sender.
 
 use std::time::Duration;
 
 use http::StatusCode;
 
-/// What goes wrong with one request.
+/// Faults of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RequestFaults {
-    /// Instead of an answer.
+    /// Fault instead of an answer.
     pub(super) instead: Option<Instead>,
-    /// A wait before the work begins.
+    /// Delay before the work begins.
     pub(super) delay: Duration,
-    /// In the middle of the answer.
+    /// Fault in the middle of the answer.
     pub(super) midway: Option<Midway>,
-    /// The stream is sent in pieces of this size.
+    /// Size of the pieces in which the stream is sent, in bytes.
     pub(super) chunk: Option<usize>,
-    /// HTTP trailers follow the stream.
+    /// `true` if HTTP trailers follow the stream.
     pub(super) trailers: bool,
 }
 
-/// What comes instead of an answer.
+/// Fault instead of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Instead {
     /// The connection closes.
     Die,
-    /// Nothing, ever.
+    /// No byte ever comes.
     Hang,
     /// An error of this status.
     Status(StatusCode),
 }
 
-/// What happens in the middle of an answer.
+/// Fault in the middle of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Midway {
     /// The connection closes right after the headers.
     DieAfterHeaders,
-    /// The connection closes after so many tokens (an answer that has fewer is complete).
+    /// The connection closes after this many tokens. An answer with fewer is complete.
     Break(u32),
-    /// Nothing more comes after so many tokens.
+    /// Nothing more comes after this many tokens.
     Stall(u32),
-    /// An error event takes the place of the tokens after so many.
+    /// After this many tokens, an error event replaces the rest.
     ErrorEvent(u32),
 }
 
 impl RequestFaults {
-    /// Reads a list of faults.
+    /// Parses a list of faults.
     ///
     /// # Errors
-    /// What is wrong with it, for the one who asked.
+    /// An error message for the sender.
     pub(super) fn parse(list: &str) -> Result<Self, String> {
         let mut faults = Self::default();
         for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {

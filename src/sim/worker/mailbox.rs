@@ -1,7 +1,7 @@
-//! Where the driver leaves what a request's sequences have yielded.
+//! Passes token counts of a request's sequences from the driver to the response.
 //!
-//! A count per sequence, not a queue of tokens: a client that reads slowly costs no memory, and when it reads again it
-//! gets all that came meanwhile in one piece.
+//! A count per sequence instead of a queue of tokens: a slow client costs no memory, and its next
+//! read gets all new tokens in one piece.
 
 use std::task::{Context, Poll, Waker};
 
@@ -32,7 +32,7 @@ impl Mailbox {
         }))
     }
 
-    /// One more token of a sequence. Returns whom to wake, once the caller holds no lock.
+    /// Counts one more token. Returns the waker to wake when the caller holds no lock.
     pub(super) fn token(&self, sequence: usize) -> Option<Waker> {
         let mut inside = self.0.lock();
         if let Some(count) = inside.counts.get_mut(sequence) {
@@ -42,7 +42,7 @@ impl Mailbox {
         inside.waker.take()
     }
 
-    /// A sequence is complete. Returns whom to wake, once the caller holds no lock.
+    /// Counts a complete sequence. Returns the waker to wake when the caller holds no lock.
     pub(super) fn finish(&self) -> Option<Waker> {
         let mut inside = self.0.lock();
         inside.unfinished = inside.unfinished.saturating_sub(1);
@@ -50,7 +50,7 @@ impl Mailbox {
         inside.waker.take()
     }
 
-    /// Waits for news since the last call, copies the counts, and says whether every sequence is complete.
+    /// Waits for a change and copies the counts. Returns `true` if every sequence is complete.
     pub(super) fn poll_news(&self, cx: &Context<'_>, counts: &mut SequenceCounts) -> Poll<bool> {
         let mut inside = self.0.lock();
         if std::mem::take(&mut inside.news) {

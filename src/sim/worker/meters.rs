@@ -1,9 +1,9 @@
-//! The worker's metrics, under the names that vLLM gives them.
+//! The worker's metrics, with vLLM's names.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Upper bounds in seconds, as vLLM has them.
+/// Upper bounds in seconds, as in vLLM.
 const TTFT_BOUNDS: &[f64] = &[
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
     80.0, 160.0, 640.0, 2560.0,
@@ -12,7 +12,7 @@ const ITL_BOUNDS: &[f64] = &[
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
 ];
 
-/// How the engine stands now.
+/// Current state of the engine.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gauges {
     pub(super) running: usize,
@@ -21,7 +21,7 @@ pub(super) struct Gauges {
     pub(super) kv_usage: f64,
 }
 
-/// What was counted since the start. Lives under the station's lock, so it needs no atomics.
+/// Counters since the start. The station's lock protects them, so they need no atomics.
 #[derive(Debug)]
 pub(super) struct Meters {
     ttft: Histogram,
@@ -44,14 +44,14 @@ impl Default for Meters {
 }
 
 impl Meters {
-    /// Counts a token that came so long after the one before it, or after the submission.
+    /// Counts a token and its time since the previous token, or since the submission.
     pub(super) fn token(&mut self, index: u32, after: Duration) {
         self.generation_tokens += 1;
         let histogram = if index == 0 { &mut self.ttft } else { &mut self.itl };
         histogram.observe(after.as_secs_f64());
     }
 
-    /// Everything in Prometheus text. The inter-token latency stands under its old and its new name.
+    /// Renders all metrics as Prometheus text, the inter-token latency under its old and new name.
     pub(super) fn render(&self, model: &str, gauges: &Gauges) -> String {
         let label = format!("model_name=\"{}\"", escape(model));
         let mut out = String::with_capacity(8192);
@@ -78,7 +78,7 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     writeln!(out, "{text}").unwrap_or_default();
 }
 
-/// A label value as the text format wants it.
+/// Escapes a label value for the text format.
 fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -86,7 +86,7 @@ fn escape(value: &str) -> String {
 #[derive(Debug)]
 struct Histogram {
     bounds: &'static [f64],
-    /// One more than there are bounds: the last is for what exceeds them all.
+    /// One count more than bounds: the last counts values above all bounds.
     counts: Vec<u64>,
     sum: f64,
 }

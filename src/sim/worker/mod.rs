@@ -1,30 +1,32 @@
 //! A simulated LLM worker, served over HTTP the way OpenAI-compatible engines are.
 //!
-//! Why: whoever tries the gateway, or tests it, needs a worker that queues, batches, preempts and fails like a real
-//! one, on any machine and the same way each time. One task lives through the engine's events
-//! in real time; a request's sequences end with its response, so a client that hangs up frees its slot at
-//! once; a stream is written from prepared pieces, because on a shared core the worker's cost would pass for the
-//! gateway's.
+//! Why: trying or testing the gateway needs a worker that queues, batches, preempts and fails like
+//! a real one, on any machine, the same way each time. One task runs the engine's events in real
+//! time. A request's sequences end with its response: a client that hangs up frees its slot at
+//! once. A stream consists of prepared pieces, as on a shared core the worker's cost would pass for
+//! the gateway's.
 //!
-//! It answers chat, completions, responses and embeddings, streamed and not, `/v1/models`, `/health`, and `/metrics`
-//! under vLLM's names. Stream openings (the role chunk) go out before the first token, so that a client or a gateway
-//! that takes them for content shows it. It fails as it is told to:
+//! It answers chat, completions, responses and embeddings, streamed or not, `/v1/models`,
+//! `/health`, and `/metrics` with vLLM's names. Stream openings (the role chunk) precede the first
+//! token, to expose a client or gateway that takes them for content. These faults can be requested:
 //!
-//! | fault | what happens |
+//! | fault | effect |
 //! | --- | --- |
-//! | `die`, `hang`, `status:CODE` | instead of an answer: the connection closes, nothing ever comes, an error comes |
-//! | `slow-start:MS` | the work begins so much later |
-//! | `die-after-headers`, `hang-after-headers` | the same after the headers; the hanging stream has had its role chunk |
-//! | `break:N`, `stall:N`, `error-event:N` | after N tokens the connection breaks, falls silent, or an error event comes |
+//! | `die`, `hang`, `status:CODE` | no answer: a closed connection, silence, an error |
+//! | `slow-start:MS` | the work begins this many milliseconds later |
+//! | `die-after-headers`, `hang-after-headers` | after the headers (`hang`: and the role chunk) |
+//! | `break:N`, `stall:N`, `error-event:N` | after N tokens; the error is an event |
 //! | `trailers` | HTTP trailers follow the stream |
-//! | `chunk:BYTES` | the stream comes in pieces of this size, wherever that cuts its events |
+//! | `chunk:BYTES` | the stream comes in pieces of this size, wherever that cuts events |
 //!
-//! Named by the header `x-sim-fault`, the JSON field `sim_fault`, or `POST /debug/fault {"fault": …, "count": N}` for
-//! the next N requests. `POST /debug/worker {"slots": …, "cached_share": …}` changes the worker while it runs, and tells
-//! nobody: slots are lost with the next step, and the youngest sequences wait. `GET /debug/requests` counts requests by
-//! outcome; `GET /debug/last` shows the last one. Header `x-request-id` comes back, and with it the same request gets the same bytes.
+//! The header `x-sim-fault` or the JSON field `sim_fault` names faults. For the next N requests,
+//! `POST /debug/fault {"fault": …, "count": N}` does.
+//! `POST /debug/worker {"slots": …, "cached_share": …}` changes the worker while it runs and
+//! informs nobody: slots are lost at the next step; the youngest sequences wait.
+//! `GET /debug/requests` counts requests by outcome; `GET /debug/last` shows the last one.
+//! `x-request-id` is returned; with it, the same request gets the same bytes.
 //!
-//! With [`drain`] it takes its work from a queue as well, and answers it the same way.
+//! With [`drain`], the worker also takes jobs from a queue and answers them the same way.
 
 mod answer;
 mod ask;
@@ -58,22 +60,22 @@ use queue::Drainer;
 use service::Shop;
 use station::Station;
 
-/// Connections at once; more wait in the listener's backlog.
+/// Maximum connections; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 16_384;
-/// How long a client may take to send a request's head.
+/// Timeout for a request's head.
 const HEADER_READ: Duration = Duration::from_secs(60);
-/// The wait after an accept that failed, as it does when file descriptors run out.
+/// Pause after a failed accept, for example when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Serves a worker on `listener` until `shutdown` completes; then every connection is closed at once, as when the
-/// process is killed. Speaks HTTP/1.1 and HTTP/2 with prior knowledge.
+/// Serves a worker on `listener` until `shutdown` completes, then closes every connection at once,
+/// as if the process was killed. Accepts HTTP/1.1, and HTTP/2 with prior knowledge.
 pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
     let station = Arc::new(Station::new(&options));
     let shop = Arc::new(Shop::new(options, Arc::clone(&station)));
     open(listener, station, shop, shutdown).await;
 }
 
-/// Has a worker drain a queue, and serves it on `listener` too, until `shutdown` completes and it has drained.
+/// Serves a worker on `listener` and from a queue, until `shutdown` completes and it has drained.
 pub async fn drain(
     listener: TcpListener,
     options: Options,
@@ -96,7 +98,7 @@ async fn open(
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ);
     server.http2().timer(TokioTimer::new());
 
-    // Everything runs in this set: when it is dropped, nothing is left behind.
+    // All tasks run in this set: dropping it leaves none behind.
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { station.drive().await });
     let mut shutdown = std::pin::pin!(shutdown);
@@ -116,7 +118,7 @@ async fn open(
                     });
                     let server = server.clone();
                     tasks.spawn(async move {
-                        // A connection that fails, or is made to fail, concerns its client only.
+                        // A connection that fails, or is made to fail, affects only its client.
                         server.serve_connection(TokioIo::new(socket), service).await.unwrap_or_default();
                     });
                 }

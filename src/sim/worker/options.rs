@@ -1,69 +1,69 @@
-//! What an operator can say about a simulated worker.
+//! Command-line options of a simulated worker.
 
 use std::time::Duration;
 
 use crate::sim::physics::{FirstTokenSpread, Spec};
 use crate::sim::simulate::scenario::Span;
 
-/// The size, the speed and the habits of a simulated worker; the arguments of `traffic-dam worker`.
+/// Options of a simulated worker: the arguments of `traffic-dam worker`.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
 pub struct Options {
-    /// The model it says it serves; requests for other models are answered too
+    /// Model name that the worker reports; it also answers requests for other models
     #[arg(long, default_value = "sim")]
     pub model: String,
-    /// Sequences it decodes at once
+    /// Number of sequences decoded at once
     #[arg(long, default_value_t = Spec::default().slots)]
     pub slots: u32,
-    /// Tokens its KV cache holds
+    /// Size of the KV cache, in tokens
     #[arg(long, default_value_t = Spec::default().kv_tokens)]
     pub kv_tokens: u64,
-    /// Prompt tokens it prefills per second
+    /// Prompt tokens prefilled per second
     #[arg(long, default_value_t = Spec::default().prefill_rate)]
     pub prefill_rate: u32,
-    /// What each request takes before it reaches the line
+    /// Time each request takes before it reaches the queue
     #[arg(long, default_value = "30ms", value_parser = parse_duration)]
     pub prefill_base: Duration,
-    /// What a step, and so a token, takes in an idle worker
+    /// Time of a step, and so of a token, in an idle worker
     #[arg(long, default_value = "20ms", value_parser = parse_duration)]
     pub token_time: Duration,
-    /// What each sequence in the batch adds to a step
+    /// Time that each sequence in the batch adds to a step
     #[arg(long, default_value = "500us", value_parser = parse_duration)]
     pub token_time_per_seq: Duration,
-    /// Tokens a step handles at the most, decoded and prefilled
+    /// Maximum tokens of a step, decoded and prefilled
     #[arg(long, default_value_t = Spec::default().step_tokens)]
     pub step_tokens: u32,
-    /// Time from a slot to the first token, in the median; prompts are then read apart from the batch, as where other
-    /// machines do it. 0ms: in the steps of the batch, at --prefill-rate
+    /// Median time from slot to first token, with prompts read outside the batch, as with separate
+    /// prefill machines. 0ms: the steps of the batch read the prompts at --prefill-rate
     #[arg(long, default_value = "0ms", value_parser = parse_duration)]
     pub first_token: Duration,
     /// Standard deviation of the logarithm of that time: 0 for a constant, 0.5 for jitter
     #[arg(long, default_value_t = 0.0, value_parser = parse_sigma)]
     pub first_token_sigma: f64,
-    /// The least that time can be
+    /// Minimum of that time
     #[arg(long, default_value = "0ms", value_parser = parse_duration)]
     pub first_token_least: Duration,
-    /// The most that time can be, spikes excepted; without it there is no bound
+    /// Maximum of that time before spikes; no bound if absent
     #[arg(long, value_parser = parse_duration)]
     pub first_token_most: Option<Duration>,
-    /// Share of requests whose prompt is cached, 0 to 1, drawn by chance
+    /// Share of requests with a cached prompt, 0 to 1, drawn at random
     #[arg(long, default_value_t = 0.0, value_parser = parse_share)]
     pub cached_share: f64,
-    /// Time from a slot to the first token of a cached prompt
+    /// Time from slot to first token for a cached prompt
     #[arg(long, default_value = "0ms", value_parser = parse_duration)]
     pub cached_first_token: Duration,
     /// Share of requests whose first token takes --spike-factor times as long, 0 to 1
     #[arg(long, default_value_t = 0.0, value_parser = parse_share)]
     pub spike_share: f64,
-    /// What a spike multiplies the time to the first token by
+    /// Factor by which a spike multiplies the time to first token
     #[arg(long, default_value_t = 10.0, value_parser = parse_factor)]
     pub spike_factor: f64,
-    /// Mean length of answers, in tokens, where `max_tokens` does not cut them
+    /// Mean answer length in tokens, before `max_tokens` cuts it
     #[arg(long, default_value_t = 150)]
     pub mean_output: u32,
-    /// The bound on an answer's tokens when the request names none
+    /// Limit on an answer's tokens if the request sets none
     #[arg(long, default_value_t = 256)]
     pub default_max_tokens: u32,
-    /// Seed of the output lengths and of the times to first tokens
+    /// Seed of output lengths and of times to first token
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -96,7 +96,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The physics of this worker.
+    /// Returns the size and speed of this worker.
     #[must_use]
     pub fn spec(&self) -> Spec {
         Spec {
@@ -110,7 +110,7 @@ impl Options {
         }
     }
 
-    /// How times to first tokens are spread.
+    /// Returns the distribution of times to first token.
     #[must_use]
     pub fn first_tokens(&self) -> FirstTokenSpread {
         FirstTokenSpread {

@@ -1,4 +1,4 @@
-//! The events and the object of the Responses API, as far as a text answer needs them.
+//! Events and object of the Responses API, as far as a text answer needs them.
 
 use bytes::{BufMut, BytesMut};
 
@@ -6,7 +6,7 @@ use super::answer::{AnswerPlan, put};
 use super::mailbox::SequenceCounts;
 use super::words;
 
-/// The one item of every answer.
+/// The only item of every answer.
 const ITEM: &str = "\"item_id\":\"msg_0\",\"output_index\":0,\"content_index\":0";
 
 pub(super) fn begin(answer: &mut AnswerPlan, out: &mut BytesMut) {
@@ -55,7 +55,7 @@ pub(super) fn end(answer: &mut AnswerPlan, counts: &SequenceCounts, out: &mut By
     });
 }
 
-/// The response object; no counts mean that nothing was said yet.
+/// Writes the response object. Empty counts: there is no output yet.
 pub(super) fn whole(answer: &AnswerPlan, counts: &SequenceCounts, status: &str, out: &mut BytesMut) {
     let AnswerPlan { id, model, created, prompt_tokens: prompt, .. } = answer;
     put(
@@ -94,7 +94,7 @@ fn event(
     out.put_slice(b"}\n\n");
 }
 
-/// The message, complete with so many tokens or still empty.
+/// Writes the message: complete with `tokens` tokens, or still empty for `None`.
 fn item(tokens: Option<u32>, out: &mut BytesMut) {
     let status = if tokens.is_some() { "completed" } else { "in_progress" };
     put(

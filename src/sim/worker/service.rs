@@ -1,4 +1,4 @@
-//! What the worker does with a request.
+//! The worker's HTTP service.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,24 +21,24 @@ use super::station::{SequenceWork, Station};
 use super::tally::{EndedAs, InFlightTicket, OutcomeTally};
 use crate::clock::unix_seconds;
 
-/// Bytes of a request's body, at the most.
+/// Maximum bytes of a request's body.
 const MAX_BODY: usize = 8 << 20;
-/// Bytes of a client's request id that are used in the answer's id, at the most.
+/// Maximum length of a client's request id that is used in the answer's id, in bytes.
 const MAX_ID: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Everything the connections share.
+/// State that all connections share.
 pub(super) struct Shop {
     options: Options,
     station: Arc<Station>,
     tally: Arc<OutcomeTally>,
     debug: Debug,
-    /// One time for all answers: the same request, with the same id, gets the same bytes.
+    /// One timestamp for all answers: the same request with the same id gets the same bytes.
     created: u64,
     answers: AtomicU64,
 }
 
-/// An answer or an error, before the request's own headers are added.
+/// Response without the headers that all responses get.
 type Reply = Result<Response<WorkerBody>, Cut>;
 
 impl Shop {
@@ -53,7 +53,7 @@ impl Shop {
         }
     }
 
-    /// Answers one request, or breaks the connection when a fault says so.
+    /// Answers one request, or breaks the connection if a fault says so.
     pub(super) async fn serve(&self, request: Request<Incoming>) -> Reply {
         let (parts, body) = request.into_parts();
         let id = parts.headers.get(REQUEST_ID).cloned();
@@ -108,7 +108,7 @@ impl Shop {
         )
     }
 
-    /// A call of one of the OpenAI endpoints, counted from its head on.
+    /// Answers a call of an OpenAI endpoint. The call counts from its head on.
     async fn infer(&self, form: SimEndpoint, parts: Parts, body: Incoming) -> Reply {
         let mut ticket = self.tally.open();
         match read(body).await {
@@ -120,7 +120,7 @@ impl Shop {
         }
     }
 
-    /// A call that came some other way than over a connection.
+    /// Answers a call that did not come over a connection.
     pub(super) async fn call(&self, parts: Parts, bytes: Bytes) -> Reply {
         match SimEndpoint::of_path(parts.uri.path()) {
             Some(form) => self.answer(form, parts, bytes, self.tally.open()).await,
@@ -172,7 +172,7 @@ impl Shop {
         })
     }
 
-    /// What the answer's id is made of: the client's request id where it is harmless.
+    /// Returns the name for the answer's id: the client's request id if that is harmless.
     fn name(&self, parts: &Parts) -> String {
         let harmless = |id: &&str| {
             id.len() <= MAX_ID
@@ -199,7 +199,7 @@ fn stream(
     response
 }
 
-/// An answer in one piece. Of the faults in the middle, an error becomes a 500, and the others come after half of it.
+/// Returns a whole answer. An error event becomes a 500; other midway faults follow half of it.
 async fn whole(
     work: SequenceWork,
     answer: AnswerPlan,
@@ -229,7 +229,7 @@ async fn whole(
     }
 }
 
-/// Carries out what a body says, and answers `{}`, or 400 with what is wrong.
+/// Runs `carry_out` on a body. Answers `{}`, or 400 with the error.
 async fn order(body: Incoming, carry_out: impl FnOnce(&[u8]) -> Result<(), String>) -> Response<WorkerBody> {
     match read(body).await.map(|bytes| carry_out(&bytes)) {
         Ok(Ok(())) => json("{}"),
@@ -263,7 +263,7 @@ fn plain_body(status: StatusCode, content_type: &'static str, body: WorkerBody) 
     response
 }
 
-/// An error in the shape of OpenAI's.
+/// Returns an error in OpenAI's format.
 fn error(status: StatusCode, message: &str) -> Response<WorkerBody> {
     let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
     let code = status.as_u16();

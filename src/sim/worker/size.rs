@@ -1,24 +1,24 @@
-//! How many tokens a piece of JSON has, without keeping it.
+//! Counts the tokens in a piece of JSON without keeping it.
 //!
-//! The worker's own tokeniser, so to speak: four bytes of text are a token, and so is a number (a token id). It reads
-//! in place, so that a body of millions of small values costs no tree of them.
+//! A stand-in for a tokeniser: four bytes of text are a token, and so is a number (a token id). It
+//! reads in place: a body of millions of small values builds no JSON tree.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use smallvec::{SmallVec, smallvec};
 
-/// Prompts or messages in one request, at the most.
+/// Maximum prompts or messages in one request.
 pub(super) const MAX_PARTS: usize = 2048;
 
-/// The size of a prompt, a list of prompts, or a list of messages.
+/// Size of a prompt, a list of prompts, or a list of messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PromptSize {
     /// Tokens in all.
     pub(super) tokens: u64,
-    /// Tokens of each element of a list of prompts or messages; of anything else one part.
+    /// Tokens of each element of a list of prompts or messages; one part for any other value.
     pub(super) parts: SmallVec<[u64; 1]>,
-    /// A bare number, which makes the list around it one prompt of token ids.
+    /// `true` for a bare number, which makes its list one prompt of token ids.
     number: bool,
 }
 

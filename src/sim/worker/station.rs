@@ -1,4 +1,4 @@
-//! The engine in real time: one task lives through its events, requests submit to it and take themselves out again.
+//! Runs the engine in real time: one task runs its events, requests submit and remove sequences.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -15,21 +15,21 @@ use super::meters::{Gauges, Meters};
 use crate::clock::{Clock, Nanos};
 use crate::sim::physics::{Engine, Event, FirstTokens, Lengths, TooLong};
 
-/// A sequence as a request wants it.
+/// Parameters of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SequenceRequest {
     /// Tokens of the prompt.
     pub(super) prompt: u64,
-    /// The most tokens to yield.
+    /// Maximum tokens to yield.
     pub(super) max: u32,
-    /// Yield exactly `max`, instead of a length drawn up to it.
+    /// `true` to yield exactly `max`, instead of a random length up to it.
     pub(super) exact: bool,
 }
 
-/// A worker's engine and its one driver.
+/// A worker's engine and its driver.
 pub(super) struct Station {
     state: Mutex<StationState>,
-    /// Something was submitted that happens before what the driver sleeps for.
+    /// Wakes the driver for an event that is earlier than the one it sleeps for.
     sooner: Notify,
     clock: Clock,
     kv_tokens: u64,
@@ -44,12 +44,12 @@ struct StationState {
     meters: Meters,
 }
 
-/// What the station knows of a sequence inside the engine.
+/// Data of a sequence inside the engine.
 struct Track {
     mailbox: Arc<Mailbox>,
-    /// Its number within the request.
+    /// Index within the request.
     sequence: usize,
-    /// When it was submitted, and then when its last token came.
+    /// Time of its last token, or of its submission before the first.
     since: Nanos,
 }
 
@@ -72,7 +72,7 @@ impl Station {
         }
     }
 
-    /// Lives through the engine's events as they come due. Ends only by being dropped.
+    /// Runs the engine's events when they are due. Never returns.
     pub(super) async fn drive(&self) {
         let mut woken = Vec::new();
         loop {
@@ -81,7 +81,7 @@ impl Station {
                 state.advance(self.clock.now(), &mut woken);
                 state.engine.next_event()
             };
-            // After the lock: a task that is woken may run, end and take its sequences out at once.
+            // After the lock: a woken task may at once end and remove its sequences.
             woken.drain(..).for_each(Waker::wake);
             match next {
                 None => self.sooner.notified().await,
@@ -96,15 +96,15 @@ impl Station {
         }
     }
 
-    /// Submits all sequences of a request, or none.
+    /// Submits all sequences of a request, or none of them.
     ///
     /// # Errors
-    /// [`TooLong`] when one of the prompts can never fit.
+    /// [`TooLong`] if one of the prompts can never fit.
     pub(super) fn submit(self: &Arc<Self>, wishes: &[SequenceRequest]) -> Result<SequenceWork, TooLong> {
         if let Some(wish) = wishes.iter().find(|wish| wish.prompt >= self.kv_tokens) {
             return Err(TooLong { prompt: wish.prompt, kv_tokens: self.kv_tokens });
         }
-        // Made before the lock is taken, so that it is dropped after it: its drop takes the lock.
+        // Created before the lock is taken, so dropped after the lock: its drop takes the lock.
         let mut work = SequenceWork {
             station: Arc::clone(self),
             mailbox: Arc::new(Mailbox::new(wishes.len())),
@@ -134,7 +134,7 @@ impl Station {
         Ok(work)
     }
 
-    /// Changes the worker while it runs.
+    /// Changes the running worker.
     pub(super) fn change(&self, change: &WorkerChange) {
         let mut state = self.state.lock();
         if let Some(slots) = change.slots {
@@ -150,13 +150,13 @@ impl Station {
         self.state.lock().meters.prompt_tokens += tokens;
     }
 
-    /// The metrics in Prometheus text.
+    /// Returns the metrics as Prometheus text.
     pub(super) fn metrics(&self, model: &str) -> String {
         let gauges = self.gauges();
         self.state.lock().meters.render(model, &gauges)
     }
 
-    /// How the engine stands now.
+    /// Returns the current state of the engine.
     pub(super) fn gauges(&self) -> Gauges {
         let state = self.state.lock();
         let engine = &state.engine;
@@ -183,12 +183,12 @@ impl StationState {
     }
 }
 
-/// The sequences of one request. Dropped, it takes out what has not finished: a client that hangs up frees its slots.
+/// The sequences of one request. Drop removes unfinished ones: a client that hangs up frees slots.
 pub(super) struct SequenceWork {
     station: Arc<Station>,
     pub(super) mailbox: Arc<Mailbox>,
     first: u64,
-    /// Of each sequence: whether its bound will end it.
+    /// For each sequence, `true` if its token limit will end it.
     pub(super) cut: SmallVec<[bool; 2]>,
 }
 

@@ -1,4 +1,4 @@
-//! What became of every request: each is counted once when it comes and once when it ends.
+//! Counts each request once at its start and once at its end, by outcome.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EndedAs {
-    /// Its client went away.
+    /// The client disconnected.
     Cancelled,
-    /// It was answered in full.
+    /// Answered in full.
     Finished,
-    /// A fault cut its connection.
+    /// A fault closed the connection.
     Cut,
-    /// It was answered with an error.
+    /// Answered with an error.
     Refused,
 }
 
-/// Counters by outcome, as `GET /debug/requests` shows them.
+/// Counters shown by `GET /debug/requests`.
 #[derive(Debug, Default)]
 pub(super) struct OutcomeTally {
     received: AtomicU64,
@@ -25,7 +25,7 @@ pub(super) struct OutcomeTally {
 }
 
 impl OutcomeTally {
-    /// Counts a request that came in.
+    /// Counts a new request.
     pub(super) fn open(self: &Arc<Self>) -> InFlightTicket {
         self.received.fetch_add(1, Ordering::AcqRel);
         InFlightTicket { tally: Arc::clone(self), outcome: EndedAs::Cancelled }
@@ -35,7 +35,7 @@ impl OutcomeTally {
         let of = |outcome: EndedAs| self.ended[outcome as usize].load(Ordering::Acquire);
         let finished = of(EndedAs::Finished);
         let (cancelled, cut, refused) = (of(EndedAs::Cancelled), of(EndedAs::Cut), of(EndedAs::Refused));
-        // Read last, so that what ends meanwhile still counts as in flight instead of making the sum too great.
+        // Read last: a request that ends meanwhile counts as in flight; the sum is never too great.
         let received = self.received.load(Ordering::Acquire);
         let in_flight = received.saturating_sub(finished + cancelled + cut + refused);
         format!(
@@ -45,7 +45,7 @@ impl OutcomeTally {
     }
 }
 
-/// One request in flight. Dropped without another word, its client went away.
+/// One request in flight. Counts a disconnect if dropped without a call of `set`.
 #[derive(Debug)]
 pub(super) struct InFlightTicket {
     tally: Arc<OutcomeTally>,
@@ -53,7 +53,7 @@ pub(super) struct InFlightTicket {
 }
 
 impl InFlightTicket {
-    /// Says how it will have ended when the ticket is dropped.
+    /// Sets the outcome that is counted when the ticket is dropped.
     pub(super) fn set(&mut self, outcome: EndedAs) {
         self.outcome = outcome;
     }

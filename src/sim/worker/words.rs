@@ -1,7 +1,7 @@
-//! What the worker says: one word a token, always the same ones in the same order.
+//! Output text: one word per token, always the same words in the same order.
 //!
-//! Words hold nothing that JSON escapes; some hold characters of several bytes, so that a reader that cuts a stream
-//! in the wrong place shows it.
+//! No word needs JSON escapes. Some have multi-byte characters, to expose readers that cut a stream
+//! in the wrong place.
 
 use bytes::BufMut;
 
@@ -10,7 +10,7 @@ const WORDS: [&str; 24] = [
     " what", " the", " mill", " can", " take", ":", " déjà", " vu", " 水", " —", " no", " more.",
 ];
 
-/// The text of the token with this number.
+/// Returns the text of token `index`.
 pub(super) fn word(index: u32) -> &'static str {
     WORDS[index as usize % WORDS.len()]
 }

@@ -1,6 +1,6 @@
-//! How fairly callers were served.
+//! Fairness among callers.
 
-/// What one caller asked and got, in weighted tokens.
+/// Tokens that one caller asked for and got; output tokens count double.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Portion {
     pub(super) weight: f64,
@@ -14,8 +14,8 @@ impl Portion {
     }
 }
 
-/// The max–min fair level: everybody is owed what it asked, but nobody more than this for each unit of weight, so
-/// that all of what was served is given out.
+/// Returns the max–min fair level per unit of weight. Each caller is owed the smaller of its demand
+/// and level × weight; the level is such that all served tokens are given out.
 fn water_level(portions: &[Portion]) -> f64 {
     let mut rest: f64 = portions.iter().map(|portion| portion.got).sum();
     let mut weight: f64 = portions.iter().map(|portion| portion.weight).sum();
@@ -31,7 +31,7 @@ fn water_level(portions: &[Portion]) -> f64 {
     f64::INFINITY
 }
 
-/// Jain's index over those that wanted more than the fair level; `None` when fewer than two did.
+/// Returns Jain's index over the callers that wanted more than the fair level; `None` for under 2.
 pub(super) fn jain(portions: &[Portion]) -> Option<f64> {
     let level = water_level(portions);
     let got: Vec<f64> = portions
@@ -44,7 +44,7 @@ pub(super) fn jain(portions: &[Portion]) -> Option<f64> {
     (got.len() > 1 && squares > 0.0).then(|| sum * sum / (got.len() as f64 * squares))
 }
 
-/// What all callers but the one that asked most got of what they were owed.
+/// Returns the share of their due that all callers but the greediest got.
 pub(super) fn light_share(portions: &[Portion]) -> Option<f64> {
     let level = water_level(portions);
     let greediest = portions.iter().map(|portion| portion.level(portion.asked)).fold(0.0, f64::max);

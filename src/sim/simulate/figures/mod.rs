@@ -1,4 +1,4 @@
-//! What came out of a run.
+//! Results of a run.
 
 mod fair;
 mod recovery;
@@ -13,70 +13,69 @@ pub(super) use self::tally::tally;
 use super::Policy;
 use crate::request::Class;
 
-/// A run and what came out of it.
+/// A run and its results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// What decided.
+    /// Policy of the run.
     pub policy: Policy,
-    /// The start of all randomness.
+    /// Seed of all randomness.
     pub seed: u64,
-    /// The figures.
+    /// Figures after the warm-up.
     pub figures: Figures,
-    /// Second by second.
+    /// One entry per second of the run.
     pub seconds: Vec<Second>,
-    /// Why the figures cannot be believed: a request with no end or two, a ledger that is not empty, which would be
-    /// defects of the program, or more requests than a run can hold.
+    /// Reasons not to trust the figures. A request without an end or with two, or a gate that is
+    /// not empty, is a defect of the program; too many requests exceed what a run can hold.
     pub defects: Vec<String>,
 }
 
 /// The figures of a run, counted after the warm-up.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
-    /// Requests that asked, those that came back included.
+    /// Requests that asked, including repeated ones.
     pub offered: u64,
     /// Requests that got a worker.
     pub admitted: u64,
-    /// Requests that got their first token within the promise and came to their end.
+    /// Requests that met the TTFT SLO and were answered in full.
     pub good: u64,
-    /// Requests that were let in and failed.
+    /// Requests that were admitted and failed.
     pub failed: u64,
-    /// Those of them that had not had a first token.
+    /// Failed requests without a first token.
     pub failed_early: u64,
-    /// Requests that were refused, by reason.
+    /// Refused requests by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Good requests per second.
     pub goodput: f64,
-    /// Good requests of those offered.
+    /// Good requests as a share of those offered.
     pub goodput_of_offered: Option<f64>,
-    /// Good work per second, of the most that the workers that were alive could do.
+    /// Good work as a share of the most that the live workers could do.
     pub goodput_of_peak: Option<f64>,
-    /// Percentiles 50, 95 and 99 of the time from the arrival to the first token of what was let in.
+    /// Percentiles 50, 95 and 99 of TTFT from arrival, of admitted requests.
     pub ttft: Option<[Duration; 3]>,
-    /// By `Class as usize`: the 99th percentile, and good requests of those offered.
+    /// Figures per class, by `Class as usize`.
     pub by_class: [Option<ClassFigures>; 3],
-    /// Jain's index of the weighted tokens of those callers that wanted more than they got.
+    /// Jain's index of weighted tokens, over callers that wanted more than the fair level.
     pub jain: Option<f64>,
-    /// What all callers but the greediest got of what was theirs: an equal share, or what they asked if that is less.
+    /// What all callers but the greediest got of their due: the lesser of equal share and demand.
     pub light_share: Option<f64>,
-    /// Sequences that workers threw out of their cache.
+    /// Number of preemptions by workers.
     pub preemptions: u64,
-    /// Of the clients that came back when they had been told to, while no more was offered than can be served, those
-    /// that were let in.
+    /// Share admitted of clients that came back after `Retry-After`, at loads within capacity.
     pub retry_kept: Option<f64>,
-    /// The mean time after which refused requests were told to come back, in seconds.
+    /// Mean `Retry-After` of refused requests, in seconds.
     pub retry_wait: Option<f64>,
-    /// From the last disturbance until all was as good as it can be. Infinite when that never came.
+    /// Seconds from the last disturbance until good work is normal again. Infinite if it never is.
     pub recovery: Option<f64>,
-    /// Of the requests that events added, those that were good.
+    /// Share of good requests among those that events added.
     pub extra_good: Option<f64>,
 }
 
-/// The figures of one class.
+/// Figures of one class.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassFigures {
-    /// The 99th percentile of the time to the first token.
+    /// The 99th percentile of TTFT.
     pub ttft_p99: Option<Duration>,
-    /// Good requests of those offered.
+    /// Good requests as a share of those offered.
     pub goodput_of_offered: f64,
 }
 
@@ -85,26 +84,26 @@ pub struct ClassFigures {
 pub struct Second {
     /// Requests that asked.
     pub offered: u64,
-    /// Of those, the ones that got a worker.
+    /// Requests of this second that got a worker.
     pub admitted: u64,
-    /// Of those, the good ones.
+    /// Good requests of this second.
     pub good: u64,
     /// Requests that were refused.
     pub refused: u64,
-    /// Good work that was done, of the most that could be.
+    /// Good work as a share of the maximum.
     pub of_peak: f64,
-    /// Sequences that may be in flight, at its end.
+    /// Sum of the workers' limits at its end, in sequences.
     pub limit: u64,
     /// Sequences in flight, at its end.
     pub in_flight: u64,
     /// Requests in the queues, at its end.
     pub waiting: u64,
-    /// The median time to the first token of the requests that asked in it.
+    /// Median TTFT of the requests that asked in this second.
     pub ttft_p50: Option<Duration>,
 }
 
 impl Figures {
-    /// The names by which scenarios expect figures.
+    /// Names of figures in scenario files.
     pub const NAMES: [&'static str; 22] = [
         "goodput",
         "goodput_of_offered",
@@ -130,7 +129,7 @@ impl Figures {
         "goodput_of_offered_critical",
     ];
 
-    /// The figure of that name; durations in seconds. None when the run has none.
+    /// Returns a figure by name, durations in seconds. `None` if the run does not have it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<f64> {
         let ttft = |place: usize| self.ttft.map(|percentiles| percentiles[place].as_secs_f64());

@@ -1,19 +1,19 @@
-//! How long it took until all was well again.
+//! Computes how long recovery from a disturbance takes.
 
 use super::Second;
 
-/// As good as it can be.
+/// Share of the usual work, or of the offered requests, that counts as recovered.
 const WELL: f64 = 0.95;
-/// Seconds over which that is judged.
+/// Window over which that is judged, in seconds.
 const HOLDS: usize = 4;
-/// Seconds before a disturbance that show what is usual.
+/// Seconds before a disturbance that give the usual level.
 const USUAL: usize = 5;
-/// Less is not usual but wrong, and no state to recover to.
+/// Minimum of the usual level: less is a bad state, not one to recover to.
 const LEAST: f64 = 0.85;
 
-/// Seconds from `since` until the work done stayed at 95 % of `usual`, a share of the most there can be, or 95 % of
-/// what was offered stayed good. Infinite when that never came. The first seconds may be well and still not be the end
-/// of it: what was admitted before the disturbance is still being served.
+/// Returns the seconds from `since` until work stays at 95 % of `usual` (a share of the maximum),
+/// or 95 % of the offered requests stay good. Infinite if neither happens. Good first seconds do
+/// not count if bad ones follow: requests admitted before the disturbance are still being served.
 pub(super) fn recovery(seconds: &[Second], since: usize, usual: f64) -> f64 {
     let well = |window: &[Second]| {
         let offered: u64 = window.iter().map(|second| second.offered).sum();
@@ -28,7 +28,8 @@ pub(super) fn recovery(seconds: &[Second], since: usize, usual: f64) -> f64 {
     }
 }
 
-/// What is usual, as a share of the most there can be, in the five seconds before `since`, after the second `from`; 1 when there are no such.
+/// Returns the usual work as a share of the maximum: the mean of the 5 s before `since`, without
+/// those before `from`; 1 if none remain.
 pub(super) fn usual(seconds: &[Second], from: usize, since: usize) -> f64 {
     let before = seconds.get(from.max(since.saturating_sub(USUAL))..since).unwrap_or_default();
     if before.is_empty() { 1.0 } else { of_peak(before).clamp(LEAST, 1.0) }

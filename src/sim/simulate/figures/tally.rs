@@ -1,4 +1,4 @@
-//! Counting, when everything has happened.
+//! Counts the figures after a run.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,10 +12,10 @@ use crate::clock::Nanos;
 use crate::sim::simulate::capacity::Price;
 use crate::sim::simulate::world::{Call, CallFate, LoadPhase, SECOND, Stage, World, at};
 
-/// An output token counts as so many of the prompt, as in the fair queue.
+/// Weight of an output token, in prompt tokens, as in the fair queue.
 const OUTPUT_WEIGHT: f64 = 2.0;
 
-/// The figures of what happened in `world`, and its seconds.
+/// Returns the figures and the seconds of a finished run.
 pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second>) {
     let mut tally = RunTally::new(world);
     for call in &world.calls {
@@ -34,7 +34,7 @@ pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second
     (figures, tally.seconds)
 }
 
-/// How many of those that were looked at were as they should be.
+/// A count of cases, and how many of them were right.
 #[derive(Clone, Copy, Debug, Default)]
 struct CountedShare {
     right: u64,
@@ -54,18 +54,18 @@ impl CountedShare {
 
 struct RunTally<'a> {
     world: &'a World<'a>,
-    /// What is counted: after the warm-up.
+    /// Time that counts: after the warm-up.
     window: Range<Nanos>,
     prices: Vec<Price>,
     seconds: Vec<Second>,
-    /// Of the requests that asked in each second.
+    /// TTFTs by the second in which their requests asked.
     ttfts: Vec<Vec<Duration>>,
-    /// Good work that was done in each second.
+    /// Good work of each second.
     work: Vec<f64>,
     portions: Vec<Portion>,
     classes: [ClassCounts; 3],
     returns: CountedShare,
-    /// The sum of the waits that refused requests were told, in seconds, and their number.
+    /// Sum of `Retry-After` of refused requests, in seconds, and their number.
     told: (f64, f64),
     extra: CountedShare,
     refused: BTreeMap<&'static str, u64>,
@@ -96,7 +96,7 @@ impl<'a> RunTally<'a> {
         }
     }
 
-    /// Counts the tokens of an answer in the seconds in which they came.
+    /// Counts the tokens of an answer in the seconds of their arrival.
     fn count_work(&mut self, call: &Call, verdict: RequestVerdict) {
         if call.stage != Stage::Over(CallFate::Answered) {
             return;
@@ -193,7 +193,7 @@ impl<'a> RunTally<'a> {
         let disturbed = self.world.phases.iter().rfind(|phase| phase.disturbs);
         let when = marked.map(|event| at(event.at)).or(disturbed.map(|phase| phase.since))?;
         let second = |at: Nanos| at.0.div_ceil(SECOND) as usize;
-        // What a fleet does that is not offered enough says nothing of what it could do.
+        // A fleet that is offered too little does not show its usual level.
         let before = self.world.phases.iter().rfind(|phase| phase.since < when);
         let usual = match before.filter(|phase| phase.times >= 1.0) {
             Some(phase) => usual(&self.seconds, second(phase.since.max(self.window.start)), second(when)),
@@ -206,13 +206,12 @@ impl<'a> RunTally<'a> {
         self.world.phases.iter().rfind(|phase| phase.since <= when)
     }
 
-    /// The most good work that could be done in a second.
+    /// Returns the maximum good work of a second.
     fn peak(&self, second: usize) -> f64 {
         self.phase_at(middle(second)).map_or(0.0, |phase| phase.peak)
     }
 }
 
-/// The counts of one class.
 #[derive(Debug, Default)]
 struct ClassCounts {
     offered: u64,
@@ -245,7 +244,7 @@ impl ClassCounts {
     }
 }
 
-/// The middle of a second.
+/// Returns the middle of a second.
 fn middle(second: usize) -> Nanos {
     Nanos(second as u64 * SECOND + SECOND / 2)
 }
@@ -254,7 +253,7 @@ fn ratio(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| part / whole)
 }
 
-/// The 50th, 95th and 99th, by rank.
+/// Returns the 50th, 95th and 99th percentile, by rank.
 fn percentiles(values: &mut [Duration]) -> Option<[Duration; 3]> {
     values.sort_unstable();
     let rank = |share: f64| ((values.len() as f64 * share).ceil() as usize).clamp(1, values.len().max(1)) - 1;

@@ -1,15 +1,15 @@
-//! Whether a request was served as promised.
+//! Judges a request by the SLOs.
 
 use std::time::Duration;
 
 use crate::sim::simulate::scenario::Scenario;
 use crate::sim::simulate::world::{Call, CallFate, Stage};
 
-/// How it came out for one request.
+/// Result of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestVerdict {
     pub(super) good: bool,
-    /// Of what was streamed.
+    /// TTFT from arrival, of streamed answers only.
     pub(super) ttft: Option<Duration>,
 }
 
@@ -21,7 +21,7 @@ impl RequestVerdict {
         let in_time = if call.wish.stream {
             ttft.is_some_and(|ttft| ttft <= slo)
         } else {
-            // Nobody sees its first token: it must be whole by the time by which a stream would be.
+            // No client sees its first token: it must end when a stream within the SLOs would.
             let longest = call.wish.outputs.iter().max().copied().unwrap_or(1);
             call.ended.since(call.arrived) <= slo + scenario.promise.itl_slo.0 * longest
         };

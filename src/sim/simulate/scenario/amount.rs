@@ -1,4 +1,4 @@
-//! The values that a scenario file is written in: durations with units, and spreads of token counts.
+//! Value types of scenario files: durations with units, and distributions of token counts.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 pub struct Span(pub Duration);
 
 impl Span {
-    /// So many milliseconds.
+    /// Creates a duration of `millis` milliseconds.
     #[must_use]
     pub const fn millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
-    /// So many seconds.
+    /// Creates a duration of `seconds` seconds.
     #[must_use]
     pub const fn secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
@@ -41,7 +41,7 @@ impl std::str::FromStr for Span {
             "h" => 3600.0,
             _ => return Err(wrong()),
         };
-        // Through whole nanoseconds, so that 0.1 s is what people think it is.
+        // Rounding to whole nanoseconds makes 0.1 s exact.
         let nanos = (number * seconds * 1e9).round();
         if nanos > 1e18 { Err(wrong()) } else { Ok(Self(Duration::from_nanos(nanos as u64))) }
     }
@@ -53,39 +53,39 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// How a number of tokens spreads over requests.
+/// Distribution of a token count over requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// The mean, before `max` cuts.
+    /// Mean in tokens, before `max` cuts.
     pub mean: f64,
-    /// The shape around it.
+    /// Shape of the distribution.
     pub shape: SpreadShape,
-    /// Nothing is longer.
+    /// Upper bound, in tokens.
     pub max: u32,
 }
 
-/// The shape of a spread.
+/// Shape of a [`Spread`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SpreadShape {
-    /// Always the mean.
+    /// Constant: always the mean.
     Fixed,
-    /// Log-normal; the deviation of the logarithm.
+    /// Log-normal, with the standard deviation of the logarithm.
     LogNormal(f64),
-    /// Pareto, for heavy tails; its exponent, above 1.
+    /// Pareto, for heavy tails, with its exponent, above 1.
     Pareto(f64),
 }
 
-/// The bound of a spread that names none: longer than any context.
+/// Default bound of a spread, in tokens: longer than any context.
 const LONGEST: u32 = 1_000_000;
 
 impl Spread {
-    /// Always `tokens`.
+    /// Creates a constant distribution.
     #[must_use]
     pub fn fixed(tokens: u32) -> Self {
         Self { mean: f64::from(tokens), shape: SpreadShape::Fixed, max: LONGEST }
     }
 
-    /// Log-normal around `mean`.
+    /// Creates a log-normal distribution with this mean.
     #[must_use]
     pub fn log_normal(mean: f64, sigma: f64) -> Self {
         Self { mean, shape: SpreadShape::LogNormal(sigma), max: LONGEST }

@@ -1,23 +1,23 @@
-//! What a scenario may not say.
+//! Validates a scenario.
 
 use std::time::Duration;
 
 use super::{Requests, Scenario};
 use crate::sim::simulate::Figures;
 
-/// The longest simulation: an hour is some minutes of computing.
+/// Longest simulation in seconds: an hour takes some minutes to compute.
 const LONGEST: u64 = 3600;
-/// Callers, workers and dams in all.
+/// Maximum callers, and workers.
 const MOST: u32 = 10_000;
-/// Sequences in one batch.
+/// Maximum sequences in one batch.
 const MOST_SLOTS: u32 = 16_384;
-/// Shorter ones would make a second of simulated time take minutes.
+/// A shorter step would make a second of simulated time take minutes.
 const SHORTEST_STEP: Duration = Duration::from_micros(100);
-/// Answers to one request.
+/// Maximum answers to one request.
 const MOST_ANSWERS: u32 = 128;
 
 impl Scenario {
-    /// Everything that is wrong, each with the field, the value and what would be right.
+    /// Returns all errors, each with the field, its value and the valid range.
     pub(super) fn check(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut must = |right: bool, fault: String| {

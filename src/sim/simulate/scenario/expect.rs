@@ -1,4 +1,4 @@
-//! What a figure must be, as in `">= 0.95"` or `">= 100ms, <= 1s"`.
+//! Expected ranges of figures, such as `">= 0.95"` or `">= 100ms, <= 1s"`.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, Error};
 
 use super::Span;
 
-/// A range that a figure must lie in. Durations count in seconds.
+/// Expected range of a figure. Durations count in seconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bound {
     text: String,
@@ -15,13 +15,13 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Whether `value` is as expected; a figure that there is none of never is.
+    /// Returns `true` if `value` is in the range; `None` never is.
     #[must_use]
     pub fn holds(&self, value: Option<f64>) -> bool {
         value.is_some_and(|value| (self.least..=self.most).contains(&value))
     }
 
-    /// How far `value` lies outside; infinite when there is none.
+    /// Returns the distance of `value` from the range; infinite for `None`.
     pub(in crate::sim::simulate) fn distance(&self, value: Option<f64>) -> f64 {
         value.map_or(f64::INFINITY, |value| (self.least - value).max(value - self.most).max(0.0))
     }

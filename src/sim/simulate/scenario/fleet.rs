@@ -1,4 +1,4 @@
-//! The fleet of a scenario, what it promises, and the dam before it.
+//! The fleet of a scenario, its SLOs, and the gateway in front of it.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use crate::shed::settings::GateSettings;
 use crate::sim::physics::{FirstTokenSpread, Spec};
 use crate::sim::simulate::Policy;
 
-/// What users are promised.
+/// Latency SLOs.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Promise {
-    /// The time to the first token.
+    /// TTFT SLO.
     pub ttft_slo: Span,
-    /// What it grows by with every 1000 tokens of prompt.
+    /// Increase of the TTFT SLO per 1000 prompt tokens.
     pub per_1k_prompt_tokens: Span,
-    /// From one token to the next.
+    /// SLO for the time between two tokens.
     pub itl_slo: Span,
 }
 
@@ -28,64 +28,63 @@ impl Default for Promise {
 }
 
 impl Promise {
-    /// The time to the first token that is promised for a prompt of so many tokens.
+    /// Returns the TTFT SLO for a prompt of `prompt` tokens.
     pub(in crate::sim::simulate) fn slo(&self, prompt: u64) -> Duration {
         let (ttft_slo, ttft_per_1k) = (self.ttft_slo.0, self.per_1k_prompt_tokens.0);
         GateSettings { ttft_slo, ttft_per_1k, ..GateSettings::default() }.slo(prompt)
     }
 }
 
-/// Equal workers.
+/// A group of equal workers.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Group {
-    /// How many.
+    /// Number of workers.
     pub count: u32,
-    /// Requests one decodes at once.
+    /// Sequences that a worker decodes at once.
     pub slots: u32,
-    /// Tokens its KV cache holds.
+    /// Size of a worker's KV cache, in tokens.
     pub kv_tokens: u64,
-    /// Prompt tokens it reads per second.
+    /// Prompt tokens that a worker reads per second.
     pub prefill_rate: u32,
-    /// What every request takes before it reaches the batch.
+    /// Time each request takes before it reaches the batch.
     pub prefill_base: Span,
-    /// What a step takes, and so a token.
+    /// Time of a step, and so of a token.
     pub token_time: Span,
-    /// What each sequence in the batch adds to a step.
+    /// Time that each sequence adds to a step.
     pub token_time_per_seq: Span,
-    /// Tokens in a step at the most.
+    /// Maximum tokens of a step.
     pub step_tokens: u32,
-    /// How long first tokens take.
+    /// Distribution of the time from slot to first token.
     pub first_token: FirstToken,
-    /// Whether the dam knows `slots` and `kv_tokens`.
+    /// `true` if the gateway knows `slots` and `kv_tokens`.
     pub told: bool,
 }
 
-/// How long first tokens take where prompts are read apart from the batch; with a median of zero they are read in its
-/// steps.
+/// Time to first token of prompts read outside the batch. Median zero: its steps read the prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FirstToken {
-    /// The median of prompts that are not cached.
+    /// Median for prompts that are not cached.
     pub median: Span,
-    /// The deviation of the logarithm around it.
+    /// Standard deviation of the logarithm.
     pub sigma: f64,
-    /// No request has less.
+    /// Minimum for prompts that are not cached.
     pub least: Span,
-    /// No request has more, spikes excepted; no bound when not said.
+    /// Maximum before spikes; no bound if absent.
     pub most: Option<Span>,
-    /// Share of the prompts that are cached.
+    /// Share of prompts that are cached.
     pub cached_share: f64,
-    /// The time of those.
+    /// Time for cached prompts.
     pub cached: Span,
-    /// Share of the requests for which it is `spike_factor` times as long.
+    /// Share of requests whose time is multiplied by `spike_factor`.
     pub spike_share: f64,
-    /// How much longer it is for those.
+    /// Factor of a spike.
     pub spike_factor: f64,
 }
 
 impl Default for FirstToken {
-    /// As the simulated worker's options.
+    /// Returns the defaults of the simulated worker's options.
     fn default() -> Self {
         Self {
             median: Span::default(),
@@ -101,7 +100,7 @@ impl Default for FirstToken {
 }
 
 impl FirstToken {
-    /// The distribution.
+    /// Returns the distribution for [`crate::sim::physics::FirstTokens`].
     #[must_use]
     pub fn spread(&self) -> FirstTokenSpread {
         FirstTokenSpread {
@@ -136,7 +135,7 @@ impl Default for Group {
 }
 
 impl Group {
-    /// The physics of one of them.
+    /// Returns the size and speed of one worker.
     #[must_use]
     pub fn spec(&self) -> Spec {
         Spec {
@@ -151,29 +150,29 @@ impl Group {
     }
 }
 
-/// The settings of the dam; what is not said is as in the gateway's own configuration.
+/// Settings of the gateway. Defaults are those of the gateway's configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dam {
-    /// Independent dams before the same fleet, each with its share of the load.
+    /// Number of independent gateways before the same fleet, each with its share of the load.
     pub count: u32,
-    /// How the limit is found, when the command line does not say: a law, `slots`, `none`, or a number.
+    /// Limit policy, if the command line names none: an algorithm, `slots`, `none`, or a number.
     pub law: Policy,
-    /// What several workers do together, relative to the sum of what each does alone.
+    /// Throughput of several workers together, relative to the sum of each alone.
     pub fleet_factor: f64,
-    /// The most requests that wait.
+    /// Maximum number of waiting requests.
     pub queue_length: usize,
-    /// The longest wait; a quarter of the promise.
+    /// Maximum wait; a quarter of the TTFT SLO if absent.
     pub queue_wait: Option<Span>,
-    /// Share of the limit kept for `critical`.
+    /// Share of the limit reserved for `critical`.
     pub reserve_critical: f64,
-    /// Share of the limit kept for `interactive` and above.
+    /// Share of the limit reserved for `interactive` and above.
     pub reserve_interactive: f64,
-    /// How long to wait for a first token.
+    /// Timeout for the first token of a stream.
     pub first_token: Span,
-    /// How long between two tokens.
+    /// Timeout between two tokens.
     pub idle: Span,
-    /// How long for the whole answer.
+    /// Timeout for a whole answer.
     pub total: Span,
 }
 

@@ -1,4 +1,4 @@
-//! What is offered to the dam of a scenario, and what happens on the way.
+//! The load that a scenario offers, and its events.
 
 use std::collections::BTreeMap;
 
@@ -7,25 +7,25 @@ use serde::Deserialize;
 use super::{Span, Spread};
 use crate::request::Class;
 
-/// How much is offered.
+/// Offered load.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OfferedLoad {
-    /// As a multiple of what the fleet, when healthy, can serve of the mix that is offered.
+    /// Load as a multiple of what the healthy fleet can serve of the offered mix.
     pub times: Option<f64>,
-    /// In requests per second.
+    /// Load in requests per second.
     pub rate: Option<f64>,
-    /// How requests follow each other.
+    /// Distribution of the gaps between requests.
     pub arrivals: Arrivals,
     /// Share of clients that ask again after a refusal.
     pub retry_share: f64,
-    /// How often they ask in all.
+    /// Number of times they ask in all.
     pub attempts: u32,
-    /// Share of them that wait as long as they were told; the others ask again after `impatience`.
+    /// Share of them that wait for `Retry-After`; the others ask again after `impatience`.
     pub honour: f64,
-    /// How long the others wait.
+    /// Wait of the others.
     pub impatience: Span,
-    /// Who is told to wait longer than this does not come back at all.
+    /// Clients whose `Retry-After` is longer than this do not come back.
     pub patience: Option<Span>,
 }
 
@@ -44,31 +44,31 @@ impl Default for OfferedLoad {
     }
 }
 
-/// How requests follow each other.
+/// Distribution of the gaps between requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arrivals {
-    /// Independent of each other.
+    /// Exponential gaps: arrivals are independent.
     Poisson,
-    /// At equal distances.
+    /// Equal gaps.
     Regular,
 }
 
-/// What requests are like.
+/// Properties of requests.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Requests {
     /// Tokens of the prompt.
     pub prompt: Spread,
-    /// Tokens of the answer, where `max_tokens` does not cut it.
+    /// Tokens of the answer, before `max_tokens` cuts it.
     pub output: Spread,
-    /// The client's bound on them.
+    /// Limit on output tokens that the client sends.
     pub max_tokens: Option<u32>,
     /// Share of the answers that are streamed.
     pub streamed: f64,
-    /// Answers that are wanted at once (`n`) by the share below.
+    /// Number of answers (`n`) of the requests in `n_share`.
     pub n: u32,
-    /// Share of the requests that want `n` answers; the others want one.
+    /// Share of requests for `n` answers; the others want one.
     pub n_share: f64,
 }
 
@@ -85,22 +85,22 @@ impl Default for Requests {
     }
 }
 
-/// Equal callers.
+/// A group of equal callers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EqualCallers {
-    /// The first part of their names.
+    /// Prefix of their names.
     pub name: String,
-    /// How many.
+    /// Number of callers.
     pub count: u32,
-    /// Their share of the load, all together; of what the others leave when not said.
+    /// Share of the load of all of them together; by default an even part of the rest.
     pub share: Option<f64>,
-    /// Their weight in the queue.
+    /// Weight in the fair queue.
     pub weight: u32,
-    /// Their class.
+    /// Priority class.
     #[serde(deserialize_with = "class")]
     pub class: Class,
-    /// What their requests are like, when not as those of the others.
+    /// Properties of their requests, if they differ from the scenario's.
     pub requests: Option<Requests>,
 }
 
@@ -126,56 +126,56 @@ fn class<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Class, D::
     })
 }
 
-/// Something that happens at a moment; several things may happen at once.
+/// An event at one moment; several things may happen at once.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScenarioEvent {
-    /// When.
+    /// Time since the start.
     pub at: Span,
-    /// From now on so much is offered, as in [`OfferedLoad::times`].
+    /// New offered load, as [`OfferedLoad::times`].
     pub times: Option<f64>,
-    /// From now on so much is offered, as in [`OfferedLoad::rate`].
+    /// New offered load, as [`OfferedLoad::rate`].
     pub rate: Option<f64>,
-    /// From now on these groups of callers have these shares of the load, as in [`EqualCallers::share`].
+    /// New shares of the load by group of callers, as [`EqualCallers::share`].
     #[serde(default)]
     pub shares: BTreeMap<String, f64>,
-    /// From now on answers are so many times as long as the mix says.
+    /// New factor of answer lengths, relative to the mix.
     pub output: Option<f64>,
-    /// From now on every worker has this share of its KV cache, and the dam is not told.
+    /// New share of its KV cache that every worker has, unknown to the gateway.
     pub kv: Option<f64>,
-    /// This worker dies: its connections break, and new ones are refused.
+    /// Worker that dies: its connections break, and new ones are refused.
     pub kill: Option<String>,
-    /// This worker accepts requests from now on and answers none.
+    /// Worker that accepts requests from now on and answers none.
     pub zombie: Option<String>,
-    /// This worker is back, empty and healthy.
+    /// Worker that is back, empty and healthy.
     pub revive: Option<String>,
-    /// Something stands still for a while.
+    /// A pause of workers or gateways, or a clock jump.
     pub stall: Option<StallEvent>,
-    /// From now on every worker has this share of its slots, and the dam is not told: the youngest
-    /// sequences wait again.
+    /// New share of its slots that every worker has, unknown to the gateway. The youngest sequences
+    /// return to the queue.
     pub slots: Option<f64>,
-    /// From now on everything that a worker sends takes so much longer to arrive.
+    /// New network delay of everything that a worker sends.
     pub network: Option<Span>,
-    /// One more request, of the first caller.
+    /// An extra request of the first caller.
     pub request: Option<Extra>,
-    /// Whether the time to recover is counted from here; else from the last event that is no request.
+    /// `true` to measure recovery from here; otherwise from the last event other than a request.
     #[serde(default)]
     pub recover: bool,
 }
 
-/// Something stands still for a while and then goes on as if nothing had been.
+/// A pause after which work goes on as before.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StallEvent {
-    /// A worker by its name, or `workers`, `dams`, or `clock`: that one jumps ahead instead.
+    /// A worker's name, `workers`, `dams` (gateways), or `clock`: the clock jumps ahead instead.
     pub of: String,
-    /// For how long.
+    /// Length of the pause or jump.
     pub length: Span,
-    /// It happens again after so long, until the end of the scenario.
+    /// Period of repetition, until the end of the scenario.
     pub every: Option<Span>,
 }
 
-/// One more request.
+/// An extra request.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extra {

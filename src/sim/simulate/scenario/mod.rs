@@ -1,7 +1,7 @@
-//! What is to be simulated, as a file says it.
+//! Scenario files: what to simulate.
 //!
-//! Everything has a default, so that a file names only what it is about. Unknown keys are faults: a misspelt setting
-//! that is silently ignored would be believed to have been simulated.
+//! Everything has a default, so a file names only what it is about. Unknown keys are errors: a
+//! silently ignored misspelt setting would be believed to have been simulated.
 
 mod amount;
 mod check;
@@ -18,47 +18,47 @@ pub use expect::Bound;
 pub use fleet::{Dam, FirstToken, Group, Promise};
 pub use load::{Arrivals, EqualCallers, Extra, OfferedLoad, Requests, ScenarioEvent, StallEvent};
 
-/// A scenario: a fleet, a promise, a dam, and what is offered to it.
+/// A scenario: a fleet, its SLOs, a gateway, and the offered load.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// Its name in tables; the file's when it has none.
+    /// Name in tables; the file's name by default.
     #[serde(default)]
     pub name: String,
-    /// One line that says what it shows.
+    /// One line about its purpose.
     #[serde(default)]
     pub about: String,
-    /// For how long load is offered.
+    /// Length of the offered load.
     #[serde(default = "default_duration")]
     pub duration: Span,
-    /// What happens before is not counted; `0s` for a cold start.
+    /// Time at the start that does not count; `0s` for a cold start.
     #[serde(default = "default_warm_up")]
     pub warm_up: Span,
-    /// What users are promised.
+    /// Latency SLOs.
     #[serde(default)]
     pub promise: Promise,
-    /// The fleet, in groups of equal workers, named `w1`, `w2`, … throughout.
+    /// The fleet in groups of equal workers. Names run on over the groups: `w1`, `w2`, ….
     #[serde(default = "default_workers")]
     pub workers: Vec<Group>,
-    /// What stands before it.
+    /// The gateway in front of the fleet.
     #[serde(default)]
     pub dam: Dam,
-    /// How much is offered.
+    /// Amount and timing of requests.
     #[serde(default)]
     pub load: OfferedLoad,
-    /// What a request is like.
+    /// Properties of requests.
     #[serde(default)]
     pub requests: Requests,
-    /// Who asks, in groups of equal callers.
+    /// Callers, in groups of equal ones.
     #[serde(default = "default_callers")]
     pub callers: Vec<EqualCallers>,
-    /// What happens on the way.
+    /// Events during the run, sorted by time.
     #[serde(default)]
     pub events: Vec<ScenarioEvent>,
-    /// What must come out of every run.
+    /// Expected range of each named figure, for every run.
     #[serde(default)]
     pub expect: BTreeMap<String, Bound>,
-    /// What must come out on average of all runs: a figure of a few seconds has chance in it.
+    /// Expected range of a figure's mean over all runs: figures of a few seconds vary by chance.
     #[serde(default)]
     pub expect_mean: BTreeMap<String, Bound>,
 }
@@ -79,22 +79,22 @@ fn default_callers() -> Vec<EqualCallers> {
     vec![EqualCallers::default()]
 }
 
-/// Why a scenario cannot be simulated.
+/// Why a scenario file is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The file is no scenario: where, and what would be right.
+    /// The file cannot be parsed: position and reason.
     #[error("{0}")]
     Syntax(String),
-    /// Values that cannot be meant, each with its field.
+    /// Invalid values, each with its field.
     #[error("{}", .0.join("\n"))]
     Values(Vec<String>),
 }
 
 impl Scenario {
-    /// Reads a scenario from the text of a file. `name` is used when the file gives none.
+    /// Parses a scenario file. `name` is used if the file gives none.
     ///
     /// # Errors
-    /// All that is wrong with it.
+    /// All errors of the file.
     pub fn parse(name: &str, text: &str) -> Result<Self, Fault> {
         let mut scenario: Self = toml::from_str(text).map_err(|error| Fault::Syntax(error.to_string()))?;
         if scenario.name.is_empty() {
@@ -105,24 +105,24 @@ impl Scenario {
         if faults.is_empty() { Ok(scenario) } else { Err(Fault::Values(faults)) }
     }
 
-    /// How many workers there are.
+    /// Returns the number of workers.
     #[must_use]
     pub fn worker_count(&self) -> usize {
         self.workers.iter().map(|group| group.count as usize).sum()
     }
 
-    /// The group of each worker, in the order of their names.
+    /// Returns the group of each worker, in order of their names.
     pub fn worker_groups(&self) -> impl Iterator<Item = usize> + '_ {
         self.workers.iter().enumerate().flat_map(|(group, workers)| (0..workers.count).map(move |_| group))
     }
 
-    /// What the worker at `place` is called: `w1` is at 0.
+    /// Returns the name of the worker at `place`: `w1` is at 0.
     #[must_use]
     pub fn worker_name(place: usize) -> String {
         format!("w{}", place + 1)
     }
 
-    /// The place of the worker of that name.
+    /// Returns the place of the worker of that name.
     #[must_use]
     pub fn worker_place(&self, name: &str) -> Option<usize> {
         let number: usize = name.strip_prefix('w')?.parse().ok()?;

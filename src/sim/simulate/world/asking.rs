@@ -1,4 +1,4 @@
-//! Requests at their dam: asking, waiting, being let in or refused, coming back.
+//! Requests at their gateway: asking, waiting, being admitted or refused, coming back.
 
 use super::call::{Call, CallFate, Stage};
 use super::dam::GateDecision;
@@ -8,7 +8,7 @@ use crate::refusal::Refusal;
 use crate::shed::{Answer, Displaced, Grant, SeatId, WaiterId};
 
 impl World<'_> {
-    /// A request asks its dam.
+    /// Picks a gateway for a request and asks it for a permit.
     pub(super) fn ask(&mut self, place: usize) {
         let (now, seen_now) = (self.now, self.seen_now());
         let dam = self.routed.usize(..self.dams.len());
@@ -31,7 +31,7 @@ impl World<'_> {
         self.settle(self.calls[place].dam);
     }
 
-    /// A dam looks after its queue.
+    /// Runs a gate's timers, such as queue timeouts.
     pub(super) fn tend(&mut self, dam: usize) {
         let now = self.seen_now();
         if let Some(gate) = &mut self.dams[dam].gate {
@@ -40,8 +40,8 @@ impl World<'_> {
         }
     }
 
-    /// Hands on what a gate has decided about those who wait, in its order: what one of them does may have it decide
-    /// more, and that comes after all the rest.
+    /// Delivers a gate's decisions about waiting requests, in its order. A delivery may cause more
+    /// decisions; those come after all the others.
     pub(super) fn settle(&mut self, dam: usize) {
         while let Some(decision) = self.dams[dam].next_decision() {
             match decision {
@@ -51,7 +51,7 @@ impl World<'_> {
                             self.withdraw(place);
                             self.displaced(place, next);
                         }
-                        // It was taken away before its owner heard of it.
+                        // The permit was taken away before its owner heard of it.
                         None => drop(self.dams[dam].lost.insert(seat, next)),
                     }
                 }
@@ -74,7 +74,7 @@ impl World<'_> {
         }
     }
 
-    /// Lets a request whose worker failed it wait for another that is full now. False: there is no other.
+    /// Queues a request whose worker failed, for another that is full; `false` if there is none.
     pub(super) fn resubmit(&mut self, place: usize, seat: SeatId) -> bool {
         let call = &self.calls[place];
         let number = call.dam;
@@ -142,7 +142,7 @@ impl World<'_> {
             extra: call.extra,
             ..Call::new(call.wish.clone(), self.now + wait)
         };
-        // Who would come back after the end is not there any more.
+        // Clients that would come back after the end do not come back.
         if again.arrived < at(self.scenario.duration) {
             let at = again.arrived;
             self.calls.push(again);

@@ -1,4 +1,4 @@
-//! One request of one client, from its arrival at the dam to its end.
+//! One client's request, from its arrival at the gateway to its end.
 
 use std::time::Duration;
 
@@ -10,62 +10,62 @@ use crate::sim::simulate::offered::OfferedRequest;
 /// In nanoseconds.
 pub(in crate::sim::simulate) const SECOND: u64 = 1_000_000_000;
 
-/// How a request ended; each has exactly one of these.
+/// How a request ended; each request has exactly one fate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sim::simulate) enum CallFate {
-    /// It was answered in full.
+    /// Answered in full.
     Answered,
-    /// It was refused.
+    /// Refused by the gateway.
     Refused(Reason),
-    /// It was let in, and a worker failed it.
+    /// Admitted, then failed by a worker.
     Failed(Reason),
 }
 
-/// Where a request is.
+/// The stage of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sim::simulate) enum Stage {
-    /// Has not asked yet.
+    /// Has not asked its gateway yet.
     New,
-    /// In the queue of its dam.
+    /// In the queue of its gateway.
     Waiting(WaiterId),
-    /// At a worker; without a seat when there is no dam.
+    /// At a worker; `None` if no gate limits requests.
     Running(Option<SeatId>),
-    /// At its end.
+    /// Ended.
     Over(CallFate),
 }
 
 #[derive(Clone, Debug)]
 pub(in crate::sim::simulate) struct Call {
     pub(in crate::sim::simulate) wish: OfferedRequest,
-    /// It is one that an event added.
+    /// `true` if an event of the scenario added this request.
     pub(in crate::sim::simulate) extra: bool,
-    /// How often its client had asked before.
+    /// Number of times its client had asked before.
     pub(in crate::sim::simulate) before: u32,
-    /// It came back when it had been told to.
+    /// `true` if its client came back after the `Retry-After` time.
     pub(in crate::sim::simulate) as_told: bool,
-    /// How long it was told to wait when it was refused.
+    /// `Retry-After` time of its refusal.
     pub(in crate::sim::simulate) told: Option<Duration>,
     pub(in crate::sim::simulate) dam: usize,
     pub(in crate::sim::simulate) machine: usize,
     pub(in crate::sim::simulate) stage: Stage,
     pub(in crate::sim::simulate) arrived: Nanos,
-    /// When it was let in.
+    /// Time of admission.
     pub(in crate::sim::simulate) granted: Option<Nanos>,
     pub(in crate::sim::simulate) first: Option<Nanos>,
     pub(in crate::sim::simulate) ended: Nanos,
-    /// Tokens that have come, of all its answers.
+    /// Tokens received so far, of all its answers.
     pub(in crate::sim::simulate) seen: u64,
-    /// Those that came in each second, from that of the first one on.
+    /// Tokens received in each second, beginning with the second of the first token.
     pub(in crate::sim::simulate) by_second: Vec<u32>,
-    /// Answers that are not complete.
+    /// Number of answers that are not complete.
     pub(super) unfinished: u32,
-    /// How often it was sent to a worker.
+    /// Number of times it was sent to a worker.
     pub(super) sent: u32,
-    /// It was sent once more after a worker had failed it.
+    /// `true` if it was sent again after a worker had failed it.
     pub(super) retried: bool,
-    /// The worker that failed it, and how, until it is known whose fault that was.
+    /// The worker that failed it and how, until it is known if the worker was at fault.
     pub(super) failed_at: Option<(usize, Failure)>,
-    /// When its tokens are next told to the gate.
+    /// Time of the next token report to the gate.
     pub(super) report_at: Nanos,
     pub(super) latest: Nanos,
 }
@@ -96,7 +96,7 @@ impl Call {
         }
     }
 
-    /// One more token came.
+    /// Records one more token.
     pub(super) fn token(&mut self, now: Nanos) {
         self.seen += 1;
         self.latest = now;
@@ -112,7 +112,7 @@ impl Call {
         if let Stage::Running(seat) = self.stage { seat } else { None }
     }
 
-    /// Whether it is at a worker.
+    /// Returns `true` if it is at a worker.
     pub(super) fn is_running(&self) -> bool {
         matches!(self.stage, Stage::Running(_))
     }
@@ -121,7 +121,7 @@ impl Call {
         matches!(self.stage, Stage::Over(_))
     }
 
-    /// Whether something of the answer has reached the client.
+    /// Returns `true` if part of the answer has reached the client.
     pub(super) fn is_committed(&self) -> bool {
         self.wish.stream && self.first.is_some()
     }

@@ -1,4 +1,4 @@
-//! The course of requests at the workers: being sent, tokens, failures, the end.
+//! Requests at the workers: sending, tokens, failures, the end.
 
 use super::call::{CallFate, Stage};
 use super::machine::MachineState;
@@ -40,7 +40,7 @@ impl World<'_> {
                 worker.engine.submit_timed(id, call.wish.prompt, *output, first_token, self.now).is_ok()
             });
             if !taken {
-                // The worker says that this is too long for it, which is an answer.
+                // The worker calls the request too long for it. That is a valid answer.
                 self.tell_end(place, Ending::Complete);
                 return self.end(place, CallFate::Failed(Reason::RequestTooLarge));
             }
@@ -55,7 +55,7 @@ impl World<'_> {
         }
     }
 
-    /// A worker's step ends.
+    /// Ends a worker's step and sends its events to the gateways.
     pub(super) fn step(&mut self, place: usize) {
         let machine = &mut self.machines[place];
         if machine.planned != Some(self.now) || machine.state != MachineState::Alive {
@@ -84,7 +84,7 @@ impl World<'_> {
         self.plan_step(place);
     }
 
-    /// Something that a worker did reaches the dam, unless the request has gone elsewhere meanwhile.
+    /// Delivers a worker's event to the gateway, unless the request has moved elsewhere meanwhile.
     pub(super) fn reach(&mut self, machine: usize, event: Delivery) {
         let Delivery { id, sent, finished } = event;
         let place = (id >> 8) as usize;
@@ -123,14 +123,14 @@ impl World<'_> {
         if call.unfinished > 0 {
             let ended = call.wish.outputs.len() as u32 - call.unfinished;
             if call.wish.stream {
-                // Each answer of a stream says when it is over.
+                // Each answer of a stream reports its own end.
                 self.tell(place, |gate, seat, now| gate.finished(seat, ended, now));
             }
             return;
         }
         let (seen, dam) = (call.seen, call.dam);
         if !call.wish.stream {
-            // Its usage, in the last line of the answer.
+            // Its token usage arrives with the end of the answer.
             self.tell(place, |gate, seat, now| gate.tokens(seat, seen, now));
         }
         let call = &self.calls[place];
@@ -140,7 +140,7 @@ impl World<'_> {
         self.end(place, CallFate::Answered);
     }
 
-    /// Tells the gate something about a request's seat.
+    /// Reports an event of a request's permit to the gate.
     fn tell(&mut self, place: usize, say: impl FnOnce(&mut Gate, SeatId, Nanos)) {
         let call = &self.calls[place];
         let dam = call.dam;
@@ -151,7 +151,7 @@ impl World<'_> {
         }
     }
 
-    /// A request succeeded that another worker may have failed.
+    /// Blames the worker that failed this request before, because another worker has now succeeded.
     fn convict(&mut self, place: usize) {
         if let Some((machine, failure)) = self.calls[place].failed_at.take() {
             let worker = Scenario::worker_name(machine);
@@ -159,27 +159,27 @@ impl World<'_> {
         }
     }
 
-    /// Frees the seat of a request, if it has one.
+    /// Releases the permit of a request, if it has one.
     fn tell_end(&mut self, place: usize, ending: Ending) {
         let seen = self.calls[place].seen;
         self.tell(place, |gate, seat, now| gate.release(seat, ending, seen, now));
     }
 
-    /// What the worker did to a request that is not over. It may go to another one before anything was said of the
-    /// answer.
+    /// Handles a failed attempt of a request that is not over. The request may move to another
+    /// worker if the client has not yet seen any of the answer.
     pub(super) fn attempt_failed(&mut self, place: usize, failure: Failure) {
         let now = self.seen_now();
         let seat = self.calls[place].seat();
         self.tell(place, |gate, seat, now| gate.worker_failed(seat, failure, now));
         let call = &mut self.calls[place];
         let (dam, committed, retried) = (call.dam, call.is_committed(), call.retried);
-        // What a second worker fails would fail anywhere, and what breaks off later the gate hears of at its end.
+        // If two workers fail it, neither is blamed. The gate hears of a later break at the end.
         let machine = call.machine;
         let first = (!committed && call.failed_at.take().is_none()).then_some((machine, failure));
         call.failed_at = first;
         let call = &*call;
         if call.is_over() || call.seat() != seat {
-            // Somebody took its seat meanwhile: it waits, or was told.
+            // Its permit was taken meanwhile: it waits, or was refused.
             return;
         }
         let may_move = !committed && !retried && self.dams[dam].gate.is_some();
@@ -216,7 +216,7 @@ impl World<'_> {
         self.end(place, CallFate::Failed(reason));
     }
 
-    /// The patience with a worker is over.
+    /// Ends the wait for a first token, or for a whole answer that is not streamed.
     pub(super) fn due(&mut self, place: usize, sent: u32) {
         let call = &self.calls[place];
         if !call.is_running() || call.sent != sent || call.is_committed() {
@@ -225,13 +225,13 @@ impl World<'_> {
         let stream = call.wish.stream;
         self.withdraw(place);
         if !stream {
-            // The time for the whole answer is over: there is none left for another worker.
+            // The time for the whole answer is used up: none is left for another worker.
             self.calls[place].retried = true;
         }
         self.attempt_failed(place, Failure::Timeout);
     }
 
-    /// The patience with a silent stream is over.
+    /// Ends the wait for the next token of a silent stream.
     pub(super) fn idle(&mut self, place: usize, seen: u64) {
         let call = &self.calls[place];
         if call.is_running() && call.seen == seen {
@@ -248,7 +248,7 @@ impl World<'_> {
         }
     }
 
-    /// Every request has one end; a second one is a defect, which is counted.
+    /// Ends a request. A second end is a defect of the program and is counted.
     pub(super) fn end(&mut self, place: usize, fate: CallFate) {
         let call = &mut self.calls[place];
         if call.is_over() {
@@ -264,7 +264,7 @@ impl World<'_> {
     }
 }
 
-/// The name of an answer inside a worker.
+/// Returns the sequence id of an answer inside a worker.
 fn sequence(call: usize, answer: usize) -> u64 {
     (call as u64) << 8 | answer as u64
 }

@@ -1,4 +1,4 @@
-//! One dam: the gate of production with what stands around it in the gateway.
+//! One simulated gateway: the production gate and its surroundings.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,40 +15,40 @@ use crate::sim::simulate::Policy;
 use crate::sim::simulate::offered::{OfferedRequest, Person};
 use crate::sim::simulate::scenario::Scenario;
 
-/// The one model that is served.
+/// The only model.
 const MODEL: Option<&str> = Some("sim");
-/// Bytes of a body for each token of its prompt.
+/// Body bytes per prompt token.
 const BYTES_PER_TOKEN: u64 = 4;
-/// Retries that are allowed in ten seconds whatever the share, and the share of the requests: as in the gateway.
+/// Retry budget in ten seconds: a minimum, and a share of the requests, as in the gateway.
 const RETRIES: (u64, f64) = (10, 0.1);
 
 #[derive(Debug)]
 pub(super) struct SimulatedGateway {
-    /// None: every request goes through.
+    /// `None`: every request is admitted.
     pub(super) gate: Option<Gate>,
     estimator: Estimator,
-    /// Who waits, and who has a seat that may be taken away.
+    /// Calls that wait, and calls with a permit that the gate may take back.
     pub(super) waiting: HashMap<WaiterId, usize>,
     pub(super) yielding: HashMap<SeatId, usize>,
-    /// Seats that were taken away before their owners heard of them, and what those got instead.
+    /// Permits taken back before their owners heard of them, and what the owners got instead.
     pub(super) lost: HashMap<SeatId, Result<(WaiterId, Nanos), Refusal>>,
-    /// What the gate has decided and nobody has heard.
+    /// Decisions of the gate that are not delivered yet.
     decided: VecDeque<GateDecision>,
     requests: RecentEvents,
     retries: RecentEvents,
 }
 
-/// Something that a gate has decided about a request.
+/// A decision of the gate about one request.
 #[derive(Debug)]
 pub(super) enum GateDecision {
-    /// It lost its seat.
+    /// It lost its permit.
     Displaced(Displaced),
-    /// It waits no more.
+    /// Its wait is over.
     Settled(Outcome),
 }
 
 impl SimulatedGateway {
-    /// The first thing that the gate has decided and nobody has heard.
+    /// Returns the first decision that is not delivered yet.
     pub(super) fn next_decision(&mut self) -> Option<GateDecision> {
         let gate = self.gate.as_mut()?;
         self.decided.extend(gate.take_displaced().map(GateDecision::Displaced));
@@ -70,7 +70,7 @@ impl SimulatedGateway {
         }
     }
 
-    /// It was late itself.
+    /// Reports to the gate a time in which the gateway itself was stalled.
     pub(super) fn lagged(&mut self, from: Nanos, to: Nanos) {
         if let Some(gate) = &mut self.gate {
             gate.lagged(from, to);
@@ -96,18 +96,18 @@ impl SimulatedGateway {
         }
     }
 
-    /// An answer of so many tokens in all came to its end.
+    /// Learns from a complete answer of `seen` tokens in all.
     pub(super) fn learn(&self, person: &Person, wish: &OfferedRequest, seen: u64) {
         self.estimator.learn_output(&person.name, MODEL, seen / wish.outputs.len() as u64);
     }
 
-    /// Whether one more request may be sent again.
+    /// Returns `true` if the retry budget allows one more retry.
     pub(super) fn may_retry(&mut self, now: Nanos) -> bool {
         let allowed = RETRIES.0.max((self.requests.count(now) as f64 * RETRIES.1) as u64);
         self.retries.count(now) < allowed
     }
 
-    /// A request was sent again.
+    /// Counts a retry.
     pub(super) fn retried(&mut self, now: Nanos) {
         self.retries.add(now);
     }

@@ -1,4 +1,4 @@
-//! What the scenario makes happen.
+//! Applies the events of the scenario.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::sim::simulate::offered::OfferedRequest;
 use crate::sim::simulate::scenario::{ScenarioEvent, StallEvent};
 
 impl World<'_> {
-    /// Makes something happen that the scenario says.
+    /// Applies one event.
     pub(super) fn strike(&mut self, event: &ScenarioEvent) {
         if event.times.is_some() || event.rate.is_some() {
             (self.times, self.rate) = (event.times, event.rate);
@@ -79,7 +79,7 @@ impl World<'_> {
         self.phases.push(LoadPhase { since: self.now, peak, times, disturbs });
     }
 
-    /// Something stands still, or the clock jumps.
+    /// Pauses workers or gateways, or makes the clock jump.
     fn stall(&mut self, stall: &StallEvent) {
         let length = stall.length.0;
         match stall.of.as_str() {
@@ -110,13 +110,13 @@ impl World<'_> {
         }
     }
 
-    /// The dams go on after a stall.
+    /// Ends a stall of the gateways and reports it to their gates.
     pub(super) fn resume(&mut self, since: Nanos) {
         let (from, to) = (since + self.shift, self.seen_now());
         self.dams.iter_mut().for_each(|dam| dam.lagged(from, to));
     }
 
-    /// A worker dies, falls silent, or is restarted.
+    /// Kills, silences or restarts a worker.
     fn befall(&mut self, machine: usize, state: MachineState) {
         let at_work = self.at_work(machine);
         if state == MachineState::Zombie {
@@ -138,12 +138,12 @@ impl World<'_> {
         }
     }
 
-    /// A worker's cache gets the size that it now has.
+    /// Resizes a worker's KV cache to its current share.
     fn shrink(&mut self, place: usize) {
         let machine = &mut self.machines[place];
         let kv_tokens = machine.kv_tokens(self.shares.kv);
         let lost = machine.engine.set_kv_tokens(kv_tokens);
-        // A request of several answers loses its seat once, however many of them are lost.
+        // A request of several answers loses its permit once, however many of them are lost.
         let mut calls: Vec<usize> = lost.into_iter().map(|id| (id >> 8) as usize).collect();
         calls.sort_unstable();
         calls.dedup();

@@ -1,4 +1,4 @@
-//! A worker, and what may befall it.
+//! A simulated worker that can fail.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(super) enum MachineState {
     Alive,
     /// Refuses connections.
     Dead,
-    /// Takes requests and never answers.
+    /// Accepts requests and never answers.
     Zombie,
 }
 
@@ -21,10 +21,10 @@ pub(super) struct Machine {
     pub(super) group: usize,
     pub(super) state: MachineState,
     pub(super) engine: Engine,
-    /// The size and speed it has when healthy.
+    /// Size and speed when healthy.
     spec: Spec,
     pub(super) first_tokens: FirstTokens,
-    /// The next of its steps that the agenda knows of.
+    /// Time of its next step that is in the agenda.
     pub(super) planned: Option<Nanos>,
     pub(super) preempted: u64,
 }
@@ -37,7 +37,7 @@ impl Machine {
         Self { group, state: MachineState::Alive, engine, spec, first_tokens, planned: None, preempted: 0 }
     }
 
-    /// Empty, in this state, with these shares of itself.
+    /// Restarts it empty, in this state, with these shares of its size.
     pub(super) fn restart(&mut self, state: MachineState, shares: Remaining) {
         self.state = state;
         self.planned = None;
@@ -45,7 +45,7 @@ impl Machine {
         self.engine = Engine::new(Spec { kv_tokens, slots, ..self.spec.clone() });
     }
 
-    /// Stands still for `length`.
+    /// Pauses for `length`.
     pub(super) fn pause(&mut self, length: Duration, now: Nanos) {
         self.engine.pause(length, now);
         self.planned = None;
@@ -59,7 +59,7 @@ impl Machine {
         (self.spec.kv_tokens as f64 * share) as u64
     }
 
-    /// The next step, when the agenda does not know of it.
+    /// Returns the time of the next step if the agenda does not have it yet.
     pub(super) fn plan(&mut self) -> Option<Nanos> {
         if self.state != MachineState::Alive {
             return None;

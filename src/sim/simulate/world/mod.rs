@@ -1,4 +1,4 @@
-//! Offered load, the dams and the workers, event by event in virtual time.
+//! Drives load, gateways and workers event by event in virtual time.
 
 mod asking;
 mod call;
@@ -23,79 +23,79 @@ use super::scenario::{Arrivals, Scenario};
 use crate::clock::Nanos;
 use crate::shed::GateSnapshot;
 
-/// How often the gateway looks after its gates.
+/// Interval of the gateway's housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
-/// Requests of one run: some 3 GB of memory.
+/// Maximum requests of one run: about 3 GB of memory.
 const MOST_CALLS: usize = 10_000_000;
-/// Parts of the randomness, so that what is offered does not depend on what the dam does.
+/// Seeds of independent random streams: the offered load does not depend on the gateway.
 const OFFERED: u64 = 0x0ffe_7ed0;
 const ROUTED: u64 = 0x7000_7ed0;
 const READ: u64 = 0x7ead_7ed0;
 
-/// Something that will happen.
+/// An event of the simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
-    /// The next request of the load, unless the load has changed since.
+    /// The next request arrives, unless the load has changed since it was planned.
     Arrival { generation: u32 },
-    /// A request asks.
+    /// A request asks its gateway.
     Ask { call: usize },
-    /// A worker ends a step.
+    /// A worker's step ends.
     Step { machine: usize },
-    /// A wait ends at a dam.
+    /// A wait in a gateway's queue expires.
     Expiry { dam: usize },
-    /// Time for housekeeping.
+    /// The gateways run their housekeeping.
     Housekeeping,
-    /// The patience with a worker ends that was sent this request for the `sent`th time.
+    /// A request's attempt number `sent` times out.
     Due { call: usize, sent: u32 },
-    /// The patience with a stream ends that has yielded nothing since.
+    /// A stream times out that has yielded nothing since token `seen`.
     Idle { call: usize, seen: u64 },
     /// An event of the scenario.
     Event { place: usize },
-    /// Something that a worker did reaches the dam.
+    /// A worker's event reaches the gateway.
     Reaches { machine: usize, event: Delivery },
-    /// The dams go on after a stall.
+    /// The gateways resume after a stall.
     Resumed { since: Nanos },
-    /// A second is over.
+    /// One second has passed.
     Second,
 }
 
-/// What reaches a dam from a worker: a token of an answer, or its end.
+/// A worker's event on its way to the gateway: a token of an answer, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Delivery {
-    /// The answer, and for which sending of its request it was made.
+    /// The answer's sequence id, and the number of the attempt that made it.
     id: u64,
     sent: u32,
     finished: bool,
 }
 
-/// What was so at the end of a second.
+/// State at the end of a second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Moment {
-    /// Sequences that may be in flight.
+    /// Sum of the workers' limits, in sequences.
     pub(super) limit: u64,
     pub(super) in_flight: u64,
     pub(super) waiting: u64,
 }
 
-/// From when on which good work per second is the most there can be, and which load is offered.
+/// A period with one maximum of good work per second and one offered load.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LoadPhase {
     pub(super) since: Nanos,
     pub(super) peak: f64,
-    /// What is offered, as a multiple of what the healthy fleet can serve.
+    /// Offered load, as a multiple of the healthy fleet's capacity.
     pub(super) times: f64,
-    /// The time to recover may be counted from here.
+    /// `true` if the recovery time may be counted from here.
     pub(super) disturbs: bool,
 }
 
-/// Everything that happens.
+/// State of one simulation.
 pub(super) struct World<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) people: People,
     capacity: &'a Capacity,
     now: Nanos,
     agenda: BinaryHeap<Reverse<(Nanos, u64, Happening)>>,
-    /// Of what happens at the same time, the first that was planned is first.
+    /// Sequence number of planned events; of events at the same time, the first planned is first.
     planned: u64,
     machines: Vec<Machine>,
     dams: Vec<SimulatedGateway>,
@@ -104,26 +104,26 @@ pub(super) struct World<'a> {
     offered: Rng,
     routed: Rng,
     generation: u32,
-    /// Requests per second; or as a multiple of what can be served.
+    /// Offered load as a multiple of the capacity, or in requests per second.
     times: Option<f64>,
     rate: Option<f64>,
     stretch: f64,
     shares: Remaining,
-    /// The dams stand still until then.
+    /// End of the gateways' current stall.
     stopped_until: Nanos,
-    /// How far the clock of the dams is ahead.
+    /// Lead of the gateways' clock over the simulation's.
     shift: Duration,
-    /// How long what a worker sends is on its way.
+    /// Network delay of everything that a worker sends.
     network: Duration,
     next_machine: usize,
     pub(super) phases: Vec<LoadPhase>,
     pub(super) moments: Vec<Moment>,
-    /// Requests that ended twice.
+    /// Number of requests that ended twice (a defect).
     pub(super) ended_twice: u64,
 }
 
 impl Happening {
-    /// Whether it is something that a dam does.
+    /// Returns `true` if a gateway handles it.
     fn is_at_the_dam(self) -> bool {
         match self {
             Self::Ask { .. }
@@ -174,7 +174,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Lives through the scenario, and then until nothing is left to be done.
+    /// Runs the scenario, then until no event is left.
     pub(super) fn run(&mut self) {
         for (place, event) in self.scenario.events.iter().enumerate() {
             self.plan(at(event.at), Happening::Event { place });
@@ -189,17 +189,16 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What is left in the gates at the end; nothing should be.
+    /// Returns a snapshot of each gate at the end; all should be empty.
     pub(super) fn rest(&self) -> impl Iterator<Item = GateSnapshot> + '_ {
         self.dams.iter().filter_map(|dam| dam.gate.as_ref()).map(|gate| gate.snapshot(self.seen_now()))
     }
 
-    /// How often workers threw a sequence out of their cache.
+    /// Returns the number of preemptions of all workers.
     pub(super) fn preempted(&self) -> u64 {
         self.machines.iter().map(|machine| machine.preempted).sum()
     }
 
-    /// The group of a worker.
     pub(super) fn group_of(&self, machine: usize) -> usize {
         self.machines[machine].group
     }
@@ -209,17 +208,17 @@ impl<'a> World<'a> {
         self.agenda.push(Reverse((at, self.planned, happening)));
     }
 
-    /// The time by the clock of the dams.
+    /// Returns the time by the gateways' clock.
     fn seen_now(&self) -> Nanos {
         self.now + self.shift
     }
 
-    /// Whether load is offered.
+    /// Returns `true` while load is offered.
     fn is_open(&self) -> bool {
         self.now < at(self.scenario.duration) && !self.is_full()
     }
 
-    /// Whether there were so many requests that no more are offered.
+    /// Returns `true` if the run has reached its maximum of requests.
     pub(super) fn is_full(&self) -> bool {
         self.calls.len() >= MOST_CALLS
     }
@@ -275,7 +274,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Requests per second that are offered now. A multiple refers to the healthy fleet and the mix of now.
+    /// Returns the load in requests per second. `times` refers to the healthy fleet and current
+    /// mix.
     fn rate_now(&self) -> f64 {
         match (self.rate, self.times) {
             (Some(rate), _) => rate,
@@ -307,7 +307,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// The moment that a scenario names.
+/// Converts a time of the scenario.
 pub(super) fn at(span: super::scenario::Span) -> Nanos {
     Nanos::ZERO + span.0
 }

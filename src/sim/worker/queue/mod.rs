@@ -1,11 +1,11 @@
-//! The worker as one that drains a queue: `docs/queue-protocol.md`, followed step by step.
+//! A worker that takes jobs from a queue, as in `docs/queue-protocol.md`, step by step.
 //!
-//! Jobs are answered by the same shop as calls over HTTP, faults and all. A job told to `die` is left as by a process that
-//! died; one whose stream breaks is handed back.
+//! The same service answers jobs and HTTP calls, including faults. A job with the fault `die` is
+//! left as if the process had died; a job whose stream breaks is handed back.
 //!
-//! **Failure mode.** Redis is away: nothing new is read, what runs goes on and is told once Redis is back, unless it was
-//! claimed meanwhile. Told to end, the worker says so, takes nothing new, and finishes what it has, within limits; what is
-//! left then is claimed by others.
+//! **Failure mode.** Without Redis no new job is read. Running jobs go on and are answered when
+//! Redis is back, unless another worker claimed them. On shutdown the worker says so, takes no new
+//! job, and finishes its jobs within limits. Others claim the rest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,34 +28,33 @@ use crate::redis::consumer::{Consumer, Engine, Entry, NoAnswer, Place, Runs};
 use crate::redis::settings::RedisSettings;
 use crate::redis::speaker::Speaker;
 
-/// The wait before Redis is asked again after it did not answer.
+/// Wait before a retry after an error from Redis.
 const AGAIN: Duration = Duration::from_millis(200);
-/// How long Redis may be away until a run is given up: as long as any job has.
+/// Redis outage after which a job is abandoned: the maximum time of any job.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// Which queue the worker drains, and as whom.
+/// The worker's queue and its identity there.
 #[derive(Clone, Debug)]
 pub struct Membership {
-    /// Where Redis is.
+    /// Connection to Redis.
     pub redis: RedisSettings,
     /// The worker's name, pool and colour.
     pub place: Place,
-    /// What heartbeats are signed with, and jobs must be.
+    /// Key that signs heartbeats and must have signed jobs; `None` without signatures.
     pub key: Option<Key>,
-    /// What it runs, for people.
+    /// Version shown to people.
     pub version: Option<Arc<str>>,
-    /// How long what runs may take when the worker is told to end.
+    /// Time for running jobs on shutdown.
     pub drain: Duration,
 }
 
-/// One worker at its queue.
 pub(super) struct Drainer {
     runs: Arc<Runs>,
     shop: Arc<Shop>,
     station: Arc<Station>,
     membership: Membership,
     options: Options,
-    /// Whether it was told to end.
+    /// `true` after a request to shut down.
     draining: watch::Sender<bool>,
 }
 
@@ -72,10 +71,10 @@ impl Drainer {
         Self { runs, shop, station, membership, options, draining: watch::Sender::new(false) }
     }
 
-    /// Drains the queue until `end` completes and what runs then has ended, or its time is over.
+    /// Takes jobs until `end` completes, then waits for the running jobs, at most the drain time.
     pub(super) async fn drain(self, end: impl Future<Output = ()>) {
         let this = Arc::new(self);
-        // Dropped with this future, and everything in them with them.
+        // Dropping this future drops both sets and their tasks.
         let (mut helpers, mut runs) = (JoinSet::new(), JoinSet::new());
         let (hearing, renewing) = (Arc::clone(&this.runs), Arc::clone(&this.runs));
         helpers.spawn(async move { hearing.hear_cancels().await });
@@ -92,7 +91,7 @@ impl Drainer {
         }
     }
 
-    /// Fills free slots until the worker is told to end.
+    /// Fills free slots with jobs until shutdown.
     async fn read(&self, runs: &mut JoinSet<()>) {
         let slots = Arc::new(Semaphore::new(self.options.slots as usize));
         let mut draining = self.draining.subscribe();
@@ -130,7 +129,7 @@ impl Drainer {
         }
     }
 
-    /// Says heartbeats, and at once that it was told to end.
+    /// Publishes heartbeats at the interval, and at once on shutdown.
     async fn speak(self: Arc<Self>) {
         let Membership { redis, place, key, version, .. } = &self.membership;
         let mut speaker = Speaker::new(redis.clone(), key.clone());
@@ -181,28 +180,27 @@ impl Engine for Shop {
     }
 }
 
-/// Where entries come from.
 struct EntrySource<'a> {
     consumer: &'a Consumer,
     joined: bool,
-    /// When others' entries may be claimed next.
+    /// Earliest time of the next claim of others' entries.
     claims: Instant,
 }
 
 impl EntrySource<'_> {
-    /// Entries for no more than `free` slots.
+    /// Returns entries for at most `free` slots.
     async fn next(&mut self, free: usize) -> RedisResult<Vec<Entry>> {
         let entries = self.entries(free).await;
-        // Whatever went wrong, the stream or its group may be gone.
+        // After any error, the stream or its group may be gone.
         self.joined = entries.is_ok();
         entries
     }
 
-    /// Once each interval those that others have left, otherwise new ones.
+    /// Claims abandoned entries once per interval, otherwise reads new ones.
     async fn entries(&mut self, free: usize) -> RedisResult<Vec<Entry>> {
         if !self.joined {
             self.consumer.join().await?;
-            // In an outage nobody is renewed, however well they are: after it they have as long to say so.
+            // No lease is renewed in an outage. Owners then get a full lease time to renew.
             self.claims = Instant::now() + self.consumer.unheard();
         }
         let now = Instant::now();
