@@ -1,7 +1,6 @@
-//! The settings in effect, as text for people: every key, defaults included, secrets left out.
+//! The effective settings as text for people: every key, with defaults, without secrets.
 //!
-//! The text is YAML. Where there is nothing to hide it is a settings file itself, with the same effect as the one
-//! that it was made from.
+//! The text is YAML. Without secrets it is a settings file with the same effect as its source.
 
 use std::fmt::Write;
 
@@ -12,11 +11,11 @@ use super::syntax::redacted_url;
 use super::tree::Plain;
 
 impl Settings {
-    /// The settings in effect, as YAML, secrets redacted.
+    /// Returns the effective settings as YAML, secrets redacted.
     #[must_use]
     pub fn effective(&self) -> String {
         let mut text = String::new();
-        // Serialising plain data to a tree fails only when a map's key is no string: there is no such map.
+        // Serialising plain data to a tree fails only if a map's key is not a string: none is.
         if let Ok(Value::Object(keys)) = serde_json::to_value(&self.file) {
             for (key, value) in &keys {
                 entry(&mut text, 0, key, value);
@@ -54,7 +53,7 @@ fn entry(text: &mut String, indent: usize, key: &str, value: &Value) {
     }
 }
 
-/// An element of a list, its keys under each other.
+/// Writes an element of a list, its keys on lines of their own.
 fn element(text: &mut String, indent: usize, item: &Value) {
     let start = text.len();
     match item {
@@ -65,7 +64,7 @@ fn element(text: &mut String, indent: usize, item: &Value) {
             text.push('\n');
         }
     }
-    // The first key stands behind the dash. It always has a value: keys that elements must have come first.
+    // The first key follows the dash. It has a value, because elements begin with required keys.
     let dash = start + indent;
     if text.get(dash..=dash) == Some(" ") {
         text.replace_range(dash..=dash, "-");
@@ -88,14 +87,14 @@ fn flow(text: &mut String, value: &Value) {
             }
             text.push(']');
         }
-        // Only an object without any set key comes here.
+        // Only an object with no set key gets here.
         Value::Object(_) => text.push_str("{}"),
         Value::String(string) => text.push_str(&word(&redacted_url(string))),
         other => text.push_str(&other.to_string()),
     }
 }
 
-/// A text as it is written in YAML: bare when it cannot be taken for anything else, quoted as in JSON otherwise.
+/// Writes a text as YAML: bare if it is unambiguous, otherwise quoted as in JSON.
 fn word(text: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./".contains(&byte);
     let begins = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/');

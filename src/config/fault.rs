@@ -1,14 +1,14 @@
-//! What is wrong with a settings file: every fault at once, each with its place.
+//! Errors in a settings file, all of them, each with its position.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// A place in the file; lines and columns count from 1, columns in characters.
+/// A position in the file. Lines and columns count from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// The line.
+    /// Line, from 1.
     pub line: usize,
-    /// The column.
+    /// Column, from 1, in characters.
     pub column: usize,
 }
 
@@ -23,40 +23,40 @@ impl fmt::Display for Position {
     }
 }
 
-/// One thing that is wrong.
+/// One error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Where; nothing when the file as a whole is at fault.
+    /// Position; `None` for a whole-file error.
     pub position: Option<Position>,
-    /// The setting, as a dotted path (`limits[2].rate`); empty for the file as a whole.
+    /// Setting, as a dotted path (`limits[2].rate`); empty for a whole-file error.
     pub field: String,
-    /// What would be right.
+    /// What is wrong, and what would be valid.
     pub problem: String,
-    /// What stands there, as it is written in the file; never a secret, never the value of a variable.
+    /// Text in the file, as written; never a secret or the content of a variable.
     pub found: Option<String>,
 }
 
-/// Every fault of one settings file.
+/// All errors of one settings file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults {
-    /// The file.
+    /// The settings file.
     pub file: PathBuf,
-    /// The faults, in the order of the file. Never empty.
+    /// Errors, in the order of the file. Never empty.
     pub list: Vec<Fault>,
 }
 
-/// The most faults that are printed: more than these say that the file is not a settings file.
+/// Maximum number of printed errors: with more, the file is probably not a settings file.
 const PRINTED: usize = 100;
 
 impl Faults {
-    /// The faults of `file`, sorted by place.
+    /// Creates the errors of `file`, sorted by position.
     #[must_use]
     pub(crate) fn new(file: &Path, mut list: Vec<Fault>) -> Self {
         list.sort_by_key(|fault| fault.position);
         Self { file: file.to_owned(), list }
     }
 
-    /// A file that could not be read at all.
+    /// Creates the error of a file that could not be read.
     #[must_use]
     pub(crate) fn unreadable(file: &Path, problem: String) -> Self {
         Self::new(file, vec![Fault { position: None, field: String::new(), problem, found: None }])
@@ -90,7 +90,7 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// A field one step below `parent`: a key, quoted when its dots or spaces would confuse.
+/// Returns the path of the field `key` in `parent`. A key with dots or spaces is quoted.
 pub(crate) fn below(parent: &str, key: &str) -> String {
     let plain =
         !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
@@ -98,7 +98,7 @@ pub(crate) fn below(parent: &str, key: &str) -> String {
     if parent.is_empty() { key } else { format!("{parent}.{key}") }
 }
 
-/// A text short enough for one line of a terminal.
+/// Cuts a text to one line of a terminal.
 pub(crate) fn shorten(text: &str) -> String {
     const LENGTH: usize = 80;
     if text.chars().count() <= LENGTH {

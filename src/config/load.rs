@@ -1,5 +1,5 @@
-//! From a file to settings, in steps that each report all they find: text → tree → variables → structure → values →
-//! what they demand of each other.
+//! Reads a file into settings, in steps that each report all errors they find: text → tree →
+//! variables → structure → values → checks of values against each other.
 
 use std::fs::File as Opened;
 use std::io::{self, Read};
@@ -15,26 +15,26 @@ use super::tree::Node;
 use super::validate::{Files, validate};
 use super::{schema, structure, variables, yaml};
 
-/// The largest file that is read. A full one is about 4 KiB; this has room for thousands of callers and workers.
+/// Maximum file size in bytes: thousands of callers and workers fit. A full file is about 4 KiB.
 pub(super) const LARGEST: usize = 1 << 20;
 
-/// What the command line sets instead of the file.
+/// Settings that the command line overrides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// Instead of `listen`.
+    /// Overrides `listen`.
     pub listen: Option<SocketAddr>,
-    /// Instead of `admin.listen`.
+    /// Overrides `admin.listen`.
     pub admin_listen: Option<SocketAddr>,
 }
 
-/// What a settings file depends on beside itself.
+/// Everything that a settings file depends on besides its text.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {
-    /// The environment's variables.
+    /// Looks up an environment variable.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
-    /// What keeps a file that the settings name from being read, if anything does.
+    /// Returns why a file named in the settings cannot be read; `None` if it can.
     pub obstacle: &'a dyn Fn(&Path) -> Option<String>,
-    /// What the command line sets.
+    /// Settings that the command line overrides.
     pub overrides: Overrides,
 }
 
@@ -44,10 +44,10 @@ impl std::fmt::Debug for Surroundings<'_> {
     }
 }
 
-/// Reads the settings in the file `path`. Variables come from the process's environment.
+/// Reads the settings from the file `path`. Variables come from the process's environment.
 ///
 /// # Errors
-/// Every fault of the file.
+/// All errors of the file.
 pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, Faults> {
     let surroundings =
         Surroundings { variable: &|name| std::env::var(name).ok(), obstacle: &obstacle, overrides };
@@ -57,11 +57,12 @@ pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, Faults> {
     }
 }
 
-/// Where the administration port of the settings in `path` listens, and whether it speaks TLS. For a probe, which
-/// must not call a gateway ill because somebody has just broken its file: faults elsewhere in the file say nothing.
+/// Returns the address of the administration port in the settings `path`, and `true` if it uses
+/// TLS. A health probe uses this: it must not report a gateway as ill because its file was broken a
+/// moment ago, so errors elsewhere in the file are ignored.
 ///
 /// # Errors
-/// When the file cannot be read, or is no YAML.
+/// If the file cannot be read, or is not YAML.
 pub fn admin_port(path: &Path) -> Result<(SocketAddr, bool), Faults> {
     let bytes = read_bounded(path, LARGEST.saturating_add(1))
         .map_err(|error| Faults::unreadable(path, format!("the file cannot be read: {error}")))?;
@@ -69,22 +70,22 @@ pub fn admin_port(path: &Path) -> Result<(SocketAddr, bool), Faults> {
     Ok((file.admin.listen.0, file.admin.tls.is_some()))
 }
 
-/// At most the first `most` bytes of a file.
+/// Reads at most the first `most` bytes of a file.
 pub(super) fn read_bounded(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     Opened::open(path)?.take(u64::try_from(most).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Reads settings from `text`. Faults call it `path`, and files in it are relative to the directory of `path`.
+/// Reads settings from `text`. Errors call it `path`; relative file names start at its directory.
 ///
 /// # Errors
-/// Every fault of the text.
+/// All errors of the text.
 pub fn from_str(text: &str, path: &Path, surroundings: Surroundings<'_>) -> Result<Settings, Faults> {
     from_bytes(text.as_bytes(), path, surroundings)
 }
 
-/// What stands in a file, its faults left out.
+/// The valid part of a file, and its errors.
 struct FileShape {
     file: File,
     place: Place,
@@ -117,7 +118,7 @@ fn shape(bytes: &[u8], path: &Path, variable: &dyn Fn(&str) -> Option<String>) -
             vec![Fault { position: Some(position), field: String::new(), problem, found: None }],
         )
     })?;
-    // Editors of other systems begin a file with it; it means nothing.
+    // Some editors begin a file with a byte order mark; it has no meaning.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut faults = Vec::new();
     let document = yaml::read(text, &mut faults);
@@ -129,7 +130,7 @@ fn shape(bytes: &[u8], path: &Path, variable: &dyn Fn(&str) -> Option<String>) -
     match serde_json::from_value::<File>(sound.value) {
         Ok(file) => Ok(FileShape { file, place: sound.place, meant: sound.meant, faults }),
         Err(_) => {
-            // A defect of ours. The error may quote any value, so it is not shown.
+            // A bug in this program. The error may quote any value, so it is not shown.
             let problem = "the schema admits a value that the settings do not".to_owned();
             faults.push(Fault { position: None, field: String::new(), problem, found: None });
             Err(Faults::new(path, faults))

@@ -1,14 +1,14 @@
-//! Settings: a YAML file, read into values that hold.
+//! Settings: a YAML file, parsed into validated values.
 //!
-//! * Every fault is reported at once, with its line and field and what would be right: an operator who fixes one and
-//!   meets the next has been served badly. Unknown keys are faults, since a mistyped limit that is ignored is no limit.
-//! * [`mod@file`] is the shape of the file and the one source of its schema, its documentation and its checks;
-//!   [`settings`] is what the program uses. Between them stand `structure` (the file beside the schema) and
-//!   `validate` (what settings demand of each other).
-//! * A reload is the same reading again ([`watch`]); a file at fault changes nothing.
+//! * All errors are reported at once, with line, field and what would be valid, to save repeated
+//!   attempts. Unknown keys are errors: a mistyped limit that is ignored is no limit.
+//! * [`mod@file`] is the shape of the file, and the only source of schema, documentation and
+//!   checks; [`settings`] is what the program uses. `structure` checks the file against the schema,
+//!   and `validate` checks settings against each other.
+//! * A reload reads the file in the same way ([`watch`]); a file with errors changes nothing.
 //!
-//! The price of positions and of going on after a fault is a reader of our own between the YAML parser and serde,
-//! some 600 lines; a derived deserialiser would stop at the first fault and know no lines.
+//! **Trade-off.** Positions, and going on after an error, need our own reader between YAML parser
+//! and serde, some 600 lines. A derived deserialiser stops at the first error and knows no lines.
 
 pub mod fault;
 pub mod file;

@@ -1,8 +1,8 @@
-//! "Did you mean …?"
+//! Finds the name for "did you mean …?".
 
-/// The name among `names` that `text` was probably meant to be.
+/// Returns the name among `names` that `text` was probably meant to be.
 pub(super) fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // Anything longer than every name is no slip of the finger, and comparing takes the product of the lengths.
+    // A longer text is no typo, and comparing takes time in proportion to both lengths.
     const LONGEST: usize = 64;
     if text.len() > LONGEST {
         return None;
@@ -10,7 +10,7 @@ pub(super) fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> O
     let folded = |name: &str| name.to_lowercase().replace('-', "_");
     let text = folded(text);
     names
-        // Two neighbours that changed places are one slip.
+        // Swapping two adjacent letters counts as one typo.
         .map(|name| (strsim::osa_distance(&text, &folded(name)), name))
         .filter(|(slips, name)| *slips <= (name.len() / 3).clamp(1, 3))
         .min_by_key(|(slips, _)| *slips)

@@ -1,8 +1,9 @@
-//! The JSON Schema of the settings file, made from its types.
+//! JSON Schema of the settings file, generated from its types.
 //!
-//! It serves three readers: editors, through `docs/config.schema.json`; the structural check, which walks it beside
-//! the file; and the table in `docs/configuration.md`. Beside the standard keywords it has `x-syntax` (the name of a
-//! [`Syntax`](super::syntax::Syntax)) and `x-default` (a default that depends on other settings).
+//! It has three readers: editors, through `docs/config.schema.json`; the structural check, which
+//! compares the file with it; and the table in `docs/configuration.md`. Two keywords are not
+//! standard: `x-syntax`, the name of a [`Syntax`](super::syntax::Syntax), and `x-default`, a
+//! default that depends on other settings.
 
 use std::sync::LazyLock;
 
@@ -11,11 +12,11 @@ use serde_json::{Map, Value};
 
 use super::file::File;
 
-/// The JSON Schema of the settings file.
+/// Returns the JSON Schema of the settings file.
 #[must_use]
 pub fn schema() -> &'static Value {
     static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-        // Everything in place instead of `$ref`: settings are no recursive structure, and each reader stays simple.
+        // Everything is inlined, without `$ref`: no setting is recursive, and readers stay short.
         let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
         let mut schema = settings.into_generator().into_root_schema_for::<File>().to_value();
         if let Value::Object(schema) = &mut schema {
@@ -27,7 +28,7 @@ pub fn schema() -> &'static Value {
     &SCHEMA
 }
 
-/// The schemas that an `anyOf` or `oneOf` chooses from, or the schema itself.
+/// Returns the schemas that an `anyOf` or `oneOf` chooses from, or the schema itself.
 pub(super) fn options(schema: &Value) -> Vec<&Value> {
     match alternatives(schema) {
         Some(branches) => branches.iter().flat_map(options).collect(),
@@ -39,8 +40,8 @@ fn alternatives(schema: &Value) -> Option<&Vec<Value>> {
     schema.get("anyOf").or_else(|| schema.get("oneOf"))?.as_array()
 }
 
-/// Takes out what serde and Rust know but the file does not: that an absent key is a `null` (in the file a key
-/// without a value is a fault), the widths of numbers, and the defaults of whole sections.
+/// Removes what serde and Rust know but the file does not: that an absent key is `null` (in the
+/// file a key without a value is an error), the widths of numbers, and defaults of sections.
 fn tidy(schema: &mut Map<String, Value>) {
     schema.remove("format");
     if schema.contains_key("properties") || schema.get("default").is_some_and(Value::is_null) {
@@ -59,7 +60,7 @@ fn tidy(schema: &mut Map<String, Value>) {
             if let [Value::Object(only)] = branches.as_slice() {
                 let only = only.clone();
                 schema.remove(keyword);
-                // What the outer schema says (a field's own comment) goes before what its type says.
+                // The outer schema (a field's own comment) takes precedence over its type's.
                 for (key, value) in only {
                     schema.entry(key).or_insert(value);
                 }
@@ -90,7 +91,7 @@ mod tests {
     use super::super::syntax::check;
     use super::*;
 
-    /// Every schema in `schema`, itself included.
+    /// Visits every schema in `schema`, itself included.
     fn visit(schema: &Value, path: &str, look: &mut impl FnMut(&str, &Map<String, Value>)) {
         let Value::Object(keywords) = schema else { panic!("{path}: {schema}") };
         look(path, keywords);
@@ -128,7 +129,7 @@ mod tests {
             "type",
             "x-syntax",
         ];
-        // `pattern` is for editors: what it says, the syntax says more exactly.
+        // `pattern` is for editors: the syntax is more exact.
         const SAID: [&str; 7] =
             ["$schema", "default", "description", "pattern", "title", "writeOnly", "x-default"];
         visit(schema(), "", &mut |path, keywords| {
@@ -159,7 +160,7 @@ mod tests {
     #[test]
     fn every_key_is_described() {
         visit(schema(), "", &mut |path, keywords| {
-            // The one key of a choice between shapes is described by its shape.
+            // The single key of an alternative is described by the alternative.
             let shape = keywords.contains_key("description");
             for (key, value) in keywords.get("properties").and_then(Value::as_object).into_iter().flatten() {
                 assert!(value.get("description").is_some() || shape, "{path}.{key}");

@@ -1,7 +1,7 @@
-//! Validated settings: what the rest of the program is built from.
+//! Validated settings, from which the rest of the program is built.
 //!
-//! A value of [`Settings`] comes only from [`load()`](super::load()) or [`from_str`](super::from_str), so everything in it holds: names are
-//! unique, numbers are in range, and what one setting demands of another is there.
+//! Only [`load()`](super::load()) and [`from_str`](super::from_str) create a [`Settings`], so its
+//! values are valid: names are unique, numbers in range, and dependent settings agree.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,60 +26,60 @@ use crate::spans::SpanSettings;
 /// All settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where callers connect.
+    /// Address for callers.
     pub listen: SocketAddr,
     /// TLS for callers.
     pub tls: Option<TlsFiles>,
     /// The administration port.
     pub admin: AdminSettings,
-    /// Who asks.
+    /// Identification of callers.
     pub callers: CallerSettings,
     /// The rules, in the order of the file.
     pub rules: Vec<Rule>,
-    /// What several gateways share.
+    /// State that several gateways share.
     pub shared: SharedState,
-    /// What workers and gateways sign with what they say over Redis.
+    /// Key for signing messages over Redis (HMAC-SHA256).
     pub redis_key: Option<Key>,
-    /// How many gateways are at work when nobody can tell.
+    /// Number of gateways, used while Redis cannot tell it.
     pub dams: u32,
-    /// Concurrency and waiting, the same for each pool.
+    /// Concurrency limit and queue, the same for each pool.
     pub gate: GateSettings,
     /// The workers, in the order of the file.
     pub workers: Vec<WorkerSpec>,
-    /// How more workers are found, if they are.
+    /// How workers register by heartbeats; `None` without discovery.
     pub discovery: Option<Discovery>,
-    /// The colour that receives work; nothing for any.
+    /// Colour that receives requests; `None` for any.
     pub active_colour: Option<Arc<str>>,
-    /// What makes requests one session.
+    /// Source of the session ID.
     pub sticky: Sticky,
-    /// How long each step may take.
+    /// Timeouts of a request's steps.
     pub timeouts: Timeouts,
-    /// Trying another worker.
+    /// Retries on another worker.
     pub retry: RetrySettings,
-    /// A file of further certificate authorities for workers.
+    /// File with additional certificate authorities for workers.
     pub worker_ca: Option<PathBuf>,
-    /// Patterns for paths that are let through as one request of no tokens.
+    /// Patterns for paths forwarded as one request with zero tokens.
     pub paths: Vec<Arc<str>>,
-    /// A chatbot API's own endpoints.
+    /// Custom endpoints of a chatbot API.
     pub routes: Vec<Route>,
-    /// What is known of models; the first whose pattern matches counts.
+    /// Properties of models; the first entry whose pattern matches applies.
     pub models: Vec<Model>,
-    /// What a connection and a request may take.
+    /// Limits on connections and requests.
     pub bounds: Bounds,
-    /// The origins whose pages may call the gateway; `*` alone for all.
+    /// Origins whose pages may call the gateway; `*` alone for all.
     pub cors_origins: Vec<HeaderValue>,
-    /// Going down.
+    /// Graceful shutdown.
     pub drain: DrainSettings,
-    /// The share of served requests that is logged, 0…1.
+    /// Share of served requests that is logged, 0…1.
     pub log_sample: f64,
-    /// Where spans go, if they are made.
+    /// Export of spans; `None` if no spans are made.
     pub spans: Option<SpanSettings>,
-    /// The file that says all this, its defaults written out.
+    /// The settings file with its defaults filled in.
     pub(super) file: Box<File>,
 }
 
 impl Settings {
-    /// The files that the settings name.
+    /// Returns the files that the settings name, which [`Watch`](super::watch::Watch) compares.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let pairs = [&self.tls, &self.admin.tls].into_iter().flatten();
@@ -91,118 +91,119 @@ impl Settings {
     }
 }
 
-/// How workers are found by what they say of themselves.
+/// Registration of workers by heartbeats.
 #[derive(Clone, Debug)]
 pub struct Discovery {
-    /// Where they say it.
+    /// Redis that carries the heartbeats.
     pub redis: RedisSettings,
-    /// What of it counts.
+    /// Channel, signing key and allowed hosts of heartbeats.
     pub roster: RosterSettings,
 }
 
-/// What is known of the models that match a pattern.
+/// Properties of the models that match a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// Their names.
+    /// Pattern for the models' names.
     pub model: Arc<str>,
-    /// The file of their tokenizer.
+    /// File of their tokenizer (`tokenizer.json`).
     pub tokenizer: PathBuf,
 }
 
-/// A certificate and its key, as files.
+/// Files of a certificate and its private key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The certificate chain, PEM.
     pub cert: PathBuf,
-    /// Its private key, PEM.
+    /// The certificate's private key, PEM.
     pub key: PathBuf,
 }
 
-/// What several gateways share.
+/// State that several gateways share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedState {
-    /// Where Redis is, without the certificate authorities.
+    /// Redis servers, without certificate authorities.
     pub redis: RedisSettings,
-    /// A file of further certificate authorities for it.
+    /// File with additional certificate authorities for Redis.
     pub ca: Option<PathBuf>,
-    /// Whether rules are counted there.
+    /// `true` if rules are counted in Redis.
     pub rules: bool,
-    /// Whether callers are kept there.
+    /// `true` if callers are stored in Redis.
     pub callers: bool,
-    /// Which requests become jobs there.
+    /// Requests that become jobs in Redis.
     pub jobs: JobsFor,
 }
 
-/// Which requests become jobs.
+/// Requests that become jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobsFor {
-    /// None.
+    /// No requests.
     Nothing,
-    /// All: workers take them from a queue.
+    /// All requests: workers take them from a queue.
     Workers,
-    /// Those that would be refused and can be answered later; a gateway runs them.
+    /// Requests that would be refused and may be answered later; a gateway runs them.
     Overflow,
 }
 
 /// The administration port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminSettings {
-    /// Where it listens.
+    /// Address of the administration port.
     pub listen: SocketAddr,
-    /// TLS for it.
+    /// TLS for the administration port.
     pub tls: Option<TlsFiles>,
-    /// What must be shown to change anything; always there when `listen` is no loopback address.
+    /// Token required to change anything; always `Some` if `listen` is not a loopback address.
     pub token: Option<Secret>,
-    /// What must be shown to read.
+    /// Token required to read.
     pub read_token: Option<Secret>,
-    /// What must be shown for `/metrics`.
+    /// Token required for `/metrics`.
     pub metrics_token: Option<Secret>,
-    /// The hosts by which it may be asked, in lower case, without ports or brackets.
+    /// Accepted host names, in lower case, without ports or brackets.
     pub hosts: Vec<String>,
 }
 
-/// Who asks.
+/// Identification of callers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CallerSettings {
-    /// What tells callers apart: the first that a request yields.
+    /// Sources of a caller's identity, in order; the first that a request provides is used.
     pub from: Vec<CallerSource>,
-    /// The proxies whose `X-Forwarded-For` and identity headers count.
+    /// Proxies whose `X-Forwarded-For` and identity headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// The headers that carry a caller's key, the first that is there; in `authorization` it follows `Bearer`.
+    /// Headers for a caller's key; the first present one counts. In `authorization` the key follows
+    /// `Bearer`.
     pub key_headers: Vec<HeaderName>,
-    /// Whether a request that no key matches is refused.
+    /// `true` if a request that no key matches is refused.
     pub refuse_anonymous: bool,
-    /// The class of callers to whom none is given.
+    /// Default class.
     pub default_class: Class,
-    /// Whether workers see the caller's `authorization` header.
+    /// `true` if the caller's `authorization` header is forwarded to workers.
     pub forward_authorization: bool,
-    /// Callers that show a signed token.
+    /// Callers that send a signed token (JWT).
     pub tokens: Option<TokenSource>,
-    /// Known callers.
+    /// Callers known by their keys.
     pub keys: Vec<CallerKey>,
 }
 
-/// Callers that show a signed token.
+/// Callers that send a signed token (JWT).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSource {
-    /// Which tokens count.
+    /// Accepted tokens.
     pub tokens: TokenSettings,
-    /// Where the keys are by which they are signed.
+    /// Source of the keys that tokens are signed with.
     pub keys: KeyPlace,
 }
 
-/// Where keys are by which tokens are signed.
+/// Source of the keys that tokens are signed with (JWKS).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyPlace {
-    /// In a file.
+    /// A file.
     File(PathBuf),
-    /// At a server.
+    /// A server.
     Url {
         /// An `https` URL.
         url: Uri,
-        /// A file of further certificate authorities for it.
+        /// File with additional certificate authorities for the server.
         ca: Option<PathBuf>,
-        /// How often they are fetched; not zero.
+        /// Interval between fetches; not zero.
         refresh: Duration,
     },
 }
@@ -216,116 +217,116 @@ impl KeyPlace {
     }
 }
 
-/// What tells callers apart.
+/// Source of a caller's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallerSource {
     /// The caller's API key.
     ApiKey,
-    /// A header that a trusted proxy sets.
+    /// A header set by a trusted proxy.
     Header(HeaderName),
     /// The client's address.
     Ip,
 }
 
-/// A known caller.
+/// A caller known by its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallerKey {
-    /// What the caller is called, without its namespace.
+    /// Name of the caller, without its namespace (`key:`).
     pub id: Arc<str>,
-    /// The team that it belongs to.
+    /// Team of the caller.
     pub team: Option<Arc<str>>,
-    /// The SHA-256 of its key.
+    /// SHA-256 of the caller's key.
     pub digest: Digest,
-    /// Its class, the highest that it may ask for.
+    /// Class of the caller, and the highest class that its requests may ask for.
     pub class: Class,
-    /// Its share of a contended pool relative to others; at least 1.
+    /// Share of a contended pool, relative to the weights of other callers; at least 1.
     pub weight: u32,
-    /// What it may have more or less of than others.
+    /// Limits that override those of rules, by rule name.
     pub limits: Option<Arc<OwnLimits>>,
 }
 
-/// What makes requests one session.
+/// Source of the session ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sticky {
-    /// A header of the request.
+    /// Name of a request header.
     Header(HeaderName),
-    /// A cookie.
+    /// Name of a cookie.
     Cookie(Arc<str>),
-    /// A value in the request's body, by JSON pointer.
+    /// JSON pointer to a value in the request body.
     Body(Arc<str>),
 }
 
-/// How long each step may take; each more than zero, but for `hold`.
+/// Timeouts of a request's steps; each is more than zero, except `hold`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// To connect to a worker.
+    /// Maximum time to connect to a worker.
     pub connect: Duration,
-    /// From the request to the first token of a stream.
+    /// Maximum time from the request to the first token of a stream.
     pub first_token: Duration,
-    /// From the request until a stream without a token is begun all the same.
+    /// Time from the request until a stream's response head is sent even without a token.
     pub hold: Duration,
-    /// From one piece of an answer to the next.
+    /// Maximum time between two chunks of a response.
     pub idle: Duration,
-    /// For all of it.
+    /// Maximum time for the whole request.
     pub total: Duration,
 }
 
-/// Trying another worker.
+/// Retries on another worker.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetrySettings {
-    /// How many other workers are tried for one request.
+    /// Maximum number of other workers tried for one request.
     pub max: u32,
-    /// The share of the requests of the last 10 s that may be retries, 0…1.
+    /// Share of the requests of the last 10 s that may be retries, 0…1.
     pub budget: f64,
 }
 
-/// A chatbot API's own endpoint. No two match the same path.
+/// A custom endpoint of a chatbot API. No two match the same path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The path, or a pattern for paths: `*` stands for any run of characters.
+    /// The path, or a pattern for paths, in which `*` matches any run of characters.
     pub path: Arc<str>,
-    /// What kind of call it is.
+    /// Kind of the call.
     pub kind: Kind,
-    /// Where the prompt stands in the body, by JSON pointer; nothing for where the kind has it.
+    /// JSON pointer to the prompt in the body; `None` for the kind's usual place.
     pub prompt: Option<Arc<str>>,
-    /// Where the session stands in the body, by JSON pointer; nothing for [`Settings::sticky`].
+    /// JSON pointer to the session ID in the body; `None` for [`Settings::sticky`].
     pub session: Option<Arc<str>>,
-    /// Where the bound on the answer stands in the body, by JSON pointer; nothing for where the kind has it.
+    /// JSON pointer to the maximum number of answer tokens; `None` for the kind's usual place.
     pub max_tokens: Option<Arc<str>>,
-    /// Whether a request that a worker may have begun can be sent to another one.
+    /// `true` if a request may be retried on another worker after a worker may have begun it.
     pub retry: bool,
-    /// How long each step may take.
+    /// Timeouts of a request's steps.
     pub timeouts: Timeouts,
 }
 
-/// What a connection and a request may take.
+/// Limits on connections and requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The largest request body, in bytes.
+    /// Maximum size of a request body, in bytes.
     pub body: u64,
-    /// The most bytes of request bodies held in memory at once; at least `body`.
+    /// Maximum size of all request bodies in memory at once, in bytes; at least `body`.
     pub buffered: u64,
-    /// How long a request body may take to arrive.
+    /// Maximum time for a request body to arrive.
     pub body_read: Duration,
-    /// How long a client may take nothing of its answer.
+    /// Maximum time during which a client accepts no byte of its response.
     pub client_stall: Duration,
-    /// The largest head of a request, in bytes: 8 KiB to 1 MiB.
+    /// Maximum size of a request head, in bytes: 8 KiB to 1 MiB.
     pub headers: usize,
-    /// How long a head may take to arrive.
+    /// Maximum time for a request head to arrive.
     pub header_read: Duration,
-    /// The most open connections.
+    /// Maximum number of open connections.
     pub connections: usize,
-    /// The most open connections of one address, trusted proxies exempt; nothing for no such bound.
+    /// Maximum number of open connections per address, trusted proxies exempt; `None` for no limit.
     pub per_ip: Option<usize>,
-    /// The most requests at once on one HTTP/2 connection.
+    /// Maximum number of concurrent requests on one HTTP/2 connection.
     pub h2_streams: u32,
 }
 
-/// Going down.
+/// Graceful shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainSettings {
-    /// How long new requests are still taken.
+    /// Time for which new requests are still accepted.
     pub delay: Duration,
-    /// How long streams under way may take to finish, from then on.
+    /// Maximum time after `delay` for running streams to finish.
     pub timeout: Duration,
 }

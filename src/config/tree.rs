@@ -1,77 +1,74 @@
-//! A settings file as a tree whose nodes know where they stand.
+//! A settings file as a tree of nodes with positions.
 
 use super::fault::Position;
 
 /// A node of the file.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
-    /// Where its first character stands.
+    /// Position of its first character.
     pub(crate) at: Position,
-    /// What it is.
     pub(crate) kind: NodeKind,
 }
 
 impl Node {
-    /// What a file without a document says.
+    /// Returns the node of an empty file.
     pub(crate) fn nothing() -> Self {
         Self { at: Position::START, kind: NodeKind::Map(Vec::new()) }
     }
 }
 
-/// What a node is.
+/// The content of a node.
 #[derive(Clone, Debug)]
 pub(crate) enum NodeKind {
-    /// A value.
+    /// A value that is neither a list nor a map.
     Scalar(Scalar),
-    /// `[a, b]`, or lines that begin with a dash.
+    /// `[a, b]`, or lines that start with a dash.
     List(Vec<Node>),
     /// `{a: 1}`, or lines of `key: value`; keys are unique.
     Map(Vec<MapEntry>),
-    /// Already reported as a fault: whoever meets it says nothing more.
+    /// An error that is already reported: later steps say nothing more.
     Broken,
 }
 
 /// A key and its value.
 #[derive(Clone, Debug)]
 pub(crate) struct MapEntry {
-    /// The key.
     pub(crate) key: String,
-    /// Where the key stands.
+    /// Position of the key.
     pub(crate) at: Position,
-    /// Its value.
     pub(crate) value: Node,
 }
 
 /// A value that is neither a list nor a map.
 #[derive(Clone, Debug)]
 pub(crate) struct Scalar {
-    /// The text, variables replaced.
+    /// Text, with variables replaced.
     pub(crate) text: String,
-    /// As it is written in the file, variables and all: this is what faults show.
+    /// Text as written in the file, with `${NAME}`: this is what errors show.
     pub(crate) written: String,
-    /// What the text says.
+    /// Type and value of the text.
     pub(crate) plain: Plain,
-    /// The whole text came from one variable: it is text as well when text is asked for.
+    /// `true` if one variable is the whole text. Then it is valid as a string too.
     pub(crate) from_variable: bool,
 }
 
-/// What an unquoted text says, by the core schema of YAML 1.2.
+/// An unquoted text's type and value, by the core schema of YAML 1.2.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Plain {
-    /// Nothing, `~` or `null`.
+    /// Empty, `~` or `null`.
     Null,
     /// `true` or `false`.
     Bool(bool),
     /// A whole number.
     Int(i128),
-    /// Another number; never infinite, never NaN.
+    /// Any other number; never infinite, never NaN.
     Float(f64),
     /// Anything else.
     Text,
 }
 
 impl Plain {
-    /// Reads an unquoted text.
+    /// Parses an unquoted text.
     pub(crate) fn of(text: &str) -> Self {
         match text {
             "" | "~" | "null" | "Null" | "NULL" => return Self::Null,
@@ -80,7 +77,7 @@ impl Plain {
             _ => {}
         }
         let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-        // Only what begins like a number may be one: Rust would also read `inf` and `nan`.
+        // Only a text that starts like a number may be one: Rust also parses `inf` and `nan`.
         if !digits.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
             return Self::Text;
         }

@@ -1,19 +1,19 @@
-//! `${NAME}` in values, replaced after parsing: what a variable holds is never read as YAML, so a `#` or a line
-//! break in a secret can neither cut it short nor add settings.
+//! Replaces `${NAME}` in values, after parsing: a variable's content is never read as YAML, so a
+//! `#` or a line break in a secret can neither truncate it nor add settings.
 //!
-//! A value that is wholly one variable is typed like an unquoted text, so that numbers and switches can come from
-//! the environment. `$${` stands for a plain `${`. In the user info of a URL what a variable holds is percent-encoded, so
-//! that a password may have any letters.
+//! A value that consists of one variable is typed like unquoted text, so that numbers and booleans
+//! can come from the environment. `$${` stands for a plain `${`. In the user info of a URL a
+//! variable's content is percent-encoded, so that a password may contain any characters.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::fault::{Fault, below};
 use super::tree::{Node, NodeKind, Plain, Scalar};
 
-/// The most that all variables together may add, in bytes: far beyond any settings, far below any machine.
+/// Maximum number of bytes that variables add: far above any settings, far below any machine.
 const ADDED: usize = 1 << 20;
 
-/// Replaces every variable in `node`. A variable that is not set, and a value that would be empty, is a fault.
+/// Replaces every variable in `node`. An unset variable, and an empty value, is an error.
 pub(crate) fn substitute(
     node: &mut Node,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -106,8 +106,9 @@ impl Substitution<'_> {
     }
 }
 
-/// Whether what stands between these two is part of a URL's user info, as it is written in the settings: behind the scheme
-/// and before an `@`, with nothing between that ends the authority. What variables added before is encoded, and has neither.
+/// Returns `true` if the text between `before` and `after` is in a URL's user info, as written in
+/// the settings: after the scheme and before an `@`, with no end of the authority between. Contents
+/// of earlier variables are encoded there, so they contain neither.
 fn is_user_info(before: &str, after: &str) -> bool {
     let ends = |text: &str| text.contains(['/', '?', '#', ' ']);
     let begun = before.split_once("://").is_some_and(|(scheme, rest)| {

@@ -1,4 +1,4 @@
-//! Settings that hold and are probably not what was meant.
+//! Warnings about settings that are valid, but probably not intended.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use crate::limit::rule::{Algorithm, Rule};
 use crate::openai::estimate::UNKNOWN_OUTPUT;
 use crate::refusal::Unit;
 
-/// One setting that is probably not what was meant.
+/// A setting that is probably not intended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// The setting, as a dotted path.
     pub field: String,
-    /// What it leads to, and what would be right.
+    /// The effect of the setting, and a better value.
     pub problem: String,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for Warning {
 }
 
 impl Settings {
-    /// Everything in the settings that is probably not what was meant, in the order of the file.
+    /// Returns all settings that are probably not intended, in the order of the file.
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
@@ -84,7 +84,7 @@ fn millis(time: std::time::Duration) -> Millis {
     Millis::new(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A rule in tokens that has no room for an answer of unknown length.
+/// Warns of a rule in tokens that has no room for an answer of unknown length.
 fn narrow(rule: &Rule) -> Option<(&'static str, String)> {
     let capacity = rule.capacity();
     if rule.unit != Unit::Tokens || rule.reserve_max || capacity > UNKNOWN_OUTPUT {

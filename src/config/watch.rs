@@ -1,11 +1,12 @@
 //! Reload: SIGHUP, or a change of the settings file or of a file that it names.
 //!
-//! Directories are watched, not files: editors and Kubernetes put a new file or link in the place of the old one, and
-//! a watch on the old one would see nothing more. What an event says is not trusted either; it only makes us compare
-//! what the files hold now with what they held before. So a busy directory costs a few reads, a missed event (network
-//! file systems send none) is made up for by comparing every few seconds, and an unchanged file is never reloaded.
+//! The watch is on directories, not files: editors and Kubernetes replace a file or link by a new
+//! one, and a watch on the old one would see nothing more. The content of an event is not trusted
+//! either; an event only triggers a comparison of the files' current contents with the previous
+//! ones. So a busy directory costs a few reads, a missed event (network file systems send none) is
+//! found by a comparison every 10 s, and an unchanged file is never reloaded.
 //!
-//! Start watching first, then [`Watch::load`]: a change between the two is then seen, too.
+//! Start watching first, then call [`Watch::load`], so that a change between the two is seen, too.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -24,24 +25,24 @@ use super::fault::Faults;
 use super::load::{LARGEST, Overrides, load, read_bounded};
 use super::settings::Settings;
 
-/// How often files are compared even if no event came.
+/// Interval of comparisons without an event.
 const POLL: Duration = Duration::from_secs(10);
-/// How long it must be quiet before files are read: whoever writes one file is likely to write the next.
+/// Time without events before files are read: whoever writes one file is likely to write another.
 const QUIET: Duration = Duration::from_millis(100);
-/// The longest that a stream of events may delay the reading.
+/// Maximum delay of the reading by a stream of events.
 const RESTLESS: Duration = Duration::from_secs(1);
 
-/// Why settings were read again.
+/// Reason for a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// SIGHUP: they were read even if no file changed.
+    /// SIGHUP; the settings are read even if no file changed.
     Signal,
     /// A file changed.
     Change,
 }
 
 impl Cause {
-    /// The cause, for the log.
+    /// Returns the cause, for the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -51,21 +52,21 @@ impl Cause {
     }
 }
 
-/// Settings that were read again.
+/// Result of a reload.
 #[derive(Debug)]
 pub struct Reload {
-    /// Why.
+    /// Reason for the reload.
     pub cause: Cause,
-    /// What the file says now, or what is wrong with it; then the settings in use stay.
+    /// The new settings, or the errors of the file; then the settings in use stay.
     pub settings: Result<Settings, Faults>,
 }
 
-/// Waits for reasons to read the settings again.
+/// Watches the settings file and the files that it names.
 #[derive(Debug)]
 pub struct Watch {
     overrides: Overrides,
     files: WatchedFiles,
-    /// What the files held when they were last read.
+    /// Hashes of the files when they were last read.
     seen: Snapshot,
     hangup: Signal,
     event: Arc<Notify>,
@@ -74,16 +75,16 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch the settings file `path`. Needs a tokio runtime.
+    /// Starts to watch the settings file `path`. Needs a tokio runtime.
     ///
     /// # Errors
-    /// SIGHUP cannot be received. A file system that cannot be watched is no error: it is then only polled.
+    /// If SIGHUP cannot be received. A file system that cannot be watched is only polled.
     pub fn start(path: &Path, overrides: Overrides) -> io::Result<Self> {
         let hangup = signal(SignalKind::hangup())?;
         let event = Arc::new(Notify::new());
         let notified = Arc::clone(&event);
         let watcher = notify::recommended_watcher(move |change: notify::Result<notify::Event>| {
-            // Reading is an event as well; our own reading would otherwise wake us again and again.
+            // Reading is an event too; our own reads would otherwise wake us again and again.
             if change.map_or(true, |change| is_change(change.kind)) {
                 notified.notify_one();
             }
@@ -108,7 +109,7 @@ impl Watch {
     /// Reads the settings for the first time. Blocks for as long as the file system does.
     ///
     /// # Errors
-    /// Every fault of the file.
+    /// All errors of the file.
     pub fn load(&mut self) -> Result<Settings, Faults> {
         self.seen = Snapshot::of(&self.files);
         let settings = load(&self.files.settings, self.overrides)?;
@@ -116,8 +117,8 @@ impl Watch {
         Ok(settings)
     }
 
-    /// Waits until there is a reason to read the settings again, and reads them. A change that leads to the same
-    /// fault as before is told again; an unchanged file is not. Nothing is lost when the future is dropped.
+    /// Waits for a reason to read the settings again, and reads them. A change that leads to the
+    /// same error as before is reported again; an unchanged file is not. Cancel safe.
     pub async fn next(&mut self) -> Reload {
         loop {
             let cause = tokio::select! {
@@ -148,18 +149,17 @@ impl Watch {
 
     async fn settle(&self) {
         let quiet = async { while timeout(QUIET, self.event.notified()).await.is_ok() {} };
-        // Either it became quiet or it has been restless for long enough: both are reasons to go on.
+        // Either it is quiet, or events have come for long enough: both end the wait.
         timeout(RESTLESS, quiet).await.unwrap_or_default();
     }
 
-    /// Takes up the files that `settings` name. They are compared from now on; whoever uses them reads them later, so
-    /// no change of theirs goes unseen.
+    /// Watches the files that `settings` name. Their users read them later, so no change is missed.
     fn adopt(&mut self, settings: &Settings) {
         let files = WatchedFiles { settings: self.files.settings.clone(), named: settings.files() };
         if files != self.files {
             let own = self.seen.0.first().copied();
             self.seen = Snapshot::of(&files);
-            // The settings themselves were read before: what they hold now may be newer than what was read.
+            // The settings file was read before: its content may be newer than the loaded one.
             if let (Some(first), Some(own)) = (self.seen.0.first_mut(), own) {
                 *first = own;
             }
@@ -171,7 +171,7 @@ impl Watch {
     fn follow(&mut self, directories: BTreeSet<PathBuf>) {
         let Some(watcher) = &mut self.watcher else { return };
         for gone in self.watched.difference(&directories) {
-            // A directory that was deleted is watched no more: that is what was wanted.
+            // A deleted directory is no longer watched anyway.
             watcher.unwatch(gone).unwrap_or_default();
         }
         self.watched.retain(|directory| directories.contains(directory));
@@ -187,7 +187,7 @@ fn is_change(kind: EventKind) -> bool {
     !kind.is_access() || kind == EventKind::Access(AccessKind::Close(AccessMode::Write))
 }
 
-/// The files that settings come from.
+/// Files that settings come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct WatchedFiles {
     settings: PathBuf,
@@ -200,7 +200,7 @@ impl WatchedFiles {
     }
 }
 
-/// What files hold: a hash of each, or nothing for one that cannot be read.
+/// Contents of files: a hash of each; `None` for a file that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Snapshot(Vec<Option<[u8; 32]>>);
 
@@ -212,8 +212,8 @@ impl Snapshot {
     }
 }
 
-/// The directories in which a change of these files shows: where each is named, and where it really is if that name
-/// is a link.
+/// Returns the directories in which a change of these files shows: the directory of each name, and
+/// if the name is a link, the directory of its target too.
 fn directories(files: &WatchedFiles) -> BTreeSet<PathBuf> {
     let parent = |path: &Path| match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Some(PathBuf::from(".")),

@@ -1,8 +1,8 @@
-//! Text to a tree of nodes that know where they stand.
+//! Parses YAML text to a tree of nodes with positions.
 //!
-//! Read from the parser's events, not from a ready-made document: so duplicate keys are seen before one of them is
-//! lost, and depth is bounded before anything is built. Anchors and aliases are refused, because a settings file of
-//! ten lines could otherwise unfold to gigabytes; tags are refused, because nothing here would give them a meaning.
+//! The reader uses the parser's events, not a finished document. So it sees duplicate keys before
+//! one is lost, and bounds the depth before it builds anything. It refuses anchors and aliases,
+//! because with them ten lines could expand to gigabytes, and tags, because none has a meaning.
 
 use std::collections::HashMap;
 
@@ -11,15 +11,15 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use super::fault::{Fault, Position, below, shorten};
 use super::tree::{MapEntry, Node, NodeKind, Plain, Scalar};
 
-/// The deepest nesting that is read; the settings themselves need seven levels.
+/// Maximum nesting; the settings need seven levels.
 const DEPTH: usize = 16;
 
-/// Reads the one document of `text`. What is wrong goes to `faults`; what is right is returned, if anything is.
+/// Reads the single document of `text`. Adds errors to `faults`; returns the valid part, if any.
 pub(crate) fn read(text: &str, faults: &mut Vec<Fault>) -> Option<Node> {
     YamlReader { faults, open: Vec::new(), done: None }.run(text)
 }
 
-/// A list or map that has not ended yet.
+/// A list or map whose end has not been read.
 enum OpenNode {
     List {
         at: Position,
@@ -47,7 +47,7 @@ impl YamlReader<'_> {
                 Ok(event) => event,
                 Err(error) => {
                     self.fault(position(error.marker()), format!("this is no YAML: {}", error.info()));
-                    // What came before the error may lack its end: judging it would only mislead.
+                    // The part before the error may be incomplete: checking it would mislead.
                     return None;
                 }
             };
@@ -120,14 +120,14 @@ impl YamlReader<'_> {
         anchor == 0 && !tag
     }
 
-    /// Puts a complete node where it belongs: into the list or map that is open, as a key, or as the document.
+    /// Adds a complete node to the open list or map, or makes it a key or the document.
     fn place(&mut self, node: Node) {
         match self.open.last_mut() {
             None => self.done = Some(node),
             Some(OpenNode::List { items, .. }) => items.push(node),
             Some(OpenNode::Map { entries, seen, key, .. }) => {
                 let problem = match key.take() {
-                    // An empty key marks an entry that is already at fault.
+                    // An empty key marks an entry that already has an error.
                     Some((name, _)) if name.is_empty() => None,
                     Some((name, at)) => match seen.get(&name).copied() {
                         Some(first) => Some((at, name, first)),
@@ -148,7 +148,7 @@ impl YamlReader<'_> {
         }
     }
 
-    /// Takes a node as the key of the map that is open.
+    /// Makes a node the next key of the open map.
     fn begin_entry(&mut self, node: Node) {
         let (name, told) = match node.kind {
             NodeKind::Scalar(scalar) => (scalar.text, false),

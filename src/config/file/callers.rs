@@ -1,4 +1,4 @@
-//! Who asks.
+//! Identification of callers.
 
 use std::collections::BTreeMap;
 
@@ -12,31 +12,32 @@ use super::OneOrMany;
 use crate::config::syntax::{Digest, FilePath, Id, Jwks, Millis, Network, Rate, Text, Word};
 use crate::request::Class;
 
-/// How callers are told apart.
+/// Identification of callers, and their rights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callers {
-    /// What tells callers apart: the first of these that a request yields.
+    /// Sources of a caller's identity, in order. The first one that a request provides is used.
     #[schemars(length(min = 1, max = 16))]
     pub from: Vec<Source>,
-    /// The proxies whose `X-Forwarded-For` and identity headers count.
+    /// Proxies whose `X-Forwarded-For` and identity headers are trusted.
     #[schemars(length(max = 1024))]
     pub trusted_proxies: Vec<Text<Network>>,
-    /// The header that carries a caller's key, or several, the first that is there. In `authorization` the key
-    /// follows `Bearer`.
+    /// Header that carries the caller's key. Of a list, the first header that is present is used.
+    /// In `authorization` the key follows `Bearer`.
     pub key_header: OneOrMany<Text<HeaderName>>,
-    /// What becomes of a request that no key matches.
+    /// How to treat a request that no key matches.
     pub anonymous: Anonymous,
-    /// The class of callers to whom none is given, which is the highest that they may ask for.
+    /// Default class. It is also the highest class that callers without a class may ask for.
     pub default_class: ClassName,
-    /// Whether workers see the caller's `authorization` header. A key of ours never reaches a worker.
+    /// Whether workers get the caller's `authorization` header. They never get a key that the
+    /// gateway knows.
     #[schemars(extend("x-default" = "true without `keys`, `stored` and `jwt`, false with them"))]
     pub forward_authorization: Option<bool>,
-    /// Where further callers are kept, to be changed through the admin port.
+    /// Where additional callers are stored, which the admin port manages.
     pub stored: Stored,
-    /// Callers that show a signed token in place of a key.
+    /// Callers that send a signed token (JWT) instead of a key.
     pub jwt: Option<Jwt>,
-    /// Known callers.
+    /// Callers known by their keys.
     #[schemars(length(max = 100_000))]
     pub keys: Vec<CallerKey>,
 }
@@ -61,12 +62,12 @@ impl Default for Callers {
 }
 
 impl Callers {
-    /// Whether nobody has a key or a token of ours.
+    /// Returns `true` if no source of keys or tokens is configured.
     pub(crate) fn without_keys(&self) -> bool {
         self.keys.is_empty() && self.stored == Stored::None && self.jwt.is_none()
     }
 
-    /// Whether workers see the client's credentials. Without an own word on it: if nobody has a key or a token of ours.
+    /// Returns `true` if workers get the client's credentials; default: without keys and tokens.
     pub(crate) fn forwards_authorization(&self) -> bool {
         self.forward_authorization.unwrap_or_else(|| self.without_keys())
     }
@@ -79,17 +80,17 @@ impl Callers {
     }
 }
 
-/// What tells callers apart.
+/// Source of a caller's identity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Source {
-    /// What every request may carry.
+    /// A source that any request may have.
     Plainly(Plainly),
-    /// A header that a trusted proxy sets.
+    /// A header set by a trusted proxy.
     Header(HeaderSource),
 }
 
-/// What every request may carry.
+/// A source that any request may have.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Plainly {
@@ -99,15 +100,15 @@ pub enum Plainly {
     Ip,
 }
 
-/// A header that a trusted proxy sets.
+/// A header set by a trusted proxy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeaderSource {
-    /// A header by which one of `trusted_proxies` names the caller.
+    /// Header in which one of `trusted_proxies` names the caller.
     pub header: Text<HeaderName>,
 }
 
-/// Where further callers are kept.
+/// Where additional callers are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stored {
@@ -118,7 +119,7 @@ pub enum Stored {
     Redis,
 }
 
-/// What becomes of a request that no key matches.
+/// How to treat a request that no key matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Anonymous {
@@ -129,16 +130,16 @@ pub enum Anonymous {
     Refuse,
 }
 
-/// The priority of a request.
+/// Priority of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassName {
-    /// must be served before all else
+    /// served before all others
     Critical,
-    /// a person waits
+    /// a person waits for the answer
     #[default]
     Interactive,
-    /// nobody waits
+    /// nobody waits for the answer
     Batch,
 }
 
@@ -152,41 +153,42 @@ impl From<ClassName> for Class {
     }
 }
 
-/// A known caller.
+/// A caller known by its key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CallerKey {
-    /// What the caller is called in rules and logs (`key:` precedes it).
+    /// Name of the caller. Rules and logs call it `key:` and this name.
     pub id: Text<Id>,
-    /// The SHA-256 of the caller's key, 64 hexadecimal digits: the file holds no key itself.
+    /// SHA-256 of the caller's key, 64 hexadecimal digits. The file contains no key itself.
     #[schemars(extend("writeOnly" = true))]
     pub sha256: Text<Digest>,
-    /// The team that it belongs to, for rules per `team`.
+    /// Team of the caller, for rules per `team`.
     #[schemars(extend("x-default" = "none"))]
     pub team: Option<Text<Id>>,
-    /// The caller's class, which is the highest that it may ask for.
+    /// Class of the caller, and the highest class that its requests may ask for.
     #[schemars(extend("x-default" = "`callers.default_class`"))]
     pub class: Option<ClassName>,
-    /// The caller's share of a contended pool, relative to others'.
+    /// Share of a contended pool, relative to the weights of other callers.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u32,
-    /// The caller's own limits, by the names of rules that count each caller by itself: what they say goes before the rule.
+    /// Limits of this caller that override a rule. The key is the name of a rule that has `caller`
+    /// in `per`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, KeyLimit>,
 }
 
-/// A caller's own limit under a rule. What is left out stays as the rule has it.
+/// A caller's override of a rule's limit. Omitted keys keep the rule's value.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeyLimit {
-    /// The sustained rate of a token bucket.
+    /// Sustained rate of a token bucket.
     #[schemars(extend("x-default" = "the rule's"))]
     pub rate: Option<Text<Rate>>,
-    /// What a full token bucket holds.
+    /// Capacity of a token bucket.
     #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "the rule's"))]
     pub burst: Option<u64>,
-    /// What fits into one window of a sliding window.
+    /// Maximum per window, for a sliding window.
     #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "the rule's"))]
     pub limit: Option<u64>,
 }
@@ -195,31 +197,32 @@ const fn one() -> u32 {
     1
 }
 
-/// Callers that show a signed token (JWT) in place of a key. A rule and the log call them `jwt:` and what the token says.
+/// Callers that send a signed token (JWT) instead of a key. Rules and logs call such a caller
+/// `jwt:` and the value of the claim `claims.caller`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Jwt {
-    /// The keys by which tokens are signed, a JWKS document: an `https` URL, or a file.
+    /// JWKS document with the keys that tokens are signed with: an `https` URL, or a file.
     pub jwks: Text<Jwks>,
-    /// For whom a token must be made (`aud`): one of these.
+    /// Accepted audiences: the token's `aud` must have one of these.
     pub audience: OneOrMany<Text<Word>>,
-    /// Who must have made it (`iss`): one of these.
+    /// Accepted issuers: the token's `iss` must be one of these.
     pub issuer: OneOrMany<Text<Word>>,
-    /// The algorithms by which it may be signed.
+    /// Accepted signature algorithms.
     #[serde(default = "common_algorithms")]
     #[schemars(length(min = 1, max = 16))]
     pub algorithms: Vec<AlgorithmOfTokens>,
-    /// Which of its claims say what.
+    /// Names of the claims that the gateway reads.
     #[serde(default)]
     pub claims: ClaimNames,
-    /// By how much the clocks of issuer and gateway may differ, for `exp` and `nbf`.
+    /// Tolerated clock difference between issuer and gateway, for `exp` and `nbf`.
     #[serde(default = "half_a_minute")]
     pub leeway: Text<Millis>,
-    /// How often keys are fetched from a URL. They are fetched too when a token names another key, thirty times as often
-    /// at most.
+    /// Interval between fetches of the keys from a URL. A token with an unknown key also triggers a
+    /// fetch, at most thirty times per interval.
     #[serde(default = "five_minutes")]
     pub refresh: Text<Millis>,
-    /// A file of further certificate authorities, PEM, for the URL.
+    /// File with additional certificate authorities, PEM, for the URL.
     pub ca: Option<Text<FilePath>>,
 }
 
@@ -235,16 +238,16 @@ const fn five_minutes() -> Text<Millis> {
     Text(Millis::new(300_000))
 }
 
-/// Which claims of a token say what.
+/// Names of the claims that the gateway reads from a token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimNames {
-    /// Who the caller is.
+    /// Claim with the caller's name.
     pub caller: Text<Word>,
-    /// Its class.
+    /// Claim with the caller's class.
     #[schemars(extend("x-default" = "none: `callers.default_class` counts"))]
     pub class: Option<Text<Word>>,
-    /// Its team.
+    /// Claim with the caller's team.
     #[schemars(extend("x-default" = "none"))]
     pub team: Option<Text<Word>>,
 }
@@ -255,7 +258,7 @@ impl Default for ClaimNames {
     }
 }
 
-/// How a token is signed: never by a secret that both sides know.
+/// Signature algorithm of a token. Algorithms with a shared secret (HMAC) are not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub enum AlgorithmOfTokens {
     /// RSA, PKCS #1, SHA-256

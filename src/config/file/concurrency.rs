@@ -1,35 +1,36 @@
-//! How much runs at once.
+//! Concurrency limits and the queue.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::syntax::{Millis, Size, Text};
 
-/// How much runs on the workers at once, and how long the rest may wait.
+/// Concurrency limits of the workers, and the queue in front of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Concurrency {
-    /// How many requests run on one worker at once: found by `law` (at most its `slots`, when told), each worker's own
-    /// `slots`, or a number, the same for each.
+    /// Maximum number of requests running on one worker: found by `law` (at most its `slots`, if
+    /// configured or reported), each worker's own `slots`, or one number for every worker.
     pub limit: ConcurrencyLimit,
-    /// The law of an adaptive limit. `stream` is the one to use; the others are known from elsewhere and here to be
-    /// compared with.
+    /// Limit algorithm of an adaptive limit. `stream` is the one to use; the others are known from
+    /// other systems and serve for comparison.
     pub law: Law,
-    /// The promise: the time from the last byte of a request to the first token of its answer.
+    /// TTFT SLO: time from the last byte of a request to the first token of its answer.
     pub ttft_slo: Text<Millis>,
-    /// What the promise grows by for every 1000 tokens of prompt.
+    /// Increase of `ttft_slo` per 1000 prompt tokens.
     pub per_1k_prompt_tokens: Text<Millis>,
-    /// The promise for what follows: the time from one token to the next.
+    /// SLO of the inter-token latency: time from one token to the next.
     pub itl_slo: Text<Millis>,
-    /// What several workers carry together, relative to the sum of what each carries alone: the ceiling of a pool is
-    /// base · max(1, factor · workers), where the base is the told `slots` or the number that `limit` is.
+    /// Capacity of several workers together, relative to the sum of their capacities alone. The
+    /// ceiling of a pool is base · max(1, factor · workers), where base is the configured or
+    /// reported `slots`, or the number in `limit`.
     #[schemars(range(min = 0.01, max = 1))]
     pub fleet_factor: f64,
-    /// The queue of each pool.
+    /// Queue of each pool.
     pub queue: Queue,
-    /// The share of the limit that is kept for a class and those above it.
+    /// Shares of the limit reserved for a class and those above it.
     pub reserve: Reserve,
-    /// What becomes of requests for which there is no room.
+    /// How to treat requests for which there is no capacity.
     pub overflow: Overflow,
 }
 
@@ -55,56 +56,56 @@ impl Concurrency {
     }
 }
 
-/// Where a worker's limit comes from.
+/// Source of a worker's limit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ConcurrencyLimit {
-    /// Not one number for all.
+    /// One limit per worker.
     Found(Found),
-    /// The same number for each worker.
+    /// The same number for every worker.
     Number(#[schemars(range(min = 1, max = 1_000_000))] u32),
 }
 
-/// How a limit is found for each worker.
+/// How the limit of each worker is found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Found {
-    /// by `law`; `slots`, when told, bound it
+    /// by `law`, and at most `slots`, if configured or reported
     Adaptive,
-    /// each worker's own `slots`; a number is the same for each worker
+    /// each worker's own `slots`; a number applies to every worker
     Slots,
 }
 
-/// How an adaptive limit follows the worker.
+/// Limit algorithm of an adaptive limit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Law {
-    /// watches the time to the first token and the time between tokens
+    /// based on the time to the first token and the time between tokens
     Stream,
-    /// additive increase, multiplicative decrease on the time of whole answers
+    /// additive increase, multiplicative decrease, based on the duration of whole answers
     Aimd,
-    /// Netflix's Gradient2 on the time of whole answers
+    /// Netflix's Gradient2, based on the duration of whole answers
     Gradient2,
-    /// Vegas on the time of whole answers
+    /// Vegas, based on the duration of whole answers
     Vegas,
 }
 
-/// The queue of a pool.
+/// Queue of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Queue {
-    /// The most requests that wait; 0 refuses at once.
+    /// Maximum number of waiting requests; 0 refuses at once.
     #[schemars(range(max = 1_000_000))]
     pub length: u64,
-    /// The longest wait for a worker; `0s` refuses at once.
+    /// Maximum wait for a worker; `0s` refuses at once.
     #[schemars(extend("x-default" = "a quarter of `ttft_slo`"))]
     pub wait: Option<Text<Millis>>,
-    /// The most bytes of request bodies that wait.
+    /// Maximum total size of the waiting request bodies.
     pub bytes: Size,
-    /// A class that asks and of which nobody was admitted for so long goes first once, so that higher classes do not
-    /// shut it out for ever; `0s` never.
+    /// Time after which a class with requests but no admission goes first once, so that higher
+    /// classes cannot starve it; `0s` disables this.
     pub promote: Text<Millis>,
-    /// The longest wait when the pool has no worker at all (scale from zero); `0s` refuses at once.
+    /// Maximum wait if the pool has no worker at all (scale from zero); `0s` refuses at once.
     pub wait_no_worker: Text<Millis>,
 }
 
@@ -120,25 +121,26 @@ impl Default for Queue {
     }
 }
 
-/// What becomes of requests for which there is no room.
+/// How to treat requests for which there is no capacity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overflow {
     /// they are refused
     #[default]
     Refuse,
-    /// those with `Prefer: respond-async` and an API key wait in Redis, and are answered later; for `workers.mode: http`
+    /// those with `Prefer: respond-async` and an API key are queued in Redis and answered later;
+    /// for `workers.mode: http`
     Jobs,
 }
 
-/// Shares of the limit that are kept.
+/// Shares of the limit that are reserved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reserve {
-    /// The share that only `critical` may take, from 0 to 1.
+    /// Share reserved for `critical`, from 0 to 1.
     #[schemars(range(min = 0, max = 1))]
     pub critical: f64,
-    /// The further share that only `interactive` and `critical` may take, from 0 to 1.
+    /// Additional share reserved for `interactive` and `critical`, from 0 to 1.
     #[schemars(range(min = 0, max = 1))]
     pub interactive: f64,
 }

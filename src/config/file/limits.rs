@@ -12,42 +12,42 @@ use crate::refusal::Unit;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
-    /// What the rule is called in messages, headers and metrics; unique.
+    /// Name of the rule in messages, headers and metrics; unique.
     pub name: Text<RuleName>,
-    /// How it counts.
+    /// Limit algorithm.
     pub algorithm: AlgorithmName,
-    /// What it counts separately; a list counts every combination separately.
+    /// Keys with separate counts; of a list, each combination is counted separately.
     pub per: OneOrMany<PerName>,
-    /// What it counts.
+    /// Counted unit.
     #[serde(default)]
     pub unit: UnitName,
-    /// The sustained rate of a token bucket.
+    /// Sustained rate of a token bucket.
     #[schemars(extend("x-default" = "required by `token_bucket`"))]
     pub rate: Option<Text<Rate>>,
-    /// What a full token bucket holds.
+    /// Capacity of a token bucket.
     #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "required by `token_bucket`"))]
     pub burst: Option<u64>,
-    /// What fits into one window of a sliding window.
+    /// Maximum per window, for a sliding window.
     #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "required by the windows"))]
     pub limit: Option<u64>,
-    /// The length of a sliding window.
+    /// Length of a sliding window.
     #[schemars(extend("x-default" = "required by the windows"))]
     pub window: Option<Text<Millis>>,
-    /// Whether it refuses.
+    /// Whether the rule is enforced.
     #[serde(default)]
     pub mode: ModeName,
-    /// Which requests it sees. A key that is left out matches all.
+    /// Requests that the rule applies to. An omitted key matches all.
     #[serde(default, rename = "match")]
     pub matching: Matching,
-    /// For rules in tokens: what is reserved for the answer until its length is known.
+    /// For rules in tokens: number of tokens reserved for the answer until its length is known.
     #[serde(default)]
     pub reserve: Reservation,
-    /// With `state: redis`: what becomes of it while Redis does not answer.
+    /// With `state: redis`: how the rule acts while Redis does not answer.
     #[schemars(extend("x-default" = "`redis.on_loss`"))]
     pub on_loss: Option<OnLossName>,
 }
 
-/// How a rule counts.
+/// Limit algorithm of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AlgorithmName {
@@ -55,7 +55,7 @@ pub enum AlgorithmName {
     TokenBucket,
     /// at most `limit` in any `window`, by a weighted count of two windows
     SlidingWindow,
-    /// the same, exactly, remembering each request: for limits up to 10000
+    /// the same, but exact, because each request is remembered: for limits up to 10000
     SlidingLog,
 }
 
@@ -69,7 +69,7 @@ impl From<AlgorithmName> for Algorithm {
     }
 }
 
-/// What a rule counts separately.
+/// Key with separate counts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PerName {
@@ -81,9 +81,9 @@ pub enum PerName {
     Model,
     /// each route
     Route,
-    /// each team of callers; callers without a team are not seen
+    /// each team of callers; the rule ignores callers without a team
     Team,
-    /// nothing: one count for all that the rule matches
+    /// one count for all requests that the rule matches
     All,
 }
 
@@ -100,11 +100,11 @@ impl From<PerName> for Per {
     }
 }
 
-/// What a rule counts.
+/// Counted unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnitName {
-    /// one for each request
+    /// one per request
     #[default]
     Requests,
     /// tokens of prompt and answer
@@ -120,14 +120,14 @@ impl From<UnitName> for Unit {
     }
 }
 
-/// Whether a rule refuses.
+/// Whether a rule is enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ModeName {
-    /// it refuses
+    /// it refuses requests over the limit
     #[default]
     Enforce,
-    /// it only counts what it would have refused
+    /// it only counts the requests that it would have refused
     Observe,
 }
 
@@ -140,29 +140,29 @@ impl From<ModeName> for Mode {
     }
 }
 
-/// Which requests a rule sees.
+/// Requests that a rule applies to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Matching {
-    /// A pattern for the path.
+    /// Pattern for the path.
     #[schemars(extend("x-default" = "any"))]
     pub path: Option<Text<Glob>>,
-    /// A pattern for the model; requests without a model do not match it.
+    /// Pattern for the model; requests without a model do not match it.
     #[schemars(extend("x-default" = "any"))]
     pub model: Option<Text<Glob>>,
-    /// A pattern for the caller, with or without `key:`, `hdr:` or `ip:`.
+    /// Pattern for the caller, with or without `key:`, `hdr:` or `ip:`.
     #[schemars(extend("x-default" = "any"))]
     pub caller: Option<Text<Glob>>,
-    /// The class.
+    /// Class of the request.
     #[schemars(extend("x-default" = "any"))]
     pub class: Option<ClassName>,
 }
 
-/// What is reserved for an answer.
+/// Number of tokens reserved for an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reservation {
-    /// the length that is usual for caller and model
+    /// the usual length for the caller and the model
     #[default]
     Expected,
     /// the client's own `max_tokens`, for a strict bound

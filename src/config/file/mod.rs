@@ -1,8 +1,8 @@
-//! The shape of the settings file.
+//! Shape of the settings file.
 //!
-//! These types are the file, key by key, and nothing else: the JSON Schema, the structural check, the table in the
-//! documentation and the listing of `check` are all made from them, and their comments are the manual's text.
-//! What the rest of the program uses is [`crate::config::Settings`].
+//! These types mirror the file, key by key. The JSON Schema, the structural check, the table in the
+//! documentation and the listing of `check` are generated from them; their comments are the
+//! manual's text. The rest of the program uses [`crate::config::Settings`].
 
 mod callers;
 mod concurrency;
@@ -32,57 +32,59 @@ use serde::{Deserialize, Serialize};
 
 use super::syntax::{PathGlob, Text};
 
-/// Settings of Traffic Dam. A key that is left out has its default; an unknown key is a fault.
+/// Settings of Traffic Dam. An omitted key has its default; an unknown key is an error.
 ///
-/// `${NAME}` in a value is replaced by the environment variable of that name, after parsing; a plain `${` is
-/// written `$${`.
+/// Environment variables replace `${NAME}` in values, after parsing; a plain `${` is written `$${`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct File {
-    /// Where callers connect: an IP address and a port.
+    /// IP address and port that callers connect to.
     pub listen: Text<SocketAddr>,
     /// TLS for callers. Without it the gateway speaks plain HTTP.
     pub tls: Option<Tls>,
     /// The administration port.
     pub admin: Admin,
-    /// Who asks, and with which rights.
+    /// Identification of callers, and their rights.
     pub callers: Callers,
-    /// Rules. A request meets all that match it, and is charged by all of them or by none.
+    /// Rate limit rules. Either all rules that match a request charge it, or none does.
     #[schemars(length(max = 64))]
     pub limits: Vec<Limit>,
-    /// The most keys that each rule remembers. When all of them are in use, newcomers share one more.
+    /// Maximum number of keys that each rule tracks. Beyond it, new keys share one additional key.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_keys: u64,
-    /// How much runs on the workers at once, and how long the rest may wait.
+    /// Concurrency limits of the workers, and the queue in front of them.
     pub concurrency: Concurrency,
-    /// How many gateways share the workers, and the quotas while Redis cannot tell: what the workers are told to hold is
-    /// divided by it. From 2 on, where rules, callers or jobs are in Redis, the number that is seen there takes its place.
+    /// Number of gateways that share the workers, and share the rules' quotas while Redis is
+    /// unavailable. Configured or reported worker capacity is divided by it. If it is 2 or more and
+    /// rules, callers or jobs are in Redis, the number of gateways seen in Redis replaces it.
     #[schemars(range(min = 1, max = 1000))]
     pub dams: u32,
-    /// Where rules are counted.
+    /// Where the rules' counts are kept.
     pub state: State,
-    /// Redis, for what gateways and workers share. It is used only by settings that say so.
+    /// Redis 6 or later, for state that gateways and workers share. Used only if another setting
+    /// requires it.
     pub redis: Redis,
-    /// The processes that serve.
+    /// The LLM workers, and how the gateway talks to them.
     pub workers: Workers,
-    /// Paths let through beside the OpenAI endpoints, each as one request of no tokens; `["/*"]` lets all through.
+    /// Paths forwarded in addition to the OpenAI endpoints; each call counts as one request with
+    /// zero tokens. `["/*"]` forwards all paths.
     #[schemars(length(max = 64))]
     pub paths: Vec<Text<PathGlob>>,
-    /// A chatbot API's own endpoints, or other timeouts for an OpenAI endpoint.
+    /// Custom endpoints of a chatbot API, or different timeouts for an OpenAI endpoint.
     #[schemars(length(max = 64))]
     pub routes: Vec<Route>,
-    /// What is known of models: the first entry whose pattern matches counts.
+    /// Properties of models. The first entry whose pattern matches applies.
     #[schemars(length(max = 64))]
     pub models: Vec<Model>,
-    /// What a connection and a request may take.
+    /// Limits on connections and requests.
     pub bounds: Bounds,
-    /// Browsers on other origins.
+    /// Access from web pages of other origins (CORS).
     pub cors: Cors,
-    /// Going down.
+    /// Graceful shutdown.
     pub drain: Drain,
     /// Logging.
     pub log: Log,
-    /// Spans for OpenTelemetry.
+    /// OpenTelemetry traces.
     pub tracing: Tracing,
 }
 
@@ -116,18 +118,18 @@ fn loopback(port: u16) -> Text<SocketAddr> {
     Text((Ipv4Addr::LOCALHOST, port).into())
 }
 
-/// One of something, or a list of it.
+/// One value, or a list of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum OneOrMany<T> {
-    /// One.
+    /// A single value.
     One(T),
     /// A list.
     Many(#[schemars(length(min = 1, max = 16))] Vec<T>),
 }
 
 impl<T> OneOrMany<T> {
-    /// All of them.
+    /// Returns the values as a slice.
     #[must_use]
     pub fn as_slice(&self) -> &[T] {
         match self {
@@ -138,7 +140,7 @@ impl<T> OneOrMany<T> {
 }
 
 impl File {
-    /// The same settings with every default written out that depends on other settings.
+    /// Returns the settings with all defaults filled in that depend on other settings.
     #[must_use]
     pub(super) fn completed(mut self) -> Self {
         self.admin.complete();

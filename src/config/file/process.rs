@@ -1,4 +1,4 @@
-//! The process itself: TLS, administration, going down, logging.
+//! The process: TLS, administration port, shutdown, logging.
 
 use std::net::SocketAddr;
 
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::loopback;
 use crate::config::syntax::{FilePath, Host, Millis, Secret, Text};
 
-/// A certificate and its key. A relative path begins at the directory of the settings file; a changed file is
-/// taken up without a restart.
+/// Certificate and private key. Relative paths start at the directory of the settings file. A
+/// changed file is loaded without a restart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// The certificate chain, PEM, the server's own certificate first.
     pub cert: Text<FilePath>,
-    /// Its private key, PEM.
+    /// The certificate's private key, PEM.
     pub key: Text<FilePath>,
 }
 
@@ -23,21 +23,21 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Where it listens: an IP address and a port.
+    /// IP address and port of the administration port.
     pub listen: Text<SocketAddr>,
-    /// TLS for it.
+    /// TLS for the administration port.
     pub tls: Option<Tls>,
-    /// What must be shown to change anything. Required when it does not listen on a loopback address.
+    /// Token required to change anything. Mandatory if `listen` is not a loopback address.
     #[schemars(extend("writeOnly" = true))]
     pub token: Option<Text<Secret>>,
-    /// What must be shown to read.
+    /// Token required to read.
     #[schemars(extend("writeOnly" = true, "x-default" = "`token`"))]
     pub read_token: Option<Text<Secret>>,
-    /// What must be shown for `/metrics`. Without it `/metrics` is as open as `/healthz` and `/readyz`.
+    /// Token required for `/metrics`. Without it `/metrics` is as open as `/healthz` and `/readyz`.
     #[schemars(extend("writeOnly" = true))]
     pub metrics_token: Option<Text<Secret>>,
-    /// The names by which it may be asked, besides addresses, which always may. Other names are refused: so a web page
-    /// cannot reach it through a browser by a name of its own (DNS rebinding).
+    /// Accepted host names; IP addresses are always accepted. Other names are refused, so that a
+    /// web page cannot reach the port through a browser under its own name (DNS rebinding).
     #[schemars(length(min = 1, max = 64), extend("x-default" = "the address of `listen`, and `localhost`"))]
     pub hosts: Option<Vec<Text<Host>>>,
 }
@@ -65,14 +65,14 @@ impl Admin {
     }
 }
 
-/// Going down on SIGTERM.
+/// Graceful shutdown on SIGTERM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Drain {
-    /// How long new requests are still taken, because balancers learn late that the gateway is going.
+    /// Time for which new requests are still accepted: load balancers notice the shutdown late.
     pub delay: Text<Millis>,
-    /// How long streams under way may take to finish, from then on. What is left then is told so, and cut off within a
-    /// second.
+    /// Maximum time after `delay` for running streams to finish. Those left are then notified and
+    /// cut off within a second.
     pub timeout: Text<Millis>,
 }
 
@@ -82,11 +82,11 @@ impl Default for Drain {
     }
 }
 
-/// Logging. The filter is the environment's (`TRAFFIC_DAM_LOG`).
+/// Logging. The environment variable `TRAFFIC_DAM_LOG` sets the filter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// The share of served requests that is logged, from 0 to 1. Refusals are always logged.
+    /// Share of served requests that is logged, from 0 to 1. Refusals are always logged.
     #[schemars(range(min = 0, max = 1))]
     pub sample: f64,
 }

@@ -1,4 +1,4 @@
-//! Redis, and what is counted there.
+//! Redis, and where rules are counted.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,42 +7,44 @@ use super::OneOrMany;
 use crate::config::syntax::{FilePath, Id, Millis, RedisUrl, Secret, Text};
 use crate::limit::rule::OnLoss;
 
-/// Where rules are counted.
+/// Where the rules' counts are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// in each gateway by itself
+    /// in each gateway separately
     #[default]
     Memory,
     /// in Redis, for all gateways together
     Redis,
 }
 
-/// Redis, for what gateways and workers share; version 6 or later. It is used only by settings that say so.
+/// Redis 6 or later, for state that gateways and workers share. Used only if another setting
+/// requires it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
-    /// Where it is: one server, the sentinels, or some nodes of a cluster. `rediss` is TLS. A password from a variable may
-    /// have any letters (`redis://:${PASSWORD}@host`); one that is written here is percent-encoded.
+    /// URL of one server, of the sentinels, or of some nodes of a cluster. `rediss` is TLS. A
+    /// password from a variable may contain any characters (`redis://:${PASSWORD}@host`); a literal
+    /// one must be percent-encoded.
     pub url: OneOrMany<Text<RedisUrl>>,
-    /// The URLs are sentinels, and this is what they call the master. User, password and database are those of the
-    /// first URL.
+    /// Name of the master; the URLs are then sentinels. User, password and database are those of
+    /// the first URL.
     #[schemars(extend("x-default" = "none"))]
     pub sentinel: Option<Text<Id>>,
-    /// The URLs are nodes of a cluster.
+    /// Whether the URLs are nodes of a cluster.
     pub cluster: bool,
-    /// What every key and channel begins with; gateways that share something have the same.
+    /// Prefix of every key and channel. Gateways that share state have the same prefix.
     pub prefix: Text<Id>,
-    /// The key by which workers and gateways sign what they say (HMAC-SHA256): heartbeats, switches, jobs and their answers,
-    /// callers, changes of rules. When it is set, what is not signed of these counts for nothing; `docs/fleet.md` says what
-    /// is never signed.
+    /// Key with which workers and gateways sign their messages (HMAC-SHA256): heartbeats, colour
+    /// switches, jobs and their answers, callers, changes of rules. If it is set, unsigned messages
+    /// of these kinds are ignored. `docs/fleet.md` lists what is never signed.
     #[schemars(extend("writeOnly" = true, "x-default" = "none"))]
     pub hmac_key: Option<Text<Secret>>,
-    /// How long a command may take before the gateway goes on without it.
+    /// Timeout of a command, after which the gateway continues without its result.
     pub timeout: Text<Millis>,
-    /// What becomes of rules while Redis does not answer, unless they say otherwise.
+    /// How rules act while Redis does not answer, unless a rule has its own `on_loss`.
     pub on_loss: OnLossName,
-    /// A file of further certificate authorities, PEM, for `rediss`.
+    /// File with additional certificate authorities, PEM, for `rediss`.
     pub ca: Option<Text<FilePath>>,
 }
 
@@ -61,16 +63,16 @@ impl Default for Redis {
     }
 }
 
-/// What becomes of a rule while Redis does not answer.
+/// How a rule acts while Redis does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnLossName {
-    /// each gateway counts its share of the quota by itself
+    /// each gateway counts its share of the quota separately
     #[default]
     Share,
-    /// it lets everything through
+    /// it admits everything
     Open,
-    /// it refuses, with 503
+    /// it refuses everything with 503
     Closed,
 }
 

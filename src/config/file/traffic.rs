@@ -1,4 +1,4 @@
-//! What passes, and how much of it.
+//! Endpoints, models, and limits on connections and requests.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,42 +7,43 @@ use super::Timeouts;
 use crate::config::syntax::{FilePath, Glob, Millis, Origin, PathGlob, Pointer, Size, Text};
 use crate::request::Kind;
 
-/// A chatbot API's own endpoint, treated like an OpenAI endpoint of that kind.
+/// A custom endpoint of a chatbot API, treated like the OpenAI endpoint of the same kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// The path, or a pattern for paths. No two routes may match the same path.
     pub path: Text<PathGlob>,
-    /// What kind of call it is.
+    /// Kind of the call.
     pub kind: KindName,
-    /// Where the prompt stands in the body, by JSON pointer.
+    /// JSON pointer to the prompt in the request body.
     #[schemars(extend("x-default" = "as in the OpenAI endpoint of that kind"))]
     pub prompt: Option<Text<Pointer>>,
-    /// Where the session stands in the body, by JSON pointer.
+    /// JSON pointer to the session ID in the request body.
     #[schemars(extend("x-default" = "`workers.sticky`"))]
     pub session: Option<Text<Pointer>>,
-    /// Where the bound on the answer's tokens stands in the body, by JSON pointer.
+    /// JSON pointer to the maximum number of answer tokens in the request body.
     #[schemars(extend("x-default" = "as in the OpenAI endpoint of that kind"))]
     pub max_tokens: Option<Text<Pointer>>,
-    /// Whether a request that a worker may have begun can be sent to another one.
+    /// Whether a request may be retried on another worker after a worker may have begun it.
     #[serde(default)]
     pub retry: bool,
-    /// Other timeouts for this route.
+    /// Timeouts of this route.
     #[serde(default)]
     pub timeouts: RouteTimeouts,
 }
 
-/// What is known of some models.
+/// Properties of the models that match a pattern.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A pattern for their names, as requests give them.
+    /// Pattern for model names, as requests give them.
     pub model: Text<Glob>,
-    /// Their `tokenizer.json`, as Hugging Face has it: prompts are counted by it and not estimated from their length.
+    /// The models' `tokenizer.json`, as on Hugging Face. Prompts are counted with it instead of
+    /// estimated from their length.
     pub tokenizer: Text<FilePath>,
 }
 
-/// The kind of a call.
+/// Kind of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KindName {
@@ -71,19 +72,19 @@ impl From<KindName> for Kind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteTimeouts {
-    /// To connect to a worker.
+    /// Maximum time to connect to a worker.
     #[schemars(extend("x-default" = "`workers.timeouts.connect`"))]
     pub connect: Option<Text<Millis>>,
-    /// From the request to the first token of a stream.
+    /// Maximum time from the request to the first token of a stream.
     #[schemars(extend("x-default" = "`workers.timeouts.first_token`"))]
     pub first_token: Option<Text<Millis>>,
-    /// From the request until a stream without a token is begun all the same.
+    /// Time from the request until a stream's response head is sent even without a token.
     #[schemars(extend("x-default" = "`workers.timeouts.hold`"))]
     pub hold: Option<Text<Millis>>,
-    /// From one piece of an answer to the next.
+    /// Maximum time between two chunks of a response.
     #[schemars(extend("x-default" = "`workers.timeouts.idle`"))]
     pub idle: Option<Text<Millis>>,
-    /// For all of it.
+    /// Maximum time for the whole request.
     #[schemars(extend("x-default" = "`workers.timeouts.total`"))]
     pub total: Option<Text<Millis>>,
 }
@@ -98,31 +99,32 @@ impl RouteTimeouts {
     }
 }
 
-/// What a connection and a request may take.
+/// Limits on connections and requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bounds {
-    /// The largest request body.
+    /// Maximum size of a request body.
     pub body: Size,
-    /// The most bytes of request bodies held in memory at once. A caller with several at once holds at most as many as it
-    /// leaves to others.
+    /// Maximum size of all request bodies in memory at once. A caller with several bodies may hold
+    /// no more bytes than it leaves to others.
     pub buffered: Size,
-    /// How long a request body may take to arrive. Where it is passed on as it comes (`paths`), how long its client may be
-    /// waited for in all.
+    /// Maximum time for a request body to arrive. For a body that is streamed through (`paths`):
+    /// maximum total time spent waiting for the client.
     pub body_read: Text<Millis>,
-    /// How long a client may take nothing of its answer.
+    /// Maximum time during which a client accepts no byte of its response.
     pub client_stall: Text<Millis>,
-    /// The largest head of a request, 8 KiB to 1 MiB.
+    /// Maximum size of a request head, 8 KiB to 1 MiB.
     pub headers: Size,
-    /// How long a head may take to arrive.
+    /// Maximum time for a request head to arrive.
     pub header_read: Text<Millis>,
-    /// The most open connections.
+    /// Maximum number of open connections.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections: u64,
-    /// The most open connections of one address, `callers.trusted_proxies` exempt; 0 for no such bound.
+    /// Maximum number of open connections per client address; 0 for no limit.
+    /// `callers.trusted_proxies` are exempt.
     #[schemars(range(max = 10_000_000))]
     pub per_ip: u64,
-    /// The most requests at once on one HTTP/2 connection.
+    /// Maximum number of concurrent requests on one HTTP/2 connection.
     #[schemars(range(min = 1, max = 10_000))]
     pub h2_streams: u32,
 }
@@ -144,11 +146,12 @@ impl Default for Bounds {
     }
 }
 
-/// Browsers on other origins.
+/// Access from web pages of other origins (CORS).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cors {
-    /// The origins whose pages may call the gateway; `["*"]` for all. What workers say of that is left out.
+    /// Origins whose pages may call the gateway; `["*"]` for all. CORS headers of workers are
+    /// dropped.
     #[schemars(length(max = 64))]
     pub origins: Vec<Text<Origin>>,
 }

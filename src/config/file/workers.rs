@@ -1,4 +1,4 @@
-//! The processes that serve.
+//! The LLM workers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,34 +12,34 @@ use crate::config::syntax::{
 };
 use crate::shed::EjectionSettings;
 
-/// The processes that serve, and how they are spoken to.
+/// The LLM workers, and how the gateway talks to them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Workers {
-    /// How work reaches them.
+    /// How requests reach the workers.
     pub mode: WorkerMode,
-    /// The workers; an empty list starts without any.
+    /// The workers; the gateway may start with an empty list.
     #[serde(rename = "static")]
     #[schemars(length(max = 1024), extend("x-default" = "required, unless `discovery` is `redis` or `mode` is `queue`"))]
     pub fixed: Option<Vec<Worker>>,
-    /// Whether workers come and go by what they say of themselves.
+    /// Whether workers register themselves by heartbeats.
     pub discovery: Discovery,
-    /// The hosts that a heartbeat may name: networks, addresses, and host names, `*` standing for any run of
-    /// characters. Required with `discovery`. Link-local addresses are never allowed.
+    /// Hosts that a heartbeat may name: networks, IP addresses, and host names, in which `*`
+    /// matches any characters. Required with `discovery`. Link-local addresses are never allowed.
     #[schemars(length(max = 256))]
     pub allow: Vec<Text<AllowedHost>>,
-    /// The colour that receives work.
+    /// Colour of the workers that receive requests.
     #[schemars(extend("x-default" = "any"))]
     pub active_colour: Option<Text<Id>>,
-    /// What makes requests one session, which stays on one worker where load allows.
+    /// Source of the session ID. Requests of one session go to the same worker if load allows.
     pub sticky: Sticky,
-    /// How long each step may take.
+    /// Timeouts of a request's steps.
     pub timeouts: Timeouts,
-    /// Trying another worker, before the first token only.
+    /// Retries on another worker, only before the first token.
     pub retry: Retry,
-    /// Leaving out a worker that fails what others can do.
+    /// Exclusion of workers that fail requests which other workers can serve.
     pub ejection: Ejection,
-    /// A file of further certificate authorities, PEM, for workers behind `https`.
+    /// File with additional certificate authorities, PEM, for workers behind `https`.
     pub ca: Option<Text<FilePath>>,
 }
 
@@ -60,22 +60,22 @@ impl Default for Workers {
     }
 }
 
-/// How work reaches the workers.
+/// How requests reach the workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerMode {
     /// the gateway forwards requests to them
     #[default]
     Http,
-    /// they take requests from Redis, and are known by their heartbeats
+    /// the workers take requests from Redis, and are known by their heartbeats
     Queue,
 }
 
-/// Whether workers come and go by what they say of themselves.
+/// Whether workers register themselves by heartbeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Discovery {
-    /// only those in `static` are there
+    /// only the workers in `static` exist
     #[default]
     None,
     /// heartbeats over Redis add, update and remove workers
@@ -86,27 +86,27 @@ pub enum Discovery {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Worker {
-    /// What it is called in metrics and logs; unique.
+    /// Name in metrics and logs; unique.
     pub id: Text<Id>,
-    /// Where it listens: `http` or `https`, a host, a port, and a path prefix if need be. A `/v1` at its end may be
-    /// written and is left out: the gateway asks for paths that begin with it.
+    /// URL of the worker: `http` or `https`, host, port, and an optional path prefix. A trailing
+    /// `/v1` is dropped, because the gateway's request paths begin with it.
     pub url: Text<WorkerUrl>,
-    /// The pool it belongs to. The workers of a pool serve the same model.
+    /// Pool of the worker. All workers of a pool serve the same model.
     #[serde(default = "default_pool")]
     pub pool: Text<Id>,
-    /// A pattern for the models it serves.
+    /// Pattern for the models that the worker serves.
     #[serde(default = "any_model")]
     pub model: Text<Glob>,
-    /// How many requests it decodes at once.
+    /// Number of requests that the worker decodes at once.
     #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "unknown; required with `concurrency.limit: slots`"))]
     pub slots: Option<u32>,
-    /// How many tokens its KV cache holds.
+    /// Capacity of the worker's KV cache, in tokens.
     #[schemars(range(min = 1, max = 1_000_000_000_000_u64), extend("x-default" = "unknown"))]
     pub kv_tokens: Option<u64>,
-    /// The blue/green side it is on.
+    /// Blue/green side of the worker.
     #[serde(default = "blue")]
     pub colour: Text<Id>,
-    /// Headers set on every request to it, such as its own credentials.
+    /// Headers added to every request to the worker, such as its credentials.
     #[serde(default)]
     #[schemars(schema_with = "secret_headers")]
     pub headers: BTreeMap<String, Text<Secret>>,
@@ -130,32 +130,33 @@ pub(super) fn secret_headers(generator: &mut SchemaGenerator) -> Schema {
     schemars::json_schema!({ "type": "object", "maxProperties": 64, "additionalProperties": secret })
 }
 
-/// What makes requests one session. One of these keys.
+/// Source of the session ID. Exactly one of these keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sticky {
-    /// A header of the request.
+    /// Name of a request header.
     Header(Text<HeaderName>),
-    /// A cookie.
+    /// Name of a cookie.
     Cookie(Text<Field>),
-    /// A value in the request's body, by JSON pointer.
+    /// JSON pointer to a value in the request body.
     Body(Text<Pointer>),
 }
 
-/// How long each step may take.
+/// Timeouts of a request's steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// To connect to a worker.
+    /// Maximum time to connect to a worker.
     pub connect: Text<Millis>,
-    /// From the request to the first token of a stream.
+    /// Maximum time from the request to the first token of a stream.
     pub first_token: Text<Millis>,
-    /// From the request until a stream without a token is begun all the same, so that what stands before the gateway does
-    /// not take it for dead: its head, comments and pings pass from then on. `0s` is at once.
+    /// Time from the request until a stream's response head is sent even without a token. From then
+    /// on comments and pings pass too, so that a proxy in front of the gateway does not give up.
+    /// `0s` sends the head at once.
     pub hold: Text<Millis>,
-    /// From one piece of an answer to the next.
+    /// Maximum time between two chunks of a response.
     pub idle: Text<Millis>,
-    /// For all of it.
+    /// Maximum time for the whole request.
     pub total: Text<Millis>,
 }
 
@@ -172,14 +173,15 @@ impl Default for Timeouts {
     }
 }
 
-/// Trying another worker.
+/// Retries on another worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
-    /// How many other workers are tried for one request; 0 for none.
+    /// Maximum number of other workers tried for one request; 0 for none.
     #[schemars(range(max = 10))]
     pub max: u32,
-    /// The share of the requests of the last 10 s that may be retries, from 0 to 1; 10 of them always may.
+    /// Share of the requests of the last 10 s that may be retries, from 0 to 1. 10 retries are
+    /// always allowed.
     #[schemars(range(min = 0, max = 1))]
     pub budget: f64,
 }
@@ -190,31 +192,32 @@ impl Default for Retry {
     }
 }
 
-/// Leaving out a worker that fails what others can do. A failure is an answer 500, 502 or 504 or of the wrong type, or a
-/// connection or stream that breaks; it counts when another worker could serve the same request, when two callers met one,
-/// or when the other workers do well meanwhile.
+/// Exclusion of workers that fail requests which other workers can serve (outlier ejection). A
+/// failure is a response 500, 502 or 504, a response of the wrong type, or a connection or stream
+/// that breaks. It counts if another worker could serve the same request, if two callers met a
+/// failure, or if the other workers do well meanwhile.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ejection {
-    /// What becomes of a worker that fails.
+    /// How to treat a worker that fails.
     pub mode: EjectionMode,
-    /// Failures in a row that eject it.
+    /// Number of consecutive failures that eject a worker.
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive: u32,
-    /// The share of the requests within `interval`, in percent, above which it is ejected, too.
+    /// Share of failed requests within `interval`, in percent, above which a worker is ejected too.
     #[schemars(range(min = 1, max = 100))]
     pub failure_percentage: u32,
-    /// The number of requests within `interval` from which on that share counts.
+    /// Minimum number of requests within `interval` for `failure_percentage` to apply.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub request_volume: u32,
-    /// How far back requests count.
+    /// Period over which requests are counted.
     pub interval: Text<Millis>,
-    /// For how long it is left out at first; each time it fails again for twice as long. Then it is tried with one
-    /// request.
+    /// Duration of the first ejection; each repeated one lasts twice as long. Afterwards one
+    /// request tests the worker.
     pub base_ejection_time: Text<Millis>,
-    /// The longest time.
+    /// Maximum duration of an ejection.
     pub max_ejection_time: Text<Millis>,
-    /// The share of the workers of a pool, in percent, that may be left out at once; rounded down.
+    /// Maximum share of a pool's workers that may be ejected at once, in percent, rounded down.
     #[schemars(range(min = 0, max = 100))]
     pub max_ejection_percent: u32,
 }
@@ -245,14 +248,14 @@ impl Default for Ejection {
     }
 }
 
-/// What becomes of a worker that fails what others can do.
+/// How to treat a worker that fails requests which other workers can serve.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EjectionMode {
-    /// it is left out for a while
+    /// it gets no requests for a while
     On,
-    /// it is shown as failing, and keeps its work
+    /// it is shown as failing, but keeps its requests
     Observe,
-    /// nothing
+    /// failures have no effect
     Off,
 }

@@ -1,4 +1,4 @@
-//! What a schema expects, in words.
+//! Describes in words which values a schema allows.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::super::schema::options;
 use super::super::syntax::check;
 use super::is;
 
-/// What is expected, to complete "must be …".
+/// Returns the expected values, to complete "must be …".
 pub(super) fn expected(options: &[&Value]) -> String {
     let known: Vec<&str> = options.iter().flat_map(|option| words_of(option)).collect();
     let mut parts: Vec<String> = Vec::new();
@@ -60,13 +60,13 @@ fn one(schema: &Value, after_others: bool) -> String {
     }
 }
 
-/// The words that a schema of a text allows, if it allows only certain ones.
+/// Returns the words that a string schema allows; empty if it allows other texts too.
 pub(super) fn words_of(schema: &Value) -> Vec<&str> {
     let listed = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
     listed.chain(schema.get("const")).filter_map(Value::as_str).collect()
 }
 
-/// "`a`, `b` or `c`".
+/// Returns "`a`, `b` or `c`".
 pub(super) fn words(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     match quoted.as_slice() {

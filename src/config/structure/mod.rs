@@ -1,9 +1,9 @@
-//! The file beside the schema: unknown keys, missing keys, wrong types, wrong words, wrong texts.
+//! Checks the file against the schema: unknown or missing keys, wrong types, wrong texts.
 //!
-//! Reports every fault, not the first, and goes on with what is sound: a value at fault is left out, and so is
-//! whatever cannot be without it. So one mistyped rate does not keep the rest of the file from being checked.
-//! (A general JSON Schema validator finds the same faults, but can say of a choice between shapes only that none
-//! fits, and hands out no partial value.)
+//! Reports all errors, not only the first. Invalid values are dropped, with everything that
+//! requires them, and the check goes on with the rest: one mistyped rate does not keep the rest of
+//! the file from being checked. (A general JSON Schema validator finds the same errors, but of a
+//! choice between shapes it can only say that none fits, and it returns no partial value.)
 
 mod describe;
 mod scalar;
@@ -20,14 +20,14 @@ use super::place::Place;
 use super::schema::options;
 use super::tree::{MapEntry, Node, NodeKind, Plain, Scalar};
 
-/// What is sound in a file.
+/// The valid part of a file.
 #[derive(Debug)]
 pub(super) struct Sound {
     /// The values, for serde.
     pub(super) value: Value,
-    /// Where they stand.
+    /// Positions of the values.
     pub(super) place: Place,
-    /// Settings that were there under a mistyped name.
+    /// Settings that are in the file under a mistyped name.
     pub(super) meant: Vec<String>,
 }
 
@@ -162,7 +162,7 @@ impl Comparison<'_> {
         complete.then_some((Value::Object(values), place))
     }
 
-    /// A choice between shapes that have one key each.
+    /// Checks a map against several shapes with one key each, of which it must match one.
     fn one_key(&mut self, several: &[&Value], entries: &[MapEntry], at: Position, field: &str) -> TakenValue {
         let shape_of = |key: &str| {
             several

@@ -1,4 +1,4 @@
-//! A single value beside what the schema allows.
+//! Checks a single value against the schema.
 
 use serde_json::{Number, Value};
 
@@ -15,7 +15,7 @@ pub(super) enum Wrong {
     Meant(String),
 }
 
-/// The value, as the first type among `options` that takes it.
+/// Returns the value, as the first type among `options` that accepts it.
 pub(super) fn fit(options: &[&Value], scalar: &Scalar) -> Result<Value, Wrong> {
     let has = |name: &str| options.iter().any(|option| is(option, name));
     match &scalar.plain {
@@ -44,7 +44,7 @@ fn fraction(options: &[&Value], value: f64) -> Result<Value, Wrong> {
     if options.iter().any(fits) { Ok(Value::Number(number)) } else { Err(Wrong::Type) }
 }
 
-/// Bounds are small enough for `f64` to compare them exactly; a number that is not is far outside.
+/// Compares as `f64`. It represents all bounds exactly; a number that it cannot is far outside.
 fn in_range(schema: &Value, number: &Number) -> bool {
     let bound = |keyword: &str| schema.get(keyword).and_then(Value::as_f64);
     let Some(value) = number.as_f64() else { return false };
@@ -70,7 +70,7 @@ fn text(options: &[&Value], scalar: &Scalar) -> Result<Value, Wrong> {
     Err(word.map_or(Wrong::Type, Wrong::Meant))
 }
 
-/// What a text was probably meant to be, by the syntax of one of the options. The value of a variable is not shown.
+/// Returns the text that was probably meant, by an option's syntax; `None` for a secret variable.
 fn meant(options: &[&Value], scalar: &Scalar) -> Option<String> {
     if scalar.from_variable {
         return None;
@@ -83,8 +83,8 @@ fn meant(options: &[&Value], scalar: &Scalar) -> Option<String> {
         .find_map(|syntax| (syntax.meant)(&scalar.text))
 }
 
-/// What a fault may show of a value: nothing of a secret, and nothing that stands where no single value is expected,
-/// for that may be a misplaced secret.
+/// Returns the text that an error may show of a value. A secret is redacted, and so is a value
+/// where no single value is expected, because it may be a misplaced secret.
 pub(super) fn shown(schema: &Value, options: &[&Value], scalar: &Scalar) -> Option<String> {
     let secret = |schema: &Value| schema.get("writeOnly") == Some(&Value::Bool(true));
     if secret(schema) || options.iter().any(|option| secret(option)) {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{Syntax, meant};
 use crate::limit::own::{read_rate, write_rate};
 
-/// A whole number and the unit that follows it.
+/// Splits a text into a whole number and the unit after it.
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -25,31 +25,31 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 const YEAR: u64 = 366 * 86_400_000;
 
 impl Millis {
-    /// So many milliseconds, at most a year.
+    /// Creates a duration of `millis` milliseconds, at most a year.
     #[must_use]
     pub const fn new(millis: u64) -> Self {
         Self(if millis > YEAR { YEAR } else { millis })
     }
 
-    /// So many seconds, at most a year.
+    /// Creates a duration of `seconds` seconds, at most a year.
     #[must_use]
     pub const fn from_secs(seconds: u64) -> Self {
         Self::new(seconds.saturating_mul(1000))
     }
 
-    /// The duration.
+    /// Returns the value as a standard duration.
     #[must_use]
     pub const fn get(self) -> Duration {
         Duration::from_millis(self.0)
     }
 
-    /// Whether it is no time at all.
+    /// Returns `true` if the duration is zero.
     #[must_use]
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }
 
-    /// A quarter of it, rounded down.
+    /// Returns a quarter of the duration, rounded down.
     #[must_use]
     pub const fn quarter(self) -> Self {
         Self(self.0 / 4)
@@ -116,20 +116,20 @@ const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 <
 const TEBIBYTE: u64 = 1 << 40;
 
 impl Size {
-    /// So many KiB, at most 1 TiB.
+    /// Creates a size of `number` KiB, at most 1 TiB.
     #[must_use]
     pub const fn kib(number: u64) -> Self {
         let bytes = number.saturating_mul(1 << 10);
         Self(if bytes > TEBIBYTE { TEBIBYTE } else { bytes })
     }
 
-    /// So many MiB, at most 1 TiB.
+    /// Creates a size of `number` MiB, at most 1 TiB.
     #[must_use]
     pub const fn mib(number: u64) -> Self {
         Self::kib(number.saturating_mul(1 << 10))
     }
 
-    /// The bytes.
+    /// Returns the size in bytes.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
@@ -172,7 +172,7 @@ impl Serialize for Size {
     }
 }
 
-/// A size may be a plain number too, which is why it is no [`super::Text`].
+/// A size as written. It may be a plain number too, so [`super::Text`] does not fit.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum WrittenSize {

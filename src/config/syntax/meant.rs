@@ -1,8 +1,8 @@
-//! What a wrong text was probably meant to be: a duration without a unit, an address without a port.
+//! Guesses the meaning of an invalid text, such as a duration without a unit.
 
 use super::{Millis, Rate, Size, Syntax};
 
-/// A number, perhaps with a fraction, and the word after it.
+/// Splits a text into a number, which may have a fraction, and the word after it.
 fn number_and_word(text: &str) -> Option<(f64, String)> {
     let text = text.trim();
     let digits = text.find(|letter: char| !(letter.is_ascii_digit() || letter == '.')).unwrap_or(text.len());
@@ -15,7 +15,7 @@ fn written<T: Syntax>(text: String) -> Option<String> {
     T::read(&text).map(|_| text)
 }
 
-/// The unit of time of a word, and its length in milliseconds. A number alone is taken for seconds.
+/// Returns the unit that a word names, and its milliseconds. A number alone means seconds.
 fn unit_of_time(word: &str) -> Option<(&'static str, f64)> {
     Some(match word {
         "ms" | "msec" | "msecs" | "millis" | "millisecond" | "milliseconds" => ("ms", 1.0),
@@ -27,7 +27,7 @@ fn unit_of_time(word: &str) -> Option<(&'static str, f64)> {
     })
 }
 
-/// `5` is `5s`, `1.5s` is `1500ms`, `10 min` is `10m`.
+/// Corrects a duration: `5` is `5s`, `1.5s` is `1500ms`, `10 min` is `10m`.
 pub(super) fn duration(text: &str) -> Option<String> {
     let (number, word) = number_and_word(text)?;
     let (unit, millis) = unit_of_time(&word)?;
@@ -39,7 +39,7 @@ pub(super) fn duration(text: &str) -> Option<String> {
     })
 }
 
-/// `10` is `10/s`, `10/min` is `10/m`, `10rps` is `10/s`.
+/// Corrects a rate: `10` is `10/s`, `10/min` is `10/m`, `10rps` is `10/s`.
 pub(super) fn rate(text: &str) -> Option<String> {
     let (number, word) = number_and_word(text)?;
     let word = word.trim_start_matches(['/', ' ']).trim_start_matches("per ");
@@ -51,7 +51,7 @@ pub(super) fn rate(text: &str) -> Option<String> {
     written::<Rate>(format!("{number}/{unit}"))
 }
 
-/// `8M` and `8MB` are `8MiB`.
+/// Corrects a size: `8M` and `8MB` are `8MiB`.
 pub(super) fn size(text: &str) -> Option<String> {
     let (number, word) = number_and_word(text)?;
     let unit = match word.as_str() {
@@ -64,7 +64,7 @@ pub(super) fn size(text: &str) -> Option<String> {
     written::<Size>(format!("{number}{unit}"))
 }
 
-/// `8080`, `:8080`, `localhost:8080`, `*:8080` and an address without a port.
+/// Corrects an address: `8080`, `:8080`, `localhost:8080`, `*:8080` and an address without a port.
 pub(super) fn address(text: &str) -> Option<String> {
     let text = text.trim();
     let text = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
@@ -83,10 +83,10 @@ pub(super) fn address(text: &str) -> Option<String> {
     written::<std::net::SocketAddr>(format!("{host}:{port}"))
 }
 
-/// A worker's URL without its scheme.
+/// Adds the scheme to a worker's URL.
 pub(super) fn worker(text: &str) -> Option<String> {
     let bare = !text.contains("://") && !text.contains('@');
-    // A single word may be anything.
+    // A single word may be anything, so a port is required.
     bare.then(|| format!("http://{text}"))
         .filter(|_| text.contains(':'))
         .and_then(written::<super::WorkerUrl>)

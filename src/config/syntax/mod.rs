@@ -1,8 +1,8 @@
-//! Values that are written as text and mean something: a duration, a rate, an address.
+//! Values written as text with a syntax of their own: durations, rates, addresses.
 //!
-//! Each is a [`Syntax`]; [`Text`] carries one through serde and the JSON Schema. The structural check asks
-//! `check` before anything is deserialised, so that a wrong text is one fault at its place and not the end of
-//! the reading.
+//! Each implements [`Syntax`]; [`Text`] carries it through serde and the JSON Schema. `check` runs
+//! before anything is deserialised, so that an invalid text is one error and not the end of
+//! reading.
 
 mod amounts;
 mod meant;
@@ -23,28 +23,28 @@ use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A meaning that a text can have.
+/// A type of value that is written as text.
 pub trait Syntax: Sized {
-    /// The keyword by which the schema names this syntax.
+    /// Name of this syntax in the schema (`x-syntax`).
     const NAME: &'static str;
-    /// What is expected, to complete "must be …".
+    /// Description of the expected text, to complete "must be …".
     const EXPECTED: &'static str;
-    /// A regular expression for editors that check files against the schema. Every right text matches it.
+    /// Regular expression for editors that check files by the schema. Every valid text matches it.
     const PATTERN: &'static str;
 
-    /// Reads a text.
+    /// Parses a text; `None` if it is invalid.
     fn read(text: &str) -> Option<Self>;
 
-    /// What a wrong text was probably meant to be. It is a right one.
+    /// Returns what an invalid text was probably meant to be. The result is valid.
     fn meant(_: &str) -> Option<String> {
         None
     }
 
-    /// Writes a text that reads back as this value.
+    /// Writes a text that parses to this value.
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 }
 
-/// A value of a syntax, in the settings file.
+/// A value with a textual syntax, in the settings file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text<T>(pub T);
 
@@ -88,16 +88,14 @@ impl<T: Syntax> JsonSchema for Text<T> {
     }
 }
 
-/// What the schema's `x-syntax` names.
+/// The check that `x-syntax` in the schema names.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Check {
-    /// The keyword.
     pub(crate) name: &'static str,
-    /// What is expected, to complete "must be …".
+    /// Description of the expected text, to complete "must be …".
     pub(crate) expected: &'static str,
-    /// Whether a text is right.
     pub(crate) accepts: fn(&str) -> bool,
-    /// What a wrong text was probably meant to be.
+    /// Returns what an invalid text was probably meant to be.
     pub(crate) meant: fn(&str) -> Option<String>,
 }
 
@@ -137,7 +135,7 @@ const CHECKS: [Check; 22] = [
     Check::of::<WorkerUrl>(),
 ];
 
-/// The check that the schema calls `name`.
+/// Returns the check with this name.
 pub(crate) fn check(name: &str) -> Option<&'static Check> {
     CHECKS.iter().find(|check| check.name == name)
 }

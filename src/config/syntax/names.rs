@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use super::Syntax;
 
-/// The longest pattern or pointer; matching takes time in proportion to it.
+/// Maximum length of a pattern or pointer, in bytes; matching takes time in proportion to it.
 const LONGEST: usize = 256;
 
 fn plain(text: &str) -> bool {
     !text.is_empty() && text.len() <= LONGEST && !text.chars().any(char::is_control)
 }
 
-/// Declares a syntax whose value is a checked piece of text.
+/// Declares a syntax whose value is a validated text.
 macro_rules! checked {
     ($(#[$doc:meta])* $type:ident, $name:literal, $expected:literal, $pattern:literal, $accepts:expr) => {
         $(#[$doc])*
@@ -43,28 +43,28 @@ fn made_of(text: &str, also: &[u8]) -> bool {
 }
 
 checked! {
-    /// What a worker, pool, colour or caller is called; it ends in metric labels and log lines.
+    /// Name of a worker, pool, colour or caller; it appears in metric labels and log lines.
     Id, "name", "1 to 64 letters, digits, `.`, `_` or `-`", "^[A-Za-z0-9._-]{1,64}$", |text| made_of(text, b"._-")
 }
 
 checked! {
-    /// What a rule is called; it ends in a header that allows no dots.
+    /// Name of a rule; it appears in a header that allows no dots.
     RuleName, "rule name", "1 to 64 letters, digits, `_` or `-`", "^[A-Za-z0-9_-]{1,64}$", |text| made_of(text, b"_-")
 }
 
 checked! {
-    /// A pattern: `*` stands for any run of characters.
+    /// A pattern, in which `*` matches any run of characters.
     Glob, "pattern", "1 to 256 characters, `*` standing for any run of them", "^.{1,256}$", plain
 }
 
 checked! {
-    /// A pattern for a path. It is matched against decoded, normal paths, so it must be one itself.
+    /// A pattern for a path. It must be normalised, as are the paths that it is matched against.
     PathGlob, "path pattern",
     "a path from its first `/` on, `*` standing for any run of characters, without `//`, `.`, `..`, `?`, `#` or `%`",
     "^/[^?#%]{0,255}$",
     |text| {
         let segments = text.strip_prefix('/').map(|rest| rest.split('/'));
-        // An empty last segment is a slash at the end, which is a path of its own.
+        // An empty last segment is a trailing slash, which makes a different path.
         let normal = segments.is_some_and(|segments| {
             let mut segments = segments.peekable();
             std::iter::from_fn(|| segments.next().map(|segment| (segment, segments.peek().is_none())))
@@ -84,7 +84,7 @@ checked! {
 }
 
 checked! {
-    /// What stands in a token: the name of a claim, or what must be in one.
+    /// A text in a token: the name of a claim, or a value of one.
     Word, "word", "1 to 256 characters", "^.{1,256}$", plain
 }
 
@@ -94,7 +94,7 @@ checked! {
     |text| text.len() <= LONGEST && http::HeaderName::from_bytes(text.as_bytes()).is_ok()
 }
 
-/// A file; a relative path begins at the directory of the settings file.
+/// Path of a file; relative paths start at the directory of the settings file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FilePath(pub PathBuf);
 

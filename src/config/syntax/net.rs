@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::{FilePath, Syntax, meant};
 use crate::fleet::address::{Allowed, URL_EXPECTED, port_is_sound, worker_url};
 
-/// A network, or one address.
+/// A network, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Network(pub IpNet);
 
@@ -30,7 +30,7 @@ impl Syntax for Network {
     }
 }
 
-/// A host without a port, as it is compared with the `Host` header: in lower case, IPv6 without brackets.
+/// A host without a port, as compared with the `Host` header: lower case, IPv6 without brackets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Host(pub String);
 
@@ -74,7 +74,7 @@ impl Syntax for Origin {
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+.-".contains(&byte));
         let authority: http::uri::Authority = rest.parse().ok()?;
         let bare = !authority.host().is_empty() && !rest.contains(['@', '*', '/', '?', '#']);
-        // Browsers send it in lower case and compare it byte by byte.
+        // Browsers send origins in lower case and compare them byte by byte.
         (scheme_is_plain && bare && port_is_sound(&authority)).then(|| Self(text.to_ascii_lowercase()))
     }
 
@@ -83,7 +83,7 @@ impl Syntax for Origin {
     }
 }
 
-/// Where a worker listens.
+/// Base URL of a worker, `http` or `https`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerUrl(pub Uri);
 
@@ -105,7 +105,7 @@ impl Syntax for WorkerUrl {
     }
 }
 
-/// A host, or several, that a heartbeat may name.
+/// A host, network or host name pattern that a heartbeat may name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AllowedHost(pub Allowed);
 
@@ -127,12 +127,12 @@ impl Syntax for AllowedHost {
     }
 }
 
-/// Where the keys are by which tokens are signed.
+/// Source of the keys that tokens are signed with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Jwks {
-    /// At a server, which proves who it is.
+    /// An `https` URL; its server is authenticated.
     Url(Arc<str>),
-    /// In a file.
+    /// A file.
     File(FilePath),
 }
 
@@ -159,7 +159,7 @@ impl Syntax for Jwks {
     }
 }
 
-/// Where Redis is. It may hold a password, which it does not show.
+/// URL of a Redis server. Its password, user and query are never shown.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RedisUrl(pub Arc<str>);
 
@@ -185,15 +185,15 @@ impl Syntax for RedisUrl {
     }
 }
 
-/// The text with the user info and the query of every URL in it taken out, and the rest left as it is.
+/// Removes the user info and the query of every URL in a text, and leaves the rest unchanged.
 #[must_use]
 pub fn redacted_url(text: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
-    // A `/` or a second `@` may stand unescaped in a mistyped password: what precedes the last `@` goes.
+    // A mistyped password may contain an unescaped `/` or `@`: all before the last `@` is removed.
     let (before_query, query) =
         rest.split_once('?').map_or((rest, None), |(before, query)| (before, Some(query)));
     let host_on = before_query.rsplit_once('@').map(|(_, host)| host);
-    // An `@` behind the `?` means that the `?` may be part of a password.
+    // An `@` after the `?` means that the `?` may be part of a password.
     let doubtful = query.is_some_and(|query| query.contains('@'));
     match (host_on, query) {
         (None, None) => text.into(),

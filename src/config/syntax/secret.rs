@@ -1,4 +1,4 @@
-//! Secrets: readable by the code that compares them, by no log, fault or listing.
+//! Secrets, which only the code that compares them can read. No log, error or listing shows them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use subtle::ConstantTimeEq;
 use super::Syntax;
 use crate::hex;
 
-/// What stands for a secret wherever settings are shown.
+/// Text shown in place of a secret.
 pub const REDACTED: &str = "<redacted>";
 
-/// A secret in plain text. It shows itself as [`REDACTED`].
+/// A secret in plain text. `Debug` and `Display` print [`REDACTED`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Secret(Arc<str>);
 
 impl Secret {
-    /// The secret itself.
+    /// Returns the secret in plain text.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether `offered` is this secret, in a time that tells nothing about how much of it is right.
+    /// Returns `true` if `offered` is this secret. The time taken reveals nothing about the secret.
     #[must_use]
     pub fn is(&self, offered: &[u8]) -> bool {
-        // Both are hashed first, so that not even the length shows.
+        // Both are hashed first, so that the time does not reveal the length either.
         Sha256::digest(self.0.as_bytes()).ct_eq(&Sha256::digest(offered)).into()
     }
 }
@@ -57,7 +57,7 @@ impl Syntax for Secret {
     }
 }
 
-/// The SHA-256 of a caller's key. A weak key can be guessed from it, so it is shown no more than a secret is.
+/// SHA-256 of a caller's key. It is never shown, because a weak key can be guessed from it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 

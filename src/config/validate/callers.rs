@@ -1,4 +1,4 @@
-//! Who asks.
+//! Checks the callers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub(super) fn validate(
     }
 }
 
-/// Fetching more often than this would be no refreshing but a load on the issuer.
+/// Minimum of `refresh`: fetching more often is only load on the issuer.
 const OFTENEST: Duration = Duration::from_secs(1);
 
 fn tokens(jwt: &Jwt, at: &At<'_>, files: Files<'_>, report: &mut Report) -> TokenSource {
@@ -75,7 +75,7 @@ fn tokens(jwt: &Jwt, at: &At<'_>, files: Files<'_>, report: &mut Report) -> Toke
             KeyPlace::File(files.readable(file, &at.key("jwks"), report))
         }
         Jwks::Url(url) => KeyPlace::Url {
-            // It was read once when its syntax was checked.
+            // The syntax check has parsed it before.
             url: url.parse().unwrap_or_else(|_| Uri::default()),
             ca: jwt.ca.as_ref().map(|ca| files.readable(&ca.0, &at.key("ca"), report)),
             refresh: jwt.refresh.0.get(),
@@ -106,7 +106,7 @@ fn own_limits(limits: &BTreeMap<String, KeyLimit>) -> Option<Arc<OwnLimits>> {
     (!limits.is_empty()).then(|| Arc::new(read.collect()))
 }
 
-/// A limit must fit the rule that it names.
+/// Checks that each override of a limit fits the rule that it names.
 pub(super) fn check_limits(callers: &CallerSettings, rules: &[Rule], at: &At<'_>, report: &mut Report) {
     for (index, key) in callers.keys.iter().enumerate() {
         let at = at.key("keys").index(index).key("limits");
@@ -130,7 +130,7 @@ fn source(source: &Source) -> CallerSource {
     }
 }
 
-/// Settings that contradict each other would be read by one and overlooked by the other: better they are faults.
+/// Checks that `callers.from` agrees with other settings. Otherwise one would silently be ignored.
 fn sources(callers: &Callers, at: &At<'_>, report: &mut Report) {
     let from = at.key("from");
     let mut seen: Vec<&Source> = Vec::new();

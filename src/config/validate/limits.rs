@@ -1,4 +1,4 @@
-//! Rules.
+//! Checks the rules.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ fn bucket(limit: &Limit, at: &At<'_>, report: &mut Report) -> Quota {
     if limit.burst.is_none() {
         report.fault(&at.key("burst"), "is missing; a token bucket needs a number of at least 1");
     }
-    // Where something is missing the result is thrown away: any sound quota will do.
+    // If something is missing the result is discarded, so any valid quota will do.
     let (rate, period) =
         limit.rate.as_ref().map_or((1, Duration::from_secs(1)), |rate| (rate.0.limit, rate.0.period));
     let burst = limit.burst.unwrap_or(1);

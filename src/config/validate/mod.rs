@@ -1,8 +1,7 @@
-//! From the shape of the file to [`Settings`]: what one setting demands of another.
+//! Turns the shape of the file into [`Settings`], and checks settings against each other.
 //!
-//! What a single value must be is the schema's business and already checked. Here every function looks at one
-//! section, reports all that is wrong in it, and builds its settings from what is sound; when anything at all was
-//! reported the result is thrown away.
+//! The schema has already checked single values. Each function here checks one section, reports all
+//! its errors, and builds settings from its valid part. After any error the result is dropped.
 
 mod callers;
 mod limits;
@@ -21,17 +20,17 @@ use super::place::{At, Place, Report};
 use super::settings::Settings;
 use super::syntax::FilePath;
 
-/// The file system, as far as settings depend on it.
+/// The part of the file system that settings depend on.
 #[derive(Clone, Copy)]
 pub(super) struct Files<'a> {
-    /// Where relative paths begin.
+    /// Base directory of relative paths.
     pub(super) directory: &'a Path,
-    /// What keeps a file from being read, if anything does.
+    /// Returns why a file cannot be read; `None` if it can.
     pub(super) obstacle: &'a dyn Fn(&Path) -> Option<String>,
 }
 
 impl Files<'_> {
-    /// A file that must be readable.
+    /// Resolves a path, and reports an error if the file is not readable.
     fn readable(self, path: &FilePath, at: &At<'_>, report: &mut Report) -> PathBuf {
         let path = self.directory.join(&path.0);
         if let Some(obstacle) = (self.obstacle)(&path) {
@@ -42,7 +41,7 @@ impl Files<'_> {
     }
 }
 
-/// Checks what the settings demand of each other. The result holds only if `report` stays without a fault.
+/// Checks settings against each other. The result is valid only if `report` has no error.
 pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut Report) -> Settings {
     let root = At::root(place);
     process::listeners(&file, &root, report);
@@ -85,7 +84,7 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
     }
 }
 
-/// Values that must differ.
+/// Set of values that must differ, with the field of each.
 #[derive(Debug)]
 struct Distinct<K>(HashMap<K, String>);
 
@@ -94,7 +93,7 @@ impl<K: Eq + Hash> Distinct<K> {
         Self(HashMap::new())
     }
 
-    /// Reports the value at `at` when an earlier one equals it.
+    /// Reports an error if an earlier value equals the one at `at`.
     fn add(&mut self, value: K, at: &At<'_>, report: &mut Report) {
         match self.0.entry(value) {
             Entry::Occupied(first) => report.fault(at, format!("must differ from `{}`", first.get())),

@@ -1,4 +1,4 @@
-//! The process itself: its listeners, TLS, administration, going down.
+//! Checks the process's settings: listeners, TLS, administration port, shutdown.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ pub(super) fn listeners(file: &File, root: &At<'_>, report: &mut Report) {
     let (callers, admin) = (file.listen.0, file.admin.listen.0);
     let (at_callers, at) = (root.key("listen"), root.key("admin").key("listen"));
     if collide(callers, admin) && report.is_known(&at) && report.is_known(&at_callers) {
-        // Said where it can be changed: at the one that is in the file.
+        // Reported at the one that is in the file, where it can be changed.
         if at_callers.is_present() && !at.is_present() {
             report.fault(&at_callers, format!("must be another address than `admin.listen` ({admin})"));
         } else {
@@ -25,7 +25,7 @@ pub(super) fn listeners(file: &File, root: &At<'_>, report: &mut Report) {
     }
 }
 
-/// Whether two listeners cannot both have their address. Port 0 is any free port.
+/// Returns `true` if two listeners cannot both bind their address. Port 0 is any free port.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let same_host = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && same_host

@@ -1,4 +1,4 @@
-//! Redis, and what is learned from it.
+//! Checks the Redis settings, and those that use Redis.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ fn jobs(file: &File, root: &At<'_>, report: &mut Report) -> JobsFor {
     match (file.workers.mode, file.concurrency.overflow) {
         (WorkerMode::Http, Overflow::Refuse) => JobsFor::Nothing,
         (WorkerMode::Http, Overflow::Jobs) => {
-            // A job is written down, and who may read it shows a key that the gateway knows.
+            // A job is stored in Redis, and reading it needs a key or token that the gateway knows.
             if file.callers.forwards_authorization() {
                 let problem = "needs `callers.forward_authorization: false`: what a client is known by to the workers is not \
                                written to Redis";
@@ -71,12 +71,12 @@ fn jobs(file: &File, root: &At<'_>, report: &mut Report) -> JobsFor {
     }
 }
 
-/// What is signed with.
+/// Returns the key for signing.
 pub(super) fn key(file: &File) -> Option<Key> {
     file.redis.hmac_key.as_ref().map(|key| Key::new(key.0.expose()))
 }
 
-/// How workers are found, when heartbeats may add them.
+/// Returns the discovery settings, if heartbeats may add workers.
 pub(super) fn discovery(
     file: &File,
     redis: &RedisSettings,

@@ -1,4 +1,4 @@
-//! What passes, and how much of it.
+//! Checks paths, routes, models, bounds and CORS.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub(super) fn models(file: &File, root: &At<'_>, files: Files<'_>, report: &mut 
     file.models.iter().enumerate().map(&mut model).collect()
 }
 
-/// The OpenAI endpoints: a route may set their timeouts, but not make them something else.
+/// OpenAI endpoints and their kinds. A route may set an endpoint's timeouts, but not its kind.
 const ENDPOINTS: [(&str, Option<Kind>); 5] = [
     ("/v1/chat/completions", Some(Kind::Chat)),
     ("/v1/completions", Some(Kind::Completion)),
@@ -85,7 +85,7 @@ fn timeouts(
     report: &mut Report,
 ) -> Timeouts {
     let mut of = |key: &str, own: &Option<Text<Millis>>, general: &Text<Millis>| match own {
-        // A general timeout that is wrong is reported where it stands.
+        // An invalid general timeout is reported at its own position.
         Some(own) if own != general => positive(own.0, &at.key(key), report),
         _ => general.0.get(),
     };
@@ -98,7 +98,7 @@ fn timeouts(
     }
 }
 
-/// What hyper needs to read a head of HTTP/1 at all, in bytes.
+/// Minimum of `bounds.headers`, in bytes: hyper needs this much to read a head of HTTP/1.
 const LEAST_HEADERS: u64 = 8 << 10;
 const MOST_HEADERS: u64 = 1 << 20;
 

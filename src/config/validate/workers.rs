@@ -1,4 +1,4 @@
-//! The workers, and how much runs on them.
+//! Checks the workers, and the concurrency settings.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +40,7 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<W
     for (index, worker) in workers.iter().enumerate() {
         let at = at.key("static").index(index);
         ids.add(worker.id.0.clone(), &at.key("id"), report);
-        // One process may serve two models, as two pools; twice in one pool it would be counted twice.
+        // One process may serve two models, as two pools; twice in one pool it would count twice.
         addresses.add((worker.pool.0.clone(), worker.url.to_string()), &at.key("url"), report);
         if by_slots && worker.slots.is_none() {
             let problem = "is missing; how many requests does the worker decode at once? \
@@ -65,8 +65,8 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<W
     specs
 }
 
-/// A pool serves one model pattern, and a model pattern has one pool: otherwise the order of the file would decide
-/// where a request goes.
+/// Checks that a pool has one model pattern, and a model pattern one pool. Otherwise the order of
+/// the file would decide to which pool a request goes.
 fn pools(workers: &[Worker], at: &At<'_>, report: &mut Report) {
     let mut model_of: BTreeMap<&str, (&str, String)> = BTreeMap::new();
     let mut pool_of: BTreeMap<&str, (&str, String)> = BTreeMap::new();
@@ -102,8 +102,7 @@ fn active_colour(file: &File, workers: &[Worker], at: &At<'_>, report: &mut Repo
     }
 }
 
-/// Headers that say how a message is framed, or belong to one connection; the client that speaks to the worker
-/// sets them.
+/// Headers that frame a message or belong to one connection; the HTTP client sets them.
 const FRAMING: [&str; 8] = [
     "connection",
     "content-length",
@@ -219,7 +218,7 @@ pub(super) fn timeouts(timeouts: &file::Timeouts, at: &At<'_>, report: &mut Repo
     }
 }
 
-/// A duration that must be more than nothing.
+/// Reports an error if the duration is zero.
 pub(super) fn positive(length: Millis, at: &At<'_>, report: &mut Report) -> std::time::Duration {
     if length.is_zero() {
         report.fault(at, "must be longer than no time at all");
