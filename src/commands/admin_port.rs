@@ -1,12 +1,12 @@
-//! Where a running gateway's admin port is, for the commands that ask it.
+//! Admin port of a running gateway, for the commands that query it.
 
 use http::Uri;
 use traffic_dam::config::syntax::{Syntax, WorkerUrl};
 
-/// Where the admin port is by default.
+/// Default URL of the admin port.
 pub(crate) const USUAL: &str = "http://127.0.0.1:8081";
 
-/// Reads a URL, or a host and a port, which stand for plain HTTP.
+/// Parses a URL, or a host and a port, which means plain HTTP.
 pub(crate) fn read(text: &str) -> Result<Uri, String> {
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let url = WorkerUrl::read(&url).map(|url| url.0);

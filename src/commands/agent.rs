@@ -1,4 +1,4 @@
-//! `traffic-dam agent`: heartbeats for a worker that says none itself.
+//! `traffic-dam agent`: publishes heartbeats for a worker that sends none itself.
 
 use std::sync::Arc;
 
@@ -12,37 +12,37 @@ use super::{Failure, runtime};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the agent reaches the worker, such as http://127.0.0.1:8000
+    /// URL at which the agent reaches the worker, such as http://127.0.0.1:8000
     #[arg(long, value_parser = url)]
     worker: Uri,
-    /// Where Redis is, such as redis://127.0.0.1:6379
+    /// URL of Redis, such as redis://127.0.0.1:6379
     #[arg(long, env = "TRAFFIC_DAM_REDIS_URL", hide_env_values = true, value_parser = read::<RedisUrl>)]
     redis: RedisUrl,
-    /// Where gateways reach the worker [default: what --worker says]
+    /// URL at which gateways reach the worker [default: the URL of --worker]
     #[arg(long, value_parser = url)]
     advertise: Option<Uri>,
     #[command(flatten)]
     member: Member,
-    /// The model it serves, or a pattern
+    /// Model that the worker serves, or a pattern
     #[arg(long, value_parser = read::<Glob>)]
     model: Option<Glob>,
-    /// Requests it decodes at once (vLLM: --max-num-seqs)
+    /// Requests that the worker decodes at once (vLLM: --max-num-seqs)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     slots: Option<u32>,
-    /// Tokens its KV cache holds, when its metrics do not tell
+    /// Tokens that the worker's KV cache holds, if its metrics do not report it
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     kv_tokens: Option<u64>,
-    /// The path that answers 200 while the worker is well
+    /// Path that answers 200 while the worker is healthy
     #[arg(long, default_value = "/health", value_parser = path)]
     health: String,
-    /// The path of its Prometheus metrics
+    /// Path of the worker's Prometheus metrics
     #[arg(long, default_value = "/metrics", value_parser = path)]
     metrics: String,
-    /// Another name for one of its metrics, such as waiting=my_queue_length; signals are running, waiting, kv_used,
-    /// kv_tokens, ttft and itl
+    /// Name of the worker's metric for a signal, such as waiting=my_queue_length; signals are
+    /// running, waiting, kv_used, kv_tokens, ttft and itl
     #[arg(long = "metric")]
     renames: Vec<Rename>,
-    /// Load per core at which the machine counts as overloaded (yellow from 0.7 of it on); 0 to not look at it
+    /// Load per core from which the machine is overloaded (yellow from 0.7 of it); 0 for no check
     #[arg(long, default_value_t = 1.0)]
     max_load: f64,
 }
@@ -56,7 +56,7 @@ fn path(text: &str) -> Result<String, String> {
     if sound { Ok(text.to_owned()) } else { Err("must be a path from its first `/` on".to_owned()) }
 }
 
-/// A name made of where a worker is: letters, digits, and hyphens for all else.
+/// Makes a name from a worker's host and port: letters, digits, and hyphens for all else.
 fn name(worker: &Uri) -> Arc<str> {
     let authority = worker.authority().map_or("", |authority| authority.as_str());
     let name = authority.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' });

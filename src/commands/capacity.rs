@@ -1,4 +1,4 @@
-//! `traffic-dam capacity`: how many workers a load needs, from an experiment with several sizes of the fleet.
+//! `traffic-dam capacity`: computes the workers that a load needs, from a measured experiment.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,17 +12,17 @@ use traffic_dam::evidence::scaling::{Point, Simple, Usl, workers_for};
 use super::report::unusable;
 use super::{Failure, say};
 
-/// Fleets that are looked at.
+/// Maximum fleet size considered.
 const MOST_WORKERS: u32 = 10_000;
-/// A law fitted to a few workers says little beyond so many times as many.
+/// Multiple of the largest measured fleet up to which a fitted law is trusted.
 const FAR: f64 = 3.0;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// `report.json` of an experiment
+    /// The `report.json` of an experiment
     #[arg(value_name = "REPORT")]
     report: PathBuf,
-    /// Good answers per second that are to be carried, also when one worker is lost
+    /// Goodput to serve, in answers per second, also when one worker is lost
     #[arg(long, value_name = "RATE")]
     target: Option<f64>,
     /// Draw the measured points and both laws as SVG
@@ -64,8 +64,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Goodput of each size of the fleet behind the gateway, at the highest load that all sizes were offered: under another
-/// load one of them would look better or worse than it is.
+/// Returns the goodput per fleet size behind the gateway, at the highest load offered to all sizes:
+/// at different loads the sizes would not be comparable.
 fn measured(report: &Report) -> Result<Vec<Point>, String> {
     let behind: Vec<&Figures> = report.cells.iter().filter(|cell| cell.arm == Arm::Dam).collect();
     let mut sizes: Vec<u32> = behind.iter().map(|cell| cell.workers).collect();

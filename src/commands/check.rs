@@ -1,4 +1,4 @@
-//! `traffic-dam check`: what a configuration comes to.
+//! `traffic-dam check`: validates a configuration and prints it with its defaults.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use super::{Failure, say};
 pub(crate) struct Arguments {
     #[command(flatten)]
     file: SettingsFile,
-    /// Do not print the settings in effect, only faults and warnings
+    /// Print only errors and warnings, not the effective settings
     #[arg(short, long)]
     quiet: bool,
     /// Print the JSON Schema of the configuration file instead, for editors
@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         say(settings.effective().trim_end());
     }
     for warning in settings.warnings() {
-        // Nothing can be done about a stderr that cannot be written to.
+        // A stderr that cannot be written to is ignored.
         writeln!(std::io::stderr(), "{}: warning: {warning}", file.display()).ok();
     }
     Ok(())

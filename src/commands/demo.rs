@@ -1,4 +1,4 @@
-//! `traffic-dam demo`: everything in one process, with limits small enough to be seen at work.
+//! `traffic-dam demo`: everything in one process, with limits small enough to see them act.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,36 +18,36 @@ use super::log::Log;
 use super::serve::serve_to_the_end;
 use super::{Failure, runtime, say};
 
-/// The demo's settings; `DEMO_WORKER` is the worker's address.
+/// Settings of the demo; `DEMO_WORKER` is the worker's address.
 const SETTINGS: &str = include_str!("../../examples/demo.yaml");
 /// The same without quotas, for `--load`.
 const LOAD_SETTINGS: &str = include_str!("../../examples/demo-load.yaml");
-/// As many slots as the settings say.
+/// Slots of the simulated worker, as in the settings.
 const SLOTS: u32 = 4;
-/// So many ports are tried when one is taken.
+/// Number of ports tried when one is in use.
 const PORTS_TRIED: u16 = 100;
-/// What `--load` asks for: short answers, so that something happens every second.
+/// Answer tokens of `--load`: short answers, so that something happens every second.
 const LOAD_TOKENS: u32 = 40;
-/// How much more than the worker can serve `--load` offers.
+/// Load offered by `--load`, as a multiple of what the worker can serve.
 const OVERLOAD: f64 = 3.0;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where callers connect; the next free port is taken when this one is not
+    /// Address for callers; if it is in use, the next free port
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Where administrators connect
+    /// Address of the admin port
     #[arg(long, default_value = "127.0.0.1:8081")]
     admin_listen: SocketAddr,
-    /// Where the simulated worker listens
+    /// Address of the simulated worker
     #[arg(long, default_value = "127.0.0.1:8000")]
     worker_listen: SocketAddr,
-    /// Offer three times what the worker can serve, and show what becomes of it
+    /// Offer three times the load that the worker can serve, and show the outcome
     #[arg(long)]
     load: bool,
 }
 
-/// Binds `wanted`, or the next port that is free.
+/// Binds `wanted`, or the next free port.
 fn bind_near(wanted: SocketAddr) -> Result<TcpListener, Failure> {
     for offset in 0..PORTS_TRIED {
         let Some(port) = wanted.port().checked_add(offset) else { break };
@@ -97,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
     })
 }
 
-/// Answers of [`LOAD_TOKENS`] tokens per second that the worker can give: all slots busy, each for one answer's time.
+/// Returns the worker's capacity in answers of [`LOAD_TOKENS`] tokens per second, all slots busy.
 fn capacity(options: &Options) -> f64 {
     let step = options.token_time + options.token_time_per_seq * options.slots;
     let answer = options.prefill_base + step * LOAD_TOKENS;

@@ -1,4 +1,4 @@
-//! `traffic-dam health`: a probe for containers that have no other program in them.
+//! `traffic-dam health`: a liveness probe for containers without other programs.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -15,18 +15,18 @@ use traffic_dam::config;
 
 use super::{Failure, admin_port};
 
-/// A gateway that cannot answer a probe in this time is not well.
+/// Timeout of the probe: a gateway that takes longer is unhealthy.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The gateway's configuration file, which says where its admin port is and whether that speaks TLS
+    /// The gateway's configuration file, to find the admin port and whether it uses TLS
     #[arg(short, long, conflicts_with_all = ["admin", "tls"])]
     config: Option<PathBuf>,
     /// The admin port: a URL, or a host and a port
     #[arg(long, default_value = admin_port::USUAL, value_parser = admin_port::read)]
     admin: Uri,
-    /// The admin port speaks TLS, as with an `https` URL
+    /// The admin port uses TLS, as with an `https` URL
     #[arg(long)]
     tls: bool,
 }
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// The first address of a URL's host.
+/// Returns the first address of a URL's host.
 fn resolve(url: &Uri, tls: bool) -> Result<SocketAddr, Failure> {
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -59,7 +59,7 @@ fn resolve(url: &Uri, tls: bool) -> Result<SocketAddr, Failure> {
     found.next().ok_or_else(|| Failure::Unwell(format!("{host} has no address")))
 }
 
-/// The address by which a listener of this machine is reached: one that listens everywhere listens on loopback too.
+/// Returns the address that reaches a listener from this machine: loopback for an unspecified one.
 fn from_here(listener: SocketAddr) -> SocketAddr {
     let host: IpAddr = match listener.ip() {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -87,7 +87,7 @@ fn probe(admin: SocketAddr, tls: bool) -> std::io::Result<String> {
     ask(StreamOwned::new(session.map_err(std::io::Error::other)?, socket), admin)
 }
 
-/// Asks whether it lives; the start of its answer.
+/// Requests `/healthz`, and returns the start of the answer.
 fn ask(mut connection: impl Read + Write, admin: SocketAddr) -> std::io::Result<String> {
     write!(connection, "GET /healthz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
     connection.flush()?;
@@ -102,8 +102,8 @@ fn ask(mut connection: impl Read + Write, admin: SocketAddr) -> std::io::Result<
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// Takes any certificate: it is asked whether the process beside it lives, is told nothing, and a name in a certificate
-/// would seldom be this machine's own address. What the certificate signs is checked all the same.
+/// Accepts any certificate: the probe only asks whether the process beside it is alive and sends no
+/// secret, and a certificate seldom names this machine's own address. Signatures are still checked.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

@@ -1,7 +1,7 @@
-//! `demo --load`: more requests than the worker can serve, and what becomes of them.
+//! `demo --load`: offers more requests than the worker can serve, and reports the outcome.
 //!
-//! An open loop: requests leave at their times whether or not earlier ones were answered, as people do. A closed loop
-//! would slow down with the gateway and hide the very overload it is to show.
+//! An open loop: like people, it sends requests whether or not earlier ones were answered. A closed
+//! loop would slow down with the gateway and hide the overload that it should show.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,23 +17,22 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use traffic_dam::openai::tap::SseTap;
 
-/// The most requests under way: a bound for this process's own sockets, far above what the gateway lets through.
+/// Maximum number of requests in flight, to bound our sockets; far more than the gateway admits.
 const MOST_UNDER_WAY: usize = 2000;
 
-/// What to offer, to whom.
 #[derive(Clone, Debug)]
 pub(crate) struct Offer {
-    /// The gateway.
+    /// Address of the gateway.
     pub(crate) target: SocketAddr,
     /// Requests per second.
     pub(crate) rate: f64,
-    /// The body of each.
+    /// Body of each request.
     pub(crate) body: Bytes,
-    /// The promise: a first token later than this is no goodput.
+    /// TTFT SLO: an answer with a later first token is no goodput.
     pub(crate) ttft_slo: Duration,
 }
 
-/// What became of the requests of the last second.
+/// Outcomes of the requests of the last second.
 #[derive(Debug, Default)]
 struct Tally {
     offered: u64,
@@ -50,7 +49,7 @@ enum Outcome {
     Failed,
 }
 
-/// Offers load until the future is dropped, and hands `report` a line each second.
+/// Offers load until the future is dropped, and calls `report` with a line each second.
 pub(crate) async fn run(offer: Offer, mut report: impl FnMut(String)) {
     let tally = Arc::new(Mutex::new(Tally::default()));
     let under_way = Arc::new(tokio::sync::Semaphore::new(MOST_UNDER_WAY));
@@ -62,7 +61,7 @@ pub(crate) async fn run(offer: Offer, mut report: impl FnMut(String)) {
         tokio::select! {
             _ = seconds.tick() => report(line(&std::mem::take(&mut *tally.lock()))),
             () = sleep(next.saturating_duration_since(Instant::now())) => {
-                // Exponential gaps: arrivals of people who do not know of each other.
+                // Exponential gaps, as between people who do not know each other.
                 next += Duration::from_secs_f64(-(1.0 - fastrand::f64()).ln() / offer.rate);
                 tally.lock().offered += 1;
                 let Ok(permit) = Arc::clone(&under_way).try_acquire_owned() else {

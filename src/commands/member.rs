@@ -1,4 +1,4 @@
-//! What whoever speaks for a worker over Redis is told: the agent beside it, or the simulated worker itself.
+//! Options for publishing a worker's heartbeats, shared by the agent and the simulated worker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,28 +9,28 @@ use traffic_dam::redis::settings::RedisSettings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Member {
-    /// What keys and channels begin with, as `redis.prefix` in the gateway's settings
+    /// Prefix of keys and channels, as `redis.prefix` in the gateway's settings
     #[arg(long, default_value = "dam", value_parser = read::<Id>)]
     prefix: Id,
-    /// The key to sign with, as `redis.hmac_key` in the gateway's settings
+    /// Key for signing messages, as `redis.hmac_key` in the gateway's settings
     #[arg(long, env = "TRAFFIC_DAM_REDIS_KEY", hide_env_values = true)]
     hmac_key: Option<String>,
-    /// What the worker is called [default: made from its host and port]
+    /// Name of the worker [default: made from its host and port]
     #[arg(long, value_parser = read::<Id>)]
     pub(crate) id: Option<Id>,
-    /// The pool it belongs to
+    /// Pool of the worker
     #[arg(long, value_parser = read::<Id>)]
     pub(crate) pool: Option<Id>,
-    /// The blue/green side it is on
+    /// Blue/green side of the worker
     #[arg(long, value_parser = read::<Id>)]
     pub(crate) colour: Option<Id>,
-    /// What it runs, for people
+    /// Version that the worker runs, shown to people
     #[arg(long, value_parser = read::<Id>)]
     pub(crate) version: Option<Id>,
-    /// How often a heartbeat is said: 100ms to 1m
+    /// Interval between heartbeats: 100ms to 1m
     #[arg(long, default_value = "1s", value_parser = interval)]
     pub(crate) interval: Duration,
-    /// After SIGTERM, how long the worker may take to finish what it has
+    /// Maximum time after SIGTERM for the worker to finish its requests
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(crate) drain: Duration,
 }

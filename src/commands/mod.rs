@@ -24,60 +24,60 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-/// What the operator did wrong, in the exit code.
+/// Exit code of errors that the operator can fix.
 const MISUSE: u8 = 2;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Everything in one process: a simulated worker, the gateway, the admin page
+    /// Run everything in one process: a simulated worker, the gateway, the admin page
     Demo(demo::Arguments),
-    /// The gateway
+    /// Run the gateway
     Serve(serve::Arguments),
     /// Validate a configuration and print the effective settings, secrets redacted
     Check(check::Arguments),
-    /// A simulated LLM worker alone, compatible with the OpenAI API
+    /// Run a simulated LLM worker alone, compatible with the OpenAI API
     Worker(Box<worker::Arguments>),
-    /// Simulate load before the dam before workers, in virtual time: which law serves how much of it
+    /// Simulate load on a gateway and its workers in virtual time, to compare limit algorithms
     Simulate(simulate::Arguments),
-    /// Stand beside a worker and say over Redis how it is
+    /// Run beside a worker and publish its state over Redis
     Agent(Box<agent::Arguments>),
-    /// Say what the runs of `make experiment` come to, or why nothing may be concluded from them
+    /// Summarise the runs of `make experiment`, or say why they allow no conclusion
     Report(report::Arguments),
-    /// Say how many workers a load needs, from the report of an experiment with fleets of several sizes
+    /// Compute the workers that a load needs, from an experiment with several fleet sizes
     Capacity(capacity::Arguments),
-    /// Watch a running gateway, in the terminal: what its admin page shows
+    /// Show a running gateway in the terminal, as its admin page does
     Top(top::Arguments),
-    /// Ask a running gateway's admin port whether it lives (for container health checks)
+    /// Check through the admin port that a running gateway is alive (for container health checks)
     Health(health::Arguments),
-    /// Print the script that completes this command line in a shell
+    /// Print the script for command line completion in a shell
     Completions(shell::Completions),
     /// Print the manual, in the format of `man`
     Man(shell::Man),
 }
 
-/// Why a command failed.
+/// Reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The operator can mend it: settings, addresses.
+    /// The operator can fix it: settings, addresses.
     #[error("{0}")]
     Misuse(String),
-    /// The system failed us.
+    /// An I/O error of the system.
     #[error("{0}")]
     System(#[from] std::io::Error),
-    /// What was asked about is not well.
+    /// The gateway, load or scenario in question is not as it should be.
     #[error("{0}")]
     Unwell(String),
-    /// Measured data are of no use; the code says why.
+    /// Measured data cannot be used.
     #[error("{message}")]
     Unsound {
-        /// The exit code.
+        /// Exit code, by the failed check.
         code: u8,
-        /// What is wrong with them.
+        /// What is wrong with the data.
         message: String,
     },
 }
 
-/// Runs a command to its end; `line` describes the whole command line.
+/// Runs a command; `line` describes the whole command line.
 pub(crate) fn run(command: Command, line: clap::Command, log: &log::Log) -> ExitCode {
     let outcome = match command {
         Command::Demo(arguments) => demo::run(&arguments, log),
@@ -99,9 +99,9 @@ pub(crate) fn run(command: Command, line: clap::Command, log: &log::Log) -> Exit
     }
 }
 
-/// Says why the program fails; its exit code.
+/// Prints why the program fails, and returns its exit code.
 pub(crate) fn failed(failure: &Failure) -> ExitCode {
-    // Nothing can be done about a stderr that cannot be written to.
+    // A stderr that cannot be written to is ignored.
     writeln!(std::io::stderr(), "traffic-dam: {failure}").ok();
     match failure {
         Failure::Misuse(_) => ExitCode::from(MISUSE),
@@ -110,13 +110,12 @@ pub(crate) fn failed(failure: &Failure) -> ExitCode {
     }
 }
 
-/// Writes a line for the operator. A reader that went away (`| head`) is no failure.
+/// Prints a line for the operator. A closed pipe (`| head`) is no failure.
 fn say(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()).ok();
 }
 
-/// A runtime for servers.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }

@@ -1,10 +1,10 @@
-//! Environment variables by their former names.
+//! Former names of environment variables.
 
 use std::env::var_os;
 
 use clap::Command;
 
-/// Subcommands and arguments with the former name of their variable.
+/// Subcommands and arguments, with the former name of their variable.
 const FORMER: [(&str, &str, &str); 5] = [
     ("agent", "redis", "DAM_REDIS_URL"),
     ("agent", "hmac_key", "DAM_REDIS_KEY"),
@@ -13,7 +13,7 @@ const FORMER: [(&str, &str, &str); 5] = [
     ("top", "token", "DAM_ADMIN_TOKEN"),
 ];
 
-/// Has arguments read the former name of their variable where only that is set.
+/// Makes arguments read the former name of their variable if only that one is set.
 pub(crate) fn with_former(mut command: Command) -> Command {
     for (subcommand, argument, former) in FORMER {
         if var_os(former).is_some() && var_os(format!("TRAFFIC_{former}")).is_none() {

@@ -1,4 +1,4 @@
-//! `traffic-dam report`: what the runs of an experiment come to, or why nothing may be concluded from them.
+//! `traffic-dam report`: summarises an experiment's runs, or says why they allow no conclusion.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use super::{Failure, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The folder of an experiment: `runs/*/run.json` with `requests.jsonl` beside it; the report is written into it
+    /// Folder of an experiment: `runs/*/run.json`, each beside a `requests.jsonl`; the report is
+    /// written into the folder
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
@@ -26,7 +27,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         fs::write(&path, text).map_err(|error| unusable(&path, &error))?;
     }
     say(files.text.trim_end());
-    // By the first check that failed; what the others found is in the report.
+    // The first failed check sets the exit code; the report has the others.
     report.faults.first().map_or(Ok(()), |fault| {
         let message = format!("nothing is concluded: {}: {}", fault.check, fault.what);
         Err(Failure::Unsound { code: fault.check.exit_code(), message })

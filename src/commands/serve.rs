@@ -1,4 +1,4 @@
-//! `traffic-dam serve`: the gateway.
+//! `traffic-dam serve`: runs the gateway.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use super::{Failure, runtime, say};
 pub(crate) struct Arguments {
     #[command(flatten)]
     file: SettingsFile,
-    /// Where callers connect, instead of what the file says
+    /// Address for callers, instead of `listen` in the file
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Where administrators connect, instead of what the file says
+    /// Address of the admin port, instead of `admin.listen` in the file
     #[arg(long)]
     admin_listen: Option<SocketAddr>,
 }
@@ -59,13 +59,13 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
     })
 }
 
-/// Serves until the process is told to end and has ended what was under way.
+/// Serves until the process is told to stop and has drained.
 pub(super) async fn serve_to_the_end(app: &App, listeners: Listeners) {
     let (cut_off, ()) = tokio::join!(until_drained(app.clone()), app.serve(listeners));
     app.say_ended(cut_off);
 }
 
-/// Takes changed settings and certificates. What is at fault changes nothing, is counted and said in the log.
+/// Applies changed settings and certificates. Invalid ones are counted, logged and not used.
 async fn follow(app: &App, mut watch: Watch, certificates: Certificates) {
     loop {
         let Reload { cause, settings } = watch.next().await;
@@ -73,7 +73,7 @@ async fn follow(app: &App, mut watch: Watch, certificates: Certificates) {
             Err(faults) => Err(faults.to_string()),
             Ok(settings) => {
                 let (app, certificates) = (app.clone(), certificates.clone());
-                // Large files may have to be read, a tokenizer of ten megabytes above all.
+                // This may read large files, above all a tokenizer of ten megabytes.
                 tokio::task::spawn_blocking(move || {
                     certificates.reload(&settings).and_then(|()| app.reload(settings))
                 })
@@ -100,14 +100,13 @@ const fn scheme(encrypted: bool) -> &'static str {
     if encrypted { "https" } else { "http" }
 }
 
-/// Returns when the process is told to end: SIGTERM, or Ctrl-C.
+/// Returns when the process is told to stop, by SIGTERM or Ctrl-C.
 pub(super) async fn terminated() {
     let mut signals = Signals::new();
     signals.next().await;
 }
 
-/// Goes down when told to: gracefully at the first signal, at once at the second. Returns how many connections were cut
-/// off.
+/// Shuts down at a signal, at once at a second one. Returns the number of connections cut off.
 async fn until_drained(app: App) -> usize {
     let mut signals = Signals::new();
     signals.next().await;
@@ -128,13 +127,13 @@ async fn until_drained(app: App) -> usize {
     }
 }
 
-/// The signals that end the process.
+/// Signals that end the process.
 struct Signals(Vec<Signal>);
 
 impl Signals {
     fn new() -> Self {
         let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
-        // A signal that cannot be caught keeps its default, which ends the process too, if less politely.
+        // A signal without a handler keeps its default, which ends the process without a drain.
         Self(kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect())
     }
 

@@ -1,8 +1,8 @@
-//! Which settings file is meant.
+//! Path of the settings file.
 
 use std::path::PathBuf;
 
-/// Where the settings are when nobody says otherwise; the image has them there.
+/// Default path; the container image has its settings there.
 const USUAL: &str = "/etc/traffic-dam/dam.yaml";
 
 #[derive(Debug, clap::Args)]

@@ -1,4 +1,4 @@
-//! `traffic-dam completions` and `traffic-dam man`: what shells and `man` know of the command line.
+//! `traffic-dam completions` and `traffic-dam man`: the command line for shells and `man`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,19 +16,19 @@ pub(crate) struct Completions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Man {
-    /// A directory for a page of each subcommand, instead of the main page on the standard output
+    /// Write a page for each subcommand to this directory, not the main page to standard output
     #[arg(long)]
     to: Option<PathBuf>,
 }
 
-/// Writes the script that completes the command line.
+/// Prints the completion script.
 pub(crate) fn completions(arguments: &Completions, mut command: Command) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "traffic-dam", &mut script);
     write(&script)
 }
 
-/// Writes the manual.
+/// Prints the manual, or writes its pages to a directory.
 pub(crate) fn man(arguments: &Man, command: Command) -> Result<(), Failure> {
     if let Some(directory) = &arguments.to {
         let written = clap_mangen::generate_to(command, directory);
@@ -39,7 +39,7 @@ pub(crate) fn man(arguments: &Man, command: Command) -> Result<(), Failure> {
     write(&page)
 }
 
-/// A reader that went away (`| head`) is no failure.
+/// Prints `bytes`. A closed pipe (`| head`) is no failure.
 fn write(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {

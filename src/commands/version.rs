@@ -1,6 +1,6 @@
-//! Which build this is.
+//! Version of this build.
 
-/// The version, the commit, and the target, as in `0.1.0 (commit c1112768d91a, x86_64-unknown-linux-gnu)`.
+/// Version, commit and target, as in `0.1.0 (commit c1112768d91a, x86_64-unknown-linux-gnu)`.
 pub(crate) const FULL: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",

@@ -1,4 +1,4 @@
-//! `traffic-dam worker`: the simulated worker alone.
+//! `traffic-dam worker`: a simulated worker alone.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -13,15 +13,16 @@ use super::{Failure, runtime, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where it listens [default: 127.0.0.1:8000; with --queue, where nobody has to find it, any free port]
+    /// Address to listen on [default: 127.0.0.1:8000; with --queue, where nobody connects, any free
+    /// port]
     #[arg(long)]
     listen: Option<SocketAddr>,
     #[command(flatten)]
     options: Options,
-    /// Take jobs from a queue in Redis, and say heartbeats
+    /// Take jobs from a queue in Redis, and publish heartbeats
     #[arg(long, requires = "redis")]
     queue: bool,
-    /// Where Redis is, such as redis://127.0.0.1:6379
+    /// URL of Redis, such as redis://127.0.0.1:6379
     #[arg(long, env = "TRAFFIC_DAM_REDIS_URL", hide_env_values = true, value_parser = read::<RedisUrl>)]
     redis: Option<RedisUrl>,
     #[command(flatten)]
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// What the queue needs to know, if there is one.
+    /// Returns the settings of the queue; `None` without `--queue`.
     fn membership(&self, at: SocketAddr) -> Option<Membership> {
         let redis = self.redis.as_ref().filter(|_| self.queue)?;
         let member = &self.member;

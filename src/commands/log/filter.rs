@@ -1,23 +1,23 @@
-//! The filter of the log, from the environment.
+//! Log filter, from the environment.
 //!
-//! `tracing-subscriber` takes a bare word that is no level for the name of a module, and logs nothing else. A misspelt
-//! level would silence the gateway without a word, so each part is checked here first.
+//! `tracing-subscriber` reads a bare word that is no level as the name of a module, and logs
+//! nothing else. A misspelt level would silence the gateway, so each part is checked here first.
 
 use std::env::VarError;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-/// The variable that sets the log filter, as in `info,traffic_dam=debug`.
+/// Environment variable with the log filter, as in `info,traffic_dam=debug`.
 pub(super) const VARIABLE: &str = "TRAFFIC_DAM_LOG";
 
 const RIGHT: &str = "it must be `off`, `error`, `warn`, `info`, `debug` or `trace`, alone or after a module and `=`, \
                      as in `info,traffic_dam=debug`";
 
-/// The filter that the variable's value asks for. What it says nothing of is logged from `default` on.
+/// Returns the filter for the variable's value. Modules that it does not name use `default`.
 ///
 /// # Errors
-/// Which part of the value cannot be used, and what would be right.
+/// The part of the value that is invalid, and what would be valid.
 pub(super) fn filter(value: Result<String, VarError>, default: &str) -> Result<EnvFilter, String> {
     let value = match value {
         Ok(value) => value,
@@ -49,7 +49,7 @@ fn check(part: &str) -> Result<(), String> {
 }
 
 fn is_level(word: &str) -> bool {
-    // An empty word would be read as `error`.
+    // An empty word parses as `error`.
     !word.is_empty() && word.parse::<LevelFilter>().is_ok()
 }
 

@@ -1,11 +1,11 @@
-//! Lines on their way to whoever reads them.
+//! Bounded buffer of log lines.
 //!
-//! Whoever logs puts a line into a buffer, and one thread writes what has come together.
+//! Loggers append lines to a buffer, and one thread writes them in batches.
 //!
-//! **Failure mode.** The reader stops, as a container's log driver may: the buffer fills, and further lines are lost and
-//! counted. Requests go on; a write that waits would stop every one of them.
+//! **Failure mode.** If the reader stops, as a container's log driver may, the buffer fills.
+//! Further lines are lost and counted. Requests go on; a blocking write would stop all of them.
 //!
-//! **Trade-off.** A process that is killed takes the last few milliseconds of its log with it.
+//! **Trade-off.** A killed process loses the last few milliseconds of its log.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes that may wait: some seconds of a busy gateway.
+/// Capacity of the buffer, in bytes: some seconds of a busy gateway.
 const MOST: usize = 8 << 20;
-/// How long lines come together before they are written: a write for each would cost more than all the rest of it.
+/// Time for which lines are batched: a write per line would cost more than the rest of logging.
 const TOGETHER: Duration = Duration::from_millis(5);
-/// How long the end waits for the last lines to be taken.
+/// Maximum wait at the end for the last lines to be written.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Takes lines. Clones are handles of the same one.
+/// Handle to the buffer. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Lines(Arc<Shared>);
 
@@ -38,11 +38,11 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Vec<u8>,
-    /// No more will come.
+    /// `true` when no more lines will come.
     over: bool,
 }
 
-/// The thread that writes. Dropping it ends the log.
+/// Handle to the writing thread. Dropping it ends the log.
 #[derive(Debug)]
 pub(super) struct Writing {
     shared: Arc<Shared>,
@@ -50,10 +50,10 @@ pub(super) struct Writing {
 }
 
 impl Lines {
-    /// Lines that a thread writes to `out`.
+    /// Starts a thread that writes lines to `out`.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system cannot start a thread.
     pub(super) fn to(out: impl Write + Send + 'static) -> io::Result<(Self, Writing)> {
         let shared =
             Arc::new(Shared { waiting: Mutex::default(), came: Condvar::new(), lost: Arc::default() });
@@ -66,14 +66,14 @@ impl Lines {
         Ok((Self(Arc::clone(&shared)), Writing { shared, ended }))
     }
 
-    /// Counts the lines that were lost.
+    /// Returns the counter of lost lines.
     pub(super) fn lost(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.0.lost)
     }
 }
 
 impl Shared {
-    /// Writes until it is over and nothing waits. A reader that is gone takes what it is given.
+    /// Writes until the log has ended and the buffer is empty. Ignores errors: nobody reads then.
     #[expect(clippy::disallowed_methods, reason = "it sleeps in a thread that no task runs on")]
     fn write(&self, mut out: impl Write) {
         let mut bytes = Vec::new();
@@ -94,13 +94,13 @@ impl Shared {
             drop(waiting);
             out.write_all(&bytes).and_then(|()| out.flush()).ok();
             bytes.clear();
-            // After a burst its room is given back.
+            // Frees the memory of a burst.
             bytes.shrink_to(MOST / 16);
         }
     }
 }
 
-/// One line at a time, whole.
+/// Each call writes one whole line.
 impl Write for &Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut waiting = self.0.waiting.lock();
@@ -135,7 +135,7 @@ impl Drop for Writing {
     fn drop(&mut self) {
         self.shared.waiting.lock().over = true;
         self.shared.came.notify_one();
-        // If nobody reads by then, there is nobody to tell.
+        // If nobody reads by then, the lines are lost.
         self.ended.recv_timeout(PATIENCE).ok();
     }
 }
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// A reader that takes a write when it is told to.
+    /// A reader that accepts a write when told to.
     struct Slow {
         take: Receiver<()>,
         taken: Sender<Vec<u8>>,
@@ -173,7 +173,7 @@ mod tests {
         out.write_all(b"first\n").unwrap();
         take.send(()).unwrap();
         assert_eq!(written.recv().unwrap(), b"first\n");
-        // While nobody reads, so much and no more is kept: what waits, and what is being written.
+        // Without a reader the buffer and the batch being written are kept, and no more.
         let line = [b'x'; 1024];
         for _ in 0..3 * MOST / line.len() {
             out.write_all(&line).unwrap();

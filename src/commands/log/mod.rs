@@ -1,11 +1,11 @@
-//! The log: lines go to stderr by way of a thread of their own.
+//! Log to stderr, written by a thread of its own.
 //!
 //! | file | what |
 //! | --- | --- |
 //! | `filter` | which lines are logged |
 //! | `json` | one event as one line of JSON |
-//! | `lines` | lines on their way to whoever reads them, bounded |
-//! | `thinned` | what the client library of Redis says, now and then |
+//! | `lines` | bounded buffer of lines, and the thread that writes them |
+//! | `thinned` | thins out lines of the Redis client library |
 
 mod filter;
 mod json;
@@ -26,17 +26,17 @@ use self::json::JsonLine;
 use self::lines::{Lines, Writing};
 use self::thinned::Thinned;
 
-/// The running log. When it is dropped, what was said is written as far as somebody reads it.
+/// The running log. When dropped, it writes the remaining lines as far as somebody reads them.
 pub(crate) struct Log {
-    /// Counts the lines that were lost.
+    /// Counter of lost lines.
     pub(crate) lost: Arc<AtomicU64>,
     _writing: Writing,
 }
 
-/// Begins to log: readable on a terminal, JSON elsewhere. `quiet` programs log only warnings unless told otherwise.
+/// Starts the log: text on a terminal, otherwise JSON. `quiet` logs only warnings by default.
 ///
 /// # Errors
-/// When the filter cannot be used, or the system gives no thread.
+/// If the filter is invalid, or the system cannot start a thread.
 pub(crate) fn start(quiet: bool) -> Result<Log, Failure> {
     let default = if quiet { "warn" } else { "info" };
     let filter = filter::filter(std::env::var(filter::VARIABLE), default).map_err(Failure::Misuse)?;

@@ -1,7 +1,7 @@
-//! The client library of Redis, heard now and then.
+//! Thins out log lines of the Redis client library.
 //!
-//! Of a cluster with a dead node it warns with every command that meets it, some twenty times a second and more. The first
-//! lines of each ten seconds say what is wrong; the rest would hide everything else.
+//! In a cluster with a dead node it warns with every command that meets it, twenty times a second
+//! or more. The first lines of each 10 s say what is wrong; the rest would hide everything else.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use tracing_log::NormalizeEvent;
 use tracing_subscriber::layer::{Context, Layer};
 use traffic_dam::clock::{Clock, Nanos};
 
-/// What the library's lines come from.
+/// Crate of the library, the first part of its lines' target.
 const LIBRARY: &str = "redis";
-/// Lines in each period.
+/// Maximum number of lines per period.
 const MOST: u32 = 3;
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Leaves out what the library says too often.
+/// Layer that drops the library's lines beyond the maximum.
 #[derive(Debug)]
 pub(super) struct Thinned {
     clock: Clock,
     said: Mutex<Said>,
 }
 
-/// What was let through since the period began.
+/// Lines passed since the period began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {
     since: Option<Nanos>,
@@ -32,7 +32,7 @@ struct Said {
 }
 
 impl Said {
-    /// Whether one more line is let through at `now`.
+    /// Counts a line; returns `true` if it passes at `now`.
     fn lets(&mut self, now: Nanos) -> bool {
         if self.since.is_none_or(|since| now.since(since) >= PERIOD) {
             *self = Self { since: Some(now), lines: 0 };
@@ -50,7 +50,7 @@ impl Thinned {
 
 impl<S: Subscriber> Layer<S> for Thinned {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
-        // The library speaks by way of the `log` crate: only such a line has metadata beside its own.
+        // The library logs through the `log` crate: only such events have normalised metadata.
         let logged = event.normalized_metadata();
         let is_library = logged.is_some_and(|logged| logged.target().split("::").next() == Some(LIBRARY));
         !is_library || self.said.lock().lets(self.clock.now())

@@ -1,4 +1,4 @@
-//! `traffic-dam simulate`: what a law makes of a load, before anybody is hurt.
+//! `traffic-dam simulate`: tests a limit algorithm on a simulated load.
 
 mod plot;
 
@@ -11,25 +11,26 @@ use super::{Failure, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The scenario; several are simulated one after the other
+    /// Scenario file; several are simulated one after the other
     #[arg(long = "scenario", required = true, num_args = 1.., value_name = "FILE")]
     scenarios: Vec<PathBuf>,
-    /// What decides, instead of what the scenario says: none, slots, a law, or a number
+    /// Limit algorithm instead of the scenario's: none, slots, stream, aimd, gradient2, vegas or a
+    /// number
     #[arg(long, conflicts_with = "compare")]
     law: Option<Policy>,
-    /// All laws side by side
+    /// Run all limit algorithms side by side
     #[arg(long)]
     compare: bool,
-    /// The first seed
+    /// First seed
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many seeds; the table shows the median of each figure
+    /// Number of seeds; the table shows the median of each figure
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     seeds: u64,
     /// Write every second of every run as comma-separated values
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Draw every second, one line for each law, as SVG
+    /// Draw every second as SVG, one line for each limit algorithm
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -45,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let policies: &[Policy] = if arguments.compare { &Policy::ALL } else { &one };
         let outcomes = batch(scenario, policies, arguments.seed..arguments.seed + arguments.seeds);
         say(table::rows(scenario, &outcomes).trim_end());
-        // The others are there to be compared with: nothing is expected of them.
+        // The other policies are for comparison: nothing is expected of them.
         let judged: Vec<Outcome> =
             outcomes.iter().filter(|outcome| outcome.policy == scenario.dam.law).cloned().collect();
         misses.extend(table::misses(scenario, &judged));

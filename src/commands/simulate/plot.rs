@@ -1,8 +1,7 @@
-//! The seconds of a scenario as a picture: what was offered and what was good, how many were in flight, and how long
-//! the first token took. One line for each law; of several seeds the mean.
+//! Plots a scenario per second: offered and good requests, requests in flight, and TTFT. One line
+//! per limit algorithm; of several seeds the mean.
 //!
-//! Text is left to whoever shows the picture (SVG names a font family, it holds none), so no font of this machine is
-//! needed to draw it.
+//! The viewer renders text (SVG names fonts but contains none), so drawing needs no font of ours.
 
 use std::path::Path;
 
@@ -10,9 +9,9 @@ use plotters::prelude::*;
 use traffic_dam::sim::simulate::{Outcome, Policy, Scenario, Second};
 
 const WIDTH: u32 = 960;
-/// Of one panel.
+/// Height of one panel.
 const HEIGHT: u32 = 260;
-/// Colours that differ for people who do not see all of them (Okabe and Ito 2008).
+/// Colours that colour-blind people can tell apart (Okabe and Ito 2008).
 const COLOURS: [RGBColor; 6] = [
     RGBColor(153, 153, 153),
     RGBColor(0, 0, 0),
@@ -22,14 +21,12 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(204, 121, 167),
 ];
 
-/// Why a picture could not be drawn.
 type Failure = Box<dyn std::error::Error>;
 
-/// One panel.
 struct Panel {
     title: &'static str,
     value: fn(&Second) -> Option<f64>,
-    /// What lies above is cut off: without a dam some values grow without end and would flatten all others.
+    /// Maximum shown: without a gateway some values grow without end and would flatten all others.
     most: fn(&Scenario) -> f64,
 }
 
@@ -59,10 +56,10 @@ const PANELS: [Panel; 4] = [
     },
 ];
 
-/// Room for the names of the lines, as a share of the width.
+/// Room for the legend, as a share of the width.
 const LEGEND: f64 = 0.12;
 
-/// Draws what came out of each scenario, below each other.
+/// Draws the outcomes of each scenario, one below the other.
 pub(super) fn draw(path: &Path, runs: &[(&Scenario, &[Outcome])]) -> Result<(), Failure> {
     let panels = runs.len() * PANELS.len();
     let height = HEIGHT * u32::try_from(panels).unwrap_or(1);
@@ -100,10 +97,9 @@ pub(super) fn draw(path: &Path, runs: &[(&Scenario, &[Outcome])]) -> Result<(), 
     Ok(())
 }
 
-/// A policy and its points.
 type Line = (Policy, Vec<(f64, f64)>);
 
-/// One line for each policy: the mean over its runs of what `value` takes of each second.
+/// Returns one line per policy: the mean over its runs of `value` for each second.
 fn lines(outcomes: &[Outcome], value: impl Fn(&Second) -> Option<f64>) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for outcome in outcomes {

@@ -1,4 +1,4 @@
-//! A gateway on a screen of characters.
+//! Draws a gateway's state in a terminal.
 
 use ratatui::Frame as Screen;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -10,29 +10,29 @@ use traffic_dam::server::admin::live::{Event, Frame, Point, PoolScene, Scene, Wo
 
 use super::when::when;
 
-/// Seconds that are kept: as many columns as a wide terminal has.
+/// Seconds of history: as many as a wide terminal has columns.
 const SECONDS: usize = 300;
-/// Rows from which on there is room for everything.
+/// Minimum number of rows for the full layout.
 const TALL: u16 = 36;
-/// Columns from which on there is room for bars.
+/// Minimum number of columns for bars.
 const WIDE: u16 = 110;
-/// Events that are kept.
+/// Number of events in the history.
 const EVENTS: usize = 50;
-/// What numbers are averaged over, in seconds: one alone flickers.
+/// Seconds over which rates are averaged: one second alone flickers.
 const BREATH: usize = 10;
 
-/// What is shown.
+/// State to draw.
 #[derive(Debug, Default)]
 pub(super) struct View {
     points: Vec<Point>,
     events: Vec<Event>,
     scene: Scene,
-    /// Why nothing comes, if nothing does.
+    /// Why no frames come; `None` while they do.
     trouble: Option<String>,
 }
 
 impl View {
-    /// Takes what came, or why nothing did.
+    /// Takes a frame, or the reason why none comes.
     pub(super) fn take(&mut self, news: Result<Frame, String>) {
         let frame = match news {
             Ok(frame) => frame,
@@ -50,12 +50,12 @@ impl View {
         self.scene = frame.scene;
     }
 
-    /// Draws everything, as it is to be seen at `now_ms`.
+    /// Draws everything, with times relative to `now_ms`, in milliseconds since 1970.
     pub(super) fn draw(&self, screen: &mut Screen<'_>, now_ms: u64) {
         let height = screen.area().height;
         let workers = self.scene.pools.iter().map(|pool| pool.workers.len() + 1).sum::<usize>();
         let workers = u16::try_from(workers.min(usize::from(height / 3).max(4))).unwrap_or(u16::MAX);
-        // On a small screen the pictures go before the workers do.
+        // A small screen drops the charts before the workers.
         let lengths = if height < TALL { [3, 3, 0, workers + 2, 3] } else { [3, 5, 5, workers + 3, 6] };
         let [head, level, ttft, pools, events] = lengths.map(Constraint::Length);
         let [head, level, ttft, pools, lists, events] =
@@ -142,7 +142,7 @@ impl View {
         line(screen, refusals, "Refused /s", refused, Color::Red);
     }
 
-    /// A column for each second, a row for each range of times; the more, the denser.
+    /// Draws a column per second and a row per range of TTFT; denser cells have more requests.
     fn first_tokens(&self, screen: &mut Screen<'_>, area: Rect) {
         let bounds = &self.scene.ttft_buckets;
         let promise = self.scene.ttft_slo_ms as f64 / 1000.0;

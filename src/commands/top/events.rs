@@ -1,4 +1,4 @@
-//! The admin port's events, as they come.
+//! Reads events from the admin port.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tokio::time::timeout;
 use traffic_dam::net::client;
 use traffic_dam::server::admin::live::Frame;
 
-/// A gateway speaks each second; this silence means that it is gone.
+/// Timeout: a gateway sends an event each second, so after this silence it is gone.
 const SILENCE: Duration = Duration::from_secs(5);
-/// The longest event: five minutes of a large gateway are a few hundred kilobytes.
+/// Maximum size of an event: five minutes of a large gateway are a few hundred kilobytes.
 const LONGEST: usize = 16 << 20;
 
-/// Where the events are.
+/// Address and credentials of the admin port.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) admin: Uri,
@@ -27,7 +27,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Hands on what comes, until nobody wants it; or says why nothing comes any more.
+    /// Sends events to `to` until its receiver is gone. Otherwise returns why events end.
     pub(super) async fn read(&self, to: &Sender<Result<Frame, String>>) -> Result<(), String> {
         let path = format!("{}/api/v1/events", self.admin.path().trim_end_matches('/'));
         let host = self.admin.authority().map_or("", |authority| authority.as_str());
@@ -65,7 +65,7 @@ impl Source {
     }
 }
 
-/// Takes the first whole event out of `unread`: what follows `data: ` up to an empty line.
+/// Removes the first whole event from `unread`: the text after `data: ` up to an empty line.
 fn next(unread: &mut Vec<u8>) -> Option<Vec<u8>> {
     let end = unread.windows(2).position(|pair| pair == b"\n\n")?;
     let event: Vec<u8> = unread.drain(..end + 2).collect();

@@ -1,6 +1,6 @@
-//! `traffic-dam top`: the live page, in a terminal.
+//! `traffic-dam top`: the live page in a terminal.
 //!
-//! It reads the admin port's events, so it shows what the page shows and costs what one more viewer costs.
+//! It reads the admin port's events: it shows what the page shows, at the cost of one more viewer.
 
 mod draw;
 mod events;
@@ -22,9 +22,9 @@ use super::{Failure, admin_port, runtime};
 use draw::View;
 use events::Source;
 
-/// Between two tries to reach the gateway.
+/// Pause between attempts to reach the gateway.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Frames that wait to be drawn: one is drawn in a fraction of the second until the next.
+/// Number of frames that may wait to be drawn: one is drawn well within the second until the next.
 const AHEAD: usize = 4;
 
 #[derive(Debug, clap::Args)]
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// The admin port: a URL, or a host and a port
     #[arg(long, default_value = admin_port::USUAL, value_parser = admin_port::read)]
     admin: Uri,
-    /// The token that the admin port asks for
+    /// Token for the admin port
     #[arg(long, env = "TRAFFIC_DAM_ADMIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
 }
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     shown
 }
 
-/// Shows what comes until a key ends it.
+/// Shows events until a key ends it.
 async fn show(terminal: &mut DefaultTerminal, source: Source) -> Result<(), Failure> {
     let (sender, mut news) = mpsc::channel(AHEAD);
     let reading = tokio::spawn(async move {
@@ -84,7 +84,7 @@ async fn show(terminal: &mut DefaultTerminal, source: Source) -> Result<(), Fail
                         break;
                     }
                 }
-                // A terminal of another size is drawn anew.
+                // A resized terminal is redrawn.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
                 None => break,

@@ -1,10 +1,10 @@
-//! Moments as people write them, in UTC: the gateway may be far from who looks at it.
+//! Formats times for people, in UTC, because the gateway may be in another time zone.
 
 use time::UtcDateTime;
 
-/// When `at_ms` was, looked at from `now_ms`: the time of day, and before it the date if that is another day.
+/// Returns the time of day of `at_ms`, preceded by the date if `now_ms` is on another day.
 pub(super) fn when(at_ms: u64, now_ms: u64) -> String {
-    // A gateway at fault could tell of a year that no calendar has.
+    // A broken gateway could send a year that no calendar has.
     let Some(at) = moment(at_ms) else { return format!("{at_ms} ms") };
     let (hour, minute, second) = at.as_hms();
     let time = format!("{hour:02}:{minute:02}:{second:02}Z");
@@ -15,7 +15,7 @@ pub(super) fn when(at_ms: u64, now_ms: u64) -> String {
     format!("{year}-{:02}-{day:02} {time}", u8::from(month))
 }
 
-/// The moment `ms` milliseconds after 1970 began; `None` after the year 9999.
+/// Returns the time `ms` milliseconds after 1970 began; `None` after the year 9999.
 fn moment(ms: u64) -> Option<UtcDateTime> {
     UtcDateTime::from_unix_timestamp(i64::try_from(ms / 1000).ok()?).ok()
 }
