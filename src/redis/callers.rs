@@ -1,14 +1,14 @@
-//! Callers that are kept in Redis: known to all gateways, changed while they run.
+//! Callers stored in Redis: known to all gateways, changed at run time.
 //!
-//! Each is `{prefix}:caller:{id}`, its id in the set `{prefix}:callers`; whoever changes one gives
-//! `{prefix}:callers:version` a new value, and a gateway that sees another value than it knows reads all of them again. Requests ask only what was read.
-//! Secrets are nowhere: a caller has the SHA-256 of its key. With `redis.hmac_key` each is signed, and one that is not is
-//! nobody.
+//! Each caller is `{prefix}:caller:{id}`, its id in the set `{prefix}:callers`. A change sets
+//! `{prefix}:callers:version` to a new value; a gateway that sees an unknown version reads all
+//! callers again. Requests only use this cache. Redis holds the SHA-256 of each key, no secrets.
+//! With `redis.hmac_key` callers are signed, and one without a valid signature is ignored.
 //!
-//! **Failure mode.** While Redis does not answer, callers stay as they were last read; none can be changed.
+//! **Failure mode.** While Redis does not answer, cached callers stay valid and none can change.
 //!
-//! **Trade-off.** Another gateway's change is seen within a second or so, and reading is by the whole list: thousands of
-//! callers that change a few times a minute, not millions.
+//! **Trade-off.** A change takes about a second to reach other gateways, and a reload reads the
+//! whole list: this suits thousands of callers that change a few times a minute, not millions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -26,34 +26,34 @@ use crate::limit::own::WrittenLimit;
 use crate::metrics::RedisOp;
 use crate::request::{Class, OwnLimits};
 
-/// How often is looked whether something changed.
+/// How often the version is polled.
 const LOOK: Duration = Duration::from_secs(1);
-/// The same before anything was read: until then nobody is known.
+/// Poll interval before the first read: until then no stored caller is known.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
-/// Callers read in one go.
+/// Callers read concurrently.
 const PAGE: usize = 256;
-/// The most weight a caller can have, as in the settings.
+/// Highest weight of a caller, as in the configuration.
 const HEAVIEST: u32 = 1000;
 const LONGEST_ID: usize = 64;
 
-/// A caller.
+/// A caller, as stored in Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCaller {
-    /// What it is called, without its namespace.
+    /// Its name, without the namespace.
     pub id: Arc<str>,
-    /// The SHA-256 of its key.
+    /// SHA-256 of its key.
     pub sha256: [u8; 32],
-    /// Its class, the highest that it may ask for; nothing for the one of the settings.
+    /// Highest class that it may ask for; `None` for the configured default.
     pub class: Option<Class>,
     /// Its share of a contended pool relative to others.
     pub weight: u32,
-    /// The team that it belongs to.
+    /// Its team.
     pub team: Option<Arc<str>>,
-    /// What it may have more or less of than others.
+    /// Its own limits, which override those of the rules.
     pub limits: Option<Arc<OwnLimits>>,
 }
 
-/// What is written of a caller besides its key: JSON, as people write it and as it stands in Redis.
+/// Stored caller without its key: JSON in the admin API and in Redis.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Written {
@@ -71,7 +71,7 @@ pub struct Written {
     pub limits: BTreeMap<String, WrittenLimit>,
 }
 
-/// The same with the digest of its key.
+/// Stored caller with the digest of its key.
 #[derive(Debug, Deserialize, Serialize)]
 struct Record {
     sha256: String,
@@ -79,14 +79,14 @@ struct Record {
     written: Written,
 }
 
-/// Whether a caller or a team may be called so: as in the settings.
+/// Returns `true` if the text is a valid name of a caller or a team, as in the configuration.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=LONGEST_ID).contains(&text.len()) && text.bytes().all(plain)
 }
 
-/// Reads 64 hexadecimal digits.
+/// Parses 64 hexadecimal digits.
 #[must_use]
 pub fn digest(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
@@ -102,10 +102,10 @@ pub fn digest(text: &str) -> Option<[u8; 32]> {
 }
 
 impl StoredCaller {
-    /// A caller from its parts, as people write them.
+    /// Creates a caller from its parts, as in the admin API.
     ///
     /// # Errors
-    /// Which part is wrong, and what would be right.
+    /// Returns which part is invalid, and what is expected.
     pub fn new(id: &str, sha256: &str, written: &Written) -> Result<Self, String> {
         let Written { class, weight, team, limits } = written;
         const NAME: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
@@ -143,7 +143,7 @@ impl StoredCaller {
         Self::new(id, &sha256, &written)
     }
 
-    /// All but its key, as people write it.
+    /// Returns all fields but the key.
     #[must_use]
     pub fn written(&self) -> Written {
         let limits = self.limits.iter().flat_map(|limits| limits.iter());
@@ -158,19 +158,19 @@ impl StoredCaller {
     fn write(&self) -> String {
         let sha256 = self.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
         let record = Record { sha256, written: self.written() };
-        // Strings and a number into memory: there is nothing here that could fail.
+        // Serializing strings and numbers to memory cannot fail.
         serde_json::to_string(&record).unwrap_or_default()
     }
 }
 
-/// What was last read.
+/// Cached copy of the callers.
 #[derive(Debug, Default)]
 struct Roster {
     version: Option<i64>,
     by_digest: HashMap<[u8; 32], Arc<StoredCaller>>,
 }
 
-/// The callers in Redis.
+/// Callers in Redis, with a cached copy.
 #[derive(Debug)]
 pub struct StoredCallers {
     link: Link,
@@ -179,13 +179,13 @@ pub struct StoredCallers {
 }
 
 impl StoredCallers {
-    /// Nobody, until something was read.
+    /// Creates an empty cache.
     #[must_use]
     pub fn new(link: Link, sealing: Sealing) -> Self {
         Self { link, sealing, roster: ArcSwap::default() }
     }
 
-    /// Has all callers read again with the next look: another key counts.
+    /// Forces a reload at the next poll, because the signature key has changed.
     pub fn look_again(&self) {
         let by_digest = self.roster.load().by_digest.clone();
         self.roster.store(Arc::new(Roster { version: None, by_digest }));
@@ -204,49 +204,49 @@ impl StoredCallers {
         format!("{}:callers", self.link.settings().prefix)
     }
 
-    /// Whose key has this digest.
+    /// Returns the caller whose key has this digest.
     #[must_use]
     pub fn find(&self, digest: &[u8; 32]) -> Option<Arc<StoredCaller>> {
         self.roster.load().by_digest.get(digest).cloned()
     }
 
-    /// The caller of that id, as it was last read.
+    /// Returns the caller of that id from the cache.
     #[must_use]
     pub fn known(&self, id: &str) -> Option<Arc<StoredCaller>> {
         self.roster.load().by_digest.values().find(|caller| *caller.id == *id).cloned()
     }
 
-    /// Whether they were read at all.
+    /// Returns `true` once the callers have been read.
     #[must_use]
     pub fn is_read(&self) -> bool {
         self.roster.load().version.is_some()
     }
 
-    /// How many there are.
+    /// Returns the number of callers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.roster.load().by_digest.len()
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are no callers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The caller of that id, as it stands in Redis.
+    /// Returns the caller of that id from Redis; `None` if absent or invalid.
     ///
     /// # Errors
-    /// When Redis cannot be asked, or holds something else there.
+    /// Returns [`Loss`] if the command to Redis fails, or the key holds another type.
     pub async fn get(&self, id: &str) -> Result<Option<StoredCaller>, Loss> {
         let text: Option<String> = self.link.call(RedisOp::Callers, cmd("GET").arg(self.key(id))).await?;
         Ok(text.and_then(|text| self.opened(id, &text).ok()))
     }
 
-    /// Writes a caller. Every step may be repeated, and the last one makes it known.
+    /// Writes a caller. Each step may be repeated; the last one makes it visible to all gateways.
     ///
     /// # Errors
-    /// When Redis cannot be asked; it may have been written all the same.
+    /// Returns [`Loss`] if a command to Redis fails. The caller may have been written all the same.
     pub async fn put(&self, caller: &StoredCaller) -> Result<(), Loss> {
         let key = self.key(&caller.id);
         let text = self.sealing.seal(&key, caller.write());
@@ -256,10 +256,10 @@ impl StoredCallers {
         self.changed().await
     }
 
-    /// Forgets a caller. Says whether there was one.
+    /// Deletes a caller. Returns `false` if there was none.
     ///
     /// # Errors
-    /// When Redis cannot be asked; it may be forgotten all the same.
+    /// Returns [`Loss`] if a command to Redis fails. The caller may be deleted all the same.
     pub async fn delete(&self, id: &str) -> Result<bool, Loss> {
         let gone: bool = self.link.call(RedisOp::Callers, cmd("DEL").arg(self.key(id))).await?;
         self.link.call::<i64>(RedisOp::Callers, cmd("SREM").arg(self.index()).arg(id)).await?;
@@ -269,16 +269,16 @@ impl StoredCallers {
 
     async fn changed(&self) -> Result<(), Loss> {
         let version = format!("{}:version", self.index());
-        // No count: a server that came back empty would arrive at a number that somebody knows.
+        // Random, not a counter, which after a data loss could reach a value that a gateway knows.
         let change = cmd("SET").arg(version).arg(fastrand::i64(1..)).take();
         self.link.call::<()>(RedisOp::Callers, &change).await?;
         self.refresh().await
     }
 
-    /// Reads all callers if any was changed since.
+    /// Reads all callers if the version has changed.
     ///
     /// # Errors
-    /// When Redis cannot be asked; then everything stays as it was.
+    /// Returns [`Loss`] if a command to Redis fails. The cache then stays as it was.
     pub async fn refresh(&self) -> Result<(), Loss> {
         let key = format!("{}:version", self.index());
         let version: Option<i64> = self.link.call(RedisOp::Callers, cmd("GET").arg(key)).await?;
@@ -309,7 +309,7 @@ impl StoredCallers {
         Ok(())
     }
 
-    /// Follows what other gateways change, as long as it is polled.
+    /// Follows changes of other gateways, for as long as it is polled.
     pub async fn follow(&self) {
         loop {
             if self.refresh().await == Err(Loss::Refused) {

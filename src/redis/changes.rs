@@ -1,9 +1,10 @@
-//! Changes of rules that all gateways follow, kept in Redis until they are taken back or their time is over.
+//! Changes of rules, stored in Redis for all gateways until they are reverted or expire.
 //!
-//! Each is `{prefix}:{limits}:RULE`, which expires by itself; the braces keep all of them in one slot of a cluster, so that
-//! a gateway reads them with one command. With `redis.hmac_key` each is signed, and one that is not changes nothing.
+//! Each change is `{prefix}:{limits}:RULE`, with a Redis expiry. The braces keep all of them in one
+//! slot of a cluster, so that a gateway reads them with one command. With `redis.hmac_key` each is
+//! signed, and one without a valid signature is ignored.
 //!
-//! **Failure mode.** While Redis does not answer, what was last read goes on, also beyond its time.
+//! **Failure mode.** While Redis does not answer, the last known changes stay, even expired ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::sealing::Sealing;
 use crate::limit::change::Change;
 use crate::metrics::RedisOp;
 
-/// The changes in Redis.
+/// Changes of rules in Redis.
 #[derive(Debug)]
 pub struct StoredChanges {
     link: Link,
@@ -23,7 +24,7 @@ pub struct StoredChanges {
 }
 
 impl StoredChanges {
-    /// Those that are kept there.
+    /// Creates a handle; reads nothing yet.
     #[must_use]
     pub const fn new(link: Link, sealing: Sealing) -> Self {
         Self { link, sealing }
@@ -33,10 +34,10 @@ impl StoredChanges {
         format!("{}:{{limits}}:{rule}", self.link.settings().prefix)
     }
 
-    /// Writes a change, for so long or until it is taken back.
+    /// Writes a change, which lasts for `lasts`, or until it is reverted.
     ///
     /// # Errors
-    /// When Redis cannot be asked; it may have been written all the same.
+    /// Returns [`Loss`] if the command to Redis fails; the change may be written all the same.
     pub async fn put(&self, rule: &str, change: &Change, lasts: Option<Duration>) -> Result<(), Loss> {
         let key = self.key(rule);
         let text = self.sealing.seal(&key, change.write());
@@ -47,18 +48,18 @@ impl StoredChanges {
         self.link.call(RedisOp::Callers, &set).await
     }
 
-    /// Takes a change back. Says whether there was one.
+    /// Deletes a change. Returns `false` if there was none.
     ///
     /// # Errors
-    /// When Redis cannot be asked; it may be gone all the same.
+    /// Returns [`Loss`] if the command to Redis fails. The change may be deleted all the same.
     pub async fn delete(&self, rule: &str) -> Result<bool, Loss> {
         self.link.call(RedisOp::Callers, cmd("DEL").arg(self.key(rule))).await
     }
 
-    /// The changes of these rules.
+    /// Returns the changes of these rules.
     ///
     /// # Errors
-    /// When Redis cannot be asked.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn read(&self, rules: &[Arc<str>]) -> Result<Vec<(Arc<str>, Change)>, Loss> {
         if rules.is_empty() {
             return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! Connections to one server, to a master that sentinels know, or to a cluster.
+//! Connections to a single server, to the master known to sentinels, or to a cluster.
 
 use std::time::Duration;
 
@@ -13,11 +13,12 @@ use redis::{
 
 use super::settings::{RedisSettings, Topology};
 
-/// How long a connection may take to be made; requests do not wait for it.
+/// Time limit for connecting; requests do not wait for it.
 const CONNECT: Duration = Duration::from_secs(1);
-/// Commands on their way to the socket: more than come in within the timeout of one.
+/// Commands queued before the socket: more than arrive within the timeout of one.
 const QUEUE: usize = 4096;
-/// A cluster's own tries after a slot moved. Its waits are far below a request's patience or beyond it in any case.
+/// Retries of the cluster client after a slot moved. Its delays are far below the timeout of a
+/// request, or far above it.
 const REDIRECTIONS: u32 = 3;
 
 /// An open connection; clones share it.
@@ -28,12 +29,12 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// Whether keys live on several servers: then commands on several keys cannot be sent together.
+    /// Returns `true` for a cluster, where commands on several keys cannot be pipelined.
     pub(super) const fn is_spread(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
 
-    /// Sends commands whose answers say nothing: together if that can be.
+    /// Sends commands whose answers do not matter, pipelined if possible.
     pub(super) async fn tell(&mut self, commands: Vec<Cmd>) -> RedisResult<()> {
         if self.is_spread() {
             for command in commands {
@@ -82,7 +83,7 @@ fn certificates(settings: &RedisSettings) -> Option<TlsCertificates> {
     root_cert.is_some().then_some(TlsCertificates { client_tls: None, root_cert })
 }
 
-/// With `patience`, an answer is waited for no longer; without, whoever asks bounds each command.
+/// Returns a configuration; with `patience: None` the caller bounds each command.
 fn config(patience: Option<Duration>) -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT))
@@ -90,7 +91,6 @@ fn config(patience: Option<Duration>) -> AsyncConnectionConfig {
         .set_pipeline_buffer_size(QUEUE)
 }
 
-/// A connection for commands.
 pub(super) async fn connect(settings: &RedisSettings, patience: Option<Duration>) -> RedisResult<Connection> {
     if settings.topology != Topology::Cluster {
         return listen(settings, config(patience), ProtocolVersion::RESP2).await.map(Connection::Single);
@@ -105,7 +105,7 @@ pub(super) async fn connect(settings: &RedisSettings, patience: Option<Duration>
     builder.build()?.get_async_connection().await.map(Connection::Cluster)
 }
 
-/// A connection for commands beside one that is listened on, which may be the same.
+/// Returns a connection for commands besides a subscription. Outside a cluster it is the same one.
 pub(super) async fn beside(
     listening: &MultiplexedConnection,
     settings: &RedisSettings,
@@ -117,8 +117,7 @@ pub(super) async fn beside(
     }
 }
 
-/// A connection to one server: the one there is, the master, or some node of a cluster, where what is published
-/// anywhere can be heard.
+/// Connects to one server: the only one, the master, or any cluster node, as each relays messages.
 pub(super) async fn listen(
     settings: &RedisSettings,
     config: AsyncConnectionConfig,
@@ -153,8 +152,8 @@ async fn one(
     client.get_multiplexed_async_connection_with_config(config).await
 }
 
-/// Asks the sentinels for the master anew: after a failover it is another one. User, password and database of the
-/// first URL are the master's; sentinels are asked without.
+/// Asks the sentinels for the current master, which changes with a failover. User, password and
+/// database of the first URL are the master's; sentinels are asked without credentials.
 async fn sentinel(
     settings: &RedisSettings,
     master: &str,

@@ -1,17 +1,18 @@
-//! Switches of colours, over Redis.
+//! Switches of a pool's active colour, shared through Redis.
 //!
 //! | key | what |
 //! | --- | --- |
 //! | `{prefix}:pool:{pool}:active` | hash: the `epoch` of the latest switch, and its `text` |
 //! | `{prefix}:switched` | the set of pools that have such a key |
-//! | `{prefix}:follows:{id}` | the epochs that one gateway follows, as JSON by pool; lives 3 s |
+//! | `{prefix}:follows:{id}` | the epochs that a gateway has applied, as JSON by pool; lives 3 s |
 //! | `{prefix}:followers` | the set of gateways that have such a key |
 //!
-//! A switch is told on the channel `{prefix}:control` and kept under its key by one script, which takes it only if no
-//! later one is there: two operators at once switch one after the other.
+//! One script stores a switch under its key and publishes it on the channel `{prefix}:control`,
+//! unless a later switch is stored: switches of two concurrent operators are serialized.
 //!
-//! **Failure mode.** Redis comes back empty: gateways put what they follow back. A gateway that cannot reach Redis goes
-//! on as it was and counts as gone after 3 s; when it is back it reads what it missed before anything else.
+//! **Failure mode.** Redis comes back empty: gateways store the switches they know again. A gateway
+//! without Redis keeps its state and counts as gone after 3 s; on return it first reads what it
+//! missed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,14 +24,14 @@ use tokio::time::timeout;
 use super::connect::{Connection, connect};
 use super::settings::RedisSettings;
 
-/// How long a gateway counts as following after it said so.
+/// Lifetime of a gateway's `follows` key, in ms.
 const LIVES_MS: u64 = 3000;
-/// The most pools and gateways that are read.
+/// Most pools and gateways that are read.
 const MOST: usize = 1024;
-/// How long making a connection, and each answer, may take.
+/// Time limit for connecting, and for each answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Keeps and tells a switch, unless a later one is kept.
+/// Stores and publishes a switch, unless one of the same or a later epoch is stored.
 const KEEP: &str = r"
 if tonumber(ARGV[1]) <= tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') then return 0 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'text', ARGV[2])
@@ -38,13 +39,13 @@ redis.call('PUBLISH', ARGV[3], ARGV[2])
 return 1
 ";
 
-/// The channel on which switches are told.
+/// Returns the channel for switches.
 #[must_use]
 pub fn control_channel(prefix: &str) -> Arc<str> {
     format!("{prefix}:control").into()
 }
 
-/// A connection for what an operator asks.
+/// Connection for operator commands.
 pub struct Control {
     connection: Connection,
     prefix: Arc<str>,
@@ -57,10 +58,10 @@ impl std::fmt::Debug for Control {
 }
 
 impl Control {
-    /// Connects.
+    /// Connects to Redis, within 1 s.
     ///
     /// # Errors
-    /// When Redis cannot be reached in time.
+    /// Returns an error if Redis cannot be reached in time.
     pub async fn open(settings: &RedisSettings) -> RedisResult<Self> {
         match timeout(PATIENCE, connect(settings, Some(PATIENCE))).await {
             Ok(connection) => Ok(Self::on(connection?, Arc::clone(&settings.prefix))),
@@ -68,25 +69,24 @@ impl Control {
         }
     }
 
-    /// On a connection that is there.
     pub(super) const fn on(connection: Connection, prefix: Arc<str>) -> Self {
         Self { connection, prefix }
     }
 
-    /// The epoch of the latest switch of `pool`; 0 when there is none.
+    /// Returns the epoch of the latest switch of `pool`; 0 if there is none.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn epoch(&mut self, pool: &str) -> RedisResult<u64> {
         let key = self.active(pool);
         let epoch: Option<u64> = cmd("HGET").arg(key).arg("epoch").query_async(&mut self.connection).await?;
         Ok(epoch.unwrap_or(0))
     }
 
-    /// Keeps and tells a switch. False when a later one, or one of the same epoch, is there already.
+    /// Stores and publishes a switch. Returns `false` if one of this or a later epoch is stored.
     ///
     /// # Errors
-    /// When Redis does not answer: then nobody knows whether it was told.
+    /// Returns an error if Redis does not answer; the switch may have been published.
     pub async fn tell(&mut self, pool: &str, epoch: u64, text: &str) -> RedisResult<bool> {
         let switched = format!("{}:switched", self.prefix);
         cmd("SADD").arg(switched).arg(pool).query_async::<()>(&mut self.connection).await?;
@@ -96,7 +96,7 @@ impl Control {
         keep.arg(epoch).arg(text).arg(&*channel).invoke_async(&mut self.connection).await
     }
 
-    /// The switches that are kept, as their texts.
+    /// Returns the texts of the stored switches.
     pub(super) async fn kept(&mut self) -> RedisResult<Vec<Vec<u8>>> {
         let set = format!("{}:switched", self.prefix);
         let pools: Vec<String> = cmd("SMEMBERS").arg(set).query_async(&mut self.connection).await?;
@@ -110,7 +110,7 @@ impl Control {
         Ok(texts)
     }
 
-    /// Says which epochs the gateway `id` follows.
+    /// Reports the epochs that the gateway `id` has applied.
     pub(super) async fn follow(&mut self, id: &str, epochs: &str) -> RedisResult<()> {
         let mut add = cmd("SADD");
         add.arg(format!("{}:followers", self.prefix)).arg(id);
@@ -119,10 +119,10 @@ impl Control {
         self.connection.tell(vec![add, set]).await
     }
 
-    /// How many gateways there are that do not yet follow `epoch` in `pool`. Those that are gone are taken from the set.
+    /// Counts live gateways without `epoch` in `pool`, and removes dead ones from the set.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn lagging(&mut self, pool: &str, epoch: u64) -> RedisResult<usize> {
         let set = format!("{}:followers", self.prefix);
         let ids: Vec<String> = cmd("SMEMBERS").arg(&set).query_async(&mut self.connection).await?;
@@ -131,7 +131,7 @@ impl Control {
             let said: Option<Vec<u8>> =
                 cmd("GET").arg(self.follows(id)).query_async(&mut self.connection).await?;
             let Some(said) = said else {
-                // One that was only slow puts itself back.
+                // A gateway that was only slow adds itself again.
                 cmd("SREM").arg(&set).arg(id).query_async::<()>(&mut self.connection).await?;
                 continue;
             };

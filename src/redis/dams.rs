@@ -1,7 +1,8 @@
-//! Which gateways are at work.
+//! Registry of live gateways.
 //!
-//! Each writes `{prefix}:dam:{id}` every second, to live for three, and looks how many of those it knows of are there. That
-//! write is the link's probe as well: a server that takes it can be used.
+//! Each gateway sets `{prefix}:dam:{id}` every second, with a lifetime of 3 s, and counts the
+//! gateways with such a key. The write is also the link's probe: a server that accepts it is
+//! usable.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,36 +15,36 @@ use super::link::{Link, Loss, Probe};
 use crate::clock::Nanos;
 use crate::metrics::RedisOp;
 
-/// How long a gateway is taken to be at work after it was heard of: two lost beats are none.
+/// Lifetime of a heartbeat: two lost ones do not matter.
 const LIVES: Duration = Duration::from_secs(3);
-/// More gateways than this are not counted one by one.
+/// Gateways that are counted at most.
 const MOST: usize = 1000;
 
-/// This gateway among the others.
+/// This gateway, and the number of live gateways.
 #[derive(Debug)]
 pub struct Dams {
     id: String,
     count: Mutex<Count>,
-    /// How many there are: as far as is known.
+    /// Copy of the count, for lock-free reads.
     known: AtomicU32,
 }
 
-/// The number of gateways, from one look at Redis after another.
+/// Number of gateways, filtered over time.
 ///
-/// Where Redis comes back empty, who looks first sees itself alone, and would give a share as large as the whole. So more
-/// are believed at once, and fewer when every gateway had the time to say that it is there.
+/// After Redis comes back empty, the first gateway sees only itself, and would take the whole
+/// quota. So a higher count is believed at once, a lower one after all had the time to report.
 #[derive(Debug, Default)]
 struct Count {
     known: u32,
-    /// The most that were seen in the looks that saw fewer, and when the first of these was.
+    /// While a lower count is observed: the highest such count, and when the first was seen.
     fewer: Option<(u32, Nanos)>,
     last: Option<Nanos>,
 }
 
 impl Count {
-    /// Sees so many at `now`. Returns how many are taken to be there.
+    /// Records that `seen` gateways were found at `now`. Returns the filtered count.
     fn see(&mut self, seen: u32, now: Nanos) -> u32 {
-        // Between two looks that are so far apart nobody could say anything.
+        // After such a long gap between looks no gateway can have reported.
         let before = self.last.replace(now);
         let fewer = self.fewer.take().filter(|_| before.is_some_and(|before| now.since(before) <= LIVES));
         if seen >= self.known {
@@ -60,19 +61,19 @@ impl Count {
     }
 }
 
-/// The key that is there while a gateway is at work.
+/// Returns the key that exists while a gateway is live.
 pub(super) fn alive_key(prefix: &str, id: &str) -> String {
     format!("{prefix}:dam:{id}")
 }
 
-/// A name for a gateway that no other has.
+/// Returns a random id for a gateway.
 #[must_use]
 pub fn new_name() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
 impl Dams {
-    /// A gateway with a name of its own, which knows nothing of others.
+    /// Creates a registry with a new id; `told` is the configured number of gateways.
     #[must_use]
     pub fn new(told: u32) -> Arc<Self> {
         let told = told.max(1);
@@ -80,19 +81,19 @@ impl Dams {
         Arc::new(Self { id: new_name(), count, known: AtomicU32::new(told) })
     }
 
-    /// What this gateway is called, anew with each start.
+    /// Returns the id of this gateway; it is new with each start.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// How many are at work, this one included: as last seen, or as told before that.
+    /// Returns the number of live gateways, itself included: as counted, or until then configured.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.known.load(Ordering::Relaxed)
     }
 
-    /// Takes a new number from the settings. It counts until gateways are seen.
+    /// Updates the configured number, which counts until gateways are seen.
     pub fn tell(&self, told: u32) {
         let mut count = self.count.lock();
         if count.last.is_none() {
@@ -101,10 +102,10 @@ impl Dams {
         }
     }
 
-    /// Says that this one is at work, and looks who else is.
+    /// Sends a heartbeat, and counts the other gateways.
     ///
     /// # Errors
-    /// When Redis cannot be asked.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn beat(&self, probe: &Probe<'_>) -> Result<(), Loss> {
         let prefix = probe.prefix();
         let (everyone, id) = (format!("{prefix}:dams"), self.id.as_str());
@@ -118,7 +119,7 @@ impl Dams {
             if probe.call(RedisOp::Probe, cmd("EXISTS").arg(key(other))).await? {
                 seen += 1;
             } else {
-                // Should it only have been late, its next beat brings it back.
+                // If it was only late, its next heartbeat adds it again.
                 probe.call::<i64>(RedisOp::Probe, cmd("SREM").arg(&everyone).arg(other)).await?;
             }
         }
@@ -127,11 +128,11 @@ impl Dams {
         Ok(())
     }
 
-    /// Says that this one is no longer at work.
+    /// Deletes this gateway's heartbeat.
     pub async fn leave(&self, link: &Link) {
         let prefix = &link.settings().prefix;
         let key = alive_key(prefix, &self.id);
-        // The key dies by itself.
+        // An error is harmless: the key expires.
         if link.call::<i64>(RedisOp::Probe, cmd("DEL").arg(key)).await.is_err() {
             tracing::debug!("Redis was not told that this gateway goes");
         }
@@ -152,11 +153,11 @@ mod tests {
         for (second, seen, known) in [
             (1, 2, 2),
             (2, 3, 3),
-            // One falls silent, and is seen again.
+            // One is missing, and seen again.
             (3, 2, 3),
             (5, 2, 3),
             (6, 3, 3),
-            // One goes, then another.
+            // One leaves, then another.
             (7, 2, 3),
             (8, 1, 3),
             (10, 1, 3),
@@ -178,12 +179,12 @@ mod tests {
             "at the start nobody knows better than the settings"
         );
         assert_eq!(count.see(3, Nanos::from_secs(2)), 3);
-        // Redis is away again and again, each time empty, for a minute.
+        // For a minute, Redis is away again and again, and comes back empty each time.
         for second in (10..60).step_by(5) {
             assert_eq!(count.see(1, Nanos::from_secs(second)), 3);
             assert_eq!(count.see(2, Nanos::from_secs(second + 1)), 3);
         }
-        // It stays.
+        // Redis stays.
         for (second, known) in [(60, 3), (62, 3), (63, 3), (64, 2)] {
             assert_eq!(count.see(2, Nanos::from_secs(second)), known, "after {second} s");
         }

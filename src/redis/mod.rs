@@ -1,10 +1,11 @@
-//! Redis: what gateways and workers share. The only place that talks to it.
+//! Redis: state shared by gateways and workers. No other module talks to Redis.
 //!
-//! Commands of requests go over one [`link`], which bounds their time and stops asking a server that does not answer;
-//! what is only listened to, or asked for by an operator, has connections of its own.
+//! Commands of requests use one [`link`], which bounds their time and stops asking a server that
+//! does not answer. Subscriptions and operator commands have their own connections.
 //!
-//! **Failure mode.** Redis may be away, slow, or come back empty. Nothing here makes a request wait longer than the link's
-//! bound, or fail: who asks is told at once ([`link::Loss`]) and decides by itself, or goes on with what was known last.
+//! **Failure mode.** Redis may be away, slow, or come back empty. It never makes a request fail, or
+//! wait longer than the link's timeout: the calling code gets a [`link::Loss`] at once, and decides
+//! locally or by the last known state.
 
 pub mod callers;
 pub mod changes;

@@ -1,4 +1,4 @@
-//! A connection that is only listened on.
+//! Connections for subscriptions.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use super::connect::listen;
 use super::settings::RedisSettings;
 use crate::clock::Clock;
 
-/// Nobody takes pushes any more.
+/// Error of the push callback: the receiver was dropped.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody listens")]
 struct Gone;
 
-/// The connection ended under who listened.
+/// Returns the error for a subscription whose connection broke.
 pub(super) fn gone() -> RedisError {
     (ErrorKind::Io, "the connection broke").into()
 }
 
-/// How often a sign of life is asked for.
+/// Interval of `PING`s.
 const ASK: Duration = Duration::from_secs(1);
 
-/// Asks for signs of life, and completes with why there is none. One that did not come while the process itself was late,
-/// by `clock`, is asked for again.
+/// Sends `PING`s, and completes with the error of the first that fails. A timeout while the process
+/// itself was late, by `clock`, does not count.
 pub(super) async fn until_silent(mut connection: MultiplexedConnection, clock: &Clock) -> RedisError {
     let mut ticks = interval(ASK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -40,7 +40,7 @@ pub(super) async fn until_silent(mut connection: MultiplexedConnection, clock: &
     }
 }
 
-/// Connects, for messages to come as pushes of RESP3. `lost` is told of each that `pushes` had no room for.
+/// Connects with RESP3, for messages as pushes. Calls `lost` for each one without room.
 pub(super) async fn connect(
     settings: &RedisSettings,
     patience: Duration,
@@ -58,7 +58,7 @@ pub(super) async fn connect(
             }
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),
         });
-    // Sentinels are asked one after another.
+    // Sentinels are tried one after another.
     match timeout(patience * 3, listen(settings, config, ProtocolVersion::RESP3)).await {
         Ok(made) => made,
         Err(_) => Err((ErrorKind::Io, "no answer").into()),

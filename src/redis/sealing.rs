@@ -1,11 +1,11 @@
-//! Signatures on what is kept in Redis, under `redis.hmac_key`.
+//! Signatures of records in Redis, with `redis.hmac_key`.
 //!
-//! What a gateway or an operator writes for other gateways is signed together with the name of its key, so that a record
-//! of one caller cannot be passed off as another's, nor one deployment's as another's. Without a key nothing is signed,
-//! and signatures are read over.
+//! A record that a gateway or operator writes for gateways is signed together with its Redis key,
+//! so that it cannot be used for another caller or another deployment. Without `redis.hmac_key`,
+//! nothing is signed and signatures are skipped.
 //!
-//! **What it does not do.** What was signed once stays signed: whoever can write to Redis can put back what stood there
-//! before, or take it away. Counters, and who waits in which order, are not signed.
+//! **What it does not do.** Signatures do not expire: whoever can write to Redis can restore an old
+//! record or delete one. Counters and the order of pending jobs are not signed.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::fleet::heartbeat::{Key, SealFault, unsealed};
 
-/// The key of the moment. Clones share it.
+/// Current signature key. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Sealing(Arc<ArcSwapOption<Key>>);
 
@@ -24,18 +24,18 @@ impl From<Option<Key>> for Sealing {
 }
 
 impl Sealing {
-    /// Takes another key, or none, from now on.
+    /// Replaces the key; `None` turns signing off.
     pub fn replace(&self, key: Option<Key>) {
         self.0.store(key.map(Arc::new));
     }
 
-    /// The key, if there is one.
+    /// Returns the key; `None` without `redis.hmac_key`.
     #[must_use]
     pub fn key(&self) -> Option<Arc<Key>> {
         self.0.load_full()
     }
 
-    /// The text as it is to be kept under the key `place`.
+    /// Returns the text signed for the Redis key `place`.
     #[must_use]
     pub fn seal(&self, place: &str, text: String) -> String {
         match &*self.0.load() {
@@ -44,16 +44,16 @@ impl Sealing {
         }
     }
 
-    /// The text that was kept under the key `place`.
+    /// Verifies the text stored under the Redis key `place`, and removes its signature.
     ///
     /// # Errors
-    /// When it is not signed, or wrongly, though there is a key.
+    /// Returns an error if there is a key, and the signature is missing or wrong.
     pub fn open<'a>(&self, place: &str, kept: &'a str) -> Result<&'a str, SealFault> {
         let text = match &*self.0.load() {
             Some(key) => key.open(place, kept.as_bytes())?,
             None => unsealed(kept.as_bytes()),
         };
-        // What is cut off before it is ASCII.
+        // The signature is ASCII, so the rest is valid UTF-8.
         Ok(std::str::from_utf8(text).unwrap_or_default())
     }
 }
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(ours.open("dam:caller:y", &kept), Err(SealFault::Wrong));
         assert_eq!(theirs.open("dam:caller:x", &kept), Err(SealFault::Wrong));
         assert_eq!(ours.open("dam:caller:x", "{}"), Err(SealFault::Unsigned));
-        // Without a key nothing is looked at, so that one gateway can have it before the others.
+        // Without a key nothing is verified, so that gateways can get the key one after another.
         assert_eq!(
             (none.open("dam:caller:x", &kept), none.seal("p", "{}".into())),
             (Ok("{}"), "{}".to_owned())

@@ -1,4 +1,4 @@
-//! Where Redis is and how it is asked.
+//! Redis settings: address and time limits.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,29 +7,29 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
-/// Whether a URL says where a Redis server is.
+/// Returns `true` if the URL is a valid Redis URL.
 #[must_use]
 pub fn is_sound(url: &str) -> bool {
     url.into_connection_info().is_ok()
 }
 
-/// Where Redis is and how it is asked.
+/// Redis settings: address and time limits.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisSettings {
-    /// `redis://` or `rediss://` URLs: one server, the sentinels, or some nodes of a cluster. They may hold a password.
+    /// `redis(s)://` URLs of a server, sentinels, or cluster nodes. They may hold a password.
     pub urls: Urls,
-    /// What the URLs lead to.
+    /// Kind of deployment behind the URLs.
     pub topology: Topology,
     /// Further certificate authorities for `rediss`, PEM.
     pub authorities: Option<Arc<[u8]>>,
-    /// What every key and channel begins with; holds no braces.
+    /// Prefix of every key and channel; holds no braces.
     pub prefix: Arc<str>,
-    /// How long a command may take before the gateway goes on without it.
+    /// Time limit of a command; after it the gateway decides without Redis.
     pub timeout: Duration,
 }
 
 impl RedisSettings {
-    /// One server, and the default patience.
+    /// Returns the settings of a single server, with the default timeout of 10 ms.
     #[must_use]
     pub fn single(url: Arc<str>, prefix: Arc<str>) -> Self {
         let timeout = Duration::from_millis(10);
@@ -37,19 +37,19 @@ impl RedisSettings {
     }
 }
 
-/// URLs that may hold credentials. Clones share them, so that every connection that is made from now on takes new ones.
+/// URLs with credentials. Clones share them, so that new connections use new credentials.
 #[derive(Clone)]
 pub struct Urls(Arc<ArcSwap<Vec<Arc<str>>>>);
 
 impl Urls {
-    /// As they are now.
+    /// Returns the current URLs.
     #[must_use]
     pub fn load(&self) -> Arc<Vec<Arc<str>>> {
         self.0.load_full()
     }
 
-    /// Takes the credentials of `new`, if it leads to the same servers and databases. Says whether it does. What is
-    /// connected stays so.
+    /// Takes new credentials if `new` has the same servers and databases, and returns whether it
+    /// has. Open connections stay.
     pub fn retell(&self, new: &Self) -> bool {
         let new = new.load();
         let same = places(&self.load()).is_some_and(|ours| Some(ours) == places(&new));
@@ -60,7 +60,7 @@ impl Urls {
     }
 }
 
-/// The servers and databases of `urls`; `None` where one is no URL of Redis.
+/// Returns the servers and databases of `urls`; `None` if one is no Redis URL.
 fn places(urls: &[Arc<str>]) -> Option<Vec<(ConnectionAddr, i64)>> {
     let place = |url: &Arc<str>| {
         let info = (**url).into_connection_info().ok()?;
@@ -90,13 +90,13 @@ impl PartialEq for Urls {
 
 impl Eq for Urls {}
 
-/// What the URLs lead to.
+/// Kind of deployment behind the URLs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Topology {
     /// One server.
     #[default]
     Single,
-    /// Sentinels that know where the master of this name is.
+    /// Sentinels, with the name of the master.
     Sentinel(Arc<str>),
     /// A cluster.
     Cluster,

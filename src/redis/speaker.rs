@@ -1,9 +1,9 @@
-//! Saying heartbeats.
+//! Heartbeat publisher of workers.
 //!
-//! Each is kept under a key and published, in one round trip unless Redis is a cluster; see `docs/fleet.md`.
+//! Each is stored and published, in one round trip except in a cluster; see `docs/fleet.md`.
 //!
-//! **Failure mode.** Redis is away: nothing is queued, for an old heartbeat is worth nothing. The next one tries to
-//! connect again, so an interval is the only backoff there is.
+//! **Failure mode.** Redis is away: nothing is queued, because old heartbeats are worthless. The
+//! next heartbeat reconnects, so the heartbeat interval is the only backoff.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use super::feed::health_channel;
 use super::settings::RedisSettings;
 use crate::fleet::heartbeat::{Heartbeat, Key};
 
-/// The longest that a connection or an answer is waited for.
+/// Time limit for connecting, and for each answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Says heartbeats over Redis.
+/// Heartbeat publisher over Redis.
 pub struct Speaker {
     settings: RedisSettings,
     key: Option<Key>,
@@ -35,17 +35,17 @@ impl fmt::Debug for Speaker {
 }
 
 impl Speaker {
-    /// A speaker that has not connected yet, and signs if there is a key.
+    /// Creates a publisher that is not yet connected. With a key it signs heartbeats.
     #[must_use]
     pub fn new(settings: RedisSettings, key: Option<Key>) -> Self {
         let channel = health_channel(&settings.prefix);
         Self { settings, key, channel, connection: None }
     }
 
-    /// Says one heartbeat.
+    /// Publishes a heartbeat.
     ///
     /// # Errors
-    /// When Redis did not take it in time; it is not said again.
+    /// Returns an error if Redis did not accept it in time; it is not retried.
     pub async fn say(&mut self, beat: &Heartbeat) -> RedisResult<()> {
         let text = beat.write();
         let text = self.key.as_ref().map_or_else(|| text.clone(), |key| key.seal(&self.channel, &text));
@@ -62,10 +62,10 @@ impl Speaker {
         self.keep(connection, said)
     }
 
-    /// Takes back what is kept about a worker that goes.
+    /// Deletes what is stored about a worker that leaves.
     ///
     /// # Errors
-    /// When Redis did not take it in time.
+    /// Returns an error if Redis did not accept it in time.
     pub async fn leave(&mut self, worker: &str) -> RedisResult<()> {
         let mut connection = self.connect(PATIENCE).await?;
         let kept = self.kept(worker);
@@ -91,7 +91,7 @@ impl Speaker {
         }
     }
 
-    /// Keeps a connection for the next time, unless something went wrong on it.
+    /// Keeps the connection for the next heartbeat, unless it failed.
     fn keep(&mut self, connection: Connection, outcome: RedisResult<()>) -> RedisResult<()> {
         if outcome.is_ok() {
             self.connection = Some(connection);

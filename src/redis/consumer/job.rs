@@ -1,59 +1,60 @@
-//! What a worker is given, and what it is told.
+//! Jobs as a worker gets them, and the answers of Redis.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-/// A place in the stream that leads to a job.
+/// An entry of the job stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The entry's id.
     pub id: String,
-    /// The job's.
+    /// Id of the job.
     pub job: String,
-    /// How often it was given out, this time included: who was given it before must not end what began since.
+    /// Delivery count, this delivery included. It tells an outdated delivery from the current one,
+    /// so that a suspended worker does not end a run started since.
     pub given: u64,
 }
 
-/// What came of taking a job.
+/// Result of taking a job.
 #[derive(Debug)]
 pub enum Taken {
-    /// It is this worker's to run.
+    /// A run for this worker.
     Run(Run),
-    /// There is nothing to run any more.
+    /// The job has ended.
     Gone,
-    /// Its runs are used up, for this reason.
+    /// No attempts are left; the value is the error.
     Dead(String),
-    /// It is another's by now.
+    /// Another worker holds the job by now.
     Leave,
 }
 
-/// A run of a job, as it was begun.
+/// A started run of a job.
 #[derive(Debug)]
 pub struct Run {
-    /// Which run of the job this is.
+    /// Number of the run.
     pub epoch: u64,
-    /// The time until its deadline.
+    /// Time until the deadline of the job.
     pub left: Duration,
-    /// What was asked.
+    /// The request path.
     pub path: String,
-    /// A JSON object of strings.
+    /// Request headers, as a JSON object of strings.
     pub headers: String,
-    /// The request's body.
+    /// The request body.
     pub body: Bytes,
-    /// Whether this worker has no key, or the job is signed with it.
+    /// `true` if the job's signature is valid, or this worker has no key.
     pub genuine: bool,
-    /// Whether the answer is to be signed.
+    /// `true` if the reply must be signed.
     pub sealed: bool,
 }
 
-/// What Redis says to a part of an answer.
+/// Answer of Redis to an `emit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// It was added.
+    /// The parts were added.
     Ok,
-    /// Somebody else runs the job.
+    /// Another worker runs the job.
     Fenced,
-    /// Nobody wants the rest.
+    /// The rest of the reply is not wanted.
     Cancelled,
 }

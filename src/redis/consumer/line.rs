@@ -1,7 +1,7 @@
-//! A connection that is made anew after it broke.
+//! A connection that reconnects on demand.
 //!
-//! **Failure mode.** Redis is away: each command waits for one attempt to connect and fails. Whoever sent it knows
-//! whether it may be sent again.
+//! **Failure mode.** Redis is away: each command fails after one attempt to connect. The caller
+//! knows whether the command may be retried.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use tokio::time::timeout;
 use crate::redis::connect::{Connection, connect};
 use crate::redis::settings::RedisSettings;
 
-/// How long an answer may take that Redis does not hold back itself.
+/// Time limit of an answer that Redis does not delay itself.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// How long making a connection may take in all: sentinels are asked one after another.
+/// Time limit for connecting in all; sentinels are tried one after another.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// One connection for many tasks.
+/// Connection shared by many tasks.
 pub(super) struct Line {
     settings: RedisSettings,
     patience: Duration,
-    /// A lock for tasks: while one of them connects, the others wait for what comes of it.
+    /// An async lock: while one task connects, the others wait for its result.
     open: Mutex<Option<Connection>>,
 }
 
 impl Line {
-    /// A line that is not open yet. `held` is how long Redis may hold an answer back.
+    /// Creates an unconnected line. `held` is how long Redis may delay an answer (`BLOCK`).
     pub(super) fn new(settings: &RedisSettings, held: Duration) -> Self {
         Self { settings: settings.clone(), patience: PATIENCE + held, open: Mutex::new(None) }
     }
@@ -36,7 +36,7 @@ impl Line {
         self.heard(command.query_async(&mut connection).await).await
     }
 
-    /// Runs a script, by its hash as long as the server knows it.
+    /// Runs a script, by its hash if the server knows it.
     pub(super) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
         let mut connection = self.connection().await?;
         self.heard(script.invoke_async(&mut connection).await).await
@@ -55,10 +55,9 @@ impl Line {
         Ok(made)
     }
 
-    /// Gives the connection up when its answer was none. What another task has made meanwhile may go with it; that costs
-    /// one connection more.
+    /// Drops the connection after a connection error; at worst another task's new one, too.
     async fn heard<T>(&self, answer: RedisResult<T>) -> RedisResult<T> {
-        // A server that takes no writes was made a replica: the master is elsewhere.
+        // A read-only server has become a replica; the master is elsewhere.
         let is_gone = |error: &RedisError| {
             error.is_io_error()
                 || error.is_unrecoverable_error()

@@ -1,9 +1,9 @@
-//! The worker's side of the queue: taking jobs from Redis, and giving answers back.
+//! Worker side of the queue: takes jobs from Redis, and returns replies.
 //!
-//! Each function of [`Consumer`] is one step of `docs/queue-protocol.md`, sent once. [`Runs`] takes these steps in order, and
-//! again where that is right, around an [`Engine`] that answers.
+//! Each function of [`Consumer`] is one step of `docs/queue-protocol.md`, sent once. [`Runs`] takes
+//! these steps in order around an [`Engine`], and retries where that is safe.
 //!
-//! **Failure mode.** Redis is away: every step fails within some two seconds. All of them may be sent again.
+//! **Failure mode.** Redis is away: every step fails within about 2 s. All steps may be repeated.
 
 mod job;
 mod line;
@@ -30,28 +30,28 @@ use super::sealing::Sealing;
 use super::settings::RedisSettings;
 use crate::clock::Clock;
 
-/// Cancels that may wait to be looked at. One that has no room is told with the next part of its answer.
+/// Queued cancels. A cancel beyond that is reported by the next `emit` of its job.
 const CANCELS: usize = 1024;
 const GROUP: &str = "workers";
-/// How long Redis may hold back the answer to a read while there is nothing.
+/// How long a read blocks in Redis while there are no entries.
 const BLOCK: Duration = Duration::from_millis(1000);
-/// Intervals without a renewal after which a job is anybody's.
+/// Intervals without a renewal after which a job may be claimed.
 const MISSED: u32 = 3;
 
-/// Who drains what.
+/// Identity of a consumer.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The worker's name.
     pub worker: Arc<str>,
     /// The pool whose jobs it takes.
     pub pool: Arc<str>,
-    /// The side of the pool it is on.
+    /// The colour of the pool whose jobs it takes.
     pub colour: Arc<str>,
-    /// How often runs are renewed; the same in all workers of the pool.
+    /// Interval of renewals; the same for all workers of the pool.
     pub interval: Duration,
 }
 
-/// One worker's way to its queue.
+/// Access of a worker to its queue.
 pub struct Consumer {
     place: Place,
     prefix: Arc<str>,
@@ -59,7 +59,7 @@ pub struct Consumer {
     dead: String,
     sealing: Sealing,
     settings: RedisSettings,
-    /// For what Redis holds back, which nothing else may wait behind.
+    /// For blocking reads, which must not delay other commands.
     reading: Line,
     line: Line,
     take: Script,
@@ -77,7 +77,7 @@ impl fmt::Debug for Consumer {
 }
 
 impl Consumer {
-    /// A consumer that has not connected yet. With a key it knows forged jobs.
+    /// Creates an unconnected consumer. With a key it verifies the signatures of jobs.
     #[must_use]
     pub fn new(settings: &RedisSettings, place: Place, sealing: impl Into<Sealing>) -> Self {
         let prefix = Arc::clone(&settings.prefix);
@@ -101,16 +101,16 @@ impl Consumer {
         }
     }
 
-    /// Who drains what.
+    /// Returns the identity of the consumer.
     #[must_use]
     pub const fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Makes the stream and its group, unless they are there.
+    /// Creates the stream and its group, unless they exist.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn join(&self) -> RedisResult<()> {
         let mut create = cmd("XGROUP");
         create.arg("CREATE").arg(&self.stream).arg(GROUP).arg(0).arg("MKSTREAM");
@@ -120,20 +120,20 @@ impl Consumer {
         }
     }
 
-    /// Waits for new entries, for a second at the most.
+    /// Waits for a new entry, for at most 1 s.
     ///
     /// # Errors
-    /// When Redis does not answer, or has lost the stream or its group.
+    /// Returns an error if Redis does not answer, or has lost the stream or its group.
     pub async fn read(&self) -> RedisResult<Vec<Entry>> {
         let mut read = cmd("XREADGROUP");
         read.arg("GROUP").arg(GROUP).arg(&*self.place.worker);
-        // One at a time: workers that are free together then share what comes together.
+        // One at a time, so that workers that are free together share new entries.
         read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS").arg(&self.stream).arg(">");
         let streams: Option<Vec<(String, Vec<Wire>)>> = self.reading.call(&read).await?;
         Ok(streams.into_iter().flatten().flat_map(|(_, entries)| entries).map(entry).collect())
     }
 
-    /// Claims entries of workers that were not heard for three intervals.
+    /// Claims up to `most` entries that were not renewed for three intervals.
     ///
     /// # Errors
     /// As [`Consumer::read`].
@@ -144,16 +144,16 @@ impl Consumer {
         Ok(claimed.into_iter().map(|(id, job, given)| Entry { id, job, given }).collect())
     }
 
-    /// After how long without a renewal a job is anybody's.
+    /// Returns the time without a renewal after which a job may be claimed.
     #[must_use]
     pub fn unheard(&self) -> Duration {
         self.place.interval * MISSED
     }
 
-    /// Begins a run.
+    /// Starts a run.
     ///
     /// # Errors
-    /// When Redis does not answer. The run may have begun all the same; taken again, it is another.
+    /// Returns an error if Redis does not answer. The run may have started; a retry starts another.
     pub async fn take(&self, entry: &Entry) -> RedisResult<Taken> {
         let job = &entry.job;
         let mut take = self.of_job(&self.take, job);
@@ -178,11 +178,11 @@ impl Consumer {
         })
     }
 
-    /// Adds to an answer. `first` is the number of the first of `parts`; what was added stays added once. `sealed`: the
-    /// parts are signed, if this worker has a key.
+    /// Adds `parts` to a reply; `first` is the number of the first one. Repeating a call does not
+    /// add them twice. With `sealed`, parts are signed if this worker has a key.
     ///
     /// # Errors
-    /// When Redis does not answer; with the code `GAP` when it has lost what came before.
+    /// Returns an error if Redis does not answer; with the code `GAP` if it has lost earlier parts.
     pub async fn emit(
         &self,
         job: &str,
@@ -205,7 +205,7 @@ impl Consumer {
         self.say(job, epoch, first, parts.iter().map(|(kind, data)| (*kind, &data[..]))).await
     }
 
-    /// Says why a run failed that another may not; `next` is the number that its next part would have had.
+    /// Reports why a run failed that may be retried; `next` is the number of its next part.
     ///
     /// # Errors
     /// As [`Consumer::emit`].
@@ -233,44 +233,44 @@ impl Consumer {
         })
     }
 
-    /// Says that these entries still run. Answers those that are somebody else's.
+    /// Renews these entries. Returns those that another consumer holds.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn renew(&self, entries: &[String]) -> RedisResult<Vec<String>> {
         let mut renew = self.renew.key(&self.stream);
         renew.arg(&*self.place.worker).arg(entries);
         self.line.run(&renew).await
     }
 
-    /// Takes the entry of a job that has ended out of the stream; with an error it becomes a dead letter.
+    /// Removes the entry of an ended job. With an error in `dead` the job becomes a dead letter.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn end(&self, entry: &Entry, dead: &str) -> RedisResult<()> {
         let mut end = self.end.key(&self.stream);
         end.key(&self.dead).arg(&entry.id).arg(&entry.job).arg(dead);
         self.line.run(&end).await
     }
 
-    /// Hands an entry back, if it is still this worker's, so that the next who claims gets it.
+    /// Hands an entry back if this worker still holds it, so that the next claim gets it.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn hand_back(&self, entry: &Entry) -> RedisResult<()> {
         let mut back = self.back.key(&self.stream);
         back.arg(&*self.place.worker).arg(&entry.id);
         self.line.run::<u64>(&back).await.map(drop)
     }
 
-    /// Hears which jobs, in which epoch, this worker should stop, until the connection breaks.
+    /// Calls `hear` for each cancel, with job and epoch, until the connection breaks.
     ///
     /// # Errors
-    /// Why nothing is heard any more.
+    /// Returns the error that ended the subscription.
     pub async fn hear_cancels(&self, mut hear: impl FnMut(&str, u64)) -> RedisResult<()> {
         let (sender, mut cancels) = mpsc::channel(CANCELS);
         let mut connection = pushes::connect(&self.settings, PATIENCE, sender, || ()).await?;
-        // Nobody measures the lateness of a worker's process.
+        // A worker does not measure how late its own process runs.
         let clock = Clock::system();
         connection.subscribe(format!("{}:cancels:{}", self.prefix, self.place.worker)).await?;
         let mut ask = std::pin::pin!(pushes::until_silent(connection, &clock));
@@ -312,10 +312,10 @@ impl Consumer {
     }
 }
 
-/// An entry as Redis writes it: its id, its fields.
+/// An entry as Redis returns it: its id, its fields.
 type Wire = (String, HashMap<String, String>);
 
-/// An entry that names no job is one of a job that is not there, and goes the way of those.
+/// An entry without a job is treated like one of a missing job.
 fn entry((id, mut fields): Wire) -> Entry {
     Entry { id, job: fields.remove("job").unwrap_or_default(), given: 1 }
 }

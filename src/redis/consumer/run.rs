@@ -1,10 +1,10 @@
-//! One run of a job: an engine's answer, carried to Redis piece by piece.
+//! Runs a job: sends the engine's response to Redis part by part.
 //!
-//! While a piece is on its way the engine goes on, and what it yields meanwhile goes together with the next: a slow Redis
-//! makes pieces larger and costs no memory.
+//! While a part is being sent the engine continues, and its output is sent together with the next
+//! part: a slow Redis makes parts larger, but costs no memory.
 //!
-//! **Failure mode.** Redis is away: the piece is sent again until it is taken, until the job is past its deadline or is no
-//! longer this worker's, or until the worker's patience is over: then the run stops, and the job is left to be claimed.
+//! **Failure mode.** Redis is away: the part is resent until Redis accepts it, the deadline passes,
+//! another worker holds the job, or the worker's patience ends. Then the job is left to be claimed.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -24,20 +24,20 @@ use super::runs::Stop;
 use super::{Consumer, Entry, Run, Said, Taken};
 use crate::redis::jobs::Kind;
 
-/// The most parts in one call, for a worker whose stream was cut small.
+/// Most parts per call, for an engine that yields small parts.
 const TOGETHER: usize = 64;
-/// The wait before something is sent again.
+/// Pause before a resend.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// What answers jobs.
+/// Executes jobs.
 pub trait Engine: Sync {
-    /// An answer's bytes, as they are made.
+    /// Body of a response, streamed as it is generated.
     type Body: Body<Data = Bytes, Error: Display> + Unpin + Send;
 
-    /// Answers the request that a job is.
+    /// Answers the request of a job.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// Returns the reason why there is no response.
     fn answer(
         &self,
         head: Parts,
@@ -45,22 +45,22 @@ pub trait Engine: Sync {
     ) -> impl Future<Output = Result<Response<Self::Body>, NoAnswer>> + Send;
 }
 
-/// Why a job got no answer.
+/// Why a job got no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// As of a process that died: nothing more is heard of the run, and whoever claims the job begins another.
+    /// Like a dead process: the run ends without a report, and the next claim starts another run.
     Silence,
-    /// Something failed, and another run may fare better.
+    /// The run failed; another run may succeed.
     Failed(String),
 }
 
-/// What is to be done about an entry.
+/// What to do with an entry.
 enum Verdict {
-    /// Its job has ended; with a reason it is a dead letter.
+    /// End it, because the job has ended; with a reason the job is a dead letter.
     End(String),
-    /// Another run may fare better.
+    /// Hand it back, because another run may succeed.
     HandBack,
-    /// It is left to whoever claims it.
+    /// Leave it to be claimed.
     Leave,
 }
 
@@ -70,16 +70,16 @@ impl Verdict {
     }
 }
 
-/// What a run needs.
+/// Context of a run.
 pub(super) struct Bench<'a, E> {
     pub(super) engine: &'a E,
     pub(super) consumer: &'a Consumer,
-    /// How long Redis may be away until the run is given up.
+    /// How long Redis may be away before the run is given up.
     pub(super) patience: Duration,
 }
 
 impl<E: Engine> Bench<'_, E> {
-    /// Takes a job, runs it, and does what is to be done about its entry.
+    /// Takes and runs a job, and then handles its entry.
     pub(super) async fn work(&self, entry: &Entry, stops: &mut Receiver<Stop>) {
         let verdict = match again(self.patience, || self.consumer.take(entry)).await {
             Ok(Taken::Run(run)) => self.run(&entry.job, run, stops).await,
@@ -87,7 +87,7 @@ impl<E: Engine> Bench<'_, E> {
             Ok(Taken::Dead(error)) => Verdict::End(error),
             Ok(Taken::Leave) | Err(_) => Verdict::Leave,
         };
-        // Whatever keeps these from being heard lets the entry be claimed, and its job is found to have ended.
+        // If this fails, the entry is claimed later and its job is found to have ended.
         let told = match verdict {
             Verdict::End(dead) => again(self.patience, || self.consumer.end(entry, &dead)).await,
             Verdict::HandBack => self.consumer.hand_back(entry).await,
@@ -114,8 +114,8 @@ impl<E: Engine> Bench<'_, E> {
         let Some(parts) = request(&run) else {
             return emit.error("upstream_broke", "The job's path or headers cannot be read.").await;
         };
-        // Only the engine is waited for no longer than that. What is being sent is sent to its end: until that is heard nobody
-        // knows which number comes next.
+        // The deadline bounds only the engine. A part that is being sent is always finished: until
+        // its answer comes, the next number is unknown.
         let until = Instant::now() + run.left;
         let response = match timeout_at(until, self.engine.answer(parts, run.body)).await {
             Ok(Ok(response)) => response,
@@ -127,7 +127,7 @@ impl<E: Engine> Bench<'_, E> {
         let mut body = response.into_body();
         let mut parts = vec![(Kind::Head, head)];
         loop {
-            // What is there goes together; nothing is waited for while something could be sent.
+            // Send ready parts together; never wait for more while there is one to send.
             let ready = if parts.len() < TOGETHER { body.frame().now_or_never() } else { None };
             let next = match ready {
                 Some(next) => next,
@@ -144,7 +144,7 @@ impl<E: Engine> Bench<'_, E> {
                 Some(Ok(frame)) => parts.extend(frame.into_data().ok().map(|data| (Kind::Data, data))),
                 Some(Err(cut)) => return emit.failed(&mut parts, &cut.to_string()).await,
                 None => {
-                    // What it holds, such as a worker's seat, is not held until Redis has the rest.
+                    // Release what the body holds, such as a worker's permit, before the last send.
                     drop(body);
                     parts.push((Kind::End, Bytes::new()));
                     return emit.send(&mut parts).await.err().unwrap_or_else(Verdict::ended);
@@ -154,20 +154,20 @@ impl<E: Engine> Bench<'_, E> {
     }
 }
 
-/// The answer of one run, as far as it was given.
+/// Sending state of a run's reply.
 struct Emit<'a> {
     consumer: &'a Consumer,
     job: &'a str,
     epoch: u64,
-    /// The number of the next part.
+    /// Number of the next part.
     first: u64,
     patience: Duration,
-    /// Whether it is to be signed.
+    /// `true` if parts are signed.
     sealed: bool,
 }
 
 impl Emit<'_> {
-    /// Sends parts until they are taken. What is to be done otherwise is the error.
+    /// Sends parts until Redis accepts them. The error says what to do otherwise.
     async fn send(&mut self, parts: &mut Vec<(Kind, Bytes)>) -> Result<(), Verdict> {
         if parts.is_empty() {
             return Ok(());
@@ -180,7 +180,7 @@ impl Emit<'_> {
         taken(said)
     }
 
-    /// Sends what there is, and that this run gives no more.
+    /// Sends the remaining parts, and reports that the run has failed.
     async fn failed(&mut self, parts: &mut Vec<(Kind, Bytes)>, why: &str) -> Verdict {
         if let Err(verdict) = self.send(parts).await {
             return verdict;
@@ -191,7 +191,7 @@ impl Emit<'_> {
             .unwrap_or(Verdict::HandBack)
     }
 
-    /// The run has taken too long. Redis has seen the deadline pass before, and says so.
+    /// Ends the run at its deadline. Redis has noticed that before, and answers accordingly.
     async fn late(&mut self) -> Verdict {
         self.error("upstream_timeout", "The deadline of the job has passed.").await
     }
@@ -210,7 +210,7 @@ fn taken(said: RedisResult<Said>) -> Result<(), Verdict> {
     }
 }
 
-/// Sends something until it is answered, or refused for good, or `patience` is over.
+/// Sends a command until it is answered, or finally refused, or `patience` ends.
 async fn again<T, F: Future<Output = RedisResult<T>>>(
     patience: Duration,
     send: impl Fn() -> F,
@@ -224,8 +224,7 @@ async fn again<T, F: Future<Output = RedisResult<T>>>(
     }
 }
 
-/// Whether the same command would meet the same error: keys that are not what they should be, or an answer of which Redis
-/// has lost the beginning.
+/// Returns `true` if a retry would fail too: wrong key type, or a reply without its beginning.
 fn is_final(error: &RedisError) -> bool {
     matches!(error.code(), Some("ERR" | "GAP" | "WRONGTYPE"))
 }

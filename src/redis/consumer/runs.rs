@@ -1,4 +1,4 @@
-//! What runs now, and how it is stopped.
+//! Active runs of a worker: renews and stops them.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,25 +11,24 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::run::{Bench, Engine};
 use super::{Consumer, Entry};
 
-/// The wait before cancels are listened to again after the connection broke.
+/// Pause before resubscribing to cancels after the connection broke.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Stops of one run that may wait to be looked at; more would say the same.
+/// Queued stops per run; more would say the same.
 const STOPS: usize = 4;
 
-/// Why a run stops before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// Nobody wants the run of this epoch.
+    /// The run of this epoch was cancelled.
     Cancelled(u64),
-    /// The entry is somebody else's.
+    /// Another worker holds the entry.
     Lost,
 }
 
-/// The runs of one worker.
+/// Active runs of one worker.
 pub struct Runs {
     consumer: Consumer,
     patience: Duration,
-    /// By the ids of their entries.
+    /// By entry id.
     running: Mutex<HashMap<String, Handle>>,
 }
 
@@ -44,7 +43,7 @@ struct Handle {
     stops: mpsc::Sender<Stop>,
 }
 
-/// A run's place among the others, left when it is dropped.
+/// Registration of a run, removed on drop.
 struct Seat<'a> {
     runs: &'a Runs,
     entry: &'a str,
@@ -57,23 +56,23 @@ impl Drop for Seat<'_> {
 }
 
 impl Runs {
-    /// Nothing runs yet. A run is given up when Redis is away for `patience`, or till its job's deadline.
+    /// Creates an empty set. A run ends if Redis is away for `patience` or past the job's deadline.
     #[must_use]
     pub fn new(consumer: Consumer, patience: Duration) -> Self {
         Self { consumer, patience, running: Mutex::default() }
     }
 
-    /// The way to the queue.
+    /// Returns the consumer.
     #[must_use]
     pub const fn consumer(&self) -> &Consumer {
         &self.consumer
     }
 
-    /// Has `engine` run the job that an entry leads to, to its end, and does what is to be done about the entry.
+    /// Runs the job of an entry on `engine` to its end, and then handles the entry.
     pub async fn work(&self, entry: &Entry, engine: &impl Engine) {
         let (stops, mut stopped) = mpsc::channel(STOPS);
         let handle = Handle { job: entry.job.clone(), stops };
-        // A worker that slept may claim what it runs itself; then that goes on.
+        // A worker that was suspended may claim an entry that it still runs; that run continues.
         if self.running.lock().try_insert(entry.id.clone(), handle).is_err() {
             return;
         }
@@ -81,13 +80,13 @@ impl Runs {
         Bench { engine, consumer: &self.consumer, patience: self.patience }.work(entry, &mut stopped).await;
     }
 
-    /// Whether nothing runs.
+    /// Returns `true` if there are no active runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.running.lock().is_empty()
     }
 
-    /// Says each interval that what runs still runs, and stops what is somebody else's.
+    /// Renews the active runs each interval, and stops those that another worker holds.
     pub async fn renew(&self) {
         let mut ticks = interval(self.consumer.place().interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -108,7 +107,7 @@ impl Runs {
         }
     }
 
-    /// Stops what is cancelled. A cancel that is not heard is told with the next part of the answer.
+    /// Stops cancelled runs. A cancel that is lost is reported by the next `emit`.
     pub async fn hear_cancels(&self) {
         loop {
             let heard = self.consumer.hear_cancels(|job, epoch| {
@@ -126,7 +125,7 @@ impl Runs {
 
 impl Handle {
     fn stop(&self, stop: Stop) {
-        // A run that has not looked yet, or has ended, needs no second word.
+        // If the queue is full the run already has a stop; if it is closed the run has ended.
         self.stops.try_send(stop).unwrap_or_default();
     }
 }

@@ -1,29 +1,28 @@
-//! How long to wait before the next try to connect.
+//! Backoff between connection attempts.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// The first wait: Redis that is only restarted is back about then.
+/// First wait: a Redis that merely restarts is back by then.
 const FIRST: Duration = Duration::from_millis(100);
-/// The longest wait. A feed that is back must be heard within a heartbeat or two, so it is short; what a hundred
-/// gateways ask of a Redis that comes up is still little.
+/// Longest wait. It is short, because a feed must be back within a heartbeat or two. A hundred
+/// gateways are still little load for a Redis that comes up.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Grows with each failure.
+/// Exponential backoff; the value counts failures.
 #[derive(Debug, Default)]
 pub(super) struct Backoff(u32);
 
 impl Backoff {
-    /// The wait after one more failure: half of it is chance, so that gateways that lost Redis together do not all
-    /// come back together.
+    /// Returns the wait after another failure. Half of it is random, so that gateways that lost
+    /// Redis together do not reconnect together.
     pub(super) fn next(&mut self, random: &mut Rng) -> Duration {
         let whole = FIRST.saturating_mul(1 << self.0.min(16)).min(LONGEST);
         self.0 = self.0.saturating_add(1);
         whole / 2 + whole.mul_f64(random.f64() / 2.0)
     }
 
-    /// It worked.
     pub(super) fn reset(&mut self) {
         self.0 = 0;
     }

@@ -1,22 +1,21 @@
-//! What the log says about heartbeats that are not taken.
+//! Rate limit for log lines about refused heartbeats.
 //!
-//! Whoever may publish can publish thousands a second; the metrics count them all, the log tells of each kind now and
-//! then.
+//! Thousands may come a second. The metrics count all; the log reports each kind every 10 s.
 
 use std::time::Duration;
 
 use crate::clock::Nanos;
 use crate::fleet::roster::Refused;
 
-/// Between two lines about the same kind.
+/// Least time between two lines about the same kind.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// When each kind was last told of.
+/// Time of the last log line of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Complaints([Option<Nanos>; Refused::NAMES.len()]);
 
 impl Complaints {
-    /// Tells of `refused`, if this kind has not been told of lately.
+    /// Logs `refused`, unless this kind was logged recently.
     pub(super) fn about(&mut self, refused: &Refused, now: Nanos) {
         if self.is_due(refused, now) {
             let kind = refused.as_str();

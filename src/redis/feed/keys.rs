@@ -1,4 +1,4 @@
-//! The heartbeats that stand under keys: what was said while nobody listened.
+//! Reads stored heartbeats, which may have been published while no one was subscribed.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use super::super::connect::Connection;
 use crate::fleet::heartbeat::LARGEST;
 use crate::fleet::roster::MOST_WORKERS;
 
-/// Keys asked for at once: few enough that the answer comes well within a command's time.
+/// Keys per pipeline: few enough that the answer comes well within a command's timeout.
 const BATCH: usize = 64;
-/// The most names that are read: names that no longer have a key are among them, and some are made up.
+/// Most names that are read. Some are stale (their key has expired), some may be made up.
 const MOST_NAMES: usize = 4 * MOST_WORKERS;
 
-/// A text under a key.
+/// A stored heartbeat.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) text: Vec<u8>,
-    /// How long the key has to live.
+    /// Remaining lifetime of the key.
     pub(super) left: Duration,
 }
 
-/// Reads what stands under the keys of all workers in the set. Whoever has no key left is taken from the set, so that
-/// it does not grow with every worker that ever was; a worker that lives puts itself back with its next heartbeat.
+/// Reads the heartbeats of all workers in the set. Removes names without a key, so that the set
+/// does not grow for ever; a live worker adds itself again with its next heartbeat.
 pub(super) async fn read(connection: &mut Connection, prefix: &str) -> RedisResult<Vec<Kept>> {
     let set = format!("{prefix}:workers");
     let names = names(connection, &set).await?;
@@ -33,11 +33,11 @@ pub(super) async fn read(connection: &mut Connection, prefix: &str) -> RedisResu
         let mut ask = pipe();
         for name in batch {
             let key = [prefix.as_bytes(), b":worker:", name].concat();
-            // One byte more than is read, so that what is too long is seen to be, whatever its length.
+            // One byte more than the limit, so that a text that is too long is recognized.
             ask.cmd("GETRANGE").arg(&key).arg(0).arg(LARGEST);
             ask.cmd("PTTL").arg(&key);
         }
-        // A key of another kind is an error in its place, and must not hide the others.
+        // A key of another type is an error in its place, and must not hide the other answers.
         let answers: Vec<Value> = ask.ignore_errors().query_async(connection).await?;
         for (name, answer) in batch.iter().zip(answers.chunks_exact(2)) {
             match answer {
@@ -45,7 +45,7 @@ pub(super) async fn read(connection: &mut Connection, prefix: &str) -> RedisResu
                     let left = Duration::from_millis(left.unsigned_abs());
                     kept.push(Kept { text: text.clone(), left });
                 }
-                // What has no end was not written as heartbeats are: nobody can tell how old it is.
+                // A key without an expiry was not written by a worker, and its age is unknown.
                 _ => gone.push(name),
             }
         }
@@ -59,7 +59,7 @@ pub(super) async fn read(connection: &mut Connection, prefix: &str) -> RedisResu
     Ok(kept)
 }
 
-/// The names in the set, as far as they are read.
+/// Returns the names in the set, up to the limit.
 async fn names(connection: &mut Connection, set: &str) -> RedisResult<Vec<Vec<u8>>> {
     let mut names: Vec<Vec<u8>> = Vec::new();
     let mut cursor = 0_u64;
@@ -69,7 +69,7 @@ async fn names(connection: &mut Connection, set: &str) -> RedisResult<Vec<Vec<u8
         let page: Result<(u64, Vec<Vec<u8>>), RedisError> = scan.query_async(connection).await;
         let (next, page) = match page {
             Ok(page) => page,
-            // Whatever stands there is not ours; workers are still heard on the channel.
+            // The key has another type. Workers are still heard on the channel.
             Err(error) if !error.is_io_error() => {
                 tracing::warn!(set, %error, "the set of workers cannot be read");
                 return Ok(names);

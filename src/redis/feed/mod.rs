@@ -1,14 +1,15 @@
-//! The feed of heartbeats, from Redis to the roster.
+//! Heartbeat feed, from Redis to the worker registry.
 //!
-//! Pub/sub loses what is published while nobody listens, so each connection subscribes *first* and then reads the keys
-//! under which the last heartbeats stand; what comes in between is known twice and counts once. A connection is
-//! asked for a sign of life four times within the time after which the roster takes the feed for dead: with TCP alone
-//! a Redis that hangs looks like a fleet that has nothing to say.
+//! Pub/sub loses messages that are published without a subscription. So each connection first
+//! subscribes, and then reads the keys with the last heartbeats; a heartbeat that comes both ways
+//! counts once. The connection is probed four times within the time after which the registry takes
+//! the feed for dead: with TCP alone, a hung Redis looks like a silent fleet.
 //!
-//! * **Failure mode.** Redis is away: the roster's ages stand still, the fleet stays as it is, the log and the metrics
-//!   say so. Redis is back, maybe empty: nothing is taken away; whoever lives says so with the next heartbeat.
-//! * **Trade-off.** A connection of its own, besides that for commands: messages come on it in pushes of RESP3 (Redis 6
-//!   and later), and a slow command must not hold them up.
+//! * **Failure mode.** Redis is away: the feed clock stops, so ages in the registry stand still and
+//!   the fleet stays as it is; log and metrics report it. Redis comes back, maybe empty: nothing is
+//!   removed, and live workers report with their next heartbeat.
+//! * **Trade-off.** The feed has its own connection besides that for commands: messages come as
+//!   pushes of RESP3 (Redis 6 and later), and a slow command must not delay them.
 
 mod backoff;
 mod complaints;
@@ -37,15 +38,14 @@ use crate::fleet::colour::Switches;
 use crate::fleet::roster::{GAP, Refused, Roster, Source};
 use crate::metrics::Metrics;
 
-/// How long a connection may take to be made, and a command to be answered.
+/// Time limit for connecting, and for each answer.
 const PATIENCE: Duration = GAP;
-/// How often a sign of life is asked for.
+/// Interval of probes.
 const ASK: Duration = Duration::from_millis(250);
-/// Messages that may wait to be handled, some seconds' worth of a thousand workers. What comes beyond is lost, and the
-/// next heartbeat says it again.
+/// Queued messages: some seconds of a thousand workers. The next heartbeat repeats lost ones.
 const WAITING: usize = 4096;
 
-/// The feed of one gateway.
+/// Heartbeat feed of a gateway.
 pub struct Feed {
     settings: RedisSettings,
     channel: Arc<str>,
@@ -61,29 +61,29 @@ impl fmt::Debug for Feed {
     }
 }
 
-/// Who hears what the feed brings.
+/// Subscribers of the feed.
 #[derive(Clone, Debug)]
 pub struct Hearers {
-    /// Hears heartbeats.
+    /// Receives heartbeats.
     pub roster: Arc<Mutex<Roster>>,
-    /// Hears switches of colours.
+    /// Receives switches of colours.
     pub switches: Arc<Mutex<Switches>>,
-    /// Notified when something was news.
+    /// Notified after a change.
     pub changed: Arc<Notify>,
-    /// What this gateway is called among those that follow switches.
+    /// Id of this gateway in the reports of applied switches.
     pub id: Arc<str>,
-    /// The epochs that its snapshot follows, as JSON by pool.
+    /// Epochs of the switches that its snapshot has applied, as JSON by pool.
     pub epochs: Arc<ArcSwap<String>>,
 }
 
-/// The channel on which heartbeats come.
+/// Returns the channel for heartbeats.
 #[must_use]
 pub fn health_channel(prefix: &str) -> Arc<str> {
     format!("{prefix}:health").into()
 }
 
 impl Feed {
-    /// A feed to `hearers`.
+    /// Creates a feed to `hearers`.
     #[must_use]
     pub fn new(settings: RedisSettings, hearers: Hearers, metrics: Arc<Metrics>, clock: Clock) -> Self {
         let channel = health_channel(&settings.prefix);
@@ -91,7 +91,7 @@ impl Feed {
         Self { settings, channel, control, hearers, metrics, clock }
     }
 
-    /// Follows the feed for ever, through every outage.
+    /// Follows the feed forever, and reconnects after each outage.
     pub async fn run(self) {
         let mut backoff = Backoff::default();
         let mut random = Rng::new();
@@ -107,7 +107,7 @@ impl Feed {
         }
     }
 
-    /// Follows one connection to its end.
+    /// Follows the feed on one connection, until it fails.
     async fn follow(
         &self,
         backoff: &mut Backoff,
@@ -118,13 +118,13 @@ impl Feed {
         let mut listening = pushes::connect(&self.settings, PATIENCE, sender, || ()).await?;
         listening.subscribe(&[&*self.channel, &*self.control]).await?;
         let mut connection = beside(&listening, &self.settings, PATIENCE).await?;
-        // Colours before anything may be said about them: whoever counts as following knows them all.
+        // First the switches: a gateway that is counted as following must know all of them.
         self.catch_up(&connection).await?;
         let asked = self.clock.now();
         let kept = keys::read(&mut connection, &self.settings.prefix).await?;
         let count = kept.len();
         let heard: Vec<_> = {
-            // At once: who sees that the feed works sees what it brought.
+            // Under one lock: who sees the feed alive also sees the heartbeats that it read.
             let mut roster = self.hearers.roster.lock();
             roster.caught_up(asked);
             let hear = |kept: keys::Kept| {
@@ -166,7 +166,7 @@ impl Feed {
         }
     }
 
-    /// Reads the switches that were told while nobody listened, and puts back those that Redis has lost.
+    /// Reads switches published without a subscription, and stores those that Redis has lost.
     async fn catch_up(&self, connection: &Connection) -> RedisResult<()> {
         let mut control = Control::on(connection.clone(), Arc::clone(&self.settings.prefix));
         for text in control.kept().await? {
@@ -190,7 +190,7 @@ impl Feed {
         }
     }
 
-    /// Says which switches are followed, which is the sign of life that is asked for, until it is not answered.
+    /// Probes by reporting the applied switches. Completes with the error of the first failure.
     async fn ask_for_signs(
         &self,
         mut listening: MultiplexedConnection,
@@ -208,16 +208,16 @@ impl Feed {
             }
             let epochs = self.hearers.epochs.load_full();
             match control.follow(&self.hearers.id, &epochs).await {
-                // What was published before this was asked for has come before the answer.
+                // Messages published before the probe was sent have come before its answer.
                 Ok(()) => self.hearers.roster.lock().alive(asked),
-                // The answer may have come while nobody here could read it.
+                // The answer may have come while this process could not read it.
                 Err(error) if error.is_timeout() && self.clock.was_late_since(asked) => {}
                 Err(error) => return error,
             }
         }
     }
 
-    /// Counts what became of a heartbeat, and has others look at what is news.
+    /// Counts the outcome of a heartbeat, and notifies of changes.
     fn note(&self, heard: Result<bool, Refused>, complaints: &mut Complaints) {
         match heard {
             Ok(true) => {
@@ -233,5 +233,5 @@ impl Feed {
     }
 }
 
-/// There is no end but an error.
+/// Uninhabited: following ends only with an error.
 enum Never {}

@@ -1,9 +1,9 @@
-//! What is done about a job when nobody waits for it: cancelling, and clearing away.
+//! Cleanup of jobs that no client waits for: cancels jobs and deletes keys.
 //!
-//! It begins where a response body is dropped, which can wait for nothing.
+//! A task does it, because it starts in the `Drop` of a response body, which cannot await.
 //!
-//! **Failure mode.** Redis does not answer: a cancel is tried for a second, then the job runs on to its end or its
-//! deadline, for nobody. What is not cleared away goes by itself after ten minutes.
+//! **Failure mode.** Redis does not answer: a cancel is retried for a second, then the job runs on
+//! to its end or its deadline with no reader. Keys that are not deleted expire after ten minutes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,22 +20,22 @@ use super::{Jobs, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::Loss;
 
-/// Errands that may wait: a full gateway's clients that all leave at once.
+/// Capacity of the queue: enough for all clients of a full gateway leaving at once.
 const WAITING: usize = 16_384;
-/// Errands on their way at once.
+/// Tasks that run at once.
 const AT_ONCE: usize = 64;
-/// How often an errand is tried again, and after which pause.
+/// Attempts per task, and the pause after each.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(250);
-/// How often is looked whether all is done, by who goes down.
+/// How often a shutdown checks whether all tasks are done.
 const GLANCE: Duration = Duration::from_millis(2);
 
-/// Why a job ends that nobody ended.
+/// Why a gateway ends a job early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Its client does not want it any more.
+    /// The client cancelled it or left.
     Cancelled,
-    /// It took longer than it may.
+    /// Its deadline has passed.
     Expired,
 }
 
@@ -49,32 +49,31 @@ impl Why {
     }
 }
 
-/// Which jobs the script ends; the numbers are its own.
+/// Condition under which `cancel.lua` ends the job; the discriminants are the script's arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Only {
-    /// Whichever has not ended.
+    /// The job has not ended.
     Any = 0,
-    /// One whose time is over.
+    /// The job is past its deadline.
     Late = 1,
-    /// One that nobody has begun.
+    /// No worker has started the job.
     Queued = 2,
 }
 
-/// One thing to be done.
+/// A queued cleanup task.
 #[derive(Clone, Debug)]
 pub(super) enum Errand {
-    /// Nobody waits for it: tell its worker, and take its entry out if there is no worker yet.
+    /// Cancels a job: notifies its worker, or removes its stream entry if no worker has it yet.
     Cancel { job: Job, side: Side, entry: Option<Arc<str>>, why: Why },
-    /// Its answer was read to the end.
+    /// Deletes the reply of a job, after it was read to the end.
     Forget { job: Job },
-    /// It was written down, and nothing points to it.
+    /// Deletes the hash of a job that nothing refers to.
     Withdraw { job: Job },
-    /// The request never became a job: its key is free.
+    /// Frees the `Idempotency-Key` of a request that never became a job.
     Unknow { request: Arc<Repeatable>, job: Job },
 }
 
 impl Errand {
-    /// The kind of errand, for the log.
     const fn as_str(&self) -> &'static str {
         match self {
             Self::Cancel { .. } => "cancel a job",
@@ -85,7 +84,7 @@ impl Errand {
     }
 }
 
-/// Takes errands.
+/// Sending half of the cleanup queue, with the count of unfinished tasks.
 #[derive(Debug)]
 pub(super) struct Afterwards {
     errands: mpsc::Sender<Errand>,
@@ -108,7 +107,7 @@ impl Afterwards {
 }
 
 impl Jobs {
-    /// Waits until Redis was told everything, but no longer than `patience`.
+    /// Waits until every queued cleanup has reached Redis, for at most `patience`.
     pub async fn leave(&self, patience: Duration) {
         let done = async {
             while self.0.afterwards.open.load(Ordering::Relaxed) > 0 {
@@ -157,7 +156,7 @@ impl Jobs {
         self.0.link.call_within::<i64>(RedisOp::Jobs, PATIENCE, cmd("UNLINK").arg(key)).await.map(drop)
     }
 
-    /// Ends a job and takes its entry out of the stream, if no worker has it. Says what the script says.
+    /// Ends a job, and removes its stream entry if no worker has it. Returns the script's answer.
     pub(super) async fn cancel(
         &self,
         job: Job,
@@ -175,12 +174,12 @@ impl Jobs {
         Ok(was)
     }
 
-    /// Ends a job that has no time left. Says what the script says.
+    /// Ends a job that is past its deadline. Returns the answer of `cancel.lua`.
     pub(super) async fn lapse(&self, job: Job) -> Result<String, Loss> {
         self.end(job, Why::Expired, Only::Late).await
     }
 
-    /// Ends a job that nobody has begun. Says what the script says.
+    /// Ends a job that no worker has started. Returns the answer of `cancel.lua`.
     pub(super) async fn drop_queued(&self, job: Job) -> Result<String, Loss> {
         self.end(job, Why::Cancelled, Only::Queued).await
     }

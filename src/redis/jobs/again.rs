@@ -1,10 +1,11 @@
-//! Requests that are sent again: by their `Idempotency-Key`, the first job's answer is found.
+//! Idempotent requests: a repeat with the same `Idempotency-Key` finds the first request's job.
 //!
-//! The key stands for a request that tries to become a job, and then, for a day, for that job, whose record decides what
-//! a repeat gets. It changes hands only from what the next one saw there, so of several repeats one runs.
+//! The key in Redis first names a request that tries to become a job; then, for a day, that job,
+//! whose record decides what a repeat gets. The value changes only by compare-and-set, so that one
+//! of several concurrent repeats runs.
 //!
-//! A gateway may die with a request that it has not put where workers find it. Nobody will then, so a repeat takes the key
-//! over once the gateway is not heard of any more.
+//! A gateway may die before it has enqueued its request, and then no one else will. So a repeat
+//! takes the key over once that gateway's heartbeat has expired.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,19 +20,18 @@ use super::{Jobs, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::Loss;
 
-/// How long a key is remembered whose request is no job yet: longer than any waits for a seat.
+/// Lifetime of the key before there is a job: longer than any request waits for a permit.
 const TRYING: Duration = Duration::from_secs(120);
-/// How long one is whose request is.
+/// Lifetime of the key once the request is a job.
 const ACCEPTED: Duration = Duration::from_secs(24 * 3600);
-/// After the job and the body, as long as there is no job; then comes the gateway.
+/// Marker after the job and the body digest while there is no job yet; the gateway follows it.
 const WAITS: &str = "waits";
 
-/// A request as it is known again.
+/// Identity of a repeatable request.
 #[derive(Debug)]
 pub(super) struct Repeatable {
     key: String,
     body: String,
-    /// The gateway that has it.
     gateway: String,
 }
 
@@ -61,37 +61,37 @@ impl Repeatable {
     }
 }
 
-/// A request that was sent before.
+/// An earlier request with the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Before {
-    /// As this job.
+    /// Its job.
     pub job: Job,
-    /// Whether it became that job, or still tries to.
+    /// `true` if the request became that job; `false` if it still tries to.
     pub accepted: bool,
-    /// The gateway that has it, as long as it tries to.
+    /// The gateway that handles the request; `None` once it is a job.
     pub gateway: Option<String>,
-    /// What the key holds.
+    /// Value of the key, for compare-and-set.
     text: String,
 }
 
-/// What is known of a request.
+/// Result of looking up an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// It is new, and tries to become a job.
+    /// The key is new. The request now owns it and may become a job.
     New,
-    /// It was sent before.
+    /// The same request was sent before.
     Same(Before),
-    /// Another body came with this key.
+    /// The key was used with another body.
     Other,
 }
 
-/// A request that may be repeated, on its way to become a job. Dropped before it is one, it leaves its key to the next.
+/// A repeatable request that may become a job. Dropping it before then frees its key.
 #[derive(Debug)]
 pub struct Trial {
     jobs: Jobs,
     request: Arc<Repeatable>,
     job: Job,
-    /// The key is, or may be, this request's, and it is no job.
+    /// `true` while the key is, or may be, this request's and there is no job yet.
     tries: AtomicBool,
 }
 
@@ -100,7 +100,7 @@ fn hex(digest: impl AsRef<[u8]>) -> String {
 }
 
 impl Jobs {
-    /// A request of `caller` to `path` with this key and body, that is to be `job`.
+    /// Returns a trial for a request of `caller` to `path`, with `job` as the job it would become.
     #[must_use]
     pub fn trial<'a>(
         &self,
@@ -109,7 +109,7 @@ impl Jobs {
         body: impl Iterator<Item = &'a [u8]>,
     ) -> Trial {
         let mut name = Sha256::new();
-        // Only POST is ever a job, so the method is part of what `idem` means.
+        // Only POST requests become jobs, so the method need not be hashed.
         for part in [caller.as_bytes(), path.as_bytes(), key] {
             name.update((part.len() as u64).to_le_bytes());
             name.update(part);
@@ -124,7 +124,7 @@ impl Jobs {
         Trial { jobs: self.clone(), request: Arc::new(request), job, tries: AtomicBool::new(false) }
     }
 
-    /// It never became `job`: whoever sends it again begins anew.
+    /// Frees the key of a request that never became `job`, so that a repeat starts anew.
     pub(super) async fn unknow(&self, request: &Repeatable, job: Job) -> Result<(), Loss> {
         self.set_key(request, ("", Duration::ZERO), &request.forms(job)).await.map(drop)
     }
@@ -142,21 +142,21 @@ impl Jobs {
 }
 
 impl Trial {
-    /// The job that it is to be.
+    /// Returns the job that the request would become.
     #[must_use]
     pub const fn job(&self) -> Job {
         self.job
     }
 
-    /// Whether it was sent before. If not, its key is its own from now on.
+    /// Looks up the key, and claims it for this request if it is new.
     ///
     /// # Errors
-    /// When Redis does not say.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn know(&self) -> Result<Known, Loss> {
         let mut set = cmd("SET");
         set.arg(&self.request.key).arg(self.request.trying(self.job)).arg("NX").arg("GET").arg("PX");
         set.arg(millis(TRYING));
-        // The answer may never be heard, and the key be there.
+        // Set before the call: Redis may set the key and its answer be lost.
         self.tries.store(true, Ordering::Release);
         let before: Option<String> = self.jobs.0.link.call_within(RedisOp::Jobs, PATIENCE, &set).await?;
         let Some(before) = before else { return Ok(Known::New) };
@@ -164,10 +164,10 @@ impl Trial {
         Ok(self.request.read(&before))
     }
 
-    /// Takes the key over from what it stood for `before`, which came to nothing. Says whether nobody else did.
+    /// Takes the key over from a failed request. Returns `false` if another request was faster.
     ///
     /// # Errors
-    /// When Redis does not say.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn take_over(&self, before: &Before) -> Result<bool, Loss> {
         let from = [before.text.clone(), self.request.accepted(before.job)];
         let to = self.request.trying(self.job);
@@ -177,19 +177,19 @@ impl Trial {
         Ok(done)
     }
 
-    /// Its job is written down, and about to be where somebody finds it: whatever becomes of this gateway, the key stands
-    /// for the job. Says whether it was still its own.
+    /// Makes the key name the job, which is written but not yet enqueued: from here on the key
+    /// survives the death of this gateway. Returns `false` if another request owns the key by now.
     pub(super) async fn settle(&self) -> Result<bool, Loss> {
         let (from, to) = (self.request.forms(self.job), self.request.accepted(self.job));
         self.jobs.set_key(&self.request, (&to, ACCEPTED), &from).await
     }
 
-    /// The job is there: the key is its own from now on.
+    /// Marks the job as enqueued, so that dropping the trial keeps the key.
     pub(super) fn succeed(&self) {
         self.tries.store(false, Ordering::Release);
     }
 
-    /// It was refused: whoever sends it again begins anew, if it is no job.
+    /// Frees the key after a refusal, unless the request became a job.
     pub async fn forget(&self) {
         if self.tries.swap(false, Ordering::AcqRel)
             && self.jobs.unknow(&self.request, self.job).await.is_err()

@@ -1,4 +1,4 @@
-//! Dead letters: jobs that failed as often as they may. An operator looks at them, and gives them another chance.
+//! Dead letters: jobs that used up their attempts. An operator inspects and requeues them.
 
 use std::sync::Arc;
 
@@ -14,23 +14,23 @@ use crate::metrics::RedisOp;
 use crate::redis::link::Loss;
 use crate::request::{Caller, Demand};
 
-/// The most that are shown: the latest.
+/// Dead letters listed at most: the latest.
 const SHOWN: usize = 1000;
-/// Bytes of a body that are about one token, as far as anybody can tell without its model.
+/// Bytes of a body per prompt token: an estimate, because the tokenizer of its model is unknown.
 const BYTES_PER_TOKEN: u64 = 4;
-/// For how long one gateway alone may bring a dead letter to where jobs wait: longer than it tries.
+/// How long, in ms, one gateway owns the requeueing of a dead letter: longer than it tries.
 const ALONE_MS: u64 = 10_000;
-/// Tokens of an answer of which nothing is known.
+/// Output tokens assumed, because nothing is known about the reply.
 const EXPECTED: u64 = 256;
 
-/// One dead letter.
+/// A dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dead {
-    /// The job.
+    /// Its job.
     pub job: Job,
-    /// Why its last run failed.
+    /// Error of its last run.
     pub error: String,
-    /// When it was given up, in milliseconds since 1970.
+    /// When it became a dead letter, in milliseconds since the Unix epoch.
     pub at_ms: u64,
     entry: String,
 }
@@ -41,10 +41,10 @@ struct Body {
 }
 
 impl Jobs {
-    /// The dead letters of `pool`, the latest first.
+    /// Returns the dead letters of `pool`, latest first, at most 1000.
     ///
     /// # Errors
-    /// When Redis does not say.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn dead(&self, pool: &str) -> Result<Vec<Dead>, Loss> {
         let mut range = cmd("XREVRANGE");
         range.arg(self.0.keys.dead(pool)).arg("+").arg("-").arg("COUNT").arg(SHOWN);
@@ -53,10 +53,10 @@ impl Jobs {
         Ok(kept.into_iter().filter_map(|(entry, fields)| read(entry, fields)).collect())
     }
 
-    /// Lets a dead letter of `pool` wait for its turn again. Says whether there was one.
+    /// Requeues a dead letter of `pool` as a pending job. Returns `false` if there is none.
     ///
     /// # Errors
-    /// When Redis does not do it, or too many jobs wait already: then it stays a dead letter.
+    /// Returns [`Refused`] if Redis fails or too many jobs are pending; the dead letter then stays.
     pub async fn requeue(&self, pool: &str, job: Job) -> Result<bool, Refused> {
         let Some(dead) = self.dead(pool).await?.into_iter().find(|dead| dead.job == job) else {
             return Ok(false);
@@ -70,7 +70,7 @@ impl Jobs {
         if let Some(fields) = found {
             match <[Vec<u8>; 5]>::try_from(fields) {
                 Ok(fields) => self.wait_again(pool, job, fields).await?,
-                // Another did it, or is about to.
+                // Another gateway has requeued it, or is about to.
                 Err(_) if !self.waits(pool, job).await? => return Err(Refused::Taken),
                 Err(_) => {}
             }
@@ -80,7 +80,7 @@ impl Jobs {
         Ok(alive)
     }
 
-    /// Keeps a job that was a dead letter until there is room for it, or makes it one again.
+    /// Adds a former dead letter to the pending jobs; if there is no room, buries it again.
     async fn wait_again(&self, pool: &str, job: Job, fields: [Vec<u8>; 5]) -> Result<(), Refused> {
         let [caller, path, body, stream, requeued] = fields;
         let demand = Demand {
@@ -91,7 +91,7 @@ impl Jobs {
             body_bytes: body.len() as u64,
             ..Demand::path()
         };
-        // Whose job it was is written there without a name; its turn is fair all the same.
+        // The record holds only a hash of the caller. Fair queueing still works with it.
         let caller = Caller::new(format!("dead:{}", String::from_utf8_lossy(&caller)));
         let pending = Pending::new(&caller, &demand, &String::from_utf8_lossy(&path), unix_millis());
         let kept = self.keep(pool, job, &pending).await;
@@ -99,7 +99,7 @@ impl Jobs {
             let inner = &*self.0;
             let mut call = inner.scripts.bury.key(inner.keys.job(job));
             call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job).arg(requeued);
-            // If Redis is away, it can be requeued when that is back.
+            // If Redis fails here, an operator can requeue the job once Redis is back.
             if inner.link.run(RedisOp::Jobs, PATIENCE, &call).await? {
                 self.drop_pending(pool, job, &pending).await?;
             }

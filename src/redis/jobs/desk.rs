@@ -1,8 +1,8 @@
-//! Who waits for which answer.
+//! Mailboxes: pass published reply entries to the readers in this gateway.
 //!
-//! Each reader has a box of bounded size. What does not fit is left out, and the box says so: it is in the stream, and
-//! the reader gets it there when it has made room. So a client that reads slowly costs this gateway a box, and the
-//! others nothing.
+//! Each reader has a bounded mailbox. An entry that does not fit is dropped, and the mailbox is
+//! marked as behind: the reader fetches the entry from the reply stream once it has made room. So a
+//! slow client costs this gateway one mailbox and slows no other client.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use smallvec::SmallVec;
 use super::entry::Entry;
 use super::keys::Job;
 
-/// Bytes that wait in one box: some seconds' worth of tokens, and small beside what a connection has.
+/// Bytes per mailbox: some seconds' worth of tokens, and little next to the cost of a connection.
 const MOST_BYTES: usize = 32 * 1024;
-/// Pieces that wait in one box; each costs its bookkeeping.
+/// Entries per mailbox; each has a bookkeeping cost.
 const MOST: usize = 128;
 
-/// What came for one reader.
+/// Mailbox of one reader.
 #[derive(Debug, Default)]
 pub(super) struct Inbox(Mutex<Waiting>);
 
@@ -27,26 +27,25 @@ pub(super) struct Inbox(Mutex<Waiting>);
 struct Waiting {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// Something was left out after what is here.
+    /// `true` if an entry after these was dropped.
     behind: bool,
     waker: Option<Waker>,
 }
 
-/// What a reader finds in its box.
+/// Result of polling a mailbox.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// The next piece.
     Entry(Entry),
-    /// The next pieces are in the stream only.
+    /// The next entries are only in the stream.
     Behind,
-    /// Nothing yet; the waker is told.
+    /// Empty; the waker is registered.
     Nothing,
 }
 
 impl Inbox {
     fn put(&self, entry: Entry) {
         let mut waiting = self.0.lock();
-        // What comes after something that was left out cannot be used before it.
+        // Entries after a dropped one are useless until the dropped one was read from the stream.
         if waiting.behind || waiting.entries.len() >= MOST || waiting.bytes + entry.data.len() > MOST_BYTES {
             waiting.behind = true;
         } else {
@@ -84,19 +83,18 @@ impl Inbox {
     }
 }
 
-/// The boxes of this gateway.
+/// Mailboxes of this gateway, by job.
 #[derive(Debug, Default)]
 pub(super) struct Desk(Mutex<HashMap<Job, SmallVec<[Arc<Inbox>; 1]>>>);
 
 impl Desk {
-    /// A box for what comes of `job` from now on.
+    /// Opens a mailbox for the entries of `job` that are published from now on.
     pub(super) fn open(&self, job: Job) -> Arc<Inbox> {
         let inbox = Arc::new(Inbox::default());
         self.0.lock().entry(job).or_default().push(Arc::clone(&inbox));
         inbox
     }
 
-    /// Nobody reads this box any more.
     pub(super) fn close(&self, job: Job, inbox: &Arc<Inbox>) {
         let mut boxes = self.0.lock();
         if let Some(readers) = boxes.get_mut(&job) {
@@ -107,7 +105,7 @@ impl Desk {
         }
     }
 
-    /// Puts a piece into the boxes of who waits for it.
+    /// Delivers an entry to all readers of `job`.
     pub(super) fn put(&self, job: Job, entry: Entry) {
         let readers = self.0.lock().get(&job).cloned();
         for inbox in readers.unwrap_or_default() {
@@ -115,7 +113,7 @@ impl Desk {
         }
     }
 
-    /// Something may have been missed: everybody is to look into the stream.
+    /// Marks all mailboxes as behind after a possible loss, so that readers use their streams.
     pub(super) fn fall_behind(&self) {
         let readers: Vec<_> = self.0.lock().values().flatten().cloned().collect();
         for inbox in readers {

@@ -1,27 +1,27 @@
-//! The pieces of an answer, as they come: published, or from the stream.
+//! Entries of a reply, as published on the channel or kept in the stream.
 
 use bytes::Bytes;
 
 use super::keys::Job;
 
-/// Where a piece belongs: pieces are in order of run, and of number within it.
+/// Position of an entry, ordered by run and then by number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// The run; each begins anew.
+    /// The run; each run starts a new reply.
     pub epoch: u64,
     /// The number within the run, from 1.
     pub n: u64,
 }
 
 impl Place {
-    /// Reads `EPOCH-N`, an entry's id in the stream.
+    /// Parses `EPOCH-N`, the id of an entry in the reply stream.
     #[must_use]
     pub fn parse(id: &str) -> Option<Self> {
         let (epoch, n) = id.split_once('-')?;
         Some(Self { epoch: epoch.parse().ok()?, n: n.parse().ok()? })
     }
 
-    /// Whether `self` comes right after `before`, with nothing between that could be missing.
+    /// Returns `true` if `self` directly follows `before`, with no entry missing between.
     #[must_use]
     pub const fn follows(self, before: Self) -> bool {
         (self.epoch == before.epoch && self.n == before.n + 1) || (self.epoch > before.epoch && self.n == 1)
@@ -34,16 +34,16 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// What a piece is.
+/// Kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Who answers, and with which status and headers: JSON.
+    /// The worker, status and headers, as JSON.
     Head,
     /// Bytes of the body.
     Data,
     /// The body is complete.
     End,
-    /// There will be no more: a reason and a message, as JSON.
+    /// The reply ends early: a reason and a message, as JSON.
     Error,
 }
 
@@ -58,7 +58,7 @@ impl Kind {
         }
     }
 
-    /// As it is written.
+    /// Returns the name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -69,26 +69,26 @@ impl Kind {
         }
     }
 
-    /// Whether nothing can come after it in its run.
+    /// Returns `true` if this kind is the last of its run.
     #[must_use]
     pub const fn is_last(self) -> bool {
         matches!(self, Self::End | Self::Error)
     }
 }
 
-/// A piece of an answer.
+/// An entry of a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it belongs.
+    /// Its position.
     pub place: Place,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Its bytes.
+    /// Payload; its format depends on the kind.
     pub data: Bytes,
 }
 
 impl Entry {
-    /// Reads `JOB EPOCH N KIND`, a line feed, and the data.
+    /// Parses a published message: `JOB EPOCH N KIND`, a line feed, and the data.
     pub(super) fn published(text: Vec<u8>) -> Option<(Job, Self)> {
         let line = memchr::memchr(b'\n', &text)?;
         let mut words = std::str::from_utf8(&text[..line]).ok()?.split(' ');
@@ -102,13 +102,13 @@ impl Entry {
         Some((job, Self { place, kind, data }))
     }
 
-    /// The end of an answer of which Redis knows nothing any more.
+    /// Returns the error that ends a reply whose job Redis has lost.
     pub(super) fn lost() -> Self {
         let data = br#"{"reason":"upstream_broke","message":"Redis has lost the job."}"#;
         Self { place: Place::default(), kind: Kind::Error, data: Bytes::from_static(data) }
     }
 
-    /// Reads an entry of the stream: its id, and its fields and values one after the other.
+    /// Parses an entry of the stream: its id, and its alternating fields and values.
     pub(super) fn kept(id: &str, fields: Vec<Vec<u8>>) -> Option<Self> {
         let (mut kind, mut data) = (None, None);
         let mut fields = fields.into_iter();

@@ -1,19 +1,19 @@
-//! How a job failed, in its worker's words.
+//! Errors of jobs, as reported by workers.
 
 use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::refusal::{Reason, Refusal};
 
-/// Of what a worker says so much is passed on.
+/// Bytes of a worker's message that are passed on.
 const LONGEST: usize = 500;
 
-/// The last entry of an answer that failed.
+/// Error entry that ends a failed reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Whose fault it is.
+    /// Reason for the client: an upstream error or a timeout.
     pub reason: Reason,
-    /// What happened.
+    /// The worker's message, at most 500 bytes.
     pub message: String,
 }
 
@@ -26,13 +26,13 @@ struct Said {
 }
 
 impl Fault {
-    /// The worker did not do as it should.
+    /// Returns an error of the kind [`Reason::UpstreamBroke`].
     #[must_use]
     pub fn broke(what: &str) -> Self {
         Self { reason: Reason::UpstreamBroke, message: what.to_owned() }
     }
 
-    /// Reads `{"reason":…,"message":…}`; what cannot be read is a worker that broke.
+    /// Parses `{"reason":…,"message":…}`; the default reason is [`Reason::UpstreamBroke`].
     #[must_use]
     pub fn read(data: &[u8]) -> Self {
         let Ok(Said { reason, mut message }) = serde_json::from_slice(data) else {
@@ -47,7 +47,7 @@ impl Fault {
         Self { reason, message }
     }
 
-    /// The same as an error entry, in words of the gateway's own.
+    /// Returns the error as entry data, with a message of the gateway instead of the worker's.
     #[must_use]
     pub fn without_words(&self) -> Bytes {
         let message = match self.reason {
@@ -57,7 +57,7 @@ impl Fault {
         serde_json::json!({ "reason": self.reason.as_str(), "message": message }).to_string().into()
     }
 
-    /// What the client is told.
+    /// Converts the error to the refusal that the client gets; `who` names the failed side.
     #[must_use]
     pub fn into_refusal(self, who: &str) -> Refusal {
         Refusal::new(self.reason, format!("{who} failed: {}", self.message))

@@ -1,23 +1,23 @@
-//! What of the headers goes with a job, and what of its answer's comes back.
+//! Headers passed to a worker with a job, and those passed back from its reply.
 //!
-//! Both are lists of what may pass, not of what may not: a job is written to disk, and read by whoever reads Redis.
+//! Both are allow lists, because a job is written to disk and visible to every reader of Redis.
 
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use serde::Deserialize;
 
-/// What a worker may know of the client's message.
+/// Request headers passed to workers.
 const FOR_WORKERS: [&str; 5] = ["accept", "content-type", "traceparent", "tracestate", "x-request-id"];
-/// Heads are small; what is longer is none.
+/// Bytes of a reply head that are parsed; a longer one is invalid.
 const LONGEST: usize = 16 * 1024;
 
-/// The headers of a request that go with its job, as JSON.
+/// Returns the headers that go with the job of a request, as JSON.
 #[must_use]
 pub fn for_worker(headers: &HeaderMap) -> String {
     let known: BTreeMap<&str, &str> =
         FOR_WORKERS.into_iter().filter_map(|name| Some((name, headers.get(name)?.to_str().ok()?))).collect();
-    // A map of texts can always be written.
+    // Serializing a map of strings cannot fail.
     serde_json::to_string(&known).unwrap_or_default()
 }
 
@@ -32,11 +32,11 @@ fn may_pass(name: &str) -> bool {
     name == "content-type" || name == "retry-after" || name.starts_with("openai-")
 }
 
-/// Reads the head of an answer.
+/// Parses the head of a reply; `None` if it is invalid.
 #[must_use]
 pub fn read_head(data: &[u8]) -> Option<response::Parts> {
     let Head { status, headers } = serde_json::from_slice(data.get(..data.len().min(LONGEST))?).ok()?;
-    // Below 200 there would be no body, and nothing after it.
+    // A status below 200 has no body, and another response would follow.
     let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200)?;
     let (mut head, ()) = Response::new(()).into_parts();
     head.status = status;

@@ -1,4 +1,4 @@
-//! What jobs and their keys are called.
+//! Job ids and Redis keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,17 +6,16 @@ use std::sync::Arc;
 use redis::{RedisWrite, ToRedisArgs};
 use sha2::{Digest, Sha256};
 
-/// A job's name: 128 random bits, so that nobody finds another's by trying.
+/// A job's id: 128 random bits, so that it cannot be guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Job(u128);
 
-/// Enough that nobody finds two callers of one tag.
+/// Bytes of a caller's hash: enough that no two callers collide.
 const TAG_BYTES: usize = 16;
-/// The digits of a job's name.
 const DIGITS: usize = 32;
 
 impl Job {
-    /// A new name; `None` when the system has no randomness to give.
+    /// Generates an id; `None` if the system provides no randomness.
     #[must_use]
     pub fn random() -> Option<Self> {
         let mut bytes = [0; 16];
@@ -24,7 +23,7 @@ impl Job {
         Some(Self(u128::from_ne_bytes(bytes)))
     }
 
-    /// The job of that name.
+    /// Parses 32 lower-case hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -46,14 +45,14 @@ impl ToRedisArgs for Job {
     }
 }
 
-/// What a caller is called in a job: always the same, and nobody's name.
+/// Returns the hash that stands for a caller in a job. It is stable and hides the name.
 #[must_use]
 pub fn nameless(caller: &str) -> String {
     let digest = Sha256::digest(caller.as_bytes());
     digest.iter().take(TAG_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// One colour of one pool: what has a stream of its own.
+/// A colour of a pool; it has its own job stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Side {
     /// The pool.
@@ -62,13 +61,13 @@ pub struct Side {
     pub colour: Arc<str>,
 }
 
-/// Names under one prefix.
+/// Key and channel names with the configured prefix.
 #[derive(Debug)]
 pub(super) struct Keys {
     prefix: Arc<str>,
-    /// The channel of answers, without the gateway.
+    /// Channel prefix for replies; the gateway's id follows.
     pub(super) replies: String,
-    /// The channel of cancels, without the worker.
+    /// Channel prefix for cancels; the worker's name follows.
     pub(super) cancels: String,
 }
 
@@ -93,7 +92,7 @@ impl Keys {
         format!("{}:jobs:{{{}}}:{}", self.prefix, side.pool, side.colour)
     }
 
-    /// The jobs that wait, and how many each caller has among them.
+    /// The hash of pending jobs, and the hash of counts by caller.
     pub(super) fn pending(&self, pool: &str) -> [String; 2] {
         let key = format!("{}:pending:{{{pool}}}", self.prefix);
         [key.clone(), key + ":callers"]

@@ -1,7 +1,7 @@
-//! The subscription by which answers come as they are made.
+//! Subscription to the replies of jobs.
 //!
-//! A message is lost when the connection breaks, and when this gateway cannot keep up; then every reader is told to look
-//! into the stream. So nothing here has to be reliable, only quick.
+//! Messages are lost when the connection breaks or when this gateway cannot keep up. Then every
+//! reader reads its stream. So the subscription need not be reliable, only fast.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,15 +16,15 @@ use super::entry::Entry;
 use super::sealed;
 use crate::redis::pushes;
 
-/// How long a connection may take to be made, and a sign of life to come.
+/// Limit for connecting, and for the answer to a `PING`.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two tries to connect; half of it is chance.
+/// Pause between connection attempts; up to half of it is random.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Messages on their way from the connection to the boxes: a tenth of a second's worth of what one gateway can pass on.
+/// Messages queued between connection and mailboxes: what one gateway can pass on in 0.1 s.
 const WAITING: usize = 8192;
 
 impl Jobs {
-    /// Listens for ever, through every outage.
+    /// Listens forever, and reconnects after each outage.
     pub(super) async fn listen(&self) {
         let mut told = false;
         loop {
@@ -75,5 +75,5 @@ impl Jobs {
     }
 }
 
-/// There is no end but an error.
+/// Uninhabited: listening ends only with an error.
 enum Never {}

@@ -1,4 +1,4 @@
-//! How a job stands, for who asks; and ending it, for who may.
+//! Status of jobs, and cancelling them for clients.
 
 use redis::cmd;
 
@@ -10,46 +10,46 @@ use crate::metrics::RedisOp;
 use crate::redis::dams::alive_key;
 use crate::redis::link::Loss;
 
-/// How a job stands.
+/// Status of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// `queued`, `running`, or how it ended.
+    /// `queued`, `running`, or an end: `done`, `failed`, `cancelled`, `expired`, `dead`.
     pub state: String,
-    /// Who asked, by [`nameless`](super::nameless) name.
+    /// The caller, as its [`nameless`](super::nameless) hash.
     pub caller: String,
-    /// The pool it was put to.
+    /// The pool it was submitted to.
     pub pool: String,
-    /// The run.
+    /// Number of the latest run.
     pub epoch: u64,
-    /// The number of the last piece of its answer.
+    /// Number of the last reply entry in that run.
     pub n: u64,
-    /// How often it was begun.
+    /// Runs started since it was enqueued or requeued.
     pub attempt: u64,
-    /// Whether its answer is a stream.
+    /// `true` if the client asked for a stream.
     pub stream: bool,
-    /// When it came and when it ended, in milliseconds since 1970.
+    /// When it was created, in milliseconds since the Unix epoch.
     pub created_ms: u64,
-    /// When it ended.
+    /// When it ended, in milliseconds since the Unix epoch.
     pub ended_ms: Option<u64>,
-    /// Why a run failed.
+    /// Error of the latest failed run.
     pub last_error: Option<String>,
     deadline_ms: Option<u64>,
     colour: String,
     entry: Option<String>,
-    /// The gateways that wait for its answer.
+    /// Gateways that wait for its reply, separated by spaces.
     gateways: String,
-    /// It waits for no gateway, or for none in particular.
+    /// `true` for an asynchronous job: no particular gateway waits for it.
     alone: bool,
 }
 
 impl Standing {
-    /// Whether nothing will come any more.
+    /// Returns `true` if the job has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         !matches!(&self.state[..], "queued" | "running")
     }
 
-    /// Whether its time seems to be over, by this gateway's clock.
+    /// Returns `true` if the deadline has passed by this gateway's clock.
     fn is_late(&self) -> bool {
         !self.has_ended() && self.deadline_ms.is_some_and(|deadline| deadline <= unix_millis())
     }
@@ -74,10 +74,10 @@ const FIELDS: [&str; 15] = [
 ];
 
 impl Jobs {
-    /// How `job` stands; nothing if there is none. One whose time is over ends with that, if nobody ended it before.
+    /// Returns the status of `job`, or `None`. If its deadline has passed, the job expires first.
     ///
     /// # Errors
-    /// When Redis does not say.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn look(&self, job: Job) -> Result<Option<Standing>, Loss> {
         let found = self.standing(job).await?;
         if found.as_ref().is_some_and(Standing::is_late) {
@@ -129,10 +129,10 @@ impl Jobs {
         }))
     }
 
-    /// Whether a gateway was heard of within the last seconds.
+    /// Returns `true` if the gateway has sent a heartbeat within the last 3 s.
     ///
     /// # Errors
-    /// When Redis does not say.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn is_at_work(&self, gateway: &str) -> Result<bool, Loss> {
         if gateway == self.0.dams.id() {
             return Ok(true);
@@ -141,11 +141,11 @@ impl Jobs {
         self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("EXISTS").arg(key)).await
     }
 
-    /// Ends a job that nobody has begun and whose gateways are all gone: it may never have been put where workers find it.
-    /// Says whether it is one, and ended. A worker that finds it after that does not begin it.
+    /// Cancels a queued synchronous job whose gateways are all gone: it may never have been
+    /// enqueued. Returns `true` if it did. A worker that finds the job later does not start it.
     ///
     /// # Errors
-    /// When Redis does not say or do it.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn give_up_orphan(&self, job: Job, standing: &Standing) -> Result<bool, Loss> {
         if standing.state != "queued" || standing.alone {
             return Ok(false);
@@ -158,20 +158,20 @@ impl Jobs {
         Ok(self.drop_queued(job).await? == "QUEUED")
     }
 
-    /// Whether anything of the answer of `job` is there.
+    /// Returns `true` if the reply stream of `job` exists.
     ///
     /// # Errors
-    /// When Redis does not say.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn has_answer(&self, job: Job) -> Result<bool, Loss> {
         let key = self.0.keys.reply(job);
         self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("EXISTS").arg(key)).await
     }
 
-    /// Whether no more can come of the answer of `job`, though its last piece never came. Ends it if its time is over:
-    /// then that piece comes.
+    /// Returns `true` if the reply of `job` is incomplete and can get no more entries. Expires the
+    /// job first if its deadline has passed; then the reply gets an error entry.
     ///
     /// # Errors
-    /// When Redis does not say.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn is_lost(&self, job: Job) -> Result<bool, Loss> {
         Ok(match &self.lapse(job).await?[..] {
             "GONE" => true,
@@ -180,10 +180,10 @@ impl Jobs {
         })
     }
 
-    /// Ends a job that stands so, wherever it is.
+    /// Cancels a job with this status, whether pending, enqueued or running.
     ///
     /// # Errors
-    /// When Redis does not do it.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn stop(&self, job: Job, standing: &Standing) -> Result<(), Loss> {
         let side = Side { pool: standing.pool.as_str().into(), colour: standing.colour.as_str().into() };
         self.cancel(job, &side, standing.entry.as_deref(), Why::Cancelled).await?;

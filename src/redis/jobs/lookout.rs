@@ -1,4 +1,4 @@
-//! Whether anything can still come of a job of which nothing comes.
+//! Liveness probe for jobs whose reply is silent.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,15 +9,15 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::{Job, Jobs};
 
-/// How long nothing may come until the job itself is looked at: its answer is read from Redis each second meanwhile.
+/// Silence before the job is checked. Meanwhile its reader polls the reply stream each second.
 const QUIET: Duration = Duration::from_secs(3);
 
 type Looking = Pin<Box<dyn Future<Output = bool> + Send>>;
 
-/// Looks at a job now and then.
+/// Checks a silent job every 3 s.
 pub struct Lookout {
     jobs: Jobs,
-    /// When something came, or the job was looked at.
+    /// When the last entry came or the job was checked.
     heard: Instant,
     timer: Pin<Box<Sleep>>,
     looking: Option<Looking>,
@@ -30,20 +30,20 @@ impl fmt::Debug for Lookout {
 }
 
 impl Lookout {
-    /// Begins to look out.
+    /// Creates a probe; the silence counts from now.
     #[must_use]
     pub fn new(jobs: &Jobs) -> Self {
         let (jobs, timer) = (jobs.clone(), Box::pin(sleep(QUIET)));
         Self { jobs, heard: Instant::now(), timer, looking: None }
     }
 
-    /// Something came.
+    /// Resets the silence, after an entry came.
     pub fn hear(&mut self) {
         self.heard = Instant::now();
         self.looking = None;
     }
 
-    /// Ready when no more can come.
+    /// Completes when the job is lost, that is, its reply can get no more entries.
     pub fn poll_lost(&mut self, job: Job, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if let Some(looking) = &mut self.looking {
@@ -54,11 +54,11 @@ impl Lookout {
                     return Poll::Ready(());
                 }
             }
-            // The timer is left where it is while pieces come, and asked only when it rings.
+            // The timer is lazy: entries do not reset it, it is only checked when it fires.
             ready!(self.timer.as_mut().poll(cx));
             if self.heard.elapsed() >= QUIET {
                 let jobs = self.jobs.clone();
-                // Redis may be away, and come back.
+                // An error counts as not lost: Redis may come back.
                 self.looking = Some(Box::pin(async move { jobs.is_lost(job).await.unwrap_or(false) }));
             }
             self.timer.as_mut().reset(self.heard + QUIET);

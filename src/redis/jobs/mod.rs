@@ -1,27 +1,27 @@
-//! Jobs: requests that workers take from Redis, and their answers; `docs/queue-protocol.md` is what both sides hold to.
+//! Jobs: requests that workers take from Redis, and replies; see `docs/queue-protocol.md`.
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `keys` `script` | names, and the scripts in `lua/` |
-//! | `request` `entry` `head` `fault` | what is asked; an answer's pieces, as they are published and kept (pure) |
-//! | `desk` | who waits for which answer, with a bounded box for each |
-//! | `sealed` | signatures of an answer's pieces (pure) |
-//! | `listen` | the subscription that fills the boxes |
-//! | `reader` | an answer in order, from the box and, where it has a gap, from the stream |
-//! | `submit` | putting a job where workers find it |
+//! | `keys` `script` | job ids, key names, and the scripts in `lua/` |
+//! | `request` `entry` `head` `fault` | the request; reply entries, as published and kept (pure) |
+//! | `desk` | bounded mailboxes, one for each reader of a reply |
+//! | `sealed` | signatures of reply entries (pure) |
+//! | `listen` | the subscription that fills the mailboxes |
+//! | `reader` | a reply in order: from the mailbox, gaps from the stream |
+//! | `submit` | enqueues jobs for workers |
 //! | `pending` | asynchronous jobs, which wait for room in Redis |
-//! | `own` | those that this gateway runs itself |
-//! | `dead` | those that failed as often as they may |
-//! | `look` `again` | how a job stands, and which job a repeated request is |
-//! | `lookout` | whether anything can still come of a job of which nothing comes |
-//! | `afterwards` | cancels, and what is cleared away |
+//! | `own` | jobs that this gateway runs itself |
+//! | `dead` | dead letters: jobs that used up their attempts |
+//! | `look` `again` | job status; idempotent requests |
+//! | `lookout` | liveness probe for jobs whose reply is silent |
+//! | `afterwards` | cancels and cleanup |
 //!
-//! **Failure mode.** Redis is away: nothing new is put there, and who asks hears so at once. Answers under way wait for it
-//! to come back, as long as their time allows, and lose nothing: what was published meanwhile is in the stream. Where Redis
-//! comes back without the job, its answer ends with an error within some seconds.
+//! **Failure mode.** Redis is away: new jobs are refused at once. Replies in progress wait for
+//! Redis until their deadline and lose nothing, because the stream keeps what was published
+//! meanwhile. If Redis comes back without a job, its reply ends with an error within some seconds.
 //!
-//! **Trade-off.** Every piece of an answer is written to Redis, though nearly all are only ever read from the channel. That
-//! is what a slow client, a restarted gateway and a late reader are served from.
+//! **Trade-off.** Every reply entry is written to Redis, though nearly all are only read from the
+//! channel. The stream serves slow clients, restarted gateways and late readers.
 
 mod afterwards;
 mod again;
@@ -68,11 +68,11 @@ use super::dams::Dams;
 use super::link::Link;
 use super::sealing::Sealing;
 
-/// How long a command about a job may take. A request that is admitted and cannot be put there has nowhere else to go, so
-/// this is a disk's patience and not a rule's.
+/// Time limit of a job command. An admitted request that cannot be enqueued has no alternative, so
+/// the limit suits a disk, unlike that of rules.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The way to jobs. Clones share it.
+/// Handle to the jobs in Redis. Clones share it.
 #[derive(Clone)]
 pub struct Jobs(Arc<Inner>);
 
@@ -93,7 +93,8 @@ impl fmt::Debug for Jobs {
 }
 
 impl Jobs {
-    /// A way over `link`, and what has to run beside it. With a key only signed answers count.
+    /// Creates the handle, and the future that must run with it (subscription and cleanup). With a
+    /// key in `sealing`, only signed replies are accepted.
     pub fn new(
         link: Link,
         dams: Arc<Dams>,
@@ -116,7 +117,7 @@ impl Jobs {
         })
     }
 
-    /// What every key begins with.
+    /// Returns the prefix of all keys.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.0.link.settings().prefix

@@ -1,7 +1,8 @@
-//! Jobs that gateways run themselves: asynchronous ones, where the workers take nothing from a queue.
+//! Embedded consumer: asynchronous jobs that gateways run themselves if workers take none.
 //!
-//! They wait as all asynchronous jobs do. Whoever takes one holds an entry for it, in a stream that has no colour, and
-//! renews it as a worker would. What is not renewed waits again, whole: another gateway gives it its turn.
+//! The jobs are pending like all asynchronous jobs. The gateway that takes one holds its entry, in
+//! a stream without a colour, and renews it as a worker does. A job that is not renewed becomes
+//! pending again with all its data, and any gateway may take it.
 
 use std::time::Duration;
 
@@ -11,14 +12,15 @@ use super::{Jobs, PATIENCE};
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::Loss;
 
-/// Jobs that are put back at once: a gateway's worth, in a few rounds.
+/// Jobs requeued per call: what one gateway runs, in a few rounds.
 const MOST: usize = 256;
 
 impl Jobs {
-    /// Takes a job that waits in `pool`, for this gateway to run. The id of its entry; nothing when it does not wait any more.
+    /// Takes a pending job of `pool` to run it here. Returns its entry id; `None` if not pending.
     ///
     /// # Errors
-    /// When Redis does not say. It may have been taken all the same, and will wait again when nobody renews it.
+    /// Returns [`Loss`] if the command to Redis fails. The job may have been taken all the same; as
+    /// nobody renews it, it becomes pending again.
     pub async fn own(&self, pool: &str, job: Job, pending: &Pending) -> Result<Option<String>, Loss> {
         let inner = &*self.0;
         let mut call = inner.scripts.own.key(&self.owned(pool));
@@ -26,10 +28,10 @@ impl Jobs {
         inner.link.run(RedisOp::Enqueue, PATIENCE, &call).await
     }
 
-    /// Puts back what was taken in `pool` and not renewed for `unheard`. Says how many jobs that were.
+    /// Makes jobs of `pool` pending again that were not renewed for `unheard`. Returns the count.
     ///
     /// # Errors
-    /// When Redis does not do it.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn revive(&self, pool: &str, unheard: Duration) -> Result<usize, Loss> {
         let inner = &*self.0;
         let mut call = inner.scripts.revive.key(&self.owned(pool));
@@ -38,11 +40,11 @@ impl Jobs {
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 
-    /// Forgets the names of workers that drained `colour` of `pool`, or of gateways where the colour is empty, and have not
-    /// been heard of for `unheard`. Says how many.
+    /// Removes consumers from the group of `colour` of `pool` that have been idle for `unheard`:
+    /// workers, or gateways if the colour is empty. Returns their number.
     ///
     /// # Errors
-    /// When Redis does not do it.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn forget_consumers(&self, pool: &str, colour: &str, unheard: Duration) -> Result<u64, Loss> {
         let inner = &*self.0;
         let side = Side { pool: pool.into(), colour: colour.into() };
@@ -51,7 +53,7 @@ impl Jobs {
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 
-    /// Counts how a job of `pool` ended that this gateway ran, if it did.
+    /// Counts in the metrics how a job of `pool` ended that this gateway ran, if it has ended.
     pub async fn tally(&self, pool: &str, job: Job) {
         let Ok(Some(standing)) = self.look(job).await else { return };
         let end = match &standing.state[..] {
@@ -64,7 +66,7 @@ impl Jobs {
         self.0.link.metrics().job(pool, end);
     }
 
-    /// What this gateway is called in Redis.
+    /// Returns the id of this gateway in Redis.
     #[must_use]
     pub fn dam(&self) -> &str {
         self.0.dams.id()

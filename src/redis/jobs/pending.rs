@@ -1,4 +1,4 @@
-//! Asynchronous jobs: kept until there is room for them, then given to the workers by whichever gateway has it.
+//! Pending jobs: asynchronous jobs wait in Redis until any gateway has room to enqueue them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,23 +17,23 @@ use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::Loss;
 use crate::request::{Caller, Class, Demand, Kind};
 
-/// Jobs that wait in one pool. All gateways read them once a second.
+/// Pending jobs per pool. All gateways read them once a second.
 const MOST: usize = 4096;
-/// Jobs of one caller among them: a sixteenth.
+/// Pending jobs per caller and pool: a sixteenth.
 const MOST_OF_ONE: usize = 256;
-/// Bytes of bodies that wait in one pool: they stand in Redis' memory.
+/// Bytes of pending bodies per pool; Redis holds them in memory.
 const MOST_BYTES: u64 = 256 * 1024 * 1024;
-/// Bytes of one caller among them: an eighth. A caller of whom nothing waits may have one job of any size.
+/// Bytes per caller: an eighth. A caller with no pending job may add one of any size.
 const MOST_BYTES_OF_ONE: u64 = MOST_BYTES / 8;
-/// Jobs that are ended at once when their time is over: the rest is for the next reading.
+/// Pending jobs expired per read; the rest follows with the next reads.
 const LAPSING: usize = 64;
-/// How long an asynchronous job has, from when it was accepted to its last piece.
+/// Time limit of an asynchronous job, from its acceptance to its last reply entry.
 pub const LIVES: Duration = Duration::from_secs(3600);
 
-/// What a gateway needs to know of a job to give it to the workers when its turn has come.
+/// What a gateway needs to enqueue a pending job when its turn comes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
-    /// Who asks, as the gate knows callers.
+    /// The caller, as the gate identifies it.
     caller: Arc<str>,
     class: String,
     weight: u32,
@@ -44,18 +44,19 @@ pub struct Pending {
     sequences: u32,
     stream: bool,
     path: String,
-    /// When it came, in milliseconds since 1970: the order among jobs of one caller.
+    /// Arrival, in milliseconds since the Unix epoch; orders the jobs of one caller.
     pub at_ms: u64,
-    /// For whom it is counted where jobs wait, which is not always whose job it is: for scripts.
+    /// Caller hash whose count of pending jobs includes this one, for scripts. For a former dead
+    /// letter it differs from the job's caller.
     #[serde(default)]
     counted: String,
-    /// Bytes of its body: for scripts.
+    /// Bytes of the body, for scripts.
     #[serde(default)]
     bytes: u64,
 }
 
 impl Pending {
-    /// A call of `path` that came at `at_ms`.
+    /// Creates the record of a request to `path` that came at `at_ms`.
     #[must_use]
     pub fn new(caller: &Caller, demand: &Demand, path: &str, at_ms: u64) -> Self {
         Self {
@@ -75,7 +76,7 @@ impl Pending {
         }
     }
 
-    /// Who asks.
+    /// Returns the caller.
     #[must_use]
     pub fn caller(&self) -> Caller {
         Caller {
@@ -85,11 +86,11 @@ impl Pending {
         }
     }
 
-    /// What it will cost.
+    /// Returns the request cost.
     #[must_use]
     pub fn demand(&self) -> Demand {
         Demand {
-            // Every kind that can be a job is read in the same way.
+            // All request kinds that can become jobs are treated alike here.
             kind: Kind::Chat,
             model: self.model.clone(),
             prompt_tokens: self.prompt,
@@ -97,13 +98,13 @@ impl Pending {
             expected_output: self.output,
             sequences: self.sequences,
             stream: self.stream,
-            // Once workers have it, it is theirs: its seat cannot be given to another.
+            // Once enqueued, a job belongs to the workers: its permit cannot go to another request.
             retryable: false,
             ..Demand::path()
         }
     }
 
-    /// What was asked.
+    /// Returns the request path.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
@@ -111,10 +112,11 @@ impl Pending {
 }
 
 impl Jobs {
-    /// Writes a job down, and keeps it until there is room.
+    /// Writes a job to Redis and adds it to the pending jobs.
     ///
     /// # Errors
-    /// [`Refused::Full`], [`Refused::Many`] or [`Refused::Heavy`] when too much waits already, or that Redis does not do it. Then it will not run.
+    /// Returns [`Refused::Full`], [`Refused::Many`] or [`Refused::Heavy`] if too much is pending,
+    /// or the error of Redis. The job then does not run.
     pub async fn accept(
         &self,
         job: Job,
@@ -131,10 +133,10 @@ impl Jobs {
         kept.await.inspect(|()| request.succeed()).inspect_err(|_| self.withdraw(job))
     }
 
-    /// Keeps a job that is written down.
+    /// Adds a job whose hash is written to the pending jobs.
     pub(super) async fn keep(&self, pool: &str, job: Job, pending: &Pending) -> Result<(), Refused> {
         let [waiting, callers] = self.0.keys.pending(pool);
-        // Texts and numbers can always be written.
+        // Serializing strings and numbers cannot fail.
         let text = serde_json::to_string(pending).unwrap_or_default();
         let mut call = self.0.scripts.pend.key(waiting);
         call.key(callers).arg(job).arg(&pending.counted).arg(MOST).arg(MOST_OF_ONE).arg(text);
@@ -148,16 +150,16 @@ impl Jobs {
         }
     }
 
-    /// Whether a job waits in `pool`.
+    /// Returns `true` if the job is pending in `pool`.
     pub(super) async fn waits(&self, pool: &str, job: Job) -> Result<bool, Loss> {
         let [waiting, _] = self.0.keys.pending(pool);
         self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HEXISTS").arg(waiting).arg(job)).await
     }
 
-    /// The jobs that wait in `pool`. Those whose time is over are taken out, and end.
+    /// Returns the pending jobs of `pool`. Removes and expires those past their deadline.
     ///
     /// # Errors
-    /// When Redis does not say.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn pending(&self, pool: &str) -> Result<Vec<(Job, Pending)>, Loss> {
         let [waiting, _] = self.0.keys.pending(pool);
         let count: usize =
@@ -187,25 +189,25 @@ impl Jobs {
         Ok(waiting)
     }
 
-    /// Ends a job that waits and has no time left, by Redis' clock. Says whether it does not wait any more.
+    /// Expires a pending job past its deadline by Redis' clock. Returns `false` if it is early.
     async fn give_up(&self, pool: &str, job: Job, pending: &Pending) -> Result<bool, Loss> {
         let was = self.lapse(job).await?;
         if was == "EARLY" {
             return Ok(false);
         }
         self.drop_pending(pool, job, pending).await?;
-        // Of several gateways that saw it, one ended it.
+        // Several gateways may see the deadline pass; only the one that ended the job counts it.
         if was != "GONE" && was != "ENDED" {
             self.0.link.metrics().job(pool, JobEnd::Expired);
         }
         Ok(true)
     }
 
-    /// Lets the workers of `side` have a job that waits, as [`Jobs::submit`] does with a new one; from then on it may take no
-    /// longer than `within`. It goes on when what is returned is dropped.
+    /// Enqueues a pending job for the workers of `side`, as [`Jobs::submit`] does a new one. From
+    /// then on it may take at most `within`. Dropping the returned value does not cancel the job.
     ///
     /// # Errors
-    /// [`Refused::Gone`] when it does not wait any more, or why it goes on waiting.
+    /// Returns [`Refused::Gone`] if the job is not pending, or the reason why it stays pending.
     pub async fn promote(
         &self,
         job: Job,
@@ -215,8 +217,8 @@ impl Jobs {
         (until, within): (Instant, Duration),
     ) -> Result<Awaited, Refused> {
         let reader = self.read(job, Place::default());
-        // The record says where it was put only once it was: other gateways may try the same, for another colour. But
-        // from here on nobody may requeue it.
+        // The job hash names the colour only after the job is enqueued, because other gateways may
+        // try another colour at the same time. But from here on no gateway may requeue the job.
         if self.mark(job, "", &[("requeued_ms", "")]).await?.as_deref() != Some("queued") {
             self.take_out(&side.pool, job, caller).await?;
             return Err(Refused::Gone);
@@ -234,7 +236,8 @@ impl Jobs {
                 entry => {
                     let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).to_string();
                     let put = [("colour", &*side.colour), ("entry", entry)];
-                    // For whoever cancels it before a worker has it. Without it, the worker that takes it sees that.
+                    // For a cancel before a worker has the job. If this fails, the worker that
+                    // takes the job sees the cancel.
                     if let Err(loss) = self.mark(job, &within, &put).await {
                         tracing::debug!(%loss, %job, "where a job was put is not in its record");
                     }
@@ -245,10 +248,10 @@ impl Jobs {
         }
     }
 
-    /// Has this gateway told of the answer. Says how the job stands, if there is one.
+    /// Adds this gateway to those that get the reply. Returns the job's state, or `None`.
     ///
     /// # Errors
-    /// When Redis does not do it.
+    /// Returns [`Loss`] if the command to Redis fails.
     pub async fn attach(&self, job: Job) -> Result<Option<String>, Loss> {
         self.mark(job, "", &[]).await
     }
@@ -267,7 +270,7 @@ impl Jobs {
         self.take_out(pool, job, &nameless(&pending.caller)).await
     }
 
-    /// Takes a job out of those that wait.
+    /// Removes a job from the pending jobs.
     pub(super) async fn take_out(&self, pool: &str, job: Job, caller: &str) -> Result<(), Loss> {
         let [waiting, callers] = self.0.keys.pending(pool);
         let mut call = self.0.scripts.promote.key(waiting);

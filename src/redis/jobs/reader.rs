@@ -1,7 +1,7 @@
-//! An answer, piece by piece and in order.
+//! Reads a reply entry by entry and in order.
 //!
-//! Pieces come into the reader's box as they are made. One that is not the next in order, a box that ran over, a second of
-//! silence, or a subscription that was renewed mean that some may be missing: then they are read from the stream.
+//! Published entries come into the reader's mailbox. After a gap in the numbers, a mailbox
+//! overflow, a second of silence, or a new subscription, it reads the stream for missing entries.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,29 +20,29 @@ use super::{Jobs, PATIENCE, sealed};
 use crate::metrics::RedisOp;
 use crate::redis::link::Loss;
 
-/// How long nothing may come until the stream is looked at.
+/// Silence before the stream is read.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Pieces that are read from the stream at once: they are held in memory.
+/// Entries per read from the stream; they are held in memory.
 const PAGE: usize = 64;
 
-/// Some pieces, and whether there may be more.
+/// Entries from the stream, and whether there may be more.
 type Page = (VecDeque<Entry>, bool);
 type Filling = Pin<Box<dyn Future<Output = Result<Page, Loss>> + Send>>;
 
-/// Reads one answer. Dropping it stops nothing.
+/// Reader of one reply. Dropping it does not cancel the job.
 pub struct Reader {
     jobs: Jobs,
     job: Job,
     inbox: Arc<Inbox>,
-    /// The last piece that was handed on.
+    /// Position of the last entry that was returned.
     at: Place,
-    /// What was read from the stream and not handed on yet.
+    /// Entries that were read from the stream and not yet returned.
     known: VecDeque<Entry>,
-    /// The stream has more than was read of it.
+    /// `true` if the stream may have more entries.
     more: bool,
     filling: Option<Filling>,
     silence: Pin<Box<Sleep>>,
-    /// When something came, or was looked for.
+    /// When the last entry came, or the stream was read.
     heard: Instant,
 }
 
@@ -53,7 +53,8 @@ impl fmt::Debug for Reader {
 }
 
 impl Jobs {
-    /// Reads the answer of `job` from what comes after `at`. What is published from now on is heard.
+    /// Returns a reader of the reply of `job` after `at`. It receives entries published from now
+    /// on.
     #[must_use]
     pub fn read(&self, job: Job, at: Place) -> Reader {
         Reader {
@@ -69,7 +70,7 @@ impl Jobs {
         }
     }
 
-    /// Some pieces after `at`, as the stream has them.
+    /// Returns a page of entries after `at` from the stream.
     async fn kept(&self, job: Job, at: Place) -> Result<Page, Loss> {
         let from = if at == Place::default() { "-".to_owned() } else { format!("({at}") };
         let mut range = cmd("XRANGE");
@@ -81,20 +82,21 @@ impl Jobs {
             sealed::open(&self.0.sealing, self.prefix(), job, Entry::kept(&id, fields)?)
         };
         let read: VecDeque<_> = kept.into_iter().filter_map(read).collect();
-        // Where nothing of a page is believed there is no place to go on from: the stream is read again in its own time.
+        // If no entry of a page has a valid signature, there is no position to continue from: the
+        // stream is read again after the usual silence.
         let more = more && !read.is_empty();
         Ok((read, more))
     }
 }
 
 impl Reader {
-    /// The job whose answer this is.
+    /// Returns the job.
     #[must_use]
     pub const fn job(&self) -> Job {
         self.job
     }
 
-    /// Has the stream read first: the answer may be there already.
+    /// Reads the stream first, because the reply may already be there.
     #[must_use]
     pub fn from_stream(mut self) -> Self {
         self.fill();
@@ -107,7 +109,7 @@ impl Reader {
         self.heard = Instant::now();
     }
 
-    /// The next piece.
+    /// Polls for the next entry.
     pub fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Entry> {
         loop {
             if let Some(entry) = self.known.pop_front() {
@@ -119,7 +121,7 @@ impl Reader {
             if let Some(filling) = &mut self.filling {
                 let kept = ready!(filling.as_mut().poll(cx));
                 self.filling = None;
-                // Without an answer it is asked again after a silence: Redis is away, and may come back.
+                // After an error the stream is read again after a silence: Redis may come back.
                 (self.known, self.more) = kept.unwrap_or_default();
                 continue;
             }
@@ -131,11 +133,11 @@ impl Reader {
                 Found::Entry(entry) if entry.place.follows(self.at) => {
                     return Poll::Ready(self.hand_on(entry));
                 }
-                // It was read from the stream before.
+                // A duplicate of an entry from the stream.
                 Found::Entry(entry) if entry.place <= self.at => {}
                 Found::Entry(_) | Found::Behind => self.fill(),
                 Found::Nothing => {
-                    // The timer is left where it is while pieces come, and asked only when it rings.
+                    // The timer is lazy: entries do not reset it, it is only checked when it fires.
                     ready!(self.silence.as_mut().poll(cx));
                     if self.heard.elapsed() >= SILENCE {
                         self.fill();

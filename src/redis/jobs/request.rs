@@ -1,4 +1,4 @@
-//! What workers need to know of a request.
+//! Request data of a job.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,40 +7,40 @@ use super::again::Trial;
 use super::keys::{Job, Side};
 use crate::fleet::heartbeat::Key;
 
-/// Which job a request is, when that was decided before it came to the queue: an extension of the request.
+/// Request extension for a request whose job was chosen before it came to the queue.
 #[derive(Clone, Debug)]
 pub enum Ticket {
-    /// One that waits already, and is to be brought to the workers.
+    /// A pending job, which is now to be enqueued.
     Pending(Job),
-    /// A new one, to be found again when the request is repeated.
+    /// A new job, which a repeat of the request finds by its `Idempotency-Key`.
     Repeatable(Arc<Trial>),
 }
 
-/// What workers need to know of a request.
+/// Request data of a job.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What was asked.
+    /// The request path.
     pub path: String,
-    /// Headers for the worker: a JSON object.
+    /// Request headers for the worker, as a JSON object.
     pub headers: String,
-    /// The body.
+    /// The request body.
     pub body: Vec<u8>,
-    /// Who asks; nobody's name.
+    /// The caller, as its [`nameless`](super::nameless) hash.
     pub caller: String,
-    /// With which priority.
+    /// Priority class.
     pub class: &'static str,
-    /// Whether the answer is to be a stream.
+    /// `true` if the client asked for a stream.
     pub stream: bool,
-    /// How long it may take, from now on.
+    /// Time limit, from now on.
     pub within: Duration,
-    /// By what it is known again, if it may be repeated. Then its answer is kept for a day.
+    /// Idempotency of a repeatable request. With it the reply is kept for a day.
     pub trial: Option<Arc<Trial>>,
-    /// What it is signed with, if jobs are signed.
+    /// Signature key, if jobs are signed.
     pub key: Option<Key>,
 }
 
 impl Request {
-    /// It is a job now.
+    /// Marks a repeatable request as enqueued.
     pub(super) fn succeed(&self) {
         if let Some(trial) = &self.trial {
             trial.succeed();

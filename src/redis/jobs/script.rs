@@ -1,4 +1,4 @@
-//! The scripts that a gateway runs. Workers have theirs from the same folder.
+//! Lua scripts that gateways run. Those of workers are in the same folder.
 
 use redis::Script;
 
@@ -14,7 +14,6 @@ macro_rules! of_waiting {
     };
 }
 
-/// The scripts with their hashes.
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) create: Script,

@@ -1,4 +1,4 @@
-//! Signed answers: each piece is signed together with its job, its place and its kind, so that none can be moved.
+//! Signed replies. A signature covers job, position and kind, so that no entry can be moved.
 
 use bytes::Bytes;
 
@@ -7,15 +7,15 @@ use super::fault::Fault;
 use super::keys::Job;
 use crate::redis::sealing::Sealing;
 
-/// The bytes of a piece as they are to be sent: the signature, a space, and the bytes.
+/// Returns entry data for sending: signature, space, data. Without a key it is only the data.
 #[must_use]
 pub fn seal(sealing: &Sealing, prefix: &str, job: &str, place: Place, kind: Kind, data: &Bytes) -> Bytes {
     let Some(key) = sealing.key() else { return data.clone() };
     [key.sign(&channel(prefix, job, place, kind), data).as_bytes(), b" ", data].concat().into()
 }
 
-/// A piece as it was sent, if it is to be believed. An error that is not signed ends the answer all the same, for the
-/// scripts in Redis write some, but nothing of its words is believed.
+/// Verifies an entry and removes its signature; `None` if it is invalid. An unsigned error still
+/// ends the reply, because scripts in Redis write such entries, but its message is discarded.
 pub(super) fn open(sealing: &Sealing, prefix: &str, job: Job, mut entry: Entry) -> Option<Entry> {
     let Some(key) = sealing.key() else { return Some(entry) };
     let Entry { place, kind, data } = &entry;

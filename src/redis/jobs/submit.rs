@@ -1,4 +1,4 @@
-//! Putting a job where workers find it.
+//! Enqueues jobs for workers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,50 +17,50 @@ use super::{Jobs, PATIENCE};
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::Loss;
 
-/// How often a job is begun before it is a dead letter: once for bad luck, once more for worse.
+/// Runs of a job before it becomes a dead letter: a retry after bad luck, and one more.
 const ATTEMPTS: u32 = 3;
-/// The first pause before a stream that was full is tried again: a worker takes an ended job out about so long after its
-/// last piece. It doubles with each try.
+/// First pause before a retry when the stream is full, because a worker removes an ended job about
+/// 1 ms after its last reply entry. The pause doubles with each retry.
 pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
-/// Why a job was not put there.
+/// Why a job was not enqueued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The workers have all they can start, or too many jobs wait already.
+    /// The workers have as many jobs as they can start, or too many jobs are pending.
     #[error("there is no room for more jobs")]
     Full,
-    /// Too many jobs of this caller wait already.
+    /// The caller has too many pending jobs; the value is the limit.
     #[error("{0} jobs of this caller wait already")]
     Many(usize),
-    /// What waits of this caller already is too large.
+    /// The caller has too many bytes pending; the value is the limit.
     #[error("with it more than {0} bytes of this caller's jobs would wait")]
     Heavy(u64),
-    /// It does not wait any more.
+    /// The job is no longer pending.
     #[error("the job does not wait any more")]
     Gone,
-    /// Somebody else does the same.
+    /// Another gateway or request is doing the same.
     #[error("another is at it already")]
     Taken,
-    /// Redis does not do it.
+    /// The command to Redis failed.
     #[error(transparent)]
     Lost(#[from] Loss),
-    /// There is no randomness for a name.
+    /// The system provides no randomness for a job id.
     #[error("the system gives no random numbers")]
     NoName,
 }
 
-/// What becomes of a job whose answer nobody here reads any more.
+/// What happens to a job when its reader is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is cancelled, or its answer is cleared away.
+    /// An incomplete job is cancelled; the reply of a complete one is deleted.
     Ends,
-    /// It is cancelled, or its answer is kept for who asks again.
+    /// An incomplete job is cancelled; the reply of a complete one is kept for repeats.
     IsKept,
-    /// It goes on: somebody will ask for it.
+    /// It continues: a client will ask for its reply.
     Remains,
 }
 
-/// A job whose answer this gateway reads.
+/// A job whose reply this gateway reads.
 pub struct Awaited {
     jobs: Jobs,
     side: Side,
@@ -69,7 +69,7 @@ pub struct Awaited {
     lookout: Lookout,
     fate: Fate,
     why: Why,
-    /// What the last piece was.
+    /// Kind of the entry that ended the reply; `None` before.
     last: Option<Kind>,
 }
 
@@ -80,11 +80,11 @@ impl fmt::Debug for Awaited {
 }
 
 impl Jobs {
-    /// Writes a job down and lets the workers of `side` have it, as soon as they have fewer than `ceiling`, which is
-    /// waited for until `until`. Dropping what is returned before the answer is complete cancels the job.
+    /// Writes a job, and enqueues it for the workers of `side` once they have fewer than `ceiling`,
+    /// if that happens by `until`. Dropping the returned value before the reply ends cancels it.
     ///
     /// # Errors
-    /// Why it was not. Then no worker runs it, or none for long.
+    /// Returns the reason. No worker runs the job then, or one only briefly.
     pub async fn submit(
         &self,
         job: Job,
@@ -118,7 +118,7 @@ impl Jobs {
         }
     }
 
-    /// Has the key of a request that may be repeated stand for its job from now on.
+    /// Makes the key of a repeatable request name its job from now on.
     pub(super) async fn settle(&self, request: &Request) -> Result<(), Refused> {
         match &request.trial {
             Some(trial) if !trial.settle().await? => Err(Refused::Taken),
@@ -126,7 +126,7 @@ impl Jobs {
         }
     }
 
-    /// Takes back what was written down, before anything pointed to it.
+    /// Deletes a job that was written and not yet enqueued.
     pub(super) fn withdraw(&self, job: Job) {
         self.0.afterwards.add(Errand::Withdraw { job });
     }
@@ -178,8 +178,8 @@ impl Awaited {
         Self { jobs, side, entry, reader, lookout, fate, why: Why::Cancelled, last: None }
     }
 
-    /// The next piece of the answer. Nothing may be asked for after the last. Where Redis has lost the job nobody runs it,
-    /// and it ends with an error.
+    /// Polls for the next reply entry. It must not be called after the last entry. If Redis has
+    /// lost the job, the reply ends with an error.
     pub fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Entry> {
         let entry = match self.reader.poll_entry(cx) {
             Poll::Ready(entry) => entry,
@@ -193,13 +193,13 @@ impl Awaited {
         Poll::Ready(entry)
     }
 
-    /// Whether it goes on when this is dropped, and is read for how it ends, whichever run that is.
+    /// Returns `true` if the job continues after a drop; its reader then follows all its runs.
     #[must_use]
     pub fn remains(&self) -> bool {
         self.fate == Fate::Remains
     }
 
-    /// Its time is over: dropping it says so.
+    /// Makes a drop report the job as expired instead of cancelled.
     pub fn expire(&mut self) {
         self.why = Why::Expired;
     }
@@ -215,7 +215,7 @@ impl Drop for Awaited {
             (None, Why::Expired) => JobEnd::Expired,
         };
         let errand = match (self.fate, self.last) {
-            // It is still to end, or never began.
+            // It continues, or it was never enqueued.
             (Fate::Remains, None) if self.why == Why::Cancelled => return,
             (Fate::Ends, Some(_)) => Some(Errand::Forget { job }),
             (Fate::IsKept | Fate::Remains, Some(_)) => None,

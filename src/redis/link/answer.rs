@@ -1,10 +1,10 @@
-//! Waiting for the answer to one command.
+//! Waits for the answer to a command.
 //!
-//! Another task reads the socket. A gateway that is paused, or short of CPU, runs its timers late, and finds the time of
-//! a command over while the answer lies there unread. Such a wait goes on once, for as long again, and if it ends
-//! without an answer too, it says nothing of Redis.
+//! Another task reads the socket. A gateway that is paused, or short of CPU, runs its timers late,
+//! so a timeout may fire although the answer is in the socket, unread. Such a wait is extended once
+//! by the same time. If it ends without an answer again, it is no evidence against Redis.
 //!
-//! **Trade-off.** A request waits twice the timeout, and the time in which nothing ran, at the most.
+//! **Trade-off.** A request waits at most twice the timeout, plus the time in which nothing ran.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -16,10 +16,9 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 
-/// A timer rings up to a millisecond late on an idle machine, and a little later on a busy one.
+/// Normal lateness of timers: up to 1 ms on an idle machine, a little more on a busy one.
 const PUNCTUAL: Duration = Duration::from_millis(2);
-/// Turns of the runtime that an answer gets that has come: one to see that the socket has something, one to read it,
-/// one to hand it over.
+/// Scheduler turns for an answer that has arrived: to poll the socket, to read, to deliver.
 const TURNS: u32 = 3;
 
 /// Why there is no answer.
@@ -27,11 +26,11 @@ const TURNS: u32 = 3;
 pub(super) enum Silence {
     /// Redis did not answer in time.
     Redis,
-    /// The gateway itself was late: Redis may have answered.
+    /// The gateway was late: Redis may have answered.
     Gateway,
 }
 
-/// Waits for `answer`, for `patience`, and once more if the gateway was late meanwhile.
+/// Waits for `answer` for `patience`, and once more if the gateway was late meanwhile.
 pub(super) async fn within<T>(
     clock: &Clock,
     patience: Duration,
@@ -57,8 +56,8 @@ pub(super) async fn within<T>(
     Err(Silence::Gateway)
 }
 
-/// Whether a wait for `patience` that took `took`, of which the gateway was paused for `paused`, was cut short, or ended
-/// late, by a part that matters.
+/// Returns `true` if a wait for `patience` that took `took`, with the gateway paused for `paused`
+/// of it, was cut short or ended late by a significant part (a quarter, at least 2 ms).
 fn is_late(patience: Duration, took: Duration, paused: Duration) -> bool {
     took.saturating_sub(patience).max(paused) >= PUNCTUAL.max(patience / 4)
 }
@@ -71,7 +70,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(10);
 
-    /// Nothing runs for so long.
+    /// Simulates a pause of the process.
     async fn hold_up(clock: &Clock, length: Duration) {
         clock.advance(length);
         tokio::time::advance(length).await;
@@ -104,7 +103,7 @@ mod tests {
         let (sender, receiver) = oneshot::channel();
         let answers = async {
             hold_up(&clock, PATIENCE * 5).await;
-            // As many hands as an answer goes through, and more: each needs the runtime once.
+            // More turns than an answer needs to be delivered.
             for _ in 0..20 {
                 yield_now().await;
             }

@@ -1,25 +1,26 @@
-//! Whether Redis is worth asking.
+//! Circuit breaker for Redis.
 //!
-//! After some failures in a row nobody asks any more, so that an outage costs a handful of requests the timeout and not
-//! every request. Only the link's own probe closes the breaker again: requests never try a server that is down.
+//! After some failures in a row no request asks Redis any more, so that an outage costs a handful
+//! of requests the timeout, not every request. Only the link's own probe closes the breaker:
+//! requests never try a server that is down.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Nanos;
 
-/// Failures in a row that open the breaker: one lost packet is none.
+/// Failures in a row that open the breaker; one lost packet is not enough.
 const FAILURES: u32 = 5;
-/// The least time in which nothing was answered: commands that wait together fail together, by one hiccup. Five timeouts
-/// of the default length, one after another.
+/// Least time without an answer before the breaker opens, because one hiccup fails all commands in
+/// flight together. It is five default timeouts in sequence.
 const SILENT: Duration = Duration::from_millis(50);
-/// How long after an answer a command that the gateway itself was late for is no failure. A gateway that is always late
-/// must find out that Redis is gone as well.
+/// How long after an answer a command with a late gateway counts as no failure. The bound lets a
+/// gateway that is always late detect an outage, too.
 const EXCUSED: Duration = Duration::from_secs(2);
-/// How exactly the time of the last answer is known.
+/// Resolution of the time of the last answer.
 const HEARD_STEP: Duration = Duration::from_millis(20);
 
-/// Counts failures in a row. It begins open: nothing is known of the server yet.
+/// Counts failures in a row. It starts open, because the server's state is unknown.
 #[derive(Debug)]
 pub(super) struct Breaker {
     failures: AtomicU32,
@@ -44,9 +45,9 @@ impl Breaker {
         self.open.load(Ordering::Acquire)
     }
 
-    /// A command was answered at `now`.
+    /// Records that a command was answered at `now`.
     pub(super) fn succeeded(&self, now: Nanos) {
-        // Read first: this is every request's way, and a shared cache line is cheap only while nobody writes it.
+        // Read first: every request passes here; a shared cache line is cheap only without writes.
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
@@ -55,12 +56,12 @@ impl Breaker {
         }
     }
 
-    /// Whether a command without an answer is no failure, given that the gateway itself was late.
+    /// Returns `true` if a command without an answer is excused by the gateway's own lateness.
     pub(super) fn excuses(&self, now: Nanos) -> bool {
         now.since(self.heard()) <= EXCUSED
     }
 
-    /// Whether a command was answered after `time`.
+    /// Returns `true` if a command was answered after `time`.
     pub(super) fn heard_since(&self, time: Nanos) -> bool {
         self.heard() > time
     }
@@ -69,7 +70,7 @@ impl Breaker {
         Nanos(self.heard.load(Ordering::Relaxed))
     }
 
-    /// A command that was sent at `sent` was not answered until `now`. Says whether this opened the breaker.
+    /// Records that a command got no answer from `sent` to `now`. Returns `true` if this opened it.
     pub(super) fn failed(&self, sent: Nanos, now: Nanos) -> bool {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if failures == 1 {
@@ -79,12 +80,12 @@ impl Breaker {
         failures >= FAILURES && now.since(since) >= SILENT && self.open()
     }
 
-    /// Opens. Says whether it was closed before.
+    /// Opens the breaker. Returns `true` if it was closed.
     pub(super) fn open(&self) -> bool {
         !self.open.swap(true, Ordering::AcqRel)
     }
 
-    /// Closes at `now`. Says whether it was open before.
+    /// Closes the breaker at `now`. Returns `true` if it was open.
     pub(super) fn close(&self, now: Nanos) -> bool {
         self.succeeded(now);
         self.open.swap(false, Ordering::AcqRel)
@@ -102,7 +103,7 @@ mod tests {
     #[test]
     fn only_failures_in_a_row_open_it_and_only_a_probe_closes_it() {
         let breaker = Breaker::new();
-        // Each waits for ten milliseconds, after the one before.
+        // Each waits for 10 ms, one after another.
         let failed = |number: u64| breaker.failed(at(number * 10), at(number * 10 + 10));
         assert!(breaker.is_open() && breaker.close(at(0)) && !breaker.close(at(0)));
         for _ in 0..3 {
@@ -129,7 +130,7 @@ mod tests {
         assert!((0..1000).all(|_| !breaker.failed(at(100), at(110))), "counted anew");
         breaker.succeeded(at(120));
         assert!((0..1000).all(|_| !breaker.failed(at(120), at(160))), "an answer came between");
-        // Who waits for longer has waited long enough.
+        // With a longer timeout, five failures are enough.
         breaker.succeeded(at(200));
         let opened: Vec<bool> = (0..5).map(|_| breaker.failed(at(200), at(300))).collect();
         assert_eq!(opened, [false, false, false, false, true]);

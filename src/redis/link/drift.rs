@@ -1,15 +1,15 @@
-//! The clock of Redis beside this gateway's.
+//! Compares the clock of Redis with this gateway's, to detect pauses.
 
 use std::time::Duration;
 
 use crate::clock::{LONG, Nanos};
 
-/// What both clocks said last.
+/// Last readings of both clocks.
 #[derive(Debug, Default)]
 pub(super) struct Drift(Option<(Duration, Nanos)>);
 
 impl Drift {
-    /// Whether Redis' clock, which says `theirs` now, has left this gateway's behind by a long pause since the last look.
+    /// Returns `true` if Redis' clock has advanced more than this gateway's, by a long pause.
     pub(super) fn leaves_behind(&mut self, theirs: Duration, now: Nanos) -> bool {
         let before = self.0.replace((theirs, now));
         before.is_some_and(|(before, then)| {
@@ -28,11 +28,11 @@ mod tests {
         for (theirs, ours, behind) in [
             (1000, 5, false),
             (1001, 6, false),
-            // A second of it was this gateway's as well.
+            // This gateway's clock advanced, too.
             (1005, 8, false),
             (1009, 9, true),
             (1010, 10, false),
-            // Redis' clock was set back, and this gateway was late with its question.
+            // Redis' clock was set back, and this gateway asked late.
             (900, 11, false),
             (910, 21, false),
         ] {

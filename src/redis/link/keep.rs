@@ -1,4 +1,4 @@
-//! Keeping the connection: making it, probing it, giving it up.
+//! Connection keeper: connects, probes, and drops the connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::redis::connect::connect;
 use crate::redis::dams::Dams;
 use crate::redis::settings::Topology;
 
-/// How often the server is probed, and how soon a connection is tried again.
+/// Interval of probes and of connection attempts.
 const PROBE: Duration = Duration::from_secs(1);
-/// Between the loss of a connection and the next try: what closes each connection at once must not spin.
+/// Pause before a reconnect: no busy loop with a server that closes each connection at once.
 const BREATH: Duration = Duration::from_millis(50);
-/// Probes in a row without an answer after which the connection is given up: a peer that vanished says nothing.
+/// Failed probes in a row after which the connection is dropped: a vanished peer sends no error.
 const SILENCES: u32 = 3;
 
 impl Link {
-    /// Connects and keeps connected until it is dropped. Each second the server is probed by what `dams` write there.
+    /// Stays connected until dropped. Probes the server each second with the heartbeat of `dams`.
     pub async fn keep(self, dams: Arc<Dams>) {
         let inner = &*self.0;
         let mut told = false;
@@ -47,7 +47,7 @@ impl Link {
                     }
                 }
                 Err(error) => {
-                    // Once for each outage: it is tried every second.
+                    // Logged once per outage: connecting is retried every second.
                     if !told {
                         let error = error.map_or_else(|| "no answer".to_owned(), |error| error.to_string());
                         tracing::warn!(error, "no connection to Redis");
@@ -59,7 +59,7 @@ impl Link {
         }
     }
 
-    /// Warns of a server that throws keys away when its memory is full: each is somebody's debt.
+    /// Warns of a server that evicts keys when its memory is full: a key may hold a charged quota.
     async fn look_at_memory(&self) {
         let patience = self.0.settings.timeout;
         let info =
@@ -71,7 +71,7 @@ impl Link {
         }
     }
 
-    /// Probes until the connection is of no use any more.
+    /// Probes until the connection is lost or replaced.
     async fn watch(&self, dams: &Dams) -> Ended {
         let inner = &*self.0;
         let mut silences = 0;
@@ -87,7 +87,7 @@ impl Link {
                         tracing::info!("Redis is used");
                     }
                 }
-                // Another command was answered: the connection is there, and the probe was late.
+                // Another command was answered: the connection works, only the probe was late.
                 Err(_) if inner.breaker.heard_since(asked) => silences = 0,
                 Err(Loss::Unknown | Loss::NotSent) if silences + 1 >= SILENCES => return Ended::Lost,
                 Err(_) => silences += 1,
@@ -103,7 +103,8 @@ impl Link {
         }
     }
 
-    /// Whether the clock of Redis has left this gateway's behind since the last look. Servers of a cluster have a clock each.
+    /// Returns `true` if Redis' clock has left this gateway's behind since the last probe. Always
+    /// `false` for a cluster, where each server has its own clock.
     async fn is_overtaken(&self, drift: &mut Drift) -> bool {
         let inner = &*self.0;
         if !self.is_up() || inner.settings.topology == Topology::Cluster {
@@ -117,30 +118,29 @@ impl Link {
     }
 }
 
-/// Why a connection is not probed any more.
 enum Ended {
     Lost,
-    /// Another one is to take its place.
+    /// A new connection is to replace it.
     Renewed,
 }
 
-/// About that long: gateways that lost the same server must not come back to it all at once.
+/// Returns `length` ± 20 %: gateways that lost one server must not return together.
 fn spread(length: Duration) -> Duration {
     length.mul_f64(0.8 + 0.4 * fastrand::f64())
 }
 
-/// What a probe may send: it alone passes an open breaker.
+/// Access for probes, which alone pass an open breaker.
 #[derive(Debug)]
 pub struct Probe<'a>(&'a Link);
 
 impl Probe<'_> {
-    /// The time.
+    /// Returns the time of the link's clock.
     #[must_use]
     pub fn now(&self) -> Nanos {
         self.0.0.clock.now()
     }
 
-    /// What every key begins with.
+    /// Returns the prefix of all keys.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.0.0.settings.prefix

@@ -1,13 +1,13 @@
-//! The one connection that commands take.
+//! The connection for commands.
 //!
-//! A [`Link`] is made without a server being there; [`Link::keep`] connects, probes each second, and connects again.
-//! [`Link::call`] answers within the timeout or says that it did not: before the first connection, while the breaker is
-//! open, when the server is too slow.
+//! A [`Link`] is created without a server. [`Link::keep`] connects, probes each second, and
+//! reconnects. [`Link::call`] returns an answer within the timeout, or an error: before the first
+//! connection, while the breaker is open, or if the server is too slow.
 //!
-//! **Failure mode.** A command that timed out was sent and may still run: [`Loss::Unknown`]. Whoever sent it must be able
-//! to take it back or must not mind.
+//! **Failure mode.** A command that timed out was sent and may still run: [`Loss::Unknown`]. Its
+//! caller must be able to undo it, or tolerate it.
 //!
-//! **Trade-off.** One connection for all: Redis is one thread, and more connections bring it no more commands.
+//! **Trade-off.** One connection for all: Redis is single-threaded, more would not be faster.
 
 mod answer;
 mod breaker;
@@ -33,21 +33,21 @@ use super::settings::RedisSettings;
 use crate::clock::{Clock, Nanos};
 use crate::metrics::{Metrics, Redis, RedisOp};
 
-/// How long making a connection may take in all; a sentinel is asked first, a cluster has many nodes.
+/// Time limit for connecting in all; a sentinel is asked first, a cluster has many nodes.
 const CONNECT: Duration = Duration::from_secs(3);
-/// An answer that is no older says that the server is there.
+/// An answer this recent shows that the server is up.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// How soon Redis that does not answer may be back, at the earliest: it is probed once a second.
+/// Earliest recovery of a Redis that does not answer: it is probed once a second.
 pub(crate) const BACK: Duration = Duration::from_secs(1);
 
-/// Why a command brought no answer.
+/// Why a command has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Loss {
     /// It was not sent.
     #[error("Redis cannot be asked")]
     NotSent,
-    /// It was sent, and nobody knows whether it ran.
+    /// It was sent, and may or may not have run.
     #[error("Redis did not answer in time")]
     Unknown,
     /// The server refused it.
@@ -55,7 +55,7 @@ pub enum Loss {
     Refused,
 }
 
-/// The connection to Redis. Clones are handles of the same one.
+/// Connection to Redis. Clones share it.
 #[derive(Clone)]
 pub struct Link(Arc<Inner>);
 
@@ -66,11 +66,11 @@ struct Inner {
     connection: ArcSwapOption<Connection>,
     breaker: Breaker,
     start: Start,
-    /// Tells the keeper that the connection is gone.
+    /// Notifies the keeper that the connection is lost.
     gone: Notify,
-    /// Tells the keeper to make another connection.
+    /// Notifies the keeper to make a new connection.
     renew: Notify,
-    /// Told when the clock of Redis has left this gateway's behind.
+    /// Notified when Redis' clock has left this gateway's behind.
     overtaken: Notify,
 }
 
@@ -80,20 +80,20 @@ impl fmt::Debug for Link {
     }
 }
 
-/// What a failed command means.
+/// Classification of a failed command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// The connection is gone, or leads to a server that takes no writes.
+    /// The connection is lost, or leads to a read-only server.
     Gone,
-    /// The server answers, but does not serve.
+    /// The server answers, but is not usable.
     Unwell,
-    /// This command is at fault, or the key that it met; others may fare better.
+    /// The error concerns only this command, or its key; others may succeed.
     Refused,
 }
 
 fn fault(error: &RedisError) -> Fault {
     match (error.kind(), error.code()) {
-        // A failover made a replica of it.
+        // After a failover the server is a replica.
         (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Fault::Gone,
         (ErrorKind::Server(ServerErrorKind::ResponseError), _) | (_, Some("WRONGTYPE")) => Fault::Refused,
         (ErrorKind::Server(_) | ErrorKind::Extension, _) => Fault::Unwell,
@@ -105,7 +105,7 @@ fn fault(error: &RedisError) -> Fault {
 }
 
 impl Link {
-    /// A link that is down until [`Link::keep`] runs.
+    /// Creates a link that is down until [`Link::keep`] runs.
     #[must_use]
     pub fn new(settings: RedisSettings, clock: Clock, metrics: Arc<Metrics>) -> Self {
         let start = Start::new(clock.now());
@@ -122,68 +122,68 @@ impl Link {
         }))
     }
 
-    /// The settings that it follows.
+    /// Returns the settings.
     #[must_use]
     pub fn settings(&self) -> &RedisSettings {
         &self.0.settings
     }
 
-    /// The clock that it goes by.
+    /// Returns the clock.
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.0.clock
     }
 
-    /// Its series.
+    /// Returns the Redis metrics.
     #[must_use]
     pub fn metrics(&self) -> &Redis {
         self.0.metrics.redis()
     }
 
-    /// Whether commands are sent at all.
+    /// Returns `true` if the breaker is closed, so that commands are sent.
     #[must_use]
     pub fn is_up(&self) -> bool {
         !self.0.breaker.is_open()
     }
 
-    /// Whether Redis answered somebody a moment ago. A command that it has not answered by then is late, not lost.
+    /// Returns `true` if Redis answered within the last 100 ms: a missing answer is late, not lost.
     #[must_use]
     pub fn is_answering(&self) -> bool {
         self.is_up() && self.heard_since(self.0.clock.now() - MOMENT)
     }
 
-    /// Makes another connection: this gateway was paused for long, and the one that it has may be dead.
+    /// Replaces the connection, which may be dead after a long pause of this gateway.
     pub fn renew(&self) {
         self.0.renew.notify_one();
     }
 
-    /// Whether Redis answered after `time`, up to some milliseconds early.
+    /// Returns `true` if Redis answered after `time`; answer times are known to 20 ms.
     #[must_use]
     pub fn heard_since(&self, time: Nanos) -> bool {
         self.is_up() && self.0.breaker.heard_since(time)
     }
 
-    /// Completes when the clock of Redis went on while this gateway's stood still: the gateway was paused, and no clock of
-    /// its own shows it.
+    /// Completes when Redis' clock advanced while this gateway's stood still: the gateway was
+    /// paused in a way that none of its own clocks shows.
     pub async fn overtaken(&self) {
         self.0.overtaken.notified().await;
     }
 
-    /// When this gateway started, if Redis was away then.
+    /// Returns the start of this gateway if Redis was away then.
     #[must_use]
     pub fn began_alone(&self) -> Option<Nanos> {
         self.0.start.alone()
     }
 
-    /// Sends a command, and waits for its answer no longer than the timeout; once more, where the gateway itself was late.
+    /// Sends a command. Waits for its answer for the timeout, twice if the gateway itself was late.
     ///
     /// # Errors
-    /// When there is no answer, or when it is an error or something else than a `T`.
+    /// Returns [`Loss`] if there is no answer, or it is an error or not a `T`.
     pub async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, Loss> {
         self.call_within(op, self.0.settings.timeout, cmd).await
     }
 
-    /// The same within `patience`.
+    /// Like [`Link::call`], with `patience` as the timeout.
     ///
     /// # Errors
     /// As [`Link::call`].
@@ -199,7 +199,7 @@ impl Link {
         self.ask(op, patience, async |mut connection| cmd.query_async(&mut connection).await).await
     }
 
-    /// Runs a script, by its hash as long as the server knows it, within `patience`.
+    /// Runs a script within `patience`, by its hash if the server knows it.
     ///
     /// # Errors
     /// As [`Link::call`].
@@ -215,7 +215,7 @@ impl Link {
         self.ask(op, patience, async |mut connection| script.invoke_async(&mut connection).await).await
     }
 
-    /// Sends whatever the breaker says.
+    /// Sends a command even if the breaker is open.
     async fn ask<T>(
         &self,
         op: RedisOp,
@@ -237,7 +237,7 @@ impl Link {
             Ok(Err(error)) => {
                 tracing::debug!(%error, op = op.as_str(), "a command to Redis failed");
                 match fault(&error) {
-                    // It may have run before the connection broke.
+                    // The command may have run before the connection broke.
                     Fault::Gone => (Fault::Gone, Loss::Unknown),
                     fault => (fault, Loss::Refused),
                 }

@@ -1,15 +1,15 @@
-//! Whether Redis was there when the gateway started.
+//! Tells whether Redis was up when the gateway started.
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::clock::Nanos;
 
-/// How long after its start a gateway may hear Redis for the first time and count as started with it. A connection takes
-/// this long at the most.
+/// A gateway counts as started with Redis if it gets the first answer within this time, the longest
+/// that connecting takes.
 const SOON: Duration = super::CONNECT;
 
-/// The start of a gateway, and the first answer of Redis.
+/// Start of the gateway, and the first answer of Redis.
 #[derive(Debug)]
 pub(super) struct Start {
     at: Nanos,
@@ -21,13 +21,12 @@ impl Start {
         Self { at, first: OnceLock::new() }
     }
 
-    /// Redis answered at `now`.
+    /// Records an answer of Redis; only the first counts.
     pub(super) fn answered(&self, now: Nanos) {
         self.first.get_or_init(|| now);
     }
 
-    /// When the gateway started, if Redis was away then. That is known from the first moment on, and taken back when
-    /// Redis is heard soon.
+    /// Returns the start of the gateway if Redis was away then: assumed until Redis answers soon.
     pub(super) fn alone(&self) -> Option<Nanos> {
         let with_redis = self.first.get().is_some_and(|first| first.since(self.at) <= SOON);
         (!with_redis).then_some(self.at)

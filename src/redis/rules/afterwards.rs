@@ -1,9 +1,9 @@
-//! What is sent to Redis after a request has gone on: what it really used, what it gives back, what must be undone.
+//! Outbox: settlements, refunds and undos, sent to Redis after the request has moved on.
 //!
-//! Nobody waits for it. Everything has a record by which it counts once, so it is sent again until it was heard.
+//! No request waits for it. A record makes each operation idempotent: it is resent until answered.
 //!
-//! **Failure mode.** What waits is bounded in number and in age: while Redis is away for long, quotas there stay charged
-//! with estimates, which errs towards refusing, except for answers that used more than was reserved.
+//! **Failure mode.** The queue is bounded in number and age. In a long outage, quotas in Redis stay
+//! charged with estimates. This errs towards refusing, except for replies longer than reserved.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,26 +20,26 @@ use crate::clock::{Clock, Nanos};
 use crate::metrics::RedisOp;
 use crate::redis::link::{Link, Loss};
 
-/// What may wait: some seconds of full load, and some MB.
+/// Queue capacity: some seconds of full load, some MB.
 const WAITING: usize = 16_384;
-/// What goes on its way at once.
+/// Operations sent at once.
 const BATCH: usize = 64;
-/// Nobody waits for an answer, so a slow one is better than sending again.
+/// Time limit of a command. No request waits, so a slow answer is better than a resend.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often is looked whether all is done, by who goes down.
+/// How often a shutdown checks whether the outbox is empty.
 const GLANCE: Duration = Duration::from_millis(2);
-/// Less than a record lives, so that what was heard only by Redis is not done twice.
+/// Longest age for a resend. It is shorter than the lifetime of a record, so that an operation
+/// whose answer was lost is not done twice.
 const KEPT: Duration = Duration::from_secs(50);
 
-/// Which script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Settle,
     Undo,
 }
 
-/// One thing to be done.
+/// A settlement or an undo.
 #[derive(Debug)]
 pub(super) struct Errand {
     pub(super) verb: Verb,
@@ -49,16 +49,16 @@ pub(super) struct Errand {
     pub(super) since: Nanos,
 }
 
-/// Takes errands.
+/// Sending half of the outbox.
 #[derive(Clone, Debug)]
 pub(super) struct Afterwards {
     errands: mpsc::Sender<Errand>,
-    /// How many are not done yet.
+    /// Unfinished operations.
     open: Arc<AtomicUsize>,
 }
 
 impl Afterwards {
-    /// A queue, and the work on it.
+    /// Creates the outbox and the task that sends it.
     pub(super) fn new(
         link: Link,
         scripts: Arc<Scripts>,
@@ -78,7 +78,7 @@ impl Afterwards {
         }
     }
 
-    /// Waits until all is done, for `patience` at most.
+    /// Waits until the outbox is empty, for at most `patience`.
     pub(super) async fn done(&self, patience: Duration) {
         let done = async {
             while self.open.load(Ordering::Relaxed) > 0 {

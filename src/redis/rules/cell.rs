@@ -1,7 +1,7 @@
-//! One rule's quota in the numbers that the scripts take and give.
+//! Quota of a rule as the numbers that the scripts take and return.
 //!
-//! Everything that needs more than a sum or a comparison is done here, by the limiters in memory themselves: a script
-//! only says how a cell stands, and the same code as for a cell in memory says what that means.
+//! Scripts only add and compare, and return the state of a cell. All other arithmetic is done here
+//! by the in-memory limiters, so that a cell in Redis and one in memory behave the same.
 
 use std::time::Duration;
 
@@ -11,36 +11,36 @@ use crate::limit::rule::{Algorithm, Rule};
 use crate::limit::sliding_window::{Buckets, SlidingWindow};
 use crate::limit::token_bucket::{TICKS_PER_NANO, TokenBucket};
 
-/// Ticks of a token bucket in a microsecond.
+/// Token-bucket ticks per microsecond.
 const TICKS: u64 = 1000 * TICKS_PER_NANO;
-/// No answer uses more tokens; the scripts count exactly up to four times as many.
+/// Largest token count of a reply; the scripts count exactly up to four times as many.
 const MOST_UNITS: u64 = 1 << 50;
 
-/// The arguments of one cell, without its kind.
+/// Script arguments of a cell, without its kind.
 pub type Fields = [u64; 6];
 
-/// How a cell stands, as the scripts say it.
+/// State of a cell as the scripts return it.
 pub type Shown = [u64; 3];
 
-/// A rule's quota for the scripts.
+/// Quota of a rule in Redis, by limit algorithm.
 #[derive(Clone, Copy, Debug)]
 pub enum Cell {
     /// A token bucket.
     Bucket(TokenBucket),
     /// A sliding window.
     Window {
-        /// The same in memory.
+        /// The in-memory limiter for the arithmetic.
         meter: SlidingWindow,
-        /// What fits.
+        /// Most units in the window.
         limit: u64,
-        /// Its length in µs.
+        /// Window length in µs.
         micros: u64,
     },
     /// A sliding log.
     Log {
-        /// What fits.
+        /// Most units in the window.
         limit: u64,
-        /// Its length in µs.
+        /// Window length in µs.
         micros: u64,
     },
 }
@@ -53,13 +53,13 @@ const fn pair(ticks: u64) -> (u64, u64) {
     (ticks / TICKS, ticks % TICKS)
 }
 
-/// Rounded up to what the server can tell apart.
+/// Rounds up to whole microseconds, the resolution of the server.
 fn whole_micros(wait: Duration) -> Duration {
     Duration::from_micros(u64::try_from(wait.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX))
 }
 
 impl Cell {
-    /// The quota of `rule`.
+    /// Returns the cell for the quota of `rule`.
     #[must_use]
     pub fn of(rule: &Rule) -> Self {
         let (limit, micros) = (rule.quota.limit.max(1), micros(rule.quota.period));
@@ -70,7 +70,7 @@ impl Cell {
         }
     }
 
-    /// The name of its kind in the scripts, and a part of its key: cells of different kinds cannot be mistaken.
+    /// Returns the algorithm's name in scripts and keys, so that cells of two algorithms never mix.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -80,7 +80,7 @@ impl Cell {
         }
     }
 
-    /// The fields to charge `amount` units; nothing when they never fit.
+    /// Returns the fields to charge `amount` units; `None` if they never fit.
     #[must_use]
     pub fn charge(&self, amount: u64, enforced: bool) -> Option<Fields> {
         let enforced = u64::from(enforced);
@@ -96,7 +96,7 @@ impl Cell {
         })
     }
 
-    /// The fields to make a charge of `reserved` units one of `actual` units.
+    /// Returns the fields to correct a charge of `reserved` units to `actual` units.
     #[must_use]
     pub fn correct(&self, mark: u64, reserved: u64, actual: u64) -> Fields {
         let actual = actual.min(MOST_UNITS);
@@ -111,7 +111,7 @@ impl Cell {
         }
     }
 
-    /// What a cell holds that stands so.
+    /// Returns the remaining units and the reset time of a cell in this state.
     #[must_use]
     pub fn level(&self, shown: Shown) -> Level {
         let Level { remaining, reset } = match (self, shown) {
@@ -126,7 +126,7 @@ impl Cell {
         Level { remaining, reset: whole_micros(reset) }
     }
 
-    /// What `amount` units are short of in a cell that stands so and had no room for them.
+    /// Returns the shortage for `amount` units in a cell in this state, which had no room for them.
     #[must_use]
     pub fn shortage(&self, shown: Shown, amount: u64) -> Option<Shortage> {
         let shortage = match (self, shown) {

@@ -1,4 +1,4 @@
-//! The decision on one request.
+//! Decides on a request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,34 +19,35 @@ use crate::limit::{Cost, Decision, Decisions, Denial, Subject};
 use crate::redis::link::{BACK, Loss};
 use crate::refusal::{Reason, Refusal, spread};
 
-/// How long a refusal holds on when the answer to who asks again is late.
+/// Extra time for which a cached refusal holds if the answer to a retry is late.
 const LATE: Duration = Duration::from_millis(100);
 
-/// A request that every rule admitted.
+/// Result for a request that all rules admit.
 #[derive(Debug)]
 pub struct Admitted {
-    /// What it holds.
+    /// Its charges.
     pub holding: Holding,
-    /// What each rule that saw it said.
+    /// Decision of each rule that matched.
     pub decisions: Decisions,
 }
 
-/// A request that was refused. Nothing of any quota was taken.
+/// Result for a refused request; no quota was charged.
 #[derive(Debug)]
 pub struct Refused {
-    /// Why.
+    /// The refusal for the client.
     pub refusal: Refusal,
-    /// What each rule said that was asked.
+    /// Decision of each rule that was asked.
     pub decisions: Decisions,
 }
 
 type Leases<'a> = SmallVec<[(&'a Ask, u64); 2]>;
 
 impl SharedRules {
-    /// Charges every rule that sees the request, or none, and waits for one trip to Redis at most.
+    /// Charges all matching rules, or none, with at most one round trip to Redis.
     ///
     /// # Errors
-    /// The refusal of the enforced rule with the longest wait, or of one that cannot be asked and is closed then.
+    /// Returns the refusal of the enforced rule with the longest wait or, while Redis is away, of a
+    /// rule with `on_loss: closed`.
     pub async fn admit(
         self: &Arc<Self>,
         subject: &Subject<'_>,
@@ -86,7 +87,7 @@ impl SharedRules {
         }
     }
 
-    /// The refusal that a request gets whatever its body says, if it is known without asking.
+    /// Returns the refusal that does not depend on the body, if it is known without asking Redis.
     #[must_use]
     pub fn refusal_unread(self: &Arc<Self>, subject: &Subject<'_>) -> Option<Refused> {
         let cost = Cost::default();
@@ -97,14 +98,14 @@ impl SharedRules {
         self.known(&mut plan, &cost, &mut Decisions::new(), self.clock().now())
     }
 
-    /// A holding of nothing but what will be settled in any case.
+    /// Returns a holding of the free asks only, which are settled in any case.
     fn holding(self: &Arc<Self>, plan: &Plan) -> Holding {
         let mut holding = Holding::new(self, self.id());
         holding.parts.extend(plan.free.iter().map(|ask| Part { ask: ask.clone(), how: How::Free }));
         holding
     }
 
-    /// Refuses by what is known without asking. Rules that only observe and are known to have no room are left out.
+    /// Refuses by locally known refusals. Drops asks of observing rules that have no room.
     fn known(&self, plan: &mut Plan, cost: &Cost, decisions: &mut Decisions, now: Nanos) -> Option<Refused> {
         let up = self.store.link.is_up();
         let mut refused = SmallVec::<[Said; 4]>::new();
@@ -141,8 +142,8 @@ impl SharedRules {
         refusing.then(|| self.deny(&refused, cost, std::mem::take(decisions)))
     }
 
-    /// Refuses by what Redis said a moment ago, when only this answer is late: Redis counts, and what was admitted here
-    /// would come on top of it.
+    /// Refuses by a recent refusal if only this answer is late: Redis still counts, and a local
+    /// admission would exceed the quota.
     fn still_refused(&self, plan: &Plan, cost: &Cost, decisions: &mut Decisions) -> Option<Refused> {
         if !self.store.link.is_answering() {
             return None;
@@ -157,7 +158,7 @@ impl SharedRules {
         (!refused.is_empty()).then(|| self.deny(&refused, cost, std::mem::take(decisions)))
     }
 
-    /// Takes what this gateway has leased already. Returns what it has not, with how much to lease.
+    /// Takes units from local leases. Returns the asks without enough, with the size to lease.
     fn open_purses<'p>(
         self: &Arc<Self>,
         plan: &'p Plan,
@@ -183,7 +184,7 @@ impl SharedRules {
         missing
     }
 
-    /// One trip for everything that must be asked.
+    /// Sends the charge and the leases concurrently, in one round trip.
     async fn travel(self: &Arc<Self>, plan: &Plan, missing: &Leases<'_>) -> Result<Vec<Heard>, Loss> {
         let charge = async { if plan.strict.is_empty() { None } else { Some(self.charge(plan).await) } };
         let (charged, leased) = match missing.as_slice() {
@@ -227,7 +228,7 @@ impl SharedRules {
         Ok(Admitted { holding, decisions })
     }
 
-    /// The refusal of what these rules said, at least one of which is enforced and short.
+    /// Builds the refusal. At least one of `said` is enforced and has a shortage.
     fn deny(&self, said: &[Said], cost: &Cost, mut decisions: Decisions) -> Refused {
         let mut standings = Vec::new();
         let mut refusing: Option<(&Said, Shortage)> = None;
@@ -269,7 +270,7 @@ impl SharedRules {
         Refused { refusal, decisions }
     }
 
-    /// Decides without Redis, each rule as it says.
+    /// Decides without Redis, by each rule's `on_loss`.
     fn alone(self: &Arc<Self>, subject: &Subject<'_>, cost: &Cost) -> Result<Admitted, Box<Refused>> {
         self.store.link.metrics().fallback();
         let mut decisions = Decisions::new();

@@ -1,4 +1,4 @@
-//! How the rules stand to a request, without asking for anything.
+//! Explains the status of the rules for a request, without charging anything.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::metrics::RedisOp;
 use crate::redis::link::Loss;
 
 impl SharedRules {
-    /// How every rule stands to a request, in the configured order. What this gateway has leased counts as left.
+    /// Returns the status of every rule for a request, in order. Local leases count as remaining.
     ///
     /// # Errors
-    /// How they stand here alone when Redis cannot be asked; rules that are open or closed then are not seen.
+    /// Returns the local status if Redis fails, without rules of `on_loss` open or closed.
     pub async fn explain(
         self: &Arc<Self>,
         subject: &Subject<'_>,
@@ -39,7 +39,7 @@ impl SharedRules {
             seen[*index] = Some(Seen { amount: None, level, shortage });
             rules[*index] = Arc::clone(rule);
         }
-        // One call for each tag: what is leased or free lies on any node.
+        // One call per hash tag: leased and free rules may be on any node.
         let own = [plan.strict.as_slice()];
         let others = plan.leased.iter().chain(&plan.free).map(std::slice::from_ref);
         for asks in own.into_iter().chain(others).filter(|asks| !asks.is_empty()) {
@@ -54,7 +54,7 @@ impl SharedRules {
 
     async fn look(&self, asks: &[Ask]) -> Result<Vec<Seen>, Loss> {
         let key = asks.first().map_or("", |ask| &ask.key);
-        // Nothing is recorded, but every call has a record among its keys.
+        // `look` writes no record, but every call has a record key.
         let record = self.record(tag_of(key), "look");
         let cells = asks.iter().filter_map(|ask| ask.charge(true));
         let keys = asks.iter().map(|ask| &*ask.key);

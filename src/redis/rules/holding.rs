@@ -1,4 +1,4 @@
-//! What a request holds of quotas in Redis, and how it lets go.
+//! Charges that a request holds in Redis, and how it settles them.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::limit::purse::lease;
 use crate::limit::{Charge, Ladder};
 use crate::refusal::{Standing, Unit};
 
-/// Where one rule took its charge.
+/// Origin of the units of one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
-    /// From the cell in Redis, with its mark.
+    /// The cell in Redis, with the mark of the charge.
     Cell(u64),
-    /// From this gateway's lease.
+    /// A lease of this gateway.
     Lease,
-    /// Nowhere: nothing was charged.
+    /// None: the charge was zero.
     Free,
 }
 
@@ -28,17 +28,17 @@ pub(super) struct Part {
     pub(super) how: How,
 }
 
-/// What an admitted request holds of its rules' quotas. Dropped without a word it gives everything back: a request whose
-/// client went while it waited for Redis was never served.
+/// Charges of an admitted request. Dropping it refunds everything: a request whose client left
+/// while it waited for Redis was never served.
 #[derive(Debug)]
 #[must_use = "dropped, it gives everything back"]
 pub struct Holding {
     pub(super) rules: Arc<SharedRules>,
-    /// The caller's operation; settlements are named after it.
+    /// Id of the charge; the settlement's id is derived from it.
     pub(super) id: String,
     pub(super) parts: Vec<Part>,
     pub(super) standings: Vec<Standing>,
-    /// What was charged here because Redis could not be asked.
+    /// Local charges, made because Redis was away.
     pub(super) local: Option<(Arc<Ladder>, Charge)>,
 }
 
@@ -47,28 +47,27 @@ impl Holding {
         Self { rules: Arc::clone(rules), id, parts: Vec::new(), standings: Vec::new(), local: None }
     }
 
-    /// Takes over what another one holds.
     pub(super) fn absorb(&mut self, mut other: Self) {
         self.parts.append(&mut other.parts);
     }
 
-    /// How the enforced rules stood when the request was admitted, narrow ones first.
+    /// Returns the quota status of the enforced rules at admission, narrow rules first.
     #[must_use]
     pub fn standings(&self) -> &[Standing] {
         &self.standings
     }
 
-    /// Makes what it holds of rules in tokens `actual` tokens. Requests stay charged.
+    /// Corrects token charges to `actual` tokens. Request charges stay.
     pub fn settle(mut self, actual: u64) {
         self.correct(Some(actual));
     }
 
-    /// Gives everything back: the request was not served.
+    /// Refunds everything: the request was not served.
     pub fn refund(self) {
         drop(self);
     }
 
-    /// Leaves everything as it is.
+    /// Keeps all charges as they are.
     pub fn keep(mut self) {
         self.parts.clear();
         self.local = None;
@@ -95,7 +94,7 @@ impl Holding {
                 continue;
             }
             if actual < ask.amount {
-                // What is freed may be had at once.
+                // The freed units are available at once.
                 self.rules.denials.forget(ask.hash);
             }
             match how {
@@ -122,8 +121,9 @@ impl Drop for Holding {
 }
 
 impl SharedRules {
-    /// Makes units taken from a lease `actual` units. What was not used goes into the purse as far as a lease is large,
-    /// and else back to the quota; what was used beyond comes from the purse as far as it has it, and is else owed.
+    /// Corrects units taken from a lease to `actual`. Unused units go to the lease up to its usual
+    /// size, the rest to the quota. Extra units come from the lease as far as it has them, else
+    /// from the quota.
     pub(super) fn return_lease(self: &Arc<Self>, ask: &Ask, actual: u64) {
         let Some(counted) = self.counted(ask.index) else { return };
         let now = self.clock().now();

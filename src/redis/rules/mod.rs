@@ -1,15 +1,15 @@
-//! Rules counted in Redis, one quota for all gateways.
+//! Rules counted in Redis, with one quota for all gateways.
 //!
-//! A request makes at most one trip: all rules with the caller in their key are one script call; rules that many callers
-//! share are [leased](crate::limit::purse) ahead, and a lease that is needed at once travels beside that call. Refusals
-//! are [remembered](crate::limit::denied) until their wait is over. What a request really used is told
-//! [afterwards](Holding).
+//! A request waits for at most one round trip. All rules with the caller in their key are one
+//! script call. Rules that many callers share are [leased](crate::limit::purse) ahead; a lease
+//! needed at once is sent with that call. Refusals are [cached](crate::limit::denied) until their
+//! wait is over. The real usage of a request is settled [afterwards](Holding).
 //!
-//! **Failure mode.** A request that hears nothing within the timeout, or comes while Redis is known to be away, is decided
-//! here, each rule as its `on_loss` says; what it may have been charged in Redis is taken back.
+//! **Failure mode.** If Redis is known to be away or does not answer within the timeout, this
+//! gateway decides locally, by each rule's `on_loss`. A charge that Redis may have made is undone.
 //!
-//! **Trade-off.** Leases and remembered refusals may each be wrong by what happened elsewhere since: over all gateways a
-//! leased rule admits its quota and what they hold in leases, and a refund made by another gateway is seen late.
+//! **Trade-off.** Leases and cached refusals miss what other gateways did since. Over all gateways
+//! a leased rule admits its quota plus units in leases; refunds of others are seen late.
 
 mod afterwards;
 pub mod cell;
@@ -41,10 +41,10 @@ use crate::limit::line::Lines;
 use crate::limit::purse::Purses;
 use crate::limit::{Ladder, Share};
 
-/// How long a gateway that goes down waits for Redis.
+/// How long a shutdown waits for Redis.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// What rules need of Redis, whatever the rules are. Clones share it.
+/// Shared access of all rule sets to Redis. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Store {
     link: Link,
@@ -52,12 +52,12 @@ pub struct Store {
     clock: Clock,
     scripts: Arc<Scripts>,
     afterwards: Afterwards,
-    /// Operations so far: each has a name of its own.
+    /// Count of operations, to give each a unique id.
     operations: Arc<AtomicU64>,
 }
 
 impl Store {
-    /// A store over `link`, and the work that it leaves for afterwards, to be run as a task.
+    /// Creates a store over `link`, and the settlement task, which must be spawned.
     pub fn new(
         link: Link,
         dams: Arc<Dams>,
@@ -68,43 +68,43 @@ impl Store {
         (Self { link, dams, clock, scripts, afterwards, operations: Arc::default() }, work)
     }
 
-    /// The gateways at work.
+    /// Returns the registry of live gateways.
     #[must_use]
     pub fn dams(&self) -> &Arc<Dams> {
         &self.dams
     }
 
-    /// Tells Redis what it has not heard yet, as far as it listens, and that this gateway goes.
+    /// Flushes pending settlements to Redis, for at most 1 s, and reports that this gateway leaves.
     pub async fn leave(&self) {
         self.afterwards.done(LEAVE).await;
         self.dams.leave(&self.link).await;
     }
 
-    /// The size of this gateway's share of the quotas. One that started while Redis was away does not know what it gave
-    /// before it was restarted.
+    /// Returns the size of this gateway's share of the quotas. A gateway that started while Redis
+    /// was away does not know what it admitted before its restart.
     fn share(&self) -> Share {
         Share { dams: self.dams.count(), fills_since: self.link.began_alone() }
     }
 
-    /// The connection.
+    /// Returns the connection.
     #[must_use]
     pub const fn link(&self) -> &Link {
         &self.link
     }
 }
 
-/// The rules of one ladder, counted in Redis.
+/// A rule set, counted in Redis.
 pub struct SharedRules {
     store: Store,
     ladder: Arc<Ladder>,
-    /// By the rules' indexes.
+    /// Indexed like the rules.
     counted: Vec<Counted>,
     planner: Planner,
     denials: Denials,
-    /// Who was refused and told to come back.
+    /// Retry queues: refused requests that were told when to retry.
     lines: Lines,
     purses: Purses,
-    /// This gateway's share of the quotas, and its size.
+    /// Local share of the quotas, and its size.
     share: Mutex<(Share, Arc<Ladder>)>,
 }
 
@@ -115,7 +115,7 @@ impl fmt::Debug for SharedRules {
 }
 
 impl SharedRules {
-    /// The rules of `ladder`. What is counted here while Redis is away goes on from `before`.
+    /// Creates the rule set. Local counts, used while Redis is away, continue from `before`.
     #[must_use]
     pub fn new(store: Store, ladder: Arc<Ladder>, before: Option<&Self>) -> Self {
         let size = store.share();
@@ -135,13 +135,13 @@ impl SharedRules {
         }
     }
 
-    /// The rules as such.
+    /// Returns the rule set without its counts.
     #[must_use]
     pub const fn ladder(&self) -> &Arc<Ladder> {
         &self.ladder
     }
 
-    /// Forgets what was leased, and what Redis refused: after a long pause both are old.
+    /// Drops leases and cached refusals, which are stale after a long pause.
     pub fn forget(&self) {
         self.purses.clear();
         self.denials.clear();
@@ -163,7 +163,7 @@ impl SharedRules {
         self.store.link.settings().timeout
     }
 
-    /// A name for an operation that no other has.
+    /// Returns a globally unique operation id.
     fn id(&self) -> String {
         let count = self.store.operations.fetch_add(1, Ordering::Relaxed);
         format!("{}{count:x}", self.store.dams.id())
@@ -173,7 +173,7 @@ impl SharedRules {
         self.planner.record(tag, id)
     }
 
-    /// Sends for later: each ask with its mark and what its amount is to become.
+    /// Queues a settlement or an undo: for each ask its mark and the corrected amount.
     fn errand<'a>(&self, verb: Verb, record: String, asks: impl Iterator<Item = (&'a Ask, u64, u64)>) {
         let (mut keys, mut cells) = (Vec::new(), Vec::new());
         for (ask, mark, actual) in asks {
@@ -185,7 +185,7 @@ impl SharedRules {
         self.store.afterwards.add(Errand { verb, record, keys, cells, since });
     }
 
-    /// This gateway's share of the quotas while nobody can be asked.
+    /// Returns the local share of the quotas, used while Redis is away.
     fn share(&self) -> Arc<Ladder> {
         let size = self.store.share();
         let mut share = self.share.lock();

@@ -1,8 +1,8 @@
-//! What a request asks of the rules: which cells, how much, and where they are.
+//! Plan of a request: the cells it charges, the amounts, and the keys.
 //!
-//! A rule whose key has the caller in it lives under the caller's hash tag, so that all of them are one call to one node
-//! of a cluster. Any other rule has a tag of its own, and is leased. Callers, addresses and models are hashed: a key
-//! shows nobody's name, and has one length whatever a client sends.
+//! A rule with the caller in its key lives under the caller's hash tag, so that all such rules are
+//! one call to one cluster node. Any other rule has its own tag, and is leased. Callers, addresses
+//! and models are hashed: keys reveal no names and have a bounded length.
 
 use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
@@ -16,11 +16,11 @@ use crate::limit::rule::{Mode, Per, Rule};
 use crate::limit::{Claim, Cost, Ladder, Subject};
 use crate::refusal::Unit;
 
-/// One rule, ready to be asked.
+/// A rule, prepared for Redis.
 #[derive(Clone, Debug)]
 pub(super) struct Counted {
     pub(super) rule: Arc<Rule>,
-    /// Whether its units are leased: its key has no caller in it.
+    /// `true` if units are leased because the key has no caller in it.
     pub(super) leased: bool,
 }
 
@@ -30,18 +30,16 @@ impl Counted {
     }
 }
 
-/// What a request asks of one rule.
+/// Charge that a request asks of one rule.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
-    /// The rule's index.
     pub(super) index: usize,
-    /// The rule, with the caller's own quota if it has one.
+    /// The rule, with the caller's own quota if any.
     pub(super) rule: Arc<Rule>,
-    /// Its quota.
     pub(super) cell: Cell,
-    /// The cell's key in Redis.
+    /// Key of the cell in Redis.
     pub(super) key: Arc<str>,
-    /// The same for tables of this process.
+    /// Hash of key and quota, for the tables of this process.
     pub(super) hash: u64,
     /// Units; never zero in a plan's `strict` and `leased`.
     pub(super) amount: u64,
@@ -55,20 +53,20 @@ impl Ask {
 
 pub(super) type Asks = SmallVec<[Ask; 4]>;
 
-/// What a request asks of all rules that see it.
+/// Charges that a request asks of all matching rules.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// The hash tag of the caller.
+    /// Hash tag of the caller.
     pub(super) tag: String,
     pub(super) strict: Asks,
     pub(super) leased: Asks,
-    /// Rules that are charged nothing now and settled at the end.
+    /// Rules charged zero now and settled at the end.
     pub(super) free: Asks,
-    /// Rules that can never hold what the request needs.
+    /// Rules that can never admit this amount.
     pub(super) never: SmallVec<[(usize, Arc<Rule>); 2]>,
 }
 
-/// Makes plans. The names of keys are the same in every gateway; the hashes are this one's own.
+/// Makes plans. Key names are the same in all gateways; hashes are private to this process.
 #[derive(Debug)]
 pub(super) struct Planner {
     /// `{prefix}:limit:`.
@@ -76,7 +74,7 @@ pub(super) struct Planner {
     random: RandomState,
 }
 
-/// Enough that nobody finds two names of one hash, and no more.
+/// Bytes of a hash in a key: enough that no two names collide, and no more.
 const TAG_BYTES: usize = 16;
 
 fn hex(bytes: &[u8], text: &mut String) {
@@ -111,7 +109,7 @@ impl Planner {
             }
             let cell = Cell::of(&own);
             let key = self.key(rule, cell.kind(), subject, &plan.tag);
-            // A refusal by another quota says nothing: who was given more is not to wait for it.
+            // The quota is hashed too: a cached refusal must not hold after the quota has grown.
             let hash = self.random.hash_one((&key, own.quota));
             let ask = Ask { index, rule: own, cell, hash, key: key.into(), amount };
             let asks = match amount {
@@ -124,14 +122,14 @@ impl Planner {
         plan
     }
 
-    /// `{prefix}:limit:{TAG}:NAME:KIND`, and what else tells keys of the rule apart.
+    /// Returns `{prefix}:limit:{TAG}:NAME:KIND`, plus the hash of further key parts.
     fn key(&self, rule: &Counted, kind: &str, subject: &Subject<'_>, caller: &str) -> String {
         let Rule { name, per, unit, .. } = &*rule.rule;
         let mut rest = Sha256::new();
         let mut parts = 0;
         for part in per.iter().filter(|part| !matches!(part, Per::Caller | Per::All)) {
             subject.identity(*part, |bytes| {
-                // Each with its length, so that no two lists of parts read the same.
+                // Length-prefixed, so that different lists of parts never hash the same input.
                 rest.update((bytes.len() as u64).to_le_bytes());
                 rest.update(bytes);
             });
@@ -154,13 +152,12 @@ impl Planner {
         }
     }
 
-    /// The key of an operation's record, beside the cells of that tag.
+    /// Returns the key of an operation's record, on the node of the cells with that tag.
     pub(super) fn record(&self, tag: &str, id: &str) -> String {
         format!("{}{{{tag}}}:op:{id}", self.prefix)
     }
 }
 
-/// The hash tag of a key.
 pub(super) fn tag_of(key: &str) -> &str {
     key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(tag, _)| tag)
 }

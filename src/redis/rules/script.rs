@@ -1,8 +1,8 @@
-//! The scripts, and calls of them.
+//! Lua scripts of the rules, and their calls.
 //!
-//! A call's keys all carry one hash tag, so that a cluster keeps them on one node. Its first key is the record of the
-//! operation: by it a charge that was not heard of can be taken back, before or after it runs, and nothing is settled
-//! twice.
+//! All keys of a call have one hash tag, so they are on one cluster node. The first key is the
+//! record of the operation: with it a charge with an unknown outcome can be undone, before or after
+//! it runs, and no settlement is applied twice.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use redis::{Script, ScriptInvocation};
 
 use super::cell::Fields;
 
-/// How long the record of a charge lives: until who sent it in vain has certainly taken it back, and no longer, because
-/// each costs some 100 bytes and there is one for each request.
+/// Lifetime of a charge's record: until a gateway that got no answer has certainly undone the
+/// charge. It is short because each request has a record of some 100 bytes.
 pub const CHARGED: Duration = Duration::from_secs(10);
-/// How long the record of a settlement or an undoing lives: longer than it is sent again.
+/// Lifetime of a settlement's or undo's record: longer than it is resent.
 pub const ENDED: Duration = Duration::from_secs(60);
 
 macro_rules! source {
@@ -28,19 +28,19 @@ macro_rules! source {
     };
 }
 
-/// Charges all cells or none.
+/// Script: charges all cells or none.
 pub const CHARGE: &str = source!("lua/charge.lua");
-/// Charges one cell with the first of several amounts that fits.
+/// Script: charges one cell with the first of several amounts that fits.
 pub const LEASE: &str = source!("lua/lease.lua");
-/// Corrects charges, once.
+/// Script: corrects charges, once.
 pub const SETTLE: &str = source!("lua/settle.lua");
-/// Takes a charge back that was not heard of.
+/// Script: undoes a charge with an unknown outcome.
 pub const UNDO: &str = source!("lua/undo.lua");
 
-/// Says how cells stand.
+/// Script: returns the state of cells.
 pub const LOOK: &str = source!("lua/look.lua");
 
-/// The scripts with their hashes.
+/// The scripts with their SHA-1 hashes.
 #[derive(Debug)]
 pub struct Scripts {
     /// [`CHARGE`].
@@ -62,7 +62,7 @@ impl Default for Scripts {
 }
 
 impl Scripts {
-    /// The scripts, each source passed through `change`: a test counts by its own time.
+    /// Creates the scripts, each source passed through `change`; tests use it to replace the clock.
     #[must_use]
     pub fn from_sources(change: impl Fn(&str) -> String) -> Self {
         let script = |source| Script::new(&change(source));
@@ -76,7 +76,7 @@ impl Scripts {
     }
 }
 
-/// A call of `script` on these cells, with a record that lives so long.
+/// Returns a call of `script` on these cells; the record lives for `lives`.
 #[must_use]
 pub fn call<'s, 'c>(
     script: &'s Script,

@@ -1,7 +1,7 @@
-//! One trip to Redis for a request.
+//! Round trip to Redis for a request.
 //!
-//! Whatever ends a trip before its answer was heard, the timeout or a client that went, the charge is taken back: it may
-//! have been made, and it may still be.
+//! If a trip ends before its answer (by timeout, or because the client left), the charge is undone:
+//! Redis may have made it, or may still make it.
 
 use std::sync::Arc;
 
@@ -18,32 +18,31 @@ use crate::limit::rule::Rule;
 use crate::metrics::RedisOp;
 use crate::redis::link::Loss;
 
-/// What one rule said.
+/// Answer of one rule.
 #[derive(Clone, Debug)]
 pub(super) struct Said {
     pub(super) index: usize,
-    /// The rule, as it is for this caller.
+    /// The rule, with the caller's own limits.
     pub(super) rule: Arc<Rule>,
     pub(super) hash: u64,
     pub(super) amount: u64,
     pub(super) level: Level,
-    /// What it is short of, when it refused.
+    /// Shortage, if the rule refused.
     pub(super) shortage: Option<Shortage>,
 }
 
-/// What was heard.
+/// Answer of a script call.
 #[derive(Debug)]
 pub(super) struct Heard {
-    /// What was charged.
     pub(super) holding: Holding,
     pub(super) said: SmallVec<[Said; 4]>,
 }
 
-/// Undoes a charge unless its answer is heard.
+/// Undoes a charge on drop, unless its outcome is known.
 struct Guard<'a> {
     rules: &'a Arc<SharedRules>,
     record: String,
-    /// Cells of a charge, or amounts of a lease.
+    /// Cells of a charge, or alternative amounts of a lease.
     asks: &'a [Ask],
     heard: bool,
 }
@@ -62,26 +61,26 @@ pub(super) fn numbers<const N: usize>(from: &[i64]) -> [u64; N] {
 }
 
 impl Ask {
-    /// What it was told at this level.
+    /// Returns the rule's answer at this level.
     pub(super) fn said(&self, level: Level, shortage: Option<Shortage>) -> Said {
         let Self { index, hash, amount, .. } = *self;
         Said { index, rule: Arc::clone(&self.rule), hash, amount, level, shortage }
     }
 
-    /// What the scripts told it.
+    /// Returns the rule's answer from the numbers of a script.
     fn heard(&self, shown: Shown, fits: bool) -> Said {
         let shortage = if fits { None } else { self.cell.shortage(shown, self.amount) };
         self.said(self.cell.level(shown), shortage)
     }
 
-    /// The arguments of a charge.
+    /// Returns the script arguments of a charge.
     pub(super) fn charge(&self, enforced: bool) -> Option<(&'static str, Fields)> {
         Some((self.cell.kind(), self.cell.charge(self.amount, enforced)?))
     }
 }
 
 impl SharedRules {
-    /// Charges all of a caller's own rules, or none.
+    /// Charges all rules under the caller's hash tag, or none.
     pub(super) async fn charge(self: &Arc<Self>, plan: &Plan) -> Result<Heard, Loss> {
         let (id, asks) = (self.id(), plan.strict.as_slice());
         let mut guard = Guard { rules: self, record: self.record(&plan.tag, &id), asks, heard: false };
@@ -104,8 +103,8 @@ impl SharedRules {
         Ok(heard)
     }
 
-    /// Leases what `ask` needs, and more if it can be had: up to `size` in all. With `needed` the request holds its part
-    /// of it; without, all goes into the purse.
+    /// Leases units for `ask`, up to `size` in all if available. If `needed`, the request holds its
+    /// part; otherwise all units go into the lease.
     pub(super) async fn lease(self: &Arc<Self>, ask: &Ask, size: u64, needed: bool) -> Result<Heard, Loss> {
         let mut options = SmallVec::<[Ask; 2]>::new();
         if size != ask.amount || !needed {
@@ -144,7 +143,7 @@ impl SharedRules {
         Ok(heard)
     }
 
-    /// Fills a purse while requests still live on what it has.
+    /// Renews a lease in the background, while requests still use its remaining units.
     pub(super) fn fill(self: &Arc<Self>, ask: Ask, size: u64) {
         let rules = Arc::clone(self);
         tokio::spawn(async move {

@@ -1,5 +1,5 @@
--- For gateways. Has the answer told to one more of them, from now on. ARGV: 3 the gateway, 4 the most ms that the job may
--- still take, or empty, then fields and values to be set. Answers the job's state, or nothing.
+-- For gateways. Adds a gateway to those that get the reply. ARGV: 3 the gateway, 4 the most ms that
+-- the job may still take, or empty, then fields and values to set. Returns the job's state, or nil.
 
 local state, dams, deadline = unpack(redis.call('HMGET', hash, 'state', 'dam', 'deadline_ms'))
 if not state then
@@ -11,7 +11,7 @@ for known in string.gmatch(dams or '', '%S+') do
     kept[#kept + 1] = known
   end
 end
--- Who came first and went without a word must not be told for ever.
+-- A gateway that died must not be notified for ever: the oldest of more than 8 is dropped.
 if #kept > 7 then
   table.remove(kept, 1)
 end

@@ -1,5 +1,5 @@
--- For gateways. Makes a dead letter again of one for which there was no room after all. ARGV: 3 what `requeue` answered.
--- Answers 1, or 0 if it went on meanwhile.
+-- For gateways. Makes a requeued job a dead letter again because there is no room for it. ARGV: 3
+-- the value returned by `requeue`. Returns 1, or 0 if the job has moved on.
 
 local state, requeued, epoch, n, dam, async, most, last_error = unpack(redis.call('HMGET', hash, 'state', 'requeued_ms',
   'epoch', 'n', 'dam', 'async', 'max_attempts', 'last_error'))

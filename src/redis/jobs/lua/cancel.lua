@@ -1,7 +1,7 @@
--- For gateways. Ends a job that nobody waits for any more. ARGV: 3 the channel of cancels without the worker, 4 the state
--- that it ends in, 5 the reason, 6 a message, 7 whether only if its time is over (1) or nobody runs it (2). Answers GONE (no
--- such job), ENDED (it had), EARLY (it has time), BEGUN (somebody runs it), QUEUED (nobody ran it), or RUNNING (its worker
--- was told).
+-- For gateways. Ends a job early. ARGV: 3 the prefix of cancel channels, before the worker, 4 the
+-- end state, 5 the reason, 6 a message, 7 the condition: 1 past its deadline, 2 not started, 0
+-- none. Returns GONE (no such job), ENDED (already), EARLY (before its deadline), BEGUN (a worker
+-- runs it), QUEUED (ended, no worker had it), or RUNNING (ended, its worker was notified).
 
 local state, epoch, n, dam, async, worker, deadline =
   unpack(redis.call('HMGET', hash, 'state', 'epoch', 'n', 'dam', 'async', 'worker', 'deadline_ms'))

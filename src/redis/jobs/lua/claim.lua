@@ -1,6 +1,6 @@
--- For workers, each interval. Claims entries of workers that were not heard, wherever they stand among those that were.
--- KEYS: 1 the stream. ARGV: 1 the worker, 2 ms without a renewal, 3 the most at once. Answers of each entry its id, its job,
--- and how often it was given out, one after the other.
+-- For workers, each interval. Claims entries that were not renewed, wherever they are among renewed
+-- ones. KEYS: 1 the stream. ARGV: 1 the worker, 2 the idle time in ms, 3 the most at once. Returns
+-- a flat list: for each entry its id, its job and its delivery count.
 
 local claimed = {}
 for _, left in ipairs(redis.call('XPENDING', KEYS[1], 'workers', 'IDLE', ARGV[2], '-', '+', ARGV[3])) do

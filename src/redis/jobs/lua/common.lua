@@ -1,16 +1,17 @@
--- What the scripts of one job share: each of `create`, `take`, `emit` and `cancel` is this text and then its own.
--- KEYS: 1 the job's hash, 2 its reply stream. ARGV: 1 the channel of replies without the dam, 2 the job.
+-- Shared by the scripts of one job: each of `create`, `take`, `emit`, `cancel`, `attach`, `requeue`
+-- and `bury` is this text and then its own. KEYS: 1 the job's hash, 2 its reply stream. ARGV: 1 the
+-- prefix of reply channels, before the gateway, 2 the job.
 
 local hash, reply, channel, job = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local KEEP = 600000 -- ms for which an answer outlives its last entry
-local REMEMBER = 86400000 -- ms for which a job that somebody may ask for, or requeue, is remembered
+local KEEP = 600000 -- ms that a reply is kept after its last entry
+local REMEMBER = 86400000 -- ms that an asynchronous, repeatable or dead job is kept
 
 local function now()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Adds to the answer, and tells the gateways that wait for it. The entry's id is its place, so none is added twice.
+-- Adds a reply entry and publishes it to waiting gateways. The id is its position: no duplicates.
 local function append(epoch, n, kind, data, dams)
   redis.call('XADD', reply, epoch .. '-' .. n, 'n', n, 'epoch', epoch, 'kind', kind, 'data', data)
   for dam in string.gmatch(dams or '', '%S+') do
@@ -18,7 +19,7 @@ local function append(epoch, n, kind, data, dams)
   end
 end
 
--- Ends the job, once: nobody calls this for one that has ended. What a second run would need goes, unless it may come.
+-- Ends a job that has not ended. Deletes what another run needs, unless it is a dead letter.
 local function finish(state, async)
   redis.call('HSET', hash, 'state', state, 'ended_ms', now())
   if state ~= 'dead' then
@@ -29,7 +30,7 @@ local function finish(state, async)
   redis.call('PEXPIRE', reply, keep and REMEMBER or KEEP)
 end
 
--- Ends the job with an error as its last entry, number `n`.
+-- Ends the job with an error as its last reply entry, number `n`.
 local function fail(state, reason, message, epoch, n, dam, async)
   append(epoch, n, 'error', cjson.encode({ reason = reason, message = message }), dam)
   redis.call('HSET', hash, 'n', n)

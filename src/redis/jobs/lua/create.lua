@@ -1,5 +1,5 @@
--- For gateways. Writes a job down, before anything points to it. ARGV: 3 its time in ms, then fields and values. Answers 0
--- if there is such a job.
+-- For gateways. Writes a job before anything refers to it. ARGV: 3 its time limit in ms, then
+-- fields and values. Returns 1, or 0 if the job exists.
 
 if redis.call('EXISTS', hash) == 1 then
   return 0

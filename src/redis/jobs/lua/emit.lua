@@ -1,9 +1,9 @@
--- For workers. Adds to the answer of the run that the worker began. ARGV: 3 its epoch, 4 the number of the first entry,
--- then kind and data of each entry, one after the other. Answers
+-- For workers. Adds entries to the reply of a run. ARGV: 3 the run's epoch, 4 the number of the
+-- first entry, then kind and data of each entry. Returns
 --   OK          added, now or by an earlier call
---   FENCED      another run has begun: stop, and leave the entry alone
---   CANCELLED   nobody wants the rest: stop, and end the entry
--- An entry of the kind `fail` is not added: it says why the run failed, and the job may be run again.
+--   FENCED      another run has started: stop, and do not touch the entry
+--   CANCELLED   the rest is not wanted: stop, and end the entry
+-- An entry of the kind `fail` is not added: it reports why the run failed. The job may run again.
 
 local mine, first, count = ARGV[3], tonumber(ARGV[4]), (#ARGV - 4) / 2
 local state, epoch, n, dam, deadline, async, sent =

@@ -1,5 +1,5 @@
--- For workers, and gateways. Takes the entry of a job that has ended out of the stream. KEYS: 1 the stream, 2 the pool's
--- dead letters. ARGV: 1 the entry's id, 2 the job, 3 the error if it is a dead letter, else empty. Answers 1 if it was there.
+-- For workers and gateways. Removes an ended job's entry. KEYS: 1 the stream, 2 the dead letters.
+-- ARGV: 1 the entry's id, 2 the job, 3 the error of a dead letter, else empty. Returns 1 if found.
 
 local held = redis.call('XACK', KEYS[1], 'workers', ARGV[1])
 local there = redis.call('XDEL', KEYS[1], ARGV[1])

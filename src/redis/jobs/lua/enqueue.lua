@@ -1,5 +1,5 @@
--- For gateways. Lets workers have a job if they can start it. KEYS: 1 the stream of the pool's colour. ARGV: 1 how many
--- jobs the colour can hold, 2 the job. Answers the entry's id, or nothing.
+-- For gateways. Enqueues a job if workers can start it. KEYS: 1 the stream of the pool's colour.
+-- ARGV: 1 the most jobs in the stream, 2 the job. Returns the entry's id, or nil.
 
 if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then
   return false

@@ -1,6 +1,6 @@
--- For gateways, now and then. Forgets consumers of the group that hold no entry and have asked for none for long: each
--- worker, and each gateway that runs jobs, leaves a name behind. One that is there after all has its name again with its
--- next read. KEYS: 1 the stream. ARGV: 1 ms without a word. Answers how many were forgotten.
+-- For gateways, periodically. Removes idle consumers that hold no entry: each worker, and each
+-- gateway that runs jobs, leaves a name behind. Redis recreates the consumer with its next read.
+-- KEYS: 1 the stream. ARGV: 1 the idle time in ms. Returns the number of removed consumers.
 
 local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], 'workers')
 if consumers.err then

@@ -1,5 +1,6 @@
--- For gateways. Has an `Idempotency-Key` stand for a job. KEYS: 1 the key. ARGV: 1 what it is to hold, empty to forget it,
--- 2 for how many ms, then what may be there besides nothing. Answers 1, or 0 if another request has it.
+-- For gateways. Sets an `Idempotency-Key` if it is unset or has an expected value. KEYS: 1 the key.
+-- ARGV: 1 the new value, empty to delete it, 2 its lifetime in ms, then the expected values.
+-- Returns 1, or 0 if another request owns the key.
 
 local there = redis.call('GET', KEYS[1])
 local mine = not there

@@ -1,6 +1,6 @@
--- For gateways. Keeps an asynchronous job until there is room for it. ARGV: 1 the job, 2 for whom it counts, 3 how many
--- there may be, 4 how many of one caller, 5 what a gateway needs to know of it, 6 how many bytes they may be, 7 how many of
--- one caller. Answers OK, FULL, or, of this caller, MANY or HEAVY.
+-- For gateways. Adds an asynchronous job to the pending ones. ARGV: 1 the job, 2 the caller it
+-- counts for, 3 the most jobs, 4 the most of one caller, 5 its record (JSON), 6 the most bytes, 7
+-- the most of one caller. Returns OK, FULL, or for this caller MANY (jobs) or HEAVY (bytes).
 
 if redis.call('HEXISTS', waiting, ARGV[1]) == 1 then
   return 'OK'

@@ -1,5 +1,5 @@
--- For workers, each interval. Says that the worker still runs these jobs. KEYS: 1 the stream. ARGV: 1 the worker, then the
--- ids of entries. Answers those that are not its own any more: stop their runs, and leave the entries alone.
+-- For workers, each interval. Renews the entries of running jobs. KEYS: 1 the stream. ARGV: 1 the
+-- worker, then entry ids. Returns the ids it no longer holds: stop their runs, leave the entries.
 
 local lost = {}
 for at = 2, #ARGV do

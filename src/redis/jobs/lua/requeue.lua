@@ -1,11 +1,11 @@
--- For gateways. Gives a dead letter another chance; it does not wait for its turn yet. ARGV: 3 its time in ms, 4 for how
--- many ms nobody else may do the same. Answers its caller, path, body, 1 if a stream, and by what it can be taken back
--- (`bury`); an empty list when another gateway is at it, or it waits; nothing when there is no such job any more, or it is
--- alive.
+-- For gateways. Requeues a dead letter; it is not pending yet. ARGV: 3 its time limit in ms, 4 how
+-- many ms no other gateway may requeue it. Returns its caller, path, body, 1 if streamed, and the
+-- value by which `bury` reverts this; an empty list if another gateway is requeueing it or it is
+-- pending; nil if there is no such job or it is no dead letter.
 
 local state, caller, path, body, stream, requeued =
   unpack(redis.call('HMGET', hash, 'state', 'caller', 'path', 'body', 'stream', 'requeued_ms'))
--- With the field, it is on its way to where jobs wait, or there. Who brings it to the workers empties it first.
+-- Set while the job is pending or about to be; `attach` clears it before the job is enqueued.
 local underway = state == 'queued' and (requeued or '') ~= ''
 if not body or (state ~= 'dead' and not underway) then
   return false

@@ -1,5 +1,5 @@
--- For gateways that run jobs themselves, each interval. Jobs that their gateway has not renewed wait for their turn again.
--- KEYS: as of `own`. ARGV: 1 the gateway, 2 ms without a renewal, 3 the most at once. Answers how many there were.
+-- For gateways that run jobs, each interval. Makes jobs that were not renewed pending again. KEYS:
+-- as of `own`. ARGV: 1 the gateway, 2 the idle time in ms, 3 the most at once. Returns the count.
 
 if redis.call('EXISTS', KEYS[3]) == 0 then
   return 0

@@ -1,14 +1,15 @@
--- For workers. Begins a run of a job whose entry was read or claimed. ARGV: 3 the worker, 4 its colour, 5 the entry's id,
--- 6 how often the entry was given out: 1 when it was read, otherwise what `claim` said. Answers
---   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature, and 1 if the answer is to be signed
---   GONE            it has ended, or just did: end the entry
---   DEAD, error     its runs are used up: end the entry as a dead letter, with that error
---   LEAVE           it was given to another meanwhile, who has begun: leave the entry alone
+-- For workers. Starts a run of a job whose entry was read or claimed. ARGV: 3 the worker, 4 its
+-- colour, 5 the entry's id, 6 the delivery count: 1 after a read, else from `claim`. Returns
+--   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature, and 1 if the worker
+--                   must sign the reply
+--   GONE            the job has ended: end the entry
+--   DEAD, error     no attempts are left: end the entry as a dead letter, with that error
+--   LEAVE           another worker has claimed and started it: do not touch the entry
 
 local worker, colour, entry, given = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
--- Whether this was given out before what the job was last begun with: a worker that slept since then must not end another's
--- run. A later entry, of a job that was requeued, is newer whatever its count.
+-- Returns true if this delivery is older than the one of the last run: a worker that was suspended
+-- must not end another's run. A later entry, of a requeued job, is newer whatever its count.
 local function is_old()
   local last = redis.call('HGET', hash, 'given')
   if not entry or not last then
@@ -44,7 +45,7 @@ if left <= 0 then
   fail('expired', 'upstream_timeout', 'The deadline of the job has passed.', epoch, n + 1, dam, async)
   return { 'GONE' }
 end
--- Somebody has the beginning of another run's answer: a new one cannot be glued to it.
+-- A client has the beginning of another run's reply. A new reply cannot continue it.
 if sent == '1' and async ~= '1' then
   fail('failed', 'upstream_broke', last_error or 'The worker was lost within the answer.', epoch, n + 1, dam, async)
   return { 'GONE' }

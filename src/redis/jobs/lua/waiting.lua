@@ -1,28 +1,27 @@
--- What the scripts of jobs that wait share: each of `pend`, `promote`, `own` and `revive` is this text and then its own.
--- KEYS: 1 the pool's pending jobs, 2 how many each caller has there, and how many bytes they are.
+-- Shared by the scripts of pending jobs: each of `pend`, `promote`, `own` and `revive` is this text
+-- and then its own. KEYS: 1 the pending jobs of the pool, 2 their number and bytes by caller.
 
 local waiting, callers = KEYS[1], KEYS[2]
 local BYTES = ':bytes' -- after a caller: the bytes of its jobs; alone: those of all
 
--- What is known of a job that waits.
+-- Returns the record of a pending job.
 local function known_of(pending)
   local read, known = pcall(cjson.decode, pending or '')
   return read and type(known) == 'table' and known or {}
 end
 
--- How many jobs of a caller wait, and how many bytes they are. Bytes beside no jobs are left from gateways that did not
--- count them.
+-- Returns the number and bytes of a caller's jobs. Old gateways leave bytes behind without jobs.
 local function held(caller)
   local count = tonumber(redis.call('HGET', callers, caller) or '0')
   return count, count > 0 and tonumber(redis.call('HGET', callers, caller .. BYTES) or '0') or 0
 end
 
--- How many bytes wait of all callers.
+-- Returns the bytes pending of all callers.
 local function held_of_all()
   return redis.call('HLEN', waiting) > 0 and tonumber(redis.call('HGET', callers, BYTES) or '0') or 0
 end
 
--- Keeps a job, unless it is there: for whom it counts, and what a gateway needs to know of it.
+-- Adds a job unless it is there; it counts for `caller`, `pending` is its record.
 local function keep(job, caller, pending)
   local size = tonumber(known_of(pending).bytes) or 0
   local count, bytes = held(caller)
@@ -32,7 +31,7 @@ local function keep(job, caller, pending)
   end
 end
 
--- Takes a job out that counts for `caller`.
+-- Removes a job that counts for `caller`.
 local function take_out(job, caller)
   local size = tonumber(known_of(redis.call('HGET', waiting, job)).bytes) or 0
   redis.call('HDEL', waiting, job)

@@ -1,7 +1,7 @@
--- Token bucket. Times are pairs: microseconds, and ticks of 1/16 ns within one, which doubles hold exactly. Products of
--- the quota are made by who calls, so that here is nothing to round.
--- To charge: 2, 3 what it takes; 4, 5 how far ahead of now it may begin. To correct: 2 what was reserved, 3 what was
--- used, of which only counts which is more; 4, 5 the difference.
+-- Token bucket. Times are pairs: microseconds, and ticks of 1/16 ns within one, which doubles hold
+-- exactly. The caller computes products of the quota, so nothing is rounded here. Fields to charge:
+-- 2, 3 the time it costs; 4, 5 how far ahead of now the bucket may be. To correct: 2 the units
+-- reserved, 3 those used (only compared); 4, 5 the difference as time.
 
 local TICKS = 16000
 local bucket = {}
@@ -60,7 +60,7 @@ function bucket.save(cell)
   keep(cell.key, cell.at, cell.part > 0 and cell.us + 1 or cell.us, value)
 end
 
--- How far ahead of now it is.
+-- Returns how far ahead of now the bucket is.
 function bucket.show(cell)
   from_now(cell)
   return cell.us - cell.at, cell.part, 0

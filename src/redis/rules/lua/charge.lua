@@ -1,7 +1,7 @@
--- Charges all cells or none. First field: whether the cell's rule is enforced; one that only observes is charged if it
--- fits and never in the way.
--- Answers 1 if all were charged and 0 if not, then for each cell whether it fits, its mark (-1: not charged), and three
--- numbers that say how it stands. -1 alone: who asked has given up and taken the charge back before it was made.
+-- Charges all cells or none. Field 1: 1 if the cell's rule is enforced. A rule that only observes
+-- is charged if it fits, and never refuses. Returns 1 if all were charged, else 0; then for each
+-- cell whether it fits, its mark (-1: not charged), and three numbers of its state. Returns only -1
+-- if the gateway has given up and undone the charge before it ran.
 
 if redis.call('EXISTS', record) == 1 then
   return { -1 }

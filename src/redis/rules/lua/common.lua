@@ -1,21 +1,21 @@
--- What all verbs share: arguments, time, exact arithmetic.
+-- Shared by all verbs: arguments, time, exact arithmetic.
 --
--- KEYS[1] is the record of the operation, all other keys are cells; all carry one hash tag. ARGV[1] is how long the
--- record lives, in ms; then follow FIELDS arguments for each cell, the first its kind.
+-- KEYS[1] is the record of the operation, all other keys are cells; all have one hash tag. ARGV[1]
+-- is the lifetime of the record in ms. FIELDS arguments for each cell follow, the first its kind.
 --
--- Time is whole microseconds of the server. A cell keeps the last time it saw and a shift, and lives by time + shift,
--- which never goes back: when the server's clock does, debt stays what it was. A cell keeps a new shift also when it
--- refuses; else its time would stand still until the server's clock is where it was.
+-- Time is in whole microseconds of the server. A cell stores the last time it saw and a shift, and
+-- uses time + shift, which never decreases: if the server's clock is set back, debt stays the same.
+-- A refusal stores a new shift too; else time would stand still until the clock catches up.
 
 local FIELDS = 7
--- Whole numbers below it can be added and halved exactly; what would grow beyond it stays there.
+-- Integers below it are added and halved exactly; larger values are capped to it.
 local MOST = 2 ^ 52
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local record, lives = KEYS[1], ARGV[1]
 local kinds = {}
 
--- The cell's time, its shift, and whether that is new.
+-- Returns the cell's time, its shift, and true if the shift is new.
 local function begin(last, shift)
   local at = now + shift
   if at < last then
@@ -24,7 +24,7 @@ local function begin(last, shift)
   return at, shift, false
 end
 
--- Milliseconds from `at` to `later`, and one more: a cell may live too long, never too short.
+-- Milliseconds from `at` to `later`, plus one: a cell may live too long, never too short.
 local function millis(at, later)
   return string.format('%.0f', math.ceil((later - at) / 1000) + 1)
 end

@@ -1,5 +1,5 @@
--- Charges one cell, KEYS[2], with the first of several amounts that fits. Answers which one it was, from 1 on, or 0;
--- its mark; and three numbers that say how the cell stands. -1 alone: as for a charge.
+-- Charges one cell, KEYS[2], with the first of several amounts that fits. Returns the amount's
+-- index from 1, or 0; its mark; and three numbers of the cell's state. -1 alone: as in `charge`.
 
 if redis.call('EXISTS', record) == 1 then
   return { -1 }

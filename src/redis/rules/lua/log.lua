@@ -1,6 +1,7 @@
--- Sliding log: a list whose first element is the sum, the last time and the shift, and whose others are times and
--- units, oldest first. To charge: 2 the window, 3 the amount, 4 what fits beside it. To correct: 2 what was reserved,
--- 3 what was used, 4 the window, 5 the limit, 6 the mark of the charge.
+-- Sliding log: a list. Its first element holds the sum, the last time and the shift; the others
+-- hold times and units, oldest first. Fields to charge: 2 the window, 3 the amount, 4 the units
+-- that may be in it besides. To correct: 2 the units reserved, 3 those used, 4 the window, 5 the
+-- limit, 6 the mark of the charge.
 
 local log = {}
 kinds.l = log
@@ -19,7 +20,7 @@ function log.load(key)
   return cell
 end
 
--- Finds what has left the window; says how long until no more than `room` units are in it.
+-- Finds the entries that have left the window. Returns the time until it has at most `room` units.
 local function look(cell, length, room)
   cell.length = length
   local index, used, live = 1, cell.sum, false
@@ -52,7 +53,7 @@ local function entry(cell, index)
   return struct.unpack('<dd', packed)
 end
 
--- Makes the list as it is now: at least its head, and no entry that is over.
+-- Updates the list: creates the head if there is none, removes entries that are over.
 local function forget(cell)
   if cell.new then
     redis.call('RPUSH', cell.key, struct.pack('<ddd', 0, 0, 0))
@@ -138,7 +139,7 @@ function log.save(cell)
   redis.call('PEXPIRE', cell.key, millis(cell.at, newest + cell.length))
 end
 
--- Units in the window, how long until all have left it, and how long until the amount fits.
+-- Returns the units in the window, the time until all have left, and until the amount fits.
 function log.show(cell)
   local left = 0
   if cell.used > 0 then

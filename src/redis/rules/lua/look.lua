@@ -1,4 +1,4 @@
--- Says of each cell whether the amount fits, and three numbers that say how it stands. Changes nothing.
+-- Returns for each cell whether the amount fits, and three numbers of its state. Changes nothing.
 
 local answer = {}
 for index = 1, #KEYS - 1 do

@@ -1,4 +1,4 @@
--- Corrects charges, once however often it is sent. Answers 1 if this was the once.
+-- Corrects charges, once: repeats do nothing. Returns 1 if this call did it.
 
 if not redis.call('SET', record, 's', 'NX', 'PX', lives) then
   return 0

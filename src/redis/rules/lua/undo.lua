@@ -1,5 +1,5 @@
--- Takes back a charge or a lease that was not heard of, whether it has run or is still to run. Takes for each cell, or
--- each amount of a lease, the fields of its correction to nothing. Answers 1 if there was something to take back.
+-- Undoes a charge or a lease with an unknown outcome, before or after it runs. Fields: for each
+-- cell, or each amount of a lease, its correction to zero. Returns 1 if anything was undone.
 
 local before = redis.call('GET', record)
 redis.call('SET', record, 'u', 'PX', lives)

@@ -1,5 +1,5 @@
--- Sliding window: two buckets. To charge: 2 the window, 3 the amount, 4 what fits beside it. To correct: 2 what was
--- reserved, 3 what was used, 4 the window, 6 the mark of the charge.
+-- Sliding window: two buckets. Fields to charge: 2 the window, 3 the amount, 4 the units that may
+-- be in it besides. To correct: 2 the units reserved, 3 those used, 4 the window, 6 the mark.
 
 local window = {}
 kinds.w = window
@@ -14,7 +14,7 @@ local function product(a, b)
   return a1 * b1 + math.floor(middle / HALF) + math.floor(low / MOST), low % MOST
 end
 
--- Whether a * b <= c * d, exactly.
+-- Returns true if a * b <= c * d, exactly.
 local function at_most(a, b, c, d)
   local ab, cd = a * b, c * d
   if ab < MOST and cd < MOST then
