@@ -1,7 +1,8 @@
-//! Hostile bytes for what reads bytes from outside: known inputs, changed at random for as long as `make fuzz` says.
+//! Fuzzer for parsers of untrusted bytes: mutates known inputs for as long as `make fuzz` says.
 //!
-//! The tests that do so are ignored by `cargo test`: they end by the clock, not by a count. They stand beside the parser's other
-//! tests, run unoptimised, so that arithmetic that overflows panics, and print the input that failed and the seed.
+//! `cargo test` ignores the fuzz tests, because they run for a time, not for a count. They are next
+//! to the parser's other tests, run unoptimised, so that arithmetic overflow panics, and print the
+//! input that failed and the seed.
 
 use std::env;
 use std::time::Duration;
@@ -10,13 +11,13 @@ use fastrand::Rng;
 
 use crate::clock::Clock;
 
-/// Longer inputs are cut: what goes wrong at a bound goes wrong with small bounds too, and short inputs are many.
+/// Longer inputs are cut: bugs at bounds show with small bounds too, and short inputs run faster.
 const LONGEST: usize = 4096;
-/// Changed inputs that are kept to be changed further; beyond it a random one gives way.
+/// Mutated inputs kept for further mutation; beyond this, a new one replaces a random one.
 const CORPUS: usize = 1024;
 
-/// Calls `check` with inputs made of `seeds` and `words` until the time is over: `FUZZ_SECONDS`, 60 by default. `FUZZ_SEED`
-/// repeats a run.
+/// Calls `check` with inputs made from `seeds` and `words` for `FUZZ_SECONDS`, by default 60 s.
+/// `FUZZ_SEED` repeats a run.
 pub(crate) fn fuzz(seeds: &[&[u8]], words: &[&[u8]], mut check: impl FnMut(&[u8], &mut Rng)) {
     let number = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seed = number("FUZZ_SEED").unwrap_or_else(|| fastrand::u64(..));
@@ -25,7 +26,7 @@ pub(crate) fn fuzz(seeds: &[&[u8]], words: &[&[u8]], mut check: impl FnMut(&[u8]
     let mut corpus: Vec<Vec<u8>> = Vec::new();
     let (began, mut inputs) = (clock.now(), 0_u64);
     while clock.now().since(began) < lasts {
-        // As often from a seed as from what was changed before, which soon is far from what a parser accepts.
+        // Half start from a seed: mutated ones are soon far from what a parser accepts.
         let known = random.choice(seeds).copied().unwrap_or_default();
         let before = if random.bool() { random.choice(&corpus) } else { None };
         let mut input = before.map_or(known, Vec::as_slice).to_vec();
@@ -48,7 +49,7 @@ pub(crate) fn fuzz(seeds: &[&[u8]], words: &[&[u8]], mut check: impl FnMut(&[u8]
     println!("{inputs} inputs in {lasts:?}");
 }
 
-/// `bytes` in pieces of random lengths, some of them empty.
+/// Cuts `bytes` into pieces of random lengths, some of them empty.
 pub(crate) fn pieces<'a>(mut bytes: &'a [u8], random: &mut Rng) -> Vec<&'a [u8]> {
     let most = [1, 3, 17, 300][random.usize(..4)];
     let mut pieces = Vec::new();
@@ -84,7 +85,7 @@ fn change(input: &mut Vec<u8>, words: &[&[u8]], corpus: &[Vec<u8>], random: &mut
     }
 }
 
-/// Prints the input when the check panics.
+/// Guard that prints the input if the check panics.
 struct Shown<'a> {
     input: &'a [u8],
     seed: u64,

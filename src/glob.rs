@@ -1,24 +1,24 @@
-//! Patterns in which `*` stands for any run of characters, as the settings use them.
+//! Patterns of the settings, in which `*` stands for any run of characters.
 //!
-//! One implementation for paths, models, callers and rules: two readings of one pattern would let a request past the
-//! one while the other promises to stop it.
+//! Paths, models, callers and rules share this implementation: if two checks read a pattern
+//! differently, a request could pass one that the other is meant to stop.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// A pattern in which `*` stands for any run of characters, also an empty one. Everything else stands for itself.
+/// A pattern in which `*` is any run of characters, even empty; all else stands for itself.
 ///
-/// Cut at the stars once, so that matching is a prefix, leftmost searches and a suffix: no memory, and no pattern that
-/// makes it slow.
+/// The pattern is split at the stars once. A match is then a prefix, leftmost searches and a
+/// suffix: it allocates nothing, and no pattern makes it slow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob {
     text: Arc<str>,
-    /// What stands between the stars; never empty.
+    /// The text between the stars; the list has at least one piece.
     pieces: Box<[Box<str>]>,
 }
 
 impl Glob {
-    /// The pattern written as `text`.
+    /// Creates the pattern `text`.
     #[must_use]
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         let text = text.into();
@@ -26,27 +26,28 @@ impl Glob {
         Self { text, pieces }
     }
 
-    /// The pattern as it was written.
+    /// Returns the pattern as it was written.
     #[must_use]
     pub const fn text(&self) -> &Arc<str> {
         &self.text
     }
 
-    /// Whether it matches all of `text`.
+    /// Returns `true` if the pattern matches all of `text`.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
         let [first, between @ .., last] = &*self.pieces else { return *self.text == *text };
         let Some(rest) = text.strip_prefix(&**first).and_then(|rest| rest.strip_suffix(&**last)) else {
             return false;
         };
-        // Between both ends, taking the leftmost place of each piece leaves most room for those that follow.
+        // The leftmost match of each piece leaves most room for the following pieces.
         between.iter().try_fold(rest, |rest, piece| Some(rest.split_once(&**piece)?.1)).is_some()
     }
 
-    /// Whether a text exists that both patterns match.
+    /// Returns `true` if some text matches both patterns.
     ///
-    /// Walks both patterns at once: `reached[j]` says whether the first `i` bytes of one and the first `j` of the
-    /// other can match the same text. Time is the product of the lengths: 2¹⁶ steps for the longest that settings take.
+    /// Dynamic programming: entry `j` of row `i` is `true` if the first `i` bytes of one pattern
+    /// and the first `j` of the other match a common text. Time is the product of the lengths: 2¹⁶
+    /// steps for the longest patterns that settings allow.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let (a, b) = (self.text.bytes(), other.text.as_bytes());
@@ -58,7 +59,7 @@ impl Glob {
                 let left = j > 0 && at(&row, j - 1);
                 let across = j > 0 && above.is_some_and(|above| at(above, j - 1));
                 let start = x.is_none() && y.is_none();
-                // A star takes what the other pattern has, or nothing; two equal bytes go together.
+                // A star takes a byte of the other pattern, or nothing; equal bytes match.
                 let by_star = (x == Some(b'*') || y == Some(b'*')) && (up || left);
                 row.push(start || by_star || (x.is_some() && x == y && across));
             }
@@ -69,8 +70,7 @@ impl Glob {
         last.last().copied().unwrap_or(false)
     }
 
-    /// Which of two patterns that both match says more about a text: an exact one, then the one with more characters
-    /// that are not `*`.
+    /// Compares specificity: exact patterns first, then those with more characters besides `*`.
     #[must_use]
     pub fn specificity(&self, other: &Self) -> Ordering {
         let key = |glob: &Self| {
@@ -86,7 +86,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The definition, letter by letter.
     fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
         match pattern.split_first() {
             None => text.is_empty(),
@@ -156,7 +155,7 @@ mod tests {
 
         #[test]
         fn an_overlap_is_a_text_that_both_match(a in "[ab*]{0,4}", b in "[ab*]{0,4}") {
-            // Patterns this short have a common text of at most the sum of their lengths, if they have one.
+            // If such short patterns have a common text, one is at most as long as both together.
             let texts = (0..=8).flat_map(|length| (0..1_u32 << length).map(move |bits| {
                 (0..length).map(|bit| if bits >> bit & 1 == 0 { b'a' } else { b'b' }).collect::<Vec<_>>()
             }));

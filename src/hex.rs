@@ -1,6 +1,6 @@
-//! Bytes as hexadecimal digits.
+//! Hexadecimal encoding.
 
-/// `bytes` in lower-case digits, two for each.
+/// Encodes `bytes` in lower case, two digits for each.
 pub(crate) fn write(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
     let mut text = String::with_capacity(2 * bytes.len());
@@ -10,7 +10,7 @@ pub(crate) fn write(bytes: &[u8]) -> String {
     text
 }
 
-/// The `N` bytes that `digits`, of either case, stand for; `None` unless they are twice as many digits.
+/// Decodes `digits` of either case; `None` unless they are exactly `2 * N` hexadecimal digits.
 pub(crate) fn read<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
     let (pairs, rest) = digits.as_chunks::<2>();

@@ -1,15 +1,15 @@
-//! A gateway that admits to LLM workers only what they can serve within the promised time to first token.
+//! A gateway that admits to LLM workers only requests that they can serve within the TTFT SLO.
 //!
-//! Modules stand on floors; each imports only from lower ones (`tests/floors.rs` keeps it so):
+//! Modules are ordered in floors; each imports only from lower floors (see `tests/floors.rs`):
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 0 | [`clock`] [`glob`] [`net`] [`refusal`] [`request`]: words that everything shares |
-//! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: what the bytes mean · [`metrics`] [`spans`] · `sim::physics` · [`evidence`]: what measured runs come to |
-//! | 2 | [`fleet`]: who can serve |
-//! | 3 | [`redis`]: what gateways and workers share · `sim::simulate`: the decisions before simulated workers, in virtual time |
+//! | 0 | [`clock`] [`glob`] [`net`] [`refusal`] [`request`]: types that all modules share |
+//! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: wire formats · [`metrics`] [`spans`] · `sim::physics` · [`evidence`]: results of measured runs |
+//! | 2 | [`fleet`]: the workers |
+//! | 3 | [`redis`]: shared state of gateways and workers · `sim::simulate`: the decisions with simulated workers, in virtual time |
 //! | 4 | [`layers`] [`upstream`] [`server`] [`agent`] `sim::worker`: adapters to tower, hyper and tokio |
-//! | 5 | [`stack`] [`config`]: how the parts are put together, and by which settings |
+//! | 5 | [`stack`] [`config`]: the order of the layers, and the settings |
 //! | 6 | [`app`]: owns state, tasks and the drain |
 
 pub mod agent;

@@ -1,6 +1,6 @@
-//! `traffic-dam`: argv → subcommand → exit code.
+//! `traffic-dam`: runs the subcommand in the arguments and returns its exit code.
 
-// A future that holds connections to a cluster of Redis is nested deeper than the compiler looks by default.
+// The futures of Redis cluster connections are nested deeper than the compiler's default limit.
 #![recursion_limit = "256"]
 
 mod commands;
@@ -11,9 +11,9 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 
 use commands::Command;
 
-/// A request makes some dozens of small, short-lived allocations: with this allocator a small proxied request takes
-/// 5 to 10 % less CPU than with the system's (`make bench-proxy`). Only the program chooses it; a library leaves the
-/// choice to its user.
+/// A request makes dozens of small, short-lived allocations. With this allocator a small proxied
+/// request takes 5 to 10 % less CPU than with the system's (`make bench-proxy`). Only the program
+/// sets it; the library leaves the choice to its user.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,8 +1,8 @@
-//! Why a request was not served: one closed list of reasons, and the facts a refused client needs.
+//! Why a request was not served: a closed list of reasons, and the facts that the client needs.
 //!
-//! A [`Refusal`] is the error type of every layer. It carries facts, not a response: `layers::rescue` is the only
-//! place that turns one into HTTP, and [`Reason`] is the one name used for the status, the header, the metric label
-//! and the log line.
+//! A [`Refusal`] is the error type of every layer. It has facts, not a response: only
+//! `layers::rescue` makes HTTP of it. [`Reason`] gives the status, and the name in header, label,
+//! log.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -10,34 +10,34 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The closed list of reasons, as in the header `x-traffic-dam-reason` and the metric label `reason`.
+/// The reasons, as in the header `x-traffic-dam-reason` and the metric label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// A rule counted in requests is used up.
+    /// The quota of a rule that counts requests is used up.
     RateLimited,
-    /// A rule counted in tokens is used up.
+    /// The quota of a rule that counts tokens is used up.
     TokenLimited,
     /// The request alone exceeds a quota's burst, or the KV cache of every worker.
     RequestTooLarge,
-    /// The predicted wait is beyond the budget, the queue or the buffers are full, or the waiter was displaced.
+    /// The predicted wait exceeds the budget, a queue or buffer is full, or a waiter was displaced.
     Overloaded,
-    /// The request waited as long as it was allowed to.
+    /// The request used up its wait budget.
     QueueTimeout,
-    /// No worker is there to serve this model.
+    /// No worker is available for this model.
     NoWorker,
-    /// The gateway is going down.
+    /// The gateway is shutting down.
     Draining,
     /// An administrator closed the gateway.
     Maintenance,
-    /// A rule cannot be asked, and lets nothing through until it can.
+    /// A rule cannot be evaluated, and is configured to refuse all requests meanwhile.
     LimiterUnavailable,
-    /// No connection to a worker could be made.
+    /// The gateway could not connect to a worker.
     UpstreamUnreachable,
     /// The worker broke off before the first content.
     UpstreamBroke,
     /// The worker was silent for too long.
     UpstreamTimeout,
-    /// The key is unknown, or none was given where one is needed.
+    /// The key is unknown, or a required key is missing.
     Unauthorized,
     /// The request is malformed.
     BadRequest,
@@ -47,19 +47,19 @@ pub enum Reason {
     BodyTimeout,
     /// The body is compressed.
     UnsupportedEncoding,
-    /// The path is not let through.
+    /// The path is not let through, or the named model or job does not exist.
     NotFound,
     /// The path is let through for other methods only.
     MethodNotAllowed,
-    /// The same request, by its `Idempotency-Key`, is still under way.
+    /// A request with the same `Idempotency-Key` is still running.
     Conflict,
-    /// Another body came with this `Idempotency-Key` before.
+    /// An earlier request with this `Idempotency-Key` had another body.
     KeyReused,
-    /// The job was here, and its answer is not kept any more.
+    /// The answer of the job is no longer stored.
     Expired,
-    /// A feature of HTTP that this path does not support, such as an upgrade.
+    /// This path does not support an HTTP feature of the request, such as an upgrade.
     Unsupported,
-    /// A defect of the gateway itself; the log has the details.
+    /// A bug of the gateway; the log has the details.
     InternalError,
 }
 
@@ -92,7 +92,7 @@ impl Reason {
         Self::InternalError,
     ];
 
-    /// The reason's name, the same in header, label and log.
+    /// Returns the name in the header, the metric label and the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -130,7 +130,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What a quota counts.
+/// The unit that a quota counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unit {
     /// One per request.
@@ -140,7 +140,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// The unit's name in configuration, headers and messages.
+    /// Returns the name in configuration, headers and messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -150,50 +150,50 @@ impl Unit {
     }
 }
 
-/// How one rule stands for one key: what the rate-limit headers say.
+/// Quota status of one rule for one key, as in the rate-limit headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The rule's configured name.
     pub rule: Arc<str>,
-    /// What the rule counts.
+    /// The unit that the rule counts.
     pub unit: Unit,
-    /// How much fits into `window`: the burst of a bucket, the limit of a window.
+    /// Units that fit into `window`: the burst of a token bucket, the limit of a window.
     pub limit: u64,
-    /// What is left of it now, after this request.
+    /// Units left after this request.
     pub remaining: u64,
-    /// How long until the quota is whole again.
+    /// Time until the quota is full again.
     pub reset: Duration,
-    /// The window of the quota: of a bucket the time it needs to fill from empty.
+    /// Window of the quota; for a token bucket the time to fill from empty.
     pub window: Duration,
 }
 
-/// `wait`, and at random up to half of it more: many who are refused for one reason at once must not come back at once.
+/// Returns `wait` plus a random 0 to 50 %: clients refused at once must not all retry at once.
 #[must_use]
 pub fn spread(wait: Duration) -> Duration {
     wait + (wait / 2).mul_f64(fastrand::f64())
 }
 
-/// A request that was not served, and what its client should know.
+/// Why a request was not served, and the facts for its client.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Refusal {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// One or two sentences for the caller: what was exceeded, by which rule, what to do. Holds no secret and
-    /// nothing of the prompt.
+    /// One or two sentences for the caller: the exceeded limit, its rule, and what to do. Contains
+    /// no secret and no part of the prompt.
     pub message: Cow<'static, str>,
-    /// The request field that is at fault, as a dotted path, when one is.
+    /// The wrong field of the request, as a dotted path.
     pub param: Option<Cow<'static, str>>,
-    /// When the same request would be served, for refusals where waiting helps.
+    /// Time until the same request would be served; `None` if waiting does not help.
     pub retry_after: Option<Duration>,
-    /// How the rules stand, when a rule refused.
+    /// Quota status of the rules, if a rule refused.
     pub standings: Vec<Standing>,
-    /// The methods that the path takes, when it does not take that of the request.
+    /// The methods that the path accepts, if it does not accept that of the request.
     pub allow: Option<Box<str>>,
 }
 
 impl Refusal {
-    /// A refusal with a reason and a message and no further facts.
+    /// Creates a refusal with a reason and a message only.
     #[must_use]
     pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -206,28 +206,28 @@ impl Refusal {
         }
     }
 
-    /// Names the field of the request that is at fault.
+    /// Names the wrong field of the request.
     #[must_use]
     pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
         self.param = Some(param.into());
         self
     }
 
-    /// Names the methods that the path takes, as in the header `Allow`.
+    /// Sets the methods that the path accepts, in the format of the header `Allow`.
     #[must_use]
     pub fn with_allow(mut self, methods: String) -> Self {
         self.allow = Some(methods.into_boxed_str());
         self
     }
 
-    /// Says when to come back.
+    /// Sets the time after which the client should retry.
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// Says how the rules stand.
+    /// Sets the quota status of the rules.
     #[must_use]
     pub fn with_standings(mut self, standings: Vec<Standing>) -> Self {
         self.standings = standings;

@@ -23,34 +23,34 @@ use crate::layers::rescue::{Rescue, RescueLayer};
 use crate::layers::shed::{Shed, ShedLayer};
 use crate::upstream::Upstream;
 
-/// What the layers are made of.
+/// The shared state that the layers are built from.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// Where requests are recorded.
-    pub observatory: Arc<Observatory>,
-    /// The origins whose pages may call, if any.
-    pub cors: Option<CorsLayer>,
-    /// Who may ask why.
-    pub explain: ExplainLayer,
-    /// Whether anybody is let in.
-    pub door: Arc<Door>,
-    /// Who may ask.
-    pub callers: Arc<Callers>,
-    /// What is let through, and how it is read.
-    pub intake: Arc<Intake>,
-    /// The rules, and where they are counted.
-    pub counting: Counting,
-    /// What the rules' decisions are counted in.
-    pub rule_metrics: Arc<RuleMetrics>,
-    /// The models that are served.
-    pub models: Arc<Catalogue>,
-    /// Jobs, where workers take from a queue.
-    pub jobs: Option<Arc<Counter>>,
-    /// The workers and their gates.
-    pub fleet: Arc<ArcSwap<Fleet>>,
-    /// The way to the workers.
-    pub upstream: Upstream,
-    /// The time.
+/// Request metrics, spans and log lines.
+pub observatory: Arc<Observatory>,
+/// The origins whose pages may call; `None` if `cors.origins` is not configured.
+pub cors: Option<CorsLayer>,
+/// The layer with the tokens of administrators who may ask for explanations.
+pub explain: ExplainLayer,
+/// The maintenance switch.
+pub door: Arc<Door>,
+/// Identification of callers.
+pub callers: Arc<Callers>,
+/// The paths that are let through, and the bounds of bodies.
+pub intake: Arc<Intake>,
+/// The rules, and the store of their counts.
+pub counting: Counting,
+/// Metrics of the rules' decisions.
+pub rule_metrics: Arc<RuleMetrics>,
+/// The lists of served models.
+pub models: Arc<Catalogue>,
+/// Asynchronous jobs; `None` if they are not configured.
+pub jobs: Option<Arc<Counter>>,
+/// The workers and their gates.
+pub fleet: Arc<ArcSwap<Fleet>>,
+/// Forwarding to the workers.
+pub upstream: Upstream,
+/// Clock of the layers.
     pub clock: Clock,
 }
 
@@ -66,7 +66,7 @@ pub type Stack = Observe<Preflight<Either<Cors<FromExplain>, FromExplain>>>;
 /// From `explain` inwards.
 type FromExplain = Explain<FromRescue>;
 
-/// Puts the layers together. A request meets them from the first line to the last.
+/// Stacks the layers. A request passes them in the order of the lines.
 #[must_use]
 pub fn stack(parts: &Parts) -> Stack {
     let Parts {
@@ -90,35 +90,35 @@ pub fn stack(parts: &Parts) -> Stack {
         None => Either::Right(tower::layer::util::Identity::new()),
     };
     ServiceBuilder::new()
-        // Sees everything: refusals, hang-ups, defects.
+        // Sees everything: refusals, hang-ups, panics.
         .layer(ObserveLayer::new(Arc::clone(observatory)))
-        // Carries no key by design, and reaches nothing.
+        // A preflight carries no key by design, and goes no further.
         .layer(PreflightLayer::new(answered_within))
-        // A page must be able to read a refusal too, so its headers go on outside of it.
+        // Outside `rescue`: a page must be able to read a refusal too, so it needs CORS headers.
         .layer(cors)
-        // What is said of the rules goes on refusals too.
+        // Outside `rescue`: refusals are explained too.
         .layer(explain.clone())
         // The only place where a refusal becomes HTTP.
         .layer(RescueLayer)
-        // A shut door costs nothing more.
+        // During maintenance, requests cost no more than this.
         .layer(DoorLayer::new(Arc::clone(door)))
-        // Whoever asks whether it serves needs no key.
+        // A health check needs no key.
         .layer(HealthLayer::new(Arc::clone(fleet), intake))
-        // Every later key needs the caller; a bad key costs nothing more.
+        // All later layers need the caller; a request with a bad key costs no more than this.
         .layer(IdentifyLayer::new(Arc::clone(callers)))
-        // Limits and routing need to know what is asked for.
+        // Limits and routing need the cost.
         .layer(DemandLayer::new(Arc::clone(intake)))
-        // Before the gate: a refused call takes no permit, and one caller's flood never reaches the queue.
+        // Before the gate: a refused call takes no permit, and one caller cannot flood the queue.
         .layer(
             LimitLayer::counting(counting.clone(), clock.clone())
                 .counted(Arc::clone(rule_metrics))
                 .before(fleet),
         )
-        // What every client asks for first takes no seat.
+        // The list of models, which every client asks for first, takes no permit.
         .layer(ModelsLayer::new(Arc::clone(models)))
-        // What was let through and can be answered later waits in Redis, not at the gate.
+        // Admitted requests that can be answered later wait in Redis, not at the gate.
         .layer(JobsLayer::new(jobs.clone()))
-        // Last before the worker: whoever has a permit goes.
+        // Last before the worker: a request with a permit is dispatched.
         .layer(ShedLayer::new(Arc::clone(fleet), clock.clone()))
         .service(upstream.clone())
 }

@@ -1,16 +1,16 @@
-//! A map that forgets the keys that were longest without an update.
+//! A bounded map that evicts the least recently updated keys.
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-/// Enough that two threads rarely meet.
+/// Enough shards that threads rarely contend for one.
 const SHARDS: usize = 64;
 
 /// A bounded map from hashed keys to small values.
 ///
-/// Each shard has two generations: updates go to the young one, and when that is full it becomes the old one, whose
-/// keys are gone with the next turn unless they were updated. So there is no list to keep in order and no sweep; what
-/// it costs is room for twice the keys.
+/// Each shard has two generations. Updates go to the young one. When it is full it becomes the old
+/// one, and the keys of the previous old one are dropped unless they were updated since. So there
+/// is neither a list to keep in order nor a sweep; the cost is memory for twice the keys.
 #[derive(Debug)]
 pub(crate) struct Table<V> {
     shards: Box<[Mutex<Generations<V>>]>,
@@ -24,7 +24,7 @@ struct Generations<V> {
 }
 
 impl<V: Clone + Default> Table<V> {
-    /// A table that remembers about `keys` to twice as many.
+    /// Creates a table that keeps about the latest `keys` keys, and at most twice as many.
     pub(crate) fn new(keys: usize) -> Self {
         let shard = || Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() });
         Self { shards: std::iter::repeat_with(shard).take(SHARDS).collect(), capacity: keys.div_ceil(SHARDS) }

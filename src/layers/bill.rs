@@ -1,27 +1,26 @@
-//! What a request is charged in the end, by what became of it.
+//! The final charge of a request, by its ending.
 
 use http::StatusCode;
 
 use crate::limit::Cost;
 use crate::request::{Ending, Flight};
 
-/// What a request is charged in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bill {
-    /// It was not served: not even the call counts.
+    /// Nothing, not even the call: it was not served.
     Nothing,
-    /// The call, and so many tokens.
+    /// The call, and this many tokens.
     Tokens(u64),
-    /// What was reserved: nobody can say what was used.
+    /// The reservation, because the usage is unknown.
     Reserved,
 }
 
 impl Bill {
-    /// The bill of a request that ended with an answer of this status, or with none; it was to cost `cost`.
+    /// Computes the charge of a request estimated at `cost`; `status` is `None` without an answer.
     pub(super) fn of(flight: &Flight, status: Option<StatusCode>, cost: &Cost) -> Self {
         if let Some((prompt, output)) = flight.usage() {
             let prompt = if prompt == 0 { cost.prompt_tokens } else { prompt };
-            // No model answers without a token of its own: a whole answer that reports none leaves it open.
+            // A whole answer has at least one token: a report of 0 is charged as estimated.
             let open = output == 0 && !flight.is_counted();
             return Self::Tokens(prompt.saturating_add(if open { cost.expected_output } else { output }));
         }
@@ -31,13 +30,13 @@ impl Bill {
             _ if status.is_some_and(|status| status.as_u16() >= 400) => Self::Tokens(0),
             // An error in place of an answer, whatever its status.
             _ if flight.erred().is_some() && !began => Self::Tokens(0),
-            // The worker failed before it had given anything.
+            // The worker failed before the first content.
             Ending::WorkerFailed | Ending::TimedOut | Ending::Refused if !began => Self::Nothing,
-            // Left before it was sent anywhere.
+            // The client left before the dispatch.
             Ending::ClientGone if flight.dispatched().is_none() => Self::Tokens(0),
-            // A stream that ended without a word, not even that it is over.
+            // A stream that ended without content or an end mark.
             Ending::Complete if flight.is_counted() && !began && !flight.is_over() => Self::Tokens(0),
-            // What was not seen of a stream was not written, also when it was left before it began.
+            // Tokens of a stream are counted as seen, also if the client left before it began.
             _ if flight.is_counted() || (status.is_none() && asks_for_stream) => {
                 Self::Tokens(cost.prompt_tokens.saturating_add(flight.output_tokens()))
             }
@@ -54,7 +53,6 @@ mod tests {
 
     const COST: Cost = Cost { prompt_tokens: 100, expected_output: 256, max_output: Some(900) };
 
-    /// A request that was sent to a worker.
     fn sent(stream: bool) -> Flight {
         let flight = Flight::new("r1", Nanos::ZERO);
         flight.set_asked(&Demand { kind: Kind::Chat, stream, ..Demand::path() });
@@ -62,7 +60,7 @@ mod tests {
         flight
     }
 
-    /// One whose event stream has begun with that many tokens, and ended.
+    /// A request whose event stream has ended after `tokens` tokens.
     fn stream(tokens: u64, ending: Ending) -> Flight {
         let flight = sent(true);
         flight.set_streamed();
@@ -97,7 +95,7 @@ mod tests {
                 flight.set_erred(blame);
                 assert_eq!(ok(&flight), Bill::Tokens(0), "{flight:?}");
             }
-            // What came before it was written.
+            // Tokens before the error are charged.
             let flight = stream(7, ending);
             flight.set_erred(blame);
             assert_eq!(ok(&flight), Bill::Tokens(107));
@@ -110,7 +108,7 @@ mod tests {
         assert_eq!(Bill::of(&whole(Ending::ClientGone), None, &COST), Bill::Reserved);
         assert_eq!(ok(&whole(Ending::ClientGone)), Bill::Reserved);
         assert_eq!(ok(&whole(Ending::Complete)), Bill::Reserved);
-        // A stream that nobody reads along.
+        // A stream whose tokens are not counted.
         for ending in [Ending::ClientGone, Ending::Complete, Ending::WorkerFailed] {
             let lines = sent(true);
             lines.set_streamed();

@@ -1,8 +1,8 @@
-//! A response body with something that lives exactly as long as it does.
+//! A response body with a guard that lives exactly as long as the body.
 //!
-//! A permit, a charge or a log line belongs to the *body*: the headers of a stream leave long before its worker is
-//! free again. [`Guarded`] ties a guard to the body's end, whichever way it ends: read to the end, failed, or
-//! dropped because the client went away. The guard does its work in `Drop`, so it happens exactly once.
+//! A permit, a charge or a log line belongs to the *body*: the headers of a stream leave long
+//! before its worker is free again. [`Guarded`] drops its guard when the body ends, fails, or is
+//! dropped because the client left. The guard does its work in `Drop`, so exactly once.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,9 +10,9 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-/// What can be tied to a body.
+/// A guard that can be tied to a body.
 pub trait Tied {
-    /// A piece of the answer was handed on; `waited` when the worker had to be waited for, rather than the client.
+    /// Called for each piece of the answer; `waited` is `true` if the body waited for the worker.
     fn data(&mut self, waited: bool) {
         let _unused = waited;
     }
@@ -30,7 +30,7 @@ pin_project! {
     /// The body `B`, and a guard that is dropped at its end.
     #[derive(Debug)]
     pub struct Guarded<B, G> {
-        // Declared first, so dropped first: what the inner body says of its ending stands when the guard looks.
+        // Declared first, so dropped first: the guard reads the ending that the inner body records.
         #[pin]
         inner: B,
         guard: Option<G>,

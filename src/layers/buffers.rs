@@ -1,4 +1,4 @@
-//! The memory that request bodies share.
+//! The memory budget of buffered request bodies.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-/// The memory that all buffered request bodies share.
+/// The memory budget that all buffered request bodies share.
 ///
-/// Bytes count when they have arrived, not when they are announced. A caller with one body may fill whatever is left.
-/// With several it may hold no more than it leaves to the others: half of all when it is alone, a third beside another
-/// such caller, and so on. So no caller can take all of it, and there is always room for one who comes new.
+/// Bytes count when they arrive, not when they are announced. A caller with one body may use all
+/// free memory. A caller with several may hold no more than it leaves free: half of all if alone, a
+/// third beside another such caller, and so on. So there is always room for a new caller.
 #[derive(Debug)]
 pub struct Buffers {
     most: AtomicU64,
@@ -20,11 +20,11 @@ pub struct Buffers {
 #[derive(Debug, Default)]
 struct Used {
     bytes: u64,
-    /// Callers with a body under way: as many as such requests at the most.
+    /// Callers that have a body here.
     callers: HashMap<Arc<str>, CallerBytes>,
 }
 
-/// What one caller holds.
+/// Bodies and bytes of one caller.
 #[derive(Debug, Default)]
 struct CallerBytes {
     bodies: u64,
@@ -32,24 +32,24 @@ struct CallerBytes {
 }
 
 impl Buffers {
-    /// Room for `most` bytes.
+    /// Creates a budget of `most` bytes.
     #[must_use]
     pub fn new(most: u64) -> Self {
         Self { most: AtomicU64::new(most), used: Mutex::default() }
     }
 
-    /// Changes the bound; what is held stays held.
+    /// Changes the budget to `most` bytes. Memory in use stays in use.
     pub fn resize(&self, most: u64) {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// Bytes held now.
+    /// Returns the bytes in use.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used.lock().bytes
     }
 
-    /// Begins a body of `caller`, of which nothing is there yet.
+    /// Registers a body of `caller`, which uses no bytes yet.
     #[must_use]
     pub fn enter(self: &Arc<Self>, caller: &Arc<str>) -> Hold {
         self.used.lock().callers.entry(Arc::clone(caller)).or_default().bodies += 1;
@@ -57,7 +57,7 @@ impl Buffers {
     }
 }
 
-/// Room in [`Buffers`], given back when dropped.
+/// Memory taken from [`Buffers`] for one body; released when dropped.
 #[derive(Debug)]
 pub struct Hold {
     buffers: Arc<Buffers>,
@@ -66,7 +66,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Takes room for more bytes; false when there is none.
+    /// Takes `more` bytes; returns `false` if there is no room.
     pub(super) fn grow(&mut self, more: u64) -> bool {
         let most = self.buffers.most.load(Ordering::Relaxed);
         let mut used = self.buffers.used.lock();
@@ -116,7 +116,7 @@ mod tests {
             }
         }
         assert_eq!(buffers.used(), ROOM / 2, "of all that there is, one caller gets half");
-        // Whoever comes new still has room for a whole body.
+        // A new caller still has room for a whole body.
         let mut hold = buffers.enter(&other);
         assert!(hold.grow(50));
         assert_eq!(buffers.used(), ROOM);

@@ -1,7 +1,8 @@
-//! What a request will cost: its path, its body within bounds, and what the body says.
+//! Request cost: matches the path, reads the body within its bounds, and computes the cost from it.
 //!
-//! Limits and routing need the demand before anything is sent, so the body of an OpenAI kind is read whole, up to
-//! `bounds.body`; it is parsed in place and sent on as the same memory. Bodies of other paths pass as they arrive.
+//! Limits and routing need the cost before anything is sent. So the body of an OpenAI endpoint is
+//! read whole, up to `bounds.body`, parsed in place and forwarded as the same memory. Bodies of
+//! other paths are forwarded as they arrive.
 
 use std::hash::Hasher;
 use std::pin::Pin;
@@ -34,49 +35,49 @@ use crate::request::{
     BodyRoom, Caller, DecodedPath, Demand, Ending, Flight, Kind, Payload, UpgradeTo, UsageInjected,
 };
 
-/// The header by which a request may shorten its wait, in milliseconds from its arrival.
+/// Request header that shortens the request's wait, in milliseconds from its arrival.
 pub const DEADLINE_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-deadline-ms");
 
-/// Where a request says to which session it belongs.
+/// Where a request names its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sticky {
     /// In a header.
     Header(HeaderName),
     /// In a cookie of this name.
     Cookie(Arc<str>),
-    /// In the body, where the shape of its route says.
+    /// In the body, where the shape of its route points.
     Body,
 }
 
-/// What the layer works with; shared by all its services.
+/// State shared by all services of the layer.
 #[derive(Debug)]
 pub struct Intake {
-    /// What is let through.
+    /// The paths that are let through.
     pub paths: Arc<Paths>,
-    /// The rules, to be asked before a body is read.
+    /// The rules; some are evaluated before the body is read.
     pub rules: LimitLayer,
     /// The bounds of one body.
     pub limits: Limits,
-    /// The memory of all bodies.
+    /// The memory shared by all buffered bodies.
     pub buffers: Arc<Buffers>,
-    /// Where sessions are named.
+    /// Where requests name their session.
     pub sticky: Sticky,
     /// Whether a rule counts tokens, so that streams must report their usage.
     pub wants_usage: bool,
-    /// Whether a rule reserves the bound on the output that a request says.
+    /// Whether a rule reserves the request's own bound on output tokens (`reserve: max`).
     pub reserves_max: bool,
-    /// What was learned of prompts and answers.
+    /// Estimates of prompt and output tokens, learned from answers.
     pub estimates: Arc<Estimator>,
     /// Counts prompts of the models that have a tokenizer.
     pub exact: Arc<Exact>,
-    /// Hears how far estimates were off.
+    /// Receives the errors of the token estimates.
     pub metrics: Arc<Metrics>,
-    /// The time.
+    /// Clock of arrival times and deadlines.
     pub clock: Clock,
 }
 
 impl Intake {
-    /// What the head alone says: whether it may pass, and as what.
+    /// Matches the request's head, or refuses the request by it.
     fn matched(&self, parts: &request::Parts) -> Result<Matched, Refusal> {
         let matched = self.paths.find(&parts.method, parts.uri.path())?;
         if matched.kind != Kind::Path && offers_another_protocol(&parts.headers) {
@@ -111,8 +112,8 @@ impl Intake {
             Sticky::Cookie(wanted) => cookie(headers, wanted)?.as_bytes(),
             Sticky::Body => in_body?.as_bytes(),
         };
-        // The same on every instance, so that they agree on a worker; with the caller, so that nobody can aim at the
-        // session of another.
+        // A fixed hash key, so that all gateways agree on a worker. The caller is hashed too, so
+        // that no caller can name another's session.
         let mut hasher = SipHasher13::new();
         hasher.write(caller.as_bytes());
         hasher.write_u8(0);
@@ -120,7 +121,7 @@ impl Intake {
         (!name.is_empty()).then(|| hasher.finish())
     }
 
-    /// The demand of a kind whose body was read.
+    /// Computes the cost of a request whose body was read.
     fn demand(
         &self,
         matched: &Matched,
@@ -147,15 +148,16 @@ impl Intake {
     }
 }
 
-/// Whether a request offers something else than HTTP/2. Common clients offer that with every first request, and ignoring
-/// an offer is what HTTP expects.
+/// Returns `true` if `Upgrade` offers a protocol other than `h2c` (HTTP/2). Common clients offer
+/// `h2c` with every first request, and HTTP lets a server ignore it.
 fn offers_another_protocol(headers: &HeaderMap) -> bool {
     elements_of(headers, &UPGRADE).any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
-/// Whether a request without a body may leave HTTP: only for WebSocket, which does so by GET over HTTP/1.1. In a tunnel of
-/// any other protocol (HTTP/2, TLS) further requests could pass that no path, key or rule is looked up for. An offer that
-/// the `Connection` field does not name is none of this connection's (RFC 9110 §7.8): somebody passed it on unread.
+/// Returns `true` if a request without a body asks for a WebSocket: GET over HTTP/1.1. No other
+/// protocol is tunnelled: HTTP/2 or TLS could carry further requests past the checks of path, key
+/// and rules. An offer that `Connection` does not name was not made for this connection (RFC 9110
+/// §7.8): some proxy forwarded it unread.
 fn asks_for_websocket(parts: &request::Parts) -> bool {
     parts.version == Version::HTTP_11
         && parts.method == Method::GET
@@ -173,7 +175,7 @@ fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
         .find_map(|(name, value)| (name == wanted).then_some(value))
 }
 
-/// Learns from an answer when it ends.
+/// Guard of an answer: updates the estimates when dropped.
 #[derive(Debug)]
 pub struct Lesson {
     intake: Arc<Intake>,
@@ -189,7 +191,7 @@ impl Tied for Lesson {}
 
 impl Drop for Lesson {
     fn drop(&mut self) {
-        // An answer that was cut short says nothing of its length.
+        // An answer that was cut short says nothing about the usual length.
         if self.flight.ending() != Ending::Complete || self.flight.erred().is_some() {
             return;
         }
@@ -206,12 +208,12 @@ impl Drop for Lesson {
     }
 }
 
-/// Makes [`Weigh`].
+/// Layer for [`Weigh`].
 #[derive(Clone, Debug)]
 pub struct DemandLayer(Arc<Intake>);
 
 impl DemandLayer {
-    /// A layer that reads demands as `intake` says.
+    /// Creates a layer with the state `intake`.
     #[must_use]
     pub const fn new(intake: Arc<Intake>) -> Self {
         Self(intake)
@@ -226,14 +228,14 @@ impl<S> Layer<S> for DemandLayer {
     }
 }
 
-/// Puts [`Demand`] into each request and turns its body into a [`Payload`].
+/// Service that puts [`Demand`] into each request and turns its body into a [`Payload`].
 #[derive(Clone, Debug)]
 pub struct Weigh<S> {
     intake: Arc<Intake>,
     inner: S,
 }
 
-/// A request that was weighed, and what must live while it is under way.
+/// A request with its cost computed, and guards that must live while it is served.
 struct Weighed {
     request: Request<Payload>,
     lesson: Option<Lesson>,
@@ -251,7 +253,7 @@ where
     if let Some(flight) = &flight {
         flight.set_route(&matched.label);
     }
-    // Where a body ends and the tunnel begins two servers may see differently.
+    // Only without a body: two servers may disagree on where a body ends and the tunnel begins.
     if matched.kind == Kind::Path && body.is_end_stream() && asks_for_websocket(&parts) {
         parts.extensions.insert(UpgradeTo(HeaderValue::from_static("websocket")));
     }
@@ -299,7 +301,7 @@ where
             Payload::from(bytes)
         };
         let room = BodyRoom(Arc::new(hold));
-        // Whoever may send it again holds it too.
+        // A retry may send the body again, so the request holds its memory too.
         parts.extensions.insert(room.clone());
         (demand, payload, lesson, Some(room), facts.session)
     } else {
@@ -347,7 +349,7 @@ where
         Box::pin(async move {
             let Weighed { request, lesson, room } = weigh(&intake, request).await?;
             let response = inner.call(request).await.map_err(Into::into)?;
-            // Begun: whoever may still send the body again holds its memory.
+            // The answer has begun: only a request that may be retried still holds the memory.
             drop(room);
             Ok(response.map(|body| Guarded::new(body, lesson)))
         })

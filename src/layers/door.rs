@@ -1,4 +1,4 @@
-//! The door: shut while the gateway drains or is under maintenance.
+//! The maintenance switch: refuses requests while the gateway drains or is under maintenance.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +10,10 @@ use tower::{Layer, Service};
 
 use crate::refusal::{Reason, Refusal, spread};
 
-/// When a client that met a shut door should knock again, at the earliest: about when another instance has taken over.
+/// Shortest `retry-after`: the time in which another gateway has usually taken over.
 const COME_BACK: Duration = Duration::from_secs(5);
 
-/// Whether new requests are let in. What is inside already is not touched.
+/// Maintenance switch of the gateway. It does not affect requests that are already admitted.
 #[derive(Debug, Default)]
 pub struct Door {
     draining: AtomicBool,
@@ -21,23 +21,23 @@ pub struct Door {
 }
 
 impl Door {
-    /// Refuses new requests from now on: the process is going down.
+    /// Refuses new requests from now on: the process is shutting down.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Closes or opens for maintenance.
+    /// Begins or ends maintenance.
     pub fn set_maintenance(&self, on: bool) {
         self.maintenance.store(on, Ordering::Release);
     }
 
-    /// Whether it is closed for maintenance.
+    /// Returns `true` during maintenance.
     #[must_use]
     pub fn in_maintenance(&self) -> bool {
         self.maintenance.load(Ordering::Acquire)
     }
 
-    /// Why nobody is let in, if so.
+    /// Returns the refusal for new requests; `None` if they are admitted.
     #[must_use]
     pub fn shut(&self) -> Option<Refusal> {
         let (reason, why) = if self.draining.load(Ordering::Acquire) {
@@ -51,12 +51,12 @@ impl Door {
     }
 }
 
-/// Makes [`Guarding`].
+/// Layer for [`Guarding`].
 #[derive(Clone, Debug)]
 pub struct DoorLayer(Arc<Door>);
 
 impl DoorLayer {
-    /// A layer at this door.
+    /// Creates a layer controlled by `door`.
     #[must_use]
     pub const fn new(door: Arc<Door>) -> Self {
         Self(door)
@@ -71,7 +71,7 @@ impl<S> Layer<S> for DoorLayer {
     }
 }
 
-/// Refuses everything while the door is shut.
+/// Service that refuses all requests while the gateway drains or is under maintenance.
 #[derive(Clone, Debug)]
 pub struct Guarding<S> {
     door: Arc<Door>,

@@ -1,9 +1,9 @@
-//! Counting prompts exactly, beside the requests that wait for it.
+//! Counts prompts exactly with a tokenizer, off the serving threads.
 //!
-//! A tokenizer reads some megabytes in a second: too slow for a thread that serves, and enough to keep every core busy
-//! when long prompts come at once, before any limit has seen them. So long texts are counted on threads of their own, by
-//! few at a time, and whoever finds no seat free or has too long a text is estimated by bytes instead: less exact, never
-//! later.
+//! A tokenizer reads a few megabytes per second: too slow for a serving thread, and many long
+//! prompts at once would keep every core busy before any limit has seen them. So long texts are
+//! counted on blocking threads, a few at a time. If no thread is free or the text is too long, the
+//! count is estimated from bytes: less exact, but never later.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::glob::Glob;
 use crate::openai::demand::{Facts, Shape};
 use crate::openai::tokenizer::Tokenizer;
 
-/// Bytes of text that are counted where they are: about half a millisecond at some megabytes in a second.
+/// Bytes of text counted on the serving thread: about half a millisecond.
 const SHORT: u64 = 2048;
-/// The longest text that is counted, in bytes: some 250 000 tokens, more than most models take.
+/// The longest text that is counted, in bytes: about 250 000 tokens, more than most models take.
 const LONGEST: u64 = 1 << 20;
 
-/// The tokenizers of models.
+/// Tokenizers by model, with a bound on long counts at once.
 #[derive(Debug)]
 pub struct Exact {
     models: Vec<(Glob, Arc<Tokenizer>)>,
@@ -27,19 +27,19 @@ pub struct Exact {
 }
 
 impl Exact {
-    /// Counts with the first tokenizer whose pattern matches a model, for at most `seats` long texts at once.
+    /// Uses the first tokenizer that matches a model, for at most `seats` long texts at once.
     #[must_use]
     pub fn new(models: Vec<(Glob, Arc<Tokenizer>)>, seats: usize) -> Self {
         Self { models, seats: Arc::new(Semaphore::new(seats)) }
     }
 
-    /// The tokenizer that was read from these bytes, if one was.
+    /// Returns the tokenizer that was read from the bytes `file`, if there is one.
     #[must_use]
     pub fn tokenizer_of(&self, file: &[u8]) -> Option<Arc<Tokenizer>> {
         self.models.iter().map(|(_, tokenizer)| tokenizer).find(|tokenizer| tokenizer.is_of(file)).cloned()
     }
 
-    /// The tokens of a body's text; nothing when it has to be estimated.
+    /// Counts the tokens of a body's text; `None` if they must be estimated.
     pub async fn count(&self, shape: &Shape, facts: &Facts, body: &Bytes) -> Option<u64> {
         let model = facts.model.as_deref()?;
         let (_, tokenizer) = self.models.iter().find(|(pattern, _)| pattern.matches(model))?;
@@ -52,7 +52,7 @@ impl Exact {
         let seat = Arc::clone(&self.seats).try_acquire_owned().ok()?;
         let (tokenizer, shape, body) = (Arc::clone(tokenizer), shape.clone(), body.clone());
         let count = tokio::task::spawn_blocking(move || {
-            // Held until the work is done, also when nobody waits for it any longer.
+            // Held until the count is done, also if its request is gone.
             let _seat = seat;
             tokenizer.count(&shape, &body)
         });

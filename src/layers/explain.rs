@@ -1,8 +1,8 @@
-//! Tells an administrator, on the answer itself, how every rule stood to the request.
+//! Explains to an administrator, in headers of the answer, what each rule decided on the request.
 //!
-//! It stands outside of `rescue`, so that a refusal is explained as well. Who shows no token of the admin port learns
-//! nothing, and is served as if nothing had been asked. This is where strangers come, so guesses are few: after some wrong
-//! tokens from one address none from there is looked at for a minute.
+//! The layer is outside `rescue`, so that refusals are explained too. Without a token of the admin
+//! port a request is served as if it had not asked. This port is public, so guessing is limited:
+//! after some wrong tokens from one address, tokens from it are ignored for a minute.
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -23,18 +23,18 @@ use crate::net::network_of;
 use crate::request::{Explaining, Peer};
 use crate::table::Table;
 
-/// Asks for it, with the value `1`, and carries it: once for each rule.
+/// Request header that asks for an explanation (`1`); response header with a line per rule.
 pub const EXPLAIN: HeaderName = HeaderName::from_static("x-traffic-dam-explain");
-/// The token of the admin port, apart from the caller's own key. It never reaches a worker.
+/// Request header with a token of the admin port, besides the API key. Never sent to a worker.
 pub const ADMIN_TOKEN: HeaderName = HeaderName::from_static("x-traffic-dam-admin-token");
 
-/// Wrong tokens from one address (of IPv6: one /64) after which none is looked at any more, until [`FORGET`] is over.
+/// Wrong tokens from one address (IPv6: one /64) after which tokens are ignored for [`FORGET`].
 const GUESSES: u32 = 10;
 const FORGET: Duration = Duration::from_secs(60);
-/// Addresses that are remembered.
+/// Addresses whose wrong tokens are counted.
 const ADDRESSES: usize = 4096;
 
-/// Makes [`Explain`].
+/// Layer for [`Explain`].
 #[derive(Clone, Debug)]
 pub struct ExplainLayer(Arc<Shared>);
 
@@ -46,7 +46,7 @@ struct Shared {
     clock: Clock,
 }
 
-/// Wrong tokens of one address, since when.
+/// Wrong tokens from one address since a time.
 #[derive(Clone, Copy, Debug, Default)]
 struct Guesses {
     since: Nanos,
@@ -54,7 +54,7 @@ struct Guesses {
 }
 
 impl ExplainLayer {
-    /// A layer for those who show a secret with one of these SHA-256.
+    /// Creates a layer that accepts the tokens with these SHA-256 digests.
     #[must_use]
     pub fn new(digests: impl IntoIterator<Item = [u8; 32]>, clock: Clock) -> Self {
         let (digests, guesses) = (digests.into_iter().collect(), Table::new(ADDRESSES));
@@ -71,7 +71,7 @@ impl ExplainLayer {
             return false;
         }
         let given: [u8; 32] = Sha256::digest(given.as_bytes()).into();
-        // Every one is compared, so that the time tells nothing about which it is.
+        // Compares all digests, so that the time does not reveal which one matches.
         let found = digests.iter().fold(Choice::from(0), |found, digest| found | digest.ct_eq(&given));
         let found = bool::from(found);
         if !found {
@@ -94,7 +94,7 @@ impl<S> Layer<S> for ExplainLayer {
     }
 }
 
-/// Has the rules explained to those who may ask.
+/// Service that adds explanations of the rules to answers for administrators.
 #[derive(Clone, Debug)]
 pub struct Explain<S> {
     shared: ExplainLayer,
@@ -126,7 +126,7 @@ where
 }
 
 pin_project! {
-    /// The answer of [`Explain`].
+    /// Future of [`Explain`].
     #[derive(Debug)]
     pub struct ExplainFuture<F> {
         #[pin]

@@ -1,8 +1,8 @@
-//! `GET /health` where requests come: whether a request would be taken now.
+//! `GET /health` on the request port: whether a request would be served now.
 //!
-//! Engines answer there, and clients ask before they begin. It stands inside of the door, so a gateway that drains or is
-//! under maintenance refuses here as everywhere, and outside of everything that needs a key. Where `paths` or `routes` let
-//! that path through it is the worker's, as before.
+//! Engines have this path, and clients ask it before they begin. The layer is inside the
+//! maintenance switch, so it refuses during a drain or maintenance, and outside all layers that
+//! need a key. If `paths` or `routes` let this path through, the worker answers it.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,16 +23,16 @@ use crate::request::{Ending, Flight};
 
 const PATH: &str = "/health";
 
-/// Makes [`Health`].
+/// Layer for [`Health`].
 #[derive(Clone, Debug)]
 pub struct HealthLayer {
     fleet: Arc<ArcSwap<Fleet>>,
-    /// Whether the settings let the path through.
+    /// Whether the settings let `/health` through to workers.
     passes: bool,
 }
 
 impl HealthLayer {
-    /// A layer that answers for this fleet, unless `intake` lets the path through.
+    /// Creates a layer that answers for `fleet`, unless `intake` lets the path through to workers.
     #[must_use]
     pub fn new(fleet: Arc<ArcSwap<Fleet>>, intake: &Intake) -> Self {
         Self { fleet, passes: intake.paths.find(&Method::GET, PATH).is_ok() }
@@ -56,7 +56,7 @@ impl<S> Layer<S> for HealthLayer {
     }
 }
 
-/// Says whether a request would be taken.
+/// Service that answers whether a request would be served now.
 #[derive(Clone, Debug)]
 pub struct Health<S> {
     shared: HealthLayer,

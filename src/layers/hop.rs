@@ -1,9 +1,8 @@
-//! How proxies write the address of a hop in `X-Forwarded-For`.
+//! Parser of hop addresses in `X-Forwarded-For`.
 
 use std::net::IpAddr;
 
-/// The address of a forwarded hop: bare, or as proxies write it with a port, in brackets, in quotes, or with the name of
-/// an interface.
+/// Parses a hop's address as proxies write it: also with port, brackets, quotes or interface name.
 pub(super) fn address_of_hop(hop: &[u8]) -> Option<IpAddr> {
     let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let text = std::str::from_utf8(hop).ok()?.trim_matches('"');

@@ -1,9 +1,9 @@
-//! Who asks, and with which priority.
+//! Identifies the caller of a request and its priority.
 //!
-//! Sources are tried in the configured order; the first that yields an identity wins. Only what cannot be made up at
-//! will yields one: a key that matches a configured secret, a token that its issuer signed, a header set by a trusted
-//! proxy, or the address. An unknown key yields nothing, otherwise a caller could have a fresh quota for every key it
-//! invents.
+//! The sources are tried in the configured order; the first that yields an identity wins. Only
+//! proofs that a client cannot invent yield one: a key that matches a configured secret, a token
+//! signed by its issuer, a header set by a trusted proxy, or the address. An unknown key yields no
+//! identity; otherwise a caller would get a new quota for each key that it invents.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ use crate::redis::callers::StoredCallers;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Class, Flight, Forwarding, OwnLimits, Peer};
 
-/// The header by which a request may lower its own class.
+/// Request header that lowers the request's own class.
 pub const CLASS_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-class");
 const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -38,7 +38,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// A source of identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A known key, or a signed token in its place.
+    /// A known API key, or a signed token (JWT) in its place.
     ApiKey,
     /// A header that a trusted proxy sets.
     Header(HeaderName),
@@ -46,14 +46,14 @@ pub enum Source {
     Ip,
 }
 
-/// One configured key.
+/// A configured API key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// The owner's id, without its namespace.
     pub id: Arc<str>,
     /// SHA-256 of the secret.
     pub sha256: [u8; 32],
-    /// The owner's class, its ceiling.
+    /// The owner's class; a request may lower it, not raise it.
     pub class: Class,
     /// The team that the owner belongs to.
     pub team: Option<Arc<str>>,
@@ -63,20 +63,21 @@ pub struct Key {
     pub limits: Option<Arc<OwnLimits>>,
 }
 
-/// What an operator sets about callers.
+/// Settings of caller identification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallerSettings {
-    /// The sources, in the order they are tried.
+    /// Sources, in the order they are tried.
     pub from: Vec<Source>,
-    /// Networks whose forwarding and identity headers count.
+    /// Networks whose forwarding and identity headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// The headers that may carry a key, the first that does; in `authorization` it follows `Bearer`.
+    /// Headers that may carry a key, in the order they are tried; in `authorization` it follows
+    /// `Bearer`.
     pub key_headers: Vec<HeaderName>,
-    /// Whether what no key matched is let in.
+    /// Whether requests without a known key or token are let in.
     pub anonymous: bool,
-    /// The class, and ceiling, of callers without one.
+    /// Class of callers that have none configured; a request may lower it, not raise it.
     pub default_class: Class,
-    /// Whether a client's own credentials reach the worker.
+    /// Whether the client's own credentials are forwarded to the worker.
     pub forward_authorization: bool,
     /// The configured keys.
     pub keys: Vec<Key>,
@@ -96,20 +97,20 @@ impl Default for CallerSettings {
     }
 }
 
-/// The configured callers, ready to be asked.
+/// Finds the caller of a request by its key, token, headers or address.
 #[derive(Debug)]
 pub struct Callers {
     settings: CallerSettings,
-    // The digest of a secret is the index: what a client can time says nothing of the secret itself.
+    // Indexed by the digest of the secret: the time of a lookup reveals nothing about the secret.
     by_digest: HashMap<[u8; 32], usize>,
     stored: Option<Arc<StoredCallers>>,
     tokens: Option<Tokens>,
 }
 
-/// Whom the key or token of a request belongs to.
+/// The owner of a request's key or token.
 #[derive(Debug)]
 struct Owner {
-    /// The namespace of its id.
+    /// Namespace of the id: `key` or `jwt`.
     space: &'static str,
     id: Arc<str>,
     class: Class,
@@ -118,43 +119,43 @@ struct Owner {
     limits: Option<Arc<OwnLimits>>,
 }
 
-/// What a request showed to prove who it is.
+/// The credentials of a request, and their owner.
 #[derive(Debug, Default)]
 struct ShownCredentials {
     /// The header that carried it.
     carrier: Option<HeaderName>,
     owner: Option<Owner>,
-    /// What is wrong with the token, if it was one.
+    /// Why the token is not accepted, if the credential is a token.
     fault: Option<TokenFault>,
 }
 
 impl Callers {
-    /// Indexes the configured callers.
+    /// Indexes the configured keys.
     #[must_use]
     pub fn new(settings: CallerSettings) -> Self {
         let by_digest = settings.keys.iter().enumerate().map(|(index, key)| (key.sha256, index)).collect();
         Self { settings, by_digest, stored: None, tokens: None }
     }
 
-    /// The same, and those that are kept in Redis; the configured ones come first.
+    /// Adds the callers stored in Redis. Configured keys take precedence.
     #[must_use]
     pub fn with_stored(mut self, stored: Option<Arc<StoredCallers>>) -> Self {
         self.stored = stored;
         self
     }
 
-    /// The same, and those whom a signed token names; those with a key come first.
+    /// Adds callers named by signed tokens. Keys take precedence.
     #[must_use]
     pub fn with_tokens(mut self, tokens: Option<Tokens>) -> Self {
         self.tokens = tokens;
         self
     }
 
-    /// Says who sent a request with these headers from `peer`, and what may be handed on to the worker.
+    /// Returns the caller of a request with these headers from `peer`, and how to forward it.
     ///
     /// # Errors
-    /// `unauthorized` when no key matched and anonymous callers are refused, or when no source yields an identity;
-    /// `bad_request` when the class header names no class.
+    /// `unauthorized` if no key matches and anonymous callers are refused, or if no source yields
+    /// an identity. `bad_request` if the class header names no class.
     pub fn identify(&self, headers: &HeaderMap, peer: Peer) -> Result<(Caller, Forwarding), Refusal> {
         let trusted = self.trusts(peer.addr.ip());
         let client_ip = if trusted { self.client_behind(headers, peer.addr.ip()) } else { peer.addr.ip() };
@@ -213,7 +214,7 @@ impl Callers {
         Ok((Caller { id: id.into(), team, class, weight, limits }, forwarding))
     }
 
-    /// Whether `address` is a trusted proxy.
+    /// Returns `true` if `address` is a trusted proxy.
     #[must_use]
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -228,7 +229,7 @@ impl Callers {
         self.settings.key_headers.iter().map(place).collect::<Vec<_>>().join(" or ")
     }
 
-    /// The first key or token that is somebody's.
+    /// Returns the first credential that has an owner, or else one to report as unknown or wrong.
     fn shown(&self, headers: &HeaderMap) -> ShownCredentials {
         let mut shown = ShownCredentials::default();
         for place in &self.settings.key_headers {
@@ -276,7 +277,7 @@ impl Callers {
         })
     }
 
-    /// Nothing when it is no token, or none count.
+    /// Returns `None` if the secret is no token, or if tokens are not configured.
     fn owner_of_token(&self, secret: &[u8], digest: &[u8; 32]) -> Option<Result<Owner, TokenFault>> {
         let tokens = self.tokens.as_ref().filter(|_| looks_like_a_token(secret))?;
         Some(tokens.check(secret, digest, unix_seconds()).map(|bearer| Owner {
@@ -289,8 +290,8 @@ impl Callers {
         }))
     }
 
-    /// The client's address behind trusted proxies: the last forwarded hop that is not one of them. What stands
-    /// before it was written by a stranger.
+    /// Returns the client's address behind trusted proxies: the last forwarded hop that is not one
+    /// of them. Untrusted senders wrote the hops before it.
     fn client_behind(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
         let mut client = peer;
         for hop in elements_of(headers, &FORWARDED_FOR).rev() {
@@ -309,14 +310,14 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
 }
 
-/// Reads base64 whatever the bits are that belong to no byte: what begins as a token does is told so, though it is cut.
+/// Base64 that ignores trailing bits, so that a truncated token is recognized and reported as one.
 const LENIENT: GeneralPurpose =
     GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
-/// Whether it has the three parts of a token, and the first is JSON in base64 that begins an object. White space may
-/// stand there (RFC 7519 §3).
+/// Returns `true` if `secret` has three parts like a token, and the first is base64 of the
+/// beginning of a JSON object. White space may come before the `{` (RFC 7519 §3).
 fn looks_like_a_token(secret: &[u8]) -> bool {
-    /// Whole groups of base64, more than any head has of white space before its first member.
+    /// Whole base64 groups; longer than the white space before the first member of any JWT header.
     const LOOKED_AT: usize = 64;
     let mut parts = secret.split(|byte| *byte == b'.');
     let (Some(head), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
@@ -327,14 +328,14 @@ fn looks_like_a_token(secret: &[u8]) -> bool {
     head.trim_ascii_start().first() == Some(&b'{')
 }
 
-/// An identity header's value, when it is short and printable: it becomes part of keys and log lines.
+/// Returns an identity header's value if it is short and printable, for keys and log lines.
 fn named<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     const LONGEST: usize = 256;
     let value = headers.get(name)?.to_str().ok()?.trim();
     (!value.is_empty() && value.len() <= LONGEST).then_some(value)
 }
 
-/// `ip:` and the address; of IPv6 the /64, which is what one subscriber has.
+/// Returns `ip:` and the address; for IPv6 the /64 network, which one subscriber has.
 fn address_id(address: IpAddr) -> String {
     match network_of(address) {
         IpAddr::V4(v4) => format!("ip:{v4}"),
@@ -342,12 +343,12 @@ fn address_id(address: IpAddr) -> String {
     }
 }
 
-/// Makes [`Identify`].
+/// Layer for [`Identify`].
 #[derive(Clone, Debug)]
 pub struct IdentifyLayer(Arc<Callers>);
 
 impl IdentifyLayer {
-    /// A layer that asks `callers`.
+    /// Creates a layer that identifies callers by `callers`.
     #[must_use]
     pub const fn new(callers: Arc<Callers>) -> Self {
         Self(callers)
@@ -362,7 +363,7 @@ impl<S> Layer<S> for IdentifyLayer {
     }
 }
 
-/// Puts [`Caller`] and [`Forwarding`] into each request. Needs [`Peer`] from the listener.
+/// Service that adds [`Caller`] and [`Forwarding`] to requests. Needs the listener's [`Peer`].
 #[derive(Clone, Debug)]
 pub struct Identify<S> {
     callers: Arc<Callers>,
@@ -473,7 +474,7 @@ mod tests {
         let forged = [("x-user-id", "root"), ("x-forwarded-for", "198.51.100.7")];
         assert_eq!(id(ask(&callers, "192.0.2.1", &forged)), "ip:192.0.2.1");
         assert_eq!(id(ask(&callers, "10.1.1.1", &forged)), "hdr:root");
-        // The last hop that is not a proxy of ours; what stands before it was written by a stranger.
+        // The last hop that is not a trusted proxy; untrusted senders wrote the hops before it.
         let hops = [("x-forwarded-for", "203.0.113.9, 198.51.100.7"), ("x-forwarded-for", "10.2.2.2")];
         assert_eq!(id(ask(&callers, "10.1.1.1", &hops)), "ip:198.51.100.7");
     }
@@ -506,7 +507,7 @@ mod tests {
             (&["\u{ff}", "198.51.100.7:1"], "ip:198.51.100.7"),
             (&["203.0.113.9, 198.51.100.7:80, 10.2.2.2:80"], "ip:198.51.100.7"),
             (&["198.51.100.7, , 10.2.2.2,"], "ip:198.51.100.7"),
-            // Nobody knows what these mean: the proxy before us is what is left.
+            // These hops cannot be parsed: the client's address is the proxy's own.
             (&["198.51.100.7, unknown"], "ip:10.1.1.1"),
             (&["198.51.100.7:http"], "ip:10.1.1.1"),
             (&["[198.51.100.7"], "ip:10.1.1.1"),

@@ -1,4 +1,4 @@
-//! Reading a request's body within its bounds: bytes, time, and the memory of all bodies together ([`Buffers`]).
+//! Reads request bodies within bounds: bytes, time, and the memory of all bodies ([`Buffers`]).
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use crate::request::PayloadError;
 /// The bounds of one body.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The most bytes (`bounds.body`).
+    /// Maximum size in bytes (`bounds.body`).
     pub bytes: u64,
-    /// The longest time to read it (`bounds.body_read`).
+    /// Maximum time to read it (`bounds.body_read`).
     pub time: Duration,
 }
 
@@ -43,14 +43,14 @@ fn no_room() -> Refusal {
     .with_retry_after(spread(Duration::from_secs(1)))
 }
 
-/// How much memory is made ready for a body of which this part is there: what is announced need not come.
+/// Buffer capacity, as a multiple of the bytes received: announced bytes may never come.
 const READY: usize = 8;
 
-/// Reads a whole body of `caller` into one piece of memory. A body that came in one frame is not copied.
+/// Reads a whole body of `caller` into one piece of memory. A body in one frame is not copied.
 ///
 /// # Errors
-/// `body_too_large`, `body_timeout`, `overloaded` when all bodies together, or those of this caller, take too much,
-/// `bad_request` when it breaks off.
+/// `body_too_large`; `body_timeout`; `overloaded` if all bodies, or those of this caller, take too
+/// much memory; `bad_request` if the body breaks off.
 pub async fn read<B>(
     body: B,
     limits: Limits,
@@ -75,7 +75,7 @@ where
             let frame = frame.map_err(|broken| {
                 Refusal::new(Reason::BadRequest, format!("The request body broke off: {broken}."))
             })?;
-            // Trailers of a request say nothing the gateway or a worker of these kinds reads.
+            // Neither the gateway nor workers of these kinds read trailers of a request.
             let Ok(data) = frame.into_data() else { continue };
             let length = first.len() + rest.len() + data.len();
             if length as u64 > limits.bytes {
@@ -106,17 +106,17 @@ where
 }
 
 pin_project! {
-    /// A body that is passed on as it arrives, within the same bounds: bytes in all, and the time for which its sender
-    /// was waited for. The time that a slow worker takes is not the sender's.
+    /// A body that is forwarded as it arrives, within the same bounds: total bytes, and total time
+    /// spent waiting for its sender. Time that a slow worker takes does not count.
     #[derive(Debug)]
     pub struct Bounded<B> {
         #[pin]
         inner: B,
         #[pin]
         patience: Sleep,
-        // Since when the sender is waited for.
+        // Start of the current wait for the sender.
         waiting: Option<Instant>,
-        // How long it may still be waited for.
+        // Time left to wait for the sender.
         time: Duration,
         left: u64,
         limits: Limits,
@@ -124,10 +124,10 @@ pin_project! {
 }
 
 impl<B: Body> Bounded<B> {
-    /// Bounds `inner`.
+    /// Applies `limits` to `inner`.
     ///
     /// # Errors
-    /// `body_too_large` when it announces more than it may.
+    /// `body_too_large` if it announces more than `limits.bytes`.
     pub fn new(inner: B, limits: Limits) -> Result<Self, Refusal> {
         if inner.size_hint().lower() > limits.bytes {
             return Err(too_large(limits.bytes));
@@ -266,7 +266,7 @@ mod tests {
         assert!(matches!(error, PayloadError::TooSlow));
         assert_eq!(start.elapsed(), limits.time);
 
-        // A worker that takes its time costs the sender nothing.
+        // The time of a slow worker does not count.
         let mut body =
             pin!(Bounded::new(trickle(Duration::from_millis(10)), limits).expect("announces nothing"));
         for _ in 0..100 {

@@ -1,7 +1,8 @@
-//! Rules: the tower adapter around [`Ladder`], or around [`SharedRules`] where several gateways count together.
+//! Rules: the tower adapter around [`Ladder`], or around [`SharedRules`] if gateways share counts.
 //!
-//! A charge is made when the request is let through, and follows the response body: when the answer ends, token rules
-//! are settled by what was really used. What the inner service refuses costs nothing.
+//! A request is charged when it is admitted. The charge lives as long as the response body: when
+//! the answer ends, token rules are settled by the tokens really used. A request that the inner
+//! service refuses costs nothing.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::redis::rules::{Holding, SharedRules};
 use crate::refusal::{Refusal, Standing};
 use crate::request::{Caller, DecodedPath, Demand, Explaining, Flight, Forwarding};
 
-/// The series of a ladder's rules, by their index.
+/// Metrics of the rules of a rule set, by rule index.
 #[derive(Debug)]
 pub struct RuleMetrics {
     metrics: Arc<Metrics>,
@@ -32,7 +33,7 @@ pub struct RuleMetrics {
 }
 
 impl RuleMetrics {
-    /// Looks up the series of each rule of `ladder`.
+    /// Looks up the metrics of each rule of `ladder`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, ladder: &Ladder) -> Self {
         let rules = ladder.rules().iter().map(|rule| metrics.rule(&rule.name)).collect();
@@ -40,8 +41,8 @@ impl RuleMetrics {
         Self { metrics, rules, names }
     }
 
-    /// Counts what was decided for `caller`. Whom a rule that observes would have refused stands in the log as well: that
-    /// is what it is for, and the metric has names for some callers only.
+    /// Counts the decisions on a request of `caller`. A refusal that a rule in mode `observe` would
+    /// have made is logged too, to show it for all callers; the metric names only some.
     fn count(&self, decisions: &[(usize, Decision)], caller: &str) {
         for (index, decision) in decisions {
             let (Some(rule), Some(name)) = (self.rules.get(*index), self.names.get(*index)) else { continue };
@@ -65,10 +66,10 @@ impl RuleMetrics {
 }
 
 impl RuleMetrics {
-    /// Notes how full the quotas are after a request of `caller`.
+    /// Records the used share of each quota after a request of `caller`.
     fn note(&self, standings: &[Standing], caller: &str) {
         for standing in standings {
-            // A ladder has few rules.
+            // A linear search: there are few rules.
             let index = self.names.iter().position(|name| *name == standing.rule);
             if let Some(rule) = index.and_then(|index| self.rules.get(index)) {
                 let left = standing.remaining as f64 / standing.limit.max(1) as f64;
@@ -78,7 +79,7 @@ impl RuleMetrics {
     }
 }
 
-/// Where rules are counted.
+/// The store of the rules' counts.
 #[derive(Clone, Debug)]
 pub enum Counting {
     /// In this process.
@@ -88,7 +89,7 @@ pub enum Counting {
 }
 
 impl Counting {
-    /// The rules.
+    /// Returns the rules.
     #[must_use]
     pub fn ladder(&self) -> &Ladder {
         match self {
@@ -98,37 +99,37 @@ impl Counting {
     }
 }
 
-/// Makes [`Limit`].
+/// Layer for [`Limit`].
 #[derive(Clone, Debug)]
 pub struct LimitLayer {
     counting: Counting,
     clock: Clock,
     metrics: Option<Arc<RuleMetrics>>,
-    /// Present when a rule looks at models.
+    /// `Some` if a rule depends on the model.
     fleet: Option<Arc<ArcSwap<Fleet>>>,
 }
 
 impl LimitLayer {
-    /// A layer that applies `ladder` at the time of `clock`.
+    /// Creates a layer that counts the rules of `ladder` in this process.
     #[must_use]
     pub const fn new(ladder: Arc<Ladder>, clock: Clock) -> Self {
         Self::counting(Counting::Memory(ladder), clock)
     }
 
-    /// A layer whose rules are counted there.
+    /// Creates a layer with the rules and counts of `counting`.
     #[must_use]
     pub const fn counting(counting: Counting, clock: Clock) -> Self {
         Self { counting, clock, metrics: None, fleet: None }
     }
 
-    /// The same layer, counting what the ladder's rules decide.
+    /// Counts the decisions of the rules in `metrics`.
     #[must_use]
     pub fn counted(mut self, metrics: Arc<RuleMetrics>) -> Self {
         self.metrics = Some(metrics);
         self
     }
 
-    /// The same layer before workers who know which models there are. Without them each name is a model.
+    /// Resolves model names by `fleet`. Without it, each name in a request is a model of its own.
     #[must_use]
     pub fn before(mut self, fleet: &Arc<ArcSwap<Fleet>>) -> Self {
         let looks = |rule: &Arc<Rule>| rule.per.contains(&Per::Model) || rule.matches.model.is_some();
@@ -141,7 +142,7 @@ impl LimitLayer {
         let served = self.fleet.as_ref().map(|fleet| {
             let demand = extensions.get::<Demand>();
             let served = fleet.load().served(demand.and_then(|demand| demand.model.as_deref()));
-            // What is no call of a model names none, and is served as none.
+            // A request that calls no model counts under the empty name.
             if demand.is_some_and(|demand| demand.kind.has_demand()) { served } else { ("".into(), None) }
         });
         ServedBy(served)
@@ -162,17 +163,17 @@ impl<S> Layer<S> for LimitLayer {
     }
 }
 
-/// Lets a request through when all its rules allow it, and refuses it otherwise.
+/// Service that admits a request if all its rules allow it, and refuses it otherwise.
 ///
-/// Reads [`Caller`], [`Demand`], [`Forwarding`] and [`DecodedPath`] from the request's extensions; without them the
-/// request is one anonymous call without tokens, of the path as it was sent.
+/// Reads [`Caller`], [`Demand`], [`Forwarding`] and [`DecodedPath`] from the request's extensions.
+/// Without them the request counts as an anonymous call without tokens, to the path as sent.
 #[derive(Clone, Debug)]
 pub struct Limit<S> {
     shared: LimitLayer,
     inner: S,
 }
 
-/// Who serves a request: the name that its model counts under, and the pool.
+/// The name under which a request's model counts, and the pool that serves it.
 struct ServedBy(Option<(Arc<str>, Option<Arc<Pool>>)>);
 
 impl ServedBy {
@@ -183,12 +184,12 @@ impl ServedBy {
     }
 }
 
-/// What the rules look at.
+/// Input of the rules for one request.
 struct Question<'a> {
     subject: Subject<'a>,
     cost: Cost,
     flight: Option<Arc<Flight>>,
-    /// Present when somebody who may has asked how the rules stand.
+    /// `Some` if an administrator asked for an explanation.
     explaining: Option<&'a Explaining>,
 }
 
@@ -197,7 +198,7 @@ impl<'a> Question<'a> {
         let caller = extensions.get::<Caller>();
         let demand = extensions.get::<Demand>();
         let flight = extensions.get::<Arc<Flight>>();
-        // A rule must see the path that was let through, however it was written.
+        // Rules match the decoded path, so that escapes do not lead past a rule.
         let path = extensions.get::<DecodedPath>().map_or(uri.path(), |decoded| &decoded.0);
         let subject = Subject {
             caller: caller.map_or("anonymous", |caller| &caller.id),
@@ -218,7 +219,7 @@ impl<'a> Question<'a> {
         Self { subject, cost, flight: flight.cloned(), explaining: extensions.get::<Explaining>() }
     }
 
-    /// Says how the rules stand, after what they `decided`.
+    /// Writes a line on each rule's quota status and on the decision that it made, if any.
     fn explain(&self, explaining: &Explaining, rules: &[Explained], decided: &[(usize, Decision)]) {
         explaining.tell(rules.iter().map(|rule| {
             let said = decided.iter().find(|(index, _)| *index == rule.index).map(|(_, decision)| *decision);
@@ -226,7 +227,7 @@ impl<'a> Question<'a> {
         }));
     }
 
-    /// What is held of an answer to it.
+    /// Builds the guard that settles `charge` when the answer ends.
     fn held(self, charge: Taken, layer: &LimitLayer) -> Held {
         let (clock, metrics) = (layer.clock.clone(), layer.metrics.clone());
         Held { charge: Some(charge), clock, metrics, flight: self.flight, cost: self.cost, status: None }
@@ -234,13 +235,14 @@ impl<'a> Question<'a> {
 }
 
 impl LimitLayer {
-    /// Refuses a request whose body is still to come, where no body could help: what is refused anyway is not worth its
-    /// memory. Who wants it explained is refused when all rules were asked.
+    /// Refuses a request before its body is read if the rules refuse it whatever the body says, so
+    /// that the body takes no memory. A request to be explained passes here: it is refused later,
+    /// after all rules are evaluated.
     ///
     /// # Errors
-    /// The refusal of a rule that counts requests.
+    /// Refusal by a rule that does not need the body: it counts requests and ignores the model.
     pub(super) fn check_unread(&self, uri: &Uri, extensions: &Extensions) -> Result<(), Refusal> {
-        // Rules that look at the model are left for later, so nobody need know who serves it.
+        // Rules that depend on the model are evaluated later, so the pool is not needed here.
         let served = ServedBy(None);
         let question = Question::of(uri, extensions, &served);
         if question.explaining.is_some() {
@@ -264,7 +266,7 @@ impl LimitLayer {
         Err(refusal)
     }
 
-    /// Charges rules in memory for a request, or says why not.
+    /// Charges the rules in memory, or returns the refusal.
     fn admit(&self, ladder: &Arc<Ladder>, question: Question<'_>) -> Result<Held, Refusal> {
         let verdict = ladder.admit(&question.subject, &question.cost, self.clock.now());
         let decisions = match &verdict {
@@ -281,7 +283,7 @@ impl LimitLayer {
         Ok(question.held(Taken::Memory(Arc::clone(ladder), charge), self))
     }
 
-    /// The same for rules in Redis.
+    /// Charges the rules in Redis, or returns the refusal.
     async fn admit_shared(&self, rules: &Arc<SharedRules>, question: Question<'_>) -> Result<Held, Refusal> {
         let verdict = rules.admit(&question.subject, &question.cost).await;
         let decisions = match &verdict {
@@ -298,11 +300,11 @@ impl LimitLayer {
     }
 }
 
-/// What was charged, and where.
+/// A charge and the store that has it.
 #[derive(Debug)]
 enum Taken {
     Memory(Arc<Ladder>, Charge),
-    // Large, and only for those whose trip to Redis costs a hundred times as much as a box.
+    // Boxed because it is large. The round trip to Redis costs a hundred times as much as a box.
     Shared(Box<Holding>),
 }
 
@@ -321,7 +323,7 @@ impl Taken {
         }
     }
 
-    /// Leaves it at its estimate.
+    /// Leaves the charge at its estimate.
     fn keep(self) {
         match self {
             Self::Memory(..) => {}
@@ -329,7 +331,7 @@ impl Taken {
         }
     }
 
-    /// Hands `then` how the rules stand.
+    /// Calls `then` with the quota status of the charged rules.
     fn stand(&self, now: Nanos, then: impl FnOnce(&[Standing])) {
         match self {
             Self::Memory(ladder, charge) => then(&ladder.standings(charge, now)),
@@ -338,7 +340,7 @@ impl Taken {
     }
 }
 
-/// A charge on its way, settled when it is dropped.
+/// Guard of a charge: settles it when dropped.
 #[derive(Debug)]
 pub struct Held {
     charge: Option<Taken>,
@@ -346,19 +348,18 @@ pub struct Held {
     metrics: Option<Arc<RuleMetrics>>,
     flight: Option<Arc<Flight>>,
     cost: Cost,
-    /// That of the answer, when there is one.
+    /// Status of the answer; `None` before there is an answer.
     status: Option<StatusCode>,
 }
 
 impl Held {
-    /// Gives everything back.
     fn refund(mut self) {
         if let Some(charge) = self.charge.take() {
             charge.refund(self.clock.now());
         }
     }
 
-    /// Sends the request on, and ties the charge to its answer.
+    /// Awaits the answer and ties the charge to its body. Refunds the charge on an error.
     async fn follow<F, R, E>(mut self, answer: F) -> Result<Response<Guarded<R, Self>>, Refusal>
     where
         F: Future<Output = Result<Response<R>, E>>,
@@ -428,11 +429,11 @@ where
             }
             Counting::Shared(rules) => {
                 let (shared, rules) = (self.shared.clone(), Arc::clone(rules));
-                // The one that was made ready; a new one takes its place.
+                // The service that was made ready is the one to call; its clone takes its place.
                 let fresh = self.inner.clone();
                 let mut inner = std::mem::replace(&mut self.inner, fresh);
                 Box::pin(async move {
-                    // Apart, because a body need not be seen by two threads, and the question is asked across one wait.
+                    // Split because `B` need not be `Sync` and `question` lives across an await.
                     let (parts, body) = request.into_parts();
                     let served = shared.served(&parts.extensions);
                     let question = Question::of(&parts.uri, &parts.extensions, &served);

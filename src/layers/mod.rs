@@ -1,8 +1,8 @@
-//! Tower layers around the decisions, in the order a request meets them.
+//! Tower layers around the pure decisions of limits and gates.
 //!
-//! The gateway stacks all of them (see [`crate::stack`]); each also works alone, around any service. Here a quota and a
-//! gate stand before an axum service. A refusal is an answer with its reason, and a permit is held until the
-//! response *body* has ended, so a stream counts as long as it flows:
+//! The gateway stacks all of them (see [`crate::stack`]); each also works alone, around any
+//! service. This example puts a quota and a gate before an axum service. A refusal is an answer
+//! with its reason. A permit is held until the response *body* ends, also for a stream:
 //!
 //! ```
 //! use std::sync::Arc;

@@ -1,11 +1,11 @@
-//! The models that are served: one list of all pools, answered here.
+//! The list of served models, merged from all pools and answered by the gateway.
 //!
-//! Clients ask for it when they start, and chat pages whenever one is opened, so it takes no seat and is kept for some
-//! seconds. Each pool is asked for the names that it serves; what routing would send elsewhere is left out. A pool whose
-//! workers do not say, or take their requests from a queue, has the names of its settings and heartbeats that hold no `*`.
+//! Clients ask for it at every start and chat pages at every load, so it takes no permit and is
+//! cached for some seconds. The gateway asks a worker of each pool for its models, and leaves out
+//! those that it would route to another pool. A pool whose workers give no list, or take requests
+//! from a queue, is listed with the names without `*` from its settings and heartbeats.
 //!
-//! **Failure mode.** A pool that does not answer keeps what it said last. Where no pool says anything the request is
-//! refused.
+//! **Failure mode.** A silent pool keeps its last list. Without any list the request is refused.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -35,28 +35,28 @@ use crate::fleet::{Fleet, Pool};
 use crate::refusal::{Reason, Refusal, spread};
 use crate::request::{Beside, DecodedPath, Demand, Ending, Flight, Kind, Payload};
 
-/// How long a list is taken for true.
+/// How long a list is cached.
 const FRESH: Duration = Duration::from_secs(5);
-/// How long a pool may take to answer, and a request may wait until pools can be asked.
+/// Timeout of a pool's answer, and of a request's wait for its turn to ask the pools.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Lists that are made at once. The rest waits, and mostly finds what these have found.
+/// Lists that are fetched at once. Other requests wait, and mostly use a list fetched meanwhile.
 const AT_ONCE: usize = 4;
-/// Lists that are kept: one for each key that clients show and workers may look at.
+/// Cached lists: one for each set of credentials that reaches workers.
 const KEPT: usize = 64;
-/// The longest answer of a worker that is read, in bytes; the most models of one pool; the longest name of one.
+/// Bounds: bytes of a worker's answer, models of a pool, bytes of a model's name.
 const LARGEST: usize = 1 << 20;
 const MOST: usize = 1024;
 const LONGEST_NAME: usize = 256;
-/// Headers by which a worker may tell its clients apart.
+/// Headers with credentials, by which a worker may answer clients differently.
 const CREDENTIALS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("x-api-key")];
 
-/// What is known of the models that are served.
+/// Cache of the lists of served models.
 #[derive(Debug)]
 pub struct Catalogue {
     fleet: Arc<ArcSwap<Fleet>>,
-    /// Whether workers can be asked: not those of a queue.
+    /// Whether workers can be asked; workers that take requests from a queue cannot.
     asks: bool,
-    /// Whether a client's own credentials reach the worker.
+    /// Whether the client's own credentials are forwarded to the worker.
     forward_authorization: bool,
     clock: Clock,
     lists: Mutex<HashMap<u64, Arc<List>>>,
@@ -64,17 +64,17 @@ pub struct Catalogue {
     hasher: RandomState,
 }
 
-/// The models of each pool, as they were last said.
+/// The last known models of each pool, and the time of the fetch.
 #[derive(Debug)]
 struct List {
     read: Nanos,
     pools: HashMap<Arc<str>, Arc<[Value]>>,
 }
 
-/// Why a pool said nothing.
+/// Why a pool gave no list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Silence {
-    /// It does not accept what the client showed.
+    /// It does not accept the client's credentials.
     Unauthorized,
     /// Anything else.
     Other,
@@ -86,14 +86,14 @@ struct Said {
 }
 
 impl Catalogue {
-    /// Nothing, until somebody asks.
+    /// Creates an empty cache.
     #[must_use]
     pub fn new(fleet: Arc<ArcSwap<Fleet>>, asks: bool, forward_authorization: bool, clock: Clock) -> Self {
         let (lists, turns) = (Mutex::default(), Semaphore::new(AT_ONCE));
         Self { fleet, asks, forward_authorization, clock, lists, turns, hasher: RandomState::new() }
     }
 
-    /// The list for a client with these headers.
+    /// Returns the list for a client with these headers, from the cache or from the pools.
     async fn list<S, R>(&self, inner: S, headers: &HeaderMap) -> Result<Arc<List>, Refusal>
     where
         S: Service<Request<Payload>, Response = Response<R>, Error = Refusal> + Clone,
@@ -115,7 +115,7 @@ impl Catalogue {
             let message = "Too many requests wait for the list of models.";
             return Err(Refusal::new(Reason::Overloaded, message).with_retry_after(spread(PATIENCE)));
         };
-        // Somebody may have made it meanwhile.
+        // Another request may have fetched it meanwhile.
         if let Some(list) = self.fresh(key) {
             return Ok(list);
         }
@@ -158,7 +158,7 @@ impl Catalogue {
         self.lists.lock().get(&key).filter(|list| now.since(list.read) < FRESH).cloned()
     }
 
-    /// Asks some worker of a pool.
+    /// Asks any one worker of a pool for its models.
     async fn ask<S, R>(
         &self,
         mut inner: S,
@@ -204,7 +204,7 @@ impl Catalogue {
 }
 
 impl List {
-    /// Every model once, by its name.
+    /// Returns all models without duplicates, sorted by name.
     fn models(&self) -> Vec<&Value> {
         let mut models: Vec<_> = self.pools.values().flat_map(|models| &**models).collect();
         models.sort_by_key(|model| name_of(model));
@@ -221,7 +221,7 @@ fn name_of(model: &Value) -> Option<&str> {
     model.get("id")?.as_str()
 }
 
-/// What is known of the models of a pool without its workers.
+/// Lists the models of a pool without asking its workers; `None` if no name is without `*`.
 fn by_name(pool: &Pool) -> Option<Vec<Value>> {
     let names = pool.models.iter().map(|pattern| &**pattern.text()).filter(|name| !name.contains('*'));
     let models: Vec<_> = names
@@ -230,12 +230,12 @@ fn by_name(pool: &Pool) -> Option<Vec<Value>> {
     (!models.is_empty()).then_some(models)
 }
 
-/// Makes [`Models`].
+/// Layer for [`Models`].
 #[derive(Clone, Debug)]
 pub struct ModelsLayer(Arc<Catalogue>);
 
 impl ModelsLayer {
-    /// A layer that answers from `catalogue`.
+    /// Creates a layer that answers from `catalogue`.
     #[must_use]
     pub const fn new(catalogue: Arc<Catalogue>) -> Self {
         Self(catalogue)
@@ -250,7 +250,7 @@ impl<S> Layer<S> for ModelsLayer {
     }
 }
 
-/// Answers which models are served, and lets the rest pass.
+/// Service that answers requests for the served models and forwards all others.
 #[derive(Clone, Debug)]
 pub struct Models<S> {
     catalogue: Arc<Catalogue>,
@@ -279,7 +279,7 @@ where
             return Box::pin(async move { Ok(answer.await?.map(AnswerBody::inner)) });
         }
         let (inner, catalogue) = (self.inner.clone(), Arc::clone(&self.catalogue));
-        // Apart, because a body need not be seen by two threads.
+        // Split because the body need not be `Sync`.
         let (head, _) = request.into_parts();
         Box::pin(async move {
             let list = catalogue.list(inner, &head.headers).await?;

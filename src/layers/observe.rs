@@ -1,7 +1,7 @@
-//! One start and one end per request, hang-ups and refusals included.
+//! Metrics, log line and spans of each request, including refused and abandoned ones.
 //!
-//! It stands outermost, so nothing can happen to a request that is not counted here. The record ends with the response
-//! body, or with the future when the client left before there was a response: both are the same guard, dropped once.
+//! This is the outermost layer, so it counts every request. The record ends with the response body,
+//! or with the future if the client leaves before the response: both own one guard, dropped once.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use crate::openai::headers;
 use crate::request::{Ending, Flight, Promise, Trace};
 use crate::spans::{Head, Spans};
 
-/// The request's id, from the client and back to it.
+/// Header with the request id, from the client and in the answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The fields of the line that each request leaves in the log, and what they say.
+/// Fields of the log line of each request, with their descriptions for the documentation.
 pub const LOG_FIELDS: [(&str, &str); 18] = [
     ("message", "`request`"),
     ("id", "the request's id, as in the header `x-request-id` of the answer and of what the worker gets"),
@@ -45,31 +45,32 @@ pub const LOG_FIELDS: [(&str, &str); 18] = [
     ("output_tokens", "as the worker reported, or as counted in the stream"),
 ];
 
-/// A trace that the client began.
+/// W3C header with the client's trace.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// The longest id of a client's own that is kept.
+/// The longest request id that is taken from a client, in bytes.
 const LONGEST_ID: usize = 128;
 
-/// What the layer works with; shared by all its services.
+/// State shared by all services of the layer.
 #[derive(Debug)]
 pub struct Observatory {
-    /// Where requests are counted.
+    /// Request metrics.
     pub metrics: Arc<Metrics>,
-    /// The time.
+    /// Clock of all times in the record.
     pub clock: Clock,
-    /// The share of successes that is logged, 0…1; refusals and failures always are.
+    /// Share of successful requests that are logged, 0…1; refusals and failures are always logged.
     pub log_share: f64,
-    /// The promise: a first token later than this is no goodput.
+    /// TTFT SLO: an answer whose first token comes later is not goodput.
     pub ttft_slo: Duration,
-    /// Where spans are recorded, if they are.
+    /// Span recorder; `None` if spans are not configured.
     pub spans: Option<Arc<Spans>>,
 }
 
 impl Observatory {
-    /// The place of a request in a trace, if it has one.
+    /// Returns the trace context of a request, if it has one.
     ///
-    /// Without spans of our own none is begun: one marked as sampled would make every worker that follows its caller
-    /// record all it does, and one marked as not sampled nothing at all. Each worker decides as if asked directly.
+    /// If the gateway records no spans, it begins no trace: one marked as sampled would make every
+    /// worker that follows its caller record everything, and one marked as not sampled would make
+    /// it record nothing. Each worker decides as if it were called directly.
     fn trace(&self, headers: &HeaderMap) -> Option<Trace> {
         let mut all = headers.get_all(&TRACEPARENT).iter();
         let told = match (all.next(), all.next()) {
@@ -77,7 +78,7 @@ impl Observatory {
             _ => None,
         };
         let Some(spans) = &self.spans else { return told };
-        // An id of zeros is invalid; the one bit that excludes it costs less than a look.
+        // An id of zeros is invalid; setting one bit is cheaper than a check.
         let span = fastrand::u64(..) | 1;
         Some(match told {
             Some(told) => told.through(span),
@@ -86,12 +87,12 @@ impl Observatory {
     }
 }
 
-/// Makes [`Observe`].
+/// Layer for [`Observe`].
 #[derive(Clone, Debug)]
 pub struct ObserveLayer(Arc<Observatory>);
 
 impl ObserveLayer {
-    /// A layer that records in `observatory`.
+    /// Creates a layer that records in `observatory`.
     #[must_use]
     pub const fn new(observatory: Arc<Observatory>) -> Self {
         Self(observatory)
@@ -106,14 +107,14 @@ impl<S> Layer<S> for ObserveLayer {
     }
 }
 
-/// Opens the [`Flight`] of each request and closes it.
+/// Service that opens the [`Flight`] of each request and closes it.
 #[derive(Clone, Debug)]
 pub struct Observe<S> {
     observatory: Arc<Observatory>,
     inner: S,
 }
 
-/// The id to use: the client's own when it is harmless in logs and headers, else a new one.
+/// Returns the client's request id if it is harmless in logs and headers, else a new one.
 fn request_id(headers: &HeaderMap) -> Arc<str> {
     let harmless = |id: &&str| {
         !id.is_empty()
@@ -126,15 +127,15 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
     }
 }
 
-/// A request under way; its end is the drop.
+/// Guard of a request: records its end when dropped.
 #[derive(Debug)]
 pub struct Watch {
     observatory: Arc<Observatory>,
     flight: Arc<Flight>,
-    /// For its span; nothing when none is recorded.
+    /// Request head for the span; `None` if no span is recorded.
     head: Option<Head>,
     status: u16,
-    /// The series of its pool, from the first content of a stream on.
+    /// Metrics of the pool; set at the first content of a stream.
     pool: Option<Arc<Pool>>,
     last_data: Nanos,
     _in_flight: InFlight,
@@ -147,7 +148,7 @@ impl Tied for Watch {
         let Observatory { metrics, clock, .. } = &*self.observatory;
         let now = clock.now();
         match &self.pool {
-            // A gap in which the client kept the worker's bytes waiting says nothing of the worker.
+            // A gap caused by a slow client says nothing about the worker.
             Some(pool) if waited => pool.itl(now.since(self.last_data)),
             Some(_) => {}
             None => {
@@ -177,7 +178,7 @@ impl Drop for Watch {
             metrics.caller(&caller.id, ending == Ending::Refused, prompt + output);
         }
         if let Some(promise) = Promise::of(flight, self.status, *ttft_slo, now) {
-            // Without any content its pool has not been looked up yet.
+            // `self.pool` is `None` for a stream without content.
             let pool = self.pool.take().or_else(|| flight.pool().map(|pool| metrics.pool(pool)));
             if let Some(pool) = pool {
                 pool.ended(promise);
@@ -256,7 +257,7 @@ where
             pool: None,
             last_data: Nanos::ZERO,
         };
-        // Whatever is logged on behalf of the request says whose it is.
+        // Every log line of this request carries its id.
         let span = tracing::debug_span!("request", id = &*watch.flight.id);
         let inner = span.in_scope(|| self.inner.call(request)).instrument(span);
         ObserveFuture { inner, watch: Some(watch) }
@@ -264,7 +265,7 @@ where
 }
 
 pin_project! {
-    /// The answer of [`Observe`].
+    /// Future of [`Observe`].
     #[derive(Debug)]
     pub struct ObserveFuture<F> {
         #[pin]
@@ -286,18 +287,18 @@ where
             Err(error) => return Poll::Ready(Err(error)),
         };
         let Some(mut watch) = this.watch.take() else {
-            // Polled again after it was ready, which the contract of futures leaves undefined: never ready again.
+            // Polled after completion, which futures need not support: stays pending.
             return Poll::Pending;
         };
         watch.status = response.status().as_u16();
         let Observatory { metrics, clock, .. } = &*watch.observatory;
         let flight = &*watch.flight;
-        // What the gateway itself took: until the request went out, or until it was refused.
+        // Time spent in the gateway itself, until the request was dispatched or refused.
         let until = flight.dispatched().unwrap_or_else(|| clock.now());
         let dam = until.since(flight.received()).saturating_sub(flight.queued());
         match flight.ending() {
             Ending::Refused => metrics.refusal(dam),
-            // The time went by in an attempt to reach a worker.
+            // The time was spent trying to reach a worker.
             Ending::WorkerFailed | Ending::TimedOut if flight.dispatched().is_none() => {}
             _ => metrics.overhead(dam),
         }
@@ -324,7 +325,7 @@ mod tests {
     use tracing::span;
     use tracing::subscriber::{Interest, Subscriber, with_default};
 
-    /// Keeps the names of the fields that events may have.
+    /// Subscriber that collects the field names of events.
     #[derive(Default)]
     struct Names(Arc<Mutex<Vec<&'static str>>>);
 
@@ -389,7 +390,7 @@ mod tests {
         headers.insert(TRACEPARENT, client.clone());
         let followed = observatory.trace(&headers).unwrap();
         assert!(!followed.leads && !followed.sampled && followed.header() == client);
-        // Two are none: nobody can say which was meant.
+        // Two headers count as none: it is unknown which one is meant.
         headers.append(TRACEPARENT, client);
         assert_eq!(observatory.trace(&headers), None);
     }

@@ -1,8 +1,8 @@
-//! Which paths are let through, and as what.
+//! The paths that the gateway lets through, and the kind of call of each.
 //!
-//! The list is closed: an engine's `/pause` or `/update_weights` must never become public because a gateway passed on
-//! what it did not know. Matching is on the decoded path, and a path that a worker could read differently from us
-//! (dot segments, an escaped slash, empty segments) is refused rather than guessed at.
+//! The list is closed: an engine's `/pause` or `/update_weights` must never become public because
+//! the gateway forwards unknown paths. Matching is on the decoded path. A path that a worker could
+//! read differently (dot segments, an escaped slash, empty segments) is refused.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,41 +15,41 @@ use crate::openai::demand::{Pointer, Shape};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Kind, RouteTimeouts};
 
-/// A chatbot's own endpoint, treated as one of the kinds.
+/// A chatbot API's own endpoint, treated as one of the kinds.
 #[derive(Clone, Debug)]
 pub struct RouteSettings {
     /// The path, decoded, or a pattern for paths: `*` stands for any run of characters.
     pub path: Arc<str>,
-    /// Where the demand stands in the body.
+    /// Where the body has the fields that the cost depends on.
     pub shape: Shape,
     /// Whether a request that a worker may have begun can be sent again.
     pub retry: bool,
-    /// Timeouts of its own.
+    /// Timeouts that differ from the general ones.
     pub timeouts: RouteTimeouts,
 }
 
-/// The pattern, and the label, of paths at which jobs are asked for.
+/// Pattern and metric label of the paths of jobs.
 pub const JOBS: &str = "/v1/jobs/*";
 
-/// Where the list of models is.
+/// Path of the list of models.
 pub const MODELS: &str = "/v1/models";
-/// What the name of one model follows.
+/// Path prefix of a single model; its name follows.
 pub const MODEL: &str = "/v1/models/";
 
-/// What a request's method and path came to.
+/// The result of matching a request's method and path.
 #[derive(Clone, Debug)]
 pub struct Matched {
-    /// The label of metrics and the key of `per: route`: an endpoint's path, or the configured pattern.
+    /// Metric label and key of `per: route`: an endpoint's path, or the configured pattern.
     pub label: Arc<str>,
-    /// The path that was asked for, where it was written with escapes.
+    /// The decoded path; `None` if the path was sent without escapes.
     pub decoded: Option<Arc<str>>,
     /// The kind of call.
     pub kind: Kind,
-    /// Where the demand stands in the body, for those kinds that have one.
+    /// Where the body has the fields that the cost depends on; `None` if the body is not read.
     pub shape: Option<Shape>,
     /// Whether a request that a worker may have begun can be sent again.
     pub retryable: bool,
-    /// Timeouts of its own.
+    /// Timeouts of the route, if they differ from the general ones.
     pub timeouts: Option<RouteTimeouts>,
 }
 
@@ -61,8 +61,8 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The OpenAI endpoints, a chatbot's own `routes`, and `patterns` of other paths (`*` is any run of characters).
-    /// `session` is where the bodies of the OpenAI endpoints name their session, if they do.
+    /// Lets through the OpenAI endpoints, a chatbot's own `routes`, and `patterns` of other paths
+    /// (`*` is any run of characters). `session` is where OpenAI bodies name their session.
     #[must_use]
     pub fn new(routes: &[RouteSettings], patterns: Vec<Arc<str>>, session: Option<&Pointer>) -> Self {
         let endpoint = |path: &str, kind: Kind, shape: Option<Shape>| Matched {
@@ -70,7 +70,7 @@ impl Paths {
             decoded: None,
             kind,
             shape,
-            // A Responses call with `store` leaves something behind; `demand` takes this back when it sees one.
+            // A Responses call with `store` has a side effect; `demand` resets this for it.
             retryable: kind.has_demand(),
             timeouts: None,
         };
@@ -105,7 +105,7 @@ impl Paths {
         Self { endpoints, patterns: patterns.into_iter().map(Glob::new).collect() }
     }
 
-    /// The same, and where asynchronous jobs are asked for.
+    /// Adds the paths of asynchronous jobs.
     #[must_use]
     pub fn with_jobs(mut self) -> Self {
         let matched = Matched {
@@ -125,10 +125,11 @@ impl Paths {
     /// Matches a request.
     ///
     /// # Errors
-    /// `bad_request` for a path that could be read in two ways, `not_found` for one that is not let through,
-    /// `method_not_allowed` for one that is let through for other methods.
+    /// `bad_request` for an ambiguous path, `not_found` for one that is not let through,
+    /// `method_not_allowed` for one that is let through for other methods only.
     pub fn find(&self, method: &Method, raw_path: &str) -> Result<Matched, Refusal> {
-        // Names of models have slashes, which clients escape. The gateway itself answers there: no worker reads it otherwise.
+        // Model names have slashes, which clients escape. The gateway answers these itself, so no
+        // worker can read the path differently.
         let names_model = method == Method::GET && raw_path.starts_with(MODEL);
         let path = decoded(raw_path, names_model)?;
         let decoded = || match &path {
@@ -164,7 +165,7 @@ impl Paths {
         Err(Refusal::new(Reason::MethodNotAllowed, message).with_allow(allow))
     }
 
-    /// Names the endpoints. What the settings let through beside them is for those who were told of it.
+    /// Builds the message that names the OpenAI endpoints. It does not reveal configured paths.
     fn not_found(&self) -> String {
         let own = self.endpoints.iter().filter(|(.., matched)| matched.label.starts_with("/v1/"));
         let own = own.filter(|(.., matched)| matched.timeouts.is_none());
@@ -178,8 +179,8 @@ impl Paths {
     }
 }
 
-/// The path with its escapes resolved, refused when it is not the one way to write itself, except for slashes where
-/// `slashes` are taken for part of a name.
+/// Decodes the escapes of a path, and refuses an ambiguous path. With `slashes`, an escaped slash
+/// is allowed, as a part of a name.
 fn decoded(raw: &str, slashes: bool) -> Result<Cow<'_, str>, Refusal> {
     let refuse = |what: &'static str| Err(Refusal::new(Reason::BadRequest, what).with_param("path"));
     let bytes = raw.as_bytes();

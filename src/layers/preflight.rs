@@ -1,7 +1,8 @@
-//! What browsers ask before they let a page of another origin call: answered here, and never sent on.
+//! Answers CORS preflights, which never reach a worker.
 //!
-//! A preflight carries no credentials by design, so nothing behind a key may be reached by one. Where `cors.origins` names
-//! origins the layer inside of this one answers; elsewhere the answer here opens nothing, which a browser takes as a no.
+//! A preflight carries no credentials by design, so it must not pass to anything that needs a key.
+//! If `cors.origins` names origins, the CORS layer inside this one answers. Otherwise the answer
+//! here allows nothing, and the browser blocks the call.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,17 +14,18 @@ use tower::{Layer, Service};
 
 use crate::request::{Ending, Flight};
 
-/// The label of preflights in metrics and logs.
+/// Label of preflights in metrics and logs.
 const LABEL: &str = "preflight";
 
-/// Makes [`Preflight`].
+/// Layer for [`Preflight`].
 #[derive(Clone, Copy, Debug)]
 pub struct PreflightLayer {
     answered_within: bool,
 }
 
 impl PreflightLayer {
-    /// A layer that answers preflights, or leaves them to a CORS layer inside of it, which answers every OPTIONS.
+    /// Creates a layer that answers preflights. With `answered_within`, a CORS layer inside it
+    /// answers them, and all other OPTIONS requests.
     #[must_use]
     pub const fn new(answered_within: bool) -> Self {
         Self { answered_within }
@@ -38,7 +40,7 @@ impl<S> Layer<S> for PreflightLayer {
     }
 }
 
-/// Answers preflights.
+/// Service that answers preflights and forwards all other requests.
 #[derive(Clone, Debug)]
 pub struct Preflight<S> {
     answered_within: bool,

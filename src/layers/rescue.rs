@@ -1,7 +1,7 @@
-//! Refusals, errors and panics become answers; the only place where they do.
+//! Turns refusals, errors and panics into HTTP answers; no other module does.
 //!
-//! It stands right inside `observe`, so that what is refused is counted, and outside everything that can refuse. A
-//! panic below is a defect, but one request's: it is answered with 500 and the connection lives on.
+//! The layer is inside `observe`, so that refusals are counted, and outside all layers that refuse.
+//! A panic is a bug, but costs only one request: it gets a 500, and the connection stays open.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -24,7 +24,7 @@ use crate::openai::{error, headers};
 use crate::refusal::{Reason, Refusal};
 use crate::request::Flight;
 
-/// Makes [`Rescue`].
+/// Layer for [`Rescue`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RescueLayer;
 
@@ -36,7 +36,7 @@ impl<S> Layer<S> for RescueLayer {
     }
 }
 
-/// Answers what the inner service refuses. Its own error is [`Infallible`].
+/// Service that answers the refusals of the inner service. Its own error is [`Infallible`].
 #[derive(Clone, Debug)]
 pub struct Rescue<S> {
     inner: S,
@@ -52,7 +52,7 @@ where
     type Future = RescueFuture<S::Future>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Every layer of this crate decides in `call` and is always ready; `call` reports what is not.
+        // Every layer of this crate is always ready and refuses in `call`.
         Poll::Ready(Ok(()))
     }
 
@@ -70,7 +70,7 @@ where
 }
 
 pin_project! {
-    /// The answer of [`Rescue`].
+    /// Future of [`Rescue`].
     #[derive(Debug)]
     pub struct RescueFuture<F> {
         #[pin]
@@ -117,19 +117,18 @@ pin_project! {
 }
 
 impl<B> AnswerBody<B> {
-    /// The inner service's body.
     pub(super) const fn inner(body: B) -> Self {
         Self { inner: Some(body), text: None }
     }
 
-    /// A text of the gateway's own.
+    /// Creates a body with a text by the gateway.
     pub(super) const fn own(text: Bytes) -> Self {
         Self { inner: None, text: Some(text) }
     }
 }
 
 impl<B> Default for AnswerBody<B> {
-    /// No bytes.
+    /// Creates an empty body.
     fn default() -> Self {
         Self { inner: None, text: None }
     }
@@ -174,7 +173,7 @@ fn defect(panic: &(dyn Any + Send)) -> Refusal {
     Refusal::new(Reason::InternalError, DEFECT)
 }
 
-/// The HTTP answer to a refusal: status, headers and an error body in OpenAI's form.
+/// Builds the HTTP answer to a refusal: status, headers, and an error body in OpenAI's format.
 #[must_use]
 pub fn answer(refusal: &Refusal) -> Response<Bytes> {
     let mut response = Response::new(error::body(refusal));
@@ -182,7 +181,7 @@ pub fn answer(refusal: &Refusal) -> Response<Bytes> {
     let map = response.headers_mut();
     map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if refusal.reason == Reason::Unauthorized {
-        // A 401 says what would be accepted (RFC 9110 §11.6.1).
+        // A 401 must name the accepted scheme (RFC 9110 §11.6.1).
         map.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     headers::refused(map, refusal);

@@ -1,7 +1,7 @@
 //! Concurrency: the tower adapter around a pool's gate.
 //!
-//! A request that is let in holds a [`Permit`] until its response *body* ends. One that has to wait does so here, and
-//! only here, with a timer for its budget; a client that leaves while waiting leaves the queue at once, because its
+//! An admitted request holds a [`Permit`] until its response *body* ends. Requests wait only here,
+//! with a timer for the wait budget. A client that hangs up leaves the queue at once, because its
 //! waiter is dropped with the future.
 
 use std::pin::Pin;
@@ -20,12 +20,12 @@ use crate::request::{Beside, Caller, Demand, Flight};
 use crate::shed::settings::GateSettings;
 use crate::shed::{Ask, Entry, Gate, GateHandle, Member, Permit, Waiter};
 
-/// Says which gate a request has to pass.
+/// Finds the gate of a request.
 pub trait Gates: Clone + Send + Sync + 'static {
-    /// The gate for this model, and the name of its pool.
+    /// Returns the gate for this model, and the name of its pool, if it has one.
     ///
     /// # Errors
-    /// When nothing serves the model.
+    /// `not_found` if no pool serves the model.
     fn gate(&self, model: Option<&str>) -> Result<(GateHandle, Option<Arc<str>>), Refusal>;
 }
 
@@ -49,7 +49,7 @@ impl Gates for Arc<ArcSwap<Fleet>> {
     }
 }
 
-/// Makes [`Shed`].
+/// Layer for [`Shed`].
 #[derive(Clone, Debug)]
 pub struct ShedLayer<G> {
     gates: G,
@@ -57,7 +57,7 @@ pub struct ShedLayer<G> {
 }
 
 impl<G: Gates> ShedLayer<G> {
-    /// A layer that asks the gates. `clock` is theirs.
+    /// Creates a layer before `gates`. `clock` must be the clock of the gates.
     #[must_use]
     pub const fn new(gates: G, clock: Clock) -> Self {
         Self { gates, clock }
@@ -65,7 +65,7 @@ impl<G: Gates> ShedLayer<G> {
 }
 
 impl ShedLayer<GateHandle> {
-    /// A layer before one service that takes `slots` requests at once.
+    /// Creates a layer before one service that takes `slots` requests at once.
     #[must_use]
     pub fn local(slots: u32, settings: GateSettings, clock: Clock) -> Self {
         let gate = Gate::new("local".into(), settings.clone(), fleet::PICK, fastrand::u64(..));
@@ -84,10 +84,11 @@ impl<S, G: Clone> Layer<S> for ShedLayer<G> {
     }
 }
 
-/// Lets in what a worker has room for, makes a bounded number wait for a bounded time, and refuses the rest.
+/// Service that admits requests for which a worker has room, makes a bounded number of others wait
+/// for a bounded time, and refuses the rest.
 ///
-/// Reads [`Caller`] and [`Demand`] from the request's extensions and puts in the [`Permit`], through which the inner
-/// service says how the work goes.
+/// Reads [`Caller`] and [`Demand`] from the request's extensions and inserts the [`Permit`], by
+/// which the inner service reports progress.
 #[derive(Clone, Debug)]
 pub struct Shed<S, G> {
     gates: G,
@@ -95,7 +96,7 @@ pub struct Shed<S, G> {
     inner: S,
 }
 
-/// What a request asks of its gate; without a caller or a demand it is one anonymous call.
+/// Builds the question to the gate; without a caller or a cost, for an anonymous plain call.
 fn ask_of(caller: Option<&Caller>, demand: Option<&Demand>) -> Ask {
     match (caller, demand) {
         (Some(caller), Some(demand)) => Ask::of(caller, demand),
@@ -108,7 +109,7 @@ fn ask_of(caller: Option<&Caller>, demand: Option<&Demand>) -> Ask {
 
 impl Tied for Permit {}
 
-/// Waits for a permit as long as the waiter may.
+/// Waits for a permit until the waiter expires.
 async fn wait(mut waiter: Waiter, clock: &Clock) -> Result<Permit, Refusal> {
     let budget = waiter.expires_at().since(clock.now());
     match tokio::time::timeout(budget, &mut waiter).await {
@@ -134,7 +135,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        // These carry no work for a worker.
+        // Such requests are no load for a worker, so they need no permit.
         let beside = request.extensions().get::<Beside>().is_some();
         if beside || matches!(*request.method(), Method::OPTIONS | Method::HEAD) {
             let answer = self.inner.call(request);

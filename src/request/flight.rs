@@ -1,4 +1,4 @@
-//! The course of one request, from its first byte to its last.
+//! The record of one request, from its first byte to its last.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -13,20 +13,20 @@ use crate::request::{Caller, Demand, Kind, Trace};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Ending {
-    /// Not yet, or the client went away before anything else was known.
+    /// The request has not ended, or the client left before any other ending.
     ClientGone = 0,
-    /// The whole answer was handed over.
+    /// The whole answer was sent.
     Complete = 1,
-    /// Refused by the gateway.
+    /// The gateway refused the request.
     Refused = 2,
     /// The worker could not be reached, or it failed.
     WorkerFailed = 3,
-    /// The worker was silent, or took longer than the total limit.
+    /// The worker was silent for too long, or exceeded the total timeout.
     TimedOut = 4,
 }
 
 impl From<Reason> for Ending {
-    /// How a request ends that is answered with a refusal, or that breaks off, for this reason.
+    /// Returns the ending of a request that is refused or breaks off for this reason.
     fn from(reason: Reason) -> Self {
         match reason {
             Reason::UpstreamTimeout => Self::TimedOut,
@@ -41,7 +41,7 @@ impl Ending {
     pub const ALL: [Self; 5] =
         [Self::ClientGone, Self::Complete, Self::Refused, Self::WorkerFailed, Self::TimedOut];
 
-    /// The value of the metric label `outcome`.
+    /// Returns the value of the metric label `outcome`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -54,25 +54,25 @@ impl Ending {
     }
 }
 
-/// Whose fault an error is that a worker's answer tells.
+/// The side that caused an error reported in a worker's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Blame {
-    /// What was asked for cannot be done.
-    Client = 1,
-    /// The worker could not do it.
+/// The client: its request cannot be fulfilled.
+Client = 1,
+/// The worker: it failed on the request.
     Worker = 2,
 }
 
-/// The longest name of a model that is kept for logs and spans: the client chose it.
+/// Bytes of a model's name kept for logs and spans; the client chooses the name.
 const LONGEST_MODEL: usize = 128;
 
-/// What a request asked for, as far as people want to read it. Nothing of the prompt but its length.
+/// Summary of a request for logs and spans. Of the prompt it has only the length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The kind of call.
     pub kind: Kind,
-    /// The model, its name cut short when it is very long.
+    /// The model; its name is cut after 128 bytes.
     pub model: Option<Arc<str>>,
     /// Estimated prompt tokens.
     pub prompt_tokens: u64,
@@ -98,17 +98,17 @@ impl From<&Demand> for Asked {
     }
 }
 
-/// The course of one request, shared by the layers and the response body's guards.
+/// The record of one request, shared by the layers and the response body's guards.
 ///
-/// Every field has one writer. Reading while the request is under way gives a momentary picture; the guards read it
-/// when the body is dropped, which is after the last write.
+/// Every field has one writer. A read during the request gives a snapshot. The guards read it when
+/// the body is dropped, which is after the last write.
 #[derive(Debug)]
 pub struct Flight {
     /// The request id, as sent to the worker and back to the client.
     pub id: Arc<str>,
-    /// When the head of the request had been read.
+    /// When the request's head was read.
     pub started: Nanos,
-    /// Its place in a distributed trace, if it has one.
+    /// The trace context, if the request has one.
     pub trace: Option<Trace>,
     received: AtomicU64,
     dispatched: AtomicU64,
@@ -170,165 +170,165 @@ impl Flight {
         }
     }
 
-    /// The same record, of a request at this place in a trace.
+    /// Sets the trace context.
     #[must_use]
     pub fn in_trace(mut self, trace: Option<Trace>) -> Self {
         self.trace = trace;
         self
     }
 
-    /// The last byte of the request's body arrived (written by `demand`). TTFT runs from here.
+    /// Records the arrival of the body's last byte (by `demand`). TTFT starts here.
     pub fn set_received(&self, now: Nanos) {
         self.received.store(now.0, Ordering::Release);
     }
 
-    /// When the body was complete, or the head's time if there is no body.
+    /// Returns when the body was complete; before that, when the head was read.
     #[must_use]
     pub fn received(&self) -> Nanos {
         known(&self.received).map_or(self.started, Nanos)
     }
 
-    /// The request waited this long for a permit (written by `shed`).
+    /// Records the wait for a permit (by `shed`).
     pub fn set_queued(&self, wait: Duration) {
         self.queued.store(crate::clock::saturating_nanos(wait), Ordering::Release);
     }
 
-    /// How long it waited for a permit.
+    /// Returns the wait for a permit.
     #[must_use]
     pub fn queued(&self) -> Duration {
         Duration::from_nanos(self.queued.load(Ordering::Acquire))
     }
 
-    /// The request was sent to a worker (written by `upstream`; a retry writes again).
+    /// Records the dispatch to a worker (by `upstream`, again at each retry).
     pub fn set_dispatched(&self, now: Nanos) {
         self.dispatched.store(now.0, Ordering::Release);
     }
 
-    /// When it was last sent to a worker.
+    /// Returns the time of the last dispatch to a worker.
     #[must_use]
     pub fn dispatched(&self) -> Option<Nanos> {
         known(&self.dispatched).map(Nanos)
     }
 
-    /// The worker that has it (written by `upstream` at the commit), or that failed it at last.
+    /// Records the worker of the committed answer, or the last one that failed (by `upstream`).
     pub fn set_worker(&self, id: &Arc<str>) {
-        // The first commit is the only one; a second write would be a defect of the caller and changes nothing.
+        // There is one commit; a second write would be a caller's bug, and changes nothing.
         self.worker.get_or_init(|| Arc::clone(id));
     }
 
-    /// The worker that answered, or whose failure ended the request.
+    /// Returns the worker that answered, or whose failure ended the request.
     #[must_use]
     pub fn worker(&self) -> Option<&Arc<str>> {
         self.worker.get()
     }
 
-    /// The pool that serves it (written by `shed`).
+    /// Records the pool (by `shed`).
     pub fn set_pool(&self, pool: &Arc<str>) {
         self.pool.get_or_init(|| Arc::clone(pool));
     }
 
-    /// The pool that serves it.
+    /// Returns the pool that serves the request.
     #[must_use]
     pub fn pool(&self) -> Option<&Arc<str>> {
         self.pool.get()
     }
 
-    /// The route it matched, as a bounded label (written by `demand`).
+    /// Records the matched route (by `demand`): a label from a bounded set.
     pub fn set_route(&self, route: &Arc<str>) {
         self.route.get_or_init(|| Arc::clone(route));
     }
 
-    /// The route it matched.
+    /// Returns the matched route.
     #[must_use]
     pub fn route(&self) -> Option<&Arc<str>> {
         self.route.get()
     }
 
-    /// Who asks (written by `identify`).
+    /// Records the caller (by `identify`).
     pub fn set_caller(&self, caller: &Caller) {
         self.caller.get_or_init(|| caller.clone());
     }
 
-    /// Who asks.
+    /// Returns the caller.
     #[must_use]
     pub fn caller(&self) -> Option<&Caller> {
         self.caller.get()
     }
 
-    /// What it asks for (written by `demand`).
+    /// Records a summary of the request (by `demand`).
     pub fn set_asked(&self, demand: &Demand) {
         self.asked.get_or_init(|| demand.into());
     }
 
-    /// What it asks for.
+    /// Returns the summary of the request.
     #[must_use]
     pub fn asked(&self) -> Option<&Asked> {
         self.asked.get()
     }
 
-    /// Why it was refused, or broke off (written by `rescue` before the commit, by the innermost body after it).
+    /// Records the reason of the end (by `rescue` before the commit, then by the innermost body).
     pub fn set_reason(&self, reason: Reason) {
         self.reason.get_or_init(|| reason);
     }
 
-    /// Why it was refused, or broke off.
+    /// Returns why the request was refused or broke off.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
         self.reason.get().copied()
     }
 
-    /// What a worker did wrong, in a sentence (written where the reason is).
+    /// Records what a worker did wrong, in one sentence (by the writers of the reason).
     pub fn set_cause(&self, refusal: &Refusal) {
         if Ending::from(refusal.reason) != Ending::Refused {
             self.cause.get_or_init(|| refusal.message.clone());
         }
     }
 
-    /// What a worker did wrong, if it ended the request.
+    /// Returns what a worker did wrong, if that ended the request.
     #[must_use]
     pub fn cause(&self) -> Option<&str> {
         self.cause.get().map(Cow::as_ref)
     }
 
-    /// The answer comes piece by piece as a model writes it (written by `upstream`).
+    /// Records that the answer is a stream (by `upstream`).
     pub fn set_streamed(&self) {
         self.streamed.store(true, Ordering::Release);
     }
 
-    /// Whether the answer comes piece by piece: only those give TTFT and ITL samples.
+    /// Returns `true` if the answer is a stream. Only streams give TTFT and ITL samples.
     #[must_use]
     pub fn is_streamed(&self) -> bool {
         self.streamed.load(Ordering::Acquire)
     }
 
-    /// The tokens of the answer are counted as they come (written by `upstream`).
+    /// Records that the tokens of the answer are counted as they arrive (by `upstream`).
     pub fn set_counted(&self) {
         self.counted.store(true, Ordering::Release);
     }
 
-    /// Whether the tokens of the answer are counted as they come, so that what was not seen was not sent.
+    /// Returns `true` if tokens are counted as they arrive: then all tokens sent are counted.
     #[must_use]
     pub fn is_counted(&self) -> bool {
         self.counted.load(Ordering::Acquire)
     }
 
-    /// The stream said that it is over (written by the tap).
+    /// Records that the stream sent its end mark (by the response observer).
     pub fn set_over(&self) {
         self.over.store(true, Ordering::Release);
     }
 
-    /// Whether the stream said that it is over.
+    /// Returns `true` if the stream sent its end mark.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
     }
 
-    /// The answer says that it is an error, or that it ends in one (written by the tap). Of several the last counts.
+    /// Records an error in the answer (by the response observer). The last call counts.
     pub fn set_erred(&self, blame: Blame) {
         self.erred.store(blame as u8, Ordering::Release);
     }
 
-    /// Whose fault the error is that the answer tells, if it tells one.
+    /// Returns the side that caused the error in the answer, if there is one.
     #[must_use]
     pub fn erred(&self) -> Option<Blame> {
         match self.erred.load(Ordering::Acquire) {
@@ -338,44 +338,44 @@ impl Flight {
         }
     }
 
-    /// The first content arrived from the worker (written by the tap). Later calls change nothing.
+    /// Records the first content (by the response observer). Later calls change nothing.
     pub fn set_first_token(&self, now: Nanos) {
         if self.first_token.load(Ordering::Acquire) == UNKNOWN {
             self.first_token.store(now.0, Ordering::Release);
         }
     }
 
-    /// When the first content arrived.
+    /// Returns when the first content arrived.
     #[must_use]
     pub fn first_token(&self) -> Option<Nanos> {
         known(&self.first_token).map(Nanos)
     }
 
-    /// Time to first token: from the last byte of the request's body to the first content, waiting included.
+    /// Returns the TTFT: from the body's last byte to the first content, with all waits.
     #[must_use]
     pub fn ttft(&self) -> Option<Duration> {
         self.first_token().map(|first| first.since(self.received()))
     }
 
-    /// Output tokens seen so far, counted from the stream (written by the tap).
+    /// Records the output tokens counted in the stream so far (by the response observer).
     pub fn set_output_tokens(&self, seen: u64) {
         self.output_tokens.store(seen, Ordering::Release);
     }
 
-    /// Output tokens: what the worker reported, or what was seen.
+    /// Returns the output tokens: as the worker reported, or else as counted.
     #[must_use]
     pub fn output_tokens(&self) -> u64 {
         known(&self.usage_output).unwrap_or_else(|| self.output_tokens.load(Ordering::Acquire))
     }
 
-    /// The worker reported its usage (written by the tap).
+    /// Records the usage that the worker reported, in tokens (by the response observer).
     pub fn set_usage(&self, prompt: u64, output: u64) {
         self.usage_prompt.store(prompt.min(UNKNOWN - 1), Ordering::Release);
         self.usage_output.store(output.min(UNKNOWN - 1), Ordering::Release);
     }
 
-    /// Prompt and output tokens that were used, for people who sum them up: as the worker reported, else as estimated
-    /// and as seen. None of what no worker answered, or answered with an error before anything else.
+    /// Returns prompt and output tokens for usage totals: as reported, or else as estimated and as
+    /// counted. The estimate counts only after content or a whole answer without an error.
     #[must_use]
     pub fn tokens(&self) -> (u64, u64) {
         let (prompt, output) = self.usage().unwrap_or((0, self.output_tokens()));
@@ -385,18 +385,18 @@ impl Flight {
         if prompt > 0 || !(began || whole) { (prompt, output) } else { (estimated, output) }
     }
 
-    /// Prompt and output tokens as the worker reported them.
+    /// Returns prompt and output tokens as the worker reported them.
     #[must_use]
     pub fn usage(&self) -> Option<(u64, u64)> {
         known(&self.usage_prompt).zip(known(&self.usage_output))
     }
 
-    /// Says how the request ended (written by the innermost body, or by `rescue`).
+    /// Records how the request ended (by the innermost body, or by `rescue`).
     pub fn set_ending(&self, ending: Ending) {
         self.ending.store(ending as u8, Ordering::Release);
     }
 
-    /// How the request ended; [`Ending::ClientGone`] while nobody has said otherwise.
+    /// Returns how the request ended; [`Ending::ClientGone`] by default.
     #[must_use]
     pub fn ending(&self) -> Ending {
         let index = usize::from(self.ending.load(Ordering::Acquire));

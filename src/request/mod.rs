@@ -1,7 +1,7 @@
-//! What the gateway knows about one request: who asks, what it will cost, and how far it has come.
+//! Data about one request: its caller, its cost, and its progress.
 //!
-//! Layers hand these on in the request's extensions: [`Caller`] from `identify`, [`Demand`] from `demand`, and the
-//! [`Flight`] that `observe` opens and every later stage writes its own part of.
+//! The layers pass it on in the request's extensions: [`Caller`] from `identify`, [`Demand`] from
+//! `demand`, and the [`Flight`], which `observe` opens and each later stage writes a part of.
 
 mod explaining;
 mod flight;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use crate::clock::Nanos;
 
-/// The priority of a request. The order is the rank: `Critical` is greatest.
+/// The priority of a request. Classes are ordered by priority; `Critical` is the greatest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// Work nobody waits for.
@@ -32,7 +32,7 @@ pub enum Class {
     /// A person waits.
     #[default]
     Interactive,
-    /// Must be served before all else.
+    /// Work that must be served before all other.
     Critical,
 }
 
@@ -40,7 +40,7 @@ impl Class {
     /// Every class, lowest first; `class as usize` is the index.
     pub const ALL: [Self; 3] = [Self::Batch, Self::Interactive, Self::Critical];
 
-    /// The name in configuration, headers and labels.
+    /// Returns the name in configuration, headers and labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -50,7 +50,7 @@ impl Class {
         }
     }
 
-    /// The class of that name.
+    /// Finds the class with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.as_str() == name)
@@ -63,30 +63,30 @@ impl fmt::Display for Class {
     }
 }
 
-/// Who asks.
+/// The caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The namespaced identity: `key:team-a`, `hdr:42`, `ip:192.0.2.1`, `ip:2001:db8::/64`.
     pub id: Arc<str>,
-    /// The team that it belongs to.
+    /// The caller's team.
     pub team: Option<Arc<str>>,
-    /// The class of this request: the caller's ceiling, or what the request lowered it to.
+    /// The class of this request: the caller's class, or a lower one that the request asks for.
     pub class: Class,
     /// The caller's share of a contended pool relative to others; at least 1.
     pub weight: u32,
-    /// What it may have more or less of than others.
+    /// Limits that replace those of the rules for this caller.
     pub limits: Option<Arc<OwnLimits>>,
 }
 
 impl Caller {
-    /// A caller of ordinary weight and class.
+    /// Creates a caller with weight 1 and the default class.
     #[must_use]
     pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self { id: id.into(), team: None, class: Class::default(), weight: 1, limits: None }
     }
 }
 
-/// What kind of call this is: one of the OpenAI endpoints, or a path that only counts as one request.
+/// The kind of a call: an OpenAI endpoint, or a path that only counts as one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `POST /v1/chat/completions`
@@ -97,49 +97,49 @@ pub enum Kind {
     Response,
     /// `POST /v1/embeddings`
     Embedding,
-    /// `GET /v1/models`, and one of them by its name
+    /// `GET /v1/models` and `GET /v1/models/{name}`
     Models,
-    /// Any other path that the settings let through.
+    /// Any other path that the gateway lets through.
     Path,
 }
 
 impl Kind {
-    /// Whether the body is read to learn the demand.
+    /// Returns `true` if the cost is computed from the body.
     #[must_use]
     pub const fn has_demand(self) -> bool {
         matches!(self, Self::Chat | Self::Completion | Self::Response | Self::Embedding)
     }
 }
 
-/// What a request will cost.
+/// The estimated cost of a request, and what else its head and body ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Demand {
     /// The kind of call.
     pub kind: Kind,
-    /// The model asked for, as the client wrote it. Never a metric label.
+    /// The requested model, as the client wrote it. Never a metric label.
     pub model: Option<Arc<str>>,
     /// Estimated prompt tokens, over all prompts.
     pub prompt_tokens: u64,
     /// The client's own bound on output tokens per sequence.
     pub max_tokens: Option<u64>,
-    /// Expected output tokens over all sequences (ô of the contract): learned, never above the client's bound.
+    /// Expected output tokens (ô of the contract) over all sequences: learned; at most the bound.
     pub expected_output: u64,
-    /// Sequences a worker decodes for this request: prompts × max(n, best_of). At least 1.
+    /// Sequences that a worker decodes for this request: prompts × max(n, best_of). At least 1.
     pub sequences: u32,
     /// Whether the client asked for a stream.
     pub stream: bool,
-    /// The session, as a keyed hash together with the caller.
+    /// Hash of the session's name and the caller.
     pub session: Option<u64>,
     /// Bytes of body held in memory for this request.
     pub body_bytes: u64,
-    /// When the client will no longer wait for a worker.
+    /// When the client stops waiting for a worker.
     pub deadline: Option<Nanos>,
-    /// Whether a request that a worker may have begun can be sent to another one (before the first content).
+    /// Whether a request that a worker may have begun can be retried before the first content.
     pub retryable: bool,
 }
 
 impl Demand {
-    /// The demand of a plain path: one request, one sequence, no tokens.
+    /// Returns the cost of a plain path: one request, one sequence, no tokens.
     #[must_use]
     pub const fn path() -> Self {
         Self {

@@ -1,37 +1,37 @@
-//! What one caller may have more or less of than others: data that `identify` finds and `limit` applies.
+//! Limits of a single caller: `identify` finds them and `limit` applies them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What of one rule's quota is another for this caller. What is not given stays as the rule has it.
+/// Values that replace those of one rule's quota for this caller; `None` keeps the rule's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnLimit {
-    /// The sustained rate of a token bucket: so many units in each period.
+    /// Sustained rate of a token bucket: units per period.
     pub rate: Option<(u64, Duration)>,
-    /// What a full token bucket holds.
+    /// Units in a full token bucket.
     pub burst: Option<u64>,
-    /// What fits into one window.
+    /// Units per window.
     pub limit: Option<u64>,
 }
 
-/// A caller's own limits, by the names of the rules.
+/// A caller's own limits, by rule name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnLimits(Vec<(Arc<str>, OwnLimit)>);
 
 impl OwnLimits {
-    /// The limit under the rule of that name.
+    /// Returns the limit for the rule with this name.
     #[must_use]
     pub fn get(&self, rule: &str) -> Option<&OwnLimit> {
-        // A few: looking at each is quicker than hashing the name.
+        // There are few: a linear search is faster than hashing the name.
         self.0.iter().find(|(name, _)| **name == *rule).map(|(_, limit)| limit)
     }
 
-    /// All of them.
+    /// Iterates over rule names and limits.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &OwnLimit)> {
         self.0.iter().map(|(name, limit)| (name, limit))
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are no limits.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()

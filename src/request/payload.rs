@@ -1,4 +1,4 @@
-//! The request's body on its way to a worker.
+//! The body of a request to a worker.
 
 use std::any::Any;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use smallvec::SmallVec;
 
-/// Why the client's body broke off while it was passed on.
+/// Why the client's body broke off while it was forwarded.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
     /// The client's connection failed or sent a malformed body.
@@ -22,32 +22,32 @@ pub enum PayloadError {
         /// The bound, in bytes.
         limit: u64,
     },
-    /// The client was waited for longer than `bounds.body_read` in all.
+    /// The total wait for the client exceeds `bounds.body_read`.
     #[error("the request body did not arrive within bounds.body_read")]
     TooSlow,
 }
 
-/// Room in the memory that all request bodies share: taken as long as any clone of it lives.
+/// Memory reserved for a body, until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct BodyRoom(pub Arc<dyn Any + Send + Sync>);
 
-/// A request body: read and kept, so that it can be sent again, or passed on as it arrives.
+/// A request body: kept in memory, so that it can be sent again, or forwarded as it arrives.
 #[derive(Debug)]
 pub enum Payload {
-    /// In memory, in pieces that are sent one after the other. A clone shares them.
+    /// In memory, as pieces that are sent in order. A clone shares them.
     Buffered(SmallVec<[Bytes; 3]>),
-    /// Passed on as it arrives; it can be sent once.
+    /// Forwarded as it arrives; it can be sent only once.
     Streaming(UnsyncBoxBody<Bytes, PayloadError>),
 }
 
 impl Payload {
-    /// A body of no bytes.
+    /// Creates an empty body.
     #[must_use]
     pub fn empty() -> Self {
         Self::Buffered(SmallVec::new())
     }
 
-    /// Another body of the same bytes, when they are in memory.
+    /// Returns another body with the same bytes; `None` if they are not in memory.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
         match self {

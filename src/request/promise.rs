@@ -1,33 +1,33 @@
-//! The promise that a stream begins in time, and what became of it.
+//! Outcome of the TTFT SLO of a stream.
 
 use std::time::Duration;
 
 use super::{Blame, Ending, Flight};
 use crate::clock::Nanos;
 
-/// What became of the promise that a stream begins in time. It is known when the stream ends, and counted then: at its
-/// beginning a stream may still break off.
+/// Outcome of the TTFT SLO of a stream. It is counted at the end of the stream, because a stream
+/// that begins in time may still break off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Promise {
-    /// It began in time and completed.
+    /// The stream began in time and completed.
     Kept = 0,
-    /// It began too late, however it ended.
+    /// The stream began too late and completed, or its client left.
     Late = 1,
-    /// It broke off, or the worker failed before it began.
+    /// The stream broke off, or the worker failed before the stream began.
     Failed = 2,
-    /// It had not begun when its time was up, and its client left: what a worker that hangs looks like when callers do
-    /// not wait as long as the gateway.
+    /// The SLO passed without content, and then the client left. A hung worker looks like this if
+    /// callers wait less long than the gateway.
     Abandoned = 3,
-    /// Its client left while the promise stood: one that changed its mind, or that had read enough.
+    /// The client left with the SLO met or open: it changed its mind, or had read enough.
     Left = 4,
 }
 
 impl Promise {
-    /// Every one; `promise as usize` is the index.
+    /// All outcomes; `promise as usize` is the index.
     pub const ALL: [Self; 5] = [Self::Kept, Self::Late, Self::Failed, Self::Abandoned, Self::Left];
 
-    /// The value of the metric label `promise`.
+    /// Returns the value of the metric label `promise`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -39,9 +39,9 @@ impl Promise {
         }
     }
 
-    /// What became of it for a request that ends `now` with an answer of this status; `slo` is the longest that a stream
-    /// may take to begin. Nothing where nothing was promised: for what is no stream, for what was refused before a
-    /// worker was asked, and for a stream without any content.
+    /// Returns the outcome of a request that ends `now` with an answer of this status. `slo` is the
+    /// longest allowed TTFT. The outcome is `None` if the SLO does not apply: to answers that are
+    /// no stream, to requests refused before a dispatch, and to streams without content.
     #[must_use]
     pub fn of(flight: &Flight, status: u16, slo: Duration, now: Nanos) -> Option<Self> {
         let asked = flight.asked().is_some_and(|asked| asked.stream);
@@ -53,10 +53,10 @@ impl Promise {
         let waited = now.since(flight.received());
         Some(match flight.ending() {
             Ending::WorkerFailed | Ending::TimedOut => Self::Failed,
-            // One that had begun was cut off.
+            // A stream that had begun was cut off.
             Ending::Refused if ttft.is_some() => Self::Failed,
             Ending::Refused => return None,
-            // The worker answered with an error of its own instead of a stream. One of the client's is no failure.
+            // A server error instead of a stream is a failure; a client error is not.
             Ending::Complete if !flight.is_streamed() && status >= 500 => Self::Failed,
             Ending::Complete if flight.erred() == Some(Blame::Worker) => Self::Failed,
             Ending::Complete if ttft.is_none() || flight.erred().is_some() => return None,
@@ -78,7 +78,7 @@ mod tests {
 
     const SLO: Duration = Duration::from_secs(1);
 
-    /// A stream that was asked for at 0 and sent to a worker.
+    /// A request for a stream that arrived at 0 and was dispatched at 1 ms.
     fn stream() -> Flight {
         let flight = Flight::new("r1", Nanos::ZERO);
         flight.set_asked(&Demand { stream: true, ..Demand::path() });
@@ -116,7 +116,7 @@ mod tests {
     fn a_client_that_left_before_the_first_content_had_waited_long_enough_or_not() {
         assert_eq!(of(&stream(), 0, 1000), Some(Promise::Left));
         assert_eq!(of(&stream(), 0, 1001), Some(Promise::Abandoned));
-        // It never had a worker: it left the queue, which is no worker's fault.
+        // Never dispatched: the client left the queue, which is no worker's failure.
         let queued = Flight::new("r1", Nanos::ZERO);
         queued.set_asked(&Demand { stream: true, ..Demand::path() });
         assert_eq!(of(&queued, 0, 5000), Some(Promise::Left));
@@ -139,7 +139,7 @@ mod tests {
         flight.set_ending(Ending::Complete);
         assert_eq!(of(&flight, 500, 10), Some(Promise::Failed));
         assert_eq!(of(&flight, 400, 10), None);
-        // The same within what was to be the stream, whatever came before it.
+        // The same for an error within the stream, with or without content before it.
         for first_ms in [None, Some(5)] {
             for (blame, became) in [(Blame::Worker, Some(Promise::Failed)), (Blame::Client, None)] {
                 let flight = first_ms.map_or_else(stream, |first_ms| begun(first_ms, Ending::Complete));
@@ -148,7 +148,7 @@ mod tests {
                 assert_eq!(of(&flight, 200, 10), became, "{first_ms:?} {blame:?}");
             }
         }
-        // Nothing was promised to who asked for no stream.
+        // The SLO does not apply if no stream was requested.
         let whole = Flight::new("r1", Nanos::ZERO);
         whole.set_asked(&Demand::path());
         whole.set_ending(Ending::WorkerFailed);

@@ -1,14 +1,14 @@
-//! Where a request stands in a distributed trace, as the W3C's Trace Context writes it.
+//! W3C Trace Context of a request.
 //!
-//! What a client says of its trace is followed: its trace's id stands in the log, and it decides whether spans are kept.
-//! Where the gateway makes spans, what the worker does is told to be the child of the gateway's; otherwise the client's
-//! own words pass unchanged, and where there are none the worker is told nothing.
+//! The gateway follows the client's trace: its id is logged, and its flag decides whether spans are
+//! recorded. If the gateway records spans, the worker gets the gateway's span as its parent.
+//! Otherwise the client's header passes unchanged, and without one the worker gets none.
 
 use std::fmt;
 
 use http::HeaderValue;
 
-/// A request's place in a trace.
+/// The trace context of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// The trace's id; never zero.
@@ -19,11 +19,11 @@ pub struct Trace {
     pub parent: Option<u64>,
     /// Whether spans of this trace are recorded.
     pub sampled: bool,
-    /// Whether the worker is told of the gateway's span rather than of the client's.
+    /// Whether the worker's parent is the gateway's span, not the client's.
     pub leads: bool,
 }
 
-/// The id of a trace; written as 32 digits.
+/// The id of a trace; written as 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceId(pub u128);
 
@@ -37,17 +37,17 @@ impl fmt::Display for TraceId {
 const LENGTH: usize = 55;
 
 impl Trace {
-    /// A trace that begins here. The ids are random and not zero.
+    /// Begins a trace. The ids must be random and not zero.
     #[must_use]
     pub const fn begun(id: u128, span: u64, sampled: bool) -> Self {
         Self { id: TraceId(id), span, parent: None, sampled, leads: true }
     }
 
-    /// The trace that a client's `traceparent` names, which passes as it is; nothing when it is malformed.
+    /// Parses a client's `traceparent`, to be forwarded unchanged; `None` if it is malformed.
     #[must_use]
     pub fn read(header: &str) -> Option<Self> {
         let version = header.get(..2)?;
-        // Later versions may say more after a further hyphen.
+        // Later versions may have more fields after another hyphen.
         let sound = match version {
             "ff" => false,
             "00" => header.len() == LENGTH,
@@ -68,13 +68,13 @@ impl Trace {
         Some(Self { id: TraceId(id), span, parent: Some(span), sampled, leads: false })
     }
 
-    /// The same trace, with a span of the gateway's own between client and worker.
+    /// Inserts a span of the gateway between client and worker.
     #[must_use]
     pub const fn through(self, span: u64) -> Self {
         Self { span, leads: true, ..self }
     }
 
-    /// The `traceparent` of the gateway's span.
+    /// Formats the `traceparent` of the gateway's span.
     #[must_use]
     pub fn header(&self) -> HeaderValue {
         let mut text = *b"00-________________________________-________________-00";
@@ -85,7 +85,7 @@ impl Trace {
     }
 }
 
-/// Writes the low digits of `value`, as many as there is room for.
+/// Fills `room` with the low hexadecimal digits of `value`.
 fn hex(room: &mut [u8], mut value: u128) {
     for digit in room.iter_mut().rev() {
         *digit = b"0123456789abcdef"[(value & 15) as usize];

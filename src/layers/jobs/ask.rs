@@ -1,4 +1,4 @@
-//! Requests that become jobs, and those that were sent before.
+//! Makes jobs of requests, and answers repeated requests.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -19,20 +19,20 @@ use crate::redis::jobs::{
 };
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Demand, Flight, Payload};
-/// The longest key by which a request is known again.
+/// The longest idempotency key, in bytes.
 const LONGEST_KEY: usize = 255;
 
-/// What a request asks for besides its answer.
+/// Handling that a request asks for by its headers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wish {
-    /// To be answered later.
+    /// `true` for `Prefer: respond-async`: the answer may come later.
     later: bool,
-    /// To run once.
+    /// The `Idempotency-Key`: the request runs once.
     once: Option<Vec<u8>>,
 }
 
 impl Wish {
-    /// What these headers ask for, if anything. Without `repeatable` a request that is sent again is the worker's business.
+    /// Reads the headers. Without `repeatable`, idempotency keys are left to the worker.
     pub(super) fn read(headers: &HeaderMap, repeatable: bool) -> Result<Option<Self>, Refusal> {
         let later = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).any(|value| {
             let word = |part: &str| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -47,15 +47,13 @@ impl Wish {
     }
 }
 
-/// What became of a wish.
 pub(super) enum Asked<B> {
-    /// This is the answer.
+    /// The answer to the client.
     Answered(Response<JobBody<B>>),
-    /// It is to run, as this job.
+    /// The request has to run now, as this job.
     Once(Arc<Trial>),
 }
 
-/// What is known of the caller's request.
 struct Asker {
     caller: Caller,
     demand: Demand,
@@ -79,7 +77,7 @@ fn new_job() -> Result<Job, Refusal> {
     Job::random().ok_or_else(|| unreachable(&Refused::NoName))
 }
 
-/// What a job could be made of, kept while the gate is asked.
+/// A copy of a request, kept to make a job of it if the gate refuses it.
 pub(super) struct Spare {
     asker: Asker,
     headers: HeaderMap,
@@ -88,7 +86,7 @@ pub(super) struct Spare {
 }
 
 impl Counter {
-    /// What is needed to answer this request later, if that is wished for and possible.
+    /// Copies the request if it may be answered later and its body is in memory.
     pub(super) fn spare(&self, request: &Request<Payload>, wish: &Wish) -> Option<Spare> {
         let asker = Asker::of(request.extensions()).ok().filter(|_| wish.later)?;
         let Payload::Buffered(pieces) = request.body() else { return None };
@@ -96,8 +94,8 @@ impl Counter {
         Some(Spare { asker, headers, path, pieces: pieces.clone() })
     }
 
-    /// Answers a request for which there is no room now with where to ask for its answer later; others, and those that
-    /// cannot be kept, with the refusal.
+    /// Accepts a request as a job if it was refused for lack of room. Returns the refusal if it has
+    /// another reason or if the job cannot be kept.
     pub(super) async fn instead<B>(
         &self,
         refusal: Refusal,
@@ -117,7 +115,7 @@ impl Counter {
         }
     }
 
-    /// Makes a job of a request, or finds the one that it was.
+    /// Makes a job of a request, or finds the job of an earlier copy of it.
     pub(super) async fn ask<B>(
         &self,
         request: &mut Request<Payload>,
@@ -147,7 +145,7 @@ impl Counter {
                 ));
             };
             request.extensions_mut().insert(Ticket::Repeatable(Arc::clone(&trial)));
-            // Once it is in the queue its name is taken: its seat must not be given to another.
+            // Once queued, the job's name is taken: the request must not be retried.
             request.extensions_mut().insert(Demand { retryable: false, ..asker.demand });
             return Ok(Asked::Once(trial));
         }
@@ -158,7 +156,7 @@ impl Counter {
         Ok(Asked::Answered(answer(kept?, asker.flight.as_ref())))
     }
 
-    /// The answer to a request that was sent before; nothing if it is to run.
+    /// Answers a request that was sent before; `None` if it has to run.
     async fn repeated<B>(
         &self,
         trial: &Trial,
@@ -176,14 +174,14 @@ impl Counter {
             }
         };
         let before = self.before(&known, later, asker).await?;
-        // It came to nothing, and one may try again.
+        // The earlier copy came to nothing: one repeat takes over its key.
         if before.is_none() && !trial.take_over(&known).await.map_err(|loss| unreachable(&loss))? {
             return Err(under_way());
         }
         Ok(before)
     }
 
-    /// Keeps a request as a job, and says where to ask for it.
+    /// Stores a request as a job, and answers with its location.
     async fn accept(
         &self,
         job: Job,
@@ -227,7 +225,7 @@ impl Counter {
         Ok(accepted(job, standing.to_string()))
     }
 
-    /// The answer to a request that was sent before; nothing if that came to nothing.
+    /// Answers from the job of the earlier copy; `None` if that came to nothing.
     async fn before<B>(
         &self,
         known: &Before,
@@ -239,10 +237,10 @@ impl Counter {
         let standing = self.jobs.look(job).await.map_err(lost)?;
         let Some(standing) = standing else {
             if known.accepted {
-                // It was taken back or is forgotten.
+                // The job was withdrawn or has been forgotten.
                 return Ok(None);
             }
-            // It waits for its seat, as long as its gateway is there.
+            // The earlier copy waits for a permit while its gateway is alive.
             let waits = match &known.gateway {
                 Some(gateway) => self.jobs.is_at_work(gateway).await.map_err(lost)?,
                 None => true,
@@ -265,7 +263,7 @@ impl Counter {
         self.replay(job, &standing, flight.as_ref()).await.map(Some)
     }
 
-    /// The answer of a job that is done, as it was.
+    /// Replays the stored answer of a finished job.
     async fn replay<B>(
         &self,
         job: Job,
@@ -295,14 +293,14 @@ impl Counter {
     }
 }
 
-/// The answer to a request that was accepted.
+/// Builds the answer 202 to a request that became a job.
 fn accepted(job: Job, text: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(text));
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert("preference-applied", HeaderValue::from_static("respond-async"));
-    // Hexadecimal digits are fit for a header.
+    // Never fails: a job's id is hexadecimal digits.
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{job}")) {
         headers.insert(LOCATION, location);
     }

@@ -1,4 +1,4 @@
-//! The bodies of answers about jobs.
+//! Response bodies of the jobs layer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::refusal::{Reason, Refusal, spread};
 use crate::request::{Ending, Flight};
 
 pin_project! {
-    /// The inner service's body, a text of the gateway's own, or a job's answer.
+    /// The inner service's body, a text by the gateway, or a job's answer.
     #[derive(Debug)]
     pub struct JobBody<B> {
         #[pin]
         inner: Option<B>,
         text: Option<Bytes>,
-        // Boxed: most answers are the inner service's, and are moved about a lot.
+        // Boxed to keep the body small: most bodies are the inner service's, and are moved often.
         answer: Option<Box<Answer>>,
     }
 }
@@ -41,27 +41,27 @@ impl<B> JobBody<B> {
     }
 }
 
-/// A job's answer, read anew.
+/// A job's answer, read from Redis.
 #[derive(Debug)]
 pub(super) struct Answer {
     reader: Reader,
     lookout: Lookout,
-    /// For streams whose client may come back.
+    /// Adds event ids; `Some` for streams, which a client may resume.
     marks: Option<Marks>,
-    /// Where to read on.
+    /// The event after which to resume.
     from: Option<Mark>,
-    /// The run whose bytes were handed on.
+    /// The run whose bytes were sent to the client.
     epoch: Option<u64>,
-    /// What the worker sent is no stream, though one was asked for.
+    /// `true` if the worker's answer is no stream, though the client asked for one.
     plain: bool,
-    /// Something was read already.
+    /// An entry that was read in advance.
     next: Option<Entry>,
     over: bool,
     flight: Option<Arc<Flight>>,
 }
 
 impl Answer {
-    /// The same, telling how it ends.
+    /// Sets the request record that gets the ending.
     pub(super) fn told(mut self, flight: Option<Arc<Flight>>) -> Self {
         self.flight = flight;
         self
@@ -74,7 +74,7 @@ impl Answer {
         }
     }
 
-    /// The answer as a stream of events with ids, from a mark on.
+    /// Creates the body as a stream of events with ids, after the event end `from`.
     pub(super) fn events(reader: Reader, from: Option<Mark>, jobs: &Jobs) -> Self {
         let epoch = from.map(|mark| mark.place.epoch);
         let marks = Some(Marks::default());
@@ -82,7 +82,7 @@ impl Answer {
         Self { reader, lookout, marks, from, epoch, plain: false, next: None, over: false, flight: None }
     }
 
-    /// The bytes as they were, from `next` on.
+    /// Creates the body with the original bytes, from `next` on.
     pub(super) fn bytes(reader: Reader, next: Entry, jobs: &Jobs) -> Self {
         let (epoch, next) = (Some(next.place.epoch), Some(next));
         let lookout = Lookout::new(jobs);
@@ -99,7 +99,7 @@ impl Answer {
         }
     }
 
-    /// The next piece; nothing when none can come any more.
+    /// Polls for the next entry; `None` if no entry can come any more.
     fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Entry>> {
         match self.reader.poll_entry(cx) {
             Poll::Ready(entry) => {
@@ -120,7 +120,7 @@ impl Answer {
                 },
             };
             if self.epoch.is_some_and(|epoch| epoch != entry.place.epoch) && entry.kind != Kind::Error {
-                // What another run says cannot be glued to what this one said.
+                // The output of another run does not continue the output of this one.
                 return Poll::Ready(Some(self.fail(jobs::Fault::broke("it was lost within its answer."))));
             }
             let bytes = match entry.kind {
@@ -165,7 +165,7 @@ impl Answer {
     }
 }
 
-/// What is no stream, as an event of one.
+/// Encodes an entry that is no stream as one event.
 fn one_event(entry: &Entry) -> Bytes {
     let mut event = Vec::with_capacity(entry.data.len() + 64);
     for line in entry.data.split(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -177,7 +177,6 @@ fn one_event(entry: &Entry) -> Bytes {
     event.into()
 }
 
-/// Whether an answer with this head is a stream of events.
 pub(super) fn is_stream(head: &http::response::Parts) -> bool {
     let kind = head.headers.get(http::header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
@@ -218,7 +217,7 @@ impl<B: Body<Data = Bytes>> Body for JobBody<B> {
     }
 }
 
-/// A refusal because a job's keeper cannot be asked.
+/// Builds the refusal for jobs that cannot be read or written in Redis.
 pub(super) fn unreachable(loss: &dyn std::fmt::Display) -> Refusal {
     let message = format!("Jobs cannot be reached: {loss}.");
     Refusal::new(Reason::UpstreamUnreachable, message).with_retry_after(spread(BACK))

@@ -1,25 +1,24 @@
-//! Event ids, so that a stream that was cut off can be read on from where it was.
+//! Event ids, by which a client resumes a stream that broke off.
 //!
-//! A worker's bytes are cut into entries anywhere, so an id names the byte after its event: run, entry, and how many bytes
-//! of the entry. Whoever reads on from there needs nothing of what came before. The id is a line of its own before the
-//! empty line that ends the event; everything else passes as it is.
+//! A worker's bytes are cut into entries at arbitrary places, so an id names the byte after its
+//! event: run, entry, and offset in the entry. Resuming there needs no earlier bytes. The id is a
+//! line before the empty line that ends the event; all other bytes pass unchanged.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 
 use crate::redis::jobs::Place;
 
-/// Where an event ended.
+/// The position of an event's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// The entry that its last byte is in.
+    /// The entry with the event's last byte.
     pub(super) place: Place,
-    /// How many bytes of the entry are before the next event.
+    /// Offset in the entry, in bytes, of the next event.
     pub(super) offset: usize,
 }
 
 impl Mark {
-    /// Reads what a client saw as an event's id.
     pub(super) fn parse(id: &str) -> Option<Self> {
         let (place, offset) = id.rsplit_once('-')?;
         let plain = id.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
@@ -28,27 +27,27 @@ impl Mark {
     }
 }
 
-/// Puts ids into a stream.
+/// Inserts ids into a stream.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// The line so far has something in it.
+    /// `true` if the current line is not empty.
     in_line: bool,
-    /// The event so far has a line.
+    /// `true` if the current event has a line.
     in_event: bool,
-    /// The last byte was a CR: a LF now belongs to it.
+    /// `true` after a CR: a LF that follows belongs to it.
     after_cr: bool,
-    /// Whoever reads on has that LF, or had its line ended by the CR alone: it is not said again.
+    /// `true` if that LF is left out: a resuming client has it, or its line ended with the CR.
     said: bool,
 }
 
 impl Marks {
-    /// Where a stream is read on after an event: whether its last byte was a CR.
+    /// Creates the state for resuming a stream after an event that ends in the byte `last`.
     pub(super) fn after(last: Option<u8>) -> Self {
         let after_cr = last == Some(b'\r');
         Self { after_cr, said: after_cr, ..Self::default() }
     }
 
-    /// The bytes of the entry at `place` from `from` on, with ids.
+    /// Returns the bytes of the entry at `place` from `from` on, with ids.
     pub(super) fn feed(&mut self, place: Place, from: usize, data: &Bytes) -> Bytes {
         let mut out = BytesMut::with_capacity(data.len().saturating_sub(from) + 48);
         let mut at = from.min(data.len());
@@ -90,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// The stream with ids, of entries that are these bytes, from a mark on.
+    /// Returns the stream of these entries with ids, after the event end `mark`.
     fn read(entries: &[Bytes], mark: Option<Mark>) -> Vec<u8> {
         let mut marks = Marks::default();
         let mut out = Vec::new();
@@ -108,7 +107,7 @@ mod tests {
         out
     }
 
-    /// What a client that follows the standard keeps of a stream that was cut off: whole events, and the last id.
+    /// Returns what a client keeps of a broken stream: the length of whole events, and the last id.
     fn kept(seen: &[u8]) -> (usize, Option<Mark>) {
         let (mut end, mut id, mut last) = (0, None, None);
         let mut at = 0;
@@ -165,7 +164,7 @@ mod tests {
                 let resumed = read(&entries, mark);
                 let kept = &seen[..end];
                 let mut glued = [kept, &resumed[..]].concat();
-                // A LF that ends what a CR ended already is not said again.
+                // A resumed stream leaves out a LF whose line a CR has ended already.
                 if kept.ends_with(b"\r") && whole.get(end) == Some(&b'\n') {
                     glued.insert(end, b'\n');
                 }

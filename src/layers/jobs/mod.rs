@@ -1,14 +1,14 @@
-//! Asynchronous jobs, and requests that are sent again.
+//! Asynchronous jobs and idempotency keys.
 //!
-//! A model call with `Prefer: respond-async` is answered at once, with where to ask for it; one with an
-//! `Idempotency-Key` runs once, however often it is sent. Both are the caller's own: they need an API key, and nobody
-//! else's key finds them.
+//! A model call with `Prefer: respond-async` is answered at once with the location of a job; one
+//! with an `Idempotency-Key` runs once, however often it is sent. Both are private to the caller:
+//! they need an API key or a signed token, and no other caller can find them.
 //!
-//! Where workers are called over HTTP, only that becomes a job which prefers it to the refusal that it would get.
+//! With HTTP workers, a `respond-async` call becomes a job only if it would be refused otherwise.
 //!
-//! **Failure mode.** Redis does not answer: both are refused, since neither could be kept. Other requests pass.
+//! **Failure mode.** Without Redis both are refused, as neither can be stored. Other requests pass.
 //!
-//! **Trade-off.** An asynchronous call is charged to the rules when it is accepted, with its estimate, and that stays.
+//! **Trade-off.** An asynchronous call is charged its estimate on acceptance, never corrected.
 
 mod ask;
 mod body;
@@ -34,30 +34,30 @@ use crate::redis::jobs::{Jobs, Trial};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Demand, Ending, Flight, Payload};
 
-/// How a client asks for an answer that comes later.
+/// Header that asks for an asynchronous answer.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
-/// How a client marks a request that it may send again.
+/// Header of a request that the client may send again.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// What the layer works with.
+/// State of the layer.
 #[derive(Debug)]
 pub struct Counter {
-    /// Where jobs are kept.
+    /// The jobs in Redis.
     pub jobs: Jobs,
-    /// What serves which model.
+    /// The fleet, which finds the pool of a model.
     pub fleet: Arc<ArcSwap<Fleet>>,
-    /// What jobs are signed with.
+    /// The key that signs jobs, if they are signed.
     pub key: Option<Key>,
-    /// Whether only that becomes a job for which there is no room.
+    /// Whether a request becomes a job only if the gate has no room for it.
     pub only_overflow: bool,
 }
 
-/// Makes [`Serve`].
+/// Layer for [`Serve`].
 #[derive(Clone, Debug)]
 pub struct JobsLayer(Option<Arc<Counter>>);
 
 impl JobsLayer {
-    /// A layer that keeps jobs there, or lets everything pass.
+    /// Creates a layer with the state `counter`. With `None`, all requests pass unchanged.
     #[must_use]
     pub const fn new(counter: Option<Arc<Counter>>) -> Self {
         Self(counter)
@@ -72,14 +72,14 @@ impl<S> Layer<S> for JobsLayer {
     }
 }
 
-/// Answers what concerns jobs, and lets the rest pass.
+/// Service that answers requests about jobs and forwards all others.
 #[derive(Clone, Debug)]
 pub struct Serve<S> {
     counter: Option<Arc<Counter>>,
     inner: S,
 }
 
-/// What may be done with jobs only by who shows an API key.
+/// Returns the caller if an API key or a token identified it; only such callers may use jobs.
 fn named(caller: Option<&Caller>) -> Result<&Caller, Refusal> {
     let shown = |caller: &&Caller| ["key:", "jwt:"].iter().any(|space| caller.id.starts_with(space));
     caller.filter(shown).ok_or_else(|| {
@@ -94,13 +94,13 @@ fn answer<B>(response: Response<Bytes>, flight: Option<&Arc<Flight>>) -> Respons
     response.map(JobBody::text)
 }
 
-/// What a request wants of jobs.
+/// What a request has to do with jobs.
 enum Matter {
-    /// Nothing.
-    None,
-    /// To look at one, or to end it.
-    Look,
-    /// To become one, or to be the same as before.
+/// Nothing: the request passes.
+None,
+/// It reads or ends a job.
+Look,
+/// It may become a job, or has an idempotency key.
     Wish(Wish),
 }
 
@@ -147,7 +147,7 @@ where
                 let (head, _) = request.into_parts();
                 return Box::pin(async move { counter.look(head).await });
             }
-            // What only overflows is for the gate to say.
+            // Only the gate knows whether there is room.
             Ok(Matter::Wish(wish)) if counter.only_overflow => {
                 let spare = counter.spare(&request, &wish);
                 let Some(spare) = spare else { return pass(request, &mut self.inner) };
@@ -175,7 +175,7 @@ where
     }
 }
 
-/// Lets a request run that may come again. Refused before it was a job, it may be sent again at once.
+/// Runs a request with an idempotency key. An error releases the key for an immediate retry.
 async fn once<R>(
     trial: &Trial,
     answer: impl Future<Output = Result<Response<R>, Refusal>>,
@@ -187,7 +187,6 @@ async fn once<R>(
     answered.map(|response| response.map(JobBody::inner))
 }
 
-/// The text of a header, when it is one.
 fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }

@@ -1,4 +1,4 @@
-//! Asking for a job, and ending one.
+//! `GET` and `DELETE` of jobs.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use crate::redis::jobs::{Fault, Job, Kind, Place, Standing, nameless, read_head}
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Ending, Flight};
 
-/// The last event that a client saw of a stream.
+/// Header with the id of the last event that the client received.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Of an answer so much is shown with its job; more is read as a stream.
+/// The largest answer shown with its job, in bytes; a larger one can be read as a stream.
 const LARGEST: usize = 8 << 20;
 
-/// How long an answer that is there may take to be read.
+/// Timeout for reading a complete answer from Redis.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A job as its caller sees it.
+/// Formats a job's status for its caller.
 pub(super) fn standing(job: Job, standing: &Standing) -> Value {
     json!({
         "id": job.to_string(),
@@ -40,7 +40,7 @@ pub(super) fn standing(job: Job, standing: &Standing) -> Value {
     })
 }
 
-/// What the client has seen cannot be gone on with.
+/// Builds the refusal to resume the output of an earlier run.
 fn another_run() -> Refusal {
     Refusal::new(Reason::UpstreamBroke, "The job was begun anew; read it from its start.")
 }
@@ -50,14 +50,13 @@ fn unknown() -> Refusal {
 }
 
 impl Counter {
-    /// `GET` and `DELETE` of a job.
     pub(super) async fn look<B>(&self, head: request::Parts) -> Result<Response<JobBody<B>>, Refusal> {
         let extensions = &head.extensions;
         let caller = nameless(&named(extensions.get::<Caller>())?.id);
         let flight = extensions.get::<Arc<Flight>>();
         let job = head.uri.path().rsplit('/').next().and_then(Job::parse).ok_or_else(unknown)?;
         let found = self.jobs.look(job).await.map_err(|loss| unreachable(&loss))?;
-        // Nobody is told of others' jobs, not even that they are there.
+        // Jobs of other callers are reported as unknown, so that their existence is not revealed.
         let found = found.filter(|standing| standing.caller == caller).ok_or_else(unknown)?;
         if head.method == Method::DELETE {
             if !found.has_ended() {
@@ -86,7 +85,7 @@ impl Counter {
         Ok(answer(json_answer(&shown), flight))
     }
 
-    /// The answer as a stream, from where the client has it.
+    /// Answers with a stream, resumed after the last event that the client has.
     async fn stream<B>(
         &self,
         job: Job,
@@ -107,11 +106,11 @@ impl Counter {
             return Err(Refusal::new(Reason::BadRequest, "The job never had an event of this id.")
                 .with_param("last-event-id"));
         }
-        // The entry in which the last event ended is read again, for what follows in it.
+        // Reads the entry of the last event again, for the bytes after that event.
         let at = from.map(|mark| Place { n: mark.place.n - 1, ..mark.place }).unwrap_or_default();
         let body = if at.epoch == 0 || at.epoch == found.epoch {
             let reader = self.jobs.read(job, at).from_stream();
-            // Whoever cannot be told reads from the stream each second.
+            // If this fails, the reader polls the stream each second.
             self.jobs.attach(job).await.ok();
             JobBody::answer(Answer::events(reader, from, &self.jobs).told(flight.cloned()))
         } else {
@@ -127,7 +126,7 @@ impl Counter {
         Ok(response)
     }
 
-    /// Adds what was answered, or why nothing was.
+    /// Adds the job's answer, or its error, to `shown`.
     async fn add_answer(&self, job: Job, stream: bool, shown: &mut serde_json::Map<String, Value>) {
         let mut reader = self.jobs.read(job, Place::default()).from_stream();
         let mut body = Vec::new();

@@ -1,4 +1,4 @@
-//! The keys of whoever signs tokens, as a JWKS document has them.
+//! The public keys of a token issuer, read from a JWKS document.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,20 +10,19 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-/// Numbers sets of keys, so that what was checked by one is not believed by the next.
+/// Number of the next key set. A cached check counts only for the key set that made it.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// One key.
 #[derive(Debug)]
 struct JwtKey {
     id: Option<String>,
-    /// The algorithms that fit its kind, or the only one that it is for.
+    /// The algorithms that fit the key's type, or the only one that its `alg` names.
     algorithms: Vec<Algorithm>,
     key: DecodingKey,
 }
 
 impl JwtKey {
-    /// The key in `jwk`, if signatures of it can be checked.
+    /// Reads the key in `jwk`; `None` if it cannot verify signatures.
     fn read(jwk: &Jwk) -> Option<Self> {
         if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
             return None;
@@ -46,7 +45,7 @@ impl JwtKey {
             AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
                 &[Algorithm::EdDSA]
             }
-            // A secret that stands in a document for all is none.
+            // A symmetric key in a public document is no secret.
             _ => return None,
         };
         let only = jwk.common.key_algorithm;
@@ -61,7 +60,7 @@ impl JwtKey {
     }
 }
 
-/// Keys that were read together.
+/// The keys of one JWKS document.
 #[derive(Debug)]
 pub struct KeySet {
     number: u64,
@@ -73,10 +72,10 @@ impl KeySet {
         Self { number: NEXT.fetch_add(1, Ordering::Relaxed), keys }
     }
 
-    /// Reads a JWKS document. Keys of kinds that are not known here are left out.
+    /// Reads a JWKS document. Keys of unknown types are left out.
     ///
     /// # Errors
-    /// When it is none, or has no key that could be used.
+    /// If it is no JWKS document, or has no usable key.
     pub fn read(json: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Document {
@@ -98,7 +97,7 @@ impl KeySet {
         self.number
     }
 
-    /// The key of that id that may sign by `algorithm`. A token may leave the id out where there is no choice.
+    /// Finds the key with this id for `algorithm`. `id` may be `None` if only one key fits.
     pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<&DecodingKey> {
         let mut fitting = self.keys.iter().filter(|key| key.algorithms.contains(&algorithm));
         match id {
@@ -111,7 +110,7 @@ impl KeySet {
     }
 }
 
-/// The keys as they are now, shared with who keeps them fresh.
+/// The current keys, shared with the task that refreshes them.
 #[derive(Debug)]
 pub struct JwtKeys {
     set: ArcSwap<KeySet>,
@@ -119,25 +118,25 @@ pub struct JwtKeys {
 }
 
 impl Default for JwtKeys {
-    /// None yet.
+    /// Creates an empty key set.
     fn default() -> Self {
         Self { set: ArcSwap::from_pointee(KeySet::of(Vec::new())), wanted: Notify::new() }
     }
 }
 
 impl JwtKeys {
-    /// Whether there are any.
+    /// Returns `true` if there are keys.
     #[must_use]
     pub fn are_read(&self) -> bool {
         !self.set.load().keys.is_empty()
     }
 
-    /// Puts others in their place.
+    /// Replaces the keys.
     pub fn replace(&self, set: KeySet) {
         self.set.store(Arc::new(set));
     }
 
-    /// Waits until a token has named a key that is not here.
+    /// Waits until a token names an unknown key.
     pub async fn wanted(&self) {
         self.wanted.notified().await;
     }

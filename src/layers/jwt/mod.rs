@@ -1,14 +1,14 @@
-//! Callers by what a signed token (JWT) says of them, instead of a key that is kept here.
+//! Identifies callers by the claims of a signed token (JWT), instead of by an API key.
 //!
-//! A token is believed when a key of the issuer's signed it by an algorithm that the settings name, for this audience,
-//! and it is within its time. The algorithms are asymmetric ones only, and the token's own `alg` can do no more than
-//! choose among those that fit its key: so neither `none` nor a public key used as a secret opens anything.
+//! A token is valid if a key of the issuer signed it with a configured algorithm, for this
+//! audience, and it is within its lifetime. All algorithms are asymmetric, and the token's `alg`
+//! only chooses among those that fit its key: neither `none` nor a public key as a secret works.
 //!
-//! **Failure mode.** While the issuer's keys cannot be fetched, those that were last read go on; a token that names
-//! another key is refused, and makes the keys be fetched again, once in a while at most.
+//! **Failure mode.** While the issuer's keys cannot be fetched, the last ones stay in use. A token
+//! that names an unknown key is refused and triggers a fetch, at a bounded rate.
 //!
-//! **Trade-off.** A checked token is remembered until its time is over or the keys change, so a token that its issuer
-//! takes back is let in for as long as it says.
+//! **Trade-off.** A checked token is cached until it expires or the keys change, so a token that
+//! its issuer revokes is accepted until it expires.
 
 mod keys;
 mod provider;
@@ -24,81 +24,81 @@ use serde_json::{Map, Value};
 use crate::request::Class;
 use crate::table::Table;
 
-/// Tokens that are remembered, twice as many at most: some 4 MB.
+/// Cached tokens; at most twice as many, about 4 MB.
 const REMEMBERED: usize = 16_384;
-/// The longest name of a caller or team, which ends in keys and log lines.
+/// The longest name of a caller or team, in bytes: names become part of keys and log lines.
 const LONGEST_NAME: usize = 256;
 
-/// Which claim says what.
+/// Names of the claims that are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// Who the caller is.
-    pub caller: Arc<str>,
-    /// Its class.
-    pub class: Option<Arc<str>>,
-    /// Its team.
-    pub team: Option<Arc<str>>,
+/// The claim with the caller's id.
+pub caller: Arc<str>,
+/// The claim with the caller's class.
+pub class: Option<Arc<str>>,
+/// The claim with the caller's team.
+pub team: Option<Arc<str>>,
 }
 
-/// Which tokens count.
+/// Settings of token validation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSettings {
-    /// The algorithms that may have signed them.
+    /// Accepted signature algorithms.
     pub algorithms: Vec<Algorithm>,
-    /// For whom they must be made: one of these.
+    /// Accepted audiences (`aud`); a token must have one of them.
     pub audience: Vec<Arc<str>>,
-    /// Who must have made them: one of these.
+    /// Accepted issuers (`iss`).
     pub issuer: Vec<Arc<str>>,
-    /// What they say.
+    /// The claims to read.
     pub claims: Claims,
-    /// By how much the clocks of issuer and gateway may differ.
+    /// Tolerated difference between the clocks of issuer and gateway.
     pub leeway: Duration,
 }
 
-/// Why a token does not count.
+/// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenFault {
-    /// It cannot be read.
+    /// The token cannot be parsed.
     #[error("it is no token that can be read")]
     Malformed,
-    /// Its algorithm is not among those of the settings.
+    /// The algorithm is not among [`TokenSettings::algorithms`].
     #[error("its algorithm is not accepted here")]
     Algorithm,
-    /// Its key is not among the issuer's, as they were last read.
+    /// The key is not among the last read keys of the issuer.
     #[error("the key that it names is not known")]
     UnknownKey,
-    /// The signature is not of that key.
+    /// The signature does not match the key.
     #[error("its signature is wrong")]
     Signature,
-    /// It was made for others.
+    /// The audience (`aud`) is missing, or is not accepted.
     #[error("it was made for another audience")]
     Audience,
-    /// It was made by others.
+    /// The issuer (`iss`) is missing, or is not accepted.
     #[error("it was made by another issuer")]
     Issuer,
-    /// Its time is over, or it has none.
+    /// The token has expired, or has no valid `exp`.
     #[error("it has expired")]
     Expired,
-    /// Its time has not come.
+    /// The token is not valid yet (`nbf`), or has an invalid `nbf`.
     #[error("it is not valid yet")]
     Early,
-    /// It does not say whose it is.
+    /// The claim for the caller is missing, or is no valid name.
     #[error("its claim for the caller is missing, or is no name")]
     Nobody,
 }
 
-/// Whom a token speaks of.
+/// The caller that a token names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bearer {
-    /// The caller, without its namespace.
+    /// The caller's id, without its namespace.
     pub id: Arc<str>,
-    /// Its class, if the token says one.
+    /// The caller's class, if the token has one.
     pub class: Option<Class>,
-    /// Its team.
+    /// The caller's team, if the token has one.
     pub team: Option<Arc<str>>,
 }
 
-/// A token that is known to be signed, and when it counts: seconds since 1970.
+/// A token with a verified signature, and its lifetime in seconds since 1970.
 #[derive(Clone, Debug)]
 struct Signed {
     bearer: Arc<Bearer>,
@@ -106,16 +106,16 @@ struct Signed {
     until: u64,
 }
 
-/// What came of a token's check, which costs 50 µs and more.
+/// Cached result of a token's check, which costs 50 µs or more.
 #[derive(Clone, Debug)]
 struct Checked {
     digest: [u8; 32],
-    /// The number of the keys that it was checked by.
+    /// Number of the key set that checked it.
     by: u64,
     outcome: Result<Signed, TokenFault>,
 }
 
-/// Checks tokens.
+/// Checks tokens, and caches the results.
 #[derive(Debug)]
 pub struct Tokens {
     settings: TokenSettings,
@@ -124,22 +124,22 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Tokens that are signed by one of `keys`.
+    /// Creates a checker of tokens signed by one of `keys`.
     #[must_use]
     pub fn new(settings: TokenSettings, keys: Arc<JwtKeys>) -> Self {
         provider::install();
         Self { settings, keys, checked: Table::new(REMEMBERED) }
     }
 
-    /// Whom the token with this SHA-256 speaks of, `now` seconds after 1970.
+    /// Returns the caller named by a token with the SHA-256 `digest`, at `now` seconds since 1970.
     ///
     /// # Errors
-    /// Why it does not count.
+    /// Why the token is not accepted.
     pub fn check(&self, token: &[u8], digest: &[u8; 32], now: u64) -> Result<Arc<Bearer>, TokenFault> {
         let keys = self.keys.load();
         let [a, b, c, d, e, f, g, h, ..] = *digest;
         let place = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-        // The whole digest is compared: half of it could be met on purpose.
+        // Compares the whole digest: a collision in 8 bytes of it can be computed.
         let known = self.checked.get(place).flatten();
         let known = known.filter(|known| known.digest == *digest && known.by == keys.number());
         let outcome = match known {
@@ -164,10 +164,10 @@ impl Tokens {
         Ok(signed.bearer)
     }
 
-    /// Everything but the time.
+    /// Verifies everything but the lifetime.
     fn verify(&self, token: &[u8], keys: &KeySet) -> Result<Signed, TokenFault> {
         let header = decode_header(token).map_err(|_| TokenFault::Malformed)?;
-        // What must be understood is not; compressed or nested tokens are nobody's access tokens.
+        // No `crit` extension is supported; access tokens are neither compressed nor nested.
         if header.crit.is_some() || header.zip.is_some() || header.enc.is_some() {
             return Err(TokenFault::Malformed);
         }
@@ -182,7 +182,7 @@ impl Tokens {
         validation.set_required_spec_claims(&["exp", "aud", "iss"]);
         validation.set_audience(&self.settings.audience);
         validation.set_issuer(&self.settings.issuer);
-        // They change with time, and this is remembered.
+        // The result is cached, so `check` tests the lifetime each time.
         validation.validate_exp = false;
         validation.validate_nbf = false;
         let claims = decode::<Map<String, Value>>(token, key, &validation).map_err(fault)?.claims;
@@ -200,12 +200,12 @@ impl Tokens {
     }
 }
 
-/// Whether a claim can name somebody: what ends in keys and log lines is short and printable.
+/// Returns `true` if a claim is a valid name: short and printable, for keys and log lines.
 fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-/// A point in time as tokens have it, which may have a fraction.
+/// Reads a point in time of a token in whole seconds; the token may have a fraction.
 fn seconds(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u64))
 }

@@ -1,7 +1,7 @@
-//! The signatures that `jsonwebtoken` cannot check by itself, checked by ring, as TLS is.
+//! Signature verification for `jsonwebtoken` by ring, which TLS uses too.
 //!
-//! The crate's own choices are a second C library, or pure-Rust RSA with a known timing weakness. A provider is
-//! installed for the whole process, once; without one the crate would panic.
+//! The crate's own choices are a second C library, or pure-Rust RSA with a known timing weakness.
+//! The provider is installed once for the whole process; without one the crate panics.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind};
@@ -20,13 +20,12 @@ static RING: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes sure that signatures can be checked.
 pub(super) fn install() {
-    // The second time, or where a program that has this library in it has chosen already, there is one.
+    // Fails if a provider is installed already, by an earlier call or by the embedding program.
     RING.install_default().unwrap_or_default();
 }
 
-/// Tokens are checked here and made elsewhere.
+/// Fails: the gateway signs no tokens.
 fn no_signer(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
     Err(ErrorKind::UnsupportedAlgorithm.into())
 }

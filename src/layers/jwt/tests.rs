@@ -18,7 +18,6 @@ fn random<T>(make: impl FnOnce(&SystemRandom) -> T) -> T {
     make(&SystemRandom::new())
 }
 
-/// Signs with P-256.
 struct Curve(EcdsaKeyPair);
 
 impl Curve {
@@ -192,7 +191,7 @@ async fn a_key_that_is_not_here_is_asked_for() {
     assert!(check(&tokens, &strange, NOW).is_ok());
 }
 
-/// Signed by a key that was thrown away. They count until 2100.
+/// Tokens signed by a deleted key. They expire in 2100.
 const RSA: [&str; 2] = [
     "eyJhbGciOiJSUzI1NiIsImtpZCI6InIxIiwidHlwIjoiSldUIn0.eyJpc3MiOiJodHRwczovL2lkLmV4YW1wbGUvIiwiYXVkIjpb\
      Im90aGVyIiwiZGFtIl0sInN1YiI6ImFkYSIsImV4cCI6NDEwMjQ0NDgwMH0.cqPWqFRZVqUnmh-DNGH7LO73XJ6sTcKKS4_N60E-\
