@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use http::header::RETRY_AFTER;
+use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode, response};
 
 use super::connect::ConnectError;
@@ -35,8 +35,8 @@ pub(crate) enum Fault {
     NotQueued(Refused),
     /// Worker switched to a protocol that was not requested.
     Switched,
-    /// Response is an HTML or XML page, which no model writes.
-    Strange,
+    /// Response that cannot be passed on; says what it is instead.
+    Strange(&'static str),
     /// Pool was switched to its other colour before the request was sent.
     Superseded,
     /// Timeout before the first content.
@@ -133,7 +133,7 @@ impl Fault {
             Self::Broke(_)
             | Self::Stale
             | Self::Switched
-            | Self::Strange
+            | Self::Strange(_)
             | Self::Silent(Wait::FirstToken(_) | Wait::Hopeless) => Trouble::MaybeBegun,
             // A job has already been tried by as many workers as allowed.
             Self::Silent(Wait::Idle(_) | Wait::Total(_))
@@ -152,7 +152,7 @@ impl Fault {
             Self::Job(_) => "the job failed",
             Self::NotQueued(_) => "not queued",
             Self::Switched => "switched protocols",
-            Self::Strange => "a page instead of an answer",
+            Self::Strange(what) => what,
             Self::Superseded => "the pool was switched",
             Self::Silent(_) => "silent",
             Self::Client(_) => "the client's own",
@@ -164,7 +164,7 @@ impl Fault {
         match self {
             Self::Unreachable(_) => Some(Failure::Connect),
             Self::Broke(_) | Self::Switched => Some(Failure::Broke),
-            Self::Strange => Some(Failure::Error),
+            Self::Strange(_) => Some(Failure::Error),
             Self::Silent(_) => Some(Failure::Timeout),
             // If the worker is down, the next connection shows it. A queue error names no single
             // worker.
@@ -191,11 +191,9 @@ impl Fault {
                 Reason::UpstreamBroke,
                 format!("Worker {worker} switched to another protocol, which nobody asked for."),
             ),
-            Self::Strange => Refusal::new(
+            Self::Strange(what) => Refusal::new(
                 Reason::UpstreamBroke,
-                format!(
-                    "Worker {worker} answered with content of type HTML or XML, which no model writes; look at its `url`."
-                ),
+                format!("Worker {worker} sent {what}; look at its `url`."),
             ),
             Self::Superseded => Refusal::new(
                 Reason::NoWorker,
@@ -278,10 +276,16 @@ pub(crate) fn turns_away(head: &response::Parts) -> Option<Failure> {
     }
 }
 
-/// Reads `Retry-After` in seconds. A date is ignored: it would be by the worker's clock.
+/// Reads `Retry-After`: seconds, or a date. A date is by the worker's clock, so it is compared with
+/// the worker's own `Date`, and ignored without one.
 fn retry_after(fields: &HeaderMap) -> Option<Duration> {
-    let seconds: u32 = fields.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds.into()))
+    let text = fields.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Some(Duration::from_secs(seconds.into()));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let sent = httpdate::parse_http_date(fields.get(DATE)?.to_str().ok()?).ok()?;
+    Some(until.duration_since(sent).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -302,6 +306,29 @@ mod tests {
             assert_eq!(Trouble::MaybeBegun.allows_another(repeatable), expected, "{method} {retryable}");
             assert!(Trouble::NeverSent.allows_another(repeatable));
             assert!(!Trouble::Final.allows_another(repeatable));
+        }
+    }
+
+    #[test]
+    fn a_worker_says_in_seconds_or_by_a_date_of_its_own_clock_how_long_it_is_busy() {
+        let noon = "Sun, 06 Nov 1994 12:00:00 GMT";
+        for (said, date, expected) in [
+            ("7", None, Some(7)),
+            (" 7 ", Some(noon), Some(7)),
+            ("Sun, 06 Nov 1994 12:00:30 GMT", Some(noon), Some(30)),
+            ("Sun, 06 Nov 1994 11:59:00 GMT", Some(noon), Some(0)),
+            ("Sun, 06 Nov 1994 12:00:30 GMT", None, None),
+            ("-7", Some(noon), None),
+            ("soon", Some(noon), None),
+        ] {
+            let mut head = response::Response::new(()).into_parts().0;
+            head.status = StatusCode::SERVICE_UNAVAILABLE;
+            head.headers.insert(RETRY_AFTER, said.parse().unwrap());
+            if let Some(date) = date {
+                head.headers.insert(DATE, date.parse().unwrap());
+            }
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(turns_away(&head), Some(Failure::Busy(expected)), "{said} {date:?}");
         }
     }
 

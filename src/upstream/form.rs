@@ -9,8 +9,8 @@ use crate::net::fields::is_encoded;
 pub(crate) enum Form {
     /// Server-sent events; unreadable to the gateway if `encoded` (compressed).
     Events { encoded: bool },
-    /// JSON texts, one per line.
-    Lines,
+    /// JSON texts, one per line; unreadable to the gateway if `encoded`.
+    Lines { encoded: bool },
     /// One JSON document, which is useful only as a whole.
     Document { encoded: bool },
     /// HTML or XML page, which no model writes: a login, or the error of a proxy in between.
@@ -36,7 +36,7 @@ impl Form {
         let lines = ["ndjson", "jsonl", "json-lines", "json-stream", "stream+json", "json-seq"];
         match &*named {
             "text/event-stream" => Self::Events { encoded },
-            name if lines.iter().any(|part| name.contains(part)) => Self::Lines,
+            name if lines.iter().any(|part| name.contains(part)) => Self::Lines { encoded },
             name if name.ends_with("json") => Self::Document { encoded },
             name if name.ends_with("xml") || name == "text/html" => Self::Page,
             _ => Self::Other,
@@ -57,9 +57,9 @@ mod tests {
             ("Text/Event-Stream ; charset=utf-8", Some("identity"), Form::Events { encoded: false }),
             ("text/event-stream", Some("gzip"), Form::Events { encoded: true }),
             ("text/event-stream", Some("identity, BR"), Form::Events { encoded: true }),
-            ("application/x-ndjson", Some("gzip"), Form::Lines),
-            ("application/jsonl; charset=utf-8", None, Form::Lines),
-            ("application/stream+json", None, Form::Lines),
+            ("application/x-ndjson", Some("gzip"), Form::Lines { encoded: true }),
+            ("application/jsonl; charset=utf-8", None, Form::Lines { encoded: false }),
+            ("application/stream+json", None, Form::Lines { encoded: false }),
             ("application/json", None, Form::Document { encoded: false }),
             ("application/problem+json", Some("zstd"), Form::Document { encoded: true }),
             ("text/html; charset=utf-8", None, Form::Page),

@@ -11,7 +11,7 @@ use http::header::{
 use http::{Version, request};
 use smallvec::SmallVec;
 
-use crate::net::fields::elements;
+use crate::net::fields::{elements, elements_of};
 use crate::request::{Forwarding, Kind, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -228,6 +228,14 @@ pub(crate) fn says_two_lengths(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH)
 }
 
+/// Returns `true` if a response has a transfer coding other than `chunked`. The gateway asks for none
+/// (`TE`), and the client, which gets the bytes without the field, could not read them (RFC 9112 §7).
+pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
+    let plain =
+        |coding: &[u8]| [&b"chunked"[..], b"identity"].iter().any(|name| coding.eq_ignore_ascii_case(name));
+    elements_of(headers, &TRANSFER_ENCODING).any(|coding| !plain(coding))
+}
+
 /// Returns `true` if a response switches to WebSocket, the only protocol the gateway requests.
 pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
@@ -322,6 +330,19 @@ mod tests {
             answer(&mut headers, &HeaderValue::from_static("id"));
             let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
             assert_eq!(lengths, length.into_iter().collect::<Vec<_>>(), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_transfer_coding_beside_chunked_is_seen() {
+        for (fields, coded) in [
+            (&[][..], false),
+            (&[("transfer-encoding", "Chunked")], false),
+            (&[("transfer-encoding", "gzip, chunked")], true),
+            (&[("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")], true),
+            (&[("transfer-encoding", "identity")], false),
+        ] {
+            assert_eq!(is_coded(&map(fields)), coded, "{fields:?}");
         }
     }
 

@@ -287,7 +287,10 @@ impl<'a> Journey<'a> {
             && answer.head.status.is_success()
             && Form::of(&answer.head.headers) == Form::Page
         {
-            return Err(Fault::Strange);
+            return Err(Fault::Strange("a page instead of an answer"));
+        }
+        if headers::is_coded(&answer.head.headers) {
+            return Err(Fault::Strange("a transfer coding that was not asked for"));
         }
         let Answer { head, body, vigil } = &mut answer;
         let (at, id) = (began + self.timeouts.hold, &self.id);
@@ -610,12 +613,13 @@ impl<'a> Journey<'a> {
         }
         match (self.kind.has_demand(), form) {
             (true, Form::Events { encoded: false }) => Reading::Stream { filtered: self.injected },
-            (true, Form::Events { encoded: true } | Form::Lines) => Reading::Unread,
+            (true, Form::Lines { encoded: false }) => Reading::Lines,
+            (true, Form::Events { encoded: true } | Form::Lines { encoded: true }) => Reading::Unread,
             // The client asked for a stream; the worker sends one in a format of its own.
             (true, Form::Other) if self.stream => Reading::Unread,
             (true, Form::Document { encoded: false } | Form::Page | Form::Other) => Reading::Json,
             (false, Form::Events { encoded }) => Reading::Feed { events: !encoded },
-            (false, Form::Lines) => Reading::Feed { events: false },
+            (false, Form::Lines { .. }) => Reading::Feed { events: false },
             (true, Form::Document { encoded: true }) | (false, _) => Reading::Blind,
         }
     }

@@ -24,6 +24,8 @@ pub(crate) enum Reading {
     Stream { filtered: bool },
     /// Model output in a format that is not parsed: its content begins with its first byte.
     Unread,
+    /// Model output in JSON lines: its content begins with its first byte, and a line may end it.
+    Lines,
     /// JSON response that may report its usage.
     Json,
     /// Other stream, whose silence means nothing. With `events`, an SSE event can be inserted.
@@ -36,6 +38,7 @@ pub(crate) enum Reading {
 enum Tap {
     // Boxed: most small responses are no streams, and would carry its buffers around.
     Stream(Box<Stream>),
+    Lines(JsonTap),
     Json(JsonTap),
     Unread,
     Feed { events: bool },
@@ -80,6 +83,7 @@ impl Watch {
                 let filter = filtered.then(UsageFilter::new);
                 Tap::Stream(Box::new(Stream { tap: SseTap::new(), filter }))
             }
+            Reading::Lines => Tap::Lines(JsonTap::new()),
             Reading::Json => Tap::Json(JsonTap::new()),
             Reading::Unread => Tap::Unread,
             Reading::Feed { events } => Tap::Feed { events },
@@ -119,6 +123,18 @@ impl Watch {
                 if let Some(blame) = tap.error() {
                     self.flight.set_erred(blame);
                 }
+                out.push(Frame::data(data));
+            }
+            Tap::Lines(tap) => {
+                tap.feed(&data);
+                let seen = Seen {
+                    content: self.noted.content || !data.is_empty(),
+                    done: tap.done(),
+                    error: tap.error(),
+                    usage: tap.usage(),
+                    ..self.noted
+                };
+                self.note(seen, now);
                 out.push(Frame::data(data));
             }
             Tap::Unread => {
@@ -188,7 +204,7 @@ impl Watch {
     pub(crate) const fn may_commit(&self) -> bool {
         match self.tap {
             Tap::Stream(_) => self.noted.content || self.noted.error.is_some() || self.noted.done,
-            Tap::Json(_) | Tap::Unread | Tap::Feed { .. } | Tap::Blind => true,
+            Tap::Lines(_) | Tap::Json(_) | Tap::Unread | Tap::Feed { .. } | Tap::Blind => true,
         }
     }
 
@@ -199,7 +215,7 @@ impl Watch {
 
     /// Returns `true` if a model writes this piece by piece.
     pub(crate) const fn is_stream(&self) -> bool {
-        matches!(self.tap, Tap::Stream(_) | Tap::Unread)
+        matches!(self.tap, Tap::Stream(_) | Tap::Lines(_) | Tap::Unread)
     }
 
     /// Returns `true` if an SSE event can be inserted.

@@ -70,13 +70,25 @@ async fn a_prompt_that_fails_anywhere_ejects_nobody() {
 
 #[tokio::test]
 async fn a_page_is_no_answer_of_a_model() {
+    answers_that_are_none("content-type: text/html\r\ncontent-length: 7\r\n\r\nSign in").await;
+}
+
+#[tokio::test]
+async fn an_answer_in_a_coding_that_nobody_asked_for_is_none() {
+    answers_that_are_none(
+        "content-type: application/json\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    )
+    .await;
+}
+
+async fn answers_that_are_none(rest: &'static str) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let portal = tokio::spawn(async move {
         loop {
             let (mut connection, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
-                let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 7\r\n\r\nSign in";
+                let page = format!("HTTP/1.1 200 OK\r\n{rest}");
                 let mut heard = [0; 4096];
                 while connection.read(&mut heard).await.is_ok_and(|count| count > 0) {
                     connection.write_all(page.as_bytes()).await.unwrap();

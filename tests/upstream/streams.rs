@@ -176,6 +176,29 @@ async fn a_stream_in_another_form_begins_with_its_first_byte_and_passes_unread()
 }
 
 #[tokio::test]
+async fn json_lines_are_whole_once_they_say_that_they_are_done() {
+    let said = [
+        "{\"text\":\"\\\"done\\\":true\",\"done\":false}\n{\"done\":tr",
+        "ue,\"usage\":{\"completion_tokens\":7}}\n",
+    ];
+    for (pieces, ending, tokens) in
+        [(&said[..1], Ending::ClientGone, None), (&said[..], Ending::Complete, Some(7))]
+    {
+        let worker = holding(&head("application/x-ndjson", ""), pieces).await;
+        let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
+        let mut request = chat(true, true);
+        let flight = flight_of(&mut request);
+        let mut body = dam.send("w1", request).await.unwrap().into_body();
+        for piece in pieces {
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), *piece);
+        }
+        drop(body);
+        assert_freed(&dam, &flight, ending).await;
+        assert_eq!(flight.usage().map(|(_, output)| output), tokens);
+    }
+}
+
+#[tokio::test]
 async fn a_feed_on_a_path_is_handed_over_with_its_head_and_promises_nothing() {
     for (kind, more) in [
         ("text/event-stream", ""),

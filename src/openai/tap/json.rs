@@ -1,4 +1,4 @@
-//! Observer of JSON responses: finds usage, and the error if the response is one.
+//! Observer of JSON responses: finds usage, the error if the response is one, and the end of JSON lines.
 
 use memchr::memchr2;
 
@@ -16,6 +16,7 @@ const NAME_BOUND: usize = 16;
 ///
 /// `error` is a member of the response, `usage` a member of it or of its `response` member. The
 /// observer tracks strings and brackets and checks nothing else: it does not validate responses.
+/// Each document of a sequence, as in JSON lines, is read in the same way.
 #[derive(Debug, Default)]
 pub struct JsonTap {
     /// Number of open arrays and objects.
@@ -29,6 +30,8 @@ pub struct JsonTap {
     found: Option<Vec<u8>>,
     usage: Option<Usage>,
     error: Option<Blame>,
+    /// `true` once a document had `"done": true`: the last line of a response of Ollama's API.
+    done: bool,
     /// `true` if the error is a string of which no byte has come.
     error_begins: bool,
 }
@@ -65,6 +68,12 @@ impl JsonTap {
     #[must_use]
     pub const fn error(&self) -> Option<Blame> {
         self.error
+    }
+
+    /// Whether a document said that the answer is whole: `"done": true`.
+    #[must_use]
+    pub const fn done(&self) -> bool {
+        self.done
     }
 
     /// Reads the next bytes, cut anywhere.
@@ -133,6 +142,7 @@ impl JsonTap {
             b',' => self.place = JsonPlace::Names,
             b'{' | b'[' => self.opened(byte, here),
             b'}' | b']' => self.closed(),
+            b't' if here && self.place == JsonPlace::Values && self.name == b"done" => self.done = true,
             _ => {}
         }
     }
@@ -167,6 +177,10 @@ impl JsonTap {
         } else if self.depth < self.level {
             self.level = self.depth;
             self.place = JsonPlace::Values;
+            if self.depth == 0 {
+                self.place = JsonPlace::Before;
+                self.name.clear();
+            }
         }
     }
 
