@@ -1,13 +1,12 @@
-//! Whole answers whose clients have left, and what else works at a worker that this gateway did not send there.
+//! Non-streamed answers whose clients have left, and load that this gateway did not send.
 //!
-//! A stream ends with its reader: the engine notices at the next token that it writes. An answer that is written when it is
-//! whole has nothing to write before that, and some engines (llama.cpp) decode it to its end for nobody. So its seat stays
-//! counted until the answer is expected to be whole, or until the worker reports less in flight than that. What it reports
-//! beyond all that is known here was sent by others, and leaves so much less of its slots.
+//! A stream ends when its client leaves: the engine notices at the next token that it writes. A
+//! non-streamed answer is written only when complete, and some engines (llama.cpp) decode it to the
+//! end for nobody. So its permit is held until it should be complete, or until the worker reports
+//! less in flight. Reported load unknown here is from others and subtracted from the slots.
 //!
-//! * **Failure mode.** Without a single answer to learn from, the expected end is a guess. It is never later than a minute
-//!   after the request was sent.
-//! * **Trade-off.** An engine that does stop at once, and does not report, idles at these places meanwhile.
+//! * **Failure mode.** Without a measured answer the end is a guess, at most 1 min after dispatch.
+//! * **Trade-off.** If an engine stops at once and sends no reports, these places idle meanwhile.
 
 use std::time::Duration;
 
@@ -20,14 +19,14 @@ use super::report::Report;
 use super::roll;
 use super::seat::SeatId;
 
-/// A seat whose client has left is free after this at the latest, counted from its dispatch.
+/// Maximum time from the dispatch to the release of an abandoned permit.
 const LONGEST: Duration = Duration::from_secs(60);
-/// What a token is taken to need where nothing was measured: a full batch of a large model.
+/// Assumed time per token without measurements: a full batch of a large model.
 const TOKEN: Duration = Duration::from_millis(30);
-/// Whole answers after which the older ones weigh a third.
+/// Non-streamed answers after which older ones weigh about a third.
 const MEMORY: f64 = 32.0;
 
-/// How long the whole answers of one worker take: moving sums.
+/// Duration of a worker's non-streamed answers: decaying sums.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
     seconds: f64,
@@ -35,7 +34,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A whole answer of so many tokens took so long.
+    /// Records that a non-streamed answer of `tokens` took `elapsed`.
     pub(super) fn learn(&mut self, elapsed: Duration, tokens: u64) {
         if tokens > 0 {
             let keep = 1.0 - 1.0 / MEMORY;
@@ -44,49 +43,49 @@ impl Pace {
         }
     }
 
-    /// How long an answer of so many tokens takes, the reading of its prompt included.
+    /// Returns how long an answer of `tokens` takes, prefill included.
     fn whole(&self, tokens: u64) -> Option<Duration> {
         let seconds = (self.tokens > 0.0).then(|| self.seconds / self.tokens * tokens as f64)?;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
     }
 }
 
-/// What is known of a worker's load, to be held against its reports. A report is late: what it counted may have ended, and
-/// what it lacks may have been sent meanwhile.
+/// Load of a worker that is known here, to compare with its reports. A report is late: load in it
+/// may have ended, and load missing in it may have been sent since.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct KnownLoad {
     /// Sequences in flight whose clients have left.
     left: u32,
-    /// The most in flight since the last report, and between the two before.
+    /// Maximum in flight since the last report, and between the two reports before.
     most: u32,
     most_before: u32,
-    /// The fewest in flight since the last report whose clients wait.
+    /// Minimum in flight since the last report, without abandoned sequences.
     least: u32,
-    /// Sequences that this gateway may have in flight beside what others sent, by the last report; `None` when it shows
-    /// nothing of others.
+    /// Sequences that this gateway may have in flight beside those of others, by the last report;
+    /// `None` if it shows none of others.
     pub(super) room: Option<u32>,
-    /// When that report says nothing any more.
+    /// End of the validity of that report.
     pub(super) until: Nanos,
 }
 
 impl KnownLoad {
-    /// So many sequences are in flight now.
+    /// Records the sequences in flight.
     pub(super) fn note(&mut self, in_flight: u32) {
         self.most = self.most.max(in_flight);
         self.least = self.least.min(in_flight.saturating_sub(self.left));
     }
 
-    /// Of so many sequences that a worker reports these were sent by nobody known here.
+    /// Returns how many of `running` reported sequences are not known here.
     fn beyond(&self, running: u32) -> u32 {
         running.saturating_sub(self.most.max(self.most_before))
     }
 
-    /// So many of those have ended whose clients left, when the worker has `all` in flight.
+    /// Returns how many abandoned sequences have ended if the worker has `all` in flight.
     fn ended(&self, all: u32) -> u32 {
         self.least.saturating_add(self.left).saturating_sub(all)
     }
 
-    /// Begins the time up to the next report, with so many sequences in flight.
+    /// Starts the interval up to the next report, with `in_flight` sequences.
     fn turn(&mut self, in_flight: u32) {
         (self.most_before, self.most) = (self.most, in_flight);
         self.least = in_flight.saturating_sub(self.left);
@@ -94,12 +93,12 @@ impl KnownLoad {
 }
 
 impl Gate {
-    /// The client of a request left before anything came of its answer. `seen` output tokens have arrived in all.
+    /// Records that the client left before its answer began; `seen` output tokens have arrived.
     pub fn abandon(&mut self, id: SeatId, seen: u64, now: Nanos) {
         let Some(until) = self.expected_end(id).filter(|until| *until > now) else {
             return self.release(id, Ending::ClientGone, seen, now);
         };
-        // No critical request may have it: leaving the worker again ends nothing.
+        // No critical request may revoke it: leaving the worker again stops nothing.
         self.keep(id);
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
         worker.law.observe(Sample::ClientGone, now);
@@ -110,14 +109,14 @@ impl Gate {
         self.advance(now);
     }
 
-    /// When a whole answer is expected to be so, if its worker was sent the request.
+    /// Returns when a non-streamed answer should be complete, if its worker was sent the request.
     fn expected_end(&self, id: SeatId) -> Option<Nanos> {
         let seat = self.seats.get(&id)?;
         let worker = self.workers.get(seat.worker)?.as_ref()?;
         let sent = seat.dispatched_at().filter(|_| !seat.stream)?;
         let (prompt, tokens) = (seat.load.prompt, seat.load.output / u64::from(seat.load.sequences.max(1)));
         if (prompt, tokens) == (0, 0) {
-            // No call of a model, or one that says nothing of what it costs.
+            // Not a model call, or one of unknown cost.
             return None;
         }
         let whole = worker.pace.whole(tokens).filter(|_| tokens > 0).unwrap_or_else(|| {
@@ -128,7 +127,7 @@ impl Gate {
         Some(sent + whole.min(LONGEST))
     }
 
-    /// Frees the seats of answers that should be whole by now. True when there were any.
+    /// Frees permits whose answers should be complete by now. Returns `true` if there were any.
     pub(super) fn end_abandoned(&mut self, now: Nanos) -> bool {
         let mut any = false;
         while let Some((until, id)) = self.abandoned.first().copied().filter(|(until, _)| *until <= now) {
@@ -147,13 +146,13 @@ impl Gate {
         }
     }
 
-    /// Holds a report of the worker at `place` against what is known of its load. The report before came at `before`.
+    /// Compares a report of the worker at `place` with the known load; the last came at `before`.
     pub(super) fn compare(&mut self, place: usize, report: &Report, before: Option<Nanos>, now: Nanos) {
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.known.room = None;
         let Some(running) = report.running else { return };
         if let Some(told) = roll::base(&worker.member, &self.settings) {
-            // What other gateways may have sent is theirs.
+            // Load that other gateways may have sent is their share.
             let dams = self.settings.dams.max(1);
             let beyond = worker.known.beyond(running).saturating_sub(told - told / dams);
             worker.known.room = (beyond > 0).then(|| told.saturating_sub(beyond) / dams);
@@ -164,7 +163,7 @@ impl Gate {
         }
         let mut ended = worker.known.ended(running.saturating_add(report.waiting.unwrap_or(0)));
         worker.known.turn(worker.ledger.in_flight());
-        // The report may be older than what was sent since the last one.
+        // The report may be older than requests sent since the last one.
         let Some(before) = before else { return };
         let there = |id: &SeatId| self.seats.get(id).filter(|seat| seat.worker == place);
         let mut over = Vec::new();

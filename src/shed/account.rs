@@ -1,13 +1,13 @@
-//! The account of one caller: the virtual tokens it was charged, what it owes, and what it is owed.
+//! The account of one caller: the virtual tokens charged to it, its debt and its credit.
 //!
-//! A charge is an estimate until its request is over. A caller that took many seats at once is far ahead of
-//! the others, and they are served before it until they have come as far: that is its *debt*. With a debt of
-//! `d` virtual tokens, `n` callers and a pool that serves `R` tokens a second it would wait `d · n / R`
-//! seconds, which is minutes when a hundred callers meet one that has just filled the pool.
+//! A charge is an estimate until its request ends. A caller that took many permits at once is far
+//! ahead, and the others are served first until they have caught up: that is its *debt*. With a
+//! debt of `d` virtual tokens, `n` callers and a pool that serves `R` tokens per second, it would
+//! wait `d · n / R` seconds: minutes, if a hundred callers meet one that has just filled the pool.
 //!
-//! So a debt lasts for [`DEBT`] at most. A caller that was not admitted for that long has paid with `DEBT`
-//! seconds of an equal share, and owes no more than its last request. The last request stays in any case:
-//! callers still take turns where an equal share is less than one request in `DEBT`.
+//! So a debt lasts for at most [`DEBT`]. A caller without an admission for that long has paid with
+//! `DEBT` seconds of an equal share, and owes no more than its last request. The last request
+//! always stays: callers still take turns where an equal share is less than one request per `DEBT`.
 
 use std::time::Duration;
 
@@ -15,42 +15,41 @@ use crate::clock::Nanos;
 
 use super::contest::{CREDIT, Contest};
 
-/// The longest time for which a caller pays for what it took; with [`LOOK_EVERY`] it is five seconds.
+/// Longest time for which a caller pays for what it took; five seconds with [`LOOK_EVERY`].
 ///
-/// In the simulation of `greedy-after-overload-told.toml` (one caller of ten brings 70 % of ten times the
-/// load a second after another overload) Jain's index is 0.972 without a bound, 0.993 with 5 s, 0.997 with 4
-/// s and 0.998 with 3 s. Of an equal share the nine others get 0.97, 0.95, 0.94 and 0.93 in the first seven
-/// seconds.
+/// In the simulation of `greedy-after-overload-told.toml` (one caller of ten sends 70 % of ten
+/// times the load, a second after another overload), Jain's index is 0.972 without a bound, 0.993
+/// with 5 s, 0.997 with 4 s and 0.998 with 3 s. The nine others get 0.97, 0.95, 0.94 and 0.93 of an
+/// equal share in the first seven seconds.
 pub(super) const DEBT: Duration = Duration::from_millis(4750);
-/// How often the debts of waiting callers are looked at.
+/// Interval at which the debts of waiting callers are checked.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// A caller's account.
 #[derive(Debug)]
 pub(super) struct Account {
     /// Virtual tokens.
     counter: u64,
-    /// The contest in which the counter counts.
+    /// The contest to which the counter belongs.
     contest: u32,
     /// Requests admitted so far.
     admissions: u64,
     /// The first admission of this contest, and the first whose debt was not forgiven.
     first: u64,
     open_from: u64,
-    /// The part of the counter charged for requests that are not over, from `open_from` on: an estimate.
+    /// Part of the counter charged for unfinished requests from `open_from` on: an estimate.
     charged: u64,
-    /// The charge for the request admitted last, and whether it is not over.
+    /// Charge of the last admitted request, and whether that is unfinished.
     last: u64,
     last_open: bool,
     admitted_at: Option<Nanos>,
-    /// What it is owed, when it last asked in vain, and the virtual time of then.
+    /// Credit in virtual tokens, time of the last refusal, and the virtual time then.
     owed: u64,
     missed_at: Option<Nanos>,
     missed_level: u64,
 }
 
 impl Account {
-    /// The account of a caller that comes for the first time.
+    /// Creates the account of a new caller.
     pub(super) fn new(contest: &Contest) -> Self {
         Self {
             counter: contest.virtual_time(),
@@ -72,9 +71,9 @@ impl Account {
         self.counter
     }
 
-    /// Charges a request that gets a seat. Returns the number of the admission, and the counter before it
-    /// without estimates: a virtual time that ran ahead with estimates would never come back when they turn
-    /// out too high.
+    /// Charges an admitted request. Returns the number of the admission, and the counter before it
+    /// without estimates: a virtual time driven ahead by estimates that are too high would never
+    /// return.
     pub(super) fn admit(&mut self, cost: u64, now: Nanos) -> (u64, u64) {
         let level = self.counter.saturating_sub(self.charged);
         self.counter = self.counter.saturating_add(cost);
@@ -86,8 +85,8 @@ impl Account {
         (self.admissions, level)
     }
 
-    /// The request of that admission is over: its charge becomes what it took. Nothing of a forgiven debt is
-    /// given back, but what a request took beyond its charge counts.
+    /// Replaces the charge of an ended request by its actual cost. A forgiven debt is not paid
+    /// back, but cost beyond the charge counts.
     pub(super) fn settle(&mut self, admission: u64, charged: u64, actual: u64) {
         if admission < self.open_from {
             let more = if admission < self.first { 0 } else { actual.saturating_sub(charged) };
@@ -101,7 +100,7 @@ impl Account {
         }
     }
 
-    /// A request that would have cost `cost` was refused.
+    /// Records the refusal of a request that would have cost `cost`.
     pub(super) fn miss(&mut self, cost: u64, contest: &Contest, now: Nanos) {
         if self.contest != contest.number() {
             self.renew(contest);
@@ -117,12 +116,12 @@ impl Account {
         (self.missed_at, self.missed_level) = (Some(now), level);
     }
 
-    /// Whether the caller asked in vain within the last [`CREDIT`].
+    /// Returns `true` if a request of the caller was refused within the last [`CREDIT`].
     pub(super) fn is_owed(&self, now: Nanos) -> bool {
         self.missed_at.is_some_and(|missed| missed >= now - CREDIT)
     }
 
-    /// The counter of a caller that asks at `now` and has no request waiting.
+    /// Returns the counter of a caller that asks at `now` with no request waiting.
     pub(super) fn lifted(&self, contest: &Contest, now: Nanos) -> u64 {
         if self.contest != contest.number() {
             return contest.virtual_time();
@@ -132,7 +131,7 @@ impl Account {
         self.bounded(contest, now).max(lift)
     }
 
-    /// The counter, without a debt whose time is over.
+    /// Returns the counter without an expired debt.
     pub(super) fn bounded(&self, contest: &Contest, now: Nanos) -> u64 {
         if self.admitted_at.is_none_or(|at| now.since(at) < DEBT) {
             return self.counter;
@@ -140,7 +139,7 @@ impl Account {
         self.counter.min(contest.level().saturating_add(self.last))
     }
 
-    /// The caller asks at `now` and has no request waiting.
+    /// Updates the counter of a caller that asks at `now` with no request waiting.
     pub(super) fn enter(&mut self, contest: &Contest, now: Nanos) {
         let counter = self.lifted(contest, now);
         if self.contest != contest.number() {
@@ -151,14 +150,14 @@ impl Account {
         self.counter = counter;
     }
 
-    /// The counter becomes `counter`, which is less: the debt is forgiven but for the last request.
+    /// Lowers the counter to `counter`: forgives the debt except for the last request.
     pub(super) fn forgive(&mut self, counter: u64) {
         self.charged = if self.last_open { self.last } else { 0 };
         self.open_from = self.admissions;
         self.counter = counter;
     }
 
-    /// Begins anew in the present contest.
+    /// Starts anew in the current contest.
     fn renew(&mut self, contest: &Contest) {
         let (admissions, next) = (self.admissions, self.admissions + 1);
         *self = Self { admissions, first: next, open_from: next, ..Self::new(contest) };
@@ -226,7 +225,7 @@ mod tests {
         contest.begin(at(0));
         contest.mark(at(0));
         let mut account = Account::new(&contest);
-        // Asking more often than others are served gains nothing: one request, and the 500 that they got meanwhile.
+        // Frequent requests gain nothing: one request, plus the 500 that the others got meanwhile.
         contest.served(3000, 3000);
         account.miss(1000, &contest, at(1000));
         contest.served(3500, 3500);

@@ -1,7 +1,7 @@
-//! A worker that is put aside for what it answers: ejected because it fails, or paused because it says that it is busy.
+//! Workers set aside for their answers: ejected because they fail, or paused because they are busy.
 //!
-//! After either it is tried with one request at a time until one succeeds. An ejection that follows on a failed trial
-//! lasts twice as long as the one before, and so does a pause without a time of its own.
+//! After either, trial requests are sent one at a time until one succeeds. An ejection after a
+//! failed trial lasts twice as long as the last one; so does a pause if the worker names no time.
 
 use std::time::Duration;
 
@@ -10,28 +10,28 @@ use crate::clock::Nanos;
 use super::ejection::EjectionSettings;
 use super::seat::SeatId;
 
-/// A busy worker that names no time is left alone for so long at first.
+/// First pause of a busy worker that names no time.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-/// And for so long at most, whatever it asks for.
+/// Longest pause, whatever the worker asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a worker gets no requests, or should get none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerTrouble {
-    /// No connection could be made, and none was since.
+    /// Connections failed, and none has succeeded since.
     Unreachable,
-    /// It said nothing on any of its streams, and has not since.
+    /// All its streams fell silent, and nothing has come since.
     Silent,
-    /// It fails, and is ejected or on trial after that.
+    /// It fails requests and is ejected, or on trial afterwards.
     Ejected,
-    /// It fails, and is not ejected: it is alone, too many are ejected already, or the mode is not `on`.
+    /// It fails and is not ejected: it is alone, too many are ejected, or the mode is not `on`.
     Failing,
-    /// It answered that it is busy, and is left alone or on trial after that.
+    /// It answered that it is busy and is paused, or on trial afterwards.
     Busy,
 }
 
 impl WorkerTrouble {
-    /// What is wrong, for people.
+    /// Returns a description for people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -44,26 +44,26 @@ impl WorkerTrouble {
     }
 }
 
-/// Whether and until when one worker is put aside.
+/// Ejection or pause of one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Aside {
-    /// Why, until a request succeeds that was sent after it began.
+    /// The reason, until a request succeeds that was sent after `since`.
     trouble: Option<WorkerTrouble>,
-    /// When that began: what was sent before says nothing of the present.
+    /// Start of the trouble; requests sent earlier say nothing about the present.
     since: Nanos,
-    /// Nothing is sent before.
+    /// No request is sent before this time.
     until: Nanos,
-    /// The last ejection's length, and when the worker was well again after it.
+    /// Length of the last ejection, and the recovery after it.
     term: Duration,
     well_at: Option<Nanos>,
-    /// The last pause's length.
+    /// Length of the last pause.
     pause: Duration,
-    /// The request that tries it.
+    /// The trial request in flight.
     trial: Option<SeatId>,
 }
 
 impl Aside {
-    /// Puts it aside because it fails, for twice as long as before unless it was well for as long in between.
+    /// Ejects it, for twice as long as before unless it was well for as long in between.
     pub(super) fn eject(&mut self, settings: &EjectionSettings, now: Nanos) {
         let forgotten = self.well_at.is_some_and(|at| now.since(at) >= self.term);
         let before = if forgotten { Duration::ZERO } else { self.term };
@@ -78,14 +78,14 @@ impl Aside {
         };
     }
 
-    /// It fails, and keeps its work.
+    /// Marks it as failing without ejecting it.
     pub(super) fn fails(&mut self, now: Nanos) {
         if self.trouble.is_none() {
             (self.trouble, self.since) = (Some(WorkerTrouble::Failing), now);
         }
     }
 
-    /// It is busy: for twice as long as it was before.
+    /// Pauses a busy worker, for twice as long as the last time.
     pub(super) fn pause(&mut self, now: Nanos) {
         if now < self.until {
             return;
@@ -96,7 +96,7 @@ impl Aside {
         *self = Self { trouble, since: now, until: now + length, pause: length, ..*self };
     }
 
-    /// It asked to be left alone for so long, and others serve what it did not.
+    /// Extends the pause to `asks`, now that another worker has served what this one refused.
     pub(super) fn lengthen(&mut self, asks: Duration) {
         if self.is_aside() {
             let length = asks.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
@@ -104,12 +104,12 @@ impl Aside {
         }
     }
 
-    /// A trial failed; what that says is not yet certain.
+    /// Delays the next trial, after one failed that is no certain evidence yet.
     pub(super) fn wait(&mut self, now: Nanos) {
         self.until = self.until.max(now + SHORTEST_PAUSE);
     }
 
-    /// A request succeeded that was sent at `sent`. True when that ends its trouble.
+    /// Records the success of a request sent at `sent`. Returns `true` if that ends the trouble.
     pub(super) fn succeeded(&mut self, sent: Nanos, now: Nanos) -> bool {
         let over = self.trouble.is_some() && sent >= self.since;
         if over {
@@ -118,39 +118,38 @@ impl Aside {
         over
     }
 
-    /// Nobody else is left to serve: it takes what comes, whatever became of it before.
+    /// Reopens it, because no other worker is left to serve.
     pub(super) fn lift(&mut self, now: Nanos) {
         let trouble =
             self.trouble.filter(|trouble| *trouble != WorkerTrouble::Busy).map(|_| WorkerTrouble::Failing);
         *self = Self { trouble, until: self.until.min(now), ..*self };
     }
 
-    /// What is wrong with it.
     pub(super) const fn trouble(&self) -> Option<WorkerTrouble> {
         self.trouble
     }
 
-    /// Whether its ejection lasts, so that not even a trial is sent there.
+    /// Returns `true` while its ejection lasts and not even trials are sent.
     pub(super) fn is_ejected(&self, now: Nanos) -> bool {
         self.trouble == Some(WorkerTrouble::Ejected) && now < self.since + self.term
     }
 
-    /// Whether it serves no more than trials.
+    /// Returns `true` if it serves trials at most.
     pub(super) const fn is_aside(&self) -> bool {
         matches!(self.trouble, Some(WorkerTrouble::Ejected | WorkerTrouble::Busy))
     }
 
-    /// Whether it may be sent anything.
+    /// Returns `true` if requests may be sent to it.
     pub(super) fn is_open(&self, now: Nanos) -> bool {
         now >= self.until
     }
 
-    /// When it may be tried, while it may not.
+    /// Returns when it may be tried again; `None` if it may be tried now.
     pub(super) fn closed_until(&self, now: Nanos) -> Option<Nanos> {
         (!self.is_open(now)).then_some(self.until)
     }
 
-    /// `limit`, or room for one more than is `in_flight` while there is no trial.
+    /// Returns `limit`; if it is ejected or paused, room for one trial beside `in_flight`.
     pub(super) fn bound(&self, limit: u32, in_flight: u32) -> u32 {
         if self.is_aside() {
             limit.min(in_flight.saturating_add(u32::from(self.trial.is_none()))).max(1)
@@ -159,19 +158,19 @@ impl Aside {
         }
     }
 
-    /// A request is sent there: while it is aside, as the trial.
+    /// Makes this request the trial, if it is ejected or paused and has none.
     pub(super) fn begin_trial(&mut self, id: SeatId) {
         if self.is_aside() {
             self.trial.get_or_insert(id);
         }
     }
 
-    /// A request is there no more.
+    /// Ends the trial, if this request was it.
     pub(super) fn end_trial(&mut self, id: SeatId) {
         self.trial.take_if(|trial| *trial == id);
     }
 
-    /// Whether this request tries it.
+    /// Returns `true` if this request is the trial.
     pub(super) fn is_trial(&self, id: SeatId) -> bool {
         self.trial == Some(id)
     }

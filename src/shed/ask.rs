@@ -1,4 +1,4 @@
-//! What a request asks of a gate, and what can go wrong with the worker it gets.
+//! The parameters of a request, and the ways in which a worker can fail it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::request::{Caller, Class, Demand};
 
 use super::ledger::Load;
 
-/// A request for one seat.
+/// A request for one permit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
-    /// Who asks: waiting is fair between callers.
+    /// Id of the caller; waiting is fair between callers.
     pub caller: Arc<str>,
     /// The caller's share relative to others; 0 counts as 1.
     pub weight: u32,
@@ -25,20 +25,20 @@ pub struct Ask {
     pub expected_output: u64,
     /// Sequences the worker will decode; 0 counts as 1.
     pub sequences: u32,
-    /// Whether the answer is to be streamed: only then a first token will be told.
+    /// Whether the answer is streamed: only then the first token is reported.
     pub stream: bool,
-    /// Whether it may be sent to a worker twice: only then its seat can be given to a critical request.
+    /// Whether it may be sent twice: only then its permit can be revoked for a critical request.
     pub repeatable: bool,
     /// Bytes of body held in memory while the request waits.
     pub body_bytes: u64,
-    /// The session, when the request belongs to one: it prefers the worker that has its cache.
+    /// The session, if the request has one: it prefers the worker with its cache.
     pub session: Option<u64>,
-    /// When the client will no longer wait for a worker.
+    /// When the client stops waiting for a worker; `None` if it sets no time.
     pub deadline: Option<Nanos>,
 }
 
 impl Ask {
-    /// What `caller` asks with `demand`.
+    /// Returns the request of `caller` with the cost `demand`.
     #[must_use]
     pub fn of(caller: &Caller, demand: &Demand) -> Self {
         Self {
@@ -56,12 +56,12 @@ impl Ask {
         }
     }
 
-    /// A number that stands for the caller, the same in every class.
+    /// Returns the hash of the caller's id, the same in every class.
     pub(super) fn caller_key(&self) -> u64 {
         SipHasher13::new().hash(self.caller.as_bytes())
     }
 
-    /// What the request puts on a worker.
+    /// Returns the load that the request puts on a worker.
     #[must_use]
     pub fn load(&self) -> Load {
         Load { sequences: self.sequences.max(1), prompt: self.prompt_tokens, output: self.expected_output }
@@ -77,17 +77,17 @@ pub enum Failure {
     Broke,
     /// The worker was silent for too long.
     Timeout,
-    /// The worker answered 429 or 503, and asked to be left alone for so long if it said so.
+    /// The worker answered 429 or 503; holds the time for which it asked to be left alone, if any.
     Busy(Option<Duration>),
-    /// The worker answered 502 or 504: what it stands for is not there.
+    /// The worker answered 502 or 504: its backend is not there.
     Refused,
-    /// The worker answered 500, or something that is no answer to the request.
+    /// The worker answered 500, or something that does not answer the request.
     Error,
 }
 
 impl Failure {
-    /// Whether a worker that fails so again and again is ejected. One that cannot be reached is tried again by other
-    /// rules, one that is late is its law's affair, and one that is busy is left alone.
+    /// Returns `true` if repeated failures of this kind eject a worker. Unreachable workers have a
+    /// cool-down, late ones are left to the limit algorithm, busy ones are paused.
     #[must_use]
     pub const fn counts(self) -> bool {
         matches!(self, Self::Broke | Self::Refused | Self::Error)

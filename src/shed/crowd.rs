@@ -1,30 +1,30 @@
-//! The number of clients told to come back of late.
+//! Retry spread: the number of clients that were recently told to retry.
 //!
-//! Room that becomes free is room for one. If everybody who was refused in the last moments heard the same
-//! time, they would come back together, and all but the first would be refused again. So the advice spreads
-//! them over the time in which three of four freed seats are enough for all of them; the fourth is for new
-//! requests. The number fades by itself: a client that went away for good is forgotten after a moment, and a
-//! gate that refused one caller alone tells it the time and nothing more.
+//! A freed place is room for one request. If all clients refused in the last moments got the same
+//! retry time, they would return together, and all but the first would be refused again. So the
+//! times spread over the period in which three of four freed places suffice for all of them; the
+//! fourth is for new requests. The number decays: a client that left for good is soon forgotten,
+//! and a gate that refused a single caller tells it the plain time.
 //!
-//! At the start of a peak the spread grows with each refusal. Times drawn evenly from it would bring most
-//! clients back in the next moments, because the early times are in everybody's spread and the late ones only
-//! in that of the last. So while the crowd grows, later times are drawn more often, and the returns come at
-//! an even pace. Once the crowd is as large as it gets, all times are drawn alike.
+//! At the start of a peak the spread grows with each refusal. Times drawn evenly would bring most
+//! clients back in the next moments: early times are in every client's spread, late ones only in
+//! that of the last. So while the number grows, later times are drawn more often, and the returns
+//! come at an even pace. Once it no longer grows, all times are drawn alike.
 
 use crate::clock::Nanos;
 
-/// Seconds after which a refusal counts for 1/e.
+/// Seconds after which a refusal counts 1/e.
 ///
-/// In the simulation of `storm-and-calm-told.toml` (storms of 2 s at five times the load, each followed by a
-/// calm) 94 % of those who return are admitted, after 2.9 s that they were told on average. Without a share
-/// for new requests and with times drawn evenly, 5 s admit 88 %, after 2.2 s.
+/// In the simulation of `storm-and-calm-told.toml` (storms of 2 s at five times the load, each
+/// followed by a calm) 94 % of the returning clients are admitted, after an advised 2.9 s on
+/// average. Without a share for new requests and with even draws, 5 s admit 88 %, after 2.2 s.
 const MEMORY: f64 = 4.0;
-/// The part of the freed seats that is left for those who return.
+/// Share of the freed places for returning clients.
 const FOR_RETURNS: f64 = 0.75;
-/// The same for the most recent refusals, which show whether the crowd grows.
+/// Like [`MEMORY`], but for the latest refusals, which show whether the number grows.
 const RECENT: f64 = 2.0;
 
-/// The refusals of late, each the less the longer it is ago.
+/// Recent refusals, weighted less with age.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Crowd {
     told: f64,
@@ -33,8 +33,8 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// Counts one more client that is told to come back. Returns the number of seats to be freed until there
-    /// is room for those who were told before, beside new requests.
+    /// Counts one more client that is told to retry. Returns the number of places to be freed until
+    /// there is room for those told before, beside new requests.
     pub(super) fn joined(&mut self, now: Nanos) -> u64 {
         let passed = now.since(self.at).as_secs_f64();
         self.told = self.told * (-passed / MEMORY).exp() + 1.0;
@@ -43,9 +43,9 @@ impl Crowd {
         ((self.told - 1.0) / FOR_RETURNS) as u64
     }
 
-    /// Turns `uniform`, an even draw from 0 to 1, into a place within the spread, 0 to 1.
+    /// Maps `uniform`, an even draw from 0 to 1, to a position in the spread, 0 to 1.
     pub(super) fn place(&self, uniform: f64) -> f64 {
-        // At a steady pace this is 1; at the start of a peak it is a half.
+        // This is 1 at a steady pace, and a half at the start of a peak.
         let grown = (self.told / MEMORY) / (self.recent / RECENT).max(f64::MIN_POSITIVE);
         uniform.powf(grown.clamp(0.5, 1.0))
     }

@@ -1,13 +1,13 @@
-//! Back to the queue: requests that lose their seat before their answer has begun.
+//! Requests that lose their permit before their answer begins, and return to the queue.
 //!
-//! A critical request that finds no room takes the seat of a batch request. Nothing was sent to that client yet, so
-//! nothing is lost but the part of a prompt that the worker has read. The youngest goes first, for it has the least
-//! behind it. It is put into the queue again, or told `overloaded`. So is a request whose worker failed it while all
-//! others are full: it was admitted once, and need not fail for that.
+//! A critical request without room revokes the permit of a batch request. That client has got
+//! nothing yet, so only the part of the prompt already read is lost. The youngest permit goes
+//! first, as it loses least. Its request is queued again or refused with `overloaded`. So is a
+//! request whose worker failed while all others are full: it was admitted once and need not fail.
 //!
 //! * **Failure mode.** A request that must not be sent twice never gives way.
-//! * **Trade-off.** The seat is written to its new owner at once, while the worker still drops the other request: for
-//!   that moment it has one more than its limit.
+//! * **Trade-off.** The new request gets the place at once, while the worker still drops the old
+//!   one: for that moment it has one more than its limit.
 
 use smallvec::SmallVec;
 
@@ -22,27 +22,27 @@ use super::gate::Gate;
 use super::refuse;
 use super::seat::{Seat, SeatId};
 
-/// Seats that are tried for one request: beyond them they hardly differ.
+/// Permits examined for one request; further ones hardly differ.
 const TRIES: usize = 8;
 
-/// A request that has lost its seat.
+/// A request that has lost its permit.
 #[derive(Debug)]
 pub struct Displaced {
-    /// The seat it had.
+    /// The permit it had.
     pub seat: SeatId,
-    /// Its new place in the queue and when its wait ends, or why it has none.
+    /// Its place in the queue and the end of its wait, or its refusal.
     pub next: Result<(WaiterId, Nanos), Refusal>,
 }
 
 impl Gate {
-    /// Who has lost its seat since this was last asked, in order. A place in the queue that somebody got here can
-    /// already be among [`Gate::take_settled`].
+    /// Returns the requests that lost their permit since the last call, in order. Those queued
+    /// again may already be among [`Gate::take_settled`].
     pub fn take_displaced(&mut self) -> impl Iterator<Item = Displaced> + '_ {
         self.displaced.drain(..)
     }
 
-    /// Lets a request wait again whose worker failed it, and for which no other has room now. `None`: there is no other
-    /// worker to wait for, and the seat stays. Otherwise the seat is free, and the request waits or is refused.
+    /// Queues a request again that its worker failed and for which no other has room now. `None`:
+    /// there is no other worker, and the permit stays. Otherwise the permit is released.
     pub fn resubmit(
         &mut self,
         id: SeatId,
@@ -60,19 +60,19 @@ impl Gate {
         Some(next)
     }
 
-    /// Whether there is another worker that takes work and has not had this seat, full or not.
+    /// Returns `true` if a worker takes work that has not had the request, full or not.
     pub(super) fn has_alternative(&self, id: SeatId, now: Nanos) -> bool {
         let Some(seat) = self.seats.get(&id) else { return false };
         let mut others = self.workers.iter().enumerate().filter(|(place, _)| !seat.has_tried(*place));
         others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.open(now)))
     }
 
-    /// Whether `seat` may be given to a critical request later.
+    /// Returns `true` if the permit for `ask` may be revoked for a critical request later.
     pub(super) fn may_yield(ask: &Ask) -> bool {
         ask.class == Class::Batch && ask.repeatable
     }
 
-    /// The place of a worker where `ask` has room once the seat returned with it is gone.
+    /// Returns a worker where `ask` has room once the returned permit is revoked.
     pub(super) fn find_yielding(&mut self, ask: &Ask, now: Nanos) -> Option<(usize, SeatId)> {
         if ask.class != Class::Critical {
             return None;
@@ -92,7 +92,7 @@ impl Gate {
         })
     }
 
-    /// Takes a seat away; its owner is sent to the queue by [`Gate::requeue`].
+    /// Revokes a permit; [`Gate::requeue`] queues its request again.
     pub(super) fn unseat(&mut self, id: SeatId, now: Nanos) -> Option<Seat> {
         let mut seat = self.seats.remove(&id)?;
         self.vacate(id, &mut seat, now);
@@ -101,7 +101,7 @@ impl Gate {
         Some(seat)
     }
 
-    /// Lets one who lost its seat wait again, or refuses it.
+    /// Queues a request again that lost its permit, or refuses it.
     pub(super) fn requeue(&mut self, id: SeatId, ask: &Ask, now: Nanos) {
         let next = self.enqueue(ask, Tried::new(), now).map_err(|_refusal| {
             let retry = self.retry_after(now);

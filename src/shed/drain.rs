@@ -1,46 +1,45 @@
-//! How fast a pool frees its seats.
+//! How fast a pool releases its permits.
 //!
-//! By Little's law the seats freed per second are the sequences in flight divided by the mean time that a seat is
-//! held. Counting completions per second would say the same of a full pool, but of a half-empty one it would measure
-//! how much was offered instead of how much could be served.
+//! By Little's law, the permits released per second are the sequences in flight divided by the mean
+//! hold time. Counting completions gives the same for a full pool, but for a half-empty one it
+//! measures the offered load instead of the capacity.
 
 use std::time::Duration;
 
 use crate::clock::Nanos;
 
-/// Weight of a new hold time is 1 / this, once so many have been seen; before that all count alike.
+/// Once this many hold times are seen, a new one has weight 1 / this; before, all weigh the same.
 const MEMORY: u32 = 32;
 
-/// If seats were freed at random at the estimated rate, so many mean gaps would pass without one only once in
-/// twenty (e⁻³). A longer silence says that the estimate has become too high.
+/// If permits were released at random at the estimated rate, this many mean gaps would pass without
+/// a release only once in twenty (e⁻³). A longer gap means that the estimate is now too high.
 const SILENCE: f64 = 3.0;
 
-/// The estimate of one pool.
+/// Estimate of one pool's release rate.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Drain {
     /// Seconds.
     mean_hold: f64,
     seen: u32,
-    /// When a seat was last granted or freed: a full pool has granted none since it last freed one.
+    /// Last grant or release: a full pool has granted none since its last release.
     last: Nanos,
 }
 
 impl Drain {
-    /// A seat was granted at `now`.
     pub(super) fn granted(&mut self, now: Nanos) {
         self.last = now;
     }
 
-    /// A seat was freed at `now` after `held`.
+    /// Records the release of a permit that was held for `held`.
     pub(super) fn freed(&mut self, held: Duration, now: Nanos) {
         self.seen = (self.seen + 1).min(MEMORY);
-        // A hold of no time at all would make the rate infinite.
+        // A hold time of zero would make the rate infinite.
         let held = held.as_secs_f64().max(1e-6);
         self.mean_hold += (held - self.mean_hold) / f64::from(self.seen);
         self.last = now;
     }
 
-    /// Sequences freed per second while `in_flight` are held; `None` before anything was measured.
+    /// Returns the sequences released per second with `in_flight` held; `None` before any sample.
     pub(super) fn rate(&self, in_flight: u64, now: Nanos) -> Option<f64> {
         if self.seen == 0 {
             return None;
@@ -50,7 +49,7 @@ impl Drain {
         Some(expected.min(SILENCE / silent))
     }
 
-    /// The time in which `sequences` are freed while `in_flight` are held.
+    /// Returns the time in which `sequences` are released with `in_flight` held.
     pub(super) fn time_to_free(&self, sequences: u64, in_flight: u64, now: Nanos) -> Option<Duration> {
         let seconds = sequences as f64 / self.rate(in_flight, now)?;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))

@@ -1,17 +1,17 @@
-//! Outlier ejection: a worker that fails what others can do gets no requests for a while.
+//! Outlier ejection: a worker that fails requests which others can serve gets none for a while.
 //!
-//! A worker that fails at once is always the least loaded, so without this it draws the more requests the faster it
-//! fails. Connections that cannot be made are another matter (`health`): they cost no request anything, so such a
-//! worker is tried again within seconds.
+//! A worker that fails at once is always the least loaded, so without ejection it gets the more
+//! requests the faster it fails. Failed connections are handled by `health`: they cost no request
+//! anything, so such a worker is tried again within seconds.
 //!
-//! * **What counts** (`outcomes`): 500, 502, 504, an answer of the wrong type, a connection that breaks, a stream that
-//!   breaks off. 429 and 503 pause the worker for as long as it asks (`aside`) and never eject it; other 4xx say nothing
-//!   of it.
-//! * **Bounds.** At most `max_percent` of the workers of a pool that may take work are ejected, rounded down, counting
-//!   those that cannot be reached. A pool of one keeps its worker: it is shown as failing. Each gateway counts what it
-//!   sees itself; several of them see the same workers fail.
-//! * **Trade-off.** While a worker is tried it serves one request at a time, until that is whole or has flowed for as
-//!   long as the shortest ejection.
+//! * **What counts** (`outcomes`): 500, 502, 504, an answer of the wrong type, a connection or
+//!   stream that breaks. 429 and 503 pause the worker for as long as it asks (`aside`) and never
+//!   eject it; other 4xx say nothing about it.
+//! * **Bounds.** At most `max_percent` of a pool's workers that may take work are ejected, rounded
+//!   down; unreachable workers count as ejected. A pool of one keeps its worker and shows it as
+//!   failing. Each gateway counts what it sees itself; several see the same workers fail.
+//! * **Trade-off.** A worker on trial serves one request at a time, until that is complete or has
+//!   flowed for as long as the shortest ejection.
 
 use std::time::Duration;
 
@@ -24,36 +24,36 @@ use super::member::Worker;
 use super::outcomes::{FailureEvidence, OutcomeCounts};
 use super::seat::SeatId;
 
-/// What becomes of workers that fail.
+/// What happens to workers that fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EjectionMode {
     /// They are ejected.
     #[default]
     On,
-    /// They are shown as failing.
+    /// They are only shown as failing.
     Observe,
-    /// Nothing.
+    /// Failures are not counted.
     Off,
 }
 
 /// When a worker is ejected, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EjectionSettings {
-    /// What becomes of workers that fail.
+    /// What happens to workers that fail.
     pub mode: EjectionMode,
     /// Failures in a row that eject a worker. At least 1.
     pub consecutive: u32,
-    /// Share of the requests of the interval that must fail for it, in percent.
+    /// Percentage of failures in the interval above which a worker is ejected.
     pub failure_percentage: u32,
-    /// Requests of the interval from which on the share counts.
+    /// Requests in the interval from which on the percentage counts.
     pub request_volume: u32,
-    /// The interval.
+    /// Interval over which requests are counted.
     pub interval: Duration,
-    /// The first ejection's length.
+    /// Length of the first ejection.
     pub base: Duration,
-    /// The longest.
+    /// Length of the longest ejection.
     pub max: Duration,
-    /// How much of a pool may be ejected at once, in percent of its workers.
+    /// Maximum share of a pool that is ejected at once, in percent of its workers.
     pub max_percent: u32,
 }
 
@@ -73,7 +73,7 @@ impl Default for EjectionSettings {
 }
 
 impl Gate {
-    /// A request that failed at `worker` succeeded at another: that worker failed it.
+    /// Records that a request which failed at `worker` succeeded at another.
     pub fn convict(&mut self, worker: &str, failure: Failure, now: Nanos) {
         let Some(place) = self.place_of(worker) else { return };
         if let Failure::Busy(Some(asks)) = failure
@@ -86,7 +86,7 @@ impl Gate {
         }
     }
 
-    /// The request with this seat failed at `worker` and nowhere else, and will not be sent again.
+    /// Records that the request of this permit failed only at `worker` and will not be sent again.
     pub fn suspect(&mut self, id: SeatId, worker: &str, failure: Failure, now: Nanos) {
         let Some(caller) = self.seats.get(&id).map(|seat| seat.caller()) else { return };
         if let Some(place) = self.place_of(worker).filter(|_| failure.counts()) {
@@ -94,7 +94,7 @@ impl Gate {
         }
     }
 
-    /// The answer says nothing of how fast the worker is: it is an error, whoever's.
+    /// Records an error answer, of worker or caller: its speed says nothing about the worker.
     pub fn answered_with_error(&mut self, id: SeatId) {
         if let Some(seat) = self.seats.get_mut(&id) {
             seat.fail();
@@ -106,7 +106,7 @@ impl Gate {
         self.workers.iter().position(is_it)
     }
 
-    /// A request that was sent there at `sent` succeeded.
+    /// Records the success of a request that was sent there at `sent`.
     pub(super) fn count_success(&mut self, place: usize, sent: Nanos, now: Nanos) {
         let settings = self.settings.ejection;
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
@@ -123,7 +123,7 @@ impl Gate {
         }
     }
 
-    /// A request failed there.
+    /// Records a failed request at the worker at `place`.
     pub(super) fn count_failure(&mut self, place: usize, evidence: FailureEvidence, now: Nanos) {
         let settings = self.settings.ejection;
         if settings.mode == EjectionMode::Off {
@@ -133,7 +133,7 @@ impl Gate {
         let may = settings.mode == EjectionMode::On && self.may_eject(place, now);
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         if worker.aside.is_ejected(now) {
-            // Nothing is sent there now: it was before, and what it says is known.
+            // Nothing is sent there now; a request from before the ejection adds nothing new.
             return;
         }
         let ejected = worker.aside.trouble() == Some(WorkerTrouble::Ejected);
@@ -152,7 +152,7 @@ impl Gate {
         self.serve(now);
     }
 
-    /// Leaves a worker alone that said it is busy, unless it is the last that may be sent anything.
+    /// Pauses a worker that said it is busy, unless no other takes work.
     pub(super) fn pause(&mut self, place: usize, now: Nanos) {
         if self.settings.ejection.mode != EjectionMode::On {
             return;
@@ -166,7 +166,7 @@ impl Gate {
         self.recount(place, now);
     }
 
-    /// When only those are left that are put aside for what they answered, they serve: a bad worker is better than none.
+    /// Reopens ejected and paused workers if no others are left: a bad worker is better than none.
     pub(super) fn lift_the_last(&mut self, now: Nanos) {
         let serves = |worker: &Worker| worker.open(now) && !worker.aside.is_aside();
         if !self.workers.iter().flatten().any(serves) {
@@ -175,7 +175,7 @@ impl Gate {
         }
     }
 
-    /// Whether one more may be ejected.
+    /// Returns `true` if one more worker may be ejected.
     fn may_eject(&self, place: usize, now: Nanos) -> bool {
         let members =
             || self.workers.iter().enumerate().filter_map(|(at, worker)| Some((at, worker.as_ref()?)));
@@ -187,7 +187,7 @@ impl Gate {
         gone.count() < most
     }
 
-    /// What became of the requests of the interval at the other workers.
+    /// Returns the outcomes of the other workers in the interval.
     fn others(&mut self, place: usize, now: Nanos) -> OutcomeCounts {
         let interval = self.settings.ejection.interval;
         let mut sum = OutcomeCounts::default();

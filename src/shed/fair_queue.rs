@@ -1,9 +1,10 @@
-//! The requests that wait: bounded in number and bytes, strict by class, fair by caller, and never too old.
+//! The requests that wait: bounded in number, bytes and time, strict by class, fair by caller.
 //!
-//! Within a class the callers take turns by their virtual counters (`callers.rs`), and within a caller the earliest
-//! deadline goes first. When the queue is full, the last in the line of the caller that would be served latest, in the lowest
-//! class that waits, makes room for a newcomer that would be served before it; so a flood fills the queue only with
-//! itself. Waiting costs a caller nothing: its counter moves when a request is admitted.
+//! Within a class the callers take turns by their virtual counters (`callers.rs`), within a caller
+//! the earliest deadline goes first. In a full queue, a newcomer displaces the last request of the
+//! caller that would be served latest, in the lowest waiting class, if it would be served before
+//! that. So a flood fills the queue only with itself. Waiting is free: a caller's counter moves at
+//! admissions.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,20 +20,20 @@ use super::callers::{Callers, Place, WaiterId};
 use super::gate::Gate;
 use super::ledger::Load;
 
-/// Virtual tokens of one token at weight 1: weights up to this divide without losing a single token.
+/// Virtual tokens per token at weight 1: weights up to this divide without losing a token.
 const SCALE: u64 = 256;
-/// Output is worth two prompt tokens: it is decoded one by one, while prompts are read many at once.
+/// An output token costs two prompt tokens: outputs are decoded one by one, prompts in bulk.
 const OUTPUT_WEIGHT: u64 = 2;
 
-/// Places of workers.
+/// Indexes of workers that have had a request.
 pub(super) type Tried = SmallVec<[usize; 2]>;
 
-/// What an admitted request has cost its caller so far.
+/// The charge of an admitted request to its caller.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Charge {
     class: Class,
     caller: usize,
-    /// Stands for the caller in every class.
+    /// Hash of the caller's id, the same in every class.
     pub(super) key: u64,
     admission: u64,
     weight: u32,
@@ -48,9 +49,9 @@ pub(super) struct Waiting {
     pub(super) load: Load,
     pub(super) session: Option<u64>,
     pub(super) stream: bool,
-    /// Places of workers that have failed it: others only.
+    /// Indexes of workers that failed it; they are excluded.
     pub(super) tried: Tried,
-    /// What was asked, if the seat it gets may be taken away again.
+    /// The request's parameters, if its permit may be revoked later.
     pub(super) ask: Option<Box<Ask>>,
     pub(super) since: Nanos,
     pub(super) expires: Nanos,
@@ -61,7 +62,6 @@ pub(super) struct Waiting {
     key: u64,
 }
 
-/// The bounds of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) length: usize,
@@ -76,43 +76,41 @@ pub(super) struct FairQueue {
     expiry: BTreeSet<Place>,
     bytes: u64,
     next: u64,
-    /// Since when somebody of a class asks and nobody of it is admitted.
+    /// By class: since when it has had requests without an admission.
     wanting: [Option<Nanos>; 3],
 }
 
 impl FairQueue {
-    /// Requests waiting in `class`.
+    /// Returns the number of requests that wait in `class`.
     pub(super) fn depth(&self, class: Class) -> usize {
         self.class(class).waiting()
     }
 
-    /// Bytes of request bodies waiting.
+    /// Returns the bytes of request bodies that wait.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Requests waiting.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Callers remembered.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
         self.classes.iter().map(Callers::remembered).sum()
     }
 
-    /// Sequences of all waiting requests.
+    /// Returns the sequences of all waiting requests.
     pub(super) fn sequences(&self) -> u64 {
         self.classes.iter().map(Callers::sequences).sum()
     }
 
-    /// Whether somebody of `class` or above waits.
+    /// Returns `true` if a request of `class` or above waits.
     pub(super) fn blocks(&self, class: Class) -> bool {
         Class::ALL.into_iter().any(|other| other >= class && self.class(other).waiting() > 0)
     }
 
-    /// Sequences that would be admitted before `ask`, counted as far as `enough`; `None` when there are fewer.
+    /// Returns the sequences to be admitted before `ask`, counted up to `enough`; `None` if fewer.
     pub(super) fn ahead(&self, ask: &Ask, expires: Nanos, enough: u64, now: Nanos) -> Option<u64> {
         let waiting = |other: &Class| self.class(*other).sequences();
         let above: u64 = Class::ALL.iter().filter(|other| **other > ask.class).map(waiting).sum();
@@ -124,7 +122,7 @@ impl FairQueue {
         Some(above + beside).filter(|ahead| *ahead >= enough)
     }
 
-    /// Whether `ask` fits; if not, those who must go for it, taken out. `None`: nobody is less deserving.
+    /// Makes room for `ask`; returns the requests removed for it, `None` if none may be displaced.
     pub(super) fn make_room(
         &mut self,
         ask: &Ask,
@@ -161,7 +159,7 @@ impl FairQueue {
         Some(victims.into_iter().filter_map(|id| self.refuse(id, now)).collect())
     }
 
-    /// Takes out who would be served last, while the queue exceeds `bounds`.
+    /// Removes the request that would be served last, if the queue exceeds `bounds`.
     pub(super) fn pop_surplus(&mut self, bounds: Bounds, now: Nanos) -> Option<Waiting> {
         if self.waiting.len() <= bounds.length && self.bytes <= bounds.bytes {
             return None;
@@ -171,7 +169,7 @@ impl FairQueue {
         self.refuse(last, now)
     }
 
-    /// Puts a request into the queue until `expires`.
+    /// Queues a request until `expires`.
     pub(super) fn push(&mut self, ask: &Ask, tried: Tried, expires: Nanos, now: Nanos) -> WaiterId {
         let id = WaiterId(self.next);
         self.next += 1;
@@ -205,18 +203,19 @@ impl FairQueue {
         id
     }
 
-    /// Somebody of `class` asked and was not admitted at once.
+    /// Records that a request of `class` was not admitted at once.
     pub(super) fn wants(&mut self, class: Class, now: Nanos) {
         self.wanting[class as usize].get_or_insert(now);
     }
 
-    /// Somebody of `class` was admitted.
+    /// Records that a request of `class` was admitted.
     pub(super) fn served(&mut self, class: Class) {
         self.wanting[class as usize] = None;
     }
 
-    /// Who is next: strictly by class, except that a class that nobody was admitted of for `promote` (zero: never)
-    /// goes first once, so that it is not shut out for ever. That costs the others one seat in each such time.
+    /// Returns the next request, strictly by class. A class without an admission for `promote`
+    /// (zero: never) goes first once, so that it does not starve; the others lose one permit per
+    /// `promote`.
     pub(super) fn head(&self, now: Nanos, promote: Duration) -> Option<&Waiting> {
         let starves = |since: &Option<Nanos>| {
             !promote.is_zero() && since.is_some_and(|since| now.since(since) >= promote)
@@ -247,13 +246,13 @@ impl FairQueue {
         Charge { class, caller, key, admission, weight, sequences: load.sequences, cost }
     }
 
-    /// Corrects a charge at the end: `used` is what the request really took, `None` nothing at all.
+    /// Corrects a charge at the end: `used` is the load really caused; `None` means none.
     pub(super) fn settle(&mut self, charge: Charge, used: Option<Load>) {
         let actual = used.map_or(0, |load| cost(load.prompt, load.output, charge.sequences, charge.weight));
         self.class_mut(charge.class).settle(charge.caller, charge.admission, charge.cost, actual);
     }
 
-    /// A request was refused on arrival.
+    /// Records that a request was refused on arrival.
     pub(super) fn missed(&mut self, ask: &Ask, now: Nanos) {
         let load = ask.load();
         let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
@@ -262,14 +261,13 @@ impl FairQueue {
         callers.missed(&ask.caller, cost, now);
     }
 
-    /// Takes a request out that is refused: its caller is owed something.
+    /// Removes a request that is refused, and credits its caller.
     pub(super) fn refuse(&mut self, id: WaiterId, now: Nanos) -> Option<Waiting> {
         let waiting = self.remove(id, now)?;
         self.class_mut(waiting.class).missed_at(waiting.caller, waiting.cost, now);
         Some(waiting)
     }
 
-    /// Takes a request out of the queue.
     pub(super) fn remove(&mut self, id: WaiterId, now: Nanos) -> Option<Waiting> {
         let waiting = self.waiting.remove(&id)?;
         let place = (waiting.expires, id);
@@ -280,7 +278,7 @@ impl FairQueue {
         Some(waiting)
     }
 
-    /// Ends the debts of waiting callers whose time is over; `true`: the order of service may have changed.
+    /// Ends expired debts of waiting callers. Returns `true` if that may change the order.
     pub(super) fn forgive(&mut self, now: Nanos) -> bool {
         let mut any = false;
         for class in &mut self.classes {
@@ -289,7 +287,7 @@ impl FairQueue {
         any
     }
 
-    /// Takes out one whose time is over.
+    /// Removes one request whose wait is over.
     pub(super) fn pop_expired(&mut self, now: Nanos) -> Option<Waiting> {
         let (expires, id) = *self.expiry.first()?;
         if expires > now { None } else { self.refuse(id, now) }
@@ -304,10 +302,10 @@ impl FairQueue {
     }
 }
 
-/// What a request costs its caller, in virtual tokens. One without tokens costs as many as it has sequences.
+/// Returns the cost of a request in virtual tokens. Its tokens count at least one per sequence.
 fn cost(prompt: u64, output: u64, sequences: u32, weight: u32) -> u64 {
     let tokens = prompt.saturating_add(output.saturating_mul(OUTPUT_WEIGHT));
-    // Capped so that a nonsensical demand cannot drive a counter to its end.
+    // Capped, so that an absurd estimate cannot drive a counter to its maximum.
     let tokens = tokens.max(u64::from(sequences)).min(u64::from(u32::MAX));
     (tokens * SCALE / u64::from(weight.max(1))).max(1)
 }

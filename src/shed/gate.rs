@@ -1,9 +1,9 @@
-//! The gate of one pool: who gets a seat, who waits, who is told to come back.
+//! The gate of one pool: admits, queues or refuses requests.
 //!
-//! Every change goes through a method that takes the time and leaves the gate settled: nobody waits who could be
-//! served, nobody waits longer than allowed. What that meant for waiting requests is collected in
-//! [`Gate::take_settled`], for the caller to hand on. A request at the head of the queue that does not fit holds up
-//! those behind it, for at most its own wait: letting smaller ones pass would starve it.
+//! Every change goes through a method that takes the time and leaves the gate settled: no request
+//! waits that could be served, and none longer than allowed. [`Gate::take_settled`] returns what
+//! became of waiting requests. A head of the queue that does not fit holds up those behind it, for
+//! at most its own wait: letting smaller ones pass would starve it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,36 +28,36 @@ use super::roll::Roll;
 use super::seat::{Seat, SeatId};
 use super::settings::GateSettings;
 
-/// A seat at a worker.
+/// A granted permit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The seat.
+    /// Id of the permit.
     pub seat: SeatId,
-    /// The worker it is at.
+    /// Id of the worker.
     pub worker: Arc<str>,
-    /// Whether it may be taken away for a critical request before the answer begins.
+    /// Whether a critical request may revoke it before the answer begins.
     pub yields: bool,
-    /// Sequences it is for.
+    /// Sequences it covers.
     pub sequences: u32,
     /// How long the request waited for it.
     pub waited: Duration,
 }
 
-/// A request that was not refused.
+/// The result for a request that is not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It has its seat.
+    /// It was admitted.
     Granted(Grant),
     /// It waits; its outcome will be among [`Gate::take_settled`].
     Waiting {
-        /// Names it.
+        /// Identifies the request.
         id: WaiterId,
         /// When its wait ends.
         expires_at: Nanos,
     },
 }
 
-/// What became of a request that waited.
+/// Outcome of a request that waited: a permit or a refusal.
 pub type Outcome = (WaiterId, Result<Grant, Refusal>);
 
 /// The gate of one pool.
@@ -66,34 +66,34 @@ pub struct Gate {
     pub(super) pool: Arc<str>,
     pub(super) settings: GateSettings,
     pub(super) pick: Pick,
-    /// A worker keeps its place; the place of one that is gone is used again.
+    /// A worker keeps its index; the index of a removed one is reused.
     pub(super) workers: Vec<Option<Worker>>,
     pub(super) seats: HashMap<SeatId, Seat>,
     pub(super) queue: FairQueue,
     pub(super) drain: Drain,
-    /// Who was told to come back of late.
+    /// Recent refusals that carried a retry time.
     pub(super) told: Crowd,
-    /// Sequences of all seats.
+    /// Sequences of all permits.
     pub(super) in_flight: u64,
     pub(super) random: Rng,
     next_seat: u64,
     pub(super) settled: Vec<Outcome>,
     pub(super) displaced: Vec<Displaced>,
-    /// Seats that a critical request may take, by the time of their grant.
+    /// Permits that a critical request may revoke, by time of grant.
     pub(super) displaceable: BTreeSet<(Nanos, SeatId)>,
-    /// Seats whose prompt is supposed to be read by then.
+    /// Permits whose prompt is assumed to be read at the given time.
     pub(super) reading: BTreeSet<(Nanos, SeatId)>,
-    /// Seats whose clients have left while their workers work on, by the time when they are free.
+    /// Permits whose clients have left while the workers may work on, by time of release.
     pub(super) abandoned: BTreeSet<(Nanos, SeatId)>,
-    /// Workers as the choice sees them, and their places. Kept to save allocations.
+    /// Workers as the choice sees them, and their indexes. Kept to save allocations.
     pub(super) candidates: Vec<Candidate>,
     pub(super) places: Vec<usize>,
-    /// What the workers come to together.
+    /// Totals over the workers.
     pub(super) roll: Roll,
 }
 
 impl Gate {
-    /// A gate without workers. `seed` is the start of its randomness: choices and jitter.
+    /// Creates a gate without workers. `seed` seeds its random choices and jitter.
     #[must_use]
     pub fn new(pool: Arc<str>, settings: GateSettings, pick: Pick, seed: u64) -> Self {
         Self {
@@ -119,11 +119,11 @@ impl Gate {
         }
     }
 
-    /// Decides about a request.
+    /// Admits, queues or refuses a request.
     ///
     /// # Errors
-    /// `request_too_large` when no worker can ever hold the prompt, `no_worker` when none takes work, `overloaded`
-    /// when the wait would be too long or the queue is full.
+    /// `request_too_large` if no worker can ever hold the prompt, `no_worker` if none takes work,
+    /// `overloaded` if the wait would be too long or the queue is full.
     pub fn ask(&mut self, ask: &Ask, now: Nanos) -> Result<Answer, Refusal> {
         self.advance(now);
         let load = ask.load();
@@ -139,7 +139,7 @@ impl Gate {
                 if let Some(ask) = yielding.ask {
                     self.requeue(id, &ask, now);
                 }
-                // What gave way may have been wider than what took its place.
+                // The revoked request may have been wider than the new one.
                 self.serve(now);
                 return Ok(Answer::Granted(grant));
             }
@@ -159,7 +159,7 @@ impl Gate {
         self.seat(seat, Duration::ZERO, now)
     }
 
-    /// A waiting request was given up by its client.
+    /// Removes a waiting request whose client has left.
     pub fn cancel(&mut self, id: WaiterId, now: Nanos) {
         self.queue.remove(id, now);
         self.advance(now);
@@ -167,7 +167,7 @@ impl Gate {
         self.serve(now);
     }
 
-    /// A waiting request gave up by its own watch: why it has no seat.
+    /// Removes a waiting request whose own timer expired; returns its refusal.
     pub fn give_up(&mut self, id: WaiterId, now: Nanos) -> Refusal {
         let waited = self.queue.refuse(id, now).map_or(Duration::ZERO, |waiting| now.since(waiting.since));
         let refusal = self.waited_in_vain(waited, now);
@@ -176,7 +176,7 @@ impl Gate {
         refusal
     }
 
-    /// The refusal of a request that has waited.
+    /// Returns the refusal of a request that has waited.
     pub(super) fn waited_in_vain(&mut self, waited: Duration, now: Nanos) -> Refusal {
         let retry = self.retry_after(now);
         if self.is_open(now) {
@@ -186,7 +186,7 @@ impl Gate {
         }
     }
 
-    /// Refuses those whose time is over, and lets workers back whose cool-down is over.
+    /// Refuses requests whose wait is over, and reopens workers whose cool-down is over.
     pub fn advance(&mut self, now: Nanos) {
         let mut removed = false;
         while let Some(waiting) = self.queue.pop_expired(now) {
@@ -202,12 +202,12 @@ impl Gate {
         }
     }
 
-    /// What became of waiting requests since this was last asked, in order.
+    /// Returns the outcomes of waiting requests since the last call, in order.
     pub fn take_settled(&mut self) -> impl Iterator<Item = Outcome> + '_ {
         self.settled.drain(..)
     }
 
-    /// Gives seats to those who wait, in order, while there is room.
+    /// Grants permits to waiting requests, in order, while there is room.
     pub(super) fn serve(&mut self, now: Nanos) {
         self.call_roll(now);
         while let Some(head) = self.queue.head(now, self.settings.promote) {
@@ -249,7 +249,7 @@ impl Gate {
         Grant { seat: id, worker, yields, sequences, waited }
     }
 
-    /// Writes a seat into the ledger of its worker, whose id it returns.
+    /// Adds a permit to its worker's ledger; returns the worker's id.
     pub(super) fn occupy(&mut self, id: SeatId, seat: &Seat, now: Nanos) -> Arc<str> {
         let worker = self.workers.get_mut(seat.worker).and_then(Option::as_mut);
         let Some(worker) = worker else { return Arc::clone(&self.pool) };
@@ -263,7 +263,7 @@ impl Gate {
         id
     }
 
-    /// A place in the queue and when the wait ends, or why there is none.
+    /// Queues a request; returns its id and the end of its wait, or the refusal.
     pub(super) fn enqueue(
         &mut self,
         ask: &Ask,
@@ -296,19 +296,19 @@ impl Gate {
             self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
         }
         let id = self.queue.push(ask, tried, expires_at, now);
-        // As the new head it may be smaller than the one that did not fit.
+        // The new head may be smaller than the one that did not fit.
         if self.queue.head(now, self.settings.promote).is_some_and(|head| head.id == id) {
             self.serve(now);
         }
         Ok((id, expires_at))
     }
 
-    /// The predicted wait, when it exceeds what the request may wait. Who would be next is never refused for it:
-    /// otherwise a freed seat would go to whoever happens to ask first, which is not fair.
+    /// Returns the predicted wait if it is too long. A request that would be next is never refused
+    /// for it: a freed place would then unfairly go to whichever request comes first.
     fn too_long(&self, ask: &Ask, expires_at: Nanos, now: Nanos) -> Option<Duration> {
         let budget = expires_at.since(now);
         let rate = self.drain.rate(self.in_flight, now)?;
-        // With fewer ahead than this the wait is within the budget, and more would not change the answer.
+        // With fewer ahead than this, the wait is within the budget; more do not change the answer.
         let enough = (rate * budget.as_secs_f64()) as u64 + 1;
         let ahead = self.queue.ahead(ask, expires_at, enough, now)?;
         let predicted = self.drain.time_to_free(ahead, self.in_flight, now)?;

@@ -1,7 +1,7 @@
 //! A gate that many tasks share.
 //!
-//! One lock per pool, held for a decision and never while a waker is called: a waker may run arbitrary code of the
-//! executor. The clock is read under the lock, so that the gate sees time in order.
+//! One lock per pool is held for one decision, never while a waker runs the executor's code. The
+//! clock is read under the lock, so that the gate sees time in order.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,16 +26,16 @@ use super::settings::GateSettings;
 use super::snapshot::GateSnapshot;
 use super::waiter::{Desk, Waiter};
 
-/// What a request gets that was not refused.
+/// The result for a request that is not refused.
 #[derive(Debug)]
 pub enum Entry {
-    /// A seat.
+    /// A permit.
     Admitted(Permit),
     /// A place in the queue.
     Waiting(Waiter),
 }
 
-/// The shared gate of one pool. Clones are handles of the same gate.
+/// The shared gate of one pool; clones refer to the same gate.
 #[derive(Clone)]
 pub struct GateHandle {
     shared: Arc<Shared>,
@@ -49,12 +49,11 @@ struct Shared {
 pub(super) struct State {
     pub(super) gate: Gate,
     pub(super) desks: HashMap<WaiterId, Desk>,
-    /// Seats that were taken away and whose holders have not yet asked what became of them: one for each permit at
-    /// most.
+    /// Revoked permits whose holders have not yet asked for the outcome: at most one per permit.
     pub(super) displaced: HashMap<SeatId, Displaced>,
-    /// Who is to be woken when its seat is taken away.
+    /// Wakers to call when a permit is revoked.
     pub(super) watchers: HashMap<SeatId, Waker>,
-    /// Up to when the gate knows of the gateway's own pauses.
+    /// The gate knows of the gateway's own pauses up to this time.
     paused_until: Nanos,
 }
 
@@ -72,7 +71,7 @@ impl GateHandle {
         Self { shared: Arc::new(Shared { state, clock }) }
     }
 
-    /// Asks for a seat.
+    /// Asks for a permit.
     ///
     /// # Errors
     /// As [`Gate::ask`].
@@ -90,29 +89,29 @@ impl GateHandle {
         })
     }
 
-    /// Refuses those whose time is over, and tries workers again whose cool-down is over. Called by a ticker; every
-    /// other call does it too.
+    /// Refuses requests whose wait is over, and reopens workers whose cool-down is over. A ticker
+    /// calls it; every other call does it too.
     pub fn expire(&self) {
         self.with(|state, now| state.gate.advance(now));
     }
 
-    /// The gate as it is now.
+    /// Returns the current state of the gate.
     #[must_use]
     pub fn snapshot(&self) -> GateSnapshot {
         self.with(|state, now| state.gate.snapshot(now))
     }
 
-    /// New settings and workers; see [`Gate::rebuild`].
+    /// Applies new settings and workers; see [`Gate::rebuild`].
     pub fn rebuild(&self, settings: GateSettings, members: Vec<Member>) {
         self.with(|state, now| state.gate.rebuild(settings, members, now));
     }
 
-    /// Takes in what a worker reported; see [`Gate::report`].
+    /// Applies a worker's report; see [`Gate::report`].
     pub fn report(&self, id: &str, report: Report) {
         self.with(|state, now| state.gate.report(id, report, now));
     }
 
-    /// Scales what a worker may have; see [`Gate::weigh`].
+    /// Scales a worker's limit; see [`Gate::weigh`].
     pub fn weigh(&self, id: &str, weight: f64) {
         self.with(|state, now| state.gate.weigh(id, weight, now));
     }
@@ -125,7 +124,7 @@ impl GateHandle {
         self.shared.clock.now()
     }
 
-    /// Runs `act` under the lock and wakes, outside it, whom that concerns.
+    /// Runs `act` under the lock, then wakes the affected tasks outside it.
     pub(super) fn with<R>(&self, act: impl FnOnce(&mut State, Nanos) -> R) -> R {
         let mut wakers = SmallVec::<[_; 4]>::new();
         let result = {
@@ -154,10 +153,10 @@ impl GateHandle {
 }
 
 impl State {
-    /// Tells the gate that the gateway itself was late, before it concludes anything from what it hears only now.
+    /// Tells the gate about a pause of the gateway before it judges events that are therefore late.
     fn notice_pause(&mut self, clock: &Clock, now: Nanos) {
         let Some(pause) = clock.lag().pause(now) else { return };
-        // One that goes on grows a little with each call until the next tick.
+        // An ongoing pause grows a little with each call until the next tick.
         if pause.to > self.paused_until + TICK {
             self.gate.lagged(pause.from.max(self.paused_until), pause.to);
             self.paused_until = pause.to;

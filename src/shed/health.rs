@@ -1,10 +1,10 @@
-//! Whether a worker can be reached, learned from what becomes of the requests sent to it.
+//! Whether a worker is reachable, learned from the requests sent to it.
 //!
-//! Two failures in a row, without an answer between them, put a worker aside for a cool-down of 1 s; so does silence on
-//! all its streams at once (see `silence`). Afterwards it is tried with at most four sequences: an answer restores it,
-//! another failure doubles the cool-down, up to 10 s. It is always tried again, also when it is the only one, so nothing
-//! is locked out for good. A failure is a connection that cannot be made. What a worker that can be reached does with
-//! requests is judged elsewhere (`ejection`), and of one that is only late its law hears.
+//! Two failed connections without an answer between them start a cool-down of 1 s; so does silence
+//! on all streams at once (see `silence`). Then the worker is tried with at most four sequences: an
+//! answer restores it, another failure doubles the cool-down, up to 10 s. It is always tried again,
+//! also if it is the only one, so no worker is locked out for good. Requests that fail at a
+//! reachable worker are judged by `ejection`, late ones by its limit algorithm.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::clock::Nanos;
 
 use super::aside::WorkerTrouble;
 
-/// Failed connections in a row that put a worker aside.
+/// Failed connections in a row that start a cool-down.
 const FAILURES: u32 = 2;
 /// The first cool-down.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// The longest cool-down: a worker that came back is found within it.
+/// The longest cool-down: a worker that is back is found within this time.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Sequences given to a worker on trial: enough to learn from, few enough to lose.
+/// Sequences for a worker on trial: enough to learn from, few enough to lose.
 const ON_TRIAL: u32 = 4;
 
-/// What the requests sent to one worker say of it.
+/// Reachability of one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Health {
     failures: u32,
@@ -29,13 +29,12 @@ pub(super) struct Health {
     cool_down: Duration,
     /// When the worker last answered.
     answered_at: Option<Nanos>,
-    /// When it last fell silent, until it answers again.
+    /// Start of its silence, until it answers again.
     silent_since: Option<Nanos>,
 }
 
 impl Health {
-    /// A connection could not be made. What was tried before the cool-down began does
-    /// not prolong it.
+    /// Records a failed connection. Attempts from before a cool-down do not prolong it.
     pub(super) fn failed(&mut self, now: Nanos) {
         if !self.reachable(now) {
             return;
@@ -47,46 +46,45 @@ impl Health {
         }
     }
 
-    /// It is silent on all its streams.
+    /// Records that all its streams are silent.
     pub(super) fn fell_silent(&mut self, now: Nanos) {
         self.failures = self.failures.max(FAILURES);
         self.failed(now);
         self.silent_since = Some(now);
     }
 
-    /// When it last fell silent, if it has not answered since.
+    /// Returns the start of its silence; `None` if it has answered since.
     pub(super) const fn silent_since(&self) -> Option<Nanos> {
         self.silent_since
     }
 
-    /// Tokens arrived: if it was silent, that is over.
+    /// Records that tokens arrived, which ends a silence.
     pub(super) fn flowed(&mut self, now: Nanos) {
         if self.silent_since.is_some() {
             self.answered(now);
         }
     }
 
-    /// The worker answered a request.
+    /// Records that the worker answered a request.
     pub(super) fn answered(&mut self, now: Nanos) {
         *self = Self { answered_at: Some(now), ..Self::default() };
     }
 
-    /// When the worker last answered a request.
     pub(super) const fn answered_at(&self) -> Option<Nanos> {
         self.answered_at
     }
 
-    /// Whether the worker may be tried.
+    /// Returns `true` if requests may be sent to the worker.
     pub(super) fn reachable(&self, now: Nanos) -> bool {
         now >= self.cooling_until
     }
 
-    /// When the cool-down ends, while there is one.
+    /// Returns the end of the cool-down; `None` without one.
     pub(super) fn cooling_until(&self, now: Nanos) -> Option<Nanos> {
         (!self.reachable(now)).then_some(self.cooling_until)
     }
 
-    /// What is wrong with it, until it has answered.
+    /// Returns what is wrong with it, until it has answered.
     pub(super) const fn trouble(&self) -> Option<WorkerTrouble> {
         if self.silent_since.is_some() {
             Some(WorkerTrouble::Silent)
@@ -97,7 +95,7 @@ impl Health {
         }
     }
 
-    /// `limit`, or less while the worker is on trial after a cool-down.
+    /// Returns `limit`, or less while the worker is on trial after a cool-down.
     pub(super) fn bound(&self, limit: u32) -> u32 {
         if self.failures >= FAILURES { limit.min(ON_TRIAL) } else { limit }
     }

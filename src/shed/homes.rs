@@ -1,36 +1,35 @@
-//! Where sessions belong, remembered.
+//! The session map: remembers the worker of each session.
 //!
-//! The home of a session is the worker that ranks highest for it among all that take work (rendezvous hashing). To find
-//! it every worker has to be ranked; it stays the same until one comes or goes. So what was found is kept in a small
-//! table, each session at one place of it: a later one that falls on the same place takes it over, and the other is
-//! found anew when it is asked for. The answer is always the one that a search would give.
+//! The worker of a session is the one that ranks highest for it among all that take work
+//! (rendezvous hashing). Finding it means ranking all; it stays the same until one comes or goes.
+//! So the results are kept in a small table with one slot per session. A session with the same slot
+//! replaces the other, which is searched anew when needed. The answer is that of a search.
 
-/// Places in the table. 8192 of 16 bytes; so many sessions are active at once before a thousand workers.
+/// Slots of 16 bytes: enough for the sessions active at once at a thousand workers.
 const PLACES: usize = 8192;
 
-/// The homes found so far.
+/// The workers found so far.
 #[derive(Debug, Default)]
 pub(super) struct Homes {
-    /// Session and place of its worker, if there is one.
+    /// Session, and the index of its worker if it has been found.
     table: Vec<(u64, Option<u32>)>,
-    /// Among which workers they were sought.
+    /// Indexes of the workers that were searched.
     among: Vec<usize>,
 }
 
 impl Homes {
-    /// Among which workers homes are sought.
     pub(super) fn among(&self) -> &[usize] {
         &self.among
     }
 
-    /// Others take work from now on.
+    /// Clears the map, because other workers take work from now on.
     pub(super) fn forget(&mut self, among: &[usize]) {
         self.table.clear();
         self.among.clear();
         self.among.extend_from_slice(among);
     }
 
-    /// The home of `session`, by `search` when it is not known.
+    /// Returns the worker of `session`, by `search` if it is not known.
     pub(super) fn of(&mut self, session: u64, search: impl FnOnce() -> Option<usize>) -> Option<usize> {
         if self.table.is_empty() {
             self.table.resize(PLACES, (0, None));

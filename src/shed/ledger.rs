@@ -1,29 +1,29 @@
-//! What a worker has on its hands, counted by the gateway itself.
+//! The load of a worker, counted by the gateway itself.
 //!
-//! Reports from workers are late and may be lost; what this gateway sent and has not yet got back is certain. Every
-//! [`Ledger::occupy`] is undone by exactly one [`Ledger::vacate`] with the same load, so a ledger at rest is zero;
-//! arithmetic saturates, so that even a defect could not make it negative.
+//! Workers' reports are late and may be lost; what this gateway sent and has not got back is
+//! certain. Every [`Ledger::occupy`] is undone by exactly one [`Ledger::vacate`] of the same load,
+//! so an idle ledger is zero. Arithmetic saturates, so even a bug cannot make it negative.
 
-/// What one request puts on a worker.
+/// The load of one request on a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Sequences decoded at once.
     pub sequences: u32,
     /// Prompt tokens.
     pub prompt: u64,
-    /// Output tokens: expected, or seen when that is more.
+    /// Output tokens: the larger of expected and seen.
     pub output: u64,
 }
 
 impl Load {
-    /// Tokens of KV cache that the request will hold at its end.
+    /// Returns the tokens of KV cache that the request will hold at its end.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.prompt.saturating_add(self.output)
     }
 }
 
-/// The three sums of one worker.
+/// The load of one worker, as three sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// I: sequences in flight, by class (`Class as usize`).
@@ -35,7 +35,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A request of class number `class` takes its seat; its prompt is still to be read by the worker.
+    /// Adds a request of class number `class`, whose prompt is still to be read.
     pub fn occupy(&mut self, class: usize, load: &Load) {
         if let Some(count) = self.by_class.get_mut(class) {
             *count = count.saturating_add(load.sequences);
@@ -44,24 +44,24 @@ impl Ledger {
         self.tokens = self.tokens.saturating_add(load.tokens());
     }
 
-    /// The first token arrived: the prompt has been read.
+    /// Counts the prompt as read: the first token arrived.
     pub fn prefilled(&mut self, load: &Load) {
         self.prefill = self.prefill.saturating_sub(load.prompt);
     }
 
-    /// A request's output grew beyond what was expected.
+    /// Adds output tokens beyond the expected ones.
     pub fn grow(&mut self, tokens: u64) {
         self.tokens = self.tokens.saturating_add(tokens);
     }
 
-    /// So many of a request's sequences have ended.
+    /// Removes `sequences` of a request that have ended.
     pub fn shrink(&mut self, class: usize, sequences: u32) {
         if let Some(count) = self.by_class.get_mut(class) {
             *count = count.saturating_sub(sequences);
         }
     }
 
-    /// The seat is free again. `prefilled` tells whether the first token had arrived.
+    /// Removes a request. `prefilled` is `true` if the prompt counts as read.
     pub fn vacate(&mut self, class: usize, load: &Load, prefilled: bool) {
         if let Some(count) = self.by_class.get_mut(class) {
             *count = count.saturating_sub(load.sequences);
@@ -72,25 +72,25 @@ impl Ledger {
         self.tokens = self.tokens.saturating_sub(load.tokens());
     }
 
-    /// I: sequences in flight.
+    /// Returns I, the sequences in flight.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.by_class.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// Sequences in flight by class number.
+    /// Returns the sequences in flight by class number.
     #[must_use]
     pub fn by_class(&self) -> [u32; 3] {
         self.by_class
     }
 
-    /// P: prompt tokens of requests without a first token.
+    /// Returns P, the prompt tokens of requests without a first token.
     #[must_use]
     pub fn prefill(&self) -> u64 {
         self.prefill
     }
 
-    /// K: prompt and output tokens of all requests in flight.
+    /// Returns K, the prompt and output tokens of all requests in flight.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.tokens

@@ -1,15 +1,17 @@
-//! Concurrency: pure decisions about who occupies a worker, and the thin handle that async code holds.
+//! Concurrency limits: pure decisions about which worker serves which request, and a handle for
+//! async code.
 //!
-//! A worker that gets more than it can decode at once does not slow down evenly, it falls off an edge: the time to
-//! the first token jumps for everybody. So each pool has one [`Gate`] that keeps a ledger per worker and lets a
-//! request through only when a worker has room for it; the others wait in a short fair queue or are told at once
-//! when to come back. The gate takes time and randomness as arguments and records nothing outside itself, so tests
-//! and simulations run the very code that the gateway runs.
+//! A worker that gets more requests than it can decode at once does not slow down evenly: the time
+//! to the first token jumps for all. So each pool has one [`Gate`], which keeps a ledger per worker
+//! and admits a request only if a worker has room. Others wait in a short fair queue or are refused
+//! at once with a retry time. The gate takes time and randomness as arguments and has no effects
+//! outside itself, so tests and simulations run the gateway's own code.
 //!
-//! * **Failure mode.** A seat is freed by the last drop of its [`Permit`], or later where the worker is supposed to work on
-//!   ([`Gate::abandon`]), and by nothing else: no timer, no inactivity. A permit that is never dropped therefore keeps its seat; one that is dropped twice cannot exist.
-//! * **Trade-off.** One lock per pool. Decisions take well under a microsecond, so the lock is cheaper than the
-//!   races that counters without one would have between checking and counting.
+//! * **Failure mode.** Only the last drop of a [`Permit`] releases it, or a later moment if the
+//!   worker may work on ([`Gate::abandon`]): no timer, no inactivity. A permit that is never
+//!   dropped is never released; a double drop is impossible.
+//! * **Trade-off.** One lock per pool. Decisions take well under a microsecond, so the lock is
+//!   cheaper than the races of lock-free counters between check and count.
 
 mod abandoned;
 mod account;

@@ -1,9 +1,9 @@
-//! What became of the last requests at one worker, for telling a worker that fails from requests that do.
+//! Recent outcomes of a worker's requests, to tell a worker that fails from requests that fail.
 //!
-//! A request may fail wherever it is sent: a prompt that crashes the engine must not get every worker ejected. So a
-//! failure says something of the worker only when there is more evidence than that request: the same request succeeded
-//! elsewhere, two callers met failures, or the other workers do well meanwhile. Until then it is counted, and nothing
-//! follows from it.
+//! A request may fail wherever it is sent: a prompt that crashes the engine must not eject every
+//! worker. So a failure counts against the worker only with further evidence: the same request
+//! succeeded elsewhere, two callers met failures, or the other workers do well meanwhile. Until
+//! then it is only counted.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::clock::{Nanos, saturating_nanos};
 
 use super::ejection::EjectionSettings;
 
-/// The interval is counted in so many parts, so that it moves in steps of a tenth.
+/// Parts of the interval, so that it moves in steps of a tenth.
 const PARTS: u64 = 10;
 
-/// Requests that ended.
+/// Numbers of requests that ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct OutcomeCounts {
     pub(super) well: u32,
@@ -32,37 +32,37 @@ impl OutcomeCounts {
     }
 }
 
-/// How a failure came to be known.
+/// How a failure is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FailureEvidence {
     /// The same request succeeded at another worker.
     Elsewhere,
-    /// Only this request of this caller tells; the number stands for the caller.
+    /// Only this request of this caller failed; holds the hash of the caller's id.
     Caller(u64),
 }
 
-/// The outcomes of one worker.
+/// Recent outcomes of one worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outcomes {
-    /// The present part of the interval, by its number, and those before it.
+    /// Number of the current part of the interval, and the counts of it and the parts before.
     part: u64,
     parts: [OutcomeCounts; PARTS as usize],
     /// Failures since the last success.
     in_a_row: u32,
-    /// When a failure was last known to be the worker's.
+    /// Last failure that was certainly the worker's.
     certain_at: Option<Nanos>,
-    /// Who met the last failure, and when.
+    /// Caller and time of the last [`FailureEvidence::Caller`].
     caller: Option<(u64, Nanos)>,
 }
 
 impl Outcomes {
-    /// A request ended as it should.
+    /// Records a successful request.
     pub(super) fn succeeded(&mut self, interval: Duration, now: Nanos) {
         self.in_a_row = 0;
         self.count(OutcomeCounts { well: 1, failed: 0 }, interval, now);
     }
 
-    /// A request failed.
+    /// Records a failed request.
     pub(super) fn failed(&mut self, evidence: FailureEvidence, interval: Duration, now: Nanos) {
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.count(OutcomeCounts { well: 0, failed: 1 }, interval, now);
@@ -78,8 +78,8 @@ impl Outcomes {
         }
     }
 
-    /// Whether it fails so often that it should be ejected, where `others` is what its pool's other workers did in the
-    /// interval. On `trial` one failure is enough.
+    /// Returns `true` if it fails so often that it should be ejected. `others` are the outcomes of
+    /// the pool's other workers in the interval. On `trial` one failure is enough.
     pub(super) fn condemn(
         &mut self,
         settings: &EjectionSettings,
@@ -93,12 +93,12 @@ impl Outcomes {
             && u64::from(here.failed) * 100
                 > u64::from(here.total()) * u64::from(settings.failure_percentage);
         let certain = self.certain_at.is_some_and(|at| now.since(at) <= settings.interval);
-        // As many as it failed succeeded elsewhere, and at most one in five failed there.
+        // At least as many succeeded elsewhere, and at most one in five failed there.
         let others_well = others.well >= here.failed.max(1) && others.failed.saturating_mul(4) <= others.well;
         (in_a_row || share) && (certain || others_well)
     }
 
-    /// What became of the requests of the last interval.
+    /// Returns the outcomes of the last interval.
     pub(super) fn tally(&mut self, interval: Duration, now: Nanos) -> OutcomeCounts {
         self.turn(interval, now);
         let mut sum = OutcomeCounts::default();
@@ -106,7 +106,6 @@ impl Outcomes {
         sum
     }
 
-    /// Begins anew.
     pub(super) fn forget(&mut self) {
         *self = Self { part: self.part, ..Self::default() };
     }
@@ -116,7 +115,7 @@ impl Outcomes {
         self.parts[0].add(one);
     }
 
-    /// Ends the parts of the interval that are over.
+    /// Closes the parts of the interval that are over.
     fn turn(&mut self, interval: Duration, now: Nanos) {
         let part = now.0 / (saturating_nanos(interval) / PARTS).max(1);
         let passed = part.saturating_sub(self.part).min(PARTS);

@@ -1,4 +1,4 @@
-//! The right to occupy a worker.
+//! Permits: the right of a request to use a worker.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,17 +17,16 @@ use super::handle::GateHandle;
 use super::seat::SeatId;
 use super::waiter::{Desk, Waiter};
 
-/// Tokens of one stream are reported to the gate at most this often, so that a stream takes the pool's lock ten
-/// times a second and not once per token.
+/// Minimum time between two token reports of one stream to the gate, so that it takes the pool's
+/// lock ten times per second and not once per token.
 pub const REPORT_EVERY: Duration = Duration::from_millis(100);
 
-/// The number of a seat that no gate gives.
+/// Permit id that no gate assigns.
 const NO_SEAT: u64 = u64::MAX;
 
-/// A seat at a worker. Clones share it; the last drop frees it, exactly once. Where the client left a whole answer before it
-/// came, the worker may work on: then the seat is free when that should be over.
-///
-/// What happens to the request is told through it. A permit whose ending nobody told was left by its client.
+/// A place at a worker. Clones share it; the last drop frees it, exactly once. If the client left
+/// before a non-streamed answer came, the worker may work on: then it is freed when that should be
+/// over. The request's progress is reported through it; without a reported ending, the client left.
 #[derive(Clone)]
 pub struct Permit(Arc<Hold>);
 
@@ -45,7 +44,7 @@ struct Hold {
 struct Told {
     worker: Arc<str>,
     ending: Ending,
-    /// The answer has begun to come.
+    /// The answer has begun.
     begun: bool,
 }
 
@@ -63,29 +62,29 @@ impl Permit {
         }))
     }
 
-    /// The id of the worker this permit is for, now.
+    /// Returns the id of the current worker.
     #[must_use]
     pub fn worker(&self) -> Arc<str> {
         Arc::clone(&self.0.told.lock().worker)
     }
 
-    /// How long the request waited for its seat.
+    /// Returns how long the request waited for its permit.
     #[must_use]
     pub fn waited(&self) -> Duration {
         self.0.waited
     }
 
-    /// The request was sent to the worker; again after [`Permit::reassign`].
+    /// Records that the request was sent to the worker; call it again after [`Permit::reassign`].
     pub fn dispatched(&self) {
         self.0.gate.with(|state, now| state.gate.dispatched(self.0.seat(), now));
     }
 
-    /// The first content arrived. Told for event streams only: other answers say nothing about TTFT.
+    /// Records the first content. For event streams only: other answers say nothing about TTFT.
     pub fn first_token(&self) {
         self.0.gate.with(|state, now| state.gate.first_token(self.0.seat(), now));
     }
 
-    /// `seen_total` output tokens have arrived in all. Cheap enough to be told for every chunk.
+    /// Records `seen_total` output tokens so far. Cheap enough to call for every chunk.
     pub fn tokens(&self, seen_total: u64) {
         let hold = &*self.0;
         hold.seen.fetch_max(seen_total, Ordering::Relaxed);
@@ -96,62 +95,62 @@ impl Permit {
         }
     }
 
-    /// Nothing has come from the worker for a while, and the request still waits for it. True when the worker has fallen
+    /// Reports that nothing has come from the worker for a while. Returns `true` if the worker is
     /// silent and the request, which has got nothing yet, should go elsewhere.
     #[must_use]
     pub fn awaits(&self) -> bool {
         self.0.gate.with(|state, now| state.gate.awaits(self.0.seat(), now))
     }
 
-    /// So many of the request's sequences have ended: their places are free, except the last one's, which is when the
-    /// permit is dropped.
+    /// Records that `ended` sequences of the request have ended. Their places are free, except the
+    /// last one's: it is freed when the permit is dropped.
     pub fn finished(&self, ended: u32) {
         if self.0.sequences > 1 {
             self.0.gate.with(|state, now| state.gate.finished(self.0.seat(), ended, now));
         }
     }
 
-    /// How the request ended. The seat is free when the last clone is dropped.
+    /// Records how the request ended. The last drop frees the place.
     pub fn end(&self, ending: Ending) {
         self.0.told.lock().ending = ending;
     }
 
-    /// The worker failed the request; the seat stays until it is moved or dropped.
+    /// Records that the worker failed the request; the permit stays until it is moved or dropped.
     pub fn worker_failed(&self, kind: Failure) {
         self.0.gate.with(|state, now| state.gate.worker_failed(self.0.seat(), kind, now));
     }
 
-    /// The request, which failed at `worker`, succeeded at another.
+    /// Records that the request failed at `worker` and succeeded at another.
     pub fn convict(&self, worker: &str, failure: Failure) {
         self.0.gate.with(|state, now| state.gate.convict(worker, failure, now));
     }
 
-    /// The request failed at `worker` and nowhere else, and will not be sent again.
+    /// Records that the request failed only at `worker` and will not be sent again.
     pub fn suspect(&self, worker: &str, failure: Failure) {
         self.0.gate.with(|state, now| state.gate.suspect(self.0.seat(), worker, failure, now));
     }
 
-    /// The answer is an error, whoever's: how fast it came says nothing of the worker.
+    /// Records an error answer, of worker or caller: its speed says nothing about the worker.
     pub fn answered_with_error(&self) {
         self.0.gate.with(|state, _| state.gate.answered_with_error(self.0.seat()));
     }
 
-    /// Whether the seat may be taken away before the answer begins.
+    /// Returns `true` if the permit may be revoked before the answer begins.
     #[must_use]
     pub fn yields(&self) -> bool {
         self.0.yields
     }
 
-    /// The answer is about to be handed to the client: the seat will not be taken away any more. False when it just
-    /// was; then see [`Permit::waiter`].
+    /// Makes the permit irrevocable before the answer goes to the client. Returns `false` if it was
+    /// just revoked; then see [`Permit::waiter`].
     #[must_use]
     pub fn keep(&self) -> bool {
         self.0.told.lock().begun = true;
         !self.0.yields || self.0.gate.with(|state, _| state.gate.keep(self.0.seat()))
     }
 
-    /// Ready when the seat was taken away: the request must leave its worker at once. Only a permit that
-    /// [yields](Permit::yields) can lose its seat, and only before the answer begins.
+    /// Is ready when the permit was revoked: the request must leave its worker at once. Only a
+    /// permit that [yields](Permit::yields) can be revoked, and only before the answer begins.
     pub fn poll_displaced(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.0.yields {
             return Poll::Pending;
@@ -168,10 +167,9 @@ impl Permit {
         if gone { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// The place in the queue that the request has instead of a seat that was taken away.
+    /// Returns the place in the queue that the request has after a revocation; `None` without one.
     ///
-    /// # Errors
-    /// `overloaded` when there was no place for it either.
+    /// # Errors `overloaded` if the queue had no place for it either.
     pub fn waiter(&self) -> Result<Option<Waiter>, Refusal> {
         let event = self.0.gate.with(|state, _| state.displaced.remove(&self.0.seat()));
         let Some(event) = event else { return Ok(None) };
@@ -179,11 +177,10 @@ impl Permit {
         Ok(Some(Waiter::new(self.0.gate.clone(), id, expires_at)))
     }
 
-    /// Gives the seat up and waits for another, after a failure of the worker that left no other with room. `None`:
-    /// there is no other worker, and the seat stays.
+    /// Gives the permit up and waits for another, after a worker failure with no room elsewhere.
+    /// Returns `None`, and keeps the permit, if there is no other worker.
     ///
-    /// # Errors
-    /// As [`GateHandle::ask`]: there is no hope of another in time.
+    /// # Errors As [`GateHandle::ask`], if no other permit can be expected in time.
     pub fn resubmit(&self, ask: &Ask) -> Result<Option<Waiter>, Refusal> {
         let next = self.0.gate.with(|state, now| {
             let next = state.gate.resubmit(self.0.seat(), ask, now);
@@ -197,7 +194,7 @@ impl Permit {
         Ok(Some(Waiter::new(self.0.gate.clone(), id, expires_at)))
     }
 
-    /// Takes over the seat of `other`, after its own was taken away.
+    /// Takes over the permit of `other`, after its own was revoked.
     pub fn take_over(&self, other: &Permit) {
         let seat = other.0.seat.swap(NO_SEAT, Ordering::Relaxed);
         self.0.seat.store(seat, Ordering::Relaxed);
@@ -205,8 +202,8 @@ impl Permit {
         self.0.told.lock().worker = worker;
     }
 
-    /// Moves the seat to another worker that has not had it yet and has room, now or never: its id, or `None`, and
-    /// the seat stays where it is.
+    /// Moves the permit to another worker that has not had the request and has room now. Returns
+    /// the worker's id; `None` if there is none, and the permit stays where it is.
     #[must_use]
     pub fn reassign(&self) -> Option<Arc<str>> {
         let worker = self.0.gate.with(|state, now| state.gate.reassign(self.0.seat(), now))?;
@@ -234,7 +231,7 @@ impl Drop for Hold {
             state.watchers.remove(&seat);
             state.displaced.remove(&seat)
         });
-        // It was sent to the queue and never knew.
+        // The permit was revoked and its request queued, but the holder never learned of it.
         if let Some(Ok((id, expires_at))) = displaced.map(|event| event.next) {
             drop(Waiter::new(self.gate.clone(), id, expires_at));
         }

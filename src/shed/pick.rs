@@ -1,11 +1,11 @@
-//! What a gate tells the choice of a worker, and the form of that choice.
+//! The policy that chooses a worker, and what the gate tells it.
 //!
-//! The gate knows who has room; who should get the request is a matter of the fleet, which stands above this module
-//! and hands its choice down as functions.
+//! The gate knows which workers have room. The fleet decides which of them gets the request: it is
+//! above this module and passes its policy down as functions.
 
 use fastrand::Rng;
 
-/// One worker that takes work at present, as the choice sees it.
+/// A worker that takes work now, as the policy sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// A hash of the worker's id, the same in every gateway and after every restart.
@@ -20,7 +20,7 @@ pub struct Candidate {
     pub fits: bool,
 }
 
-/// All workers that take work at present.
+/// Totals over all workers that take work now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Whole {
     /// Sequences in flight.
@@ -29,14 +29,14 @@ pub struct Whole {
     pub limit: u64,
 }
 
-/// How a worker is chosen.
+/// The policy that chooses a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Pick {
-    /// Chooses among candidates, for a request of no session: the index of one that fits, or `None` when none does. It
-    /// may be shown two that fit, drawn at random, instead of all.
+    /// Chooses for a request without a session. Returns the index of a candidate that fits; `None`
+    /// if none does. It may get two random ones that fit instead of all.
     pub any: fn(candidates: &[Candidate], random: &mut Rng) -> Option<usize>,
-    /// How high the worker of this key ranks for a session; the highest with room gets its requests.
+    /// Ranks a worker by its key for a session; the highest with room gets the session's requests.
     pub rank: fn(session: u64, key: u64) -> u64,
-    /// Whether a worker carries so little of the whole that sessions need not pass it over.
+    /// Returns `true` if a worker's share of the load is so small that sessions need not skip it.
     pub bounded: fn(worker: &Candidate, whole: &Whole) -> bool,
 }

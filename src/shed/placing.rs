@@ -1,4 +1,4 @@
-//! Who has room: the conditions under which a request gets a seat, and the choice among the workers that have one.
+//! The conditions for a permit, and the choice among the workers that have room.
 
 use smallvec::SmallVec;
 
@@ -13,13 +13,13 @@ use super::pick::{Candidate, Whole};
 use super::refuse::{self, Fullness};
 use super::roll::Roll;
 
-/// So many workers are all looked at: it costs no more than drawing some.
+/// Up to this many workers are all examined: it costs no more than drawing some.
 const FEW: usize = 16;
-/// How often a worker with room is drawn for: enough to find two when one in four has room.
+/// Draws of a worker with room: enough to find two when one in four has room.
 const DRAWS: usize = 16;
 
 impl Gate {
-    /// Where a request of `class` may sit down now; not at the places in `tried`.
+    /// Returns the worker for a request of `class` now, except those in `tried`.
     pub(super) fn place(
         &mut self,
         load: &Load,
@@ -33,7 +33,7 @@ impl Gate {
         if allowed { self.choose(load, session, tried, now) } else { None }
     }
 
-    /// Where a request that holds a seat already may move to: a worker with room that is not among `tried`.
+    /// Returns a worker with room outside `tried`, for a request that already has a permit.
     pub(super) fn choose(
         &mut self,
         load: &Load,
@@ -48,7 +48,7 @@ impl Gate {
         }
     }
 
-    /// Refuses a prompt that no worker of this pool can ever hold. A worker that cools down will be back.
+    /// Refuses a prompt that no worker can ever hold; one in a cool-down counts, as it will return.
     pub(super) fn check_size(&mut self, load: &Load, now: Nanos) -> Result<(), Refusal> {
         self.call_roll(now);
         match self.roll.largest_prompt {
@@ -57,13 +57,13 @@ impl Gate {
         }
     }
 
-    /// Whether any worker takes work now.
+    /// Returns `true` if any worker takes work now.
     pub(super) fn is_open(&mut self, now: Nanos) -> bool {
         self.call_roll(now);
         !self.roll.open.is_empty()
     }
 
-    /// How full the workers are that take work now.
+    /// Returns the fill level of the workers that take work now.
     pub(super) fn fullness(&mut self, now: Nanos) -> Fullness<'_> {
         self.call_roll(now);
         Fullness { pool: &self.pool, in_flight: self.roll.in_flight(), limit: self.roll.limit }
@@ -80,7 +80,7 @@ impl Gate {
         })
     }
 
-    /// All workers that take work, as candidates.
+    /// Lists all workers that take work as candidates, except those in `tried`.
     fn survey(&mut self, load: &Load, tried: &[usize], now: Nanos) {
         let (mut candidates, mut places) =
             (std::mem::take(&mut self.candidates), std::mem::take(&mut self.places));
@@ -94,8 +94,8 @@ impl Gate {
         (self.candidates, self.places) = (candidates, places);
     }
 
-    /// Somewhere with room. Of many workers a few are drawn instead of looking at all: the choice is between two at
-    /// random in any case. All are looked at when hardly any has room.
+    /// Chooses a worker with room. Of many workers a few are drawn, as the choice is between two
+    /// random ones in any case. All are examined if hardly any has room.
     fn anywhere(&mut self, load: &Load, tried: &[usize], now: Nanos) -> Option<usize> {
         if self.roll.open.len() > FEW {
             let mut drawn = SmallVec::<[(usize, Candidate); 2]>::new();
@@ -116,7 +116,7 @@ impl Gate {
         self.places.get(chosen).copied()
     }
 
-    /// Where a session belongs if that has room and no more than its share, else at the next in its order.
+    /// Chooses the session's worker if it has room and at most its share, else the next in order.
     fn at_home(&mut self, load: &Load, session: u64, tried: &[usize], now: Nanos) -> Option<usize> {
         let (rank, bounded) = (self.pick.rank, self.pick.bounded);
         let whole = Whole { in_flight: self.roll.in_flight(), limit: self.roll.limit };
@@ -138,17 +138,17 @@ impl Gate {
         best.map(|(_, place)| *place)
     }
 
-    /// Whether all workers together may take more. Several do not carry the sum of what each carries alone (they wait
-    /// for each other, and one of them may be lost), so the ceiling is `base · max(1, factor · N)`, with the slots
-    /// that were told as base, and the last of them may go over it in part. Where they were not told, the limits that
-    /// were learned are the only ones.
+    /// Returns `true` if all workers together may take more. Several do not carry the sum of what
+    /// each carries alone: they wait for each other, and one may be lost. So with known slots as
+    /// `base`, the ceiling is `base · max(1, factor · N)`; the last request may exceed it in part.
+    /// If slots are unknown, only the learned limits apply.
     fn fleet_allows(&self) -> bool {
         let in_flight = self.roll.in_flight();
         self.roll.together.is_none_or(|ceiling| in_flight == 0 || ceiling > in_flight as f64)
     }
 
-    /// Whether the shares kept for higher classes stay free. The lower classes together may fill the rest; what the
-    /// higher ones themselves occupy does not count against the lower. A pool at rest takes anything.
+    /// Returns `true` if the shares reserved for higher classes stay free. The lower classes may
+    /// fill the rest together, whatever the higher ones occupy. An idle pool takes anything.
     fn reserve_allows(&self, load: &Load, class: Class, tried: &[usize]) -> bool {
         let occupied = self.roll.by_class;
         if self.settings.reserve.iter().all(|share| *share <= 0.0) || occupied == [0; 3] {
@@ -162,7 +162,7 @@ impl Gate {
         let limit = self.roll.limit.saturating_sub(elsewhere);
         let load = match load.sequences {
             0 | 1 => 1,
-            // What is wider than any worker waits inside it.
+            // A request wider than any worker waits inside it.
             wide => u64::from(self.roll.open.iter().map(limit_of).max().unwrap_or(1).min(wide)),
         };
         let mut below: u64 = occupied.iter().take(class as usize).sum();
@@ -172,7 +172,7 @@ impl Gate {
         })
     }
 
-    /// Sequences of `limit` kept for the classes above `class`; never the last one.
+    /// Returns the sequences of `limit` reserved for classes above `class`; never the last one.
     fn kept_above(&self, class: Class, limit: u64) -> u64 {
         let share: f64 = self.settings.reserve.iter().skip(class as usize + 1).sum();
         let kept = (share.clamp(0.0, 1.0) * limit as f64).round() as u64;

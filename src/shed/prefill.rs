@@ -1,15 +1,15 @@
-//! What a worker needs to read a prompt, learned from the first tokens that it sends.
+//! How long a worker needs to read a prompt, learned from the first tokens that it sends.
 //!
-//! Two questions, two answers. *What would an idle worker need?* ([`Prefill::idle`], E of the law): a low estimate for
-//! each size of prompt, in steps of a factor of two. It may fall freely and rises by at most 1 % a minute, or by
-//! what a worker shows that had nothing else to do: a reference that followed the load would call every overload
-//! normal. *What does it need behind the prompts that it has not read yet?* ([`Prefill::reading`]): the time of an
-//! idle worker and, for each token ahead, the mean cost of a token. The mean is one of sums, so long waits weigh more
-//! than the noise of short ones.
+//! *How long would an idle worker need?* ([`Prefill::idle`], E of the limit algorithm): a low
+//! estimate per size of prompt, in steps of a factor of two. It may fall freely, but rises by at
+//! most 1 % per minute, or by samples of a worker that had nothing else to do: a reference that
+//! followed the load would call every overload normal. *How long behind the prompts it has not read
+//! yet?* ([`Prefill::reading`]): the idle time plus the mean cost per token for each token ahead.
+//! The mean is one of sums, so long waits count more than the noise of short ones.
 //!
-//! * **Failure mode.** A worker that answers prompts of one size much faster when it has their prefix cached is
-//!   expected to do so always; then the first requests of conversations look slow. The steps by size keep that apart
-//!   as far as long prompts are mostly continued conversations.
+//! * **Failure mode.** If cached prefixes make prompts of one size much faster, that speed is
+//!   always expected, and the first requests of conversations look slow. The steps by size avoid
+//!   this as far as long prompts are mostly continued conversations.
 
 use std::time::Duration;
 
@@ -17,34 +17,34 @@ use super::law::SLACK;
 use super::quantile::Ratios;
 use crate::clock::Nanos;
 
-/// Sizes of prompts that are told apart: powers of two, up to half a million tokens.
+/// Size classes of prompts: powers of two, up to half a million tokens.
 const SIZES: usize = 20;
-/// How fast the reference of an idle worker rises by itself, per minute.
+/// Rise of the idle reference by itself, per minute.
 const RISE: f64 = 0.01;
-/// How far a sample moves the reference towards itself: one outlier does not make a rule, four samples do.
+/// Share by which a sample moves the reference: one outlier changes little, four samples do.
 const STEP: f64 = 0.25;
-/// Weight of a new sample in the mean cost of a token, once so many have been seen: a change of the worker's pace is
-/// half learned after 22 first tokens.
+/// Once this many samples are seen, a new one has weight 1 / this in the mean cost per token: a
+/// change of the worker's pace is half learned after 22 first tokens.
 const MEMORY: u32 = 32;
-/// First tokens before the cost of a token is believed.
+/// First tokens before the cost per token is trusted.
 const ENOUGH: u32 = 10;
-/// Share of the first tokens that come within what is usual.
+/// Share of the first tokens that counts as usual.
 const USUAL: f64 = 0.95;
-/// First tokens after which the older ones weigh half in what is usual.
+/// First tokens after which older ones count half in the usual lateness.
 const USUAL_OF: u32 = 200;
 
-/// One first token, as it was expected and as it came.
+/// The sample of one first token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
     /// Prompt tokens of the request.
     pub(super) prompt: u64,
     /// Prompt tokens of other requests that the worker had not read when this one was sent.
     pub(super) ahead: u64,
-    /// From the dispatch to the first content.
+    /// Time from dispatch to the first content.
     pub(super) ttft: Duration,
-    /// Whether the worker had nothing else to do.
+    /// `true` if the worker had nothing else to do.
     pub(super) idle: bool,
-    /// Whether it may have waited inside the worker for others to end.
+    /// `true` if it may have waited inside the worker for other requests to end.
     pub(super) queued: bool,
 }
 
@@ -54,15 +54,15 @@ struct Reference {
     at: Nanos,
 }
 
-/// What is known of one worker.
+/// Prefill estimates of one worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Prefill {
     references: [Option<Reference>; SIZES],
-    /// Moving means: tokens to read, and seconds it took beyond the least.
+    /// Moving means: prompt tokens to read, and seconds beyond the base time.
     tokens: f64,
     seconds: f64,
     seen: u32,
-    /// How much later than expected first tokens come, as a ratio.
+    /// Ratios of actual to expected time to first token.
     spread: Ratios,
 }
 
@@ -91,7 +91,7 @@ impl Prefill {
             };
             *place = Some(Reference { seconds, at: now });
         }
-        // Before anything is known of the pace the whole time counts as reading: rather too slow than too fast.
+        // Before the pace is known, all time counts as reading: better too slow than too fast.
         let base = if self.seen == 0 { 0.0 } else { self.base() };
         let tokens = reading.prompt.saturating_add(reading.ahead).max(1) as f64;
         self.seen = self.seen.saturating_add(1);
@@ -100,7 +100,7 @@ impl Prefill {
         self.seconds += weight * ((ttft - base).max(0.0) - self.seconds);
     }
 
-    /// E: the time to the first token of a prompt at an idle worker; `None` before the first sample.
+    /// Returns E, the time to the first token at an idle worker; `None` before any sample.
     pub(super) fn idle(&self, prompt: u64) -> Option<Duration> {
         let own = size(prompt);
         let larger = self.references.iter().skip(own).flatten().next();
@@ -120,42 +120,42 @@ impl Prefill {
         Some(duration(seconds))
     }
 
-    /// The time to the first token of a prompt behind `ahead` tokens of others; `None` before the first sample.
+    /// Returns the time to the first token behind `ahead` prompt tokens; `None` before any sample.
     pub(super) fn reading(&self, ahead: u64, prompt: u64) -> Option<Duration> {
         let idle = self.idle(prompt)?;
         Some(idle.saturating_add(duration(ahead as f64 * self.pace())))
     }
 
-    /// The time within which nearly all first tokens come of prompts that are expected to take `reading`.
+    /// Returns the time within which nearly all first tokens come that should take `reading`.
     pub(super) fn usual(&self, reading: Duration) -> Duration {
         let known = self.spread.len() >= 2 * ENOUGH;
         let ratio = self.spread.quantile(USUAL).filter(|_| known).unwrap_or(1.0);
         reading.mul_f64(ratio.max(1.0))
     }
 
-    /// Whether first tokens come so differently, or may for all that is known, that one that is late says little.
+    /// Returns `true` if first tokens vary so much, or may, that a late one says little.
     pub(super) fn is_spread(&self, slo: Duration) -> bool {
         let usual = |reading: Duration| self.usual(reading) > reading + slo.mul_f64(SLACK);
         self.seen < 2 * ENOUGH || self.idle(0).is_none_or(usual)
     }
 
-    /// Whether enough was seen to refuse by it.
+    /// Returns `true` if there are enough samples to refuse requests by the estimate.
     pub(super) fn is_known(&self) -> bool {
         self.seen >= ENOUGH
     }
 
-    /// Seconds per token.
+    /// Returns the seconds per token.
     fn pace(&self) -> f64 {
         if self.tokens > 0.0 { self.seconds / self.tokens } else { 0.0 }
     }
 
-    /// τ₀: the least that any request takes.
+    /// Returns τ₀, the least time of any request, in seconds.
     fn base(&self) -> f64 {
         self.references.iter().flatten().map(|reference| reference.seconds).fold(f64::INFINITY, f64::min)
     }
 }
 
-/// The number of the smallest power of two that is not below `prompt`.
+/// Returns the exponent of the smallest power of two that is at least `prompt`.
 fn size(prompt: u64) -> usize {
     let bits = prompt.max(1).saturating_sub(1).checked_ilog2().map_or(0, |log| log + 1);
     (bits as usize).min(SIZES - 1)

@@ -1,10 +1,10 @@
 //! Percentiles of a window, in constant memory.
 
-/// Where the smallest bucket ends.
+/// End of the smallest bucket.
 const LEAST: f64 = 0.05;
-/// Each bucket is so much wider than the one before: the error of a quantile is at most 5 %.
+/// Factor between the widths of neighbouring buckets: quantiles are at most 5 % off.
 const STEP: f64 = 1.05;
-/// Buckets: the last takes everything from 24 on.
+/// Number of buckets; the last takes everything from 24 on.
 const BUCKETS: usize = 128;
 
 /// A histogram of ratios around 1.
@@ -21,9 +21,8 @@ impl Default for Ratios {
 }
 
 impl Ratios {
-    /// Counts a ratio.
     pub(super) fn add(&mut self, ratio: f64) {
-        // A float below zero becomes zero, and one that is no number too.
+        // Negative numbers and NaN become zero.
         let bucket = ((ratio / LEAST).ln() / STEP.ln()).ceil() as usize;
         if let Some(count) = self.counts.get_mut(bucket.min(BUCKETS - 1)) {
             *count = count.saturating_add(1);
@@ -31,18 +30,17 @@ impl Ratios {
         }
     }
 
-    /// How many were counted.
     pub(super) fn len(&self) -> u32 {
         self.total
     }
 
-    /// The 90th percentile: half the requests being late would be noticed by a median, one in ten by this.
+    /// Returns the 90th percentile: it shows that one in ten is late; a median, that half are.
     pub(super) fn p90(&self) -> Option<f64> {
         self.quantile(0.9)
     }
 
-    /// How likely it is that a ratio of `other` exceeds one of these; one half when both are alike (the statistic of
-    /// Mann and Whitney over the number of pairs). `None` when either is empty.
+    /// Returns the probability that a ratio of `other` exceeds one of these; one half if both are
+    /// alike (the Mann–Whitney statistic per pair). `None` if either is empty.
     pub(super) fn exceeded_by(&self, other: &Self) -> Option<f64> {
         let mut below = 0.0;
         let mut sum = 0.0;
@@ -55,13 +53,13 @@ impl Ratios {
         (pairs > 0.0).then(|| sum / pairs)
     }
 
-    /// Forgets half of what was counted, so that what comes weighs more than what was.
+    /// Halves all counts, so that later ratios weigh more.
     pub(super) fn fade(&mut self) {
         self.counts.iter_mut().for_each(|count| *count /= 2);
         self.total = self.counts.iter().sum();
     }
 
-    /// The value that this share does not exceed, rounded up to the end of its bucket; `None` when nothing was counted.
+    /// Returns the value that this share does not exceed, rounded up to its bucket's end.
     pub(super) fn quantile(&self, share: f64) -> Option<f64> {
         let rank = (f64::from(self.total) * share).ceil() as u32;
         let mut sum = 0_u32;

@@ -1,10 +1,10 @@
-//! The sentences of the gate: why a request was not served, and when to come back.
+//! Messages of the gate's refusals: the reason and the retry time.
 
 use std::time::Duration;
 
 use crate::refusal::{Reason, Refusal};
 
-/// How full a pool is, for messages.
+/// Fill level of a pool, for messages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fullness<'a> {
     pub(super) pool: &'a str,
@@ -90,7 +90,7 @@ pub(super) fn too_large(pool: &str, prompt: u64, most: u64) -> Refusal {
     Refusal::new(Reason::RequestTooLarge, message)
 }
 
-/// A duration as people read it: `250 ms`, `3.2 s`, `2 s`.
+/// Formats a duration for people: `250 ms`, `3.2 s`, `2 s`.
 fn human(length: Duration) -> String {
     if length < Duration::from_secs(1) {
         return format!("{} ms", length.as_millis());

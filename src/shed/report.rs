@@ -1,9 +1,9 @@
-//! What a worker says about itself, and how far it is believed.
+//! Reports of workers about their own load, and how far the gate trusts them.
 //!
-//! A report is late by the time it comes and may be older than many decisions of this gateway. So it can only lower
-//! what local measurement allows: the KV cache is as full as the fuller of the two accounts says, with all that was
-//! sent since the report added to the worker's; a queue that the worker reports cuts its limit; what it works on beyond
-//! what is known here takes so much of its slots; a weight scales the limit down. A report that is out of date says nothing any more.
+//! A report is late and may be older than many decisions here, so it can only lower what local
+//! measurement allows. The KV cache holds the larger of the local count and the reported one plus
+//! all tokens sent since. A reported queue cuts the limit. Reported work unknown here uses up
+//! slots. A weight scales the limit down. An expired report has no effect.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use super::gate::Gate;
 use super::law::Sample;
 use super::member::Worker;
 
-/// What a worker reported.
+/// A worker's report about its load.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
     /// Tokens in its KV cache.
     pub kv_used: Option<u64>,
-    /// Requests that it works on, whoever sent them.
+    /// Requests that it works on, from all senders.
     pub running: Option<u32>,
     /// Requests waiting inside it.
     pub waiting: Option<u32>,
-    /// How long the report counts.
+    /// How long the report is valid.
     pub valid_for: Duration,
 }
 
@@ -37,19 +37,19 @@ pub(super) struct Reported {
 }
 
 impl Reported {
-    /// Tokens in the KV cache as far as the report knows, while it counts.
+    /// Returns the tokens in the KV cache by a valid report and the requests since.
     pub(super) fn kv(&self, now: Nanos) -> Option<u64> {
         self.kv_used.filter(|_| now < self.until).map(|used| used.saturating_add(self.sent_since))
     }
 
-    /// A request was granted a seat.
+    /// Adds the tokens of an admitted request.
     pub(super) fn sent(&mut self, tokens: u64) {
         self.sent_since = self.sent_since.saturating_add(tokens);
     }
 }
 
 impl Gate {
-    /// Takes in what the worker `id` reported. Unknown workers are ignored: their report came before or after them.
+    /// Applies a report of the worker `id`; ignores a worker not yet added or already removed.
     pub fn report(&mut self, id: &str, report: Report, now: Nanos) {
         let Some((place, worker)) = self.worker_mut(id) else { return };
         let (kv_used, until) = (report.kv_used, now + report.valid_for);
@@ -63,11 +63,11 @@ impl Gate {
         self.serve(now);
     }
 
-    /// Scales what the worker `id` may have: 1 leaves it as local measurement has it, 0 takes it out of service until
-    /// it is told otherwise.
+    /// Scales the limit of the worker `id`: 1 leaves it as measured, 0 takes the worker out of
+    /// service until the next call.
     pub fn weigh(&mut self, id: &str, weight: f64, now: Nanos) {
         let Some((_, worker)) = self.worker_mut(id) else { return };
-        // A weight that is no number is no reason to take a worker out.
+        // A NaN weight is no reason to take a worker out.
         worker.weight = if weight.is_nan() { 1.0 } else { weight.clamp(0.0, 1.0) };
         self.roll.stale = true;
         self.advance(now);

@@ -1,8 +1,8 @@
-//! What the workers that take work come to together, kept along so that a decision need not visit all of them.
+//! Totals over the workers that take work, so that a decision need not visit all of them.
 //!
-//! Each change at a worker writes the difference into the sums ([`Gate::recount`]). When the workers themselves change,
-//! because one is added, put aside, weighed anew or due to be tried again, everything is counted once from the
-//! beginning ([`Gate::call_roll`]); that costs a visit of each, and happens as often as workers come and go.
+//! Each change at a worker adds the difference to the totals ([`Gate::recount`]). If the workers
+//! themselves change (one is added, ejected, paused, reweighted or due for another try), all are
+//! counted anew ([`Gate::call_roll`]). That is as frequent as workers come and go.
 
 use crate::clock::Nanos;
 
@@ -11,24 +11,23 @@ use super::homes::Homes;
 use super::member::{Member, Worker};
 use super::settings::{GateSettings, LimitSource};
 
-/// The sums over the workers that take work now.
+/// Totals over the workers that take work now.
 #[derive(Debug)]
 pub(super) struct Roll {
-    /// Something changed that differences cannot express.
+    /// `true` if something changed that differences cannot express.
     pub(super) stale: bool,
-    /// When the next cool-down ends.
+    /// When the next cool-down or report ends.
     pub(super) until: Nanos,
-    /// Their places.
+    /// Indexes of these workers.
     pub(super) open: Vec<usize>,
     /// Sequences in flight there, by class number.
     pub(super) by_class: [u64; 3],
     /// Sequences that may be in flight there.
     pub(super) limit: u64,
-    /// What they may have together; `None` where a size was not told.
+    /// Sequences that they may have in total; `None` if the size of one is unknown.
     pub(super) together: Option<f64>,
-    /// The largest prompt that some worker can hold, also one that cools down; `None` while nobody is there to refuse it.
+    /// Largest prompt that a worker can hold, cooling ones included; `None` without any worker.
     pub(super) largest_prompt: Option<u64>,
-    /// Where sessions belong.
     pub(super) homes: Homes,
 }
 
@@ -48,7 +47,7 @@ impl Default for Roll {
 }
 
 impl Roll {
-    /// Sequences in flight at all of them.
+    /// Returns the sequences in flight at all of them.
     pub(super) fn in_flight(&self) -> u64 {
         self.by_class.iter().sum()
     }
@@ -68,7 +67,7 @@ impl Roll {
     }
 }
 
-/// What one worker has in the sums.
+/// One worker's part of the totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share {
     by_class: [u32; 3],
@@ -82,7 +81,7 @@ impl Worker {
 }
 
 impl Gate {
-    /// Something happened at the worker at `place`.
+    /// Updates the totals after a change at the worker at `place`.
     pub(super) fn recount(&mut self, place: usize, now: Nanos) {
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.known.note(worker.ledger.in_flight());
@@ -99,7 +98,7 @@ impl Gate {
         }
     }
 
-    /// Brings the sums up to date, if there is anything that differences did not.
+    /// Recounts the totals, if differences do not cover all changes.
     pub(super) fn call_roll(&mut self, now: Nanos) {
         if !self.roll.stale && now < self.roll.until {
             return;
@@ -140,8 +139,8 @@ impl Gate {
         self.roll.together = self.together(now);
     }
 
-    /// What all workers that take work may have together, by the rule for several; nothing where the size of one was
-    /// not told.
+    /// Returns the sequences that all workers which take work may have in total, by the rule for
+    /// several; `None` if the size of one is unknown.
     pub(super) fn together(&self, now: Nanos) -> Option<f64> {
         let (mut sum, mut largest) = (0.0_f64, 0.0_f64);
         for worker in self.workers.iter().flatten().filter(|worker| worker.open(now)) {
@@ -154,7 +153,7 @@ impl Gate {
     }
 }
 
-/// What a worker carries alone, when it was told.
+/// Returns the sequences that a worker takes alone; `None` if unknown.
 pub(super) fn base(member: &Member, settings: &GateSettings) -> Option<u32> {
     match settings.limit {
         LimitSource::Fixed(limit) => Some(limit),

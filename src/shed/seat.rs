@@ -1,4 +1,4 @@
-//! The course of a seat, from its grant to its release, and what the worker's law hears of it.
+//! The life of a permit, from grant to release, and what the limit algorithm learns from it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::outcomes::FailureEvidence;
 use super::prefill::Reading;
 use super::silence::FLOWS;
 
-/// Names a seat; never used twice by one gate.
+/// Identifies a permit; a gate never uses an id twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeatId(pub(super) u64);
 
@@ -30,46 +30,46 @@ pub(super) struct Seat {
     pub(super) load: Load,
     pub(super) charge: Charge,
     pub(super) granted: Nanos,
-    /// What was asked, while the seat may be taken away again.
+    /// The request's parameters, while the permit may still be revoked.
     pub(super) ask: Option<Box<Ask>>,
     /// Sequences it was granted for.
     sequences: u32,
     pub(super) stream: bool,
     dispatched: Option<Dispatch>,
-    /// The worker has read the prompt: seen by the first token, or supposed.
+    /// The worker has read the prompt: seen by the first token, or assumed.
     pub(super) prefilled: bool,
-    /// When tokens were last counted, and how many there were.
+    /// Time and total of the last count of tokens.
     counted: Option<(Nanos, u64)>,
     /// When anything last arrived.
     flowed_at: Option<Nanos>,
-    /// The period of its worker in which it was last counted as flowing.
+    /// Period (see `silence`) that last counted it as flowing.
     flowed_in: Option<u64>,
-    /// The most tokens ever seen.
+    /// Largest number of output tokens seen.
     seen: u64,
-    /// The present worker answered with an error, or failed in another way that was told already.
+    /// The current worker answered with an error, or failed otherwise and that is recorded.
     failed: bool,
-    /// It was there when its worker fell silent.
+    /// It was in flight when its worker fell silent.
     pub(super) hung: bool,
-    /// Places of workers that had this seat before.
+    /// Indexes of workers that had this request before.
     pub(super) tried: Tried,
 }
 
-/// What was so when a request was sent.
+/// State at the dispatch of a request.
 #[derive(Clone, Copy, Debug)]
 struct Dispatch {
     at: Nanos,
-    /// Prompt tokens of others that the worker had not read.
+    /// Prompt tokens of other requests that the worker had not read.
     ahead: u64,
-    /// Sequences in flight there, its own included.
+    /// Sequences in flight at the worker, its own included.
     in_flight: u32,
-    /// When its prompt is supposed to have been read, unless a first token will tell.
+    /// When its prompt is assumed to be read; `None` if a first token will show it.
     read_by: Option<Nanos>,
 }
 
-/// A first token that is overdue while others flow is believed after so long: the most that flowed meanwhile is what
-/// the worker decodes.
+/// An overdue first token, while other streams flow, is certain after this time: the worker decodes
+/// at most the number of sequences that flowed meanwhile.
 const CERTAIN: Duration = Duration::from_millis(150);
-/// The same where no more is in flight than was just seen to flow at once.
+/// The same if no more sequences are in flight than just flowed at once.
 const CERTAIN_OF_LESS: Duration = Duration::from_millis(400);
 
 impl Seat {
@@ -104,7 +104,7 @@ impl Seat {
 }
 
 impl Gate {
-    /// The request was sent to the worker.
+    /// Records that the request was sent to the worker.
     pub fn dispatched(&mut self, id: SeatId, now: Nanos) {
         let Self { seats, workers, settings, reading, .. } = self;
         let Some(seat) = seats.get_mut(&id) else { return };
@@ -117,8 +117,8 @@ impl Gate {
         if seat.stream {
             worker.unread.insert((now, id), worker.patience(ahead, seat.load.prompt, settings, now));
         } else if !seat.prefilled {
-            // Other answers do not show when their prompt was read: it is supposed to take as long as it does for
-            // streams, or half the promise while nothing is known.
+            // Other answers do not show when their prompt was read. Assume the time it takes for
+            // streams, or half the TTFT SLO while nothing is known.
             let time = worker.prefill.reading(ahead, seat.load.prompt);
             let read_by = now + time.unwrap_or(settings.slo(seat.load.prompt) / 2);
             dispatch.read_by = Some(read_by);
@@ -129,12 +129,12 @@ impl Gate {
         let place = seat.worker;
         self.recount(place, now);
         if again {
-            // A worker that seemed stalled was given a fresh start.
+            // A worker that seemed stalled got a fresh start.
             self.serve(now);
         }
     }
 
-    /// The answer is about to be handed to the client: the seat will not be taken away any more. False when it just was.
+    /// Makes the permit irrevocable before the answer goes out. Returns `false` if just revoked.
     pub fn keep(&mut self, id: SeatId) -> bool {
         let Some(seat) = self.seats.get_mut(&id) else { return false };
         seat.ask = None;
@@ -142,7 +142,7 @@ impl Gate {
         true
     }
 
-    /// The first content arrived.
+    /// Records that the first content arrived.
     pub fn first_token(&mut self, id: SeatId, now: Nanos) {
         let Self { seats, workers, settings, reading, .. } = self;
         let Some(seat) = seats.get_mut(&id) else { return };
@@ -176,11 +176,11 @@ impl Gate {
         let place = seat.worker;
         self.recount(place, now);
         self.keep(id);
-        // The worker has read a prompt: there is time for another.
+        // The worker has read a prompt, so there is time for another.
         self.serve(now);
     }
 
-    /// Prompts whose time to be read is over count as read.
+    /// Counts prompts as read whose assumed time is over. Returns `true` if there were any.
     pub(super) fn suppose_read(&mut self, now: Nanos) -> bool {
         let mut any = false;
         while let Some((_, id)) = self.reading.first().copied().filter(|(read_by, _)| *read_by <= now) {
@@ -194,7 +194,7 @@ impl Gate {
         any
     }
 
-    /// `seen` output tokens have arrived in all.
+    /// Records that `seen` output tokens have arrived in total.
     pub fn tokens(&mut self, id: SeatId, seen: u64, now: Nanos) {
         let long = self.settings.ejection.base;
         let mut passed = None;
@@ -225,7 +225,7 @@ impl Gate {
         }
     }
 
-    /// So many of the request's sequences have ended: their places are free. One is kept until the seat is released.
+    /// Frees the places of `ended` sequences of the request, but keeps one until the release.
     pub fn finished(&mut self, id: SeatId, ended: u32, now: Nanos) {
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
         let left = seat.sequences.saturating_sub(ended).max(1);
@@ -243,13 +243,13 @@ impl Gate {
         }
     }
 
-    /// The worker failed the request, which still has its seat.
+    /// Records that the worker failed the request, which keeps its permit.
     pub fn worker_failed(&mut self, id: SeatId, kind: Failure, now: Nanos) {
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
         seat.failed = true;
         let place = seat.worker;
         if kind != Failure::Error {
-            // What fails in itself says nothing of how many it decodes at once.
+            // A request that fails by itself says nothing about the worker's capacity.
             worker.law.observe(Sample::WorkerFailed { in_flight: seat.in_flight_at_dispatch() }, now);
         }
         match kind {
@@ -268,7 +268,8 @@ impl Gate {
         self.serve(now);
     }
 
-    /// Moves a seat to a worker that has not had it and has room now. `None`: there is none, and the seat stays.
+    /// Moves a permit to a worker with room that has not had the request. Returns the worker's id;
+    /// `None` if there is none, and the permit stays.
     pub fn reassign(&mut self, id: SeatId, now: Nanos) -> Option<Arc<str>> {
         let mut seat = self.seats.remove(&id)?;
         seat.tried.push(seat.worker);
@@ -291,7 +292,7 @@ impl Gate {
         worker
     }
 
-    /// Frees a seat. `seen` output tokens have arrived in all. A seat that is free already stays so.
+    /// Releases a permit, unless it is free; `seen` output tokens have arrived in total.
     pub fn release(&mut self, id: SeatId, ending: Ending, seen: u64, now: Nanos) {
         let Self { seats, workers, settings, .. } = self;
         let Some(seat) = seats.get_mut(&id) else { return };
@@ -341,7 +342,7 @@ impl Gate {
         self.free(id, used, now);
     }
 
-    /// Takes a seat out, of which `used` was taken.
+    /// Removes a permit; `used` is the load it really caused, `None` for no load.
     pub(super) fn free(&mut self, id: SeatId, used: Option<Load>, now: Nanos) {
         let Some(mut seat) = self.seats.remove(&id) else { return };
         self.vacate(id, &mut seat, now);
@@ -352,7 +353,7 @@ impl Gate {
         self.serve(now);
     }
 
-    /// Notes what happened to a seat. If its worker takes more after it than before, the queue learns of it at once.
+    /// Applies `happen` to a permit; serves the queue at once if that gave its worker more room.
     fn note(&mut self, id: SeatId, now: Nanos, happen: impl FnOnce(&mut Seat, &mut Worker)) {
         let Some((seat, worker)) = self.seat_and_worker(id) else { return };
         let before = worker.room(now);
@@ -366,7 +367,7 @@ impl Gate {
         }
     }
 
-    /// Tells the law of a worker when a first token is overdue while others flow.
+    /// Tells the limit algorithm when a first token is overdue while other streams flow.
     fn look_for_overdue(&mut self, place: usize, now: Nanos) {
         let Self { workers, seats, settings, .. } = self;
         let Some(worker) = workers.get_mut(place).and_then(Option::as_mut) else { return };
@@ -396,7 +397,7 @@ impl Gate {
         }
     }
 
-    /// Takes a seat out of its worker's books.
+    /// Removes a permit from its worker's ledger and lists.
     pub(super) fn vacate(&mut self, id: SeatId, seat: &mut Seat, now: Nanos) {
         self.displaceable.remove(&(seat.granted, id));
         let Some(place) = self.workers.get_mut(seat.worker) else { return };
@@ -419,12 +420,12 @@ impl Gate {
 }
 
 impl Seat {
-    /// Whether the worker at `place` has it or has had it.
+    /// Returns `true` if the worker at `place` has the request or had it before.
     pub(super) fn has_tried(&self, place: usize) -> bool {
         self.worker == place || self.tried.contains(&place)
     }
 
-    /// No longer waits for its first token.
+    /// Removes the request from those that wait for their first token.
     fn forget_dispatch(&self, id: SeatId, worker: &mut Worker, reading: &mut BTreeSet<(Nanos, SeatId)>) {
         if let Some(dispatch) = self.dispatched {
             worker.unread.remove(&(dispatch.at, id));
@@ -434,22 +435,22 @@ impl Seat {
         }
     }
 
-    /// A number that stands for its caller.
+    /// Returns the hash of the caller's id.
     pub(super) const fn caller(&self) -> u64 {
         self.charge.key
     }
 
-    /// Its worker answered with an error, whoever's.
+    /// Records that the answer is an error, of the worker or of the caller.
     pub(super) const fn fail(&mut self) {
         self.failed = true;
     }
 
-    /// When it was sent to its present worker.
+    /// Returns when it was sent to its current worker.
     pub(super) fn dispatched_at(&self) -> Option<Nanos> {
         self.dispatched.map(|dispatch| dispatch.at)
     }
 
-    /// Whether its worker has begun to answer it.
+    /// Returns `true` if its worker has begun to answer.
     pub(super) const fn has_begun(&self) -> bool {
         self.flowed_at.is_some()
     }
@@ -458,8 +459,8 @@ impl Seat {
         self.dispatched.map_or(0, |dispatch| dispatch.in_flight)
     }
 
-    /// Whether the worker works on it, as far as can be told about a moment when a request sent at `overdue` waits. What is not streamed
-    /// and was sent earlier is supposed to be worked on.
+    /// Returns `true` if its worker presumably decodes it while a request sent at `overdue` waits.
+    /// A non-streamed request that was sent earlier is assumed to be decoded.
     fn flows(&self, overdue: Nanos, now: Nanos) -> bool {
         if self.stream {
             self.flowed_at.is_some_and(|at| now.since(at) <= FLOWS)
@@ -468,9 +469,9 @@ impl Seat {
         }
     }
 
-    /// Trues up what the request holds.
+    /// Corrects the expected output by the tokens seen.
     fn see(&mut self, seen: u64, worker: &mut Worker) {
-        // The tokens of a whole answer come all at once, which says nothing about when they were made.
+        // The tokens of a whole answer arrive at once, which does not show when they were decoded.
         if self.stream {
             worker.streamed += seen.saturating_sub(self.seen);
         }

@@ -1,4 +1,4 @@
-//! What an operator sets about concurrency and waiting.
+//! What an operator configures about concurrency and waiting.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use super::ejection::EjectionSettings;
 /// Where a worker's limit comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LimitSource {
-    /// Found by a law from what the worker does; `slots`, when told, bound it from above.
+    /// Found by a limit algorithm from the worker's behaviour, up to its `slots` if known.
     #[default]
     Adaptive,
-    /// What each worker says it has: its `slots`.
+    /// The `slots` of each worker.
     Slots,
     /// The same number for each worker.
     Fixed(u32),
 }
 
-/// The law that finds an adaptive limit.
+/// The algorithm that finds an adaptive limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LawKind {
-    /// The one made for workers that stream: it watches the time to the first token.
+    /// For workers that stream: watches the time to the first token.
     #[default]
     Stream,
     /// Additive increase, multiplicative decrease on whole answers; for comparison.
     Aimd,
     /// Netflix's Gradient2 on whole answers; for comparison.
     Gradient2,
-    /// Vegas, as Netflix has it, on whole answers; for comparison.
+    /// Netflix's Vegas on whole answers; for comparison.
     Vegas,
 }
 
 impl LawKind {
-    /// All of them, with the names by which settings know them.
+    /// All algorithms, with their names in the settings.
     pub const ALL: [(&'static str, Self); 4] = [
         ("stream", Self::Stream),
         ("aimd", Self::Aimd),
@@ -56,36 +56,36 @@ impl std::str::FromStr for LawKind {
 pub struct GateSettings {
     /// Where a worker's limit comes from.
     pub limit: LimitSource,
-    /// The law that finds it, when it is adaptive.
+    /// The algorithm that finds it, if it is adaptive.
     pub law: LawKind,
-    /// The most requests that wait; 0 refuses at once.
+    /// Maximum number of waiting requests; 0 refuses at once.
     pub queue_length: usize,
-    /// The most bytes of request bodies that wait.
+    /// Maximum bytes of waiting request bodies.
     pub queue_bytes: u64,
     /// The longest wait for a permit; zero refuses at once.
     pub queue_wait: Duration,
-    /// The longest wait when no worker is there at all (scale from zero).
+    /// The longest wait while there is no worker at all (scale from zero).
     pub wait_no_worker: Duration,
-    /// A class of which nobody was admitted for so long although somebody asked goes first once; zero never.
+    /// A class with requests but without an admission for this long goes first once; zero: never.
     pub promote: Duration,
     /// Share of the limit kept for each class and those above it, by `Class as usize`; each 0…1.
     pub reserve: [f64; 3],
-    /// The promise.
+    /// TTFT SLO of an empty prompt.
     pub ttft_slo: Duration,
-    /// What the promise grows by with every 1000 tokens of prompt.
+    /// Growth of the TTFT SLO per 1000 prompt tokens.
     pub ttft_per_1k: Duration,
-    /// The promise for what follows the first token: the time from one token to the next.
+    /// ITL SLO: the time from one token to the next.
     pub itl_slo: Duration,
-    /// What several workers do together, relative to the sum of what each does alone; above 0, at most 1.
+    /// Capacity of several workers relative to the sum of each alone; above 0, at most 1.
     pub fleet_factor: f64,
-    /// How many gateways share the workers: told limits are divided by it. At least 1.
+    /// Number of gateways that share the workers, by which known limits are divided. At least 1.
     pub dams: u32,
-    /// What becomes of workers that fail.
+    /// Ejection of workers that fail.
     pub ejection: EjectionSettings,
 }
 
 impl GateSettings {
-    /// The promise for a prompt of so many tokens.
+    /// Returns the TTFT SLO for a prompt of `prompt` tokens.
     #[must_use]
     pub fn slo(&self, prompt: u64) -> Duration {
         let longer = self.ttft_per_1k.as_secs_f64() * prompt as f64 / 1000.0;

@@ -1,15 +1,17 @@
-//! Workers that are there, answer their health checks, and say nothing more.
+//! Silent workers: they are up, answer their health checks, and send no more tokens.
 //!
-//! A stream may pause; all streams of a worker at once do not. So a request that has waited for its next token for a
-//! while says so ([`Gate::awaits`]), and when nothing has come from the worker on any stream for longer than its own
-//! pace explains, it is put aside as one that cannot be reached: nothing new is sent there, requests without a first
-//! token go elsewhere, and after a cool-down it is tried with a few. Streams that hang there end when their own timeout
-//! says so; a token on any of them ends the silence at once.
+//! One stream may pause; all streams of a worker do not at once. So a request that has waited for
+//! its next token for a while reports that ([`Gate::awaits`]). If the worker has sent nothing on
+//! any stream for longer than its token times explain, it is treated as unreachable: it gets no new
+//! requests, those without a first token move to other workers, and after a cool-down a few
+//! requests try it. Streams that hang there end by their own timeout. A token on any of them ends
+//! the silence at once.
 //!
-//! * **Failure mode.** A worker whose streams are all read by clients that stall is not silent, for only who waits for
-//!   the worker is asked. One that reads a long prompt and decodes nothing meanwhile is not silent for as long as that
-//!   prompt may take.
-//! * **Trade-off.** A worker with a single stream that pauses for seconds loses its turn for one; that stream goes on.
+//! * **Failure mode.** If all its streams have stalled clients, a worker is not silent: only
+//!   requests that wait for it report. While it may be reading a long prompt and decodes nothing,
+//!   it is not silent either.
+//! * **Trade-off.** A worker whose only stream pauses for seconds is skipped for one cool-down; the
+//!   stream goes on.
 
 use std::time::Duration;
 
@@ -22,47 +24,48 @@ use super::permit::REPORT_EVERY;
 use super::quantile::Ratios;
 use super::seat::SeatId;
 
-/// Silence that is never held against a worker.
+/// Shortest silence that can count against a worker.
 pub const SHORTEST_SILENCE: Duration = Duration::from_secs(2);
-/// So many times what nearly all of a worker's tokens take is not held against it either.
+/// A silence of up to this many [`NEARLY_ALL`] inter-token times does not count against it either.
 const TOKENS: f64 = 5.0;
-/// Nearly all.
+/// Quantile of a worker's inter-token times.
 const NEARLY_ALL: f64 = 0.99;
-/// What the histogram counts in: it tells 5 ms to 2.4 s apart.
+/// Unit of the histogram, which resolves 5 ms to 2.4 s.
 const UNIT: Duration = Duration::from_millis(100);
-/// Spans of tokens after which the older ones weigh half: seconds of a busy worker, a minute of an idle one.
+/// Samples after which older ones count half: seconds at a busy worker, a minute at an idle one.
 const MEMORY: u32 = 1000;
 
-/// A stream whose last tokens are older does not flow: four tokens late at 100 ms each, and a report every 100 ms.
+/// A stream without tokens for longer does not flow: four tokens of 100 ms and one report interval.
 pub(super) const FLOWS: Duration = Duration::from_millis(500);
-/// Streams are counted in periods of that length. The maximum of the last three is what a worker decodes at once now; the
-/// maximum of all sixteen is what it has shown that it can.
+/// Flowing streams are counted in periods of [`FLOWS`]. The maximum of the last three is what a
+/// worker decodes at once now; the maximum of all sixteen is what it has shown it can.
 const PERIODS: usize = 16;
 const LAST: usize = 3;
-/// A gap in everything is a stall when it exceeds the time between two reports by this, and by the time of so many tokens.
+/// A gap on all streams is a stall if it exceeds [`REPORT_EVERY`] by this, and by [`GAP_TOKENS`]
+/// times the [`NEARLY_ALL`] token time.
 const GAP: Duration = Duration::from_millis(50);
 const GAP_TOKENS: f64 = 3.0;
 
-/// What came of one worker's streams.
+/// Arrivals on one worker's streams.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    /// When anything last came on any of them.
+    /// Last arrival on any stream.
     at: Nanos,
-    /// When tokens last came on one that had begun before.
+    /// Last arrival of tokens on a stream that had already begun.
     tokens_at: Nanos,
-    /// The number of the present period, the sequences that flowed in it and are still there, and those at the end of
-    /// earlier ones.
+    /// Number of the current period, the sequences that flowed in it and are still there, and their
+    /// number at the end of earlier periods.
     period: u64,
     flowing: u32,
     before: [u32; PERIODS],
-    /// Times from one token to the next.
+    /// Inter-token times, in [`UNIT`]s.
     gaps: Ratios,
-    /// Sequences that were there when it fell silent, as long as it is.
+    /// Sequences in flight when the worker fell silent; 0 once the silence ends.
     pub(super) hung: u32,
 }
 
 impl Flow {
-    /// So many tokens of one stream came in so much time.
+    /// Records that `count` tokens of one stream arrived in `span`.
     pub(super) fn learn(&mut self, count: u64, span: Duration) {
         self.gaps.add(span.as_secs_f64() / count.max(1) as f64 / UNIT.as_secs_f64());
         if self.gaps.len() >= MEMORY {
@@ -70,28 +73,28 @@ impl Flow {
         }
     }
 
-    /// The longest silence that is still none.
+    /// Returns the longest silence that is tolerated.
     fn patience(&self) -> Duration {
         SHORTEST_SILENCE.max(self.token_time().mul_f64(TOKENS))
     }
 
-    /// Nearly all tokens come within this after the one before.
+    /// Returns the [`NEARLY_ALL`] quantile of the inter-token times; zero without samples.
     fn token_time(&self) -> Duration {
         self.gaps.quantile(NEARLY_ALL).map_or(Duration::ZERO, |gap| UNIT.mul_f64(gap))
     }
 
-    /// What half of its tokens do not exceed.
+    /// Returns the median inter-token time.
     pub(super) fn usual_token(&self) -> Option<Duration> {
         self.gaps.quantile(0.5).map(|gap| UNIT.mul_f64(gap))
     }
 
-    /// Whether it is a stall when nothing comes for so long.
+    /// Returns `true` if `quiet` without any arrival is a stall.
     fn is_stall(&self, quiet: Duration) -> bool {
-        // The percentile is looked for only where it can matter: this is asked with every report of every stream.
+        // The percentile is computed only if needed: this runs for each report of each stream.
         quiet >= REPORT_EVERY + GAP && quiet >= REPORT_EVERY + self.token_time().mul_f64(GAP_TOKENS)
     }
 
-    /// Ends the periods that are over.
+    /// Closes the periods that are over.
     fn turn(&mut self, now: Nanos) {
         let period = now.0 / saturating_nanos(FLOWS);
         let passed = period.saturating_sub(self.period);
@@ -102,7 +105,7 @@ impl Flow {
         self.period = self.period.max(period);
     }
 
-    /// Sequences of a stream flow. `counted` is the period in which they last did.
+    /// Counts `sequences` of a flowing stream; `counted` is the period that last counted them.
     pub(super) fn count(&mut self, sequences: u32, counted: &mut Option<u64>, now: Nanos) {
         self.turn(now);
         if counted.replace(self.period) != Some(self.period) {
@@ -110,7 +113,7 @@ impl Flow {
         }
     }
 
-    /// Sequences of a stream that last flowed in the period `counted` are there no more.
+    /// Removes `sequences` of a stream that the period `counted` counted last.
     pub(super) fn uncount(&mut self, sequences: u32, counted: Option<u64>, now: Nanos) {
         self.turn(now);
         if counted == Some(self.period) {
@@ -118,17 +121,17 @@ impl Flow {
         }
     }
 
-    /// The most sequences that flowed at once in the last second and a half.
+    /// Returns the maximum of sequences that flowed at once in the last 1.5 s.
     pub(super) fn most(&self) -> u32 {
         self.before.iter().take(LAST).fold(self.flowing, |most, count| most.max(*count))
     }
 
-    /// The most sequences that flowed at once in the last eight seconds.
+    /// Returns the maximum of sequences that flowed at once in the last 8 s.
     pub(super) fn shown(&self) -> u32 {
         self.before.iter().fold(self.flowing, |most, count| most.max(*count))
     }
 
-    /// What hung there, if it did, is there no more.
+    /// Removes `sequences` that are no longer there from the hung ones, if they were `hung`.
     pub(super) fn hang_less(&mut self, hung: bool, sequences: u32) {
         if hung {
             self.hung = self.hung.saturating_sub(sequences);
@@ -137,7 +140,7 @@ impl Flow {
 }
 
 impl Worker {
-    /// It answered a request.
+    /// Records that the worker answered a request.
     pub(super) fn answers(&mut self, now: Nanos) {
         self.look_for_stall(now);
         self.health.answered(now);
@@ -145,7 +148,7 @@ impl Worker {
         self.flow.hung = 0;
     }
 
-    /// Tokens came of a request; of a `stream` they come one by one, of another all at once.
+    /// Records tokens of a request: of a `stream` they arrive one by one, of others all at once.
     pub(super) fn flows(&mut self, stream: bool, now: Nanos) {
         self.look_for_stall(now);
         self.flow.at = now;
@@ -158,7 +161,7 @@ impl Worker {
         }
     }
 
-    /// Something came: whether nothing did for too long before it. While a prompt is read nothing need come.
+    /// Checks on an arrival if the gap before was a stall. While a prompt is read, gaps are normal.
     fn look_for_stall(&mut self, now: Nanos) {
         let since = self.flow.at;
         let flowed = self.flow.tokens_at > Nanos::ZERO && since.since(self.flow.tokens_at) <= FLOWS;
@@ -169,7 +172,7 @@ impl Worker {
         self.stalls.advance(self.oldest_unread(), now);
     }
 
-    /// Nothing flowed from `from` to `to`, which says nothing of the worker's size.
+    /// Records a stall from `from` to `to`, which says nothing about the worker's capacity.
     pub(super) fn stalled(&mut self, from: Nanos, to: Nanos) {
         if self.stalls.add(from, to) {
             self.suspicion = None;
@@ -177,23 +180,24 @@ impl Worker {
         }
     }
 
-    /// Whether it has said nothing for so long that it is supposed to say nothing more.
+    /// Returns `true` if it has sent nothing for so long that it counts as silent.
     fn is_silent(&self, now: Nanos) -> bool {
         now.since(self.flow.at) >= self.flow.patience() && !self.may_be_reading(now)
     }
 }
 
 impl Gate {
-    /// A streamed request waits for its worker, which has sent it nothing for a while. True when it should go to
-    /// another: the worker fell silent after it was sent there, nothing of its answer has come, and there is another.
+    /// Reports that a streamed request has got nothing from its worker for a while. Returns `true`
+    /// if it should move: the worker fell silent after the dispatch, none of its answer has come,
+    /// and there is another worker.
     pub fn awaits(&mut self, id: SeatId, now: Nanos) -> bool {
         let Some((seat, worker)) = self.seat_and_worker(id) else { return false };
         let Some(sent) = seat.dispatched_at().filter(|_| seat.stream) else { return false };
         let (begun, place) = (seat.has_begun(), seat.worker);
         let telling = match worker.health.silent_since() {
-            // Where no stream has begun, only a first token shows that is long overdue by what is known of the worker.
+            // A stream that has not begun is evidence only if a first token is long overdue.
             None => begun || worker.is_overdue_for(worker.flow.patience(), now),
-            // What hangs there since then says nothing new; what was sent to try it does, after a time of its own.
+            // Requests that hang since then are no new evidence; a later trial is, after a while.
             Some(since) => since < sent && now.since(sent) >= worker.flow.patience(),
         };
         if telling && worker.health.reachable(now) && worker.is_silent(now) {
@@ -204,8 +208,8 @@ impl Gate {
         abandoned && self.has_alternative(id, now)
     }
 
-    /// The gateway itself was late from `from` to `to`: what its workers did meanwhile it learns only afterwards, and
-    /// holds nothing of that time against them.
+    /// Records that the gateway itself was late from `from` to `to`. It sees only afterwards what
+    /// the workers did then, so nothing of that time counts against them.
     pub fn lagged(&mut self, from: Nanos, to: Nanos) {
         for worker in self.workers.iter_mut().flatten() {
             if worker.ledger.in_flight() > 0 {
@@ -221,7 +225,7 @@ impl Gate {
         let Some(worker) = workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.health.fell_silent(now);
         worker.flow.hung = worker.ledger.in_flight();
-        // What it has not begun to answer says nothing about what is sent from now on.
+        // Requests that it has not begun to answer are no evidence about those sent from now on.
         worker.answered = now;
         seats.values_mut().filter(|seat| seat.worker == place).for_each(|seat| seat.hung = true);
         self.recount(place, now);

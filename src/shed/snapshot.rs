@@ -1,4 +1,4 @@
-//! A momentary picture of a gate, for people and metrics.
+//! The state of a gate at one moment, for people and metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,30 +18,30 @@ pub struct WorkerSnapshot {
     pub prefill_tokens: u64,
     /// K: prompt and output tokens of all requests in flight.
     pub tokens: u64,
-    /// Tokens its KV cache holds, when told.
+    /// KV cache size in tokens; `None` if unknown.
     pub kv_tokens: Option<u64>,
-    /// Tokens that it has streamed in all.
+    /// Output tokens streamed in total.
     pub streamed: u64,
-    /// Whether the settings let it take work: false on the colour that is not active, and when it was removed.
+    /// Whether settings let it take work: `false` on the inactive colour and after removal.
     pub eligible: bool,
-    /// Whether it may be sent anything: false while it cools down or is put aside.
+    /// Whether requests may be sent to it: `false` during a cool-down, ejection or pause.
     pub reachable: bool,
-    /// What is wrong with it, until it has answered well.
+    /// Its trouble; `None` once it has answered well.
     pub trouble: Option<WorkerTrouble>,
-    /// How much of it counts, as the gate was told.
+    /// Factor on its limit, 0 to 1.
     pub weight: f64,
-    /// How long ago it last answered a request.
+    /// Time since it last answered a request.
     pub answered: Option<Duration>,
-    /// Whether it was removed and only finishes what it has.
+    /// Whether it was removed and only finishes its requests.
     pub leaving: bool,
 }
 
 /// A gate at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GateSnapshot {
-    /// Every worker, those that are leaving too, in the order of their configuration.
+    /// Every worker in the order of their configuration, those that are leaving included.
     pub workers: Vec<WorkerSnapshot>,
-    /// Sequences that all workers together may have, where their size was told.
+    /// Sequences that all workers together may have; `None` if a size is unknown.
     pub ceiling: Option<f64>,
     /// Requests waiting, by `Class as usize`.
     pub queue: [usize; 3],
@@ -50,7 +50,7 @@ pub struct GateSnapshot {
 }
 
 impl GateSnapshot {
-    /// Sequences in flight at all workers.
+    /// Returns the sequences in flight at all workers.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.workers.iter().map(|worker| u64::from(worker.in_flight)).sum()

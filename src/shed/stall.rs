@@ -1,41 +1,41 @@
-//! Moments in which nothing of a worker flows, and what they spoil.
+//! Stalls: moments in which nothing flows from a worker, and the samples that they spoil.
 //!
-//! A worker that is stopped for a moment, or a gateway that is, makes first tokens late and says nothing of how many
-//! sequences the worker decodes at once. A queue inside the worker looks different: some streams flow while others wait.
-//! So a gap in *everything* that comes from a worker, on streams that flowed until then, is a stall. What was sent
-//! before its end is no sample for the worker's limit, and neither is what is sent while the backlog of the stall is
-//! still being read, for at most a second.
+//! When a worker or the gateway stops for a moment, first tokens are late. That says nothing about
+//! how many sequences the worker decodes at once: with a queue inside it, some streams flow while
+//! others wait. So a gap in *everything* from a worker, on streams that flowed until then, is a
+//! stall. Requests sent before its end are no samples for the limit. Neither are those sent while
+//! its backlog is still being read, for at most a second.
 //!
-//! * **Failure mode.** A worker with a single stream cannot be told from that stream: a pause of it counts as a stall.
-//! * **Trade-off.** What is suspended is bounded to half of any ten seconds, so that a worker that stops again and again
-//!   is judged by what it does.
+//! * **Failure mode.** The pause of a single stream counts as a stall of its worker.
+//! * **Trade-off.** At most half of any ten seconds is suspended, so a worker that stops again and
+//!   again is still judged.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::Nanos;
 
-/// The backlog of a stall is waited for so long at most.
+/// Longest wait for the backlog of a stall.
 const BACKLOG: Duration = Duration::from_secs(1);
-/// Of the last ten seconds, five may be suspended.
+/// Of the last ten seconds, at most five are suspended.
 const MEMORY: Duration = Duration::from_secs(10);
 const MOST: Duration = Duration::from_secs(5);
-/// A stall takes this much of that at most: what is longer is silence, which is dealt with as such.
+/// Maximum that one stall uses of that; anything longer is silence (see `silence`).
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// The stalls of one worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stalls {
-    /// Ended at, and how much of the bound it took. The last ten seconds.
+    /// End of each stall in the last ten seconds, and how much of the bound it used.
     recent: VecDeque<(Nanos, Duration)>,
-    /// The last stall, until its backlog is read.
+    /// Start and end of the last stall, until its backlog is read.
     last: Option<(Nanos, Nanos)>,
-    /// What was sent before is no sample.
+    /// Requests sent earlier are no samples.
     judged_from: Nanos,
 }
 
 impl Stalls {
-    /// Nothing flowed from `from` to `to`. False when so much is suspended already that this does not count.
+    /// Records a stall from `from` to `to`. Returns `false` if too much is suspended already.
     pub(super) fn add(&mut self, from: Nanos, to: Nanos) -> bool {
         while self.recent.front().is_some_and(|(ended, _)| to.since(*ended) > MEMORY) {
             self.recent.pop_front();
@@ -44,7 +44,7 @@ impl Stalls {
         if suspended >= MOST || to <= from {
             return false;
         }
-        // Two accounts of one stall, the gateway's own and the worker's, count once.
+        // Two records of one stall, the gateway's own and the worker's, count once.
         let known = self.last.map_or(Nanos::ZERO, |(_, to)| to);
         let length = to.since(from.max(known)).min(LONGEST);
         self.recent.push_back((to, length));
@@ -52,7 +52,7 @@ impl Stalls {
         true
     }
 
-    /// Ends the time in which nothing is judged, once nothing is left `unread` that was sent before the stall ended.
+    /// Ends the suspension once no request sent before the end of the stall is unread.
     pub(super) fn advance(&mut self, oldest_unread: Option<Nanos>, now: Nanos) {
         let Some((_, to)) = self.last else { return };
         let backlog = oldest_unread.is_some_and(|sent| sent <= to);
@@ -64,7 +64,7 @@ impl Stalls {
         }
     }
 
-    /// Whether what is seen of a request that was sent at `sent` says nothing of the worker's limit.
+    /// Returns `true` if a request sent at `sent` is no sample for the worker's limit.
     pub(super) fn spoil(&self, sent: Nanos) -> bool {
         self.last.is_some() || sent < self.judged_from
     }

@@ -1,4 +1,4 @@
-//! What an operator does to a gate and sees of it: reloads, snapshots, and the advice that refusals carry.
+//! The operator's side of a gate: reloads, snapshots, and the retry times of refusals.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use super::refuse;
 use super::settings::GateSettings;
 use super::snapshot::{GateSnapshot, WorkerSnapshot};
 
-/// When to come back while nothing has been measured yet.
+/// Retry time before anything was measured.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// The longest advice.
+/// The longest retry time.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
-/// The shortest and the longest advice while no worker takes requests. Most outages are a restart, and nobody can know
-/// when it ends: who comes too early costs a refusal, who comes a minute late costs a minute of goodput.
+/// Shortest and longest retry time while no worker takes requests. Most outages are a restart of
+/// unknown length: a client too early costs a refusal, one a minute late a minute of goodput.
 const AWAY_RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
 
 impl Gate {
-    /// New settings and workers. Who is kept keeps its ledger; who is gone keeps it until its seats are free.
+    /// Applies settings and workers. Workers keep their ledger, removed ones until it is empty.
     pub fn rebuild(&mut self, settings: GateSettings, members: Vec<Member>, now: Nanos) {
         let before = std::mem::replace(&mut self.settings, settings);
         for worker in self.workers.iter_mut().flatten() {
@@ -52,10 +52,10 @@ impl Gate {
         self.serve(now);
     }
 
-    /// When a client that is refused now should come back: the time until everything that waits has a seat, and at
-    /// random up to half of it more, or up to the time in which there is room for each that was told to come back of
-    /// late, so that clients do not come back together; at most 60 s. While no worker takes requests nothing is freed and
-    /// nothing can be predicted: 2 to 5 s, at random.
+    /// Returns when a client refused now should retry, at most 60 s: the time until all waiting
+    /// requests have a permit, plus a random part, so that clients do not return together. That is
+    /// up to half of the time, or up to the time in which all clients recently told to retry find
+    /// room. While no worker takes requests nothing can be predicted: 2 to 5 s, at random.
     pub(super) fn retry_after(&mut self, now: Nanos) -> Duration {
         if !self.is_open(now) {
             let (shortest, longest) = AWAY_RETRY;
@@ -70,7 +70,7 @@ impl Gate {
         (base + spread.mul_f64(self.told.place(self.random.f64()))).min(LONGEST_RETRY)
     }
 
-    /// The gate as it is now.
+    /// Returns the current state of the gate.
     #[must_use]
     pub fn snapshot(&self, now: Nanos) -> GateSnapshot {
         let workers = self.workers.iter().flatten().map(|worker| WorkerSnapshot {
@@ -96,7 +96,6 @@ impl Gate {
         }
     }
 
-    /// The bounds of the queue.
     pub(super) fn bounds(&self) -> Bounds {
         Bounds { length: self.settings.queue_length, bytes: self.settings.queue_bytes }
     }

@@ -14,7 +14,7 @@ use super::gate::Grant;
 use super::handle::GateHandle;
 use super::permit::Permit;
 
-/// Where the gate leaves the outcome for a waiter.
+/// The slot where the gate leaves the outcome for a waiter.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     outcome: Option<Result<Grant, Refusal>>,
@@ -22,15 +22,15 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// Leaves the outcome, and gives back who is to be woken.
+    /// Stores the outcome; returns the waker to wake.
     pub(super) fn settle(&mut self, outcome: Result<Grant, Refusal>) -> Option<Waker> {
         self.outcome = Some(outcome);
         self.waker.take()
     }
 }
 
-/// A request in the queue: resolves to a permit or to the reason why there is none. Dropping it leaves the queue at
-/// once. It knows its time but has no timer of its own: poll it again at [`Waiter::expires_at`], or give up.
+/// A request in the queue; resolves to a permit or a refusal. Dropping it leaves the queue at once.
+/// It has no timer of its own: poll it again at [`Waiter::expires_at`], or give up.
 #[must_use = "a waiter that is dropped has left the queue"]
 pub struct Waiter {
     gate: GateHandle,
@@ -43,14 +43,14 @@ impl Waiter {
         Self { gate, id, expires_at }
     }
 
-    /// When the wait ends; a poll at that time or later is always ready.
+    /// Returns when the wait ends; a poll at that time or later is always ready.
     #[must_use]
     pub fn expires_at(&self) -> Nanos {
         self.expires_at
     }
 
-    /// Leaves the queue and says why there is no permit: the refusal that was decided, or the one for waiting too
-    /// long. A seat that was granted in the same moment is freed.
+    /// Leaves the queue. Returns the refusal that was decided, or the one for waiting too long. A
+    /// permit granted in the same moment is released.
     #[must_use]
     pub fn give_up(self) -> Refusal {
         self.gate.with(|state, now| {
@@ -73,7 +73,7 @@ impl Future for Waiter {
         if self.gate.now() >= self.expires_at {
             self.gate.expire();
         }
-        // Wakers are cloned and dropped outside the lock: they are an executor's code.
+        // Wakers are cloned and dropped outside the lock: they run code of the executor.
         let waker = cx.waker().clone();
         let (outcome, _replaced) = self.gate.with(|state, _| {
             let Some(desk) = state.desks.get_mut(&self.id) else { return (None, None) };
@@ -93,7 +93,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         let _desk = self.gate.with(|state, now| {
             let mut desk = state.desks.remove(&self.id);
-            // A seat that was granted and never fetched is given back here, the one place that still knows of it.
+            // A permit granted but never fetched is released here: only this knows of it.
             match desk.as_mut().and_then(|desk| desk.outcome.take()) {
                 Some(Ok(grant)) => state.gate.release(grant.seat, Ending::ClientGone, 0, now),
                 Some(Err(_)) => {}

@@ -1,8 +1,8 @@
 //! Which callers are forgotten.
 //!
-//! A caller without waiting requests or seats whose counter is not above the virtual time is as good as
-//! forgotten, and is. If ever more than [`REMEMBERED`] idle callers stand above it, the virtual time is
-//! raised to their median: half of them are forgiven at most one request's worth.
+//! A caller without waiting requests and permits whose counter is not above the virtual time is
+//! like a new one, and is forgotten. If more than [`REMEMBERED`] idle callers are above it, the
+//! virtual time rises to their median: half of them are forgiven at most one request's worth.
 
 use crate::clock::Nanos;
 
@@ -14,7 +14,7 @@ const REMEMBERED: usize = 65_536;
 const SWEEP_FROM: usize = 1024;
 
 impl Callers {
-    /// Makes room for one more caller, now and then.
+    /// Forgets callers from time to time, to make room for one more.
     pub(super) fn sweep_when_many(&mut self, now: Nanos) {
         if self.index.len() >= self.sweep_at.max(SWEEP_FROM) {
             self.sweep(now);
@@ -35,7 +35,7 @@ impl Callers {
         self.sweep_at = left + left.clamp(SWEEP_FROM, REMEMBERED / 2);
     }
 
-    /// Forgets idle callers that owe nothing and are owed nothing at `now`; `None`: whatever they are owed.
+    /// Forgets idle callers without debt, and without credit at `now`; `None` ignores credit.
     fn forget_up_to_virtual_time(&mut self, now: Option<Nanos>) {
         let virtual_time = self.contest.virtual_time();
         let settled = |state: &CallerState| {

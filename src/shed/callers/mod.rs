@@ -1,21 +1,22 @@
 //! Fairness between the callers of one class: a counter of virtual tokens for each.
 //!
-//! A caller's counter grows by the cost of its requests, divided by its weight, when they are admitted; the
-//! caller with the smallest counter is next. A caller that comes back after a pause is lifted to the virtual
-//! time, the counter of the foremost of those served. So nobody can save up idleness and spend it as a
-//! monopoly, and a caller that worked while the others paused owes nothing for it.
+//! Each admission adds the request's cost, divided by the caller's weight, to the caller's counter;
+//! the caller with the smallest counter is next. A caller that returns after a pause is lifted to
+//! the virtual time, the counter of the foremost caller served. So no caller can save up idle time
+//! and spend it as a monopoly, and one that worked while the others paused owes nothing.
 //!
-//! * **Credit.** With short waits a caller is often absent *because* it was just refused. It is owed the
-//!   refused requests, but no more than the others got since it began to ask in vain. For
-//!   [`CREDIT`](super::contest::CREDIT) after the last refusal it is lifted by so much less.
-//! * **Debt.** A caller that is ahead of the others pays for at most [`DEBT`](super::account::DEBT).
-//! * **Contest.** Only what is taken while others want it counts (`contest.rs`).
+//! * **Credit.** With short waits a caller is often absent *because* it was just refused. It gets
+//!   credit for refused requests, but no more than the others got since its first refusal. For
+//!   [`CREDIT`](super::contest::CREDIT) after the last refusal it is lifted by that much less.
+//! * **Debt.** A caller that is ahead of the others pays for at most
+//!   [`DEBT`](super::account::DEBT).
+//! * **Contest.** Only what a caller takes while others want it counts (`contest.rs`).
 //!
-//! **The longest wait.** While a caller waits, requests of others go first as long as their counters are
-//! smaller. After `DEBT` its counter is at most one request above the mean at which the others are admitted.
-//! The others are below that mean by what they are owed, at most `CREDIT` of an equal share, and by the
-//! estimates for their seats under way. So whatever happened before, a caller that waits is next within `DEBT
-//! + CREDIT`, the time of an answer, and two rounds of one request each.
+//! **The longest wait.** While a caller waits, others go first as long as their counters are
+//! smaller. After `DEBT` its counter is at most one request above the mean at which the others are
+//! admitted. They are below that mean by their credit, at most `CREDIT` of an equal share, and by
+//! the estimates for their permits. So whatever happened before, a waiting caller is next within
+//! `DEBT` plus `CREDIT`, the time of an answer, and two rounds of one request each.
 
 mod memory;
 
@@ -27,14 +28,14 @@ use crate::clock::Nanos;
 use super::account::{Account, LOOK_EVERY};
 use super::contest::Contest;
 
-/// Names a waiting request; never used twice by one gate. Later requests have greater ids.
+/// Identifies a waiting request; a gate never uses an id twice. Later requests have greater ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaiterId(pub(super) u64);
 
-/// The place of a request in its caller's line: earliest deadline first, then in order of arrival.
+/// Position of a request in its caller's queue: by deadline, then by order of arrival.
 pub(super) type Place = (Nanos, WaiterId);
 
-/// A caller's place among the others: counter, time of joining, slot.
+/// Position of a caller among the others: counter, time of joining, slot.
 type Rank = (u64, WaiterId, usize);
 
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub(super) struct CallerState {
     account: Account,
     joined: WaiterId,
     line: BTreeSet<Place>,
-    /// Virtual cost and sequences of the line.
+    /// Virtual cost and sequences of the requests in `line`.
     cost: u64,
     sequences: u64,
     seats: u32,
@@ -56,12 +57,12 @@ pub(super) struct Callers {
     index: HashMap<Arc<str>, usize>,
     slots: Vec<Option<CallerState>>,
     free: Vec<usize>,
-    /// Callers with a line, the next to be served first.
+    /// Callers with waiting requests, the next to be served first.
     order: BTreeSet<Rank>,
-    /// The same by counter plus cost of the line: the last is who would be served latest.
+    /// The same by counter plus cost of `line`; the last would be served latest.
     tails: BTreeSet<Rank>,
     contest: Contest,
-    /// When the debts of waiting callers were last looked at.
+    /// Last check of the debts of waiting callers.
     looked_at: Nanos,
     sequences: u64,
     waiting: usize,
@@ -69,23 +70,22 @@ pub(super) struct Callers {
 }
 
 impl Callers {
-    /// Requests waiting.
+    /// Returns the number of waiting requests.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Sequences of all waiting requests.
+    /// Returns the sequences of all waiting requests.
     pub(super) fn sequences(&self) -> u64 {
         self.sequences
     }
 
-    /// Callers remembered.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
         self.index.len()
     }
 
-    /// The slot of `caller`, made if there is none; a returning caller is lifted.
+    /// Returns the slot of `caller`, creating it if needed; lifts a returning caller.
     pub(super) fn enter(&mut self, caller: &Arc<str>, now: Nanos) -> usize {
         self.contest.mark(now);
         if let Some(&slot) = self.index.get(caller) {
@@ -120,7 +120,7 @@ impl Callers {
         slot
     }
 
-    /// A request takes its place in the line of `slot`.
+    /// Adds a request to the queue of the caller in `slot`.
     pub(super) fn join(&mut self, slot: usize, place: Place, cost: u64, sequences: u32) {
         self.edit(slot, |state| {
             if state.line.is_empty() {
@@ -134,7 +134,7 @@ impl Callers {
         self.waiting += 1;
     }
 
-    /// A request leaves the line.
+    /// Removes a request from its caller's queue.
     pub(super) fn leave(&mut self, slot: usize, place: Place, cost: u64, sequences: u32, now: Nanos) {
         self.edit(slot, |state| {
             state.line.remove(&place);
@@ -146,7 +146,7 @@ impl Callers {
         self.contest.continues(now);
     }
 
-    /// A request gets a seat. Returns the number of the admission, for [`Callers::settle`].
+    /// Charges an admitted request. Returns the number of the admission, for [`Callers::settle`].
     pub(super) fn charge(&mut self, slot: usize, cost: u64, now: Nanos) -> u64 {
         let (mut admission, mut counter, mut level) = (0, 0, 0);
         self.edit(slot, |state| {
@@ -158,7 +158,7 @@ impl Callers {
         admission
     }
 
-    /// A seat is given back: `charged` becomes `actual`.
+    /// Corrects the charge of a released permit from `charged` to `actual`.
     pub(super) fn settle(&mut self, slot: usize, admission: u64, charged: u64, actual: u64) {
         self.edit(slot, |state| {
             state.seats = state.seats.saturating_sub(1);
@@ -166,8 +166,8 @@ impl Callers {
         });
     }
 
-    /// Ends the debts of waiting callers whose time is over. Returns `true` if there were any. Callers
-    /// without a waiting request are looked at when they ask.
+    /// Ends expired debts of waiting callers. Returns `true` if there were any. Callers without a
+    /// waiting request are checked when they ask.
     pub(super) fn forgive(&mut self, now: Nanos) -> bool {
         if now.since(self.looked_at) < LOOK_EVERY {
             return false;
@@ -184,25 +184,25 @@ impl Callers {
         !forgiven.is_empty()
     }
 
-    /// The first request of the caller that is next.
+    /// Returns the first request of the caller that is next.
     pub(super) fn head(&self) -> Option<WaiterId> {
         let (_, _, slot) = self.order.first()?;
         self.state(*slot)?.line.first().map(|place| place.1)
     }
 
-    /// A request has to wait or is refused.
+    /// Records that a request has to wait or is refused.
     pub(super) fn contend(&mut self, now: Nanos) {
         if self.waiting > 0 { self.contest.continues(now) } else { self.contest.begin(now) }
     }
 
-    /// A request of `caller` was refused. Callers that are not known have no credit to keep.
+    /// Records a refused request of `caller`. Unknown callers have no credit to keep.
     pub(super) fn missed(&mut self, caller: &str, cost: u64, now: Nanos) {
         if let Some(slot) = self.index.get(caller).copied() {
             self.missed_at(slot, cost, now);
         }
     }
 
-    /// A request of the caller in `slot` was refused.
+    /// Records a refused request of the caller in `slot`.
     pub(super) fn missed_at(&mut self, slot: usize, cost: u64, now: Nanos) {
         let Self { slots, contest, .. } = self;
         if let Some(state) = slots.get_mut(slot).and_then(Option::as_mut) {
@@ -210,7 +210,7 @@ impl Callers {
         }
     }
 
-    /// Where a new request of `caller` would begin in virtual time: behind its own line.
+    /// Returns the virtual time at which a new request of `caller` would start: behind its others.
     pub(super) fn start(&self, caller: &str, now: Nanos) -> u64 {
         let Some(state) = self.index.get(caller).and_then(|slot| self.state(*slot)) else {
             return self.contest.virtual_time();
@@ -218,14 +218,14 @@ impl Callers {
         self.lifted(state, now).saturating_add(state.cost)
     }
 
-    /// The counter of a caller that asks at `now`.
+    /// Returns the counter of a caller that asks at `now`.
     fn lifted(&self, state: &CallerState, now: Nanos) -> u64 {
         if state.line.is_empty() { state.account.lifted(&self.contest, now) } else { state.account.counter() }
     }
 
-    /// Sequences of this class that would be admitted before a new request of `caller`; stops counting at `enough`.
-    ///
-    /// The requests of one line are taken to cost the same, so the work is one step per caller that is ahead.
+    /// Returns the sequences of this class that would be admitted before a new request of `caller`,
+    /// counted up to `enough`. Assumes equal costs within a caller's queue, so that the work is one
+    /// step per caller ahead.
     pub(super) fn ahead(&self, caller: &str, place: Place, enough: u64, now: Nanos) -> u64 {
         let own = self.index.get(caller).and_then(|slot| Some((*slot, self.state(*slot)?)));
         let (mut start, mut sum, mut me) = (self.contest.virtual_time(), 0, usize::MAX);
@@ -254,8 +254,8 @@ impl Callers {
         sum
     }
 
-    /// The line that would be served last, its requests from the last to the first, and where it ends in virtual
-    /// time.
+    /// Returns the queue that would be served last: its end in virtual time, and its requests from
+    /// last to first.
     pub(super) fn last_line(&self) -> Option<(u64, impl Iterator<Item = WaiterId> + '_)> {
         let (tail, _, slot) = self.tails.last()?;
         Some((*tail, self.state(*slot)?.line.iter().rev().map(|place| place.1)))
@@ -265,7 +265,7 @@ impl Callers {
         self.slots.get(slot).and_then(Option::as_ref)
     }
 
-    /// Changes a caller and keeps both orders true.
+    /// Changes a caller and updates both orders.
     fn edit(&mut self, slot: usize, change: impl FnOnce(&mut CallerState)) {
         let Some(state) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return };
         if !state.line.is_empty() {
@@ -281,12 +281,12 @@ impl Callers {
 }
 
 impl CallerState {
-    /// Its place in the order of service, at `slot`.
+    /// Returns its position in the order of service.
     fn rank(&self, slot: usize) -> Rank {
         (self.account.counter(), self.joined, slot)
     }
 
-    /// The place of the end of its line.
+    /// Returns the position of the end of its queue.
     fn tail(&self, slot: usize) -> Rank {
         (self.account.counter().saturating_add(self.cost), self.joined, slot)
     }
@@ -296,7 +296,7 @@ impl CallerState {
     }
 }
 
-/// `part` of `parts` equal shares of `whole`.
+/// Returns `part` of `parts` equal shares of `whole`.
 fn share(whole: u64, part: usize, parts: usize) -> u64 {
     if part >= parts { whole } else { whole / parts as u64 * part as u64 }
 }

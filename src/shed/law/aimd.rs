@@ -1,4 +1,4 @@
-//! Additive increase, multiplicative decrease, with the constants of Netflix's `concurrency-limits` (`AIMDLimit`).
+//! AIMD (`AIMDLimit`) of Netflix's `concurrency-limits`, with its constants.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ const MOST: f64 = 200.0;
 const BACKOFF: f64 = 0.9;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One more while answers come within 5 s and half the limit is used; a tenth less after one that does not.
+/// Additive increase, multiplicative decrease: adds 1 after an answer within 5 s if half the limit
+/// was used, takes a tenth off after a slower answer or a failure.
 #[derive(Clone, Copy, Debug)]
 pub struct Aimd {
     limit: f64,

@@ -1,18 +1,18 @@
-//! The law that does as it was told.
+//! The limit algorithm without measurements: uses the configured or reported limit.
 
 use super::{Law, Sample, Told};
 use crate::clock::Nanos;
 use crate::shed::settings::{GateSettings, LimitSource};
 
-/// The limit of a worker that told no `slots` while limits are taken from slots.
+/// Limit of a worker without known `slots`, if limits are taken from slots.
 const UNTOLD: u32 = 32;
 
-/// A limit that stays.
+/// A constant limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fixed(u32);
 
 impl Fixed {
-    /// The limit that `settings` give a worker with `slots`, shared with the other gateways; at least 1.
+    /// Creates the limit of a worker with `slots`, divided among the gateways; at least 1.
     #[must_use]
     pub fn new(settings: &GateSettings, slots: Option<u32>) -> Self {
         let told = match settings.limit {

@@ -1,4 +1,4 @@
-//! Gradient2 of Netflix's `concurrency-limits`, with its constants, over windows as its `WindowedLimit` makes them.
+//! Gradient2 of Netflix's `concurrency-limits`, with its constants and `WindowedLimit` windows.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ const MOST: f64 = 200.0;
 const QUEUE: f64 = 4.0;
 const SMOOTHING: f64 = 0.2;
 const TOLERANCE: f64 = 1.5;
-/// Windows in the long mean, and those at its start of which the plain mean is taken.
+/// Windows in the long mean, and first windows for which the plain mean is used.
 const LONG: f64 = 600.0;
 const WARM_UP: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(1);
 const SAMPLES: u32 = 10;
 
-/// Follows the ratio of a long to a short mean of the time that whole answers take.
+/// Follows the ratio of the long to the short mean of the time that answers take.
 #[derive(Clone, Copy, Debug)]
 pub struct Gradient2 {
     limit: f64,

@@ -1,9 +1,9 @@
-//! Where a worker's limit comes from.
+//! Limit algorithms: how many sequences a worker may have at once.
 //!
-//! A law answers one question, how many sequences the worker may have at once, and is told everything that could
-//! change its mind. [`Fixed`] does not listen: it believes the operator. [`Stream`] is the law of this gateway; the
-//! others are the well-known ones with their published constants. They judge a worker by how long whole answers take,
-//! and for LLMs that follows the length of the answers instead of the load; they are here to be compared with.
+//! An algorithm gets every event that could change its limit. [`Fixed`] ignores them: it uses the
+//! configured limit. [`Stream`] is the algorithm of this gateway. The others are well-known, have
+//! their published constants and serve for comparison: they judge a worker by the duration of whole
+//! answers, which for LLMs follows the length of the answers instead of the load.
 
 mod aimd;
 mod fixed;
@@ -26,7 +26,7 @@ pub use self::vegas::Vegas;
 use super::settings::{GateSettings, LawKind, LimitSource};
 use crate::clock::Nanos;
 
-/// What happened at one worker.
+/// An event at one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sample {
     /// A request was sent.
@@ -38,78 +38,78 @@ pub enum Sample {
     FirstToken {
         /// When the request was sent to the worker.
         dispatched: Nanos,
-        /// Since then: the gateway's own queueing is not in it.
+        /// Time since then, without the gateway's own queueing.
         ttft: Duration,
-        /// E: what an idle worker would have needed.
+        /// E: the time that an idle worker would have needed.
         expected: Duration,
-        /// The promise for this request.
+        /// TTFT SLO of this request.
         slo: Duration,
-        /// Sequences that were seen to flow at once of late.
+        /// Maximum of sequences that recently flowed at once.
         flowing: u32,
     },
-    /// An answer that was not streamed arrived as a whole.
+    /// A non-streamed answer arrived.
     Whole {
         /// When the request was sent to the worker.
         dispatched: Nanos,
-        /// Since then.
+        /// Time since then.
         elapsed: Duration,
-        /// Tokens of one of its sequences.
+        /// Tokens per sequence.
         tokens: u64,
-        /// E of its prompt, as far as is known.
+        /// E of its prompt; zero if unknown.
         expected: Duration,
-        /// The promise for its first token.
+        /// TTFT SLO of this request.
         slo: Duration,
     },
     /// More tokens of one stream arrived.
     Tokens {
-        /// How many.
+        /// Number of tokens.
         count: u64,
-        /// In how much time; the inter-token latency is `span / count`.
+        /// The time they took; the inter-token latency is `span / count`.
         span: Duration,
     },
-    /// A first token is missing that reading prompts cannot explain: the worker must have a queue of its own.
+    /// A first token is later than prefill explains: the worker must have a queue of its own.
     Overdue {
         /// When that request was sent to the worker.
         dispatched: Nanos,
-        /// Sequences whose tokens do arrive.
+        /// Sequences whose tokens still arrive.
         flowing: u32,
     },
-    /// Nothing came of the worker, or the gateway itself was late. What was sent before the end of it is no sample.
+    /// A stall of the worker, or of the gateway itself. Requests sent before its end do not count.
     Stalled {
-        /// From then.
+        /// Start.
         from: Nanos,
-        /// Until then.
+        /// End.
         to: Nanos,
     },
     /// The worker reported a queue of its own.
     Report {
-        /// Requests waiting in it.
+        /// Requests waiting in that queue.
         waiting: u32,
     },
-    /// The answer was handed over completely.
+    /// The answer was delivered completely.
     End {
-        /// Since the dispatch.
+        /// Time since the dispatch.
         elapsed: Duration,
-        /// Sequences in flight when the request was sent, its own included.
+        /// Sequences in flight at the dispatch, its own included.
         in_flight: u32,
     },
-    /// The client went away before the end.
+    /// The client left before the end.
     ClientGone,
     /// The worker failed the request.
     WorkerFailed {
-        /// Sequences in flight when the request was sent, its own included.
+        /// Sequences in flight at the dispatch, its own included.
         in_flight: u32,
     },
 }
 
-/// What a law is told about a worker and may not go beyond.
+/// Configured or reported properties of a worker, which an algorithm must respect.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Told {
-    /// Requests it decodes at once, when told; this gateway's share of them.
+    /// This gateway's share of the requests that it decodes at once; `None` if unknown.
     pub slots: Option<u32>,
-    /// How many gateways share the worker.
+    /// Number of gateways that share the worker.
     pub dams: u32,
-    /// The promise from one token to the next.
+    /// ITL SLO: the time from one token to the next.
     pub itl_slo: Duration,
 }
 
@@ -120,19 +120,19 @@ impl Told {
     }
 }
 
-/// A rule that finds the limit of one worker.
+/// A limit algorithm for one worker.
 pub trait Law: fmt::Debug + Send {
-    /// Sequences that may be in flight now; at least 1.
+    /// Returns the number of sequences that may be in flight now; at least 1.
     fn limit(&self) -> u32;
 
-    /// Takes note of what happened at `now`.
+    /// Processes an event at `now`.
     fn observe(&mut self, sample: Sample, now: Nanos);
 
-    /// What is told of the worker has changed. What was learned stays.
+    /// Applies new properties of the worker; keeps what was learned.
     fn retell(&mut self, told: &Told);
 }
 
-/// The law of `settings` for a worker with `slots`.
+/// Returns the limit algorithm of `settings` for a worker with `slots`.
 pub(super) fn of(settings: &GateSettings, slots: Option<u32>) -> Box<dyn Law> {
     let told = Told::new(settings, slots);
     match (settings.limit, settings.law) {
@@ -144,7 +144,7 @@ pub(super) fn of(settings: &GateSettings, slots: Option<u32>) -> Box<dyn Law> {
     }
 }
 
-/// Brings `law`, which came from `before`, in line with `settings`; one of another kind takes its place.
+/// Adapts `law`, made for `before`, to `settings`; replaces one of another kind.
 pub(super) fn retell(
     law: &mut Box<dyn Law>,
     before: &GateSettings,

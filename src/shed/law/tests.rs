@@ -1,4 +1,4 @@
-//! The laws beside the one for streams, and what a reload does to a law.
+//! Tests of the other limit algorithms, and of what a reload does.
 
 use super::*;
 

@@ -6,10 +6,10 @@ use crate::clock::Nanos;
 const START: f64 = 20.0;
 const LEAST: f64 = 1.0;
 const MOST: f64 = 1000.0;
-/// The least time is measured anew after so many samples per unit of the limit, spread by up to one half.
+/// The minimum is measured anew after 0.5 to 1 times this many samples per unit of the limit.
 const PROBE: f64 = 30.0;
 
-/// Estimates the queue from the ratio of the least to the present time that whole answers take.
+/// Estimates the queue from the ratio of the minimum to the current time that answers take.
 #[derive(Clone, Debug)]
 pub struct Vegas {
     limit: f64,

@@ -1,4 +1,4 @@
-//! Answers that nobody waits for, and loads that nobody here has sent.
+//! Non-streamed answers whose clients have left, and load that this gateway did not send.
 
 use super::super::Report;
 use super::*;
@@ -15,7 +15,7 @@ fn known(slots: u32) -> Gate {
     gate
 }
 
-/// The seat of a request that was sent to its worker.
+/// The permit of a request that was sent to its worker.
 fn sent(gate: &mut Gate, ask: &Ask, now: Nanos) -> SeatId {
     let seat = granted(gate, ask, now).seat;
     gate.dispatched(seat, now);
@@ -35,7 +35,7 @@ fn a_whole_answer_is_counted_until_it_should_be_whole() {
     assert_eq!(in_flight(&gate, at(2999)), 1);
     gate.advance(at(3000));
     assert_eq!(in_flight(&gate, at(3000)), 0);
-    // Half as many tokens take half as long. Who waits has the seat then.
+    // Half as many tokens take half as long. Then the waiting request has the permit.
     let half = Ask { expected_output: 25, ..whole("a") };
     let seat = sent(&mut gate, &half, at(4000));
     gate.abandon(seat, 0, at(4100));
@@ -52,7 +52,7 @@ fn what_the_worker_does_not_work_on_is_free_at_once() {
         (ask("a"), true, at(2100)),
         (whole("a"), false, at(3100)),
         (costless, true, at(4100)),
-        // Longer than it should have taken.
+        // Longer than expected.
         (whole("a"), true, at(6000)),
     ] {
         let granted_at = if left_at == at(6000) { at(5000) } else { left_at - Duration::from_millis(100) };
@@ -128,7 +128,7 @@ fn what_others_run_there_leaves_less() {
     gate.advance(at(8500));
     assert_eq!((limit(&gate, at(8500)), outcomes(&mut gate)), (8, vec![(next, None)]), "it is out of date");
 
-    // Half of its slots may be taken by the other gateway.
+    // The other gateway may take half of its slots.
     let shared = GateSettings { limit: LimitSource::Slots, dams: 2, ..settings() };
     let mut gate = super::gate(shared, &[member("w1", 8)]);
     gate.report("w1", running(4), at(1000));

@@ -1,4 +1,4 @@
-//! The course of a seat: ledgers, what laws hear, failures, and moving to another worker.
+//! The life of a permit: ledgers, samples for limit algorithms, failures, and moves.
 
 use std::sync::Mutex;
 
@@ -21,7 +21,7 @@ impl Law for Listening {
     fn retell(&mut self, _told: &Told) {}
 }
 
-/// A gate of one worker whose law writes down what it hears.
+/// The samples that the limit algorithm of a gate's only worker gets from `act`.
 fn heard(act: impl FnOnce(&mut Gate, SeatId)) -> Vec<Sample> {
     let samples = Arc::new(Mutex::new(Vec::new()));
     let mut gate = gate(settings(), &[member("w1", 8)]);
@@ -135,7 +135,7 @@ fn tokens_of_streams_are_counted_once_each_and_those_of_whole_answers_not() {
 fn kv_tokens_bound_what_is_in_flight_and_the_largest_prompt() {
     let kv = |tokens| Member { kv_tokens: Some(tokens), ..member("w1", 8) };
     let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[kv(500)]);
-    // 0.9 · 500 = 450 hold three requests of 150.
+    // 0.9 · 500 = 450 tokens hold three requests of 150.
     for _ in 0..3 {
         granted(&mut gate, &ask("a"), at(0));
     }
@@ -243,7 +243,7 @@ fn sequences_that_end_make_room_before_the_request_does() {
     gate.finished(wide.seat, 1, at(2));
     let one = granted(&mut gate, &ask("a"), at(2)).seat;
     refused(&mut gate, &ask("a"), at(2));
-    // One place is its own until the end, whatever the worker says.
+    // It keeps one place until the end, whatever the worker says.
     gate.finished(wide.seat, 9, at(3));
     assert_eq!(gate.snapshot(at(3)).workers[0].in_flight, 2);
     gate.release(wide.seat, Ending::Complete, 9, at(4));

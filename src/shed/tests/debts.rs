@@ -11,20 +11,20 @@ use super::super::account::{DEBT, LOOK_EVERY};
 use super::super::contest::CREDIT;
 use super::*;
 
-/// Time goes on in steps of this many milliseconds.
+/// Step of the time, in milliseconds.
 const STEP: u64 = 10;
 
-/// Callers before one worker.
+/// Callers in front of one worker.
 struct Scene {
     gate: Gate,
     random: Rng,
     now: u64,
-    /// Milliseconds that a request takes, from half of it to half as much again.
+    /// Mean milliseconds of a request; each takes from half of it to half as much again.
     hold: u64,
-    /// Seats by their end, with the number of their caller.
+    /// Permits by their end, with the index of their caller.
     ends: BTreeMap<(u64, SeatId), usize>,
     waiting: HashMap<WaiterId, usize>,
-    /// Admissions of each caller, in milliseconds.
+    /// Admission times of each caller, in milliseconds.
     admitted: Vec<Vec<u64>>,
 }
 
@@ -41,7 +41,7 @@ impl Scene {
         }
     }
 
-    /// For `length` milliseconds caller `i` asks `rates[i]` times a second.
+    /// Runs for `length` milliseconds, in which caller `i` asks `rates[i]` times a second.
     fn run(&mut self, rates: &[f64], length: u64) {
         for _ in 0..length / STEP {
             self.now += STEP;
@@ -49,7 +49,7 @@ impl Scene {
                 self.ends.first_key_value().filter(|((end, _), _)| *end <= self.now)
             {
                 self.ends.remove(&(end, seat));
-                // Expected are 50; the mean is that, and no answer is like it.
+                // Expected are 50: that is the mean, but no single answer is like it.
                 let output = self.random.u64(0..=100);
                 self.gate.release(seat, Ending::Complete, output, at(self.now));
                 self.settle();
@@ -89,14 +89,14 @@ impl Scene {
         self.admitted[caller].push(self.now);
     }
 
-    /// The longest time without an admission of `caller` from `since` until now, in milliseconds.
+    /// Returns the longest time without an admission of `caller` since `since`, in milliseconds.
     fn longest_wait(&self, caller: usize, since: u64) -> u64 {
         let later = self.admitted[caller].iter().copied().filter(|at| *at >= since);
         let (longest, last) = later.fold((0, since), |(longest, last), at| (longest.max(at - last), at));
         longest.max(self.now - last)
     }
 
-    /// Admissions of `caller` since then.
+    /// Returns the number of admissions of `caller` since `since`.
     fn count(&self, caller: usize, since: u64) -> usize {
         self.admitted[caller].iter().filter(|at| **at >= since).count()
     }
@@ -104,7 +104,7 @@ impl Scene {
 
 #[test]
 fn who_was_refused_and_left_is_not_owed_what_the_others_took_meanwhile() {
-    // Two callers flood one seat for a second; one of them leaves for three, in which the other has all ten a second.
+    // Two callers flood one place for 1 s. Then one leaves for 3 s; the other has all ten a second.
     let mut scene = Scene::new(2, 1, 100, settings());
     scene.run(&[50.0, 50.0], 1000);
     scene.run(&[50.0, 0.0], 3000);
@@ -116,8 +116,8 @@ fn who_was_refused_and_left_is_not_owed_what_the_others_took_meanwhile() {
 
 #[test]
 fn who_filled_the_pool_in_a_contest_pays_for_five_seconds_and_no_longer() {
-    // 64 seats of a second and a half free 43 a second. A first overload, a second of calm, and then one caller has
-    // taken most of the pool before the others come: eleven seconds of its equal share.
+    // 64 permits of 1.5 s free 43 a second. After a first overload and a second of calm, one caller
+    // takes most of the pool before the others come: eleven seconds of its equal share.
     let mut scene = Scene::new(10, 64, 1500, settings());
     scene.run(&[8.0; 10], 6000);
     scene.run(&[0.0; 10], 3000);
@@ -135,7 +135,7 @@ fn who_filled_the_pool_in_a_contest_pays_for_five_seconds_and_no_longer() {
 
 #[test]
 fn who_only_waits_is_forgiven_too() {
-    // As above, but waits are long, and the greedy caller asks nothing more once it has a line.
+    // As above, but waits are long, and the greedy caller stops asking once it has a queue.
     let patient = GateSettings { queue_length: 2000, queue_wait: Duration::from_secs(60), ..settings() };
     let mut scene = Scene::new(10, 64, 1500, patient);
     scene.run(&[8.0; 10], 2000);
@@ -150,10 +150,10 @@ fn who_only_waits_is_forgiven_too() {
     assert!((2000..most).contains(&waited), "{waited} ms");
 }
 
-/// Callers of the property.
+/// Number of callers in the property test.
 const CALLERS: usize = 10;
 
-/// What each caller asks in a second: nothing, a little, more than there is, or one of them alone floods the pool.
+/// Requests per second of each caller: none, few, too many, or a flood by one caller alone.
 fn rates() -> impl Strategy<Value = Vec<f64>> {
     prop_oneof![
         Just(vec![0.0; CALLERS]),

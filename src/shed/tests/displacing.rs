@@ -1,4 +1,4 @@
-//! Classes at odds: critical requests that take the seat of a batch request, and batch that is not shut out.
+//! Conflicts of classes: critical requests take permits of batch, and batch is not starved.
 
 use super::*;
 use crate::shed::{Displaced, Failure};
@@ -25,7 +25,7 @@ fn a_critical_request_takes_the_seat_of_the_youngest_batch_request_without_a_tok
     assert_eq!(events[0].seat, young);
     let Ok((id, expires_at)) = events[0].next else { panic!("{events:?}") };
     assert_eq!(expires_at, at(254));
-    // Its seat is no longer its own, and it is served again when there is room.
+    // Its permit is revoked; it is served again when there is room.
     gate.release(young, Ending::ClientGone, 0, at(5));
     assert_eq!(gate.snapshot(at(5)).workers[0].in_flight, 3);
     gate.release(old, Ending::Complete, 5, at(6));
@@ -93,7 +93,7 @@ fn what_was_taken_away_costs_its_caller_nothing() {
     granted(&mut gate, &Ask { caller: Arc::from("heavy"), ..batch }, at(0));
     let critical = granted(&mut gate, &of(Class::Critical), at(1)).seat;
     assert_eq!(displaced(&mut gate).len(), 1);
-    // Were it charged, `other` would go first.
+    // If it were charged, `other` would go first.
     let other = waiting(&mut gate, &Ask { caller: Arc::from("other"), ..of(Class::Batch) }, at(2));
     gate.release(critical, Ending::Complete, 5, at(3));
     let served = outcomes(&mut gate);
@@ -119,6 +119,6 @@ fn a_class_that_is_shut_out_goes_first_once_in_a_while() {
             served.push(batch.contains(&id));
         }
     }
-    // At 2 s it has waited for two; served, it waits for two more before it is first again.
+    // At 2 s it has waited 2 s. Once served, it waits 2 s more before it is first again.
     assert_eq!(served, [false, false, true, false, false]);
 }

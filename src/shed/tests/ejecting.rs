@@ -1,4 +1,4 @@
-//! Workers that fail what others can do.
+//! Ejection of workers that fail requests which others can serve.
 
 use super::super::{EjectionMode, EjectionSettings, Failure, WorkerTrouble};
 use super::*;
@@ -12,7 +12,7 @@ fn of(count: usize) -> Gate {
     gate_of(count, EjectionSettings::default())
 }
 
-/// A request that is sent to a worker at `now`: a seat there.
+/// Sends a request to `worker` at `now` and returns its permit.
 fn sent_to(gate: &mut Gate, worker: &str, caller: &str, now: Nanos) -> SeatId {
     let mut elsewhere = Vec::new();
     let seat = loop {
@@ -27,13 +27,13 @@ fn sent_to(gate: &mut Gate, worker: &str, caller: &str, now: Nanos) -> SeatId {
     seat
 }
 
-/// A request that `worker` serves.
+/// Lets `worker` serve a request.
 fn serves(gate: &mut Gate, worker: &str, caller: &str, now: Nanos) {
     let seat = sent_to(gate, worker, caller, now);
     gate.release(seat, Ending::Complete, 5, now);
 }
 
-/// A request that `worker` fails and that goes nowhere else.
+/// Lets `worker` fail a request that goes nowhere else.
 fn fails(gate: &mut Gate, worker: &str, caller: &str, failure: Failure, now: Nanos) {
     let seat = sent_to(gate, worker, caller, now);
     gate.worker_failed(seat, failure, now);
@@ -41,7 +41,7 @@ fn fails(gate: &mut Gate, worker: &str, caller: &str, failure: Failure, now: Nan
     gate.release(seat, Ending::Refused, 0, now);
 }
 
-/// A request that `worker` fails and another one serves.
+/// Lets `worker` fail a request that another one serves.
 fn fails_alone(gate: &mut Gate, worker: &str, failure: Failure, now: Nanos) {
     let seat = sent_to(gate, worker, "a", now);
     gate.worker_failed(seat, failure, now);
@@ -92,7 +92,7 @@ fn a_failed_trial_ejects_for_twice_as_long() {
     }
     fails_alone(&mut gate, "w1", Failure::Error, at(5000));
     assert_eq!((open(&gate, at(14_999)), open(&gate, at(15_000))), (vec![false, true], vec![true; 2]));
-    // What is not certain is waited for, and tried again.
+    // A failure without certain evidence only delays the next trial.
     let seat = sent_to(&mut gate, "w1", "a", at(15_000));
     gate.worker_failed(seat, Failure::Error, at(15_000));
     gate.release(seat, Ending::Refused, 0, at(15_000));
@@ -137,7 +137,7 @@ fn a_prompt_that_fails_anywhere_ejects_nobody() {
         }
     }
     assert_eq!(troubles(&gate, at(1000)), [None; 4]);
-    // Others are served beside it.
+    // Other requests are served beside it.
     for now in 100..200 {
         for worker in ["w1", "w2", "w3", "w4"] {
             serves(&mut gate, worker, "b", at(now * 10));
@@ -204,7 +204,7 @@ fn who_says_that_it_is_busy_is_left_alone_and_never_ejected() {
     fails(&mut gate, "w1", "a", busy(Some(7)), at(0));
     assert_eq!((open(&gate, at(999)), open(&gate, at(1000))), (vec![false, true], vec![true; 2]));
     assert_eq!(troubles(&gate, at(1000))[0], Some(WorkerTrouble::Busy));
-    // That another could serve it shows that the time it asks for is not this caller's alone.
+    // Another worker served it, so the requested pause does not concern this caller alone.
     fails_alone(&mut gate, "w1", busy(Some(7)), at(1000));
     assert_eq!((open(&gate, at(7999)), open(&gate, at(8000))), (vec![false, true], vec![true; 2]));
     for _ in 0..20 {

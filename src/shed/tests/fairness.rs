@@ -1,11 +1,11 @@
-//! One caller offers ten times what the others do; who gets how much.
+//! The shares of callers when one offers ten times what the others do.
 
 use std::collections::BTreeMap;
 
 use super::super::SeatId;
 use super::*;
 
-/// What a caller is and what it got.
+/// The offer and the result of one caller.
 struct Offered {
     name: &'static str,
     weight: u32,
@@ -13,7 +13,7 @@ struct Offered {
     rate: f64,
     asked: usize,
     served: usize,
-    /// Prompt tokens and twice the output, divided by the weight.
+    /// Prompt tokens plus twice the output tokens, divided by the weight.
     tokens: f64,
 }
 
@@ -23,15 +23,15 @@ impl Offered {
     }
 }
 
-/// Jain's index of fairness (Jain, Chiu & Hawe 1984): 1 when all are equal, 1/n when one has everything.
+/// Jain's index of fairness (Jain, Chiu & Hawe 1984): 1 if all are equal, 1/n if one has it all.
 fn jain(shares: &[f64]) -> f64 {
     let sum: f64 = shares.iter().sum();
     let squares: f64 = shares.iter().map(|share| share * share).sum();
     sum * sum / (shares.len() as f64 * squares)
 }
 
-/// Runs `callers` against a worker of `slots` for `seconds` of virtual time. Outputs differ, and are expected
-/// wrongly; refused requests are not repeated.
+/// Runs `callers` against a worker of `slots` for `seconds` of virtual time. Output lengths vary
+/// and are estimated wrongly; refused requests are not repeated.
 fn run(callers: &mut [Offered], slots: u32, seconds: u64, settings: GateSettings) {
     let mut random = Rng::with_seed(3);
     let mut gate = gate(settings, &[member("w1", slots)]);
@@ -87,7 +87,7 @@ fn run(callers: &mut [Offered], slots: u32, seconds: u64, settings: GateSettings
     }
 }
 
-/// Who gets the seats of a worker with one slot, when each of `order` has a request waiting and each costs 100.
+/// Returns the order of service at a worker with one slot; each of `order` waits and costs 100.
 fn next_served(gate: &mut Gate, order: &[&str], now: Nanos) -> Vec<String> {
     let plain = |caller: &str| Ask { expected_output: 0, ..ask(caller) };
     let mut seat = granted(gate, &plain("first"), now).seat;
@@ -112,8 +112,8 @@ fn callers_take_turns_and_idleness_is_not_saved_up() {
         next_served(&mut gate, &["a", "a", "a", "b", "b", "b"], at(0)),
         ["a", "b", "a", "b", "a", "b"]
     );
-    // Caller a works on while b pauses, and then both come again. All that is left of a's 19 requests is the last
-    // one, worth two of those that wait now.
+    // Caller a works on while b pauses; then both return. Of a's 19 requests only the last still
+    // counts, as much as two of those that wait now.
     for now in 1..20 {
         serve_one(&mut gate, &ask("a"), at(now), at(now));
     }
@@ -124,7 +124,7 @@ fn callers_take_turns_and_idleness_is_not_saved_up() {
 #[test]
 fn a_wrong_estimate_is_corrected_at_the_end() {
     let mut gate = gate(settings(), &[member("w1", 1)]);
-    // Only what is taken while others want it counts.
+    // Only what a caller takes while others want it counts.
     next_served(&mut gate, &["x", "y"], at(0));
     // Both were charged for 50 tokens of output; a took 300, b none.
     for (caller, output) in [("a", 300), ("b", 0)] {
@@ -137,7 +137,7 @@ fn a_wrong_estimate_is_corrected_at_the_end() {
 
 #[test]
 fn a_caller_with_ten_times_the_load_gets_no_more_than_the_others() {
-    // Eight seats of about 150 ms free 53 a second; ten callers of weight 1 or 2 offer three times that.
+    // Eight permits of about 150 ms free 53/s; ten callers of weight 1 or 2 offer three times that.
     let names = ["flood", "a", "b", "c", "d", "e", "f", "g", "h", "i"];
     let mut callers: Vec<_> = names
         .into_iter()
@@ -184,7 +184,7 @@ fn what_was_taken_of_an_idle_pool_is_not_held_against_a_caller() {
 fn newcomers_are_not_owed_what_was_served_before_they_came() {
     let patient = GateSettings { queue_wait: Duration::from_secs(60), ..settings() };
     let mut gate = gate(patient, &[member("w1", 1)]);
-    // One caller alone contends with itself for half a minute, and gets all there is.
+    // One caller contends with itself for half a minute, and gets everything.
     let mut seat = granted(&mut gate, &ask("old"), at(0)).seat;
     for now in (0..30_000).step_by(100) {
         gate.dispatched(seat, at(now));

@@ -1,4 +1,4 @@
-//! A gate at work, in virtual time.
+//! Tests of a gate in virtual time.
 
 mod abandoned;
 mod course;
@@ -24,13 +24,13 @@ use crate::request::{Class, Ending};
 use super::settings::{GateSettings, LimitSource};
 use super::{Answer, Ask, Candidate, Gate, Grant, Member, Pick, SeatId, WaiterId};
 
-/// The first of the least loaded that fit.
+/// Returns the first of the least loaded candidates that fit.
 fn least_loaded(candidates: &[Candidate], _random: &mut Rng) -> Option<usize> {
     let fitting = candidates.iter().enumerate().filter(|(_, worker)| worker.fits);
     fitting.min_by_key(|(_, worker)| worker.tokens).map(|(index, _)| index)
 }
 
-/// A choice that can be foreseen; sessions go to the least loaded, too.
+/// A predictable policy; sessions go to the least loaded worker, too.
 const PICK: Pick = Pick { any: least_loaded, rank: |_, _| 0, bounded: |_, _| true };
 
 fn settings() -> GateSettings {
@@ -88,12 +88,12 @@ fn refused(gate: &mut Gate, ask: &Ask, now: Nanos) -> Refusal {
     }
 }
 
-/// What became of those that waited: the reason, or `None` with a seat.
+/// The outcomes of waiting requests: the reason of a refusal, or `None` for a permit.
 fn outcomes(gate: &mut Gate) -> Vec<(WaiterId, Option<Reason>)> {
     gate.take_settled().map(|(id, outcome)| (id, outcome.err().map(|refusal| refusal.reason))).collect()
 }
 
-/// One request that held a seat from `from` to `to`.
+/// Serves one request from `from` to `to`.
 fn serve_one(gate: &mut Gate, ask: &Ask, from: Nanos, to: Nanos) {
     let grant = granted(gate, ask, from);
     gate.dispatched(grant.seat, from);

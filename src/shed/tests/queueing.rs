@@ -1,4 +1,4 @@
-//! Who waits, who is refused, and what the refusals say.
+//! Which requests wait, which are refused, and what the refusals say.
 
 use super::*;
 
@@ -65,7 +65,7 @@ fn a_hopeless_wait_is_refused_on_arrival_with_the_reason() {
     let mut gate = gate(settings(), &[member("w1", 1)]);
     serve_one(&mut gate, &ask("a"), at(0), at(2000));
     granted(&mut gate, &ask("a"), at(2000));
-    // Nobody is ahead of the first; two seconds of work are ahead of the second.
+    // Nothing is ahead of the first; two seconds of work are ahead of the second.
     waiting(&mut gate, &ask("b"), at(2000));
     let refusal = refused(&mut gate, &ask("b"), at(2000));
     assert_eq!(refusal.reason, Reason::Overloaded);
@@ -79,7 +79,7 @@ fn a_hopeless_wait_is_refused_on_arrival_with_the_reason() {
         "{}",
         refusal.message
     );
-    // Another caller has had less and is not behind that work.
+    // Another caller has had less and does not wait for that work.
     waiting(&mut gate, &ask("c"), at(2000));
 }
 
@@ -109,7 +109,7 @@ fn a_stalled_pool_is_noticed() {
     serve_one(&mut gate, &ask("a"), at(0), at(10));
     granted(&mut gate, &ask("a"), at(10));
     waiting(&mut gate, &ask("b"), at(5000));
-    // By the measured 10 ms a seat this one would be next but one; but nothing has been freed for five seconds.
+    // By the measured 10 ms this would be next but one; but nothing was released for 5 s.
     let refusal = refused(&mut gate, &ask("b"), at(5000));
     assert!(refusal.retry_after.unwrap() > Duration::from_secs(3), "{refusal:?}");
 }
@@ -122,7 +122,7 @@ fn a_flood_makes_room_for_a_caller_that_has_less() {
     assert_eq!(refused(&mut gate, &ask("flood"), at(4)).reason, Reason::Overloaded);
     let light = waiting(&mut gate, &ask("light"), at(5));
     assert_eq!(outcomes(&mut gate), [(flood[2], Some(Reason::Overloaded))]);
-    // What the flood took while nobody else asked does not count, so each is served in turn.
+    // What the flood took alone does not count, so they are served in turn.
     let order = [flood[0], light, flood[1]];
     let mut seat = first;
     for id in order {
@@ -144,7 +144,7 @@ fn bytes_are_bounded_and_room_is_made_for_them_too() {
     let displaced = Some(Reason::Overloaded);
     assert_eq!(outcomes(&mut gate), [(flood[2], displaced), (flood[1], displaced)]);
     assert_eq!(gate.snapshot(at(4)).queue_bytes, 2500);
-    // What can never fit displaces nobody.
+    // A request that can never fit displaces nobody.
     assert_eq!(refused(&mut gate, &Ask { body_bytes: 3001, ..ask("x") }, at(5)).reason, Reason::Overloaded);
     assert_eq!(outcomes(&mut gate), []);
 }
@@ -234,7 +234,7 @@ fn while_no_worker_is_there_a_crowd_is_told_two_to_five_seconds_however_large_it
         .collect();
     let (shortest, longest) = (Duration::from_secs(2), Duration::from_secs(5));
     assert!(told.iter().all(|told| (shortest..=longest).contains(told)));
-    // As many in each second.
+    // The same number in each second.
     for second in 2..5 {
         let here = told.iter().filter(|told| told.as_secs() == second).count();
         assert!((500..=850).contains(&here), "{here} of 2000 in second {second}");

@@ -1,4 +1,4 @@
-//! Random orders of everything that can happen, against a plain account of who is where.
+//! Random sequences of all events, checked against a plain account of the permits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::super::{Failure, SeatId};
 use super::*;
 
-/// One thing that happens. Numbers choose among what is there at that moment.
+/// One event. Its numbers select among what exists at that moment.
 #[derive(Clone, Debug)]
 enum Event {
     Ask(Ask, Option<u64>),
@@ -20,7 +20,7 @@ enum Event {
     Failed(usize, Failure),
     Reassign(usize),
     Release(usize, Ending),
-    /// Which of four workers there are, which of them are eligible, and the length of the queue.
+    /// Bits of the workers that exist, of four; bits of the eligible ones; the queue length.
     Rebuild(u8, u8, usize),
     Pass(u64),
 }
@@ -61,7 +61,7 @@ fn events() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Who holds a seat, as the account has it.
+/// A permit in the account.
 #[derive(Debug)]
 struct Seated {
     worker: Arc<str>,
@@ -131,7 +131,7 @@ impl Account {
         assert!(self.seated.insert(grant.seat, seated).is_none(), "a seat was granted twice");
     }
 
-    /// Lets `event` happen; gives back the classes that were granted seats and the workers that got somebody.
+    /// Applies `event`; returns the classes that got permits and the workers that got requests.
     fn happen(&mut self, event: Event) -> (Vec<Class>, BTreeSet<Arc<str>>) {
         let (mut classes, mut workers) = (Vec::new(), BTreeSet::new());
         match event {
@@ -269,7 +269,7 @@ impl Account {
         for worker in &snapshot.workers {
             let (in_flight, prefill, tokens, seats) = sums.remove(&*worker.id).unwrap_or_default();
             assert_eq!((worker.in_flight, worker.tokens), (in_flight, tokens), "{}", worker.id);
-            // Prompts of what is not streamed count as read after a while.
+            // Prompts of non-streamed requests count as read after a while.
             let read = worker.prefill_tokens == prefill || (supposed && worker.prefill_tokens < prefill);
             assert!(read, "{}: {} of {prefill} prompt tokens", worker.id, worker.prefill_tokens);
             let within = in_flight <= worker.limit + worker.limit / 2 || seats == 1;
@@ -319,7 +319,7 @@ proptest! {
             let (granted, got) = account.happen(event);
             account.check(&before, &granted, &got);
         }
-        // To rest: time ends every wait, and every seat is given back.
+        // At the end, time ends every wait and every permit is released.
         account.happen(Event::Pass(1000));
         prop_assert!(account.waiting.is_empty());
         while !account.seated.is_empty() {

@@ -1,9 +1,9 @@
-//! What a gate concludes from prompts that are read, or are not, and from all workers together.
+//! Conclusions from prompts that are read or not, and from all workers together.
 
 use super::*;
 use crate::shed::Report;
 
-/// A gate that knows its only worker: 50 ms, and 1000 tokens a second.
+/// A gate that knows its only worker: 50 ms, and 1000 tokens per second.
 fn known(settings: GateSettings) -> Gate {
     let mut gate = gate(GateSettings { queue_length: 0, ..settings }, &[member("w1", 64)]);
     for i in 0..40 {
@@ -64,7 +64,7 @@ fn long_prompts_are_promised_more() {
     let now = at(50_000);
     sent(&mut gate, &stream(600), now);
     assert_eq!(refused(&mut gate, &stream(100), now).reason, Reason::Overloaded);
-    // 1000 tokens have three seconds, half of which are enough for 1.6 s less the least of 0.1 s.
+    // 1000 tokens have 3 s; half of that is enough for 1.6 s less the base time of 0.1 s.
     granted(&mut gate, &stream(800), now);
 }
 
@@ -97,7 +97,7 @@ fn a_worker_that_answers_nothing_gets_no_more_until_it_does() {
     let late = sent(&mut gate, &stream(100), at(50_001));
     granted(&mut gate, &stream(1), at(50_400));
     assert_eq!(refused(&mut gate, &stream(1), at(51_000)).reason, Reason::Overloaded);
-    // One that was overtaken says nothing about the others.
+    // A request that was overtaken says nothing about the others.
     gate.first_token(late, at(51_100));
     granted(&mut gate, &stream(1), at(51_100));
     gate.release(lost, Ending::TimedOut, 0, at(80_000));
@@ -164,13 +164,13 @@ fn a_report_only_ever_lowers_what_is_known_here() {
         seats.iter().for_each(|seat| gate.release(*seat, Ending::Refused, 0, now));
         seats.len()
     };
-    // One stays, so that the worker is not idle: it takes anything then.
+    // One stays, as an idle worker would take anything.
     granted(&mut gate, &ask("a"), at(0));
-    // 0.9 · 2000 hold eleven more of 150 tokens beside it.
+    // 0.9 · 2000 tokens hold eleven more of 150 beside it.
     assert_eq!(room(&mut gate, at(0)), 11);
     gate.report("w1", reported(1000, 0), at(1));
     assert_eq!(room(&mut gate, at(1)), 5);
-    // What was sent since is added to it, also when it is over: the report does not know.
+    // Tokens sent since are added, also after their end: the report does not know.
     assert_eq!(room(&mut gate, at(2)), 0);
     gate.report("w1", reported(0, 0), at(3));
     assert_eq!(room(&mut gate, at(3)), 11, "an empty cache does not make more room than is known here");

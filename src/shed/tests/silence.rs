@@ -1,4 +1,4 @@
-//! Workers that hang: silence on all streams, and what breaks before it answers.
+//! Workers that hang: silence on all streams, and connections that break before an answer.
 
 use super::*;
 use crate::shed::{Failure, Member, WorkerTrouble};
@@ -7,7 +7,7 @@ fn two() -> Gate {
     gate(settings(), &[member("w1", 8), member("w2", 8)])
 }
 
-/// A stream at the worker `id`, which the gate chooses because it has the least to do; sent, and past its first token
+/// Sends a stream to the worker `id`, chosen because it is the least loaded. Its first token comes
 /// at `now` if it `begins`.
 fn stream(gate: &mut Gate, id: &str, begins: bool, now: Nanos) -> SeatId {
     let grant = granted(gate, &Ask { repeatable: true, ..ask("a") }, now);
@@ -44,7 +44,7 @@ fn silence_on_all_streams_puts_a_worker_aside_and_what_it_has_not_begun_leaves()
     refused_or_waiting(&mut gate, at(2001));
 }
 
-/// There is no room anywhere.
+/// Asserts that there is no room anywhere.
 fn refused_or_waiting(gate: &mut Gate, now: Nanos) {
     assert!(!matches!(gate.ask(&ask("b"), now), Ok(Answer::Granted(_))));
 }
@@ -56,11 +56,11 @@ fn after_the_cool_down_it_is_tried_with_four_beside_what_hangs_and_one_first_tok
     assert!(!gate.awaits(hung[0], at(2000)));
     assert_eq!(reachable(&gate, at(2999)), [false]);
     assert_eq!(gate.snapshot(at(3000)).workers[0].limit, 5 + 4);
-    // What hangs since then does not put it aside again.
+    // Requests that have hung since then do not start another cool-down.
     assert!(!gate.awaits(hung[1], at(3000)));
     let tried: Vec<_> = (0..4).map(|_| stream(&mut gate, "w1", false, at(3000))).collect();
     refused_or_waiting(&mut gate, at(3000));
-    // One that hangs on trial does, after its own time, and for longer.
+    // A trial that hangs does, after its own time, and a longer one.
     assert!(!gate.awaits(tried[0], at(4999)));
     assert_eq!(reachable(&gate, at(4999)), [true]);
     assert!(!gate.awaits(tried[0], at(5000)), "there is no other worker");
@@ -92,7 +92,7 @@ fn a_worker_of_slow_tokens_is_given_five_times_their_time() {
     for count in 1..=20 {
         gate.tokens(slow, count, at(count * 1000));
     }
-    // A second each, within the width of a bucket.
+    // Five times a second per token, within the width of a bucket.
     for (millis, silent) in [(23_000, false), (24_900, false), (25_300, true)] {
         assert!(!gate.awaits(slow, at(millis)));
         assert_eq!(reachable(&gate, at(millis)), [!silent], "{millis}");
@@ -102,7 +102,7 @@ fn a_worker_of_slow_tokens_is_given_five_times_their_time() {
 #[test]
 fn a_worker_that_reads_a_long_prompt_is_not_silent() {
     let mut gate = gate(settings(), &[member("w1", 8)]);
-    // A token takes a millisecond to read.
+    // A token takes 1 ms to read.
     for second in 0..20 {
         let (tokens, sent) = (100 + 700 * (second % 2), at(second * 1000));
         let grant = granted(&mut gate, &Ask { prompt_tokens: tokens, ..ask("a") }, sent);
@@ -128,7 +128,7 @@ fn a_worker_that_begins_nothing_any_more_is_silent_once_it_is_known_how_long_tha
             gate.release(seat, Ending::Complete, 5, at(count));
         }
         let unread = stream(&mut gate, "w1", false, at(1000));
-        // Half the promise after it should be there, and two seconds.
+        // It should be there, plus half the TTFT SLO and two seconds.
         assert!(!gate.awaits(unread, at(3400)));
         assert_eq!(gate.awaits(unread, at(3600)), silent);
         assert_eq!(reachable(&gate, at(3600)), [!silent, true]);
@@ -153,7 +153,7 @@ fn who_breaks_before_it_answers_can_be_reached() {
     assert_eq!((reachable(&gate, at(1001)), troubles(at(1001))), (vec![true; 2], vec![unreachable; 2]));
 }
 
-/// A gate whose worker is known: sixteen streams flow from `at(0)`, with a report each 100 ms, until `at(2000)`.
+/// A known worker: 16 streams flow from `at(0)` to `at(2000)`, with a report every 100 ms.
 fn flowing() -> (Gate, Vec<SeatId>) {
     let mut gate = gate(settings(), &[Member { slots: None, ..member("w1", 16) }]);
     for count in 0..30 {
@@ -178,12 +178,12 @@ fn a_moment_in_which_nothing_flows_says_nothing_of_how_many_a_worker_decodes() {
     let (mut gate, seats) = flowing();
     let before = limit(&gate);
     let unread: Vec<_> = (0..4).map(|i| stream(&mut gate, "w1", false, at(2050 + i))).collect();
-    // A second of nothing, and then the streams go on before the first tokens come.
+    // A second of nothing; then the streams go on before the first tokens come.
     (3050..3300).step_by(50).for_each(|now| flow(&mut gate, &seats, now));
     unread.iter().for_each(|seat| gate.first_token(*seat, at(3300)));
     (3350..4500).step_by(50).for_each(|now| flow(&mut gate, &seats, now));
     assert_eq!(limit(&gate), before);
-    // The same lateness while the streams flow is a queue.
+    // The same delay while the streams flow is a queue.
     let waits = stream(&mut gate, "w1", false, at(4500));
     (4550..5500).step_by(50).for_each(|now| flow(&mut gate, &seats, now));
     assert_eq!(limit(&gate), 16);

@@ -1,4 +1,4 @@
-//! Many threads on one gate, and the promises of its futures.
+//! Many threads on one gate, and the guarantees of its futures.
 
 use std::future::Future;
 use std::pin::pin;
@@ -26,7 +26,7 @@ impl Wake for Counting {
     }
 }
 
-/// Waits for a permit as an executor with a timer would.
+/// Waits for a permit like an executor with a timer.
 fn block_on(waiter: super::super::Waiter) -> Result<Permit, Refusal> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut waiter = pin!(waiter);
@@ -34,7 +34,7 @@ fn block_on(waiter: super::super::Waiter) -> Result<Permit, Refusal> {
         if let Poll::Ready(outcome) = waiter.as_mut().poll(&mut Context::from_waker(&waker)) {
             return outcome;
         }
-        // Also the timer: a poll after `expires_at` is ready.
+        // Doubles as the timer: a poll after `expires_at` is ready.
         thread::park_timeout(Duration::from_millis(1));
     }
     panic!("a waiter was forgotten");
@@ -225,11 +225,11 @@ fn a_gate_hears_of_the_gateways_own_pause_before_anything_else() {
     let permits = [admitted(&gate, ask("a")), admitted(&gate, ask("b"))];
     permits.iter().for_each(Permit::dispatched);
     permits.iter().for_each(Permit::first_token);
-    // Five seconds in which no tick came, and then the first task asks: nobody is silent.
+    // Five seconds without a tick, then the first task asks: no worker is silent.
     clock.advance(Duration::from_secs(5));
     assert!(!permits[0].awaits());
     assert!(gate.snapshot().workers[0].reachable);
-    // The same with ticks is the worker's silence.
+    // With ticks, the same is silence of the worker.
     tick(5000);
     assert!(!permits[0].awaits());
     assert!(!gate.snapshot().workers[0].reachable);

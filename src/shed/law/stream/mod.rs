@@ -1,30 +1,34 @@
-//! The law for workers that stream.
+//! The limit algorithm for workers that stream.
 //!
-//! It watches what the promise is about, the time to the first token, and compares it with what an idle worker would
-//! need for the same prompt. As long as first tokens come in time there is no queue inside the worker; a queue there
-//! is waste, for it can be neither reordered nor cancelled. In windows of at least a second and ten first tokens:
+//! It watches what the TTFT SLO is about, the time to the first token, and compares it with the
+//! time an idle worker needs for the same prompt. If first tokens come in time, no queue is inside
+//! the worker; such a queue is waste, as the gateway can neither reorder nor cancel it. In windows
+//! of at least a second and ten first tokens:
 //!
 //! s = max(p90 of TTFT / (E + 0.15·slo), mean ITL / (0.8·itl_slo), reported waiting / 5)
 //!
-//! where the p90 must exceed 1 by more than chance explains in so few answers for a cut.
+//! For a cut, the p90 must exceed 1 by more than chance explains with so few answers.
 //!
-//! * s > 1: L is multiplied by max(0.7, 0.95 − 0.2·(s − 1)), though late first tokens do not bring it below what was just
-//!   seen to decode at once. The next window shows whether that helped; if not, it is taken back (see `trial`).
-//! * s < 0.85 and the limit was used: L grows, by √L up to where the worker was last seen to be full, its knee. Above
-//!   the knee it is tried by 1, then 2, then 4; each failure doubles the time to the next try, from 2 s to 30 s.
-//! * otherwise, and without samples, L stays.
+//! * s > 1: the limit L is multiplied by max(0.7, 0.95 − 0.2·(s − 1)), but late first tokens do not
+//!   cut it below the number just seen to decode at once. A cut that does not help in the next
+//!   window is undone (see `trial`).
+//! * s < 0.85 (first tokens: 0.95) and the limit was used: L grows, by √L up to the *knee*, where
+//!   the worker was last seen to be full. Above the knee it grows by 1, then 2, then 4; each failed
+//!   try doubles the delay before the next, from 2 s to 30 s.
+//! * Otherwise, and without samples, L stays.
 //!
-//! Three things make it quicker than its windows. *The knee shows itself*: when a first token is overdue although the
-//! prompts ahead do not explain it, while other streams flow, the worker decodes just as many as flow, and that is the
-//! limit. *Slow start*: until the first cut two first tokens in time make room for one more, so that a large
-//! worker is found in a few round trips. *Changes count once*: only requests sent after the last one are judged, for
-//! those before it suffer from what was already mended, or have not met what is new.
+//! Three things make it faster than its windows. *The knee shows itself*: if a first token is
+//! overdue without enough prompts ahead, while other streams flow, the worker decodes only as many
+//! as flow, and that becomes the limit. *Slow start*: until the first cut, two first tokens in time
+//! raise L by one, which finds a large worker's limit in a few round trips. *Changes count once*:
+//! only requests sent after the last change are judged. Earlier ones suffer from what is already
+//! corrected, or have not met the new limit.
 //!
-//! Answers that are not streamed say less: only whether they came, with all their tokens, within what the two promises
-//! allow together. They are judged by that, so a worker that streams nothing keeps its promise too, but has more of a
-//! queue inside than one that shows its first tokens.
+//! Non-streamed answers are judged by less: whether they came whole within what both SLOs allow
+//! together. A worker that streams nothing thus meets its SLO too, with a longer queue inside.
 //!
-//! * **Failure mode.** A worker whose answers have no tokens (embeddings) is judged by its prompts alone.
+//! * **Failure mode.** A worker whose answers have no tokens (embeddings) is judged by its prompts
+//!   alone.
 
 mod trial;
 mod window;
@@ -39,77 +43,77 @@ use self::window::{Measure, MeasuredRatios, Window};
 use super::{Law, Sample, Told};
 use crate::clock::Nanos;
 
-/// The limit of a worker nothing is known of, over all gateways: no worker of today is harmed by so many for long.
+/// Initial limit, over all gateways: no worker of today is harmed by this many for long.
 const START: u32 = 32;
-/// Below this a limit only starves the law of samples.
+/// Below this, a limit only starves the algorithm of samples.
 const FLOOR: u32 = 4;
-/// Far above every batch there is; keeps the arithmetic finite.
+/// Far above every real batch size; keeps the arithmetic finite.
 const CEILING: f64 = 1e6;
 /// The shortest window, and the fewest answers in it.
 const WINDOW: Duration = Duration::from_secs(1);
 const ANSWERS: u32 = 10;
-/// Share of the promise that a first token may come later than from an idle worker. Simulated from 0.1 to 0.25: less
-/// throws capacity away on large batches, more lets a queue grow inside the worker.
+/// Share of the TTFT SLO by which a first token may be later than at an idle worker. Simulated from
+/// 0.1 to 0.25: less wastes capacity on large batches, more lets a queue grow inside the worker.
 pub(in crate::shed) const SLACK: f64 = 0.15;
-/// Share of the ITL promise at which a worker counts as full.
+/// Share of the ITL SLO at which a worker counts as full.
 const ITL_SHARE: f64 = 0.8;
 /// Requests waiting inside the worker that count as too many.
 const QUEUED: f64 = 5.0;
-/// Signals below this let the limit grow.
+/// Signals below this let the limit grow; for first tokens, below `CALM_FIRST`.
 const CALM: f64 = 0.85;
 const CALM_FIRST: f64 = 0.95;
-/// The limit was used if so much of it was.
+/// Share of the limit that must be in flight for the limit to count as used.
 const USED: f64 = 0.9;
-/// What a first token in time adds before the first cut: the limit doubles in two round trips, and overshoots by less
-/// than one that doubled in each.
+/// Growth per first token in time before the first cut: the limit doubles in two round trips, and
+/// overshoots less than one that doubles in each.
 const SLOW_START: f64 = 0.5;
-/// The shortest and the longest time between two tries above the knee. Each try that fails makes a few requests wait
-/// inside the worker: at the longest these are less than one in a hundred even of a small worker's.
+/// Shortest and longest delay between two tries above the knee. A failed try makes a few requests
+/// wait inside the worker: at the longest delay, under one in a hundred even at a small worker.
 const RETRY: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// A cut to less than this share of the knee says that the worker has changed.
+/// A cut to less than this share of the knee means that the worker has changed.
 const SAME_KNEE: f64 = 0.8;
-/// The first try above the knee after a cut, as a share of the knee.
+/// Largest first step above the knee after a cut, as a share of the knee.
 const FIRST_TRY: f64 = 0.1;
 
-/// The law for workers that stream.
+/// Limit algorithm for workers that stream; judges them mainly by the time to the first token.
 #[derive(Clone, Debug)]
 pub struct Stream {
     floor: f64,
     ceiling: f64,
     itl_slo: f64,
-    /// How much better it must be after a cut.
+    /// Required improvement after a cut; see [`HELPS`].
     helps: f64,
-    /// Share of the promise that counts as late.
+    /// Share of the TTFT SLO that counts as late.
     late: f64,
-    /// Other gateways use the worker too.
+    /// `true` if other gateways use the worker too.
     shared: bool,
     search: Search,
     /// Requests sent before the limit last changed are not judged: they say nothing about it.
     changed_at: Nanos,
     window: Window,
-    /// Sequences that were seen to flow at once of late: so many the worker decodes.
+    /// Sequences that recently flowed at once: the worker decodes this many.
     flowing: f64,
-    /// The last cut, as long as it may be taken back.
+    /// The last cut, as long as it may be undone.
     cut: Option<LimitCut>,
     undone_at: Option<Nanos>,
     no_undo_until: Nanos,
-    /// How late first tokens, tokens and answers are that are not late because of the load, as ratios above 1.
+    /// Lateness of first tokens, tokens and answers that load does not cause; ratios from 1 on.
     usual: [f64; 3],
     usual_at: Nanos,
-    /// A moving mean of what a first token may take, in seconds, and as a share of the promise.
+    /// Moving mean of the time a first token may take, in seconds and as a share of the SLO.
     reference: f64,
     reference_share: f64,
 }
 
-/// The limit, and how it is looked for.
+/// The limit, and the state of the search for it.
 #[derive(Clone, Copy, Debug)]
 struct Search {
     limit: f64,
     phase: Phase,
-    /// Where the worker was last seen to be full.
+    /// Limit at which the worker was last seen to be full.
     knee: Option<f64>,
-    /// When more than that is tried again, how long that was put off, and by how much it is.
+    /// Time of the next try above the knee, the delay before it, and its step.
     try_at: Nanos,
     put_off: Duration,
     step: f64,
@@ -119,13 +123,13 @@ struct Search {
 enum Phase {
     /// Nothing has been cut yet.
     SlowStart,
-    /// The window after a cut: what was sent under the old limit drains.
+    /// The window after a cut: requests sent under the old limit drain.
     Settling,
     Steady,
 }
 
 impl Stream {
-    /// A law for a worker of which `told` is known.
+    /// Creates the algorithm for a worker with the properties `told`.
     #[must_use]
     pub fn new(told: &Told) -> Self {
         let mut law = Self {
@@ -158,7 +162,7 @@ impl Stream {
         law
     }
 
-    /// An answer of this ratio came: ends the window if it is long enough.
+    /// Records an answer of this ratio; ends the window if it is long enough.
     fn answered(&mut self, measure: Measure, ratio: f64, now: Nanos) {
         self.window.add(measure, ratio);
         if self.search.phase == Phase::SlowStart && ratio < CALM && self.is_used(self.window.peak) {
@@ -169,13 +173,13 @@ impl Stream {
         }
     }
 
-    /// How late most are, relative to what is usual at this worker.
+    /// Returns how late most samples are, relative to what is usual at this worker.
     fn lateness(&self, late: impl Fn(&MeasuredRatios) -> f64) -> [f64; 3] {
         [Measure::FirstToken, Measure::Token, Measure::Whole]
             .map(|measure| late(self.window.of(measure)) / self.usual[measure as usize])
     }
 
-    /// Ends a window.
+    /// Ends a window and adjusts the limit.
     fn judge(&mut self, now: Nanos) {
         self.forget(now);
         if self.search.phase == Phase::Settling && self.is_trial_open(now) {
@@ -184,7 +188,7 @@ impl Stream {
         let waiting = f64::from(self.window.waiting) / QUEUED;
         let [late, itl, whole] = self.lateness(MeasuredRatios::late);
         let most = late.max(itl).max(whole).max(waiting);
-        // A search that still doubles has overshot, if anything; several gateways see one another's doing.
+        // No test for chance: slow start may have overshot, and other gateways add load here.
         let doubles = self.search.phase == Phase::SlowStart && self.search.limit < self.ceiling;
         let ttft = if doubles || self.shared {
             late
@@ -208,7 +212,7 @@ impl Stream {
                 _ if signal <= whole => Some(Measure::Whole),
                 _ => None,
             };
-            // What was just seen to be decoded at once is not too much, unless the promise itself is in danger.
+            // As many as just decoded at once are not too many, unless the SLO is in danger.
             let least = match measure {
                 Some(Measure::FirstToken) if ttft * self.reference_share * self.usual[0] < self.late => {
                     self.flowing
@@ -217,7 +221,7 @@ impl Stream {
             };
             let limit = (self.search.limit * factor).max(least);
             if limit >= self.search.limit {
-                // All that is in flight is decoded, so nothing waits for a place: it is late for another reason.
+                // All in flight are decoded, so none waits for a place: the reason is another.
                 self.accept(Measure::FirstToken, &window, None);
             } else {
                 let late = Duration::try_from_secs_f64((ttft - 1.0).max(0.0) * self.reference);
@@ -234,14 +238,14 @@ impl Stream {
         }
     }
 
-    /// The limit was used and nothing spoke against it.
+    /// Raises the limit: it was used and nothing spoke against it.
     fn widen(&mut self, now: Nanos) {
         let knee = self.search.knee.unwrap_or(f64::INFINITY);
         if self.search.limit < knee {
             self.raise((self.search.limit + self.search.limit.sqrt()).min(knee), now);
         } else if now >= self.search.try_at {
             if self.search.limit > knee {
-                // More than the knee went well: it was none.
+                // A limit above the knee went well, so that was no knee.
                 (self.search.knee, self.search.put_off) = (Some(self.search.limit), RETRY);
                 self.search.step = (self.search.step * 2.0).min(self.search.limit.sqrt());
             }
@@ -258,12 +262,12 @@ impl Stream {
         let limit = limit.clamp(self.floor, self.search.limit);
         self.search.step = 1.0;
         match self.search.knee {
-            // A try that failed: back to what was well before, and more patience with the next.
+            // A failed try: back to the last good limit, and a longer delay before the next try.
             Some(knee) if self.search.limit > knee && limit >= SAME_KNEE * knee => {
                 self.search.limit = knee.max(self.floor);
                 self.search.put_off = (self.search.put_off * 2).min(LONGEST_RETRY);
             }
-            // A little less than before: it may be the luck of the last lengths. What is between is soon tried again.
+            // Just below the knee, maybe by chance of lengths. The range between is soon retried.
             Some(knee) if limit >= SAME_KNEE * knee => {
                 (self.search.limit, self.search.knee, self.search.put_off) =
                     (limit, Some(f64::midpoint(limit, knee)), RETRY);
@@ -279,7 +283,7 @@ impl Stream {
         self.window = Window::from(now);
     }
 
-    /// A larger limit that is judged by what is sent from now on.
+    /// Sets a larger limit, judged by requests sent from now on.
     fn raise(&mut self, limit: f64, now: Nanos) {
         self.search.limit = limit.min(self.ceiling);
         self.changed_at = now;
@@ -294,7 +298,7 @@ impl Stream {
     }
 }
 
-/// What a first token may take, in seconds: the time of an idle worker, and the slack.
+/// Returns the time a first token may take, in seconds: that of an idle worker plus slack.
 fn reference(expected: Duration, slo: Duration) -> f64 {
     (expected.as_secs_f64() + SLACK * slo.as_secs_f64()).max(1e-6)
 }
@@ -318,7 +322,7 @@ impl Law for Stream {
                 self.answered(Measure::FirstToken, ttft.as_secs_f64() / reference, now);
             }
             Sample::FirstToken { dispatched, ttft, expected, slo, .. } => {
-                // It was sent before the limit last changed: it shows what the former one was like.
+                // Sent before the limit last changed: it shows the effect of the former one.
                 if let Some(LimitCut { evidence, .. }) = &mut self.cut
                     && let Some((Measure::FirstToken, earlier)) = &mut evidence.trial
                     && dispatched >= evidence.since
@@ -362,7 +366,7 @@ impl Law for Stream {
     fn retell(&mut self, told: &Told) {
         self.ceiling = told.slots.map_or(CEILING, f64::from);
         self.floor = f64::from(FLOOR).min(self.ceiling);
-        // What one of several gateways gives up the others may take: that it is no better proves less.
+        // Other gateways may take what this one gives up, so a lack of improvement proves less.
         self.shared = told.dams > 1;
         (self.helps, self.late) = if self.shared { (0.5, LATE_BESIDE_OTHERS) } else { (HELPS, LATE) };
         self.itl_slo = told.itl_slo.as_secs_f64().max(1e-3);

@@ -1,4 +1,4 @@
-//! The law, fed by hand.
+//! The limit algorithm, fed by hand.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn at(millis: u64) -> Nanos {
     Nanos::from_millis(millis)
 }
 
-/// A second in which the limit is used and `count` first tokens come after `ttft`; an idle worker needs 100 ms.
+/// A second with the limit used and `count` first tokens after `ttft`; idle workers need 100 ms.
 fn second(law: &mut Stream, start: u64, count: u64, ttft: u64) {
     for i in 0..count {
         let sent = start + i * 1000 / count;
@@ -29,7 +29,7 @@ fn second(law: &mut Stream, start: u64, count: u64, ttft: u64) {
     }
 }
 
-/// A law past its slow start, with this limit and a window that begins at 3 s.
+/// An algorithm past slow start, with this limit and a window that begins at 3 s.
 fn steady(slots: Option<u32>, limit: u32) -> Stream {
     let mut law = Stream::new(&told(slots));
     law.search.phase = Phase::Steady;
@@ -57,8 +57,8 @@ fn before_the_first_cut_two_first_tokens_in_time_make_room_for_another() {
     assert_eq!(law.limit(), 256);
 }
 
-/// Minutes of a worker that decodes `slots` at once: a first token takes 150 ms, and 400 ms when there are more. Gives
-/// back when the limit grew, in seconds.
+/// Simulates a worker that decodes `slots` at once: a first token takes 150 ms, or 400 ms if there
+/// are more. Returns when the limit grew, in seconds.
 fn live(law: &mut Stream, slots: u32, seconds: std::ops::Range<u64>) -> Vec<u64> {
     let mut grown = Vec::new();
     let mut due: Vec<(u64, Sample)> = Vec::new();
@@ -99,7 +99,7 @@ fn above_the_knee_it_is_tried_ever_more_rarely_while_that_fails_and_quickly_when
 
 #[test]
 fn late_first_tokens_cut_by_how_late_they_are_and_the_next_window_settles() {
-    // 0.25 s is the reference: 5 % late cuts to 0.94 of 100, four times late by the most.
+    // The reference is 0.25 s: 5 % late cuts 100 to 94, four times as late by the maximum.
     for (ttft, least, most) in [(264, 90, 94), (1000, 70, 70)] {
         let mut law = steady(None, 100);
         second(&mut law, 3000, 20, ttft);
@@ -149,7 +149,7 @@ fn a_limit_grows_only_when_it_is_used_and_by_one_above_the_knee() {
         law.observe(first, at(7100 + i * 50));
     }
     assert!(law.limit() <= idle + 4, "{} after {idle}", law.limit());
-    // The told size bounds it.
+    // The known size bounds it.
     let mut law = steady(Some(16), 16 - 1);
     for start in 0..5 {
         second(&mut law, 3000 + start * 1500, 20, 150);
@@ -174,7 +174,7 @@ fn an_overdue_first_token_shows_the_knee_at_once() {
     let mut law = Stream::new(&told(None));
     law.observe(Sample::Overdue { dispatched: at(0), flowing: 8 }, at(400));
     assert_eq!(law.limit(), 8);
-    // What was sent before says nothing new, what flows not at all nothing either, and the floor holds.
+    // Requests from before the cut and zero flowing sequences are ignored, and the floor holds.
     law.observe(Sample::Overdue { dispatched: at(399), flowing: 5 }, at(500));
     assert_eq!(law.limit(), 8);
     law.observe(Sample::Overdue { dispatched: at(600), flowing: 0 }, at(900));
@@ -194,7 +194,7 @@ fn without_samples_nothing_changes() {
     assert_eq!(law.limit(), 32);
 }
 
-/// A second in which as many first tokens come, each after the next of `ttfts`, while `flowing` sequences flow.
+/// A second of evenly spread first tokens with the times `ttfts`, while `flowing` sequences flow.
 fn spread(law: &mut Stream, start: u64, ttfts: &[u64], flowing: u32) {
     let mut due: Vec<(u64, Sample)> = Vec::new();
     for (sent, ttft) in (start..start + 1000).step_by(1000 / ttfts.len()).zip(ttfts) {
@@ -228,7 +228,7 @@ fn a_cut_that_changes_nothing_is_taken_back_and_what_is_as_late_is_usual() {
         spread(&mut law, start, &ttfts, 20);
         assert!(law.limit() >= 30, "{} at {start}", law.limit());
     }
-    // Later than that is late again.
+    // Anything later is late again.
     let before = law.limit();
     spread(&mut law, 14_000, &[800; 20], 20);
     assert!(law.limit() < before, "{} of {before}", law.limit());
@@ -251,7 +251,7 @@ fn first_tokens_do_not_cut_below_what_is_seen_to_flow_at_once() {
     let mut law = steady(None, 30);
     spread(&mut law, 3000, &[400; 20], 30);
     assert_eq!(law.limit(), 30);
-    // Unless the promise is in danger.
+    // Unless the SLO is in danger.
     let mut law = steady(None, 30);
     spread(&mut law, 3000, &[700; 20], 30);
     assert!(law.limit() < 30);
@@ -268,7 +268,7 @@ fn a_stall_that_explains_a_cut_takes_it_back_at_once_but_not_twice() {
     assert_eq!(law.limit(), 5, "it was over before the evidence began");
     law.observe(stalled(3100, 3600), at(3700));
     assert_eq!(law.limit(), 30);
-    // The next cut soon after stands, and so does one of the next half minute.
+    // The next cut soon after stands, and so does one within the next half minute.
     law.observe(overdue(3800), at(4300));
     law.observe(stalled(3900, 4400), at(4400));
     assert_eq!(law.limit(), 5);

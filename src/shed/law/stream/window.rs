@@ -1,14 +1,14 @@
-//! What a worker's answers were like for a while.
+//! Measurements of a worker's answers in one window.
 
 use crate::clock::Nanos;
 use crate::shed::quantile::Ratios;
 
 /// Share of the answers that may be late.
 const MAY_BE_LATE: f64 = 0.1;
-/// How many standard deviations more must be late before that is no chance: one window in ten has more by luck.
+/// Standard deviations beyond that which exclude chance: one window in ten has more by luck.
 const CHANCE: f64 = 1.3;
 
-/// What is measured of a worker, and may be late.
+/// A quantity that is measured and may be late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
     FirstToken,
@@ -16,35 +16,34 @@ pub(super) enum Measure {
     Whole,
 }
 
-/// How long something took each time, relative to what it may take.
+/// Measured times, relative to the allowed time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MeasuredRatios {
     pub(super) ratios: Ratios,
-    /// Tokens, and the sum of what each took.
+    /// Tokens, and the sum of their ratios.
     tokens: u64,
     sum: f64,
 }
 
 impl MeasuredRatios {
-    /// It took this.
     pub(super) fn add(&mut self, ratio: f64) {
         self.ratios.add(ratio);
     }
 
-    /// Each of so many tokens took this.
+    /// Adds `count` tokens of this ratio each.
     fn add_tokens(&mut self, count: u64, ratio: f64) {
         self.ratios.add(ratio);
         self.tokens = self.tokens.saturating_add(count);
         self.sum += count as f64 * ratio;
     }
 
-    /// How late most are: the 90th percentile, and of tokens the mean. One prompt that is read holds up the tokens of
-    /// all streams for a moment, which a percentile of few tokens takes for the rule.
+    /// Returns how late most are: the 90th percentile, or the mean for tokens. One prefill delays
+    /// the tokens of all streams for a moment, which a percentile of few tokens takes for normal.
     pub(super) fn late(&self) -> f64 {
         self.mean().or_else(|| self.ratios.p90()).unwrap_or(0.0)
     }
 
-    /// The same, as far as it is no chance: of ten answers two may be late where one in ten is.
+    /// Returns the same beyond chance: where one in ten may be late, two of ten can be by luck.
     pub(super) fn surely_late(&self) -> f64 {
         let deviation = (MAY_BE_LATE * (1.0 - MAY_BE_LATE) / f64::from(self.ratios.len().max(1))).sqrt();
         let share = (1.0 - MAY_BE_LATE - CHANCE * deviation).max(0.5);
@@ -59,38 +58,37 @@ impl MeasuredRatios {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Window {
     pub(super) start: Nanos,
-    /// Time to the first token, time from token to token, and time of what was not streamed.
+    /// First tokens, inter-token times, and non-streamed answers.
     measured: [MeasuredRatios; 3],
-    /// The most sequences in flight.
+    /// Maximum of sequences in flight.
     pub(super) peak: u32,
-    /// The longest queue that the worker reported.
+    /// Longest queue that the worker reported.
     pub(super) waiting: u32,
     /// The worker failed a request.
     pub(super) failed: bool,
 }
 
 impl Window {
-    /// Begins at `start`, with nothing in it.
+    /// Starts an empty window at `start`.
     pub(super) fn from(start: Nanos) -> Self {
         Self { start, ..Self::default() }
     }
 
-    /// What came of that measure.
     pub(super) fn of(&self, measure: Measure) -> &MeasuredRatios {
         &self.measured[measure as usize]
     }
 
-    /// An answer, or its beginning, came.
+    /// Adds an answer or its first token.
     pub(super) fn add(&mut self, measure: Measure, ratio: f64) {
         self.measured[measure as usize].add(ratio);
     }
 
-    /// So many tokens came of a stream.
+    /// Adds `count` tokens of a stream.
     pub(super) fn add_tokens(&mut self, count: u64, ratio: f64) {
         self.measured[Measure::Token as usize].add_tokens(count, ratio);
     }
 
-    /// Answers, streamed or not.
+    /// Returns the number of answers, streamed or not.
     pub(super) fn answers(&self) -> u32 {
         self.of(Measure::FirstToken).ratios.len() + self.of(Measure::Whole).ratios.len()
     }
