@@ -1,12 +1,12 @@
-//! The gateway's own lateness.
+//! Measures the gateway's own lateness.
 //!
-//! A gateway that is stopped, suspended or short of CPU sees everybody else late. [`Lag`] knows when that was: a task
-//! of the runtime calls [`Lag::tick`] every [`TICK`], and a longer gap is a [`Pause`] of the gateway itself. Whoever
-//! judges a worker, another gateway or Redis by the clock takes [`Lag::overlap`] off first.
+//! To a gateway that is stopped, suspended or short of CPU, all others look late. A runtime task
+//! calls [`Lag::tick`] every [`TICK`]; a longer gap is a [`Pause`] of the gateway itself. Code that
+//! judges a worker, another gateway or Redis by elapsed time first subtracts [`Lag::overlap`].
 //!
-//! **Bounds.** At most [`CREDIT`] in any [`WINDOW`] is taken off, so that a gateway that is always late still judges;
-//! [`RECENT`] pauses are remembered. Nothing is taken off a caller's deadline or a wait in the queue: those are
-//! promises, and no judgement of somebody else.
+//! **Bounds.** At most [`CREDIT`] in any [`WINDOW`] is subtracted, so that a gateway that is always
+//! late still judges; [`RECENT`] pauses are remembered. Nothing is subtracted from a caller's
+//! deadline or a wait in the queue: those are promises, not judgements of others.
 
 use std::collections::VecDeque;
 use std::hint::spin_loop;
@@ -18,17 +18,17 @@ use parking_lot::Mutex;
 
 use super::Nanos;
 
-/// The time between two ticks of a gateway that is not late.
+/// Time between two ticks of a gateway that is not late.
 pub const TICK: Duration = Duration::from_millis(10);
-/// A pause after which everything that is followed is old.
+/// Length of a pause after which all state synchronized from elsewhere is stale.
 pub const LONG: Duration = Duration::from_secs(3);
-/// The lateness of a tick from which on it is a pause. Timers of a busy runtime are late by some milliseconds.
+/// Least lateness of a tick for a pause. Timers of a busy runtime are some milliseconds late.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The most that is taken off in any [`WINDOW`].
+/// Most time that is subtracted in any [`WINDOW`].
 const CREDIT: Duration = Duration::from_secs(2);
-/// The span in which no more than [`CREDIT`] is taken off.
+/// Time span in which at most [`CREDIT`] is subtracted.
 const WINDOW: Duration = Duration::from_secs(10);
-/// How many pauses are remembered: as many as a window can hold, and some more.
+/// Number of pauses remembered: some more than fit into a window.
 const RECENT: usize = 256;
 
 /// A time in which the gateway did not run, or ran late: from when a tick was due until it came.
@@ -36,18 +36,18 @@ const RECENT: usize = 256;
 pub struct Pause {
     /// When the tick was due.
     pub from: Nanos,
-    /// When it came; the present for a pause that is still going on.
+    /// When it came; the present if the pause still lasts.
     pub to: Nanos,
 }
 
 impl Pause {
-    /// Its length.
+    /// Returns its length.
     #[must_use]
     pub const fn length(&self) -> Duration {
         self.to.since(self.from)
     }
 
-    /// How much of it lies within `from..to`.
+    /// Returns how much of it lies within `from..to`.
     fn within(&self, from: Nanos, to: Nanos) -> Duration {
         self.to.min(to).since(self.from.max(from))
     }
@@ -61,14 +61,14 @@ pub struct Lag(Arc<LagState>);
 struct LagState {
     /// The latest tick; zero before the first.
     ticked: AtomicU64,
-    /// The latest pause; its end is zero before the first. A new one writes `from` and then `to`, and begins after the
-    /// former has ended: a reader of `to` and then `from` sees both of one pause, or that `from` is the later.
+    /// Latest pause; `to` is zero before the first. `from` is written first, and pauses do not
+    /// overlap: a reader of `to`, then `from`, sees one whole pause, or `from` later than `to`.
     from: AtomicU64,
     to: AtomicU64,
     recent: Mutex<VecDeque<CountedPause>>,
 }
 
-/// A pause, and how much of it is taken off.
+/// A pause, and how much of it is subtracted.
 #[derive(Debug)]
 struct CountedPause {
     pause: Pause,
@@ -76,7 +76,7 @@ struct CountedPause {
 }
 
 impl Lag {
-    /// Counts a tick of the runtime at `now`. Returns how late it is; the first is not.
+    /// Records a tick of the runtime at `now`. Returns its lateness, zero for the first.
     pub fn tick(&self, now: Nanos) -> Duration {
         // Zero stands for no tick.
         let before = Nanos(self.0.ticked.swap(now.0.max(1), Ordering::AcqRel));
@@ -96,20 +96,20 @@ impl Lag {
         now.since(before + TICK)
     }
 
-    /// Ends the counting: no time after this is late until ticks come again.
+    /// Stops the measurement: no later time counts as late until ticks come again.
     pub fn stop(&self) {
         self.0.ticked.store(0, Ordering::Release);
     }
 
-    /// The latest pause of at least 50 ms. One that no tick has ended at `now` counts, and ends there: the first
-    /// task that runs after a pause knows of it.
+    /// Returns the latest pause of at least 50 ms. A pause that no tick has ended counts up to
+    /// `now`, so that the first task that runs after a pause knows of it.
     #[must_use]
     pub fn pause(&self, now: Nanos) -> Option<Pause> {
         self.going_on(now).or_else(|| self.ended())
     }
 
-    /// How much of `from..to` the gateway itself was late, as far as that is credited. A `to` in the future counts as
-    /// the present.
+    /// Returns how long the gateway itself was late within `from..to`, as far as it is credited. A
+    /// `to` in the future counts as the present.
     #[must_use]
     pub fn overlap(&self, from: Nanos, to: Nanos) -> Duration {
         let going_on = self.going_on(to);
@@ -150,13 +150,13 @@ impl Lag {
     }
 }
 
-/// The pause between a tick and the next one, or the present.
+/// Returns the pause between a tick and the next one, or the present.
 fn gap(tick: Nanos, now: Nanos) -> Option<Pause> {
     let pause = Pause { from: tick + TICK, to: now };
     (pause.length() >= PAUSE).then_some(pause)
 }
 
-/// How much of `pause` may be taken off after `recent` ones.
+/// Returns how much of `pause` may be subtracted after the `recent` ones.
 fn credit(recent: &VecDeque<CountedPause>, pause: Pause) -> Duration {
     let window = recent.iter().rev().take_while(|counted| counted.pause.to + WINDOW > pause.from);
     let given = window.map(|counted| counted.credit).sum();
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(lag.overlap(at(100), at(7210)), ms(2000), "of a pause that goes on");
         lag.tick(at(7210));
         assert_eq!(lag.overlap(at(100), at(7210)), ms(2000));
-        // Late by a second in each two: only what is left of the last ten seconds' credit counts.
+        // Late by one second in every two: only the rest of the last ten seconds' credit counts.
         let late = |tick: u64| lag.tick(at(tick + 1010));
         for tick in (7210..33_000).step_by(2020) {
             late(tick);

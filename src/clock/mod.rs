@@ -1,8 +1,8 @@
 //! Time as a value.
 //!
-//! Every decision in this crate takes its time as an argument, so that a test, a simulation and the running
-//! gateway call the same code. [`Nanos`] is that argument; [`Clock`] is the one place that reads a real clock.
-//! Monotonic time counts from the clock's start, so a value fits the `u64` of an atomic limiter cell for 584 years.
+//! Every decision in this crate takes its time as an argument, so that a test, a simulation and the
+//! gateway call the same code. [`Nanos`] is that argument; only [`Clock`] reads a real clock.
+//! Monotonic time starts at zero, so it fits the `u64` of an atomic limiter cell for 584 years.
 
 mod lag;
 
@@ -67,13 +67,13 @@ impl fmt::Display for Nanos {
     }
 }
 
-/// A duration in whole nanoseconds, at most `u64::MAX`.
+/// Converts a duration to whole nanoseconds, at most `u64::MAX`.
 #[must_use]
 pub fn saturating_nanos(length: Duration) -> u64 {
     u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Where the adapters get the time that they pass to the decisions.
+/// Source of the time that adapters pass to the decisions.
 ///
 /// Cloning is cheap, and clones share one time line and the [`Lag`] that is measured by it.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ pub struct Clock {
 
 #[derive(Clone, Debug)]
 enum TimeSource {
-    // quanta reads the time-stamp counter: 11 ns a call against 31 ns for `std::time::Instant` on the same machine.
+    // quanta reads the time-stamp counter: 11 ns a call; `std::time::Instant` took 31 ns there.
     System { clock: quanta::Clock, start: u64 },
     Manual(Arc<AtomicU64>),
 }
@@ -104,7 +104,7 @@ impl Clock {
         Self { source: TimeSource::Manual(Arc::new(AtomicU64::new(start.0))), lag: Lag::default() }
     }
 
-    /// The time now.
+    /// Returns the current time.
     #[must_use]
     #[inline]
     pub fn now(&self) -> Nanos {
@@ -114,14 +114,14 @@ impl Clock {
         }
     }
 
-    /// How late the gateway itself was by this clock. Without a task that ticks there, it never was.
+    /// Returns the gateway's own lateness by this clock; zero if no task calls [`Lag::tick`].
     #[must_use]
     #[inline]
     pub const fn lag(&self) -> &Lag {
         &self.lag
     }
 
-    /// Whether the gateway itself was late since `time`, by a pause that is [credited](Lag::overlap).
+    /// Returns `true` if the gateway itself had a [credited](Lag::overlap) pause since `time`.
     #[must_use]
     pub fn was_late_since(&self, time: Nanos) -> bool {
         self.lag.overlap(time, self.now()) > Duration::ZERO
@@ -135,14 +135,14 @@ impl Clock {
     }
 }
 
-/// Wall time, for people and for protocols that carry dates; never for a decision.
+/// Returns the wall time, for people and for protocols that carry dates; never for a decision.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads wall time")]
 pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// How long the machine was suspended since it booted, as far as the system says. Monotonic time stands still meanwhile.
+/// Returns how long the machine was suspended since boot, if known. Monotonic time excludes it.
 #[must_use]
 pub fn suspended() -> Duration {
     #[cfg(target_os = "linux")]

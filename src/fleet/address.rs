@@ -1,10 +1,10 @@
-//! Where a worker listens, and which addresses a heartbeat may name.
+//! Worker URLs, and the addresses that a heartbeat may name.
 //!
-//! A heartbeat makes the gateway open connections and send prompts to where it points, so whoever can publish one
-//! could otherwise point it at a metadata service or at a machine of their own. The allow-list is the operator's
-//! word on where workers live; what it cannot allow at all is link-local, where clouds keep their credentials.
+//! The gateway connects and sends prompts to a heartbeat's URL. Without an allow-list, anyone who
+//! can publish one could point it at a metadata service or at their own machine. The operator lists
+//! where workers live. Link-local addresses, where clouds keep credentials, are never allowed.
 //!
-//! **Trade-off.** A host name is compared as a name: where it leads is the name server's word, which an operator
+//! **Trade-off.** A host name is compared as a name: its address is up to DNS, which an operator
 //! who lists names trusts. Networks are the stricter list.
 
 use std::net::IpAddr;
@@ -16,17 +16,17 @@ use ipnet::IpNet;
 
 use crate::glob::Glob;
 
-/// The longest name that DNS knows.
+/// Longest DNS name, in bytes.
 const LONGEST_NAME: usize = 253;
 
-/// What [`worker_url`] expects, to complete "must be …".
+/// The input that [`worker_url`] expects, to complete "must be …".
 pub const URL_EXPECTED: &str = "an `http://` or `https://` URL of a host, a port and at most a path, such as \
      `http://127.0.0.1:8000`; credentials belong into `headers`";
 
-/// Reads a worker's URL: scheme, host, an optional port and path prefix, and nothing else.
+/// Parses a worker's URL: scheme, host, an optional port and path prefix, and nothing else.
 ///
-/// A `/v1` at its end is left out. Clients of OpenAI's API end their base URL with it and ask for `chat/completions`;
-/// the gateway asks for `/v1/chat/completions`, and a worker would see `/v1/v1/chat/completions`.
+/// A trailing `/v1` is removed: base URLs of OpenAI clients have it, but the gateway itself asks
+/// for `/v1/chat/completions`, and a worker would see `/v1/v1/chat/completions`.
 #[must_use]
 pub fn worker_url(text: &str) -> Option<Uri> {
     if text.contains(['@', '#', '?']) || text.chars().any(|letter| letter.is_control() || letter == '\\') {
@@ -43,7 +43,7 @@ pub fn worker_url(text: &str) -> Option<Uri> {
     (!authority.host().is_empty() && port_is_sound(authority)).then_some(uri)
 }
 
-/// Whether a port, if one is written, is one: `http` takes an empty or a too great one as none.
+/// Returns `true` if the port is valid or absent: `http` takes an empty or too large one as absent.
 #[must_use]
 pub fn port_is_sound(authority: &Authority) -> bool {
     let written = authority.as_str().len() > authority.host().len();
@@ -60,7 +60,7 @@ pub enum Allowed {
 }
 
 impl Allowed {
-    /// Reads a network, an address, or a pattern of host names.
+    /// Parses a network, an address, or a pattern of host names.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         if let Ok(network) = text.parse::<IpNet>() {
@@ -70,7 +70,7 @@ impl Allowed {
             return Some(Self::Network(address.to_canonical().into()));
         }
         let name = text.to_ascii_lowercase();
-        // `10.*` is meant for addresses, which no pattern of names covers.
+        // `10.*` is meant for addresses, but a name pattern never matches an address.
         let meant_for_addresses =
             name.contains(|letter: char| letter.is_ascii_digit()) && !is_name(&name.replace('*', "0"));
         let sound = is_name(&name.replace('*', "x")) && !meant_for_addresses && name.len() <= LONGEST_NAME;
@@ -91,7 +91,7 @@ enum AddressHost {
     Name(String),
 }
 
-/// Whether one of `allowed` covers the host of `url`.
+/// Returns `true` if one of `allowed` covers the host of `url`, and workers can live there at all.
 #[must_use]
 pub fn permits(allowed: &[Allowed], url: &Uri) -> bool {
     let Some(host) = url.host().and_then(host) else { return false };
@@ -106,14 +106,14 @@ pub fn permits(allowed: &[Allowed], url: &Uri) -> bool {
 fn host(text: &str) -> Option<AddressHost> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = bare.parse::<IpAddr>() {
-        // An IPv4 address in IPv6's clothes is the same machine.
+        // An IPv4-mapped IPv6 address is the same machine.
         return Some(AddressHost::Address(address.to_canonical()));
     }
     let name = text.trim_end_matches('.').to_ascii_lowercase();
     is_name(&name).then_some(AddressHost::Name(name))
 }
 
-/// Whether this can only be a name: resolvers take `127.1`, `0x7f000001` and their like for addresses.
+/// Returns `true` if this can only be a name: resolvers read `127.1` or `0x7f000001` as addresses.
 fn is_name(text: &str) -> bool {
     let labels = text.split('.').all(|label| {
         (1..=63).contains(&label.len())
@@ -126,7 +126,7 @@ fn is_name(text: &str) -> bool {
     labels && !number
 }
 
-/// Addresses where no worker is, whatever the list says.
+/// Returns `true` for addresses that no list can allow.
 fn is_out_of_bounds(address: IpAddr) -> bool {
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),

@@ -1,8 +1,7 @@
-//! Switches from one blue/green side to the other.
+//! Switches from one blue/green colour to the other.
 //!
-//! Each switch of a pool has an epoch, one more than that of the switch before it; whoever hears of several follows the
-//! latest, in whatever order they come. What a gateway followed it follows until it hears of a later one, also while
-//! there is nobody to hear it from.
+//! Each switch of a pool has an epoch, one more than the switch before. A gateway follows the
+//! latest, in whatever order they come, and keeps to it even while Redis is unreachable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,16 +25,16 @@ pub struct Switch {
     pub epoch: u64,
 }
 
-/// Why a text is no switch.
+/// Why a text is not a switch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SwitchFault {
-    /// It is not signed as it should be.
+    /// Its signature is missing or wrong.
     #[error(transparent)]
     Seal(#[from] SealFault),
-    /// It is too long, or no JSON.
+    /// It is too long, or not JSON.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// Something in it is not as it should be.
+    /// A field is missing or wrong.
     #[error("a switch has `v` 1, a `pool`, a `colour` and an `epoch` from 1 on")]
     Fields,
     /// There are too many pools.
@@ -67,21 +66,21 @@ pub struct Switches {
 }
 
 impl Switches {
-    /// None yet. `channel` is where switches are told, which is part of what is signed.
+    /// Creates an empty set. `channel` is the Redis channel of the switches, and is signed, too.
     #[must_use]
     pub fn new(channel: Arc<str>, key: Option<Key>) -> Self {
         Self { channel, key, followed: BTreeMap::new() }
     }
 
-    /// Takes new settings; what is followed stays.
+    /// Applies new settings; the known switches stay.
     pub fn retell(&mut self, channel: Arc<str>, key: Option<Key>) {
         (self.channel, self.key) = (channel, key);
     }
 
-    /// Hears what may be a switch. Tells whether it is a later one.
+    /// Processes a text that may be a switch. Returns `true` if it is a later one.
     ///
     /// # Errors
-    /// Says why it is none.
+    /// Reason why the text is rejected.
     pub fn hear(&mut self, text: &[u8]) -> Result<bool, SwitchFault> {
         let text = match &self.key {
             Some(_) if text.len() > LARGEST => text,
@@ -91,10 +90,10 @@ impl Switches {
         self.follow(Switch::read(text)?)
     }
 
-    /// Follows a switch, if it is a later one.
+    /// Follows a switch if it is a later one, and returns `true` then.
     ///
     /// # Errors
-    /// When too many pools are followed.
+    /// If too many pools are switched.
     pub fn follow(&mut self, switch: Switch) -> Result<bool, SwitchFault> {
         if switch.epoch <= self.epoch(&switch.pool) {
             return Ok(false);
@@ -106,26 +105,26 @@ impl Switches {
         Ok(true)
     }
 
-    /// The epoch that is followed in `pool`; 0 when it was never switched.
+    /// Returns the epoch of the last switch of `pool`; 0 if it was never switched.
     #[must_use]
     pub fn epoch(&self, pool: &str) -> u64 {
         self.followed.get(pool).map_or(0, |(_, epoch)| *epoch)
     }
 
-    /// The colours that receive work, with `everywhere` where nothing was switched.
+    /// Returns the colours that receive work, with `everywhere` for pools that were not switched.
     #[must_use]
     pub fn colours(&self, everywhere: Option<Arc<str>>) -> Colours {
         let switched = self.followed.iter().map(|(pool, (colour, _))| (Arc::clone(pool), Arc::clone(colour)));
         Colours { everywhere, switched: switched.collect() }
     }
 
-    /// The epochs that are followed, by pool.
+    /// Returns the epoch of the last switch of each pool.
     #[must_use]
     pub fn epochs(&self) -> BTreeMap<Arc<str>, u64> {
         self.followed.iter().map(|(pool, (_, epoch))| (Arc::clone(pool), *epoch)).collect()
     }
 
-    /// Everything that is followed.
+    /// Returns the last switch of each pool.
     pub fn all(&self) -> impl Iterator<Item = Switch> + '_ {
         self.followed.iter().map(|(pool, (colour, epoch))| Switch {
             pool: Arc::clone(pool),
@@ -134,7 +133,7 @@ impl Switches {
         })
     }
 
-    /// A switch as text, signed if there is a key.
+    /// Formats a switch as text, signed if there is a key.
     #[must_use]
     pub fn write(&self, switch: &Switch) -> String {
         let Switch { pool, colour, epoch } = switch;

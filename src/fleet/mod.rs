@@ -1,11 +1,11 @@
 //! The workers, as the gateway sees them at one moment.
 //!
-//! A [`Fleet`] is an immutable snapshot: which pools there are, which workers serve them, and which pool serves a
-//! model. What changes from request to request, the ledgers and the queues, lives in the pools' gates, which a new
-//! snapshot takes over from the old one; so a reload loses no count and no waiting request.
+//! A [`Fleet`] is an immutable snapshot of the pools, their workers and their models. State that
+//! each request changes (ledgers, queues) is in the pools' gates, which a new snapshot takes over
+//! from the old one; so a reload loses no count and no queued request.
 //!
-//! **Failure mode.** A reload happens while requests hold seats at workers that it removes. Such a worker stays
-//! known to the new snapshot, takes nothing new, and is forgotten by a later reload, when its seats are free.
+//! **Failure mode.** A reload may remove workers with permits in use. Such a worker stays in the
+//! snapshot without new requests, until a later reload finds its permits free.
 
 pub mod address;
 pub mod colour;

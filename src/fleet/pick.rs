@@ -1,23 +1,24 @@
-//! Which of the workers with room gets a request.
+//! Chooses a worker with room for a request.
 //!
-//! Sessions go by rendezvous hashing: every gateway ranks the workers of a session alike, a worker that leaves moves
-//! only its own sessions, and no table has to be shared. A worker that is nearly full, with more than 1.25 times its share,
-//! is passed over for the next in rank, so that a popular session costs a cache miss instead of a queue. One that is not
-//! nearly full has room whatever the others carry: chance alone lifts a worker above 1.25 times its share all the time,
-//! and each session that is sent away for it loses its cached prefix for nothing. All else goes to the less loaded of
-//! two at random: nearly as even as the least loaded of all, and gateways that do not know of each other do not all run
-//! to the same worker.
+//! Requests with a session use rendezvous hashing: every gateway ranks the workers of a session
+//! alike, a worker that leaves moves only its own sessions, and no table has to be shared. A worker
+//! that is nearly full and has more than 1.25 times its share is skipped for the next in rank, so
+//! that a popular session costs a cache miss instead of a queue. One that is not nearly full is
+//! never skipped: chance alone often lifts a worker above 1.25 times its share, and each session
+//! that is moved for that loses its cached prefix for nothing. All other requests go to the less
+//! loaded of two random workers: nearly as even as the least loaded of all, and gateways that do
+//! not know of each other do not all choose the same worker.
 
 use fastrand::Rng;
 
 use crate::shed::{Candidate, Pick, Whole};
 
-/// How much of its share a worker may carry before sessions pass it over, in percent.
+/// Load from which sessions skip a worker, in percent of its share.
 const LOAD_FACTOR: u128 = 125;
-/// A worker is nearly full from so much of its limit on, in percent.
+/// Load from which a worker is nearly full, in percent of its limit.
 const NEARLY_FULL: u64 = 90;
 
-/// How a gateway chooses.
+/// The functions by which a gateway chooses a worker.
 pub const PICK: Pick = Pick { any: two_choices, rank, bounded };
 
 /// Hash of a session and a worker's key.
@@ -25,8 +26,8 @@ const fn rank(session: u64, key: u64) -> u64 {
     mix(session ^ key)
 }
 
-/// Whether `worker` is not nearly full, or carries less than the bound on its share of all load, the next request
-/// included, in proportion to its limit; rounded up.
+/// Returns `true` if `worker` is not nearly full, or below the bound on its share of all load. The
+/// share is proportional to its limit and includes the next request; the bound is rounded up.
 fn bounded(worker: &Candidate, whole: &Whole) -> bool {
     let share = u128::from(whole.in_flight.saturating_add(1)) * u128::from(worker.limit) * LOAD_FACTOR;
     u64::from(worker.in_flight) * 100 < u64::from(worker.limit) * NEARLY_FULL
@@ -44,13 +45,13 @@ fn two_choices(candidates: &[Candidate], random: &mut Rng) -> Option<usize> {
     let second = second + usize::from(second >= drawn);
     let (one, low) = fitting.nth(drawn.min(second))?;
     let (other, high) = fitting.nth(drawn.abs_diff(second) - 1)?;
-    // Of equals the one drawn first, so that idle workers share alike.
+    // On a tie the one drawn first, so that idle workers get equal shares.
     let order = relative_load(high, low).cmp(&relative_load(low, high));
     let takes_other = order.then_with(|| second.cmp(&drawn)).is_lt();
     Some(if takes_other { other } else { one })
 }
 
-/// What `worker` carries, made comparable with `other` by its limit: tokens first, then sequences.
+/// Returns the load of `worker`, scaled to compare with `other`: tokens first, then sequences.
 fn relative_load(worker: &Candidate, other: &Candidate) -> (u128, u64) {
     (
         u128::from(worker.tokens) * u128::from(other.limit),
@@ -96,7 +97,7 @@ mod tests {
         for _ in 0..6000 {
             drawn[two_choices(&workers, &mut random).unwrap()] += 1;
         }
-        // Of the six pairs of four workers the least loaded wins three, the next two, then one, then none.
+        // Of the six pairs of four workers the least loaded wins three, then two, one and none.
         for (count, expected) in drawn.into_iter().zip([3000_i32, 2000, 0, 1000, 0]) {
             assert!((count - expected).abs() < 200, "{drawn:?}");
         }
@@ -121,10 +122,10 @@ mod tests {
 
     #[test]
     fn a_worker_is_passed_over_that_carries_more_than_its_share() {
-        // Twenty-nine in flight, ours included, are 7.25 each of four: the bound is 9.06, so it is 10.
+        // 29 in flight with ours are 7.25 for each of four: the bound is 9.06, rounded up to 10.
         let whole = |in_flight| Whole { in_flight, limit: 40 };
         assert!(bounded(&worker(0, 9, 0), &whole(28)));
-        // Of 25 they are 6.25, and the bound is 8; but only who has 9 of 10 is nearly full.
+        // 25 are 6.25 each, and the bound is 8; but a worker is nearly full only from 9 of 10.
         assert!(bounded(&worker(0, 8, 0), &whole(24)));
         assert!(!bounded(&worker(0, 9, 0), &whole(24)));
         // An idle fleet takes anything.

@@ -11,16 +11,16 @@ use super::spec::WorkerSpec;
 /// One worker of the fleet.
 #[derive(Clone, Debug)]
 pub struct Worker {
-    /// As it was described.
+    /// Its description.
     pub spec: WorkerSpec,
-    /// Whether it may take new work: it is configured, and on the active colour.
+    /// `true` if it may take new work: it is in the fleet, not held, and on the active colour.
     pub eligible: bool,
-    /// Whether its colour has the work of its pool. Only one of the other colour must not even finish connecting.
+    /// `true` if its colour receives the pool's work. If not, even a pending connect is abandoned.
     pub active: bool,
 }
 
 impl Worker {
-    /// What its pool's gate needs to know.
+    /// Returns its description for the pool's gate.
     pub(super) fn member(&self) -> Member {
         Member {
             id: Arc::clone(&self.spec.id),
@@ -35,18 +35,18 @@ impl Worker {
 pub struct Pool {
     /// Its name; a metric label.
     pub name: Arc<str>,
-    /// Who gets in.
+    /// Admits the requests to its workers.
     pub gate: GateHandle,
     /// The models it serves: the patterns of its workers.
     pub models: Vec<Glob>,
     /// Its workers, in the order of their configuration.
     pub workers: Vec<Arc<Worker>>,
-    /// Whether it only stands for the pools that are still to come.
+    /// `true` for the placeholder of pools that are not known yet.
     pub(super) lobby: bool,
 }
 
 impl Pool {
-    /// The pattern that says most about `model`, of those that match.
+    /// Returns the most specific pattern that matches `model`.
     pub(super) fn best_match(&self, model: &str) -> Option<&Glob> {
         let matching = self.models.iter().filter(|pattern| pattern.matches(model));
         matching.max_by(|one, other| one.specificity(other))

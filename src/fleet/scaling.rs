@@ -1,15 +1,16 @@
-//! How well the workers of a pool work together, measured: the factor of the ceiling base · factor · N.
+//! Measures how a pool scales with its workers: the factor of the ceiling base · factor · N.
 //!
-//! A window counts when the pool was at its knee all the time: the same workers, nearly as much in flight as they may
-//! have. What they streamed then is what so many of them can do. The best of each number of workers is kept, since all
-//! that disturbs a window (long prompts, a half-open worker, a pause) makes it worse. Where one worker alone was seen,
-//! the factor is the mean of X(N) / (N · X(1)). Otherwise X(1) is what the Universal Scalability Law says, fitted to
-//! two or more sizes by least squares: the rule itself could not tell base and factor apart there.
+//! A window counts if the pool was saturated (at its knee) throughout: the same workers, nearly as
+//! much in flight as allowed. The tokens streamed then are the capacity X(N) of N workers. The best
+//! window of each N is kept, since every disturbance (long prompts, a half-open worker, a pause)
+//! lowers it. If one worker alone was measured, the factor is the mean of X(N) / (N · X(1)).
+//! Otherwise X(1) comes from the Universal Scalability Law, fitted to two or more sizes by least
+//! squares: the ceiling's formula alone could not separate base from factor.
 //!
-//! **Failure mode.** Workers are taken to be alike, and so is the work at each size; where they are not, the factor is
-//! wrong. Where the ceiling holds workers below what they could do, it is too low: the ceiling is seen, not the
-//! workers. What is concluded about one worker without having seen it misses what is lost between one and two, so
-//! nobody is warned of it.
+//! **Failure mode.** Workers, and the work at each size, are assumed to be alike; if they are not,
+//! the factor is wrong. If the ceiling keeps workers below their capacity, the factor is too low:
+//! it measures the ceiling, not the workers. An X(1) that is fitted and not measured misses the
+//! loss between one and two workers, so it causes no warning.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,33 +20,32 @@ use crate::clock::Nanos;
 use crate::evidence::scaling::{Point, Simple, Usl};
 use crate::shed::GateSnapshot;
 
-/// Long enough for thousands of tokens, short enough to find a fleet at its knee all along.
+/// Length of a window: enough for thousands of tokens, short enough to stay saturated.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Between two looks at most; what happened in a longer time was not seen.
+/// Longest time between two observations of a window; nothing is known of a longer gap.
 const GAP: Duration = Duration::from_secs(3);
-/// Share of what may be in flight that is near enough: seats that were just freed are not yet taken again.
+/// Share of the allowed load that counts as saturated: freed permits take time to be reused.
 const KNEE: f64 = 0.9;
-/// Fleets that are larger are not measured; a bound on what is kept.
+/// Largest pool that is measured; bounds the memory.
 const MOST_WORKERS: usize = 64;
-/// A fleet that follows the day's load passes its sizes once a day; what was before may have been another model.
+/// Age limit of data: fleet sizes recur daily, and older data may be of another model.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
-/// By how much of the configured factor the measured one may differ.
+/// Difference, relative to the configured factor, that causes no warning.
 const TOLERANCE: f64 = 0.1;
-/// A worker of which less counts is none of those that are alike.
+/// Least weight of a worker that counts as one of the alike workers.
 const WHOLE: f64 = 0.99;
 
-/// A pool at its knee.
+/// An observation of a saturated pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Look {
     /// The workers that take work.
     workers: Vec<Arc<str>>,
-    /// Tokens that they have streamed in all.
+    /// Total tokens that they have streamed.
     streamed: u64,
 }
 
 impl Look {
-    /// A pool as it is now; nothing where it is not at its knee, or where others than the workers that take work are
-    /// still busy.
+    /// Observes a pool; `None` if it is not saturated, or if workers without new work are busy.
     #[must_use]
     pub fn at(gate: &GateSnapshot) -> Option<Self> {
         let (mut workers, mut streamed) = (Vec::new(), 0);
@@ -66,22 +66,22 @@ impl Look {
     }
 }
 
-/// The factor as measured.
+/// A measured factor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
-    /// What several workers do together, relative to the sum of what each does alone.
+    /// Throughput of several workers together, relative to the sum of each alone.
     pub factor: f64,
-    /// The numbers of workers that were seen at the knee.
+    /// Numbers of workers that were measured.
     pub sizes: Vec<u32>,
 }
 
-/// What is known of one pool.
+/// Measurements of one pool.
 #[derive(Debug, Default)]
 pub struct Scaling {
-    /// The most tokens per second that were seen of so many workers, and when.
+    /// Highest tokens per second by number of workers, and when it was measured.
     best: BTreeMap<u32, (f64, Nanos)>,
     window: Option<ScalingWindow>,
-    /// The factors that were warned of last: configured, and measured.
+    /// Factors of the last warning: configured, and measured.
     warned: Option<(f64, f64)>,
 }
 
@@ -93,7 +93,7 @@ struct ScalingWindow {
 }
 
 impl Scaling {
-    /// Takes a look at a pool; nothing where it is not at its knee.
+    /// Adds an observation of the pool; `None` if it is not saturated.
     pub fn look(&mut self, look: Option<Look>, now: Nanos) {
         self.best.retain(|_, (_, at)| now.since(*at) < KEPT);
         let before = self.window.take();
@@ -121,7 +121,7 @@ impl Scaling {
         self.window = Some(ScalingWindow { began: now, ends: now, first: look });
     }
 
-    /// The factor, as soon as two sizes were seen.
+    /// Returns the factor; `None` until two sizes were measured.
     #[must_use]
     pub fn measured(&self) -> Option<Measured> {
         let seen = self.best.iter().filter(|(_, (rate, _))| *rate > 0.0);
@@ -130,7 +130,7 @@ impl Scaling {
         let factor = match sizes.first()? {
             1 => Simple::fit(&points).ok()?.factor,
             _ => {
-                // One worker as the law has it, beside what was seen.
+                // X(1) as fitted, beside the measured points.
                 let alone = (1.0, Usl::fit(&points).ok()?.at(1.0));
                 let all: Vec<Point> = points.into_iter().chain([alone]).collect();
                 Simple::fit(&all).ok()?.factor
@@ -139,8 +139,8 @@ impl Scaling {
         Some(Measured { factor, sizes })
     }
 
-    /// The factor, when it should be warned of: one worker was seen, it differs from the configured one by much, and
-    /// so it does from what was warned of last.
+    /// Returns the factor if a warning is due: one worker alone was measured, and the factor
+    /// differs too much from both the configured one and that of the last warning.
     pub fn misfit(&mut self, configured: f64) -> Option<Measured> {
         let measured = self.measured().filter(|measured| measured.sizes.first() == Some(&1))?;
         let far = |from: f64| (measured.factor - from).abs() > TOLERANCE * configured;
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::shed::WorkerSnapshot;
 
-    /// A pool of which each worker may have ten sequences.
+    /// Returns a pool in which each worker may have ten sequences.
     fn gate(workers: usize, in_flight: u32, streamed: u64) -> GateSnapshot {
         let worker = |index| WorkerSnapshot {
             id: format!("w{index}").into(),
@@ -173,8 +173,8 @@ mod tests {
         GateSnapshot { workers: (0..workers).map(worker).collect(), ..GateSnapshot::default() }
     }
 
-    /// Pools of so many workers at their knee for 21 s each, one after the other, that stream `rate` tokens per second
-    /// in all.
+    /// Observes saturated pools of these numbers of workers for 21 s each, one after the other.
+    /// Each streams `rate` tokens per second in total.
     fn seen(courses: &[(usize, f64)]) -> Scaling {
         let mut scaling = Scaling::default();
         for (course, (workers, rate)) in courses.iter().enumerate() {

@@ -13,9 +13,9 @@ use super::pool::{Pool, Worker};
 use super::spec::WorkerSpec;
 use super::standing::Standing;
 
-/// The pool that stands for all before any is known: the one that workers join who name none.
+/// Placeholder pool before any pool is known; also the pool of workers that name none.
 const LOBBY: &str = "default";
-/// Pools beyond this many are forgotten with their last worker.
+/// Number of pools beyond which a pool is removed with its last worker.
 const MOST_AWAITED: usize = 256;
 
 /// All workers and pools at one moment.
@@ -24,18 +24,18 @@ pub struct Fleet {
     /// In the order in which the configuration first names them.
     pools: Vec<Arc<Pool>>,
     workers: Vec<Arc<Worker>>,
-    /// Workers that were removed and may still have seats.
+    /// Removed workers that may still have permits in use.
     leaving: Vec<Arc<Worker>>,
     by_id: HashMap<Arc<str>, Arc<Worker>>,
-    /// Pools without workers that may still have seats or waiting requests.
+    /// Pools without workers that may still have permits in use or queued requests.
     closing: Vec<Arc<Pool>>,
     settings: GateSettings,
     clock: Clock,
 }
 
 impl Fleet {
-    /// A fleet of `specs`, every pool with the same settings. Only workers that `standing` lets take work. Of two
-    /// workers with the same id the first counts.
+    /// Creates a fleet of `specs`; all pools have the same settings. Only workers that `standing`
+    /// allows take work. Of two workers with the same id the first counts.
     #[must_use]
     pub fn new(
         specs: Vec<WorkerSpec>,
@@ -57,11 +57,11 @@ impl Fleet {
         fleet
     }
 
-    /// The fleet after a reload. Pools of the same name keep their gates, and workers of the same id and pool their
-    /// ledgers.
+    /// Creates the fleet after a reload. Pools of the same name keep their gates, and workers of
+    /// the same id and pool their ledgers.
     ///
-    /// The gates are told by [`Fleet::take_over`], which is to be called once the new snapshot can be seen by
-    /// everybody: a gate that names a worker before the snapshot knows it would send requests nowhere.
+    /// Call [`Fleet::take_over`] on it after it is published, to update the gates: a gate that
+    /// chose a worker which the snapshot does not know would send requests nowhere.
     #[must_use = "the snapshot is to be published, and then to take over"]
     pub fn rebuilt(
         &self,
@@ -74,7 +74,7 @@ impl Fleet {
         let mut workers = Vec::new();
         for spec in specs {
             let (eligible, active) = (standing.lets(&spec), standing.prefers(&spec));
-            // Who stays as it was keeps its connections without anybody having to compare.
+            // An unchanged worker keeps its `Arc`, and with it its connections.
             let same = self
                 .by_id
                 .get(&spec.id)
@@ -103,8 +103,8 @@ impl Fleet {
         fleet
     }
 
-    /// Tells the gates what changed: waiting requests see new workers and room at once, and removed workers take
-    /// nothing new.
+    /// Updates the gates: queued requests see new workers and room at once, and removed workers
+    /// take no new requests.
     pub fn take_over(&self) {
         for pool in self.pools.iter().chain(&self.closing) {
             let members = pool.workers.iter().map(|worker| worker.member()).collect();
@@ -112,19 +112,19 @@ impl Fleet {
         }
     }
 
-    /// The pool that serves `model`: an exact name beats a longer pattern (counted without its stars), which beats
-    /// `*`; of equals the pool configured first. A request without a model goes to the pool that serves `*`, else to
-    /// the first.
+    /// Returns the pool that serves `model`. An exact name beats a longer pattern (counted without
+    /// its stars), which beats `*`; on a tie the pool configured first wins. A request without a
+    /// model goes to the pool that serves `*`, else to the first.
     #[must_use]
     pub fn route(&self, model: Option<&str>) -> Option<&Arc<Pool>> {
-        // A pool that waits for its workers is behind all that have some.
+        // Pools that wait for their workers come after all that have some.
         let staffed = self.pools.iter().position(|pool| pool.workers.is_empty()).unwrap_or(self.pools.len());
         let (staffed, awaited) = self.pools.split_at(staffed);
         best_of(staffed, model).or_else(|| best_of(awaited, model))
     }
 
-    /// How `model` is served: the name under which it counts, and the pool it goes to. A name counts as the pattern that it
-    /// is served by, so that invented ones open no quota of their own; one that nobody serves counts with all others.
+    /// Returns the name under which `model` counts, and its pool. A name counts as the pattern that
+    /// serves it, so an invented one gets no quota of its own; all unserved names count together.
     #[must_use]
     pub fn served(&self, model: Option<&str>) -> (Arc<str>, Option<Arc<Pool>>) {
         let pool = self.route(model);
@@ -135,7 +135,7 @@ impl Fleet {
         (pattern.map_or_else(|| "*".into(), |pattern| Arc::clone(pattern.text())), pool.cloned())
     }
 
-    /// The worker of that id, also while it is leaving.
+    /// Returns the worker with this id, even while it is leaving.
     #[must_use]
     pub fn worker(&self, id: &str) -> Option<&Arc<Worker>> {
         self.by_id.get(id)
@@ -180,8 +180,8 @@ impl Fleet {
         names.into_iter().map(pool).collect()
     }
 
-    /// Keeps the pools whose workers all went, so that requests for them wait or are told to come back, and what
-    /// waits there shows. Before the first worker has come, one pool takes everything.
+    /// Keeps the pools that lost all workers, so that their requests wait or get a retry time, and
+    /// their queues stay visible. Before the first worker has come, one pool takes all requests.
     fn keep_awaited(&mut self, before: &Self) {
         for pool in before.pools.iter().filter(|pool| !pool.lobby) {
             if self.pools.len() < MOST_AWAITED && !self.pools.iter().any(|kept| kept.name == pool.name) {
@@ -206,7 +206,7 @@ impl Fleet {
         }
     }
 
-    /// The gate of pool `name`, if there was one; else a new one for `next`.
+    /// Returns the gate of pool `name`, or a new one for `next`.
     fn gate(&self, name: &Arc<str>, next: &Self) -> GateHandle {
         let known = self.pools.iter().chain(&self.closing).find(|pool| pool.name == *name);
         known.map_or_else(
@@ -218,8 +218,8 @@ impl Fleet {
         )
     }
 
-    /// Remembers what `before` knew and this snapshot does not, as long as it may be needed: everything that was
-    /// current until now, and of what was leaving already that which still has seats.
+    /// Keeps what `before` has and this snapshot lacks, while it may be needed: all that was
+    /// current until now, and of what was already leaving, that which still has permits in use.
     fn keep_leaving(&mut self, before: &Self) {
         let gone = |pool: &&Arc<Pool>| !self.pools.iter().any(|kept| kept.name == pool.name);
         let busy = |pool: &&Arc<Pool>| {
@@ -258,7 +258,7 @@ impl Fleet {
     }
 }
 
-/// Of these pools, the one that says most about `model`.
+/// Returns the pool with the most specific pattern for `model`.
 fn best_of<'a>(pools: &'a [Arc<Pool>], model: Option<&str>) -> Option<&'a Arc<Pool>> {
     let Some(model) = model else {
         let any = |pool: &&Arc<Pool>| pool.models.iter().any(|pattern| **pattern.text() == *"*");

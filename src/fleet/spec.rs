@@ -9,17 +9,17 @@ use http::{HeaderMap, Uri};
 pub struct WorkerSpec {
     /// Unique; a metric label: `[A-Za-z0-9._-]{1,64}`.
     pub id: Arc<str>,
-    /// Scheme, host and port, and an optional path prefix without a slash at its end. `http` or `https`.
+    /// `http` or `https`, host and port, and an optional path prefix without a slash at its end.
     pub url: Uri,
     /// The pool it belongs to.
     pub pool: Arc<str>,
-    /// Which models it serves; `*` stands for any run of characters.
+    /// Models that it serves; `*` stands for any run of characters.
     pub model: Arc<str>,
-    /// Requests it decodes at once, when told.
+    /// Requests that it decodes at once, if configured or reported.
     pub slots: Option<u32>,
-    /// Tokens its KV cache holds, when told.
+    /// Tokens that its KV cache holds, if configured or reported.
     pub kv_tokens: Option<u64>,
-    /// The blue/green side it is on.
+    /// Its blue/green colour.
     pub colour: Arc<str>,
     /// Headers set on every request to it, such as its own credentials. Sensitive.
     pub headers: HeaderMap,

@@ -1,4 +1,4 @@
-//! Where requests go among many workers: a gate with this fleet's choice, in virtual time.
+//! Tests which workers requests go to: a gate with the fleet's choice among many, in virtual time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ struct Load {
     random: Rng,
     now: Nanos,
     ends: BTreeMap<(Nanos, SeatId), u64>,
-    /// Where each session was last.
+    /// Last worker of each session.
     last: HashMap<u64, Arc<str>>,
 }
 
@@ -58,8 +58,8 @@ impl Load {
         (-mean * (1.0 - self.random.f64()).ln()) as u64
     }
 
-    /// So many requests, one after another, that keep `busy` sequences in flight on average; of those that were
-    /// served and whose session was seen before, the share that went where it had been.
+    /// Sends requests, one after another, that keep `busy` sequences in flight on average. Returns
+    /// the share of served requests with a known session that went to its last worker.
     fn run(&mut self, requests: usize, busy: f64, sessions: u64) -> f64 {
         let (mut same, mut again) = (0_u32, 0_u32);
         for _ in 0..requests {
@@ -129,7 +129,7 @@ fn among_many_a_session_goes_where_it_would_among_all_and_back_when_its_worker_i
         other => panic!("not granted: {other:?}"),
     };
     let homes: Vec<_> = (0..200).map(|session| at(&mut gate, session)).collect();
-    // The first time every worker was ranked, the second time it was known.
+    // The first pass ranked every worker; in the second the session map knows it.
     assert_eq!(homes, (0..200).map(|session| at(&mut gate, session)).collect::<Vec<_>>());
     let gone = Arc::clone(&homes[0]);
     gate.weigh(&gone, 0.0, now);
@@ -156,7 +156,7 @@ fn among_many_the_last_place_is_found_and_load_is_even() {
                 gate.snapshot(Nanos::ZERO).workers.iter().map(|worker| worker.in_flight).max().unwrap_or(0);
         }
     }
-    // The largest of 100 at a mean of 16: by chance alone it would be 27.
+    // Largest load of 100 workers at a mean of 16: random choice would give 27.
     assert!(most <= 20, "{most}");
     for seat in seats {
         gate.release(seat, Ending::Complete, 0, Nanos::ZERO);

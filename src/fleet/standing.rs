@@ -1,40 +1,40 @@
-//! Which workers may take work, of those that are there.
+//! Eligibility: which of the known workers may take work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::spec::WorkerSpec;
 
-/// The blue/green side that receives work.
+/// The blue/green colours that receive work.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Colours {
-    /// In pools that were not switched; nothing for any.
+    /// Colour in pools that were not switched; `None` for all colours.
     pub everywhere: Option<Arc<str>>,
-    /// In pools that were.
+    /// Colours of the pools that were switched.
     pub switched: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 impl Colours {
-    /// The colour that receives work in `pool`; nothing for any.
+    /// Returns the colour that receives work in `pool`; `None` for all colours.
     #[must_use]
     pub fn of(&self, pool: &str) -> Option<&Arc<str>> {
         self.switched.get(pool).or(self.everywhere.as_ref())
     }
 }
 
-/// What keeps workers from taking work.
+/// Conditions under which workers take work.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Only these colours take work.
     pub colours: Colours,
-    /// These workers take none.
+    /// These workers take no work.
     pub held: BTreeSet<Arc<str>>,
-    /// Whether more workers may come by themselves: then a pool without any is waited for, not unknown.
+    /// `true` if workers may join by themselves: then requests wait for a pool without workers.
     pub open: bool,
 }
 
 impl Standing {
-    /// Whether the colour of the worker has the work of its pool.
+    /// Returns `true` if the worker's colour receives the work of its pool.
     pub(super) fn prefers(&self, spec: &WorkerSpec) -> bool {
         self.colours.of(&spec.pool).is_none_or(|colour| *colour == spec.colour)
     }

@@ -167,7 +167,7 @@ fn what_is_waited_for_is_not_unknown() {
 
     let two = next(&start, vec![spec("w1", "chat", "qwen"), spec("w2", "any", "*-embed")]);
     assert_eq!(name(&two, Some("phi")), None, "a worker has come, and the others are known not to serve it");
-    // The pool without workers is remembered, behind those that have some.
+    // The pool without workers is kept, after those that have some.
     let one = next(&two, vec![spec("w2", "any", "*")]);
     assert_eq!(name(&one, Some("qwen")).as_deref(), Some("any"));
     let none = next(&one, Vec::new());
@@ -176,7 +176,7 @@ fn what_is_waited_for_is_not_unknown() {
     let back = next(&none, vec![spec("w3", "chat", "qwen")]);
     assert_eq!(back.pools().len(), 2);
     drop(admitted(&back));
-    // A fleet that is only configured forgets them.
+    // A fleet of configured workers only forgets such pools.
     assert_eq!(reloaded(&back, vec![spec("w3", "chat", "qwen")], None).pools().len(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! A rule changed while the gateway runs, over what the settings say.
+//! A change of a rule at run time, which overrides the configuration.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,20 +6,20 @@ use super::own::{WrittenLimit, changed};
 use super::rule::{Mode, Quota, Rule};
 use crate::request::OwnLimit;
 
-/// What becomes of a rule. What is not given stays as the settings have it.
+/// A change of a rule. Values that are not given stay as configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Its quota.
+    /// New quota values.
     pub limit: OwnLimit,
-    /// Whether it refuses.
+    /// New mode.
     pub mode: Option<Mode>,
 }
 
-/// The same as people write it, and as it stands in Redis.
+/// A [`Change`] in its JSON form, as operators write it and Redis stores it.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct WrittenChange {
-    /// Its quota.
+    /// New quota values.
     #[serde(flatten)]
     pub limit: WrittenLimit,
     /// `enforce` or `observe`.
@@ -28,10 +28,10 @@ pub struct WrittenChange {
 }
 
 impl Change {
-    /// The change of those words.
+    /// Parses a change.
     ///
     /// # Errors
-    /// Which of them is wrong, and what would be right.
+    /// Names the wrong field and the expected value.
     pub fn of(written: &WrittenChange) -> Result<Self, String> {
         let mode = match written.mode.as_deref() {
             None => None,
@@ -42,29 +42,29 @@ impl Change {
         Ok(Self { limit: written.limit.read()?, mode })
     }
 
-    /// Reads what [`Change::write`] wrote.
+    /// Parses the output of [`Change::write`].
     ///
     /// # Errors
-    /// When it is something else.
+    /// If the text is something else.
     pub fn read(text: &str) -> Result<Self, String> {
         Self::of(&serde_json::from_str(text).map_err(|error| error.to_string())?)
     }
 
-    /// As JSON.
+    /// Formats the change as JSON.
     #[must_use]
     pub fn write(&self) -> String {
         let mode = self.mode.map(|mode| match mode {
             Mode::Enforce => "enforce".to_owned(),
             Mode::Observe => "observe".to_owned(),
         });
-        // Strings and numbers into memory: there is nothing here that could fail.
+        // Strings and numbers are written to memory: this cannot fail.
         serde_json::to_string(&WrittenChange { limit: (&self.limit).into(), mode }).unwrap_or_default()
     }
 
-    /// The rule with the change.
+    /// Returns the changed rule.
     ///
     /// # Errors
-    /// Why it does not fit.
+    /// Reason why the change does not fit the rule.
     pub fn apply(&self, rule: &Rule) -> Result<Rule, &'static str> {
         let quota: Quota = changed(rule, &self.limit)?;
         Ok(Rule { mode: self.mode.unwrap_or(rule.mode), ..rule.with_quota(quota) })

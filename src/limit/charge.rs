@@ -1,4 +1,4 @@
-//! What an admitted request holds of its rules' quotas.
+//! The charges of an admitted request to its rules.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::keyed::Place;
 use super::meter::Mark;
 use crate::request::OwnLimits;
 
-/// What a rule said about one request.
+/// Decision of a rule about one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Decision {
     /// It fits.
@@ -20,10 +20,10 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// Every decision, for tables.
+    /// All decisions, for tables.
     pub const ALL: [Self; 3] = [Self::Allowed, Self::WouldRefuse, Self::Refused];
 
-    /// The value of the metric label `decision`.
+    /// Returns the value of the metric label `decision`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -34,10 +34,10 @@ impl Decision {
     }
 }
 
-/// Decisions by the rules' indexes in [`Ladder::rules`](super::ladder::Ladder::rules), in the order they were made.
+/// Decisions in order, by index in [`Ladder::rules`](super::ladder::Ladder::rules).
 pub type Decisions = SmallVec<[(usize, Decision); 4]>;
 
-/// Where one rule took its charge.
+/// The cell that one rule charged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChargedCell {
     /// `None` for the one counter of a rule per `all`.
@@ -48,31 +48,31 @@ pub(crate) struct ChargedCell {
 /// One rule's part of a charge.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChargePart {
-    /// The identity of the rule's counts, the same across reloads that keep them.
+    /// Id of the rule's counts, the same across reloads that keep them.
     pub(crate) counts: u32,
     pub(crate) amount: u64,
     pub(crate) hold: ChargedCell,
 }
 
-/// What an admitted request holds of its rules' quotas.
+/// The units that an admitted request was charged by its rules.
 ///
-/// It refers to counts, not to a ladder: any ladder rebuilt from the one that made it can settle it, and what belongs
-/// to a rule that is gone is dropped. It is consumed by its one settlement or refund; dropped, it stays charged.
+/// It refers to counts, not to a rule set: a rebuilt rule set can settle it, except for removed
+/// rules. One settlement or refund consumes it; if it is dropped, the units stay charged.
 #[derive(Debug, Default)]
 #[must_use = "a charge that is not settled stays at its estimate"]
 pub struct Charge {
     pub(crate) parts: SmallVec<[ChargePart; 4]>,
-    /// The caller's own limits that it was made by.
+    /// The caller's own limits at the time of the charge.
     pub(crate) own: Option<Arc<OwnLimits>>,
 }
 
 /// A request that every rule admitted.
 #[derive(Debug, Default)]
 pub struct Admission {
-    /// What it holds.
+    /// Units that it was charged.
     pub charge: Charge,
-    /// What each rule that saw it said.
+    /// Decision of each rule that applies to it.
     pub decisions: Decisions,
-    /// Whether any rule saw it.
+    /// `true` if any rule applies to it.
     pub matched: bool,
 }

@@ -1,4 +1,4 @@
-//! The counts of one rule, whatever its algorithm and however it is keyed.
+//! The counts of one rule, for any algorithm and key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use super::sliding_window::SlidingWindow;
 use super::token_bucket::TokenBucket;
 use crate::clock::Nanos;
 
-/// One rule's counts. `by` is a quota in place of the one that they were made for: a caller's own, or a share's. A rule per
-/// `all` ignores the key.
+/// The counts of one rule. `by` overrides the quota that they were created with: a caller's own, or
+/// a share's. A rule per `all` ignores the key.
 pub(crate) trait Counter: fmt::Debug + Send + Sync {
     fn charge(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<ChargedCell, Shortage>;
     fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<By>, now: Nanos);
@@ -24,7 +24,7 @@ pub(crate) trait Counter: fmt::Debug + Send + Sync {
     fn sweep(&self, now: Nanos);
 }
 
-/// The counts that `rule` asks for, all quotas whole.
+/// Creates the counts of `rule`, with full quotas.
 pub(crate) fn counter(rule: &Rule) -> Arc<dyn Counter> {
     match rule.algorithm {
         Algorithm::TokenBucket => stored(TokenBucket::new(rule.quota), rule),

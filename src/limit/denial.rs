@@ -1,4 +1,4 @@
-//! A request that a rule refused, and how that is said to its caller.
+//! A request that a rule refused, and the message to its caller.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -9,36 +9,37 @@ use super::line::{LineKey, Turn};
 use super::rule::{Algorithm, Per, Rule};
 use crate::refusal::{Reason, Refusal, Standing, Unit};
 
-/// A request that was refused. Nothing of any quota was taken.
+/// A refused request. No quota was charged.
 #[derive(Debug)]
 pub struct Denial {
-    /// The refusing rule with the longest wait, as index in [`Ladder::rules`](super::ladder::Ladder::rules).
+    /// Index of the refusing rule with the longest wait in
+    /// [`Ladder::rules`](super::ladder::Ladder::rules).
     pub rule: usize,
-    /// When every rule would admit the same request, if nobody else is admitted meanwhile; `None` when waiting does
-    /// not help.
+    /// Time until every rule would admit the same request, if no other request comes meanwhile;
+    /// `None` if waiting does not help.
     pub retry_after: Option<Duration>,
-    /// The request is more than the rule ever admits at once.
+    /// `true` if the request needs more than the rule ever admits at once.
     pub too_large: bool,
-    /// How the enforced rules stand that saw the request.
+    /// Quota status of the enforced rules that apply to the request.
     pub standings: Vec<Standing>,
-    /// What each rule said that was asked.
+    /// Decision of each rule that was asked.
     pub decisions: Decisions,
     pub(crate) refused_by: Arc<Rule>,
     pub(crate) prompt_tokens: u64,
-    /// What the refusing rule was to be charged.
+    /// Units that the request needs from the refusing rule.
     pub(crate) amount: u64,
-    /// The line of those whom the refusing rule told to come back, if it is to be joined yet.
+    /// Retry queue of the refusing rule; `None` if there is none to join.
     pub(crate) line: Option<LineKey>,
 }
 
 impl Denial {
-    /// What the refusing rule counts.
+    /// Returns the unit of the refusing rule.
     #[must_use]
     pub fn unit(&self) -> Unit {
         self.refused_by.unit
     }
 
-    /// Its turn among those whom the rule refused, where `gateways` tell turns; `None` when waiting does not help.
+    /// Returns its entry for one of `gateways` retry queues; `None` if waiting does not help.
     pub(crate) fn turn(&self, gateways: u32) -> Option<Turn> {
         let rule = &self.refused_by;
         Some(Turn {
@@ -50,7 +51,7 @@ impl Denial {
         })
     }
 
-    /// The refusal that says which rule, which quota and when to come back.
+    /// Converts it to a refusal that names the rule, its quota and the time to retry.
     #[must_use]
     pub fn into_refusal(self) -> Refusal {
         let rule = &*self.refused_by;
@@ -80,7 +81,7 @@ impl Denial {
 }
 
 impl Denial {
-    /// Who reads "187 remaining" beside a refusal has to see what was more than that.
+    /// Describes the reservation, since "187 remaining" alone does not explain a refusal.
     fn reservation_in_words(&self) -> String {
         let (amount, prompt) = (self.amount, self.prompt_tokens.min(self.amount));
         let answer = amount - prompt;
@@ -88,7 +89,7 @@ impl Denial {
     }
 }
 
-/// "10 requests per second, burst 20".
+/// Describes the quota of a rule: "10 requests per second, burst 20".
 #[must_use]
 pub fn quota_in_words(rule: &Rule) -> String {
     let limit = rule.quota.limit;
@@ -130,7 +131,7 @@ fn scope_in_words(rule: &Rule) -> String {
     }
 }
 
-/// Rounded up: who waits as long as the words say has waited enough.
+/// Rounds up, so that a caller who waits this long has waited enough.
 fn wait_in_words(wait: Duration) -> String {
     let millis = wait.as_nanos().div_ceil(1_000_000);
     match millis {

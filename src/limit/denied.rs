@@ -1,10 +1,10 @@
-//! Refusals remembered until their wait is over, so that who asks again too early costs nobody a trip.
+//! A cache of refusals, so that a client that retries too early causes no round trip.
 //!
-//! A quota that is kept elsewhere refuses the same amount until the named time, unless something is given back: a request
-//! used less than it reserved, or was not served. Who gives back here forgets the refusal; what is given back elsewhere is
-//! not heard of. So a refusal is believed for a second, and then the quota is asked again.
+//! A quota kept elsewhere refuses the same amount until the retry time, unless units are returned:
+//! a request used less than reserved, or was not served. A return here removes the refusal; returns
+//! elsewhere are unknown. So a refusal is trusted for a second, then the quota is asked again.
 //!
-//! **Failure mode.** A full table remembers no more: what it does not know is asked again.
+//! **Failure mode.** A full table caches no new refusal: the quota is asked each time.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,26 +15,26 @@ use super::meter::Level;
 use crate::clock::Nanos;
 
 const SHARDS: usize = 64;
-/// Some 5 MB in all: 65 000 callers that are refused at the same time.
+/// About 5 MB in all: 65 000 callers that are refused at the same time.
 const PER_SHARD: usize = 1024;
-/// How long a refusal is believed without asking again, be its wait an hour.
+/// How long a refusal is trusted without asking again, even if its wait is an hour.
 const BELIEVED: Duration = Duration::from_secs(1);
 
-/// A refusal that still holds.
+/// A cached refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// How long it still holds.
+    /// Remaining wait.
     pub wait: Duration,
-    /// How the rule stands.
+    /// Last known level of the quota.
     pub level: Level,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// The least amount that was refused.
+    /// Refused amount; larger ones are refused, too.
     amount: u64,
     until: Nanos,
-    /// When the quota is to be asked again.
+    /// Time from which the quota is asked again.
     believed_until: Nanos,
     remaining: u64,
     whole: Nanos,
@@ -59,23 +59,23 @@ impl Default for Denials {
 
 impl Denials {
     fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Entry>> {
-        // A table takes the low bits of its own hash of the key; any bits will do here.
+        // The map hashes the key again; any bits will do here.
         &self.0[key as usize % SHARDS]
     }
 
-    /// Whether `amount` units of that key are known to be refused. Not when the quota is to be asked again.
+    /// Returns the refusal of `amount` units, if known and the quota need not be asked again.
     pub fn find(&self, key: u64, amount: u64, now: Nanos) -> Option<Denied> {
         let entry = *self.shard(key).lock().get(&key)?;
         (amount >= entry.amount && now < entry.until.min(entry.believed_until)).then(|| entry.denied(now))
     }
 
-    /// Whether they were known to be refused less than `grace` ago, or still are, be it long since the quota was asked.
+    /// Returns a refusal until `grace` after its wait, no matter when the quota was last asked.
     pub fn find_within(&self, key: u64, amount: u64, grace: Duration, now: Nanos) -> Option<Denied> {
         let entry = *self.shard(key).lock().get(&key)?;
         (amount >= entry.amount && now < entry.until + grace).then(|| entry.denied(now))
     }
 
-    /// Remembers that `amount` units were refused just now, for `wait`, at that level.
+    /// Records that `amount` units were refused at `now`, for `wait`, at this level.
     pub fn remember(&self, key: u64, amount: u64, wait: Duration, level: Level, now: Nanos) {
         let mut entries = self.shard(key).lock();
         if entries.len() >= PER_SHARD && !entries.contains_key(&key) {
@@ -90,12 +90,12 @@ impl Denials {
         entries.insert(key, entry);
     }
 
-    /// Forgets every refusal.
+    /// Removes all refusals.
     pub fn clear(&self) {
         self.0.iter().for_each(|shard| shard.lock().clear());
     }
 
-    /// Forgets what is remembered of a key.
+    /// Removes the refusal of a key.
     pub fn forget(&self, key: u64) {
         self.shard(key).lock().remove(&key);
     }

@@ -1,4 +1,4 @@
-//! How the rules stand to one request, for people who ask why.
+//! Explains the decisions of the rules about one request.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -9,30 +9,30 @@ use super::meter::{Level, Shortage};
 use super::rule::{Mode, Rule};
 use super::subject::Subject;
 
-/// How a rule stands to a request.
+/// Status of a rule for a request.
 #[derive(Clone, Debug)]
 pub struct Explained {
     /// The rule's index in [`Ladder::rules`](super::Ladder::rules).
     pub index: usize,
-    /// The rule.
+    /// The rule, with the caller's own quota if it has one.
     pub rule: Arc<Rule>,
-    /// Nothing when the rule does not see the request.
+    /// `None` if the rule does not apply to the request.
     pub seen: Option<Seen>,
 }
 
-/// How a rule stands to a request that it sees.
+/// Status of a rule that applies to a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
-    /// How many units it would charge; nothing when they are more than it ever admits at once.
+    /// Units to charge; `None` if the rule can never admit this many at once.
     pub amount: Option<u64>,
-    /// What the request's key has left.
+    /// Level of the request's key.
     pub level: Level,
-    /// What the request is short of.
+    /// Why the request does not fit; `None` if it fits.
     pub shortage: Option<Shortage>,
 }
 
 impl Seen {
-    /// What the rule would say.
+    /// Returns the decision that the rule would make.
     #[must_use]
     pub const fn decision(&self, mode: Mode) -> Decision {
         match (self.shortage, mode) {
@@ -42,7 +42,7 @@ impl Seen {
         }
     }
 
-    /// How long until it would admit the request, in ms rounded up; nothing when it would, or never will.
+    /// Returns the wait in ms, rounded up; `None` if the rule admits the request now, or never.
     #[must_use]
     pub fn wait_ms(&self) -> Option<u128> {
         match self.shortage {
@@ -51,7 +51,7 @@ impl Seen {
         }
     }
 
-    /// How long until the quota is whole, in ms rounded up.
+    /// Returns the time until the quota is full, in ms rounded up.
     #[must_use]
     pub const fn reset_ms(&self) -> u128 {
         self.level.reset.as_nanos().div_ceil(1_000_000)
@@ -59,7 +59,7 @@ impl Seen {
 }
 
 impl Explained {
-    /// The key under which the rule counts the request: `caller=key:a model=m`, or `all`.
+    /// Returns the key under which the rule counts the request: `caller=key:a model=m`, or `all`.
     #[must_use]
     pub fn key(&self, subject: &Subject<'_>) -> String {
         let parts = self.rule.per.iter().map(|per| match subject.part(*per) {
@@ -69,7 +69,7 @@ impl Explained {
         parts.collect::<Vec<_>>().join(" ")
     }
 
-    /// All of it as one item of a structured field (RFC 9651). `decided` is what the rule said in fact, if it was asked.
+    /// Formats it as an item of a structured field (RFC 9651), with the actual decision if given.
     #[must_use]
     pub fn line(&self, subject: &Subject<'_>, decided: Option<Decision>) -> String {
         let mut line = String::with_capacity(192);

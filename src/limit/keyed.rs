@@ -1,18 +1,18 @@
-//! One cell per key, for at most so many keys.
+//! A bounded table with one limiter cell per key.
 //!
-//! A key is known by a 64-bit hash, which who uses this must make under a random secret (the ladder does): a cell of the
-//! token bucket then costs 16 bytes and the table's slack, and nobody outside can aim at a shard or at another key. Two
-//! keys of the same hash would share one quota: neither gets more than its quota, both together get one. Among a million
-//! keys any such pair exists with probability 3·10⁻⁸.
+//! A key is a 64-bit hash, which the user must compute under a random secret (the rule set does): a
+//! token bucket cell then costs 16 bytes plus the table's slack, and outsiders cannot target a
+//! shard or another key. Two keys with the same hash share one quota: neither gets more than its
+//! quota, both together get one. A million keys contain such a pair with probability 3·10⁻⁸.
 //!
-//! A cell is forgotten only when it is idle, that is when a new one would say the same: a cache that drops the oldest
-//! would forgive debt. When the table is full of live keys, newcomers share one overflow cell: they are limited together
-//! rather than not at all, and memory stays bounded. A key that moves from the overflow to a cell of its own starts with
-//! a whole quota, so around such a move it may get its quota once more.
+//! Only idle cells are removed, that is cells that decide as a new one would: a cache that drops
+//! the oldest would forgive debt. If the table is full of live keys, new keys share one overflow
+//! cell: limited together rather than not at all, in bounded memory. A key that moves from the
+//! overflow cell to its own starts with a full quota, so it may get its quota once more.
 //!
-//! Cleaning is spread out, so that no call ever pays for the whole table: each new key looks at a few slots of its
-//! shard, each newcomer to a full table at some of the next shards in turn, [`Keyed::sweep`] at one shard. The longest
-//! pause is the growth of one shard, 1/256 of the table.
+//! Cleaning is incremental, so that no call pays for the whole table: a new key checks a few slots
+//! of its shard, a new key in a full table also some slots of the next shards in turn, and
+//! [`Keyed::sweep`] one shard. The longest pause is the growth of one shard, 1/256 of the table.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,29 +23,30 @@ use super::meter::{Level, Mark, Meter, Shared, Shortage};
 use super::slots::Slots;
 use crate::clock::Nanos;
 
-/// Two threads meet on a shard in 1 of 256 calls, and a shard of a million keys has 4000, moved in tens of µs.
+/// Two threads meet on a shard in 1 of 256 calls. At a million keys a shard has 4000 of them, which
+/// its growth moves in tens of µs.
 const MOST_SHARDS: usize = 256;
-/// A shard for each so many keys, so that a newcomer to a small full table meets all of it within its steps.
+/// Keys per shard: few, so that `STEPS_WHEN_FULL` cover all slots of a small full table.
 const KEYS_PER_SHARD: usize = 16;
-/// A shard grows by half after half as many new keys as it holds: four slots for each visit every slot before that.
+/// A shard grows by half after half as many new keys as it holds: at 4 slots each, all get checked.
 const STEPS_PER_NEW_KEY: usize = 4;
-/// What a newcomer to a full table may spend on finding an idle key: eight cache lines in a row for a token bucket.
+/// Slots a new key may check in a full table: for a token bucket, eight cache lines in a row.
 const STEPS_WHEN_FULL: usize = 32;
 
-/// Where a charge was taken.
+/// The cell that was charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The key's own cell.
     Own(u64),
-    /// The cell shared by the newcomers to a full table.
+    /// The cell that new keys share while the table is full.
     Overflow,
 }
 
-// A cache line each, so that neighbouring locks do not disturb each other.
+// One cache line each, against false sharing between neighbouring locks.
 #[repr(align(64))]
 struct Shard<C>(Mutex<Slots<C>>);
 
-/// A cell per key.
+/// Cells of one quota, by key.
 pub struct Keyed<M: Meter> {
     meter: M,
     shards: Box<[Shard<M::Cell>]>,
@@ -57,7 +58,7 @@ pub struct Keyed<M: Meter> {
 }
 
 impl<M: Meter> Keyed<M> {
-    /// An empty table for at most `max_keys` keys. It takes memory as keys come.
+    /// Creates an empty table for at most `max_keys` keys. Memory grows with the number of keys.
     #[must_use]
     pub fn new(meter: M, max_keys: usize) -> Self {
         let shards = (max_keys / KEYS_PER_SHARD).clamp(1, MOST_SHARDS).next_power_of_two();
@@ -72,18 +73,18 @@ impl<M: Meter> Keyed<M> {
         }
     }
 
-    /// Changes the bound. A lower one lets no key in until enough have been forgotten.
+    /// Changes the maximum number of keys. A lower one blocks new keys until enough are removed.
     pub fn set_max_keys(&self, max_keys: usize) {
         self.max_keys.store(max_keys, Ordering::Relaxed);
     }
 
-    /// Keys remembered now.
+    /// Returns the current number of keys.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.keys.load(Ordering::Relaxed)
     }
 
-    /// Takes `amount` units of the key's quota, or says what is missing and takes nothing.
+    /// Charges `amount` units to the key's quota, or nothing if they do not fit.
     ///
     /// # Errors
     /// As [`Meter::charge`].
@@ -92,7 +93,7 @@ impl<M: Meter> Keyed<M> {
         self.charge_by(&self.meter, key, amount, now)
     }
 
-    /// The same by a quota of the key's own.
+    /// Same with the key's own quota in `meter`, as in all `_by` methods.
     #[inline]
     pub(crate) fn charge_by(
         &self,
@@ -109,33 +110,30 @@ impl<M: Meter> Keyed<M> {
         result.map(|mark| (place, mark))
     }
 
-    /// What [`Keyed::charge`] would be short of.
+    /// Returns the shortage that [`Keyed::charge`] would report.
     pub fn shortage(&self, key: u64, amount: u64, now: Nanos) -> Option<Shortage> {
         self.shortage_by(&self.meter, key, amount, now)
     }
 
-    /// The same by a quota of the key's own.
     pub(crate) fn shortage_by(&self, meter: &M, key: u64, amount: u64, now: Nanos) -> Option<Shortage> {
         self.look(Place::Own(key), |cell| meter.shortage(cell, amount, now))
     }
 
-    /// How a cell stands.
+    /// Returns the level of a cell.
     pub fn level(&self, place: Place, now: Nanos) -> Level {
         self.level_by(&self.meter, place, now)
     }
 
-    /// The same by a quota of the key's own.
     pub(crate) fn level_by(&self, meter: &M, place: Place, now: Nanos) -> Level {
         self.look(place, |cell| meter.level(cell, now))
     }
 
-    /// Corrects a charge, as [`Meter::correct`]. The rest of a key that was forgotten meanwhile is dropped, for its
-    /// quota is whole; an excess makes the key known again.
+    /// Corrects a charge, as [`Meter::correct`]. If the key was removed meanwhile, its quota is
+    /// full: unused units are dropped, and an excess adds the key again.
     pub fn correct(&self, place: Place, mark: Mark, reserved: u64, actual: u64, now: Nanos) {
         self.correct_by(&self.meter, place, mark, (reserved, actual), now);
     }
 
-    /// The same by a quota of the key's own.
     pub(crate) fn correct_by(
         &self,
         meter: &M,
@@ -155,14 +153,14 @@ impl<M: Meter> Keyed<M> {
         }
     }
 
-    /// Forgets the idle keys of one shard and returns its spare memory; each call takes the next shard. The bound holds
-    /// without it; called now and then it gives memory back after a flood of keys.
+    /// Removes the idle keys of one shard and frees its spare memory; each call takes the next
+    /// shard. The bound holds without it; called now and then, it frees memory after a key flood.
     pub fn sweep(&self, now: Nanos) {
         self.sweep_slots(&mut self.next_shard().lock(), usize::MAX, now);
     }
 
     fn shard(&self, key: u64) -> &Mutex<Slots<M::Cell>> {
-        // The slot in the shard comes from the high bits.
+        // The low bits choose the shard, the high bits the slot in it.
         &self.shards[key as usize & (self.shards.len() - 1)].0
     }
 
@@ -171,7 +169,7 @@ impl<M: Meter> Keyed<M> {
         self.shard(key).lock().get_mut(key).map(change)
     }
 
-    /// Applies `change` to a cell for a key that was not known, or to the overflow cell when there is no room.
+    /// Applies `change` to the cell of a new key, or to the overflow cell if the table is full.
     #[cold]
     fn with_new<R>(&self, key: u64, now: Nanos, mut change: impl FnMut(&mut M::Cell) -> R) -> (Place, R) {
         if let Some(result) = self.insert(key, now, &mut change) {
@@ -189,7 +187,7 @@ impl<M: Meter> Keyed<M> {
 
     fn insert<R>(&self, key: u64, now: Nanos, change: impl FnOnce(&mut M::Cell) -> R) -> Option<R> {
         let mut slots = self.shard(key).lock();
-        // Another thread may have been quicker.
+        // Another thread may have added it meanwhile.
         if let Some(cell) = slots.get_mut(key) {
             return Some(change(cell));
         }

@@ -1,13 +1,14 @@
-//! All rules at once.
+//! The rule set: evaluates all rules for a request.
 //!
-//! A request climbs the rules that see it from narrow keys to wide ones, so that one caller's flood is stopped at its
-//! own rule and takes nothing of what all share. All or nothing: the first refusal gives back what the narrower rules
-//! took. Between a charge and its return, some hundred nanoseconds unless the thread is put aside, another request of
-//! the same key may find the quota smaller than it is; the other order of things, looking at all rules before charging
-//! any, costs a second look-up for every admitted request and can still be overtaken.
+//! A request is charged to the rules that apply to it, from narrow keys to wide ones, so that a
+//! flood of one caller stops at the caller's own rule and takes nothing from shared quotas. The
+//! charge is all or nothing: the first refusal refunds the narrower rules. Between charge and
+//! refund (some hundred nanoseconds, unless the thread is preempted) another request with the same
+//! key may see too small a quota. To check all rules before charging any would cost a second
+//! look-up per admitted request, and could still race.
 //!
-//! A refusal costs more than an admission: the rules that were not reached are asked too, so that the wait it names is
-//! true for all of them.
+//! A refusal costs more than an admission: it also asks the remaining rules, so that its retry time
+//! holds for all of them.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::Arc;
@@ -34,22 +35,22 @@ pub struct Ladder {
     /// Narrow keys first.
     rungs: Vec<Rung>,
     seal: Seal,
-    /// Who was refused and told to come back.
+    /// Retry queues of refused requests.
     lines: Arc<Lines>,
 }
 
-/// What a request asks of one rule.
+/// Units that a request needs from one rule.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// The rule's index in [`Ladder::rules`].
     pub index: usize,
     /// The rule, with the caller's own quota if it has one.
     pub rule: Arc<Rule>,
-    /// How many units; `None` when it is more than the rule ever admits at once.
+    /// Units to charge; `None` if the rule can never admit this many at once.
     pub amount: Option<u64>,
 }
 
-/// One request on its way up.
+/// Evaluation of one request.
 struct Climber<'a> {
     seal: &'a Seal,
     subject: &'a Subject<'a>,
@@ -70,7 +71,7 @@ impl Climber<'_> {
         let amount = rung.amount(self.cost, own)?;
         let key = self.key(rung);
         let hold = match amount {
-            // A path that costs no tokens passes also who is in debt; what it may use after all is settled here.
+            // A request of no tokens passes even in debt; tokens used anyway are settled here.
             0 => ChargedCell { place: Some(Place::Own(key)), mark: Mark::default() },
             _ => rung.counter.charge(key, amount, rung.by(own), self.now)?,
         };
@@ -88,21 +89,22 @@ impl Climber<'_> {
 }
 
 impl Ladder {
-    /// A ladder with all quotas whole.
+    /// Creates a rule set with all quotas full.
     #[must_use]
     pub fn new(rules: Vec<Rule>) -> Self {
         Self::build(rules, &[], Seal::random(), Arc::default())
     }
 
-    /// A ladder of `rules` for a reload. A rule whose name, algorithm, keys, unit and quota are as before shares its
-    /// counts with the one here; the others start whole.
+    /// Creates the rule set for a reload. A rule with unchanged name, algorithm, keys, unit and
+    /// quota shares its counts with `self`; the others start full.
     #[must_use]
     pub fn rebuilt(&self, rules: Vec<Rule>) -> Self {
         Self::build(rules, &self.rungs, self.seal.clone(), Arc::clone(&self.lines))
     }
 
-    /// A ladder of this gateway's share of each rule that is to be shared on loss. Rules keep their indexes. Counts go on
-    /// that `before`, an earlier share, has of the same rules, whatever its size was.
+    /// Creates the rule set for use while Redis is lost: this gateway's share of each
+    /// [`OnLoss::Share`] rule. Rules keep their indexes; counts of an older share, `before`, of any
+    /// size go on.
     #[must_use]
     pub fn share(&self, size: Share, before: Option<&Self>) -> Self {
         let old = before.map_or(&[][..], |before| &before.rungs);
@@ -135,16 +137,16 @@ impl Ladder {
         Self { rules, rungs, seal, lines }
     }
 
-    /// The rules, as configured and in the configured order.
+    /// Returns the rules in the configured order.
     #[must_use]
     pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
     }
 
-    /// Charges every rule that sees the request, or none.
+    /// Charges every rule that applies to the request, or none.
     ///
-    /// Rules in tokens charge the prompt and the expected output, at most the quota's burst. A rule that only observes
-    /// is charged when it would admit, and left alone when it would not.
+    /// Token rules charge the prompt and the expected output, at most the quota's burst. A rule in
+    /// observe mode is charged only if it would admit the request.
     ///
     /// # Errors
     /// The refusal of the enforced rule with the longest wait.
@@ -167,8 +169,8 @@ impl Ladder {
         }
     }
 
-    /// Charges rule by rule, up to the first refusal. Fills the admission where the caller of `admit` will have it, once
-    /// that is inlined: moving its 250 bytes would cost as much as hashing a key.
+    /// Charges rule by rule, up to the first refusal. Fills `admission` in place, in the caller's
+    /// frame once `admit` is inlined: moving its 250 bytes would cost as much as hashing a key.
     fn climb(&self, climber: &mut Climber<'_>, admission: &mut Admission) -> Result<(), (usize, Shortage)> {
         for (position, rung) in self.rungs.iter().enumerate() {
             if !rung.sees(climber.subject) {
@@ -188,7 +190,7 @@ impl Ladder {
         Ok(())
     }
 
-    /// The refusal that a request gets whatever its body says, if it gets one now. Nothing is charged.
+    /// Returns the refusal that a request gets now whatever its body says, if any. Charges nothing.
     #[must_use]
     pub fn refusal_unread(&self, subject: &Subject<'_>, now: Nanos) -> Option<Denial> {
         let cost = Cost::default();
@@ -201,7 +203,7 @@ impl Ladder {
         (!denial.too_large).then_some(denial)
     }
 
-    /// What a request asks of each rule that sees it, narrow keys first, for who keeps the counts elsewhere.
+    /// Returns the request cost per rule that applies, narrow keys first, for remote counts.
     pub fn claims<'a>(&'a self, subject: &'a Subject<'a>, cost: &'a Cost) -> impl Iterator<Item = Claim> {
         let seen = self.rungs.iter().filter(|rung| rung.sees(subject));
         seen.map(|rung| {
@@ -210,7 +212,7 @@ impl Ladder {
         })
     }
 
-    /// How every rule stands to a request, in the configured order; nothing is charged.
+    /// Returns the status of every rule for a request, in the configured order. Charges nothing.
     #[must_use]
     pub fn explain(&self, subject: &Subject<'_>, cost: &Cost, now: Nanos) -> Vec<Explained> {
         let mut climber = Climber { seal: &self.seal, subject, cost, now, hashed: Hashed::default() };
@@ -282,7 +284,7 @@ impl Ladder {
         }
     }
 
-    /// The same refusal with the time at which there is room for it beside those who were refused before it.
+    /// Adds a refusal to its retry queue: its retry time follows those of earlier refusals.
     #[must_use]
     pub fn in_line(&self, mut denial: Denial, now: Nanos) -> Denial {
         let found = denial.line.take().and_then(|line| {
@@ -306,7 +308,7 @@ impl Ladder {
         denial
     }
 
-    /// Makes a charge one of `actual_tokens` in every rule that counts tokens. Requests stay charged.
+    /// Corrects a charge to `actual_tokens` in every token rule. Requests stay charged.
     pub fn settle(&self, charge: Charge, actual_tokens: u64, now: Nanos) {
         for (part, rung) in self.parts(&charge) {
             if rung.rule.unit == Unit::Tokens && part.amount != actual_tokens {
@@ -316,7 +318,7 @@ impl Ladder {
         }
     }
 
-    /// Gives every rule's charge back: the request was not served.
+    /// Refunds a charge in every rule: the request was not served.
     pub fn refund(&self, charge: Charge, now: Nanos) {
         self.give_back(&charge, now);
     }
@@ -328,7 +330,7 @@ impl Ladder {
         }
     }
 
-    /// How the enforced rules stand that admitted a request, narrow ones first.
+    /// Returns the quota status of the enforced rules that admitted a request, narrow keys first.
     #[must_use]
     pub fn standings(&self, charge: &Charge, now: Nanos) -> SmallVec<[Standing; 4]> {
         let enforced = self.parts(charge).filter(|(_, rung)| rung.enforced());
@@ -344,13 +346,13 @@ impl Ladder {
             .filter_map(|part| Some((part, self.rungs.iter().find(|rung| rung.counts == part.counts)?)))
     }
 
-    /// The keys that each rule remembers, by the rule's index.
+    /// Returns the index and the number of remembered keys of each rule.
     pub fn keys(&self) -> impl Iterator<Item = (usize, usize)> {
         self.rungs.iter().map(|rung| (rung.index, rung.counter.keys()))
     }
 
-    /// Cleans a small part of each rule's table. Memory is bounded without it; called about once a second it gives
-    /// memory back within minutes after a flood of keys.
+    /// Removes idle keys from a small part of each rule's table. Memory is bounded without it;
+    /// called about once a second, it frees memory within minutes after a flood of keys.
     pub fn sweep(&self, now: Nanos) {
         for rung in &self.rungs {
             rung.counter.sweep(now);

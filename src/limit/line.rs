@@ -1,13 +1,13 @@
-//! The requests that a rule refused and told to come back: one line for each key.
+//! A retry queue per key: staggers the retry times of refused requests.
 //!
-//! A quota by itself names the moment at which it has room for one more request. Told to everybody who is refused before
-//! that moment, it brings them all back together, and all but one are refused again. So a refusal counts those who were
-//! told before it and are not due yet: the n-th who is refused is told when the n-th unit is free.
+//! A quota knows when it has room for one more request. If all refused requests get that time, they
+//! retry together, and all but one are refused again. So a refusal counts the earlier ones that are
+//! not yet due: the n-th gets the time at which the n-th unit is free.
 //!
-//! Nobody knows who obeys. Somebody who asks on without waiting must not push the others' times away for ever, so a line
-//! is at most `LONGEST` long; whoever comes then is told a time within it, at random.
+//! Clients may ignore the time. One that retries without waiting must not push the others' times
+//! away for ever, so a retry queue is at most `LONGEST` long; later times are random within it.
 //!
-//! **Failure mode.** A full table keeps no more lines: who is refused by another key is told the quota's own time.
+//! **Failure mode.** If the table is full, requests of a new key get the quota's own time.
 
 use std::time::Duration;
 
@@ -16,35 +16,35 @@ use parking_lot::Mutex;
 
 use crate::clock::Nanos;
 
-/// How much later than the quota's own time a request is told to come back, at most, before times are told at random: the
-/// minute that OpenAI's clients wait by themselves, and margins.
+/// Longest delay beyond the quota's own time; if the queue is longer, times are random. OpenAI's
+/// clients wait up to one minute by themselves; the rest is for the margins.
 const LONGEST: Duration = Duration::from_secs(65);
-/// What lies between two turns beyond the time in which a unit comes in, at most, and as a part of that time. Clients come
-/// back some milliseconds late, and whoever is late takes its unit later than it was free: without a margin one who is
-/// punctual after one who is not would be refused again.
+/// Extra time between two retries, beyond the time to refill their units: at most `MARGIN`, and at
+/// most 1/16 of the refill time. Clients retry some milliseconds late and take their unit later
+/// than it was free; without a margin, a punctual client behind a late one would be refused again.
 const MARGIN: Duration = Duration::from_millis(20);
 const MARGIN_PART: u32 = 16;
 const SHARDS: usize = 64;
-/// Lines in a shard: 16 384 in all, of some 50 bytes each.
+/// Retry queues per shard: 16 384 in all, about 50 bytes each.
 const PER_SHARD: usize = 256;
 
-/// The name of a line: the counts of a rule, and the hash of a key.
+/// Key of a retry queue: the id of a rule's counts, and the hash of the rule's key.
 pub(crate) type LineKey = (u32, u64);
 
-/// Those who were told to come back, and are not due.
+/// A retry queue: requests that were given a retry time and are not yet due.
 #[derive(Clone, Copy, Debug, Default)]
 struct Line {
-    /// How many they are.
+    /// Number of requests.
     turns: u64,
-    /// The units that they wait for together.
+    /// Sum of the units that they need.
     units: u64,
-    /// When the first and the last of them are due; the others are, evenly, between.
+    /// Retry times of the first and the last request; the others are spaced evenly between.
     first: Nanos,
     last: Nanos,
 }
 
 impl Line {
-    /// Leaves out those who are due at `now`.
+    /// Removes the requests that are due at `now`.
     fn advance(&mut self, now: Nanos) {
         if now >= self.last {
             *self = Self::default();
@@ -52,7 +52,7 @@ impl Line {
         if self.turns <= 1 || now < self.first {
             return;
         }
-        // The last is not due, so there are two at least, and time between them.
+        // The first is due and the last is not, so there are at least two, at different times.
         let step = (self.last.since(self.first).as_nanos() / u128::from(self.turns - 1)).max(1);
         let due = now.since(self.first).as_nanos() / step + 1;
         let due = u64::try_from(due).unwrap_or(u64::MAX).min(self.turns - 1);
@@ -71,22 +71,22 @@ impl Line {
     }
 }
 
-/// A request at the end of a line.
+/// A refused request that joins a retry queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn {
     /// The units that it asks for.
     pub(crate) amount: u64,
-    /// How long until the quota has room for it, were there no line.
+    /// Time until the quota has room for it, without regard to the retry queue.
     pub(crate) own: Duration,
-    /// The most that the quota admits at once.
+    /// Most units that the quota admits at once.
     pub(crate) capacity: u64,
-    /// The time in which as much comes in.
+    /// Time to refill `capacity` units.
     pub(crate) refill: Duration,
-    /// The gateways that tell times for this quota, each without knowing of the others.
+    /// Number of gateways that give retry times for this quota, each with its own queue.
     pub(crate) gateways: u32,
 }
 
-/// Lines by key. Keys are hashes that outsiders cannot compute.
+/// Retry queues by key. Keys are hashes that outsiders cannot compute.
 #[derive(Debug)]
 pub(crate) struct Lines([Mutex<HashMap<LineKey, Line>>; SHARDS]);
 
@@ -97,8 +97,8 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// Puts a refused request into the line of `key`. Returns how long until its turn. `wait` says how long until a number
-    /// of units, at most the capacity, is free together; `random` is from 0 to 1.
+    /// Appends a refused request to the queue of `key`; returns its retry time. `wait` returns the
+    /// time until so many units (at most the capacity) are free together; `random` is from 0 to 1.
     pub(crate) fn join(
         &self,
         key: LineKey,
@@ -131,7 +131,7 @@ impl Lines {
 }
 
 impl Turn {
-    /// How long until `ahead` units and its own have become free.
+    /// Returns the time until `ahead` units and then its own are free.
     fn told(&self, ahead: u64, wait: impl FnOnce(u64) -> Duration) -> Duration {
         if ahead == 0 {
             return self.own;
@@ -139,7 +139,7 @@ impl Turn {
         let capacity = self.capacity.max(1);
         let ahead = ahead.saturating_mul(self.gateways.max(1).into());
         let sum = ahead.saturating_add(self.amount).max(1);
-        // What is free once is taken by those ahead, and comes in again.
+        // Each full capacity that the requests ahead use must be refilled first.
         let rounds = (sum - 1) / capacity;
         let again = self.refill.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
         let free = wait(sum - rounds * capacity).saturating_add(again).max(self.own);
@@ -148,20 +148,20 @@ impl Turn {
         free.saturating_add(margin.saturating_mul(turns))
     }
 
-    /// The time in which its units come in.
+    /// Returns the time to refill its units.
     fn pace(&self) -> Duration {
         let part = self.amount as f64 / self.capacity.max(1) as f64;
         Duration::try_from_secs_f64(self.refill.as_secs_f64() * part).unwrap_or(Duration::MAX)
     }
 
-    /// Whether its units are free, and as many again come in, before the first of those ahead is due: they were promised to
-    /// somebody who did not come, or are its own, and it came a little too early.
+    /// Returns `true` if its units, and 7/8 as many again, are free before the first request ahead
+    /// is due: they were reserved for a client that did not come, or for this one, a little early.
     fn is_before(&self, first: Duration) -> bool {
         self.own.saturating_add(self.pace() / 8 * 7) <= first
     }
 
-    /// How long until `units` are free together, by what is known of a quota that is kept elsewhere: its own time, and
-    /// when it is `whole`. Between the two its units come in evenly.
+    /// Estimates the time until `units` are free together in a quota that is kept elsewhere: they
+    /// refill evenly between the request's own wait and the time at which the quota is `whole`.
     pub(crate) fn evenly(&self, units: u64, whole: Duration) -> Duration {
         let rest = self.capacity.saturating_sub(self.amount);
         let pace = match rest {
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    /// Each of `count` calls, `apart` from the last, is admitted or told when to come back; all come back then.
+    /// Makes `count` calls, `apart` from each other; each refused one is admitted on its retry.
     fn all_are_admitted<M: Meter>(
         meter: &M,
         (capacity, refill): (u64, Duration),
@@ -249,7 +249,7 @@ mod tests {
         for place in 0..5 {
             assert_eq!(told(ms(1000), NOW), ms(1000 + 1020 * place));
         }
-        // The first took its unit 30 ms late, so that the second finds none by 10 ms.
+        // The first took its unit 30 ms late, so the second comes 10 ms too early.
         assert_eq!(told(ms(10), NOW + ms(2020)), ms(10));
         assert_eq!(told(ms(1000), NOW + ms(2020)), ms(4060), "and who is new goes to the end");
     }

@@ -1,11 +1,11 @@
-//! Which requests a rule sees.
+//! Decides which requests a rule applies to.
 
 use super::rule::Match;
 use super::subject::Subject;
 use crate::glob::Glob;
 use crate::request::Class;
 
-/// A [`Match`], ready to be asked.
+/// A [`Match`] with compiled patterns.
 #[derive(Clone, Debug)]
 pub(crate) struct Matcher {
     path: Option<Glob>,
@@ -30,7 +30,7 @@ impl Matcher {
             && self.path.as_ref().is_none_or(|glob| glob.matches(subject.path))
             && self.model.as_ref().is_none_or(|glob| match subject.model {
                 Some(model) => glob.matches(model),
-                // Whoever serves it takes its own: any that this rule is for.
+                // The worker will use its own model: the rule applies if that may match.
                 None => subject.served.unnamed.iter().any(|served| glob.overlaps(served)),
             })
             && self.caller.as_ref().is_none_or(|glob| {

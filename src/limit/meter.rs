@@ -1,9 +1,10 @@
-//! What every algorithm answers, and how its state is shared.
+//! The interface of the limit algorithms, and how threads share their state.
 //!
-//! A [`Meter`] is a quota without state: it decides on a cell that somebody else keeps. So one algorithm serves one
-//! counter for all ([`Direct`]) and a million callers ([`Keyed`](super::keyed::Keyed)), and a test drives it with a
-//! plain variable. The price is that a meter sees its cell only through `&mut`; [`Shared`] turns that into a
-//! compare-and-swap loop where the cell is one word, and into a short lock where it is not.
+//! A [`Meter`] is a quota without state: it decides on a cell that its user stores. So one
+//! algorithm serves a single counter ([`Direct`]) and a million callers
+//! ([`Keyed`](super::keyed::Keyed)), and a test uses a plain variable. The price: a meter needs its
+//! cell as `&mut`; [`Shared`] uses a compare-and-swap loop for a cell of one word, else a short
+//! lock.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,35 +15,35 @@ use parking_lot::Mutex;
 use super::rule::Quota;
 use crate::clock::Nanos;
 
-/// Why a meter does not admit. The order is the severity.
+/// Why a meter refuses. Ordered by severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shortage {
-    /// It admits the same amount after this wait, if nobody else is admitted meanwhile.
+    /// The same amount is admitted after this wait, if nothing else is admitted meanwhile.
     Wait(Duration),
     /// The amount is more than the quota ever holds.
     Never,
 }
 
-/// How a cell stands.
+/// Remaining units of a cell, and its reset time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level {
     /// Units that would be admitted now.
     pub remaining: u64,
-    /// How long until the quota is whole again.
+    /// Time until the quota is full again.
     pub reset: Duration,
 }
 
-/// Which part of a cell took a charge, in the terms of the meter that made it.
+/// The part of a cell that was charged; its meaning depends on the meter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark(pub(crate) u64);
 
-/// A quota in place of the one that the counts were made for.
+/// A quota that overrides the one that the counts were created with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct By {
     /// The quota.
     pub quota: Quota,
-    /// When a bucket began to fill, with one unit in it; `None` if it was whole from the first. Windows are whole always:
-    /// only shares begin so, and those are buckets.
+    /// Time at which a bucket began to fill, with one unit in it; `None` if it started full.
+    /// Windows always start full: only shares begin this way, and those are buckets.
     pub fills_since: Option<Nanos>,
 }
 
@@ -54,40 +55,40 @@ impl From<Quota> for By {
 
 /// A quota: pure decisions on a cell.
 pub trait Meter: fmt::Debug + Send + Sync {
-    /// What is remembered for one key. The default cell has a whole quota.
+    /// State of one key. The default cell has a full quota.
     type Cell: Default + Send;
-    /// The same cell, for many threads.
+    /// The same cell, shared by many threads.
     type Shared: Shared<Self::Cell>;
 
-    /// The same algorithm by another quota, for a cell that goes on.
+    /// Creates a meter of the same algorithm with another quota, for cells that already exist.
     fn of(by: By) -> Self;
 
-    /// Takes `amount` units, or says what is missing and takes nothing.
+    /// Charges `amount` units, or nothing if they do not fit.
     ///
     /// # Errors
-    /// The wait for a lone caller, or that waiting does not help.
+    /// The wait if no other request comes, or that waiting does not help.
     fn charge(&self, cell: &mut Self::Cell, amount: u64, now: Nanos) -> Result<Mark, Shortage>;
 
-    /// What [`Meter::charge`] would be short of.
+    /// Returns the shortage that [`Meter::charge`] would report.
     fn shortage(&self, cell: &Self::Cell, amount: u64, now: Nanos) -> Option<Shortage>;
 
-    /// Makes a charge of `reserved` units one of `actual` units. A rest is given back; an excess is owed, beyond the
-    /// quota if need be.
+    /// Corrects a charge of `reserved` units to `actual` units. Unused units are returned; an
+    /// excess is owed, even beyond the quota.
     fn correct(&self, cell: &mut Self::Cell, mark: Mark, reserved: u64, actual: u64, now: Nanos);
 
-    /// Whether the cell says no more than a new one would, so that forgetting it loses nothing.
+    /// Returns `true` if the cell decides as a new one would, so that removing it loses nothing.
     fn is_idle(&self, cell: &Self::Cell, now: Nanos) -> bool;
 
-    /// How the cell stands.
+    /// Returns the level of the cell.
     fn level(&self, cell: &Self::Cell, now: Nanos) -> Level;
 }
 
 /// A cell that many threads change.
 pub trait Shared<C>: Default + Send + Sync {
-    /// Applies `change` as one step. It may be called several times, each time on the newest value.
+    /// Applies `change` atomically. `change` may run several times, each time on the newest value.
     fn update<R>(&self, change: impl FnMut(&mut C) -> R) -> R;
 
-    /// Looks at the cell.
+    /// Reads the cell.
     fn read<R>(&self, look: impl FnOnce(&C) -> R) -> R;
 }
 
@@ -124,20 +125,20 @@ impl<C: Default + Send> Shared<C> for Mutex<C> {
     }
 }
 
-/// One counter for everything.
+/// A single counter, shared by all requests of a rule.
 pub struct Direct<M: Meter> {
     meter: M,
     cell: M::Shared,
 }
 
 impl<M: Meter> Direct<M> {
-    /// A counter with a whole quota.
+    /// Creates a counter with a full quota.
     #[must_use]
     pub fn new(meter: M) -> Self {
         Self { meter, cell: M::Shared::default() }
     }
 
-    /// Takes `amount` units, or says what is missing and takes nothing.
+    /// Charges `amount` units, or nothing if they do not fit.
     ///
     /// # Errors
     /// As [`Meter::charge`].
@@ -146,18 +147,17 @@ impl<M: Meter> Direct<M> {
         self.charge_by(&self.meter, amount, now)
     }
 
-    /// The same by another quota.
+    /// Same with another quota in `meter`, as in all `_by` methods.
     #[inline]
     pub(crate) fn charge_by(&self, meter: &M, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
         self.cell.update(|cell| meter.charge(cell, amount, now))
     }
 
-    /// What [`Direct::charge`] would be short of.
+    /// Returns the shortage that [`Direct::charge`] would report.
     pub fn shortage(&self, amount: u64, now: Nanos) -> Option<Shortage> {
         self.shortage_by(&self.meter, amount, now)
     }
 
-    /// The same by another quota.
     pub(crate) fn shortage_by(&self, meter: &M, amount: u64, now: Nanos) -> Option<Shortage> {
         self.cell.read(|cell| meter.shortage(cell, amount, now))
     }
@@ -167,17 +167,15 @@ impl<M: Meter> Direct<M> {
         self.correct_by(&self.meter, mark, (reserved, actual), now);
     }
 
-    /// The same by another quota.
     pub(crate) fn correct_by(&self, meter: &M, mark: Mark, (reserved, actual): (u64, u64), now: Nanos) {
         self.cell.update(|cell| meter.correct(cell, mark, reserved, actual, now));
     }
 
-    /// How the counter stands.
+    /// Returns the level of the counter.
     pub fn level(&self, now: Nanos) -> Level {
         self.level_by(&self.meter, now)
     }
 
-    /// The same by another quota.
     pub(crate) fn level_by(&self, meter: &M, now: Nanos) -> Level {
         self.cell.read(|cell| meter.level(cell, now))
     }

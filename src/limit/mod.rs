@@ -1,14 +1,15 @@
-//! Rules: pure decisions about quotas.
+//! Rate limits: pure decisions about quotas.
 //!
-//! A request meets all [`rule`]s on the [`ladder`]: one algorithm ([`token_bucket`], [`sliding_window`],
-//! [`sliding_log`], each a [`meter`]) per rule, counted once for all or [`keyed`] by caller, address, model or route.
-//! Everything is decided by the caller's time; nothing here waits, records or sends.
+//! A [`ladder`] is a set of [`rule`]s; each request is checked against all of them. A rule counts
+//! with one algorithm ([`token_bucket`], [`sliding_window`], [`sliding_log`]; each is a [`meter`]),
+//! either once for all requests or [`keyed`] by caller, team, address, model or route. The caller
+//! passes the time; nothing here waits, logs or sends.
 //!
-//! **Failure mode.** Memory is bounded per rule. When a table is full of live keys, newcomers share one overflow limiter
-//! and may be refused for each other's calls; they are never let through uncounted.
+//! **Failure mode.** Memory is bounded per rule. If a table is full of live keys, new keys share
+//! one overflow limiter: one may be refused because of another's calls, but none passes uncounted.
 //!
-//! **Trade-off.** Tokens are reserved by estimate and corrected when the answer has ended. Between the two a rule can be
-//! wrong by the estimation errors of the calls under way; what was too little is kept as debt.
+//! **Trade-off.** Tokens are reserved by estimate and corrected when the response ends. Until then
+//! a rule can be wrong by the estimation errors of requests in flight. Underestimates become debt.
 
 pub mod change;
 pub mod charge;

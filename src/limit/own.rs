@@ -1,6 +1,6 @@
-//! A caller's own limits: another quota under a rule that counts it by itself.
+//! Own limits of a caller: a different quota under a rule that counts per caller.
 //!
-//! Counts are the caller's, not the quota's: when its limit changes it goes on from what it has used.
+//! Counts belong to the caller, not to the quota: if its limit changes, used units still count.
 
 use std::time::Duration;
 
@@ -9,25 +9,25 @@ use serde::{Deserialize, Serialize};
 use super::rule::{Algorithm, Per, Quota, Rule};
 use crate::request::{OwnLimit, OwnLimits};
 
-/// A sliding log keeps one entry for each admission, for every key: beyond this the memory of a single key would
-/// exceed 150 KiB, and `sliding_window` counts nearly as well in a few bytes.
+/// Largest limit of a sliding log. The log keeps one entry per admission and key: more would exceed
+/// 150 KiB per key, and `sliding_window` counts nearly as well in a few bytes.
 pub const LONGEST_LOG: u64 = 10_000;
 
 /// The most units that a quota may hold.
 pub const MOST_UNITS: u64 = 1_000_000_000_000;
 
-/// A full bucket must empty in reasonable time: nobody waits longer than this, and the arithmetic of a limiter
-/// (nanoseconds in 64 bits) has room for 500 times as much.
+/// Longest time that a bucket may take to fill. Nobody waits longer than this, and the arithmetic
+/// of a limiter (nanoseconds in 64 bits) has room for 500 times as much.
 pub const FILL: Duration = Duration::from_secs(366 * 86_400);
 
-/// Whether a bucket of `quota` would fill in reasonable time.
+/// Returns `true` if a bucket of `quota` fills within [`FILL`].
 #[must_use]
 pub fn fills(quota: &Quota) -> bool {
     let fill = quota.period.as_nanos().saturating_mul(quota.burst.into()) / u128::from(quota.limit).max(1);
     fill <= FILL.as_nanos()
 }
 
-/// Reads a rate as people write it: `10/s`, `600/m`.
+/// Parses a rate such as `10/s` or `600/m`; `None` if it is malformed.
 #[must_use]
 pub fn read_rate(text: &str) -> Option<(u64, Duration)> {
     let (number, unit) = text.split_once('/')?;
@@ -38,7 +38,7 @@ pub fn read_rate(text: &str) -> Option<(u64, Duration)> {
     (1..=most).contains(&units).then_some((units, Duration::from_secs(*seconds)))
 }
 
-/// Writes a rate that [`read_rate`] reads.
+/// Formats a rate for [`read_rate`].
 #[must_use]
 pub fn write_rate(units: u64, period: Duration) -> String {
     let seconds = period.as_secs();
@@ -46,29 +46,29 @@ pub fn write_rate(units: u64, period: Duration) -> String {
     format!("{units}/{unit}")
 }
 
-/// The periods of a rate, in seconds.
+/// Names of the periods of a rate, and their lengths in seconds.
 pub const PERIODS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
 
-/// A limit as people write it: JSON.
+/// A limit in its JSON form.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WrittenLimit {
-    /// The rate of a token bucket.
+    /// Rate of a token bucket, such as `10/s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<String>,
-    /// What a full token bucket holds.
+    /// Units in a full token bucket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<u64>,
-    /// What fits into a window.
+    /// Units per window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
 }
 
 impl WrittenLimit {
-    /// The limit of those words.
+    /// Parses the limit.
     ///
     /// # Errors
-    /// When the rate is none.
+    /// If `rate` is malformed.
     pub fn read(&self) -> Result<OwnLimit, String> {
         let rate = self.rate.as_deref().map(|rate| {
             let fault =
@@ -86,10 +86,10 @@ impl From<&OwnLimit> for WrittenLimit {
     }
 }
 
-/// The quota of `rule` for a caller with that limit.
+/// Returns the quota of `rule` for a caller with this limit of its own.
 ///
 /// # Errors
-/// Why the limit does not fit the rule.
+/// Reason why the limit does not fit the rule.
 pub fn quota(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
     if !rule.per.contains(&Per::Caller) {
         return Err("the rule does not count each caller by itself, so none has a limit of its own");
@@ -97,10 +97,10 @@ pub fn quota(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
     changed(rule, limit)
 }
 
-/// The quota of `rule` with that limit in place of its own.
+/// Returns the quota of `rule` with the values given in `limit` in place of its own.
 ///
 /// # Errors
-/// Why the limit does not fit the rule.
+/// Reason why the limit does not fit the rule.
 pub fn changed(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
     let units = [limit.burst, limit.limit, limit.rate.map(|(units, _)| units)];
     if units.iter().flatten().any(|units| !(1..=MOST_UNITS).contains(units)) {
@@ -128,8 +128,8 @@ pub fn changed(rule: &Rule, limit: &OwnLimit) -> Result<Quota, &'static str> {
     }
 }
 
-/// The quota of `rule` for who has these limits, if that is another than the rule's. A limit that does not fit the rule,
-/// which may have changed since it was written, is none.
+/// Returns the caller's own quota under `rule`; `None` if it has none. A limit that does not fit
+/// the rule counts as none: the rule may have changed since the limit was written.
 #[must_use]
 pub fn own_quota(rule: &Rule, limits: &OwnLimits) -> Option<Quota> {
     quota(rule, limits.get(&rule.name)?).ok()
@@ -181,7 +181,7 @@ mod tests {
         }
     }
 
-    /// How often a request of `tokens` is admitted.
+    /// Returns how many requests of `tokens` are admitted.
     fn admitted(ladder: &Ladder, own: Option<&Arc<OwnLimits>>, tokens: u64) -> u64 {
         let cost = Cost { prompt_tokens: tokens, ..Cost::default() };
         (0..).find(|_| ladder.admit(&subject(own), &cost, Nanos::from_secs(1)).is_err()).unwrap()

@@ -1,10 +1,11 @@
-//! Units of a shared quota that this gateway has leased and not yet given out.
+//! Leases: units of a shared quota that this gateway has charged in advance and not yet used.
 //!
-//! They are paid for at the quota, so nothing is spent twice; over all gateways a window may see the quota and what
-//! their purses held, no more. A purse is filled ahead, so that most requests wait for nobody.
+//! Leased units are already charged to the quota, so none is spent twice. Over all gateways a
+//! window admits at most the quota plus the units that were leased before it. A lease is renewed
+//! before it is used up, so that most requests need no round trip.
 //!
-//! **Trade-off.** A large lease saves trips and lets one gateway sit on units that another needs; [`lease`] says how
-//! large.
+//! **Trade-off.** A large lease saves round trips, but keeps units from a gateway that needs them;
+//! [`lease`] computes the size.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,15 +19,16 @@ use crate::clock::{Nanos, saturating_nanos};
 /// The time for which a lease lasts at the quota's full rate.
 const LASTS: Duration = Duration::from_millis(100);
 const SHARDS: usize = 64;
-/// Purses in all; beyond them units are leased request by request.
+/// Leases per shard; beyond that, units are leased request by request.
 const PER_SHARD: usize = 1024;
-/// A purse that nobody opened for so long is thrown away when there are too many.
+/// Idle time after which a lease is dropped if there are too many.
 const UNUSED: Duration = Duration::from_secs(10);
-/// How long a purse is not filled ahead after a try in vain.
+/// Pause after a failed renewal before the next one.
 const VAIN: Duration = Duration::from_millis(100);
 
-/// How many units one of `dams` gateways leases at once when it needs `amount` and `remaining` are left: what the quota
-/// gives in 100 ms, but at most a quarter of its part of what is left, and never less than is needed.
+/// Returns the units that one of `dams` gateways leases at once when it needs `amount` and
+/// `remaining` are left: what the quota gives this gateway in 100 ms, at most a quarter of its part
+/// of `remaining`, but never less than `amount`.
 #[must_use]
 pub fn lease(quota: &Quota, amount: u64, remaining: u64, dams: u32) -> u64 {
     let dams = u64::from(dams.max(1));
@@ -40,26 +42,26 @@ pub fn lease(quota: &Quota, amount: u64, remaining: u64, dams: u32) -> u64 {
 #[derive(Clone, Copy, Debug, Default)]
 struct Purse {
     have: u64,
-    /// What was left of the quota when it was last heard of.
+    /// Units left in the quota when it last reported.
     remaining: u64,
     whole: Nanos,
     /// The mark of the last lease.
     mark: u64,
-    /// Not filled ahead before this: a filling is under way, or there was nothing to be had.
+    /// No renewal before this time: one is in flight, or the last one got nothing.
     hold: Nanos,
     opened: Nanos,
 }
 
-/// What a purse gave.
+/// Result of [`Purses::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// The units. With a size, that much should be leased now, and nobody else does.
+    /// The units were taken. With a size, the caller alone must now lease that many more.
     Yes(Option<u64>),
-    /// Nothing; so much should be leased if it can be had.
+    /// Nothing was taken; the caller should try to lease this many units.
     No(u64),
 }
 
-/// Purses by key.
+/// Leases by key.
 #[derive(Debug)]
 pub struct Purses([Mutex<HashMap<u64, Purse>>; SHARDS]);
 
@@ -74,7 +76,7 @@ impl Purses {
         &self.0[key as usize % SHARDS]
     }
 
-    /// Takes `amount` units of a purse, if it has them.
+    /// Takes `amount` units from a lease, if it has them.
     pub fn take(&self, key: u64, amount: u64, quota: &Quota, dams: u32, now: Nanos) -> Taken {
         let mut purses = self.shard(key).lock();
         let Some(purse) = purses.get_mut(&key) else { return Taken::No(amount) };
@@ -84,7 +86,7 @@ impl Purses {
             return Taken::No(size);
         }
         purse.have -= amount;
-        // Half is left: enough for the trip, and not asked for before it is needed.
+        // Renew at half: the rest lasts for the round trip, and nothing is requested too early.
         let fill = purse.have < size / 2 && purse.hold <= now;
         if fill {
             purse.hold = Nanos::MAX;
@@ -92,12 +94,12 @@ impl Purses {
         Taken::Yes(fill.then_some(size))
     }
 
-    /// Puts units into a purse: leased ones, or such that were not used after all. Whether there was room for it.
+    /// Adds units to a lease, newly leased or unused ones. Returns `false` if the table is full.
     pub fn put(&self, key: u64, units: u64, now: Nanos) -> bool {
         self.with(key, now, |purse| purse.have = purse.have.saturating_add(units))
     }
 
-    /// Puts units into a purse as long as it holds no more than `size`. Says how many.
+    /// Adds units to a lease, up to `size` in total. Returns the number of units added.
     pub fn put_up_to(&self, key: u64, units: u64, size: u64, now: Nanos) -> u64 {
         let mut kept = 0;
         self.with(key, now, |purse| {
@@ -107,7 +109,7 @@ impl Purses {
         kept
     }
 
-    /// Notes how the quota stands, and the mark of the lease if one was had.
+    /// Records the level that the quota reported, and the mark of the lease if one was granted.
     pub fn heard(&self, key: u64, level: Level, mark: Option<u64>, now: Nanos) {
         self.with(key, now, |purse| {
             purse.remaining = level.remaining;
@@ -117,33 +119,33 @@ impl Purses {
         });
     }
 
-    /// Forgets every purse. What is in them stays charged, and is lost.
+    /// Drops all leases. Their units stay charged and are lost.
     pub fn clear(&self) {
         self.0.iter().for_each(|shard| shard.lock().clear());
     }
 
-    /// How much a purse holds.
+    /// Returns the units left in a lease.
     pub fn held(&self, key: u64) -> u64 {
         self.shard(key).lock().get(&key).map_or(0, |purse| purse.have)
     }
 
-    /// The mark of a purse's last lease.
+    /// Returns the mark of a key's last lease.
     pub fn mark(&self, key: u64) -> u64 {
         self.shard(key).lock().get(&key).map_or(0, |purse| purse.mark)
     }
 
-    /// A filling came to nothing, and nothing is known of the quota.
+    /// Records a renewal that failed without a report of the quota.
     pub fn unheard(&self, key: u64, now: Nanos) {
         self.with(key, now, |purse| purse.hold = now + VAIN);
     }
 
-    /// How the quota stands, as far as is known here.
+    /// Returns the last reported level of the quota plus the leased units, if known.
     pub fn level(&self, key: u64, now: Nanos) -> Option<Level> {
         let purse = *self.shard(key).lock().get(&key)?;
         Some(Level { remaining: purse.remaining.saturating_add(purse.have), reset: purse.whole.since(now) })
     }
 
-    /// Takes what is there of `amount` units; says how many.
+    /// Takes up to `amount` units from a lease. Returns the number of units taken.
     pub fn drain(&self, key: u64, amount: u64) -> u64 {
         let mut purses = self.shard(key).lock();
         let Some(purse) = purses.get_mut(&key) else { return 0 };

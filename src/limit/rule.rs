@@ -8,19 +8,19 @@ use crate::clock::saturating_nanos;
 use crate::refusal::{Standing, Unit};
 use crate::request::Class;
 
-/// How a rule counts.
+/// Limit algorithm of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// GCRA: a sustained rate and a burst.
     TokenBucket,
-    /// The weighted two-bucket counter: constant memory, a stated error.
+    /// The weighted two-bucket counter: constant memory, bounded error.
     SlidingWindow,
     /// Exact, for small quotas: remembers each admission.
     SlidingLog,
 }
 
 impl Algorithm {
-    /// The most that it ever admits at once by `quota`.
+    /// Returns the most units that it ever admits at once under `quota`.
     #[must_use]
     pub fn capacity(self, quota: &Quota) -> u64 {
         match self {
@@ -41,14 +41,14 @@ pub enum Per {
     Model,
     /// The route: a kind's path or a configured path pattern.
     Route,
-    /// The team of the caller. A rule with it does not see callers without a team.
+    /// The caller's team. A rule with it does not apply to callers without a team.
     Team,
     /// One counter for everything the rule matches.
     All,
 }
 
 impl Per {
-    /// The name in configuration.
+    /// Returns the name in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -62,45 +62,45 @@ impl Per {
     }
 }
 
-/// How much fits.
+/// Limit, period and burst of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     /// Units per `period`: a bucket's refill, or a window's limit. At least 1.
     pub limit: u64,
     /// The period of the rate, or the length of the window. At least 1 ms.
     pub period: Duration,
-    /// What a full bucket holds; equal to `limit` for windows. At least 1.
+    /// Units in a full bucket; equal to `limit` for windows. At least 1.
     pub burst: u64,
 }
 
-/// Whether a rule refuses or only says that it would have.
+/// Whether a rule is enforced or only observed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Refuse.
+    /// Refuses requests that do not fit.
     #[default]
     Enforce,
-    /// Count what would have been refused, and let it pass.
+    /// Counts the requests that it would refuse, and lets them pass.
     Observe,
 }
 
-/// What becomes of a rule that is counted in Redis while Redis cannot be asked.
+/// Behaviour of a rule that is counted in Redis while Redis is unreachable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnLoss {
     /// Each gateway counts its share of the quota by itself.
     #[default]
     Share,
-    /// It lets everything through.
+    /// It admits all requests.
     Open,
-    /// It refuses.
+    /// It refuses all requests.
     Closed,
 }
 
-/// Which requests a rule sees. An empty field matches everything; `*` stands for any run of characters.
+/// Requests that a rule applies to. `None` matches all; `*` stands for any run of characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
     /// A pattern for the path.
     pub path: Option<Arc<str>>,
-    /// A pattern for the model; a request that names none matches when it may be served as one.
+    /// A pattern for the model. A request that names none matches if a matching model may serve it.
     pub model: Option<Arc<str>>,
     /// A pattern for the caller's id, with or without its namespace.
     pub caller: Option<Arc<str>>,
@@ -113,40 +113,40 @@ pub struct Match {
 pub struct Rule {
     /// Unique among the rules; a metric label and a header value: `[A-Za-z0-9_-]{1,64}`.
     pub name: Arc<str>,
-    /// How it counts.
+    /// Limit algorithm.
     pub algorithm: Algorithm,
-    /// What it counts separately; never empty, `All` only alone.
+    /// Parts of the key; never empty, `All` only alone.
     pub per: Vec<Per>,
-    /// What it counts.
+    /// Unit that it counts.
     pub unit: Unit,
-    /// How much fits.
+    /// Limit, period and burst.
     pub quota: Quota,
-    /// Refuse, or observe.
+    /// Enforce or observe.
     pub mode: Mode,
-    /// Which requests it sees.
+    /// Requests that it applies to.
     pub matches: Match,
     /// For rules in tokens: reserve the client's own `max_tokens` instead of the expected output.
     pub reserve_max: bool,
-    /// What becomes of it while Redis cannot be asked; rules counted in memory have no use for it.
+    /// Behaviour while Redis is unreachable; unused for rules that are counted in memory.
     pub on_loss: OnLoss,
     /// The most keys this rule remembers.
     pub max_keys: usize,
 }
 
 impl Rule {
-    /// Whether a request's body has to be read to know what the rule says to it.
+    /// Returns `true` if the rule cannot decide without the request's body.
     #[must_use]
     pub fn needs_body(&self) -> bool {
         self.unit == Unit::Tokens || self.per.contains(&Per::Model) || self.matches.model.is_some()
     }
 
-    /// The most that it ever admits at once.
+    /// Returns the most units that it ever admits at once.
     #[must_use]
     pub fn capacity(&self) -> u64 {
         self.algorithm.capacity(&self.quota)
     }
 
-    /// The time in which the [capacity](Self::capacity) comes in: of a bucket the time that it needs to fill from empty.
+    /// Returns the time to refill the [capacity](Self::capacity): a bucket's fill time from empty.
     #[must_use]
     pub fn window(&self) -> Duration {
         match self.algorithm {
@@ -159,13 +159,13 @@ impl Rule {
         }
     }
 
-    /// The same rule with another quota.
+    /// Returns the same rule with another quota.
     #[must_use]
     pub fn with_quota(&self, quota: Quota) -> Self {
         Self { quota, ..self.clone() }
     }
 
-    /// How it stands for a key at this level.
+    /// Returns the quota status of a key at this level.
     #[must_use]
     pub fn standing(&self, level: Level) -> Standing {
         let Level { remaining, reset } = level;

@@ -1,4 +1,4 @@
-//! One rule at work: its data, its matcher, its counts.
+//! A rule with its matcher and its counts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,27 +15,27 @@ use crate::clock::{Nanos, saturating_nanos};
 use crate::refusal::{Standing, Unit};
 use crate::request::OwnLimits;
 
-/// Names counts across ladders, so that a charge can never be settled on the counts of another rule.
+/// Next id of a rule's counts, unique across rule sets: no charge is settled on another rule.
 static NEXT_COUNTS: AtomicU32 = AtomicU32::new(0);
 
-/// The part of a quota that one of `dams` gateways gives by itself: less than its share, because a gateway more may be
-/// at work than was last heard of.
+/// Percentage of its equal share that a gateway admits on its own: below 100, because one gateway
+/// more may be running than last known.
 const SHARE_PERCENT: u64 = 83;
 
-/// The size of one gateway's share of the quotas.
+/// Size of one gateway's share of the quotas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// The number of gateways that share.
+    /// Number of gateways that share the quotas.
     pub dams: u32,
-    /// When the share began to fill, with one unit in it; `None` if it was whole from the first.
+    /// Time at which the share began to fill, with one unit in it; `None` if it started full.
     pub fills_since: Option<Nanos>,
 }
 
-/// The part of a rule that one of `dams` gateways counts while it cannot ask what the others do.
+/// Returns the part of a rule that one of `dams` gateways counts by itself while Redis is lost.
 fn share(whole: &Rule, dams: u32) -> Rule {
     let dams = u64::from(dams.max(1));
     let Quota { limit, period, .. } = whole.quota;
-    // Exact, and in range: a share of one per day among many becomes a longer period, not none.
+    // Exact and in range: lengthens the period, so a share of 1 per day does not become 0.
     let (limit, period) = (limit.saturating_mul(SHARE_PERCENT), u128::from(saturating_nanos(period)));
     let period = u64::try_from(period * 100 * u128::from(dams)).unwrap_or(u64::MAX);
     Rule {
@@ -45,28 +45,27 @@ fn share(whole: &Rule, dams: u32) -> Rule {
     }
 }
 
-/// What one caller has of a rule.
+/// A caller's own quota under a rule.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OwnQuota {
     pub(crate) quota: Quota,
-    /// The largest prompt that may ever pass.
+    /// Largest prompt that can ever pass, in tokens.
     largest: u64,
 }
 
-/// One rule at work.
 #[derive(Debug)]
 pub(crate) struct Rung {
     pub(crate) index: usize,
     pub(crate) rule: Arc<Rule>,
-    /// Of a share: the rule of which it is one, and how large it is.
+    /// For a share: the whole rule, and the size of the share.
     whole: Option<(Arc<Rule>, Share)>,
-    /// `None` sees everything: most rules, without a look at each field.
+    /// `None` matches everything, without a check of each field: most rules.
     matcher: Option<Matcher>,
     pub(crate) counts: u32,
     pub(crate) counter: Arc<dyn Counter>,
-    /// Whether it sees callers without a team.
+    /// `true` if the rule also applies to callers without a team.
     all_teams: bool,
-    /// The largest prompt that may ever pass.
+    /// Largest prompt that can ever pass, in tokens.
     largest: u64,
 }
 
@@ -84,16 +83,16 @@ impl Rung {
         Self { index, matcher, all_teams, largest, whole: None, rule, counts, counter }
     }
 
-    /// The same for a share of the rule's quota: what the whole quota could hold is not too large for ever. A share of
-    /// another size takes the same time to fill, so that counts go on as a part of that time.
+    /// Creates a share of the rule's quota. Only a request beyond the whole quota is too large for
+    /// ever. Shares of all sizes fill in the same time, so counts, which are times, remain valid.
     pub(crate) fn sharing(index: usize, whole: &Arc<Rule>, size: Share, kept: Option<&Self>) -> Self {
         let largest = whole.capacity();
         let share = Self::new(index, Arc::new(share(whole, size.dams)), kept);
         Self { largest, whole: Some((Arc::clone(whole), size)), ..share }
     }
 
-    /// The quota to count by, if it is another than the one that the counts were made for: those of a share may have been
-    /// made for one of another size.
+    /// Returns the quota to count with, if it may differ from the one that the counts were created
+    /// with: the counts of a share may come from a share of another size.
     #[inline]
     pub(crate) fn by(&self, own: Option<OwnQuota>) -> Option<By> {
         match &self.whole {
@@ -105,7 +104,7 @@ impl Rung {
         }
     }
 
-    /// The quota of a caller that has another than the rule's.
+    /// Returns the caller's own quota under this rule, if it has one.
     #[inline]
     pub(crate) fn own(&self, limits: Option<&Arc<OwnLimits>>) -> Option<OwnQuota> {
         self.own_of(limits?)
@@ -122,7 +121,7 @@ impl Rung {
         })
     }
 
-    /// The rule as it is for a caller with that quota.
+    /// Returns the rule with the caller's own quota, if it has one.
     pub(crate) fn rule_by(&self, own: Option<OwnQuota>) -> Arc<Rule> {
         match own {
             None => Arc::clone(&self.rule),
@@ -136,7 +135,7 @@ impl Rung {
             && self.matcher.as_ref().is_none_or(|matcher| matcher.matches(subject))
     }
 
-    /// Whether counts made under this rule go on under `rule`, of which this one may be a share.
+    /// Returns `true` if the counts of this rule, or of this share of it, stay valid under `rule`.
     pub(crate) fn keeps_counts_for(&self, rule: &Rule) -> bool {
         let mine = self.whole.as_ref().map_or(&*self.rule, |(whole, _)| whole);
         mine.name == rule.name
@@ -144,7 +143,7 @@ impl Rung {
             && mine.per == rule.per
     }
 
-    /// The place of this rule on the ladder: the share of the traffic that meets in one key, roughly.
+    /// Returns the sort key of this rule: roughly the share of the traffic that falls on one key.
     pub(crate) fn width(&self) -> (u8, usize) {
         let per = &self.rule.per;
         let widest = match () {
@@ -160,7 +159,7 @@ impl Rung {
         self.rule.mode == Mode::Enforce
     }
 
-    /// What to charge for a request.
+    /// Returns the units to charge for a request.
     #[inline]
     pub(crate) fn amount(&self, cost: &Cost, own: Option<OwnQuota>) -> Result<u64, Shortage> {
         if self.rule.unit == Unit::Requests {
@@ -177,7 +176,7 @@ impl Rung {
             Some(bound) if self.rule.reserve_max => bound,
             bound => cost.expected_output.min(bound.unwrap_or(u64::MAX)),
         };
-        // What it then takes beyond the capacity becomes debt: refusing it now would refuse it for ever.
+        // Tokens used beyond the capacity become debt: a refusal now would be one for ever.
         Ok(cost.prompt_tokens.saturating_add(output).min(capacity))
     }
 

@@ -1,10 +1,10 @@
-//! The sliding log: every admission remembered, so that no window of the quota's length ever holds more than the limit.
+//! The sliding log: remembers every admission, so that no window ever exceeds the limit.
 //!
-//! Exact, and paid for in memory: 16 bytes per admission that is still in the window, so at most 16·limit bytes a key
-//! (calls at the same nanosecond share an entry). Meant for small quotas; for large ones take the counter.
+//! It is exact, but takes 16 bytes per admission in the window, so up to 16·limit bytes per key
+//! (calls in the same nanosecond share an entry). For large quotas use the sliding window.
 //!
-//! **Corrections** go to the entry that was charged; when it has left the window a rest is dropped and an excess is
-//! entered now. Entries stay bounded by the limit: an excess that would be one too many joins the newest entry.
+//! **Corrections** apply to the charged entry. If it has left the window, unused units are dropped
+//! and an excess is added now, to the newest entry if there are already as many as the limit.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::meter::{By, Level, Mark, Meter, Shortage};
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
-/// A quota counted by remembering.
+/// A quota counted with a log of admissions.
 #[derive(Clone, Copy, Debug)]
 pub struct SlidingLog {
     limit: u64,
@@ -26,7 +26,7 @@ pub struct SlidingLog {
 /// The admissions of the last window, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
-    /// When, and how many units; never zero units, times strictly rise.
+    /// Time in ns, and units. Units are never zero, and times strictly increase.
     entries: VecDeque<(u64, u64)>,
     /// The sum of the units.
     used: u64,
@@ -50,13 +50,13 @@ impl Log {
 }
 
 impl SlidingLog {
-    /// A window of `quota.period` that holds `quota.limit`. A zero in it counts as one.
+    /// Creates a window of `quota.period` with room for `quota.limit` units. A zero counts as one.
     #[must_use]
     pub fn new(quota: Quota) -> Self {
         Self { limit: quota.limit.max(1), window: saturating_nanos(quota.period).max(1) }
     }
 
-    /// Whether something that happened at `time` no longer counts: the window is open at its far end.
+    /// Returns `true` if an admission at `time` no longer counts: the window excludes its old end.
     fn is_over(&self, time: u64, now: u64) -> bool {
         time.saturating_add(self.window) <= now
     }
@@ -72,7 +72,7 @@ impl SlidingLog {
         log.used = 0;
     }
 
-    /// Units that still count at `now`.
+    /// Returns the units that still count at `now`.
     fn used(&self, log: &Log, now: u64) -> u64 {
         let over =
             log.entries.iter().take_while(|(time, _)| self.is_over(*time, now)).map(|(_, units)| units);

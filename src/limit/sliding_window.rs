@@ -1,17 +1,18 @@
 //! The sliding window counter: two numbers per key, whatever the quota.
 //!
-//! Time is cut into buckets of the window's length W. With `cur` units in the bucket that began e ago and `prev` in the
-//! one before, the estimate is prev·(W−e)/W + cur, and a charge is admitted while it fits beside the estimate. The sum
-//! is exact integer arithmetic; only the model is not exact.
+//! Time is divided into buckets of the window's length W. With `cur` units in the bucket that began
+//! e ago and `prev` in the one before, the estimate is prev·(W−e)/W + cur, and a charge must fit
+//! into the limit beside it. The sum is exact integer arithmetic; only the model is approximate.
 //!
-//! **Error.** The estimate takes the earlier bucket as evenly spread. The true count of the last W lies between `cur`
-//! and `cur + prev`, so the counter admits at most prev·e/W ≤ limit units too many: never as many as 2·limit in any
-//! window, reached only by who sends a whole quota at the very end of one bucket and goes on as fast as it may. The
-//! other way round, after a quota sent at the very beginning of a bucket it refuses up to W too long. Evenly
-//! spread calls are counted right to within one. Where that is not good enough, use the sliding log.
+//! **Error.** The estimate assumes that the earlier bucket is evenly spread. The true count of the
+//! last W is between `cur` and `cur + prev`, so the counter admits at most prev·e/W ≤ limit units
+//! too many: never as many as 2·limit in any window, and nearly that only if a caller sends a full
+//! quota at the very end of one bucket and goes on as fast as it may. Conversely, after a full
+//! quota at the very beginning of a bucket it refuses up to W too long. Evenly spread calls are
+//! counted right to within one. If that is not good enough, use the sliding log.
 //!
-//! **Corrections** go to the bucket that was charged; when it has left the window a rest is dropped and an excess goes
-//! to the current bucket.
+//! **Corrections** apply to the bucket that was charged. If it has left the window, unused units
+//! are dropped and an excess goes to the current bucket.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::meter::{By, Level, Mark, Meter, Shortage};
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
-/// Windows are cut to this many ns (146 years), so that three products with a `u64` sum up within a `u128`.
+/// Longest window in ns (146 years): the sum of three products with a `u64` then fits a `u128`.
 const LONGEST: u64 = 1 << 62;
 
 /// A quota counted in two buckets.
@@ -32,17 +33,17 @@ pub struct SlidingWindow {
     window: u64,
 }
 
-/// Two neighbouring buckets.
+/// Counts of the current bucket and the one before it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Buckets {
-    /// When the current bucket began: a multiple of the window.
+    /// Start of the current bucket in ns: a multiple of the window.
     start: u64,
     prev: u64,
     cur: u64,
 }
 
 impl Buckets {
-    /// Buckets of which the current one began at `start`.
+    /// Creates buckets of which the current one began at `start`.
     #[must_use]
     pub const fn new(start: Nanos, prev: u64, cur: u64) -> Self {
         Self { start: start.0, prev, cur }
@@ -50,13 +51,13 @@ impl Buckets {
 }
 
 impl SlidingWindow {
-    /// A window of `quota.period` that holds `quota.limit`. A zero in it counts as one.
+    /// Creates a window of `quota.period` with room for `quota.limit` units. A zero counts as one.
     #[must_use]
     pub fn new(quota: Quota) -> Self {
         Self { limit: quota.limit.max(1), window: saturating_nanos(quota.period).clamp(1, LONGEST) }
     }
 
-    /// The buckets as they are now. A time before the current bucket counts as its beginning.
+    /// Returns the buckets as of `now`. A time before the current bucket counts as its beginning.
     #[inline]
     fn at(&self, mut buckets: Buckets, now: u64) -> Buckets {
         let age = now.saturating_sub(buckets.start);
@@ -68,7 +69,7 @@ impl SlidingWindow {
         buckets
     }
 
-    /// The estimate times the window's length, which makes it whole.
+    /// Returns the estimate times the window's length, which is an integer.
     #[inline]
     fn scaled_estimate(&self, buckets: Buckets, now: u64) -> u128 {
         let left = self.window - now.saturating_sub(buckets.start).min(self.window);
@@ -81,8 +82,8 @@ impl SlidingWindow {
         self.scaled_estimate(buckets, now) + u128::from(amount) * window <= u128::from(self.limit) * window
     }
 
-    /// The wait until `amount` fits: the estimate falls along a straight line to the end of each bucket, so the moment
-    /// at which it leaves room is one division away, in this bucket or in the next.
+    /// Returns the wait until `amount` fits. The estimate falls linearly to the end of each bucket,
+    /// so one division gives the moment at which there is room, in this bucket or in the next.
     #[cold]
     fn short(&self, buckets: Buckets, amount: u64, now: u64) -> Shortage {
         let Some(room) = self.limit.checked_sub(amount) else { return Shortage::Never };
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_stated_error_is_reached_and_not_passed() {
-        // A quota at the very end of one bucket, then greedily through the next: close to twice the limit in one window.
+        // A full quota at the end of one bucket, then greedy calls: nearly twice the limit.
         let window = SlidingWindow::new(Quota { limit: 1_000, period: SECOND, burst: 1_000 });
         let mut cell = Buckets::default();
         let mut admitted = 0;

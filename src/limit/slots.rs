@@ -1,13 +1,14 @@
-//! The cells of one shard: an open-addressed array, a key beside its cell.
+//! The hash table of one shard: an open-addressed array, each key stored beside its cell.
 //!
-//! A look-up touches the array's one or two cache lines and nothing else, where a table with a separate tag array
-//! touches two places at least; at a million keys these misses are what a check costs. Keys are already hashes, so a
-//! key's home is its share of the array's length, and the array can grow by half: slack stays between 1.3 and 2.
-//! Removing shifts the followers back, so there are no tombstones and no rehash in place, however keys come and go.
+//! A look-up touches one or two cache lines of the array; a table with a separate tag array touches
+//! at least two places. At a million keys these cache misses are the cost of a check. Keys are
+//! already hashes, so a key's home slot is its proportional position in the array, and the array
+//! can grow by half: slack stays between 1.3 and 2. Removal shifts the following entries back, so
+//! there are no tombstones and no rehash in place.
 
 /// The key of an empty slot. A key that happens to be 0 is stored as 1.
 const VACANT: u64 = 0;
-/// Probes stay short up to three quarters: 2.5 slots for a key that is there, in the mean.
+/// Maximum load, three quarters: finding a key then probes 2.5 slots on average.
 const FULL: (usize, usize) = (3, 4);
 const SMALLEST: usize = 8;
 
@@ -22,7 +23,7 @@ struct Slot<C> {
 pub(crate) struct Slots<C> {
     slots: Box<[Slot<C>]>,
     len: usize,
-    /// Where the next sweep goes on.
+    /// Slot at which the next sweep continues.
     cursor: usize,
 }
 
@@ -41,7 +42,7 @@ impl<C: Default> Slots<C> {
         if index + 1 < self.slots.len() { index + 1 } else { 0 }
     }
 
-    /// The slot of `key`, or the vacant one at which the search ended. `None` only without any slots.
+    /// Returns the slot of `key` or the vacant one that ended the search; `None` without any slots.
     #[inline]
     fn search(&self, key: u64) -> Option<usize> {
         let mut index = self.home(key);
@@ -69,7 +70,7 @@ impl<C: Default> Slots<C> {
         (slot.key == key).then_some(&mut slot.cell)
     }
 
-    /// Adds a key that is not there.
+    /// Adds a key that is not in the table.
     pub(crate) fn insert(&mut self, key: u64, cell: C) {
         if (self.len + 1) * FULL.1 > self.slots.len() * FULL.0 {
             self.resize(self.slots.len() + self.slots.len() / 2);
@@ -90,7 +91,7 @@ impl<C: Default> Slots<C> {
         old.into_iter().filter(|slot| slot.key != VACANT).for_each(|slot| self.place(slot));
     }
 
-    /// Removes the key at `hole` and closes the gap: a follower moves up unless its home lies behind the hole.
+    /// Removes the key at `hole`. Later entries move up unless their home slot is behind the gap.
     fn remove(&mut self, mut hole: usize) {
         let mut next = self.after(hole);
         while self.slots[next].key != VACANT {
@@ -105,18 +106,18 @@ impl<C: Default> Slots<C> {
         self.len -= 1;
     }
 
-    /// Steps from one slot forward to another.
+    /// Returns the number of slots from one slot forward to another.
     fn distance(&self, from: usize, to: usize) -> usize {
         if from <= to { to - from } else { to + self.slots.len() - from }
     }
 
-    /// Removes the idle ones among the next `steps` slots, or among all if they are fewer; returns how many slots it
-    /// looked at and how many keys it removed. A pass that ends in a nearly empty array gives its memory back.
+    /// Removes the idle keys among the next `steps` slots, or among all if they are fewer. Returns
+    /// `(steps done, keys removed)`. A full pass frees memory if the array is nearly empty.
     pub(crate) fn sweep(&mut self, steps: usize, is_idle: impl Fn(&C) -> bool) -> (usize, usize) {
         let before = self.len;
         let all = self.slots.len();
         let (mut looked, mut passed) = (0, false);
-        // The second bound: a removal moves the next key into the same slot, and counts as a step too.
+        // A removal moves the next key into the same slot, so it counts as a step, too.
         while looked < all && looked + (before - self.len) < steps {
             let slot = &self.slots[self.cursor];
             if slot.key != VACANT && is_idle(&slot.cell) {
@@ -153,7 +154,7 @@ mod tests {
         fn it_is_a_map_that_forgets_what_is_idle(
             steps in proptest::collection::vec(
                 prop_oneof![
-                    // Few homes, at both ends of the array too, so that runs are long and wrap around.
+                    // Few home slots, also at both ends of the array: long runs that wrap around.
                     6 => (0..24_u64, any::<u8>()).prop_map(|(key, cell)| Step::Set((key % 6) << 61 | key, cell)),
                     1 => (0..40_usize, any::<u8>()).prop_map(|(steps, below)| Step::Sweep(steps, below)),
                 ],

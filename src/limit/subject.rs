@@ -1,4 +1,4 @@
-//! What a rule looks at: who and what a request is about, what it costs, and under which key it counts.
+//! The input of a rule: properties and cost of a request, and the key under which it counts.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
@@ -12,22 +12,22 @@ use crate::glob::Glob;
 use crate::net::network_of;
 use crate::request::{Class, OwnLimits};
 
-/// How the model of a request is served. Names that callers invent must neither open a quota each nor lead past a rule.
+/// How the model is served. Invented names must neither get their own quota nor bypass a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Served<'a> {
-    /// The name under which it counts: that of the workers who serve it, a pattern where they have one. Without it the
-    /// name that was asked for.
+    /// Name under which it counts: that of the workers that serve it, which may be a pattern.
+    /// `None` for the requested name.
     pub counted: Option<&'a str>,
-    /// What it may be served as when it names no model.
+    /// Models that may serve a request that names none.
     pub unnamed: &'a [Glob],
 }
 
 impl Served<'_> {
-    /// As whatever was asked for.
+    /// Counts under the requested name.
     pub const AS_ASKED: Self = Self { counted: None, unnamed: &[] };
 }
 
-/// What a request is about, borrowed from it.
+/// Properties of a request that rules match and count by, borrowed from it.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The caller's namespaced id.
@@ -38,7 +38,7 @@ pub struct Subject<'a> {
     pub ip: Option<IpAddr>,
     /// The model asked for. Requests without one count together.
     pub model: Option<&'a str>,
-    /// How that is served.
+    /// How the model is served.
     pub served: Served<'a>,
     /// The route: a kind's path or a configured path pattern.
     pub route: &'a str,
@@ -51,7 +51,7 @@ pub struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// What a rule per `per` knows it by, for people; nothing where it has none.
+    /// Returns its part of a key per `per`, for people; `None` if it has none.
     #[must_use]
     pub fn part(&self, per: Per) -> Option<Cow<'_, str>> {
         match per {
@@ -64,7 +64,7 @@ impl Subject<'_> {
         }
     }
 
-    /// The name under which its model counts.
+    /// Returns the name under which its model counts.
     const fn counted_model(&self) -> Option<&str> {
         match self.served.counted {
             Some(counted) => Some(counted),
@@ -72,8 +72,8 @@ impl Subject<'_> {
         }
     }
 
-    /// What tells this subject from others under a rule that counts per `per`, in bytes that are the same in every
-    /// process.
+    /// Calls `look` with the bytes that identify this subject under a rule that counts per `per`.
+    /// They are the same in every process.
     #[inline]
     pub fn identity<R>(&self, per: Per, look: impl FnOnce(&[u8]) -> R) -> R {
         match per {
@@ -91,7 +91,7 @@ impl Subject<'_> {
     }
 }
 
-/// What a request is expected to cost. In requests it is always one.
+/// Expected cost of a request in tokens. Its cost in requests is always one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Estimated prompt tokens, over all prompts.
@@ -102,25 +102,25 @@ pub struct Cost {
     pub max_output: Option<u64>,
 }
 
-/// Makes keys: SipHash-1-3 under a random secret.
+/// Key hasher: SipHash-1-3 with a random secret.
 ///
-/// Callers choose their names. Under a hash that they could compute they would aim at one shard, or at the key of
-/// another caller; under a secret one they can only guess.
+/// Callers choose their names. With a hash that they can compute, they could target one shard or
+/// the key of another caller; with a secret they can only guess.
 #[derive(Clone)]
 pub(crate) struct Seal(SipHasher13);
 
-/// The parts of one subject that were hashed already, by `Per as usize`: each is hashed once, whatever the rules.
+/// Hashes of the parts of one subject, by `Per as usize`: each part is hashed once for all rules.
 pub(crate) type Hashed = [Option<u64>; 5];
 
 impl Seal {
-    /// A seal with a new secret.
+    /// Creates a key hasher with a new secret.
     pub(crate) fn random() -> Self {
-        // The standard library seeds this from the system; two words of its keyed hash are our secret.
+        // The standard library seeds this from the system; two of its hashes are our secret.
         let seed = RandomState::new();
         Self(SipHasher13::new_with_keys(seed.hash_one(0_u8), seed.hash_one(1_u8)))
     }
 
-    /// The key of `subject` under a rule that counts per `per`.
+    /// Returns the key of `subject` under a rule that counts per `per`.
     #[inline]
     pub(crate) fn key(&self, per: &[Per], subject: &Subject<'_>, hashed: &mut Hashed) -> u64 {
         if let [only] = per {

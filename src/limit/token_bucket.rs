@@ -1,19 +1,20 @@
 //! The token bucket, as GCRA: a sustained rate and a burst in one word per key.
 //!
-//! The word is the *theoretical arrival time* (TAT), the moment at which the bucket will be full again. With the
-//! interval T = period ÷ limit, `amount` units are admitted iff max(TAT, now) + amount·T ≤ now + burst·T, and TAT then
-//! moves by amount·T. (That is max(TAT, now) + (amount−1)·T − now ≤ τ with τ = T·(burst−1).) In any window W at most
-//! W/T + burst units are admitted, exactly.
+//! The word is the *theoretical arrival time* (TAT), the moment at which the bucket will be full
+//! again. With the interval T = period ÷ limit, `amount` units are admitted iff max(TAT, now) +
+//! amount·T ≤ now + burst·T; TAT then moves by amount·T. (That is max(TAT, now) + (amount−1)·T −
+//! now ≤ τ with τ = T·(burst−1).) Any window W admits at most W/T + burst units, exactly.
 //!
-//! **Precision.** Time is counted in ticks of 1/16 ns, and T is rounded *up* to whole ticks: the bound above always
-//! holds, a burst is always whole, and the sustained rate falls short by less than 1/(16·T in ns) of itself (0.006 % at
-//! a million units per second, nothing where T is a multiple of 1/16 ns). Rates above 16 units per ns are cut to that.
+//! **Precision.** Time is counted in ticks of 1/16 ns, and T is rounded *up* to whole ticks: the
+//! bound above always holds, a burst is always whole, and the sustained rate is too low by less
+//! than 1/(16·T in ns) of itself (0.006 % at a million units per second, zero if T is a multiple of
+//! 1/16 ns). Rates above 16 units per ns are cut to that.
 //!
-//! **Range.** Ticks last for 18 years of uptime, after which time stands still for a bucket. A burst that takes more than
-//! 9 years to refill is cut to 9 years. Debt saturates, towards refusing.
+//! **Range.** Ticks cover 18 years of uptime; after that, time stands still for a bucket. A burst
+//! that takes more than 9 years to refill is cut to 9 years. Debt saturates, towards refusing.
 //!
-//! **Corrections.** A rest moves TAT back, an excess moves it on, also beyond now + burst·T: debt is kept and delays
-//! later calls. What a bucket admits is therefore bounded by the quota plus the summed corrections.
+//! **Corrections.** Unused units move TAT back; an excess moves it on, even beyond now + burst·T:
+//! debt delays later calls. So a bucket admits at most the quota plus the summed corrections.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -22,11 +23,11 @@ use super::meter::{By, Level, Mark, Meter, Shortage};
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
-/// Sixteen keeps 18 years in 63 bits and the rounding of T below anything measurable.
+/// Ticks per nanosecond. With 16, 18 years fit in 63 bits, and the rounding of T is not measurable.
 pub const TICKS_PER_NANO: u64 = 16;
 
-/// The end of time, in ticks, and the deepest bucket: their sum fits a `u64`, so that sums need no check, and lies
-/// below `u64::MAX`, so that a saturated TAT always refuses.
+/// Latest time and deepest bucket, in ticks. Their sum fits a `u64`, so sums need no check, and is
+/// below `u64::MAX`, so a saturated TAT always refuses.
 const LATEST: u64 = 1 << 63;
 const DEEPEST: u64 = 1 << 62;
 
@@ -42,7 +43,7 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A bucket of `quota`. A zero in it counts as one.
+    /// Creates a bucket of `quota`. A zero in it counts as one.
     #[must_use]
     pub fn new(quota: Quota) -> Self {
         let period = u128::from(saturating_nanos(quota.period)) * u128::from(TICKS_PER_NANO);
@@ -52,20 +53,20 @@ impl TokenBucket {
         Self { interval, depth: interval * burst, fresh: 0 }
     }
 
-    /// The same bucket, for which every key had one unit at `since`, and what has come in since then: whole after the
-    /// time that it takes to fill.
+    /// Returns the same bucket, but with keys that had one unit at `since` and refill from then on:
+    /// full after the bucket's fill time.
     #[must_use]
     pub fn filling(self, since: Nanos) -> Self {
         Self { fresh: ticks(since) + self.depth - self.interval, ..self }
     }
 
-    /// Ticks that `amount` units take.
+    /// Returns the ticks that `amount` units take: amount·T.
     #[must_use]
     pub const fn ticks_of(&self, amount: u64) -> u64 {
         amount.saturating_mul(self.interval)
     }
 
-    /// How many ticks ahead of now TAT may be for `amount` units to fit; nothing when they never do.
+    /// Returns how many ticks TAT may be ahead of now for `amount` to fit; `None` if it never fits.
     #[must_use]
     pub const fn room_for(&self, amount: u64) -> Option<u64> {
         self.depth.checked_sub(self.ticks_of(amount))
@@ -77,7 +78,7 @@ fn ticks(time: Nanos) -> u64 {
     time.0.min(LATEST / TICKS_PER_NANO) * TICKS_PER_NANO
 }
 
-/// Rounded up: who waits this long has waited enough.
+/// Rounds up, so that a caller who waits this long has waited enough.
 fn duration(ticks: u64) -> Duration {
     Duration::from_nanos(ticks.div_ceil(TICKS_PER_NANO))
 }
@@ -96,7 +97,7 @@ impl Meter for TokenBucket {
         let now = ticks(now);
         let taken = self.ticks_of(amount);
         let Some(room) = self.room_for(amount) else { return Err(Shortage::Never) };
-        // The same condition, turned round: what is known before TAT is read leaves one comparison and one sum after.
+        // The same condition, rearranged: one comparison and one sum remain once TAT is read.
         let latest = now + room;
         let start = now.max(*tat).max(self.fresh);
         if start > latest {
@@ -113,7 +114,7 @@ impl Meter for TokenBucket {
 
     fn correct(&self, tat: &mut u64, _mark: Mark, reserved: u64, actual: u64, now: Nanos) {
         *tat = if actual > reserved {
-            // From now on, not from a TAT long past: an idle bucket would forgive the excess.
+            // From now, not from an old TAT: an idle bucket would forgive the excess.
             ticks(now).max(*tat).max(self.fresh).saturating_add(self.ticks_of(actual - reserved))
         } else {
             tat.saturating_sub(self.ticks_of(reserved - actual))
@@ -166,7 +167,7 @@ mod tests {
     fn a_bucket_that_fills_from_the_first_unit_on_gives_one_and_its_rate() {
         let since = Nanos::from_secs(100);
         let bucket = bucket(10, Duration::from_secs(1), 5).filling(since);
-        // Whoever comes when: in the first half second there are one unit and ten a second.
+        // In the first half second a new key has one unit plus ten per second, whenever it comes.
         for (wait, fits) in [(0, 1), (99, 1), (100, 2), (250, 3), (400, 5), (10_000, 5)] {
             let now = since + Duration::from_millis(wait);
             let mut tat = 0;

@@ -1,4 +1,4 @@
-//! One request over a connection of its own: for what the gateway asks now and then, beside its work.
+//! HTTP requests over a new connection each, for the gateway's own occasional requests.
 
 use std::io;
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Why there is no answer.
+/// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The address is no `http` or `https` one with a host.
+    /// The address is not an `http` or `https` URL with a host.
     #[error("{0} is no http or https address")]
     Address(Uri),
-    /// An `https` address, and no TLS to reach it by.
+    /// The address is `https`, and there is no TLS configuration.
     #[error("{0} needs TLS, and none is set up")]
     NoTls(Uri),
-    /// No connection.
+    /// The connection could not be opened.
     #[error("cannot connect: {0}")]
     Connect(#[from] io::Error),
-    /// The connection broke, or it is no HTTP.
+    /// The connection broke, or the server does not speak HTTP.
     #[error("the exchange broke off: {0}")]
     Exchange(#[from] hyper::Error),
 }
 
-/// Sends `request` to the host of `target`. The connection lives as long as the answer's body is read.
+/// Sends `request` to the host of `target`. The connection lives until the body has been read.
 ///
 /// # Errors
-/// When the target cannot be reached or does not answer in HTTP. It has no time limit: the caller sets one.
+/// If the target is not reached or does not answer in HTTP. No time limit: the caller sets one.
 pub async fn send<B>(
     target: &Uri,
     tls: Option<&Arc<ClientConfig>>,
@@ -73,7 +73,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
-    // It ends with the body, or when nobody wants that any more.
+    // The task ends with the body, or when the body is dropped.
     tokio::spawn(connection);
     Ok(sender.send_request(request).await?)
 }

@@ -1,4 +1,4 @@
-//! One page from another server, for what goes on beside requests: a connection for each.
+//! Fetches one document from another server, over a new connection each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use tokio::time::timeout;
 
 use super::client;
 
-/// Why there is no page.
+/// Why a fetch failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchFault {
-    /// It took too long.
+    /// The time limit was exceeded.
     #[error("it did not answer within {0:?}")]
     TimedOut(Duration),
-    /// It cannot be connected to, or the connection broke.
+    /// The connection could not be opened, or broke.
     #[error("it does not answer: {0}")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It says that something is wrong.
+    /// The status is not 2xx.
     #[error("it answers {0}")]
     Status(StatusCode),
 }
@@ -30,26 +30,26 @@ fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FetchFa
     FetchFault::Broken(error.into())
 }
 
-/// Whom to ask, and how much of an answer to take.
+/// A GET request with limits on time and size.
 #[derive(Debug)]
 pub struct Fetch<'a> {
-    /// The server: `http`, or `https` when there is `tls`.
+    /// URL of the server: `http`, or `https` if `tls` is set.
     pub server: &'a Uri,
-    /// The path there, with its query.
+    /// Path and query.
     pub path: &'a str,
-    /// Whom an `https` server must prove to be.
+    /// TLS client configuration for `https`.
     pub tls: Option<&'a Arc<ClientConfig>>,
-    /// How long all of it may take.
+    /// Time limit for the whole request.
     pub patience: Duration,
-    /// The longest page that is read, in bytes.
+    /// Largest body, in bytes.
     pub largest: usize,
 }
 
 impl Fetch<'_> {
-    /// The page. Redirects are not followed.
+    /// Returns the body. Does not follow redirects.
     ///
     /// # Errors
-    /// When the server does not answer in time, or with something else than a page of that length.
+    /// If there is no 2xx response with a body of at most `largest` bytes within the time limit.
     pub async fn get(self) -> Result<Bytes, FetchFault> {
         let patience = self.patience;
         timeout(patience, self.ask()).await.map_err(|_| FetchFault::TimedOut(patience))?

@@ -3,13 +3,12 @@
 use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The elements of a list that is separated by commas, without white space around them and without empty ones (RFC 9110
-/// §5.6.1).
+/// Returns the elements of a comma-separated list, trimmed, without empty ones (RFC 9110 §5.6.1).
 pub fn elements(value: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
-/// The elements of all lines of the field `name`, which mean the same as one line.
+/// Returns the elements of all lines of the field `name`; several lines mean the same as one.
 pub fn elements_of<'h>(
     headers: &'h HeaderMap,
     name: &HeaderName,
@@ -17,7 +16,7 @@ pub fn elements_of<'h>(
     headers.get_all(name).iter().flat_map(elements)
 }
 
-/// Whether a body must be decoded before it can be read. Of several codings, or lines of them, each counts.
+/// Returns `true` if a body must be decoded before it can be read: any coding counts, in any line.
 #[must_use]
 pub fn is_encoded(headers: &HeaderMap) -> bool {
     elements_of(headers, &CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))

@@ -1,4 +1,4 @@
-//! Sockets that listen, what addresses and header fields mean, and requests beside the gateway's work.
+//! Listening sockets, addresses, header fields, and the gateway's own HTTP requests.
 
 pub mod client;
 pub mod fetch;
@@ -9,12 +9,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// Connections that may wait to be accepted. The standard library's 128 overflow when a few hundred clients come at
-/// once; the kernel drops the rest, and they try again a second later, which looks like a slow first token.
+/// Accept backlog. The standard library's 128 overflows when a few hundred clients connect at once;
+/// the kernel drops the rest, and they retry a second later, which looks like a slow first token.
 const BACKLOG: u32 = 4096;
 
-/// What one subscriber has: of IPv4 an address, however it is written, and of IPv6 a /64, where a client could use a new
-/// address for each request.
+/// Returns the network of one subscriber: for IPv4 the address, also if IPv4-mapped; for IPv6 the
+/// /64, in which a client could use a new address for each request.
 #[must_use]
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -26,7 +26,7 @@ pub fn network_of(address: IpAddr) -> IpAddr {
 /// Binds a listener with room for a burst of clients.
 ///
 /// # Errors
-/// When the address is taken, or not ours. Must be called inside a tokio runtime.
+/// If the address is taken or not local. Must be called inside a tokio runtime.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;

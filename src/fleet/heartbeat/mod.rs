@@ -1,9 +1,9 @@
-//! What a worker says about itself.
+//! Heartbeats: what a worker reports about itself.
 //!
-//! A heartbeat is JSON text that anybody who may publish on a Redis channel can write, so reading it is bounded in
-//! size and depth, every value is checked before it becomes a metric label or an address, and what is wrong is said
-//! by field. Unknown fields are ignored and the version before this one is read, so that gateways and workers can be
-//! upgraded in any order. `docs/fleet.md` has the format for those who write heartbeats.
+//! A heartbeat is JSON text from anyone who may publish on a Redis channel. So its size and depth
+//! are bounded, every value is checked before it becomes a metric label or an address, and errors
+//! name the field. Unknown fields are ignored and the previous version is read, so that gateways
+//! and workers can be upgraded in any order. `docs/fleet.md` specifies the format.
 
 mod read;
 mod seal;
@@ -20,23 +20,23 @@ use std::time::Duration;
 use http::Uri;
 use serde::Serialize;
 
-/// The version that is written. It and the one before it are read.
+/// Version that is written. It and the previous one are read.
 pub const VERSION: u64 = 1;
 
-/// The longest heartbeat in bytes, its signature included: many times what a worker has to say.
+/// Largest heartbeat in bytes, including its signature: many times what a worker reports.
 pub const LARGEST: usize = 16 * 1024;
 
-/// The shortest and the longest time between two heartbeats.
+/// Shortest and longest time between two heartbeats.
 pub const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
-/// What a worker wants to be done with.
+/// State of a worker, as it reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It takes work.
     Ready,
-    /// It finishes what it has and takes nothing new.
+    /// It finishes its requests and takes no new ones.
     Draining,
-    /// It could serve and waits to be switched to.
+    /// It could serve, and waits for a switch to its colour.
     Standby,
     /// It cannot serve.
     Failed,
@@ -46,7 +46,7 @@ impl State {
     /// Every state.
     pub const ALL: [Self; 4] = [Self::Ready, Self::Draining, Self::Standby, Self::Failed];
 
-    /// As it is written.
+    /// Returns the name in a heartbeat.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -58,11 +58,11 @@ impl State {
     }
 }
 
-/// How one check of a worker came out.
+/// Result of one check of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Well.
+    /// Healthy.
     Green,
     /// Doubtful.
     Yellow,
@@ -70,41 +70,41 @@ pub enum Status {
     Red,
 }
 
-/// One check that a worker made of itself.
+/// One check of a worker by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was checked.
+    /// Name of the check.
     pub name: Arc<str>,
-    /// How it came out.
+    /// Result.
     pub status: Status,
-    /// More about it, for people.
+    /// Details, for people.
     pub message: Arc<str>,
 }
 
-/// One heartbeat. What is `None` was not said.
+/// One heartbeat. `None` fields were not reported.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heartbeat {
-    /// Who it is about: `[A-Za-z0-9._-]{1,64}`.
+    /// Id of the worker: `[A-Za-z0-9._-]{1,64}`.
     pub worker: Arc<str>,
-    /// The life of the process that wrote it; another after each restart.
+    /// Id of the process that wrote it; another one after each restart.
     pub boot: Arc<str>,
-    /// Grows with each heartbeat of this life.
+    /// Increases with each heartbeat of this process.
     pub seq: u64,
     /// The worker's wall time in milliseconds since 1970, for people.
     pub at_ms: Option<u64>,
-    /// When the next one is due; within [`INTERVAL`].
+    /// Time until the next one; within [`INTERVAL`].
     pub interval: Duration,
-    /// Where it listens.
+    /// URL of the worker.
     pub url: Option<Uri>,
     /// The pool it belongs to.
     pub pool: Option<Arc<str>>,
     /// The model it serves, or a pattern.
     pub model: Option<Arc<str>>,
-    /// The blue/green side it is on.
+    /// Its blue/green colour.
     pub colour: Option<Arc<str>>,
-    /// What it runs, for people.
+    /// Software version, for people.
     pub version: Option<Arc<str>>,
-    /// What it wants to be done with.
+    /// State of the worker.
     pub state: State,
     /// Requests it decodes at once.
     pub slots: Option<u32>,
@@ -116,16 +116,16 @@ pub struct Heartbeat {
     pub kv_used: Option<f64>,
     /// Tokens its KV cache holds.
     pub kv_tokens: Option<u64>,
-    /// Ninth decile of its time to first token.
+    /// 90th percentile of its time to first token.
     pub ttft_p90: Option<Duration>,
-    /// Ninth decile of its time between tokens.
+    /// 90th percentile of its time between tokens.
     pub itl_p90: Option<Duration>,
-    /// What it checked of itself.
+    /// Its own checks.
     pub checks: Vec<Check>,
 }
 
 impl Heartbeat {
-    /// The heartbeat as text, without a signature.
+    /// Formats the heartbeat as text, without a signature.
     #[must_use]
     pub fn write(&self) -> String {
         let mut text = serde_json::Map::new();

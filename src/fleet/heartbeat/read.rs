@@ -1,4 +1,4 @@
-//! From text to a [`Heartbeat`].
+//! Parses a [`Heartbeat`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,30 +8,30 @@ use serde_json::{Map, Value};
 use super::{Check, Heartbeat, INTERVAL, LARGEST, State, Status, VERSION};
 use crate::fleet::address::{URL_EXPECTED, worker_url};
 
-/// The longest name, as of worker, pool and colour; they become metric labels.
+/// Longest name of a worker, a pool or a colour, in bytes; names become metric labels.
 const NAME: usize = 64;
-/// The longest pattern for models, and the longest message of a check.
+/// Longest pattern for models, and longest message of a check, in bytes.
 const TEXT: usize = 256;
-/// The most checks.
+/// Most checks in one heartbeat.
 const CHECKS: usize = 16;
-/// The most requests and tokens that anybody can have: beyond it sums could overflow.
+/// Largest number of tokens or milliseconds: larger ones could overflow sums.
 const MOST: u64 = 1_000_000_000_000;
-/// What of a wrong value is shown.
+/// Number of characters of a wrong value that are shown.
 const SHOWN: usize = 64;
 
-/// Why a text is no heartbeat.
+/// Why a text is not a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// It is too long.
     #[error("it has {0} bytes; the most are {LARGEST}")]
     Oversized(usize),
-    /// It is no JSON object.
+    /// It is not a JSON object.
     #[error("it is no JSON object: {0}")]
     NotJson(String),
-    /// It is of a version that is not read.
+    /// Its version is not supported.
     #[error("`v` is {0}; versions {from} and {VERSION} are read", from = VERSION.saturating_sub(1))]
     Version(u64),
-    /// A field that must be there is not.
+    /// A required field is missing.
     #[error("`{0}` is missing; it must be {1}")]
     Missing(&'static str, &'static str),
     /// A field has a wrong value.
@@ -39,25 +39,25 @@ pub enum Fault {
     Field {
         /// The field.
         field: &'static str,
-        /// What it is.
+        /// Its value.
         found: String,
-        /// What would be right, to complete "must be …".
+        /// The expected value, to complete "must be …".
         expected: &'static str,
     },
 }
 
 impl Heartbeat {
-    /// Reads a text without its signature.
+    /// Parses a text without its signature.
     ///
     /// # Errors
-    /// Names the first field at fault.
+    /// Names the first wrong field.
     pub fn read(text: &[u8]) -> Result<Self, Fault> {
         if text.len() > LARGEST {
             return Err(Fault::Oversized(text.len()));
         }
         let fields =
             JsonFields(serde_json::from_slice(text).map_err(|fault| Fault::NotJson(fault.to_string()))?);
-        // Before everything else: another version may have other fields.
+        // First, because another version may have other fields.
         let version = fields.number("v", "a number", 0, u64::MAX)?.ok_or(Fault::Missing("v", "1"))?;
         if version > VERSION || version < VERSION.saturating_sub(1) {
             return Err(Fault::Version(version));
@@ -106,7 +106,7 @@ fn millis(length: Duration) -> u64 {
 const NAME_EXPECTED: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
 const STATE_EXPECTED: &str = "`ready`, `draining`, `standby` or `failed`";
 
-/// Reads what may be a metric's label: the name of a worker, a pool or a colour.
+/// Parses the name of a worker, a pool or a colour, which becomes a metric label.
 pub(in crate::fleet) fn name(text: &str) -> Option<Arc<str>> {
     let sound = (1..=NAME).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
@@ -118,7 +118,7 @@ fn plain(text: &str, most: usize) -> Option<Arc<str>> {
     sound.then(|| text.into())
 }
 
-/// The fields of one JSON object. `null` is as good as nothing.
+/// The fields of one JSON object. `null` counts as missing.
 struct JsonFields(Map<String, Value>);
 
 impl JsonFields {
@@ -198,7 +198,7 @@ fn check(value: &Value) -> Option<Check> {
     Some(Check { name, status, message: message.into() })
 }
 
-/// A wrong value as a log line may show it: whoever wrote it is not trusted with the log.
+/// Formats a wrong value for a log, cut and without control characters: its author is untrusted.
 fn shown(value: &Value) -> String {
     let text = match value {
         Value::Array(_) => "a list".to_owned(),

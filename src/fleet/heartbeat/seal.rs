@@ -1,12 +1,12 @@
-//! Signatures on what comes over Redis.
+//! Signatures of Redis messages.
 //!
-//! A signed text is `<64 hexadecimal digits> <text>`: HMAC-SHA256, under the shared key, of the channel's name, a line
-//! break and the text. The channel is part of it, so that a signed heartbeat cannot be passed off as a switch of
-//! colours, nor one deployment's as another's.
+//! A signed text is `<64 hexadecimal digits> <text>`. The digits are the HMAC-SHA256, with the
+//! shared key, of the channel's name, a line break and the text. The channel is included, so that a
+//! signed heartbeat cannot be passed off as a colour switch, nor one deployment's as another's.
 //!
-//! **What it does not do.** A text that was signed once stays signed. Within one life of a gateway `seq` and `boot`
-//! keep old ones out; what a gateway that starts anew can be told is bounded by the life of the keys in Redis and by
-//! who may write there, which is why `docs/fleet.md` comes with access rules for Redis itself.
+//! **Limits.** A signature never expires. While a gateway runs, `seq` and `boot` reject old texts.
+//! After its start, replay is limited by the lifetime of the keys in Redis and by who may write
+//! there, which is why `docs/fleet.md` has access rules for Redis itself.
 
 use std::fmt;
 
@@ -18,13 +18,13 @@ use crate::hex;
 /// The length of a signature as text.
 const DIGITS: usize = 64;
 
-/// Why a text is not believed.
+/// Why a text is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealFault {
     /// It has no signature.
     #[error("it is not signed, and `redis.hmac_key` is set")]
     Unsigned,
-    /// Its signature is not of this text, channel and key.
+    /// Its signature does not match this text, channel and key.
     #[error("its signature is wrong")]
     Wrong,
 }
@@ -34,15 +34,15 @@ pub enum SealFault {
 pub struct Key(Hmac<Sha256>);
 
 impl Key {
-    /// The key that is this secret.
+    /// Creates the key from a secret.
     #[must_use]
     pub fn new(secret: &str) -> Self {
-        // HMAC takes keys of any length; the library's fault is for algorithms that do not.
+        // HMAC takes keys of any length; the library's error is for algorithms that do not.
         let keyed = Hmac::new_from_slice(secret.as_bytes());
         Self(keyed.unwrap_or_else(|_| Hmac::new(&hmac::digest::Key::<Hmac<Sha256>>::default())))
     }
 
-    /// `text` with its signature for `channel`.
+    /// Returns `text` with its signature for `channel`.
     #[must_use]
     pub fn seal(&self, channel: &str, text: &str) -> String {
         let mut sealed = self.sign(channel, text.as_bytes());
@@ -52,20 +52,20 @@ impl Key {
         sealed
     }
 
-    /// The signature of `text` for `channel`.
+    /// Returns the signature of `text` for `channel`.
     #[must_use]
     pub fn sign(&self, channel: &str, text: &[u8]) -> String {
         hex::write(&self.mac(channel, text).finalize().into_bytes())
     }
 
-    /// The text in `sealed`, if its signature for `channel` is right.
+    /// Returns the text in `sealed` if its signature for `channel` is valid.
     ///
     /// # Errors
-    /// When it is not signed, or wrongly.
+    /// If the signature is missing or wrong.
     pub fn open<'a>(&self, channel: &str, sealed: &'a [u8]) -> Result<&'a [u8], SealFault> {
         let (digits, text) = split(sealed).ok_or(SealFault::Unsigned)?;
         let signature: [u8; DIGITS / 2] = hex::read(digits).ok_or(SealFault::Wrong)?;
-        // Compares in a time that tells nothing.
+        // Compares in constant time.
         self.mac(channel, text).verify_slice(&signature).map_err(|_| SealFault::Wrong)?;
         Ok(text)
     }
@@ -85,7 +85,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The text without its signature, unread: for a gateway without a key, so that workers can be told theirs first.
+/// Returns the text without its signature, unchecked: workers can get a key before gateways do.
 #[must_use]
 pub fn unsealed(text: &[u8]) -> &[u8] {
     split(text).map_or(text, |(_, text)| text)

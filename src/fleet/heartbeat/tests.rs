@@ -1,4 +1,4 @@
-//! The format: what is read, what is refused and by which name, and what a signature is worth.
+//! The format: accepted and refused texts, the names of the errors, and signatures.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ const FULL: &str = r#"{"v":1,"worker":"w1","boot":"01JD","seq":42,"at_ms":176368
     "ttft_p90_ms":310,"itl_p90_ms":21,"checks":[{"name":"gpu","status":"green","message":"ok"}]}"#;
 const LEAST: &str = r#"{"v":1,"worker":"w1","boot":"b","seq":0,"state":"ready","interval_ms":100}"#;
 
-/// [`LEAST`] with `field` set to the JSON `value`, or taken out.
+/// Returns [`LEAST`] with `field` set to the JSON `value`, or removed.
 fn with(field: &str, value: Option<&str>) -> String {
     let mut object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(LEAST).unwrap();
     match value {
@@ -89,7 +89,7 @@ fn what_is_no_heartbeat_at_all() {
     assert!(matches!(Heartbeat::read(b"[1]"), Err(Fault::NotJson(_))));
     assert!(matches!(Heartbeat::read(&[0xff, 0xfe]), Err(Fault::NotJson(_))));
     assert_eq!(Heartbeat::read(with("v", Some("2")).as_bytes()), Err(Fault::Version(2)));
-    // Another version is said to be one, however strange its other fields are.
+    // Another version is reported as such, however strange its other fields are.
     assert_eq!(Heartbeat::read(br#"{"v":9,"worker":[]}"#), Err(Fault::Version(9)));
     assert_eq!(Heartbeat::read(&vec![b' '; 1 << 20]), Err(Fault::Oversized(1 << 20)));
     let deep = format!("{}{}", "[".repeat(8000), "]".repeat(8000));

@@ -1,16 +1,16 @@
-//! Who serves, as the settings and the workers themselves say.
+//! The worker registry: workers from the settings and from heartbeats.
 //!
-//! Configured workers are always there; others come with their first heartbeat and go when they have long been
-//! silent. The roster is pure: texts and times go in, and out come the workers for the next snapshot of the fleet and
-//! what each says of itself.
+//! Configured workers are always present; others join with their first heartbeat and are removed
+//! after a long silence. The registry is pure: it takes texts and times, and returns the workers
+//! for the next fleet snapshot and a report on each.
 //!
-//! * **Trust.** A heartbeat may add a worker on an allowed host, and may lower what any worker gets. It never changes
-//!   where a configured worker is, what is sent to it, or which pool and colour it belongs to. What is not taken changes
-//!   nothing at all.
-//! * **Failure mode.** The feed dies: ages stand still (`pulse`), so the fleet stays as it was. When it is back, each
-//!   worker has one interval to speak up before it counts for less.
-//! * **Trade-off.** Order is by `seq` within a `boot`; between boots the last one heard wins, and earlier ones are kept
-//!   out. A replayed text of a boot that this gateway never saw cannot be told from news.
+//! * **Trust.** A heartbeat may add a worker on an allowed host, and may lower the load of any
+//!   worker. It never changes where a configured worker is, what is sent to it, or its pool and
+//!   colour. A rejected heartbeat changes nothing at all.
+//! * **Failure mode.** The feed dies: ages stand still (`pulse`), so the fleet stays as it was.
+//!   When it is back, each worker has one interval to send a heartbeat before its weight falls.
+//! * **Trade-off.** Order is by `seq` within a `boot`; between boots the last received wins, and
+//!   earlier ones are rejected. A replayed text of a boot never seen here looks new.
 
 mod pulse;
 mod refused;
@@ -35,85 +35,85 @@ use super::heartbeat::{Heartbeat, Key, State, unsealed};
 use super::spec::WorkerSpec;
 use crate::clock::{Lag, Nanos};
 
-/// The most workers that heartbeats add: as many as the settings can name.
+/// Most workers that heartbeats can add: as many as the settings can name.
 pub const MOST_WORKERS: usize = 1024;
-/// How many boots of a worker are remembered as replaced.
+/// Number of replaced boots that are remembered per worker.
 const BOOTS: usize = 8;
-/// How far ahead a worker's clock may be. Nothing is decided by it; a text from further on is made up, or its worker's
-/// clock is so wrong that people would be misled.
+/// How far ahead a worker's clock may be. It decides nothing, but a text from further ahead is
+/// forged, or its worker's clock is so wrong that people would be misled.
 const AHEAD: Duration = Duration::from_secs(60);
-/// How long a worker may be silent until it is forgotten; at least ten intervals. Until then it is shown as red.
+/// Silence until a worker is removed, at least ten intervals. Until then it is shown as red.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// What the operator says about heartbeats.
+/// The operator's settings for heartbeats.
 #[derive(Clone, Debug, Default)]
 pub struct RosterSettings {
-    /// The channel they come on; part of what is signed.
+    /// The Redis channel that they come on; part of the signed text.
     pub channel: Arc<str>,
     /// The key they must be signed with, if any.
     pub key: Option<Key>,
     /// The hosts that they may name.
     pub allow: Vec<Allowed>,
-    /// Whether workers take their work from a queue. Then nobody speaks to them, and they are seen as one for each
-    /// colour of a pool.
+    /// `true` if workers take their work from a queue. Then the gateway does not connect to them,
+    /// and treats all workers of one colour of a pool as one.
     pub queue: bool,
 }
 
-/// Where a heartbeat was found.
+/// How a heartbeat was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// It just came.
+    /// Just published on the channel.
     Channel,
-    /// It stood under a key that has so long to live; three intervals, when it was written.
+    /// Read from a Redis key with this remaining time to live; three intervals when it was written.
     Key(Duration),
 }
 
-/// Who gets work; when it changes, the fleet's snapshot is to be made anew.
+/// Registry revision and held workers. On a change, the fleet's snapshot must be rebuilt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roll {
     /// Changes with [`Roster::specs`].
     pub revision: u64,
-    /// Workers that get nothing new.
+    /// Workers that get no new requests.
     pub held: BTreeSet<Arc<str>>,
 }
 
-/// A worker that was heard of.
+/// A worker that sent a heartbeat.
 #[derive(Debug)]
 struct HeardWorker {
     beat: Arc<Heartbeat>,
-    /// When, in the feed's time.
+    /// Time of the heartbeat, on the feed clock.
     at: Duration,
     replaced: VecDeque<Arc<str>>,
-    /// How it is described, unless it is configured.
+    /// Its description; `None` if it is configured.
     spec: Option<WorkerSpec>,
 }
 
-/// Everybody who serves or might.
+/// All configured workers, and those that sent a heartbeat.
 #[derive(Debug)]
 pub struct Roster {
     settings: RosterSettings,
     fixed: Vec<WorkerSpec>,
     heard: HashMap<Arc<str>, HeardWorker>,
     pulse: Pulse,
-    /// When the last complete reading of what is kept was asked for.
+    /// When the last complete read of the stored heartbeats was requested.
     read: Option<Nanos>,
     revision: u64,
 }
 
 impl Roster {
-    /// A roster of the configured workers.
+    /// Creates a registry of the configured workers.
     #[must_use]
     pub fn new(settings: RosterSettings, fixed: Vec<WorkerSpec>) -> Self {
         Self { settings, fixed, heard: HashMap::new(), pulse: Pulse::default(), read: None, revision: 0 }
     }
 
-    /// Counts out when the gateway itself was late.
+    /// Excludes the time in which the gateway itself was late.
     #[must_use]
     pub fn with_lag(self, lag: Lag) -> Self {
         Self { pulse: Pulse::with_lag(lag), ..self }
     }
 
-    /// Takes new settings. What they no longer allow is forgotten.
+    /// Applies new settings. Workers that they no longer allow are removed.
     pub fn retell(&mut self, settings: RosterSettings, fixed: Vec<WorkerSpec>) {
         let before: HashSet<Arc<str>> = self.fixed.drain(..).map(|spec| spec.id).collect();
         let now: HashSet<&Arc<str>> = fixed.iter().map(|spec| &spec.id).collect();
@@ -129,7 +129,7 @@ impl Roster {
         self.revision += 1;
     }
 
-    /// The feed worked at `at`. After an outage everybody who was well gets an interval to be heard again.
+    /// Records that the feed worked at `at`. After an outage, well workers get an interval to send.
     pub fn alive(&mut self, at: Nanos) {
         if self.pulse.beat(at) {
             let now = self.pulse.time();
@@ -140,36 +140,36 @@ impl Roster {
         }
     }
 
-    /// Whether heartbeats would be heard at `now`.
+    /// Returns `true` if the heartbeat feed works at `now`.
     #[must_use]
     pub fn hears(&self, now: Nanos) -> bool {
         self.pulse.works(now)
     }
 
-    /// All that is kept for who was not listening was read; it was asked for at `at`.
+    /// Records that all stored heartbeats were read; the read was requested at `at`.
     pub fn caught_up(&mut self, at: Nanos) {
         self.alive(at);
         self.read = Some(at);
     }
 
-    /// Whether all that is kept was read after `time`. A sign of life does not tell that: a connection that outlived a
-    /// pause gives one, and what was published meanwhile may be lost on it.
+    /// Returns `true` if all stored heartbeats were read after `time`. A working feed does not
+    /// imply it: on a connection that outlived a pause, messages published meanwhile may be lost.
     #[must_use]
     pub fn caught_up_since(&self, time: Nanos) -> bool {
         self.read.is_some_and(|read| read >= time)
     }
 
-    /// Hears what may be a heartbeat; `wall_ms` is the time of day in milliseconds since 1970. Tells whether it was
-    /// news: a text under a key is often one that came before.
+    /// Processes a text that may be a heartbeat; `wall_ms` is the wall time in milliseconds since
+    /// 1970. Returns `true` if it is new: a text from a Redis key was often received before.
     ///
     /// # Errors
-    /// Says why it changes nothing.
+    /// Reason why it changes nothing.
     pub fn hear(&mut self, text: &[u8], source: Source, now: Nanos, wall_ms: u64) -> Result<bool, Refused> {
         if matches!(source, Source::Channel) {
             self.alive(now);
         }
         let text = match &self.settings.key {
-            // Its length first: signing a megabyte takes a millisecond.
+            // The length is checked first (by `read`): signing a megabyte takes a millisecond.
             Some(_) if text.len() > super::heartbeat::LARGEST => text,
             Some(key) => key.open(&self.settings.channel, text)?,
             None => unsealed(text),
@@ -190,7 +190,7 @@ impl Roster {
         Ok(true)
     }
 
-    /// The workers, configured ones first, then the others by name.
+    /// Returns the workers: configured ones first, then the others by id.
     #[must_use]
     pub fn specs(&self) -> Vec<WorkerSpec> {
         let fixed = self.fixed.iter().map(|spec| {
@@ -209,7 +209,7 @@ impl Roster {
         fixed.chain(others).collect()
     }
 
-    /// Forgets who has been silent for long, and says who gets work.
+    /// Removes workers after a long silence. Returns the revision and the held workers.
     pub fn roll(&mut self) -> Roll {
         let now = self.pulse.time();
         let before = self.heard.len();
@@ -225,10 +225,10 @@ impl Roster {
         Roll { revision: self.revision, held: held.map(|report| Arc::clone(&report.beat.worker)).collect() }
     }
 
-    /// What the workers say of themselves, in no order.
+    /// Returns the reports of the workers, in no particular order.
     ///
-    /// Red checks take a worker out, but not the last one of its pool that could serve: a check that fails everywhere
-    /// says more about the check, and a fleet that serves badly is better than none.
+    /// A red check takes a worker out, but not the last of its pool that could serve: a check that
+    /// fails everywhere is probably wrong, and a fleet that serves badly is better than none.
     #[must_use]
     pub fn reports(&self) -> Vec<Report> {
         let reports = self.each();
@@ -255,7 +255,7 @@ impl Roster {
             .chain(self.heard.values().filter_map(|heard| heard.spec.as_ref()))
             .map(|spec| (&spec.id, &spec.pool))
             .collect();
-        // Configured workers that say nothing of themselves can serve as well.
+        // Configured workers without heartbeats can serve as well.
         let mut able: HashSet<&Arc<str>> = self
             .fixed
             .iter()
@@ -286,7 +286,7 @@ impl Roster {
         if heard.replaced.contains(&beat.boot) { Err(Refused::Replaced) } else { Ok(()) }
     }
 
-    /// How the worker is to be described that `beat` is about; nothing for a configured one.
+    /// Returns the description of the worker that sent `beat`; `None` for a configured one.
     fn describe(&mut self, beat: &Heartbeat) -> Result<Option<WorkerSpec>, Refused> {
         if let Some(spec) = self.fixed.iter().find(|spec| spec.id == beat.worker) {
             return contradiction(spec, beat).map_or(Ok(None), |field| Err(Refused::Contradicts(field)));
@@ -310,11 +310,11 @@ impl Roster {
         Ok(Some(spec))
     }
 
-    /// A worker that is not configured, as it describes itself. Headers are never a heartbeat's to set.
+    /// Builds the description of a worker that is not configured. A heartbeat never sets headers.
     fn described(&self, beat: &Heartbeat, url: &Uri) -> WorkerSpec {
         let word = |said: &Option<Arc<str>>, default: &str| said.clone().unwrap_or_else(|| default.into());
         let pool = word(&beat.pool, "default");
-        // Whoever joins a configured pool serves what the pool serves, unless it says otherwise.
+        // A worker that joins a configured pool serves the pool's model, unless it names another.
         let models = self.fixed.iter().filter(|spec| spec.pool == pool).map(|spec| &*spec.model);
         WorkerSpec {
             id: Arc::clone(&beat.worker),
@@ -328,8 +328,8 @@ impl Roster {
         }
     }
 
-    /// Whether the others leave room for `spec`. A worker that was restarted under another name at the same address
-    /// takes the place of the one that fell silent.
+    /// Checks that no other worker conflicts with `spec`. A worker that was restarted under another
+    /// id at the same address replaces the one that fell silent.
     fn check_neighbours(&mut self, spec: &WorkerSpec) -> Result<(), Refused> {
         let now = self.pulse.time();
         let gone = |heard: &HeardWorker| now.saturating_sub(heard.at) > heard.beat.interval * 2;
@@ -372,7 +372,7 @@ impl Roster {
             let sizes = |beat: &Heartbeat| (beat.slots, beat.kv_tokens);
             same = before.spec == spec && sizes(&before.beat) == sizes(&beat);
         } else if spec.is_none() {
-            // A configured worker is on the list already, and changes only by what the settings left open.
+            // A configured worker is listed already; only values that the settings omit can change.
             same = beat.slots.is_none() && beat.kv_tokens.is_none();
         }
         if !same {
@@ -382,7 +382,7 @@ impl Roster {
     }
 }
 
-/// What `beat` says of a configured worker that is not so.
+/// Returns the field in which `beat` contradicts a configured worker, if any.
 fn contradiction(spec: &WorkerSpec, beat: &Heartbeat) -> Option<&'static str> {
     let other = |said: &Option<Arc<str>>, set: &Arc<str>| said.as_ref().is_some_and(|said| said != set);
     if beat.url.as_ref().is_some_and(|url| *url != spec.url) {

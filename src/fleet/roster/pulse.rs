@@ -1,30 +1,29 @@
-//! Time as the feed of heartbeats lives it.
+//! The feed clock: time in which the heartbeat feed worked.
 //!
-//! When no heartbeat comes, either the worker is silent or the way from it is broken, and only what else comes on
-//! that way can tell. So ages are counted in the time during which the feed is known to have worked: it runs from one
-//! sign of life of the feed to the next, and stands still while there is none. A Redis that dies, is paused or cut
-//! off therefore freezes every age where it was, without anybody having to notice in time that it did.
+//! If no heartbeat comes, either the worker is silent or the connection is broken, and only other
+//! messages on the same connection can tell. So ages are counted on a clock that runs from one sign
+//! of life of the feed to the next, and stands still while there is none. A Redis that dies, is
+//! paused or cut off thus freezes every age, without a need to detect it in time.
 //!
-//! The time in which the gateway itself was late is none of the feed's either.
+//! Time in which the gateway itself was late does not count, either.
 //!
-//! **Trade-off.** A worker's silence shows later by the time between two signs of life.
+//! **Trade-off.** A worker's silence is seen later, by the time between two signs of life.
 
 use std::time::Duration;
 
 use crate::clock::{Lag, Nanos};
 
-/// Signs of life further apart than this have an outage between them. The feed asks for one every quarter of that.
+/// Longest gap between two signs of life without an outage. The feed asks every quarter of it.
 pub const GAP: Duration = Duration::from_secs(1);
 
-/// Where the feed's time begins: late enough that what was said before can be dated before it.
+/// Start of the clock: so late that earlier heartbeats can have a time before it.
 const START: Duration = Duration::from_secs(24 * 3600);
 
-/// The feed's clock.
 #[derive(Clone, Debug)]
 pub(super) struct Pulse {
     ran: Duration,
     last: Option<Nanos>,
-    /// When the gateway itself was late: a sign of life may have lain there unread.
+    /// Pauses of the gateway itself: a sign of life may have been unread meanwhile.
     lag: Lag,
 }
 
@@ -39,12 +38,12 @@ impl Pulse {
         Self { ran: START, last: None, lag }
     }
 
-    /// The time from one sign of life to another, or to the present.
+    /// Returns the time from one sign of life to another, or to the present, without own pauses.
     fn gap(&self, from: Nanos, to: Nanos) -> Duration {
         to.since(from).saturating_sub(self.lag.overlap(from, to))
     }
 
-    /// The feed worked at `at`. Tells whether it is back after an outage.
+    /// Records a sign of life at `at`. Returns `true` if it ends an outage.
     pub(super) fn beat(&mut self, at: Nanos) -> bool {
         let Some(last) = self.last.replace(at.max(self.last.unwrap_or_default())) else { return false };
         let gap = self.gap(last, at);
@@ -54,12 +53,11 @@ impl Pulse {
         gap > GAP
     }
 
-    /// Whether the feed works, as far as can be known at `now`.
+    /// Returns `true` if the feed works, as far as is known at `now`.
     pub(super) fn works(&self, now: Nanos) -> bool {
         self.last.is_some_and(|last| self.gap(last, now) <= GAP)
     }
 
-    /// The feed's time.
     pub(super) const fn time(&self) -> Duration {
         self.ran
     }
@@ -77,7 +75,7 @@ mod tests {
             assert_eq!(pulse.beat(Nanos::from_millis(at)), back, "at {at}");
             assert_eq!(pulse.time() - START, Duration::from_millis(ran), "at {at}");
         }
-        // An answer that was asked for before the last sign of life adds nothing and takes nothing.
+        // A sign of life that is older than the last one changes nothing.
         assert!(!pulse.beat(Nanos::from_millis(2000)));
         assert!(!pulse.beat(Nanos::from_millis(2351)));
         assert_eq!(pulse.time() - START, Duration::from_millis(1350));
@@ -94,12 +92,12 @@ mod tests {
         };
         tick(0, 1000);
         pulse.beat(Nanos::from_millis(1000));
-        // Paused for a second and a half, and nothing heard for another half.
+        // The gateway was paused for 1.5 s, then hears nothing for another 0.5 s.
         assert!(pulse.works(Nanos::from_millis(2600)));
         tick(2500, 3000);
         assert!(!pulse.beat(Nanos::from_millis(3000)), "that was no outage");
         assert_eq!(pulse.time() - START, Duration::from_millis(510));
-        // It runs, and hears nothing.
+        // The gateway runs, and hears nothing.
         tick(3010, 4100);
         assert!(!pulse.works(Nanos::from_millis(4001)) && pulse.beat(Nanos::from_millis(4001)));
     }

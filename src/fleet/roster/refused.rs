@@ -1,34 +1,34 @@
-//! Why a heartbeat changes nothing.
+//! Reasons to reject a heartbeat.
 
 use crate::fleet::heartbeat::{Fault, SealFault};
 
-/// Why a heartbeat was not taken. Each is counted under its own name.
+/// Why a heartbeat was rejected. Each reason is counted under its own name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// It is not what a heartbeat looks like.
+    /// Its format is wrong.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// It is not signed as it should be.
+    /// Its signature is missing or wrong.
     #[error(transparent)]
     Seal(#[from] SealFault),
-    /// Its `seq` was seen, or a later one.
+    /// Its `seq`, or a later one, was received before.
     #[error("`seq` is {seq}, and {seen} was seen")]
     Replayed {
-        /// What it says.
+        /// Its `seq`.
         seq: u64,
-        /// The last of this boot that was taken.
+        /// Last accepted `seq` of this boot.
         seen: u64,
     },
     /// A later boot of the same worker was seen.
     #[error("its `boot` was replaced by a later one; do two processes share this `worker`?")]
     Replaced,
-    /// It says to come from the future.
+    /// Its `at_ms` is ahead of this gateway's clock by too many ms.
     #[error("`at_ms` is {0} ms ahead of this gateway's clock")]
     Future(u64),
-    /// It says of a configured worker what is not so.
+    /// This field contradicts the settings of a configured worker.
     #[error("`{0}` is not what the settings say of this worker")]
     Contradicts(&'static str),
-    /// A worker that is not configured must say where it is.
+    /// It has no `url`, and its worker is not configured.
     #[error("`url` is missing, and the worker is not configured")]
     NoAddress,
     /// Its host is not among those allowed.
@@ -46,7 +46,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Every name that [`Refused::as_str`] gives.
+    /// All names that [`Refused::as_str`] returns.
     pub const NAMES: [&'static str; 14] = [
         "oversized",
         "malformed",
@@ -64,7 +64,7 @@ impl Refused {
         "full",
     ];
 
-    /// The name under which it is counted.
+    /// Returns the name under which it is counted.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What the last heartbeat of a worker comes to, some time later.
+//! Evaluates the last heartbeat of a worker by its age.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,31 +6,31 @@ use std::time::Duration;
 use crate::fleet::heartbeat::{Heartbeat, State, Status};
 use crate::metrics::Light;
 
-/// Up to how many intervals a heartbeat is as good as new: one may be lost, or late.
+/// Age in intervals up to which a heartbeat is as good as new: one may be lost, or late.
 const FRESH: f64 = 2.0;
-/// From how many intervals on a heartbeat says nothing any more.
+/// Age in intervals from which a heartbeat counts for nothing.
 const STALE: f64 = 3.0;
-/// Use of the KV cache beyond which a worker is about to preempt.
+/// Share of the KV cache in use above which a worker is about to preempt.
 const KV_FULL: f64 = 0.8;
 
-/// A worker by its own account.
+/// Status of a worker by its own heartbeat.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Its last heartbeat.
     pub beat: Arc<Heartbeat>,
-    /// How long ago that was, in the feed's time.
+    /// Age of the heartbeat, on the feed clock.
     pub age: Duration,
-    /// What is shown.
+    /// Light that is shown.
     pub light: Light,
-    /// The share of its capacity that counts, 0…1. A report lowers what the gateway measures, never raises it.
+    /// Share of its capacity that counts, 0…1. A report only lowers what the gateway measures.
     pub weight: f64,
-    /// Whether it gets nothing new, whatever the gateway sees of it: by its state, or by a check.
+    /// `true` if its state or a check bars new requests, whatever the gateway measures.
     pub held: bool,
 }
 
 /// A worker that answered the gateway itself within this time cannot be gone.
 const SEEN: Duration = Duration::from_secs(3);
-/// What of such a worker counts at least.
+/// Least weight of such a worker.
 const SEEN_WEIGHT: f64 = 0.5;
 
 impl Report {
@@ -40,14 +40,13 @@ impl Report {
         Self { beat: Arc::clone(beat), age, light, weight, held: beat.state != State::Ready }
     }
 
-    /// How many of its own intervals have passed since it spoke. Nothing for one that said it is leaving: its silence is
-    /// what was announced.
+    /// Returns the age of its heartbeat in intervals; `None` if draining, which announces silence.
     #[must_use]
     pub fn missed(&self) -> Option<f64> {
         (self.beat.state != State::Draining).then(|| intervals(&self.beat, self.age))
     }
 
-    /// Why its light is not green: whether it is red, and a sentence.
+    /// Returns why its light is not green: `true` if it is red, and a sentence.
     #[must_use]
     pub fn reason(&self) -> Option<(bool, String)> {
         let red = self.light == Light::Red;
@@ -74,24 +73,24 @@ impl Report {
         Some((red, reason))
     }
 
-    /// Whether a check of its own speaks against it.
+    /// Returns `true` if one of its own checks is red.
     pub(super) fn is_unfit_by_check(&self) -> bool {
         worst(&self.beat) == Some(Status::Red)
     }
 
-    /// Whether it is one that could serve.
+    /// Returns `true` if it could serve.
     pub(super) fn is_able(&self) -> bool {
         self.weight > 0.0 && !self.held && !self.is_unfit_by_check()
     }
 
-    /// Its weight, when it answered this gateway so long ago: heartbeats may get lost where requests do not.
+    /// Returns its weight, given the time since its last answer: maybe only heartbeats get lost.
     #[must_use]
     pub fn weight_of_one_seen(&self, answered: Option<Duration>) -> f64 {
         let seen = !self.held && answered.is_some_and(|ago| ago <= SEEN);
         if seen { self.weight.max(SEEN_WEIGHT) } else { self.weight }
     }
 
-    /// Takes it out.
+    /// Takes it out of service.
     pub(super) fn hold(&mut self) {
         self.held = true;
         self.weight = 0.0;
@@ -121,8 +120,8 @@ fn light(beat: &Heartbeat, age: f64) -> Light {
     }
 }
 
-/// One until two intervals have passed, nothing from three on, and in a straight line between: a fleet whose
-/// heartbeats are late loses its capacity gradually, not at one stroke.
+/// Returns 1 up to an age of two intervals, 0 from three on, and falls linearly between: a fleet
+/// whose heartbeats are late loses its capacity gradually, not at once.
 fn weight(beat: &Heartbeat, age: f64) -> f64 {
     if beat.state == State::Ready { ((STALE - age) / (STALE - FRESH)).clamp(0.0, 1.0) } else { 0.0 }
 }

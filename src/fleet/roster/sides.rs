@@ -1,7 +1,7 @@
-//! Workers that take their work from a queue, as the gateway sees them: not one by one, but each colour of a pool as a whole.
+//! Workers that take their work from a queue: each colour of a pool is seen as one worker.
 //!
-//! Who of them takes a request is decided among themselves. So the gate keeps one ledger for all workers of a colour,
-//! and what they say of themselves is put together: their slots add up, their weights are averaged by slots.
+//! The workers decide which of them takes a request. So the gate keeps one ledger per colour, and
+//! reports are combined: slots are summed, and weights are averaged by slots.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use crate::fleet::heartbeat::{Check, Heartbeat, State, Status};
 use crate::fleet::spec::WorkerSpec;
 use crate::metrics::Light;
 
-/// Workers of a side that are shown one by one.
+/// Most workers of one colour that are shown one by one.
 const SHOWN: usize = 16;
 
-/// What a side is called where workers are.
+/// Returns the id of a colour of a pool, used in place of a worker's id.
 fn name(spec: &WorkerSpec) -> Arc<str> {
     format!("{}.{}", spec.pool, spec.colour).into()
 }
 
-/// Where a worker is that nobody speaks to. An address that none can have.
+/// Returns the URL of a worker that the gateway does not connect to; the host can never exist.
 pub(super) fn nowhere(worker: &str) -> Uri {
     Uri::builder()
         .scheme("http")
@@ -31,7 +31,7 @@ pub(super) fn nowhere(worker: &str) -> Uri {
         .unwrap_or_default()
 }
 
-/// The sides of these workers, by name.
+/// Combines the workers of each colour of a pool into one, sorted by id.
 pub(super) fn specs<'a>(workers: impl Iterator<Item = &'a WorkerSpec>) -> Vec<WorkerSpec> {
     let mut sides: BTreeMap<Arc<str>, WorkerSpec> = BTreeMap::new();
     for spec in workers {
@@ -47,7 +47,7 @@ pub(super) fn specs<'a>(workers: impl Iterator<Item = &'a WorkerSpec>) -> Vec<Wo
                 pool: Arc::clone(&spec.pool),
                 model: Arc::clone(&spec.model),
                 slots: spec.slots,
-                // Tokens in flight somewhere among the workers say nothing about room in any one of them.
+                // Total tokens in flight of the workers say nothing about the room in one of them.
                 kv_tokens: None,
                 colour: Arc::clone(&spec.colour),
                 headers: HeaderMap::new(),
@@ -56,7 +56,7 @@ pub(super) fn specs<'a>(workers: impl Iterator<Item = &'a WorkerSpec>) -> Vec<Wo
     sides.into_values().collect()
 }
 
-/// What the workers of each side say, put together.
+/// Combines the reports of the workers of each colour of a pool.
 pub(super) fn reports(reports: Vec<(Report, &WorkerSpec)>) -> Vec<Report> {
     let mut sides: BTreeMap<Arc<str>, Vec<(Report, &WorkerSpec)>> = BTreeMap::new();
     for (report, spec) in reports {
@@ -76,7 +76,7 @@ fn together(id: Arc<str>, workers: &[(Report, &WorkerSpec)]) -> Option<Report> {
         reports().filter_map(|report| said(&report.beat)).reduce(u32::saturating_add)
     };
     let serving = || reports().filter(|report| report.is_able());
-    // What one worker has queued hurts as much as it would if it were alone.
+    // The longest queue counts: it hurts as much as it would on a single worker.
     let waiting = serving().filter_map(|report| report.beat.waiting).max();
     let held = reports().all(|report| report.held);
     let beat = Heartbeat {
@@ -107,14 +107,14 @@ fn together(id: Arc<str>, workers: &[(Report, &WorkerSpec)]) -> Option<Report> {
     Some(Report {
         beat: Arc::new(beat),
         age: freshest.age,
-        // A side serves as long as one of its workers does.
+        // A colour serves as long as one of its workers does.
         light: reports().map(|report| report.light).max().unwrap_or(Light::Red),
         weight: able / all.max(f64::MIN_POSITIVE),
         held,
     })
 }
 
-/// One worker among those of its side.
+/// Shows one worker as a check of its colour.
 fn shown(report: &Report) -> Check {
     let beat = &report.beat;
     let count = |count: Option<u32>| count.map_or_else(|| "?".to_owned(), |count| count.to_string());

@@ -19,7 +19,7 @@ fn fixed(id: &str, url: &str) -> WorkerSpec {
     }
 }
 
-/// A roster and a time at which the feed works.
+/// A registry, and a time at which the feed works.
 struct Stage {
     roster: Roster,
     now: Nanos,
@@ -93,7 +93,7 @@ fn workers_come_with_their_first_heartbeat_in_the_order_of_their_names() {
     let spec = &stage.roster.specs()[2];
     assert_eq!((&*spec.pool, &*spec.model, &*spec.colour, spec.slots), ("p", "m", "green", Some(4)));
     assert_eq!(spec.url, "http://10.0.0.2:8000");
-    // Only what concerns the snapshot changes it.
+    // Only a change that the snapshot shows changes the revision.
     let roll = stage.roster.roll();
     assert_eq!(stage.hear(&beat("w1", 2, r#","running":3,"kv_used":0.5"#)), Ok(true));
     assert_eq!(stage.roster.roll(), roll);
@@ -127,7 +127,7 @@ fn a_key_tells_what_was_missed_and_nothing_old() {
     assert_eq!(from_key(&mut stage, 5, 2300), Ok(true));
     assert_eq!(stage.report("w1").age, Duration::from_millis(700));
     assert_eq!(stage.hear(&beat("w1", 6, "")), Ok(true));
-    // The key that was read before may be handled after: that is no replay.
+    // A Redis key that was read earlier may be processed later: that is not a replay.
     assert_eq!(from_key(&mut stage, 5, 2300), Ok(false));
     assert_eq!(from_key(&mut stage, 6, 0), Ok(false));
     assert_eq!(stage.report("w1").age, Duration::ZERO);
@@ -197,7 +197,7 @@ fn silence_dims_a_worker_and_a_word_restores_it() {
         assert_eq!((report.light, report.held), (light, false), "{:?}", report.age);
         assert!(near(report.missed().unwrap(), report.age.as_secs_f64()), "its interval is a second");
         assert!(near(report.weight, weight), "{:?}: {}", report.age, report.weight);
-        // Who answers requests is there, whatever became of the heartbeats.
+        // A worker that answers requests is alive, whatever happens to its heartbeats.
         assert!(near(report.weight_of_one_seen(Some(Duration::from_secs(3))), seen), "{:?}", report.age);
         assert!(
             near(report.weight_of_one_seen(Some(Duration::from_millis(3001))), weight),
@@ -299,7 +299,7 @@ fn an_outage_of_the_feed_ages_nobody() {
     assert!(!stage.roster.hears(stage.now));
     assert_eq!((stage.held().len(), stage.ids().len()), (0, 2));
     assert_eq!(stage.report("w1").age, Duration::from_millis(900));
-    // It is back: whoever does not speak up counts for less after one more interval, and for nothing after two.
+    // The feed is back: a silent worker loses weight after one more interval, all after two.
     stage.roster.alive(stage.now);
     stage.hear(&beat("w2", 2, "")).unwrap();
     stage.pass(1000);
@@ -368,7 +368,7 @@ fn the_number_of_workers_is_bounded() {
         stage.hear(&numbered(number)).unwrap();
     }
     assert_eq!(stage.refused(&numbered(MOST_WORKERS)), "full");
-    // Those who are known go on.
+    // Known workers are still accepted.
     assert_eq!(stage.hear(&numbered(3).replace("\"seq\":1", "\"seq\":2")), Ok(true));
 }
 
@@ -381,7 +381,7 @@ fn new_settings_forget_what_they_do_not_allow() {
         RosterSettings { allow: vec![Allowed::read("10.0.0.2").unwrap()], ..RosterSettings::default() };
     stage.roster.retell(narrower, vec![fixed("s2", "http://10.9.9.9:8000")]);
     assert_eq!(stage.ids(), ["s2", "w2"]);
-    // Who is configured now is no longer what it said it was.
+    // A worker that is configured now loses its own description.
     stage.roster.retell(RosterSettings::default(), vec![fixed("w2", "http://127.0.0.1:1")]);
     assert_eq!((stage.ids(), stage.roster.reports().len()), (vec!["w2".to_owned()], 0));
 }
@@ -408,7 +408,7 @@ fn workers_of_a_queue_count_together_by_colour() {
         );
         stage.hear(&text).unwrap();
     };
-    // Where it listens is nobody's business, and needs no leave.
+    // With a queue its URL is not used, and needs no permission.
     say(&mut stage, "w1", 1, "ready", r#","slots":6,"running":5,"waiting":2,"url":"http://192.0.2.1:80""#);
     say(&mut stage, "w2", 1, "ready", r#","slots":2,"running":1,"waiting":1"#);
     say(&mut stage, "w3", 1, "standby", r#","slots":4,"colour":"green""#);
@@ -424,7 +424,7 @@ fn workers_of_a_queue_count_together_by_colour() {
     );
     assert!((blue.weight - 1.0).abs() < 1e-9, "{}", blue.weight);
 
-    // Who drains, or falls silent, takes its slots along.
+    // A worker that drains or falls silent takes its slots with it.
     say(&mut stage, "w1", 2, "draining", r#","slots":6"#);
     let blue = stage.report("chat.blue");
     assert!((blue.weight - 0.25).abs() < 1e-9 && !blue.held, "{}", blue.weight);
@@ -434,7 +434,7 @@ fn workers_of_a_queue_count_together_by_colour() {
     say(&mut stage, "w2", 2, "failed", r#","slots":2"#);
     assert_eq!(stage.held(), ["chat.blue", "chat.green"]);
 
-    // One that does not say how much it takes leaves all to the law.
+    // If one reports no slots, the sum is unknown, and the limit algorithm decides alone.
     say(&mut stage, "w4", 1, "ready", "");
     assert_eq!(stage.roster.specs()[0].slots, None);
 }

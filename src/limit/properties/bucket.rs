@@ -1,4 +1,4 @@
-//! The token bucket against a bucket.
+//! Tests the token bucket against a leaky bucket.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::limit::meter::Direct;
 use crate::limit::rule::Quota;
 use crate::limit::token_bucket::TokenBucket;
 
-/// A bucket that leaks: what a quota is usually explained by. In sixteenths of a nanosecond per unit, rounded up.
+/// A leaky bucket, the usual model of a quota. In sixteenths of a nanosecond per unit, rounded up.
 struct Leaky {
     unit: u128,
     capacity: u128,
@@ -66,7 +66,7 @@ const QUOTA: Quota = Quota { limit: 1_000, period: Duration::from_secs(1), burst
 const THREADS: u64 = 4;
 const CALLS: u64 = 100_000;
 
-/// Calls `charge` from many threads, each call 1 µs of virtual time after another, and returns how many were admitted.
+/// Calls `charge` from many threads, 1 µs of virtual time apart. Returns the number admitted.
 fn stress(charge: impl Fn(Nanos) -> bool + Sync) -> u64 {
     let time = AtomicU64::new(0);
     let admitted = AtomicU64::new(0);
@@ -85,7 +85,7 @@ fn stress(charge: impl Fn(Nanos) -> bool + Sync) -> u64 {
 
 #[test]
 fn threads_together_get_one_quota() {
-    // 0.4 s at 1000 per second and the burst; a thread that was put aside may come with an old time and find nothing.
+    // 0.4 s at 1000 per second, plus the burst. A preempted thread may come with an old time.
     let most = QUOTA.burst + THREADS * CALLS / 1_000;
     let direct = Direct::new(TokenBucket::new(QUOTA));
     let keyed = Keyed::new(TokenBucket::new(QUOTA), 10);

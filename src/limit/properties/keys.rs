@@ -1,4 +1,4 @@
-//! The table of keys: bounded, and never forgetful of debt.
+//! Tests that the table of keys is bounded and never forgets debt.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn a_flood_of_keys_is_bounded_and_frees_nobody() {
     }
     assert_eq!(admitted, 999 + QUOTA.burst, "a cell each for the first, one cell for all others");
     assert_eq!(table.charge(victim, 1, NOW), Err(Shortage::Wait(Duration::from_millis(100))));
-    // When the flood's quotas are whole again its keys make room; the victim's debt is still there.
+    // When the flood's quotas are full again, its keys make room; the victim's debt is still there.
     let later = NOW + Duration::from_millis(100);
     assert!(matches!(table.charge(key(200_000), 1, later), Ok((Place::Own(_), _))));
     assert_eq!(table.level(Place::Own(victim), later).remaining, 1);
@@ -72,7 +72,7 @@ fn a_charge_outlives_its_key() {
     let table = Keyed::new(TokenBucket::new(QUOTA), 1);
     let (place, mark) = table.charge(key(1), 1, NOW).unwrap();
     let later = NOW + Duration::from_secs(60);
-    // Another key takes the only seat once the first one is idle.
+    // Another key takes the only place once the first key is idle.
     table.charge(key(2), 1, later).unwrap();
     let whole = Level { remaining: 10, reset: Duration::ZERO };
     table.correct(place, mark, 1, 0, later);

@@ -1,4 +1,4 @@
-//! The ladder against its definition: look at every rule, and charge all or none.
+//! Tests the rule set against its definition: check every rule, and charge all or none.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ struct Call {
     model: u8,
     prompt: u64,
     output: u64,
-    /// What becomes of it if it is admitted: the tokens it used, or `None` for a refund.
+    /// Outcome if it is admitted: the tokens it used, or `None` for a refund.
     used: Option<u64>,
 }
 
@@ -76,10 +76,10 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     proptest::collection::vec(call, 1..80)
 }
 
-/// A charge as the reference knows it: rule, key, units, mark.
+/// A charge in the reference: rule, key, units, mark.
 type Held = (usize, String, u64, Mark);
 
-/// One rule with its cells, each of which the reference looks up by the key's text.
+/// One rule with its cells, by the text of the key.
 enum Cells {
     Bucket(TokenBucket, HashMap<String, <TokenBucket as Meter>::Cell>),
     Window(SlidingWindow, HashMap<String, <SlidingWindow as Meter>::Cell>),
@@ -122,7 +122,7 @@ fn key(rule: &Rule, call: &Call) -> String {
     rule.per.iter().map(part).collect()
 }
 
-/// What the rule charges for the call; `None` for never.
+/// Returns the units that the rule charges for the call; `None` for never.
 fn amount(rule: &Rule, call: &Call) -> Option<u64> {
     match rule.unit {
         Unit::Requests => Some(1),
@@ -196,7 +196,7 @@ proptest! {
                     if let Some(wait) = denial.retry_after.filter(|_| patient) {
                         let again = ladder.admit(&subject, &cost, now + wait);
                         prop_assert!(again.is_ok(), "a lone caller who waits is admitted at once");
-                        // The calls that follow lie before this one.
+                        // The remaining calls are earlier than this one.
                         return Ok(());
                     }
                 }

@@ -1,4 +1,4 @@
-//! What must hold for any course of calls, in virtual time, against references that are simple enough to be trusted.
+//! Property tests of the limits, in virtual time, against references simple enough to be trusted.
 
 mod bucket;
 mod keys;
@@ -23,13 +23,13 @@ fn quotas() -> impl Strategy<Value = Quota> {
     })
 }
 
-/// Calls as (how long after the one before, in thousandths of the quota's period; how many units).
+/// Calls as (gap to the previous call in thousandths of the quota's period, units).
 fn calls(most: u64) -> impl Strategy<Value = Vec<(u64, u64)>> {
     let gap = prop_oneof![4 => Just(0), 4 => 0..30_u64, 1 => 0..2_500_u64];
     proptest::collection::vec((gap, 1..=most), 1..150)
 }
 
-/// The calls' times: after `gap` thousandths of a period, and some ns, so that they do not fall on round times.
+/// Returns the call times: `gap` thousandths of a period apart, plus some ns (no round times).
 fn time_line(quota: Quota, calls: &[(u64, u64)]) -> Vec<(Nanos, u64)> {
     let period = u64::try_from(quota.period.as_nanos()).unwrap();
     let mut now = 10 * period + 12_345;
@@ -41,8 +41,8 @@ fn time_line(quota: Quota, calls: &[(u64, u64)]) -> Vec<(Nanos, u64)> {
     line
 }
 
-/// Makes every call; after each refusal a lone caller who waits as told is admitted at once, and 1 ns earlier is not.
-/// Returns what was admitted.
+/// Makes every call. Checks after each refusal that the call is admitted exactly after the reported
+/// wait, not 1 ns earlier. Returns the admitted calls.
 fn drive<M: Meter>(meter: &M, line: &[(Nanos, u64)]) -> Result<Vec<(Nanos, u64)>, TestCaseError>
 where
     M::Cell: Clone,
@@ -72,7 +72,7 @@ where
     Ok(admitted)
 }
 
-/// Units admitted in the window of that length that ends at `end`, open at its far end.
+/// Returns the units admitted in the window of this length that ends at `end`, without its old end.
 fn within(admitted: &[(Nanos, u64)], end: Nanos, window: Duration) -> u64 {
     let inside = admitted.iter().filter(|(time, _)| *time <= end && *time + window > end);
     inside.map(|(_, amount)| amount).sum()

@@ -1,4 +1,4 @@
-//! Rules at work, one question each.
+//! Tests of single rules, one behaviour each.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ fn remaining(ladder: &Ladder, admission: &Admission) -> Vec<u64> {
 
 #[test]
 fn a_greedy_caller_takes_nothing_of_what_all_share() {
-    // The wide rule stands first in the file and last on the ladder.
+    // The wide rule is first in the file and last in the evaluation.
     let ladder = Ladder::new(vec![requests("all", Per::All, 35), requests("each", Per::Caller, 5)]);
     let greedy = (0..100).filter(|_| ask(&ladder, "key:greedy").is_ok()).count();
     let polite = (0..5).filter(|_| ask(&ladder, "key:polite").is_ok()).count();
@@ -168,7 +168,7 @@ fn a_reload_keeps_the_counts_of_unchanged_quotas() {
         requests("kept", Per::Caller, 10),
     ]);
     assert_eq!(remaining(&reloaded, &spend(&reloaded, 0, 0, None).unwrap()), [19, 8]);
-    // A charge of before is settled by the ladder of after; what belongs to counts that are gone is dropped.
+    // The new rule set settles an earlier charge; parts of removed counts are dropped.
     reloaded.refund(admission.charge, NOW);
     let enforced = reloaded.rebuilt(vec![
         tokens(1_000),
