@@ -1,5 +1,6 @@
-// Where does it break? The load climbs from half the capacity to eight times as much, in steps. Without a gateway there
-// is a step at which nobody is served in time any more; with it, goodput stays where it was at its best.
+// Finds the breaking point. The load climbs in steps from half the capacity to eight times as much.
+// Without a gateway, at some step no answer is in time any more; with it, goodput stays at its
+// best.
 
 import exec from 'k6/execution';
 import { summary } from './lib/dam.js';
@@ -9,7 +10,7 @@ const STEPS = [0.5, 1, 2, 4, 8];
 const STEP = seconds(15, 4);
 
 const climb = STEPS.flatMap((times, index) => (index === 0 ? [[STEP, times]] : [[1, times], [STEP, times]]));
-// A step is judged by its own seconds, not by those in which the load was rising to it.
+// Only the seconds of constant load count for a step, not those of the climb to it.
 const stepAt = (at) => {
   const index = Math.floor(at / (STEP + 1));
   return at % (STEP + 1) < STEP && index < STEPS.length ? STEPS[index] : undefined;

@@ -1,16 +1,16 @@
-// What the worker gives at its best: a few more clients than it has slots, each asking again as soon as it is answered,
-// without a gateway. Prints good answers per second, and nothing else: the 1× of all other runs.
+// Measures the worker's peak without a gateway: a few more clients than slots, each sending again
+// when it is answered. Prints only good answers per second: the 1× of all other runs.
 
 import exec from 'k6/execution';
 import { Counter } from 'k6/metrics';
 import { SLO, chat } from './lib/dam.js';
 import { request, seconds, value } from './lib/load.js';
 
-// Answers that end in the first seconds are of a batch that is still filling.
+// In the first seconds the batch is still filling, so answers that end then do not count.
 const WARM = 3;
 const MEASURED = seconds(12, 5);
 const BASES = (__ENV.WORKER_URLS || __ENV.WORKER_URL || 'http://127.0.0.1:8000').split(' ');
-// One or two more than the slots close the gap between the end of an answer and the next prompt.
+// Two more than the slots fill the gap between the end of an answer and the next prompt.
 const CLIENTS = (Number(__ENV.SLOTS || 32) + 2) * BASES.length;
 
 const best = new Counter('best');

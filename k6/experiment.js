@@ -1,5 +1,5 @@
-// One run of the experiment: an open load on one arm, and a line on the console for every request. What is made of them
-// is decided elsewhere (`traffic-dam report`); nothing is judged here. scripts/experiment runs it.
+// One run of the experiment: an open load on one arm, and one console line per request.
+// `traffic-dam report` evaluates them; nothing is judged here. scripts/experiment runs it.
 
 import { sleep } from 'k6';
 import exec from 'k6/execution';
@@ -8,9 +8,9 @@ import { CAPACITY, PATIENCE_MS, request, value } from './lib/load.js';
 
 const TARGET = __ENV.TARGET_URL;
 const RATE = Number(__ENV.LOAD) * CAPACITY;
-// Requests of the last second are still under way when the measured time is over, as they were at its start.
+// Requests of the last second still run when the measured time is over, as at its start.
 const LENGTH = Number(__ENV.WARM_S) + Number(__ENV.MEASURED_S) + 2;
-// A displaced client, one that waits until it loses patience, and one that reads its answer each hold a virtual user.
+// A client holds a virtual user while it is displaced, waits (up to its patience) or reads.
 const USERS = Math.ceil(RATE * (1 + PATIENCE_MS / 1000 + 2)) + 60;
 
 export const options = {
@@ -51,7 +51,7 @@ export default function () {
   );
 }
 
-// The arrivals that k6 left out because no virtual user was free.
+// Prints the arrivals that k6 dropped because no virtual user was free.
 export function handleSummary(data) {
   return { stdout: `${value(data, 'dropped_iterations', 'count')}\n` };
 }

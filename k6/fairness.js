@@ -1,5 +1,5 @@
-// One caller asks for 70 % of ten times the capacity; nine others share the rest, and each wants thrice its share.
-// Nobody's share may suffer from the greedy one.
+// One caller sends 70 % of ten times the capacity. Nine others share the rest, each at three times
+// its fair share. The greedy caller must not reduce the others' shares.
 
 import exec from 'k6/execution';
 import { Rate } from 'k6/metrics';
@@ -10,13 +10,13 @@ const LOAD = 10;
 const GREEDY = 0.7;
 const LIGHT = 9;
 const LENGTH = seconds(40, 10);
-// While the gateway learns who is who, and before the first answers have ended, shares are chance.
+// Shares are random until the gateway knows the callers and the first answers have ended.
 const WARM = 3;
-// Of an equal share, 1 in 10, the light callers together are to have so much at the least. Some 250 answers of a short run
-// say no more than that nobody is shut out.
+// Least part of an equal share (1 in 10) that the light callers together must get. The 250 answers
+// of a short run show only that no caller is starved.
 const LEAST = SHORT ? 0.85 : 0.95;
 
-// 1 for each good answer that went to a light caller, 0 for one to the greedy.
+// 1 for each good answer to a light caller, 0 for one to the greedy caller.
 const light = new Rate('light_share');
 
 export const options = runOptions(

@@ -1,5 +1,5 @@
-// Every second client leaves: some while they wait, some in the middle of their answer. Their seats are given to
-// others at once, so that more is served than if they had stayed, and nothing stays behind.
+// Every second client leaves, while it waits or during its answer. Its permit goes to another one
+// at once, so that more requests are served than if it had stayed, and nothing leaks.
 
 import { sleep } from 'k6';
 import exec from 'k6/execution';
@@ -8,16 +8,16 @@ import { Counter } from 'k6/metrics';
 import { summary } from './lib/dam.js';
 import { BASE, NOTHING_LEAKED, ask, countLeaks, draw, options as runOptions, seconds, steady } from './lib/load.js';
 
-// Those who leave do so after 10 to 600 ms: before their first word, or within their first ones.
+// They leave after 10 to 600 ms: before the first token or during the first ones.
 const LEAVE_MS = [10, 600];
 const WORKER = __ENV.WORKER_URL || 'http://127.0.0.1:8000';
 
-// Sequences that the worker still decodes for nobody.
+// Sequences that the worker still decodes although their clients have left.
 const orphans = new Counter('orphans');
 
 export const options = runOptions(
   { mixed: steady(1.3, seconds(40, 8)) },
-  // Half of 1.3× stays, and what the others leave behind is some fifth of an answer each.
+  // Half of 1.3× stays; each of the others costs about a fifth of an answer.
   Object.assign({ 'kept{kind:stays}': ['rate>=0.95'], left: ['count>0'], orphans: ['count==0'] }, NOTHING_LEAKED)
 );
 

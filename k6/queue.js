@@ -1,6 +1,7 @@
-// A crowd before a small worker that takes its work from a queue; beside it some who ask for answers that come later, twice
-// each, as a client does that did not hear the first answer. `make smoke-queue` starts Redis, the worker and the gateway and
-// runs this; the environment may say VUS, DURATION and TTFT_SLO_MS.
+// Users before a small worker that takes requests from a queue, and some who send asynchronous
+// requests, each twice, like a client that missed the first answer. `make smoke-queue` starts
+// Redis, worker and gateway and runs this. VUS, DURATION and TTFT_SLO_MS may be set in the
+// environment.
 
 import { sleep } from 'k6';
 import exec from 'k6/execution';
@@ -11,7 +12,7 @@ import { summary } from './lib/dam.js';
 
 const BASE = __ENV.DAM_URL || 'http://127.0.0.1:8080';
 const HEADERS = { authorization: 'Bearer later', 'content-type': 'application/json' };
-// How long a job may take, with a crowd before it.
+// Longest time for a job, with other users before it.
 const PATIENCE_S = 60;
 
 const jobsDone = new Counter('jobs_done');

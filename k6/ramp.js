@@ -1,5 +1,5 @@
-// A crowd that grows to a thousand people who ask one thing after the other, and come back when they are told to. Far
-// more than the worker can serve: nobody may meet anything but an answer in time or a refusal that says when to come.
+// Up to a thousand users who send one request after the other, and retry when told to: far more
+// than the worker can serve. Each gets an answer in time or a refusal with a retry time.
 
 import { sleep } from 'k6';
 import exec from 'k6/execution';

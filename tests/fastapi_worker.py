@@ -1,6 +1,6 @@
-"""The FastAPI example, found through a real Redis: served, drained, and gone.
+"""Tests the FastAPI example with a real Redis: discovered, serving, drained, and gone.
 
-Run by scripts/fastapi-worker, which starts Redis and the gateway and says in the environment where they are.
+Run by scripts/fastapi-worker, which starts Redis and the gateway and passes their addresses as variables.
 """
 
 import json
@@ -18,7 +18,7 @@ client = openai.OpenAI(base_url=os.environ["DAM_URL"] + "/v1", api_key="none", m
 
 
 def worker():
-    """What the gateway knows of the worker, or nothing."""
+    """Returns what the gateway knows of the worker, or None."""
     with urllib.request.urlopen(ADMIN + "/api/v1/state", timeout=5) as answer:
         state = json.load(answer)
     found = [worker for pool in state["pools"] for worker in pool["workers"] if worker["id"] == "fastapi"]
@@ -26,7 +26,7 @@ def worker():
 
 
 def until(what, holds):
-    """Waits for what must come about by itself."""
+    """Waits until `holds()` is true."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         if holds():
@@ -64,7 +64,7 @@ try:
     assert words(chat("four five", stream=True)) == "four five "
     assert worker()["said"]["slots"] == 8
 
-    # Told to go while a stream runs: nothing new is sent, and the stream ends well.
+    # SIGTERM during a stream: no new requests are sent, and the stream completes.
     stream = chat("word " * 200, stream=True)
     next(stream)
     process.send_signal(signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""Asks a Prometheus that scrapes running gateways: `monitoring.py URL data` whether every query of the dashboard and of
-the alerts gives something, `monitoring.py URL firing ALERT...` whether these alerts fire, `monitoring.py URL quiet
-ALERT...` whether they do not, `monitoring.py URL until QUERY...` whether these give something. Waits for it, and says
-what is missing when it has waited too long."""
+"""Checks a Prometheus that scrapes running gateways. `monitoring.py URL data`: every query of the dashboard
+and the alerts has a value. `monitoring.py URL firing ALERT...`: these alerts fire. `monitoring.py URL quiet
+ALERT...`: they do not. `monitoring.py URL until QUERY...`: these queries have a value. It waits for this, and
+prints what is missing when the time is over."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from pathlib import Path
 DASHBOARD = Path(__file__).parent.parent / "deploy/grafana/dashboard.json"
 # Rates need two scrapes, percentiles need answers, alerts need their range and their `for`.
 PATIENCE_S = 60
-# The value and the bound of an alert, as deploy/prometheus/alerts.yml writes all of them.
+# Splits an alert into value and bound; all alerts in deploy/prometheus/alerts.yml have this form.
 BOUND = re.compile(r"^(.*)(<=|>=|<|>)\s*[-0-9.]+$", re.DOTALL)
 
 
@@ -31,7 +31,7 @@ def has_value(url, query):
 
 
 def queries(url):
-    """All queries, each with where it stands. Grafana would fill its variables in."""
+    """Yields all queries with their places. Replaces the variables, as Grafana does."""
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel.get("targets", []):
             filled = target["expr"].replace("$__rate_interval", "20s").replace("$instance", ".*")
@@ -55,7 +55,7 @@ def firing(url):
 
 
 def wait_for(missing):
-    """Until `missing` gives nothing."""
+    """Waits until `missing()` is empty."""
     until = time.monotonic() + PATIENCE_S
     left = missing()
     while left and time.monotonic() < until:

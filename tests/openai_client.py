@@ -1,4 +1,4 @@
-"""The `openai` package, as people use it, through a running gateway (scripts/openai-client starts one).
+"""Tests the `openai` package through a running gateway (scripts/openai-client starts one).
 
 Reads DAM_URL (the gateway) and WORKER_URL (the simulated worker behind it). Each function whose name begins with
 `check_` is one check; the last line counts them.
@@ -15,7 +15,7 @@ import openai
 
 DAM_URL = os.environ["DAM_URL"]
 WORKER_URL = os.environ["WORKER_URL"]
-# The worker of this run decodes so many at once.
+# Sequences that the worker of this run decodes at once.
 SLOTS = 4
 ASK = [{"role": "user", "content": "Why does water find its level?"}]
 
@@ -29,7 +29,7 @@ def text_of(chunks) -> str:
 
 
 def refusal_of(kind, call):
-    """The exception of type `kind` that `call` must raise."""
+    """Returns the exception of type `kind` that `call` must raise."""
     try:
         call()
     except kind as refused:
@@ -38,7 +38,7 @@ def refusal_of(kind, call):
 
 
 def wait_of(refused) -> float:
-    """The seconds a refusal asks for; both headers must be there and agree."""
+    """Returns the wait of a refusal in seconds; both headers must exist and agree."""
     seconds = int(refused.response.headers["retry-after"])
     millis = int(refused.response.headers["retry-after-ms"])
     assert seconds >= 1 and seconds - 1 <= millis / 1000 <= seconds, (seconds, millis)
@@ -139,7 +139,7 @@ def check_the_package_waits_as_it_is_told():
     began = time.monotonic()
     for _ in range(3):
         assert hasty.chat.completions.create(model="sim", messages=ASK, max_tokens=1).choices
-    # One at once at best, and then one each second, not before.
+    # At best one immediately, and then one each second.
     assert time.monotonic() - began >= 2
 
 

@@ -1,4 +1,4 @@
-"""The live page in a real browser: what it shows, how it looks at both widths and in both lights, and who may use it.
+"""Tests the live page in a browser: its contents, its look at both widths in light and dark, and its access rights.
 
 Run by scripts/page, which starts a gateway and a worker. SCREENSHOTS=<folder> keeps pictures.
 """
@@ -19,7 +19,7 @@ from playwright.sync_api import expect, sync_playwright
 
 DAM, ADMIN = os.environ["DAM_URL"], os.environ["DAM_ADMIN_URL"]
 READ, WRITE = "read-secret", "admin-secret"
-# Far beyond what anything here takes, on a busy machine.
+# Far longer than anything here takes, even on a busy machine.
 PATIENCE = 20_000
 WIDTHS = {"narrow": 400, "wide": 1600}
 
@@ -37,7 +37,7 @@ def ask(caller):
 
 @contextmanager
 def load():
-    """Callers who ask: one of them far more than it may, and one whose name is markup."""
+    """Load of several callers: one far above its quota, and one whose name is markup."""
     over = threading.Event()
 
     def keep_asking(caller, pause):
@@ -57,7 +57,7 @@ def load():
 
 
 class Visit:
-    """A page, and everything about it that should not have happened."""
+    """A page, and the errors and warnings that it caused."""
 
     def __init__(self, browser, secret=READ, **looks):
         credentials = {"username": "me", "password": secret}
@@ -70,7 +70,7 @@ class Visit:
         self.page.on("request", self.check_target)
 
     def hear(self, message):
-        # The answer to a write that this token may not do is the subject of a test.
+        # Tests cause 403 on purpose, with a token that may not write.
         if message.type in ("error", "warning") and "403" not in message.text:
             self.faults.append(f"console: {message.text}")
 
@@ -84,7 +84,7 @@ class Visit:
         return self.page
 
     def forgive(self, *faults):
-        """What the browser itself says of an outage that is the subject of a test."""
+        """Removes errors that the browser reports for an outage made by the test."""
         self.faults = [fault for fault in self.faults if not any(known in fault for known in faults)]
 
     def close(self):
@@ -106,13 +106,13 @@ def shows_what_happens(browser):
         expect(page.locator("#pools tr", has_text="w-blue")).to_contain_text("green", **within)
         expect(page.locator("#events")).to_contain_text("the gateway started", **within)
         expect(page.locator("#shared")).to_contain_text("not used", **within)
-        # Whether it is bad is one sentence, and the legend needs no pointer.
+        # The overall state is one sentence, and the legend has values without a pointer.
         expect(page.locator("#verdict")).to_have_text(re.compile(r"^[●▲■] .+\.$"), **within)
         expect(page.locator("#level .u-legend")).to_contain_text(re.compile(r"Offered:?\s*\d+\.\d"), **within)
         expect(page.locator("#room .u-legend")).to_contain_text(re.compile(r"Limit:?\s*\d+"), **within)
         expect(page.locator("#room-told")).to_have_text(re.compile(r"Now: \d+ of \d+ in flight, \d+ waiting\."), **within)
         expect(page.locator("#ttft-told")).to_have_text(re.compile(r"half of the streams began within \d+ ms"), **within)
-        # The pictures hold more than their axes.
+        # The charts contain more than their axes.
         for chart in ("#level", "#room", "#ttft"):
             ink = """(canvas) => {
                 const colours = new Set();
@@ -126,7 +126,7 @@ def shows_what_happens(browser):
 
 def looks(browser, folder):
     with load():
-        # A picture of a second says little.
+        # Screenshots need a few seconds of data.
         time.sleep(8)
         for name, width in WIDTHS.items():
             for scheme in ("light", "dark"):
@@ -140,7 +140,7 @@ def looks(browser, folder):
                 ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
                 brightness = sum(map(int, re.findall(r"\d+", ground)[:3])) / 3
                 assert (brightness < 100) == (scheme == "dark"), (scheme, ground)
-                # What a screen reader would stumble over, contrast included.
+                # Accessibility errors, contrast included.
                 faults = Axe().run(page).response["violations"]
                 assert not faults, [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults]
                 if folder:
@@ -161,11 +161,11 @@ def switches_by_keyboard_with_the_admin_token(browser):
     expect(select).to_be_focused()
     page.keyboard.press("g")
     page.keyboard.press("Tab")
-    # A picture each second must not take the focus away.
+    # The update each second must not take the focus away.
     page.wait_for_timeout(2500)
     expect(button).to_be_focused()
     page.keyboard.press("Enter")
-    # This visitor's token may only read.
+    # This browser's token may only read.
     expect(page.locator("#ask")).to_be_visible()
     page.keyboard.type(READ)
     page.keyboard.press("Enter")
@@ -174,7 +174,7 @@ def switches_by_keyboard_with_the_admin_token(browser):
     page.keyboard.press("Enter")
     expect(page.locator("form.switch [role=status]")).to_have_text("green takes the work at every gateway.")
     expect(page.locator("#events")).to_contain_text("pool default: green takes the work")
-    # It is asked for once.
+    # The page asks for the token only once.
     select.select_option("blue")
     button.click()
     expect(page.locator("form.switch [role=status]")).to_have_text("blue takes the work at every gateway.")
@@ -195,7 +195,7 @@ def follows_a_switch_made_elsewhere(browser):
     expect(select).to_have_value("blue")
     write("/api/v1/pools/default/active", {"colour": "green"})
     expect(select).to_have_value("green", timeout=PATIENCE)
-    # Not while somebody chooses.
+    # The choice does not change while it has the focus.
     select.focus()
     write("/api/v1/pools/default/active", {"colour": "blue"})
     expect(about).to_contain_text("blue takes the work", timeout=PATIENCE)
@@ -215,12 +215,12 @@ def says_what_became_of_maintenance_and_where(browser):
     page.route("**/api/v1/maintenance", lambda route: route.fulfill(status=500, json={"error": {"message": "no luck"}}))
     button.click()
     expect(told).to_have_text("Nothing changed: no luck")
-    # Pictures that come must not take it away.
+    # Updates must not remove the message.
     page.wait_for_timeout(2500)
     expect(told).to_have_text("Nothing changed: no luck")
     expect(said).to_have_text("Live, a picture each second.")
     page.unroute("**/api/v1/maintenance")
-    # A token does not help against that, so none is asked for.
+    # Another token does not help here, so the page does not ask for one.
     foreign = {"error": {"code": "foreign_origin", "message": "not from here"}}
     page.route("**/api/v1/maintenance", lambda route: route.fulfill(status=403, json=foreign))
     button.click()
@@ -294,7 +294,7 @@ def says_why_a_light_is_not_green(browser):
     page = visit.open()
     body = {"model": "sim", "stream": True, "max_tokens": 4000, "ignore_eos": True, "messages": [{"role": "user", "content": "Hello"}]}
     headers = {"content-type": "application/json"}
-    # As many streams as the worker has slots, each of a caller of its own.
+    # As many streams as the worker has slots, each of a different caller.
     streams = []
     try:
         for caller in range(4):
@@ -324,14 +324,14 @@ def reckons_with_clocks_and_dates(browser):
     assert reckon(f"times.taken({points}.slice(0, 2), {{ points: {points}.slice(2) }}).length") == 4
     assert reckon("times.taken([1, 2], { whole: true, points: [3] })") == [3]
     assert reckon("times.taken(Array(300).fill(0), { points: [1] }).length") == 300
-    # Midnight is the browser's: 16:02:03 in Greenwich is the next day in Tokyo.
+    # Midnight is in the browser's time zone: 16:02:03 UTC is the next day in Tokyo.
     at = 'new Date("2026-03-01T16:02:03Z")'
     assert reckon(f'times.stamp({at}, new Date("2026-03-01T15:00:00Z"))') == "01:02:03"
     assert reckon(f'times.stamp({at}, new Date("2026-03-01T14:59:59Z"))') == "2026-03-02 01:02:03"
     visit.close()
 
 
-# Sources that a page has opened, to see that they do not pile up.
+# Records the event sources of a page, to check that at most one is open.
 COUNT_SOURCES = """window.sources = [];
 window.EventSource = class extends EventSource {
     constructor(path) {
@@ -356,7 +356,7 @@ def notices_that_the_gateway_is_gone(browser):
         expect(main).to_have_class("old")
         first = silent.inner_text()
         expect(silent).not_to_have_text(first, timeout=PATIENCE)
-        # However far down somebody reads.
+        # It is visible at every scroll position.
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         expect(said).to_be_in_viewport()
 
@@ -366,11 +366,11 @@ def notices_that_the_gateway_is_gone(browser):
         expect(main).not_to_have_class("old")
         assert page.evaluate("sources.filter((source) => source.readyState !== EventSource.CLOSED).length") == 1
 
-    # Its sockets stay open, and it takes new connections, and nobody is there.
+    # A stopped process: its sockets stay open and accept connections, but nothing answers.
     os.kill(gateway, signal.SIGSTOP)
     try:
         is_old()
-        # It is tried again meanwhile, and that is no sign of life.
+        # New tries in the meantime do not count as an answer.
         page.wait_for_timeout(8000)
         expect(main).to_have_class("old")
     finally:
@@ -426,7 +426,7 @@ def main():
         says_why_a_light_is_not_green(browser)
         reckons_with_clocks_and_dates(browser)
         goes_on_after_the_line_was_cut(browser)
-        # It leaves no gateway for another.
+        # Last, because it leaves no gateway.
         notices_that_the_gateway_is_gone(browser)
         browser.close()
     print("the page: all well")

@@ -1,11 +1,11 @@
-"""Drives a worker through the queue's protocol (docs/queue-protocol.md), from the gateway's side, with plain commands.
+"""Tests a worker with the queue's protocol (docs/queue-protocol.md), as a gateway, with plain Redis commands.
 
     DAM_REDIS_URL=redis://127.0.0.1:6379 python tests/queue_worker.py -- COMMAND ARGUMENT...
 
-Any worker in any language can be put through it. In its arguments `{name}`, `{pool}`, `{colour}`, `{slots}` and `{interval}`
-(in ms) are replaced; the environment has them too, as WORKER_NAME and so on. It must answer chat calls with about
-`max_tokens` tokens, when `ignore_eos` asks for it or the message has as many words, each after some 20 ms. Redis should
-be one of the test's own.
+It works for workers in any language. In the arguments `{name}`, `{pool}`, `{colour}`, `{slots}` and `{interval}`
+(in ms) are replaced; the environment has them as WORKER_NAME and so on. With `ignore_eos`, or for a message of as
+many words, the worker must answer chat calls with about `max_tokens` tokens, one every 20 ms or so. The Redis
+should be used only by this test.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ command = sys.argv[sys.argv.index("--") + 1 :]
 
 
 class Worker:
-    """A worker's process. It ends with the block that started it."""
+    """A worker's process. It ends with its `async with` block."""
 
     def __init__(self, pool, colour="blue", slots=2, key=None):
         self.name = f"{pool}-{secrets.token_hex(2)}"
@@ -62,7 +62,7 @@ class Worker:
 
 
 class Job:
-    """A job as a gateway puts it."""
+    """A job as a gateway writes it."""
 
     def __init__(self, pool, words, stream=True, colour="blue", **fields):
         self.id = secrets.token_hex(16)
@@ -89,11 +89,11 @@ class Job:
         return await store.hget(self.hash, field)
 
     async def answer(self):
-        """The entries of its answer: `epoch`, `n`, `kind`, `data`."""
+        """Returns the entries of its answer: `epoch`, `n`, `kind`, `data`."""
         return [(int(e["epoch"]), int(e["n"]), e["kind"], e["data"]) for _, e in await store.xrange(self.reply)]
 
     async def is_gone(self):
-        """Whether the stream holds nothing of it any more."""
+        """True if its entry is no longer in the stream."""
         return not await store.xrange(self.queue, self.entry, self.entry)
 
     async def begins(self):
@@ -109,7 +109,7 @@ class Job:
         await until("a run", is_running)
 
     async def ends(self, *states):
-        """Waits until it has ended so, and looks at what holds of every job that has. Gives the answer."""
+        """Waits until it ends in one of `states`, checks what holds for all ended jobs, and returns the answer."""
         try:
             await until("the entry's end", self.is_gone)
         except TimeoutError:
@@ -138,7 +138,7 @@ def body(answer):
 
 
 def is_whole(answer, words):
-    """Whether it is a complete stream of so many words, from its role to `[DONE]`."""
+    """True if it is a complete stream of `words` words, from the role to `[DONE]`."""
     events = [line[6:] for line in body(answer).split("\n") if line.startswith("data: ")]
     deltas = [json.loads(event)["choices"] for event in events[:-1]]
     said = [choice[0]["delta"].get("content") for choice in deltas if choice]
@@ -154,7 +154,7 @@ async def until(what, holds):
 
 
 async def streams(pool):
-    """A job is taken, answered live and in the stream, and leaves nothing but its hash and its answer."""
+    """A job is taken, answered live and in the stream, and leaves only its hash and its answer."""
     async with Worker(pool) as worker:
         beat = await worker.beat()
         assert (beat["pool"], beat["colour"], beat["slots"]) == (pool, "blue", 2), beat
@@ -181,7 +181,7 @@ async def streams(pool):
 
 
 async def answers(pool):
-    """A call that is not streamed gets JSON, and a bad one the worker's own error."""
+    """A non-streamed call gets JSON, and a bad one the worker's own error."""
     async with Worker(pool):
         good, bad = await Job(pool, 5, stream=False).put(), await Job(pool, 5, body="{").put()
         answer = await good.ends("done")
@@ -205,7 +205,7 @@ async def keeps_to_its_slots(pool):
 
 
 async def stops_when_told(pool):
-    """A cancel stops a run at once and frees its slot, and is found out when it was not heard."""
+    """A cancel stops a run at once and frees its slot; a missed cancel message is noticed later."""
     async with Worker(pool, slots=1) as worker:
         took = {}
         for told in True, False:
@@ -246,7 +246,7 @@ async def renews(pool):
 
 
 async def takes_over(pool):
-    """What a dead worker leaves: begun answers fail or, if nobody waits, start anew; so does what was not begun."""
+    """Jobs of a dead worker: begun answers fail or, if asynchronous, restart; jobs not begun restart too."""
     async with Worker(pool, slots=4) as first:
         begun, nobodys, whole, last = (
             await Job(pool, 150).put(),
@@ -271,7 +271,7 @@ async def takes_over(pool):
 
 
 async def yields_to_its_successor(pool):
-    """A worker that slept while its job was given to another adds nothing to it, and goes on with other work."""
+    """A worker that was stopped while another took its job adds nothing to it, and goes on with other jobs."""
     async with Worker(pool) as sleeper:
         job = await Job(pool, 40, stream=False).put()
         await job.runs()
@@ -287,13 +287,13 @@ async def yields_to_its_successor(pool):
 
 
 async def drains(pool):
-    """Told to go, it says so, takes nothing new, finishes what it has, and goes."""
+    """After SIGTERM it reports `draining`, takes no new jobs, finishes its jobs, and ends."""
     async with Worker(pool) as worker:
         job = await Job(pool, 200).put()
         await job.begins()
         worker.signal(signal.SIGTERM)
         await until("draining", lambda: worker.says("draining"))
-        await asyncio.sleep(1.2)  # a read that was under way may still bring something
+        await asyncio.sleep(1.2)  # a read in progress may still return a job
         late = await Job(pool, 1).put()
         assert is_whole(await job.ends("done"), 200)
         assert await asyncio.wait_for(worker.process.wait(), PATIENCE) in (0, -signal.SIGTERM)
@@ -335,7 +335,7 @@ async def signs_what_is_to_be_signed(pool):
 
 
 async def survives_redis(pool):
-    """Connections that break in the middle of an answer, and a stream that was lost."""
+    """Connections break in the middle of an answer, and the stream is lost."""
     async with Worker(pool):
         job = await Job(pool, 100).put()
         await job.begins()

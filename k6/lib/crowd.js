@@ -1,4 +1,4 @@
-// A crowd of users, each of whom asks for streams one after the other and, when refused, comes back when it was told to.
+// Users who send one stream after the other; after a refusal they retry when they were told to.
 
 import { sleep } from 'k6';
 import exec from 'k6/execution';
@@ -11,7 +11,7 @@ export const crowd = {
   gracefulStop: '60s',
 };
 
-// Options of a script with these scenarios and further thresholds.
+// Returns the options of a script with these scenarios and additional thresholds.
 export function options(scenarios, thresholds = {}) {
   return {
     scenarios,
@@ -29,10 +29,10 @@ export function question() {
 }
 
 export function arrive() {
-  if (exec.vu.iterationInInstance === 0) sleep(Math.random()); // a crowd does not arrive in one millisecond
+  if (exec.vu.iterationInInstance === 0) sleep(Math.random()); // users do not all arrive in the same millisecond
 }
 
-// One stream of this user.
+// Sends one stream of this user.
 export function visit(base) {
   const user = exec.vu.idInTest;
   arrive();

@@ -1,10 +1,9 @@
-// What every script does with the gateway: ask for a stream, tell an answer from a refusal and from a failure, and
-// count each as what it was.
+// Common code of all scripts: sends a stream, and counts it as an answer, a refusal or a failure.
 
 import sse from 'k6/x/sse';
 import { Counter, Rate, Trend } from 'k6/metrics';
 
-// Refusals that a valid request may meet when more is offered than can be served. Any other reason is a failure.
+// Refusals that a valid request may get under overload. Any other reason is a failure.
 export const REFUSALS = {
   rate_limited: 429,
   token_limited: 429,
@@ -16,19 +15,19 @@ export const ttft = new Trend('ttft', true);
 export const admitted = new Counter('admitted');
 export const refused = new Counter('refused');
 export const failed = new Counter('failed');
-// Clients that went without an answer: for want of patience, or because a script has them leave.
+// Clients that left without an answer: out of patience, or because a script has them leave.
 export const gaveUp = new Counter('gave_up');
 export const left = new Counter('left');
-// Answers that count: complete, with their first content within the promise. `good` counts them; `kept` is 1 for each
-// of them and 0 for everything else that was offered, refusals included.
+// Good answers: complete, with the first content within the TTFT SLO. `good` counts them. `kept` is
+// 1 for each of them and 0 for every other offered request, refusals included.
 export const good = new Counter('good');
 export const kept = new Rate('kept');
-// 1 for each admitted stream whose first content was seen, 0 for one that completed without any.
+// 1 for each admitted stream with content, 0 for one that completed without any.
 export const ttftRecorded = new Rate('ttft_recorded');
-// 1 for each refusal that says when to come back.
+// 1 for each refusal with a usable retry time.
 export const retryAfterGiven = new Rate('retry_after_given');
 
-// Thresholds that make a run worthless when they do not hold, whatever its figures say.
+// Thresholds without which a run is invalid, whatever its other figures.
 export const VALID = {
   failed: ['count==0'],
   gave_up: ['count==0'],
@@ -37,11 +36,11 @@ export const VALID = {
   retry_after_given: ['rate==1'],
 };
 
-// The promise, in milliseconds.
+// The TTFT SLO in milliseconds.
 export const SLO = Number(__ENV.TTFT_SLO_MS || 1000);
 
-// Whether the data of an event carries the first word of an answer: text, reasoning, a refusal or a tool call, in the
-// speech of chat, completions or responses. The role alone is none.
+// `true` if the event's data contains the first word of an answer: text, reasoning, a refusal or a
+// tool call, in the format of chat, completions or responses. The role alone does not count.
 export function isContent(data) {
   let event;
   try {
@@ -57,16 +56,16 @@ export function isContent(data) {
   });
 }
 
-// The wait that a refusal asks for, in seconds; undefined when it names none that a client could use.
+// Returns the retry time of a refusal in seconds; undefined if there is no usable one.
 export function retryAfter(answer) {
   const [whole, millis] = [answer.headers['retry-after'], answer.headers['retry-after-ms']];
   if (!/^[1-9][0-9]*$/.test(whole || '') || !/^[0-9]+$/.test(millis || '')) return undefined;
   return Number(millis) / 1000;
 }
 
-// Sends one streamed chat request and records how it went, with `tags` on every figure. `params` is what `sse.post`
-// takes; with `leaves`, the client goes away after so long, whatever has come by then.
-// Gives { outcome: 'admitted' | 'refused' | 'gave_up' | 'left' | 'failed', ttft (ms), wait (s), reason, answer }.
+// Sends one streamed chat request and records it, with `tags` on every metric. `params` is passed
+// to `sse.post`; after `leaves` the client hangs up in any case. Returns { outcome: 'admitted' |
+// 'refused' | 'gave_up' | 'left' | 'failed', ttft (ms), wait (s), reason, answer }.
 export function chat(base, body, params = {}, tags = {}) {
   let first;
   const { leaves, ...sent } = params;
@@ -97,7 +96,7 @@ export function chat(base, body, params = {}, tags = {}) {
   return Object.assign(result, { answer, ttft: first, wait: result.wait === undefined ? 1 : result.wait });
 }
 
-// What an answer is, from what can be seen of it.
+// Classifies an answer by what can be seen of it.
 function judge(answer, first, leaves) {
   const reason = answer.headers['x-traffic-dam-reason'];
   if (answer.status !== 200 && answer.status !== 0 && REFUSALS[reason] === answer.status) {
@@ -118,12 +117,12 @@ function faultOf(answer, reason) {
   return undefined;
 }
 
-// Thresholds that always hold; k6 keeps the count of a tagged metric apart only when a threshold names it.
+// Thresholds that always hold: k6 counts a tagged metric separately only if a threshold names it.
 export function countByReason() {
   return Object.fromEntries(Object.keys(REFUSALS).map((reason) => [`refused{reason:${reason}}`, ['count>=0']]));
 }
 
-// The run in a few lines, for handleSummary, with `lines` of the script's own.
+// Returns a summary of the run for handleSummary, with additional `lines` of the script.
 export function summary(data, lines = []) {
   const value = (metric, key) => ((data.metrics[metric] || {}).values || {})[key] || 0;
   const ms = (key) => `${value('ttft', key).toFixed(0)} ms`;

@@ -1,4 +1,4 @@
-// What the runs of the suite share: how much a worker can do, what requests look like, and when they come.
+// Shared by all runs of the suite: worker capacity, requests and arrival times.
 
 import { sleep } from 'k6';
 import exec from 'k6/execution';
@@ -8,23 +8,23 @@ import { SLO, TREND_STATS, VALID, chat, countByReason } from './dam.js';
 
 export const BASE = __ENV.DAM_URL || 'http://127.0.0.1:8080';
 const ADMIN = __ENV.DAM_ADMIN_URL || 'http://127.0.0.1:8081';
-// Good answers per second of all workers at their best, as k6/capacity.js measures it: 1× of every load.
+// Peak good answers per second of all workers, measured by k6/capacity.js: 1× of every load.
 export const CAPACITY = Number(__ENV.CAPACITY || 30);
-// A short run shows that a script works; its figures are few.
+// A short run only shows that a script works; it has too few requests for good figures.
 export const SHORT = Boolean(__ENV.SHORT);
-// A client that has seen no content by then hangs up.
+// A client that has seen no content after this time hangs up.
 export const PATIENCE_MS = Number(__ENV.PATIENCE_MS || 10000);
-// An iteration starts by the beat of a metronome; each waits a random time up to this before it asks, which makes
-// arrivals come as independent people do (a displaced lattice tends to a Poisson process).
+// Iterations start at fixed intervals. Each waits a random time up to this before it sends, so that
+// arrivals are like those of independent users (a displaced lattice tends to a Poisson process).
 const DISPLACED_S = 1;
-// The callers of a crowd.
+// Number of callers.
 const CALLERS = 20;
 const SEED = Number(__ENV.SEED || 1);
 
-// Seconds of a phase: `long`, or in a short run `short`.
+// Returns the seconds of a phase: `long`, or `short` in a short run.
 export const seconds = (long, short) => (SHORT ? short : long);
 
-// A number in 0…1 that depends on the seed, on which request it is for, and on what (mulberry32).
+// Returns a number in 0…1 that depends on the seed, the request and `what` (mulberry32).
 export function draw(request, what) {
   let state = (SEED * 0x9e3779b1 + request * 0x85ebca6b + what * 0xc2b2ae35) | 0;
   state = (state + 0x6d2b79f5) | 0;
@@ -33,7 +33,7 @@ export function draw(request, what) {
   return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
 }
 
-// Request number `n` of a scenario: the same in every run with this seed, whatever answers it.
+// Returns request `n` of a scenario: the same in every run with this seed.
 export function request(n) {
   const tokens = 30 + Math.floor(270 * draw(n, 1) ** 2);
   const body = {
@@ -43,7 +43,7 @@ export function request(n) {
   return { body, caller: `caller-${Math.floor(CALLERS * draw(n, 3))}`, displaced: DISPLACED_S * draw(n, 4) };
 }
 
-// Asks once, at its own moment. `more` may name the caller, other headers, when the client leaves, and tags.
+// Sends one request at its own time. `more` may set caller, headers, hang-up time and tags.
 export function ask(base, more = {}) {
   const wanted = request(exec.scenario.iterationInTest);
   sleep(wanted.displaced);
@@ -53,10 +53,10 @@ export function ask(base, more = {}) {
   return Object.assign(chat(base, wanted.body, params, more.tags), { wanted });
 }
 
-// Virtual users that an open load of `times` the capacity may need: who displaces, waits or is answered holds one.
+// Virtual users for an open load of `times` the capacity: one per displaced or unfinished request.
 const users = (times) => Math.ceil(times * CAPACITY * (DISPLACED_S + 1.5)) + 80;
 
-// An open load at a steady rate: nothing the gateway does makes it smaller.
+// An open load at a constant rate: the gateway cannot reduce it.
 export function steady(times, duration, extra = {}) {
   return Object.assign(
     {
@@ -71,7 +71,7 @@ export function steady(times, duration, extra = {}) {
   );
 }
 
-// An open load that changes: `stages` are [seconds, times the capacity at their end].
+// An open load that changes: `stages` are [seconds, multiple of the capacity at their end].
 export function changing(start, stages, extra = {}) {
   return Object.assign(
     {
@@ -89,8 +89,8 @@ export function changing(start, stages, extra = {}) {
   );
 }
 
-// k6's options for `scenarios`, with what must hold in every run and `thresholds` besides. An open load that the
-// generator could not keep up with is no load.
+// Returns k6's options for `scenarios`, with the thresholds of every run and `thresholds`. A run in
+// which the generator could not send all of an open load is invalid.
 export function options(scenarios, thresholds) {
   return {
     scenarios,
@@ -106,11 +106,11 @@ export function options(scenarios, thresholds) {
   };
 }
 
-// Seats and requests that are still held when nobody asks any more.
+// Permits and requests that are still held when no client is left.
 const leaked = new Counter('leaked');
 export const NOTHING_LEAKED = { leaked: ['count==0'] };
 
-// For teardown: waits for the gateway to be empty, and counts what stays behind after five seconds.
+// For teardown: waits until the gateway is empty, and counts what is left after five seconds.
 export function countLeaks() {
   let held = 0;
   for (let tries = 0; tries < 50; tries++) {
@@ -126,7 +126,7 @@ function sum(text, series) {
   return matches.reduce((total, match) => total + (match ? Number(match[match.length - 1]) : 0), 0);
 }
 
-// A counter's or rate's value in the data of handleSummary.
+// Returns a counter's or rate's value from the data of handleSummary.
 export function value(data, metric, key) {
   return ((data.metrics[metric] || {}).values || {})[key] || 0;
 }

@@ -1,4 +1,4 @@
-// The two pictures: lines for the water level, and a map of where first tokens fell. uPlot draws axes and lines.
+// The charts: lines for load and capacity, and a heat map of TTFT. uPlot draws axes and lines.
 
 import { stamp, time, times } from "./times.js";
 
@@ -9,10 +9,10 @@ const axes = () => {
   const look = { stroke: variable("--soft"), grid: { stroke: variable("--grid"), width: 1 }, ticks: { stroke: variable("--grid") } };
   return (more) => ({ ...look, ...more });
 };
-// The hour as the events beside it have it, in every browser.
+// Times in the format of the event list, in every browser.
 const hours = { space: 80, values: (_, splits) => splits.map((at) => time(new Date(at * 1000))) };
 
-// A chart that is as wide as its place, and is built anew when light turns to dark.
+// A chart as wide as its container; it is rebuilt when the colour scheme changes.
 const keep = (place, build) => {
   let chart;
   let data = [[]];
@@ -33,7 +33,7 @@ const keep = (place, build) => {
     show: (next) => {
       data = next;
       chart.setData(next);
-      // Without a pointer over it the legend tells of the last second.
+      // Without a pointer over the chart the legend shows the last second.
       if (!(chart.cursor.left >= 0)) chart.setLegend({ idx: next[0].length - 1 });
     },
   };
@@ -43,8 +43,8 @@ const perSecond = (points, count) => points.map((point) => count(point) / point.
 const sum = (counts) => Object.values(counts).reduce((all, count) => all + count, 0);
 export const refusedOf = (point) => sum(point.refused);
 
-// Lines: name, colour, dashes, and whether what is below is filled. They differ in their dashes too, for those who do not
-// see the colours.
+// Lines: name, colour, dashes, and whether the area below is filled. The dashes differ too, for
+// users who cannot tell the colours apart.
 const lines = (place, digits, all) => keep(place, () => {
   const axis = axes();
   const line = (label, name, dash, fill) => ({
@@ -62,7 +62,7 @@ const lines = (place, digits, all) => keep(place, () => {
   };
 });
 
-// Requests a second.
+// Requests per second.
 export const waterLevel = (place) => {
   const chart = lines(place, 1, [
     ["Offered", "--offered", [8, 4]],
@@ -81,7 +81,7 @@ export const waterLevel = (place) => {
   ]);
 };
 
-// What the workers have and may have, and what waits.
+// Requests in flight, their limit, and waiting requests.
 export const room = (place) => {
   const chart = lines(place, 0, [
     ["In flight", "--admitted", [], true],
@@ -98,7 +98,7 @@ export const room = (place) => {
 
 const label = (seconds) => (seconds >= 1 ? `${seconds} s` : `${+(seconds * 1000).toPrecision(3)} ms`);
 
-// The place of a time among the rows: row i holds what is above bound i−1 and not above bound i.
+// Returns the vertical position of a time: row i holds values above bound i−1, up to bound i.
 const rowOf = (seconds, bounds) => {
   const above = bounds.findIndex((bound) => seconds <= bound);
   if (above < 0) return bounds.length;
@@ -106,7 +106,7 @@ const rowOf = (seconds, bounds) => {
   return above + (seconds - low) / (bounds[above] - low);
 };
 
-// The value below which a share of the counts lies, in seconds; nothing without counts.
+// Returns the quantile `share` in seconds; `undefined` without counts.
 export const quantile = (share, counts, bounds) => {
   const all = counts.reduce((total, count) => total + count, 0);
   if (all === 0) return undefined;
@@ -122,7 +122,7 @@ export const quantile = (share, counts, bounds) => {
   return bounds[bounds.length - 1];
 };
 
-// Times to first token, a column for each second.
+// Times to first token, one column per second.
 export const heatMap = (place) => {
   let points = [];
   let ends = [];
@@ -143,7 +143,7 @@ export const heatMap = (place) => {
       const left = at(ends[index] - point.seconds);
       point.ttft.forEach((count, row) => {
         if (count === 0) return;
-        // By its logarithm: a few late ones must show beside many early ones.
+        // Logarithmic, so that a few late requests show beside many early ones.
         ctx.fillStyle = `rgba(${heat}, ${0.25 + 0.75 * (Math.log1p(count) / Math.log1p(most))})`;
         ctx.fillRect(left, up(row + 1), Math.max(right - left, 1), up(row) - up(row + 1));
       });

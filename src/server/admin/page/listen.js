@@ -1,15 +1,15 @@
-// Hears the gateway, and notices when it is heard no longer: a socket may stay open for minutes with nobody behind it.
+// Receives the gateway's events and detects silence: a dead connection may stay open for minutes.
 
-// A gateway speaks each second; this silence means that it is gone, or the way to it.
+// The gateway sends every second; this silence (ms) means that it or the network has failed.
 const SILENCE = 5000;
-// What comes first holds five minutes, and a slow line takes a while for them; and before it the browser may have to
-// ask somebody for another token.
+// The first event holds five minutes, which takes a while on a slow connection. The browser may
+// also have to ask the user for another token before it.
 const FIRST = 20000;
-// Before the next try, and the one after it, and so on.
+// Pauses in ms before the next tries.
 const PAUSES = [1000, 2000, 4000, 8000];
 
-// Hands what comes to `hear`; while nothing does, tells `miss` each second for how many seconds, and whether it was
-// refused. There is one ticker and at most one source at a time, however often it is lost.
+// Passes events to `hear`. Without events it calls `miss` each second with the seconds of silence
+// and whether the gateway refused. There is one timer and at most one source at a time.
 export const listen = (path, hear, miss) => {
   let source;
   let missing = false;
@@ -17,7 +17,7 @@ export const listen = (path, hear, miss) => {
   let tries = 0;
   let next = 0;
   let heard = performance.now();
-  // Until when this try may be silent.
+  // Time until which this try may be silent.
   let until;
 
   const lose = () => {
@@ -37,7 +37,7 @@ export const listen = (path, hear, miss) => {
       hear(event.data);
     };
     source.onerror = () => {
-      // Closed by the browser is an answer other than events; a connection that was lost or never came it would mend.
+      // CLOSED means an answer other than events; after a lost connection the browser retries.
       refused = source.readyState === EventSource.CLOSED;
       lose();
       tell();

@@ -17,7 +17,7 @@ pub(super) const fn policy() -> HeaderValue {
 
 /// Static file of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct File {
+pub(super) struct PageFile {
     path: &'static str,
     pub(super) content_type: &'static str,
     pub(super) text: &'static str,
@@ -26,19 +26,19 @@ pub(super) struct File {
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
-const FILES: [File; 12] = [
-    File { path: "/", content_type: "text/html; charset=utf-8", text: include_str!("index.html") },
-    File { path: "/page.css", content_type: STYLE, text: include_str!("page.css") },
-    File { path: "/page.js", content_type: SCRIPT, text: include_str!("page.js") },
-    File { path: "/charts.js", content_type: SCRIPT, text: include_str!("charts.js") },
-    File { path: "/listen.js", content_type: SCRIPT, text: include_str!("listen.js") },
-    File { path: "/tables.js", content_type: SCRIPT, text: include_str!("tables.js") },
-    File { path: "/verdict.js", content_type: SCRIPT, text: include_str!("verdict.js") },
-    File { path: "/times.js", content_type: SCRIPT, text: include_str!("times.js") },
-    File { path: "/icon.svg", content_type: "image/svg+xml", text: include_str!("icon.svg") },
-    File { path: "/uplot.js", content_type: SCRIPT, text: include_str!("uplot.js") },
-    File { path: "/uplot.css", content_type: STYLE, text: include_str!("uplot.css") },
-    File {
+const FILES: [PageFile; 12] = [
+    PageFile { path: "/", content_type: "text/html; charset=utf-8", text: include_str!("index.html") },
+    PageFile { path: "/page.css", content_type: STYLE, text: include_str!("page.css") },
+    PageFile { path: "/page.js", content_type: SCRIPT, text: include_str!("page.js") },
+    PageFile { path: "/charts.js", content_type: SCRIPT, text: include_str!("charts.js") },
+    PageFile { path: "/listen.js", content_type: SCRIPT, text: include_str!("listen.js") },
+    PageFile { path: "/tables.js", content_type: SCRIPT, text: include_str!("tables.js") },
+    PageFile { path: "/verdict.js", content_type: SCRIPT, text: include_str!("verdict.js") },
+    PageFile { path: "/times.js", content_type: SCRIPT, text: include_str!("times.js") },
+    PageFile { path: "/icon.svg", content_type: "image/svg+xml", text: include_str!("icon.svg") },
+    PageFile { path: "/uplot.js", content_type: SCRIPT, text: include_str!("uplot.js") },
+    PageFile { path: "/uplot.css", content_type: STYLE, text: include_str!("uplot.css") },
+    PageFile {
         path: "/uplot.txt",
         content_type: "text/plain; charset=utf-8",
         text: include_str!("uplot.LICENSE"),
@@ -46,7 +46,7 @@ const FILES: [File; 12] = [
 ];
 
 /// Returns the file at `path`.
-pub(super) fn file(path: &str) -> Option<File> {
+pub(super) fn file(path: &str) -> Option<PageFile> {
     FILES.into_iter().find(|file| file.path == path)
 }
 

@@ -1,4 +1,4 @@
-// Draws what the gateway tells each second.
+// Draws the gateway's snapshot, each second.
 
 import { heatMap, quantile, refusedOf, room, waterLevel } from "./charts.js";
 import { listen } from "./listen.js";
@@ -6,18 +6,18 @@ import * as tables from "./tables.js";
 import { taken, time, zone } from "./times.js";
 import { verdict } from "./verdict.js";
 
-// What numbers are averaged over, in seconds: one alone flickers.
+// Seconds over which numbers are averaged: the values of single seconds flicker.
 const BREATH = 10;
-// What may change is changed, or refused, sooner.
+// Timeout of a change, in ms; the gateway answers sooner.
 const PATIENCE = 15000;
 
 const at = (id) => document.getElementById(id);
 const said = (text, bad) => {
-  // Told to screen readers when it changes, so not every second.
+  // Screen readers read each change, so it does not change every second.
   if (at("said").textContent !== text) at("said").textContent = text;
   at("said").className = bad ? "bad" : "";
 };
-// The words are not enough for who looks at the charts, nor the look for who does not see it.
+// Marks the page as old in style and in words: the style for sighted users, the words for others.
 const old = (seconds) => {
   at("main").classList.toggle("old", seconds !== undefined);
   // Not read aloud: it changes each second.
@@ -26,7 +26,7 @@ const old = (seconds) => {
 
 let points = [];
 let scene;
-// Of the program whose page this is.
+// Version of the program that served this page.
 let version;
 let drawLevel;
 let drawRoom;
@@ -87,7 +87,7 @@ const draw = (frame) => {
   at("maintenance").disabled = false;
 };
 
-// The token for writes, when the one that the browser was asked for may only read. Gone with the page.
+// Token for writes if the browser's own may only read. It is lost when the page closes.
 let token;
 const askForToken = () => new Promise((resolve) => {
   const dialog = at("ask");
@@ -98,7 +98,7 @@ const askForToken = () => new Promise((resolve) => {
   dialog.showModal();
 });
 
-// Writes something. Its faults are whole sentences that begin with `not`, unless nobody knows what became of it.
+// Sends a change. Error messages begin with `not`, except when the result is unknown.
 const put = async (path, body, not) => {
   const headers = { "content-type": "application/json" };
   if (token) headers.authorization = `Bearer ${token}`;
@@ -107,9 +107,9 @@ const put = async (path, body, not) => {
     throw new Error("No answer came: it may be done or not. Look at what is shown.");
   });
   if (answer.ok) return { everywhere: answer.status === 200 };
-  // What stands between may answer with something else.
+  // A proxy in between may answer with something else.
   const why = (await answer.json().catch(() => undefined))?.error;
-  // Another token helps against nothing else.
+  // In all other cases another token does not help.
   if (why?.code === "forbidden" || (answer.status === 401 && token)) {
     token = await askForToken();
     if (token) return put(path, body, not);
@@ -142,7 +142,7 @@ at("maintenance").addEventListener("click", async () => {
   }
 });
 
-// How it is, in a line; more than that all is well is set in bold.
+// Shows the state in one line; bold unless all is well.
 const sayHowItIs = () => {
   const words = ["Live, a picture each second."];
   if (scene.maintenance) words.push("Closed for maintenance: this gateway refuses new requests.");
@@ -162,7 +162,7 @@ const hear = (data) => {
     drawHeat ??= heatMap(at("ttft"));
     draw(frame);
   } catch (fault) {
-    // Of another version, most likely.
+    // Most likely the gateway has another version.
     said("What the gateway says cannot be shown: load this page again.", true);
     at("main").classList.add("old");
     throw fault;

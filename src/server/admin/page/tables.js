@@ -1,4 +1,4 @@
-// Tables and lists. What comes from callers or workers is set as text, never as markup.
+// Tables and lists. Text from callers or workers is set as text, never as markup.
 
 import { stamp } from "./times.js";
 
@@ -13,8 +13,8 @@ const tenths = (value) => value.toLocaleString("en", { maximumFractionDigits: va
 export const percent = (share) => `${Math.round(share * 100)} %`;
 export const millis = (seconds) => (seconds === undefined ? "–" : seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`);
 
-// Columns are names; those that begin with `#` hold numbers. On a narrow screen a row is not drawn as one, so each cell
-// has its name with it, and roles say what the look then does not.
+// `columns` holds names; `#` marks numeric ones. On a narrow screen cells are stacked, so each
+// carries its column's name, and ARIA roles keep the table structure.
 const fill = (table, columns, rows, none) => {
   const plain = (name) => name.replace("#", "");
   const look = (name) => (name.startsWith("#") ? { class: "number" } : {});
@@ -28,7 +28,7 @@ const fill = (table, columns, rows, none) => {
   table.replaceChildren(make("thead", { role: "rowgroup" }, row(...head)), make("tbody", { role: "rowgroup" }, ...body));
 };
 
-// Less is better, and the last fifth is a warning.
+// Lower is better; the top fifth is a warning.
 const meter = (value, most, name) => {
   const max = Math.max(most, 1);
   return make("meter", { min: 0, max, value, high: 0.8 * max, optimum: 0, "aria-label": name });
@@ -101,7 +101,7 @@ const workers = (table, pool) => fill(
   "No workers.",
 );
 
-// Pools keep their elements, so that a second does not take the focus from who is about to switch a colour.
+// Pools keep their elements, so that an update does not take the focus from an open colour choice.
 export const pools = (place, scene, onSwitch) => {
   const known = new Map([...place.children].map((child) => [child.dataset.pool, child]));
   for (const pool of scene.pools) {
@@ -124,14 +124,14 @@ export const pools = (place, scene, onSwitch) => {
   for (const gone of known.values()) gone.remove();
 };
 
-// Somebody may switch elsewhere: neither what was told here nor the colour that stands to be chosen may be of before.
+// After a switch made elsewhere, the old message is cleared and the choice follows the new colour.
 const follow = (part, active) => {
   const told = part.querySelector(".switched");
   if (!told) return;
   if (part.dataset.active !== active && told.dataset.colour !== active) told.textContent = "";
   part.dataset.active = active;
   const select = part.querySelector("select");
-  // Whoever is choosing is left alone until the focus goes on.
+  // A choice with the focus is not changed until the focus moves on.
   if (select.dataset.active !== active && document.activeElement !== select) {
     if (active) select.value = active;
     select.dataset.active = active;
@@ -163,12 +163,12 @@ export const events = (list, fresh, whole) => {
     const at = new Date(event.at_ms).toISOString();
     return make("p", {}, make("time", { datetime: at, title: at }), event.text);
   };
-  // All of them again, after the line was cut, is no news to read aloud.
+  // After a reconnect all events come again; they must not be read aloud.
   list.setAttribute("aria-live", whole ? "off" : "polite");
   if (whole) list.replaceChildren();
   list.prepend(...fresh.map(line).reverse());
   while (list.children.length > 100) list.lastElementChild.remove();
-  // Those of before as well: at midnight they become yesterday's.
+  // Older events too: at midnight they get a date.
   for (const time of list.querySelectorAll("time")) {
     const text = stamp(new Date(time.dateTime), now);
     if (time.textContent !== text) time.textContent = text;

@@ -1,13 +1,13 @@
-// Seconds and moments. Nothing here looks at the page, so that it can be tried alone.
+// Seconds and times. Nothing here uses the page, so that it can be tested alone.
 
-// As many as the picture is wide.
+// Seconds that the charts show.
 const SECONDS = 300;
 
-// What is kept of the seconds when a frame came. Each is sent once, so none is left out, whatever its time says.
+// Returns the seconds to keep. Each second is sent once, so all are kept, whatever their times.
 export const taken = (points, frame) => (frame.whole ? frame.points : points.concat(frame.points)).slice(-SECONDS);
 
-// When each second ended, for an axis on which time only goes forward: where a clock was set back, what was before
-// moves with it.
+// Returns the end of each second for an axis on which time only increases: if a clock was set back,
+// the earlier seconds are shifted.
 export const times = (points) => {
   const ends = points.map((point) => point.at_ms / 1000);
   for (let at = ends.length - 2; at >= 0; at -= 1) {
@@ -23,7 +23,7 @@ export const time = (at) => `${two(at.getHours())}:${two(at.getMinutes())}:${two
 // Local time, with the date if that is not today's.
 export const stamp = (at, now) => (day(at) === day(now) ? time(at) : `${day(at)} ${time(at)}`);
 
-// The zone of all these.
+// The time zone of all these.
 export const zone = (at) => {
   const format = new Intl.DateTimeFormat("en", { timeZoneName: "longOffset" });
   const offset = format.formatToParts(at).find((part) => part.type === "timeZoneName").value;

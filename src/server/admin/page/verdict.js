@@ -1,10 +1,10 @@
-// Whether it is bad, and why, in one sentence. Nothing here looks at the page, so that it can be tried alone.
+// The overall state and its reason in one sentence. Does not use the page, to be testable alone.
 
-// Shares from which on something is wrong, of what happened in the last seconds.
+// Shares of the last seconds' requests above which something is wrong.
 const FAILED = 0.05;
 const LATE = 0.05;
 const REFUSED = 0.05;
-// Refusals that more capacity would have served; the others are their callers' own.
+// Refusals that more capacity would prevent; the others are caused by their callers.
 const SCARCE = ["overloaded", "queue_timeout", "no_worker", "limiter_unavailable"];
 
 const total = (points, count) => points.reduce((all, point) => all + count(point), 0);
@@ -12,7 +12,7 @@ const sum = (counts) => Object.values(counts).reduce((all, count) => all + count
 const percent = (share) => `${Math.max(1, Math.round(share * 100))} %`;
 const because = (worker) => (worker.why ? `${worker.id}: ${worker.why}` : worker.id);
 
-// Workers that may take work now.
+// Returns the workers that are eligible now.
 const able = (pool) => pool.workers.filter((worker) => worker.eligible && !worker.leaving);
 
 const workers = (scene) => {
@@ -34,7 +34,7 @@ const failures = (points) => {
 const lateness = (scene, points) => {
   const promise = scene.ttft_slo_ms / 1000;
   const began = total(points, (point) => sum(point.ttft));
-  // What lies in the row of the promise itself is in time.
+  // The row that contains the SLO itself counts as in time.
   const bounds = scene.ttft_buckets;
   const late = total(points, (point) => sum(point.ttft.filter((_, row) => row > 0 && bounds[row - 1] >= promise)));
   const share = late / Math.max(began, 1);
@@ -75,7 +75,7 @@ const well = (points) => {
   return ["well", quota > 0 ? "All is well; some callers are refused by their own doing, see below." : "All is well."];
 };
 
-// The level, `well`, `strained` or `bad`, and the sentence; what is worst is said.
+// Returns the level (`well`, `strained` or `bad`) and the sentence, for the worst problem.
 export const verdict = (scene, points) => {
   const now = points.at(-1) ?? { in_flight: 0, limit: 0, queue: {} };
   const level = scene.maintenance
