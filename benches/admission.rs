@@ -1,8 +1,8 @@
-//! What admitting a request costs: identify, limit and shed as the gateway stacks them, around a service that does
-//! nothing; without reading a body.
+//! Measures the admission of a request: identify, limit and shed as the gateway stacks them, around
+//! an empty service and without reading a body.
 //!
-//! `cargo bench --bench admission`. The request has a known key and meets four rules; its permit and charge are given
-//! back within the measured time. Building the request is not measured.
+//! `cargo bench --bench admission`. The request has a known key and matches four rules. Returning
+//! its permit and charge is part of the measured time; building the request is not.
 #![expect(clippy::expect_used, reason = "a benchmark: there is nobody to handle an error")]
 
 use std::convert::Infallible;
@@ -18,13 +18,13 @@ use http_body_util::Empty;
 use sha2::{Digest, Sha256};
 use tower::{Service, ServiceBuilder, service_fn};
 use traffic_dam::clock::{Clock, Nanos};
-use traffic_dam::layers::identify::{CallerSettings, Callers, IdentifyLayer, Key};
+use traffic_dam::layers::identify::{CallerSettings, ConfiguredKey, IdentifyLayer, KnownCallers};
 use traffic_dam::layers::limit::LimitLayer;
 use traffic_dam::layers::shed::ShedLayer;
-use traffic_dam::limit::Ladder;
+use traffic_dam::limit::RuleSet;
 use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use traffic_dam::refusal::Unit;
-use traffic_dam::request::{Class, Demand, Flight, Kind};
+use traffic_dam::request::{Class, Kind, RequestCost, RequestRecord};
 use traffic_dam::shed::settings::GateSettings;
 
 /// As in the gateway.
@@ -54,16 +54,16 @@ fn request() -> Request<Body> {
     headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer sk-one"));
     let mut request = Request::new(Body::new());
     *request.headers_mut() = headers;
-    let demand = Demand {
+    let request_cost = RequestCost {
         kind: Kind::Chat,
         model: Some("m".into()),
         prompt_tokens: 500,
         expected_output: 200,
         stream: true,
-        ..Demand::path()
+        ..RequestCost::path()
     };
-    request.extensions_mut().insert(demand);
-    request.extensions_mut().insert(Arc::new(Flight::new("r", Nanos::ZERO)));
+    request.extensions_mut().insert(request_cost);
+    request.extensions_mut().insert(Arc::new(RequestRecord::new("r", Nanos::ZERO)));
     request
 }
 
@@ -73,8 +73,8 @@ fn nothing(_: Request<Body>) -> Ready<Result<Response<Body>, Infallible>> {
 
 fn admission(criterion: &mut Criterion) {
     let clock = Clock::system();
-    let callers = Callers::new(CallerSettings {
-        keys: vec![Key {
+    let callers = KnownCallers::new(CallerSettings {
+        keys: vec![ConfiguredKey {
             id: "team-a".into(),
             sha256: Sha256::digest("sk-one").into(),
             team: None,
@@ -84,7 +84,7 @@ fn admission(criterion: &mut Criterion) {
         }],
         ..CallerSettings::default()
     });
-    let ladder = Ladder::new(vec![
+    let rule_set = RuleSet::new(vec![
         rule("caller-burst", Algorithm::TokenBucket, Per::Caller, Unit::Requests),
         rule("caller-minute", Algorithm::SlidingWindow, Per::Caller, Unit::Tokens),
         rule("model", Algorithm::TokenBucket, Per::Model, Unit::Requests),
@@ -92,7 +92,7 @@ fn admission(criterion: &mut Criterion) {
     ]);
     let mut stack = ServiceBuilder::new()
         .layer(IdentifyLayer::new(Arc::new(callers)))
-        .layer(LimitLayer::new(Arc::new(ladder), clock.clone()))
+        .layer(LimitLayer::new(Arc::new(rule_set), clock.clone()))
         .layer(ShedLayer::local(64, GateSettings::default(), clock))
         .service(service_fn(nothing));
     criterion.bench_function("admission/identify, 4 rules, gate, release", |bencher| {

@@ -1,6 +1,7 @@
-//! What it costs a request to be counted: every metric that a small, admitted request touches.
+//! Measures counting a request: every metric that a small, admitted request touches.
 //!
-//! `cargo bench --bench counting`. Prints nanoseconds, which `scripts/observe-cost` sets against a request's CPU.
+//! `cargo bench --bench counting`. Prints ns; `scripts/observe-cost` compares it with a request's
+//! CPU.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::hint::black_box;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use traffic_dam::clock::Clock;
-use traffic_dam::metrics::{Metrics, Rule};
+use traffic_dam::metrics::{Metrics, RuleSeries};
 use traffic_dam::request::{Class, Ending};
 
 /// As many as `bench/proxy/dam.yaml` has.
@@ -16,7 +17,7 @@ const RULES: usize = 4;
 const REQUESTS: u32 = 20_000;
 const ROUNDS: usize = 31;
 
-fn count(metrics: &Metrics, rules: &[Arc<Rule>], caller: &Arc<str>) {
+fn count(metrics: &Metrics, rules: &[Arc<RuleSeries>], caller: &Arc<str>) {
     let ms = Duration::from_millis(3);
     let in_flight = metrics.enter();
     for rule in rules {
@@ -25,7 +26,7 @@ fn count(metrics: &Metrics, rules: &[Arc<Rule>], caller: &Arc<str>) {
     }
     metrics.overhead(ms);
     metrics.queue_wait(Class::Interactive, ms);
-    metrics.route("/v1/chat/completions").finished(Class::Interactive, Ending::Complete, None, ms);
+    metrics.route("/v1/chat/completions").count(Class::Interactive, Ending::Complete, None, ms);
     metrics.tokens(9, 16);
     metrics.token_estimate(25, 25);
     metrics.caller(caller, false, 25);

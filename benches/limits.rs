@@ -1,9 +1,9 @@
-//! Each limiter on one key and on a million, beside the `governor` crate in the same run; and the bytes of a key.
+//! Each limiter on one key and on a million, beside the `governor` crate; and bytes per key.
 //!
-//! `cargo bench --bench limits` measures every case with criterion, then all of them again in turns, and prints the table
-//! and the ratios. Both sides read their own clock on every check, except where the row says that time is given. A
-//! million keys are known before the first measured check. What "2 threads" says needs two idle cores: on a busy machine
-//! they seldom run side by side.
+//! `cargo bench --bench limits` measures every case with criterion, then all again in turns, and
+//! prints the table and the ratios. Both sides read their own clock on every check, unless the row
+//! says otherwise. A million keys exist before the first check. "2 threads" needs two idle cores:
+//! on a busy machine the threads seldom run side by side.
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
 use std::hash::BuildHasher;
@@ -18,13 +18,13 @@ use governor::RateLimiter;
 use governor::clock::FakeRelativeClock;
 use hashbrown::DefaultHashBuilder;
 use traffic_dam::clock::{Clock, Nanos};
-use traffic_dam::limit::keyed::Keyed;
+use traffic_dam::limit::keyed::KeyedState;
 use traffic_dam::limit::meter::{Direct, Meter};
 use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use traffic_dam::limit::sliding_log::SlidingLog;
 use traffic_dam::limit::sliding_window::SlidingWindow;
 use traffic_dam::limit::token_bucket::TokenBucket;
-use traffic_dam::limit::{Cost, Ladder, Served, Subject};
+use traffic_dam::limit::{ExpectedCost, RuleSet, Served, Subject};
 use traffic_dam::refusal::Unit;
 use traffic_dam::request::Class;
 
@@ -35,10 +35,10 @@ use measure::{Cases, DRAWN, print_ratios};
 const KEYS: usize = 1_000_000;
 const ALL: Range<u32> = 0..KEYS as u32;
 const PER_SECOND: u32 = 1_000_000_000;
-/// A log is for small quotas; keys that come more often are refused, which costs it as much as admitting.
+/// A log is for small quotas; further checks are refused, which costs as much as admitting.
 const LOG_LIMIT: u64 = 16;
 
-/// Never refuses, so that the hot path is measured.
+/// A quota that never refuses, so that the common path is measured.
 fn wide() -> Quota {
     let limit = u64::from(PER_SECOND);
     Quota { limit, period: Duration::from_secs(1), burst: limit }
@@ -61,7 +61,7 @@ fn zipf() -> Vec<u32> {
     (0..DRAWN).map(|_| sums.partition_point(|below| *below < random.f64() * sum) as u32).collect()
 }
 
-/// What a caller's id looks like.
+/// Writes an id of the usual form into `text`.
 fn caller(text: &mut String, key: u32) -> &String {
     let mut digits = [b'0'; 8];
     for (place, digit) in digits.iter_mut().rev().enumerate() {
@@ -73,7 +73,7 @@ fn caller(text: &mut String, key: u32) -> &String {
     text
 }
 
-/// The id for this check, which was written one check ago: a request's has left the store buffer when rules see it.
+/// Returns the id written one check ago: a real request's id has left the store buffer, too.
 fn drawn_caller<'a>(texts: &'a mut [String; 2], drawn: &[u32], number: usize) -> &'a String {
     let [this, next] = texts;
     std::mem::swap(this, next);
@@ -85,7 +85,7 @@ fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
-/// One number for all.
+/// One number key for all checks.
 fn one_key(cases: &mut Cases) {
     let clock = leak(Clock::system());
     fn direct<M: Meter + 'static>(cases: &mut Cases, clock: &'static Clock, subject: &'static str, meter: M) {
@@ -125,8 +125,8 @@ fn one_key(cases: &mut Cases) {
     });
 }
 
-fn filled<M: Meter>(meter: M, keys: Range<u32>, hasher: &DefaultHashBuilder) -> Keyed<M> {
-    let table = Keyed::new(meter, KEYS);
+fn filled<M: Meter>(meter: M, keys: Range<u32>, hasher: &DefaultHashBuilder) -> KeyedState<M> {
+    let table = KeyedState::new(meter, KEYS);
     for key in keys {
         black_box(table.charge(hasher.hash_one(u64::from(key)), 1, Nanos::from_secs(1)).is_ok());
     }
@@ -176,7 +176,7 @@ fn rule(name: &str, per: Per, unit: Unit) -> Rule {
     }
 }
 
-const COST: Cost = Cost { prompt_tokens: 20, expected_output: 30, max_output: None };
+const COST: ExpectedCost = ExpectedCost { prompt_tokens: 20, expected_output: 30, max_output: None };
 
 fn subject(caller: &str) -> Subject<'_> {
     let class = Class::Interactive;
@@ -193,25 +193,25 @@ fn subject(caller: &str) -> Subject<'_> {
     }
 }
 
-/// The keys that are known before the first check: all, or the only one that is drawn.
+/// Returns the keys that exist before the first check: all, or the only one that is drawn.
 fn keys_of(drawn: &[u32]) -> Range<u32> {
     if drawn.iter().all(|key| *key == 0) { 0..1 } else { ALL }
 }
 
 fn climb(cases: &mut Cases, row: &str, name: &'static str, rules: Vec<Rule>, drawn: &'static [u32]) {
     let clock = leak(Clock::system());
-    let ladder = leak(Ladder::new(rules));
+    let rule_set = leak(RuleSet::new(rules));
     let mut text = String::new();
     for key in keys_of(drawn) {
-        black_box(ladder.admit(&subject(caller(&mut text, key)), &COST, Nanos::from_secs(1)).is_ok());
+        black_box(rule_set.admit(&subject(caller(&mut text, key)), &COST, Nanos::from_secs(1)).is_ok());
     }
     cases.add(row, name, move |texts, number| {
         let subject = subject(drawn_caller(texts, drawn, number));
-        black_box(ladder.admit(&subject, &COST, clock.now()).is_ok());
+        black_box(rule_set.admit(&subject, &COST, clock.now()).is_ok());
     });
 }
 
-/// What a request meets: the caller's id as text, SipHash on both sides, the whole admission of the ladder.
+/// The case of a request: the caller's id as text, SipHash on both sides, the whole rule set.
 fn text_keys(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
     climb(cases, row, "ladder of 1", vec![rule("caller", Per::Caller, Unit::Requests)], drawn);
     let limiter = leak(RateLimiter::keyed(governors()));
@@ -222,7 +222,7 @@ fn text_keys(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
     });
 }
 
-/// Four rules; on the other side four governors one after the other, which take no charge back.
+/// Four rules; compared with four governors in a row, which do not take a charge back.
 fn four_rules(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
     let rules = vec![
         rule("caller", Per::Caller, Unit::Requests),
@@ -250,7 +250,7 @@ fn four_rules(cases: &mut Cases, row: &str, drawn: &'static [u32]) {
     });
 }
 
-/// Ever new keys at a table full of live ones: what a flood of identities costs, with nothing to compare.
+/// New keys at a table full of live ones: the cost of many new callers. No governor case.
 fn newcomers(cases: &mut Cases) {
     let hasher = leak(DefaultHashBuilder::default());
     let quota = Quota { limit: 1, period: Duration::from_secs(3_600), burst: 1 };
@@ -267,7 +267,7 @@ fn resident() -> u64 {
         * 1_024
 }
 
-/// Bytes of resident memory per key. Runs in a process of its own, so that nothing freed before is used again.
+/// Prints resident bytes per key. Runs in a separate process, so that no freed memory is reused.
 fn bytes_per_key(of: &str) {
     let mut text = String::new();
     let quota = wide();
@@ -329,7 +329,7 @@ fn main() {
         .measurement_time(Duration::from_millis(600))
         .configure_from_args();
     cases.run(&mut criterion);
-    // Without `--bench` this is a trial run that shows only that every case works.
+    // Without `--bench` this is a trial run that only shows that every case works.
     if arguments.iter().any(|argument| argument == "--bench") {
         print_ratios(&cases);
         print_bytes();

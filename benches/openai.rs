@@ -1,6 +1,6 @@
-//! What reading along costs: per event of a stream, per chunk through the usage filter, per request body.
+//! Measures reading along: per stream event, per chunk through the usage filter, per body.
 //!
-//! `cargo bench --bench openai`. The same body is read by `serde_json` into a `Value` beside it.
+//! `cargo bench --bench openai`. For comparison `serde_json` reads the same body into a `Value`.
 #![expect(clippy::expect_used, reason = "a benchmark: there is nobody to handle an error")]
 
 use std::hint::black_box;
@@ -8,11 +8,11 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::{Value, json};
-use traffic_dam::openai::demand::{Shape, parse, with_include_usage};
+use traffic_dam::openai::body::{Shape, parse, with_include_usage};
 use traffic_dam::openai::estimate::Estimator;
 use traffic_dam::openai::headers;
 use traffic_dam::openai::tap::{JsonTap, SseTap, UsageFilter};
-use traffic_dam::refusal::{Standing, Unit};
+use traffic_dam::refusal::{QuotaStatus, Unit};
 use traffic_dam::request::Kind;
 
 /// One token of a chat stream, as vLLM sends it.
@@ -25,7 +25,7 @@ fn event() -> Bytes {
     format!("data: {chunk}\n\n").into()
 }
 
-/// A chat body of about 2 KiB, with line breaks and some letters beyond ASCII.
+/// A chat body of about 2 KiB, with line breaks and some non-ASCII letters.
 fn chat_body() -> Bytes {
     let text = "Summarise the following notes in three sentences.\nKeep every figure, drop the résumés.\n\n"
         .repeat(7);
@@ -77,7 +77,7 @@ fn tap(c: &mut Criterion) {
     group.finish();
 }
 
-fn demand(c: &mut Criterion) {
+fn request_cost(c: &mut Criterion) {
     let body = chat_body();
     let shape = Shape::openai(Kind::Chat);
     let facts = parse(&shape, &body).expect("the body is valid");
@@ -106,7 +106,7 @@ fn demand(c: &mut Criterion) {
 
 fn answer_headers(c: &mut Criterion) {
     let second = std::time::Duration::from_secs(1);
-    let standing = |rule: &str, unit| Standing {
+    let standing = |rule: &str, unit| QuotaStatus {
         rule: rule.into(),
         unit,
         limit: 60_000,
@@ -119,7 +119,7 @@ fn answer_headers(c: &mut Criterion) {
         b.iter_batched_ref(
             http::HeaderMap::new,
             |headers| {
-                headers::standings(headers, black_box(&standings));
+                headers::quota_headers(headers, black_box(&standings));
                 headers::server_timing(headers, second / 1000, second / 2000);
             },
             BatchSize::SmallInput,
@@ -127,5 +127,5 @@ fn answer_headers(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, tap, demand, answer_headers);
+criterion_group!(benches, tap, request_cost, answer_headers);
 criterion_main!(benches);

@@ -1,7 +1,7 @@
-//! What it costs to count in Redis: a decision's time beside memory, the server's CPU for it, and trips for each request.
+//! Measures counting in Redis: time next to memory, the server's CPU time, trips per request.
 //!
-//! `cargo bench --bench redis` starts a `redis-server` of its own on loopback (`scripts/need redis`) and prints a table.
-//! Client and server share the machine; a network adds its own round trip to every trip.
+//! `cargo bench --bench redis` starts its own `redis-server` (`scripts/need redis`) on loopback,
+//! and prints a table. A network adds its round-trip time to every trip.
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark takes real time")]
 
@@ -15,10 +15,10 @@ use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use traffic_dam::clock::Clock;
 use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
-use traffic_dam::limit::{Cost, Ladder, Served, Subject};
+use traffic_dam::limit::{ExpectedCost, RuleSet, Served, Subject};
 use traffic_dam::metrics::Metrics;
-use traffic_dam::redis::dams::Dams;
-use traffic_dam::redis::link::Link;
+use traffic_dam::redis::gateways::Gateways;
+use traffic_dam::redis::link::RedisLink;
 use traffic_dam::redis::rules::{SharedRules, Store};
 use traffic_dam::redis::settings::{RedisSettings, Topology};
 use traffic_dam::refusal::Unit;
@@ -26,13 +26,13 @@ use traffic_dam::request::Class;
 
 type Failure = Box<dyn Error>;
 
-/// Decisions of each row.
+/// Decisions per row.
 const DECISIONS: usize = 20_000;
-/// Tasks that ask at once.
+/// Concurrent tasks.
 const ABREAST: usize = 64;
-/// Never refuses.
+/// A limit that never refuses.
 const WIDE: u64 = 1_000_000_000;
-/// The rate at which leases are tried, for so long, and their quota.
+/// Rate (per second) and time at which leases are measured, and their quota.
 const RATE: u64 = 1000;
 const PACED: Duration = Duration::from_secs(3);
 
@@ -81,7 +81,7 @@ fn show(row: &str, mut times: Vec<Duration>, more: &str) {
     println!("| {row} | {:.1} | {:.1} | {more} |", at(0.5), at(0.99));
 }
 
-/// CPU that the server spent on scripts, in µs, and how many ran.
+/// Returns the CPU time the server spent on scripts, in µs, and how many scripts ran.
 async fn scripts(connection: &mut MultiplexedConnection) -> Result<(f64, f64), Failure> {
     let info: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await?;
     let line = info.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default();
@@ -92,15 +92,15 @@ async fn scripts(connection: &mut MultiplexedConnection) -> Result<(f64, f64), F
     Ok((field("usec="), field("calls=")))
 }
 
-async fn shared(link: &Link, dams: &Arc<Dams>, rules: Vec<Rule>) -> Arc<SharedRules> {
-    let (store, work) = Store::new(link.clone(), Arc::clone(dams), Clock::system());
+async fn shared(link: &RedisLink, gateways: &Arc<Gateways>, rules: Vec<Rule>) -> Arc<SharedRules> {
+    let (store, work) = Store::new(link.clone(), Arc::clone(gateways), Clock::system());
     tokio::spawn(work);
-    Arc::new(SharedRules::new(store, Arc::new(Ladder::new(rules)), None))
+    Arc::new(SharedRules::new(store, Arc::new(RuleSet::new(rules)), None))
 }
 
 async fn decide(rules: &Arc<SharedRules>) -> Duration {
     let began = Instant::now();
-    let admitted = rules.admit(&subject(), &Cost::default()).await;
+    let admitted = rules.admit(&subject(), &ExpectedCost::default()).await;
     let took = began.elapsed();
     if let Ok(admitted) = admitted {
         admitted.holding.keep();
@@ -121,9 +121,9 @@ async fn main() -> Result<(), Failure> {
         prefix: "dam".into(),
         timeout: Duration::from_secs(1),
     };
-    let (clock, dams) = (Clock::system(), Dams::new(1));
-    let link = Link::new(settings, clock.clone(), Arc::new(Metrics::new()));
-    tokio::spawn(link.clone().keep(Arc::clone(&dams)));
+    let (clock, gateways) = (Clock::system(), Gateways::new(1));
+    let link = RedisLink::new(settings, clock.clone(), Arc::new(Metrics::new()));
+    tokio::spawn(link.clone().keep(Arc::clone(&gateways)));
     while !link.is_up() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -139,17 +139,17 @@ async fn main() -> Result<(), Failure> {
         ("1 sliding log", vec![log]),
         ("4 rules", vec![bucket("a"), bucket("b"), window("c"), window("d")]),
     ] {
-        let ladder = Ladder::new(rules.clone());
+        let rule_set = RuleSet::new(rules.clone());
         let times = (0..DECISIONS).map(|_| {
             let began = Instant::now();
-            let admission = ladder.admit(&subject(), &Cost::default(), clock.now());
+            let admission = rule_set.admit(&subject(), &ExpectedCost::default(), clock.now());
             let took = began.elapsed();
             drop(admission);
             took
         });
         show(&format!("{row}, memory"), times.collect(), "");
 
-        let rules = shared(&link, &dams, rules).await;
+        let rules = shared(&link, &gateways, rules).await;
         let (cpu, calls) = scripts(&mut connection).await?;
         let mut times = Vec::with_capacity(DECISIONS);
         for _ in 0..DECISIONS {
@@ -173,7 +173,7 @@ async fn main() -> Result<(), Failure> {
         show(&format!("{row}, Redis, {ABREAST} at once"), times, &format!("{rate:.0} a second"));
     }
 
-    let rules = shared(&link, &dams, vec![rule("all", Algorithm::TokenBucket, Per::All, 2 * RATE)]).await;
+    let rules = shared(&link, &gateways, vec![rule("all", Algorithm::TokenBucket, Per::All, 2 * RATE)]).await;
     let (_, before) = scripts(&mut connection).await?;
     let (began, mut times) = (Instant::now(), Vec::new());
     while began.elapsed() < PACED {

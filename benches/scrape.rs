@@ -1,17 +1,17 @@
-//! What a scrape of a large fleet takes: 1000 workers, and every series that requests, rules and pools can make.
+//! Measures a scrape: 1000 workers, with every series of requests, rules and pools.
 //!
-//! `cargo bench --bench scrape`. Prints figures; the aims are 20 ms and 2 MB.
+//! `cargo bench --bench scrape`. Prints figures; the targets are 20 ms and 2 MB.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::time::Duration;
 
 use traffic_dam::clock::Clock;
-use traffic_dam::metrics::{Light, Metrics, Reading, WorkerReading};
+use traffic_dam::metrics::{Light, Metrics, StateReading, WorkerReading};
 use traffic_dam::refusal::Reason;
 use traffic_dam::request::{Class, Ending};
 
 const WORKERS: usize = 1000;
-/// What a large configuration has of each.
+/// Size of a large configuration, for each kind.
 const POOLS: usize = 10;
 const ROUTES: usize = 10;
 const RULES: usize = 20;
@@ -27,10 +27,10 @@ fn busy() -> Metrics {
         let route = metrics.route(&format!("/v1/route/{route}"));
         for class in Class::ALL {
             for ending in [Ending::Complete, Ending::ClientGone, Ending::WorkerFailed, Ending::TimedOut] {
-                route.finished(class, ending, None, ms);
+                route.count(class, ending, None, ms);
             }
             for reason in Reason::ALL {
-                route.finished(class, Ending::Refused, Some(reason), ms);
+                route.count(class, Ending::Refused, Some(reason), ms);
             }
         }
     }
@@ -45,7 +45,7 @@ fn busy() -> Metrics {
     metrics
 }
 
-fn reading() -> Reading {
+fn reading() -> StateReading {
     let worker = |index: usize| WorkerReading {
         id: format!("worker-{index:04}.example").into(),
         colour: if index.is_multiple_of(2) { "blue" } else { "green" }.into(),
@@ -57,7 +57,7 @@ fn reading() -> Reading {
         heartbeat_age: Some(Duration::from_micros(index as u64 * 997)),
         heartbeats_missed: Some(index as f64 / 997.0),
     };
-    Reading {
+    StateReading {
         connections: 10_000,
         queue_depth: [1, 2, 3],
         limiter_keys: (0..RULES).map(|rule| (format!("rule-{rule}").into(), 1_000_000)).collect(),

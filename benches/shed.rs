@@ -1,4 +1,4 @@
-//! What a decision of the gate costs: a seat taken and given back, and the same while a thousand callers wait.
+//! Measures a decision of the gate: one permit, alone and while a thousand callers wait.
 //!
 //! `cargo bench --bench shed`
 
@@ -11,7 +11,7 @@ use traffic_dam::clock::{Clock, Nanos};
 use traffic_dam::fleet;
 use traffic_dam::request::{Class, Ending};
 use traffic_dam::shed::settings::{GateSettings, LimitSource};
-use traffic_dam::shed::{Answer, Ask, Gate, GateHandle, Member, SeatId};
+use traffic_dam::shed::{Gate, GateAnswer, GateHandle, PermitId, PermitRequest, PoolMember};
 
 const SLOTS: u32 = 64;
 
@@ -28,7 +28,7 @@ fn settings(queue_wait: Duration) -> GateSettings {
 
 fn gate(workers: usize, queue_wait: Duration) -> Gate {
     let mut gate = Gate::new(Arc::from("default"), settings(queue_wait), fleet::PICK, 7);
-    let member = |i| Member {
+    let member = |i| PoolMember {
         id: Arc::from(format!("w{i}")),
         slots: Some(SLOTS),
         kv_tokens: Some(1 << 20),
@@ -38,8 +38,8 @@ fn gate(workers: usize, queue_wait: Duration) -> Gate {
     gate
 }
 
-fn ask(caller: usize) -> Ask {
-    Ask {
+fn ask(caller: usize) -> PermitRequest {
+    PermitRequest {
         caller: Arc::from(format!("key:caller-{caller}")),
         weight: 1,
         class: Class::Interactive,
@@ -65,9 +65,9 @@ fn uncontended(criterion: &mut Criterion) {
         criterion.bench_function(&format!("the same of 1000 sessions, {workers} workers"), |bencher| {
             bencher.iter(|| {
                 session = (session + 1) % 1000;
-                // Spread as the hashes are that name sessions.
+                // Spread like the hashes that name sessions.
                 let session = Some(session.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                black_box(handle.ask(Ask { session, ..ask.clone() }))
+                black_box(handle.ask(PermitRequest { session, ..ask.clone() }))
             });
         });
     }
@@ -78,7 +78,7 @@ fn uncontended(criterion: &mut Criterion) {
         bencher.iter(|| {
             session += 1;
             let session = Some(session.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            black_box(handle.ask(Ask { session, ..ask.clone() }))
+            black_box(handle.ask(PermitRequest { session, ..ask.clone() }))
         });
     });
 }
@@ -86,38 +86,40 @@ fn uncontended(criterion: &mut Criterion) {
 /// A full gate with a thousand callers waiting, who come back as soon as they are served.
 struct Crowd {
     gate: Gate,
-    asks: Vec<Ask>,
-    seats: std::collections::VecDeque<SeatId>,
+    asks: Vec<PermitRequest>,
+    permits: std::collections::VecDeque<PermitId>,
     now: Nanos,
 }
 
 impl Crowd {
     fn new(workers: usize, queue_wait: Duration) -> Self {
-        let mut crowd = Self {
+        let mut retry_spread = Self {
             gate: gate(workers, queue_wait),
             asks: (0..1000).map(ask).collect(),
-            seats: std::collections::VecDeque::new(),
+            permits: std::collections::VecDeque::new(),
             now: Nanos::ZERO,
         };
         for i in 0.. {
-            let Ok(answer) = crowd.gate.ask(&crowd.asks[i % 1000], crowd.now) else { break };
-            if let Answer::Granted(grant) = answer {
-                crowd.seats.push_back(grant.seat);
+            let Ok(answer) = retry_spread.gate.ask(&retry_spread.asks[i % 1000], retry_spread.now) else {
+                break;
+            };
+            if let GateAnswer::Granted(grant) = answer {
+                retry_spread.permits.push_back(grant.permit);
             }
         }
-        crowd
+        retry_spread
     }
 
-    /// One seat is freed, so that the next waiter gets it, and another request comes.
+    /// Frees one permit, which the next waiter gets, and adds another request.
     fn turn(&mut self, i: usize) {
         self.now = self.now + Duration::from_micros(100);
-        if let Some(seat) = self.seats.pop_front() {
-            self.gate.dispatched(seat, self.now);
-            self.gate.first_token(seat, self.now);
-            self.gate.release(seat, Ending::Complete, 80, self.now);
+        if let Some(permit) = self.permits.pop_front() {
+            self.gate.dispatched(permit, self.now);
+            self.gate.first_token(permit, self.now);
+            self.gate.release(permit, Ending::Complete, 80, self.now);
         }
-        for (_, outcome) in self.gate.take_settled() {
-            self.seats.extend(outcome.ok().map(|grant| grant.seat));
+        for (_, outcome) in self.gate.take_outcomes() {
+            self.permits.extend(outcome.ok().map(|grant| grant.permit));
         }
         black_box(self.gate.ask(&self.asks[i % 1000], self.now)).ok();
     }
@@ -125,29 +127,32 @@ impl Crowd {
 
 fn crowded(criterion: &mut Criterion) {
     for workers in [1, 8] {
-        let mut crowd = Crowd::new(workers, Duration::from_secs(3600));
+        let mut retry_spread = Crowd::new(workers, Duration::from_secs(3600));
         let mut i = 0;
         criterion.bench_function(
             &format!("release, grant and enqueue, 1000 waiting, {workers} workers"),
             |b| {
                 b.iter(|| {
                     i += 1;
-                    crowd.turn(i);
+                    retry_spread.turn(i);
                 });
             },
         );
-        assert!(crowd.gate.snapshot(crowd.now).queue[Class::Interactive as usize] >= 999);
+        assert!(retry_spread.gate.snapshot(retry_spread.now).queue[Class::Interactive as usize] >= 999);
     }
 }
 
 fn refusing(criterion: &mut Criterion) {
-    let mut crowd = Crowd::new(8, Duration::from_secs(3600));
-    // Enough turns to know the rate: 10 000 a second, so that 1000 waiting are 100 ms of work.
-    (0..2000).for_each(|i| crowd.turn(i));
-    let hurried = Ask { deadline: Some(crowd.now + Duration::from_millis(20)), ..crowd.asks[0].clone() };
-    assert!(crowd.gate.ask(&hurried, crowd.now).is_err());
+    let mut retry_spread = Crowd::new(8, Duration::from_secs(3600));
+    // Enough turns to know the rate: at 10 000 a second, 1000 waiting callers are 100 ms of work.
+    (0..2000).for_each(|i| retry_spread.turn(i));
+    let hurried = PermitRequest {
+        deadline: Some(retry_spread.now + Duration::from_millis(20)),
+        ..retry_spread.asks[0].clone()
+    };
+    assert!(retry_spread.gate.ask(&hurried, retry_spread.now).is_err());
     criterion.bench_function("refuse on arrival for 200 of 1000 ahead", |bencher| {
-        bencher.iter(|| black_box(crowd.gate.ask(&hurried, crowd.now)).ok());
+        bencher.iter(|| black_box(retry_spread.gate.ask(&hurried, retry_spread.now)).ok());
     });
 }
 

@@ -5,7 +5,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 0 | [`clock`] [`glob`] [`net`] [`refusal`] [`request`]: types that all modules share |
-//! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: wire formats · [`metrics`] [`spans`] · `sim::physics` · [`evidence`]: results of measured runs |
+//! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: wire formats · [`metrics`] [`spans`] · `sim::engine` · [`evidence`]: results of measured runs |
 //! | 2 | [`fleet`]: the workers |
 //! | 3 | [`redis`]: shared state of gateways and workers · `sim::simulate`: the decisions with simulated workers, in virtual time |
 //! | 4 | [`layers`] [`upstream`] [`server`] [`agent`] `sim::worker`: adapters to tower, hyper and tokio |

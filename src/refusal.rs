@@ -152,7 +152,7 @@ impl Unit {
 
 /// Quota status of one rule for one key, as in the rate-limit headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct QuotaStatus {
     /// The rule's configured name.
     pub rule: Arc<str>,
     /// The unit that the rule counts.
@@ -169,7 +169,7 @@ pub struct Standing {
 
 /// Returns `wait` plus a random 0 to 50 %: clients refused at once must not all retry at once.
 #[must_use]
-pub fn spread(wait: Duration) -> Duration {
+pub fn with_jitter(wait: Duration) -> Duration {
     wait + (wait / 2).mul_f64(fastrand::f64())
 }
 
@@ -187,7 +187,7 @@ pub struct Refusal {
     /// Time until the same request would be served; `None` if waiting does not help.
     pub retry_after: Option<Duration>,
     /// Quota status of the rules, if a rule refused.
-    pub standings: Vec<Standing>,
+    pub standings: Vec<QuotaStatus>,
     /// The methods that the path accepts, if it does not accept that of the request.
     pub allow: Option<Box<str>>,
 }
@@ -229,7 +229,7 @@ impl Refusal {
 
     /// Sets the quota status of the rules.
     #[must_use]
-    pub fn with_standings(mut self, standings: Vec<Standing>) -> Self {
+    pub fn with_standings(mut self, standings: Vec<QuotaStatus>) -> Self {
         self.standings = standings;
         self
     }
@@ -249,10 +249,10 @@ mod tests {
     #[test]
     fn waits_are_spread_over_half_of_them_more() {
         let wait = Duration::from_secs(5);
-        let told: Vec<_> = (0..100).map(|_| spread(wait)).collect();
+        let told: Vec<_> = (0..100).map(|_| with_jitter(wait)).collect();
         assert!(told.iter().all(|told| (wait..=wait * 3 / 2).contains(told)));
         assert_eq!(told.iter().collect::<HashSet<_>>().len(), 100, "nobody is told what another was");
-        assert!(spread(Duration::MAX / 2) >= Duration::MAX / 2, "without overflow");
+        assert!(with_jitter(Duration::MAX / 2) >= Duration::MAX / 2, "without overflow");
     }
 
     #[test]

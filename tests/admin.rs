@@ -1,4 +1,4 @@
-//! The admin port over real sockets: what it shows, and whom it refuses.
+//! The admin port over real sockets: what it shows, and which requests it refuses.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
@@ -13,9 +13,9 @@ use base64::Engine;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use traffic_dam::server::admin::live::{Live, Point, Scene};
+use traffic_dam::server::admin::live::{GatewayView, Live, SecondPoint};
 use traffic_dam::server::admin::{Admin, AdminSettings, AdminSource, Explanation, Switched, Token};
-use traffic_dam::server::{Bounds, Drain, serve};
+use traffic_dam::server::{Drain, ListenerBounds, serve};
 
 #[derive(Default)]
 struct Source {
@@ -81,7 +81,7 @@ async fn start_with(settings: AdminSettings, source: Source) -> SocketAddr {
     tokio::spawn(serve(
         listener,
         None,
-        Arc::new(ArcSwap::from_pointee(Bounds::default())),
+        Arc::new(ArcSwap::from_pointee(ListenerBounds::default())),
         admin,
         Drain::new(),
     ));
@@ -220,7 +220,7 @@ async fn a_foreign_name_is_refused_with_or_without_the_token() {
         assert_eq!((status, code.as_str()), (421, "foreign_host"), "{path}");
         assert!(message.contains("admin.hosts"), "{message}");
     }
-    // The form with a whole URL must not be a way around it.
+    // The absolute form (a whole URL as the target) must not bypass the check.
     let answer =
         send(addr, "GET http://evil.example/api/v1/state", &["authorization: Bearer write-secret"], "").await;
     assert_eq!(answer.error().0, 421);
@@ -248,7 +248,7 @@ async fn a_write_must_come_from_here_be_json_and_be_small() {
         assert_eq!((had, said.as_str()), (status, code), "{fields:?}: {message}");
         assert!(!message.is_empty());
     }
-    // None of them did anything.
+    // None of them had an effect.
     assert_eq!(send(addr, "GET /readyz", &[], "").await.status, 200);
     let fields = [token, json, "origin: http://localhost", "host: localhost"];
     assert_eq!(send(addr, "PUT /api/v1/maintenance", &fields, "{\"on\":true}").await.status, 200);
@@ -298,7 +298,7 @@ async fn a_switch_of_colours_is_told_as_it_came_out() {
 #[tokio::test]
 async fn viewers_get_a_picture_each_second_and_are_only_so_many() {
     let live = Arc::new(Live::default());
-    let second = |at_ms| live.push(Point { at_ms, ..Point::default() }, Scene::default());
+    let second = |at_ms| live.push(SecondPoint { at_ms, ..SecondPoint::default() }, GatewayView::default());
     second(1);
     let addr = start_with(guarded(), Source { live: Arc::clone(&live), ..Source::default() }).await;
     assert_eq!(send(addr, "GET /api/v1/events", &[], "").await.error().0, 401);

@@ -1,4 +1,4 @@
-//! The settings file: what is read, what is refused and where, what is shown, and how it is reloaded.
+//! The settings file: what is accepted, what is refused and where, what is shown, and reloading.
 
 #![expect(
     clippy::unwrap_used,
@@ -20,13 +20,13 @@ mod values;
 
 use std::path::Path;
 
-use traffic_dam::config::{Faults, Overrides, Settings, Surroundings, from_str};
+use traffic_dam::config::{ConfigErrors, LoadContext, Overrides, Settings, from_str};
 
-/// The least settings that load; tests append to it.
+/// The smallest settings that load; tests append to it.
 const LEAST: &str = "workers: { static: [{ id: w1, url: \"http://127.0.0.1:8000\", slots: 8 }] }\n";
 
-/// Reads settings where every named file can be read and these variables are set.
-fn read(text: &str) -> Result<Settings, Faults> {
+/// Reads settings; every named file is readable and these variables are set.
+fn read(text: &str) -> Result<Settings, ConfigErrors> {
     let variable = |name: &str| match name {
         "DAM_ADMIN_TOKEN" => Some("s3cret-admin".to_owned()),
         "DAM_READ_TOKEN" => Some("s3cret-read".to_owned()),
@@ -41,21 +41,21 @@ fn read(text: &str) -> Result<Settings, Faults> {
         _ => None,
     };
     let surroundings =
-        Surroundings { variable: &variable, obstacle: &|_| None, overrides: Overrides::default() };
+        LoadContext { variable: &variable, obstacle: &|_| None, overrides: Overrides::default() };
     from_str(text, Path::new("dam.yaml"), surroundings)
 }
 
-/// Settings that must load.
+/// Returns settings that must load.
 fn settings(text: &str) -> Settings {
     read(text).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// The faults of settings that must not load.
-fn faults(text: &str) -> Faults {
+/// Returns the errors of settings that must not load.
+fn faults(text: &str) -> ConfigErrors {
     read(text).err().unwrap_or_else(|| panic!("no fault in:\n{text}"))
 }
 
-/// A file of the repository.
+/// Reads a file of the repository.
 fn repository(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }

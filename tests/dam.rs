@@ -1,4 +1,4 @@
-//! The whole gateway, over real sockets, before the simulated worker.
+//! The whole gateway over real sockets, in front of the simulated worker.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! What stands in `deploy/` is whole: every mounted file is there, the dashboard is what its list says, every alert has
-//! a test and a chapter in the runbook. `make monitoring` asks the tools themselves, and a running gateway.
+//! `deploy/` is complete: mounted files exist, the dashboard equals its list, and every alert has a
+//! test and a runbook chapter. `make monitoring` checks with the tools themselves and a gateway.
 #![expect(
     clippy::panic,
     clippy::unwrap_used,
@@ -27,7 +27,7 @@ fn text(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The words that stand after `key` on lines of `text`.
+/// Returns the words after `key` on lines of `text`.
 fn after<'a>(text: &'a str, key: &'a str) -> BTreeSet<&'a str> {
     text.lines().filter_map(|line| line.trim_start().strip_prefix(key)).map(str::trim).collect()
 }
@@ -85,7 +85,7 @@ fn what_is_mounted_is_a_directory_that_is_there() {
     assert!(mounts.len() >= 5, "{mounts:?}");
     for mount in mounts {
         let path: PathBuf = root().join("deploy").join(mount);
-        // A single file would stay the old one when an editor puts another in its place.
+        // A mounted single file would stay the old one when an editor replaces it.
         assert!(path.is_dir(), "{mount} is mounted and no directory");
     }
     let example = text("deploy/.env.example");
@@ -98,7 +98,7 @@ fn what_is_mounted_is_a_directory_that_is_there() {
 #[test]
 fn one_service_builds_the_image_and_secrets_go_to_those_who_need_them() {
     let compose = text("deploy/compose.yaml");
-    // The same tag built six times at once is five failures.
+    // If six services build the same tag at once, five fail.
     assert_eq!(after(&compose, "build: ").len(), 1);
     assert_eq!(compose.matches("build: {").count(), 1);
     let gateway = compose.split_once("x-gateway:").and_then(|(_, rest)| rest.split_once("x-worker:"));

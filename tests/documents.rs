@@ -1,4 +1,4 @@
-//! The documents say what the code does. Those that are made from it are written anew by `UPDATE=1`.
+//! The documents match the code. Generated parts are rewritten with `UPDATE=1`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
@@ -8,7 +8,7 @@ use std::path::Path;
 use traffic_dam::layers::observe::LOG_FIELDS;
 use traffic_dam::metrics::{MetricKind, Metrics, label_values};
 
-/// Compares what stands between two marks of a document with what should, or writes it when `UPDATE` is set.
+/// Compares the text between two marks of a document, or writes it if `UPDATE` is set.
 fn current(path: &str, mark: &str, expected: &str) {
     let begin = format!("<!-- {mark}: made from the code by `UPDATE=1 cargo test --test documents` -->\n");
     let end = format!("<!-- end of {mark} -->\n");
@@ -31,7 +31,7 @@ fn code(words: &[impl AsRef<str>]) -> String {
 #[test]
 fn the_table_of_metrics_is_current() {
     let metrics = Metrics::new();
-    // Only gateways that use Redis show its series.
+    // Only gateways that use Redis show these series.
     metrics.redis().fallback();
     let mut text = "\n| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
     let catalogue = metrics.catalogue();
@@ -48,7 +48,8 @@ fn the_table_of_metrics_is_current() {
             writeln!(text, "| `{label}` | {} |", code(&values)).unwrap();
         }
     }
-    text.push_str("\n## Buckets\n\nUpper bounds, dense where the promises lie.\n\n| histogram | `le` |\n| --- | --- |\n");
+    text.push_str("\n## Buckets\n\nUpper bounds, dense where the SLOs lie.\n\n");
+    text.push_str("| histogram | `le` |\n| --- | --- |\n");
     for metric in catalogue.iter().filter(|metric| metric.kind == MetricKind::Histogram) {
         let bounds: Vec<_> = metric.buckets.iter().map(ToString::to_string).collect();
         writeln!(text, "| `{}` | {} |", metric.name, bounds.join(" ")).unwrap();

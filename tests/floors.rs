@@ -1,7 +1,7 @@
-//! Keeps the house standing: a module imports only from lower floors, and siblings do not see each other.
+//! Checks the layering: a module imports only from lower layers, and not from siblings.
 //!
-//! The check reads text, not types: every path in `src/` that starts at `crate`, `traffic_dam` or `super` is followed
-//! to the module it names, test code included, because a test that reaches upward ties the floors together as well.
+//! The check reads text, not types: every path in `src/` from `crate`, `traffic_dam` or `super`.
+//! Test code is included, because its imports tie the layers as well.
 #![expect(clippy::expect_used, reason = "a test's own helpers, which clippy does not see as tests")]
 
 use std::fs;
@@ -9,10 +9,10 @@ use std::path::Path;
 
 use proc_macro2::{TokenStream, TokenTree};
 
-/// The floors, lowest first. A folder of `sim` stands on a floor of its own.
+/// The layers, lowest first. Each folder of `sim` has its own layer.
 const FLOORS: [&[&str]; 8] = [
     &["clock", "fuzz", "glob", "hex", "net", "refusal", "request", "table"],
-    &["evidence", "limit", "shed", "metrics", "openai", "sim::physics", "spans"],
+    &["evidence", "limit", "shed", "metrics", "openai", "sim::engine", "spans"],
     &["fleet"],
     &["redis", "sim::simulate"],
     &["layers", "upstream", "server", "agent", "sim", "sim::worker"],
@@ -21,12 +21,12 @@ const FLOORS: [&[&str]; 8] = [
     &["commands", "main", "lib"],
 ];
 
-/// Siblings that may be seen all the same: a request is timed and may be refused, and those two know nothing of it. What
-/// throws hostile bytes at parsers, in tests only, does so for a time.
+/// Allowed imports of siblings. A request is timed and may be refused, and those two modules do not
+/// know requests. `fuzz` sends hostile bytes to parsers for a time, only in tests.
 const ALLOWED: [(&str, &str); 3] = [("request", "clock"), ("request", "refusal"), ("fuzz", "clock")];
 
-/// The pure modules, which must run in a simulation as they run in the gateway, and the crates they must not name.
-const PURE: [&str; 4] = ["limit", "shed", "fleet", "sim::physics"];
+/// The pure modules, which must also run in a simulation, and the crates that they must not use.
+const PURE: [&str; 4] = ["limit", "shed", "fleet", "sim::engine"];
 const STRAY: [&str; 5] = ["tokio", "hyper", "hyper_util", "tower", "redis"];
 
 #[test]
@@ -52,7 +52,7 @@ fn each_kind_of_stray_import_is_found() {
             "limit::rule looks at its sibling openai",
         ),
         ("fleet", "fn f() -> crate::server::Peer { todo!() }", "fleet looks up to server"),
-        ("sim::physics", "use super::{worker::{Spec}};", "sim::physics looks up to sim::worker"),
+        ("sim::engine", "use super::{worker::{Spec}};", "sim::engine looks up to sim::worker"),
         ("openai", "use crate::*;", "openai takes the whole crate"),
         ("main", "use traffic_dam::attic;", "main names attic, which has no floor"),
         ("shed::gate", "#[tokio::test] async fn f() {}", "shed::gate names the crate tokio"),
@@ -71,7 +71,7 @@ fn lawful_imports_pass() {
             "use super::super::rule::Rule; use crate::{clock::Nanos, request::{self, Class}};",
         ),
         ("app", "pub(crate) mod x { pub(in crate::app) use crate::{config, stack::build}; }"),
-        ("sim::worker", "use super::physics; use crate::sim::physics::Batch;"),
+        ("sim::worker", "use super::engine; use crate::sim::engine::Batch;"),
         (
             "limit",
             "//! like crate::fleet\n/* use /* crate::app */ */ const A: &str = \"crate::app\"; use self::rule;",
@@ -102,14 +102,14 @@ fn walk(folder: &Path, module: &mut Vec<String>, visit: &mut impl FnMut(&str, &s
     }
 }
 
-/// The unit of the house that a module path belongs to, and its floor.
+/// Returns the unit that a module path belongs to, and its layer.
 fn unit(path: &[&str]) -> Option<(String, usize)> {
     (1..=2.min(path.len())).rev().map(|length| path[..length].join("::")).find_map(|name| {
         FLOORS.iter().position(|floor| floor.contains(&name.as_str())).map(|floor| (name, floor))
     })
 }
 
-/// What is wrong with the imports of `text`, the source of `module`.
+/// Returns the errors in the imports of `text`, the source of `module`.
 fn check(module: &str, text: &str) -> Vec<String> {
     let own: Vec<&str> = module.split("::").collect();
     let Some((name, floor)) = unit(&own) else { return vec![format!("{module} has no floor")] };
@@ -144,7 +144,7 @@ fn check(module: &str, text: &str) -> Vec<String> {
     faults
 }
 
-/// Finds every path named in `source`, from the crate's root; that of a crate that must not be named is `["", name]`.
+/// Finds every path in `source`, from the crate's root; for a forbidden crate it is `["", name]`.
 fn paths(here: &[&str], source: TokenStream, found: &mut Vec<Vec<String>>) {
     let trees: Vec<TokenTree> = source.into_iter().collect();
     let word = |at: usize| trees.get(at).map(TokenTree::to_string).unwrap_or_default();
@@ -172,7 +172,7 @@ fn paths(here: &[&str], source: TokenStream, found: &mut Vec<Vec<String>>) {
     }
 }
 
-/// Follows the path, or the tree of paths, that `rest` begins with, from `base`.
+/// Follows the path, or the tree of paths, at the start of `rest`, from `base`.
 fn follow(mut base: Vec<String>, rest: &[TokenTree], found: &mut Vec<Vec<String>>) {
     match rest.first() {
         Some(TokenTree::Group(group)) => {

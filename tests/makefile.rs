@@ -1,4 +1,4 @@
-//! `make test` runs all of its parts, whatever becomes of one.
+//! `make test` runs all of its parts, even if one fails.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ fn one_part_that_fails_does_not_hide_the_others() {
         let make = Command::new("make")
             .args(["test", &format!("PARTS={parts}")])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            // Otherwise it would take part in the jobs of a `make` that runs the tests.
+            // Otherwise it would use the job server of a `make` that runs the tests.
             .env_remove("MAKEFLAGS")
             .env_remove("MAKELEVEL")
             .output()

@@ -1,7 +1,7 @@
-//! One name, one type: a name that is defined twice in the crate stands here, with the reason.
+//! Every type name is defined once in the crate, except the ones listed here with a reason.
 //!
-//! The check reads the tokens of `src/`: structs, enums, traits and aliases of modules, tests left out. Both ways: a name that
-//! is defined once more fails, and so does a listed one that is defined less often than listed.
+//! Reads the tokens of `src/`: structs, enums, traits and aliases of modules, without tests. A name
+//! defined more often, or less often, than listed fails.
 #![expect(clippy::expect_used, reason = "a test's own helpers, which clippy does not see as tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,123 +11,8 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Why names are defined more than once, and how often each is.
-const TWINS: [(&str, &[(&str, usize)]); 9] = [
-    ("every subcommand's arguments, in a file of its own", &[("Arguments", 11)]),
-    (
-        "one setting: as the file spells it, as it is in effect, and as its part takes it",
-        &[
-            ("AdminSettings", 2),
-            ("CallerKey", 2),
-            ("CallerSettings", 2),
-            ("Discovery", 2),
-            ("Model", 2),
-            ("EjectionMode", 2),
-            ("RetrySettings", 2),
-            ("RouteTimeouts", 2),
-            ("Sticky", 3),
-            ("Timeouts", 3),
-        ],
-    ),
-    (
-        "a section of the settings file (`config::file`) has the name of the part that it sets",
-        &[
-            ("Admin", 2),
-            ("Bounds", 4),
-            ("Callers", 4),
-            ("Drain", 3),
-            ("Law", 2),
-            ("Limit", 2),
-            ("Log", 3),
-            ("Redis", 2),
-            ("Route", 4),
-            ("Worker", 3),
-        ],
-    ),
-    ("private to a file: what a handle that is cloned shares", &[("Inner", 6), ("Shared", 5)]),
-    (
-        "what went wrong, in the words of one module; others name it with that module",
-        &[("Failure", 4), ("Fault", 9), ("TlsError", 2)],
-    ),
-    (
-        "jobs and rules in Redis are built alike, in folders that do not see each other",
-        &[
-            ("Afterwards", 2),
-            ("Errand", 4),
-            ("Never", 2),
-            ("Refused", 3),
-            ("Said", 5),
-            ("Scripts", 2),
-            ("Written", 3),
-        ],
-    ),
-    ("a family of series has the name of what it is about", &[("Pool", 3), ("Rule", 2)]),
-    (
-        "measured runs (`evidence`) and simulated ones (`sim`) have the same parts, and do not see each other",
-        &[
-            ("Check", 3),
-            ("Figures", 2),
-            ("Line", 4),
-            ("Outcome", 4),
-            ("Point", 2),
-            ("Report", 4),
-            ("Request", 2),
-            ("Run", 3),
-        ],
-    ),
-    (
-        "none but age: whoever works on one of them gives it a name of its own",
-        &[
-            ("Answer", 3),
-            ("Ask", 2),
-            ("Asked", 2),
-            ("Charge", 2),
-            ("Counter", 2),
-            ("Desk", 2),
-            ("Engine", 2),
-            ("Entry", 4),
-            ("Event", 2),
-            ("Fields", 2),
-            ("File", 2),
-            ("Found", 2),
-            ("Head", 2),
-            ("Health", 2),
-            ("Held", 2),
-            ("Hold", 2),
-            ("Key", 2),
-            ("Kind", 2),
-            ("Limits", 2),
-            ("Link", 2),
-            ("Live", 2),
-            ("Mark", 3),
-            ("Member", 2),
-            ("Outgoing", 2),
-            ("Phase", 2),
-            ("Lines", 2),
-            ("Listeners", 2),
-            ("Place", 6),
-            ("Promise", 2),
-            ("Reading", 3),
-            ("Roll", 2),
-            ("Turn", 3),
-            ("Roster", 2),
-            ("Sample", 2),
-            ("Seat", 2),
-            ("Seen", 2),
-            ("Share", 2),
-            ("Silence", 2),
-            ("Source", 5),
-            ("Standing", 3),
-            ("State", 5),
-            ("Stream", 3),
-            ("Switch", 2),
-            ("Taken", 3),
-            ("Told", 2),
-            ("Waiting", 3),
-            ("Watch", 3),
-            ("Wire", 2),
-        ],
-    ),
-];
+const TWINS: [(&str, &[(&str, usize)]); 1] =
+    [("every subcommand's arguments, in a file of its own", &[("Arguments", 11)])];
 
 #[test]
 fn a_name_means_one_type_or_is_listed_with_a_reason() {
@@ -174,7 +59,7 @@ fn definitions_are_told_from_what_looks_like_them() {
     assert_eq!(test_modules(source).collect::<Vec<_>>(), ["spread", "planted"]);
 }
 
-/// Each name that `src/` defines outside of tests, with its files.
+/// Returns each name that `src/` defines outside of tests, with its files.
 fn sources(root: &Path) -> BTreeMap<String, Vec<String>> {
     let mut texts = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
@@ -204,7 +89,7 @@ fn sources(root: &Path) -> BTreeMap<String, Vec<String>> {
     defined
 }
 
-/// The files and folders, without `.rs`, of the modules that `text`, the source at `path`, declares for tests only.
+/// Returns the files and folders (without `.rs`) of the test-only modules in `text`, at `path`.
 fn test_files(path: &Path, text: &str) -> Vec<PathBuf> {
     let whole = path.with_extension("");
     let folder = match whole.file_name().and_then(|name| name.to_str()) {
@@ -214,7 +99,7 @@ fn test_files(path: &Path, text: &str) -> Vec<PathBuf> {
     test_modules(text).map(|module| folder.join(module)).collect()
 }
 
-/// The modules in files of their own that `text` declares for tests only.
+/// Returns the test-only modules of `text` that have their own files.
 fn test_modules(text: &str) -> impl Iterator<Item = &str> {
     text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
         let (_, module) = rest.lines().next()?.split_once("mod ")?;
@@ -222,7 +107,7 @@ fn test_modules(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Finds the types and traits that the modules of `source` define, tests and what functions keep to themselves left out.
+/// Finds the types and traits defined in modules of `source`, without tests and function bodies.
 fn definitions(source: TokenStream, found: &mut Vec<String>) {
     let trees: Vec<TokenTree> = source.into_iter().collect();
     let word = |at: usize| trees.get(at).map(TokenTree::to_string).unwrap_or_default();

@@ -80,7 +80,7 @@ class Visit:
 
     def open(self):
         self.page.goto(ADMIN)
-        expect(self.page.locator("#said")).to_have_text("Live, a picture each second.", timeout=PATIENCE)
+        expect(self.page.locator("#said")).to_have_text("Live, updated every second.", timeout=PATIENCE)
         return self.page
 
     def forgive(self, *faults):
@@ -102,7 +102,7 @@ def shows_what_happens(browser):
         expect(page.locator("#refused")).to_contain_text("rate_limited", **within)
         expect(page.locator("#rules tr", has_text="caller-burst")).to_contain_text("100 %", **within)
         expect(page.locator("#rules")).to_contain_text("watched (observes)", **within)
-        expect(page.locator("#pools")).to_contain_text("blue takes the work", **within)
+        expect(page.locator("#pools")).to_contain_text("blue is active", **within)
         expect(page.locator("#pools tr", has_text="w-blue")).to_contain_text("green", **within)
         expect(page.locator("#events")).to_contain_text("the gateway started", **within)
         expect(page.locator("#shared")).to_contain_text("not used", **within)
@@ -169,15 +169,15 @@ def switches_by_keyboard_with_the_admin_token(browser):
     expect(page.locator("#ask")).to_be_visible()
     page.keyboard.type(READ)
     page.keyboard.press("Enter")
-    expect(page.locator("#ask-why")).to_have_text("That token may not change it. The admin token may.")
+    expect(page.locator("#ask-why")).to_have_text("This token cannot make changes. Enter the admin token.")
     page.keyboard.type(WRITE)
     page.keyboard.press("Enter")
-    expect(page.locator("form.switch [role=status]")).to_have_text("green takes the work at every gateway.")
-    expect(page.locator("#events")).to_contain_text("pool default: green takes the work")
+    expect(page.locator("form.switch [role=status]")).to_have_text("green is active at every gateway.")
+    expect(page.locator("#events")).to_contain_text("pool default: active colour is now green")
     # The page asks for the token only once.
     select.select_option("blue")
     button.click()
-    expect(page.locator("form.switch [role=status]")).to_have_text("blue takes the work at every gateway.")
+    expect(page.locator("form.switch [role=status]")).to_have_text("blue is active at every gateway.")
     visit.close()
 
 
@@ -198,7 +198,7 @@ def follows_a_switch_made_elsewhere(browser):
     # The choice does not change while it has the focus.
     select.focus()
     write("/api/v1/pools/default/active", {"colour": "blue"})
-    expect(about).to_contain_text("blue takes the work", timeout=PATIENCE)
+    expect(about).to_contain_text("blue is active", timeout=PATIENCE)
     expect(select).to_have_value("green")
     page.locator("form.switch button").focus()
     expect(select).to_have_value("blue", timeout=PATIENCE)
@@ -218,7 +218,7 @@ def says_what_became_of_maintenance_and_where(browser):
     # Updates must not remove the message.
     page.wait_for_timeout(2500)
     expect(told).to_have_text("Nothing changed: no luck")
-    expect(said).to_have_text("Live, a picture each second.")
+    expect(said).to_have_text("Live, updated every second.")
     page.unroute("**/api/v1/maintenance")
     # Another token does not help here, so the page does not ask for one.
     foreign = {"error": {"code": "foreign_origin", "message": "not from here"}}
@@ -233,7 +233,7 @@ def says_what_became_of_maintenance_and_where(browser):
     expect(said).to_contain_text("Closed for maintenance: this gateway refuses new requests.", timeout=PATIENCE)
     button.click()
     expect(told).to_have_text(re.compile(r"Opened at [\d:]+"), timeout=PATIENCE)
-    expect(said).to_have_text("Live, a picture each second.", timeout=PATIENCE)
+    expect(said).to_have_text("Live, updated every second.", timeout=PATIENCE)
     assert len(asked) == 3 and all("at this gateway only" in question for question in asked), asked
     visit.forgive("500")
     visit.close()
@@ -270,17 +270,17 @@ def judges(browser):
     red = {"light": "red", "why": "it cannot be reached"}
     for arguments, more, level, words in [
         (({},), {}, "well", "All is well."),
-        (({},), {"offered": 0}, "well", "nobody asks"),
-        (({},), {"refused": {"rate_limited": 5}}, "well", "by their own doing"),
+        (({},), {"offered": 0}, "well", "no requests"),
+        (({},), {"refused": {"rate_limited": 5}}, "well", "because of their own limits"),
         (({"maintenance": True},), {}, "bad", "Closed for maintenance"),
         (({"phase": "draining"},), {}, "bad", "draining"),
         (({}, [red]), {}, "bad", "No worker of pool chat can serve (w1: it cannot be reached)."),
-        (({}, []), {}, "bad", "no worker that may take work"),
+        (({}, []), {}, "bad", "no eligible worker"),
         (({}, [red, {}]), {}, "strained", "1 of 2 workers is red (w1: it cannot be reached)."),
         (({},), {"failed": 2}, "bad", "Workers fail 20 %"),
-        (({},), {"ttft": [8, 1, 1, 0]}, "bad", "10 % of the streams begin later than the promise of 1 s."),
+        (({},), {"ttft": [8, 1, 1, 0]}, "bad", "10 % of the streams begin later than the TTFT SLO of 1 s."),
         (({},), {"ttft": [5, 5, 0, 0]}, "well", "All is well."),
-        (({},), {"refused": {"overloaded": 4, "rate_limited": 3}}, "strained", "40 % of the requests are refused for want of room, mostly overloaded"),
+        (({},), {"refused": {"overloaded": 4, "rate_limited": 3}}, "strained", "40 % of the requests are refused for lack of capacity, mostly overloaded"),
         (({"redis": False},), {}, "strained", "Redis does not answer"),
         (({},), {"in_flight": 8, "queue": {"batch": 2}}, "strained", "8 of 8 in flight, and 2 wait"),
     ]:
@@ -351,8 +351,8 @@ def notices_that_the_gateway_is_gone(browser):
     said, silent, main = page.locator("#said"), page.locator("#silent"), page.locator("main")
 
     def is_old():
-        expect(said).to_have_text("The gateway does not answer. What is shown is old. Trying again…", timeout=PATIENCE)
-        expect(silent).to_have_text(re.compile(r"Nothing heard for \d+ s\."))
+        expect(said).to_have_text("The gateway does not answer. The data is stale. Trying again…", timeout=PATIENCE)
+        expect(silent).to_have_text(re.compile(r"No update for \d+ s\."))
         expect(main).to_have_class("old")
         first = silent.inner_text()
         expect(silent).not_to_have_text(first, timeout=PATIENCE)
@@ -361,7 +361,7 @@ def notices_that_the_gateway_is_gone(browser):
         expect(said).to_be_in_viewport()
 
     def is_live():
-        expect(said).to_have_text("Live, a picture each second.", timeout=PATIENCE)
+        expect(said).to_have_text("Live, updated every second.", timeout=PATIENCE)
         expect(silent).to_have_text("")
         expect(main).not_to_have_class("old")
         assert page.evaluate("sources.filter((source) => source.readyState !== EventSource.CLOSED).length") == 1
@@ -394,9 +394,9 @@ def goes_on_after_the_line_was_cut(browser):
     page = visit.open()
     page.route("**/api/v1/events", lambda route: route.fulfill(status=503, body="full"))
     page.reload()
-    expect(page.locator("#said")).to_have_text(re.compile("too many viewers.*What is shown is old"))
+    expect(page.locator("#said")).to_have_text(re.compile("too many viewers.*The data is stale"))
     page.unroute("**/api/v1/events")
-    expect(page.locator("#said")).to_have_text("Live, a picture each second.")
+    expect(page.locator("#said")).to_have_text("Live, updated every second.")
     expect(page.locator("main")).not_to_have_class("old")
     visit.forgive("503")
     visit.close()

@@ -1,4 +1,4 @@
-//! What several gateways share, on a real Redis (`scripts/need redis` installs it).
+//! State that several gateways share, on a real Redis (`scripts/need redis` installs it).
 
 #![expect(
     clippy::unwrap_used,
@@ -37,13 +37,13 @@ use rig::{Dam, Worker, before, eventually};
 use server::Server;
 use traffic_dam::server::admin::AdminSource;
 
-/// A gateway that counts these rules in `redis`, before `worker`, and gives up on Redis late: this machine may be busy.
+/// Settings with rules in `redis`, and a long Redis timeout, because this machine may be busy.
 fn patient(redis: &Server, worker: &Worker, limits: &str, more: &str) -> String {
     settings(redis, worker, limits, more).replace("timeout: 100ms", "timeout: 5s")
 }
 
-/// A gateway that counts these rules in `redis`, before `worker`. It waits ten times as long as by default: what must be
-/// seen is that it does not wait on, and this machine may be busy.
+/// Settings with rules in `redis`. Its Redis timeout is ten times the default, because this machine
+/// may be busy; the test checks that the gateway does not wait longer.
 fn settings(redis: &Server, worker: &Worker, limits: &str, more: &str) -> String {
     let rest = format!(
         "state: redis\nredis: {{ url: \"{}\", timeout: 100ms }}\nlimits:\n{limits}\nlog: {{ sample: 0 }}\n{more}",
@@ -52,28 +52,28 @@ fn settings(redis: &Server, worker: &Worker, limits: &str, more: &str) -> String
     before(&[worker.entry("w1", 64)], &rest)
 }
 
-/// So many gateways with the same settings, all of them knowing of each other.
-async fn dams(count: usize, text: &str) -> Vec<Dam> {
-    let dams: Vec<_> = (0..count).map(|_| Dam::start(text)).collect();
-    for dam in &dams {
+/// Starts `count` gateways with the same settings, and waits until all know each other.
+async fn gateways(count: usize, text: &str) -> Vec<Dam> {
+    let gateways: Vec<_> = (0..count).map(|_| Dam::start(text)).collect();
+    for dam in &gateways {
         up(dam, true).await;
         eventually("all gateways are seen", async || dam.app.state()["dams"] == count).await;
     }
-    dams
+    gateways
 }
 
-/// Waits until a gateway uses Redis, or no longer does.
+/// Waits until a gateway uses Redis (`up`), or no longer does.
 async fn up(dam: &Dam, up: bool) {
     let wanted = f64::from(u8::from(up));
     eventually("Redis is used or not", async || dam.metric("redis_up", "") == wanted).await;
 }
 
-/// The smallest request there is.
+/// Sends the smallest request.
 async fn call(dam: &Dam) -> Answer {
     dam.ask(get("/v1/models")).await
 }
 
-/// A chat whose answer has so many tokens and whose prompt has some more, as the caller `id`.
+/// Sends a chat with `tokens` answer tokens, and a slightly longer prompt, as the caller `id`.
 async fn chat_as(dam: &Dam, id: &str, tokens: u32, stream: bool) -> Answer {
     let body = format!(
         r#"{{"model":"sim","messages":[{{"role":"user","content":"Say something."}}],"stream":{stream},"max_tokens":{tokens},"ignore_eos":true}}"#

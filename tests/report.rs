@@ -1,5 +1,5 @@
-//! `traffic-dam report` and `capacity` as they are called: a folder of runs in, files and an exit code out. A run of
-//! each fault is planted, and each has its own code.
+//! Runs `traffic-dam report` and `capacity` as commands: a folder of runs in, files and an exit
+//! code out. Each kind of faulty run has its own exit code.
 #![expect(clippy::expect_used, reason = "a test's own helpers, which clippy does not see as tests")]
 
 use std::fs;
@@ -61,7 +61,7 @@ fn sound_runs_become_a_report_and_a_plan() {
     let said = String::from_utf8_lossy(&report.stdout).into_owned();
     assert!(report.status.success(), "{said}{}", String::from_utf8_lossy(&report.stderr));
     assert!(
-        said.contains("The data are sound") && said.contains("| 0.5× | 1 | Traffic Dam | 20.0 |"),
+        said.contains("The data are valid") && said.contains("| 0.5× | 1 | Traffic Dam | 20.0 |"),
         "{said}"
     );
     for file in ["index.html", "report.md", "report.json"] {
@@ -69,22 +69,24 @@ fn sound_runs_become_a_report_and_a_plan() {
     }
     let plan = call(&["capacity", "report.json", "--target", "50", "--plot", "c.svg"], folder.path());
     let said = String::from_utf8_lossy(&plan.stdout).into_owned();
-    // 20 and 40 answers per second: growth without loss, 50 need three workers, and a fourth in case one is lost.
+    // 20 and 40 answers per second scale without loss: 50 need three workers, plus one spare.
     assert!(
-        said.contains("for 50/s with one worker lost: 4 workers (by the law 4, by the factor 4)"),
+        said.contains(
+            "for 50/s with one worker lost: 4 workers (by the Universal Scalability Law 4, by the factor 4)"
+        ),
         "{said}"
     );
     assert!(fs::read_to_string(folder.path().join("c.svg")).unwrap().contains("<svg"));
     assert_eq!(call(&["capacity", "report.json", "--target", "0"], folder.path()).status.code(), Some(2));
 
-    // Half of its capacity from one, a quarter from two: nothing to put side by side.
+    // One worker at half of its capacity, two at a quarter: not comparable.
     let mut runs = sound();
     runs[4].0["load"] = json!(0.25);
     write(folder.path(), &runs);
     assert!(call(&["report", "."], folder.path()).status.success());
     let plan = call(&["capacity", "report.json"], folder.path());
     assert_eq!(plan.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&plan.stderr).contains("no load that fleets of every size"));
+    assert!(String::from_utf8_lossy(&plan.stderr).contains("no load was offered to fleets of every size"));
 }
 
 #[test]
@@ -102,9 +104,7 @@ fn each_planted_fault_has_its_exit_code_and_no_conclusion() {
                 (request["ttft"], request["end"]) = (json!(1500), json!(2500));
             });
         }),
-        (15, "arms of different load", |runs| {
-            runs[1].1.retain(|request| request["tokens"].as_u64() < Some(60))
-        }),
+        (15, "arms differ in load", |runs| runs[1].1.retain(|request| request["tokens"].as_u64() < Some(60))),
         (16, "too few data", |runs| runs.truncate(2)),
     ];
     for (code, name, plant) in plants {
@@ -115,7 +115,7 @@ fn each_planted_fault_has_its_exit_code_and_no_conclusion() {
         let report = call(&["report", "."], folder.path());
         let complaint = String::from_utf8_lossy(&report.stderr).into_owned();
         assert_eq!(report.status.code(), Some(code), "{name}: {complaint}");
-        assert!(complaint.contains(&format!("nothing is concluded: {name}")), "{complaint}");
+        assert!(complaint.contains(&format!("no conclusion: {name}")), "{complaint}");
         assert!(fs::read_to_string(folder.path().join("report.md")).unwrap().contains("No conclusion"));
         assert_eq!(call(&["capacity", "report.json"], folder.path()).status.code(), Some(code), "{name}");
     }

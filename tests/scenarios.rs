@@ -1,4 +1,4 @@
-//! Every scenario under `tests/scenarios` comes out as it says, with many seeds; and a run repeats bit for bit.
+//! Every file in `tests/scenarios` gives its stated result with many seeds; runs repeat exactly.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use proptest::prelude::*;
 use traffic_dam::sim::simulate::{Capacity, Policy, Scenario, batch, run, table};
 
-/// Each scenario is run with so many seeds.
+/// Seeds per scenario.
 const SEEDS: u64 = 20;
 
 fn scenarios() -> Vec<Scenario> {
@@ -119,15 +119,15 @@ fn what_is_wrong_with_a_scenario_is_named() {
         ("laod = 1", "unknown field `laod`"),
         ("[load]\ntimes = -1.0", "load.times must be 0 to 1000000"),
         ("[load]\ntimes = 1.0\nrate = 2.0", "give `times` or `rate`, not both"),
-        ("duration = \"60\"", "`60` is no duration"),
+        ("duration = \"60\"", "`60` is not a duration"),
         ("warm_up = \"60s\"", "warm_up must be shorter than duration"),
         ("[[workers]]\nslots = 0", "workers[0].slots is 0"),
         ("[requests]\noutput = { mean = 100, pareto = 1.0 }", "pareto = 1: must be above 1"),
         ("[requests]\nprompt = \"long\"", "a number of tokens"),
         ("[[events]]\nat = \"1s\"\nkill = \"w2\"", "events[0].kill is `w2`: must be one of w1 to w1"),
-        ("[[callers]]\nshare = 0.5", "must be 1, or one group must have none"),
-        ("[[callers]]\nclass = \"urgent\"", "`urgent` is no class"),
-        ("[dam]\nlaw = \"guess\"", "`guess` is no law"),
+        ("[[callers]]\nshare = 0.5", "must be 1, or one group must leave out `share`"),
+        ("[[callers]]\nclass = \"urgent\"", "`urgent` is not a class"),
+        ("[dam]\nlaw = \"guess\"", "unknown limit algorithm `guess`"),
         (
             "[[events]]\nat = \"1s\"\nshares = { x = 0.5 }",
             "events[0].shares.x: no group of callers has that name",
@@ -136,9 +136,9 @@ fn what_is_wrong_with_a_scenario_is_named() {
             "[[events]]\nat = \"1s\"\nshares = { caller = 2.0 }",
             "events[0].shares.caller is 2: must be 0 to 1",
         ),
-        ("[expect_mean]\nspeed = \">= 1\"", "expect_mean.speed is no figure"),
-        ("[expect]\nspeed = \">= 1\"", "expect.speed is no figure"),
-        ("[expect]\njain = \"high\"", "`high` is no range"),
+        ("[expect_mean]\nspeed = \">= 1\"", "expect_mean.speed is not a figure"),
+        ("[expect]\nspeed = \">= 1\"", "expect.speed is not a figure"),
+        ("[expect]\njain = \"high\"", "`high` is not a range"),
     ] {
         let problem = Scenario::parse("x", text).expect_err(text).to_string();
         assert!(problem.contains(fault), "{text}: {problem}");
@@ -159,7 +159,7 @@ fn the_documented_scenarios_are_sound_and_the_defaults_are_those_that_are_told()
         .collect();
     let [_, all, _] = &parsed[..] else { panic!("{} blocks", parsed.len()) };
     let mut defaults = Scenario::parse("", "").expect("an empty file is a scenario");
-    // What is not said is once the capacity, which a file can only say as a number.
+    // The default is 1× the capacity, which a file can only give as a number.
     defaults.load.times = Some(1.0);
     assert_eq!(format!("{all:#?}"), format!("{defaults:#?}"));
 }
@@ -211,7 +211,7 @@ fn the_command_prints_a_table_and_writes_the_seconds_and_a_picture() {
     assert!(problem.contains("short.toml") && problem.contains("unknown field `time`"), "{problem}");
 }
 
-/// Something that befalls one of three workers or all of them at a second.
+/// Returns an event at some second, for one of three workers or for all.
 fn event() -> impl Strategy<Value = String> {
     let what = prop_oneof![
         (1..4).prop_map(|worker| format!("kill = \"w{worker}\"")),
@@ -225,12 +225,12 @@ fn event() -> impl Strategy<Value = String> {
     (0..8, what).prop_map(|(second, what)| format!("[[events]]\nat = \"{second}s\"\n{what}\n"))
 }
 
-/// Three small workers, and what befalls them.
-fn misfortune(events: &str, dams: u32, times: f64, streamed: f64) -> Scenario {
+/// Three small workers, and random events.
+fn misfortune(events: &str, gateways: u32, times: f64, streamed: f64) -> Scenario {
     let text = format!(
         "duration = \"8s\"\nwarm_up = \"1s\"\n{events}\n\
          [[workers]]\ncount = 3\nslots = 6\nkv_tokens = 4096\n\
-         [dam]\ncount = {dams}\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"8s\"\nreserve_critical = 0.1\n\
+         [dam]\ncount = {gateways}\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"8s\"\nreserve_critical = 0.1\n\
          [load]\ntimes = {times:.2}\nretry_share = 0.5\nhonour = 0.5\n\
          [requests]\nstreamed = {streamed:.2}\nn_share = 0.1\noutput = 40\n\
          [[callers]]\nclass = \"critical\"\ncount = 2\nshare = 0.2\n\
@@ -239,7 +239,7 @@ fn misfortune(events: &str, dams: u32, times: f64, streamed: f64) -> Scenario {
     Scenario::parse("random", &text).expect("it is sound")
 }
 
-/// A request whose seat a critical one took was once given up as if it were still at its hanging worker.
+/// Once, a request that lost its permit to a critical one was ended as if still at its hung worker.
 #[test]
 fn who_lost_its_seat_is_not_given_up_at_the_worker_that_it_left() {
     let event = |at: u32, what: &str| format!("[[events]]\nat = \"{at}s\"\n{what}\n");
@@ -253,7 +253,7 @@ fn who_lost_its_seat_is_not_given_up_at_the_worker_that_it_left() {
     }
 }
 
-/// A seat that was taken away before its owner had heard of it was once never given back.
+/// Once, a permit that was revoked before its owner knew of it was never returned.
 #[test]
 fn a_seat_that_is_lost_before_it_is_known_leaves_nothing_behind() {
     let event = |at: u32, what: &str| format!("[[events]]\nat = \"{at}s\"\n{what}\n");
@@ -266,7 +266,7 @@ fn a_seat_that_is_lost_before_it_is_known_leaves_nothing_behind() {
     }
 }
 
-/// A request whose worker lost two of its answers once failed twice: it waited for another worker and was over.
+/// Once, a request that lost two answers failed twice: it waited for a worker and was over.
 #[test]
 fn a_request_that_loses_several_answers_at_once_fails_once() {
     let event = |at: u32, what: &str| format!("[[events]]\nat = \"{at}s\"\n{what}\n");
@@ -284,10 +284,10 @@ proptest! {
     fn whatever_happens_every_request_ends_once_and_the_gates_are_empty(
         events in proptest::collection::vec(event(), 0..8),
         policy in proptest::sample::select(Policy::ALL.to_vec()),
-        (dams, times, streamed) in (1_u32..4, 0.5..6.0, 0.0..1.0),
+        (gateways, times, streamed) in (1_u32..4, 0.5..6.0, 0.0..1.0),
         seed in 0_u64..1000,
     ) {
-        let scenario = misfortune(&events.concat(), dams, times, streamed);
+        let scenario = misfortune(&events.concat(), gateways, times, streamed);
         let outcome = run(&scenario, policy, seed, &Capacity::measure(&scenario));
         prop_assert_eq!(&outcome.defects, &[""; 0]);
         let figures = &outcome.figures;

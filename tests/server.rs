@@ -1,4 +1,4 @@
-//! The listener over real sockets: protocols, bounds, hostile framing, and the way down.
+//! The listener over real sockets: protocols, bounds, hostile framing, and shutdown.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
@@ -25,9 +25,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use traffic_dam::server::{Bounds, Drain, Peer, Phase, TlsHandle, serve};
+use traffic_dam::server::{Drain, DrainPhase, ListenerBounds, Peer, TlsHandle, serve};
 
-/// Far beyond what anything here takes: a wait that reaches it has failed.
+/// Far longer than anything here takes: a wait this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -35,11 +35,11 @@ async fn soon<F: Future>(what: &str, event: F) -> F::Output {
     timeout(PATIENCE, event).await.unwrap_or_else(|_| panic!("{what} did not happen"))
 }
 
-/// What the application does, besides answering `/` with what it sees.
+/// The application; it answers `/` with a description of the request.
 #[derive(Clone)]
 struct App {
     drain: Drain,
-    /// Says when the body of `/endless` is dropped.
+    /// Reports when the body of `/endless` is dropped.
     freed: mpsc::UnboundedSender<()>,
     /// Pieces of the body of `/fed`.
     fed: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Bytes>>>,
@@ -120,7 +120,7 @@ struct Running {
 }
 
 impl Running {
-    /// Waits until so many connections are open.
+    /// Waits until `count` connections are open.
     async fn connections(&self, count: usize) {
         let reached = async {
             while self.drain.connections() != count {
@@ -131,7 +131,7 @@ impl Running {
     }
 }
 
-async fn start(bounds: Bounds, tls: Option<TlsHandle>) -> Running {
+async fn start(bounds: ListenerBounds, tls: Option<TlsHandle>) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let drain = Drain::new();
@@ -144,8 +144,8 @@ async fn start(bounds: Bounds, tls: Option<TlsHandle>) -> Running {
     Running { addr, drain, freed: was_freed, feed, served }
 }
 
-fn hasty() -> Bounds {
-    Bounds { header_read: SHORT, client_stall: SHORT, ..Bounds::default() }
+fn hasty() -> ListenerBounds {
+    ListenerBounds { header_read: SHORT, client_stall: SHORT, ..ListenerBounds::default() }
 }
 
 fn get(path: &str, authority: &str) -> Request<Empty<Bytes>> {
@@ -156,7 +156,7 @@ async fn text<B: Body<Error: std::fmt::Debug>>(response: Response<B>) -> String 
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
-/// One request by hyper's client over any stream, in the version wanted.
+/// Sends one request with hyper's client over any stream, in the given version.
 async fn ask<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: T,
     version: Version,
@@ -175,7 +175,7 @@ async fn ask<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-/// Sends raw bytes and returns everything that comes back until the connection ends.
+/// Sends raw bytes and returns all that comes back until the connection ends.
 async fn raw(addr: SocketAddr, bytes: &[u8]) -> String {
     let mut socket = TcpStream::connect(addr).await.unwrap();
     socket.write_all(bytes).await.unwrap();
@@ -225,7 +225,7 @@ async fn connect_tls(
 
 #[tokio::test]
 async fn both_protocols_are_served_with_and_without_tls_and_carry_their_peer() {
-    let plain = start(Bounds::default(), None).await;
+    let plain = start(ListenerBounds::default(), None).await;
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let socket = TcpStream::connect(plain.addr).await.unwrap();
         let own = socket.local_addr().unwrap();
@@ -234,7 +234,7 @@ async fn both_protocols_are_served_with_and_without_tls_and_carry_their_peer() {
 
     let folder = tempfile::tempdir().unwrap();
     let (cert, key) = write_pair(folder.path());
-    let secure = start(Bounds::default(), Some(TlsHandle::load(&cert, &key).unwrap())).await;
+    let secure = start(ListenerBounds::default(), Some(TlsHandle::load(&cert, &key).unwrap())).await;
     for (version, alpn) in [(Version::HTTP_11, "http/1.1"), (Version::HTTP_2, "h2")] {
         let stream = connect_tls(secure.addr, &cert, alpn.as_bytes()).await;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn.as_bytes()));
@@ -248,10 +248,10 @@ async fn a_new_certificate_serves_new_connections_and_a_bad_one_changes_nothing(
     let folder = tempfile::tempdir().unwrap();
     let (cert, key) = write_pair(folder.path());
     let tls = TlsHandle::load(&cert, &key).unwrap();
-    let running = start(Bounds::default(), Some(tls.clone())).await;
+    let running = start(ListenerBounds::default(), Some(tls.clone())).await;
     let old = connect_tls(running.addr, &cert, b"http/1.1").await;
 
-    // The files are half replaced: the certificate is new, the key still the old one.
+    // Half of the files are replaced: the certificate is new, the key still the old one.
     let other = tempfile::tempdir().unwrap();
     let (new_cert, new_key) = write_pair(other.path());
     let old_cert = std::fs::read(&cert).unwrap();
@@ -275,9 +275,9 @@ async fn a_head_has_its_time_and_a_resting_connection_has_more() {
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert!(answer.contains("bounds.header_read"), "{answer}");
     assert_eq!(raw(running.addr, b"").await, "");
-    // The beginning of an HTTP/2 preface is a head that does not come, too.
+    // The beginning of an HTTP/2 preface is an incomplete head, too.
     assert!(raw(running.addr, b"PRI * HT").await.starts_with("HTTP/1.1 408 "));
-    // From its first line on it is HTTP/2, and so is a block of fields without its end: nobody is told in HTTP/1.1.
+    // From its first line on it is HTTP/2, also with an open header block: no HTTP/1.1 answer.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     let open_block = [0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
@@ -304,18 +304,18 @@ async fn a_head_has_its_time_and_a_resting_connection_has_more() {
     assert!(silence.is_err(), "closed while resting: {silence:?}");
     socket.write_all(request).await.unwrap();
     read_until(&mut socket, "/a HTTP/1.1").await;
-    // But a second head that is begun must come.
+    // But once a second head has begun, it must be completed.
     socket.write_all(b"GET /a").await.unwrap();
     assert_eq!(soon("the end", socket.read(&mut [0; 1])).await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn a_connection_without_requests_ends_after_its_idle_time() {
-    let running = start(Bounds { idle: SHORT, ..Bounds::default() }, None).await;
+    let running = start(ListenerBounds { idle: SHORT, ..ListenerBounds::default() }, None).await;
     let mut socket = TcpStream::connect(running.addr).await.unwrap();
     socket.write_all(b"GET /fed HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-    // A silent answer under way is no rest.
-    assert!(timeout(3 * SHORT, running.drain.reached(Phase::Closed)).await.is_err());
+    // A connection with a silent answer in flight is not idle.
+    assert!(timeout(3 * SHORT, running.drain.reached(DrainPhase::Closed)).await.is_err());
     running.feed.send("still".into()).unwrap();
     read_until(&mut socket, "still").await;
     drop(running.feed);
@@ -334,7 +334,7 @@ async fn a_client_that_stops_reading_frees_what_it_held() {
 
 #[tokio::test]
 async fn a_client_that_leaves_frees_what_it_held_before_and_during_the_answer() {
-    let mut running = start(Bounds::default(), None).await;
+    let mut running = start(ListenerBounds::default(), None).await;
     for path in ["/never", "/endless"] {
         let mut socket = TcpStream::connect(running.addr).await.unwrap();
         socket.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await.unwrap();
@@ -354,7 +354,7 @@ async fn one_stream_with_a_shut_window_is_reset_and_its_neighbours_live() {
     tokio::spawn(connection);
     let (stalled, _) = sender.send_request(get("/endless", "localhost").map(drop), true).unwrap();
     let mut stalled = stalled.await.unwrap().into_body();
-    // Takes what comes and opens the window no further: 64 KiB, then silence.
+    // Takes the data and never opens the window further: 64 KiB, then silence.
     soon("the end of the answer", running.freed.recv()).await.unwrap();
     let fault = soon("the reset", async {
         loop {
@@ -376,7 +376,10 @@ async fn one_stream_with_a_shut_window_is_reset_and_its_neighbours_live() {
 
 #[tokio::test]
 async fn connections_beyond_the_caps_are_closed_at_once() {
-    let bounds = [Bounds { connections: 1, ..Bounds::default() }, Bounds { per_ip: 1, ..Bounds::default() }];
+    let bounds = [
+        ListenerBounds { connections: 1, ..ListenerBounds::default() },
+        ListenerBounds { per_ip: 1, ..ListenerBounds::default() },
+    ];
     for bounds in bounds {
         let running = start(bounds, None).await;
         let mut first = TcpStream::connect(running.addr).await.unwrap();
@@ -392,7 +395,7 @@ async fn connections_beyond_the_caps_are_closed_at_once() {
 
 #[tokio::test]
 async fn a_drain_lets_streams_finish_and_tells_newcomers() {
-    let running = start(Bounds::default(), None).await;
+    let running = start(ListenerBounds::default(), None).await;
     let mut resting = TcpStream::connect(running.addr).await.unwrap();
     resting.write_all(b"GET /a HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     read_until(&mut resting, "/a HTTP/1.1").await;
@@ -403,12 +406,12 @@ async fn a_drain_lets_streams_finish_and_tells_newcomers() {
 
     let drain = running.drain.clone();
     let drained = tokio::spawn(async move { drain.run(SHORT, PATIENCE).await });
-    running.drain.reached(Phase::Draining).await;
-    // Still served, but asked to come back elsewhere.
+    running.drain.reached(DrainPhase::Draining).await;
+    // Still served, but with `connection: close`.
     let answer = raw(running.addr, b"GET /b HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
 
-    running.drain.reached(Phase::Refusing).await;
+    running.drain.reached(DrainPhase::Refusing).await;
     assert_eq!(soon("the end of the resting one", resting.read(&mut [0; 1])).await.unwrap(), 0);
     let answer = raw(running.addr, b"GET /b HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("draining"), "{answer}");
@@ -417,7 +420,7 @@ async fn a_drain_lets_streams_finish_and_tells_newcomers() {
     let late = tokio::spawn(late);
     let (answer, _) = sender.send_request(get("/b", "localhost").map(drop), true).unwrap();
     assert_eq!(answer.await.unwrap().status(), 503);
-    // Told once, it is sent away, though it would stay.
+    // It stays connected after its 503, and is closed by the server.
     soon("the end of the late one", late).await.unwrap().ok();
 
     running.feed.send("after".into()).unwrap();
@@ -431,7 +434,7 @@ async fn a_drain_lets_streams_finish_and_tells_newcomers() {
 
 #[tokio::test]
 async fn what_outstays_the_drain_is_cut_off() {
-    let mut running = start(Bounds::default(), None).await;
+    let mut running = start(ListenerBounds::default(), None).await;
     let mut streaming = TcpStream::connect(running.addr).await.unwrap();
     streaming.write_all(b"GET /never HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let socket = TcpStream::connect(running.addr).await.unwrap();
@@ -452,7 +455,7 @@ async fn what_outstays_the_drain_is_cut_off() {
 
 #[tokio::test]
 async fn framing_that_two_readers_could_read_differently_is_refused() {
-    let running = start(Bounds::default(), None).await;
+    let running = start(ListenerBounds::default(), None).await;
     let chunks = "\r\n\r\n3\r\nabc\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let plain = "\r\n\r\nabcGET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let refused = [
@@ -497,7 +500,7 @@ async fn framing_that_two_readers_could_read_differently_is_refused() {
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("bad_request"), "{head:?}: {answer}");
     }
 
-    // What is refused spoils the connection for what came before it only from there on.
+    // A refused request affects the connection only from there on, not the answers before it.
     let pipelined = format!(
         "GET /one HTTP/1.1\r\nhost: localhost\r\n\r\nPOST /two HTTP/1.1\r\nhost: localhost\r\n{}{chunks}",
         "content-length: 3\r\ntransfer-encoding: chunked"
@@ -508,7 +511,7 @@ async fn framing_that_two_readers_could_read_differently_is_refused() {
         "{answer}"
     );
 
-    // And the plain form of each still works, one after the other on one connection.
+    // The plain form of each still works, one after the other on one connection.
     let honest = "POST /a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\nabc\
                   POST /b HTTP/1.1\r\nhost: localhost\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\
                   GET /c HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
@@ -518,7 +521,7 @@ async fn framing_that_two_readers_could_read_differently_is_refused() {
 
 #[tokio::test]
 async fn http2_lengths_that_contradict_are_refused() {
-    let running = start(Bounds::default(), None).await;
+    let running = start(ListenerBounds::default(), None).await;
     let socket = TcpStream::connect(running.addr).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(socket).await.unwrap();
     tokio::spawn(connection);
@@ -545,7 +548,7 @@ async fn a_tls_handshake_has_its_time() {
     let folder = tempfile::tempdir().unwrap();
     let (cert, key) = write_pair(folder.path());
     let running = start(hasty(), Some(TlsHandle::load(&cert, &key).unwrap())).await;
-    // A beginning of a client hello that never goes on.
+    // The beginning of a client hello that is never completed.
     assert_eq!(raw(running.addr, &[0x16, 0x03, 0x01, 0x02, 0x00]).await, "");
     assert!(!raw(running.addr, b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.contains("200"));
     running.connections(0).await;
@@ -553,7 +556,7 @@ async fn a_tls_handshake_has_its_time() {
 
 #[tokio::test]
 async fn a_head_beyond_its_bound_is_answered_with_431() {
-    let running = start(Bounds { headers: 8 * 1024, ..Bounds::default() }, None).await;
+    let running = start(ListenerBounds { headers: 8 * 1024, ..ListenerBounds::default() }, None).await;
     let long = "y".repeat(9 * 1024);
     let answer =
         raw(running.addr, format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {long}").as_bytes()).await;
@@ -572,15 +575,15 @@ async fn a_head_beyond_its_bound_is_answered_with_431() {
 
 #[tokio::test]
 async fn who_is_refused_in_the_middle_of_a_body_can_read_why() {
-    let running = start(Bounds::default(), None).await;
+    let running = start(ListenerBounds::default(), None).await;
     let body = "z".repeat(8 << 20);
     let head = format!("POST /refused HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
     let answer = raw(running.addr, (head + &body).as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("too large"), "{answer}");
 }
 
-/// Opens streams and takes them back until the server has had enough; returns how many it took. A patient flood lets
-/// each request reach the application first.
+/// Opens streams and resets them until the server closes; returns how many it accepted. A patient
+/// flood lets each request reach the application first.
 async fn flood(addr: SocketAddr, patient: bool) -> usize {
     let socket = TcpStream::connect(addr).await.unwrap();
     socket.set_nodelay(true).unwrap();
@@ -603,14 +606,14 @@ async fn flood(addr: SocketAddr, patient: bool) -> usize {
     };
     soon("the end of the flood", resets).await;
     drop(sender);
-    // A fault that names the flood, or a polite goodbye: either way it is over.
+    // An error that names the flood, or a graceful end: in either case it is over.
     drop(soon("the end of the connection", connection).await);
     sent
 }
 
 #[tokio::test]
 async fn a_flood_of_resets_ends_its_connection_and_nothing_else() {
-    let running = start(Bounds::default(), None).await;
+    let running = start(ListenerBounds::default(), None).await;
     for patient in [false, true] {
         let sent = flood(running.addr, patient).await;
         assert!(sent < 20_000, "patient {patient}: the flood went on");
@@ -624,7 +627,7 @@ async fn a_flood_of_resets_ends_its_connection_and_nothing_else() {
 async fn http2_frames_that_are_no_requests_do_not_hurt() {
     let running = start(hasty(), None).await;
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    // A frame far beyond the announced size, and an endless header block.
+    // A frame far larger than the announced size, and an endless header block.
     let huge = [&preface[..], &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]].concat();
     let mut continued = preface.to_vec();
     continued.extend_from_slice(&[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]);

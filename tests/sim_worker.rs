@@ -1,4 +1,4 @@
-//! The simulated worker over real sockets: shapes, physics, faults, and what it says about itself.
+//! The simulated worker over real sockets: formats, timing, faults, and its own metrics.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, where a panic is the verdict")]
 
 use std::net::SocketAddr;
@@ -14,29 +14,29 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use traffic_dam::net::bind;
-use traffic_dam::sim::worker::{Options, serve};
+use traffic_dam::sim::worker::{WorkerOptions, serve};
 
-/// Longer than anything here takes; what exceeds it hangs.
+/// Longer than anything here takes; whatever exceeds it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Worker {
     address: SocketAddr,
-    /// Dropped, it shuts the worker down.
+    /// Shuts the worker down on drop.
     _stop: oneshot::Sender<()>,
 }
 
-/// A worker whose tokens take a millisecond.
-fn fast() -> Options {
-    Options {
+/// A worker that takes 1 ms per token.
+fn fast() -> WorkerOptions {
+    WorkerOptions {
         model: "test-model".to_owned(),
         prefill_base: Duration::from_millis(1),
         token_time: Duration::from_millis(1),
         token_time_per_seq: Duration::ZERO,
-        ..Options::default()
+        ..WorkerOptions::default()
     }
 }
 
-async fn start(options: Options) -> Worker {
+async fn start(options: WorkerOptions) -> Worker {
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -44,7 +44,7 @@ async fn start(options: Options) -> Worker {
     Worker { address, _stop: stop }
 }
 
-/// What came of a body: its bytes, its trailers, and whether it ended properly.
+/// A body: its bytes, its trailers, and whether it ended properly.
 struct Read {
     text: String,
     trailers: HeaderMap,
@@ -69,7 +69,7 @@ async fn read(mut body: Incoming) -> Read {
     Read { text: String::from_utf8(bytes).unwrap(), trailers, complete: true }
 }
 
-/// Whether nothing has come so far.
+/// `true` if nothing has come so far.
 async fn is_silent(something: impl Future) -> bool {
     tokio::select! {
         biased;
@@ -98,7 +98,7 @@ impl Worker {
         self.send(self.request(path, &body, &[])).await.unwrap()
     }
 
-    /// A chat of exactly so many tokens, with a fault.
+    /// Sends a chat with exactly `tokens` answer tokens and a fault.
     async fn chat(&self, tokens: u32, stream: bool, fault: &str) -> hyper::Result<Response<Incoming>> {
         let headers = [("x-sim-fault", fault), ("te", "trailers")];
         self.send(self.request("/v1/chat/completions", &chat(tokens, stream), &headers)).await
@@ -145,7 +145,7 @@ fn chat(tokens: u32, stream: bool) -> Value {
            "max_tokens": tokens, "ignore_eos": true, "stream": stream})
 }
 
-/// The JSON of each event but the last, which must be the mark of the end.
+/// Returns the JSON of each event but the last, which must be the end marker.
 fn events(text: &str) -> Vec<Value> {
     let mut data: Vec<&str> =
         text.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap()).collect();
@@ -261,7 +261,7 @@ async fn responses_and_embeddings_have_their_shapes() {
 
 #[tokio::test]
 async fn drawn_lengths_stay_below_the_bound_and_end_by_themselves() {
-    let worker = start(Options { mean_output: 10, token_time: Duration::ZERO, ..fast() }).await;
+    let worker = start(WorkerOptions { mean_output: 10, token_time: Duration::ZERO, ..fast() }).await;
     let body = json!({"prompt": "x", "n": 64, "max_tokens": 20});
     let answer = read(worker.post("/v1/completions", body).await.into_body()).await.text;
     let answer: Value = serde_json::from_str(&answer).unwrap();
@@ -277,7 +277,7 @@ async fn drawn_lengths_stay_below_the_bound_and_end_by_themselves() {
 
 #[tokio::test]
 async fn beyond_the_slots_requests_wait_in_order_and_a_hang_up_frees_the_slot() {
-    let worker = start(Options { slots: 1, ..fast() }).await;
+    let worker = start(WorkerOptions { slots: 1, ..fast() }).await;
     let endless = worker.chat(60_000, true, "").await.unwrap();
     worker.until_metric("num_requests_running", 1.0).await;
     let first = worker.chat(3, true, "").await.unwrap();
@@ -289,7 +289,7 @@ async fn beyond_the_slots_requests_wait_in_order_and_a_hang_up_frees_the_slot() 
     drop(gone);
     worker.until_metric("num_requests_waiting", 2.0).await;
 
-    // Behind the second, the first would never end.
+    // If it waited for the second, the first would never end.
     drop(endless);
     assert!(read(first.into_body()).await.complete);
     worker.until_metric("num_requests_waiting", 0.0).await;
@@ -334,7 +334,7 @@ async fn metrics_tell_what_happened() {
 #[tokio::test]
 async fn a_full_cache_preempts_and_all_answers_are_whole() {
     // Either answer alone needs nearly all of the cache.
-    let worker = start(Options { kv_tokens: 60, ..fast() }).await;
+    let worker = start(WorkerOptions { kv_tokens: 60, ..fast() }).await;
     let (one, two) = tokio::join!(worker.chat(50, true, ""), worker.chat(50, true, ""));
     let (one, two) = tokio::join!(read(one.unwrap().into_body()), read(two.unwrap().into_body()));
     for answer in [one, two] {
@@ -398,7 +398,7 @@ async fn faults_in_the_middle_of_a_stream() {
             let frame = tokio::time::timeout(PATIENCE, silent.frame()).await.unwrap().unwrap().unwrap();
             text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
         }
-        // The engine is done with the request, and still nothing more comes.
+        // The engine has finished the request, and still nothing more comes.
         worker.until_metric("num_requests_running", 0.0).await;
         assert!(is_silent(silent.frame()).await);
         drop(silent);
@@ -424,7 +424,7 @@ async fn pieces_and_trailers_are_as_ordered() {
     assert_eq!(response.headers()["trailer"], "x-sim-trailer");
     assert_eq!(read(response.into_body()).await.trailers["x-sim-trailer"], "done");
 
-    // On the wire, where a client has put nothing together yet.
+    // Reads the raw bytes, before a client assembles them.
     let mut socket = TcpStream::connect(worker.address).await.unwrap();
     let body = chat(2, true).to_string();
     let request = format!(
@@ -458,9 +458,9 @@ async fn an_ordered_fault_meets_the_next_requests_only() {
 
 #[tokio::test]
 async fn slots_can_be_lost_while_it_runs() {
-    // Nobody's first token comes while this test runs.
+    // No request gets its first token while this test runs.
     let slow = Duration::from_secs(600);
-    let worker = start(Options { slots: 4, first_token: slow, ..fast() }).await;
+    let worker = start(WorkerOptions { slots: 4, first_token: slow, ..fast() }).await;
     let requests: Vec<_> = (0..4).map(|_| worker.chat(1, false, "")).collect();
     let lost = async {
         worker.until_metric("num_requests_running", 4.0).await;
@@ -471,7 +471,7 @@ async fn slots_can_be_lost_while_it_runs() {
         }
         let change = worker.post("/debug/worker", json!({"slots": 1})).await;
         assert_eq!(change.status(), StatusCode::OK);
-        // The change is made with the next event: here, when one more request reaches the line.
+        // The change is made with the next event: here, when one more request joins the queue.
         let fifth = worker.chat(1, false, "");
         let seen = worker.until_metric("num_requests_waiting", 4.0);
         tokio::select! {

@@ -1,7 +1,9 @@
-//! What the heartbeats of a thousand workers cost a gateway. `scripts/heartbeats` builds and calls it.
+//! Measures what the heartbeats of a thousand workers cost; `scripts/heartbeats` builds and runs
+//! it.
 //!
-//! A gateway that serves nobody, a Redis, and a thousand workers that speak once a second, spread over the second: what
-//! CPU time the gateway takes then, it takes for them. The same is measured before the first of them speaks.
+//! The gateway serves no requests. A thousand workers each send one heartbeat per second to Redis,
+//! spread over the second. The gateway's CPU time is the cost; it is also measured before the first
+//! one.
 
 #[path = "../overload/machine.rs"]
 #[expect(dead_code, reason = "shared with the overload run")]
@@ -17,13 +19,13 @@ use clap::Parser;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-/// Workers, each of which speaks once a second.
+/// Workers; each sends one heartbeat per second.
 const WORKERS: usize = 1000;
-/// They speak in so many groups a second.
+/// Groups per second in which the workers send.
 const GROUPS: usize = 50;
-/// What it may cost, in percent of one core.
+/// Allowed cost, in percent of one core.
 const ALLOWED: f64 = 5.0;
-/// Until the workers are known and the gateway is at rest.
+/// Time for the workers to become known and the gateway to become idle.
 const SETTLING: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Parser)]
@@ -31,12 +33,12 @@ struct Options {
     /// The gateway's binary
     #[arg(long)]
     dam: PathBuf,
-    /// Seconds that are measured
+    /// Seconds to measure
     #[arg(long, default_value_t = 20)]
     seconds: u64,
 }
 
-/// A process that ends with the run.
+/// A process that is killed when the run ends.
 struct Server(Child);
 
 impl Server {
@@ -120,7 +122,7 @@ async fn connect(port: u16) -> Result<MultiplexedConnection, Box<dyn Error>> {
     Err("Redis did not come up".into())
 }
 
-/// Lets all workers speak for `length`; `turn` counts the groups that have spoken.
+/// Sends the heartbeats of all workers for `length`; `turn` counts the groups that have sent.
 async fn speak(
     connection: &mut MultiplexedConnection,
     turn: &mut usize,
@@ -144,7 +146,7 @@ async fn speak(
     Ok(())
 }
 
-/// As much as a worker has to say.
+/// Returns a heartbeat of realistic size.
 fn beat(worker: usize, seq: usize) -> String {
     let (port, used) = (10_000 + worker, (seq % 70) as f64 / 100.0);
     format!(

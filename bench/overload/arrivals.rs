@@ -1,19 +1,19 @@
-//! When requests come, drawn before the first one leaves.
+//! The arrival times of requests, drawn before the first request is sent.
 //!
-//! An open loop: nothing that happens during a run can move an arrival, so a server that falters cannot quieten those
-//! who would have asked it. Each source is a Poisson process of its own; the same seed draws the same arrivals, so
-//! every arm meets the same crowd.
+//! The load is an open loop: nothing during a run can move an arrival, so a slow server does not
+//! reduce its own load. Each source is a separate Poisson process. The same seed draws the same
+//! arrivals, so every arm gets the same load.
 
 use std::time::Duration;
 
-/// The spread of the logarithm of prompt lengths, and the bounds that cut them, in tokens.
+/// Standard deviation of the logarithm of prompt lengths, and the bounds that clip them, in tokens.
 const PROMPT_SIGMA: f64 = 0.7;
 const PROMPT_LEAST: f64 = 20.0;
 const PROMPT_MOST: f64 = 1500.0;
-/// The median prompt, in tokens: a question with a little context.
+/// Median prompt length in tokens: a question with a little context.
 const PROMPT_MEDIAN: f64 = 150.0;
 
-/// The priority that a request asks for.
+/// Priority that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     Critical,
@@ -31,12 +31,12 @@ impl Class {
     }
 }
 
-/// How long the answers of a source are.
+/// Distribution of a source's answer lengths.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Output {
-    /// As the worker draws them.
+    /// Chosen by the worker.
     Drawn,
-    /// As the client says, which is obeyed to the token: log-normal, with this median and spread of the logarithm.
+    /// Set by the client and followed: log-normal; median in tokens, deviation of the logarithm.
     Asked { median: f64, sigma: f64 },
 }
 
@@ -50,58 +50,58 @@ impl Output {
     }
 }
 
-/// One who asks, at random but at a steady rate.
+/// A caller that sends requests at random times at a constant mean rate.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
-    /// Callers have numbers.
+    /// Number of the caller.
     pub(crate) caller: u32,
     /// Requests per second.
     pub(crate) rate: f64,
     pub(crate) class: Class,
-    /// The share of its requests that ask for a stream, 0 to 1.
+    /// Share of its requests that ask for a stream, 0 to 1.
     pub(crate) streamed: f64,
     pub(crate) output: Output,
-    /// When it asks, since the start of the run.
+    /// Time of its first possible request, since the start of the run.
     pub(crate) from: Duration,
     pub(crate) until: Duration,
 }
 
 impl Source {
-    /// A caller of streams in the usual class, from the start of a run until `until`.
+    /// Returns a caller of streams in the default class, from the start of a run until `until`.
     pub(crate) fn new(caller: u32, rate: f64, until: Duration) -> Self {
         let (class, output) = (Class::Interactive, Output::Drawn);
         Self { caller, rate, class, streamed: 1.0, output, from: Duration::ZERO, until }
     }
 
-    /// Several callers that share a rate equally.
-    pub(crate) fn crowd(callers: u32, rate: f64, until: Duration) -> Vec<Self> {
+    /// Returns several callers that share a rate equally.
+    pub(crate) fn retry_spread(callers: u32, rate: f64, until: Duration) -> Vec<Self> {
         (0..callers).map(|caller| Self::new(caller, rate / f64::from(callers), until)).collect()
     }
 }
 
-/// A request that will be made, come what may.
+/// A request that is sent in any case.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Arrival {
-    /// Since the start of the run.
+    /// Time since the start of the run.
     pub(crate) due: Duration,
     pub(crate) caller: u32,
     pub(crate) class: Class,
     pub(crate) streamed: bool,
     pub(crate) prompt_tokens: u32,
-    /// Tokens of the answer, where the client sets them.
+    /// `max_tokens` of the request, if the client sets it.
     pub(crate) max_tokens: Option<u32>,
 }
 
-/// Draws the arrivals of all sources, in order.
+/// Draws the arrivals of all sources, in order of time.
 pub(crate) fn draw(sources: &[Source], seed: u64) -> Vec<Arrival> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut arrivals = Vec::new();
     for source in sources {
-        // Each source draws from its own stream, so that one more of them leaves the others as they were.
+        // Each source has its own stream, so that adding a source does not change the others.
         let mut random = random.fork();
         let mut at = source.from;
         loop {
-            // The time to the next arrival is exponential; 1 − u is never zero, so its logarithm is finite.
+            // The time to the next arrival is exponential; 1 − u > 0, so its logarithm is finite.
             at += Duration::from_secs_f64((-(1.0 - random.f64()).ln() / source.rate).min(1e6));
             if at >= source.until {
                 break;
@@ -120,12 +120,12 @@ pub(crate) fn draw(sources: &[Source], seed: u64) -> Vec<Arrival> {
     arrivals
 }
 
-/// A log-normal length.
+/// Draws a log-normal prompt length in tokens.
 pub(crate) fn prompt_tokens(random: &mut fastrand::Rng) -> u32 {
     (PROMPT_MEDIAN * (PROMPT_SIGMA * normal(random)).exp()).clamp(PROMPT_LEAST, PROMPT_MOST) as u32
 }
 
-/// A standard normal value, by Box and Muller.
+/// Draws a standard normal value (Box–Muller).
 fn normal(random: &mut fastrand::Rng) -> f64 {
     let radius = (-2.0 * (1.0 - random.f64()).ln()).sqrt();
     radius * (std::f64::consts::TAU * random.f64()).cos()
@@ -142,7 +142,7 @@ mod tests {
         let arrivals = draw(&[Source::new(0, 200.0, LONG)], 7);
         let count = arrivals.len() as f64;
         assert!((count - 20_000.0).abs() < 4.0 * 20_000_f64.sqrt(), "{count} arrivals");
-        // In a Poisson process the gaps' deviation equals their mean; a metronome's is zero.
+        // In a Poisson process the gaps' standard deviation equals their mean.
         let gaps: Vec<f64> =
             arrivals.windows(2).map(|pair| (pair[1].due - pair[0].due).as_secs_f64()).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_seed_means_one_crowd() {
-        let sources = Source::crowd(5, 50.0, LONG);
+        let sources = Source::retry_spread(5, 50.0, LONG);
         assert_eq!(draw(&sources, 3), draw(&sources, 3));
         assert_ne!(draw(&sources, 3), draw(&sources, 4));
         assert!(draw(&sources, 3).windows(2).all(|pair| pair[0].due <= pair[1].due));

@@ -1,4 +1,4 @@
-//! One client: HTTP/1.1, connections kept and reused, and every time taken from when the request was due.
+//! An HTTP/1.1 client with connection reuse; all times run from when the request was due.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,16 +20,16 @@ use crate::prompts::Prompts;
 use crate::reader::{Reader, completion_tokens};
 use crate::sample::Outcome;
 
-/// A resting connection is used again within this time: all servers here keep theirs longer, so none closes one at the
-/// moment it is taken.
+/// An idle connection is reused within this time. All servers here keep theirs longer, so none
+/// closes a connection just as it is taken.
 const IDLE: Duration = Duration::from_secs(5);
-/// A client waits so long for the end of an answer that has begun.
+/// Longest wait for the end of an answer that has begun.
 const LONGEST_ANSWER: Duration = Duration::from_secs(60);
-/// Bytes of an answer that is read in one piece, at the most.
+/// Largest non-streamed answer, in bytes.
 const LARGEST_ANSWER: usize = 4 << 20;
 type Sender = SendRequest<Full<Bytes>>;
 
-/// Asks one server, over as many connections as there are requests under way.
+/// Sends requests to one server, over as many connections as there are requests in flight.
 #[derive(Debug)]
 pub(crate) struct Client {
     target: SocketAddr,
@@ -42,13 +42,14 @@ impl Client {
         Self { target, prompts: Prompts::alike(), idle: Mutex::default() }
     }
 
-    /// A client for real engines: no prompt comes twice, because they remember what they have read; and every request
-    /// has a connection of its own, because some close theirs after an answer without saying so.
+    /// Returns a client for real engines. No prompt repeats, because engines cache them. Each
+    /// request opens a connection, because some engines close theirs after an answer without
+    /// announcing it.
     pub(crate) fn varied(target: SocketAddr) -> Self {
         Self { prompts: Prompts::varied(), ..Self::new(target) }
     }
 
-    /// Makes one request that was due at `due`, and says what became of it.
+    /// Makes one request that was due at `due`, and returns its outcome.
     pub(crate) async fn ask(&self, arrival: &Arrival, due: Instant) -> Outcome {
         let body = self.body(arrival);
         let sent = timeout_at(due + PATIENCE, self.send(arrival, &body)).await;
@@ -59,12 +60,12 @@ impl Client {
         }
     }
 
-    /// GETs a path: its status and its text.
+    /// GETs a path and returns status and body.
     pub(crate) async fn get(&self, path: &str) -> Result<(u16, String), String> {
         self.once(Method::GET, path, Bytes::new()).await
     }
 
-    /// POSTs JSON to a path: the status and the text of the answer.
+    /// POSTs JSON to a path and returns status and body.
     pub(crate) async fn post(&self, path: &str, json: &'static str) -> Result<(u16, String), String> {
         self.once(Method::POST, path, Bytes::from_static(json.as_bytes())).await
     }
@@ -96,7 +97,7 @@ impl Client {
         let socket = TcpStream::connect(self.target).await.map_err(|error| failed(&error))?;
         socket.set_nodelay(true).map_err(|error| failed(&error))?;
         let (sender, connection) = handshake(TokioIo::new(socket)).await.map_err(|error| failed(&error))?;
-        // How a connection ends is seen by the request on it; a resting one may end as it likes.
+        // The request on a connection sees how it ends; an idle connection may end in any way.
         tokio::spawn(async move { connection.await.ok() });
         Ok(sender)
     }
@@ -134,7 +135,7 @@ impl Client {
                 .map_err(|error| error.to_string())?;
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, sender)),
-                // The server closed it as we took it, and has not seen the request.
+                // The server closed the connection as we took it, and has not seen the request.
                 Err(failed) if reused && failed.message().is_some() => {}
                 Err(failed) => return Err(format!("no answer: {}", failed.error())),
             }
@@ -202,7 +203,7 @@ fn reason(headers: &HeaderMap) -> String {
     reason.unwrap_or_default().to_owned()
 }
 
-/// What a refusal says about coming back.
+/// Reads when a refusal asks the client to retry.
 fn refused(headers: &HeaderMap, took: Duration) -> Outcome {
     let number = |name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
     let seconds = number(RETRY_AFTER.as_str()).filter(|seconds| *seconds > 0);
@@ -237,7 +238,7 @@ mod tests {
         assert_eq!(told(&exact), (true, Some(Duration::from_millis(446))));
         assert_eq!(told(&[("retry-after", "2")]), (true, Some(Duration::from_secs(2))));
         assert_eq!(told(&[]), (false, None));
-        // "Come back in zero seconds" tells a client nothing.
+        // A `Retry-After` of zero seconds tells a client nothing.
         assert_eq!(told(&[("retry-after", "0")]), (false, None));
     }
 }

@@ -1,4 +1,4 @@
-//! The document: written whole by every run, so that it always is what a run printed.
+//! Writes the document. Every run writes it whole, so that all of it comes from one run.
 
 use std::fmt::Write;
 use std::fs;
@@ -15,17 +15,18 @@ use crate::section::{Section, Table};
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     pub(crate) options: &'a Options,
-    /// Of the usual worker, where it was used.
+    /// Peak of the default worker, if it was used.
     pub(crate) peak: Option<Rate>,
     pub(crate) took: Duration,
 }
 
 impl Frame<'_> {
-    /// The document's text.
     pub(crate) fn text(&self, sections: &[Section]) -> String {
         let mut out = String::from(
-            "# Overload\n\nWhat becomes of goodput when more is asked for than a worker can give. `make overload` wrote \
-             this file.\n\n",
+            "# Overload\n\n\
+             This page shows the goodput when the load is higher than the capacity of a worker. \
+             `make overload` wrote this file. In the tables, *dam* is this gateway. Its slots are \
+             configured, except in rows with *size not told* or *not told*.\n\n",
         );
         self.verdict(sections, &mut out);
         self.method(&mut out);
@@ -42,9 +43,9 @@ impl Frame<'_> {
         let missed = checks.iter().filter(|check| !check.held).count();
         let mut line =
             |text: std::fmt::Arguments<'_>| out.write_fmt(format_args!("{text}\n\n")).unwrap_or_default();
-        line(format_args!("## What was to hold"));
+        line(format_args!("## Expectations"));
         line(format_args!(
-            "{} of {} figures were reached, {missed} were missed.",
+            "{} of {} targets were met, {missed} were missed.",
             checks.len() - missed,
             checks.len()
         ));
@@ -69,13 +70,13 @@ impl Frame<'_> {
         let nginx = options.nginx.as_deref().map_or_else(|| "not installed".to_owned(), version);
         let text = format!(
             "## How it was measured\n\n\
-             {machine}, {date}; gateway, worker and generator are processes of their own that share them, on loopback. \
-             nginx: {nginx}. The run took {minutes:.0} minutes; every load was measured for {seconds} s after a \
-             warm-up.\n\n\
-             {worker}The generator draws all arrivals before a run and never waits for an answer; times count from when a \
-             request was due. A run in which it took more than 70 % of a core, in which more than 1 % of requests left \
-             over 5 ms late, or in which a complete stream has no TTFT does not count, and says so. A client gives up \
-             when {patience} s have brought it no token.\n\n",
+             {machine}, {date}. The gateway, the worker and the generator are separate processes that share \
+             these cores, on loopback. nginx: {nginx}. The run took {minutes:.0} minutes; every load was \
+             measured for {seconds} s after a warm-up.\n\n\
+             {worker}The generator draws all arrivals before a run and never waits for an answer; times \
+             count from the moment when a request was due. A run does not count, and is marked, if the \
+             generator used more than 70 % of a core, if more than 1 % of requests left over 5 ms late, or \
+             if a complete stream has no TTFT. A client gives up after {patience} s without a token.\n\n",
             machine = machine::description(),
             date = options.date,
             minutes = took.as_secs_f64() / 60.0,
@@ -86,21 +87,21 @@ impl Frame<'_> {
         out.push_str(&text);
     }
 
-    /// Writes the document.
     pub(crate) fn write(&self, sections: &[Section]) -> std::io::Result<()> {
         fs::create_dir_all(&self.options.out)?;
         fs::write(self.options.out.join("overload.md"), self.text(sections))
     }
 }
 
-/// What the usual worker is, and gives.
+/// Describes the default worker and its peak.
 fn worker(peak: Rate) -> String {
     format!(
-        "The worker is simulated (`traffic-dam worker`): {slots} slots, 15 ms a token and 0.3 ms more for each \
-         sequence in the batch, prompts at 40 000 tokens/s, answers of {output} tokens on average (log-normal, \
-         128 at the most). Prompts have 150 tokens in the median, 1500 at the most. At its best, kept just full by \
-         clients that ask again as soon as they are answered, it gives **{requests:.1} answers or {tokens:.0} tokens per \
-         second**: the capacity, and the peak, of all that follows.\n\n",
+        "The worker is simulated (`traffic-dam worker`): {slots} slots, 15 ms per token plus 0.3 ms for each \
+         sequence in the batch, prompts at 40 000 tokens/s, answers of {output} tokens on average \
+         (log-normal, at most 128). Prompts have a median of 150 tokens, and at most 1500. Its maximum, \
+         measured with clients that keep it just full and send the next request as soon as they have an \
+         answer, is **{requests:.1} answers or {tokens:.0} tokens per second**. This is the capacity, and \
+         the peak, in all sections.\n\n",
         slots = WORKER.slots,
         output = WORKER.mean_output,
         requests = peak.requests,
@@ -108,7 +109,7 @@ fn worker(peak: Rate) -> String {
     )
 }
 
-/// What `nginx -v` says of itself.
+/// Returns the output of `nginx -v`.
 fn version(nginx: &Path) -> String {
     let said = Command::new(nginx).arg("-v").output().map(|output| output.stderr).unwrap_or_default();
     let said = String::from_utf8_lossy(&said);

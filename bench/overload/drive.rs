@@ -1,7 +1,7 @@
-//! Makes requests leave when they are due, and watches what it costs.
+//! Sends requests when they are due, and measures the CPU time.
 //!
-//! A thread of its own keeps the time: the event loop's timer goes in steps of a millisecond and stops while the loop
-//! is busy, and both would be taken for the server's slowness. How late each request really left is recorded.
+//! A separate thread keeps the time: the event loop's timer has 1 ms steps and stops while the loop
+//! is busy. Both would look like a slow server. The delay of each request is recorded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +16,18 @@ use crate::client::Client;
 use crate::machine;
 use crate::sample::{Outcome, Sample};
 
-/// From when a run is set up to its first arrival.
+/// Time from the setup of a run to its first arrival.
 const LEAD: Duration = Duration::from_millis(100);
 
-/// When, since the start, the client of a request that ended so (after so long since the start) asks once more.
+/// Returns when the client of a request, with its outcome and end time, sends it once more.
 pub(crate) type Again = dyn Fn(&Arrival, &Outcome, Duration) -> Option<Duration> + Send + Sync;
 
-/// The start of a run that is about to begin.
+/// Returns the start time of a run that is about to begin.
 pub(crate) fn soon() -> Instant {
     Instant::now() + LEAD
 }
 
-/// Makes all `arrivals` at their times after `start`, and returns when the last one has ended.
+/// Sends all `arrivals` at their times after `start`, and returns when the last one has ended.
 pub(crate) async fn drive(
     client: &Arc<Client>,
     arrivals: Vec<Arrival>,
@@ -64,7 +64,7 @@ async fn ask(client: &Client, arrival: Arrival, start: Instant) -> Sample {
     Sample { arrival, late, outcome, again: false }
 }
 
-/// Hands over each arrival when it is due. Ends early when nobody listens any more.
+/// Sends each arrival into the channel when it is due. Ends early when the receiver is dropped.
 fn keep_time(arrivals: Vec<Arrival>, start: Instant) -> mpsc::UnboundedReceiver<Arrival> {
     let (send, receive) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
@@ -83,7 +83,7 @@ fn pause(wait: Duration) {
     std::thread::sleep(wait);
 }
 
-/// CPU time spent so far, and when it was read.
+/// CPU time used so far, and when it was read.
 #[derive(Clone, Copy, Debug)]
 struct Clocks {
     at: Instant,
@@ -103,7 +103,7 @@ impl Clocks {
     }
 }
 
-/// What was spent while a run was measured, in cores: 1 is one core, busy all the time.
+/// CPU use while a run was measured, in cores: 1 is one core, busy all the time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spent {
     pub(crate) generator: f64,
@@ -111,8 +111,8 @@ pub(crate) struct Spent {
     pub(crate) machine: f64,
 }
 
-/// Watches from `from` to `until`: the CPU time of this process, of the gateway, and of all. `note` is called at both
-/// ends, and what it gives is handed back.
+/// Measures from `from` to `until` the CPU time of this process, of the gateway and of all
+/// processes. Calls `note` at both ends and returns its two results.
 pub(crate) async fn watch<T>(
     gateway: Option<u32>,
     from: Instant,

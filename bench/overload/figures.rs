@@ -1,4 +1,4 @@
-//! What a run comes to, and whether it counts.
+//! The results of a run, and the checks that decide whether the run counts.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::sample::{Outcome, Sample};
 use crate::scrape::{self, Histogram};
 use crate::section::bare;
 
-/// Beyond this share of a core the generator itself may be what is slow.
+/// Above this share of a core the generator itself may be the bottleneck.
 const BUSIEST_GENERATOR: f64 = 0.70;
-/// A request that leaves later than this is late, unless a run says otherwise, …
+/// A request that leaves later than this is late, unless a run sets another bound.
 pub(crate) const LATE: Duration = Duration::from_millis(5);
-/// … and with more than this share of late ones the load is not the one that was drawn.
+/// Largest share of late requests; with more, the load is not the one that was drawn.
 const MOST_LATE: f64 = 0.01;
-/// A refusal after this reason has waited in the queue first: its time says nothing of how fast the gateway says no.
+/// A refusal for this reason waited in the queue; its time does not measure a refusal's speed.
 const WAITED: &str = "queue_timeout";
 
-/// Good answers: what a worker gave at its best, or what a run came to.
+/// Rate of good answers, of a worker at its peak or of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rate {
     /// Answers per second.
@@ -30,14 +30,15 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// What good answers that began within `measured` from `from` on come to, per second. By when they began and not
-    /// by when they were due: a queue that grows inside the worker is no goodput yet. And not by when they ended: long
-    /// answers would be missing at the start.
+    /// Returns the rate of the good answers that began within `measured` from `from` on. An answer
+    /// counts when it begins, not when it was due: a queue that grows inside the worker is not
+    /// goodput yet. It does not count when it ends, because long answers would then be missing at
+    /// the start.
     pub(crate) fn of(samples: &[Sample], from: Duration, measured: Duration) -> Self {
         Self::counted(samples, from, measured, Sample::good_tokens)
     }
 
-    /// The same of all answers that came to their end, whatever they kept their clients waiting.
+    /// Returns the same for all complete answers, however long their clients waited.
     pub(crate) fn complete(samples: &[Sample], from: Duration, measured: Duration) -> Self {
         Self::counted(samples, from, measured, Sample::tokens)
     }
@@ -55,7 +56,7 @@ impl Rate {
     }
 }
 
-/// The median and the 99th percentile, in milliseconds.
+/// Median and 99th percentile, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Times {
     pub(crate) p50: Option<f64>,
@@ -63,13 +64,13 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// Of times as clients saw them.
+    /// Computes them from times measured by clients.
     pub(crate) fn of(times: impl Iterator<Item = Duration>) -> Self {
         let sorted = sorted(times.map(|time| time.as_secs_f64() * 1000.0));
         Self { p50: quantile(&sorted, 0.5), p99: quantile(&sorted, 0.99) }
     }
 
-    /// Of a histogram in seconds.
+    /// Computes them from a histogram in seconds.
     fn read(histogram: &Histogram) -> Self {
         let millis = |q| histogram.quantile(q).map(|seconds| seconds * 1000.0);
         Self { p50: millis(0.5), p99: millis(0.99) }
@@ -85,16 +86,16 @@ impl fmt::Display for Times {
     }
 }
 
-/// What the dam says of itself at one moment.
+/// The gateway's own metrics at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
     refusals: Histogram,
-    /// Requests that the worker may hold at once, as the law has it.
+    /// Requests that the worker may run at once, set by the limit algorithm.
     limit: Option<f64>,
 }
 
 impl Reading {
-    /// Reads the text of `/metrics`.
+    /// Parses the text of `/metrics`.
     pub(crate) fn of(metrics: &str) -> Self {
         Self {
             refusals: Histogram::read(metrics, "traffic_dam_refusal_seconds"),
@@ -103,37 +104,36 @@ impl Reading {
     }
 }
 
-/// A run's samples and what was watched beside them.
+/// A run's samples and what was measured beside them.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
-    /// Those that were due while it was measured.
+    /// Requests that were due during the measurement.
     pub(crate) samples: Vec<Sample>,
-    /// Good answers that began while it was measured.
+    /// Rate of good answers that began during the measurement.
     pub(crate) good: Rate,
     pub(crate) measured: Duration,
     /// Requests that left later than this are late.
     pub(crate) late: Duration,
     pub(crate) spent: Spent,
-    /// What the dam said at the start and at the end.
+    /// The gateway's metrics at the start and at the end.
     pub(crate) readings: Option<(Reading, Reading)>,
 }
 
-/// The figures of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Figures {
     /// Requests per second.
     pub(crate) offered: f64,
     pub(crate) goodput: f64,
-    /// Goodput over offered requests.
+    /// Goodput divided by offered requests.
     pub(crate) of_offered: f64,
-    /// Tokens of goodput over the tokens of the worker at its best. Answers differ in length, so that counting
-    /// requests would add some percent of chance.
+    /// Tokens of goodput divided by the worker's peak tokens. Answers differ in length, so counting
+    /// requests would add some percent of noise.
     pub(crate) of_peak: f64,
-    /// Of streams that were admitted; one whose client gave up counts as its patience.
+    /// TTFT of admitted streams; if the client gave up, its patience counts as the TTFT.
     pub(crate) ttft: Times,
-    /// Of refusals that had not waited, as clients saw them.
+    /// Time to a refusal of a request that had not waited, measured by clients.
     pub(crate) refusal: Times,
-    /// The same, in the dam's own histogram.
+    /// The same from the gateway's own histogram.
     pub(crate) own_refusal: Option<Times>,
     pub(crate) refused: usize,
     /// Refusals without a `Retry-After`.
@@ -143,7 +143,7 @@ pub(crate) struct Figures {
     pub(crate) gave_up: usize,
     pub(crate) spent: Spent,
     pub(crate) limit: Option<f64>,
-    /// Why this run does not count; empty when it does.
+    /// Reasons why this run does not count; empty if it counts.
     pub(crate) faults: Vec<String>,
 }
 
@@ -181,7 +181,7 @@ impl Run {
         }
     }
 
-    /// Why it does not count.
+    /// Returns the reasons why the run does not count.
     fn faults(&self) -> Vec<String> {
         let Self { samples, spent, late: most, .. } = self;
         let mut faults = Vec::new();
@@ -210,7 +210,7 @@ impl Run {
     }
 }
 
-/// What the errors were, the most frequent first; empty when there were none.
+/// Lists the errors, the most frequent first; empty if there were none.
 fn errors(samples: &[Sample]) -> String {
     let mut kinds: Vec<(String, usize)> = Vec::new();
     for sample in samples {
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!((figures.refused, figures.untold, figures.errors, figures.gave_up), (3, 1, 2, 1));
         assert_eq!(figures.refusal.p99, Some(3.0));
         assert_eq!(figures.errors_by_kind, "1 × status 502, 1 × cut after a token");
-        // 100, 400, 1500, and the one who gave up.
+        // 100, 400, 1500, and the client that gave up.
         assert_eq!(
             (figures.ttft.p50, figures.ttft.p99),
             (Some(400.0), Some(PATIENCE.as_secs_f64() * 1000.0))

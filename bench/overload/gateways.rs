@@ -1,4 +1,4 @@
-//! How each arm is set up: what the gateways are told.
+//! The configuration of the gateways in each arm.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -10,19 +10,19 @@ use std::process::Command;
 use crate::plan::{Arm, ITL_SLO, Options, TTFT_SLO, WorkerSize};
 use crate::servers::{Server, free_address};
 
-/// What nginx is told. A limit that is None is not set.
+/// Limits of nginx. `None` leaves a limit out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct NginxLimits {
-    /// `limit_conn`: requests under way, of all.
+    /// `limit_conn`: requests in flight, all callers together.
     pub(crate) under_way: Option<u32>,
-    /// `limit_req`: requests per second, of all, and the burst that is let through at once.
+    /// `limit_req`: requests per second, all callers together, and the burst that passes at once.
     pub(crate) rate: Option<(u32, u32)>,
-    /// `limit_conn`: requests under way, of each caller.
+    /// `limit_conn`: requests in flight, per caller.
     pub(crate) per_caller: Option<u32>,
 }
 
 impl NginxLimits {
-    /// The directives, as they stand in the file and in the document.
+    /// Returns the directives as they stand in the file and in the document.
     pub(crate) fn directives(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if let Some(count) = self.under_way {
@@ -37,7 +37,7 @@ impl NginxLimits {
         lines
     }
 
-    /// In one line, for people.
+    /// Describes the limits in one line.
     pub(crate) fn describe(&self) -> String {
         let rate = self.rate.map(|(rate, _)| format!("`rate={rate}r/s`"));
         let lines = self.directives().into_iter().map(|line| format!("`{line}`"));
@@ -48,27 +48,27 @@ impl NginxLimits {
         include_str!("nginx.conf")
             .replace("@LISTEN@", &listen.to_string())
             .replace("@WORKER@", &worker.to_string())
-            // A zone must have a rate, used or not.
+            // A zone must have a rate, even if it is not used.
             .replace("@RATE@", &self.rate.map_or(1, |(rate, _)| rate).to_string())
             .replace("@LIMITS@", &self.directives().join("\n            "))
     }
 }
 
-/// What the dam is told.
+/// Configuration of Traffic Dam.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DamFile {
-    /// The keys of `concurrency` that make the arm.
+    /// The keys of `concurrency` that distinguish the arm.
     pub(crate) limit: &'static str,
-    /// Slots and KV tokens of each worker, where it is told them.
+    /// Slots and KV tokens of each worker, if they are configured.
     pub(crate) told: Option<WorkerSize>,
-    /// The share of the limit kept for critical requests.
+    /// Share of the limit reserved for critical requests.
     pub(crate) reserve: Option<f64>,
-    /// Rules, a line each.
+    /// Rules, one per line.
     pub(crate) rules: Vec<String>,
 }
 
 impl DamFile {
-    /// The file of an arm; None for arms without the dam.
+    /// Returns the configuration of an arm; `None` for arms without Traffic Dam.
     pub(crate) fn of(arm: Arm, size: WorkerSize) -> Option<Self> {
         let (limit, told) = match arm {
             Arm::Direct | Arm::Nginx => return None,
@@ -99,7 +99,7 @@ impl DamFile {
         }
         let reserve =
             self.reserve.map(|share| format!(", reserve: {{ critical: {share} }}")).unwrap_or_default();
-        // Only the adaptive limit looks at the time between tokens.
+        // Only the adaptive limit uses the time between tokens.
         let itl = if self.limit.contains("adaptive") {
             format!(", itl_slo: {}ms", ITL_SLO.as_millis())
         } else {
@@ -137,22 +137,22 @@ impl DamFile {
     }
 }
 
-/// What clients ask: a gateway, or the worker itself.
+/// The server that clients send to: a gateway, or the worker itself.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
-    /// Where the dam's own figures are.
+    /// Address of the gateway's metrics.
     pub(crate) admin: Option<SocketAddr>,
     server: Option<Server>,
 }
 
 impl Gateway {
-    /// Nothing before the worker.
+    /// No gateway: clients send to the worker.
     pub(crate) const fn none(worker: SocketAddr) -> Self {
         Self { address: worker, admin: None, server: None }
     }
 
-    /// nginx with these limits.
+    /// Starts nginx with these limits.
     pub(crate) async fn nginx(
         limits: &NginxLimits,
         options: &Options,
@@ -170,7 +170,7 @@ impl Gateway {
         Ok(Self { address, admin: None, server: Some(server) })
     }
 
-    /// Its process; `None` where clients ask the worker itself.
+    /// Process of the gateway; `None` if clients send to the worker itself.
     pub(crate) const fn server(&self) -> Option<&Server> {
         self.server.as_ref()
     }

@@ -1,4 +1,4 @@
-//! The course of the gateway's limit, as its metrics say.
+//! The gateway's limit over time, read from its metrics.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use crate::client::Client;
 use crate::scrape;
 use crate::stage::Setting;
 
-/// What the gateway says of itself at one moment.
+/// The gateway's metrics at one moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Point {
     /// Seconds since the measurement began.
     pub(crate) at: f64,
-    /// Requests that may run at once, as the law has it.
+    /// Requests that may run at once, set by the limit algorithm.
     pub(crate) limit: f64,
     pub(crate) in_flight: f64,
 }
 
-/// The course of a limit.
+/// Least, mean and largest value of a limit over a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Span {
     pub(crate) least: f64,
@@ -28,7 +28,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// Over what was read; `None` of nothing.
+    /// Returns the span of `points`; `None` if there are none.
     pub(crate) fn of(points: &[Point]) -> Option<Self> {
         let limits: Vec<f64> = points.iter().map(|point| point.limit).collect();
         let least = limits.iter().copied().reduce(f64::min)?;
@@ -43,7 +43,7 @@ impl std::fmt::Display for Span {
     }
 }
 
-/// Reads the gateway's own figures from `begin` to `end`, once in every `step`. While it stands still, there are none.
+/// Reads the metrics from `begin` to `end`, once every `step`; none while the gateway is stopped.
 pub(crate) async fn readings(setting: &Setting, begin: Instant, end: Instant, step: Duration) -> Vec<Point> {
     let mut points = Vec::new();
     let Some(admin) = setting.gateway.admin.map(Client::new) else { return points };

@@ -1,12 +1,12 @@
-//! What CPU time is spent, as the kernel counts it.
+//! CPU time, as the kernel counts it.
 
 use std::fs;
 use std::time::Duration;
 
-/// The kernel shows times to programs in this unit, on every Linux.
+/// Unit in which the kernel shows times to programs, on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// CPU time that a process has used so far, in user space and in the kernel; none when it has ended.
+/// CPU time that a process has used so far, user and system; `None` if it has ended.
 pub(crate) fn process_time(pid: u32) -> Option<Duration> {
     ticks_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
@@ -16,7 +16,7 @@ pub(crate) fn busy_time() -> Option<Duration> {
     busy_of(&fs::read_to_string("/proc/stat").ok()?)
 }
 
-/// Cores and what they are, for the document.
+/// Number and model of the cores, for the document.
 pub(crate) fn description() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -25,7 +25,7 @@ pub(crate) fn description() -> String {
 }
 
 fn ticks_of(stat: &str) -> Option<Duration> {
-    // The second field, a name in brackets, may hold blanks and brackets.
+    // The second field, a name in brackets, may contain blanks and brackets.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let ticks = |index: usize| fields.get(index)?.parse::<u32>().ok();
     Some(TICK * (ticks(11)? + ticks(12)?))
@@ -34,7 +34,7 @@ fn ticks_of(stat: &str) -> Option<Duration> {
 fn busy_of(stat: &str) -> Option<Duration> {
     let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
     let ticks: Vec<u64> = fields.map_while(|field| field.parse().ok()).collect();
-    // user, nice, system, idle, iowait, irq, softirq, steal; the guests that follow are in user already.
+    // user, nice, system, idle, iowait, irq, softirq, steal; user includes the guest times after.
     let busy: u64 =
         ticks.iter().take(8).enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, ticks)| ticks).sum();
     Some(Duration::from_millis(busy * TICK.as_millis() as u64))

@@ -1,9 +1,9 @@
-//! The overload run: what becomes of goodput when more is asked for than a worker can give. `scripts/overload` builds
-//! and calls it.
+//! The overload run: goodput when the load exceeds what a worker can serve. `scripts/overload`
+//! builds and runs it.
 //!
-//! Gateways and workers are processes of their own, as they would be. The generator is one thread with an event loop
-//! and one that keeps the time, and watches its own CPU: a run that measured the generator instead of the gateway says
-//! so and does not count.
+//! Gateways and workers are separate processes, as in production. The generator has one thread for
+//! the event loop and one that keeps the time, and it measures its own CPU. If the generator was
+//! the bottleneck, the run says so and does not count.
 
 mod arrivals;
 mod client;
@@ -44,7 +44,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
         let mut interrupted = signal(SignalKind::interrupt())?;
-        // Whatever ends the run, servers end with it: they are killed as they are dropped.
+        // However the run ends, the servers end with it: they are killed on drop.
         tokio::select! {
             done = run(&options) => done,
             _ = terminated.recv() => Err("terminated".into()),
@@ -53,8 +53,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     })
 }
 
-/// Makes the run and writes the document. A run that does not count as a whole is a failure; a figure that was missed
-/// is a finding.
+/// Makes the run and writes the document. A run that does not count as a whole is a failure; a
+/// missed target is a finding.
 async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let began = Instant::now();
     let folder = tempfile::tempdir()?;

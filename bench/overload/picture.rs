@@ -1,4 +1,4 @@
-//! Pictures: lines over loads, and goodput over time.
+//! Pictures: values over loads, and goodput over time.
 
 use std::error::Error;
 use std::fs;
@@ -6,23 +6,23 @@ use std::path::Path;
 use std::time::Duration;
 
 use plotters::coord::combinators::IntoLogRange;
-use traffic_dam::evidence::chart::{self, Line};
+use traffic_dam::evidence::chart::{self, ChartLine};
 
 use crate::figures::Figures;
 use crate::parts::loads::Point;
 use crate::plan::{Arm, TTFT_SLO};
 
-/// Goodput and TTFT over loads. Gives the files, relative to the document, and what they show.
+/// Draws goodput and TTFT over loads. Returns the files, relative to the document, and captions.
 pub(crate) fn loads(out: &Path, points: &[Point]) -> Result<Vec<(String, String)>, Box<dyn Error>> {
     let folder = folder(out)?;
     let mut made = Vec::new();
-    let lines = |value: fn(&Figures) -> Option<f64>| -> Vec<Line> {
+    let lines = |value: fn(&Figures) -> Option<f64>| -> Vec<ChartLine> {
         let mut arms: Vec<Arm> = points.iter().map(|point| point.arm).collect();
         arms.dedup();
         let line = |arm: Arm| {
             let of_arm = points.iter().filter(|point| point.arm == arm);
             let values = of_arm.filter_map(|point| Some((point.load, value(&point.figures)?))).collect();
-            Line::new(arm.plain_title(), arm.is_ours(), values)
+            ChartLine::new(arm.plain_title(), arm.is_ours(), values)
         };
         arms.into_iter().map(line).collect()
     };
@@ -48,7 +48,7 @@ pub(crate) fn loads(out: &Path, points: &[Point]) -> Result<Vec<(String, String)
     Ok(made)
 }
 
-/// Goodput over time, with the moment of the death.
+/// Draws goodput over time, with the moment of the death.
 pub(crate) fn killed(
     out: &Path,
     arms: &[(Arm, Vec<f64>)],
@@ -57,11 +57,11 @@ pub(crate) fn killed(
 ) -> Result<Vec<(String, String)>, Box<dyn Error>> {
     let folder = folder(out)?;
     let time = |index: usize| (index as f64 + 0.5) * step.as_secs_f64() - death.as_secs_f64();
-    let lines: Vec<Line> = arms
+    let lines: Vec<ChartLine> = arms
         .iter()
         .map(|(arm, rates)| {
             let points = rates.iter().enumerate().map(|(index, rate)| (time(index), *rate)).collect();
-            Line::new(arm.plain_title(), arm.is_ours(), points)
+            ChartLine::new(arm.plain_title(), arm.is_ours(), points)
         })
         .collect();
     let most = arms.iter().flat_map(|(_, rates)| rates).copied().fold(1.0, f64::max) * 1.2;
@@ -76,11 +76,11 @@ pub(crate) fn killed(
     Ok(vec![("overload/killed.svg".to_owned(), "Goodput over time around the death of a worker".to_owned())])
 }
 
-/// The limit and goodput over time around a stall of a second.
+/// Draws the limit and goodput over time around a stall of one second.
 pub(crate) fn hiccups(
     out: &Path,
-    limits: &[Line],
-    goodput: &[Line],
+    limits: &[ChartLine],
+    goodput: &[ChartLine],
 ) -> Result<Vec<(String, String)>, Box<dyn Error>> {
     let folder = folder(out)?;
     let mut made = Vec::new();
@@ -101,7 +101,7 @@ pub(crate) fn hiccups(
     Ok(made)
 }
 
-/// Every step around every stall.
+/// Writes every step around every stall.
 pub(crate) fn hiccups_csv(out: &Path, rows: &[String]) -> Result<(), Box<dyn Error>> {
     let text = format!("stall,seconds,limit,in_flight,good,refused\n{}\n", rows.join("\n"));
     Ok(fs::write(folder(out)?.join("hiccups.csv"), text)?)

@@ -1,27 +1,27 @@
-//! What clients ask: nothing that matters, at the length that was drawn.
+//! Prompts: their text does not matter, only their drawn length.
 
 use std::borrow::Cow;
 
 use crate::arrivals::Arrival;
 
-/// Prompts that are alike are cut from this, four bytes to a token.
+/// Source text of alike prompts, four bytes to a token.
 const FILLER: &str = "Tell me why water finds its level, ";
-/// Varied prompts are drawn from these words.
+/// Words of varied prompts.
 const WORDS: [&str; 16] = [
     "water", "finds", "its", "own", "level", "because", "the", "pressure", "at", "equal", "depth", "must",
     "be", "same", "in", "every",
 ];
-/// A small tokenizer spells words: five tokens are one.
+/// A small tokenizer spells words: about five tokens each.
 const TOKENS_PER_WORD: u32 = 5;
-/// Every real engine has room for as many.
+/// Every real engine has room for this many.
 const MOST_WORDS: u32 = 80;
 
-/// Where prompts come from.
+/// Source of prompts.
 #[derive(Debug)]
 pub(crate) enum Prompts {
-    /// All are the start of one text: the simulated worker looks at their length only.
+    /// All prompts are the start of one text: the simulated worker uses only their length.
     Alike(String),
-    /// No two are alike; the seed of their words.
+    /// No two prompts are alike; holds the seed of their words.
     Varied(u64),
 }
 
@@ -30,12 +30,12 @@ impl Prompts {
         Self::Alike(FILLER.repeat(200))
     }
 
-    /// Different ones for each client.
+    /// Returns varied prompts, different for each client.
     pub(crate) fn varied() -> Self {
         Self::Varied(fastrand::u64(..))
     }
 
-    /// The prompt of an arrival.
+    /// Returns the prompt of an arrival.
     pub(crate) fn of(&self, arrival: &Arrival) -> Cow<'_, str> {
         match self {
             Self::Alike(text) => Cow::Borrowed(&text[..(arrival.prompt_tokens as usize * 4).min(text.len())]),

@@ -1,27 +1,27 @@
-//! Reads a stream of chat chunks as far as a measurement needs it: when content comes, and whether the end was said.
+//! Reads a stream of chat chunks: when content comes, and whether the stream ended properly.
 //!
-//! It looks for marks instead of parsing JSON, so that the generator's own work stays small beside what it measures.
+//! Searches for markers instead of parsing JSON, so that the generator costs little.
 
 use memchr::{memchr, memmem};
 
-/// The longest line that is kept while its end is awaited; of a longer one the rest is not looked at.
+/// Longest line that is buffered until its end arrives; the rest of a longer line is ignored.
 const LONGEST_LINE: usize = 16 << 10;
 
-/// How far a stream has come.
+/// State of a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
-    /// The start of a line whose end has not come.
+    /// Start of a line that is not complete yet.
     line: Vec<u8>,
-    /// Pieces of content so far; the simulated worker sends one for each token.
+    /// Pieces of content so far; the simulated worker sends one per token.
     pub(crate) tokens: u32,
-    /// `[DONE]` was read.
+    /// `true` if `[DONE]` was read.
     pub(crate) done: bool,
-    /// An error was read in place of content.
+    /// `true` if an error was read instead of content.
     pub(crate) failed: bool,
 }
 
 impl Reader {
-    /// Takes in the next bytes.
+    /// Consumes the next bytes.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(end) = memchr(b'\n', bytes) {
             let (head, rest) = bytes.split_at(end);
@@ -53,13 +53,13 @@ impl Reader {
         } else if let Some(at) = memmem::find(data, CONTENT)
             && data.get(at + CONTENT.len()) != Some(&b'"')
         {
-            // The first chunk, which gives the role, has an empty content and is no token.
+            // The first chunk, which gives the role, has empty content and is not a token.
             self.tokens += 1;
         }
     }
 }
 
-/// The tokens of an answer in one piece, as its usage says; none where it says nothing.
+/// Returns the tokens of a non-streamed answer from its `usage`; `None` without one.
 pub(crate) fn completion_tokens(answer: &[u8]) -> Option<u32> {
     const MARK: &[u8] = b"\"completion_tokens\":";
     let from = memmem::find(answer, MARK)? + MARK.len();

@@ -1,59 +1,59 @@
-//! What became of a request, as its client saw it.
+//! The outcome of a request, as its client saw it.
 
 use std::time::Duration;
 
 use crate::arrivals::Arrival;
 use crate::plan::{ITL_SLO, TTFT_SLO};
 
-/// How a request ended. All times run from when it was due, so that whatever held it up counts, the generator
-/// included.
+/// How a request ended. All times run from when it was due, so that every delay counts, also of the
+/// generator.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
-    /// Answered to the end.
+    /// Complete answer.
     Served {
-        /// To the first content of a stream.
+        /// Time to the first content of a stream.
         first: Option<Duration>,
-        /// To the end.
+        /// Time to the end.
         took: Duration,
         /// Tokens of the answer.
         tokens: u32,
     },
-    /// Begun, but the end never came.
+    /// Answer that began but did not end.
     Cut {
-        /// To the first content, where there was any.
+        /// Time to the first content, if there was any.
         first: Option<Duration>,
     },
-    /// Told to come back: 429 or 503.
+    /// Refused with 429 or 503.
     Refused {
-        /// To the end of the refusal.
+        /// Time to the end of the refusal.
         took: Duration,
-        /// The gateway's reason, where it names one.
+        /// The gateway's reason, if it gives one.
         reason: String,
-        /// Whether it carries `Retry-After` in whole seconds.
+        /// `true` if it carries `Retry-After` in whole seconds.
         retry_after: bool,
-        /// The wait it asks for, as exactly as it says.
+        /// The wait it asks for, as exact as it is given.
         wait: Option<Duration>,
     },
-    /// The client hung up: nothing had come within its patience.
+    /// The client hung up, because no content came within its patience.
     GaveUp,
     /// Another status, or no connection.
     Failed(String),
 }
 
-/// A request and what became of it.
+/// A request and its outcome.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     pub(crate) arrival: Arrival,
-    /// How much later than due it left.
+    /// Delay between the due time and sending.
     pub(crate) late: Duration,
     pub(crate) outcome: Outcome,
-    /// The second try of a client that was refused and came back when told.
+    /// `true` for the second try of a client that was refused and returned at the announced time.
     pub(crate) again: bool,
 }
 
 impl Sample {
-    /// Whether it counts as goodput: complete, with its first token within the promise; an answer in one piece must
-    /// come within the time that the two promises give a stream of its length.
+    /// `true` if it counts as goodput: complete, and the first token within the TTFT SLO. A
+    /// non-streamed answer must come within the time that both SLOs allow a stream of its length.
     pub(crate) fn is_good(&self) -> bool {
         match &self.outcome {
             Outcome::Served { first, .. } if self.arrival.streamed => {
@@ -64,7 +64,7 @@ impl Sample {
         }
     }
 
-    /// To the first content, for those that had any.
+    /// Returns the time to the first content, if there was any.
     pub(crate) const fn first(&self) -> Option<Duration> {
         match self.outcome {
             Outcome::Served { first, .. } | Outcome::Cut { first } => first,
@@ -72,12 +72,12 @@ impl Sample {
         }
     }
 
-    /// When its answer began, as far as can be seen: with its first token, or, in one piece, when it was asked for.
+    /// Returns when the answer began: at its first token or, if not streamed, when it was due.
     pub(crate) fn begun(&self) -> Duration {
         self.arrival.due + self.first().unwrap_or_default()
     }
 
-    /// Tokens of an answer that came to its end.
+    /// Returns the tokens of a complete answer.
     pub(crate) const fn tokens(&self) -> u32 {
         match self.outcome {
             Outcome::Served { tokens, .. } => tokens,
@@ -85,7 +85,7 @@ impl Sample {
         }
     }
 
-    /// Tokens of an answer that counts as goodput.
+    /// Returns the tokens of an answer that counts as goodput.
     pub(crate) fn good_tokens(&self) -> u32 {
         if self.is_good() { self.tokens() } else { 0 }
     }
@@ -94,7 +94,7 @@ impl Sample {
         matches!(self.outcome, Outcome::Refused { .. })
     }
 
-    /// Neither served nor refused: what no client should see.
+    /// `true` if the request was neither served nor refused, which no client should see.
     pub(crate) const fn is_error(&self) -> bool {
         matches!(self.outcome, Outcome::Cut { .. } | Outcome::Failed(_))
     }
@@ -132,7 +132,7 @@ pub(crate) mod tests {
         let whole = |ms| Outcome::Served { first: None, took: Duration::from_millis(ms), tokens: 10 };
         assert!(sample(false, whole(2000)).is_good());
         assert!(!sample(false, whole(2001)).is_good());
-        // A stream whose first token nobody saw keeps no promise.
+        // A stream without a seen first token misses the SLO.
         assert!(!sample(true, whole(100)).is_good());
     }
 }

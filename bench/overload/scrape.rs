@@ -1,11 +1,11 @@
-//! Reads a gateway's own figures from its metrics, in Prometheus' text form.
+//! Reads a gateway's metrics in Prometheus' text format.
 
-/// A histogram as counters: each bound with how many values were at or below it.
+/// A histogram: each bound with the number of values at or below it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Histogram(Vec<(f64, f64)>);
 
 impl Histogram {
-    /// All series of the histogram `name` in `text`, added up.
+    /// Sums all series of the histogram `name` in `text`.
     pub(crate) fn read(text: &str, name: &str) -> Self {
         let mut buckets: Vec<(f64, f64)> = Vec::new();
         for (labels, value) in samples(text, &format!("{name}_bucket")) {
@@ -19,15 +19,15 @@ impl Histogram {
         Self(buckets)
     }
 
-    /// What came since `earlier`, a reading of the same histogram.
+    /// Returns the values added since `earlier`, a reading of the same histogram.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let before =
             |bound: f64| earlier.0.iter().find(|(known, _)| *known == bound).map_or(0.0, |pair| pair.1);
         Self(self.0.iter().map(|(bound, count)| (*bound, count - before(*bound))).collect())
     }
 
-    /// The quantile `q`, interpolated within its bucket as Prometheus does. None when there is nothing, or when it
-    /// lies beyond the last bound.
+    /// Returns the quantile `q`, interpolated within its bucket as Prometheus does. `None` if the
+    /// histogram is empty or the quantile lies beyond the last bound.
     pub(crate) fn quantile(&self, q: f64) -> Option<f64> {
         let rank = q * self.0.last().map(|(_, all)| *all).filter(|all| *all > 0.0)?;
         let mut below = (0.0, 0.0);
@@ -43,7 +43,7 @@ impl Histogram {
     }
 }
 
-/// The sum of a gauge's or counter's series.
+/// Sums the series of a gauge or counter.
 pub(crate) fn sum(text: &str, name: &str) -> Option<f64> {
     samples(text, name).map(|(_, value)| value).reduce(|a, b| a + b)
 }
@@ -87,7 +87,7 @@ mod tests {
         assert!((histogram.quantile(0.75).unwrap() - 0.15).abs() < 1e-9);
         assert!((histogram.quantile(0.5).unwrap() - 0.1).abs() < 1e-9);
         assert_eq!(Histogram::default().quantile(0.5), None);
-        // Beyond the last bound nothing is known, and nothing is made up.
+        // A quantile beyond the last bound is unknown.
         assert_eq!(Histogram(vec![(0.1, 1.0), (f64::INFINITY, 100.0)]).quantile(0.99), None);
     }
 

@@ -1,8 +1,8 @@
-//! A piece of the document: prose, a table, and what was to hold.
+//! A section of the document: prose, tables and checks.
 
 use std::fmt::Write;
 
-/// A table; the first column is text, the others are figures.
+/// A table; the first column is text, the others are numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
     pub(crate) head: Vec<String>,
@@ -23,7 +23,7 @@ impl Table {
     }
 }
 
-/// A figure that was to be reached.
+/// A target for a value.
 #[derive(Clone, Debug)]
 pub(crate) struct Check {
     pub(crate) what: String,
@@ -33,7 +33,7 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    /// A value that must not be below `least`, both shown with `digits` decimals.
+    /// Checks that a value is at least `least`, both shown with `digits` decimals.
     pub(crate) fn at_least(
         what: impl Into<String>,
         least: f64,
@@ -43,7 +43,7 @@ impl Check {
         Self::new(what, ("≥", least, "just below"), got, show, |got| got >= least)
     }
 
-    /// A value that must not be above `most`.
+    /// Checks that a value is at most `most`.
     pub(crate) fn at_most(
         what: impl Into<String>,
         most: f64,
@@ -60,12 +60,12 @@ impl Check {
         show: fn(f64) -> String,
         holds: impl Fn(f64) -> bool,
     ) -> Self {
-        // What was not measured was not reached.
+        // A value that was not measured misses its target.
         let held = got.is_some_and(holds);
         let figure = show(bound);
         let got = match got.map(show) {
             None => "nothing measured".to_owned(),
-            // Rounding hides the miss.
+            // Rounding would hide the miss.
             Some(got) if !held && got == figure => format!("{got}, {beyond}"),
             Some(got) => got,
         };
@@ -73,18 +73,17 @@ impl Check {
     }
 }
 
-/// A chapter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Section {
     pub(crate) title: String,
     pub(crate) text: String,
     pub(crate) tables: Vec<(String, Table)>,
-    /// Names of pictures beside the document, with what they show.
+    /// Names of pictures beside the document, with their captions.
     pub(crate) pictures: Vec<(String, String)>,
     pub(crate) checks: Vec<Check>,
-    /// What is to be said below the tables.
+    /// Notes below the tables.
     pub(crate) notes: Vec<String>,
-    /// Why parts of it do not count.
+    /// Reasons why parts of it do not count.
     pub(crate) faults: Vec<String>,
 }
 
@@ -93,7 +92,7 @@ impl Section {
         Self { title: title.to_owned(), text: text.into(), ..Self::default() }
     }
 
-    /// A run that does not count, and why.
+    /// Records that a run does not count, and why.
     pub(crate) fn fault(&mut self, run: &str, faults: &[String]) {
         self.faults.extend(faults.iter().map(|fault| format!("{run}: {fault}")));
     }
@@ -122,7 +121,7 @@ impl Section {
         }
     }
 
-    /// The tables alone.
+    /// Writes only the tables.
     pub(crate) fn write_tables(&self, out: &mut String) {
         for (title, table) in &self.tables {
             if !title.is_empty() {
@@ -151,7 +150,7 @@ pub(crate) fn seconds(value: f64) -> String {
     format!("{value:.1} s")
 }
 
-/// A number of milliseconds in a table whose head names the unit.
+/// Formats milliseconds for a table whose head names the unit.
 pub(crate) fn bare(ms: Option<f64>) -> String {
     ms.map_or_else(|| "–".to_owned(), |ms| if ms < 10.0 { format!("{ms:.2}") } else { format!("{ms:.0}") })
 }

@@ -1,4 +1,4 @@
-//! Workers and gateways as processes of their own, which end when this one is done with them.
+//! Workers and gateways as separate processes, which end when this process is done with them.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -11,12 +11,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
 
-/// Ports to choose from: below the range that the kernel hands out by itself.
+/// Range of ports to choose from, below the kernel's ephemeral range.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// A server that does not answer by then will not.
+/// Longest time for a server to answer after its start.
 const COMING_UP: Duration = Duration::from_secs(15);
 
-/// An address on loopback that nobody listens on.
+/// Returns a loopback address with a free port.
 pub(crate) fn free_address() -> Result<SocketAddr, Box<dyn Error>> {
     (0..500)
         .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS))))
@@ -24,7 +24,7 @@ pub(crate) fn free_address() -> Result<SocketAddr, Box<dyn Error>> {
         .ok_or_else(|| "no free port was found".into())
 }
 
-/// A server that runs; dropped, it is killed.
+/// A running server; it is killed on drop.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
@@ -32,7 +32,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server, and waits until `path` at `address` answers 200. Its output goes to a file in `folder`.
+    /// Starts a server, and waits until `path` answers 200. Its output goes to a file in `folder`.
     pub(crate) async fn start(
         mut command: Command,
         address: SocketAddr,
@@ -62,12 +62,12 @@ impl Server {
         self.child.id()
     }
 
-    /// Stops it where it is: its connections stay open, and nothing comes of it any more.
+    /// Sends SIGSTOP: its connections stay open, but it does nothing.
     pub(crate) fn pause(&self) -> Result<(), Box<dyn Error>> {
         self.signal("STOP")
     }
 
-    /// Lets a stopped one go on.
+    /// Sends SIGCONT.
     pub(crate) fn resume(&self) -> Result<(), Box<dyn Error>> {
         self.signal("CONT")
     }
@@ -77,9 +77,9 @@ impl Server {
         if done.success() { Ok(()) } else { Err(format!("a server could not be sent SIG{name}").into()) }
     }
 
-    /// Ends it without a warning, as a crash would.
+    /// Sends SIGKILL, as in a crash.
     pub(crate) fn kill(&mut self) {
-        // It may have ended by itself; then there is nothing left to do.
+        // It may already have ended by itself.
         self.child.kill().ok();
         self.child.wait().ok();
     }

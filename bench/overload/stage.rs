@@ -1,4 +1,4 @@
-//! What every part of a run needs: workers, gateways, and a crowd before them.
+//! Common setup of every part of a run: workers, gateways, and callers before them.
 
 use std::error::Error;
 use std::path::Path;
@@ -16,29 +16,30 @@ use crate::plan::{Arm, Options, WORKER, WorkerSize};
 use crate::sample::{Outcome, Sample};
 use crate::servers::{Server, free_address};
 
-/// How full a worker is held while its peak is looked for, over its slots: with exactly as many clients as slots one
-/// is always on its way, with more some wait, and more than these keep waiting past the promise.
+/// Clients per slot while the worker's peak is searched. With as many clients as slots, one is
+/// always between two requests; with more, some wait; with still more, they keep waiting past the
+/// SLO.
 pub(crate) const FULL: [f64; 3] = [1.0, 1.125, 1.25];
-/// Between two runs, so that what the last one left has ended.
+/// Pause between two runs, in which the requests of the last one end.
 const REST: Duration = Duration::from_millis(500);
-/// A worker that starts full ends its short answers first; so long later its slots hold answers of all ages.
+/// A worker that starts full ends short answers first; after this time its slots are mixed.
 pub(crate) const MIXING: Duration = Duration::from_secs(4);
-/// What a run is measured against must not be a matter of chance.
+/// Shortest measurement of the peak, so that it does not depend on chance.
 const LEAST_LOOK: Duration = Duration::from_secs(8);
-/// The crowd's size where callers do not matter.
+/// Number of callers if they do not matter.
 const CROWD: u32 = 20;
 
-/// Workers as processes, with where they listen.
+/// Workers as processes, with their addresses.
 pub(crate) type Worker = (Server, std::net::SocketAddr);
 
 #[derive(Debug)]
 pub(crate) struct Stage<'a> {
     pub(crate) options: &'a Options,
-    /// Where servers write.
+    /// Folder for the output of servers.
     pub(crate) folder: &'a Path,
-    /// Of a worker of the usual size.
+    /// Peak of a worker of the default size.
     pub(crate) peak: Rate,
-    /// nginx at its best, when that has been looked for.
+    /// nginx's best limits, if they were searched for.
     pub(crate) nginx: Option<NginxLimits>,
 }
 
@@ -51,14 +52,13 @@ pub(crate) struct Setting {
 }
 
 impl Stage<'_> {
-    /// Starts a worker.
     pub(crate) async fn worker(&self, size: WorkerSize, seed: u64) -> Result<Worker, Box<dyn Error>> {
         let address = free_address()?;
         let command = size.command(self.options, address, seed);
         Ok((Server::start(command, address, "/health", self.folder).await?, address))
     }
 
-    /// Starts an arm before one worker of the usual size.
+    /// Starts an arm before one worker of the default size.
     pub(crate) async fn arm(&self, arm: Arm) -> Result<Setting, Box<dyn Error>> {
         match (DamFile::of(arm, WORKER), arm) {
             (Some(file), _) => self.dam(&file, WORKER, 1).await,
@@ -73,7 +73,7 @@ impl Stage<'_> {
         }
     }
 
-    /// Starts the dam before so many workers.
+    /// Starts Traffic Dam before this many workers.
     pub(crate) async fn dam(
         &self,
         file: &DamFile,
@@ -89,26 +89,26 @@ impl Stage<'_> {
         Ok(Setting::new(gateway, running))
     }
 
-    /// Starts nginx before one worker of the usual size.
+    /// Starts nginx before one worker of the default size.
     pub(crate) async fn nginx(&self, limits: &NginxLimits) -> Result<Setting, Box<dyn Error>> {
         let worker = self.worker(WORKER, self.options.seed).await?;
         let gateway = Gateway::nginx(limits, self.options, worker.1, self.folder).await?;
         Ok(Setting::new(gateway, vec![worker]))
     }
 
-    /// Offers a multiple of the worker's capacity for `length`, and looks at nothing.
+    /// Offers `rate` requests per second for `length`, without measuring.
     pub(crate) async fn settle(&self, setting: &Setting, rate: f64, length: Duration) {
-        let arrivals = draw(&Source::crowd(CROWD, rate, length), self.options.seed + 1000);
+        let arrivals = draw(&Source::retry_spread(CROWD, rate, length), self.options.seed + 1000);
         drive(&setting.client, arrivals, soon(), None).await;
     }
 
-    /// Offers so many requests per second from a crowd, and measures.
-    pub(crate) async fn crowd(&self, setting: &Setting, rate: f64, measured: Duration) -> Run {
+    /// Offers `rate` requests per second from [`CROWD`] callers, and measures.
+    pub(crate) async fn retry_spread(&self, setting: &Setting, rate: f64, measured: Duration) -> Run {
         let until = self.options.warm_up() + measured;
-        self.offer(setting, &Source::crowd(CROWD, rate, until), measured, None).await
+        self.offer(setting, &Source::retry_spread(CROWD, rate, until), measured, None).await
     }
 
-    /// Lets `sources` ask, and measures for `measured` after the warm-up.
+    /// Runs `sources`, and measures for `measured` after the warm-up.
     pub(crate) async fn offer(
         &self,
         setting: &Setting,
@@ -134,8 +134,8 @@ impl Stage<'_> {
         Run { samples, good, measured, late: LATE, spent, readings: before.zip(after) }
     }
 
-    /// What a worker gives at its best: clients that ask again as soon as they are answered, just as many as keep it
-    /// full, by one of the measures `full` of its slots.
+    /// Returns a worker's peak: the best result of closed loops, one per entry of `full` (clients
+    /// per slot), whose clients send again as soon as they are answered.
     pub(crate) async fn best(
         &self,
         size: WorkerSize,
@@ -168,7 +168,7 @@ impl Setting {
     }
 }
 
-/// So many clients, each asking again when it has its answer, until `length` is over.
+/// Runs `clients` clients, each sending again when it has its answer, until `length` is over.
 pub(crate) async fn closed_loop(
     client: &Arc<Client>,
     clients: u64,

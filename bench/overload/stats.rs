@@ -1,15 +1,15 @@
-//! How fairly something was handed out.
+//! Measures of fairness.
 
-/// Jain's index of fairness, (Σx)² / (n·Σx²): 1 when all have the same, 1/n when one has everything. Nothing handed
-/// out is nothing handed out unfairly.
+/// Jain's index of fairness, (Σx)² / (n·Σx²): 1 if all shares are equal, 1/n if one has everything.
+/// If all are zero it is 1.
 pub(crate) fn jain(shares: &[f64]) -> f64 {
     let sum: f64 = shares.iter().sum();
     let squares: f64 = shares.iter().map(|share| share * share).sum();
     if squares == 0.0 { 1.0 } else { sum * sum / (shares.len() as f64 * squares) }
 }
 
-/// Who gets how much of `total` under max–min fairness: nobody gets more than it asks for, and what it leaves is
-/// shared equally by the others.
+/// Divides `total` by max–min fairness: nobody gets more than it asks for, and the others share the
+/// rest equally.
 pub(crate) fn max_min(total: f64, demands: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..demands.len()).collect();
     order.sort_unstable_by(|a, b| f64::total_cmp(&demands[*a], &demands[*b]));

@@ -1,4 +1,4 @@
--- The request that wrk sends: a small chat, the sessions in turn. The last line is for scripts/bench-proxy.
+-- wrk's request: a small chat, with sessions in turn. The last line is for scripts/bench-proxy.
 local body = '{"model":"bench","messages":[{"role":"user","content":"Why does water find its level?"}],'
    .. '"max_tokens":16,"stream":false}'
 local requests = {}

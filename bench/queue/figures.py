@@ -1,7 +1,7 @@
-"""What the queue costs beside forwarding over HTTP: time to first token, commands to Redis, CPU.
+"""Compares the queue with forwarding over HTTP: time to first token, commands to Redis, CPU.
 
-Gateways, workers and Redis are processes of their own; this is the client. `scripts/queue-figures` calls it. Only the
-standard library, and no parsing beyond looking for the first content: the client must not be what is measured.
+Gateways, workers and Redis are separate processes; this is the client. `scripts/queue-figures` runs it.
+It uses only the standard library and parses only for content, so that it is not the bottleneck.
 """
 
 import json
@@ -17,7 +17,7 @@ DAM = os.environ["TRAFFIC_DAM"]
 SHORT = bool(os.environ.get("SHORT"))
 ROUNDS, REQUESTS, RATE = (2, 60, 40) if SHORT else (6, 250, 100)
 STREAMS, TOKENS_PER_SECOND, SECONDS = (200, 20, 6) if SHORT else (1000, 20, 20)
-# What scripts do inside: everything else that Redis counts was sent by somebody.
+# Commands run inside scripts; all others that Redis counts were sent by a client.
 INSIDE = {"time", "hmget", "hset", "hget", "xadd", "publish", "pexpire", "hdel", "del", "xlen", "xack", "xdel",
           "xpending", "xclaim", "hexists", "hincrby"}
 MARK = b'"content":"'
@@ -30,7 +30,7 @@ def free_port():
 
 
 class Stage:
-    """Redis, and a gateway with its worker for each way."""
+    """Redis, and for each transport a gateway with its worker."""
 
     def __init__(self, folder, worker, slots):
         self.folder, self.children = folder, {}
@@ -60,7 +60,7 @@ class Stage:
         self.children[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def cpu(self):
-        """Seconds of CPU so far, by process; the client is one."""
+        """Returns the CPU seconds so far by process, the client included."""
         ticks = os.sysconf("SC_CLK_TCK")
         used = {}
         for name, pid in [*((name, child.pid) for name, child in self.children.items()), ("client", os.getpid())]:
@@ -70,7 +70,7 @@ class Stage:
         return used
 
     def commands(self):
-        """What was sent to Redis, and what scripts ran inside, so far."""
+        """Returns the commands sent to Redis and those run by scripts, so far."""
         sent = inside = 0
         for line in ask_redis(self.redis, "INFO commandstats").splitlines():
             if line.startswith("cmdstat_"):
@@ -135,7 +135,7 @@ def served(port):
 
 
 def run(port, starts, tokens):
-    """Requests at these times: TTFT of each that was served, tokens seen, how many failed, and how long it took."""
+    """Sends requests at these times. Returns the TTFTs, the tokens seen, the failures and the duration."""
     poll, open_now, todo = select.epoll(), {}, list(starts)
     ttft, seen, failed, bytes_of = [], 0, 0, message(tokens)
     begun = time.monotonic()
@@ -159,7 +159,7 @@ def run(port, starts, tokens):
             conn, sent, first, rest, whole = state
             data = conn.recv(1 << 16)
             if data:
-                # What is cut between two reads would be missed.
+                # A mark may be split between two reads.
                 data = rest + data
                 count = data.count(MARK)
                 if count and not first:
@@ -186,7 +186,7 @@ def verdict(value, most):
 
 
 def first_tokens(folder):
-    """Both ways in turns, at half of what the worker can do."""
+    """Measures both transports in turns, at half of the worker's capacity."""
     stage = Stage(folder, ["--prefill-base", "5ms", "--token-time", "10ms", "--token-time-per-seq", "0s"], 64)
     try:
         tokens, times = 32, {"http": [], "queue": []}
@@ -216,7 +216,7 @@ def first_tokens(folder):
 
 
 def crowd(folder):
-    """Many streams at once through one Redis."""
+    """Measures many concurrent streams through one Redis."""
     step = f"{1000 // TOKENS_PER_SECOND}ms"
     worker = ["--prefill-base", "1ms", "--prefill-rate", "10000000", "--step-tokens", "1000000", "--kv-tokens", "100000000",
               "--token-time", step, "--token-time-per-seq", "0s"]

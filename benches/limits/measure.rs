@@ -1,4 +1,4 @@
-//! How the cases are measured: in short slices, the sides of each ratio in turns.
+//! Measures the cases in short slices, with the sides of each ratio in turns.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use criterion::Criterion;
 use traffic_dam::clock::Clock;
 
-/// Drawn keys; the drawing goes round.
+/// Number of drawn keys; the checks cycle through them.
 pub(crate) const DRAWN: usize = 1 << 20;
 /// The id of the first key.
 const FIRST: &str = "key:00000000";
 const ROUNDS: usize = 15;
-/// So short that most slices are not interrupted, however busy the machine is: the median is of those.
+/// So short that most slices are not interrupted even on a busy machine; the median is of those.
 const SLICE: Duration = Duration::from_micros(200);
 /// So many that two threads run side by side for most of a round.
 const SLICES: usize = 50;
@@ -19,16 +19,16 @@ const SLICES: usize = 50;
 struct Case {
     row: String,
     subject: &'static str,
-    /// Takes a number of slices and of checks in each, and returns the times of all slices of all threads.
+    /// Takes the number of slices and of checks per slice; returns all slice times of all threads.
     run: Box<dyn Fn(usize, u64) -> Vec<Duration>>,
 }
 
-/// All that is measured.
+/// All cases.
 #[derive(Default)]
 pub(crate) struct Cases(Vec<Case>);
 
 impl Cases {
-    /// Adds a case for one and for two threads. `check` gets two texts of its thread and a number that counts up.
+    /// Adds a case for one and two threads. `check` gets its thread's two texts and a counter.
     pub(crate) fn add<F>(&mut self, row: &str, subject: &'static str, check: F)
     where
         F: Fn(&mut [String; 2], usize) + Clone + Sync + 'static,
@@ -44,7 +44,6 @@ impl Cases {
         }
     }
 
-    /// Measures every case with criterion.
     pub(crate) fn run(&self, criterion: &mut Criterion) {
         for case in &self.0 {
             criterion.benchmark_group(&case.row).bench_function(case.subject, |bencher| {
@@ -57,7 +56,7 @@ impl Cases {
     }
 }
 
-/// Runs `check` in every thread at once, in slices, and returns the time of each thread's each slice.
+/// Runs `check` in all threads at once, in slices, and returns the times of all slices.
 fn timed<F: Fn(&mut [String; 2], usize) + Sync>(
     threads: usize,
     slices: usize,
@@ -104,7 +103,7 @@ fn nanos_per_check(case: &Case, slices: usize, checks: u64) -> Vec<f64> {
     (case.run)(slices, checks).iter().map(|time| time.as_secs_f64() * 1e9 / checks as f64).collect()
 }
 
-/// Measures the subjects of each row in turns, so that a busy machine slows both sides of a ratio alike.
+/// Measures the subjects of each row in turns, so that a busy machine slows both sides alike.
 pub(crate) fn print_ratios(Cases(cases): &Cases) {
     println!("\nMedians of {ROUNDS} rounds in turns; the ratio is the median of the rounds' ratios.\n");
     println!("| what | limiter | ns per check | ÷ governor |\n| --- | --- | --- | --- |");

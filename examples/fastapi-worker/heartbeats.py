@@ -1,4 +1,4 @@
-"""Says over Redis how a worker is: all that a gateway needs to find it and to follow it (docs/fleet.md)."""
+"""Sends a worker's heartbeats over Redis: all that a gateway needs to discover and follow it (docs/fleet.md)."""
 
 import asyncio, contextlib, hashlib, hmac, itertools, json, logging, os, secrets, time
 
@@ -6,7 +6,7 @@ import redis.asyncio as redis
 
 
 async def say(worker, state, news, interval=1.0, prefix="dam"):
-    """Says every `interval` seconds, and when `news` is set, what `state()` gives: `state`, `url`, `slots`, `running` …"""
+    """Sends `state()` (`state`, `url`, `slots`, `running` …) every `interval` seconds, and when `news` is set."""
     server = os.environ.get("DAM_REDIS_URL", "redis://127.0.0.1:6379")
     client = redis.from_url(server, socket_timeout=interval, socket_connect_timeout=interval)
     key, boot, channel = os.environ.get("DAM_REDIS_KEY"), secrets.token_hex(8), f"{prefix}:health"
@@ -21,7 +21,7 @@ async def say(worker, state, news, interval=1.0, prefix="dam"):
                 pipe.set(f"{prefix}:worker:{worker}", text, px=int(3000 * interval))
                 await pipe.publish(channel, text).execute()
         except redis.RedisError as fault:  # the next heartbeat tries again
-            logging.warning("Redis takes no heartbeats: %s", fault)
+            logging.warning("cannot publish heartbeats to Redis: %s", fault)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(news.wait(), interval)
         news.clear()

@@ -1,9 +1,9 @@
-"""Drains a queue of jobs into an ASGI app (FastAPI, Starlette …), as if each had come over HTTP: docs/queue-protocol.md.
+"""Takes jobs from a queue and passes them to an ASGI app (FastAPI, Starlette …) like HTTP calls: docs/queue-protocol.md.
 
     drainer = Drainer(app, "w1", slots=8)
-    await drainer.run()  # until drainer.drain() was called, and what ran then has ended
+    await drainer.run()  # until drainer.drain() is called and the running jobs have ended
 
-Redis may go away at any time: what was not heard is sent again, and none of it takes effect twice.
+Redis may fail at any time: unconfirmed commands are sent again, and none of them takes effect twice.
 """
 
 import asyncio, contextlib, hashlib, hmac, json, logging, os, pathlib, time
@@ -12,19 +12,19 @@ import redis.asyncio as redis
 from redis.exceptions import ResponseError
 
 SCRIPTS = pathlib.Path(os.environ.get("DAM_SCRIPTS", pathlib.Path(__file__).parents[2] / "src/redis/jobs/lua"))
-AGAIN = 0.1  # s until something is sent again
-TOGETHER = 64  # parts of an answer that may wait to be sent; an app that is faster waits
-END, HAND_BACK, LEAVE = "end", "hand back", "leave"  # what is to be done about an entry
+AGAIN = 0.1  # s before a command is sent again
+TOGETHER = 64  # parts of an answer that may wait to be sent; a faster app is blocked
+END, HAND_BACK, LEAVE = "end", "hand back", "leave"  # what happens to an entry
 
 
 class Run:
-    """A job that runs here: what it is, and what becomes of its entry if it is stopped."""
+    """A job running here, and what happens to its entry if the run is stopped."""
 
     job, given, epoch, task, verdict = b"", 1, None, None, None
 
     def stop(self, verdict):
         self.verdict = verdict
-        if self.task:  # else it has not begun, and is told so by what it asks first
+        if self.task:  # else it has not begun, and `take` will refuse it
             self.task.cancel()
 
 
@@ -72,9 +72,9 @@ class Drainer:
                 continue
             try:
                 if not joined:
-                    with contextlib.suppress(ResponseError):  # it is there
+                    with contextlib.suppress(ResponseError):  # it exists
                         await self.client.xgroup_create(self.stream, "workers", "0", mkstream=True)
-                    # In an outage nobody is renewed, however well they are: after it they have as long to say so.
+                    # In an outage healthy workers cannot renew: after it they get as long to do so before a claim.
                     joined, claims = True, time.monotonic() + unheard
                 if time.monotonic() >= claims:
                     claims = time.monotonic() + self.interval
@@ -84,13 +84,13 @@ class Drainer:
                     new = {self.stream: ">"}
                     found = await self.reading.xreadgroup("workers", self.worker, new, count=1, block=1000)
                     entries = [(entry, fields.get(b"job", b""), 1) for _, new in found for entry, fields in new]
-            except redis.RedisError as fault:  # away, or it has lost the stream
+            except redis.RedisError as fault:  # Redis is down, or has lost the stream
                 logging.warning("the queue cannot be read: %s", fault)
                 joined = False
                 await asyncio.sleep(AGAIN)
                 continue
             for entry, job, given in entries:
-                if entry not in self.runs:  # a process that slept may claim what it runs itself
+                if entry not in self.runs:  # a process that was stopped may claim its own entries
                     run = self.runs[entry] = Run()
                     run.job, run.given = job, given
                     task = asyncio.create_task(self.work(entry, run))
@@ -98,13 +98,13 @@ class Drainer:
                     task.add_done_callback(self.tasks.discard)
 
     async def work(self, entry, run):
-        """Runs a job, and does what is to be done about its entry."""
+        """Runs a job, and then ends its entry, hands it back or leaves it."""
         run.task = asyncio.create_task(self.answer(entry, run))
         try:
             verdict, dead = await run.task
         except asyncio.CancelledError:
             verdict, dead = run.verdict or LEAVE, b""
-        except Exception:  # left to whoever claims it; in the end it is a dead letter
+        except Exception:  # another worker claims it; in the end it is a dead letter
             logging.exception("a job could not be run")
             verdict = LEAVE
         try:
@@ -119,7 +119,7 @@ class Drainer:
             self.freed.set()
 
     async def answer(self, entry, run):
-        """Has the app answer a job, and sends what it says. Gives what is to be done about the entry."""
+        """Has the app answer a job, and sends the answer. Returns what happens to the entry, and its error."""
         job = run.job.decode()
         keys = [f"{self.prefix}:job:{{{job}}}", f"{self.prefix}:reply:{{{job}}}"]
         common = [f"{self.prefix}:replies:", job]
@@ -133,7 +133,7 @@ class Drainer:
 
         async def send(*parts):
             nonlocal first
-            if sealed and self.key:  # a gateway with a key believes nothing else
+            if sealed and self.key:  # a gateway with a key accepts only signed parts
                 parts = [(kind, self.seal(job, run.epoch, first + n, kind, data)) for n, (kind, data) in enumerate(parts)]
             args = [*common, run.epoch, first, *(word for part in parts for word in part)]
             said = await self.again(self.emit, keys=keys, args=args)
@@ -151,7 +151,7 @@ class Drainer:
         until = time.monotonic() + left / 1000
         try:
             while True:
-                try:  # only the app is waited for no longer; what is being sent must be heard, for the number of the next
+                try:  # the deadline bounds only the app: a part sent must be confirmed, to know the next number
                     some = [await asyncio.wait_for(parts.get(), until - time.monotonic())]
                     while not parts.empty():
                         some.append(parts.get_nowait())
@@ -170,14 +170,14 @@ class Drainer:
             await asyncio.gather(calling, return_exceptions=True)
 
     async def call(self, parts, path, headers, body):
-        """The call as the app sees it: ASGI 3."""
+        """Calls the app: ASGI 3."""
         fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http"}
         scope |= {"path": path, "query_string": b"", "root_path": "", "headers": fields, "client": None, "server": None}
         asked = iter([{"type": "http.request", "body": body}])
 
         async def receive():
-            return next(asked, None) or await asyncio.Event().wait()  # whoever stops the run cancels this
+            return next(asked, None) or await asyncio.Event().wait()  # cancelled with the run
 
         async def send(message):
             if message["type"] == "http.response.start":
@@ -197,12 +197,12 @@ class Drainer:
             await parts.put(("fail", repr(fault)))
 
     async def again(self, ask, *args, **more):
-        """Asks until there is an answer."""
+        """Retries until Redis answers."""
         while True:
             try:
                 return await ask(*args, **more)
             except ResponseError as fault:
-                # Busy or loading passes; a wrong key, or a beginning that Redis has lost, does not.
+                # BUSY and LOADING pass; a wrong key, or parts that Redis has lost, do not.
                 if str(fault).startswith(("ERR", "GAP", "WRONGTYPE")) or "script" in str(fault):
                     raise
                 await asyncio.sleep(AGAIN)
@@ -210,7 +210,7 @@ class Drainer:
                 await asyncio.sleep(AGAIN)
 
     async def keep(self):
-        """Says each interval that what runs still runs, and stops what is another's."""
+        """Renews the running entries each interval, and stops those that another worker has claimed."""
         while True:
             await asyncio.sleep(self.interval)
             with contextlib.suppress(redis.RedisError, OSError):
@@ -233,8 +233,8 @@ class Drainer:
             await asyncio.sleep(AGAIN)
 
     def seal(self, job, epoch, n, kind, data):
-        """A part of an answer with its signature."""
-        if kind == "fail":  # it is no part, but says why there are no more
+        """Returns a part of an answer with its signature."""
+        if kind == "fail":  # not a part: it only gives the reason for the end
             return data
         data = data.encode() if isinstance(data, str) else data
         place = f"{self.prefix}:reply:{job}:{int(epoch)}-{n}:{kind}\n".encode()

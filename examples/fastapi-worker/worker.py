@@ -1,4 +1,4 @@
-"""A chat worker in FastAPI that gateways find by its heartbeats. It answers with the words it was asked.
+"""A chat worker in FastAPI that gateways discover by its heartbeats. It echoes the words of the question.
 
     WORKER_URL=http://10.0.0.5:8000 uvicorn worker:app --host 0.0.0.0 --port 8000
     WORKER_QUEUE=1 WORKER_NAME=w1 uvicorn worker:app    # takes jobs from the queue in Redis instead
@@ -37,7 +37,7 @@ async def life(app):
         now["url"] = os.environ.get("WORKER_URL", "http://127.0.0.1:8000")
         served = loop.create_future()
 
-        def finish():  # gateways hear of it before the server closes its door
+        def finish():  # gateways learn of it before the server stops accepting
             loop.call_later(INTERVAL, served.set_result, None)
 
     def drain(number, frame):

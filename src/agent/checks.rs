@@ -1,6 +1,6 @@
 //! Checks of the machine by the agent.
 
-use crate::fleet::heartbeat::{Check, Status};
+use crate::fleet::heartbeat::{CheckStatus, HealthCheck};
 
 /// Share of the overload threshold from which the load is doubtful.
 const DOUBTFUL: f64 = 0.7;
@@ -15,21 +15,21 @@ fn read_load(text: &str) -> Option<f64> {
 }
 
 /// Checks the load of `cores` cores: red from `red` per core, yellow from 0.7 of that.
-pub(super) fn load(average: f64, cores: usize, red: f64) -> Check {
+pub(super) fn load(average: f64, cores: usize, red: f64) -> HealthCheck {
     let per_core = average / cores.max(1) as f64;
     let status = if per_core >= red {
-        Status::Red
+        CheckStatus::Red
     } else if per_core >= red * DOUBTFUL {
-        Status::Yellow
+        CheckStatus::Yellow
     } else {
-        Status::Green
+        CheckStatus::Green
     };
-    Check { name: "load".into(), status, message: format!("{average:.2} on {cores} cores").into() }
+    HealthCheck { name: "load".into(), status, message: format!("{average:.2} on {cores} cores").into() }
 }
 
 /// Builds a yellow check.
-pub(super) fn doubt(name: &str, message: &str) -> Check {
-    Check { name: name.into(), status: Status::Yellow, message: message.into() }
+pub(super) fn doubt(name: &str, message: &str) -> HealthCheck {
+    HealthCheck { name: name.into(), status: CheckStatus::Yellow, message: message.into() }
 }
 
 #[cfg(test)]
@@ -38,12 +38,15 @@ mod tests {
 
     #[test]
     fn load_is_judged_by_core() {
-        for (average, status) in
-            [(2.7, Status::Green), (2.8, Status::Yellow), (3.99, Status::Yellow), (4.0, Status::Red)]
-        {
+        for (average, status) in [
+            (2.7, CheckStatus::Green),
+            (2.8, CheckStatus::Yellow),
+            (3.99, CheckStatus::Yellow),
+            (4.0, CheckStatus::Red),
+        ] {
             assert_eq!(load(average, 4, 1.0).status, status, "{average}");
         }
-        assert_eq!(load(7.0, 4, 2.0).status, Status::Yellow);
+        assert_eq!(load(7.0, 4, 2.0).status, CheckStatus::Yellow);
         assert_eq!(read_load("0.52 0.58 0.59 1/467 12345\n"), Some(0.52));
         assert_eq!(read_load(""), None);
     }

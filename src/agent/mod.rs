@@ -25,14 +25,14 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::engine::{EngineSignals, ScrapeReader};
 use crate::clock::unix_millis;
-use crate::fleet::heartbeat::{Check, Heartbeat, State};
-use crate::net::fetch::{Fetch, FetchFault};
-use crate::redis::speaker::Speaker;
+use crate::fleet::heartbeat::{DesiredState, HealthCheck, Heartbeat};
+use crate::net::fetch::{Fetch, FetchError};
+use crate::redis::publisher::HeartbeatPublisher;
 
 /// Maximum time of a probe; shorter if the heartbeat interval is.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum bytes of a metrics page.
-const LARGEST: usize = 8 << 20;
+const MAX_BYTES: usize = 8 << 20;
 /// Path where llama.cpp reports its slots.
 const PROPS: &str = "/props";
 /// Consecutive probe timeouts after which the worker counts as failed.
@@ -81,7 +81,7 @@ struct Agent {
     seq: u64,
     reader: ScrapeReader,
     timeouts: u32,
-    told: Option<State>,
+    last_state: Option<DesiredState>,
     props: Props,
 }
 
@@ -95,12 +95,12 @@ enum Props {
 }
 
 /// Publishes heartbeats until `end` completes and the worker has drained.
-pub async fn run(options: AgentOptions, mut speaker: Speaker, end: impl Future<Output = ()>) {
+pub async fn run(options: AgentOptions, mut publisher: HeartbeatPublisher, end: impl Future<Output = ()>) {
     let id = Arc::clone(&options.id);
     let mut ticks = interval(options.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut agent = Agent::new(options);
-    let mut deaf = false;
+    let mut redis_failing = false;
     let mut end = std::pin::pin!(end);
     // Remaining heartbeats after `end` has completed.
     let mut left: Option<u128> = None;
@@ -113,24 +113,24 @@ pub async fn run(options: AgentOptions, mut speaker: Speaker, end: impl Future<O
             }
         }
         let beat = agent.beat(left.is_some()).await;
-        if left.is_some() && beat.state == State::Failed {
+        if left.is_some() && beat.state == DesiredState::Failed {
             // It ended after the drain, as wanted: `draining` stays its last state.
             break;
         }
-        let said = speaker.say(&beat).await;
+        let said = publisher.publish(&beat).await;
         match &said {
-            Err(error) if !deaf => tracing::warn!(%error, "Redis takes no heartbeats"),
-            Ok(()) if deaf => tracing::info!("Redis takes heartbeats again"),
+            Err(error) if !redis_failing => tracing::warn!(%error, "cannot publish heartbeats to Redis"),
+            Ok(()) if redis_failing => tracing::info!("heartbeats are published to Redis again"),
             _ => {}
         }
-        deaf = said.is_err();
+        redis_failing = said.is_err();
         left = match left {
             Some(0) => break,
             left => left.map(|left| left - 1),
         };
     }
-    if let Err(error) = speaker.leave(&id).await {
-        tracing::debug!(%error, "what is kept of the worker stays until it expires");
+    if let Err(error) = publisher.leave(&id).await {
+        tracing::debug!(%error, "cannot remove the worker's entry from Redis; it stays until it expires");
     }
 }
 
@@ -138,7 +138,7 @@ impl Agent {
     fn new(options: AgentOptions) -> Self {
         let reader = ScrapeReader::new(options.renames.clone());
         let boot = format!("{:016x}", fastrand::u64(..)).into();
-        Self { options, boot, seq: 0, reader, timeouts: 0, told: None, props: Props::Unknown }
+        Self { options, boot, seq: 0, reader, timeouts: 0, last_state: None, props: Props::Unknown }
     }
 
     /// Probes the worker and builds its heartbeat.
@@ -158,12 +158,12 @@ impl Agent {
             checks.push(checks::load(average, cores, red));
         }
         let state = match (well, draining) {
-            (false, _) => State::Failed,
-            (true, true) => State::Draining,
-            (true, false) => State::Ready,
+            (false, _) => DesiredState::Failed,
+            (true, true) => DesiredState::Draining,
+            (true, false) => DesiredState::Ready,
         };
-        if self.told.replace(state) != Some(state) {
-            tracing::info!(worker = %self.options.id, state = state.as_str(), "the worker's state");
+        if self.last_state.replace(state) != Some(state) {
+            tracing::info!(worker = %self.options.id, state = state.as_str(), "worker state");
         }
         self.heartbeat(state, &signals, checks)
     }
@@ -174,18 +174,18 @@ impl Agent {
                 self.timeouts = 0;
                 true
             }
-            Err(FetchFault::TimedOut(_)) => {
+            Err(FetchError::TimedOut(_)) => {
                 self.timeouts += 1;
                 self.timeouts < TIMEOUTS
             }
             Err(fault) => {
-                tracing::debug!(%fault, "the worker is not well");
+                tracing::debug!(%fault, "the worker's health check failed");
                 false
             }
         }
     }
 
-    async fn scrape(&mut self, checks: &mut Vec<Check>) -> EngineSignals {
+    async fn scrape(&mut self, checks: &mut Vec<HealthCheck>) -> EngineSignals {
         let text = match self.get(&self.options.metrics).await {
             Ok(text) => text,
             Err(fault) => {
@@ -195,10 +195,7 @@ impl Agent {
         };
         let signals = self.reader.read(&String::from_utf8_lossy(&text));
         if signals.is_empty() {
-            checks.push(checks::doubt(
-                "metrics",
-                "none of the names of vLLM, SGLang, llama.cpp or TGI is there",
-            ));
+            checks.push(checks::doubt("metrics", "no known vLLM, SGLang, llama.cpp or TGI metric found"));
         }
         signals
     }
@@ -210,20 +207,25 @@ impl Agent {
         }
         self.props = match self.get(PROPS).await {
             Ok(text) => Props::Told(engine::slots(&text)),
-            Err(FetchFault::TimedOut(_)) => Props::Unknown,
+            Err(FetchError::TimedOut(_)) => Props::Unknown,
             Err(_) => Props::Told(None),
         };
     }
 
     /// Fetches `path`, appended to the path of the worker's URL.
-    async fn get(&self, path: &str) -> Result<Bytes, FetchFault> {
+    async fn get(&self, path: &str) -> Result<Bytes, FetchError> {
         let server = &self.options.worker;
         let path = format!("{}{path}", server.path().trim_end_matches('/'));
-        let patience = self.options.interval.min(PATIENCE);
-        Fetch { server, path: &path, tls: None, patience, largest: LARGEST }.get().await
+        let patience = self.options.interval.min(TIMEOUT);
+        Fetch { server, path: &path, tls: None, timeout: patience, max_bytes: MAX_BYTES }.get().await
     }
 
-    fn heartbeat(&mut self, state: State, signals: &EngineSignals, checks: Vec<Check>) -> Heartbeat {
+    fn heartbeat(
+        &mut self,
+        state: DesiredState,
+        signals: &EngineSignals,
+        checks: Vec<HealthCheck>,
+    ) -> Heartbeat {
         self.seq += 1;
         let options = &self.options;
         let length = |seconds: Option<f64>| seconds.and_then(|it| Duration::try_from_secs_f64(it).ok());

@@ -12,48 +12,48 @@ use super::StartError;
 use super::fleet::standing;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings::{CallerSource, JobsFor, Sticky as StickySetting};
-use crate::fleet::roster::Roll;
+use crate::config::settings::{CallerSource, JobMode, StickySettings as StickySetting};
+use crate::fleet::registry::RegistryRevision;
 use crate::fleet::{Colours, Fleet};
 use crate::layers::buffers::Buffers;
-use crate::layers::demand::{Intake, Sticky};
-use crate::layers::door::Door;
-use crate::layers::exact::Exact;
+use crate::layers::cost::{CostSettings, SessionSource};
 use crate::layers::explain::ExplainLayer;
-use crate::layers::identify::{CallerSettings, Callers, Key, Source};
-use crate::layers::intake::Limits;
-use crate::layers::jobs::Counter;
+use crate::layers::identify::{CallerSettings, ConfiguredKey, IdentitySource, KnownCallers};
+use crate::layers::intake::IntakeBounds;
+use crate::layers::jobs::JobsSettings;
 use crate::layers::jwt::Tokens;
-use crate::layers::limit::{Counting, LimitLayer, RuleMetrics};
-use crate::layers::models::Catalogue;
-use crate::layers::observe::Observatory;
+use crate::layers::limit::{LimitLayer, RuleCounting, RuleMetrics};
+use crate::layers::maintenance::MaintenanceSwitch;
+use crate::layers::models::ModelCache;
+use crate::layers::observe::RequestMetrics;
 use crate::layers::paths::{Paths, RouteSettings};
+use crate::layers::tokenizers::Tokenizers;
 use crate::metrics::Metrics;
-use crate::openai::demand::{Pointer, Shape};
+use crate::openai::body::{Pointer, Shape};
 use crate::openai::estimate::Estimator;
 use crate::redis::callers::StoredCallers;
-use crate::redis::jobs::Jobs;
+use crate::redis::jobs::JobQueue;
 use crate::refusal::Unit;
 use crate::request::RouteTimeouts;
-use crate::server::Bounds;
+use crate::server::ListenerBounds;
 use crate::server::admin::{AdminSettings, Token};
 use crate::spans::Spans;
-use crate::stack::{Parts, Stack};
-use crate::upstream::{QueueSettings, RetrySettings, Timeouts, Upstream, UpstreamSettings, tls};
+use crate::stack::{Stack, StackParts};
+use crate::upstream::{QueueSettings, RetrySettings, Upstream, UpstreamSettings, UpstreamTimeouts, tls};
 
 /// State that survives a reload.
-pub(super) struct State {
+pub(super) struct SurvivingState {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) door: Arc<Door>,
+    pub(super) maintenance: Arc<MaintenanceSwitch>,
     pub(super) buffers: Arc<Buffers>,
     pub(super) estimates: Arc<Estimator>,
-    pub(super) exact: Arc<Exact>,
+    pub(super) exact: Arc<Tokenizers>,
     pub(super) paths: Arc<Paths>,
     pub(super) fleet: Arc<ArcSwap<Fleet>>,
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
-    pub(super) jobs: Option<Jobs>,
+    pub(super) jobs: Option<JobQueue>,
     /// Fixed at start: a reload does not change it.
     pub(super) only_overflow: bool,
     pub(super) spans: Option<Arc<Spans>>,
@@ -61,8 +61,8 @@ pub(super) struct State {
 
 /// Builds the fleet of the configured workers.
 pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
-    let colours = Colours { everywhere: settings.active_colour.clone(), ..Colours::default() };
-    let standing = standing(settings, colours, &Roll::default());
+    let colours = Colours { default_colour: settings.active_colour.clone(), ..Colours::default() };
+    let standing = standing(settings, colours, &RegistryRevision::default());
     Fleet::new(settings.workers.clone(), settings.gate.clone(), standing, clock.clone())
 }
 
@@ -88,11 +88,11 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
             .map_err(|source| StartError::WorkerCa { file: file.clone(), source })?,
         None => Vec::new(),
     };
-    let queue = settings.shared.jobs == JobsFor::Workers;
+    let queue = settings.shared.jobs == JobMode::Workers;
     let encrypted = (settings.discovery.is_some() && !queue)
         || settings.workers.iter().any(|worker| worker.url.scheme_str() == Some("https"));
     Ok(UpstreamSettings {
-        timeouts: Timeouts {
+        timeouts: UpstreamTimeouts {
             connect: timeouts.connect,
             first_token: timeouts.first_token,
             hold: timeouts.hold,
@@ -117,9 +117,9 @@ pub(super) fn spans(settings: &Settings) -> Result<Option<Arc<Spans>>, StartErro
 }
 
 /// Builds the limits of the listener for its peers.
-pub(super) fn bounds(settings: &Settings) -> Bounds {
+pub(super) fn bounds(settings: &Settings) -> ListenerBounds {
     let bounds = &settings.bounds;
-    Bounds {
+    ListenerBounds {
         headers: bounds.headers,
         header_read: bounds.header_read,
         connections: bounds.connections,
@@ -127,7 +127,7 @@ pub(super) fn bounds(settings: &Settings) -> Bounds {
         per_ip_exempt: settings.callers.trusted_proxies.clone(),
         h2_streams: bounds.h2_streams,
         client_stall: bounds.client_stall,
-        ..Bounds::default()
+        ..ListenerBounds::default()
     }
 }
 
@@ -147,14 +147,14 @@ pub(super) fn admin(settings: &Settings) -> AdminSettings {
 /// Builds the stack of these settings around the surviving state.
 pub(super) fn stack(
     settings: &Settings,
-    counting: &Counting,
+    counting: &RuleCounting,
     tokens: Option<Tokens>,
-    state: &State,
+    state: &SurvivingState,
 ) -> Result<Stack, StartError> {
-    let State {
+    let SurvivingState {
         clock,
         metrics,
-        door,
+        maintenance,
         buffers,
         estimates,
         exact,
@@ -166,9 +166,9 @@ pub(super) fn stack(
         only_overflow,
         spans,
     } = state;
-    let rule_metrics = Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.ladder()));
-    let parts = Parts {
-        observatory: Arc::new(Observatory {
+    let rule_metrics = Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.rules()));
+    let parts = StackParts {
+        observatory: Arc::new(RequestMetrics {
             metrics: Arc::clone(metrics),
             clock: clock.clone(),
             log_share: settings.log_sample,
@@ -177,19 +177,20 @@ pub(super) fn stack(
         }),
         cors: cors(settings),
         explain: explain(settings, clock),
-        door: Arc::clone(door),
+        maintenance: Arc::clone(maintenance),
         callers: Arc::new(
-            Callers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
+            KnownCallers::new(callers(settings)).with_stored(stored_callers.clone()).with_tokens(tokens),
         ),
-        intake: Arc::new(Intake {
+        intake: Arc::new(CostSettings {
             paths: Arc::clone(paths),
-            rules: LimitLayer::counting(counting.clone(), clock.clone()).counted(Arc::clone(&rule_metrics)),
-            limits: Limits { bytes: settings.bounds.body, time: settings.bounds.body_read },
+            rules: LimitLayer::counting(counting.clone(), clock.clone())
+                .with_metrics(Arc::clone(&rule_metrics)),
+            limits: IntakeBounds { bytes: settings.bounds.body, time: settings.bounds.body_read },
             buffers: Arc::clone(buffers),
             sticky: match &settings.sticky {
-                StickySetting::Header(name) => Sticky::Header(name.clone()),
-                StickySetting::Cookie(name) => Sticky::Cookie(Arc::clone(name)),
-                StickySetting::Body(_) => Sticky::Body,
+                StickySetting::Header(name) => SessionSource::Header(name.clone()),
+                StickySetting::Cookie(name) => SessionSource::Cookie(Arc::clone(name)),
+                StickySetting::Body(_) => SessionSource::Body,
             },
             wants_usage: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens),
             reserves_max: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens && rule.reserve_max),
@@ -200,14 +201,14 @@ pub(super) fn stack(
         }),
         rule_metrics: Arc::clone(&rule_metrics),
         counting: counting.clone(),
-        models: Arc::new(Catalogue::new(
+        models: Arc::new(ModelCache::new(
             Arc::clone(fleet),
-            settings.shared.jobs != JobsFor::Workers,
+            settings.shared.jobs != JobMode::Workers,
             settings.callers.forward_authorization,
             clock.clone(),
         )),
         jobs: jobs.as_ref().map(|jobs| {
-            Arc::new(Counter {
+            Arc::new(JobsSettings {
                 jobs: jobs.clone(),
                 fleet: Arc::clone(fleet),
                 key: settings.redis_key.clone(),
@@ -234,9 +235,9 @@ fn callers(settings: &Settings) -> CallerSettings {
             .from
             .iter()
             .map(|source| match source {
-                CallerSource::ApiKey => Source::ApiKey,
-                CallerSource::Header(name) => Source::Header(name.clone()),
-                CallerSource::Ip => Source::Ip,
+                CallerSource::ApiKey => IdentitySource::ApiKey,
+                CallerSource::Header(name) => IdentitySource::Header(name.clone()),
+                CallerSource::Ip => IdentitySource::Ip,
             })
             .collect(),
         trusted_proxies: callers.trusted_proxies.clone(),
@@ -247,7 +248,7 @@ fn callers(settings: &Settings) -> CallerSettings {
         keys: callers
             .keys
             .iter()
-            .map(|key| Key {
+            .map(|key| ConfiguredKey {
                 id: Arc::clone(&key.id),
                 team: key.team.clone(),
                 sha256: key.digest.0,
@@ -277,7 +278,7 @@ pub(super) fn paths(settings: &Settings, jobs: bool) -> Result<Paths, StartError
             retry: route.retry,
             timeouts: RouteTimeouts {
                 first_token: Some(route.timeouts.first_token),
-                hold: Some(route.timeouts.hold),
+                head_without_content: Some(route.timeouts.hold),
                 idle: Some(route.timeouts.idle),
                 total: Some(route.timeouts.total),
             },

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{App, Live, build, counting, tokens};
+use super::{App, LiveSettings, build, counting, tokens};
 use crate::clock::Nanos;
 use crate::limit::change::Change;
 use crate::limit::rule::Rule;
@@ -22,10 +22,10 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Active changes by rule name.
 #[derive(Debug, Default)]
-pub(super) struct Changes(Mutex<Inner>);
+pub(super) struct Changes(Mutex<ChangesState>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct ChangesState {
     /// Local changes, each with its end.
     here: BTreeMap<Arc<str>, (Change, Option<Nanos>)>,
     everywhere: BTreeMap<Arc<str>, Change>,
@@ -81,7 +81,7 @@ impl App {
             if deleted.is_ok() {
                 changes.0.lock().everywhere.remove(&name);
             }
-            tracing::info!(rule, "a change of a rule was taken back through the admin port");
+            tracing::info!(rule, "a rule change was reverted through the admin port");
             self.reapply();
             return match deleted {
                 Ok(deleted) if here || deleted => Changed::Done(json!({ "rule": rule, "changed": false })),
@@ -90,10 +90,10 @@ impl App {
             };
         };
         if let Err(fault) = change.apply(configured) {
-            return Changed::Unfit(fault);
+            return Changed::Invalid(fault);
         }
         if fleet {
-            let Some(stored) = stored else { return Changed::Alone };
+            let Some(stored) = stored else { return Changed::NoSharedState };
             if stored.put(&name, &change, lasts).await.is_err() {
                 return Changed::Unavailable;
             }
@@ -118,24 +118,32 @@ impl App {
         let inner = &*self.0;
         let _one_at_a_time = inner.reloading.lock();
         let before = inner.live.load_full();
-        let ladder = Arc::new(before.ladder.rebuilt(inner.changes.apply(&before.settings.rules)));
-        let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
+        let rule_set = Arc::new(before.rule_set.rebuilt(inner.changes.apply(&before.settings.rules)));
+        let counting = counting(inner.together.as_ref(), &rule_set, Some(&before.counting));
         let tokens = tokens::tokens(&before.settings, inner.key_source.borrow().as_ref());
         let state = self.state(before.spans.clone(), Arc::clone(&before.exact), Arc::clone(&before.paths));
         match build::stack(&before.settings, &counting, tokens, &state) {
             Ok(stack) => {
                 let (settings, spans) = (before.settings.clone(), state.spans);
                 let (exact, paths) = (state.exact, state.paths);
-                inner.live.store(Arc::new(Live { settings, ladder, counting, spans, exact, paths, stack }));
+                inner.live.store(Arc::new(LiveSettings {
+                    settings,
+                    rule_set,
+                    counting,
+                    spans,
+                    exact,
+                    paths,
+                    stack,
+                }));
             }
-            Err(error) => tracing::warn!(%error, "the rules stay as they were"),
+            Err(error) => tracing::warn!(%error, "cannot apply the rule change; keeping the old rules"),
         }
     }
 
     /// Reverts expired changes.
     pub(super) fn expire_changes(&self) {
         if self.0.changes.expire(self.0.clock.now()) {
-            tracing::info!("the time of a rule's change is over");
+            tracing::info!("a temporary rule change expired");
             self.reapply();
         }
     }

@@ -7,7 +7,7 @@ use redis::RedisError;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::App;
-use crate::fleet::colour::Switch;
+use crate::fleet::colour::ColourSwitch;
 use crate::redis::control::Control;
 use crate::server::admin::Switched;
 
@@ -33,8 +33,8 @@ impl App {
         let deadline = Instant::now() + FOLLOWING;
         let (pool, colour): (Arc<str>, Arc<str>) = (pool.into(), colour.into());
         let Some(settings) = self.redis() else {
-            let epoch = self.0.following.switches.lock().epoch(&pool) + 1;
-            return self.follow(Switch { pool, colour, epoch }, deadline).await;
+            let epoch = self.0.fleet_sync.switches.lock().epoch(&pool) + 1;
+            return self.follow(ColourSwitch { pool, colour, epoch }, deadline).await;
         };
         let told = async {
             let mut control = Control::open(&settings).await?;
@@ -45,7 +45,7 @@ impl App {
             Ok(told) => told,
             Err(error) => {
                 let error: RedisError = error;
-                tracing::warn!(%error, "a switch of colours could not be told");
+                tracing::warn!(%error, "cannot publish the colour switch");
                 return Switched::Unavailable;
             }
         };
@@ -53,10 +53,10 @@ impl App {
         let here = self.follow(switch, deadline).await;
         let everybody = async {
             loop {
-                match control.lagging(&pool, epoch).await {
+                match control.count_lagging(&pool, epoch).await {
                     Ok(0) => return,
                     Ok(_) => {}
-                    Err(error) => tracing::debug!(%error, "who follows a switch cannot be read"),
+                    Err(error) => tracing::debug!(%error, "cannot read which gateways follow the switch"),
                 }
                 sleep(LOOK).await;
             }
@@ -73,28 +73,28 @@ impl App {
         control: &mut Control,
         pool: Arc<str>,
         colour: Arc<str>,
-    ) -> Result<Switch, RedisError> {
+    ) -> Result<ColourSwitch, RedisError> {
         for _ in 0..TURNS {
-            let followed = self.0.following.switches.lock().epoch(&pool);
+            let followed = self.0.fleet_sync.switches.lock().epoch(&pool);
             let epoch = control.epoch(&pool).await?.max(followed) + 1;
-            let switch = Switch { pool: Arc::clone(&pool), colour: Arc::clone(&colour), epoch };
-            let text = self.0.following.switches.lock().write(&switch);
-            if control.tell(&pool, epoch, &text).await? {
+            let switch = ColourSwitch { pool: Arc::clone(&pool), colour: Arc::clone(&colour), epoch };
+            let text = self.0.fleet_sync.switches.lock().write(&switch);
+            if control.publish(&pool, epoch, &text).await? {
                 return Ok(switch);
             }
         }
-        Err((redis::ErrorKind::Client, "others switch this pool all the time").into())
+        Err((redis::ErrorKind::Client, "too many concurrent switches of this pool").into())
     }
 
     /// Follows a switch and returns once the snapshot contains it.
-    async fn follow(&self, switch: Switch, deadline: Instant) -> Switched {
+    async fn follow(&self, switch: ColourSwitch, deadline: Instant) -> Switched {
         let (pool, epoch) = (Arc::clone(&switch.pool), switch.epoch);
-        if self.0.following.switches.lock().follow(switch).is_err() {
+        if self.0.fleet_sync.switches.lock().follow(switch).is_err() {
             return Switched::Unavailable;
         }
-        self.0.following.tell();
+        self.0.fleet_sync.tell();
         let followed = async {
-            while self.0.following.applied_epoch(&pool) < epoch {
+            while self.0.fleet_sync.applied_epoch(&pool) < epoch {
                 sleep(LOOK / 4).await;
             }
         };

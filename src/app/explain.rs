@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::App;
 use crate::config::Settings;
-use crate::layers::limit::Counting;
+use crate::layers::limit::RuleCounting;
 use crate::layers::paths::Paths;
 use crate::limit::denial::quota_in_words;
-use crate::limit::{Cost, Explained, Seen, Served, Subject};
+use crate::limit::{ExpectedCost, Explained, RuleView, Served, Subject};
 use crate::request::{Class, Kind, OwnLimits};
 
 /// Default path of a query.
@@ -26,7 +26,7 @@ struct ExplainQuery {
     path: Option<String>,
     ip: Option<IpAddr>,
     class: Class,
-    cost: Cost,
+    cost: ExpectedCost,
     /// `true` if the query gives `output_tokens`.
     told_output: bool,
 }
@@ -55,7 +55,7 @@ impl ExplainQuery {
                 }
                 "max_tokens" => question.cost.max_output = Some(number()?),
                 "ip" => {
-                    let fault = |_| format!("`ip` must be an address; found \"{value}\"");
+                    let fault = |_| format!("`ip` must be an IP address; found \"{value}\"");
                     question.ip = Some(value.parse().map_err(fault)?);
                 }
                 "class" => {
@@ -69,8 +69,8 @@ impl ExplainQuery {
                 "path" => question.path = Some(value),
                 _ => {
                     return Err(format!(
-                        "unknown parameter `{name}`; here may be `caller`, `team`, `model`, `path`, `ip`, `class`, \
-                         `prompt_tokens`, `output_tokens`, `max_tokens`"
+                        "unknown parameter `{name}`; allowed are `caller`, `team`, `model`, `path`, `ip`, \
+                         `class`, `prompt_tokens`, `output_tokens`, `max_tokens`"
                     ));
                 }
             }
@@ -91,7 +91,7 @@ fn shown(explained: &Explained, subject: &Subject<'_>) -> Value {
         "decision": "not_matched",
     });
     let (Some(seen), Some(fields)) = (&explained.seen, shown.as_object_mut()) else { return shown };
-    let Seen { amount, level, .. } = seen;
+    let RuleView { amount, level, .. } = seen;
     for (name, value) in [
         ("decision", json!(seen.decision(rule.mode).as_str())),
         ("amount", json!(amount)),
@@ -141,14 +141,16 @@ impl App {
             team: question.team.as_deref(),
             ip: question.ip,
             model: question.model.as_deref(),
-            served: Served { counted: Some(&counted), unnamed },
+            served: Served { counted_as: Some(&counted), default_models: unnamed },
             route: &route,
             path,
             class: question.class,
         };
         let (counted, rules) = match &live.counting {
-            Counting::Memory(ladder) => ("memory", ladder.explain(&subject, &cost, self.0.clock.now())),
-            Counting::Shared(rules) => match rules.explain(&subject, &cost).await {
+            RuleCounting::Memory(rule_set) => {
+                ("memory", rule_set.explain(&subject, &cost, self.0.clock.now()))
+            }
+            RuleCounting::Shared(rules) => match rules.explain(&subject, &cost).await {
                 Ok(explained) => ("redis", explained),
                 Err(alone) => ("alone", alone),
             },
@@ -171,7 +173,7 @@ mod tests {
         for (query, words) in [
             ("user=a", "unknown parameter `user`"),
             ("prompt_tokens=-1", "must be a number; found \"-1\""),
-            ("ip=here", "must be an address"),
+            ("ip=here", "must be an IP address"),
             ("class=vip", "found \"vip\""),
         ] {
             assert!(ExplainQuery::read(query).is_err_and(|fault| fault.contains(words)), "{query}");

@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 
 use super::App;
 use crate::clock::Nanos;
-use crate::fleet::scaling::{Look, Scaling};
+use crate::fleet::scaling::{KneeSample, Scaling};
 use crate::shed::settings::GateSettings;
 
 /// Measured factors.
 #[derive(Debug, Default)]
 pub(super) struct Factors {
     /// Settings and number of gateways of the measurement.
-    under: Option<(GateSettings, u32)>,
+    measured_with: Option<(GateSettings, u32)>,
     pools: BTreeMap<Arc<str>, Scaling>,
 }
 
@@ -28,23 +28,23 @@ impl App {
         let gate = self.0.live.load().settings.gate.clone();
         let configured = gate.fleet_factor;
         // Without the factor: an operator who tries another one wants to keep the measurement.
-        let under = Some((GateSettings { fleet_factor: 1.0, ..gate }, self.dams()));
+        let under = Some((GateSettings { fleet_factor: 1.0, ..gate }, self.gateways()));
         let gates = self.gates();
         let mut factors = self.0.factors.lock();
-        if factors.under != under {
-            *factors = Factors { under, ..Factors::default() };
+        if factors.measured_with != under {
+            *factors = Factors { measured_with: under, ..Factors::default() };
         }
         factors.pools.retain(|name, _| gates.iter().any(|(pool, _)| pool == name));
         for (pool, gate) in gates {
             let scaling = factors.pools.entry(Arc::clone(&pool)).or_default();
-            scaling.look(Look::at(&gate), now);
-            if let Some(measured) = scaling.misfit(configured) {
+            scaling.look(KneeSample::at(&gate), now);
+            if let Some(measured) = scaling.warning_due(configured) {
                 tracing::warn!(
                     %pool,
                     configured,
                     measured = measured.factor,
                     workers = %json!(measured.sizes),
-                    "concurrency.fleet_factor is not what the workers do together"
+                    "concurrency.fleet_factor differs from the measured factor"
                 );
             }
         }

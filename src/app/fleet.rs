@@ -12,12 +12,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::App;
 use crate::clock::{Lag, Nanos};
 use crate::config::Settings;
-use crate::fleet::colour::Switches;
-use crate::fleet::heartbeat::{Heartbeat, Key};
-use crate::fleet::roster::{Report, Roll, Roster};
-use crate::fleet::{Colours, Fleet, Standing};
+use crate::fleet::colour::ColourSwitches;
+use crate::fleet::heartbeat::{Heartbeat, SigningKey};
+use crate::fleet::registry::{RegistryRevision, WorkerRegistry, WorkerReport};
+use crate::fleet::{Colours, Eligibility, Fleet};
 use crate::redis::control::control_channel;
-use crate::redis::feed::{Feed, Hearers};
+use crate::redis::feed::{FeedSubscribers, HeartbeatFeed};
 use crate::shed::settings::GateSettings;
 
 /// Poll interval for silent workers in the registry.
@@ -29,11 +29,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// State of the fleet sync beside the snapshot.
 #[derive(Debug)]
-pub(super) struct Following {
-    pub(super) roster: Arc<Mutex<Roster>>,
+pub(super) struct FleetSync {
+    pub(super) registry: Arc<Mutex<WorkerRegistry>>,
     lag: Lag,
     /// Colour switches in force.
-    pub(super) switches: Arc<Mutex<Switches>>,
+    pub(super) switches: Arc<Mutex<ColourSwitches>>,
     /// Notified on news from the feed.
     changed: Arc<Notify>,
     /// Name of this gateway among those that follow switches.
@@ -45,17 +45,17 @@ pub(super) struct Following {
     /// Notified on a reload.
     pub(super) reloaded: watch::Sender<()>,
     /// Inputs of the current snapshot.
-    applied: Mutex<(Roll, Epochs, u32)>,
+    applied: Mutex<(RegistryRevision, Epochs, u32)>,
     /// Last heartbeat of each worker that its gate has received.
     told: Mutex<HashMap<Arc<str>, Arc<Heartbeat>>>,
 }
 
-impl Following {
+impl FleetSync {
     pub(super) fn new(settings: &Settings, id: Arc<str>, lag: &Lag) -> Self {
         Self {
-            roster: Arc::new(Mutex::new(roster(settings, lag))),
+            registry: Arc::new(Mutex::new(registry(settings, lag))),
             lag: lag.clone(),
-            switches: Arc::new(Mutex::new(Switches::new(control(settings), key(settings)))),
+            switches: Arc::new(Mutex::new(ColourSwitches::new(control(settings), key(settings)))),
             changed: Arc::default(),
             id,
             epochs: Arc::new(ArcSwap::from_pointee("{}".to_owned())),
@@ -67,34 +67,34 @@ impl Following {
     }
 
     /// Takes new settings for the next snapshot.
-    pub(super) fn retell(&self, settings: &Settings) {
+    pub(super) fn apply_settings(&self, settings: &Settings) {
         self.switches.lock().retell(control(settings), key(settings));
-        let mut roster = self.roster.lock();
+        let mut registry = self.registry.lock();
         match &settings.discovery {
-            Some(discovery) => roster.retell(discovery.roster.clone(), settings.workers.clone()),
+            Some(discovery) => registry.apply_settings(discovery.registry.clone(), settings.workers.clone()),
             // Otherwise workers that were once discovered would stay forever.
-            None => *roster = self::roster(settings, &self.lag),
+            None => *registry = self::registry(settings, &self.lag),
         }
     }
 
-    /// Builds the fleet from `settings` and heartbeats, shared with `dams` gateways. Takes over
+    /// Builds the fleet from `settings` and heartbeats, shared with `gateways` gateways. Takes over
     /// gates and ledgers from `before`.
-    pub(super) fn fleet(&self, settings: &Settings, dams: u32, before: &Fleet) -> Fleet {
-        let mut roster = self.roster.lock();
-        let roll = roster.roll();
+    pub(super) fn fleet(&self, settings: &Settings, gateways: u32, before: &Fleet) -> Fleet {
+        let mut registry = self.registry.lock();
+        let roll = registry.expire_and_revise();
         let (colours, epochs) = {
             let switches = self.switches.lock();
             (switches.colours(settings.active_colour.clone()), switches.epochs())
         };
         let standing = standing(settings, colours, &roll);
-        *self.applied.lock() = (roll, epochs, dams);
-        before.rebuilt(roster.specs(), GateSettings { dams, ..settings.gate.clone() }, standing)
+        *self.applied.lock() = (roll, epochs, gateways);
+        before.rebuilt(registry.specs(), GateSettings { gateways, ..settings.gate.clone() }, standing)
     }
 
-    fn is_current(&self, dams: u32) -> bool {
-        let roll = self.roster.lock().roll();
+    fn is_current(&self, gateways: u32) -> bool {
+        let roll = self.registry.lock().expire_and_revise();
         let epochs = self.switches.lock().epochs();
-        (roll, epochs, dams) == *self.applied.lock()
+        (roll, epochs, gateways) == *self.applied.lock()
     }
 
     /// Publishes the epochs of the latest snapshot as those in force.
@@ -117,14 +117,14 @@ impl Following {
     }
 
     /// Passes worker reports to the gates: each heartbeat once, and weights when they change.
-    fn hand_over(&self, fleet: &Fleet, dams: u32) {
+    fn pass_reports(&self, fleet: &Fleet, gateways: u32) {
         let reports = self.reports();
         let mut told = self.told.lock();
         told.retain(|id, _| reports.contains_key(id));
         for pool in fleet.pools() {
             for worker in pool.gate.snapshot().workers {
                 let report = reports.get(&worker.id);
-                let weight = report.map_or(1.0, |report| report.weight_of_one_seen(worker.answered));
+                let weight = report.map_or(1.0, |report| report.weight_if_answering(worker.answered));
                 // Unchanged weights come from the same arithmetic, so they are equal.
                 if (weight - worker.weight).abs() > f64::EPSILON {
                     pool.gate.weigh(&worker.id, weight);
@@ -132,22 +132,22 @@ impl Following {
                 let Some(report) = report else { continue };
                 let news = told.insert(Arc::clone(&worker.id), Arc::clone(&report.beat));
                 if !news.is_some_and(|before| Arc::ptr_eq(&before, &report.beat)) {
-                    pool.gate.report(&worker.id, for_gate(report, worker.kv_tokens, dams));
+                    pool.gate.report(&worker.id, for_gate(report, worker.kv_tokens, gateways));
                 }
             }
         }
     }
 
     /// Returns the latest report of each worker.
-    pub(super) fn reports(&self) -> HashMap<Arc<str>, Report> {
-        let reports = self.roster.lock().reports();
+    pub(super) fn reports(&self) -> HashMap<Arc<str>, WorkerReport> {
+        let reports = self.registry.lock().reports();
         reports.into_iter().map(|report| (Arc::clone(&report.beat.worker), report)).collect()
     }
 }
 
-fn roster(settings: &Settings, lag: &Lag) -> Roster {
-    let heard = settings.discovery.as_ref().map(|discovery| discovery.roster.clone());
-    Roster::new(heard.unwrap_or_default(), settings.workers.clone()).with_lag(lag.clone())
+fn registry(settings: &Settings, lag: &Lag) -> WorkerRegistry {
+    let heard = settings.discovery.as_ref().map(|discovery| discovery.registry.clone());
+    WorkerRegistry::new(heard.unwrap_or_default(), settings.workers.clone()).with_lag(lag.clone())
 }
 
 /// Epochs by pool.
@@ -157,22 +157,22 @@ fn control(settings: &Settings) -> Arc<str> {
     settings.discovery.as_ref().map(|discovery| control_channel(&discovery.redis.prefix)).unwrap_or_default()
 }
 
-fn key(settings: &Settings) -> Option<Key> {
-    settings.discovery.as_ref()?.roster.key.clone()
+fn key(settings: &Settings) -> Option<SigningKey> {
+    settings.discovery.as_ref()?.registry.key.clone()
 }
 
 /// Returns which workers are eligible.
-pub(super) fn standing(settings: &Settings, colours: Colours, roll: &Roll) -> Standing {
-    Standing { colours, held: roll.held.clone(), open: settings.discovery.is_some() }
+pub(super) fn standing(settings: &Settings, colours: Colours, roll: &RegistryRevision) -> Eligibility {
+    Eligibility { colours, held: roll.held.clone(), workers_may_join: settings.discovery.is_some() }
 }
 
 /// Converts a report for the gate. It is valid, by the gate's clock, until the worker would count
-/// as silent, so in a feed outage it soon expires. `dams` gateways share the cache in equal parts.
-fn for_gate(report: &Report, kv_tokens: Option<u64>, dams: u32) -> crate::shed::Report {
+/// as silent, so in a feed outage it soon expires. `gateways` gateways share the cache in equal parts.
+fn for_gate(report: &WorkerReport, kv_tokens: Option<u64>, gateways: u32) -> crate::shed::LoadReport {
     let beat = &report.beat;
     let used =
-        |tokens: u64| beat.kv_used.map(|share| (share * tokens as f64) as u64 / u64::from(dams.max(1)));
-    crate::shed::Report {
+        |tokens: u64| beat.kv_used.map(|share| (share * tokens as f64) as u64 / u64::from(gateways.max(1)));
+    crate::shed::LoadReport {
         kv_used: kv_tokens.and_then(used),
         running: beat.running,
         waiting: beat.waiting,
@@ -185,36 +185,36 @@ impl App {
     /// number seen in Redis, if in use: the others take over the share of a dead gateway.
     pub(super) fn sharing_workers(&self, settings: &Settings) -> u32 {
         match &self.0.together {
-            Some(together) if settings.gate.dams > 1 => together.store.dams().count(),
-            _ => settings.gate.dams,
+            Some(together) if settings.gate.gateways > 1 => together.store.gateways().count(),
+            _ => settings.gate.gateways,
         }
     }
 
     fn is_current(&self) -> bool {
-        self.0.following.is_current(self.sharing_workers(&self.0.live.load().settings))
+        self.0.fleet_sync.is_current(self.sharing_workers(&self.0.live.load().settings))
     }
 
     /// Builds a new snapshot whenever eligibility has changed.
     pub(super) async fn follow_roster(self) {
-        let following = &self.0.following;
+        let fleet_sync = &self.0.fleet_sync;
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = following.changed.notified() => {}
+                () = fleet_sync.changed.notified() => {}
             }
             if !self.is_current() {
                 let _one_at_a_time = self.0.reloading.lock();
                 let live = self.0.live.load();
-                let dams = self.sharing_workers(&live.settings);
-                let fleet = Arc::new(following.fleet(&live.settings, dams, &self.0.fleet.load()));
+                let gateways = self.sharing_workers(&live.settings);
+                let fleet = Arc::new(fleet_sync.fleet(&live.settings, gateways, &self.0.fleet.load()));
                 self.0.fleet.store(Arc::clone(&fleet));
                 fleet.take_over();
-                following.publish();
+                fleet_sync.publish();
             }
-            let dams = self.sharing_workers(&self.0.live.load().settings);
-            following.hand_over(&self.0.fleet.load(), dams);
+            let gateways = self.sharing_workers(&self.0.live.load().settings);
+            fleet_sync.pass_reports(&self.0.fleet.load(), gateways);
             // A thousand workers send a thousand heartbeats a second: reading all of them ten times
             // a second is enough. The first one after an idle time is read at once.
             sleep(PAUSE).await;
@@ -223,8 +223,8 @@ impl App {
 
     /// Follows the feed of the current settings.
     pub(super) async fn follow_feed(self) {
-        let following = &self.0.following;
-        let mut reloads = following.reloaded.subscribe();
+        let fleet_sync = &self.0.fleet_sync;
+        let mut reloads = fleet_sync.reloaded.subscribe();
         loop {
             let redis = self.redis();
             let moved = async {
@@ -237,14 +237,14 @@ impl App {
                 moved.await;
                 continue;
             };
-            let feed = Feed::new(
+            let feed = HeartbeatFeed::new(
                 settings,
-                Hearers {
-                    roster: Arc::clone(&following.roster),
-                    switches: Arc::clone(&following.switches),
-                    changed: Arc::clone(&following.changed),
-                    id: Arc::clone(&following.id),
-                    epochs: Arc::clone(&following.epochs),
+                FeedSubscribers {
+                    registry: Arc::clone(&fleet_sync.registry),
+                    switches: Arc::clone(&fleet_sync.switches),
+                    changed: Arc::clone(&fleet_sync.changed),
+                    id: Arc::clone(&fleet_sync.id),
+                    epochs: Arc::clone(&fleet_sync.epochs),
                 },
                 Arc::clone(&self.0.metrics),
                 self.0.clock.clone(),
@@ -252,7 +252,7 @@ impl App {
             tokio::select! {
                 () = feed.run() => {}
                 () = moved => {}
-                () = following.anew.notified() => {}
+                () = fleet_sync.anew.notified() => {}
             }
         }
     }
@@ -266,14 +266,14 @@ impl App {
             }
         };
         if timeout(FIRST_WORD, caught_up).await.is_err() {
-            tracing::warn!("Redis does not answer; serving by the settings alone");
+            tracing::warn!("Redis does not answer; using only the settings");
         }
     }
 
     /// Returns `true` if everything that the feed and Redis had at `time` is in force.
     pub(super) fn is_current_since(&self, time: Nanos) -> bool {
-        let following = &self.0.following;
-        let heard = self.redis().is_none() || following.roster.lock().caught_up_since(time);
+        let fleet_sync = &self.0.fleet_sync;
+        let heard = self.redis().is_none() || fleet_sync.registry.lock().caught_up_since(time);
         let counts = self.0.together.as_ref().is_none_or(|together| together.store.link().heard_since(time));
         let current = heard && counts && self.is_current();
         // A new snapshot is recorded before it is in force: wait for the lock.
@@ -298,6 +298,6 @@ impl App {
     /// Heartbeat feed working; `None` without discovery.
     pub(super) fn feed_works(&self) -> Option<bool> {
         self.redis()?;
-        Some(self.0.following.roster.lock().hears(self.0.clock.now()))
+        Some(self.0.fleet_sync.registry.lock().feed_works(self.0.clock.now()))
     }
 }

@@ -3,79 +3,79 @@
 //! `build` makes everything that depends on settings, from them and from the state that survives a
 //! reload. A reload swaps in a new stack; a request ends in the stack in which it began.
 
-mod awakening;
 mod build;
 mod changes;
 mod colours;
-mod entrance;
+mod embedded;
 mod explain;
 mod factor;
 mod fleet;
-mod lines;
-mod own;
+mod lifecycle_log;
+mod pause_recovery;
 mod promote;
+mod redis_parts;
 mod report;
 mod run;
 mod sampler;
+mod stack_service;
 mod ticker;
-mod together;
 mod tokenizers;
 mod tokens;
 mod why;
 
-pub use entrance::Entrance;
-pub use run::{Certificates, Listeners, StartError};
+pub use run::{BoundListeners, Certificates, StartError};
+pub use stack_service::StackService;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
-use self::awakening::Awakening;
 use self::changes::Changes;
 use self::factor::Factors;
-use self::fleet::Following;
+use self::fleet::FleetSync;
+use self::pause_recovery::PauseRecovery;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use self::together::Together;
+use self::redis_parts::RedisParts;
 use self::tokens::KeySource;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
 use crate::layers::buffers::Buffers;
-use crate::layers::door::Door;
-use crate::layers::exact::Exact;
-use crate::layers::limit::Counting;
+use crate::layers::limit::RuleCounting;
+use crate::layers::maintenance::MaintenanceSwitch;
 use crate::layers::paths::Paths;
-use crate::limit::Ladder;
+use crate::layers::tokenizers::Tokenizers;
+use crate::limit::RuleSet;
 use crate::metrics::Metrics;
 use crate::openai::estimate::Estimator;
-use crate::redis::dams::new_name;
+use crate::redis::gateways::new_name;
 use crate::server::admin::AdminSettings;
 use crate::server::admin::live::Live as Shown;
-use crate::server::{Bounds, Drain};
+use crate::server::{Drain, ListenerBounds};
 use crate::spans::Spans;
 use crate::stack::Stack;
 use crate::upstream::{Upstream, UpstreamSettings};
 
 /// A gateway. Clones are handles of the same one.
 #[derive(Clone, Debug)]
-pub struct App(Arc<Inner>);
+pub struct App(Arc<AppInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct AppInner {
     clock: Clock,
     metrics: Arc<Metrics>,
-    door: Arc<Door>,
+    maintenance: Arc<MaintenanceSwitch>,
     drain: Drain,
     buffers: Arc<Buffers>,
     estimates: Arc<Estimator>,
     fleet: Arc<ArcSwap<Fleet>>,
-    following: Following,
-    awakening: Awakening,
+    fleet_sync: FleetSync,
+    pause_recovery: PauseRecovery,
     upstream: Upstream,
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
-    bounds: Arc<ArcSwap<Bounds>>,
+    bounds: Arc<ArcSwap<ListenerBounds>>,
     admin: Arc<ArcSwap<AdminSettings>>,
     /// Number of lost log lines.
     lost_lines: OnceLock<Arc<AtomicU64>>,
@@ -84,24 +84,24 @@ struct Inner {
     /// How well workers scale together.
     factors: Mutex<Factors>,
     /// `None` if nothing is shared. Fixed at start.
-    together: Option<Together>,
+    together: Option<RedisParts>,
     /// Changes of rules since the settings were read.
     changes: Changes,
     /// Current source of the keys that verify tokens.
     key_source: watch::Sender<Option<Arc<KeySource>>>,
-    live: ArcSwap<Live>,
+    live: ArcSwap<LiveSettings>,
     /// One reload at a time: two would each build on a state that the other replaces.
     reloading: Mutex<()>,
 }
 
 /// Everything built from one set of settings.
 #[derive(Debug)]
-struct Live {
+struct LiveSettings {
     settings: Settings,
-    ladder: Arc<Ladder>,
-    counting: Counting,
+    rule_set: Arc<RuleSet>,
+    counting: RuleCounting,
     spans: Option<Arc<Spans>>,
-    exact: Arc<Exact>,
+    exact: Arc<Tokenizers>,
     paths: Arc<Paths>,
     stack: Stack,
 }
@@ -117,13 +117,13 @@ impl App {
         metrics.watch_process();
         let fleet = Arc::new(ArcSwap::from_pointee(build::fleet(&settings, &clock)));
         let upstream_settings = Arc::new(ArcSwap::from_pointee(build::upstream(&settings)?));
-        let together = Together::new(&settings, &clock, &metrics)?;
+        let together = RedisParts::new(&settings, &clock, &metrics)?;
         // The same name for all purposes.
         let name = match &together {
-            Some(together) => together.store.dams().id().to_owned(),
+            Some(together) => together.store.gateways().id().to_owned(),
             None => new_name(),
         };
-        let following = Following::new(&settings, name.into(), clock.lag());
+        let fleet_sync = FleetSync::new(&settings, name.into(), clock.lag());
         let upstream = Upstream::with_jobs(
             Arc::clone(&fleet),
             Arc::clone(&upstream_settings),
@@ -131,10 +131,10 @@ impl App {
             together.as_ref().and_then(|together| together.jobs.clone()),
         );
         let jobs = together.as_ref().and_then(|together| together.jobs.clone());
-        let state = build::State {
+        let state = build::SurvivingState {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
-            door: Arc::default(),
+            maintenance: Arc::default(),
             buffers: Arc::new(Buffers::new(settings.bounds.buffered)),
             estimates: Arc::default(),
             exact: Arc::new(tokenizers::load(&settings, None)?),
@@ -146,21 +146,21 @@ impl App {
             only_overflow: together.as_ref().is_some_and(|together| together.overflow),
             spans: build::spans(&settings)?,
         };
-        let ladder = Arc::new(Ladder::new(settings.rules.clone()));
-        let counting = counting(together.as_ref(), &ladder, None);
+        let rule_set = Arc::new(RuleSet::new(settings.rules.clone()));
+        let counting = counting(together.as_ref(), &rule_set, None);
         let key_source = KeySource::of(&settings, None)?;
         let stack =
             build::stack(&settings, &counting, tokens::tokens(&settings, key_source.as_ref()), &state)?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(AppInner {
             clock,
             metrics,
-            door: Arc::clone(&state.door),
+            maintenance: Arc::clone(&state.maintenance),
             drain: Drain::new(),
             buffers: Arc::clone(&state.buffers),
             estimates: Arc::clone(&state.estimates),
             fleet,
-            following,
-            awakening: Awakening::default(),
+            fleet_sync,
+            pause_recovery: PauseRecovery::default(),
             upstream,
             upstream_settings,
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),
@@ -171,9 +171,9 @@ impl App {
             together,
             changes: Changes::default(),
             key_source: watch::Sender::new(key_source),
-            live: ArcSwap::from_pointee(Live {
+            live: ArcSwap::from_pointee(LiveSettings {
                 settings,
-                ladder,
+                rule_set,
                 counting,
                 spans: state.spans,
                 exact: state.exact,
@@ -190,10 +190,14 @@ impl App {
     }
 }
 
-/// Returns the counters for the rules of `ladder`.
-fn counting(together: Option<&Together>, ladder: &Arc<Ladder>, before: Option<&Counting>) -> Counting {
+/// Returns the counters for the rules of `rule_set`.
+fn counting(
+    together: Option<&RedisParts>,
+    rule_set: &Arc<RuleSet>,
+    before: Option<&RuleCounting>,
+) -> RuleCounting {
     match together {
-        Some(together) => together.counting(ladder, before),
-        None => Counting::Memory(Arc::clone(ladder)),
+        Some(together) => together.counting(rule_set, before),
+        None => RuleCounting::Memory(Arc::clone(rule_set)),
     }
 }

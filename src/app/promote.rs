@@ -19,13 +19,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::App;
-use super::own::{Errand, Own};
+use super::embedded::{EmbeddedConsumers, QueuedRequest};
 use crate::fleet::Fleet;
-use crate::redis::consumer::{Entry as Held, Runs};
-use crate::redis::jobs::{Job, Jobs, Pending, Ticket};
+use crate::redis::consumer::{Runs, StreamEntry as Held};
+use crate::redis::jobs::{Job, JobQueue, JobTicket, Pending};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Demand, Flight, Payload};
-use crate::shed::{Ask, Entry, GateHandle, Permit};
+use crate::request::{Payload, RequestCost, RequestRecord};
+use crate::shed::{GateEntry, GateHandle, Permit, PermitRequest};
 
 /// Poll interval for waiting jobs.
 const LOOK: Duration = Duration::from_millis(100);
@@ -54,7 +54,7 @@ struct Busy {
 }
 
 /// One job that asks for a permit.
-struct Turn {
+struct PromotedJob {
     app: App,
     busy: Arc<Mutex<Busy>>,
     pool: Arc<str>,
@@ -62,7 +62,7 @@ struct Turn {
     job: Job,
     pending: Pending,
     /// Set if the gateway runs the job itself.
-    own: Option<(Jobs, Arc<Runs>)>,
+    own: Option<(JobQueue, Arc<Runs>)>,
 }
 
 impl App {
@@ -72,7 +72,7 @@ impl App {
         let Some(jobs) = together.jobs.clone() else { return };
         let mut own = together.overflow.then(|| {
             let settings = &self.0.live.load().settings;
-            Own::new(
+            EmbeddedConsumers::new(
                 jobs.clone(),
                 self.0.clock.clone(),
                 settings.shared.redis.clone(),
@@ -88,7 +88,7 @@ impl App {
         loop {
             ticks.tick().await;
             while turns.try_join_next().is_some() {}
-            if self.0.door.shut().is_some() {
+            if self.0.maintenance.refusal().is_some() {
                 continue;
             }
             let fleet = self.0.fleet.load_full();
@@ -111,7 +111,7 @@ impl App {
                 }
                 let own = own.as_mut().map(|own| (jobs.clone(), own.of(&pool.name)));
                 for (job, pending) in known.next(&pool.name, &busy) {
-                    let turn = Turn {
+                    let turn = PromotedJob {
                         app: self.clone(),
                         busy: Arc::clone(&busy),
                         pool: Arc::clone(&pool.name),
@@ -129,7 +129,7 @@ impl App {
 }
 
 /// Removes the names of workers and gateways that took jobs once and left.
-async fn forget_consumers(jobs: &Jobs, fleet: &Fleet) {
+async fn forget_consumers(jobs: &JobQueue, fleet: &Fleet) {
     for pool in fleet.pools() {
         let mut colours: Vec<&str> = pool.workers.iter().map(|worker| &*worker.spec.colour).collect();
         colours.push("");
@@ -139,17 +139,17 @@ async fn forget_consumers(jobs: &Jobs, fleet: &Fleet) {
             match jobs.forget_consumers(&pool.name, colour, UNHEARD).await {
                 Ok(0) => {}
                 Ok(count) => {
-                    tracing::debug!(pool = &*pool.name, colour, count, "names of consumers forgotten")
+                    tracing::debug!(pool = &*pool.name, colour, count, "removed unused consumer names")
                 }
                 // Retried next time.
-                Err(loss) => tracing::debug!(%loss, "names of consumers are not forgotten"),
+                Err(loss) => tracing::debug!(%loss, "cannot remove unused consumer names"),
             }
         }
     }
 }
 
 /// Waiting jobs of `pool`, read again if old or empty; `None` if Redis fails.
-async fn refreshed(jobs: &Jobs, pool: &str, known: Option<PoolJobs>) -> Option<PoolJobs> {
+async fn refreshed(jobs: &JobQueue, pool: &str, known: Option<PoolJobs>) -> Option<PoolJobs> {
     let now = Instant::now();
     if let Some(known) = known
         && !known.jobs.is_empty()
@@ -184,22 +184,26 @@ impl PoolJobs {
     }
 }
 
-impl Turn {
+impl PromotedJob {
     async fn take(self) {
-        let seat = self.seat().await;
+        let permit = self.permit().await;
         self.busy.lock().asked.remove(&(Arc::clone(&self.pool), self.pending.caller().id));
-        if let Ok(permit) = seat
+        if let Ok(permit) = permit
             && let Err(refusal) = self.run(permit).await
         {
-            tracing::debug!(job = %self.job, %refusal, "a job was not brought to the workers, or its answer was not read to the end");
+            tracing::debug!(
+                job = %self.job,
+                %refusal,
+                "a job was not forwarded, or its answer was not read completely"
+            );
         }
         self.busy.lock().jobs.remove(&self.job);
     }
 
-    async fn seat(&self) -> Result<Permit, Refusal> {
-        match self.gate.ask(Ask::of(&self.pending.caller(), &self.pending.demand()))? {
-            Entry::Admitted(permit) => Ok(permit),
-            Entry::Waiting(mut waiter) => {
+    async fn permit(&self) -> Result<Permit, Refusal> {
+        match self.gate.ask(PermitRequest::of(&self.pending.caller(), &self.pending.request_cost()))? {
+            GateEntry::Admitted(permit) => Ok(permit),
+            GateEntry::Waiting(mut waiter) => {
                 let budget = waiter.expires_at().since(self.app.0.clock.now());
                 match timeout(budget, &mut waiter).await {
                     Ok(outcome) => outcome,
@@ -217,7 +221,7 @@ impl Turn {
         let mut request = self.request();
         let extensions = request.extensions_mut();
         extensions.insert(permit);
-        extensions.insert(Ticket::Pending(self.job));
+        extensions.insert(JobTicket::Pending(self.job));
         let mut body = self.app.0.upstream.forward(request).await?.into_body();
         // The answer itself is not needed: it feeds the worker's statistics and shows the end.
         while let Some(frame) = body.frame().await {
@@ -227,21 +231,21 @@ impl Turn {
     }
 
     /// Takes the job out, if it still waits, and runs it.
-    async fn run_here(&self, jobs: &Jobs, runs: &Runs, permit: Permit) -> Result<(), Refusal> {
-        let _awaited = self.app.0.drain.hold_work();
+    async fn run_here(&self, jobs: &JobQueue, runs: &Runs, permit: Permit) -> Result<(), Refusal> {
+        let _awaited = self.app.0.drain.track_work();
         // The guard comes before the check: a drain either waits for this job or prevents it.
         if self.app.0.drain.is_refusing() {
             return Ok(());
         }
         let lost = |loss| Refusal::new(Reason::UpstreamUnreachable, format!("{loss}"));
-        if let Some(id) = jobs.own(&self.pool, self.job, &self.pending).await.map_err(lost)? {
+        if let Some(id) = jobs.take_pending(&self.pool, self.job, &self.pending).await.map_err(lost)? {
             let mut request = self.request();
             // No other consumer has the job: if a worker fails before it answers, another may try.
-            request.extensions_mut().insert(Demand { retryable: true, ..self.pending.demand() });
+            request.extensions_mut().insert(RequestCost { retryable: true, ..self.pending.request_cost() });
             let paths = Arc::clone(&self.app.0.live.load().paths);
-            let engine = Errand::new(self.app.0.upstream.clone(), paths, request, permit);
+            let engine = QueuedRequest::new(self.app.0.upstream.clone(), paths, request, permit);
             runs.work(&Held { id, job: self.job.to_string(), given: 1 }, &engine).await;
-            jobs.tally(&self.pool, self.job).await;
+            jobs.count_end(&self.pool, self.job).await;
         }
         Ok(())
     }
@@ -254,9 +258,9 @@ impl Turn {
             *request.uri_mut() = uri;
         }
         let extensions = request.extensions_mut();
-        extensions.insert(Arc::new(Flight::new(self.job.to_string(), clock.now())));
+        extensions.insert(Arc::new(RequestRecord::new(self.job.to_string(), clock.now())));
         extensions.insert(self.pending.caller());
-        extensions.insert(self.pending.demand());
+        extensions.insert(self.pending.request_cost());
         request
     }
 }

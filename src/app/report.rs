@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::App;
-use crate::fleet::Worker;
-use crate::fleet::roster::Report;
+use crate::fleet::FleetWorker;
+use crate::fleet::registry::WorkerReport;
 use crate::limit::rule::Rule;
-use crate::metrics::{Light, Reading, WorkerReading};
+use crate::metrics::{Light, StateReading, WorkerReading};
 use crate::redis::callers::StoredCallers;
-use crate::redis::jobs::Jobs;
+use crate::redis::jobs::JobQueue;
 use crate::request::Class;
 use crate::server::admin::live::Live as Shown;
 use crate::server::admin::{AdminSource, Changed, Explanation, LimitChange, Switched};
@@ -19,7 +19,7 @@ use crate::shed::{GateSnapshot, WorkerSnapshot, WorkerTrouble};
 
 /// Light of a worker: the worse of the gate's view and its report, even if its colour is not
 /// active. Without a report, an ineligible worker is red.
-pub(super) fn light(worker: &WorkerSnapshot, report: Option<&Report>) -> Light {
+pub(super) fn light(worker: &WorkerSnapshot, report: Option<&WorkerReport>) -> Light {
     let seen = if worker.leaving || worker.trouble.is_some() || !worker.reachable {
         Light::Red
     } else if worker.in_flight >= worker.limit {
@@ -35,7 +35,7 @@ pub(super) fn light(worker: &WorkerSnapshot, report: Option<&Report>) -> Light {
 }
 
 /// Latest report of a worker as JSON.
-fn said(report: &Report) -> Value {
+fn said(report: &WorkerReport) -> Value {
     let beat = &report.beat;
     json!({
         "state": beat.state.as_str(),
@@ -63,31 +63,31 @@ impl App {
             .fleet
             .load()
             .worker(id)
-            .map_or_else(Arc::default, |worker: &Arc<Worker>| Arc::clone(&worker.spec.colour))
+            .map_or_else(Arc::default, |worker: &Arc<FleetWorker>| Arc::clone(&worker.spec.colour))
     }
 
     /// Number of gateways that share quotas or workers, as far as known.
-    pub(super) fn dams(&self) -> u32 {
-        let told = self.0.live.load().settings.dams;
-        self.0.together.as_ref().map_or(told, |together| together.store.dams().count())
+    pub(super) fn gateways(&self) -> u32 {
+        let told = self.0.live.load().settings.gateways;
+        self.0.together.as_ref().map_or(told, |together| together.store.gateways().count())
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&self) -> StateReading {
         let gates = self.gates();
         let live = self.0.live.load();
-        let reports = self.0.following.reports();
+        let reports = self.0.fleet_sync.reports();
         let mut queue_depth = [0; Class::ALL.len()];
         for (_, gate) in &gates {
             for (depth, waiting) in queue_depth.iter_mut().zip(gate.queue) {
                 *depth += waiting as u64;
             }
         }
-        let rules = live.ladder.rules();
-        Reading {
+        let rules = live.rule_set.rules();
+        StateReading {
             connections: self.0.drain.connections() as u64,
             queue_depth,
             limiter_keys: live
-                .ladder
+                .rule_set
                 .keys()
                 .filter_map(|(rule, keys)| Some((Arc::clone(&rules.get(rule)?.name), keys as u64)))
                 .collect(),
@@ -114,7 +114,7 @@ impl App {
                         in_flight: u64::from(worker.in_flight),
                         kv_used: report.and_then(|report| report.beat.kv_used),
                         heartbeat_age: report.map(|report| report.age),
-                        heartbeats_missed: report.and_then(Report::missed),
+                        heartbeats_missed: report.and_then(WorkerReport::intervals_since),
                     }
                 })
                 .collect(),
@@ -126,8 +126,8 @@ impl App {
 impl AdminSource for App {
     fn state(&self) -> Value {
         let live = self.0.live.load();
-        let reports = self.0.following.reports();
-        let colours = self.0.following.switches.lock().colours(live.settings.active_colour.clone());
+        let reports = self.0.fleet_sync.reports();
+        let colours = self.0.fleet_sync.switches.lock().colours(live.settings.active_colour.clone());
         let pools: Vec<Value> = self
             .gates()
             .iter()
@@ -169,42 +169,42 @@ impl AdminSource for App {
             })
             .collect();
         let rules: Vec<Value> = live
-            .ladder
+            .rule_set
             .keys()
             .filter_map(|(rule, keys)| {
-                let rule = live.ladder.rules().get(rule)?;
+                let rule = live.rule_set.rules().get(rule)?;
                 Some(json!({ "name": rule.name, "unit": rule.unit.as_str(), "keys": keys }))
             })
             .collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "phase": format!("{:?}", self.0.drain.phase()).to_lowercase(),
-            "maintenance": self.0.door.in_maintenance(),
+            "maintenance": self.0.maintenance.in_maintenance(),
             "connections": self.0.drain.connections(),
             "buffered_bytes": self.0.buffers.used(),
-            "heartbeats": self.feed_works().map(|works| if works { "heard" } else { "lost; the fleet stays as it was" }),
+            "heartbeats": self.feed_works().map(|works| if works { "heard" } else { "lost; keeping the last known fleet" }),
             "pools": pools,
             "rules": rules,
-            "dams": self.dams(),
+            "dams": self.gateways(),
         })
     }
 
     fn ready(&self) -> Result<(), String> {
         if !self.0.drain.is_ready() {
-            return Err("the gateway is going down".to_owned());
+            return Err("the gateway is shutting down".to_owned());
         }
         if AdminSource::callers(self).is_some_and(|callers| !callers.is_read()) {
             return Err("the callers in Redis were not read yet".to_owned());
         }
         if self.0.key_source.borrow().as_ref().is_some_and(|source| !source.is_read()) {
-            return Err("the keys of callers' tokens were not fetched yet".to_owned());
+            return Err("the keys that verify callers' tokens were not fetched yet".to_owned());
         }
         // With discovery, requests may wait for the first worker.
         let may_come = self.0.live.load().settings.discovery.is_some();
         if may_come || self.0.fleet.load().workers().iter().any(|worker| worker.eligible) {
             Ok(())
         } else {
-            Err("no worker may take work".to_owned())
+            Err("no eligible worker".to_owned())
         }
     }
 
@@ -217,7 +217,7 @@ impl AdminSource for App {
     }
 
     fn set_maintenance(&self, on: bool) {
-        self.0.door.set_maintenance(on);
+        self.0.maintenance.set_maintenance(on);
     }
 
     fn set_active(&self, pool: String, colour: String) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
@@ -239,14 +239,14 @@ impl AdminSource for App {
     }
 
     fn rules(&self) -> Vec<Arc<Rule>> {
-        self.0.live.load().ladder.rules().to_vec()
+        self.0.live.load().rule_set.rules().to_vec()
     }
 
     fn live(&self) -> Option<Arc<Shown>> {
         Some(Arc::clone(&self.0.shown))
     }
 
-    fn jobs(&self) -> Option<(Jobs, Vec<Arc<str>>)> {
+    fn jobs(&self) -> Option<(JobQueue, Vec<Arc<str>>)> {
         let jobs = self.0.together.as_ref()?.jobs.clone()?;
         let fleet = self.0.fleet.load();
         Some((jobs, fleet.pools().iter().map(|pool| Arc::clone(&pool.name)).collect()))

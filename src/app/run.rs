@@ -11,16 +11,16 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::tokens::{self, KeySource};
-use super::{App, Live, build, counting, tokenizers};
+use super::{App, LiveSettings, build, counting, tokenizers};
 use crate::config::Settings;
-use crate::layers::exact::Exact;
 use crate::layers::paths::Paths;
+use crate::layers::tokenizers::Tokenizers;
 use crate::net;
-use crate::openai::demand::PointerFault;
+use crate::openai::body::PointerError;
 use crate::server::admin::{Admin, check_open};
-use crate::server::{Bounds, Drain, Phase, TlsError, TlsHandle, serve};
+use crate::server::{CertificateError, Drain, DrainPhase, ListenerBounds, TlsHandle, serve};
 use crate::spans::Spans;
-use crate::upstream::tls::TlsError as WorkerTlsError;
+use crate::upstream::tls::TlsClientError as WorkerTlsError;
 
 /// Interval for expiring waiters and worker states in the gates. Every request does it too; this is
 /// for idle times.
@@ -45,7 +45,7 @@ pub enum StartError {
         /// The setting that names the files.
         setting: &'static str,
         /// The cause.
-        source: TlsError,
+        source: CertificateError,
     },
     /// The file of certificate authorities for workers cannot be read.
     #[error("workers.ca: {}: {source}", file.display())]
@@ -95,7 +95,7 @@ pub enum StartError {
     Spans(String),
     /// A JSON pointer is invalid.
     #[error("routes: {0}")]
-    Pointer(#[from] PointerFault),
+    Pointer(#[from] PointerError),
     /// The admin port would be open to others.
     #[error("{0}")]
     OpenAdmin(String),
@@ -103,14 +103,14 @@ pub enum StartError {
 
 /// Listeners that are bound but not served yet.
 #[derive(Debug)]
-pub struct Listeners {
+pub struct BoundListeners {
     main: TcpListener,
     admin: TcpListener,
     main_tls: Option<TlsHandle>,
     admin_tls: Option<TlsHandle>,
 }
 
-impl Listeners {
+impl BoundListeners {
     /// Binds the configured addresses. Must be called inside a tokio runtime.
     ///
     /// # Errors
@@ -186,22 +186,22 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl App {
     /// Serves until the drain is over.
-    pub async fn serve(&self, listeners: Listeners) {
-        let Listeners { main, admin, main_tls, admin_tls } = listeners;
+    pub async fn serve(&self, listeners: BoundListeners) {
+        let BoundListeners { main, admin, main_tls, admin_tls } = listeners;
         let inner = &self.0;
         // The admin port closes last: a probe must see that the gateway drains.
         let admin_drain = Drain::new();
         let admin_service = Admin::new(Arc::clone(&inner.admin), Arc::new(self.clone()));
-        let admin_bounds = Arc::new(arc_swap::ArcSwap::from_pointee(Bounds::default()));
+        let admin_bounds = Arc::new(arc_swap::ArcSwap::from_pointee(ListenerBounds::default()));
 
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(admin, admin_tls, admin_bounds, admin_service, admin_drain.clone()));
         tasks.spawn(self.clone().tick());
         tasks.spawn(self.clone().awake());
-        tasks.spawn(self.clone().heed_redis());
-        tasks.spawn(self.clone().keep_house());
+        tasks.spawn(self.clone().watch_redis_clock());
+        tasks.spawn(self.clone().housekeeping());
         tasks.spawn(self.clone().show());
-        tasks.spawn(self.clone().shut_the_door());
+        tasks.spawn(self.clone().refuse_on_drain());
         tasks.spawn(self.clone().share());
         tasks.spawn(self.clone().promote());
         tasks.spawn(self.clone().follow_roster());
@@ -258,8 +258,8 @@ impl App {
         let before = inner.live.load_full();
         let mut settings = build::with_authorities(settings)?;
         let upstream = build::upstream(&settings)?;
-        let ladder = Arc::new(before.ladder.rebuilt(inner.changes.apply(&settings.rules)));
-        let counting = counting(inner.together.as_ref(), &ladder, Some(&before.counting));
+        let rule_set = Arc::new(before.rule_set.rebuilt(inner.changes.apply(&settings.rules)));
+        let counting = counting(inner.together.as_ref(), &rule_set, Some(&before.counting));
         let spans = if settings.spans == before.settings.spans {
             before.spans.clone()
         } else {
@@ -274,9 +274,9 @@ impl App {
         let stack = build::stack(&settings, &counting, tokens, &state)?;
 
         // Nothing can fail from here on.
-        inner.following.retell(&settings);
+        inner.fleet_sync.apply_settings(&settings);
         let fleet =
-            Arc::new(inner.following.fleet(&settings, self.sharing_workers(&settings), &inner.fleet.load()));
+            Arc::new(inner.fleet_sync.fleet(&settings, self.sharing_workers(&settings), &inner.fleet.load()));
         inner.buffers.resize(settings.bounds.buffered);
         inner.upstream_settings.store(Arc::new(upstream));
         inner.bounds.store(Arc::new(build::bounds(&settings)));
@@ -284,7 +284,7 @@ impl App {
         inner.key_source.send_replace(key_source);
         inner.fleet.store(Arc::clone(&fleet));
         fleet.take_over();
-        inner.following.publish();
+        inner.fleet_sync.publish();
         for (setting, old, new) in [
             ("listen", before.settings.listen, settings.listen),
             ("admin.listen", before.settings.admin.listen, settings.admin.listen),
@@ -295,17 +295,17 @@ impl App {
         }
         if let Some(together) = &inner.together {
             together.retell(&mut settings);
-            together.store.dams().tell(settings.dams);
+            together.store.gateways().configure(settings.gateways);
         }
         // Compared after the credentials of Redis were replaced: both settings share them.
         if before.settings.shared != settings.shared {
             tracing::warn!(
-                "`state`, `callers.stored`, `workers.mode`, `concurrency.overflow` and the `redis` that they use change \
-                 only with a restart; of `redis.url`, user and password are taken at the next connection"
+                "`state`, `callers.stored`, `workers.mode`, `concurrency.overflow` and the `redis` settings that they use \
+                 change only with a restart; a new user or password in `redis.url` is used from the next connection on"
             );
         }
-        inner.live.store(Arc::new(Live { settings, ladder, counting, spans, exact, paths, stack }));
-        inner.following.reloaded.send_replace(());
+        inner.live.store(Arc::new(LiveSettings { settings, rule_set, counting, spans, exact, paths, stack }));
+        inner.fleet_sync.reloaded.send_replace(());
         Ok(())
     }
 
@@ -323,14 +323,14 @@ impl App {
     pub(super) fn state(
         &self,
         spans: Option<Arc<Spans>>,
-        exact: Arc<Exact>,
+        exact: Arc<Tokenizers>,
         paths: Arc<Paths>,
-    ) -> build::State {
+    ) -> build::SurvivingState {
         let inner = &*self.0;
-        build::State {
+        build::SurvivingState {
             clock: inner.clock.clone(),
             metrics: Arc::clone(&inner.metrics),
-            door: Arc::clone(&inner.door),
+            maintenance: Arc::clone(&inner.maintenance),
             buffers: Arc::clone(&inner.buffers),
             estimates: Arc::clone(&inner.estimates),
             exact,
@@ -345,7 +345,7 @@ impl App {
     }
 
     /// Expires everything that no timer or request wakes.
-    async fn keep_house(self) {
+    async fn housekeeping(self) {
         let mut ticks = interval(HOUSEKEEPING);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -353,7 +353,7 @@ impl App {
             for pool in self.0.fleet.load().pools() {
                 pool.gate.expire();
             }
-            self.0.live.load().ladder.sweep(self.0.clock.now());
+            self.0.live.load().rule_set.sweep(self.0.clock.now());
             self.expire_changes();
         }
     }
@@ -366,8 +366,8 @@ impl App {
     }
 
     /// Refuses new requests once the drain reaches that phase.
-    async fn shut_the_door(self) {
-        self.0.drain.reached(Phase::Refusing).await;
-        self.0.door.drain();
+    async fn refuse_on_drain(self) {
+        self.0.drain.reached(DrainPhase::Refusing).await;
+        self.0.maintenance.drain();
     }
 }

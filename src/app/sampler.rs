@@ -14,7 +14,7 @@ use crate::limit::rule::Mode;
 use crate::metrics::{Sample, TTFT_BUCKETS};
 use crate::refusal::Reason;
 use crate::request::{Class, Ending};
-use crate::server::admin::live::{CallerScene, Point, PoolScene, RuleScene, Scene, WorkerScene};
+use crate::server::admin::live::{CallerView, GatewayView, PoolView, RuleRates, SecondPoint, WorkerView};
 
 /// Sampling interval.
 const EVERY: Duration = Duration::from_secs(1);
@@ -69,20 +69,20 @@ impl App {
         }
     }
 
-    fn scene(&self, seen: &mut LastLook, reloads: (u64, u64), now: Nanos) -> Scene {
+    fn scene(&self, seen: &mut LastLook, reloads: (u64, u64), now: Nanos) -> GatewayView {
         let inner = &*self.0;
         let live = inner.live.load();
-        let callers = inner.metrics.top_callers(CALLERS).into_iter().map(|caller| CallerScene {
+        let callers = inner.metrics.top_callers(CALLERS).into_iter().map(|caller| CallerView {
             id: caller.id,
             requests: caller.requests,
             refused: caller.refused,
             tokens: caller.tokens,
         });
-        Scene {
+        GatewayView {
             version: env!("CARGO_PKG_VERSION").into(),
             phase: format!("{:?}", inner.drain.phase()).to_lowercase().into(),
-            maintenance: inner.door.in_maintenance(),
-            dams: self.dams(),
+            maintenance: inner.maintenance.in_maintenance(),
+            gateways: self.gateways(),
             ttft_slo_ms: u64::try_from(live.settings.gate.ttft_slo.as_millis()).unwrap_or(u64::MAX),
             ttft_buckets: TTFT_BUCKETS.to_vec(),
             connections: inner.drain.connections() as u64,
@@ -97,14 +97,14 @@ impl App {
         }
     }
 
-    fn pools(&self) -> Vec<PoolScene> {
+    fn pools(&self) -> Vec<PoolView> {
         let live = self.0.live.load();
-        let reports = self.0.following.reports();
-        let colours = self.0.following.switches.lock().colours(live.settings.active_colour.clone());
+        let reports = self.0.fleet_sync.reports();
+        let colours = self.0.fleet_sync.switches.lock().colours(live.settings.active_colour.clone());
         let pool = |(name, gate): (Arc<str>, crate::shed::GateSnapshot)| {
             let worker = |worker: &crate::shed::WorkerSnapshot| {
                 let report = reports.get(&worker.id);
-                WorkerScene {
+                WorkerView {
                     id: Arc::clone(&worker.id),
                     colour: self.colour_of(&worker.id),
                     light: super::report::light(worker, report),
@@ -120,7 +120,7 @@ impl App {
             let workers: Vec<_> = gate.workers.iter().map(worker).collect();
             let sides: BTreeSet<_> = workers.iter().map(|worker| Arc::clone(&worker.colour)).collect();
             let queue = Class::ALL.iter().zip(gate.queue);
-            PoolScene {
+            PoolView {
                 active: colours.of(&name).cloned(),
                 name,
                 colours: sides.into_iter().collect(),
@@ -134,10 +134,10 @@ impl App {
     }
 
     /// Returns the rules, those nearest to their quota first.
-    fn rules(&self, seen: &mut LastLook, now: Nanos) -> Vec<RuleScene> {
+    fn rules(&self, seen: &mut LastLook, now: Nanos) -> Vec<RuleRates> {
         let live = self.0.live.load();
-        let keys: BTreeMap<_, _> = live.ladder.keys().collect();
-        let rules = live.ladder.rules();
+        let keys: BTreeMap<_, _> = live.rule_set.keys().collect();
+        let rules = live.rule_set.rules();
         seen.rules.retain(|name, _| rules.iter().any(|rule| rule.name == *name));
         let rule = |(index, rule): (usize, &Arc<crate::limit::rule::Rule>)| {
             let series = self.0.metrics.rule(&rule.name);
@@ -152,7 +152,7 @@ impl App {
             }
             let refusals = series.refusals();
             let refused = refusals.saturating_sub(std::mem::replace(&mut before.refusals, refusals));
-            RuleScene {
+            RuleRates {
                 name: Arc::clone(&rule.name),
                 unit: rule.unit.as_str().into(),
                 observes: rule.mode == Mode::Observe,
@@ -170,13 +170,13 @@ impl App {
 }
 
 /// Returns the difference between two samples.
-fn point(before: &Sample, after: &Sample, took: Duration) -> Point {
+fn point(before: &Sample, after: &Sample, took: Duration) -> SecondPoint {
     let ended = |ending: Ending| {
         let count = |sample: &Sample| sample.ended.get(ending as usize).copied().unwrap_or_default();
         count(after).saturating_sub(count(before))
     };
     let refused = Reason::ALL.iter().zip(before.refused.iter().zip(after.refused));
-    Point {
+    SecondPoint {
         at_ms: unix_millis(),
         seconds: took.as_secs_f64(),
         offered: after.offered().saturating_sub(before.offered()),
@@ -194,7 +194,7 @@ fn point(before: &Sample, after: &Sample, took: Duration) -> Point {
             .zip(&after.ttft)
             .map(|(before, after)| after.saturating_sub(*before))
             .collect(),
-        ..Point::default()
+        ..SecondPoint::default()
     }
 }
 

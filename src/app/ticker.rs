@@ -3,8 +3,8 @@
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::App;
-use super::awakening::Suspension;
-use crate::clock::{Clock, LONG, TICK, suspended};
+use super::pause_recovery::Suspension;
+use crate::clock::{Clock, LONG_PAUSE, TICK, suspended};
 
 /// Stops the measurement with the task: a clock without ticks would look late forever.
 struct Ticking(Clock);
@@ -26,11 +26,11 @@ impl App {
             ticks.tick().await;
             let now = clock.0.now();
             let late = clock.0.lag().tick(now);
-            if late >= LONG {
-                self.0.awakening.wake(now - late);
+            if late >= LONG_PAUSE {
+                self.0.pause_recovery.wake(now - late);
             }
             if suspension.was_long(suspended()) {
-                self.0.awakening.wake(now);
+                self.0.pause_recovery.wake(now);
             }
             self.0.metrics.event_loop_lag(late);
         }

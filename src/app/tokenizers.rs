@@ -6,12 +6,12 @@ use std::thread::available_parallelism;
 use super::StartError;
 use crate::config::Settings;
 use crate::glob::Glob;
-use crate::layers::exact::Exact;
+use crate::layers::tokenizers::Tokenizers;
 use crate::openai::tokenizer::Tokenizer;
 
 /// Reads them. A file with known contents is not parsed again: a large vocabulary would take a
 /// second and its memory twice.
-pub(super) fn load(settings: &Settings, before: Option<&Exact>) -> Result<Exact, StartError> {
+pub(super) fn load(settings: &Settings, before: Option<&Tokenizers>) -> Result<Tokenizers, StartError> {
     let mut models: Vec<(Glob, Arc<Tokenizer>)> = Vec::with_capacity(settings.models.len());
     for (index, model) in settings.models.iter().enumerate() {
         let read = || {
@@ -28,6 +28,6 @@ pub(super) fn load(settings: &Settings, before: Option<&Exact>) -> Result<Exact,
         models.push((Glob::new(Arc::clone(&model.model)), tokenizer));
     }
     // The other half of the machine is for serving.
-    let seats = available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
-    Ok(Exact::new(models, seats))
+    let permits = available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    Ok(Tokenizers::new(models, permits))
 }

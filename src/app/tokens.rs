@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{App, StartError};
 use crate::config::Settings;
-use crate::config::settings::KeyPlace;
+use crate::config::settings::JwksSource;
 use crate::config::syntax::redacted_url;
 use crate::layers::jwt::{JwtKeys, KeySet, Tokens};
 use crate::net::fetch::Fetch;
@@ -31,11 +31,11 @@ const SOONER: u32 = 30;
 pub(super) struct KeySource {
     keys: Arc<JwtKeys>,
     /// `None` for a file: it is read again on reload.
-    server: Option<Server>,
+    server: Option<KeyServer>,
 }
 
 #[derive(Debug)]
-struct Server {
+struct KeyServer {
     url: Uri,
     tls: Arc<ClientConfig>,
     refresh: Duration,
@@ -49,14 +49,14 @@ impl KeySource {
     ) -> Result<Option<Arc<Self>>, StartError> {
         let Some(tokens) = &settings.callers.tokens else { return Ok(None) };
         let source = match &tokens.keys {
-            KeyPlace::File(file) => {
+            JwksSource::File(file) => {
                 let read = || KeySet::read(&std::fs::read(file).map_err(|error| error.to_string())?);
                 let set = read().map_err(|problem| StartError::TokenKeys { file: file.clone(), problem })?;
                 let keys = JwtKeys::default();
                 keys.replace(set);
                 Self { keys: Arc::new(keys), server: None }
             }
-            KeyPlace::Url { url, ca, refresh } => {
+            JwksSource::Url { url, ca, refresh } => {
                 let authorities = ca.as_ref().map_or_else(
                     || Ok(Vec::new()),
                     |ca| CertificateDer::pem_file_iter(ca).and_then(Iterator::collect),
@@ -67,7 +67,7 @@ impl KeySource {
                 let same =
                     |source: &&Arc<Self>| source.server.as_ref().is_some_and(|server| server.url == *url);
                 let keys = before.filter(same).map_or_else(Arc::default, |source| Arc::clone(&source.keys));
-                Self { keys, server: Some(Server { url: url.clone(), tls, refresh: *refresh }) }
+                Self { keys, server: Some(KeyServer { url: url.clone(), tls, refresh: *refresh }) }
             }
         };
         Ok(Some(Arc::new(source)))
@@ -75,7 +75,7 @@ impl KeySource {
 
     /// Returns `true` if any keys are known.
     pub(super) fn is_read(&self) -> bool {
-        self.keys.are_read()
+        self.keys.is_loaded()
     }
 
     /// Keeps the keys fresh while polled.
@@ -95,23 +95,27 @@ impl KeySource {
             if let Err(problem) = &fetched {
                 // The query may hold a secret.
                 let url = server.url.to_string();
-                tracing::warn!(url = &*redacted_url(&url), problem, "the keys of tokens were not fetched");
+                tracing::warn!(
+                    url = &*redacted_url(&url),
+                    problem,
+                    "cannot fetch the keys that verify callers' tokens"
+                );
             }
             // Requests for unknown keys wait until this time is over.
             sleep(soon).await;
             if fetched.is_ok() {
                 // Fetch in either case.
-                timeout(server.refresh - soon, self.keys.wanted()).await.unwrap_or_default();
+                timeout(server.refresh - soon, self.keys.refresh_requested()).await.unwrap_or_default();
             }
         }
     }
 }
 
-impl Server {
+impl KeyServer {
     async fn fetch(&self) -> Result<Bytes, String> {
         let path = self.url.path_and_query().map_or("/", |path| path.as_str());
         let (server, tls) = (&self.url, Some(&self.tls));
-        let page = Fetch { server, path, tls, patience: PATIENCE, largest: LARGEST }.get().await;
+        let page = Fetch { server, path, tls, timeout: PATIENCE, max_bytes: LARGEST }.get().await;
         page.map_err(|fault| fault.to_string())
     }
 }

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::fleet::roster::Report;
+use crate::fleet::registry::WorkerReport;
 use crate::shed::WorkerSnapshot;
 
 /// Returns the reason for a red or yellow light. The gate's view comes before the report, worse
 /// before better.
-pub(super) fn why(worker: &WorkerSnapshot, report: Option<&Report>) -> Option<Arc<str>> {
-    let said = || report.and_then(Report::reason);
+pub(super) fn why(worker: &WorkerSnapshot, report: Option<&WorkerReport>) -> Option<Arc<str>> {
+    let said = || report.and_then(WorkerReport::reason);
     let reason = if worker.leaving {
-        "it leaves, and only finishes what it has".to_owned()
+        "it is leaving and only finishes its current requests".to_owned()
     } else if let Some(trouble) = worker.trouble {
         trouble.as_str().to_owned()
     } else if let Some((true, reason)) = said() {
         reason
     } else if report.is_none() && !worker.eligible {
-        "it gets no work by the settings, and says nothing of itself".to_owned()
+        "it is not eligible and sends no heartbeats".to_owned()
     } else if worker.in_flight >= worker.limit {
         format!("full: {} of {} in flight", worker.in_flight, worker.limit)
     } else {
@@ -47,7 +47,7 @@ mod tests {
         assert_eq!(why(full.clone()).as_deref(), Some("full: 4 of 4 in flight"));
         let away = WorkerSnapshot { trouble: Some(WorkerTrouble::Unreachable), ..full };
         assert_eq!(why(away.clone()).as_deref(), Some(WorkerTrouble::Unreachable.as_str()));
-        assert!(why(WorkerSnapshot { leaving: true, ..away }).unwrap().starts_with("it leaves"));
-        assert!(why(WorkerSnapshot { eligible: false, ..well }).unwrap().contains("says nothing"));
+        assert!(why(WorkerSnapshot { leaving: true, ..away }).unwrap().starts_with("it is leaving"));
+        assert!(why(WorkerSnapshot { eligible: false, ..well }).unwrap().contains("no heartbeats"));
     }
 }

@@ -21,7 +21,7 @@ use super::Nanos;
 /// Time between two ticks of a gateway that is not late.
 pub const TICK: Duration = Duration::from_millis(10);
 /// Length of a pause after which all state synchronized from elsewhere is stale.
-pub const LONG: Duration = Duration::from_secs(3);
+pub const LONG_PAUSE: Duration = Duration::from_secs(3);
 /// Least lateness of a tick for a pause. Timers of a busy runtime are some milliseconds late.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Most time that is subtracted in any [`WINDOW`].
@@ -35,21 +35,21 @@ const RECENT: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pause {
     /// When the tick was due.
-    pub from: Nanos,
+    pub pause_from: Nanos,
     /// When it came; the present if the pause still lasts.
-    pub to: Nanos,
+    pub pause_to: Nanos,
 }
 
 impl Pause {
     /// Returns its length.
     #[must_use]
     pub const fn length(&self) -> Duration {
-        self.to.since(self.from)
+        self.pause_to.since(self.pause_from)
     }
 
     /// Returns how much of it lies within `from..to`.
     fn within(&self, from: Nanos, to: Nanos) -> Duration {
-        self.to.min(to).since(self.from.max(from))
+        self.pause_to.min(to).since(self.pause_from.max(from))
     }
 }
 
@@ -90,8 +90,8 @@ impl Lag {
                 recent.pop_front();
             }
             recent.push_back(CountedPause { pause, credit });
-            self.0.from.store(pause.from.0, Ordering::Release);
-            self.0.to.store(pause.to.0, Ordering::Release);
+            self.0.from.store(pause.pause_from.0, Ordering::Release);
+            self.0.to.store(pause.pause_to.0, Ordering::Release);
         }
         now.since(before + TICK)
     }
@@ -119,12 +119,12 @@ impl Lag {
         let recent = self.0.recent.lock();
         let present = going_on.map_or(Duration::ZERO, |pause| {
             // A tick may have counted it meanwhile.
-            if recent.back().is_some_and(|last| last.pause.to > pause.from) {
+            if recent.back().is_some_and(|last| last.pause.pause_to > pause.pause_from) {
                 return Duration::ZERO;
             }
             pause.within(from, to).min(credit(&recent, pause))
         });
-        let ended = recent.iter().rev().take_while(|counted| counted.pause.to > from);
+        let ended = recent.iter().rev().take_while(|counted| counted.pause.pause_to > from);
         present + ended.map(|counted| counted.pause.within(from, to).min(counted.credit)).sum::<Duration>()
     }
 
@@ -143,7 +143,7 @@ impl Lag {
                 return None;
             }
             if from < to {
-                return Some(Pause { from, to });
+                return Some(Pause { pause_from: from, pause_to: to });
             }
             spin_loop();
         }
@@ -152,13 +152,13 @@ impl Lag {
 
 /// Returns the pause between a tick and the next one, or the present.
 fn gap(tick: Nanos, now: Nanos) -> Option<Pause> {
-    let pause = Pause { from: tick + TICK, to: now };
+    let pause = Pause { pause_from: tick + TICK, pause_to: now };
     (pause.length() >= PAUSE).then_some(pause)
 }
 
 /// Returns how much of `pause` may be subtracted after the `recent` ones.
 fn credit(recent: &VecDeque<CountedPause>, pause: Pause) -> Duration {
-    let window = recent.iter().rev().take_while(|counted| counted.pause.to + WINDOW > pause.from);
+    let window = recent.iter().rev().take_while(|counted| counted.pause.pause_to + WINDOW > pause.pause_from);
     let given = window.map(|counted| counted.credit).sum();
     pause.length().min(CREDIT.saturating_sub(given))
 }
@@ -200,10 +200,14 @@ mod tests {
         assert_eq!((lag.tick(at(159)), lag.pause(at(159))), (ms(49), None));
         assert_eq!(
             (lag.tick(at(219)), lag.pause(at(219))),
-            (ms(50), Some(Pause { from: at(169), to: at(219) }))
+            (ms(50), Some(Pause { pause_from: at(169), pause_to: at(219) }))
         );
         run(&lag, 229, 5229);
-        assert_eq!(lag.pause(at(5229)), Some(Pause { from: at(169), to: at(219) }), "the latest stays known");
+        assert_eq!(
+            lag.pause(at(5229)),
+            Some(Pause { pause_from: at(169), pause_to: at(219) }),
+            "the latest stays known"
+        );
     }
 
     #[test]
@@ -211,11 +215,11 @@ mod tests {
         let lag = Lag::default();
         run(&lag, 100, 200);
         assert_eq!(lag.pause(at(259)), None);
-        assert_eq!(lag.pause(at(1200)), Some(Pause { from: at(210), to: at(1200) }));
+        assert_eq!(lag.pause(at(1200)), Some(Pause { pause_from: at(210), pause_to: at(1200) }));
         assert_eq!(lag.overlap(at(100), at(1200)), ms(990));
         assert_eq!(lag.overlap(at(1000), at(1200)), ms(200));
         lag.tick(at(1210));
-        assert_eq!(lag.pause(at(1200)), Some(Pause { from: at(210), to: at(1210) }));
+        assert_eq!(lag.pause(at(1200)), Some(Pause { pause_from: at(210), pause_to: at(1210) }));
         assert_eq!(lag.overlap(at(100), at(1200)), ms(990), "once, not twice");
     }
 

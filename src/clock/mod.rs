@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use self::lag::{LONG, Lag, Pause, TICK};
+pub use self::lag::{LONG_PAUSE, Lag, Pause, TICK};
 
 /// A point in monotonic time, in nanoseconds since the start of the clock that gave it.
 ///

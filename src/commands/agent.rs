@@ -5,10 +5,10 @@ use std::sync::Arc;
 use http::Uri;
 use traffic_dam::agent::{self, AgentOptions, Rename};
 use traffic_dam::config::syntax::{Glob, RedisUrl, WorkerUrl};
-use traffic_dam::redis::speaker::Speaker;
+use traffic_dam::redis::publisher::HeartbeatPublisher;
 
-use super::member::{Member, read, word};
-use super::{Failure, runtime};
+use super::member::{HeartbeatLoop, read, word};
+use super::{CommandError, runtime};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_parser = url)]
     advertise: Option<Uri>,
     #[command(flatten)]
-    member: Member,
+    member: HeartbeatLoop,
     /// Model that the worker serves, or a pattern
     #[arg(long, value_parser = read::<Glob>)]
     model: Option<Glob>,
@@ -53,7 +53,7 @@ fn url(text: &str) -> Result<Uri, String> {
 
 fn path(text: &str) -> Result<String, String> {
     let sound = text.starts_with('/') && text.parse::<http::uri::PathAndQuery>().is_ok();
-    if sound { Ok(text.to_owned()) } else { Err("must be a path from its first `/` on".to_owned()) }
+    if sound { Ok(text.to_owned()) } else { Err("must be a path that begins with `/`".to_owned()) }
 }
 
 /// Makes a name from a worker's host and port: letters, digits, and hyphens for all else.
@@ -63,15 +63,15 @@ fn name(worker: &Uri) -> Arc<str> {
     name.take(64).collect::<String>().trim_matches('-').into()
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
     let Arguments { worker, redis, member, advertise, .. } = arguments;
     if worker.scheme_str() != Some("http") {
-        return Err(Failure::Misuse(
-            "--worker: must be an `http://` URL: the agent stands beside its worker".to_owned(),
+        return Err(CommandError::Usage(
+            "--worker: must be an `http://` URL: the agent runs beside its worker".to_owned(),
         ));
     }
     if !arguments.max_load.is_finite() || arguments.max_load < 0.0 {
-        return Err(Failure::Misuse("--max-load: must be a number from 0 on".to_owned()));
+        return Err(CommandError::Usage("--max-load: must be a number of at least 0".to_owned()));
     }
     let advertise = advertise.as_ref().unwrap_or(worker);
     let options = AgentOptions {
@@ -91,8 +91,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         max_load: Some(arguments.max_load).filter(|load| *load > 0.0),
         drain: member.drain,
     };
-    let speaker = Speaker::new(member.settings(redis), member.key());
-    runtime()?.block_on(agent::run(options, speaker, super::serve::terminated()));
+    let publisher = HeartbeatPublisher::new(member.settings(redis), member.key());
+    runtime()?.block_on(agent::run(options, publisher, super::serve::terminated()));
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use traffic_dam::config::{self, Overrides};
 
 use super::settings_file::SettingsFile;
-use super::{Failure, say};
+use super::{CommandError, print_line};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -19,16 +19,16 @@ pub(crate) struct Arguments {
     schema: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
     if arguments.schema {
-        say(format!("{:#}", config::schema()));
+        print_line(format!("{:#}", config::schema()));
         return Ok(());
     }
     let file = &arguments.file.config;
     let settings =
-        config::load(file, Overrides::default()).map_err(|faults| Failure::Misuse(faults.to_string()))?;
+        config::load(file, Overrides::default()).map_err(|faults| CommandError::Usage(faults.to_string()))?;
     if !arguments.quiet {
-        say(settings.effective().trim_end());
+        print_line(settings.effective().trim_end());
     }
     for warning in settings.warnings() {
         // A stderr that cannot be written to is ignored.

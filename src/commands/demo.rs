@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpListener;
-use traffic_dam::app::{App, Listeners};
+use traffic_dam::app::{App, BoundListeners};
 use traffic_dam::clock::Clock;
-use traffic_dam::config::{self, Overrides, Surroundings};
+use traffic_dam::config::{self, LoadContext, Overrides};
 use traffic_dam::net;
-use traffic_dam::sim::worker::{Options, serve};
+use traffic_dam::sim::worker::{WorkerOptions, serve};
 
 use super::load::{self, Offer};
 use super::log::Log;
 use super::serve::serve_to_the_end;
-use super::{Failure, runtime, say};
+use super::{CommandError, print_line, runtime};
 
 /// Settings of the demo; `DEMO_WORKER` is the worker's address.
 const SETTINGS: &str = include_str!("../../examples/demo.yaml");
@@ -48,39 +48,39 @@ pub(crate) struct Arguments {
 }
 
 /// Binds `wanted`, or the next free port.
-fn bind_near(wanted: SocketAddr) -> Result<TcpListener, Failure> {
+fn bind_near(wanted: SocketAddr) -> Result<TcpListener, CommandError> {
     for offset in 0..PORTS_TRIED {
         let Some(port) = wanted.port().checked_add(offset) else { break };
         match net::bind(SocketAddr::new(wanted.ip(), port)) {
             Ok(listener) => return Ok(listener),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
             Err(error) => {
-                return Err(Failure::Misuse(format!("cannot listen on {}:{port}: {error}", wanted.ip())));
+                return Err(CommandError::Usage(format!("cannot listen on {}:{port}: {error}", wanted.ip())));
             }
         }
     }
-    Err(Failure::Misuse(format!("no port from {wanted} on is free")))
+    Err(CommandError::Usage(format!("found no free port, starting at {wanted}")))
 }
 
-pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), CommandError> {
     runtime()?.block_on(async {
         let worker = bind_near(arguments.worker_listen)?;
         let (main, admin) = (bind_near(arguments.listen)?, bind_near(arguments.admin_listen)?);
         let (worker_at, main_at, admin_at) = (worker.local_addr()?, main.local_addr()?, admin.local_addr()?);
 
         let text = if arguments.load { LOAD_SETTINGS } else { SETTINGS };
-        let surroundings = Surroundings {
+        let surroundings = LoadContext {
             variable: &|name| (name == "DEMO_WORKER").then(|| worker_at.to_string()),
             obstacle: &|_| None,
             overrides: Overrides { listen: Some(main_at), admin_listen: Some(admin_at) },
         };
         let settings = config::from_str(text, Path::new("demo.yaml"), surroundings)
-            .map_err(|faults| Failure::Misuse(faults.to_string()))?;
+            .map_err(|faults| CommandError::Usage(faults.to_string()))?;
         let slo = settings.gate.ttft_slo;
         let app = App::new(settings, Clock::system())?;
         app.watch_log(Arc::clone(&log.lost));
 
-        let options = Options { slots: SLOTS, ..Options::default() };
+        let options = WorkerOptions { slots: SLOTS, ..WorkerOptions::default() };
         let rate = OVERLOAD * capacity(&options);
         tokio::spawn(serve(worker, options, std::future::pending()));
         greet(main_at, admin_at, worker_at, arguments.load);
@@ -88,17 +88,17 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
             let body = format!(
                 r#"{{"model":"sim","stream":true,"max_tokens":{LOAD_TOKENS},"ignore_eos":true,"messages":[{{"role":"user","content":"Tell me about dams."}}]}}"#
             );
-            say(format!("Offering {rate:.0} requests/s, about {OVERLOAD} times what the worker can serve. Ctrl-C stops.\n"));
+            print_line(format!("Offering {rate:.0} requests/s, about {OVERLOAD} times what the worker can serve. Ctrl-C stops.\n"));
             let offer = Offer { target: main_at, rate, body: Bytes::from(body), ttft_slo: slo };
-            tokio::spawn(load::run(offer, say));
+            tokio::spawn(load::run(offer, print_line));
         }
-        serve_to_the_end(&app, Listeners::bound(main, admin)).await;
+        serve_to_the_end(&app, BoundListeners::bound(main, admin)).await;
         Ok(())
     })
 }
 
 /// Returns the worker's capacity in answers of [`LOAD_TOKENS`] tokens per second, all slots busy.
-fn capacity(options: &Options) -> f64 {
+fn capacity(options: &WorkerOptions) -> f64 {
     let step = options.token_time + options.token_time_per_seq * options.slots;
     let answer = options.prefill_base + step * LOAD_TOKENS;
     f64::from(options.slots) / answer.max(Duration::from_millis(1)).as_secs_f64()
@@ -115,10 +115,10 @@ fn greet(main: SocketAddr, admin: SocketAddr, worker: SocketAddr, load: bool) {
     } else {
         "for i in 1 2 3 4 5 6; do ask -o /dev/null -w '%{http_code}\\n' & done; wait\n"
     };
-    say(format!(
-        "dam     http://{main}\n\
-         admin   http://{admin}\n\
-         worker  http://{worker} (simulated)\n\n\
+    print_line(format!(
+        "gateway  http://{main}\n\
+         admin    http://{admin}\n\
+         worker   http://{worker} (simulated)\n\n\
          {tries}\n\n\
          ask() {{ curl -sN \"$@\" http://{main}/v1/chat/completions -H 'content-type: application/json' \\\n     \
          -d '{{\"model\":\"sim\",\"stream\":true,\"max_tokens\":50,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'; }}\n\

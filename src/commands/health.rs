@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use traffic_dam::config;
 
-use super::{Failure, admin_port};
+use super::{CommandError, admin_port};
 
 /// Timeout of the probe: a gateway that takes longer is unhealthy.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -31,9 +31,9 @@ pub(crate) struct Arguments {
     tls: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
     let (admin, tls) = match &arguments.config {
-        Some(file) => config::admin_port(file).map_err(|faults| Failure::Misuse(faults.to_string()))?,
+        Some(file) => config::admin_port(file).map_err(|faults| CommandError::Usage(faults.to_string()))?,
         None => {
             let tls = arguments.tls || arguments.admin.scheme_str() == Some("https");
             (resolve(&arguments.admin, tls)?, tls)
@@ -42,21 +42,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let admin = from_here(admin);
     match probe(admin, tls) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
-        Ok(answer) => {
-            Err(Failure::Unwell(format!("{admin} answered: {}", answer.lines().next().unwrap_or("nothing"))))
-        }
-        Err(error) => Err(Failure::Unwell(format!("{admin} does not answer: {error}"))),
+        Ok(answer) => Err(CommandError::Unhealthy(format!(
+            "{admin} answered: {}",
+            answer.lines().next().unwrap_or("nothing")
+        ))),
+        Err(error) => Err(CommandError::Unhealthy(format!("{admin} does not answer: {error}"))),
     }
 }
 
 /// Returns the first address of a URL's host.
-fn resolve(url: &Uri, tls: bool) -> Result<SocketAddr, Failure> {
+fn resolve(url: &Uri, tls: bool) -> Result<SocketAddr, CommandError> {
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
     let mut found = (host, port)
         .to_socket_addrs()
-        .map_err(|error| Failure::Unwell(format!("{host} cannot be resolved: {error}")))?;
-    found.next().ok_or_else(|| Failure::Unwell(format!("{host} has no address")))
+        .map_err(|error| CommandError::Unhealthy(format!("{host} cannot be resolved: {error}")))?;
+    found.next().ok_or_else(|| CommandError::Unhealthy(format!("{host} has no address")))
 }
 
 /// Returns the address that reaches a listener from this machine: loopback for an unspecified one.
@@ -81,7 +82,7 @@ fn probe(admin: SocketAddr, tls: bool) -> std::io::Result<String> {
         .with_safe_default_protocol_versions()
         .map_err(std::io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
         .with_no_client_auth();
     let session = ClientConnection::new(Arc::new(config), ServerName::from(admin.ip()));
     ask(StreamOwned::new(session.map_err(std::io::Error::other)?, socket), admin)
@@ -105,9 +106,9 @@ fn ask(mut connection: impl Read + Write, admin: SocketAddr) -> std::io::Result<
 /// Accepts any certificate: the probe only asks whether the process beside it is alive and sends no
 /// secret, and a certificate seldom names this machine's own address. Signatures are still checked.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

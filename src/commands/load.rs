@@ -34,7 +34,7 @@ pub(crate) struct Offer {
 
 /// Outcomes of the requests of the last second.
 #[derive(Debug, Default)]
-struct Tally {
+struct LoadTally {
     offered: u64,
     admitted: u64,
     refused: u64,
@@ -43,7 +43,7 @@ struct Tally {
     ttft: Vec<Duration>,
 }
 
-enum Outcome {
+enum LoadOutcome {
     Served { ttft: Duration },
     Refused,
     Failed,
@@ -51,7 +51,7 @@ enum Outcome {
 
 /// Offers load until the future is dropped, and calls `report` with a line each second.
 pub(crate) async fn run(offer: Offer, mut report: impl FnMut(String)) {
-    let tally = Arc::new(Mutex::new(Tally::default()));
+    let tally = Arc::new(Mutex::new(LoadTally::default()));
     let under_way = Arc::new(tokio::sync::Semaphore::new(MOST_UNDER_WAY));
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -70,7 +70,7 @@ pub(crate) async fn run(offer: Offer, mut report: impl FnMut(String)) {
                 };
                 let (offer, tally) = (offer.clone(), Arc::clone(&tally));
                 tokio::spawn(async move {
-                    let outcome = ask(&offer).await.unwrap_or(Outcome::Failed);
+                    let outcome = ask(&offer).await.unwrap_or(LoadOutcome::Failed);
                     tally.lock().count(&outcome, offer.ttft_slo);
                     drop(permit);
                 });
@@ -79,12 +79,12 @@ pub(crate) async fn run(offer: Offer, mut report: impl FnMut(String)) {
     }
 }
 
-impl Tally {
-    fn count(&mut self, outcome: &Outcome, slo: Duration) {
+impl LoadTally {
+    fn count(&mut self, outcome: &LoadOutcome, slo: Duration) {
         match outcome {
-            Outcome::Refused => self.refused += 1,
-            Outcome::Failed => self.failed += 1,
-            Outcome::Served { ttft } => {
+            LoadOutcome::Refused => self.refused += 1,
+            LoadOutcome::Failed => self.failed += 1,
+            LoadOutcome::Served { ttft } => {
                 self.admitted += 1;
                 self.good += u64::from(*ttft <= slo);
                 self.ttft.push(*ttft);
@@ -93,7 +93,7 @@ impl Tally {
     }
 }
 
-fn line(tally: &Tally) -> String {
+fn line(tally: &LoadTally) -> String {
     let mut ttft = tally.ttft.clone();
     ttft.sort_unstable();
     let p95 = ttft.get((ttft.len() * 95).div_ceil(100).saturating_sub(1));
@@ -105,7 +105,7 @@ fn line(tally: &Tally) -> String {
     )
 }
 
-async fn ask(offer: &Offer) -> Result<Outcome, Box<dyn std::error::Error + Send + Sync>> {
+async fn ask(offer: &Offer) -> Result<LoadOutcome, Box<dyn std::error::Error + Send + Sync>> {
     let socket = TcpStream::connect(offer.target).await?;
     socket.set_nodelay(true)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
@@ -121,7 +121,7 @@ async fn ask(offer: &Offer) -> Result<Outcome, Box<dyn std::error::Error + Send 
     if response.status() != StatusCode::OK {
         driver.abort();
         let refused = response.headers().contains_key("x-traffic-dam-reason");
-        return Ok(if refused { Outcome::Refused } else { Outcome::Failed });
+        return Ok(if refused { LoadOutcome::Refused } else { LoadOutcome::Failed });
     }
     let mut tap = SseTap::new();
     let mut ttft = None;
@@ -135,7 +135,7 @@ async fn ask(offer: &Offer) -> Result<Outcome, Box<dyn std::error::Error + Send 
     }
     driver.abort();
     Ok(match ttft {
-        Some(ttft) if tap.seen().done => Outcome::Served { ttft },
-        _ => Outcome::Failed,
+        Some(ttft) if tap.seen().done => LoadOutcome::Served { ttft },
+        _ => LoadOutcome::Failed,
     })
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use traffic_dam::config::syntax::{Id, Millis, RedisUrl, Syntax};
-use traffic_dam::fleet::heartbeat::{INTERVAL, Key};
+use traffic_dam::fleet::heartbeat::{INTERVAL, SigningKey};
 use traffic_dam::redis::settings::RedisSettings;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Member {
+pub(crate) struct HeartbeatLoop {
     /// Prefix of keys and channels, as `redis.prefix` in the gateway's settings
     #[arg(long, default_value = "dam", value_parser = read::<Id>)]
     prefix: Id,
@@ -35,13 +35,13 @@ pub(crate) struct Member {
     pub(crate) drain: Duration,
 }
 
-impl Member {
+impl HeartbeatLoop {
     pub(crate) fn settings(&self, redis: &RedisUrl) -> RedisSettings {
         RedisSettings::single(Arc::clone(&redis.0), Arc::clone(&self.prefix.0))
     }
 
-    pub(crate) fn key(&self) -> Option<Key> {
-        self.hmac_key.as_deref().map(Key::new)
+    pub(crate) fn key(&self) -> Option<SigningKey> {
+        self.hmac_key.as_deref().map(SigningKey::new)
     }
 }
 

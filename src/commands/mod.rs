@@ -57,19 +57,19 @@ pub(crate) enum Command {
 
 /// Reason why a command failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum CommandError {
     /// The operator can fix it: settings, addresses.
     #[error("{0}")]
-    Misuse(String),
+    Usage(String),
     /// An I/O error of the system.
     #[error("{0}")]
     System(#[from] std::io::Error),
     /// The gateway, load or scenario in question is not as it should be.
     #[error("{0}")]
-    Unwell(String),
+    Unhealthy(String),
     /// Measured data cannot be used.
     #[error("{message}")]
-    Unsound {
+    InvalidData {
         /// Exit code, by the failed check.
         code: u8,
         /// What is wrong with the data.
@@ -100,18 +100,18 @@ pub(crate) fn run(command: Command, line: clap::Command, log: &log::Log) -> Exit
 }
 
 /// Prints why the program fails, and returns its exit code.
-pub(crate) fn failed(failure: &Failure) -> ExitCode {
+pub(crate) fn failed(failure: &CommandError) -> ExitCode {
     // A stderr that cannot be written to is ignored.
     writeln!(std::io::stderr(), "traffic-dam: {failure}").ok();
     match failure {
-        Failure::Misuse(_) => ExitCode::from(MISUSE),
-        Failure::Unsound { code, .. } => ExitCode::from(*code),
-        Failure::System(_) | Failure::Unwell(_) => ExitCode::FAILURE,
+        CommandError::Usage(_) => ExitCode::from(MISUSE),
+        CommandError::InvalidData { code, .. } => ExitCode::from(*code),
+        CommandError::System(_) | CommandError::Unhealthy(_) => ExitCode::FAILURE,
     }
 }
 
 /// Prints a line for the operator. A closed pipe (`| head`) is no failure.
-fn say(text: impl AsRef<str>) {
+fn print_line(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()).ok();
 }

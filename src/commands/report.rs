@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use traffic_dam::evidence::record::Run;
-use traffic_dam::evidence::report::Report;
+use traffic_dam::evidence::record::RecordedRun;
+use traffic_dam::evidence::report::ExperimentReport;
 
-use super::{Failure, say};
+use super::{CommandError, print_line};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -16,25 +16,26 @@ pub(crate) struct Arguments {
     folder: PathBuf,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
     let runs = read(&arguments.folder.join("runs"))?;
-    let report = Report::of(&runs);
-    let files = report.files(&runs).map_err(|error| Failure::Unwell(format!("the report: {error}")))?;
+    let report = ExperimentReport::of(&runs);
+    let files =
+        report.files(&runs).map_err(|error| CommandError::Unhealthy(format!("the report: {error}")))?;
     for (name, text) in
         [("index.html", &files.page), ("report.md", &files.text), ("report.json", &files.json)]
     {
         let path = arguments.folder.join(name);
         fs::write(&path, text).map_err(|error| unusable(&path, &error))?;
     }
-    say(files.text.trim_end());
+    print_line(files.text.trim_end());
     // The first failed check sets the exit code; the report has the others.
     report.faults.first().map_or(Ok(()), |fault| {
-        let message = format!("nothing is concluded: {}: {}", fault.check, fault.what);
-        Err(Failure::Unsound { code: fault.check.exit_code(), message })
+        let message = format!("no conclusion: {}: {}", fault.check, fault.what);
+        Err(CommandError::InvalidData { code: fault.check.exit_code(), message })
     })
 }
 
-fn read(folder: &Path) -> Result<Vec<Run>, Failure> {
+fn read(folder: &Path) -> Result<Vec<RecordedRun>, CommandError> {
     let entries = fs::read_dir(folder).map_err(|error| unusable(folder, &error))?;
     let mut runs: Vec<PathBuf> =
         entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
@@ -43,12 +44,13 @@ fn read(folder: &Path) -> Result<Vec<Run>, Failure> {
     runs.iter()
         .map(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let run = Run::read(&name, &text(path.join("run.json"))?, &text(path.join("requests.jsonl"))?);
-            run.map_err(Failure::Misuse)
+            let run =
+                RecordedRun::read(&name, &text(path.join("run.json"))?, &text(path.join("requests.jsonl"))?);
+            run.map_err(CommandError::Usage)
         })
         .collect()
 }
 
-pub(super) fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Misuse(format!("{}: {error}", path.display()))
+pub(super) fn unusable(path: &Path, error: &dyn std::fmt::Display) -> CommandError {
+    CommandError::Usage(format!("{}: {error}", path.display()))
 }

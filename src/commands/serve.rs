@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use traffic_dam::app::{App, Certificates, Listeners, StartError};
+use traffic_dam::app::{App, BoundListeners, Certificates, StartError};
 use traffic_dam::clock::Clock;
 use traffic_dam::config::Overrides;
-use traffic_dam::config::watch::{Reload, Watch};
+use traffic_dam::config::watch::{ConfigWatch, Reload};
 
 use super::log::Log;
 use super::settings_file::SettingsFile;
-use super::{Failure, runtime, say};
+use super::{CommandError, print_line, runtime};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -25,30 +25,26 @@ pub(crate) struct Arguments {
     admin_listen: Option<SocketAddr>,
 }
 
-impl From<StartError> for Failure {
+impl From<StartError> for CommandError {
     fn from(error: StartError) -> Self {
-        Self::Misuse(error.to_string())
+        Self::Usage(error.to_string())
     }
 }
 
-pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), CommandError> {
     runtime()?.block_on(async {
         let overrides = Overrides { listen: arguments.listen, admin_listen: arguments.admin_listen };
-        let mut watch = Watch::start(&arguments.file.config, overrides)?;
-        let settings = watch.load().map_err(|faults| Failure::Misuse(faults.to_string()))?;
+        let mut watch = ConfigWatch::start(&arguments.file.config, overrides)?;
+        let settings = watch.load().map_err(|faults| CommandError::Usage(faults.to_string()))?;
         let app = App::new(settings.clone(), Clock::system())?;
         app.watch_log(Arc::clone(&log.lost));
-        let listeners = Listeners::bind(&settings)?;
+        let listeners = BoundListeners::bind(&settings)?;
         let (main, admin) = listeners.addresses()?;
-        say(format!("dam    {}://{main}", scheme(settings.tls.is_some())));
-        say(format!("admin  {}://{admin}", scheme(settings.admin.tls.is_some())));
-        app.say_started(super::version::FULL, &arguments.file.config, (main, admin));
+        print_line(format!("gateway  {}://{main}", scheme(settings.tls.is_some())));
+        print_line(format!("admin    {}://{admin}", scheme(settings.admin.tls.is_some())));
+        app.log_started(super::version::FULL, &arguments.file.config, (main, admin));
         for warning in settings.warnings() {
-            tracing::warn!(
-                setting = warning.field,
-                "a setting is probably not what was meant: {}",
-                warning.problem
-            );
+            tracing::warn!(setting = warning.field, "a setting is probably a mistake: {}", warning.problem);
         }
         let certificates = listeners.certificates();
         tokio::select! {
@@ -60,13 +56,13 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), Failure> {
 }
 
 /// Serves until the process is told to stop and has drained.
-pub(super) async fn serve_to_the_end(app: &App, listeners: Listeners) {
+pub(super) async fn serve_to_the_end(app: &App, listeners: BoundListeners) {
     let (cut_off, ()) = tokio::join!(until_drained(app.clone()), app.serve(listeners));
-    app.say_ended(cut_off);
+    app.log_ended(cut_off);
 }
 
 /// Applies changed settings and certificates. Invalid ones are counted, logged and not used.
-async fn follow(app: &App, mut watch: Watch, certificates: Certificates) {
+async fn follow(app: &App, mut watch: ConfigWatch, certificates: Certificates) {
     loop {
         let Reload { cause, settings } = watch.next().await;
         let taken = match settings {
@@ -89,7 +85,7 @@ async fn follow(app: &App, mut watch: Watch, certificates: Certificates) {
                 tracing::error!(
                     cause = cause.as_str(),
                     faults,
-                    "the settings at fault were not taken; the old ones stay"
+                    "invalid settings refused; keeping the old ones"
                 )
             }
         }
@@ -110,7 +106,7 @@ pub(super) async fn terminated() {
 async fn until_drained(app: App) -> usize {
     let mut signals = Signals::new();
     signals.next().await;
-    tracing::info!("going down; a second signal ends at once");
+    tracing::info!("shutting down; a second signal ends at once");
     tokio::select! {
         cut_off = app.drain() => {
             if cut_off > 0 {
@@ -120,7 +116,7 @@ async fn until_drained(app: App) -> usize {
         }
         () = signals.next() => {
             let cut_off = app.connections();
-            tracing::warn!(cut_off, "ended by a second signal");
+            tracing::warn!(cut_off, "stopped by a second signal");
             app.close();
             cut_off
         }

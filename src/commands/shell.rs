@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Command;
 use clap_complete::Shell;
 
-use super::Failure;
+use super::CommandError;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Completions {
@@ -22,17 +22,18 @@ pub(crate) struct Man {
 }
 
 /// Prints the completion script.
-pub(crate) fn completions(arguments: &Completions, mut command: Command) -> Result<(), Failure> {
+pub(crate) fn completions(arguments: &Completions, mut command: Command) -> Result<(), CommandError> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "traffic-dam", &mut script);
     write(&script)
 }
 
 /// Prints the manual, or writes its pages to a directory.
-pub(crate) fn man(arguments: &Man, command: Command) -> Result<(), Failure> {
+pub(crate) fn man(arguments: &Man, command: Command) -> Result<(), CommandError> {
     if let Some(directory) = &arguments.to {
         let written = clap_mangen::generate_to(command, directory);
-        return written.map_err(|error| Failure::Misuse(format!("--to: {}: {error}", directory.display())));
+        return written
+            .map_err(|error| CommandError::Usage(format!("--to: {}: {error}", directory.display())));
     }
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page)?;
@@ -40,7 +41,7 @@ pub(crate) fn man(arguments: &Man, command: Command) -> Result<(), Failure> {
 }
 
 /// Prints `bytes`. A closed pipe (`| head`) is no failure.
-fn write(bytes: &[u8]) -> Result<(), Failure> {
+fn write(bytes: &[u8]) -> Result<(), CommandError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),

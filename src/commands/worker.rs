@@ -4,12 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use traffic_dam::config::syntax::RedisUrl;
 use traffic_dam::net;
-use traffic_dam::redis::consumer::Place;
-use traffic_dam::sim::worker::{Membership, Options, drain, serve};
+use traffic_dam::redis::consumer::ConsumerIdentity;
+use traffic_dam::sim::worker::{Membership, WorkerOptions, drain, serve};
 
-use super::member::{Member, read, word};
+use super::member::{HeartbeatLoop, read, word};
 use super::serve::terminated;
-use super::{Failure, runtime, say};
+use super::{CommandError, print_line, runtime};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     listen: Option<SocketAddr>,
     #[command(flatten)]
-    options: Options,
+    options: WorkerOptions,
     /// Take jobs from a queue in Redis, and publish heartbeats
     #[arg(long, requires = "redis")]
     queue: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     #[arg(long, env = "TRAFFIC_DAM_REDIS_URL", hide_env_values = true, value_parser = read::<RedisUrl>)]
     redis: Option<RedisUrl>,
     #[command(flatten)]
-    member: Member,
+    member: HeartbeatLoop,
 }
 
 impl Arguments {
@@ -34,7 +34,7 @@ impl Arguments {
     fn membership(&self, at: SocketAddr) -> Option<Membership> {
         let redis = self.redis.as_ref().filter(|_| self.queue)?;
         let member = &self.member;
-        let place = Place {
+        let place = ConsumerIdentity {
             worker: word(&member.id).unwrap_or_else(|| format!("worker-{}", at.port()).into()),
             pool: word(&member.pool).unwrap_or_else(|| "default".into()),
             colour: word(&member.colour).unwrap_or_else(|| "blue".into()),
@@ -51,21 +51,21 @@ impl Arguments {
     }
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
     let port = if arguments.queue { 0 } else { 8000 };
     let listen = arguments.listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into());
     runtime()?.block_on(async {
         let listener = net::bind(listen)
-            .map_err(|error| Failure::Misuse(format!("--listen: cannot listen on {listen}: {error}")))?;
+            .map_err(|error| CommandError::Usage(format!("--listen: cannot listen on {listen}: {error}")))?;
         let at = listener.local_addr()?;
-        say(format!("worker  http://{at}"));
+        print_line(format!("worker  http://{at}"));
         let options = arguments.options.clone();
         let Some(membership) = arguments.membership(at) else {
             serve(listener, options, terminated()).await;
             return Ok(());
         };
-        let Place { worker, pool, colour, .. } = &membership.place;
-        say(format!("drains  the queue of {pool}, {colour}, as {worker}"));
+        let ConsumerIdentity { worker, pool, colour, .. } = &membership.place;
+        print_line(format!("queue   takes jobs of pool {pool}, colour {colour}, as worker {worker}"));
         drain(listener, options, membership, terminated()).await;
         Ok(())
     })

@@ -6,12 +6,12 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::fault::{Fault, Faults, Position};
-use super::file::File;
-use super::place::{Place, Report};
+use super::error::{ConfigError, ConfigErrors, Position};
+use super::file::ConfigFile;
 use super::settings::Settings;
+use super::source::{ErrorCollector, SettingPlace};
 use super::syntax::Text;
-use super::tree::Node;
+use super::tree::{Node, NodeKind};
 use super::validate::{Files, validate};
 use super::{schema, structure, variables, yaml};
 
@@ -29,7 +29,7 @@ pub struct Overrides {
 
 /// Everything that a settings file depends on besides its text.
 #[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
+pub struct LoadContext<'a> {
     /// Looks up an environment variable.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     /// Returns why a file named in the settings cannot be read; `None` if it can.
@@ -38,7 +38,7 @@ pub struct Surroundings<'a> {
     pub overrides: Overrides,
 }
 
-impl std::fmt::Debug for Surroundings<'_> {
+impl std::fmt::Debug for LoadContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Surroundings").field("overrides", &self.overrides).finish_non_exhaustive()
     }
@@ -48,12 +48,12 @@ impl std::fmt::Debug for Surroundings<'_> {
 ///
 /// # Errors
 /// All errors of the file.
-pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, Faults> {
+pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, ConfigErrors> {
     let surroundings =
-        Surroundings { variable: &|name| std::env::var(name).ok(), obstacle: &obstacle, overrides };
+        LoadContext { variable: &|name| std::env::var(name).ok(), obstacle: &unreadable_reason, overrides };
     match read_bounded(path, LARGEST.saturating_add(1)) {
         Ok(bytes) => from_bytes(&bytes, path, surroundings),
-        Err(error) => Err(Faults::unreadable(path, format!("the file cannot be read: {error}"))),
+        Err(error) => Err(ConfigErrors::unreadable(path, format!("the file cannot be read: {error}"))),
     }
 }
 
@@ -63,10 +63,10 @@ pub fn load(path: &Path, overrides: Overrides) -> Result<Settings, Faults> {
 ///
 /// # Errors
 /// If the file cannot be read, or is not YAML.
-pub fn admin_port(path: &Path) -> Result<(SocketAddr, bool), Faults> {
+pub fn admin_port(path: &Path) -> Result<(SocketAddr, bool), ConfigErrors> {
     let bytes = read_bounded(path, LARGEST.saturating_add(1))
-        .map_err(|error| Faults::unreadable(path, format!("the file cannot be read: {error}")))?;
-    let FileShape { file, .. } = shape(&bytes, path, &|name| std::env::var(name).ok())?;
+        .map_err(|error| ConfigErrors::unreadable(path, format!("the file cannot be read: {error}")))?;
+    let FileShape { file, .. } = parse_file(&bytes, path, &|name| std::env::var(name).ok())?;
     Ok((file.admin.listen.0, file.admin.tls.is_some()))
 }
 
@@ -81,41 +81,48 @@ pub(super) fn read_bounded(path: &Path, most: usize) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// All errors of the text.
-pub fn from_str(text: &str, path: &Path, surroundings: Surroundings<'_>) -> Result<Settings, Faults> {
+pub fn from_str(text: &str, path: &Path, surroundings: LoadContext<'_>) -> Result<Settings, ConfigErrors> {
     from_bytes(text.as_bytes(), path, surroundings)
 }
 
+/// Former names of top-level settings that are still read, with the present ones.
+const FORMER_NAMES: [(&str, &str); 1] = [("dams", "gateways")];
+
 /// The valid part of a file, and its errors.
 struct FileShape {
-    file: File,
-    place: Place,
+    file: ConfigFile,
+    place: SettingPlace,
     meant: Vec<String>,
-    faults: Vec<Fault>,
+    faults: Vec<ConfigError>,
 }
 
-fn from_bytes(bytes: &[u8], path: &Path, surroundings: Surroundings<'_>) -> Result<Settings, Faults> {
-    let FileShape { file, place, meant, faults } = shape(bytes, path, surroundings.variable)?;
+fn from_bytes(bytes: &[u8], path: &Path, surroundings: LoadContext<'_>) -> Result<Settings, ConfigErrors> {
+    let FileShape { file, place, meant, faults } = parse_file(bytes, path, surroundings.variable)?;
     let file = overridden(file, surroundings.overrides);
-    let mut report = Report::new(faults, meant);
+    let mut report = ErrorCollector::new(faults, meant);
     let directory = path.parent().unwrap_or(Path::new(""));
     let files = Files { directory, obstacle: surroundings.obstacle };
     let settings = validate(file, &place, files, &mut report);
     match report.into_faults() {
         faults if faults.is_empty() => Ok(settings),
-        faults => Err(Faults::new(path, faults)),
+        faults => Err(ConfigErrors::new(path, faults)),
     }
 }
 
-fn shape(bytes: &[u8], path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<FileShape, Faults> {
+fn parse_file(
+    bytes: &[u8],
+    path: &Path,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<FileShape, ConfigErrors> {
     if bytes.len() > LARGEST {
-        return Err(Faults::unreadable(path, format!("the file is larger than {LARGEST} bytes")));
+        return Err(ConfigErrors::unreadable(path, format!("the file is larger than {LARGEST} bytes")));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let position = end_of(&String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default()));
-        let problem = "this is not UTF-8".to_owned();
-        Faults::new(
+        let problem = "the file is not valid UTF-8".to_owned();
+        ConfigErrors::new(
             path,
-            vec![Fault { position: Some(position), field: String::new(), problem, found: None }],
+            vec![ConfigError { position: Some(position), field: String::new(), problem, found: None }],
         )
     })?;
     // Some editors begin a file with a byte order mark; it has no meaning.
@@ -123,22 +130,38 @@ fn shape(bytes: &[u8], path: &Path, variable: &dyn Fn(&str) -> Option<String>) -
     let mut faults = Vec::new();
     let document = yaml::read(text, &mut faults);
     let Some(mut document) = document.or_else(|| faults.is_empty().then(Node::nothing)) else {
-        return Err(Faults::new(path, faults));
+        return Err(ConfigErrors::new(path, faults));
     };
     variables::substitute(&mut document, variable, &mut faults);
+    read_former_names(&mut document, &mut faults);
     let sound = structure::compare(schema::schema(), document, &mut faults);
-    match serde_json::from_value::<File>(sound.value) {
+    match serde_json::from_value::<ConfigFile>(sound.value) {
         Ok(file) => Ok(FileShape { file, place: sound.place, meant: sound.meant, faults }),
         Err(_) => {
             // A bug in this program. The error may quote any value, so it is not shown.
             let problem = "the schema admits a value that the settings do not".to_owned();
-            faults.push(Fault { position: None, field: String::new(), problem, found: None });
-            Err(Faults::new(path, faults))
+            faults.push(ConfigError { position: None, field: String::new(), problem, found: None });
+            Err(ConfigErrors::new(path, faults))
         }
     }
 }
 
-fn overridden(mut file: File, overrides: Overrides) -> File {
+/// Gives settings under a former name their present one. A file that has both is at fault.
+fn read_former_names(document: &mut Node, faults: &mut Vec<ConfigError>) {
+    let NodeKind::Map(entries) = &mut document.kind else { return };
+    for (former, name) in FORMER_NAMES {
+        let Some(at) = entries.iter().position(|entry| entry.key == former) else { continue };
+        if entries.iter().any(|entry| entry.key == name) {
+            let position = Some(entries.remove(at).at);
+            let problem = format!("is the former name of `{name}`, which is set too: remove one of them");
+            faults.push(ConfigError { position, field: former.to_owned(), problem, found: None });
+        } else if let Some(entry) = entries.get_mut(at) {
+            name.clone_into(&mut entry.key);
+        }
+    }
+}
+
+fn overridden(mut file: ConfigFile, overrides: Overrides) -> ConfigFile {
     if let Some(address) = overrides.listen {
         file.listen = Text(address);
     }
@@ -148,7 +171,7 @@ fn overridden(mut file: File, overrides: Overrides) -> File {
     file
 }
 
-fn obstacle(path: &Path) -> Option<String> {
+fn unreadable_reason(path: &Path) -> Option<String> {
     match Opened::open(path).and_then(|file| file.metadata()) {
         Ok(facts) if facts.is_dir() => Some("it is a directory".into()),
         Ok(_) => None,
@@ -191,7 +214,7 @@ mod tests {
             b"|\n",
             b"99999999999d",
         ];
-        let surroundings = Surroundings {
+        let surroundings = LoadContext {
             variable: &|name| (name == "SECRET").then(|| "s3cret-of-all".to_owned()),
             obstacle: &|_| None,
             overrides: Overrides::default(),

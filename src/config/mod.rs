@@ -10,7 +10,7 @@
 //! **Trade-off.** Positions, and going on after an error, need our own reader between YAML parser
 //! and serde, some 600 lines. A derived deserialiser stops at the first error and knows no lines.
 
-pub mod fault;
+pub mod error;
 pub mod file;
 pub mod load;
 pub mod schema;
@@ -19,17 +19,17 @@ pub mod syntax;
 pub mod watch;
 
 mod effective;
-mod near;
-mod place;
+mod source;
 mod structure;
+mod suggest;
 mod tree;
 mod validate;
 mod variables;
 mod warnings;
 mod yaml;
 
-pub use fault::{Fault, Faults, Position};
-pub use load::{Overrides, Surroundings, admin_port, from_str, load};
+pub use error::{ConfigError, ConfigErrors, Position};
+pub use load::{LoadContext, Overrides, admin_port, from_str, load};
 pub use schema::schema;
 pub use settings::Settings;
 pub use syntax::Secret;

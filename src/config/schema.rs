@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::file::File;
+use super::file::ConfigFile;
 
 /// Returns the JSON Schema of the settings file.
 #[must_use]
@@ -18,7 +18,7 @@ pub fn schema() -> &'static Value {
     static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
         // Everything is inlined, without `$ref`: no setting is recursive, and readers stay short.
         let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-        let mut schema = settings.into_generator().into_root_schema_for::<File>().to_value();
+        let mut schema = settings.into_generator().into_root_schema_for::<ConfigFile>().to_value();
         if let Value::Object(schema) = &mut schema {
             schema.insert("title".into(), "Settings of Traffic Dam".into());
             tidy(schema);

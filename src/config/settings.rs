@@ -11,10 +11,10 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 
-use super::file::File;
+use super::file::ConfigFile;
 use super::syntax::{Digest, Secret};
-use crate::fleet::heartbeat::Key;
-use crate::fleet::roster::RosterSettings;
+use crate::fleet::heartbeat::SigningKey;
+use crate::fleet::registry::RegistrySettings;
 use crate::fleet::spec::WorkerSpec;
 use crate::layers::jwt::TokenSettings;
 use crate::limit::rule::Rule;
@@ -31,17 +31,17 @@ pub struct Settings {
     /// TLS for callers.
     pub tls: Option<TlsFiles>,
     /// The administration port.
-    pub admin: AdminSettings,
+    pub admin: AdminPortSettings,
     /// Identification of callers.
-    pub callers: CallerSettings,
+    pub callers: CallersSettings,
     /// The rules, in the order of the file.
     pub rules: Vec<Rule>,
     /// State that several gateways share.
     pub shared: SharedState,
     /// Key for signing messages over Redis (HMAC-SHA256).
-    pub redis_key: Option<Key>,
+    pub redis_key: Option<SigningKey>,
     /// Number of gateways, used while Redis cannot tell it.
-    pub dams: u32,
+    pub gateways: u32,
     /// Concurrency limit and queue, the same for each pool.
     pub gate: GateSettings,
     /// The workers, in the order of the file.
@@ -51,21 +51,21 @@ pub struct Settings {
     /// Colour that receives requests; `None` for any.
     pub active_colour: Option<Arc<str>>,
     /// Source of the session ID.
-    pub sticky: Sticky,
+    pub sticky: StickySettings,
     /// Timeouts of a request's steps.
-    pub timeouts: Timeouts,
+    pub timeouts: WorkerTimeouts,
     /// Retries on another worker.
-    pub retry: RetrySettings,
+    pub retry: WorkerRetrySettings,
     /// File with additional certificate authorities for workers.
     pub worker_ca: Option<PathBuf>,
     /// Patterns for paths forwarded as one request with zero tokens.
     pub paths: Vec<Arc<str>>,
     /// Custom endpoints of a chatbot API.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteSpec>,
     /// Properties of models; the first entry whose pattern matches applies.
-    pub models: Vec<Model>,
+    pub models: Vec<ModelSettings>,
     /// Limits on connections and requests.
-    pub bounds: Bounds,
+    pub bounds: BoundsSettings,
     /// Origins whose pages may call the gateway; `*` alone for all.
     pub cors_origins: Vec<HeaderValue>,
     /// Graceful shutdown.
@@ -75,11 +75,11 @@ pub struct Settings {
     /// Export of spans; `None` if no spans are made.
     pub spans: Option<SpanSettings>,
     /// The settings file with its defaults filled in.
-    pub(super) file: Box<File>,
+    pub(super) file: Box<ConfigFile>,
 }
 
 impl Settings {
-    /// Returns the files that the settings name, which [`Watch`](super::watch::Watch) compares.
+    /// Returns the files that the settings name, which [`ConfigWatch`](super::watch::ConfigWatch) compares.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let pairs = [&self.tls, &self.admin.tls].into_iter().flatten();
@@ -97,12 +97,12 @@ pub struct Discovery {
     /// Redis that carries the heartbeats.
     pub redis: RedisSettings,
     /// Channel, signing key and allowed hosts of heartbeats.
-    pub roster: RosterSettings,
+    pub registry: RegistrySettings,
 }
 
 /// Properties of the models that match a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Model {
+pub struct ModelSettings {
     /// Pattern for the models' names.
     pub model: Arc<str>,
     /// File of their tokenizer (`tokenizer.json`).
@@ -130,12 +130,12 @@ pub struct SharedState {
     /// `true` if callers are stored in Redis.
     pub callers: bool,
     /// Requests that become jobs in Redis.
-    pub jobs: JobsFor,
+    pub jobs: JobMode,
 }
 
 /// Requests that become jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobsFor {
+pub enum JobMode {
     /// No requests.
     Nothing,
     /// All requests: workers take them from a queue.
@@ -146,7 +146,7 @@ pub enum JobsFor {
 
 /// The administration port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdminSettings {
+pub struct AdminPortSettings {
     /// Address of the administration port.
     pub listen: SocketAddr,
     /// TLS for the administration port.
@@ -163,7 +163,7 @@ pub struct AdminSettings {
 
 /// Identification of callers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CallerSettings {
+pub struct CallersSettings {
     /// Sources of a caller's identity, in order; the first that a request provides is used.
     pub from: Vec<CallerSource>,
     /// Proxies whose `X-Forwarded-For` and identity headers are trusted.
@@ -180,7 +180,7 @@ pub struct CallerSettings {
     /// Callers that send a signed token (JWT).
     pub tokens: Option<TokenSource>,
     /// Callers known by their keys.
-    pub keys: Vec<CallerKey>,
+    pub keys: Vec<CallerKeySettings>,
 }
 
 /// Callers that send a signed token (JWT).
@@ -189,12 +189,12 @@ pub struct TokenSource {
     /// Accepted tokens.
     pub tokens: TokenSettings,
     /// Source of the keys that tokens are signed with.
-    pub keys: KeyPlace,
+    pub keys: JwksSource,
 }
 
 /// Source of the keys that tokens are signed with (JWKS).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyPlace {
+pub enum JwksSource {
     /// A file.
     File(PathBuf),
     /// A server.
@@ -208,7 +208,7 @@ pub enum KeyPlace {
     },
 }
 
-impl KeyPlace {
+impl JwksSource {
     fn file(&self) -> Option<&PathBuf> {
         match self {
             Self::File(file) => Some(file),
@@ -230,7 +230,7 @@ pub enum CallerSource {
 
 /// A caller known by its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallerKey {
+pub struct CallerKeySettings {
     /// Name of the caller, without its namespace (`key:`).
     pub id: Arc<str>,
     /// Team of the caller.
@@ -247,7 +247,7 @@ pub struct CallerKey {
 
 /// Source of the session ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sticky {
+pub enum StickySettings {
     /// Name of a request header.
     Header(HeaderName),
     /// Name of a cookie.
@@ -258,7 +258,7 @@ pub enum Sticky {
 
 /// Timeouts of a request's steps; each is more than zero, except `hold`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
+pub struct WorkerTimeouts {
     /// Maximum time to connect to a worker.
     pub connect: Duration,
     /// Maximum time from the request to the first token of a stream.
@@ -273,7 +273,7 @@ pub struct Timeouts {
 
 /// Retries on another worker.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RetrySettings {
+pub struct WorkerRetrySettings {
     /// Maximum number of other workers tried for one request.
     pub max: u32,
     /// Share of the requests of the last 10 s that may be retries, 0…1.
@@ -282,7 +282,7 @@ pub struct RetrySettings {
 
 /// A custom endpoint of a chatbot API. No two match the same path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct RouteSpec {
     /// The path, or a pattern for paths, in which `*` matches any run of characters.
     pub path: Arc<str>,
     /// Kind of the call.
@@ -296,12 +296,12 @@ pub struct Route {
     /// `true` if a request may be retried on another worker after a worker may have begun it.
     pub retry: bool,
     /// Timeouts of a request's steps.
-    pub timeouts: Timeouts,
+    pub timeouts: WorkerTimeouts,
 }
 
 /// Limits on connections and requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct BoundsSettings {
     /// Maximum size of a request body, in bytes.
     pub body: u64,
     /// Maximum size of all request bodies in memory at once, in bytes; at least `body`.

@@ -1,6 +1,6 @@
 //! A settings file as a tree of nodes with positions.
 
-use super::fault::Position;
+use super::error::Position;
 
 /// A node of the file.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::fault::{Fault, below};
+use super::error::{ConfigError, child_path};
 use super::tree::{Node, NodeKind, Plain, Scalar};
 
 /// Maximum number of bytes that variables add: far above any settings, far below any machine.
@@ -17,14 +17,14 @@ const ADDED: usize = 1 << 20;
 pub(crate) fn substitute(
     node: &mut Node,
     environment: &dyn Fn(&str) -> Option<String>,
-    faults: &mut Vec<Fault>,
+    faults: &mut Vec<ConfigError>,
 ) {
     Substitution { environment, faults, left: ADDED }.walk(node, "");
 }
 
 struct Substitution<'a> {
     environment: &'a dyn Fn(&str) -> Option<String>,
-    faults: &'a mut Vec<Fault>,
+    faults: &'a mut Vec<ConfigError>,
     left: usize,
 }
 
@@ -39,14 +39,14 @@ impl Substitution<'_> {
             }
             NodeKind::Map(entries) => {
                 for entry in entries {
-                    self.walk(&mut entry.value, &below(field, &entry.key));
+                    self.walk(&mut entry.value, &child_path(field, &entry.key));
                 }
             }
             NodeKind::Scalar(scalar) => match self.expand(scalar) {
                 Ok(()) => {}
                 Err(problem) => {
                     let found = None;
-                    self.faults.push(Fault {
+                    self.faults.push(ConfigError {
                         position: Some(node.at),
                         field: field.to_owned(),
                         problem,
@@ -73,12 +73,13 @@ impl Substitution<'_> {
                 rest = after;
                 continue;
             }
-            let (name, tail) =
-                after.split_once('}').ok_or("a variable is written `${NAME}`; a plain `${` is `$${`")?;
+            let (name, tail) = after
+                .split_once('}')
+                .ok_or("a variable is written `${NAME}`; for a literal `${` write `$${`")?;
             if !is_name(name) {
-                return Err(
-                    "a variable's name is letters, digits and `_`: `${NAME}`; a plain `${` is `$${`".into()
-                );
+                let problem =
+                    "a variable name has letters, digits and `_`: `${NAME}`; for a literal `${` write `$${`";
+                return Err(problem.into());
             }
             let value =
                 (self.environment)(name).ok_or_else(|| format!("the variable `{name}` is not set"))?;

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::Settings;
-use super::file::Redis;
-use super::settings::JobsFor;
+use super::file::RedisSection;
+use super::settings::JobMode;
 use super::syntax::{Millis, Text};
 use crate::limit::rule::{Algorithm, Rule};
 use crate::openai::estimate::UNKNOWN_OUTPUT;
@@ -35,7 +35,7 @@ impl Settings {
             warn("callers.anonymous".to_owned(), problem);
         }
         for (index, rule) in self.rules.iter().enumerate() {
-            if let Some((field, problem)) = narrow(rule) {
+            if let Some((field, problem)) = token_rule_too_small(rule) {
                 warn(format!("limits[{index}].{field}"), problem);
             }
         }
@@ -43,18 +43,18 @@ impl Settings {
         if wait >= slo && !slo.is_zero() {
             let [wait, slo] = [wait, slo].map(|time| Text(millis(time)).to_string());
             let problem = format!(
-                "`{wait}` is no shorter than `concurrency.ttft_slo`, `{slo}`: a request that waits so long is late before it is \
-                 sent; the default is a quarter of it"
+                "`{wait}` is not shorter than `concurrency.ttft_slo` (`{slo}`): a request that waits this long misses the TTFT \
+                 SLO before it is sent; the default is a quarter of the SLO"
             );
             warn("concurrency.queue.wait".to_owned(), problem);
         }
         let uses_redis = self.shared.rules
             || self.shared.callers
-            || self.shared.jobs != JobsFor::Nothing
+            || self.shared.jobs != JobMode::Nothing
             || self.discovery.is_some();
-        if self.file.redis != Redis::default() && !uses_redis {
-            let problem = "nothing uses it; `state: redis`, `workers.discovery: redis`, `workers.mode: queue`, \
-                           `callers.stored: redis` and `concurrency.overflow: jobs` do";
+        if self.file.redis != RedisSection::default() && !uses_redis {
+            let problem = "is set but not used; it is used by `state: redis`, `workers.discovery: redis`, \
+                           `workers.mode: queue`, `callers.stored: redis` and `concurrency.overflow: jobs`";
             warn("redis".to_owned(), problem.to_owned());
         }
         warnings
@@ -73,7 +73,7 @@ impl Settings {
         };
         (!callers.refuse_anonymous).then(|| {
             format!(
-                "`allow` beside {known}: a request without a key, or with an unknown one, is served too; `refuse` answers it \
+                "`allow` together with {known}: a request without a key, or with an unknown one, is served too; `refuse` answers it \
                  with 401"
             )
         })
@@ -85,7 +85,7 @@ fn millis(time: std::time::Duration) -> Millis {
 }
 
 /// Warns of a rule in tokens that has no room for an answer of unknown length.
-fn narrow(rule: &Rule) -> Option<(&'static str, String)> {
+fn token_rule_too_small(rule: &Rule) -> Option<(&'static str, String)> {
     let capacity = rule.capacity();
     if rule.unit != Unit::Tokens || rule.reserve_max || capacity > UNKNOWN_OUTPUT {
         return None;
@@ -94,8 +94,8 @@ fn narrow(rule: &Rule) -> Option<(&'static str, String)> {
     Some((
         field,
         format!(
-            "`{capacity}` tokens have no room for a prompt and the {UNKNOWN_OUTPUT} tokens that an answer is expected to have at \
-             first: a request without `max_tokens` is refused as too large"
+            "`{capacity}` tokens are not enough for a prompt and the {UNKNOWN_OUTPUT} tokens first expected of an answer: a \
+             request without `max_tokens` is refused as too large"
         ),
     ))
 }

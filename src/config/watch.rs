@@ -6,7 +6,7 @@
 //! ones. So a busy directory costs a few reads, a missed event (network file systems send none) is
 //! found by a comparison every 10 s, and an unchanged file is never reloaded.
 //!
-//! Start watching first, then call [`Watch::load`], so that a change between the two is seen, too.
+//! Start watching first, then call [`ConfigWatch::load`], so that a change between the two is seen, too.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,27 +21,27 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::fault::Faults;
+use super::error::ConfigErrors;
 use super::load::{LARGEST, Overrides, load, read_bounded};
 use super::settings::Settings;
 
 /// Interval of comparisons without an event.
 const POLL: Duration = Duration::from_secs(10);
 /// Time without events before files are read: whoever writes one file is likely to write another.
-const QUIET: Duration = Duration::from_millis(100);
+const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Maximum delay of the reading by a stream of events.
-const RESTLESS: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
 /// Reason for a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum ReloadCause {
     /// SIGHUP; the settings are read even if no file changed.
     Signal,
     /// A file changed.
     Change,
 }
 
-impl Cause {
+impl ReloadCause {
     /// Returns the cause, for the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -56,25 +56,25 @@ impl Cause {
 #[derive(Debug)]
 pub struct Reload {
     /// Reason for the reload.
-    pub cause: Cause,
+    pub cause: ReloadCause,
     /// The new settings, or the errors of the file; then the settings in use stay.
-    pub settings: Result<Settings, Faults>,
+    pub settings: Result<Settings, ConfigErrors>,
 }
 
 /// Watches the settings file and the files that it names.
 #[derive(Debug)]
-pub struct Watch {
+pub struct ConfigWatch {
     overrides: Overrides,
     files: WatchedFiles,
     /// Hashes of the files when they were last read.
-    seen: Snapshot,
+    seen: FileHashes,
     hangup: Signal,
     event: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
 }
 
-impl Watch {
+impl ConfigWatch {
     /// Starts to watch the settings file `path`. Needs a tokio runtime.
     ///
     /// # Errors
@@ -90,12 +90,12 @@ impl Watch {
             }
         });
         let watcher = watcher
-            .inspect_err(|error| tracing::warn!(%error, "changed files are only found by comparing them"))
+            .inspect_err(|error| tracing::warn!(%error, "cannot watch files; they are compared instead"))
             .ok();
         let files = WatchedFiles { settings: path.to_owned(), named: Vec::new() };
         let mut watch = Self {
             overrides,
-            seen: Snapshot::of(&files),
+            seen: FileHashes::of(&files),
             files,
             hangup,
             event,
@@ -110,10 +110,10 @@ impl Watch {
     ///
     /// # Errors
     /// All errors of the file.
-    pub fn load(&mut self) -> Result<Settings, Faults> {
-        self.seen = Snapshot::of(&self.files);
+    pub fn load(&mut self) -> Result<Settings, ConfigErrors> {
+        self.seen = FileHashes::of(&self.files);
         let settings = load(&self.files.settings, self.overrides)?;
-        self.adopt(&settings);
+        self.watch_files_of(&settings);
         Ok(settings)
     }
 
@@ -122,17 +122,17 @@ impl Watch {
     pub async fn next(&mut self) -> Reload {
         loop {
             let cause = tokio::select! {
-                Some(()) = self.hangup.recv() => Cause::Signal,
+                Some(()) = self.hangup.recv() => ReloadCause::Signal,
                 () = self.event.notified() => {
-                    self.settle().await;
-                    Cause::Change
+                    self.debounce().await;
+                    ReloadCause::Change
                 }
-                () = sleep(POLL) => Cause::Change,
+                () = sleep(POLL) => ReloadCause::Change,
             };
             let (files, overrides, seen) = (self.files.clone(), self.overrides, self.seen.clone());
             let look = move || {
-                let (now, directories) = (Snapshot::of(&files), directories(&files));
-                let changed = cause == Cause::Signal || now != seen;
+                let (now, directories) = (FileHashes::of(&files), directories(&files));
+                let changed = cause == ReloadCause::Signal || now != seen;
                 (changed.then(|| load(&files.settings, overrides)), now, directories)
             };
             let Ok((settings, now, directories)) = tokio::task::spawn_blocking(look).await else { continue };
@@ -140,25 +140,25 @@ impl Watch {
             self.seen = now;
             if let Some(settings) = settings {
                 if let Ok(settings) = &settings {
-                    self.adopt(settings);
+                    self.watch_files_of(settings);
                 }
                 return Reload { cause, settings };
             }
         }
     }
 
-    async fn settle(&self) {
-        let quiet = async { while timeout(QUIET, self.event.notified()).await.is_ok() {} };
+    async fn debounce(&self) {
+        let quiet = async { while timeout(DEBOUNCE, self.event.notified()).await.is_ok() {} };
         // Either it is quiet, or events have come for long enough: both end the wait.
-        timeout(RESTLESS, quiet).await.unwrap_or_default();
+        timeout(MAX_DELAY, quiet).await.unwrap_or_default();
     }
 
     /// Watches the files that `settings` name. Their users read them later, so no change is missed.
-    fn adopt(&mut self, settings: &Settings) {
+    fn watch_files_of(&mut self, settings: &Settings) {
         let files = WatchedFiles { settings: self.files.settings.clone(), named: settings.files() };
         if files != self.files {
             let own = self.seen.0.first().copied();
-            self.seen = Snapshot::of(&files);
+            self.seen = FileHashes::of(&files);
             // The settings file was read before: its content may be newer than the loaded one.
             if let (Some(first), Some(own)) = (self.seen.0.first_mut(), own) {
                 *first = own;
@@ -202,9 +202,9 @@ impl WatchedFiles {
 
 /// Contents of files: a hash of each; `None` for a file that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Snapshot(Vec<Option<[u8; 32]>>);
+struct FileHashes(Vec<Option<[u8; 32]>>);
 
-impl Snapshot {
+impl FileHashes {
     fn of(files: &WatchedFiles) -> Self {
         let hash =
             |path: &PathBuf| read_bounded(path, LARGEST).ok().map(|bytes| Sha256::digest(bytes).into());
@@ -255,13 +255,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let files =
             WatchedFiles { settings: directory.path().join("a"), named: vec![directory.path().join("b")] };
-        let nothing = Snapshot::of(&files);
+        let nothing = FileHashes::of(&files);
         fs::write(&files.named[0], "x").unwrap();
-        let one = Snapshot::of(&files);
+        let one = FileHashes::of(&files);
         fs::write(&files.named[0], "y").unwrap();
-        let other = Snapshot::of(&files);
+        let other = FileHashes::of(&files);
         assert!(nothing != one && one != other && nothing != other);
         fs::write(&files.named[0], "x").unwrap();
-        assert_eq!(Snapshot::of(&files), one);
+        assert_eq!(FileHashes::of(&files), one);
     }
 }

@@ -8,14 +8,14 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 
-use super::fault::{Fault, Position, below, shorten};
+use super::error::{ConfigError, Position, child_path, truncate};
 use super::tree::{MapEntry, Node, NodeKind, Plain, Scalar};
 
 /// Maximum nesting; the settings need seven levels.
 const DEPTH: usize = 16;
 
 /// Reads the single document of `text`. Adds errors to `faults`; returns the valid part, if any.
-pub(crate) fn read(text: &str, faults: &mut Vec<Fault>) -> Option<Node> {
+pub(crate) fn read(text: &str, faults: &mut Vec<ConfigError>) -> Option<Node> {
     YamlReader { faults, open: Vec::new(), done: None }.run(text)
 }
 
@@ -34,7 +34,7 @@ enum OpenNode {
 }
 
 struct YamlReader<'a> {
-    faults: &'a mut Vec<Fault>,
+    faults: &'a mut Vec<ConfigError>,
     open: Vec<OpenNode>,
     done: Option<Node>,
 }
@@ -46,7 +46,7 @@ impl YamlReader<'_> {
             let (event, span) = match event {
                 Ok(event) => event,
                 Err(error) => {
-                    self.fault(position(error.marker()), format!("this is no YAML: {}", error.info()));
+                    self.fault(position(error.marker()), format!("invalid YAML: {}", error.info()));
                     // The part before the error may be incomplete: checking it would mislead.
                     return None;
                 }
@@ -57,16 +57,19 @@ impl YamlReader<'_> {
                 Event::DocumentStart(_) => {
                     documents += 1;
                     if documents > 1 {
-                        self.fault(at, "a settings file is one document: take out this `---`".into());
+                        self.fault(at, "a settings file must be one YAML document: remove this `---`".into());
                         return None;
                     }
                 }
                 Event::Alias(_) => {
-                    self.fault(at, "aliases are not taken; a value that begins with `*` needs quotes".into());
+                    self.fault(
+                        at,
+                        "aliases are not supported; a value that begins with `*` needs quotes".into(),
+                    );
                     self.place(Node { at, kind: NodeKind::Broken });
                 }
                 Event::Scalar(text, style, anchor, tag) => {
-                    let sound = self.unadorned(at, anchor, tag.is_some());
+                    let sound = self.reject_anchor_and_tag(at, anchor, tag.is_some());
                     let plain = match style {
                         ScalarStyle::Plain => Plain::of(&text),
                         _ => Plain::Text,
@@ -77,11 +80,11 @@ impl YamlReader<'_> {
                     self.place(Node { at, kind });
                 }
                 Event::SequenceStart(anchor, tag) => {
-                    self.unadorned(at, anchor, tag.is_some());
+                    self.reject_anchor_and_tag(at, anchor, tag.is_some());
                     self.begin(at, OpenNode::List { at, items: Vec::new() })?;
                 }
                 Event::MappingStart(anchor, tag) => {
-                    self.unadorned(at, anchor, tag.is_some());
+                    self.reject_anchor_and_tag(at, anchor, tag.is_some());
                     self.begin(
                         at,
                         OpenNode::Map { at, entries: Vec::new(), seen: HashMap::new(), key: None },
@@ -110,12 +113,12 @@ impl YamlReader<'_> {
         Some(())
     }
 
-    fn unadorned(&mut self, at: Position, anchor: usize, tag: bool) -> bool {
+    fn reject_anchor_and_tag(&mut self, at: Position, anchor: usize, tag: bool) -> bool {
         if anchor > 0 {
-            self.fault(at, "anchors are not taken; a value that begins with `&` needs quotes".into());
+            self.fault(at, "anchors are not supported; a value that begins with `&` needs quotes".into());
         }
         if tag {
-            self.fault(at, "tags are not taken; a value that begins with `!` needs quotes".into());
+            self.fault(at, "tags are not supported; a value that begins with `!` needs quotes".into());
         }
         anchor == 0 && !tag
     }
@@ -140,9 +143,9 @@ impl YamlReader<'_> {
                     None => return self.begin_entry(node),
                 };
                 if let Some((at, name, first)) = problem {
-                    let problem = format!("`{}` is already set on line {}", shorten(&name), first.line);
-                    let field = below(&self.field(), &name);
-                    self.faults.push(Fault { position: Some(at), field, problem, found: None });
+                    let problem = format!("`{}` is already set on line {}", truncate(&name), first.line);
+                    let field = child_path(&self.field(), &name);
+                    self.faults.push(ConfigError { position: Some(at), field, problem, found: None });
                 }
             }
         }
@@ -155,7 +158,7 @@ impl YamlReader<'_> {
             kind => (String::new(), matches!(kind, NodeKind::Broken)),
         };
         if name.is_empty() && !told {
-            self.fault(node.at, "a key must be a word".into());
+            self.fault(node.at, "a key must be a string that is not empty".into());
         }
         if let Some(OpenNode::Map { key, .. }) = self.open.last_mut() {
             *key = Some((name, node.at));
@@ -165,14 +168,14 @@ impl YamlReader<'_> {
     fn field(&self) -> String {
         self.open.iter().fold(String::new(), |field, open| match open {
             OpenNode::List { items, .. } => format!("{field}[{}]", items.len()),
-            OpenNode::Map { key: Some((key, _)), .. } if !key.is_empty() => below(&field, key),
+            OpenNode::Map { key: Some((key, _)), .. } if !key.is_empty() => child_path(&field, key),
             OpenNode::Map { .. } => field,
         })
     }
 
     fn fault(&mut self, at: Position, problem: String) {
         let field = self.field();
-        self.faults.push(Fault { position: Some(at), field, problem, found: None });
+        self.faults.push(ConfigError { position: Some(at), field, problem, found: None });
     }
 }
 
@@ -212,13 +215,13 @@ mod tests {
 
     #[test]
     fn aliases_anchors_tags_and_second_documents_are_refused() {
-        only("workers:\n  static:\n    - { model: * }\n", 3, 16, "workers.static[0]", "this is no YAML");
-        only("a: 1\nb: &x [1]\n", 2, 4, "b", "anchors are not taken");
-        only("a: !!str 1\n", 1, 4, "a", "tags are not taken");
-        only("a: 1\n---\nb: 2\n", 2, 1, "", "one document");
+        only("workers:\n  static:\n    - { model: * }\n", 3, 16, "workers.static[0]", "invalid YAML");
+        only("a: 1\nb: &x [1]\n", 2, 4, "b", "anchors are not supported");
+        only("a: !!str 1\n", 1, 4, "a", "tags are not supported");
+        only("a: 1\n---\nb: 2\n", 2, 1, "", "one YAML document");
         let faults = faults_of("a: &x 1\nlist: [*x, *x]\n");
         assert_eq!(faults.len(), 3, "{faults:?}");
-        assert!(faults[2].contains("list[1] aliases are not taken"), "{faults:?}");
+        assert!(faults[2].contains("list[1] aliases are not supported"), "{faults:?}");
     }
 
     #[test]
@@ -235,12 +238,12 @@ mod tests {
 
     #[test]
     fn broken_syntax_is_one_fault_with_its_place() {
-        only("listen: \"abc\ntls: [\n", 1, 9, "listen", "this is no YAML");
-        only("a: b: c\n", 1, 5, "", "this is no YAML");
+        only("listen: \"abc\ntls: [\n", 1, 9, "listen", "invalid YAML");
+        only("a: b: c\n", 1, 5, "", "invalid YAML");
     }
 
     #[test]
     fn keys_must_be_words() {
-        only("? [a]\n: 1\n", 1, 3, "", "a key must be a word");
+        only("? [a]\n: 1\n", 1, 3, "", "a key must be a string");
     }
 }

@@ -26,11 +26,11 @@ const MAP_SIZE: (u32, u32) = (980, 240);
 const ROWS: usize = 48;
 
 /// Error while drawing a picture.
-pub type Failure = Box<dyn std::error::Error>;
+pub type ChartError = Box<dyn std::error::Error>;
 
 /// A line of a chart.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub struct ChartLine {
     /// Text in the legend.
     pub name: String,
     /// `true` to draw it thick, as the line to look at.
@@ -41,7 +41,7 @@ pub struct Line {
     pub spread: Vec<(f64, f64, f64)>,
 }
 
-impl Line {
+impl ChartLine {
     /// Creates a line without intervals.
     #[must_use]
     pub fn new(name: impl Into<String>, thick: bool, points: Vec<(f64, f64)>) -> Self {
@@ -50,15 +50,15 @@ impl Line {
 }
 
 /// A thin grey line from one point to another.
-pub type Mark = ((f64, f64), (f64, f64));
+pub type ChartMark = ((f64, f64), (f64, f64));
 
 /// Draws lines, and `marks` as thin grey ones. The titles are of the picture, x axis and y axis.
 pub fn lines<X, Y>(
     [title, x_title, y_title]: [&str; 3],
     (x, y): (X, Y),
-    lines: &[Line],
-    marks: &[Mark],
-) -> Result<String, Failure>
+    lines: &[ChartLine],
+    marks: &[ChartMark],
+) -> Result<String, ChartError>
 where
     X: AsRangedCoord<Value = f64>,
     Y: AsRangedCoord<Value = f64>,
@@ -116,7 +116,7 @@ pub fn heat(
     range: (f64, f64),
     points: &[(f64, f64)],
     mark: f64,
-) -> Result<String, Failure> {
+) -> Result<String, ChartError> {
     let (low, high) = (range.0.ln(), range.1.ln());
     let row_of = |value: f64| {
         let place = (value.clamp(range.0, range.1).ln() - low) / (high - low) * ROWS as f64;
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn a_picture_shows_every_line_and_its_name() {
-        let line = Line {
+        let line = ChartLine {
             spread: vec![(1.0, 0.5, 1.5)],
-            ..Line::new("ours <b>", true, vec![(0.0, 0.0), (2.0, 2.0)])
+            ..ChartLine::new("ours <b>", true, vec![(0.0, 0.0), (2.0, 2.0)])
         };
         let svg = lines(["T", "x", "y"], (0.0..2.0, 0.0..2.0), &[line], &[((0.0, 1.0), (2.0, 1.0))]).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));

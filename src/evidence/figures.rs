@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Arm, ExperimentCell, Outcome, Request, Run};
+use super::record::{Arm, ExperimentCell, RecordedOutcome, RecordedRequest, RecordedRun};
 use super::stats::{Interval, bootstrap};
 
 /// Seconds per bootstrap block: longer than an answer, so that blocks are nearly independent.
@@ -12,7 +12,7 @@ const BLOCK: usize = 2;
 
 /// The figures of one cell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
+pub struct CellFigures {
     /// With or without the gateway.
     pub arm: Arm,
     /// Offered load, in multiples of the capacity.
@@ -46,12 +46,12 @@ pub struct Figures {
     pub gateway_mib: f64,
 }
 
-/// Percentiles of [`Figures::ttft`], as shares.
+/// Percentiles of [`CellFigures::ttft`], as shares.
 pub const PERCENTILES: [f64; 3] = [0.5, 0.95, 0.99];
 
 /// Returns the wait in ms for the first content, or until the client disconnected.
-pub(super) fn wait(request: &Request) -> Option<f64> {
-    request.ttft.or((request.outcome == Outcome::GaveUp).then_some(request.end))
+pub(super) fn wait(request: &RecordedRequest) -> Option<f64> {
+    request.ttft.or((request.outcome == RecordedOutcome::GaveUp).then_some(request.end))
 }
 
 /// The measured time of all repetitions, cut into blocks.
@@ -64,7 +64,7 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    pub(super) fn of(runs: &[&Run]) -> Self {
+    pub(super) fn of(runs: &[&RecordedRun]) -> Self {
         let mut all = Self::default();
         for run in runs {
             for seconds in run.seconds().chunks(BLOCK) {
@@ -108,10 +108,10 @@ impl Blocks {
     }
 }
 
-impl Figures {
+impl CellFigures {
     /// Computes the figures of a cell; `None` if no time was measured.
     #[must_use]
-    pub fn of(cell: ExperimentCell, runs: &[&Run]) -> Option<Self> {
+    pub fn of(cell: ExperimentCell, runs: &[&RecordedRun]) -> Option<Self> {
         let blocks = Blocks::of(runs);
         let requests = || runs.iter().flat_map(|run| run.measured());
         let count = |outcome| requests().filter(|request| request.outcome == outcome).count() as u64;
@@ -122,7 +122,7 @@ impl Figures {
             }
             reasons
         };
-        let sum = |value: fn(&Run) -> f64| runs.iter().map(|run| value(run)).sum::<f64>();
+        let sum = |value: fn(&RecordedRun) -> f64| runs.iter().map(|run| value(run)).sum::<f64>();
         let (seconds, wall) = (sum(|run| run.facts.measured_s), sum(|run| run.facts.wall_s));
         let all = sum(|run| run.requests.len() as f64);
         let percentile = |q| bootstrap([blocks.count()], |[drawn]| blocks.percentile(drawn, q));
@@ -136,9 +136,9 @@ impl Figures {
             offered: requests().count() as f64 / seconds,
             goodput: bootstrap([blocks.count()], |[drawn]| blocks.goodput(drawn))?,
             ttft: PERCENTILES.map(percentile),
-            refused: by_reason(Outcome::Refused),
-            errors: by_reason(Outcome::Failed),
-            gave_up: count(Outcome::GaveUp),
+            refused: by_reason(RecordedOutcome::Refused),
+            errors: by_reason(RecordedOutcome::Failed),
+            gave_up: count(RecordedOutcome::GaveUp),
             cores: [
                 sum(|run| run.facts.cpu.generator) / wall,
                 sum(|run| run.facts.cpu.gateway) / wall,
@@ -168,14 +168,14 @@ mod tests {
     use super::*;
     use crate::evidence::planted::{self, CAPACITY};
 
-    fn figures(arm: Arm, load: f64) -> Figures {
+    fn figures(arm: Arm, load: f64) -> CellFigures {
         let run = planted::run(arm, load, 1);
-        Figures::of(run.cell(), &[&run, &run]).unwrap()
+        CellFigures::of(run.cell(), &[&run, &run]).unwrap()
     }
 
     #[test]
     fn a_cell_is_what_its_runs_are() {
-        let dam = figures(Arm::Dam, 2.0);
+        let dam = figures(Arm::Gateway, 2.0);
         assert_eq!((dam.rounds, dam.seconds), (2, 40.0));
         assert!((dam.offered - 2.0 * CAPACITY).abs() < 0.5, "{}", dam.offered);
         assert!((dam.of_capacity() - 1.0).abs() < 0.1, "{}", dam.of_capacity());
@@ -195,9 +195,9 @@ mod tests {
         let mut run = planted::run(Arm::Direct, 2.0, 1);
         run.requests
             .iter_mut()
-            .filter(|request| request.outcome == Outcome::GaveUp)
+            .filter(|request| request.outcome == RecordedOutcome::GaveUp)
             .for_each(|request| request.end = 9e3);
-        let direct = Figures::of(run.cell(), &[&run]).unwrap();
+        let direct = CellFigures::of(run.cell(), &[&run]).unwrap();
         assert_eq!(direct.goodput.value, 0.0);
         assert_eq!(direct.ttft[2].unwrap().value, 9e3);
         assert!(direct.gave_up > 0);

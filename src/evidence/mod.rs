@@ -1,7 +1,7 @@
 //! Evaluates runs under load, and checks that the data support conclusions.
 //!
 //! A load generator writes two files per run: facts ([`record::RunFacts`]) and one line per request
-//! ([`record::Request`]). [`sound`] looks for what makes the data worthless, [`figures`] computes
+//! ([`record::RecordedRequest`]). [`validity`] looks for what makes the data worthless, [`figures`] computes
 //! figures with intervals, [`report`] compares the arms, and [`scaling`] predicts the effect of
 //! more workers. All of it is pure: text in, text out; the same files give the same report.
 //!
@@ -14,8 +14,8 @@ pub mod figures;
 pub mod record;
 pub mod report;
 pub mod scaling;
-pub mod sound;
 pub mod stats;
+pub mod validity;
 
 #[cfg(test)]
 mod planted;

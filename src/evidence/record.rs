@@ -11,14 +11,15 @@ pub enum Arm {
     /// Straight to the workers.
     Direct,
     /// Through the gateway.
-    Dam,
+    #[serde(rename = "dam")]
+    Gateway,
 }
 
 impl fmt::Display for Arm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Direct => "no gateway",
-            Self::Dam => "Traffic Dam",
+            Self::Gateway => "Traffic Dam",
         })
     }
 }
@@ -72,7 +73,7 @@ pub struct RunFacts {
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum RecordedOutcome {
     /// Answered in full.
     Admitted,
     /// Refused, to be retried later.
@@ -86,7 +87,7 @@ pub enum Outcome {
 /// One request, as its client saw it. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Request {
+pub struct RecordedRequest {
     /// Due time, since the load began.
     pub at: f64,
     /// Delay of the generator after the due time.
@@ -96,7 +97,7 @@ pub struct Request {
     /// Time of sending by the wall clock.
     pub wall: f64,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: RecordedOutcome,
     /// Time from sending to the first content.
     pub ttft: Option<f64>,
     /// Time from sending to the end.
@@ -110,26 +111,26 @@ pub struct Request {
     pub tokens: u64,
 }
 
-impl Request {
+impl RecordedRequest {
     /// Returns `true` if the answer is complete and its first content met the TTFT SLO.
     #[must_use]
     pub fn is_good(&self, facts: &RunFacts) -> bool {
-        self.outcome == Outcome::Admitted && self.ttft.is_some_and(|ttft| ttft <= facts.ttft_slo_ms)
+        self.outcome == RecordedOutcome::Admitted && self.ttft.is_some_and(|ttft| ttft <= facts.ttft_slo_ms)
     }
 }
 
 /// One run.
 #[derive(Clone, Debug)]
-pub struct Run {
+pub struct RecordedRun {
     /// Source, for messages.
     pub name: String,
     /// Contents of `run.json`.
     pub facts: RunFacts,
     /// All requests, including the warm-up.
-    pub requests: Vec<Request>,
+    pub requests: Vec<RecordedRequest>,
 }
 
-impl Run {
+impl RecordedRun {
     /// Parses the texts of both files.
     pub fn read(name: &str, facts: &str, requests: &str) -> Result<Self, String> {
         let facts = serde_json::from_str(facts).map_err(|error| format!("{name}/run.json: {error}"))?;
@@ -146,7 +147,7 @@ impl Run {
     }
 
     /// Returns the measured requests: due after the warm-up and within the measured time.
-    pub fn measured(&self) -> impl Iterator<Item = &Request> {
+    pub fn measured(&self) -> impl Iterator<Item = &RecordedRequest> {
         let from = self.facts.warm_s * 1000.0;
         let window = from..from + self.facts.measured_s * 1000.0;
         self.requests.iter().filter(move |request| window.contains(&request.at))
@@ -154,7 +155,7 @@ impl Run {
 
     /// Returns the measured requests by the second in which they were due, including empty seconds.
     #[must_use]
-    pub fn seconds(&self) -> Vec<Vec<&Request>> {
+    pub fn seconds(&self) -> Vec<Vec<&RecordedRequest>> {
         let mut seconds = vec![Vec::new(); self.facts.measured_s.max(0.0) as usize];
         for request in self.measured() {
             let second = (request.at / 1000.0 - self.facts.warm_s) as usize;
@@ -193,8 +194,8 @@ impl fmt::Display for ExperimentCell {
 
 /// Returns the cells of an experiment in order, each with its runs.
 #[must_use]
-pub fn cells(runs: &[Run]) -> Vec<(ExperimentCell, Vec<&Run>)> {
-    let mut cells: Vec<(ExperimentCell, Vec<&Run>)> = Vec::new();
+pub fn cells(runs: &[RecordedRun]) -> Vec<(ExperimentCell, Vec<&RecordedRun>)> {
+    let mut cells: Vec<(ExperimentCell, Vec<&RecordedRun>)> = Vec::new();
     for run in runs {
         match cells.iter_mut().find(|(cell, _)| *cell == run.cell()) {
             Some((_, runs)) => runs.push(run),
@@ -214,19 +215,19 @@ mod tests {
 
     #[test]
     fn a_fault_in_a_file_is_named_with_its_place() {
-        let facts = serde_json::to_string(&planted::facts(Arm::Dam, 2.0, 1)).unwrap();
+        let facts = serde_json::to_string(&planted::facts(Arm::Gateway, 2.0, 1)).unwrap();
         let good = r#"{"at":1,"late":0,"start":1,"wall":2,"outcome":"gave_up","ttft":null,"end":5,"prompt":9,"tokens":9}"#;
-        assert_eq!(Run::read("r", &facts, &format!("{good}\n\n{good}\n")).unwrap().requests.len(), 2);
-        let fault = Run::read("r", &facts, &format!("{good}\n{{\"at\":1}}")).unwrap_err();
+        assert_eq!(RecordedRun::read("r", &facts, &format!("{good}\n\n{good}\n")).unwrap().requests.len(), 2);
+        let fault = RecordedRun::read("r", &facts, &format!("{good}\n{{\"at\":1}}")).unwrap_err();
         assert!(fault.starts_with("r/requests.jsonl, line 2: missing field"), "{fault}");
-        assert!(Run::read("r", "{}", good).unwrap_err().starts_with("r/run.json: missing field"));
+        assert!(RecordedRun::read("r", "{}", good).unwrap_err().starts_with("r/run.json: missing field"));
         // An invalid number must not become zero.
-        assert!(Run::read("r", &facts, &good.replace("\"end\":5", "\"end\":null")).is_err());
+        assert!(RecordedRun::read("r", &facts, &good.replace("\"end\":5", "\"end\":null")).is_err());
     }
 
     #[test]
     fn only_the_measured_seconds_count() {
-        let run = planted::run(Arm::Dam, 1.0, 1);
+        let run = planted::run(Arm::Gateway, 1.0, 1);
         let RunFacts { warm_s, measured_s, .. } = run.facts;
         assert!(run.requests.len() > run.measured().count());
         assert!(run.measured().all(|request| request.at >= warm_s * 1000.0));

@@ -8,7 +8,7 @@
 use serde::Serialize;
 
 /// A number of workers, and their goodput.
-pub type Point = (f64, f64);
+pub type FleetGoodput = (f64, f64);
 
 /// A fitted Universal Scalability Law.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -24,14 +24,15 @@ pub struct Usl {
 impl Usl {
     /// Fits the law to points at two or more sizes. At two sizes, or if β fits best below zero, β
     /// is 0: unlimited growth is the kinder reading, and needs fewer data.
-    pub fn fit(points: &[Point]) -> Result<Self, String> {
-        let points: Vec<Point> = points.iter().copied().filter(|(n, x)| *n >= 1.0 && *x > 0.0).collect();
+    pub fn fit(points: &[FleetGoodput]) -> Result<Self, String> {
+        let points: Vec<FleetGoodput> =
+            points.iter().copied().filter(|(n, x)| *n >= 1.0 && *x > 0.0).collect();
         let mut sizes: Vec<f64> = points.iter().map(|(n, _)| *n).collect();
         sizes.sort_by(f64::total_cmp);
         sizes.dedup();
         if sizes.len() < 2 {
             return Err(format!(
-                "a law of growth needs runs with different numbers of workers, there is {}",
+                "the scalability model needs at least two numbers of workers, found {}",
                 sizes.len()
             ));
         }
@@ -51,7 +52,7 @@ impl Usl {
             Some(law(all))
         });
         let mut sensible = fits.filter(|law| law.lambda > 0.0 && law.alpha >= 0.0 && law.beta >= 0.0);
-        sensible.next().ok_or_else(|| "no law of growth fits these runs".to_owned())
+        sensible.next().ok_or_else(|| "the scalability model does not fit these runs".to_owned())
     }
 
     /// Returns the goodput of `n` workers.
@@ -68,7 +69,7 @@ impl Usl {
 }
 
 /// Minimises Σ ((Σ pᵢ·termᵢ(n) − n/x) / (n/x))² by the normal equations.
-fn least_squares(points: &[Point], terms: &[fn(f64) -> f64]) -> Option<Vec<f64>> {
+fn least_squares(points: &[FleetGoodput], terms: &[fn(f64) -> f64]) -> Option<Vec<f64>> {
     let size = terms.len();
     let mut equations = vec![vec![0.0; size + 1]; size];
     for (n, x) in points {
@@ -110,16 +111,16 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
 
 /// The simple model: one worker's goodput, and the share of it that each of several gives.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Simple {
+pub struct LinearModel {
     /// Goodput of one worker.
     pub base: f64,
     /// Share of it that each worker gives if there are several.
     pub factor: f64,
 }
 
-impl Simple {
+impl LinearModel {
     /// Fits the model to points, which must include one worker and more than one.
-    pub fn fit(points: &[Point]) -> Result<Self, String> {
+    pub fn fit(points: &[FleetGoodput]) -> Result<Self, String> {
         let mean = |values: Vec<f64>| super::stats::mean(&values);
         let of_one = points.iter().filter(|(n, _)| *n == 1.0).map(|(_, x)| *x).collect();
         let base = mean(of_one).filter(|base| *base > 0.0).ok_or("there is no run with one worker")?;
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_law_is_found_again_from_what_it_gives() {
-        let points: Vec<Point> = [1.0, 2.0, 3.0, 6.0].map(|n| (n, LAW.at(n))).to_vec();
+        let points: Vec<FleetGoodput> = [1.0, 2.0, 3.0, 6.0].map(|n| (n, LAW.at(n))).to_vec();
         let found = Usl::fit(&points).unwrap();
         assert!(
             close(found.lambda, 30.0) && close(found.alpha, 0.05) && close(found.beta, 0.004),
@@ -182,24 +183,24 @@ mod tests {
 
     #[test]
     fn one_size_tells_nothing_of_growth() {
-        assert!(Usl::fit(&[(2.0, 10.0), (2.0, 11.0)]).unwrap_err().contains("different numbers"));
-        assert!(Simple::fit(&[(2.0, 10.0)]).unwrap_err().contains("one worker"));
-        assert!(Simple::fit(&[(1.0, 10.0)]).unwrap_err().contains("more than one"));
+        assert!(Usl::fit(&[(2.0, 10.0), (2.0, 11.0)]).unwrap_err().contains("at least two numbers"));
+        assert!(LinearModel::fit(&[(2.0, 10.0)]).unwrap_err().contains("one worker"));
+        assert!(LinearModel::fit(&[(1.0, 10.0)]).unwrap_err().contains("more than one"));
     }
 
     #[test]
     fn the_simple_one_is_its_base_and_its_factor() {
-        let simple = Simple::fit(&[(1.0, 9.0), (1.0, 11.0), (2.0, 16.0), (3.0, 27.0)]).unwrap();
+        let simple = LinearModel::fit(&[(1.0, 9.0), (1.0, 11.0), (2.0, 16.0), (3.0, 27.0)]).unwrap();
         assert!(close(simple.base, 10.0) && close(simple.factor, 0.85), "{simple:?}");
         assert!(close(simple.at(1.0), 10.0) && close(simple.at(4.0), 34.0));
     }
 
     #[test]
     fn one_may_be_lost_and_the_load_is_still_carried() {
-        let gives = |n: f64| 10.0 * n;
-        assert_eq!(workers_for(10.0, 99, gives), Some(2));
-        assert_eq!(workers_for(10.1, 99, gives), Some(3));
-        assert_eq!(workers_for(45.0, 99, gives), Some(6));
-        assert_eq!(workers_for(1e6, 99, gives), None);
+        let goodput_of = |n: f64| 10.0 * n;
+        assert_eq!(workers_for(10.0, 99, goodput_of), Some(2));
+        assert_eq!(workers_for(10.1, 99, goodput_of), Some(3));
+        assert_eq!(workers_for(45.0, 99, goodput_of), Some(6));
+        assert_eq!(workers_for(1e6, 99, goodput_of), None);
     }
 }

@@ -21,7 +21,7 @@ const LONGEST_NAME: usize = 253;
 
 /// The input that [`worker_url`] expects, to complete "must be …".
 pub const URL_EXPECTED: &str = "an `http://` or `https://` URL of a host, a port and at most a path, such as \
-     `http://127.0.0.1:8000`; credentials belong into `headers`";
+     `http://127.0.0.1:8000`; credentials belong in `headers`";
 
 /// Parses a worker's URL: scheme, host, an optional port and path prefix, and nothing else.
 ///
@@ -52,14 +52,14 @@ pub fn port_is_sound(authority: &Authority) -> bool {
 
 /// Hosts that a heartbeat may name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Allowed {
+pub enum AllowedHosts {
     /// Every address of a network.
     Network(IpNet),
     /// A host name in lower case, `*` standing for any run of characters.
     Name(Arc<str>),
 }
 
-impl Allowed {
+impl AllowedHosts {
     /// Parses a network, an address, or a pattern of host names.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
@@ -93,7 +93,7 @@ enum AddressHost {
 
 /// Returns `true` if one of `allowed` covers the host of `url`, and workers can live there at all.
 #[must_use]
-pub fn permits(allowed: &[Allowed], url: &Uri) -> bool {
+pub fn permits(allowed: &[AllowedHosts], url: &Uri) -> bool {
     let Some(host) = url.host().and_then(host) else { return false };
     if let AddressHost::Address(address) = host
         && is_out_of_bounds(address)
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     fn permitted(allow: &[&str], url: &str) -> bool {
-        let allowed: Vec<_> = allow.iter().map(|text| Allowed::read(text).unwrap()).collect();
+        let allowed: Vec<_> = allow.iter().map(|text| AllowedHosts::read(text).unwrap()).collect();
         permits(&allowed, &worker_url(url).unwrap())
     }
 
@@ -197,8 +197,8 @@ mod tests {
         for wrong in
             ["", "a b", "10.0.0.0/33", "10.0.0", "http://a", "a:80", "0x7f", "10.*", "ä.example", "a..b"]
         {
-            assert_eq!(Allowed::read(wrong), None, "{wrong}");
+            assert_eq!(AllowedHosts::read(wrong), None, "{wrong}");
         }
-        assert_eq!(Allowed::read("10.9.8.7/8"), Allowed::read("10.0.0.0/8"));
+        assert_eq!(AllowedHosts::read("10.9.8.7/8"), AllowedHosts::read("10.0.0.0/8"));
     }
 }

@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::heartbeat::{Fault, Key, LARGEST, SealFault, name, unsealed};
-use super::standing::Colours;
+use super::eligibility::Colours;
+use super::heartbeat::{HeartbeatError, LARGEST, SignatureError, SigningKey, name, unsealed};
 
 /// The most pools that can be switched.
 const MOST: usize = 1024;
 
 /// One switch of one pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Switch {
+pub struct ColourSwitch {
     /// The pool.
     pub pool: Arc<str>,
     /// The colour that receives its work from now on.
@@ -27,53 +27,54 @@ pub struct Switch {
 
 /// Why a text is not a switch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SwitchFault {
+pub enum ColourSwitchError {
     /// Its signature is missing or wrong.
     #[error(transparent)]
-    Seal(#[from] SealFault),
+    Seal(#[from] SignatureError),
     /// It is too long, or not JSON.
     #[error(transparent)]
-    Fault(#[from] Fault),
+    Fault(#[from] HeartbeatError),
     /// A field is missing or wrong.
-    #[error("a switch has `v` 1, a `pool`, a `colour` and an `epoch` from 1 on")]
+    #[error("a colour switch needs `v` 1, a `pool`, a `colour` and an `epoch` of at least 1")]
     Fields,
     /// There are too many pools.
-    #[error("as many pools are switched as a gateway follows")]
+    #[error("too many switched pools: at most {MOST}")]
     Full,
 }
 
-impl Switch {
-    fn read(text: &[u8]) -> Result<Self, SwitchFault> {
+impl ColourSwitch {
+    fn read(text: &[u8]) -> Result<Self, ColourSwitchError> {
         if text.len() > LARGEST {
-            return Err(Fault::Oversized(text.len()).into());
+            return Err(HeartbeatError::Oversized(text.len()).into());
         }
-        let value: Value = serde_json::from_slice(text).map_err(|fault| Fault::NotJson(fault.to_string()))?;
+        let value: Value =
+            serde_json::from_slice(text).map_err(|fault| HeartbeatError::NotJson(fault.to_string()))?;
         let word = |field: &str| value.get(field).and_then(Value::as_str).and_then(name);
         let epoch = value.get("epoch").and_then(Value::as_u64).filter(|epoch| *epoch > 0);
         match (value.get("v").and_then(Value::as_u64), word("pool"), word("colour"), epoch) {
             (Some(1), Some(pool), Some(colour), Some(epoch)) => Ok(Self { pool, colour, epoch }),
-            _ => Err(SwitchFault::Fields),
+            _ => Err(ColourSwitchError::Fields),
         }
     }
 }
 
 /// The switches that a gateway follows.
 #[derive(Debug, Default)]
-pub struct Switches {
+pub struct ColourSwitches {
     channel: Arc<str>,
-    key: Option<Key>,
+    key: Option<SigningKey>,
     followed: BTreeMap<Arc<str>, (Arc<str>, u64)>,
 }
 
-impl Switches {
+impl ColourSwitches {
     /// Creates an empty set. `channel` is the Redis channel of the switches, and is signed, too.
     #[must_use]
-    pub fn new(channel: Arc<str>, key: Option<Key>) -> Self {
+    pub fn new(channel: Arc<str>, key: Option<SigningKey>) -> Self {
         Self { channel, key, followed: BTreeMap::new() }
     }
 
     /// Applies new settings; the known switches stay.
-    pub fn retell(&mut self, channel: Arc<str>, key: Option<Key>) {
+    pub fn retell(&mut self, channel: Arc<str>, key: Option<SigningKey>) {
         (self.channel, self.key) = (channel, key);
     }
 
@@ -81,25 +82,25 @@ impl Switches {
     ///
     /// # Errors
     /// Reason why the text is rejected.
-    pub fn hear(&mut self, text: &[u8]) -> Result<bool, SwitchFault> {
+    pub fn hear(&mut self, text: &[u8]) -> Result<bool, ColourSwitchError> {
         let text = match &self.key {
             Some(_) if text.len() > LARGEST => text,
             Some(key) => key.open(&self.channel, text)?,
             None => unsealed(text),
         };
-        self.follow(Switch::read(text)?)
+        self.follow(ColourSwitch::read(text)?)
     }
 
     /// Follows a switch if it is a later one, and returns `true` then.
     ///
     /// # Errors
     /// If too many pools are switched.
-    pub fn follow(&mut self, switch: Switch) -> Result<bool, SwitchFault> {
+    pub fn follow(&mut self, switch: ColourSwitch) -> Result<bool, ColourSwitchError> {
         if switch.epoch <= self.epoch(&switch.pool) {
             return Ok(false);
         }
         if self.followed.len() >= MOST && !self.followed.contains_key(&switch.pool) {
-            return Err(SwitchFault::Full);
+            return Err(ColourSwitchError::Full);
         }
         self.followed.insert(switch.pool, (switch.colour, switch.epoch));
         Ok(true)
@@ -111,11 +112,11 @@ impl Switches {
         self.followed.get(pool).map_or(0, |(_, epoch)| *epoch)
     }
 
-    /// Returns the colours that receive work, with `everywhere` for pools that were not switched.
+    /// Returns the colours that receive work, with `default_colour` for pools that were not switched.
     #[must_use]
     pub fn colours(&self, everywhere: Option<Arc<str>>) -> Colours {
         let switched = self.followed.iter().map(|(pool, (colour, _))| (Arc::clone(pool), Arc::clone(colour)));
-        Colours { everywhere, switched: switched.collect() }
+        Colours { default_colour: everywhere, switched: switched.collect() }
     }
 
     /// Returns the epoch of the last switch of each pool.
@@ -125,8 +126,8 @@ impl Switches {
     }
 
     /// Returns the last switch of each pool.
-    pub fn all(&self) -> impl Iterator<Item = Switch> + '_ {
-        self.followed.iter().map(|(pool, (colour, epoch))| Switch {
+    pub fn all(&self) -> impl Iterator<Item = ColourSwitch> + '_ {
+        self.followed.iter().map(|(pool, (colour, epoch))| ColourSwitch {
             pool: Arc::clone(pool),
             colour: Arc::clone(colour),
             epoch: *epoch,
@@ -135,8 +136,8 @@ impl Switches {
 
     /// Formats a switch as text, signed if there is a key.
     #[must_use]
-    pub fn write(&self, switch: &Switch) -> String {
-        let Switch { pool, colour, epoch } = switch;
+    pub fn write(&self, switch: &ColourSwitch) -> String {
+        let ColourSwitch { pool, colour, epoch } = switch;
         let text = json!({ "v": 1, "pool": pool, "colour": colour, "epoch": epoch }).to_string();
         self.key.as_ref().map_or_else(|| text.clone(), |key| key.seal(&self.channel, &text))
     }
@@ -146,14 +147,14 @@ impl Switches {
 mod tests {
     use super::*;
 
-    fn switch(pool: &str, colour: &str, epoch: u64) -> Switch {
-        Switch { pool: pool.into(), colour: colour.into(), epoch }
+    fn switch(pool: &str, colour: &str, epoch: u64) -> ColourSwitch {
+        ColourSwitch { pool: pool.into(), colour: colour.into(), epoch }
     }
 
     #[test]
     fn the_latest_is_followed_in_whatever_order_they_come() {
-        let mut switches = Switches::default();
-        let of = |switches: &Switches, pool| {
+        let mut switches = ColourSwitches::default();
+        let of = |switches: &ColourSwitches, pool| {
             switches.colours(Some("blue".into())).of(pool).map(ToString::to_string)
         };
         for (epoch, colour, news, now) in [
@@ -172,19 +173,19 @@ mod tests {
 
     #[test]
     fn with_a_key_only_what_is_signed_for_this_channel_counts() {
-        let key = Key::new("k");
-        let mut switches = Switches::new("dam:control".into(), Some(key.clone()));
+        let key = SigningKey::new("k");
+        let mut switches = ColourSwitches::new("dam:control".into(), Some(key.clone()));
         let text = r#"{"v":1,"pool":"chat","colour":"green","epoch":1}"#;
-        assert_eq!(switches.hear(text.as_bytes()), Err(SwitchFault::Seal(SealFault::Unsigned)));
+        assert_eq!(switches.hear(text.as_bytes()), Err(ColourSwitchError::Seal(SignatureError::Unsigned)));
         let heartbeat = key.seal("dam:health", text);
-        assert_eq!(switches.hear(heartbeat.as_bytes()), Err(SwitchFault::Seal(SealFault::Wrong)));
+        assert_eq!(switches.hear(heartbeat.as_bytes()), Err(ColourSwitchError::Seal(SignatureError::Wrong)));
         let signed = switches.write(&switch("chat", "green", 1));
         assert_eq!(switches.hear(signed.as_bytes()), Ok(true));
     }
 
     #[test]
     fn what_is_no_switch_changes_nothing() {
-        let mut switches = Switches::default();
+        let mut switches = ColourSwitches::default();
         for text in [
             "{}",
             r#"{"v":2,"pool":"a","colour":"b","epoch":1}"#,
@@ -193,14 +194,17 @@ mod tests {
             r#"{"v":1,"pool":"a","colour":"b","epoch":0}"#,
             r#"{"v":1,"pool":"a","colour":"b","epoch":1.5}"#,
         ] {
-            assert_eq!(switches.hear(text.as_bytes()), Err(SwitchFault::Fields), "{text}");
+            assert_eq!(switches.hear(text.as_bytes()), Err(ColourSwitchError::Fields), "{text}");
         }
-        assert!(matches!(switches.hear(b"["), Err(SwitchFault::Fault(Fault::NotJson(_)))));
-        assert!(matches!(switches.hear(&[b' '; LARGEST + 1]), Err(SwitchFault::Fault(Fault::Oversized(_)))));
+        assert!(matches!(switches.hear(b"["), Err(ColourSwitchError::Fault(HeartbeatError::NotJson(_)))));
+        assert!(matches!(
+            switches.hear(&[b' '; LARGEST + 1]),
+            Err(ColourSwitchError::Fault(HeartbeatError::Oversized(_)))
+        ));
         for number in 0..MOST {
             switches.follow(switch(&format!("p{number}"), "b", 1)).unwrap();
         }
-        assert_eq!(switches.follow(switch("one-more", "b", 1)), Err(SwitchFault::Full));
+        assert_eq!(switches.follow(switch("one-more", "b", 1)), Err(ColourSwitchError::Full));
         assert_eq!(switches.follow(switch("p7", "b", 2)), Ok(true));
     }
 }

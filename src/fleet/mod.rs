@@ -9,20 +9,20 @@
 
 pub mod address;
 pub mod colour;
+mod eligibility;
 pub mod heartbeat;
 mod pick;
 mod pool;
-pub mod roster;
+pub mod registry;
 pub mod scaling;
 mod snapshot;
 pub mod spec;
 #[cfg(test)]
 mod spread;
-mod standing;
 #[cfg(test)]
 mod tests;
 
+pub use eligibility::{Colours, Eligibility};
 pub use pick::PICK;
-pub use pool::{Pool, Worker};
+pub use pool::{FleetWorker, Pool};
 pub use snapshot::Fleet;
-pub use standing::{Colours, Standing};

@@ -11,7 +11,7 @@
 
 use fastrand::Rng;
 
-use crate::shed::{Candidate, Pick, Whole};
+use crate::shed::{Candidate, CandidateSums, Pick};
 
 /// Load from which sessions skip a worker, in percent of its share.
 const LOAD_FACTOR: u128 = 125;
@@ -19,7 +19,7 @@ const LOAD_FACTOR: u128 = 125;
 const NEARLY_FULL: u64 = 90;
 
 /// The functions by which a gateway chooses a worker.
-pub const PICK: Pick = Pick { any: two_choices, rank, bounded };
+pub const PICK: Pick = Pick { any: two_choices, rank, below_session_share: bounded };
 
 /// Hash of a session and a worker's key.
 const fn rank(session: u64, key: u64) -> u64 {
@@ -28,7 +28,7 @@ const fn rank(session: u64, key: u64) -> u64 {
 
 /// Returns `true` if `worker` is not nearly full, or below the bound on its share of all load. The
 /// share is proportional to its limit and includes the next request; the bound is rounded up.
-fn bounded(worker: &Candidate, whole: &Whole) -> bool {
+fn bounded(worker: &Candidate, whole: &CandidateSums) -> bool {
     let share = u128::from(whole.in_flight.saturating_add(1)) * u128::from(worker.limit) * LOAD_FACTOR;
     u64::from(worker.in_flight) * 100 < u64::from(worker.limit) * NEARLY_FULL
         || u128::from(worker.in_flight) < share.div_ceil(u128::from(whole.limit.max(1)) * 100)
@@ -123,13 +123,13 @@ mod tests {
     #[test]
     fn a_worker_is_passed_over_that_carries_more_than_its_share() {
         // 29 in flight with ours are 7.25 for each of four: the bound is 9.06, rounded up to 10.
-        let whole = |in_flight| Whole { in_flight, limit: 40 };
+        let whole = |in_flight| CandidateSums { in_flight, limit: 40 };
         assert!(bounded(&worker(0, 9, 0), &whole(28)));
         // 25 are 6.25 each, and the bound is 8; but a worker is nearly full only from 9 of 10.
         assert!(bounded(&worker(0, 8, 0), &whole(24)));
         assert!(!bounded(&worker(0, 9, 0), &whole(24)));
         // An idle fleet takes anything.
-        assert!(bounded(&worker(0, 0, 0), &Whole { in_flight: 0, limit: 0 }));
+        assert!(bounded(&worker(0, 0, 0), &CandidateSums { in_flight: 0, limit: 0 }));
     }
 
     #[test]
@@ -137,6 +137,6 @@ mod tests {
         let mut random = Rng::with_seed(1);
         let huge = Candidate { key: 1, in_flight: u32::MAX, limit: u32::MAX, tokens: u64::MAX, fits: true };
         assert!(two_choices(&[huge; 3], &mut random).is_some());
-        assert!(bounded(&huge, &Whole { in_flight: u64::MAX, limit: u64::MAX }));
+        assert!(bounded(&huge, &CandidateSums { in_flight: u64::MAX, limit: u64::MAX }));
     }
 }

@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::glob::Glob;
-use crate::shed::{GateHandle, Member};
+use crate::shed::{GateHandle, PoolMember};
 
 use super::spec::WorkerSpec;
 
 /// One worker of the fleet.
 #[derive(Clone, Debug)]
-pub struct Worker {
+pub struct FleetWorker {
     /// Its description.
     pub spec: WorkerSpec,
     /// `true` if it may take new work: it is in the fleet, not held, and on the active colour.
@@ -19,10 +19,10 @@ pub struct Worker {
     pub active: bool,
 }
 
-impl Worker {
+impl FleetWorker {
     /// Returns its description for the pool's gate.
-    pub(super) fn member(&self) -> Member {
-        Member {
+    pub(super) fn member(&self) -> PoolMember {
+        PoolMember {
             id: Arc::clone(&self.spec.id),
             slots: self.spec.slots,
             kv_tokens: self.spec.kv_tokens,
@@ -40,9 +40,9 @@ pub struct Pool {
     /// The models it serves: the patterns of its workers.
     pub models: Vec<Glob>,
     /// Its workers, in the order of their configuration.
-    pub workers: Vec<Arc<Worker>>,
+    pub workers: Vec<Arc<FleetWorker>>,
     /// `true` for the placeholder of pools that are not known yet.
-    pub(super) lobby: bool,
+    pub(super) placeholder: bool,
 }
 
 impl Pool {

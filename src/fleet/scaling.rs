@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Nanos;
-use crate::evidence::scaling::{Point, Simple, Usl};
+use crate::evidence::scaling::{FleetGoodput, LinearModel, Usl};
 use crate::shed::GateSnapshot;
 
 /// Length of a window: enough for thousands of tokens, short enough to stay saturated.
@@ -37,14 +37,14 @@ const WHOLE: f64 = 0.99;
 
 /// An observation of a saturated pool.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Look {
+pub struct KneeSample {
     /// The workers that take work.
     workers: Vec<Arc<str>>,
     /// Total tokens that they have streamed.
     streamed: u64,
 }
 
-impl Look {
+impl KneeSample {
     /// Observes a pool; `None` if it is not saturated, or if workers without new work are busy.
     #[must_use]
     pub fn at(gate: &GateSnapshot) -> Option<Self> {
@@ -68,7 +68,7 @@ impl Look {
 
 /// A measured factor.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Measured {
+pub struct MeasuredFactor {
     /// Throughput of several workers together, relative to the sum of each alone.
     pub factor: f64,
     /// Numbers of workers that were measured.
@@ -89,12 +89,12 @@ pub struct Scaling {
 struct ScalingWindow {
     began: Nanos,
     ends: Nanos,
-    first: Look,
+    first: KneeSample,
 }
 
 impl Scaling {
     /// Adds an observation of the pool; `None` if it is not saturated.
-    pub fn look(&mut self, look: Option<Look>, now: Nanos) {
+    pub fn look(&mut self, look: Option<KneeSample>, now: Nanos) {
         self.best.retain(|_, (_, at)| now.since(*at) < KEPT);
         let before = self.window.take();
         let Some(look) = look else { return };
@@ -123,25 +123,25 @@ impl Scaling {
 
     /// Returns the factor; `None` until two sizes were measured.
     #[must_use]
-    pub fn measured(&self) -> Option<Measured> {
+    pub fn measured(&self) -> Option<MeasuredFactor> {
         let seen = self.best.iter().filter(|(_, (rate, _))| *rate > 0.0);
-        let (sizes, points): (Vec<u32>, Vec<Point>) =
+        let (sizes, points): (Vec<u32>, Vec<FleetGoodput>) =
             seen.map(|(size, (rate, _))| (*size, (f64::from(*size), *rate))).unzip();
         let factor = match sizes.first()? {
-            1 => Simple::fit(&points).ok()?.factor,
+            1 => LinearModel::fit(&points).ok()?.factor,
             _ => {
                 // X(1) as fitted, beside the measured points.
                 let alone = (1.0, Usl::fit(&points).ok()?.at(1.0));
-                let all: Vec<Point> = points.into_iter().chain([alone]).collect();
-                Simple::fit(&all).ok()?.factor
+                let all: Vec<FleetGoodput> = points.into_iter().chain([alone]).collect();
+                LinearModel::fit(&all).ok()?.factor
             }
         };
-        Some(Measured { factor, sizes })
+        Some(MeasuredFactor { factor, sizes })
     }
 
     /// Returns the factor if a warning is due: one worker alone was measured, and the factor
     /// differs too much from both the configured one and that of the last warning.
-    pub fn misfit(&mut self, configured: f64) -> Option<Measured> {
+    pub fn warning_due(&mut self, configured: f64) -> Option<MeasuredFactor> {
         let measured = self.measured().filter(|measured| measured.sizes.first() == Some(&1))?;
         let far = |from: f64| (measured.factor - from).abs() > TOLERANCE * configured;
         let news = self.warned.is_none_or(|(then, factor)| then != configured || far(factor));
@@ -181,7 +181,7 @@ mod tests {
             for second in 0..=21 {
                 let streamed = (rate / *workers as f64 * second as f64) as u64;
                 let now = Nanos::from_millis((course as u64 * 22 + second) * 1000);
-                scaling.look(Look::at(&gate(*workers, 10, streamed)), now);
+                scaling.look(KneeSample::at(&gate(*workers, 10, streamed)), now);
             }
         }
         scaling
@@ -209,36 +209,36 @@ mod tests {
         // X(N) = 1000 N / (1 + 0.25 (N − 1)): 0.8 of two, 0.5714 of four.
         let mut scaling = seen(&[(2, 1600.0), (4, 4000.0 / 1.75)]);
         assert!(close(factor(&scaling), (0.8 + 1.0 / 1.75) / 2.0), "{scaling:?}");
-        assert_eq!(scaling.misfit(0.99), None);
+        assert_eq!(scaling.warning_due(0.99), None);
     }
 
     #[test]
     fn only_whole_windows_at_the_knee_count() {
-        fn one(look: impl Fn(u64) -> Option<Look>) -> f64 {
+        fn one(look: impl Fn(u64) -> Option<KneeSample>) -> f64 {
             let mut scaling = seen(&[(1, 1000.0)]);
             (30..60).for_each(|second| scaling.look(look(second), Nanos::from_millis(second * 1000)));
             factor(&scaling)
         }
         let at = |workers, in_flight, second: u64| gate(workers, in_flight, second * 800);
-        assert!(close(one(|second| Look::at(&at(2, 9, second))), 0.8), "near enough");
-        assert!(one(|second| Look::at(&at(2, 8, second))).is_nan(), "below the knee");
-        assert!(one(|second| Look::at(&at(2, 10 - 5 * u32::from(second % 9 == 0), second))).is_nan());
-        assert!(one(|second| (second % 4 == 0).then(|| Look::at(&at(2, 10, second)))?).is_nan());
+        assert!(close(one(|second| KneeSample::at(&at(2, 9, second))), 0.8), "near enough");
+        assert!(one(|second| KneeSample::at(&at(2, 8, second))).is_nan(), "below the knee");
+        assert!(one(|second| KneeSample::at(&at(2, 10 - 5 * u32::from(second % 9 == 0), second))).is_nan());
+        assert!(one(|second| (second % 4 == 0).then(|| KneeSample::at(&at(2, 10, second)))?).is_nan());
         let swapped = |second: u64| {
             let mut gate = at(2, 10, second);
             gate.workers[1].id = format!("w{}", second / 5).into();
-            Look::at(&gate)
+            KneeSample::at(&gate)
         };
         assert!(one(swapped).is_nan(), "other workers every 5 s");
         let old = |second| {
             let mut gate = at(3, 10, second);
             gate.workers[2].eligible = false;
-            Look::at(&gate)
+            KneeSample::at(&gate)
         };
         assert!(one(old).is_nan(), "the other colour still works");
-        let held = |second| Look::at(&GateSnapshot { ceiling: Some(16.0), ..at(2, 8, second) });
+        let held = |second| KneeSample::at(&GateSnapshot { ceiling: Some(16.0), ..at(2, 8, second) });
         assert!(close(one(held), 0.8), "as full as the ceiling lets it be");
-        let slow = |second| Look::at(&GateSnapshot { ceiling: Some(16.0), ..at(2, 7, second) });
+        let slow = |second| KneeSample::at(&GateSnapshot { ceiling: Some(16.0), ..at(2, 7, second) });
         assert!(one(slow).is_nan());
     }
 
@@ -246,7 +246,7 @@ mod tests {
     fn a_gap_between_looks_is_no_window() {
         let mut scaling = seen(&[(1, 1000.0)]);
         for second in (30..90).step_by(6) {
-            scaling.look(Look::at(&gate(2, 10, second * 800)), Nanos::from_millis(second * 1000));
+            scaling.look(KneeSample::at(&gate(2, 10, second * 800)), Nanos::from_millis(second * 1000));
         }
         assert_eq!(scaling.measured(), None);
     }
@@ -257,20 +257,20 @@ mod tests {
         assert!(close(factor(&scaling), 0.8));
         scaling.look(None, Nanos::ZERO + KEPT + Duration::from_secs(23));
         assert_eq!((scaling.measured(), scaling.best.len()), (None, 1), "the single worker was a day ago");
-        let huge = Look::at(&gate(MOST_WORKERS + 1, 10, 0));
+        let huge = KneeSample::at(&gate(MOST_WORKERS + 1, 10, 0));
         assert_eq!(huge, None);
     }
 
     #[test]
     fn a_warning_comes_once_until_much_has_changed() {
         let mut scaling = seen(&[(1, 1000.0), (2, 1400.0)]);
-        assert_eq!(scaling.misfit(0.72), None, "near enough");
-        assert!(scaling.misfit(0.83).is_some_and(|measured| close(measured.factor, 0.7)));
-        assert_eq!(scaling.misfit(0.83), None, "it was said");
-        assert!(scaling.misfit(0.9).is_some(), "another factor was configured, which is wrong too");
+        assert_eq!(scaling.warning_due(0.72), None, "near enough");
+        assert!(scaling.warning_due(0.83).is_some_and(|measured| close(measured.factor, 0.7)));
+        assert_eq!(scaling.warning_due(0.83), None, "it was said");
+        assert!(scaling.warning_due(0.9).is_some(), "another factor was configured, which is wrong too");
         scaling.best.insert(2, (1440.0, Nanos::ZERO));
-        assert_eq!(scaling.misfit(0.9), None, "hardly a change");
+        assert_eq!(scaling.warning_due(0.9), None, "hardly a change");
         scaling.best.insert(2, (1990.0, Nanos::ZERO));
-        assert!(scaling.misfit(0.9).is_some_and(|measured| close(measured.factor, 0.995)));
+        assert!(scaling.warning_due(0.9).is_some_and(|measured| close(measured.factor, 0.995)));
     }
 }

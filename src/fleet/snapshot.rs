@@ -8,10 +8,10 @@ use crate::glob::Glob;
 use crate::shed::settings::GateSettings;
 use crate::shed::{Gate, GateHandle};
 
+use super::eligibility::Eligibility;
 use super::pick::PICK;
-use super::pool::{Pool, Worker};
+use super::pool::{FleetWorker, Pool};
 use super::spec::WorkerSpec;
-use super::standing::Standing;
 
 /// Placeholder pool before any pool is known; also the pool of workers that name none.
 const LOBBY: &str = "default";
@@ -23,10 +23,10 @@ const MOST_AWAITED: usize = 256;
 pub struct Fleet {
     /// In the order in which the configuration first names them.
     pools: Vec<Arc<Pool>>,
-    workers: Vec<Arc<Worker>>,
+    workers: Vec<Arc<FleetWorker>>,
     /// Removed workers that may still have permits in use.
-    leaving: Vec<Arc<Worker>>,
-    by_id: HashMap<Arc<str>, Arc<Worker>>,
+    leaving: Vec<Arc<FleetWorker>>,
+    by_id: HashMap<Arc<str>, Arc<FleetWorker>>,
     /// Pools without workers that may still have permits in use or queued requests.
     closing: Vec<Arc<Pool>>,
     settings: GateSettings,
@@ -40,7 +40,7 @@ impl Fleet {
     pub fn new(
         specs: Vec<WorkerSpec>,
         settings: GateSettings,
-        standing: impl Into<Standing>,
+        standing: impl Into<Eligibility>,
         clock: Clock,
     ) -> Self {
         let empty = Self {
@@ -67,25 +67,25 @@ impl Fleet {
         &self,
         specs: Vec<WorkerSpec>,
         settings: GateSettings,
-        standing: impl Into<Standing>,
+        standing: impl Into<Eligibility>,
     ) -> Self {
         let standing = standing.into();
-        let mut by_id: HashMap<Arc<str>, Arc<Worker>> = HashMap::new();
+        let mut by_id: HashMap<Arc<str>, Arc<FleetWorker>> = HashMap::new();
         let mut workers = Vec::new();
         for spec in specs {
-            let (eligible, active) = (standing.lets(&spec), standing.prefers(&spec));
+            let (eligible, active) = (standing.allows(&spec), standing.has_active_colour(&spec));
             // An unchanged worker keeps its `Arc`, and with it its connections.
             let same = self
                 .by_id
                 .get(&spec.id)
                 .filter(|known| (known.eligible, known.active) == (eligible, active) && known.spec == spec);
-            let worker = same.map_or_else(|| Arc::new(Worker { spec, eligible, active }), Arc::clone);
+            let worker = same.map_or_else(|| Arc::new(FleetWorker { spec, eligible, active }), Arc::clone);
             if !by_id.contains_key(&worker.spec.id) {
                 by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));
                 workers.push(worker);
             }
         }
-        let open = standing.open;
+        let open = standing.workers_may_join;
         let mut fleet = Self {
             pools: Vec::new(),
             workers,
@@ -95,9 +95,9 @@ impl Fleet {
             settings,
             clock: self.clock.clone(),
         };
-        fleet.pools = fleet.gather(self);
+        fleet.pools = fleet.build_pools(self);
         if open {
-            fleet.keep_awaited(self);
+            fleet.keep_empty_pools(self);
         }
         fleet.keep_leaving(self);
         fleet
@@ -137,7 +137,7 @@ impl Fleet {
 
     /// Returns the worker with this id, even while it is leaving.
     #[must_use]
-    pub fn worker(&self, id: &str) -> Option<&Arc<Worker>> {
+    pub fn worker(&self, id: &str) -> Option<&Arc<FleetWorker>> {
         self.by_id.get(id)
     }
 
@@ -149,11 +149,11 @@ impl Fleet {
 
     /// All configured workers, in the order of their configuration.
     #[must_use]
-    pub fn workers(&self) -> &[Arc<Worker>] {
+    pub fn workers(&self) -> &[Arc<FleetWorker>] {
         &self.workers
     }
 
-    fn gather(&self, before: &Self) -> Vec<Arc<Pool>> {
+    fn build_pools(&self, before: &Self) -> Vec<Arc<Pool>> {
         let mut names: Vec<&Arc<str>> = Vec::new();
         for worker in &self.workers {
             if !names.contains(&&worker.spec.pool) {
@@ -174,7 +174,7 @@ impl Fleet {
                 gate: before.gate(name, self),
                 models,
                 workers,
-                lobby: false,
+                placeholder: false,
             })
         };
         names.into_iter().map(pool).collect()
@@ -182,15 +182,15 @@ impl Fleet {
 
     /// Keeps the pools that lost all workers, so that their requests wait or get a retry time, and
     /// their queues stay visible. Before the first worker has come, one pool takes all requests.
-    fn keep_awaited(&mut self, before: &Self) {
-        for pool in before.pools.iter().filter(|pool| !pool.lobby) {
+    fn keep_empty_pools(&mut self, before: &Self) {
+        for pool in before.pools.iter().filter(|pool| !pool.placeholder) {
             if self.pools.len() < MOST_AWAITED && !self.pools.iter().any(|kept| kept.name == pool.name) {
                 self.pools.push(Arc::new(Pool {
                     name: Arc::clone(&pool.name),
                     gate: pool.gate.clone(),
                     models: pool.models.clone(),
                     workers: Vec::new(),
-                    lobby: false,
+                    placeholder: false,
                 }));
             }
         }
@@ -201,7 +201,7 @@ impl Fleet {
                 name,
                 models: vec![Glob::new("*")],
                 workers: Vec::new(),
-                lobby: true,
+                placeholder: true,
             }));
         }
     }
@@ -234,7 +234,7 @@ impl Fleet {
                     gate: pool.gate.clone(),
                     models: Vec::new(),
                     workers: Vec::new(),
-                    lobby: false,
+                    placeholder: false,
                 })
             })
             .collect();
@@ -250,7 +250,7 @@ impl Fleet {
         for worker in before.workers.iter().chain(still) {
             if !self.by_id.contains_key(&worker.spec.id) {
                 let active = worker.active;
-                let worker = Arc::new(Worker { spec: worker.spec.clone(), eligible: false, active });
+                let worker = Arc::new(FleetWorker { spec: worker.spec.clone(), eligible: false, active });
                 self.by_id.insert(Arc::clone(&worker.spec.id), Arc::clone(&worker));
                 self.leaving.push(worker);
             }

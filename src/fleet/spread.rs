@@ -7,9 +7,9 @@ use fastrand::Rng;
 
 use super::PICK;
 use crate::clock::Nanos;
-use crate::request::{Caller, Demand, Ending};
+use crate::request::{Caller, Ending, RequestCost};
 use crate::shed::settings::{GateSettings, LimitSource};
-use crate::shed::{Answer, Ask, Gate, Member, SeatId};
+use crate::shed::{Gate, GateAnswer, PermitId, PermitRequest, PoolMember};
 
 const SLOTS: u32 = 32;
 
@@ -17,9 +17,13 @@ fn settings() -> GateSettings {
     GateSettings { limit: LimitSource::Slots, fleet_factor: 1.0, ..GateSettings::default() }
 }
 
-fn members(workers: usize) -> Vec<Member> {
-    let member =
-        |i| Member { id: Arc::from(format!("w{i}")), slots: Some(SLOTS), kv_tokens: None, eligible: true };
+fn members(workers: usize) -> Vec<PoolMember> {
+    let member = |i| PoolMember {
+        id: Arc::from(format!("w{i}")),
+        slots: Some(SLOTS),
+        kv_tokens: None,
+        eligible: true,
+    };
     (0..workers).map(member).collect()
 }
 
@@ -29,8 +33,8 @@ fn gate(workers: usize) -> Gate {
     gate
 }
 
-fn ask(session: Option<u64>) -> Ask {
-    Ask { session, ..Ask::of(&Caller::new("key:a"), &Demand::path()) }
+fn ask(session: Option<u64>) -> PermitRequest {
+    PermitRequest { session, ..PermitRequest::of(&Caller::new("key:a"), &RequestCost::path()) }
 }
 
 /// Clients of many conversations, whose answers take 5 s on average.
@@ -38,7 +42,7 @@ struct Load {
     gate: Gate,
     random: Rng,
     now: Nanos,
-    ends: BTreeMap<(Nanos, SeatId), u64>,
+    ends: BTreeMap<(Nanos, PermitId), u64>,
     /// Last worker of each session.
     last: HashMap<u64, Arc<str>>,
 }
@@ -65,16 +69,18 @@ impl Load {
         for _ in 0..requests {
             let pause = self.exponential(5e9 / busy);
             self.now = Nanos(self.now.0 + pause);
-            while let Some((&(at, seat), _)) =
+            while let Some((&(at, permit), _)) =
                 self.ends.first_key_value().filter(|((at, _), _)| *at <= self.now)
             {
                 self.ends.pop_first();
-                self.gate.release(seat, Ending::Complete, 0, at);
+                self.gate.release(permit, Ending::Complete, 0, at);
             }
             let session = self.random.u64(..sessions).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let Ok(Answer::Granted(grant)) = self.gate.ask(&ask(Some(session)), self.now) else { continue };
+            let Ok(GateAnswer::Granted(grant)) = self.gate.ask(&ask(Some(session)), self.now) else {
+                continue;
+            };
             let length = self.exponential(5e9);
-            self.ends.insert((Nanos(self.now.0 + length), grant.seat), session);
+            self.ends.insert((Nanos(self.now.0 + length), grant.permit), session);
             if let Some(before) = self.last.insert(session, Arc::clone(&grant.worker)) {
                 again += 1;
                 same += u32::from(before == grant.worker);
@@ -122,35 +128,35 @@ fn among_many_a_session_goes_where_it_would_among_all_and_back_when_its_worker_i
     let mut gate = gate(100);
     let now = Nanos::ZERO;
     let at = |gate: &mut Gate, session| match gate.ask(&ask(Some(session)), now) {
-        Ok(Answer::Granted(grant)) => {
-            gate.release(grant.seat, Ending::Complete, 0, now);
+        Ok(GateAnswer::Granted(grant)) => {
+            gate.release(grant.permit, Ending::Complete, 0, now);
             grant.worker
         }
         other => panic!("not granted: {other:?}"),
     };
-    let homes: Vec<_> = (0..200).map(|session| at(&mut gate, session)).collect();
+    let session_map: Vec<_> = (0..200).map(|session| at(&mut gate, session)).collect();
     // The first pass ranked every worker; in the second the session map knows it.
-    assert_eq!(homes, (0..200).map(|session| at(&mut gate, session)).collect::<Vec<_>>());
-    let gone = Arc::clone(&homes[0]);
+    assert_eq!(session_map, (0..200).map(|session| at(&mut gate, session)).collect::<Vec<_>>());
+    let gone = Arc::clone(&session_map[0]);
     gate.weigh(&gone, 0.0, now);
-    for (session, home) in (0..200).zip(&homes) {
+    for (session, home) in (0..200).zip(&session_map) {
         let moved = at(&mut gate, session) != *home;
         assert_eq!(moved, *home == gone, "session {session}");
     }
     gate.weigh(&gone, 1.0, now);
-    assert_eq!(homes, (0..200).map(|session| at(&mut gate, session)).collect::<Vec<_>>());
+    assert_eq!(session_map, (0..200).map(|session| at(&mut gate, session)).collect::<Vec<_>>());
 }
 
 #[test]
 fn among_many_the_last_place_is_found_and_load_is_even() {
     let mut gate = gate(100);
-    let mut seats = Vec::new();
+    let mut permits = Vec::new();
     let mut most = 0;
     for count in 0..100 * SLOTS {
-        let Ok(Answer::Granted(grant)) = gate.ask(&ask(None), Nanos::ZERO) else {
+        let Ok(GateAnswer::Granted(grant)) = gate.ask(&ask(None), Nanos::ZERO) else {
             panic!("{count} of {} places were found", 100 * SLOTS)
         };
-        seats.push(grant.seat);
+        permits.push(grant.permit);
         if count == 50 * SLOTS {
             most =
                 gate.snapshot(Nanos::ZERO).workers.iter().map(|worker| worker.in_flight).max().unwrap_or(0);
@@ -158,8 +164,8 @@ fn among_many_the_last_place_is_found_and_load_is_even() {
     }
     // Largest load of 100 workers at a mean of 16: random choice would give 27.
     assert!(most <= 20, "{most}");
-    for seat in seats {
-        gate.release(seat, Ending::Complete, 0, Nanos::ZERO);
+    for permit in permits {
+        gate.release(permit, Ending::Complete, 0, Nanos::ZERO);
     }
     assert_eq!(gate.snapshot(Nanos::ZERO).in_flight(), 0);
 }

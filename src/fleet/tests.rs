@@ -5,12 +5,12 @@ use std::sync::Arc;
 use http::{HeaderMap, Uri};
 
 use super::spec::WorkerSpec;
-use super::{Fleet, Standing};
+use super::{Eligibility, Fleet};
 use crate::clock::{Clock, Nanos};
 use crate::refusal::Reason;
-use crate::request::{Caller, Demand};
+use crate::request::{Caller, RequestCost};
 use crate::shed::settings::GateSettings;
-use crate::shed::{Ask, Entry, Permit};
+use crate::shed::{GateEntry, Permit, PermitRequest};
 
 fn settings() -> GateSettings {
     GateSettings { queue_length: 8, queue_bytes: 1 << 20, ..GateSettings::default() }
@@ -43,14 +43,14 @@ fn reloaded(fleet: &Fleet, specs: Vec<WorkerSpec>, colour: Option<&str>) -> Flee
     next
 }
 
-fn ask(fleet: &Fleet) -> Result<Entry, Reason> {
-    let ask = Ask::of(&Caller::new("key:a"), &Demand::path());
+fn ask(fleet: &Fleet) -> Result<GateEntry, Reason> {
+    let ask = PermitRequest::of(&Caller::new("key:a"), &RequestCost::path());
     fleet.route(None).unwrap().gate.ask(ask).map_err(|refusal| refusal.reason)
 }
 
 fn admitted(fleet: &Fleet) -> Permit {
     match ask(fleet) {
-        Ok(Entry::Admitted(permit)) => permit,
+        Ok(GateEntry::Admitted(permit)) => permit,
         other => panic!("not admitted: {other:?}"),
     }
 }
@@ -100,7 +100,7 @@ fn only_the_active_colour_takes_work_and_the_other_finishes() {
     let blue = Fleet::new(specs(), settings(), Some(Arc::from("blue")), Clock::manual(Nanos::ZERO));
     let old = admitted(&blue);
     assert_eq!(old.worker().as_ref(), "b1");
-    let Ok(Entry::Waiting(mut waiter)) = ask(&blue) else { panic!("the green worker is not active") };
+    let Ok(GateEntry::Waiting(mut waiter)) = ask(&blue) else { panic!("the green worker is not active") };
 
     let green = reloaded(&blue, specs(), Some("green"));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -111,7 +111,7 @@ fn only_the_active_colour_takes_work_and_the_other_finishes() {
     assert!(!green.worker("b1").unwrap().eligible);
     assert_eq!(green.pools()[0].gate.snapshot().in_flight(), 2);
     drop(old);
-    assert!(matches!(ask(&green), Ok(Entry::Waiting(_))), "a seat on the old colour is of no use");
+    assert!(matches!(ask(&green), Ok(GateEntry::Waiting(_))), "a seat on the old colour is of no use");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_reload_keeps_gates_and_ledgers() {
     let before = fleet(vec![spec("w1", "default", "*")]);
     let permit = admitted(&before);
     let after = reloaded(&before, vec![spec("w0", "first", "x"), spec("w1", "default", "*")], None);
-    assert!(matches!(ask(&after), Ok(Entry::Waiting(_))), "the seat is still taken");
+    assert!(matches!(ask(&after), Ok(GateEntry::Waiting(_))), "the seat is still taken");
     drop(permit);
     drop(admitted(&after));
 }
@@ -154,7 +154,7 @@ fn a_removed_worker_is_known_until_its_seats_are_free() {
 
 #[test]
 fn what_is_waited_for_is_not_unknown() {
-    let open = || Standing { open: true, ..Standing::default() };
+    let open = || Eligibility { workers_may_join: true, ..Eligibility::default() };
     let next = |fleet: &Fleet, specs| {
         let next = fleet.rebuilt(specs, settings(), open());
         next.take_over();
@@ -193,7 +193,7 @@ fn colours_are_switched_pool_by_pool_and_held_workers_take_nothing() {
         workers.map(|worker| worker.spec.id.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(eligible(&blue), ["b1", "b2"]);
-    let mut standing = Standing::from(Some(Arc::from("blue")));
+    let mut standing = Eligibility::from(Some(Arc::from("blue")));
     standing.colours.switched.insert("embed".into(), "green".into());
     assert_eq!(eligible(&blue.rebuilt(specs(), settings(), standing.clone())), ["b1", "g2"]);
     standing.held.insert("b1".into());

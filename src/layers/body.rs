@@ -11,14 +11,14 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 /// A guard that can be tied to a body.
-pub trait Tied {
+pub trait BodyGuard {
     /// Called for each piece of the answer; `waited` is `true` if the body waited for the worker.
     fn data(&mut self, waited: bool) {
         let _unused = waited;
     }
 }
 
-impl<T: Tied> Tied for Option<T> {
+impl<T: BodyGuard> BodyGuard for Option<T> {
     fn data(&mut self, waited: bool) {
         if let Some(tied) = self {
             tied.data(waited);
@@ -45,7 +45,7 @@ impl<B, G> Guarded<B, G> {
     }
 }
 
-impl<B: Body, G: Tied> Body for Guarded<B, G> {
+impl<B: Body, G: BodyGuard> Body for Guarded<B, G> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -83,11 +83,11 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    struct Count(Arc<AtomicU32>);
+    struct LiveBodies(Arc<AtomicU32>);
 
-    impl Tied for Count {}
+    impl BodyGuard for LiveBodies {}
 
-    impl Drop for Count {
+    impl Drop for LiveBodies {
         fn drop(&mut self) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
@@ -96,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn the_guard_goes_once_with_the_last_frame_or_with_the_body() {
         let drops = Arc::new(AtomicU32::new(0));
-        let mut body = Guarded::new(Full::new(Bytes::from_static(b"x")), Count(Arc::clone(&drops)));
+        let mut body = Guarded::new(Full::new(Bytes::from_static(b"x")), LiveBodies(Arc::clone(&drops)));
         assert!(body.frame().await.is_some());
         assert_eq!(drops.load(Ordering::Relaxed), 0, "data is not the end");
         assert!(body.frame().await.is_none());
@@ -104,7 +104,7 @@ mod tests {
         drop(body);
         assert_eq!(drops.load(Ordering::Relaxed), 1);
 
-        drop(Guarded::new(Full::new(Bytes::from_static(b"x")), Count(Arc::clone(&drops))));
+        drop(Guarded::new(Full::new(Bytes::from_static(b"x")), LiveBodies(Arc::clone(&drops))));
         assert_eq!(drops.load(Ordering::Relaxed), 2, "a body nobody read has ended too");
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 /// third beside another such caller, and so on. So there is always room for a new caller.
 #[derive(Debug)]
 pub struct Buffers {
-    most: AtomicU64,
+    capacity: AtomicU64,
     used: Mutex<Used>,
 }
 
@@ -35,12 +35,12 @@ impl Buffers {
     /// Creates a budget of `most` bytes.
     #[must_use]
     pub fn new(most: u64) -> Self {
-        Self { most: AtomicU64::new(most), used: Mutex::default() }
+        Self { capacity: AtomicU64::new(most), used: Mutex::default() }
     }
 
     /// Changes the budget to `most` bytes. Memory in use stays in use.
     pub fn resize(&self, most: u64) {
-        self.most.store(most, Ordering::Relaxed);
+        self.capacity.store(most, Ordering::Relaxed);
     }
 
     /// Returns the bytes in use.
@@ -51,24 +51,24 @@ impl Buffers {
 
     /// Registers a body of `caller`, which uses no bytes yet.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, caller: &Arc<str>) -> Hold {
+    pub fn enter(self: &Arc<Self>, caller: &Arc<str>) -> BufferHold {
         self.used.lock().callers.entry(Arc::clone(caller)).or_default().bodies += 1;
-        Hold { buffers: Arc::clone(self), caller: Arc::clone(caller), bytes: 0 }
+        BufferHold { buffers: Arc::clone(self), caller: Arc::clone(caller), bytes: 0 }
     }
 }
 
 /// Memory taken from [`Buffers`] for one body; released when dropped.
 #[derive(Debug)]
-pub struct Hold {
+pub struct BufferHold {
     buffers: Arc<Buffers>,
     caller: Arc<str>,
     bytes: u64,
 }
 
-impl Hold {
+impl BufferHold {
     /// Takes `more` bytes; returns `false` if there is no room.
     pub(super) fn grow(&mut self, more: u64) -> bool {
-        let most = self.buffers.most.load(Ordering::Relaxed);
+        let most = self.buffers.capacity.load(Ordering::Relaxed);
         let mut used = self.buffers.used.lock();
         let Some(left) = used.bytes.checked_add(more).and_then(|sum| most.checked_sub(sum)) else {
             return false;
@@ -84,7 +84,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for BufferHold {
     fn drop(&mut self) {
         let mut used = self.buffers.used.lock();
         used.bytes = used.bytes.saturating_sub(self.bytes);

@@ -36,19 +36,19 @@ const ADDRESSES: usize = 4096;
 
 /// Layer for [`Explain`].
 #[derive(Clone, Debug)]
-pub struct ExplainLayer(Arc<Shared>);
+pub struct ExplainLayer(Arc<ExplainShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct ExplainShared {
     digests: Box<[[u8; 32]]>,
-    guesses: Table<Guesses>,
+    guesses: Table<WrongTokens>,
     hasher: RandomState,
     clock: Clock,
 }
 
 /// Wrong tokens from one address since a time.
 #[derive(Clone, Copy, Debug, Default)]
-struct Guesses {
+struct WrongTokens {
     since: Nanos,
     count: u32,
 }
@@ -58,14 +58,14 @@ impl ExplainLayer {
     #[must_use]
     pub fn new(digests: impl IntoIterator<Item = [u8; 32]>, clock: Clock) -> Self {
         let (digests, guesses) = (digests.into_iter().collect(), Table::new(ADDRESSES));
-        Self(Arc::new(Shared { digests, guesses, hasher: RandomState::new(), clock }))
+        Self(Arc::new(ExplainShared { digests, guesses, hasher: RandomState::new(), clock }))
     }
 
     fn allows(&self, headers: &HeaderMap, from: IpAddr) -> bool {
         let Some(given) = headers.get(&ADMIN_TOKEN) else { return false };
-        let Shared { digests, guesses, hasher, clock } = &*self.0;
+        let ExplainShared { digests, guesses, hasher, clock } = &*self.0;
         let (place, now) = (hasher.hash_one(network_of(from)), clock.now());
-        let is_over = |known: &Guesses| now.since(known.since) >= FORGET;
+        let is_over = |known: &WrongTokens| now.since(known.since) >= FORGET;
         let known = guesses.get(place).filter(|known| !is_over(known)).unwrap_or_default();
         if known.count >= GUESSES {
             return false;
@@ -77,7 +77,7 @@ impl ExplainLayer {
         if !found {
             guesses.update(place, |known| {
                 if known.count == 0 || is_over(known) {
-                    *known = Guesses { since: now, count: 0 };
+                    *known = WrongTokens { since: now, count: 0 };
                 }
                 known.count += 1;
             });
@@ -145,7 +145,7 @@ where
         let this = self.project();
         let mut answer = ready!(this.inner.poll(cx));
         if let (Ok(response), Some(explaining)) = (&mut answer, &*this.explaining) {
-            let lines = explaining.told().iter().filter_map(|line| HeaderValue::from_str(line).ok());
+            let lines = explaining.lines().iter().filter_map(|line| HeaderValue::from_str(line).ok());
             for line in lines {
                 response.headers_mut().append(EXPLAIN, line);
             }

@@ -15,11 +15,11 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use tower::{Layer, Service};
 
-use super::demand::Intake;
+use super::cost::CostSettings;
 use super::rescue::AnswerBody;
 use crate::fleet::Fleet;
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Ending, Flight};
+use crate::request::{Ending, RequestRecord};
 
 const PATH: &str = "/health";
 
@@ -28,19 +28,19 @@ const PATH: &str = "/health";
 pub struct HealthLayer {
     fleet: Arc<ArcSwap<Fleet>>,
     /// Whether the settings let `/health` through to workers.
-    passes: bool,
+    forwarded: bool,
 }
 
 impl HealthLayer {
     /// Creates a layer that answers for `fleet`, unless `intake` lets the path through to workers.
     #[must_use]
-    pub fn new(fleet: Arc<ArcSwap<Fleet>>, intake: &Intake) -> Self {
-        Self { fleet, passes: intake.paths.find(&Method::GET, PATH).is_ok() }
+    pub fn new(fleet: Arc<ArcSwap<Fleet>>, intake: &CostSettings) -> Self {
+        Self { fleet, forwarded: intake.paths.find(&Method::GET, PATH).is_ok() }
     }
 
     fn answer(&self) -> Result<Response<Bytes>, Refusal> {
         if !self.fleet.load().workers().iter().any(|worker| worker.eligible) {
-            return Err(Refusal::new(Reason::NoWorker, "No worker is there to serve requests."));
+            return Err(Refusal::new(Reason::NoWorker, "No worker is available."));
         }
         let mut answer = Response::new(Bytes::from_static(b"{\"status\":\"ok\"}"));
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -63,7 +63,7 @@ pub struct Health<S> {
     inner: S,
 }
 
-type Inner<F, R> = MapOk<F, fn(Response<R>) -> Response<AnswerBody<R>>>;
+type HealthState<F, R> = MapOk<F, fn(Response<R>) -> Response<AnswerBody<R>>>;
 
 impl<S, B, R> Service<Request<B>> for Health<S>
 where
@@ -71,7 +71,7 @@ where
 {
     type Response = Response<AnswerBody<R>>;
     type Error = Refusal;
-    type Future = Either<Inner<S::Future, R>, Ready<Result<Self::Response, Refusal>>>;
+    type Future = Either<HealthState<S::Future, R>, Ready<Result<Self::Response, Refusal>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         self.inner.poll_ready(cx)
@@ -79,17 +79,17 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let asked = request.uri().path() == PATH && matches!(*request.method(), Method::GET | Method::HEAD);
-        if self.shared.passes || !asked {
+        if self.shared.forwarded || !asked {
             let pass: fn(Response<R>) -> Response<AnswerBody<R>> = |response| response.map(AnswerBody::inner);
             return Either::Left(self.inner.call(request).map_ok(pass));
         }
-        let flight = request.extensions().get::<Arc<Flight>>();
-        if let Some(flight) = flight {
-            flight.set_route(&PATH.into());
+        let record = request.extensions().get::<Arc<RequestRecord>>();
+        if let Some(record) = record {
+            record.set_route(&PATH.into());
         }
-        let answer = self.shared.answer().map(|answer| answer.map(AnswerBody::own));
-        if let (Some(flight), Ok(_)) = (flight, &answer) {
-            flight.set_ending(Ending::Complete);
+        let answer = self.shared.answer().map(|answer| answer.map(AnswerBody::text));
+        if let (Some(record), Ok(_)) = (record, &answer) {
+            record.set_ending(Ending::Complete);
         }
         Either::Right(ready(answer))
     }

@@ -22,13 +22,13 @@ use subtle::ConstantTimeEq;
 use tower::{Layer, Service};
 
 use super::hop::address_of_hop;
-use super::jwt::{TokenFault, Tokens};
+use super::jwt::{TokenError, Tokens};
 use crate::clock::unix_seconds;
 use crate::net::fields::elements_of;
 use crate::net::network_of;
 use crate::redis::callers::StoredCallers;
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Caller, Class, Flight, Forwarding, OwnLimits, Peer};
+use crate::request::{Caller, Class, Forwarding, OwnLimits, Peer, RequestRecord};
 
 /// Request header that lowers the request's own class.
 pub const CLASS_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-class");
@@ -37,7 +37,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A source of identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum IdentitySource {
     /// A known API key, or a signed token (JWT) in its place.
     ApiKey,
     /// A header that a trusted proxy sets.
@@ -48,7 +48,7 @@ pub enum Source {
 
 /// A configured API key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
+pub struct ConfiguredKey {
     /// The owner's id, without its namespace.
     pub id: Arc<str>,
     /// SHA-256 of the secret.
@@ -67,7 +67,7 @@ pub struct Key {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallerSettings {
     /// Sources, in the order they are tried.
-    pub from: Vec<Source>,
+    pub from: Vec<IdentitySource>,
     /// Networks whose forwarding and identity headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// Headers that may carry a key, in the order they are tried; in `authorization` it follows
@@ -80,13 +80,13 @@ pub struct CallerSettings {
     /// Whether the client's own credentials are forwarded to the worker.
     pub forward_authorization: bool,
     /// The configured keys.
-    pub keys: Vec<Key>,
+    pub keys: Vec<ConfiguredKey>,
 }
 
 impl Default for CallerSettings {
     fn default() -> Self {
         Self {
-            from: vec![Source::ApiKey, Source::Ip],
+            from: vec![IdentitySource::ApiKey, IdentitySource::Ip],
             trusted_proxies: Vec::new(),
             key_headers: vec![AUTHORIZATION, API_KEY_HEADER],
             anonymous: true,
@@ -99,7 +99,7 @@ impl Default for CallerSettings {
 
 /// Finds the caller of a request by its key, token, headers or address.
 #[derive(Debug)]
-pub struct Callers {
+pub struct KnownCallers {
     settings: CallerSettings,
     // Indexed by the digest of the secret: the time of a lookup reveals nothing about the secret.
     by_digest: HashMap<[u8; 32], usize>,
@@ -111,7 +111,7 @@ pub struct Callers {
 #[derive(Debug)]
 struct Owner {
     /// Namespace of the id: `key` or `jwt`.
-    space: &'static str,
+    namespace: &'static str,
     id: Arc<str>,
     class: Class,
     team: Option<Arc<str>>,
@@ -123,13 +123,13 @@ struct Owner {
 #[derive(Debug, Default)]
 struct ShownCredentials {
     /// The header that carried it.
-    carrier: Option<HeaderName>,
+    header: Option<HeaderName>,
     owner: Option<Owner>,
     /// Why the token is not accepted, if the credential is a token.
-    fault: Option<TokenFault>,
+    fault: Option<TokenError>,
 }
 
-impl Callers {
+impl KnownCallers {
     /// Indexes the configured keys.
     #[must_use]
     pub fn new(settings: CallerSettings) -> Self {
@@ -159,7 +159,7 @@ impl Callers {
     pub fn identify(&self, headers: &HeaderMap, peer: Peer) -> Result<(Caller, Forwarding), Refusal> {
         let trusted = self.trusts(peer.addr.ip());
         let client_ip = if trusted { self.client_behind(headers, peer.addr.ip()) } else { peer.addr.ip() };
-        let ShownCredentials { carrier, owner, fault } = self.shown(headers);
+        let ShownCredentials { header: carrier, owner, fault } = self.credentials(headers);
         let strip = match (&owner, &carrier) {
             _ if !self.settings.forward_authorization => {
                 self.settings.key_headers.iter().cloned().chain([AUTHORIZATION, API_KEY_HEADER]).collect()
@@ -183,10 +183,12 @@ impl Callers {
             return Err(Refusal::new(Reason::Unauthorized, message));
         }
         let identity = self.settings.from.iter().find_map(|source| match source {
-            Source::ApiKey => owner.as_ref().map(|owner| format!("{}:{}", owner.space, owner.id)),
-            Source::Header(name) if trusted => named(headers, name).map(|value| format!("hdr:{value}")),
-            Source::Header(_) => None,
-            Source::Ip => Some(address_id(client_ip)),
+            IdentitySource::ApiKey => owner.as_ref().map(|owner| format!("{}:{}", owner.namespace, owner.id)),
+            IdentitySource::Header(name) if trusted => {
+                identity_header(headers, name).map(|value| format!("hdr:{value}"))
+            }
+            IdentitySource::Header(_) => None,
+            IdentitySource::Ip => Some(address_id(client_ip)),
         });
         let Some(id) = identity else {
             return Err(Refusal::new(
@@ -230,11 +232,11 @@ impl Callers {
     }
 
     /// Returns the first credential that has an owner, or else one to report as unknown or wrong.
-    fn shown(&self, headers: &HeaderMap) -> ShownCredentials {
+    fn credentials(&self, headers: &HeaderMap) -> ShownCredentials {
         let mut shown = ShownCredentials::default();
         for place in &self.settings.key_headers {
             let Some(value) = headers.get(place) else { continue };
-            shown.carrier.get_or_insert_with(|| place.clone());
+            shown.header.get_or_insert_with(|| place.clone());
             if self.by_digest.is_empty() && self.stored.is_none() && self.tokens.is_none() {
                 continue;
             }
@@ -246,12 +248,12 @@ impl Callers {
                 self.owner_of_key(&digest).or_else(|| match self.owner_of_token(secret, &digest)? {
                     Ok(owner) => Some(owner),
                     Err(fault) => {
-                        (shown.carrier, shown.fault) = (Some(place.clone()), Some(fault));
+                        (shown.header, shown.fault) = (Some(place.clone()), Some(fault));
                         None
                     }
                 });
             if owner.is_some() {
-                return ShownCredentials { carrier: Some(place.clone()), owner, fault: None };
+                return ShownCredentials { header: Some(place.clone()), owner, fault: None };
             }
         }
         shown
@@ -260,15 +262,15 @@ impl Callers {
     fn owner_of_key(&self, digest: &[u8; 32]) -> Option<Owner> {
         let space = "key";
         let found = self.by_digest.get(digest).and_then(|index| self.settings.keys.get(*index));
-        if let Some(Key { id, team, class, weight, limits, .. }) =
+        if let Some(ConfiguredKey { id, team, class, weight, limits, .. }) =
             found.filter(|key| bool::from(key.sha256.ct_eq(digest)))
         {
             let (id, team, limits) = (Arc::clone(id), team.clone(), limits.clone());
-            return Some(Owner { space, id, team, class: *class, weight: *weight, limits });
+            return Some(Owner { namespace: space, id, team, class: *class, weight: *weight, limits });
         }
         let key = self.stored.as_ref()?.find(digest).filter(|key| bool::from(key.sha256.ct_eq(digest)))?;
         Some(Owner {
-            space,
+            namespace: space,
             id: Arc::clone(&key.id),
             team: key.team.clone(),
             class: key.class.unwrap_or(self.settings.default_class),
@@ -278,10 +280,10 @@ impl Callers {
     }
 
     /// Returns `None` if the secret is no token, or if tokens are not configured.
-    fn owner_of_token(&self, secret: &[u8], digest: &[u8; 32]) -> Option<Result<Owner, TokenFault>> {
+    fn owner_of_token(&self, secret: &[u8], digest: &[u8; 32]) -> Option<Result<Owner, TokenError>> {
         let tokens = self.tokens.as_ref().filter(|_| looks_like_a_token(secret))?;
         Some(tokens.check(secret, digest, unix_seconds()).map(|bearer| Owner {
-            space: "jwt",
+            namespace: "jwt",
             id: Arc::clone(&bearer.id),
             team: bearer.team.clone(),
             class: bearer.class.unwrap_or(self.settings.default_class),
@@ -329,7 +331,7 @@ fn looks_like_a_token(secret: &[u8]) -> bool {
 }
 
 /// Returns an identity header's value if it is short and printable, for keys and log lines.
-fn named<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+fn identity_header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     const LONGEST: usize = 256;
     let value = headers.get(name)?.to_str().ok()?.trim();
     (!value.is_empty() && value.len() <= LONGEST).then_some(value)
@@ -345,12 +347,12 @@ fn address_id(address: IpAddr) -> String {
 
 /// Layer for [`Identify`].
 #[derive(Clone, Debug)]
-pub struct IdentifyLayer(Arc<Callers>);
+pub struct IdentifyLayer(Arc<KnownCallers>);
 
 impl IdentifyLayer {
     /// Creates a layer that identifies callers by `callers`.
     #[must_use]
-    pub const fn new(callers: Arc<Callers>) -> Self {
+    pub const fn new(callers: Arc<KnownCallers>) -> Self {
         Self(callers)
     }
 }
@@ -366,7 +368,7 @@ impl<S> Layer<S> for IdentifyLayer {
 /// Service that adds [`Caller`] and [`Forwarding`] to requests. Needs the listener's [`Peer`].
 #[derive(Clone, Debug)]
 pub struct Identify<S> {
-    callers: Arc<Callers>,
+    callers: Arc<KnownCallers>,
     inner: S,
 }
 
@@ -387,8 +389,8 @@ where
         let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
         match self.callers.identify(request.headers(), peer) {
             Ok((caller, forwarding)) => {
-                if let Some(flight) = request.extensions().get::<Arc<Flight>>() {
-                    flight.set_caller(&caller);
+                if let Some(record) = request.extensions().get::<Arc<RequestRecord>>() {
+                    record.set_caller(&caller);
                 }
                 request.extensions_mut().insert(caller);
                 request.extensions_mut().insert(forwarding);
@@ -406,11 +408,11 @@ mod tests {
 
     const SECRET: &str = "sk-one";
 
-    fn callers(change: impl FnOnce(&mut CallerSettings)) -> Callers {
+    fn callers(change: impl FnOnce(&mut CallerSettings)) -> KnownCallers {
         let mut settings = CallerSettings {
             forward_authorization: false,
             trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")],
-            keys: vec![Key {
+            keys: vec![ConfiguredKey {
                 id: "team-a".into(),
                 sha256: Sha256::digest(SECRET).into(),
                 class: Class::Interactive,
@@ -421,10 +423,14 @@ mod tests {
             ..CallerSettings::default()
         };
         change(&mut settings);
-        Callers::new(settings)
+        KnownCallers::new(settings)
     }
 
-    fn ask(callers: &Callers, from: &str, headers: &[(&str, &str)]) -> Result<(Caller, Forwarding), Refusal> {
+    fn ask(
+        callers: &KnownCallers,
+        from: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(Caller, Forwarding), Refusal> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(
@@ -469,7 +475,8 @@ mod tests {
     #[test]
     fn only_a_trusted_proxy_speaks_for_others() {
         let callers = callers(|settings| {
-            settings.from = vec![Source::Header(HeaderName::from_static("x-user-id")), Source::Ip];
+            settings.from =
+                vec![IdentitySource::Header(HeaderName::from_static("x-user-id")), IdentitySource::Ip];
         });
         let forged = [("x-user-id", "root"), ("x-forwarded-for", "198.51.100.7")];
         assert_eq!(id(ask(&callers, "192.0.2.1", &forged)), "ip:192.0.2.1");
@@ -494,7 +501,7 @@ mod tests {
 
     #[test]
     fn a_hop_counts_however_it_is_written_and_whatever_stands_before_it() {
-        let callers = callers(|settings| settings.from = vec![Source::Ip]);
+        let callers = callers(|settings| settings.from = vec![IdentitySource::Ip]);
         for (lines, client) in [
             (&["198.51.100.7:4711"][..], "ip:198.51.100.7"),
             (&["[2001:db8:1:2::5]:443"], "ip:2001:db8:1:2::/64"),

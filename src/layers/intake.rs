@@ -11,13 +11,13 @@ use http_body_util::BodyExt;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::buffers::{Buffers, Hold};
-use crate::refusal::{Reason, Refusal, spread};
+use super::buffers::{BufferHold, Buffers};
+use crate::refusal::{Reason, Refusal, with_jitter};
 use crate::request::PayloadError;
 
 /// The bounds of one body.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct IntakeBounds {
     /// Maximum size in bytes (`bounds.body`).
     pub bytes: u64,
     /// Maximum time to read it (`bounds.body_read`).
@@ -38,13 +38,13 @@ fn too_slow(limit: Duration) -> Refusal {
 fn no_room() -> Refusal {
     Refusal::new(
         Reason::Overloaded,
-        "The gateway holds as many request bodies as it may, of all callers or of this one (`bounds.buffered`).",
+        "Request bodies use all buffer memory, or this caller's share of it (`bounds.buffered`).",
     )
-    .with_retry_after(spread(Duration::from_secs(1)))
+    .with_retry_after(with_jitter(Duration::from_secs(1)))
 }
 
 /// Buffer capacity, as a multiple of the bytes received: announced bytes may never come.
-const READY: usize = 8;
+const GROWTH: usize = 8;
 
 /// Reads a whole body of `caller` into one piece of memory. A body in one frame is not copied.
 ///
@@ -53,19 +53,19 @@ const READY: usize = 8;
 /// much memory; `bad_request` if the body breaks off.
 pub async fn read<B>(
     body: B,
-    limits: Limits,
+    limits: IntakeBounds,
     buffers: &Arc<Buffers>,
     caller: &Arc<str>,
-) -> Result<(Bytes, Hold), Refusal>
+) -> Result<(Bytes, BufferHold), Refusal>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    let told = body.size_hint();
-    if told.lower() > limits.bytes {
+    let size_hint = body.size_hint();
+    if size_hint.lower() > limits.bytes {
         return Err(too_large(limits.bytes));
     }
-    let announced = usize::try_from(told.lower()).unwrap_or(0);
+    let announced = usize::try_from(size_hint.lower()).unwrap_or(0);
     let mut hold = buffers.enter(caller);
     let whole = async {
         let mut body = pin!(body);
@@ -73,7 +73,10 @@ where
         let mut rest = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|broken| {
-                Refusal::new(Reason::BadRequest, format!("The request body broke off: {broken}."))
+                Refusal::new(
+                    Reason::BadRequest,
+                    format!("The request body could not be read to its end: {broken}."),
+                )
             })?;
             // Neither the gateway nor workers of these kinds read trailers of a request.
             let Ok(data) = frame.into_data() else { continue };
@@ -88,7 +91,7 @@ where
                 first = data;
             } else {
                 if rest.capacity() < length {
-                    let ready = announced.min(length.saturating_mul(READY)).max(length);
+                    let ready = announced.min(length.saturating_mul(GROWTH)).max(length);
                     rest.reserve(ready - rest.len());
                 }
                 if rest.is_empty() {
@@ -109,7 +112,7 @@ pin_project! {
     /// A body that is forwarded as it arrives, within the same bounds: total bytes, and total time
     /// spent waiting for its sender. Time that a slow worker takes does not count.
     #[derive(Debug)]
-    pub struct Bounded<B> {
+    pub struct BoundedBody<B> {
         #[pin]
         inner: B,
         #[pin]
@@ -119,16 +122,16 @@ pin_project! {
         // Time left to wait for the sender.
         time: Duration,
         left: u64,
-        limits: Limits,
+        limits: IntakeBounds,
     }
 }
 
-impl<B: Body> Bounded<B> {
+impl<B: Body> BoundedBody<B> {
     /// Applies `limits` to `inner`.
     ///
     /// # Errors
     /// `body_too_large` if it announces more than `limits.bytes`.
-    pub fn new(inner: B, limits: Limits) -> Result<Self, Refusal> {
+    pub fn new(inner: B, limits: IntakeBounds) -> Result<Self, Refusal> {
         if inner.size_hint().lower() > limits.bytes {
             return Err(too_large(limits.bytes));
         }
@@ -137,7 +140,7 @@ impl<B: Body> Bounded<B> {
     }
 }
 
-impl<B> Body for Bounded<B>
+impl<B> Body for BoundedBody<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -194,7 +197,7 @@ mod tests {
     use http_body_util::{Full, StreamBody};
     use std::convert::Infallible;
 
-    const LIMITS: Limits = Limits { bytes: 10, time: Duration::from_secs(15) };
+    const LIMITS: IntakeBounds = IntakeBounds { bytes: 10, time: Duration::from_secs(15) };
 
     fn somebody() -> Arc<str> {
         "key:a".into()
@@ -240,7 +243,7 @@ mod tests {
         let silent = || StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
         let refusal = read(silent(), LIMITS, &buffers, &somebody()).await.expect_err("never comes");
         assert_eq!(refusal.reason, Reason::BodyTimeout);
-        let bounded = Bounded::new(silent(), LIMITS).expect("announces nothing");
+        let bounded = BoundedBody::new(silent(), LIMITS).expect("announces nothing");
         let error = pin!(bounded).frame().await.expect("an error").expect_err("silence");
         assert!(matches!(error, PayloadError::TooSlow));
     }
@@ -253,10 +256,10 @@ mod tests {
                 Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x"))), ()))
             }))
         };
-        let limits = Limits { bytes: 1_000_000, time: Duration::from_secs(15) };
+        let limits = IntakeBounds { bytes: 1_000_000, time: Duration::from_secs(15) };
         let start = Instant::now();
         let mut body =
-            pin!(Bounded::new(trickle(Duration::from_secs(1)), limits).expect("announces nothing"));
+            pin!(BoundedBody::new(trickle(Duration::from_secs(1)), limits).expect("announces nothing"));
         let error = loop {
             match body.frame().await.expect("no end") {
                 Ok(_) => assert!(start.elapsed() <= limits.time),
@@ -268,7 +271,7 @@ mod tests {
 
         // The time of a slow worker does not count.
         let mut body =
-            pin!(Bounded::new(trickle(Duration::from_millis(10)), limits).expect("announces nothing"));
+            pin!(BoundedBody::new(trickle(Duration::from_millis(10)), limits).expect("announces nothing"));
         for _ in 0..100 {
             sleep(Duration::from_secs(10)).await;
             assert!(body.frame().await.expect("no end").is_ok());
@@ -277,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_in_pieces_is_put_together_whatever_it_announced() {
-        let limits = Limits { bytes: 1 << 20, time: Duration::from_secs(15) };
+        let limits = IntakeBounds { bytes: 1 << 20, time: Duration::from_secs(15) };
         let buffers = Arc::new(Buffers::new(1 << 20));
         let lengths: Vec<usize> = (1..200).collect();
         let (bytes, hold) = read(pieces(&lengths), limits, &buffers, &somebody()).await.expect("fits");
@@ -288,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_passed_on_body_is_cut_at_its_bound() {
-        let mut body = pin!(Bounded::new(pieces(&[6, 6]), LIMITS).expect("announces nothing"));
+        let mut body = pin!(BoundedBody::new(pieces(&[6, 6]), LIMITS).expect("announces nothing"));
         assert!(body.frame().await.expect("first").is_ok());
         assert!(matches!(body.frame().await, Some(Err(PayloadError::TooLarge { limit: 10 }))));
     }

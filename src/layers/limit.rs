@@ -1,4 +1,4 @@
-//! Rules: the tower adapter around [`Ladder`], or around [`SharedRules`] if gateways share counts.
+//! Rules: the tower adapter around [`RuleSet`], or around [`SharedRules`] if gateways share counts.
 //!
 //! A request is charged when it is admitted. The charge lives as long as the response body: when
 //! the answer ends, token rules are settled by the tokens really used. A request that the inner
@@ -14,30 +14,30 @@ use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
 use crate::fleet::{Fleet, Pool};
-use crate::layers::bill::Bill;
-use crate::layers::body::{Guarded, Tied};
+use crate::layers::bill::FinalCharge;
+use crate::layers::body::{BodyGuard, Guarded};
 use crate::limit::rule::{Per, Rule};
-use crate::limit::{Charge, Cost, Decision, Denial, Explained, Ladder, Served, Subject};
+use crate::limit::{Charge, Decision, Denial, ExpectedCost, Explained, RuleSet, Served, Subject};
 use crate::metrics::{self, Metrics};
 use crate::openai::headers;
 use crate::redis::rules::{Holding, SharedRules};
-use crate::refusal::{Refusal, Standing};
-use crate::request::{Caller, DecodedPath, Demand, Explaining, Flight, Forwarding};
+use crate::refusal::{QuotaStatus, Refusal};
+use crate::request::{Caller, DecodedPath, Explaining, Forwarding, RequestCost, RequestRecord};
 
 /// Metrics of the rules of a rule set, by rule index.
 #[derive(Debug)]
 pub struct RuleMetrics {
     metrics: Arc<Metrics>,
-    rules: Vec<Arc<metrics::Rule>>,
+    rules: Vec<Arc<metrics::RuleSeries>>,
     names: Vec<Arc<str>>,
 }
 
 impl RuleMetrics {
-    /// Looks up the metrics of each rule of `ladder`.
+    /// Looks up the metrics of each rule of `rules`.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, ladder: &Ladder) -> Self {
-        let rules = ladder.rules().iter().map(|rule| metrics.rule(&rule.name)).collect();
-        let names = ladder.rules().iter().map(|rule| Arc::clone(&rule.name)).collect();
+    pub fn new(metrics: Arc<Metrics>, rule_set: &RuleSet) -> Self {
+        let rules = rule_set.rules().iter().map(|rule| metrics.rule(&rule.name)).collect();
+        let names = rule_set.rules().iter().map(|rule| Arc::clone(&rule.name)).collect();
         Self { metrics, rules, names }
     }
 
@@ -55,7 +55,7 @@ impl RuleMetrics {
                 Decision::WouldRefuse => {
                     rule.would_refuse(caller);
                     rule.used(1.0, caller);
-                    tracing::info!(rule = &**name, caller, "would have been refused");
+                    tracing::info!(rule = &**name, caller, "the rule would have refused the request");
                 }
             }
         }
@@ -67,7 +67,7 @@ impl RuleMetrics {
 
 impl RuleMetrics {
     /// Records the used share of each quota after a request of `caller`.
-    fn note(&self, standings: &[Standing], caller: &str) {
+    fn record_usage(&self, standings: &[QuotaStatus], caller: &str) {
         for standing in standings {
             // A linear search: there are few rules.
             let index = self.names.iter().position(|name| *name == standing.rule);
@@ -81,20 +81,20 @@ impl RuleMetrics {
 
 /// The store of the rules' counts.
 #[derive(Clone, Debug)]
-pub enum Counting {
+pub enum RuleCounting {
     /// In this process.
-    Memory(Arc<Ladder>),
+    Memory(Arc<RuleSet>),
     /// In Redis.
     Shared(Arc<SharedRules>),
 }
 
-impl Counting {
+impl RuleCounting {
     /// Returns the rules.
     #[must_use]
-    pub fn ladder(&self) -> &Ladder {
+    pub fn rules(&self) -> &RuleSet {
         match self {
-            Self::Memory(ladder) => ladder,
-            Self::Shared(rules) => rules.ladder(),
+            Self::Memory(rule_set) => rule_set,
+            Self::Shared(rules) => rules.rule_set(),
         }
     }
 }
@@ -102,7 +102,7 @@ impl Counting {
 /// Layer for [`Limit`].
 #[derive(Clone, Debug)]
 pub struct LimitLayer {
-    counting: Counting,
+    counting: RuleCounting,
     clock: Clock,
     metrics: Option<Arc<RuleMetrics>>,
     /// `Some` if a rule depends on the model.
@@ -110,40 +110,45 @@ pub struct LimitLayer {
 }
 
 impl LimitLayer {
-    /// Creates a layer that counts the rules of `ladder` in this process.
+    /// Creates a layer that counts the rules of `rules` in this process.
     #[must_use]
-    pub const fn new(ladder: Arc<Ladder>, clock: Clock) -> Self {
-        Self::counting(Counting::Memory(ladder), clock)
+    pub const fn new(rule_set: Arc<RuleSet>, clock: Clock) -> Self {
+        Self::counting(RuleCounting::Memory(rule_set), clock)
     }
 
     /// Creates a layer with the rules and counts of `counting`.
     #[must_use]
-    pub const fn counting(counting: Counting, clock: Clock) -> Self {
+    pub const fn counting(counting: RuleCounting, clock: Clock) -> Self {
         Self { counting, clock, metrics: None, fleet: None }
     }
 
     /// Counts the decisions of the rules in `metrics`.
     #[must_use]
-    pub fn counted(mut self, metrics: Arc<RuleMetrics>) -> Self {
+    pub fn with_metrics(mut self, metrics: Arc<RuleMetrics>) -> Self {
         self.metrics = Some(metrics);
         self
     }
 
     /// Resolves model names by `fleet`. Without it, each name in a request is a model of its own.
     #[must_use]
-    pub fn before(mut self, fleet: &Arc<ArcSwap<Fleet>>) -> Self {
+    pub fn with_fleet(mut self, fleet: &Arc<ArcSwap<Fleet>>) -> Self {
         let looks = |rule: &Arc<Rule>| rule.per.contains(&Per::Model) || rule.matches.model.is_some();
-        let any = self.counting.ladder().rules().iter().any(looks);
+        let any = self.counting.rules().rules().iter().any(looks);
         self.fleet = any.then(|| Arc::clone(fleet));
         self
     }
 
     fn served(&self, extensions: &Extensions) -> ServedBy {
         let served = self.fleet.as_ref().map(|fleet| {
-            let demand = extensions.get::<Demand>();
-            let served = fleet.load().served(demand.and_then(|demand| demand.model.as_deref()));
+            let request_cost = extensions.get::<RequestCost>();
+            let served =
+                fleet.load().served(request_cost.and_then(|request_cost| request_cost.model.as_deref()));
             // A request that calls no model counts under the empty name.
-            if demand.is_some_and(|demand| demand.kind.has_demand()) { served } else { ("".into(), None) }
+            if request_cost.is_some_and(|request_cost| request_cost.kind.has_demand()) {
+                served
+            } else {
+                ("".into(), None)
+            }
         });
         ServedBy(served)
     }
@@ -165,7 +170,7 @@ impl<S> Layer<S> for LimitLayer {
 
 /// Service that admits a request if all its rules allow it, and refuses it otherwise.
 ///
-/// Reads [`Caller`], [`Demand`], [`Forwarding`] and [`DecodedPath`] from the request's extensions.
+/// Reads [`Caller`], [`RequestCost`], [`Forwarding`] and [`DecodedPath`] from the request's extensions.
 /// Without them the request counts as an anonymous call without tokens, to the path as sent.
 #[derive(Clone, Debug)]
 pub struct Limit<S> {
@@ -180,57 +185,66 @@ impl ServedBy {
     fn served(&self) -> Served<'_> {
         let Some((counted, pool)) = &self.0 else { return Served::AS_ASKED };
         let unnamed = pool.as_ref().map_or(&[][..], |pool| &pool.models);
-        Served { counted: Some(counted), unnamed }
+        Served { counted_as: Some(counted), default_models: unnamed }
     }
 }
 
 /// Input of the rules for one request.
-struct Question<'a> {
+struct RuleQuestion<'a> {
     subject: Subject<'a>,
-    cost: Cost,
-    flight: Option<Arc<Flight>>,
+    cost: ExpectedCost,
+    record: Option<Arc<RequestRecord>>,
     /// `Some` if an administrator asked for an explanation.
     explaining: Option<&'a Explaining>,
 }
 
-impl<'a> Question<'a> {
+impl<'a> RuleQuestion<'a> {
     fn of(uri: &'a Uri, extensions: &'a Extensions, served: &'a ServedBy) -> Self {
         let caller = extensions.get::<Caller>();
-        let demand = extensions.get::<Demand>();
-        let flight = extensions.get::<Arc<Flight>>();
+        let request_cost = extensions.get::<RequestCost>();
+        let record = extensions.get::<Arc<RequestRecord>>();
         // Rules match the decoded path, so that escapes do not lead past a rule.
         let path = extensions.get::<DecodedPath>().map_or(uri.path(), |decoded| &decoded.0);
         let subject = Subject {
             caller: caller.map_or("anonymous", |caller| &caller.id),
             team: caller.and_then(|caller| caller.team.as_deref()),
             ip: extensions.get::<Forwarding>().map(|forwarding| forwarding.client_ip),
-            model: demand.and_then(|demand| demand.model.as_deref()),
+            model: request_cost.and_then(|request_cost| request_cost.model.as_deref()),
             served: served.served(),
-            route: flight.and_then(|flight| flight.route()).map_or(path, |route| route),
+            route: record.and_then(|record| record.route()).map_or(path, |route| route),
             path,
             class: caller.map(|caller| caller.class).unwrap_or_default(),
             own: caller.and_then(|caller| caller.limits.as_ref()),
         };
-        let cost = demand.map_or_else(Cost::default, |demand| Cost {
-            prompt_tokens: demand.prompt_tokens,
-            expected_output: demand.expected_output,
-            max_output: demand.max_tokens.map(|most| most.saturating_mul(demand.sequences.into())),
+        let cost = request_cost.map_or_else(ExpectedCost::default, |request_cost| ExpectedCost {
+            prompt_tokens: request_cost.prompt_tokens,
+            expected_output: request_cost.expected_output,
+            max_output: request_cost
+                .max_tokens
+                .map(|most| most.saturating_mul(request_cost.sequences.into())),
         });
-        Self { subject, cost, flight: flight.cloned(), explaining: extensions.get::<Explaining>() }
+        Self { subject, cost, record: record.cloned(), explaining: extensions.get::<Explaining>() }
     }
 
     /// Writes a line on each rule's quota status and on the decision that it made, if any.
     fn explain(&self, explaining: &Explaining, rules: &[Explained], decided: &[(usize, Decision)]) {
-        explaining.tell(rules.iter().map(|rule| {
+        explaining.set(rules.iter().map(|rule| {
             let said = decided.iter().find(|(index, _)| *index == rule.index).map(|(_, decision)| *decision);
             rule.line(&self.subject, said)
         }));
     }
 
     /// Builds the guard that settles `charge` when the answer ends.
-    fn held(self, charge: Taken, layer: &LimitLayer) -> Held {
+    fn held(self, charge: TakenCharge, layer: &LimitLayer) -> HeldCharge {
         let (clock, metrics) = (layer.clock.clone(), layer.metrics.clone());
-        Held { charge: Some(charge), clock, metrics, flight: self.flight, cost: self.cost, status: None }
+        HeldCharge {
+            charge: Some(charge),
+            clock,
+            metrics,
+            record: self.record,
+            cost: self.cost,
+            status: None,
+        }
     }
 }
 
@@ -241,23 +255,23 @@ impl LimitLayer {
     ///
     /// # Errors
     /// Refusal by a rule that does not need the body: it counts requests and ignores the model.
-    pub(super) fn check_unread(&self, uri: &Uri, extensions: &Extensions) -> Result<(), Refusal> {
+    pub(super) fn check_before_body(&self, uri: &Uri, extensions: &Extensions) -> Result<(), Refusal> {
         // Rules that depend on the model are evaluated later, so the pool is not needed here.
         let served = ServedBy(None);
-        let question = Question::of(uri, extensions, &served);
+        let question = RuleQuestion::of(uri, extensions, &served);
         if question.explaining.is_some() {
             return Ok(());
         }
         let subject = &question.subject;
         let refused = match &self.counting {
-            Counting::Memory(ladder) => {
+            RuleCounting::Memory(rule_set) => {
                 let now = self.clock.now();
-                ladder.refusal_unread(subject, now).map(|mut denial| {
+                rule_set.refusal_before_body(subject, now).map(|mut denial| {
                     let decisions = std::mem::take(&mut denial.decisions);
-                    (decisions, ladder.in_line(denial, now).into_refusal())
+                    (decisions, rule_set.join_retry_queue(denial, now).into_refusal())
                 })
             }
-            Counting::Shared(rules) => {
+            RuleCounting::Shared(rules) => {
                 rules.refusal_unread(subject).map(|refused| (refused.decisions, refused.refusal))
             }
         };
@@ -267,24 +281,28 @@ impl LimitLayer {
     }
 
     /// Charges the rules in memory, or returns the refusal.
-    fn admit(&self, ladder: &Arc<Ladder>, question: Question<'_>) -> Result<Held, Refusal> {
-        let verdict = ladder.admit(&question.subject, &question.cost, self.clock.now());
+    fn admit(&self, rule_set: &Arc<RuleSet>, question: RuleQuestion<'_>) -> Result<HeldCharge, Refusal> {
+        let verdict = rule_set.admit(&question.subject, &question.cost, self.clock.now());
         let decisions = match &verdict {
             Ok(admission) => &admission.decisions,
             Err(denial) => &denial.decisions,
         };
         self.count(decisions, question.subject.caller);
         if let Some(explaining) = question.explaining {
-            let rules = ladder.explain(&question.subject, &question.cost, self.clock.now());
+            let rules = rule_set.explain(&question.subject, &question.cost, self.clock.now());
             question.explain(explaining, &rules, decisions);
         }
-        let refusal = |denial: Denial| ladder.in_line(denial, self.clock.now()).into_refusal();
+        let refusal = |denial: Denial| rule_set.join_retry_queue(denial, self.clock.now()).into_refusal();
         let charge = verdict.map_err(refusal)?.charge;
-        Ok(question.held(Taken::Memory(Arc::clone(ladder), charge), self))
+        Ok(question.held(TakenCharge::Memory(Arc::clone(rule_set), charge), self))
     }
 
     /// Charges the rules in Redis, or returns the refusal.
-    async fn admit_shared(&self, rules: &Arc<SharedRules>, question: Question<'_>) -> Result<Held, Refusal> {
+    async fn admit_shared(
+        &self,
+        rules: &Arc<SharedRules>,
+        question: RuleQuestion<'_>,
+    ) -> Result<HeldCharge, Refusal> {
         let verdict = rules.admit(&question.subject, &question.cost).await;
         let decisions = match &verdict {
             Ok(admitted) => &admitted.decisions,
@@ -296,29 +314,29 @@ impl LimitLayer {
             question.explain(explaining, &together.unwrap_or_else(|alone| alone), decisions);
         }
         let holding = verdict.map_err(|refused| refused.refusal)?.holding;
-        Ok(question.held(Taken::Shared(Box::new(holding)), self))
+        Ok(question.held(TakenCharge::Shared(Box::new(holding)), self))
     }
 }
 
 /// A charge and the store that has it.
 #[derive(Debug)]
-enum Taken {
-    Memory(Arc<Ladder>, Charge),
+enum TakenCharge {
+    Memory(Arc<RuleSet>, Charge),
     // Boxed because it is large. The round trip to Redis costs a hundred times as much as a box.
     Shared(Box<Holding>),
 }
 
-impl Taken {
+impl TakenCharge {
     fn settle(self, tokens: u64, now: Nanos) {
         match self {
-            Self::Memory(ladder, charge) => ladder.settle(charge, tokens, now),
+            Self::Memory(rule_set, charge) => rule_set.settle(charge, tokens, now),
             Self::Shared(holding) => holding.settle(tokens),
         }
     }
 
     fn refund(self, now: Nanos) {
         match self {
-            Self::Memory(ladder, charge) => ladder.refund(charge, now),
+            Self::Memory(rule_set, charge) => rule_set.refund(charge, now),
             Self::Shared(holding) => holding.refund(),
         }
     }
@@ -332,9 +350,9 @@ impl Taken {
     }
 
     /// Calls `then` with the quota status of the charged rules.
-    fn stand(&self, now: Nanos, then: impl FnOnce(&[Standing])) {
+    fn with_statuses(&self, now: Nanos, then: impl FnOnce(&[QuotaStatus])) {
         match self {
-            Self::Memory(ladder, charge) => then(&ladder.standings(charge, now)),
+            Self::Memory(rule_set, charge) => then(&rule_set.quota_statuses(charge, now)),
             Self::Shared(holding) => then(holding.standings()),
         }
     }
@@ -342,17 +360,17 @@ impl Taken {
 
 /// Guard of a charge: settles it when dropped.
 #[derive(Debug)]
-pub struct Held {
-    charge: Option<Taken>,
+pub struct HeldCharge {
+    charge: Option<TakenCharge>,
     clock: Clock,
     metrics: Option<Arc<RuleMetrics>>,
-    flight: Option<Arc<Flight>>,
-    cost: Cost,
+    record: Option<Arc<RequestRecord>>,
+    cost: ExpectedCost,
     /// Status of the answer; `None` before there is an answer.
     status: Option<StatusCode>,
 }
 
-impl Held {
+impl HeldCharge {
     fn refund(mut self) {
         if let Some(charge) = self.charge.take() {
             charge.refund(self.clock.now());
@@ -360,7 +378,7 @@ impl Held {
     }
 
     /// Awaits the answer and ties the charge to its body. Refunds the charge on an error.
-    async fn follow<F, R, E>(mut self, answer: F) -> Result<Response<Guarded<R, Self>>, Refusal>
+    async fn run<F, R, E>(mut self, answer: F) -> Result<Response<Guarded<R, Self>>, Refusal>
     where
         F: Future<Output = Result<Response<R>, E>>,
         E: Into<Refusal>,
@@ -369,11 +387,11 @@ impl Held {
             Ok(mut response) => {
                 self.status = Some(response.status());
                 if let Some(charge) = &self.charge {
-                    charge.stand(self.clock.now(), |standings| {
-                        headers::standings(response.headers_mut(), standings);
-                        let caller = self.flight.as_ref().and_then(|flight| flight.caller());
+                    charge.with_statuses(self.clock.now(), |standings| {
+                        headers::quota_headers(response.headers_mut(), standings);
+                        let caller = self.record.as_ref().and_then(|record| record.caller());
                         if let (Some(metrics), Some(caller)) = (&self.metrics, caller) {
-                            metrics.note(standings, &caller.id);
+                            metrics.record_usage(standings, &caller.id);
                         }
                     });
                 }
@@ -387,17 +405,17 @@ impl Held {
     }
 }
 
-impl Tied for Held {}
+impl BodyGuard for HeldCharge {}
 
-impl Drop for Held {
+impl Drop for HeldCharge {
     fn drop(&mut self) {
         let Some(charge) = self.charge.take() else { return };
-        let Some(flight) = self.flight.take() else { return charge.keep() };
+        let Some(record) = self.record.take() else { return charge.keep() };
         let now = self.clock.now();
-        match Bill::of(&flight, self.status, &self.cost) {
-            Bill::Nothing => charge.refund(now),
-            Bill::Tokens(tokens) => charge.settle(tokens, now),
-            Bill::Reserved => charge.keep(),
+        match FinalCharge::of(&record, self.status, &self.cost) {
+            FinalCharge::Nothing => charge.refund(now),
+            FinalCharge::Tokens(tokens) => charge.settle(tokens, now),
+            FinalCharge::Reserved => charge.keep(),
         }
     }
 }
@@ -409,7 +427,7 @@ where
     S::Future: Send + 'static,
     B: Send + 'static,
 {
-    type Response = Response<Guarded<R, Held>>;
+    type Response = Response<Guarded<R, HeldCharge>>;
     type Error = Refusal;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
 
@@ -419,15 +437,15 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match &self.shared.counting {
-            Counting::Memory(ladder) => {
+            RuleCounting::Memory(rule_set) => {
                 let served = self.shared.served(request.extensions());
-                let question = Question::of(request.uri(), request.extensions(), &served);
-                match self.shared.admit(ladder, question) {
-                    Ok(held) => Box::pin(held.follow(self.inner.call(request))),
+                let question = RuleQuestion::of(request.uri(), request.extensions(), &served);
+                match self.shared.admit(rule_set, question) {
+                    Ok(held) => Box::pin(held.run(self.inner.call(request))),
                     Err(refusal) => Box::pin(async move { Err(refusal) }),
                 }
             }
-            Counting::Shared(rules) => {
+            RuleCounting::Shared(rules) => {
                 let (shared, rules) = (self.shared.clone(), Arc::clone(rules));
                 // The service that was made ready is the one to call; its clone takes its place.
                 let fresh = self.inner.clone();
@@ -436,9 +454,9 @@ where
                     // Split because `B` need not be `Sync` and `question` lives across an await.
                     let (parts, body) = request.into_parts();
                     let served = shared.served(&parts.extensions);
-                    let question = Question::of(&parts.uri, &parts.extensions, &served);
+                    let question = RuleQuestion::of(&parts.uri, &parts.extensions, &served);
                     let held = shared.admit_shared(&rules, question).await?;
-                    held.follow(inner.call(Request::from_parts(parts, body))).await
+                    held.run(inner.call(Request::from_parts(parts, body))).await
                 })
             }
         }

@@ -12,13 +12,13 @@
 //! use tower::{ServiceBuilder, ServiceExt};
 //! use traffic_dam::clock::Clock;
 //! use traffic_dam::layers::{limit::LimitLayer, rescue::RescueLayer, shed::ShedLayer};
-//! use traffic_dam::limit::{Ladder, rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule}};
+//! use traffic_dam::limit::{RuleSet, rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule}};
 //! use traffic_dam::refusal::Unit;
 //! use traffic_dam::shed::settings::GateSettings;
 //!
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! let clock = Clock::system();
-//! let rules = Ladder::new(vec![Rule {
+//! let rules = RuleSet::new(vec![Rule {
 //!     name: "whole-service".into(),
 //!     algorithm: Algorithm::TokenBucket,
 //!     per: vec![Per::All],
@@ -47,9 +47,7 @@
 mod bill;
 pub mod body;
 pub mod buffers;
-pub mod demand;
-pub mod door;
-pub mod exact;
+pub mod cost;
 pub mod explain;
 pub mod health;
 mod hop;
@@ -58,9 +56,11 @@ pub mod intake;
 pub mod jobs;
 pub mod jwt;
 pub mod limit;
+pub mod maintenance;
 pub mod models;
 pub mod observe;
 pub mod paths;
 pub mod preflight;
 pub mod rescue;
 pub mod shed;
+pub mod tokenizers;

@@ -32,48 +32,48 @@ use super::paths::{MODEL, MODELS};
 use super::rescue::AnswerBody;
 use crate::clock::{Clock, Nanos};
 use crate::fleet::{Fleet, Pool};
-use crate::refusal::{Reason, Refusal, spread};
-use crate::request::{Beside, DecodedPath, Demand, Ending, Flight, Kind, Payload};
+use crate::refusal::{Reason, Refusal, with_jitter};
+use crate::request::{DecodedPath, Ending, GatewayRequest, Kind, Payload, RequestCost, RequestRecord};
 
 /// How long a list is cached.
 const FRESH: Duration = Duration::from_secs(5);
 /// Timeout of a pool's answer, and of a request's wait for its turn to ask the pools.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Lists that are fetched at once. Other requests wait, and mostly use a list fetched meanwhile.
 const AT_ONCE: usize = 4;
 /// Cached lists: one for each set of credentials that reaches workers.
 const KEPT: usize = 64;
 /// Bounds: bytes of a worker's answer, models of a pool, bytes of a model's name.
-const LARGEST: usize = 1 << 20;
-const MOST: usize = 1024;
+const MAX_BYTES: usize = 1 << 20;
+const MAX_MODELS: usize = 1024;
 const LONGEST_NAME: usize = 256;
 /// Headers with credentials, by which a worker may answer clients differently.
 const CREDENTIALS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("x-api-key")];
 
 /// Cache of the lists of served models.
 #[derive(Debug)]
-pub struct Catalogue {
+pub struct ModelCache {
     fleet: Arc<ArcSwap<Fleet>>,
     /// Whether workers can be asked; workers that take requests from a queue cannot.
-    asks: bool,
+    can_ask: bool,
     /// Whether the client's own credentials are forwarded to the worker.
     forward_authorization: bool,
     clock: Clock,
-    lists: Mutex<HashMap<u64, Arc<List>>>,
-    turns: Semaphore,
+    lists: Mutex<HashMap<u64, Arc<ModelLists>>>,
+    fetch_permits: Semaphore,
     hasher: RandomState,
 }
 
 /// The last known models of each pool, and the time of the fetch.
 #[derive(Debug)]
-struct List {
+struct ModelLists {
     read: Nanos,
     pools: HashMap<Arc<str>, Arc<[Value]>>,
 }
 
 /// Why a pool gave no list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Silence {
+enum NoModels {
     /// It does not accept the client's credentials.
     Unauthorized,
     /// Anything else.
@@ -81,27 +81,35 @@ enum Silence {
 }
 
 #[derive(Deserialize)]
-struct Said {
+struct ModelList {
     data: Vec<Value>,
 }
 
-impl Catalogue {
+impl ModelCache {
     /// Creates an empty cache.
     #[must_use]
-    pub fn new(fleet: Arc<ArcSwap<Fleet>>, asks: bool, forward_authorization: bool, clock: Clock) -> Self {
-        let (lists, turns) = (Mutex::default(), Semaphore::new(AT_ONCE));
-        Self { fleet, asks, forward_authorization, clock, lists, turns, hasher: RandomState::new() }
+    pub fn new(fleet: Arc<ArcSwap<Fleet>>, can_ask: bool, forward_authorization: bool, clock: Clock) -> Self {
+        let (lists, fetch_permits) = (Mutex::default(), Semaphore::new(AT_ONCE));
+        Self {
+            fleet,
+            can_ask,
+            forward_authorization,
+            clock,
+            lists,
+            fetch_permits,
+            hasher: RandomState::new(),
+        }
     }
 
     /// Returns the list for a client with these headers, from the cache or from the pools.
-    async fn list<S, R>(&self, inner: S, headers: &HeaderMap) -> Result<Arc<List>, Refusal>
+    async fn list<S, R>(&self, inner: S, headers: &HeaderMap) -> Result<Arc<ModelLists>, Refusal>
     where
         S: Service<Request<Payload>, Response = Response<R>, Error = Refusal> + Clone,
         R: Body<Data = Bytes>,
         R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut shown = HeaderMap::new();
-        if self.forward_authorization && self.asks {
+        if self.forward_authorization && self.can_ask {
             let known = CREDENTIALS.into_iter().filter_map(|name| Some((name.clone(), headers.get(&name)?)));
             shown.extend(known.map(|(name, value)| (name, value.clone())));
         }
@@ -110,10 +118,10 @@ impl Catalogue {
         if let Some(list) = self.fresh(key) {
             return Ok(list);
         }
-        let turn = timeout(PATIENCE, self.turns.acquire()).await;
+        let turn = timeout(TIMEOUT, self.fetch_permits.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
             let message = "Too many requests wait for the list of models.";
-            return Err(Refusal::new(Reason::Overloaded, message).with_retry_after(spread(PATIENCE)));
+            return Err(Refusal::new(Reason::Overloaded, message).with_retry_after(with_jitter(TIMEOUT)));
         };
         // Another request may have fetched it meanwhile.
         if let Some(list) = self.fresh(key) {
@@ -129,9 +137,9 @@ impl Catalogue {
             let models = match answer {
                 Ok(models) => Some(models.into()),
                 Err(silence) => {
-                    refused |= silence == Silence::Unauthorized;
+                    refused |= silence == NoModels::Unauthorized;
                     let before = before.as_ref().and_then(|list| list.pools.get(&pool.name));
-                    before.cloned().or_else(|| by_name(pool).map(Into::into))
+                    before.cloned().or_else(|| configured_models(pool).map(Into::into))
                 }
             };
             pools.extend(models.map(|models| (Arc::clone(&pool.name), models)));
@@ -139,11 +147,11 @@ impl Catalogue {
         if pools.is_empty() {
             return Err(match refused {
                 true => Refusal::new(Reason::Unauthorized, "The workers do not accept this API key."),
-                false => Refusal::new(Reason::NoWorker, "No worker says which models it serves.")
-                    .with_retry_after(spread(PATIENCE)),
+                false => Refusal::new(Reason::NoWorker, "No worker returned its list of models.")
+                    .with_retry_after(with_jitter(TIMEOUT)),
             });
         }
-        let list = Arc::new(List { read: self.clock.now(), pools });
+        let list = Arc::new(ModelLists { read: self.clock.now(), pools });
         let mut lists = self.lists.lock();
         if lists.len() >= KEPT && !lists.contains_key(&key) {
             let oldest = lists.iter().min_by_key(|(_, list)| list.read).map(|(key, _)| *key);
@@ -153,7 +161,7 @@ impl Catalogue {
         Ok(list)
     }
 
-    fn fresh(&self, key: u64) -> Option<Arc<List>> {
+    fn fresh(&self, key: u64) -> Option<Arc<ModelLists>> {
         let now = self.clock.now();
         self.lists.lock().get(&key).filter(|list| now.since(list.read) < FRESH).cloned()
     }
@@ -165,45 +173,45 @@ impl Catalogue {
         fleet: &Fleet,
         pool: &Pool,
         shown: &HeaderMap,
-    ) -> Result<Vec<Value>, Silence>
+    ) -> Result<Vec<Value>, NoModels>
     where
         S: Service<Request<Payload>, Response = Response<R>, Error = Refusal>,
         R: Body<Data = Bytes>,
         R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if !self.asks {
-            return Err(Silence::Other);
+        if !self.can_ask {
+            return Err(NoModels::Other);
         }
         let mut request = Request::new(Payload::empty());
         *request.uri_mut() = http::Uri::from_static(MODELS);
         request.headers_mut().extend(shown.clone());
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let flight = Flight::new(format!("{:032x}", fastrand::u128(..)), self.clock.now());
+        let record = RequestRecord::new(format!("{:032x}", fastrand::u128(..)), self.clock.now());
         let extensions = request.extensions_mut();
-        extensions.insert(Arc::new(flight));
-        extensions.insert(Demand { kind: Kind::Models, ..Demand::path() });
-        extensions.insert(Beside(Arc::clone(&pool.name)));
+        extensions.insert(Arc::new(record));
+        extensions.insert(RequestCost { kind: Kind::Models, ..RequestCost::path() });
+        extensions.insert(GatewayRequest(Arc::clone(&pool.name)));
         let answer = async {
-            let answer = inner.call(request).await.map_err(|_| Silence::Other)?;
+            let answer = inner.call(request).await.map_err(|_| NoModels::Other)?;
             match answer.status() {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(Silence::Unauthorized),
-                status if !status.is_success() => return Err(Silence::Other),
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(NoModels::Unauthorized),
+                status if !status.is_success() => return Err(NoModels::Other),
                 _ => {}
             }
-            let body = Limited::new(answer.into_body(), LARGEST).collect().await;
-            body.map(http_body_util::Collected::to_bytes).map_err(|_| Silence::Other)
+            let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await;
+            body.map(http_body_util::Collected::to_bytes).map_err(|_| NoModels::Other)
         };
-        let body = timeout(PATIENCE, answer).await.map_err(|_| Silence::Other)??;
-        let Said { data } = serde_json::from_slice(&body).map_err(|_| Silence::Other)?;
+        let body = timeout(TIMEOUT, answer).await.map_err(|_| NoModels::Other)??;
+        let ModelList { data } = serde_json::from_slice(&body).map_err(|_| NoModels::Other)?;
         let served = |model: &Value| {
             let id = name_of(model).filter(|id| (1..=LONGEST_NAME).contains(&id.len()));
             id.and_then(|id| fleet.route(Some(id))).is_some_and(|there| there.name == pool.name)
         };
-        Ok(data.into_iter().filter(served).take(MOST).collect())
+        Ok(data.into_iter().filter(served).take(MAX_MODELS).collect())
     }
 }
 
-impl List {
+impl ModelLists {
     /// Returns all models without duplicates, sorted by name.
     fn models(&self) -> Vec<&Value> {
         let mut models: Vec<_> = self.pools.values().flat_map(|models| &**models).collect();
@@ -222,7 +230,7 @@ fn name_of(model: &Value) -> Option<&str> {
 }
 
 /// Lists the models of a pool without asking its workers; `None` if no name is without `*`.
-fn by_name(pool: &Pool) -> Option<Vec<Value>> {
+fn configured_models(pool: &Pool) -> Option<Vec<Value>> {
     let names = pool.models.iter().map(|pattern| &**pattern.text()).filter(|name| !name.contains('*'));
     let models: Vec<_> = names
         .map(|id| json!({ "id": id, "object": "model", "created": 0, "owned_by": &*pool.name }))
@@ -232,12 +240,12 @@ fn by_name(pool: &Pool) -> Option<Vec<Value>> {
 
 /// Layer for [`Models`].
 #[derive(Clone, Debug)]
-pub struct ModelsLayer(Arc<Catalogue>);
+pub struct ModelsLayer(Arc<ModelCache>);
 
 impl ModelsLayer {
     /// Creates a layer that answers from `catalogue`.
     #[must_use]
-    pub const fn new(catalogue: Arc<Catalogue>) -> Self {
+    pub const fn new(catalogue: Arc<ModelCache>) -> Self {
         Self(catalogue)
     }
 }
@@ -253,7 +261,7 @@ impl<S> Layer<S> for ModelsLayer {
 /// Service that answers requests for the served models and forwards all others.
 #[derive(Clone, Debug)]
 pub struct Models<S> {
-    catalogue: Arc<Catalogue>,
+    catalogue: Arc<ModelCache>,
     inner: S,
 }
 
@@ -273,7 +281,10 @@ where
     }
 
     fn call(&mut self, request: Request<Payload>) -> Self::Future {
-        let asks = request.extensions().get::<Demand>().is_some_and(|demand| demand.kind == Kind::Models);
+        let asks = request
+            .extensions()
+            .get::<RequestCost>()
+            .is_some_and(|request_cost| request_cost.kind == Kind::Models);
         if !asks {
             let answer = self.inner.call(request);
             return Box::pin(async move { Ok(answer.await?.map(AnswerBody::inner)) });
@@ -295,10 +306,10 @@ where
                     }
                 },
             };
-            if let Some(flight) = head.extensions.get::<Arc<Flight>>() {
-                flight.set_ending(Ending::Complete);
+            if let Some(record) = head.extensions.get::<Arc<RequestRecord>>() {
+                record.set_ending(Ending::Complete);
             }
-            let mut answer = Response::new(AnswerBody::own(text.into()));
+            let mut answer = Response::new(AnswerBody::text(text.into()));
             answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             Ok(answer)
         })

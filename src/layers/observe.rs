@@ -15,34 +15,34 @@ use tracing::Instrument;
 use tracing::instrument::Instrumented;
 
 use crate::clock::{Clock, Nanos};
-use crate::layers::body::{Guarded, Tied};
-use crate::metrics::{InFlight, Metrics, Pool};
+use crate::layers::body::{BodyGuard, Guarded};
+use crate::metrics::{InFlightSeries, Metrics, PoolSeries};
 use crate::openai::headers;
-use crate::request::{Ending, Flight, Promise, Trace};
-use crate::spans::{Head, Spans};
+use crate::request::{Ending, RequestRecord, SloOutcome, Trace};
+use crate::spans::{SpanHead, Spans};
 
 /// Header with the request id, from the client and in the answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Fields of the log line of each request, with their descriptions for the documentation.
 pub const LOG_FIELDS: [(&str, &str); 18] = [
     ("message", "`request`"),
-    ("id", "the request's id, as in the header `x-request-id` of the answer and of what the worker gets"),
-    ("trace_id", "the trace it belongs to, as in `traceparent`; absent when nobody began one"),
-    ("route", "the endpoint, or the configured pattern, that it matched"),
-    ("model", "the model asked for, its first 128 bytes"),
-    ("stream", "whether a stream was asked for"),
+    ("id", "request id: the header `x-request-id` of the answer and of the request to the worker"),
+    ("trace_id", "trace id, as in `traceparent`; absent if there is no trace"),
+    ("route", "the endpoint, or the configured pattern, that the request matched"),
+    ("model", "the requested model, first 128 bytes"),
+    ("stream", "`true` if the client requested a stream"),
     ("class", "the priority: `critical`, `interactive`, `batch`"),
-    ("caller", "who asked: `key:`, `jwt:`, `hdr:` or `ip:`, and a name or an address"),
+    ("caller", "the caller: `key:`, `jwt:`, `hdr:` or `ip:`, then a name or an address"),
     ("worker", "the worker that answered, or whose failure ended the request"),
-    ("outcome", "how it ended: the label `outcome` of the metrics"),
-    ("reason", "why it was refused or broke off: the header `x-traffic-dam-reason`"),
-    ("cause", "what the worker did wrong, in a sentence; absent when it did nothing wrong"),
-    ("status", "the HTTP status of the answer; 0 when the client left before there was one"),
-    ("queued_ms", "how long it waited for a seat"),
-    ("ttft_ms", "from its last byte to the first content of its stream, waiting included"),
-    ("duration_ms", "from its head to the last byte of its answer"),
-    ("prompt_tokens", "as the worker reported, or as estimated"),
-    ("output_tokens", "as the worker reported, or as counted in the stream"),
+    ("outcome", "how the request ended: the label `outcome` of the metrics"),
+    ("reason", "why the request was refused or failed: the header `x-traffic-dam-reason`"),
+    ("cause", "the worker's error, in a sentence; absent if there was none"),
+    ("status", "the HTTP status of the answer; 0 if the client left before it"),
+    ("queued_ms", "wait for a permit, in ms"),
+    ("ttft_ms", "TTFT in ms: last byte of the request to first content of the stream, waits included"),
+    ("duration_ms", "from the head of the request to the last byte of the answer, in ms"),
+    ("prompt_tokens", "prompt tokens: reported by the worker, or estimated"),
+    ("output_tokens", "output tokens: reported by the worker, or counted in the stream"),
 ];
 
 /// W3C header with the client's trace.
@@ -52,7 +52,7 @@ const LONGEST_ID: usize = 128;
 
 /// State shared by all services of the layer.
 #[derive(Debug)]
-pub struct Observatory {
+pub struct RequestMetrics {
     /// Request metrics.
     pub metrics: Arc<Metrics>,
     /// Clock of all times in the record.
@@ -65,7 +65,7 @@ pub struct Observatory {
     pub spans: Option<Arc<Spans>>,
 }
 
-impl Observatory {
+impl RequestMetrics {
     /// Returns the trace context of a request, if it has one.
     ///
     /// If the gateway records no spans, it begins no trace: one marked as sampled would make every
@@ -74,27 +74,27 @@ impl Observatory {
     fn trace(&self, headers: &HeaderMap) -> Option<Trace> {
         let mut all = headers.get_all(&TRACEPARENT).iter();
         let told = match (all.next(), all.next()) {
-            (Some(told), None) => told.to_str().ok().and_then(Trace::read),
+            (Some(told), None) => told.to_str().ok().and_then(Trace::parse),
             _ => None,
         };
         let Some(spans) = &self.spans else { return told };
         // An id of zeros is invalid; setting one bit is cheaper than a check.
         let span = fastrand::u64(..) | 1;
         Some(match told {
-            Some(told) => told.through(span),
-            None => Trace::begun(fastrand::u128(..) | 1, span, spans.samples(fastrand::f64())),
+            Some(told) => told.with_span(span),
+            None => Trace::new(fastrand::u128(..) | 1, span, spans.samples(fastrand::f64())),
         })
     }
 }
 
 /// Layer for [`Observe`].
 #[derive(Clone, Debug)]
-pub struct ObserveLayer(Arc<Observatory>);
+pub struct ObserveLayer(Arc<RequestMetrics>);
 
 impl ObserveLayer {
     /// Creates a layer that records in `observatory`.
     #[must_use]
-    pub const fn new(observatory: Arc<Observatory>) -> Self {
+    pub const fn new(observatory: Arc<RequestMetrics>) -> Self {
         Self(observatory)
     }
 }
@@ -107,10 +107,10 @@ impl<S> Layer<S> for ObserveLayer {
     }
 }
 
-/// Service that opens the [`Flight`] of each request and closes it.
+/// Service that opens the [`RequestRecord`] of each request and closes it.
 #[derive(Clone, Debug)]
 pub struct Observe<S> {
-    observatory: Arc<Observatory>,
+    observatory: Arc<RequestMetrics>,
     inner: S,
 }
 
@@ -129,32 +129,32 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
 
 /// Guard of a request: records its end when dropped.
 #[derive(Debug)]
-pub struct Watch {
-    observatory: Arc<Observatory>,
-    flight: Arc<Flight>,
+pub struct ObservedRequest {
+    observatory: Arc<RequestMetrics>,
+    record: Arc<RequestRecord>,
     /// Request head for the span; `None` if no span is recorded.
-    head: Option<Head>,
+    head: Option<SpanHead>,
     status: u16,
     /// Metrics of the pool; set at the first content of a stream.
-    pool: Option<Arc<Pool>>,
+    pool: Option<Arc<PoolSeries>>,
     last_data: Nanos,
-    _in_flight: InFlight,
+    _in_flight: InFlightSeries,
 }
 
-impl Tied for Watch {
+impl BodyGuard for ObservedRequest {
     fn data(&mut self, waited: bool) {
-        let flight = &*self.flight;
-        let (true, Some(first)) = (flight.is_streamed(), flight.first_token()) else { return };
-        let Observatory { metrics, clock, .. } = &*self.observatory;
+        let record = &*self.record;
+        let (true, Some(first)) = (record.is_streamed(), record.first_token()) else { return };
+        let RequestMetrics { metrics, clock, .. } = &*self.observatory;
         let now = clock.now();
         match &self.pool {
             // A gap caused by a slow client says nothing about the worker.
             Some(pool) if waited => pool.itl(now.since(self.last_data)),
             Some(_) => {}
             None => {
-                let pool = metrics.pool(flight.pool().map_or("", |pool| pool));
-                let class = flight.caller().map(|caller| caller.class).unwrap_or_default();
-                pool.ttft(class, first.since(flight.received()));
+                let pool = metrics.pool(record.pool().map_or("", |pool| pool));
+                let class = record.caller().map(|caller| caller.class).unwrap_or_default();
+                pool.ttft(class, first.since(record.received()));
                 self.pool = Some(pool);
             }
         }
@@ -162,45 +162,45 @@ impl Tied for Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for ObservedRequest {
     fn drop(&mut self) {
-        let Observatory { metrics, clock, log_share, ttft_slo, spans } = &*self.observatory;
-        let flight = &*self.flight;
+        let RequestMetrics { metrics, clock, log_share, ttft_slo, spans } = &*self.observatory;
+        let record = &*self.record;
         let now = clock.now();
-        let ending = flight.ending();
-        let caller = flight.caller();
+        let ending = record.ending();
+        let caller = record.caller();
         let class = caller.map(|caller| caller.class).unwrap_or_default();
-        let route = flight.route().map_or("other", |route| route);
-        metrics.route(route).finished(class, ending, flight.reason(), now.since(flight.started));
-        let (prompt, output) = if self.status < 400 { flight.tokens() } else { (0, 0) };
+        let route = record.route().map_or("other", |route| route);
+        metrics.route(route).count(class, ending, record.reason(), now.since(record.started));
+        let (prompt, output) = if self.status < 400 { record.tokens() } else { (0, 0) };
         metrics.tokens(prompt, output);
         if let Some(caller) = caller {
             metrics.caller(&caller.id, ending == Ending::Refused, prompt + output);
         }
-        if let Some(promise) = Promise::of(flight, self.status, *ttft_slo, now) {
+        if let Some(promise) = SloOutcome::of(record, self.status, *ttft_slo, now) {
             // `self.pool` is `None` for a stream without content.
-            let pool = self.pool.take().or_else(|| flight.pool().map(|pool| metrics.pool(pool)));
+            let pool = self.pool.take().or_else(|| record.pool().map(|pool| metrics.pool(pool)));
             if let Some(pool) = pool {
                 pool.ended(promise);
             }
         }
         if let (Some(spans), Some(head)) = (spans, &self.head) {
-            spans.end(flight, head, self.status, now);
+            spans.end(record, head, self.status, now);
         }
         let (class, caller) = caller.map_or(("", ""), |caller| (class.as_str(), &*caller.id));
-        let worker = flight.worker().map_or("", |worker| worker);
-        let asked = flight.asked();
+        let worker = record.worker().map_or("", |worker| worker);
+        let asked = record.asked();
         let model = asked.and_then(|asked| asked.model.as_deref());
-        let reported = flight.usage().map(|(prompt, _)| prompt).filter(|prompt| *prompt > 0);
+        let reported = record.usage().map(|(prompt, _)| prompt).filter(|prompt| *prompt > 0);
         let prompt_tokens = reported.or(asked.map(|asked| asked.prompt_tokens));
-        let reason = flight.reason().map_or("", |reason| reason.as_str());
+        let reason = record.reason().map_or("", |reason| reason.as_str());
         let millis = |length: Duration| length.as_micros() as f64 / 1000.0;
         macro_rules! line {
             ($level:expr) => {
                 tracing::event!(
                     $level,
-                    id = &*flight.id,
-                    trace_id = flight.trace.map(|trace| tracing::field::display(trace.id)),
+                    id = &*record.id,
+                    trace_id = record.trace.map(|trace| tracing::field::display(trace.id)),
                     route,
                     model,
                     stream = asked.map(|asked| asked.stream),
@@ -209,13 +209,13 @@ impl Drop for Watch {
                     worker,
                     outcome = ending.as_str(),
                     reason,
-                    cause = flight.cause(),
+                    cause = record.cause(),
                     status = self.status,
-                    queued_ms = millis(flight.queued()),
-                    ttft_ms = flight.ttft().map(millis),
-                    duration_ms = millis(now.since(flight.started)),
+                    queued_ms = millis(record.queued()),
+                    ttft_ms = record.ttft().map(millis),
+                    duration_ms = millis(now.since(record.started)),
                     prompt_tokens,
-                    output_tokens = flight.output_tokens(),
+                    output_tokens = record.output_tokens(),
                     "request"
                 )
             };
@@ -232,7 +232,7 @@ impl<S, B, R> Service<Request<B>> for Observe<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
 {
-    type Response = Response<Guarded<R, Watch>>;
+    type Response = Response<Guarded<R, ObservedRequest>>;
     type Error = S::Error;
     type Future = ObserveFuture<S::Future>;
 
@@ -244,21 +244,21 @@ where
         let headers = request.headers();
         let trace = self.observatory.trace(headers);
         let recorded = trace.filter(|trace| trace.sampled && self.observatory.spans.is_some());
-        let flight = Flight::new(request_id(headers), self.observatory.clock.now());
-        let flight = Arc::new(flight.in_trace(trace));
-        let head = recorded.map(|trace| Head::of(trace, &request));
-        request.extensions_mut().insert(Arc::clone(&flight));
-        let watch = Watch {
+        let record = RequestRecord::new(request_id(headers), self.observatory.clock.now());
+        let record = Arc::new(record.in_trace(trace));
+        let head = recorded.map(|trace| SpanHead::of(trace, &request));
+        request.extensions_mut().insert(Arc::clone(&record));
+        let watch = ObservedRequest {
             _in_flight: self.observatory.metrics.enter(),
             observatory: Arc::clone(&self.observatory),
-            flight,
+            record,
             head,
             status: 0,
             pool: None,
             last_data: Nanos::ZERO,
         };
         // Every log line of this request carries its id.
-        let span = tracing::debug_span!("request", id = &*watch.flight.id);
+        let span = tracing::debug_span!("request", id = &*watch.record.id);
         let inner = span.in_scope(|| self.inner.call(request)).instrument(span);
         ObserveFuture { inner, watch: Some(watch) }
     }
@@ -270,7 +270,7 @@ pin_project! {
     pub struct ObserveFuture<F> {
         #[pin]
         inner: Instrumented<F>,
-        watch: Option<Watch>,
+        watch: Option<ObservedRequest>,
     }
 }
 
@@ -278,7 +278,7 @@ impl<F, R, E> Future for ObserveFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
-    type Output = Result<Response<Guarded<R, Watch>>, E>;
+    type Output = Result<Response<Guarded<R, ObservedRequest>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -291,24 +291,24 @@ where
             return Poll::Pending;
         };
         watch.status = response.status().as_u16();
-        let Observatory { metrics, clock, .. } = &*watch.observatory;
-        let flight = &*watch.flight;
+        let RequestMetrics { metrics, clock, .. } = &*watch.observatory;
+        let record = &*watch.record;
         // Time spent in the gateway itself, until the request was dispatched or refused.
-        let until = flight.dispatched().unwrap_or_else(|| clock.now());
-        let dam = until.since(flight.received()).saturating_sub(flight.queued());
-        match flight.ending() {
+        let until = record.dispatched().unwrap_or_else(|| clock.now());
+        let dam = until.since(record.received()).saturating_sub(record.queued());
+        match record.ending() {
             Ending::Refused => metrics.refusal(dam),
             // The time was spent trying to reach a worker.
-            Ending::WorkerFailed | Ending::TimedOut if flight.dispatched().is_none() => {}
+            Ending::WorkerFailed | Ending::TimedOut if record.dispatched().is_none() => {}
             _ => metrics.overhead(dam),
         }
-        if let Some(caller) = flight.caller()
-            && flight.dispatched().is_some()
+        if let Some(caller) = record.caller()
+            && record.dispatched().is_some()
         {
-            metrics.queue_wait(caller.class, flight.queued());
+            metrics.queue_wait(caller.class, record.queued());
         }
-        headers::server_timing(response.headers_mut(), dam, flight.queued());
-        if let Ok(id) = HeaderValue::from_str(&flight.id) {
+        headers::server_timing(response.headers_mut(), dam, record.queued());
+        if let Ok(id) = HeaderValue::from_str(&record.id) {
             response.headers_mut().insert(REQUEST_ID, id);
         }
         Poll::Ready(Ok(response.map(|body| Guarded::new(body, watch))))
@@ -327,9 +327,9 @@ mod tests {
 
     /// Subscriber that collects the field names of events.
     #[derive(Default)]
-    struct Names(Arc<Mutex<Vec<&'static str>>>);
+    struct FieldNames(Arc<Mutex<Vec<&'static str>>>);
 
-    impl Subscriber for Names {
+    impl Subscriber for FieldNames {
         fn register_callsite(&self, _: &'static tracing::Metadata<'static>) -> Interest {
             Interest::sometimes()
         }
@@ -348,8 +348,8 @@ mod tests {
         fn exit(&self, _: &span::Id) {}
     }
 
-    fn observatory() -> Arc<Observatory> {
-        Arc::new(Observatory {
+    fn observatory() -> Arc<RequestMetrics> {
+        Arc::new(RequestMetrics {
             metrics: Arc::default(),
             clock: Clock::manual(Nanos::ZERO),
             log_share: 1.0,
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_request_leaves_one_line_with_the_documented_fields() {
-        let names = Names::default();
+        let names = FieldNames::default();
         let kept = Arc::clone(&names.0);
         with_default(names, || {
             let answer = service_fn(async |_: Request<()>| {
@@ -389,7 +389,7 @@ mod tests {
         let client = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00");
         headers.insert(TRACEPARENT, client.clone());
         let followed = observatory.trace(&headers).unwrap();
-        assert!(!followed.leads && !followed.sampled && followed.header() == client);
+        assert!(!followed.worker_follows_gateway && !followed.sampled && followed.header() == client);
         // Two headers count as none: it is unknown which one is meant.
         headers.append(TRACEPARENT, client);
         assert_eq!(observatory.trace(&headers), None);

@@ -11,7 +11,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::glob::Glob;
-use crate::openai::demand::{Pointer, Shape};
+use crate::openai::body::{Pointer, Shape};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Kind, RouteTimeouts};
 
@@ -70,7 +70,7 @@ impl Paths {
             decoded: None,
             kind,
             shape,
-            // A Responses call with `store` has a side effect; `demand` resets this for it.
+            // A Responses call with `store` has a side effect; `request_cost` resets this for it.
             retryable: kind.has_demand(),
             timeouts: None,
         };
@@ -161,7 +161,7 @@ impl Paths {
         others.sort_unstable();
         others.dedup();
         let allow = others.join(", ");
-        let message = format!("This path takes {allow}; other methods are not let through.");
+        let message = format!("This path accepts {allow} only.");
         Err(Refusal::new(Reason::MethodNotAllowed, message).with_allow(allow))
     }
 
@@ -173,7 +173,7 @@ impl Paths {
             own.map(|(method, _, matched)| format!("{method} {}", matched.label)).collect();
         names.dedup();
         format!(
-            "This path is not let through; these are: {}. The settings `paths` and `routes` name further ones.",
+            "This path is not served. Served paths: {}. The settings `paths` and `routes` can add others.",
             names.join(", ")
         )
     }
@@ -187,13 +187,13 @@ fn decoded(raw: &str, slashes: bool) -> Result<Cow<'_, str>, Refusal> {
     for (at, _) in raw.match_indices('%') {
         match bytes.get(at + 1..at + 3) {
             Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => {}
-            _ => return refuse("The path has a `%` that two hex digits do not follow."),
+            _ => return refuse("The path has a `%` without two hex digits after it."),
         }
         if let Some(hex) = raw.get(at + 1..at + 3)
             && !(slashes && hex.eq_ignore_ascii_case("2f"))
             && ["2f", "5c"].iter().any(|slash| hex.eq_ignore_ascii_case(slash))
         {
-            return refuse("The path has an escaped slash.");
+            return refuse("The path has an escaped slash or backslash (`%2f`, `%5c`).");
         }
     }
     let Ok(path) = percent_decode_str(raw).decode_utf8() else {
@@ -206,7 +206,7 @@ fn decoded(raw: &str, slashes: bool) -> Result<Cow<'_, str>, Refusal> {
         return refuse("The path has an empty segment (`//`).");
     }
     if path.split('/').any(|segment| segment == "." || segment == "..") {
-        return refuse("The path has a dot segment.");
+        return refuse("The path has a dot segment (`.` or `..`).");
     }
     Ok(path)
 }

@@ -12,7 +12,7 @@ use http::header::ACCESS_CONTROL_REQUEST_METHOD;
 use http::{Method, Request, Response, StatusCode};
 use tower::{Layer, Service};
 
-use crate::request::{Ending, Flight};
+use crate::request::{Ending, RequestRecord};
 
 /// Label of preflights in metrics and logs.
 const LABEL: &str = "preflight";
@@ -20,15 +20,15 @@ const LABEL: &str = "preflight";
 /// Layer for [`Preflight`].
 #[derive(Clone, Copy, Debug)]
 pub struct PreflightLayer {
-    answered_within: bool,
+    inner_cors: bool,
 }
 
 impl PreflightLayer {
-    /// Creates a layer that answers preflights. With `answered_within`, a CORS layer inside it
+    /// Creates a layer that answers preflights. With `inner_cors`, a CORS layer inside it
     /// answers them, and all other OPTIONS requests.
     #[must_use]
-    pub const fn new(answered_within: bool) -> Self {
-        Self { answered_within }
+    pub const fn new(inner_cors: bool) -> Self {
+        Self { inner_cors }
     }
 }
 
@@ -36,7 +36,7 @@ impl<S> Layer<S> for PreflightLayer {
     type Service = Preflight<S>;
 
     fn layer(&self, inner: S) -> Preflight<S> {
-        Preflight { answered_within: self.answered_within, inner }
+        Preflight { answered_within: self.inner_cors, inner }
     }
 }
 
@@ -66,9 +66,9 @@ where
         if !asks {
             return Either::Left(self.inner.call(request));
         }
-        if let Some(flight) = request.extensions().get::<Arc<Flight>>() {
-            flight.set_route(&LABEL.into());
-            flight.set_ending(Ending::Complete);
+        if let Some(record) = request.extensions().get::<Arc<RequestRecord>>() {
+            record.set_route(&LABEL.into());
+            record.set_ending(Ending::Complete);
         }
         if self.answered_within {
             return Either::Left(self.inner.call(request));

@@ -22,7 +22,7 @@ use tower::{Layer, Service};
 
 use crate::openai::{error, headers};
 use crate::refusal::{Reason, Refusal};
-use crate::request::Flight;
+use crate::request::RequestRecord;
 
 /// Layer for [`Rescue`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,7 +57,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let flight = request.extensions().get::<Arc<Flight>>().cloned();
+        let record = request.extensions().get::<Arc<RequestRecord>>().cloned();
         let inner = &mut self.inner;
         // A service may panic in `call` as well as in its future.
         let called = std::panic::catch_unwind(AssertUnwindSafe(|| inner.call(request)));
@@ -65,7 +65,7 @@ where
             Ok(future) => (Some(AssertUnwindSafe(future).catch_unwind()), None),
             Err(panic) => (None, Some(defect(panic.as_ref()))),
         };
-        RescueFuture { inner, panicked, flight }
+        RescueFuture { inner, panicked, record }
     }
 }
 
@@ -76,7 +76,7 @@ pin_project! {
         #[pin]
         inner: Option<CatchUnwind<AssertUnwindSafe<F>>>,
         panicked: Option<Refusal>,
-        flight: Option<Arc<Flight>>,
+        record: Option<Arc<RequestRecord>>,
     }
 }
 
@@ -97,12 +97,12 @@ where
             },
             None => this.panicked.take().unwrap_or_else(|| Refusal::new(Reason::InternalError, DEFECT)),
         };
-        if let Some(flight) = this.flight {
-            flight.set_reason(refusal.reason);
-            flight.set_cause(&refusal);
-            flight.set_ending(refusal.reason.into());
+        if let Some(record) = this.record {
+            record.set_reason(refusal.reason);
+            record.set_cause(&refusal);
+            record.set_ending(refusal.reason.into());
         }
-        Poll::Ready(Ok(answer(&refusal).map(AnswerBody::own)))
+        Poll::Ready(Ok(answer(&refusal).map(AnswerBody::text)))
     }
 }
 
@@ -122,7 +122,7 @@ impl<B> AnswerBody<B> {
     }
 
     /// Creates a body with a text by the gateway.
-    pub(super) const fn own(text: Bytes) -> Self {
+    pub(super) const fn text(text: Bytes) -> Self {
         Self { inner: None, text: Some(text) }
     }
 }
@@ -169,7 +169,7 @@ fn defect(panic: &(dyn Any + Send)) -> Refusal {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a panic without a message");
-    tracing::error!(panic = text, "a request panicked");
+    tracing::error!(panic = text, "the gateway panicked while it handled a request");
     Refusal::new(Reason::InternalError, DEFECT)
 }
 

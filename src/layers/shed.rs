@@ -14,11 +14,11 @@ use tower::{Layer, Service};
 
 use crate::clock::Clock;
 use crate::fleet::{self, Fleet};
-use crate::layers::body::{Guarded, Tied};
+use crate::layers::body::{BodyGuard, Guarded};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Beside, Caller, Demand, Flight};
+use crate::request::{Caller, GatewayRequest, RequestCost, RequestRecord};
 use crate::shed::settings::GateSettings;
-use crate::shed::{Ask, Entry, Gate, GateHandle, Member, Permit, Waiter};
+use crate::shed::{Gate, GateEntry, GateHandle, Permit, PermitRequest, PoolMember, Waiter};
 
 /// Finds the gate of a request.
 pub trait Gates: Clone + Send + Sync + 'static {
@@ -42,7 +42,7 @@ impl Gates for Arc<ArcSwap<Fleet>> {
             Some(pool) => Ok((pool.gate.clone(), Some(Arc::clone(&pool.name)))),
             None => Err(Refusal::new(
                 Reason::NotFound,
-                "No worker serves this model. The setting `workers.static[].model` names what is served.",
+                "No worker serves this model. The setting `workers.static[].model` names the served models.",
             )
             .with_param("model")),
         }
@@ -70,7 +70,7 @@ impl ShedLayer<GateHandle> {
     pub fn local(slots: u32, settings: GateSettings, clock: Clock) -> Self {
         let gate = Gate::new("local".into(), settings.clone(), fleet::PICK, fastrand::u64(..));
         let gate = GateHandle::new(gate, clock.clone());
-        let service = Member { id: "local".into(), slots: Some(slots), kv_tokens: None, eligible: true };
+        let service = PoolMember { id: "local".into(), slots: Some(slots), kv_tokens: None, eligible: true };
         gate.rebuild(settings, vec![service]);
         Self { gates: gate, clock }
     }
@@ -87,7 +87,7 @@ impl<S, G: Clone> Layer<S> for ShedLayer<G> {
 /// Service that admits requests for which a worker has room, makes a bounded number of others wait
 /// for a bounded time, and refuses the rest.
 ///
-/// Reads [`Caller`] and [`Demand`] from the request's extensions and inserts the [`Permit`], by
+/// Reads [`Caller`] and [`RequestCost`] from the request's extensions and inserts the [`Permit`], by
 /// which the inner service reports progress.
 #[derive(Clone, Debug)]
 pub struct Shed<S, G> {
@@ -97,17 +97,17 @@ pub struct Shed<S, G> {
 }
 
 /// Builds the question to the gate; without a caller or a cost, for an anonymous plain call.
-fn ask_of(caller: Option<&Caller>, demand: Option<&Demand>) -> Ask {
-    match (caller, demand) {
-        (Some(caller), Some(demand)) => Ask::of(caller, demand),
-        (caller, demand) => Ask::of(
+fn ask_of(caller: Option<&Caller>, request_cost: Option<&RequestCost>) -> PermitRequest {
+    match (caller, request_cost) {
+        (Some(caller), Some(request_cost)) => PermitRequest::of(caller, request_cost),
+        (caller, request_cost) => PermitRequest::of(
             &caller.cloned().unwrap_or_else(|| Caller::new("anonymous")),
-            &demand.cloned().unwrap_or_else(Demand::path),
+            &request_cost.cloned().unwrap_or_else(RequestCost::path),
         ),
     }
 }
 
-impl Tied for Permit {}
+impl BodyGuard for Permit {}
 
 /// Waits for a permit until the waiter expires.
 async fn wait(mut waiter: Waiter, clock: &Clock) -> Result<Permit, Refusal> {
@@ -136,7 +136,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         // Such requests are no load for a worker, so they need no permit.
-        let beside = request.extensions().get::<Beside>().is_some();
+        let beside = request.extensions().get::<GatewayRequest>().is_some();
         if beside || matches!(*request.method(), Method::OPTIONS | Method::HEAD) {
             let answer = self.inner.call(request);
             return Box::pin(async move {
@@ -144,14 +144,16 @@ where
             });
         }
         let extensions = request.extensions();
-        let demand = extensions.get::<Demand>();
-        let flight = extensions.get::<Arc<Flight>>().cloned();
-        let entry =
-            self.gates.gate(demand.and_then(|demand| demand.model.as_deref())).and_then(|(gate, pool)| {
-                if let (Some(flight), Some(pool)) = (&flight, &pool) {
-                    flight.set_pool(pool);
+        let request_cost = extensions.get::<RequestCost>();
+        let record = extensions.get::<Arc<RequestRecord>>().cloned();
+        let entry = self
+            .gates
+            .gate(request_cost.and_then(|request_cost| request_cost.model.as_deref()))
+            .and_then(|(gate, pool)| {
+                if let (Some(record), Some(pool)) = (&record, &pool) {
+                    record.set_pool(pool);
                 }
-                gate.ask(ask_of(extensions.get::<Caller>(), demand))
+                gate.ask(ask_of(extensions.get::<Caller>(), request_cost))
             });
         let entry = match entry {
             Ok(entry) => entry,
@@ -163,12 +165,12 @@ where
         let clock = self.clock.clone();
         Box::pin(async move {
             let permit = match entry {
-                Entry::Admitted(permit) => permit,
-                Entry::Waiting(waiter) => {
+                GateEntry::Admitted(permit) => permit,
+                GateEntry::Waiting(waiter) => {
                     let since = clock.now();
                     let outcome = wait(waiter, &clock).await;
-                    if let Some(flight) = &flight {
-                        flight.set_queued(clock.now().since(since));
+                    if let Some(record) = &record {
+                        record.set_queued(clock.now().since(since));
                     }
                     outcome?
                 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::own::{WrittenLimit, changed};
+use super::own_limits::{WrittenLimit, with_limit};
 use super::rule::{Mode, Quota, Rule};
 use crate::request::OwnLimit;
 
@@ -66,7 +66,7 @@ impl Change {
     /// # Errors
     /// Reason why the change does not fit the rule.
     pub fn apply(&self, rule: &Rule) -> Result<Rule, &'static str> {
-        let quota: Quota = changed(rule, &self.limit)?;
+        let quota: Quota = with_limit(rule, &self.limit)?;
         Ok(Rule { mode: self.mode.unwrap_or(rule.mode), ..rule.with_quota(quota) })
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::keyed::Place;
-use super::meter::Mark;
+use super::keyed::CellPlace;
+use super::meter::CellMark;
 use crate::request::OwnLimits;
 
 /// Decision of a rule about one request.
@@ -34,15 +34,15 @@ impl Decision {
     }
 }
 
-/// Decisions in order, by index in [`Ladder::rules`](super::ladder::Ladder::rules).
+/// Decisions in order, by index in [`RuleSet::rules`](super::rule_set::RuleSet::rules).
 pub type Decisions = SmallVec<[(usize, Decision); 4]>;
 
 /// The cell that one rule charged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChargedCell {
     /// `None` for the one counter of a rule per `all`.
-    pub(crate) place: Option<Place>,
-    pub(crate) mark: Mark,
+    pub(crate) place: Option<CellPlace>,
+    pub(crate) mark: CellMark,
 }
 
 /// One rule's part of a charge.
@@ -51,7 +51,7 @@ pub(crate) struct ChargePart {
     /// Id of the rule's counts, the same across reloads that keep them.
     pub(crate) counts: u32,
     pub(crate) amount: u64,
-    pub(crate) hold: ChargedCell,
+    pub(crate) cell: ChargedCell,
 }
 
 /// The units that an admitted request was charged by its rules.

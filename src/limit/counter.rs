@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::charge::ChargedCell;
-use super::keyed::{Keyed, Place};
-use super::meter::{By, Direct, Level, Meter, Shortage};
+use super::keyed::{CellPlace, KeyedState};
+use super::meter::{Direct, Level, Meter, QuotaOverride, Shortage};
 use super::rule::{Algorithm, Per, Rule};
 use super::sliding_log::SlidingLog;
 use super::sliding_window::SlidingWindow;
@@ -14,18 +14,24 @@ use crate::clock::Nanos;
 
 /// The counts of one rule. `by` overrides the quota that they were created with: a caller's own, or
 /// a share's. A rule per `all` ignores the key.
-pub(crate) trait Counter: fmt::Debug + Send + Sync {
-    fn charge(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<ChargedCell, Shortage>;
-    fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<By>, now: Nanos);
-    fn shortage(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Option<Shortage>;
-    fn level(&self, place: Option<Place>, by: Option<By>, now: Nanos) -> Level;
+pub(crate) trait RuleCounter: fmt::Debug + Send + Sync {
+    fn charge(
+        &self,
+        key: u64,
+        amount: u64,
+        by: Option<QuotaOverride>,
+        now: Nanos,
+    ) -> Result<ChargedCell, Shortage>;
+    fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<QuotaOverride>, now: Nanos);
+    fn shortage(&self, key: u64, amount: u64, by: Option<QuotaOverride>, now: Nanos) -> Option<Shortage>;
+    fn level(&self, place: Option<CellPlace>, by: Option<QuotaOverride>, now: Nanos) -> Level;
     fn keys(&self) -> usize;
     fn set_max_keys(&self, max_keys: usize);
     fn sweep(&self, now: Nanos);
 }
 
 /// Creates the counts of `rule`, with full quotas.
-pub(crate) fn counter(rule: &Rule) -> Arc<dyn Counter> {
+pub(crate) fn counter(rule: &Rule) -> Arc<dyn RuleCounter> {
     match rule.algorithm {
         Algorithm::TokenBucket => stored(TokenBucket::new(rule.quota), rule),
         Algorithm::SlidingWindow => stored(SlidingWindow::new(rule.quota), rule),
@@ -33,16 +39,22 @@ pub(crate) fn counter(rule: &Rule) -> Arc<dyn Counter> {
     }
 }
 
-fn stored<M: Meter + 'static>(meter: M, rule: &Rule) -> Arc<dyn Counter> {
+fn stored<M: Meter + 'static>(meter: M, rule: &Rule) -> Arc<dyn RuleCounter> {
     if rule.per.contains(&Per::All) {
         Arc::new(Direct::new(meter))
     } else {
-        Arc::new(Keyed::new(meter, rule.max_keys))
+        Arc::new(KeyedState::new(meter, rule.max_keys))
     }
 }
 
-impl<M: Meter> Counter for Direct<M> {
-    fn charge(&self, _key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<ChargedCell, Shortage> {
+impl<M: Meter> RuleCounter for Direct<M> {
+    fn charge(
+        &self,
+        _key: u64,
+        amount: u64,
+        by: Option<QuotaOverride>,
+        now: Nanos,
+    ) -> Result<ChargedCell, Shortage> {
         let charged = match by {
             None => Self::charge(self, amount, now),
             Some(by) => self.charge_by(&M::of(by), amount, now),
@@ -50,21 +62,21 @@ impl<M: Meter> Counter for Direct<M> {
         charged.map(|mark| ChargedCell { place: None, mark })
     }
 
-    fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<By>, now: Nanos) {
+    fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<QuotaOverride>, now: Nanos) {
         match by {
             None => Self::correct(self, hold.mark, reserved, actual, now),
             Some(by) => self.correct_by(&M::of(by), hold.mark, (reserved, actual), now),
         }
     }
 
-    fn shortage(&self, _key: u64, amount: u64, by: Option<By>, now: Nanos) -> Option<Shortage> {
+    fn shortage(&self, _key: u64, amount: u64, by: Option<QuotaOverride>, now: Nanos) -> Option<Shortage> {
         match by {
             None => Self::shortage(self, amount, now),
             Some(by) => self.shortage_by(&M::of(by), amount, now),
         }
     }
 
-    fn level(&self, _place: Option<Place>, by: Option<By>, now: Nanos) -> Level {
+    fn level(&self, _place: Option<CellPlace>, by: Option<QuotaOverride>, now: Nanos) -> Level {
         match by {
             None => Self::level(self, now),
             Some(by) => self.level_by(&M::of(by), now),
@@ -80,8 +92,14 @@ impl<M: Meter> Counter for Direct<M> {
     fn sweep(&self, _now: Nanos) {}
 }
 
-impl<M: Meter> Counter for Keyed<M> {
-    fn charge(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Result<ChargedCell, Shortage> {
+impl<M: Meter> RuleCounter for KeyedState<M> {
+    fn charge(
+        &self,
+        key: u64,
+        amount: u64,
+        by: Option<QuotaOverride>,
+        now: Nanos,
+    ) -> Result<ChargedCell, Shortage> {
         let charged = match by {
             None => Self::charge(self, key, amount, now),
             Some(by) => self.charge_by(&M::of(by), key, amount, now),
@@ -89,23 +107,23 @@ impl<M: Meter> Counter for Keyed<M> {
         charged.map(|(place, mark)| ChargedCell { place: Some(place), mark })
     }
 
-    fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<By>, now: Nanos) {
-        let (place, mark) = (hold.place.unwrap_or(Place::Overflow), hold.mark);
+    fn correct(&self, hold: ChargedCell, reserved: u64, actual: u64, by: Option<QuotaOverride>, now: Nanos) {
+        let (place, mark) = (hold.place.unwrap_or(CellPlace::Overflow), hold.mark);
         match by {
             None => Self::correct(self, place, mark, reserved, actual, now),
             Some(by) => self.correct_by(&M::of(by), place, mark, (reserved, actual), now),
         }
     }
 
-    fn shortage(&self, key: u64, amount: u64, by: Option<By>, now: Nanos) -> Option<Shortage> {
+    fn shortage(&self, key: u64, amount: u64, by: Option<QuotaOverride>, now: Nanos) -> Option<Shortage> {
         match by {
             None => Self::shortage(self, key, amount, now),
             Some(by) => self.shortage_by(&M::of(by), key, amount, now),
         }
     }
 
-    fn level(&self, place: Option<Place>, by: Option<By>, now: Nanos) -> Level {
-        let place = place.unwrap_or(Place::Overflow);
+    fn level(&self, place: Option<CellPlace>, by: Option<QuotaOverride>, now: Nanos) -> Level {
+        let place = place.unwrap_or(CellPlace::Overflow);
         match by {
             None => Self::level(self, place, now),
             Some(by) => self.level_by(&M::of(by), place, now),

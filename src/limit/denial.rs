@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::charge::Decisions;
-use super::line::{LineKey, Turn};
+use super::retry_queue::{RetryQueueKey, RetryTurn};
 use super::rule::{Algorithm, Per, Rule};
-use crate::refusal::{Reason, Refusal, Standing, Unit};
+use crate::refusal::{QuotaStatus, Reason, Refusal, Unit};
 
 /// A refused request. No quota was charged.
 #[derive(Debug)]
 pub struct Denial {
     /// Index of the refusing rule with the longest wait in
-    /// [`Ladder::rules`](super::ladder::Ladder::rules).
+    /// [`RuleSet::rules`](super::rule_set::RuleSet::rules).
     pub rule: usize,
     /// Time until every rule would admit the same request, if no other request comes meanwhile;
     /// `None` if waiting does not help.
@@ -21,7 +21,7 @@ pub struct Denial {
     /// `true` if the request needs more than the rule ever admits at once.
     pub too_large: bool,
     /// Quota status of the enforced rules that apply to the request.
-    pub standings: Vec<Standing>,
+    pub standings: Vec<QuotaStatus>,
     /// Decision of each rule that was asked.
     pub decisions: Decisions,
     pub(crate) refused_by: Arc<Rule>,
@@ -29,7 +29,7 @@ pub struct Denial {
     /// Units that the request needs from the refusing rule.
     pub(crate) amount: u64,
     /// Retry queue of the refusing rule; `None` if there is none to join.
-    pub(crate) line: Option<LineKey>,
+    pub(crate) line: Option<RetryQueueKey>,
 }
 
 impl Denial {
@@ -40,9 +40,9 @@ impl Denial {
     }
 
     /// Returns its entry for one of `gateways` retry queues; `None` if waiting does not help.
-    pub(crate) fn turn(&self, gateways: u32) -> Option<Turn> {
+    pub(crate) fn turn(&self, gateways: u32) -> Option<RetryTurn> {
         let rule = &self.refused_by;
-        Some(Turn {
+        Some(RetryTurn {
             amount: self.amount,
             own: self.retry_after?,
             capacity: rule.capacity(),

@@ -12,17 +12,17 @@ use super::subject::Subject;
 /// Status of a rule for a request.
 #[derive(Clone, Debug)]
 pub struct Explained {
-    /// The rule's index in [`Ladder::rules`](super::Ladder::rules).
+    /// The rule's index in [`RuleSet::rules`](super::RuleSet::rules).
     pub index: usize,
     /// The rule, with the caller's own quota if it has one.
     pub rule: Arc<Rule>,
     /// `None` if the rule does not apply to the request.
-    pub seen: Option<Seen>,
+    pub seen: Option<RuleView>,
 }
 
 /// Status of a rule that applies to a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen {
+pub struct RuleView {
     /// Units to charge; `None` if the rule can never admit this many at once.
     pub amount: Option<u64>,
     /// Level of the request's key.
@@ -31,7 +31,7 @@ pub struct Seen {
     pub shortage: Option<Shortage>,
 }
 
-impl Seen {
+impl RuleView {
     /// Returns the decision that the rule would make.
     #[must_use]
     pub const fn decision(&self, mode: Mode) -> Decision {
@@ -140,7 +140,7 @@ mod tests {
         };
         let level = Level { remaining: 0, reset: Duration::from_micros(1_500_100) };
         let shortage = Some(Shortage::Wait(Duration::from_micros(100)));
-        let seen = Some(Seen { amount: Some(1), level, shortage });
+        let seen = Some(RuleView { amount: Some(1), level, shortage });
         let explained = Explained { index: 0, rule: Arc::new(rule), seen };
         let subject = Subject {
             caller: "hdr:\"ä\\",

@@ -12,14 +12,14 @@
 //!
 //! Cleaning is incremental, so that no call pays for the whole table: a new key checks a few slots
 //! of its shard, a new key in a full table also some slots of the next shards in turn, and
-//! [`Keyed::sweep`] one shard. The longest pause is the growth of one shard, 1/256 of the table.
+//! [`KeyedState::sweep`] one shard. The longest pause is the growth of one shard, 1/256 of the table.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::meter::{Level, Mark, Meter, Shared, Shortage};
+use super::meter::{CellMark, Level, Meter, Shared, Shortage};
 use super::slots::Slots;
 use crate::clock::Nanos;
 
@@ -35,7 +35,7 @@ const STEPS_WHEN_FULL: usize = 32;
 
 /// The cell that was charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum CellPlace {
     /// The key's own cell.
     Own(u64),
     /// The cell that new keys share while the table is full.
@@ -47,17 +47,17 @@ pub enum Place {
 struct Shard<C>(Mutex<Slots<C>>);
 
 /// Cells of one quota, by key.
-pub struct Keyed<M: Meter> {
+pub struct KeyedState<M: Meter> {
     meter: M,
     shards: Box<[Shard<M::Cell>]>,
-    overflow: M::Shared,
+    overflow: M::SharedCell,
     keys: AtomicUsize,
     max_keys: AtomicUsize,
     /// The shard that is swept next.
-    turn: AtomicUsize,
+    next_sweep: AtomicUsize,
 }
 
-impl<M: Meter> Keyed<M> {
+impl<M: Meter> KeyedState<M> {
     /// Creates an empty table for at most `max_keys` keys. Memory grows with the number of keys.
     #[must_use]
     pub fn new(meter: M, max_keys: usize) -> Self {
@@ -66,10 +66,10 @@ impl<M: Meter> Keyed<M> {
         Self {
             meter,
             shards: std::iter::repeat_with(empty).take(shards).collect(),
-            overflow: M::Shared::default(),
+            overflow: M::SharedCell::default(),
             keys: AtomicUsize::new(0),
             max_keys: AtomicUsize::new(max_keys),
-            turn: AtomicUsize::new(0),
+            next_sweep: AtomicUsize::new(0),
         }
     }
 
@@ -89,7 +89,7 @@ impl<M: Meter> Keyed<M> {
     /// # Errors
     /// As [`Meter::charge`].
     #[inline]
-    pub fn charge(&self, key: u64, amount: u64, now: Nanos) -> Result<(Place, Mark), Shortage> {
+    pub fn charge(&self, key: u64, amount: u64, now: Nanos) -> Result<(CellPlace, CellMark), Shortage> {
         self.charge_by(&self.meter, key, amount, now)
     }
 
@@ -101,51 +101,51 @@ impl<M: Meter> Keyed<M> {
         key: u64,
         amount: u64,
         now: Nanos,
-    ) -> Result<(Place, Mark), Shortage> {
+    ) -> Result<(CellPlace, CellMark), Shortage> {
         let known = self.with_known(key, |cell| meter.charge(cell, amount, now));
         if let Some(result) = known {
-            return result.map(|mark| (Place::Own(key), mark));
+            return result.map(|mark| (CellPlace::Own(key), mark));
         }
         let (place, result) = self.with_new(key, now, |cell| meter.charge(cell, amount, now));
         result.map(|mark| (place, mark))
     }
 
-    /// Returns the shortage that [`Keyed::charge`] would report.
+    /// Returns the shortage that [`KeyedState::charge`] would report.
     pub fn shortage(&self, key: u64, amount: u64, now: Nanos) -> Option<Shortage> {
         self.shortage_by(&self.meter, key, amount, now)
     }
 
     pub(crate) fn shortage_by(&self, meter: &M, key: u64, amount: u64, now: Nanos) -> Option<Shortage> {
-        self.look(Place::Own(key), |cell| meter.shortage(cell, amount, now))
+        self.read_cell(CellPlace::Own(key), |cell| meter.shortage(cell, amount, now))
     }
 
     /// Returns the level of a cell.
-    pub fn level(&self, place: Place, now: Nanos) -> Level {
+    pub fn level(&self, place: CellPlace, now: Nanos) -> Level {
         self.level_by(&self.meter, place, now)
     }
 
-    pub(crate) fn level_by(&self, meter: &M, place: Place, now: Nanos) -> Level {
-        self.look(place, |cell| meter.level(cell, now))
+    pub(crate) fn level_by(&self, meter: &M, place: CellPlace, now: Nanos) -> Level {
+        self.read_cell(place, |cell| meter.level(cell, now))
     }
 
     /// Corrects a charge, as [`Meter::correct`]. If the key was removed meanwhile, its quota is
     /// full: unused units are dropped, and an excess adds the key again.
-    pub fn correct(&self, place: Place, mark: Mark, reserved: u64, actual: u64, now: Nanos) {
+    pub fn correct(&self, place: CellPlace, mark: CellMark, reserved: u64, actual: u64, now: Nanos) {
         self.correct_by(&self.meter, place, mark, (reserved, actual), now);
     }
 
     pub(crate) fn correct_by(
         &self,
         meter: &M,
-        place: Place,
-        mark: Mark,
+        place: CellPlace,
+        mark: CellMark,
         (reserved, actual): (u64, u64),
         now: Nanos,
     ) {
         let change = |cell: &mut M::Cell| meter.correct(cell, mark, reserved, actual, now);
         match place {
-            Place::Overflow => self.overflow.update(change),
-            Place::Own(key) => {
+            CellPlace::Overflow => self.overflow.update(change),
+            CellPlace::Own(key) => {
                 if self.with_known(key, change).is_none() && actual > reserved {
                     self.with_new(key, now, change);
                 }
@@ -171,17 +171,17 @@ impl<M: Meter> Keyed<M> {
 
     /// Applies `change` to the cell of a new key, or to the overflow cell if the table is full.
     #[cold]
-    fn with_new<R>(&self, key: u64, now: Nanos, mut change: impl FnMut(&mut M::Cell) -> R) -> (Place, R) {
+    fn with_new<R>(&self, key: u64, now: Nanos, mut change: impl FnMut(&mut M::Cell) -> R) -> (CellPlace, R) {
         if let Some(result) = self.insert(key, now, &mut change) {
-            return (Place::Own(key), result);
+            return (CellPlace::Own(key), result);
         }
         let mut left = STEPS_WHEN_FULL;
         while left > 0 {
             left = left.saturating_sub(self.sweep_slots(&mut self.next_shard().lock(), left, now).max(1));
         }
         match self.insert(key, now, &mut change) {
-            Some(result) => (Place::Own(key), result),
-            None => (Place::Overflow, self.overflow.update(change)),
+            Some(result) => (CellPlace::Own(key), result),
+            None => (CellPlace::Overflow, self.overflow.update(change)),
         }
     }
 
@@ -192,7 +192,7 @@ impl<M: Meter> Keyed<M> {
             return Some(change(cell));
         }
         self.sweep_slots(&mut slots, STEPS_PER_NEW_KEY, now);
-        self.take_seat().then(|| {
+        self.reserve_key().then(|| {
             let mut cell = M::Cell::default();
             let result = change(&mut cell);
             slots.insert(key, cell);
@@ -200,8 +200,8 @@ impl<M: Meter> Keyed<M> {
         })
     }
 
-    fn look<R>(&self, place: Place, look: impl Fn(&M::Cell) -> R) -> R {
-        if let Place::Own(key) = place {
+    fn read_cell<R>(&self, place: CellPlace, look: impl Fn(&M::Cell) -> R) -> R {
+        if let CellPlace::Own(key) = place {
             if let Some(cell) = self.shard(key).lock().get(key) {
                 return look(cell);
             }
@@ -212,7 +212,7 @@ impl<M: Meter> Keyed<M> {
         self.overflow.read(look)
     }
 
-    fn take_seat(&self) -> bool {
+    fn reserve_key(&self) -> bool {
         let max_keys = self.max_keys.load(Ordering::Relaxed);
         let taken = self.keys.fetch_add(1, Ordering::Relaxed) < max_keys;
         if !taken {
@@ -222,7 +222,7 @@ impl<M: Meter> Keyed<M> {
     }
 
     fn next_shard(&self) -> &Mutex<Slots<M::Cell>> {
-        &self.shards[self.turn.fetch_add(1, Ordering::Relaxed) % self.shards.len()].0
+        &self.shards[self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len()].0
     }
 
     fn sweep_slots(&self, slots: &mut Slots<M::Cell>, steps: usize, now: Nanos) -> usize {
@@ -232,7 +232,7 @@ impl<M: Meter> Keyed<M> {
     }
 }
 
-impl<M: Meter> fmt::Debug for Keyed<M> {
+impl<M: Meter> fmt::Debug for KeyedState<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keyed")
             .field("meter", &self.meter)

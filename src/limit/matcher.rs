@@ -31,7 +31,7 @@ impl Matcher {
             && self.model.as_ref().is_none_or(|glob| match subject.model {
                 Some(model) => glob.matches(model),
                 // The worker will use its own model: the rule applies if that may match.
-                None => subject.served.unnamed.iter().any(|served| glob.overlaps(served)),
+                None => subject.served.default_models.iter().any(|served| glob.overlaps(served)),
             })
             && self.caller.as_ref().is_none_or(|glob| {
                 let bare = subject.caller.split_once(':').map(|(_, bare)| bare);
@@ -76,7 +76,7 @@ mod tests {
         assert!(!sees(all.clone(), &Subject { model: None, ..subject }), "nobody serves it");
         for (served, met) in [("gpt-4", true), ("gpt-*", true), ("*", true), ("llama", false)] {
             let unnamed = [Glob::new(served)];
-            let served = Served { counted: None, unnamed: &unnamed };
+            let served = Served { counted_as: None, default_models: &unnamed };
             assert_eq!(sees(all.clone(), &Subject { model: None, served, ..subject }), met, "{served:?}");
             assert!(!sees(all.clone(), &Subject { model: Some("llama"), served, ..subject }));
         }

@@ -2,7 +2,7 @@
 //!
 //! A [`Meter`] is a quota without state: it decides on a cell that its user stores. So one
 //! algorithm serves a single counter ([`Direct`]) and a million callers
-//! ([`Keyed`](super::keyed::Keyed)), and a test uses a plain variable. The price: a meter needs its
+//! ([`KeyedState`](super::keyed::KeyedState)), and a test uses a plain variable. The price: a meter needs its
 //! cell as `&mut`; [`Shared`] uses a compare-and-swap loop for a cell of one word, else a short
 //! lock.
 
@@ -35,11 +35,11 @@ pub struct Level {
 
 /// The part of a cell that was charged; its meaning depends on the meter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark(pub(crate) u64);
+pub struct CellMark(pub(crate) u64);
 
 /// A quota that overrides the one that the counts were created with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct By {
+pub struct QuotaOverride {
     /// The quota.
     pub quota: Quota,
     /// Time at which a bucket began to fill, with one unit in it; `None` if it started full.
@@ -47,7 +47,7 @@ pub struct By {
     pub fills_since: Option<Nanos>,
 }
 
-impl From<Quota> for By {
+impl From<Quota> for QuotaOverride {
     fn from(quota: Quota) -> Self {
         Self { quota, fills_since: None }
     }
@@ -58,23 +58,23 @@ pub trait Meter: fmt::Debug + Send + Sync {
     /// State of one key. The default cell has a full quota.
     type Cell: Default + Send;
     /// The same cell, shared by many threads.
-    type Shared: Shared<Self::Cell>;
+    type SharedCell: Shared<Self::Cell>;
 
     /// Creates a meter of the same algorithm with another quota, for cells that already exist.
-    fn of(by: By) -> Self;
+    fn of(by: QuotaOverride) -> Self;
 
     /// Charges `amount` units, or nothing if they do not fit.
     ///
     /// # Errors
     /// The wait if no other request comes, or that waiting does not help.
-    fn charge(&self, cell: &mut Self::Cell, amount: u64, now: Nanos) -> Result<Mark, Shortage>;
+    fn charge(&self, cell: &mut Self::Cell, amount: u64, now: Nanos) -> Result<CellMark, Shortage>;
 
     /// Returns the shortage that [`Meter::charge`] would report.
     fn shortage(&self, cell: &Self::Cell, amount: u64, now: Nanos) -> Option<Shortage>;
 
     /// Corrects a charge of `reserved` units to `actual` units. Unused units are returned; an
     /// excess is owed, even beyond the quota.
-    fn correct(&self, cell: &mut Self::Cell, mark: Mark, reserved: u64, actual: u64, now: Nanos);
+    fn correct(&self, cell: &mut Self::Cell, mark: CellMark, reserved: u64, actual: u64, now: Nanos);
 
     /// Returns `true` if the cell decides as a new one would, so that removing it loses nothing.
     fn is_idle(&self, cell: &Self::Cell, now: Nanos) -> bool;
@@ -128,14 +128,14 @@ impl<C: Default + Send> Shared<C> for Mutex<C> {
 /// A single counter, shared by all requests of a rule.
 pub struct Direct<M: Meter> {
     meter: M,
-    cell: M::Shared,
+    cell: M::SharedCell,
 }
 
 impl<M: Meter> Direct<M> {
     /// Creates a counter with a full quota.
     #[must_use]
     pub fn new(meter: M) -> Self {
-        Self { meter, cell: M::Shared::default() }
+        Self { meter, cell: M::SharedCell::default() }
     }
 
     /// Charges `amount` units, or nothing if they do not fit.
@@ -143,13 +143,13 @@ impl<M: Meter> Direct<M> {
     /// # Errors
     /// As [`Meter::charge`].
     #[inline]
-    pub fn charge(&self, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
+    pub fn charge(&self, amount: u64, now: Nanos) -> Result<CellMark, Shortage> {
         self.charge_by(&self.meter, amount, now)
     }
 
     /// Same with another quota in `meter`, as in all `_by` methods.
     #[inline]
-    pub(crate) fn charge_by(&self, meter: &M, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
+    pub(crate) fn charge_by(&self, meter: &M, amount: u64, now: Nanos) -> Result<CellMark, Shortage> {
         self.cell.update(|cell| meter.charge(cell, amount, now))
     }
 
@@ -163,11 +163,11 @@ impl<M: Meter> Direct<M> {
     }
 
     /// Corrects a charge, as [`Meter::correct`].
-    pub fn correct(&self, mark: Mark, reserved: u64, actual: u64, now: Nanos) {
+    pub fn correct(&self, mark: CellMark, reserved: u64, actual: u64, now: Nanos) {
         self.correct_by(&self.meter, mark, (reserved, actual), now);
     }
 
-    pub(crate) fn correct_by(&self, meter: &M, mark: Mark, (reserved, actual): (u64, u64), now: Nanos) {
+    pub(crate) fn correct_by(&self, meter: &M, mark: CellMark, (reserved, actual): (u64, u64), now: Nanos) {
         self.cell.update(|cell| meter.correct(cell, mark, reserved, actual, now));
     }
 

@@ -1,6 +1,6 @@
 //! Rate limits: pure decisions about quotas.
 //!
-//! A [`ladder`] is a set of [`rule`]s; each request is checked against all of them. A rule counts
+//! A [`rule_set`] is a set of [`rule`]s; each request is checked against all of them. A rule counts
 //! with one algorithm ([`token_bucket`], [`sliding_window`], [`sliding_log`]; each is a [`meter`]),
 //! either once for all requests or [`keyed`] by caller, team, address, model or route. The caller
 //! passes the time; nothing here waits, logs or sends.
@@ -11,21 +11,21 @@
 //! **Trade-off.** Tokens are reserved by estimate and corrected when the response ends. Until then
 //! a rule can be wrong by the estimation errors of requests in flight. Underestimates become debt.
 
+mod active_rule;
 pub mod change;
 pub mod charge;
 mod counter;
 pub mod denial;
-pub mod denied;
+pub mod denial_cache;
 mod explained;
 pub mod keyed;
-pub mod ladder;
-pub(crate) mod line;
+pub mod lease;
 mod matcher;
 pub mod meter;
-pub mod own;
-pub mod purse;
+pub mod own_limits;
+pub(crate) mod retry_queue;
 pub mod rule;
-mod rung;
+pub mod rule_set;
 pub mod sliding_log;
 pub mod sliding_window;
 mod slots;
@@ -35,9 +35,9 @@ pub mod token_bucket;
 #[cfg(test)]
 mod properties;
 
+pub use active_rule::GatewayShare;
 pub use charge::{Admission, Charge, Decision, Decisions};
 pub use denial::Denial;
-pub use explained::{Explained, Seen};
-pub use ladder::{Claim, Ladder};
-pub use rung::Share;
-pub use subject::{Cost, Served, Subject};
+pub use explained::{Explained, RuleView};
+pub use rule_set::{RuleCost, RuleSet};
+pub use subject::{ExpectedCost, Served, Subject};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::meter::Level;
 use crate::clock::saturating_nanos;
-use crate::refusal::{Standing, Unit};
+use crate::refusal::{QuotaStatus, Unit};
 use crate::request::Class;
 
 /// Limit algorithm of a rule.
@@ -167,10 +167,10 @@ impl Rule {
 
     /// Returns the quota status of a key at this level.
     #[must_use]
-    pub fn standing(&self, level: Level) -> Standing {
+    pub fn standing(&self, level: Level) -> QuotaStatus {
         let Level { remaining, reset } = level;
         let limit = self.capacity();
         let window = self.window();
-        Standing { rule: Arc::clone(&self.name), unit: self.unit, limit, remaining, reset, window }
+        QuotaStatus { rule: Arc::clone(&self.name), unit: self.unit, limit, remaining, reset, window }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::meter::{By, Level, Mark, Meter, Shortage};
+use super::meter::{CellMark, Level, Meter, QuotaOverride, Shortage};
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
@@ -25,25 +25,25 @@ pub struct SlidingLog {
 
 /// The admissions of the last window, oldest first.
 #[derive(Clone, Debug, Default)]
-pub struct Log {
+pub struct AdmissionLog {
     /// Time in ns, and units. Units are never zero, and times strictly increase.
     entries: VecDeque<(u64, u64)>,
     /// The sum of the units.
     used: u64,
 }
 
-impl Log {
+impl AdmissionLog {
     /// Adds units at `now`, or at the newest time if the clock of another thread was ahead.
-    fn add(&mut self, amount: u64, now: u64) -> Mark {
+    fn add(&mut self, amount: u64, now: u64) -> CellMark {
         self.used = self.used.saturating_add(amount);
         match self.entries.back_mut() {
             Some((time, units)) if *time >= now => {
                 *units = units.saturating_add(amount);
-                Mark(*time)
+                CellMark(*time)
             }
             _ => {
                 self.entries.push_back((now, amount));
-                Mark(now)
+                CellMark(now)
             }
         }
     }
@@ -61,7 +61,7 @@ impl SlidingLog {
         time.saturating_add(self.window) <= now
     }
 
-    fn forget(&self, log: &mut Log, now: u64) {
+    fn forget(&self, log: &mut AdmissionLog, now: u64) {
         while let Some(&(time, units)) = log.entries.front() {
             if !self.is_over(time, now) {
                 return;
@@ -73,7 +73,7 @@ impl SlidingLog {
     }
 
     /// Returns the units that still count at `now`.
-    fn used(&self, log: &Log, now: u64) -> u64 {
+    fn used(&self, log: &AdmissionLog, now: u64) -> u64 {
         let over =
             log.entries.iter().take_while(|(time, _)| self.is_over(*time, now)).map(|(_, units)| units);
         over.fold(log.used, |used, units| used.saturating_sub(*units))
@@ -81,14 +81,14 @@ impl SlidingLog {
 }
 
 impl Meter for SlidingLog {
-    type Cell = Log;
-    type Shared = Mutex<Log>;
+    type Cell = AdmissionLog;
+    type SharedCell = Mutex<AdmissionLog>;
 
-    fn of(by: By) -> Self {
+    fn of(by: QuotaOverride) -> Self {
         Self::new(by.quota)
     }
 
-    fn charge(&self, log: &mut Log, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
+    fn charge(&self, log: &mut AdmissionLog, amount: u64, now: Nanos) -> Result<CellMark, Shortage> {
         self.forget(log, now.0);
         match self.shortage(log, amount, now) {
             Some(shortage) => Err(shortage),
@@ -96,7 +96,7 @@ impl Meter for SlidingLog {
         }
     }
 
-    fn shortage(&self, log: &Log, amount: u64, now: Nanos) -> Option<Shortage> {
+    fn shortage(&self, log: &AdmissionLog, amount: u64, now: Nanos) -> Option<Shortage> {
         let Some(room) = self.limit.checked_sub(amount) else { return Some(Shortage::Never) };
         let mut used = log.used;
         let mut until = None;
@@ -110,7 +110,7 @@ impl Meter for SlidingLog {
         until.filter(|until| *until > now).map(|until| Shortage::Wait(until.since(now)))
     }
 
-    fn correct(&self, log: &mut Log, mark: Mark, reserved: u64, actual: u64, now: Nanos) {
+    fn correct(&self, log: &mut AdmissionLog, mark: CellMark, reserved: u64, actual: u64, now: Nanos) {
         self.forget(log, now.0);
         let index = log.entries.partition_point(|(time, _)| *time < mark.0);
         if let Some((_, units)) = log.entries.get_mut(index).filter(|(time, _)| *time == mark.0) {
@@ -130,11 +130,11 @@ impl Meter for SlidingLog {
         }
     }
 
-    fn is_idle(&self, log: &Log, now: Nanos) -> bool {
+    fn is_idle(&self, log: &AdmissionLog, now: Nanos) -> bool {
         log.entries.back().is_none_or(|(time, _)| self.is_over(*time, now.0))
     }
 
-    fn level(&self, log: &Log, now: Nanos) -> Level {
+    fn level(&self, log: &AdmissionLog, now: Nanos) -> Level {
         let reset = match log.entries.back() {
             Some((time, _)) => Nanos(time.saturating_add(self.window)).since(now),
             None => Duration::ZERO,
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn corrections_go_to_the_entry_that_was_charged() {
         let meter = three_per_second();
-        let mut log = Log::default();
+        let mut log = AdmissionLog::default();
         let mark = meter.charge(&mut log, 2, Nanos::from_millis(100)).unwrap();
         meter.charge(&mut log, 1, Nanos::from_millis(200)).unwrap();
         meter.correct(&mut log, mark, 2, 0, Nanos::from_millis(300));
@@ -169,9 +169,9 @@ mod tests {
     #[test]
     fn late_excesses_never_make_the_log_longer_than_the_limit() {
         let meter = three_per_second();
-        let mut log = Log::default();
+        let mut log = AdmissionLog::default();
         for at in 0..100 {
-            meter.correct(&mut log, Mark(7), 0, 5, Nanos::from_millis(at * 5));
+            meter.correct(&mut log, CellMark(7), 0, 5, Nanos::from_millis(at * 5));
             assert!(log.entries.len() <= 3);
         }
         assert_eq!(log.used, 500);
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_clock_that_lags_behind_the_log_changes_nothing_in_the_order() {
         let meter = three_per_second();
-        let mut log = Log::default();
+        let mut log = AdmissionLog::default();
         meter.charge(&mut log, 1, Nanos::from_millis(500)).unwrap();
         meter.charge(&mut log, 1, Nanos::from_millis(400)).unwrap();
         assert_eq!(log.entries, [(500_000_000, 2)]);

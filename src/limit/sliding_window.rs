@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::meter::{By, Level, Mark, Meter, Shortage};
+use super::meter::{CellMark, Level, Meter, QuotaOverride, Shortage};
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
@@ -99,20 +99,20 @@ impl SlidingWindow {
 
 impl Meter for SlidingWindow {
     type Cell = Buckets;
-    type Shared = Mutex<Buckets>;
+    type SharedCell = Mutex<Buckets>;
 
-    fn of(by: By) -> Self {
+    fn of(by: QuotaOverride) -> Self {
         Self::new(by.quota)
     }
 
     #[inline]
-    fn charge(&self, cell: &mut Buckets, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
+    fn charge(&self, cell: &mut Buckets, amount: u64, now: Nanos) -> Result<CellMark, Shortage> {
         *cell = self.at(*cell, now.0);
         if !self.fits(*cell, amount, now.0) {
             return Err(self.short(*cell, amount, now.0));
         }
         cell.cur += amount;
-        Ok(Mark(cell.start))
+        Ok(CellMark(cell.start))
     }
 
     fn shortage(&self, cell: &Buckets, amount: u64, now: Nanos) -> Option<Shortage> {
@@ -120,7 +120,7 @@ impl Meter for SlidingWindow {
         self.charge(&mut copy, amount, now).err()
     }
 
-    fn correct(&self, cell: &mut Buckets, mark: Mark, reserved: u64, actual: u64, now: Nanos) {
+    fn correct(&self, cell: &mut Buckets, mark: CellMark, reserved: u64, actual: u64, now: Nanos) {
         *cell = self.at(*cell, now.0);
         let bucket = if mark.0 == cell.start {
             &mut cell.cur

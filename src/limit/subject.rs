@@ -17,14 +17,14 @@ use crate::request::{Class, OwnLimits};
 pub struct Served<'a> {
     /// Name under which it counts: that of the workers that serve it, which may be a pattern.
     /// `None` for the requested name.
-    pub counted: Option<&'a str>,
+    pub counted_as: Option<&'a str>,
     /// Models that may serve a request that names none.
-    pub unnamed: &'a [Glob],
+    pub default_models: &'a [Glob],
 }
 
 impl Served<'_> {
     /// Counts under the requested name.
-    pub const AS_ASKED: Self = Self { counted: None, unnamed: &[] };
+    pub const AS_ASKED: Self = Self { counted_as: None, default_models: &[] };
 }
 
 /// Properties of a request that rules match and count by, borrowed from it.
@@ -66,7 +66,7 @@ impl Subject<'_> {
 
     /// Returns the name under which its model counts.
     const fn counted_model(&self) -> Option<&str> {
-        match self.served.counted {
+        match self.served.counted_as {
             Some(counted) => Some(counted),
             None => self.model,
         }
@@ -75,7 +75,7 @@ impl Subject<'_> {
     /// Calls `look` with the bytes that identify this subject under a rule that counts per `per`.
     /// They are the same in every process.
     #[inline]
-    pub fn identity<R>(&self, per: Per, look: impl FnOnce(&[u8]) -> R) -> R {
+    pub fn with_key_bytes<R>(&self, per: Per, look: impl FnOnce(&[u8]) -> R) -> R {
         match per {
             Per::Caller => look(self.caller.as_bytes()),
             Per::Model => look(self.counted_model().unwrap_or_default().as_bytes()),
@@ -93,7 +93,7 @@ impl Subject<'_> {
 
 /// Expected cost of a request in tokens. Its cost in requests is always one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cost {
+pub struct ExpectedCost {
     /// Estimated prompt tokens, over all prompts.
     pub prompt_tokens: u64,
     /// Expected output tokens, over all sequences.
@@ -107,12 +107,12 @@ pub struct Cost {
 /// Callers choose their names. With a hash that they can compute, they could target one shard or
 /// the key of another caller; with a secret they can only guess.
 #[derive(Clone)]
-pub(crate) struct Seal(SipHasher13);
+pub(crate) struct KeyHasher(SipHasher13);
 
 /// Hashes of the parts of one subject, by `Per as usize`: each part is hashed once for all rules.
-pub(crate) type Hashed = [Option<u64>; 5];
+pub(crate) type KeyHashes = [Option<u64>; 5];
 
-impl Seal {
+impl KeyHasher {
     /// Creates a key hasher with a new secret.
     pub(crate) fn random() -> Self {
         // The standard library seeds this from the system; two of its hashes are our secret.
@@ -122,33 +122,33 @@ impl Seal {
 
     /// Returns the key of `subject` under a rule that counts per `per`.
     #[inline]
-    pub(crate) fn key(&self, per: &[Per], subject: &Subject<'_>, hashed: &mut Hashed) -> u64 {
+    pub(crate) fn key(&self, per: &[Per], subject: &Subject<'_>, key_hashes: &mut KeyHashes) -> u64 {
         if let [only] = per {
-            return self.part(*only, subject, hashed);
+            return self.part(*only, subject, key_hashes);
         }
         let mut joined = [0; 8 * 5];
         for (slot, per) in joined.chunks_exact_mut(8).zip(per) {
-            slot.copy_from_slice(&self.part(*per, subject, hashed).to_le_bytes());
+            slot.copy_from_slice(&self.part(*per, subject, key_hashes).to_le_bytes());
         }
         self.0.hash(&joined)
     }
 
     #[inline]
-    fn part(&self, per: Per, subject: &Subject<'_>, hashed: &mut Hashed) -> u64 {
-        let Some(known) = hashed.get_mut(per as usize) else { return 0 };
+    fn part(&self, per: Per, subject: &Subject<'_>, key_hashes: &mut KeyHashes) -> u64 {
+        let Some(known) = key_hashes.get_mut(per as usize) else { return 0 };
         if let Some(key) = *known {
             return key;
         }
         let key = match per {
             Per::All => 0,
-            per => subject.identity(per, |bytes| self.0.hash(bytes)),
+            per => subject.with_key_bytes(per, |bytes| self.0.hash(bytes)),
         };
         *known = Some(key);
         key
     }
 }
 
-impl std::fmt::Debug for Seal {
+impl std::fmt::Debug for KeyHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Seal")
     }
@@ -158,8 +158,8 @@ impl std::fmt::Debug for Seal {
 mod tests {
     use super::*;
 
-    fn key(seal: &Seal, per: &[Per], subject: &Subject<'_>) -> u64 {
-        seal.key(per, subject, &mut Hashed::default())
+    fn key(seal: &KeyHasher, per: &[Per], subject: &Subject<'_>) -> u64 {
+        seal.key(per, subject, &mut KeyHashes::default())
     }
 
     fn subject() -> Subject<'static> {
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn addresses_count_by_host_or_by_64_bit_network() {
-        let seal = Seal::random();
+        let seal = KeyHasher::random();
         let of = |text: &str| key(&seal, &[Per::Ip], &Subject { ip: text.parse().ok(), ..subject() });
         assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::9"));
         assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_joined_key_tells_its_parts_apart() {
-        let seal = Seal::random();
+        let seal = KeyHasher::random();
         let both = [Per::Caller, Per::Model];
         let of = |caller, model| key(&seal, &both, &Subject { caller, model: Some(model), ..subject() });
         assert_eq!(of("a", "b"), of("a", "b"));
@@ -199,9 +199,9 @@ mod tests {
 
     #[test]
     fn a_model_counts_under_the_name_that_it_is_served_by() {
-        let seal = Seal::random();
+        let seal = KeyHasher::random();
         let of = |model, counted| {
-            let served = Served { counted, unnamed: &[] };
+            let served = Served { counted_as: counted, default_models: &[] };
             key(&seal, &[Per::Model], &Subject { model: Some(model), served, ..subject() })
         };
         assert_eq!(of("a", Some("*")), of("b", Some("*")));
@@ -212,8 +212,8 @@ mod tests {
     #[test]
     fn seals_differ() {
         assert_ne!(
-            key(&Seal::random(), &[Per::Caller], &subject()),
-            key(&Seal::random(), &[Per::Caller], &subject())
+            key(&KeyHasher::random(), &[Per::Caller], &subject()),
+            key(&KeyHasher::random(), &[Per::Caller], &subject())
         );
     }
 }

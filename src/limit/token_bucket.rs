@@ -19,7 +19,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::meter::{By, Level, Mark, Meter, Shortage};
+use super::meter::{CellMark, Level, Meter, QuotaOverride, Shortage};
 use super::rule::Quota;
 use crate::clock::{Nanos, saturating_nanos};
 
@@ -85,15 +85,15 @@ fn duration(ticks: u64) -> Duration {
 
 impl Meter for TokenBucket {
     type Cell = u64;
-    type Shared = AtomicU64;
+    type SharedCell = AtomicU64;
 
-    fn of(by: By) -> Self {
+    fn of(by: QuotaOverride) -> Self {
         let bucket = Self::new(by.quota);
         by.fills_since.map_or(bucket, |since| bucket.filling(since))
     }
 
     #[inline]
-    fn charge(&self, tat: &mut u64, amount: u64, now: Nanos) -> Result<Mark, Shortage> {
+    fn charge(&self, tat: &mut u64, amount: u64, now: Nanos) -> Result<CellMark, Shortage> {
         let now = ticks(now);
         let taken = self.ticks_of(amount);
         let Some(room) = self.room_for(amount) else { return Err(Shortage::Never) };
@@ -104,7 +104,7 @@ impl Meter for TokenBucket {
             return Err(Shortage::Wait(duration(start - latest)));
         }
         *tat = start + taken;
-        Ok(Mark::default())
+        Ok(CellMark::default())
     }
 
     fn shortage(&self, tat: &u64, amount: u64, now: Nanos) -> Option<Shortage> {
@@ -112,7 +112,7 @@ impl Meter for TokenBucket {
         self.charge(&mut copy, amount, now).err()
     }
 
-    fn correct(&self, tat: &mut u64, _mark: Mark, reserved: u64, actual: u64, now: Nanos) {
+    fn correct(&self, tat: &mut u64, _mark: CellMark, reserved: u64, actual: u64, now: Nanos) {
         *tat = if actual > reserved {
             // From now, not from an old TAT: an idle bucket would forgive the excess.
             ticks(now).max(*tat).max(self.fresh).saturating_add(self.ticks_of(actual - reserved))
@@ -178,7 +178,7 @@ mod tests {
         let mut tat = 0;
         assert_eq!(bucket.charge(&mut tat, 6, since), Err(Shortage::Never));
         assert_eq!(bucket.charge(&mut tat, 5, since), Err(Shortage::Wait(Duration::from_millis(400))));
-        bucket.correct(&mut tat, Mark::default(), 0, 1, since);
+        bucket.correct(&mut tat, CellMark::default(), 0, 1, since);
         assert_eq!(bucket.shortage(&tat, 1, since), Some(Shortage::Wait(Duration::from_millis(100))));
     }
 

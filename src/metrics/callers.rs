@@ -35,9 +35,9 @@ pub struct CallerRate {
 
 /// Table of the most active callers.
 #[derive(Debug, Default)]
-pub(super) struct Callers(Mutex<HashMap<Arc<str>, CallerRate>>);
+pub(super) struct TopCallers(Mutex<HashMap<Arc<str>, CallerRate>>);
 
-impl Callers {
+impl TopCallers {
     /// Counts a finished request of `caller`.
     pub(super) fn count(&self, caller: &Arc<str>, refused: bool, tokens: u64) {
         let mut known = self.0.lock();
@@ -56,7 +56,7 @@ impl Callers {
     }
 
     /// Decays by one second and returns the `most` callers with the highest request rates.
-    pub(super) fn fade(&self, most: usize) -> Vec<CallerRate> {
+    pub(super) fn decay_and_top(&self, most: usize) -> Vec<CallerRate> {
         let mut known = self.0.lock();
         let mut rates: Vec<_> = known
             .drain()
@@ -92,24 +92,24 @@ mod tests {
 
     #[test]
     fn a_steady_caller_shows_its_rate_and_fades_when_it_stops() {
-        let callers = Callers::default();
+        let callers = TopCallers::default();
         let heavy: Arc<str> = "key:heavy".into();
         let mut shown = Vec::new();
         for _ in 0..200 {
             (0..30).for_each(|index| callers.count(&heavy, index % 3 == 0, 10));
-            shown = callers.fade(10);
+            shown = callers.decay_and_top(10);
         }
         let near = |have: f64, want: f64| assert!((have - want).abs() < want / 100.0, "{have} is not {want}");
         near(shown[0].requests, 30.0);
         near(shown[0].refused, 10.0);
         near(shown[0].tokens, 300.0);
-        (0..400).for_each(|_| drop(callers.fade(10)));
-        assert!(callers.fade(10).is_empty());
+        (0..400).for_each(|_| drop(callers.decay_and_top(10)));
+        assert!(callers.decay_and_top(10).is_empty());
     }
 
     #[test]
     fn a_flood_of_names_hides_nobody_who_asks_often() {
-        let callers = Callers::default();
+        let callers = TopCallers::default();
         let heavy: Arc<str> = "ip:192.0.2.1".into();
         for second in 0..5 {
             for index in 0..5000 {
@@ -119,7 +119,7 @@ mod tests {
                 }
             }
             assert_eq!(callers.0.lock().len(), ROOM);
-            assert_eq!(callers.fade(1)[0].id, heavy);
+            assert_eq!(callers.decay_and_top(1)[0].id, heavy);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Descriptions of all metrics. `docs/metrics.md` is generated from them, so it is always current.
 
 use crate::refusal::Reason;
-use crate::request::{Class, Ending, Promise};
+use crate::request::{Class, Ending, SloOutcome};
 
 /// Prometheus type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
         "class" => Class::ALL.map(Class::as_str).to_vec(),
         "outcome" => Ending::ALL.map(Ending::as_str).to_vec(),
         "reason" => Reason::ALL.into_iter().map(Reason::as_str).chain([super::series::NO_REASON]).collect(),
-        "promise" => Promise::ALL.map(Promise::as_str).to_vec(),
+        "promise" => SloOutcome::ALL.map(SloOutcome::as_str).to_vec(),
         "decision" => super::series::DECISIONS.to_vec(),
         "op" => super::RedisOp::ALL.map(super::RedisOp::as_str).to_vec(),
         "direction" => super::DIRECTIONS.to_vec(),

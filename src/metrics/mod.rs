@@ -3,10 +3,10 @@
 //! The `prometheus` crate is not visible outside this module. Label values come from closed sets or
 //! the configuration, never from a request, except the callers of observing rules. Each label holds
 //! at most [`LABEL_VALUES`]; further values become `other`. Using a handle with resolved labels
-//! costs a few nanoseconds, finding it several times as much: the request path keeps it ([`Route`],
-//! [`Pool`], [`Rule`]) or indexes by an enum.
+//! costs a few nanoseconds, finding it several times as much: the request path keeps it ([`RouteSeries`],
+//! [`PoolSeries`], [`RuleSeries`]) or indexes by an enum.
 //!
-//! State (queue depths, limits, lights), unlike events, is read at each scrape: a [`Reading`].
+//! State (queue depths, limits, lights), unlike events, is read at each scrape: a [`StateReading`].
 //! Encoding thousands of series takes milliseconds: call [`Metrics::encode`] on a blocking thread.
 
 mod buckets;
@@ -21,10 +21,10 @@ mod series;
 pub use callers::CallerRate;
 pub use catalogue::{Described, MetricKind, label_values};
 pub use label::LABEL_VALUES;
-pub use reading::{Light, Reading, WorkerReading};
-pub use redis::{JobEnd, Redis, RedisOp};
+pub use reading::{Light, StateReading, WorkerReading};
+pub use redis::{JobEnd, RedisOp, RedisSeries};
 pub use sample::{Sample, TTFT_BUCKETS};
-pub use series::{InFlight, Pool, Route, Rule};
+pub use series::{InFlightSeries, PoolSeries, RouteSeries, RuleSeries};
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -37,7 +37,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
 
-use self::callers::Callers;
+use self::callers::TopCallers;
 use self::label::Family;
 use crate::request::Class;
 
@@ -56,9 +56,9 @@ pub struct Metrics {
     streams: IntCounterVec,
     limit_checks: IntCounterVec,
     would_refuse: IntCounterVec,
-    routes: Family<Route>,
-    pools: Family<Pool>,
-    rules: Family<Rule>,
+    routes: Family<RouteSeries>,
+    pools: Family<PoolSeries>,
+    rules: Family<RuleSeries>,
     queue_wait: [Histogram; Class::ALL.len()],
     overhead: Histogram,
     refusal: Histogram,
@@ -73,9 +73,9 @@ pub struct Metrics {
     config_current: IntGauge,
     lines_lost: IntCounter,
     in_flight: IntGauge,
-    callers: Callers,
+    callers: TopCallers,
     catalogue: Mutex<Vec<Described>>,
-    redis: OnceLock<Redis>,
+    redis: OnceLock<RedisSeries>,
 }
 
 impl fmt::Debug for Metrics {
@@ -91,12 +91,16 @@ impl Metrics {
         let registry = Registry::new();
         let made = Mutex::default();
         let make = Maker { registry: &registry, made: &made };
-        let build =
-            make.opts("build_info", "1, with the version of this build.", MetricKind::Gauge, &["version"]);
+        let build = make.opts(
+            "build_info",
+            "Always 1; the label version is the version of this build.",
+            MetricKind::Gauge,
+            &["version"],
+        );
         make.keep(IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))).set(1);
         let queue_wait = make.histograms(
             "queue_wait_seconds",
-            "How long admitted requests waited for a permit.",
+            "Time that admitted requests waited for a permit.",
             &["class"],
             buckets::WAIT,
         );
@@ -106,49 +110,49 @@ impl Metrics {
             &["direction"],
         );
         let reloads =
-            make.counters("config_reloads_total", "Attempts to take changed settings.", &["result"]);
+            make.counters("config_reloads_total", "Reloads of changed settings, by result.", &["result"]);
         let counted = Self {
             requests: make.counters(
                 "requests_total",
-                "Requests by how they ended, and of those refused, why.",
+                "Requests by outcome; refused ones with the reason.",
                 &["route", "class", "outcome", "reason"],
             ),
             request_seconds: make.histograms(
                 "request_duration_seconds",
-                "From the head of a request to the last byte of its answer.",
+                "Time from the head of a request to the last byte of its answer.",
                 &["route", "outcome"],
                 buckets::DURATION,
             ),
             ttft: make.histograms(
                 "ttft_seconds",
-                "From the last byte of a request to the first content of its stream, waiting included.",
+                "Time from the last byte of a request to the first content of its stream, queue wait included.",
                 &["pool", "class"],
                 buckets::TTFT,
             ),
             itl: make.histograms(
                 "itl_seconds",
-                "Between two pieces of content of a stream.",
+                "Time between two pieces of content of a stream.",
                 &["pool"],
                 buckets::ITL,
             ),
             goodput: make.counters(
                 "goodput_total",
-                "Streams that completed and whose first content came within the promise.",
+                "Completed streams whose first content came within the TTFT SLO.",
                 &["pool"],
             ),
             streams: make.counters(
                 "streams_total",
-                "Streams that ended, by what became of the promise that they begin in time.",
+                "Ended streams, by TTFT SLO result.",
                 &["pool", "promise"],
             ),
             limit_checks: make.counters(
                 "limit_checks_total",
-                "Decisions of each rule: allowed, refused, or would_refuse for one that only observes.",
+                "Decisions of each rule: allowed, refused, or would_refuse for an observe-only rule.",
                 &["rule", "decision"],
             ),
             would_refuse: make.counters(
                 "would_refuse_total",
-                "Requests that a rule which only observes would have refused, by their caller.",
+                "Requests that an observe-only rule would have refused, by caller.",
                 &["rule", "caller"],
             ),
             routes: Family::default(),
@@ -158,12 +162,12 @@ impl Metrics {
                 .map(|class| fixed(queue_wait.get_metric_with_label_values(&[class.as_str()]))),
             overhead: make.histogram(
                 "overhead_seconds",
-                "The gateway's own share of a request: from its last byte to the worker, without waiting.",
+                "The gateway's own time for a request: from its last byte until it is sent to a worker, without queue wait.",
                 buckets::OWN,
             ),
             refusal: make.histogram(
                 "refusal_seconds",
-                "From the head of a refused request to its refusal, waiting in the queue excluded.",
+                "Time from the head of a refused request to its refusal, without queue wait.",
                 buckets::OWN,
             ),
             estimate_error: make.histogram(
@@ -173,7 +177,7 @@ impl Metrics {
             ),
             event_loop_lag: make.histogram(
                 "event_loop_lag_seconds",
-                "How late the gateway's own timers are, measured every 10 ms; above 0.05 it was paused.",
+                "Delay of the gateway's own timers, measured every 10 ms; above 0.05 the gateway was paused.",
                 buckets::LAG,
             ),
             prompt_tokens: fixed(tokens.get_metric_with_label_values(&[DIRECTIONS[0]])),
@@ -181,21 +185,21 @@ impl Metrics {
             unmatched: make.counter("unmatched_requests_total", "Requests that no limit rule applies to."),
             heartbeats: make.counters(
                 "heartbeats_total",
-                "Heartbeats of workers: taken, or why they were not.",
+                "Heartbeats of workers: taken, or the reason why they were refused.",
                 &["result"],
             ),
             reloads_taken: fixed(reloads.get_metric_with_label_values(&["taken"])),
             reloads_refused: fixed(reloads.get_metric_with_label_values(&["refused"])),
             config_current: make.count(
                 "config_current",
-                "1 while the settings in force are those of the file; 0 from a reload that was refused to one that is taken.",
+                "1 while the settings in use are those of the file; 0 from a refused reload until a successful one.",
             ),
             lines_lost: make.counter(
                 "log_lines_lost_total",
-                "Lines of the log that were not written, because nobody read as fast as they came.",
+                "Log lines that were lost because the reader was too slow.",
             ),
-            in_flight: make.count("in_flight", "Requests under way, waiting ones included."),
-            callers: Callers::default(),
+            in_flight: make.count("in_flight", "Requests in progress, waiting ones included."),
+            callers: TopCallers::default(),
             catalogue: Mutex::new(reading::described()),
             redis: OnceLock::new(),
             registry: registry.clone(),
@@ -222,32 +226,34 @@ impl Metrics {
 
     /// Returns the metrics of a route: a kind's path or a configured pattern. Look up only once.
     #[must_use]
-    pub fn route(&self, name: &str) -> Arc<Route> {
-        self.routes.get(name, |name| Route::new(name, &self.requests, &self.request_seconds))
+    pub fn route(&self, name: &str) -> Arc<RouteSeries> {
+        self.routes.get(name, |name| RouteSeries::new(name, &self.requests, &self.request_seconds))
     }
 
     /// Returns the metrics of a pool. Look up once and keep.
     #[must_use]
-    pub fn pool(&self, name: &str) -> Arc<Pool> {
-        self.pools.get(name, |name| Pool::new(name, &self.ttft, &self.itl, &self.goodput, &self.streams))
+    pub fn pool(&self, name: &str) -> Arc<PoolSeries> {
+        self.pools
+            .get(name, |name| PoolSeries::new(name, &self.ttft, &self.itl, &self.goodput, &self.streams))
     }
 
     /// Returns the metrics of a rule. Look up once and keep.
     #[must_use]
-    pub fn rule(&self, name: &str) -> Arc<Rule> {
-        self.rules.get(name, |name| Rule::new(name, &self.limit_checks, &self.would_refuse))
+    pub fn rule(&self, name: &str) -> Arc<RuleSeries> {
+        self.rules.get(name, |name| RuleSeries::new(name, &self.limit_checks, &self.would_refuse))
     }
 
     /// Returns the metrics of Redis. Created on first use: absent in a gateway without Redis.
     #[must_use]
-    pub fn redis(&self) -> &Redis {
-        self.redis.get_or_init(|| Redis::new(&Maker { registry: &self.registry, made: &self.catalogue }))
+    pub fn redis(&self) -> &RedisSeries {
+        self.redis
+            .get_or_init(|| RedisSeries::new(&Maker { registry: &self.registry, made: &self.catalogue }))
     }
 
     /// Counts a request in flight until the result is dropped.
     #[must_use]
-    pub fn enter(&self) -> InFlight {
-        InFlight::new(&self.in_flight)
+    pub fn enter(&self) -> InFlightSeries {
+        InFlightSeries::new(&self.in_flight)
     }
 
     /// Records how long an admitted request waited for its permit.
@@ -308,7 +314,7 @@ impl Metrics {
 
     /// Encodes everything as Prometheus text, with the state in `reading`.
     #[must_use]
-    pub fn encode(&self, reading: &Reading) -> String {
+    pub fn encode(&self, reading: &StateReading) -> String {
         let families = self.registry.gather();
         let mut text = prometheus::TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
             tracing::error!(%error, "the metrics cannot be encoded");

@@ -1,6 +1,6 @@
 //! Gauges of current state, read at each scrape.
 //!
-//! A [`Reading`] is written directly as text. With gauges of the `prometheus` crate, each of a
+//! A [`StateReading`] is written directly as text. With gauges of the `prometheus` crate, each of a
 //! thousand workers would need a lookup by labels, a set, a collect, a sort and a print at every
 //! scrape.
 
@@ -52,7 +52,7 @@ pub struct WorkerReading {
 
 /// State of a gateway at one moment. Only contents are shown: a worker that left keeps no series.
 #[derive(Clone, Debug, Default)]
-pub struct Reading {
+pub struct StateReading {
     /// Connections open on the main listener.
     pub connections: u64,
     /// Requests waiting for a permit, by `Class as usize`.
@@ -78,62 +78,68 @@ struct StateGauge<const N: usize> {
     labels: [&'static str; N],
 }
 
-const CONNECTIONS: StateGauge<0> = StateGauge { name: "connections", help: "Connections open.", labels: [] };
+const CONNECTIONS: StateGauge<0> = StateGauge { name: "connections", help: "Open connections.", labels: [] };
 const QUEUE_DEPTH: StateGauge<1> =
     StateGauge { name: "queue_depth", help: "Requests waiting for a permit.", labels: ["class"] };
 const LIMITER_KEYS: StateGauge<1> =
-    StateGauge { name: "limiter_keys", help: "Keys that a rule remembers.", labels: ["rule"] };
+    StateGauge { name: "limiter_keys", help: "Keys of a rule in memory.", labels: ["rule"] };
 const CONCURRENCY_LIMIT: StateGauge<1> = StateGauge {
     name: "concurrency_limit",
-    help: "Sequences that a worker may have at once.",
+    help: "Maximum sequences in flight of a worker.",
     labels: ["worker"],
 };
 const FLEET_CEILING: StateGauge<1> = StateGauge {
     name: "fleet_ceiling",
-    help: "Sequences that the workers of a pool may have together; absent where no worker's size was told.",
+    help: "Maximum total sequences of a pool's workers; absent if no worker's size is configured or reported.",
     labels: ["pool"],
 };
 const FLEET_FACTOR: StateGauge<2> = StateGauge {
     name: "fleet_factor",
-    help: "What several workers of a pool do together, relative to the sum of what each does alone; absent until measured.",
+    help: "Throughput of a pool's workers relative to the sum of each alone; absent until measured.",
     labels: ["kind", "pool"],
 };
 /// Values of the label `kind`.
 pub(super) const FACTOR_KINDS: [&str; 2] = ["configured", "measured"];
 const WORKER_LIGHT: StateGauge<2> = StateGauge {
     name: "worker_light",
-    help: "How a worker is: 2 green, 1 yellow, 0 red; colour is its blue/green side.",
+    help: "Health of a worker: 2 green, 1 yellow, 0 red; the label colour is its blue/green colour.",
     labels: ["colour", "worker"],
 };
 const WORKER_EJECTED: StateGauge<1> = StateGauge {
     name: "worker_ejected",
-    help: "1 while a worker is left out because it fails what others can do, and until a request succeeds there.",
+    help: "1 while a worker is ejected because it fails where others succeed, until a request succeeds there.",
     labels: ["worker"],
 };
-const WORKER_IN_FLIGHT: StateGauge<1> =
-    StateGauge { name: "worker_in_flight", help: "Sequences that a worker has.", labels: ["worker"] };
+const WORKER_IN_FLIGHT: StateGauge<1> = StateGauge {
+    name: "worker_in_flight",
+    help: "Current sequences in flight of a worker.",
+    labels: ["worker"],
+};
 const DEMAND_WAITING: StateGauge<1> = StateGauge {
     name: "demand_waiting",
-    help: "Requests that a pool has and cannot start: what an autoscaler should follow.",
+    help: "Requests that a pool cannot start yet; scale on this.",
     labels: ["pool"],
 };
 const WORKER_KV_USED: StateGauge<1> = StateGauge {
     name: "worker_kv_used",
-    help: "Share of its KV cache that a worker uses, as it says.",
+    help: "Used share of a worker's KV cache, as reported by the worker.",
     labels: ["worker"],
 };
 const WORKER_HEARTBEAT_AGE: StateGauge<1> = StateGauge {
     name: "worker_heartbeat_age_seconds",
-    help: "How old a worker's last heartbeat is, outages of Redis not counted.",
+    help: "Age of a worker's last heartbeat, not counting outages of Redis.",
     labels: ["worker"],
 };
 const WORKER_HEARTBEATS_MISSED: StateGauge<1> = StateGauge {
     name: "worker_heartbeats_missed",
-    help: "How many of its own intervals a worker has said nothing for; above 3 it is red. Absent once it said that it leaves.",
+    help: "Heartbeat intervals since a worker's last heartbeat; above 3 it is red. Absent after the worker announced that it leaves.",
     labels: ["worker"],
 };
-const REDIS_UP: StateGauge<0> =
-    StateGauge { name: "redis_up", help: "Whether what is used of Redis works.", labels: [] };
+const REDIS_UP: StateGauge<0> = StateGauge {
+    name: "redis_up",
+    help: "1 if Redis is reachable, otherwise 0; absent if Redis is not configured.",
+    labels: [],
+};
 
 /// Returns all of them for the documentation.
 pub(super) fn described() -> Vec<Described> {
@@ -156,7 +162,7 @@ pub(super) fn described() -> Vec<Described> {
 }
 
 /// Appends the gauges to the text of a scrape.
-pub(super) fn write(reading: &Reading, out: &mut String) {
+pub(super) fn write(reading: &StateReading, out: &mut String) {
     let workers = &reading.workers;
     CONNECTIONS.write(out, [([], reading.connections as f64)]);
     let queue = Class::ALL.map(|class| {

@@ -48,7 +48,7 @@ impl RedisOp {
 
 /// Metrics of Redis.
 #[derive(Debug)]
-pub struct Redis {
+pub struct RedisSeries {
     fallbacks: IntCounter,
     commands: [Histogram; RedisOp::ALL.len()],
     jobs_total: IntCounterVec,
@@ -81,20 +81,20 @@ impl JobEnd {
     }
 }
 
-impl Redis {
+impl RedisSeries {
     pub(super) fn new(make: &Maker<'_>) -> Self {
         let commands = make.histograms(
             "redis_command_seconds",
-            "From sending a command to Redis to its answer, or to giving up.",
+            "Time from sending a command to Redis to its answer or timeout.",
             &["op"],
             buckets::OWN,
         );
         Self {
             fallbacks: make
-                .counter("redis_fallback_total", "Requests whose rules were decided without Redis."),
+                .counter("redis_fallback_total", "Requests whose rules were evaluated without Redis."),
             jobs_total: make.counters(
                 "jobs_total",
-                "Jobs whose answers this gateway read, or made, by how they ended.",
+                "Jobs whose answers this gateway read or made itself, by outcome.",
                 &["pool", "outcome"],
             ),
             jobs: Family::default(),

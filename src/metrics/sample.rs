@@ -64,7 +64,7 @@ impl Metrics {
     /// Returns the `most` busiest callers. Call once a second: the rates assume it.
     #[must_use]
     pub fn top_callers(&self, most: usize) -> Vec<CallerRate> {
-        self.callers.fade(most)
+        self.callers.decay_and_top(most)
     }
 }
 
@@ -83,7 +83,7 @@ fn add_up(histogram: &Histogram, counts: &mut [u64]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{Class, Promise};
+    use crate::request::{Class, SloOutcome};
     use std::time::Duration;
 
     #[test]
@@ -92,17 +92,17 @@ mod tests {
         let ms = Duration::from_millis;
         for route in ["/a", "/b"] {
             let route = metrics.route(route);
-            route.finished(Class::Batch, Ending::Complete, None, ms(5));
-            route.finished(Class::Critical, Ending::Refused, Some(Reason::Overloaded), ms(5));
-            route.finished(Class::Batch, Ending::WorkerFailed, Some(Reason::UpstreamUnreachable), ms(5));
+            route.count(Class::Batch, Ending::Complete, None, ms(5));
+            route.count(Class::Critical, Ending::Refused, Some(Reason::Overloaded), ms(5));
+            route.count(Class::Batch, Ending::WorkerFailed, Some(Reason::UpstreamUnreachable), ms(5));
         }
         for (pool, class, took) in
             [("p", Class::Batch, 1), ("p", Class::Critical, 180), ("q", Class::Batch, 61_000)]
         {
             metrics.pool(pool).ttft(class, ms(took));
         }
-        metrics.pool("q").ended(Promise::Kept);
-        metrics.pool("q").ended(Promise::Late);
+        metrics.pool("q").ended(SloOutcome::Kept);
+        metrics.pool("q").ended(SloOutcome::Late);
         metrics.queue_wait(Class::Batch, ms(1));
         let _under_way = metrics.enter();
 

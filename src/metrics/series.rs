@@ -10,7 +10,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use super::label::Family;
 use super::{Sample, fixed};
 use crate::refusal::Reason;
-use crate::request::{Class, Ending, Promise};
+use crate::request::{Class, Ending, SloOutcome};
 
 /// Value of the label `reason` if there was no refusal or failure.
 pub(super) const NO_REASON: &str = "none";
@@ -24,16 +24,16 @@ const REASONS: usize = Reason::ALL.len() + 1;
 
 /// A request in flight, until it is dropped.
 #[derive(Debug)]
-pub struct InFlight(IntGauge);
+pub struct InFlightSeries(IntGauge);
 
-impl InFlight {
+impl InFlightSeries {
     pub(super) fn new(gauge: &IntGauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightSeries {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -41,7 +41,7 @@ impl Drop for InFlight {
 
 /// Metrics of one route. Combinations of class, outcome and reason appear at first use.
 #[derive(Debug)]
-pub struct Route {
+pub struct RouteSeries {
     name: Arc<str>,
     requests: IntCounterVec,
     seconds: HistogramVec,
@@ -49,7 +49,7 @@ pub struct Route {
     timed: [OnceLock<Histogram>; ENDINGS],
 }
 
-impl Route {
+impl RouteSeries {
     pub(super) fn new(name: &str, requests: &IntCounterVec, seconds: &HistogramVec) -> Self {
         let combinations = Class::ALL.len() * ENDINGS * REASONS;
         Self {
@@ -62,7 +62,7 @@ impl Route {
     }
 
     /// Counts a finished request; `took` is the time since its head was read.
-    pub fn finished(&self, class: Class, ending: Ending, reason: Option<Reason>, took: Duration) {
+    pub fn count(&self, class: Class, ending: Ending, reason: Option<Reason>, took: Duration) {
         let column = reason.map_or(0, |reason| reason as usize + 1);
         let index = (class as usize * ENDINGS + ending as usize) * REASONS + column;
         if let Some(counter) = self.counted.get(index) {
@@ -106,14 +106,14 @@ impl Route {
 /// Metrics of one pool. All exist from the start, at zero: an event that never occurred must not
 /// look like a missing metric.
 #[derive(Debug)]
-pub struct Pool {
+pub struct PoolSeries {
     pub(super) ttft: [Histogram; Class::ALL.len()],
     itl: Histogram,
     pub(super) goodput: IntCounter,
-    streams: [IntCounter; Promise::ALL.len()],
+    streams: [IntCounter; SloOutcome::ALL.len()],
 }
 
-impl Pool {
+impl PoolSeries {
     pub(super) fn new(
         name: &str,
         ttft: &HistogramVec,
@@ -125,7 +125,7 @@ impl Pool {
             ttft: Class::ALL.map(|class| fixed(ttft.get_metric_with_label_values(&[name, class.as_str()]))),
             itl: fixed(itl.get_metric_with_label_values(&[name])),
             goodput: fixed(goodput.get_metric_with_label_values(&[name])),
-            streams: Promise::ALL
+            streams: SloOutcome::ALL
                 .map(|promise| fixed(streams.get_metric_with_label_values(&[name, promise.as_str()]))),
         }
     }
@@ -143,11 +143,11 @@ impl Pool {
     }
 
     /// Counts a stream that ended, by whether it kept the TTFT SLO.
-    pub fn ended(&self, promise: Promise) {
+    pub fn ended(&self, promise: SloOutcome) {
         if let Some(counter) = self.streams.get(promise as usize) {
             counter.inc();
         }
-        if promise == Promise::Kept {
+        if promise == SloOutcome::Kept {
             self.goodput.inc();
         }
     }
@@ -155,7 +155,7 @@ impl Pool {
 
 /// Metrics of one rule.
 #[derive(Debug)]
-pub struct Rule {
+pub struct RuleSeries {
     allowed: IntCounter,
     refused: IntCounter,
     would_refuse: IntCounter,
@@ -173,7 +173,7 @@ struct QuotaPeak {
     caller: Mutex<Option<Arc<str>>>,
 }
 
-impl Rule {
+impl RuleSeries {
     pub(super) fn new(name: &str, checks: &IntCounterVec, by_caller: &IntCounterVec) -> Self {
         let of = |decision| fixed(checks.get_metric_with_label_values(&[name, decision]));
         let [allowed, refused, would_refuse] = DECISIONS.map(of);

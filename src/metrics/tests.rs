@@ -1,8 +1,8 @@
 use super::*;
 use crate::refusal::Reason;
-use crate::request::{Ending, Promise};
+use crate::request::{Ending, SloOutcome};
 
-fn lines(metrics: &Metrics, reading: &Reading) -> Vec<String> {
+fn lines(metrics: &Metrics, reading: &StateReading) -> Vec<String> {
     metrics.encode(reading).lines().map(str::to_owned).collect()
 }
 
@@ -15,9 +15,9 @@ fn each_event_reaches_its_series() {
     let metrics = Metrics::new();
     let ms = Duration::from_millis;
     let route = metrics.route("/v1/chat/completions");
-    route.finished(Class::Interactive, Ending::Complete, None, ms(40));
-    route.finished(Class::Batch, Ending::Refused, Some(Reason::RateLimited), ms(1));
-    metrics.route("/v1/chat/completions").finished(
+    route.count(Class::Interactive, Ending::Complete, None, ms(40));
+    route.count(Class::Batch, Ending::Refused, Some(Reason::RateLimited), ms(1));
+    metrics.route("/v1/chat/completions").count(
         Class::Batch,
         Ending::Refused,
         Some(Reason::RateLimited),
@@ -26,7 +26,7 @@ fn each_event_reaches_its_series() {
     let pool = metrics.pool("default");
     pool.ttft(Class::Interactive, ms(90));
     pool.itl(ms(20));
-    Promise::ALL.into_iter().for_each(|promise| pool.ended(promise));
+    SloOutcome::ALL.into_iter().for_each(|promise| pool.ended(promise));
     drop(metrics.pool("idle"));
     let rule = metrics.rule("caller-burst");
     rule.allowed();
@@ -49,7 +49,7 @@ fn each_event_reaches_its_series() {
     let _under_way = metrics.enter();
     drop(metrics.enter());
 
-    let lines = lines(&metrics, &Reading::default());
+    let lines = lines(&metrics, &StateReading::default());
     let chat = r#"route="/v1/chat/completions""#;
     has(
         &lines,
@@ -73,7 +73,7 @@ fn each_event_reaches_its_series() {
     has(&lines, r#"traffic_dam_goodput_total{pool="default"} 1"#);
     // A pool has series before its first stream.
     has(&lines, r#"traffic_dam_goodput_total{pool="idle"} 0"#);
-    for promise in Promise::ALL.map(Promise::as_str) {
+    for promise in SloOutcome::ALL.map(SloOutcome::as_str) {
         has(&lines, &format!(r#"traffic_dam_streams_total{{pool="default",promise="{promise}"}} 1"#));
         has(&lines, &format!(r#"traffic_dam_streams_total{{pool="idle",promise="{promise}"}} 0"#));
     }
@@ -115,7 +115,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         heartbeat_age: (light == Light::Green).then_some(Duration::from_millis(1500)),
         heartbeats_missed: (light == Light::Green).then_some(0.75),
     };
-    let reading = Reading {
+    let reading = StateReading {
         connections: 7,
         queue_depth: [1, 2, 0],
         limiter_keys: vec![("burst".into(), 12)],
@@ -145,8 +145,10 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
     ] {
         has(&first, line);
     }
-    let second =
-        lines(&metrics, &Reading { workers: vec![worker("w2", Light::Yellow)], ..Reading::default() });
+    let second = lines(
+        &metrics,
+        &StateReading { workers: vec![worker("w2", Light::Yellow)], ..StateReading::default() },
+    );
     let gone = [
         "w1",
         "burst",
@@ -169,7 +171,7 @@ fn a_label_takes_no_more_values_than_its_bound() {
     }
     metrics.rule("r3").refused();
     let keys = (0..LABEL_VALUES as u64 + 50).map(|index| (format!("r{index}").into(), 2)).collect();
-    let lines = lines(&metrics, &Reading { limiter_keys: keys, ..Reading::default() });
+    let lines = lines(&metrics, &StateReading { limiter_keys: keys, ..StateReading::default() });
     has(&lines, r#"traffic_dam_limit_checks_total{decision="refused",rule="r3"} 2"#);
     has(&lines, r#"traffic_dam_limit_checks_total{decision="refused",rule="other"} 50"#);
     has(&lines, r#"traffic_dam_limiter_keys{rule="other"} 100"#);
@@ -184,9 +186,9 @@ fn every_reason_has_its_own_column() {
     let metrics = Metrics::new();
     let route = metrics.route("/r");
     for reason in Reason::ALL {
-        route.finished(Class::Critical, Ending::Refused, Some(reason), Duration::ZERO);
+        route.count(Class::Critical, Ending::Refused, Some(reason), Duration::ZERO);
     }
-    let lines = lines(&metrics, &Reading::default());
+    let lines = lines(&metrics, &StateReading::default());
     for reason in Reason::ALL {
         has(
             &lines,
@@ -204,19 +206,19 @@ fn two_gateways_in_one_process_count_apart() {
     for taken in [false, true, false] {
         one.config_reload(taken);
     }
-    has(&lines(&two, &Reading::default()), "traffic_dam_config_current 1");
+    has(&lines(&two, &StateReading::default()), "traffic_dam_config_current 1");
     two.config_reload(false);
     two.config_reload(true);
-    has(&lines(&two, &Reading::default()), "traffic_dam_config_current 1");
-    has(&lines(&one, &Reading::default()), "traffic_dam_config_current 0");
-    has(&lines(&two, &Reading::default()), "traffic_dam_unmatched_requests_total 0");
+    has(&lines(&two, &StateReading::default()), "traffic_dam_config_current 1");
+    has(&lines(&one, &StateReading::default()), "traffic_dam_config_current 0");
+    has(&lines(&two, &StateReading::default()), "traffic_dam_unmatched_requests_total 0");
 }
 
 #[test]
 fn what_is_written_is_what_is_described() {
     let metrics = Metrics::new();
     metrics.redis().fallback();
-    let mut workers = Reading { fleet_ceiling: vec![("p".into(), 1.0)], ..Reading::default() };
+    let mut workers = StateReading { fleet_ceiling: vec![("p".into(), 1.0)], ..StateReading::default() };
     workers.limiter_keys = vec![("quote\"back\\line\n".into(), 1)];
     let lines = lines(&metrics, &workers);
     has(&lines, r#"traffic_dam_limiter_keys{rule="quote\"back\\line\n"} 1"#);

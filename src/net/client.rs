@@ -19,16 +19,16 @@ use tokio_rustls::TlsConnector;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is not an `http` or `https` URL with a host.
-    #[error("{0} is no http or https address")]
+    #[error("{0} is not an http or https URL")]
     Address(Uri),
     /// The address is `https`, and there is no TLS configuration.
-    #[error("{0} needs TLS, and none is set up")]
+    #[error("{0} needs TLS, but no TLS configuration was given")]
     NoTls(Uri),
     /// The connection could not be opened.
     #[error("cannot connect: {0}")]
     Connect(#[from] io::Error),
     /// The connection broke, or the server does not speak HTTP.
-    #[error("the exchange broke off: {0}")]
+    #[error("HTTP exchange failed: {0}")]
     Exchange(#[from] hyper::Error),
 }
 

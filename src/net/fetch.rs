@@ -14,20 +14,20 @@ use super::client;
 
 /// Why a fetch failed.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchFault {
+pub enum FetchError {
     /// The time limit was exceeded.
     #[error("it did not answer within {0:?}")]
     TimedOut(Duration),
     /// The connection could not be opened, or broke.
-    #[error("it does not answer: {0}")]
+    #[error("the request failed: {0}")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The status is not 2xx.
-    #[error("it answers {0}")]
+    #[error("it answered with status {0}")]
     Status(StatusCode),
 }
 
-fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FetchFault {
-    FetchFault::Broken(error.into())
+fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FetchError {
+    FetchError::Broken(error.into())
 }
 
 /// A GET request with limits on time and size.
@@ -40,28 +40,28 @@ pub struct Fetch<'a> {
     /// TLS client configuration for `https`.
     pub tls: Option<&'a Arc<ClientConfig>>,
     /// Time limit for the whole request.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// Largest body, in bytes.
-    pub largest: usize,
+    pub max_bytes: usize,
 }
 
 impl Fetch<'_> {
     /// Returns the body. Does not follow redirects.
     ///
     /// # Errors
-    /// If there is no 2xx response with a body of at most `largest` bytes within the time limit.
-    pub async fn get(self) -> Result<Bytes, FetchFault> {
-        let patience = self.patience;
-        timeout(patience, self.ask()).await.map_err(|_| FetchFault::TimedOut(patience))?
+    /// If there is no 2xx response with a body of at most `max_bytes` bytes within the time limit.
+    pub async fn get(self) -> Result<Bytes, FetchError> {
+        let patience = self.timeout;
+        timeout(patience, self.ask()).await.map_err(|_| FetchError::TimedOut(patience))?
     }
 
-    async fn ask(self) -> Result<Bytes, FetchFault> {
+    async fn ask(self) -> Result<Bytes, FetchError> {
         let authority = self.server.authority().map_or("", |authority| authority.as_str());
         let request = Request::get(self.path).header(HOST, authority).body(Empty::<Bytes>::new());
         let answer = client::send(self.server, self.tls, request.map_err(broken)?).await.map_err(broken)?;
         if !answer.status().is_success() {
-            return Err(FetchFault::Status(answer.status()));
+            return Err(FetchError::Status(answer.status()));
         }
-        Ok(Limited::new(answer.into_body(), self.largest).collect().await.map_err(broken)?.to_bytes())
+        Ok(Limited::new(answer.into_body(), self.max_bytes).collect().await.map_err(broken)?.to_bytes())
     }
 }

@@ -35,7 +35,7 @@ pub const fn status(reason: Reason) -> StatusCode {
 }
 
 /// Returns the error's `type`, which says who caused it.
-const fn family(reason: Reason) -> &'static str {
+const fn error_type(reason: Reason) -> &'static str {
     match reason {
         Reason::RateLimited | Reason::TokenLimited => "rate_limit_error",
         Reason::Unauthorized => "authentication_error",
@@ -74,12 +74,12 @@ const fn code(reason: Reason) -> &'static str {
 }
 
 #[derive(Serialize)]
-struct Envelope<'a> {
-    error: Error<'a>,
+struct ErrorEnvelope<'a> {
+    error: ErrorObject<'a>,
 }
 
 #[derive(Serialize)]
-struct Error<'a> {
+struct ErrorObject<'a> {
     message: &'a str,
     r#type: &'static str,
     param: Option<&'a str>,
@@ -94,7 +94,7 @@ pub fn body(refusal: &Refusal) -> Bytes {
 
 /// Format of a stream's events, and so of an error among them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tongue {
+pub enum StreamFormat {
     /// Unnamed data: chat and completions.
     #[default]
     Bare,
@@ -107,11 +107,11 @@ pub enum Tongue {
 /// Returns a refusal as an event for a started stream, of the request `id`. The empty lines before
 /// it end an event that was cut off.
 #[must_use]
-pub fn event(refusal: &Refusal, tongue: Tongue, id: &str) -> Bytes {
-    match tongue {
-        Tongue::Bare => envelope(refusal, "\n\ndata: ", "\n\n"),
-        Tongue::Named => envelope(refusal, "\n\nevent: error\ndata: ", "\n\n"),
-        Tongue::Messages => {
+pub fn event(refusal: &Refusal, stream_format: StreamFormat, id: &str) -> Bytes {
+    match stream_format {
+        StreamFormat::Bare => envelope(refusal, "\n\ndata: ", "\n\n"),
+        StreamFormat::Named => envelope(refusal, "\n\nevent: error\ndata: ", "\n\n"),
+        StreamFormat::Messages => {
             let error = ErrorBody { r#type: kind_of_message(refusal.reason), message: &refusal.message };
             let told = Message { r#type: "error", error, request_id: id };
             // Serializing strings to memory cannot fail.
@@ -144,14 +144,14 @@ const fn kind_of_message(reason: Reason) -> &'static str {
 }
 
 fn envelope(refusal: &Refusal, before: &str, after: &str) -> Bytes {
-    let error = Error {
+    let error = ErrorObject {
         message: &refusal.message,
-        r#type: family(refusal.reason),
+        r#type: error_type(refusal.reason),
         param: refusal.param.as_deref(),
         code: code(refusal.reason),
     };
     // Serializing strings to memory cannot fail.
-    let json = serde_json::to_string(&Envelope { error }).unwrap_or_default();
+    let json = serde_json::to_string(&ErrorEnvelope { error }).unwrap_or_default();
     [before, &json, after].concat().into()
 }
 
@@ -208,15 +208,15 @@ mod tests {
         let error = json!({"message": refusal.message, "type": "server_error", "param": "a.b", "code": "upstream_broke"});
         assert_eq!(read, json!({ "error": error }));
 
-        for tongue in [Tongue::Bare, Tongue::Named, Tongue::Messages] {
-            let event = event(&refusal, tongue, "r1");
+        for stream_format in [StreamFormat::Bare, StreamFormat::Named, StreamFormat::Messages] {
+            let event = event(&refusal, stream_format, "r1");
             let mut tap = SseTap::new();
             tap.feed(b"data: {\"choices\":[{\"delta\":{\"content\":\"cut o");
             let seen = tap.feed(&event);
             assert_eq!((seen.error, seen.done), (Some(Blame::Worker), false));
             let text = std::str::from_utf8(&event).unwrap();
             assert!(text.ends_with("}\n\n") && text.starts_with("\n\n"));
-            assert_eq!(text.contains("\nevent: error\ndata: "), tongue != Tongue::Bare);
+            assert_eq!(text.contains("\nevent: error\ndata: "), stream_format != StreamFormat::Bare);
         }
     }
 
@@ -227,7 +227,7 @@ mod tests {
             (Reason::UpstreamBroke, "api_error"),
             (Reason::Overloaded, "overloaded_error"),
         ] {
-            let event = event(&Refusal::new(reason, "no"), Tongue::Messages, "r1");
+            let event = event(&Refusal::new(reason, "no"), StreamFormat::Messages, "r1");
             let data = std::str::from_utf8(&event).unwrap().split_once("data: ").unwrap().1;
             let expected =
                 json!({"type": "error", "error": {"type": kind, "message": "no"}, "request_id": "r1"});

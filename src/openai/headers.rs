@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::error::status;
-use crate::refusal::{Refusal, Standing, Unit, spread};
+use crate::refusal::{QuotaStatus, Refusal, Unit, with_jitter};
 
 /// Header with the reason of a refusal.
 pub const REASON: HeaderName = HeaderName::from_static("x-traffic-dam-reason");
@@ -43,7 +43,7 @@ const GREATEST: u64 = 999_999_999_999_999;
 /// 503, a forecast, is cut to one minute.
 pub fn refused(headers: &mut HeaderMap, refusal: &Refusal) {
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.as_str()));
-    let wait = refusal.retry_after.unwrap_or_else(|| spread(UNKNOWN_WAIT));
+    let wait = refusal.retry_after.unwrap_or_else(|| with_jitter(UNKNOWN_WAIT));
     match status(refusal.reason) {
         StatusCode::TOO_MANY_REQUESTS => {
             retry_after(headers, wait);
@@ -59,7 +59,7 @@ pub fn refused(headers: &mut HeaderMap, refusal: &Refusal) {
     if let Some(allow) = refusal.allow.as_deref().and_then(|methods| HeaderValue::try_from(methods).ok()) {
         headers.insert(header::ALLOW, allow);
     }
-    standings(headers, &refusal.standings);
+    quota_headers(headers, &refusal.standings);
 }
 
 fn retry_after(headers: &mut HeaderMap, wait: Duration) {
@@ -69,7 +69,7 @@ fn retry_after(headers: &mut HeaderMap, wait: Duration) {
 
 /// Writes the quota status: the tightest rule of each unit in OpenAI's form, all rules in the form
 /// of the IETF draft (`draft-ietf-httpapi-ratelimit-headers`).
-pub fn standings(headers: &mut HeaderMap, standings: &[Standing]) {
+pub fn quota_headers(headers: &mut HeaderMap, standings: &[QuotaStatus]) {
     if standings.is_empty() {
         return;
     }
@@ -98,9 +98,9 @@ pub fn standings(headers: &mut HeaderMap, standings: &[Standing]) {
     insert(headers, STANDING, &mut text);
 }
 
-/// Adds `Server-Timing`: time in the gateway before forwarding, and its part in the queue.
+/// Adds `KeyServer-Timing`: time in the gateway before forwarding, and its part in the queue.
 ///
-/// A worker's own `Server-Timing` is kept.
+/// A worker's own `KeyServer-Timing` is kept.
 pub fn server_timing(headers: &mut HeaderMap, dam: Duration, queue: Duration) {
     let mut text = String::with_capacity(48);
     // Whole microseconds: formatting a float exactly is ten times as slow.
@@ -114,7 +114,7 @@ pub fn server_timing(headers: &mut HeaderMap, dam: Duration, queue: Duration) {
 }
 
 /// Returns the rule of a unit with the least share left; of equals the slowest to recover.
-fn tightest(standings: &[Standing], unit: Unit) -> Option<&Standing> {
+fn tightest(standings: &[QuotaStatus], unit: Unit) -> Option<&QuotaStatus> {
     standings.iter().filter(|standing| standing.unit == unit).min_by(|one, other| {
         let one_share = u128::from(one.remaining) * u128::from(other.limit);
         let other_share = u128::from(other.remaining) * u128::from(one.limit);
@@ -202,9 +202,9 @@ mod tests {
         told(|headers| refused(headers, &Refusal::new(reason, "").with_retry_after(wait)))
     }
 
-    fn standing(rule: &str, unit: Unit, limit: u64, remaining: u64, reset_ms: u64) -> Standing {
+    fn standing(rule: &str, unit: Unit, limit: u64, remaining: u64, reset_ms: u64) -> QuotaStatus {
         let (reset, window) = (Duration::from_millis(reset_ms), Duration::from_secs(60));
-        Standing { rule: rule.into(), unit, limit, remaining, reset, window }
+        QuotaStatus { rule: rule.into(), unit, limit, remaining, reset, window }
     }
 
     fn pairs<const N: usize>(expected: [(&str, &str); N]) -> Vec<(String, String)> {
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn openai_headers_show_the_tightest_rule_of_each_unit() {
         let told = told(|headers| {
-            standings(
+            quota_headers(
                 headers,
                 &[
                     standing("wide", Unit::Requests, 1000, 400, 100),
@@ -270,13 +270,13 @@ mod tests {
 
     #[test]
     fn no_rules_no_headers_and_odd_rules_no_panic() {
-        assert_eq!(told(|headers| standings(headers, &[])), []);
-        let odd = Standing {
+        assert_eq!(told(|headers| quota_headers(headers, &[])), []);
+        let odd = QuotaStatus {
             reset: Duration::MAX,
             window: Duration::ZERO,
             ..standing("a\"\\\né", Unit::Tokens, u64::MAX, u64::MAX, 0)
         };
-        let told = told(|headers| standings(headers, &[odd]));
+        let told = told(|headers| quota_headers(headers, &[odd]));
         assert_eq!(told[0].1, r#""a";r=999999999999999;t=999999999999999"#);
         assert_eq!(told[1].1, r#""a";q=999999999999999;qu="tokens";w=1"#);
     }

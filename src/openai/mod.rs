@@ -1,7 +1,7 @@
 //! The OpenAI protocol: requests, streams, errors and headers.
 //!
 //! Nothing here waits, sends or records. Adapters pass in bytes from the network and get facts
-//! back: [`demand`] reads a request body, [`tap`] observes a response, [`estimate`] turns bytes
+//! back: [`body`] reads a request body, [`tap`] observes a response, [`estimate`] turns bytes
 //! into expected tokens, [`tokenizer`] counts them if the model has one, [`error`] and [`headers`]
 //! write what the client gets.
 //!
@@ -9,7 +9,7 @@
 //! parsing and serializing a body changes numbers, key order and spacing, and copies every prompt.
 //! The price is an own scanner, which property tests check against `serde_json`.
 
-pub mod demand;
+pub mod body;
 pub mod error;
 pub mod estimate;
 pub mod headers;

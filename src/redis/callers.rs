@@ -20,9 +20,9 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use super::link::{Link, Loss};
-use super::sealing::Sealing;
-use crate::limit::own::WrittenLimit;
+use super::link::{RedisLink, RedisLoss};
+use super::signing::Signing;
+use crate::limit::own_limits::WrittenLimit;
 use crate::metrics::RedisOp;
 use crate::request::{Class, OwnLimits};
 
@@ -56,7 +56,7 @@ pub struct StoredCaller {
 /// Stored caller without its key: JSON in the admin API and in Redis.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub struct Written {
+pub struct WrittenCaller {
     /// Its class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
@@ -73,10 +73,10 @@ pub struct Written {
 
 /// Stored caller with the digest of its key.
 #[derive(Debug, Deserialize, Serialize)]
-struct Record {
+struct CallerRecord {
     sha256: String,
     #[serde(flatten)]
-    written: Written,
+    written: WrittenCaller,
 }
 
 /// Returns `true` if the text is a valid name of a caller or a team, as in the configuration.
@@ -106,8 +106,8 @@ impl StoredCaller {
     ///
     /// # Errors
     /// Returns which part is invalid, and what is expected.
-    pub fn new(id: &str, sha256: &str, written: &Written) -> Result<Self, String> {
-        let Written { class, weight, team, limits } = written;
+    pub fn new(id: &str, sha256: &str, written: &WrittenCaller) -> Result<Self, String> {
+        let WrittenCaller { class, weight, team, limits } = written;
         const NAME: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
         if !is_name(id) {
             return Err(format!("the id must be {NAME}; found \"{id}\""));
@@ -139,15 +139,16 @@ impl StoredCaller {
     }
 
     fn read(id: &str, text: &str) -> Result<Self, String> {
-        let Record { sha256, written } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let CallerRecord { sha256, written } =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
         Self::new(id, &sha256, &written)
     }
 
     /// Returns all fields but the key.
     #[must_use]
-    pub fn written(&self) -> Written {
+    pub fn written(&self) -> WrittenCaller {
         let limits = self.limits.iter().flat_map(|limits| limits.iter());
-        Written {
+        WrittenCaller {
             class: self.class.map(|class| class.as_str().to_owned()),
             weight: Some(self.weight),
             team: self.team.as_deref().map(ToOwned::to_owned),
@@ -157,7 +158,7 @@ impl StoredCaller {
 
     fn write(&self) -> String {
         let sha256 = self.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-        let record = Record { sha256, written: self.written() };
+        let record = CallerRecord { sha256, written: self.written() };
         // Serializing strings and numbers to memory cannot fail.
         serde_json::to_string(&record).unwrap_or_default()
     }
@@ -165,7 +166,7 @@ impl StoredCaller {
 
 /// Cached copy of the callers.
 #[derive(Debug, Default)]
-struct Roster {
+struct CallerList {
     version: Option<i64>,
     by_digest: HashMap<[u8; 32], Arc<StoredCaller>>,
 }
@@ -173,26 +174,26 @@ struct Roster {
 /// Callers in Redis, with a cached copy.
 #[derive(Debug)]
 pub struct StoredCallers {
-    link: Link,
-    sealing: Sealing,
-    roster: ArcSwap<Roster>,
+    link: RedisLink,
+    sealing: Signing,
+    registry: ArcSwap<CallerList>,
 }
 
 impl StoredCallers {
     /// Creates an empty cache.
     #[must_use]
-    pub fn new(link: Link, sealing: Sealing) -> Self {
-        Self { link, sealing, roster: ArcSwap::default() }
+    pub fn new(link: RedisLink, sealing: Signing) -> Self {
+        Self { link, sealing, registry: ArcSwap::default() }
     }
 
     /// Forces a reload at the next poll, because the signature key has changed.
     pub fn look_again(&self) {
-        let by_digest = self.roster.load().by_digest.clone();
-        self.roster.store(Arc::new(Roster { version: None, by_digest }));
+        let by_digest = self.registry.load().by_digest.clone();
+        self.registry.store(Arc::new(CallerList { version: None, by_digest }));
     }
 
     fn opened(&self, id: &str, kept: &str) -> Result<StoredCaller, String> {
-        let text = self.sealing.open(&self.key(id), kept).map_err(|fault| fault.to_string())?;
+        let text = self.sealing.verify(&self.key(id), kept).map_err(|fault| fault.to_string())?;
         StoredCaller::read(id, text)
     }
 
@@ -207,25 +208,25 @@ impl StoredCallers {
     /// Returns the caller whose key has this digest.
     #[must_use]
     pub fn find(&self, digest: &[u8; 32]) -> Option<Arc<StoredCaller>> {
-        self.roster.load().by_digest.get(digest).cloned()
+        self.registry.load().by_digest.get(digest).cloned()
     }
 
     /// Returns the caller of that id from the cache.
     #[must_use]
     pub fn known(&self, id: &str) -> Option<Arc<StoredCaller>> {
-        self.roster.load().by_digest.values().find(|caller| *caller.id == *id).cloned()
+        self.registry.load().by_digest.values().find(|caller| *caller.id == *id).cloned()
     }
 
     /// Returns `true` once the callers have been read.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        self.roster.load().version.is_some()
+        self.registry.load().version.is_some()
     }
 
     /// Returns the number of callers.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.roster.load().by_digest.len()
+        self.registry.load().by_digest.len()
     }
 
     /// Returns `true` if there are no callers.
@@ -237,8 +238,8 @@ impl StoredCallers {
     /// Returns the caller of that id from Redis; `None` if absent or invalid.
     ///
     /// # Errors
-    /// Returns [`Loss`] if the command to Redis fails, or the key holds another type.
-    pub async fn get(&self, id: &str) -> Result<Option<StoredCaller>, Loss> {
+    /// Returns [`RedisLoss`] if the command to Redis fails, or the key holds another type.
+    pub async fn get(&self, id: &str) -> Result<Option<StoredCaller>, RedisLoss> {
         let text: Option<String> = self.link.call(RedisOp::Callers, cmd("GET").arg(self.key(id))).await?;
         Ok(text.and_then(|text| self.opened(id, &text).ok()))
     }
@@ -246,10 +247,10 @@ impl StoredCallers {
     /// Writes a caller. Each step may be repeated; the last one makes it visible to all gateways.
     ///
     /// # Errors
-    /// Returns [`Loss`] if a command to Redis fails. The caller may have been written all the same.
-    pub async fn put(&self, caller: &StoredCaller) -> Result<(), Loss> {
+    /// Returns [`RedisLoss`] if a command to Redis fails. The caller may have been written all the same.
+    pub async fn put(&self, caller: &StoredCaller) -> Result<(), RedisLoss> {
         let key = self.key(&caller.id);
-        let text = self.sealing.seal(&key, caller.write());
+        let text = self.sealing.sign(&key, caller.write());
         let set = cmd("SET").arg(key).arg(text).take();
         self.link.call::<()>(RedisOp::Callers, &set).await?;
         self.link.call::<i64>(RedisOp::Callers, cmd("SADD").arg(self.index()).arg(&*caller.id)).await?;
@@ -259,15 +260,15 @@ impl StoredCallers {
     /// Deletes a caller. Returns `false` if there was none.
     ///
     /// # Errors
-    /// Returns [`Loss`] if a command to Redis fails. The caller may be deleted all the same.
-    pub async fn delete(&self, id: &str) -> Result<bool, Loss> {
+    /// Returns [`RedisLoss`] if a command to Redis fails. The caller may be deleted all the same.
+    pub async fn delete(&self, id: &str) -> Result<bool, RedisLoss> {
         let gone: bool = self.link.call(RedisOp::Callers, cmd("DEL").arg(self.key(id))).await?;
         self.link.call::<i64>(RedisOp::Callers, cmd("SREM").arg(self.index()).arg(id)).await?;
         self.changed().await?;
         Ok(gone)
     }
 
-    async fn changed(&self) -> Result<(), Loss> {
+    async fn changed(&self) -> Result<(), RedisLoss> {
         let version = format!("{}:version", self.index());
         // Random, not a counter, which after a data loss could reach a value that a gateway knows.
         let change = cmd("SET").arg(version).arg(fastrand::i64(1..)).take();
@@ -278,12 +279,12 @@ impl StoredCallers {
     /// Reads all callers if the version has changed.
     ///
     /// # Errors
-    /// Returns [`Loss`] if a command to Redis fails. The cache then stays as it was.
-    pub async fn refresh(&self) -> Result<(), Loss> {
+    /// Returns [`RedisLoss`] if a command to Redis fails. The cache then stays as it was.
+    pub async fn refresh(&self) -> Result<(), RedisLoss> {
         let key = format!("{}:version", self.index());
         let version: Option<i64> = self.link.call(RedisOp::Callers, cmd("GET").arg(key)).await?;
         let version = Some(version.unwrap_or(0));
-        if self.roster.load().version == version {
+        if self.registry.load().version == version {
             return Ok(());
         }
         let ids: Vec<String> = self.link.call(RedisOp::Callers, cmd("SMEMBERS").arg(self.index())).await?;
@@ -300,19 +301,19 @@ impl StoredCallers {
                         by_digest.insert(caller.sha256, Arc::new(caller));
                     }
                     Err(fault) => {
-                        tracing::warn!(id, fault, "a caller in Redis is left out")
+                        tracing::warn!(id, fault, "ignoring an invalid caller in Redis")
                     }
                 }
             }
         }
-        self.roster.store(Arc::new(Roster { version, by_digest }));
+        self.registry.store(Arc::new(CallerList { version, by_digest }));
         Ok(())
     }
 
     /// Follows changes of other gateways, for as long as it is polled.
     pub async fn follow(&self) {
         loop {
-            if self.refresh().await == Err(Loss::Refused) {
+            if self.refresh().await == Err(RedisLoss::Refused) {
                 tracing::warn!("the callers in Redis cannot be read");
             }
             sleep(if self.is_read() { LOOK } else { FIRST_LOOK }).await;

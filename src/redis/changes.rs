@@ -11,22 +11,22 @@ use std::time::Duration;
 
 use redis::cmd;
 
-use super::link::{Link, Loss};
-use super::sealing::Sealing;
+use super::link::{RedisLink, RedisLoss};
+use super::signing::Signing;
 use crate::limit::change::Change;
 use crate::metrics::RedisOp;
 
 /// Changes of rules in Redis.
 #[derive(Debug)]
 pub struct StoredChanges {
-    link: Link,
-    sealing: Sealing,
+    link: RedisLink,
+    sealing: Signing,
 }
 
 impl StoredChanges {
     /// Creates a handle; reads nothing yet.
     #[must_use]
-    pub const fn new(link: Link, sealing: Sealing) -> Self {
+    pub const fn new(link: RedisLink, sealing: Signing) -> Self {
         Self { link, sealing }
     }
 
@@ -37,10 +37,10 @@ impl StoredChanges {
     /// Writes a change, which lasts for `lasts`, or until it is reverted.
     ///
     /// # Errors
-    /// Returns [`Loss`] if the command to Redis fails; the change may be written all the same.
-    pub async fn put(&self, rule: &str, change: &Change, lasts: Option<Duration>) -> Result<(), Loss> {
+    /// Returns [`RedisLoss`] if the command to Redis fails; the change may be written all the same.
+    pub async fn put(&self, rule: &str, change: &Change, lasts: Option<Duration>) -> Result<(), RedisLoss> {
         let key = self.key(rule);
-        let text = self.sealing.seal(&key, change.write());
+        let text = self.sealing.sign(&key, change.write());
         let mut set = cmd("SET").arg(key).arg(text).take();
         if let Some(lasts) = lasts {
             set.arg("PX").arg(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
@@ -51,16 +51,16 @@ impl StoredChanges {
     /// Deletes a change. Returns `false` if there was none.
     ///
     /// # Errors
-    /// Returns [`Loss`] if the command to Redis fails. The change may be deleted all the same.
-    pub async fn delete(&self, rule: &str) -> Result<bool, Loss> {
+    /// Returns [`RedisLoss`] if the command to Redis fails. The change may be deleted all the same.
+    pub async fn delete(&self, rule: &str) -> Result<bool, RedisLoss> {
         self.link.call(RedisOp::Callers, cmd("DEL").arg(self.key(rule))).await
     }
 
     /// Returns the changes of these rules.
     ///
     /// # Errors
-    /// Returns [`Loss`] if the command to Redis fails.
-    pub async fn read(&self, rules: &[Arc<str>]) -> Result<Vec<(Arc<str>, Change)>, Loss> {
+    /// Returns [`RedisLoss`] if the command to Redis fails.
+    pub async fn read(&self, rules: &[Arc<str>]) -> Result<Vec<(Arc<str>, Change)>, RedisLoss> {
         if rules.is_empty() {
             return Ok(Vec::new());
         }
@@ -71,10 +71,10 @@ impl StoredChanges {
         let texts: Vec<Option<String>> = self.link.call(RedisOp::Callers, &get).await?;
         let read = rules.iter().zip(texts).filter_map(|(rule, text)| {
             let text = text?;
-            let opened = self.sealing.open(&self.key(rule), &text).map_err(|fault| fault.to_string());
+            let opened = self.sealing.verify(&self.key(rule), &text).map_err(|fault| fault.to_string());
             let change = opened.and_then(Change::read);
             if let Err(fault) = &change {
-                tracing::warn!(rule = &**rule, fault, "a change of a rule in Redis is left out");
+                tracing::warn!(rule = &**rule, fault, "ignoring an invalid rule change in Redis");
             }
             Some((Arc::clone(rule), change.ok()?))
         });

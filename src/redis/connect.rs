@@ -126,7 +126,7 @@ pub(super) async fn listen(
     if let Topology::Sentinel(master) = &settings.topology {
         return sentinel(settings, master, &config, protocol).await;
     }
-    let mut outcome = Err((ErrorKind::InvalidClientConfig, "no URL").into());
+    let mut outcome = Err((ErrorKind::InvalidClientConfig, "no Redis URL").into());
     for url in &*settings.urls.load() {
         outcome = one(url, settings, &config, protocol).await;
         if outcome.is_ok() {

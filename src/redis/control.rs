@@ -87,7 +87,7 @@ impl Control {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer; the switch may have been published.
-    pub async fn tell(&mut self, pool: &str, epoch: u64, text: &str) -> RedisResult<bool> {
+    pub async fn publish(&mut self, pool: &str, epoch: u64, text: &str) -> RedisResult<bool> {
         let switched = format!("{}:switched", self.prefix);
         cmd("SADD").arg(switched).arg(pool).query_async::<()>(&mut self.connection).await?;
         let script = Script::new(KEEP);
@@ -97,7 +97,7 @@ impl Control {
     }
 
     /// Returns the texts of the stored switches.
-    pub(super) async fn kept(&mut self) -> RedisResult<Vec<Vec<u8>>> {
+    pub(super) async fn stored(&mut self) -> RedisResult<Vec<Vec<u8>>> {
         let set = format!("{}:switched", self.prefix);
         let pools: Vec<String> = cmd("SMEMBERS").arg(set).query_async(&mut self.connection).await?;
         let mut texts = Vec::new();
@@ -123,7 +123,7 @@ impl Control {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn lagging(&mut self, pool: &str, epoch: u64) -> RedisResult<usize> {
+    pub async fn count_lagging(&mut self, pool: &str, epoch: u64) -> RedisResult<usize> {
         let set = format!("{}:followers", self.prefix);
         let ids: Vec<String> = cmd("SMEMBERS").arg(&set).query_async(&mut self.connection).await?;
         let mut lagging = 0;

@@ -4,7 +4,7 @@
 //! does not answer. Subscriptions and operator commands have their own connections.
 //!
 //! **Failure mode.** Redis may be away, slow, or come back empty. It never makes a request fail, or
-//! wait longer than the link's timeout: the calling code gets a [`link::Loss`] at once, and decides
+//! wait longer than the link's timeout: the calling code gets a [`link::RedisLoss`] at once, and decides
 //! locally or by the last known state.
 
 pub mod callers;
@@ -12,12 +12,12 @@ pub mod changes;
 mod connect;
 pub mod consumer;
 pub mod control;
-pub mod dams;
 pub mod feed;
+pub mod gateways;
 pub mod jobs;
 pub mod link;
+pub mod publisher;
 mod pushes;
 pub mod rules;
-pub mod sealing;
 pub mod settings;
-pub mod speaker;
+pub mod signing;

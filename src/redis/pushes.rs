@@ -13,8 +13,8 @@ use crate::clock::Clock;
 
 /// Error of the push callback: the receiver was dropped.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody listens")]
-struct Gone;
+#[error("push receiver dropped")]
+struct SubscriberGone;
 
 /// Returns the error for a subscription whose connection broke.
 pub(super) fn gone() -> RedisError {
@@ -56,7 +56,7 @@ pub(super) async fn connect(
                 lost();
                 Ok(())
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(SubscriberGone),
         });
     // Sentinels are tried one after another.
     match timeout(patience * 3, listen(settings, config, ProtocolVersion::RESP3)).await {

@@ -50,7 +50,7 @@ impl Urls {
 
     /// Takes new credentials if `new` has the same servers and databases, and returns whether it
     /// has. Open connections stay.
-    pub fn retell(&self, new: &Self) -> bool {
+    pub fn update_credentials(&self, new: &Self) -> bool {
         let new = new.load();
         let same = places(&self.load()).is_some_and(|ours| Some(ours) == places(&new));
         if same {
@@ -133,10 +133,10 @@ mod tests {
             &["redis://b", "redis://:new@a:1/2"],
             &["no URL", "redis://b"],
         ] {
-            assert!(!ours.retell(&urls(other)), "{other:?}");
+            assert!(!ours.update_credentials(&urls(other)), "{other:?}");
         }
         assert_eq!(&*clone.load()[0], "redis://:old@a:1/2");
-        assert!(ours.retell(&urls(&["redis://user:new@a:1/2", "redis://:x@b"])));
+        assert!(ours.update_credentials(&urls(&["redis://user:new@a:1/2", "redis://:x@b"])));
         assert_eq!(&*clone.load()[0], "redis://user:new@a:1/2");
         assert!(clone == ours);
     }

@@ -8,13 +8,13 @@ pub struct Explaining(Arc<OnceLock<Vec<String>>>);
 
 impl Explaining {
     /// Stores the explanation. Only the first call has an effect.
-    pub fn tell(&self, lines: impl IntoIterator<Item = String>) {
+    pub fn set(&self, lines: impl IntoIterator<Item = String>) {
         self.0.get_or_init(|| lines.into_iter().collect());
     }
 
     /// Returns the explanation; empty if the rules were not evaluated.
     #[must_use]
-    pub fn told(&self) -> &[String] {
+    pub fn lines(&self) -> &[String] {
         self.0.get().map_or(&[], Vec::as_slice)
     }
 }

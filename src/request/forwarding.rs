@@ -37,29 +37,29 @@ pub struct Forwarding {
     pub trusted_proxy: bool,
 }
 
-/// Set by `demand` if it added `stream_options.include_usage`: the answer's extra event is removed.
+/// Set by `request_cost` if it added `stream_options.include_usage`: the answer's extra event is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageInjected;
 
-/// Set by `demand` on a request that may switch to this protocol (`Upgrade`).
+/// Set by `request_cost` on a request that may switch to this protocol (`Upgrade`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpgradeTo(pub HeaderValue);
 
 /// Set on requests by the gateway itself: they take no permit and go to any worker of this pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beside(pub Arc<str>);
+pub struct GatewayRequest(pub Arc<str>);
 
-/// Set by `demand` on a request whose path has escapes: the decoded path, which patterns match.
+/// Set by `request_cost` on a request whose path has escapes: the decoded path, which patterns match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodedPath(pub Arc<str>);
 
-/// Timeouts of one route; `None` for the general timeout (set by `demand`).
+/// Timeouts of one route; `None` for the general timeout (set by `request_cost`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteTimeouts {
     /// From the dispatch to the first content of a stream.
     pub first_token: Option<std::time::Duration>,
     /// From the first dispatch until the answer's head is sent although there is no content yet.
-    pub hold: Option<std::time::Duration>,
+    pub head_without_content: Option<std::time::Duration>,
     /// Longest silence after the commit.
     pub idle: Option<std::time::Duration>,
     /// From the dispatch to the end of the answer.

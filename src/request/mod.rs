@@ -1,22 +1,24 @@
 //! Data about one request: its caller, its cost, and its progress.
 //!
-//! The layers pass it on in the request's extensions: [`Caller`] from `identify`, [`Demand`] from
-//! `demand`, and the [`Flight`], which `observe` opens and each later stage writes a part of.
+//! The layers pass it on in the request's extensions: [`Caller`] from `identify`, [`RequestCost`] from
+//! `request_cost`, and the [`RequestRecord`], which `observe` opens and each later stage writes a part of.
 
 mod explaining;
-mod flight;
 mod forwarding;
-mod own;
+mod overrides;
 mod payload;
-mod promise;
+mod record;
+mod slo;
 mod trace;
 
 pub use explaining::Explaining;
-pub use flight::{Asked, Blame, Ending, Flight};
-pub use forwarding::{Beside, DecodedPath, Forwarding, Peer, RouteTimeouts, UpgradeTo, UsageInjected};
-pub use own::{OwnLimit, OwnLimits};
-pub use payload::{BodyRoom, Payload, PayloadError};
-pub use promise::Promise;
+pub use forwarding::{
+    DecodedPath, Forwarding, GatewayRequest, Peer, RouteTimeouts, UpgradeTo, UsageInjected,
+};
+pub use overrides::{OwnLimit, OwnLimits};
+pub use payload::{BodyReservation, Payload, PayloadError};
+pub use record::{Blame, Ending, LoggedFields, RequestRecord};
+pub use slo::SloOutcome;
 pub use trace::{Trace, TraceId};
 
 use std::fmt;
@@ -113,7 +115,7 @@ impl Kind {
 
 /// The estimated cost of a request, and what else its head and body ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Demand {
+pub struct RequestCost {
     /// The kind of call.
     pub kind: Kind,
     /// The requested model, as the client wrote it. Never a metric label.
@@ -138,7 +140,7 @@ pub struct Demand {
     pub retryable: bool,
 }
 
-impl Demand {
+impl RequestCost {
     /// Returns the cost of a plain path: one request, one sequence, no tokens.
     #[must_use]
     pub const fn path() -> Self {

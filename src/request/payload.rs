@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
     /// The client's connection failed or sent a malformed body.
-    #[error("the client's request body broke off: {0}")]
+    #[error("the client's request body could not be read to its end: {0}")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The body exceeds `bounds.body`.
     #[error("the request body exceeds bounds.body ({limit} bytes)")]
@@ -29,7 +29,7 @@ pub enum PayloadError {
 
 /// Memory reserved for a body, until the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct BodyRoom(pub Arc<dyn Any + Send + Sync>);
+pub struct BodyReservation(pub Arc<dyn Any + Send + Sync>);
 
 /// A request body: kept in memory, so that it can be sent again, or forwarded as it arrives.
 #[derive(Debug)]

@@ -14,13 +14,13 @@ pub struct Trace {
     /// The trace's id; never zero.
     pub id: TraceId,
     /// The gateway's own span.
-    pub span: u64,
+    pub gateway_span: u64,
     /// The client's span.
     pub parent: Option<u64>,
     /// Whether spans of this trace are recorded.
     pub sampled: bool,
     /// Whether the worker's parent is the gateway's span, not the client's.
-    pub leads: bool,
+    pub worker_follows_gateway: bool,
 }
 
 /// The id of a trace; written as 32 hexadecimal digits.
@@ -39,13 +39,13 @@ const LENGTH: usize = 55;
 impl Trace {
     /// Begins a trace. The ids must be random and not zero.
     #[must_use]
-    pub const fn begun(id: u128, span: u64, sampled: bool) -> Self {
-        Self { id: TraceId(id), span, parent: None, sampled, leads: true }
+    pub const fn new(id: u128, gateway_span: u64, sampled: bool) -> Self {
+        Self { id: TraceId(id), gateway_span, parent: None, sampled, worker_follows_gateway: true }
     }
 
     /// Parses a client's `traceparent`, to be forwarded unchanged; `None` if it is malformed.
     #[must_use]
-    pub fn read(header: &str) -> Option<Self> {
+    pub fn parse(header: &str) -> Option<Self> {
         let version = header.get(..2)?;
         // Later versions may have more fields after another hyphen.
         let sound = match version {
@@ -65,13 +65,19 @@ impl Trace {
         let id = u128::from_str_radix(id, 16).ok().filter(|id| *id != 0)?;
         let span = u64::from_str_radix(span, 16).ok().filter(|span| *span != 0)?;
         let sampled = u8::from_str_radix(flags, 16).ok()? & 1 == 1;
-        Some(Self { id: TraceId(id), span, parent: Some(span), sampled, leads: false })
+        Some(Self {
+            id: TraceId(id),
+            gateway_span: span,
+            parent: Some(span),
+            sampled,
+            worker_follows_gateway: false,
+        })
     }
 
     /// Inserts a span of the gateway between client and worker.
     #[must_use]
-    pub const fn through(self, span: u64) -> Self {
-        Self { span, leads: true, ..self }
+    pub const fn with_span(self, span: u64) -> Self {
+        Self { gateway_span: span, worker_follows_gateway: true, ..self }
     }
 
     /// Formats the `traceparent` of the gateway's span.
@@ -79,7 +85,7 @@ impl Trace {
     pub fn header(&self) -> HeaderValue {
         let mut text = *b"00-________________________________-________________-00";
         hex(&mut text[3..35], self.id.0);
-        hex(&mut text[36..52], u128::from(self.span));
+        hex(&mut text[36..52], u128::from(self.gateway_span));
         text[LENGTH - 1] = if self.sampled { b'1' } else { b'0' };
         HeaderValue::from_bytes(&text).unwrap_or_else(|_never| HeaderValue::from_static("00"))
     }
@@ -101,23 +107,26 @@ mod tests {
 
     #[test]
     fn a_clients_trace_goes_on_through_the_gateway() {
-        let told = Trace::read(CLIENTS).unwrap();
+        let told = Trace::parse(CLIENTS).unwrap();
         assert_eq!(told.id.to_string(), "0af7651916cd43dd8448eb211c80319c");
-        assert_eq!((told.parent, told.sampled, told.leads), (Some(0xb7ad_6b71_6920_3331), true, false));
+        assert_eq!(
+            (told.parent, told.sampled, told.worker_follows_gateway),
+            (Some(0xb7ad_6b71_6920_3331), true, false)
+        );
         assert_eq!(told.header(), CLIENTS);
-        let through = told.through(0xabc);
+        let through = told.with_span(0xabc);
         assert_eq!(through.header(), "00-0af7651916cd43dd8448eb211c80319c-0000000000000abc-01");
-        assert_eq!((through.parent, through.leads), (told.parent, true));
+        assert_eq!((through.parent, through.worker_follows_gateway), (told.parent, true));
         assert!(
-            Trace::read(Trace::begun(7, 9, false).header().to_str().unwrap())
+            Trace::parse(Trace::new(7, 9, false).header().to_str().unwrap())
                 .is_some_and(|read| !read.sampled)
         );
     }
 
     #[test]
     fn later_versions_are_read_and_malformed_headers_are_not() {
-        assert!(Trace::read(&CLIENTS.replacen("00", "cc", 1)).is_some());
-        assert!(Trace::read(&(CLIENTS.replacen("00", "cc", 1) + "-more")).is_some());
+        assert!(Trace::parse(&CLIENTS.replacen("00", "cc", 1)).is_some());
+        assert!(Trace::parse(&(CLIENTS.replacen("00", "cc", 1) + "-more")).is_some());
         for wrong in [
             "",
             "00",
@@ -131,7 +140,7 @@ mod tests {
             "00_0af7651916cd43dd8448eb211c80319c_b7ad6b7169203331_01",
             "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         ] {
-            assert_eq!(Trace::read(wrong), None, "{wrong}");
+            assert_eq!(Trace::parse(wrong), None, "{wrong}");
         }
     }
 }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 /// Limits of a listener. Changes apply to connections accepted afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct ListenerBounds {
     /// Maximum bytes of a request head; more gets 431. Less than 8 KiB counts as 8 KiB.
     pub headers: usize,
     /// Maximum time for a request head, and for a TLS handshake.
@@ -25,7 +25,7 @@ pub struct Bounds {
     pub idle: Duration,
 }
 
-impl Default for Bounds {
+impl Default for ListenerBounds {
     fn default() -> Self {
         Self {
             headers: 32 * 1024,

@@ -15,11 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep};
 use tower::Service;
 
-use super::drain::{Drain, Phase};
-use super::front::{Front, FrontLink};
-use super::heads::Heads;
-use super::stall::Streams;
-use super::{Bounds, Peer};
+use super::drain::{Drain, DrainPhase};
+use super::head_timeout::HeadTimeout;
+use super::service::{ConnectionService, ConnectionState};
+use super::write_timeout::StreamExecutor;
+use super::{ListenerBounds, Peer};
 
 /// Minimum buffer size of hyper.
 const LEAST_BUFFER: usize = 8 * 1024;
@@ -40,7 +40,7 @@ const PING_WITHIN: Duration = Duration::from_secs(20);
 const LOOKS: u32 = 3;
 
 /// Serves a connection until its peer leaves, its idle time is over, or the gateway shuts down.
-pub(super) async fn run<T, S, B>(socket: T, peer: Peer, app: S, bounds: &Bounds, drain: &Drain)
+pub(super) async fn run<T, S, B>(socket: T, peer: Peer, app: S, bounds: &ListenerBounds, drain: &Drain)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -48,12 +48,16 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let link = Arc::new(FrontLink::new(peer));
+    let link = Arc::new(ConnectionState::new(peer));
     let mut phases = drain.phases();
-    let io = TokioIo::new(Heads::new(socket, bounds.header_read, Arc::clone(&link)));
+    let io = TokioIo::new(HeadTimeout::new(socket, bounds.header_read, Arc::clone(&link)));
     let builder = builder(bounds);
-    let front =
-        Front { app, link: Arc::clone(&link), drain: drain.clone(), longest_head: longest_head(bounds) };
+    let front = ConnectionService {
+        app,
+        link: Arc::clone(&link),
+        drain: drain.clone(),
+        longest_head: longest_head(bounds),
+    };
     let mut connection = pin!(builder.serve_connection_with_upgrades(io, front));
 
     let mut pause = bounds.idle / LOOKS;
@@ -72,9 +76,9 @@ where
             () = link.asked_to_leave() => leave = true,
             // A connection that arrives while requests are refused leaves after its refusal.
             Ok(()) = phases.changed() => match *phases.borrow_and_update() {
-                Phase::Running | Phase::Draining => {}
-                Phase::Refusing => leave = true,
-                Phase::Closed => return,
+                DrainPhase::Running | DrainPhase::Draining => {}
+                DrainPhase::Refusing => leave = true,
+                DrainPhase::Closed => return,
             },
             () = look.as_mut() => {
                 let resting = link.in_flight() == 0 && link.begun() == begun;
@@ -97,16 +101,16 @@ where
     }
 }
 
-fn longest_head(bounds: &Bounds) -> usize {
+fn longest_head(bounds: &ListenerBounds) -> usize {
     bounds.headers.max(LEAST_BUFFER)
 }
 
-fn builder(bounds: &Bounds) -> Builder<Streams> {
-    let mut builder = Builder::new(Streams { patience: bounds.client_stall });
+fn builder(bounds: &ListenerBounds) -> Builder<StreamExecutor> {
+    let mut builder = Builder::new(StreamExecutor { patience: bounds.client_stall });
     builder
         .http1()
         .timer(TokioTimer::new())
-        // `Heads` applies the head timeout.
+        // `HeadTimeout` applies the head timeout.
         .header_read_timeout(None)
         .max_buf_size(longest_head(bounds));
     builder

@@ -1,6 +1,6 @@
 //! Graceful shutdown.
 //!
-//! Balancers learn late that a gateway goes away. So it first is only unready ([`Phase::Draining`]:
+//! Balancers learn late that a gateway goes away. So it first is only unready ([`DrainPhase::Draining`]:
 //! 503, requests are still served), then refuses new requests, and ends with the last stream or a
 //! timeout. Phases never go back. Listeners, application and admin port share one [`Drain`].
 
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 /// Phase of the shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Phase {
+pub enum DrainPhase {
     /// Serving.
     #[default]
     Running = 0,
@@ -33,9 +33,9 @@ pub struct Drain(Arc<DrainState>);
 struct DrainState {
     // The same value twice: the atomic for each request, the channel for waiting tasks.
     level: AtomicU8,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<DrainPhase>,
     open: AtomicUsize,
-    awaited: AtomicUsize,
+    tracked: AtomicUsize,
     last_left: Notify,
 }
 
@@ -52,46 +52,46 @@ impl Drain {
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(DrainState {
-            level: AtomicU8::new(Phase::Running as u8),
-            phase: watch::Sender::new(Phase::Running),
+            level: AtomicU8::new(DrainPhase::Running as u8),
+            phase: watch::Sender::new(DrainPhase::Running),
             open: AtomicUsize::new(0),
-            awaited: AtomicUsize::new(0),
+            tracked: AtomicUsize::new(0),
             last_left: Notify::new(),
         }))
     }
 
     /// Returns the current phase.
     #[must_use]
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> DrainPhase {
         match self.0.level.load(Ordering::Acquire) {
-            0 => Phase::Running,
-            1 => Phase::Draining,
-            2 => Phase::Refusing,
-            _ => Phase::Closed,
+            0 => DrainPhase::Running,
+            1 => DrainPhase::Draining,
+            2 => DrainPhase::Refusing,
+            _ => DrainPhase::Closed,
         }
     }
 
     /// Returns `true` if balancers should send requests to this gateway.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.phase() == Phase::Running
+        self.phase() == DrainPhase::Running
     }
 
     /// Returns `true` if new requests are refused.
     #[must_use]
     pub fn is_refusing(&self) -> bool {
-        self.phase() >= Phase::Refusing
+        self.phase() >= DrainPhase::Refusing
     }
 
     /// Waits until the gateway reaches `phase`.
-    pub async fn reached(&self, phase: Phase) {
+    pub async fn reached(&self, phase: DrainPhase) {
         // The sender lives as long as `self`, so this cannot fail before the phase is reached.
         drop(self.0.phase.subscribe().wait_for(|now| *now >= phase).await);
     }
 
     /// Subscribes to further phases.
     #[must_use]
-    pub fn phases(&self) -> watch::Receiver<Phase> {
+    pub fn phases(&self) -> watch::Receiver<DrainPhase> {
         self.0.phase.subscribe()
     }
 
@@ -103,7 +103,7 @@ impl Drain {
 
     /// Counts work without a connection: the drain waits for it too.
     #[must_use]
-    pub fn hold_work(&self) -> DrainGuard {
+    pub fn track_work(&self) -> DrainGuard {
         self.held(0)
     }
 
@@ -111,7 +111,7 @@ impl Drain {
         self.0.open.fetch_add(connections, Ordering::AcqRel);
         let awaited = !self.is_refusing();
         if awaited {
-            self.0.awaited.fetch_add(1, Ordering::AcqRel);
+            self.0.tracked.fetch_add(1, Ordering::AcqRel);
         }
         DrainGuard { drain: Arc::clone(&self.0), awaited, connections }
     }
@@ -125,25 +125,25 @@ impl Drain {
     /// Drains: not ready for `delay`, then refusing until the last connection has ended or for
     /// `timeout`, then closed. Returns the number of connections that were cut off.
     pub async fn run(&self, delay: Duration, timeout: Duration) -> usize {
-        self.advance(Phase::Draining);
+        self.advance(DrainPhase::Draining);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            () = self.reached(Phase::Closed) => {}
+            () = self.reached(DrainPhase::Closed) => {}
         }
-        self.advance(Phase::Refusing);
+        self.advance(DrainPhase::Refusing);
         tokio::select! {
             () = self.empty() => {}
             () = tokio::time::sleep(timeout) => {}
-            () = self.reached(Phase::Closed) => {}
+            () = self.reached(DrainPhase::Closed) => {}
         }
-        let cut_off = self.0.awaited.load(Ordering::Acquire);
-        self.advance(Phase::Closed);
+        let cut_off = self.0.tracked.load(Ordering::Acquire);
+        self.advance(DrainPhase::Closed);
         cut_off
     }
 
     /// Closes everything at once; a running [`Drain::run`] returns.
     pub fn close(&self) {
-        self.advance(Phase::Closed);
+        self.advance(DrainPhase::Closed);
     }
 
     async fn empty(&self) {
@@ -152,14 +152,14 @@ impl Drain {
             tokio::pin!(left);
             // Registered before the count is read, so that no drop in between is missed.
             left.as_mut().enable();
-            if self.0.awaited.load(Ordering::Acquire) == 0 {
+            if self.0.tracked.load(Ordering::Acquire) == 0 {
                 return;
             }
             left.await;
         }
     }
 
-    fn advance(&self, to: Phase) {
+    fn advance(&self, to: DrainPhase) {
         self.0.level.fetch_max(to as u8, Ordering::AcqRel);
         self.0.phase.send_if_modified(|now| {
             let further = to > *now;
@@ -178,7 +178,7 @@ impl Default for Drain {
 impl Drop for DrainGuard {
     fn drop(&mut self) {
         self.drain.open.fetch_sub(self.connections, Ordering::AcqRel);
-        if self.awaited && self.drain.awaited.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.awaited && self.drain.tracked.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.drain.last_left.notify_waiters();
         }
     }
@@ -193,23 +193,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_serves_unready_then_refuses_then_closes_when_the_last_one_has_left() {
         let drain = Drain::new();
-        let (held, job) = (drain.hold(), drain.hold_work());
+        let (held, job) = (drain.hold(), drain.track_work());
         assert!(drain.is_ready());
         let run = tokio::spawn({
             let drain = drain.clone();
             async move { drain.run(Duration::from_secs(5), LONG).await }
         });
-        drain.reached(Phase::Draining).await;
+        drain.reached(DrainPhase::Draining).await;
         assert!(!drain.is_ready() && !drain.is_refusing());
-        drain.reached(Phase::Refusing).await;
+        drain.reached(DrainPhase::Refusing).await;
         // A new connection gets its refusal but does not delay the end.
         let late = drain.hold();
         assert_eq!(drain.connections(), 2);
         drop(held);
-        assert_eq!((drain.phase(), drain.connections()), (Phase::Refusing, 1), "a job goes on");
+        assert_eq!((drain.phase(), drain.connections()), (DrainPhase::Refusing, 1), "a job goes on");
         drop(job);
         assert_eq!(run.await.unwrap(), 0);
-        assert_eq!(drain.phase(), Phase::Closed);
+        assert_eq!(drain.phase(), DrainPhase::Closed);
         drop(late);
         assert_eq!(drain.connections(), 0);
     }
@@ -231,10 +231,10 @@ mod tests {
             let drain = drain.clone();
             async move { drain.run(LONG, LONG).await }
         });
-        drain.reached(Phase::Draining).await;
+        drain.reached(DrainPhase::Draining).await;
         let start = tokio::time::Instant::now();
         drain.close();
         run.await.unwrap();
-        assert_eq!((drain.phase(), start.elapsed()), (Phase::Closed, Duration::ZERO));
+        assert_eq!((drain.phase(), start.elapsed()), (DrainPhase::Closed, Duration::ZERO));
     }
 }

@@ -8,7 +8,7 @@
 //! track, the connection takes no more requests with `Transfer-Encoding`: they might have had a
 //! length.
 //!
-//! On HTTP/2 the scanner follows frames instead, for the head timeout ([`super::heads`]).
+//! On HTTP/2 the scanner follows frames instead, for the head timeout ([`super::head_timeout`]).
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -47,7 +47,7 @@ pub(super) enum Finding {
     /// A complete head with both lengths.
     BothLengths,
     /// Framing that the scanner cannot follow.
-    Lost,
+    Untracked,
 }
 
 /// Follows the raw bytes of an HTTP/1.1 connection from head to head.
@@ -56,10 +56,10 @@ pub(super) struct FramingScanner {
     at: ScanState,
     line: SmallVec<[u8; KEPT_OF_A_LINE]>,
     /// `true` if `line` is truncated.
-    cut: bool,
-    heads: u64,
+    truncated: bool,
+    head_timeout: u64,
     begun: bool,
-    coded: bool,
+    has_transfer_encoding: bool,
     sized: Option<Option<u64>>,
     frames: Frames,
 }
@@ -69,10 +69,10 @@ impl FramingScanner {
         Self {
             at: ScanState::Head,
             line: SmallVec::new(),
-            cut: false,
-            heads: 0,
+            truncated: false,
+            head_timeout: 0,
             begun: false,
-            coded: false,
+            has_transfer_encoding: false,
             sized: None,
             frames: Frames::default(),
         }
@@ -93,13 +93,13 @@ impl FramingScanner {
     }
 
     /// Returns `true` if more of a request may follow, or if the scanner has lost track.
-    pub(super) fn is_amid(&self) -> bool {
+    pub(super) fn may_have_more(&self) -> bool {
         self.at != ScanState::Head || self.in_head()
     }
 
     /// Returns `true` if no head is complete yet.
     pub(super) fn is_first(&self) -> bool {
-        self.at == ScanState::Head && self.heads == 0
+        self.at == ScanState::Head && self.head_timeout == 0
     }
 
     /// Takes the bytes read next.
@@ -134,7 +134,7 @@ impl FramingScanner {
                 self.finish_line(line, false)
             } else {
                 self.keep(line);
-                let (whole, cut) = (std::mem::take(&mut self.line), std::mem::take(&mut self.cut));
+                let (whole, cut) = (std::mem::take(&mut self.line), std::mem::take(&mut self.truncated));
                 self.finish_line(&whole, cut)
             };
             if finding != Finding::None {
@@ -147,7 +147,7 @@ impl FramingScanner {
 
     fn keep(&mut self, part: &[u8]) {
         let room = KEPT_OF_A_LINE - self.line.len();
-        self.cut |= part.len() > room;
+        self.truncated |= part.len() > room;
         self.line.extend_from_slice(part.get(..room.min(part.len())).unwrap_or_default());
     }
 
@@ -158,7 +158,7 @@ impl FramingScanner {
             ScanState::Head if !self.begun => {
                 // Empty lines before a request line are skipped, as hyper does.
                 self.begun = !line.is_empty();
-                if line == b"PRI * HTTP/2.0" && self.heads == 0 {
+                if line == b"PRI * HTTP/2.0" && self.head_timeout == 0 {
                     self.begun = false;
                     self.at = ScanState::Frames;
                 }
@@ -176,7 +176,7 @@ impl FramingScanner {
     fn note_field(&mut self, line: &[u8], cut: bool) {
         // Most lines begin with another letter and cost only this check.
         match line.first().map(u8::to_ascii_lowercase) {
-            Some(b't') => self.coded |= value_of(line, "transfer-encoding").is_some(),
+            Some(b't') => self.has_transfer_encoding |= value_of(line, "transfer-encoding").is_some(),
             Some(b'c') => {
                 if let Some(value) = value_of(line, "content-length") {
                     let digits = std::str::from_utf8(value).ok().filter(|_| !cut);
@@ -188,15 +188,15 @@ impl FramingScanner {
     }
 
     fn finish_head(&mut self) -> Finding {
-        self.heads += 1;
+        self.head_timeout += 1;
         self.begun = false;
-        let (coded, sized) = (std::mem::take(&mut self.coded), self.sized.take());
+        let (coded, sized) = (std::mem::take(&mut self.has_transfer_encoding), self.sized.take());
         self.at = match (coded, sized) {
             (true, Some(_)) => return Finding::BothLengths,
             (true, None) => ScanState::Size,
             (false, Some(Some(0)) | None) => ScanState::Head,
             (false, Some(Some(left))) => ScanState::Body { left, chunked: false },
-            (false, Some(None)) => return Finding::Lost,
+            (false, Some(None)) => return Finding::Untracked,
         };
         Finding::None
     }
@@ -209,7 +209,7 @@ impl FramingScanner {
         self.at = match digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
             Some(0) => ScanState::Trailers,
             Some(left) => ScanState::Body { left, chunked: true },
-            None => return Finding::Lost,
+            None => return Finding::Untracked,
         };
         Finding::None
     }
@@ -247,15 +247,15 @@ const METHODS: [Method; 9] = [
 ];
 
 /// Returns `true` for a known method in other case: workers may accept it, rules do not match.
-fn is_misspelt(method: &Method) -> bool {
+fn is_known_in_other_case(method: &Method) -> bool {
     METHODS.iter().any(|known| known != method && known.as_str().eq_ignore_ascii_case(method.as_str()))
 }
 
 /// Returns what is wrong with the framing or target of a parsed request, as a message for its
 /// sender. `found` is what the [`FramingScanner`] saw on this connection.
 pub(super) fn fault(parts: &Parts, found: Finding) -> Option<&'static str> {
-    if is_misspelt(&parts.method) {
-        return Some("the method is a known one in other letters; methods are written in capitals");
+    if is_known_in_other_case(&parts.method) {
+        return Some("the method is a known method in wrong case; use capitals");
     }
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
@@ -264,14 +264,14 @@ pub(super) fn fault(parts: &Parts, found: Finding) -> Option<&'static str> {
             Finding::BothLengths => {
                 return Some("the request has both Transfer-Encoding and Content-Length; send one of them");
             }
-            Finding::Lost => {
+            Finding::Untracked => {
                 return Some(
-                    "an earlier length on this connection could not be followed; use a new connection",
+                    "the body length of an earlier request on this connection was not understood; use a new connection",
                 );
             }
         }
         if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Some("the only Transfer-Encoding understood here is a single `chunked`");
+            return Some("Transfer-Encoding must be a single `chunked`");
         }
     }
     if parts.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
@@ -324,7 +324,7 @@ mod tests {
             let text = innocent.concat() + guilty.unwrap_or_default();
             let (scanner, found) = scan_in_pieces(&text, &sizes);
             prop_assert_eq!(found, guilty.is_some());
-            prop_assert_eq!(scanner.heads, innocent.len() as u64 + u64::from(guilty.is_some()));
+            prop_assert_eq!(scanner.head_timeout, innocent.len() as u64 + u64::from(guilty.is_some()));
             prop_assert!(!scanner.in_head());
         }
 
@@ -357,12 +357,12 @@ mod tests {
             let found =
                 pieces.into_iter().map(|piece| scanner.scan(piece)).find(|found| *found != Finding::None);
             assert!(scanner.line.len() <= KEPT_OF_A_LINE);
-            (found, scanner.heads, scanner.is_amid(), scanner.is_first())
+            (found, scanner.head_timeout, scanner.may_have_more(), scanner.is_first())
         };
         fuzz(&seeds, &words, |bytes, random| {
             let (whole, cut) = (follow(vec![bytes]), follow(pieces(bytes, random)));
             // A line in one piece is read to its end; of a split line only the start is kept.
-            if cut.0 != Some(Finding::Lost) {
+            if cut.0 != Some(Finding::Untracked) {
                 assert_eq!(cut, whole);
             }
         });
@@ -400,7 +400,8 @@ mod tests {
                 let (first, second) = head.as_bytes().split_at(split);
                 let found = [scanner.scan(first), scanner.scan(second)];
                 assert!(
-                    found.contains(&Finding::Lost) || matches!(scanner.at, ScanState::Body { left: 15, .. }),
+                    found.contains(&Finding::Untracked)
+                        || matches!(scanner.at, ScanState::Body { left: 15, .. }),
                     "{found:?} {:?} {head}",
                     scanner.at
                 );
@@ -430,6 +431,6 @@ mod tests {
         let request = http::Request::post("/").header("host", "x").header("transfer-encoding", "chunked");
         let (parts, ()) = request.body(()).unwrap().into_parts();
         assert_eq!(fault(&parts, Finding::None), None);
-        assert!(fault(&parts, Finding::Lost).is_some_and(|fault| fault.contains("new connection")));
+        assert!(fault(&parts, Finding::Untracked).is_some_and(|fault| fault.contains("new connection")));
     }
 }

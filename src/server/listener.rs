@@ -16,12 +16,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tower::Service;
 
-use super::census::Census;
 use super::connection;
-use super::drain::{Drain, Phase};
-use super::stall::Stall;
+use super::connection_limits::ConnectionLimits;
+use super::drain::{Drain, DrainPhase};
 use super::tls::TlsHandle;
-use super::{Bounds, Peer};
+use super::write_timeout::WriteTimeout;
+use super::{ListenerBounds, Peer};
 
 /// Pause after an accept that failed for lack of a resource (descriptors, memory). Only a closing
 /// connection helps; without the pause the loop would burn CPU until then.
@@ -41,7 +41,7 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 pub async fn serve<S, B>(
     listener: TcpListener,
     tls: Option<TlsHandle>,
-    bounds: Arc<ArcSwap<Bounds>>,
+    bounds: Arc<ArcSwap<ListenerBounds>>,
     app: S,
     drain: Drain,
 ) where
@@ -50,8 +50,8 @@ pub async fn serve<S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let census = Arc::new(Census::default());
-    let closed = drain.reached(Phase::Closed);
+    let connection_limits = Arc::new(ConnectionLimits::default());
+    let closed = drain.reached(DrainPhase::Closed);
     tokio::pin!(closed);
     let mut failures = 0_u64;
     loop {
@@ -75,15 +75,15 @@ pub async fn serve<S, B>(
         failures = 0;
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let bounds = bounds.load_full();
-        let place = match census.enter(addr.ip(), &bounds) {
+        let place = match connection_limits.acquire(addr.ip(), &bounds) {
             Ok(place) => place,
             Err(full) => {
-                tracing::debug!(%addr, bound = full.bound(), "connection closed: no place");
+                tracing::debug!(%addr, bound = full.bound(), "connection closed: a connection limit is reached");
                 continue;
             }
         };
         prepare(&socket, &bounds);
-        let socket = Stall::new(socket, bounds.client_stall, (place, drain.hold()));
+        let socket = WriteTimeout::new(socket, bounds.client_stall, (place, drain.hold()));
         let (app, drain) = (app.clone(), drain.clone());
         let acceptor = tls.as_ref().map(TlsHandle::acceptor);
         tokio::spawn(async move {
@@ -106,7 +106,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn prepare(socket: &TcpStream, bounds: &Bounds) {
+fn prepare(socket: &TcpStream, bounds: &ListenerBounds) {
     let options = SockRef::from(socket);
     // Without nodelay a small event waits 40 ms for an acknowledgement. Keepalive and user timeout
     // detect dead peers. A socket on which setting one fails is about to fail anyway.
@@ -116,6 +116,6 @@ fn prepare(socket: &TcpStream, bounds: &Bounds) {
     #[cfg(target_os = "linux")]
     let set = set.and_then(|()| options.set_tcp_user_timeout(Some(bounds.client_stall)));
     if let Err(error) = set {
-        tracing::debug!(%error, "socket options");
+        tracing::debug!(%error, "cannot set socket options");
     }
 }

@@ -7,31 +7,31 @@
 //!
 //! | part | what it does |
 //! | --- | --- |
-//! | `listener` | accepts connections within the limits (`census`); TLS handshakes |
+//! | `listener` | accepts connections within the limits (`connection_limits`); TLS handshakes |
 //! | `connection` | serves one connection; idle time, drain |
-//! | `front` | adds the [`Peer`] to each request, refuses malformed framing, counts requests |
-//! | `heads`, `framing`, `frames` | head timeout; where requests begin and end |
-//! | `stall` | write timeouts |
+//! | `service` | adds the [`Peer`] to each request, refuses malformed framing, counts requests |
+//! | `head_timeout`, `framing`, `frames` | head timeout; where requests begin and end |
+//! | `write_timeout` | write timeouts |
 //! | `tls` | certificates and their reload |
 //! | `drain` | graceful shutdown |
 //! | [`admin`] | the admin port |
 
 pub mod admin;
 mod bounds;
-mod census;
 mod connection;
+mod connection_limits;
 mod drain;
 mod frames;
 mod framing;
-mod front;
-mod heads;
+mod head_timeout;
 mod listener;
-mod stall;
+mod service;
 mod tls;
+mod write_timeout;
 
-pub use bounds::Bounds;
-pub use drain::{Drain, DrainGuard, Phase};
+pub use bounds::ListenerBounds;
+pub use drain::{Drain, DrainGuard, DrainPhase};
 pub use listener::serve;
-pub use tls::{TlsError, TlsHandle};
+pub use tls::{CertificateError, TlsHandle};
 
 pub use crate::request::Peer;

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// Why a certificate and key were rejected.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub enum CertificateError {
     /// A file cannot be read or is not PEM.
     #[error("{}: {reason}", file.display())]
     File {
@@ -52,7 +52,7 @@ impl TlsHandle {
     ///
     /// # Errors
     /// Names the file that is unreadable or lacks PEM of its kind, or the pair that does not match.
-    pub fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+    pub fn load(cert: &Path, key: &Path) -> Result<Self, CertificateError> {
         Ok(Self(Arc::new(ArcSwap::from_pointee(Loaded::read(cert, key)?))))
     }
 
@@ -60,7 +60,7 @@ impl TlsHandle {
     ///
     /// # Errors
     /// As [`TlsHandle::load`]; the old pair stays.
-    pub fn reload(&self) -> Result<(), TlsError> {
+    pub fn reload(&self) -> Result<(), CertificateError> {
         let now = self.0.load();
         self.replace(&now.cert, &now.key)
     }
@@ -69,7 +69,7 @@ impl TlsHandle {
     ///
     /// # Errors
     /// As [`TlsHandle::load`]; the old pair stays.
-    pub fn replace(&self, cert: &Path, key: &Path) -> Result<(), TlsError> {
+    pub fn replace(&self, cert: &Path, key: &Path) -> Result<(), CertificateError> {
         self.0.store(Arc::new(Loaded::read(cert, key)?));
         Ok(())
     }
@@ -80,7 +80,7 @@ impl TlsHandle {
 }
 
 impl Loaded {
-    fn read(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+    fn read(cert: &Path, key: &Path) -> Result<Self, CertificateError> {
         let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
             .and_then(Iterator::collect)
             .map_err(|error| unreadable(cert, &error, "no certificate in it"))?;
@@ -92,7 +92,7 @@ impl Loaded {
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .and_then(|versions| versions.with_no_client_auth().with_single_cert(chain, secret))
-            .map_err(|error| TlsError::Pair {
+            .map_err(|error| CertificateError::Pair {
                 cert: cert.to_owned(),
                 key: key.to_owned(),
                 reason: error.to_string(),
@@ -102,13 +102,13 @@ impl Loaded {
     }
 }
 
-fn unreadable(file: &Path, error: &pem::Error, empty: &str) -> TlsError {
+fn unreadable(file: &Path, error: &pem::Error, empty: &str) -> CertificateError {
     let reason = match error {
         pem::Error::NoItemsFound => empty.to_owned(),
         pem::Error::Io(error) => error.to_string(),
         other => format!("not valid PEM ({other})"),
     };
-    TlsError::File { file: file.to_owned(), reason }
+    CertificateError::File { file: file.to_owned(), reason }
 }
 
 #[cfg(test)]
@@ -131,7 +131,7 @@ mod tests {
         let handle = TlsHandle::load(&cert, &key).unwrap();
         let before = Arc::as_ptr(&handle.0.load().config);
 
-        let fault = |result: Result<(), TlsError>| result.unwrap_err().to_string();
+        let fault = |result: Result<(), CertificateError>| result.unwrap_err().to_string();
         assert!(fault(handle.replace(&cert, &other)).contains("cannot be used together"));
         assert!(fault(handle.replace(&key, &key)).contains("no certificate in it"));
         assert!(fault(handle.replace(&cert, &cert)).contains("no private key in it"));

@@ -13,11 +13,11 @@ use std::time::Duration;
 use crate::clock::Nanos;
 use crate::request::Ending;
 
+use super::algorithm::WorkerSample;
 use super::gate::Gate;
-use super::law::Sample;
-use super::report::Report;
-use super::roll;
-use super::seat::SeatId;
+use super::permit_record::PermitId;
+use super::report::LoadReport;
+use super::sums;
 
 /// Maximum time from the dispatch to the release of an abandoned permit.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -55,7 +55,7 @@ impl Pace {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct KnownLoad {
     /// Sequences in flight whose clients have left.
-    left: u32,
+    abandoned: u32,
     /// Maximum in flight since the last report, and between the two reports before.
     most: u32,
     most_before: u32,
@@ -72,49 +72,50 @@ impl KnownLoad {
     /// Records the sequences in flight.
     pub(super) fn note(&mut self, in_flight: u32) {
         self.most = self.most.max(in_flight);
-        self.least = self.least.min(in_flight.saturating_sub(self.left));
+        self.least = self.least.min(in_flight.saturating_sub(self.abandoned));
     }
 
     /// Returns how many of `running` reported sequences are not known here.
-    fn beyond(&self, running: u32) -> u32 {
+    fn others(&self, running: u32) -> u32 {
         running.saturating_sub(self.most.max(self.most_before))
     }
 
     /// Returns how many abandoned sequences have ended if the worker has `all` in flight.
     fn ended(&self, all: u32) -> u32 {
-        self.least.saturating_add(self.left).saturating_sub(all)
+        self.least.saturating_add(self.abandoned).saturating_sub(all)
     }
 
     /// Starts the interval up to the next report, with `in_flight` sequences.
     fn turn(&mut self, in_flight: u32) {
         (self.most_before, self.most) = (self.most, in_flight);
-        self.least = in_flight.saturating_sub(self.left);
+        self.least = in_flight.saturating_sub(self.abandoned);
     }
 }
 
 impl Gate {
     /// Records that the client left before its answer began; `seen` output tokens have arrived.
-    pub fn abandon(&mut self, id: SeatId, seen: u64, now: Nanos) {
+    pub fn abandon(&mut self, id: PermitId, seen: u64, now: Nanos) {
         let Some(until) = self.expected_end(id).filter(|until| *until > now) else {
             return self.release(id, Ending::ClientGone, seen, now);
         };
         // No critical request may revoke it: leaving the worker again stops nothing.
         self.keep(id);
-        let Some((seat, worker)) = self.seat_and_worker(id) else { return };
-        worker.law.observe(Sample::ClientGone, now);
-        worker.known.left = worker.known.left.saturating_add(seat.load.sequences);
-        let place = seat.worker;
+        let Some((permit, worker)) = self.seat_and_worker(id) else { return };
+        worker.law.observe(WorkerSample::ClientGone, now);
+        worker.known.abandoned = worker.known.abandoned.saturating_add(permit.load.sequences);
+        let place = permit.worker;
         self.abandoned.insert((until, id));
-        self.recount(place, now);
-        self.advance(now);
+        self.update_sums(place, now);
+        self.process_timeouts(now);
     }
 
     /// Returns when a non-streamed answer should be complete, if its worker was sent the request.
-    fn expected_end(&self, id: SeatId) -> Option<Nanos> {
-        let seat = self.seats.get(&id)?;
-        let worker = self.workers.get(seat.worker)?.as_ref()?;
-        let sent = seat.dispatched_at().filter(|_| !seat.stream)?;
-        let (prompt, tokens) = (seat.load.prompt, seat.load.output / u64::from(seat.load.sequences.max(1)));
+    fn expected_end(&self, id: PermitId) -> Option<Nanos> {
+        let permit = self.permits.get(&id)?;
+        let worker = self.workers.get(permit.worker)?.as_ref()?;
+        let sent = permit.dispatched_at().filter(|_| !permit.stream)?;
+        let (prompt, tokens) =
+            (permit.load.prompt, permit.load.output / u64::from(permit.load.sequences.max(1)));
         if (prompt, tokens) == (0, 0) {
             // Not a model call, or one of unknown cost.
             return None;
@@ -132,30 +133,36 @@ impl Gate {
         let mut any = false;
         while let Some((until, id)) = self.abandoned.first().copied().filter(|(until, _)| *until <= now) {
             self.abandoned.remove(&(until, id));
-            self.let_go(id, now);
+            self.free_abandoned(id, now);
             any = true;
         }
         any
     }
 
-    fn let_go(&mut self, id: SeatId, now: Nanos) {
-        if let Some((seat, worker)) = self.seat_and_worker(id) {
-            worker.known.left = worker.known.left.saturating_sub(seat.load.sequences);
-            let used = seat.load;
+    fn free_abandoned(&mut self, id: PermitId, now: Nanos) {
+        if let Some((permit, worker)) = self.seat_and_worker(id) {
+            worker.known.abandoned = worker.known.abandoned.saturating_sub(permit.load.sequences);
+            let used = permit.load;
             self.free(id, Some(used), now);
         }
     }
 
-    /// Compares a report of the worker at `place` with the known load; the last came at `before`.
-    pub(super) fn compare(&mut self, place: usize, report: &Report, before: Option<Nanos>, now: Nanos) {
+    /// Compares a report of the worker at `position` with the known load; the last came at `before`.
+    pub(super) fn reconcile_report(
+        &mut self,
+        place: usize,
+        report: &LoadReport,
+        before: Option<Nanos>,
+        now: Nanos,
+    ) {
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.known.room = None;
         let Some(running) = report.running else { return };
-        if let Some(told) = roll::base(&worker.member, &self.settings) {
+        if let Some(told) = sums::base(&worker.member, &self.settings) {
             // Load that other gateways may have sent is their share.
-            let dams = self.settings.dams.max(1);
-            let beyond = worker.known.beyond(running).saturating_sub(told - told / dams);
-            worker.known.room = (beyond > 0).then(|| told.saturating_sub(beyond) / dams);
+            let gateways = self.settings.gateways.max(1);
+            let beyond = worker.known.others(running).saturating_sub(told - told / gateways);
+            worker.known.room = (beyond > 0).then(|| told.saturating_sub(beyond) / gateways);
         }
         worker.known.until = now + report.valid_for;
         if worker.known.room.is_some() {
@@ -165,22 +172,23 @@ impl Gate {
         worker.known.turn(worker.ledger.in_flight());
         // The report may be older than requests sent since the last one.
         let Some(before) = before else { return };
-        let there = |id: &SeatId| self.seats.get(id).filter(|seat| seat.worker == place);
+        let there = |id: &PermitId| self.permits.get(id).filter(|permit| permit.worker == place);
         let mut over = Vec::new();
         for (until, id) in &self.abandoned {
-            let Some(seat) = there(id).filter(|seat| seat.dispatched_at().is_some_and(|sent| sent < before))
+            let Some(permit) =
+                there(id).filter(|permit| permit.dispatched_at().is_some_and(|sent| sent < before))
             else {
                 continue;
             };
-            if ended < seat.load.sequences {
+            if ended < permit.load.sequences {
                 break;
             }
-            ended -= seat.load.sequences;
+            ended -= permit.load.sequences;
             over.push((*until, *id));
         }
         for place in over {
             self.abandoned.remove(&place);
-            self.let_go(place.1, now);
+            self.free_abandoned(place.1, now);
         }
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use siphasher::sip::SipHasher13;
 
 use crate::clock::Nanos;
-use crate::request::{Caller, Class, Demand};
+use crate::request::{Caller, Class, RequestCost};
 
-use super::ledger::Load;
+use super::ledger::RequestLoad;
 
 /// A request for one permit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct PermitRequest {
     /// Id of the caller; waiting is fair between callers.
     pub caller: Arc<str>,
     /// The caller's share relative to others; 0 counts as 1.
@@ -37,22 +37,22 @@ pub struct Ask {
     pub deadline: Option<Nanos>,
 }
 
-impl Ask {
-    /// Returns the request of `caller` with the cost `demand`.
+impl PermitRequest {
+    /// Returns the request of `caller` with the cost `request_cost`.
     #[must_use]
-    pub fn of(caller: &Caller, demand: &Demand) -> Self {
+    pub fn of(caller: &Caller, request_cost: &RequestCost) -> Self {
         Self {
             caller: Arc::clone(&caller.id),
             weight: caller.weight,
             class: caller.class,
-            prompt_tokens: demand.prompt_tokens,
-            expected_output: demand.expected_output,
-            sequences: demand.sequences,
-            stream: demand.stream,
-            repeatable: demand.retryable,
-            body_bytes: demand.body_bytes,
-            session: demand.session,
-            deadline: demand.deadline,
+            prompt_tokens: request_cost.prompt_tokens,
+            expected_output: request_cost.expected_output,
+            sequences: request_cost.sequences,
+            stream: request_cost.stream,
+            repeatable: request_cost.retryable,
+            body_bytes: request_cost.body_bytes,
+            session: request_cost.session,
+            deadline: request_cost.deadline,
         }
     }
 
@@ -63,14 +63,18 @@ impl Ask {
 
     /// Returns the load that the request puts on a worker.
     #[must_use]
-    pub fn load(&self) -> Load {
-        Load { sequences: self.sequences.max(1), prompt: self.prompt_tokens, output: self.expected_output }
+    pub fn load(&self) -> RequestLoad {
+        RequestLoad {
+            sequences: self.sequences.max(1),
+            prompt: self.prompt_tokens,
+            output: self.expected_output,
+        }
     }
 }
 
 /// How a worker failed a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Failure {
+pub enum WorkerFailure {
     /// No connection could be made.
     Connect,
     /// The connection broke, or the answer was malformed.
@@ -85,7 +89,7 @@ pub enum Failure {
     Error,
 }
 
-impl Failure {
+impl WorkerFailure {
     /// Returns `true` if repeated failures of this kind eject a worker. Unreachable workers have a
     /// cool-down, late ones are left to the limit algorithm, busy ones are paused.
     #[must_use]

@@ -15,12 +15,12 @@ use crate::clock::Nanos;
 use crate::refusal::Refusal;
 use crate::request::Class;
 
-use super::ask::Ask;
+use super::ask::PermitRequest;
 use super::callers::WaiterId;
-use super::fair_queue::Tried;
+use super::fair_queue::TriedWorkers;
 use super::gate::Gate;
+use super::permit_record::{PermitId, PermitRecord};
 use super::refuse;
-use super::seat::{Seat, SeatId};
 
 /// Permits examined for one request; further ones hardly differ.
 const TRIES: usize = 8;
@@ -29,14 +29,14 @@ const TRIES: usize = 8;
 #[derive(Debug)]
 pub struct Displaced {
     /// The permit it had.
-    pub seat: SeatId,
+    pub permit: PermitId,
     /// Its place in the queue and the end of its wait, or its refusal.
     pub next: Result<(WaiterId, Nanos), Refusal>,
 }
 
 impl Gate {
     /// Returns the requests that lost their permit since the last call, in order. Those queued
-    /// again may already be among [`Gate::take_settled`].
+    /// again may already be among [`Gate::take_outcomes`].
     pub fn take_displaced(&mut self) -> impl Iterator<Item = Displaced> + '_ {
         self.displaced.drain(..)
     }
@@ -45,68 +45,69 @@ impl Gate {
     /// there is no other worker, and the permit stays. Otherwise the permit is released.
     pub fn resubmit(
         &mut self,
-        id: SeatId,
-        ask: &Ask,
+        id: PermitId,
+        ask: &PermitRequest,
         now: Nanos,
     ) -> Option<Result<(WaiterId, Nanos), Refusal>> {
         if !self.has_alternative(id, now) {
             return None;
         }
-        let mut seat = self.unseat(id, now)?;
-        seat.tried.push(seat.worker);
-        let next = self.enqueue(ask, seat.tried, now);
-        self.advance(now);
+        let mut permit = self.revoke(id, now)?;
+        permit.tried.push(permit.worker);
+        let next = self.enqueue(ask, permit.tried, now);
+        self.process_timeouts(now);
         self.serve(now);
         Some(next)
     }
 
     /// Returns `true` if a worker takes work that has not had the request, full or not.
-    pub(super) fn has_alternative(&self, id: SeatId, now: Nanos) -> bool {
-        let Some(seat) = self.seats.get(&id) else { return false };
-        let mut others = self.workers.iter().enumerate().filter(|(place, _)| !seat.has_tried(*place));
-        others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.open(now)))
+    pub(super) fn has_alternative(&self, id: PermitId, now: Nanos) -> bool {
+        let Some(permit) = self.permits.get(&id) else { return false };
+        let mut others = self.workers.iter().enumerate().filter(|(place, _)| !permit.has_tried(*place));
+        others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.takes_work_now(now)))
     }
 
     /// Returns `true` if the permit for `ask` may be revoked for a critical request later.
-    pub(super) fn may_yield(ask: &Ask) -> bool {
+    pub(super) fn is_revocable(ask: &PermitRequest) -> bool {
         ask.class == Class::Batch && ask.repeatable
     }
 
     /// Returns a worker where `ask` has room once the returned permit is revoked.
-    pub(super) fn find_yielding(&mut self, ask: &Ask, now: Nanos) -> Option<(usize, SeatId)> {
+    pub(super) fn find_yielding(&mut self, ask: &PermitRequest, now: Nanos) -> Option<(usize, PermitId)> {
         if ask.class != Class::Critical {
             return None;
         }
         let load = ask.load();
-        let youngest: SmallVec<[SeatId; TRIES]> =
+        let youngest: SmallVec<[PermitId; TRIES]> =
             self.displaceable.iter().rev().take(TRIES).map(|(_, id)| *id).collect();
         youngest.into_iter().find_map(|id| {
-            let seat = self.seats.get(&id)?;
-            let (at, class, held, prefilled) = (seat.worker, seat.class as usize, seat.load, seat.prefilled);
+            let permit = self.permits.get(&id)?;
+            let (at, class, held, prefilled) =
+                (permit.worker, permit.class as usize, permit.load, permit.prefilled);
             self.workers.get_mut(at)?.as_mut()?.ledger.vacate(class, &held, prefilled);
-            self.recount(at, now);
+            self.update_sums(at, now);
             let place = self.place(&load, ask.class, ask.session, &[], now);
             self.workers.get_mut(at)?.as_mut()?.ledger.occupy(class, &held);
-            self.recount(at, now);
+            self.update_sums(at, now);
             Some((place?, id))
         })
     }
 
     /// Revokes a permit; [`Gate::requeue`] queues its request again.
-    pub(super) fn unseat(&mut self, id: SeatId, now: Nanos) -> Option<Seat> {
-        let mut seat = self.seats.remove(&id)?;
-        self.vacate(id, &mut seat, now);
-        self.in_flight = self.in_flight.saturating_sub(u64::from(seat.load.sequences));
-        self.queue.settle(seat.charge, None);
-        Some(seat)
+    pub(super) fn revoke(&mut self, id: PermitId, now: Nanos) -> Option<PermitRecord> {
+        let mut permit = self.permits.remove(&id)?;
+        self.detach(id, &mut permit, now);
+        self.in_flight = self.in_flight.saturating_sub(u64::from(permit.load.sequences));
+        self.queue.settle(permit.charge, None);
+        Some(permit)
     }
 
     /// Queues a request again that lost its permit, or refuses it.
-    pub(super) fn requeue(&mut self, id: SeatId, ask: &Ask, now: Nanos) {
-        let next = self.enqueue(ask, Tried::new(), now).map_err(|_refusal| {
+    pub(super) fn requeue(&mut self, id: PermitId, ask: &PermitRequest, now: Nanos) {
+        let next = self.enqueue(ask, TriedWorkers::new(), now).map_err(|_refusal| {
             let retry = self.retry_after(now);
             refuse::gave_way(&self.pool, retry)
         });
-        self.displaced.push(Displaced { seat: id, next });
+        self.displaced.push(Displaced { permit: id, next });
     }
 }

@@ -17,7 +17,7 @@ const SILENCE: f64 = 3.0;
 
 /// Estimate of one pool's release rate.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Drain {
+pub(super) struct DrainEstimate {
     /// Seconds.
     mean_hold: f64,
     seen: u32,
@@ -25,7 +25,7 @@ pub(super) struct Drain {
     last: Nanos,
 }
 
-impl Drain {
+impl DrainEstimate {
     pub(super) fn granted(&mut self, now: Nanos) {
         self.last = now;
     }

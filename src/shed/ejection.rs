@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 
-use super::aside::WorkerTrouble;
-use super::ask::Failure;
+use super::ask::WorkerFailure;
 use super::gate::Gate;
-use super::member::Worker;
 use super::outcomes::{FailureEvidence, OutcomeCounts};
-use super::seat::SeatId;
+use super::permit_record::PermitId;
+use super::worker::GateWorker;
+use super::worker_ejection::WorkerTrouble;
 
 /// What happens to workers that fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,35 +74,36 @@ impl Default for EjectionSettings {
 
 impl Gate {
     /// Records that a request which failed at `worker` succeeded at another.
-    pub fn convict(&mut self, worker: &str, failure: Failure, now: Nanos) {
+    pub fn convict(&mut self, worker: &str, failure: WorkerFailure, now: Nanos) {
         let Some(place) = self.place_of(worker) else { return };
-        if let Failure::Busy(Some(asks)) = failure
+        if let WorkerFailure::Busy(Some(asks)) = failure
             && let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut)
         {
             worker.aside.lengthen(asks);
-            self.recount(place, now);
+            self.update_sums(place, now);
         } else if failure.counts() {
             self.count_failure(place, FailureEvidence::Elsewhere, now);
         }
     }
 
     /// Records that the request of this permit failed only at `worker` and will not be sent again.
-    pub fn suspect(&mut self, id: SeatId, worker: &str, failure: Failure, now: Nanos) {
-        let Some(caller) = self.seats.get(&id).map(|seat| seat.caller()) else { return };
+    pub fn suspect(&mut self, id: PermitId, worker: &str, failure: WorkerFailure, now: Nanos) {
+        let Some(caller) = self.permits.get(&id).map(|permit| permit.caller()) else { return };
         if let Some(place) = self.place_of(worker).filter(|_| failure.counts()) {
             self.count_failure(place, FailureEvidence::Caller(caller), now);
         }
     }
 
     /// Records an error answer, of worker or caller: its speed says nothing about the worker.
-    pub fn answered_with_error(&mut self, id: SeatId) {
-        if let Some(seat) = self.seats.get_mut(&id) {
-            seat.fail();
+    pub fn answered_with_error(&mut self, id: PermitId) {
+        if let Some(permit) = self.permits.get_mut(&id) {
+            permit.fail();
         }
     }
 
     fn place_of(&self, worker: &str) -> Option<usize> {
-        let is_it = |place: &Option<Worker>| place.as_ref().is_some_and(|known| &*known.member.id == worker);
+        let is_it =
+            |place: &Option<GateWorker>| place.as_ref().is_some_and(|known| &*known.member.id == worker);
         self.workers.iter().position(is_it)
     }
 
@@ -114,7 +115,7 @@ impl Gate {
         if worker.aside.trouble() == Some(WorkerTrouble::Failing) {
             let others = self.others(place, now);
             let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
-            if worker.outcomes.condemn(&settings, others, false, now) {
+            if worker.outcomes.should_eject(&settings, others, false, now) {
                 return;
             }
             worker.aside.succeeded(now, now);
@@ -123,7 +124,7 @@ impl Gate {
         }
     }
 
-    /// Records a failed request at the worker at `place`.
+    /// Records a failed request at the worker at `position`.
     pub(super) fn count_failure(&mut self, place: usize, evidence: FailureEvidence, now: Nanos) {
         let settings = self.settings.ejection;
         if settings.mode == EjectionMode::Off {
@@ -138,17 +139,17 @@ impl Gate {
         }
         let ejected = worker.aside.trouble() == Some(WorkerTrouble::Ejected);
         worker.outcomes.failed(evidence, settings.interval, now);
-        if !worker.outcomes.condemn(&settings, others, ejected, now) {
+        if !worker.outcomes.should_eject(&settings, others, ejected, now) {
             return;
         }
         if may || ejected {
             worker.outcomes.forget();
             worker.aside.eject(&settings, now);
         } else {
-            worker.aside.fails(now);
+            worker.aside.mark_failing(now);
         }
-        self.recount(place, now);
-        self.advance(now);
+        self.update_sums(place, now);
+        self.process_timeouts(now);
         self.serve(now);
     }
 
@@ -158,20 +159,20 @@ impl Gate {
             return;
         }
         let mut others = self.workers.iter().enumerate().filter(|(other, _)| *other != place);
-        if !others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.open(now))) {
+        if !others.any(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.takes_work_now(now))) {
             return;
         }
         let Some(worker) = self.workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.aside.pause(now);
-        self.recount(place, now);
+        self.update_sums(place, now);
     }
 
     /// Reopens ejected and paused workers if no others are left: a bad worker is better than none.
     pub(super) fn lift_the_last(&mut self, now: Nanos) {
-        let serves = |worker: &Worker| worker.open(now) && !worker.aside.is_aside();
+        let serves = |worker: &GateWorker| worker.takes_work_now(now) && !worker.aside.is_aside();
         if !self.workers.iter().flatten().any(serves) {
             let aside = self.workers.iter_mut().flatten().filter(|worker| worker.aside.is_aside());
-            aside.for_each(|worker| worker.aside.lift(now));
+            aside.for_each(|worker| worker.aside.reopen(now));
         }
     }
 

@@ -15,10 +15,10 @@ use smallvec::SmallVec;
 use crate::clock::Nanos;
 use crate::request::Class;
 
-use super::ask::Ask;
-use super::callers::{Callers, Place, WaiterId};
+use super::ask::PermitRequest;
+use super::callers::{ClassCallers, WaiterId, WaiterPlace};
 use super::gate::Gate;
-use super::ledger::Load;
+use super::ledger::RequestLoad;
 
 /// Virtual tokens per token at weight 1: weights up to this divide without losing a token.
 const SCALE: u64 = 256;
@@ -26,11 +26,11 @@ const SCALE: u64 = 256;
 const OUTPUT_WEIGHT: u64 = 2;
 
 /// Indexes of workers that have had a request.
-pub(super) type Tried = SmallVec<[usize; 2]>;
+pub(super) type TriedWorkers = SmallVec<[usize; 2]>;
 
 /// The charge of an admitted request to its caller.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Charge {
+pub(super) struct CallerCharge {
     class: Class,
     caller: usize,
     /// Hash of the caller's id, the same in every class.
@@ -43,16 +43,16 @@ pub(super) struct Charge {
 
 /// A request in the queue, or just taken out of it.
 #[derive(Clone, Debug)]
-pub(super) struct Waiting {
+pub(super) struct WaitingRequest {
     pub(super) id: WaiterId,
     pub(super) class: Class,
-    pub(super) load: Load,
+    pub(super) load: RequestLoad,
     pub(super) session: Option<u64>,
     pub(super) stream: bool,
     /// Indexes of workers that failed it; they are excluded.
-    pub(super) tried: Tried,
+    pub(super) tried: TriedWorkers,
     /// The request's parameters, if its permit may be revoked later.
-    pub(super) ask: Option<Box<Ask>>,
+    pub(super) ask: Option<Box<PermitRequest>>,
     pub(super) since: Nanos,
     pub(super) expires: Nanos,
     bytes: u64,
@@ -63,7 +63,7 @@ pub(super) struct Waiting {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(super) struct QueueBounds {
     pub(super) length: usize,
     pub(super) bytes: u64,
 }
@@ -71,9 +71,9 @@ pub(super) struct Bounds {
 /// The queue of one pool.
 #[derive(Debug, Default)]
 pub(super) struct FairQueue {
-    classes: [Callers; 3],
-    waiting: HashMap<WaiterId, Waiting>,
-    expiry: BTreeSet<Place>,
+    classes: [ClassCallers; 3],
+    waiting: HashMap<WaiterId, WaitingRequest>,
+    expiry: BTreeSet<WaiterPlace>,
     bytes: u64,
     next: u64,
     /// By class: since when it has had requests without an admission.
@@ -97,21 +97,21 @@ impl FairQueue {
 
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
-        self.classes.iter().map(Callers::remembered).sum()
+        self.classes.iter().map(ClassCallers::remembered).sum()
     }
 
     /// Returns the sequences of all waiting requests.
     pub(super) fn sequences(&self) -> u64 {
-        self.classes.iter().map(Callers::sequences).sum()
+        self.classes.iter().map(ClassCallers::sequences).sum()
     }
 
     /// Returns `true` if a request of `class` or above waits.
-    pub(super) fn blocks(&self, class: Class) -> bool {
+    pub(super) fn has_waiting_at_or_above(&self, class: Class) -> bool {
         Class::ALL.into_iter().any(|other| other >= class && self.class(other).waiting() > 0)
     }
 
     /// Returns the sequences to be admitted before `ask`, counted up to `enough`; `None` if fewer.
-    pub(super) fn ahead(&self, ask: &Ask, expires: Nanos, enough: u64, now: Nanos) -> Option<u64> {
+    pub(super) fn ahead(&self, ask: &PermitRequest, expires: Nanos, enough: u64, now: Nanos) -> Option<u64> {
         let waiting = |other: &Class| self.class(*other).sequences();
         let above: u64 = Class::ALL.iter().filter(|other| **other > ask.class).map(waiting).sum();
         if above + waiting(&ask.class) < enough {
@@ -125,10 +125,10 @@ impl FairQueue {
     /// Makes room for `ask`; returns the requests removed for it, `None` if none may be displaced.
     pub(super) fn make_room(
         &mut self,
-        ask: &Ask,
-        bounds: Bounds,
+        ask: &PermitRequest,
+        bounds: QueueBounds,
         now: Nanos,
-    ) -> Option<SmallVec<[Waiting; 1]>> {
+    ) -> Option<SmallVec<[WaitingRequest; 1]>> {
         let mut length = self.waiting.len() + 1;
         let mut bytes = self.bytes.saturating_add(ask.body_bytes);
         let mut victims: SmallVec<[WaiterId; 1]> = SmallVec::new();
@@ -160,7 +160,7 @@ impl FairQueue {
     }
 
     /// Removes the request that would be served last, if the queue exceeds `bounds`.
-    pub(super) fn pop_surplus(&mut self, bounds: Bounds, now: Nanos) -> Option<Waiting> {
+    pub(super) fn pop_surplus(&mut self, bounds: QueueBounds, now: Nanos) -> Option<WaitingRequest> {
         if self.waiting.len() <= bounds.length && self.bytes <= bounds.bytes {
             return None;
         }
@@ -170,27 +170,33 @@ impl FairQueue {
     }
 
     /// Queues a request until `expires`.
-    pub(super) fn push(&mut self, ask: &Ask, tried: Tried, expires: Nanos, now: Nanos) -> WaiterId {
+    pub(super) fn push(
+        &mut self,
+        ask: &PermitRequest,
+        tried: TriedWorkers,
+        expires: Nanos,
+        now: Nanos,
+    ) -> WaiterId {
         let id = WaiterId(self.next);
         self.next += 1;
         let load = ask.load();
         let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
         callers.contend(now);
-        let caller = callers.enter(&ask.caller, now);
+        let caller = callers.slot_for(&ask.caller, now);
         callers.join(caller, (expires, id), cost, load.sequences);
         self.expiry.insert((expires, id));
         self.bytes = self.bytes.saturating_add(ask.body_bytes);
         self.waiting.insert(
             id,
-            Waiting {
+            WaitingRequest {
                 id,
                 class: ask.class,
                 load,
                 session: ask.session,
                 stream: ask.stream,
                 tried,
-                ask: Gate::may_yield(ask).then(|| Box::new(ask.clone())),
+                ask: Gate::is_revocable(ask).then(|| Box::new(ask.clone())),
                 since: now,
                 expires,
                 bytes: ask.body_bytes,
@@ -204,7 +210,7 @@ impl FairQueue {
     }
 
     /// Records that a request of `class` was not admitted at once.
-    pub(super) fn wants(&mut self, class: Class, now: Nanos) {
+    pub(super) fn mark_starving(&mut self, class: Class, now: Nanos) {
         self.wanting[class as usize].get_or_insert(now);
     }
 
@@ -216,59 +222,62 @@ impl FairQueue {
     /// Returns the next request, strictly by class. A class without an admission for `promote`
     /// (zero: never) goes first once, so that it does not starve; the others lose one permit per
     /// `promote`.
-    pub(super) fn head(&self, now: Nanos, promote: Duration) -> Option<&Waiting> {
+    pub(super) fn head(&self, now: Nanos, promote: Duration) -> Option<&WaitingRequest> {
         let starves = |since: &Option<Nanos>| {
             !promote.is_zero() && since.is_some_and(|since| now.since(since) >= promote)
         };
         let starving = self.classes.iter().zip(&self.wanting).filter(|(_, since)| starves(since));
         let first = starving.filter_map(|(class, _)| class.head()).next();
-        let id = first.or_else(|| self.classes.iter().rev().find_map(Callers::head))?;
+        let id = first.or_else(|| self.classes.iter().rev().find_map(ClassCallers::head))?;
         self.waiting.get(&id)
     }
 
     /// Admits a waiting request and charges its caller.
-    pub(super) fn admit(&mut self, id: WaiterId, now: Nanos) -> Option<(Waiting, Charge)> {
+    pub(super) fn admit(&mut self, id: WaiterId, now: Nanos) -> Option<(WaitingRequest, CallerCharge)> {
         let waiting = self.remove(id, now)?;
-        let Waiting { class, caller, key, weight, cost, load, .. } = &waiting;
+        let WaitingRequest { class, caller, key, weight, cost, load, .. } = &waiting;
         let (class, caller, key, weight, cost, load) = (*class, *caller, *key, *weight, *cost, *load);
         let admission = self.class_mut(class).charge(caller, cost, now);
-        Some((waiting, Charge { class, caller, key, admission, weight, sequences: load.sequences, cost }))
+        Some((
+            waiting,
+            CallerCharge { class, caller, key, admission, weight, sequences: load.sequences, cost },
+        ))
     }
 
     /// Charges the caller of a request that did not have to wait.
-    pub(super) fn charge(&mut self, ask: &Ask, now: Nanos) -> Charge {
+    pub(super) fn charge(&mut self, ask: &PermitRequest, now: Nanos) -> CallerCharge {
         let load = ask.load();
         let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
-        let caller = callers.enter(&ask.caller, now);
+        let caller = callers.slot_for(&ask.caller, now);
         let admission = callers.charge(caller, cost, now);
         let (class, key, weight) = (ask.class, ask.caller_key(), ask.weight);
-        Charge { class, caller, key, admission, weight, sequences: load.sequences, cost }
+        CallerCharge { class, caller, key, admission, weight, sequences: load.sequences, cost }
     }
 
     /// Corrects a charge at the end: `used` is the load really caused; `None` means none.
-    pub(super) fn settle(&mut self, charge: Charge, used: Option<Load>) {
+    pub(super) fn settle(&mut self, charge: CallerCharge, used: Option<RequestLoad>) {
         let actual = used.map_or(0, |load| cost(load.prompt, load.output, charge.sequences, charge.weight));
         self.class_mut(charge.class).settle(charge.caller, charge.admission, charge.cost, actual);
     }
 
     /// Records that a request was refused on arrival.
-    pub(super) fn missed(&mut self, ask: &Ask, now: Nanos) {
+    pub(super) fn missed(&mut self, ask: &PermitRequest, now: Nanos) {
         let load = ask.load();
         let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
         callers.contend(now);
-        callers.missed(&ask.caller, cost, now);
+        callers.record_refusal(&ask.caller, cost, now);
     }
 
     /// Removes a request that is refused, and credits its caller.
-    pub(super) fn refuse(&mut self, id: WaiterId, now: Nanos) -> Option<Waiting> {
+    pub(super) fn refuse(&mut self, id: WaiterId, now: Nanos) -> Option<WaitingRequest> {
         let waiting = self.remove(id, now)?;
         self.class_mut(waiting.class).missed_at(waiting.caller, waiting.cost, now);
         Some(waiting)
     }
 
-    pub(super) fn remove(&mut self, id: WaiterId, now: Nanos) -> Option<Waiting> {
+    pub(super) fn remove(&mut self, id: WaiterId, now: Nanos) -> Option<WaitingRequest> {
         let waiting = self.waiting.remove(&id)?;
         let place = (waiting.expires, id);
         self.expiry.remove(&place);
@@ -288,16 +297,16 @@ impl FairQueue {
     }
 
     /// Removes one request whose wait is over.
-    pub(super) fn pop_expired(&mut self, now: Nanos) -> Option<Waiting> {
+    pub(super) fn pop_expired(&mut self, now: Nanos) -> Option<WaitingRequest> {
         let (expires, id) = *self.expiry.first()?;
         if expires > now { None } else { self.refuse(id, now) }
     }
 
-    fn class(&self, class: Class) -> &Callers {
+    fn class(&self, class: Class) -> &ClassCallers {
         &self.classes[class as usize]
     }
 
-    fn class_mut(&mut self, class: Class) -> &mut Callers {
+    fn class_mut(&mut self, class: Class) -> &mut ClassCallers {
         &mut self.classes[class as usize]
     }
 }

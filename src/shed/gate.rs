@@ -1,7 +1,7 @@
 //! The gate of one pool: admits, queues or refuses requests.
 //!
 //! Every change goes through a method that takes the time and leaves the gate settled: no request
-//! waits that could be served, and none longer than allowed. [`Gate::take_settled`] returns what
+//! waits that could be served, and none longer than allowed. [`Gate::take_outcomes`] returns what
 //! became of waiting requests. A head of the queue that does not fit holds up those behind it, for
 //! at most its own wait: letting smaller ones pass would starve it.
 
@@ -15,24 +15,24 @@ use hashbrown::HashMap;
 use crate::clock::Nanos;
 use crate::refusal::Refusal;
 
-use super::ask::Ask;
+use super::ask::PermitRequest;
 use super::callers::WaiterId;
-use super::crowd::Crowd;
 use super::displace::Displaced;
-use super::drain::Drain;
-use super::fair_queue::{FairQueue, Tried};
-use super::member::Worker;
+use super::drain::DrainEstimate;
+use super::fair_queue::{FairQueue, TriedWorkers};
+use super::permit_record::{PermitId, PermitRecord};
 use super::pick::{Candidate, Pick};
 use super::refuse;
-use super::roll::Roll;
-use super::seat::{Seat, SeatId};
+use super::retry_spread::RetrySpread;
 use super::settings::GateSettings;
+use super::sums::PoolSums;
+use super::worker::GateWorker;
 
 /// A granted permit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {
+pub struct GrantedPermit {
     /// Id of the permit.
-    pub seat: SeatId,
+    pub permit: PermitId,
     /// Id of the worker.
     pub worker: Arc<str>,
     /// Whether a critical request may revoke it before the answer begins.
@@ -45,10 +45,10 @@ pub struct Grant {
 
 /// The result for a request that is not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum GateAnswer {
     /// It was admitted.
-    Granted(Grant),
-    /// It waits; its outcome will be among [`Gate::take_settled`].
+    Granted(GrantedPermit),
+    /// It waits; its outcome will be among [`Gate::take_outcomes`].
     Waiting {
         /// Identifies the request.
         id: WaiterId,
@@ -58,7 +58,7 @@ pub enum Answer {
 }
 
 /// Outcome of a request that waited: a permit or a refusal.
-pub type Outcome = (WaiterId, Result<Grant, Refusal>);
+pub type WaitOutcome = (WaiterId, Result<GrantedPermit, Refusal>);
 
 /// The gate of one pool.
 #[derive(Debug)]
@@ -67,29 +67,29 @@ pub struct Gate {
     pub(super) settings: GateSettings,
     pub(super) pick: Pick,
     /// A worker keeps its index; the index of a removed one is reused.
-    pub(super) workers: Vec<Option<Worker>>,
-    pub(super) seats: HashMap<SeatId, Seat>,
+    pub(super) workers: Vec<Option<GateWorker>>,
+    pub(super) permits: HashMap<PermitId, PermitRecord>,
     pub(super) queue: FairQueue,
-    pub(super) drain: Drain,
+    pub(super) drain: DrainEstimate,
     /// Recent refusals that carried a retry time.
-    pub(super) told: Crowd,
+    pub(super) retry_spread: RetrySpread,
     /// Sequences of all permits.
     pub(super) in_flight: u64,
     pub(super) random: Rng,
     next_seat: u64,
-    pub(super) settled: Vec<Outcome>,
+    pub(super) settled: Vec<WaitOutcome>,
     pub(super) displaced: Vec<Displaced>,
     /// Permits that a critical request may revoke, by time of grant.
-    pub(super) displaceable: BTreeSet<(Nanos, SeatId)>,
+    pub(super) displaceable: BTreeSet<(Nanos, PermitId)>,
     /// Permits whose prompt is assumed to be read at the given time.
-    pub(super) reading: BTreeSet<(Nanos, SeatId)>,
+    pub(super) reading: BTreeSet<(Nanos, PermitId)>,
     /// Permits whose clients have left while the workers may work on, by time of release.
-    pub(super) abandoned: BTreeSet<(Nanos, SeatId)>,
+    pub(super) abandoned: BTreeSet<(Nanos, PermitId)>,
     /// Workers as the choice sees them, and their indexes. Kept to save allocations.
     pub(super) candidates: Vec<Candidate>,
     pub(super) places: Vec<usize>,
     /// Totals over the workers.
-    pub(super) roll: Roll,
+    pub(super) roll: PoolSums,
 }
 
 impl Gate {
@@ -101,10 +101,10 @@ impl Gate {
             settings,
             pick,
             workers: Vec::new(),
-            seats: HashMap::new(),
+            permits: HashMap::new(),
             queue: FairQueue::default(),
-            drain: Drain::default(),
-            told: Crowd::default(),
+            drain: DrainEstimate::default(),
+            retry_spread: RetrySpread::default(),
             in_flight: 0,
             random: Rng::with_seed(seed),
             next_seat: 0,
@@ -115,7 +115,7 @@ impl Gate {
             abandoned: BTreeSet::new(),
             candidates: Vec::new(),
             places: Vec::new(),
-            roll: Roll::default(),
+            roll: PoolSums::default(),
         }
     }
 
@@ -124,16 +124,16 @@ impl Gate {
     /// # Errors
     /// `request_too_large` if no worker can ever hold the prompt, `no_worker` if none takes work,
     /// `overloaded` if the wait would be too long or the queue is full.
-    pub fn ask(&mut self, ask: &Ask, now: Nanos) -> Result<Answer, Refusal> {
-        self.advance(now);
+    pub fn ask(&mut self, ask: &PermitRequest, now: Nanos) -> Result<GateAnswer, Refusal> {
+        self.process_timeouts(now);
         let load = ask.load();
         self.check_size(&load, now)?;
-        if !self.queue.blocks(ask.class) {
+        if !self.queue.has_waiting_at_or_above(ask.class) {
             if let Some(place) = self.place(&load, ask.class, ask.session, &[], now) {
-                return Ok(Answer::Granted(self.admit_at_once(ask, place, now)));
+                return Ok(GateAnswer::Granted(self.admit_at_once(ask, place, now)));
             }
             if let Some((place, id)) = self.find_yielding(ask, now)
-                && let Some(yielding) = self.unseat(id, now)
+                && let Some(yielding) = self.revoke(id, now)
             {
                 let grant = self.admit_at_once(ask, place, now);
                 if let Some(ask) = yielding.ask {
@@ -141,28 +141,28 @@ impl Gate {
                 }
                 // The revoked request may have been wider than the new one.
                 self.serve(now);
-                return Ok(Answer::Granted(grant));
+                return Ok(GateAnswer::Granted(grant));
             }
         }
-        self.queue.wants(ask.class, now);
-        let place = self.enqueue(ask, Tried::new(), now);
+        self.queue.mark_starving(ask.class, now);
+        let place = self.enqueue(ask, TriedWorkers::new(), now);
         if place.is_err() {
             self.queue.missed(ask, now);
         }
-        place.map(|(id, expires_at)| Answer::Waiting { id, expires_at })
+        place.map(|(id, expires_at)| GateAnswer::Waiting { id, expires_at })
     }
 
-    fn admit_at_once(&mut self, ask: &Ask, place: usize, now: Nanos) -> Grant {
+    fn admit_at_once(&mut self, ask: &PermitRequest, place: usize, now: Nanos) -> GrantedPermit {
         let charge = self.queue.charge(ask, now);
-        let mut seat = Seat::new(place, ask.class, ask.load(), ask.stream, charge, now);
-        seat.ask = Self::may_yield(ask).then(|| Box::new(ask.clone()));
-        self.seat(seat, Duration::ZERO, now)
+        let mut permit = PermitRecord::new(place, ask.class, ask.load(), ask.stream, charge, now);
+        permit.ask = Self::is_revocable(ask).then(|| Box::new(ask.clone()));
+        self.permit(permit, Duration::ZERO, now)
     }
 
     /// Removes a waiting request whose client has left.
     pub fn cancel(&mut self, id: WaiterId, now: Nanos) {
         self.queue.remove(id, now);
-        self.advance(now);
+        self.process_timeouts(now);
         // It may have been the head that held up smaller ones.
         self.serve(now);
     }
@@ -171,7 +171,7 @@ impl Gate {
     pub fn give_up(&mut self, id: WaiterId, now: Nanos) -> Refusal {
         let waited = self.queue.refuse(id, now).map_or(Duration::ZERO, |waiting| now.since(waiting.since));
         let refusal = self.waited_in_vain(waited, now);
-        self.advance(now);
+        self.process_timeouts(now);
         self.serve(now);
         refusal
     }
@@ -187,7 +187,7 @@ impl Gate {
     }
 
     /// Refuses requests whose wait is over, and reopens workers whose cool-down is over.
-    pub fn advance(&mut self, now: Nanos) {
+    pub fn process_timeouts(&mut self, now: Nanos) {
         let mut removed = false;
         while let Some(waiting) = self.queue.pop_expired(now) {
             let refusal = self.waited_in_vain(now.since(waiting.since), now);
@@ -195,7 +195,7 @@ impl Gate {
             removed = true;
         }
         let forgiven = self.queue.forgive(now);
-        let read = self.suppose_read(now);
+        let read = self.mark_assumed_prefilled(now);
         let ended = self.end_abandoned(now);
         if removed || forgiven || read || ended || now >= self.roll.until {
             self.serve(now);
@@ -203,13 +203,13 @@ impl Gate {
     }
 
     /// Returns the outcomes of waiting requests since the last call, in order.
-    pub fn take_settled(&mut self) -> impl Iterator<Item = Outcome> + '_ {
+    pub fn take_outcomes(&mut self) -> impl Iterator<Item = WaitOutcome> + '_ {
         self.settled.drain(..)
     }
 
     /// Grants permits to waiting requests, in order, while there is room.
     pub(super) fn serve(&mut self, now: Nanos) {
-        self.call_roll(now);
+        self.refresh_sums(now);
         while let Some(head) = self.queue.head(now, self.settings.promote) {
             let (id, load, class, session) = (head.id, head.load, head.class, head.session);
             let tried = head.tried.clone();
@@ -226,48 +226,48 @@ impl Gate {
 
     fn admit(&mut self, head: WaiterId, place: usize, now: Nanos) {
         let Some((waiting, charge)) = self.queue.admit(head, now) else { return };
-        let mut seat = Seat::new(place, waiting.class, waiting.load, waiting.stream, charge, now);
-        seat.ask = waiting.ask;
-        seat.tried = waiting.tried;
-        let grant = self.seat(seat, now.since(waiting.since), now);
+        let mut permit = PermitRecord::new(place, waiting.class, waiting.load, waiting.stream, charge, now);
+        permit.ask = waiting.ask;
+        permit.tried = waiting.tried;
+        let grant = self.permit(permit, now.since(waiting.since), now);
         self.settled.push((waiting.id, Ok(grant)));
     }
 
-    fn seat(&mut self, seat: Seat, waited: Duration, now: Nanos) -> Grant {
-        let id = SeatId(self.next_seat);
+    fn permit(&mut self, permit: PermitRecord, waited: Duration, now: Nanos) -> GrantedPermit {
+        let id = PermitId(self.next_seat);
         self.next_seat += 1;
-        let worker = self.occupy(id, &seat, now);
-        self.in_flight += u64::from(seat.load.sequences);
+        let worker = self.attach(id, &permit, now);
+        self.in_flight += u64::from(permit.load.sequences);
         self.drain.granted(now);
-        self.queue.served(seat.class);
-        let yields = seat.ask.is_some();
+        self.queue.served(permit.class);
+        let yields = permit.ask.is_some();
         if yields {
-            self.displaceable.insert((seat.granted, id));
+            self.displaceable.insert((permit.granted, id));
         }
-        let sequences = seat.load.sequences;
-        self.seats.insert(id, seat);
-        Grant { seat: id, worker, yields, sequences, waited }
+        let sequences = permit.load.sequences;
+        self.permits.insert(id, permit);
+        GrantedPermit { permit: id, worker, yields, sequences, waited }
     }
 
     /// Adds a permit to its worker's ledger; returns the worker's id.
-    pub(super) fn occupy(&mut self, id: SeatId, seat: &Seat, now: Nanos) -> Arc<str> {
-        let worker = self.workers.get_mut(seat.worker).and_then(Option::as_mut);
+    pub(super) fn attach(&mut self, id: PermitId, permit: &PermitRecord, now: Nanos) -> Arc<str> {
+        let worker = self.workers.get_mut(permit.worker).and_then(Option::as_mut);
         let Some(worker) = worker else { return Arc::clone(&self.pool) };
-        worker.ledger.occupy(seat.class as usize, &seat.load);
+        worker.ledger.occupy(permit.class as usize, &permit.load);
         worker.aside.begin_trial(id);
         if let Some(reported) = &mut worker.reported {
-            reported.sent(seat.load.tokens());
+            reported.sent(permit.load.tokens());
         }
         let id = Arc::clone(&worker.member.id);
-        self.recount(seat.worker, now);
+        self.update_sums(permit.worker, now);
         id
     }
 
     /// Queues a request; returns its id and the end of its wait, or the refusal.
     pub(super) fn enqueue(
         &mut self,
-        ask: &Ask,
-        tried: Tried,
+        ask: &PermitRequest,
+        tried: TriedWorkers,
         now: Nanos,
     ) -> Result<(WaiterId, Nanos), Refusal> {
         let open = self.is_open(now);
@@ -305,7 +305,7 @@ impl Gate {
 
     /// Returns the predicted wait if it is too long. A request that would be next is never refused
     /// for it: a freed place would then unfairly go to whichever request comes first.
-    fn too_long(&self, ask: &Ask, expires_at: Nanos, now: Nanos) -> Option<Duration> {
+    fn too_long(&self, ask: &PermitRequest, expires_at: Nanos, now: Nanos) -> Option<Duration> {
         let budget = expires_at.since(now);
         let rate = self.drain.rate(self.in_flight, now)?;
         // With fewer ahead than this, the wait is within the budget; more do not change the answer.

@@ -14,21 +14,21 @@ use smallvec::SmallVec;
 use crate::clock::{Clock, Nanos, TICK};
 use crate::refusal::Refusal;
 
-use super::ask::Ask;
+use super::ask::PermitRequest;
 use super::callers::WaiterId;
 use super::displace::Displaced;
-use super::gate::{Answer, Gate, Grant};
-use super::member::Member;
+use super::gate::{Gate, GateAnswer, GrantedPermit};
 use super::permit::Permit;
-use super::report::Report;
-use super::seat::SeatId;
+use super::permit_record::PermitId;
+use super::report::LoadReport;
 use super::settings::GateSettings;
 use super::snapshot::GateSnapshot;
-use super::waiter::{Desk, Waiter};
+use super::waiter::{Waiter, WaiterTable};
+use super::worker::PoolMember;
 
 /// The result for a request that is not refused.
 #[derive(Debug)]
-pub enum Entry {
+pub enum GateEntry {
     /// A permit.
     Admitted(Permit),
     /// A place in the queue.
@@ -38,21 +38,21 @@ pub enum Entry {
 /// The shared gate of one pool; clones refer to the same gate.
 #[derive(Clone)]
 pub struct GateHandle {
-    shared: Arc<Shared>,
+    shared: Arc<SharedGate>,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct SharedGate {
+    state: Mutex<GateState>,
     clock: Clock,
 }
 
-pub(super) struct State {
+pub(super) struct GateState {
     pub(super) gate: Gate,
-    pub(super) desks: HashMap<WaiterId, Desk>,
+    pub(super) desks: HashMap<WaiterId, WaiterTable>,
     /// Revoked permits whose holders have not yet asked for the outcome: at most one per permit.
-    pub(super) displaced: HashMap<SeatId, Displaced>,
+    pub(super) displaced: HashMap<PermitId, Displaced>,
     /// Wakers to call when a permit is revoked.
-    pub(super) watchers: HashMap<SeatId, Waker>,
+    pub(super) watchers: HashMap<PermitId, Waker>,
     /// The gate knows of the gateway's own pauses up to this time.
     paused_until: Nanos,
 }
@@ -61,38 +61,40 @@ impl GateHandle {
     /// Shares `gate`; `clock` gives the time of its decisions.
     #[must_use]
     pub fn new(gate: Gate, clock: Clock) -> Self {
-        let state = Mutex::new(State {
+        let state = Mutex::new(GateState {
             gate,
             desks: HashMap::new(),
             displaced: HashMap::new(),
             watchers: HashMap::new(),
             paused_until: Nanos::ZERO,
         });
-        Self { shared: Arc::new(Shared { state, clock }) }
+        Self { shared: Arc::new(SharedGate { state, clock }) }
     }
 
     /// Asks for a permit.
     ///
     /// # Errors
     /// As [`Gate::ask`].
-    pub fn ask(&self, ask: Ask) -> Result<Entry, Refusal> {
+    pub fn ask(&self, ask: PermitRequest) -> Result<GateEntry, Refusal> {
         let answer = self.with(|state, now| {
             let answer = state.gate.ask(&ask, now);
-            if let Ok(Answer::Waiting { id, .. }) = answer {
-                state.desks.insert(id, Desk::default());
+            if let Ok(GateAnswer::Waiting { id, .. }) = answer {
+                state.desks.insert(id, WaiterTable::default());
             }
             answer
         });
         Ok(match answer? {
-            Answer::Granted(grant) => Entry::Admitted(self.permit(grant)),
-            Answer::Waiting { id, expires_at } => Entry::Waiting(Waiter::new(self.clone(), id, expires_at)),
+            GateAnswer::Granted(grant) => GateEntry::Admitted(self.permit(grant)),
+            GateAnswer::Waiting { id, expires_at } => {
+                GateEntry::Waiting(Waiter::new(self.clone(), id, expires_at))
+            }
         })
     }
 
     /// Refuses requests whose wait is over, and reopens workers whose cool-down is over. A ticker
     /// calls it; every other call does it too.
     pub fn expire(&self) {
-        self.with(|state, now| state.gate.advance(now));
+        self.with(|state, now| state.gate.process_timeouts(now));
     }
 
     /// Returns the current state of the gate.
@@ -102,12 +104,12 @@ impl GateHandle {
     }
 
     /// Applies new settings and workers; see [`Gate::rebuild`].
-    pub fn rebuild(&self, settings: GateSettings, members: Vec<Member>) {
+    pub fn rebuild(&self, settings: GateSettings, members: Vec<PoolMember>) {
         self.with(|state, now| state.gate.rebuild(settings, members, now));
     }
 
     /// Applies a worker's report; see [`Gate::report`].
-    pub fn report(&self, id: &str, report: Report) {
+    pub fn report(&self, id: &str, report: LoadReport) {
         self.with(|state, now| state.gate.report(id, report, now));
     }
 
@@ -116,7 +118,7 @@ impl GateHandle {
         self.with(|state, now| state.gate.weigh(id, weight, now));
     }
 
-    pub(super) fn permit(&self, grant: Grant) -> Permit {
+    pub(super) fn permit(&self, grant: GrantedPermit) -> Permit {
         Permit::new(self.clone(), grant)
     }
 
@@ -125,24 +127,24 @@ impl GateHandle {
     }
 
     /// Runs `act` under the lock, then wakes the affected tasks outside it.
-    pub(super) fn with<R>(&self, act: impl FnOnce(&mut State, Nanos) -> R) -> R {
+    pub(super) fn with<R>(&self, act: impl FnOnce(&mut GateState, Nanos) -> R) -> R {
         let mut wakers = SmallVec::<[_; 4]>::new();
         let result = {
             let mut state = self.shared.state.lock();
             let now = self.shared.clock.now();
             state.notice_pause(&self.shared.clock, now);
             let result = act(&mut state, now);
-            let State { gate, desks, displaced, watchers, .. } = &mut *state;
+            let GateState { gate, desks, displaced, watchers, .. } = &mut *state;
             for event in gate.take_displaced() {
                 if let Ok((id, _)) = event.next {
-                    desks.insert(id, Desk::default());
+                    desks.insert(id, WaiterTable::default());
                 }
-                wakers.extend(watchers.remove(&event.seat));
-                displaced.insert(event.seat, event);
+                wakers.extend(watchers.remove(&event.permit));
+                displaced.insert(event.permit, event);
             }
-            for (id, outcome) in gate.take_settled() {
-                if let Some(desk) = desks.get_mut(&id) {
-                    wakers.extend(desk.settle(outcome));
+            for (id, outcome) in gate.take_outcomes() {
+                if let Some(waiter_table) = desks.get_mut(&id) {
+                    wakers.extend(waiter_table.settle(outcome));
                 }
             }
             result
@@ -152,14 +154,14 @@ impl GateHandle {
     }
 }
 
-impl State {
+impl GateState {
     /// Tells the gate about a pause of the gateway before it judges events that are therefore late.
     fn notice_pause(&mut self, clock: &Clock, now: Nanos) {
         let Some(pause) = clock.lag().pause(now) else { return };
         // An ongoing pause grows a little with each call until the next tick.
-        if pause.to > self.paused_until + TICK {
-            self.gate.lagged(pause.from.max(self.paused_until), pause.to);
-            self.paused_until = pause.to;
+        if pause.pause_to > self.paused_until + TICK {
+            self.gate.lagged(pause.pause_from.max(self.paused_until), pause.pause_to);
+            self.paused_until = pause.pause_to;
         }
     }
 }

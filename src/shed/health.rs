@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 
-use super::aside::WorkerTrouble;
+use super::worker_ejection::WorkerTrouble;
 
 /// Failed connections in a row that start a cool-down.
 const FAILURES: u32 = 2;
@@ -23,7 +23,7 @@ const ON_TRIAL: u32 = 4;
 
 /// Reachability of one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Health {
+pub(super) struct WorkerHealth {
     failures: u32,
     cooling_until: Nanos,
     cool_down: Duration,
@@ -33,7 +33,7 @@ pub(super) struct Health {
     silent_since: Option<Nanos>,
 }
 
-impl Health {
+impl WorkerHealth {
     /// Records a failed connection. Attempts from before a cool-down do not prolong it.
     pub(super) fn failed(&mut self, now: Nanos) {
         if !self.reachable(now) {
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_success_between_two_failures_forgives_the_first() {
-        let mut health = Health::default();
+        let mut health = WorkerHealth::default();
         health.failed(Nanos::ZERO);
         health.answered(Nanos::ZERO);
         health.failed(Nanos::ZERO);
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn cool_downs_double_up_to_ten_seconds_and_always_end() {
-        let mut health = Health::default();
+        let mut health = WorkerHealth::default();
         let mut now = Nanos::ZERO;
         health.failed(now);
         for seconds in [1, 2, 4, 8, 10, 10] {
@@ -131,14 +131,14 @@ mod tests {
             now = end;
         }
         health.answered(now);
-        assert_eq!(health, Health { answered_at: Some(now), ..Health::default() });
+        assert_eq!(health, WorkerHealth { answered_at: Some(now), ..WorkerHealth::default() });
     }
 
     #[test]
     fn silence_puts_a_worker_aside_at_once_and_any_token_ends_it() {
-        let mut health = Health::default();
+        let mut health = WorkerHealth::default();
         health.flowed(Nanos::ZERO);
-        assert_eq!(health, Health::default());
+        assert_eq!(health, WorkerHealth::default());
         health.fell_silent(Nanos::ZERO);
         assert_eq!(health.cooling_until(Nanos::ZERO), Some(Nanos::from_millis(1000)));
         let back = Nanos::from_millis(1000);

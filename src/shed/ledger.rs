@@ -1,12 +1,12 @@
 //! The load of a worker, counted by the gateway itself.
 //!
 //! Workers' reports are late and may be lost; what this gateway sent and has not got back is
-//! certain. Every [`Ledger::occupy`] is undone by exactly one [`Ledger::vacate`] of the same load,
+//! certain. Every [`Ledger::attach`] is undone by exactly one [`Ledger::detach`] of the same load,
 //! so an idle ledger is zero. Arithmetic saturates, so even a bug cannot make it negative.
 
 /// The load of one request on a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct RequestLoad {
     /// Sequences decoded at once.
     pub sequences: u32,
     /// Prompt tokens.
@@ -15,7 +15,7 @@ pub struct Load {
     pub output: u64,
 }
 
-impl Load {
+impl RequestLoad {
     /// Returns the tokens of KV cache that the request will hold at its end.
     #[must_use]
     pub fn tokens(&self) -> u64 {
@@ -36,7 +36,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Adds a request of class number `class`, whose prompt is still to be read.
-    pub fn occupy(&mut self, class: usize, load: &Load) {
+    pub fn occupy(&mut self, class: usize, load: &RequestLoad) {
         if let Some(count) = self.by_class.get_mut(class) {
             *count = count.saturating_add(load.sequences);
         }
@@ -45,7 +45,7 @@ impl Ledger {
     }
 
     /// Counts the prompt as read: the first token arrived.
-    pub fn prefilled(&mut self, load: &Load) {
+    pub fn prefilled(&mut self, load: &RequestLoad) {
         self.prefill = self.prefill.saturating_sub(load.prompt);
     }
 
@@ -62,7 +62,7 @@ impl Ledger {
     }
 
     /// Removes a request. `prefilled` is `true` if the prompt counts as read.
-    pub fn vacate(&mut self, class: usize, load: &Load, prefilled: bool) {
+    pub fn vacate(&mut self, class: usize, load: &RequestLoad, prefilled: bool) {
         if let Some(count) = self.by_class.get_mut(class) {
             *count = count.saturating_sub(load.sequences);
         }
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_is_occupied_is_vacated_to_zero_at_every_stage() {
-        let load = Load { sequences: 2, prompt: 100, output: 50 };
+        let load = RequestLoad { sequences: 2, prompt: 100, output: 50 };
         for (prefilled, grown) in [(false, 0), (true, 0), (true, 30)] {
             let mut ledger = Ledger::default();
             ledger.occupy(1, &load);
@@ -114,7 +114,7 @@ mod tests {
             }
             ledger.grow(grown);
             assert_eq!(ledger.tokens(), 150 + grown);
-            ledger.vacate(1, &Load { output: 50 + grown, ..load }, prefilled);
+            ledger.vacate(1, &RequestLoad { output: 50 + grown, ..load }, prefilled);
             assert_eq!(ledger, Ledger::default());
         }
     }

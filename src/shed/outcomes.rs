@@ -17,17 +17,17 @@ const PARTS: u64 = 10;
 /// Numbers of requests that ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct OutcomeCounts {
-    pub(super) well: u32,
+    pub(super) succeeded: u32,
     pub(super) failed: u32,
 }
 
 impl OutcomeCounts {
     pub(super) const fn total(self) -> u32 {
-        self.well.saturating_add(self.failed)
+        self.succeeded.saturating_add(self.failed)
     }
 
     pub(super) const fn add(&mut self, other: Self) {
-        self.well = self.well.saturating_add(other.well);
+        self.succeeded = self.succeeded.saturating_add(other.succeeded);
         self.failed = self.failed.saturating_add(other.failed);
     }
 }
@@ -59,13 +59,13 @@ impl Outcomes {
     /// Records a successful request.
     pub(super) fn succeeded(&mut self, interval: Duration, now: Nanos) {
         self.in_a_row = 0;
-        self.count(OutcomeCounts { well: 1, failed: 0 }, interval, now);
+        self.count(OutcomeCounts { succeeded: 1, failed: 0 }, interval, now);
     }
 
     /// Records a failed request.
     pub(super) fn failed(&mut self, evidence: FailureEvidence, interval: Duration, now: Nanos) {
         self.in_a_row = self.in_a_row.saturating_add(1);
-        self.count(OutcomeCounts { well: 0, failed: 1 }, interval, now);
+        self.count(OutcomeCounts { succeeded: 0, failed: 1 }, interval, now);
         let certain = match evidence {
             FailureEvidence::Elsewhere => true,
             FailureEvidence::Caller(caller) => {
@@ -80,7 +80,7 @@ impl Outcomes {
 
     /// Returns `true` if it fails so often that it should be ejected. `others` are the outcomes of
     /// the pool's other workers in the interval. On `trial` one failure is enough.
-    pub(super) fn condemn(
+    pub(super) fn should_eject(
         &mut self,
         settings: &EjectionSettings,
         others: OutcomeCounts,
@@ -94,7 +94,8 @@ impl Outcomes {
                 > u64::from(here.total()) * u64::from(settings.failure_percentage);
         let certain = self.certain_at.is_some_and(|at| now.since(at) <= settings.interval);
         // At least as many succeeded elsewhere, and at most one in five failed there.
-        let others_well = others.well >= here.failed.max(1) && others.failed.saturating_mul(4) <= others.well;
+        let others_well =
+            others.succeeded >= here.failed.max(1) && others.failed.saturating_mul(4) <= others.succeeded;
         (in_a_row || share) && (certain || others_well)
     }
 
@@ -131,7 +132,7 @@ impl Outcomes {
 mod tests {
     use super::*;
 
-    const NONE: OutcomeCounts = OutcomeCounts { well: 0, failed: 0 };
+    const NONE: OutcomeCounts = OutcomeCounts { succeeded: 0, failed: 0 };
 
     fn at(millis: u64) -> Nanos {
         Nanos::from_millis(millis)
@@ -151,26 +152,41 @@ mod tests {
     fn one_callers_failures_say_nothing_unless_others_do_well() {
         let mut outcomes = Outcomes::default();
         failed(&mut outcomes, 50, FailureEvidence::Caller(1));
-        assert!(!outcomes.condemn(&settings(), NONE, false, at(60)));
-        assert!(!outcomes.condemn(&settings(), OutcomeCounts { well: 49, failed: 0 }, false, at(60)));
-        assert!(!outcomes.condemn(&settings(), OutcomeCounts { well: 60, failed: 20 }, false, at(60)));
-        assert!(outcomes.condemn(&settings(), OutcomeCounts { well: 60, failed: 15 }, false, at(60)));
+        assert!(!outcomes.should_eject(&settings(), NONE, false, at(60)));
+        assert!(!outcomes.should_eject(
+            &settings(),
+            OutcomeCounts { succeeded: 49, failed: 0 },
+            false,
+            at(60)
+        ));
+        assert!(!outcomes.should_eject(
+            &settings(),
+            OutcomeCounts { succeeded: 60, failed: 20 },
+            false,
+            at(60)
+        ));
+        assert!(outcomes.should_eject(
+            &settings(),
+            OutcomeCounts { succeeded: 60, failed: 15 },
+            false,
+            at(60)
+        ));
         outcomes.failed(FailureEvidence::Caller(2), settings().interval, at(60));
-        assert!(outcomes.condemn(&settings(), NONE, false, at(60)), "two callers met it");
-        assert!(!outcomes.condemn(&settings(), NONE, false, at(10_061)), "that is long ago");
+        assert!(outcomes.should_eject(&settings(), NONE, false, at(60)), "two callers met it");
+        assert!(!outcomes.should_eject(&settings(), NONE, false, at(10_061)), "that is long ago");
     }
 
     #[test]
     fn five_in_a_row_are_enough_and_a_success_between_them_is_not_one_of_them() {
         let mut outcomes = Outcomes::default();
         failed(&mut outcomes, 4, FailureEvidence::Elsewhere);
-        assert!(!outcomes.condemn(&settings(), NONE, false, at(10)));
-        assert!(outcomes.condemn(&settings(), NONE, true, at(10)), "one is enough on trial");
+        assert!(!outcomes.should_eject(&settings(), NONE, false, at(10)));
+        assert!(outcomes.should_eject(&settings(), NONE, true, at(10)), "one is enough on trial");
         outcomes.succeeded(settings().interval, at(10));
         failed(&mut outcomes, 4, FailureEvidence::Elsewhere);
-        assert!(!outcomes.condemn(&settings(), NONE, false, at(10)));
+        assert!(!outcomes.should_eject(&settings(), NONE, false, at(10)));
         failed(&mut outcomes, 1, FailureEvidence::Elsewhere);
-        assert!(outcomes.condemn(&settings(), NONE, false, at(10)));
+        assert!(outcomes.should_eject(&settings(), NONE, false, at(10)));
     }
 
     #[test]
@@ -180,10 +196,13 @@ mod tests {
             outcomes.succeeded(settings().interval, at(i * 100));
             outcomes.failed(FailureEvidence::Elsewhere, settings().interval, at(i * 100));
         }
-        assert!(!outcomes.condemn(&settings(), NONE, false, at(1000)), "half");
+        assert!(!outcomes.should_eject(&settings(), NONE, false, at(1000)), "half");
         outcomes.failed(FailureEvidence::Elsewhere, settings().interval, at(1000));
-        assert!(outcomes.condemn(&settings(), NONE, false, at(1000)));
-        assert_eq!(outcomes.tally(settings().interval, at(10_999)), OutcomeCounts { well: 0, failed: 1 });
+        assert!(outcomes.should_eject(&settings(), NONE, false, at(1000)));
+        assert_eq!(
+            outcomes.tally(settings().interval, at(10_999)),
+            OutcomeCounts { succeeded: 0, failed: 1 }
+        );
         assert_eq!(outcomes.tally(settings().interval, at(60_000)), NONE);
     }
 }

@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 use crate::refusal::Refusal;
 use crate::request::Ending;
 
-use super::ask::{Ask, Failure};
-use super::gate::Grant;
+use super::ask::{PermitRequest, WorkerFailure};
+use super::gate::GrantedPermit;
 use super::handle::GateHandle;
-use super::seat::SeatId;
-use super::waiter::{Desk, Waiter};
+use super::permit_record::PermitId;
+use super::waiter::{Waiter, WaiterTable};
 
 /// Minimum time between two token reports of one stream to the gate, so that it takes the pool's
 /// lock ten times per second and not once per token.
@@ -28,20 +28,20 @@ const NO_SEAT: u64 = u64::MAX;
 /// before a non-streamed answer came, the worker may work on: then it is freed when that should be
 /// over. The request's progress is reported through it; without a reported ending, the client left.
 #[derive(Clone)]
-pub struct Permit(Arc<Hold>);
+pub struct Permit(Arc<PermitInner>);
 
-struct Hold {
+struct PermitInner {
     gate: GateHandle,
-    seat: AtomicU64,
+    permit: AtomicU64,
     yields: bool,
     sequences: u32,
     waited: Duration,
-    told: Mutex<Told>,
+    told: Mutex<PermitState>,
     seen: AtomicU64,
     report_at: AtomicU64,
 }
 
-struct Told {
+struct PermitState {
     worker: Arc<str>,
     ending: Ending,
     /// The answer has begun.
@@ -49,14 +49,14 @@ struct Told {
 }
 
 impl Permit {
-    pub(super) fn new(gate: GateHandle, grant: Grant) -> Self {
-        Self(Arc::new(Hold {
+    pub(super) fn new(gate: GateHandle, grant: GrantedPermit) -> Self {
+        Self(Arc::new(PermitInner {
             gate,
-            seat: AtomicU64::new(grant.seat.0),
+            permit: AtomicU64::new(grant.permit.0),
             yields: grant.yields,
             sequences: grant.sequences,
             waited: grant.waited,
-            told: Mutex::new(Told { worker: grant.worker, ending: Ending::ClientGone, begun: false }),
+            told: Mutex::new(PermitState { worker: grant.worker, ending: Ending::ClientGone, begun: false }),
             seen: AtomicU64::new(0),
             report_at: AtomicU64::new(0),
         }))
@@ -76,12 +76,12 @@ impl Permit {
 
     /// Records that the request was sent to the worker; call it again after [`Permit::reassign`].
     pub fn dispatched(&self) {
-        self.0.gate.with(|state, now| state.gate.dispatched(self.0.seat(), now));
+        self.0.gate.with(|state, now| state.gate.dispatched(self.0.permit(), now));
     }
 
     /// Records the first content. For event streams only: other answers say nothing about TTFT.
     pub fn first_token(&self) {
-        self.0.gate.with(|state, now| state.gate.first_token(self.0.seat(), now));
+        self.0.gate.with(|state, now| state.gate.first_token(self.0.permit(), now));
     }
 
     /// Records `seen_total` output tokens so far. Cheap enough to call for every chunk.
@@ -91,22 +91,22 @@ impl Permit {
         let now = hold.gate.now();
         if now.0 >= hold.report_at.load(Ordering::Relaxed) {
             hold.report_at.store((now + REPORT_EVERY).0, Ordering::Relaxed);
-            hold.gate.with(|state, now| state.gate.tokens(hold.seat(), seen_total, now));
+            hold.gate.with(|state, now| state.gate.tokens(hold.permit(), seen_total, now));
         }
     }
 
     /// Reports that nothing has come from the worker for a while. Returns `true` if the worker is
     /// silent and the request, which has got nothing yet, should go elsewhere.
     #[must_use]
-    pub fn awaits(&self) -> bool {
-        self.0.gate.with(|state, now| state.gate.awaits(self.0.seat(), now))
+    pub fn report_waiting(&self) -> bool {
+        self.0.gate.with(|state, now| state.gate.awaits(self.0.permit(), now))
     }
 
     /// Records that `ended` sequences of the request have ended. Their places are free, except the
     /// last one's: it is freed when the permit is dropped.
     pub fn finished(&self, ended: u32) {
         if self.0.sequences > 1 {
-            self.0.gate.with(|state, now| state.gate.finished(self.0.seat(), ended, now));
+            self.0.gate.with(|state, now| state.gate.finished(self.0.permit(), ended, now));
         }
     }
 
@@ -116,23 +116,23 @@ impl Permit {
     }
 
     /// Records that the worker failed the request; the permit stays until it is moved or dropped.
-    pub fn worker_failed(&self, kind: Failure) {
-        self.0.gate.with(|state, now| state.gate.worker_failed(self.0.seat(), kind, now));
+    pub fn worker_failed(&self, kind: WorkerFailure) {
+        self.0.gate.with(|state, now| state.gate.worker_failed(self.0.permit(), kind, now));
     }
 
     /// Records that the request failed at `worker` and succeeded at another.
-    pub fn convict(&self, worker: &str, failure: Failure) {
+    pub fn convict(&self, worker: &str, failure: WorkerFailure) {
         self.0.gate.with(|state, now| state.gate.convict(worker, failure, now));
     }
 
     /// Records that the request failed only at `worker` and will not be sent again.
-    pub fn suspect(&self, worker: &str, failure: Failure) {
-        self.0.gate.with(|state, now| state.gate.suspect(self.0.seat(), worker, failure, now));
+    pub fn suspect(&self, worker: &str, failure: WorkerFailure) {
+        self.0.gate.with(|state, now| state.gate.suspect(self.0.permit(), worker, failure, now));
     }
 
     /// Records an error answer, of worker or caller: its speed says nothing about the worker.
     pub fn answered_with_error(&self) {
-        self.0.gate.with(|state, _| state.gate.answered_with_error(self.0.seat()));
+        self.0.gate.with(|state, _| state.gate.answered_with_error(self.0.permit()));
     }
 
     /// Returns `true` if the permit may be revoked before the answer begins.
@@ -144,9 +144,9 @@ impl Permit {
     /// Makes the permit irrevocable before the answer goes to the client. Returns `false` if it was
     /// just revoked; then see [`Permit::waiter`].
     #[must_use]
-    pub fn keep(&self) -> bool {
+    pub fn make_irrevocable(&self) -> bool {
         self.0.told.lock().begun = true;
-        !self.0.yields || self.0.gate.with(|state, _| state.gate.keep(self.0.seat()))
+        !self.0.yields || self.0.gate.with(|state, _| state.gate.keep(self.0.permit()))
     }
 
     /// Is ready when the permit was revoked: the request must leave its worker at once. Only a
@@ -157,11 +157,11 @@ impl Permit {
         }
         let waker = cx.waker().clone();
         let (gone, _replaced) = self.0.gate.with(|state, _| {
-            let seat = self.0.seat();
-            if state.displaced.contains_key(&seat) {
+            let permit = self.0.permit();
+            if state.displaced.contains_key(&permit) {
                 (true, None)
             } else {
-                (false, state.watchers.insert(seat, waker))
+                (false, state.watchers.insert(permit, waker))
             }
         });
         if gone { Poll::Ready(()) } else { Poll::Pending }
@@ -171,7 +171,7 @@ impl Permit {
     ///
     /// # Errors `overloaded` if the queue had no place for it either.
     pub fn waiter(&self) -> Result<Option<Waiter>, Refusal> {
-        let event = self.0.gate.with(|state, _| state.displaced.remove(&self.0.seat()));
+        let event = self.0.gate.with(|state, _| state.displaced.remove(&self.0.permit()));
         let Some(event) = event else { return Ok(None) };
         let (id, expires_at) = event.next?;
         Ok(Some(Waiter::new(self.0.gate.clone(), id, expires_at)))
@@ -181,11 +181,11 @@ impl Permit {
     /// Returns `None`, and keeps the permit, if there is no other worker.
     ///
     /// # Errors As [`GateHandle::ask`], if no other permit can be expected in time.
-    pub fn resubmit(&self, ask: &Ask) -> Result<Option<Waiter>, Refusal> {
+    pub fn resubmit(&self, ask: &PermitRequest) -> Result<Option<Waiter>, Refusal> {
         let next = self.0.gate.with(|state, now| {
-            let next = state.gate.resubmit(self.0.seat(), ask, now);
+            let next = state.gate.resubmit(self.0.permit(), ask, now);
             if let Some(Ok((id, _))) = next {
-                state.desks.insert(id, Desk::default());
+                state.desks.insert(id, WaiterTable::default());
             }
             next
         });
@@ -196,8 +196,8 @@ impl Permit {
 
     /// Takes over the permit of `other`, after its own was revoked.
     pub fn take_over(&self, other: &Permit) {
-        let seat = other.0.seat.swap(NO_SEAT, Ordering::Relaxed);
-        self.0.seat.store(seat, Ordering::Relaxed);
+        let permit = other.0.permit.swap(NO_SEAT, Ordering::Relaxed);
+        self.0.permit.store(permit, Ordering::Relaxed);
         let worker = other.worker();
         self.0.told.lock().worker = worker;
     }
@@ -206,30 +206,30 @@ impl Permit {
     /// the worker's id; `None` if there is none, and the permit stays where it is.
     #[must_use]
     pub fn reassign(&self) -> Option<Arc<str>> {
-        let worker = self.0.gate.with(|state, now| state.gate.reassign(self.0.seat(), now))?;
+        let worker = self.0.gate.with(|state, now| state.gate.reassign(self.0.permit(), now))?;
         self.0.told.lock().worker = Arc::clone(&worker);
         Some(worker)
     }
 }
 
-impl Hold {
-    fn seat(&self) -> SeatId {
-        SeatId(self.seat.load(Ordering::Relaxed))
+impl PermitInner {
+    fn permit(&self) -> PermitId {
+        PermitId(self.permit.load(Ordering::Relaxed))
     }
 }
 
-impl Drop for Hold {
+impl Drop for PermitInner {
     fn drop(&mut self) {
-        let seat = self.seat();
-        let Told { ending, begun, .. } = *self.told.get_mut();
+        let permit = self.permit();
+        let PermitState { ending, begun, .. } = *self.told.get_mut();
         let seen = *self.seen.get_mut();
         let displaced = self.gate.with(|state, now| {
             match ending {
-                Ending::ClientGone if !begun => state.gate.abandon(seat, seen, now),
-                _ => state.gate.release(seat, ending, seen, now),
+                Ending::ClientGone if !begun => state.gate.abandon(permit, seen, now),
+                _ => state.gate.release(permit, ending, seen, now),
             }
-            state.watchers.remove(&seat);
-            state.displaced.remove(&seat)
+            state.watchers.remove(&permit);
+            state.displaced.remove(&permit)
         });
         // The permit was revoked and its request queued, but the holder never learned of it.
         if let Some(Ok((id, expires_at))) = displaced.map(|event| event.next) {
@@ -240,6 +240,6 @@ impl Drop for Hold {
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permit").field("seat", &self.0.seat()).field("worker", &self.worker()).finish()
+        f.debug_struct("Permit").field("seat", &self.0.permit()).field("worker", &self.worker()).finish()
     }
 }

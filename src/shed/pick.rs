@@ -22,7 +22,7 @@ pub struct Candidate {
 
 /// Totals over all workers that take work now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Whole {
+pub struct CandidateSums {
     /// Sequences in flight.
     pub in_flight: u64,
     /// Sequences that may be in flight.
@@ -38,5 +38,5 @@ pub struct Pick {
     /// Ranks a worker by its key for a session; the highest with room gets the session's requests.
     pub rank: fn(session: u64, key: u64) -> u64,
     /// Returns `true` if a worker's share of the load is so small that sessions need not skip it.
-    pub bounded: fn(worker: &Candidate, whole: &Whole) -> bool,
+    pub below_session_share: fn(worker: &Candidate, whole: &CandidateSums) -> bool,
 }

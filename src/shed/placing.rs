@@ -7,11 +7,11 @@ use crate::refusal::Refusal;
 use crate::request::Class;
 
 use super::gate::Gate;
-use super::ledger::Load;
-use super::member::Worker;
-use super::pick::{Candidate, Whole};
+use super::ledger::RequestLoad;
+use super::pick::{Candidate, CandidateSums};
 use super::refuse::{self, Fullness};
-use super::roll::Roll;
+use super::sums::PoolSums;
+use super::worker::GateWorker;
 
 /// Up to this many workers are all examined: it costs no more than drawing some.
 const FEW: usize = 16;
@@ -22,13 +22,13 @@ impl Gate {
     /// Returns the worker for a request of `class` now, except those in `tried`.
     pub(super) fn place(
         &mut self,
-        load: &Load,
+        load: &RequestLoad,
         class: Class,
         session: Option<u64>,
         tried: &[usize],
         now: Nanos,
     ) -> Option<usize> {
-        self.call_roll(now);
+        self.refresh_sums(now);
         let allowed = self.fleet_allows() && self.reserve_allows(load, class, tried);
         if allowed { self.choose(load, session, tried, now) } else { None }
     }
@@ -36,12 +36,12 @@ impl Gate {
     /// Returns a worker with room outside `tried`, for a request that already has a permit.
     pub(super) fn choose(
         &mut self,
-        load: &Load,
+        load: &RequestLoad,
         session: Option<u64>,
         tried: &[usize],
         now: Nanos,
     ) -> Option<usize> {
-        self.call_roll(now);
+        self.refresh_sums(now);
         match session {
             Some(session) => self.at_home(load, session, tried, now),
             None => self.anywhere(load, tried, now),
@@ -49,8 +49,8 @@ impl Gate {
     }
 
     /// Refuses a prompt that no worker can ever hold; one in a cool-down counts, as it will return.
-    pub(super) fn check_size(&mut self, load: &Load, now: Nanos) -> Result<(), Refusal> {
-        self.call_roll(now);
+    pub(super) fn check_size(&mut self, load: &RequestLoad, now: Nanos) -> Result<(), Refusal> {
+        self.refresh_sums(now);
         match self.roll.largest_prompt {
             Some(most) if load.prompt > most => Err(refuse::too_large(&self.pool, load.prompt, most)),
             _ => Ok(()),
@@ -59,17 +59,17 @@ impl Gate {
 
     /// Returns `true` if any worker takes work now.
     pub(super) fn is_open(&mut self, now: Nanos) -> bool {
-        self.call_roll(now);
+        self.refresh_sums(now);
         !self.roll.open.is_empty()
     }
 
     /// Returns the fill level of the workers that take work now.
     pub(super) fn fullness(&mut self, now: Nanos) -> Fullness<'_> {
-        self.call_roll(now);
+        self.refresh_sums(now);
         Fullness { pool: &self.pool, in_flight: self.roll.in_flight(), limit: self.roll.limit }
     }
 
-    fn candidate(&self, place: usize, load: &Load, now: Nanos) -> Option<Candidate> {
+    fn candidate(&self, place: usize, load: &RequestLoad, now: Nanos) -> Option<Candidate> {
         let worker = self.workers.get(place)?.as_ref()?;
         Some(Candidate {
             key: worker.key,
@@ -81,7 +81,7 @@ impl Gate {
     }
 
     /// Lists all workers that take work as candidates, except those in `tried`.
-    fn survey(&mut self, load: &Load, tried: &[usize], now: Nanos) {
+    fn survey(&mut self, load: &RequestLoad, tried: &[usize], now: Nanos) {
         let (mut candidates, mut places) =
             (std::mem::take(&mut self.candidates), std::mem::take(&mut self.places));
         candidates.clear();
@@ -96,7 +96,7 @@ impl Gate {
 
     /// Chooses a worker with room. Of many workers a few are drawn, as the choice is between two
     /// random ones in any case. All are examined if hardly any has room.
-    fn anywhere(&mut self, load: &Load, tried: &[usize], now: Nanos) -> Option<usize> {
+    fn anywhere(&mut self, load: &RequestLoad, tried: &[usize], now: Nanos) -> Option<usize> {
         if self.roll.open.len() > FEW {
             let mut drawn = SmallVec::<[(usize, Candidate); 2]>::new();
             for _ in 0..DRAWS {
@@ -117,14 +117,14 @@ impl Gate {
     }
 
     /// Chooses the session's worker if it has room and at most its share, else the next in order.
-    fn at_home(&mut self, load: &Load, session: u64, tried: &[usize], now: Nanos) -> Option<usize> {
-        let (rank, bounded) = (self.pick.rank, self.pick.bounded);
-        let whole = Whole { in_flight: self.roll.in_flight(), limit: self.roll.limit };
+    fn at_home(&mut self, load: &RequestLoad, session: u64, tried: &[usize], now: Nanos) -> Option<usize> {
+        let (rank, bounded) = (self.pick.rank, self.pick.below_session_share);
+        let whole = CandidateSums { in_flight: self.roll.in_flight(), limit: self.roll.limit };
         if tried.is_empty() && self.roll.open.len() > FEW {
-            let Roll { homes, open, .. } = &mut self.roll;
+            let PoolSums { session_map, open, .. } = &mut self.roll;
             let workers = &self.workers;
             let key = |place: &usize| workers.get(*place).and_then(Option::as_ref).map(|worker| worker.key);
-            let home = homes.of(session, || {
+            let home = session_map.of(session, || {
                 open.iter().copied().max_by_key(|place| key(place).map(|key| rank(session, key)))
             })?;
             let candidate = self.candidate(home, load, now)?;
@@ -149,14 +149,14 @@ impl Gate {
 
     /// Returns `true` if the shares reserved for higher classes stay free. The lower classes may
     /// fill the rest together, whatever the higher ones occupy. An idle pool takes anything.
-    fn reserve_allows(&self, load: &Load, class: Class, tried: &[usize]) -> bool {
+    fn reserve_allows(&self, load: &RequestLoad, class: Class, tried: &[usize]) -> bool {
         let occupied = self.roll.by_class;
         if self.settings.reserve.iter().all(|share| *share <= 0.0) || occupied == [0; 3] {
             return true;
         }
         let limit_of = |place: &usize| {
             let worker = self.workers.get(*place).and_then(Option::as_ref);
-            worker.filter(|worker| worker.counted.is_some()).map_or(0, Worker::limit)
+            worker.filter(|worker| worker.counted.is_some()).map_or(0, GateWorker::limit)
         };
         let elsewhere: u64 = tried.iter().map(|place| u64::from(limit_of(place))).sum();
         let limit = self.roll.limit.saturating_sub(elsewhere);

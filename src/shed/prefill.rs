@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::law::SLACK;
+use super::algorithm::SLACK;
 use super::quantile::Ratios;
 use crate::clock::Nanos;
 
@@ -35,7 +35,7 @@ const USUAL_OF: u32 = 200;
 
 /// The sample of one first token.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
+pub(super) struct PrefillSample {
     /// Prompt tokens of the request.
     pub(super) prompt: u64,
     /// Prompt tokens of other requests that the worker had not read when this one was sent.
@@ -68,7 +68,7 @@ pub(super) struct Prefill {
 
 impl Prefill {
     /// Learns from a first token.
-    pub(super) fn learn(&mut self, reading: Reading, now: Nanos) {
+    pub(super) fn learn(&mut self, reading: PrefillSample, now: Nanos) {
         let ttft = reading.ttft.as_secs_f64();
         if let Some(expected) = self.reading(reading.ahead, reading.prompt).filter(|_| !reading.queued) {
             self.spread.add(ttft / expected.as_secs_f64().max(1e-6));
@@ -169,8 +169,8 @@ fn duration(seconds: f64) -> Duration {
 mod tests {
     use super::*;
 
-    fn reading(prompt: u64, ahead: u64, millis: u64) -> Reading {
-        Reading { prompt, ahead, ttft: Duration::from_millis(millis), idle: false, queued: false }
+    fn reading(prompt: u64, ahead: u64, millis: u64) -> PrefillSample {
+        PrefillSample { prompt, ahead, ttft: Duration::from_millis(millis), idle: false, queued: false }
     }
 
     fn millis(known: Option<Duration>) -> u128 {
@@ -206,10 +206,10 @@ mod tests {
     fn a_worker_with_nothing_else_to_do_sets_the_reference_both_ways() {
         let mut prefill = Prefill::default();
         for _ in 0..40 {
-            prefill.learn(Reading { idle: true, ..reading(100, 0, 50) }, Nanos::ZERO);
+            prefill.learn(PrefillSample { idle: true, ..reading(100, 0, 50) }, Nanos::ZERO);
         }
         for _ in 0..40 {
-            prefill.learn(Reading { idle: true, ..reading(100, 0, 300) }, Nanos::ZERO);
+            prefill.learn(PrefillSample { idle: true, ..reading(100, 0, 300) }, Nanos::ZERO);
         }
         assert_eq!(millis(prefill.idle(100)), 299);
     }

@@ -18,7 +18,7 @@ impl Fullness<'_> {
     fn sentence(&self) -> String {
         let Self { pool, in_flight, limit } = *self;
         match limit {
-            1 if in_flight >= limit => format!("The one slot of pool `{pool}` is taken"),
+            1 if in_flight >= limit => format!("The only slot of pool `{pool}` is taken"),
             _ if in_flight >= limit => format!("All {limit} slots of pool `{pool}` are taken"),
             _ => {
                 format!("Pool `{pool}` has no room for this request now ({in_flight} of {limit} slots taken)")
@@ -39,7 +39,11 @@ pub(super) fn predicted(full: Fullness<'_>, wait: Duration, budget: Duration, re
 }
 
 pub(super) fn no_queue(full: Fullness<'_>, retry: Duration) -> Refusal {
-    let message = format!("{} and the request may not wait; retry in {}.", full.sentence(), human(retry));
+    let message = format!(
+        "{} and the request cannot be queued: queueing is disabled or its deadline has passed; retry in {}.",
+        full.sentence(),
+        human(retry)
+    );
     Refusal::new(Reason::Overloaded, message).with_retry_after(retry)
 }
 
@@ -55,8 +59,8 @@ pub(super) fn queue_full(full: Fullness<'_>, waiting: usize, bytes: u64, retry: 
 
 pub(super) fn displaced(pool: &str, retry: Duration) -> Refusal {
     let message = format!(
-        "The queue of pool `{pool}` is full and this request made room for one of a higher class or of a caller \
-         that has less of it; retry in {}.",
+        "The queue of pool `{pool}` is full; this request was removed for one of a higher class or from a \
+         caller with less load; retry in {}.",
         human(retry)
     );
     Refusal::new(Reason::Overloaded, message).with_retry_after(retry)
@@ -64,8 +68,8 @@ pub(super) fn displaced(pool: &str, retry: Duration) -> Refusal {
 
 pub(super) fn gave_way(pool: &str, retry: Duration) -> Refusal {
     let message = format!(
-        "This request gave its slot of pool `{pool}` to a critical one before its answer began, and there is no \
-         other; retry in {}.",
+        "A critical request took this request's slot in pool `{pool}` before its answer began, and no other \
+         slot is available; retry in {}.",
         human(retry)
     );
     Refusal::new(Reason::Overloaded, message).with_retry_after(retry)
@@ -78,7 +82,7 @@ pub(super) fn queue_timeout(pool: &str, waited: Duration, retry: Duration) -> Re
 }
 
 pub(super) fn no_worker(pool: &str, retry: Duration) -> Refusal {
-    let message = format!("No worker of pool `{pool}` takes requests at present; retry in {}.", human(retry));
+    let message = format!("No worker of pool `{pool}` accepts requests now; retry in {}.", human(retry));
     Refusal::new(Reason::NoWorker, message).with_retry_after(retry)
 }
 

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use crate::clock::Nanos;
 
+use super::algorithm::WorkerSample;
 use super::gate::Gate;
-use super::law::Sample;
-use super::member::Worker;
+use super::worker::GateWorker;
 
 /// A worker's report about its load.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Report {
+pub struct LoadReport {
     /// Tokens in its KV cache.
     pub kv_used: Option<u64>,
     /// Requests that it works on, from all senders.
@@ -28,7 +28,7 @@ pub struct Report {
 
 /// A report as the gate keeps it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reported {
+pub(super) struct KeptReport {
     kv_used: Option<u64>,
     at: Nanos,
     until: Nanos,
@@ -36,7 +36,7 @@ pub(super) struct Reported {
     sent_since: u64,
 }
 
-impl Reported {
+impl KeptReport {
     /// Returns the tokens in the KV cache by a valid report and the requests since.
     pub(super) fn kv(&self, now: Nanos) -> Option<u64> {
         self.kv_used.filter(|_| now < self.until).map(|used| used.saturating_add(self.sent_since))
@@ -50,16 +50,16 @@ impl Reported {
 
 impl Gate {
     /// Applies a report of the worker `id`; ignores a worker not yet added or already removed.
-    pub fn report(&mut self, id: &str, report: Report, now: Nanos) {
+    pub fn report(&mut self, id: &str, report: LoadReport, now: Nanos) {
         let Some((place, worker)) = self.worker_mut(id) else { return };
         let (kv_used, until) = (report.kv_used, now + report.valid_for);
-        let before = worker.reported.replace(Reported { kv_used, at: now, until, sent_since: 0 });
+        let before = worker.reported.replace(KeptReport { kv_used, at: now, until, sent_since: 0 });
         if let Some(waiting) = report.waiting {
-            worker.law.observe(Sample::Report { waiting }, now);
+            worker.law.observe(WorkerSample::Report { waiting }, now);
         }
-        self.compare(place, &report, before.map(|before| before.at), now);
-        self.recount(place, now);
-        self.advance(now);
+        self.reconcile_report(place, &report, before.map(|before| before.at), now);
+        self.update_sums(place, now);
+        self.process_timeouts(now);
         self.serve(now);
     }
 
@@ -70,11 +70,11 @@ impl Gate {
         // A NaN weight is no reason to take a worker out.
         worker.weight = if weight.is_nan() { 1.0 } else { weight.clamp(0.0, 1.0) };
         self.roll.stale = true;
-        self.advance(now);
+        self.process_timeouts(now);
         self.serve(now);
     }
 
-    fn worker_mut(&mut self, id: &str) -> Option<(usize, &mut Worker)> {
+    fn worker_mut(&mut self, id: &str) -> Option<(usize, &mut GateWorker)> {
         let mut workers = self.workers.iter_mut().enumerate();
         workers.find_map(|(place, worker)| {
             Some((place, worker.as_mut().filter(|worker| &*worker.member.id == id)?))

@@ -18,7 +18,7 @@ pub enum LimitSource {
 
 /// The algorithm that finds an adaptive limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LawKind {
+pub enum LimitAlgorithmKind {
     /// For workers that stream: watches the time to the first token.
     #[default]
     Stream,
@@ -30,7 +30,7 @@ pub enum LawKind {
     Vegas,
 }
 
-impl LawKind {
+impl LimitAlgorithmKind {
     /// All algorithms, with their names in the settings.
     pub const ALL: [(&'static str, Self); 4] = [
         ("stream", Self::Stream),
@@ -40,14 +40,14 @@ impl LawKind {
     ];
 }
 
-impl std::str::FromStr for LawKind {
+impl std::str::FromStr for LimitAlgorithmKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|(name, _)| *name == text);
-        known
-            .map(|(_, kind)| kind)
-            .ok_or_else(|| format!("`{text}` is no law; it must be `stream`, `aimd`, `gradient2` or `vegas`"))
+        known.map(|(_, kind)| kind).ok_or_else(|| {
+            format!("unknown limit algorithm `{text}`; use `stream`, `aimd`, `gradient2` or `vegas`")
+        })
     }
 }
 
@@ -57,7 +57,7 @@ pub struct GateSettings {
     /// Where a worker's limit comes from.
     pub limit: LimitSource,
     /// The algorithm that finds it, if it is adaptive.
-    pub law: LawKind,
+    pub law: LimitAlgorithmKind,
     /// Maximum number of waiting requests; 0 refuses at once.
     pub queue_length: usize,
     /// Maximum bytes of waiting request bodies.
@@ -79,7 +79,7 @@ pub struct GateSettings {
     /// Capacity of several workers relative to the sum of each alone; above 0, at most 1.
     pub fleet_factor: f64,
     /// Number of gateways that share the workers, by which known limits are divided. At least 1.
-    pub dams: u32,
+    pub gateways: u32,
     /// Ejection of workers that fail.
     pub ejection: EjectionSettings,
 }
@@ -97,7 +97,7 @@ impl Default for GateSettings {
     fn default() -> Self {
         Self {
             limit: LimitSource::Adaptive,
-            law: LawKind::Stream,
+            law: LimitAlgorithmKind::Stream,
             queue_length: 256,
             queue_bytes: 64 << 20,
             queue_wait: Duration::from_millis(250),
@@ -108,7 +108,7 @@ impl Default for GateSettings {
             ttft_per_1k: Duration::ZERO,
             itl_slo: Duration::from_millis(100),
             fleet_factor: 0.83,
-            dams: 1,
+            gateways: 1,
             ejection: EjectionSettings::default(),
         }
     }

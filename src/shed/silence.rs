@@ -1,7 +1,7 @@
 //! Silent workers: they are up, answer their health checks, and send no more tokens.
 //!
 //! One stream may pause; all streams of a worker do not at once. So a request that has waited for
-//! its next token for a while reports that ([`Gate::awaits`]). If the worker has sent nothing on
+//! its next token for a while reports that ([`Gate::report_waiting`]). If the worker has sent nothing on
 //! any stream for longer than its token times explain, it is treated as unreachable: it gets no new
 //! requests, those without a first token move to other workers, and after a cool-down a few
 //! requests try it. Streams that hang there end by their own timeout. A token on any of them ends
@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use crate::clock::{Nanos, saturating_nanos};
 
+use super::algorithm::WorkerSample;
 use super::gate::Gate;
-use super::law::Sample;
-use super::member::Worker;
 use super::permit::REPORT_EVERY;
+use super::permit_record::PermitId;
 use super::quantile::Ratios;
-use super::seat::SeatId;
+use super::worker::GateWorker;
 
 /// Shortest silence that can count against a worker.
 pub const SHORTEST_SILENCE: Duration = Duration::from_secs(2);
@@ -46,9 +46,9 @@ const LAST: usize = 3;
 const GAP: Duration = Duration::from_millis(50);
 const GAP_TOKENS: f64 = 3.0;
 
-/// Arrivals on one worker's streams.
+/// StreamActivity on one worker's streams.
 #[derive(Debug, Default)]
-pub(super) struct Flow {
+pub(super) struct StreamActivity {
     /// Last arrival on any stream.
     at: Nanos,
     /// Last arrival of tokens on a stream that had already begun.
@@ -64,7 +64,7 @@ pub(super) struct Flow {
     pub(super) hung: u32,
 }
 
-impl Flow {
+impl StreamActivity {
     /// Records that `count` tokens of one stream arrived in `span`.
     pub(super) fn learn(&mut self, count: u64, span: Duration) {
         self.gaps.add(span.as_secs_f64() / count.max(1) as f64 / UNIT.as_secs_f64());
@@ -74,7 +74,7 @@ impl Flow {
     }
 
     /// Returns the longest silence that is tolerated.
-    fn patience(&self) -> Duration {
+    fn silence_limit(&self) -> Duration {
         SHORTEST_SILENCE.max(self.token_time().mul_f64(TOKENS))
     }
 
@@ -95,7 +95,7 @@ impl Flow {
     }
 
     /// Closes the periods that are over.
-    fn turn(&mut self, now: Nanos) {
+    fn roll_periods(&mut self, now: Nanos) {
         let period = now.0 / saturating_nanos(FLOWS);
         let passed = period.saturating_sub(self.period);
         for _ in 0..passed.min(PERIODS as u64) {
@@ -107,7 +107,7 @@ impl Flow {
 
     /// Counts `sequences` of a flowing stream; `counted` is the period that last counted them.
     pub(super) fn count(&mut self, sequences: u32, counted: &mut Option<u64>, now: Nanos) {
-        self.turn(now);
+        self.roll_periods(now);
         if counted.replace(self.period) != Some(self.period) {
             self.flowing = self.flowing.saturating_add(sequences);
         }
@@ -115,33 +115,33 @@ impl Flow {
 
     /// Removes `sequences` of a stream that the period `counted` counted last.
     pub(super) fn uncount(&mut self, sequences: u32, counted: Option<u64>, now: Nanos) {
-        self.turn(now);
+        self.roll_periods(now);
         if counted == Some(self.period) {
             self.flowing = self.flowing.saturating_sub(sequences);
         }
     }
 
     /// Returns the maximum of sequences that flowed at once in the last 1.5 s.
-    pub(super) fn most(&self) -> u32 {
+    pub(super) fn recent_peak(&self) -> u32 {
         self.before.iter().take(LAST).fold(self.flowing, |most, count| most.max(*count))
     }
 
     /// Returns the maximum of sequences that flowed at once in the last 8 s.
-    pub(super) fn shown(&self) -> u32 {
+    pub(super) fn long_peak(&self) -> u32 {
         self.before.iter().fold(self.flowing, |most, count| most.max(*count))
     }
 
     /// Removes `sequences` that are no longer there from the hung ones, if they were `hung`.
-    pub(super) fn hang_less(&mut self, hung: bool, sequences: u32) {
+    pub(super) fn remove_hung(&mut self, hung: bool, sequences: u32) {
         if hung {
             self.hung = self.hung.saturating_sub(sequences);
         }
     }
 }
 
-impl Worker {
+impl GateWorker {
     /// Records that the worker answered a request.
-    pub(super) fn answers(&mut self, now: Nanos) {
+    pub(super) fn on_answer(&mut self, now: Nanos) {
         self.look_for_stall(now);
         self.health.answered(now);
         self.flow.at = now;
@@ -149,7 +149,7 @@ impl Worker {
     }
 
     /// Records tokens of a request: of a `stream` they arrive one by one, of others all at once.
-    pub(super) fn flows(&mut self, stream: bool, now: Nanos) {
+    pub(super) fn on_tokens(&mut self, stream: bool, now: Nanos) {
         self.look_for_stall(now);
         self.flow.at = now;
         if stream {
@@ -176,13 +176,13 @@ impl Worker {
     pub(super) fn stalled(&mut self, from: Nanos, to: Nanos) {
         if self.stalls.add(from, to) {
             self.suspicion = None;
-            self.law.observe(Sample::Stalled { from, to }, to);
+            self.law.observe(WorkerSample::Stalled { from, to }, to);
         }
     }
 
     /// Returns `true` if it has sent nothing for so long that it counts as silent.
     fn is_silent(&self, now: Nanos) -> bool {
-        now.since(self.flow.at) >= self.flow.patience() && !self.may_be_reading(now)
+        now.since(self.flow.at) >= self.flow.silence_limit() && !self.may_be_reading(now)
     }
 }
 
@@ -190,15 +190,15 @@ impl Gate {
     /// Reports that a streamed request has got nothing from its worker for a while. Returns `true`
     /// if it should move: the worker fell silent after the dispatch, none of its answer has come,
     /// and there is another worker.
-    pub fn awaits(&mut self, id: SeatId, now: Nanos) -> bool {
-        let Some((seat, worker)) = self.seat_and_worker(id) else { return false };
-        let Some(sent) = seat.dispatched_at().filter(|_| seat.stream) else { return false };
-        let (begun, place) = (seat.has_begun(), seat.worker);
+    pub fn awaits(&mut self, id: PermitId, now: Nanos) -> bool {
+        let Some((permit, worker)) = self.seat_and_worker(id) else { return false };
+        let Some(sent) = permit.dispatched_at().filter(|_| permit.stream) else { return false };
+        let (begun, place) = (permit.has_begun(), permit.worker);
         let telling = match worker.health.silent_since() {
             // A stream that has not begun is evidence only if a first token is long overdue.
-            None => begun || worker.is_overdue_for(worker.flow.patience(), now),
+            None => begun || worker.is_overdue_for(worker.flow.silence_limit(), now),
             // Requests that hang since then are no new evidence; a later trial is, after a while.
-            Some(since) => since < sent && now.since(sent) >= worker.flow.patience(),
+            Some(since) => since < sent && now.since(sent) >= worker.flow.silence_limit(),
         };
         if telling && worker.health.reachable(now) && worker.is_silent(now) {
             self.fall_silent(place, now);
@@ -215,21 +215,21 @@ impl Gate {
             if worker.ledger.in_flight() > 0 {
                 worker.stalled(from, to);
             }
-            worker.unread.values_mut().for_each(|patience| patience.extend(to.since(from)));
+            worker.awaiting_first_token.values_mut().for_each(|patience| patience.extend(to.since(from)));
             worker.flow.at = worker.flow.at.max(to);
         }
     }
 
     fn fall_silent(&mut self, place: usize, now: Nanos) {
-        let Self { workers, seats, .. } = self;
+        let Self { workers, permits, .. } = self;
         let Some(worker) = workers.get_mut(place).and_then(Option::as_mut) else { return };
         worker.health.fell_silent(now);
         worker.flow.hung = worker.ledger.in_flight();
         // Requests that it has not begun to answer are no evidence about those sent from now on.
         worker.answered = now;
-        seats.values_mut().filter(|seat| seat.worker == place).for_each(|seat| seat.hung = true);
-        self.recount(place, now);
-        self.advance(now);
+        permits.values_mut().filter(|permit| permit.worker == place).for_each(|permit| permit.hung = true);
+        self.update_sums(place, now);
+        self.process_timeouts(now);
         self.serve(now);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::aside::WorkerTrouble;
+use super::worker_ejection::WorkerTrouble;
 
 /// One worker in a [`GateSnapshot`].
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -65,7 +65,7 @@ impl Stalls {
     }
 
     /// Returns `true` if a request sent at `sent` is no sample for the worker's limit.
-    pub(super) fn spoil(&self, sent: Nanos) -> bool {
+    pub(super) fn invalidates(&self, sent: Nanos) -> bool {
         self.last.is_some() || sent < self.judged_from
     }
 }
@@ -81,12 +81,12 @@ mod tests {
     #[test]
     fn what_was_sent_before_the_backlog_is_read_is_spoilt() {
         let mut stalls = Stalls::default();
-        assert!(!stalls.spoil(at(0)));
+        assert!(!stalls.invalidates(at(0)));
         assert!(stalls.add(at(1000), at(1500)));
         stalls.advance(Some(at(1400)), at(1600));
-        assert!(stalls.spoil(at(1600)), "something is unread that was sent during the stall");
+        assert!(stalls.invalidates(at(1600)), "something is unread that was sent during the stall");
         stalls.advance(Some(at(1550)), at(1700));
-        assert!(stalls.spoil(at(1600)) && !stalls.spoil(at(1700)));
+        assert!(stalls.invalidates(at(1600)) && !stalls.invalidates(at(1700)));
     }
 
     #[test]
@@ -94,9 +94,9 @@ mod tests {
         let mut stalls = Stalls::default();
         assert!(stalls.add(at(1000), at(1500)));
         stalls.advance(Some(at(1400)), at(2499));
-        assert!(stalls.spoil(at(2499)));
+        assert!(stalls.invalidates(at(2499)));
         stalls.advance(Some(at(1400)), at(2500));
-        assert!(!stalls.spoil(at(2500)));
+        assert!(!stalls.invalidates(at(2500)));
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::time::Duration;
 use crate::clock::Nanos;
 use crate::request::Class;
 
-use super::fair_queue::Bounds;
+use super::fair_queue::QueueBounds;
 use super::gate::Gate;
-use super::member::{Member, Worker};
 use super::refuse;
 use super::settings::GateSettings;
 use super::snapshot::{GateSnapshot, WorkerSnapshot};
+use super::worker::{GateWorker, PoolMember};
 
 /// Retry time before anything was measured.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const AWAY_RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from
 
 impl Gate {
     /// Applies settings and workers. Workers keep their ledger, removed ones until it is empty.
-    pub fn rebuild(&mut self, settings: GateSettings, members: Vec<Member>, now: Nanos) {
+    pub fn rebuild(&mut self, settings: GateSettings, members: Vec<PoolMember>, now: Nanos) {
         let before = std::mem::replace(&mut self.settings, settings);
         for worker in self.workers.iter_mut().flatten() {
             worker.leaving = true;
@@ -31,10 +31,10 @@ impl Gate {
         for member in members {
             let kept = self.workers.iter_mut().flatten().find(|worker| worker.member.id == member.id);
             if let Some(worker) = kept {
-                worker.retell(member, &before, &self.settings);
+                worker.reconfigure(member, &before, &self.settings);
                 continue;
             }
-            let worker = Worker::new(member, &self.settings);
+            let worker = GateWorker::new(member, &self.settings);
             match self.workers.iter_mut().find(|place| place.is_none()) {
                 Some(place) => *place = Some(worker),
                 None => self.workers.push(Some(worker)),
@@ -48,7 +48,7 @@ impl Gate {
             let retry = self.retry_after(now);
             self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
         }
-        self.advance(now);
+        self.process_timeouts(now);
         self.serve(now);
     }
 
@@ -61,13 +61,13 @@ impl Gate {
             let (shortest, longest) = AWAY_RETRY;
             return shortest + (longest - shortest).mul_f64(self.random.f64());
         }
-        let others = self.told.joined(now);
+        let others = self.retry_spread.record_refusal(now);
         let sequences = self.queue.sequences() + 1;
         let base = self.drain.time_to_free(sequences, self.in_flight, now).unwrap_or(FIRST_RETRY);
         let base = base.clamp(Duration::from_millis(1), LONGEST_RETRY);
         let others = self.drain.time_to_free(others, self.in_flight, now).unwrap_or_default();
         let spread = (base / 2).max(others.min(LONGEST_RETRY));
-        (base + spread.mul_f64(self.told.place(self.random.f64()))).min(LONGEST_RETRY)
+        (base + spread.mul_f64(self.retry_spread.position(self.random.f64()))).min(LONGEST_RETRY)
     }
 
     /// Returns the current state of the gate.
@@ -90,13 +90,13 @@ impl Gate {
         });
         GateSnapshot {
             workers: workers.collect(),
-            ceiling: self.together(now),
+            ceiling: self.fleet_ceiling(now),
             queue: Class::ALL.map(|class| self.queue.depth(class)),
             queue_bytes: self.queue.bytes(),
         }
     }
 
-    pub(super) fn bounds(&self) -> Bounds {
-        Bounds { length: self.settings.queue_length, bytes: self.settings.queue_bytes }
+    pub(super) fn bounds(&self) -> QueueBounds {
+        QueueBounds { length: self.settings.queue_length, bytes: self.settings.queue_bytes }
     }
 }

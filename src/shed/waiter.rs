@@ -10,20 +10,20 @@ use crate::refusal::Refusal;
 use crate::request::Ending;
 
 use super::callers::WaiterId;
-use super::gate::Grant;
+use super::gate::GrantedPermit;
 use super::handle::GateHandle;
 use super::permit::Permit;
 
 /// The slot where the gate leaves the outcome for a waiter.
 #[derive(Debug, Default)]
-pub(super) struct Desk {
-    outcome: Option<Result<Grant, Refusal>>,
+pub(super) struct WaiterTable {
+    outcome: Option<Result<GrantedPermit, Refusal>>,
     waker: Option<Waker>,
 }
 
-impl Desk {
+impl WaiterTable {
     /// Stores the outcome; returns the waker to wake.
-    pub(super) fn settle(&mut self, outcome: Result<Grant, Refusal>) -> Option<Waker> {
+    pub(super) fn settle(&mut self, outcome: Result<GrantedPermit, Refusal>) -> Option<Waker> {
         self.outcome = Some(outcome);
         self.waker.take()
     }
@@ -54,10 +54,10 @@ impl Waiter {
     #[must_use]
     pub fn give_up(self) -> Refusal {
         self.gate.with(|state, now| {
-            match state.desks.get_mut(&self.id).and_then(|desk| desk.outcome.take()) {
+            match state.desks.get_mut(&self.id).and_then(|waiter_table| waiter_table.outcome.take()) {
                 Some(Err(refusal)) => refusal,
                 Some(Ok(grant)) => {
-                    state.gate.release(grant.seat, Ending::Refused, 0, now);
+                    state.gate.release(grant.permit, Ending::Refused, 0, now);
                     state.gate.waited_in_vain(grant.waited, now)
                 }
                 None => state.gate.give_up(self.id, now),
@@ -76,10 +76,10 @@ impl Future for Waiter {
         // Wakers are cloned and dropped outside the lock: they run code of the executor.
         let waker = cx.waker().clone();
         let (outcome, _replaced) = self.gate.with(|state, _| {
-            let Some(desk) = state.desks.get_mut(&self.id) else { return (None, None) };
-            match desk.outcome.take() {
+            let Some(waiter_table) = state.desks.get_mut(&self.id) else { return (None, None) };
+            match waiter_table.outcome.take() {
                 Some(outcome) => (Some(outcome), Some(waker)),
-                None => (None, desk.waker.replace(waker)),
+                None => (None, waiter_table.waker.replace(waker)),
             }
         });
         match outcome {
@@ -92,14 +92,14 @@ impl Future for Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let _desk = self.gate.with(|state, now| {
-            let mut desk = state.desks.remove(&self.id);
+            let mut waiter_table = state.desks.remove(&self.id);
             // A permit granted but never fetched is released here: only this knows of it.
-            match desk.as_mut().and_then(|desk| desk.outcome.take()) {
-                Some(Ok(grant)) => state.gate.release(grant.seat, Ending::ClientGone, 0, now),
+            match waiter_table.as_mut().and_then(|waiter_table| waiter_table.outcome.take()) {
+                Some(Ok(grant)) => state.gate.release(grant.permit, Ending::ClientGone, 0, now),
                 Some(Err(_)) => {}
                 None => state.gate.cancel(self.id, now),
             }
-            desk
+            waiter_table
         });
     }
 }

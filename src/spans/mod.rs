@@ -1,6 +1,6 @@
 //! OpenTelemetry spans: one per request, exported after its end.
 //!
-//! A span is built from data in the request's [`Flight`], so the request path only adds a few
+//! A span is built from data in the request's [`RequestRecord`], so the request path only adds a few
 //! random numbers. OpenTelemetry's batch processor has a bounded queue, which drops spans when
 //! full, and an export thread. A slow or dead collector costs spans, never requests.
 
@@ -19,7 +19,7 @@ use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanProcessor};
 use rustls::ClientConfig;
 
 use crate::clock::{Nanos, wall};
-use crate::request::{Flight, Peer, Trace};
+use crate::request::{Peer, RequestRecord, Trace};
 use collector::Collector;
 
 /// Instrumentation scope of the spans.
@@ -48,14 +48,14 @@ pub struct SpanSettings {
 
 /// The part of a request head that a span needs.
 #[derive(Clone, Debug)]
-pub struct Head {
+pub struct SpanHead {
     trace: Trace,
     method: Method,
     path: Box<str>,
     tls: bool,
 }
 
-impl Head {
+impl SpanHead {
     /// Copies it from `request`. Leaves out the query: it may hold private data.
     #[must_use]
     pub fn of<B>(trace: Trace, request: &Request<B>) -> Self {
@@ -118,8 +118,8 @@ impl Spans {
     }
 
     /// Records a request that ended at `now`. Never blocks.
-    pub fn end(&self, flight: &Flight, head: &Head, status: u16, now: Nanos) {
-        self.processor.on_end(record::span(flight, head, status, (now, wall()), &self.scope));
+    pub fn end(&self, record: &RequestRecord, head: &SpanHead, status: u16, now: Nanos) {
+        self.processor.on_end(record::span(record, head, status, (now, wall()), &self.scope));
     }
 
     /// Exports the remaining spans. Blocks, for seconds at most: not for a runtime thread.
@@ -135,7 +135,7 @@ impl Drop for Spans {
         let processor = Arc::clone(&self.processor);
         // Shutdown waits for its thread, and this thread may be one of the runtime.
         std::thread::spawn(move || {
-            processor.shutdown().map_err(|error| tracing::debug!(%error, "spans ended"))
+            processor.shutdown().map_err(|error| tracing::debug!(%error, "cannot shut down the span export"))
         });
     }
 }

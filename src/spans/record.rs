@@ -6,9 +6,9 @@ use opentelemetry::trace::{Event, SpanContext, SpanId, SpanKind, Status, TraceFl
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use super::Head;
+use super::SpanHead;
 use crate::clock::Nanos;
-use crate::request::{Ending, Flight, Kind};
+use crate::request::{Ending, Kind, RequestRecord};
 
 /// The conventions ask for the format of the generative endpoints here, not for the maker or host
 /// of the model.
@@ -16,19 +16,19 @@ const FORMAT: &str = "openai";
 
 /// Builds the span of a request that ended at `now`; `wall` is the same moment on the wall clock.
 pub(super) fn span(
-    flight: &Flight,
-    head: &Head,
+    record: &RequestRecord,
+    head: &SpanHead,
     status: u16,
     (now, wall): (Nanos, SystemTime),
     scope: &InstrumentationScope,
 ) -> SpanData {
     let at = |moment: Nanos| wall.checked_sub(now.since(moment)).unwrap_or(wall);
     let trace = head.trace;
-    let ending = flight.ending();
-    let asked = flight.asked();
+    let ending = record.ending();
+    let asked = record.asked();
     let operation = asked.and_then(|asked| operation(asked.kind));
     let model = asked.and_then(|asked| asked.model.clone());
-    let route = flight.route().map(|route| route.to_string());
+    let route = record.route().map(|route| route.to_string());
     let name = match (operation, &model) {
         (Some(operation), Some(model)) => format!("{operation} {model}"),
         (Some(operation), None) => operation.to_owned(),
@@ -59,24 +59,24 @@ pub(super) fn span(
     let (max_tokens, stream) = asked.map_or((None, false), |asked| (asked.max_tokens, asked.stream));
     set("gen_ai.request.max_tokens", max_tokens.map(count));
     set("gen_ai.request.stream", operation.map(|_| stream.into()));
-    set("gen_ai.usage.input_tokens", flight.usage().map(|(prompt, _)| count(prompt)));
-    set("gen_ai.usage.output_tokens", flight.first_token().map(|_| count(flight.output_tokens())));
-    set("error.type", flight.reason().map(|reason| reason.as_str().into()));
-    set("traffic_dam.request_id", Some(text(&flight.id)));
+    set("gen_ai.usage.input_tokens", record.usage().map(|(prompt, _)| count(prompt)));
+    set("gen_ai.usage.output_tokens", record.first_token().map(|_| count(record.output_tokens())));
+    set("error.type", record.reason().map(|reason| reason.as_str().into()));
+    set("traffic_dam.request_id", Some(text(&record.id)));
     set("traffic_dam.outcome", Some(ending.as_str().into()));
-    set("traffic_dam.caller", flight.caller().map(|caller| text(&caller.id)));
-    set("traffic_dam.class", flight.caller().map(|caller| caller.class.as_str().into()));
-    set("traffic_dam.pool", flight.pool().map(|pool| text(pool)));
-    set("traffic_dam.worker", flight.worker().map(|worker| text(worker)));
+    set("traffic_dam.caller", record.caller().map(|caller| text(&caller.id)));
+    set("traffic_dam.class", record.caller().map(|caller| caller.class.as_str().into()));
+    set("traffic_dam.pool", record.pool().map(|pool| text(pool)));
+    set("traffic_dam.worker", record.worker().map(|worker| text(worker)));
 
     let millis = |key, length: std::time::Duration| vec![KeyValue::new(key, length.as_secs_f64() * 1000.0)];
     let mut events = SpanEvents::default();
-    events.events.push(Event::new("received", at(flight.received()), Vec::new(), 0));
-    if let Some(dispatched) = flight.dispatched() {
-        let queued = millis("traffic_dam.queued_ms", flight.queued());
+    events.events.push(Event::new("received", at(record.received()), Vec::new(), 0));
+    if let Some(dispatched) = record.dispatched() {
+        let queued = millis("traffic_dam.queued_ms", record.queued());
         events.events.push(Event::new("dispatched", at(dispatched), queued, 0));
     }
-    if let (Some(first), Some(ttft)) = (flight.first_token(), flight.ttft()) {
+    if let (Some(first), Some(ttft)) = (record.first_token(), record.ttft()) {
         events.events.push(Event::new("first_token", at(first), millis("traffic_dam.ttft_ms", ttft), 0));
     }
 
@@ -84,7 +84,7 @@ pub(super) fn span(
     SpanData {
         span_context: SpanContext::new(
             TraceId::from(trace.id.0),
-            SpanId::from(trace.span),
+            SpanId::from(trace.gateway_span),
             flags,
             false,
             TraceState::NONE,
@@ -93,7 +93,7 @@ pub(super) fn span(
         parent_span_is_remote: trace.parent.is_some(),
         span_kind: SpanKind::Server,
         name: name.into(),
-        start_time: at(flight.started),
+        start_time: at(record.started),
         end_time: wall,
         attributes,
         dropped_attributes_count: 0,
@@ -102,7 +102,7 @@ pub(super) fn span(
         status: match ending {
             Ending::WorkerFailed | Ending::TimedOut => Status::error(ending.as_str()),
             // A 4xx refusal is the client's error, a 5xx one the service's, even if intended.
-            _ if status >= 500 => Status::error(flight.reason().map_or("", |reason| reason.as_str())),
+            _ if status >= 500 => Status::error(record.reason().map_or("", |reason| reason.as_str())),
             _ => Status::Unset,
         },
         instrumentation_scope: scope.clone(),

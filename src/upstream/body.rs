@@ -11,15 +11,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::alarm::Alarm;
-use super::closing::{self, Bell};
+use super::closing::{self, CutOffBell};
 use super::deadline::Deadline;
-use super::early::{Early, Sieve};
-use super::fault::{Fault, Wait, broke};
+use super::early::{EarlyAnswer, KeepAliveFilter};
+use super::error::{AttemptError, TimedOutWait, describe_break};
+use super::first_token::{self, FirstTokenWait};
 use super::headers;
-use super::source::{Break, Held, Source};
-use super::vigil::{self, Vigil};
-use super::watch::Watch;
+use super::lazy_timer::LazyTimer;
+use super::observer::AnswerObserver;
+use super::source::{AnswerBreak, AnswerSource, HeldFrames};
 use crate::clock::{Clock, Nanos};
 use crate::refusal::{Reason, Refusal};
 use crate::request::Ending;
@@ -35,7 +35,7 @@ pub struct BodyError(#[from] Refusal);
 
 /// Timeouts of a response.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct AnswerTimeouts {
     /// Longest silence after the commit.
     pub(crate) idle: Duration,
     /// Timeout of the whole response, and its end.
@@ -44,14 +44,14 @@ pub(crate) struct Limits {
 
 /// Body of a worker's response.
 #[derive(Debug)]
-pub(crate) struct Open {
+pub(crate) struct OpenBody {
     /// `None` once the response was read to its end, or failed.
-    source: Option<Source>,
-    held: Held,
-    watch: Watch,
-    alarm: Alarm,
+    source: Option<AnswerSource>,
+    held: HeldFrames,
+    watch: AnswerObserver,
+    timer: LazyTimer,
     clock: Clock,
-    limits: Limits,
+    limits: AnswerTimeouts,
     /// Time of the last frame from the worker.
     last: Nanos,
     /// Time when the gate was last told that nothing comes.
@@ -59,27 +59,27 @@ pub(crate) struct Open {
     /// `true` if a stream that breaks off ends with an error event, as clients expect.
     says_so: bool,
     /// Fires when the gateway is about to cut it off.
-    bell: Bell,
+    bell: CutOffBell,
     /// Set while content is held back but comments and pings are passed on.
-    sieve: Option<Box<Sieve>>,
+    sieve: Option<Box<KeepAliveFilter>>,
 }
 
-impl Open {
+impl OpenBody {
     /// Creates the body of a response; without `source` it has no content of its own.
     pub(crate) fn new(
-        source: Option<Source>,
-        watch: Watch,
-        alarm: Alarm,
+        source: Option<AnswerSource>,
+        watch: AnswerObserver,
+        timer: LazyTimer,
         clock: Clock,
-        limits: Limits,
+        limits: AnswerTimeouts,
     ) -> Self {
         let last = clock.now();
-        let (held, bell) = (Held::default(), watch.bell());
+        let (held, bell) = (HeldFrames::default(), watch.cut_off_bell());
         Self {
             source,
             held,
             watch,
-            alarm,
+            timer,
             clock,
             limits,
             last,
@@ -102,12 +102,12 @@ impl Open {
     /// comments and pings on.
     pub(crate) fn poll_open(
         &mut self,
-        vigil: &mut Vigil,
-        early: Option<&Early<'_>>,
+        first_token_wait: &mut FirstTokenWait,
+        early: Option<&EarlyAnswer<'_>>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Fault>> {
+    ) -> Poll<Result<(), AttemptError>> {
         let early = early.filter(|_| self.watch.is_counted());
-        if self.source.as_ref().is_some_and(Source::is_over) {
+        if self.source.as_ref().is_some_and(AnswerSource::is_over) {
             self.read_to_end();
         }
         while self.source.is_some() && !self.watch.begins_with_head() {
@@ -124,8 +124,8 @@ impl Open {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
                     if let Some(early) = early.filter(|early| !early.has_begun()) {
-                        ready!(self.alarm.poll_due(
-                            early.at.min(vigil.rings_at(&self.alarm)),
+                        ready!(self.timer.poll_due(
+                            early.at.min(first_token_wait.rings_at(&self.timer)),
                             &self.clock,
                             cx
                         ));
@@ -134,9 +134,9 @@ impl Open {
                             self.sift(early);
                         }
                     }
-                    let wait = ready!(vigil.poll_vain(&mut self.alarm, &self.clock, cx));
+                    let wait = ready!(first_token_wait.poll_give_up(&mut self.timer, &self.clock, cx));
                     self.expire();
-                    return Poll::Ready(Err(Fault::Silent(wait)));
+                    return Poll::Ready(Err(AttemptError::Silent(wait)));
                 }
             }
         }
@@ -147,10 +147,10 @@ impl Open {
     }
 
     /// Passes on the comments and pings of the frames read, if the response has started.
-    fn sift(&mut self, early: &Early<'_>) {
+    fn sift(&mut self, early: &EarlyAnswer<'_>) {
         if early.has_begun() {
             let sieve = self.sieve.get_or_insert_default();
-            early.hand_on(sieve.sift(std::mem::take(&mut self.held)), self.watch.tongue());
+            early.hand_on(sieve.split(std::mem::take(&mut self.held)), self.watch.stream_format());
         }
     }
 
@@ -158,7 +158,7 @@ impl Open {
         self.watch.worker()
     }
 
-    pub(crate) const fn watch(&self) -> &Watch {
+    pub(crate) const fn watch(&self) -> &AnswerObserver {
         &self.watch
     }
 
@@ -168,7 +168,7 @@ impl Open {
     }
 
     /// Reads one frame or the end into `held`.
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Break>> {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), AnswerBreak>> {
         let Some(source) = &mut self.source else {
             return Poll::Ready(Ok(()));
         };
@@ -225,7 +225,7 @@ impl Open {
     fn note_handed(&mut self) {
         self.note_end();
         if self.held.is_empty() {
-            self.watch.handed_on();
+            self.watch.mark_flushed();
         }
     }
 
@@ -250,25 +250,25 @@ impl Open {
     /// stream tells the gate that nothing comes.
     fn poll_vain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let silence = self.silence();
-        let due = self.alarm.due(&silence);
+        let due = self.timer.due(&silence);
         while self.watch.is_stream() {
-            let look_at = vigil::next_look(self.last, self.looked);
+            let look_at = first_token::next_look(self.last, self.looked);
             if look_at >= due {
                 break;
             }
-            ready!(self.alarm.poll_due(look_at, &self.clock, cx));
+            ready!(self.timer.poll_due(look_at, &self.clock, cx));
             self.looked = self.clock.now();
             if self.looked >= due {
                 break;
             }
-            self.watch.awaits();
+            self.watch.report_waiting();
         }
-        self.alarm.poll_overdue(&silence, &self.clock, cx)
+        self.timer.poll_overdue(&silence, &self.clock, cx)
     }
 
     /// Returns the deadline for the next frame.
     const fn silence(&self) -> Deadline {
-        let Limits { idle, total } = self.limits;
+        let AnswerTimeouts { idle, total } = self.limits;
         Deadline { since: self.last, wait: idle, total }
     }
 
@@ -279,26 +279,30 @@ impl Open {
     }
 
     fn silent(&mut self) -> Option<BodyError> {
-        let wait = self.silence().ended(Wait::Idle(self.limits.idle), self.clock.now());
+        let wait = self.silence().ended(TimedOutWait::Idle(self.limits.idle), self.clock.now());
         self.expire();
         let message = format!("Worker {} {}.", self.watch.worker(), wait.describe());
         self.break_off(Ending::TimedOut, Refusal::new(Reason::UpstreamTimeout, message))
     }
 
-    fn failed(&mut self, error: Break) -> Option<BodyError> {
+    fn failed(&mut self, error: AnswerBreak) -> Option<BodyError> {
         let refusal = match error {
-            Break::Http(error) => {
-                let message = format!("Worker {} broke off: {}.", self.watch.worker(), broke(&error));
+            AnswerBreak::Http(error) => {
+                let message = format!(
+                    "Worker {} failed during its answer: {}.",
+                    self.watch.worker(),
+                    describe_break(&error)
+                );
                 Refusal::new(Reason::UpstreamBroke, message)
             }
-            Break::Job(fault) => fault.into_refusal(&format!("Worker {}", self.watch.worker())),
+            AnswerBreak::Job(fault) => fault.into_refusal(&format!("Worker {}", self.watch.worker())),
         };
         let late = refusal.reason == Reason::UpstreamTimeout;
         self.break_off(if late { Ending::TimedOut } else { Ending::WorkerFailed }, refusal)
     }
 }
 
-impl Body for Open {
+impl Body for OpenBody {
     type Data = Bytes;
     type Error = BodyError;
 

@@ -20,9 +20,9 @@ const COUNT: u64 = 0xffff_ffff;
 
 /// Events of the last [`SECONDS`] seconds.
 #[derive(Debug, Default)]
-pub(super) struct Recent([AtomicU64; SECONDS]);
+pub(super) struct RecentCounts([AtomicU64; SECONDS]);
 
-impl Recent {
+impl RecentCounts {
     fn cell(&self, second: u64) -> &AtomicU64 {
         &self.0[(second % SECONDS as u64) as usize]
     }
@@ -56,8 +56,8 @@ impl Recent {
 /// Requests and retries of the last ten seconds, shared by all requests.
 #[derive(Debug, Default)]
 pub struct RetryBudget {
-    requests: Recent,
-    retries: Recent,
+    requests: RecentCounts,
+    retries: RecentCounts,
 }
 
 impl RetryBudget {

@@ -14,22 +14,22 @@ use crate::refusal::{Reason, Refusal};
 
 /// Shutdown signal; clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Closing(Arc<Shared>);
+pub(crate) struct CutOff(Arc<CutOffState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct CutOffState {
     has_come: AtomicBool,
-    listeners: Mutex<Listeners>,
+    listeners: Mutex<CutOffListeners>,
 }
 
-/// One entry per listening [`Bell`].
+/// One entry per listening [`CutOffBell`].
 #[derive(Debug, Default)]
-struct Listeners {
+struct CutOffListeners {
     next: u64,
     wakers: HashMap<u64, Waker>,
 }
 
-impl Closing {
+impl CutOff {
     /// Signals the shutdown.
     pub(crate) fn begin(&self) {
         self.0.has_come.store(true, Ordering::Release);
@@ -42,20 +42,20 @@ impl Closing {
     }
 
     /// Returns a listener.
-    pub(crate) fn bell(&self) -> Bell {
-        Bell { closing: self.clone(), listening: None }
+    pub(crate) fn bell(&self) -> CutOffBell {
+        CutOffBell { closing: self.clone(), listening: None }
     }
 }
 
 /// Listener that wakes one task.
 #[derive(Debug)]
-pub(crate) struct Bell {
-    closing: Closing,
+pub(crate) struct CutOffBell {
+    closing: CutOff,
     /// Its number among the listeners, and the waker registered.
     listening: Option<(u64, Waker)>,
 }
 
-impl Bell {
+impl CutOffBell {
     /// Returns `true` if the shutdown has begun; else registers the task of `cx` to be woken.
     pub(crate) fn rings(&mut self, cx: &Context<'_>) -> bool {
         if !self.listening.as_ref().is_some_and(|(_, waker)| waker.will_wake(cx.waker())) {
@@ -74,7 +74,7 @@ impl Bell {
     }
 }
 
-impl Drop for Bell {
+impl Drop for CutOffBell {
     fn drop(&mut self) {
         if let Some((number, _)) = self.listening.take() {
             let waker = self.closing.0.listeners.lock().wakers.remove(&number);
@@ -85,17 +85,17 @@ impl Drop for Bell {
 
 /// Returns the error for requests that are cut off.
 pub(crate) fn refusal() -> Refusal {
-    Refusal::new(Reason::Draining, "The gateway goes down and cuts off what is still under way.")
+    Refusal::new(Reason::Draining, "The gateway is shutting down and ends all running requests.")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::relay::tests::Count;
+    use crate::upstream::relay::tests::WakeCount;
 
     #[test]
     fn each_task_is_woken_once_and_none_is_kept_that_has_left() {
-        let (closing, counts) = (Closing::default(), [Arc::<Count>::default(), Arc::default()]);
+        let (closing, counts) = (CutOff::default(), [Arc::<WakeCount>::default(), Arc::default()]);
         let wakers = counts.each_ref().map(|count| Waker::from(Arc::clone(count)));
         let [one, other] = wakers.each_ref().map(Context::from_waker);
         let (mut stays, mut moves, mut leaves) = (closing.bell(), closing.bell(), closing.bell());

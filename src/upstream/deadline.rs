@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::fault::Wait;
+use super::error::TimedOutWait;
 use crate::clock::{Lag, Nanos};
 
 /// The end of a wait for a worker.
@@ -34,9 +34,9 @@ impl Deadline {
     }
 
     /// Returns the timeout that expired at `now`: `wait`, or that of the whole request.
-    pub(crate) fn ended(&self, wait: Wait, now: Nanos) -> Wait {
+    pub(crate) fn ended(&self, wait: TimedOutWait, now: Nanos) -> TimedOutWait {
         let (total, over) = self.total;
-        if now >= over { Wait::Total(total) } else { wait }
+        if now >= over { TimedOutWait::Total(total) } else { wait }
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(own, Some(ms(990)));
         assert_eq!(deadline.due(ms(990)), at(3490));
         assert_eq!(deadline.goes_on(ms(990), at(3490), &lag), None, "it was given once");
-        let first = Wait::FirstToken(ms(1000));
+        let first = TimedOutWait::FirstToken(ms(1000));
         assert_eq!(deadline.ended(first, at(3490)), first);
     }
 
@@ -90,6 +90,9 @@ mod tests {
         assert_eq!(deadline.goes_on(Duration::ZERO, at(3000), &lag), Some(ms(990)));
         assert_eq!(deadline.due(ms(990)), at(3100));
         assert_eq!(deadline.goes_on(Duration::ZERO, at(3100), &lag), None);
-        assert_eq!(deadline.ended(Wait::FirstToken(ms(1000)), at(3100)), Wait::Total(ms(1600)));
+        assert_eq!(
+            deadline.ended(TimedOutWait::FirstToken(ms(1000)), at(3100)),
+            TimedOutWait::Total(ms(1600))
+        );
     }
 }

@@ -19,7 +19,7 @@ pub(crate) const ADDRESSES_MAX: usize = 16;
 /// Head start of an address before the next is tried, as RFC 8305 recommends.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Connects with `reach` to the first address that accepts, within `wait` for all: the more there
+/// Connects with `connect_address` to the first address that accepts, within `wait` for all: the more there
 /// are, the sooner the next is tried. After a failure the next is tried at once.
 pub(crate) async fn dial<T, F: Future<Output = Result<T, ConnectError>>>(
     addresses: Vec<SocketAddr>,

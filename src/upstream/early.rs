@@ -16,29 +16,29 @@ use http::{HeaderValue, Response, response};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
-use super::body::{BodyError, Open};
-use super::closing::{self, Bell};
-use super::source::Held;
-use super::watch::Watch;
+use super::body::{BodyError, OpenBody};
+use super::closing::{self, CutOffBell};
+use super::observer::AnswerObserver;
+use super::source::HeldFrames;
 use crate::clock::Nanos;
-use crate::openai::error::{self, Tongue};
-use crate::openai::tap::{Parted, Pings};
+use crate::openai::error::{self, StreamFormat};
+use crate::openai::tap::{Pings, Split};
 use crate::refusal::{Reason, Refusal};
-use crate::request::Flight;
+use crate::request::RequestRecord;
 
 /// Data for the client before the first content, from the attempt loop to the response body.
 #[derive(Debug, Default)]
-pub(crate) struct Lane(Mutex<Ahead>);
+pub(crate) struct EarlyLane(Mutex<EarlyData>);
 
 #[derive(Debug, Default)]
-struct Ahead {
+struct EarlyData {
     begun: bool,
     head: Option<response::Parts>,
     alive: Vec<u8>,
-    tongue: Tongue,
+    stream_format: StreamFormat,
 }
 
-impl Lane {
+impl EarlyLane {
     /// Takes the head, if the response has just been started.
     pub(crate) fn head(&self) -> Option<response::Parts> {
         self.0.lock().head.take()
@@ -51,34 +51,34 @@ impl Lane {
 }
 
 /// Parameters for starting a response before its content.
-pub(crate) struct Early<'a> {
+pub(crate) struct EarlyAnswer<'a> {
     /// Earliest time to start it.
     pub(crate) at: Nanos,
-    pub(crate) lane: &'a Lane,
+    pub(crate) lane: &'a EarlyLane,
     /// Worker's response head, unchanged.
     pub(crate) head: &'a response::Parts,
     pub(crate) id: &'a HeaderValue,
 }
 
-impl Early<'_> {
+impl EarlyAnswer<'_> {
     pub(crate) fn has_begun(&self) -> bool {
         self.lane.0.lock().begun
     }
 
     /// Starts the response that `watch` observes: hands its head over.
-    pub(crate) fn begin(&self, watch: &Watch) {
+    pub(crate) fn begin(&self, watch: &AnswerObserver) {
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = self.head.status;
         head.headers = self.head.headers.clone();
-        watch.announce(&mut head.headers, self.id);
+        watch.prepare_head(&mut head.headers, self.id);
         let mut ahead = self.lane.0.lock();
         (ahead.begun, ahead.head) = (true, Some(head));
     }
 
-    /// Passes keep-alive bytes to the client; `tongue` is the stream's error format.
-    pub(crate) fn hand_on(&self, alive: Vec<u8>, tongue: Tongue) {
+    /// Passes keep-alive bytes to the client; `stream_format` is the stream's error format.
+    pub(crate) fn hand_on(&self, alive: Vec<u8>, stream_format: StreamFormat) {
         let mut ahead = self.lane.0.lock();
-        ahead.tongue = tongue;
+        ahead.stream_format = stream_format;
         if ahead.alive.is_empty() {
             ahead.alive = alive;
         } else {
@@ -89,19 +89,19 @@ impl Early<'_> {
 
 /// Holds back a stream's content and lets comments and pings pass.
 #[derive(Debug, Default)]
-pub(crate) struct Sieve {
+pub(crate) struct KeepAliveFilter {
     pings: Pings,
-    kept: Held,
+    kept: HeldFrames,
 }
 
-impl Sieve {
+impl KeepAliveFilter {
     /// Keeps the content of these frames and returns their comments and pings.
-    pub(crate) fn sift(&mut self, mut frames: Held) -> Vec<u8> {
+    pub(crate) fn split(&mut self, mut frames: HeldFrames) -> Vec<u8> {
         let mut all_alive = Vec::new();
         while let Some(frame) = frames.pop() {
             match frame.into_data() {
                 Ok(data) => {
-                    let Parted { alive, rest } = self.pings.part(&data);
+                    let Split { alive, rest } = self.pings.split(&data);
                     all_alive.extend_from_slice(&alive);
                     if !rest.is_empty() {
                         self.kept.push(Frame::data(rest.into()));
@@ -119,7 +119,7 @@ impl Sieve {
     }
 
     /// Returns the frames held back, followed by `frames`.
-    pub(crate) fn with(self, mut frames: Held) -> Held {
+    pub(crate) fn with(self, mut frames: HeldFrames) -> HeldFrames {
         let Self { pings, mut kept } = self;
         let open = pings.finish();
         if !open.is_empty() {
@@ -133,11 +133,11 @@ impl Sieve {
 }
 
 /// Attempt loop that continues after the response head was sent.
-pub(crate) type Run = Pin<Box<dyn Future<Output = Result<Response<Open>, Refusal>> + Send>>;
+pub(crate) type BackgroundForward = Pin<Box<dyn Future<Output = Result<Response<OpenBody>, Refusal>> + Send>>;
 
 /// Body of a worker's response, as a client gets it.
 pub struct UpstreamBody {
-    state: State,
+    state: UpstreamBodyState,
     /// `true` if its reader is no client.
     machine: bool,
 }
@@ -146,37 +146,42 @@ pub struct UpstreamBody {
     clippy::large_enum_variant,
     reason = "nearly every answer is the large one: a box would cost and save nothing"
 )]
-enum State {
-    Open(Open),
+enum UpstreamBodyState {
+    Open(OpenBody),
     /// Started before its content.
     Begun {
-        run: Run,
-        lane: Arc<Lane>,
-        flight: Arc<Flight>,
+        run: BackgroundForward,
+        lane: Arc<EarlyLane>,
+        record: Arc<RequestRecord>,
         /// Fires when the gateway is about to cut it off.
-        bell: Bell,
+        bell: CutOffBell,
     },
     /// Ended; what remains is an event for clients, or the error itself for other readers.
     Failed(Option<Result<Bytes, BodyError>>),
 }
 
-impl From<Open> for UpstreamBody {
-    fn from(open: Open) -> Self {
-        Self { state: State::Open(open), machine: false }
+impl From<OpenBody> for UpstreamBody {
+    fn from(open: OpenBody) -> Self {
+        Self { state: UpstreamBodyState::Open(open), machine: false }
     }
 }
 
 impl UpstreamBody {
     /// Creates the body of a response that was started before its content.
-    pub(crate) fn begun(run: Run, lane: Arc<Lane>, flight: Arc<Flight>, bell: Bell) -> Self {
-        Self { state: State::Begun { run, lane, flight, bell }, machine: false }
+    pub(crate) fn begun(
+        run: BackgroundForward,
+        lane: Arc<EarlyLane>,
+        record: Arc<RequestRecord>,
+        bell: CutOffBell,
+    ) -> Self {
+        Self { state: UpstreamBodyState::Begun { run, lane, record, bell }, machine: false }
     }
 
     /// Reports a broken stream as a body error, not as an event: the reader is no client.
     #[must_use]
     pub fn for_machines(mut self) -> Self {
         self.machine = true;
-        if let State::Open(open) = &mut self.state {
+        if let UpstreamBodyState::Open(open) = &mut self.state {
             open.for_machines();
         }
         self
@@ -185,24 +190,28 @@ impl UpstreamBody {
     /// Fails a response that was started and has no content yet.
     fn fail(&mut self, refusal: Refusal) {
         let mut event = None;
-        if let State::Begun { flight, lane, .. } = &self.state {
-            event = Some(Ok(error::event(&refusal, lane.0.lock().tongue, &flight.id)));
-            flight.set_reason(refusal.reason);
-            flight.set_cause(&refusal);
-            flight.set_ending(refusal.reason.into());
+        if let UpstreamBodyState::Begun { record, lane, .. } = &self.state {
+            event = Some(Ok(error::event(&refusal, lane.0.lock().stream_format, &record.id)));
+            record.set_reason(refusal.reason);
+            record.set_cause(&refusal);
+            record.set_ending(refusal.reason.into());
         }
-        self.state = State::Failed(if self.machine { Some(Err(refusal.into())) } else { event });
+        self.state = UpstreamBodyState::Failed(if self.machine { Some(Err(refusal.into())) } else { event });
     }
 }
 
 /// Returns the body if it can follow the head already sent: only another event stream can.
-fn fitting(answer: Response<Open>) -> Result<Open, Refusal> {
+fn require_event_stream(answer: Response<OpenBody>) -> Result<OpenBody, Refusal> {
     let status = answer.status();
     let body = answer.into_body();
     if body.watch().is_counted() {
         return Ok(body);
     }
-    let message = format!("Worker {} answered {} and no stream.", body.worker(), status.as_u16());
+    let message = format!(
+        "Worker {} answered with status {}, not with an event stream.",
+        body.worker(),
+        status.as_u16()
+    );
     Err(Refusal::new(Reason::UpstreamBroke, message))
 }
 
@@ -217,15 +226,17 @@ impl Body for UpstreamBody {
         let this = self.get_mut();
         loop {
             match &mut this.state {
-                State::Open(open) => return Pin::new(open).poll_frame(cx),
-                State::Failed(why) => return Poll::Ready(why.take().map(|why| why.map(Frame::data))),
-                State::Begun { run, lane, bell, .. } => {
+                UpstreamBodyState::Open(open) => return Pin::new(open).poll_frame(cx),
+                UpstreamBodyState::Failed(why) => {
+                    return Poll::Ready(why.take().map(|why| why.map(Frame::data)));
+                }
+                UpstreamBodyState::Begun { run, lane, bell, .. } => {
                     let done = match lane.alive() {
                         Some(alive) => return Poll::Ready(Some(Ok(Frame::data(alive)))),
                         None => run.as_mut().poll(cx),
                     };
                     let alive = lane.alive();
-                    match done.map(|done| done.and_then(fitting)) {
+                    match done.map(|done| done.and_then(require_event_stream)) {
                         Poll::Pending if !this.machine && bell.rings(cx) => this.fail(closing::refusal()),
                         Poll::Pending if alive.is_none() => return Poll::Pending,
                         Poll::Pending => {}
@@ -233,7 +244,7 @@ impl Body for UpstreamBody {
                             if this.machine {
                                 open.for_machines();
                             }
-                            this.state = State::Open(open);
+                            this.state = UpstreamBodyState::Open(open);
                         }
                         Poll::Ready(Err(refusal)) => this.fail(refusal),
                     }
@@ -247,16 +258,16 @@ impl Body for UpstreamBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Open(open) => open.is_end_stream(),
-            State::Begun { .. } => false,
-            State::Failed(why) => why.is_none(),
+            UpstreamBodyState::Open(open) => open.is_end_stream(),
+            UpstreamBodyState::Begun { .. } => false,
+            UpstreamBodyState::Failed(why) => why.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.state {
-            State::Open(open) => open.size_hint(),
-            State::Begun { .. } | State::Failed(_) => SizeHint::default(),
+            UpstreamBodyState::Open(open) => open.size_hint(),
+            UpstreamBodyState::Begun { .. } | UpstreamBodyState::Failed(_) => SizeHint::default(),
         }
     }
 }
@@ -264,11 +275,11 @@ impl Body for UpstreamBody {
 impl fmt::Debug for UpstreamBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.state {
-            State::Open(open) => open.fmt(f),
-            State::Begun { lane, .. } => {
+            UpstreamBodyState::Open(open) => open.fmt(f),
+            UpstreamBodyState::Begun { lane, .. } => {
                 f.debug_struct("UpstreamBody").field("lane", lane).finish_non_exhaustive()
             }
-            State::Failed(_) => f.debug_struct("UpstreamBody").finish_non_exhaustive(),
+            UpstreamBodyState::Failed(_) => f.debug_struct("UpstreamBody").finish_non_exhaustive(),
         }
     }
 }

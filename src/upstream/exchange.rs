@@ -7,22 +7,22 @@ use std::task::Poll;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::alarm::Alarm;
-use super::fault::Fault;
+use super::connection::WorkerConnection;
+use super::error::AttemptError;
+use super::first_token::FirstTokenWait;
 use super::headers::is_websocket;
-use super::link::Link;
-use super::vigil::Vigil;
+use super::lazy_timer::LazyTimer;
 use crate::clock::Clock;
 use crate::request::Payload;
 
 /// Sends a request and waits for the response head. The error returns a request never written.
 pub(crate) async fn exchange(
-    link: &mut Link,
+    link: &mut WorkerConnection,
     request: Request<Payload>,
-    alarm: &mut Alarm,
-    vigil: &mut Vigil,
+    timer: &mut LazyTimer,
+    first_token_wait: &mut FirstTokenWait,
     clock: &Clock,
-) -> Result<Response<Incoming>, (Fault, Option<Box<Request<Payload>>>)> {
+) -> Result<Response<Incoming>, (AttemptError, Option<Box<Request<Payload>>>)> {
     let may_switch = link.may_switch();
     let mut answer = pin!(link.send(request));
     poll_fn(|cx| {
@@ -32,16 +32,16 @@ pub(crate) async fn exchange(
                     if answer.status() == StatusCode::SWITCHING_PROTOCOLS
                         && !(may_switch && is_websocket(answer.headers())) =>
                 {
-                    Err((Fault::Switched, None))
+                    Err((AttemptError::Switched, None))
                 }
                 Ok(answer) => Ok(answer),
                 Err(mut error) => {
                     let unsent = error.take_message().map(Box::new);
-                    Err((Fault::of_exchange(error.into_error()), unsent))
+                    Err((AttemptError::of_exchange(error.into_error()), unsent))
                 }
             });
         }
-        vigil.poll_vain(alarm, clock, cx).map(|wait| Err((Fault::Silent(wait), None)))
+        first_token_wait.poll_give_up(timer, clock, cx).map(|wait| Err((AttemptError::Silent(wait), None)))
     })
     .await
 }

@@ -6,7 +6,7 @@ use crate::net::fields::is_encoded;
 
 /// Content type of a response, as far as it decides how to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum BodyForm {
     /// Server-sent events; unreadable to the gateway if `encoded` (compressed).
     Events { encoded: bool },
     /// JSON texts, one per line; unreadable to the gateway if `encoded`.
@@ -19,7 +19,7 @@ pub(crate) enum Form {
     Other,
 }
 
-impl Form {
+impl BodyForm {
     /// Returns the content type given by these headers.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let encoded = is_encoded(headers);
@@ -53,20 +53,20 @@ mod tests {
     #[test]
     fn the_head_says_in_which_form_an_answer_comes() {
         for (kind, encoding, form) in [
-            ("text/event-stream", None, Form::Events { encoded: false }),
-            ("Text/Event-Stream ; charset=utf-8", Some("identity"), Form::Events { encoded: false }),
-            ("text/event-stream", Some("gzip"), Form::Events { encoded: true }),
-            ("text/event-stream", Some("identity, BR"), Form::Events { encoded: true }),
-            ("application/x-ndjson", Some("gzip"), Form::Lines { encoded: true }),
-            ("application/jsonl; charset=utf-8", None, Form::Lines { encoded: false }),
-            ("application/stream+json", None, Form::Lines { encoded: false }),
-            ("application/json", None, Form::Document { encoded: false }),
-            ("application/problem+json", Some("zstd"), Form::Document { encoded: true }),
-            ("text/html; charset=utf-8", None, Form::Page),
-            ("application/xhtml+xml", Some("gzip"), Form::Page),
-            ("text/plain; charset=utf-8", None, Form::Other),
-            ("audio/mpeg", None, Form::Other),
-            ("", None, Form::Other),
+            ("text/event-stream", None, BodyForm::Events { encoded: false }),
+            ("Text/Event-Stream ; charset=utf-8", Some("identity"), BodyForm::Events { encoded: false }),
+            ("text/event-stream", Some("gzip"), BodyForm::Events { encoded: true }),
+            ("text/event-stream", Some("identity, BR"), BodyForm::Events { encoded: true }),
+            ("application/x-ndjson", Some("gzip"), BodyForm::Lines { encoded: true }),
+            ("application/jsonl; charset=utf-8", None, BodyForm::Lines { encoded: false }),
+            ("application/stream+json", None, BodyForm::Lines { encoded: false }),
+            ("application/json", None, BodyForm::Document { encoded: false }),
+            ("application/problem+json", Some("zstd"), BodyForm::Document { encoded: true }),
+            ("text/html; charset=utf-8", None, BodyForm::Page),
+            ("application/xhtml+xml", Some("gzip"), BodyForm::Page),
+            ("text/plain; charset=utf-8", None, BodyForm::Other),
+            ("audio/mpeg", None, BodyForm::Other),
+            ("", None, BodyForm::Other),
         ] {
             let mut headers = HeaderMap::new();
             if !kind.is_empty() {
@@ -75,7 +75,7 @@ mod tests {
             if let Some(encoding) = encoding {
                 headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
             }
-            assert_eq!(Form::of(&headers), form, "{kind} {encoding:?}");
+            assert_eq!(BodyForm::of(&headers), form, "{kind} {encoding:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
-type Names = SmallVec<[HeaderName; 8]>;
+type HeaderNames = SmallVec<[HeaderName; 8]>;
 
 /// Fields that concern one connection. `trailer` is none: it announces fields that are passed on.
 fn is_hop_by_hop(name: &str) -> bool {
@@ -48,7 +48,7 @@ fn speaks_for_another(name: &str) -> bool {
 
 /// Fields that some servers confuse with others, or that change the request after it was judged.
 /// CGI and WSGI map `_` and `-` to the same variable, so `x_forwarded_for` would be trusted.
-fn misleads(name: &str) -> bool {
+fn is_ambiguous(name: &str) -> bool {
     name.contains('_') || matches!(name, "x-http-method-override" | "x-http-method" | "x-method-override")
 }
 
@@ -63,7 +63,7 @@ fn is_of_the_origin(name: &str) -> bool {
 }
 
 /// Adds the field names that a `Connection` field lists.
-fn add_named(value: &HeaderValue, names: &mut Names) {
+fn add_named(value: &HeaderValue, names: &mut HeaderNames) {
     for token in elements(value) {
         // These two are common values of the field, and hop-by-hop anyway.
         if token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close") {
@@ -75,7 +75,7 @@ fn add_named(value: &HeaderValue, names: &mut Names) {
     }
 }
 
-fn take_out(headers: &mut HeaderMap, names: Names) {
+fn take_out(headers: &mut HeaderMap, names: HeaderNames) {
     for name in names {
         headers.remove(name);
     }
@@ -83,7 +83,7 @@ fn take_out(headers: &mut HeaderMap, names: Names) {
 
 /// Facts about a request that decide the fields of the forwarded request.
 #[derive(Debug)]
-pub(crate) struct Outgoing<'a> {
+pub(crate) struct ForwardedFacts<'a> {
     pub(crate) kind: Kind,
     /// Sender of the request; with `None` nothing is trusted and nothing is added.
     pub(crate) forwarding: Option<&'a Forwarding>,
@@ -94,7 +94,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) trace: Option<Trace>,
 }
 
-impl Outgoing<'_> {
+impl ForwardedFacts<'_> {
     /// Rewrites a client's headers into those for any worker.
     pub(crate) fn apply(&self, head: &mut request::Parts) {
         let trusted = self.forwarding.is_some_and(|from| from.trusted_proxy);
@@ -103,7 +103,7 @@ impl Outgoing<'_> {
         let named = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         let host = named.or(host);
 
-        let mut out = Names::new();
+        let mut out = HeaderNames::new();
         let (mut wants_trailers, mut forwarded) = (false, false);
         for (name, value) in &head.headers {
             let text = name.as_str();
@@ -116,7 +116,7 @@ impl Outgoing<'_> {
             let ours = text.starts_with("x-traffic-dam-");
             // The body is sent whole with its own length; no worker is asked for a `100 Continue`.
             let about_the_body = text == "content-length" || text == "expect";
-            let untrue = misleads(text) || (!trusted && speaks_for_another(text));
+            let untrue = is_ambiguous(text) || (!trusted && speaks_for_another(text));
             if ours || about_the_body || is_hop_by_hop(text) || untrue {
                 out.push(name.clone());
             }
@@ -142,9 +142,9 @@ impl Outgoing<'_> {
             headers.insert(ACCEPT_ENCODING, IDENTITY);
         }
         if let Some(from) = self.forwarding {
-            say_for_whom(headers, from, forwarded, host);
+            set_forwarded(headers, from, forwarded, host);
         }
-        if let Some(trace) = self.trace.filter(|trace| trace.leads) {
+        if let Some(trace) = self.trace.filter(|trace| trace.worker_follows_gateway) {
             headers.insert(TRACEPARENT, trace.header());
         }
         headers.insert(X_REQUEST_ID, self.id.clone());
@@ -166,7 +166,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Sets `X-Forwarded-*`; `forwarded` if a trusted proxy sent some. Untrusted ones are gone.
-fn say_for_whom(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, host: Option<HeaderValue>) {
+fn set_forwarded(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, host: Option<HeaderValue>) {
     let mut chain = Vec::new();
     if forwarded {
         // As bytes: an invalid hop made up by a stranger must not drop the hops after it.
@@ -190,7 +190,7 @@ fn say_for_whom(headers: &mut HeaderMap, from: &Forwarding, forwarded: bool, hos
 /// Rewrites a worker's response headers into those for the client.
 pub(crate) fn answer(headers: &mut HeaderMap, id: &HeaderValue) {
     say_one_length(headers);
-    let mut out = Names::new();
+    let mut out = HeaderNames::new();
     for (name, value) in headers.iter() {
         let text = name.as_str();
         if text == "connection" {
@@ -241,7 +241,7 @@ pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Sets the protocol that the connection switches to; [`answer`] and [`Outgoing::apply`] remove it.
+/// Sets the protocol that the connection switches to; [`answer`] and [`ForwardedFacts::apply`] remove it.
 pub(crate) fn switch_to(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, protocol);
@@ -255,7 +255,7 @@ fn is_ours(name: &str) -> bool {
 /// Removes forbidden fields from a worker's trailers.
 pub(crate) fn trailers(fields: &mut HeaderMap) {
     let barred = |name: &str| is_ours(name) || is_hop_by_hop(name) || opens_to_pages(name);
-    let out: Names =
+    let out: HeaderNames =
         fields.keys().filter(|name| barred(name.as_str()) || *name == CONTENT_LENGTH).cloned().collect();
     take_out(fields, out);
 }
@@ -287,10 +287,10 @@ pub(crate) fn request_trailers(fields: &mut HeaderMap, strip: &[HeaderName]) {
         is_ours(name)
             || is_hop_by_hop(name)
             || speaks_for_another(name)
-            || misleads(name)
+            || is_ambiguous(name)
             || of_the_head(name)
     };
-    let out: Names =
+    let out: HeaderNames =
         fields.keys().filter(|name| barred(name.as_str()) || strip.contains(name)).cloned().collect();
     take_out(fields, out);
 }

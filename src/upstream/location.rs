@@ -34,7 +34,7 @@ fn refresh(value: &str, path: impl Fn(&str) -> Option<String>) -> Option<String>
     Some(format!("{before}={}", path(reference.trim().trim_matches(['"', '\'']))?))
 }
 
-/// Rewrites `Link`, such as to a next page: `<http://10.0.0.5:8000/a?page=2>; rel="next", <…>`.
+/// Rewrites `WorkerConnection`, such as to a next page: `<http://10.0.0.5:8000/a?page=2>; rel="next", <…>`.
 fn links(value: &str, path: impl Fn(&str) -> Option<String>) -> Option<String> {
     let (mut text, mut rest, mut changed) = (String::with_capacity(value.len()), value, false);
     while let Some((before, (reference, behind))) =

@@ -3,7 +3,7 @@
 //! | file | content |
 //! | --- | --- |
 //! | `settings` | operator settings |
-//! | `journey` `exchange` | one request: attempts at workers until the commit |
+//! | `forward` `exchange` | one request: attempts at workers until the commit |
 //! | `fault` | errors, and which of them allow another attempt (pure) |
 //! | `budget` | how many retries are allowed (pure) |
 //! | `headers` `form` | which fields pass, and the content type of a response |
@@ -11,7 +11,7 @@
 //! | `upload` | request bodies that are streamed |
 //! | `pool` `reuse` `connect` `dial` `tls` `link` `relay` | connections |
 //! | `queue` | the Redis queue, from which workers take requests |
-//! | `body` `source` `watch` `alarm` | the response on its way back |
+//! | `body` `source` `watch` `timer` | the response on its way back |
 //! | `early` | starting a response before there is content |
 //! | `closing` | cutting off all requests on shutdown |
 //! | `tunnel` | the connection after an upgrade |
@@ -29,33 +29,33 @@ pub mod budget;
 pub mod settings;
 pub mod tls;
 
-mod alarm;
 mod body;
 mod closing;
 mod connect;
+mod connection;
 mod deadline;
 mod dial;
 mod early;
+mod endpoints;
+mod error;
 mod exchange;
-mod fault;
+mod first_token;
 mod form;
+mod forward;
 mod headers;
-mod journey;
-mod link;
+mod lazy_timer;
 mod location;
-mod pool;
+mod observer;
 mod queue;
 mod relay;
 mod reuse;
 mod source;
 mod tunnel;
 mod upload;
-mod vigil;
-mod watch;
 
 pub use body::BodyError;
 pub use early::UpstreamBody;
-pub use settings::{QueueSettings, RetrySettings, Timeouts, UpstreamSettings};
+pub use settings::{QueueSettings, RetrySettings, UpstreamSettings, UpstreamTimeouts};
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -69,29 +69,29 @@ use tower::Service;
 
 use crate::clock::Clock;
 use crate::fleet::Fleet;
-use crate::redis::jobs::Jobs;
+use crate::redis::jobs::JobQueue;
 use crate::refusal::Refusal;
-use crate::request::{Demand, Flight, Payload};
+use crate::request::{Payload, RequestCost, RequestRecord};
 use budget::RetryBudget;
-use closing::Closing;
-use early::{Lane, Run};
-use journey::Journey;
-use pool::Sites;
+use closing::CutOff;
+use early::{BackgroundForward, EarlyLane};
+use endpoints::Endpoints;
+use forward::Forward;
 
 /// Client for the workers. Clones share connections and the retry budget.
 #[derive(Clone)]
-pub struct Upstream(Arc<Inner>);
+pub struct Upstream(Arc<UpstreamInner>);
 
-struct Inner {
+struct UpstreamInner {
     fleet: Arc<ArcSwap<Fleet>>,
     settings: Arc<ArcSwap<UpstreamSettings>>,
     clock: Clock,
-    sites: Sites,
+    endpoints: Endpoints,
     budget: RetryBudget,
     /// Client for the Redis queue.
-    jobs: Option<Jobs>,
+    jobs: Option<JobQueue>,
     /// Shutdown signal.
-    closing: Closing,
+    closing: CutOff,
 }
 
 impl Upstream {
@@ -107,16 +107,16 @@ impl Upstream {
         fleet: Arc<ArcSwap<Fleet>>,
         settings: Arc<ArcSwap<UpstreamSettings>>,
         clock: Clock,
-        jobs: Option<Jobs>,
+        jobs: Option<JobQueue>,
     ) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(UpstreamInner {
             fleet,
             settings,
             clock,
-            sites: Sites::default(),
+            endpoints: Endpoints::default(),
             budget: RetryBudget::default(),
             jobs,
-            closing: Closing::default(),
+            closing: CutOff::default(),
         }))
     }
 
@@ -128,23 +128,27 @@ impl Upstream {
 
     /// Sends a request to the worker its permit names; returns the response once it is committed.
     ///
-    /// The request's extensions must hold its `Arc<Flight>`. A `Permit`, `Demand`, `Forwarding`,
+    /// The request's extensions must hold its `Arc<RequestRecord>`. A `Permit`, `RequestCost`, `Forwarding`,
     /// `RouteTimeouts` and `UsageInjected` are used if present.
     ///
     /// # Errors
     /// `upstream_unreachable`, `upstream_broke` or `upstream_timeout`, naming the worker;
     /// `no_worker` if it is gone; or the error of the client's own body.
     pub async fn forward(&self, request: Request<Payload>) -> Result<Response<UpstreamBody>, Refusal> {
-        let streams = request.extensions().get::<Demand>().is_some_and(|demand| demand.kind.has_demand());
-        let Some(flight) = request.extensions().get::<Arc<Flight>>().filter(|_| streams).cloned() else {
+        let streams = request
+            .extensions()
+            .get::<RequestCost>()
+            .is_some_and(|request_cost| request_cost.kind.has_demand());
+        let Some(record) = request.extensions().get::<Arc<RequestRecord>>().filter(|_| streams).cloned()
+        else {
             let settings = self.0.settings.load_full();
-            return Ok(Journey::begin(&self.0, &settings, request, None)?.run().await?.map(Into::into));
+            return Ok(Forward::begin(&self.0, &settings, request, None)?.run().await?.map(Into::into));
         };
-        let lane = Arc::new(Lane::default());
+        let lane = Arc::new(EarlyLane::default());
         let (inner, ahead) = (Arc::clone(&self.0), Arc::clone(&lane));
-        let mut run: Run = Box::pin(async move {
+        let mut run: BackgroundForward = Box::pin(async move {
             let settings = inner.settings.load_full();
-            Journey::begin(&inner, &settings, request, Some(&ahead))?.run().await
+            Forward::begin(&inner, &settings, request, Some(&ahead))?.run().await
         });
         let begun = poll_fn(|cx| match run.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Err(done)),
@@ -152,7 +156,7 @@ impl Upstream {
         });
         match begun.await {
             Ok(head) => {
-                Ok(Response::from_parts(head, UpstreamBody::begun(run, lane, flight, self.0.closing.bell())))
+                Ok(Response::from_parts(head, UpstreamBody::begun(run, lane, record, self.0.closing.bell())))
             }
             Err(done) => done.map(|answer| answer.map(Into::into)),
         }

@@ -13,13 +13,13 @@ use futures_util::task::AtomicWaker;
 
 /// Passes wakes on, except those that the woken task causes itself.
 #[derive(Debug, Default)]
-struct Relay {
+struct WakeRelay {
     outer: AtomicWaker,
     quiet: AtomicBool,
     missed: AtomicBool,
 }
 
-impl Wake for Relay {
+impl Wake for WakeRelay {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -39,13 +39,13 @@ impl Wake for Relay {
 /// A waker for one connection that can be muted.
 #[derive(Debug)]
 pub(crate) struct QuietWaker {
-    relay: Arc<Relay>,
+    relay: Arc<WakeRelay>,
     waker: Waker,
 }
 
 impl QuietWaker {
     pub(crate) fn new() -> Self {
-        let relay = Arc::new(Relay::default());
+        let relay = Arc::new(WakeRelay::default());
         Self { waker: Waker::from(Arc::clone(&relay)), relay }
     }
 
@@ -56,7 +56,7 @@ impl QuietWaker {
     }
 
     /// Runs `act` without being woken by it; `true` if a wake came, maybe from elsewhere.
-    pub(crate) fn quietly<R>(&self, act: impl FnOnce() -> R) -> (R, bool) {
+    pub(crate) fn run_muted<R>(&self, act: impl FnOnce() -> R) -> (R, bool) {
         self.relay.missed.store(false, Ordering::SeqCst);
         self.relay.quiet.store(true, Ordering::SeqCst);
         let result = act();
@@ -72,9 +72,9 @@ pub(super) mod tests {
 
     /// Counts how often it is woken.
     #[derive(Default)]
-    pub(crate) struct Count(pub(crate) AtomicUsize);
+    pub(crate) struct WakeCount(pub(crate) AtomicUsize);
 
-    impl Wake for Count {
+    impl Wake for WakeCount {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -82,23 +82,23 @@ pub(super) mod tests {
 
     #[test]
     fn wakes_pass_except_in_quiet_times_which_tell_of_them() {
-        let (quiet, count) = (QuietWaker::new(), Arc::new(Count::default()));
+        let (quiet, count) = (QuietWaker::new(), Arc::new(WakeCount::default()));
         let waker = quiet.on_behalf_of(&Waker::from(Arc::clone(&count))).clone();
-        assert!(!quiet.quietly(|| ()).1);
-        assert!(quiet.quietly(|| waker.wake_by_ref()).1);
+        assert!(!quiet.run_muted(|| ()).1);
+        assert!(quiet.run_muted(|| waker.wake_by_ref()).1);
         assert_eq!(count.0.load(Ordering::SeqCst), 0);
         waker.wake_by_ref();
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
-        assert!(!quiet.quietly(|| ()).1, "what was missed before is not told again");
+        assert!(!quiet.run_muted(|| ()).1, "what was missed before is not told again");
     }
 
     #[test]
     fn no_wake_from_another_thread_is_lost() {
-        let (quiet, count) = (QuietWaker::new(), Arc::new(Count::default()));
+        let (quiet, count) = (QuietWaker::new(), Arc::new(WakeCount::default()));
         for _ in 0..2000 {
             let waker = quiet.on_behalf_of(&Waker::from(Arc::clone(&count))).clone();
             let other = std::thread::spawn(move || waker.wake());
-            let (_, missed) = quiet.quietly(std::thread::yield_now);
+            let (_, missed) = quiet.run_muted(std::thread::yield_now);
             other.join().unwrap();
             let woken = count.0.swap(0, Ordering::SeqCst) > 0;
             assert!(missed || woken);

@@ -8,20 +8,20 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::budget::{Recent, seconds};
+use super::budget::{RecentCounts, seconds};
 use crate::clock::Nanos;
 
 /// Reuses within the last 10 s below which nothing is decided.
 const USES_MIN: u64 = 4;
 
 /// Time without reuse. Then it is tried again, as the worker may have been fixed.
-const BARRED: Duration = Duration::from_secs(60);
+const REUSE_PAUSE: Duration = Duration::from_secs(60);
 
 /// Recent outcomes of a worker's reused connections.
 #[derive(Debug, Default)]
 pub(crate) struct Reuse {
-    used: Recent,
-    died: Recent,
+    used: RecentCounts,
+    died: RecentCounts,
     /// End of the time without reuse, in nanoseconds of the clock.
     barred_until: AtomicU64,
 }
@@ -44,7 +44,7 @@ impl Reuse {
         self.died.add(second);
         let used = self.used.sum(second);
         if used >= USES_MIN && self.died.sum(second) * 2 > used {
-            self.barred_until.fetch_max((now + BARRED).0, Ordering::AcqRel);
+            self.barred_until.fetch_max((now + REUSE_PAUSE).0, Ordering::AcqRel);
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fleet::heartbeat::Key;
+use crate::fleet::heartbeat::SigningKey;
 use crate::request::RouteTimeouts;
 
 /// Timeouts of a request to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
+pub struct UpstreamTimeouts {
     /// Time for a connection, TLS included.
     pub connect: Duration,
     /// Time from dispatch to the first content of an event stream.
@@ -22,7 +22,7 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-impl Default for Timeouts {
+impl Default for UpstreamTimeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(1),
@@ -34,14 +34,14 @@ impl Default for Timeouts {
     }
 }
 
-impl Timeouts {
+impl UpstreamTimeouts {
     /// Returns these timeouts with those that `route` overrides.
     #[must_use]
     pub fn for_route(self, route: Option<&RouteTimeouts>) -> Self {
         route.map_or(self, |route| Self {
             connect: self.connect,
             first_token: route.first_token.unwrap_or(self.first_token),
-            hold: route.hold.unwrap_or(self.hold),
+            hold: route.head_without_content.unwrap_or(self.hold),
             idle: route.idle.unwrap_or(self.idle),
             total: route.total.unwrap_or(self.total),
         })
@@ -68,7 +68,7 @@ impl Default for RetrySettings {
 #[derive(Clone, Debug)]
 pub struct UpstreamSettings {
     /// Timeouts; [`RouteTimeouts`] in the request's extensions override them.
-    pub timeouts: Timeouts,
+    pub timeouts: UpstreamTimeouts,
     /// Limits on sending a request to another worker.
     pub retry: RetrySettings,
     /// `true` if a client's `authorization` and `x-api-key` reach the worker. Headers that
@@ -85,7 +85,7 @@ pub struct UpstreamSettings {
 #[derive(Clone, Debug)]
 pub struct QueueSettings {
     /// Key that signs jobs; `None` leaves them unsigned.
-    pub key: Option<Key>,
+    pub key: Option<SigningKey>,
     /// Longest time a request waits for a queue that is full although the gate has room.
     pub wait: Duration,
 }
@@ -93,7 +93,7 @@ pub struct QueueSettings {
 impl Default for UpstreamSettings {
     fn default() -> Self {
         Self {
-            timeouts: Timeouts::default(),
+            timeouts: UpstreamTimeouts::default(),
             retry: RetrySettings::default(),
             forward_authorization: true,
             tls: None,

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::link::Link;
-use super::pool::Site;
+use super::connection::WorkerConnection;
+use super::endpoints::Endpoint;
 use super::queue::JobSource;
 use crate::redis::jobs;
 
 /// Source of the rest of a response. Dropping it tells the worker that nobody waits.
 #[derive(Debug)]
-pub(crate) enum Source {
+pub(crate) enum AnswerSource {
     /// HTTP connection.
     Http(HttpSource),
     /// Queue. Boxed because it is larger, and most gateways have none.
@@ -24,21 +24,25 @@ pub(crate) enum Source {
 
 /// Error that broke a response off.
 #[derive(Debug)]
-pub(crate) enum Break {
+pub(crate) enum AnswerBreak {
     /// Connection failed.
     Http(hyper::Error),
     /// Job failed.
-    Job(jobs::Fault),
+    Job(jobs::JobError),
 }
 
-impl Source {
+impl AnswerSource {
     /// Polls the next frame from the worker.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerBreak>>> {
         match self {
-            Self::Http(source) => {
-                source.link.poll_frame(&mut source.body, cx).map(|frame| Some(frame?.map_err(Break::Http)))
-            }
-            Self::Job(source) => source.poll_frame(cx).map(|frame| Some(frame?.map_err(Break::Job))),
+            Self::Http(source) => source
+                .link
+                .poll_frame(&mut source.body, cx)
+                .map(|frame| Some(frame?.map_err(AnswerBreak::Http))),
+            Self::Job(source) => source.poll_frame(cx).map(|frame| Some(frame?.map_err(AnswerBreak::Job))),
         }
     }
 
@@ -52,11 +56,11 @@ impl Source {
 
     /// Returns the connection of a fully read response to the pool.
     pub(crate) fn give_back(self) {
-        if let Self::Http(HttpSource { link, body, site, reusable }) = self {
+        if let Self::Http(HttpSource { link, body, endpoint, reusable }) = self {
             // hyper treats the connection as busy as long as the body exists.
             drop(body);
             if reusable {
-                site.put(link);
+                endpoint.put(link);
             }
         }
     }
@@ -79,29 +83,34 @@ impl Source {
 /// Rest of a response and its connection.
 #[derive(Debug)]
 pub(crate) struct HttpSource {
-    link: Box<Link>,
+    link: Box<WorkerConnection>,
     body: Incoming,
-    site: Arc<Site>,
+    endpoint: Arc<Endpoint>,
     /// `true` if both sides agree on where the next response begins.
     reusable: bool,
 }
 
 impl HttpSource {
-    pub(crate) const fn new(link: Box<Link>, body: Incoming, site: Arc<Site>, reusable: bool) -> Self {
-        Self { link, body, site, reusable }
+    pub(crate) const fn new(
+        link: Box<WorkerConnection>,
+        body: Incoming,
+        endpoint: Arc<Endpoint>,
+        reusable: bool,
+    ) -> Self {
+        Self { link, body, endpoint, reusable }
     }
 }
 
 /// Frames read and not yet passed on, in order. One is the common case and costs no allocation.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct HeldFrames {
     first: Option<Frame<Bytes>>,
     rest: VecDeque<Frame<Bytes>>,
     bytes: usize,
     cost: usize,
 }
 
-impl Held {
+impl HeldFrames {
     pub(crate) fn push(&mut self, frame: Frame<Bytes>) {
         let length = frame.data_ref().map_or(0, Bytes::len);
         self.bytes += length;

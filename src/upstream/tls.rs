@@ -7,7 +7,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// Error of [`client_config`].
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub enum TlsClientError {
     /// Neither the system nor the settings name a certificate authority.
     #[error("no trusted certificate authority: the system has none, and none is configured")]
     NoRoots,
@@ -22,30 +22,30 @@ pub enum TlsError {
 /// Creates a TLS client that trusts the system's and `extra` authorities. Blocks to read files.
 ///
 /// # Errors
-/// [`TlsError`] if an extra authority is unusable, or there is no authority at all.
+/// [`TlsClientError`] if an extra authority is unusable, or there is no authority at all.
 pub fn client_config(
     extra: impl IntoIterator<Item = CertificateDer<'static>>,
-) -> Result<Arc<ClientConfig>, TlsError> {
+) -> Result<Arc<ClientConfig>, TlsClientError> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
-        tracing::warn!(%error, "a certificate authority of the system was not read");
+        tracing::warn!(%error, "a certificate authority of the system could not be read");
     }
     // A system's store may hold certificates that rustls rejects; the others still count.
     let (_, ignored) = roots.add_parsable_certificates(system.certs);
     if ignored > 0 {
-        tracing::debug!(ignored, "certificate authorities of the system were not understood");
+        tracing::debug!(ignored, "certificate authorities of the system that cannot be parsed are ignored");
     }
     for authority in extra {
-        roots.add(authority).map_err(TlsError::BadAuthority)?;
+        roots.add(authority).map_err(TlsClientError::BadAuthority)?;
     }
     if roots.is_empty() {
-        return Err(TlsError::NoRoots);
+        return Err(TlsClientError::NoRoots);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Setup)?
+        .map_err(TlsClientError::Setup)?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -12,9 +12,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::alarm::Alarm;
-use super::connect::Stream;
+use super::connect::WorkerSocket;
 use super::deadline::Deadline;
+use super::lazy_timer::LazyTimer;
 use crate::clock::{Clock, Nanos};
 use crate::shed::Permit;
 
@@ -24,9 +24,9 @@ const BUFFER: usize = 16 * 1024;
 /// Passes bytes between an upgraded client and its worker, and holds the permit meanwhile.
 pub(crate) async fn tunnel(
     client: OnUpgrade,
-    (worker, early): (Stream, Bytes),
+    (worker, early): (WorkerSocket, Bytes),
     idle: Duration,
-    seat: Option<Permit>,
+    permit: Option<Permit>,
     clock: Clock,
 ) {
     let outcome = match timeout(idle, client).await {
@@ -35,9 +35,9 @@ pub(crate) async fn tunnel(
         Ok(Err(_)) | Err(_) => Ok(()),
     };
     if let Err(error) = outcome {
-        tracing::debug!(%error, "an upgraded connection broke off");
+        tracing::debug!(%error, "an upgraded connection failed");
     }
-    drop(seat);
+    drop(permit);
 }
 
 async fn pass<C, W>(
@@ -55,7 +55,7 @@ where
     let (mut from_client, mut from_worker) = (vec![0; BUFFER], vec![0; BUFFER]);
     let silence = || Deadline { since: clock.now(), wait: idle, total: (Duration::MAX, Nanos::MAX) };
     let mut silent = silence();
-    let mut alarm = Alarm::new(silent.due(Duration::ZERO), silent.since);
+    let mut timer = LazyTimer::new(silent.due(Duration::ZERO), silent.since);
     loop {
         tokio::select! {
             read = client.read(&mut from_client) => match from_client.get(..read?) {
@@ -66,7 +66,7 @@ where
                 Some(bytes) if !bytes.is_empty() => put(&mut client, bytes, idle).await?,
                 _ => return client.shutdown().await,
             },
-            () = alarm.overdue(&silent, clock) => return Ok(()),
+            () = timer.overdue(&silent, clock) => return Ok(()),
         }
         silent = silence();
     }

@@ -1,5 +1,5 @@
-"""Gateways, workers and Redis are killed and paused at random, while jobs go through them. Whatever happens, every accepted
-job must end, once, as one thing, on the side it was put to, and nobody may get a wrong answer.
+"""Kills and pauses gateways, workers and Redis at random while jobs run. Every accepted job must end exactly
+once, in one state, on the colour it was queued for, and no answer may be wrong.
 
 Run by scripts/chaos. DURATION in seconds, SEED and CALLERS may be in the environment.
 """
@@ -23,7 +23,7 @@ from records import ENDS, Records
 DURATION = float(os.environ.get("DURATION", "600"))
 SEED = int(os.environ.get("SEED") or time.time())
 CALLERS = int(os.environ.get("CALLERS", "10"))
-SETTLES = 90  # s after which nothing may be under way any more: the longest deadline, and some outages
+SETTLES = 90  # s after which no job may be left: the longest deadline and some outages
 
 
 def put(port, body):
@@ -34,7 +34,7 @@ def put(port, body):
 
 
 async def switch(house):
-    """Switches to green, and asks again until every gateway follows. Gives when that began and when it was done."""
+    """Switches to green and retries until all gateways follow. Returns when that began and ended, in ms."""
     told = time.time() * 1000
     for number in range(600):
         admin = house.dams[number % 2][1]
@@ -45,7 +45,7 @@ async def switch(house):
 
 
 async def ready(records, house):
-    """Waits until all workers speak and the gateways answer."""
+    """Waits until all workers send heartbeats and the gateways answer."""
     for _ in range(300):
         with contextlib.suppress(redis.RedisError, OSError):
             if await records.store.scard("dam:workers") == 6:

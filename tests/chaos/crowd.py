@@ -1,4 +1,4 @@
-"""Who asks: callers one after the other, each sure of what the answer must be."""
+"""The callers: each sends one request after the other and knows the right answer."""
 
 import asyncio
 import collections
@@ -9,12 +9,12 @@ import time
 
 import httpx2
 
-# What the simulated worker says, over and over. The example in FastAPI says what it was asked.
+# The simulated worker's answer, repeated. The FastAPI example echoes the question.
 SAYS = "The| water| rises| behind| the| wall|,| and| the| gate| lets| through| what| the| mill| can| take|:| déjà| vu| 水| —| no| more."
 SAYS = SAYS.split("|")
 
 
-# s after which who waits for an answer that comes later takes the job back.
+# s after which the caller of an asynchronous job cancels it.
 PATIENCE = 40
 
 
@@ -22,13 +22,13 @@ class Crowd:
     def __init__(self, ports, random):
         self.ports, self.random = ports, random
         self.outcomes, self.faults = collections.Counter(), []
-        # Requests that were answered in full.
+        # Requests with a complete answer.
         self.whole = set()
-        # Jobs that a gateway has answered for with 202.
+        # Jobs that a gateway has accepted with 202.
         self.promised = set()
 
     async def ask(self, until):
-        """Asks until that time, in turn patient, hasty, hungry and poisonous."""
+        """Sends requests until then: patient or impatient ones, long ones, and some that kill or hang the worker."""
         user = secrets.token_hex(4)
         async with httpx2.AsyncClient(timeout=60) as client:
             while asyncio.get_running_loop().time() < until:
@@ -88,7 +88,7 @@ class Crowd:
             return "cut", "the stream ended without an end"
 
     async def later(self, client, _, request, body, said):
-        """Asks for an answer that comes later, as often as it takes to be heard, and reads it wherever somebody is up."""
+        """Sends an asynchronous request until it is accepted, and reads the answer at any gateway that is up."""
         headers = {"authorization": "Bearer a", "x-request-id": request}
         asking = headers | {"prefer": "respond-async", "idempotency-key": request}
         location, began = None, time.monotonic()
@@ -100,7 +100,7 @@ class Crowd:
                 location = answer.headers["location"]
                 self.promised.add(location.rsplit("/", 1)[1])
             elif not location and (answer.status_code != 409 or time.monotonic() - began > PATIENCE):
-                # 409: a gateway that died had this key, and nobody knows yet what it did with it.
+                # 409: a gateway that died had this key, and the state of its job is not known yet.
                 return refusal(answer, answer.content)
             if location and self.random.random() < 0.7:
                 break
@@ -110,13 +110,13 @@ class Crowd:
             async with asyncio.timeout(PATIENCE):
                 while (state := await reads(client, location, headers, said)) is None:
                     await asyncio.sleep(0.2)
-        except TimeoutError:  # its worker hangs, and the gateway that would have seen it is dead
+        except TimeoutError:  # its worker hangs, and the gateway that would notice it is dead
             answer = await insist(lambda: client.delete(self.url(location), headers=headers))
             state = f"{answer.json()['status']} when taken back"
         return (state, "the job was promised, and is not found") if state == "WRONG" else (f"later: {state}", None)
 
     async def read_state(self, client, location, headers, said):
-        """How the job has ended, if it has; with its answer."""
+        """Returns the final state of the job, or None; adds its answer to `said`."""
         answer = await insist(lambda: client.get(self.url(location), headers=headers))
         if answer.status_code in (404, 410):
             return "WRONG"
@@ -128,7 +128,7 @@ class Crowd:
         return job["status"]
 
     async def read_stream(self, client, location, headers, said):
-        """The same of a stream, which is read on where it was cut. A run that was lost in the middle is begun anew."""
+        """Does the same for a stream, and resumes it after a cut. A run that is lost midway begins again."""
         said.clear()
         seen = {}
         while True:
@@ -155,7 +155,7 @@ class Crowd:
 
 
 async def insist(ask):
-    """Asks until somebody answers; who waits for it in vain gives up at last."""
+    """Retries until a gateway answers; the caller's timeout ends it."""
     while True:
         with contextlib.suppress(httpx2.TransportError):
             return await ask()
@@ -163,7 +163,7 @@ async def insist(ask):
 
 
 async def events(answer):
-    """The events that came whole: id and data."""
+    """Yields id and data of each complete event."""
     mark, data = None, None
     async for line in answer.aiter_lines():
         if line.startswith("id: "):

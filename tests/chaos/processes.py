@@ -1,4 +1,4 @@
-"""The processes under test, and what is done to them."""
+"""The processes under test, and their faults."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DAM = os.environ["TRAFFIC_DAM"]
 PYTHON = os.path.join(ROOT, ".tools/fastapi-worker/bin")
-# Short, so that answers are longer than three of them, too.
+# Short, so that some answers take longer than three intervals.
 INTERVAL_MS = 500
 SLOTS = 3
 
@@ -22,7 +22,7 @@ def free_port():
 
 
 class Process:
-    """A server that may be killed, paused and started again. It ends when its block does."""
+    """A server that can be killed, paused and restarted. `House` stops it at its end."""
 
     def __init__(self, name, kind, arguments, log, **environment):
         self.name, self.kind, self.arguments = name, kind, [str(word) for word in arguments]
@@ -53,7 +53,7 @@ class Process:
 
 
 class House:
-    """Redis, two gateways, and workers of two colours, half of them in another language."""
+    """Redis, two gateways, and workers of two colours, a third of them in Python."""
 
     def __init__(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -97,7 +97,7 @@ class House:
         self.folder.cleanup()
 
     async def torment(self, seconds, random, tell):
-        """One thing after the other goes wrong, several at a time. Ends with everything running again."""
+        """Kills or pauses processes at random, several at a time. At the end all are running again."""
         busy, end = set(), asyncio.get_running_loop().time() + seconds
         blows = set()
 
@@ -120,5 +120,5 @@ class House:
         await asyncio.gather(*blows)
 
     def fallen(self):
-        """Who ended without being killed."""
+        """Returns the processes that ended without being killed."""
         return [process.name for process in self.processes if process.fell or process.child.poll() is not None]

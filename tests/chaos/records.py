@@ -1,4 +1,4 @@
-"""What Redis says became of each job."""
+"""The state of each job, read from Redis."""
 
 import asyncio
 import collections
@@ -10,20 +10,20 @@ import redis.asyncio as redis
 
 FIELDS = ["state", "colour", "runs", "attempt", "epoch", "created_ms", "headers", "async"]
 ENDS = {"done": "answered", "failed": "failed", "cancelled": "cancelled", "expired": "expired", "dead": "dead-lettered"}
-LOOKS = 10  # s between two looks at every record; records outlive their jobs by minutes
+LOOKS = 10  # s between two reads of all records; records outlive their jobs by minutes
 
 
 class Records:
     def __init__(self, url):
         self.store = redis.from_url(url, decode_responses=True, socket_timeout=5, socket_connect_timeout=1)
         self.jobs, self.faults = {}, []
-        # Jobs that were seen in a stream, and of which colour: those that were accepted. A look that Redis' death cut short may
-        # miss some.
+        # Accepted jobs: those seen in a stream, with its colour. A read that a Redis failure cuts
+        # short may miss some.
         self.accepted = {}
         self.requests = {}
 
     async def watch(self):
-        """Follows what is put into the streams, and looks at every record now and then, for ever."""
+        """Follows the streams and reads all records every `LOOKS` seconds, without end."""
         at = {f"dam:jobs:{{default}}:{colour}": "0-0" for colour in ("blue", "green")}
         looked = time.monotonic()
         while True:
@@ -57,12 +57,12 @@ class Records:
             self.jobs[job] = now
 
     async def settled(self):
-        """Whether no job waits, for room or for a worker, or runs."""
+        """True if no job is waiting (pending or queued) or running."""
         held = [await self.store.xlen(f"dam:jobs:{{default}}:{colour}") for colour in ("blue", "green")]
         return sum(held) + await self.store.hlen("dam:pending:{default}") == 0
 
     async def added(self):
-        """How many entries the streams ever had."""
+        """Returns the number of entries ever added to the streams."""
         total = 0
         for colour in "blue", "green":
             with contextlib.suppress(redis.ResponseError):
@@ -70,7 +70,7 @@ class Records:
         return total
 
     async def judge(self, crowd, told, switched):
-        """What must hold. `told` is when a switch to green was asked for, `switched` when all gateways followed; ms."""
+        """Checks the results. `told` (ms) is when the switch to green began, `switched` when all gateways followed."""
         await self.look()
         added, faults = await self.added(), self.faults
         for job in self.accepted.keys() | crowd.promised:
@@ -79,7 +79,7 @@ class Records:
         states, runs, withdrawn = collections.Counter(), 0, 0
         for job, record in self.jobs.items():
             state, began = record["state"], (record["runs"] or "").split()
-            # A gateway that dies as it brings a job out of waiting to a side cannot write down which.
+            # A gateway that dies while it queues a pending job cannot write down the colour.
             colour = self.accepted.get(job) or record["colour"]
             if began and record["colour"] != colour and record["async"] != "1":
                 faults.append(f"job {job} was put to {colour}, and its record says {record['colour']}")
@@ -94,7 +94,7 @@ class Records:
             if strangers:
                 faults.append(f"job {job} of {colour} ran on {strangers}")
             created = int(record["created_ms"])
-            # One that is answered later may have waited for room until after the switch.
+            # An asynchronous job may have been pending until after the switch.
             early = colour == "green" and created < told and record["async"] != "1"
             if began and (early or (colour == "blue" and created > switched)):
                 faults.append(f"job {job} was put to {colour}, which was the standby side")

@@ -1,4 +1,4 @@
-//! The documents that are made from the settings' types are current, and the examples load.
+//! The documents that are generated from the settings' types are current, and the examples load.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -8,7 +8,7 @@ use traffic_dam::config::schema;
 
 use super::{repository, settings};
 
-/// Compares a committed file with what it should hold, or writes it when `UPDATE` is set.
+/// Compares a committed file with its expected text, or writes it if `UPDATE` is set.
 fn current(path: &str, expected: &str) {
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(path), expected).unwrap();
@@ -68,7 +68,7 @@ fn rows(schema: &Value, path: &str, add: &mut dyn FnMut(Row<'_>)) {
     }
     let required =
         |key: &str| schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == key));
-    // A choice between shapes: each key is required in its own shape only.
+    // A choice between shapes: each key is required only in its own shape.
     let choice = path.ends_with("sticky");
     for (key, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -79,7 +79,7 @@ fn rows(schema: &Value, path: &str, add: &mut dyn FnMut(Row<'_>)) {
     }
 }
 
-/// A table for the keys of the file itself, and one for each section.
+/// Returns a table for the keys of the file itself, and one for each section.
 fn tables(schema: &Value) -> String {
     let mut text = String::new();
     let mut section = String::new();
@@ -97,7 +97,7 @@ fn tables(schema: &Value) -> String {
             return;
         }
         let out = if section == top { &mut sections } else { &mut text };
-        // A section within a section is told by its own keys.
+        // The keys of a nested section describe it.
         if row.schema.get("properties").is_none() {
             writeln!(
                 out,
@@ -113,7 +113,7 @@ fn tables(schema: &Value) -> String {
     text + &sections
 }
 
-/// The alternatives of a choice, or the schema itself.
+/// Returns the alternatives of a choice, or the schema itself.
 fn options(schema: &Value) -> Vec<&Value> {
     match schema.get("anyOf").or(schema.get("oneOf")).and_then(Value::as_array) {
         Some(branches) => branches.iter().flat_map(options).collect(),
@@ -126,7 +126,7 @@ fn value(schema: &Value) -> String {
     let is_size = options(schema).iter().any(|option| option["x-syntax"] == "size");
     for option in options(schema) {
         if is_size && option["type"] == "integer" {
-            // A plain number of bytes, as the page says of sizes.
+            // A plain number of bytes; the page describes it once for all sizes.
             continue;
         }
         let bound = |name: &str| option.get(name).map(ToString::to_string);
@@ -165,7 +165,7 @@ fn default(row: &Row<'_>) -> String {
     }
 }
 
-/// The description, and what each word means.
+/// Returns the description and the meaning of each allowed word.
 fn meaning(schema: &Value, description: &str) -> String {
     let words: Vec<String> = options(schema)
         .into_iter()

@@ -1,13 +1,13 @@
-//! Each kind of fault, at its line and field.
+//! Each kind of error, reported at its line and field.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
-use traffic_dam::config::{Overrides, Surroundings, from_str, load};
+use traffic_dam::config::{LoadContext, Overrides, from_str, load};
 
 use super::{LEAST, faults, read};
 
-/// Expects exactly one fault in `LEAST` plus `text`, at this line of `text` and this column.
+/// Expects exactly one error in `LEAST` plus `text`, at this line of `text` and this column.
 #[track_caller]
 fn only(text: &str, line: usize, column: usize, field: &str, words: &str) {
     let faults = faults(&format!("{LEAST}{text}"));
@@ -21,10 +21,18 @@ fn only(text: &str, line: usize, column: usize, field: &str, words: &str) {
 #[test]
 fn keys() {
     only("lisen: 127.0.0.1:80", 1, 1, "lisen", "unknown key; did you mean `listen`?");
-    only("jobs: { url: x }", 1, 1, "jobs", "unknown key; here may be `listen`, `tls`");
+    only("jobs: { url: x }", 1, 1, "jobs", "unknown key; allowed are `listen`, `tls`");
     only("admin:\n  token: a\n  Hosts: [a]", 3, 3, "admin.Hosts", "did you mean `hosts`?");
     only("concurrency: { knee: 8 }", 1, 16, "concurrency.knee", "unknown key");
-    only("dams: 1\ndams: 2", 2, 1, "dams", "`dams` is already set on line 2");
+    only("gateways: 1\ngateways: 2", 2, 1, "gateways", "`gateways` is already set on line 2");
+    only(
+        "dams: 1\ngateways: 2",
+        1,
+        1,
+        "dams",
+        "is the former name of `gateways`, which is set too: remove one",
+    );
+    only("dams: none", 1, 7, "gateways", "must be a whole number");
     only("tls: { cert: a.pem }", 1, 6, "tls.key", "is missing; must be the path of a file");
     only(
         "limits:\n  - { algorithm: token_bucket, per: all, rate: 1/s, burst: 1 }",
@@ -53,7 +61,7 @@ fn tokens() {
         assert!(faults.to_string().contains(words), "{faults}");
     }
     let from = "callers: { from: [ip], jwt: { jwks: https://h, audience: a, issuer: i } }";
-    only(from, 1, 18, "callers.from", "must have `api_key` in it, because tokens");
+    only(from, 1, 18, "callers.from", "must contain `api_key`, because tokens");
 }
 
 #[test]
@@ -81,8 +89,8 @@ callers: {{ keys: [{{ id: a, sha256: \"{hex}\", limits: {{ {limits} }} }}] }}"
         )
     };
     for (limits, field, words) in [
-        ("none: { burst: 2 }", "none", "`limits` has none of that name"),
-        ("all: { burst: 2 }", "all", "does not count each caller by itself"),
+        ("none: { burst: 2 }", "none", "no rule of this name in `limits`"),
+        ("all: { burst: 2 }", "all", "does not count per caller"),
         ("each: { limit: 2 }", "each", "the rule is a token bucket"),
         ("each: { rate: fast }", "each.rate", "must be a number per s"),
         ("each: { size: 2 }", "each.size", "unknown key"),
@@ -103,7 +111,7 @@ fn discovery_needs_an_allow_list() {
     let with = |workers: &str, redis: &str| format!("workers: {{ {workers} }}\n{redis}\n");
     let redis = "redis: { url: \"redis://h\" }";
     for (text, field, words) in [
-        (with("discovery: redis", redis), "workers.allow", "which hosts or networks may a heartbeat name?"),
+        (with("discovery: redis", redis), "workers.allow", "hosts and networks that a heartbeat may name"),
         (with("discovery: redis, allow: [10.*]", redis), "workers.allow[0]", "must be a network such as"),
         (with("static: []", "redis: { url: \"http://h\" }"), "redis.url", "must be a `redis://`"),
         (
@@ -119,21 +127,29 @@ fn discovery_needs_an_allow_list() {
     }
     let settings = super::settings(&with("discovery: redis, allow: [\"gpu-*\", \"::1\"]", redis));
     let discovery = settings.discovery.unwrap();
-    assert_eq!((&*discovery.redis.prefix, &*discovery.roster.channel), ("dam", "dam:health"));
+    assert_eq!((&*discovery.redis.prefix, &*discovery.registry.channel), ("dam", "dam:health"));
     assert!(
-        settings.workers.is_empty() && discovery.roster.key.is_none() && discovery.roster.allow.len() == 2
+        settings.workers.is_empty()
+            && discovery.registry.key.is_none()
+            && discovery.registry.allow.len() == 2
     );
 }
 
 #[test]
 fn types_and_words() {
-    only("dams: none", 1, 7, "dams", "must be a whole number from 1 to 1000; found \"none\"");
-    only("dams: 0", 1, 7, "dams", "from 1 to 1000; found 0");
-    only("dams: 1.5", 1, 7, "dams", "must be a whole number from 1 to 1000; found 1.5");
-    only("dams: 99999999999999999999", 1, 7, "dams", "from 1 to 1000; found 99999999999999999999");
-    only("dams:", 1, 5, "dams", "has no value: it must be a whole number from 1 to 1000, or the key must go");
+    only("gateways: none", 1, 11, "gateways", "must be a whole number from 1 to 1000; found \"none\"");
+    only("gateways: 0", 1, 11, "gateways", "from 1 to 1000; found 0");
+    only("gateways: 1.5", 1, 11, "gateways", "must be a whole number from 1 to 1000; found 1.5");
+    only("gateways: 99999999999999999999", 1, 11, "gateways", "from 1 to 1000; found 99999999999999999999");
+    only(
+        "gateways:",
+        1,
+        9,
+        "gateways",
+        "has no value: set it to a whole number from 1 to 1000, or remove the key",
+    );
     only("admin: yes", 1, 8, "admin", "must be a mapping with some of the keys `listen`");
-    only("limits: { a: 1 }", 1, 9, "limits", "found keys with values");
+    only("limits: { a: 1 }", 1, 9, "limits", "found a mapping");
     only("cors: { origins: [1] }", 1, 19, "cors.origins[0]", "or `*`, in quotes; found 1");
     only("log: { sample: 1.1 }", 1, 16, "log.sample", "must be a number from 0 to 1; found 1.1");
     only(
@@ -160,7 +176,7 @@ fn types_and_words() {
         "must be `api_key` or `ip`, or a mapping with the key `header`",
     );
     let many = format!("paths: [{}]", "/a, ".repeat(65));
-    only(&many, 1, 8, "paths", "has 65 elements; at most 64 are taken");
+    only(&many, 1, 8, "paths", "has 65 elements; at most 64 are allowed");
 }
 
 #[test]
@@ -169,7 +185,7 @@ fn who_takes_from_a_queue_is_not_configured() {
     let faults = faults(text);
     let [fault] = faults.list.as_slice() else { panic!("{faults}") };
     assert_eq!(fault.field, "workers.static", "{faults}");
-    assert!(faults.to_string().contains("must be left out with `mode: queue`"), "{faults}");
+    assert!(faults.to_string().contains("must not be set with `mode: queue`"), "{faults}");
 }
 
 #[test]
@@ -178,7 +194,7 @@ fn only_calls_over_http_by_callers_that_the_gateway_knows_overflow() {
     for (text, words) in [
         (
             format!("workers: {{ mode: queue }}\ncallers: {{ forward_authorization: false }}\n{overflow}"),
-            "is for `workers.mode: http`",
+            "applies only to `workers.mode: http`",
         ),
         (format!("workers: {{ static: [] }}\n{overflow}"), "needs `callers.forward_authorization: false`"),
     ] {
@@ -204,7 +220,7 @@ fn texts() {
             "a network such as",
         ),
         ("callers: { key_header: \"x y\" }", 24, "callers.key_header", "the name of an HTTP header"),
-        ("paths: [v1]", 9, "paths[0]", "a path from its first `/` on"),
+        ("paths: [v1]", 9, "paths[0]", "a path that begins with `/`"),
         ("cors: { origins: [chat.example] }", 19, "cors.origins[0]", "an origin such as"),
         ("routes: [{ path: /a, kind: chat, prompt: a }]", 42, "routes[0].prompt", "a JSON pointer such as"),
         (
@@ -225,10 +241,10 @@ fn variables() {
     only("admin: { token: \"\" }", 1, 17, "admin.token", "a secret of at least one character");
     only("listen: ${", 1, 9, "listen", "written `${NAME}`");
     only(
-        "dams: ${WORKER_KEY}",
+        "gateways: ${WORKER_KEY}",
         1,
-        7,
-        "dams",
+        11,
+        "gateways",
         "must be a whole number from 1 to 1000; found \"${WORKER_KEY}\"",
     );
 }
@@ -244,12 +260,20 @@ fn rules() {
         ("algorithm: token_bucket, rate: 1/s", "burst", "needs a number of at least 1"),
         ("algorithm: token_bucket, rate: 1/s, burst: 0", "burst", "must be a whole number from 1"),
         ("algorithm: token_bucket, rate: ten, burst: 1", "rate", "such as `10/s` or `600/m`; found \"ten\""),
-        ("algorithm: token_bucket, rate: 1/s, burst: 1, window: 1m", "window", "belongs to sliding windows"),
+        (
+            "algorithm: token_bucket, rate: 1/s, burst: 1, window: 1m",
+            "window",
+            "applies only to sliding windows",
+        ),
         ("algorithm: token_bucket, rate: 1/d, burst: 367", "burst", "more than a year to fill"),
         ("algorithm: sliding_window, window: 1m", "limit", "is missing"),
         ("algorithm: sliding_window, limit: 1", "window", "is missing"),
-        ("algorithm: sliding_window, limit: 1, window: 0s", "window", "longer than no time"),
-        ("algorithm: sliding_window, limit: 1, window: 1s, rate: 1/s", "rate", "belongs to token buckets"),
+        ("algorithm: sliding_window, limit: 1, window: 0s", "window", "greater than zero"),
+        (
+            "algorithm: sliding_window, limit: 1, window: 1s, rate: 1/s",
+            "rate",
+            "applies only to token buckets",
+        ),
         ("algorithm: sliding_log, limit: 10001, window: 1s", "limit", "use `sliding_window`; found 10001"),
         (
             "algorithm: leaky, limit: 1, window: 1s",
@@ -283,8 +307,8 @@ fn rules() {
         "must differ from `limits[0].name`",
     );
     let per = |per: &str| format!("limits:\n  - {{ name: a, per: {per}, {sound} }}");
-    only(&per("[all, caller]"), 2, 21, "limits[0].per", "it stands alone");
-    only(&per("[ip, ip]"), 2, 26, "limits[0].per[1]", "is in the list already");
+    only(&per("[all, caller]"), 2, 21, "limits[0].per", "it cannot be combined");
+    only(&per("[ip, ip]"), 2, 26, "limits[0].per[1]", "is a duplicate");
     only(&per("[]"), 2, 21, "limits[0].per", "must not be empty");
     only(
         &per("user"),
@@ -314,15 +338,9 @@ fn callers() {
         "callers.keys[1].sha256",
         "must differ",
     );
-    only(
-        &format!("{}\n  from: [ip]", keys(&key("a", "1"))),
-        4,
-        9,
-        "callers.from",
-        "must have `api_key` in it",
-    );
+    only(&format!("{}\n  from: [ip]", keys(&key("a", "1"))), 4, 9, "callers.from", "must contain `api_key`");
     only("callers: { from: [{ header: x-user }] }", 1, 10, "callers.trusted_proxies", "name them here");
-    only("callers: { from: [ip, ip] }", 1, 23, "callers.from[1]", "is in the list already");
+    only("callers: { from: [ip, ip] }", 1, 23, "callers.from[1]", "is a duplicate");
     only("callers: { anonymous: refuse }", 1, 23, "callers.anonymous", "would refuse everyone");
     only("callers: { key_header: [x-a, X-A] }", 1, 30, "callers.key_header[1]", "must differ");
 }
@@ -343,7 +361,7 @@ fn the_admin_port_is_never_open_off_loopback() {
     assert!(read(&format!("{LEAST}admin: {{ listen: \"0.0.0.0:8081\", token: x }}")).is_ok());
     let listen: SocketAddr = "0.0.0.0:9".parse().unwrap();
     let overrides = Overrides { admin_listen: Some(listen), listen: None };
-    let surroundings = Surroundings { variable: &|_| None, obstacle: &|_| None, overrides };
+    let surroundings = LoadContext { variable: &|_| None, obstacle: &|_| None, overrides };
     let faults = from_str(LEAST, Path::new("f"), surroundings).unwrap_err();
     assert_eq!(faults.list[0].field, "admin.token", "{faults}");
 }
@@ -360,12 +378,12 @@ fn workers() {
     let workers = |list: &str| format!("workers:\n  static:\n    - {}\n", list.replace('|', "\n    - "));
     let w = |id: &str, rest: &str| format!("{{ id: {id}, url: \"http://{id}:80\", slots: 1{rest} }}");
     for (text, line, field, words) in [
-        ("dams: 1".to_owned(), 1, "workers.static", "is missing; name at least one worker"),
+        ("gateways: 1".to_owned(), 1, "workers.static", "is missing; name at least one worker"),
         (
             format!("{}\nconcurrency: {{ limit: slots }}", workers("{ id: a, url: \"http://a\" }")),
             3,
             "workers.static[0].slots",
-            "decode at once?",
+            "decodes at once",
         ),
         (
             workers("{ id: a, url: \"a:80\", slots: 1 }"),
@@ -390,7 +408,7 @@ fn workers() {
             workers(&format!("{}|{}", w("a", ""), w("b", ", model: m"))),
             4,
             "workers.static[1].model",
-            "must be `*`, as of `workers.static[0]` in the same pool `default`",
+            "must be `*`, like `workers.static[0]` in the same pool `default`",
         ),
         (
             workers(&format!("{}|{}", w("a", ""), w("b", ", pool: p"))),
@@ -430,12 +448,7 @@ fn workers() {
             "workers.sticky.coockie",
             "did you mean `cookie`?",
         ),
-        (
-            workers(&w("a", "")) + "  timeouts: { idle: 0s }",
-            4,
-            "workers.timeouts.idle",
-            "longer than no time",
-        ),
+        (workers(&w("a", "")) + "  timeouts: { idle: 0s }", 4, "workers.timeouts.idle", "greater than zero"),
         (workers(&w("a", "")) + "  retry: { max: 11 }", 4, "workers.retry.max", "from 0 to 10"),
     ] {
         let faults = faults(&text);
@@ -463,30 +476,24 @@ fn traffic() {
         2,
         13,
         "routes[0].path",
-        "matches `/v1/models`, which is a call of another kind",
+        "matches `/v1/models`, which has another kind",
     );
-    only(
-        &route("\"/v1/*\"", "chat"),
-        2,
-        13,
-        "routes[0].path",
-        "`/v1/completions`, which is a call of another kind",
-    );
+    only(&route("\"/v1/*\"", "chat"), 2, 13, "routes[0].path", "`/v1/completions`, which has another kind");
     assert!(read(&format!("{LEAST}{}", route("/v1/responses", "response"))).is_ok());
     only(
         "routes: [{ path: /a, kind: chat, timeouts: { total: 0s } }]",
         1,
         53,
         "routes[0].timeouts.total",
-        "longer than no time",
+        "greater than zero",
     );
     only("paths: [/a, /a]", 1, 13, "paths[1]", "must differ from `paths[0]`");
-    only("cors: { origins: [\"*\", \"https://a\"] }", 1, 18, "cors.origins", "it stands alone");
+    only("cors: { origins: [\"*\", \"https://a\"] }", 1, 18, "cors.origins", "it cannot be combined");
     only("bounds: { body: 1GiB }", 1, 17, "bounds.body", "must not exceed `bounds.buffered` (256MiB)");
     only("bounds: { body: 0 }", 1, 17, "bounds.body", "at least one byte; found 0");
     only("bounds: { headers: 4KiB }", 1, 20, "bounds.headers", "from `8KiB` to `1MiB`");
-    only("bounds: { header_read: 0s }", 1, 24, "bounds.header_read", "longer than no time");
-    only("concurrency: { ttft_slo: 0s }", 1, 26, "concurrency.ttft_slo", "longer than no time");
+    only("bounds: { header_read: 0s }", 1, 24, "bounds.header_read", "greater than zero");
+    only("concurrency: { ttft_slo: 0s }", 1, 26, "concurrency.ttft_slo", "greater than zero");
     only(
         "concurrency: { reserve: { critical: 0.5, interactive: 0.5 } }",
         1,
@@ -499,7 +506,7 @@ fn traffic() {
         1,
         27,
         "concurrency.reserve.batch",
-        "here may be `critical` or `interactive`",
+        "allowed are `critical` or `interactive`",
     );
 }
 
@@ -522,7 +529,7 @@ workers:
 callers: { from: [api_key, header], trusted_proxies: [10.0.0.0/99] }
 bounds: { body: 1GiB, buffered: 1XB }
 ";
-    // A variable in a flow mapping must be quoted: first the one fault of the syntax, then, that put right, the rest.
+    // A variable in a flow mapping must be quoted: first the syntax error; once mended, the rest.
     assert!(faults(text).to_string().contains("dam.yaml:2:"));
     let faults = faults(&text.replace("${NONE}", "\"${NONE}\""));
     let found: Vec<(usize, &str)> =
@@ -571,7 +578,7 @@ fn files_that_are_no_settings_are_faults_as_well() {
         std::fs::write(&path, bytes).unwrap();
         load(&path, Overrides::default()).unwrap_err().to_string()
     };
-    assert!(fault(b"listen: a\nadmin: \xff").contains("dam.yaml:2:8: this is not UTF-8"));
+    assert!(fault(b"listen: a\nadmin: \xff").contains("dam.yaml:2:8: the file is not valid UTF-8"));
     assert!(fault(&vec![b'#'; (1 << 20) + 1]).contains("larger than 1048576 bytes"));
     assert!(fault(b"").contains("workers.static: is missing"));
     assert!(fault(b"just words").contains("dam.yaml:1:1: must be a mapping"));

@@ -1,4 +1,4 @@
-//! No file, however wrong, makes reading panic, and nothing wrong slips through between schema and types.
+//! No file makes reading panic, and the types refuse every wrong value that the schema accepts.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -43,7 +43,7 @@ proptest! {
     }
 }
 
-/// A value that fits the schema.
+/// Returns a value that fits the schema.
 fn sample(schema: &Value) -> Value {
     if let Some(branches) = schema.get("anyOf").or(schema.get("oneOf")).and_then(Value::as_array) {
         return sample(&branches[0]);
@@ -78,7 +78,7 @@ fn sample(schema: &Value) -> Value {
     }
 }
 
-/// Calls `try_one` with documents that are sound but for one key, which has one of many values.
+/// Calls `try_one` with valid documents in which one key has one of many values.
 fn each_document(schema: &Value, wrap: &dyn Fn(Value) -> Value, try_one: &mut dyn FnMut(Value)) {
     let nasty = [
         json!(null),
@@ -150,7 +150,7 @@ fn schema_types_and_a_general_validator_agree() {
             Ok(_) => assert!(validator.is_valid(&document), "the schema refuses what is read: {text}"),
             Err(faults) => {
                 assert!(!faults.to_string().contains("schema admits"), "{text}\n{faults}");
-                // What is only refused by a syntax or by another setting names what it wants.
+                // An error of a syntax or of another setting says what it expects.
                 assert!(faults.list.iter().all(|fault| !fault.problem.is_empty()), "{text}");
             }
         }

@@ -1,4 +1,4 @@
-//! What sound files come to, and what is shown of them.
+//! The values of valid files, and what is shown of them.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use traffic_dam::request::{Class, Kind};
 use traffic_dam::shed::settings::LimitSource;
 
 use super::{LEAST, faults, read, repository, settings};
-use traffic_dam::config::settings::{CallerSource, Sticky};
+use traffic_dam::config::settings::{CallerSource, StickySettings};
 
 #[test]
 fn the_least_file_has_every_default() {
@@ -24,7 +24,7 @@ fn the_least_file_has_every_default() {
     assert!(settings.callers.forward_authorization && !settings.callers.refuse_anonymous);
     assert!(settings.rules.is_empty() && settings.paths.is_empty() && settings.routes.is_empty());
     assert_eq!(
-        (settings.gate.limit, settings.gate.dams, settings.gate.queue_length),
+        (settings.gate.limit, settings.gate.gateways, settings.gate.queue_length),
         (LimitSource::Adaptive, 1, 256)
     );
     assert_eq!(settings.gate.queue_wait, Duration::from_millis(250));
@@ -34,7 +34,7 @@ fn the_least_file_has_every_default() {
         (&*worker.pool, &*worker.model, &*worker.colour, worker.slots),
         ("default", "*", "blue", Some(8))
     );
-    assert_eq!(settings.sticky, Sticky::Header("x-session-id".parse().unwrap()));
+    assert_eq!(settings.sticky, StickySettings::Header("x-session-id".parse().unwrap()));
     assert_eq!(
         (settings.timeouts.connect, settings.timeouts.total),
         (Duration::from_secs(1), Duration::from_secs(600))
@@ -155,7 +155,7 @@ fn no_secret_is_ever_shown() {
     for secret in ["s3cret", "2c26b46b", "fcde2b2e", "Bearer"] {
         assert!(!shown.contains(secret), "{secret} in\n{shown}");
     }
-    // Secrets where they belong but at fault, secrets in the wrong place, secrets in URLs and in variables.
+    // Secrets in the right place in wrong files, in the wrong place, in URLs and in variables.
     for misplaced in [
         "redis: { url: \"redis://u:s3cret@h:99999\" }",
         "redis: { url: \"http://u:s3cret@h\" }",
@@ -170,7 +170,7 @@ fn no_secret_is_ever_shown() {
         "listen: http://host/?key=s3cret",
         "cors: { origins: [\"https://user:s3cret@host\"] }",
         "listen: \"${WORKER_KEY}\"",
-        "dams: \"${WORKER_KEY}\"",
+        "gateways: \"${WORKER_KEY}\"",
         "tls: { cert: \"${WORKER_KEY}\", key: 1 }",
         "workers: { static: [{ id: a, url: \"http://u:s3cret@h\", slots: 1, headers: { a: \"s3cret\\n\", b: [s3cret] } }] }",
     ] {
@@ -196,14 +196,14 @@ fn settings_that_are_probably_not_meant_are_warned_of() {
         ("concurrency: { ttft_slo: 1s, queue: { wait: 1s } }".to_owned(), "concurrency.queue.wait: `1s`"),
         (
             format!("callers: {{ anonymous: allow, {key} }}"),
-            "callers.anonymous: `allow` beside `callers.keys`",
+            "callers.anonymous: `allow` together with `callers.keys`",
         ),
-        (tokens(&format!("{window}: 256")), "limits[0].limit: `256` tokens have no room"),
+        (tokens(&format!("{window}: 256")), "limits[0].limit: `256` tokens are not enough"),
         (
             tokens("algorithm: token_bucket, rate: 1000/m, burst: 100"),
-            "limits[0].burst: `100` tokens have no room",
+            "limits[0].burst: `100` tokens are not enough",
         ),
-        ("redis: { url: \"redis://h\" }".to_owned(), "redis: nothing uses it"),
+        ("redis: { url: \"redis://h\" }".to_owned(), "redis: is set but not used"),
     ] {
         let warned = warned(&text);
         assert!(warned.len() == 1 && warned[0].starts_with(field), "{text}: {warned:?}");

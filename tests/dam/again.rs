@@ -1,4 +1,4 @@
-//! Requests that are sent again with the same key, in whatever state the first one is.
+//! Requests that are repeated with the same idempotency key, in every state of the first one.
 
 use super::client::{Answer, Conn};
 use super::hand::{DONE, Hand, JSON, SSE, token};
@@ -6,7 +6,7 @@ use super::later::{CHAT, PLAIN, accepted, post, stage};
 use super::rig::{Dam, eventually};
 
 const KEY: &str = "idempotency-key: k";
-/// Longer than a key is remembered whose request is no job.
+/// Longer than a key is remembered if its request is not a job.
 const LONG_MS: i64 = 120_000;
 
 async fn keys(hand: &Hand) -> Vec<String> {
@@ -26,7 +26,7 @@ async fn again(dam: &Dam) -> Answer {
 #[tokio::test]
 async fn a_key_is_its_jobs_for_as_long_as_that_runs() {
     let (_redis, dam, hand) = stage(4).await;
-    // Nothing of an answer in JSON comes before its end, however long that takes.
+    // A JSON answer shows nothing before its end, however long that takes.
     let mut conn = sent(&dam, PLAIN).await;
     let mut taken = hand.take().await;
     let key = keys(&hand).await.pop().unwrap();
@@ -35,7 +35,7 @@ async fn a_key_is_its_jobs_for_as_long_as_that_runs() {
     hand.answer(&mut taken, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
     assert_eq!(conn.answer().await.unwrap().text(), "{}");
 
-    // Its record decides: gone, or past its time, there is nothing to wait for.
+    // The record decides: if it is gone or past its time, there is nothing to wait for.
     hand.run::<u64>(&["DEL", &format!("dam:job:{{{}}}", taken.job)]).await;
     let mut conn = sent(&dam, PLAIN).await;
     let mut taken = hand.take().await;
@@ -76,7 +76,7 @@ async fn of_many_that_repeat_what_failed_one_runs() {
     let mut conn = sent(&dam, CHAT).await;
     let mut taken = hand.take().await;
     let failed = r#"{"reason":"upstream_broke","message":"no"}"#;
-    // Within its answer: its client has the head already.
+    // During its answer: its client already has the head.
     hand.answer(&mut taken, &[("head", SSE), ("data", &token("one")), ("error", failed)]).await;
     conn.see("upstream_broke").await.unwrap();
     let mut repeats = tokio::task::JoinSet::new();
@@ -110,7 +110,7 @@ async fn what_a_dead_gateway_never_put_into_the_queue_runs_for_who_sends_it_agai
     assert_eq!(conn.answer().await.unwrap().status, 200);
     dam.idle().await;
 
-    // As a gateway leaves it that died while it waited for room: written down, and in no stream.
+    // The state that a gateway leaves if it dies while it waits for room: a record, but no entry.
     let later = (hand.run::<Vec<u64>>(&["TIME"]).await[0] + 600) * 1000;
     let left = async |gateway: &str| {
         let fields = ["state", "queued", "dam", gateway, "deadline_ms", &later.to_string()];
@@ -122,13 +122,13 @@ async fn what_a_dead_gateway_never_put_into_the_queue_runs_for_who_sends_it_agai
     let mut conn = sent(&dam, PLAIN).await;
     let mut fresh = hand.take().await;
     assert_ne!(fresh.job, taken.job);
-    // Were it in the stream after all, nobody would run it.
+    // If it were in the stream after all, no worker would run it.
     assert_eq!(hand.field(&taken.job, "state").await.as_deref(), Some("cancelled"));
     assert_eq!(again(&dam).await.reason(), "conflict", "the key is the new job's");
     hand.answer(&mut fresh, &[("head", JSON), ("data", "{}"), ("end", "")]).await;
     assert_eq!(conn.answer().await.unwrap().status, 200);
 
-    // One that runs goes on, whoever put it there.
+    // A job that is running goes on, whichever gateway queued it.
     let record = format!("dam:job:{{{}}}", fresh.job);
     let running = ["HSET", &record, "state", "running", "dam", "gone", "deadline_ms", &later.to_string()];
     hand.run::<u64>(&running).await;

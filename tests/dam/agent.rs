@@ -1,4 +1,4 @@
-//! The agent beside a worker, over a real Redis.
+//! The agent of a worker, with a real Redis.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use traffic_dam::agent::{self, AgentOptions};
-use traffic_dam::fleet::heartbeat::Key;
+use traffic_dam::fleet::heartbeat::SigningKey;
+use traffic_dam::redis::publisher::HeartbeatPublisher;
 use traffic_dam::redis::settings::RedisSettings;
-use traffic_dam::redis::speaker::Speaker;
 
 use super::client::chat;
 use super::fleet::{discovering, serves, shown};
@@ -43,9 +43,9 @@ fn start(redis: &Redis, worker: &Worker, change: impl FnOnce(&mut AgentOptions))
     };
     change(&mut options);
     let settings = RedisSettings::single(redis.url().into(), "dam".into());
-    let speaker = Speaker::new(settings, Some(Key::new("k")));
+    let publisher = HeartbeatPublisher::new(settings, Some(SigningKey::new("k")));
     let (end, ended) = oneshot::channel();
-    let task = tokio::spawn(agent::run(options, speaker, async { ended.await.unwrap_or_default() }));
+    let task = tokio::spawn(agent::run(options, publisher, async { ended.await.unwrap_or_default() }));
     Agent { end, task }
 }
 

@@ -1,4 +1,4 @@
-//! Entries that change hands, and answers of many pieces.
+//! Entries that another worker claims, and answers of many pieces.
 
 use super::client::{Conn, PATIENCE, chat};
 use super::hand::{DONE, Hand, SSE, token};
@@ -31,14 +31,14 @@ async fn a_worker_that_slept_before_it_began_ends_nobody_elses_run() {
     })
     .await;
     let (entry, job) = read.unwrap();
-    // One more that claims it and falls asleep.
+    // A third worker claims it and pauses.
     let slept = claimed(&third).await;
     let mut taken = second.take_over().await;
     second.emit(&mut taken, &[("head", SSE), ("data", &token("one"))]).await;
     conn.see("one").await.unwrap();
     assert_eq!(hand.begin_given(&(entry.clone(), job, 1)).await, ["LEAVE"]);
     assert_eq!(third.begin_given(&slept).await, ["LEAVE"]);
-    // Nor does it give away what is another's.
+    // Nor can a worker return an entry that another one has.
     assert!(!hand.hand_back(&entry).await && !third.hand_back(&entry).await);
     assert!(second.keeps(&entry).await);
     second.answer(&mut taken, &[("data", DONE), ("end", "")]).await;
@@ -90,7 +90,7 @@ async fn an_answer_of_many_pieces_is_read_at_once() {
         hand.emit(&mut taken, &[("data", one.as_str()); 50]).await;
     }
     hand.answer(&mut taken, &[("data", DONE), ("end", "")]).await;
-    // Page after page, without a silence between them: there are fifteen.
+    // Page after page, without a pause between them: there are fifteen.
     let read = tokio::time::timeout(PATIENCE / 5, stream(&dam, &location, None)).await.expect("in time");
     assert_eq!(read.text().matches("\"content\":\"x\"").count(), PIECES);
     let job = tokio::time::timeout(PATIENCE / 5, shown(&dam, &location, "a")).await.expect("in time");

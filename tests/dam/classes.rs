@@ -1,4 +1,4 @@
-//! A critical request takes the seat of a batch request whose answer has not begun.
+//! A critical request takes the permit of a batch request whose answer has not begun.
 
 use std::sync::Arc;
 
@@ -50,10 +50,10 @@ limits: [{{ name: calls, algorithm: sliding_log, per: all, limit: 5, window: 1h 
     assert_eq!((critical.status, critical.whole), (200, true), "{}", critical.text());
     let batch = batch.await.unwrap();
     assert_eq!((batch.status, batch.reason()), (503, "overloaded"));
-    assert!(batch.refusal().3.contains("gave its slot"), "{}", batch.text());
+    assert!(batch.refusal().3.contains("took this request's slot"), "{}", batch.text());
     assert!(batch.number("retry-after") >= 1);
     dam.idle().await;
-    // What was refused is not charged: one call of five is gone.
+    // A refused request is not charged: one call of five is used.
     let next = dam.ask(chat("c", true, 3, &[])).await;
     assert_eq!(next.number("x-ratelimit-remaining-requests"), 3);
 }

@@ -1,4 +1,4 @@
-//! A client that writes exactly the bytes a test wants and sees exactly what comes back.
+//! A client that writes exactly the bytes of a test, and sees exactly the bytes of the answer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,16 +9,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Far beyond what anything here takes: a wait that reaches it has failed.
+/// Far longer than anything here takes: a wait this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What came back for one request.
+/// The answer to one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
-    /// Whether the body ended as its framing said it would.
+    /// `true` if the body ended as its framing announced.
     pub(crate) whole: bool,
 }
 
@@ -42,7 +42,7 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{error}: {} {}", self.head, self.text()))
     }
 
-    /// The reason, the error's type and code, and its message.
+    /// Returns the reason, the error's type and code, and its message.
     pub(crate) fn refusal(&self) -> (String, String, String, String) {
         let error = &self.json()["error"];
         let field = |name: &str| {
@@ -57,7 +57,6 @@ impl Answer {
     }
 }
 
-/// A connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) socket: TcpStream,
@@ -75,7 +74,7 @@ impl Conn {
         Self { socket, unread: Vec::new() }
     }
 
-    /// Writes as much as the other end takes: it may have closed already, which is what some tests are about.
+    /// Writes as much as the other end takes: some tests are about an end that has closed.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         timeout(PATIENCE, self.socket.write_all(bytes.as_ref())).await.expect("the gateway reads or closes")
     }
@@ -107,7 +106,7 @@ impl Conn {
         Ok(())
     }
 
-    /// The head of an answer; interim answers are skipped.
+    /// Reads the head of an answer; interim answers are skipped.
     pub(crate) async fn head(&mut self) -> io::Result<Answer> {
         loop {
             let head = String::from_utf8(self.until(b"\r\n\r\n").await?).expect("a head is text");
@@ -119,7 +118,7 @@ impl Conn {
         }
     }
 
-    /// The rest of an answer.
+    /// Reads the rest of an answer.
     pub(crate) async fn rest(&mut self, mut answer: Answer) -> Answer {
         answer.whole = self.body(&mut answer).await.is_ok();
         answer
@@ -143,30 +142,30 @@ impl Conn {
         self.exactly(length, &mut answer.body).await
     }
 
-    /// The next answer, all of it.
+    /// Reads the next answer, to its end.
     pub(crate) async fn answer(&mut self) -> io::Result<Answer> {
         let head = self.head().await?;
         Ok(self.rest(head).await)
     }
 
-    /// Body bytes as they are on the wire, until `mark` was among them.
+    /// Reads raw body bytes until `mark` was among them.
     pub(crate) async fn see(&mut self, mark: &str) -> io::Result<()> {
         self.until(mark.as_bytes()).await.map(drop)
     }
 
-    /// A request and its answer.
+    /// Sends a request and reads its answer.
     pub(crate) async fn ask(&mut self, request: impl AsRef<[u8]>) -> io::Result<Answer> {
         self.send(request).await?;
         self.answer().await
     }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 pub(crate) async fn ask(addr: SocketAddr, request: impl AsRef<[u8]>) -> Answer {
     Conn::open(addr).await.ask(request).await.expect("an answer")
 }
 
-/// A request's bytes. `fields` are whole lines; `Host` and a length are added.
+/// Returns a request's bytes. `fields` are whole lines; `Host` and a length are added.
 pub(crate) fn request(line: &str, fields: &[&str], body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let mut head = format!("{line} HTTP/1.1\r\nhost: localhost\r\n");
@@ -184,7 +183,7 @@ pub(crate) fn get(path: &str) -> Vec<u8> {
     request(&format!("GET {path}"), &[], "")
 }
 
-/// A chat of `tokens` tokens, always the same for the same id.
+/// Returns a chat with `tokens` answer tokens, always the same for the same id.
 pub(crate) fn chat(id: &str, stream: bool, tokens: u32, fields: &[&str]) -> Vec<u8> {
     let body = format!(
         r#"{{"model":"sim","messages":[{{"role":"user","content":"Say something."}}],"stream":{stream},"max_tokens":{tokens},"ignore_eos":true}}"#

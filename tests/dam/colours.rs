@@ -1,4 +1,4 @@
-//! Blue and green: which side gets work, at one gateway and at several that share a Redis.
+//! Blue and green: which colour gets requests, at one gateway and at several that share a Redis.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,15 +27,15 @@ async fn switch(dam: &Dam, colour: &str) -> Answer {
     ask(dam.admin, request("PUT /api/v1/pools/default/active", &fields, body)).await
 }
 
-/// Asks both gateways for short streams, half of them in sessions, until it is told to stop; counts those that were not
-/// served.
-async fn load(dams: Arc<[Dam; 2]>, stop: Arc<AtomicBool>, failed: Arc<AtomicU64>) {
+/// Sends short streams to both gateways, half of them in sessions, until `stop` is set; counts
+/// those that were not served.
+async fn load(gateways: Arc<[Dam; 2]>, stop: Arc<AtomicBool>, failed: Arc<AtomicU64>) {
     let mut which = 0;
     while !stop.load(Ordering::Relaxed) {
         which += 1;
         let session = format!("x-session-id: s{}", which % 20);
         let fields: &[&str] = if which % 4 < 2 { &[&session] } else { &[] };
-        let answer = dams[which % 2].ask(chat("a", true, 2, fields)).await;
+        let answer = gateways[which % 2].ask(chat("a", true, 2, fields)).await;
         if (answer.status, answer.whole) != (200, true) {
             failed.fetch_add(1, Ordering::Relaxed);
         }
@@ -65,7 +65,7 @@ async fn one_gateway_switches_by_itself_and_old_streams_finish() {
 #[tokio::test]
 async fn a_request_that_still_connects_when_the_pool_is_switched_goes_to_the_new_colour() {
     let green = Worker::start(8);
-    // A listener whose queue is full lets a connection wait until the next try of the kernel, a second later.
+    // A listener with a full queue delays a connection to the kernel's next try, 1 s later.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let blue = socket.listen(1).unwrap();
@@ -107,7 +107,7 @@ async fn two_gateways_switch_together_under_load() {
     const SWITCHES: u64 = 20;
     let redis = Redis::start().await;
     let workers = [Worker::start(64), Worker::start(64)];
-    // One of each side turns requests away now and then, so that they are retried across the switch.
+    // One worker of each colour refuses some requests, so that they are retried across the switch.
     let moody = [Worker::start(64), Worker::start(64)];
     let more =
         ["b2", "g2"].iter().zip(["blue", "green"]).zip(&moody).map(|((id, colour), worker)| {
@@ -117,18 +117,18 @@ async fn two_gateways_switch_together_under_load() {
     let text = discovering(&redis, &format!(", {}", sides(&workers[0], &workers[1])));
     let text = text.replace("redis: { url", "redis: { hmac_key: k, url").replace("slots: 8", "slots: 64");
     let text = text.replace("], active", &format!(", {more}], retry: {{ max: 3, budget: 1.0 }}, active"));
-    let dams = Arc::new([Dam::start(&text), Dam::start(&text)]);
-    for dam in dams.iter() {
+    let gateways = Arc::new([Dam::start(&text), Dam::start(&text)]);
+    for dam in gateways.iter() {
         eventually("the feed", async || dam.metric("redis_up", "") == 1.0).await;
     }
     let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..4)
-        .map(|_| tokio::spawn(load(Arc::clone(&dams), Arc::clone(&stop), Arc::clone(&failed))))
+        .map(|_| tokio::spawn(load(Arc::clone(&gateways), Arc::clone(&stop), Arc::clone(&failed))))
         .collect();
     for turn in 0..SWITCHES {
         let colour = if turn % 2 == 0 { "green" } else { "blue" };
         let [new, old] = if turn % 2 == 0 { [1, 0] } else { [0, 1] };
-        let done = switch(&dams[usize::from(turn % 3 == 0)], colour).await;
+        let done = switch(&gateways[usize::from(turn % 3 == 0)], colour).await;
         assert_eq!(done.status, 200, "{}", done.text());
         let received =
             async |side: usize| [workers[side].tally("received").await, moody[side].tally("received").await];
@@ -143,8 +143,8 @@ async fn two_gateways_switch_together_under_load() {
     }
     assert_eq!(failed.load(Ordering::Relaxed), 0);
 
-    // A gateway that starts later serves nobody before it knows.
-    assert_eq!(switch(&dams[0], "green").await.status, 200);
+    // A gateway that starts later serves no requests before it knows the active colour.
+    assert_eq!(switch(&gateways[0], "green").await.status, 200);
     let before = workers[0].tally("received").await;
     let late = Dam::start(&text);
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! The command line as people meet it on the first day.
+//! The command line, as new users meet it.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
@@ -66,7 +66,7 @@ fn check_warns_is_quiet_when_told_and_prints_the_schema() {
     let schema = run(&["check", "--schema"]);
     let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).unwrap();
     assert!(schema["properties"]["workers"].is_object());
-    // Without a word the settings are where the image has them.
+    // Without a flag or variable the settings are read from their path in the image.
     let missing = command(&["check"]).env_remove("TRAFFIC_DAM_CONFIG").output().unwrap();
     assert!(err(&missing).contains("/etc/traffic-dam/dam.yaml"), "{}", err(&missing));
 }
@@ -95,7 +95,7 @@ async fn health_takes_an_address_and_a_url() {
 
 #[test]
 fn variables_have_one_prefix_and_their_former_names_still_count() {
-    // It ends before it speaks with Redis: an agent stands beside its worker, without TLS.
+    // It ends before it connects to Redis: an agent runs beside its worker, without TLS.
     let worker = |variable: Option<&str>| {
         let mut command = command(&["agent", "--worker", "https://w.example"]);
         command.env_remove("TRAFFIC_DAM_REDIS_URL").env_remove("DAM_REDIS_URL");

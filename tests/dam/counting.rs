@@ -1,4 +1,4 @@
-//! Prompts that are counted by their model's tokenizer.
+//! Prompts that are counted with their model's tokenizer.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use traffic_dam::clock::Clock;
 use super::client::request;
 use super::rig::{Dam, Worker, before, settings};
 
-/// Each word is a token, however long.
+/// Each word is one token, however long it is.
 const WORDS: &str =
     r#"{"model":{"type":"WordLevel","vocab":{"?":0},"unk_token":"?"},"pre_tokenizer":{"type":"Whitespace"}}"#;
 
@@ -22,7 +22,7 @@ limits: [{{ name: tokens, algorithm: token_bucket, unit: tokens, per: caller, ra
     before(&[worker.entry("w1", 8)], &rest)
 }
 
-/// What the rule was charged for a prompt of so many words, each sixteen bytes with its space; each model has a caller.
+/// Returns the charge for `words` words, 16 bytes each with the space. Each model has a caller.
 async fn charged(dam: &Dam, model: &str, words: usize) -> u64 {
     let body = serde_json::json!({ "model": model, "input": "backpressurised ".repeat(words) }).to_string();
     let answer = dam.ask(request("POST /v1/embeddings", &[&format!("x-user: {model}")], body)).await;
@@ -37,20 +37,23 @@ async fn a_rule_is_charged_what_the_models_tokenizer_counts() {
     let file = folder.path().join("tokenizer.json");
     std::fs::write(&file, WORDS).unwrap();
     let dam = Dam::start(&text(&worker, &file));
-    // One short, one long enough to be counted on another thread, and another model by its bytes.
+    // A short prompt, one long enough for another thread, and a model counted by bytes.
     assert_eq!(charged(&dam, "qwen-short", 20).await, 20);
     assert_eq!(charged(&dam, "qwen-long", 2000).await, 2000);
     assert_eq!(charged(&dam, "llama", 20).await, 80);
 
-    // A file that is none changes nothing, and nothing starts with it.
+    // A file that is not a tokenizer changes nothing on a reload, and prevents a start.
     std::fs::write(&file, "{}").unwrap();
     let fault = dam.app.reload(settings(&text(&worker, &file))).unwrap_err().to_string();
-    assert!(fault.starts_with("models[0].tokenizer: ") && fault.contains("is no tokenizer"), "{fault}");
+    assert!(
+        fault.starts_with("models[0].tokenizer: ") && fault.contains("is not a tokenizer file"),
+        "{fault}"
+    );
     assert_eq!(charged(&dam, "qwen-again", 20).await, 20);
     assert!(App::new(settings(&text(&worker, &file)), Clock::system()).is_err());
 }
 
-/// The statuses of calls for these models; none where it is empty.
+/// Returns the statuses of calls for these models; an empty name leaves the model out.
 async fn asked(dam: &Dam, models: &[&str]) -> Vec<u16> {
     let mut statuses = Vec::new();
     for model in models {

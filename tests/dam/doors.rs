@@ -1,4 +1,4 @@
-//! Strangers at the door: what they announce, offer or ask for without a key costs nobody else anything.
+//! Callers without a key: what they announce, send or ask for costs other callers nothing.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use super::rig::{Dam, Worker, before};
 
 const CLOSED: &str = "callers: { anonymous: refuse, keys: [{ id: a, sha256: ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb }] }\n";
 
-/// Reads a connection up to these bytes; `None` when it ends before.
+/// Reads a connection up to these bytes; `None` if it ends before.
 async fn read_to(socket: &mut TcpStream, end: &str) -> Option<String> {
     let mut read = Vec::new();
     while !read.ends_with(end.as_bytes()) {
@@ -20,7 +20,7 @@ async fn read_to(socket: &mut TcpStream, end: &str) -> Option<String> {
     Some(String::from_utf8(read).unwrap().to_ascii_lowercase())
 }
 
-/// A worker that answers every connection with `answer`, and hands over the bytes that it read: all up to `end`.
+/// A worker that answers every connection with `answer`, and returns what it read, up to `end`.
 async fn telling(answer: &'static str, end: &'static str) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -143,7 +143,7 @@ async fn only_a_websocket_is_offered_to_a_worker() {
         ("GET", NAMED, &["WebSocket", "H2c"], "", Some("websocket")),
         ("POST", NAMED, &["websocket"], "", None),
         ("HEAD", NAMED, &["websocket"], "", None),
-        // Passed on by somebody who did not read it, or with a body whose end a tunnel could begin within.
+        // Sent by a proxy that did not read it, or with a body in whose end a tunnel may begin.
         ("GET", "connection: keep-alive, http2-settings", &["websocket"], "", None),
         ("GET", NAMED, &["websocket"], "GET ", None),
     ] {

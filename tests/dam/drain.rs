@@ -1,13 +1,13 @@
-//! The simulated worker at a queue: what a client sees is what it would see without one between.
+//! The simulated worker behind a queue: a client sees the same as without a queue.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use traffic_dam::redis::consumer::Place;
+use traffic_dam::redis::consumer::ConsumerIdentity;
 use traffic_dam::redis::settings::RedisSettings;
-use traffic_dam::sim::worker::{Membership, Options, drain};
+use traffic_dam::sim::worker::{Membership, WorkerOptions, drain};
 
 use super::client::{Conn, PATIENCE, ask, chat, get, request};
 use super::hand::{DONE, Hand, SSE, token};
@@ -15,28 +15,33 @@ use super::queue::{known, queueing};
 use super::redis::{INTERVAL, Redis, throughout};
 use super::rig::{Dam, eventually};
 
-/// A worker of four slots, which serves over HTTP too.
+/// A worker of four slots, which also serves over HTTP.
 struct Drainer {
     addr: SocketAddr,
     end: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-/// A worker `id` that renews so often.
+/// Starts a worker `id` that renews its entries every `interval`.
 fn start(redis: &Redis, id: &str, interval: Duration) -> Drainer {
     let listener = traffic_dam::net::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let addr = listener.local_addr().unwrap();
     let token_time = Duration::from_millis(5);
-    let options = Options {
+    let options = WorkerOptions {
         slots: 4,
         prefill_base: token_time,
         token_time,
         kv_tokens: 10_000_000,
-        ..Options::default()
+        ..WorkerOptions::default()
     };
     let membership = Membership {
         redis: RedisSettings::single(redis.url().into(), "dam".into()),
-        place: Place { worker: id.into(), pool: "default".into(), colour: "blue".into(), interval },
+        place: ConsumerIdentity {
+            worker: id.into(),
+            pool: "default".into(),
+            colour: "blue".into(),
+            interval,
+        },
         key: None,
         version: None,
         drain: PATIENCE,
@@ -149,12 +154,12 @@ async fn after_an_outage_nobody_claims_what_could_not_be_renewed() {
     conn.see("one").await.unwrap();
     let interval = Duration::from_millis(500);
     let _idle = start(&redis, "w2", interval);
-    // Renewed often enough until then, and long enough for the other to claim what is left by somebody.
+    // Renewed often enough meanwhile, and long enough for the other one to claim abandoned entries.
     throughout(interval * 4, async || assert!(hand.keeps(&taken.entry).await)).await;
     redis.pause();
     throughout(interval * 7, async || ()).await;
     redis.resume().await;
-    // It comes to say so later than the other has come to ask, and within its three intervals.
+    // It renews after the other worker has tried to claim, and within its three intervals.
     throughout(interval * 2, async || ()).await;
     assert!(hand.keeps(&taken.entry).await, "it is still this worker's");
     hand.answer(&mut taken, &[("data", DONE), ("end", "")]).await;

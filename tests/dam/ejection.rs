@@ -1,4 +1,4 @@
-//! Workers that fail what others can do.
+//! Workers that fail requests which other workers can serve.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -7,7 +7,7 @@ use traffic_dam::server::admin::AdminSource;
 use super::client::chat;
 use super::rig::{Dam, Worker, before, eventually};
 
-/// So many sequential requests.
+/// Sequential requests per case.
 const REQUESTS: u32 = 200;
 
 fn four() -> (Vec<Worker>, String) {
@@ -18,7 +18,7 @@ fn four() -> (Vec<Worker>, String) {
     (workers, text)
 }
 
-/// One after the other; how many were not served whole.
+/// Sends requests one after the other; returns how many were not served completely.
 async fn failed(dam: &Dam, fields: &[&str]) -> u32 {
     let mut failed = 0;
     for number in 0..REQUESTS {
@@ -42,7 +42,7 @@ async fn a_worker_that_fails_fast_does_not_draw_the_load() {
         workers[0].fault(fault, 10_000).await;
         let failed = failed(&dam, &[]).await;
         let got = workers[0].tally("received").await;
-        // Its share would be 50. On a slow machine it is tried more often.
+        // An equal share would be 50. A slow machine tries it more often.
         assert!(got < 25, "{fault}: it got {got} of {REQUESTS}");
         assert!(failed == 0 || !hidden && u64::from(failed) <= got, "{fault}: {failed} failed");
         let light = || dam.metric("worker_light", "w0");

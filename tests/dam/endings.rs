@@ -1,4 +1,4 @@
-//! However a request ends, what it held is free again, once.
+//! However a request ends, everything it held is released, exactly once.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::rig::{Dam, Worker, before, eventually, settings};
 const REQUESTS: u64 = 10_000;
 const TASKS: u64 = 64;
 
-/// What a worker does with a request that goes wrong.
+/// Faults of a worker.
 const FAULTS: [&str; 11] = [
     "die",
     "die-after-headers",
@@ -36,7 +36,7 @@ const FAULTS: [&str; 11] = [
     "slow-start:5",
 ];
 
-/// Sends one request and ends it in one of many ways. The connection comes back when it can be used again.
+/// Sends one request and ends it in one of many ways. Returns the connection if it can be reused.
 async fn one(dam: &Dam, conn: Option<Conn>, random: &mut fastrand::Rng) -> Option<Conn> {
     let mut conn = match conn {
         Some(conn) => conn,
@@ -54,13 +54,13 @@ async fn one(dam: &Dam, conn: Option<Conn>, random: &mut fastrand::Rng) -> Optio
     };
     conn.send(asked).await.expect("the gateway takes it");
     match random.u8(..10) {
-        // Gone while it waits, or before the first token, as it happens.
+        // The client leaves while the request waits, or before the first token.
         0 => return None,
         1 => {
             tokio::time::sleep(Duration::from_micros(random.u64(..30_000))).await;
             return None;
         }
-        // Gone when the answer has begun: mid-stream, or when the first content is there.
+        // The client leaves after the answer has begun: mid-stream, or at the first content.
         2 => {
             conn.head().await.ok()?;
             return None;
@@ -74,7 +74,7 @@ async fn one(dam: &Dam, conn: Option<Conn>, random: &mut fastrand::Rng) -> Optio
         }
         _ => {}
     }
-    // A worker that breaks an answer with a length leaves the gateway no other way than to break it too.
+    // If a worker breaks an answer with a length, the gateway can only break it too.
     let answer = conn.answer().await.ok()?;
     if answer.status >= 400 {
         assert!(answer.json()["error"]["message"].is_string(), "{}", answer.text());
@@ -113,10 +113,10 @@ limits:
     for worker in &workers {
         worker.busy_with(0).await;
     }
-    // Each was counted once, whatever became of it.
+    // Each was counted once, however it ended.
     assert_eq!(dam.metric("requests_total", ""), REQUESTS as f64);
     assert_eq!(dam.metric("request_duration_seconds_count", ""), REQUESTS as f64);
-    // All endings did come about.
+    // All kinds of endings occurred.
     for outcome in ["complete", "client_gone", "refused", "worker_failed", "timed_out"] {
         let count = dam.metric("requests_total", &format!("outcome=\"{outcome}\""));
         assert!(count >= 5.0, "{count} {outcome}:\n{}", series(&dam, "requests_total"));
@@ -162,7 +162,7 @@ async fn one_who_leaves_the_queue_gives_its_place_up_at_once() {
         drop(waiting);
         eventually("an empty queue", async || dam.held() == 1).await;
     }
-    // Its place, and the slot after it: the next one waits, and is served when the holder leaves.
+    // The queue place and then the slot are free: the next one waits, and is served.
     let mut next = Conn::open(dam.addr).await;
     next.send(chat("next", true, 3, &[])).await.unwrap();
     eventually("a waiter", async || dam.held() == 2).await;
@@ -182,7 +182,7 @@ async fn a_hung_worker_is_seen_although_its_callers_leave() {
     let seen = series(&dam, "streams_total");
     assert_eq!(seen.lines().count(), 5, "a pool is seen before its first stream: {seen}");
 
-    // Two change their minds at once; the third waits for longer than was promised.
+    // Two clients leave at once; the third one waits longer than the SLO.
     for (patience_ms, promise, count) in [(0, "left", 1.0), (0, "left", 2.0), (150, "abandoned", 1.0)] {
         let mut conn = Conn::open(dam.addr).await;
         conn.send(chat("waiting", true, 5, &["x-sim-fault: hang"])).await.unwrap();
@@ -193,7 +193,7 @@ async fn a_hung_worker_is_seen_although_its_callers_leave() {
         worker.busy_with(0).await;
     }
 
-    // Who stops reading after a beginning in time says nothing of the worker.
+    // A client that leaves after a first token in time does not count against the worker.
     let mut enough = Conn::open(dam.addr).await;
     enough.send(chat("enough", true, 5, &["x-sim-fault: stall:2"])).await.unwrap();
     enough.head().await.unwrap();

@@ -1,5 +1,5 @@
-//! How asynchronous jobs end that did not go the straight way: dead letters that are tried again, runs that are lost
-//! within the answer, and time that runs out.
+//! Endings of asynchronous jobs other than success: requeued dead letters, runs lost during the
+//! answer, and expired deadlines.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use super::rig::{Dam, eventually};
 const WAITING: &str = "dam:pending:{default}";
 const CALLERS: &str = "dam:pending:{default}:callers";
 
-/// A dead letter of the caller `a`.
+/// Returns a dead letter of the caller `a`.
 async fn dead_letter(dam: &Dam, hand: &Hand) -> (String, String) {
     let location = accepted(dam, "a", &[], PLAIN).await;
     let Taken { job, entry, .. } = hand.take().await;
@@ -35,7 +35,7 @@ async fn letters(dam: &Dam) -> usize {
     letters["dead"]["default"].as_array().unwrap().len()
 }
 
-/// How many jobs of each caller wait.
+/// Returns the number of waiting jobs of each caller.
 async fn counts(hand: &Hand) -> Vec<u64> {
     let known: Vec<(String, u64)> = hand.run(&["HGETALL", CALLERS]).await;
     known.into_iter().filter(|(of, _)| !of.ends_with(":bytes")).map(|(_, count)| count).collect()
@@ -94,7 +94,7 @@ async fn a_dead_letter_is_put_where_jobs_wait_once() {
     let is_there = ["XADD", "dam:dead:{default}", "*", "job", &job, "error", "no memory"];
     assert_eq!(requeued(&dam, &job).await.status, 202);
     eventually("the workers have it", async || hand.length().await == 1).await;
-    // Another gateway read the letter before it was taken away.
+    // Another gateway read the letter before it was removed.
     hand.run::<String>(&is_there).await;
     assert_eq!(requeued(&dam, &job).await.status, 404);
     let taken = hand.take().await;
@@ -102,7 +102,7 @@ async fn a_dead_letter_is_put_where_jobs_wait_once() {
     finish(&hand, taken).await;
     dam.idle().await;
 
-    // One that is on its way is left alone, unless whoever had it is long gone.
+    // A letter that is being requeued is left alone, unless its gateway is long gone.
     let (_, job) = dead_letter(&dam, &hand).await;
     let record = format!("dam:job:{{{job}}}");
     let now = hand.run::<Vec<u64>>(&["TIME"]).await[0] * 1000;
@@ -123,7 +123,7 @@ async fn a_job_has_its_seat_in_every_run() {
     hand.emit(&mut first, &[("head", SSE), ("data", &token("first"))]).await;
     let mut again = second.take_over().await;
     second.emit(&mut again, &[("head", SSE), ("data", &token("again"))]).await;
-    // Read at the same gateway: what it shows, the one that holds the seat has heard.
+    // Read at the same gateway: what it shows has also reached the request with the permit.
     let mut reader = Conn::open(dam.addr).await;
     reader.send(at("GET", &location, "a", &["accept: text/event-stream"])).await.unwrap();
     reader.see("again").await.unwrap();
@@ -170,7 +170,7 @@ async fn jobs_whose_hour_is_over_end_while_they_wait() {
     let running = hand.take().await;
     let [late, early] = [accepted(&dam, "a", &[], PLAIN).await, accepted(&dam, "a", &[], PLAIN).await];
     let name = |location: &str| location.rsplit('/').next().unwrap().to_owned();
-    // Both came an hour ago by a gateway's clock, one of them by Redis' clock too.
+    // Both came an hour ago by a gateway's clock, one of them also by Redis' clock.
     for job in [name(&late), name(&early)] {
         let known: String = hand.run(&["HGET", WAITING, &job]).await;
         let mut known: Value = serde_json::from_str(&known).unwrap();
@@ -184,7 +184,7 @@ async fn jobs_whose_hour_is_over_end_while_they_wait() {
     assert_eq!((state(name(&early)).await.as_str(), counts(&hand).await), ("queued", vec![1]));
     assert_eq!(dam.metric("jobs_total", "expired"), 1.0);
     assert_eq!(shown(&dam, &late, "a").await["status"], "expired");
-    // Without a worker too.
+    // Also without a worker.
     let other = Hand::silent(&redis, "w2", "blue").await;
     drop(hand);
     let beat = super::redis::beat("w1", "a", 1_000_000, r#","slots":1,"colour":"blue""#);

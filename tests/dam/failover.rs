@@ -1,4 +1,4 @@
-//! A worker that fails before the first content is replaced; after it, the client is told.
+//! A worker that fails before the first content is replaced; after it, the client gets an error.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ async fn before_the_first_content_another_worker_answers() {
         {
             workers[bad].fault(fault, 100).await;
             let before = workers[bad].tally("received").await;
-            // Which of the two is asked first is drawn: until the bad one was.
+            // The first worker is drawn at random: repeat until it was the bad one.
             while workers[bad].tally("received").await == before {
                 let answer = dam.ask(chat("same", true, 5, &[])).await;
                 assert_eq!((answer.status, answer.whole), (200, true), "{fault}: {}", answer.text());
@@ -108,7 +108,7 @@ async fn after_the_first_content_a_stream_ends_with_an_error_event() {
             let now = workers[0].tally("received").await + workers[1].tally("received").await;
             assert_eq!(now, received + 1, "it was not run twice");
         }
-        // The worker's own error event is not ours to change.
+        // The gateway does not change the worker's own error event.
         let asked = chat("a", true, 9, &["x-sim-fault: error-event:2"]);
         let own = ask(workers[0].addr, &asked).await;
         assert_eq!(dam.ask(&asked).await.text(), own.text());
@@ -120,7 +120,7 @@ async fn after_the_first_content_a_stream_ends_with_an_error_event() {
 async fn a_call_that_leaves_something_behind_is_not_run_twice() {
     let workers = [Worker::start(8), Worker::start(8)];
     for (store, attempts) in [("", 1), (",\"store\":true", 1), (",\"store\":false", 2)] {
-        // One that remembers none of the failures.
+        // A new gateway, which remembers none of the failures.
         let dam = Dam::start(&before(&[workers[0].entry("w1", 8), workers[1].entry("w2", 8)], TWO));
         let body = format!("{{\"input\":\"Hi\"{store}}}");
         let asked = request("POST /v1/responses", &["x-sim-fault: die"], body);
@@ -172,7 +172,7 @@ async fn a_worker_that_is_silent_on_all_its_streams_gets_nothing_new_until_it_sp
         client.see("\"content\":\"The\"").await.unwrap();
         hung.push(client);
     }
-    // Half-dead: its health is fine, and it takes what it gets.
+    // Half-dead: its health check succeeds, and it accepts requests.
     eventually("it is noticed", async || dam.metric("worker_light", "worker=\"w1\"") == 0.0).await;
     let received = workers[0].tally("received").await;
     for _ in 0..10 {
@@ -180,7 +180,7 @@ async fn a_worker_that_is_silent_on_all_its_streams_gets_nothing_new_until_it_sp
     }
     assert_eq!(workers[0].tally("received").await, received);
     workers[0].fault("stall:3", 0).await;
-    // What hangs is load: while there is another worker, it is tried once that is gone.
+    // Hung requests count as load: the worker is tried again when they are gone.
     drop(hung);
     eventually("it is tried again", async || {
         assert_eq!(dam.ask(chat("a", true, 2, &[])).await.status, 200);

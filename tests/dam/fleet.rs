@@ -1,4 +1,4 @@
-//! Workers come, go and fall silent over a real Redis; and Redis itself goes.
+//! Workers appear, leave and stop sending heartbeats over a real Redis; and Redis itself fails.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) fn discovering(redis: &Redis, more: &str) -> String {
     )
 }
 
-/// What the admin port shows of a worker.
+/// Returns what the admin port shows of a worker.
 pub(crate) fn shown(dam: &Dam, id: &str) -> Option<Value> {
     let state = dam.app.state();
     let pools = state["pools"].as_array().unwrap().iter();
@@ -64,16 +64,16 @@ async fn a_worker_comes_with_its_heartbeat_and_goes_when_it_says_so() {
 #[tokio::test]
 async fn what_was_said_before_is_read_from_the_keys() {
     let (redis, worker) = (Redis::start().await, Worker::start(8));
-    let speaker = Speaker::start(&redis, "w1", at(&worker));
-    // Names without a heartbeat, and keys of another kind, are in nobody's way.
+    let publisher = Speaker::start(&redis, "w1", at(&worker));
+    // Names without a heartbeat, and keys of another type, do no harm.
     redis.run(&[b"SADD", b"dam:workers", b"gone", b"odd", b"\xff\n"]).await.unwrap();
     redis.run(&[b"LPUSH", b"dam:worker:odd", b"1"]).await.unwrap();
     let is_kept = async || redis.run(&[b"EXISTS", b"dam:worker:w1"]).await == Some(::redis::Value::Int(1));
     eventually("the key", is_kept).await;
-    speaker.quiet(true);
+    publisher.quiet(true);
     let dam = Dam::start(&discovering(&redis, ""));
     eventually("the worker", async || shown(&dam, "w1").is_some()).await;
-    drop(speaker);
+    drop(publisher);
     let members = async || redis.run(&[b"SMEMBERS", b"dam:workers"]).await.unwrap();
     let left = redis::Value::Array(vec![redis::Value::BulkString(b"w1".to_vec())]);
     eventually("the set is swept", async || members().await == left).await;
@@ -105,9 +105,9 @@ async fn a_silent_worker_gets_nothing_until_it_speaks_again() {
     .await;
 }
 
-/// Requests are served while `outage` lasts, and the state is right soon after it ended.
-async fn outlives(dam: &Dam, speaker: &Speaker, end: impl AsyncFnOnce()) {
-    // Ten times as long as it takes a worker to be forgotten that falls silent while Redis works.
+/// Checks that requests are served during an outage, and that the state is right soon after it.
+async fn outlives(dam: &Dam, publisher: &Speaker, end: impl AsyncFnOnce()) {
+    // Ten times the time after which a silent worker is forgotten while Redis works.
     throughout(INTERVAL * 30, async || serves(dam).await).await;
     feed(dam, 0.0).await;
     throughout(INTERVAL * 5, async || serves(dam).await).await;
@@ -115,8 +115,8 @@ async fn outlives(dam: &Dam, speaker: &Speaker, end: impl AsyncFnOnce()) {
     feed(dam, 1.0).await;
     throughout(INTERVAL * 10, async || serves(dam).await).await;
     light(dam, "w1", "green").await;
-    // It is listened to again.
-    speaker.quiet(true);
+    // Its heartbeats are heard again.
+    publisher.quiet(true);
     light(dam, "w1", "red").await;
 }
 
@@ -124,20 +124,20 @@ async fn outlives(dam: &Dam, speaker: &Speaker, end: impl AsyncFnOnce()) {
 async fn redis_is_killed_and_comes_back_empty_and_nobody_notices() {
     let (mut redis, worker) = (Redis::start().await, Worker::start(8));
     let dam = Dam::start(&discovering(&redis, ""));
-    let speaker = Speaker::start(&redis, "w1", at(&worker));
+    let publisher = Speaker::start(&redis, "w1", at(&worker));
     light(&dam, "w1", "green").await;
     redis.kill();
-    outlives(&dam, &speaker, async || redis.restart().await).await;
+    outlives(&dam, &publisher, async || redis.restart().await).await;
 }
 
 #[tokio::test]
 async fn redis_hangs_and_nobody_notices() {
     let (redis, worker) = (Redis::start().await, Worker::start(8));
     let dam = Dam::start(&discovering(&redis, ""));
-    let speaker = Speaker::start(&redis, "w1", at(&worker));
+    let publisher = Speaker::start(&redis, "w1", at(&worker));
     light(&dam, "w1", "green").await;
     redis.pause();
-    outlives(&dam, &speaker, async || redis.resume().await).await;
+    outlives(&dam, &publisher, async || redis.resume().await).await;
 }
 
 #[tokio::test]
@@ -171,18 +171,18 @@ async fn forged_heartbeats_change_nothing_and_are_counted() {
 
 #[tokio::test]
 async fn with_a_key_only_signed_heartbeats_count() {
-    use traffic_dam::fleet::heartbeat::Key;
+    use traffic_dam::fleet::heartbeat::SigningKey;
     let (redis, worker) = (Redis::start().await, Worker::start(8));
     let text = discovering(&redis, "").replace("redis: { url", "redis: { hmac_key: k, url");
     let dam = Dam::start(&text);
     feed(&dam, 1.0).await;
     redis.publish(&beat("w1", "a", 1, &at(&worker))).await;
-    redis.publish(&Key::new("other").seal("dam:health", &beat("w1", "a", 1, &at(&worker)))).await;
+    redis.publish(&SigningKey::new("other").seal("dam:health", &beat("w1", "a", 1, &at(&worker)))).await;
     for kind in ["unsigned", "forged"] {
         eventually(kind, async || dam.metric("heartbeats_total", kind) == 1.0).await;
     }
     assert!(shown(&dam, "w1").is_none());
-    redis.publish(&Key::new("k").seal("dam:health", &beat("w1", "a", 1, &at(&worker)))).await;
+    redis.publish(&SigningKey::new("k").seal("dam:health", &beat("w1", "a", 1, &at(&worker)))).await;
     eventually("the worker", async || shown(&dam, "w1").is_some()).await;
 }
 
@@ -209,10 +209,10 @@ async fn what_a_worker_reports_lowers_what_it_gets() {
     let (redis, worker) = (Redis::start().await, Worker::start(8));
     let dam = Dam::start(&(discovering(&redis, "") + "concurrency: { queue: { wait: 0s } }\n"));
     let full = at(&worker) + r#","kv_tokens":1000,"kv_used":0.9"#;
-    let speaker = Speaker::start(&redis, "w1", full);
+    let publisher = Speaker::start(&redis, "w1", full);
     light(&dam, "w1", "yellow").await;
     assert_eq!(dam.metric("worker_kv_used", "w1"), 0.9);
-    // One request runs; beside it nothing fits into a cache that is as full as this one says it is.
+    // One request runs; a second one does not fit into a KV cache that is reported so full.
     let mut holder = Conn::open(dam.addr).await;
     holder.send(chat("holder", true, 5, &["x-sim-fault: stall:1"])).await.unwrap();
     worker.busy_with(1).await;
@@ -221,6 +221,6 @@ async fn what_a_worker_reports_lowers_what_it_gets() {
     drop(holder);
     dam.idle().await;
     assert_eq!(dam.metric("concurrency_limit", "w1"), 8.0);
-    speaker.quiet(true);
+    publisher.quiet(true);
     eventually("its weight falls", async || dam.metric("concurrency_limit", "w1") < 8.0).await;
 }

@@ -1,4 +1,4 @@
-//! A gateway as a process of its own.
+//! A gateway as a separate process.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -20,7 +20,7 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Starts with these settings, its log going to `stderr`.
+    /// Starts with these settings; its log goes to `stderr`.
     pub(crate) async fn start(text: &str, stderr: Stdio) -> Self {
         let ports = [(); 2].map(|()| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let [addr, admin] = ports.map(|port| port.local_addr().unwrap());
@@ -42,19 +42,19 @@ impl Gateway {
         gateway
     }
 
-    /// Stands still for `length`.
+    /// Stops the process for `length`.
     pub(crate) async fn pause(&self, length: Duration) {
         self.signal("-STOP");
         sleep(length).await;
         self.signal("-CONT");
     }
 
-    /// Its log, when it goes to a pipe.
+    /// Returns its log, if it goes to a pipe.
     pub(crate) fn stderr(&mut self) -> ChildStderr {
         self.child.stderr.take().unwrap()
     }
 
-    /// Tells it to go down.
+    /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");
     }
@@ -64,7 +64,7 @@ impl Gateway {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    /// A metric of one series, by its whole name.
+    /// Returns the metric of one series, by its whole name.
     pub(crate) async fn metric_named(&self, name: &str) -> f64 {
         let answer = ask(self.admin, get("/metrics")).await;
         let value = answer.text().lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
@@ -80,7 +80,7 @@ impl Gateway {
         eventually("Redis is used", async || self.metric("redis_up", "").await == 1.0).await;
     }
 
-    /// How many of its timers came later than `bound` seconds.
+    /// Returns how many of its timers fired later than `bound` seconds.
     pub(crate) async fn late(&self, bound: &str) -> f64 {
         let within = self.metric("event_loop_lag_seconds_bucket", &format!("le=\"{bound}\"")).await;
         self.metric("event_loop_lag_seconds_count", "").await - within

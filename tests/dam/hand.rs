@@ -1,9 +1,9 @@
-//! A worker of a queue whose every step a test takes by hand.
+//! A queue worker whose every step is made by the test.
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{FromRedisValue, Script, Value, cmd};
 
-use traffic_dam::fleet::heartbeat::Key;
+use traffic_dam::fleet::heartbeat::SigningKey;
 
 use super::client::PATIENCE;
 use super::redis::{Redis, Speaker};
@@ -17,7 +17,7 @@ const CLAIM: &str = include_str!("../../src/redis/jobs/lua/claim.lua");
 const BACK: &str = include_str!("../../src/redis/jobs/lua/back.lua");
 const END: &str = include_str!("../../src/redis/jobs/lua/end.lua");
 
-/// Three intervals, for tests that claim.
+/// Three intervals, for tests that claim entries.
 const CLAIM_MS: u64 = 300;
 
 /// The head of a stream.
@@ -25,7 +25,7 @@ pub(crate) const SSE: &str = r#"{"worker":"w1","status":200,"headers":{"content-
 /// The head of a JSON answer.
 pub(crate) const JSON: &str = r#"{"worker":"w1","status":200,"headers":{"content-type":"application/json"}}"#;
 
-/// An event with one token.
+/// Returns an event with one token.
 pub(crate) fn token(text: &str) -> String {
     format!(
         "data: {{\"object\":\"chat.completion.chunk\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"
@@ -38,8 +38,8 @@ pub(crate) struct Hand {
     connection: MultiplexedConnection,
     worker: String,
     colour: String,
-    /// What it signs its answers with.
-    key: Option<Key>,
+    /// Key that signs its answers.
+    key: Option<SigningKey>,
     _speaker: Option<Speaker>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Taken {
     pub(crate) headers: String,
     pub(crate) body: String,
     pub(crate) signature: String,
-    /// Whether its answer is to be signed.
+    /// `true` if its answer must be signed.
     pub(crate) sealed: bool,
     /// The number of the next entry.
     pub(crate) next: u64,
@@ -66,13 +66,13 @@ fn text(value: &Value) -> String {
 }
 
 impl Hand {
-    /// A worker of `slots` slots that says its heartbeats.
+    /// Returns a worker of `slots` slots that sends heartbeats.
     pub(crate) async fn join(redis: &Redis, worker: &str, colour: &str, slots: u32) -> Self {
-        let speaker = Speaker::start(redis, worker, format!(r#","slots":{slots},"colour":"{colour}""#));
-        Self { _speaker: Some(speaker), ..Self::silent(redis, worker, colour).await }
+        let publisher = Speaker::start(redis, worker, format!(r#","slots":{slots},"colour":"{colour}""#));
+        Self { _speaker: Some(publisher), ..Self::silent(redis, worker, colour).await }
     }
 
-    /// One that says none.
+    /// Returns a worker that sends no heartbeats.
     pub(crate) async fn silent(redis: &Redis, worker: &str, colour: &str) -> Self {
         let client = ::redis::Client::open(redis.url()).unwrap();
         let connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -84,8 +84,8 @@ impl Hand {
         hand
     }
 
-    /// The same, signing what is to be signed.
-    pub(crate) fn signing(mut self, key: &Key) -> Self {
+    /// Returns the same worker, signing what must be signed.
+    pub(crate) fn signing(mut self, key: &SigningKey) -> Self {
         self.key = Some(key.clone());
         self
     }
@@ -100,12 +100,12 @@ impl Hand {
         command.query_async(&mut self.connection.clone()).await.unwrap()
     }
 
-    /// A field of a job.
+    /// Reads a field of a job.
     pub(crate) async fn field(&self, job: &str, field: &str) -> Option<String> {
         self.run(&["HGET", &format!("dam:job:{{{job}}}"), field]).await
     }
 
-    /// The next entry that nobody has, when there is one.
+    /// Reads the next new entry, if there is one.
     pub(crate) async fn read(&self) -> Option<(String, String)> {
         let stream = self.stream();
         let read: Value = self
@@ -117,12 +117,12 @@ impl Hand {
         entries.first().map(entry)
     }
 
-    /// Entries of others that were not renewed.
+    /// Claims an entry that another worker did not renew.
     pub(crate) async fn claim(&self) -> Option<(String, String)> {
         self.claim_given().await.map(|(entry, job, _)| (entry, job))
     }
 
-    /// The same, with how often the entry was given out.
+    /// Claims an entry, and returns how often it was delivered.
     pub(crate) async fn claim_given(&self) -> Option<(String, String, u64)> {
         let script = Script::new(CLAIM);
         let mut call = script.key(self.stream());
@@ -132,12 +132,12 @@ impl Hand {
         claimed.into_iter().next()
     }
 
-    /// What `take` answers to a worker that does not say which entry it has.
+    /// Runs `take` without naming the entry.
     pub(crate) async fn begin(&self, job: &str) -> Vec<String> {
         self.begin_with(job, &[]).await
     }
 
-    /// What `take` answers to one that does.
+    /// Runs `take` with the entry and its delivery count.
     pub(crate) async fn begin_given(&self, (entry, job, given): &(String, String, u64)) -> Vec<String> {
         self.begin_with(job, &[entry, &given.to_string()]).await
     }
@@ -150,12 +150,12 @@ impl Hand {
         answer.iter().map(text).collect()
     }
 
-    /// Says that an entry still runs; whether it is still this worker's.
+    /// Renews an entry; `true` if it is still this worker's.
     pub(crate) async fn keeps(&self, entry: &str) -> bool {
         self.renew(&[entry]).await.is_empty()
     }
 
-    /// Hands an entry back; whether it was still this worker's.
+    /// Returns an entry to the queue; `true` if it was still this worker's.
     pub(crate) async fn hand_back(&self, entry: &str) -> bool {
         let script = Script::new(BACK);
         let mut call = script.key(self.stream());
@@ -204,7 +204,7 @@ impl Hand {
         self.begun((entry, job, 1)).await
     }
 
-    /// Waits for another's job, and begins it anew.
+    /// Waits for a job abandoned by another worker, and begins it again.
     pub(crate) async fn take_over(&self) -> Taken {
         let mut found = None;
         eventually("a claim", async || {
@@ -232,7 +232,7 @@ impl Hand {
             .unwrap()
     }
 
-    /// Whether its own jobs are still so.
+    /// Renews entries, and returns those that this worker has lost.
     pub(crate) async fn renew(&self, entries: &[&str]) -> Vec<String> {
         let script = Script::new(RENEW);
         let mut call = script.key(self.stream());
@@ -240,7 +240,7 @@ impl Hand {
         call.invoke_async(&mut self.connection.clone()).await.unwrap()
     }
 
-    /// Takes the entry of a job that ended out.
+    /// Removes the entry of a job that ended.
     pub(crate) async fn end(&self, taken: &Taken) {
         self.end_dead(&taken.entry, &taken.job, "").await;
     }
@@ -252,13 +252,13 @@ impl Hand {
         call.invoke_async::<i64>(&mut self.connection.clone()).await.unwrap();
     }
 
-    /// Answers a job from its head to its end, and takes it out.
+    /// Writes an answer from its head to its end, and removes the entry.
     pub(crate) async fn answer(&self, taken: &mut Taken, pieces: &[(&str, &str)]) {
         assert_eq!(self.emit(taken, pieces).await, "OK");
         self.end(taken).await;
     }
 
-    /// Entries in the stream.
+    /// Returns the number of entries in the stream.
     pub(crate) async fn length(&self) -> u64 {
         self.run(&["XLEN", &self.stream()]).await
     }

@@ -1,4 +1,4 @@
-//! What means harm, or might as well: the gateway says what is wrong, keeps nothing of it, and goes on.
+//! Malicious or broken input: the gateway reports the error, keeps nothing of it, and goes on.
 
 use std::io;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ const GOOD: &str = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":
 const BODY: usize = 64 << 10;
 /// `max_keys` of these tests.
 const KEYS: u64 = 2000;
-/// The burst of a rule of these tests: what all callers beyond `KEYS` get between them.
+/// The burst of a rule of these tests, shared by all callers beyond `KEYS`.
 const SHARED: u64 = 3000;
-/// How much the process may grow, in bytes: all tests of this binary run in it.
+/// Allowed growth of the process in bytes: all tests of this binary run in it.
 const GROWTH: u64 = 256 << 20;
 
 fn settings(worker: &Worker) -> String {
@@ -42,7 +42,7 @@ limits:
     before(&[worker.entry("w1", 64)], &more)
 }
 
-/// Bytes of memory the process has now.
+/// Returns the resident memory of the process in bytes.
 fn memory() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
@@ -54,7 +54,7 @@ fn keys(dam: &Dam) -> Vec<u64> {
     state["rules"].as_array().unwrap().iter().map(|rule| rule["keys"].as_u64().unwrap()).collect()
 }
 
-/// An answer that refuses says why.
+/// Checks that a refusal gives its reason.
 fn explained(what: &str, answer: &Answer, statuses: &[u16]) {
     assert!(statuses.contains(&answer.status), "{what}: {} {}", answer.head, answer.text());
     if answer.status >= 400 {
@@ -66,14 +66,14 @@ fn explained(what: &str, answer: &Answer, statuses: &[u16]) {
     }
 }
 
-/// Bytes of nonsense, from a printable alphabet or from all of them.
+/// Returns random bytes, printable ones or any.
 fn noise(random: &mut Rng, most: usize) -> Vec<u8> {
     let printable = random.bool();
     let length = random.usize(..most);
     (0..length).map(|_| if printable { random.u8(b' '..b'~') } else { random.u8(..) }).collect()
 }
 
-/// A whole request that is wrong, and the statuses that say so.
+/// Returns a complete but wrong request, and the statuses that are right for it.
 fn wrong(random: &mut Rng) -> (&'static str, Vec<u8>, &'static [u16]) {
     match random.u8(..18) {
         0 => ("bad JSON", request(CHAT, &[], &GOOD[..random.usize(..GOOD.len())]), &[400]),
@@ -205,7 +205,7 @@ fn wrong(random: &mut Rng) -> (&'static str, Vec<u8>, &'static [u16]) {
     }
 }
 
-/// A client that is slow, or stops, or leaves in the middle. What it is told, if anything, must say why.
+/// A client that is slow, stops, or leaves in the middle. Any answer it gets must say why.
 async fn slow(dam: &Dam, random: &mut Rng) -> io::Result<()> {
     let mut conn = Conn::open(dam.addr).await;
     let good = request(CHAT, &[], GOOD);
@@ -223,7 +223,7 @@ async fn slow(dam: &Dam, random: &mut Rng) -> io::Result<()> {
             conn.send(&good[..random.usize(1..good.len())]).await?;
         }
         _ => {
-            // Asks for much and reads none of it: it is cut off, or gets all of it from the kernel's buffers.
+            // Asks for much and reads nothing: it is cut off, or the kernel buffers all of it.
             for _ in 0..4 {
                 conn.send(request(
                     "POST /v1/completions",
@@ -253,12 +253,12 @@ async fn ten_thousand_hostile_requests_are_told_what_is_wrong() {
             while let Ok(before) =
                 left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
             {
-                // Warm by then: buffers and connections are there.
+                // By then the process is warm: buffers and connections exist.
                 if before == REQUESTS * 9 / 10 {
                     grown_from.store(memory(), Ordering::Relaxed);
                 }
                 if random.u8(..16) == 0 {
-                    // A connection that is cut off is an answer too.
+                    // Cutting off the connection is a valid answer too.
                     slow(&dam, &mut random).await.unwrap_or_default();
                     continue;
                 }
@@ -267,7 +267,7 @@ async fn ten_thousand_hostile_requests_are_told_what_is_wrong() {
                     Some(conn) => conn,
                     None => Conn::open(dam.addr).await,
                 };
-                // It may be refused before all of it is sent; then what was said is what counts.
+                // It may be refused before all of it is sent; then the answer counts.
                 open.send(bytes).await.unwrap_or_default();
                 let answer = open.answer().await.unwrap_or_else(|error| panic!("{what}: {error}"));
                 explained(what, &answer, statuses);
@@ -322,10 +322,10 @@ async fn a_hundred_thousand_keys_are_no_more_than_the_bound() {
     }
     let known = keys(&dam);
     assert!(known.iter().all(|keys| (KEYS / 2..=KEYS).contains(keys)), "{known:?}");
-    // Those for whom there was no place had one quota between them.
+    // Callers without an entry in the table shared one quota.
     assert_eq!(admitted.load(Ordering::Relaxed), known[0] + SHARED);
     assert!(memory().saturating_sub(start) < GROWTH);
-    // Whoever has a count keeps it: the first caller was there before the table was full.
+    // A known caller keeps its count: the first caller was there before the table was full.
     let first = dam.ask(request("GET /v1/models", &["x-forwarded-for: 11.0.0.0", "x-user-id: u0"], "")).await;
     assert!(first.header("ratelimit").unwrap().contains("\"ip\";r=2998"), "{}", first.head);
     dam.idle().await;
@@ -337,14 +337,14 @@ async fn one_who_does_not_read_is_cut_off_and_frees_its_slot() {
     let dam = Dam::start(&settings(&worker));
     let mut conn = Conn::open(dam.addr).await;
     socket2::SockRef::from(&conn.socket).set_recv_buffer_size(4096).unwrap();
-    // More than the sockets between them hold: the stream stalls, is cut off, and frees everything.
+    // More than the sockets can buffer: the stream stalls, is cut off, and frees everything.
     let body = r#"{"prompt":["a","b","c","d"],"n":8,"stream":true,"max_tokens":100000,"ignore_eos":true}"#;
     conn.send(request("POST /v1/completions", &[], body)).await.unwrap();
     eventually("its seats", async || dam.held() == 32).await;
     dam.idle().await;
     worker.busy_with(0).await;
     let mut rest = Vec::new();
-    // Cut off: an end or a reset, after what was on its way.
+    // The end is an EOF or a reset, after the data in flight.
     drop(tokio::time::timeout(PATIENCE, conn.socket.read_to_end(&mut rest)).await.expect("its end"));
     assert!(!String::from_utf8_lossy(&rest).contains("[DONE]"));
     assert_eq!(dam.metric("requests_total", "outcome=\"client_gone\""), 1.0);

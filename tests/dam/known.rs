@@ -1,4 +1,4 @@
-//! What the gateway itself answers: health, and the models of all pools.
+//! Requests that the gateway itself answers: health, and the models of all pools.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn names(models: &Value) -> Vec<&str> {
     models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect()
 }
 
-/// Two pools, one worker each, of one seat each.
+/// Two pools with one worker each, of one slot each.
 fn pools(chat: &Worker, embed: &Worker, more: &str) -> String {
     let entry = |worker: &Worker, id: &str, model: &str| {
         let entry = worker.entry(id, 1);
@@ -47,7 +47,7 @@ async fn the_models_of_all_pools_are_one_list_that_needs_no_seat() {
 
 #[tokio::test]
 async fn what_a_pool_does_not_serve_is_not_in_the_list_and_a_dead_pool_hides_no_other() {
-    // The worker of `embed` says a name that routing would send elsewhere.
+    // The worker of `embed` reports a model name that routing would send to the other pool.
     let (first, second) = (Worker::serving("qwen3", 1), Worker::serving("qwen-too", 1));
     let dam = Dam::start(&pools(&first, &second, ""));
     assert_eq!(names(&dam.ask(get("/v1/models")).await.json()), ["qwen3"]);

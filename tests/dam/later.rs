@@ -1,4 +1,4 @@
-//! Jobs that are asked for later, by whoever asked for them, at any gateway; and requests that are sent again.
+//! Jobs whose answers are fetched later, from any gateway, by their caller; and repeated requests.
 
 use serde_json::Value;
 
@@ -61,7 +61,7 @@ pub(crate) async fn stream(dam: &Dam, location: &str, from: Option<&str>) -> Ans
     dam.ask(at("GET", location, "a", &fields)).await
 }
 
-/// The bytes of the whole events of a stream that was cut off, and the id of the last.
+/// Returns the complete events of a stream that was cut off, and the id of the last one.
 fn kept(seen: &str) -> (&str, Option<String>) {
     let end = seen.rfind("\n\n").map_or(0, |at| at + 2);
     let id = seen[..end].lines().filter_map(|line| line.strip_prefix("id: ")).next_back();
@@ -95,7 +95,7 @@ async fn a_job_is_answered_later_and_to_its_caller_only() {
     for bytes in [at("GET", &location, "unknown", &[]), post("unknown", &[LATER], PLAIN)] {
         assert_eq!(dam.ask(bytes).await.status, 401);
     }
-    // Its answer goes before it is forgotten itself.
+    // Its answer expires before its record.
     hand.run::<u64>(&["DEL", &format!("dam:reply:{{{}}}", taken.job)]).await;
     let answer = dam.ask(at("GET", &location, "a", &[])).await;
     assert_eq!((answer.status, answer.reason()), (410, "expired"));
@@ -110,7 +110,7 @@ async fn a_stream_is_read_on_at_any_gateway_wherever_it_was_cut() {
     let other = Dam::start(&queueing(&redis, KEYS));
     known(&other, "default.blue").await;
     let location = accepted(&dam, "a", &[], CHAT).await;
-    // Read before anything is there, at the gateway that does not hold the job.
+    // Read before any answer exists, at the gateway that does not hold the job.
     let mut early = Conn::open(other.addr).await;
     early.send(at("GET", &location, "a", &["accept: text/event-stream"])).await.unwrap();
     let mut taken = hand.take().await;
@@ -136,7 +136,7 @@ async fn a_stream_is_read_on_at_any_gateway_wherever_it_was_cut() {
     }
     assert_eq!(stream(&dam, &location, Some("x")).await.status, 400);
     assert_eq!(stream(&dam, &location, Some("1-99-0")).await.status, 400);
-    // What another run said is not read on.
+    // Reading does not continue with the events of another run.
     let stale = stream(&dam, &location, Some("7-1-1")).await;
     assert!(stale.status == 200 && stale.text().contains("upstream_broke"), "{}", stale.text());
 }
@@ -181,7 +181,7 @@ async fn jobs_wait_in_redis_for_their_fair_turn_and_can_be_cancelled() {
     let gone = dam.ask(at("DELETE", &waiting[0], "a", &[])).await;
     assert_eq!((gone.status, &gone.json()["status"]), (200, &"cancelled".into()));
     assert_eq!(pending().await, 2);
-    // The gateway that took them goes; another brings them to the workers.
+    // The gateway that accepted them ends; another one queues them for the workers.
     let other = Dam::start(&queueing(&redis, KEYS));
     known(&other, "default.blue").await;
     drop(dam);
@@ -198,7 +198,7 @@ async fn jobs_wait_in_redis_for_their_fair_turn_and_can_be_cancelled() {
         0
     );
     other.idle().await;
-    // A running one is stopped too, and stays so.
+    // A running job is cancelled too, and stays cancelled.
     let location = accepted(&other, "a", &[], CHAT).await;
     let mut taken = hand.take().await;
     let gone = other.ask(at("DELETE", &location, "a", &[])).await;
@@ -247,11 +247,11 @@ async fn a_request_that_is_sent_again_runs_once() {
     let other = dam.ask(post("a", &[key], PLAIN)).await;
     assert_eq!((other.status, other.reason()), (422, "key_reused"));
     assert!(hand.read().await.is_none(), "nothing ran again");
-    // The same key of another is another's.
+    // The same key of another caller is a different key.
     let mut theirs = Conn::open(dam.addr).await;
     theirs.send(post("b", &[key], CHAT)).await.unwrap();
     let mut taken = hand.take().await;
-    // What came to nothing may be tried again.
+    // A cancelled request may be sent again.
     drop(theirs);
     eventually("it is cancelled", async || hand.field(&taken.job, "cancelled").await.as_deref() == Some("1"))
         .await;

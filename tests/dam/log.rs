@@ -1,4 +1,4 @@
-//! The log of a process: what it says of its life, and what it does when nobody reads it.
+//! The log of a process: start and end, and its behaviour if the log is not read.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
@@ -27,7 +27,7 @@ impl Log {
         Self(lines)
     }
 
-    /// The next line with this message.
+    /// Returns the next line with this message.
     async fn line(&mut self, message: &str) -> Value {
         let wanted = async {
             loop {
@@ -43,7 +43,7 @@ impl Log {
 
 #[tokio::test]
 async fn a_reader_that_stops_stops_no_request() {
-    // A pipe holds 64 KiB, some hundred and fifty lines.
+    // A pipe holds 64 KiB, about a hundred and fifty lines.
     let gateway = Gateway::start("workers: { static: [] }", Stdio::piped()).await;
     let mut conn = Conn::open(gateway.addr).await;
     for _ in 0..1000 {
@@ -53,7 +53,7 @@ async fn a_reader_that_stops_stops_no_request() {
 
 #[tokio::test]
 async fn a_life_is_told_from_its_start_to_its_end() {
-    // Nobody listens there while the address is held.
+    // The address is bound, but not listening.
     let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = dead.local_addr().unwrap();
     drop(dead);
@@ -68,12 +68,12 @@ async fn a_life_is_told_from_its_start_to_its_end() {
     assert_eq!(start["listen"], format!("http://{}", gateway.addr));
     assert_eq!(
         (&start["workers"], &start["concurrency"]),
-        (&"w1".into(), &"adaptive, by the law stream".into())
+        (&"w1".into(), &"adaptive, algorithm stream".into())
     );
     assert_eq!(start["rules"], "few: 1000 requests in 60 s");
     assert!(start["version"].as_str().unwrap().starts_with(env!("CARGO_PKG_VERSION")), "{start}");
 
-    // A worker's failure is no refusal, and says whose it is and what it was.
+    // A worker's failure is not a refusal; the line names the worker and the error.
     let mut conn = Conn::open(gateway.addr).await;
     assert_eq!(conn.ask(chat("a", true, 8, &[])).await.unwrap().status, 502);
     let line = log.line("request").await;
@@ -83,7 +83,7 @@ async fn a_life_is_told_from_its_start_to_its_end() {
     assert_eq!(gateway.metric("requests_total", "outcome=\"worker_failed\"").await, 1.0);
     assert_eq!(gateway.metric("requests_total", "outcome=\"refused\"").await, 0.0);
 
-    // It is red while it cools down after a failed connection; looked for once a second.
+    // It is red while it cools down after a failed connection; checked once a second.
     let asks = async {
         loop {
             conn.ask(chat("a", true, 8, &[])).await.unwrap();
@@ -94,8 +94,8 @@ async fn a_life_is_told_from_its_start_to_its_end() {
         never = asks => never,
     };
     assert_eq!((&red["level"], &red["worker"]), (&"WARN".into(), &"w1".into()), "{red}");
-    assert_eq!(red["reason"], "no connection could be made, and none was since");
-    // It is well again when it has answered.
+    assert_eq!(red["reason"], "connections to it fail");
+    // It is healthy again after an answer.
     let worker = Worker::start_at(address, 4);
     let asks = async {
         loop {
@@ -103,7 +103,7 @@ async fn a_life_is_told_from_its_start_to_its_end() {
         }
     };
     tokio::select! {
-        well = log.line("a worker is red no longer") => drop(well),
+        well = log.line("a worker recovered") => drop(well),
         never = asks => never,
     }
     drop((worker, conn));
@@ -123,5 +123,5 @@ fn a_misspelt_filter_of_the_log_is_an_error_that_says_what_would_be_right() {
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("TRAFFIC_DAM_LOG: `inof` is no level") && said.contains("`info`"), "{said}");
+    assert!(said.contains("TRAFFIC_DAM_LOG: `inof` is not a level") && said.contains("`info`"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! Requests for which there is no room, answered later by whichever gateway has some.
+//! Requests that do not fit are answered later, by any gateway with free capacity.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn stage() -> (Redis, Worker, Dam) {
     (redis, worker, dam)
 }
 
-/// Takes the worker's only seat until the connection is dropped.
+/// Takes the worker's only slot until the connection is dropped.
 async fn occupy(dam: &Dam) -> Conn {
     let mut conn = Conn::open(dam.addr).await;
     conn.send(post("b", &[], OCCUPY)).await.unwrap();
@@ -57,7 +57,7 @@ async fn count(redis: &Redis, command: &[&[u8]]) -> i64 {
 #[tokio::test]
 async fn what_has_no_room_is_answered_later_if_it_prefers_that() {
     let (redis, worker, dam) = stage().await;
-    // With room there is nothing to wait for.
+    // With free capacity a request is answered at once.
     let at_once = dam.ask(post("a", &[LATER], PLAIN)).await;
     assert_eq!((at_once.status, at_once.header("preference-applied")), (200, None));
     dam.idle().await;
@@ -181,7 +181,7 @@ async fn going_down_waits_for_what_runs() {
 async fn a_job_whose_answer_redis_does_not_take_gives_its_seat_back() {
     let (mut redis, _worker, dam) = stage().await;
     let occupied = occupy(&dam).await;
-    // Its answer begins when Redis is gone, and does not come to its end.
+    // Its answer begins when Redis is gone, and does not end.
     let stalls = OCCUPY.replace("stall:1", "slow-start:300,stall:1");
     let location = accepted(&dam, "a", &[], &stalls).await;
     drop(occupied);
@@ -199,14 +199,14 @@ async fn what_waits_for_a_seat_does_not_begin_on_the_way_down() {
     let mut dam = Dam::start(&text);
     eventually("Redis is there", async || dam.metric("redis_up", "") == 1.0).await;
     let occupied = occupy(&dam).await;
-    // Another gateway, where nobody waits, keeps a job and is gone.
+    // Another gateway, without waiting requests, stores a job and ends.
     let other = gateway(&redis, &worker, 1).await;
     let busy = occupy(&other).await;
     let location = accepted(&other, "a", &[], PLAIN).await;
     drop((other, busy));
     let job = location.rsplit('/').next().unwrap();
     eventually("it waits at the gate", async || dam.held() == 2).await;
-    // Somebody else is still there: it goes on for a while.
+    // One more client is connected, so the drain goes on for a while.
     let mut slow = Conn::open(dam.addr).await;
     slow.send("POST /v1/chat/completions HTTP/1.1\r\n").await.unwrap();
     eventually("it is connected", async || dam.metric("connections", "") == 2.0).await;
@@ -225,7 +225,7 @@ async fn what_waits_for_a_seat_does_not_begin_on_the_way_down() {
     );
 }
 
-/// Writes a job to Redis as a stranger would, and waits until it has come to this.
+/// Writes a job to Redis without a signature, and waits until its state is `end`.
 async fn forge(redis: &Redis, path: &str, end: &str) {
     let job = &traffic_dam::redis::jobs::Job::random().unwrap().to_string();
     let hash = format!("dam:job:{{{job}}}");
@@ -256,7 +256,7 @@ async fn with_a_key_only_signed_jobs_reach_a_worker() {
     eventually("Redis is there", async || dam.metric("redis_up", "") == 1.0).await;
     forge(&redis, "/pause", "failed").await;
     assert_eq!(worker.tally("received").await, 0);
-    // A job of the gateway's own is answered, and its answer is believed.
+    // A job of the gateway itself is answered, and the signature of its answer is accepted.
     let occupied = occupy(&dam).await;
     let location = accepted(&dam, "a", &[], PLAIN).await;
     drop(occupied);
@@ -269,7 +269,7 @@ async fn what_one_caller_has_waiting_is_bounded_in_bytes() {
     let (redis, _worker, dam) = stage().await;
     let _occupied = occupy(&dam).await;
     let large = format!(r#"{{"model":"sim","messages":[],"max_tokens":1,"x":"{}"}}"#, "a".repeat(7 << 20));
-    // On a busy machine Redis may not say in time that it has one: then it is sent again.
+    // On a busy machine Redis may confirm too late that it has one; then it is sent again.
     let sent = async |key: &str| loop {
         let answer = dam.ask(post(key, &[LATER], &large)).await;
         if answer.status != 502 {
@@ -296,7 +296,7 @@ async fn what_one_caller_has_waiting_is_bounded_in_bytes() {
     let most = 32 << 20;
     let bytes = held().await;
     assert!(bytes <= most && bytes + large.len() > most, "{bytes}");
-    // Others have their own.
+    // Other callers have their own bound.
     assert_eq!(sent("b").await.status, 202);
     assert!(held().await > bytes);
 }

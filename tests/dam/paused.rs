@@ -1,4 +1,4 @@
-//! Gateways that stand still for a while.
+//! Gateways that are stopped for a while.
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,7 +69,7 @@ async fn workers_of_a_gateway_that_stood_still_are_as_green_as_before() {
     let gateway = Gateway::start(&discovering(&redis, ""), Stdio::null()).await;
     let _speaker = Speaker::start(&redis, "w1", at(&worker));
     eventually("it is green", async || gateway.metric("worker_light", "w1").await == 2.0).await;
-    // All of a machine stands still, and the gateway goes on first.
+    // The whole machine is stopped, and the gateway continues before Redis.
     redis.pause();
     gateway.pause(Duration::from_millis(1500)).await;
     let text = ask(gateway.admin, get("/metrics")).await;
@@ -97,7 +97,7 @@ async fn a_gateway_that_slept_reads_everything_anew_before_it_admits() {
     }
     assert_eq!(ask(gateway.addr, chat("a", true, 2, &[])).await.status, 404, "nobody serves that model");
     let happens = async {
-        // Quotas are whole again, and a worker has come of which only its key tells.
+        // The quotas are full again, and a new worker exists only as a key.
         redis.run(&[b"FLUSHALL"]).await.unwrap();
         let text = beat("w2", "a", 1, &(at(&found) + r#","model":"sim","pool":"found""#));
         redis.run(&[b"SADD", b"dam:workers", b"w2"]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Workers that are processes of their own: killed, hung, started again, cut off, under load.
+//! Workers as separate processes: killed, hung, restarted, cut off, under load.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +15,7 @@ use super::fleet::discovering;
 use super::redis::{Redis, Speaker};
 use super::rig::{Dam, eventually};
 
-/// Streams under way at once: more than one worker's slots, fewer than both workers'.
+/// Concurrent streams: more than one worker's slots, fewer than both workers'.
 const CLIENTS: usize = 12;
 const SLOTS: u32 = 16;
 
@@ -61,7 +61,7 @@ impl Drop for Process {
     }
 }
 
-/// A network between the gateway and a worker, which can be cut: what is open stays open, and nothing passes.
+/// A network between gateway and worker that can be cut: connections stay open, no data passes.
 #[derive(Debug)]
 struct Network {
     addr: SocketAddr,
@@ -113,7 +113,7 @@ fn at(addr: SocketAddr) -> String {
     format!(r#","url":"http://{addr}","slots":{SLOTS}"#)
 }
 
-/// What clients saw.
+/// Counts of the streams' endings.
 #[derive(Debug, Default)]
 struct Seen {
     whole: AtomicUsize,
@@ -122,8 +122,8 @@ struct Seen {
     stop: AtomicBool,
 }
 
-/// Keeps streams of half a second under way. Whatever else happens to one than to come whole, or to end with an error
-/// event after it began, is a failure.
+/// Keeps half-second streams running. A stream must end completely, or with an error event after it
+/// has begun; any other ending fails the test.
 struct Load {
     seen: Arc<Seen>,
     clients: Vec<JoinHandle<()>>,
@@ -155,13 +155,13 @@ impl Load {
         self.seen.whole.load(Ordering::Relaxed)
     }
 
-    /// So many more streams come whole.
+    /// Waits until `count` more streams are complete.
     async fn flows(&self, count: usize) {
         let before = self.whole();
         eventually("streams", async || self.whole() >= before + count).await;
     }
 
-    /// Ends; how many streams were told of an error.
+    /// Ends the load; returns how many streams ended with an error.
     async fn stop(self) -> usize {
         self.seen.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
@@ -186,13 +186,13 @@ fn text(redis: &Redis) -> String {
 async fn a_worker_is_killed_and_started_again_elsewhere_under_its_name() {
     let (redis, dies, stays) = (Redis::start().await, Process::start().await, Process::start().await);
     let dam = Dam::start(&text(&redis));
-    let speaker = Speaker::start(&redis, "w1", at(dies.addr));
+    let publisher = Speaker::start(&redis, "w1", at(dies.addr));
     let _stays = Speaker::start(&redis, "w2", at(stays.addr));
     light(&dam, "w1", 2.0).await;
     light(&dam, "w2", 2.0).await;
     let load = Load::before(&dam);
     load.flows(CLIENTS).await;
-    drop((dies, speaker));
+    drop((dies, publisher));
     light(&dam, "w1", 0.0).await;
     load.flows(CLIENTS).await;
     let again = Process::start().await;
@@ -208,7 +208,7 @@ async fn a_worker_is_killed_and_started_again_elsewhere_under_its_name() {
     dam.idle().await;
 }
 
-/// A worker `hangs` under load while it says that it is well, and later `goes_on`.
+/// Hangs a worker under load while its health check succeeds, and lets it continue later.
 async fn hangs(near: SocketAddr, hangs: impl FnOnce(), goes_on: impl FnOnce()) {
     let (redis, stays) = (Redis::start().await, Process::start().await);
     let dam = Dam::start(&text(&redis));

@@ -12,7 +12,7 @@ pub(crate) fn queueing(redis: &Redis, more: &str) -> String {
     format!("workers: {{ mode: queue }}\nredis: {{ url: \"{}\", timeout: 500ms }}\n{more}", redis.url())
 }
 
-/// A gateway with a worker of `slots` slots that it knows.
+/// Returns a gateway that knows a worker of `slots` slots.
 pub(crate) async fn started(slots: u32, more: &str) -> (Redis, Dam, Hand) {
     let redis = Redis::start().await;
     let dam = Dam::start(&queueing(&redis, more));
@@ -34,7 +34,7 @@ async fn asked(dam: &Dam, bytes: Vec<u8>) -> Conn {
     conn
 }
 
-/// A conversation of which the first token was seen by the client.
+/// Returns a chat whose first token the client has seen.
 async fn begun(dam: &Dam, hand: &Hand) -> (Conn, Taken) {
     let mut conn = asked(dam, chat("a", true, 8, &[])).await;
     let mut taken = hand.take().await;
@@ -68,7 +68,7 @@ async fn a_stream_comes_as_its_worker_made_it() {
     assert_eq!(serde_json::from_str::<Value>(&taken.body).unwrap()["max_tokens"], 8);
     assert_eq!(hand.field(&taken.job, "class").await.as_deref(), Some("interactive"));
     assert_eq!(hand.field(&taken.job, "caller").await.unwrap().len(), 32);
-    // Cut where no event ends.
+    // Cut in the middle of an event.
     let whole = [token("ä"), token("b"), DONE.to_owned()].concat();
     let (one, rest) = whole.split_at(whole.find("content").unwrap());
     let (two, three) = rest.split_at(rest.len() - 3);
@@ -141,7 +141,7 @@ async fn no_more_jobs_are_there_than_workers_can_start() {
     for _ in 0..2 {
         waiting.push((asked(&dam, chat("a", true, 8, &[])).await, hand.take().await));
     }
-    // The gate's queue, not the stream, is where the third one waits.
+    // The third request waits in the gate's queue, not in the stream.
     let third = asked(&dam, chat("a", true, 8, &[])).await;
     eventually("it waits", async || dam.held() == 3).await;
     assert_eq!(hand.length().await, 2);
@@ -149,7 +149,7 @@ async fn no_more_jobs_are_there_than_workers_can_start() {
     hand.answer(&mut taken, &[("head", SSE), ("data", DONE), ("end", "")]).await;
     assert!(conn.answer().await.unwrap().whole);
     waiting.push((third, hand.take().await));
-    // A stream that others filled: this gateway has room, the workers have not.
+    // A stream that others filled: the gateway has free permits, the workers have no slots.
     let other: String = hand.run(&["XADD", &hand.stream(), "*", "job", "x"]).await;
     let (mut conn, mut taken) = waiting.pop().unwrap();
     hand.answer(&mut taken, &[("head", SSE), ("data", DONE), ("end", "")]).await;
@@ -190,7 +190,7 @@ async fn a_client_that_leaves_stops_its_worker() {
     hand.end(&taken).await;
     over(&dam, &hand).await;
 
-    // What no worker has yet is taken out.
+    // A request that no worker has taken yet is removed.
     let conn = asked(&dam, chat("a", true, 8, &[])).await;
     eventually("it is there", async || hand.length().await == 1).await;
     drop(conn);
@@ -202,7 +202,7 @@ async fn a_client_that_leaves_stops_its_worker() {
 async fn what_a_dead_worker_began_is_answered_once() {
     let (redis, dam, hand) = started(4, "").await;
     let second = Hand::silent(&redis, "w2", "blue").await;
-    // Nothing was sent: the client gets the second run's answer, and of the first not even the head.
+    // Nothing was sent: the client gets the second run's answer, and nothing of the first run's.
     let mut conn = asked(&dam, chat("a", true, 8, &[])).await;
     let mut first = hand.take().await;
     hand.emit(&mut first, &[("head", JSON)]).await;
@@ -215,7 +215,7 @@ async fn what_a_dead_worker_began_is_answered_once() {
     let answer = conn.answer().await.unwrap();
     assert_eq!((answer.status, answer.text()), (200, whole.as_str()));
 
-    // Something was sent: it ends with an error, and is not run again.
+    // Something was sent: the answer ends with an error, and is not run again.
     let (mut conn, first) = begun(&dam, &hand).await;
     let mut claimed = None;
     eventually("a claim", async || {
@@ -267,11 +267,11 @@ async fn time_runs_out_for_who_waits_and_for_who_works() {
     let dam = Dam::start(&text);
     let hand = Hand::join(&redis, "w1", "blue", 4).await;
     known(&dam, "default.blue").await;
-    // Nobody takes it.
+    // No worker takes it.
     let answer = dam.ask(chat("a", true, 8, &[])).await;
     assert_eq!((answer.status, answer.reason()), (504, "upstream_timeout"));
     over(&dam, &hand).await;
-    // It never says a token.
+    // The worker never sends a token.
     let mut conn = asked(&dam, chat("a", true, 8, &[])).await;
     let mut taken = hand.take().await;
     assert!(taken.left_ms <= 600);
@@ -281,7 +281,7 @@ async fn time_runs_out_for_who_waits_and_for_who_works() {
         .await;
     assert_eq!(hand.emit(&mut taken, &[("data", "x")]).await, "CANCELLED");
     hand.end(&taken).await;
-    // It falls silent after the first.
+    // The worker sends nothing after the first token.
     let (mut conn, taken) = begun(&dam, &hand).await;
     conn.see("\"code\":\"upstream_timeout\"").await.unwrap();
     hand.end(&taken).await;
@@ -293,7 +293,7 @@ async fn a_slow_client_costs_a_box_and_gets_everything() {
     let (_redis, dam, hand) = started(4, "").await;
     let mut conn = asked(&dam, chat("a", true, 8, &[])).await;
     let mut taken = hand.take().await;
-    // Far more than the sockets and the box hold, before anything is read.
+    // Far more than the sockets and the mailbox can buffer, before anything is read.
     let mut sent = String::new();
     hand.emit(&mut taken, &[("head", SSE)]).await;
     let filler = "x".repeat(20_000);
@@ -313,7 +313,7 @@ async fn a_slow_client_costs_a_box_and_gets_everything() {
 async fn what_was_published_to_nobody_is_read_from_the_stream() {
     let (redis, dam, hand) = started(4, "").await;
     let (conn, mut taken) = begun(&dam, &hand).await;
-    // Every connection but the worker's own breaks, again and again.
+    // All connections but the worker's own break, again and again.
     let mut conn = conn;
     let mut sent = String::new();
     for n in 0..20 {
@@ -365,7 +365,7 @@ async fn jobs_are_signed_when_heartbeats_are() {
     let text =
         queueing(&redis, "").replace("timeout: 500ms", "timeout: 500ms, hmac_key: \"not for everybody\"");
     let dam = Dam::start(&text);
-    let key = traffic_dam::fleet::heartbeat::Key::new("not for everybody");
+    let key = traffic_dam::fleet::heartbeat::SigningKey::new("not for everybody");
     let hand = Hand::silent(&redis, "w1", "blue").await.signing(&key);
     let beat = super::redis::beat("w1", "a", 1, r#","slots":4"#).replace(":100,", ":60000,");
     redis.publish(&key.seal("dam:health", &beat)).await;
@@ -375,11 +375,11 @@ async fn jobs_are_signed_when_heartbeats_are() {
     let text =
         [&taken.job, "default", &taken.path, &taken.headers, &taken.body].map(|line| line as &str).join("\n");
     assert_eq!((&taken.signature, taken.sealed), (&key.sign("dam:job", text.as_bytes()), true));
-    // Anybody can publish; what is not signed for this place is not heard, and what is comes through.
-    let dams = hand.field(&taken.job, "dam").await.unwrap();
+    // Anyone can publish; messages with a wrong signature are ignored, and the right ones pass.
+    let gateways = hand.field(&taken.job, "dam").await.unwrap();
     for (n, kind, data) in [(1, "head", SSE), (2, "data", "data: forged\n\n"), (3, "end", "")] {
         let forged = format!("{} {} {n} {kind}\n{data}", taken.job, taken.epoch);
-        hand.run::<i64>(&["PUBLISH", &format!("dam:replies:{dams}"), &forged]).await;
+        hand.run::<i64>(&["PUBLISH", &format!("dam:replies:{gateways}"), &forged]).await;
     }
     hand.answer(&mut taken, &[("head", SSE), ("data", DONE), ("end", "")]).await;
     let answer = conn.answer().await.unwrap();
@@ -423,7 +423,7 @@ async fn names_of_workers_that_left_are_forgotten_and_those_that_hold_a_job_are_
     let names: Vec<String> =
         names.iter().map(|of| ::redis::from_redis_value_ref(&of["name"]).unwrap()).collect();
     assert_eq!(names, ["holds"]);
-    // It has its name again when it comes back.
+    // The worker has its name again when it comes back.
     left.run::<String>(&["XADD", &stream, "*", "job", "c"]).await;
     assert!(left.read().await.is_some());
 }

@@ -1,4 +1,4 @@
-//! A Redis of the test's own, and workers that speak through it.
+//! A Redis server for one test, and workers that send heartbeats through it.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,10 +12,10 @@ use tokio::task::JoinHandle;
 use super::client::PATIENCE;
 use super::rig::{Worker, eventually};
 
-/// How often workers speak here: the shortest time there is.
+/// Heartbeat interval here: the shortest that is allowed.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A Redis server on a free port of loopback. It ends with the test.
+/// A Redis server on a free loopback port. It ends with the test.
 #[derive(Debug)]
 pub(crate) struct Redis {
     port: u16,
@@ -62,7 +62,7 @@ impl Redis {
         client.get_multiplexed_async_connection_with_config(&config).await.ok()
     }
 
-    /// Runs a command; an answer of `None` means that there was none.
+    /// Runs a command; `None` means that no answer came.
     pub(crate) async fn run(&self, command: &[&[u8]]) -> Option<redis::Value> {
         let mut connection = self.connect().await?;
         let (name, arguments) = command.split_first().unwrap();
@@ -71,7 +71,7 @@ impl Redis {
         command.query_async(&mut connection).await.ok()
     }
 
-    /// Publishes on the channel of heartbeats; how many heard it.
+    /// Publishes on the heartbeat channel.
     pub(crate) async fn publish(&self, text: &str) {
         self.run(&[b"PUBLISH", b"dam:health", text.as_bytes()]).await.expect("Redis answers");
     }
@@ -81,7 +81,7 @@ impl Redis {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    /// Lets it hang.
+    /// Stops the server process.
     pub(crate) fn pause(&self) {
         self.signal("-STOP");
     }
@@ -96,7 +96,7 @@ impl Redis {
         self.child.wait().unwrap();
     }
 
-    /// Starts it again on its old port, empty.
+    /// Restarts it on its old port, empty.
     pub(crate) async fn restart(&mut self) {
         self.child = server(self.port, self.folder.path());
         self.answers().await;
@@ -110,7 +110,7 @@ impl Drop for Redis {
     }
 }
 
-/// A heartbeat of boot `boot`, with `more` fields.
+/// Returns a heartbeat of boot `boot`, with `more` fields.
 pub(crate) fn beat(worker: &str, boot: &str, seq: u64, more: &str) -> String {
     let interval = INTERVAL.as_millis();
     format!(
@@ -118,12 +118,12 @@ pub(crate) fn beat(worker: &str, boot: &str, seq: u64, more: &str) -> String {
     )
 }
 
-/// The field that says where a worker is.
+/// Returns the field with a worker's address.
 pub(crate) fn at(worker: &Worker) -> String {
     format!(r#","url":"http://{}","slots":8"#, worker.addr)
 }
 
-/// Says every interval that a worker is well, through every outage of Redis, until it is dropped.
+/// Sends a worker's heartbeat every interval, through every outage of Redis, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Speaker {
     task: JoinHandle<()>,
@@ -135,12 +135,12 @@ impl Speaker {
         Self::start_boot(redis, id, "a", more)
     }
 
-    /// Speaks for a process that was started anew.
+    /// Starts heartbeats of a restarted process.
     pub(crate) fn start_boot(redis: &Redis, id: &str, boot: &'static str, more: String) -> Self {
         Self::start_by(&redis.url(), id, boot, more)
     }
 
-    /// Speaks as the user that is in `url`.
+    /// Starts heartbeats as the user in `url`.
     pub(crate) fn start_by(url: &str, id: &str, boot: &'static str, more: String) -> Self {
         let client = redis::Client::open(url).unwrap();
         let quiet = Arc::new(AtomicBool::new(false));
@@ -173,7 +173,7 @@ impl Speaker {
         Self { task, quiet }
     }
 
-    /// Falls silent, or speaks again.
+    /// Stops or resumes the heartbeats.
     pub(crate) fn quiet(&self, quiet: bool) {
         self.quiet.store(quiet, Ordering::Relaxed);
     }
@@ -185,7 +185,7 @@ impl Drop for Speaker {
     }
 }
 
-/// Lets `length` pass while `holds` must hold all the time.
+/// Checks during `length` that `holds` does not panic.
 pub(crate) async fn throughout(length: Duration, mut holds: impl AsyncFnMut()) {
     assert!(length < PATIENCE);
     let over = tokio::time::sleep(length);

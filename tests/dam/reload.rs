@@ -1,4 +1,4 @@
-//! Settings that change while requests are under way, and the way down.
+//! Settings that change while requests are in flight, and shutdown.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -43,13 +43,13 @@ async fn counts_stay_with_an_unchanged_quota_and_begin_again_with_another() {
     for expected in [200, 200, 200, 429] {
         assert_eq!(dam.ask(embed()).await.status, expected);
     }
-    // The same again changes nothing.
+    // Reloading equal settings changes nothing.
     dam.app.reload(settings(&changed)).unwrap();
     assert_eq!(dam.ask(chat("a", false, 1, &[])).await.status, 429);
     assert_eq!(dam.ask(embed()).await.status, 429);
 }
 
-/// A stream through the dam that waits for its worker after two tokens.
+/// Returns a stream through the gateway whose worker pauses after two tokens.
 async fn held(dam: &Dam) -> Conn {
     let mut conn = Conn::open(dam.addr).await;
     conn.send(chat("held", true, 5, &["x-sim-fault: stall:2"])).await.unwrap();
@@ -67,7 +67,7 @@ async fn workers_come_and_go_under_requests() {
     let other = before(&entries[1..], queue);
     let dam = Dam::start(&one);
     let streams = [held(&dam).await, held(&dam).await];
-    // It is full: the next one waits, until a worker is added.
+    // It is full: the next one waits until a worker is added.
     let mut waiting = Conn::open(dam.addr).await;
     waiting.send(chat("waiting", true, 3, &[])).await.unwrap();
     eventually("a waiter", async || dam.held() == 3).await;
@@ -76,7 +76,7 @@ async fn workers_come_and_go_under_requests() {
     assert_eq!((answer.status, answer.whole), (200, true));
     assert_eq!(workers[1].tally("finished").await, 1);
 
-    // The first goes: its streams live on, and nothing new is sent to it.
+    // The first worker is removed: its streams continue, and it gets no new requests.
     dam.app.reload(settings(&other)).unwrap();
     for _ in 0..10 {
         assert_eq!(dam.ask(chat("new", true, 2, &[])).await.status, 200);
@@ -88,7 +88,7 @@ async fn workers_come_and_go_under_requests() {
     dam.idle().await;
     workers[0].busy_with(0).await;
 
-    // And comes back, as if it had never been away.
+    // It comes back in its previous state.
     dam.app.reload(settings(&one)).unwrap();
     assert_eq!(dam.ask(chat("back", true, 2, &[])).await.status, 200);
     assert_eq!(workers[0].tally("received").await, 3);
@@ -142,7 +142,7 @@ async fn maintenance_refuses_new_requests_and_no_others() {
         request("PUT /api/v1/maintenance", &["content-type: application/json"], format!("{{\"on\":{on}}}"))
     };
     assert_eq!(ask(dam.admin, put(true)).await.status, 200);
-    // A balancer that took it for dead would hide the reason from clients.
+    // A load balancer that takes it for dead would hide the reason from clients.
     assert_eq!(ask(dam.admin, get("/readyz")).await.status, 200);
     assert_eq!(ask(dam.admin, get("/healthz")).await.status, 200);
     assert_eq!(ask(dam.admin, get("/api/v1/state")).await.json()["maintenance"], true);
@@ -164,7 +164,7 @@ async fn a_drain_lets_streams_end_and_then_refuses() {
     let more = "drain: { delay: 1500ms, timeout: 20s }";
     let mut dam = Dam::start(&before(&[worker.entry("w1", 8)], more));
     let mut stream = Conn::open(dam.addr).await;
-    // It lasts for longer than the delay.
+    // It lasts longer than the delay.
     stream.send(chat("long", true, 3000, &[])).await.unwrap();
     let head = stream.head().await.unwrap();
     let app = dam.app.clone();
@@ -205,7 +205,7 @@ impl Program {
             assert!(line.starts_with(name), "{line}");
             line.rsplit("//").next().unwrap().parse().unwrap()
         };
-        let (main, admin) = (next("dam"), next("admin"));
+        let (main, admin) = (next("gateway"), next("admin"));
         Self { child, main, admin }
     }
 
@@ -257,7 +257,7 @@ async fn a_bad_file_changes_nothing_and_is_counted() {
         assert_eq!(ask(program.main, embed()).await.status, expected);
     }
 
-    // Told to end, it lets what is under way end first.
+    // On SIGTERM it first lets the requests in flight end.
     let mut stream = Conn::open(program.main).await;
     stream.send(chat("last", true, 300, &[])).await.unwrap();
     let head = stream.head().await.unwrap();

@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use traffic_dam::app::{App, Listeners};
+use traffic_dam::app::{App, BoundListeners};
 use traffic_dam::clock::Clock;
-use traffic_dam::config::{self, Overrides, Settings, Surroundings};
+use traffic_dam::config::{self, LoadContext, Overrides, Settings};
 use traffic_dam::server::admin::AdminSource;
-use traffic_dam::sim::worker::{self, Options};
+use traffic_dam::sim::worker::{self, WorkerOptions};
 
 use super::client::{Answer, PATIENCE, ask, get, request};
 
@@ -19,7 +19,7 @@ fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// A simulated worker that is quick.
+/// A fast simulated worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) addr: SocketAddr,
@@ -32,7 +32,7 @@ impl Worker {
         Self::start_at(loopback(), slots)
     }
 
-    /// One that says it serves this model.
+    /// Returns a worker that reports this model.
     pub(crate) fn serving(model: &str, slots: u32) -> Self {
         Self::start_with(loopback(), slots, model)
     }
@@ -45,14 +45,14 @@ impl Worker {
         let listener = traffic_dam::net::bind(addr).unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let options = Options {
+        let options = WorkerOptions {
             model: model.to_owned(),
             slots,
             prefill_base: Duration::from_millis(1),
             token_time: Duration::from_millis(1),
             token_time_per_seq: Duration::ZERO,
             kv_tokens: 10_000_000,
-            ..Options::default()
+            ..WorkerOptions::default()
         };
         let task = tokio::spawn(worker::serve(listener, options, async {
             stopped.await.unwrap_or_default();
@@ -60,7 +60,7 @@ impl Worker {
         Self { addr, stop: Some(stop), task }
     }
 
-    /// Its entry in `workers.static`.
+    /// Returns its entry in `workers.static`.
     pub(crate) fn entry(&self, id: &str, slots: u32) -> String {
         format!("{{ id: {id}, url: \"http://{}\", slots: {slots} }}", self.addr)
     }
@@ -84,26 +84,26 @@ impl Worker {
         ask(self.addr, get("/debug/requests")).await.json()[what].as_u64().unwrap()
     }
 
-    /// Waits until it works on so many requests.
+    /// Waits until it has `count` requests in flight.
     pub(crate) async fn busy_with(&self, count: u64) {
         eventually("the worker's requests in flight", async || self.tally("in_flight").await == count).await;
     }
 }
 
-/// Settings from their text.
+/// Parses settings.
 pub(crate) fn settings(text: &str) -> Settings {
     let surroundings =
-        Surroundings { variable: &|_| None, obstacle: &|_| None, overrides: Overrides::default() };
+        LoadContext { variable: &|_| None, obstacle: &|_| None, overrides: Overrides::default() };
     config::from_str(text, Path::new("dam.yaml"), surroundings)
         .unwrap_or_else(|faults| panic!("{faults}\n{text}"))
 }
 
-/// Settings before these workers.
+/// Returns settings with these workers.
 pub(crate) fn before(workers: &[String], more: &str) -> String {
     format!("workers:\n  static: [{}]\n{more}", workers.join(", "))
 }
 
-/// A gateway that serves.
+/// A running gateway.
 #[derive(Debug)]
 pub(crate) struct Dam {
     pub(crate) addr: SocketAddr,
@@ -116,7 +116,7 @@ impl Dam {
     pub(crate) fn start(text: &str) -> Self {
         let app = App::new(settings(text), Clock::system()).unwrap();
         let bind = || traffic_dam::net::bind(loopback()).unwrap();
-        let listeners = Listeners::bound(bind(), bind());
+        let listeners = BoundListeners::bound(bind(), bind());
         let (addr, admin) = listeners.addresses().unwrap();
         let serving = app.clone();
         let served = tokio::spawn(async move { serving.serve(listeners).await });
@@ -132,12 +132,12 @@ impl Dam {
         tokio::time::timeout(PATIENCE, &mut self.served).await.expect("it ends").unwrap();
     }
 
-    /// The sum of all series of a metric whose labels hold `label`.
+    /// Returns the sum of all series of a metric whose labels contain `label`.
     pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
         sum(&self.app.metrics(), name, label)
     }
 
-    /// Seats taken at all workers, and requests waiting.
+    /// Returns the permits in use at all workers plus the waiting requests.
     pub(crate) fn held(&self) -> u64 {
         let state = self.app.state();
         let pools = state["pools"].as_array().unwrap().iter();
@@ -146,9 +146,9 @@ impl Dam {
                 let waiting: u64 =
                     pool["queue"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
                 let workers = pool["workers"].as_array().unwrap().iter();
-                let seats: u64 = workers.map(|worker| worker["in_flight"].as_u64().unwrap()).sum();
-                assert_eq!(Some(seats), pool["in_flight"].as_u64());
-                seats + waiting
+                let permits: u64 = workers.map(|worker| worker["in_flight"].as_u64().unwrap()).sum();
+                assert_eq!(Some(permits), pool["in_flight"].as_u64());
+                permits + waiting
             })
             .sum()
     }
@@ -167,7 +167,7 @@ impl Drop for Dam {
     }
 }
 
-/// The sum of all series of a metric whose labels hold `label`, in a text of metrics.
+/// Sums all series of a metric whose labels contain `label`, in the text of `/metrics`.
 pub(crate) fn sum(metrics: &str, name: &str, label: &str) -> f64 {
     let name = format!("traffic_dam_{name}");
     let series = metrics.lines().filter_map(|line| line.strip_prefix(&name));
@@ -177,7 +177,7 @@ pub(crate) fn sum(metrics: &str, name: &str, label: &str) -> f64 {
         .sum()
 }
 
-/// Waits for what must come about by itself.
+/// Waits until `holds` is true.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let wait = async {
         while !holds().await {

@@ -1,4 +1,4 @@
-//! The users of Redis that the documents give have the rights they need: no command of a gateway is denied.
+//! The Redis users in the documents have enough rights: no command of a gateway is denied.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn document(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).unwrap()
 }
 
-/// Makes the user of that name, as a document gives it, and says by which URL it comes.
+/// Creates the user of that name as a document gives it, and returns its URL.
 async fn user(redis: &Redis, document_of: &str, line: &str, name: &str) -> String {
     let text = document(document_of);
     let begins = format!("{line}{name} ");
@@ -30,7 +30,7 @@ async fn user(redis: &Redis, document_of: &str, line: &str, name: &str) -> Strin
     redis.url().replace("redis://", &format!("redis://{name}:{PASSWORD}@"))
 }
 
-/// What was denied to anybody; nothing, if all had the rights they needed.
+/// Checks that Redis has denied no command.
 async fn nothing_was_denied(redis: &Redis) {
     match redis.run(&[b"ACL", b"LOG"]).await {
         Some(redis::Value::Array(denied)) => assert!(denied.is_empty(), "{denied:?}"),
@@ -79,14 +79,14 @@ async fn the_users_for_all_and_for_workers_may_do_what_discovery_rules_and_jobs_
     let as_worker = user(&redis, "fleet.md", "user ", "worker").await;
     let finds = "workers: { discovery: redis, allow: [127.0.0.1] }\nconcurrency: { overflow: jobs }\n";
     let mut dam = Dam::start(&format!("{finds}{RULE}{KEYS}{}", settings(&url)));
-    let speaker = Speaker::start_by(&as_worker, "w1", "a", at(&worker));
+    let publisher = Speaker::start_by(&as_worker, "w1", "a", at(&worker));
     up(&dam).await;
     eventually("w1 is found", async || shown(&dam, "w1").is_some_and(|w1| w1["eligible"] == true)).await;
     assert_eq!(dam.ask(post("a", &[LATER], PLAIN)).await.status, 200);
     let fields = ["content-type: application/json"];
     let switch = request("PUT /api/v1/pools/default/active", &fields, r#"{"colour":"blue"}"#);
     assert_eq!(ask(dam.admin, switch).await.status, 200);
-    drop(speaker);
+    drop(publisher);
     dam.app.drain().await;
     dam.ended().await;
     nothing_was_denied(&redis).await;

@@ -1,4 +1,4 @@
-//! Spans, as a collector gets them.
+//! Spans, as a collector receives them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use prost::Message;
 use super::client::chat;
 use super::rig::{Dam, Worker, before};
 
-/// What a collector was sent: each batch with its headers.
+/// The batches a collector received, each with its headers.
 type Batches = Arc<Mutex<Vec<(HeaderMap, ExportTraceServiceRequest)>>>;
 
-/// A collector that keeps what it decodes.
+/// Starts a collector that keeps what it decodes.
 async fn collector() -> (std::net::SocketAddr, Batches) {
     let batches = Batches::default();
     let kept = Arc::clone(&batches);
@@ -61,7 +61,7 @@ async fn each_request_is_a_span_between_its_clients_and_its_workers() {
     assert_eq!(dam.ask(chat("unwanted", true, 3, &[unwanted])).await.status, 200);
     assert_eq!(dam.ask(chat("refused", true, 3, &[])).await.status, 429);
     dam.idle().await;
-    // What is left is exported on the way down.
+    // The rest is exported during shutdown.
     dam.app.drain().await;
     dam.ended().await;
 
@@ -149,7 +149,7 @@ async fn a_method_that_anybody_may_make_up_names_no_span() {
 #[tokio::test]
 async fn a_collector_that_is_gone_costs_requests_nothing() {
     let worker = Worker::start(8);
-    // Nobody listens on port 1.
+    // Port 1 is closed.
     let tracing = "tracing: { otlp: \"http://127.0.0.1:1\" }\ndrain: { delay: 0s, timeout: 5s }\n";
     let mut dam = Dam::start(&before(&[worker.entry("w1", 8)], tracing));
     for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! What clients and workers hear: the worker's bytes, and refusals that say all a client needs.
+//! What clients and workers receive: the worker's bytes, and refusals with all that a client needs.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ fn completion(path: &str, body: &str, fields: &[&str]) -> Vec<u8> {
     request(&format!("POST {path}"), &fields, body)
 }
 
-/// A request of each kind, streamed and not. One sequence each: how those of several interleave is a matter of time.
+/// Returns a request of each kind, streamed and not, with one sequence: several would interleave.
 fn kinds(fields: &[&str]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for stream in [true, false] {
@@ -67,7 +67,7 @@ async fn usage_that_only_a_token_rule_asked_for_is_hidden_again() {
         assert!(sent.contains("include_usage"), "{sent}");
         assert_eq!(through.header("x-ratelimit-limit-tokens"), Some("100000"));
     }
-    // The rule is settled by what the worker reported: what it took of the quota is what the metric counted.
+    // The rule is settled with the worker's reported usage: its charge equals the metric.
     dam.idle().await;
     let used = dam.metric("tokens_total", "");
     assert!(used >= 3.0 * 40.0, "{used}");
@@ -128,7 +128,7 @@ async fn a_429_says_everything_and_its_wait_is_true() {
         assert!(standing.contains("\"burst\";r=0;t=1"), "{standing}");
         assert!(refused.header("server-timing").is_some());
         assert_eq!(refused.header("x-should-retry"), None);
-        // The wait itself is what is tested: a lone caller that heeds it is let in.
+        // The wait itself is tested: a lone caller that obeys it is admitted.
         tokio::time::sleep(Duration::from_millis(wait)).await;
     }
 }
@@ -222,7 +222,7 @@ limits:
         }
         assert_eq!(dam.ask(chat("a", false, 1, &["x-api-key: sk-dam-team-a"])).await.status, 429);
 
-        // A stranger's key is the worker's business, if the settings say so; it is no identity of ours.
+        // The settings may pass an unknown key to the worker; it does not identify a caller here.
         let forged = [
             "authorization: Bearer sk-other",
             "x-user-id: key:team-a",
@@ -241,7 +241,7 @@ limits:
         let headers = last["headers"].as_object().unwrap();
         assert!(!headers.keys().any(|name| name.starts_with("x-traffic-dam")), "{last}");
         assert_eq!(headers.contains_key("authorization"), forward, "{last}");
-        // All of them were one caller, by its address, however it called itself.
+        // All of them were one caller, known by its address, whatever name it sent.
         assert_eq!(dam.ask(chat("a", false, 1, &["x-user-id: another"])).await.status, 429);
         assert_eq!(dam.ask(chat("a", false, 1, &["x-forwarded-for: 192.0.2.8"])).await.status, 429);
         eventually("nothing left", async || dam.held() == 0).await;

@@ -1,4 +1,4 @@
-//! Callers that show a signed token in place of a key.
+//! Callers that send a signed token instead of a key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ fn base64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Who signs, by a key of this name.
+/// A signer with a key of this name.
 struct Signer {
     kid: &'static str,
     pair: EcdsaKeyPair,
@@ -81,7 +81,7 @@ async fn a_token_is_as_good_as_a_key() {
     std::fs::write(&file, signer.document()).unwrap();
     let dam = Dam::start(&settings(&worker, &format!("jwks: \"{}\"", file.display())));
     assert_eq!(call(&dam, "foo").await.0, 200, "the key of old");
-    // Each token of a caller is the caller, and callers of a team share what is the team's.
+    // All tokens of a caller identify it, and callers of a team share the team's quota.
     let ada = |nonce: u32| signer.token(json!({ "sub": "ada", "org": "red", "nonce": nonce }));
     for nonce in 0..3 {
         assert_eq!(call(&dam, &ada(nonce)).await.0, 200);
@@ -98,7 +98,7 @@ async fn a_token_is_as_good_as_a_key() {
     for (token, words) in [
         (late.as_str(), "`authorization` is not accepted: it has expired"),
         (&Signer::new("a").token(json!({ "sub": "ada" })), "its signature is wrong"),
-        ("eyJ.a.b", "it is no token that can be read"),
+        ("eyJ.a.b", "it cannot be parsed"),
         ("bar", "The API key in the header `authorization` is not known"),
     ] {
         let (status, text) = call(&dam, token).await;
@@ -107,7 +107,7 @@ async fn a_token_is_as_good_as_a_key() {
     }
 }
 
-/// An issuer's server, which shows one document at a time.
+/// An issuer's server, which serves one document at a time.
 struct Shop {
     url: String,
     document: Arc<Mutex<String>>,
@@ -205,18 +205,18 @@ async fn keys_are_fetched_and_the_last_good_ones_stay() {
 async fn an_unknown_key_has_the_keys_fetched_once_in_a_while() {
     let (worker, old, new) = (Worker::start(8), Signer::new("a"), Signer::new("b"));
     let shop = Shop::open(old.document()).await;
-    // Without being asked it would fetch them every hour, and when it is asked every two minutes at most.
+    // It fetches them every hour; on demand, at most every two minutes.
     let dam = Dam::start(&settings(&worker, &shop.setting("refresh: 1h")));
     eventually("the keys are there", async || ready(&dam).await).await;
     shop.show(new.document());
     for count in 0..50 {
         let strange = new.token(json!({ "sub": "bob", "count": count }));
         let (status, text) = call(&dam, &strange).await;
-        assert!(status == 401 && text.contains("the key that it names is not known"), "{text}");
+        assert!(status == 401 && text.contains("its signing key is not known"), "{text}");
     }
     assert_eq!(shop.visits(), 1);
 
-    // Here it may ask again after a fifth of a second.
+    // Here it may fetch again after a fifth of a second.
     let dam = Dam::start(&settings(&worker, &shop.setting("refresh: 6s")));
     eventually("the keys are there", async || ready(&dam).await).await;
     shop.show(old.document());

@@ -1,4 +1,4 @@
-//! Connections that leave HTTP on a path the operator named.
+//! Connections that leave HTTP on a path configured for upgrades.
 
 use std::net::SocketAddr;
 
@@ -12,8 +12,8 @@ use super::rig::{Dam, before, eventually};
 const UPGRADE: [&str; 3] =
     ["connection: Upgrade", "upgrade: websocket", "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="];
 
-/// A worker that switches protocols, says something at once, and then repeats whatever it hears. It gives back the
-/// head it was sent. The simulated worker speaks HTTP only.
+/// Starts a worker that switches protocols, sends something, and echoes what it receives. Returns
+/// the head it got. The simulated worker speaks only HTTP.
 async fn echo() -> (SocketAddr, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

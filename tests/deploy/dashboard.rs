@@ -1,12 +1,12 @@
-//! The dashboard, as a list of what it shows. Rows from top to bottom are what somebody on call asks: is it well, how
-//! high is the water, who is turned away, which worker, what of Redis, and what does the gateway itself cost.
+//! The dashboard, as a list of panels. The rows answer an on-call engineer's questions in order:
+//! health, load, refused callers, which worker, Redis, and the gateway's own cost.
 
 use serde_json::{Value, json};
 
 /// Columns of Grafana's grid.
 const COLUMNS: u32 = 24;
 
-/// How a panel shows its queries.
+/// Display of a panel's queries.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
     /// Lines over time.
@@ -19,7 +19,6 @@ pub(crate) enum Kind {
     States(&'static [(i32, &'static str, &'static str)]),
 }
 
-/// A panel.
 pub(crate) struct Panel {
     pub(crate) title: &'static str,
     pub(crate) what: &'static str,
@@ -45,14 +44,14 @@ const SHARE: &[(f64, &str)] = &[(0.0, "green"), (0.05, "yellow"), (0.3, "red")];
 const NONE_IS_BAD: &[(f64, &str)] = &[(0.0, "red"), (1.0, "green")];
 const LIGHTS: &[(i32, &str, &str)] = &[(0, "red", "red"), (1, "yellow", "yellow"), (2, "green", "green")];
 
-/// Rows of panels, each with its title. `$i` stands for the gateways chosen, `$r` for the range of a rate.
+/// Rows of panels with titles. `$i` stands for the selected gateways, `$r` for the range of a rate.
 pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
     (
-        "Is it well?",
+        "Is it healthy?",
         &[
             Panel {
-                title: "Promise kept",
-                what: "Of streams that ended, the share that began in time and completed; who left meanwhile is not counted.",
+                title: "TTFT SLO met",
+                what: "Share of ended streams that began within the TTFT SLO and completed; not counted: streams whose client left while all was well.",
                 kind: Kind::Number(LOW_IS_BAD),
                 unit: "percentunit",
                 width: 4,
@@ -60,7 +59,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             },
             Panel {
                 title: "p95 TTFT",
-                what: "From a request's last byte to its first content, waiting included.",
+                what: "From a request's last byte to its first content, queue wait included.",
                 kind: Kind::Number(HIGH_IS_BAD),
                 unit: "s",
                 width: 4,
@@ -68,7 +67,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             },
             Panel {
                 title: "Refused",
-                what: "Share of all requests, whatever the reason.",
+                what: "Share of all requests, for any reason.",
                 kind: Kind::Number(SHARE),
                 unit: "percentunit",
                 width: 4,
@@ -76,7 +75,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             },
             Panel {
                 title: "Usable workers",
-                what: "As the gateway sees them that sees the fewest.",
+                what: "Lowest number that any gateway sees.",
                 kind: Kind::Number(NONE_IS_BAD),
                 unit: "none",
                 width: 4,
@@ -84,7 +83,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             },
             Panel {
                 title: "Gateways",
-                what: "That answer their admin port.",
+                what: "Gateways whose admin port answers.",
                 kind: Kind::Number(NONE_IS_BAD),
                 unit: "none",
                 width: 4,
@@ -92,7 +91,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             },
             Panel {
                 title: "Redis",
-                what: "1 when every gateway hears it.",
+                what: "1 if every gateway reaches it.",
                 kind: Kind::Number(NONE_IS_BAD),
                 unit: "none",
                 width: 4,
@@ -101,11 +100,11 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
         ],
     ),
     (
-        "How high is the water?",
+        "How high is the load?",
         &[
             lines(
                 "Offered, good, refused",
-                "Rates alone say little: look at the good ones.",
+                "Good: completed streams within the TTFT SLO; watch these, the other rates alone say little.",
                 "reqps",
                 &[
                     ("sum(rate(traffic_dam_requests_total{$i}[$r]))", "offered"),
@@ -115,7 +114,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             ),
             Panel {
                 title: "TTFT",
-                what: "Each column is a moment; a second band above the first is a queue inside a worker.",
+                what: "Each column is a moment; a second band above the first means a queue inside a worker.",
                 kind: Kind::Heat,
                 unit: "s",
                 width: 8,
@@ -132,8 +131,8 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
                 ],
             ),
             lines(
-                "Seats",
-                "Sequences that workers have, may have, and may have together.",
+                "Sequences in flight",
+                "Sequences in flight at the workers, the sum of their limits, and the maximum total of the pools.",
                 "none",
                 &[
                     ("sum(traffic_dam_worker_in_flight{$i})", "in use"),
@@ -143,7 +142,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             ),
             lines(
                 "Queue",
-                "Who waits, by class, and what a pool has and cannot start.",
+                "Waiting requests by class, and requests that a pool cannot start yet.",
                 "none",
                 &[
                     ("sum by (class) (traffic_dam_queue_depth{$i})", "{{class}}"),
@@ -152,7 +151,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             ),
             lines(
                 "Wait in the queue, p95",
-                "Of those who were admitted.",
+                "Of admitted requests.",
                 "s",
                 &[(
                     "histogram_quantile(0.95, sum by (class, le) (rate(traffic_dam_queue_wait_seconds_bucket{$i}[$r])))",
@@ -162,7 +161,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
         ],
     ),
     (
-        "Who is turned away?",
+        "Who is refused?",
         &[
             lines(
                 "Refusals by reason",
@@ -174,14 +173,14 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
                 )],
             ),
             lines(
-                "Endings",
+                "Requests by outcome",
                 "",
                 "reqps",
                 &[("sum by (outcome) (rate(traffic_dam_requests_total{$i}[$r]))", "{{outcome}}")],
             ),
             lines(
-                "Promises",
-                "Streams that ended. Abandoned: nothing had come in time, and the client left. Left: it left while all was well.",
+                "Streams by TTFT SLO result",
+                "Ended streams. Abandoned: the client left after the TTFT SLO had passed without content. Left: the client left while all was well.",
                 "reqps",
                 &[("sum by (promise) (rate(traffic_dam_streams_total{$i}[$r]))", "{{promise}}")],
             ),
@@ -201,7 +200,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
         &[
             Panel {
                 title: "Lights",
-                what: "Green: well. Yellow: doubtful. Red: it receives nothing.",
+                what: "Green: healthy. Yellow: doubtful. Red: receives no requests.",
                 kind: Kind::States(LIGHTS),
                 unit: "none",
                 width: 8,
@@ -218,13 +217,13 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             ),
             lines(
                 "Limit",
-                "What the law has found each worker can take.",
+                "Limit of each worker, found by the limit algorithm.",
                 "none",
                 &[("sum by (worker) (traffic_dam_concurrency_limit{$i})", "{{worker}}")],
             ),
             lines(
                 "KV cache",
-                "As workers say.",
+                "As workers report.",
                 "percentunit",
                 &[("max by (worker) (traffic_dam_worker_kv_used{$i})", "{{worker}}")],
             ),
@@ -270,7 +269,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
                 ],
             ),
             lines(
-                "Keys of rules",
+                "Keys in memory, by rule",
                 "",
                 "none",
                 &[("sum by (rule) (traffic_dam_limiter_keys{$i})", "{{rule}}")],
@@ -285,14 +284,14 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
                 )],
             ),
             lines(
-                "Decided without Redis",
+                "Requests decided without Redis",
                 "",
                 "reqps",
                 &[("sum by (instance) (rate(traffic_dam_redis_fallback_total{$i}[$r]))", "{{instance}}")],
             ),
             lines(
                 "Heartbeats",
-                "Taken, or why not.",
+                "Taken, or the reason why they were refused.",
                 "ops",
                 &[("sum by (result) (rate(traffic_dam_heartbeats_total{$i}[$r]))", "{{result}}")],
             ),
@@ -302,8 +301,8 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
         "What does the gateway cost?",
         &[
             lines(
-                "Its own time, p99",
-                "On the way to a worker, and to a refusal.",
+                "Gateway's own time, p99",
+                "Until a request goes to a worker, or until its refusal; without queue wait.",
                 "s",
                 &[
                     (
@@ -326,14 +325,14 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
                 ],
             ),
             lines(
-                "Seats that no request explains",
+                "Permits that no request explains",
                 "Above 0 for long is a leak, or requests of several sequences.",
                 "none",
                 &[("traffic_dam:seats:unexplained", "{{instance}}")],
             ),
             lines(
-                "Whole requests, p95",
-                "From the head to the last byte, by how they ended.",
+                "Request duration, p95",
+                "From the head of a request to the last byte of its answer, by outcome.",
                 "s",
                 &[(
                     "histogram_quantile(0.95, sum by (outcome, le) (rate(traffic_dam_request_duration_seconds_bucket{$i}[$r])))",
@@ -348,19 +347,19 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             ),
             lines(
                 "Reloads of settings within an hour",
-                "Refused: the file is at fault, the old settings stay.",
+                "Refused: the file is invalid, and the old settings stay in use.",
                 "none",
                 &[("sum by (result) (increase(traffic_dam_config_reloads_total{$i}[1h]))", "{{result}}")],
             ),
             lines(
-                "Lost lines of the log",
-                "Whoever reads the gateway's stderr reads too slowly, or not at all.",
+                "Lost log lines",
+                "The reader of the gateway's stderr is too slow, or does not read at all.",
                 "none",
                 &[("sum by (instance) (increase(traffic_dam_log_lines_lost_total{$i}[$r]))", "{{instance}}")],
             ),
             lines(
-                "Lateness of the gateway, p99",
-                "Of its own timers: CPU that it did not get.",
+                "Timer delay of the gateway, p99",
+                "Delay of the gateway's own timers: CPU time that it did not get.",
                 "s",
                 &[(
                     "histogram_quantile(0.99, sum by (instance, le) (rate(traffic_dam_event_loop_lag_seconds_bucket{$i}[$r])))",
@@ -369,7 +368,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
             ),
             lines(
                 "Pauses of the gateway",
-                "Timers that came more than 50 ms late, per second.",
+                "Timers that were more than 50 ms late, per second.",
                 "ops",
                 &[(
                     "sum by (instance) (rate(traffic_dam_event_loop_lag_seconds_count{$i}[$r])) \
@@ -381,7 +380,7 @@ pub(crate) const ROWS: [(&str, &[Panel]); 6] = [
     ),
 ];
 
-/// The dashboard as Grafana reads it.
+/// Returns the dashboard in Grafana's format.
 pub(crate) fn dashboard() -> Value {
     let mut panels = Vec::new();
     let mut y = 0;
@@ -458,7 +457,7 @@ fn one(panel: &Panel, id: usize, place: Value) -> Value {
             let steps: Vec<Value> = bounds
                 .iter()
                 .enumerate()
-                // The first step has no bound: Grafana wants one that holds for everything below the second.
+                // The first step has no bound: Grafana needs one for all values below the second.
                 .map(|(index, (from, colour))| {
                     json!({ "color": colour, "value": if index == 0 { Value::Null } else { json!(from) } })
                 })

@@ -1,4 +1,4 @@
-//! The image's own probe, beside gateways whose admin ports are not the usual one.
+//! The image's own probe, for gateways with an admin port other than the default.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -20,7 +20,7 @@ impl Gateway {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // It says where it listens as soon as it does.
+        // It prints its addresses as soon as it listens.
         let said = BufReader::new(child.stdout.take().unwrap()).lines().take(2);
         let gateway = Self(child);
         assert_eq!(said.map_while(Result::ok).count(), 2, "it did not start");
@@ -56,7 +56,7 @@ fn the_images_probe_finds_the_admin_port_wherever_the_settings_put_it() {
         let gateway = Gateway::start(&file);
         let well = health(&file);
         assert!(well.status.success(), "{admin}: {}", String::from_utf8_lossy(&well.stderr));
-        // A file that is broken while the gateway runs is refused by it, and no reason to end it.
+        // A file that breaks while the gateway runs is refused, but does not end the gateway.
         fs::write(&file, settings + "dams: many\nunheard: of\n").unwrap();
         assert!(health(&file).status.success(), "{admin}");
         drop(gateway);

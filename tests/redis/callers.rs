@@ -1,4 +1,4 @@
-//! Callers that are kept in Redis and changed through the admin port.
+//! Callers that are stored in Redis and changed through the admin port.
 
 use serde_json::json;
 
@@ -54,7 +54,7 @@ async fn a_caller_comes_changes_and_goes_at_every_gateway() {
         redis::cmd("GET").arg("dam:caller:team-a").query_async(&mut connection).await.unwrap();
     assert!(!stored.contains("sk-1") && stored.contains("\"team\":\"red\""), "{stored}");
 
-    // The key changes; the old one is worth nothing.
+    // The key changes; the old one is no longer valid.
     let digest = "3f79bb7b435b05321651daefd374cdc681dc06faa65e374e38337b88ca046dea";
     assert_eq!(put(&format!(r#"{{"sha256":"{digest}","team":"red"}}"#)).await.status, 200);
     eventually("the old key is unknown", async || call(&two, "sk-1").await == 401).await;
@@ -136,9 +136,9 @@ async fn what_is_wrong_is_refused_and_said() {
             "b",
             r#"{"key":"x","limits":{"each":{"burst":9}}}"#,
             400,
-            "'each': the rule does not count each caller",
+            "'each': the rule does not count per caller",
         ),
-        ("b", r#"{"key":"x","limits":{"none":{"burst":9}}}"#, 400, "a rule 'none', and there is none"),
+        ("b", r#"{"key":"x","limits":{"none":{"burst":9}}}"#, 400, "the rule 'none', which does not exist"),
         ("b", r#"{"key":"x","limits":{"each":{"rate":"fast"}}}"#, 400, "'each': `rate` must be a number per"),
         ("b", r#"{"key":"x","limits":{"each":{"size":1}}}"#, 400, "unknown field"),
         ("a%20b", r#"{"key":"x"}"#, 400, "a caller's id is"),
@@ -167,7 +167,7 @@ async fn with_a_key_a_caller_that_is_not_signed_is_nobody() {
     let mut connection = redis.connect().await;
     let signed: String =
         redis::cmd("GET").arg("dam:caller:team-a").query_async(&mut connection).await.unwrap();
-    // Neither what anybody can write, nor another's record under one's own name.
+    // An unsigned record is refused, and so is another caller's record under the wrong id.
     let unsigned =
         r#"{"sha256":"4d89207fc2eafddf7d8fa040f066b3f2bf58900e58095149520d88267d85ca66"}"#.to_owned();
     for (id, text) in [("evil", &unsigned), ("other", &signed)] {

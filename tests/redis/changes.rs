@@ -1,7 +1,7 @@
 //! Rules that are changed through the admin port while gateways run.
 
 use super::client::ask;
-use super::{Answer, Dam, Server, Worker, before, call, dams, eventually, patient, request};
+use super::{Answer, Dam, Server, Worker, before, call, eventually, gateways, patient, request};
 
 const LIMITS: &str = "  - { name: bucket, algorithm: token_bucket, per: caller, rate: 1/h, burst: 2 }
   - { name: log, algorithm: sliding_log, per: all, limit: 50, window: 1h }";
@@ -39,28 +39,32 @@ async fn admitted(dam: &Dam) -> usize {
 async fn a_rule_is_changed_at_all_gateways_and_taken_back() {
     let (mut redis, worker) = (Server::start().await, Worker::start(8));
     let text = patient(&redis, &worker, LIMITS, ADMIN);
-    let dams = dams(2, &text).await;
-    assert_eq!(admitted(&dams[0]).await, 2);
-    let (status, text_of) = change(&dams[0], "bucket", r#"{"burst":5,"scope":"fleet"}"#).await;
+    let gateways = gateways(2, &text).await;
+    assert_eq!(admitted(&gateways[0]).await, 2);
+    let (status, text_of) = change(&gateways[0], "bucket", r#"{"burst":5,"scope":"fleet"}"#).await;
     assert_eq!(status, 200, "{text_of}");
-    assert_eq!(admitted(&dams[0]).await, 3, "counts in Redis go on");
-    eventually("the other follows", async || quota(&dams[1], 0).await.ends_with("burst 5")).await;
+    assert_eq!(admitted(&gateways[0]).await, 3, "counts in Redis go on");
+    eventually("the other follows", async || quota(&gateways[1], 0).await.ends_with("burst 5")).await;
 
-    // What is changed here goes first, and a reload changes neither.
-    assert_eq!(change(&dams[1], "bucket", r#"{"burst":9}"#).await.0, 200);
-    dams[1].app.reload(super::rig::settings(&text)).unwrap();
-    assert_eq!((quota(&dams[0], 0).await, quota(&dams[1], 0).await), (five(), five().replace('5', "9")));
-    assert_eq!(taken_back(&dams[1], "bucket").await, 200);
+    // A change made here has precedence over the file, also after a reload.
+    assert_eq!(change(&gateways[1], "bucket", r#"{"burst":9}"#).await.0, 200);
+    gateways[1].app.reload(super::rig::settings(&text)).unwrap();
+    assert_eq!(
+        (quota(&gateways[0], 0).await, quota(&gateways[1], 0).await),
+        (five(), five().replace('5', "9"))
+    );
+    assert_eq!(taken_back(&gateways[1], "bucket").await, 200);
     eventually("all is as it was", async || {
-        quota(&dams[0], 0).await == quota(&dams[1], 0).await && quota(&dams[0], 0).await.ends_with("burst 2")
+        quota(&gateways[0], 0).await == quota(&gateways[1], 0).await
+            && quota(&gateways[0], 0).await.ends_with("burst 2")
     })
     .await;
-    assert_eq!(taken_back(&dams[1], "bucket").await, 404);
+    assert_eq!(taken_back(&gateways[1], "bucket").await, 404);
     redis.kill();
-    assert_eq!(change(&dams[0], "bucket", r#"{"burst":5,"scope":"fleet"}"#).await.0, 503);
-    assert_eq!(change(&dams[0], "bucket", r#"{"burst":5}"#).await.0, 200, "nobody else need know");
-    assert_eq!(taken_back(&dams[0], "bucket").await, 503);
-    assert!(quota(&dams[0], 0).await.ends_with("burst 1"), "here it is taken back; this is half of two");
+    assert_eq!(change(&gateways[0], "bucket", r#"{"burst":5,"scope":"fleet"}"#).await.0, 503);
+    assert_eq!(change(&gateways[0], "bucket", r#"{"burst":5}"#).await.0, 200, "nobody else need know");
+    assert_eq!(taken_back(&gateways[0], "bucket").await, 503);
+    assert!(quota(&gateways[0], 0).await.ends_with("burst 1"), "here it is taken back; this is half of two");
 }
 
 fn five() -> String {
@@ -70,8 +74,8 @@ fn five() -> String {
 #[tokio::test]
 async fn a_change_ends_by_itself() {
     let (redis, worker) = (Server::start().await, Worker::start(8));
-    let dams = dams(1, &patient(&redis, &worker, LIMITS, ADMIN)).await;
-    let dam = &dams[0];
+    let gateways = gateways(1, &patient(&redis, &worker, LIMITS, ADMIN)).await;
+    let dam = &gateways[0];
     for scope in ["dam", "fleet"] {
         let body = format!(r#"{{"limit":7,"ttl":1,"scope":"{scope}"}}"#);
         assert_eq!(change(dam, "log", &body).await.0, 200);
@@ -94,7 +98,7 @@ async fn a_rule_that_is_in_the_way_observes_for_a_while() {
 
     for (rule, body, status, words) in [
         ("none", r#"{"burst":1}"#, 404, "no rule of this name"),
-        ("bucket", r#"{"limit":1}"#, 400, "which has `rate` and `burst`"),
+        ("bucket", r#"{"limit":1}"#, 400, "set `rate` and `burst`"),
         ("bucket", r#"{"rate":"1"}"#, 400, "`rate` must be"),
         ("bucket", r#"{"burst":0}"#, 400, "from 1 to"),
         ("bucket", "{}", 400, "at least one of"),
@@ -102,7 +106,7 @@ async fn a_rule_that_is_in_the_way_observes_for_a_while() {
         ("bucket", r#"{"burst":1,"scope":"all"}"#, 400, "`scope` must be"),
         ("bucket", r#"{"mode":"off"}"#, 400, "`mode` must be"),
         ("bucket", r#"{"size":1}"#, 400, "unknown field"),
-        ("bucket", r#"{"burst":1,"scope":"fleet"}"#, 409, "no other gateway is known"),
+        ("bucket", r#"{"burst":1,"scope":"fleet"}"#, 409, "no other gateway can be reached"),
     ] {
         let (found, text) = change(&dam, rule, body).await;
         assert!(found == status && text.contains(words), "{rule} {body}: {found} {text}");
@@ -116,7 +120,7 @@ async fn with_a_key_a_change_that_is_not_signed_changes_nothing() {
     let (redis, worker) = (Server::start().await, Worker::start(8));
     let text =
         patient(&redis, &worker, LIMITS, ADMIN).replace("timeout: 5s", "timeout: 5s, hmac_key: secret");
-    let dams = dams(2, &text).await;
+    let gateways = gateways(2, &text).await;
     let mut connection = redis.connect().await;
     redis::cmd("SET")
         .arg("dam:{limits}:bucket")
@@ -124,9 +128,9 @@ async fn with_a_key_a_change_that_is_not_signed_changes_nothing() {
         .query_async::<()>(&mut connection)
         .await
         .unwrap();
-    // A signed one of another rule comes after it, so what was there before it has been read when that one holds.
-    assert_eq!(change(&dams[0], "log", r#"{"limit":7,"scope":"fleet"}"#).await.0, 200);
-    eventually("the other follows", async || quota(&dams[1], 1).await.starts_with("7 ")).await;
-    assert!(quota(&dams[1], 0).await.ends_with("burst 2"));
-    assert!(quota(&dams[0], 0).await.ends_with("burst 2"));
+    // The signed change of another rule comes later: when it holds, the earlier one has been read.
+    assert_eq!(change(&gateways[0], "log", r#"{"limit":7,"scope":"fleet"}"#).await.0, 200);
+    eventually("the other follows", async || quota(&gateways[1], 1).await.starts_with("7 ")).await;
+    assert!(quota(&gateways[1], 0).await.ends_with("burst 2"));
+    assert!(quota(&gateways[0], 0).await.ends_with("burst 2"));
 }

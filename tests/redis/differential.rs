@@ -1,5 +1,5 @@
-//! The scripts beside the limiters in memory: the same calls at the same times, and the same answers to the last unit
-//! and the last microsecond.
+//! Compares the scripts with the limiters in memory: same calls at the same times, and equal
+//! answers to the last unit and microsecond.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use redis::aio::MultiplexedConnection;
 use traffic_dam::clock::Nanos;
 use traffic_dam::limit::meter::Shortage;
 use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
-use traffic_dam::limit::{Charge, Cost, Decision, Ladder, Served, Subject};
+use traffic_dam::limit::{Charge, Decision, ExpectedCost, RuleSet, Served, Subject};
 use traffic_dam::redis::rules::cell::Cell;
-use traffic_dam::redis::rules::script::{CHARGED, ENDED, Scripts, call};
-use traffic_dam::refusal::{Standing, Unit};
+use traffic_dam::redis::rules::script::{CHARGED, ENDED, RuleScripts, call};
+use traffic_dam::refusal::{QuotaStatus, Unit};
 use traffic_dam::request::Class;
 
 use super::server::Server;
 
-/// Courses in all, and how many are played side by side, a call of each in one trip.
+/// Sequences in all, and how many run side by side, with one call of each per round trip.
 const COURSES: usize = 20_000;
 const ABREAST: usize = 2_000;
 const CALLS: usize = 8;
@@ -76,25 +76,25 @@ struct Open {
     charge: Charge,
     record: String,
     parts: Vec<Part>,
-    /// Rules that were charged nothing.
+    /// Rules that charged nothing.
     free: Vec<Part>,
-    /// Rules that observe and had no room.
+    /// Rules in observe mode that would have refused.
     refused: Vec<usize>,
 }
 
-/// What memory said.
+/// The answer of the limiters in memory.
 enum Said {
-    Admitted { open: Box<Open>, standings: Vec<Standing>, would_refuse: Vec<usize> },
+    Admitted { open: Box<Open>, standings: Vec<QuotaStatus>, would_refuse: Vec<usize> },
     Refused { asked: Vec<Part>, retry_after: Option<Duration>, refusing: Vec<usize> },
     Nothing,
 }
 
-/// One course of calls to one set of rules.
+/// One sequence of calls to one rule set.
 struct Course {
     tag: String,
     random: Rng,
-    ladder: Ladder,
-    /// µs since the beginning of time.
+    rule_set: RuleSet,
+    /// Time in µs since the epoch.
     now: u64,
     calls: u64,
     open: Vec<Open>,
@@ -106,7 +106,7 @@ impl Course {
         let rules = (0..random.usize(1..=4)).map(|index| rule(&mut random, index)).collect();
         Self {
             tag: format!("{{{seed}}}"),
-            ladder: Ladder::new(rules),
+            rule_set: RuleSet::new(rules),
             now: random.u64(1_000_000..10 * 365 * 86_400_000_000),
             calls: 0,
             open: Vec::new(),
@@ -114,9 +114,9 @@ impl Course {
         }
     }
 
-    /// Lets some time pass: nothing, a little, or about a period of some rule.
+    /// Advances the time: by nothing, by a little, or by about one period of a rule.
     fn wait(&mut self) {
-        let rules = self.ladder.rules();
+        let rules = self.rule_set.rules();
         let period = rules[self.random.usize(..rules.len())].quota.period;
         let period = u64::try_from(period.as_micros()).unwrap();
         self.now += match self.random.u8(..6) {
@@ -129,7 +129,7 @@ impl Course {
     }
 
     /// Makes the next call in memory, and adds the same one to `pipe`.
-    fn play(&mut self, scripts: &Scripts, pipe: &mut redis::Pipeline) -> Said {
+    fn play(&mut self, scripts: &RuleScripts, pipe: &mut redis::Pipeline) -> Said {
         self.wait();
         self.calls += 1;
         let clock = format!("clock{}", self.tag);
@@ -144,7 +144,7 @@ impl Course {
         self.charge(scripts, pipe)
     }
 
-    fn end(&mut self, open: Open, scripts: &Scripts, pipe: &mut redis::Pipeline) {
+    fn end(&mut self, open: Open, scripts: &RuleScripts, pipe: &mut redis::Pipeline) {
         let now = Nanos(self.now * 1000);
         let Open { charge, record, mut parts, free, refused } = open;
         let settled = format!("{record}:s");
@@ -153,18 +153,18 @@ impl Course {
         parts.retain(|part| undone || !refused.contains(&part.rule));
         let (script, record, actual) = match self.random.bool() {
             _ if undone => {
-                self.ladder.refund(charge, now);
+                self.rule_set.refund(charge, now);
                 (&scripts.undo, record, 0)
             }
             true => {
                 let actual = self.random.u64(..60);
                 parts.extend(free);
-                parts.retain(|part| self.ladder.rules()[part.rule].unit == Unit::Tokens);
-                self.ladder.settle(charge, actual, now);
+                parts.retain(|part| self.rule_set.rules()[part.rule].unit == Unit::Tokens);
+                self.rule_set.settle(charge, actual, now);
                 (&scripts.settle, settled, actual)
             }
             false => {
-                self.ladder.refund(charge, now);
+                self.rule_set.refund(charge, now);
                 (&scripts.settle, settled, 0)
             }
         };
@@ -175,17 +175,18 @@ impl Course {
         pipe.invoke_script(&call(script, (&record, ENDED), keys, cells));
     }
 
-    fn charge(&mut self, scripts: &Scripts, pipe: &mut redis::Pipeline) -> Said {
+    fn charge(&mut self, scripts: &RuleScripts, pipe: &mut redis::Pipeline) -> Said {
         let random = &mut self.random;
         let prompt = [random.u64(..5), random.u64(..50), random.u64(..2_000_000)][random.usize(..3)];
-        let cost = Cost { prompt_tokens: prompt, expected_output: random.u64(..20), max_output: None };
+        let cost =
+            ExpectedCost { prompt_tokens: prompt, expected_output: random.u64(..20), max_output: None };
         let (mut parts, mut free) = (Vec::new(), Vec::new());
         let mut never = false;
-        for claim in self.ladder.claims(&SUBJECT, &cost) {
+        for claim in self.rule_set.rule_costs(&SUBJECT, &cost) {
             let cell = Cell::of(&claim.rule);
             let key = format!("{}:{}:{}", self.tag, claim.rule.name, cell.kind());
             match claim.amount {
-                // Nothing to charge, but what it uses after all is settled.
+                // Nothing is charged now, but its actual use is settled.
                 Some(0) => free.push(Part { rule: claim.index, cell, key, amount: 0, mark: 0 }),
                 Some(amount) => {
                     parts.push(Part { rule: claim.index, cell, key, amount, mark: 0 });
@@ -193,12 +194,12 @@ impl Course {
                 None => never |= claim.rule.mode == Mode::Enforce,
             }
         }
-        let verdict = self.ladder.admit(&SUBJECT, &cost, Nanos(self.now * 1000));
+        let verdict = self.rule_set.admit(&SUBJECT, &cost, Nanos(self.now * 1000));
         if never || parts.is_empty() {
             match verdict {
                 Ok(admission) => {
                     assert!(!never);
-                    self.ladder.refund(admission.charge, Nanos(self.now * 1000));
+                    self.rule_set.refund(admission.charge, Nanos(self.now * 1000));
                 }
                 Err(denial) => assert!(denial.too_large),
             }
@@ -206,7 +207,7 @@ impl Course {
             return Said::Nothing;
         }
         let record = format!("op{}:{}", self.tag, self.calls);
-        let rules = self.ladder.rules();
+        let rules = self.rule_set.rules();
         let cells = parts.iter().map(|part| {
             let fields = part.cell.charge(part.amount, rules[part.rule].mode == Mode::Enforce);
             (part.cell.kind(), fields.expect("amounts are within the capacity"))
@@ -221,7 +222,7 @@ impl Course {
         };
         match verdict {
             Ok(admission) => Said::Admitted {
-                standings: self.ladder.standings(&admission.charge, Nanos(self.now * 1000)).into_vec(),
+                standings: self.rule_set.quota_statuses(&admission.charge, Nanos(self.now * 1000)).into_vec(),
                 would_refuse: of(&admission.decisions, Decision::WouldRefuse),
                 open: Box::new(Open { charge: admission.charge, record, parts, free, refused: Vec::new() }),
             },
@@ -233,7 +234,7 @@ impl Course {
         }
     }
 
-    /// Compares what memory and the server said.
+    /// Compares the answers of memory and server.
     fn compare(&mut self, said: Said, answer: &redis::Value) {
         let place = format!("course {}, call {}", self.tag, self.calls);
         match said {
@@ -243,7 +244,7 @@ impl Course {
                 assert_eq!(answer[0], 1, "{place}: {:?} {answer:?}", open.parts);
                 let mut refused = Vec::new();
                 for (part, shown) in open.parts.iter_mut().zip(answer[1..].chunks_exact(5)) {
-                    let rule = &self.ladder.rules()[part.rule];
+                    let rule = &self.rule_set.rules()[part.rule];
                     if shown[0] == 0 {
                         refused.push(part.rule);
                         continue;
@@ -271,7 +272,7 @@ impl Course {
                 let (mut waits, mut refused) = (Vec::new(), Vec::new());
                 for (part, shown) in asked.iter().zip(answer[1..].chunks_exact(5)) {
                     assert_eq!(shown[1], -1, "{place}: nothing is charged");
-                    if shown[0] == 1 || self.ladder.rules()[part.rule].mode == Mode::Observe {
+                    if shown[0] == 1 || self.rule_set.rules()[part.rule].mode == Mode::Observe {
                         continue;
                     }
                     refused.push(part.rule);
@@ -289,13 +290,13 @@ impl Course {
     }
 }
 
-/// The scripts, by the time that each course's own key says. Keys expire by the server's own time, so here they do not.
-fn scripts() -> Scripts {
+/// The scripts, with the time from each sequence's key. Keys expire by server time: not here.
+fn scripts() -> RuleScripts {
     let changes = [
         ("redis.call('TIME')", "redis.call('HMGET', 'clock' .. string.match(KEYS[1], '%b{}'), 's', 'us')"),
         ("math.ceil((later - at) / 1000) + 1", "1e9"),
     ];
-    Scripts::from_sources(|source| {
+    RuleScripts::from_sources(|source| {
         changes.into_iter().fold(source.to_owned(), |source, (from, to)| {
             assert_eq!(source.matches(from).count(), 1, "{from}");
             source.replace(from, to)
@@ -303,7 +304,7 @@ fn scripts() -> Scripts {
     })
 }
 
-async fn load(scripts: &Scripts, connection: &mut MultiplexedConnection) {
+async fn load(scripts: &RuleScripts, connection: &mut MultiplexedConnection) {
     for script in [&scripts.charge, &scripts.lease, &scripts.settle, &scripts.undo] {
         script.prepare_invoke().load_async(connection).await.unwrap();
     }

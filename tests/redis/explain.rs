@@ -1,9 +1,9 @@
-//! The rules say how they stand, and are not changed by it.
+//! The rules report their state without changing it.
 
 use serde_json::{Value, json};
 
 use super::client::ask;
-use super::{Dam, Server, Worker, before, call, dams, get, patient, request, up};
+use super::{Dam, Server, Worker, before, call, gateways, get, patient, request, up};
 
 const LIMITS: &str = "  - { name: bucket, algorithm: token_bucket, per: caller, rate: 1/h, burst: 3 }
   - { name: all, algorithm: sliding_window, per: all, limit: 50, window: 30d }
@@ -17,7 +17,7 @@ async fn explain(dam: &Dam, query: &str) -> Value {
     answer.json()
 }
 
-/// Decision, amount and what is left, rule by rule.
+/// Returns decision, amount and remaining quota per rule.
 fn standing(explained: &Value) -> Vec<Value> {
     let rules = explained["rules"].as_array().unwrap().iter();
     rules.map(|rule| json!([rule["decision"], rule["amount"], rule["remaining"]])).collect()
@@ -51,7 +51,7 @@ async fn asks(dam: &Dam, counted: &str) {
     assert_eq!(large["rules"][4]["wait_ms"], Value::Null, "waiting does not help");
 }
 
-/// What the answer to a call says of each rule, when the call asks with this token.
+/// Returns what the answer to a call reports of each rule, if the call asks with this token.
 async fn told(dam: &Dam, token: &str) -> Vec<String> {
     let token = format!("x-traffic-dam-admin-token: {token}");
     let answer = dam.ask(request("GET /v1/models", &["x-traffic-dam-explain: 1", &token], "")).await;
@@ -78,8 +78,8 @@ const ADMIN: &str = "admin: { token: s3cret }";
 #[tokio::test]
 async fn rules_in_redis_are_explained_on_the_answer() {
     let (redis, worker) = (Server::start().await, Worker::start(8));
-    let dams = dams(1, &patient(&redis, &worker, LIMITS, ADMIN)).await;
-    tells(&dams[0], &worker).await;
+    let gateways = gateways(1, &patient(&redis, &worker, LIMITS, ADMIN)).await;
+    tells(&gateways[0], &worker).await;
 }
 
 #[tokio::test]
@@ -92,11 +92,11 @@ async fn rules_in_memory_are_explained_on_the_answer() {
 #[tokio::test]
 async fn rules_in_redis_say_how_they_stand() {
     let (mut redis, worker) = (Server::start().await, Worker::start(8));
-    let dams = dams(1, &patient(&redis, &worker, LIMITS, "")).await;
-    asks(&dams[0], "redis").await;
+    let gateways = gateways(1, &patient(&redis, &worker, LIMITS, "")).await;
+    asks(&gateways[0], "redis").await;
     redis.kill();
-    up(&dams[0], false).await;
-    let alone = explain(&dams[0], "caller=ip:127.0.0.1").await;
+    up(&gateways[0], false).await;
+    let alone = explain(&gateways[0], "caller=ip:127.0.0.1").await;
     assert_eq!((&alone["counted"], &alone["rules"][0]["remaining"]), (&json!("alone"), &json!(3)));
 }
 

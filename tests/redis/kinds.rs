@@ -1,4 +1,4 @@
-//! The ways in which Redis is run: with a password and TLS, behind sentinels, as a cluster.
+//! The deployments of Redis: with a password and TLS, behind sentinels, as a cluster.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
 use traffic_dam::fleet::heartbeat::Heartbeat;
+use traffic_dam::redis::publisher::HeartbeatPublisher;
 use traffic_dam::redis::settings::{RedisSettings, Topology};
-use traffic_dam::redis::speaker::Speaker;
 use traffic_dam::server::admin::AdminSource;
 
 use super::server::free_port;
@@ -30,9 +30,9 @@ async fn left(dam: &Dam) -> u64 {
     answer.number("x-ratelimit-remaining-requests")
 }
 
-/// A heartbeat is heard, and a switch of colours is told.
+/// Checks that a heartbeat arrives, and that a switch of colours is published.
 async fn hears(dam: &Dam, settings: RedisSettings, epoch: u64) {
-    let mut speaker = Speaker::new(settings, None);
+    let mut publisher = HeartbeatPublisher::new(settings, None);
     let mut seq = epoch * 1000;
     let id = format!("w{}", epoch + 1);
     eventually("the heartbeat is heard", async || {
@@ -41,8 +41,8 @@ async fn hears(dam: &Dam, settings: RedisSettings, epoch: u64) {
             r#"{{"v":1,"worker":"{id}","boot":"a","seq":{seq},"interval_ms":60000,"state":"ready","url":"http://127.0.0.1:{}"}}"#,
             epoch
         );
-        // It connects anew when the connection was lost.
-        speaker.say(&Heartbeat::read(text.as_bytes()).unwrap()).await.ok();
+        // It reconnects if the connection was lost.
+        publisher.publish(&Heartbeat::read(text.as_bytes()).unwrap()).await.ok();
         dam.app.state()["pools"][0]["workers"].as_array().unwrap().iter().any(|worker| worker["id"] == *id)
     })
     .await;
@@ -50,7 +50,7 @@ async fn hears(dam: &Dam, settings: RedisSettings, epoch: u64) {
     let put = request("PUT /api/v1/pools/default/active", &["content-type: application/json"], body);
     eventually("a switch is told", async || {
         let switched = super::client::ask(dam.admin, &put).await;
-        // Shortly after a failover an operator may be told to ask again.
+        // Shortly after a failover the admin port may answer 503.
         assert!(matches!(switched.status, 200 | 503), "{}", switched.text());
         switched.status == 200 && switched.json()["epoch"].as_u64() >= Some(epoch)
     })
@@ -62,7 +62,7 @@ fn reached(urls: &[String], topology: Topology) -> RedisSettings {
     RedisSettings { urls, topology, ..RedisSettings::single("".into(), "dam".into()) }
 }
 
-/// A certificate for 127.0.0.1, its key, and who signed it, as files.
+/// Writes a certificate for 127.0.0.1, its key, and its authority to files.
 fn certificate(folder: &TempDir) -> [String; 3] {
     let authority_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
@@ -128,11 +128,11 @@ async fn sentinels_lead_to_the_new_master() {
     assert_eq!(left(&dam).await, 999);
     let sentinels = reached(&[sentinel.url()], Topology::Sentinel("main".into()));
     hears(&dam, sentinels.clone(), 1).await;
-    // What the replica has not got yet is lost with the master; here it has.
+    // Writes that the replica does not have yet are lost with the master; here it has them all.
     let mut connection = master.connect().await;
     redis::cmd("WAIT").arg(1).arg(5000).query_async::<i64>(&mut connection).await.unwrap();
     master.kill();
-    // Whoever calls meanwhile is served, by this gateway's share.
+    // Calls in the meantime are served from this gateway's share.
     for wanted in [0.0, 1.0] {
         while dam.metric("redis_up", "") != wanted {
             assert!(left(&dam).await > 0);
@@ -143,7 +143,7 @@ async fn sentinels_lead_to_the_new_master() {
         let alone = dam.metric("redis_fallback_total", "");
         let left = left(&dam).await;
         let shared = dam.metric("redis_fallback_total", "") == alone;
-        // At the new master 999 would be a quota begun anew. Many may have been counted there before `redis_up` said so.
+        // At the new master 999 would be a new quota. Others may count before `redis_up` shows it.
         assert!(!shared || (1..=998).contains(&left), "{left}");
         shared
     })
@@ -202,7 +202,7 @@ async fn a_cluster_whose_slot_moves() {
     let nodes_at: Vec<_> = nodes.iter().map(|(node, ..)| node.url()).collect();
     hears(&dam, reached(&nodes_at, Topology::Cluster), 1).await;
 
-    // The node that has the caller's cell gives its slot, with all that is in it, to the next one.
+    // The node with the caller's cell gives its slot, with all contents, to the next node.
     let mut held = None;
     for (index, (_, connection, ..)) in nodes.iter_mut().enumerate() {
         let keys: Vec<String> =

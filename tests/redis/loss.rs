@@ -1,14 +1,14 @@
-//! Redis goes, stalls, comes back empty: nobody waits for it, and nobody hears of it who need not.
+//! Redis fails, stalls or comes back empty: no request waits for it, or fails because of it.
 
 use std::time::Duration;
 
 use traffic_dam::server::admin::AdminSource;
 
-use super::{Dam, Server, Worker, call, dams, eventually, patient, settings, up};
+use super::{Dam, Server, Worker, call, eventually, gateways, patient, settings, up};
 
 const LIMITS: &str = "  - { name: each, algorithm: token_bucket, per: caller, rate: 1/h, burst: 20 }";
 
-/// How many of `count` calls were admitted; all others were refused by a rule.
+/// Returns how many of `count` calls were admitted; all others were refused by a rule.
 async fn admitted(dam: &Dam, count: usize) -> usize {
     let mut admitted = 0;
     for _ in 0..count {
@@ -24,19 +24,19 @@ async fn admitted(dam: &Dam, count: usize) -> usize {
 #[tokio::test]
 async fn without_redis_each_gateway_gives_its_share() {
     let (mut redis, worker) = (Server::start().await, Worker::start(64));
-    let dams = dams(2, &patient(&redis, &worker, LIMITS, "")).await;
-    assert_eq!(admitted(&dams[0], 5).await, 5);
+    let gateways = gateways(2, &patient(&redis, &worker, LIMITS, "")).await;
+    assert_eq!(admitted(&gateways[0], 5).await, 5);
     redis.kill();
-    for dam in &dams {
+    for dam in &gateways {
         assert_eq!(admitted(dam, 20).await, 10, "half of the burst");
         up(dam, false).await;
         assert!(dam.metric("redis_fallback_total", "") >= 20.0);
     }
     redis.resume().await;
-    for dam in &dams {
+    for dam in &gateways {
         up(dam, true).await;
     }
-    assert_eq!(admitted(&dams[0], 30).await + admitted(&dams[1], 30).await, 20, "it came back empty");
+    assert_eq!(admitted(&gateways[0], 30).await + admitted(&gateways[1], 30).await, 20, "it came back empty");
 }
 
 #[tokio::test]
@@ -44,14 +44,14 @@ async fn rules_are_open_or_closed_as_they_say() {
     let (mut redis, worker) = (Server::start().await, Worker::start(64));
     let limits = "  - { name: open, algorithm: sliding_log, per: caller, limit: 1, window: 1h, on_loss: open }
   - { name: closed, algorithm: sliding_window, per: caller, limit: 100, window: 1h, match: { model: shut }, on_loss: closed }";
-    let dams = dams(1, &patient(&redis, &worker, limits, "")).await;
-    assert_eq!(admitted(&dams[0], 5).await, 1);
+    let gateways = gateways(1, &patient(&redis, &worker, limits, "")).await;
+    assert_eq!(admitted(&gateways[0], 5).await, 1);
     redis.kill();
-    up(&dams[0], false).await;
-    assert_eq!(admitted(&dams[0], 5).await, 5);
+    up(&gateways[0], false).await;
+    assert_eq!(admitted(&gateways[0], 5).await, 5);
     let body = r#"{"model":"shut","messages":[],"max_tokens":1}"#;
     let shut = super::request("POST /v1/chat/completions", &["content-type: application/json"], body);
-    let answer = dams[0].ask(&shut).await;
+    let answer = gateways[0].ask(&shut).await;
     assert_eq!((answer.status, answer.reason()), (503, "limiter_unavailable"), "{}", answer.text());
     assert!(answer.refusal().3.contains("'closed'"), "{}", answer.text());
     assert!((1000..=1500).contains(&answer.number("retry-after-ms")));
@@ -60,17 +60,17 @@ async fn rules_are_open_or_closed_as_they_say() {
 #[tokio::test]
 async fn a_stalled_redis_holds_nobody_and_charges_nothing_twice() {
     let (redis, worker) = (Server::start().await, Worker::start(64));
-    let dams = dams(1, &settings(&redis, &worker, LIMITS, "")).await;
-    let dam = &dams[0];
+    let gateways = gateways(1, &settings(&redis, &worker, LIMITS, "")).await;
+    let dam = &gateways[0];
     redis.stall(true);
-    // The first few wait for the timeout, the others know.
+    // The first few wait for the timeout, the others do not.
     assert_eq!(admitted(dam, 12).await, 12);
     up(dam, false).await;
     let slow = dam.metric("redis_command_seconds_count", "rules");
     assert!((5.0..12.0).contains(&slow), "{slow} trips in vain");
     redis.stall(false);
     up(dam, true).await;
-    // What was charged here stays here; what the server did with the late scripts is taken back.
+    // Local charges stay; the effects of the late scripts on the server are undone.
     eventually("everything late is undone", async || {
         let mut connection = redis.connect().await;
         let pattern = "dam:limit:*:each:*";
@@ -84,11 +84,11 @@ async fn a_stalled_redis_holds_nobody_and_charges_nothing_twice() {
 #[tokio::test]
 async fn a_slow_redis_is_given_up() {
     let (redis, worker) = (Server::start().await, Worker::start(64));
-    // A small part of what each command will take, or some would be answered in time.
+    // Much shorter than each command takes, or some would be answered in time.
     let text = settings(&redis, &worker, LIMITS, "").replace("timeout: 100ms", "timeout: 10ms");
-    let dams = dams(1, &text).await;
+    let gateways = gateways(1, &text).await;
     let mut connection = redis.connect().await;
-    // Each command stands behind one of 200 ms.
+    // Each command waits for one of 200 ms.
     let busy = tokio::spawn(async move {
         for _ in 0..10 {
             let script = "local t = redis.call('TIME'); local till = t[1] * 1e6 + t[2] + 200000
@@ -102,55 +102,55 @@ async fn a_slow_redis_is_given_up() {
         }
     });
     eventually("it is found slow", async || {
-        let answer = call(&dams[0]).await;
+        let answer = call(&gateways[0]).await;
         assert!(matches!(answer.status, 200 | 429), "{}", answer.text());
         tokio::time::sleep(Duration::from_millis(1)).await;
-        dams[0].metric("redis_up", "") == 0.0
+        gateways[0].metric("redis_up", "") == 0.0
     })
     .await;
     busy.await.unwrap();
-    up(&dams[0], true).await;
+    up(&gateways[0], true).await;
 }
 
 #[tokio::test]
 async fn a_client_that_goes_while_redis_is_asked_pays_nothing() {
     let (redis, worker) = (Server::start().await, Worker::start(64));
-    let dams = dams(1, &patient(&redis, &worker, LIMITS, "")).await;
+    let gateways = gateways(1, &patient(&redis, &worker, LIMITS, "")).await;
     redis.stall(true);
     for _ in 0..7 {
-        let mut connection = super::client::Conn::open(dams[0].addr).await;
+        let mut connection = super::client::Conn::open(gateways[0].addr).await;
         connection.send(super::get("/v1/models")).await.unwrap();
-        eventually("it is under way", async || dams[0].metric("in_flight", "") == 1.0).await;
+        eventually("it is under way", async || gateways[0].metric("in_flight", "") == 1.0).await;
         drop(connection);
-        eventually("it is gone", async || dams[0].metric("in_flight", "") == 0.0).await;
+        eventually("it is gone", async || gateways[0].metric("in_flight", "") == 0.0).await;
     }
     redis.stall(false);
     eventually("everything is taken back", async || {
-        let answer = call(&dams[0]).await;
+        let answer = call(&gateways[0]).await;
         answer.status == 200 && answer.number("x-ratelimit-remaining-requests") > 0
     })
     .await;
-    let spent = dams[0].metric("limit_checks_total", "allowed");
-    let left = call(&dams[0]).await.number("x-ratelimit-remaining-requests");
+    let spent = gateways[0].metric("limit_checks_total", "allowed");
+    let left = call(&gateways[0]).await.number("x-ratelimit-remaining-requests");
     assert_eq!(left as f64, 20.0 - spent - 1.0);
 }
 
 #[tokio::test]
 async fn a_redis_that_comes_and_goes_gives_no_share_anew() {
     let (mut redis, worker) = (Server::start().await, Worker::start(64));
-    let dams = dams(3, &patient(&redis, &worker, LIMITS, "dams: 3")).await;
+    let gateways = gateways(3, &patient(&redis, &worker, LIMITS, "gateways: 3")).await;
     redis.kill();
-    for dam in &dams {
+    for dam in &gateways {
         assert_eq!(admitted(dam, 10).await, 6, "a third of the burst");
     }
     for _ in 0..2 {
-        // It comes back empty: who looks first sees nobody else.
+        // It comes back empty: the first gateway to look sees no others.
         redis.resume().await;
-        for dam in &dams {
+        for dam in &gateways {
             up(dam, true).await;
         }
         redis.kill();
-        for dam in &dams {
+        for dam in &gateways {
             up(dam, false).await;
             assert_eq!((admitted(dam, 10).await, &dam.app.state()["dams"]), (0, &3.into()));
         }
@@ -161,10 +161,10 @@ async fn a_redis_that_comes_and_goes_gives_no_share_anew() {
 async fn a_gateway_that_starts_without_redis_begins_with_one() {
     let (mut redis, worker) = (Server::start().await, Worker::start(64));
     redis.kill();
-    let text = settings(&redis, &worker, LIMITS, "dams: 2");
+    let text = settings(&redis, &worker, LIMITS, "gateways: 2");
     let own =
         "  - { name: each, algorithm: sliding_window, per: caller, unit: tokens, limit: 1000, window: 1h }";
-    let tokens = settings(&redis, &worker, own, "dams: 2");
+    let tokens = settings(&redis, &worker, own, "gateways: 2");
     for _ in 0..3 {
         let dam = Dam::start(&text);
         assert_eq!(admitted(&dam, 10).await, 1);
@@ -176,17 +176,17 @@ async fn a_gateway_that_starts_without_redis_begins_with_one() {
 #[tokio::test]
 async fn the_part_of_the_workers_that_a_dead_gateway_had_is_taken_over() {
     let (redis, worker) = (Server::start().await, Worker::start(64));
-    let text = patient(&redis, &worker, LIMITS, "dams: 2\nconcurrency: { limit: slots }");
-    let mut dams = dams(2, &text).await;
+    let text = patient(&redis, &worker, LIMITS, "gateways: 2\nconcurrency: { limit: slots }");
+    let mut gateways = gateways(2, &text).await;
     let limit = |dam: &Dam| dam.metric("concurrency_limit", "w1");
-    for dam in &dams {
+    for dam in &gateways {
         eventually("half of the slots", async || limit(dam) == 32.0).await;
     }
-    dams.remove(0);
-    eventually("all of them", async || limit(&dams[0]) == 64.0).await;
-    // Two more come.
+    gateways.remove(0);
+    eventually("all of them", async || limit(&gateways[0]) == 64.0).await;
+    // Two more gateways start.
     let more = [Dam::start(&text), Dam::start(&text)];
-    for dam in dams.iter().chain(&more) {
+    for dam in gateways.iter().chain(&more) {
         eventually("a third of the slots", async || limit(dam) == 21.0).await;
     }
 }
@@ -204,7 +204,7 @@ async fn a_rotated_password_is_taken_with_a_reload() {
     let text = |password: &str| {
         patient(&redis, &worker, LIMITS, "").replace("redis://", &format!("redis://gateway:{password}@"))
     };
-    let dam = &dams(1, &text("old")).await[0];
+    let dam = &gateways(1, &text("old")).await[0];
     // While it is connected it needs no password.
     run("ACL SETUSER gateway resetpass >new").await;
     assert_eq!(admitted(dam, 1).await, 1);
@@ -212,7 +212,7 @@ async fn a_rotated_password_is_taken_with_a_reload() {
     up(dam, false).await;
     dam.app.reload(super::rig::settings(&text("new"))).unwrap();
     up(dam, true).await;
-    // The settings that are in force are the ones that the next are compared with.
+    // The next settings are compared with the ones in force.
     run("ACL SETUSER gateway resetpass >newest").await;
     dam.app.reload(super::rig::settings(&text("newest"))).unwrap();
     run("CLIENT KILL USER gateway").await;

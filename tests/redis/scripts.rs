@@ -1,4 +1,4 @@
-//! What the scripts do beyond deciding: clocks that step, operations that are sent twice, too late, or in vain.
+//! The scripts besides deciding: clock steps, and operations sent twice, too late, or for nothing.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use traffic_dam::limit::meter::Shortage;
 use traffic_dam::limit::rule::{Algorithm, Match, Mode, OnLoss, Per, Quota, Rule};
 use traffic_dam::redis::rules::cell::Cell;
-use traffic_dam::redis::rules::script::{CHARGED, ENDED, Scripts, call};
+use traffic_dam::redis::rules::script::{CHARGED, ENDED, RuleScripts, call};
 use traffic_dam::refusal::Unit;
 
 use super::server::Server;
@@ -30,18 +30,18 @@ fn rule(algorithm: Algorithm, limit: u64) -> Rule {
 struct Bench {
     _server: Server,
     connection: MultiplexedConnection,
-    scripts: Scripts,
+    scripts: RuleScripts,
     cells: Vec<(Cell, String)>,
 }
 
-/// A charge's verdict, and for each cell its mark and how it stands.
+/// A charge's verdict, and for each cell its mark and its state.
 type Answer = (i64, Vec<(i64, [u64; 3])>);
 
 impl Bench {
     async fn new() -> Self {
         let server = Server::start().await;
         let mut connection = server.connect().await;
-        let scripts = Scripts::from_sources(|source| source.replace("'TIME'", "'MGET', 's', 'us'"));
+        let scripts = RuleScripts::from_sources(|source| source.replace("'TIME'", "'MGET', 's', 'us'"));
         redis::cmd("MSET").arg("us").arg(0).query_async::<()>(&mut connection).await.unwrap();
         let cells = [Algorithm::TokenBucket, Algorithm::SlidingWindow, Algorithm::SlidingLog]
             .map(|algorithm| Cell::of(&rule(algorithm, 10)))
@@ -51,7 +51,7 @@ impl Bench {
         bench
     }
 
-    /// Sets the clock to that second.
+    /// Sets the clock to this second.
     async fn at(&mut self, second: u64) {
         redis::cmd("SET").arg("s").arg(second).query_async::<()>(&mut self.connection).await.unwrap();
     }
@@ -67,7 +67,7 @@ impl Bench {
         (answer[0], cells.collect())
     }
 
-    /// Leases from one cell. Says which amount was had, 0 for none.
+    /// Leases from one cell. Returns the amount, 0 if it got none.
     async fn lease(&mut self, place: usize, amount: u64) -> i64 {
         let (cell, key) = &self.cells[place];
         let cells = std::iter::once((cell.kind(), cell.charge(amount, true).unwrap()));
@@ -86,7 +86,7 @@ impl Bench {
         call(script, (record, ENDED), keys, cells).invoke_async(&mut self.connection).await.unwrap()
     }
 
-    /// What is left in each cell.
+    /// Returns what is left in each cell.
     async fn left(&mut self) -> Vec<u64> {
         let name = format!("look{}", fastrand::u64(..));
         let (_, cells) = self.charge(&name, 10).await;
@@ -111,11 +111,11 @@ async fn a_clock_that_goes_back_forgives_nothing_and_locks_nobody_out() {
         other => panic!("{other:?}"),
     });
     assert!(longest.max() <= Some(Duration::from_secs(200)));
-    // It goes on from there.
+    // Time goes on from there.
     assert_eq!(bench.charge("c", 2).await.0, 1);
     bench.at(1_000_000 - 3600 + 201).await;
     assert_eq!(bench.left().await, [10, 10, 10]);
-    // Forward is time like any other.
+    // A step forward is like normal time.
     assert_eq!(bench.charge("d", 10).await.0, 1);
     bench.at(1_000_000 + 3600).await;
     assert_eq!(bench.left().await, [10, 10, 10]);
@@ -129,7 +129,7 @@ async fn a_clock_that_goes_back_does_not_stand_still_for_who_is_refused() {
     assert_eq!(bench.charge("b", 10).await.0, 0);
     bench.at(1_000_000 - 3600 + 201).await;
     assert_eq!(bench.charge("c", 10).await.0, 1, "it went on from the refusal");
-    // The same for leases, of which each has one cell.
+    // The same for leases, each of which has one cell.
     bench.at(1_000_000 - 7200).await;
     for place in 0..3 {
         assert_eq!(bench.lease(place, 10).await, 0, "in cell {place}");

@@ -1,4 +1,4 @@
-//! A Redis server of the test's own, on a free port, that ends with the test.
+//! A Redis server for one test, on a free port, that ends with the test.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-/// Far beyond what anything here takes: a wait that reaches it has failed.
+/// Far longer than anything here takes: a wait this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running server, or one that was stopped.
@@ -31,12 +31,12 @@ impl Server {
         Self::start_with(&[]).await
     }
 
-    /// Starts a sentinel with this file of settings.
+    /// Starts a sentinel with this settings file.
     pub(crate) async fn start_sentinel(file: &Path) -> Self {
         Self::start_as(vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()]).await
     }
 
-    /// Starts with further options.
+    /// Starts with additional options.
     pub(crate) async fn start_with(more: &[&str]) -> Self {
         let usual = ["--save", "", "--appendonly", "no"];
         Self::start_as(usual.iter().chain(more).map(|&word| word.to_owned()).collect()).await
@@ -49,7 +49,7 @@ impl Server {
         server
     }
 
-    /// Starts it again, empty, on the port that it had.
+    /// Restarts it, empty, on its old port.
     pub(crate) async fn resume(&mut self) {
         let port = self.port.to_string();
         let started = Command::new("redis-server")
@@ -68,7 +68,7 @@ impl Server {
         timeout(PATIENCE, answers).await.expect("the server answers");
     }
 
-    /// Ends as a killed process does.
+    /// Sends SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
@@ -76,7 +76,7 @@ impl Server {
         }
     }
 
-    /// Stops its process where it is, or lets it go on.
+    /// Sends SIGSTOP or SIGCONT to its process.
     pub(crate) fn stall(&self, stalled: bool) {
         let process = self.process.as_ref().expect("it runs").id().to_string();
         let signal = if stalled { "-STOP" } else { "-CONT" };
@@ -95,7 +95,7 @@ impl Server {
         Ok(connection)
     }
 
-    /// A connection of the test's own.
+    /// Returns a new connection for the test.
     pub(crate) async fn connect(&self) -> MultiplexedConnection {
         self.try_connect().await.unwrap()
     }

@@ -1,4 +1,4 @@
-//! Connections: kept, found dead, refused, encrypted.
+//! Connections: reused, found dead, refused, encrypted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use traffic_dam::refusal::Reason;
 use traffic_dam::upstream::tls::client_config;
-use traffic_dam::upstream::{Timeouts, UpstreamSettings};
+use traffic_dam::upstream::{UpstreamSettings, UpstreamTimeouts};
 
 use crate::rig::{Dam, Worker, answer, chat, eventually, spec, text};
 
@@ -31,7 +31,7 @@ async fn a_connection_that_died_while_idle_costs_nothing() {
     .await;
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     for n in 1..20 {
-        // Not one of these may be run twice, so none may be lost either.
+        // None of these may run twice, so none may be lost either.
         assert_eq!(text(dam.send("w1", chat(false, false)).await.unwrap()).await, "ok");
         eventually("the worker has closed", || closed.load(Ordering::SeqCst) == n).await;
         assert_eq!(worker.asked().len(), n);
@@ -94,12 +94,12 @@ async fn many_at_once_share_no_connection() {
         }
     }
     assert_eq!(worker.asked().len(), 200);
-    // A connection is idle a moment after its answer was read, so a few more than 50 may be opened, but not four times so many.
+    // A connection is idle shortly after its answer was read, so there may be some more than 50.
     assert!(worker.connections.load(Ordering::SeqCst) <= 100, "what is idle is used again");
     assert_eq!(dam.in_flight(), 0);
 }
 
-/// A worker with a certificate of its own authority: its port, and that authority.
+/// Starts a worker with a certificate of its own authority; returns its port and the authority.
 async fn secure() -> (u16, CertificateDer<'static>) {
     let authority = rcgen::CertifiedIssuer::self_signed(
         {
@@ -169,7 +169,7 @@ async fn an_https_worker_must_prove_who_it_is() {
 
 #[tokio::test]
 async fn a_connection_that_is_not_made_in_time_is_given_up() {
-    // TCP is accepted and TLS never answered.
+    // TCP is accepted, but TLS never answered.
     let worker = Worker::new(|mut conn| async move {
         conn.request().await;
     })
@@ -177,7 +177,7 @@ async fn a_connection_that_is_not_made_in_time_is_given_up() {
     let (_, authority) = secure().await;
     let tls = Some(client_config([authority]).unwrap());
     let url = format!("https://localhost:{}", worker.addr.port());
-    let timeouts = Timeouts { connect: Duration::from_millis(80), ..Timeouts::default() };
+    let timeouts = UpstreamTimeouts { connect: Duration::from_millis(80), ..UpstreamTimeouts::default() };
     let dam =
         Dam::new(vec![spec("w1", &url)], UpstreamSettings { timeouts, tls, ..UpstreamSettings::default() });
     let refusal = dam.send("w1", chat(true, true)).await.unwrap_err();
@@ -195,7 +195,7 @@ async fn a_client_that_leaves_while_connecting_takes_the_connection_with_it() {
     let worker = Worker::new(move |mut conn| {
         let count = Arc::clone(&count);
         async move {
-            // The greeting of TLS is no request, so this ends when the connection does.
+            // A TLS hello is not a request, so this ends when the connection does.
             conn.request().await;
             count.fetch_add(1, Ordering::SeqCst);
         }
@@ -204,7 +204,7 @@ async fn a_client_that_leaves_while_connecting_takes_the_connection_with_it() {
     let (_, authority) = secure().await;
     let tls = Some(client_config([authority]).unwrap());
     let url = format!("https://localhost:{}", worker.addr.port());
-    let timeouts = Timeouts { connect: Duration::from_secs(600), ..Timeouts::default() };
+    let timeouts = UpstreamTimeouts { connect: Duration::from_secs(600), ..UpstreamTimeouts::default() };
     let dam =
         Dam::new(vec![spec("w1", &url)], UpstreamSettings { timeouts, tls, ..UpstreamSettings::default() });
     let mut sending = Box::pin(dam.send("w1", chat(true, true)));

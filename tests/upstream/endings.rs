@@ -1,4 +1,4 @@
-//! However a request ends, the worker's connection and the seat are free at once, and the client is told the truth.
+//! However a request ends, connection and permit are free at once, and the client gets the cause.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use http::Response;
 use http_body_util::BodyExt;
 use tower::Service;
 use traffic_dam::refusal::Reason;
-use traffic_dam::request::{Caller, Demand, Ending, Kind, RouteTimeouts};
-use traffic_dam::shed::{Ask, Entry};
-use traffic_dam::upstream::{Timeouts, UpstreamBody, UpstreamSettings};
+use traffic_dam::request::{Caller, Ending, Kind, RequestCost, RouteTimeouts};
+use traffic_dam::shed::{GateEntry, PermitRequest};
+use traffic_dam::upstream::{UpstreamBody, UpstreamSettings, UpstreamTimeouts};
 
 use crate::rig::{
     Conn, Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, eventually, flight_of, read,
     text,
 };
 
-/// A worker that does `act` after each request and counts the connections that were closed on it then.
+/// A worker that runs `act` after each request and counts the connections closed after it.
 async fn counting<F, Fut>(act: F) -> (Worker, Arc<AtomicUsize>)
 where
     F: Fn(Conn) -> Fut + Send + Sync + 'static,
@@ -50,7 +50,7 @@ async fn a_client_that_leaves_before_the_commit_takes_the_request_with_it() {
     for (what, (worker, closed)) in [("before the headers", silent), ("before the first content", begun)] {
         let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
         let mut request = chat(true, true);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         let mut sending = Box::pin(dam.send("w1", request));
         tokio::select! {
             _ = &mut sending => panic!("there is no content to commit"),
@@ -59,7 +59,7 @@ async fn a_client_that_leaves_before_the_commit_takes_the_request_with_it() {
         assert_eq!(dam.in_flight(), 1, "{what}");
         drop(sending);
         eventually(what, || closed.load(Ordering::SeqCst) == 1).await;
-        assert_freed(&dam, &flight, Ending::ClientGone).await;
+        assert_freed(&dam, &record, Ending::ClientGone).await;
     }
 }
 
@@ -73,7 +73,7 @@ async fn a_client_that_leaves_during_the_stream_takes_the_request_with_it() {
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     for read in [0, 1] {
         let mut request = chat(true, true);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         let mut response = dam.send("w1", request).await.unwrap();
         for _ in 0..read {
             response.body_mut().frame().await.unwrap().unwrap();
@@ -81,7 +81,7 @@ async fn a_client_that_leaves_during_the_stream_takes_the_request_with_it() {
         assert_eq!((dam.in_flight(), closed.load(Ordering::SeqCst)), (1, read));
         drop(response);
         eventually("the connection is closed", || closed.load(Ordering::SeqCst) == read + 1).await;
-        assert_freed(&dam, &flight, Ending::ClientGone).await;
+        assert_freed(&dam, &record, Ending::ClientGone).await;
     }
 }
 
@@ -91,11 +91,11 @@ async fn the_end_of_the_answer_frees_the_seat_and_keeps_the_connection() {
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     for _ in 0..3 {
         let mut request = chat(true, true);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         let mut response = dam.send("w1", request).await.unwrap();
         while response.body_mut().frame().await.is_some() {}
         assert_eq!(dam.in_flight(), 0, "the body still exists, but it is over");
-        assert_eq!(flight.ending(), Ending::Complete);
+        assert_eq!(record.ending(), Ending::Complete);
         drop(response);
     }
     assert_eq!(worker.connections.load(Ordering::SeqCst), 1);
@@ -114,15 +114,18 @@ async fn a_stream_that_breaks_after_the_commit_ends_with_an_error_event() {
     .await;
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     let mut request = chat(true, true);
-    let flight = flight_of(&mut request);
+    let record = flight_of(&mut request);
     let said = text(dam.send("w1", request).await.unwrap()).await;
     let event = said.strip_prefix(&format!("{HELLO}{half}\n\ndata: ")).unwrap_or_else(|| panic!("{said:?}"));
     let error: serde_json::Value = serde_json::from_str(event.trim_end()).unwrap();
     assert_eq!(error["error"]["code"], "upstream_broke");
-    assert!(error["error"]["message"].as_str().unwrap().contains("Worker w1 broke off"), "{error}");
+    assert!(
+        error["error"]["message"].as_str().unwrap().contains("Worker w1 failed during its answer"),
+        "{error}"
+    );
     assert!(!said.contains("[DONE]") && said.ends_with("\n\n"));
-    assert_eq!(flight.reason(), Some(Reason::UpstreamBroke));
-    assert_freed(&dam, &flight, Ending::WorkerFailed).await;
+    assert_eq!(record.reason(), Some(Reason::UpstreamBroke));
+    assert_freed(&dam, &record, Ending::WorkerFailed).await;
 }
 
 #[tokio::test]
@@ -134,16 +137,16 @@ async fn another_answer_that_breaks_after_the_commit_is_reset() {
     .await;
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     let mut request = chat(false, true);
-    let flight = flight_of(&mut request);
+    let record = flight_of(&mut request);
     let (data, _, ended) = read(dam.send("w1", request).await.unwrap()).await;
     assert_eq!(data, b"half");
     assert!(ended.unwrap_err().to_string().contains("upstream_broke"));
-    assert_freed(&dam, &flight, Ending::WorkerFailed).await;
+    assert_freed(&dam, &record, Ending::WorkerFailed).await;
 }
 
 fn timeouts(first_token: u64, idle: u64, total: u64) -> UpstreamSettings {
     let [first_token, idle, total] = [first_token, idle, total].map(Duration::from_millis);
-    let timeouts = Timeouts { first_token, idle, total, ..Timeouts::default() };
+    let timeouts = UpstreamTimeouts { first_token, idle, total, ..UpstreamTimeouts::default() };
     UpstreamSettings { timeouts, ..UpstreamSettings::default() }
 }
 
@@ -190,10 +193,10 @@ async fn total_binds_everything_and_no_other_worker_is_asked() {
     .await;
     let dam = Dam::new(vec![endless.spec("w1")], timeouts(LONG, LONG, 150));
     let mut request = chat(true, true);
-    let flight = flight_of(&mut request);
+    let record = flight_of(&mut request);
     let said = text(dam.send("w1", request).await.unwrap()).await;
     assert!(said.contains("did not finish within 150ms"), "{said}");
-    assert_freed(&dam, &flight, Ending::TimedOut).await;
+    assert_freed(&dam, &record, Ending::TimedOut).await;
     assert_eq!(closed.load(Ordering::SeqCst), 0, "the worker was still at it");
 }
 
@@ -212,11 +215,11 @@ async fn idle_binds_the_pauses_after_the_commit() {
     let stream = pausing([STREAM.as_bytes(), &chunk(HELLO)].concat()).await;
     let dam = Dam::new(vec![stream.spec("w1")], timeouts(LONG, 60, LONG));
     let mut request = chat(true, true);
-    let flight = flight_of(&mut request);
+    let record = flight_of(&mut request);
     let said = text(dam.send("w1", request).await.unwrap()).await;
     assert!(said.contains("upstream_timeout") && said.contains("was silent for 60ms"), "{said}");
-    assert_eq!(flight.reason(), Some(Reason::UpstreamTimeout));
-    assert_freed(&dam, &flight, Ending::TimedOut).await;
+    assert_eq!(record.reason(), Some(Reason::UpstreamTimeout));
+    assert_freed(&dam, &record, Ending::TimedOut).await;
 
     let other = pausing(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf".to_vec()).await;
     let dam = Dam::new(vec![other.spec("w1")], timeouts(LONG, LONG, LONG));
@@ -239,7 +242,7 @@ async fn a_stream_slower_than_no_timeout_is_left_alone() {
         conn.send("0\r\n\r\n").await;
     })
     .await;
-    // 480 ms in all, with a first content long past its limit by then and pauses within theirs.
+    // 480 ms in all: longer than the limit of a first content, with pauses within their own limit.
     let dam = Dam::new(vec![worker.spec("w1")], timeouts(200, 300, LONG));
     assert_eq!(text(dam.send("w1", chat(true, true)).await.unwrap()).await, HELLO.repeat(12));
 }
@@ -297,13 +300,14 @@ async fn a_whole_answer_that_nobody_waits_for_is_counted_as_long_as_it_may_be_wr
     .await;
     for (has_begun, (worker, closed)) in [(false, silent), (true, writing)] {
         let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
-        let demand = Demand { prompt_tokens: 10, expected_output: 1000, kind: Kind::Chat, ..Demand::path() };
-        let ask = Ask::of(&Caller::new("ip:192.0.2.1"), &demand);
-        let Ok(Entry::Admitted(permit)) = dam.fleet.route(None).unwrap().gate.ask(ask) else {
+        let request_cost =
+            RequestCost { prompt_tokens: 10, expected_output: 1000, kind: Kind::Chat, ..RequestCost::path() };
+        let ask = PermitRequest::of(&Caller::new("ip:192.0.2.1"), &request_cost);
+        let Ok(GateEntry::Admitted(permit)) = dam.fleet.route(None).unwrap().gate.ask(ask) else {
             panic!("there is room")
         };
         let mut request = chat(false, true);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         request.extensions_mut().insert(permit);
         let mut sending = Box::pin(dam.upstream.forward(request));
         tokio::select! {
@@ -313,15 +317,15 @@ async fn a_whole_answer_that_nobody_waits_for_is_counted_as_long_as_it_may_be_wr
         drop(sending);
         eventually("the connection is closed", || closed.load(Ordering::SeqCst) == 1).await;
         if has_begun {
-            // Its engine is through with it.
-            assert_freed(&dam, &flight, Ending::ClientGone).await;
+            // Its engine has finished with it.
+            assert_freed(&dam, &record, Ending::ClientGone).await;
         } else {
             assert_eq!(dam.in_flight(), 1);
         }
     }
 }
 
-/// What an answer says from now on to somebody who waits for it while the gateway cuts off what is under way.
+/// Reads the rest of an answer while the gateway cuts off the requests in flight.
 async fn cut_off(dam: &Dam, body: UpstreamBody) -> String {
     let rest = tokio::spawn(read(Response::new(body)));
     // It is polled meanwhile, and waits for its worker.
@@ -335,8 +339,8 @@ async fn cut_off(dam: &Dam, body: UpstreamBody) -> String {
 
 #[tokio::test]
 async fn what_is_quiet_when_the_gateway_goes_down_is_told_so() {
-    let begun = |hold| Timeouts { hold, ..Timeouts::default() };
-    let (at_once, late) = (begun(Duration::ZERO), Timeouts::default());
+    let begun = |hold| UpstreamTimeouts { hold, ..UpstreamTimeouts::default() };
+    let (at_once, late) = (begun(Duration::ZERO), UpstreamTimeouts::default());
     let ping = ": still here\n\n";
     for (said, timeouts, model) in
         [(HELLO, late, true), (ping, at_once, true), ("data: a feed\n\n", late, false)]
@@ -354,14 +358,14 @@ async fn what_is_quiet_when_the_gateway_goes_down_is_told_so() {
         let dam = Dam::new(vec![worker.spec("w1")], settings);
         let mut request = chat(true, true);
         if !model {
-            request.extensions_mut().insert(Demand::path());
+            request.extensions_mut().insert(RequestCost::path());
         }
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         let mut body = dam.send("w1", request).await.unwrap().into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), said);
         let rest = cut_off(&dam, body).await;
         assert!(rest.contains("\"code\":\"draining\""), "{said}: {rest}");
-        assert_eq!((flight.ending(), flight.reason()), (Ending::Refused, Some(Reason::Draining)), "{said}");
+        assert_eq!((record.ending(), record.reason()), (Ending::Refused, Some(Reason::Draining)), "{said}");
         eventually("the seat is free", || dam.in_flight() == 0).await;
     }
 }

@@ -1,11 +1,11 @@
-//! Which header fields and trailers pass.
+//! Which header fields and trailers are forwarded.
 
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Request};
 use smallvec::smallvec;
 use traffic_dam::clock::Nanos;
-use traffic_dam::request::{Demand, Flight, Forwarding, Payload, Trace};
+use traffic_dam::request::{Forwarding, Payload, RequestCost, RequestRecord, Trace};
 use traffic_dam::upstream::UpstreamSettings;
 
 use crate::rig::{Asked, Dam, Worker, answer, chat, read, spec};
@@ -15,7 +15,7 @@ fn from(trusted_proxy: bool) -> Forwarding {
     Forwarding { strip: smallvec![], peer_ip: address, client_ip: address, tls: true, trusted_proxy }
 }
 
-/// What a worker sees of a request with these fields.
+/// Returns the request that a worker gets for these fields.
 async fn seen(dam: &Dam, worker: &Worker, fields: &[(&'static str, &'static str)], way: Forwarding) -> Asked {
     let mut request = chat(false, true);
     for (name, value) in fields {
@@ -168,9 +168,9 @@ async fn the_gateways_trace_is_told_and_paths_keep_their_encoding() {
     let worker = Worker::saying(answer(200, "ok")).await;
     let dam =
         Dam::new(vec![spec("w1", &format!("http://{}/base/", worker.addr))], UpstreamSettings::default());
-    let flight = Flight::new("r1", Nanos::ZERO).in_trace(Some(Trace::begun(10, 11, true)));
+    let record = RequestRecord::new("r1", Nanos::ZERO).in_trace(Some(Trace::new(10, 11, true)));
     let request = Request::get("/x?y=1").header("accept-encoding", "br");
-    let request = request.extension(Demand::path()).extension(Arc::new(flight));
+    let request = request.extension(RequestCost::path()).extension(Arc::new(record));
     dam.send("w1", request.body(Payload::empty()).unwrap()).await.unwrap();
     let asked = worker.asked().pop().unwrap();
     assert!(asked.head.starts_with("GET /base/x?y=1 HTTP/1.1\r\n"), "{}", asked.head);

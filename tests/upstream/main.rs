@@ -1,4 +1,4 @@
-//! Forwarding over real sockets, against workers that misbehave in ways a real one cannot be made to.
+//! Forwarding over real sockets, to workers that misbehave in ways a real one cannot be made to.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 

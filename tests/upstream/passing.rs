@@ -1,4 +1,4 @@
-//! Bytes pass as they are, however the network cuts them.
+//! Bytes are forwarded unchanged, however the network splits them.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use http::{Method, Request};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
-use traffic_dam::request::{Demand, Ending, Kind, Payload, UsageInjected};
+use traffic_dam::request::{Ending, Kind, Payload, RequestCost, UsageInjected};
 use traffic_dam::upstream::UpstreamSettings;
 
 use crate::rig::{
@@ -15,7 +15,7 @@ use crate::rig::{
     streaming, text,
 };
 
-/// A stream cut into chunks at `cuts`, with each chunk sent by itself.
+/// A stream split into chunks at `cuts`, with each chunk sent separately.
 async fn streamed(cuts: Vec<usize>, whole: Bytes) -> Worker {
     Worker::new(move |mut conn| {
         let (cuts, whole) = (cuts.clone(), whole.clone());
@@ -84,17 +84,17 @@ async fn the_response_is_committed_at_the_first_content() {
     .await;
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     let mut request = chat(true, true);
-    let flight = flight_of(&mut request);
+    let record = flight_of(&mut request);
     let mut body = dam.send("w1", request).await.unwrap().into_body();
-    assert_eq!(flight.worker().map(|id| &**id), Some("w1"));
-    assert!(flight.is_streamed() && flight.first_token().is_some() && flight.output_tokens() == 1);
+    assert_eq!(record.worker().map(|id| &**id), Some("w1"));
+    assert!(record.is_streamed() && record.first_token().is_some() && record.output_tokens() == 1);
     let mut held = Vec::new();
     while held.len() < ROLE.len() + HELLO.len() {
         held.extend_from_slice(&body.frame().await.unwrap().unwrap().into_data().unwrap());
     }
     assert_eq!(held, [ROLE, HELLO].concat().as_bytes());
     drop(body);
-    assert_freed(&dam, &flight, Ending::ClientGone).await;
+    assert_freed(&dam, &record, Ending::ClientGone).await;
 }
 
 #[tokio::test]
@@ -123,15 +123,15 @@ async fn small_answers_know_their_length_and_their_end() {
         Worker::saying(answer(200, "{\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3}}")).await;
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     let mut request = chat(false, true);
-    let flight = flight_of(&mut request);
+    let record = flight_of(&mut request);
     let response = dam.send("w1", request).await.unwrap();
     assert_eq!(response.headers()["content-length"], "51");
     assert_eq!(response.body().size_hint().exact(), Some(51));
     assert!(!response.body().is_end_stream());
     assert_eq!(text(response).await.len(), 51);
-    assert_eq!(flight.usage(), Some((7, 3)));
-    assert!(!flight.is_streamed());
-    assert_freed(&dam, &flight, Ending::Complete).await;
+    assert_eq!(record.usage(), Some((7, 3)));
+    assert!(!record.is_streamed());
+    assert_freed(&dam, &record, Ending::Complete).await;
 }
 
 #[tokio::test]
@@ -140,10 +140,10 @@ async fn answers_without_a_body_are_complete_at_once() {
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     for _ in 0..3 {
         let mut request = chat(false, false);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         let response = dam.send("w1", request).await.unwrap();
         assert!(response.body().is_end_stream());
-        assert_freed(&dam, &flight, Ending::Complete).await;
+        assert_freed(&dam, &record, Ending::Complete).await;
     }
     assert_eq!(worker.connections.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
@@ -156,11 +156,11 @@ async fn what_holds_no_seat_goes_to_any_worker_that_answers() {
     for _ in 0..10 {
         let request = Request::builder().method(Method::HEAD).uri("/v1/models");
         let mut request = request.body(Payload::empty()).unwrap();
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         let response = dam.upstream.forward(request).await.unwrap();
         assert_eq!(response.headers()["content-length"], "12");
         assert_eq!(text(response).await, "");
-        assert_eq!(flight.ending(), Ending::Complete);
+        assert_eq!(record.ending(), Ending::Complete);
     }
 }
 
@@ -181,9 +181,9 @@ async fn the_usage_we_asked_for_is_taken_out_and_kept() {
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     let mut request = chat(true, true);
     request.extensions_mut().insert(UsageInjected);
-    let flight = flight_of(&mut request);
+    let record = flight_of(&mut request);
     assert_eq!(text(dam.send("w1", request).await.unwrap()).await, [ROLE, HELLO, DONE].concat());
-    assert_eq!(flight.usage(), Some((5, 1)));
+    assert_eq!(record.usage(), Some((5, 1)));
 
     let other = text(dam.send("w1", chat(true, true)).await.unwrap()).await;
     assert!(other.contains("usage"), "nobody asked to take it out");
@@ -194,7 +194,7 @@ async fn a_body_that_is_not_kept_passes_as_it_comes() {
     let worker = Worker::saying(answer(200, "ok")).await;
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     let mut request = Request::post("/upload").body(streaming(vec![Ok("one "), Ok("two")])).unwrap();
-    request.extensions_mut().insert(Demand { kind: Kind::Path, ..Demand::path() });
+    request.extensions_mut().insert(RequestCost { kind: Kind::Path, ..RequestCost::path() });
     assert_eq!(text(dam.send("w1", request).await.unwrap()).await, "ok");
     let asked = worker.asked();
     assert_eq!(asked[0].values("transfer-encoding"), ["chunked"]);

@@ -1,23 +1,24 @@
-//! When another worker is asked, and when the client is told what happened.
+//! When another worker is tried, and when the client gets the error.
 
 use std::time::Duration;
 
 use http::{Method, Request};
 use traffic_dam::refusal::Reason;
-use traffic_dam::request::{Demand, Ending, Payload, PayloadError};
-use traffic_dam::upstream::{RetrySettings, Timeouts, UpstreamSettings};
+use traffic_dam::request::{Ending, Payload, PayloadError, RequestCost};
+use traffic_dam::upstream::{RetrySettings, UpstreamSettings, UpstreamTimeouts};
 
 use crate::rig::{
     Dam, HELLO, ROLE, STREAM, Worker, answer, assert_freed, chat, chunk, flight_of, refusing, streaming, text,
 };
 
-/// Settings under which a worker that says nothing is given up soon.
+/// Settings that soon give up a silent worker.
 fn impatient() -> UpstreamSettings {
-    let timeouts = Timeouts { first_token: Duration::from_millis(100), ..Timeouts::default() };
+    let timeouts =
+        UpstreamTimeouts { first_token: Duration::from_millis(100), ..UpstreamTimeouts::default() };
     UpstreamSettings { timeouts, ..UpstreamSettings::default() }
 }
 
-/// Every way in which a worker can fail a stream it may have begun.
+/// Returns every way in which a worker can fail a stream that it may have begun.
 async fn failing() -> Vec<(&'static str, Worker)> {
     vec![
         ("reset", Worker::resetting().await),
@@ -60,9 +61,9 @@ async fn what_may_have_begun_runs_twice_only_where_that_does_no_harm() {
         let dam = Dam::new(vec![bad.spec("bad"), good.spec("good")], impatient());
 
         let mut request = chat(true, false);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         match dam.send("bad", request).await {
-            // A worker's own answer passes.
+            // A worker's own answer is forwarded.
             Ok(response) => assert!(what.parse() == Ok(response.status().as_u16()), "{what}"),
             Err(refusal) => {
                 let silent = what.starts_with("silent");
@@ -74,16 +75,16 @@ async fn what_may_have_begun_runs_twice_only_where_that_does_no_harm() {
             }
         }
         assert_eq!((bad.asked().len(), good.asked().len()), (1, 0), "{what}: a POST ran twice");
-        assert_freed(&dam, &flight, flight.ending()).await;
+        assert_freed(&dam, &record, record.ending()).await;
 
         let mut request = chat(true, true);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         assert_eq!(text(dam.send("bad", request).await.unwrap()).await, HELLO, "{what}");
-        assert_eq!(flight.worker().map(|id| &**id), Some("good"), "{what}");
+        assert_eq!(record.worker().map(|id| &**id), Some("good"), "{what}");
         assert_eq!((bad.asked().len(), good.asked().len()), (2, 1), "{what}");
         assert_eq!(good.asked()[0].body, bad.asked()[1].body, "{what}");
         assert_eq!(good.asked()[0].values("host"), [good.addr.to_string()], "{what}");
-        assert_freed(&dam, &flight, Ending::Complete).await;
+        assert_freed(&dam, &record, Ending::Complete).await;
     }
 }
 
@@ -91,9 +92,9 @@ async fn what_may_have_begun_runs_twice_only_where_that_does_no_harm() {
 async fn methods_that_may_be_repeated_are() {
     let (bad, good) = (Worker::resetting().await, Worker::saying(answer(200, "ok")).await);
     for (method, passes) in [(Method::GET, true), (Method::PUT, true), (Method::PATCH, false)] {
-        // One that has not yet put the bad one aside.
+        // A gateway that has not ejected the bad worker yet.
         let dam = Dam::new(vec![bad.spec("bad"), good.spec("good")], UpstreamSettings::default());
-        let request = Request::builder().method(&method).uri("/x").extension(Demand::path());
+        let request = Request::builder().method(&method).uri("/x").extension(RequestCost::path());
         let sent =
             dam.send("bad", request.body(Payload::from(bytes::Bytes::from_static(b"b"))).unwrap()).await;
         assert_eq!(sent.is_ok(), passes, "{method}");
@@ -105,7 +106,7 @@ async fn a_worker_that_cannot_be_reached_is_always_replaced() {
     let good = Worker::saying(answer(200, "ok")).await;
     let (dead, _port) = refusing("dead");
     let dam = Dam::new(vec![dead.clone(), good.spec("good")], UpstreamSettings::default());
-    // Even a body that can be sent only once: nothing of it was.
+    // Even a body that can be sent only once: nothing of it was sent.
     let request = Request::post("/x").body(streaming(vec![Ok("a"), Ok("b")])).unwrap();
     assert_eq!(text(dam.send("dead", request).await.unwrap()).await, "ok");
 
@@ -122,7 +123,7 @@ async fn without_an_alternative_the_workers_own_answer_passes() {
     for specs in [vec![one.spec("one")], vec![one.spec("one"), two.spec("two")]] {
         let dam = Dam::new(specs, UpstreamSettings::default());
         let mut request = chat(false, true);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         let response = dam.send("one", request).await.unwrap();
         assert_eq!(response.status(), 503);
         assert_eq!(
@@ -130,7 +131,7 @@ async fn without_an_alternative_the_workers_own_answer_passes() {
             (&"7".parse().unwrap(), &"full".parse().unwrap())
         );
         assert_eq!(text(response).await, "busy");
-        assert_freed(&dam, &flight, Ending::Complete).await;
+        assert_freed(&dam, &record, Ending::Complete).await;
     }
     assert_eq!((one.asked().len(), two.asked().len()), (2, 1), "no worker is asked twice");
 }
@@ -154,7 +155,7 @@ async fn retries_are_bounded_by_count_and_by_budget() {
     let workers = [Worker::resetting().await, Worker::resetting().await, Worker::resetting().await];
     let specs = || workers.iter().enumerate().map(|(n, worker)| worker.spec(&format!("w{n}"))).collect();
     let asked = || workers.iter().map(|worker| worker.asked().len()).sum::<usize>();
-    // What two workers failed goes to no third.
+    // A request that two workers failed is not sent to a third.
     for (max, expected) in [(0, 1), (1, 2), (2, 2), (9, 2)] {
         let retry = RetrySettings { max, budget: 1.0 };
         let dam = Dam::new(specs(), UpstreamSettings { retry, ..UpstreamSettings::default() });
@@ -163,7 +164,7 @@ async fn retries_are_bounded_by_count_and_by_budget() {
         assert_eq!(refusal.reason, Reason::UpstreamBroke);
         assert_eq!(asked() - before, expected, "max {max}");
     }
-    // The budget has no share of the requests: what is always allowed is left.
+    // The retry budget's share of requests is zero: only its fixed minimum is left.
     let busy = "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy";
     let workers = [Worker::saying(busy).await, Worker::saying(busy).await];
     let asked = || workers.iter().map(|worker| worker.asked().len()).sum::<usize>();
@@ -182,7 +183,7 @@ async fn a_body_that_was_passed_on_is_not_sent_again() {
     let (bad, good) = (Worker::resetting().await, Worker::saying(answer(200, "ok")).await);
     let dam = Dam::new(vec![bad.spec("bad"), good.spec("good")], UpstreamSettings::default());
     let mut request = Request::put("/x").body(streaming(vec![Ok("a"), Ok("b")])).unwrap();
-    request.extensions_mut().insert(Demand { retryable: true, ..Demand::path() });
+    request.extensions_mut().insert(RequestCost { retryable: true, ..RequestCost::path() });
     let refusal = dam.send("bad", request).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::UpstreamBroke);
     assert_eq!(good.asked().len(), 0);

@@ -1,4 +1,4 @@
-//! Kept connections that end as the next request is written on them.
+//! Reused connections that end while the next request is written on them.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -8,21 +8,21 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Empty};
 use traffic_dam::refusal::Reason;
-use traffic_dam::request::{Demand, Ending, Payload};
-use traffic_dam::upstream::{RetrySettings, Timeouts, UpstreamSettings};
+use traffic_dam::request::{Ending, Payload, RequestCost};
+use traffic_dam::upstream::{RetrySettings, UpstreamSettings, UpstreamTimeouts};
 
 use crate::rig::{Dam, Worker, answer, assert_freed, chat, flight_of, streaming, text};
 
-/// Settings without retries: what goes out again does so for another reason. A busy machine has all the time it needs to
-/// end a connection.
+/// Settings without retries: a request is sent again only for another reason. A busy machine has
+/// enough time to end a connection.
 fn without_retries() -> UpstreamSettings {
     let defaults = UpstreamSettings::default();
-    let timeouts = Timeouts { connect: Duration::from_secs(600), ..defaults.timeouts };
+    let timeouts = UpstreamTimeouts { connect: Duration::from_secs(600), ..defaults.timeouts };
     UpstreamSettings { retry: RetrySettings { max: 0, budget: 0.0 }, timeouts, ..defaults }
 }
 
-/// A worker that answers the first request on each connection. After the second it says `last`, and ends the connection: by
-/// a reset, or in order.
+/// A worker that answers the first request on each connection. After the second it sends `last`,
+/// and ends the connection: by a reset, or properly.
 async fn ending(reset: bool, last: &'static str) -> Worker {
     Worker::new(move |mut conn| async move {
         conn.request().await;
@@ -37,7 +37,7 @@ async fn ending(reset: bool, last: &'static str) -> Worker {
     .await
 }
 
-/// The way to that worker, with a connection that was used once.
+/// Returns an upstream for that worker, with a connection that was used once.
 async fn with_a_kept_connection(worker: &Worker) -> Dam {
     let dam = Dam::new(vec![worker.spec("w1")], without_retries());
     assert_eq!(text(dam.send("w1", chat(false, false)).await.unwrap()).await, "ok");
@@ -45,7 +45,7 @@ async fn with_a_kept_connection(worker: &Worker) -> Dam {
 }
 
 fn path(method: Method, body: Payload) -> Request<Payload> {
-    Request::builder().method(method).uri("/x").extension(Demand::path()).body(body).unwrap()
+    Request::builder().method(method).uri("/x").extension(RequestCost::path()).body(body).unwrap()
 }
 
 #[tokio::test]
@@ -59,9 +59,9 @@ async fn what_went_out_on_a_dying_connection_goes_out_again_on_a_new_one() {
             path(Method::GET, Payload::Streaming(nothing)),
         ] {
             let dam = with_a_kept_connection(&worker).await;
-            let (before, flight) = (worker.asked().len(), flight_of(&mut request));
+            let (before, record) = (worker.asked().len(), flight_of(&mut request));
             assert_eq!(text(dam.send("w1", request).await.unwrap()).await, "ok");
-            assert_freed(&dam, &flight, Ending::Complete).await;
+            assert_freed(&dam, &record, Ending::Complete).await;
             let asked = worker.asked();
             assert_eq!(asked.len(), before + 2);
             assert_eq!(asked[before].head, asked[before + 1].head);
@@ -102,7 +102,7 @@ async fn what_was_answered_in_part_is_not_sent_again() {
 #[tokio::test]
 async fn a_request_is_sent_again_once() {
     let worker = Worker::new(|mut conn| async move {
-        // Only what asks for a path is answered.
+        // Only requests for a path are answered.
         while conn.request().await.is_some_and(|asked| asked.head.starts_with("GET")) {
             conn.send(answer(200, "ok")).await;
         }

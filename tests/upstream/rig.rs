@@ -1,4 +1,4 @@
-//! Workers that say what a test tells them to, byte for byte, and a way to them.
+//! Workers that send what a test gives them, byte for byte, and an upstream to them.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -18,10 +18,10 @@ use traffic_dam::clock::Clock;
 use traffic_dam::fleet::Fleet;
 use traffic_dam::fleet::spec::WorkerSpec;
 use traffic_dam::refusal::Refusal;
-use traffic_dam::request::{Caller, Demand, Ending, Flight, Kind, Payload, PayloadError};
+use traffic_dam::request::{Caller, Ending, Kind, Payload, PayloadError, RequestCost, RequestRecord};
 use traffic_dam::shed::settings::{GateSettings, LimitSource};
-use traffic_dam::shed::{Ask, Entry, Permit};
 use traffic_dam::shed::{EjectionMode, EjectionSettings};
+use traffic_dam::shed::{GateEntry, Permit, PermitRequest};
 use traffic_dam::upstream::{BodyError, Upstream, UpstreamBody, UpstreamSettings};
 
 /// A request as a worker read it.
@@ -32,7 +32,7 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// All values of a field.
+    /// Returns all values of a field.
     pub(crate) fn values(&self, name: &str) -> Vec<&str> {
         let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
         fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
@@ -48,7 +48,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    /// The next request with its body; `None` when the connection was closed.
+    /// Reads the next request with its body; `None` if the connection was closed.
     pub(crate) async fn request(&mut self) -> Option<Asked> {
         loop {
             if let Some(asked) = self.parse() {
@@ -68,7 +68,7 @@ impl Conn {
         let length = match asked.values("content-length").first() {
             Some(length) => length.parse().unwrap(),
             None if asked.values("transfer-encoding").is_empty() => 0,
-            // Chunked bodies are kept as they come, framing and all.
+            // Chunked bodies are kept raw, with their framing.
             None => self.unread[end..].windows(5).position(|window| window == b"0\r\n\r\n")? + 5,
         };
         if self.unread.len() < end + length {
@@ -80,7 +80,7 @@ impl Conn {
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        // A client that went away is what some tests are about.
+        // Some tests are about a client that went away.
         let _gone = self.stream.write_all(bytes.as_ref()).await;
     }
 
@@ -91,13 +91,13 @@ impl Conn {
         assert!(rest.is_empty(), "unexpected bytes: {rest:?}");
     }
 
-    /// Closes with a reset instead of an orderly end.
+    /// Closes with a reset instead of properly.
     pub(crate) fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 }
 
-/// A worker on a port of its own.
+/// A worker on a separate port.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) addr: SocketAddr,
@@ -106,7 +106,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// A worker that does `act` with each connection.
+    /// Starts a worker that runs `act` with each connection.
     pub(crate) async fn new<F, Fut>(act: F) -> Self
     where
         F: Fn(Conn) -> Fut + Send + 'static,
@@ -126,7 +126,7 @@ impl Worker {
         worker
     }
 
-    /// A worker that answers every request with the same bytes.
+    /// Starts a worker that answers every request with the same bytes.
     pub(crate) async fn saying(answer: impl Into<Vec<u8>>) -> Self {
         let answer = Arc::new(answer.into());
         Self::new(move |mut conn| {
@@ -140,7 +140,7 @@ impl Worker {
         .await
     }
 
-    /// A worker that reads a request and breaks the connection off.
+    /// Starts a worker that reads a request and resets the connection.
     pub(crate) async fn resetting() -> Self {
         Self::new(|mut conn| async move {
             conn.request().await;
@@ -149,7 +149,7 @@ impl Worker {
         .await
     }
 
-    /// A worker that reads requests and never answers.
+    /// Starts a worker that reads requests and never answers.
     pub(crate) async fn silent() -> Self {
         Self::new(|mut conn| async move {
             conn.request().await;
@@ -158,7 +158,7 @@ impl Worker {
         .await
     }
 
-    /// What it was asked so far.
+    /// Returns the requests it got so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().clone()
     }
@@ -181,14 +181,14 @@ pub(crate) fn spec(id: &str, url: &str) -> WorkerSpec {
     }
 }
 
-/// A worker that refuses connections: its port is taken, and nobody listens, as long as the socket lives.
+/// A worker that refuses connections: its port is taken but not listening while the socket lives.
 pub(crate) fn refusing(id: &str) -> (WorkerSpec, TcpSocket) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     (spec(id, &format!("http://{}", socket.local_addr().unwrap())), socket)
 }
 
-/// An answer with a length.
+/// Returns an answer with a length.
 pub(crate) fn answer(status: u16, body: &str) -> String {
     format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
@@ -201,13 +201,13 @@ pub(crate) const ROLE: &str =
 pub(crate) const HELLO: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n\n";
 pub(crate) const DONE: &str = "data: [DONE]\n\n";
 
-/// One chunk of a chunked body.
+/// Returns one chunk of a chunked body.
 pub(crate) fn chunk(data: impl AsRef<[u8]>) -> Vec<u8> {
     let data = data.as_ref();
     [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat()
 }
 
-/// The way to some workers.
+/// An upstream with some workers.
 pub(crate) struct Dam {
     pub(crate) upstream: Upstream,
     pub(crate) fleet: Arc<Fleet>,
@@ -222,7 +222,7 @@ impl Dam {
             queue_length: 0,
             queue_wait: Duration::ZERO,
             fleet_factor: 1.0,
-            // Who is asked is what these tests are about.
+            // These tests choose the worker themselves.
             ejection: EjectionSettings { mode: EjectionMode::Off, ..EjectionSettings::default() },
             ..GateSettings::default()
         };
@@ -235,16 +235,16 @@ impl Dam {
         Self { upstream, fleet, clock }
     }
 
-    /// A permit for the worker `id`, or where that was put aside for another. Those for others are kept until it comes: the
-    /// less loaded worker is picked.
+    /// Returns a permit for the worker `id`, or for another one if that is ejected. Permits for
+    /// others are held until it comes: the gate picks the least loaded worker.
     pub(crate) fn permit(&self, id: &str) -> Permit {
-        let ask = Ask::of(&Caller::new("ip:192.0.2.1"), &Demand::path());
+        let ask = PermitRequest::of(&Caller::new("ip:192.0.2.1"), &RequestCost::path());
         let mut others = Vec::new();
         loop {
             match self.fleet.route(None).unwrap().gate.ask(ask.clone()) {
-                Ok(Entry::Admitted(permit)) if &*permit.worker() == id => return permit,
-                Ok(Entry::Admitted(other)) => others.push(other),
-                Ok(Entry::Waiting(_)) => panic!("nobody waits here"),
+                Ok(GateEntry::Admitted(permit)) if &*permit.worker() == id => return permit,
+                Ok(GateEntry::Admitted(other)) => others.push(other),
+                Ok(GateEntry::Waiting(_)) => panic!("nobody waits here"),
                 Err(refusal) => return others.pop().unwrap_or_else(|| panic!("there is room: {refusal:?}")),
             }
         }
@@ -257,7 +257,7 @@ impl Dam {
         request: Request<Payload>,
     ) -> Result<Response<UpstreamBody>, Refusal> {
         let (mut head, body) = request.into_parts();
-        head.extensions.get_or_insert_with(|| Arc::new(Flight::new("r1", self.clock.now())));
+        head.extensions.get_or_insert_with(|| Arc::new(RequestRecord::new("r1", self.clock.now())));
         head.extensions.insert(self.permit(id));
         self.upstream.forward(Request::from_parts(head, body)).await
     }
@@ -267,32 +267,32 @@ impl Dam {
     }
 }
 
-/// A chat request; `retryable` as the layer before would say it.
+/// Returns a chat request; `retryable` as the previous layer would set it.
 pub(crate) fn chat(stream: bool, retryable: bool) -> Request<Payload> {
-    let demand = Demand { kind: Kind::Chat, stream, retryable, ..Demand::path() };
+    let request_cost = RequestCost { kind: Kind::Chat, stream, retryable, ..RequestCost::path() };
     Request::builder()
         .method(Method::POST)
         .uri("/v1/chat/completions?a=b")
-        .extension(demand)
+        .extension(request_cost)
         .body(Payload::from(Bytes::from_static(b"{\"model\":\"m\"}")))
         .unwrap()
 }
 
-/// A body that is passed on as it comes, and can be sent only once.
+/// Returns a body that is streamed and can be sent only once.
 pub(crate) fn streaming(pieces: Vec<Result<&'static str, PayloadError>>) -> Payload {
     let frames =
         pieces.into_iter().map(|piece| piece.map(|text| Frame::data(Bytes::from_static(text.as_bytes()))));
     Payload::Streaming(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
 }
 
-/// The record of a request that is about to be sent.
-pub(crate) fn flight_of(request: &mut Request<Payload>) -> Arc<Flight> {
-    let flight = Arc::new(Flight::new("r1", traffic_dam::clock::Nanos::ZERO));
-    request.extensions_mut().insert(Arc::clone(&flight));
-    flight
+/// Creates the record of a request that is about to be sent.
+pub(crate) fn flight_of(request: &mut Request<Payload>) -> Arc<RequestRecord> {
+    let record = Arc::new(RequestRecord::new("r1", traffic_dam::clock::Nanos::ZERO));
+    request.extensions_mut().insert(Arc::clone(&record));
+    record
 }
 
-/// Everything an answer says: its data, its trailers, and how it ended.
+/// Reads an answer: its data, its trailers, and how it ended.
 pub(crate) async fn read(
     response: Response<UpstreamBody>,
 ) -> (Vec<u8>, Option<HeaderMap>, Result<(), BodyError>) {
@@ -308,14 +308,14 @@ pub(crate) async fn read(
     (data, trailers, Ok(()))
 }
 
-/// The data of an answer that ends well.
+/// Returns the data of an answer that ends properly.
 pub(crate) async fn text(response: Response<UpstreamBody>) -> String {
     let (data, _, ended) = read(response).await;
     ended.unwrap();
     String::from_utf8(data).unwrap()
 }
 
-/// Waits for what must come about by itself.
+/// Waits until `holds` is true.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..2000 {
         if holds() {
@@ -326,8 +326,8 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("never came about: {what}");
 }
 
-/// The request is over and left nothing behind.
-pub(crate) async fn assert_freed(dam: &Dam, flight: &Flight, ending: Ending) {
+/// Checks that the request is over and left nothing behind.
+pub(crate) async fn assert_freed(dam: &Dam, record: &RequestRecord, ending: Ending) {
     eventually("the seat is free", || dam.in_flight() == 0).await;
-    assert_eq!(flight.ending(), ending);
+    assert_eq!(record.ending(), ending);
 }

@@ -1,4 +1,4 @@
-//! When a stream is whole, when it begins, and what of it may be read: for every form in which workers write.
+//! When a stream is complete, when it begins, and what may be read of it, in every worker's form.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use traffic_dam::clock::Nanos;
 use traffic_dam::refusal::Reason;
-use traffic_dam::request::{Blame, Demand, Ending, Kind, Payload, Promise, UsageInjected};
+use traffic_dam::request::{Blame, Ending, Kind, Payload, RequestCost, SloOutcome, UsageInjected};
 use traffic_dam::upstream::UpstreamSettings;
 
 use crate::rig::{
     DONE, Dam, HELLO, ROLE, STREAM, Worker, assert_freed, chat, chunk, eventually, flight_of, read, text,
 };
 
-/// A worker that sends these chunks of a body under that head, and then waits for the other end to close.
+/// A worker that sends these chunks of a body under this head, and then waits for the close.
 async fn holding(head: &str, chunks: &[&str]) -> Worker {
     let said =
         [head.as_bytes().to_vec()].into_iter().chain(chunks.iter().map(chunk)).collect::<Vec<_>>().concat();
@@ -35,7 +35,7 @@ fn head(kind: &str, more: &str) -> String {
 
 const FINISHED: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
 
-/// Reads a stream up to `last` and leaves; how it ended then.
+/// Reads a stream up to `last` and leaves; returns how it ended.
 async fn left_after(stream: &[&str], last: &str, filtered: bool) -> Ending {
     let worker = holding(STREAM, stream).await;
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
@@ -43,7 +43,7 @@ async fn left_after(stream: &[&str], last: &str, filtered: bool) -> Ending {
     if filtered {
         request.extensions_mut().insert(UsageInjected);
     }
-    let flight = flight_of(&mut request);
+    let record = flight_of(&mut request);
     let mut body = dam.send("w1", request).await.unwrap().into_body();
     let mut got = Vec::new();
     while !got.ends_with(last.as_bytes()) {
@@ -51,7 +51,7 @@ async fn left_after(stream: &[&str], last: &str, filtered: bool) -> Ending {
     }
     drop(body);
     eventually("the seat is free", || dam.in_flight() == 0).await;
-    flight.ending()
+    record.ending()
 }
 
 #[tokio::test]
@@ -95,10 +95,10 @@ async fn what_breaks_after_the_last_word_breaks_nothing() {
     .await;
     let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
     let mut request = chat(true, true);
-    let flight = flight_of(&mut request);
+    let record = flight_of(&mut request);
     assert_eq!(text(dam.send("w1", request).await.unwrap()).await, [HELLO, DONE].concat());
-    assert_eq!(flight.reason(), None);
-    assert_freed(&dam, &flight, Ending::Complete).await;
+    assert_eq!(record.reason(), None);
+    assert_freed(&dam, &record, Ending::Complete).await;
 }
 
 #[tokio::test]
@@ -106,19 +106,19 @@ async fn a_stream_that_tells_an_error_is_no_good_one_unless_the_client_is_to_bla
     let failed = "data: {\"error\":{\"message\":\"out of memory\",\"code\":500}}\n\n";
     let asked = "data: {\"error\":{\"message\":\"too long\",\"code\":400}}\n\n";
     for (events, ending, blame, promise) in [
-        ([HELLO, failed, DONE].concat(), Ending::WorkerFailed, Blame::Worker, Some(Promise::Failed)),
-        ([ROLE, failed].concat(), Ending::WorkerFailed, Blame::Worker, Some(Promise::Failed)),
+        ([HELLO, failed, DONE].concat(), Ending::WorkerFailed, Blame::Worker, Some(SloOutcome::Failed)),
+        ([ROLE, failed].concat(), Ending::WorkerFailed, Blame::Worker, Some(SloOutcome::Failed)),
         ([ROLE, asked, DONE].concat(), Ending::Complete, Blame::Client, None),
     ] {
         let worker = Worker::saying([STREAM.as_bytes(), &chunk(&events), b"0\r\n\r\n"].concat()).await;
         let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
         let mut request = chat(true, true);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         assert_eq!(text(dam.send("w1", request).await.unwrap()).await, events);
-        assert_eq!(flight.erred(), Some(blame));
-        assert_eq!(flight.reason(), (blame == Blame::Worker).then_some(Reason::UpstreamBroke));
-        assert_freed(&dam, &flight, ending).await;
-        let became = Promise::of(&flight, 200, Duration::from_secs(60), Nanos::from_secs(1));
+        assert_eq!(record.error(), Some(blame));
+        assert_eq!(record.reason(), (blame == Blame::Worker).then_some(Reason::UpstreamBroke));
+        assert_freed(&dam, &record, ending).await;
+        let became = SloOutcome::of(&record, 200, Duration::from_secs(60), Nanos::from_secs(1));
         assert_eq!(became, promise, "{events}");
     }
 }
@@ -133,9 +133,9 @@ async fn an_answer_with_trailers_is_complete_with_them_and_keeps_its_connection(
         let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
         for _ in 0..3 {
             let mut request = chat(kind.starts_with("text"), true);
-            let flight = flight_of(&mut request);
+            let record = flight_of(&mut request);
             let mut body = dam.send("w1", request).await.unwrap().into_body();
-            // Nobody asks for more after trailers.
+            // Nothing is read after trailers.
             let trailers = loop {
                 if let Ok(trailers) = body.frame().await.unwrap().unwrap().into_trailers() {
                     break trailers;
@@ -143,7 +143,7 @@ async fn an_answer_with_trailers_is_complete_with_them_and_keeps_its_connection(
             };
             assert_eq!(trailers["x-sum"], "7");
             drop(body);
-            assert_freed(&dam, &flight, Ending::Complete).await;
+            assert_freed(&dam, &record, Ending::Complete).await;
         }
         assert_eq!(worker.connections.load(Ordering::SeqCst), 1, "{kind}");
     }
@@ -165,13 +165,13 @@ async fn a_stream_in_another_form_begins_with_its_first_byte_and_passes_unread()
         let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
         let mut request = chat(asked, true);
         request.extensions_mut().insert(UsageInjected);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         let mut body = dam.send("w1", request).await.unwrap().into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), line, "{kind}");
-        let begun = (flight.is_streamed(), flight.first_token().is_some(), flight.is_counted());
+        let begun = (record.is_streamed(), record.first_token().is_some(), record.is_counted());
         assert_eq!(begun, (streamed, streamed, false), "{kind} {asked}");
         drop(body);
-        assert_freed(&dam, &flight, Ending::ClientGone).await;
+        assert_freed(&dam, &record, Ending::ClientGone).await;
     }
 }
 
@@ -187,14 +187,14 @@ async fn json_lines_are_whole_once_they_say_that_they_are_done() {
         let worker = holding(&head("application/x-ndjson", ""), pieces).await;
         let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
         let mut request = chat(true, true);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         let mut body = dam.send("w1", request).await.unwrap().into_body();
         for piece in pieces {
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), *piece);
         }
         drop(body);
-        assert_freed(&dam, &flight, ending).await;
-        assert_eq!(flight.usage().map(|(_, output)| output), tokens);
+        assert_freed(&dam, &record, ending).await;
+        assert_eq!(record.usage().map(|(_, output)| output), tokens);
     }
 }
 
@@ -209,13 +209,13 @@ async fn a_feed_on_a_path_is_handed_over_with_its_head_and_promises_nothing() {
         let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
         let mut request =
             Request::builder().method(Method::GET).uri("/events").body(Payload::empty()).unwrap();
-        request.extensions_mut().insert(Demand { kind: Kind::Path, ..Demand::path() });
-        let flight = flight_of(&mut request);
+        request.extensions_mut().insert(RequestCost { kind: Kind::Path, ..RequestCost::path() });
+        let record = flight_of(&mut request);
         let response = dam.send("w1", request).await.unwrap();
         assert_eq!(response.status(), 200);
         drop(response);
-        assert!(!flight.is_streamed() && flight.first_token().is_none(), "{kind}");
-        assert_freed(&dam, &flight, Ending::ClientGone).await;
+        assert!(!record.is_streamed() && record.first_token().is_none(), "{kind}");
+        assert_freed(&dam, &record, Ending::ClientGone).await;
     }
 }
 
@@ -233,9 +233,9 @@ async fn what_no_event_can_be_put_into_is_reset_when_it_breaks() {
         .await;
         let dam = Dam::new(vec![worker.spec("w1")], UpstreamSettings::default());
         let mut request = chat(true, true);
-        let flight = flight_of(&mut request);
+        let record = flight_of(&mut request);
         let (data, _, ended) = read(dam.send("w1", request).await.unwrap()).await;
         assert_eq!((data.as_slice(), ended.is_err()), (&b"half"[..], true), "{kind}");
-        assert_freed(&dam, &flight, Ending::WorkerFailed).await;
+        assert_freed(&dam, &record, Ending::WorkerFailed).await;
     }
 }

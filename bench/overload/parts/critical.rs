@@ -1,4 +1,4 @@
-//! A trickle of critical requests beside a flood of batch work.
+//! A few critical requests beside an overload of batch requests.
 
 use std::error::Error;
 
@@ -10,14 +10,15 @@ use crate::plan::{TTFT_SLO, WORKER};
 use crate::section::{Check, Section, Table, bare, millis, percent};
 use crate::stage::Stage;
 
-/// What batch work offers, in multiples of the capacity.
+/// Batch load, in multiples of the capacity.
 const FLOOD: f64 = 10.0;
-/// What critical requests offer, and what is reserved for them.
+/// Critical load and the share reserved for it, in multiples of the capacity.
 const TRICKLE: f64 = 0.1;
 const RESERVE: f64 = 0.15;
 
 const TEXT: &str = "\
-Batch work at 10×, and critical requests at a tenth of the capacity, for which 15 % of the limit are kept.";
+Batch requests at 10×, and critical requests at a tenth of the capacity, for which 15 % of the limit are
+reserved.";
 
 pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("Critical requests beside a flood", TEXT);
@@ -30,7 +31,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
         stage.settle(&setting, stage.peak.requests, stage.options.settling()).await;
         let length = stage.options.measured();
         let until = stage.options.warm_up() + length;
-        let batch = Source::crowd(10, FLOOD * stage.peak.requests, until);
+        let batch = Source::retry_spread(10, FLOOD * stage.peak.requests, until);
         let mut sources: Vec<Source> =
             batch.into_iter().map(|source| Source { class: Class::Batch, ..source }).collect();
         let critical = Source::new(100, TRICKLE * stage.peak.requests, until);

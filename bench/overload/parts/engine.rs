@@ -1,4 +1,4 @@
-//! A real engine, beside a limit that was typed in by hand.
+//! A real engine, compared with a limit set by hand.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -19,25 +19,24 @@ use crate::plan::{Arm, WORKER, WorkerSize};
 use crate::section::{Check, Section, Table, bare, ratio};
 use crate::stage::{MIXING, Setting, Stage, closed_loop};
 
-/// Answers: the client says how long they are, and the engine obeys.
+/// Answer lengths: the client sets them, and the engine follows exactly.
 const OUTPUT: Output = Output::Asked { median: 60.0, sigma: 0.3 };
-/// The capacity must not be a matter of chance.
+/// Shortest measurement of the capacity, so that it does not depend on chance.
 const LEAST_LOOK: Duration = Duration::from_secs(20);
-/// The engine's first tokens take hundreds of milliseconds, and the generator shares two cores with it.
+/// The engine's first tokens take hundreds of ms, and it shares two cores with the generator.
 const LATE: Duration = Duration::from_millis(50);
 /// Time between two readings of the limit.
 const STEP: Duration = Duration::from_millis(500);
-/// Between two runs: the engine has noticed by then that clients have gone.
+/// Pause between two runs, in which the engine notices that clients have gone.
 const REST: Duration = Duration::from_secs(1);
 const CROWD: u32 = 20;
-/// The least goodput of an adaptive limit, relative to `limit: slots`.
+/// Least goodput of an adaptive limit, relative to `limit: slots`.
 const LEAST: f64 = 0.95;
 
-/// One arm in one turn.
 struct Turn {
     good: Rate,
     figures: Figures,
-    /// Seconds to first tokens, in order.
+    /// Times to first token in seconds, sorted.
     first: Vec<f64>,
     limit: Option<Span>,
 }
@@ -86,7 +85,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
         let mut turns: Vec<Vec<Turn>> = arms.iter().map(|_| Vec::new()).collect();
         for pair in 0..options.pairs {
             for place in 0..arms.len() {
-                // Another arm begins each time.
+                // Each round begins with another arm.
                 let place = (place + pair as usize) % arms.len();
                 let turn = one(stage, engine, arms[place], load * requests, u64::from(pair), peak).await?;
                 let what = format!("{load}×, {}, turn {}", arms[place].plain_title(), pair + 1);
@@ -113,7 +112,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     Ok(section)
 }
 
-/// One arm before the engine, for one turn.
+/// Runs one arm before the engine, for one turn.
 async fn one(
     stage: &Stage<'_>,
     engine: SocketAddr,
@@ -130,13 +129,14 @@ async fn one(
     let mut setting = Setting::new(gateway, Vec::new());
     setting.client = Arc::new(Client::varied(setting.gateway.address));
     let (warm_up, measured) = (options.warm_up(), options.measured());
-    let crowd = Source::crowd(CROWD, rate, warm_up + measured);
-    let crowd: Vec<Source> = crowd.into_iter().map(|source| Source { output: OUTPUT, ..source }).collect();
+    let retry_spread = Source::retry_spread(CROWD, rate, warm_up + measured);
+    let retry_spread: Vec<Source> =
+        retry_spread.into_iter().map(|source| Source { output: OUTPUT, ..source }).collect();
     let start = soon();
     let (begin, end) = (start + warm_up, start + warm_up + measured);
     let ((spent, (), ()), mut samples, points) = tokio::join!(
         watch(setting.gateway.pid(), begin, end, async || ()),
-        drive(&setting.client, draw(&crowd, options.seed + pair), start, None),
+        drive(&setting.client, draw(&retry_spread, options.seed + pair), start, None),
         readings(&setting, begin, end, STEP),
     );
     let good = Rate::of(&samples, warm_up, measured);

@@ -1,4 +1,4 @@
-//! Six workers at twice their capacity, of which one dies or hangs.
+//! Six workers at twice their capacity, one of which dies or hangs.
 
 use std::error::Error;
 
@@ -9,7 +9,7 @@ use crate::section::{Section, Table};
 use crate::servers::Server;
 use crate::stage::{FULL, Stage};
 
-/// Six of these are carried by two cores, with gateway and generator.
+/// Size of each of the six workers: two cores can run them together with gateway and generator.
 const SMALL: WorkerSize = WorkerSize { slots: 16, kv_tokens: 65_536, ..WORKER };
 const WORKERS: u64 = 6;
 
@@ -19,7 +19,7 @@ streams, after 2 s and what it takes to look. Back: to the first half second fro
 five sixths of the goodput of the 8 s before. Lost: streams that had begun there. Failed: requests without a token yet
 that met an error.";
 
-/// What a worker is dealt, and after how long goodput must be back: the time to find it, and 2 s.
+/// A failure: name, seconds until goodput must be back (detection + 2 s), and the action.
 type Blow = (&'static str, f64, fn(&mut Server) -> Result<(), Box<dyn Error>>);
 const BLOWS: [Blow; 2] = [
     ("killed", 2.0, |worker| {

@@ -1,4 +1,4 @@
-//! One greedy caller among modest ones.
+//! One greedy caller among light ones.
 
 use std::error::Error;
 
@@ -12,20 +12,21 @@ use crate::section::{Check, Section, Table, percent, ratio};
 use crate::stage::{Setting, Stage};
 use crate::stats::{jain, max_min};
 
-/// The load of the first run, in multiples of the capacity, and the greedy caller's part of it.
+/// Load of the first run, in multiples of the capacity, and the greedy caller's share of it.
 const LOAD: f64 = 10.0;
 const GREEDY_PART: f64 = 0.7;
 /// Callers of the first run, the greedy one included.
 const FEW: u32 = 10;
 /// Callers of the second run, the greedy one included.
 const MANY: u32 = 20;
-/// In the second run each modest caller asks for this multiple of its equal share, so that all have reason to wait.
+/// In the second run each light caller asks for this multiple of its equal share: all queue.
 const MODEST: f64 = 2.0;
 
 const TEXT: &str = "\
-Served: prompt tokens and twice the output tokens of good answers, by caller. Entitled: what max–min fairness gives each
-caller of what was served in all, no more than it asked for. In the first run one key brings 70 % of a load of 10×, and
-nine share the rest; in the second one key alone brings 10×, and nineteen ask for twice their equal share each.";
+Served: prompt tokens and twice the output tokens of good answers, by caller. Entitled: the max–min fair
+share of each caller of all that was served, no more than it asked for. In the first run one key sends 70 %
+of a load of 10×, and nine keys share the rest. In the second run one key alone sends 10×, and nineteen keys
+send twice their equal share each.";
 
 pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("Fairness", TEXT);
@@ -52,11 +53,11 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
         few.rows.push(row);
         let what = format!("light keys' share of an equal one beside 70 % of 10×, {title}");
         section.checks.push(Check::at_least(what, 0.95, Some(shares.light), ratio));
-        // A mean would hide it if some light keys starved beside others.
+        // A mean would hide starvation of single light keys.
         let what = format!("Jain index, one key of 70 % of 10× among {FEW}, {title}");
         section.checks.push(Check::at_least(what, 0.98, Some(shares.jain), ratio));
 
-        // Twice as long: a caller's share of some forty answers has chance in it.
+        // Twice as long: about forty answers per caller are too few for a stable share.
         let length = length * 2;
         let light = MODEST * capacity * f64::from(MANY - 1) / f64::from(MANY);
         let second = greedy(MANY, LOAD * capacity, light, stage.options.warm_up() + length);
@@ -67,7 +68,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
         section.checks.push(Check::at_least(what, 0.98, Some(shares.jain), ratio));
     }
     if stage.options.nginx.is_some() && stage.options.arms.contains(&Arm::Nginx) {
-        // Where its best setting has not been looked for, the batch size is as good as any.
+        // If nginx's best setting was not searched for, the batch size is as good as any.
         let told = NginxLimits { under_way: Some(WORKER.slots), ..NginxLimits::default() };
         let limits = stage.nginx.clone().unwrap_or(told);
         let each = NginxLimits { per_caller: Some(WORKER.slots / FEW), ..NginxLimits::default() };
@@ -88,20 +89,20 @@ async fn settled(stage: &Stage<'_>, arm: Arm) -> Result<Setting, Box<dyn Error>>
     Ok(setting)
 }
 
-/// Caller 0 asks at the rate `greedy`, the others share `light`.
+/// Caller 0 sends at the rate `greedy`; the others share `light`.
 fn greedy(callers: u32, greedy: f64, light: f64, until: std::time::Duration) -> Vec<Source> {
     let light = light / f64::from(callers - 1);
     (0..callers).map(|caller| Source::new(caller, if caller == 0 { greedy } else { light }, until)).collect()
 }
 
-/// What callers got, over what they were entitled to.
+/// Service that callers received, divided by their max–min fair share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Shares {
-    /// The mean of the light callers.
+    /// Mean of the light callers.
     light: f64,
     least: f64,
     greedy: f64,
-    /// Of all callers' shares.
+    /// Jain's index over all callers' shares.
     jain: f64,
 }
 
@@ -127,7 +128,7 @@ fn judge(
     (row, shares)
 }
 
-/// Caller 0 is the greedy one.
+/// Computes the shares. Caller 0 is the greedy one.
 fn shares(samples: &[Sample], callers: u32) -> Shares {
     let mut asked = vec![0.0; callers as usize];
     let mut served = asked.clone();
@@ -141,7 +142,7 @@ fn shares(samples: &[Sample], callers: u32) -> Shares {
         }
     }
     let total: f64 = served.iter().sum();
-    // What an answer is worth on average turns requests into tokens: nobody knows what those not served would have.
+    // The mean answer turns requests into tokens: the length of missing answers is unknown.
     let demands: Vec<f64> = asked.iter().map(|asked| asked * total / f64::max(answers, 1.0)).collect();
     let entitled = max_min(total, &demands);
     let got: Vec<f64> = served.iter().zip(&entitled).map(|(served, due)| served / due.max(1e-9)).collect();
@@ -179,7 +180,7 @@ mod tests {
         // 30 served in all: caller 1 asked for 4 and got them; 26 remain for two.
         let samples = [of(0, 13, 1000), of(1, 4, 4), of(2, 13, 20)].concat();
         assert!((shares(&samples, 3).light - 1.0).abs() < 1e-9);
-        // The greedy one takes all.
+        // The greedy caller takes all.
         let samples = [of(0, 30, 1000), of(1, 0, 20), of(2, 0, 20)].concat();
         let shares = shares(&samples, 3);
         assert!(shares.light < 1e-9 && (shares.greedy - 3.0).abs() < 1e-9, "{shares:?}");

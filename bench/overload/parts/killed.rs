@@ -1,4 +1,4 @@
-//! A worker that dies while twice its capacity is asked for.
+//! A worker that dies at a load of twice its capacity.
 
 use std::error::Error;
 use std::time::Duration;
@@ -17,26 +17,27 @@ use crate::section::{Check, Section, Table, seconds};
 use crate::servers::Server;
 use crate::stage::{FULL, Stage};
 
-/// Several workers are half as large each, so that the machine carries them.
+/// Size of each of several workers: half as large, so that the machine can run them.
 const SMALL: WorkerSize = WorkerSize { slots: 32, kv_tokens: 131_072, ..WORKER };
 const WORKERS: u64 = 3;
 pub(super) const LOAD: f64 = 2.0;
-/// How long it is watched before and after the death.
+/// Time measured before and after the death.
 const BEFORE: Duration = Duration::from_secs(8);
 const AFTER: Duration = Duration::from_secs(12);
-/// Goodput is counted in steps of this, by when first tokens came …
+/// Step in which goodput is counted, by the time of first tokens.
 const STEP: Duration = Duration::from_millis(500);
-/// … and has returned when the mean over so many steps has: fewer, and chance decides.
+/// Goodput is back when its mean over this many steps is back; with fewer, chance decides.
 const STEPS: usize = 6;
-/// What has to be reached again of the remaining workers' share.
+/// Share of the remaining workers' goodput that must be reached again.
 const RETURNED: f64 = 0.95;
-/// A refused connection shows a death at once; then the contract allows two seconds.
+/// Allowed seconds: a refused connection shows the death at once; the contract allows two.
 const ALLOWED: f64 = 2.0;
 
 const TEXT: &str = "\
-Three workers of 32 slots at 2×; one is killed. Remaining: two thirds of the goodput of the 8 s before. Back: from the
-death to the first half second from which on a mean of 3 s reaches 95 % of that. Lost: streams that had begun on the dead
-worker, which nobody can save. Failed: requests without a token yet that met an error.";
+Three workers of 32 slots at 2×; one is killed. Remaining: two thirds of the goodput of the 8 s before.
+Back: the time from the death to the first half second from which on a mean of 3 s reaches 95 % of that.
+Lost: streams that had begun on the dead worker, which no gateway can save. Failed: requests without a token
+that got an error.";
 
 pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("A worker dies", TEXT);
@@ -70,12 +71,12 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     Ok(section)
 }
 
-/// What came of a blow to one of several workers.
+/// Goodput around the failure of one of several workers.
 pub(super) struct Course {
     /// Goodput per second in each step.
     rates: Vec<f64>,
     before: f64,
-    /// What the other workers can give.
+    /// Goodput per second that the other workers can give.
     remaining: f64,
     after: f64,
     /// Seconds until goodput was back.
@@ -85,11 +86,11 @@ pub(super) struct Course {
 }
 
 impl Course {
-    /// The head of a table of them.
+    /// Heads of a table of these.
     pub(super) const HEAD: [&str; 7] =
         ["", "goodput/s before", "remaining", "goodput/s after", "back after", "lost", "failed"];
 
-    /// Of what became of all requests, as [`death`] has them.
+    /// Computes it from the samples that [`death`] returns.
     pub(super) fn of(samples: &[Sample], workers: u64) -> Self {
         let rates = goodput(samples, BEFORE + AFTER);
         let at = steps(BEFORE);
@@ -108,12 +109,11 @@ impl Course {
         }
     }
 
-    /// After how long goodput was back.
+    /// Returns the time until goodput was back, as text.
     pub(super) fn shown(&self) -> String {
         self.back.map_or_else(|| "never".to_owned(), seconds)
     }
 
-    /// Its row.
     pub(super) fn row(&self, title: &str) -> Vec<String> {
         let number = |value: f64| format!("{value:.1}");
         vec![
@@ -127,7 +127,7 @@ impl Course {
         ]
     }
 
-    /// That goodput was back in time, and that nothing failed that could be saved.
+    /// Checks that goodput was back in time, and that no retryable request failed.
     pub(super) fn checks(&self, (back, allowed): (String, f64), failed: String) -> [Check; 2] {
         [
             Check::at_most(back, allowed, self.back, seconds),
@@ -136,7 +136,7 @@ impl Course {
     }
 }
 
-/// All requests from `BEFORE` before the `blow` on that a worker is dealt, with times counted from there.
+/// Returns all requests from `BEFORE` before `blow` on, with times counted from there.
 pub(super) async fn death(
     stage: &Stage<'_>,
     arm: Arm,
@@ -148,8 +148,8 @@ pub(super) async fn death(
     let mut setting = stage.dam(&file, size, workers).await?;
     stage.settle(&setting, rate / LOAD, stage.options.settling()).await;
     let warm_up = stage.options.warm_up();
-    // The first tokens of the last arrivals come after them; they are drawn for longer than is looked at.
-    let arrivals = draw(&Source::crowd(20, rate, warm_up + BEFORE + AFTER + STEP), stage.options.seed);
+    // Arrivals are drawn for a longer time: the first tokens of the last ones come later.
+    let arrivals = draw(&Source::retry_spread(20, rate, warm_up + BEFORE + AFTER + STEP), stage.options.seed);
     let start = soon();
     let client = std::sync::Arc::clone(&setting.client);
     let victim = async {
@@ -175,7 +175,7 @@ fn steps(time: Duration) -> usize {
     time.as_millis().div_euclid(STEP.as_millis()) as usize
 }
 
-/// Goodput per second in each step, by when the first token came.
+/// Returns goodput per second in each step, by the time of the first token.
 fn goodput(samples: &[Sample], length: Duration) -> Vec<f64> {
     let mut rates = vec![0.0; steps(length)];
     for sample in samples.iter().filter(|sample| sample.is_good()) {
@@ -191,7 +191,7 @@ fn mean(rates: &[f64]) -> f64 {
     rates.iter().sum::<f64>() / rates.len().max(1) as f64
 }
 
-/// Seconds until a mean over [`STEPS`] steps reaches `wanted`, from the first of `rates` on.
+/// Returns the seconds until the mean of [`STEPS`] rates from the first on reaches `wanted`.
 fn back_after(rates: &[f64], wanted: f64) -> Option<f64> {
     let step = rates.windows(STEPS).position(|window| mean(window) >= wanted)?;
     Some(step as f64 * STEP.as_secs_f64())

@@ -11,7 +11,7 @@ use crate::plan::{Arm, TTFT_SLO, WORKER};
 use crate::section::{Check, Section, Table, bare, millis, percent};
 use crate::stage::Stage;
 
-/// The figures of one arm at one load.
+/// The results of one arm at one load.
 #[derive(Clone, Debug)]
 pub(crate) struct Point {
     pub(crate) arm: Arm,
@@ -23,16 +23,17 @@ pub(crate) struct Point {
 const CHOSEN_AT: f64 = 2.0;
 
 const TEXT: &str = "\
-Offered: arrivals of a Poisson process, drawn before the run; none waits for an answer. Good: the first token within 1
-s of when the request was due, and the stream complete; goodput is counted when the first token comes. % of peak:
-tokens of good answers over the worker's own best; below 1× it only says how long the answers were, and % of offered
-is what counts. TTFT: of admitted streams; a client that gave up after 10 s counts as 10 s. Refusal: as clients saw
-it, and as the dam's own histogram has it (interpolated within its buckets); refusals that had first waited in the
-queue are left out of the clients' figure, and their waiting out of the dam's. Untold: refusals without `Retry-After`.
-Errors: broken streams and other statuses. Limit: what the law lets onto the worker at the end. CPU in % of one core;
-*all* is everything on the machine. Times in ms.";
+Offered: arrivals of a Poisson process, drawn before the run; no arrival waits for an answer. Good: the
+first token came within 1 s of the time when the request was due, and the stream is complete; goodput is
+counted when the first token comes. % of peak: tokens of good answers, compared with the worker's own
+maximum; below 1× it only shows how long the answers were, and % of offered is the relevant figure. TTFT: of
+admitted streams; a client that gave up after 10 s counts as 10 s. Refusal: time to the refusal as clients
+saw it, and as in the gateway's own histogram (interpolated within its buckets). The clients' figure leaves
+out refusals that had first waited in the queue, the gateway's figure leaves out that wait. Untold: refusals
+without `Retry-After`. Errors: broken streams and other statuses. Limit: the value of the limit algorithm at
+the end. CPU in % of one core; *all* is everything on the machine. Times in ms.";
 
-/// Measures all points, and says what they come to.
+/// Measures all points and returns the results.
 pub(crate) async fn run(stage: &mut Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("Every arm at every load", TEXT);
     let options = stage.options;
@@ -91,7 +92,7 @@ async fn measure(stage: &Stage<'_>, arm: Arm) -> Result<Vec<Point>, Box<dyn Erro
     }
     let mut points = Vec::new();
     for &load in &stage.options.loads {
-        let run = stage.crowd(&setting, load * stage.peak.requests, stage.options.measured()).await;
+        let run = stage.retry_spread(&setting, load * stage.peak.requests, stage.options.measured()).await;
         let figures = run.figures(stage.peak);
         say(format_args!(
             "{} at {load}×: goodput {:.1}/s, {} of peak, TTFT p99 {} ms, refusal p99 {} ms{}",
@@ -130,7 +131,7 @@ async fn choose(stage: &mut Stage<'_>) -> Result<(String, Table), Box<dyn Error>
     for limits in candidates {
         let setting = stage.nginx(&limits).await?;
         let length = stage.options.measured().div_f64(2.0).max(Duration::from_secs(3));
-        let figures = stage.crowd(&setting, CHOSEN_AT * capacity, length).await.figures(stage.peak);
+        let figures = stage.retry_spread(&setting, CHOSEN_AT * capacity, length).await.figures(stage.peak);
         table.rows.push(vec![
             limits.describe(),
             format!("{:.1}", figures.goodput),
@@ -145,8 +146,8 @@ async fn choose(stage: &mut Stage<'_>) -> Result<(String, Table), Box<dyn Error>
     }
     let chosen = stage.nginx.as_ref().map(NginxLimits::describe).unwrap_or_default();
     let title = format!(
-        "nginx knows the worker's batch size and its measured rate; of these settings, tried at {CHOSEN_AT}×, the \
-         best is used from here on: {chosen}."
+        "nginx is configured with the worker's batch size and its measured rate. Of these settings, tried at \
+         {CHOSEN_AT}×, the best is used from here on: {chosen}."
     );
     Ok((title, table))
 }
@@ -179,7 +180,7 @@ fn row(point: &Point) -> Vec<String> {
     ]
 }
 
-/// What our arms must reach at a load.
+/// Returns the targets of our arms at a load.
 fn checks(point: &Point) -> Vec<Check> {
     let Point { arm, load, figures } = point;
     let run = |what: &str| format!("{what} at {load}×, {}", arm.plain_title());

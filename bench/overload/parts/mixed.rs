@@ -1,4 +1,4 @@
-//! Answers in one piece, alone and among streams: they show no first token by which a worker's state could be told.
+//! Non-streamed answers, alone and among streams; they have no first token to measure.
 
 use std::error::Error;
 
@@ -14,7 +14,7 @@ const LOAD: f64 = 2.0;
 const MIXES: [(f64, &str); 2] = [(0.0, "no streams"), (0.5, "half streams")];
 
 const TEXT: &str = "\
-At 2×. An answer in one piece counts as good when it comes within the TTFT promise and 100 ms for each of its tokens.";
+At 2×. A non-streamed answer is good if it comes within the TTFT SLO plus 100 ms for each of its tokens.";
 
 pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("Answers in one piece", TEXT);
@@ -33,9 +33,9 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
             stage.settle(&setting, stage.peak.requests, stage.options.settling()).await;
             let length = stage.options.measured();
             let until = stage.options.warm_up() + length;
-            let crowd = Source::crowd(20, LOAD * stage.peak.requests, until);
+            let retry_spread = Source::retry_spread(20, LOAD * stage.peak.requests, until);
             let sources: Vec<Source> =
-                crowd.into_iter().map(|source| Source { streamed, ..source }).collect();
+                retry_spread.into_iter().map(|source| Source { streamed, ..source }).collect();
             let run = stage.offer(&setting, &sources, length, None).await;
             let figures = run.figures(stage.peak);
             let whole = Times::of(run.samples.iter().filter_map(whole));

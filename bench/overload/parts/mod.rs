@@ -1,4 +1,4 @@
-//! The parts of a run, each a section of the document.
+//! The parts of a run; each is a section of the document.
 
 pub(crate) mod critical;
 pub(crate) mod engine;
@@ -13,13 +13,13 @@ pub(crate) mod scale;
 
 use crate::plan::{Arm, Options};
 
-/// The arms that the scenarios are run with: ours, or, when none of them was asked for, the fixed limit.
+/// Returns the gateway's own selected arms, or the fixed limit if none is selected.
 pub(crate) fn ours(options: &Options) -> Vec<Arm> {
     let adaptive: Vec<Arm> = options.arms.iter().copied().filter(|arm| arm.is_ours()).collect();
     if adaptive.is_empty() && options.arms.contains(&Arm::Slots) { vec![Arm::Slots] } else { adaptive }
 }
 
-/// Says on the terminal what goes on.
+/// Prints progress to the terminal.
 #[expect(clippy::print_stderr, reason = "a run takes long, and its figures go to a file")]
 pub(crate) fn say(what: std::fmt::Arguments<'_>) {
     eprintln!("{what}");

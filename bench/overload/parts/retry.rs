@@ -1,4 +1,4 @@
-//! Whether `Retry-After` is true.
+//! Checks that `Retry-After` is accurate.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -17,30 +17,31 @@ use crate::sample::{Outcome, Sample};
 use crate::section::{Check, Section, Table, percent};
 use crate::stage::Stage;
 
-/// An episode: so long at five times the capacity, then calm.
+/// An episode: this long at five times the capacity, then calm.
 const STORM: Duration = Duration::from_millis(2000);
 const CALM: Duration = Duration::from_millis(2500);
 const STORM_LOAD: f64 = 5.0;
-/// In the calm so much is offered afresh, and those who come back add about as much: 0.8× together.
+/// New load in the calm; returning clients add about as much, 0.8× in all.
 const CALM_LOAD: f64 = 0.4;
-/// Those who are refused are told times so far apart that about as many come back as can be served; two in five of them
-/// do: 0.4×.
+/// Share of refused clients that return. The gateway spreads retry times so that about as many
+/// return as can be served; with 0.4 they offer 0.4×.
 const COMING_BACK: f64 = 0.4;
 
-/// Rules for callers who are alone: each runs dry within an answer or two.
+/// Rules for single callers: each is exhausted after one or two answers.
 const RULES: [&str; 3] = [
     "{ name: bucket, algorithm: token_bucket, per: caller, unit: requests, rate: 60/m, burst: 1, match: { caller: '*c91*' } }",
     "{ name: window, algorithm: sliding_window, per: caller, unit: requests, limit: 2, window: 3s, match: { caller: '*c92*' } }",
     "{ name: tokens, algorithm: token_bucket, per: caller, unit: tokens, rate: 200/s, burst: 900, match: { caller: '*c93*' } }",
 ];
-/// The first caller of each rule, and how many there are: they meet at the worker, which has room for all, and nowhere else.
+/// First callers of each rule, and their number; they share only the worker, which has room.
 const LONERS: [u32; 3] = [910, 920, 930];
 const EACH: u32 = 6;
 
 const TEXT: &str = "\
-Storms of 2 s at 5× end in a calm of 0.4×; of those refused and told a time within the calm, two in five come back at
-that time and not before, which makes 0.8× together. Admitted: the share of them that is not refused again. And a caller
-who shares its rule with nobody, refused by one of three, waits `retry-after-ms` and asks again.";
+Storms of 2 s at 5× are followed by a calm of 0.4×. Of the refused clients whose retry time is within the
+calm, two in five come back exactly at that time, which makes 0.8× together. Admitted: the share of them
+that is not refused again. In addition, callers that do not share their count with others (`per: caller`)
+are refused by one of three rules, wait for `retry-after-ms`, and send again.";
 
 pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
     let mut section = Section::new("Whether Retry-After is true", TEXT);
@@ -80,7 +81,7 @@ fn push(table: &mut Table, title: String, back: usize, admitted: usize, told: Du
     table.rows.push(vec![title, back.to_string(), admitted.to_string(), share, mean]);
 }
 
-/// Those who came back after storms, and the sum of what they were told to wait.
+/// Returns the samples that returned after storms, and the sum of their announced waits.
 async fn storms(
     stage: &Stage<'_>,
     arm: Arm,
@@ -90,12 +91,12 @@ async fn storms(
     stage.settle(&setting, stage.peak.requests, stage.options.settling()).await;
     let episodes = (stage.options.seconds * 2 / 3).max(2) as u32;
     let warm_up = stage.options.warm_up();
-    let mut sources = Source::crowd(10, stage.peak.requests, warm_up);
+    let mut sources = Source::retry_spread(10, stage.peak.requests, warm_up);
     for episode in 0..episodes {
         let storm = warm_up + (STORM + CALM) * episode;
         let part = |load: f64, from: Duration, until: Duration| {
-            let crowd = Source::crowd(10, load * stage.peak.requests, until);
-            crowd.into_iter().map(move |source| Source { from, ..source })
+            let retry_spread = Source::retry_spread(10, load * stage.peak.requests, until);
+            retry_spread.into_iter().map(move |source| Source { from, ..source })
         };
         sources.extend(part(STORM_LOAD, storm, storm + STORM));
         sources.extend(part(CALM_LOAD, storm + STORM, storm + STORM + CALM));
@@ -119,7 +120,7 @@ async fn storms(
     Ok((back, told))
 }
 
-/// Whether one who asked in a storm comes back in the calm that follows it, and not too late in it to be answered.
+/// `true` if a client refused in a storm returns in its calm, early enough to be answered.
 fn in_calm(asked: Duration, back: Duration) -> bool {
     let episode = (STORM + CALM).as_secs_f64();
     let number = (asked.as_secs_f64() / episode).floor();
@@ -134,7 +135,7 @@ struct Lonely {
     told: Duration,
 }
 
-/// Callers that meet nobody but their own rule.
+/// Measures callers that are limited only by their own rule.
 async fn alone(stage: &Stage<'_>, arm: Arm) -> Result<Vec<Lonely>, Box<dyn Error>> {
     let mut file = DamFile::of(arm, WORKER).ok_or("not an arm of the dam")?;
     file.rules = RULES.map(str::to_owned).to_vec();

@@ -1,4 +1,4 @@
-//! One, two and four workers: what more of them bring.
+//! One, two and four workers: how goodput scales.
 
 use std::error::Error;
 
@@ -8,11 +8,11 @@ use crate::plan::{WORKER, WorkerSize};
 use crate::section::{Section, Table};
 use crate::stage::{FULL, Stage};
 
-/// Four of these are carried by two cores, with gateway and generator.
+/// Size of each worker: two cores can run four of them together with gateway and generator.
 const SMALL: WorkerSize = WorkerSize { slots: 16, kv_tokens: 65_536, ..WORKER };
-/// Enough that the workers are never short of work.
+/// High enough that the workers always have requests.
 const LOAD: f64 = 2.0;
-/// What several workers are supposed to do together, of the sum of what each does alone: the gateway's default.
+/// Expected goodput of several workers, relative to the sum of each alone: the gateway's default.
 const FACTOR: f64 = 0.83;
 
 const TEXT: &str = "\
@@ -31,7 +31,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
             let count = workers as f64;
             let rate = alone.requests * count * LOAD;
             stage.settle(&setting, rate / LOAD, stage.options.settling()).await;
-            let run = stage.crowd(&setting, rate, stage.options.measured()).await;
+            let run = stage.retry_spread(&setting, rate, stage.options.measured()).await;
             let what = format!("{}, {workers} workers", arm.plain_title());
             section.fault(&what, &run.figures(alone).faults);
             let good = run.good.tokens;

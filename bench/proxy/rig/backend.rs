@@ -1,4 +1,4 @@
-//! A worker that takes no time, on one thread.
+//! A worker that answers at once, on one thread.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -35,7 +35,7 @@ pub(super) fn run(listen: SocketAddr) -> Result<(), Box<dyn Error>> {
             socket.set_nodelay(true)?;
             tokio::spawn(async move {
                 let service = service_fn(answer);
-                // A client that hangs up is the end of its connection and of nothing else.
+                // A client that hangs up ends only its own connection.
                 hyper::server::conn::http1::Builder::new()
                     .pipeline_flush(true)
                     .serve_connection(TokioIo::new(socket), service)
@@ -60,8 +60,8 @@ async fn answer(request: Request<Incoming>) -> Result<Answer, hyper::Error> {
     Ok(answer)
 }
 
-/// The role, then the tokens. Each says how long after the request it was handed over, in µs: the client takes that
-/// off, so that only the way there and back remains.
+/// The role, then the tokens. Each carries the time from the request to its sending, in µs. The
+/// client subtracts it, so that only the way there and back remains.
 fn tokens(
     received: Instant,
 ) -> StreamBody<impl futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>>> {

@@ -1,7 +1,7 @@
 //! An open loop: requests leave at their times, however long earlier ones take.
 //!
-//! Each connection is a thread that blocks. That measures to a few µs where an event loop's timer, with its steps of
-//! a millisecond, would not, and a moderate rate needs few of them.
+//! Each connection is a blocking thread. That measures to a few µs, which an event loop's timer
+//! with its 1 ms steps cannot; a moderate rate needs few threads.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -19,18 +19,18 @@ pub(super) struct Load {
     /// Requests per second, over all connections
     #[arg(long)]
     rate: u32,
-    /// Connections, each with a session of its own
+    /// Connections, each with its own session
     #[arg(long, default_value_t = 32)]
     connections: u32,
-    /// How long to send
+    /// Seconds to send
     #[arg(long)]
     seconds: u32,
-    /// Ask for streams and measure to the first content, less what the backend itself took to it
+    /// Ask for streams and measure to the first content, less the backend's own time to it
     #[arg(long)]
     stream: bool,
 }
 
-/// A whole answer is far smaller; one that does not end is a failure.
+/// Larger than any answer of the backend; an answer that does not end is a failure.
 const LONGEST_ANSWER: usize = 64 << 10;
 
 impl Load {
@@ -62,8 +62,9 @@ impl Load {
         Ok(())
     }
 
-    /// What each request on one connection took, and how many failed. A connection is given up at its first failure:
-    /// what follows on it would be measured wrongly.
+    /// Returns the time of each request on one connection, and the number of failures. The
+    /// connection is given up at its first failure, because later measurements on it would be
+    /// wrong.
     fn connection(&self, index: u32, start: Instant) -> (Vec<Duration>, usize) {
         let count = self.rate * self.seconds / self.connections;
         let mut took = Vec::new();
@@ -81,8 +82,8 @@ impl Load {
             if let Some(wait) = idle {
                 pause(wait);
             }
-            // A request that could not leave on time has waited since it was due; one that could leaves now, and how
-            // late the kernel woke this thread is nobody's latency.
+            // A late request counts from when it was due. A request on time counts from now: the
+            // delay of the kernel's wake-up is not latency of the proxy.
             let began = if idle.is_some() { now() } else { due };
             let first = socket.write_all(&request).and_then(|()| self.first(&mut socket, &mut buffer));
             let Ok((arrived, own)) = first else { return (took, 1) };
@@ -104,7 +105,7 @@ impl Load {
         .into_bytes()
     }
 
-    /// When the answer (or a stream's first content) was here, and the backend's own share; reads to the answer's end.
+    /// Returns the time of the answer or a stream's first content, and the backend's share.
     fn first(&self, socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<(Instant, Duration)> {
         let mut filled = 0;
         let mut first = None;
@@ -132,7 +133,7 @@ impl Load {
         }
     }
 
-    /// Whether all of the answer has been read; the backend's answers end in ways known here.
+    /// `true` if the whole answer has been read; the backend's answers end in known ways.
     fn is_whole(&self, seen: &[u8]) -> bool {
         if self.stream {
             return seen.ends_with(b"0\r\n\r\n") && memmem::find(seen, b"[DONE]").is_some();
@@ -141,7 +142,7 @@ impl Load {
     }
 }
 
-/// What the first content says of the backend's own time.
+/// Reads the backend's own time from the first content.
 fn own_time(seen: &[u8]) -> Option<Duration> {
     const MARK: &[u8] = b"\"delta\":{\"content\":\"";
     let from = memmem::find(seen, MARK)? + MARK.len();

@@ -1,7 +1,7 @@
-//! The two ends of `make bench-proxy`: a worker that answers at once, and a client that measures what lies between.
+//! The two ends of `make bench-proxy`: a worker that answers at once, and a client that measures
+//! the proxy between them.
 //!
-//! Both are here, and not a real worker and a real client, because they must cost next to nothing: what they add to
-//! every figure hides what the proxies add.
+//! A real worker and client would cost more CPU time, and that would hide what the proxies add.
 
 mod backend;
 mod load;
@@ -13,9 +13,9 @@ use clap::Parser;
 
 #[derive(Debug, Parser)]
 enum Command {
-    /// Answers every POST: JSON at once, or, where the body asks for a stream, a few tokens with pauses between them
+    /// Answers every POST: JSON at once or, if a stream is asked for, a few tokens with pauses
     Backend {
-        /// Where to listen
+        /// The address to listen on
         #[arg(long)]
         listen: SocketAddr,
     },

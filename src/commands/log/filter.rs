@@ -22,7 +22,7 @@ pub(super) fn filter(value: Result<String, VarError>, default: &str) -> Result<E
     let value = match value {
         Ok(value) => value,
         Err(VarError::NotPresent) => String::new(),
-        Err(VarError::NotUnicode(_)) => return Err(format!("{VARIABLE}: the value is no text; {RIGHT}")),
+        Err(VarError::NotUnicode(_)) => return Err(format!("{VARIABLE}: the value is not UTF-8; {RIGHT}")),
     };
     let parts: Vec<_> = value.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     for part in &parts {
@@ -35,15 +35,15 @@ pub(super) fn filter(value: Result<String, VarError>, default: &str) -> Result<E
 
 fn check(part: &str) -> Result<(), String> {
     let Some((target, level)) = part.rsplit_once('=') else {
-        return if is_level(part) { Ok(()) } else { Err(format!("`{part}` is no level")) };
+        return if is_level(part) { Ok(()) } else { Err(format!("`{part}` is not a level")) };
     };
     if !is_level(level) {
-        return Err(format!("`{level}` in `{part}` is no level"));
+        return Err(format!("`{level}` in `{part}` is not a level"));
     }
     let module = target.split('[').next().unwrap_or(target);
     if module.contains('-') {
         let right = module.replace('-', "_");
-        return Err(format!("`{module}` is no module, the name has underscores: `{right}`"));
+        return Err(format!("`{module}` is not a module; module names have underscores: `{right}`"));
     }
     Ok(())
 }
@@ -75,10 +75,10 @@ mod tests {
     #[test]
     fn what_is_no_level_is_named_with_what_would_be_right() {
         for (value, named) in [
-            ("inof", "`inof` is no level"),
-            ("info,traffic_dam", "`traffic_dam` is no level"),
-            ("traffic_dam=debgu", "`debgu` in `traffic_dam=debgu` is no level"),
-            ("traffic_dam=", "`` in `traffic_dam=` is no level"),
+            ("inof", "`inof` is not a level"),
+            ("info,traffic_dam", "`traffic_dam` is not a level"),
+            ("traffic_dam=debgu", "`debgu` in `traffic_dam=debgu` is not a level"),
+            ("traffic_dam=", "`` in `traffic_dam=` is not a level"),
             ("info,traffic-dam=debug", "`traffic_dam`"),
         ] {
             let fault = read(value).unwrap_err();

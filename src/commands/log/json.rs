@@ -36,7 +36,7 @@ where
         out.write_str("\",\"level\":\"")?;
         out.write_str(about.level().as_str())?;
         out.write_char('"')?;
-        let mut fields = Fields { out, result: Ok(()) };
+        let mut fields = FieldVisitor { out, result: Ok(()) };
         event.record(&mut fields);
         fields.result?;
         let mut out = fields.out;
@@ -52,12 +52,12 @@ where
     }
 }
 
-struct Fields<'a> {
+struct FieldVisitor<'a> {
     out: Writer<'a>,
     result: fmt::Result,
 }
 
-impl Fields<'_> {
+impl FieldVisitor<'_> {
     fn field(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
         // `log.` fields are already in the metadata.
         if self.result.is_ok() && !field.name().starts_with("log.") {
@@ -72,7 +72,7 @@ impl Fields<'_> {
     }
 }
 
-impl Visit for Fields<'_> {
+impl Visit for FieldVisitor<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.field(field, |out| text(out, value));
     }

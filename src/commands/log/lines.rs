@@ -18,25 +18,25 @@ use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Capacity of the buffer, in bytes: some seconds of a busy gateway.
-const MOST: usize = 8 << 20;
+const CAPACITY: usize = 8 << 20;
 /// Time for which lines are batched: a write per line would cost more than the rest of logging.
-const TOGETHER: Duration = Duration::from_millis(5);
+const BATCH_DELAY: Duration = Duration::from_millis(5);
 /// Maximum wait at the end for the last lines to be written.
-const PATIENCE: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Handle to the buffer. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Lines(Arc<Shared>);
+pub(super) struct LineWriter(Arc<LineQueue>);
 
 #[derive(Debug)]
-struct Shared {
-    waiting: Mutex<Waiting>,
-    came: Condvar,
+struct LineQueue {
+    waiting: Mutex<PendingLines>,
+    not_empty: Condvar,
     lost: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct PendingLines {
     bytes: Vec<u8>,
     /// `true` when no more lines will come.
     over: bool,
@@ -45,18 +45,21 @@ struct Waiting {
 /// Handle to the writing thread. Dropping it ends the log.
 #[derive(Debug)]
 pub(super) struct Writing {
-    shared: Arc<Shared>,
+    shared: Arc<LineQueue>,
     ended: Receiver<()>,
 }
 
-impl Lines {
+impl LineWriter {
     /// Starts a thread that writes lines to `out`.
     ///
     /// # Errors
     /// If the system cannot start a thread.
     pub(super) fn to(out: impl Write + Send + 'static) -> io::Result<(Self, Writing)> {
-        let shared =
-            Arc::new(Shared { waiting: Mutex::default(), came: Condvar::new(), lost: Arc::default() });
+        let shared = Arc::new(LineQueue {
+            waiting: Mutex::default(),
+            not_empty: Condvar::new(),
+            lost: Arc::default(),
+        });
         let (end, ended) = sync_channel(1);
         let writing = Arc::clone(&shared);
         thread::Builder::new().name("log".to_owned()).spawn(move || {
@@ -72,7 +75,7 @@ impl Lines {
     }
 }
 
-impl Shared {
+impl LineQueue {
     /// Writes until the log has ended and the buffer is empty. Ignores errors: nobody reads then.
     #[expect(clippy::disallowed_methods, reason = "it sleeps in a thread that no task runs on")]
     fn write(&self, mut out: impl Write) {
@@ -83,11 +86,11 @@ impl Shared {
                 if waiting.over {
                     return;
                 }
-                self.came.wait(&mut waiting);
+                self.not_empty.wait(&mut waiting);
             }
             if !waiting.over {
                 drop(waiting);
-                thread::sleep(TOGETHER);
+                thread::sleep(BATCH_DELAY);
                 waiting = self.waiting.lock();
             }
             std::mem::swap(&mut bytes, &mut waiting.bytes);
@@ -95,16 +98,16 @@ impl Shared {
             out.write_all(&bytes).and_then(|()| out.flush()).ok();
             bytes.clear();
             // Frees the memory of a burst.
-            bytes.shrink_to(MOST / 16);
+            bytes.shrink_to(CAPACITY / 16);
         }
     }
 }
 
 /// Each call writes one whole line.
-impl Write for &Lines {
+impl Write for &LineWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut waiting = self.0.waiting.lock();
-        if waiting.bytes.len() + line.len() > MOST {
+        if waiting.bytes.len() + line.len() > CAPACITY {
             drop(waiting);
             self.0.lost.fetch_add(1, Ordering::Relaxed);
             return Ok(line.len());
@@ -113,7 +116,7 @@ impl Write for &Lines {
         waiting.bytes.extend_from_slice(line);
         drop(waiting);
         if first {
-            self.0.came.notify_one();
+            self.0.not_empty.notify_one();
         }
         Ok(line.len())
     }
@@ -123,7 +126,7 @@ impl Write for &Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for LineWriter {
     type Writer = &'a Self;
 
     fn make_writer(&'a self) -> &'a Self {
@@ -134,9 +137,9 @@ impl<'a> MakeWriter<'a> for Lines {
 impl Drop for Writing {
     fn drop(&mut self) {
         self.shared.waiting.lock().over = true;
-        self.shared.came.notify_one();
+        self.shared.not_empty.notify_one();
         // If nobody reads by then, the lines are lost.
-        self.ended.recv_timeout(PATIENCE).ok();
+        self.ended.recv_timeout(FLUSH_TIMEOUT).ok();
     }
 }
 
@@ -168,19 +171,19 @@ mod tests {
     fn lines_are_written_in_order_and_whole_and_the_rest_is_lost_and_counted() {
         let (take, told) = channel();
         let (taken, written) = channel();
-        let (lines, writing) = Lines::to(Slow { take: told, taken }).unwrap();
+        let (lines, writing) = LineWriter::to(Slow { take: told, taken }).unwrap();
         let mut out = &lines;
         out.write_all(b"first\n").unwrap();
         take.send(()).unwrap();
         assert_eq!(written.recv().unwrap(), b"first\n");
         // Without a reader the buffer and the batch being written are kept, and no more.
         let line = [b'x'; 1024];
-        for _ in 0..3 * MOST / line.len() {
+        for _ in 0..3 * CAPACITY / line.len() {
             out.write_all(&line).unwrap();
         }
         let lost = lines.lost().load(Ordering::Relaxed);
-        let kept = 3 * MOST / line.len() - usize::try_from(lost).unwrap();
-        assert!((MOST / line.len()..=2 * MOST / line.len()).contains(&kept), "{kept}");
+        let kept = 3 * CAPACITY / line.len() - usize::try_from(lost).unwrap();
+        assert!((CAPACITY / line.len()..=2 * CAPACITY / line.len()).contains(&kept), "{kept}");
         take.send(()).unwrap();
         take.send(()).unwrap();
         drop(writing);
@@ -192,14 +195,14 @@ mod tests {
     fn the_end_writes_what_waits_and_does_not_wait_for_ever() {
         let (take, told) = channel();
         let (taken, written) = channel();
-        let (lines, writing) = Lines::to(Slow { take: told, taken }).unwrap();
+        let (lines, writing) = LineWriter::to(Slow { take: told, taken }).unwrap();
         (&lines).write_all(b"last\n").unwrap();
         take.send(()).unwrap();
         drop(writing);
         assert_eq!(written.recv().unwrap(), b"last\n");
         let (_never, told) = channel();
         let (taken, written) = channel();
-        let (lines, writing) = Lines::to(Slow { take: told, taken }).unwrap();
+        let (lines, writing) = LineWriter::to(Slow { take: told, taken }).unwrap();
         (&lines).write_all(b"unread\n").unwrap();
         drop(writing);
         assert!(written.try_recv().is_err(), "and still it ended");

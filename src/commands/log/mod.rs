@@ -20,11 +20,11 @@ use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::Failure;
+use super::CommandError;
 
 use self::json::JsonLine;
-use self::lines::{Lines, Writing};
-use self::thinned::Thinned;
+use self::lines::{LineWriter, Writing};
+use self::thinned::RateLimitedLog;
 
 /// The running log. When dropped, it writes the remaining lines as far as somebody reads them.
 pub(crate) struct Log {
@@ -37,12 +37,12 @@ pub(crate) struct Log {
 ///
 /// # Errors
 /// If the filter is invalid, or the system cannot start a thread.
-pub(crate) fn start(quiet: bool) -> Result<Log, Failure> {
+pub(crate) fn start(quiet: bool) -> Result<Log, CommandError> {
     let default = if quiet { "warn" } else { "info" };
-    let filter = filter::filter(std::env::var(filter::VARIABLE), default).map_err(Failure::Misuse)?;
-    let (lines, writing) = Lines::to(stderr())?;
+    let filter = filter::filter(std::env::var(filter::VARIABLE), default).map_err(CommandError::Usage)?;
+    let (lines, writing) = LineWriter::to(stderr())?;
     let lost = lines.lost();
-    let registry = tracing_subscriber::registry().with(filter).with(Thinned::new());
+    let registry = tracing_subscriber::registry().with(filter).with(RateLimitedLog::new());
     let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     if stderr().is_terminal() {
         registry.with(layer.with_ansi(true)).init();

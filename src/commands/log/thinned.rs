@@ -19,21 +19,21 @@ const PERIOD: Duration = Duration::from_secs(10);
 
 /// Layer that drops the library's lines beyond the maximum.
 #[derive(Debug)]
-pub(super) struct Thinned {
+pub(super) struct RateLimitedLog {
     clock: Clock,
-    said: Mutex<Said>,
+    said: Mutex<PeriodCounts>,
 }
 
 /// Lines passed since the period began.
 #[derive(Clone, Copy, Debug, Default)]
-struct Said {
+struct PeriodCounts {
     since: Option<Nanos>,
     lines: u32,
 }
 
-impl Said {
+impl PeriodCounts {
     /// Counts a line; returns `true` if it passes at `now`.
-    fn lets(&mut self, now: Nanos) -> bool {
+    fn admit(&mut self, now: Nanos) -> bool {
         if self.since.is_none_or(|since| now.since(since) >= PERIOD) {
             *self = Self { since: Some(now), lines: 0 };
         }
@@ -42,18 +42,18 @@ impl Said {
     }
 }
 
-impl Thinned {
+impl RateLimitedLog {
     pub(super) fn new() -> Self {
         Self { clock: Clock::system(), said: Mutex::default() }
     }
 }
 
-impl<S: Subscriber> Layer<S> for Thinned {
+impl<S: Subscriber> Layer<S> for RateLimitedLog {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
         // The library logs through the `log` crate: only such events have normalised metadata.
         let logged = event.normalized_metadata();
         let is_library = logged.is_some_and(|logged| logged.target().split("::").next() == Some(LIBRARY));
-        !is_library || self.said.lock().lets(self.clock.now())
+        !is_library || self.said.lock().admit(self.clock.now())
     }
 }
 
@@ -63,9 +63,10 @@ mod tests {
 
     #[test]
     fn three_lines_are_let_through_in_ten_seconds() {
-        let mut said = Said::default();
-        let passed =
-            |said: &mut Said, second: u64| (0..20).filter(|_| said.lets(Nanos::from_secs(second))).count();
+        let mut said = PeriodCounts::default();
+        let passed = |said: &mut PeriodCounts, second: u64| {
+            (0..20).filter(|_| said.admit(Nanos::from_secs(second))).count()
+        };
         let seconds = [0, 1, 9, 10, 11, 100].map(|second| passed(&mut said, second));
         assert_eq!(seconds, [3, 0, 0, 3, 0, 3]);
     }

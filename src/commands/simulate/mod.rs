@@ -5,9 +5,9 @@ mod plot;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use traffic_dam::sim::simulate::{Outcome, Policy, Scenario, batch, table};
+use traffic_dam::sim::simulate::{Policy, Scenario, SimulatedRun, batch, table};
 
-use super::{Failure, say};
+use super::{CommandError, print_line};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -35,24 +35,24 @@ pub(crate) struct Arguments {
     plot: Option<PathBuf>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
     let scenarios: Vec<Scenario> =
         arguments.scenarios.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
-    say(table::header().trim_end());
-    let mut runs: Vec<(&Scenario, Vec<Outcome>)> = Vec::new();
+    print_line(table::header().trim_end());
+    let mut runs: Vec<(&Scenario, Vec<SimulatedRun>)> = Vec::new();
     let mut misses = Vec::new();
     for scenario in &scenarios {
         let one = [arguments.law.unwrap_or(scenario.dam.law)];
         let policies: &[Policy] = if arguments.compare { &Policy::ALL } else { &one };
         let outcomes = batch(scenario, policies, arguments.seed..arguments.seed + arguments.seeds);
-        say(table::rows(scenario, &outcomes).trim_end());
+        print_line(table::rows(scenario, &outcomes).trim_end());
         // The other policies are for comparison: nothing is expected of them.
-        let judged: Vec<Outcome> =
+        let judged: Vec<SimulatedRun> =
             outcomes.iter().filter(|outcome| outcome.policy == scenario.dam.law).cloned().collect();
         misses.extend(table::misses(scenario, &judged));
         runs.push((scenario, outcomes));
     }
-    let runs: Vec<(&Scenario, &[Outcome])> =
+    let runs: Vec<(&Scenario, &[SimulatedRun])> =
         runs.iter().map(|(scenario, outcomes)| (*scenario, outcomes.as_slice())).collect();
     if let Some(path) = &arguments.csv {
         fs::write(path, table::csv(&runs)).map_err(|error| unwritable("--csv", path, &error))?;
@@ -63,16 +63,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if misses.is_empty() {
         return Ok(());
     }
-    Err(Failure::Unwell(format!("not as expected:\n  {}", misses.join("\n  "))))
+    Err(CommandError::Unhealthy(format!("expectations missed:\n  {}", misses.join("\n  "))))
 }
 
-fn read(path: &Path) -> Result<Scenario, Failure> {
-    let at = |problem: String| Failure::Misuse(format!("{}: {problem}", path.display()));
+fn read(path: &Path) -> Result<Scenario, CommandError> {
+    let at = |problem: String| CommandError::Usage(format!("{}: {problem}", path.display()));
     let text = fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     Scenario::parse(&name, &text).map_err(|fault| at(fault.to_string()))
 }
 
-fn unwritable(option: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Misuse(format!("{option}: cannot write {}: {error}", path.display()))
+fn unwritable(option: &str, path: &Path, error: &dyn std::fmt::Display) -> CommandError {
+    CommandError::Usage(format!("{option}: cannot write {}: {error}", path.display()))
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use plotters::prelude::*;
-use traffic_dam::sim::simulate::{Outcome, Policy, Scenario, Second};
+use traffic_dam::sim::simulate::{Policy, Scenario, Second, SimulatedRun};
 
 const WIDTH: u32 = 960;
 /// Height of one panel.
@@ -21,7 +21,7 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(204, 121, 167),
 ];
 
-type Failure = Box<dyn std::error::Error>;
+type PlotError = Box<dyn std::error::Error>;
 
 struct Panel {
     title: &'static str,
@@ -37,7 +37,7 @@ const PANELS: [Panel; 4] = [
         most: |_| f64::INFINITY,
     },
     Panel {
-        title: "good work, % of the most there can be",
+        title: "good work, % of the peak",
         value: |second| Some(second.of_peak * 100.0),
         most: |_| f64::INFINITY,
     },
@@ -60,7 +60,7 @@ const PANELS: [Panel; 4] = [
 const LEGEND: f64 = 0.12;
 
 /// Draws the outcomes of each scenario, one below the other.
-pub(super) fn draw(path: &Path, runs: &[(&Scenario, &[Outcome])]) -> Result<(), Failure> {
+pub(super) fn draw(path: &Path, runs: &[(&Scenario, &[SimulatedRun])]) -> Result<(), PlotError> {
     let panels = runs.len() * PANELS.len();
     let height = HEIGHT * u32::try_from(panels).unwrap_or(1);
     let root = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
@@ -97,16 +97,17 @@ pub(super) fn draw(path: &Path, runs: &[(&Scenario, &[Outcome])]) -> Result<(), 
     Ok(())
 }
 
-type Line = (Policy, Vec<(f64, f64)>);
+type PlotLine = (Policy, Vec<(f64, f64)>);
 
 /// Returns one line per policy: the mean over its runs of `value` for each second.
-fn lines(outcomes: &[Outcome], value: impl Fn(&Second) -> Option<f64>) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
+fn lines(outcomes: &[SimulatedRun], value: impl Fn(&Second) -> Option<f64>) -> Vec<PlotLine> {
+    let mut lines: Vec<PlotLine> = Vec::new();
     for outcome in outcomes {
         if lines.iter().any(|(policy, _)| *policy == outcome.policy) {
             continue;
         }
-        let runs: Vec<&Outcome> = outcomes.iter().filter(|other| other.policy == outcome.policy).collect();
+        let runs: Vec<&SimulatedRun> =
+            outcomes.iter().filter(|other| other.policy == outcome.policy).collect();
         let mean = |place: usize| {
             let values: Vec<f64> =
                 runs.iter().filter_map(|run| run.seconds.get(place).and_then(&value)).collect();

@@ -6,9 +6,9 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use traffic_dam::metrics::Light;
-use traffic_dam::server::admin::live::{Event, Frame, Point, PoolScene, Scene, WorkerScene};
+use traffic_dam::server::admin::live::{Frame, GatewayView, LiveEvent, PoolView, SecondPoint, WorkerView};
 
-use super::when::when;
+use super::timestamp::when;
 
 /// Seconds of history: as many as a wide terminal has columns.
 const SECONDS: usize = 300;
@@ -24,9 +24,9 @@ const BREATH: usize = 10;
 /// State to draw.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    points: Vec<Point>,
-    events: Vec<Event>,
-    scene: Scene,
+    points: Vec<SecondPoint>,
+    events: Vec<LiveEvent>,
+    scene: GatewayView,
     /// Why no frames come; `None` while they do.
     trouble: Option<String>,
 }
@@ -68,7 +68,7 @@ impl View {
             Layout::horizontal([Constraint::Percentage(45), Constraint::Percentage(55)]).areas(lists);
         self.callers(screen, callers);
         self.rules(screen, rules);
-        let line = |event: &Event| Line::from(format!("{}  {}", when(event.at_ms, now_ms), event.text));
+        let line = |event: &LiveEvent| Line::from(format!("{}  {}", when(event.at_ms, now_ms), event.text));
         let newest: Vec<_> = self.events.iter().rev().map(line).collect();
         screen.render_widget(Paragraph::new(newest).block(titled("Last events (UTC)")), events);
     }
@@ -76,7 +76,7 @@ impl View {
     fn head(&self, screen: &mut Screen<'_>, area: Rect) {
         let scene = &self.scene;
         let state = match &self.trouble {
-            Some(why) => format!("NOT REACHED: {why}").red().bold(),
+            Some(why) => format!("UNREACHABLE: {why}").red().bold(),
             None if scene.version.is_empty() => "connecting…".dim(),
             None if scene.maintenance => "closed for maintenance".red().bold(),
             None => Span::from(scene.phase.to_string()),
@@ -95,10 +95,10 @@ impl View {
             works(scene.redis),
             "  heartbeats ".into(),
             works(scene.feed),
-            Span::from(format!("  gateways {}   q: quit", scene.dams)),
+            Span::from(format!("  gateways {}   q: quit", scene.gateways)),
         ]);
         let now = self.points.last().cloned().unwrap_or_default();
-        let rate = |count: fn(&Point) -> u64| self.rate(count);
+        let rate = |count: fn(&SecondPoint) -> u64| self.rate(count);
         let second = format!(
             "offered {:.1}/s  admitted {:.1}/s  refused {:.1}/s  in time {:.1}/s",
             rate(|point| point.offered),
@@ -127,8 +127,9 @@ impl View {
 
     fn level(&self, screen: &mut Screen<'_>, area: Rect) {
         let [offered, admitted, refusals] = Layout::horizontal([Constraint::Fill(1); 3]).areas(area);
-        let line = |screen: &mut Screen<'_>, area: Rect, title, count: fn(&Point) -> u64, colour| {
-            let per_second = |point: &Point| (count(point) as f64 / point.seconds.max(0.001)).round() as u64;
+        let line = |screen: &mut Screen<'_>, area: Rect, title, count: fn(&SecondPoint) -> u64, colour| {
+            let per_second =
+                |point: &SecondPoint| (count(point) as f64 / point.seconds.max(0.001)).round() as u64;
             let shown = self.points.iter().rev().take(usize::from(area.width)).map(per_second);
             let mut shown: Vec<_> = shown.collect();
             shown.reverse();
@@ -148,7 +149,7 @@ impl View {
         let promise = self.scene.ttft_slo_ms as f64 / 1000.0;
         let ranges: [(&str, f64, f64); 4] = [
             ("late       ", promise, f64::INFINITY),
-            ("≤ promise  ", promise / 2.0, promise),
+            ("≤ SLO      ", promise / 2.0, promise),
             ("≤ half     ", promise / 10.0, promise / 2.0),
             ("≤ a tenth  ", -1.0, promise / 10.0),
         ];
@@ -159,7 +160,7 @@ impl View {
                 bounds.get(row).is_none_or(|bound| *bound > above)
                     && bounds.get(row).copied().unwrap_or(f64::INFINITY) <= upto
             };
-            let cell = |point: &Point| {
+            let cell = |point: &SecondPoint| {
                 let count: u64 = point
                     .ttft
                     .iter()
@@ -180,7 +181,7 @@ impl View {
             Line::from(vec![label.dim(), cells])
         });
         screen.render_widget(
-            Paragraph::new(rows.to_vec()).block(titled(format!("Time to first token, promise {promise} s"))),
+            Paragraph::new(rows.to_vec()).block(titled(format!("Time to first token, SLO {promise} s"))),
             area,
         );
     }
@@ -230,7 +231,7 @@ impl View {
         screen.render_widget(Table::new(rows, widths).header(head).block(titled("Rules")), area);
     }
 
-    fn rate(&self, count: fn(&Point) -> u64) -> f64 {
+    fn rate(&self, count: fn(&SecondPoint) -> u64) -> f64 {
         let last = self.points.iter().rev().take(BREATH);
         let (sum, seconds) =
             last.fold((0, 0.0), |(sum, seconds), point| (sum + count(point), seconds + point.seconds));
@@ -238,7 +239,7 @@ impl View {
     }
 }
 
-fn refused(point: &Point) -> u64 {
+fn refused(point: &SecondPoint) -> u64 {
     point.refused.values().sum()
 }
 
@@ -246,12 +247,12 @@ fn titled<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
     Block::new().borders(ratatui::widgets::Borders::TOP).title(title)
 }
 
-fn about(pool: &PoolScene) -> String {
+fn about(pool: &PoolView) -> String {
     let active = pool.active.as_ref().map_or_else(|| "every colour".to_owned(), ToString::to_string);
     format!("{} ({active})", pool.name)
 }
 
-fn worker(worker: &WorkerScene, wide: bool) -> Row<'_> {
+fn worker(worker: &WorkerView, wide: bool) -> Row<'_> {
     let light = match worker.light {
         Light::Green => "● green".green(),
         Light::Yellow => "▲ yellow".yellow(),
@@ -285,10 +286,10 @@ mod tests {
     use super::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use traffic_dam::server::admin::live::{CallerScene, RuleScene};
+    use traffic_dam::server::admin::live::{CallerView, RuleRates};
 
     fn frame(whole: bool, at_ms: u64) -> Frame {
-        let worker = WorkerScene {
+        let worker = WorkerView {
             id: "w-blue".into(),
             colour: "blue".into(),
             light: Light::Green,
@@ -302,7 +303,7 @@ mod tests {
         };
         Frame {
             whole,
-            points: vec![Point {
+            points: vec![SecondPoint {
                 at_ms,
                 seconds: 1.0,
                 offered: 20,
@@ -312,28 +313,24 @@ mod tests {
                 in_flight: 3,
                 limit: 4,
                 ttft: vec![0, 4, 1],
-                ..Point::default()
+                ..SecondPoint::default()
             }],
-            events: vec![Event { at_ms: 3_723_000, text: "the gateway started".to_owned() }],
-            scene: Scene {
+            events: vec![LiveEvent { at_ms: 3_723_000, text: "the gateway started".to_owned() }],
+            scene: GatewayView {
                 version: "1.2.3".into(),
                 phase: "running".into(),
                 ttft_slo_ms: 1000,
                 ttft_buckets: vec![0.1, 0.5],
                 redis: Some(false),
-                pools: vec![PoolScene {
+                pools: vec![PoolView {
                     name: "chat".into(),
                     active: Some("blue".into()),
                     workers: vec![worker],
-                    ..PoolScene::default()
+                    ..PoolView::default()
                 }],
-                callers: vec![CallerScene {
-                    id: "key:team-a".into(),
-                    requests: 7.5,
-                    ..CallerScene::default()
-                }],
-                rules: vec![RuleScene { name: "burst".into(), used: Some(0.93), ..RuleScene::default() }],
-                ..Scene::default()
+                callers: vec![CallerView { id: "key:team-a".into(), requests: 7.5, ..CallerView::default() }],
+                rules: vec![RuleRates { name: "burst".into(), used: Some(0.93), ..RuleRates::default() }],
+                ..GatewayView::default()
             },
         }
     }
@@ -373,8 +370,8 @@ mod tests {
         {
             assert!(usual.contains(text), "a usual terminal shows {text}:\n{usual}");
         }
-        view.take(Err("it is silent".to_owned()));
-        assert!(screen(&view, 120, 40).contains("NOT REACHED: it is silent"));
+        view.take(Err("no data for 5 s".to_owned()));
+        assert!(screen(&view, 120, 40).contains("UNREACHABLE: no data for 5 s"));
     }
 
     #[test]

@@ -20,13 +20,13 @@ const LONGEST: usize = 16 << 20;
 
 /// Address and credentials of the admin port.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct EventSource {
     pub(super) admin: Uri,
     pub(super) token: Option<String>,
     pub(super) tls: Option<Arc<ClientConfig>>,
 }
 
-impl Source {
+impl EventSource {
     /// Sends events to `to` until its receiver is gone. Otherwise returns why events end.
     pub(super) async fn read(&self, to: &Sender<Result<Frame, String>>) -> Result<(), String> {
         let path = format!("{}/api/v1/events", self.admin.path().trim_end_matches('/'));
@@ -36,15 +36,15 @@ impl Source {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-        let silent = |_| "it is silent".to_owned();
+        let silent = |_| format!("no data for {} s", SILENCE.as_secs());
         let answer = timeout(SILENCE, client::send(&self.admin, self.tls.as_ref(), request)).await;
         let mut answer = answer.map_err(silent)?.map_err(|error| error.to_string())?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED => {
-                return Err("it wants a token: --token, or DAM_ADMIN_TOKEN".to_owned());
+                return Err("token missing or wrong: set --token or TRAFFIC_DAM_ADMIN_TOKEN".to_owned());
             }
-            status => return Err(format!("it answers {status}")),
+            status => return Err(format!("unexpected status {status}")),
         }
         let mut unread = Vec::new();
         while let Some(piece) = timeout(SILENCE, answer.frame()).await.map_err(silent)? {
@@ -52,16 +52,16 @@ impl Source {
             unread.extend_from_slice(&data);
             while let Some(event) = next(&mut unread) {
                 let frame = serde_json::from_slice(&event)
-                    .map_err(|error| format!("it is of another version: {error}"))?;
+                    .map_err(|error| format!("the gateway may have another version: {error}"))?;
                 if to.send(Ok(frame)).await.is_err() {
                     return Ok(());
                 }
             }
             if unread.len() > LONGEST {
-                return Err("it says more than can be shown".to_owned());
+                return Err("event too large".to_owned());
             }
         }
-        Err("it ended the connection".to_owned())
+        Err("the gateway closed the connection".to_owned())
     }
 }
 

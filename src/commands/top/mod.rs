@@ -4,7 +4,7 @@
 
 mod draw;
 mod events;
-mod when;
+mod timestamp;
 
 use std::io::{IsTerminal, stdin, stdout};
 use std::time::Duration;
@@ -18,14 +18,14 @@ use tokio::time::sleep;
 use traffic_dam::clock::unix_millis;
 use traffic_dam::upstream::tls;
 
-use super::{Failure, admin_port, runtime};
+use super::{CommandError, admin_port, runtime};
 use draw::View;
-use events::Source;
+use events::EventSource;
 
 /// Pause between attempts to reach the gateway.
-const AGAIN: Duration = Duration::from_secs(2);
+const RECONNECT_DELAY: Duration = Duration::from_secs(2);
 /// Number of frames that may wait to be drawn: one is drawn well within the second until the next.
-const AHEAD: usize = 4;
+const CHANNEL_CAPACITY: usize = 4;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -37,21 +37,21 @@ pub(crate) struct Arguments {
     token: Option<String>,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<(), CommandError> {
     if !stdout().is_terminal() || !stdin().is_terminal() {
         let state = "/api/v1/state";
-        return Err(Failure::Misuse(format!(
-            "top draws on a terminal, and there is none; programs read {}{state} or /metrics",
+        return Err(CommandError::Usage(format!(
+            "top needs a terminal; programs can read {}{state} or /metrics",
             arguments.admin.to_string().trim_end_matches('/')
         )));
     }
     let tls = match arguments.admin.scheme_str() {
         Some("https") => {
-            Some(tls::client_config([]).map_err(|error| Failure::Misuse(format!("--admin: {error}")))?)
+            Some(tls::client_config([]).map_err(|error| CommandError::Usage(format!("--admin: {error}")))?)
         }
         _ => None,
     };
-    let source = Source { admin: arguments.admin, token: arguments.token, tls };
+    let source = EventSource { admin: arguments.admin, token: arguments.token, tls };
     let runtime = runtime()?;
     let mut terminal = ratatui::try_init()?;
     let shown = runtime.block_on(show(&mut terminal, source));
@@ -60,15 +60,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 /// Shows events until a key ends it.
-async fn show(terminal: &mut DefaultTerminal, source: Source) -> Result<(), Failure> {
-    let (sender, mut news) = mpsc::channel(AHEAD);
+async fn show(terminal: &mut DefaultTerminal, source: EventSource) -> Result<(), CommandError> {
+    let (sender, mut news) = mpsc::channel(CHANNEL_CAPACITY);
     let reading = tokio::spawn(async move {
         loop {
             let Err(why) = source.read(&sender).await else { return };
             if sender.send(Err(why)).await.is_err() {
                 return;
             }
-            sleep(AGAIN).await;
+            sleep(RECONNECT_DELAY).await;
         }
     });
     let mut view = View::default();

@@ -15,10 +15,10 @@ use crate::request::Class;
 /// Identification of callers, and their rights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Callers {
+pub struct CallersSection {
     /// Sources of a caller's identity, in order. The first one that a request provides is used.
     #[schemars(length(min = 1, max = 16))]
-    pub from: Vec<Source>,
+    pub from: Vec<SourceSection>,
     /// Proxies whose `X-Forwarded-For` and identity headers are trusted.
     #[schemars(length(max = 1024))]
     pub trusted_proxies: Vec<Text<Network>>,
@@ -34,18 +34,21 @@ pub struct Callers {
     #[schemars(extend("x-default" = "true without `keys`, `stored` and `jwt`, false with them"))]
     pub forward_authorization: Option<bool>,
     /// Where additional callers are stored, which the admin port manages.
-    pub stored: Stored,
+    pub stored: CallerStore,
     /// Callers that send a signed token (JWT) instead of a key.
     pub jwt: Option<Jwt>,
     /// Callers known by their keys.
     #[schemars(length(max = 100_000))]
-    pub keys: Vec<CallerKey>,
+    pub keys: Vec<CallerKeySection>,
 }
 
-impl Default for Callers {
+impl Default for CallersSection {
     fn default() -> Self {
         Self {
-            from: vec![Source::Plainly(Plainly::ApiKey), Source::Plainly(Plainly::Ip)],
+            from: vec![
+                SourceSection::Plainly(BuiltinSource::ApiKey),
+                SourceSection::Plainly(BuiltinSource::Ip),
+            ],
             trusted_proxies: Vec::new(),
             key_header: OneOrMany::Many(vec![
                 Text(AUTHORIZATION),
@@ -54,17 +57,17 @@ impl Default for Callers {
             anonymous: Anonymous::default(),
             default_class: ClassName::default(),
             forward_authorization: None,
-            stored: Stored::default(),
+            stored: CallerStore::default(),
             jwt: None,
             keys: Vec::new(),
         }
     }
 }
 
-impl Callers {
+impl CallersSection {
     /// Returns `true` if no source of keys or tokens is configured.
     pub(crate) fn without_keys(&self) -> bool {
-        self.keys.is_empty() && self.stored == Stored::None && self.jwt.is_none()
+        self.keys.is_empty() && self.stored == CallerStore::None && self.jwt.is_none()
     }
 
     /// Returns `true` if workers get the client's credentials; default: without keys and tokens.
@@ -83,9 +86,9 @@ impl Callers {
 /// Source of a caller's identity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum Source {
+pub enum SourceSection {
     /// A source that any request may have.
-    Plainly(Plainly),
+    Plainly(BuiltinSource),
     /// A header set by a trusted proxy.
     Header(HeaderSource),
 }
@@ -93,7 +96,7 @@ pub enum Source {
 /// A source that any request may have.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Plainly {
+pub enum BuiltinSource {
     /// the caller's API key
     ApiKey,
     /// the client's address, IPv6 by /64
@@ -111,7 +114,7 @@ pub struct HeaderSource {
 /// Where additional callers are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Stored {
+pub enum CallerStore {
     /// nowhere
     #[default]
     None,
@@ -156,7 +159,7 @@ impl From<ClassName> for Class {
 /// A caller known by its key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CallerKey {
+pub struct CallerKeySection {
     /// Name of the caller. Rules and logs call it `key:` and this name.
     pub id: Text<Id>,
     /// SHA-256 of the caller's key, 64 hexadecimal digits. The file contains no key itself.
@@ -211,7 +214,7 @@ pub struct Jwt {
     /// Accepted signature algorithms.
     #[serde(default = "common_algorithms")]
     #[schemars(length(min = 1, max = 16))]
-    pub algorithms: Vec<AlgorithmOfTokens>,
+    pub algorithms: Vec<JwtAlgorithm>,
     /// Names of the claims that the gateway reads.
     #[serde(default)]
     pub claims: ClaimNames,
@@ -226,8 +229,8 @@ pub struct Jwt {
     pub ca: Option<Text<FilePath>>,
 }
 
-fn common_algorithms() -> Vec<AlgorithmOfTokens> {
-    vec![AlgorithmOfTokens::RS256, AlgorithmOfTokens::ES256]
+fn common_algorithms() -> Vec<JwtAlgorithm> {
+    vec![JwtAlgorithm::RS256, JwtAlgorithm::ES256]
 }
 
 const fn half_a_minute() -> Text<Millis> {
@@ -260,7 +263,7 @@ impl Default for ClaimNames {
 
 /// Signature algorithm of a token. Algorithms with a shared secret (HMAC) are not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub enum AlgorithmOfTokens {
+pub enum JwtAlgorithm {
     /// RSA, PKCS #1, SHA-256
     RS256,
     /// RSA, PKCS #1, SHA-384
@@ -281,18 +284,18 @@ pub enum AlgorithmOfTokens {
     EdDSA,
 }
 
-impl From<AlgorithmOfTokens> for Algorithm {
-    fn from(name: AlgorithmOfTokens) -> Self {
+impl From<JwtAlgorithm> for Algorithm {
+    fn from(name: JwtAlgorithm) -> Self {
         match name {
-            AlgorithmOfTokens::RS256 => Self::RS256,
-            AlgorithmOfTokens::RS384 => Self::RS384,
-            AlgorithmOfTokens::RS512 => Self::RS512,
-            AlgorithmOfTokens::PS256 => Self::PS256,
-            AlgorithmOfTokens::PS384 => Self::PS384,
-            AlgorithmOfTokens::PS512 => Self::PS512,
-            AlgorithmOfTokens::ES256 => Self::ES256,
-            AlgorithmOfTokens::ES384 => Self::ES384,
-            AlgorithmOfTokens::EdDSA => Self::EdDSA,
+            JwtAlgorithm::RS256 => Self::RS256,
+            JwtAlgorithm::RS384 => Self::RS384,
+            JwtAlgorithm::RS512 => Self::RS512,
+            JwtAlgorithm::PS256 => Self::PS256,
+            JwtAlgorithm::PS384 => Self::PS384,
+            JwtAlgorithm::PS512 => Self::PS512,
+            JwtAlgorithm::ES256 => Self::ES256,
+            JwtAlgorithm::ES384 => Self::ES384,
+            JwtAlgorithm::EdDSA => Self::EdDSA,
         }
     }
 }

@@ -14,7 +14,7 @@ pub struct Concurrency {
     pub limit: ConcurrencyLimit,
     /// Limit algorithm of an adaptive limit. `stream` is the one to use; the others are known from
     /// other systems and serve for comparison.
-    pub law: Law,
+    pub law: AlgorithmSection,
     /// TTFT SLO: time from the last byte of a request to the first token of its answer.
     pub ttft_slo: Text<Millis>,
     /// Increase of `ttft_slo` per 1000 prompt tokens.
@@ -37,8 +37,8 @@ pub struct Concurrency {
 impl Default for Concurrency {
     fn default() -> Self {
         Self {
-            limit: ConcurrencyLimit::Found(Found::Adaptive),
-            law: Law::Stream,
+            limit: ConcurrencyLimit::LimitFinder(LimitFinder::Adaptive),
+            law: AlgorithmSection::Stream,
             ttft_slo: Text(Millis::from_secs(1)),
             per_1k_prompt_tokens: Text(Millis::new(0)),
             itl_slo: Text(Millis::new(100)),
@@ -61,7 +61,7 @@ impl Concurrency {
 #[serde(untagged)]
 pub enum ConcurrencyLimit {
     /// One limit per worker.
-    Found(Found),
+    LimitFinder(LimitFinder),
     /// The same number for every worker.
     Number(#[schemars(range(min = 1, max = 1_000_000))] u32),
 }
@@ -69,7 +69,7 @@ pub enum ConcurrencyLimit {
 /// How the limit of each worker is found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Found {
+pub enum LimitFinder {
     /// by `law`, and at most `slots`, if configured or reported
     Adaptive,
     /// each worker's own `slots`; a number applies to every worker
@@ -79,7 +79,7 @@ pub enum Found {
 /// Limit algorithm of an adaptive limit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Law {
+pub enum AlgorithmSection {
     /// based on the time to the first token and the time between tokens
     Stream,
     /// additive increase, multiplicative decrease, based on the duration of whole answers

@@ -11,7 +11,7 @@ use crate::refusal::Unit;
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Limit {
+pub struct RuleSection {
     /// Name of the rule in messages, headers and metrics; unique.
     pub name: Text<RuleName>,
     /// Limit algorithm.

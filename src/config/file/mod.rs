@@ -14,16 +14,21 @@ mod traffic;
 mod workers;
 
 pub use callers::{
-    AlgorithmOfTokens, Anonymous, CallerKey, Callers, ClaimNames, ClassName, HeaderSource, Jwt, KeyLimit,
-    Plainly, Source, Stored,
+    Anonymous, BuiltinSource, CallerKeySection, CallerStore, CallersSection, ClaimNames, ClassName,
+    HeaderSource, Jwt, JwtAlgorithm, KeyLimit, SourceSection,
 };
-pub use concurrency::{Concurrency, ConcurrencyLimit, Found, Law, Overflow, Queue, Reserve};
-pub use limits::{AlgorithmName, Limit, Matching, ModeName, PerName, Reservation, UnitName};
-pub use process::{Admin, Drain, Log, Tls};
-pub use redis::{OnLossName, Redis, State};
+pub use concurrency::{
+    AlgorithmSection, Concurrency, ConcurrencyLimit, LimitFinder, Overflow, Queue, Reserve,
+};
+pub use limits::{AlgorithmName, Matching, ModeName, PerName, Reservation, RuleSection, UnitName};
+pub use process::{AdminSection, DrainSection, LogSection, Tls};
+pub use redis::{OnLossName, RedisSection, StateSection};
 pub use tracing::Tracing;
-pub use traffic::{Bounds, Cors, KindName, Model, Route, RouteTimeouts};
-pub use workers::{Discovery, Ejection, EjectionMode, Retry, Sticky, Timeouts, Worker, WorkerMode, Workers};
+pub use traffic::{BoundsSection, Cors, KindName, ModelSection, RouteSection, RouteTimeoutsSection};
+pub use workers::{
+    DiscoverySection, Ejection, EjectionModeName, Retry, StickySection, TimeoutsSection, WorkerMode,
+    WorkerSection, Workers,
+};
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -37,18 +42,18 @@ use super::syntax::{PathGlob, Text};
 /// Environment variables replace `${NAME}` in values, after parsing; a plain `${` is written `$${`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct File {
+pub struct ConfigFile {
     /// IP address and port that callers connect to.
     pub listen: Text<SocketAddr>,
     /// TLS for callers. Without it the gateway speaks plain HTTP.
     pub tls: Option<Tls>,
     /// The administration port.
-    pub admin: Admin,
+    pub admin: AdminSection,
     /// Identification of callers, and their rights.
-    pub callers: Callers,
+    pub callers: CallersSection,
     /// Rate limit rules. Either all rules that match a request charge it, or none does.
     #[schemars(length(max = 64))]
-    pub limits: Vec<Limit>,
+    pub limits: Vec<RuleSection>,
     /// Maximum number of keys that each rule tracks. Beyond it, new keys share one additional key.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_keys: u64,
@@ -58,12 +63,12 @@ pub struct File {
     /// unavailable. Configured or reported worker capacity is divided by it. If it is 2 or more and
     /// rules, callers or jobs are in Redis, the number of gateways seen in Redis replaces it.
     #[schemars(range(min = 1, max = 1000))]
-    pub dams: u32,
+    pub gateways: u32,
     /// Where the rules' counts are kept.
-    pub state: State,
+    pub state: StateSection,
     /// Redis 6 or later, for state that gateways and workers share. Used only if another setting
     /// requires it.
-    pub redis: Redis,
+    pub redis: RedisSection,
     /// The LLM workers, and how the gateway talks to them.
     pub workers: Workers,
     /// Paths forwarded in addition to the OpenAI endpoints; each call counts as one request with
@@ -72,43 +77,43 @@ pub struct File {
     pub paths: Vec<Text<PathGlob>>,
     /// Custom endpoints of a chatbot API, or different timeouts for an OpenAI endpoint.
     #[schemars(length(max = 64))]
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteSection>,
     /// Properties of models. The first entry whose pattern matches applies.
     #[schemars(length(max = 64))]
-    pub models: Vec<Model>,
+    pub models: Vec<ModelSection>,
     /// Limits on connections and requests.
-    pub bounds: Bounds,
+    pub bounds: BoundsSection,
     /// Access from web pages of other origins (CORS).
     pub cors: Cors,
     /// Graceful shutdown.
-    pub drain: Drain,
+    pub drain: DrainSection,
     /// Logging.
-    pub log: Log,
+    pub log: LogSection,
     /// OpenTelemetry traces.
     pub tracing: Tracing,
 }
 
-impl Default for File {
+impl Default for ConfigFile {
     fn default() -> Self {
         Self {
             listen: loopback(8080),
             tls: None,
-            admin: Admin::default(),
-            callers: Callers::default(),
+            admin: AdminSection::default(),
+            callers: CallersSection::default(),
             limits: Vec::new(),
             max_keys: 1_000_000,
             concurrency: Concurrency::default(),
-            dams: 1,
-            state: State::default(),
-            redis: Redis::default(),
+            gateways: 1,
+            state: StateSection::default(),
+            redis: RedisSection::default(),
             workers: Workers::default(),
             paths: Vec::new(),
             routes: Vec::new(),
             models: Vec::new(),
-            bounds: Bounds::default(),
+            bounds: BoundsSection::default(),
             cors: Cors::default(),
-            drain: Drain::default(),
-            log: Log::default(),
+            drain: DrainSection::default(),
+            log: LogSection::default(),
             tracing: Tracing::default(),
         }
     }
@@ -139,7 +144,7 @@ impl<T> OneOrMany<T> {
     }
 }
 
-impl File {
+impl ConfigFile {
     /// Returns the settings with all defaults filled in that depend on other settings.
     #[must_use]
     pub(super) fn completed(mut self) -> Self {

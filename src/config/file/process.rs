@@ -22,7 +22,7 @@ pub struct Tls {
 /// The administration port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Admin {
+pub struct AdminSection {
     /// IP address and port of the administration port.
     pub listen: Text<SocketAddr>,
     /// TLS for the administration port.
@@ -42,7 +42,7 @@ pub struct Admin {
     pub hosts: Option<Vec<Text<Host>>>,
 }
 
-impl Default for Admin {
+impl Default for AdminSection {
     fn default() -> Self {
         Self {
             listen: loopback(8081),
@@ -55,7 +55,7 @@ impl Default for Admin {
     }
 }
 
-impl Admin {
+impl AdminSection {
     pub(super) fn complete(&mut self) {
         if self.read_token.is_none() {
             self.read_token.clone_from(&self.token);
@@ -68,7 +68,7 @@ impl Admin {
 /// Graceful shutdown on SIGTERM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Drain {
+pub struct DrainSection {
     /// Time for which new requests are still accepted: load balancers notice the shutdown late.
     pub delay: Text<Millis>,
     /// Maximum time after `delay` for running streams to finish. Those left are then notified and
@@ -76,7 +76,7 @@ pub struct Drain {
     pub timeout: Text<Millis>,
 }
 
-impl Default for Drain {
+impl Default for DrainSection {
     fn default() -> Self {
         Self { delay: Text(Millis::from_secs(5)), timeout: Text(Millis::from_secs(60)) }
     }
@@ -85,13 +85,13 @@ impl Default for Drain {
 /// Logging. The environment variable `TRAFFIC_DAM_LOG` sets the filter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Log {
+pub struct LogSection {
     /// Share of served requests that is logged, from 0 to 1. Refusals are always logged.
     #[schemars(range(min = 0, max = 1))]
     pub sample: f64,
 }
 
-impl Default for Log {
+impl Default for LogSection {
     fn default() -> Self {
         Self { sample: 1.0 }
     }

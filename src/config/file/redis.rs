@@ -10,7 +10,7 @@ use crate::limit::rule::OnLoss;
 /// Where the rules' counts are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum StateSection {
     /// in each gateway separately
     #[default]
     Memory,
@@ -22,7 +22,7 @@ pub enum State {
 /// requires it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Redis {
+pub struct RedisSection {
     /// URL of one server, of the sentinels, or of some nodes of a cluster. `rediss` is TLS. A
     /// password from a variable may contain any characters (`redis://:${PASSWORD}@host`); a literal
     /// one must be percent-encoded.
@@ -48,7 +48,7 @@ pub struct Redis {
     pub ca: Option<Text<FilePath>>,
 }
 
-impl Default for Redis {
+impl Default for RedisSection {
     fn default() -> Self {
         Self {
             url: OneOrMany::One(Text(RedisUrl("redis://127.0.0.1:6379".into()))),

@@ -3,14 +3,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Timeouts;
+use super::TimeoutsSection;
 use crate::config::syntax::{FilePath, Glob, Millis, Origin, PathGlob, Pointer, Size, Text};
 use crate::request::Kind;
 
 /// A custom endpoint of a chatbot API, treated like the OpenAI endpoint of the same kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Route {
+pub struct RouteSection {
     /// The path, or a pattern for paths. No two routes may match the same path.
     pub path: Text<PathGlob>,
     /// Kind of the call.
@@ -29,13 +29,13 @@ pub struct Route {
     pub retry: bool,
     /// Timeouts of this route.
     #[serde(default)]
-    pub timeouts: RouteTimeouts,
+    pub timeouts: RouteTimeoutsSection,
 }
 
 /// Properties of the models that match a pattern.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Model {
+pub struct ModelSection {
     /// Pattern for model names, as requests give them.
     pub model: Text<Glob>,
     /// The models' `tokenizer.json`, as on Hugging Face. Prompts are counted with it instead of
@@ -71,7 +71,7 @@ impl From<KindName> for Kind {
 /// Timeouts of one route.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct RouteTimeouts {
+pub struct RouteTimeoutsSection {
     /// Maximum time to connect to a worker.
     #[schemars(extend("x-default" = "`workers.timeouts.connect`"))]
     pub connect: Option<Text<Millis>>,
@@ -89,8 +89,8 @@ pub struct RouteTimeouts {
     pub total: Option<Text<Millis>>,
 }
 
-impl RouteTimeouts {
-    pub(super) fn complete(&mut self, general: &Timeouts) {
+impl RouteTimeoutsSection {
+    pub(super) fn complete(&mut self, general: &TimeoutsSection) {
         self.connect.get_or_insert(general.connect.clone());
         self.first_token.get_or_insert(general.first_token.clone());
         self.hold.get_or_insert(general.hold.clone());
@@ -102,7 +102,7 @@ impl RouteTimeouts {
 /// Limits on connections and requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Bounds {
+pub struct BoundsSection {
     /// Maximum size of a request body.
     pub body: Size,
     /// Maximum size of all request bodies in memory at once. A caller with several bodies may hold
@@ -129,7 +129,7 @@ pub struct Bounds {
     pub h2_streams: u32,
 }
 
-impl Default for Bounds {
+impl Default for BoundsSection {
     fn default() -> Self {
         let seconds = |seconds| Text(Millis::from_secs(seconds));
         Self {

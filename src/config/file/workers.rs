@@ -21,9 +21,9 @@ pub struct Workers {
     /// The workers; the gateway may start with an empty list.
     #[serde(rename = "static")]
     #[schemars(length(max = 1024), extend("x-default" = "required, unless `discovery` is `redis` or `mode` is `queue`"))]
-    pub fixed: Option<Vec<Worker>>,
+    pub fixed: Option<Vec<WorkerSection>>,
     /// Whether workers register themselves by heartbeats.
-    pub discovery: Discovery,
+    pub discovery: DiscoverySection,
     /// Hosts that a heartbeat may name: networks, IP addresses, and host names, in which `*`
     /// matches any characters. Required with `discovery`. Link-local addresses are never allowed.
     #[schemars(length(max = 256))]
@@ -32,9 +32,9 @@ pub struct Workers {
     #[schemars(extend("x-default" = "any"))]
     pub active_colour: Option<Text<Id>>,
     /// Source of the session ID. Requests of one session go to the same worker if load allows.
-    pub sticky: Sticky,
+    pub sticky: StickySection,
     /// Timeouts of a request's steps.
-    pub timeouts: Timeouts,
+    pub timeouts: TimeoutsSection,
     /// Retries on another worker, only before the first token.
     pub retry: Retry,
     /// Exclusion of workers that fail requests which other workers can serve.
@@ -48,11 +48,11 @@ impl Default for Workers {
         Self {
             mode: WorkerMode::default(),
             fixed: None,
-            discovery: Discovery::default(),
+            discovery: DiscoverySection::default(),
             allow: Vec::new(),
             active_colour: None,
-            sticky: Sticky::Header(Text(HeaderName::from_static("x-session-id"))),
-            timeouts: Timeouts::default(),
+            sticky: StickySection::Header(Text(HeaderName::from_static("x-session-id"))),
+            timeouts: TimeoutsSection::default(),
             retry: Retry::default(),
             ejection: Ejection::default(),
             ca: None,
@@ -74,7 +74,7 @@ pub enum WorkerMode {
 /// Whether workers register themselves by heartbeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Discovery {
+pub enum DiscoverySection {
     /// only the workers in `static` exist
     #[default]
     None,
@@ -85,7 +85,7 @@ pub enum Discovery {
 /// One worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Worker {
+pub struct WorkerSection {
     /// Name in metrics and logs; unique.
     pub id: Text<Id>,
     /// URL of the worker: `http` or `https`, host, port, and an optional path prefix. A trailing
@@ -133,7 +133,7 @@ pub(super) fn secret_headers(generator: &mut SchemaGenerator) -> Schema {
 /// Source of the session ID. Exactly one of these keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Sticky {
+pub enum StickySection {
     /// Name of a request header.
     Header(Text<HeaderName>),
     /// Name of a cookie.
@@ -145,7 +145,7 @@ pub enum Sticky {
 /// Timeouts of a request's steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Timeouts {
+pub struct TimeoutsSection {
     /// Maximum time to connect to a worker.
     pub connect: Text<Millis>,
     /// Maximum time from the request to the first token of a stream.
@@ -160,7 +160,7 @@ pub struct Timeouts {
     pub total: Text<Millis>,
 }
 
-impl Default for Timeouts {
+impl Default for TimeoutsSection {
     fn default() -> Self {
         let seconds = |seconds| Text(Millis::from_secs(seconds));
         Self {
@@ -200,7 +200,7 @@ impl Default for Retry {
 #[serde(default, deny_unknown_fields)]
 pub struct Ejection {
     /// How to treat a worker that fails.
-    pub mode: EjectionMode,
+    pub mode: EjectionModeName,
     /// Number of consecutive failures that eject a worker.
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive: u32,
@@ -236,7 +236,7 @@ impl Default for Ejection {
         } = EjectionSettings::default();
         let seconds = |length: Duration| Text(Millis::from_secs(length.as_secs()));
         Self {
-            mode: EjectionMode::On,
+            mode: EjectionModeName::On,
             consecutive,
             failure_percentage,
             request_volume,
@@ -251,7 +251,7 @@ impl Default for Ejection {
 /// How to treat a worker that fails requests which other workers can serve.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum EjectionMode {
+pub enum EjectionModeName {
     /// it gets no requests for a while
     On,
     /// it is shown as failing, but keeps its requests

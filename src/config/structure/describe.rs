@@ -56,7 +56,7 @@ fn one(schema: &Value, after_others: bool) -> String {
                 (None, None) => kind.into(),
             }
         }
-        _ => "a text".into(),
+        _ => "a string".into(),
     }
 }
 

@@ -14,25 +14,25 @@ use serde_json::{Map, Value};
 
 use self::describe::{expected, words};
 use self::scalar::{Wrong, fit, shown};
-use super::fault::{Fault, Position, below};
-use super::near::nearest;
-use super::place::Place;
+use super::error::{ConfigError, Position, child_path};
 use super::schema::options;
+use super::source::SettingPlace;
+use super::suggest::nearest;
 use super::tree::{MapEntry, Node, NodeKind, Plain, Scalar};
 
 /// The valid part of a file.
 #[derive(Debug)]
-pub(super) struct Sound {
+pub(super) struct SoundFile {
     /// The values, for serde.
     pub(super) value: Value,
     /// Positions of the values.
-    pub(super) place: Place,
+    pub(super) place: SettingPlace,
     /// Settings that are in the file under a mistyped name.
     pub(super) meant: Vec<String>,
 }
 
 /// Compares the file with the schema.
-pub(super) fn compare(schema: &Value, document: Node, faults: &mut Vec<Fault>) -> Sound {
+pub(super) fn compare(schema: &Value, document: Node, faults: &mut Vec<ConfigError>) -> SoundFile {
     let empty = match &document.kind {
         NodeKind::Broken => true,
         NodeKind::Scalar(scalar) => scalar.plain == Plain::Null,
@@ -41,18 +41,19 @@ pub(super) fn compare(schema: &Value, document: Node, faults: &mut Vec<Fault>) -
     let document = if empty { Node { at: document.at, kind: NodeKind::Map(Vec::new()) } } else { document };
     let mut comparison = Comparison { faults, meant: Vec::new() };
     let (value, place) = comparison.node(schema, &document, "").unwrap_or_else(|| {
-        let place = Place { field: String::new(), at: document.at, found: None, children: HashMap::new() };
+        let place =
+            SettingPlace { field: String::new(), at: document.at, found: None, children: HashMap::new() };
         (Value::Object(Map::new()), place)
     });
-    Sound { value, place, meant: comparison.meant }
+    SoundFile { value, place, meant: comparison.meant }
 }
 
 struct Comparison<'a> {
-    faults: &'a mut Vec<Fault>,
+    faults: &'a mut Vec<ConfigError>,
     meant: Vec<String>,
 }
 
-type TakenValue = Option<(Value, Place)>;
+type TakenValue = Option<(Value, SettingPlace)>;
 
 impl Comparison<'_> {
     fn node(&mut self, schema: &Value, node: &Node, field: &str) -> TakenValue {
@@ -66,9 +67,9 @@ impl Comparison<'_> {
                 None => self.mismatch(&options, node.at, field, Some("a list".into())),
             },
             NodeKind::Map(entries) => match of("object").as_slice() {
-                [] => self.mismatch(&options, node.at, field, Some("keys with values".into())),
+                [] => self.mismatch(&options, node.at, field, Some("a mapping".into())),
                 [one] => self.map(one, entries, node.at, field),
-                several => self.one_key(several, entries, node.at, field),
+                several => self.one_of(several, entries, node.at, field),
             },
         }
     }
@@ -82,14 +83,14 @@ impl Comparison<'_> {
         field: &str,
     ) -> TakenValue {
         if scalar.plain == Plain::Null && !scalar.from_variable {
-            let problem = format!("has no value: it must be {}, or the key must go", expected(options));
+            let problem = format!("has no value: set it to {}, or remove the key", expected(options));
             return self.fault(at, field, problem, None);
         }
         let found = shown(schema, options, scalar);
         let typed = fit(options, scalar);
         let problem = match typed {
             Ok(value) => {
-                let place = Place { field: field.into(), at, found, children: HashMap::new() };
+                let place = SettingPlace { field: field.into(), at, found, children: HashMap::new() };
                 return Some((value, place));
             }
             Err(Wrong::Type) => format!("must be {}", expected(options)),
@@ -106,7 +107,7 @@ impl Comparison<'_> {
             return self.fault(at, field, "must not be empty".into(), None);
         }
         if let Some(most) = bound("maxItems").filter(|most| length > *most) {
-            return self.fault(at, field, format!("has {length} elements; at most {most} are taken"), None);
+            return self.fault(at, field, format!("has {length} elements; at most {most} are allowed"), None);
         }
         let item_schema = schema.get("items").unwrap_or(&Value::Null);
         let (mut values, mut children) = (Vec::new(), HashMap::new());
@@ -116,7 +117,7 @@ impl Comparison<'_> {
                 values.push(value);
             }
         }
-        Some((Value::Array(values), Place { field: field.into(), at, found: None, children }))
+        Some((Value::Array(values), SettingPlace { field: field.into(), at, found: None, children }))
     }
 
     fn map(&mut self, schema: &Value, entries: &[MapEntry], at: Position, field: &str) -> TakenValue {
@@ -128,7 +129,7 @@ impl Comparison<'_> {
             return self.fault(
                 at,
                 field,
-                format!("has {} keys; at most {most} are taken", entries.len()),
+                format!("has {} keys; at most {most} are allowed", entries.len()),
                 None,
             );
         }
@@ -141,7 +142,7 @@ impl Comparison<'_> {
                 self.unknown_key(entry, &names, field);
                 continue;
             };
-            if let Some((value, place)) = self.node(known, &entry.value, &below(field, &entry.key)) {
+            if let Some((value, place)) = self.node(known, &entry.value, &child_path(field, &entry.key)) {
                 values.insert(entry.key.clone(), value);
                 children.insert(entry.key.clone(), place);
             }
@@ -150,7 +151,7 @@ impl Comparison<'_> {
         let mut complete = true;
         for key in required.filter_map(Value::as_str).filter(|key| !values.contains_key(*key)) {
             complete = false;
-            let name = below(field, key);
+            let name = child_path(field, key);
             let there = entries.iter().any(|entry| entry.key == key);
             if !there && !self.meant.contains(&name) {
                 let wanted =
@@ -158,12 +159,12 @@ impl Comparison<'_> {
                 self.fault(at, &name, format!("is missing; must be {}", expected(&wanted)), None);
             }
         }
-        let place = Place { field: field.into(), at, found: None, children };
+        let place = SettingPlace { field: field.into(), at, found: None, children };
         complete.then_some((Value::Object(values), place))
     }
 
     /// Checks a map against several shapes with one key each, of which it must match one.
-    fn one_key(&mut self, several: &[&Value], entries: &[MapEntry], at: Position, field: &str) -> TakenValue {
+    fn one_of(&mut self, several: &[&Value], entries: &[MapEntry], at: Position, field: &str) -> TakenValue {
         let shape_of = |key: &str| {
             several
                 .iter()
@@ -193,12 +194,12 @@ impl Comparison<'_> {
     fn unknown_key(&mut self, entry: &MapEntry, names: &[&str], field: &str) {
         let problem = match nearest(&entry.key, names.iter().copied()) {
             Some(name) => {
-                self.meant.push(below(field, name));
+                self.meant.push(child_path(field, name));
                 format!("unknown key; did you mean `{name}`?")
             }
-            None => format!("unknown key; here may be {}", words(names)),
+            None => format!("unknown key; allowed are {}", words(names)),
         };
-        self.fault(entry.at, &below(field, &entry.key), problem, None);
+        self.fault(entry.at, &child_path(field, &entry.key), problem, None);
     }
 
     fn mismatch(
@@ -212,7 +213,7 @@ impl Comparison<'_> {
     }
 
     fn fault(&mut self, at: Position, field: &str, problem: String, found: Option<String>) -> TakenValue {
-        self.faults.push(Fault { position: Some(at), field: field.to_owned(), problem, found });
+        self.faults.push(ConfigError { position: Some(at), field: field.to_owned(), problem, found });
         None
     }
 }

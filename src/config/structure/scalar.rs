@@ -2,8 +2,8 @@
 
 use serde_json::{Number, Value};
 
-use super::super::fault::shorten;
-use super::super::near::nearest;
+use super::super::error::truncate;
+use super::super::suggest::nearest;
 use super::super::syntax::{REDACTED, check, redacted_url};
 use super::super::tree::{Plain, Scalar};
 use super::{describe, is};
@@ -94,7 +94,7 @@ pub(super) fn shown(schema: &Value, options: &[&Value], scalar: &Scalar) -> Opti
         return Some("a single value".into());
     }
     let url = redacted_url(&scalar.written);
-    let text = shorten(&url);
+    let text = truncate(&url);
     match scalar.plain {
         Plain::Text => Some(format!("{text:?}")),
         _ if scalar.from_variable => Some(format!("{text:?}")),

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Syntax, meant};
-use crate::limit::own::{read_rate, write_rate};
+use crate::limit::own_limits::{read_rate, write_rate};
 
 /// Splits a text into a whole number and the unit after it.
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    use crate::limit::own::PERIODS;
+    use crate::limit::own_limits::PERIODS;
 
     #[test]
     fn wrong_amounts_are_refused() {

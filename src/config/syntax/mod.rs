@@ -90,7 +90,7 @@ impl<T: Syntax> JsonSchema for Text<T> {
 
 /// The check that `x-syntax` in the schema names.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Check {
+pub(crate) struct SyntaxName {
     pub(crate) name: &'static str,
     /// Description of the expected text, to complete "must be …".
     pub(crate) expected: &'static str,
@@ -99,7 +99,7 @@ pub(crate) struct Check {
     pub(crate) meant: fn(&str) -> Option<String>,
 }
 
-impl Check {
+impl SyntaxName {
     const fn of<T: Syntax>() -> Self {
         Self {
             name: T::NAME,
@@ -110,33 +110,33 @@ impl Check {
     }
 }
 
-const CHECKS: [Check; 22] = [
-    Check::of::<AllowedHost>(),
-    Check::of::<Digest>(),
-    Check::of::<Field>(),
-    Check::of::<FilePath>(),
-    Check::of::<Glob>(),
-    Check::of::<HeaderName>(),
-    Check::of::<Host>(),
-    Check::of::<Id>(),
-    Check::of::<Jwks>(),
-    Check::of::<Millis>(),
-    Check::of::<Network>(),
-    Check::of::<Origin>(),
-    Check::of::<PathGlob>(),
-    Check::of::<Pointer>(),
-    Check::of::<Rate>(),
-    Check::of::<RedisUrl>(),
-    Check::of::<RuleName>(),
-    Check::of::<Secret>(),
-    Check::of::<Size>(),
-    Check::of::<SocketAddr>(),
-    Check::of::<Word>(),
-    Check::of::<WorkerUrl>(),
+const CHECKS: [SyntaxName; 22] = [
+    SyntaxName::of::<AllowedHost>(),
+    SyntaxName::of::<Digest>(),
+    SyntaxName::of::<Field>(),
+    SyntaxName::of::<FilePath>(),
+    SyntaxName::of::<Glob>(),
+    SyntaxName::of::<HeaderName>(),
+    SyntaxName::of::<Host>(),
+    SyntaxName::of::<Id>(),
+    SyntaxName::of::<Jwks>(),
+    SyntaxName::of::<Millis>(),
+    SyntaxName::of::<Network>(),
+    SyntaxName::of::<Origin>(),
+    SyntaxName::of::<PathGlob>(),
+    SyntaxName::of::<Pointer>(),
+    SyntaxName::of::<Rate>(),
+    SyntaxName::of::<RedisUrl>(),
+    SyntaxName::of::<RuleName>(),
+    SyntaxName::of::<Secret>(),
+    SyntaxName::of::<Size>(),
+    SyntaxName::of::<SocketAddr>(),
+    SyntaxName::of::<Word>(),
+    SyntaxName::of::<WorkerUrl>(),
 ];
 
 /// Returns the check with this name.
-pub(crate) fn check(name: &str) -> Option<&'static Check> {
+pub(crate) fn check(name: &str) -> Option<&'static SyntaxName> {
     CHECKS.iter().find(|check| check.name == name)
 }
 

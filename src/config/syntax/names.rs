@@ -54,13 +54,13 @@ checked! {
 
 checked! {
     /// A pattern, in which `*` matches any run of characters.
-    Glob, "pattern", "1 to 256 characters, `*` standing for any run of them", "^.{1,256}$", plain
+    Glob, "pattern", "1 to 256 characters, where `*` matches any characters", "^.{1,256}$", plain
 }
 
 checked! {
     /// A pattern for a path. It must be normalised, as are the paths that it is matched against.
     PathGlob, "path pattern",
-    "a path from its first `/` on, `*` standing for any run of characters, without `//`, `.`, `..`, `?`, `#` or `%`",
+    "a path that begins with `/`, where `*` matches any characters, without `//`, `.`, `..`, `?`, `#` or `%`",
     "^/[^?#%]{0,255}$",
     |text| {
         let segments = text.strip_prefix('/').map(|rest| rest.split('/'));

@@ -9,7 +9,7 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::{FilePath, Syntax, meant};
-use crate::fleet::address::{Allowed, URL_EXPECTED, port_is_sound, worker_url};
+use crate::fleet::address::{AllowedHosts, URL_EXPECTED, port_is_sound, worker_url};
 
 /// A network, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,22 +107,22 @@ impl Syntax for WorkerUrl {
 
 /// A host, network or host name pattern that a heartbeat may name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AllowedHost(pub Allowed);
+pub struct AllowedHost(pub AllowedHosts);
 
 impl Syntax for AllowedHost {
     const NAME: &'static str = "allowed host";
-    const EXPECTED: &'static str = "a network such as `10.0.0.0/8`, an IP address, or a host name, `*` standing for any \
-         run of characters in it";
+    const EXPECTED: &'static str = "a network such as `10.0.0.0/8`, an IP address, or a host name, where `*` matches any \
+         characters";
     const PATTERN: &'static str = "^[0-9A-Za-z.:_*/-]{1,253}$";
 
     fn read(text: &str) -> Option<Self> {
-        Allowed::read(text).map(Self)
+        AllowedHosts::read(text).map(Self)
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Allowed::Network(network) => write!(f, "{network}"),
-            Allowed::Name(pattern) => f.write_str(pattern),
+            AllowedHosts::Network(network) => write!(f, "{network}"),
+            AllowedHosts::Name(pattern) => f.write_str(pattern),
         }
     }
 }
@@ -171,7 +171,7 @@ impl fmt::Debug for RedisUrl {
 
 impl Syntax for RedisUrl {
     const NAME: &'static str = "Redis URL";
-    const EXPECTED: &'static str = "a `redis://` or `rediss://` URL of a host and, where need be, a port, a user, a \
+    const EXPECTED: &'static str = "a `redis://` or `rediss://` URL with a host and, if needed, a port, a user, a \
          password and a database, such as `redis://user:password@127.0.0.1:6379/0`";
     const PATTERN: &'static str = "^rediss?://.+$";
 

@@ -45,7 +45,7 @@ impl fmt::Display for Secret {
 
 impl Syntax for Secret {
     const NAME: &'static str = "secret";
-    const EXPECTED: &'static str = "a secret of at least one character, none of them a control character";
+    const EXPECTED: &'static str = "a secret of at least one character, without control characters";
     const PATTERN: &'static str = "^.+$";
 
     fn read(text: &str) -> Option<Self> {

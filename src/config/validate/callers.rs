@@ -7,21 +7,23 @@ use std::time::Duration;
 use http::Uri;
 
 use super::{Distinct, Files};
-use crate::config::file::{Anonymous, Callers, Jwt, KeyLimit, OneOrMany, Plainly, Source, Stored};
-use crate::config::place::{At, Report};
-use crate::config::settings::{CallerKey, CallerSettings, CallerSource, KeyPlace, TokenSource};
+use crate::config::file::{
+    Anonymous, BuiltinSource, CallerStore, CallersSection, Jwt, KeyLimit, OneOrMany, SourceSection,
+};
+use crate::config::settings::{CallerKeySettings, CallerSource, CallersSettings, JwksSource, TokenSource};
+use crate::config::source::{ErrorCollector, SettingPath};
 use crate::config::syntax::{Jwks, Text, Word};
 use crate::layers::jwt::{Claims, TokenSettings};
-use crate::limit::own::quota;
+use crate::limit::own_limits::quota;
 use crate::limit::rule::Rule;
 use crate::request::{OwnLimit, OwnLimits};
 
 pub(super) fn validate(
-    callers: &Callers,
-    at: &At<'_>,
+    callers: &CallersSection,
+    at: &SettingPath<'_>,
     files: Files<'_>,
-    report: &mut Report,
-) -> CallerSettings {
+    report: &mut ErrorCollector,
+) -> CallersSettings {
     sources(callers, at, report);
     let mut headers = Distinct::new();
     for (index, header) in callers.key_header.as_slice().iter().enumerate() {
@@ -33,7 +35,7 @@ pub(super) fn validate(
         ids.add(key.id.0.clone(), &at.key("id"), report);
         digests.add(key.sha256.0, &at.key("sha256"), report);
     }
-    CallerSettings {
+    CallersSettings {
         from: callers.from.iter().map(source).collect(),
         trusted_proxies: callers.trusted_proxies.iter().map(|network| network.0.0).collect(),
         key_headers: callers.key_header.as_slice().iter().map(|header| header.0.clone()).collect(),
@@ -44,7 +46,7 @@ pub(super) fn validate(
         keys: callers
             .keys
             .iter()
-            .map(|key| CallerKey {
+            .map(|key| CallerKeySettings {
                 id: key.id.0.0.clone(),
                 team: key.team.as_ref().map(|team| team.0.0.clone()),
                 digest: key.sha256.0,
@@ -59,7 +61,7 @@ pub(super) fn validate(
 /// Minimum of `refresh`: fetching more often is only load on the issuer.
 const OFTENEST: Duration = Duration::from_secs(1);
 
-fn tokens(jwt: &Jwt, at: &At<'_>, files: Files<'_>, report: &mut Report) -> TokenSource {
+fn tokens(jwt: &Jwt, at: &SettingPath<'_>, files: Files<'_>, report: &mut ErrorCollector) -> TokenSource {
     let mut algorithms = Distinct::new();
     for (index, algorithm) in jwt.algorithms.iter().enumerate() {
         algorithms.add(format!("{algorithm:?}"), &at.key("algorithms").index(index), report);
@@ -70,11 +72,11 @@ fn tokens(jwt: &Jwt, at: &At<'_>, files: Files<'_>, report: &mut Report) -> Toke
     let keys = match &jwt.jwks.0 {
         Jwks::File(file) => {
             if jwt.ca.is_some() {
-                report.fault(&at.key("ca"), "belongs to an `https` URL in `jwks`");
+                report.fault(&at.key("ca"), "applies only to an `https` URL in `jwks`");
             }
-            KeyPlace::File(files.readable(file, &at.key("jwks"), report))
+            JwksSource::File(files.readable(file, &at.key("jwks"), report))
         }
-        Jwks::Url(url) => KeyPlace::Url {
+        Jwks::Url(url) => JwksSource::Url {
             // The syntax check has parsed it before.
             url: url.parse().unwrap_or_else(|_| Uri::default()),
             ca: jwt.ca.as_ref().map(|ca| files.readable(&ca.0, &at.key("ca"), report)),
@@ -107,12 +109,17 @@ fn own_limits(limits: &BTreeMap<String, KeyLimit>) -> Option<Arc<OwnLimits>> {
 }
 
 /// Checks that each override of a limit fits the rule that it names.
-pub(super) fn check_limits(callers: &CallerSettings, rules: &[Rule], at: &At<'_>, report: &mut Report) {
+pub(super) fn check_limits(
+    callers: &CallersSettings,
+    rules: &[Rule],
+    at: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) {
     for (index, key) in callers.keys.iter().enumerate() {
         let at = at.key("keys").index(index).key("limits");
         for (name, limit) in key.limits.iter().flat_map(|limits| limits.iter()) {
             let fault = match rules.iter().find(|rule| rule.name == *name) {
-                None => Some("names a rule, and `limits` has none of that name"),
+                None => Some("there is no rule of this name in `limits`"),
                 Some(rule) => quota(rule, limit).err(),
             };
             if let Some(fault) = fault {
@@ -122,24 +129,24 @@ pub(super) fn check_limits(callers: &CallerSettings, rules: &[Rule], at: &At<'_>
     }
 }
 
-fn source(source: &Source) -> CallerSource {
+fn source(source: &SourceSection) -> CallerSource {
     match source {
-        Source::Plainly(Plainly::ApiKey) => CallerSource::ApiKey,
-        Source::Plainly(Plainly::Ip) => CallerSource::Ip,
-        Source::Header(named) => CallerSource::Header(named.header.0.clone()),
+        SourceSection::Plainly(BuiltinSource::ApiKey) => CallerSource::ApiKey,
+        SourceSection::Plainly(BuiltinSource::Ip) => CallerSource::Ip,
+        SourceSection::Header(named) => CallerSource::Header(named.header.0.clone()),
     }
 }
 
 /// Checks that `callers.from` agrees with other settings. Otherwise one would silently be ignored.
-fn sources(callers: &Callers, at: &At<'_>, report: &mut Report) {
+fn sources(callers: &CallersSection, at: &SettingPath<'_>, report: &mut ErrorCollector) {
     let from = at.key("from");
-    let mut seen: Vec<&Source> = Vec::new();
+    let mut seen: Vec<&SourceSection> = Vec::new();
     for (index, source) in callers.from.iter().enumerate() {
         if seen.contains(&source) {
-            report.fault(&from.index(index), "is in the list already");
+            report.fault(&from.index(index), "is a duplicate");
         }
         seen.push(source);
-        if let Source::Header(named) = source
+        if let SourceSection::Header(named) = source
             && callers.trusted_proxies.is_empty()
         {
             let header = named.header.0.as_str();
@@ -149,15 +156,15 @@ fn sources(callers: &Callers, at: &At<'_>, report: &mut Report) {
             report.fault(&at.key("trusted_proxies"), problem);
         }
     }
-    let by_key = callers.from.contains(&Source::Plainly(Plainly::ApiKey));
+    let by_key = callers.from.contains(&SourceSection::Plainly(BuiltinSource::ApiKey));
     if !callers.keys.is_empty() && !by_key {
-        report.fault(&from, "must have `api_key` in it, because there are `callers.keys`");
+        report.fault(&from, "must contain `api_key`, because there are `callers.keys`");
     }
-    if callers.stored == Stored::Redis && !by_key {
-        report.fault(&from, "must have `api_key` in it, because `callers.stored` keeps keys");
+    if callers.stored == CallerStore::Redis && !by_key {
+        report.fault(&from, "must contain `api_key`, because `callers.stored` stores API keys");
     }
     if callers.jwt.is_some() && !by_key {
-        report.fault(&from, "must have `api_key` in it, because tokens of `callers.jwt` stand in its place");
+        report.fault(&from, "must contain `api_key`, because tokens of `callers.jwt` are sent as API keys");
     }
     if callers.anonymous == Anonymous::Refuse && callers.without_keys() && report.is_known(&at.key("keys")) {
         report.fault(&at.key("anonymous"), "`refuse` would refuse everyone: there are no `callers.keys`");

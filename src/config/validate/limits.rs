@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::Distinct;
-use crate::config::file::{AlgorithmName, File, Limit, PerName, Reservation, UnitName};
-use crate::config::place::{At, Report};
-use crate::limit::own::{LONGEST_LOG, fills};
+use crate::config::file::{AlgorithmName, ConfigFile, PerName, Reservation, RuleSection, UnitName};
+use crate::config::source::{ErrorCollector, SettingPath};
+use crate::limit::own_limits::{LONGEST_LOG, fill_time_ok};
 use crate::limit::rule::{Match, Quota, Rule};
 
-pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<Rule> {
+pub(super) fn validate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut ErrorCollector) -> Vec<Rule> {
     let max_keys = usize::try_from(file.max_keys).unwrap_or(usize::MAX);
     let mut names = Distinct::new();
     let rules = file.limits.iter().enumerate().map(|(index, limit)| {
@@ -16,7 +16,7 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<R
         names.add(limit.name.0.clone(), &at.key("name"), report);
         key(limit, &at, report);
         if limit.reserve == Reservation::Max && limit.unit == UnitName::Requests {
-            report.fault(&at.key("reserve"), "belongs to rules whose `unit` is `tokens`");
+            report.fault(&at.key("reserve"), "applies only to rules whose `unit` is `tokens`");
         }
         Rule {
             name: limit.name.0.0.clone(),
@@ -37,22 +37,25 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<R
     rules.collect()
 }
 
-fn key(limit: &Limit, at: &At<'_>, report: &mut Report) {
+fn key(limit: &RuleSection, at: &SettingPath<'_>, report: &mut ErrorCollector) {
     let (parts, at) = (limit.per.as_slice(), at.key("per"));
     for (index, part) in parts.iter().enumerate() {
         if parts.iter().take(index).any(|earlier| earlier == part) {
-            report.fault(&at.index(index), "is in the list already");
+            report.fault(&at.index(index), "is a duplicate");
         }
     }
     if parts.len() > 1 && parts.contains(&PerName::All) {
-        report.fault(&at, "`all` is one count for everything: it stands alone");
+        report.fault(&at, "`all` is one count for everything: it cannot be combined with others");
     }
 }
 
-fn bucket(limit: &Limit, at: &At<'_>, report: &mut Report) -> Quota {
+fn bucket(limit: &RuleSection, at: &SettingPath<'_>, report: &mut ErrorCollector) -> Quota {
     for (key, given) in [("limit", limit.limit.is_some()), ("window", limit.window.is_some())] {
         if given {
-            report.fault(&at.key(key), "belongs to sliding windows; a token bucket has `rate` and `burst`");
+            report.fault(
+                &at.key(key),
+                "applies only to sliding windows; a token bucket has `rate` and `burst`",
+            );
         }
     }
     if limit.rate.is_none() {
@@ -66,16 +69,19 @@ fn bucket(limit: &Limit, at: &At<'_>, report: &mut Report) -> Quota {
         limit.rate.as_ref().map_or((1, Duration::from_secs(1)), |rate| (rate.0.limit, rate.0.period));
     let burst = limit.burst.unwrap_or(1);
     let quota = Quota { limit: rate, period, burst };
-    if limit.rate.is_some() && !fills(&quota) {
+    if limit.rate.is_some() && !fill_time_ok(&quota) {
         report.fault(&at.key("burst"), "would take more than a year to fill at this `rate`");
     }
     quota
 }
 
-fn window(limit: &Limit, at: &At<'_>, report: &mut Report) -> Quota {
+fn window(limit: &RuleSection, at: &SettingPath<'_>, report: &mut ErrorCollector) -> Quota {
     for (key, given) in [("rate", limit.rate.is_some()), ("burst", limit.burst.is_some())] {
         if given {
-            report.fault(&at.key(key), "belongs to token buckets; a sliding window has `limit` and `window`");
+            report.fault(
+                &at.key(key),
+                "applies only to token buckets; a sliding window has `limit` and `window`",
+            );
         }
     }
     if limit.limit.is_none() {
@@ -83,15 +89,13 @@ fn window(limit: &Limit, at: &At<'_>, report: &mut Report) -> Quota {
     }
     match &limit.window {
         None => report.fault(&at.key("window"), "is missing; a sliding window needs a length such as `1m`"),
-        Some(window) if window.0.is_zero() => {
-            report.fault(&at.key("window"), "must be longer than no time at all")
-        }
+        Some(window) if window.0.is_zero() => report.fault(&at.key("window"), "must be greater than zero"),
         Some(_) => {}
     }
     let most = limit.limit.unwrap_or(1);
     if limit.algorithm == AlgorithmName::SlidingLog && most > LONGEST_LOG {
         let problem = format!(
-            "a sliding log remembers every admission, so it takes at most {LONGEST_LOG}; use `sliding_window`"
+            "a sliding log remembers every admission, so its limit is at most {LONGEST_LOG}; for more use `sliding_window`"
         );
         report.fault(&at.key("limit"), problem);
     }
@@ -99,7 +103,7 @@ fn window(limit: &Limit, at: &At<'_>, report: &mut Report) -> Quota {
     Quota { limit: most, period, burst: most }
 }
 
-fn matching(limit: &Limit, at: &At<'_>, report: &mut Report) -> Match {
+fn matching(limit: &RuleSection, at: &SettingPath<'_>, report: &mut ErrorCollector) -> Match {
     let (matching, at) = (&limit.matching, at.key("match"));
     if matching.path.as_ref().is_some_and(|path| !path.0.0.starts_with(['/', '*'])) {
         report.fault(&at.key("path"), "matches no path: paths begin with `/`");

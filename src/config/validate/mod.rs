@@ -15,9 +15,9 @@ use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
 
-use super::file::File;
-use super::place::{At, Place, Report};
+use super::file::ConfigFile;
 use super::settings::Settings;
+use super::source::{ErrorCollector, SettingPath, SettingPlace};
 use super::syntax::FilePath;
 
 /// The part of the file system that settings depend on.
@@ -31,19 +31,25 @@ pub(super) struct Files<'a> {
 
 impl Files<'_> {
     /// Resolves a path, and reports an error if the file is not readable.
-    fn readable(self, path: &FilePath, at: &At<'_>, report: &mut Report) -> PathBuf {
+    fn readable(self, path: &FilePath, at: &SettingPath<'_>, report: &mut ErrorCollector) -> PathBuf {
         let path = self.directory.join(&path.0);
         if let Some(obstacle) = (self.obstacle)(&path) {
             let from = self.directory.display();
-            report.fault(at, format!("must be a readable file, from the directory `{from}` on: {obstacle}"));
+            report
+                .fault(at, format!("must be a readable file (relative paths start in `{from}`): {obstacle}"));
         }
         path
     }
 }
 
 /// Checks settings against each other. The result is valid only if `report` has no error.
-pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut Report) -> Settings {
-    let root = At::root(place);
+pub(super) fn validate(
+    file: ConfigFile,
+    place: &SettingPlace,
+    files: Files<'_>,
+    report: &mut ErrorCollector,
+) -> Settings {
+    let root = SettingPath::root(place);
     process::listeners(&file, &root, report);
     let file = file.completed();
     let fleet = workers::validate(&file, &root, report);
@@ -57,7 +63,7 @@ pub(super) fn validate(file: File, place: &Place, files: Files<'_>, report: &mut
         admin: process::admin(&file.admin, &root.key("admin"), files, report),
         callers,
         rules,
-        dams: file.dams,
+        gateways: file.gateways,
         gate: workers::gate(&file, &root, report),
         workers: fleet,
         discovery: redis::discovery(&file, &shared.redis, &root, report),
@@ -94,7 +100,7 @@ impl<K: Eq + Hash> Distinct<K> {
     }
 
     /// Reports an error if an earlier value equals the one at `at`.
-    fn add(&mut self, value: K, at: &At<'_>, report: &mut Report) {
+    fn add(&mut self, value: K, at: &SettingPath<'_>, report: &mut ErrorCollector) {
         match self.0.entry(value) {
             Entry::Occupied(first) => report.fault(at, format!("must differ from `{}`", first.get())),
             Entry::Vacant(free) => {

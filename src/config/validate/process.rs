@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use super::Files;
-use crate::config::file::{Admin, Drain, File, Tls, Tracing};
-use crate::config::place::{At, Report};
-use crate::config::settings::{AdminSettings, DrainSettings, TlsFiles};
+use crate::config::file::{AdminSection, ConfigFile, DrainSection, Tls, Tracing};
+use crate::config::settings::{AdminPortSettings, DrainSettings, TlsFiles};
+use crate::config::source::{ErrorCollector, SettingPath};
 use crate::spans::SpanSettings;
 
-pub(super) fn listeners(file: &File, root: &At<'_>, report: &mut Report) {
+pub(super) fn listeners(file: &ConfigFile, root: &SettingPath<'_>, report: &mut ErrorCollector) {
     let (callers, admin) = (file.listen.0, file.admin.listen.0);
     let (at_callers, at) = (root.key("listen"), root.key("admin").key("listen"));
     if collide(callers, admin) && report.is_known(&at) && report.is_known(&at_callers) {
@@ -20,7 +20,7 @@ pub(super) fn listeners(file: &File, root: &At<'_>, report: &mut Report) {
         }
     }
     if !admin.ip().to_canonical().is_loopback() && file.admin.token.is_none() && report.is_known(&at) {
-        let problem = format!("is required, because `admin.listen` ({admin}) is no loopback address");
+        let problem = format!("is required, because `admin.listen` ({admin}) is not a loopback address");
         report.fault(&root.key("admin").key("token"), problem);
     }
 }
@@ -31,15 +31,25 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && same_host
 }
 
-pub(super) fn tls(tls: &Tls, at: &At<'_>, files: Files<'_>, report: &mut Report) -> TlsFiles {
+pub(super) fn tls(
+    tls: &Tls,
+    at: &SettingPath<'_>,
+    files: Files<'_>,
+    report: &mut ErrorCollector,
+) -> TlsFiles {
     TlsFiles {
         cert: files.readable(&tls.cert.0, &at.key("cert"), report),
         key: files.readable(&tls.key.0, &at.key("key"), report),
     }
 }
 
-pub(super) fn admin(admin: &Admin, at: &At<'_>, files: Files<'_>, report: &mut Report) -> AdminSettings {
-    AdminSettings {
+pub(super) fn admin(
+    admin: &AdminSection,
+    at: &SettingPath<'_>,
+    files: Files<'_>,
+    report: &mut ErrorCollector,
+) -> AdminPortSettings {
+    AdminPortSettings {
         listen: admin.listen.0,
         tls: admin.tls.as_ref().map(|pair| tls(pair, &at.key("tls"), files, report)),
         token: admin.token.as_ref().map(|token| token.0.clone()),
@@ -49,7 +59,11 @@ pub(super) fn admin(admin: &Admin, at: &At<'_>, files: Files<'_>, report: &mut R
     }
 }
 
-pub(super) fn spans(tracing: &Tracing, at: &At<'_>, report: &mut Report) -> Option<SpanSettings> {
+pub(super) fn spans(
+    tracing: &Tracing,
+    at: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> Option<SpanSettings> {
     let headers = super::workers::headers(&tracing.headers, &at.key("headers"), report);
     Some(SpanSettings {
         endpoint: tracing.otlp.as_ref()?.0.0.clone(),
@@ -59,6 +73,6 @@ pub(super) fn spans(tracing: &Tracing, at: &At<'_>, report: &mut Report) -> Opti
     })
 }
 
-pub(super) fn drain(drain: &Drain) -> DrainSettings {
+pub(super) fn drain(drain: &DrainSection) -> DrainSettings {
     DrainSettings { delay: drain.delay.0.get(), timeout: drain.timeout.0.get() }
 }

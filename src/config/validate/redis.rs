@@ -3,20 +3,28 @@
 use std::sync::Arc;
 
 use super::Files;
-use crate::config::file::{Discovery as DiscoveryName, File, Overflow, State, Stored, WorkerMode};
-use crate::config::place::{At, Report};
-use crate::config::settings::{Discovery, JobsFor, SharedState};
-use crate::fleet::heartbeat::Key;
-use crate::fleet::roster::RosterSettings;
+use crate::config::file::{
+    CallerStore, ConfigFile, DiscoverySection as DiscoveryName, Overflow, StateSection, WorkerMode,
+};
+use crate::config::settings::{Discovery, JobMode, SharedState};
+use crate::config::source::{ErrorCollector, SettingPath};
+use crate::fleet::heartbeat::SigningKey;
+use crate::fleet::registry::RegistrySettings;
 use crate::redis::feed::health_channel;
 use crate::redis::settings::{RedisSettings, Topology};
 
-pub(super) fn validate(file: &File, root: &At<'_>, files: Files<'_>, report: &mut Report) -> SharedState {
+pub(super) fn validate(
+    file: &ConfigFile,
+    root: &SettingPath<'_>,
+    files: Files<'_>,
+    report: &mut ErrorCollector,
+) -> SharedState {
     let (redis, at) = (&file.redis, root.key("redis"));
     let urls = redis.url.as_slice();
     let topology = match &redis.sentinel {
         Some(_) if redis.cluster => {
-            report.fault(&at.key("cluster"), "and `sentinel` exclude each other: a cluster has no sentinels");
+            report
+                .fault(&at.key("cluster"), "cannot be combined with `sentinel`: a cluster has no sentinels");
             Topology::Cluster
         }
         Some(master) => Topology::Sentinel(Arc::clone(&master.0.0)),
@@ -25,14 +33,14 @@ pub(super) fn validate(file: &File, root: &At<'_>, files: Files<'_>, report: &mu
             if urls.len() > 1 {
                 report.fault(
                     &at.key("url"),
-                    "must be one, unless `sentinel` or `cluster` says what several are",
+                    "must be one URL: several are allowed only with `sentinel` or `cluster`",
                 );
             }
             Topology::Single
         }
     };
     if redis.timeout.0.is_zero() {
-        report.fault(&at.key("timeout"), "must be longer than no time at all");
+        report.fault(&at.key("timeout"), "must be greater than zero");
     }
     SharedState {
         redis: RedisSettings {
@@ -43,56 +51,57 @@ pub(super) fn validate(file: &File, root: &At<'_>, files: Files<'_>, report: &mu
             timeout: redis.timeout.0.get(),
         },
         ca: redis.ca.as_ref().map(|ca| files.readable(&ca.0, &at.key("ca"), report)),
-        rules: file.state == State::Redis,
-        callers: file.callers.stored == Stored::Redis,
+        rules: file.state == StateSection::Redis,
+        callers: file.callers.stored == CallerStore::Redis,
         jobs: jobs(file, root, report),
     }
 }
 
-fn jobs(file: &File, root: &At<'_>, report: &mut Report) -> JobsFor {
+fn jobs(file: &ConfigFile, root: &SettingPath<'_>, report: &mut ErrorCollector) -> JobMode {
     match (file.workers.mode, file.concurrency.overflow) {
-        (WorkerMode::Http, Overflow::Refuse) => JobsFor::Nothing,
+        (WorkerMode::Http, Overflow::Refuse) => JobMode::Nothing,
         (WorkerMode::Http, Overflow::Jobs) => {
             // A job is stored in Redis, and reading it needs a key or token that the gateway knows.
             if file.callers.forwards_authorization() {
-                let problem = "needs `callers.forward_authorization: false`: what a client is known by to the workers is not \
-                               written to Redis";
+                let problem = "`jobs` needs `callers.forward_authorization: false`: client credentials are never stored in \
+                               Redis";
                 report.fault(&root.key("concurrency").key("overflow"), problem);
             }
-            JobsFor::Overflow
+            JobMode::Overflow
         }
-        (WorkerMode::Queue, Overflow::Refuse) => JobsFor::Workers,
+        (WorkerMode::Queue, Overflow::Refuse) => JobMode::Workers,
         (WorkerMode::Queue, Overflow::Jobs) => {
-            let problem =
-                "is for `workers.mode: http`; with `queue` every request that prefers it is answered later";
+            let problem = "`jobs` applies only to `workers.mode: http`; with `queue` every request with \
+                           `Prefer: respond-async` becomes a job";
             report.fault(&root.key("concurrency").key("overflow"), problem);
-            JobsFor::Workers
+            JobMode::Workers
         }
     }
 }
 
 /// Returns the key for signing.
-pub(super) fn key(file: &File) -> Option<Key> {
-    file.redis.hmac_key.as_ref().map(|key| Key::new(key.0.expose()))
+pub(super) fn key(file: &ConfigFile) -> Option<SigningKey> {
+    file.redis.hmac_key.as_ref().map(|key| SigningKey::new(key.0.expose()))
 }
 
 /// Returns the discovery settings, if heartbeats may add workers.
 pub(super) fn discovery(
-    file: &File,
+    file: &ConfigFile,
     redis: &RedisSettings,
-    root: &At<'_>,
-    report: &mut Report,
+    root: &SettingPath<'_>,
+    report: &mut ErrorCollector,
 ) -> Option<Discovery> {
     let queue = file.workers.mode == WorkerMode::Queue;
     if file.workers.discovery == DiscoveryName::None && !queue {
         return None;
     }
     if file.workers.allow.is_empty() && !queue {
-        let problem = "is missing; which hosts or networks may a heartbeat name? Such as `[10.0.0.0/8]`";
+        let problem =
+            "is missing; list the hosts and networks that a heartbeat may name, such as `[10.0.0.0/8]`";
         report.fault(&root.key("workers").key("allow"), problem);
     }
     Some(Discovery {
-        roster: RosterSettings {
+        registry: RegistrySettings {
             channel: health_channel(&redis.prefix),
             key: key(file),
             allow: file.workers.allow.iter().map(|allowed| allowed.0.0.clone()).collect(),

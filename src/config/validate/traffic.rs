@@ -6,14 +6,14 @@ use http::HeaderValue;
 
 use super::workers::positive;
 use super::{Distinct, Files};
-use crate::config::file::{self, Cors, File};
-use crate::config::place::{At, Report};
-use crate::config::settings::{Bounds, Model, Route, Timeouts};
+use crate::config::file::{self, ConfigFile, Cors};
+use crate::config::settings::{BoundsSettings, ModelSettings, RouteSpec, WorkerTimeouts};
+use crate::config::source::{ErrorCollector, SettingPath};
 use crate::config::syntax::{Millis, Size, Text};
 use crate::glob::Glob;
 use crate::request::Kind;
 
-pub(super) fn paths(file: &File, root: &At<'_>, report: &mut Report) -> Vec<Arc<str>> {
+pub(super) fn paths(file: &ConfigFile, root: &SettingPath<'_>, report: &mut ErrorCollector) -> Vec<Arc<str>> {
     let mut patterns = Distinct::new();
     for (index, pattern) in file.paths.iter().enumerate() {
         patterns.add(pattern.0.clone(), &root.key("paths").index(index), report);
@@ -21,12 +21,17 @@ pub(super) fn paths(file: &File, root: &At<'_>, report: &mut Report) -> Vec<Arc<
     file.paths.iter().map(|pattern| pattern.0.0.clone()).collect()
 }
 
-pub(super) fn models(file: &File, root: &At<'_>, files: Files<'_>, report: &mut Report) -> Vec<Model> {
+pub(super) fn models(
+    file: &ConfigFile,
+    root: &SettingPath<'_>,
+    files: Files<'_>,
+    report: &mut ErrorCollector,
+) -> Vec<ModelSettings> {
     let mut patterns = Distinct::new();
-    let mut model = |(index, model): (usize, &file::Model)| {
+    let mut model = |(index, model): (usize, &file::ModelSection)| {
         let at = root.key("models").index(index);
         patterns.add(model.model.0.clone(), &at.key("model"), report);
-        Model {
+        ModelSettings {
             model: model.model.0.0.clone(),
             tokenizer: files.readable(&model.tokenizer.0, &at.key("tokenizer"), report),
         }
@@ -43,8 +48,12 @@ const ENDPOINTS: [(&str, Option<Kind>); 5] = [
     ("/v1/models", None),
 ];
 
-pub(super) fn routes(file: &File, root: &At<'_>, report: &mut Report) -> Vec<Route> {
-    let mut routes: Vec<Route> = Vec::with_capacity(file.routes.len());
+pub(super) fn routes(
+    file: &ConfigFile,
+    root: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> Vec<RouteSpec> {
+    let mut routes: Vec<RouteSpec> = Vec::with_capacity(file.routes.len());
     let endpoints = ENDPOINTS.map(|(endpoint, kind)| (Glob::new(endpoint), kind));
     let mut patterns: Vec<Glob> = Vec::with_capacity(file.routes.len());
     for (index, route) in file.routes.iter().enumerate() {
@@ -59,12 +68,9 @@ pub(super) fn routes(file: &File, root: &At<'_>, report: &mut Report) -> Vec<Rou
         if let Some((endpoint, _)) =
             endpoints.iter().find(|(endpoint, own)| *own != Some(kind) && endpoint.overlaps(&path))
         {
-            report.fault(
-                &at.key("path"),
-                format!("matches `{}`, which is a call of another kind", endpoint.text()),
-            );
+            report.fault(&at.key("path"), format!("matches `{}`, which has another kind", endpoint.text()));
         }
-        routes.push(Route {
+        routes.push(RouteSpec {
             path: route.path.0.0.clone(),
             kind,
             prompt: route.prompt.as_ref().map(|pointer| pointer.0.0.clone()),
@@ -79,17 +85,17 @@ pub(super) fn routes(file: &File, root: &At<'_>, report: &mut Report) -> Vec<Rou
 }
 
 fn timeouts(
-    own: &file::RouteTimeouts,
-    general: &file::Timeouts,
-    at: &At<'_>,
-    report: &mut Report,
-) -> Timeouts {
+    own: &file::RouteTimeoutsSection,
+    general: &file::TimeoutsSection,
+    at: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> WorkerTimeouts {
     let mut of = |key: &str, own: &Option<Text<Millis>>, general: &Text<Millis>| match own {
         // An invalid general timeout is reported at its own position.
         Some(own) if own != general => positive(own.0, &at.key(key), report),
         _ => general.0.get(),
     };
-    Timeouts {
+    WorkerTimeouts {
         connect: of("connect", &own.connect, &general.connect),
         first_token: of("first_token", &own.first_token, &general.first_token),
         hold: own.hold.as_ref().unwrap_or(&general.hold).0.get(),
@@ -102,15 +108,21 @@ fn timeouts(
 const LEAST_HEADERS: u64 = 8 << 10;
 const MOST_HEADERS: u64 = 1 << 20;
 
-pub(super) fn bounds(bounds: &file::Bounds, at: &At<'_>, report: &mut Report) -> Bounds {
+pub(super) fn bounds(
+    bounds: &file::BoundsSection,
+    at: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> BoundsSettings {
     for (key, size) in [("body", bounds.body), ("buffered", bounds.buffered)] {
         if size.get() == 0 {
             report.fault(&at.key(key), "must be at least one byte");
         }
     }
     if bounds.body > bounds.buffered && report.is_known(&at.key("buffered")) {
-        let problem =
-            format!("must not exceed `bounds.buffered` ({}), or the largest never fits", bounds.buffered);
+        let problem = format!(
+            "must not exceed `bounds.buffered` ({}), or the largest request never fits",
+            bounds.buffered
+        );
         report.fault(&at.key("body"), problem);
     }
     if !(LEAST_HEADERS..=MOST_HEADERS).contains(&bounds.headers.get()) {
@@ -118,7 +130,7 @@ pub(super) fn bounds(bounds: &file::Bounds, at: &At<'_>, report: &mut Report) ->
     }
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let length = |size: Size| count(size.get());
-    Bounds {
+    BoundsSettings {
         body: bounds.body.get(),
         buffered: bounds.buffered.get(),
         body_read: positive(bounds.body_read.0, &at.key("body_read"), report),
@@ -131,14 +143,14 @@ pub(super) fn bounds(bounds: &file::Bounds, at: &At<'_>, report: &mut Report) ->
     }
 }
 
-pub(super) fn origins(cors: &Cors, at: &At<'_>, report: &mut Report) -> Vec<HeaderValue> {
+pub(super) fn origins(cors: &Cors, at: &SettingPath<'_>, report: &mut ErrorCollector) -> Vec<HeaderValue> {
     let at = at.key("origins");
     let mut origins = Distinct::new();
     for (index, origin) in cors.origins.iter().enumerate() {
         origins.add(origin.0.clone(), &at.index(index), report);
     }
     if cors.origins.len() > 1 && cors.origins.iter().any(|origin| origin.0.0 == "*") {
-        report.fault(&at, "`*` is all origins: it stands alone");
+        report.fault(&at, "`*` means all origins: it cannot be combined with others");
     }
     cors.origins.iter().filter_map(|origin| HeaderValue::from_str(&origin.0.0).ok()).collect()
 }

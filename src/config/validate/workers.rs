@@ -5,25 +5,30 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Distinct;
-use crate::config::file::{self, ConcurrencyLimit, File, Found, Law, Worker};
-use crate::config::place::{At, Report};
-use crate::config::settings::{RetrySettings, Sticky, Timeouts};
+use crate::config::file::{self, AlgorithmSection, ConcurrencyLimit, ConfigFile, LimitFinder, WorkerSection};
+use crate::config::settings::{StickySettings, WorkerRetrySettings, WorkerTimeouts};
+use crate::config::source::{ErrorCollector, SettingPath};
 use crate::config::syntax::{Millis, Secret, Text};
 use crate::fleet::spec::WorkerSpec;
 use crate::request::Class;
-use crate::shed::settings::{GateSettings, LawKind, LimitSource};
+use crate::shed::settings::{GateSettings, LimitAlgorithmKind, LimitSource};
 use crate::shed::{EjectionMode, EjectionSettings};
 
-pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<WorkerSpec> {
+pub(super) fn validate(
+    file: &ConfigFile,
+    root: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> Vec<WorkerSpec> {
     let at = root.key("workers");
     if file.workers.mode == file::WorkerMode::Queue {
         if file.workers.fixed.as_ref().is_some_and(|fixed| !fixed.is_empty()) {
-            let problem = "must be left out with `mode: queue`: whoever takes from the queue is a worker";
+            let problem =
+                "must not be set with `mode: queue`: every process that reads the queue is a worker";
             report.fault(&at.key("static"), problem);
         }
         return Vec::new();
     }
-    let discovers = file.workers.discovery != file::Discovery::None;
+    let discovers = file.workers.discovery != file::DiscoverySection::None;
     if discovers && file.workers.fixed.is_none() {
         return Vec::new();
     }
@@ -33,7 +38,7 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<W
         return Vec::new();
     };
     let at_concurrency = root.key("concurrency").key("limit");
-    let by_slots = matches!(file.concurrency.limit, ConcurrencyLimit::Found(Found::Slots))
+    let by_slots = matches!(file.concurrency.limit, ConcurrencyLimit::LimitFinder(LimitFinder::Slots))
         && report.is_known(&at_concurrency);
     let (mut ids, mut addresses) = (Distinct::new(), Distinct::new());
     let mut specs = Vec::with_capacity(workers.len());
@@ -43,8 +48,8 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<W
         // One process may serve two models, as two pools; twice in one pool it would count twice.
         addresses.add((worker.pool.0.clone(), worker.url.to_string()), &at.key("url"), report);
         if by_slots && worker.slots.is_none() {
-            let problem = "is missing; how many requests does the worker decode at once? \
-                 (Or set `concurrency.limit` to a number for all workers.)";
+            let problem = "is missing; set it to the number of requests that the worker decodes at once \
+                 (or set `concurrency.limit` to a number for all workers)";
             report.fault(&at.key("slots"), problem);
         }
         specs.push(WorkerSpec {
@@ -67,7 +72,7 @@ pub(super) fn validate(file: &File, root: &At<'_>, report: &mut Report) -> Vec<W
 
 /// Checks that a pool has one model pattern, and a model pattern one pool. Otherwise the order of
 /// the file would decide to which pool a request goes.
-fn pools(workers: &[Worker], at: &At<'_>, report: &mut Report) {
+fn pools(workers: &[WorkerSection], at: &SettingPath<'_>, report: &mut ErrorCollector) {
     let mut model_of: BTreeMap<&str, (&str, String)> = BTreeMap::new();
     let mut pool_of: BTreeMap<&str, (&str, String)> = BTreeMap::new();
     for (index, worker) in workers.iter().enumerate() {
@@ -75,20 +80,25 @@ fn pools(workers: &[Worker], at: &At<'_>, report: &mut Report) {
         let at = at.key("static").index(index);
         let (first_model, first) = model_of.entry(pool).or_insert_with(|| (model, at.field().to_owned()));
         if *first_model != model {
-            let problem = format!("must be `{first_model}`, as of `{first}` in the same pool `{pool}`");
+            let problem = format!("must be `{first_model}`, like `{first}` in the same pool `{pool}`");
             report.fault(&at.key("model"), problem);
         }
         let (first_pool, first) = pool_of.entry(model).or_insert_with(|| (pool, at.field().to_owned()));
         if *first_pool != pool {
             let problem = format!(
-                "must be `{first_pool}`, as of `{first}` with the same model `{model}`, or the model another"
+                "must be `{first_pool}`, like `{first}` with the same model `{model}`, or the models must differ"
             );
             report.fault(&at.key("pool"), problem);
         }
     }
 }
 
-fn active_colour(file: &File, workers: &[Worker], at: &At<'_>, report: &mut Report) {
+fn active_colour(
+    file: &ConfigFile,
+    workers: &[WorkerSection],
+    at: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) {
     let Some(colour) = file.workers.active_colour.as_ref().filter(|_| report.is_known(&at.key("static")))
     else {
         return;
@@ -114,7 +124,11 @@ const FRAMING: [&str; 8] = [
     "upgrade",
 ];
 
-pub(super) fn headers(told: &BTreeMap<String, Text<Secret>>, at: &At<'_>, report: &mut Report) -> HeaderMap {
+pub(super) fn headers(
+    told: &BTreeMap<String, Text<Secret>>,
+    at: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, secret) in told {
         let at = at.key(name);
@@ -132,18 +146,18 @@ pub(super) fn headers(told: &BTreeMap<String, Text<Secret>>, at: &At<'_>, report
         };
         value.set_sensitive(true);
         if headers.insert(header, value).is_some() {
-            report.fault(&at, "is set twice: the names of headers have no case");
+            report.fault(&at, "is set twice: header names are not case-sensitive");
         }
     }
     headers
 }
 
-pub(super) fn gate(file: &File, root: &At<'_>, report: &mut Report) -> GateSettings {
+pub(super) fn gate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut ErrorCollector) -> GateSettings {
     let at = root.key("concurrency");
     let concurrency = &file.concurrency;
     let (critical, interactive) = (concurrency.reserve.critical, concurrency.reserve.interactive);
     if critical + interactive >= 1.0 {
-        report.fault(&at.key("reserve"), "must sum to less than 1: the rest is all that `batch` may take");
+        report.fault(&at.key("reserve"), "must sum to less than 1: `batch` may use only the rest");
     }
     let mut reserve = [0.0; 3];
     for (class, share) in [(Class::Critical, critical), (Class::Interactive, interactive)] {
@@ -154,15 +168,15 @@ pub(super) fn gate(file: &File, root: &At<'_>, report: &mut Report) -> GateSetti
     let queue = &concurrency.queue;
     GateSettings {
         limit: match concurrency.limit {
-            ConcurrencyLimit::Found(Found::Adaptive) => LimitSource::Adaptive,
-            ConcurrencyLimit::Found(Found::Slots) => LimitSource::Slots,
+            ConcurrencyLimit::LimitFinder(LimitFinder::Adaptive) => LimitSource::Adaptive,
+            ConcurrencyLimit::LimitFinder(LimitFinder::Slots) => LimitSource::Slots,
             ConcurrencyLimit::Number(number) => LimitSource::Fixed(number),
         },
         law: match concurrency.law {
-            Law::Stream => LawKind::Stream,
-            Law::Aimd => LawKind::Aimd,
-            Law::Gradient2 => LawKind::Gradient2,
-            Law::Vegas => LawKind::Vegas,
+            AlgorithmSection::Stream => LimitAlgorithmKind::Stream,
+            AlgorithmSection::Aimd => LimitAlgorithmKind::Aimd,
+            AlgorithmSection::Gradient2 => LimitAlgorithmKind::Gradient2,
+            AlgorithmSection::Vegas => LimitAlgorithmKind::Vegas,
         },
         queue_length: usize::try_from(queue.length).unwrap_or(usize::MAX),
         queue_bytes: queue.bytes.get(),
@@ -174,21 +188,25 @@ pub(super) fn gate(file: &File, root: &At<'_>, report: &mut Report) -> GateSetti
         ttft_per_1k: concurrency.per_1k_prompt_tokens.0.get(),
         itl_slo: positive(concurrency.itl_slo.0, &at.key("itl_slo"), report),
         fleet_factor: concurrency.fleet_factor,
-        dams: file.dams,
+        gateways: file.gateways,
         ejection: ejection(&file.workers.ejection, &root.key("workers").key("ejection"), report),
     }
 }
 
-fn ejection(ejection: &file::Ejection, at: &At<'_>, report: &mut Report) -> EjectionSettings {
+fn ejection(
+    ejection: &file::Ejection,
+    at: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> EjectionSettings {
     let (base, max) = (ejection.base_ejection_time.0, ejection.max_ejection_time.0);
     if max.get() < base.get() {
         report.fault(&at.key("max_ejection_time"), "must not be shorter than `base_ejection_time`");
     }
     EjectionSettings {
         mode: match ejection.mode {
-            file::EjectionMode::On => EjectionMode::On,
-            file::EjectionMode::Observe => EjectionMode::Observe,
-            file::EjectionMode::Off => EjectionMode::Off,
+            file::EjectionModeName::On => EjectionMode::On,
+            file::EjectionModeName::Observe => EjectionMode::Observe,
+            file::EjectionModeName::Off => EjectionMode::Off,
         },
         consecutive: ejection.consecutive,
         failure_percentage: ejection.failure_percentage,
@@ -200,16 +218,20 @@ fn ejection(ejection: &file::Ejection, at: &At<'_>, report: &mut Report) -> Ejec
     }
 }
 
-pub(super) fn sticky(sticky: &file::Sticky) -> Sticky {
+pub(super) fn sticky(sticky: &file::StickySection) -> StickySettings {
     match sticky {
-        file::Sticky::Header(name) => Sticky::Header(name.0.clone()),
-        file::Sticky::Cookie(name) => Sticky::Cookie(name.0.0.clone()),
-        file::Sticky::Body(pointer) => Sticky::Body(pointer.0.0.clone()),
+        file::StickySection::Header(name) => StickySettings::Header(name.0.clone()),
+        file::StickySection::Cookie(name) => StickySettings::Cookie(name.0.0.clone()),
+        file::StickySection::Body(pointer) => StickySettings::Body(pointer.0.0.clone()),
     }
 }
 
-pub(super) fn timeouts(timeouts: &file::Timeouts, at: &At<'_>, report: &mut Report) -> Timeouts {
-    Timeouts {
+pub(super) fn timeouts(
+    timeouts: &file::TimeoutsSection,
+    at: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> WorkerTimeouts {
+    WorkerTimeouts {
         connect: positive(timeouts.connect.0, &at.key("connect"), report),
         first_token: positive(timeouts.first_token.0, &at.key("first_token"), report),
         hold: timeouts.hold.0.get(),
@@ -219,13 +241,17 @@ pub(super) fn timeouts(timeouts: &file::Timeouts, at: &At<'_>, report: &mut Repo
 }
 
 /// Reports an error if the duration is zero.
-pub(super) fn positive(length: Millis, at: &At<'_>, report: &mut Report) -> std::time::Duration {
+pub(super) fn positive(
+    length: Millis,
+    at: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> std::time::Duration {
     if length.is_zero() {
-        report.fault(at, "must be longer than no time at all");
+        report.fault(at, "must be greater than zero");
     }
     length.get()
 }
 
-pub(super) fn retry(retry: &file::Retry) -> RetrySettings {
-    RetrySettings { max: retry.max, budget: retry.budget }
+pub(super) fn retry(retry: &file::Retry) -> WorkerRetrySettings {
+    WorkerRetrySettings { max: retry.max, budget: retry.budget }
 }

@@ -5,11 +5,11 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
-use super::chart::Failure;
-use super::figures::{Blocks, Figures};
-use super::record::{Arm, ExperimentCell, Run, cells};
-use super::sound::{self, Fault};
+use super::chart::ChartError;
+use super::figures::{Blocks, CellFigures};
+use super::record::{Arm, ExperimentCell, RecordedRun, cells};
 use super::stats::{Interval, bootstrap};
+use super::validity::{self, ValidityFault};
 
 /// Load up to which all requests can be served.
 const EASY: f64 = 0.8;
@@ -20,15 +20,15 @@ const COLLAPSED: f64 = 0.5;
 
 /// Results of an experiment. If `faults` is not empty, all other fields are empty or zero.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct ExperimentReport {
     /// Reasons to draw no conclusion.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<ValidityFault>,
     /// TTFT SLO, in milliseconds.
     pub ttft_slo_ms: f64,
     /// Good answers per second of one worker at its best.
     pub capacity: f64,
     /// Figures of each cell.
-    pub cells: Vec<Figures>,
+    pub cells: Vec<CellFigures>,
     /// Effect of the gateway at each load.
     pub changes: Vec<GoodputChange>,
     /// Expectations, each with its result.
@@ -68,16 +68,16 @@ pub struct ReportFiles {
     pub json: String,
 }
 
-impl Report {
+impl ExperimentReport {
     /// Evaluates `runs`.
     #[must_use]
-    pub fn of(runs: &[Run]) -> Self {
-        let faults = sound::faults(runs);
+    pub fn of(runs: &[RecordedRun]) -> Self {
+        let faults = validity::faults(runs);
         let facts = runs.iter().map(|run| &run.facts).find(|facts| facts.workers == 1);
         if let (true, Some(facts)) = (faults.is_empty(), facts) {
             let cells = cells(runs);
-            let figures: Vec<Figures> =
-                cells.iter().filter_map(|(cell, runs)| Figures::of(*cell, runs)).collect();
+            let figures: Vec<CellFigures> =
+                cells.iter().filter_map(|(cell, runs)| CellFigures::of(*cell, runs)).collect();
             return Self {
                 faults,
                 ttft_slo_ms: facts.ttft_slo_ms,
@@ -87,7 +87,7 @@ impl Report {
                     .iter()
                     .filter(|cell| cell.workers == 1)
                     .flat_map(|cell| match cell.arm {
-                        Arm::Dam => expectations(cell, facts.ttft_slo_ms),
+                        Arm::Gateway => expectations(cell, facts.ttft_slo_ms),
                         Arm::Direct => collapse(cell).into_iter().collect(),
                     })
                     .collect(),
@@ -98,7 +98,7 @@ impl Report {
     }
 
     /// Renders all files, with pictures of `runs`.
-    pub fn files(&self, runs: &[Run]) -> Result<ReportFiles, Failure> {
+    pub fn files(&self, runs: &[RecordedRun]) -> Result<ReportFiles, ChartError> {
         let json = serde_json::to_string_pretty(self)?;
         Ok(ReportFiles { page: page::write(self, runs)?, text: text::write(self), json })
     }
@@ -106,10 +106,10 @@ impl Report {
 
 fn change(
     cell: ExperimentCell,
-    direct: &[&Run],
-    all: &[(ExperimentCell, Vec<&Run>)],
+    direct: &[&RecordedRun],
+    all: &[(ExperimentCell, Vec<&RecordedRun>)],
 ) -> Option<GoodputChange> {
-    let dam = ExperimentCell { arm: Arm::Dam, ..cell };
+    let dam = ExperimentCell { arm: Arm::Gateway, ..cell };
     let (_, with) = all.iter().find(|(other, _)| cell.arm == Arm::Direct && *other == dam)?;
     let (without, with) = (Blocks::of(direct), Blocks::of(with));
     let gained = |drawn: [&[u32]; 2]| Some(with.goodput(drawn[1])? - without.goodput(drawn[0])?);
@@ -118,10 +118,10 @@ fn change(
 
 /// Returns the expectation that a worker alone collapses above its capacity. One that does not
 /// needs no gateway, and the report must say so.
-fn collapse(cell: &Figures) -> Option<Expectation> {
+fn collapse(cell: &CellFigures) -> Option<Expectation> {
     let share = cell.of_capacity();
     (cell.load >= HARD).then(|| Expectation {
-        what: format!("goodput without the gateway, of the worker's best, at {}×", cell.load),
+        what: format!("goodput without the gateway, as a share of capacity, at {}×", cell.load),
         wanted: format!("≤ {:.0} %", COLLAPSED * 100.0),
         got: format!("{:.1} %", share * 100.0),
         held: share <= COLLAPSED,
@@ -129,7 +129,7 @@ fn collapse(cell: &Figures) -> Option<Expectation> {
 }
 
 /// Returns the expectations of the gateway at this load.
-fn expectations(cell: &Figures, slo: f64) -> Vec<Expectation> {
+fn expectations(cell: &CellFigures, slo: f64) -> Vec<Expectation> {
     let load = cell.load;
     let mut all = Vec::new();
     let mut expect = |what: &str, wanted: String, got: String, held: bool| {
@@ -139,13 +139,13 @@ fn expectations(cell: &Figures, slo: f64) -> Vec<Expectation> {
     let millis = |ms: f64| format!("{ms:.0} ms");
     if load <= EASY {
         let share = cell.of_offered();
-        expect("goodput, of what was offered,", "≥ 98 %".into(), percent(share), share >= 0.98);
+        expect("goodput, as a share of the offered load,", "≥ 98 %".into(), percent(share), share >= 0.98);
     }
     if load >= HARD {
         let least = if load >= 10.0 { 0.90 } else { 0.95 };
         let share = cell.of_capacity();
         expect(
-            "goodput, of the worker's best,",
+            "goodput, as a share of capacity,",
             format!("≥ {}", percent(least)),
             percent(share),
             share >= least,
@@ -158,18 +158,18 @@ fn expectations(cell: &Figures, slo: f64) -> Vec<Expectation> {
         expect("p50 TTFT", format!("≤ {}", millis(slo / 2.0)), millis(p50), p50 <= slo / 2.0);
     }
     let failed = cell.errors.values().sum::<u64>() + cell.gave_up;
-    expect("failures but refusals", "0".into(), failed.to_string(), failed == 0);
+    expect("failures other than refusals", "0".into(), failed.to_string(), failed == 0);
     all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::{planted, sound::Check};
+    use crate::evidence::{planted, validity::ValidityCheck};
 
     #[test]
     fn a_sound_experiment_says_what_the_gateway_changed() {
-        let report = Report::of(&planted::experiment());
+        let report = ExperimentReport::of(&planted::experiment());
         assert!(report.faults.is_empty());
         // One worker: two loads, two arms; then two and three workers.
         assert_eq!(report.cells.len(), 6);
@@ -177,17 +177,17 @@ mod tests {
         assert!(easy.gained.low <= 0.0 && easy.gained.high >= 0.0, "{easy:?}");
         assert!(hard.gained.low > 25.0, "{hard:?}");
         assert!(report.expectations.len() >= 5 && report.expectations.iter().all(|expected| expected.held));
-        let back: Report = serde_json::from_str(&report.files(&[]).unwrap().json).unwrap();
+        let back: ExperimentReport = serde_json::from_str(&report.files(&[]).unwrap().json).unwrap();
         assert_eq!(back, report);
     }
 
     #[test]
     fn a_figure_that_was_missed_is_said_to_be_missed() {
         let mut runs = planted::experiment();
-        for run in runs.iter_mut().filter(|run| run.facts.arm == Arm::Dam) {
+        for run in runs.iter_mut().filter(|run| run.facts.arm == Arm::Gateway) {
             run.requests.iter_mut().for_each(|request| request.ttft = request.ttft.map(|ttft| ttft + 850.0));
         }
-        let report = Report::of(&runs);
+        let report = ExperimentReport::of(&runs);
         assert!(report.faults.is_empty(), "{:?}", report.faults);
         let missed: Vec<&str> =
             report.expectations.iter().filter(|one| !one.held).map(|one| one.what.as_str()).collect();
@@ -196,17 +196,17 @@ mod tests {
 
     #[test]
     fn a_worker_that_does_not_collapse_alone_is_a_figure_missed() {
-        let of_direct = |report: &Report| -> Vec<(String, bool)> {
+        let of_direct = |report: &ExperimentReport| -> Vec<(String, bool)> {
             let all = report.expectations.iter().filter(|one| one.what.contains("without the gateway"));
             all.map(|one| (one.what.clone(), one.held)).collect()
         };
-        let what = "goodput without the gateway, of the worker's best, at 2×".to_owned();
+        let what = "goodput without the gateway, as a share of capacity, at 2×".to_owned();
         let mut runs = planted::experiment();
-        assert_eq!(of_direct(&Report::of(&runs)), [(what.clone(), true)]);
+        assert_eq!(of_direct(&ExperimentReport::of(&runs)), [(what.clone(), true)]);
         for run in runs.iter_mut().filter(|run| run.facts.arm == Arm::Direct && run.facts.load > 1.0) {
             run.requests.iter_mut().for_each(|request| request.ttft = request.ttft.map(|_| 900.0));
         }
-        let report = Report::of(&runs);
+        let report = ExperimentReport::of(&runs);
         assert!(report.faults.is_empty(), "{:?}", report.faults);
         assert_eq!(of_direct(&report), [(what, false)]);
         assert!(report.files(&[]).unwrap().text.contains("| MISSED |"));
@@ -216,11 +216,14 @@ mod tests {
     fn unsound_data_give_no_figure_in_any_file() {
         let mut runs = planted::experiment();
         runs[0].facts.dropped = 3;
-        let report = Report::of(&runs);
-        assert_eq!(report.faults.iter().map(|fault| fault.check).collect::<Vec<_>>(), [Check::Generator]);
+        let report = ExperimentReport::of(&runs);
+        assert_eq!(
+            report.faults.iter().map(|fault| fault.check).collect::<Vec<_>>(),
+            [ValidityCheck::Generator]
+        );
         let ReportFiles { page, text, json } = report.files(&runs).unwrap();
         for file in [&page, &text, &json] {
-            assert!(file.contains("3 arrivals were left out"), "{file}");
+            assert!(file.contains("3 arrivals were skipped"), "{file}");
         }
         assert!(!page.contains("<svg") && !text.contains("| load") && report.cells.is_empty());
     }
@@ -228,7 +231,7 @@ mod tests {
     #[test]
     fn the_page_is_whole_in_one_file() {
         let runs = planted::experiment();
-        let ReportFiles { page, text, .. } = Report::of(&runs).files(&runs).unwrap();
+        let ReportFiles { page, text, .. } = ExperimentReport::of(&runs).files(&runs).unwrap();
         // Two pictures over loads, and a map for each arm at each load.
         assert_eq!(page.matches("<svg").count(), 2 + 4);
         for outside in ["http://", "src=", "<link", "@import"] {

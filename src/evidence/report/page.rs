@@ -2,11 +2,11 @@
 
 use plotters::coord::combinators::IntoLogRange;
 
-use super::Report;
+use super::ExperimentReport;
 use super::text::{TextTable, tables, verdict};
-use crate::evidence::chart::{self, Failure, Line};
-use crate::evidence::figures::{Figures, wait};
-use crate::evidence::record::{Arm, Run, cells};
+use crate::evidence::chart::{self, ChartError, ChartLine};
+use crate::evidence::figures::{CellFigures, wait};
+use crate::evidence::record::{Arm, RecordedRun, cells};
 use crate::evidence::stats::Interval;
 
 const STYLE: &str = "\
@@ -24,7 +24,7 @@ const MAP_RANGE: (f64, f64) = (0.02, 20.0);
 /// Start of the TTFT axis: nobody notices differences below it.
 const FASTEST_MS: f64 = 10.0;
 
-pub(super) fn write(report: &Report, runs: &[Run]) -> Result<String, Failure> {
+pub(super) fn write(report: &ExperimentReport, runs: &[RecordedRun]) -> Result<String, ChartError> {
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n\
@@ -45,7 +45,7 @@ pub(super) fn write(report: &Report, runs: &[Run]) -> Result<String, Failure> {
     }
     if report.faults.is_empty() {
         out += "<h2>TTFT over time</h2>\n\
-                <p>The darker, the more requests of that second had this TTFT; on the line it is the promise.</p>\n";
+                <p>The darker, the more requests of that second had this TTFT; the line is the TTFT SLO.</p>\n";
         for picture in maps(report, runs)? {
             out += &picture;
         }
@@ -66,14 +66,14 @@ fn write_table(out: &mut String, table: &TextTable) {
     *out += "</table>\n";
 }
 
-fn over_load(report: &Report) -> Result<[String; 2], Failure> {
+fn over_load(report: &ExperimentReport) -> Result<[String; 2], ChartError> {
     let of_arm = |arm: Arm| report.cells.iter().filter(move |cell| cell.arm == arm && cell.workers == 1);
-    let lines = |value: fn(&Figures) -> Option<Interval>| {
-        [Arm::Dam, Arm::Direct].map(|arm| {
+    let lines = |value: fn(&CellFigures) -> Option<Interval>| {
+        [Arm::Gateway, Arm::Direct].map(|arm| {
             let values: Vec<_> = of_arm(arm).filter_map(|cell| Some((cell.load, value(cell)?))).collect();
             let points = values.iter().map(|(load, interval)| (*load, interval.value)).collect();
             let spread = values.iter().map(|(load, interval)| (*load, interval.low, interval.high)).collect();
-            Line { spread, ..Line::new(arm.to_string(), arm == Arm::Dam, points) }
+            ChartLine { spread, ..ChartLine::new(arm.to_string(), arm == Arm::Gateway, points) }
         })
     };
     let goodput = lines(|cell| Some(cell.goodput));
@@ -101,7 +101,7 @@ fn over_load(report: &Report) -> Result<[String; 2], Failure> {
     ])
 }
 
-fn maps(report: &Report, runs: &[Run]) -> Result<Vec<String>, Failure> {
+fn maps(report: &ExperimentReport, runs: &[RecordedRun]) -> Result<Vec<String>, ChartError> {
     let slo = report.ttft_slo_ms;
     let one_worker = cells(runs).into_iter().filter(|(cell, _)| cell.workers == 1);
     one_worker

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Expectation, GoodputChange, Report};
-use crate::evidence::figures::Figures;
+use super::{Expectation, ExperimentReport, GoodputChange};
+use crate::evidence::figures::CellFigures;
 use crate::evidence::stats::Interval;
 
 pub(super) struct TextTable {
@@ -14,34 +14,34 @@ pub(super) struct TextTable {
 }
 
 /// Returns the opening lines.
-pub(super) fn verdict(report: &Report) -> Vec<String> {
+pub(super) fn verdict(report: &ExperimentReport) -> Vec<String> {
     if report.faults.is_empty() {
         let missed = report.expectations.iter().filter(|expected| !expected.held).count();
         let all = report.expectations.len();
         return vec![
             format!(
-                "The data are sound. {} of {all} figures were reached, {missed} were missed.",
+                "The data are valid. {} of {all} expectations were met, {missed} were missed.",
                 all - missed
             ),
             format!(
-                "One worker gives {:.1} good answers per second at its best: 1×. A good answer is complete and began \
+                "The capacity of one worker (1×) is {:.1} good answers per second. A good answer is complete and began \
                  within {:.0} ms. In brackets: 95 % intervals, bootstrapped over blocks of two seconds.",
                 report.capacity, report.ttft_slo_ms
             ),
         ];
     }
-    let mut lines = vec!["No conclusion: the data are not sound.".to_owned()];
+    let mut lines = vec!["No conclusion: the data are not valid.".to_owned()];
     lines.extend(report.faults.iter().map(|fault| format!("{} – {}", fault.check, fault.what)));
     lines
 }
 
 /// Returns all tables; none if the data are not sound.
-pub(super) fn tables(report: &Report) -> Vec<TextTable> {
+pub(super) fn tables(report: &ExperimentReport) -> Vec<TextTable> {
     if !report.faults.is_empty() {
         return Vec::new();
     }
     let ttft = |ttft: Option<Interval>| ttft.map_or_else(|| "–".to_owned(), |ttft| shown(ttft, 0));
-    let figures = |cell: &Figures| {
+    let figures = |cell: &CellFigures| {
         let [p50, p95, p99] = cell.ttft.map(ttft);
         vec![
             format!("{}×", cell.load),
@@ -55,7 +55,7 @@ pub(super) fn tables(report: &Report) -> Vec<TextTable> {
             p99,
         ]
     };
-    let endings = |cell: &Figures| {
+    let endings = |cell: &CellFigures| {
         let [generator, gateway, workers, machine] = cell.cores;
         vec![
             format!("{}×", cell.load),
@@ -72,17 +72,17 @@ pub(super) fn tables(report: &Report) -> Vec<TextTable> {
     let changed = |change: &GoodputChange| vec![format!("{}×", change.load), shown(change.gained, 1)];
     let expected = |expected: &Expectation| {
         let Expectation { what, wanted, got, held } = expected;
-        let verdict = if *held { "reached" } else { "MISSED" };
+        let verdict = if *held { "met" } else { "MISSED" };
         vec![what.clone(), wanted.clone(), got.clone(), verdict.to_owned()]
     };
     vec![
         TextTable {
-            title: "What was to hold",
+            title: "Expectations",
             head: vec!["", "wanted", "measured", ""],
             rows: report.expectations.iter().map(expected).collect(),
         },
         TextTable {
-            title: "What the gateway changed",
+            title: "Effect of the gateway",
             head: vec!["load", "good answers/s gained"],
             rows: report.changes.iter().map(changed).collect(),
         },
@@ -94,7 +94,7 @@ pub(super) fn tables(report: &Report) -> Vec<TextTable> {
                 "arm",
                 "offered/s",
                 "good/s",
-                "of its best",
+                "of capacity",
                 "TTFT p50 ms",
                 "p95 ms",
                 "p99 ms",
@@ -102,7 +102,7 @@ pub(super) fn tables(report: &Report) -> Vec<TextTable> {
             rows: report.cells.iter().map(figures).collect(),
         },
         TextTable {
-            title: "Endings and resources",
+            title: "Outcomes and resources",
             head: vec![
                 "load",
                 "workers",
@@ -111,7 +111,7 @@ pub(super) fn tables(report: &Report) -> Vec<TextTable> {
                 "errors",
                 "gave up",
                 "cores: generator / gateway / workers / all",
-                "gateway µs a request",
+                "gateway µs per request",
                 "gateway MiB",
             ],
             rows: report.cells.iter().map(endings).collect(),
@@ -129,7 +129,7 @@ fn counted(kinds: &BTreeMap<String, u64>) -> String {
     if kinds.is_empty() { "0".to_owned() } else { kinds.join(", ") }
 }
 
-pub(super) fn write(report: &Report) -> String {
+pub(super) fn write(report: &ExperimentReport) -> String {
     let mut out = String::from("# The worker alone and behind the gateway\n\n");
     // Writing to a string cannot fail.
     let mut line = |text: std::fmt::Arguments<'_>| writeln!(out, "{text}").unwrap_or_default();

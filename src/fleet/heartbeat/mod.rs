@@ -10,9 +10,9 @@ mod seal;
 #[cfg(test)]
 mod tests;
 
-pub use read::Fault;
+pub use read::HeartbeatError;
 pub(super) use read::name;
-pub use seal::{Key, SealFault, unsealed};
+pub use seal::{SignatureError, SigningKey, unsealed};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration
 
 /// State of a worker, as it reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum DesiredState {
     /// It takes work.
     Ready,
     /// It finishes its requests and takes no new ones.
@@ -42,7 +42,7 @@ pub enum State {
     Failed,
 }
 
-impl State {
+impl DesiredState {
     /// Every state.
     pub const ALL: [Self; 4] = [Self::Ready, Self::Draining, Self::Standby, Self::Failed];
 
@@ -61,7 +61,7 @@ impl State {
 /// Result of one check of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum CheckStatus {
     /// Healthy.
     Green,
     /// Doubtful.
@@ -72,11 +72,11 @@ pub enum Status {
 
 /// One check of a worker by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub struct HealthCheck {
     /// Name of the check.
     pub name: Arc<str>,
     /// Result.
-    pub status: Status,
+    pub status: CheckStatus,
     /// Details, for people.
     pub message: Arc<str>,
 }
@@ -105,7 +105,7 @@ pub struct Heartbeat {
     /// Software version, for people.
     pub version: Option<Arc<str>>,
     /// State of the worker.
-    pub state: State,
+    pub state: DesiredState,
     /// Requests it decodes at once.
     pub slots: Option<u32>,
     /// Requests it decodes now.
@@ -121,7 +121,7 @@ pub struct Heartbeat {
     /// 90th percentile of its time between tokens.
     pub itl_p90: Option<Duration>,
     /// Its own checks.
-    pub checks: Vec<Check>,
+    pub checks: Vec<HealthCheck>,
 }
 
 impl Heartbeat {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Check, Heartbeat, INTERVAL, LARGEST, State, Status, VERSION};
+use super::{CheckStatus, DesiredState, HealthCheck, Heartbeat, INTERVAL, LARGEST, VERSION};
 use crate::fleet::address::{URL_EXPECTED, worker_url};
 
 /// Longest name of a worker, a pool or a colour, in bytes; names become metric labels.
@@ -21,15 +21,15 @@ const SHOWN: usize = 64;
 
 /// Why a text is not a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum HeartbeatError {
     /// It is too long.
-    #[error("it has {0} bytes; the most are {LARGEST}")]
+    #[error("{0} bytes is too large; the maximum is {LARGEST}")]
     Oversized(usize),
     /// It is not a JSON object.
-    #[error("it is no JSON object: {0}")]
+    #[error("not a JSON object: {0}")]
     NotJson(String),
     /// Its version is not supported.
-    #[error("`v` is {0}; versions {from} and {VERSION} are read", from = VERSION.saturating_sub(1))]
+    #[error("`v` is {0}; versions {from} and {VERSION} are supported", from = VERSION.saturating_sub(1))]
     Version(u64),
     /// A required field is missing.
     #[error("`{0}` is missing; it must be {1}")]
@@ -51,31 +51,33 @@ impl Heartbeat {
     ///
     /// # Errors
     /// Names the first wrong field.
-    pub fn read(text: &[u8]) -> Result<Self, Fault> {
+    pub fn read(text: &[u8]) -> Result<Self, HeartbeatError> {
         if text.len() > LARGEST {
-            return Err(Fault::Oversized(text.len()));
+            return Err(HeartbeatError::Oversized(text.len()));
         }
-        let fields =
-            JsonFields(serde_json::from_slice(text).map_err(|fault| Fault::NotJson(fault.to_string()))?);
+        let fields = JsonFields(
+            serde_json::from_slice(text).map_err(|fault| HeartbeatError::NotJson(fault.to_string()))?,
+        );
         // First, because another version may have other fields.
-        let version = fields.number("v", "a number", 0, u64::MAX)?.ok_or(Fault::Missing("v", "1"))?;
+        let version =
+            fields.number("v", "a number", 0, u64::MAX)?.ok_or(HeartbeatError::Missing("v", "1"))?;
         if version > VERSION || version < VERSION.saturating_sub(1) {
-            return Err(Fault::Version(version));
+            return Err(HeartbeatError::Version(version));
         }
         let shortest = millis(INTERVAL.0);
         let expected = "a number of milliseconds from 100 to 60000";
         let interval = fields
             .number("interval_ms", expected, shortest, millis(INTERVAL.1))?
-            .ok_or(Fault::Missing("interval_ms", expected))?;
+            .ok_or(HeartbeatError::Missing("interval_ms", expected))?;
         let length = |field| {
             fields.number(field, "a number of milliseconds", 0, MOST).map(|it| it.map(Duration::from_millis))
         };
         Ok(Self {
-            worker: fields.name("worker")?.ok_or(Fault::Missing("worker", NAME_EXPECTED))?,
-            boot: fields.name("boot")?.ok_or(Fault::Missing("boot", NAME_EXPECTED))?,
+            worker: fields.name("worker")?.ok_or(HeartbeatError::Missing("worker", NAME_EXPECTED))?,
+            boot: fields.name("boot")?.ok_or(HeartbeatError::Missing("boot", NAME_EXPECTED))?,
             seq: fields
                 .number("seq", "a whole number", 0, u64::MAX)?
-                .ok_or(Fault::Missing("seq", "a whole number"))?,
+                .ok_or(HeartbeatError::Missing("seq", "a whole number"))?,
             at_ms: fields.number("at_ms", "whole milliseconds since 1970", 0, u64::MAX)?,
             interval: Duration::from_millis(interval),
             url: fields
@@ -85,13 +87,15 @@ impl Heartbeat {
             colour: fields.name("colour")?,
             version: fields.text("version", "1 to 64 characters", |text| plain(text, NAME))?,
             state: fields
-                .text("state", STATE_EXPECTED, |text| State::ALL.into_iter().find(|it| it.as_str() == text))?
-                .ok_or(Fault::Missing("state", STATE_EXPECTED))?,
+                .text("state", STATE_EXPECTED, |text| {
+                    DesiredState::ALL.into_iter().find(|it| it.as_str() == text)
+                })?
+                .ok_or(HeartbeatError::Missing("state", STATE_EXPECTED))?,
             slots: fields.count("slots", 1)?,
             running: fields.count("running", 0)?,
             waiting: fields.count("waiting", 0)?,
             kv_used: fields.share("kv_used")?,
-            kv_tokens: fields.number("kv_tokens", "a whole number from 1 on", 1, MOST)?,
+            kv_tokens: fields.number("kv_tokens", "a whole number of at least 1", 1, MOST)?,
             ttft_p90: length("ttft_p90_ms")?,
             itl_p90: length("itl_p90_ms")?,
             checks: fields.checks()?,
@@ -131,9 +135,9 @@ impl JsonFields {
         field: &'static str,
         expected: &'static str,
         read: impl FnOnce(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>, Fault> {
+    ) -> Result<Option<T>, HeartbeatError> {
         let Some(value) = self.get(field) else { return Ok(None) };
-        let wrong = || Fault::Field { field, found: shown(value), expected };
+        let wrong = || HeartbeatError::Field { field, found: shown(value), expected };
         read(value).map(Some).ok_or_else(wrong)
     }
 
@@ -142,11 +146,11 @@ impl JsonFields {
         field: &'static str,
         expected: &'static str,
         read: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<Option<T>, Fault> {
+    ) -> Result<Option<T>, HeartbeatError> {
         self.read(field, expected, |value| value.as_str().and_then(read))
     }
 
-    fn name(&self, field: &'static str) -> Result<Option<Arc<str>>, Fault> {
+    fn name(&self, field: &'static str) -> Result<Option<Arc<str>>, HeartbeatError> {
         self.text(field, NAME_EXPECTED, name)
     }
 
@@ -156,23 +160,23 @@ impl JsonFields {
         expected: &'static str,
         least: u64,
         most: u64,
-    ) -> Result<Option<u64>, Fault> {
+    ) -> Result<Option<u64>, HeartbeatError> {
         self.read(field, expected, |value| value.as_u64().filter(|number| (least..=most).contains(number)))
     }
 
-    fn count(&self, field: &'static str, least: u64) -> Result<Option<u32>, Fault> {
+    fn count(&self, field: &'static str, least: u64) -> Result<Option<u32>, HeartbeatError> {
         let expected =
             if least == 0 { "a whole number up to 1000000" } else { "a whole number from 1 to 1000000" };
         let count = self.number(field, expected, least, 1_000_000)?;
         Ok(count.and_then(|count| u32::try_from(count).ok()))
     }
 
-    fn share(&self, field: &'static str) -> Result<Option<f64>, Fault> {
+    fn share(&self, field: &'static str) -> Result<Option<f64>, HeartbeatError> {
         let within = |value: &Value| value.as_f64().filter(|share| (0.0..=1.0).contains(share));
-        self.read(field, "a share from 0 to 1", within)
+        self.read(field, "a number from 0 to 1", within)
     }
 
-    fn checks(&self) -> Result<Vec<Check>, Fault> {
+    fn checks(&self) -> Result<Vec<HealthCheck>, HeartbeatError> {
         let expected = "a list of up to 16 objects with a `name` of up to 64 characters, a `status` of `green`, \
              `yellow` or `red`, and a `message` of up to 256 characters";
         let read = |value: &Value| {
@@ -183,11 +187,11 @@ impl JsonFields {
     }
 }
 
-fn check(value: &Value) -> Option<Check> {
+fn check(value: &Value) -> Option<HealthCheck> {
     let status = match value.get("status")?.as_str()? {
-        "green" => Status::Green,
-        "yellow" => Status::Yellow,
-        "red" => Status::Red,
+        "green" => CheckStatus::Green,
+        "yellow" => CheckStatus::Yellow,
+        "red" => CheckStatus::Red,
         _ => return None,
     };
     let message = match value.get("message").filter(|message| !message.is_null()) {
@@ -195,7 +199,7 @@ fn check(value: &Value) -> Option<Check> {
         None => "",
     };
     let name = plain(value.get("name")?.as_str()?, NAME)?;
-    Some(Check { name, status, message: message.into() })
+    Some(HealthCheck { name, status, message: message.into() })
 }
 
 /// Formats a wrong value for a log, cut and without control characters: its author is untrusted.

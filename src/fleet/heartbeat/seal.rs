@@ -20,9 +20,9 @@ const DIGITS: usize = 64;
 
 /// Why a text is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SealFault {
+pub enum SignatureError {
     /// It has no signature.
-    #[error("it is not signed, and `redis.hmac_key` is set")]
+    #[error("signature missing, but `redis.hmac_key` requires one")]
     Unsigned,
     /// Its signature does not match this text, channel and key.
     #[error("its signature is wrong")]
@@ -31,9 +31,9 @@ pub enum SealFault {
 
 /// The key that workers and gateways share.
 #[derive(Clone)]
-pub struct Key(Hmac<Sha256>);
+pub struct SigningKey(Hmac<Sha256>);
 
-impl Key {
+impl SigningKey {
     /// Creates the key from a secret.
     #[must_use]
     pub fn new(secret: &str) -> Self {
@@ -62,11 +62,11 @@ impl Key {
     ///
     /// # Errors
     /// If the signature is missing or wrong.
-    pub fn open<'a>(&self, channel: &str, sealed: &'a [u8]) -> Result<&'a [u8], SealFault> {
-        let (digits, text) = split(sealed).ok_or(SealFault::Unsigned)?;
-        let signature: [u8; DIGITS / 2] = hex::read(digits).ok_or(SealFault::Wrong)?;
+    pub fn open<'a>(&self, channel: &str, sealed: &'a [u8]) -> Result<&'a [u8], SignatureError> {
+        let (digits, text) = split(sealed).ok_or(SignatureError::Unsigned)?;
+        let signature: [u8; DIGITS / 2] = hex::read(digits).ok_or(SignatureError::Wrong)?;
         // Compares in constant time.
-        self.mac(channel, text).verify_slice(&signature).map_err(|_| SealFault::Wrong)?;
+        self.mac(channel, text).verify_slice(&signature).map_err(|_| SignatureError::Wrong)?;
         Ok(text)
     }
 
@@ -79,7 +79,7 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key(<redacted>)")
     }

@@ -25,9 +25,9 @@ fn with(field: &str, value: Option<&str>) -> String {
 fn the_full_form_reads_and_writes_back() {
     let beat = Heartbeat::read(FULL.as_bytes()).unwrap();
     assert_eq!((&*beat.worker, &*beat.boot, beat.seq), ("w1", "01JD", 42));
-    assert_eq!((beat.state, beat.slots, beat.waiting), (State::Ready, Some(16), Some(0)));
+    assert_eq!((beat.state, beat.slots, beat.waiting), (DesiredState::Ready, Some(16), Some(0)));
     assert_eq!((beat.kv_used, beat.ttft_p90), (Some(0.42), Some(Duration::from_millis(310))));
-    assert_eq!(beat.checks[0].status, Status::Green);
+    assert_eq!(beat.checks[0].status, CheckStatus::Green);
     assert_eq!(Heartbeat::read(beat.write().as_bytes()), Ok(beat));
 }
 
@@ -40,7 +40,7 @@ fn six_fields_are_enough_and_unknown_ones_do_no_harm() {
     assert_eq!(Heartbeat::read(with("v", Some("0")).as_bytes()), Ok(least));
     for field in ["v", "worker", "boot", "seq", "state", "interval_ms"] {
         let fault = Heartbeat::read(with(field, None).as_bytes()).unwrap_err();
-        assert!(matches!(fault, Fault::Missing(name, _) if name == field), "{field}: {fault}");
+        assert!(matches!(fault, HeartbeatError::Missing(name, _) if name == field), "{field}: {fault}");
     }
 }
 
@@ -75,25 +75,25 @@ fn every_wrong_value_is_named() {
     ] {
         let fault = Heartbeat::read(with(field, Some(wrong)).as_bytes()).unwrap_err();
         assert!(
-            matches!(fault, Fault::Field { field: name, .. } if name == field),
+            matches!(fault, HeartbeatError::Field { field: name, .. } if name == field),
             "{field} {wrong}: {fault}"
         );
     }
     let fault = Heartbeat::read(with("kv_used", Some("42")).as_bytes()).unwrap_err();
-    assert_eq!(fault.to_string(), "`kv_used` is 42; it must be a share from 0 to 1");
+    assert_eq!(fault.to_string(), "`kv_used` is 42; it must be a number from 0 to 1");
 }
 
 #[test]
 fn what_is_no_heartbeat_at_all() {
-    assert!(matches!(Heartbeat::read(b""), Err(Fault::NotJson(_))));
-    assert!(matches!(Heartbeat::read(b"[1]"), Err(Fault::NotJson(_))));
-    assert!(matches!(Heartbeat::read(&[0xff, 0xfe]), Err(Fault::NotJson(_))));
-    assert_eq!(Heartbeat::read(with("v", Some("2")).as_bytes()), Err(Fault::Version(2)));
+    assert!(matches!(Heartbeat::read(b""), Err(HeartbeatError::NotJson(_))));
+    assert!(matches!(Heartbeat::read(b"[1]"), Err(HeartbeatError::NotJson(_))));
+    assert!(matches!(Heartbeat::read(&[0xff, 0xfe]), Err(HeartbeatError::NotJson(_))));
+    assert_eq!(Heartbeat::read(with("v", Some("2")).as_bytes()), Err(HeartbeatError::Version(2)));
     // Another version is reported as such, however strange its other fields are.
-    assert_eq!(Heartbeat::read(br#"{"v":9,"worker":[]}"#), Err(Fault::Version(9)));
-    assert_eq!(Heartbeat::read(&vec![b' '; 1 << 20]), Err(Fault::Oversized(1 << 20)));
+    assert_eq!(Heartbeat::read(br#"{"v":9,"worker":[]}"#), Err(HeartbeatError::Version(9)));
+    assert_eq!(Heartbeat::read(&vec![b' '; 1 << 20]), Err(HeartbeatError::Oversized(1 << 20)));
     let deep = format!("{}{}", "[".repeat(8000), "]".repeat(8000));
-    assert!(matches!(Heartbeat::read(deep.as_bytes()), Err(Fault::NotJson(_))));
+    assert!(matches!(Heartbeat::read(deep.as_bytes()), Err(HeartbeatError::NotJson(_))));
 }
 
 #[test]
@@ -108,23 +108,23 @@ fn a_fault_shows_little_of_what_it_was_sent() {
 
 #[test]
 fn a_signature_is_of_its_key_channel_and_text() {
-    let key = Key::new("secret");
+    let key = SigningKey::new("secret");
     let sealed = key.seal("dam:health", LEAST);
     assert_eq!(key.open("dam:health", sealed.as_bytes()), Ok(LEAST.as_bytes()));
     assert_eq!(unsealed(sealed.as_bytes()), LEAST.as_bytes());
     assert_eq!(unsealed(LEAST.as_bytes()), LEAST.as_bytes());
-    assert_eq!(key.open("dam:health", LEAST.as_bytes()), Err(SealFault::Unsigned));
-    assert_eq!(key.open("dam:control", sealed.as_bytes()), Err(SealFault::Wrong));
-    assert_eq!(Key::new("other").open("dam:health", sealed.as_bytes()), Err(SealFault::Wrong));
-    assert_eq!(key.open("dam:health", sealed.replace("w1", "w2").as_bytes()), Err(SealFault::Wrong));
-    assert_eq!(key.open("dam:health", &sealed.as_bytes()[..40]), Err(SealFault::Unsigned));
+    assert_eq!(key.open("dam:health", LEAST.as_bytes()), Err(SignatureError::Unsigned));
+    assert_eq!(key.open("dam:control", sealed.as_bytes()), Err(SignatureError::Wrong));
+    assert_eq!(SigningKey::new("other").open("dam:health", sealed.as_bytes()), Err(SignatureError::Wrong));
+    assert_eq!(key.open("dam:health", sealed.replace("w1", "w2").as_bytes()), Err(SignatureError::Wrong));
+    assert_eq!(key.open("dam:health", &sealed.as_bytes()[..40]), Err(SignatureError::Unsigned));
     assert!(!format!("{key:?}").contains("secret"));
 }
 
 #[test]
 fn the_signature_is_the_documented_one() {
     // printf 'dam:health\n{}' | openssl dgst -sha256 -hmac secret
-    let sealed = Key::new("secret").seal("dam:health", "{}");
+    let sealed = SigningKey::new("secret").seal("dam:health", "{}");
     assert_eq!(sealed, "3913ca716f1a157ca17041470b73dd3dc523dc0b682840b39f1a7d7dbb04f32d {}");
 }
 
@@ -132,7 +132,7 @@ proptest! {
     #[test]
     fn chance_makes_no_heartbeat(text in proptest::collection::vec(any::<u8>(), 0..300)) {
         prop_assert!(Heartbeat::read(&text).is_err());
-        prop_assert!(Key::new("k").open("c", &text).is_err());
+        prop_assert!(SigningKey::new("k").open("c", &text).is_err());
     }
 
     #[test]
@@ -149,7 +149,7 @@ proptest! {
 #[test]
 #[ignore = "a minute: make fuzz"]
 fn fuzzed_heartbeats_that_are_read_are_written_and_read_alike() {
-    let key = Key::new("a-key-of-many-letters-and-digits-12345");
+    let key = SigningKey::new("a-key-of-many-letters-and-digits-12345");
     let sealed = key.seal("dam:health", LEAST);
     let seeds = [FULL.as_bytes(), LEAST.as_bytes(), sealed.as_bytes()];
     let words: [&[u8]; 10] = [

@@ -9,29 +9,29 @@ use http::{Extensions, Request, Response, StatusCode};
 use smallvec::SmallVec;
 use tokio::time::timeout;
 
-use super::body::{Answer, is_stream, unreachable};
-use super::show::PATIENCE;
-use super::{Counter, IDEMPOTENCY_KEY, JobBody, PREFER, answer, named};
+use super::body::{ReplayedAnswer, is_stream, unreachable};
+use super::get::PATIENCE;
+use super::{IDEMPOTENCY_KEY, JobBody, JobsSettings, PREFER, answer, named};
 use crate::clock::unix_millis;
 use crate::redis::jobs::{
-    self, Before, Job, Kind, Known, LIVES, Pending, Place, Refused, Standing, Ticket, Trial, for_worker,
-    nameless, read_head,
+    self, EarlierRequest, Job, JobStatus, JobTicket, KeyClaim, KnownRequest, Pending, PieceKind, PiecePlace,
+    SubmitRefused, TIME_LIMIT, caller_hash, for_worker, read_head,
 };
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Caller, Demand, Flight, Payload};
+use crate::request::{Caller, Payload, RequestCost, RequestRecord};
 /// The longest idempotency key, in bytes.
 const LONGEST_KEY: usize = 255;
 
 /// Handling that a request asks for by its headers.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct JobOptions {
     /// `true` for `Prefer: respond-async`: the answer may come later.
-    later: bool,
-    /// The `Idempotency-Key`: the request runs once.
-    once: Option<Vec<u8>>,
+    respond_async: bool,
+    /// The `Idempotency-ConfiguredKey`: the request runs once.
+    idempotency_key: Option<Vec<u8>>,
 }
 
-impl Wish {
+impl JobOptions {
     /// Reads the headers. Without `repeatable`, idempotency keys are left to the worker.
     pub(super) fn read(headers: &HeaderMap, repeatable: bool) -> Result<Option<Self>, Refusal> {
         let later = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).any(|value| {
@@ -43,73 +43,73 @@ impl Wish {
             let problem = format!("The header `idempotency-key` must have 1 to {LONGEST_KEY} bytes.");
             return Err(Refusal::new(Reason::BadRequest, problem).with_param("idempotency-key"));
         }
-        Ok((later || once.is_some()).then_some(Self { later, once }))
+        Ok((later || once.is_some()).then_some(Self { respond_async: later, idempotency_key: once }))
     }
 }
 
-pub(super) enum Asked<B> {
+pub(super) enum JobDecision<B> {
     /// The answer to the client.
     Answered(Response<JobBody<B>>),
     /// The request has to run now, as this job.
-    Once(Arc<Trial>),
+    Run(Arc<KeyClaim>),
 }
 
-struct Asker {
+struct RequestContext {
     caller: Caller,
-    demand: Demand,
-    flight: Option<Arc<Flight>>,
+    request_cost: RequestCost,
+    record: Option<Arc<RequestRecord>>,
 }
 
-impl Asker {
+impl RequestContext {
     fn of(extensions: &Extensions) -> Result<Self, Refusal> {
         let caller = named(extensions.get::<Caller>())?.clone();
-        let flight = extensions.get::<Arc<Flight>>().cloned();
-        let demand = extensions.get::<Demand>().cloned().unwrap_or_else(Demand::path);
-        Ok(Self { caller, demand, flight })
+        let record = extensions.get::<Arc<RequestRecord>>().cloned();
+        let request_cost = extensions.get::<RequestCost>().cloned().unwrap_or_else(RequestCost::path);
+        Ok(Self { caller, request_cost, record })
     }
 }
 
-fn under_way() -> Refusal {
-    Refusal::new(Reason::Conflict, "The request with this idempotency key is still under way.")
+fn conflict() -> Refusal {
+    Refusal::new(Reason::Conflict, "An earlier request with this idempotency key is still running.")
 }
 
 fn new_job() -> Result<Job, Refusal> {
-    Job::random().ok_or_else(|| unreachable(&Refused::NoName))
+    Job::random().ok_or_else(|| unreachable(&SubmitRefused::NoName))
 }
 
 /// A copy of a request, kept to make a job of it if the gate refuses it.
-pub(super) struct Spare {
-    asker: Asker,
+pub(super) struct SpareRequest {
+    context: RequestContext,
     headers: HeaderMap,
     path: String,
     pieces: SmallVec<[Bytes; 3]>,
 }
 
-impl Counter {
+impl JobsSettings {
     /// Copies the request if it may be answered later and its body is in memory.
-    pub(super) fn spare(&self, request: &Request<Payload>, wish: &Wish) -> Option<Spare> {
-        let asker = Asker::of(request.extensions()).ok().filter(|_| wish.later)?;
+    pub(super) fn keep(&self, request: &Request<Payload>, wish: &JobOptions) -> Option<SpareRequest> {
+        let context = RequestContext::of(request.extensions()).ok().filter(|_| wish.respond_async)?;
         let Payload::Buffered(pieces) = request.body() else { return None };
         let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-        Some(Spare { asker, headers, path, pieces: pieces.clone() })
+        Some(SpareRequest { context, headers, path, pieces: pieces.clone() })
     }
 
     /// Accepts a request as a job if it was refused for lack of room. Returns the refusal if it has
     /// another reason or if the job cannot be kept.
-    pub(super) async fn instead<B>(
+    pub(super) async fn accept_refused<B>(
         &self,
         refusal: Refusal,
-        spare: Spare,
+        spare: SpareRequest,
     ) -> Result<Response<JobBody<B>>, Refusal> {
         if !matches!(refusal.reason, Reason::Overloaded | Reason::QueueTimeout | Reason::NoWorker) {
             return Err(refusal);
         }
-        let Spare { asker, headers, path, pieces } = spare;
+        let SpareRequest { context, headers, path, pieces } = spare;
         let Ok(job) = new_job() else { return Err(refusal) };
-        match self.accept(job, &headers, &path, &pieces, &asker, None).await {
-            Ok(response) => Ok(answer(response, asker.flight.as_ref())),
+        match self.accept(job, &headers, &path, &pieces, &context, None).await {
+            Ok(response) => Ok(answer(response, context.record.as_ref())),
             Err(problem) => {
-                tracing::debug!(%problem, "a request that could have been answered later was refused");
+                tracing::debug!(%problem, "a refused request could not be stored as a job");
                 Err(refusal)
             }
         }
@@ -119,64 +119,67 @@ impl Counter {
     pub(super) async fn ask<B>(
         &self,
         request: &mut Request<Payload>,
-        wish: Wish,
-    ) -> Result<Asked<B>, Refusal> {
-        let asker = Asker::of(request.extensions())?;
+        wish: JobOptions,
+    ) -> Result<JobDecision<B>, Refusal> {
+        let context = RequestContext::of(request.extensions())?;
         let Payload::Buffered(pieces) = request.body() else {
-            return Err(Refusal::new(Reason::Unsupported, "This body cannot be kept for later."));
+            return Err(Refusal::new(
+                Reason::Unsupported,
+                "This body is not buffered, so the request cannot become a job.",
+            ));
         };
         let pieces = pieces.clone();
         let new = new_job()?;
         let path = request.uri().path().to_owned();
-        let trial = wish.once.map(|key| {
-            let whose = (&*asker.caller.id, &*path, &*key);
+        let trial = wish.idempotency_key.map(|key| {
+            let whose = (&*context.caller.id, &*path, &*key);
             Arc::new(self.jobs.trial(new, whose, pieces.iter().map(|piece| &**piece)))
         });
         if let Some(trial) = &trial
-            && let Some(response) = self.repeated(trial, wish.later, &asker).await?
+            && let Some(response) = self.repeated(trial, wish.respond_async, &context).await?
         {
-            return Ok(Asked::Answered(response));
+            return Ok(JobDecision::Answered(response));
         }
-        if !wish.later {
+        if !wish.respond_async {
             let Some(trial) = trial else {
                 return Err(Refusal::new(
                     Reason::InternalError,
-                    "A request that wished for nothing was kept.",
+                    "Internal error: a request without job options reached the job store.",
                 ));
             };
-            request.extensions_mut().insert(Ticket::Repeatable(Arc::clone(&trial)));
+            request.extensions_mut().insert(JobTicket::Repeatable(Arc::clone(&trial)));
             // Once queued, the job's name is taken: the request must not be retried.
-            request.extensions_mut().insert(Demand { retryable: false, ..asker.demand });
-            return Ok(Asked::Once(trial));
+            request.extensions_mut().insert(RequestCost { retryable: false, ..context.request_cost });
+            return Ok(JobDecision::Run(trial));
         }
-        let kept = self.accept(new, request.headers(), &path, &pieces, &asker, trial.clone()).await;
+        let kept = self.accept(new, request.headers(), &path, &pieces, &context, trial.clone()).await;
         if let (Err(_), Some(trial)) = (&kept, &trial) {
             trial.forget().await;
         }
-        Ok(Asked::Answered(answer(kept?, asker.flight.as_ref())))
+        Ok(JobDecision::Answered(answer(kept?, context.record.as_ref())))
     }
 
     /// Answers a request that was sent before; `None` if it has to run.
     async fn repeated<B>(
         &self,
-        trial: &Trial,
+        trial: &KeyClaim,
         later: bool,
-        asker: &Asker,
+        context: &RequestContext,
     ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
-        let known = match trial.know().await.map_err(|loss| unreachable(&loss))? {
-            Known::New => return Ok(None),
-            Known::Same(known) => known,
-            Known::Other => {
+        let known = match trial.claim().await.map_err(|loss| unreachable(&loss))? {
+            KnownRequest::New => return Ok(None),
+            KnownRequest::Same(known) => known,
+            KnownRequest::Other => {
                 return Err(Refusal::new(
                     Reason::KeyReused,
-                    "Another body came with this idempotency key; take another key for another request.",
+                    "This idempotency key was used with another body; use a new key for a new request.",
                 ));
             }
         };
-        let before = self.before(&known, later, asker).await?;
+        let before = self.before(&known, later, context).await?;
         // The earlier copy came to nothing: one repeat takes over its key.
         if before.is_none() && !trial.take_over(&known).await.map_err(|loss| unreachable(&loss))? {
-            return Err(under_way());
+            return Err(conflict());
         }
         Ok(before)
     }
@@ -188,37 +191,37 @@ impl Counter {
         headers: &HeaderMap,
         path: &str,
         pieces: &[Bytes],
-        asker: &Asker,
-        trial: Option<Arc<Trial>>,
+        context: &RequestContext,
+        trial: Option<Arc<KeyClaim>>,
     ) -> Result<Response<Bytes>, Refusal> {
-        let Asker { caller, demand, flight } = asker;
+        let RequestContext { caller, request_cost, record } = context;
         let pool = {
             let fleet = self.fleet.load();
-            let pool = fleet.route(demand.model.as_deref()).ok_or_else(|| {
+            let pool = fleet.route(request_cost.model.as_deref()).ok_or_else(|| {
                 Refusal::new(Reason::NotFound, "No worker serves this model.").with_param("model")
             })?;
             Arc::clone(&pool.name)
         };
-        if let Some(flight) = flight {
-            flight.set_pool(&pool);
+        if let Some(record) = record {
+            record.set_pool(&pool);
         }
-        let kept = jobs::Request {
+        let kept = jobs::JobRequest {
             path: path.to_owned(),
             headers: for_worker(headers),
             body: pieces.concat(),
-            caller: nameless(&caller.id),
+            caller: caller_hash(&caller.id),
             class: caller.class.as_str(),
-            stream: demand.stream,
-            within: LIVES,
+            stream: request_cost.stream,
+            within: TIME_LIMIT,
             trial,
             key: self.key.clone(),
         };
-        let pending = Pending::new(caller, demand, path, unix_millis());
+        let pending = Pending::new(caller, request_cost, path, unix_millis());
         self.jobs.accept(job, &pool, &kept, &pending).await.map_err(|refused| match refused {
-            Refused::Full | Refused::Many(_) | Refused::Heavy(_) => {
-                Refusal::new(Reason::Overloaded, format!("The job was not taken: {refused}."))
+            SubmitRefused::Full | SubmitRefused::Many(_) | SubmitRefused::Heavy(_) => {
+                Refusal::new(Reason::Overloaded, format!("The job was not accepted: {refused}."))
             }
-            Refused::Taken => under_way(),
+            SubmitRefused::Taken => conflict(),
             other => unreachable(&other),
         })?;
         let standing = serde_json::json!({ "id": job.to_string(), "object": "job", "status": "queued" });
@@ -228,11 +231,11 @@ impl Counter {
     /// Answers from the job of the earlier copy; `None` if that came to nothing.
     async fn before<B>(
         &self,
-        known: &Before,
+        known: &EarlierRequest,
         later: bool,
-        asker: &Asker,
+        context: &RequestContext,
     ) -> Result<Option<Response<JobBody<B>>>, Refusal> {
-        let (job, flight) = (known.job, &asker.flight);
+        let (job, record) = (known.job, &context.record);
         let lost = |loss| unreachable(&loss);
         let standing = self.jobs.look(job).await.map_err(lost)?;
         let Some(standing) = standing else {
@@ -242,53 +245,54 @@ impl Counter {
             }
             // The earlier copy waits for a permit while its gateway is alive.
             let waits = match &known.gateway {
-                Some(gateway) => self.jobs.is_at_work(gateway).await.map_err(lost)?,
+                Some(gateway) => self.jobs.is_alive(gateway).await.map_err(lost)?,
                 None => true,
             };
-            return if waits { Err(under_way()) } else { Ok(None) };
+            return if waits { Err(conflict()) } else { Ok(None) };
         };
         if self.jobs.give_up_orphan(job, &standing).await.map_err(lost)? {
-            tracing::debug!(%job, "a job whose gateway is gone is given up for a repeat of its request");
+            tracing::debug!(%job, "the gateway of a job is gone; the repeated request replaces the job");
             return Ok(None);
         }
         match &standing.state[..] {
             "failed" | "cancelled" | "expired" | "dead" if !later => return Ok(None),
             _ if later => {
-                let text = super::show::standing(job, &standing).to_string();
-                return Ok(Some(answer(accepted(job, text), flight.as_ref())));
+                let text = super::get::standing(job, &standing).to_string();
+                return Ok(Some(answer(accepted(job, text), record.as_ref())));
             }
             "done" => {}
-            _ => return Err(under_way()),
+            _ => return Err(conflict()),
         }
-        self.replay(job, &standing, flight.as_ref()).await.map(Some)
+        self.replay(job, &standing, record.as_ref()).await.map(Some)
     }
 
     /// Replays the stored answer of a finished job.
     async fn replay<B>(
         &self,
         job: Job,
-        standing: &Standing,
-        flight: Option<&Arc<Flight>>,
+        standing: &JobStatus,
+        record: Option<&Arc<RequestRecord>>,
     ) -> Result<Response<JobBody<B>>, Refusal> {
-        let gone = || Refusal::new(Reason::Expired, "The answer is not kept any more.");
+        let gone = || Refusal::new(Reason::Expired, "The answer is no longer stored.");
         if !self.jobs.has_answer(job).await.map_err(|loss| unreachable(&loss))? {
             return Err(gone());
         }
-        let mut reader = self.jobs.read(job, Place::default()).from_stream();
+        let mut reader = self.jobs.read(job, PiecePlace::default()).from_stream();
         let mut head = None;
         let begin = async {
             loop {
                 let entry = poll_fn(|cx| reader.poll_entry(cx)).await;
                 match entry.kind {
-                    Kind::Head => head = read_head(&entry.data),
+                    PieceKind::Head => head = read_head(&entry.data),
                     _ => return entry,
                 }
             }
         };
         let next = timeout(PATIENCE, begin).await.map_err(|late| unreachable(&late))?;
         let Some(head) = head else { return Err(gone()) };
-        tracing::debug!(%job, stream = is_stream(&head), attempt = standing.attempt, "answered as before");
-        let body = Answer::bytes(reader, next, &self.jobs).told(flight.cloned());
+        let stream = is_stream(&head);
+        tracing::debug!(%job, stream, attempt = standing.attempt, "repeated request: sent the stored answer");
+        let body = ReplayedAnswer::bytes(reader, next, &self.jobs).with_record(record.cloned());
         Ok(Response::from_parts(head, JobBody::answer(body)))
     }
 }
@@ -324,14 +328,16 @@ mod tests {
             for (name, value) in fields {
                 headers.append(name, HeaderValue::from_static(value));
             }
-            let wish =
-                wish.map(|(later, once): (_, Option<&str>)| Wish { later, once: once.map(|key| key.into()) });
-            assert_eq!(Wish::read(&headers, true).unwrap(), wish, "{headers:?}");
+            let wish = wish.map(|(later, once): (_, Option<&str>)| JobOptions {
+                respond_async: later,
+                idempotency_key: once.map(|key| key.into()),
+            });
+            assert_eq!(JobOptions::read(&headers, true).unwrap(), wish, "{headers:?}");
         }
         for wrong in [String::new(), "k".repeat(256)] {
             let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, HeaderValue::from_str(&wrong).unwrap())]);
-            assert_eq!(Wish::read(&headers, true).unwrap_err().reason, Reason::BadRequest);
-            assert_eq!(Wish::read(&headers, false).unwrap(), None);
+            assert_eq!(JobOptions::read(&headers, true).unwrap_err().reason, Reason::BadRequest);
+            assert_eq!(JobOptions::read(&headers, false).unwrap(), None);
         }
     }
 }

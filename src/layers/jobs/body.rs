@@ -8,12 +8,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::marks::{Mark, Marks};
+use super::marks::{EventId, EventIds};
 use crate::openai::error;
-use crate::redis::jobs::{self, Entry, Jobs, Kind, Lookout, Reader, read_head};
+use crate::redis::jobs::{self, AnswerPiece, JobQueue, LivenessProbe, PieceKind, Reader, read_head};
 use crate::redis::link::BACK;
-use crate::refusal::{Reason, Refusal, spread};
-use crate::request::{Ending, Flight};
+use crate::refusal::{Reason, Refusal, with_jitter};
+use crate::request::{Ending, RequestRecord};
 
 pin_project! {
     /// The inner service's body, a text by the gateway, or a job's answer.
@@ -23,7 +23,7 @@ pin_project! {
         inner: Option<B>,
         text: Option<Bytes>,
         // Boxed to keep the body small: most bodies are the inner service's, and are moved often.
-        answer: Option<Box<Answer>>,
+        answer: Option<Box<ReplayedAnswer>>,
     }
 }
 
@@ -36,77 +36,87 @@ impl<B> JobBody<B> {
         Self { inner: None, text: Some(text), answer: None }
     }
 
-    pub(super) fn answer(answer: Answer) -> Self {
+    pub(super) fn answer(answer: ReplayedAnswer) -> Self {
         Self { inner: None, text: None, answer: Some(Box::new(answer)) }
     }
 }
 
 /// A job's answer, read from Redis.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ReplayedAnswer {
     reader: Reader,
-    lookout: Lookout,
+    liveness_probe: LivenessProbe,
     /// Adds event ids; `Some` for streams, which a client may resume.
-    marks: Option<Marks>,
+    marks: Option<EventIds>,
     /// The event after which to resume.
-    from: Option<Mark>,
+    from: Option<EventId>,
     /// The run whose bytes were sent to the client.
     epoch: Option<u64>,
     /// `true` if the worker's answer is no stream, though the client asked for one.
-    plain: bool,
+    not_a_stream: bool,
     /// An entry that was read in advance.
-    next: Option<Entry>,
+    next: Option<AnswerPiece>,
     over: bool,
-    flight: Option<Arc<Flight>>,
+    record: Option<Arc<RequestRecord>>,
 }
 
-impl Answer {
+impl ReplayedAnswer {
     /// Sets the request record that gets the ending.
-    pub(super) fn told(mut self, flight: Option<Arc<Flight>>) -> Self {
-        self.flight = flight;
+    pub(super) fn with_record(mut self, record: Option<Arc<RequestRecord>>) -> Self {
+        self.record = record;
         self
     }
 
     fn end(&mut self, ending: Ending) {
         self.over = true;
-        if let Some(flight) = self.flight.take() {
-            flight.set_ending(ending);
+        if let Some(record) = self.record.take() {
+            record.set_ending(ending);
         }
     }
 
     /// Creates the body as a stream of events with ids, after the event end `from`.
-    pub(super) fn events(reader: Reader, from: Option<Mark>, jobs: &Jobs) -> Self {
+    pub(super) fn events(reader: Reader, from: Option<EventId>, jobs: &JobQueue) -> Self {
         let epoch = from.map(|mark| mark.place.epoch);
-        let marks = Some(Marks::default());
-        let lookout = Lookout::new(jobs);
-        Self { reader, lookout, marks, from, epoch, plain: false, next: None, over: false, flight: None }
+        let marks = Some(EventIds::default());
+        let liveness_probe = LivenessProbe::new(jobs);
+        Self {
+            reader,
+            liveness_probe,
+            marks,
+            from,
+            epoch,
+            not_a_stream: false,
+            next: None,
+            over: false,
+            record: None,
+        }
     }
 
     /// Creates the body with the original bytes, from `next` on.
-    pub(super) fn bytes(reader: Reader, next: Entry, jobs: &Jobs) -> Self {
+    pub(super) fn bytes(reader: Reader, next: AnswerPiece, jobs: &JobQueue) -> Self {
         let (epoch, next) = (Some(next.place.epoch), Some(next));
-        let lookout = Lookout::new(jobs);
+        let liveness_probe = LivenessProbe::new(jobs);
         Self {
             reader,
-            lookout,
+            liveness_probe,
             marks: None,
             from: None,
             epoch,
-            plain: false,
+            not_a_stream: false,
             next,
             over: false,
-            flight: None,
+            record: None,
         }
     }
 
     /// Polls for the next entry; `None` if no entry can come any more.
-    fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Entry>> {
+    fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Option<AnswerPiece>> {
         match self.reader.poll_entry(cx) {
             Poll::Ready(entry) => {
-                self.lookout.hear();
+                self.liveness_probe.hear();
                 Poll::Ready(Some(entry))
             }
-            Poll::Pending => self.lookout.poll_lost(self.reader.job(), cx).map(|()| None),
+            Poll::Pending => self.liveness_probe.poll_lost(self.reader.job(), cx).map(|()| None),
         }
     }
 
@@ -116,24 +126,28 @@ impl Answer {
                 Some(entry) => entry,
                 None => match ready!(self.poll_entry(cx)) {
                     Some(entry) => entry,
-                    None => return Poll::Ready(Some(self.fail(jobs::Fault::broke("it is gone.")))),
+                    None => {
+                        return Poll::Ready(Some(self.fail(jobs::JobError::broke("it no longer exists."))));
+                    }
                 },
             };
-            if self.epoch.is_some_and(|epoch| epoch != entry.place.epoch) && entry.kind != Kind::Error {
+            if self.epoch.is_some_and(|epoch| epoch != entry.place.epoch) && entry.kind != PieceKind::Error {
                 // The output of another run does not continue the output of this one.
-                return Poll::Ready(Some(self.fail(jobs::Fault::broke("it was lost within its answer."))));
+                return Poll::Ready(Some(
+                    self.fail(jobs::JobError::broke("it was lost after part of its response was sent.")),
+                ));
             }
             let bytes = match entry.kind {
-                Kind::Head => {
-                    self.plain = !read_head(&entry.data).is_some_and(|head| is_stream(&head));
+                PieceKind::Head => {
+                    self.not_a_stream = !read_head(&entry.data).is_some_and(|head| is_stream(&head));
                     continue;
                 }
-                Kind::Data => self.pass(&entry),
-                Kind::End => {
+                PieceKind::Data => self.encode(&entry),
+                PieceKind::End => {
                     self.end(Ending::Complete);
                     continue;
                 }
-                Kind::Error => self.fail(jobs::Fault::read(&entry.data)),
+                PieceKind::Error => self.fail(jobs::JobError::read(&entry.data)),
             };
             if !bytes.is_empty() {
                 return Poll::Ready(Some(bytes));
@@ -142,16 +156,16 @@ impl Answer {
         Poll::Ready(None)
     }
 
-    fn pass(&mut self, entry: &Entry) -> Bytes {
+    fn encode(&mut self, entry: &AnswerPiece) -> Bytes {
         self.epoch = Some(entry.place.epoch);
         let Some(marks) = &mut self.marks else { return entry.data.clone() };
-        if self.plain {
+        if self.not_a_stream {
             return one_event(entry);
         }
         let from = match self.from.take() {
             Some(mark) if mark.place == entry.place => {
                 let last = mark.offset.checked_sub(1).and_then(|at| entry.data.get(at));
-                *marks = Marks::after(last.copied());
+                *marks = EventIds::after(last.copied());
                 mark.offset
             }
             _ => 0,
@@ -159,14 +173,14 @@ impl Answer {
         marks.feed(entry.place, from, &entry.data)
     }
 
-    fn fail(&mut self, fault: jobs::Fault) -> Bytes {
+    fn fail(&mut self, fault: jobs::JobError) -> Bytes {
         self.end(Ending::WorkerFailed);
-        error::event(&fault.into_refusal("The job"), error::Tongue::Named, "")
+        error::event(&fault.into_refusal("The job"), error::StreamFormat::Named, "")
     }
 }
 
 /// Encodes an entry that is no stream as one event.
-fn one_event(entry: &Entry) -> Bytes {
+fn one_event(entry: &AnswerPiece) -> Bytes {
     let mut event = Vec::with_capacity(entry.data.len() + 64);
     for line in entry.data.split(|byte| matches!(byte, b'\n' | b'\r')) {
         event.extend_from_slice(b"data: ");
@@ -219,6 +233,6 @@ impl<B: Body<Data = Bytes>> Body for JobBody<B> {
 
 /// Builds the refusal for jobs that cannot be read or written in Redis.
 pub(super) fn unreachable(loss: &dyn std::fmt::Display) -> Refusal {
-    let message = format!("Jobs cannot be reached: {loss}.");
-    Refusal::new(Reason::UpstreamUnreachable, message).with_retry_after(spread(BACK))
+    let message = format!("The job store cannot be reached: {loss}.");
+    Refusal::new(Reason::UpstreamUnreachable, message).with_retry_after(with_jitter(BACK))
 }

@@ -7,29 +7,29 @@
 use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 
-use crate::redis::jobs::Place;
+use crate::redis::jobs::PiecePlace;
 
 /// The position of an event's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(super) struct EventId {
     /// The entry with the event's last byte.
-    pub(super) place: Place,
+    pub(super) place: PiecePlace,
     /// Offset in the entry, in bytes, of the next event.
     pub(super) offset: usize,
 }
 
-impl Mark {
+impl EventId {
     pub(super) fn parse(id: &str) -> Option<Self> {
         let (place, offset) = id.rsplit_once('-')?;
         let plain = id.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-        let place = Place::parse(place).filter(|place| plain && place.n > 0)?;
+        let place = PiecePlace::parse(place).filter(|place| plain && place.n > 0)?;
         Some(Self { place, offset: offset.parse().ok()? })
     }
 }
 
 /// Inserts ids into a stream.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct EventIds {
     /// `true` if the current line is not empty.
     in_line: bool,
     /// `true` if the current event has a line.
@@ -37,23 +37,23 @@ pub(super) struct Marks {
     /// `true` after a CR: a LF that follows belongs to it.
     after_cr: bool,
     /// `true` if that LF is left out: a resuming client has it, or its line ended with the CR.
-    said: bool,
+    lf_done: bool,
 }
 
-impl Marks {
+impl EventIds {
     /// Creates the state for resuming a stream after an event that ends in the byte `last`.
     pub(super) fn after(last: Option<u8>) -> Self {
         let after_cr = last == Some(b'\r');
-        Self { after_cr, said: after_cr, ..Self::default() }
+        Self { after_cr, lf_done: after_cr, ..Self::default() }
     }
 
     /// Returns the bytes of the entry at `place` from `from` on, with ids.
-    pub(super) fn feed(&mut self, place: Place, from: usize, data: &Bytes) -> Bytes {
+    pub(super) fn feed(&mut self, place: PiecePlace, from: usize, data: &Bytes) -> Bytes {
         let mut out = BytesMut::with_capacity(data.len().saturating_sub(from) + 48);
         let mut at = from.min(data.len());
         while let Some(rest) = data.get(at..).filter(|rest| !rest.is_empty()) {
             let after_cr = std::mem::take(&mut self.after_cr);
-            let said = std::mem::take(&mut self.said);
+            let said = std::mem::take(&mut self.lf_done);
             if after_cr && rest.first() == Some(&b'\n') {
                 if !said {
                     out.extend_from_slice(b"\n");
@@ -90,15 +90,15 @@ mod tests {
     use super::*;
 
     /// Returns the stream of these entries with ids, after the event end `mark`.
-    fn read(entries: &[Bytes], mark: Option<Mark>) -> Vec<u8> {
-        let mut marks = Marks::default();
+    fn read(entries: &[Bytes], mark: Option<EventId>) -> Vec<u8> {
+        let mut marks = EventIds::default();
         let mut out = Vec::new();
         for (n, data) in (1..).zip(entries) {
-            let place = Place { epoch: 3, n };
+            let place = PiecePlace { epoch: 3, n };
             match mark {
                 Some(mark) if place < mark.place => {}
                 Some(mark) if place == mark.place => {
-                    marks = Marks::after(mark.offset.checked_sub(1).and_then(|at| data.get(at)).copied());
+                    marks = EventIds::after(mark.offset.checked_sub(1).and_then(|at| data.get(at)).copied());
                     out.extend(marks.feed(place, mark.offset, data));
                 }
                 _ => out.extend(marks.feed(place, 0, data)),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     /// Returns what a client keeps of a broken stream: the length of whole events, and the last id.
-    fn kept(seen: &[u8]) -> (usize, Option<Mark>) {
+    fn kept(seen: &[u8]) -> (usize, Option<EventId>) {
         let (mut end, mut id, mut last) = (0, None, None);
         let mut at = 0;
         while let Some(content) = memchr2(b'\n', b'\r', &seen[at..]) {
@@ -116,7 +116,7 @@ mod tests {
             let line = &seen[at..at + content];
             at += content + 1 + usize::from(crlf);
             if let Some(text) = line.strip_prefix(b"id: ") {
-                id = Some(Mark::parse(std::str::from_utf8(text).unwrap()).unwrap());
+                id = Some(EventId::parse(std::str::from_utf8(text).unwrap()).unwrap());
             } else if line.is_empty() && id.is_some() {
                 (end, last) = (at, id.take());
             }
@@ -142,10 +142,10 @@ mod tests {
 
     #[test]
     fn an_id_is_read_as_it_is_written_and_nothing_else_is() {
-        let mark = Mark { place: Place { epoch: 2, n: 7 }, offset: 345 };
-        assert_eq!(Mark::parse("2-7-345"), Some(mark));
+        let mark = EventId { place: PiecePlace { epoch: 2, n: 7 }, offset: 345 };
+        assert_eq!(EventId::parse("2-7-345"), Some(mark));
         for wrong in ["", "2-7", "2-0-1", "-1-7-3", "2-7-", "2-7-3-1", "a-b-c", "+2-7-3"] {
-            assert_eq!(Mark::parse(wrong), None, "{wrong}");
+            assert_eq!(EventId::parse(wrong), None, "{wrong}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Asynchronous jobs and idempotency keys.
 //!
 //! A model call with `Prefer: respond-async` is answered at once with the location of a job; one
-//! with an `Idempotency-Key` runs once, however often it is sent. Both are private to the caller:
+//! with an `Idempotency-ConfiguredKey` runs once, however often it is sent. Both are private to the caller:
 //! they need an API key or a signed token, and no other caller can find them.
 //!
 //! With HTTP workers, a `respond-async` call becomes a job only if it would be refused otherwise.
@@ -12,8 +12,8 @@
 
 mod ask;
 mod body;
+mod get;
 mod marks;
-mod show;
 
 pub use body::JobBody;
 
@@ -26,13 +26,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
 use tower::{Layer, Service};
 
-use self::ask::Wish;
+use self::ask::JobOptions;
 use crate::fleet::Fleet;
-use crate::fleet::heartbeat::Key;
+use crate::fleet::heartbeat::SigningKey;
 use crate::layers::paths::JOBS;
-use crate::redis::jobs::{Jobs, Trial};
+use crate::redis::jobs::{JobQueue, KeyClaim};
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Caller, Demand, Ending, Flight, Payload};
+use crate::request::{Caller, Ending, Payload, RequestCost, RequestRecord};
 
 /// Header that asks for an asynchronous answer.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -41,41 +41,41 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// State of the layer.
 #[derive(Debug)]
-pub struct Counter {
+pub struct JobsSettings {
     /// The jobs in Redis.
-    pub jobs: Jobs,
+    pub jobs: JobQueue,
     /// The fleet, which finds the pool of a model.
     pub fleet: Arc<ArcSwap<Fleet>>,
     /// The key that signs jobs, if they are signed.
-    pub key: Option<Key>,
+    pub key: Option<SigningKey>,
     /// Whether a request becomes a job only if the gate has no room for it.
     pub only_overflow: bool,
 }
 
-/// Layer for [`Serve`].
+/// Layer for [`Jobs`].
 #[derive(Clone, Debug)]
-pub struct JobsLayer(Option<Arc<Counter>>);
+pub struct JobsLayer(Option<Arc<JobsSettings>>);
 
 impl JobsLayer {
     /// Creates a layer with the state `counter`. With `None`, all requests pass unchanged.
     #[must_use]
-    pub const fn new(counter: Option<Arc<Counter>>) -> Self {
+    pub const fn new(counter: Option<Arc<JobsSettings>>) -> Self {
         Self(counter)
     }
 }
 
 impl<S> Layer<S> for JobsLayer {
-    type Service = Serve<S>;
+    type Service = Jobs<S>;
 
-    fn layer(&self, inner: S) -> Serve<S> {
-        Serve { counter: self.0.clone(), inner }
+    fn layer(&self, inner: S) -> Jobs<S> {
+        Jobs { counter: self.0.clone(), inner }
     }
 }
 
 /// Service that answers requests about jobs and forwards all others.
 #[derive(Clone, Debug)]
-pub struct Serve<S> {
-    counter: Option<Arc<Counter>>,
+pub struct Jobs<S> {
+    counter: Option<Arc<JobsSettings>>,
     inner: S,
 }
 
@@ -83,44 +83,48 @@ pub struct Serve<S> {
 fn named(caller: Option<&Caller>) -> Result<&Caller, Refusal> {
     let shown = |caller: &&Caller| ["key:", "jwt:"].iter().any(|space| caller.id.starts_with(space));
     caller.filter(shown).ok_or_else(|| {
-        Refusal::new(Reason::Unauthorized, "Jobs are private to who asked for them: send an API key.")
+        Refusal::new(Reason::Unauthorized, "Jobs are private to their caller; send an API key.")
     })
 }
 
-fn answer<B>(response: Response<Bytes>, flight: Option<&Arc<Flight>>) -> Response<JobBody<B>> {
-    if let Some(flight) = flight {
-        flight.set_ending(Ending::Complete);
+fn answer<B>(response: Response<Bytes>, record: Option<&Arc<RequestRecord>>) -> Response<JobBody<B>> {
+    if let Some(record) = record {
+        record.set_ending(Ending::Complete);
     }
     response.map(JobBody::text)
 }
 
 /// What a request has to do with jobs.
-enum Matter {
-/// Nothing: the request passes.
-None,
-/// It reads or ends a job.
-Look,
-/// It may become a job, or has an idempotency key.
-    Wish(Wish),
+enum JobOperation {
+    /// Nothing: the request passes.
+    None,
+    /// It reads or ends a job.
+    Look,
+    /// It may become a job, or has an idempotency key.
+    Wish(JobOptions),
 }
 
-fn matter<B>(request: &Request<B>, only_overflow: bool) -> Result<Matter, Refusal> {
+fn operation<B>(request: &Request<B>, only_overflow: bool) -> Result<JobOperation, Refusal> {
     let extensions = request.extensions();
-    if extensions.get::<Arc<Flight>>().and_then(|flight| flight.route()).is_some_and(|route| **route == *JOBS)
+    if extensions
+        .get::<Arc<RequestRecord>>()
+        .and_then(|record| record.route())
+        .is_some_and(|route| **route == *JOBS)
     {
-        return Ok(Matter::Look);
+        return Ok(JobOperation::Look);
     }
-    let has_demand = extensions.get::<Demand>().is_some_and(|demand| demand.kind.has_demand());
+    let has_demand =
+        extensions.get::<RequestCost>().is_some_and(|request_cost| request_cost.kind.has_demand());
     if !has_demand {
-        return Ok(Matter::None);
+        return Ok(JobOperation::None);
     }
-    Ok(match Wish::read(request.headers(), !only_overflow)? {
-        Some(wish) => Matter::Wish(wish),
-        None => Matter::None,
+    Ok(match JobOptions::read(request.headers(), !only_overflow)? {
+        Some(wish) => JobOperation::Wish(wish),
+        None => JobOperation::None,
     })
 }
 
-impl<S, R> Service<Request<Payload>> for Serve<S>
+impl<S, R> Service<Request<Payload>> for Jobs<S>
 where
     S: Service<Request<Payload>, Response = Response<R>, Error = Refusal> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -141,25 +145,25 @@ where
         };
         let Some(counter) = &self.counter else { return pass(request, &mut self.inner) };
         let counter = Arc::clone(counter);
-        let wish = match matter(&request, counter.only_overflow) {
-            Ok(Matter::None) => return pass(request, &mut self.inner),
-            Ok(Matter::Look) => {
+        let wish = match operation(&request, counter.only_overflow) {
+            Ok(JobOperation::None) => return pass(request, &mut self.inner),
+            Ok(JobOperation::Look) => {
                 let (head, _) = request.into_parts();
                 return Box::pin(async move { counter.look(head).await });
             }
             // Only the gate knows whether there is room.
-            Ok(Matter::Wish(wish)) if counter.only_overflow => {
-                let spare = counter.spare(&request, &wish);
+            Ok(JobOperation::Wish(wish)) if counter.only_overflow => {
+                let spare = counter.keep(&request, &wish);
                 let Some(spare) = spare else { return pass(request, &mut self.inner) };
                 let answer = self.inner.call(request);
                 return Box::pin(async move {
                     match answer.await {
                         Ok(response) => Ok(response.map(JobBody::inner)),
-                        Err(refusal) => counter.instead(refusal, spare).await,
+                        Err(refusal) => counter.accept_refused(refusal, spare).await,
                     }
                 });
             }
-            Ok(Matter::Wish(wish)) => wish,
+            Ok(JobOperation::Wish(wish)) => wish,
             Err(refusal) => return Box::pin(async move { Err(refusal) }),
         };
         // The service that was made ready is the one to call; its clone takes its place.
@@ -167,8 +171,8 @@ where
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         Box::pin(async move {
             let trial = match counter.ask(&mut request, wish).await? {
-                ask::Asked::Answered(response) => return Ok(response),
-                ask::Asked::Once(trial) => trial,
+                ask::JobDecision::Answered(response) => return Ok(response),
+                ask::JobDecision::Run(trial) => trial,
             };
             once(&trial, inner.call(request)).await
         })
@@ -177,7 +181,7 @@ where
 
 /// Runs a request with an idempotency key. An error releases the key for an immediate retry.
 async fn once<R>(
-    trial: &Trial,
+    trial: &KeyClaim,
     answer: impl Future<Output = Result<Response<R>, Refusal>>,
 ) -> Result<Response<JobBody<R>>, Refusal> {
     let answered = answer.await;

@@ -82,13 +82,11 @@ impl KeySet {
             keys: Vec<Value>,
         }
         let document: Document =
-            serde_json::from_slice(json).map_err(|error| format!("is no JWKS document: {error}"))?;
+            serde_json::from_slice(json).map_err(|error| format!("is not a JWKS document: {error}"))?;
         let jwks = document.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok());
         let keys: Vec<_> = jwks.filter_map(|jwk| JwtKey::read(&jwk)).collect();
         if keys.is_empty() {
-            return Err(
-                "has no key by which a signature could be checked (RSA, P-256, P-384, Ed25519)".to_owned()
-            );
+            return Err("has no key that can verify a signature (RSA, P-256, P-384, Ed25519)".to_owned());
         }
         Ok(Self::of(keys))
     }
@@ -127,7 +125,7 @@ impl Default for JwtKeys {
 impl JwtKeys {
     /// Returns `true` if there are keys.
     #[must_use]
-    pub fn are_read(&self) -> bool {
+    pub fn is_loaded(&self) -> bool {
         !self.set.load().keys.is_empty()
     }
 
@@ -137,11 +135,11 @@ impl JwtKeys {
     }
 
     /// Waits until a token names an unknown key.
-    pub async fn wanted(&self) {
+    pub async fn refresh_requested(&self) {
         self.wanted.notified().await;
     }
 
-    pub(super) fn want(&self) {
+    pub(super) fn request_refresh(&self) {
         self.wanted.notify_one();
     }
 

@@ -32,12 +32,12 @@ const LONGEST_NAME: usize = 256;
 /// Names of the claims that are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-/// The claim with the caller's id.
-pub caller: Arc<str>,
-/// The claim with the caller's class.
-pub class: Option<Arc<str>>,
-/// The claim with the caller's team.
-pub team: Option<Arc<str>>,
+    /// The claim with the caller's id.
+    pub caller: Arc<str>,
+    /// The claim with the caller's class.
+    pub class: Option<Arc<str>>,
+    /// The claim with the caller's team.
+    pub team: Option<Arc<str>>,
 }
 
 /// Settings of token validation.
@@ -57,34 +57,34 @@ pub struct TokenSettings {
 
 /// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TokenFault {
+pub enum TokenError {
     /// The token cannot be parsed.
-    #[error("it is no token that can be read")]
+    #[error("it cannot be parsed")]
     Malformed,
     /// The algorithm is not among [`TokenSettings::algorithms`].
     #[error("its algorithm is not accepted here")]
     Algorithm,
     /// The key is not among the last read keys of the issuer.
-    #[error("the key that it names is not known")]
+    #[error("its signing key is not known")]
     UnknownKey,
     /// The signature does not match the key.
     #[error("its signature is wrong")]
     Signature,
     /// The audience (`aud`) is missing, or is not accepted.
-    #[error("it was made for another audience")]
+    #[error("its audience (`aud`) is missing or not accepted")]
     Audience,
     /// The issuer (`iss`) is missing, or is not accepted.
-    #[error("it was made by another issuer")]
+    #[error("its issuer (`iss`) is missing or not accepted")]
     Issuer,
     /// The token has expired, or has no valid `exp`.
-    #[error("it has expired")]
+    #[error("it has expired or has no valid `exp`")]
     Expired,
     /// The token is not valid yet (`nbf`), or has an invalid `nbf`.
-    #[error("it is not valid yet")]
-    Early,
+    #[error("it is not valid yet, or its `nbf` is invalid")]
+    NotYetValid,
     /// The claim for the caller is missing, or is no valid name.
-    #[error("its claim for the caller is missing, or is no name")]
-    Nobody,
+    #[error("the claim that names the caller is missing or not a valid name")]
+    NoCaller,
 }
 
 /// The caller that a token names.
@@ -111,8 +111,8 @@ struct Signed {
 struct Checked {
     digest: [u8; 32],
     /// Number of the key set that checked it.
-    by: u64,
-    outcome: Result<Signed, TokenFault>,
+    key_set: u64,
+    outcome: Result<Signed, TokenError>,
 }
 
 /// Checks tokens, and caches the results.
@@ -135,19 +135,20 @@ impl Tokens {
     ///
     /// # Errors
     /// Why the token is not accepted.
-    pub fn check(&self, token: &[u8], digest: &[u8; 32], now: u64) -> Result<Arc<Bearer>, TokenFault> {
+    pub fn check(&self, token: &[u8], digest: &[u8; 32], now: u64) -> Result<Arc<Bearer>, TokenError> {
         let keys = self.keys.load();
         let [a, b, c, d, e, f, g, h, ..] = *digest;
         let place = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
         // Compares the whole digest: a collision in 8 bytes of it can be computed.
         let known = self.checked.get(place).flatten();
-        let known = known.filter(|known| known.digest == *digest && known.by == keys.number());
+        let known = known.filter(|known| known.digest == *digest && known.key_set == keys.number());
         let outcome = match known {
             Some(known) => known.outcome,
             None => {
                 let outcome = self.verify(token, &keys);
-                if !matches!(outcome, Err(TokenFault::Malformed | TokenFault::UnknownKey)) {
-                    let checked = Checked { digest: *digest, by: keys.number(), outcome: outcome.clone() };
+                if !matches!(outcome, Err(TokenError::Malformed | TokenError::UnknownKey)) {
+                    let checked =
+                        Checked { digest: *digest, key_set: keys.number(), outcome: outcome.clone() };
                     self.checked.update(place, |slot| *slot = Some(checked));
                 }
                 outcome
@@ -156,27 +157,27 @@ impl Tokens {
         let signed = outcome?;
         let leeway = self.settings.leeway.as_secs();
         if now >= signed.until.saturating_add(leeway) {
-            return Err(TokenFault::Expired);
+            return Err(TokenError::Expired);
         }
         if now.saturating_add(leeway) < signed.from {
-            return Err(TokenFault::Early);
+            return Err(TokenError::NotYetValid);
         }
         Ok(signed.bearer)
     }
 
     /// Verifies everything but the lifetime.
-    fn verify(&self, token: &[u8], keys: &KeySet) -> Result<Signed, TokenFault> {
-        let header = decode_header(token).map_err(|_| TokenFault::Malformed)?;
+    fn verify(&self, token: &[u8], keys: &KeySet) -> Result<Signed, TokenError> {
+        let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
         // No `crit` extension is supported; access tokens are neither compressed nor nested.
         if header.crit.is_some() || header.zip.is_some() || header.enc.is_some() {
-            return Err(TokenFault::Malformed);
+            return Err(TokenError::Malformed);
         }
         if !self.settings.algorithms.contains(&header.alg) {
-            return Err(TokenFault::Algorithm);
+            return Err(TokenError::Algorithm);
         }
         let Some(key) = keys.find(header.kid.as_deref(), header.alg) else {
-            self.keys.want();
-            return Err(TokenFault::UnknownKey);
+            self.keys.request_refresh();
+            return Err(TokenError::UnknownKey);
         };
         let mut validation = Validation::new(header.alg);
         validation.set_required_spec_claims(&["exp", "aud", "iss"]);
@@ -186,14 +187,14 @@ impl Tokens {
         validation.validate_exp = false;
         validation.validate_nbf = false;
         let claims = decode::<Map<String, Value>>(token, key, &validation).map_err(fault)?.claims;
-        let until = claims.get("exp").and_then(seconds).ok_or(TokenFault::Expired)?;
+        let until = claims.get("exp").and_then(seconds).ok_or(TokenError::Expired)?;
         let from = match claims.get("nbf") {
-            Some(from) => seconds(from).ok_or(TokenFault::Early)?,
+            Some(from) => seconds(from).ok_or(TokenError::NotYetValid)?,
             None => 0,
         };
         let names = &self.settings.claims;
         let text = |name: &Arc<str>| claims.get(&**name).and_then(Value::as_str).filter(|text| is_name(text));
-        let id = text(&names.caller).ok_or(TokenFault::Nobody)?.into();
+        let id = text(&names.caller).ok_or(TokenError::NoCaller)?.into();
         let class = names.class.as_ref().and_then(text).and_then(Class::parse);
         let team = names.team.as_ref().and_then(text).map(Into::into);
         Ok(Signed { bearer: Arc::new(Bearer { id, class, team }), from, until })
@@ -210,18 +211,18 @@ fn seconds(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u64))
 }
 
-fn fault(error: jsonwebtoken::errors::Error) -> TokenFault {
+fn fault(error: jsonwebtoken::errors::Error) -> TokenError {
     use jsonwebtoken::errors::ErrorKind;
     match error.kind() {
-        ErrorKind::InvalidSignature => TokenFault::Signature,
-        ErrorKind::InvalidAudience => TokenFault::Audience,
-        ErrorKind::InvalidIssuer => TokenFault::Issuer,
+        ErrorKind::InvalidSignature => TokenError::Signature,
+        ErrorKind::InvalidAudience => TokenError::Audience,
+        ErrorKind::InvalidIssuer => TokenError::Issuer,
         ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
-            "aud" => TokenFault::Audience,
-            "iss" => TokenFault::Issuer,
-            _ => TokenFault::Expired,
+            "aud" => TokenError::Audience,
+            "iss" => TokenError::Issuer,
+            _ => TokenError::Expired,
         },
-        _ => TokenFault::Malformed,
+        _ => TokenError::Malformed,
     }
 }
 

@@ -46,7 +46,7 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
     if key.family() != algorithm.family() {
         return Err(ErrorKind::InvalidKeyFormat.into());
     }
-    Ok(Box::new(ByRing { algorithm: *algorithm, scheme, key: key.kind().clone() }))
+    Ok(Box::new(RingVerifier { algorithm: *algorithm, scheme, key: key.kind().clone() }))
 }
 
 enum Scheme {
@@ -54,13 +54,13 @@ enum Scheme {
     Curve(&'static dyn VerificationAlgorithm),
 }
 
-struct ByRing {
+struct RingVerifier {
     algorithm: Algorithm,
     scheme: Scheme,
     key: DecodingKeyKind,
 }
 
-impl Verifier<Vec<u8>> for ByRing {
+impl Verifier<Vec<u8>> for RingVerifier {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
         let right = match (&self.scheme, &self.key) {
             (Scheme::Rsa(scheme), DecodingKeyKind::RsaModulusExponent { n, e }) => {
@@ -78,7 +78,7 @@ impl Verifier<Vec<u8>> for ByRing {
     }
 }
 
-impl JwtVerifier for ByRing {
+impl JwtVerifier for RingVerifier {
     fn algorithm(&self) -> Algorithm {
         self.algorithm
     }

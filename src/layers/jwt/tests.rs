@@ -83,7 +83,7 @@ fn tokens(jwks: &[Value]) -> Tokens {
     Tokens::new(settings, Arc::new(keys))
 }
 
-fn check(tokens: &Tokens, token: &str, now: u64) -> Result<String, TokenFault> {
+fn check(tokens: &Tokens, token: &str, now: u64) -> Result<String, TokenError> {
     let digest = Sha256::digest(token).into();
     tokens.check(token.as_bytes(), &digest, now).map(|bearer| bearer.id.to_string())
 }
@@ -105,7 +105,7 @@ fn a_token_says_who_asks() {
 
 #[test]
 fn what_is_wrong_with_a_token_is_said() {
-    use TokenFault::*;
+    use TokenError::*;
     let (curve, stranger) = (Curve::new(), Curve::new());
     let tokens = tokens(&[curve.jwk("a")]);
     let made = |claims: Value| curve.token(&head(), &claims);
@@ -129,12 +129,12 @@ fn what_is_wrong_with_a_token_is_said() {
         (made(without(claims(), "iss")), Issuer),
         (made(without(claims(), "exp")), Expired),
         (made(with(claims(), "exp", json!("tomorrow"))), Expired),
-        (made(with(claims(), "nbf", json!("tomorrow"))), Early),
-        (made(without(claims(), "sub")), Nobody),
-        (made(with(claims(), "sub", json!(""))), Nobody),
-        (made(with(claims(), "sub", json!("a\nb"))), Nobody),
-        (made(with(claims(), "sub", json!("x".repeat(257)))), Nobody),
-        (made(with(claims(), "sub", json!(7))), Nobody),
+        (made(with(claims(), "nbf", json!("tomorrow"))), NotYetValid),
+        (made(without(claims(), "sub")), NoCaller),
+        (made(with(claims(), "sub", json!(""))), NoCaller),
+        (made(with(claims(), "sub", json!("a\nb"))), NoCaller),
+        (made(with(claims(), "sub", json!("x".repeat(257)))), NoCaller),
+        (made(with(claims(), "sub", json!(7))), NoCaller),
     ] {
         for _ in 0..2 {
             assert_eq!(check(&tokens, &token, NOW), Err(fault), "{token}");
@@ -152,7 +152,7 @@ fn a_public_key_is_no_secret() {
     for kid in ["a", "h"] {
         let head = json!({ "alg": "HS256", "kid": kid });
         let forged = signed(&head, &claims(), |message| hmac::sign(&secret, message).as_ref().to_vec());
-        assert_eq!(check(&tokens, &forged, NOW), Err(TokenFault::Algorithm));
+        assert_eq!(check(&tokens, &forged, NOW), Err(TokenError::Algorithm));
     }
 }
 
@@ -162,8 +162,8 @@ fn a_token_counts_in_its_time_and_a_little_more() {
     let tokens = tokens(&[curve.jwk("a")]);
     let token = curve.token(&head(), &with(claims(), "nbf", json!(NOW as f64 + 0.5)));
     let at = |now| check(&tokens, &token, now).map(|_| ());
-    assert_eq!((at(NOW - 31), at(NOW - 30)), (Err(TokenFault::Early), Ok(())));
-    assert_eq!((at(NOW + 89), at(NOW + 90)), (Ok(()), Err(TokenFault::Expired)));
+    assert_eq!((at(NOW - 31), at(NOW - 30)), (Err(TokenError::NotYetValid), Ok(())));
+    assert_eq!((at(NOW + 89), at(NOW + 90)), (Ok(()), Err(TokenError::Expired)));
     assert_eq!(at(NOW), Ok(()), "remembered with its times");
 }
 
@@ -175,7 +175,7 @@ fn new_keys_end_what_the_old_ones_signed() {
     assert!(check(&tokens, &token, NOW).is_ok());
     let document = json!({ "keys": [new.jwk("a")] }).to_string();
     tokens.keys.replace(KeySet::read(document.as_bytes()).unwrap());
-    assert_eq!(check(&tokens, &token, NOW), Err(TokenFault::Signature));
+    assert_eq!(check(&tokens, &token, NOW), Err(TokenError::Signature));
     assert!(check(&tokens, &new.token(&head(), &claims()), NOW).is_ok());
 }
 
@@ -184,8 +184,8 @@ async fn a_key_that_is_not_here_is_asked_for() {
     let curve = Curve::new();
     let tokens = tokens(&[curve.jwk("a")]);
     let strange = curve.token(&with(head(), "kid", json!("b")), &claims());
-    assert_eq!(check(&tokens, &strange, NOW), Err(TokenFault::UnknownKey));
-    tokens.keys.wanted().await;
+    assert_eq!(check(&tokens, &strange, NOW), Err(TokenError::UnknownKey));
+    tokens.keys.refresh_requested().await;
     let document = json!({ "keys": [curve.jwk("b")] }).to_string();
     tokens.keys.replace(KeySet::read(document.as_bytes()).unwrap());
     assert!(check(&tokens, &strange, NOW).is_ok());
@@ -222,12 +222,12 @@ fn rsa_and_ed25519_sign_too() {
         bytes[9] ^= 1;
         assert_eq!(
             check(&tokens_of_both, &format!("{message}.{}", base64(bytes)), NOW),
-            Err(TokenFault::Signature)
+            Err(TokenError::Signature)
         );
     }
     let only_one = tokens(&[with(key, "alg", json!("RS256"))]);
     assert!(check(&only_one, RSA[0], NOW).is_ok());
-    assert_eq!(check(&only_one, RSA[1], NOW), Err(TokenFault::UnknownKey));
+    assert_eq!(check(&only_one, RSA[1], NOW), Err(TokenError::UnknownKey));
 
     let pair = random(|random| {
         Ed25519KeyPair::from_pkcs8(Ed25519KeyPair::generate_pkcs8(random).unwrap().as_ref()).unwrap()
@@ -242,7 +242,7 @@ fn rsa_and_ed25519_sign_too() {
 fn a_document_without_a_usable_key_is_refused() {
     let encrypting = with(Curve::new().jwk("a"), "use", json!("enc"));
     for (document, words) in [
-        (json!("keys"), "is no JWKS document"),
+        (json!("keys"), "is not a JWKS document"),
         (json!({ "keys": [] }), "has no key"),
         (json!({ "keys": [encrypting, { "kty": "new" }, 7] }), "has no key"),
     ] {

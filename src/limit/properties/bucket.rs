@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{calls, drive, quotas, time_line};
 use crate::clock::Nanos;
-use crate::limit::keyed::Keyed;
+use crate::limit::keyed::KeyedState;
 use crate::limit::meter::Direct;
 use crate::limit::rule::Quota;
 use crate::limit::token_bucket::TokenBucket;
@@ -88,7 +88,7 @@ fn threads_together_get_one_quota() {
     // 0.4 s at 1000 per second, plus the burst. A preempted thread may come with an old time.
     let most = QUOTA.burst + THREADS * CALLS / 1_000;
     let direct = Direct::new(TokenBucket::new(QUOTA));
-    let keyed = Keyed::new(TokenBucket::new(QUOTA), 10);
+    let keyed = KeyedState::new(TokenBucket::new(QUOTA), 10);
     for (name, admitted) in [
         ("direct", stress(|now| direct.charge(1, now).is_ok())),
         ("keyed", stress(|now| keyed.charge(7, 1, now).is_ok())),

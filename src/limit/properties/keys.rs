@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Nanos;
-use crate::limit::keyed::{Keyed, Place};
+use crate::limit::keyed::{CellPlace, KeyedState};
 use crate::limit::meter::{Level, Shortage};
 use crate::limit::rule::Quota;
 use crate::limit::sliding_log::SlidingLog;
@@ -20,7 +20,7 @@ fn key(index: u64) -> u64 {
 
 #[test]
 fn a_flood_of_keys_is_bounded_and_frees_nobody() {
-    let table = Keyed::new(TokenBucket::new(QUOTA), 1_000);
+    let table = KeyedState::new(TokenBucket::new(QUOTA), 1_000);
     let victim = key(u64::MAX);
     assert!(table.charge(victim, 10, NOW).is_ok());
     let mut admitted = 0;
@@ -32,19 +32,19 @@ fn a_flood_of_keys_is_bounded_and_frees_nobody() {
     assert_eq!(table.charge(victim, 1, NOW), Err(Shortage::Wait(Duration::from_millis(100))));
     // When the flood's quotas are full again, its keys make room; the victim's debt is still there.
     let later = NOW + Duration::from_millis(100);
-    assert!(matches!(table.charge(key(200_000), 1, later), Ok((Place::Own(_), _))));
-    assert_eq!(table.level(Place::Own(victim), later).remaining, 1);
+    assert!(matches!(table.charge(key(200_000), 1, later), Ok((CellPlace::Own(_), _))));
+    assert_eq!(table.level(CellPlace::Own(victim), later).remaining, 1);
 }
 
 #[test]
 fn keys_that_pass_by_take_each_others_seats() {
-    let table = Keyed::new(TokenBucket::new(QUOTA), 1_000);
+    let table = KeyedState::new(TokenBucket::new(QUOTA), 1_000);
     for index in 0..100_000 {
         let now = NOW + Duration::from_millis(index);
         let (place, _) = table.charge(key(index), 1, now).unwrap();
         assert_eq!(
             place,
-            Place::Own(key(index)),
+            CellPlace::Own(key(index)),
             "100 keys are live at a time, so nobody needs the overflow"
         );
     }
@@ -52,7 +52,7 @@ fn keys_that_pass_by_take_each_others_seats() {
 
 #[test]
 fn sweeping_forgets_what_is_idle_and_only_that() {
-    let table = Keyed::new(SlidingLog::new(QUOTA), 100_000);
+    let table = KeyedState::new(SlidingLog::new(QUOTA), 100_000);
     for index in 0..50_000 {
         table.charge(key(index), 1, NOW).unwrap();
     }
@@ -64,12 +64,12 @@ fn sweeping_forgets_what_is_idle_and_only_that() {
         }
         assert_eq!(table.keys(), if at == later { 50_000 } else { 1 });
     }
-    assert_eq!(table.level(Place::Own(key(7)), NOW + QUOTA.period).remaining, 9);
+    assert_eq!(table.level(CellPlace::Own(key(7)), NOW + QUOTA.period).remaining, 9);
 }
 
 #[test]
 fn a_charge_outlives_its_key() {
-    let table = Keyed::new(TokenBucket::new(QUOTA), 1);
+    let table = KeyedState::new(TokenBucket::new(QUOTA), 1);
     let (place, mark) = table.charge(key(1), 1, NOW).unwrap();
     let later = NOW + Duration::from_secs(60);
     // Another key takes the only place once the first key is idle.
@@ -77,17 +77,17 @@ fn a_charge_outlives_its_key() {
     let whole = Level { remaining: 10, reset: Duration::ZERO };
     table.correct(place, mark, 1, 0, later);
     assert_eq!(table.keys(), 1, "a rest is dropped with its key");
-    assert_eq!(table.level(Place::Overflow, later), whole);
+    assert_eq!(table.level(CellPlace::Overflow, later), whole);
     table.correct(place, mark, 1, 5, later);
     assert_eq!(
-        table.level(Place::Overflow, later).remaining,
+        table.level(CellPlace::Overflow, later).remaining,
         6,
         "no seat: an excess is owed by the overflow"
     );
     let free = later + Duration::from_secs(60);
     table.correct(place, mark, 1, 5, free);
     assert_eq!(
-        table.level(Place::Own(key(1)), free).remaining,
+        table.level(CellPlace::Own(key(1)), free).remaining,
         6,
         "a seat: the key is known again, and owes"
     );
@@ -95,22 +95,22 @@ fn a_charge_outlives_its_key() {
 
 #[test]
 fn a_lower_bound_lets_nobody_in_until_enough_are_forgotten() {
-    let table = Keyed::new(TokenBucket::new(QUOTA), 100);
+    let table = KeyedState::new(TokenBucket::new(QUOTA), 100);
     for index in 0..100 {
         table.charge(key(index), 10, NOW).unwrap();
     }
     table.set_max_keys(50);
-    assert_eq!(table.charge(key(100), 1, NOW).unwrap().0, Place::Overflow);
+    assert_eq!(table.charge(key(100), 1, NOW).unwrap().0, CellPlace::Overflow);
     let later = NOW + Duration::from_secs(1);
     for _ in 0..256 {
         table.sweep(later);
     }
-    assert_eq!(table.charge(key(101), 1, later).unwrap().0, Place::Own(key(101)));
+    assert_eq!(table.charge(key(101), 1, later).unwrap().0, CellPlace::Own(key(101)));
 }
 
 #[test]
 fn threads_that_bring_the_same_keys_make_each_once() {
-    let table = Keyed::new(TokenBucket::new(QUOTA), 10_000);
+    let table = KeyedState::new(TokenBucket::new(QUOTA), 10_000);
     let admitted: u64 = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4)
             .map(|_| {

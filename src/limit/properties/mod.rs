@@ -2,7 +2,7 @@
 
 mod bucket;
 mod keys;
-mod ladder;
+mod rule_set;
 mod rules;
 mod windows;
 

@@ -8,7 +8,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::demand::Facts;
+use super::body::Facts;
 use crate::table::Table;
 
 /// Bytes of prompt text per token before anything is learned; English prose has about four.
@@ -180,7 +180,7 @@ impl Length {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::openai::demand::{Shape, parse};
+    use crate::openai::body::{Shape, parse};
     use crate::request::Kind;
 
     fn facts(prompt: &str) -> Facts {

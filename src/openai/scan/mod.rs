@@ -13,7 +13,7 @@ pub(super) const MAX_DEPTH: u32 = 128;
 
 /// Error in a document. Positions are byte offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(super) enum JsonError {
     /// The document ends too early; more bytes could complete it.
     End,
     /// The byte at this offset is not allowed there.
@@ -92,26 +92,26 @@ impl<'a> Scanner<'a> {
     }
 
     /// Returns the first byte of the next token, at [`Scanner::at`], without consuming it.
-    pub(super) fn peek(&mut self) -> Result<u8, Flaw> {
+    pub(super) fn peek(&mut self) -> Result<u8, JsonError> {
         loop {
             match self.bytes.get(self.at) {
                 Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
                 Some(&byte) => return Ok(byte),
-                None => return Err(Flaw::End),
+                None => return Err(JsonError::End),
             }
         }
     }
 
     /// Checks that only white space follows.
-    pub(super) fn finish(&mut self) -> Result<(), Flaw> {
+    pub(super) fn finish(&mut self) -> Result<(), JsonError> {
         match self.peek() {
             Err(_) => Ok(()),
-            Ok(_) => Err(Flaw::Syntax(self.at)),
+            Ok(_) => Err(JsonError::Syntax(self.at)),
         }
     }
 
     /// Reads an object. `member` is called after each key and must read exactly the value.
-    pub(super) fn object<E: From<Flaw>>(
+    pub(super) fn object<E: From<JsonError>>(
         &mut self,
         mut member: impl FnMut(&mut Self, JsonText<'a>) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -131,7 +131,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads an array. `item` is called before each item and must read exactly that.
-    pub(super) fn array<E: From<Flaw>>(
+    pub(super) fn array<E: From<JsonError>>(
         &mut self,
         mut item: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -149,7 +149,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a string.
-    pub(super) fn string(&mut self) -> Result<JsonText<'a>, Flaw> {
+    pub(super) fn string(&mut self) -> Result<JsonText<'a>, JsonError> {
         self.take(b'"')?;
         let start = self.at;
         let mut shorter = 0;
@@ -162,14 +162,14 @@ impl<'a> Scanner<'a> {
                     return Ok(JsonText { at: start - 1, raw, decoded_len: raw.len() - shorter });
                 }
                 Some(b'\\') => shorter += self.escape()?,
-                Some(_) => return Err(Flaw::Syntax(self.at)),
-                None => return Err(Flaw::End),
+                Some(_) => return Err(JsonError::Syntax(self.at)),
+                None => return Err(JsonError::End),
             }
         }
     }
 
     /// Reads a number and returns it as written.
-    pub(super) fn number(&mut self) -> Result<&'a str, Flaw> {
+    pub(super) fn number(&mut self) -> Result<&'a str, JsonError> {
         let start = self.at;
         self.at += usize::from(self.bytes.get(self.at) == Some(&b'-'));
         if self.bytes.get(self.at) == Some(&b'0') {
@@ -190,7 +190,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a value of any kind and discards it.
-    pub(super) fn skip(&mut self) -> Result<(), Flaw> {
+    pub(super) fn skip(&mut self) -> Result<(), JsonError> {
         match self.peek()? {
             b'{' => self.object(|scanner, _| scanner.skip()),
             b'[' => self.array(Self::skip),
@@ -199,27 +199,27 @@ impl<'a> Scanner<'a> {
             b'f' => self.word(b"false"),
             b'n' => self.word(b"null"),
             b'-' | b'0'..=b'9' => self.number().map(drop),
-            _ => Err(Flaw::Syntax(self.at)),
+            _ => Err(JsonError::Syntax(self.at)),
         }
     }
 
-    fn word(&mut self, word: &[u8]) -> Result<(), Flaw> {
+    fn word(&mut self, word: &[u8]) -> Result<(), JsonError> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         if rest.starts_with(word) {
             self.at += word.len();
             Ok(())
         } else if word.starts_with(rest) {
-            Err(Flaw::End)
+            Err(JsonError::End)
         } else {
-            Err(Flaw::Syntax(self.at))
+            Err(JsonError::Syntax(self.at))
         }
     }
 
-    fn digits(&mut self) -> Result<(), Flaw> {
+    fn digits(&mut self) -> Result<(), JsonError> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         match rest.iter().take_while(|byte| byte.is_ascii_digit()).count() {
-            0 if rest.is_empty() => Err(Flaw::End),
-            0 => Err(Flaw::Syntax(self.at)),
+            0 if rest.is_empty() => Err(JsonError::End),
+            0 => Err(JsonError::Syntax(self.at)),
             count => {
                 self.at += count;
                 Ok(())
@@ -228,7 +228,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads an escape and returns how many bytes longer it is than its meaning.
-    fn escape(&mut self) -> Result<usize, Flaw> {
+    fn escape(&mut self) -> Result<usize, JsonError> {
         match self.bytes.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
                 self.at += 2;
@@ -237,8 +237,8 @@ impl<'a> Scanner<'a> {
             Some(b'u') => {
                 let mut code = 0;
                 for at in self.at + 2..self.at + 6 {
-                    let byte = *self.bytes.get(at).ok_or(Flaw::End)?;
-                    let digit = char::from(byte).to_digit(16).ok_or(Flaw::Syntax(at))?;
+                    let byte = *self.bytes.get(at).ok_or(JsonError::End)?;
+                    let digit = char::from(byte).to_digit(16).ok_or(JsonError::Syntax(at))?;
                     code = code << 4 | digit;
                 }
                 self.at += 6;
@@ -249,24 +249,24 @@ impl<'a> Scanner<'a> {
                     _ => 3,
                 })
             }
-            Some(_) => Err(Flaw::Syntax(self.at + 1)),
-            None => Err(Flaw::End),
+            Some(_) => Err(JsonError::Syntax(self.at + 1)),
+            None => Err(JsonError::End),
         }
     }
 
-    fn take(&mut self, byte: u8) -> Result<(), Flaw> {
+    fn take(&mut self, byte: u8) -> Result<(), JsonError> {
         if self.peek()? == byte {
             self.at += 1;
             Ok(())
         } else {
-            Err(Flaw::Syntax(self.at))
+            Err(JsonError::Syntax(self.at))
         }
     }
 
-    fn open(&mut self, bracket: u8) -> Result<(), Flaw> {
+    fn open(&mut self, bracket: u8) -> Result<(), JsonError> {
         self.take(bracket)?;
         self.depth += 1;
-        if self.depth >= MAX_DEPTH { Err(Flaw::Deep(self.at - 1)) } else { Ok(()) }
+        if self.depth >= MAX_DEPTH { Err(JsonError::Deep(self.at - 1)) } else { Ok(()) }
     }
 
     const fn close(&mut self) {
@@ -274,7 +274,7 @@ impl<'a> Scanner<'a> {
         self.depth -= 1;
     }
 
-    fn closed_or_comma(&mut self, bracket: u8) -> Result<bool, Flaw> {
+    fn closed_or_comma(&mut self, bracket: u8) -> Result<bool, JsonError> {
         let byte = self.peek()?;
         if byte == bracket {
             self.close();
@@ -283,7 +283,7 @@ impl<'a> Scanner<'a> {
             self.at += 1;
             Ok(false)
         } else {
-            Err(Flaw::Syntax(self.at))
+            Err(JsonError::Syntax(self.at))
         }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::fuzz::fuzz;
 
-fn check(bytes: &[u8]) -> Result<(), Flaw> {
+fn check(bytes: &[u8]) -> Result<(), JsonError> {
     let mut scanner = Scanner::new(bytes);
     scanner.skip()?;
     scanner.finish()
@@ -80,7 +80,7 @@ proptest! {
         let text = serde_json::to_vec(&Value::Array(vec![value])).unwrap();
         prop_assert_eq!(check(&text), Ok(()));
         for end in 0..text.len() {
-            prop_assert_eq!(check(&text[..end]), Err(Flaw::End), "cut at {}", end);
+            prop_assert_eq!(check(&text[..end]), Err(JsonError::End), "cut at {}", end);
         }
     }
 
@@ -112,7 +112,7 @@ fn depth_is_bounded_as_in_serde_json() {
         let text = ["[".repeat(depth), "]".repeat(depth)].concat();
         assert_eq!(check(text.as_bytes()).is_ok(), serde_json::from_str::<Value>(&text).is_ok(), "{depth}");
     }
-    assert_eq!(check("[".repeat(500).as_bytes()), Err(Flaw::Deep(127)));
+    assert_eq!(check("[".repeat(500).as_bytes()), Err(JsonError::Deep(127)));
 }
 
 #[test]

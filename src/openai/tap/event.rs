@@ -1,7 +1,7 @@
 //! Reads one event of a stream.
 
 use super::usage::Usage;
-use crate::openai::scan::{Flaw, Scanner};
+use crate::openai::scan::{JsonError, Scanner};
 use crate::request::Blame;
 
 /// Facts in one event.
@@ -33,7 +33,7 @@ impl StreamEvent {
             b"[DONE]" => Some(Self { done: true, ..Self::default() }),
             [b'{', ..] => match EventReading::of(data) {
                 Ok(event) => Some(event),
-                Err(Flaw::End) => None,
+                Err(JsonError::End) => None,
                 Err(_) => Some(Self::UNKNOWN),
             },
             _ => Some(Self::UNKNOWN),
@@ -59,17 +59,17 @@ struct EventReading<'a> {
 }
 
 impl<'a> EventReading<'a> {
-    fn of(data: &'a [u8]) -> Result<StreamEvent, Flaw> {
+    fn of(data: &'a [u8]) -> Result<StreamEvent, JsonError> {
         let mut reading = Self::default();
         let mut scanner = Scanner::new(data);
-        scanner.object::<Flaw>(|scanner, key| {
+        scanner.object::<JsonError>(|scanner, key| {
             reading.has_any = true;
             match key.raw {
                 b"choices" => reading.choices(scanner)?,
                 b"usage" => reading.event.usage = Usage::read(scanner)?.or(reading.event.usage),
                 b"type" => reading.kind = string(scanner)?,
                 b"delta" => reading.delta(scanner)?,
-                b"content_block" => reading.opens = is_told_at_once(scanner)?,
+                b"content_block" => reading.opens = starts_with_content(scanner)?,
                 b"response" | b"message" => reading.inner(scanner)?,
                 // A vendor's own member, in which some put usage.
                 name if name.starts_with(b"x_") => reading.inner(scanner)?,
@@ -88,7 +88,7 @@ impl<'a> EventReading<'a> {
     }
 
     /// Reads chat and completions: one delta per choice with content.
-    fn choices(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Flaw> {
+    fn choices(&mut self, scanner: &mut Scanner<'a>) -> Result<(), JsonError> {
         self.has_choices = true;
         if scanner.peek()? != b'[' {
             return scanner.skip();
@@ -98,7 +98,7 @@ impl<'a> EventReading<'a> {
                 return scanner.skip();
             }
             let (mut full, mut finished) = (false, false);
-            scanner.object::<Flaw>(|scanner, key| {
+            scanner.object::<JsonError>(|scanner, key| {
                 match key.raw {
                     b"text" => full |= is_full(scanner)?,
                     b"finish_reason" => finished |= !string(scanner)?.is_empty(),
@@ -115,7 +115,7 @@ impl<'a> EventReading<'a> {
     }
 
     /// Reads the delta of a response's or a message's event.
-    fn delta(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Flaw> {
+    fn delta(&mut self, scanner: &mut Scanner<'a>) -> Result<(), JsonError> {
         if scanner.peek()? != b'{' {
             self.has_delta = is_full(scanner)?;
             return Ok(());
@@ -133,7 +133,7 @@ impl<'a> EventReading<'a> {
     }
 
     /// Reads the response or message so far.
-    fn inner(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Flaw> {
+    fn inner(&mut self, scanner: &mut Scanner<'a>) -> Result<(), JsonError> {
         if scanner.peek()? != b'{' {
             return scanner.skip();
         }
@@ -181,7 +181,7 @@ impl<'a> EventReading<'a> {
 }
 
 /// Reads a value and returns `true` if it is not empty: null, `""`, `[]` and `{}` are.
-fn is_full(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
+fn is_full(scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
     let first = scanner.peek()?;
     let start = scanner.at();
     scanner.skip()?;
@@ -196,7 +196,7 @@ fn is_full(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
 }
 
 /// Returns `true` if a member of a delta is content: not empty, and not just a label of its part.
-fn is_content(name: &[u8], scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
+fn is_content(name: &[u8], scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
     match name {
         b"role" | b"type" | b"index" => scanner.skip().map(|()| false),
         _ => is_full(scanner),
@@ -204,12 +204,12 @@ fn is_content(name: &[u8], scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
 }
 
 /// Returns `true` if any member of a delta is content.
-fn bears_content(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
+fn bears_content(scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
     if scanner.peek()? != b'{' {
         return is_full(scanner);
     }
     let mut content = false;
-    scanner.object::<Flaw>(|scanner, key| {
+    scanner.object::<JsonError>(|scanner, key| {
         content |= is_content(key.raw, scanner)?;
         Ok(())
     })?;
@@ -217,12 +217,12 @@ fn bears_content(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
 }
 
 /// Returns `true` if the start of a block is content, as of a tool call; text comes later.
-fn is_told_at_once(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
+fn starts_with_content(scanner: &mut Scanner<'_>) -> Result<bool, JsonError> {
     if scanner.peek()? != b'{' {
         return scanner.skip().map(|()| false);
     }
     let mut kind: &[u8] = b"";
-    scanner.object::<Flaw>(|scanner, key| {
+    scanner.object::<JsonError>(|scanner, key| {
         match key.raw {
             b"type" => kind = string(scanner)?,
             _ => scanner.skip()?,
@@ -233,14 +233,14 @@ fn is_told_at_once(scanner: &mut Scanner<'_>) -> Result<bool, Flaw> {
 }
 
 /// Reads the value of `error` and returns who caused it; `None` if it holds no error.
-pub(super) fn error(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, Flaw> {
+pub(super) fn error(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, JsonError> {
     match scanner.peek()? {
         b'{' => {}
         b'f' => return scanner.skip().map(|()| None),
         _ => return Ok(is_full(scanner)?.then_some(Blame::Worker)),
     }
     let mut blame = None;
-    scanner.object::<Flaw>(|scanner, key| {
+    scanner.object::<JsonError>(|scanner, key| {
         match key.raw {
             b"code" | b"status" | b"status_code" => blame = code(scanner)?.or(blame),
             b"type" => {
@@ -257,7 +257,7 @@ pub(super) fn error(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, Flaw> {
 }
 
 /// Returns who caused an error status, a number or string; `None` if it is no such status.
-fn code(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, Flaw> {
+fn code(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, JsonError> {
     let digits = match scanner.peek()? {
         b'"' => scanner.string()?.raw,
         b'0'..=b'9' => scanner.number()?.as_bytes(),
@@ -273,7 +273,7 @@ fn code(scanner: &mut Scanner<'_>) -> Result<Option<Blame>, Flaw> {
 }
 
 /// Reads a value and returns the bytes between its quotes; empty if it is no string.
-fn string<'a>(scanner: &mut Scanner<'a>) -> Result<&'a [u8], Flaw> {
+fn string<'a>(scanner: &mut Scanner<'a>) -> Result<&'a [u8], JsonError> {
     match scanner.peek()? {
         b'"' => Ok(scanner.string()?.raw),
         _ => scanner.skip().map(|()| &b""[..]),

@@ -5,9 +5,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::lines::{LineFinder, Step, field, without_mark};
+use super::lines::{LineFinder, LineStep, field, without_mark};
 use super::{LINE_BOUND, empty};
-use crate::openai::scan::{Flaw, Scanner};
+use crate::openai::scan::{JsonError, Scanner};
 
 /// Removes from a chat or completion stream what `stream_options.include_usage` adds: the `usage`
 /// of the last chunk, which has no choices, and `"usage":null` of all others. The last chunk is
@@ -68,13 +68,13 @@ impl UsageFilter {
         let (mut at, mut event) = (0, 0);
         while at < chunk.len() {
             match self.lines.step(&chunk[at..]) {
-                Step::Rest => {
+                LineStep::Rest => {
                     if self.taken {
                         out.cut(at..at + 1);
                     }
                     at += 1;
                 }
-                Step::Line { content, total } => {
+                LineStep::Line { content, total } => {
                     let blank = content == 0 && !self.in_line;
                     if self.in_event && blank {
                         self.end_event(&mut out, event..at, at + total);
@@ -84,7 +84,7 @@ impl UsageFilter {
                     self.in_line = false;
                     at += total;
                 }
-                Step::Open => {
+                LineStep::Open => {
                     self.begin_line(chunk[at], at, &mut event, false);
                     self.in_line = true;
                     break;
@@ -164,9 +164,9 @@ impl UsageFilter {
         let mut at = 0;
         while at < event.len() {
             let (content, total) = match lines.step(&event[at..]) {
-                Step::Line { content, total } => (content, total),
-                Step::Rest => (0, 1),
-                Step::Open => (event.len() - at, event.len() - at),
+                LineStep::Line { content, total } => (content, total),
+                LineStep::Rest => (0, 1),
+                LineStep::Open => (event.len() - at, event.len() - at),
             };
             let line = &event[at..at + content];
             if let Some(value) = field(without_mark(line), b"data") {
@@ -203,7 +203,7 @@ const FRAME: [&[u8]; 9] = [
 
 /// Judges the JSON of an event. A cut covers the member `usage`, one comma, and the white space
 /// around it: the rest is what a worker would have written without it.
-fn judge_chunk(data: &[u8]) -> Result<EventVerdict, Flaw> {
+fn judge_chunk(data: &[u8]) -> Result<EventVerdict, JsonError> {
     let mut scanner = Scanner::new(data);
     let (mut no_choices, mut usage, mut null, mut more) = (false, None, None, false);
     // End of the previous value; start of a `usage` that was the first member.
@@ -211,7 +211,7 @@ fn judge_chunk(data: &[u8]) -> Result<EventVerdict, Flaw> {
     if scanner.peek()? != b'{' {
         return Ok(EventVerdict::Keep);
     }
-    scanner.object::<Flaw>(|scanner, key| {
+    scanner.object::<JsonError>(|scanner, key| {
         if let Some((start, is_null)) = first.take() {
             *(if is_null { &mut null } else { &mut usage }) = Some(start..key.at);
         }

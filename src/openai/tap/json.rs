@@ -30,8 +30,11 @@ pub struct JsonTap {
     found: Option<Vec<u8>>,
     usage: Option<Usage>,
     error: Option<Blame>,
-    /// `true` once a document had `"done": true`: the last line of a response of Ollama's API.
+    /// `true` once a document with `"done": true` has ended: the last line of a response of Ollama's
+    /// API.
     done: bool,
+    /// `true` if the open document has `"done": true`.
+    says_done: bool,
     /// `true` if the error is a string of which no byte has come.
     error_begins: bool,
 }
@@ -142,7 +145,9 @@ impl JsonTap {
             b',' => self.place = JsonPlace::Names,
             b'{' | b'[' => self.opened(byte, here),
             b'}' | b']' => self.closed(),
-            b't' if here && self.place == JsonPlace::Values && self.name == b"done" => self.done = true,
+            b't' if here && self.place == JsonPlace::Values && self.name == b"done" => {
+                self.says_done = true;
+            }
             _ => {}
         }
     }
@@ -180,6 +185,7 @@ impl JsonTap {
             if self.depth == 0 {
                 self.place = JsonPlace::Before;
                 self.name.clear();
+                self.done |= self.says_done;
             }
         }
     }

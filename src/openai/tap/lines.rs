@@ -4,7 +4,7 @@ use memchr::memchr2;
 
 /// Meaning of the next bytes of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum LineStep {
     /// One LF that belongs to the CR at the end of the chunk before.
     Rest,
     /// The rest of a line; `total` is its length with the line end.
@@ -21,15 +21,15 @@ pub(super) struct LineFinder {
 
 impl LineFinder {
     /// Returns the first step in `bytes`, which must be non-empty and follow the previous step.
-    pub(super) fn step(&mut self, bytes: &[u8]) -> Step {
+    pub(super) fn step(&mut self, bytes: &[u8]) -> LineStep {
         if std::mem::take(&mut self.after_cr) && bytes.first() == Some(&b'\n') {
-            return Step::Rest;
+            return LineStep::Rest;
         }
-        let Some(content) = memchr2(b'\n', b'\r', bytes) else { return Step::Open };
+        let Some(content) = memchr2(b'\n', b'\r', bytes) else { return LineStep::Open };
         let cr = bytes.get(content) == Some(&b'\r');
         let crlf = cr && bytes.get(content + 1) == Some(&b'\n');
         self.after_cr = cr && content + 1 == bytes.len();
-        Step::Line { content, total: content + 1 + usize::from(crlf) }
+        LineStep::Line { content, total: content + 1 + usize::from(crlf) }
     }
 }
 

@@ -19,8 +19,8 @@ mod usage;
 pub use filter::UsageFilter;
 pub use json::JsonTap;
 pub(crate) use lines::without_mark;
-pub use pings::{Parted, Pings};
-pub use sse::{Seen, SseTap};
+pub use pings::{Pings, Split};
+pub use sse::{SseTap, StreamFacts};
 pub use usage::Usage;
 
 /// Longest line (or event of several data lines) that is read as a whole, in bytes. It bounds the

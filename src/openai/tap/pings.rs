@@ -1,7 +1,7 @@
 //! Separates keep-alive bytes of a stream from its content.
 
-use super::lines::{LineFinder, Step, field};
-use crate::openai::scan::{Flaw, Scanner};
+use super::lines::{LineFinder, LineStep, field};
+use crate::openai::scan::{JsonError, Scanner};
 
 /// Splits an event stream in two: keep-alive (comments, and events named `ping`) and all else, each
 /// in order. Returns whole lines and whole events only.
@@ -27,7 +27,7 @@ enum LineSide {
 
 /// The two parts of a piece of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parted {
+pub struct Split {
     /// Comments and pings.
     pub alive: Vec<u8>,
     /// Everything else.
@@ -36,16 +36,16 @@ pub struct Parted {
 
 impl Pings {
     /// Splits the next bytes, cut anywhere. Keeps a line or event that is not complete.
-    pub fn part(&mut self, chunk: &[u8]) -> Parted {
-        let mut parted = Parted::default();
+    pub fn split(&mut self, chunk: &[u8]) -> Split {
+        let mut parted = Split::default();
         let mut rest = chunk;
         while !rest.is_empty() {
             match self.lines.step(rest) {
-                Step::Rest => {
+                LineStep::Rest => {
                     self.side(&mut parted, self.last).push(b'\n');
                     rest = &rest[1..];
                 }
-                Step::Line { content, total } => {
+                LineStep::Line { content, total } => {
                     let mut line = std::mem::take(&mut self.line);
                     let length = line.len() + content;
                     line.extend_from_slice(&rest[..total]);
@@ -54,7 +54,7 @@ impl Pings {
                     self.line = line;
                     rest = &rest[total..];
                 }
-                Step::Open => {
+                LineStep::Open => {
                     self.line.extend_from_slice(rest);
                     break;
                 }
@@ -75,7 +75,7 @@ impl Pings {
         self.event.len() + self.line.len()
     }
 
-    const fn side<'s>(&'s mut self, parted: &'s mut Parted, side: LineSide) -> &'s mut Vec<u8> {
+    const fn side<'s>(&'s mut self, parted: &'s mut Split, side: LineSide) -> &'s mut Vec<u8> {
         match side {
             LineSide::Alive => &mut parted.alive,
             LineSide::Rest => &mut parted.rest,
@@ -84,7 +84,7 @@ impl Pings {
     }
 
     /// Takes a line whose content is its first `length` bytes.
-    fn whole_line(&mut self, line: &[u8], length: usize, parted: &mut Parted) {
+    fn whole_line(&mut self, line: &[u8], length: usize, parted: &mut Split) {
         let content = &line[..length];
         let outside = self.event.is_empty();
         self.last = match content.first() {
@@ -114,7 +114,7 @@ impl Pings {
 fn is_ping(data: &[u8]) -> bool {
     let mut scanner = Scanner::new(data);
     let mut ping = false;
-    let read = scanner.object::<Flaw>(|scanner, key| match (key.raw, scanner.peek()?) {
+    let read = scanner.object::<JsonError>(|scanner, key| match (key.raw, scanner.peek()?) {
         (b"type", b'"') => {
             ping = scanner.string()?.raw == b"ping";
             Ok(())
@@ -143,9 +143,9 @@ mod tests {
         for end in ["\n", "\r", "\r\n"] {
             let [stream, alive, rest] = [&stream, &alive, &rest].map(|text| text.replace('\n', end));
             for length in 1..stream.len() {
-                let (mut pings, mut whole) = (Pings::default(), Parted::default());
+                let (mut pings, mut whole) = (Pings::default(), Split::default());
                 for piece in stream.as_bytes().chunks(length) {
-                    let Parted { alive, rest } = pings.part(piece);
+                    let Split { alive, rest } = pings.split(piece);
                     whole.alive.extend(alive);
                     whole.rest.extend(rest);
                 }
@@ -159,8 +159,8 @@ mod tests {
     #[test]
     fn what_is_not_over_is_kept() {
         let mut pings = Pings::default();
-        assert_eq!(pings.part(b": half a com"), Parted::default());
-        assert_eq!(pings.part(b"ment\nevent: ping\nda").alive, b": half a comment\n");
+        assert_eq!(pings.split(b": half a com"), Split::default());
+        assert_eq!(pings.split(b"ment\nevent: ping\nda").alive, b": half a comment\n");
         assert_eq!(pings.kept(), 14);
         assert_eq!(pings.finish(), b"event: ping\nda");
     }

@@ -2,15 +2,15 @@
 
 use super::event::StreamEvent;
 use super::json::JsonTap;
-use super::lines::{LineFinder, Step, field, without_mark};
+use super::lines::{LineFinder, LineStep, field, without_mark};
 use super::usage::{Usage, UsageAccount};
 use super::{LINE_BOUND, empty};
-use crate::openai::error::Tongue;
+use crate::openai::error::StreamFormat;
 use crate::request::Blame;
 
 /// Facts that a stream has given so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct StreamFacts {
     /// `true` once content has come: the stream can be committed.
     pub content: bool,
     /// Output tokens seen: one per delta with content, of any choice.
@@ -31,7 +31,7 @@ pub struct Seen {
 /// stream each event with data counts as content, except those named `ping`.
 #[derive(Debug, Default)]
 pub struct SseTap {
-    seen: Seen,
+    seen: StreamFacts,
     account: UsageAccount,
     lines: LineFinder,
     /// Part of the current line from earlier chunks.
@@ -45,13 +45,13 @@ pub struct SseTap {
     /// `true` after the first line, which may have a byte order mark.
     begun: bool,
     /// Meaning of the current event's name.
-    name: Name,
-    tongue: Tongue,
+    name: EventName,
+    stream_format: StreamFormat,
 }
 
 /// Event names with a meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Name {
+enum EventName {
     /// Any other name: the data decide.
     #[default]
     Any,
@@ -69,16 +69,16 @@ impl SseTap {
     }
 
     /// Reads the next bytes, cut anywhere, and returns the facts so far.
-    pub fn feed(&mut self, chunk: &[u8]) -> Seen {
+    pub fn feed(&mut self, chunk: &[u8]) -> StreamFacts {
         let mut rest = chunk;
         while !rest.is_empty() {
             match self.lines.step(rest) {
-                Step::Rest => rest = &rest[1..],
-                Step::Line { content, total } => {
+                LineStep::Rest => rest = &rest[1..],
+                LineStep::Line { content, total } => {
                     self.line(&rest[..content]);
                     rest = &rest[total..];
                 }
-                Step::Open => {
+                LineStep::Open => {
                     self.part(rest);
                     break;
                 }
@@ -89,14 +89,14 @@ impl SseTap {
 
     /// Returns the facts so far.
     #[must_use]
-    pub const fn seen(&self) -> Seen {
+    pub const fn seen(&self) -> StreamFacts {
         self.seen
     }
 
     /// Returns the error format that fits the events so far.
     #[must_use]
-    pub const fn tongue(&self) -> Tongue {
-        self.tongue
+    pub const fn stream_format(&self) -> StreamFormat {
+        self.stream_format
     }
 
     /// Keeps part of a line whose end has not come.
@@ -153,14 +153,14 @@ impl SseTap {
             self.data(data);
         } else if let Some(name) = field(line, b"event") {
             self.name = match name.trim_ascii() {
-                b"ping" => Name::Ping,
-                b"error" => Name::Error,
-                _ => Name::Any,
+                b"ping" => EventName::Ping,
+                b"error" => EventName::Error,
+                _ => EventName::Any,
             };
-            if self.name == Name::Any && self.tongue == Tongue::Bare {
-                self.tongue = Tongue::Named;
+            if self.name == EventName::Any && self.stream_format == StreamFormat::Bare {
+                self.stream_format = StreamFormat::Named;
             }
-            if self.name == Name::Error {
+            if self.name == EventName::Error {
                 self.seen.error = self.seen.error.or(Some(Blame::Worker));
             }
         }
@@ -193,15 +193,15 @@ impl SseTap {
             self.count(StreamEvent::read(&self.data).unwrap_or(StreamEvent::UNKNOWN));
         }
         self.spilt = false;
-        self.name = Name::Any;
+        self.name = EventName::Any;
         empty(&mut self.data);
     }
 
     fn count(&mut self, event: StreamEvent) {
         if event.of_message {
-            self.tongue = Tongue::Messages;
+            self.stream_format = StreamFormat::Messages;
         }
-        let deltas = if self.name == Name::Any { event.deltas } else { 0 };
+        let deltas = if self.name == EventName::Any { event.deltas } else { 0 };
         self.seen.content |= deltas > 0;
         self.seen.tokens += deltas;
         self.seen.finished = self.seen.finished.saturating_add(event.finished);

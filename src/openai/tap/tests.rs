@@ -9,7 +9,7 @@ use crate::request::Blame;
 /// The result of a whole stream, independent of its chunks.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
-    seen: Seen,
+    seen: StreamFacts,
     passed: Vec<u8>,
 }
 
@@ -84,7 +84,7 @@ fn every_cut_of_a_stream_reads_and_filters_the_same() {
             let (plain, full) = chat_stream(&WORDS, end, spaced);
             let usage = Some(Usage { prompt: 11, output: 4 });
             let expected = Outcome {
-                seen: Seen { content: true, tokens: 4, finished: 0, usage, done: true, error: None },
+                seen: StreamFacts { content: true, tokens: 4, finished: 0, usage, done: true, error: None },
                 passed: plain.clone().into_bytes(),
             };
             let stream = full.as_bytes();
@@ -178,7 +178,7 @@ fn what_is_too_long_to_hold_passes_and_counts() {
          data: {{\"choices\":[{{\"text\":\"{pad}\"}}],\"usage\":null}}\n\n\
          data: {{\"a\":\ndata: \"{pad}\n\n"
     );
-    let seen = Seen {
+    let seen = StreamFacts {
         content: true,
         tokens: 3,
         finished: 0,

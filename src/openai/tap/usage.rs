@@ -1,6 +1,6 @@
 //! Token usage as workers report it.
 
-use crate::openai::scan::{Flaw, Scanner};
+use crate::openai::scan::{JsonError, Scanner};
 
 /// Tokens as counted by a worker; 0 for a missing number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,13 +14,13 @@ pub struct Usage {
 impl Usage {
     /// Reads a `usage` value of chat, completions, responses or messages. `None` if it says
     /// nothing: `null`, or only zeros.
-    pub(super) fn read(scanner: &mut Scanner<'_>) -> Result<Option<Self>, Flaw> {
+    pub(super) fn read(scanner: &mut Scanner<'_>) -> Result<Option<Self>, JsonError> {
         if scanner.peek()? != b'{' {
             scanner.skip()?;
             return Ok(None);
         }
         let (mut prompt, mut output, mut total, mut cached) = (None, None, None, 0_u64);
-        scanner.object::<Flaw>(|scanner, key| {
+        scanner.object::<JsonError>(|scanner, key| {
             let slot = match key.raw {
                 b"prompt_tokens" | b"input_tokens" => &mut prompt,
                 b"completion_tokens" | b"output_tokens" => &mut output,
@@ -46,7 +46,7 @@ impl Usage {
 }
 
 /// Reads a number of tokens; `None` for any other value.
-fn count(scanner: &mut Scanner<'_>) -> Result<Option<u64>, Flaw> {
+fn count(scanner: &mut Scanner<'_>) -> Result<Option<u64>, JsonError> {
     match scanner.peek()? {
         b'0'..=b'9' => {
             let digits = scanner.number()?;

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sha2::{Digest, Sha256};
 
-use super::demand::{Shape, prompt_text};
+use super::body::{Shape, prompt_text};
 
 /// Tokenizer of one or more models.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ impl Tokenizer {
             Ok(tokenizer)
         };
         let tokenizer = catch_unwind(read)
-            .map_err(|_| "is no tokenizer that can be read".to_owned())?
-            .map_err(|error| format!("is no tokenizer: {error}"))?;
+            .map_err(|_| "is not a readable tokenizer file".to_owned())?
+            .map_err(|error| format!("is not a tokenizer file: {error}"))?;
         Ok(Self { tokenizer, digest: digest(file) })
     }
 
@@ -41,7 +41,7 @@ impl Tokenizer {
         self.digest == digest(file)
     }
 
-    /// Counts the prompt tokens of a body that [`parse`](super::demand::parse) has read; `None` if
+    /// Counts the prompt tokens of a body that [`parse`](super::body::parse) has read; `None` if
     /// that fails. Takes time proportional to the text.
     #[must_use]
     pub fn count(&self, shape: &Shape, body: &[u8]) -> Option<u64> {
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_tokenizer_is_refused() {
         for file in ["", "{}", r#"{"model":{"type":"WordLevel","vocab":{}}"#] {
-            assert!(Tokenizer::read(file.as_bytes()).unwrap_err().starts_with("is no tokenizer: "));
+            assert!(Tokenizer::read(file.as_bytes()).unwrap_err().starts_with("is not a tokenizer file: "));
         }
         let words = Tokenizer::read(WORDS.as_bytes()).unwrap();
         assert!(words.is_of(WORDS.as_bytes()) && !words.is_of(b"{}"));

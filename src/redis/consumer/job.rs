@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 /// An entry of the job stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct StreamEntry {
     /// The entry's id.
     pub id: String,
     /// Id of the job.
@@ -18,9 +18,9 @@ pub struct Entry {
 
 /// Result of taking a job.
 #[derive(Debug)]
-pub enum Taken {
+pub enum TakenJob {
     /// A run for this worker.
-    Run(Run),
+    Run(JobRun),
     /// The job has ended.
     Gone,
     /// No attempts are left; the value is the error.
@@ -31,7 +31,7 @@ pub enum Taken {
 
 /// A started run of a job.
 #[derive(Debug)]
-pub struct Run {
+pub struct JobRun {
     /// Number of the run.
     pub epoch: u64,
     /// Time until the deadline of the job.
@@ -50,7 +50,7 @@ pub struct Run {
 
 /// Answer of Redis to an `emit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum EmitReply {
     /// The parts were added.
     Ok,
     /// Another worker runs the job.

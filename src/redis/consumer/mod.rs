@@ -1,17 +1,17 @@
 //! Worker side of the queue: takes jobs from Redis, and returns replies.
 //!
 //! Each function of [`Consumer`] is one step of `docs/queue-protocol.md`, sent once. [`Runs`] takes
-//! these steps in order around an [`Engine`], and retries where that is safe.
+//! these steps in order around an [`AnswerEngine`], and retries where that is safe.
 //!
 //! **Failure mode.** Redis is away: every step fails within about 2 s. All steps may be repeated.
 
+mod connection;
 mod job;
-mod line;
 mod run;
 mod runs;
 
-pub use job::{Entry, Run, Said, Taken};
-pub use run::{Engine, NoAnswer};
+pub use job::{EmitReply, JobRun, StreamEntry, TakenJob};
+pub use run::{AnswerEngine, NoAnswer};
 pub use runs::Runs;
 
 use std::collections::HashMap;
@@ -23,11 +23,11 @@ use bytes::Bytes;
 use redis::{FromRedisValue, PushInfo, PushKind, RedisResult, Script, Value, cmd, from_redis_value};
 use tokio::sync::mpsc;
 
-use self::line::{Line, PATIENCE};
-use super::jobs::{self, Kind};
+use self::connection::{ConsumerConnection, PATIENCE};
+use super::jobs::{self, PieceKind};
 use super::pushes;
-use super::sealing::Sealing;
 use super::settings::RedisSettings;
+use super::signing::Signing;
 use crate::clock::Clock;
 
 /// Queued cancels. A cancel beyond that is reported by the next `emit` of its job.
@@ -40,7 +40,7 @@ const MISSED: u32 = 3;
 
 /// Identity of a consumer.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct ConsumerIdentity {
     /// The worker's name.
     pub worker: Arc<str>,
     /// The pool whose jobs it takes.
@@ -53,15 +53,15 @@ pub struct Place {
 
 /// Access of a worker to its queue.
 pub struct Consumer {
-    place: Place,
+    place: ConsumerIdentity,
     prefix: Arc<str>,
     stream: String,
     dead: String,
-    sealing: Sealing,
+    sealing: Signing,
     settings: RedisSettings,
     /// For blocking reads, which must not delay other commands.
-    reading: Line,
-    line: Line,
+    reading: ConsumerConnection,
+    line: ConsumerConnection,
     take: Script,
     emit: Script,
     claim: Script,
@@ -79,7 +79,7 @@ impl fmt::Debug for Consumer {
 impl Consumer {
     /// Creates an unconnected consumer. With a key it verifies the signatures of jobs.
     #[must_use]
-    pub fn new(settings: &RedisSettings, place: Place, sealing: impl Into<Sealing>) -> Self {
+    pub fn new(settings: &RedisSettings, place: ConsumerIdentity, sealing: impl Into<Signing>) -> Self {
         let prefix = Arc::clone(&settings.prefix);
         let with_common =
             |own: &str| Script::new(&format!("{}{own}", include_str!("../jobs/lua/common.lua")));
@@ -87,8 +87,8 @@ impl Consumer {
             stream: format!("{prefix}:jobs:{{{}}}:{}", place.pool, place.colour),
             dead: format!("{prefix}:dead:{{{}}}", place.pool),
             settings: settings.clone(),
-            reading: Line::new(settings, BLOCK),
-            line: Line::new(settings, Duration::ZERO),
+            reading: ConsumerConnection::new(settings, BLOCK),
+            line: ConsumerConnection::new(settings, Duration::ZERO),
             take: with_common(include_str!("../jobs/lua/take.lua")),
             emit: with_common(include_str!("../jobs/lua/emit.lua")),
             claim: Script::new(include_str!("../jobs/lua/claim.lua")),
@@ -103,7 +103,7 @@ impl Consumer {
 
     /// Returns the identity of the consumer.
     #[must_use]
-    pub const fn place(&self) -> &Place {
+    pub const fn place(&self) -> &ConsumerIdentity {
         &self.place
     }
 
@@ -124,12 +124,12 @@ impl Consumer {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer, or has lost the stream or its group.
-    pub async fn read(&self) -> RedisResult<Vec<Entry>> {
+    pub async fn read(&self) -> RedisResult<Vec<StreamEntry>> {
         let mut read = cmd("XREADGROUP");
         read.arg("GROUP").arg(GROUP).arg(&*self.place.worker);
         // One at a time, so that workers that are free together share new entries.
         read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS").arg(&self.stream).arg(">");
-        let streams: Option<Vec<(String, Vec<Wire>)>> = self.reading.call(&read).await?;
+        let streams: Option<Vec<(String, Vec<RawEntry>)>> = self.reading.call(&read).await?;
         Ok(streams.into_iter().flatten().flat_map(|(_, entries)| entries).map(entry).collect())
     }
 
@@ -137,16 +137,16 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`Consumer::read`].
-    pub async fn claim(&self, most: usize) -> RedisResult<Vec<Entry>> {
+    pub async fn claim(&self, most: usize) -> RedisResult<Vec<StreamEntry>> {
         let mut claim = self.claim.key(&self.stream);
-        claim.arg(&*self.place.worker).arg(millis(self.unheard())).arg(most);
+        claim.arg(&*self.place.worker).arg(millis(self.claim_after())).arg(most);
         let claimed: Vec<(String, String, u64)> = self.line.run(&claim).await?;
-        Ok(claimed.into_iter().map(|(id, job, given)| Entry { id, job, given }).collect())
+        Ok(claimed.into_iter().map(|(id, job, given)| StreamEntry { id, job, given }).collect())
     }
 
     /// Returns the time without a renewal after which a job may be claimed.
     #[must_use]
-    pub fn unheard(&self) -> Duration {
+    pub fn claim_after(&self) -> Duration {
         self.place.interval * MISSED
     }
 
@@ -154,7 +154,7 @@ impl Consumer {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer. The run may have started; a retry starts another.
-    pub async fn take(&self, entry: &Entry) -> RedisResult<Taken> {
+    pub async fn take(&self, entry: &StreamEntry) -> RedisResult<TakenJob> {
         let job = &entry.job;
         let mut take = self.of_job(&self.take, job);
         take.arg(&*self.place.worker).arg(&*self.place.colour).arg(&entry.id).arg(entry.given);
@@ -170,11 +170,11 @@ impl Consumer {
                 let signature: Vec<u8> = field(&mut answer)?;
                 let genuine = self.is_genuine(job, &path, &headers, &body, &signature);
                 let sealed = answer.next().is_some();
-                Taken::Run(Run { epoch, left, path, headers, body: body.into(), genuine, sealed })
+                TakenJob::Run(JobRun { epoch, left, path, headers, body: body.into(), genuine, sealed })
             }
-            "DEAD" => Taken::Dead(field(&mut answer)?),
-            "LEAVE" => Taken::Leave,
-            _ => Taken::Gone,
+            "DEAD" => TakenJob::Dead(field(&mut answer)?),
+            "LEAVE" => TakenJob::Leave,
+            _ => TakenJob::Gone,
         })
     }
 
@@ -188,9 +188,9 @@ impl Consumer {
         job: &str,
         epoch: u64,
         first: u64,
-        parts: &[(Kind, Bytes)],
+        parts: &[(PieceKind, Bytes)],
         sealed: bool,
-    ) -> RedisResult<Said> {
+    ) -> RedisResult<EmitReply> {
         if !sealed {
             let parts = parts.iter().map(|(kind, data)| (kind.as_str(), &data[..]));
             return self.say(job, epoch, first, parts).await;
@@ -198,7 +198,7 @@ impl Consumer {
         let numbered = (first..).zip(parts);
         let parts: Vec<_> = numbered
             .map(|(n, (kind, data))| {
-                let place = jobs::Place { epoch, n };
+                let place = jobs::PiecePlace { epoch, n };
                 (kind.as_str(), jobs::seal(&self.sealing, &self.prefix, job, place, *kind, data))
             })
             .collect();
@@ -209,7 +209,7 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`Consumer::emit`].
-    pub async fn fail(&self, job: &str, epoch: u64, next: u64, why: &str) -> RedisResult<Said> {
+    pub async fn fail(&self, job: &str, epoch: u64, next: u64, why: &str) -> RedisResult<EmitReply> {
         self.say(job, epoch, next, std::iter::once(("fail", why.as_bytes()))).await
     }
 
@@ -219,7 +219,7 @@ impl Consumer {
         epoch: u64,
         first: u64,
         parts: impl Iterator<Item = (&'static str, &'a [u8])>,
-    ) -> RedisResult<Said> {
+    ) -> RedisResult<EmitReply> {
         let mut emit = self.of_job(&self.emit, job);
         emit.arg(epoch).arg(first);
         parts.for_each(|(kind, data)| {
@@ -227,9 +227,9 @@ impl Consumer {
         });
         let answer: String = self.line.run(&emit).await?;
         Ok(match answer.as_str() {
-            "OK" => Said::Ok,
-            "FENCED" => Said::Fenced,
-            _ => Said::Cancelled,
+            "OK" => EmitReply::Ok,
+            "FENCED" => EmitReply::Fenced,
+            _ => EmitReply::Cancelled,
         })
     }
 
@@ -247,7 +247,7 @@ impl Consumer {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn end(&self, entry: &Entry, dead: &str) -> RedisResult<()> {
+    pub async fn end(&self, entry: &StreamEntry, dead: &str) -> RedisResult<()> {
         let mut end = self.end.key(&self.stream);
         end.key(&self.dead).arg(&entry.id).arg(&entry.job).arg(dead);
         self.line.run(&end).await
@@ -257,7 +257,7 @@ impl Consumer {
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn hand_back(&self, entry: &Entry) -> RedisResult<()> {
+    pub async fn hand_back(&self, entry: &StreamEntry) -> RedisResult<()> {
         let mut back = self.back.key(&self.stream);
         back.arg(&*self.place.worker).arg(&entry.id);
         self.line.run::<u64>(&back).await.map(drop)
@@ -313,11 +313,11 @@ impl Consumer {
 }
 
 /// An entry as Redis returns it: its id, its fields.
-type Wire = (String, HashMap<String, String>);
+type RawEntry = (String, HashMap<String, String>);
 
 /// An entry without a job is treated like one of a missing job.
-fn entry((id, mut fields): Wire) -> Entry {
-    Entry { id, job: fields.remove("job").unwrap_or_default(), given: 1 }
+fn entry((id, mut fields): RawEntry) -> StreamEntry {
+    StreamEntry { id, job: fields.remove("job").unwrap_or_default(), given: 1 }
 }
 
 fn field<T: FromRedisValue>(answer: &mut impl Iterator<Item = Value>) -> RedisResult<T> {

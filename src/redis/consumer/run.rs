@@ -20,9 +20,9 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::runs::Stop;
-use super::{Consumer, Entry, Run, Said, Taken};
-use crate::redis::jobs::Kind;
+use super::runs::RunStop;
+use super::{Consumer, EmitReply, JobRun, StreamEntry, TakenJob};
+use crate::redis::jobs::PieceKind;
 
 /// Most parts per call, for an engine that yields small parts.
 const TOGETHER: usize = 64;
@@ -30,7 +30,7 @@ const TOGETHER: usize = 64;
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Executes jobs.
-pub trait Engine: Sync {
+pub trait AnswerEngine: Sync {
     /// Body of a response, streamed as it is generated.
     type Body: Body<Data = Bytes, Error: Display> + Unpin + Send;
 
@@ -55,7 +55,7 @@ pub enum NoAnswer {
 }
 
 /// What to do with an entry.
-enum Verdict {
+enum EntryVerdict {
     /// End it, because the job has ended; with a reason the job is a dead letter.
     End(String),
     /// Hand it back, because another run may succeed.
@@ -64,43 +64,43 @@ enum Verdict {
     Leave,
 }
 
-impl Verdict {
+impl EntryVerdict {
     fn ended() -> Self {
         Self::End(String::new())
     }
 }
 
 /// Context of a run.
-pub(super) struct Bench<'a, E> {
+pub(super) struct RunContext<'a, E> {
     pub(super) engine: &'a E,
     pub(super) consumer: &'a Consumer,
     /// How long Redis may be away before the run is given up.
     pub(super) patience: Duration,
 }
 
-impl<E: Engine> Bench<'_, E> {
+impl<E: AnswerEngine> RunContext<'_, E> {
     /// Takes and runs a job, and then handles its entry.
-    pub(super) async fn work(&self, entry: &Entry, stops: &mut Receiver<Stop>) {
-        let verdict = match again(self.patience, || self.consumer.take(entry)).await {
-            Ok(Taken::Run(run)) => self.run(&entry.job, run, stops).await,
-            Ok(Taken::Gone) => Verdict::ended(),
-            Ok(Taken::Dead(error)) => Verdict::End(error),
-            Ok(Taken::Leave) | Err(_) => Verdict::Leave,
+    pub(super) async fn work(&self, entry: &StreamEntry, stops: &mut Receiver<RunStop>) {
+        let verdict = match retry(self.patience, || self.consumer.take(entry)).await {
+            Ok(TakenJob::Run(run)) => self.run(&entry.job, run, stops).await,
+            Ok(TakenJob::Gone) => EntryVerdict::ended(),
+            Ok(TakenJob::Dead(error)) => EntryVerdict::End(error),
+            Ok(TakenJob::Leave) | Err(_) => EntryVerdict::Leave,
         };
         // If this fails, the entry is claimed later and its job is found to have ended.
         let told = match verdict {
-            Verdict::End(dead) => again(self.patience, || self.consumer.end(entry, &dead)).await,
-            Verdict::HandBack => self.consumer.hand_back(entry).await,
-            Verdict::Leave => Ok(()),
+            EntryVerdict::End(dead) => retry(self.patience, || self.consumer.end(entry, &dead)).await,
+            EntryVerdict::HandBack => self.consumer.hand_back(entry).await,
+            EntryVerdict::Leave => Ok(()),
         };
         if let Err(error) = told {
-            tracing::debug!(%error, job = entry.job, "the entry is left to be claimed");
+            tracing::debug!(%error, job = entry.job, "could not end the stream entry; it will be claimed");
         }
     }
 
-    async fn run(&self, job: &str, run: Run, stops: &mut Receiver<Stop>) -> Verdict {
+    async fn run(&self, job: &str, run: JobRun, stops: &mut Receiver<RunStop>) -> EntryVerdict {
         let (epoch, patience, sealed) = (run.epoch, self.patience.min(run.left), run.sealed);
-        let mut emit = Emit { consumer: self.consumer, job, epoch, first: 1, patience, sealed };
+        let mut emit = AnswerWriter { consumer: self.consumer, job, epoch, first: 1, patience, sealed };
         if !run.genuine {
             return emit.error("upstream_broke", "The job's signature is wrong.").await;
         }
@@ -110,7 +110,7 @@ impl<E: Engine> Bench<'_, E> {
         }
     }
 
-    async fn answer(&self, run: Run, emit: &mut Emit<'_>) -> Verdict {
+    async fn answer(&self, run: JobRun, emit: &mut AnswerWriter<'_>) -> EntryVerdict {
         let Some(parts) = request(&run) else {
             return emit.error("upstream_broke", "The job's path or headers cannot be read.").await;
         };
@@ -119,13 +119,13 @@ impl<E: Engine> Bench<'_, E> {
         let until = Instant::now() + run.left;
         let response = match timeout_at(until, self.engine.answer(parts, run.body)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(NoAnswer::Silence)) => return Verdict::Leave,
+            Ok(Err(NoAnswer::Silence)) => return EntryVerdict::Leave,
             Ok(Err(NoAnswer::Failed(why))) => return emit.failed(&mut Vec::new(), &why).await,
             Err(_) => return emit.late().await,
         };
         let head = head(&self.consumer.place().worker, &response);
         let mut body = response.into_body();
-        let mut parts = vec![(Kind::Head, head)];
+        let mut parts = vec![(PieceKind::Head, head)];
         loop {
             // Send ready parts together; never wait for more while there is one to send.
             let ready = if parts.len() < TOGETHER { body.frame().now_or_never() } else { None };
@@ -141,13 +141,13 @@ impl<E: Engine> Bench<'_, E> {
                 },
             };
             match next {
-                Some(Ok(frame)) => parts.extend(frame.into_data().ok().map(|data| (Kind::Data, data))),
+                Some(Ok(frame)) => parts.extend(frame.into_data().ok().map(|data| (PieceKind::Data, data))),
                 Some(Err(cut)) => return emit.failed(&mut parts, &cut.to_string()).await,
                 None => {
                     // Release what the body holds, such as a worker's permit, before the last send.
                     drop(body);
-                    parts.push((Kind::End, Bytes::new()));
-                    return emit.send(&mut parts).await.err().unwrap_or_else(Verdict::ended);
+                    parts.push((PieceKind::End, Bytes::new()));
+                    return emit.send(&mut parts).await.err().unwrap_or_else(EntryVerdict::ended);
                 }
             }
         }
@@ -155,7 +155,7 @@ impl<E: Engine> Bench<'_, E> {
 }
 
 /// Sending state of a run's reply.
-struct Emit<'a> {
+struct AnswerWriter<'a> {
     consumer: &'a Consumer,
     job: &'a str,
     epoch: u64,
@@ -166,52 +166,52 @@ struct Emit<'a> {
     sealed: bool,
 }
 
-impl Emit<'_> {
+impl AnswerWriter<'_> {
     /// Sends parts until Redis accepts them. The error says what to do otherwise.
-    async fn send(&mut self, parts: &mut Vec<(Kind, Bytes)>) -> Result<(), Verdict> {
+    async fn send(&mut self, parts: &mut Vec<(PieceKind, Bytes)>) -> Result<(), EntryVerdict> {
         if parts.is_empty() {
             return Ok(());
         }
         let Self { consumer, job, epoch, first, patience, sealed } = *self;
         let given = &parts[..];
-        let said = again(patience, || consumer.emit(job, epoch, first, given, sealed)).await;
+        let said = retry(patience, || consumer.emit(job, epoch, first, given, sealed)).await;
         self.first += parts.len() as u64;
         parts.clear();
         taken(said)
     }
 
     /// Sends the remaining parts, and reports that the run has failed.
-    async fn failed(&mut self, parts: &mut Vec<(Kind, Bytes)>, why: &str) -> Verdict {
+    async fn failed(&mut self, parts: &mut Vec<(PieceKind, Bytes)>, why: &str) -> EntryVerdict {
         if let Err(verdict) = self.send(parts).await {
             return verdict;
         }
         let Self { consumer, job, epoch, first, patience, .. } = *self;
-        taken(again(patience, || consumer.fail(job, epoch, first, why)).await)
+        taken(retry(patience, || consumer.fail(job, epoch, first, why)).await)
             .err()
-            .unwrap_or(Verdict::HandBack)
+            .unwrap_or(EntryVerdict::HandBack)
     }
 
     /// Ends the run at its deadline. Redis has noticed that before, and answers accordingly.
-    async fn late(&mut self) -> Verdict {
+    async fn late(&mut self) -> EntryVerdict {
         self.error("upstream_timeout", "The deadline of the job has passed.").await
     }
 
-    async fn error(&mut self, reason: &str, message: &str) -> Verdict {
+    async fn error(&mut self, reason: &str, message: &str) -> EntryVerdict {
         let error = serde_json::json!({ "reason": reason, "message": message }).to_string();
-        self.send(&mut vec![(Kind::Error, error.into())]).await.err().unwrap_or_else(Verdict::ended)
+        self.send(&mut vec![(PieceKind::Error, error.into())]).await.err().unwrap_or_else(EntryVerdict::ended)
     }
 }
 
-fn taken(said: RedisResult<Said>) -> Result<(), Verdict> {
+fn taken(said: RedisResult<EmitReply>) -> Result<(), EntryVerdict> {
     match said {
-        Ok(Said::Ok) => Ok(()),
-        Ok(Said::Cancelled) => Err(Verdict::ended()),
-        Ok(Said::Fenced) | Err(_) => Err(Verdict::Leave),
+        Ok(EmitReply::Ok) => Ok(()),
+        Ok(EmitReply::Cancelled) => Err(EntryVerdict::ended()),
+        Ok(EmitReply::Fenced) | Err(_) => Err(EntryVerdict::Leave),
     }
 }
 
 /// Sends a command until it is answered, or finally refused, or `patience` ends.
-async fn again<T, F: Future<Output = RedisResult<T>>>(
+async fn retry<T, F: Future<Output = RedisResult<T>>>(
     patience: Duration,
     send: impl Fn() -> F,
 ) -> RedisResult<T> {
@@ -229,17 +229,17 @@ fn is_final(error: &RedisError) -> bool {
     matches!(error.code(), Some("ERR" | "GAP" | "WRONGTYPE"))
 }
 
-async fn stopped(stops: &mut Receiver<Stop>, epoch: u64) -> Verdict {
+async fn stopped(stops: &mut Receiver<RunStop>, epoch: u64) -> EntryVerdict {
     loop {
         match stops.recv().await {
-            Some(Stop::Cancelled(of)) if of != epoch => {}
-            Some(Stop::Cancelled(_)) => return Verdict::ended(),
-            Some(Stop::Lost) | None => return Verdict::Leave,
+            Some(RunStop::Cancelled(of)) if of != epoch => {}
+            Some(RunStop::Cancelled(_)) => return EntryVerdict::ended(),
+            Some(RunStop::Lost) | None => return EntryVerdict::Leave,
         }
     }
 }
 
-fn request(run: &Run) -> Option<Parts> {
+fn request(run: &JobRun) -> Option<Parts> {
     let fields: HashMap<String, String> = serde_json::from_str(&run.headers).ok()?;
     let headers = HeaderMap::try_from(&fields).ok()?;
     let mut request = Request::builder().method(Method::POST).uri(&run.path).body(()).ok()?;

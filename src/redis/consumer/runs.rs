@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::run::{Bench, Engine};
-use super::{Consumer, Entry};
+use super::run::{AnswerEngine, RunContext};
+use super::{Consumer, StreamEntry};
 
 /// Pause before resubscribing to cancels after the connection broke.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -17,7 +17,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 const STOPS: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(super) enum RunStop {
     /// The run of this epoch was cancelled.
     Cancelled(u64),
     /// Another worker holds the entry.
@@ -29,7 +29,7 @@ pub struct Runs {
     consumer: Consumer,
     patience: Duration,
     /// By entry id.
-    running: Mutex<HashMap<String, Handle>>,
+    running: Mutex<HashMap<String, RunHandle>>,
 }
 
 impl fmt::Debug for Runs {
@@ -38,18 +38,18 @@ impl fmt::Debug for Runs {
     }
 }
 
-struct Handle {
+struct RunHandle {
     job: String,
-    stops: mpsc::Sender<Stop>,
+    stops: mpsc::Sender<RunStop>,
 }
 
 /// Registration of a run, removed on drop.
-struct Seat<'a> {
+struct RunSlot<'a> {
     runs: &'a Runs,
     entry: &'a str,
 }
 
-impl Drop for Seat<'_> {
+impl Drop for RunSlot<'_> {
     fn drop(&mut self) {
         self.runs.running.lock().remove(self.entry);
     }
@@ -69,15 +69,17 @@ impl Runs {
     }
 
     /// Runs the job of an entry on `engine` to its end, and then handles the entry.
-    pub async fn work(&self, entry: &Entry, engine: &impl Engine) {
+    pub async fn work(&self, entry: &StreamEntry, engine: &impl AnswerEngine) {
         let (stops, mut stopped) = mpsc::channel(STOPS);
-        let handle = Handle { job: entry.job.clone(), stops };
+        let handle = RunHandle { job: entry.job.clone(), stops };
         // A worker that was suspended may claim an entry that it still runs; that run continues.
         if self.running.lock().try_insert(entry.id.clone(), handle).is_err() {
             return;
         }
-        let _seat = Seat { runs: self, entry: &entry.id };
-        Bench { engine, consumer: &self.consumer, patience: self.patience }.work(entry, &mut stopped).await;
+        let _seat = RunSlot { runs: self, entry: &entry.id };
+        RunContext { engine, consumer: &self.consumer, patience: self.patience }
+            .work(entry, &mut stopped)
+            .await;
     }
 
     /// Returns `true` if there are no active runs.
@@ -100,9 +102,9 @@ impl Runs {
                 Ok(lost) => {
                     let runs = self.running.lock();
                     let lost = lost.iter().filter_map(|entry| runs.get(entry));
-                    lost.for_each(|handle| handle.stop(Stop::Lost));
+                    lost.for_each(|handle| handle.stop(RunStop::Lost));
                 }
-                Err(error) => tracing::debug!(%error, "what runs could not be renewed"),
+                Err(error) => tracing::debug!(%error, "could not renew active runs"),
             }
         }
     }
@@ -113,18 +115,18 @@ impl Runs {
             let heard = self.consumer.hear_cancels(|job, epoch| {
                 let runs = self.running.lock();
                 let run = runs.values().filter(|handle| handle.job == job);
-                run.for_each(|handle| handle.stop(Stop::Cancelled(epoch)));
+                run.for_each(|handle| handle.stop(RunStop::Cancelled(epoch)));
             });
             if let Err(error) = heard.await {
-                tracing::debug!(%error, "cancels are not heard");
+                tracing::debug!(%error, "cancel subscription is down");
             }
             sleep(AGAIN).await;
         }
     }
 }
 
-impl Handle {
-    fn stop(&self, stop: Stop) {
+impl RunHandle {
+    fn stop(&self, stop: RunStop) {
         // If the queue is full the run already has a stop; if it is closed the run has ended.
         self.stops.try_send(stop).unwrap_or_default();
     }

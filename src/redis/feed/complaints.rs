@@ -5,26 +5,26 @@
 use std::time::Duration;
 
 use crate::clock::Nanos;
-use crate::fleet::roster::Refused;
+use crate::fleet::registry::HeartbeatRefusal;
 
 /// Least time between two lines about the same kind.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Time of the last log line of each kind.
 #[derive(Debug, Default)]
-pub(super) struct Complaints([Option<Nanos>; Refused::NAMES.len()]);
+pub(super) struct LogLimit([Option<Nanos>; HeartbeatRefusal::NAMES.len()]);
 
-impl Complaints {
+impl LogLimit {
     /// Logs `refused`, unless this kind was logged recently.
-    pub(super) fn about(&mut self, refused: &Refused, now: Nanos) {
+    pub(super) fn about(&mut self, refused: &HeartbeatRefusal, now: Nanos) {
         if self.is_due(refused, now) {
             let kind = refused.as_str();
-            tracing::warn!(kind, "a heartbeat was not taken: {refused}");
+            tracing::warn!(kind, "rejected a heartbeat: {refused}");
         }
     }
 
-    fn is_due(&mut self, refused: &Refused, now: Nanos) -> bool {
-        let place = Refused::NAMES.iter().position(|name| *name == refused.as_str());
+    fn is_due(&mut self, refused: &HeartbeatRefusal, now: Nanos) -> bool {
+        let place = HeartbeatRefusal::NAMES.iter().position(|name| *name == refused.as_str());
         let Some(told) = place.and_then(|place| self.0.get_mut(place)) else { return false };
         let due = told.is_none_or(|told| now.since(told) >= PAUSE);
         if due {
@@ -40,11 +40,11 @@ mod tests {
 
     #[test]
     fn each_kind_is_told_of_now_and_then() {
-        let mut complaints = Complaints::default();
+        let mut complaints = LogLimit::default();
         let at = Nanos::from_secs;
-        assert!(complaints.is_due(&Refused::Full, at(1)));
-        assert!(!complaints.is_due(&Refused::Full, at(10)));
-        assert!(complaints.is_due(&Refused::Replaced, at(10)));
-        assert!(complaints.is_due(&Refused::Full, at(11)));
+        assert!(complaints.is_due(&HeartbeatRefusal::Full, at(1)));
+        assert!(!complaints.is_due(&HeartbeatRefusal::Full, at(10)));
+        assert!(complaints.is_due(&HeartbeatRefusal::Replaced, at(10)));
+        assert!(complaints.is_due(&HeartbeatRefusal::Full, at(11)));
     }
 }

@@ -6,7 +6,7 @@ use redis::{RedisError, RedisResult, Value, cmd, pipe};
 
 use super::super::connect::Connection;
 use crate::fleet::heartbeat::LARGEST;
-use crate::fleet::roster::MOST_WORKERS;
+use crate::fleet::registry::MOST_WORKERS;
 
 /// Keys per pipeline: few enough that the answer comes well within a command's timeout.
 const BATCH: usize = 64;
@@ -15,7 +15,7 @@ const MOST_NAMES: usize = 4 * MOST_WORKERS;
 
 /// A stored heartbeat.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct KeptHeartbeat {
     pub(super) text: Vec<u8>,
     /// Remaining lifetime of the key.
     pub(super) left: Duration,
@@ -23,7 +23,7 @@ pub(super) struct Kept {
 
 /// Reads the heartbeats of all workers in the set. Removes names without a key, so that the set
 /// does not grow for ever; a live worker adds itself again with its next heartbeat.
-pub(super) async fn read(connection: &mut Connection, prefix: &str) -> RedisResult<Vec<Kept>> {
+pub(super) async fn read(connection: &mut Connection, prefix: &str) -> RedisResult<Vec<KeptHeartbeat>> {
     let set = format!("{prefix}:workers");
     let names = names(connection, &set).await?;
     let mut kept = Vec::new();
@@ -43,7 +43,7 @@ pub(super) async fn read(connection: &mut Connection, prefix: &str) -> RedisResu
             match answer {
                 [Value::BulkString(text), Value::Int(left)] if !text.is_empty() && *left > 0 => {
                     let left = Duration::from_millis(left.unsigned_abs());
-                    kept.push(Kept { text: text.clone(), left });
+                    kept.push(KeptHeartbeat { text: text.clone(), left });
                 }
                 // A key without an expiry was not written by a worker, and its age is unknown.
                 _ => gone.push(name),
@@ -53,7 +53,7 @@ pub(super) async fn read(connection: &mut Connection, prefix: &str) -> RedisResu
     if !gone.is_empty() {
         let removed = cmd("SREM").arg(&set).arg(&gone).query_async::<u64>(connection).await;
         if let Err(error) = removed {
-            tracing::debug!(%error, "names of workers that went cannot be taken from the set");
+            tracing::debug!(%error, "could not remove expired workers from the set of workers");
         }
     }
     Ok(kept)
@@ -71,7 +71,7 @@ async fn names(connection: &mut Connection, set: &str) -> RedisResult<Vec<Vec<u8
             Ok(page) => page,
             // The key has another type. Workers are still heard on the channel.
             Err(error) if !error.is_io_error() => {
-                tracing::warn!(set, %error, "the set of workers cannot be read");
+                tracing::warn!(set, %error, "cannot read the set of workers");
                 return Ok(names);
             }
             Err(error) => return Err(error),

@@ -28,14 +28,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::backoff::Backoff;
-use self::complaints::Complaints;
+use self::complaints::LogLimit;
 use super::connect::{Connection, beside};
 use super::control::{Control, control_channel};
 use super::pushes;
 use super::settings::RedisSettings;
 use crate::clock::{Clock, unix_millis};
-use crate::fleet::colour::Switches;
-use crate::fleet::roster::{GAP, Refused, Roster, Source};
+use crate::fleet::colour::ColourSwitches;
+use crate::fleet::registry::{GAP, HeartbeatRefusal, HeartbeatSource, WorkerRegistry};
 use crate::metrics::Metrics;
 
 /// Time limit for connecting, and for each answer.
@@ -46,16 +46,16 @@ const ASK: Duration = Duration::from_millis(250);
 const WAITING: usize = 4096;
 
 /// Heartbeat feed of a gateway.
-pub struct Feed {
+pub struct HeartbeatFeed {
     settings: RedisSettings,
     channel: Arc<str>,
     control: Arc<str>,
-    hearers: Hearers,
+    subscribers: FeedSubscribers,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
 
-impl fmt::Debug for Feed {
+impl fmt::Debug for HeartbeatFeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Feed").field("settings", &self.settings).finish_non_exhaustive()
     }
@@ -63,11 +63,11 @@ impl fmt::Debug for Feed {
 
 /// Subscribers of the feed.
 #[derive(Clone, Debug)]
-pub struct Hearers {
+pub struct FeedSubscribers {
     /// Receives heartbeats.
-    pub roster: Arc<Mutex<Roster>>,
+    pub registry: Arc<Mutex<WorkerRegistry>>,
     /// Receives switches of colours.
-    pub switches: Arc<Mutex<Switches>>,
+    pub switches: Arc<Mutex<ColourSwitches>>,
     /// Notified after a change.
     pub changed: Arc<Notify>,
     /// Id of this gateway in the reports of applied switches.
@@ -82,25 +82,30 @@ pub fn health_channel(prefix: &str) -> Arc<str> {
     format!("{prefix}:health").into()
 }
 
-impl Feed {
-    /// Creates a feed to `hearers`.
+impl HeartbeatFeed {
+    /// Creates a feed to `subscribers`.
     #[must_use]
-    pub fn new(settings: RedisSettings, hearers: Hearers, metrics: Arc<Metrics>, clock: Clock) -> Self {
+    pub fn new(
+        settings: RedisSettings,
+        subscribers: FeedSubscribers,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
         let channel = health_channel(&settings.prefix);
         let control = control_channel(&settings.prefix);
-        Self { settings, channel, control, hearers, metrics, clock }
+        Self { settings, channel, control, subscribers, metrics, clock }
     }
 
     /// Follows the feed forever, and reconnects after each outage.
     pub async fn run(self) {
         let mut backoff = Backoff::default();
         let mut random = Rng::new();
-        let mut complaints = Complaints::default();
+        let mut complaints = LogLimit::default();
         let mut told = false;
         loop {
             let Err(error) = self.follow(&mut backoff, &mut told, &mut complaints).await;
             if !told {
-                tracing::warn!(%error, "the feed of heartbeats is down; the fleet stays as it is");
+                tracing::warn!(%error, "heartbeat feed is down; the fleet stays as it is");
                 told = true;
             }
             sleep(backoff.next(&mut random)).await;
@@ -112,8 +117,8 @@ impl Feed {
         &self,
         backoff: &mut Backoff,
         told: &mut bool,
-        complaints: &mut Complaints,
-    ) -> Result<Never, RedisError> {
+        complaints: &mut LogLimit,
+    ) -> Result<FeedNeverEnds, RedisError> {
         let (sender, mut pushes) = mpsc::channel(WAITING);
         let mut listening = pushes::connect(&self.settings, PATIENCE, sender, || ()).await?;
         listening.subscribe(&[&*self.channel, &*self.control]).await?;
@@ -125,10 +130,10 @@ impl Feed {
         let count = kept.len();
         let heard: Vec<_> = {
             // Under one lock: who sees the feed alive also sees the heartbeats that it read.
-            let mut roster = self.hearers.roster.lock();
-            roster.caught_up(asked);
-            let hear = |kept: keys::Kept| {
-                roster.hear(&kept.text, Source::Key(kept.left), self.clock.now(), unix_millis())
+            let mut registry = self.subscribers.registry.lock();
+            registry.caught_up(asked);
+            let hear = |kept: keys::KeptHeartbeat| {
+                registry.receive(&kept.text, HeartbeatSource::Key(kept.left), self.clock.now(), unix_millis())
             };
             kept.into_iter().map(hear).collect()
         };
@@ -136,12 +141,12 @@ impl Feed {
             self.note(heard, complaints);
         }
         if *told {
-            tracing::info!(workers = count, "the feed of heartbeats is back");
+            tracing::info!(workers = count, "heartbeat feed is up again");
         }
         *told = false;
         backoff.reset();
 
-        let mut signs = std::pin::pin!(self.ask_for_signs(listening, connection));
+        let mut signs = std::pin::pin!(self.probe(listening, connection));
         loop {
             tokio::select! {
                 error = &mut signs => return Err(error),
@@ -152,9 +157,9 @@ impl Feed {
                                 self.hear_switch(text);
                             } else {
                                 let now = self.clock.now();
-                                let mut roster = self.hearers.roster.lock();
-                                let heard = roster.hear(text, Source::Channel, now, unix_millis());
-                                drop(roster);
+                                let mut registry = self.subscribers.registry.lock();
+                                let heard = registry.receive(text, HeartbeatSource::Channel, now, unix_millis());
+                                drop(registry);
                                 self.note(heard, complaints);
                             }
                         }
@@ -169,33 +174,29 @@ impl Feed {
     /// Reads switches published without a subscription, and stores those that Redis has lost.
     async fn catch_up(&self, connection: &Connection) -> RedisResult<()> {
         let mut control = Control::on(connection.clone(), Arc::clone(&self.settings.prefix));
-        for text in control.kept().await? {
+        for text in control.stored().await? {
             self.hear_switch(&text);
         }
         let followed: Vec<_> = {
-            let switches = self.hearers.switches.lock();
+            let switches = self.subscribers.switches.lock();
             switches.all().map(|switch| (switches.write(&switch), switch)).collect()
         };
         for (text, switch) in followed {
-            control.tell(&switch.pool, switch.epoch, &text).await?;
+            control.publish(&switch.pool, switch.epoch, &text).await?;
         }
         Ok(())
     }
 
     fn hear_switch(&self, text: &[u8]) {
-        match self.hearers.switches.lock().hear(text) {
-            Ok(true) => self.hearers.changed.notify_one(),
+        match self.subscribers.switches.lock().hear(text) {
+            Ok(true) => self.subscribers.changed.notify_one(),
             Ok(false) => {}
-            Err(fault) => tracing::warn!("a switch of colours was not taken: {fault}"),
+            Err(fault) => tracing::warn!("rejected a colour switch: {fault}"),
         }
     }
 
     /// Probes by reporting the applied switches. Completes with the error of the first failure.
-    async fn ask_for_signs(
-        &self,
-        mut listening: MultiplexedConnection,
-        connection: Connection,
-    ) -> RedisError {
+    async fn probe(&self, mut listening: MultiplexedConnection, connection: Connection) -> RedisError {
         let elsewhere = connection.is_spread();
         let mut control = Control::on(connection, Arc::clone(&self.settings.prefix));
         let mut ticks = interval(ASK);
@@ -206,10 +207,10 @@ impl Feed {
             if elsewhere && let Err(error) = cmd("PING").query_async::<()>(&mut listening).await {
                 return error;
             }
-            let epochs = self.hearers.epochs.load_full();
-            match control.follow(&self.hearers.id, &epochs).await {
+            let epochs = self.subscribers.epochs.load_full();
+            match control.follow(&self.subscribers.id, &epochs).await {
                 // Messages published before the probe was sent have come before its answer.
-                Ok(()) => self.hearers.roster.lock().alive(asked),
+                Ok(()) => self.subscribers.registry.lock().feed_worked(asked),
                 // The answer may have come while this process could not read it.
                 Err(error) if error.is_timeout() && self.clock.was_late_since(asked) => {}
                 Err(error) => return error,
@@ -218,11 +219,11 @@ impl Feed {
     }
 
     /// Counts the outcome of a heartbeat, and notifies of changes.
-    fn note(&self, heard: Result<bool, Refused>, complaints: &mut Complaints) {
+    fn note(&self, heard: Result<bool, HeartbeatRefusal>, complaints: &mut LogLimit) {
         match heard {
             Ok(true) => {
                 self.metrics.heartbeat("taken");
-                self.hearers.changed.notify_one();
+                self.subscribers.changed.notify_one();
             }
             Ok(false) => {}
             Err(refused) => {
@@ -234,4 +235,4 @@ impl Feed {
 }
 
 /// Uninhabited: following ends only with an error.
-enum Never {}
+enum FeedNeverEnds {}

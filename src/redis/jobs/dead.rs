@@ -6,13 +6,13 @@ use redis::cmd;
 use serde::Deserialize;
 
 use super::keys::Job;
-use super::pending::{LIVES, Pending};
-use super::submit::Refused;
-use super::{Jobs, PATIENCE};
+use super::pending::{Pending, TIME_LIMIT};
+use super::submit::SubmitRefused;
+use super::{JobQueue, PATIENCE};
 use crate::clock::unix_millis;
 use crate::metrics::RedisOp;
-use crate::redis::link::Loss;
-use crate::request::{Caller, Demand};
+use crate::redis::link::RedisLoss;
+use crate::request::{Caller, RequestCost};
 
 /// Dead letters listed at most: the latest.
 const SHOWN: usize = 1000;
@@ -25,7 +25,7 @@ const EXPECTED: u64 = 256;
 
 /// A dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dead {
+pub struct DeadLetter {
     /// Its job.
     pub job: Job,
     /// Error of its last run.
@@ -36,16 +36,16 @@ pub struct Dead {
 }
 
 #[derive(Deserialize)]
-struct Body {
+struct DeadLetterBody {
     model: Option<Arc<str>>,
 }
 
-impl Jobs {
+impl JobQueue {
     /// Returns the dead letters of `pool`, latest first, at most 1000.
     ///
     /// # Errors
-    /// Returns [`Loss`] if the command to Redis fails.
-    pub async fn dead(&self, pool: &str) -> Result<Vec<Dead>, Loss> {
+    /// Returns [`RedisLoss`] if the command to Redis fails.
+    pub async fn dead(&self, pool: &str) -> Result<Vec<DeadLetter>, RedisLoss> {
         let mut range = cmd("XREVRANGE");
         range.arg(self.0.keys.dead(pool)).arg("+").arg("-").arg("COUNT").arg(SHOWN);
         let kept: Vec<(String, Vec<(String, String)>)> =
@@ -56,22 +56,22 @@ impl Jobs {
     /// Requeues a dead letter of `pool` as a pending job. Returns `false` if there is none.
     ///
     /// # Errors
-    /// Returns [`Refused`] if Redis fails or too many jobs are pending; the dead letter then stays.
-    pub async fn requeue(&self, pool: &str, job: Job) -> Result<bool, Refused> {
+    /// Returns [`SubmitRefused`] if Redis fails or too many jobs are pending; the dead letter then stays.
+    pub async fn requeue(&self, pool: &str, job: Job) -> Result<bool, SubmitRefused> {
         let Some(dead) = self.dead(pool).await?.into_iter().find(|dead| dead.job == job) else {
             return Ok(false);
         };
         let inner = &*self.0;
         let mut call = inner.scripts.requeue.key(inner.keys.job(job));
         call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
-        call.arg(u64::try_from(LIVES.as_millis()).unwrap_or(u64::MAX)).arg(ALONE_MS);
+        call.arg(u64::try_from(TIME_LIMIT.as_millis()).unwrap_or(u64::MAX)).arg(ALONE_MS);
         let found: Option<Vec<Vec<u8>>> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
         let alive = found.is_some();
         if let Some(fields) = found {
             match <[Vec<u8>; 5]>::try_from(fields) {
                 Ok(fields) => self.wait_again(pool, job, fields).await?,
                 // Another gateway has requeued it, or is about to.
-                Err(_) if !self.waits(pool, job).await? => return Err(Refused::Taken),
+                Err(_) if !self.waits(pool, job).await? => return Err(SubmitRefused::Taken),
                 Err(_) => {}
             }
         }
@@ -81,19 +81,19 @@ impl Jobs {
     }
 
     /// Adds a former dead letter to the pending jobs; if there is no room, buries it again.
-    async fn wait_again(&self, pool: &str, job: Job, fields: [Vec<u8>; 5]) -> Result<(), Refused> {
+    async fn wait_again(&self, pool: &str, job: Job, fields: [Vec<u8>; 5]) -> Result<(), SubmitRefused> {
         let [caller, path, body, stream, requeued] = fields;
-        let demand = Demand {
-            model: serde_json::from_slice::<Body>(&body).ok().and_then(|body| body.model),
+        let request_cost = RequestCost {
+            model: serde_json::from_slice::<DeadLetterBody>(&body).ok().and_then(|body| body.model),
             prompt_tokens: body.len() as u64 / BYTES_PER_TOKEN,
             expected_output: EXPECTED,
             stream: stream == b"1",
             body_bytes: body.len() as u64,
-            ..Demand::path()
+            ..RequestCost::path()
         };
         // The record holds only a hash of the caller. Fair queueing still works with it.
         let caller = Caller::new(format!("dead:{}", String::from_utf8_lossy(&caller)));
-        let pending = Pending::new(&caller, &demand, &String::from_utf8_lossy(&path), unix_millis());
+        let pending = Pending::new(&caller, &request_cost, &String::from_utf8_lossy(&path), unix_millis());
         let kept = self.keep(pool, job, &pending).await;
         if kept.is_err() {
             let inner = &*self.0;
@@ -108,7 +108,7 @@ impl Jobs {
     }
 }
 
-fn read(entry: String, fields: Vec<(String, String)>) -> Option<Dead> {
+fn read(entry: String, fields: Vec<(String, String)>) -> Option<DeadLetter> {
     let (mut job, mut error) = (None, String::new());
     for (field, value) in fields {
         match &field[..] {
@@ -118,5 +118,5 @@ fn read(entry: String, fields: Vec<(String, String)>) -> Option<Dead> {
         }
     }
     let at_ms = entry.split_once('-')?.0.parse().ok()?;
-    Some(Dead { job: job?, error, at_ms, entry })
+    Some(DeadLetter { job: job?, error, at_ms, entry })
 }

@@ -10,7 +10,7 @@ const LONGEST: usize = 500;
 
 /// Error entry that ends a failed reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct JobError {
     /// Reason for the client: an upstream error or a timeout.
     pub reason: Reason,
     /// The worker's message, at most 500 bytes.
@@ -18,14 +18,14 @@ pub struct Fault {
 }
 
 #[derive(Deserialize)]
-struct Said {
+struct ReportedError {
     #[serde(default)]
     reason: String,
     #[serde(default)]
     message: String,
 }
 
-impl Fault {
+impl JobError {
     /// Returns an error of the kind [`Reason::UpstreamBroke`].
     #[must_use]
     pub fn broke(what: &str) -> Self {
@@ -35,8 +35,8 @@ impl Fault {
     /// Parses `{"reason":…,"message":…}`; the default reason is [`Reason::UpstreamBroke`].
     #[must_use]
     pub fn read(data: &[u8]) -> Self {
-        let Ok(Said { reason, mut message }) = serde_json::from_slice(data) else {
-            return Self::broke("it failed");
+        let Ok(ReportedError { reason, mut message }) = serde_json::from_slice(data) else {
+            return Self::broke("its error report cannot be read");
         };
         let reason = if reason == Reason::UpstreamTimeout.as_str() {
             Reason::UpstreamTimeout
@@ -51,8 +51,8 @@ impl Fault {
     #[must_use]
     pub fn without_words(&self) -> Bytes {
         let message = match self.reason {
-            Reason::UpstreamTimeout => "It took longer than it may.",
-            _ => "It failed, and why was said without a signature.",
+            Reason::UpstreamTimeout => "The job exceeded its deadline.",
+            _ => "The error message is withheld because it is not signed.",
         };
         serde_json::json!({ "reason": self.reason.as_str(), "message": message }).to_string().into()
     }
@@ -74,11 +74,11 @@ mod tests {
             (r#"{"reason":"upstream_timeout","message":"late"}"#, Reason::UpstreamTimeout, "late"),
             (r#"{"reason":"unauthorized","message":"x"}"#, Reason::UpstreamBroke, "x"),
             (r#"{"message":"only"}"#, Reason::UpstreamBroke, "only"),
-            ("no JSON", Reason::UpstreamBroke, "it failed"),
+            ("no JSON", Reason::UpstreamBroke, "its error report cannot be read"),
         ] {
-            assert_eq!(Fault::read(data.as_bytes()), Fault { reason, message: message.to_owned() });
+            assert_eq!(JobError::read(data.as_bytes()), JobError { reason, message: message.to_owned() });
         }
         let long = format!(r#"{{"message":"{}"}}"#, "ä".repeat(400));
-        assert_eq!(Fault::read(long.as_bytes()).message, "ä".repeat(250));
+        assert_eq!(JobError::read(long.as_bytes()).message, "ä".repeat(250));
     }
 }

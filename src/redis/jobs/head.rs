@@ -22,7 +22,7 @@ pub fn for_worker(headers: &HeaderMap) -> String {
 }
 
 #[derive(Deserialize)]
-struct Head {
+struct AnswerHead {
     status: u16,
     #[serde(default)]
     headers: BTreeMap<String, String>,
@@ -35,7 +35,7 @@ fn may_pass(name: &str) -> bool {
 /// Parses the head of a reply; `None` if it is invalid.
 #[must_use]
 pub fn read_head(data: &[u8]) -> Option<response::Parts> {
-    let Head { status, headers } = serde_json::from_slice(data.get(..data.len().min(LONGEST))?).ok()?;
+    let AnswerHead { status, headers } = serde_json::from_slice(data.get(..data.len().min(LONGEST))?).ok()?;
     // A status below 200 has no body, and another response would follow.
     let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200)?;
     let (mut head, ()) = Response::new(()).into_parts();

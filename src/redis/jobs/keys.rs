@@ -47,7 +47,7 @@ impl ToRedisArgs for Job {
 
 /// Returns the hash that stands for a caller in a job. It is stable and hides the name.
 #[must_use]
-pub fn nameless(caller: &str) -> String {
+pub fn caller_hash(caller: &str) -> String {
     let digest = Sha256::digest(caller.as_bytes());
     digest.iter().take(TAG_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }

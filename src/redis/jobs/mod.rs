@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `keys` `script` | job ids, key names, and the scripts in `lua/` |
 //! | `request` `entry` `head` `fault` | the request; reply entries, as published and kept (pure) |
-//! | `desk` | bounded mailboxes, one for each reader of a reply |
+//! | `waiter_table` | bounded mailboxes, one for each reader of a reply |
 //! | `sealed` | signatures of reply entries (pure) |
 //! | `listen` | the subscription that fills the mailboxes |
 //! | `reader` | a reply in order: from the mailbox, gaps from the stream |
@@ -12,9 +12,9 @@
 //! | `pending` | asynchronous jobs, which wait for room in Redis |
 //! | `own` | jobs that this gateway runs itself |
 //! | `dead` | dead letters: jobs that used up their attempts |
-//! | `look` `again` | job status; idempotent requests |
-//! | `lookout` | liveness probe for jobs whose reply is silent |
-//! | `afterwards` | cancels and cleanup |
+//! | `look` `retry` | job status; idempotent requests |
+//! | `liveness_probe` | liveness probe for jobs whose reply is silent |
+//! | `outbox` | cancels and cleanup |
 //!
 //! **Failure mode.** Redis is away: new jobs are refused at once. Replies in progress wait for
 //! Redis until their deadline and lose nothing, because the stream keeps what was published
@@ -23,50 +23,50 @@
 //! **Trade-off.** Every reply entry is written to Redis, though nearly all are only read from the
 //! channel. The stream serves slow clients, restarted gateways and late readers.
 
-mod afterwards;
-mod again;
 mod dead;
-mod desk;
-mod entry;
+mod embedded;
 mod fault;
 mod head;
+mod idempotency;
 mod keys;
-mod listen;
-mod look;
-mod lookout;
-mod own;
+mod liveness;
+mod mailboxes;
+mod outbox;
 mod pending;
+mod piece;
 mod reader;
 mod request;
 mod script;
-mod sealed;
+mod signature;
+mod status;
 mod submit;
+mod subscription;
 
-pub use again::{Before, Known, Trial};
-pub use dead::Dead;
-pub use entry::{Entry, Kind, Place};
-pub use fault::Fault;
+pub use dead::DeadLetter;
+pub use fault::JobError;
 pub use head::{for_worker, read_head};
-pub use keys::{Job, Side, nameless};
-pub use look::Standing;
-pub use lookout::Lookout;
-pub use pending::{LIVES, Pending};
+pub use idempotency::{EarlierRequest, KeyClaim, KnownRequest};
+pub use keys::{Job, Side, caller_hash};
+pub use liveness::LivenessProbe;
+pub use pending::{Pending, TIME_LIMIT};
+pub use piece::{AnswerPiece, PieceKind, PiecePlace};
 pub use reader::Reader;
-pub use request::{Request, Ticket};
-pub use sealed::seal;
-pub use submit::{Awaited, Refused};
+pub use request::{JobRequest, JobTicket};
+pub use signature::seal;
+pub use status::JobStatus;
+pub use submit::{AwaitedJob, SubmitRefused};
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::afterwards::Afterwards;
-use self::desk::Desk;
 use self::keys::Keys;
-use self::script::Scripts;
-use super::dams::Dams;
-use super::link::Link;
-use super::sealing::Sealing;
+use self::mailboxes::Mailboxes;
+use self::outbox::JobOutbox;
+use self::script::JobScripts;
+use super::gateways::Gateways;
+use super::link::RedisLink;
+use super::signing::Signing;
 
 /// Time limit of a job command. An admitted request that cannot be enqueued has no alternative, so
 /// the limit suits a disk, unlike that of rules.
@@ -74,46 +74,46 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Handle to the jobs in Redis. Clones share it.
 #[derive(Clone)]
-pub struct Jobs(Arc<Inner>);
+pub struct JobQueue(Arc<JobsInner>);
 
-struct Inner {
-    link: Link,
-    dams: Arc<Dams>,
+struct JobsInner {
+    link: RedisLink,
+    gateways: Arc<Gateways>,
     keys: Keys,
-    scripts: Scripts,
-    desk: Desk,
-    afterwards: Afterwards,
-    sealing: Sealing,
+    scripts: JobScripts,
+    waiter_table: Mailboxes,
+    outbox: JobOutbox,
+    sealing: Signing,
 }
 
-impl fmt::Debug for Jobs {
+impl fmt::Debug for JobQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Jobs").field("link", &self.0.link).finish_non_exhaustive()
     }
 }
 
-impl Jobs {
+impl JobQueue {
     /// Creates the handle, and the future that must run with it (subscription and cleanup). With a
     /// key in `sealing`, only signed replies are accepted.
     pub fn new(
-        link: Link,
-        dams: Arc<Dams>,
-        sealing: Sealing,
+        link: RedisLink,
+        gateways: Arc<Gateways>,
+        sealing: Signing,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (afterwards, errands) = Afterwards::new();
+        let (outbox, tasks) = JobOutbox::new();
         let keys = Keys::new(&link.settings().prefix);
-        let jobs = Self(Arc::new(Inner {
+        let jobs = Self(Arc::new(JobsInner {
             link,
-            dams,
+            gateways,
             keys,
-            scripts: Scripts::default(),
-            desk: Desk::default(),
-            afterwards,
+            scripts: JobScripts::default(),
+            waiter_table: Mailboxes::default(),
+            outbox,
             sealing,
         }));
         let running = jobs.clone();
         (jobs, async move {
-            tokio::join!(running.listen(), running.do_errands(errands));
+            tokio::join!(running.listen(), running.do_errands(tasks));
         })
     }
 

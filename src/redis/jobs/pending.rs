@@ -7,15 +7,15 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::entry::Place;
-use super::keys::{Job, Side, nameless};
-use super::request::Request;
-use super::submit::{Awaited, Fate, Refused};
-use super::{Jobs, PATIENCE};
+use super::keys::{Job, Side, caller_hash};
+use super::piece::PiecePlace;
+use super::request::JobRequest;
+use super::submit::{AwaitedJob, SubmitRefused, UnreadFate};
+use super::{JobQueue, PATIENCE};
 use crate::clock::unix_millis;
 use crate::metrics::{JobEnd, RedisOp};
-use crate::redis::link::Loss;
-use crate::request::{Caller, Class, Demand, Kind};
+use crate::redis::link::RedisLoss;
+use crate::request::{Caller, Class, Kind, RequestCost};
 
 /// Pending jobs per pool. All gateways read them once a second.
 const MOST: usize = 4096;
@@ -28,7 +28,7 @@ const MOST_BYTES_OF_ONE: u64 = MOST_BYTES / 8;
 /// Pending jobs expired per read; the rest follows with the next reads.
 const LAPSING: usize = 64;
 /// Time limit of an asynchronous job, from its acceptance to its last reply entry.
-pub const LIVES: Duration = Duration::from_secs(3600);
+pub const TIME_LIMIT: Duration = Duration::from_secs(3600);
 
 /// What a gateway needs to enqueue a pending job when its turn comes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +48,8 @@ pub struct Pending {
     pub at_ms: u64,
     /// Caller hash whose count of pending jobs includes this one, for scripts. For a former dead
     /// letter it differs from the job's caller.
-    #[serde(default)]
-    counted: String,
+    #[serde(default, rename = "counted")]
+    counted_for: String,
     /// Bytes of the body, for scripts.
     #[serde(default)]
     bytes: u64,
@@ -58,21 +58,21 @@ pub struct Pending {
 impl Pending {
     /// Creates the record of a request to `path` that came at `at_ms`.
     #[must_use]
-    pub fn new(caller: &Caller, demand: &Demand, path: &str, at_ms: u64) -> Self {
+    pub fn new(caller: &Caller, request_cost: &RequestCost, path: &str, at_ms: u64) -> Self {
         Self {
             caller: Arc::clone(&caller.id),
             class: caller.class.as_str().to_owned(),
             weight: caller.weight,
-            model: demand.model.clone(),
-            prompt: demand.prompt_tokens,
-            max: demand.max_tokens,
-            output: demand.expected_output,
-            sequences: demand.sequences,
-            stream: demand.stream,
+            model: request_cost.model.clone(),
+            prompt: request_cost.prompt_tokens,
+            max: request_cost.max_tokens,
+            output: request_cost.expected_output,
+            sequences: request_cost.sequences,
+            stream: request_cost.stream,
             path: path.to_owned(),
             at_ms,
-            counted: nameless(&caller.id),
-            bytes: demand.body_bytes,
+            counted_for: caller_hash(&caller.id),
+            bytes: request_cost.body_bytes,
         }
     }
 
@@ -88,8 +88,8 @@ impl Pending {
 
     /// Returns the request cost.
     #[must_use]
-    pub fn demand(&self) -> Demand {
-        Demand {
+    pub fn request_cost(&self) -> RequestCost {
+        RequestCost {
             // All request kinds that can become jobs are treated alike here.
             kind: Kind::Chat,
             model: self.model.clone(),
@@ -100,7 +100,7 @@ impl Pending {
             stream: self.stream,
             // Once enqueued, a job belongs to the workers: its permit cannot go to another request.
             retryable: false,
-            ..Demand::path()
+            ..RequestCost::path()
         }
     }
 
@@ -111,47 +111,47 @@ impl Pending {
     }
 }
 
-impl Jobs {
+impl JobQueue {
     /// Writes a job to Redis and adds it to the pending jobs.
     ///
     /// # Errors
-    /// Returns [`Refused::Full`], [`Refused::Many`] or [`Refused::Heavy`] if too much is pending,
+    /// Returns [`SubmitRefused::Full`], [`SubmitRefused::Many`] or [`SubmitRefused::Heavy`] if too much is pending,
     /// or the error of Redis. The job then does not run.
     pub async fn accept(
         &self,
         job: Job,
         pool: &Arc<str>,
-        request: &Request,
+        request: &JobRequest,
         pending: &Pending,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), SubmitRefused> {
         let side = Side { pool: Arc::clone(pool), colour: "".into() };
-        self.write_down(job, &side, request, true).await?;
+        self.create(job, &side, request, true).await?;
         let kept = async {
             self.settle(request).await?;
             self.keep(pool, job, pending).await
         };
-        kept.await.inspect(|()| request.succeed()).inspect_err(|_| self.withdraw(job))
+        kept.await.inspect(|()| request.succeed()).inspect_err(|_| self.delete(job))
     }
 
     /// Adds a job whose hash is written to the pending jobs.
-    pub(super) async fn keep(&self, pool: &str, job: Job, pending: &Pending) -> Result<(), Refused> {
+    pub(super) async fn keep(&self, pool: &str, job: Job, pending: &Pending) -> Result<(), SubmitRefused> {
         let [waiting, callers] = self.0.keys.pending(pool);
         // Serializing strings and numbers cannot fail.
         let text = serde_json::to_string(pending).unwrap_or_default();
         let mut call = self.0.scripts.pend.key(waiting);
-        call.key(callers).arg(job).arg(&pending.counted).arg(MOST).arg(MOST_OF_ONE).arg(text);
+        call.key(callers).arg(job).arg(&pending.counted_for).arg(MOST).arg(MOST_OF_ONE).arg(text);
         call.arg(MOST_BYTES).arg(MOST_BYTES_OF_ONE);
         let kept: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
         match &kept[..] {
             "OK" => Ok(()),
-            "MANY" => Err(Refused::Many(MOST_OF_ONE)),
-            "HEAVY" => Err(Refused::Heavy(MOST_BYTES_OF_ONE)),
-            _ => Err(Refused::Full),
+            "MANY" => Err(SubmitRefused::Many(MOST_OF_ONE)),
+            "HEAVY" => Err(SubmitRefused::Heavy(MOST_BYTES_OF_ONE)),
+            _ => Err(SubmitRefused::Full),
         }
     }
 
     /// Returns `true` if the job is pending in `pool`.
-    pub(super) async fn waits(&self, pool: &str, job: Job) -> Result<bool, Loss> {
+    pub(super) async fn waits(&self, pool: &str, job: Job) -> Result<bool, RedisLoss> {
         let [waiting, _] = self.0.keys.pending(pool);
         self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HEXISTS").arg(waiting).arg(job)).await
     }
@@ -159,8 +159,8 @@ impl Jobs {
     /// Returns the pending jobs of `pool`. Removes and expires those past their deadline.
     ///
     /// # Errors
-    /// Returns [`Loss`] if the command to Redis fails.
-    pub async fn pending(&self, pool: &str) -> Result<Vec<(Job, Pending)>, Loss> {
+    /// Returns [`RedisLoss`] if the command to Redis fails.
+    pub async fn pending(&self, pool: &str) -> Result<Vec<(Job, Pending)>, RedisLoss> {
         let [waiting, _] = self.0.keys.pending(pool);
         let count: usize =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HLEN").arg(&waiting)).await?;
@@ -171,7 +171,7 @@ impl Jobs {
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HGETALL").arg(&waiting)).await?;
         let read =
             |(job, text): (String, String)| Some((Job::parse(&job)?, serde_json::from_str(&text).ok()?));
-        let oldest = unix_millis().saturating_sub(u64::try_from(LIVES.as_millis()).unwrap_or(u64::MAX));
+        let oldest = unix_millis().saturating_sub(u64::try_from(TIME_LIMIT.as_millis()).unwrap_or(u64::MAX));
         let (mut waiting, late): (Vec<_>, Vec<_>) = all
             .into_iter()
             .filter_map(read)
@@ -181,7 +181,7 @@ impl Jobs {
                 Ok(true) => {}
                 Ok(false) => waiting.push((job, pending)),
                 Err(loss) => {
-                    tracing::debug!(%loss, "jobs whose time is over go on waiting");
+                    tracing::debug!(%loss, "could not expire pending jobs");
                     break;
                 }
             }
@@ -190,8 +190,8 @@ impl Jobs {
     }
 
     /// Expires a pending job past its deadline by Redis' clock. Returns `false` if it is early.
-    async fn give_up(&self, pool: &str, job: Job, pending: &Pending) -> Result<bool, Loss> {
-        let was = self.lapse(job).await?;
+    async fn give_up(&self, pool: &str, job: Job, pending: &Pending) -> Result<bool, RedisLoss> {
+        let was = self.expire(job).await?;
         if was == "EARLY" {
             return Ok(false);
         }
@@ -203,11 +203,11 @@ impl Jobs {
         Ok(true)
     }
 
-    /// Enqueues a pending job for the workers of `side`, as [`Jobs::submit`] does a new one. From
+    /// Enqueues a pending job for the workers of `side`, as [`JobQueue::submit`] does a new one. From
     /// then on it may take at most `within`. Dropping the returned value does not cancel the job.
     ///
     /// # Errors
-    /// Returns [`Refused::Gone`] if the job is not pending, or the reason why it stays pending.
+    /// Returns [`SubmitRefused::Gone`] if the job is not pending, or the reason why it stays pending.
     pub async fn promote(
         &self,
         job: Job,
@@ -215,13 +215,13 @@ impl Jobs {
         side: &Side,
         ceiling: u32,
         (until, within): (Instant, Duration),
-    ) -> Result<Awaited, Refused> {
-        let reader = self.read(job, Place::default());
+    ) -> Result<AwaitedJob, SubmitRefused> {
+        let reader = self.read(job, PiecePlace::default());
         // The job hash names the colour only after the job is enqueued, because other gateways may
         // try another colour at the same time. But from here on no gateway may requeue the job.
         if self.mark(job, "", &[("requeued_ms", "")]).await?.as_deref() != Some("queued") {
-            self.take_out(&side.pool, job, caller).await?;
-            return Err(Refused::Gone);
+            self.remove(&side.pool, job, caller).await?;
+            return Err(SubmitRefused::Gone);
         }
         let [waiting, callers] = self.0.keys.pending(&side.pool);
         let mut call = self.0.scripts.promote.key(waiting);
@@ -230,8 +230,8 @@ impl Jobs {
         loop {
             let done: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
             match &done[..] {
-                "GONE" => return Err(Refused::Gone),
-                "FULL" if Instant::now() + pause >= until => return Err(Refused::Full),
+                "GONE" => return Err(SubmitRefused::Gone),
+                "FULL" if Instant::now() + pause >= until => return Err(SubmitRefused::Full),
                 "FULL" => sleep(pause).await,
                 entry => {
                     let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).to_string();
@@ -239,9 +239,9 @@ impl Jobs {
                     // For a cancel before a worker has the job. If this fails, the worker that
                     // takes the job sees the cancel.
                     if let Err(loss) = self.mark(job, &within, &put).await {
-                        tracing::debug!(%loss, %job, "where a job was put is not in its record");
+                        tracing::debug!(%loss, %job, "could not record the job's stream entry");
                     }
-                    return Ok(Awaited::new(self, side, reader, Some(entry.into()), Fate::Remains));
+                    return Ok(AwaitedJob::new(self, side, reader, Some(entry.into()), UnreadFate::Remains));
                 }
             }
             pause *= 2;
@@ -251,27 +251,41 @@ impl Jobs {
     /// Adds this gateway to those that get the reply. Returns the job's state, or `None`.
     ///
     /// # Errors
-    /// Returns [`Loss`] if the command to Redis fails.
-    pub async fn attach(&self, job: Job) -> Result<Option<String>, Loss> {
+    /// Returns [`RedisLoss`] if the command to Redis fails.
+    pub async fn attach(&self, job: Job) -> Result<Option<String>, RedisLoss> {
         self.mark(job, "", &[]).await
     }
 
-    async fn mark(&self, job: Job, within: &str, fields: &[(&str, &str)]) -> Result<Option<String>, Loss> {
+    async fn mark(
+        &self,
+        job: Job,
+        within: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<Option<String>, RedisLoss> {
         let inner = &*self.0;
         let mut call = inner.scripts.attach.key(inner.keys.job(job));
-        call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job).arg(inner.dams.id()).arg(within);
+        call.key(inner.keys.reply(job))
+            .arg(&inner.keys.replies)
+            .arg(job)
+            .arg(inner.gateways.id())
+            .arg(within);
         for (field, value) in fields {
             call.arg(*field).arg(*value);
         }
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 
-    pub(super) async fn drop_pending(&self, pool: &str, job: Job, pending: &Pending) -> Result<(), Loss> {
-        self.take_out(pool, job, &nameless(&pending.caller)).await
+    pub(super) async fn drop_pending(
+        &self,
+        pool: &str,
+        job: Job,
+        pending: &Pending,
+    ) -> Result<(), RedisLoss> {
+        self.remove(pool, job, &caller_hash(&pending.caller)).await
     }
 
     /// Removes a job from the pending jobs.
-    pub(super) async fn take_out(&self, pool: &str, job: Job, caller: &str) -> Result<(), Loss> {
+    pub(super) async fn remove(&self, pool: &str, job: Job, caller: &str) -> Result<(), RedisLoss> {
         let [waiting, callers] = self.0.keys.pending(pool);
         let mut call = self.0.scripts.promote.key(waiting);
         call.key(callers).arg(job).arg(caller);

@@ -13,12 +13,12 @@ use std::time::Duration;
 use redis::cmd;
 use tokio::time::{Instant, Sleep};
 
-use super::desk::{Found, Inbox};
-use super::entry::{Entry, Place};
 use super::keys::Job;
-use super::{Jobs, PATIENCE, sealed};
+use super::mailboxes::{Mailbox, MailboxContent};
+use super::piece::{AnswerPiece, PiecePlace};
+use super::{JobQueue, PATIENCE, signature};
 use crate::metrics::RedisOp;
-use crate::redis::link::Loss;
+use crate::redis::link::RedisLoss;
 
 /// Silence before the stream is read.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -26,18 +26,18 @@ const SILENCE: Duration = Duration::from_secs(1);
 const PAGE: usize = 64;
 
 /// Entries from the stream, and whether there may be more.
-type Page = (VecDeque<Entry>, bool);
-type Filling = Pin<Box<dyn Future<Output = Result<Page, Loss>> + Send>>;
+type Page = (VecDeque<AnswerPiece>, bool);
+type Filling = Pin<Box<dyn Future<Output = Result<Page, RedisLoss>> + Send>>;
 
 /// Reader of one reply. Dropping it does not cancel the job.
 pub struct Reader {
-    jobs: Jobs,
+    jobs: JobQueue,
     job: Job,
-    inbox: Arc<Inbox>,
+    inbox: Arc<Mailbox>,
     /// Position of the last entry that was returned.
-    at: Place,
+    at: PiecePlace,
     /// Entries that were read from the stream and not yet returned.
-    known: VecDeque<Entry>,
+    known: VecDeque<AnswerPiece>,
     /// `true` if the stream may have more entries.
     more: bool,
     filling: Option<Filling>,
@@ -52,13 +52,13 @@ impl fmt::Debug for Reader {
     }
 }
 
-impl Jobs {
+impl JobQueue {
     /// Returns a reader of the reply of `job` after `at`. It receives entries published from now
     /// on.
     #[must_use]
-    pub fn read(&self, job: Job, at: Place) -> Reader {
+    pub fn read(&self, job: Job, at: PiecePlace) -> Reader {
         Reader {
-            inbox: self.0.desk.open(job),
+            inbox: self.0.waiter_table.open(job),
             jobs: self.clone(),
             job,
             at,
@@ -71,15 +71,15 @@ impl Jobs {
     }
 
     /// Returns a page of entries after `at` from the stream.
-    async fn kept(&self, job: Job, at: Place) -> Result<Page, Loss> {
-        let from = if at == Place::default() { "-".to_owned() } else { format!("({at}") };
+    async fn kept(&self, job: Job, at: PiecePlace) -> Result<Page, RedisLoss> {
+        let from = if at == PiecePlace::default() { "-".to_owned() } else { format!("({at}") };
         let mut range = cmd("XRANGE");
         range.arg(self.0.keys.reply(job)).arg(from).arg("+").arg("COUNT").arg(PAGE);
         let kept: Vec<(String, Vec<Vec<u8>>)> =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
         let more = kept.len() >= PAGE;
         let read = |(id, fields): (String, Vec<Vec<u8>>)| {
-            sealed::open(&self.0.sealing, self.prefix(), job, Entry::kept(&id, fields)?)
+            signature::open(&self.0.sealing, self.prefix(), job, AnswerPiece::from_stream(&id, fields)?)
         };
         let read: VecDeque<_> = kept.into_iter().filter_map(read).collect();
         // If no entry of a page has a valid signature, there is no position to continue from: the
@@ -110,7 +110,7 @@ impl Reader {
     }
 
     /// Polls for the next entry.
-    pub fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Entry> {
+    pub fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<AnswerPiece> {
         loop {
             if let Some(entry) = self.known.pop_front() {
                 if entry.place > self.at {
@@ -130,13 +130,13 @@ impl Reader {
                 continue;
             }
             match self.inbox.take(cx.waker()) {
-                Found::Entry(entry) if entry.place.follows(self.at) => {
+                MailboxContent::Entry(entry) if entry.place.follows(self.at) => {
                     return Poll::Ready(self.hand_on(entry));
                 }
                 // A duplicate of an entry from the stream.
-                Found::Entry(entry) if entry.place <= self.at => {}
-                Found::Entry(_) | Found::Behind => self.fill(),
-                Found::Nothing => {
+                MailboxContent::Entry(entry) if entry.place <= self.at => {}
+                MailboxContent::Entry(_) | MailboxContent::Lagging => self.fill(),
+                MailboxContent::Nothing => {
                     // The timer is lazy: entries do not reset it, it is only checked when it fires.
                     ready!(self.silence.as_mut().poll(cx));
                     if self.heard.elapsed() >= SILENCE {
@@ -149,7 +149,7 @@ impl Reader {
         }
     }
 
-    fn hand_on(&mut self, entry: Entry) -> Entry {
+    fn hand_on(&mut self, entry: AnswerPiece) -> AnswerPiece {
         self.at = entry.place;
         self.heard = Instant::now();
         entry
@@ -158,6 +158,6 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.jobs.0.desk.close(self.job, &self.inbox);
+        self.jobs.0.waiter_table.close(self.job, &self.inbox);
     }
 }

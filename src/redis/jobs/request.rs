@@ -3,29 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::again::Trial;
+use super::idempotency::KeyClaim;
 use super::keys::{Job, Side};
-use crate::fleet::heartbeat::Key;
+use crate::fleet::heartbeat::SigningKey;
 
 /// Request extension for a request whose job was chosen before it came to the queue.
 #[derive(Clone, Debug)]
-pub enum Ticket {
+pub enum JobTicket {
     /// A pending job, which is now to be enqueued.
     Pending(Job),
     /// A new job, which a repeat of the request finds by its `Idempotency-Key`.
-    Repeatable(Arc<Trial>),
+    Repeatable(Arc<KeyClaim>),
 }
 
 /// Request data of a job.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct JobRequest {
     /// The request path.
     pub path: String,
     /// Request headers for the worker, as a JSON object.
     pub headers: String,
     /// The request body.
     pub body: Vec<u8>,
-    /// The caller, as its [`nameless`](super::nameless) hash.
+    /// The caller, as its [`caller_hash`](super::caller_hash) hash.
     pub caller: String,
     /// Priority class.
     pub class: &'static str,
@@ -34,12 +34,12 @@ pub struct Request {
     /// Time limit, from now on.
     pub within: Duration,
     /// Idempotency of a repeatable request. With it the reply is kept for a day.
-    pub trial: Option<Arc<Trial>>,
+    pub trial: Option<Arc<KeyClaim>>,
     /// Signature key, if jobs are signed.
-    pub key: Option<Key>,
+    pub key: Option<SigningKey>,
 }
 
-impl Request {
+impl JobRequest {
     /// Marks a repeatable request as enqueued.
     pub(super) fn succeed(&self) {
         if let Some(trial) = &self.trial {

@@ -15,7 +15,7 @@ macro_rules! of_waiting {
 }
 
 #[derive(Debug)]
-pub(super) struct Scripts {
+pub(super) struct JobScripts {
     pub(super) create: Script,
     pub(super) enqueue: Script,
     pub(super) cancel: Script,
@@ -31,7 +31,7 @@ pub(super) struct Scripts {
     pub(super) forget: Script,
 }
 
-impl Default for Scripts {
+impl Default for JobScripts {
     fn default() -> Self {
         Self {
             create: Script::new(of_job!("lua/create.lua")),

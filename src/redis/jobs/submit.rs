@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::afterwards::{Errand, Why};
-use super::entry::{Entry, Kind, Place};
 use super::keys::{Job, Side};
-use super::lookout::Lookout;
+use super::liveness::LivenessProbe;
+use super::outbox::{JobEndReason, JobTask};
+use super::piece::{AnswerPiece, PieceKind, PiecePlace};
 use super::reader::Reader;
-use super::request::Request;
-use super::{Jobs, PATIENCE};
+use super::request::JobRequest;
+use super::{JobQueue, PATIENCE};
 use crate::metrics::{JobEnd, RedisOp};
-use crate::redis::link::Loss;
+use crate::redis::link::RedisLoss;
 
 /// Runs of a job before it becomes a dead letter: a retry after bad luck, and one more.
 const ATTEMPTS: u32 = 3;
@@ -25,33 +25,33 @@ pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a job was not enqueued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum SubmitRefused {
     /// The workers have as many jobs as they can start, or too many jobs are pending.
     #[error("there is no room for more jobs")]
     Full,
     /// The caller has too many pending jobs; the value is the limit.
-    #[error("{0} jobs of this caller wait already")]
+    #[error("{0} jobs of this caller are already pending")]
     Many(usize),
     /// The caller has too many bytes pending; the value is the limit.
-    #[error("with it more than {0} bytes of this caller's jobs would wait")]
+    #[error("this caller's pending jobs would exceed {0} bytes")]
     Heavy(u64),
     /// The job is no longer pending.
-    #[error("the job does not wait any more")]
+    #[error("the job is no longer pending")]
     Gone,
     /// Another gateway or request is doing the same.
-    #[error("another is at it already")]
+    #[error("another request is already doing this")]
     Taken,
     /// The command to Redis failed.
     #[error(transparent)]
-    Lost(#[from] Loss),
+    Lost(#[from] RedisLoss),
     /// The system provides no randomness for a job id.
-    #[error("the system gives no random numbers")]
+    #[error("the system provides no random numbers")]
     NoName,
 }
 
 /// What happens to a job when its reader is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum UnreadFate {
     /// An incomplete job is cancelled; the reply of a complete one is deleted.
     Ends,
     /// An incomplete job is cancelled; the reply of a complete one is kept for repeats.
@@ -61,25 +61,25 @@ pub(super) enum Fate {
 }
 
 /// A job whose reply this gateway reads.
-pub struct Awaited {
-    jobs: Jobs,
+pub struct AwaitedJob {
+    jobs: JobQueue,
     side: Side,
     entry: Option<Arc<str>>,
     reader: Reader,
-    lookout: Lookout,
-    fate: Fate,
-    why: Why,
+    liveness_probe: LivenessProbe,
+    fate: UnreadFate,
+    why: JobEndReason,
     /// Kind of the entry that ended the reply; `None` before.
-    last: Option<Kind>,
+    last: Option<PieceKind>,
 }
 
-impl fmt::Debug for Awaited {
+impl fmt::Debug for AwaitedJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Awaited").field("reader", &self.reader).finish_non_exhaustive()
     }
 }
 
-impl Jobs {
+impl JobQueue {
     /// Writes a job, and enqueues it for the workers of `side` once they have fewer than `ceiling`,
     /// if that happens by `until`. Dropping the returned value before the reply ends cancels it.
     ///
@@ -91,14 +91,14 @@ impl Jobs {
         side: &Side,
         ceiling: u32,
         until: Instant,
-        request: &Request,
-    ) -> Result<Awaited, Refused> {
-        let fate = if request.trial.is_some() { Fate::IsKept } else { Fate::Ends };
-        let mut awaited = Awaited::new(self, side, self.read(job, Place::default()), None, fate);
-        self.write_down(job, side, request, false).await?;
+        request: &JobRequest,
+    ) -> Result<AwaitedJob, SubmitRefused> {
+        let fate = if request.trial.is_some() { UnreadFate::IsKept } else { UnreadFate::Ends };
+        let mut awaited = AwaitedJob::new(self, side, self.read(job, PiecePlace::default()), None, fate);
+        self.create(job, side, request, false).await?;
         if let Err(refused) = self.settle(request).await {
-            awaited.fate = Fate::Remains;
-            self.withdraw(job);
+            awaited.fate = UnreadFate::Remains;
+            self.delete(job);
             return Err(refused);
         }
         let mut pause = PAUSE;
@@ -109,9 +109,9 @@ impl Jobs {
                 return Ok(awaited);
             }
             if Instant::now() + pause >= until {
-                awaited.fate = Fate::Remains;
-                self.withdraw(job);
-                return Err(Refused::Full);
+                awaited.fate = UnreadFate::Remains;
+                self.delete(job);
+                return Err(SubmitRefused::Full);
             }
             sleep(pause).await;
             pause *= 2;
@@ -119,27 +119,27 @@ impl Jobs {
     }
 
     /// Makes the key of a repeatable request name its job from now on.
-    pub(super) async fn settle(&self, request: &Request) -> Result<(), Refused> {
+    pub(super) async fn settle(&self, request: &JobRequest) -> Result<(), SubmitRefused> {
         match &request.trial {
-            Some(trial) if !trial.settle().await? => Err(Refused::Taken),
+            Some(trial) if !trial.commit().await? => Err(SubmitRefused::Taken),
             _ => Ok(()),
         }
     }
 
     /// Deletes a job that was written and not yet enqueued.
-    pub(super) fn withdraw(&self, job: Job) {
-        self.0.afterwards.add(Errand::Withdraw { job });
+    pub(super) fn delete(&self, job: Job) {
+        self.0.outbox.add(JobTask::Withdraw { job });
     }
 
-    pub(super) async fn write_down(
+    pub(super) async fn create(
         &self,
         job: Job,
         side: &Side,
-        request: &Request,
+        request: &JobRequest,
         alone: bool,
-    ) -> Result<(), Loss> {
+    ) -> Result<(), RedisLoss> {
         let inner = &*self.0;
-        let Request { path, headers, body, caller, class, stream, within, trial, .. } = request;
+        let JobRequest { path, headers, body, caller, class, stream, within, trial, .. } = request;
         let signature = request.signature(self.prefix(), job, side);
         let mut call = inner.scripts.create.key(inner.keys.job(job));
         call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
@@ -152,7 +152,7 @@ impl Jobs {
             ("caller", caller),
             ("class", class),
             ("signature", &signature),
-            ("dam", if alone { "" } else { inner.dams.id() }),
+            ("dam", if alone { "" } else { inner.gateways.id() }),
             ("sealed", if request.key.is_some() { "1" } else { "" }),
         ] {
             call.arg(field).arg(value);
@@ -164,7 +164,7 @@ impl Jobs {
         inner.link.run::<i64>(RedisOp::Enqueue, PATIENCE, &call).await.map(drop)
     }
 
-    async fn enqueue(&self, job: Job, side: &Side, ceiling: u32) -> Result<Option<String>, Loss> {
+    async fn enqueue(&self, job: Job, side: &Side, ceiling: u32) -> Result<Option<String>, RedisLoss> {
         let inner = &*self.0;
         let mut call = inner.scripts.enqueue.key(inner.keys.stream(side));
         call.arg(ceiling).arg(job);
@@ -172,23 +172,29 @@ impl Jobs {
     }
 }
 
-impl Awaited {
-    pub(super) fn new(jobs: &Jobs, side: &Side, reader: Reader, entry: Option<Arc<str>>, fate: Fate) -> Self {
-        let (jobs, lookout, side) = (jobs.clone(), Lookout::new(jobs), side.clone());
-        Self { jobs, side, entry, reader, lookout, fate, why: Why::Cancelled, last: None }
+impl AwaitedJob {
+    pub(super) fn new(
+        jobs: &JobQueue,
+        side: &Side,
+        reader: Reader,
+        entry: Option<Arc<str>>,
+        fate: UnreadFate,
+    ) -> Self {
+        let (jobs, liveness_probe, side) = (jobs.clone(), LivenessProbe::new(jobs), side.clone());
+        Self { jobs, side, entry, reader, liveness_probe, fate, why: JobEndReason::Cancelled, last: None }
     }
 
     /// Polls for the next reply entry. It must not be called after the last entry. If Redis has
     /// lost the job, the reply ends with an error.
-    pub fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Entry> {
+    pub fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<AnswerPiece> {
         let entry = match self.reader.poll_entry(cx) {
             Poll::Ready(entry) => entry,
             Poll::Pending => {
-                ready!(self.lookout.poll_lost(self.reader.job(), cx));
-                Entry::lost()
+                ready!(self.liveness_probe.poll_lost(self.reader.job(), cx));
+                AnswerPiece::lost()
             }
         };
-        self.lookout.hear();
+        self.liveness_probe.hear();
         self.last = Some(entry.kind).filter(|kind| kind.is_last());
         Poll::Ready(entry)
     }
@@ -196,37 +202,40 @@ impl Awaited {
     /// Returns `true` if the job continues after a drop; its reader then follows all its runs.
     #[must_use]
     pub fn remains(&self) -> bool {
-        self.fate == Fate::Remains
+        self.fate == UnreadFate::Remains
     }
 
     /// Makes a drop report the job as expired instead of cancelled.
     pub fn expire(&mut self) {
-        self.why = Why::Expired;
+        self.why = JobEndReason::Expired;
     }
 }
 
-impl Drop for Awaited {
+impl Drop for AwaitedJob {
     fn drop(&mut self) {
         let job = self.reader.job();
         let end = match (self.last, self.why) {
-            (Some(Kind::End), _) => JobEnd::Answered,
+            (Some(PieceKind::End), _) => JobEnd::Answered,
             (Some(_), _) => JobEnd::Failed,
-            (None, Why::Cancelled) => JobEnd::Cancelled,
-            (None, Why::Expired) => JobEnd::Expired,
+            (None, JobEndReason::Cancelled) => JobEnd::Cancelled,
+            (None, JobEndReason::Expired) => JobEnd::Expired,
         };
-        let errand = match (self.fate, self.last) {
+        let task = match (self.fate, self.last) {
             // It continues, or it was never enqueued.
-            (Fate::Remains, None) if self.why == Why::Cancelled => return,
-            (Fate::Ends, Some(_)) => Some(Errand::Forget { job }),
-            (Fate::IsKept | Fate::Remains, Some(_)) => None,
-            (Fate::Ends | Fate::IsKept | Fate::Remains, None) => {
-                Some(Errand::Cancel { job, side: self.side.clone(), entry: self.entry.take(), why: self.why })
-            }
+            (UnreadFate::Remains, None) if self.why == JobEndReason::Cancelled => return,
+            (UnreadFate::Ends, Some(_)) => Some(JobTask::Forget { job }),
+            (UnreadFate::IsKept | UnreadFate::Remains, Some(_)) => None,
+            (UnreadFate::Ends | UnreadFate::IsKept | UnreadFate::Remains, None) => Some(JobTask::Cancel {
+                job,
+                side: self.side.clone(),
+                entry: self.entry.take(),
+                why: self.why,
+            }),
         };
         let inner = &*self.jobs.0;
         inner.link.metrics().job(&self.side.pool, end);
-        if let Some(errand) = errand {
-            inner.afterwards.add(errand);
+        if let Some(task) = task {
+            inner.outbox.add(task);
         }
     }
 }

@@ -23,7 +23,7 @@ const TURNS: u32 = 3;
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Silence {
+pub(super) enum NoReply {
     /// Redis did not answer in time.
     Redis,
     /// The gateway was late: Redis may have answered.
@@ -35,7 +35,7 @@ pub(super) async fn within<T>(
     clock: &Clock,
     patience: Duration,
     answer: impl Future<Output = T>,
-) -> Result<T, Silence> {
+) -> Result<T, NoReply> {
     let mut answer = pin!(answer);
     for _ in 0..2 {
         let from = clock.now();
@@ -50,10 +50,10 @@ pub(super) async fn within<T>(
             }
         }
         if !is_late(patience, to.since(from), clock.lag().overlap(from, to)) {
-            return Err(Silence::Redis);
+            return Err(NoReply::Redis);
         }
     }
-    Err(Silence::Gateway)
+    Err(NoReply::Gateway)
 }
 
 /// Returns `true` if a wait for `patience` that took `took`, with the gateway paused for `paused`
@@ -117,7 +117,7 @@ mod tests {
     async fn a_gateway_that_was_late_itself_blames_nobody_and_waits_on_once() {
         let clock = Clock::manual(Nanos::ZERO);
         let silent = std::future::pending::<()>;
-        assert_eq!(within(&clock, PATIENCE, silent()).await, Err(Silence::Redis), "it was not late");
+        assert_eq!(within(&clock, PATIENCE, silent()).await, Err(NoReply::Redis), "it was not late");
         let held_up = async {
             for _ in 0..2 {
                 hold_up(&clock, PATIENCE * 5).await;
@@ -125,6 +125,6 @@ mod tests {
             }
         };
         let (heard, ()) = tokio::join!(within(&clock, PATIENCE, silent()), held_up);
-        assert_eq!(heard, Err(Silence::Gateway));
+        assert_eq!(heard, Err(NoReply::Gateway));
     }
 }

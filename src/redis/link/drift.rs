@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use crate::clock::{LONG, Nanos};
+use crate::clock::{LONG_PAUSE, Nanos};
 
 /// Last readings of both clocks.
 #[derive(Debug, Default)]
-pub(super) struct Drift(Option<(Duration, Nanos)>);
+pub(super) struct ClockDrift(Option<(Duration, Nanos)>);
 
-impl Drift {
+impl ClockDrift {
     /// Returns `true` if Redis' clock has advanced more than this gateway's, by a long pause.
-    pub(super) fn leaves_behind(&mut self, theirs: Duration, now: Nanos) -> bool {
+    pub(super) fn detects_pause(&mut self, theirs: Duration, now: Nanos) -> bool {
         let before = self.0.replace((theirs, now));
         before.is_some_and(|(before, then)| {
-            theirs.saturating_sub(before).saturating_sub(now.since(then)) >= LONG
+            theirs.saturating_sub(before).saturating_sub(now.since(then)) >= LONG_PAUSE
         })
     }
 }
@@ -24,7 +24,7 @@ mod tests {
 
     #[test]
     fn only_a_clock_that_runs_ahead_tells_of_a_pause() {
-        let mut drift = Drift::default();
+        let mut drift = ClockDrift::default();
         for (theirs, ours, behind) in [
             (1000, 5, false),
             (1001, 6, false),
@@ -37,7 +37,7 @@ mod tests {
             (910, 21, false),
         ] {
             let now = Nanos::from_secs(ours);
-            assert_eq!(drift.leaves_behind(Duration::from_secs(theirs), now), behind, "at {ours} s");
+            assert_eq!(drift.detects_pause(Duration::from_secs(theirs), now), behind, "at {ours} s");
         }
     }
 }

@@ -6,24 +6,24 @@ use std::time::Duration;
 use redis::{Cmd, FromRedisValue, cmd};
 use tokio::time::{sleep, timeout};
 
-use super::drift::Drift;
-use super::{CONNECT, Link, Loss, went_down};
+use super::drift::ClockDrift;
+use super::{CONNECT, RedisLink, RedisLoss, went_down};
 use crate::clock::Nanos;
 use crate::metrics::RedisOp;
 use crate::redis::connect::connect;
-use crate::redis::dams::Dams;
+use crate::redis::gateways::Gateways;
 use crate::redis::settings::Topology;
 
 /// Interval of probes and of connection attempts.
 const PROBE: Duration = Duration::from_secs(1);
 /// Pause before a reconnect: no busy loop with a server that closes each connection at once.
-const BREATH: Duration = Duration::from_millis(50);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// Failed probes in a row after which the connection is dropped: a vanished peer sends no error.
 const SILENCES: u32 = 3;
 
-impl Link {
-    /// Stays connected until dropped. Probes the server each second with the heartbeat of `dams`.
-    pub async fn keep(self, dams: Arc<Dams>) {
+impl RedisLink {
+    /// Stays connected until dropped. Probes the server each second with the heartbeat of `gateways`.
+    pub async fn keep(self, gateways: Arc<Gateways>) {
         let inner = &*self.0;
         let mut told = false;
         loop {
@@ -36,14 +36,14 @@ impl Link {
                     inner.connection.store(Some(Arc::new(connection)));
                     self.look_at_memory().await;
                     told = false;
-                    let ended = self.watch(&dams).await;
+                    let ended = self.probe_loop(&gateways).await;
                     inner.connection.store(None);
                     let opened = inner.breaker.open();
-                    if let Ended::Lost = ended {
+                    if let ProbingEnded::Lost = ended {
                         if opened {
-                            went_down(Loss::NotSent);
+                            went_down(RedisLoss::NotSent);
                         }
-                        sleep(BREATH).await;
+                        sleep(RECONNECT_PAUSE).await;
                     }
                 }
                 Err(error) => {
@@ -67,37 +67,42 @@ impl Link {
         let Ok(info) = self.ask(RedisOp::Probe, patience, info).await else { return };
         let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
         if let Some(policy) = policy.map(str::trim).filter(|policy| *policy != "noeviction") {
-            tracing::warn!(policy, "Redis may throw quotas away: set its `maxmemory-policy` to `noeviction`");
+            tracing::warn!(
+                policy,
+                "Redis may evict quotas and jobs: set its `maxmemory-policy` to `noeviction`"
+            );
         }
     }
 
     /// Probes until the connection is lost or replaced.
-    async fn watch(&self, dams: &Dams) -> Ended {
+    async fn probe_loop(&self, gateways: &Gateways) -> ProbingEnded {
         let inner = &*self.0;
         let mut silences = 0;
-        let mut drift = Drift::default();
+        let mut drift = ClockDrift::default();
         loop {
             let asked = inner.clock.now();
-            match dams.beat(&Probe(self)).await {
+            match gateways.heartbeat(&Probe(self)).await {
                 Ok(()) => {
                     silences = 0;
                     let now = inner.clock.now();
                     inner.start.answered(now);
                     if inner.breaker.close(now) {
-                        tracing::info!("Redis is used");
+                        tracing::info!("Redis is up");
                     }
                 }
                 // Another command was answered: the connection works, only the probe was late.
                 Err(_) if inner.breaker.heard_since(asked) => silences = 0,
-                Err(Loss::Unknown | Loss::NotSent) if silences + 1 >= SILENCES => return Ended::Lost,
+                Err(RedisLoss::Unknown | RedisLoss::NotSent) if silences + 1 >= SILENCES => {
+                    return ProbingEnded::Lost;
+                }
                 Err(_) => silences += 1,
             }
             if self.is_overtaken(&mut drift).await {
                 inner.overtaken.notify_one();
             }
             tokio::select! {
-                () = inner.gone.notified() => return Ended::Lost,
-                () = inner.renew.notified() => return Ended::Renewed,
+                () = inner.gone.notified() => return ProbingEnded::Lost,
+                () = inner.renew.notified() => return ProbingEnded::Renewed,
                 () = sleep(spread(PROBE)) => {}
             }
         }
@@ -105,7 +110,7 @@ impl Link {
 
     /// Returns `true` if Redis' clock has left this gateway's behind since the last probe. Always
     /// `false` for a cluster, where each server has its own clock.
-    async fn is_overtaken(&self, drift: &mut Drift) -> bool {
+    async fn is_overtaken(&self, drift: &mut ClockDrift) -> bool {
         let inner = &*self.0;
         if !self.is_up() || inner.settings.topology == Topology::Cluster {
             return false;
@@ -113,12 +118,12 @@ impl Link {
         let time: Result<(u64, u64), _> = Probe(self).call(RedisOp::Probe, &cmd("TIME")).await;
         time.is_ok_and(|(seconds, micros)| {
             let theirs = Duration::from_secs(seconds) + Duration::from_micros(micros);
-            drift.leaves_behind(theirs, inner.clock.now())
+            drift.detects_pause(theirs, inner.clock.now())
         })
     }
 }
 
-enum Ended {
+enum ProbingEnded {
     Lost,
     /// A new connection is to replace it.
     Renewed,
@@ -131,7 +136,7 @@ fn spread(length: Duration) -> Duration {
 
 /// Access for probes, which alone pass an open breaker.
 #[derive(Debug)]
-pub struct Probe<'a>(&'a Link);
+pub struct Probe<'a>(&'a RedisLink);
 
 impl Probe<'_> {
     /// Returns the time of the link's clock.
@@ -149,8 +154,8 @@ impl Probe<'_> {
     /// Sends a command.
     ///
     /// # Errors
-    /// As [`Link::call`].
-    pub async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, Loss> {
+    /// As [`RedisLink::call`].
+    pub async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, RedisLoss> {
         let patience = self.0.0.settings.timeout;
         self.0.ask(op, patience, async |mut connection| cmd.query_async(&mut connection).await).await
     }

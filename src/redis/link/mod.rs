@@ -1,10 +1,10 @@
 //! The connection for commands.
 //!
-//! A [`Link`] is created without a server. [`Link::keep`] connects, probes each second, and
-//! reconnects. [`Link::call`] returns an answer within the timeout, or an error: before the first
+//! A [`RedisLink`] is created without a server. [`RedisLink::keep`] connects, probes each second, and
+//! reconnects. [`RedisLink::call`] returns an answer within the timeout, or an error: before the first
 //! connection, while the breaker is open, or if the server is too slow.
 //!
-//! **Failure mode.** A command that timed out was sent and may still run: [`Loss::Unknown`]. Its
+//! **Failure mode.** A command that timed out was sent and may still run: [`RedisLoss::Unknown`]. Its
 //! caller must be able to undo it, or tolerate it.
 //!
 //! **Trade-off.** One connection for all: Redis is single-threaded, more would not be faster.
@@ -25,13 +25,13 @@ use arc_swap::ArcSwapOption;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind};
 use tokio::sync::Notify;
 
-use self::answer::{Silence, within};
+use self::answer::{NoReply, within};
 use self::breaker::Breaker;
-use self::start::Start;
+use self::start::GatewayStart;
 use super::connect::Connection;
 use super::settings::RedisSettings;
 use crate::clock::{Clock, Nanos};
-use crate::metrics::{Metrics, Redis, RedisOp};
+use crate::metrics::{Metrics, RedisOp, RedisSeries};
 
 /// Time limit for connecting in all; a sentinel is asked first, a cluster has many nodes.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -43,9 +43,9 @@ pub(crate) const BACK: Duration = Duration::from_secs(1);
 
 /// Why a command has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Loss {
+pub enum RedisLoss {
     /// It was not sent.
-    #[error("Redis cannot be asked")]
+    #[error("Redis is unavailable")]
     NotSent,
     /// It was sent, and may or may not have run.
     #[error("Redis did not answer in time")]
@@ -57,15 +57,15 @@ pub enum Loss {
 
 /// Connection to Redis. Clones share it.
 #[derive(Clone)]
-pub struct Link(Arc<Inner>);
+pub struct RedisLink(Arc<LinkInner>);
 
-struct Inner {
+struct LinkInner {
     settings: RedisSettings,
     clock: Clock,
     metrics: Arc<Metrics>,
     connection: ArcSwapOption<Connection>,
     breaker: Breaker,
-    start: Start,
+    start: GatewayStart,
     /// Notifies the keeper that the connection is lost.
     gone: Notify,
     /// Notifies the keeper to make a new connection.
@@ -74,7 +74,7 @@ struct Inner {
     overtaken: Notify,
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for RedisLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("up", &self.is_up()).finish_non_exhaustive()
     }
@@ -82,7 +82,7 @@ impl fmt::Debug for Link {
 
 /// Classification of a failed command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+enum FailureKind {
     /// The connection is lost, or leads to a read-only server.
     Gone,
     /// The server answers, but is not usable.
@@ -91,25 +91,27 @@ enum Fault {
     Refused,
 }
 
-fn fault(error: &RedisError) -> Fault {
+fn failure_kind(error: &RedisError) -> FailureKind {
     match (error.kind(), error.code()) {
         // After a failover the server is a replica.
-        (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Fault::Gone,
-        (ErrorKind::Server(ServerErrorKind::ResponseError), _) | (_, Some("WRONGTYPE")) => Fault::Refused,
-        (ErrorKind::Server(_) | ErrorKind::Extension, _) => Fault::Unwell,
-        (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) => Fault::Refused,
-        _ if error.is_timeout() => Fault::Unwell,
-        _ if error.is_io_error() || error.is_unrecoverable_error() => Fault::Gone,
-        _ => Fault::Unwell,
+        (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => FailureKind::Gone,
+        (ErrorKind::Server(ServerErrorKind::ResponseError), _) | (_, Some("WRONGTYPE")) => {
+            FailureKind::Refused
+        }
+        (ErrorKind::Server(_) | ErrorKind::Extension, _) => FailureKind::Unwell,
+        (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) => FailureKind::Refused,
+        _ if error.is_timeout() => FailureKind::Unwell,
+        _ if error.is_io_error() || error.is_unrecoverable_error() => FailureKind::Gone,
+        _ => FailureKind::Unwell,
     }
 }
 
-impl Link {
-    /// Creates a link that is down until [`Link::keep`] runs.
+impl RedisLink {
+    /// Creates a link that is down until [`RedisLink::keep`] runs.
     #[must_use]
     pub fn new(settings: RedisSettings, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        let start = Start::new(clock.now());
-        Self(Arc::new(Inner {
+        let start = GatewayStart::new(clock.now());
+        Self(Arc::new(LinkInner {
             start,
             settings,
             clock,
@@ -136,7 +138,7 @@ impl Link {
 
     /// Returns the Redis metrics.
     #[must_use]
-    pub fn metrics(&self) -> &Redis {
+    pub fn metrics(&self) -> &RedisSeries {
         self.0.metrics.redis()
     }
 
@@ -165,36 +167,36 @@ impl Link {
 
     /// Completes when Redis' clock advanced while this gateway's stood still: the gateway was
     /// paused in a way that none of its own clocks shows.
-    pub async fn overtaken(&self) {
+    pub async fn pause_detected(&self) {
         self.0.overtaken.notified().await;
     }
 
     /// Returns the start of this gateway if Redis was away then.
     #[must_use]
-    pub fn began_alone(&self) -> Option<Nanos> {
+    pub fn started_without_redis(&self) -> Option<Nanos> {
         self.0.start.alone()
     }
 
     /// Sends a command. Waits for its answer for the timeout, twice if the gateway itself was late.
     ///
     /// # Errors
-    /// Returns [`Loss`] if there is no answer, or it is an error or not a `T`.
-    pub async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, Loss> {
+    /// Returns [`RedisLoss`] if there is no answer, or it is an error or not a `T`.
+    pub async fn call<T: FromRedisValue>(&self, op: RedisOp, cmd: &Cmd) -> Result<T, RedisLoss> {
         self.call_within(op, self.0.settings.timeout, cmd).await
     }
 
-    /// Like [`Link::call`], with `patience` as the timeout.
+    /// Like [`RedisLink::call`], with `patience` as the timeout.
     ///
     /// # Errors
-    /// As [`Link::call`].
+    /// As [`RedisLink::call`].
     pub async fn call_within<T: FromRedisValue>(
         &self,
         op: RedisOp,
         patience: Duration,
         cmd: &Cmd,
-    ) -> Result<T, Loss> {
+    ) -> Result<T, RedisLoss> {
         if !self.is_up() {
-            return Err(Loss::NotSent);
+            return Err(RedisLoss::NotSent);
         }
         self.ask(op, patience, async |mut connection| cmd.query_async(&mut connection).await).await
     }
@@ -202,15 +204,15 @@ impl Link {
     /// Runs a script within `patience`, by its hash if the server knows it.
     ///
     /// # Errors
-    /// As [`Link::call`].
+    /// As [`RedisLink::call`].
     pub async fn run<T: FromRedisValue>(
         &self,
         op: RedisOp,
         patience: Duration,
         script: &ScriptInvocation<'_>,
-    ) -> Result<T, Loss> {
+    ) -> Result<T, RedisLoss> {
         if !self.is_up() {
-            return Err(Loss::NotSent);
+            return Err(RedisLoss::NotSent);
         }
         self.ask(op, patience, async |mut connection| script.invoke_async(&mut connection).await).await
     }
@@ -221,9 +223,9 @@ impl Link {
         op: RedisOp,
         patience: Duration,
         send: impl AsyncFnOnce(Connection) -> Result<T, RedisError>,
-    ) -> Result<T, Loss> {
+    ) -> Result<T, RedisLoss> {
         let inner = &*self.0;
-        let Some(connection) = inner.connection.load_full() else { return Err(Loss::NotSent) };
+        let Some(connection) = inner.connection.load_full() else { return Err(RedisLoss::NotSent) };
         let sent = inner.clock.now();
         let answer = within(&inner.clock, patience, send(Connection::clone(&connection))).await;
         let now = inner.clock.now();
@@ -233,24 +235,24 @@ impl Link {
                 inner.breaker.succeeded(now);
                 return Ok(answer);
             }
-            Err(Silence::Gateway) if inner.breaker.excuses(now) => return Err(Loss::Unknown),
+            Err(NoReply::Gateway) if inner.breaker.excuses(now) => return Err(RedisLoss::Unknown),
             Ok(Err(error)) => {
                 tracing::debug!(%error, op = op.as_str(), "a command to Redis failed");
-                match fault(&error) {
+                match failure_kind(&error) {
                     // The command may have run before the connection broke.
-                    Fault::Gone => (Fault::Gone, Loss::Unknown),
-                    fault => (fault, Loss::Refused),
+                    FailureKind::Gone => (FailureKind::Gone, RedisLoss::Unknown),
+                    fault => (fault, RedisLoss::Refused),
                 }
             }
-            Err(_) => (Fault::Unwell, Loss::Unknown),
+            Err(_) => (FailureKind::Unwell, RedisLoss::Unknown),
         };
         let opened = match fault {
-            Fault::Refused => {
+            FailureKind::Refused => {
                 inner.breaker.succeeded(now);
                 false
             }
-            Fault::Unwell => inner.breaker.failed(sent, now),
-            Fault::Gone => {
+            FailureKind::Unwell => inner.breaker.failed(sent, now),
+            FailureKind::Gone => {
                 inner.gone.notify_one();
                 inner.breaker.open()
             }
@@ -262,6 +264,6 @@ impl Link {
     }
 }
 
-fn went_down(why: Loss) {
-    tracing::warn!(%why, "Redis is not used until it answers a probe");
+fn went_down(why: RedisLoss) {
+    tracing::warn!(%why, "Redis is down; not using it until a probe succeeds");
 }

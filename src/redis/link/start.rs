@@ -7,16 +7,16 @@ use crate::clock::Nanos;
 
 /// A gateway counts as started with Redis if it gets the first answer within this time, the longest
 /// that connecting takes.
-const SOON: Duration = super::CONNECT;
+const STARTUP_GRACE: Duration = super::CONNECT;
 
 /// Start of the gateway, and the first answer of Redis.
 #[derive(Debug)]
-pub(super) struct Start {
+pub(super) struct GatewayStart {
     at: Nanos,
     first: OnceLock<Nanos>,
 }
 
-impl Start {
+impl GatewayStart {
     pub(super) const fn new(at: Nanos) -> Self {
         Self { at, first: OnceLock::new() }
     }
@@ -28,7 +28,7 @@ impl Start {
 
     /// Returns the start of the gateway if Redis was away then: assumed until Redis answers soon.
     pub(super) fn alone(&self) -> Option<Nanos> {
-        let with_redis = self.first.get().is_some_and(|first| first.since(self.at) <= SOON);
+        let with_redis = self.first.get().is_some_and(|first| first.since(self.at) <= STARTUP_GRACE);
         (!with_redis).then_some(self.at)
     }
 }
@@ -41,7 +41,7 @@ mod tests {
     fn who_hears_redis_soon_started_with_it() {
         let started = Nanos::from_secs(10);
         for (first, alone) in [(None, true), (Some(0), false), (Some(3000), false), (Some(3001), true)] {
-            let start = Start::new(started);
+            let start = GatewayStart::new(started);
             if let Some(first) = first {
                 start.answered(started + Duration::from_millis(first));
                 start.answered(started + Duration::from_secs(60));

@@ -17,10 +17,10 @@ const TICKS: u64 = 1000 * TICKS_PER_NANO;
 const MOST_UNITS: u64 = 1 << 50;
 
 /// Script arguments of a cell, without its kind.
-pub type Fields = [u64; 6];
+pub type CellArguments = [u64; 6];
 
 /// State of a cell as the scripts return it.
-pub type Shown = [u64; 3];
+pub type CellView = [u64; 3];
 
 /// Quota of a rule in Redis, by limit algorithm.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +82,7 @@ impl Cell {
 
     /// Returns the fields to charge `amount` units; `None` if they never fit.
     #[must_use]
-    pub fn charge(&self, amount: u64, enforced: bool) -> Option<Fields> {
+    pub fn charge(&self, amount: u64, enforced: bool) -> Option<CellArguments> {
         let enforced = u64::from(enforced);
         Some(match self {
             Self::Bucket(bucket) => {
@@ -98,7 +98,7 @@ impl Cell {
 
     /// Returns the fields to correct a charge of `reserved` units to `actual` units.
     #[must_use]
-    pub fn correct(&self, mark: u64, reserved: u64, actual: u64) -> Fields {
+    pub fn correct(&self, mark: u64, reserved: u64, actual: u64) -> CellArguments {
         let actual = actual.min(MOST_UNITS);
         match self {
             Self::Bucket(bucket) => {
@@ -113,7 +113,7 @@ impl Cell {
 
     /// Returns the remaining units and the reset time of a cell in this state.
     #[must_use]
-    pub fn level(&self, shown: Shown) -> Level {
+    pub fn level(&self, shown: CellView) -> Level {
         let Level { remaining, reset } = match (self, shown) {
             (Self::Bucket(bucket), [ahead, part, _]) => bucket.level(&ticks(ahead, part), Nanos::ZERO),
             (Self::Window { meter, .. }, [prev, cur, age]) => {
@@ -128,7 +128,7 @@ impl Cell {
 
     /// Returns the shortage for `amount` units in a cell in this state, which had no room for them.
     #[must_use]
-    pub fn shortage(&self, shown: Shown, amount: u64) -> Option<Shortage> {
+    pub fn shortage(&self, shown: CellView, amount: u64) -> Option<Shortage> {
         let shortage = match (self, shown) {
             (Self::Bucket(bucket), [ahead, part, _]) => {
                 bucket.shortage(&ticks(ahead, part), amount, Nanos::ZERO)

@@ -8,16 +8,16 @@ use smallvec::SmallVec;
 
 use super::SharedRules;
 use super::cell::Cell;
-use super::holding::{Holding, How, Part};
-use super::plan::{Ask, Plan};
-use super::trip::{Heard, Said};
+use super::holding::{ChargeSource, Holding, Part};
+use super::plan::{CellRequest, Plan};
+use super::round_trip::{HeardReply, RuleReply};
 use crate::clock::Nanos;
+use crate::limit::lease::LeaseShare;
 use crate::limit::meter::Shortage;
-use crate::limit::purse::Taken;
 use crate::limit::rule::{Mode, OnLoss};
-use crate::limit::{Cost, Decision, Decisions, Denial, Subject};
-use crate::redis::link::{BACK, Loss};
-use crate::refusal::{Reason, Refusal, spread};
+use crate::limit::{Decision, Decisions, Denial, ExpectedCost, Subject};
+use crate::redis::link::{BACK, RedisLoss};
+use crate::refusal::{Reason, Refusal, with_jitter};
 
 /// Extra time for which a cached refusal holds if the answer to a retry is late.
 const LATE: Duration = Duration::from_millis(100);
@@ -33,14 +33,14 @@ pub struct Admitted {
 
 /// Result for a refused request; no quota was charged.
 #[derive(Debug)]
-pub struct Refused {
+pub struct RuleRefusal {
     /// The refusal for the client.
     pub refusal: Refusal,
     /// Decision of each rule that was asked.
     pub decisions: Decisions,
 }
 
-type Leases<'a> = SmallVec<[(&'a Ask, u64); 2]>;
+type LeasedKeys<'a> = SmallVec<[(&'a CellRequest, u64); 2]>;
 
 impl SharedRules {
     /// Charges all matching rules, or none, with at most one round trip to Redis.
@@ -51,12 +51,12 @@ impl SharedRules {
     pub async fn admit(
         self: &Arc<Self>,
         subject: &Subject<'_>,
-        cost: &Cost,
-    ) -> Result<Admitted, Box<Refused>> {
+        cost: &ExpectedCost,
+    ) -> Result<Admitted, Box<RuleRefusal>> {
         let now = self.clock().now();
-        let mut plan = self.planner.plan(&self.ladder, &self.counted, subject, cost);
+        let mut plan = self.planner.plan(&self.rule_set, &self.counted, subject, cost);
         let mut decisions = Decisions::new();
-        if let Some(refused) = self.known(&mut plan, cost, &mut decisions, now) {
+        if let Some(refused) = self.refuse_cached(&mut plan, cost, &mut decisions, now) {
             return Err(Box::new(refused));
         }
         if plan.strict.is_empty() && plan.leased.is_empty() {
@@ -64,11 +64,11 @@ impl SharedRules {
             return Ok(Admitted { holding: self.holding(&plan), decisions });
         }
         if !self.store.link.is_up() {
-            return self.alone(subject, cost);
+            return self.decide_locally(subject, cost);
         }
         let mut holding = self.holding(&plan);
-        let mut said = SmallVec::<[Said; 4]>::new();
-        let missing = self.open_purses(&plan, &mut holding, &mut said, now);
+        let mut said = SmallVec::<[RuleReply; 4]>::new();
+        let missing = self.take_leased(&plan, &mut holding, &mut said, now);
         match self.travel(&plan, &missing).await {
             Ok(heard) => {
                 for heard in heard {
@@ -81,7 +81,7 @@ impl SharedRules {
                 holding.refund();
                 match self.still_refused(&plan, cost, &mut decisions) {
                     Some(refused) => Err(Box::new(refused)),
-                    None => self.alone(subject, cost),
+                    None => self.decide_locally(subject, cost),
                 }
             }
         }
@@ -89,31 +89,37 @@ impl SharedRules {
 
     /// Returns the refusal that does not depend on the body, if it is known without asking Redis.
     #[must_use]
-    pub fn refusal_unread(self: &Arc<Self>, subject: &Subject<'_>) -> Option<Refused> {
-        let cost = Cost::default();
-        let mut plan = self.planner.plan(&self.ladder, &self.counted, subject, &cost);
+    pub fn refusal_unread(self: &Arc<Self>, subject: &Subject<'_>) -> Option<RuleRefusal> {
+        let cost = ExpectedCost::default();
+        let mut plan = self.planner.plan(&self.rule_set, &self.counted, subject, &cost);
         plan.never.clear();
         plan.strict.retain(|ask| !ask.rule.needs_body());
         plan.leased.retain(|ask| !ask.rule.needs_body());
-        self.known(&mut plan, &cost, &mut Decisions::new(), self.clock().now())
+        self.refuse_cached(&mut plan, &cost, &mut Decisions::new(), self.clock().now())
     }
 
     /// Returns a holding of the free asks only, which are settled in any case.
     fn holding(self: &Arc<Self>, plan: &Plan) -> Holding {
         let mut holding = Holding::new(self, self.id());
-        holding.parts.extend(plan.free.iter().map(|ask| Part { ask: ask.clone(), how: How::Free }));
+        holding.parts.extend(plan.free.iter().map(|ask| Part { ask: ask.clone(), how: ChargeSource::Free }));
         holding
     }
 
     /// Refuses by locally known refusals. Drops asks of observing rules that have no room.
-    fn known(&self, plan: &mut Plan, cost: &Cost, decisions: &mut Decisions, now: Nanos) -> Option<Refused> {
+    fn refuse_cached(
+        &self,
+        plan: &mut Plan,
+        cost: &ExpectedCost,
+        decisions: &mut Decisions,
+        now: Nanos,
+    ) -> Option<RuleRefusal> {
         let up = self.store.link.is_up();
-        let mut refused = SmallVec::<[Said; 4]>::new();
+        let mut refused = SmallVec::<[RuleReply; 4]>::new();
         for (index, rule) in &plan.never {
             if rule.mode == Mode::Enforce {
                 let (level, shortage) = (Cell::of(rule).level([0; 3]), Some(Shortage::Never));
                 let rule = Arc::clone(rule);
-                refused.push(Said { index: *index, rule, hash: 0, amount: 0, level, shortage });
+                refused.push(RuleReply { index: *index, rule, hash: 0, amount: 0, level, shortage });
             } else {
                 decisions.push((*index, Decision::WouldRefuse));
             }
@@ -144,48 +150,57 @@ impl SharedRules {
 
     /// Refuses by a recent refusal if only this answer is late: Redis still counts, and a local
     /// admission would exceed the quota.
-    fn still_refused(&self, plan: &Plan, cost: &Cost, decisions: &mut Decisions) -> Option<Refused> {
+    fn still_refused(
+        &self,
+        plan: &Plan,
+        cost: &ExpectedCost,
+        decisions: &mut Decisions,
+    ) -> Option<RuleRefusal> {
         if !self.store.link.is_answering() {
             return None;
         }
         let now = self.clock().now();
-        let counted = |ask: &&Ask| ask.enforced() && ask.rule.on_loss != OnLoss::Closed;
+        let counted = |ask: &&CellRequest| ask.enforced() && ask.rule.on_loss != OnLoss::Closed;
         let refused = plan.strict.iter().chain(&plan.leased).filter(counted).filter_map(|ask| {
             let denied = self.denials.find_within(ask.hash, ask.amount, LATE, now)?;
             Some(ask.said(denied.level, Some(Shortage::Wait(denied.wait.max(LATE)))))
         });
-        let refused: SmallVec<[Said; 4]> = refused.collect();
+        let refused: SmallVec<[RuleReply; 4]> = refused.collect();
         (!refused.is_empty()).then(|| self.deny(&refused, cost, std::mem::take(decisions)))
     }
 
     /// Takes units from local leases. Returns the asks without enough, with the size to lease.
-    fn open_purses<'p>(
+    fn take_leased<'p>(
         self: &Arc<Self>,
         plan: &'p Plan,
         holding: &mut Holding,
-        said: &mut SmallVec<[Said; 4]>,
+        said: &mut SmallVec<[RuleReply; 4]>,
         now: Nanos,
-    ) -> Leases<'p> {
-        let mut missing = Leases::new();
+    ) -> LeasedKeys<'p> {
+        let mut missing = LeasedKeys::new();
         for ask in &plan.leased {
-            match self.purses.take(ask.hash, ask.amount, &ask.rule.quota, self.dams(), now) {
-                Taken::Yes(fill) => {
-                    holding.parts.push(Part { ask: ask.clone(), how: How::Lease });
-                    if let Some(level) = self.purses.level(ask.hash, now) {
+            match self.leases.take(ask.hash, ask.amount, &ask.rule.quota, self.gateways(), now) {
+                LeaseShare::Yes(fill) => {
+                    holding.parts.push(Part { ask: ask.clone(), how: ChargeSource::Lease });
+                    if let Some(level) = self.leases.level(ask.hash, now) {
                         said.push(ask.said(level, None));
                     }
                     if let Some(size) = fill {
                         self.fill(ask.clone(), size);
                     }
                 }
-                Taken::No(size) => missing.push((ask, size)),
+                LeaseShare::No(size) => missing.push((ask, size)),
             }
         }
         missing
     }
 
     /// Sends the charge and the leases concurrently, in one round trip.
-    async fn travel(self: &Arc<Self>, plan: &Plan, missing: &Leases<'_>) -> Result<Vec<Heard>, Loss> {
+    async fn travel(
+        self: &Arc<Self>,
+        plan: &Plan,
+        missing: &LeasedKeys<'_>,
+    ) -> Result<Vec<HeardReply>, RedisLoss> {
         let charge = async { if plan.strict.is_empty() { None } else { Some(self.charge(plan).await) } };
         let (charged, leased) = match missing.as_slice() {
             [] => (charge.await, Vec::new()),
@@ -201,10 +216,10 @@ impl SharedRules {
         self: &Arc<Self>,
         mut holding: Holding,
         plan: &Plan,
-        said: SmallVec<[Said; 4]>,
-        cost: &Cost,
+        said: SmallVec<[RuleReply; 4]>,
+        cost: &ExpectedCost,
         mut decisions: Decisions,
-    ) -> Result<Admitted, Box<Refused>> {
+    ) -> Result<Admitted, Box<RuleRefusal>> {
         let now = self.clock().now();
         let mut refused = false;
         for said in &said {
@@ -229,9 +244,9 @@ impl SharedRules {
     }
 
     /// Builds the refusal. At least one of `said` is enforced and has a shortage.
-    fn deny(&self, said: &[Said], cost: &Cost, mut decisions: Decisions) -> Refused {
+    fn deny(&self, said: &[RuleReply], cost: &ExpectedCost, mut decisions: Decisions) -> RuleRefusal {
         let mut standings = Vec::new();
-        let mut refusing: Option<(&Said, Shortage)> = None;
+        let mut refusing: Option<(&RuleReply, Shortage)> = None;
         for said in said.iter().filter(|said| said.rule.mode == Mode::Enforce) {
             standings.push(said.rule.standing(said.level));
             let Some(shortage) = said.shortage else { continue };
@@ -256,37 +271,41 @@ impl SharedRules {
                 amount: said.amount,
                 line: None,
             };
-            if let Some(turn) = denial.turn(self.dams()) {
+            if let Some(turn) = denial.turn(self.gateways()) {
                 let (line, whole) = ((0, said.hash), said.level.reset);
-                let told = self
-                    .lines
-                    .join(line, turn, fastrand::f64(), self.clock().now(), |units| turn.evenly(units, whole));
+                let told = self.lines.join(line, turn, fastrand::f64(), self.clock().now(), |units| {
+                    turn.estimate_wait(units, whole)
+                });
                 denial.retry_after = Some(told);
             }
             denial.into_refusal()
         });
         let refusal =
-            refusal.unwrap_or_else(|| Refusal::new(Reason::InternalError, "A rule refused without a word."));
-        Refused { refusal, decisions }
+            refusal.unwrap_or_else(|| Refusal::new(Reason::InternalError, "A rule refused without reason."));
+        RuleRefusal { refusal, decisions }
     }
 
     /// Decides without Redis, by each rule's `on_loss`.
-    fn alone(self: &Arc<Self>, subject: &Subject<'_>, cost: &Cost) -> Result<Admitted, Box<Refused>> {
+    fn decide_locally(
+        self: &Arc<Self>,
+        subject: &Subject<'_>,
+        cost: &ExpectedCost,
+    ) -> Result<Admitted, Box<RuleRefusal>> {
         self.store.link.metrics().fallback();
         let mut decisions = Decisions::new();
-        for claim in self.ladder.claims(subject, cost) {
+        for claim in self.rule_set.rule_costs(subject, cost) {
             let rule = claim.rule;
             match rule.on_loss {
                 OnLoss::Share => {}
                 OnLoss::Closed if rule.mode == Mode::Enforce => {
                     decisions.push((claim.index, Decision::Refused));
                     let message = format!(
-                        "Rule '{}' cannot be checked at the moment, and admits nothing until it can. Retry later.",
+                        "Rule '{}' cannot be checked now and refuses requests until it can. Retry later.",
                         rule.name
                     );
-                    let wait = spread(BACK);
+                    let wait = with_jitter(BACK);
                     let refusal = Refusal::new(Reason::LimiterUnavailable, message).with_retry_after(wait);
-                    return Err(Box::new(Refused { refusal, decisions }));
+                    return Err(Box::new(RuleRefusal { refusal, decisions }));
                 }
                 OnLoss::Open | OnLoss::Closed => decisions.push((claim.index, Decision::Allowed)),
             }
@@ -296,13 +315,16 @@ impl SharedRules {
             Ok(admission) => {
                 decisions.extend(admission.decisions);
                 let mut holding = Holding::new(self, self.id());
-                holding.standings = share.standings(&admission.charge, now).into_vec();
+                holding.standings = share.quota_statuses(&admission.charge, now).into_vec();
                 holding.local = Some((share, admission.charge));
                 Ok(Admitted { holding, decisions })
             }
             Err(mut denial) => {
                 decisions.append(&mut denial.decisions);
-                Err(Box::new(Refused { refusal: share.in_line(denial, now).into_refusal(), decisions }))
+                Err(Box::new(RuleRefusal {
+                    refusal: share.join_retry_queue(denial, now).into_refusal(),
+                    decisions,
+                }))
             }
         }
     }

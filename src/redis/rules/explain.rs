@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::SharedRules;
 use super::cell::Cell;
-use super::plan::{Ask, tag_of};
+use super::plan::{CellRequest, tag_of};
+use super::round_trip::numbers;
 use super::script::{CHARGED, call};
-use super::trip::numbers;
 use crate::limit::meter::Shortage;
-use crate::limit::{Cost, Explained, Seen, Subject};
+use crate::limit::{ExpectedCost, Explained, RuleView, Subject};
 use crate::metrics::RedisOp;
-use crate::redis::link::Loss;
+use crate::redis::link::RedisLoss;
 
 impl SharedRules {
     /// Returns the status of every rule for a request, in order. Local leases count as remaining.
@@ -20,7 +20,7 @@ impl SharedRules {
     pub async fn explain(
         self: &Arc<Self>,
         subject: &Subject<'_>,
-        cost: &Cost,
+        cost: &ExpectedCost,
     ) -> Result<Vec<Explained>, Vec<Explained>> {
         let together = self.explain_together(subject, cost).await;
         together.map_err(|_| self.share().explain(subject, cost, self.clock().now()))
@@ -29,14 +29,14 @@ impl SharedRules {
     async fn explain_together(
         self: &Arc<Self>,
         subject: &Subject<'_>,
-        cost: &Cost,
-    ) -> Result<Vec<Explained>, Loss> {
-        let plan = self.planner.plan(&self.ladder, &self.counted, subject, cost);
-        let mut seen: Vec<Option<Seen>> = vec![None; self.counted.len()];
-        let mut rules = self.ladder.rules().to_vec();
+        cost: &ExpectedCost,
+    ) -> Result<Vec<Explained>, RedisLoss> {
+        let plan = self.planner.plan(&self.rule_set, &self.counted, subject, cost);
+        let mut seen: Vec<Option<RuleView>> = vec![None; self.counted.len()];
+        let mut rules = self.rule_set.rules().to_vec();
         for (index, rule) in &plan.never {
             let (level, shortage) = (Cell::of(rule).level([0; 3]), Some(Shortage::Never));
-            seen[*index] = Some(Seen { amount: None, level, shortage });
+            seen[*index] = Some(RuleView { amount: None, level, shortage });
             rules[*index] = Arc::clone(rule);
         }
         // One call per hash tag: leased and free rules may be on any node.
@@ -52,7 +52,7 @@ impl SharedRules {
         Ok(rules.map(|(index, (rule, seen))| Explained { index, rule, seen }).collect())
     }
 
-    async fn look(&self, asks: &[Ask]) -> Result<Vec<Seen>, Loss> {
+    async fn look(&self, asks: &[CellRequest]) -> Result<Vec<RuleView>, RedisLoss> {
         let key = asks.first().map_or("", |ask| &ask.key);
         // `look` writes no record, but every call has a record key.
         let record = self.record(tag_of(key), "look");
@@ -65,14 +65,14 @@ impl SharedRules {
             let [fits, shown @ ..] = answer else { return None };
             let cell = &ask.cell;
             let mut level = cell.level(numbers(shown));
-            let leased = self.purses.held(ask.hash);
+            let leased = self.leases.units_left(ask.hash);
             level.remaining = level.remaining.saturating_add(leased);
             let shortage = match self.denials.find(ask.hash, ask.amount, now) {
                 _ if ask.amount == 0 || *fits == 1 || leased >= ask.amount => None,
                 Some(denied) => Some(Shortage::Wait(denied.wait)),
                 None => cell.shortage(numbers(shown), ask.amount),
             };
-            Some(Seen { amount: Some(ask.amount), level, shortage })
+            Some(RuleView { amount: Some(ask.amount), level, shortage })
         });
         Ok(seen.collect())
     }

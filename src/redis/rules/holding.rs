@@ -5,15 +5,15 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::SharedRules;
-use super::afterwards::Verb;
-use super::plan::{Ask, tag_of};
-use crate::limit::purse::lease;
-use crate::limit::{Charge, Ladder};
-use crate::refusal::{Standing, Unit};
+use super::outbox::SettlementScript;
+use super::plan::{CellRequest, tag_of};
+use crate::limit::lease::lease_size;
+use crate::limit::{Charge, RuleSet};
+use crate::refusal::{QuotaStatus, Unit};
 
 /// Origin of the units of one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
+pub(super) enum ChargeSource {
     /// The cell in Redis, with the mark of the charge.
     Cell(u64),
     /// A lease of this gateway.
@@ -24,8 +24,8 @@ pub(super) enum How {
 
 #[derive(Clone, Debug)]
 pub(super) struct Part {
-    pub(super) ask: Ask,
-    pub(super) how: How,
+    pub(super) ask: CellRequest,
+    pub(super) how: ChargeSource,
 }
 
 /// Charges of an admitted request. Dropping it refunds everything: a request whose client left
@@ -37,9 +37,9 @@ pub struct Holding {
     /// Id of the charge; the settlement's id is derived from it.
     pub(super) id: String,
     pub(super) parts: Vec<Part>,
-    pub(super) standings: Vec<Standing>,
+    pub(super) standings: Vec<QuotaStatus>,
     /// Local charges, made because Redis was away.
-    pub(super) local: Option<(Arc<Ladder>, Charge)>,
+    pub(super) local: Option<(Arc<RuleSet>, Charge)>,
 }
 
 impl Holding {
@@ -53,7 +53,7 @@ impl Holding {
 
     /// Returns the quota status of the enforced rules at admission, narrow rules first.
     #[must_use]
-    pub fn standings(&self) -> &[Standing] {
+    pub fn standings(&self) -> &[QuotaStatus] {
         &self.standings
     }
 
@@ -75,14 +75,14 @@ impl Holding {
 
     fn correct(&mut self, actual: Option<u64>) {
         let now = self.rules.clock().now();
-        if let Some((ladder, charge)) = self.local.take() {
+        if let Some((rule_set, charge)) = self.local.take() {
             match actual {
-                Some(actual) => ladder.settle(charge, actual, now),
-                None => ladder.refund(charge, now),
+                Some(actual) => rule_set.settle(charge, actual, now),
+                None => rule_set.refund(charge, now),
             }
         }
         let parts = std::mem::take(&mut self.parts);
-        let mut cells = SmallVec::<[(Ask, u64, u64); 4]>::new();
+        let mut cells = SmallVec::<[(CellRequest, u64, u64); 4]>::new();
         for Part { ask, how } in parts {
             let Some(counted) = self.rules.counted(ask.index) else { continue };
             let actual = match (actual, counted.rule.unit) {
@@ -98,15 +98,15 @@ impl Holding {
                 self.rules.denials.forget(ask.hash);
             }
             match how {
-                How::Cell(mark) => cells.push((ask, mark, actual)),
-                How::Free if !counted.leased => cells.push((ask, 0, actual)),
-                How::Free | How::Lease => self.rules.return_lease(&ask, actual),
+                ChargeSource::Cell(mark) => cells.push((ask, mark, actual)),
+                ChargeSource::Free if !counted.leased => cells.push((ask, 0, actual)),
+                ChargeSource::Free | ChargeSource::Lease => self.rules.return_lease(&ask, actual),
             }
         }
         if let Some((first, ..)) = cells.first() {
             let record = self.rules.record(tag_of(&first.key), &format!("{}:s", self.id));
-            self.rules.errand(
-                Verb::Settle,
+            self.rules.task(
+                SettlementScript::Settle,
                 record,
                 cells.iter().map(|(ask, mark, actual)| (ask, *mark, *actual)),
             );
@@ -124,21 +124,21 @@ impl SharedRules {
     /// Corrects units taken from a lease to `actual`. Unused units go to the lease up to its usual
     /// size, the rest to the quota. Extra units come from the lease as far as it has them, else
     /// from the quota.
-    pub(super) fn return_lease(self: &Arc<Self>, ask: &Ask, actual: u64) {
+    pub(super) fn return_lease(self: &Arc<Self>, ask: &CellRequest, actual: u64) {
         let Some(counted) = self.counted(ask.index) else { return };
         let now = self.clock().now();
         let (reserved, actual) = if actual <= ask.amount {
-            let size = lease(&counted.rule.quota, 1, u64::MAX, self.dams());
-            let kept = self.purses.put_up_to(ask.hash, ask.amount - actual, size, now);
+            let size = lease_size(&counted.rule.quota, 1, u64::MAX, self.gateways());
+            let kept = self.leases.put_up_to(ask.hash, ask.amount - actual, size, now);
             (ask.amount - actual - kept, 0)
         } else {
-            (0, actual - ask.amount - self.purses.drain(ask.hash, actual - ask.amount))
+            (0, actual - ask.amount - self.leases.take_up_to(ask.hash, actual - ask.amount))
         };
         if reserved != actual {
             let record = self.record(tag_of(&ask.key), &self.id());
-            let mark = self.purses.mark(ask.hash);
-            let rest = Ask { amount: reserved, ..ask.clone() };
-            self.errand(Verb::Settle, record, std::iter::once((&rest, mark, actual)));
+            let mark = self.leases.mark(ask.hash);
+            let rest = CellRequest { amount: reserved, ..ask.clone() };
+            self.task(SettlementScript::Settle, record, std::iter::once((&rest, mark, actual)));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Rules counted in Redis, with one quota for all gateways.
 //!
 //! A request waits for at most one round trip. All rules with the caller in their key are one
-//! script call. Rules that many callers share are [leased](crate::limit::purse) ahead; a lease
-//! needed at once is sent with that call. Refusals are [cached](crate::limit::denied) until their
+//! script call. Rules that many callers share are [leased](crate::limit::lease) ahead; a lease
+//! needed at once is sent with that call. Refusals are [cached](crate::limit::denial_cache) until their
 //! wait is over. The real usage of a request is settled [afterwards](Holding).
 //!
 //! **Failure mode.** If Redis is known to be away or does not answer within the timeout, this
@@ -11,16 +11,16 @@
 //! **Trade-off.** Leases and cached refusals miss what other gateways did since. Over all gateways
 //! a leased rule admits its quota plus units in leases; refunds of others are seen late.
 
-mod afterwards;
 pub mod cell;
 mod decide;
 mod explain;
 mod holding;
+mod outbox;
 mod plan;
+mod round_trip;
 pub mod script;
-mod trip;
 
-pub use decide::{Admitted, Refused};
+pub use decide::{Admitted, RuleRefusal};
 pub use holding::Holding;
 
 use std::fmt;
@@ -30,16 +30,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use self::afterwards::{Afterwards, Errand, Verb};
-use self::plan::{Ask, Counted, Planner};
-use self::script::Scripts;
-use super::dams::Dams;
-use super::link::Link;
+use self::outbox::{Settlement, SettlementOutbox, SettlementScript};
+use self::plan::{CellRequest, PlannedRule, Planner};
+use self::script::RuleScripts;
+use super::gateways::Gateways;
+use super::link::RedisLink;
 use crate::clock::Clock;
-use crate::limit::denied::Denials;
-use crate::limit::line::Lines;
-use crate::limit::purse::Purses;
-use crate::limit::{Ladder, Share};
+use crate::limit::denial_cache::Denials;
+use crate::limit::lease::Leases;
+use crate::limit::retry_queue::RetryQueues;
+use crate::limit::{GatewayShare, RuleSet};
 
 /// How long a shutdown waits for Redis.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -47,11 +47,11 @@ const LEAVE: Duration = Duration::from_secs(1);
 /// Shared access of all rule sets to Redis. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Store {
-    link: Link,
-    dams: Arc<Dams>,
+    link: RedisLink,
+    gateways: Arc<Gateways>,
     clock: Clock,
-    scripts: Arc<Scripts>,
-    afterwards: Afterwards,
+    scripts: Arc<RuleScripts>,
+    outbox: SettlementOutbox,
     /// Count of operations, to give each a unique id.
     operations: Arc<AtomicU64>,
 }
@@ -59,36 +59,36 @@ pub struct Store {
 impl Store {
     /// Creates a store over `link`, and the settlement task, which must be spawned.
     pub fn new(
-        link: Link,
-        dams: Arc<Dams>,
+        link: RedisLink,
+        gateways: Arc<Gateways>,
         clock: Clock,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let scripts = Arc::new(Scripts::default());
-        let (afterwards, work) = Afterwards::new(link.clone(), Arc::clone(&scripts), clock.clone());
-        (Self { link, dams, clock, scripts, afterwards, operations: Arc::default() }, work)
+        let scripts = Arc::new(RuleScripts::default());
+        let (outbox, work) = SettlementOutbox::new(link.clone(), Arc::clone(&scripts), clock.clone());
+        (Self { link, gateways, clock, scripts, outbox, operations: Arc::default() }, work)
     }
 
     /// Returns the registry of live gateways.
     #[must_use]
-    pub fn dams(&self) -> &Arc<Dams> {
-        &self.dams
+    pub fn gateways(&self) -> &Arc<Gateways> {
+        &self.gateways
     }
 
     /// Flushes pending settlements to Redis, for at most 1 s, and reports that this gateway leaves.
     pub async fn leave(&self) {
-        self.afterwards.done(LEAVE).await;
-        self.dams.leave(&self.link).await;
+        self.outbox.done(LEAVE).await;
+        self.gateways.leave(&self.link).await;
     }
 
     /// Returns the size of this gateway's share of the quotas. A gateway that started while Redis
     /// was away does not know what it admitted before its restart.
-    fn share(&self) -> Share {
-        Share { dams: self.dams.count(), fills_since: self.link.began_alone() }
+    fn share(&self) -> GatewayShare {
+        GatewayShare { gateways: self.gateways.count(), fills_since: self.link.started_without_redis() }
     }
 
     /// Returns the connection.
     #[must_use]
-    pub const fn link(&self) -> &Link {
+    pub const fn link(&self) -> &RedisLink {
         &self.link
     }
 }
@@ -96,16 +96,16 @@ impl Store {
 /// A rule set, counted in Redis.
 pub struct SharedRules {
     store: Store,
-    ladder: Arc<Ladder>,
+    rule_set: Arc<RuleSet>,
     /// Indexed like the rules.
-    counted: Vec<Counted>,
+    counted: Vec<PlannedRule>,
     planner: Planner,
     denials: Denials,
     /// Retry queues: refused requests that were told when to retry.
-    lines: Lines,
-    purses: Purses,
+    lines: RetryQueues,
+    leases: Leases,
     /// Local share of the quotas, and its size.
-    share: Mutex<(Share, Arc<Ladder>)>,
+    share: Mutex<(GatewayShare, Arc<RuleSet>)>,
 }
 
 impl fmt::Debug for SharedRules {
@@ -117,37 +117,37 @@ impl fmt::Debug for SharedRules {
 impl SharedRules {
     /// Creates the rule set. Local counts, used while Redis is away, continue from `before`.
     #[must_use]
-    pub fn new(store: Store, ladder: Arc<Ladder>, before: Option<&Self>) -> Self {
+    pub fn new(store: Store, rule_set: Arc<RuleSet>, before: Option<&Self>) -> Self {
         let size = store.share();
         let share = {
             let before = before.map(|before| Arc::clone(&before.share.lock().1));
-            ladder.share(size, before.as_deref())
+            rule_set.share(size, before.as_deref())
         };
         Self {
-            counted: ladder.rules().iter().map(Counted::of).collect(),
+            counted: rule_set.rules().iter().map(PlannedRule::of).collect(),
             planner: Planner::new(&store.link.settings().prefix),
             store,
-            ladder,
+            rule_set,
             denials: Denials::default(),
-            lines: Lines::default(),
-            purses: Purses::default(),
+            lines: RetryQueues::default(),
+            leases: Leases::default(),
             share: Mutex::new((size, Arc::new(share))),
         }
     }
 
     /// Returns the rule set without its counts.
     #[must_use]
-    pub const fn ladder(&self) -> &Arc<Ladder> {
-        &self.ladder
+    pub const fn rule_set(&self) -> &Arc<RuleSet> {
+        &self.rule_set
     }
 
     /// Drops leases and cached refusals, which are stale after a long pause.
     pub fn forget(&self) {
-        self.purses.clear();
+        self.leases.clear();
         self.denials.clear();
     }
 
-    fn counted(&self, index: usize) -> Option<&Counted> {
+    fn counted(&self, index: usize) -> Option<&PlannedRule> {
         self.counted.get(index)
     }
 
@@ -155,8 +155,8 @@ impl SharedRules {
         &self.store.clock
     }
 
-    fn dams(&self) -> u32 {
-        self.store.dams.count()
+    fn gateways(&self) -> u32 {
+        self.store.gateways.count()
     }
 
     fn timeout(&self) -> Duration {
@@ -166,7 +166,7 @@ impl SharedRules {
     /// Returns a globally unique operation id.
     fn id(&self) -> String {
         let count = self.store.operations.fetch_add(1, Ordering::Relaxed);
-        format!("{}{count:x}", self.store.dams.id())
+        format!("{}{count:x}", self.store.gateways.id())
     }
 
     fn record(&self, tag: &str, id: &str) -> String {
@@ -174,7 +174,12 @@ impl SharedRules {
     }
 
     /// Queues a settlement or an undo: for each ask its mark and the corrected amount.
-    fn errand<'a>(&self, verb: Verb, record: String, asks: impl Iterator<Item = (&'a Ask, u64, u64)>) {
+    fn task<'a>(
+        &self,
+        verb: SettlementScript,
+        record: String,
+        asks: impl Iterator<Item = (&'a CellRequest, u64, u64)>,
+    ) {
         let (mut keys, mut cells) = (Vec::new(), Vec::new());
         for (ask, mark, actual) in asks {
             keys.push(Arc::clone(&ask.key));
@@ -182,15 +187,15 @@ impl SharedRules {
         }
         keys.dedup();
         let since = self.clock().now();
-        self.store.afterwards.add(Errand { verb, record, keys, cells, since });
+        self.store.outbox.add(Settlement { verb, record, keys, cells, since });
     }
 
     /// Returns the local share of the quotas, used while Redis is away.
-    fn share(&self) -> Arc<Ladder> {
+    fn share(&self) -> Arc<RuleSet> {
         let size = self.store.share();
         let mut share = self.share.lock();
         if share.0 != size {
-            *share = (size, Arc::new(self.ladder.share(size, Some(&share.1))));
+            *share = (size, Arc::new(self.rule_set.share(size, Some(&share.1))));
         }
         Arc::clone(&share.1)
     }

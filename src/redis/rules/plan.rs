@@ -13,18 +13,18 @@ use smallvec::SmallVec;
 
 use super::cell::Cell;
 use crate::limit::rule::{Mode, Per, Rule};
-use crate::limit::{Claim, Cost, Ladder, Subject};
+use crate::limit::{ExpectedCost, RuleCost, RuleSet, Subject};
 use crate::refusal::Unit;
 
 /// A rule, prepared for Redis.
 #[derive(Clone, Debug)]
-pub(super) struct Counted {
+pub(super) struct PlannedRule {
     pub(super) rule: Arc<Rule>,
     /// `true` if units are leased because the key has no caller in it.
     pub(super) leased: bool,
 }
 
-impl Counted {
+impl PlannedRule {
     pub(super) fn of(rule: &Arc<Rule>) -> Self {
         Self { leased: !rule.per.contains(&Per::Caller), rule: Arc::clone(rule) }
     }
@@ -32,7 +32,7 @@ impl Counted {
 
 /// Charge that a request asks of one rule.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
+pub(super) struct CellRequest {
     pub(super) index: usize,
     /// The rule, with the caller's own quota if any.
     pub(super) rule: Arc<Rule>,
@@ -45,23 +45,23 @@ pub(super) struct Ask {
     pub(super) amount: u64,
 }
 
-impl Ask {
+impl CellRequest {
     pub(super) fn enforced(&self) -> bool {
         self.rule.mode == Mode::Enforce
     }
 }
 
-pub(super) type Asks = SmallVec<[Ask; 4]>;
+pub(super) type CellRequests = SmallVec<[CellRequest; 4]>;
 
 /// Charges that a request asks of all matching rules.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// Hash tag of the caller.
     pub(super) tag: String,
-    pub(super) strict: Asks,
-    pub(super) leased: Asks,
+    pub(super) strict: CellRequests,
+    pub(super) leased: CellRequests,
     /// Rules charged zero now and settled at the end.
-    pub(super) free: Asks,
+    pub(super) free: CellRequests,
     /// Rules that can never admit this amount.
     pub(super) never: SmallVec<[(usize, Arc<Rule>); 2]>,
 }
@@ -91,27 +91,27 @@ impl Planner {
 
     pub(super) fn plan(
         &self,
-        ladder: &Ladder,
-        counted: &[Counted],
+        rule_set: &RuleSet,
+        counted: &[PlannedRule],
         subject: &Subject<'_>,
-        cost: &Cost,
+        cost: &ExpectedCost,
     ) -> Plan {
         let mut plan = Plan::default();
-        for Claim { index, rule: own, amount } in ladder.claims(subject, cost) {
+        for RuleCost { index, rule: own, amount } in rule_set.rule_costs(subject, cost) {
             let Some(rule) = counted.get(index) else { continue };
             let Some(amount) = amount else {
                 plan.never.push((index, own));
                 continue;
             };
             if !rule.leased && plan.tag.is_empty() {
-                let digest = subject.identity(Per::Caller, |caller| Sha256::digest(caller));
+                let digest = subject.with_key_bytes(Per::Caller, |caller| Sha256::digest(caller));
                 hex(&digest[..TAG_BYTES], &mut plan.tag);
             }
             let cell = Cell::of(&own);
             let key = self.key(rule, cell.kind(), subject, &plan.tag);
             // The quota is hashed too: a cached refusal must not hold after the quota has grown.
             let hash = self.random.hash_one((&key, own.quota));
-            let ask = Ask { index, rule: own, cell, hash, key: key.into(), amount };
+            let ask = CellRequest { index, rule: own, cell, hash, key: key.into(), amount };
             let asks = match amount {
                 0 => &mut plan.free,
                 _ if rule.leased => &mut plan.leased,
@@ -123,12 +123,12 @@ impl Planner {
     }
 
     /// Returns `{prefix}:limit:{TAG}:NAME:KIND`, plus the hash of further key parts.
-    fn key(&self, rule: &Counted, kind: &str, subject: &Subject<'_>, caller: &str) -> String {
+    fn key(&self, rule: &PlannedRule, kind: &str, subject: &Subject<'_>, caller: &str) -> String {
         let Rule { name, per, unit, .. } = &*rule.rule;
         let mut rest = Sha256::new();
         let mut parts = 0;
         for part in per.iter().filter(|part| !matches!(part, Per::Caller | Per::All)) {
-            subject.identity(*part, |bytes| {
+            subject.with_key_bytes(*part, |bytes| {
                 // Length-prefixed, so that different lists of parts never hash the same input.
                 rest.update((bytes.len() as u64).to_le_bytes());
                 rest.update(bytes);

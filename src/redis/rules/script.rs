@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::{Script, ScriptInvocation};
 
-use super::cell::Fields;
+use super::cell::CellArguments;
 
 /// Lifetime of a charge's record: until a gateway that got no answer has certainly undone the
 /// charge. It is short because each request has a record of some 100 bytes.
@@ -42,7 +42,7 @@ pub const LOOK: &str = source!("lua/look.lua");
 
 /// The scripts with their SHA-1 hashes.
 #[derive(Debug)]
-pub struct Scripts {
+pub struct RuleScripts {
     /// [`CHARGE`].
     pub charge: Script,
     /// [`LEASE`].
@@ -55,13 +55,13 @@ pub struct Scripts {
     pub look: Script,
 }
 
-impl Default for Scripts {
+impl Default for RuleScripts {
     fn default() -> Self {
         Self::from_sources(str::to_owned)
     }
 }
 
-impl Scripts {
+impl RuleScripts {
     /// Creates the scripts, each source passed through `change`; tests use it to replace the clock.
     #[must_use]
     pub fn from_sources(change: impl Fn(&str) -> String) -> Self {
@@ -82,7 +82,7 @@ pub fn call<'s, 'c>(
     script: &'s Script,
     (record, lives): (&str, Duration),
     keys: impl IntoIterator<Item = &'c str>,
-    cells: impl IntoIterator<Item = (&'static str, Fields)>,
+    cells: impl IntoIterator<Item = (&'static str, CellArguments)>,
 ) -> ScriptInvocation<'s> {
     let mut call = script.prepare_invoke();
     call.key(record);

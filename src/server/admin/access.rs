@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::answer::Fault;
+use super::answer::AdminError;
 
 /// A secret, kept as its SHA-256 and compared in constant time.
 #[derive(Clone)]
@@ -79,7 +79,7 @@ pub fn check_open(listen: SocketAddr, settings: &AdminSettings) -> Result<(), St
 }
 
 impl AdminSettings {
-    pub(super) fn check_host(&self, parts: &Parts) -> Result<(), Fault> {
+    pub(super) fn check_host(&self, parts: &Parts) -> Result<(), AdminError> {
         // Browsers always send a host, so a request without one (an HTTP/1.0 probe) is no page.
         let Some(called) = host_of(parts) else { return Ok(()) };
         // A user name before the host is not part of it; no browser sends one.
@@ -96,14 +96,14 @@ impl AdminSettings {
         if allowed {
             return Ok(());
         }
-        Err(Fault::new(
+        Err(AdminError::new(
             StatusCode::MISDIRECTED_REQUEST,
             "foreign_host",
             "this host name is not served here; add it to admin.hosts if it should be",
         ))
     }
 
-    pub(super) fn check_token(&self, need: Need, headers: &HeaderMap) -> Result<(), Fault> {
+    pub(super) fn check_token(&self, need: Need, headers: &HeaderMap) -> Result<(), AdminError> {
         let write = [self.token.as_ref().or(self.read_token.as_ref()), None, None];
         let read = [self.token.as_ref(), self.read_token.as_ref(), None];
         let metrics = [self.token.as_ref(), self.read_token.as_ref(), self.metrics_token.as_ref()];
@@ -126,7 +126,7 @@ impl AdminSettings {
         }
         if given.is_one_of(&read) {
             let message = "this token may only read; a write needs admin.token";
-            return Err(Fault::new(StatusCode::FORBIDDEN, "forbidden", message));
+            return Err(AdminError::new(StatusCode::FORBIDDEN, "forbidden", message));
         }
         Err(unauthorised(match need {
             Need::Metrics => "the token is none of admin.metrics_token, admin.read_token and admin.token",
@@ -145,7 +145,7 @@ impl Token {
 }
 
 /// Refuses writes from foreign pages, even if the browser adds a remembered password.
-pub(super) fn check_origin(parts: &Parts) -> Result<(), Fault> {
+pub(super) fn check_origin(parts: &Parts) -> Result<(), AdminError> {
     let Some(origin) = parts.headers.get(ORIGIN) else { return Ok(()) };
     let own = host_of(parts).unwrap_or_default();
     let same =
@@ -155,8 +155,8 @@ pub(super) fn check_origin(parts: &Parts) -> Result<(), Fault> {
     if same {
         return Ok(());
     }
-    let message = "a write must come from this page itself: the Origin header names another";
-    Err(Fault::new(StatusCode::FORBIDDEN, "foreign_origin", message))
+    let message = "a write must come from this page itself: the Origin header names another site";
+    Err(AdminError::new(StatusCode::FORBIDDEN, "foreign_origin", message))
 }
 
 fn host_of(parts: &Parts) -> Option<&str> {
@@ -167,8 +167,8 @@ fn host_of(parts: &Parts) -> Option<&str> {
     }
 }
 
-fn unauthorised(message: &'static str) -> Fault {
-    Fault::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+fn unauthorised(message: &'static str) -> AdminError {
+    AdminError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
 }
 
 /// Returns the secret in `Authorization`: a bearer token, or Basic's password, for browsers.

@@ -18,14 +18,14 @@ const CHALLENGE: &str =
 
 /// Error response of the admin port.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct AdminError {
     pub(super) status: StatusCode,
     code: &'static str,
     message: String,
     allow: Option<&'static str>,
 }
 
-impl Fault {
+impl AdminError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), allow: None }
     }

@@ -8,17 +8,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::answer::{Fault, json_answer};
+use super::answer::{AdminError, json_answer};
 use super::body::AdminBody;
-use crate::limit::own::{WrittenLimit, quota};
+use crate::limit::own_limits::{WrittenLimit, quota};
 use crate::limit::rule::Rule;
-use crate::redis::callers::{StoredCaller, StoredCallers, Written as Rest, is_name};
-use crate::redis::link::Loss;
+use crate::redis::callers::{StoredCaller, StoredCallers, WrittenCaller as Rest, is_name};
+use crate::redis::link::RedisLoss;
 
 /// A caller as written by an administrator.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct CallerBody {
     /// SHA-256 of its key in hex; give this or `key`.
     sha256: Option<String>,
     /// The key itself; only its SHA-256 is stored.
@@ -30,16 +30,16 @@ pub(super) struct Written {
     limits: BTreeMap<String, WrittenLimit>,
 }
 
-fn lost(loss: Loss) -> Fault {
-    Fault::new(StatusCode::SERVICE_UNAVAILABLE, "redis_unavailable", loss.to_string())
+fn lost(loss: RedisLoss) -> AdminError {
+    AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "redis_unavailable", loss.to_string())
 }
 
-fn bad(message: impl Into<String>) -> Fault {
-    Fault::new(StatusCode::BAD_REQUEST, "bad_request", message)
+fn bad(message: impl Into<String>) -> AdminError {
+    AdminError::new(StatusCode::BAD_REQUEST, "bad_request", message)
 }
 
-fn unknown(id: &str) -> Fault {
-    Fault::new(StatusCode::NOT_FOUND, "not_found", format!("Redis has no caller \"{id}\""))
+fn unknown(id: &str) -> AdminError {
+    AdminError::new(StatusCode::NOT_FOUND, "not_found", format!("Redis has no caller \"{id}\""))
 }
 
 /// Returns the JSON of a caller. Leaves out the digest, from which a weak key could be guessed.
@@ -48,7 +48,7 @@ fn shown(caller: &StoredCaller) -> Value {
     json!({ "id": caller.id, "class": class, "weight": weight, "team": team, "limits": limits })
 }
 
-pub(super) fn check_id(id: &str) -> Result<(), Fault> {
+pub(super) fn check_id(id: &str) -> Result<(), AdminError> {
     if is_name(id) {
         return Ok(());
     }
@@ -60,7 +60,7 @@ pub(super) async fn look(
     callers: &StoredCallers,
     method: &Method,
     id: &str,
-) -> Result<Response<AdminBody>, Fault> {
+) -> Result<Response<AdminBody>, AdminError> {
     check_id(id)?;
     if method == Method::DELETE {
         if !callers.delete(id).await.map_err(lost)? {
@@ -77,9 +77,9 @@ pub(super) async fn write(
     callers: &StoredCallers,
     rules: &[Arc<Rule>],
     id: &str,
-    written: Written,
-) -> Result<Response<AdminBody>, Fault> {
-    let Written { sha256, key, class, weight, team, limits } = written;
+    written: CallerBody,
+) -> Result<Response<AdminBody>, AdminError> {
+    let CallerBody { sha256, key, class, weight, team, limits } = written;
     let rest = Rest { class, weight, team, limits };
     let sha256 = match (sha256, key) {
         (Some(sha256), None) => sha256,
@@ -91,13 +91,13 @@ pub(super) async fn write(
     let caller = StoredCaller::new(id, &sha256, &rest).map_err(bad)?;
     for (name, limit) in caller.limits.iter().flat_map(|limits| limits.iter()) {
         let Some(rule) = rules.iter().find(|rule| rule.name == *name) else {
-            return Err(bad(format!("`limits` names a rule '{name}', and there is none")));
+            return Err(bad(format!("`limits` names the rule '{name}', which does not exist")));
         };
         quota(rule, limit).map_err(|fault| bad(format!("`limits`: '{name}': {fault}")))?;
     }
     if callers.find(&caller.sha256).is_some_and(|other| other.id != caller.id) {
         let message = "another caller has this key already";
-        return Err(Fault::new(StatusCode::CONFLICT, "conflict", message));
+        return Err(AdminError::new(StatusCode::CONFLICT, "conflict", message));
     }
     callers.put(&caller).await.map_err(lost)?;
     tracing::info!(id, "caller set through the admin port");

@@ -5,11 +5,11 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use serde::Deserialize;
 
-use super::answer::{Fault, json_answer};
+use super::answer::{AdminError, json_answer};
 use super::body::AdminBody;
 use super::{Changed, LimitChange};
 use crate::limit::change::{Change, WrittenChange};
-use crate::limit::own::WrittenLimit;
+use crate::limit::own_limits::WrittenLimit;
 
 /// Maximum `ttl` in seconds, a year: anything longer belongs in the settings.
 const LONGEST: u64 = 366 * 86_400;
@@ -17,7 +17,7 @@ const LONGEST: u64 = 366 * 86_400;
 /// A change as written by an administrator.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct LimitBody {
     rate: Option<String>,
     burst: Option<u64>,
     limit: Option<u64>,
@@ -27,9 +27,9 @@ pub(super) struct Written {
     scope: Option<String>,
 }
 
-impl Written {
-    pub(super) fn read(self) -> Result<LimitChange, Fault> {
-        let bad = |message: String| Fault::new(StatusCode::BAD_REQUEST, "bad_request", message);
+impl LimitBody {
+    pub(super) fn read(self) -> Result<LimitChange, AdminError> {
+        let bad = |message: String| AdminError::new(StatusCode::BAD_REQUEST, "bad_request", message);
         let Self { rate, burst, limit, mode, ttl, scope } = self;
         let written = WrittenChange { limit: WrittenLimit { rate, burst, limit }, mode };
         let change = Change::of(&written).map_err(bad)?;
@@ -48,22 +48,21 @@ impl Written {
     }
 }
 
-pub(super) fn tell(changed: Changed) -> Result<Response<AdminBody>, Fault> {
-    let fault = |status, code, message: &str| Err(Fault::new(status, code, message));
+pub(super) fn tell(changed: Changed) -> Result<Response<AdminBody>, AdminError> {
+    let fault = |status, code, message: &str| Err(AdminError::new(status, code, message));
     match changed {
         Changed::Done(shown) => Ok(json_answer(StatusCode::OK, &shown)),
         Changed::NoRule => fault(StatusCode::NOT_FOUND, "not_found", "there is no rule of this name"),
-        Changed::NoChange => fault(StatusCode::NOT_FOUND, "not_found", "the rule is as the settings have it"),
-        Changed::Unfit(why) => fault(StatusCode::BAD_REQUEST, "bad_request", why),
-        Changed::Alone => {
-            let message =
-                "no other gateway is known: `scope: fleet` needs `state: redis` or `callers.stored: redis`";
+        Changed::NoChange => fault(StatusCode::NOT_FOUND, "not_found", "the rule has no change to revert"),
+        Changed::Invalid(why) => fault(StatusCode::BAD_REQUEST, "bad_request", why),
+        Changed::NoSharedState => {
+            let message = "no other gateway can be reached: `scope: fleet` needs `state: redis` or `callers.stored: redis`";
             fault(StatusCode::CONFLICT, "conflict", message)
         }
         Changed::Unavailable => fault(
             StatusCode::SERVICE_UNAVAILABLE,
             "redis_unavailable",
-            "Redis does not answer, so the other gateways cannot be told; ask again",
+            "Redis does not answer, so the other gateways cannot be reached; retry",
         ),
     }
 }

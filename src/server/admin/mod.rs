@@ -49,9 +49,9 @@ use tower::Service;
 use crate::limit::change::Change;
 use crate::limit::rule::Rule;
 use crate::redis::callers::StoredCallers;
-use crate::redis::jobs::Jobs;
+use crate::redis::jobs::JobQueue;
 use access::{Need, check_origin};
-use answer::{Fault, answer, json_answer};
+use answer::{AdminError, answer, json_answer};
 use body::AdminBody;
 use live::Live;
 
@@ -105,7 +105,7 @@ pub trait AdminSource: Send + Sync + 'static {
     }
 
     /// Returns the jobs and the pools that may have some; `None` without a queue.
-    fn jobs(&self) -> Option<(Jobs, Vec<Arc<str>>)> {
+    fn jobs(&self) -> Option<(JobQueue, Vec<Arc<str>>)> {
         None
     }
 
@@ -136,9 +136,9 @@ pub enum Changed {
     /// There was no change to revert.
     NoChange,
     /// The change does not fit the rule, for this reason.
-    Unfit(&'static str),
+    Invalid(&'static str),
     /// This gateway shares no state with others.
-    Alone,
+    NoSharedState,
     /// Redis is unreachable.
     Unavailable,
 }
@@ -172,7 +172,7 @@ impl Switched {
             Self::Partly { .. } => "not yet followed by every gateway",
             Self::NoPool => "no such pool",
             Self::NoWorkers => "no worker of that colour",
-            Self::Unavailable => "the other gateways cannot be told",
+            Self::Unavailable => "the other gateways cannot be reached",
         }
     }
 }
@@ -198,66 +198,68 @@ impl Admin {
         Self { settings, source, scrape: Arc::new(Semaphore::new(1)) }
     }
 
-    async fn handle<B>(self, request: Request<B>) -> Result<Response<AdminBody>, Fault>
+    async fn handle<B>(self, request: Request<B>) -> Result<Response<AdminBody>, AdminError>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let (parts, body) = request.into_parts();
         let settings = self.settings.load();
         settings.check_host(&parts)?;
-        let route = Route::of(&parts)?;
+        let route = AdminRoute::of(&parts)?;
         settings.check_token(route.need(&parts.method), &parts.headers)?;
         drop(settings);
         match route {
-            Route::Health => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
-            Route::Ready => match self.source.ready() {
+            AdminRoute::Health => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
+            AdminRoute::Ready => match self.source.ready() {
                 Ok(()) => Ok(json_answer(StatusCode::OK, &json!({ "status": "ready" }))),
-                Err(why) => Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why)),
+                Err(why) => Err(AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why)),
             },
-            Route::Page(file) => Ok(answer(StatusCode::OK, file.content_type, file.text)),
-            Route::Events => self.events(),
-            Route::State => Ok(json_answer(StatusCode::OK, &self.source.state())),
-            Route::Explain => {
+            AdminRoute::Page(file) => Ok(answer(StatusCode::OK, file.content_type, file.text)),
+            AdminRoute::Events => self.events(),
+            AdminRoute::State => Ok(json_answer(StatusCode::OK, &self.source.state())),
+            AdminRoute::Explain => {
                 let query = parts.uri.query().unwrap_or_default().to_owned();
                 let explained = self.source.explain(query).await;
                 let explained =
-                    explained.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, "bad_request", why))?;
+                    explained.map_err(|why| AdminError::new(StatusCode::BAD_REQUEST, "bad_request", why))?;
                 Ok(json_answer(StatusCode::OK, &explained))
             }
-            Route::Metrics => self.scrape().await,
-            Route::Active => {
+            AdminRoute::Metrics => self.scrape().await,
+            AdminRoute::Active => {
                 check_origin(&parts)?;
                 let pool = pool_of(parts.uri.path()).unwrap_or_default().to_owned();
-                let Active { colour } = read_json(&parts.headers, body).await?;
+                let ActiveBody { colour } = read_json(&parts.headers, body).await?;
                 let switched = self.source.set_active(pool.clone(), colour.clone()).await;
                 tracing::info!(
                     pool,
                     colour,
                     outcome = switched.as_str(),
-                    "a switch of colours through the admin port"
+                    "colour switch through the admin port"
                 );
                 tell(switched, &pool, &colour)
             }
-            Route::Maintenance => {
+            AdminRoute::Maintenance => {
                 check_origin(&parts)?;
-                let Maintenance { on } = read_json(&parts.headers, body).await?;
+                let MaintenanceBody { on } = read_json(&parts.headers, body).await?;
                 self.source.set_maintenance(on);
                 tracing::info!(on, "maintenance set through the admin port");
                 Ok(json_answer(StatusCode::OK, &json!({ "maintenance": on })))
             }
-            Route::Limit => {
+            AdminRoute::Limit => {
                 check_origin(&parts)?;
                 let rule = parts.uri.path().strip_prefix(LIMITS).unwrap_or_default().to_owned();
                 let change = match parts.method {
-                    Method::PUT => Some(read_json::<limits::Written, _>(&parts.headers, body).await?.read()?),
+                    Method::PUT => {
+                        Some(read_json::<limits::LimitBody, _>(&parts.headers, body).await?.read()?)
+                    }
                     _ => None,
                 };
                 limits::tell(self.source.change_limit(rule, change).await)
             }
-            Route::Dead => {
+            AdminRoute::Dead => {
                 let (jobs, pools) = self.source.jobs().ok_or_else(|| {
                     let message = "there are jobs only with `workers.mode: queue`";
-                    Fault::new(StatusCode::NOT_FOUND, "not_found", message)
+                    AdminError::new(StatusCode::NOT_FOUND, "not_found", message)
                 })?;
                 if parts.method != Method::POST {
                     return dead::show(&jobs, pools).await;
@@ -265,11 +267,11 @@ impl Admin {
                 check_origin(&parts)?;
                 dead::requeue(&jobs, read_json(&parts.headers, body).await?).await
             }
-            Route::Caller => {
+            AdminRoute::Caller => {
                 let id = parts.uri.path().strip_prefix(CALLERS).unwrap_or_default();
                 let stored = self.source.callers().ok_or_else(|| {
                     let message = "callers are kept in Redis only with `callers.stored: redis`";
-                    Fault::new(StatusCode::NOT_FOUND, "not_found", message)
+                    AdminError::new(StatusCode::NOT_FOUND, "not_found", message)
                 })?;
                 match parts.method {
                     Method::PUT => {
@@ -288,19 +290,20 @@ impl Admin {
         }
     }
 
-    fn events(&self) -> Result<Response<AdminBody>, Fault> {
-        let full = "too many viewers, or nothing to view; close another page and ask again";
+    fn events(&self) -> Result<Response<AdminBody>, AdminError> {
+        let full = "too many viewers, or no live data; close another page and retry";
         let seconds = self
             .source
             .live()
-            .and_then(|live| live.join())
-            .ok_or_else(|| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_viewers", full))?;
+            .and_then(|live| live.subscribe())
+            .ok_or_else(|| AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_viewers", full))?;
         Ok(answer(StatusCode::OK, "text/event-stream", Bytes::new()).map(|_| AdminBody::events(seconds)))
     }
 
-    async fn scrape(self) -> Result<Response<AdminBody>, Fault> {
-        let broken =
-            |_| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the metrics cannot be read");
+    async fn scrape(self) -> Result<Response<AdminBody>, AdminError> {
+        let broken = |_| {
+            AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the metrics cannot be read")
+        };
         // The permit moves to the thread, which outlives a client that disconnects.
         let turn = self.scrape.acquire_owned().await.map_err(|_| broken(()))?;
         let scraped = tokio::task::spawn_blocking(move || (self.source.metrics(), turn)).await;
@@ -310,11 +313,11 @@ impl Admin {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route {
+enum AdminRoute {
     Health,
     Ready,
     Metrics,
-    Page(page::File),
+    Page(page::PageFile),
     Events,
     State,
     Explain,
@@ -331,8 +334,8 @@ const LIMITS: &str = "/api/v1/limits/";
 /// Path prefix of a caller.
 const CALLERS: &str = "/api/v1/callers/";
 
-impl Route {
-    fn of(parts: &Parts) -> Result<Self, Fault> {
+impl AdminRoute {
+    fn of(parts: &Parts) -> Result<Self, AdminError> {
         let route = match parts.uri.path() {
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
@@ -350,7 +353,7 @@ impl Route {
                 let message = "served here: /, /healthz, /readyz, /metrics, /api/v1/state, /api/v1/events, \
                      /api/v1/explain, /api/v1/maintenance, /api/v1/pools/{pool}/active, /api/v1/callers/{id}, \
                      /api/v1/limits/{rule}, /api/v1/dead";
-                return Err(Fault::new(StatusCode::NOT_FOUND, "not_found", message));
+                return Err(AdminError::new(StatusCode::NOT_FOUND, "not_found", message));
             }
         };
         let (allowed, methods) = match route {
@@ -369,7 +372,8 @@ impl Route {
             return Ok(route);
         }
         let message = format!("this path takes {methods}");
-        Err(Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).with_allow(methods))
+        Err(AdminError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+            .with_allow(methods))
     }
 
     fn need(self, method: &Method) -> Need {
@@ -391,11 +395,11 @@ fn pool_of(path: &str) -> Option<&str> {
     (!pool.is_empty() && !pool.contains('/')).then_some(pool)
 }
 
-fn tell(switched: Switched, pool: &str, colour: &str) -> Result<Response<AdminBody>, Fault> {
+fn tell(switched: Switched, pool: &str, colour: &str) -> Result<Response<AdminBody>, AdminError> {
     let done = |status, epoch: u64| {
         Ok(json_answer(status, &json!({ "pool": pool, "active": colour, "epoch": epoch })))
     };
-    let fault = |status, code, message| Err(Fault::new(status, code, message));
+    let fault = |status, code, message| Err(AdminError::new(status, code, message));
     match switched {
         Switched::Everywhere { epoch } => done(StatusCode::OK, epoch),
         Switched::Partly { epoch } => done(StatusCode::ACCEPTED, epoch),
@@ -406,24 +410,24 @@ fn tell(switched: Switched, pool: &str, colour: &str) -> Result<Response<AdminBo
         Switched::Unavailable => fault(
             StatusCode::SERVICE_UNAVAILABLE,
             "redis_unavailable",
-            "Redis does not answer, so the other gateways cannot be told; ask again",
+            "Redis does not answer, so the other gateways cannot be reached; retry",
         ),
     }
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Active {
+struct ActiveBody {
     colour: String,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Maintenance {
+struct MaintenanceBody {
     on: bool,
 }
 
-async fn read_json<T, B>(headers: &HeaderMap, body: B) -> Result<T, Fault>
+async fn read_json<T, B>(headers: &HeaderMap, body: B) -> Result<T, AdminError>
 where
     T: for<'de> Deserialize<'de>,
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
@@ -432,24 +436,24 @@ where
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
         let message = "a write needs `Content-Type: application/json`";
-        return Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+        return Err(AdminError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
     }
     let bytes = match timeout(BODY_TIME, Limited::new(body, LARGEST_BODY).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             let message = format!("the body exceeds {LARGEST_BODY} bytes");
-            return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
+            return Err(AdminError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
         }
         Ok(Err(_)) => {
-            return Err(Fault::new(StatusCode::BAD_REQUEST, "bad_request", "the body broke off"));
+            return Err(AdminError::new(StatusCode::BAD_REQUEST, "bad_request", "the body ended early"));
         }
         Err(_) => {
             let message = format!("the body did not arrive within {BODY_TIME:?}");
-            return Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message));
+            return Err(AdminError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message));
         }
     };
     serde_json::from_slice(&bytes)
-        .map_err(|error| Fault::new(StatusCode::BAD_REQUEST, "bad_request", error.to_string()))
+        .map_err(|error| AdminError::new(StatusCode::BAD_REQUEST, "bad_request", error.to_string()))
 }
 
 impl<B> Service<Request<B>> for Admin
@@ -468,7 +472,7 @@ where
         let admin = self.clone();
         let bodiless = request.method() == Method::HEAD;
         Box::pin(async move {
-            let mut response = admin.handle(request).await.unwrap_or_else(Fault::into_response);
+            let mut response = admin.handle(request).await.unwrap_or_else(AdminError::into_response);
             if bodiless {
                 *response.body_mut() = AdminBody::default();
             }

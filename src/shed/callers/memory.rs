@@ -6,14 +6,14 @@
 
 use crate::clock::Nanos;
 
-use super::{CallerState, Callers};
+use super::{CallerState, ClassCallers};
 
 /// Idle callers remembered per class.
 const REMEMBERED: usize = 65_536;
 /// Below this many callers a sweep is not worth its time.
 const SWEEP_FROM: usize = 1024;
 
-impl Callers {
+impl ClassCallers {
     /// Forgets callers from time to time, to make room for one more.
     pub(super) fn sweep_when_many(&mut self, now: Nanos) {
         if self.index.len() >= self.sweep_at.max(SWEEP_FROM) {

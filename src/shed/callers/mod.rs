@@ -33,34 +33,34 @@ use super::contest::Contest;
 pub struct WaiterId(pub(super) u64);
 
 /// Position of a request in its caller's queue: by deadline, then by order of arrival.
-pub(super) type Place = (Nanos, WaiterId);
+pub(super) type WaiterPlace = (Nanos, WaiterId);
 
 /// Position of a caller among the others: counter, time of joining, slot.
-type Rank = (u64, WaiterId, usize);
+type CallerRank = (u64, WaiterId, usize);
 
 #[derive(Debug)]
 pub(super) struct CallerState {
     id: Arc<str>,
     account: Account,
     joined: WaiterId,
-    line: BTreeSet<Place>,
+    waiting: BTreeSet<WaiterPlace>,
     /// Virtual cost and sequences of the requests in `line`.
     cost: u64,
     sequences: u64,
-    seats: u32,
+    permits: u32,
 }
 
 /// The callers of one class.
 #[derive(Debug, Default)]
-pub(super) struct Callers {
+pub(super) struct ClassCallers {
     // Attackers choose callers' names: the standard map has a keyed hash.
     index: HashMap<Arc<str>, usize>,
     slots: Vec<Option<CallerState>>,
     free: Vec<usize>,
     /// Callers with waiting requests, the next to be served first.
-    order: BTreeSet<Rank>,
+    order: BTreeSet<CallerRank>,
     /// The same by counter plus cost of `line`; the last would be served latest.
-    tails: BTreeSet<Rank>,
+    tails: BTreeSet<CallerRank>,
     contest: Contest,
     /// Last check of the debts of waiting callers.
     looked_at: Nanos,
@@ -69,7 +69,7 @@ pub(super) struct Callers {
     sweep_at: usize,
 }
 
-impl Callers {
+impl ClassCallers {
     /// Returns the number of waiting requests.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
@@ -86,12 +86,12 @@ impl Callers {
     }
 
     /// Returns the slot of `caller`, creating it if needed; lifts a returning caller.
-    pub(super) fn enter(&mut self, caller: &Arc<str>, now: Nanos) -> usize {
+    pub(super) fn slot_for(&mut self, caller: &Arc<str>, now: Nanos) -> usize {
         self.contest.mark(now);
         if let Some(&slot) = self.index.get(caller) {
             let Self { slots, contest, .. } = self;
             let state = slots.get_mut(slot).and_then(Option::as_mut);
-            if let Some(state) = state.filter(|state| state.line.is_empty()) {
+            if let Some(state) = state.filter(|state| state.waiting.is_empty()) {
                 state.account.enter(contest, now);
             }
             return slot;
@@ -101,10 +101,10 @@ impl Callers {
             id: Arc::clone(caller),
             account: Account::new(&self.contest),
             joined: WaiterId(0),
-            line: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             cost: 0,
             sequences: 0,
-            seats: 0,
+            permits: 0,
         };
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -121,12 +121,12 @@ impl Callers {
     }
 
     /// Adds a request to the queue of the caller in `slot`.
-    pub(super) fn join(&mut self, slot: usize, place: Place, cost: u64, sequences: u32) {
+    pub(super) fn join(&mut self, slot: usize, place: WaiterPlace, cost: u64, sequences: u32) {
         self.edit(slot, |state| {
-            if state.line.is_empty() {
+            if state.waiting.is_empty() {
                 state.joined = place.1;
             }
-            state.line.insert(place);
+            state.waiting.insert(place);
             state.cost = state.cost.saturating_add(cost);
             state.sequences += u64::from(sequences);
         });
@@ -135,9 +135,9 @@ impl Callers {
     }
 
     /// Removes a request from its caller's queue.
-    pub(super) fn leave(&mut self, slot: usize, place: Place, cost: u64, sequences: u32, now: Nanos) {
+    pub(super) fn leave(&mut self, slot: usize, place: WaiterPlace, cost: u64, sequences: u32, now: Nanos) {
         self.edit(slot, |state| {
-            state.line.remove(&place);
+            state.waiting.remove(&place);
             state.cost = state.cost.saturating_sub(cost);
             state.sequences = state.sequences.saturating_sub(u64::from(sequences));
         });
@@ -146,13 +146,13 @@ impl Callers {
         self.contest.continues(now);
     }
 
-    /// Charges an admitted request. Returns the number of the admission, for [`Callers::settle`].
+    /// Charges an admitted request. Returns the number of the admission, for [`ClassCallers::settle`].
     pub(super) fn charge(&mut self, slot: usize, cost: u64, now: Nanos) -> u64 {
         let (mut admission, mut counter, mut level) = (0, 0, 0);
         self.edit(slot, |state| {
             counter = state.account.counter();
             (admission, level) = state.account.admit(cost, now);
-            state.seats += 1;
+            state.permits += 1;
         });
         self.contest.served(counter, level);
         admission
@@ -161,7 +161,7 @@ impl Callers {
     /// Corrects the charge of a released permit from `charged` to `actual`.
     pub(super) fn settle(&mut self, slot: usize, admission: u64, charged: u64, actual: u64) {
         self.edit(slot, |state| {
-            state.seats = state.seats.saturating_sub(1);
+            state.permits = state.permits.saturating_sub(1);
             state.account.settle(admission, charged, actual);
         });
     }
@@ -173,7 +173,7 @@ impl Callers {
             return false;
         }
         self.looked_at = now;
-        let bounded = |(counter, _, slot): &Rank| {
+        let bounded = |(counter, _, slot): &CallerRank| {
             let bounded = self.state(*slot)?.account.bounded(&self.contest, now);
             (bounded < *counter).then_some((*slot, bounded))
         };
@@ -187,7 +187,7 @@ impl Callers {
     /// Returns the first request of the caller that is next.
     pub(super) fn head(&self) -> Option<WaiterId> {
         let (_, _, slot) = self.order.first()?;
-        self.state(*slot)?.line.first().map(|place| place.1)
+        self.state(*slot)?.waiting.first().map(|place| place.1)
     }
 
     /// Records that a request has to wait or is refused.
@@ -196,7 +196,7 @@ impl Callers {
     }
 
     /// Records a refused request of `caller`. Unknown callers have no credit to keep.
-    pub(super) fn missed(&mut self, caller: &str, cost: u64, now: Nanos) {
+    pub(super) fn record_refusal(&mut self, caller: &str, cost: u64, now: Nanos) {
         if let Some(slot) = self.index.get(caller).copied() {
             self.missed_at(slot, cost, now);
         }
@@ -220,20 +220,27 @@ impl Callers {
 
     /// Returns the counter of a caller that asks at `now`.
     fn lifted(&self, state: &CallerState, now: Nanos) -> u64 {
-        if state.line.is_empty() { state.account.lifted(&self.contest, now) } else { state.account.counter() }
+        if state.waiting.is_empty() {
+            state.account.lifted(&self.contest, now)
+        } else {
+            state.account.counter()
+        }
     }
 
     /// Returns the sequences of this class that would be admitted before a new request of `caller`,
     /// counted up to `enough`. Assumes equal costs within a caller's queue, so that the work is one
     /// step per caller ahead.
-    pub(super) fn ahead(&self, caller: &str, place: Place, enough: u64, now: Nanos) -> u64 {
+    pub(super) fn ahead(&self, caller: &str, place: WaiterPlace, enough: u64, now: Nanos) -> u64 {
         let own = self.index.get(caller).and_then(|slot| Some((*slot, self.state(*slot)?)));
         let (mut start, mut sum, mut me) = (self.contest.virtual_time(), 0, usize::MAX);
         if let Some((slot, state)) = own {
-            let before =
-                if place.0 == Nanos::MAX { state.line.len() } else { state.line.range(..=place).count() };
-            let cost = share(state.cost, before, state.line.len());
-            sum = share(state.sequences, before, state.line.len());
+            let before = if place.0 == Nanos::MAX {
+                state.waiting.len()
+            } else {
+                state.waiting.range(..=place).count()
+            };
+            let cost = share(state.cost, before, state.waiting.len());
+            sum = share(state.sequences, before, state.waiting.len());
             start = self.lifted(state, now).saturating_add(cost);
             me = slot;
         }
@@ -242,14 +249,15 @@ impl Callers {
                 break;
             }
             let Some(state) = self.state(*slot).filter(|_| *slot != me) else { continue };
-            let length = state.line.len() as u64;
+            let length = state.waiting.len() as u64;
             if length == 1 {
                 sum += state.sequences;
                 continue;
             }
             let each = (state.cost / length.max(1)).max(1);
             let earlier = ((start - counter).div_ceil(each)).min(length);
-            sum += share(state.sequences, usize::try_from(earlier).unwrap_or(usize::MAX), state.line.len());
+            sum +=
+                share(state.sequences, usize::try_from(earlier).unwrap_or(usize::MAX), state.waiting.len());
         }
         sum
     }
@@ -258,7 +266,7 @@ impl Callers {
     /// last to first.
     pub(super) fn last_line(&self) -> Option<(u64, impl Iterator<Item = WaiterId> + '_)> {
         let (tail, _, slot) = self.tails.last()?;
-        Some((*tail, self.state(*slot)?.line.iter().rev().map(|place| place.1)))
+        Some((*tail, self.state(*slot)?.waiting.iter().rev().map(|place| place.1)))
     }
 
     fn state(&self, slot: usize) -> Option<&CallerState> {
@@ -268,12 +276,12 @@ impl Callers {
     /// Changes a caller and updates both orders.
     fn edit(&mut self, slot: usize, change: impl FnOnce(&mut CallerState)) {
         let Some(state) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return };
-        if !state.line.is_empty() {
+        if !state.waiting.is_empty() {
             self.order.remove(&state.rank(slot));
             self.tails.remove(&state.tail(slot));
         }
         change(state);
-        if !state.line.is_empty() {
+        if !state.waiting.is_empty() {
             self.order.insert(state.rank(slot));
             self.tails.insert(state.tail(slot));
         }
@@ -282,17 +290,17 @@ impl Callers {
 
 impl CallerState {
     /// Returns its position in the order of service.
-    fn rank(&self, slot: usize) -> Rank {
+    fn rank(&self, slot: usize) -> CallerRank {
         (self.account.counter(), self.joined, slot)
     }
 
     /// Returns the position of the end of its queue.
-    fn tail(&self, slot: usize) -> Rank {
+    fn tail(&self, slot: usize) -> CallerRank {
         (self.account.counter().saturating_add(self.cost), self.joined, slot)
     }
 
     fn is_idle(&self) -> bool {
-        self.line.is_empty() && self.seats == 0
+        self.waiting.is_empty() && self.permits == 0
     }
 }
 
@@ -307,13 +315,13 @@ mod tests {
 
     #[test]
     fn a_contest_goes_on_while_somebody_waits_and_five_seconds_longer() {
-        let mut callers = Callers::default();
-        let contend = |callers: &mut Callers, seconds| {
+        let mut callers = ClassCallers::default();
+        let contend = |callers: &mut ClassCallers, seconds| {
             callers.contend(Nanos::from_secs(seconds));
             callers.contest.number()
         };
         let first = contend(&mut callers, 1);
-        let slot = callers.enter(&Arc::from("a"), Nanos::from_secs(1));
+        let slot = callers.slot_for(&Arc::from("a"), Nanos::from_secs(1));
         let place = (Nanos::MAX, WaiterId(1));
         callers.join(slot, place, 100, 1);
         assert_eq!(contend(&mut callers, 60), first, "one waits");

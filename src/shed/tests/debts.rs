@@ -6,7 +6,7 @@ use fastrand::Rng;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::SeatId;
+use super::super::PermitId;
 use super::super::account::{DEBT, LOOK_EVERY};
 use super::super::contest::CREDIT;
 use super::*;
@@ -22,7 +22,7 @@ struct Scene {
     /// Mean milliseconds of a request; each takes from half of it to half as much again.
     hold: u64,
     /// Permits by their end, with the index of their caller.
-    ends: BTreeMap<(u64, SeatId), usize>,
+    ends: BTreeMap<(u64, PermitId), usize>,
     waiting: HashMap<WaiterId, usize>,
     /// Admission times of each caller, in milliseconds.
     admitted: Vec<Vec<u64>>,
@@ -45,13 +45,13 @@ impl Scene {
     fn run(&mut self, rates: &[f64], length: u64) {
         for _ in 0..length / STEP {
             self.now += STEP;
-            while let Some((&(end, seat), _)) =
+            while let Some((&(end, permit), _)) =
                 self.ends.first_key_value().filter(|((end, _), _)| *end <= self.now)
             {
-                self.ends.remove(&(end, seat));
+                self.ends.remove(&(end, permit));
                 // Expected are 50: that is the mean, but no single answer is like it.
                 let output = self.random.u64(0..=100);
-                self.gate.release(seat, Ending::Complete, output, at(self.now));
+                self.gate.release(permit, Ending::Complete, output, at(self.now));
                 self.settle();
             }
             for (caller, rate) in rates.iter().enumerate() {
@@ -59,20 +59,20 @@ impl Scene {
                 let asked = expected as usize + usize::from(self.random.f64() < expected.fract());
                 for _ in 0..asked {
                     match self.gate.ask(&ask(&format!("caller-{caller}")), at(self.now)) {
-                        Ok(Answer::Granted(grant)) => self.sit(&grant, caller),
-                        Ok(Answer::Waiting { id, .. }) => drop(self.waiting.insert(id, caller)),
+                        Ok(GateAnswer::Granted(grant)) => self.sit(&grant, caller),
+                        Ok(GateAnswer::Waiting { id, .. }) => drop(self.waiting.insert(id, caller)),
                         Err(_) => {}
                     }
                     self.settle();
                 }
             }
-            self.gate.advance(at(self.now));
+            self.gate.process_timeouts(at(self.now));
             self.settle();
         }
     }
 
     fn settle(&mut self) {
-        let settled: Vec<_> = self.gate.take_settled().collect();
+        let settled: Vec<_> = self.gate.take_outcomes().collect();
         for (id, outcome) in settled {
             let caller = self.waiting.remove(&id).unwrap();
             if let Ok(grant) = outcome {
@@ -81,11 +81,11 @@ impl Scene {
         }
     }
 
-    fn sit(&mut self, grant: &Grant, caller: usize) {
-        self.gate.dispatched(grant.seat, at(self.now));
-        self.gate.first_token(grant.seat, at(self.now));
+    fn sit(&mut self, grant: &GrantedPermit, caller: usize) {
+        self.gate.dispatched(grant.permit, at(self.now));
+        self.gate.first_token(grant.permit, at(self.now));
         let end = self.now + self.random.u64(self.hold / 2..=self.hold * 3 / 2);
-        self.ends.insert((end, grant.seat), caller);
+        self.ends.insert((end, grant.permit), caller);
         self.admitted[caller].push(self.now);
     }
 

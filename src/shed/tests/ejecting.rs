@@ -1,6 +1,6 @@
 //! Ejection of workers that fail requests which others can serve.
 
-use super::super::{EjectionMode, EjectionSettings, Failure, WorkerTrouble};
+use super::super::{EjectionMode, EjectionSettings, WorkerFailure, WorkerTrouble};
 use super::*;
 
 fn gate_of(count: usize, ejection: EjectionSettings) -> Gate {
@@ -13,41 +13,41 @@ fn of(count: usize) -> Gate {
 }
 
 /// Sends a request to `worker` at `now` and returns its permit.
-fn sent_to(gate: &mut Gate, worker: &str, caller: &str, now: Nanos) -> SeatId {
+fn sent_to(gate: &mut Gate, worker: &str, caller: &str, now: Nanos) -> PermitId {
     let mut elsewhere = Vec::new();
-    let seat = loop {
+    let permit = loop {
         let grant = granted(gate, &ask(caller), now);
         if &*grant.worker == worker {
-            break grant.seat;
+            break grant.permit;
         }
-        elsewhere.push(grant.seat);
+        elsewhere.push(grant.permit);
     };
-    elsewhere.into_iter().for_each(|seat| gate.release(seat, Ending::ClientGone, 0, now));
-    gate.dispatched(seat, now);
-    seat
+    elsewhere.into_iter().for_each(|permit| gate.release(permit, Ending::ClientGone, 0, now));
+    gate.dispatched(permit, now);
+    permit
 }
 
 /// Lets `worker` serve a request.
 fn serves(gate: &mut Gate, worker: &str, caller: &str, now: Nanos) {
-    let seat = sent_to(gate, worker, caller, now);
-    gate.release(seat, Ending::Complete, 5, now);
+    let permit = sent_to(gate, worker, caller, now);
+    gate.release(permit, Ending::Complete, 5, now);
 }
 
 /// Lets `worker` fail a request that goes nowhere else.
-fn fails(gate: &mut Gate, worker: &str, caller: &str, failure: Failure, now: Nanos) {
-    let seat = sent_to(gate, worker, caller, now);
-    gate.worker_failed(seat, failure, now);
-    gate.suspect(seat, worker, failure, now);
-    gate.release(seat, Ending::Refused, 0, now);
+fn fails(gate: &mut Gate, worker: &str, caller: &str, failure: WorkerFailure, now: Nanos) {
+    let permit = sent_to(gate, worker, caller, now);
+    gate.worker_failed(permit, failure, now);
+    gate.suspect(permit, worker, failure, now);
+    gate.release(permit, Ending::Refused, 0, now);
 }
 
 /// Lets `worker` fail a request that another one serves.
-fn fails_alone(gate: &mut Gate, worker: &str, failure: Failure, now: Nanos) {
-    let seat = sent_to(gate, worker, "a", now);
-    gate.worker_failed(seat, failure, now);
-    gate.reassign(seat, now).expect("another has room");
+fn fails_alone(gate: &mut Gate, worker: &str, failure: WorkerFailure, now: Nanos) {
+    let permit = sent_to(gate, worker, "a", now);
+    gate.worker_failed(permit, failure, now);
+    gate.reassign(permit, now).expect("another has room");
     gate.convict(worker, failure, now);
-    gate.release(seat, Ending::ClientGone, 0, now);
+    gate.release(permit, Ending::ClientGone, 0, now);
 }
 
 fn troubles(gate: &Gate, now: Nanos) -> Vec<Option<WorkerTrouble>> {
@@ -60,7 +60,7 @@ fn open(gate: &Gate, now: Nanos) -> Vec<bool> {
 
 #[test]
 fn who_fails_five_that_others_serve_is_ejected_and_tried_with_one() {
-    for failure in [Failure::Error, Failure::Refused, Failure::Broke] {
+    for failure in [WorkerFailure::Error, WorkerFailure::Refused, WorkerFailure::Broke] {
         let mut gate = of(4);
         for _ in 0..4 {
             fails_alone(&mut gate, "w1", failure, at(0));
@@ -88,28 +88,28 @@ fn who_fails_five_that_others_serve_is_ejected_and_tried_with_one() {
 fn a_failed_trial_ejects_for_twice_as_long() {
     let mut gate = of(2);
     for _ in 0..5 {
-        fails_alone(&mut gate, "w1", Failure::Error, at(0));
+        fails_alone(&mut gate, "w1", WorkerFailure::Error, at(0));
     }
-    fails_alone(&mut gate, "w1", Failure::Error, at(5000));
+    fails_alone(&mut gate, "w1", WorkerFailure::Error, at(5000));
     assert_eq!((open(&gate, at(14_999)), open(&gate, at(15_000))), (vec![false, true], vec![true; 2]));
     // A failure without certain evidence only delays the next trial.
-    let seat = sent_to(&mut gate, "w1", "a", at(15_000));
-    gate.worker_failed(seat, Failure::Error, at(15_000));
-    gate.release(seat, Ending::Refused, 0, at(15_000));
+    let permit = sent_to(&mut gate, "w1", "a", at(15_000));
+    gate.worker_failed(permit, WorkerFailure::Error, at(15_000));
+    gate.release(permit, Ending::Refused, 0, at(15_000));
     assert_eq!((open(&gate, at(15_999)), open(&gate, at(16_000))), (vec![false, true], vec![true; 2]));
 }
 
 #[test]
 fn what_failed_before_an_ejection_does_not_lengthen_it() {
     let mut gate = of(2);
-    let seats: Vec<_> = (0..7).map(|_| sent_to(&mut gate, "w1", "a", at(0))).collect();
-    for seat in &seats {
-        gate.worker_failed(*seat, Failure::Error, at(1));
-        gate.reassign(*seat, at(1)).expect("another has room");
+    let permits: Vec<_> = (0..7).map(|_| sent_to(&mut gate, "w1", "a", at(0))).collect();
+    for permit in &permits {
+        gate.worker_failed(*permit, WorkerFailure::Error, at(1));
+        gate.reassign(*permit, at(1)).expect("another has room");
     }
-    for (number, seat) in (0..).zip(seats) {
-        gate.convict("w1", Failure::Error, at(10 + number));
-        gate.release(seat, Ending::Complete, 5, at(10 + number));
+    for (number, permit) in (0..).zip(permits) {
+        gate.convict("w1", WorkerFailure::Error, at(10 + number));
+        gate.release(permit, Ending::Complete, 5, at(10 + number));
     }
     assert_eq!((open(&gate, at(5013)), open(&gate, at(5014))), (vec![false, true], vec![true; 2]));
 }
@@ -118,7 +118,7 @@ fn what_failed_before_an_ejection_does_not_lengthen_it() {
 fn a_stream_that_flows_for_long_enough_ends_an_ejection() {
     let mut gate = of(2);
     for _ in 0..5 {
-        fails_alone(&mut gate, "w1", Failure::Error, at(0));
+        fails_alone(&mut gate, "w1", WorkerFailure::Error, at(0));
     }
     let trial = sent_to(&mut gate, "w1", "a", at(5000));
     gate.first_token(trial, at(5100));
@@ -133,7 +133,7 @@ fn a_prompt_that_fails_anywhere_ejects_nobody() {
     let mut gate = of(4);
     for now in 0..100 {
         for worker in ["w1", "w2", "w3", "w4"] {
-            fails(&mut gate, worker, "poisoner", Failure::Broke, at(now * 10));
+            fails(&mut gate, worker, "poisoner", WorkerFailure::Broke, at(now * 10));
         }
     }
     assert_eq!(troubles(&gate, at(1000)), [None; 4]);
@@ -141,7 +141,7 @@ fn a_prompt_that_fails_anywhere_ejects_nobody() {
     for now in 100..200 {
         for worker in ["w1", "w2", "w3", "w4"] {
             serves(&mut gate, worker, "b", at(now * 10));
-            fails(&mut gate, worker, "poisoner", Failure::Broke, at(now * 10));
+            fails(&mut gate, worker, "poisoner", WorkerFailure::Broke, at(now * 10));
         }
     }
     assert_eq!(troubles(&gate, at(2000)), [None; 4]);
@@ -155,9 +155,9 @@ fn streams_that_break_off_eject_where_two_callers_met_it_or_others_do_well() {
             serves(&mut gate, "w2", "a", at(0));
         }
         for number in 0..5 {
-            let seat = sent_to(&mut gate, "w1", ["a", "b"][number % callers], at(0));
-            gate.first_token(seat, at(1));
-            gate.release(seat, Ending::WorkerFailed, 3, at(2));
+            let permit = sent_to(&mut gate, "w1", ["a", "b"][number % callers], at(0));
+            gate.first_token(permit, at(1));
+            gate.release(permit, Ending::WorkerFailed, 3, at(2));
         }
         assert_eq!(open(&gate, at(2)), [!ejected, true], "{callers} callers, {well} well");
     }
@@ -170,7 +170,7 @@ fn no_more_than_half_of_a_pool_is_ejected_and_never_the_only_worker() {
         for number in 1..=workers {
             let worker = format!("w{number}");
             for caller in ["a", "b", "a", "b", "a"] {
-                fails(&mut gate, &worker, caller, Failure::Error, at(0));
+                fails(&mut gate, &worker, caller, WorkerFailure::Error, at(0));
             }
         }
         let ejected =
@@ -186,11 +186,11 @@ fn no_more_than_half_of_a_pool_is_ejected_and_never_the_only_worker() {
 fn who_was_ejected_serves_when_nobody_else_can() {
     let mut gate = of(2);
     for _ in 0..5 {
-        fails_alone(&mut gate, "w1", Failure::Error, at(0));
+        fails_alone(&mut gate, "w1", WorkerFailure::Error, at(0));
     }
-    let seat = sent_to(&mut gate, "w2", "a", at(100));
+    let permit = sent_to(&mut gate, "w2", "a", at(100));
     for _ in 0..2 {
-        gate.worker_failed(seat, Failure::Connect, at(100));
+        gate.worker_failed(permit, WorkerFailure::Connect, at(100));
     }
     assert_eq!(&*granted(&mut gate, &ask("a"), at(101)).worker, "w1");
     assert_eq!(&*granted(&mut gate, &ask("a"), at(101)).worker, "w1", "with more than a trial");
@@ -200,7 +200,7 @@ fn who_was_ejected_serves_when_nobody_else_can() {
 #[test]
 fn who_says_that_it_is_busy_is_left_alone_and_never_ejected() {
     let mut gate = of(2);
-    let busy = |asks: Option<u64>| Failure::Busy(asks.map(Duration::from_secs));
+    let busy = |asks: Option<u64>| WorkerFailure::Busy(asks.map(Duration::from_secs));
     fails(&mut gate, "w1", "a", busy(Some(7)), at(0));
     assert_eq!((open(&gate, at(999)), open(&gate, at(1000))), (vec![false, true], vec![true; 2]));
     assert_eq!(troubles(&gate, at(1000))[0], Some(WorkerTrouble::Busy));
@@ -214,8 +214,8 @@ fn who_says_that_it_is_busy_is_left_alone_and_never_ejected() {
         }
     }
     assert_eq!(troubles(&gate, at(8000))[0], Some(WorkerTrouble::Busy));
-    let seat = sent_to(&mut gate, "w1", "a", at(90_000));
-    gate.first_token(seat, at(90_001));
+    let permit = sent_to(&mut gate, "w1", "a", at(90_000));
+    gate.first_token(permit, at(90_001));
     assert_eq!(troubles(&gate, at(90_001)), [None; 2]);
     let mut alone = of(1);
     fails(&mut alone, "w1", "a", busy(Some(7)), at(0));
@@ -226,9 +226,9 @@ fn who_says_that_it_is_busy_is_left_alone_and_never_ejected() {
 fn errors_are_no_samples_of_speed_and_plain_ones_no_failures() {
     let mut gate = of(2);
     for caller in ["a", "b"].into_iter().cycle().take(60) {
-        let seat = sent_to(&mut gate, "w1", caller, at(0));
-        gate.answered_with_error(seat);
-        gate.release(seat, Ending::Complete, 0, at(1));
+        let permit = sent_to(&mut gate, "w1", caller, at(0));
+        gate.answered_with_error(permit);
+        gate.release(permit, Ending::Complete, 0, at(1));
     }
     assert_eq!(troubles(&gate, at(1)), [None; 2]);
 }
@@ -242,9 +242,9 @@ fn observed_workers_are_shown_and_keep_their_work() {
     ] {
         let mut gate = gate_of(2, ejection);
         for _ in 0..5 {
-            fails_alone(&mut gate, "w1", Failure::Error, at(0));
+            fails_alone(&mut gate, "w1", WorkerFailure::Error, at(0));
         }
-        fails_alone(&mut gate, "w2", Failure::Busy(Some(Duration::from_secs(7))), at(0));
+        fails_alone(&mut gate, "w2", WorkerFailure::Busy(Some(Duration::from_secs(7))), at(0));
         assert_eq!((open(&gate, at(0)), troubles(&gate, at(0))[0]), (vec![true; 2], trouble));
         serves(&mut gate, "w1", "a", at(1));
         assert_eq!(troubles(&gate, at(1)), [None; 2], "a success ends it");

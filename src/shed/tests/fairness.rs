@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::SeatId;
+use super::super::PermitId;
 use super::*;
 
 /// The offer and the result of one caller.
@@ -37,7 +37,7 @@ fn run(callers: &mut [Offered], slots: u32, seconds: u64, settings: GateSettings
     let mut gate = gate(settings, &[member("w1", slots)]);
     let end = Nanos::from_secs(seconds);
     let mut arrivals: BTreeMap<(Nanos, usize), ()> = BTreeMap::new();
-    let mut departures: BTreeMap<(Nanos, SeatId), (usize, u64)> = BTreeMap::new();
+    let mut departures: BTreeMap<(Nanos, PermitId), (usize, u64)> = BTreeMap::new();
     let mut waiting: BTreeMap<WaiterId, usize> = BTreeMap::new();
     for caller in 0..callers.len() {
         arrivals.insert((Nanos(caller as u64), caller), ());
@@ -45,15 +45,15 @@ fn run(callers: &mut [Offered], slots: u32, seconds: u64, settings: GateSettings
     loop {
         let arrival = arrivals.first_key_value().map(|(key, ())| *key);
         let departure = departures.first_key_value().map(|(key, value)| (*key, *value));
-        let mut seats = Vec::new();
+        let mut permits = Vec::new();
         let now;
         match (arrival, departure) {
-            (arrival, Some(((at, seat), (caller, output)))) if arrival.is_none_or(|next| at <= next.0) => {
+            (arrival, Some(((at, permit), (caller, output)))) if arrival.is_none_or(|next| at <= next.0) => {
                 now = at;
-                departures.remove(&(at, seat));
+                departures.remove(&(at, permit));
                 callers[caller].served += 1;
                 callers[caller].tokens += (100 + 2 * output) as f64 / f64::from(callers[caller].weight);
-                gate.release(seat, Ending::Complete, output, now);
+                gate.release(permit, Ending::Complete, output, now);
             }
             (Some((at, caller)), _) => {
                 now = at;
@@ -64,10 +64,10 @@ fn run(callers: &mut [Offered], slots: u32, seconds: u64, settings: GateSettings
                     arrivals.insert((next, caller), ());
                 }
                 callers[caller].asked += 1;
-                let ask = Ask { weight: callers[caller].weight, ..ask(callers[caller].name) };
+                let ask = PermitRequest { weight: callers[caller].weight, ..ask(callers[caller].name) };
                 match gate.ask(&ask, now) {
-                    Ok(Answer::Granted(grant)) => seats.push((grant.seat, caller)),
-                    Ok(Answer::Waiting { id, .. }) => {
+                    Ok(GateAnswer::Granted(grant)) => permits.push((grant.permit, caller)),
+                    Ok(GateAnswer::Waiting { id, .. }) => {
                         waiting.insert(id, caller);
                     }
                     Err(_) => {}
@@ -75,33 +75,33 @@ fn run(callers: &mut [Offered], slots: u32, seconds: u64, settings: GateSettings
             }
             _ => break,
         }
-        for (id, outcome) in gate.take_settled() {
+        for (id, outcome) in gate.take_outcomes() {
             let caller = waiting.remove(&id).unwrap();
-            seats.extend(outcome.ok().map(|grant| (grant.seat, caller)));
+            permits.extend(outcome.ok().map(|grant| (grant.permit, caller)));
         }
-        for (seat, caller) in seats {
-            gate.dispatched(seat, now);
+        for (permit, caller) in permits {
+            gate.dispatched(permit, now);
             let output = random.u64(5..200);
-            departures.insert((now + Duration::from_millis(50 + output), seat), (caller, output));
+            departures.insert((now + Duration::from_millis(50 + output), permit), (caller, output));
         }
     }
 }
 
 /// Returns the order of service at a worker with one slot; each of `order` waits and costs 100.
 fn next_served(gate: &mut Gate, order: &[&str], now: Nanos) -> Vec<String> {
-    let plain = |caller: &str| Ask { expected_output: 0, ..ask(caller) };
-    let mut seat = granted(gate, &plain("first"), now).seat;
+    let plain = |caller: &str| PermitRequest { expected_output: 0, ..ask(caller) };
+    let mut permit = granted(gate, &plain("first"), now).permit;
     let waiters: BTreeMap<_, _> =
         order.iter().map(|name| (waiting(gate, &plain(name), now), *name)).collect();
     let mut served = Vec::new();
     while served.len() < order.len() {
-        gate.dispatched(seat, now);
-        gate.release(seat, Ending::Complete, 0, now);
-        let (id, outcome) = gate.take_settled().next().unwrap();
+        gate.dispatched(permit, now);
+        gate.release(permit, Ending::Complete, 0, now);
+        let (id, outcome) = gate.take_outcomes().next().unwrap();
         served.push(waiters[&id].to_owned());
-        seat = outcome.unwrap().seat;
+        permit = outcome.unwrap().permit;
     }
-    gate.release(seat, Ending::Complete, 0, now);
+    gate.release(permit, Ending::Complete, 0, now);
     served
 }
 
@@ -128,9 +128,9 @@ fn a_wrong_estimate_is_corrected_at_the_end() {
     next_served(&mut gate, &["x", "y"], at(0));
     // Both were charged for 50 tokens of output; a took 300, b none.
     for (caller, output) in [("a", 300), ("b", 0)] {
-        let seat = granted(&mut gate, &ask(caller), at(0)).seat;
-        gate.dispatched(seat, at(0));
-        gate.release(seat, Ending::Complete, output, at(0));
+        let permit = granted(&mut gate, &ask(caller), at(0)).permit;
+        gate.dispatched(permit, at(0));
+        gate.release(permit, Ending::Complete, output, at(0));
     }
     assert_eq!(next_served(&mut gate, &["a", "b", "b", "b", "b"], at(0)), ["b", "b", "b", "b", "a"]);
 }
@@ -165,16 +165,16 @@ fn light_callers_beside_a_flood_get_all_they_ask_for() {
 #[test]
 fn what_was_taken_of_an_idle_pool_is_not_held_against_a_caller() {
     let mut gate = gate(settings(), &[member("w1", 4)]);
-    let seats: Vec<_> = (0..4).map(|_| granted(&mut gate, &ask("heavy"), at(0)).seat).collect();
-    seats.iter().for_each(|seat| gate.dispatched(*seat, at(0)));
+    let permits: Vec<_> = (0..4).map(|_| granted(&mut gate, &ask("heavy"), at(0)).permit).collect();
+    permits.iter().for_each(|permit| gate.dispatched(*permit, at(0)));
     let order = ["heavy", "light", "heavy", "light"];
     let waiters: BTreeMap<_, _> =
         order.iter().map(|name| (waiting(&mut gate, &ask(name), at(1)), *name)).collect();
-    let served: Vec<_> = seats
+    let served: Vec<_> = permits
         .into_iter()
-        .map(|seat| {
-            gate.release(seat, Ending::Complete, 50, at(2));
-            waiters[&gate.take_settled().next().unwrap().0]
+        .map(|permit| {
+            gate.release(permit, Ending::Complete, 50, at(2));
+            waiters[&gate.take_outcomes().next().unwrap().0]
         })
         .collect();
     assert_eq!(served, order);
@@ -185,14 +185,14 @@ fn newcomers_are_not_owed_what_was_served_before_they_came() {
     let patient = GateSettings { queue_wait: Duration::from_secs(60), ..settings() };
     let mut gate = gate(patient, &[member("w1", 1)]);
     // One caller contends with itself for half a minute, and gets everything.
-    let mut seat = granted(&mut gate, &ask("old"), at(0)).seat;
+    let mut permit = granted(&mut gate, &ask("old"), at(0)).permit;
     for now in (0..30_000).step_by(100) {
-        gate.dispatched(seat, at(now));
+        gate.dispatched(permit, at(now));
         waiting(&mut gate, &ask("old"), at(now));
-        gate.release(seat, Ending::Complete, 50, at(now + 50));
-        seat = gate.take_settled().next().unwrap().1.unwrap().seat;
+        gate.release(permit, Ending::Complete, 50, at(now + 50));
+        permit = gate.take_outcomes().next().unwrap().1.unwrap().permit;
     }
-    gate.release(seat, Ending::Complete, 50, at(30_000));
+    gate.release(permit, Ending::Complete, 50, at(30_000));
     let order = ["old", "new", "old", "new", "old", "new"];
     let served = next_served(&mut gate, &order, at(30_001));
     assert!(served[..3].contains(&"old".to_owned()), "{served:?}");

@@ -22,7 +22,9 @@ use crate::refusal::{Reason, Refusal};
 use crate::request::{Class, Ending};
 
 use super::settings::{GateSettings, LimitSource};
-use super::{Answer, Ask, Candidate, Gate, Grant, Member, Pick, SeatId, WaiterId};
+use super::{
+    Candidate, Gate, GateAnswer, GrantedPermit, PermitId, PermitRequest, Pick, PoolMember, WaiterId,
+};
 
 /// Returns the first of the least loaded candidates that fit.
 fn least_loaded(candidates: &[Candidate], _random: &mut Rng) -> Option<usize> {
@@ -31,24 +33,24 @@ fn least_loaded(candidates: &[Candidate], _random: &mut Rng) -> Option<usize> {
 }
 
 /// A predictable policy; sessions go to the least loaded worker, too.
-const PICK: Pick = Pick { any: least_loaded, rank: |_, _| 0, bounded: |_, _| true };
+const PICK: Pick = Pick { any: least_loaded, rank: |_, _| 0, below_session_share: |_, _| true };
 
 fn settings() -> GateSettings {
     GateSettings { queue_length: 16, queue_bytes: 1 << 20, fleet_factor: 1.0, ..GateSettings::default() }
 }
 
-fn member(id: &str, slots: u32) -> Member {
-    Member { id: Arc::from(id), slots: Some(slots), kv_tokens: None, eligible: true }
+fn member(id: &str, slots: u32) -> PoolMember {
+    PoolMember { id: Arc::from(id), slots: Some(slots), kv_tokens: None, eligible: true }
 }
 
-fn gate(settings: GateSettings, members: &[Member]) -> Gate {
+fn gate(settings: GateSettings, members: &[PoolMember]) -> Gate {
     let mut gate = Gate::new(Arc::from("default"), settings, PICK, 7);
     gate.rebuild(gate.settings.clone(), members.to_vec(), Nanos::ZERO);
     gate
 }
 
-fn ask(caller: &str) -> Ask {
-    Ask {
+fn ask(caller: &str) -> PermitRequest {
+    PermitRequest {
         caller: Arc::from(caller),
         weight: 1,
         class: Class::Interactive,
@@ -67,21 +69,21 @@ fn at(millis: u64) -> Nanos {
     Nanos::from_millis(millis)
 }
 
-fn granted(gate: &mut Gate, ask: &Ask, now: Nanos) -> Grant {
+fn granted(gate: &mut Gate, ask: &PermitRequest, now: Nanos) -> GrantedPermit {
     match gate.ask(ask, now) {
-        Ok(Answer::Granted(grant)) => grant,
+        Ok(GateAnswer::Granted(grant)) => grant,
         other => panic!("not granted: {other:?}"),
     }
 }
 
-fn waiting(gate: &mut Gate, ask: &Ask, now: Nanos) -> WaiterId {
+fn waiting(gate: &mut Gate, ask: &PermitRequest, now: Nanos) -> WaiterId {
     match gate.ask(ask, now) {
-        Ok(Answer::Waiting { id, .. }) => id,
+        Ok(GateAnswer::Waiting { id, .. }) => id,
         other => panic!("not waiting: {other:?}"),
     }
 }
 
-fn refused(gate: &mut Gate, ask: &Ask, now: Nanos) -> Refusal {
+fn refused(gate: &mut Gate, ask: &PermitRequest, now: Nanos) -> Refusal {
     match gate.ask(ask, now) {
         Err(refusal) => refusal,
         other => panic!("not refused: {other:?}"),
@@ -90,12 +92,12 @@ fn refused(gate: &mut Gate, ask: &Ask, now: Nanos) -> Refusal {
 
 /// The outcomes of waiting requests: the reason of a refusal, or `None` for a permit.
 fn outcomes(gate: &mut Gate) -> Vec<(WaiterId, Option<Reason>)> {
-    gate.take_settled().map(|(id, outcome)| (id, outcome.err().map(|refusal| refusal.reason))).collect()
+    gate.take_outcomes().map(|(id, outcome)| (id, outcome.err().map(|refusal| refusal.reason))).collect()
 }
 
 /// Serves one request from `from` to `to`.
-fn serve_one(gate: &mut Gate, ask: &Ask, from: Nanos, to: Nanos) {
+fn serve_one(gate: &mut Gate, ask: &PermitRequest, from: Nanos, to: Nanos) {
     let grant = granted(gate, ask, from);
-    gate.dispatched(grant.seat, from);
-    gate.release(grant.seat, Ending::Complete, 50, to);
+    gate.dispatched(grant.permit, from);
+    gate.release(grant.permit, Ending::Complete, 50, to);
 }

@@ -7,13 +7,13 @@ fn a_full_pool_lets_wait_and_serves_in_order() {
     let mut gate = gate(settings(), &[member("w1", 1)]);
     let first = granted(&mut gate, &ask("a"), at(0));
     let [b, c] = ["b", "c"].map(|caller| waiting(&mut gate, &ask(caller), at(10)));
-    gate.release(first.seat, Ending::Complete, 50, at(100));
-    let settled: Vec<_> = gate.take_settled().collect();
+    gate.release(first.permit, Ending::Complete, 50, at(100));
+    let settled: Vec<_> = gate.take_outcomes().collect();
     assert_eq!(settled.len(), 1);
     let (id, outcome) = &settled[0];
     let grant = outcome.as_ref().unwrap();
     assert_eq!((*id, grant.waited), (b, Duration::from_millis(90)));
-    gate.release(grant.seat, Ending::Complete, 50, at(200));
+    gate.release(grant.permit, Ending::Complete, 50, at(200));
     assert_eq!(outcomes(&mut gate), [(c, None)]);
 }
 
@@ -22,7 +22,7 @@ fn nobody_is_served_late() {
     let mut gate = gate(settings(), &[member("w1", 1)]);
     let first = granted(&mut gate, &ask("a"), at(0));
     let b = waiting(&mut gate, &ask("b"), at(0));
-    gate.release(first.seat, Ending::Complete, 50, at(250));
+    gate.release(first.permit, Ending::Complete, 50, at(250));
     assert_eq!(outcomes(&mut gate), [(b, Some(Reason::QueueTimeout))]);
     assert_eq!(gate.snapshot(at(250)).in_flight(), 0);
 }
@@ -32,13 +32,13 @@ fn a_deadline_shortens_the_wait_and_is_served_first_within_its_caller() {
     let mut gate = gate(settings(), &[member("w1", 1)]);
     let first = granted(&mut gate, &ask("a"), at(0));
     let relaxed = waiting(&mut gate, &ask("b"), at(0));
-    let urgent = waiting(&mut gate, &Ask { deadline: Some(at(100)), ..ask("b") }, at(1));
-    let hopeless = waiting(&mut gate, &Ask { deadline: Some(at(20)), ..ask("b") }, at(2));
-    gate.advance(at(20));
+    let urgent = waiting(&mut gate, &PermitRequest { deadline: Some(at(100)), ..ask("b") }, at(1));
+    let hopeless = waiting(&mut gate, &PermitRequest { deadline: Some(at(20)), ..ask("b") }, at(2));
+    gate.process_timeouts(at(20));
     assert_eq!(outcomes(&mut gate), [(hopeless, Some(Reason::QueueTimeout))]);
-    gate.release(first.seat, Ending::Complete, 50, at(50));
+    gate.release(first.permit, Ending::Complete, 50, at(50));
     assert_eq!(outcomes(&mut gate), [(urgent, None)]);
-    gate.advance(at(250));
+    gate.process_timeouts(at(250));
     assert_eq!(outcomes(&mut gate), [(relaxed, Some(Reason::QueueTimeout))]);
 }
 
@@ -53,7 +53,7 @@ fn a_queue_of_no_length_or_no_time_refuses_at_once() {
         let refusal = refused(&mut gate, &ask("b"), at(0));
         assert_eq!(refusal.reason, Reason::Overloaded);
         assert!(
-            refusal.message.starts_with("The one slot of pool `default` is taken and the request may not")
+            refusal.message.starts_with("The only slot of pool `default` is taken and the request cannot be")
         );
         let retry = refusal.retry_after.unwrap();
         assert!((Duration::from_secs(1)..=Duration::from_millis(1500)).contains(&retry), "{retry:?}");
@@ -73,8 +73,8 @@ fn a_hopeless_wait_is_refused_on_arrival_with_the_reason() {
     assert!((Duration::from_secs(4)..=Duration::from_secs(6)).contains(&retry), "{retry:?}");
     assert!(
         refusal.message.starts_with(
-            "The one slot of pool `default` is taken and the predicted wait of 2 s exceeds the budget of 250 ms; \
-             retry in "
+            "The only slot of pool `default` is taken and the predicted wait of 2 s exceeds the budget of \
+             250 ms; retry in "
         ),
         "{}",
         refusal.message
@@ -117,20 +117,20 @@ fn a_stalled_pool_is_noticed() {
 #[test]
 fn a_flood_makes_room_for_a_caller_that_has_less() {
     let mut gate = gate(GateSettings { queue_length: 3, ..settings() }, &[member("w1", 1)]);
-    let first = granted(&mut gate, &ask("flood"), at(0)).seat;
+    let first = granted(&mut gate, &ask("flood"), at(0)).permit;
     let flood: Vec<_> = (1..=3).map(|i| waiting(&mut gate, &ask("flood"), at(i))).collect();
     assert_eq!(refused(&mut gate, &ask("flood"), at(4)).reason, Reason::Overloaded);
     let light = waiting(&mut gate, &ask("light"), at(5));
     assert_eq!(outcomes(&mut gate), [(flood[2], Some(Reason::Overloaded))]);
     // What the flood took alone does not count, so they are served in turn.
     let order = [flood[0], light, flood[1]];
-    let mut seat = first;
+    let mut permit = first;
     for id in order {
-        gate.dispatched(seat, at(6));
-        gate.release(seat, Ending::Complete, 50, at(6));
-        let (served, grant) = gate.take_settled().next().unwrap();
+        gate.dispatched(permit, at(6));
+        gate.release(permit, Ending::Complete, 50, at(6));
+        let (served, grant) = gate.take_outcomes().next().unwrap();
         assert_eq!(served, id);
-        seat = grant.unwrap().seat;
+        permit = grant.unwrap().permit;
     }
 }
 
@@ -139,29 +139,32 @@ fn bytes_are_bounded_and_room_is_made_for_them_too() {
     let mut gate = gate(GateSettings { queue_bytes: 3000, ..settings() }, &[member("w1", 1)]);
     granted(&mut gate, &ask("flood"), at(0));
     let flood: Vec<_> = (1..=3).map(|i| waiting(&mut gate, &ask("flood"), at(i))).collect();
-    let heavy = Ask { body_bytes: 1500, ..ask("light") };
+    let heavy = PermitRequest { body_bytes: 1500, ..ask("light") };
     waiting(&mut gate, &heavy, at(4));
     let displaced = Some(Reason::Overloaded);
     assert_eq!(outcomes(&mut gate), [(flood[2], displaced), (flood[1], displaced)]);
     assert_eq!(gate.snapshot(at(4)).queue_bytes, 2500);
     // A request that can never fit displaces nobody.
-    assert_eq!(refused(&mut gate, &Ask { body_bytes: 3001, ..ask("x") }, at(5)).reason, Reason::Overloaded);
+    assert_eq!(
+        refused(&mut gate, &PermitRequest { body_bytes: 3001, ..ask("x") }, at(5)).reason,
+        Reason::Overloaded
+    );
     assert_eq!(outcomes(&mut gate), []);
 }
 
 #[test]
 fn classes_are_strict_and_displace_only_downwards() {
     let mut gate = gate(GateSettings { queue_length: 2, ..settings() }, &[member("w1", 1)]);
-    let seat = granted(&mut gate, &ask("a"), at(0)).seat;
-    let of = |class| Ask { class, ..ask("b") };
+    let permit = granted(&mut gate, &ask("a"), at(0)).permit;
+    let of = |class| PermitRequest { class, ..ask("b") };
     let batch = waiting(&mut gate, &of(Class::Batch), at(0));
     let interactive = waiting(&mut gate, &of(Class::Interactive), at(1));
     let critical = waiting(&mut gate, &of(Class::Critical), at(2));
     assert_eq!(outcomes(&mut gate), [(batch, Some(Reason::Overloaded))]);
     assert_eq!(refused(&mut gate, &of(Class::Batch), at(3)).reason, Reason::Overloaded);
-    gate.release(seat, Ending::Complete, 50, at(4));
+    gate.release(permit, Ending::Complete, 50, at(4));
     assert_eq!(outcomes(&mut gate), [(critical, None)]);
-    gate.advance(at(251));
+    gate.process_timeouts(at(251));
     assert_eq!(outcomes(&mut gate), [(interactive, Some(Reason::QueueTimeout))]);
 }
 
@@ -170,7 +173,7 @@ fn a_reserve_keeps_its_share_for_the_class_and_those_above() {
     let settings = GateSettings { reserve: [0.0, 0.25, 0.25], queue_length: 0, ..settings() };
     let mut gate = gate(settings, &[member("w1", 4), member("w2", 4)]);
     let mut count =
-        |class| (0..8).take_while(|_| gate.ask(&Ask { class, ..ask("a") }, at(0)).is_ok()).count();
+        |class| (0..8).take_while(|_| gate.ask(&PermitRequest { class, ..ask("a") }, at(0)).is_ok()).count();
     // Of eight: batch fills four, interactive two more, and two are left for critical.
     assert_eq!([count(Class::Batch), count(Class::Interactive), count(Class::Critical)], [4, 2, 2]);
 }
@@ -179,7 +182,7 @@ fn a_reserve_keeps_its_share_for_the_class_and_those_above() {
 fn what_higher_classes_occupy_does_not_count_against_lower_ones() {
     let settings = GateSettings { reserve: [0.0, 0.0, 0.25], queue_length: 0, ..settings() };
     let mut gate = gate(settings, &[member("w1", 4)]);
-    granted(&mut gate, &Ask { class: Class::Critical, ..ask("a") }, at(0));
+    granted(&mut gate, &PermitRequest { class: Class::Critical, ..ask("a") }, at(0));
     for _ in 0..3 {
         granted(&mut gate, &ask("a"), at(0));
     }
@@ -187,13 +190,13 @@ fn what_higher_classes_occupy_does_not_count_against_lower_ones() {
 
 #[test]
 fn no_worker_is_said_or_waited_for() {
-    let mut none = gate(settings(), &[Member { eligible: false, ..member("w1", 4) }]);
+    let mut none = gate(settings(), &[PoolMember { eligible: false, ..member("w1", 4) }]);
     assert_eq!(refused(&mut none, &ask("a"), at(0)).reason, Reason::NoWorker);
 
     let patient = GateSettings { wait_no_worker: Duration::from_secs(30), ..settings() };
     let mut gate = gate(patient.clone(), &[]);
     let [first, second] = [0, 1].map(|i| waiting(&mut gate, &ask("a"), at(i)));
-    gate.advance(at(30_000));
+    gate.process_timeouts(at(30_000));
     assert_eq!(outcomes(&mut gate), [(first, Some(Reason::NoWorker))]);
     gate.rebuild(patient, vec![member("w1", 4)], at(30_000));
     assert_eq!(outcomes(&mut gate), [(second, None)]);
@@ -224,7 +227,7 @@ fn while_no_worker_is_there_a_crowd_is_told_two_to_five_seconds_however_large_it
     let settings = GateSettings { queue_length: 0, ..settings() };
     let mut gate = gate(settings.clone(), &[member("w1", 4)]);
     serve_one(&mut gate, &ask("a"), at(0), at(1000));
-    gate.rebuild(settings, vec![Member { eligible: false, ..member("w1", 4) }], at(1000));
+    gate.rebuild(settings, vec![PoolMember { eligible: false, ..member("w1", 4) }], at(1000));
     let told: Vec<_> = (0..2000)
         .map(|i| {
             let refusal = refused(&mut gate, &ask("a"), at(1000 + i));
@@ -246,7 +249,7 @@ fn those_who_were_told_while_no_worker_was_there_do_not_push_the_times_of_others
     let settings = GateSettings { queue_length: 0, ..settings() };
     let mut gate = gate(settings.clone(), &[member("w1", 1)]);
     serve_one(&mut gate, &ask("a"), at(0), at(1000));
-    gate.rebuild(settings.clone(), vec![Member { eligible: false, ..member("w1", 1) }], at(1000));
+    gate.rebuild(settings.clone(), vec![PoolMember { eligible: false, ..member("w1", 1) }], at(1000));
     (0..2000).for_each(|i| _ = refused(&mut gate, &ask("a"), at(1000 + i)));
     gate.rebuild(settings, vec![member("w1", 1)], at(3000));
     granted(&mut gate, &ask("a"), at(3000));
@@ -258,7 +261,7 @@ fn those_who_were_told_while_no_worker_was_there_do_not_push_the_times_of_others
 fn callers_are_forgotten() {
     let mut gate = gate(settings(), &[member("w1", 1)]);
     for i in 0..100_000_u32 {
-        let caller = Ask { expected_output: u64::from(i % 50), ..ask(&format!("ip:{i}")) };
+        let caller = PermitRequest { expected_output: u64::from(i % 50), ..ask(&format!("ip:{i}")) };
         serve_one(&mut gate, &caller, at(0), at(1));
     }
     assert!(gate.queue.remembered() <= 65_536 + 1024, "{}", gate.queue.remembered());

@@ -5,19 +5,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::{Failure, SeatId};
+use super::super::{PermitId, WorkerFailure};
 use super::*;
 
 /// One event. Its numbers select among what exists at that moment.
 #[derive(Clone, Debug)]
 enum Event {
-    Ask(Ask, Option<u64>),
+    Ask(PermitRequest, Option<u64>),
     Cancel(usize),
     Dispatched(usize),
     FirstToken(usize),
     Tokens(usize, u64),
     Finished(usize, u32),
-    Failed(usize, Failure),
+    Failed(usize, WorkerFailure),
     Reassign(usize),
     Release(usize, Ending),
     /// Bits of the workers that exist, of four; bits of the eligible ones; the queue length.
@@ -29,7 +29,7 @@ fn events() -> impl Strategy<Value = Event> {
     let any_ask = (0..6_usize, 0..3_usize, 0..600_u64, 0..300_u64, 0..4_u32, 0..3000_u64, 0..8_u8);
     let ask = (any_ask, proptest::option::of(any::<u64>()), proptest::option::of(0..400_u64)).prop_map(
         |((caller, class, prompt_tokens, expected_output, sequences, body_bytes, form), session, slack)| {
-            let ask = Ask {
+            let ask = PermitRequest {
                 weight: u32::try_from(caller).unwrap() % 3,
                 class: Class::ALL[class],
                 prompt_tokens,
@@ -44,7 +44,8 @@ fn events() -> impl Strategy<Value = Event> {
             Event::Ask(ask, slack)
         },
     );
-    let failure = prop_oneof![Just(Failure::Connect), Just(Failure::Broke), Just(Failure::Refused)];
+    let failure =
+        prop_oneof![Just(WorkerFailure::Connect), Just(WorkerFailure::Broke), Just(WorkerFailure::Refused)];
     let ending = prop_oneof![Just(Ending::Complete), Just(Ending::ClientGone), Just(Ending::WorkerFailed)];
     prop_oneof![
         8 => ask,
@@ -65,7 +66,7 @@ fn events() -> impl Strategy<Value = Event> {
 #[derive(Debug)]
 struct Seated {
     worker: Arc<str>,
-    ask: Ask,
+    ask: PermitRequest,
     sequences: u32,
     prompt: u64,
     output: u64,
@@ -77,16 +78,16 @@ struct Seated {
 struct Account {
     gate: Gate,
     now: Nanos,
-    waiting: BTreeMap<WaiterId, (Ask, Nanos)>,
-    seated: BTreeMap<SeatId, Seated>,
+    waiting: BTreeMap<WaiterId, (PermitRequest, Nanos)>,
+    seated: BTreeMap<PermitId, Seated>,
     asked: usize,
     ended: usize,
 }
 
-fn four_workers(present: u8, eligible: u8) -> Vec<Member> {
+fn four_workers(present: u8, eligible: u8) -> Vec<PoolMember> {
     (0..4_u32)
         .filter(|i| present & (1 << i) != 0)
-        .map(|i| Member {
+        .map(|i| PoolMember {
             kv_tokens: (i == 1).then_some(700),
             eligible: eligible & (1 << i) != 0,
             ..member(&format!("w{i}"), i + 1)
@@ -114,11 +115,11 @@ impl Account {
         }
     }
 
-    fn seat(&self, number: usize) -> Option<SeatId> {
+    fn permit(&self, number: usize) -> Option<PermitId> {
         self.seated.keys().nth(number % self.seated.len().max(1)).copied()
     }
 
-    fn sit(&mut self, grant: Grant, ask: &Ask) {
+    fn sit(&mut self, grant: GrantedPermit, ask: &PermitRequest) {
         let seated = Seated {
             worker: grant.worker,
             ask: ask.clone(),
@@ -128,7 +129,7 @@ impl Account {
             prefilled: false,
             seen: 0,
         };
-        assert!(self.seated.insert(grant.seat, seated).is_none(), "a seat was granted twice");
+        assert!(self.seated.insert(grant.permit, seated).is_none(), "a seat was granted twice");
     }
 
     /// Applies `event`; returns the classes that got permits and the workers that got requests.
@@ -139,12 +140,12 @@ impl Account {
                 ask.deadline = slack.map(|millis| self.now + Duration::from_millis(millis));
                 self.asked += 1;
                 match self.gate.ask(&ask, self.now) {
-                    Ok(Answer::Granted(grant)) => {
+                    Ok(GateAnswer::Granted(grant)) => {
                         classes.push(ask.class);
                         workers.insert(Arc::clone(&grant.worker));
                         self.sit(grant, &ask);
                     }
-                    Ok(Answer::Waiting { id, expires_at }) => {
+                    Ok(GateAnswer::Waiting { id, expires_at }) => {
                         assert!(expires_at > self.now);
                         self.waiting.insert(id, (ask, expires_at));
                     }
@@ -163,23 +164,23 @@ impl Account {
                 }
             }
             Event::Dispatched(i) => {
-                self.seat(i).into_iter().for_each(|id| self.gate.dispatched(id, self.now));
+                self.permit(i).into_iter().for_each(|id| self.gate.dispatched(id, self.now));
             }
             Event::FirstToken(i) => {
-                if let Some(id) = self.seat(i) {
+                if let Some(id) = self.permit(i) {
                     self.seated.get_mut(&id).unwrap().prefilled = true;
                     self.gate.first_token(id, self.now);
                 }
             }
             Event::Tokens(i, seen) => {
-                if let Some(id) = self.seat(i) {
+                if let Some(id) = self.permit(i) {
                     let seated = self.seated.get_mut(&id).unwrap();
                     seated.seen = seated.seen.max(seen);
                     self.gate.tokens(id, seen, self.now);
                 }
             }
             Event::Finished(i, ended) => {
-                if let Some(id) = self.seat(i) {
+                if let Some(id) = self.permit(i) {
                     let seated = self.seated.get_mut(&id).unwrap();
                     let left = seated.ask.sequences.max(1).saturating_sub(ended).max(1);
                     seated.sequences = seated.sequences.min(left);
@@ -187,10 +188,10 @@ impl Account {
                 }
             }
             Event::Failed(i, kind) => {
-                self.seat(i).into_iter().for_each(|id| self.gate.worker_failed(id, kind, self.now));
+                self.permit(i).into_iter().for_each(|id| self.gate.worker_failed(id, kind, self.now));
             }
             Event::Reassign(i) => {
-                if let Some(id) = self.seat(i)
+                if let Some(id) = self.permit(i)
                     && let Some(worker) = self.gate.reassign(id, self.now)
                 {
                     let seated = self.seated.get_mut(&id).unwrap();
@@ -200,7 +201,7 @@ impl Account {
                 }
             }
             Event::Release(i, ending) => {
-                if let Some(id) = self.seat(i) {
+                if let Some(id) = self.permit(i) {
                     let seen = self.seated.remove(&id).unwrap().seen;
                     self.ended += 1;
                     self.gate.release(id, ending, seen, self.now);
@@ -213,11 +214,11 @@ impl Account {
             }
             Event::Pass(millis) => {
                 self.now = self.now + Duration::from_millis(millis);
-                self.gate.advance(self.now);
+                self.gate.process_timeouts(self.now);
             }
         }
         for event in self.gate.take_displaced().collect::<Vec<_>>() {
-            let seated = self.seated.remove(&event.seat).expect("nobody sat there");
+            let seated = self.seated.remove(&event.permit).expect("nobody sat there");
             assert_eq!(
                 (seated.ask.class, seated.prefilled, seated.ask.repeatable),
                 (Class::Batch, false, true)
@@ -230,7 +231,7 @@ impl Account {
                 Err(_) => self.ended += 1,
             }
         }
-        let settled: Vec<_> = self.gate.take_settled().collect();
+        let settled: Vec<_> = self.gate.take_outcomes().collect();
         for (id, outcome) in settled {
             let (ask, expires_at) =
                 self.waiting.remove(&id).expect("an outcome for nobody, or the second one");
@@ -267,20 +268,20 @@ impl Account {
             sum.3 += 1;
         }
         for worker in &snapshot.workers {
-            let (in_flight, prefill, tokens, seats) = sums.remove(&*worker.id).unwrap_or_default();
+            let (in_flight, prefill, tokens, permits) = sums.remove(&*worker.id).unwrap_or_default();
             assert_eq!((worker.in_flight, worker.tokens), (in_flight, tokens), "{}", worker.id);
             // Prompts of non-streamed requests count as read after a while.
             let read = worker.prefill_tokens == prefill || (supposed && worker.prefill_tokens < prefill);
             assert!(read, "{}: {} of {prefill} prompt tokens", worker.id, worker.prefill_tokens);
-            let within = in_flight <= worker.limit + worker.limit / 2 || seats == 1;
+            let within = in_flight <= worker.limit + worker.limit / 2 || permits == 1;
             assert!(within || !got.contains(&worker.id), "{} was given more than it may have", worker.id);
-            assert!(!worker.leaving || seats > 0, "a worker that is gone is still here");
+            assert!(!worker.leaving || permits > 0, "a worker that is gone is still here");
         }
         assert!(sums.is_empty(), "seats at unknown workers: {sums:?}");
 
-        self.gate.call_roll(self.now);
+        self.gate.refresh_sums(self.now);
         let open: Vec<_> =
-            self.gate.workers.iter().flatten().filter(|worker| worker.open(self.now)).collect();
+            self.gate.workers.iter().flatten().filter(|worker| worker.takes_work_now(self.now)).collect();
         let limits: u64 = open.iter().map(|worker| u64::from(worker.limit())).sum();
         let in_flight: u64 = open.iter().map(|worker| u64::from(worker.ledger.in_flight())).sum();
         let roll = &self.gate.roll;
@@ -330,6 +331,6 @@ proptest! {
         prop_assert!(rest.workers.iter().all(|w| (w.prefill_tokens, w.tokens, w.leaving) == (0, 0, false)));
         prop_assert_eq!((account.gate.in_flight, account.asked), (0, account.ended));
         prop_assert!(account.gate.displaceable.is_empty() && account.gate.reading.is_empty());
-        prop_assert!(account.gate.workers.iter().flatten().all(|worker| worker.unread.is_empty()));
+        prop_assert!(account.gate.workers.iter().flatten().all(|worker| worker.awaiting_first_token.is_empty()));
     }
 }

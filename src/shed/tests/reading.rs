@@ -1,33 +1,33 @@
 //! Conclusions from prompts that are read or not, and from all workers together.
 
 use super::*;
-use crate::shed::Report;
+use crate::shed::LoadReport;
 
 /// A gate that knows its only worker: 50 ms, and 1000 tokens per second.
 fn known(settings: GateSettings) -> Gate {
     let mut gate = gate(GateSettings { queue_length: 0, ..settings }, &[member("w1", 64)]);
     for i in 0..40 {
         let start = i * 1000;
-        let ahead = granted(&mut gate, &stream(100 * (i % 4)), at(start)).seat;
-        let seat = granted(&mut gate, &stream(100), at(start)).seat;
+        let ahead = granted(&mut gate, &stream(100 * (i % 4)), at(start)).permit;
+        let permit = granted(&mut gate, &stream(100), at(start)).permit;
         gate.dispatched(ahead, at(start));
-        gate.dispatched(seat, at(start));
+        gate.dispatched(permit, at(start));
         gate.first_token(ahead, at(start + 50 + 100 * (i % 4)));
-        gate.first_token(seat, at(start + 150 + 100 * (i % 4)));
+        gate.first_token(permit, at(start + 150 + 100 * (i % 4)));
         gate.release(ahead, Ending::Complete, 5, at(start + 900));
-        gate.release(seat, Ending::Complete, 5, at(start + 900));
+        gate.release(permit, Ending::Complete, 5, at(start + 900));
     }
     gate
 }
 
-fn stream(prompt_tokens: u64) -> Ask {
-    Ask { prompt_tokens, expected_output: 5, ..ask("a") }
+fn stream(prompt_tokens: u64) -> PermitRequest {
+    PermitRequest { prompt_tokens, expected_output: 5, ..ask("a") }
 }
 
-fn sent(gate: &mut Gate, ask: &Ask, now: Nanos) -> SeatId {
-    let seat = granted(gate, ask, now).seat;
-    gate.dispatched(seat, now);
-    seat
+fn sent(gate: &mut Gate, ask: &PermitRequest, now: Nanos) -> PermitId {
+    let permit = granted(gate, ask, now).permit;
+    gate.dispatched(permit, now);
+    permit
 }
 
 fn prefill(gate: &Gate) -> u64 {
@@ -71,7 +71,7 @@ fn long_prompts_are_promised_more() {
 #[test]
 fn what_other_gateways_send_is_supposed_to_be_as_much() {
     let mut gate = known(settings());
-    gate.settings.dams = 3;
+    gate.settings.gateways = 3;
     let now = at(50_000);
     sent(&mut gate, &stream(200), now);
     assert_eq!(refused(&mut gate, &stream(100), now).reason, Reason::Overloaded);
@@ -81,11 +81,11 @@ fn what_other_gateways_send_is_supposed_to_be_as_much() {
 fn prompts_of_what_is_not_streamed_count_as_read_after_the_expected_time() {
     let mut gate = known(settings());
     let now = at(50_000);
-    let plain = Ask { stream: false, ..stream(400) };
+    let plain = PermitRequest { stream: false, ..stream(400) };
     sent(&mut gate, &plain, now);
     assert_eq!(prefill(&gate), 400);
     assert_eq!(refused(&mut gate, &stream(200), now).reason, Reason::Overloaded);
-    gate.advance(at(51_000));
+    gate.process_timeouts(at(51_000));
     assert_eq!(prefill(&gate), 0);
     granted(&mut gate, &stream(200), at(51_000));
 }
@@ -110,15 +110,15 @@ fn streams_that_flow_while_another_waits_show_how_much_a_worker_decodes() {
         worker.member.slots = None;
     }
     let flowing: Vec<_> = (0..6).map(|_| sent(&mut gate, &stream(1), at(50_000))).collect();
-    flowing.iter().for_each(|seat| gate.first_token(*seat, at(50_060)));
+    flowing.iter().for_each(|permit| gate.first_token(*permit, at(50_060)));
     let waits = sent(&mut gate, &stream(1), at(50_100));
     let limit = |gate: &Gate| gate.snapshot(Nanos::ZERO).workers[0].limit;
     for tick in 1..=8 {
         assert!(limit(&gate) > 6, "at {tick}");
-        flowing.iter().for_each(|seat| gate.tokens(*seat, tick, at(50_060 + tick * 20)));
+        flowing.iter().for_each(|permit| gate.tokens(*permit, tick, at(50_060 + tick * 20)));
     }
     for tick in 9..=40 {
-        flowing.iter().for_each(|seat| gate.tokens(*seat, tick, at(50_060 + tick * 20)));
+        flowing.iter().for_each(|permit| gate.tokens(*permit, tick, at(50_060 + tick * 20)));
     }
     assert_eq!(limit(&gate), 6);
     gate.release(waits, Ending::ClientGone, 0, at(52_000));
@@ -126,7 +126,7 @@ fn streams_that_flow_while_another_waits_show_how_much_a_worker_decodes() {
 
 #[test]
 fn several_workers_have_a_ceiling_below_the_sum_of_their_slots() {
-    let ceiling = |workers: &[Member], settings: GateSettings| {
+    let ceiling = |workers: &[PoolMember], settings: GateSettings| {
         let mut gate = gate(GateSettings { queue_length: 0, fleet_factor: 0.83, ..settings }, workers);
         (0..100).take_while(|_| gate.ask(&ask("a"), at(0)).is_ok()).count()
     };
@@ -134,7 +134,7 @@ fn several_workers_have_a_ceiling_below_the_sum_of_their_slots() {
     assert_eq!(ceiling(&workers[..1], settings()), 10);
     assert_eq!(ceiling(&workers[..2], settings()), 17);
     assert_eq!(ceiling(&workers, settings()), 34);
-    assert_eq!(ceiling(&workers, GateSettings { dams: 2, ..settings() }), 17);
+    assert_eq!(ceiling(&workers, GateSettings { gateways: 2, ..settings() }), 17);
     let fixed = GateSettings { limit: LimitSource::Fixed(5), ..settings() };
     assert_eq!(ceiling(&workers[..2], fixed), 9);
     let mut untold = workers;
@@ -142,8 +142,8 @@ fn several_workers_have_a_ceiling_below_the_sum_of_their_slots() {
     assert_eq!(ceiling(&untold[..2], settings()), 32 + 10);
 }
 
-fn reported(kv_used: u64, waiting: u32) -> Report {
-    Report {
+fn reported(kv_used: u64, waiting: u32) -> LoadReport {
+    LoadReport {
         kv_used: Some(kv_used),
         running: None,
         waiting: Some(waiting),
@@ -153,16 +153,16 @@ fn reported(kv_used: u64, waiting: u32) -> Report {
 
 #[test]
 fn a_report_only_ever_lowers_what_is_known_here() {
-    let member = Member { kv_tokens: Some(2000), ..member("w1", 64) };
+    let member = PoolMember { kv_tokens: Some(2000), ..member("w1", 64) };
     let mut gate = gate(GateSettings { queue_length: 0, ..settings() }, &[member]);
     let room = |gate: &mut Gate, now: Nanos| {
-        let seats: Vec<_> = std::iter::from_fn(|| match gate.ask(&ask("a"), now) {
-            Ok(Answer::Granted(grant)) => Some(grant.seat),
+        let permits: Vec<_> = std::iter::from_fn(|| match gate.ask(&ask("a"), now) {
+            Ok(GateAnswer::Granted(grant)) => Some(grant.permit),
             _ => None,
         })
         .collect();
-        seats.iter().for_each(|seat| gate.release(*seat, Ending::Refused, 0, now));
-        seats.len()
+        permits.iter().for_each(|permit| gate.release(*permit, Ending::Refused, 0, now));
+        permits.len()
     };
     // One stays, as an idle worker would take anything.
     granted(&mut gate, &ask("a"), at(0));
@@ -190,9 +190,9 @@ fn a_reported_queue_cuts_and_none_does_not_raise() {
         for i in 0..30 {
             let now = at(from + i * 100);
             gate.report("w1", reported(0, waiting), now);
-            let seat = sent(gate, &stream(1), now);
-            gate.first_token(seat, at(from + i * 100 + 60));
-            gate.release(seat, Ending::Complete, 5, at(from + i * 100 + 90));
+            let permit = sent(gate, &stream(1), now);
+            gate.first_token(permit, at(from + i * 100 + 60));
+            gate.release(permit, Ending::Complete, 5, at(from + i * 100 + 90));
         }
     };
     seconds(&mut gate, 0, 50_000);

@@ -1,7 +1,7 @@
 //! Workers that hang: silence on all streams, and connections that break before an answer.
 
 use super::*;
-use crate::shed::{Failure, Member, WorkerTrouble};
+use crate::shed::{PoolMember, WorkerFailure, WorkerTrouble};
 
 fn two() -> Gate {
     gate(settings(), &[member("w1", 8), member("w2", 8)])
@@ -9,14 +9,14 @@ fn two() -> Gate {
 
 /// Sends a stream to the worker `id`, chosen because it is the least loaded. Its first token comes
 /// at `now` if it `begins`.
-fn stream(gate: &mut Gate, id: &str, begins: bool, now: Nanos) -> SeatId {
-    let grant = granted(gate, &Ask { repeatable: true, ..ask("a") }, now);
+fn stream(gate: &mut Gate, id: &str, begins: bool, now: Nanos) -> PermitId {
+    let grant = granted(gate, &PermitRequest { repeatable: true, ..ask("a") }, now);
     assert_eq!(&*grant.worker, id);
-    gate.dispatched(grant.seat, now);
+    gate.dispatched(grant.permit, now);
     if begins {
-        gate.first_token(grant.seat, now);
+        gate.first_token(grant.permit, now);
     }
-    grant.seat
+    grant.permit
 }
 
 fn reachable(gate: &Gate, now: Nanos) -> Vec<bool> {
@@ -46,7 +46,7 @@ fn silence_on_all_streams_puts_a_worker_aside_and_what_it_has_not_begun_leaves()
 
 /// Asserts that there is no room anywhere.
 fn refused_or_waiting(gate: &mut Gate, now: Nanos) {
-    assert!(!matches!(gate.ask(&ask("b"), now), Ok(Answer::Granted(_))));
+    assert!(!matches!(gate.ask(&ask("b"), now), Ok(GateAnswer::Granted(_))));
 }
 
 #[test]
@@ -65,8 +65,8 @@ fn after_the_cool_down_it_is_tried_with_four_beside_what_hangs_and_one_first_tok
     assert_eq!(reachable(&gate, at(4999)), [true]);
     assert!(!gate.awaits(tried[0], at(5000)), "there is no other worker");
     assert_eq!((reachable(&gate, at(6999)), reachable(&gate, at(7000))), (vec![false], vec![true]));
-    for seat in hung.into_iter().chain(tried) {
-        gate.release(seat, Ending::TimedOut, 0, at(7000));
+    for permit in hung.into_iter().chain(tried) {
+        gate.release(permit, Ending::TimedOut, 0, at(7000));
     }
     assert_eq!(gate.snapshot(at(7000)).workers[0].limit, 4);
     let good = stream(&mut gate, "w1", false, at(7000));
@@ -105,14 +105,14 @@ fn a_worker_that_reads_a_long_prompt_is_not_silent() {
     // A token takes 1 ms to read.
     for second in 0..20 {
         let (tokens, sent) = (100 + 700 * (second % 2), at(second * 1000));
-        let grant = granted(&mut gate, &Ask { prompt_tokens: tokens, ..ask("a") }, sent);
-        gate.dispatched(grant.seat, sent);
-        gate.first_token(grant.seat, sent + Duration::from_millis(tokens));
-        gate.release(grant.seat, Ending::Complete, 5, sent + Duration::from_millis(tokens + 10));
+        let grant = granted(&mut gate, &PermitRequest { prompt_tokens: tokens, ..ask("a") }, sent);
+        gate.dispatched(grant.permit, sent);
+        gate.first_token(grant.permit, sent + Duration::from_millis(tokens));
+        gate.release(grant.permit, Ending::Complete, 5, sent + Duration::from_millis(tokens + 10));
     }
     let waits = stream(&mut gate, "w1", true, at(20_000));
-    let long = granted(&mut gate, &Ask { prompt_tokens: 10_000, ..ask("a") }, at(20_001));
-    gate.dispatched(long.seat, at(20_001));
+    let long = granted(&mut gate, &PermitRequest { prompt_tokens: 10_000, ..ask("a") }, at(20_001));
+    gate.dispatched(long.permit, at(20_001));
     assert!(!gate.awaits(waits, at(26_000)));
     assert_eq!(reachable(&gate, at(26_000)), [true]);
     assert!(!gate.awaits(waits, at(32_000)));
@@ -124,8 +124,8 @@ fn a_worker_that_begins_nothing_any_more_is_silent_once_it_is_known_how_long_tha
     for (known, silent) in [(0, false), (10, true)] {
         let mut gate = two();
         for count in 0..known {
-            let seat = stream(&mut gate, "w1", true, at(count));
-            gate.release(seat, Ending::Complete, 5, at(count));
+            let permit = stream(&mut gate, "w1", true, at(count));
+            gate.release(permit, Ending::Complete, 5, at(count));
         }
         let unread = stream(&mut gate, "w1", false, at(1000));
         // It should be there, plus half the TTFT SLO and two seconds.
@@ -138,14 +138,14 @@ fn a_worker_that_begins_nothing_any_more_is_silent_once_it_is_known_how_long_tha
 #[test]
 fn who_breaks_before_it_answers_can_be_reached() {
     let mut gate = two();
-    let seats = [stream(&mut gate, "w1", false, at(0)), stream(&mut gate, "w2", false, at(0))];
+    let permits = [stream(&mut gate, "w1", false, at(0)), stream(&mut gate, "w2", false, at(0))];
     for _ in 0..5 {
-        gate.worker_failed(seats[0], Failure::Broke, at(1));
+        gate.worker_failed(permits[0], WorkerFailure::Broke, at(1));
     }
     assert_eq!(reachable(&gate, at(1)), [true, true]);
-    for seat in seats {
-        gate.worker_failed(seat, Failure::Connect, at(1));
-        gate.worker_failed(seat, Failure::Connect, at(1));
+    for permit in permits {
+        gate.worker_failed(permit, WorkerFailure::Connect, at(1));
+        gate.worker_failed(permit, WorkerFailure::Connect, at(1));
     }
     assert_eq!(reachable(&gate, at(1)), [false, false]);
     let troubles = |now| gate.snapshot(now).workers.iter().map(|worker| worker.trouble).collect::<Vec<_>>();
@@ -154,19 +154,19 @@ fn who_breaks_before_it_answers_can_be_reached() {
 }
 
 /// A known worker: 16 streams flow from `at(0)` to `at(2000)`, with a report every 100 ms.
-fn flowing() -> (Gate, Vec<SeatId>) {
-    let mut gate = gate(settings(), &[Member { slots: None, ..member("w1", 16) }]);
+fn flowing() -> (Gate, Vec<PermitId>) {
+    let mut gate = gate(settings(), &[PoolMember { slots: None, ..member("w1", 16) }]);
     for count in 0..30 {
-        let seat = stream(&mut gate, "w1", true, at(count));
-        gate.release(seat, Ending::Complete, 5, at(count));
+        let permit = stream(&mut gate, "w1", true, at(count));
+        gate.release(permit, Ending::Complete, 5, at(count));
     }
-    let seats: Vec<_> = (0..16).map(|_| stream(&mut gate, "w1", true, at(100))).collect();
-    (200..=2000).step_by(100).for_each(|now| flow(&mut gate, &seats, now));
-    (gate, seats)
+    let permits: Vec<_> = (0..16).map(|_| stream(&mut gate, "w1", true, at(100))).collect();
+    (200..=2000).step_by(100).for_each(|now| flow(&mut gate, &permits, now));
+    (gate, permits)
 }
 
-fn flow(gate: &mut Gate, seats: &[SeatId], now: u64) {
-    seats.iter().for_each(|seat| gate.tokens(*seat, now / 20, at(now)));
+fn flow(gate: &mut Gate, permits: &[PermitId], now: u64) {
+    permits.iter().for_each(|permit| gate.tokens(*permit, now / 20, at(now)));
 }
 
 fn limit(gate: &Gate) -> u32 {
@@ -175,17 +175,17 @@ fn limit(gate: &Gate) -> u32 {
 
 #[test]
 fn a_moment_in_which_nothing_flows_says_nothing_of_how_many_a_worker_decodes() {
-    let (mut gate, seats) = flowing();
+    let (mut gate, permits) = flowing();
     let before = limit(&gate);
     let unread: Vec<_> = (0..4).map(|i| stream(&mut gate, "w1", false, at(2050 + i))).collect();
     // A second of nothing; then the streams go on before the first tokens come.
-    (3050..3300).step_by(50).for_each(|now| flow(&mut gate, &seats, now));
-    unread.iter().for_each(|seat| gate.first_token(*seat, at(3300)));
-    (3350..4500).step_by(50).for_each(|now| flow(&mut gate, &seats, now));
+    (3050..3300).step_by(50).for_each(|now| flow(&mut gate, &permits, now));
+    unread.iter().for_each(|permit| gate.first_token(*permit, at(3300)));
+    (3350..4500).step_by(50).for_each(|now| flow(&mut gate, &permits, now));
     assert_eq!(limit(&gate), before);
     // The same delay while the streams flow is a queue.
     let waits = stream(&mut gate, "w1", false, at(4500));
-    (4550..5500).step_by(50).for_each(|now| flow(&mut gate, &seats, now));
+    (4550..5500).step_by(50).for_each(|now| flow(&mut gate, &permits, now));
     assert_eq!(limit(&gate), 16);
     gate.release(waits, Ending::ClientGone, 0, at(5500));
 }
@@ -193,13 +193,13 @@ fn a_moment_in_which_nothing_flows_says_nothing_of_how_many_a_worker_decodes() {
 #[test]
 fn what_the_gateway_was_late_for_is_held_against_nobody() {
     for told in [true, false] {
-        let (mut gate, seats) = flowing();
+        let (mut gate, permits) = flowing();
         let before = limit(&gate);
         let unread = stream(&mut gate, "w1", false, at(2050));
         if told {
             gate.lagged(at(2060), at(5060));
         }
-        assert!(!gate.awaits(seats[0], at(5070)));
+        assert!(!gate.awaits(permits[0], at(5070)));
         assert_eq!(reachable(&gate, at(5070)), [told]);
         gate.first_token(unread, at(5080));
         assert_eq!((limit(&gate), reachable(&gate, at(5080))), (before, vec![true]));
@@ -208,10 +208,10 @@ fn what_the_gateway_was_late_for_is_held_against_nobody() {
 
 #[test]
 fn a_worker_that_is_back_has_the_limit_that_it_had() {
-    let (mut gate, seats) = flowing();
+    let (mut gate, permits) = flowing();
     let before = limit(&gate);
-    assert!(!gate.awaits(seats[0], at(4100)));
+    assert!(!gate.awaits(permits[0], at(4100)));
     assert_eq!(reachable(&gate, at(4100)), [false]);
-    flow(&mut gate, &seats, 6000);
+    flow(&mut gate, &permits, 6000);
     assert_eq!((limit(&gate), reachable(&gate, at(6000))), (before, vec![true]));
 }

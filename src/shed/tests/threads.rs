@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-use super::super::{Entry, Failure, GateHandle, Permit};
+use super::super::{GateEntry, GateHandle, Permit, WorkerFailure};
 use super::*;
 use crate::clock::Clock;
 
@@ -40,20 +40,20 @@ fn block_on(waiter: super::super::Waiter) -> Result<Permit, Refusal> {
     panic!("a waiter was forgotten");
 }
 
-fn shared(settings: GateSettings, members: &[Member], clock: Clock) -> GateHandle {
+fn shared(settings: GateSettings, members: &[PoolMember], clock: Clock) -> GateHandle {
     GateHandle::new(gate(settings, members), clock)
 }
 
-fn admitted(gate: &GateHandle, ask: Ask) -> Permit {
+fn admitted(gate: &GateHandle, ask: PermitRequest) -> Permit {
     match gate.ask(ask) {
-        Ok(Entry::Admitted(permit)) => permit,
+        Ok(GateEntry::Admitted(permit)) => permit,
         other => panic!("not admitted: {other:?}"),
     }
 }
 
-fn queued(gate: &GateHandle, ask: Ask) -> super::super::Waiter {
+fn queued(gate: &GateHandle, ask: PermitRequest) -> super::super::Waiter {
     match gate.ask(ask) {
-        Ok(Entry::Waiting(waiter)) => waiter,
+        Ok(GateEntry::Waiting(waiter)) => waiter,
         other => panic!("not waiting: {other:?}"),
     }
 }
@@ -71,15 +71,15 @@ fn after_ten_thousand_mixed_endings_nothing_is_in_flight() {
     let body = |thread: u64| {
         let mut random = Rng::with_seed(thread);
         for round in 0..2500 {
-            let ask = Ask {
+            let ask = PermitRequest {
                 class: Class::ALL[random.usize(..3)],
                 sequences: random.u32(1..3),
                 ..ask(["a", "b", "c"][random.usize(..3)])
             };
             let permit = match gate.ask(ask) {
                 Err(_) => continue,
-                Ok(Entry::Admitted(permit)) => permit,
-                Ok(Entry::Waiting(waiter)) => match random.u8(..4) {
+                Ok(GateEntry::Admitted(permit)) => permit,
+                Ok(GateEntry::Waiting(waiter)) => match random.u8(..4) {
                     0 => continue,
                     1 => {
                         thread::yield_now();
@@ -96,9 +96,9 @@ fn after_ten_thousand_mixed_endings_nothing_is_in_flight() {
             permit.dispatched();
             match random.u8(..6) {
                 0 => permit.end(Ending::Complete),
-                1 => permit.worker_failed(Failure::Broke),
+                1 => permit.worker_failed(WorkerFailure::Broke),
                 2 => {
-                    permit.worker_failed(Failure::Refused);
+                    permit.worker_failed(WorkerFailure::Refused);
                     if let Some(worker) = permit.reassign() {
                         assert_eq!(permit.worker(), worker);
                     }
@@ -227,10 +227,10 @@ fn a_gate_hears_of_the_gateways_own_pause_before_anything_else() {
     permits.iter().for_each(Permit::first_token);
     // Five seconds without a tick, then the first task asks: no worker is silent.
     clock.advance(Duration::from_secs(5));
-    assert!(!permits[0].awaits());
+    assert!(!permits[0].report_waiting());
     assert!(gate.snapshot().workers[0].reachable);
     // With ticks, the same is silence of the worker.
     tick(5000);
-    assert!(!permits[0].awaits());
+    assert!(!permits[0].report_waiting());
     assert!(!gate.snapshot().workers[0].reachable);
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Capacity, Outcome, Policy, Scenario, run};
+use super::{Capacity, Policy, Scenario, SimulatedRun, run};
 
 /// Runs `scenario` once per policy and seed, on all processors. Outcomes are in that order.
 #[must_use]
-pub fn batch(scenario: &Scenario, policies: &[Policy], seeds: Range<u64>) -> Vec<Outcome> {
+pub fn batch(scenario: &Scenario, policies: &[Policy], seeds: Range<u64>) -> Vec<SimulatedRun> {
     let capacity = Capacity::measure(scenario);
     let jobs: Vec<(Policy, u64)> =
         policies.iter().flat_map(|policy| seeds.clone().map(|seed| (*policy, seed))).collect();

@@ -13,10 +13,10 @@
 use fastrand::Rng;
 use hashbrown::HashMap;
 
-use super::offered::People;
-use super::scenario::{Group, Scenario};
+use super::offered::OfferedCallers;
+use super::scenario::{Scenario, WorkerGroup};
 use crate::clock::Nanos;
-use crate::sim::physics::{Engine, Event, FirstTokens, Spec};
+use crate::sim::engine::{EngineModel, EngineSpec, FirstTokens, SequenceEvent};
 
 /// Capacity is a property of the scenario, not of a run: one seed for all.
 const SEED: u64 = 0x1ca9;
@@ -29,13 +29,13 @@ const DRAWS: u32 = 20_000;
 
 /// Cost of a prompt token and of an output token, in worker seconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Price {
+pub(super) struct TokenPrice {
     pub(super) prompt: f64,
     pub(super) output: f64,
 }
 
-impl Price {
-    pub(super) fn of(spec: &Spec) -> Self {
+impl TokenPrice {
+    pub(super) fn of(spec: &EngineSpec) -> Self {
         let slots = f64::from(spec.slots);
         let step = spec.token_time.as_secs_f64() + spec.token_time_per_seq.as_secs_f64() * slots;
         Self { prompt: 1.0 / f64::from(spec.prefill_rate), output: step / slots }
@@ -59,17 +59,17 @@ pub struct Peak {
 
 /// Shares of its resources that a worker still has.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Remaining {
+pub(super) struct RemainingShares {
     /// Share of the KV cache.
     pub(super) kv: f64,
     /// Share of the slots.
     pub(super) slots: f64,
 }
 
-impl Remaining {
+impl RemainingShares {
     pub(super) const WHOLE: Self = Self { kv: 1.0, slots: 1.0 };
 
-    fn of(self, mut spec: Spec) -> Spec {
+    fn of(self, mut spec: EngineSpec) -> EngineSpec {
         spec.kv_tokens = ((spec.kv_tokens as f64 * self.kv) as u64).max(2);
         spec.slots = self.slots_of(spec.slots);
         spec
@@ -95,15 +95,15 @@ impl Capacity {
     /// Measures the workers of `scenario` in closed loops.
     #[must_use]
     pub fn measure(scenario: &Scenario) -> Self {
-        let people = People::of(scenario);
-        let mut conditions = vec![(Remaining::WHOLE, 1.0)];
-        let (mut shares, mut stretch) = (Remaining::WHOLE, 1.0);
+        let people = OfferedCallers::of(scenario);
+        let mut conditions = vec![(RemainingShares::WHOLE, 1.0)];
+        let (mut shares, mut stretch) = (RemainingShares::WHOLE, 1.0);
         for event in &scenario.events {
             shares.kv = event.kv.unwrap_or(shares.kv);
             shares.slots = event.slots.unwrap_or(shares.slots);
             stretch = event.output.unwrap_or(stretch);
             // The load depends on the healthy fleet, the figures on the current fleet.
-            conditions.extend([(Remaining::WHOLE, stretch), (shares, stretch)]);
+            conditions.extend([(RemainingShares::WHOLE, stretch), (shares, stretch)]);
         }
         let mut peaks = HashMap::new();
         for (shares, stretch) in conditions {
@@ -117,7 +117,7 @@ impl Capacity {
     }
 
     /// Returns the peak of a worker in these conditions.
-    pub(super) fn peak(&self, group: usize, shares: Remaining, stretch: f64) -> Peak {
+    pub(super) fn peak(&self, group: usize, shares: RemainingShares, stretch: f64) -> Peak {
         let nothing = Peak { work: 0.0, rate: 0.0, clients: 0 };
         self.peaks.get(&key(group, shares, stretch)).copied().unwrap_or(nothing)
     }
@@ -125,17 +125,23 @@ impl Capacity {
     /// Returns the requests per second of 1×, with answers `stretch` times as long.
     #[must_use]
     pub fn rate(&self, scenario: &Scenario, stretch: f64) -> f64 {
-        scenario.worker_groups().map(|group| self.peak(group, Remaining::WHOLE, stretch).rate).sum()
+        scenario.worker_groups().map(|group| self.peak(group, RemainingShares::WHOLE, stretch).rate).sum()
     }
 }
 
-fn key(group: usize, shares: Remaining, stretch: f64) -> Conditions {
+fn key(group: usize, shares: RemainingShares, stretch: f64) -> Conditions {
     (group, shares.kv.to_bits(), shares.slots.to_bits(), stretch.to_bits())
 }
 
-fn peak(scenario: &Scenario, people: &People, group: &Group, shares: Remaining, stretch: f64) -> Peak {
+fn peak(
+    scenario: &Scenario,
+    people: &OfferedCallers,
+    group: &WorkerGroup,
+    shares: RemainingShares,
+    stretch: f64,
+) -> Peak {
     let spec = shares.of(group.spec());
-    let price = Price::of(&group.spec());
+    let price = TokenPrice::of(&group.spec());
     let mut random = Rng::with_seed(SEED);
     let draws = (0..DRAWS).map(|_| people.draw(scenario, stretch, &mut random));
     let mean = draws.map(|wish| price.work(wish.prompt, wish.output())).sum::<f64>() / f64::from(DRAWS);
@@ -165,13 +171,13 @@ struct LoopRequest {
 /// Returns the good work per second that `clients` get from a worker.
 fn closed_loop(
     scenario: &Scenario,
-    people: &People,
-    (group, spec): (&Group, &Spec),
+    people: &OfferedCallers,
+    (group, spec): (&WorkerGroup, &EngineSpec),
     stretch: f64,
     clients: u32,
 ) -> f64 {
-    let price = Price::of(&group.spec());
-    let mut engine = Engine::new(spec.clone());
+    let price = TokenPrice::of(&group.spec());
+    let mut engine = EngineModel::new(spec.clone());
     let mut random = Rng::with_seed(SEED);
     let mut first_tokens = FirstTokens::new(group.first_token.spread(), SEED);
     let mut all: Vec<LoopRequest> = Vec::new();
@@ -202,9 +208,9 @@ fn closed_loop(
         now = at;
         engine.advance(now, &mut |at, event| events.push((at, event)));
         for (at, event) in events.drain(..) {
-            let (Event::Token { id, .. } | Event::Finished { id }) = event else { continue };
+            let (SequenceEvent::Token { id, .. } | SequenceEvent::Finished { id }) = event else { continue };
             let Some(asked) = all.get_mut((id >> 8) as usize) else { continue };
-            if matches!(event, Event::Token { .. }) {
+            if matches!(event, SequenceEvent::Token { .. }) {
                 // All requests here finish, so a request in time is good from its first token on.
                 if asked.in_time.is_none() {
                     let in_time = at.since(asked.at) <= scenario.promise.slo(asked.prompt);

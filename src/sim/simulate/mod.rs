@@ -4,7 +4,7 @@
 //! fleet cannot be tried twice under equal conditions. The gate, its queue and limit algorithms,
 //! the choice of a worker and the learned answer lengths are the gateway's own code
 //! ([`crate::shed`], [`crate::fleet`], [`crate::openai::estimate`]). Only clients, network and GPUs
-//! are simulated ([`crate::sim::physics`]). Scenario, policy and seed determine a run bit for bit.
+//! are simulated ([`crate::sim::engine`]). Scenario, policy and seed determine a run bit for bit.
 //!
 //! * **Failure mode.** The model is kinder than reality: clients never leave, there is no network,
 //!   step times do not vary, prompts are estimated exactly, health reports do not exist. An
@@ -14,31 +14,31 @@
 
 mod batch;
 mod capacity;
+mod driver;
 mod figures;
 mod offered;
 mod policy;
 pub mod scenario;
 pub mod table;
-mod world;
 
 pub use self::batch::batch;
 pub use self::capacity::{Capacity, Peak};
-pub use self::figures::{ClassFigures, Figures, Outcome, Second};
+pub use self::figures::{ClassFigures, RunFigures, Second, SimulatedRun};
 pub use self::policy::Policy;
 pub use self::scenario::Scenario;
 
+use self::driver::Simulation;
 use self::figures::tally;
-use self::world::World;
 
 /// Runs `scenario` once. `capacity` must be measured on the same scenario.
 #[must_use]
-pub fn run(scenario: &Scenario, policy: Policy, seed: u64, capacity: &Capacity) -> Outcome {
-    let mut world = World::new(scenario, policy, seed, capacity);
+pub fn run(scenario: &Scenario, policy: Policy, seed: u64, capacity: &Capacity) -> SimulatedRun {
+    let mut world = Simulation::new(scenario, policy, seed, capacity);
     world.run();
     let mut defects = Vec::new();
-    let unended = world.calls.iter().filter(|call| !matches!(call.stage, world::Stage::Over(_))).count();
+    let unended = world.calls.iter().filter(|call| !matches!(call.stage, driver::Stage::Over(_))).count();
     if unended > 0 {
-        defects.push(format!("{unended} requests have no end"));
+        defects.push(format!("{unended} requests never ended"));
     }
     if world.ended_twice > 0 {
         defects.push(format!("{} requests ended twice", world.ended_twice));
@@ -50,9 +50,9 @@ pub fn run(scenario: &Scenario, policy: Policy, seed: u64, capacity: &Capacity) 
         let waiting: usize = gate.queue.iter().sum();
         let worker = gate.workers.iter().find(|worker| worker.tokens > 0 || worker.prefill_tokens > 0);
         if gate.in_flight() > 0 || waiting > 0 || gate.queue_bytes > 0 || worker.is_some() {
-            defects.push(format!("a gate is not at rest: {gate:?}"));
+            defects.push(format!("a gate is not empty after the run: {gate:?}"));
         }
     }
     let (figures, seconds) = tally(&world);
-    Outcome { policy, seed, figures, seconds, defects }
+    SimulatedRun { policy, seed, figures, seconds, defects }
 }

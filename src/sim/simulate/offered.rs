@@ -10,11 +10,11 @@ use std::sync::Arc;
 use fastrand::Rng;
 use smallvec::SmallVec;
 
-use super::scenario::{Requests, Scenario, Spread, SpreadShape};
+use super::scenario::{RequestShape, Scenario, Spread, SpreadShape};
 use crate::request::Class;
 
 #[derive(Clone, Debug)]
-pub(super) struct Person {
+pub(super) struct OfferedCaller {
     pub(super) name: Arc<str>,
     /// Index into the scenario's groups of callers.
     group: usize,
@@ -22,7 +22,7 @@ pub(super) struct Person {
     pub(super) weight: u32,
     /// Share of the load.
     pub(super) share: f64,
-    pub(super) requests: Requests,
+    pub(super) requests: RequestShape,
 }
 
 /// The properties of one request.
@@ -48,20 +48,20 @@ impl OfferedRequest {
 
 /// All callers of a scenario, with cumulative shares for drawing.
 #[derive(Clone, Debug)]
-pub(super) struct People {
-    pub(super) all: Vec<Person>,
+pub(super) struct OfferedCallers {
+    pub(super) all: Vec<OfferedCaller>,
     /// Share of the load that each group claims; the other callers split the rest evenly.
     claimed: Vec<Option<f64>>,
     /// `sums[i]` is the share of the first `i + 1`.
     sums: Vec<f64>,
 }
 
-impl People {
+impl OfferedCallers {
     pub(super) fn of(scenario: &Scenario) -> Self {
         let mut all = Vec::new();
         for (group, callers) in scenario.callers.iter().enumerate() {
             for number in 1..=callers.count {
-                all.push(Person {
+                all.push(OfferedCaller {
                     name: if callers.count == 1 {
                         callers.name.as_str().into()
                     } else {
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn shares_that_nobody_claims_are_split_evenly() {
         let text = "[[callers]]\nname = \"heavy\"\ncount = 1\nshare = 0.7\n[[callers]]\ncount = 3";
-        let people = People::of(&Scenario::parse("x", text).unwrap());
+        let people = OfferedCallers::of(&Scenario::parse("x", text).unwrap());
         let shares: Vec<f64> = people.all.iter().map(|person| person.share).collect();
         assert_eq!(&*people.all[0].name, "heavy");
         assert!(shares.iter().zip([0.7, 0.1, 0.1, 0.1]).all(|(share, wanted)| (share - wanted).abs() < 1e-9));
@@ -187,7 +187,7 @@ mod tests {
     fn a_share_that_is_claimed_later_is_taken_from_the_others() {
         let text = "[[callers]]\nname = \"heavy\"\ncount = 1\n[[callers]]\nname = \"light\"\ncount = 3";
         let scenario = Scenario::parse("x", text).unwrap();
-        let mut people = People::of(&scenario);
+        let mut people = OfferedCallers::of(&scenario);
         assert!(people.all.iter().all(|person| (person.share - 0.25).abs() < 1e-9));
         people.claim(&scenario, &BTreeMap::from([("heavy".to_owned(), 0.7)]));
         let shares: Vec<f64> = people.all.iter().map(|person| person.share).collect();

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
-use crate::shed::settings::LawKind;
+use crate::shed::settings::LimitAlgorithmKind;
 
 /// How the limit of concurrent requests is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +17,12 @@ pub enum Policy {
     /// The same limit for each worker.
     Fixed(u32),
     /// A limit algorithm.
-    Law(LawKind),
+    Algorithm(LimitAlgorithmKind),
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self::Law(LawKind::default())
+        Self::Algorithm(LimitAlgorithmKind::default())
     }
 }
 
@@ -31,10 +31,10 @@ impl Policy {
     pub const ALL: [Self; 6] = [
         Self::None,
         Self::Slots,
-        Self::Law(LawKind::Stream),
-        Self::Law(LawKind::Aimd),
-        Self::Law(LawKind::Gradient2),
-        Self::Law(LawKind::Vegas),
+        Self::Algorithm(LimitAlgorithmKind::Stream),
+        Self::Algorithm(LimitAlgorithmKind::Aimd),
+        Self::Algorithm(LimitAlgorithmKind::Gradient2),
+        Self::Algorithm(LimitAlgorithmKind::Vegas),
     ];
 }
 
@@ -49,7 +49,7 @@ impl FromStr for Policy {
             Ok(limit @ 1..) => Ok(Self::Fixed(limit)),
             _ => {
                 let known = Self::ALL.map(|policy| format!("`{policy}`")).join(", ");
-                Err(format!("`{text}` is no law: must be one of {known}, or a number above 0"))
+                Err(format!("unknown limit algorithm `{text}`: must be one of {known}, or a number above 0"))
             }
         }
     }
@@ -61,8 +61,8 @@ impl fmt::Display for Policy {
             Self::None => f.pad("none"),
             Self::Slots => f.pad("slots"),
             Self::Fixed(limit) => f.pad(&limit.to_string()),
-            Self::Law(kind) => {
-                let named = LawKind::ALL.into_iter().find(|(_, other)| other == kind);
+            Self::Algorithm(kind) => {
+                let named = LimitAlgorithmKind::ALL.into_iter().find(|(_, other)| other == kind);
                 f.pad(named.map_or("", |(name, _)| name))
             }
         }
@@ -71,13 +71,13 @@ impl fmt::Display for Policy {
 
 impl<'de> Deserialize<'de> for Policy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
+        struct PolicyVisitor;
 
-        impl Visitor<'_> for Reader {
+        impl Visitor<'_> for PolicyVisitor {
             type Value = Policy;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a law, or a number")
+                f.write_str("the name of a limit algorithm, or a number")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Policy, E> {
@@ -89,7 +89,7 @@ impl<'de> Deserialize<'de> for Policy {
             }
         }
 
-        deserializer.deserialize_any(Reader)
+        deserializer.deserialize_any(PolicyVisitor)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::evidence::stats;
 
-use super::{Figures, Outcome, Policy, Scenario};
+use super::{Policy, RunFigures, Scenario, SimulatedRun};
 
 /// Returns the header of the lines from [`rows`].
 #[must_use]
@@ -13,7 +13,7 @@ pub fn header() -> String {
     format!(
         "{:<26} {:<9} {:>8} {:>8} {:>7} {:>7} {:>15} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7}\n",
         "scenario",
-        "law",
+        "algorithm",
         "offer/s",
         "good/s",
         "of off.",
@@ -33,15 +33,15 @@ pub fn header() -> String {
 
 /// Returns one line per policy: the median of each figure over the seeds, worst and best goodput.
 #[must_use]
-pub fn rows(scenario: &Scenario, outcomes: &[Outcome]) -> String {
+pub fn rows(scenario: &Scenario, outcomes: &[SimulatedRun]) -> String {
     let mut text = String::new();
     for policy in policies(outcomes) {
-        let runs: Vec<&Figures> = outcomes
+        let runs: Vec<&RunFigures> = outcomes
             .iter()
             .filter(|outcome| outcome.policy == policy)
             .map(|outcome| &outcome.figures)
             .collect();
-        let column = |figure: &dyn Fn(&Figures) -> Option<f64>| {
+        let column = |figure: &dyn Fn(&RunFigures) -> Option<f64>| {
             let mut values: Vec<f64> = runs.iter().filter_map(|figures| figure(figures)).collect();
             values.sort_unstable_by(f64::total_cmp);
             values
@@ -94,7 +94,7 @@ pub fn rows(scenario: &Scenario, outcomes: &[Outcome]) -> String {
 
 /// Returns the seconds of all runs as comma-separated values, with a header.
 #[must_use]
-pub fn csv(runs: &[(&Scenario, &[Outcome])]) -> String {
+pub fn csv(runs: &[(&Scenario, &[SimulatedRun])]) -> String {
     let mut text = "scenario,law,seed,second,offered,admitted,good,refused,of_peak,limit,in_flight,waiting,ttft_p50_ms\n"
         .to_owned();
     for (scenario, outcomes) in runs {
@@ -131,7 +131,7 @@ fn millis(length: Duration) -> u128 {
 /// Returns the missed expectations of the scenario and the defects of runs. For each missed figure,
 /// a line gives the worst seed, its value and the expected range.
 #[must_use]
-pub fn misses(scenario: &Scenario, outcomes: &[Outcome]) -> Vec<String> {
+pub fn misses(scenario: &Scenario, outcomes: &[SimulatedRun]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for outcome in outcomes {
         let at = format!("{} · {} · seed {}", scenario.name, outcome.policy, outcome.seed);
@@ -139,11 +139,11 @@ pub fn misses(scenario: &Scenario, outcomes: &[Outcome]) -> Vec<String> {
     }
     for (name, bound) in &scenario.expect {
         let missed = outcomes.iter().filter(|outcome| !bound.holds(outcome.figures.get(name)));
-        let by = |outcome: &&Outcome| bound.distance(outcome.figures.get(name));
+        let by = |outcome: &&SimulatedRun| bound.distance(outcome.figures.get(name));
         let Some(worst) = missed.clone().max_by(|a, b| by(a).total_cmp(&by(b))) else { continue };
         let value = match worst.figures.get(name) {
             Some(value) => format!("{value:.4}"),
-            None => "not there".to_owned(),
+            None => "missing".to_owned(),
         };
         lines.push(format!(
             "{} · {} · {name} must be {bound} and is {value} with seed {} (missed by {} of {} seeds)",
@@ -158,7 +158,7 @@ pub fn misses(scenario: &Scenario, outcomes: &[Outcome]) -> Vec<String> {
         for policy in policies(outcomes) {
             let mean = mean(outcomes.iter().filter(|outcome| outcome.policy == policy), name);
             if !bound.holds(mean) {
-                let value = mean.map_or("not there".to_owned(), |value| format!("{value:.4}"));
+                let value = mean.map_or("missing".to_owned(), |value| format!("{value:.4}"));
                 let at = format!("{} · {policy}", scenario.name);
                 lines.push(format!("{at} · {name} must be {bound} on average and is {value}"));
             }
@@ -168,13 +168,13 @@ pub fn misses(scenario: &Scenario, outcomes: &[Outcome]) -> Vec<String> {
 }
 
 /// Returns the mean of a figure over the runs that have it.
-fn mean<'a>(outcomes: impl Iterator<Item = &'a Outcome>, name: &str) -> Option<f64> {
+fn mean<'a>(outcomes: impl Iterator<Item = &'a SimulatedRun>, name: &str) -> Option<f64> {
     let values: Vec<f64> = outcomes.filter_map(|outcome| outcome.figures.get(name)).collect();
     stats::mean(&values)
 }
 
 /// Returns the distinct policies.
-fn policies(outcomes: &[Outcome]) -> Vec<Policy> {
+fn policies(outcomes: &[SimulatedRun]) -> Vec<Policy> {
     let mut policies: Vec<Policy> = Vec::new();
     for outcome in outcomes {
         if !policies.contains(&outcome.policy) {

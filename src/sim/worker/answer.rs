@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::ask::{SimEndpoint, WorkerRequest};
 use super::mailbox::SequenceCounts;
-use super::{responses, words};
+use super::{output_text, responses};
 
 /// Dimensions of an embedding.
 const EMBEDDING_SIZE: u32 = 16;
@@ -82,7 +82,7 @@ impl AnswerPlan {
 
     /// Writes one token of a choice.
     pub(super) fn token(&mut self, choice: usize, index: u32, out: &mut BytesMut) {
-        let word = words::word(index).as_bytes();
+        let word = output_text::word(index).as_bytes();
         if self.form == SimEndpoint::Response {
             return responses::delta(self, word, out);
         }
@@ -145,7 +145,7 @@ impl AnswerPlan {
                 _ => (b"\"text\":\"", b"\""),
             };
             out.put_slice(before);
-            words::put_text(*count, out);
+            output_text::put_text(*count, out);
             out.put_slice(after);
             out.put_slice(b",\"logprobs\":null,\"finish_reason\":");
             out.put_slice(self.finish_reason(choice));

@@ -4,9 +4,9 @@ use http::HeaderMap;
 use serde::Deserialize;
 use smallvec::{SmallVec, smallvec};
 
+use super::driver::SequenceRequest;
 use super::fault::RequestFaults;
 use super::size::{MAX_PARTS, PromptSize};
-use super::station::SequenceRequest;
 
 /// Tokens that a chat template adds around each message.
 const MESSAGE_TOKENS: u64 = 4;
@@ -84,9 +84,10 @@ impl WorkerRequest {
         body: &[u8],
         default_max_tokens: u32,
     ) -> Result<Self, String> {
-        let wire: WireRequest = serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))?;
+        let wire: WireRequest =
+            serde_json::from_slice(body).map_err(|error| format!("invalid body: {error}"))?;
         let named = match headers.get("x-sim-fault") {
-            Some(value) => Some(value.to_str().map_err(|_| "x-sim-fault is no text")?),
+            Some(value) => Some(value.to_str().map_err(|_| "x-sim-fault is not visible ASCII")?),
             None => wire.sim_fault.as_deref(),
         };
         let faults = named.map(RequestFaults::parse).transpose()?;

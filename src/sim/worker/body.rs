@@ -8,9 +8,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 
 use super::answer::AnswerPlan;
+use super::driver::SequenceWork;
 use super::fault::{Midway, RequestFaults};
 use super::mailbox::SequenceCounts;
-use super::station::SequenceWork;
 use super::tally::{EndedAs, InFlightTicket};
 
 /// Trailer sent by the fault `trailers`.
@@ -19,7 +19,7 @@ pub(super) const TRAILER: HeaderName = HeaderName::from_static("x-sim-trailer");
 /// A fault closed the connection before the end of the answer.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a simulated fault cut the connection")]
-pub(super) struct Cut;
+pub(super) struct BrokenOff;
 
 pub(super) enum WorkerBody {
     /// The whole body.
@@ -153,9 +153,12 @@ impl StreamBody {
 
 impl Body for WorkerBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = BrokenOff;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let stream = match self.get_mut() {
             Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(stream) => stream,
@@ -182,7 +185,7 @@ impl Body for WorkerBody {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                BodyPhase::Broken => return Poll::Ready(Some(Err(Cut))),
+                BodyPhase::Broken => return Poll::Ready(Some(Err(BrokenOff))),
                 BodyPhase::Silent => return Poll::Pending,
             }
         }

@@ -16,18 +16,18 @@ const MAX_KEPT: usize = 64 << 10;
 pub(super) struct Debug {
     /// Faults for the next requests, and the number of those requests.
     faults: Mutex<Option<(RequestFaults, u64)>>,
-    last: Mutex<Option<Last>>,
+    last: Mutex<Option<LastRequest>>,
 }
 
 #[derive(Debug)]
-struct Last {
+struct LastRequest {
     line: String,
     headers: HeaderMap,
     body: Bytes,
 }
 
 #[derive(Deserialize)]
-struct Order {
+struct FaultOrder {
     fault: String,
     count: Option<u64>,
 }
@@ -48,13 +48,13 @@ impl WorkerChange {
     /// # Errors
     /// The wrong field and its valid range.
     pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
-        let change: Self = serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))?;
+        let change: Self = serde_json::from_slice(body).map_err(|error| format!("invalid body: {error}"))?;
         if change.slots == Some(0) {
-            return Err("slots is 0; want at least 1".to_owned());
+            return Err("slots is 0: must be at least 1".to_owned());
         }
         match change.cached_share {
             Some(share) if !(0.0..=1.0).contains(&share) => {
-                Err(format!("cached_share is {share}; want a number from 0 to 1"))
+                Err(format!("cached_share is {share}: must be 0 to 1"))
             }
             _ => Ok(change),
         }
@@ -65,7 +65,8 @@ impl Debug {
     /// Sets faults for the next `count` (by default 1) requests that name none themselves. Replaces
     /// earlier faults; a count of zero clears them.
     pub(super) fn set_faults(&self, body: &[u8]) -> Result<(), String> {
-        let order: Order = serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))?;
+        let order: FaultOrder =
+            serde_json::from_slice(body).map_err(|error| format!("invalid body: {error}"))?;
         let faults = RequestFaults::parse(&order.fault)?;
         *self.faults.lock() = Some((faults, order.count.unwrap_or(1)));
         Ok(())
@@ -84,13 +85,13 @@ impl Debug {
         let line = format!("{} {}", parts.method, parts.uri);
         // A copy of the start needs less memory than a slice that keeps a large body alive.
         let body = if body.len() > MAX_KEPT { Bytes::copy_from_slice(&body[..MAX_KEPT]) } else { body };
-        *self.last.lock() = Some(Last { line, headers: parts.headers, body });
+        *self.last.lock() = Some(LastRequest { line, headers: parts.headers, body });
     }
 
     /// Returns the last request as JSON: request line, header values as lists, start of the body.
     pub(super) fn last(&self) -> String {
         let last = self.last.lock();
-        let Some(Last { line, headers, body }) = &*last else { return "null".to_owned() };
+        let Some(LastRequest { line, headers, body }) = &*last else { return "null".to_owned() };
         let values = |name| {
             let values = headers.get_all(name).into_iter();
             values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned().into()).collect()

@@ -63,7 +63,7 @@ impl RequestFaults {
         let (name, value) = item.split_once(':').map_or((item, None), |(name, value)| (name, Some(value)));
         let number = || {
             let value = value.ok_or_else(|| format!("the fault {name} needs a number, as in {name}:5"))?;
-            value.parse::<u32>().map_err(|_| format!("{value:?} of the fault {name} is no whole number"))
+            value.parse::<u32>().map_err(|_| format!("{value:?} of the fault {name} is not a whole number"))
         };
         match name {
             "die" => self.instead = Some(Instead::Die),
@@ -71,7 +71,7 @@ impl RequestFaults {
             "status" => {
                 let status = u16::try_from(number()?).ok().filter(|code| *code >= 200);
                 let status = status.and_then(|code| StatusCode::from_u16(code).ok());
-                self.instead = Some(Instead::Status(status.ok_or("status wants a code from 200 to 999")?));
+                self.instead = Some(Instead::Status(status.ok_or("status needs a code from 200 to 999")?));
             }
             "slow-start" => self.delay = Duration::from_millis(number()?.into()),
             "die-after-headers" => self.midway = Some(Midway::DieAfterHeaders),

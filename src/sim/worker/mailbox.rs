@@ -12,19 +12,19 @@ use smallvec::SmallVec;
 pub(super) type SequenceCounts = SmallVec<[u32; 2]>;
 
 #[derive(Debug)]
-pub(super) struct Mailbox(Mutex<Inside>);
+pub(super) struct TokenCounts(Mutex<MailboxInner>);
 
 #[derive(Debug)]
-struct Inside {
+struct MailboxInner {
     counts: SequenceCounts,
     unfinished: usize,
     news: bool,
     waker: Option<Waker>,
 }
 
-impl Mailbox {
+impl TokenCounts {
     pub(super) fn new(sequences: usize) -> Self {
-        Self(Mutex::new(Inside {
+        Self(Mutex::new(MailboxInner {
             counts: smallvec::smallvec![0; sequences],
             unfinished: sequences,
             news: false,

@@ -32,19 +32,19 @@ mod answer;
 mod ask;
 mod body;
 mod debug;
+mod driver;
 mod fault;
 mod mailbox;
 mod meters;
 mod options;
+mod output_text;
 mod queue;
 mod responses;
 mod service;
 mod size;
-mod station;
 mod tally;
-mod words;
 
-pub use options::Options;
+pub use options::WorkerOptions;
 pub use queue::Membership;
 
 use std::sync::Arc;
@@ -56,9 +56,9 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use queue::Drainer;
-use service::Shop;
-use station::Station;
+use driver::EngineDriver;
+use queue::QueueDrainer;
+use service::WorkerService;
 
 /// Maximum connections; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -69,29 +69,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves a worker on `listener` until `shutdown` completes, then closes every connection at once,
 /// as if the process was killed. Accepts HTTP/1.1, and HTTP/2 with prior knowledge.
-pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
-    let station = Arc::new(Station::new(&options));
-    let shop = Arc::new(Shop::new(options, Arc::clone(&station)));
-    open(listener, station, shop, shutdown).await;
+pub async fn serve(listener: TcpListener, options: WorkerOptions, shutdown: impl Future<Output = ()>) {
+    let driver = Arc::new(EngineDriver::new(&options));
+    let shop = Arc::new(WorkerService::new(options, Arc::clone(&driver)));
+    open(listener, driver, shop, shutdown).await;
 }
 
 /// Serves a worker on `listener` and from a queue, until `shutdown` completes and it has drained.
 pub async fn drain(
     listener: TcpListener,
-    options: Options,
+    options: WorkerOptions,
     membership: Membership,
     shutdown: impl Future<Output = ()>,
 ) {
-    let station = Arc::new(Station::new(&options));
-    let shop = Arc::new(Shop::new(options.clone(), Arc::clone(&station)));
-    let drainer = Drainer::new(Arc::clone(&shop), Arc::clone(&station), options, membership);
-    open(listener, station, shop, drainer.drain(shutdown)).await;
+    let driver = Arc::new(EngineDriver::new(&options));
+    let shop = Arc::new(WorkerService::new(options.clone(), Arc::clone(&driver)));
+    let drainer = QueueDrainer::new(Arc::clone(&shop), Arc::clone(&driver), options, membership);
+    open(listener, driver, shop, drainer.drain(shutdown)).await;
 }
 
 async fn open(
     listener: TcpListener,
-    station: Arc<Station>,
-    shop: Arc<Shop>,
+    driver: Arc<EngineDriver>,
+    shop: Arc<WorkerService>,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut server = auto::Builder::new(TokioExecutor::new());
@@ -100,7 +100,7 @@ async fn open(
 
     // All tasks run in this set: dropping it leaves none behind.
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move { station.drive().await });
+    tasks.spawn(async move { driver.drive().await });
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {

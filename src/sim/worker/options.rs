@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-use crate::sim::physics::{FirstTokenSpread, Spec};
-use crate::sim::simulate::scenario::Span;
+use crate::sim::engine::{EngineSpec, FirstTokenSpread};
+use crate::sim::simulate::scenario::ScenarioDuration;
 
 /// Options of a simulated worker: the arguments of `traffic-dam worker`.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
-pub struct Options {
+pub struct WorkerOptions {
     /// Model name that the worker reports; it also answers requests for other models
     #[arg(long, default_value = "sim")]
     pub model: String,
     /// Number of sequences decoded at once
-    #[arg(long, default_value_t = Spec::default().slots)]
+    #[arg(long, default_value_t = EngineSpec::default().slots)]
     pub slots: u32,
     /// Size of the KV cache, in tokens
-    #[arg(long, default_value_t = Spec::default().kv_tokens)]
+    #[arg(long, default_value_t = EngineSpec::default().kv_tokens)]
     pub kv_tokens: u64,
     /// Prompt tokens prefilled per second
-    #[arg(long, default_value_t = Spec::default().prefill_rate)]
+    #[arg(long, default_value_t = EngineSpec::default().prefill_rate)]
     pub prefill_rate: u32,
     /// Time each request takes before it reaches the queue
     #[arg(long, default_value = "30ms", value_parser = parse_duration)]
@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long, default_value = "500us", value_parser = parse_duration)]
     pub token_time_per_seq: Duration,
     /// Maximum tokens of a step, decoded and prefilled
-    #[arg(long, default_value_t = Spec::default().step_tokens)]
+    #[arg(long, default_value_t = EngineSpec::default().step_tokens)]
     pub step_tokens: u32,
     /// Median time from slot to first token, with prompts read outside the batch, as with separate
     /// prefill machines. 0ms: the steps of the batch read the prompts at --prefill-rate
@@ -68,9 +68,9 @@ pub struct Options {
     pub seed: u64,
 }
 
-impl Default for Options {
+impl Default for WorkerOptions {
     fn default() -> Self {
-        let spec = Spec::default();
+        let spec = EngineSpec::default();
         Self {
             model: "sim".to_owned(),
             slots: spec.slots,
@@ -95,11 +95,11 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl WorkerOptions {
     /// Returns the size and speed of this worker.
     #[must_use]
-    pub fn spec(&self) -> Spec {
-        Spec {
+    pub fn spec(&self) -> EngineSpec {
+        EngineSpec {
             slots: self.slots,
             kv_tokens: self.kv_tokens,
             prefill_rate: self.prefill_rate,
@@ -127,12 +127,12 @@ impl Options {
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    text.parse::<Span>().map(|span| span.0)
+    text.parse::<ScenarioDuration>().map(|span| span.0)
 }
 
 fn parse_within(text: &str, least: f64, most: f64) -> Result<f64, String> {
     let value = text.parse::<f64>().ok().filter(|value| (least..=most).contains(value));
-    value.ok_or_else(|| format!("want a number from {least} to {most}"))
+    value.ok_or_else(|| format!("must be a number from {least} to {most}"))
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
@@ -155,13 +155,13 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Command {
         #[command(flatten)]
-        options: Options,
+        options: WorkerOptions,
     }
 
     #[test]
     fn no_arguments_mean_the_defaults() {
-        assert_eq!(Command::parse_from(["worker"]).options, Options::default());
-        assert_eq!(Options::default().spec(), Spec::default());
+        assert_eq!(Command::parse_from(["worker"]).options, WorkerOptions::default());
+        assert_eq!(WorkerOptions::default().spec(), EngineSpec::default());
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn first_tokens_are_spread_as_the_arguments_say() {
-        assert_eq!(Options::default().first_tokens().median, Duration::ZERO);
+        assert_eq!(WorkerOptions::default().first_tokens().median, Duration::ZERO);
         let arguments = [
             "worker",
             "--first-token=127ms",

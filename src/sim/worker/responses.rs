@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::answer::{AnswerPlan, put};
 use super::mailbox::SequenceCounts;
-use super::words;
+use super::output_text;
 
 /// The only item of every answer.
 const ITEM: &str = "\"item_id\":\"msg_0\",\"output_index\":0,\"content_index\":0";
@@ -38,7 +38,7 @@ pub(super) fn end(answer: &mut AnswerPlan, counts: &SequenceCounts, out: &mut By
     let tokens = counts.first().copied().unwrap_or_default();
     event(answer, "response.output_text.done", out, |_, out| {
         put(out, format_args!("{ITEM},\"text\":\""));
-        words::put_text(tokens, out);
+        output_text::put_text(tokens, out);
         out.put_slice(b"\",\"logprobs\":[]");
     });
     event(answer, "response.content_part.done", out, |_, out| {
@@ -111,6 +111,6 @@ fn item(tokens: Option<u32>, out: &mut BytesMut) {
 
 fn part(tokens: u32, out: &mut BytesMut) {
     out.put_slice(b"{\"type\":\"output_text\",\"annotations\":[],\"logprobs\":[],\"text\":\"");
-    words::put_text(tokens, out);
+    output_text::put_text(tokens, out);
     out.put_slice(b"\"}");
 }

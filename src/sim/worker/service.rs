@@ -10,14 +10,14 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
-use super::Options;
+use super::WorkerOptions;
 use super::answer::AnswerPlan;
 use super::ask::{SimEndpoint, WorkerRequest};
-use super::body::{Cut, StreamBody, TRAILER, WorkerBody};
+use super::body::{BrokenOff, StreamBody, TRAILER, WorkerBody};
 use super::debug::{Debug, WorkerChange};
+use super::driver::{EngineDriver, SequenceWork};
 use super::fault::{Instead, Midway, RequestFaults};
 use super::mailbox::SequenceCounts;
-use super::station::{SequenceWork, Station};
 use super::tally::{EndedAs, InFlightTicket, OutcomeTally};
 use crate::clock::unix_seconds;
 
@@ -28,9 +28,9 @@ const MAX_ID: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// State that all connections share.
-pub(super) struct Shop {
-    options: Options,
-    station: Arc<Station>,
+pub(super) struct WorkerService {
+    options: WorkerOptions,
+    driver: Arc<EngineDriver>,
     tally: Arc<OutcomeTally>,
     debug: Debug,
     /// One timestamp for all answers: the same request with the same id gets the same bytes.
@@ -39,13 +39,13 @@ pub(super) struct Shop {
 }
 
 /// Response without the headers that all responses get.
-type Reply = Result<Response<WorkerBody>, Cut>;
+type Reply = Result<Response<WorkerBody>, BrokenOff>;
 
-impl Shop {
-    pub(super) fn new(options: Options, station: Arc<Station>) -> Self {
+impl WorkerService {
+    pub(super) fn new(options: WorkerOptions, driver: Arc<EngineDriver>) -> Self {
         Self {
             options,
-            station,
+            driver,
             tally: Arc::default(),
             debug: Debug::default(),
             created: unix_seconds(),
@@ -74,7 +74,7 @@ impl Shop {
         Ok(match path {
             "/health" if reads => plain(StatusCode::OK, "text/plain", "ok\n"),
             "/metrics" if reads => {
-                plain(StatusCode::OK, "text/plain; version=0.0.4", self.station.metrics(&self.options.model))
+                plain(StatusCode::OK, "text/plain; version=0.0.4", self.driver.metrics(&self.options.model))
             }
             "/debug/requests" if reads => json(self.tally.json()),
             "/debug/last" if reads => json(self.debug.last()),
@@ -82,7 +82,7 @@ impl Shop {
                 order(body, |bytes| self.debug.set_faults(bytes)).await
             }
             "/debug/worker" if parts.method == Method::POST => {
-                order(body, |bytes| WorkerChange::parse(bytes).map(|change| self.station.change(&change)))
+                order(body, |bytes| WorkerChange::parse(bytes).map(|change| self.driver.change(&change)))
                     .await
             }
             "/v1/models" if reads => {
@@ -150,7 +150,7 @@ impl Shop {
         match faults.instead {
             Some(Instead::Die) => {
                 ticket.set(EndedAs::Cut);
-                return Err(Cut);
+                return Err(BrokenOff);
             }
             Some(Instead::Hang) => std::future::pending().await,
             Some(Instead::Status(status)) => return refuse(ticket, error(status, "a simulated fault")),
@@ -159,11 +159,11 @@ impl Shop {
         if !faults.delay.is_zero() {
             tokio::time::sleep(faults.delay).await;
         }
-        let work = match self.station.submit(&ask.wishes) {
+        let work = match self.driver.submit(&ask.wishes) {
             Ok(work) => work,
             Err(too_long) => return refuse(ticket, error(StatusCode::BAD_REQUEST, &too_long.to_string())),
         };
-        self.station.count_prompt(ask.prompt_tokens);
+        self.driver.count_prompt(ask.prompt_tokens);
         let answer = AnswerPlan::new(&ask, &name, &self.options.model, self.created, &work.cut);
         Ok(if ask.stream {
             stream(work, answer, &faults, ticket)
@@ -244,7 +244,7 @@ async fn read(body: Incoming) -> Result<Bytes, Response<WorkerBody>> {
         Err(cause) if cause.is::<LengthLimitError>() => {
             Err(error(StatusCode::PAYLOAD_TOO_LARGE, "the body exceeds 8 MiB"))
         }
-        Err(cause) => Err(error(StatusCode::BAD_REQUEST, &format!("the body broke off: {cause}"))),
+        Err(cause) => Err(error(StatusCode::BAD_REQUEST, &format!("the body ended early: {cause}"))),
     }
 }
 

@@ -105,8 +105,8 @@ enum SizeKey {
 
 impl<'de> Deserialize<'de> for SizeKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Name;
-        impl Visitor<'_> for Name {
+        struct SizeKeyVisitor;
+        impl Visitor<'_> for SizeKeyVisitor {
             type Value = SizeKey;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,7 +117,7 @@ impl<'de> Deserialize<'de> for SizeKey {
                 Ok(if matches!(name, "text" | "content") { SizeKey::Text } else { SizeKey::Other })
             }
         }
-        deserializer.deserialize_str(Name)
+        deserializer.deserialize_str(SizeKeyVisitor)
     }
 }
 

@@ -5,14 +5,14 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::Frame;
 
-use crate::redis::jobs::{self, Awaited, Entry, Kind};
+use crate::redis::jobs::{self, AnswerPiece, AwaitedJob, PieceKind};
 
 /// Rest of a job's response. Dropping it before its end cancels the job.
 #[derive(Debug)]
 pub(crate) struct JobSource {
-    awaited: Awaited,
+    awaited: AwaitedJob,
     /// Entry read ahead.
-    next: Option<Entry>,
+    next: Option<AnswerPiece>,
     /// Run (attempt by a worker) that this response belongs to.
     epoch: u64,
     over: bool,
@@ -20,8 +20,8 @@ pub(crate) struct JobSource {
 
 impl JobSource {
     /// Creates the rest of a response whose head was read, followed by `first`.
-    pub(super) fn new(awaited: Awaited, first: Entry) -> Self {
-        Self { awaited, epoch: first.place.epoch, over: first.kind == Kind::End, next: Some(first) }
+    pub(super) fn new(awaited: AwaitedJob, first: AnswerPiece) -> Self {
+        Self { awaited, epoch: first.place.epoch, over: first.kind == PieceKind::End, next: Some(first) }
     }
 
     pub(crate) const fn is_over(&self) -> bool {
@@ -35,7 +35,7 @@ impl JobSource {
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, jobs::Fault>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, jobs::JobError>>> {
         loop {
             if self.over {
                 return Poll::Ready(None);
@@ -48,22 +48,24 @@ impl JobSource {
             if self.awaited.remains() {
                 // Nobody assembles these bytes: only the end of the job counts, in whichever run.
                 self.epoch = entry.place.epoch;
-                if entry.kind == Kind::Head {
+                if entry.kind == PieceKind::Head {
                     continue;
                 }
             }
             match entry.kind {
-                Kind::Data if entry.place.epoch == self.epoch => {
+                PieceKind::Data if entry.place.epoch == self.epoch => {
                     if !entry.data.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(entry.data))));
                     }
                 }
-                Kind::End if entry.place.epoch == self.epoch => return Poll::Ready(None),
-                Kind::Error => return Poll::Ready(Some(Err(jobs::Fault::read(&entry.data)))),
+                PieceKind::End if entry.place.epoch == self.epoch => return Poll::Ready(None),
+                PieceKind::Error => return Poll::Ready(Some(Err(jobs::JobError::read(&entry.data)))),
                 // Output of another run cannot be appended to that of this one.
-                Kind::Head | Kind::Data | Kind::End => {
+                PieceKind::Head | PieceKind::Data | PieceKind::End => {
                     self.over = true;
-                    return Poll::Ready(Some(Err(jobs::Fault::broke("it was lost within its answer"))));
+                    return Poll::Ready(Some(Err(jobs::JobError::broke(
+                        "the job was lost after part of its response was sent",
+                    ))));
                 }
             }
         }

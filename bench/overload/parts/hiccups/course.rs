@@ -1,4 +1,4 @@
-//! What happened around a stall, in steps of 100 ms, and what it comes to.
+//! A run around a stall, in steps of 100 ms, and the effect of the stall.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -8,35 +8,33 @@ use traffic_dam::evidence::stats::mean;
 use super::trial::TrialRun;
 use crate::sample::{Outcome, Sample};
 
-/// The length of a step.
 pub(super) const STEP: Duration = Duration::from_millis(100);
 const PER_SECOND: f64 = 10.0;
-/// Seconds after which a reading is too old for a step: the gateway says nothing. Readings come a step apart, and some
-/// milliseconds late.
+/// Seconds after which a reading is too old for a step and counts as missing. Readings come one
+/// step apart and some milliseconds late.
 const STALE: f64 = 0.15;
-/// Seconds that are looked at before a stall.
+/// Seconds evaluated before a stall.
 pub(super) const BEFORE: f64 = 1.0;
-/// Seconds that are looked at after it.
+/// Seconds evaluated after a stall.
 pub(super) const AFTER: f64 = 10.0;
-/// Seconds after the end of a stall at which the limit must be back …
+/// Seconds after the end of a stall within which the limit must be back.
 const BACK_WITHIN: f64 = 1.0;
-/// … at this share of what it was before.
+/// Share of its earlier value at which the limit counts as back.
 pub(super) const BACK: f64 = 0.9;
 
-/// One step of a course.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Step {
-    /// Seconds from the start of the stall to that of the step.
+    /// Seconds from the start of the stall to the start of the step.
     pub(super) at: f64,
-    /// The last reading; `None` while the gateway says nothing.
+    /// The last reading; `None` if the gateway gave none.
     pub(super) limit: Option<f64>,
     pub(super) in_flight: Option<f64>,
-    /// First tokens of good answers.
+    /// First tokens of good answers in this step.
     pub(super) good: u32,
     pub(super) refused: u32,
 }
 
-/// The steps around the stall that began at `from` and ended at `to`.
+/// Returns the steps around the stall that began at `from` and ended at `to`, in seconds.
 pub(super) fn steps(watched: &TrialRun, (from, to): (f64, f64)) -> Vec<Step> {
     let count = ((BEFORE + (to - from) + AFTER) * PER_SECOND).round() as usize;
     let mut steps: Vec<Step> =
@@ -70,24 +68,24 @@ pub(super) fn steps(watched: &TrialRun, (from, to): (f64, f64)) -> Vec<Step> {
 /// The effect of a stall.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct After {
-    /// The limit in the second before.
+    /// Limit in the second before the stall.
     pub(super) before: Option<f64>,
-    /// The limit a second after the end.
+    /// Limit one second after its end.
     pub(super) soon: Option<f64>,
-    /// The least limit from then on.
+    /// Least limit from then on.
     pub(super) least: Option<f64>,
-    /// Requests due before it that were refused: with any of them, the limit was too low already.
+    /// Refused requests due before the stall; above zero, the limit was already too low.
     pub(super) refused_before: usize,
-    /// Requests that were due while it lasted.
+    /// Requests that were due during the stall.
     pub(super) offered: usize,
-    /// Requests due from its start to the end of what is looked at that were refused.
+    /// Refused requests that were due from its start to the end of the evaluated time.
     pub(super) refused: usize,
-    /// Good answers of what was due in the ten seconds after it; `None` of nothing.
+    /// Share of good answers among requests due in the next ten seconds; `None` if there were none.
     pub(super) good: Option<f64>,
 }
 
 impl After {
-    /// Of the stall that began at `from` and ended at `to`.
+    /// Computes the effect of the stall that began at `from` and ended at `to`.
     pub(super) fn of(watched: &TrialRun, (from, to): (f64, f64)) -> Self {
         let limits = |times: Range<f64>| -> Vec<f64> {
             watched.points.iter().filter(|point| times.contains(&point.at)).map(|point| point.limit).collect()
@@ -110,12 +108,12 @@ impl After {
         }
     }
 
-    /// A limit, relative to that before.
+    /// Returns a limit relative to the one before the stall.
     pub(super) fn of_before(&self, limit: Option<f64>) -> Option<f64> {
         limit.zip(self.before).map(|(limit, before)| limit / before)
     }
 
-    /// What was refused, relative to what was offered while it lasted.
+    /// Returns refused requests relative to those offered during the stall.
     pub(super) fn refused_of_offered(&self) -> f64 {
         self.refused as f64 / self.offered.max(1) as f64
     }
@@ -167,7 +165,7 @@ mod tests {
         let at = |seconds: f64| &steps[((seconds + BEFORE) * 10.0).round() as usize];
         assert_eq!((at(-0.5).limit, at(-0.4).good), (Some(60.0), 1));
         assert_eq!((at(0.5).limit, at(0.4).refused), (None, 1));
-        // Readings do not come at the edges of steps; every step has one all the same.
+        // Readings do not come at the edges of steps; still every step has one.
         let limits = |steps: &[Step]| steps.iter().filter(|step| step.limit.is_some()).count();
         assert_eq!((limits(&steps[..10]), limits(&steps[20..])), (10, 100));
         assert_eq!((at(1.1).good, at(1.6).limit), (1, Some(6.0)));
@@ -181,7 +179,7 @@ mod tests {
         assert_eq!((after.refused_before, after.offered, after.refused), (0, 2, 2));
         assert_eq!(after.of_before(after.soon), Some(0.1));
         assert!((after.refused_of_offered() - 1.0).abs() < 1e-9);
-        // One of the three that were due in the ten seconds after it.
+        // One of the three requests due in the ten seconds after it.
         assert!((after.good.unwrap() - 1.0 / 3.0).abs() < 1e-9);
     }
 }

@@ -1,24 +1,24 @@
-//! The courses of all stalls: on the terminal, in pictures, and as a file.
+//! The runs around all stalls: on the terminal, in pictures and in a file.
 
-use traffic_dam::evidence::chart::Line;
+use traffic_dam::evidence::chart::ChartLine;
 
 use super::course::{BEFORE, Step};
 use crate::parts::say;
 
-/// Steps that a point of the goodput picture is the mean of: a tenth of a second has too few first tokens.
+/// Steps averaged into one point of the goodput picture; 100 ms has too few first tokens.
 const SMOOTHED: usize = 5;
 
-/// The courses of all stalls, for the pictures and for `hiccups.csv`.
+/// The runs around all stalls, for the pictures and for `hiccups.csv`.
 #[derive(Debug, Default)]
 pub(super) struct Courses {
-    pub(super) limits: Vec<Line>,
-    pub(super) goodput: Vec<Line>,
-    /// Lines of `hiccups.csv`, one for each step.
+    pub(super) limits: Vec<ChartLine>,
+    pub(super) goodput: Vec<ChartLine>,
+    /// Lines of `hiccups.csv`, one per step.
     pub(super) rows: Vec<String>,
 }
 
 impl Courses {
-    /// Prints a course and keeps it for the file; with a name, and whether its line is thick, for the pictures too.
+    /// Prints a run and keeps it for the file, and with a name and thickness for the pictures.
     pub(super) fn add(&mut self, what: &str, pictured: Option<(String, bool)>, steps: &[Step]) {
         let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"));
         let line = |name: &str, values: Vec<String>| say(format_args!("  {name}: {}", values.join(" ")));
@@ -34,12 +34,12 @@ impl Courses {
         }));
         if let Some((name, thick)) = pictured {
             let limits = steps.iter().filter_map(|step| Some((step.at, step.limit?))).collect();
-            self.limits.push(Line::new(name.as_str(), thick, limits));
+            self.limits.push(ChartLine::new(name.as_str(), thick, limits));
             let rate = |window: &[Step]| {
                 let good: u32 = window.iter().map(|step| step.good).sum();
                 (window[SMOOTHED / 2].at, f64::from(good) * 10.0 / SMOOTHED as f64)
             };
-            self.goodput.push(Line::new(name, thick, steps.windows(SMOOTHED).map(rate).collect()));
+            self.goodput.push(ChartLine::new(name, thick, steps.windows(SMOOTHED).map(rate).collect()));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Arms beside `limit: slots`, before workers of their own and at the same moments: goodput as a ratio.
+//! Goodput relative to `limit: slots`, run at the same time before separate workers.
 
 use std::error::Error;
 use std::time::Duration;
@@ -14,23 +14,23 @@ use crate::plan::Arm;
 use crate::section::{Check, Section, Table, bare, percent, ratio};
 use crate::stage::Stage;
 
-/// Stalls that come again and again: their length, and from one start to the next.
+/// Repeated stalls: their length, and the time from one start to the next.
 const STALL: Duration = Duration::from_millis(300);
 const APART: Duration = Duration::from_secs(10);
-/// At these loads, with the least goodput relative to `limit: slots`.
+/// Loads, each with the least goodput relative to `limit: slots`.
 const REPEATED: [(f64, f64); 3] = [(0.8, 0.97), (2.0, 0.95), (10.0, 0.93)];
 
 /// Mixes, with what changes after settling, and the least goodput relative to `limit: slots`.
 const MIXES: [(Shape, Option<&str>, f64); 3] =
     [(CACHED_8, Some(HALF_CACHED), 0.95), (CACHED_64, Some(HALF_CACHED), 0.95), (SPREAD, None, 0.90)];
 const MIX_LOAD: f64 = 2.0;
-/// Pairs of each mix.
+/// Rounds of each mix.
 const ROUNDS: u64 = 3;
 
-/// The largest share of requests that jitter may have refused below the capacity.
+/// Largest share of requests that may be refused because of jitter, below the capacity.
 const MOST_REFUSED: f64 = 0.005;
 
-/// The head of a table of ratios, after its first column.
+/// Heads of a table of ratios, after its first column.
 const HEAD: [&str; 5] =
     ["goodput/s", "of `limit: slots`", "limit: least / mean / most", "TTFT p50 / p99", "refused"];
 
@@ -40,14 +40,14 @@ fn table(first: &str) -> Table {
     table
 }
 
-/// A stall of 0.3 s every ten seconds, at several loads.
+/// Measures a stall of 0.3 s every ten seconds, at several loads.
 pub(super) async fn repeated(
     stage: &Stage<'_>,
     arms: &[Arm],
     section: &mut Section,
 ) -> Result<Table, Box<dyn Error>> {
     let mut table = table("0.3 s every 10 s");
-    // A minute, unless the run is a short one.
+    // One minute, unless the run is a short one.
     let stalls = (stage.options.seconds * 3 / 4).max(2) as u32;
     for (load, least) in REPEATED {
         let disturbance = |index| Disturbance::Stall {
@@ -77,7 +77,7 @@ pub(super) async fn repeated(
     Ok(table)
 }
 
-/// First tokens of two kinds, and as widely spread as a real engine's.
+/// Measures first tokens of two kinds, and first tokens spread as widely as a real engine's.
 pub(super) async fn mixes(
     stage: &Stage<'_>,
     arms: &[Arm],
@@ -95,7 +95,7 @@ pub(super) async fn mixes(
             seed: stage.options.seed + round,
         };
         let trials: Vec<Trial> = (0..ROUNDS).map(trial).collect();
-        // Small workers give so few answers that all pairs fit at once.
+        // Small workers give so few answers that all rounds can run at once.
         let at_once = if shape.size.slots > 8 { 1 } else { trials.len() };
         let mut rounds = Vec::new();
         for some in trials.chunks(at_once) {
@@ -106,7 +106,7 @@ pub(super) async fn mixes(
                 let what = format!("{}, {}, {}", shape.title, round + 1, watched.arm.plain_title());
                 section.fault(&what, &watched.run.figures(NO_PEAK).faults);
                 push(&mut table, &what, watched, of_slots);
-                // The first is `limit: slots`.
+                // The first arm is `limit: slots`.
                 if let Some((ratios, limits)) = place.checked_sub(1).and_then(|place| of_arm.get_mut(place)) {
                     ratios.extend(of_slots);
                     limits.extend(Span::of(&watched.points).map(|span| span.least));
@@ -128,7 +128,7 @@ pub(super) async fn mixes(
     Ok(table)
 }
 
-/// Jitter and spikes below the capacity.
+/// Measures jitter and spikes below the capacity.
 pub(super) async fn jitter(
     stage: &Stage<'_>,
     arms: &[Arm],
@@ -161,7 +161,7 @@ fn with_slots(arms: &[Arm]) -> Vec<Arm> {
     std::iter::once(Arm::Slots).chain(arms.iter().copied()).collect()
 }
 
-/// The goodput of each, relative to that of the first.
+/// Returns the goodput of each run, relative to the first.
 fn ratios(all: &[TrialRun]) -> Vec<Option<f64>> {
     let of = |watched: &TrialRun| watched.run.good.requests;
     let first = all.first().map(of).filter(|first| *first > 0.0);

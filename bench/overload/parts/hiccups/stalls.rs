@@ -1,4 +1,4 @@
-//! One stall at a time, and slots that are lost for good.
+//! Single stalls, and slots that are lost for good.
 
 use std::error::Error;
 use std::time::Duration;
@@ -12,28 +12,28 @@ use crate::plan::Arm;
 use crate::section::{Check, Section, Table, percent, ratio};
 use crate::stage::Stage;
 
-/// The load while something stalls, relative to the capacity.
+/// Load during a stall, relative to the capacity.
 pub(super) const LOAD: f64 = 0.8;
-/// The stall of the pictures, and of the worker that loses slots.
+/// Length of the stall in the pictures, and of the stall of the worker that loses slots.
 const LONGEST: Duration = Duration::from_secs(1);
 const STALLS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(300), LONGEST];
-/// At 800 requests/s a second is a long time.
+/// Stalls of the large worker; at 800 requests/s one second would be long.
 const ROOMY_STALLS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(600)];
-/// A trial goes on for a little longer than it is looked at, so that the last step is whole.
+/// A trial runs a little longer than the evaluated time, so that the last step is complete.
 const MARGIN: Duration = Duration::from_millis(300);
-/// The start of a stall, since the measurement began: a second is looked at before it, and that second is whole.
+/// Start of the stall since the measurement began; the second before it is evaluated too.
 const START: Duration = Duration::from_millis(1300);
 
 /// Half of the slots, as JSON and as a number.
 const HALVED: (&str, f64) = (r#"{"slots": 32}"#, 32.0);
-/// The highest limit that is right for the slots that are left, relative to their number.
+/// Highest correct limit for the remaining slots, relative to their number.
 const KNEE: f64 = 1.2;
-/// Seconds until the limit must be that low, from the loss or from the end of the stall in which it happened.
+/// Seconds until the limit must be that low, from the loss or from the end of its stall.
 const FOUND_WITHIN: f64 = 3.0;
-/// Seconds after which goodput is counted: it shows whether the limit was cut too far.
+/// Seconds after which goodput is counted; it shows whether the limit was cut too far.
 const LATER: f64 = 5.0;
 
-/// Each stall once, of the worker and of the gateway.
+/// Measures each stall once, of the worker and of the gateway.
 pub(super) async fn once(
     stage: &Stage<'_>,
     arms: &[Arm],
@@ -75,7 +75,7 @@ pub(super) async fn once(
     Ok(table)
 }
 
-/// A trial that is measured long enough around a stall of `length` that begins at [`START`].
+/// Returns a trial that measures long enough around a stall of `length` at [`START`].
 fn around(
     stage: &Stage<'_>,
     shape: Shape,
@@ -87,14 +87,14 @@ fn around(
     Trial { shape, rate, length, change_first: None, disturbances, seed: stage.options.seed }
 }
 
-/// All arms before the usual worker; before the large one, which fills the machine alone, that which is not told its
-/// size: a limit of thousands that is told says nothing.
+/// Returns all arms for the default worker. The large worker fills the machine alone, so it gets
+/// only the arm without configured slots: a configured limit of thousands shows nothing.
 fn arms_of(shape: &Shape, arms: &[Arm]) -> Vec<Arm> {
     let usual = shape.title == STEADY.title;
     arms.iter().copied().filter(|arm| usual || *arm == Arm::StreamUntold).collect()
 }
 
-/// The arm's name, with the worker's where it is not the usual one.
+/// Returns the arm's name, with the worker's name unless it is the default one.
 fn of(shape: &Shape, arm: Arm) -> String {
     if shape.title == STEADY.title {
         arm.plain_title()
@@ -142,7 +142,7 @@ fn row(
     Ok(())
 }
 
-/// A worker that loses half of its slots for good, without a stall and in one.
+/// Measures a worker that loses half of its slots for good, without a stall and in one.
 pub(super) async fn halved(
     stage: &Stage<'_>,
     arms: &[Arm],
@@ -197,5 +197,5 @@ pub(super) async fn halved(
     Ok(table)
 }
 
-/// No peak is needed to say whether a run counts.
+/// Stand-in peak: the check whether a run counts does not use it.
 pub(super) const NO_PEAK: Rate = Rate { requests: 1.0, tokens: 1.0 };

@@ -1,4 +1,4 @@
-//! One arm before one worker, and what disturbs them meanwhile.
+//! One arm before one worker, and the disturbances during the run.
 
 use std::error::Error;
 use std::time::Duration;
@@ -38,25 +38,25 @@ impl Process {
 pub(super) enum Disturbance {
     /// SIGSTOP, and SIGCONT after `length`.
     Stall { process: Process, at: Duration, length: Duration },
-    /// The worker changes: JSON for its `/debug/worker`.
+    /// A change of the worker: JSON for its `/debug/worker`.
     Change { at: Duration, json: &'static str },
 }
 
-/// What each arm is offered, and what disturbs it.
+/// The load of each arm, and the disturbances.
 #[derive(Clone, Debug)]
 pub(super) struct Trial {
     pub(super) shape: Shape,
     /// Requests per second.
     pub(super) rate: f64,
-    /// The time that is measured, after a warm-up at the same rate.
+    /// Measured time, after a warm-up at the same rate.
     pub(super) length: Duration,
-    /// JSON for the worker's `/debug/worker`, between settling and the warm-up.
+    /// JSON for the worker's `/debug/worker`, sent between settling and the warm-up.
     pub(super) change_first: Option<&'static str>,
     pub(super) disturbances: Vec<Disturbance>,
     pub(super) seed: u64,
 }
 
-/// One arm's run. Times are seconds since the measurement began.
+/// The run of one arm. Times are seconds since the measurement began.
 #[derive(Clone, Debug)]
 pub(super) struct TrialRun {
     pub(super) arm: Arm,
@@ -66,8 +66,8 @@ pub(super) struct TrialRun {
     pub(super) stalls: Vec<(f64, f64)>,
 }
 
-/// Runs every arm of every trial at the same moments, each before a worker of its own, so that noise on this machine
-/// meets them alike. One list of runs for each trial, in the order of `arms`.
+/// Runs all arms of all trials at the same time, each with its own worker, so that noise on this
+/// machine affects them equally. Returns one list of runs per trial, in the order of `arms`.
 pub(super) async fn side_by_side(
     stage: &Stage<'_>,
     trials: &[Trial],
@@ -81,14 +81,14 @@ impl Trial {
     async fn run(&self, stage: &Stage<'_>, arm: Arm) -> Result<TrialRun, Box<dyn Error>> {
         let file = DamFile::of(arm, self.shape.size).ok_or("not an arm of the dam")?;
         let setting = stage.dam(&file, self.shape.size, 1).await?;
-        let settling = self.shape.crowd(self.shape.capacity, stage.options.settling());
+        let settling = self.shape.retry_spread(self.shape.capacity, stage.options.settling());
         drive(&setting.client, draw(&settling, self.seed + 1000), soon(), None).await;
         if let Some(json) = self.change_first {
             change(&setting, json).await?;
         }
 
         let warm_up = stage.options.warm_up();
-        let arrivals = draw(&self.shape.crowd(self.rate, warm_up + self.length), self.seed);
+        let arrivals = draw(&self.shape.retry_spread(self.rate, warm_up + self.length), self.seed);
         let start = soon();
         let begin = start + warm_up;
         let end = begin + self.length;

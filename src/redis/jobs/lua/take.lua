@@ -47,7 +47,7 @@ if left <= 0 then
 end
 -- A client has the beginning of another run's reply. A new reply cannot continue it.
 if sent == '1' and async ~= '1' then
-  fail('failed', 'upstream_broke', last_error or 'The worker was lost within the answer.', epoch, n + 1, dam, async)
+  fail('failed', 'upstream_broke', last_error or 'The worker was lost during its answer.', epoch, n + 1, dam, async)
   return { 'GONE' }
 end
 attempt = attempt + 1

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::scene::{PoolScene, Scene, WorkerScene};
+use super::view::{GatewayView, PoolView, WorkerView};
 use crate::metrics::Light;
 
 /// Maximum number of workers named per kind of change; the rest is only counted.
@@ -21,27 +21,27 @@ pub(super) enum FleetChange {
     /// Of a pool: another colour is active.
     Switch { pool: Arc<str>, colour: Arc<str> },
     /// Of a worker.
-    Worker { worker: Arc<str>, pool: Arc<str>, turn: Turn, eligible: bool, why: Option<Arc<str>> },
+    Worker { worker: Arc<str>, pool: Arc<str>, turn: WorkerEvent, eligible: bool, why: Option<Arc<str>> },
     /// Of further workers.
-    More { count: usize, turn: Turn },
+    More { count: usize, turn: WorkerEvent },
 }
 
 /// Kind of change of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum WorkerEvent {
     Went,
     Came,
     Red,
     Well,
 }
 
-impl Turn {
+impl WorkerEvent {
     const fn as_str(self) -> &'static str {
         match self {
-            Self::Went => "went",
-            Self::Came => "came",
+            Self::Went => "left",
+            Self::Came => "joined",
             Self::Red => "turned red",
-            Self::Well => "is red no longer",
+            Self::Well => "recovered",
         }
     }
 }
@@ -50,7 +50,7 @@ impl fmt::Display for FleetChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gateway(text) => f.write_str(text),
-            Self::Switch { pool, colour } => write!(f, "pool {pool}: {colour} takes the work"),
+            Self::Switch { pool, colour } => write!(f, "pool {pool}: active colour is now {colour}"),
             Self::Worker { worker, turn, why, .. } => {
                 write!(f, "worker {worker} {}", turn.as_str())?;
                 why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
@@ -66,17 +66,17 @@ impl FleetChange {
         match self {
             Self::Gateway(_) => {}
             Self::Switch { pool, colour } => {
-                tracing::info!(pool = &**pool, colour = &**colour, "workers of another colour take the work");
+                tracing::info!(pool = &**pool, colour = &**colour, "the active colour changed");
             }
             // Only informational for a worker that takes no work by the settings.
-            Self::Worker { worker, pool, turn: turn @ Turn::Red, eligible: true, why } => {
+            Self::Worker { worker, pool, turn: turn @ WorkerEvent::Red, eligible: true, why } => {
                 let reason = why.as_deref();
                 tracing::warn!(worker = &**worker, pool = &**pool, reason, "a worker {}", turn.as_str());
             }
             Self::Worker { worker, pool, turn, .. } => {
                 tracing::info!(worker = &**worker, pool = &**pool, "a worker {}", turn.as_str());
             }
-            Self::More { count, turn: turn @ Turn::Red } => {
+            Self::More { count, turn: turn @ WorkerEvent::Red } => {
                 tracing::warn!(count, "more workers: {}", turn.as_str());
             }
             Self::More { count, turn } => tracing::info!(count, "more workers: {}", turn.as_str()),
@@ -85,18 +85,18 @@ impl FleetChange {
 }
 
 /// Returns the changes for the first snapshot: workers that are red but should not be.
-pub(super) fn first(scene: &Scene) -> Vec<FleetChange> {
+pub(super) fn first(scene: &GatewayView) -> Vec<FleetChange> {
     let mut changes = vec![FleetChange::Gateway("the gateway started".to_owned())];
-    let well = |worker: &WorkerScene| {
+    let well = |worker: &WorkerView| {
         let light = if worker.eligible { Light::Green } else { worker.light };
-        WorkerScene { light, ..worker.clone() }
+        WorkerView { light, ..worker.clone() }
     };
-    let pool = |pool: &PoolScene| PoolScene {
+    let pool = |pool: &PoolView| PoolView {
         workers: pool.workers.iter().map(well).collect(),
-        ..PoolScene::default()
+        ..PoolView::default()
     };
     workers(
-        &Scene { pools: scene.pools.iter().map(pool).collect(), ..Scene::default() },
+        &GatewayView { pools: scene.pools.iter().map(pool).collect(), ..GatewayView::default() },
         scene,
         &mut changes,
     );
@@ -104,7 +104,7 @@ pub(super) fn first(scene: &Scene) -> Vec<FleetChange> {
 }
 
 /// Returns the changes between two snapshots.
-pub(super) fn changes(before: &Scene, after: &Scene) -> Vec<FleetChange> {
+pub(super) fn changes(before: &GatewayView, after: &GatewayView) -> Vec<FleetChange> {
     let mut changes = Vec::new();
     let mut gateway = |text: String| changes.push(FleetChange::Gateway(text));
     if before.phase != after.phase {
@@ -141,31 +141,31 @@ pub(super) fn changes(before: &Scene, after: &Scene) -> Vec<FleetChange> {
     changes
 }
 
-type Place<'a> = (&'a PoolScene, &'a WorkerScene);
+type EventPlace<'a> = (&'a PoolView, &'a WorkerView);
 
-fn by_id(scene: &Scene) -> HashMap<&Arc<str>, Place<'_>> {
-    fn places(pool: &PoolScene) -> impl Iterator<Item = (&Arc<str>, Place<'_>)> {
+fn by_id(scene: &GatewayView) -> HashMap<&Arc<str>, EventPlace<'_>> {
+    fn places(pool: &PoolView) -> impl Iterator<Item = (&Arc<str>, EventPlace<'_>)> {
         pool.workers.iter().map(move |worker| (&worker.id, (pool, worker)))
     }
     scene.pools.iter().flat_map(places).collect()
 }
 
-fn workers(before: &Scene, after: &Scene, changes: &mut Vec<FleetChange>) {
+fn workers(before: &GatewayView, after: &GatewayView, changes: &mut Vec<FleetChange>) {
     let (old, new) = (by_id(before), by_id(after));
     let went = old.iter().filter(|(id, _)| !new.contains_key(**id)).map(|(_, place)| *place);
     let came = new.iter().filter(|(id, _)| !old.contains_key(**id)).map(|(_, place)| *place);
     // A busy worker alternates between green and yellow.
-    let red = |(_, worker): Place<'_>| worker.light == Light::Red;
+    let red = |(_, worker): EventPlace<'_>| worker.light == Light::Red;
     let both = || new.iter().filter_map(|(id, now)| Some((*now, *old.get(*id)?)));
     let failed = both().filter(|(now, then)| red(*now) && !red(*then)).map(|(now, _)| now);
     let healed = both().filter(|(now, then)| !red(*now) && red(*then)).map(|(now, _)| now);
-    tell(Turn::Went, went, changes);
-    tell(Turn::Came, came, changes);
-    tell(Turn::Red, failed, changes);
-    tell(Turn::Well, healed, changes);
+    tell(WorkerEvent::Went, went, changes);
+    tell(WorkerEvent::Came, came, changes);
+    tell(WorkerEvent::Red, failed, changes);
+    tell(WorkerEvent::Well, healed, changes);
 }
 
-fn tell<'a>(turn: Turn, places: impl Iterator<Item = Place<'a>>, changes: &mut Vec<FleetChange>) {
+fn tell<'a>(turn: WorkerEvent, places: impl Iterator<Item = EventPlace<'a>>, changes: &mut Vec<FleetChange>) {
     let mut places: Vec<_> = places.collect();
     places.sort_unstable_by_key(|(_, worker)| &worker.id);
     changes.extend(places.iter().take(NAMED).map(|(pool, worker)| FleetChange::Worker {
@@ -173,7 +173,7 @@ fn tell<'a>(turn: Turn, places: impl Iterator<Item = Place<'a>>, changes: &mut V
         pool: Arc::clone(&pool.name),
         turn,
         eligible: worker.eligible,
-        why: worker.why.clone().filter(|_| turn == Turn::Red),
+        why: worker.why.clone().filter(|_| turn == WorkerEvent::Red),
     }));
     if places.len() > NAMED {
         changes.push(FleetChange::More { count: places.len() - NAMED, turn });
@@ -188,8 +188,8 @@ mod tests {
         changes.iter().map(FleetChange::to_string).collect()
     }
 
-    fn scene(workers: &[(&str, Light)]) -> Scene {
-        let worker = |(id, light): &(&str, Light)| WorkerScene {
+    fn scene(workers: &[(&str, Light)]) -> GatewayView {
+        let worker = |(id, light): &(&str, Light)| WorkerView {
             id: (*id).into(),
             colour: "blue".into(),
             light: *light,
@@ -203,8 +203,8 @@ mod tests {
         };
         let workers = workers.iter().map(worker).collect();
         let pool =
-            PoolScene { name: "chat".into(), active: Some("blue".into()), workers, ..PoolScene::default() };
-        Scene { phase: "running".into(), pools: vec![pool], feed: Some(true), ..Scene::default() }
+            PoolView { name: "chat".into(), active: Some("blue".into()), workers, ..PoolView::default() };
+        GatewayView { phase: "running".into(), pools: vec![pool], feed: Some(true), ..GatewayView::default() }
     }
 
     #[test]
@@ -216,10 +216,10 @@ mod tests {
         assert_eq!(
             told(changes(&before, &after)),
             [
-                "worker c went",
-                "worker e came",
+                "worker c left",
+                "worker e joined",
                 "worker a turned red: it cannot be reached",
-                "worker b is red no longer"
+                "worker b recovered"
             ]
         );
         after.pools[0].workers = before.pools[0].workers.clone();
@@ -237,7 +237,7 @@ mod tests {
                 "heartbeats: lost",
                 "settings reloaded",
                 "changed settings refused; the log says why",
-                "pool chat: green takes the work"
+                "pool chat: active colour is now green"
             ]
         );
     }
@@ -247,7 +247,7 @@ mod tests {
         let ids: Vec<_> = (0..1000).map(|index| format!("w{index:03}")).collect();
         let all: Vec<_> = ids.iter().map(|id| (&**id, Light::Green)).collect();
         let lines = told(changes(&scene(&all), &scene(&[])));
-        assert_eq!((lines.len(), lines.last().unwrap().as_str()), (NAMED + 1, "995 more workers: went"));
+        assert_eq!((lines.len(), lines.last().unwrap().as_str()), (NAMED + 1, "995 more workers: left"));
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! number of viewers is limited: each takes a connection and bandwidth.
 
 mod changes;
-mod scene;
+mod view;
 
-pub use scene::{CallerScene, Event, Frame, Point, PoolScene, RuleScene, Scene, WorkerScene};
+pub use view::{CallerView, Frame, GatewayView, LiveEvent, PoolView, RuleRates, SecondPoint, WorkerView};
 
 use self::changes::FleetChange;
 use std::collections::VecDeque;
@@ -34,17 +34,17 @@ pub struct Live {
     ring: Mutex<Ring>,
     /// Each second with its number.
     sender: broadcast::Sender<(u64, Bytes)>,
-    seats: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct Ring {
     /// Seconds since the start. Unlike the wall clock it cannot be set back.
     number: u64,
-    points: VecDeque<Point>,
-    events: VecDeque<Event>,
+    points: VecDeque<SecondPoint>,
+    events: VecDeque<LiveEvent>,
     /// `None` before the first second.
-    scene: Option<Scene>,
+    scene: Option<GatewayView>,
 }
 
 impl Default for Live {
@@ -52,7 +52,7 @@ impl Default for Live {
         Self {
             ring: Mutex::default(),
             sender: broadcast::Sender::new(BEHIND),
-            seats: Arc::new(Semaphore::new(VIEWERS)),
+            permits: Arc::new(Semaphore::new(VIEWERS)),
         }
     }
 }
@@ -66,14 +66,14 @@ fn push<T>(ring: &mut VecDeque<T>, most: usize, item: T) {
 
 impl Live {
     /// Adds a second that is over and the snapshot at its end.
-    pub fn push(&self, point: Point, scene: Scene) {
+    pub fn push(&self, point: SecondPoint, scene: GatewayView) {
         let mut ring = self.ring.lock();
         let changes = match &ring.scene {
             Some(before) => changes::changes(before, &scene),
             None => changes::first(&scene),
         };
         changes.iter().for_each(FleetChange::log);
-        let event = |change: &FleetChange| Event { at_ms: point.at_ms, text: change.to_string() };
+        let event = |change: &FleetChange| LiveEvent { at_ms: point.at_ms, text: change.to_string() };
         let events: Vec<_> = changes.iter().map(event).collect();
         for event in &events {
             push(&mut ring.events, EVENTS, event.clone());
@@ -90,31 +90,31 @@ impl Live {
     }
 
     /// Serializes everything, with the number of its last second.
-    fn whole(&self) -> (u64, Bytes) {
+    fn full_frame(&self) -> (u64, Bytes) {
         let ring = self.ring.lock();
         let frame = Frame {
             whole: true,
             points: ring.points.iter().cloned().collect(),
             events: ring.events.iter().cloned().collect(),
-            scene: ring.scene.as_ref().map(Scene::trimmed).unwrap_or_default(),
+            scene: ring.scene.as_ref().map(GatewayView::trimmed).unwrap_or_default(),
         };
         (ring.number, write(&frame))
     }
 
     /// Returns server-sent events: everything, then each second once. `None` for too many viewers.
-    pub(super) fn join(self: &Arc<Self>) -> Option<impl Stream<Item = Bytes> + Send + use<>> {
-        let seat = Arc::clone(&self.seats).try_acquire_owned().ok()?;
+    pub(super) fn subscribe(self: &Arc<Self>) -> Option<impl Stream<Item = Bytes> + Send + use<>> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let live = Arc::clone(self);
         // No second is missed from here on.
         let seconds = self.sender.subscribe();
-        Some(unfold((live, seconds, seat, None), |(live, mut seconds, seat, sent)| async move {
+        Some(unfold((live, seconds, permit, None), |(live, mut seconds, permit, sent)| async move {
             let (number, bytes) = match sent {
                 None => {
                     // A new gateway has nothing to show before its first second is over.
                     if live.ring.lock().scene.is_none() {
                         seconds.recv().await.ok();
                     }
-                    live.whole()
+                    live.full_frame()
                 }
                 Some(sent) => loop {
                     match seconds.recv().await {
@@ -123,13 +123,13 @@ impl Live {
                         Ok(second) => break second,
                         Err(broadcast::error::RecvError::Lagged(_)) => {
                             seconds = seconds.resubscribe();
-                            break live.whole();
+                            break live.full_frame();
                         }
                         Err(broadcast::error::RecvError::Closed) => return None,
                     }
                 },
             };
-            Some((bytes, (live, seconds, seat, Some(number))))
+            Some((bytes, (live, seconds, permit, Some(number))))
         }))
     }
 }
@@ -154,14 +154,17 @@ mod tests {
     }
 
     fn second(live: &Live, at_ms: u64) {
-        live.push(Point { at_ms, ..Point::default() }, Scene { version: "1".into(), ..Scene::default() });
+        live.push(
+            SecondPoint { at_ms, ..SecondPoint::default() },
+            GatewayView { version: "1".into(), ..GatewayView::default() },
+        );
     }
 
     #[tokio::test]
     async fn who_comes_late_sees_the_last_minutes_and_then_each_second() {
         let live = Arc::new(Live::default());
         (0..SECONDS as u64 + 20).for_each(|at| second(&live, at));
-        let mut viewer = Box::pin(live.join().unwrap());
+        let mut viewer = Box::pin(live.subscribe().unwrap());
         let first = read(&viewer.next().await.unwrap());
         assert_eq!((first.whole, first.points.len(), first.points[0].at_ms), (true, SECONDS, 20));
         assert_eq!((&*first.scene.version, first.events.len()), ("1", 1));
@@ -177,7 +180,7 @@ mod tests {
     #[tokio::test]
     async fn who_comes_before_the_first_second_waits_for_it() {
         let live = Arc::new(Live::default());
-        let mut viewer = Box::pin(live.join().unwrap());
+        let mut viewer = Box::pin(live.subscribe().unwrap());
         assert!(viewer.next().now_or_never().is_none());
         second(&live, 1000);
         let first = read(&viewer.next().await.unwrap());
@@ -190,7 +193,7 @@ mod tests {
     async fn a_second_is_sent_once_whatever_the_clock_says() {
         let live = Arc::new(Live::default());
         second(&live, 1000);
-        let mut viewer = Box::pin(live.join().unwrap());
+        let mut viewer = Box::pin(live.subscribe().unwrap());
         // The first frame contains this second, and it is also queued on its own.
         second(&live, 2000);
         let first = read(&viewer.next().await.unwrap());
@@ -211,16 +214,16 @@ mod tests {
     #[test]
     fn there_are_only_so_many_viewers() {
         let live = Arc::new(Live::default());
-        let viewers: Vec<_> = (0..VIEWERS).map(|_| live.join().unwrap()).collect();
-        assert!(live.join().is_none());
+        let viewers: Vec<_> = (0..VIEWERS).map(|_| live.subscribe().unwrap()).collect();
+        assert!(live.subscribe().is_none());
         drop(viewers);
-        assert!(live.join().is_some());
+        assert!(live.subscribe().is_some());
     }
 
     #[test]
     fn of_a_large_fleet_those_in_trouble_are_shown() {
         use crate::metrics::Light;
-        let worker = |index: u32| WorkerScene {
+        let worker = |index: u32| WorkerView {
             id: format!("w{index}").into(),
             colour: "blue".into(),
             light: if index == 999 { Light::Red } else { Light::Green },
@@ -232,8 +235,8 @@ mod tests {
             kv_used: None,
             age_ms: None,
         };
-        let pool = PoolScene { workers: (0..1000).map(worker).collect(), ..PoolScene::default() };
-        let trimmed = Scene { pools: vec![pool], ..Scene::default() }.trimmed();
+        let pool = PoolView { workers: (0..1000).map(worker).collect(), ..PoolView::default() };
+        let trimmed = GatewayView { pools: vec![pool], ..GatewayView::default() }.trimmed();
         let shown = &trimmed.pools[0].workers;
         assert_eq!((shown.len(), trimmed.hidden_workers), (200, 800));
         assert!(shown.iter().any(|worker| worker.light == Light::Red));

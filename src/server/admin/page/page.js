@@ -21,7 +21,7 @@ const said = (text, bad) => {
 const old = (seconds) => {
   at("main").classList.toggle("old", seconds !== undefined);
   // Not read aloud: it changes each second.
-  at("silent").textContent = seconds === undefined ? "" : `Nothing heard for ${seconds} s.`;
+  at("silent").textContent = seconds === undefined ? "" : `No update for ${seconds} s.`;
 };
 
 let points = [];
@@ -65,10 +65,10 @@ const draw = (frame) => {
     ["In time /s", rates.good], ["Failed /s", text(rate(last, (point) => point.failed))], ["Left /s", rates.left],
     ["In flight / limit", `${now.in_flight} / ${now.limit}`],
     ["Waiting", `${waiting}`],
-    ["TTFT p50", half], ["TTFT p95", late], ["Promise", tables.millis(scene.ttft_slo_ms / 1000)],
+    ["TTFT p50", half], ["TTFT p95", late], ["TTFT SLO", tables.millis(scene.ttft_slo_ms / 1000)],
   ]);
   at("level-told").textContent =
-    `Last ${BREATH} s, a second: ${rates.offered} offered, ${rates.admitted} admitted, ${rates.refused} refused, ${rates.good} in time, ${rates.left} left by their clients.`;
+    `Last ${BREATH} s, per second: ${rates.offered} offered, ${rates.admitted} admitted, ${rates.refused} refused, ${rates.good} in time, ${rates.left} left by their clients.`;
   at("ttft-told").textContent = `Last ${BREATH} s: half of the streams began within ${half}, 95 % within ${late}.`;
   at("room-told").textContent = `Now: ${now.in_flight} of ${now.limit} in flight, ${waiting} waiting.`;
   drawLevel(points);
@@ -77,7 +77,7 @@ const draw = (frame) => {
   tables.refused(at("refused"), last);
   tables.queue(at("queue"), now.queue);
   tables.pools(at("pools"), scene, switchColour);
-  at("hidden").textContent = scene.hidden_workers > 0 ? `${scene.hidden_workers} more workers are not shown: of so many, those in trouble and the fullest are.` : "";
+  at("hidden").textContent = scene.hidden_workers > 0 ? `${scene.hidden_workers} more workers are not shown; those with problems and the fullest are.` : "";
   tables.callers(at("callers"), scene.callers);
   tables.rules(at("rules"), scene.rules);
   tables.shared(at("shared"), scene);
@@ -91,7 +91,7 @@ const draw = (frame) => {
 let token;
 const askForToken = () => new Promise((resolve) => {
   const dialog = at("ask");
-  at("ask-why").textContent = token ? "That token may not change it. The admin token may." : "Changing something needs the admin token.";
+  at("ask-why").textContent = token ? "This token cannot make changes. Enter the admin token." : "A change needs the admin token.";
   at("token").value = "";
   dialog.addEventListener("close", () => resolve(dialog.returnValue === "go" ? at("token").value : undefined), { once: true });
   dialog.returnValue = "";
@@ -104,7 +104,7 @@ const put = async (path, body, not) => {
   if (token) headers.authorization = `Bearer ${token}`;
   const signal = AbortSignal.timeout(PATIENCE);
   const answer = await fetch(path, { method: "PUT", headers, body: JSON.stringify(body), signal }).catch(() => {
-    throw new Error("No answer came: it may be done or not. Look at what is shown.");
+    throw new Error("No answer came: the change may or may not be in effect. Check the state on this page.");
   });
   if (answer.ok) return { everywhere: answer.status === 200 };
   // A proxy in between may answer with something else.
@@ -114,7 +114,7 @@ const put = async (path, body, not) => {
     token = await askForToken();
     if (token) return put(path, body, not);
   }
-  throw new Error(`${not}: ${why?.message ?? `it answers ${answer.status}`}`);
+  throw new Error(`${not}: ${why?.message ?? `HTTP status ${answer.status}`}`);
 };
 
 const switchColour = async (pool, colour, told) => {
@@ -122,7 +122,7 @@ const switchColour = async (pool, colour, told) => {
   try {
     const { everywhere } = await put(`/api/v1/pools/${encodeURIComponent(pool)}/active`, { colour }, "Not switched");
     told.dataset.colour = colour;
-    told.textContent = everywhere ? `${colour} takes the work at every gateway.` : `${colour} was told; not every gateway follows yet.`;
+    told.textContent = everywhere ? `${colour} is active at every gateway.` : `The switch to ${colour} is published; not every gateway follows yet.`;
   } catch (fault) {
     told.textContent = fault.message;
   }
@@ -130,7 +130,7 @@ const switchColour = async (pool, colour, told) => {
 
 at("maintenance").addEventListener("click", async () => {
   const on = !scene.maintenance;
-  const others = scene.dams > 1 ? " The others take requests as before." : "";
+  const others = scene.dams > 1 ? " The other gateways take requests as before." : "";
   if (on && !confirm(`Refuse all new requests at this gateway only (${location.host}), until it is opened again?${others}`)) return;
   const told = at("maintenance-told");
   told.textContent = on ? "Closing…" : "Opening…";
@@ -144,10 +144,10 @@ at("maintenance").addEventListener("click", async () => {
 
 // Shows the state in one line; bold unless all is well.
 const sayHowItIs = () => {
-  const words = ["Live, a picture each second."];
+  const words = ["Live, updated every second."];
   if (scene.maintenance) words.push("Closed for maintenance: this gateway refuses new requests.");
   if (scene.phase !== "running") words.push(`The gateway is ${scene.phase}.`);
-  if (scene.version !== version) words.push(`It is version ${scene.version} now: load this page again.`);
+  if (scene.version !== version) words.push(`The gateway is now version ${scene.version}: reload this page.`);
   said(words.join(" "), words.length > 1);
 };
 
@@ -163,7 +163,7 @@ const hear = (data) => {
     draw(frame);
   } catch (fault) {
     // Most likely the gateway has another version.
-    said("What the gateway says cannot be shown: load this page again.", true);
+    said("The gateway's data cannot be displayed: reload this page.", true);
     at("main").classList.add("old");
     throw fault;
   }
@@ -172,9 +172,9 @@ const hear = (data) => {
 };
 const miss = (seconds, refused) => {
   const why = refused
-    ? "The gateway, or what stands before it, shows nothing: too many viewers, or another token is wanted."
+    ? "The gateway, or a proxy before it, sends no data: too many viewers, or another token is needed."
     : "The gateway does not answer.";
-  said(`${why} What is shown is old. Trying again…`, true);
+  said(`${why} The data is stale. Trying again…`, true);
   old(seconds);
 };
 listen("/api/v1/events", hear, miss);

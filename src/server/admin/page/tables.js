@@ -46,7 +46,7 @@ export const refused = (table, points) => {
     for (const [reason, count] of Object.entries(point.refused)) counts[reason] = (counts[reason] ?? 0) + count;
   }
   const rows = Object.entries(counts).sort(([, one], [, other]) => other - one);
-  fill(table, ["Reason", "#a second, last 10 s"], rows.map(([reason, count]) => [reason, tenths(count / seconds)]), "Nothing was refused.");
+  fill(table, ["Reason", "#per second, last 10 s"], rows.map(([reason, count]) => [reason, tenths(count / seconds)]), "No refusals.");
 };
 
 export const queue = (table, counts) => {
@@ -58,12 +58,12 @@ export const callers = (table, list) => fill(
   table,
   ["Caller", "#requests/s", "#refused/s", "#tokens/s"],
   list.map((caller) => [caller.id, tenths(caller.requests), tenths(caller.refused), tenths(caller.tokens)]),
-  "Nobody asks.",
+  "No requests.",
 );
 
 export const rules = (table, list) => fill(
   table,
-  ["Rule", "Fullest, last 10 s", "By", "#refused/s", "#keys"],
+  ["Rule", "Max use, last 10 s", "Caller", "#refused/s", "#keys"],
   list.map((rule) => {
     const used = rule.used == null ? "–" : make("span", {}, meter(rule.used, 1, `${rule.name}, share of the quota used`), percent(rule.used));
     return [rule.observes ? `${rule.name} (observes)` : rule.name, used, rule.caller ?? "–", `${rule.refused}`, `${rule.keys}`];
@@ -73,11 +73,11 @@ export const rules = (table, list) => fill(
 
 export const shared = (table, scene) => {
   const state = (works, good, bad, none) => (works == null ? none : works ? make("span", { class: "green" }, good) : make("span", { class: "red" }, bad));
-  fill(table, ["What", "How it is"], [
+  fill(table, ["Part", "State"], [
     ["Gateway", scene.maintenance ? make("span", { class: "red" }, "closed for maintenance") : scene.phase],
-    ["Redis", state(scene.redis, "works", "does not answer", "not used")],
-    ["Heartbeats of workers", state(scene.feed, "heard", "lost; the fleet stays as it was", "not listened for")],
-    ["Gateways together", `${scene.dams}`],
+    ["Redis", state(scene.redis, "reachable", "does not answer", "not used")],
+    ["Heartbeats of workers", state(scene.feed, "received", "lost; keeping the last known fleet", "not used")],
+    ["Gateways", `${scene.dams}`],
     ["Connections", `${scene.connections}`],
     ["Request bodies in memory", `${tenths(scene.buffered_bytes / 1024)} KiB`],
     ["Settings reloaded / refused", `${scene.reloads[0]} / ${scene.reloads[1]}`],
@@ -87,10 +87,10 @@ export const shared = (table, scene) => {
 
 const workers = (table, pool) => fill(
   table,
-  ["Light", "Worker", "Colour", "In flight, of its limit", "#KV cache", "#heartbeat", "Why"],
+  ["Light", "Worker", "Colour", "In flight / limit", "#KV cache", "#heartbeat", "Why"],
   pool.workers.map((worker) => {
     const filled = make("span", {}, meter(worker.in_flight, worker.limit, `${worker.id}, in flight`), `${worker.in_flight} / ${worker.limit}`);
-    const note = worker.leaving ? " (leaving)" : worker.eligible ? "" : " (takes no work)";
+    const note = worker.leaving ? " (leaving)" : worker.eligible ? "" : " (not eligible)";
     return [
       light(worker.light), worker.id + note, worker.colour, filled,
       worker.kv_used == null ? "–" : percent(worker.kv_used),
@@ -115,9 +115,9 @@ export const pools = (place, scene, onSwitch) => {
       else place.append(fresh);
       part = fresh;
     }
-    const ceiling = pool.ceiling == null ? "" : `, ${Math.round(pool.ceiling)} together at most`;
+    const ceiling = pool.ceiling == null ? "" : `, at most ${Math.round(pool.ceiling)} in total`;
     part.querySelector(".about").textContent =
-      `${pool.active ? `${pool.active} takes the work` : "every colour takes work"}; ${pool.in_flight} in flight${ceiling}.`;
+      `${pool.active ? `${pool.active} is active` : "all colours are active"}; ${pool.in_flight} in flight${ceiling}.`;
     follow(part, pool.active ?? "");
     workers(part.querySelector("table"), pool);
   }
@@ -144,7 +144,7 @@ const block = (pool, onSwitch) => {
   if (pool.colours.length > 1) {
     const select = make("select", {}, ...pool.colours.map((colour) => make("option", { value: colour }, colour)));
     const told = make("span", { role: "status", class: "switched" });
-    const form = make("form", { class: "switch" }, make("label", {}, "Give the work to ", select), make("button", {}, "Switch"), told);
+    const form = make("form", { class: "switch" }, make("label", {}, "Active colour: ", select), make("button", {}, "Switch"), told);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       onSwitch(pool.name, select.value, told);

@@ -19,7 +19,7 @@ const workers = (scene) => {
   for (const pool of scene.pools) {
     const open = able(pool);
     const red = open.filter((worker) => worker.light === "red");
-    if (open.length === 0) return ["bad", `Pool ${pool.name} has no worker that may take work.`];
+    if (open.length === 0) return ["bad", `Pool ${pool.name} has no eligible worker.`];
     if (red.length === open.length) return ["bad", `No worker of pool ${pool.name} can serve (${because(red[0])}).`];
   }
   return undefined;
@@ -38,7 +38,7 @@ const lateness = (scene, points) => {
   const bounds = scene.ttft_buckets;
   const late = total(points, (point) => sum(point.ttft.filter((_, row) => row > 0 && bounds[row - 1] >= promise)));
   const share = late / Math.max(began, 1);
-  return share > LATE ? ["bad", `${percent(share)} of the streams begin later than the promise of ${promise} s.`] : undefined;
+  return share > LATE ? ["bad", `${percent(share)} of the streams begin later than the TTFT SLO of ${promise} s.`] : undefined;
 };
 
 const scarcity = (points) => {
@@ -47,12 +47,12 @@ const scarcity = (points) => {
   const share = total([...scarce], ([, count]) => count) / Math.max(offered, 1);
   if (share <= REFUSED) return undefined;
   const [reason] = scarce.sort(([, one], [, other]) => other - one)[0];
-  return ["strained", `${percent(share)} of the requests are refused for want of room, mostly ${reason}; what is admitted is served in time.`];
+  return ["strained", `${percent(share)} of the requests are refused for lack of capacity, mostly ${reason}; admitted requests are served in time.`];
 };
 
 const shared = (scene) => {
-  if (scene.redis === false) return ["strained", "Redis does not answer; the gateway goes on without it."];
-  if (scene.feed === false) return ["strained", "Heartbeats are not heard; the fleet stays as it was."];
+  if (scene.redis === false) return ["strained", "Redis does not answer; the gateway continues without it."];
+  if (scene.feed === false) return ["strained", "No heartbeats arrive; the gateway keeps the last known fleet."];
   return undefined;
 };
 
@@ -71,8 +71,8 @@ const fullness = (now) => {
 
 const well = (points) => {
   const quota = total(points, (point) => sum(point.refused));
-  if (total(points, (point) => point.offered) === 0) return ["well", "All is well, and nobody asks."];
-  return ["well", quota > 0 ? "All is well; some callers are refused by their own doing, see below." : "All is well."];
+  if (total(points, (point) => point.offered) === 0) return ["well", "All is well; no requests."];
+  return ["well", quota > 0 ? "All is well; some callers are refused because of their own limits, see below." : "All is well."];
 };
 
 // Returns the level (`well`, `strained` or `bad`) and the sentence, for the worst problem.

@@ -2,13 +2,13 @@
 
 /// Tokens that one caller asked for and got; output tokens count double.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Portion {
+pub(super) struct CallerShare {
     pub(super) weight: f64,
     pub(super) asked: f64,
     pub(super) got: f64,
 }
 
-impl Portion {
+impl CallerShare {
     fn level(&self, value: f64) -> f64 {
         value / self.weight
     }
@@ -16,10 +16,10 @@ impl Portion {
 
 /// Returns the max–min fair level per unit of weight. Each caller is owed the smaller of its demand
 /// and level × weight; the level is such that all served tokens are given out.
-fn water_level(portions: &[Portion]) -> f64 {
+fn water_level(portions: &[CallerShare]) -> f64 {
     let mut rest: f64 = portions.iter().map(|portion| portion.got).sum();
     let mut weight: f64 = portions.iter().map(|portion| portion.weight).sum();
-    let mut sorted: Vec<&Portion> = portions.iter().collect();
+    let mut sorted: Vec<&CallerShare> = portions.iter().collect();
     sorted.sort_by(|a, b| a.level(a.asked).total_cmp(&b.level(b.asked)));
     for portion in sorted {
         if portion.level(portion.asked) * weight >= rest {
@@ -32,7 +32,7 @@ fn water_level(portions: &[Portion]) -> f64 {
 }
 
 /// Returns Jain's index over the callers that wanted more than the fair level; `None` for under 2.
-pub(super) fn jain(portions: &[Portion]) -> Option<f64> {
+pub(super) fn jain(portions: &[CallerShare]) -> Option<f64> {
     let level = water_level(portions);
     let got: Vec<f64> = portions
         .iter()
@@ -45,7 +45,7 @@ pub(super) fn jain(portions: &[Portion]) -> Option<f64> {
 }
 
 /// Returns the share of their due that all callers but the greediest got.
-pub(super) fn light_share(portions: &[Portion]) -> Option<f64> {
+pub(super) fn light_share(portions: &[CallerShare]) -> Option<f64> {
     let level = water_level(portions);
     let greediest = portions.iter().map(|portion| portion.level(portion.asked)).fold(0.0, f64::max);
     let light = || portions.iter().filter(|portion| portion.level(portion.asked) < greediest);
@@ -58,8 +58,8 @@ pub(super) fn light_share(portions: &[Portion]) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn portions(asked_and_got: &[(f64, f64)]) -> Vec<Portion> {
-        asked_and_got.iter().map(|&(asked, got)| Portion { weight: 1.0, asked, got }).collect()
+    fn portions(asked_and_got: &[(f64, f64)]) -> Vec<CallerShare> {
+        asked_and_got.iter().map(|&(asked, got)| CallerShare { weight: 1.0, asked, got }).collect()
     }
 
     #[test]

@@ -15,13 +15,13 @@ use crate::request::Class;
 
 /// A run and its results.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub struct SimulatedRun {
     /// Policy of the run.
     pub policy: Policy,
     /// Seed of all randomness.
     pub seed: u64,
     /// Figures after the warm-up.
-    pub figures: Figures,
+    pub figures: RunFigures,
     /// One entry per second of the run.
     pub seconds: Vec<Second>,
     /// Reasons not to trust the figures. A request without an end or with two, or a gate that is
@@ -31,7 +31,7 @@ pub struct Outcome {
 
 /// The figures of a run, counted after the warm-up.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Figures {
+pub struct RunFigures {
     /// Requests that asked, including repeated ones.
     pub offered: u64,
     /// Requests that got a worker.
@@ -102,7 +102,7 @@ pub struct Second {
     pub ttft_p50: Option<Duration>,
 }
 
-impl Figures {
+impl RunFigures {
     /// Names of figures in scenario files.
     pub const NAMES: [&'static str; 22] = [
         "goodput",

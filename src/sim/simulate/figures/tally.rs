@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::fair::{self, Portion};
+use super::fair::{self, CallerShare};
 use super::recovery::{recovery, usual};
 use super::verdict::RequestVerdict;
-use super::{ClassFigures, Figures, Second};
+use super::{ClassFigures, RunFigures, Second};
 use crate::clock::Nanos;
-use crate::sim::simulate::capacity::Price;
-use crate::sim::simulate::world::{Call, CallFate, LoadPhase, SECOND, Stage, World, at};
+use crate::sim::simulate::capacity::TokenPrice;
+use crate::sim::simulate::driver::{Call, CallFate, LoadPhase, SECOND, Simulation, Stage, at};
 
 /// Weight of an output token, in prompt tokens, as in the fair queue.
 const OUTPUT_WEIGHT: f64 = 2.0;
 
 /// Returns the figures and the seconds of a finished run.
-pub(in crate::sim::simulate) fn tally(world: &World<'_>) -> (Figures, Vec<Second>) {
+pub(in crate::sim::simulate) fn tally(world: &Simulation<'_>) -> (RunFigures, Vec<Second>) {
     let mut tally = RunTally::new(world);
     for call in &world.calls {
         let verdict = RequestVerdict::of(world.scenario, call);
@@ -53,16 +53,16 @@ impl CountedShare {
 }
 
 struct RunTally<'a> {
-    world: &'a World<'a>,
+    world: &'a Simulation<'a>,
     /// Time that counts: after the warm-up.
     window: Range<Nanos>,
-    prices: Vec<Price>,
+    prices: Vec<TokenPrice>,
     seconds: Vec<Second>,
     /// TTFTs by the second in which their requests asked.
     ttfts: Vec<Vec<Duration>>,
     /// Good work of each second.
     work: Vec<f64>,
-    portions: Vec<Portion>,
+    portions: Vec<CallerShare>,
     classes: [ClassCounts; 3],
     returns: CountedShare,
     /// Sum of `Retry-After` of refused requests, in seconds, and their number.
@@ -74,14 +74,14 @@ struct RunTally<'a> {
 }
 
 impl<'a> RunTally<'a> {
-    fn new(world: &'a World<'a>) -> Self {
+    fn new(world: &'a Simulation<'a>) -> Self {
         let scenario = world.scenario;
         let length = scenario.duration.0.as_secs_f64().ceil() as usize;
-        let portion = |weight: u32| Portion { weight: f64::from(weight), ..Portion::default() };
+        let portion = |weight: u32| CallerShare { weight: f64::from(weight), ..CallerShare::default() };
         Self {
             world,
             window: at(scenario.warm_up)..at(scenario.duration),
-            prices: scenario.workers.iter().map(|group| Price::of(&group.spec())).collect(),
+            prices: scenario.workers.iter().map(|group| TokenPrice::of(&group.spec())).collect(),
             seconds: vec![Second::default(); length],
             ttfts: vec![Vec::new(); length],
             work: vec![0.0; length],
@@ -160,13 +160,13 @@ impl<'a> RunTally<'a> {
         }
     }
 
-    fn figures(&mut self) -> Figures {
+    fn figures(&mut self) -> RunFigures {
         let mut all = ClassCounts::default();
         self.classes.iter().for_each(|class| all.include(class));
         let counted = || (0..self.seconds.len()).filter(|second| self.window.contains(&middle(*second)));
         let done = counted().map(|second| self.work[second]).sum();
         let possible = counted().map(|second| self.peak(second)).sum();
-        Figures {
+        RunFigures {
             offered: all.offered,
             admitted: all.admitted,
             good: all.good,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::sim::simulate::driver::{Call, CallFate, Stage};
 use crate::sim::simulate::scenario::Scenario;
-use crate::sim::simulate::world::{Call, CallFate, Stage};
 
 /// Result of one request.
 #[derive(Clone, Copy, Debug)]

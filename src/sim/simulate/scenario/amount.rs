@@ -8,9 +8,9 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
 /// A duration as people write it: `250ms`, `1.5s`, `2m`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
+pub struct ScenarioDuration(pub Duration);
 
-impl Span {
+impl ScenarioDuration {
     /// Creates a duration of `millis` milliseconds.
     #[must_use]
     pub const fn millis(millis: u64) -> Self {
@@ -24,12 +24,13 @@ impl Span {
     }
 }
 
-impl std::str::FromStr for Span {
+impl std::str::FromStr for ScenarioDuration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is no duration: write a number and a unit, as in 250us, 20ms, 1.5s or 2m");
+        let wrong = || {
+            format!("`{text}` is not a duration: write a number and a unit, as in 250us, 20ms, 1.5s or 2m")
+        };
         let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
         let (number, unit) = text.split_at(digits);
         let number: f64 = number.parse().map_err(|_error| wrong())?;
@@ -47,7 +48,7 @@ impl std::str::FromStr for Span {
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for ScenarioDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
@@ -104,9 +105,9 @@ struct SpreadTable {
 
 impl<'de> Deserialize<'de> for Spread {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
+        struct AmountVisitor;
 
-        impl<'de> Visitor<'de> for Reader {
+        impl<'de> Visitor<'de> for AmountVisitor {
             type Value = Spread;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,6 +155,6 @@ impl<'de> Deserialize<'de> for Spread {
             }
         }
 
-        deserializer.deserialize_any(Reader)
+        deserializer.deserialize_any(AmountVisitor)
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Requests, Scenario};
-use crate::sim::simulate::Figures;
+use super::{RequestShape, Scenario};
+use crate::sim::simulate::RunFigures;
 
 /// Longest simulation in seconds: an hour takes some minutes to compute.
 const LONGEST: u64 = 3600;
@@ -108,11 +108,11 @@ impl Scenario {
         must(shares <= 1.0 + 1e-9, format!("callers: the shares add up to {shares}: must be at most 1"));
         must(
             shares > 1.0 - 1e-9 || self.callers.iter().any(|callers| callers.share.is_none()),
-            format!("callers: the shares add up to {shares}: must be 1, or one group must have none"),
+            format!("callers: the shares add up to {shares}: must be 1, or one group must leave out `share`"),
         );
         for (place, event) in self.events.iter().enumerate() {
             let at = format!("events[{place}]");
-            must(event.at < self.duration, format!("{at}.at must be before the end"));
+            must(event.at < self.duration, format!("{at}.at must be less than duration"));
             must(positive(event.times), format!("{at}.times must be 0 to 1000000"));
             must(positive(event.rate), format!("{at}.rate must be 0 to 1000000"));
             must(
@@ -145,7 +145,7 @@ impl Scenario {
                 );
                 must(
                     stall.every.is_none_or(|every| every > stall.length),
-                    format!("{at}.stall.every must be longer than its length"),
+                    format!("{at}.stall.every must be longer than {at}.stall.length"),
                 );
             }
             for (key, worker) in [("kill", &event.kill), ("zombie", &event.zombie), ("revive", &event.revive)]
@@ -161,17 +161,17 @@ impl Scenario {
         }
         for (table, expected) in [("expect", &self.expect), ("expect_mean", &self.expect_mean)] {
             for name in expected.keys() {
-                let known = Figures::NAMES.join(", ");
+                let known = RunFigures::NAMES.join(", ");
                 must(
-                    Figures::NAMES.contains(&name.as_str()),
-                    format!("{table}.{name} is no figure: must be one of {known}"),
+                    RunFigures::NAMES.contains(&name.as_str()),
+                    format!("{table}.{name} is not a figure: must be one of {known}"),
                 );
             }
         }
         faults
     }
 
-    fn check_requests(&self, at: &str, requests: &Requests, must: &mut impl FnMut(bool, String)) {
+    fn check_requests(&self, at: &str, requests: &RequestShape, must: &mut impl FnMut(bool, String)) {
         let share = |value: f64| (0.0..=1.0).contains(&value);
         must(share(requests.streamed), format!("{at}.streamed is {}: must be 0 to 1", requests.streamed));
         must(share(requests.n_share), format!("{at}.n_share is {}: must be 0 to 1", requests.n_share));

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error};
 
-use super::Span;
+use super::ScenarioDuration;
 
 /// Expected range of a figure. Durations count in seconds.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,15 +37,16 @@ impl std::str::FromStr for Bound {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is no range: write `>= 0.95`, `<= 1s`, `== 0`, or two of them with a comma");
+        let wrong = || {
+            format!("`{text}` is not a range: write `>= 0.95`, `<= 1s`, `== 0`, or two of them with a comma")
+        };
         let mut bound = Self { text: text.to_owned(), least: f64::NEG_INFINITY, most: f64::INFINITY };
         for part in text.split(',').map(str::trim) {
             let (sign, value) = part.split_at_checked(2).ok_or_else(wrong)?;
             let value = value.trim();
             let value: f64 = match value.parse() {
                 Ok(value) => value,
-                Err(_) => value.parse::<Span>().map_err(|_error| wrong())?.0.as_secs_f64(),
+                Err(_) => value.parse::<ScenarioDuration>().map_err(|_error| wrong())?.0.as_secs_f64(),
             };
             match sign {
                 ">=" => bound.least = value,

@@ -4,30 +4,34 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Span;
+use super::ScenarioDuration;
 use crate::shed::settings::GateSettings;
-use crate::sim::physics::{FirstTokenSpread, Spec};
+use crate::sim::engine::{EngineSpec, FirstTokenSpread};
 use crate::sim::simulate::Policy;
 
 /// Latency SLOs.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Promise {
+pub struct ScenarioSlo {
     /// TTFT SLO.
-    pub ttft_slo: Span,
+    pub ttft_slo: ScenarioDuration,
     /// Increase of the TTFT SLO per 1000 prompt tokens.
-    pub per_1k_prompt_tokens: Span,
+    pub per_1k_prompt_tokens: ScenarioDuration,
     /// SLO for the time between two tokens.
-    pub itl_slo: Span,
+    pub itl_slo: ScenarioDuration,
 }
 
-impl Default for Promise {
+impl Default for ScenarioSlo {
     fn default() -> Self {
-        Self { ttft_slo: Span::secs(1), per_1k_prompt_tokens: Span::millis(0), itl_slo: Span::millis(100) }
+        Self {
+            ttft_slo: ScenarioDuration::secs(1),
+            per_1k_prompt_tokens: ScenarioDuration::millis(0),
+            itl_slo: ScenarioDuration::millis(100),
+        }
     }
 }
 
-impl Promise {
+impl ScenarioSlo {
     /// Returns the TTFT SLO for a prompt of `prompt` tokens.
     pub(in crate::sim::simulate) fn slo(&self, prompt: u64) -> Duration {
         let (ttft_slo, ttft_per_1k) = (self.ttft_slo.0, self.per_1k_prompt_tokens.0);
@@ -38,7 +42,7 @@ impl Promise {
 /// A group of equal workers.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Group {
+pub struct WorkerGroup {
     /// Number of workers.
     pub count: u32,
     /// Sequences that a worker decodes at once.
@@ -48,11 +52,11 @@ pub struct Group {
     /// Prompt tokens that a worker reads per second.
     pub prefill_rate: u32,
     /// Time each request takes before it reaches the batch.
-    pub prefill_base: Span,
+    pub prefill_base: ScenarioDuration,
     /// Time of a step, and so of a token.
-    pub token_time: Span,
+    pub token_time: ScenarioDuration,
     /// Time that each sequence adds to a step.
-    pub token_time_per_seq: Span,
+    pub token_time_per_seq: ScenarioDuration,
     /// Maximum tokens of a step.
     pub step_tokens: u32,
     /// Distribution of the time from slot to first token.
@@ -66,17 +70,17 @@ pub struct Group {
 #[serde(default, deny_unknown_fields)]
 pub struct FirstToken {
     /// Median for prompts that are not cached.
-    pub median: Span,
+    pub median: ScenarioDuration,
     /// Standard deviation of the logarithm.
     pub sigma: f64,
     /// Minimum for prompts that are not cached.
-    pub least: Span,
+    pub least: ScenarioDuration,
     /// Maximum before spikes; no bound if absent.
-    pub most: Option<Span>,
+    pub most: Option<ScenarioDuration>,
     /// Share of prompts that are cached.
     pub cached_share: f64,
     /// Time for cached prompts.
-    pub cached: Span,
+    pub cached: ScenarioDuration,
     /// Share of requests whose time is multiplied by `spike_factor`.
     pub spike_share: f64,
     /// Factor of a spike.
@@ -87,12 +91,12 @@ impl Default for FirstToken {
     /// Returns the defaults of the simulated worker's options.
     fn default() -> Self {
         Self {
-            median: Span::default(),
+            median: ScenarioDuration::default(),
             sigma: 0.0,
-            least: Span::default(),
+            least: ScenarioDuration::default(),
             most: None,
             cached_share: 0.0,
-            cached: Span::default(),
+            cached: ScenarioDuration::default(),
             spike_share: 0.0,
             spike_factor: 10.0,
         }
@@ -100,7 +104,7 @@ impl Default for FirstToken {
 }
 
 impl FirstToken {
-    /// Returns the distribution for [`crate::sim::physics::FirstTokens`].
+    /// Returns the distribution for [`crate::sim::engine::FirstTokens`].
     #[must_use]
     pub fn spread(&self) -> FirstTokenSpread {
         FirstTokenSpread {
@@ -116,17 +120,17 @@ impl FirstToken {
     }
 }
 
-impl Default for Group {
+impl Default for WorkerGroup {
     fn default() -> Self {
-        let spec = Spec::default();
+        let spec = EngineSpec::default();
         Self {
             count: 1,
             slots: spec.slots,
             kv_tokens: spec.kv_tokens,
             prefill_rate: spec.prefill_rate,
-            prefill_base: Span(spec.prefill_base),
-            token_time: Span(spec.token_time),
-            token_time_per_seq: Span(spec.token_time_per_seq),
+            prefill_base: ScenarioDuration(spec.prefill_base),
+            token_time: ScenarioDuration(spec.token_time),
+            token_time_per_seq: ScenarioDuration(spec.token_time_per_seq),
             step_tokens: spec.step_tokens,
             first_token: FirstToken::default(),
             told: true,
@@ -134,11 +138,11 @@ impl Default for Group {
     }
 }
 
-impl Group {
+impl WorkerGroup {
     /// Returns the size and speed of one worker.
     #[must_use]
-    pub fn spec(&self) -> Spec {
-        Spec {
+    pub fn spec(&self) -> EngineSpec {
+        EngineSpec {
             slots: self.slots,
             kv_tokens: self.kv_tokens,
             prefill_rate: self.prefill_rate,
@@ -153,7 +157,7 @@ impl Group {
 /// Settings of the gateway. Defaults are those of the gateway's configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Dam {
+pub struct GatewaySection {
     /// Number of independent gateways before the same fleet, each with its share of the load.
     pub count: u32,
     /// Limit policy, if the command line names none: an algorithm, `slots`, `none`, or a number.
@@ -163,20 +167,20 @@ pub struct Dam {
     /// Maximum number of waiting requests.
     pub queue_length: usize,
     /// Maximum wait; a quarter of the TTFT SLO if absent.
-    pub queue_wait: Option<Span>,
+    pub queue_wait: Option<ScenarioDuration>,
     /// Share of the limit reserved for `critical`.
     pub reserve_critical: f64,
     /// Share of the limit reserved for `interactive` and above.
     pub reserve_interactive: f64,
     /// Timeout for the first token of a stream.
-    pub first_token: Span,
+    pub first_token: ScenarioDuration,
     /// Timeout between two tokens.
-    pub idle: Span,
+    pub idle: ScenarioDuration,
     /// Timeout for a whole answer.
-    pub total: Span,
+    pub total: ScenarioDuration,
 }
 
-impl Default for Dam {
+impl Default for GatewaySection {
     fn default() -> Self {
         let gate = GateSettings::default();
         Self {
@@ -187,9 +191,9 @@ impl Default for Dam {
             queue_wait: None,
             reserve_critical: 0.0,
             reserve_interactive: 0.0,
-            first_token: Span::secs(30),
-            idle: Span::secs(60),
-            total: Span::secs(600),
+            first_token: ScenarioDuration::secs(30),
+            idle: ScenarioDuration::secs(60),
+            total: ScenarioDuration::secs(600),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Span, Spread};
+use super::{ScenarioDuration, Spread};
 use crate::request::Class;
 
 /// Offered load.
@@ -24,9 +24,9 @@ pub struct OfferedLoad {
     /// Share of them that wait for `Retry-After`; the others ask again after `impatience`.
     pub honour: f64,
     /// Wait of the others.
-    pub impatience: Span,
+    pub impatience: ScenarioDuration,
     /// Clients whose `Retry-After` is longer than this do not come back.
-    pub patience: Option<Span>,
+    pub patience: Option<ScenarioDuration>,
 }
 
 impl Default for OfferedLoad {
@@ -38,7 +38,7 @@ impl Default for OfferedLoad {
             retry_share: 0.0,
             attempts: 3,
             honour: 1.0,
-            impatience: Span::millis(500),
+            impatience: ScenarioDuration::millis(500),
             patience: None,
         }
     }
@@ -57,7 +57,7 @@ pub enum Arrivals {
 /// Properties of requests.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Requests {
+pub struct RequestShape {
     /// Tokens of the prompt.
     pub prompt: Spread,
     /// Tokens of the answer, before `max_tokens` cuts it.
@@ -72,7 +72,7 @@ pub struct Requests {
     pub n_share: f64,
 }
 
-impl Default for Requests {
+impl Default for RequestShape {
     fn default() -> Self {
         Self {
             prompt: Spread::log_normal(200.0, 0.8),
@@ -101,7 +101,7 @@ pub struct EqualCallers {
     #[serde(deserialize_with = "class")]
     pub class: Class,
     /// Properties of their requests, if they differ from the scenario's.
-    pub requests: Option<Requests>,
+    pub requests: Option<RequestShape>,
 }
 
 impl Default for EqualCallers {
@@ -121,7 +121,7 @@ fn class<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Class, D::
     let name = String::deserialize(deserializer)?;
     Class::parse(&name).ok_or_else(|| {
         serde::de::Error::custom(format_args!(
-            "`{name}` is no class: must be `batch`, `interactive` or `critical`"
+            "`{name}` is not a class: must be `batch`, `interactive` or `critical`"
         ))
     })
 }
@@ -131,7 +131,7 @@ fn class<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Class, D::
 #[serde(deny_unknown_fields)]
 pub struct ScenarioEvent {
     /// Time since the start.
-    pub at: Span,
+    pub at: ScenarioDuration,
     /// New offered load, as [`OfferedLoad::times`].
     pub times: Option<f64>,
     /// New offered load, as [`OfferedLoad::rate`].
@@ -155,9 +155,9 @@ pub struct ScenarioEvent {
     /// return to the queue.
     pub slots: Option<f64>,
     /// New network delay of everything that a worker sends.
-    pub network: Option<Span>,
+    pub network: Option<ScenarioDuration>,
     /// An extra request of the first caller.
-    pub request: Option<Extra>,
+    pub request: Option<ExtraRequest>,
     /// `true` to measure recovery from here; otherwise from the last event other than a request.
     #[serde(default)]
     pub recover: bool,
@@ -167,18 +167,18 @@ pub struct ScenarioEvent {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StallEvent {
-    /// A worker's name, `workers`, `dams` (gateways), or `clock`: the clock jumps ahead instead.
+    /// A worker's name, `workers`, `gateways` (gateways), or `clock`: the clock jumps ahead instead.
     pub of: String,
     /// Length of the pause or jump.
-    pub length: Span,
+    pub length: ScenarioDuration,
     /// Period of repetition, until the end of the scenario.
-    pub every: Option<Span>,
+    pub every: Option<ScenarioDuration>,
 }
 
 /// An extra request.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Extra {
+pub struct ExtraRequest {
     /// Tokens of its prompt.
     pub prompt: u32,
     /// Tokens of its answer.

@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-pub use amount::{Span, Spread, SpreadShape};
+pub use amount::{ScenarioDuration, Spread, SpreadShape};
 pub use expect::Bound;
-pub use fleet::{Dam, FirstToken, Group, Promise};
-pub use load::{Arrivals, EqualCallers, Extra, OfferedLoad, Requests, ScenarioEvent, StallEvent};
+pub use fleet::{FirstToken, GatewaySection, ScenarioSlo, WorkerGroup};
+pub use load::{Arrivals, EqualCallers, ExtraRequest, OfferedLoad, RequestShape, ScenarioEvent, StallEvent};
 
 /// A scenario: a fleet, its SLOs, a gateway, and the offered load.
 #[derive(Clone, Debug, Deserialize)]
@@ -30,25 +30,25 @@ pub struct Scenario {
     pub about: String,
     /// Length of the offered load.
     #[serde(default = "default_duration")]
-    pub duration: Span,
+    pub duration: ScenarioDuration,
     /// Time at the start that does not count; `0s` for a cold start.
     #[serde(default = "default_warm_up")]
-    pub warm_up: Span,
+    pub warm_up: ScenarioDuration,
     /// Latency SLOs.
     #[serde(default)]
-    pub promise: Promise,
+    pub promise: ScenarioSlo,
     /// The fleet in groups of equal workers. Names run on over the groups: `w1`, `w2`, ….
     #[serde(default = "default_workers")]
-    pub workers: Vec<Group>,
+    pub workers: Vec<WorkerGroup>,
     /// The gateway in front of the fleet.
     #[serde(default)]
-    pub dam: Dam,
+    pub dam: GatewaySection,
     /// Amount and timing of requests.
     #[serde(default)]
     pub load: OfferedLoad,
     /// Properties of requests.
     #[serde(default)]
-    pub requests: Requests,
+    pub requests: RequestShape,
     /// Callers, in groups of equal ones.
     #[serde(default = "default_callers")]
     pub callers: Vec<EqualCallers>,
@@ -63,16 +63,16 @@ pub struct Scenario {
     pub expect_mean: BTreeMap<String, Bound>,
 }
 
-fn default_duration() -> Span {
-    Span::secs(60)
+fn default_duration() -> ScenarioDuration {
+    ScenarioDuration::secs(60)
 }
 
-fn default_warm_up() -> Span {
-    Span::secs(15)
+fn default_warm_up() -> ScenarioDuration {
+    ScenarioDuration::secs(15)
 }
 
-fn default_workers() -> Vec<Group> {
-    vec![Group::default()]
+fn default_workers() -> Vec<WorkerGroup> {
+    vec![WorkerGroup::default()]
 }
 
 fn default_callers() -> Vec<EqualCallers> {
@@ -81,7 +81,7 @@ fn default_callers() -> Vec<EqualCallers> {
 
 /// Why a scenario file is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum ScenarioError {
     /// The file cannot be parsed: position and reason.
     #[error("{0}")]
     Syntax(String),
@@ -95,14 +95,15 @@ impl Scenario {
     ///
     /// # Errors
     /// All errors of the file.
-    pub fn parse(name: &str, text: &str) -> Result<Self, Fault> {
-        let mut scenario: Self = toml::from_str(text).map_err(|error| Fault::Syntax(error.to_string()))?;
+    pub fn parse(name: &str, text: &str) -> Result<Self, ScenarioError> {
+        let mut scenario: Self =
+            toml::from_str(text).map_err(|error| ScenarioError::Syntax(error.to_string()))?;
         if scenario.name.is_empty() {
             name.clone_into(&mut scenario.name);
         }
         scenario.events.sort_by_key(|event| event.at);
         let faults = scenario.check();
-        if faults.is_empty() { Ok(scenario) } else { Err(Fault::Values(faults)) }
+        if faults.is_empty() { Ok(scenario) } else { Err(ScenarioError::Values(faults)) }
     }
 
     /// Returns the number of workers.

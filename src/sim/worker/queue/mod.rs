@@ -18,15 +18,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::Options;
+use super::WorkerOptions;
 use super::body::WorkerBody;
-use super::service::Shop;
-use super::station::Station;
+use super::driver::EngineDriver;
+use super::service::WorkerService;
 use crate::clock::unix_millis;
-use crate::fleet::heartbeat::{Heartbeat, Key, State};
-use crate::redis::consumer::{Consumer, Engine, Entry, NoAnswer, Place, Runs};
+use crate::fleet::heartbeat::{DesiredState, Heartbeat, SigningKey};
+use crate::redis::consumer::{AnswerEngine, Consumer, ConsumerIdentity, NoAnswer, Runs, StreamEntry};
+use crate::redis::publisher::HeartbeatPublisher;
 use crate::redis::settings::RedisSettings;
-use crate::redis::speaker::Speaker;
 
 /// Wait before a retry after an error from Redis.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -39,36 +39,36 @@ pub struct Membership {
     /// Connection to Redis.
     pub redis: RedisSettings,
     /// The worker's name, pool and colour.
-    pub place: Place,
+    pub place: ConsumerIdentity,
     /// Key that signs heartbeats and must have signed jobs; `None` without signatures.
-    pub key: Option<Key>,
+    pub key: Option<SigningKey>,
     /// Version shown to people.
     pub version: Option<Arc<str>>,
     /// Time for running jobs on shutdown.
     pub drain: Duration,
 }
 
-pub(super) struct Drainer {
+pub(super) struct QueueDrainer {
     runs: Arc<Runs>,
-    shop: Arc<Shop>,
-    station: Arc<Station>,
+    shop: Arc<WorkerService>,
+    driver: Arc<EngineDriver>,
     membership: Membership,
-    options: Options,
+    options: WorkerOptions,
     /// `true` after a request to shut down.
     draining: watch::Sender<bool>,
 }
 
-impl Drainer {
+impl QueueDrainer {
     pub(super) fn new(
-        shop: Arc<Shop>,
-        station: Arc<Station>,
-        options: Options,
+        shop: Arc<WorkerService>,
+        driver: Arc<EngineDriver>,
+        options: WorkerOptions,
         membership: Membership,
     ) -> Self {
         let Membership { redis, place, key, .. } = &membership;
         let consumer = Consumer::new(redis, place.clone(), key.clone());
         let runs = Arc::new(Runs::new(consumer, PATIENCE));
-        Self { runs, shop, station, membership, options, draining: watch::Sender::new(false) }
+        Self { runs, shop, driver, membership, options, draining: watch::Sender::new(false) }
     }
 
     /// Takes jobs until `end` completes, then waits for the running jobs, at most the drain time.
@@ -87,7 +87,7 @@ impl Drainer {
         tokio::join!(told, this.read(&mut runs));
         let ended = async { while runs.join_next().await.is_some() {} };
         if timeout(this.membership.drain, ended).await.is_err() {
-            tracing::warn!(runs = runs.len(), "the time to finish is over; others may claim what is left");
+            tracing::warn!(runs = runs.len(), "drain timeout: other workers may claim the remaining jobs");
         }
     }
 
@@ -108,7 +108,7 @@ impl Drainer {
             match source.next(1 + slots.available_permits()).await {
                 Ok(entries) => {
                     if std::mem::take(&mut deaf) {
-                        tracing::info!("the queue is read again");
+                        tracing::info!("Redis is back, reading jobs again");
                     }
                     let others = std::iter::repeat_with(|| Arc::clone(&slots).try_acquire_owned().ok());
                     for (entry, slot) in entries.into_iter().zip(std::iter::once(slot).chain(others)) {
@@ -121,7 +121,7 @@ impl Drainer {
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut deaf, true) {
-                        tracing::warn!(%error, "the queue cannot be read");
+                        tracing::warn!(%error, "cannot read jobs from Redis");
                     }
                     sleep(AGAIN).await;
                 }
@@ -132,7 +132,7 @@ impl Drainer {
     /// Publishes heartbeats at the interval, and at once on shutdown.
     async fn speak(self: Arc<Self>) {
         let Membership { redis, place, key, version, .. } = &self.membership;
-        let mut speaker = Speaker::new(redis.clone(), key.clone());
+        let mut publisher = HeartbeatPublisher::new(redis.clone(), key.clone());
         let mut draining = self.draining.subscribe();
         let mut ticks = interval(place.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -142,7 +142,7 @@ impl Drainer {
                 _ = ticks.tick() => {}
                 Ok(()) = draining.changed() => {}
             }
-            let gauges = self.station.gauges();
+            let gauges = self.driver.gauges();
             let count = |count: usize| u32::try_from(count).ok();
             let beat = Heartbeat {
                 worker: Arc::clone(&place.worker),
@@ -155,7 +155,7 @@ impl Drainer {
                 model: Some(self.options.model.as_str().into()),
                 colour: Some(Arc::clone(&place.colour)),
                 version: version.clone(),
-                state: if *draining.borrow() { State::Draining } else { State::Ready },
+                state: if *draining.borrow() { DesiredState::Draining } else { DesiredState::Ready },
                 slots: Some(self.options.slots),
                 running: count(gauges.running),
                 waiting: count(gauges.waiting),
@@ -165,14 +165,14 @@ impl Drainer {
                 itl_p90: None,
                 checks: Vec::new(),
             };
-            if let Err(error) = speaker.say(&beat).await {
-                tracing::debug!(%error, "Redis takes no heartbeats");
+            if let Err(error) = publisher.publish(&beat).await {
+                tracing::debug!(%error, "cannot publish heartbeats to Redis");
             }
         }
     }
 }
 
-impl Engine for Shop {
+impl AnswerEngine for WorkerService {
     type Body = WorkerBody;
 
     async fn answer(&self, head: Parts, body: Bytes) -> Result<Response<WorkerBody>, NoAnswer> {
@@ -189,7 +189,7 @@ struct EntrySource<'a> {
 
 impl EntrySource<'_> {
     /// Returns entries for at most `free` slots.
-    async fn next(&mut self, free: usize) -> RedisResult<Vec<Entry>> {
+    async fn next(&mut self, free: usize) -> RedisResult<Vec<StreamEntry>> {
         let entries = self.entries(free).await;
         // After any error, the stream or its group may be gone.
         self.joined = entries.is_ok();
@@ -197,11 +197,11 @@ impl EntrySource<'_> {
     }
 
     /// Claims abandoned entries once per interval, otherwise reads new ones.
-    async fn entries(&mut self, free: usize) -> RedisResult<Vec<Entry>> {
+    async fn entries(&mut self, free: usize) -> RedisResult<Vec<StreamEntry>> {
         if !self.joined {
             self.consumer.join().await?;
             // No lease is renewed in an outage. Owners then get a full lease time to renew.
-            self.claims = Instant::now() + self.consumer.unheard();
+            self.claims = Instant::now() + self.consumer.claim_after();
         }
         let now = Instant::now();
         if now < self.claims {

@@ -1,0 +1,139 @@
+//! State shared with other gateways through Redis.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::Either;
+use parking_lot::Mutex;
+
+use super::StartError;
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::config::settings::JobMode;
+use crate::layers::limit::RuleCounting;
+use crate::limit::RuleSet;
+use crate::metrics::Metrics;
+use crate::redis::callers::StoredCallers;
+use crate::redis::gateways::Gateways;
+use crate::redis::jobs::JobQueue;
+use crate::redis::link::RedisLink;
+use crate::redis::rules::{SharedRules, Store};
+use crate::redis::signing::Signing;
+
+/// How long a draining gateway waits for its jobs to be cancelled.
+const LEAVE: Duration = Duration::from_secs(1);
+
+type BackgroundWork = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The connection to Redis and its background work.
+pub(super) struct RedisParts {
+    pub(super) store: Store,
+    pub(super) callers: Option<Arc<StoredCallers>>,
+    /// Requests answered through Redis.
+    pub(super) jobs: Option<JobQueue>,
+    /// `true` if only requests without room become jobs.
+    pub(super) overflow: bool,
+    /// Signs messages that others read.
+    pub(super) sealing: Signing,
+    /// `true` if rules are counted in Redis.
+    rules: bool,
+    /// Background work; taken by [`RedisParts::run`].
+    work: Mutex<Option<BackgroundWork>>,
+}
+
+impl fmt::Debug for RedisParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Together").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl RedisParts {
+    /// Creates the shared state; `None` if the settings share nothing.
+    pub(super) fn new(
+        settings: &Settings,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<Self>, StartError> {
+        let shared = &settings.shared;
+        if !shared.rules && settings.gateways > 1 && !settings.rules.is_empty() {
+            tracing::warn!(
+                gateways = settings.gateways,
+                "`state: memory` counts in each gateway separately: N gateways admit up to N times each quota"
+            );
+        }
+        let jobs = shared.jobs != JobMode::Nothing;
+        if !shared.rules && !shared.callers && !jobs {
+            return Ok(None);
+        }
+        let link = RedisLink::new(shared.redis.clone(), clock.clone(), Arc::clone(metrics));
+        let sealing = Signing::from(settings.redis_key.clone());
+        let callers = shared.callers.then(|| Arc::new(StoredCallers::new(link.clone(), sealing.clone())));
+        let gateways = Gateways::new(settings.gateways);
+        let (jobs, serving) =
+            match jobs.then(|| JobQueue::new(link.clone(), Arc::clone(&gateways), sealing.clone())) {
+                Some((jobs, serving)) => (Some(jobs), Either::Left(serving)),
+                None => (None, Either::Right(std::future::ready(()))),
+            };
+        let (store, work) = Store::new(link, gateways, clock.clone());
+        let work = async {
+            tokio::join!(work, serving);
+        };
+        Ok(Some(Self {
+            store,
+            callers,
+            jobs,
+            overflow: shared.jobs == JobMode::Overflow,
+            sealing,
+            rules: shared.rules,
+            work: Mutex::new(Some(Box::pin(work))),
+        }))
+    }
+
+    /// Replaces the signing key, and the credentials for the next connection.
+    pub(super) fn retell(&self, settings: &mut Settings) {
+        self.sealing.replace(settings.redis_key.clone());
+        let urls = &self.store.link().settings().urls;
+        if urls.update_credentials(&settings.shared.redis.urls) {
+            // Shared, so that the next settings are compared with the credentials in use.
+            settings.shared.redis.urls = urls.clone();
+        }
+        if let Some(callers) = &self.callers {
+            callers.look_again();
+        }
+    }
+
+    /// Stays connected and does the background work of requests while polled.
+    pub(super) async fn run(&self) {
+        let Some(work) = self.work.lock().take() else { return };
+        let link = self.store.link().clone();
+        let gateways = Arc::clone(self.store.gateways());
+        let follow = async {
+            if let Some(callers) = &self.callers {
+                callers.follow().await;
+            }
+        };
+        tokio::join!(work, link.keep(gateways), follow);
+    }
+
+    /// Sends Redis all pending changes, as far as it answers, and signs off.
+    pub(super) async fn leave(&self) {
+        if let Some(jobs) = &self.jobs {
+            jobs.flush(LEAVE).await;
+        }
+        self.store.leave().await;
+    }
+
+    /// Returns the counters for the rules of `rule_set`.
+    pub(super) fn counting(&self, rule_set: &Arc<RuleSet>, before: Option<&RuleCounting>) -> RuleCounting {
+        if !self.rules {
+            return RuleCounting::Memory(Arc::clone(rule_set));
+        }
+        let before = match before {
+            Some(RuleCounting::Shared(before)) => Some(&**before),
+            Some(RuleCounting::Memory(_)) | None => None,
+        };
+        RuleCounting::Shared(Arc::new(SharedRules::new(self.store.clone(), Arc::clone(rule_set), before)))
+    }
+}

@@ -1,0 +1,51 @@
+//! Eligibility: which of the known workers may take work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::spec::WorkerSpec;
+
+/// The blue/green colours that receive work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Colours {
+    /// Colour in pools that were not switched; `None` for all colours.
+    pub default_colour: Option<Arc<str>>,
+    /// Colours of the pools that were switched.
+    pub switched: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl Colours {
+    /// Returns the colour that receives work in `pool`; `None` for all colours.
+    #[must_use]
+    pub fn of(&self, pool: &str) -> Option<&Arc<str>> {
+        self.switched.get(pool).or(self.default_colour.as_ref())
+    }
+}
+
+/// Conditions under which workers take work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Eligibility {
+    /// Only these colours take work.
+    pub colours: Colours,
+    /// These workers take no work.
+    pub held: BTreeSet<Arc<str>>,
+    /// `true` if workers may join by themselves: then requests wait for a pool without workers.
+    pub workers_may_join: bool,
+}
+
+impl Eligibility {
+    /// Returns `true` if the worker's colour receives the work of its pool.
+    pub(super) fn has_active_colour(&self, spec: &WorkerSpec) -> bool {
+        self.colours.of(&spec.pool).is_none_or(|colour| *colour == spec.colour)
+    }
+
+    pub(super) fn allows(&self, spec: &WorkerSpec) -> bool {
+        self.has_active_colour(spec) && !self.held.contains(&spec.id)
+    }
+}
+
+impl From<Option<Arc<str>>> for Eligibility {
+    fn from(everywhere: Option<Arc<str>>) -> Self {
+        Self { colours: Colours { default_colour: everywhere, ..Colours::default() }, ..Self::default() }
+    }
+}

@@ -1,0 +1,416 @@
+//! The worker registry: workers from the settings and from heartbeats.
+//!
+//! Configured workers are always present; others join with their first heartbeat and are removed
+//! after a long silence. The registry is pure: it takes texts and times, and returns the workers
+//! for the next fleet snapshot and a report on each.
+//!
+//! * **Trust.** A heartbeat may add a worker on an allowed host, and may lower the load of any
+//!   worker. It never changes where a configured worker is, what is sent to it, or its pool and
+//!   colour. A rejected heartbeat changes nothing at all.
+//! * **Failure mode.** The feed dies: ages stand still (`feed_clock`), so the fleet stays as it was.
+//!   When it is back, each worker has one interval to send a heartbeat before its weight falls.
+//! * **Trade-off.** Order is by `seq` within a `boot`; between boots the last received wins, and
+//!   earlier ones are rejected. A replayed text of a boot never seen here looks new.
+
+mod feed_clock;
+mod heartbeat_refusal;
+mod queue_workers;
+mod report;
+#[cfg(test)]
+mod tests;
+
+pub use feed_clock::GAP;
+pub use heartbeat_refusal::HeartbeatRefusal;
+pub use report::WorkerReport;
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Uri};
+
+use self::feed_clock::FeedClock;
+use super::address::{AllowedHosts, permits};
+use super::heartbeat::{DesiredState, Heartbeat, SigningKey, unsealed};
+use super::spec::WorkerSpec;
+use crate::clock::{Lag, Nanos};
+
+/// Most workers that heartbeats can add: as many as the settings can name.
+pub const MOST_WORKERS: usize = 1024;
+/// Number of replaced boots that are remembered per worker.
+const BOOTS: usize = 8;
+/// How far ahead a worker's clock may be. It decides nothing, but a text from further ahead is
+/// forged, or its worker's clock is so wrong that people would be misled.
+const AHEAD: Duration = Duration::from_secs(60);
+/// Silence until a worker is removed, at least ten intervals. Until then it is shown as red.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// The operator's settings for heartbeats.
+#[derive(Clone, Debug, Default)]
+pub struct RegistrySettings {
+    /// The Redis channel that they come on; part of the signed text.
+    pub channel: Arc<str>,
+    /// The key they must be signed with, if any.
+    pub key: Option<SigningKey>,
+    /// The hosts that they may name.
+    pub allow: Vec<AllowedHosts>,
+    /// `true` if workers take their work from a queue. Then the gateway does not connect to them,
+    /// and treats all workers of one colour of a pool as one.
+    pub queue: bool,
+}
+
+/// How a heartbeat was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeartbeatSource {
+    /// Just published on the channel.
+    Channel,
+    /// Read from a Redis key with this remaining time to live; three intervals when it was written.
+    Key(Duration),
+}
+
+/// Registry revision and held workers. On a change, the fleet's snapshot must be rebuilt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegistryRevision {
+    /// Changes with [`WorkerRegistry::specs`].
+    pub revision: u64,
+    /// Workers that get no new requests.
+    pub held: BTreeSet<Arc<str>>,
+}
+
+/// A worker that sent a heartbeat.
+#[derive(Debug)]
+struct HeardWorker {
+    beat: Arc<Heartbeat>,
+    /// Time of the heartbeat, on the feed clock.
+    at: Duration,
+    replaced: VecDeque<Arc<str>>,
+    /// Its description; `None` if it is configured.
+    spec: Option<WorkerSpec>,
+}
+
+/// All configured workers, and those that sent a heartbeat.
+#[derive(Debug)]
+pub struct WorkerRegistry {
+    settings: RegistrySettings,
+    configured: Vec<WorkerSpec>,
+    known: HashMap<Arc<str>, HeardWorker>,
+    pulse: FeedClock,
+    /// When the last complete read of the stored heartbeats was requested.
+    read: Option<Nanos>,
+    revision: u64,
+}
+
+impl WorkerRegistry {
+    /// Creates a registry of the configured workers.
+    #[must_use]
+    pub fn new(settings: RegistrySettings, configured: Vec<WorkerSpec>) -> Self {
+        Self {
+            settings,
+            configured,
+            known: HashMap::new(),
+            pulse: FeedClock::default(),
+            read: None,
+            revision: 0,
+        }
+    }
+
+    /// Excludes the time in which the gateway itself was late.
+    #[must_use]
+    pub fn with_lag(self, lag: Lag) -> Self {
+        Self { pulse: FeedClock::with_lag(lag), ..self }
+    }
+
+    /// Applies new settings. Workers that they no longer allow are removed.
+    pub fn apply_settings(&mut self, settings: RegistrySettings, fixed: Vec<WorkerSpec>) {
+        let before: HashSet<Arc<str>> = self.configured.drain(..).map(|spec| spec.id).collect();
+        let now: HashSet<&Arc<str>> = fixed.iter().map(|spec| &spec.id).collect();
+        self.known.retain(|id, heard| match &heard.spec {
+            Some(spec) => {
+                settings.queue == self.settings.queue
+                    && !now.contains(id)
+                    && (settings.queue || permits(&settings.allow, &spec.url))
+            }
+            None => now.contains(id) && before.contains(id),
+        });
+        (self.settings, self.configured) = (settings, fixed);
+        self.revision += 1;
+    }
+
+    /// Records that the feed worked at `at`. After an outage, well workers get an interval to send.
+    pub fn feed_worked(&mut self, at: Nanos) {
+        if self.pulse.beat(at) {
+            let now = self.pulse.time();
+            let well = |heard: &&mut HeardWorker| now.saturating_sub(heard.at) <= heard.beat.interval * 2;
+            for heard in self.known.values_mut().filter(well) {
+                heard.at = heard.at.max(now.saturating_sub(heard.beat.interval));
+            }
+        }
+    }
+
+    /// Returns `true` if the heartbeat feed works at `now`.
+    #[must_use]
+    pub fn feed_works(&self, now: Nanos) -> bool {
+        self.pulse.works(now)
+    }
+
+    /// Records that all stored heartbeats were read; the read was requested at `at`.
+    pub fn caught_up(&mut self, at: Nanos) {
+        self.feed_worked(at);
+        self.read = Some(at);
+    }
+
+    /// Returns `true` if all stored heartbeats were read after `time`. A working feed does not
+    /// imply it: on a connection that outlived a pause, messages published meanwhile may be lost.
+    #[must_use]
+    pub fn caught_up_since(&self, time: Nanos) -> bool {
+        self.read.is_some_and(|read| read >= time)
+    }
+
+    /// Processes a text that may be a heartbeat; `wall_ms` is the wall time in milliseconds since
+    /// 1970. Returns `true` if it is new: a text from a Redis key was often received before.
+    ///
+    /// # Errors
+    /// Reason why it changes nothing.
+    pub fn receive(
+        &mut self,
+        text: &[u8],
+        source: HeartbeatSource,
+        now: Nanos,
+        wall_ms: u64,
+    ) -> Result<bool, HeartbeatRefusal> {
+        if matches!(source, HeartbeatSource::Channel) {
+            self.feed_worked(now);
+        }
+        let text = match &self.settings.key {
+            // The length is checked first (by `read`): signing a megabyte takes a millisecond.
+            Some(_) if text.len() > super::heartbeat::LARGEST => text,
+            Some(key) => key.open(&self.settings.channel, text)?,
+            None => unsealed(text),
+        };
+        let beat = Heartbeat::read(text)?;
+        let ahead = beat.at_ms.map_or(0, |at| at.saturating_sub(wall_ms));
+        if u128::from(ahead) > AHEAD.as_millis() {
+            return Err(HeartbeatRefusal::Future(ahead));
+        }
+        match self.check_order(&beat) {
+            Err(HeartbeatRefusal::Replayed { .. } | HeartbeatRefusal::Replaced)
+                if source != HeartbeatSource::Channel =>
+            {
+                return Ok(false);
+            }
+            order => order?,
+        }
+        let spec = self.describe(&beat)?;
+        self.take(beat, spec, source);
+        Ok(true)
+    }
+
+    /// Returns the workers: configured ones first, then the others by id.
+    #[must_use]
+    pub fn specs(&self) -> Vec<WorkerSpec> {
+        let fixed = self.configured.iter().map(|spec| {
+            let said = self.known.get(&spec.id).map(|heard| &heard.beat);
+            WorkerSpec {
+                slots: spec.slots.or_else(|| said?.slots),
+                kv_tokens: spec.kv_tokens.or_else(|| said?.kv_tokens),
+                ..spec.clone()
+            }
+        });
+        if self.settings.queue {
+            return queue_workers::specs(self.known.values().filter_map(|heard| heard.spec.as_ref()));
+        }
+        let mut others: Vec<_> = self.known.values().filter_map(|heard| heard.spec.clone()).collect();
+        others.sort_by(|one, other| one.id.cmp(&other.id));
+        fixed.chain(others).collect()
+    }
+
+    /// Removes workers after a long silence. Returns the revision and the held workers.
+    pub fn expire_and_revise(&mut self) -> RegistryRevision {
+        let now = self.pulse.time();
+        let before = self.known.len();
+        self.known.retain(|_, heard| {
+            let age = now.saturating_sub(heard.at);
+            let leaves = heard.beat.state == DesiredState::Draining && age > heard.beat.interval * 3;
+            age <= FORGOTTEN.max(heard.beat.interval * 10) && !(leaves && heard.spec.is_some())
+        });
+        if self.known.len() < before {
+            self.revision += 1;
+        }
+        let held = self.reports().into_iter().filter(|report| report.held);
+        RegistryRevision {
+            revision: self.revision,
+            held: held.map(|report| Arc::clone(&report.beat.worker)).collect(),
+        }
+    }
+
+    /// Returns the reports of the workers, in no particular order.
+    ///
+    /// A red check takes a worker out, but not the last of its pool that could serve: a check that
+    /// fails everywhere is probably wrong, and a fleet that serves badly is better than none.
+    #[must_use]
+    pub fn reports(&self) -> Vec<WorkerReport> {
+        let reports = self.worker_reports();
+        if !self.settings.queue {
+            return reports;
+        }
+        let described = |report: WorkerReport| {
+            let spec = self.known.get(&report.beat.worker)?.spec.as_ref()?;
+            Some((report, spec))
+        };
+        queue_workers::reports(reports.into_iter().filter_map(described).collect())
+    }
+
+    fn worker_reports(&self) -> Vec<WorkerReport> {
+        let now = self.pulse.time();
+        let reported = |heard: &HeardWorker| WorkerReport::new(&heard.beat, now.saturating_sub(heard.at));
+        let mut reports: Vec<WorkerReport> = self.known.values().map(reported).collect();
+        if !reports.iter().any(WorkerReport::is_unfit_by_check) {
+            return reports;
+        }
+        let pools: HashMap<&Arc<str>, &Arc<str>> = self
+            .configured
+            .iter()
+            .chain(self.known.values().filter_map(|heard| heard.spec.as_ref()))
+            .map(|spec| (&spec.id, &spec.pool))
+            .collect();
+        // Configured workers without heartbeats can serve as well.
+        let mut able: HashSet<&Arc<str>> = self
+            .configured
+            .iter()
+            .filter(|spec| !self.known.contains_key(&spec.id))
+            .map(|spec| &spec.pool)
+            .collect();
+        able.extend(
+            reports
+                .iter()
+                .filter(|report| report.is_able())
+                .filter_map(|report| pools.get(&report.beat.worker)),
+        );
+        for report in &mut reports {
+            let replaceable = pools.get(&report.beat.worker).is_some_and(|pool| able.contains(pool));
+            if report.is_unfit_by_check() && replaceable {
+                report.hold();
+            }
+        }
+        reports
+    }
+
+    fn check_order(&self, beat: &Heartbeat) -> Result<(), HeartbeatRefusal> {
+        let Some(heard) = self.known.get(&beat.worker) else { return Ok(()) };
+        if heard.beat.boot == beat.boot {
+            let (seq, seen) = (beat.seq, heard.beat.seq);
+            return if seq > seen { Ok(()) } else { Err(HeartbeatRefusal::Replayed { seq, seen }) };
+        }
+        if heard.replaced.contains(&beat.boot) { Err(HeartbeatRefusal::Replaced) } else { Ok(()) }
+    }
+
+    /// Returns the description of the worker that sent `beat`; `None` for a configured one.
+    fn describe(&mut self, beat: &Heartbeat) -> Result<Option<WorkerSpec>, HeartbeatRefusal> {
+        if let Some(spec) = self.configured.iter().find(|spec| spec.id == beat.worker) {
+            return contradiction(spec, beat)
+                .map_or(Ok(None), |field| Err(HeartbeatRefusal::Contradicts(field)));
+        }
+        let known = self.known.get(&beat.worker).and_then(|heard| heard.spec.as_ref());
+        let nowhere = self.settings.queue.then(|| queue_workers::nowhere(&beat.worker));
+        let url = nowhere.as_ref().or(beat.url.as_ref()).or(known.map(|spec| &spec.url));
+        let url = url.ok_or(HeartbeatRefusal::NoAddress)?;
+        let spec = self.described(beat, url);
+        if known == Some(&spec) {
+            return Ok(Some(spec));
+        }
+        if nowhere.is_none() && !permits(&self.settings.allow, url) {
+            return Err(HeartbeatRefusal::NotAllowed);
+        }
+        if known.is_none() && self.known.values().filter(|heard| heard.spec.is_some()).count() >= MOST_WORKERS
+        {
+            return Err(HeartbeatRefusal::Full);
+        }
+        self.check_neighbours(&spec)?;
+        Ok(Some(spec))
+    }
+
+    /// Builds the description of a worker that is not configured. A heartbeat never sets headers.
+    fn described(&self, beat: &Heartbeat, url: &Uri) -> WorkerSpec {
+        let word = |said: &Option<Arc<str>>, default: &str| said.clone().unwrap_or_else(|| default.into());
+        let pool = word(&beat.pool, "default");
+        // A worker that joins a configured pool serves the pool's model, unless it names another.
+        let models = self.configured.iter().filter(|spec| spec.pool == pool).map(|spec| &*spec.model);
+        WorkerSpec {
+            id: Arc::clone(&beat.worker),
+            url: url.clone(),
+            model: word(&beat.model, models.last().unwrap_or("*")),
+            pool,
+            slots: beat.slots,
+            kv_tokens: beat.kv_tokens,
+            colour: word(&beat.colour, "blue"),
+            headers: HeaderMap::new(),
+        }
+    }
+
+    /// Checks that no other worker conflicts with `spec`. A worker that was restarted under another
+    /// id at the same address replaces the one that fell silent.
+    fn check_neighbours(&mut self, spec: &WorkerSpec) -> Result<(), HeartbeatRefusal> {
+        let now = self.pulse.time();
+        let gone = |heard: &HeardWorker| now.saturating_sub(heard.at) > heard.beat.interval * 2;
+        let others = self.known.values().filter(|heard| !gone(heard)).filter_map(|heard| heard.spec.as_ref());
+        for other in self.configured.iter().chain(others) {
+            if other.id == spec.id || other.pool != spec.pool {
+                continue;
+            }
+            if other.url == spec.url {
+                return Err(HeartbeatRefusal::AddressTaken);
+            }
+            if other.model != spec.model {
+                return Err(HeartbeatRefusal::OtherModel);
+            }
+        }
+        let same_place = |other: &WorkerSpec| {
+            other.id != spec.id
+                && other.pool == spec.pool
+                && (other.url == spec.url || other.model != spec.model)
+        };
+        self.known.retain(|_, heard| !heard.spec.as_ref().is_some_and(same_place));
+        Ok(())
+    }
+
+    fn take(&mut self, beat: Heartbeat, spec: Option<WorkerSpec>, source: HeartbeatSource) {
+        let age = match source {
+            HeartbeatSource::Channel => Duration::ZERO,
+            HeartbeatSource::Key(left) => (beat.interval * 3).saturating_sub(left),
+        };
+        let at = self.pulse.time().saturating_sub(age);
+        let id = Arc::clone(&beat.worker);
+        let mut replaced = VecDeque::new();
+        let mut same = false;
+        if let Some(before) = self.known.remove(&id) {
+            replaced = before.replaced;
+            if before.beat.boot != beat.boot {
+                replaced.push_back(Arc::clone(&before.beat.boot));
+                replaced.drain(..replaced.len().saturating_sub(BOOTS));
+            }
+            let sizes = |beat: &Heartbeat| (beat.slots, beat.kv_tokens);
+            same = before.spec == spec && sizes(&before.beat) == sizes(&beat);
+        } else if spec.is_none() {
+            // A configured worker is listed already; only values that the settings omit can change.
+            same = beat.slots.is_none() && beat.kv_tokens.is_none();
+        }
+        if !same {
+            self.revision += 1;
+        }
+        self.known.insert(id, HeardWorker { beat: Arc::new(beat), at, replaced, spec });
+    }
+}
+
+/// Returns the field in which `beat` contradicts a configured worker, if any.
+fn contradiction(spec: &WorkerSpec, beat: &Heartbeat) -> Option<&'static str> {
+    let other = |said: &Option<Arc<str>>, set: &Arc<str>| said.as_ref().is_some_and(|said| said != set);
+    if beat.url.as_ref().is_some_and(|url| *url != spec.url) {
+        Some("url")
+    } else if other(&beat.pool, &spec.pool) {
+        Some("pool")
+    } else if other(&beat.colour, &spec.colour) {
+        Some("colour")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,261 @@
+//! The one pass over a body.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::member::BodyMember;
+use super::scalar::{ScalarBound, boolean, output_bound, text, whole};
+use super::shape::{Pointer, Shape};
+use super::splice::{AskedUsage, Splice, stream_options};
+use super::text::{Prompts, TextSink, add_json, add_prompts, add_text};
+use super::{BodyFieldError, Facts, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_SESSION_BYTES};
+use crate::openai::scan::{JsonText, Scanner};
+use crate::request::Kind;
+
+/// Purpose of a shape's pointer.
+#[derive(Clone, Copy, Debug)]
+enum Use {
+    Prompt,
+    Session,
+    MaxTokens,
+}
+
+/// State of a body being read.
+struct BodyReading<'a, 'h> {
+    shape: &'a Shape,
+    body: &'a [u8],
+    seen: u32,
+    pointed: u32,
+    model: Option<Arc<str>>,
+    prompts: Prompts<'h>,
+    max_tokens: Option<u64>,
+    unbounded: bool,
+    n: Option<u64>,
+    best_of: Option<u64>,
+    stream: bool,
+    store: Option<bool>,
+    asked: Option<AskedUsage>,
+    session: Option<Box<str>>,
+}
+
+pub(super) fn parse<'h>(
+    shape: &Shape,
+    body: &[u8],
+    hear: Option<&'h mut TextSink<'h>>,
+) -> Result<Facts, BodyFieldError> {
+    std::str::from_utf8(body).map_err(|error| match body {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 0, 0xfe, 0xff, ..] => BodyFieldError::OtherUnicode,
+        _ => BodyFieldError::NotUtf8 { at: error.valid_up_to() },
+    })?;
+    let mut scanner = Scanner::new(body);
+    match scanner.peek()? {
+        b'{' => {}
+        0xef => return Err(BodyFieldError::Mark { at: scanner.at() }),
+        _ => return Err(BodyFieldError::NotAnObject),
+    }
+    let first_member = scanner.at() + 1;
+    let mut reading = BodyReading::new(shape, body, hear);
+    scanner.object(|scanner, key| reading.member(scanner, key))?;
+    scanner.finish()?;
+    reading.facts(first_member)
+}
+
+impl<'a, 'h> BodyReading<'a, 'h> {
+    const fn new(shape: &'a Shape, body: &'a [u8], hear: Option<&'h mut TextSink<'h>>) -> Self {
+        Self {
+            shape,
+            body,
+            seen: 0,
+            pointed: 0,
+            model: None,
+            prompts: Prompts { bytes: 0, tokens: 0, count: 0, on_text: hear },
+            max_tokens: None,
+            unbounded: false,
+            n: None,
+            best_of: None,
+            stream: false,
+            store: None,
+            asked: None,
+            session: None,
+        }
+    }
+
+    fn member(&mut self, scanner: &mut Scanner<'a>, key: JsonText<'a>) -> Result<(), BodyFieldError> {
+        scanner.peek()?;
+        let start = scanner.at();
+        match BodyMember::of(&key) {
+            Some(member) => self.known(scanner, member)?,
+            None => scanner.skip()?,
+        }
+        let shape = self.shape;
+        for (purpose, pointer) in [
+            (Use::Prompt, &shape.prompt),
+            (Use::Session, &shape.session),
+            (Use::MaxTokens, &shape.max_tokens),
+        ] {
+            if let Some(pointer) = pointer
+                && pointer.enters(&key.name())
+            {
+                let value = self.body.get(start..scanner.at()).unwrap_or_default();
+                self.pointed(purpose, pointer, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn known(&mut self, scanner: &mut Scanner<'a>, member: BodyMember) -> Result<(), BodyFieldError> {
+        let bit = 1 << member as u32;
+        if self.seen & bit != 0 {
+            return Err(BodyFieldError::Duplicate { param: member.name().into() });
+        }
+        self.seen |= bit;
+        let (at, depth) = (scanner.at(), scanner.depth());
+        match self.value(scanner, member) {
+            // In a route's own body the member may mean something else.
+            Err(
+                BodyFieldError::WrongType { .. }
+                | BodyFieldError::OutOfRange { .. }
+                | BodyFieldError::TooLong { .. },
+            ) if !self.shape.strict => {
+                scanner.rewind(at, depth);
+                Ok(scanner.skip()?)
+            }
+            read => read,
+        }
+    }
+
+    fn value(&mut self, scanner: &mut Scanner<'a>, member: BodyMember) -> Result<(), BodyFieldError> {
+        let name = Cow::Borrowed(member.name());
+        match member {
+            BodyMember::Model => {
+                // Workers treat an empty name as none.
+                let named = text(scanner, name, MAX_MODEL_BYTES)?.filter(|text| !text.is_empty());
+                self.model = named.map(|text| text.as_ref().into());
+            }
+            BodyMember::N => self.n = whole(scanner, name, 1, MAX_N)?,
+            BodyMember::BestOf => self.best_of = whole(scanner, name, 1, MAX_N)?,
+            BodyMember::Stream => self.stream = boolean(scanner, name)?.unwrap_or(false),
+            BodyMember::Store => self.store = boolean(scanner, name)?,
+            BodyMember::StreamOptions => self.asked = Some(stream_options(scanner)?),
+            BodyMember::MaxTokens | BodyMember::MaxCompletionTokens | BodyMember::MaxOutputTokens => {
+                let bound = output_bound(scanner, name)?;
+                if self.shape.max_tokens.is_none() {
+                    self.bound(bound);
+                }
+            }
+            _ if self.shape.prompt.is_some() => scanner.skip()?,
+            _ => self.prompt(scanner, member)?,
+        }
+        Ok(())
+    }
+
+    /// Records a bound. Workers disagree on which of several counts; the greatest is safe for all.
+    fn bound(&mut self, bound: ScalarBound) {
+        match bound {
+            ScalarBound::Absent => {}
+            ScalarBound::None => self.unbounded = true,
+            ScalarBound::Tokens(tokens) => self.max_tokens = self.max_tokens.max(Some(tokens)),
+        }
+    }
+
+    fn prompt(&mut self, scanner: &mut Scanner<'a>, member: BodyMember) -> Result<(), BodyFieldError> {
+        let first = scanner.peek()?;
+        let expect = |fits: bool, expected| {
+            let param = member.name().into();
+            if fits || first == b'n' { Ok(()) } else { Err(BodyFieldError::WrongType { param, expected }) }
+        };
+        let string_or_array = matches!(first, b'"' | b'[');
+        match (member, self.shape.kind) {
+            (BodyMember::Messages, Kind::Chat | Kind::Embedding) => {
+                expect(first == b'[', "an array")?;
+                add_text(scanner, &mut self.prompts)?;
+            }
+            (BodyMember::Prompt, Kind::Completion) | (BodyMember::Input, Kind::Embedding) => {
+                expect(string_or_array, "a string or an array")?;
+                add_prompts(scanner, &mut self.prompts)?;
+            }
+            (BodyMember::Input, Kind::Response) => {
+                expect(string_or_array, "a string or an array")?;
+                add_text(scanner, &mut self.prompts)?;
+            }
+            (BodyMember::Instructions | BodyMember::Prompt, Kind::Response)
+            | (BodyMember::System | BodyMember::ChatTemplate | BodyMember::Prediction, Kind::Chat)
+            | (BodyMember::Suffix, Kind::Completion) => add_text(scanner, &mut self.prompts)?,
+            // Templates and engines give these to the model as JSON.
+            (
+                BodyMember::Documents | BodyMember::ChatTemplateKwargs | BodyMember::ResponseFormat,
+                Kind::Chat,
+            )
+            | (BodyMember::Text, Kind::Response) => add_json(scanner, &mut self.prompts)?,
+            (BodyMember::Tools, Kind::Chat | Kind::Response) | (BodyMember::Functions, Kind::Chat) => {
+                add_json(scanner, &mut self.prompts)?;
+            }
+            _ => scanner.skip()?,
+        }
+        Ok(())
+    }
+
+    /// Reads what a pointer selects in the value of its first member.
+    fn pointed(&mut self, purpose: Use, pointer: &Pointer, value: &'a [u8]) -> Result<(), BodyFieldError> {
+        let name = || Cow::Owned(pointer.as_str().to_owned());
+        let bit = 1 << purpose as u32;
+        if self.pointed & bit != 0 {
+            return Err(BodyFieldError::Duplicate { param: name() });
+        }
+        self.pointed |= bit;
+        let Some(value) = pointer.select(value)? else { return Ok(()) };
+        let mut scanner = Scanner::new(value);
+        match purpose {
+            Use::Prompt if matches!(self.shape.kind, Kind::Completion | Kind::Embedding) => {
+                add_prompts(&mut scanner, &mut self.prompts)?;
+            }
+            Use::Prompt => add_text(&mut scanner, &mut self.prompts)?,
+            Use::Session => match scanner.peek()? {
+                b'"' => self.session = text(&mut scanner, name(), MAX_SESSION_BYTES)?.map(Box::from),
+                b'-' | b'0'..=b'9' if value.len() as u64 <= MAX_SESSION_BYTES => {
+                    self.session = Some(scanner.number()?.into());
+                }
+                _ => {}
+            },
+            Use::MaxTokens => self.bound(output_bound(&mut scanner, name())?),
+        }
+        Ok(())
+    }
+
+    /// Returns the facts, if the whole body is valid.
+    fn facts(self, first_member: usize) -> Result<Facts, BodyFieldError> {
+        let shape = self.shape;
+        if self.prompts.count > MAX_PROMPTS {
+            let param = shape.prompt.as_ref().map_or_else(
+                || if shape.kind == Kind::Completion { "prompt" } else { "input" }.into(),
+                |pointer| pointer.as_str().to_owned().into(),
+            );
+            return Err(BodyFieldError::TooLong { param, most: MAX_PROMPTS, what: "prompts" });
+        }
+        let decodes = matches!(shape.kind, Kind::Chat | Kind::Completion);
+        let per_prompt = if decodes { self.n.max(self.best_of).unwrap_or(1) } else { 1 };
+        let prompts = self.prompts.count.max(1);
+        let include_usage = self.asked == Some(AskedUsage::Yes);
+        let splice = match self.asked {
+            _ if !(self.stream && decodes && shape.strict) => None,
+            Some(AskedUsage::Yes) => None,
+            Some(AskedUsage::No(splice)) => Some(splice),
+            None => Some(Splice::into_body(first_member)),
+        };
+        Ok(Facts {
+            kind: shape.kind,
+            model: self.model,
+            prompt_bytes: self.prompts.bytes,
+            prompt_tokens: self.prompts.tokens,
+            prompts: u32::try_from(prompts).unwrap_or(u32::MAX),
+            max_tokens: self.max_tokens.filter(|_| !self.unbounded),
+            unbounded: self.unbounded,
+            sequences: u32::try_from(prompts * per_prompt).unwrap_or(u32::MAX),
+            stream: self.stream,
+            include_usage,
+            store: self.store.unwrap_or(shape.kind == Kind::Response),
+            session: self.session,
+            splice,
+        })
+    }
+}

@@ -1,0 +1,277 @@
+//! Counting the text of a prompt.
+
+use crate::openai::scan::{JsonError, JsonText, Scanner};
+
+/// Members with media or links to it: not read as text; their tokens do not depend on bytes.
+const MEDIA: [&[u8]; 15] = [
+    b"image",
+    b"image_url",
+    b"image_embeds",
+    b"input_image",
+    b"audio",
+    b"audio_url",
+    b"audio_embeds",
+    b"input_audio",
+    b"video",
+    b"video_url",
+    b"file",
+    b"file_data",
+    b"file_url",
+    b"file_id",
+    b"encrypted_content",
+];
+
+/// Members whose values are names.
+const NAMES: [&[u8]; 5] = [b"type", b"role", b"id", b"call_id", b"tool_call_id"];
+
+/// Members whose objects a chat template gives to the model as JSON, names included.
+const SHOWN: [&[u8]; 3] = [b"arguments", b"input", b"parameters"];
+
+/// Names and ids in use are shorter, in bytes; a longer one is text in disguise.
+const LONGEST_NAME: usize = 64;
+/// Longest URL of media in bytes, as most servers accept.
+const LONGEST_URL: usize = 8 * 1024;
+
+/// Callback for the text of prompts, piece by piece.
+pub(super) type TextSink<'h> = dyn FnMut(&str) + 'h;
+
+#[derive(Default)]
+pub(super) struct Prompts<'h> {
+    /// Bytes of decoded text.
+    pub(super) bytes: u64,
+    /// Prompt tokens given as token ids.
+    pub(super) tokens: u64,
+    /// Separate prompts; an array of token ids is one.
+    pub(super) count: u64,
+    /// `None` if only the length is needed: then no text is read twice.
+    pub(super) on_text: Option<&'h mut TextSink<'h>>,
+}
+
+impl Prompts<'_> {
+    fn text(&mut self, text: &JsonText<'_>) {
+        self.bytes += text.decoded_len as u64;
+        if let Some(hear) = &mut self.on_text {
+            hear(&text.decode().unwrap_or_else(|| String::from_utf8_lossy(text.raw)));
+        }
+    }
+
+    fn json(&mut self, raw: &[u8]) {
+        self.bytes += raw.len() as u64;
+        if let Some(hear) = &mut self.on_text {
+            hear(&String::from_utf8_lossy(raw));
+        }
+    }
+}
+
+/// Counts every string in a value, except names, ids and media. Each of these must look like one:
+/// text that a model reads must not pass for it.
+pub(super) fn add_text(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), JsonError> {
+    add_value(scanner, prompts, false)
+}
+
+/// Counts a value; `media` if it is within a member of [`MEDIA`].
+fn add_value(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) -> Result<(), JsonError> {
+    match scanner.peek()? {
+        b'"' => {
+            let text = scanner.string()?;
+            if !(media && is_media(&text)) {
+                prompts.text(&text);
+            }
+            Ok(())
+        }
+        b'[' => scanner.array(|scanner| add_value(scanner, prompts, media)),
+        b'{' => add_members(scanner, prompts, media),
+        _ => scanner.skip(),
+    }
+}
+
+fn add_members(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) -> Result<(), JsonError> {
+    let mut kind: Option<JsonText<'_>> = None;
+    // Value that is media in objects of certain types only; the type may come after it.
+    let mut open: Option<JsonText<'_>> = None;
+    scanner.object(|scanner, key| {
+        let name = key.name();
+        let name = name.as_ref();
+        let is_string = scanner.peek()? == b'"';
+        if NAMES.contains(&name) && is_string {
+            let text = scanner.string()?;
+            if name == b"type" {
+                kind = Some(text);
+            }
+            if !is_name(&text) {
+                prompts.text(&text);
+            }
+            Ok(())
+        } else if matches!(name, b"result" | b"url" | b"data") && is_string && !media && open.is_none() {
+            open = Some(scanner.string()?);
+            Ok(())
+        } else if SHOWN.contains(&name) && !is_string {
+            add_json(scanner, prompts)
+        } else {
+            add_value(scanner, prompts, media || MEDIA.contains(&name))
+        }
+    })?;
+    if let Some(text) = open {
+        let kind = kind.map_or(&b""[..], |kind| kind.raw);
+        let holds_media =
+            matches!(kind, b"image_generation_call" | b"image" | b"base64" | b"redacted_thinking");
+        if !(holds_media && is_media(&text)) {
+            prompts.text(&text);
+        }
+    }
+    Ok(())
+}
+
+/// Counts definitions (tools, functions) as written: chat templates give them to the model as JSON.
+pub(super) fn add_json(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), JsonError> {
+    let structured = matches!(scanner.peek()?, b'{' | b'[');
+    let start = scanner.at();
+    scanner.skip()?;
+    if structured {
+        prompts.json(scanner.since(start));
+    }
+    Ok(())
+}
+
+/// Counts a prompt of completions or embeddings: a string, token ids, or an array of these.
+pub(super) fn add_prompts(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), JsonError> {
+    if scanner.peek()? != b'[' {
+        prompts.count += 1;
+        return add_text(scanner, prompts);
+    }
+    let before = prompts.tokens;
+    scanner.array(|scanner| match scanner.peek()? {
+        b'-' | b'0'..=b'9' => add_token(scanner, prompts),
+        b'[' => {
+            prompts.count += 1;
+            scanner.array(|scanner| match scanner.peek()? {
+                b'-' | b'0'..=b'9' => add_token(scanner, prompts),
+                _ => add_text(scanner, prompts),
+            })
+        }
+        _ => {
+            prompts.count += 1;
+            add_text(scanner, prompts)
+        }
+    })?;
+    // Only token ids: one prompt.
+    prompts.count += u64::from(prompts.count == 0 && prompts.tokens > before);
+    Ok(())
+}
+
+fn add_token(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), JsonError> {
+    prompts.tokens += 1;
+    scanner.number().map(drop)
+}
+
+/// Returns `true` if a string looks like a name or id: one short word.
+fn is_name(text: &JsonText<'_>) -> bool {
+    text.raw.len() <= LONGEST_NAME
+        && text.raw.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:/|".contains(byte))
+}
+
+/// Returns `true` if a string in a media member is media: base64, with or without the head of a
+/// data URL, the URL of a file, or an option word.
+fn is_media(text: &JsonText<'_>) -> bool {
+    if is_name(text) {
+        return true;
+    }
+    // Some writers escape `/` and `+` of base64.
+    let Some(text) = text.decode() else { return false };
+    let text = text.as_bytes();
+    if text.starts_with(b"http://") || text.starts_with(b"https://") {
+        return text.len() <= LONGEST_URL && text.iter().all(u8::is_ascii_graphic);
+    }
+    let Some(rest) = text.strip_prefix(b"data:") else { return is_base64(text) };
+    let Some(comma) = rest.iter().position(|byte| *byte == b',') else { return false };
+    let (head, data) = (&rest[..comma], &rest[comma + 1..]);
+    let named = head.iter().position(|byte| *byte == b'/').is_some_and(|slash| slash > 0);
+    named && head.ends_with(b";base64") && is_base64(data)
+}
+
+/// Returns `true` if every byte is of base64, in either alphabet, with padding at the end.
+fn is_base64(data: &[u8]) -> bool {
+    let bare = data.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+    data.len() - bare <= 2
+        && data[..bare]
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompts(json: &str) -> (u64, u64, u64) {
+        let mut prompts = Prompts::default();
+        add_prompts(&mut Scanner::new(json.as_bytes()), &mut prompts).unwrap();
+        (prompts.bytes, prompts.tokens, prompts.count)
+    }
+
+    #[test]
+    fn every_form_of_a_prompt_is_counted() {
+        assert_eq!(prompts(r#""four""#), (4, 0, 1));
+        assert_eq!(prompts(r#"["four","\u00e9",""]"#), (6, 0, 3));
+        assert_eq!(prompts("[1,2,3]"), (0, 3, 1));
+        assert_eq!(prompts("[[1,2,3],[4]]"), (0, 4, 2));
+        assert_eq!(prompts(r#"[{"content":[{"type":"text","text":"four"}]}]"#), (4, 0, 1));
+        assert_eq!(prompts("[]"), (0, 0, 0));
+        assert_eq!(prompts("null"), (0, 0, 1));
+    }
+
+    fn text_bytes(json: &str) -> u64 {
+        let mut prompts = Prompts::default();
+        add_text(&mut Scanner::new(json.as_bytes()), &mut prompts).unwrap();
+        prompts.bytes
+    }
+
+    #[test]
+    fn names_ids_and_media_are_no_text() {
+        let message = r#"[{"role":"user","content":[
+            {"type":"text","text":"look"},
+            {"type":"image_url","image_url":{"url":"https://example.org/cat.png","detail":"auto"}},
+            {"type":"image_url","image_url":"data:image\/png;x=1;base64,iVBORw0K\u002BGg="},
+            {"type":"image_embeds","image_embeds":{"a":"gASVAA-_"}},
+            {"type":"input_file","file_data":"data:application/pdf;base64,JVBERi0xLjQ="},
+            {"type":"input_file","file_data":"JVBERi0xLjQ="},
+            {"type":"input_audio","input_audio":{"data":"UklGRg","format":"wav"}}]},
+            {"role":"tool","tool_call_id":"call_1","content":"data: none"},
+            {"result":"iVBORw0KGgo","type":"image_generation_call","id":"ig_1"},
+            {"outputs":[{"type":"image","url":"data:image/png;base64,iVBORw0KGgo"}]},
+            {"type":"reasoning","encrypted_content":"gAAAAABo=="}]"#;
+        assert_eq!(text_bytes(message), ("look".len() + "data: none".len()) as u64);
+    }
+
+    #[test]
+    fn text_is_counted_wherever_a_model_may_read_it() {
+        let text = "lorem ipsum ".repeat(20);
+        let data = format!("data:;base64,{text}");
+        let plain = "lorem".repeat(20);
+        for (what, json) in [
+            ("a role", format!(r#"[{{"role":"{text}","content":""}}]"#)),
+            ("a type", format!(r#"[{{"type":"{text}"}}]"#)),
+            ("an id", format!(r#"[{{"tool_call_id":"{plain}"}}]"#)),
+            ("a name", format!(r#"[{{"name":"{text}"}}]"#)),
+            ("what says that it is data", format!(r#"[{{"content":"{data}"}}]"#)),
+            ("data in its place, which is none", format!(r#"[{{"image_url":{{"url":"{data}"}}}}]"#)),
+            ("data without a media type", format!(r#"[{{"image_url":"data:;base64,{plain}"}}]"#)),
+            ("base64 elsewhere", format!(r#"[{{"content":"data:image/png;base64,{plain}"}}]"#)),
+            ("a file's text", format!(r#"[{{"file":{{"file_data":"{text}"}}}}]"#)),
+            ("an URL with text", format!(r#"[{{"image_url":"https://a/{text}"}}]"#)),
+            ("a tool's result", format!(r#"[{{"type":"function_call_output","result":"{plain}"}}]"#)),
+            (
+                "a picture's result that is text",
+                format!(r#"[{{"type":"image_generation_call","result":"{text}"}}]"#),
+            ),
+            ("data of a text", format!(r#"[{{"source":{{"type":"text","data":"{plain}"}}}}]"#)),
+            (
+                "names within what a tool was told",
+                format!(r#"[{{"type":"tool_use","input":{{"{text}":1}}}}]"#),
+            ),
+        ] {
+            let counted = text_bytes(&json);
+            assert!((100..=400).contains(&counted), "{what}: {counted}");
+        }
+        assert_eq!(prompts(&format!(r#""{data}""#)).0, data.len() as u64);
+    }
+}

@@ -1,0 +1,213 @@
+//! Idempotent requests: a repeat with the same `Idempotency-Key` finds the first request's job.
+//!
+//! The key in Redis first names a request that tries to become a job; then, for a day, that job,
+//! whose record decides what a repeat gets. The value changes only by compare-and-set, so that one
+//! of several concurrent repeats runs.
+//!
+//! A gateway may die before it has enqueued its request, and then no one else will. So a repeat
+//! takes the key over once that gateway's heartbeat has expired.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::cmd;
+use sha2::{Digest, Sha256};
+
+use super::keys::Job;
+use super::outbox::JobTask;
+use super::{JobQueue, PATIENCE};
+use crate::metrics::RedisOp;
+use crate::redis::link::RedisLoss;
+
+/// Lifetime of the key before there is a job: longer than any request waits for a permit.
+const TRYING: Duration = Duration::from_secs(120);
+/// Lifetime of the key once the request is a job.
+const ACCEPTED: Duration = Duration::from_secs(24 * 3600);
+/// Marker after the job and the body digest while there is no job yet; the gateway follows it.
+const WAITS: &str = "waits";
+
+/// Identity of a repeatable request.
+#[derive(Debug)]
+pub(super) struct Repeatable {
+    key: String,
+    body: String,
+    gateway: String,
+}
+
+impl Repeatable {
+    fn trying(&self, job: Job) -> String {
+        format!("{job} {} {WAITS} {}", self.body, self.gateway)
+    }
+
+    fn accepted(&self, job: Job) -> String {
+        format!("{job} {}", self.body)
+    }
+
+    fn forms(&self, job: Job) -> [String; 2] {
+        [self.trying(job), self.accepted(job)]
+    }
+
+    fn read(&self, text: &str) -> KnownRequest {
+        let mut words = text.split(' ');
+        let job = words.next().and_then(Job::parse);
+        match job.filter(|_| words.next() == Some(&self.body)) {
+            Some(job) => {
+                let (accepted, gateway) = (words.next().is_none(), words.next().map(str::to_owned));
+                KnownRequest::Same(EarlierRequest { job, accepted, gateway, text: text.to_owned() })
+            }
+            None => KnownRequest::Other,
+        }
+    }
+}
+
+/// An earlier request with the same key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EarlierRequest {
+    /// Its job.
+    pub job: Job,
+    /// `true` if the request became that job; `false` if it still tries to.
+    pub accepted: bool,
+    /// The gateway that handles the request; `None` once it is a job.
+    pub gateway: Option<String>,
+    /// Value of the key, for compare-and-set.
+    text: String,
+}
+
+/// Result of looking up an `Idempotency-Key`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KnownRequest {
+    /// The key is new. The request now owns it and may become a job.
+    New,
+    /// The same request was sent before.
+    Same(EarlierRequest),
+    /// The key was used with another body.
+    Other,
+}
+
+/// A repeatable request that may become a job. Dropping it before then frees its key.
+#[derive(Debug)]
+pub struct KeyClaim {
+    jobs: JobQueue,
+    request: Arc<Repeatable>,
+    job: Job,
+    /// `true` while the key is, or may be, this request's and there is no job yet.
+    tries: AtomicBool,
+}
+
+fn hex(digest: impl AsRef<[u8]>) -> String {
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl JobQueue {
+    /// Returns a trial for a request of `caller` to `path`, with `job` as the job it would become.
+    #[must_use]
+    pub fn trial<'a>(
+        &self,
+        job: Job,
+        (caller, path, key): (&str, &str, &[u8]),
+        body: impl Iterator<Item = &'a [u8]>,
+    ) -> KeyClaim {
+        let mut name = Sha256::new();
+        // Only POST requests become jobs, so the method need not be hashed.
+        for part in [caller.as_bytes(), path.as_bytes(), key] {
+            name.update((part.len() as u64).to_le_bytes());
+            name.update(part);
+        }
+        let mut whole = Sha256::new();
+        body.for_each(|piece| whole.update(piece));
+        let request = Repeatable {
+            key: format!("{}:idem:{}", self.prefix(), hex(name.finalize())),
+            body: hex(whole.finalize()),
+            gateway: self.0.gateways.id().to_owned(),
+        };
+        KeyClaim { jobs: self.clone(), request: Arc::new(request), job, tries: AtomicBool::new(false) }
+    }
+
+    /// Frees the key of a request that never became `job`, so that a repeat starts anew.
+    pub(super) async fn free_key(&self, request: &Repeatable, job: Job) -> Result<(), RedisLoss> {
+        self.set_key(request, ("", Duration::ZERO), &request.forms(job)).await.map(drop)
+    }
+
+    async fn set_key(
+        &self,
+        request: &Repeatable,
+        (to, length): (&str, Duration),
+        from: &[String],
+    ) -> Result<bool, RedisLoss> {
+        let mut call = self.0.scripts.key.key(&request.key);
+        call.arg(to).arg(millis(length)).arg(from);
+        self.0.link.run(RedisOp::Jobs, PATIENCE, &call).await
+    }
+}
+
+impl KeyClaim {
+    /// Returns the job that the request would become.
+    #[must_use]
+    pub const fn job(&self) -> Job {
+        self.job
+    }
+
+    /// Looks up the key, and claims it for this request if it is new.
+    ///
+    /// # Errors
+    /// Returns [`RedisLoss`] if the command to Redis fails.
+    pub async fn claim(&self) -> Result<KnownRequest, RedisLoss> {
+        let mut set = cmd("SET");
+        set.arg(&self.request.key).arg(self.request.trying(self.job)).arg("NX").arg("GET").arg("PX");
+        set.arg(millis(TRYING));
+        // Set before the call: Redis may set the key and its answer be lost.
+        self.tries.store(true, Ordering::Release);
+        let before: Option<String> = self.jobs.0.link.call_within(RedisOp::Jobs, PATIENCE, &set).await?;
+        let Some(before) = before else { return Ok(KnownRequest::New) };
+        self.tries.store(false, Ordering::Release);
+        Ok(self.request.read(&before))
+    }
+
+    /// Takes the key over from a failed request. Returns `false` if another request was faster.
+    ///
+    /// # Errors
+    /// Returns [`RedisLoss`] if the command to Redis fails.
+    pub async fn take_over(&self, before: &EarlierRequest) -> Result<bool, RedisLoss> {
+        let from = [before.text.clone(), self.request.accepted(before.job)];
+        let to = self.request.trying(self.job);
+        self.tries.store(true, Ordering::Release);
+        let done = self.jobs.set_key(&self.request, (&to, TRYING), &from).await?;
+        self.tries.store(done, Ordering::Release);
+        Ok(done)
+    }
+
+    /// Makes the key name the job, which is written but not yet enqueued: from here on the key
+    /// survives the death of this gateway. Returns `false` if another request owns the key by now.
+    pub(super) async fn commit(&self) -> Result<bool, RedisLoss> {
+        let (from, to) = (self.request.forms(self.job), self.request.accepted(self.job));
+        self.jobs.set_key(&self.request, (&to, ACCEPTED), &from).await
+    }
+
+    /// Marks the job as enqueued, so that dropping the trial keeps the key.
+    pub(super) fn succeed(&self) {
+        self.tries.store(false, Ordering::Release);
+    }
+
+    /// Frees the key after a refusal, unless the request became a job.
+    pub async fn forget(&self) {
+        if self.tries.swap(false, Ordering::AcqRel)
+            && self.jobs.free_key(&self.request, self.job).await.is_err()
+        {
+            tracing::debug!("could not free a refused request's idempotency key; it expires within 2 min");
+        }
+    }
+}
+
+impl Drop for KeyClaim {
+    fn drop(&mut self) {
+        if *self.tries.get_mut() {
+            let request = Arc::clone(&self.request);
+            self.jobs.0.outbox.add(JobTask::FreeKey { request, job: self.job });
+        }
+    }
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}

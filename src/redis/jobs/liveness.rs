@@ -1,0 +1,67 @@
+//! Liveness probe for jobs whose reply is silent.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::{Job, JobQueue};
+
+/// Silence before the job is checked. Meanwhile its reader polls the reply stream each second.
+const QUIET: Duration = Duration::from_secs(3);
+
+type ProbeFuture = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+/// Checks a silent job every 3 s.
+pub struct LivenessProbe {
+    jobs: JobQueue,
+    /// When the last entry came or the job was checked.
+    heard: Instant,
+    timer: Pin<Box<Sleep>>,
+    looking: Option<ProbeFuture>,
+}
+
+impl fmt::Debug for LivenessProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lookout").field("heard", &self.heard).finish_non_exhaustive()
+    }
+}
+
+impl LivenessProbe {
+    /// Creates a probe; the silence counts from now.
+    #[must_use]
+    pub fn new(jobs: &JobQueue) -> Self {
+        let (jobs, timer) = (jobs.clone(), Box::pin(sleep(QUIET)));
+        Self { jobs, heard: Instant::now(), timer, looking: None }
+    }
+
+    /// Resets the silence, after an entry came.
+    pub fn hear(&mut self) {
+        self.heard = Instant::now();
+        self.looking = None;
+    }
+
+    /// Completes when the job is lost, that is, its reply can get no more entries.
+    pub fn poll_lost(&mut self, job: Job, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(looking) = &mut self.looking {
+                let lost = ready!(looking.as_mut().poll(cx));
+                self.looking = None;
+                self.heard = Instant::now();
+                if lost {
+                    return Poll::Ready(());
+                }
+            }
+            // The timer is lazy: entries do not reset it, it is only checked when it fires.
+            ready!(self.timer.as_mut().poll(cx));
+            if self.heard.elapsed() >= QUIET {
+                let jobs = self.jobs.clone();
+                // An error counts as not lost: Redis may come back.
+                self.looking = Some(Box::pin(async move { jobs.is_lost(job).await.unwrap_or(false) }));
+            }
+            self.timer.as_mut().reset(self.heard + QUIET);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Cleanup of jobs that no client waits for: cancels jobs and deletes keys.
+//!
+//! A task does it, because it starts in the `Drop` of a response body, which cannot await.
+//!
+//! **Failure mode.** Redis does not answer: a cancel is retried for a second, then the job runs on
+//! to its end or its deadline with no reader. Keys that are not deleted expire after ten minutes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis::cmd;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::idempotency::Repeatable;
+use super::keys::{Job, Side};
+use super::{JobQueue, PATIENCE};
+use crate::metrics::RedisOp;
+use crate::redis::link::RedisLoss;
+
+/// Capacity of the queue: enough for all clients of a full gateway leaving at once.
+const WAITING: usize = 16_384;
+/// Tasks that run at once.
+const AT_ONCE: usize = 64;
+/// Attempts per task, and the pause after each.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(250);
+/// How often a shutdown checks whether all tasks are done.
+const GLANCE: Duration = Duration::from_millis(2);
+
+/// Why a gateway ends a job early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JobEndReason {
+    /// The client cancelled it or left.
+    Cancelled,
+    /// Its deadline has passed.
+    Expired,
+}
+
+impl JobEndReason {
+    /// The state, the reason and the message.
+    pub(super) const fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Cancelled => ("cancelled", "cancelled", "The job was cancelled."),
+            Self::Expired => ("expired", "upstream_timeout", "The job exceeded its deadline."),
+        }
+    }
+}
+
+/// Condition under which `cancel.lua` ends the job; the discriminants are the script's arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndCondition {
+    /// The job has not ended.
+    Any = 0,
+    /// The job is past its deadline.
+    Late = 1,
+    /// No worker has started the job.
+    Queued = 2,
+}
+
+/// A queued cleanup task.
+#[derive(Clone, Debug)]
+pub(super) enum JobTask {
+    /// Cancels a job: notifies its worker, or removes its stream entry if no worker has it yet.
+    Cancel { job: Job, side: Side, entry: Option<Arc<str>>, why: JobEndReason },
+    /// Deletes the reply of a job, after it was read to the end.
+    Forget { job: Job },
+    /// Deletes the hash of a job that nothing refers to.
+    Withdraw { job: Job },
+    /// Frees the `Idempotency-Key` of a request that never became a job.
+    FreeKey { request: Arc<Repeatable>, job: Job },
+}
+
+impl JobTask {
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Cancel { .. } => "cancel a job",
+            Self::Forget { .. } => "delete an answer",
+            Self::Withdraw { .. } => "delete a job",
+            Self::FreeKey { .. } => "free a key",
+        }
+    }
+}
+
+/// Sending half of the cleanup queue, with the count of unfinished tasks.
+#[derive(Debug)]
+pub(super) struct JobOutbox {
+    tasks: mpsc::Sender<JobTask>,
+    open: AtomicUsize,
+}
+
+impl JobOutbox {
+    pub(super) fn new() -> (Self, mpsc::Receiver<JobTask>) {
+        let (tasks, inbox) = mpsc::channel(WAITING);
+        (Self { tasks, open: AtomicUsize::new(0) }, inbox)
+    }
+
+    pub(super) fn add(&self, task: JobTask) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        if self.tasks.try_send(task).is_err() {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            tracing::debug!("cleanup queue is full; the job runs to its end");
+        }
+    }
+}
+
+impl JobQueue {
+    /// Waits until every queued cleanup has reached Redis, for at most `patience`.
+    pub async fn flush(&self, patience: Duration) {
+        let done = async {
+            while self.0.outbox.open.load(Ordering::Relaxed) > 0 {
+                sleep(GLANCE).await;
+            }
+        };
+        if timeout(patience, done).await.is_err() {
+            tracing::warn!("shutdown: not all abandoned jobs were cancelled");
+        }
+    }
+
+    pub(super) async fn do_errands(&self, mut tasks: mpsc::Receiver<JobTask>) {
+        let mut running = JoinSet::new();
+        while let Some(task) = tasks.recv().await {
+            while running.len() >= AT_ONCE {
+                running.join_next().await;
+            }
+            while running.try_join_next().is_some() {}
+            let jobs = self.clone();
+            running.spawn(async move {
+                jobs.go(task).await;
+                jobs.0.outbox.open.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    }
+
+    async fn go(&self, task: JobTask) {
+        for _ in 0..TRIES {
+            let done = match &task {
+                JobTask::Cancel { job, side, entry, why } => {
+                    self.cancel(*job, side, entry.as_deref(), *why).await.map(drop)
+                }
+                JobTask::Forget { job } => self.unlink(self.0.keys.reply(*job)).await,
+                JobTask::Withdraw { job } => self.unlink(self.0.keys.job(*job)).await,
+                JobTask::FreeKey { request, job } => self.free_key(request, *job).await,
+            };
+            match done {
+                Ok(()) => return,
+                Err(loss) => tracing::debug!(%loss, task = task.as_str(), "job cleanup failed, will retry"),
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn unlink(&self, key: String) -> Result<(), RedisLoss> {
+        self.0.link.call_within::<i64>(RedisOp::Jobs, PATIENCE, cmd("UNLINK").arg(key)).await.map(drop)
+    }
+
+    /// Ends a job, and removes its stream entry if no worker has it. Returns the script's answer.
+    pub(super) async fn cancel(
+        &self,
+        job: Job,
+        side: &Side,
+        entry: Option<&str>,
+        why: JobEndReason,
+    ) -> Result<String, RedisLoss> {
+        let Self(inner) = self;
+        let was = self.end(job, why, EndCondition::Any).await?;
+        if let Some(entry) = entry.filter(|_| was == "QUEUED") {
+            let mut call = inner.scripts.end.key(inner.keys.stream(side));
+            call.key(inner.keys.dead(&side.pool)).arg(entry).arg(job).arg("");
+            inner.link.run::<i64>(RedisOp::Jobs, PATIENCE, &call).await?;
+        }
+        Ok(was)
+    }
+
+    /// Ends a job that is past its deadline. Returns the answer of `cancel.lua`.
+    pub(super) async fn expire(&self, job: Job) -> Result<String, RedisLoss> {
+        self.end(job, JobEndReason::Expired, EndCondition::Late).await
+    }
+
+    /// Ends a job that no worker has started. Returns the answer of `cancel.lua`.
+    pub(super) async fn drop_queued(&self, job: Job) -> Result<String, RedisLoss> {
+        self.end(job, JobEndReason::Cancelled, EndCondition::Queued).await
+    }
+
+    async fn end(&self, job: Job, why: JobEndReason, only: EndCondition) -> Result<String, RedisLoss> {
+        let inner = &*self.0;
+        let (state, reason, message) = why.words();
+        let mut call = inner.scripts.cancel.key(inner.keys.job(job));
+        call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job).arg(&inner.keys.cancels);
+        call.arg(state).arg(reason).arg(message).arg(only as u8);
+        inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
+    }
+}

@@ -1,0 +1,85 @@
+//! Signatures of records in Redis, with `redis.hmac_key`.
+//!
+//! A record that a gateway or operator writes for gateways is signed together with its Redis key,
+//! so that it cannot be used for another caller or another deployment. Without `redis.hmac_key`,
+//! nothing is signed and signatures are skipped.
+//!
+//! **What it does not do.** Signatures do not expire: whoever can write to Redis can restore an old
+//! record or delete one. Counters and the order of pending jobs are not signed.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use crate::fleet::heartbeat::{SignatureError, SigningKey, unsealed};
+
+/// Current signature key. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Signing(Arc<ArcSwapOption<SigningKey>>);
+
+impl From<Option<SigningKey>> for Signing {
+    fn from(key: Option<SigningKey>) -> Self {
+        Self(Arc::new(ArcSwapOption::new(key.map(Arc::new))))
+    }
+}
+
+impl Signing {
+    /// Replaces the key; `None` turns signing off.
+    pub fn replace(&self, key: Option<SigningKey>) {
+        self.0.store(key.map(Arc::new));
+    }
+
+    /// Returns the key; `None` without `redis.hmac_key`.
+    #[must_use]
+    pub fn key(&self) -> Option<Arc<SigningKey>> {
+        self.0.load_full()
+    }
+
+    /// Returns the text signed for the Redis key `place`.
+    #[must_use]
+    pub fn sign(&self, place: &str, text: String) -> String {
+        match &*self.0.load() {
+            Some(key) => key.seal(place, &text),
+            None => text,
+        }
+    }
+
+    /// Verifies the text stored under the Redis key `place`, and removes its signature.
+    ///
+    /// # Errors
+    /// Returns an error if there is a key, and the signature is missing or wrong.
+    pub fn verify<'a>(&self, place: &str, kept: &'a str) -> Result<&'a str, SignatureError> {
+        let text = match &*self.0.load() {
+            Some(key) => key.open(place, kept.as_bytes())?,
+            None => unsealed(kept.as_bytes()),
+        };
+        // The signature is ASCII, so the rest is valid UTF-8.
+        Ok(std::str::from_utf8(text).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealing(secret: &str) -> Signing {
+        Some(SigningKey::new(secret)).into()
+    }
+
+    #[test]
+    fn a_text_is_believed_under_its_own_key_only() {
+        let (ours, theirs, none) = (sealing("a"), sealing("b"), Signing::default());
+        let kept = ours.sign("dam:caller:x", "{}".into());
+        assert_eq!(ours.verify("dam:caller:x", &kept), Ok("{}"));
+        assert_eq!(ours.verify("dam:caller:y", &kept), Err(SignatureError::Wrong));
+        assert_eq!(theirs.verify("dam:caller:x", &kept), Err(SignatureError::Wrong));
+        assert_eq!(ours.verify("dam:caller:x", "{}"), Err(SignatureError::Unsigned));
+        // Without a key nothing is verified, so that gateways can get the key one after another.
+        assert_eq!(
+            (none.verify("dam:caller:x", &kept), none.sign("p", "{}".into())),
+            (Ok("{}"), "{}".to_owned())
+        );
+        ours.replace(None);
+        assert_eq!(ours.verify("dam:caller:x", "{}"), Ok("{}"));
+    }
+}

@@ -1,0 +1,227 @@
+//! Wraps a connection for hyper: head timeout, error messages and lingering close.
+//!
+//! Hyper's header timeout also runs on idle keep-alive connections, so ten seconds for a head would
+//! close them after ten seconds. Here it runs only while the first head is expected or a head has
+//! begun; on HTTP/2, until a preface or block of header fields is complete. Hyper answers a head it
+//! cannot parse with a bare status; this adds the reason. Closing a socket that still receives
+//! resets it and loses the answer: so if a body is refused midway, input is read and dropped
+//! briefly.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::framing::{Finding, FramingScanner};
+use super::service::ConnectionState;
+use super::write_timeout::LazySleep;
+
+/// Maximum bytes of hyper's bare answer: status line, length, `connection`, maybe a date. Ours are
+/// longer.
+const LONGEST_BARE_ANSWER: usize = 160;
+
+/// How long input is dropped on a connection that the gateway closes.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A connection with head timeout.
+#[derive(Debug)]
+pub(super) struct HeadTimeout<T> {
+    inner: T,
+    link: Arc<ConnectionState>,
+    scanner: FramingScanner,
+    timer: LazySleep,
+    patience: Duration,
+    pending_answer: Bytes,
+    lingering: bool,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> HeadTimeout<T> {
+    pub(super) fn new(inner: T, patience: Duration, link: Arc<ConnectionState>) -> Self {
+        let scanner = FramingScanner::new();
+        let (timer, pending_answer) = (LazySleep::default(), Bytes::new());
+        Self { inner, link, scanner, timer, patience, pending_answer, lingering: false }
+    }
+
+    fn poll_head_time(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.scanner.in_head() && !self.scanner.is_first() {
+            return Poll::Pending;
+        }
+        self.timer.arm(self.patience);
+        ready!(self.timer.poll(cx));
+        if self.scanner.in_head() && self.scanner.is_first() {
+            // Nothing was written here before, so this cannot land inside another answer. One
+            // attempt is enough: the socket's buffer is empty.
+            let answer =
+                explain("408 Request Timeout", "the request's head did not arrive within bounds.header_read");
+            if Pin::new(&mut self.inner).poll_write(cx, &answer).is_ready() {
+                drop(Pin::new(&mut self.inner).poll_flush(cx));
+            }
+        }
+        let message = "no request head within bounds.header_read";
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, message))
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut nothing = [0; 4096];
+        while self.scanner.may_have_more() {
+            self.timer.arm(LINGER);
+            if self.timer.poll(cx).is_ready() {
+                break;
+            }
+            let mut buf = ReadBuf::new(&mut nothing);
+            match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {
+                    self.scanner.scan(buf.filled());
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_owed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.pending_answer.is_empty() {
+            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.pending_answer))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.pending_answer.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadTimeout<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let outcome = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if this.link.is_upgraded() {
+            this.scanner.stop();
+        }
+        if outcome.is_pending() {
+            return this.poll_head_time(cx).map(Err);
+        }
+        match this.scanner.scan(buf.filled().get(before..).unwrap_or_default()) {
+            Finding::None => {}
+            found => this.link.note_framing(found),
+        }
+        if !this.scanner.in_head() {
+            this.timer.disarm();
+        }
+        outcome
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadTimeout<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_owed(cx))?;
+        if let Some(answer) = explained(buf) {
+            this.pending_answer = answer;
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut this.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_owed(cx))?;
+        if let [only] = bufs
+            && let Some(answer) = explained(only)
+        {
+            this.pending_answer = answer;
+            return Poll::Ready(Ok(only.len()));
+        }
+        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_owed(cx))?;
+        Pin::new(&mut this.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.lingering {
+            ready!(this.poll_owed(cx))?;
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+            this.lingering = true;
+            this.timer.disarm();
+        }
+        this.poll_linger(cx).map(Ok)
+    }
+}
+
+/// Returns the full answer that replaces `written` if this is a bare one of hyper.
+fn explained(written: &[u8]) -> Option<Bytes> {
+    if written.len() > LONGEST_BARE_ANSWER || !written.starts_with(b"HTTP/1.1 4") {
+        return None;
+    }
+    let text = std::str::from_utf8(written).ok()?;
+    let mut lines = text.strip_suffix("\r\n\r\n")?.split("\r\n");
+    let status = lines.next()?.strip_prefix("HTTP/1.1 ")?;
+    let bare = lines.clone().any(|line| line == "content-length: 0")
+        && lines.clone().any(|line| line == "connection: close")
+        && lines.all(|line| {
+            line.starts_with("date: ")
+                || line.starts_with("content-length: ")
+                || line.starts_with("connection: ")
+        });
+    let message = match status.get(..3)? {
+        "400" => {
+            "the request is not valid HTTP: its request line, a header field or its framing is malformed"
+        }
+        "414" => "the request's path is too long",
+        "431" => super::framing::LONG_HEAD,
+        _ => return None,
+    };
+    bare.then(|| explain(status, message))
+}
+
+fn explain(status: &str, message: &str) -> Bytes {
+    let body = super::service::bad_request(message);
+    Bytes::from(format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         x-traffic-dam-reason: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len(),
+        crate::refusal::Reason::BadRequest,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bare_error_is_explained() {
+        let date = "date: Sat, 21 Nov 2026 10:00:00 GMT\r\n\r\n";
+        let bare =
+            |status: &str| format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n{date}");
+        for status in ["400 Bad Request", "414 URI Too Long", "431 Request Header Fields Too Large"] {
+            let answer = explained(bare(status).as_bytes()).unwrap();
+            let answer = std::str::from_utf8(&answer).unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+            assert!(answer.contains("\"code\":\"bad_request\""), "{answer}");
+        }
+        assert!(explained(bare("404 Not Found").as_bytes()).is_none());
+        assert!(explained(bare("200 OK").as_bytes()).is_none());
+        let ours = format!(
+            "HTTP/1.1 400 Bad Request\r\nconnection: close\r\nx-request-id: a\r\ncontent-length: 0\r\n{date}"
+        );
+        assert!(explained(ours.as_bytes()).is_none());
+    }
+}

@@ -1,0 +1,305 @@
+//! One worker, as its pool's gate sees it.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use siphasher::sip::SipHasher13;
+
+use crate::clock::Nanos;
+
+use super::abandoned::{KnownLoad, Pace};
+use super::algorithm::{self, LimitAlgorithm};
+use super::health::WorkerHealth;
+use super::ledger::{Ledger, RequestLoad};
+use super::outcomes::Outcomes;
+use super::permit_record::PermitId;
+use super::prefill::Prefill;
+use super::report::KeptReport;
+use super::settings::GateSettings;
+use super::silence::StreamActivity;
+use super::stall::Stalls;
+use super::sums::WorkerShare;
+use super::worker_ejection::{WorkerEjection, WorkerTrouble};
+
+/// One worker, as the fleet describes it to a gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolMember {
+    /// The worker's id.
+    pub id: Arc<str>,
+    /// Requests it decodes at once; `None` if neither configured nor reported.
+    pub slots: Option<u32>,
+    /// KV cache size in tokens; `None` if neither configured nor reported.
+    pub kv_tokens: Option<u64>,
+    /// Whether it may take new work.
+    pub eligible: bool,
+}
+
+/// Share of the KV cache to fill: beyond it a worker preempts requests and computes tokens twice.
+const KV_FILL: (u64, u64) = (9, 10);
+
+/// A member and the gate's state about it.
+#[derive(Debug)]
+pub(super) struct GateWorker {
+    pub(super) member: PoolMember,
+    pub(super) law: Box<dyn LimitAlgorithm>,
+    pub(super) health: WorkerHealth,
+    pub(super) outcomes: Outcomes,
+    /// Ejection or pause because of its answers.
+    pub(super) aside: WorkerEjection,
+    pub(super) ledger: Ledger,
+    pub(super) prefill: Prefill,
+    /// Streams without a first token, in the order of dispatch.
+    pub(super) awaiting_first_token: BTreeMap<(Nanos, PermitId), FirstTokenDeadlines>,
+    pub(super) reported: Option<KeptReport>,
+    pub(super) flow: StreamActivity,
+    pub(super) stalls: Stalls,
+    /// A first token that is overdue while other streams flow, until that is certain.
+    pub(super) suspicion: Option<Suspicion>,
+    /// Output tokens streamed in total.
+    pub(super) streamed: u64,
+    /// Factor on the limit, 0 to 1; normally 1.
+    pub(super) weight: f64,
+    /// Dispatch time of the latest request that has had its first token.
+    pub(super) answered: Nanos,
+    /// Last check for overdue first tokens.
+    pub(super) looked_at: Nanos,
+    /// Hash of the id, for the choice by session.
+    pub(super) key: u64,
+    /// Its part of the pool totals; `None` while it takes no work.
+    pub(super) counted: Option<WorkerShare>,
+    /// `true` if a reload removed it; it is deleted once its ledger is empty.
+    pub(super) leaving: bool,
+    /// Duration of its non-streamed answers.
+    pub(super) pace: Pace,
+    /// Load known here, to compare with its reports.
+    pub(super) known: KnownLoad,
+    /// Tokens that this gateway may have in flight here.
+    kv_budget: Option<u64>,
+}
+
+impl GateWorker {
+    pub(super) fn new(member: PoolMember, settings: &GateSettings) -> Self {
+        // Unkeyed, so that every gateway computes the same order of workers for a session.
+        let key = SipHasher13::new().hash(member.id.as_bytes());
+        Self {
+            law: algorithm::create(settings, member.slots),
+            health: WorkerHealth::default(),
+            outcomes: Outcomes::default(),
+            aside: WorkerEjection::default(),
+            ledger: Ledger::default(),
+            prefill: Prefill::default(),
+            awaiting_first_token: BTreeMap::new(),
+            reported: None,
+            flow: StreamActivity::default(),
+            stalls: Stalls::default(),
+            suspicion: None,
+            streamed: 0,
+            weight: 1.0,
+            answered: Nanos::ZERO,
+            looked_at: Nanos::ZERO,
+            key,
+            counted: None,
+            leaving: false,
+            pace: Pace::default(),
+            known: KnownLoad::default(),
+            kv_budget: kv_budget(&member, settings),
+            member,
+        }
+    }
+
+    /// Applies a reload; the ledger, the health and everything learned stay.
+    pub(super) fn reconfigure(&mut self, member: PoolMember, before: &GateSettings, settings: &GateSettings) {
+        algorithm::retell(&mut self.law, before, settings, member.slots);
+        self.kv_budget = kv_budget(&member, settings);
+        self.leaving = false;
+        self.member = member;
+    }
+
+    /// Returns `true` if it may take new work once it is reachable.
+    pub(super) fn takes_work(&self) -> bool {
+        self.member.eligible && !self.leaving
+    }
+
+    /// Returns `true` if it takes new work now.
+    pub(super) fn takes_work_now(&self, now: Nanos) -> bool {
+        self.takes_work() && self.is_reachable(now) && self.weight > 0.0
+    }
+
+    /// Returns `true` if its recent behaviour allows sending it requests.
+    pub(super) fn is_reachable(&self, now: Nanos) -> bool {
+        self.health.reachable(now) && self.aside.is_open(now)
+    }
+
+    /// Returns when it may be tried again; `None` if it may be tried now.
+    pub(super) fn closed_until(&self, now: Nanos) -> Option<Nanos> {
+        self.health.cooling_until(now).max(self.aside.closed_until(now))
+    }
+
+    pub(super) fn trouble(&self) -> Option<WorkerTrouble> {
+        self.health.trouble().or_else(|| self.aside.trouble())
+    }
+
+    /// Returns `true` if it was removed and has nothing in flight.
+    pub(super) fn is_gone(&self) -> bool {
+        self.leaving && self.ledger == Ledger::default()
+    }
+
+    /// Returns the number of sequences that may be in flight now.
+    pub(super) fn limit(&self) -> u32 {
+        let weighed = (f64::from(self.law.limit()) * self.weight) as u32;
+        let left = self.known.room.map_or(weighed, |room| room.min(weighed));
+        // A silent worker is tried beside the requests that hang there, which may end much later.
+        let limit = self.health.bound(left).max(1).saturating_add(self.flow.hung);
+        self.aside.limit_with_trial(limit, self.ledger.in_flight())
+    }
+
+    /// Returns the limit; 0 while it takes no work.
+    pub(super) fn room(&self, now: Nanos) -> u32 {
+        if self.takes_work_now(now) { self.limit() } else { 0 }
+    }
+
+    /// Returns `true` if there is room for `load`: a place in the batch, KV cache, and time to read
+    /// the prompt. An idle worker takes any prompt that its KV cache can hold: otherwise a request
+    /// above every limit would wait forever.
+    pub(super) fn fits(&self, load: &RequestLoad, settings: &GateSettings, now: Nanos) -> bool {
+        if self.ledger.in_flight() == 0 {
+            return self.can_hold(load);
+        }
+        self.has_place(load.sequences)
+            && self.kv_budget.is_none_or(|budget| self.kv(now).saturating_add(load.tokens()) <= budget)
+            && self.reads_in_time(load, settings)
+            && !self.is_stalled(now)
+    }
+
+    /// Returns `true` if the batch has a place. A request of several sequences needs one for the
+    /// first: the others wait inside the worker behind it and delay no other request, whereas
+    /// waiting for all places at once would leave places empty. At most half the limit may wait so.
+    fn has_place(&self, sequences: u32) -> bool {
+        let (in_flight, limit) = (self.ledger.in_flight(), self.limit());
+        in_flight < limit && in_flight.saturating_add(sequences) <= limit.saturating_add(limit / 2).max(limit)
+    }
+
+    /// Returns the tokens that are or will be in its KV cache: the larger of ledger and report.
+    fn kv(&self, now: Nanos) -> u64 {
+        let reported = self.reported.and_then(|reported| reported.kv(now)).unwrap_or(0);
+        self.ledger.tokens().max(reported)
+    }
+
+    /// Returns `true` if the prompt, sent now, is read within half its TTFT SLO. The other half
+    /// covers errors of the estimate. With no prompt ahead, waiting gains nothing.
+    fn reads_in_time(&self, load: &RequestLoad, settings: &GateSettings) -> bool {
+        let ahead = self.ledger.prefill().saturating_mul(u64::from(settings.gateways.max(1)));
+        ahead == 0
+            || !self.prefill.is_known()
+            || self
+                .prefill
+                .reading(ahead, load.prompt)
+                .is_none_or(|time| time <= settings.slo(load.prompt) / 2)
+    }
+
+    /// Returns `true` if the worker has answered none of its requests, nor any sent later, for so
+    /// long that a request sent now would miss its SLO too.
+    fn is_stalled(&self, now: Nanos) -> bool {
+        self.first_in_line().is_some_and(|(_, patience)| now >= patience.stalled_at)
+    }
+
+    /// Returns `true` if it has a prompt to read that may well take until now.
+    pub(super) fn may_be_reading(&self, now: Nanos) -> bool {
+        self.first_in_line().is_some_and(|(_, patience)| now < patience.stalled_at)
+    }
+
+    /// Returns `true` if a first token is missing `length` after the latest time by all estimates.
+    pub(super) fn is_overdue_for(&self, length: Duration, now: Nanos) -> bool {
+        let overdue = |(_, patience): (_, &FirstTokenDeadlines)| now >= patience.stalled_at + length;
+        self.prefill.is_known() && self.first_in_line().is_some_and(overdue)
+    }
+
+    /// Returns the dispatch time of the request whose first token is overdue, if any.
+    pub(super) fn overdue(&self, now: Nanos) -> Option<Nanos> {
+        self.first_in_line().filter(|(_, patience)| now >= patience.late_at).map(|((sent, _), _)| *sent)
+    }
+
+    /// Returns the dispatch time of the oldest request without a first token.
+    pub(super) fn oldest_unread(&self) -> Option<Nanos> {
+        self.awaiting_first_token.first_key_value().map(|((sent, _), _)| *sent)
+    }
+
+    /// Returns when the next prompt in line should have been read; `None` if there is none.
+    pub(super) fn reads_until(&self) -> Option<Nanos> {
+        self.first_in_line().map(|(_, patience)| patience.read_at)
+    }
+
+    /// Returns the stream whose first token is due next. A stream that a later one overtook is
+    /// skipped: it is lost or special, and says nothing about the others.
+    fn first_in_line(&self) -> Option<(&(Nanos, PermitId), &FirstTokenDeadlines)> {
+        let overtaken = (self.answered, PermitId(u64::MAX));
+        self.awaiting_first_token.range((Bound::Excluded(overtaken), Bound::Unbounded)).next()
+    }
+
+    /// Returns the deadlines for the first token of a prompt sent at `now` behind `ahead` tokens.
+    pub(super) fn patience(
+        &self,
+        ahead: u64,
+        prompt: u64,
+        settings: &GateSettings,
+        now: Nanos,
+    ) -> FirstTokenDeadlines {
+        let slo = settings.slo(prompt);
+        match self.prefill.reading(ahead, prompt) {
+            None => FirstTokenDeadlines { read_at: Nanos::MAX, late_at: Nanos::MAX, stalled_at: now + slo },
+            Some(reading) => {
+                let late = (reading + slo.mul_f64(algorithm::SLACK)).max(self.prefill.usual(reading));
+                let late_at = now + late.min(reading + slo.mul_f64(LATEST));
+                let stalled_at = late_at.max(now + reading + slo / 2);
+                FirstTokenDeadlines { read_at: now + reading, late_at, stalled_at }
+            }
+        }
+    }
+
+    /// Returns `true` if the prompt fits into the KV cache, or if its size is unknown.
+    pub(super) fn can_hold(&self, load: &RequestLoad) -> bool {
+        self.member.kv_tokens.is_none_or(|kv| load.prompt <= kv)
+    }
+}
+
+/// Times at which a missing first token leads to conclusions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FirstTokenDeadlines {
+    /// When the prompt should have been read.
+    read_at: Nanos,
+    /// Later than prefill explains: the worker has a queue of its own.
+    late_at: Nanos,
+    /// So late that nothing more should be sent until something arrives.
+    stalled_at: Nanos,
+}
+
+impl FirstTokenDeadlines {
+    /// Adds `length`, a time for which the worker is not responsible, to all deadlines.
+    pub(super) fn extend(&mut self, length: Duration) {
+        self.read_at = self.read_at + length;
+        self.late_at = self.late_at + length;
+        self.stalled_at = self.stalled_at + length;
+    }
+}
+
+/// Minimum time between two searches of a worker for overdue first tokens.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Share of the TTFT SLO after which a first token is overdue, however late they usually are.
+const LATEST: f64 = 0.6;
+
+/// A first token that is overdue while other streams flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Suspicion {
+    /// When it was noticed.
+    pub(super) since: Nanos,
+    /// Maximum of sequences that have flowed since.
+    pub(super) flowing: u32,
+}
+
+fn kv_budget(member: &PoolMember, settings: &GateSettings) -> Option<u64> {
+    let share = |kv: u64| kv.saturating_mul(KV_FILL.0) / KV_FILL.1 / u64::from(settings.gateways.max(1));
+    member.kv_tokens.map(share)
+}

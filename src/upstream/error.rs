@@ -1,0 +1,345 @@
+//! Errors before the response is committed, and which of them allow another worker.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use http::header::{DATE, RETRY_AFTER};
+use http::{HeaderMap, Method, StatusCode, response};
+
+use super::connect::ConnectError;
+use super::source::AnswerBreak;
+use super::upload::Upload;
+use crate::redis::jobs::{self, SubmitRefused};
+use crate::redis::link::BACK;
+use crate::refusal::{Reason, Refusal, with_jitter};
+use crate::request::PayloadError;
+use crate::shed::WorkerFailure;
+
+/// `Retry-After` when a queue is full although the gate has room: other gateways fill it, and each
+/// makes room as its responses end.
+const FULL: Duration = Duration::from_secs(1);
+
+/// Error that ended an attempt without a response.
+#[derive(Debug)]
+pub(crate) enum AttemptError {
+    /// No connection: the worker has not seen the request.
+    Unreachable(ConnectError),
+    /// Connection failed, or carried no HTTP, after the request may have been written.
+    Broke(hyper::Error),
+    /// Reused idle connection ended as the request was written on it, and no byte came back. Both
+    /// sides may be correct: the worker closes connections it considers unused.
+    Stale,
+    /// Queue job failed.
+    Job(jobs::JobError),
+    /// Job could not be put into the queue.
+    NotQueued(SubmitRefused),
+    /// Worker switched to a protocol that was not requested.
+    Switched,
+    /// Response that cannot be passed on; says what it is instead.
+    Unusable(&'static str),
+    /// Pool was switched to its other colour before the request was sent.
+    ColourSwitched,
+    /// Timeout before the first content.
+    Silent(TimedOutWait),
+    /// Client's request body failed while it was being forwarded: not the worker's error.
+    Client(Refusal),
+}
+
+/// Timeout that expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimedOutWait {
+    /// First content of an event stream.
+    FirstToken(Duration),
+    /// Gap between two pieces of the response.
+    Idle(Duration),
+    /// Whole response.
+    Total(Duration),
+    /// Worker silent on all its streams.
+    WorkerSilent,
+}
+
+impl TimedOutWait {
+    /// Describes what the worker did, as the end of a sentence.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Self::FirstToken(limit) => format!("sent no content within {limit:?}"),
+            Self::Idle(limit) => format!("was silent for {limit:?}"),
+            Self::Total(limit) => format!("did not finish within {limit:?}"),
+            Self::WorkerSilent => "stopped sending on all its streams".to_owned(),
+        }
+    }
+}
+
+impl From<ConnectError> for AttemptError {
+    fn from(error: ConnectError) -> Self {
+        Self::Unreachable(error)
+    }
+}
+
+impl From<AnswerBreak> for AttemptError {
+    fn from(error: AnswerBreak) -> Self {
+        match error {
+            AnswerBreak::Http(error) => Self::of_exchange(error),
+            AnswerBreak::Job(fault) => Self::Job(fault),
+        }
+    }
+}
+
+impl AttemptError {
+    /// Classifies an error of the exchange, which may be one of the client's body.
+    pub(crate) fn of_exchange(error: hyper::Error) -> Self {
+        match error.source().and_then(|source| source.downcast_ref::<PayloadError>()) {
+            Some(PayloadError::TooLarge { limit }) => Self::Client(Refusal::new(
+                Reason::BodyTooLarge,
+                format!("The request body exceeds bounds.body ({limit} bytes)."),
+            )),
+            Some(PayloadError::TooSlow) => Self::Client(Refusal::new(
+                Reason::BodyTimeout,
+                "The request body did not arrive within bounds.body_read.",
+            )),
+            Some(PayloadError::Broken(_)) => Self::Client(Refusal::new(
+                Reason::BadRequest,
+                "The request body could not be read to its end.",
+            )),
+            None => Self::Broke(error),
+        }
+    }
+
+    /// Turns [`AttemptError::Broke`] into [`AttemptError::Stale`], for a reused connection.
+    pub(crate) fn stale(self) -> Self {
+        match self {
+            Self::Broke(_) => Self::Stale,
+            fault => fault,
+        }
+    }
+
+    /// Blames the client if the connection ended while the rest of its body was due: a worker may
+    /// time that out.
+    pub(crate) fn blame_client_upload(self, upload: Option<&Upload>) -> Self {
+        match self {
+            Self::Broke(_) | Self::Stale if upload.is_some_and(Upload::is_owed) => {
+                Self::Client(Refusal::new(
+                    Reason::BodyTimeout,
+                    "The worker closed the connection before the rest of the request body had arrived.",
+                ))
+            }
+            fault => fault,
+        }
+    }
+
+    /// Returns whether the worker may have begun the request.
+    pub(crate) const fn trouble(&self) -> RepeatSafety {
+        match self {
+            Self::Unreachable(_) | Self::ColourSwitched => RepeatSafety::NeverSent,
+            Self::Broke(_)
+            | Self::Stale
+            | Self::Switched
+            | Self::Unusable(_)
+            | Self::Silent(TimedOutWait::FirstToken(_) | TimedOutWait::WorkerSilent) => {
+                RepeatSafety::MaybeBegun
+            }
+            // A job has already been tried by as many workers as allowed.
+            Self::Silent(TimedOutWait::Idle(_) | TimedOutWait::Total(_))
+            | Self::Client(_)
+            | Self::Job(_)
+            | Self::NotQueued(_) => RepeatSafety::Final,
+        }
+    }
+
+    /// Returns the kind of error, for the log.
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Broke(_) => "failed before the first content",
+            Self::Stale => "the worker closed the idle connection",
+            Self::Job(_) => "the job failed",
+            Self::NotQueued(_) => "not queued",
+            Self::Switched => "switched to a protocol that was not requested",
+            Self::Unusable(what) => what,
+            Self::ColourSwitched => "the pool was switched to its other colour",
+            Self::Silent(_) => "timed out",
+            Self::Client(_) => "client error",
+        }
+    }
+
+    /// Returns the failure to count against the worker, if any.
+    pub(crate) const fn blame(&self) -> Option<WorkerFailure> {
+        match self {
+            Self::Unreachable(_) => Some(WorkerFailure::Connect),
+            Self::Broke(_) | Self::Switched => Some(WorkerFailure::Broke),
+            Self::Unusable(_) => Some(WorkerFailure::Error),
+            Self::Silent(_) => Some(WorkerFailure::Timeout),
+            // If the worker is down, the next connection shows it. A queue error names no single
+            // worker.
+            Self::Stale | Self::Client(_) | Self::ColourSwitched | Self::Job(_) | Self::NotQueued(_) => None,
+        }
+    }
+
+    /// Returns the client's error. It names the worker, never its address.
+    pub(crate) fn into_refusal(self, worker: &str) -> Refusal {
+        match self {
+            Self::Unreachable(error) => Refusal::new(
+                Reason::UpstreamUnreachable,
+                format!("Worker {worker} could not be reached: {error}."),
+            ),
+            Self::Broke(error) => Refusal::new(
+                Reason::UpstreamBroke,
+                format!("Worker {worker} failed before the first content: {}.", describe_break(&error)),
+            ),
+            Self::Stale => Refusal::new(
+                Reason::UpstreamBroke,
+                format!("Worker {worker} closed an idle connection just as the request was written on it."),
+            ),
+            Self::Switched => Refusal::new(
+                Reason::UpstreamBroke,
+                format!("Worker {worker} switched to a protocol that was not requested."),
+            ),
+            Self::Unusable(what) => {
+                Refusal::new(Reason::UpstreamBroke, format!("Worker {worker} sent {what}; check its `url`."))
+            }
+            Self::ColourSwitched => Refusal::new(
+                Reason::NoWorker,
+                "The pool was switched to its other colour, which cannot take this request now.",
+            ),
+            Self::Silent(wait) => {
+                Refusal::new(Reason::UpstreamTimeout, format!("Worker {worker} {}.", wait.describe()))
+            }
+            Self::Client(refusal) => refusal,
+            Self::Job(fault) => fault.into_refusal(&format!("Worker {worker}")),
+            Self::NotQueued(SubmitRefused::Full) => {
+                let message = format!("The queue of worker {worker} is full.");
+                Refusal::new(Reason::Overloaded, message).with_retry_after(with_jitter(FULL))
+            }
+            Self::NotQueued(SubmitRefused::Taken) => Refusal::new(
+                Reason::Conflict,
+                "An earlier request with this idempotency key is still running.",
+            ),
+            Self::NotQueued(
+                why @ (SubmitRefused::Many(_)
+                | SubmitRefused::Heavy(_)
+                | SubmitRefused::Gone
+                | SubmitRefused::Lost(_)
+                | SubmitRefused::NoName),
+            ) => {
+                let message = format!("The queue of worker {worker} did not accept the request: {why}.");
+                Refusal::new(Reason::UpstreamUnreachable, message).with_retry_after(with_jitter(BACK))
+            }
+        }
+    }
+}
+
+/// Describes how a connection failed, without content of the request or the address.
+pub(crate) fn describe_break(error: &hyper::Error) -> &'static str {
+    if error.is_parse() {
+        "its answer is not valid HTTP"
+    } else if error.is_incomplete_message() {
+        "it closed the connection in the middle of its answer"
+    } else {
+        "the connection failed"
+    }
+}
+
+/// How far the worker may have got with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RepeatSafety {
+    /// Worker never saw it.
+    NeverSent,
+    /// Worker may have begun or refused it.
+    MaybeBegun,
+    /// Another worker cannot help.
+    Final,
+}
+
+impl RepeatSafety {
+    /// Returns `true` if the request may be sent to another worker. `repeatable`: the method is
+    /// idempotent, or the operator or the kind of call says that a second run does no harm.
+    pub(crate) const fn allows_another(self, repeatable: bool) -> bool {
+        match self {
+            Self::NeverSent => true,
+            Self::MaybeBegun => repeatable,
+            Self::Final => false,
+        }
+    }
+}
+
+/// Returns `true` if a second run of the request does no harm.
+pub(crate) fn is_repeatable(method: &Method, retryable: bool) -> bool {
+    retryable || method.is_idempotent()
+}
+
+/// Returns the failure if the status is a refusal that may hold for this worker only.
+pub(crate) fn refusal_status(head: &response::Parts) -> Option<WorkerFailure> {
+    match head.status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            Some(WorkerFailure::Busy(retry_after(&head.headers)))
+        }
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Some(WorkerFailure::Refused),
+        StatusCode::INTERNAL_SERVER_ERROR => Some(WorkerFailure::Error),
+        _ => None,
+    }
+}
+
+/// Reads `Retry-After`: seconds, or a date. A date is by the worker's clock, so it is compared with
+/// the worker's own `Date`, and ignored without one.
+fn retry_after(fields: &HeaderMap) -> Option<Duration> {
+    let text = fields.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Some(Duration::from_secs(seconds.into()));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let sent = httpdate::parse_http_date(fields.get(DATE)?.to_str().ok()?).ok()?;
+    Some(until.duration_since(sent).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_may_have_begun_is_repeated_only_where_that_does_no_harm() {
+        for (method, retryable, expected) in [
+            (Method::POST, false, false),
+            (Method::POST, true, true),
+            (Method::PATCH, false, false),
+            (Method::GET, false, true),
+            (Method::PUT, false, true),
+            (Method::DELETE, false, true),
+        ] {
+            let repeatable = is_repeatable(&method, retryable);
+            assert_eq!(RepeatSafety::MaybeBegun.allows_another(repeatable), expected, "{method} {retryable}");
+            assert!(RepeatSafety::NeverSent.allows_another(repeatable));
+            assert!(!RepeatSafety::Final.allows_another(repeatable));
+        }
+    }
+
+    #[test]
+    fn a_worker_says_in_seconds_or_by_a_date_of_its_own_clock_how_long_it_is_busy() {
+        let noon = "Sun, 06 Nov 1994 12:00:00 GMT";
+        for (said, date, expected) in [
+            ("7", None, Some(7)),
+            (" 7 ", Some(noon), Some(7)),
+            ("Sun, 06 Nov 1994 12:00:30 GMT", Some(noon), Some(30)),
+            ("Sun, 06 Nov 1994 11:59:00 GMT", Some(noon), Some(0)),
+            ("Sun, 06 Nov 1994 12:00:30 GMT", None, None),
+            ("-7", Some(noon), None),
+            ("soon", Some(noon), None),
+        ] {
+            let mut head = response::Response::new(()).into_parts().0;
+            head.status = StatusCode::SERVICE_UNAVAILABLE;
+            head.headers.insert(RETRY_AFTER, said.parse().unwrap());
+            if let Some(date) = date {
+                head.headers.insert(DATE, date.parse().unwrap());
+            }
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(refusal_status(&head), Some(WorkerFailure::Busy(expected)), "{said} {date:?}");
+        }
+    }
+
+    #[test]
+    fn an_unreachable_worker_is_named_without_its_address() {
+        let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "10.0.0.5:8000 refused");
+        let refusal = AttemptError::Unreachable(ConnectError::Tcp(refused)).into_refusal("w1");
+        assert_eq!(refusal.reason, Reason::UpstreamUnreachable);
+        assert_eq!(refusal.message, "Worker w1 could not be reached: connecting failed: connection refused.");
+    }
+}

@@ -1,0 +1,677 @@
+//! The attempt loop: sends one request to workers until a response can be committed.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::header::{HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request, response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use smallvec::SmallVec;
+
+use super::UpstreamInner;
+use super::body::{AnswerTimeouts, OpenBody};
+use super::connect::connect;
+use super::connection::WorkerConnection;
+use super::deadline::Deadline;
+use super::early::{EarlyAnswer, EarlyLane};
+use super::endpoints::Endpoint;
+use super::error::{AttemptError, RepeatSafety, TimedOutWait, is_repeatable, refusal_status};
+use super::exchange::exchange;
+use super::first_token::FirstTokenWait;
+use super::form::BodyForm;
+use super::headers::{self, ForwardedFacts};
+use super::lazy_timer::LazyTimer;
+use super::location;
+use super::observer::{AnswerObserver, AnswerReading};
+use super::queue::QueueExchange;
+use super::settings::{UpstreamSettings, UpstreamTimeouts};
+use super::source::{AnswerSource, HttpSource};
+use super::tunnel::tunnel;
+use super::upload::{self, Upload};
+use crate::clock::Nanos;
+use crate::redis::jobs::JobTicket;
+use crate::refusal::{Reason, Refusal};
+use crate::request::{
+    BodyReservation, Caller, Ending, Forwarding, GatewayRequest, Kind, Payload, RequestCost, RequestRecord,
+    RouteTimeouts, UpgradeTo, UsageInjected,
+};
+use crate::shed::{Permit, PermitRequest, Waiter, WorkerFailure};
+
+/// A request being forwarded, with its state across attempts.
+pub(crate) struct Forward<'a> {
+    pub(super) upstream: &'a UpstreamInner,
+    /// Slot for a response that starts before its content; `None` if that is not allowed.
+    lane: Option<&'a EarlyLane>,
+    /// Start of the first attempt.
+    began: Option<Nanos>,
+    /// Memory reserved for the request body, released on drop.
+    _room: Option<BodyReservation>,
+    pub(super) settings: &'a UpstreamSettings,
+    pub(super) timeouts: UpstreamTimeouts,
+    /// Deadline of `timeouts.total`.
+    pub(super) total_deadline: Nanos,
+    pub(super) head: request::Parts,
+    /// Taken by the attempt that may be the last.
+    pub(super) payload: Option<Payload>,
+    /// State of a streamed request body; `None` if the body is empty or in memory.
+    upload: Option<Upload>,
+    /// `true` if a GET, HEAD or OPTIONS has a body, which a worker may take for the next request.
+    unexpected_body: bool,
+    pub(super) kind: Kind,
+    pub(super) stream: bool,
+    repeatable: bool,
+    pub(super) injected: bool,
+    /// Requested protocol upgrade: the protocol and the client's connection.
+    switch: Option<(UpgradeTo, OnUpgrade)>,
+    pub(super) record: Arc<RequestRecord>,
+    pub(super) permit: Option<Permit>,
+    /// Caller and request cost, for asking the gate again.
+    pub(super) caller_and_cost: Option<(Caller, RequestCost)>,
+    /// Queue job assigned to the request before it came here.
+    pub(super) ticket: Option<JobTicket>,
+    id: HeaderValue,
+    retries: u32,
+    /// Workers that failed the request, and how.
+    failed_at: SmallVec<[(Arc<str>, WorkerFailure); 2]>,
+    /// `true` if it was sent again after an idle connection had ended.
+    resent: bool,
+    /// Random first index among the workers, for a request without a permit.
+    start: usize,
+    /// Pool to choose a worker from, for a request without a permit; `None` for any pool.
+    beside: Option<GatewayRequest>,
+}
+
+/// Transport of one attempt.
+enum Transport {
+    /// HTTP connection.
+    Site(Arc<Endpoint>),
+    /// Queue that the worker takes jobs from.
+    Queue(QueueExchange),
+}
+
+impl Transport {
+    fn worker(&self) -> &Arc<str> {
+        match self {
+            Self::Site(endpoint) => &endpoint.spec().id,
+            Self::Queue(task) => &task.worker.spec.id,
+        }
+    }
+}
+
+/// Response whose head has arrived.
+pub(crate) struct WorkerAnswer {
+    pub(super) head: response::Parts,
+    pub(super) body: OpenBody,
+    /// Wait for the content that lets the response be committed.
+    pub(super) first_token_wait: FirstTokenWait,
+}
+
+impl<'a> Forward<'a> {
+    /// Takes the extensions that earlier layers set on the request, and rewrites its headers.
+    pub(crate) fn begin(
+        upstream: &'a UpstreamInner,
+        settings: &'a UpstreamSettings,
+        request: Request<Payload>,
+        lane: Option<&'a EarlyLane>,
+    ) -> Result<Self, Refusal> {
+        let (mut head, payload) = request.into_parts();
+        let mut facts = std::mem::take(&mut head.extensions);
+        let record = facts.remove::<Arc<RequestRecord>>().ok_or_else(|| {
+            Refusal::new(Reason::InternalError, "Internal error: the request has no request record.")
+        })?;
+        let id = HeaderValue::from_str(&record.id).map_err(|_error| {
+            Refusal::new(Reason::InternalError, "Internal error: the request id is not a valid header value.")
+        })?;
+        let request_cost = facts.get::<RequestCost>();
+        let (kind, stream, retryable) = request_cost.map_or((Kind::Path, false, false), |request_cost| {
+            (request_cost.kind, request_cost.stream, request_cost.retryable)
+        });
+        ForwardedFacts {
+            kind,
+            forwarding: facts.get::<Forwarding>(),
+            forward_authorization: settings.forward_authorization,
+            id: &id,
+            trace: record.trace,
+        }
+        .apply(&mut head);
+        let strip = facts.get::<Forwarding>().map_or(&[][..], |forwarding| &forwarding.strip);
+        let uncalled =
+            !payload.is_end_stream() && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let (payload, upload) = upload::follow(payload, strip);
+        let switch = facts.remove::<UpgradeTo>().zip(facts.remove::<OnUpgrade>());
+        if let Some((UpgradeTo(protocol), _)) = &switch {
+            headers::switch_to(&mut head.headers, protocol.clone());
+        }
+        let timeouts = settings.timeouts.for_route(facts.get::<RouteTimeouts>());
+        let now = upstream.clock.now();
+        upstream.budget.request(now);
+        Ok(Self {
+            upstream,
+            lane,
+            began: None,
+            _room: facts.remove::<BodyReservation>(),
+            settings,
+            timeouts,
+            total_deadline: now + timeouts.total,
+            repeatable: is_repeatable(&head.method, retryable),
+            head,
+            payload: Some(payload),
+            upload,
+            unexpected_body: uncalled,
+            kind,
+            stream,
+            injected: facts.get::<UsageInjected>().is_some(),
+            switch,
+            record,
+            caller_and_cost: facts.remove::<Caller>().zip(facts.remove::<RequestCost>()),
+            permit: facts.remove::<Permit>(),
+            ticket: facts.remove::<JobTicket>(),
+            id,
+            retries: 0,
+            failed_at: SmallVec::new(),
+            resent: false,
+            start: fastrand::usize(..),
+            beside: facts.remove::<GatewayRequest>(),
+        })
+    }
+
+    /// Makes attempts until a response can be committed or no further attempt is allowed.
+    pub(crate) async fn run(mut self) -> Result<Response<OpenBody>, Refusal> {
+        let answer = self.find_answer().await;
+        self.tell_failures(answer.as_ref().ok());
+        Ok(self.commit(answer?))
+    }
+
+    /// Reports failed workers. A request that fails at two would fail at any: it blames neither.
+    fn tell_failures(&self, answer: Option<&WorkerAnswer>) {
+        let Some(permit) = &self.permit else { return };
+        let well = answer.is_some_and(|answer| answer.head.status.is_success());
+        if answer.is_some() && !well {
+            permit.answered_with_error();
+        }
+        if self.fails_anywhere() {
+            return;
+        }
+        for (worker, failure) in &self.failed_at {
+            if well {
+                permit.convict(worker, *failure);
+            } else {
+                permit.suspect(worker, *failure);
+            }
+        }
+    }
+
+    /// Returns `true` if at least two workers failed the request.
+    fn fails_anywhere(&self) -> bool {
+        self.failed_at.iter().filter(|(_, failure)| failure.counts()).count() > 1
+    }
+
+    async fn find_answer(&mut self) -> Result<WorkerAnswer, Refusal> {
+        loop {
+            let way = self.way()?;
+            let fault = match self.attempt_unless_preempted(&way).await {
+                Some(Ok(Some(answer))) => {
+                    if self.permit.as_ref().is_none_or(Permit::make_irrevocable) {
+                        return Ok(answer);
+                    }
+                    self.requeue_preempted().await?;
+                    continue;
+                }
+                Some(Ok(None)) => continue,
+                Some(Err(AttemptError::ColourSwitched)) => {
+                    self.move_to_active_colour(way.worker()).await?;
+                    continue;
+                }
+                Some(Err(fault)) => fault.blame_client_upload(self.upload.as_ref()),
+                None => {
+                    self.requeue_preempted().await?;
+                    continue;
+                }
+            };
+            let worker = way.worker();
+            tracing::debug!(%worker, request = %self.record.id, fault = fault.as_str(), "an attempt failed");
+            if let Some(failure) = fault.blame() {
+                self.blame(worker, failure);
+            }
+            if self.may_ask_another(fault.trouble()) {
+                continue;
+            }
+            if let Some(waiter) = self.resubmit(fault.trouble())? {
+                self.wait(waiter).await?;
+                continue;
+            }
+            if let Some(permit) = &self.permit {
+                permit.end(Ending::Refused);
+            }
+            self.record.set_worker(worker);
+            return Err(fault.into_refusal(worker));
+        }
+    }
+
+    /// Makes one attempt, until its response can be committed. `None` if the permit was taken away
+    /// meanwhile: dropping the attempt closes its connection, which tells the worker.
+    async fn attempt_unless_preempted(
+        &mut self,
+        way: &Transport,
+    ) -> Option<Result<Option<WorkerAnswer>, AttemptError>> {
+        let yielding = self.permit.as_ref().filter(|permit| permit.yields()).cloned();
+        let mut step = pin!(self.attempt_until_commit(way));
+        poll_fn(|cx| {
+            if let Some(permit) = &yielding
+                && permit.poll_displaced(cx).is_ready()
+            {
+                return Poll::Ready(None);
+            }
+            step.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+
+    /// Makes one attempt, until its response can be committed. Returns `None` if the worker refused
+    /// the request and the permit was moved to another worker.
+    async fn attempt_until_commit(&mut self, way: &Transport) -> Result<Option<WorkerAnswer>, AttemptError> {
+        let began = *self.began.get_or_insert(self.upstream.clock.now());
+        let mut answer = match way {
+            Transport::Site(endpoint) => self.send_http(endpoint).await?,
+            Transport::Queue(task) => self.queue(task).await?,
+        };
+        let owed = self.upload.as_ref().is_some_and(Upload::is_owed);
+        if matches!(way, Transport::Site(_))
+            && let Some(failure) = refusal_status(&answer.head).filter(|_| !owed)
+        {
+            self.blame(way.worker(), failure);
+            if self.may_ask_another(RepeatSafety::MaybeBegun) {
+                return Ok(None);
+            }
+        }
+        if self.kind.has_demand()
+            && answer.head.status.is_success()
+            && BodyForm::of(&answer.head.headers) == BodyForm::Page
+        {
+            return Err(AttemptError::Unusable("a web page instead of an answer"));
+        }
+        if headers::is_coded(&answer.head.headers) {
+            return Err(AttemptError::Unusable("a transfer coding that was not requested"));
+        }
+        let WorkerAnswer { head, body, first_token_wait } = &mut answer;
+        let (at, id) = (began + self.timeouts.hold, &self.id);
+        let early = self.lane.map(|lane| EarlyAnswer { at, lane, head, id });
+        poll_fn(|cx| body.poll_open(first_token_wait, early.as_ref(), cx)).await?;
+        Ok(Some(answer))
+    }
+
+    /// Waits for another permit after a critical request took this one's.
+    async fn requeue_preempted(&mut self) -> Result<(), Refusal> {
+        let lost = || {
+            Refusal::new(
+                Reason::InternalError,
+                "The request lost its permit and cannot be sent again: its body is gone.",
+            )
+        };
+        let permit = self.permit.as_ref().filter(|_| self.payload.is_some()).ok_or_else(lost)?;
+        let waiter = permit.waiter()?.ok_or_else(lost)?;
+        self.wait(waiter).await
+    }
+
+    /// Queues the request at the gate again if it may be retried but all other workers are full.
+    fn resubmit(&mut self, trouble: RepeatSafety) -> Result<Option<Waiter>, Refusal> {
+        let Some((permit, (caller, request_cost))) = self.permit.as_ref().zip(self.caller_and_cost.as_ref())
+        else {
+            return Ok(None);
+        };
+        let now = self.upstream.clock.now();
+        if !self.may_retry(trouble, now) {
+            return Ok(None);
+        }
+        let waiter = permit.resubmit(&PermitRequest::of(caller, request_cost))?;
+        match waiter {
+            Some(_) => self.retries += 1,
+            None => self.upstream.budget.give_back(now),
+        }
+        Ok(waiter)
+    }
+
+    /// Moves to a worker of the newly active colour. Nothing was sent, so this is no retry.
+    async fn move_to_active_colour(&mut self, from: &str) -> Result<(), Refusal> {
+        let Some(permit) = &self.permit else { return Ok(()) };
+        if permit.reassign().is_some() {
+            return Ok(());
+        }
+        let waiter = match &self.caller_and_cost {
+            Some((caller, request_cost)) => permit.resubmit(&PermitRequest::of(caller, request_cost))?,
+            None => None,
+        };
+        let Some(waiter) = waiter else {
+            permit.end(Ending::Refused);
+            return Err(AttemptError::ColourSwitched.into_refusal(from));
+        };
+        self.wait(waiter).await
+    }
+
+    /// Returns `true` if the worker's colour is still active: the pool may have been switched while
+    /// the connection was being made.
+    fn is_active(&self, endpoint: &Endpoint) -> bool {
+        let fleet = self.upstream.fleet.load();
+        fleet.worker(&endpoint.spec().id).is_none_or(|worker| worker.active)
+    }
+
+    /// Waits for a permit and takes it over.
+    async fn wait(&mut self, mut waiter: Waiter) -> Result<(), Refusal> {
+        let since = self.upstream.clock.now();
+        let budget = waiter.expires_at().since(since);
+        let outcome = match tokio::time::timeout(budget, &mut waiter).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(waiter.give_up()),
+        };
+        if let Some(permit) = &self.permit {
+            self.record.set_queued(permit.waited() + self.upstream.clock.now().since(since));
+            permit.take_over(&outcome?);
+        }
+        Ok(())
+    }
+
+    /// Returns the transport to the worker of the next attempt.
+    fn way(&self) -> Result<Transport, Refusal> {
+        let fleet = self.upstream.fleet.load();
+        let worker = match &self.permit {
+            Some(permit) => fleet.worker(&permit.worker()),
+            // No permit (HEAD, OPTIONS), no load: any worker will do, and the next one if it fails.
+            None => {
+                let meant =
+                    |pool: &str| self.beside.as_ref().is_none_or(|GatewayRequest(meant)| **meant == *pool);
+                let eligible =
+                    || fleet.workers().iter().filter(|worker| worker.eligible && meant(&worker.spec.pool));
+                eligible().nth(self.start.wrapping_add(self.retries as usize) % eligible().count().max(1))
+            }
+        };
+        let worker = worker
+            .ok_or_else(|| Refusal::new(Reason::NoWorker, "No worker is available for this request."))?;
+        if let Some(settings) = &self.settings.queue {
+            return self.task(settings, worker).map(Transport::Queue);
+        }
+        self.upstream.endpoints.of(worker, &fleet, &self.upstream.clock).map(Transport::Site).map_err(
+            |error| {
+                tracing::error!(%error, "a worker cannot be used: its settings are wrong");
+                Refusal::new(
+                    Reason::UpstreamUnreachable,
+                    format!("Worker {} is misconfigured.", worker.spec.id),
+                )
+            },
+        )
+    }
+
+    fn blame(&mut self, worker: &Arc<str>, failure: WorkerFailure) {
+        if let Some(permit) = &self.permit {
+            permit.worker_failed(failure);
+            self.failed_at.push((Arc::clone(worker), failure));
+        }
+    }
+
+    /// Returns `true` if one more attempt makes sense after `trouble`.
+    fn allows_retry(&self, trouble: RepeatSafety) -> bool {
+        trouble.allows_another(self.repeatable)
+            && self.payload.is_some()
+            && self.retries < self.settings.retry.max
+            && !self.fails_anywhere()
+    }
+
+    /// Returns `true` if one more attempt is allowed after `trouble`, and charges the retry budget.
+    fn may_retry(&self, trouble: RepeatSafety, now: Nanos) -> bool {
+        self.allows_retry(trouble) && self.upstream.budget.spend(self.settings.retry.budget, now)
+    }
+
+    /// Returns `true` if the request goes to another worker; its permit has then moved there.
+    fn may_ask_another(&mut self, trouble: RepeatSafety) -> bool {
+        let now = self.upstream.clock.now();
+        if !self.may_retry(trouble, now) {
+            return false;
+        }
+        let there_is_one = match &self.permit {
+            Some(permit) => permit.reassign().is_some(),
+            None => self.upstream.fleet.load().workers().len() > 1,
+        };
+        if !there_is_one {
+            self.upstream.budget.give_back(now);
+            return false;
+        }
+        self.retries += 1;
+        true
+    }
+
+    /// Sends the request to one worker and waits for the response head.
+    async fn send_http(&mut self, endpoint: &Arc<Endpoint>) -> Result<WorkerAnswer, AttemptError> {
+        let clock = &self.upstream.clock;
+        let tls = self.settings.tls.as_ref();
+        let (UpstreamTimeouts { connect: wait, total, .. }, over) = (self.timeouts, self.total_deadline);
+        let connect =
+            |since| connect(&endpoint.target, tls, Deadline { since, wait, total: (total, over) }, clock);
+        let (mut link, mut reused) = match endpoint.take() {
+            Some(link) => (link, true),
+            None => (connect(clock.now()).await?, false),
+        };
+        if !self.is_active(endpoint) {
+            return Err(AttemptError::ColourSwitched);
+        }
+        let mut request = self.message(endpoint);
+        let mut spare = if reused { self.clone_request(&request) } else { None };
+        loop {
+            let sent = clock.now();
+            self.record.set_dispatched(sent);
+            if let Some(permit) = &self.permit {
+                permit.dispatched();
+            }
+            let mut first_token_wait = self.first_token_wait(sent, self.stream);
+            let mut timer = first_token_wait.timer(sent);
+            if self.switch.is_some() {
+                link.allow_switch();
+            }
+            let (fault, unsent) =
+                match exchange(&mut link, request, &mut timer, &mut first_token_wait, clock).await {
+                    Ok(answer) => return Ok(self.receive(endpoint, link, answer, timer, sent)),
+                    Err(failed) => failed,
+                };
+            if !reused || (unsent.is_none() && !self.ended_idle(&fault, &link, sent)) {
+                return Err(fault);
+            }
+            // The worker closed the idle connection while the request was being written.
+            endpoint.count_stale();
+            request = match unsent {
+                Some(unsent) => *unsent,
+                None => self.resend(endpoint, spare.take()).ok_or_else(|| fault.stale())?,
+            };
+            tracing::debug!(
+                worker = %endpoint.spec().id,
+                request = %self.record.id,
+                "the worker closed the idle connection; sending the request again"
+            );
+            reused = false;
+            link = match connect(clock.now()).await {
+                Ok(link) => link,
+                Err(error) => {
+                    self.restore_unsent(request, endpoint);
+                    return Err(error.into());
+                }
+            };
+            if !self.is_active(endpoint) {
+                self.restore_unsent(request, endpoint);
+                return Err(AttemptError::ColourSwitched);
+            }
+        }
+    }
+
+    /// Returns `true` if a reused connection ended for having been idle: before any byte came back
+    /// and within the connect timeout. One that ends later was working on the request.
+    fn ended_idle(&self, fault: &AttemptError, link: &WorkerConnection, sent: Nanos) -> bool {
+        let clock = &self.upstream.clock;
+        let now = clock.now();
+        let late = now.since(sent).saturating_sub(clock.lag().overlap(sent, now));
+        matches!(fault, AttemptError::Broke(_)) && link.is_unheard() && late < self.timeouts.connect
+    }
+
+    /// Copies a repeatable request, unless [`Forward::message`] can build it again.
+    fn clone_request(&self, request: &Request<Payload>) -> Option<Request<Payload>> {
+        if !self.repeatable || self.resent || self.payload.is_some() {
+            return None;
+        }
+        let mut spare = Request::new(request.body().try_clone()?);
+        spare.method_mut().clone_from(request.method());
+        spare.uri_mut().clone_from(request.uri());
+        spare.headers_mut().clone_from(request.headers());
+        Some(spare)
+    }
+
+    /// Returns the request again for the same worker after an idle connection ended: once, and only
+    /// if it is repeatable. No worker failed, so this is no retry and needs no budget.
+    fn resend(&mut self, endpoint: &Endpoint, spare: Option<Request<Payload>>) -> Option<Request<Payload>> {
+        if !self.repeatable || std::mem::replace(&mut self.resent, true) {
+            return None;
+        }
+        spare.or_else(|| self.payload.is_some().then(|| self.message(endpoint)))
+    }
+
+    /// Builds the request for this worker. Keeps what another attempt needs, if there can be one.
+    fn message(&mut self, endpoint: &Endpoint) -> Request<Payload> {
+        let elsewhere =
+            self.retries < self.settings.retry.max && self.upstream.fleet.load().workers().len() > 1;
+        let later = self.permit.as_ref().is_some_and(Permit::yields);
+        let another = self.repeatable && (elsewhere || later);
+        let copy = if another { self.payload.as_ref().and_then(Payload::try_clone) } else { None };
+        let (mut fields, payload) = match copy {
+            Some(payload) => (self.head.headers.clone(), payload),
+            None => {
+                (std::mem::take(&mut self.head.headers), self.payload.take().unwrap_or_else(Payload::empty))
+            }
+        };
+        fields.insert(HOST, endpoint.authority.clone());
+        if !payload.is_end_stream() && payload.size_hint().exact().is_none() {
+            // Without this field hyper assumes that a GET has no body.
+            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        for (name, value) in &endpoint.spec().headers {
+            fields.insert(name, value.clone());
+        }
+        let mut request = Request::new(payload);
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = endpoint.target_of(&self.head.uri);
+        *request.headers_mut() = fields;
+        request
+    }
+
+    /// Restores headers and body from a message that was never written, for another worker. A
+    /// client's field that the worker's own replaced is lost. If a copy was kept, nothing changes.
+    fn restore_unsent(&mut self, unsent: Request<Payload>, endpoint: &Endpoint) {
+        if self.payload.is_some() {
+            return;
+        }
+        let (mut head, payload) = unsent.into_parts();
+        for name in endpoint.spec().headers.keys() {
+            head.headers.remove(name);
+        }
+        self.head.headers = head.headers;
+        self.payload = Some(payload);
+    }
+
+    /// Creates the wait for a request dispatched at `sent`; a movable one may leave early.
+    fn first_token_wait(&self, sent: Nanos, stream: bool) -> FirstTokenWait {
+        let movable = stream && self.allows_retry(RepeatSafety::MaybeBegun);
+        let permit = self.permit.clone().filter(|_| movable);
+        FirstTokenWait::new(self.response_deadline(sent, stream), permit, self.upstream.clock.now())
+    }
+
+    /// Returns the deadline of a request dispatched at `sent`, and the timeout that sets it.
+    pub(super) fn response_deadline(&self, sent: Nanos, stream: bool) -> (Deadline, TimedOutWait) {
+        let UpstreamTimeouts { first_token, total, .. } = self.timeouts;
+        let deadline = Deadline { since: sent, wait: first_token, total: (total, self.total_deadline) };
+        if stream && sent + first_token < self.total_deadline {
+            (deadline, TimedOutWait::FirstToken(first_token))
+        } else {
+            (Deadline { wait: self.total_deadline.since(sent), ..deadline }, TimedOutWait::Total(total))
+        }
+    }
+
+    /// Builds the answer from a response head, or starts the tunnel after a protocol switch.
+    fn receive(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+        link: Box<WorkerConnection>,
+        answer: Response<Incoming>,
+        timer: LazyTimer,
+        sent: Nanos,
+    ) -> WorkerAnswer {
+        let (mut head, body) = answer.into_parts();
+        let reusable = !self.unexpected_body && !headers::says_two_lengths(&head.headers);
+        location::relocate(&mut head.headers, &endpoint.authority, endpoint.prefix());
+        let watch = self.watch(&head, &endpoint.spec().id);
+        let first_token_wait = self.first_token_wait(sent, watch.is_stream());
+        let (limits, clock) = (self.limits(), self.upstream.clock.clone());
+        let body = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            drop(body);
+            if let (Some((_, client)), Some(worker)) = (self.switch.take(), link.into_stream()) {
+                tokio::spawn(tunnel(client, worker, self.timeouts.idle, self.permit.clone(), clock.clone()));
+            }
+            OpenBody::new(None, watch, timer, clock, limits)
+        } else {
+            let source = AnswerSource::Http(HttpSource::new(link, body, Arc::clone(endpoint), reusable));
+            OpenBody::new(Some(source), watch, timer, clock, limits)
+        };
+        WorkerAnswer { head, body, first_token_wait }
+    }
+
+    /// Creates the observer of a response with this head.
+    pub(super) fn watch(&self, head: &response::Parts, worker: &Arc<str>) -> AnswerObserver {
+        let reading = self.reading(head.status, BodyForm::of(&head.headers));
+        let sequences = self.caller_and_cost.as_ref().map_or(1, |(_, request_cost)| request_cost.sequences);
+        let closing = self.upstream.closing.clone();
+        AnswerObserver::new(
+            Arc::clone(&self.record),
+            self.permit.clone(),
+            worker,
+            reading,
+            sequences,
+            closing,
+        )
+    }
+
+    fn reading(&self, status: StatusCode, form: BodyForm) -> AnswerReading {
+        if !status.is_success() {
+            return AnswerReading::Opaque;
+        }
+        match (self.kind.has_demand(), form) {
+            (true, BodyForm::Events { encoded: false }) => AnswerReading::Stream { filtered: self.injected },
+            (true, BodyForm::Lines { encoded: false }) => AnswerReading::Lines,
+            (true, BodyForm::Events { encoded: true } | BodyForm::Lines { encoded: true }) => {
+                AnswerReading::Unread
+            }
+            // The client asked for a stream; the worker sends one in a format of its own.
+            (true, BodyForm::Other) if self.stream => AnswerReading::Unread,
+            (true, BodyForm::Document { encoded: false } | BodyForm::Page | BodyForm::Other) => {
+                AnswerReading::Json
+            }
+            (false, BodyForm::Events { encoded }) => AnswerReading::OtherStream { events: !encoded },
+            (false, BodyForm::Lines { .. }) => AnswerReading::OtherStream { events: false },
+            (true, BodyForm::Document { encoded: true }) | (false, _) => AnswerReading::Opaque,
+        }
+    }
+
+    pub(super) const fn limits(&self) -> AnswerTimeouts {
+        AnswerTimeouts { idle: self.timeouts.idle, total: (self.timeouts.total, self.total_deadline) }
+    }
+
+    fn commit(self, answer: WorkerAnswer) -> Response<OpenBody> {
+        let WorkerAnswer { mut head, mut body, .. } = answer;
+        // HTTP versions are per connection: the client's may stay open where the worker's closes.
+        head.version = Version::HTTP_11;
+        self.record.set_worker(body.worker());
+        let switched = head.headers.get(UPGRADE).cloned();
+        body.watch().prepare_head(&mut head.headers, &self.id);
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(protocol)) = (head.status, switched) {
+            headers::switch_to(&mut head.headers, protocol);
+        }
+        body.commit();
+        Response::from_parts(head, body)
+    }
+}

@@ -1,0 +1,88 @@
+//! One timer per request, moved lazily.
+//!
+//! A stream moves its idle deadline with every token. Moving a timer costs a lock in the runtime's
+//! timer wheel, so the timer stays where it is. When it fires and the deadline has moved, it is set
+//! again: it fires about once per idle timeout, not once per token.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use super::deadline::Deadline;
+use crate::clock::{Clock, Nanos};
+
+/// Timer for one deadline after another.
+#[derive(Debug)]
+pub(crate) struct LazyTimer {
+    sleep: Pin<Box<Sleep>>,
+    rings_at: Nanos,
+    /// Start of a wait, and the gateway's own lateness during it.
+    own_lag: (Nanos, Duration),
+}
+
+impl LazyTimer {
+    /// Creates a timer that first fires at `due`.
+    pub(crate) fn new(due: Nanos, now: Nanos) -> Self {
+        Self {
+            sleep: Box::pin(tokio::time::sleep(due.since(now))),
+            rings_at: due,
+            own_lag: (due, Duration::ZERO),
+        }
+    }
+
+    /// Ready when `due` is reached.
+    pub(crate) fn poll_due(&mut self, due: Nanos, clock: &Clock, cx: &mut Context<'_>) -> Poll<()> {
+        if due < self.rings_at {
+            self.set(due, clock.now());
+        }
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let now = clock.now();
+            if now >= due {
+                return Poll::Ready(());
+            }
+            self.set(due, now);
+        }
+    }
+
+    /// Ready when `deadline` is reached, not counting time in which the gateway itself was late.
+    pub(crate) fn poll_overdue(
+        &mut self,
+        deadline: &Deadline,
+        clock: &Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        loop {
+            let own = self.own_in(deadline);
+            ready!(self.poll_due(deadline.due(own), clock, cx));
+            match deadline.goes_on(own, clock.now(), clock.lag()) {
+                Some(own) => self.own_lag = (deadline.since, own),
+                None => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Async form of [`LazyTimer::poll_overdue`].
+    pub(crate) async fn overdue(&mut self, deadline: &Deadline, clock: &Clock) {
+        poll_fn(|cx| self.poll_overdue(deadline, clock, cx)).await;
+    }
+
+    /// Returns when `deadline` is reached, as far as is known.
+    pub(crate) fn due(&self, deadline: &Deadline) -> Nanos {
+        deadline.due(self.own_in(deadline))
+    }
+
+    fn own_in(&self, deadline: &Deadline) -> Duration {
+        if self.own_lag.0 == deadline.since { self.own_lag.1 } else { Duration::ZERO }
+    }
+
+    fn set(&mut self, due: Nanos, now: Nanos) {
+        // A timer rounds up to its tick; a wait of zero would fire at once, again and again.
+        let wait = due.since(now).max(Duration::from_millis(1));
+        self.sleep.as_mut().reset(Instant::now() + wait);
+        self.rings_at = due;
+    }
+}

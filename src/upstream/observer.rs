@@ -1,0 +1,347 @@
+//! The response observer: records first content, tokens, usage and ending as a response passes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue};
+use http_body::Frame;
+
+use super::closing::{CutOff, CutOffBell};
+use super::headers;
+use super::source::HeldFrames;
+use crate::clock::Nanos;
+use crate::openai::error::{self, StreamFormat};
+use crate::openai::tap::{JsonTap, SseTap, StreamFacts, Usage, UsageFilter};
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Blame, Ending, RequestRecord};
+use crate::shed::Permit;
+
+/// What the observer reads of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AnswerReading {
+    /// Event stream of a model; `filtered` removes the usage that only the gateway asked for.
+    Stream { filtered: bool },
+    /// Model output in a format that is not parsed: its content begins with its first byte.
+    Unread,
+    /// Model output in JSON lines: its content begins with its first byte, and a line may end it.
+    Lines,
+    /// JSON response that may report its usage.
+    Json,
+    /// Other stream, whose silence means nothing. With `events`, an SSE event can be inserted.
+    OtherStream { events: bool },
+    /// Response that is passed without being read.
+    Opaque,
+}
+
+#[derive(Debug)]
+enum AnswerTap {
+    // Boxed: most small responses are no streams, and would carry its buffers around.
+    Stream(Box<StreamTap>),
+    Lines(JsonTap),
+    Json(JsonTap),
+    Unread,
+    Feed { events: bool },
+    Blind,
+}
+
+#[derive(Debug, Default)]
+struct StreamTap {
+    tap: SseTap,
+    filter: Option<UsageFilter>,
+}
+
+/// Reads one response as it passes and reports to the request record and to the gate.
+#[derive(Debug)]
+pub(crate) struct AnswerObserver {
+    record: Arc<RequestRecord>,
+    /// `None` once the request has ended: dropping it frees the permit.
+    permit: Option<Permit>,
+    worker: Arc<str>,
+    tap: AnswerTap,
+    /// Sequences requested.
+    sequences: u32,
+    /// Facts recorded so far.
+    recorded: StreamFacts,
+    /// Set by the first ending; later ones are ignored.
+    ended: bool,
+    /// Shutdown signal.
+    closing: CutOff,
+}
+
+impl AnswerObserver {
+    pub(crate) fn new(
+        record: Arc<RequestRecord>,
+        permit: Option<Permit>,
+        worker: &Arc<str>,
+        reading: AnswerReading,
+        sequences: u32,
+        closing: CutOff,
+    ) -> Self {
+        let tap = match reading {
+            AnswerReading::Stream { filtered } => {
+                let filter = filtered.then(UsageFilter::new);
+                AnswerTap::Stream(Box::new(StreamTap { tap: SseTap::new(), filter }))
+            }
+            AnswerReading::Lines => AnswerTap::Lines(JsonTap::new()),
+            AnswerReading::Json => AnswerTap::Json(JsonTap::new()),
+            AnswerReading::Unread => AnswerTap::Unread,
+            AnswerReading::OtherStream { events } => AnswerTap::Feed { events },
+            AnswerReading::Opaque => AnswerTap::Blind,
+        };
+        let worker = Arc::clone(worker);
+        Self {
+            record,
+            permit,
+            worker,
+            tap,
+            sequences,
+            recorded: StreamFacts::default(),
+            ended: false,
+            closing,
+        }
+    }
+
+    pub(crate) const fn worker(&self) -> &Arc<str> {
+        &self.worker
+    }
+
+    /// Reads `data` from the worker, received at `now`, and pushes what the client gets to `out`.
+    pub(crate) fn pass(&mut self, data: Bytes, now: Nanos, out: &mut HeldFrames) {
+        match &mut self.tap {
+            AnswerTap::Stream(stream) => {
+                let seen = stream.tap.feed(&data);
+                let data = match &mut stream.filter {
+                    Some(filter) => filter.feed(&data),
+                    None => data,
+                };
+                if !data.is_empty() {
+                    out.push(Frame::data(data));
+                }
+                self.note(seen, now);
+                if seen.done {
+                    // No usage comes after this line, and a client may wait for it alone.
+                    self.flush(out);
+                }
+            }
+            AnswerTap::Json(tap) => {
+                tap.feed(&data);
+                if let Some(usage) = tap.usage() {
+                    note_usage(&self.record, self.permit.as_ref(), usage);
+                }
+                if let Some(blame) = tap.error() {
+                    self.record.set_error(blame);
+                }
+                out.push(Frame::data(data));
+            }
+            AnswerTap::Lines(tap) => {
+                tap.feed(&data);
+                let seen = StreamFacts {
+                    content: self.recorded.content || !data.is_empty(),
+                    done: tap.done(),
+                    error: tap.error(),
+                    usage: tap.usage(),
+                    ..self.recorded
+                };
+                self.note(seen, now);
+                out.push(Frame::data(data));
+            }
+            AnswerTap::Unread => {
+                if !data.is_empty() {
+                    self.note(StreamFacts { content: true, ..self.recorded }, now);
+                }
+                out.push(Frame::data(data));
+            }
+            AnswerTap::Feed { .. } | AnswerTap::Blind => out.push(Frame::data(data)),
+        }
+    }
+
+    /// Records the first content.
+    fn begins(&self, now: Nanos) {
+        self.record.set_first_token(now);
+        if let Some(permit) = &self.permit {
+            permit.first_token();
+        }
+    }
+
+    fn note(&mut self, seen: StreamFacts, now: Nanos) {
+        let noted = std::mem::replace(&mut self.recorded, seen);
+        if seen.content && !noted.content {
+            self.begins(now);
+        }
+        if let Some(blame) = seen.error {
+            self.record.set_error(blame);
+        }
+        if seen.done || seen.finished > 0 {
+            self.record.set_end_mark();
+        }
+        if seen.tokens != noted.tokens {
+            self.record.set_output_tokens(seen.tokens);
+            if let Some(permit) = &self.permit {
+                permit.tokens(seen.tokens);
+            }
+        }
+        if seen.finished != noted.finished
+            && let Some(permit) = &self.permit
+        {
+            permit.finished(seen.finished);
+        }
+        if let Some(usage) = seen.usage.filter(|_| seen.usage != noted.usage) {
+            note_usage(&self.record, self.permit.as_ref(), usage);
+        }
+    }
+
+    /// Tells the gate that nothing comes. A committed stream cannot move to another worker.
+    pub(crate) fn report_waiting(&self) {
+        let _abandoned = self.permit.as_ref().is_some_and(Permit::report_waiting);
+    }
+
+    /// Releases what the filter holds of a stream that is over.
+    pub(crate) fn flush(&mut self, out: &mut HeldFrames) {
+        if let AnswerTap::Stream(stream) = &mut self.tap
+            && let Some(filter) = &mut stream.filter
+        {
+            let rest = filter.finish();
+            if !rest.is_empty() {
+                out.push(Frame::data(rest));
+            }
+        }
+    }
+
+    /// Returns `true` if the response can be committed: a stream at its first content, others at
+    /// their first bytes. A stream that reports an error or its end has no content to come.
+    pub(crate) const fn may_commit(&self) -> bool {
+        match self.tap {
+            AnswerTap::Stream(_) => {
+                self.recorded.content || self.recorded.error.is_some() || self.recorded.done
+            }
+            AnswerTap::Lines(_)
+            | AnswerTap::Json(_)
+            | AnswerTap::Unread
+            | AnswerTap::Feed { .. }
+            | AnswerTap::Blind => true,
+        }
+    }
+
+    /// Returns `true` if the response is committed with its head: its content may take any time.
+    pub(crate) const fn begins_with_head(&self) -> bool {
+        matches!(self.tap, AnswerTap::Feed { .. })
+    }
+
+    /// Returns `true` if a model writes this piece by piece.
+    pub(crate) const fn is_stream(&self) -> bool {
+        matches!(self.tap, AnswerTap::Stream(_) | AnswerTap::Lines(_) | AnswerTap::Unread)
+    }
+
+    /// Returns `true` if an SSE event can be inserted.
+    pub(crate) const fn takes_events(&self) -> bool {
+        matches!(self.tap, AnswerTap::Stream(_) | AnswerTap::Feed { events: true })
+    }
+
+    /// Returns a listener for the shutdown signal.
+    pub(crate) fn cut_off_bell(&self) -> CutOffBell {
+        self.closing.bell()
+    }
+
+    /// Records how the response is sent, and prepares its `fields` for the client of request `id`.
+    pub(crate) fn prepare_head(&self, fields: &mut HeaderMap, id: &HeaderValue) {
+        headers::answer(fields, id);
+        if self.is_stream() {
+            self.record.set_streamed();
+        }
+        if self.is_counted() {
+            self.record.set_tokens_counted();
+        }
+        if self.takes_events() {
+            // Something may be removed from it, or an error event inserted.
+            fields.remove(CONTENT_LENGTH);
+        }
+    }
+
+    /// Returns `true` if the tokens of this response are counted as they come.
+    pub(crate) const fn is_counted(&self) -> bool {
+        matches!(self.tap, AnswerTap::Stream(_))
+    }
+
+    /// Returns an event that says why the stream ends.
+    pub(crate) fn event(&self, refusal: &Refusal) -> Bytes {
+        error::event(refusal, self.stream_format(), &self.record.id)
+    }
+
+    /// Returns the error format of the stream.
+    pub(crate) const fn stream_format(&self) -> StreamFormat {
+        match &self.tap {
+            AnswerTap::Stream(stream) => stream.tap.stream_format(),
+            // Its name keeps the error event apart from the stream's own events.
+            _ => StreamFormat::Named,
+        }
+    }
+
+    /// Returns `true` if the stream said that it is over. A later connection error changes nothing.
+    pub(crate) const fn is_done(&self) -> bool {
+        self.recorded.done
+    }
+
+    /// Notes that all data read so far was sent to the client. If the response is whole by then, it
+    /// counts as complete even if the client leaves or the worker breaks off.
+    pub(crate) fn mark_flushed(&self) {
+        let whole = self.recorded.done || (self.recorded.finished >= self.sequences.max(1));
+        if whole && !self.ended {
+            let (ending, reason) = self.whole();
+            self.report_end(ending, reason);
+        }
+    }
+
+    fn report_end(&self, ending: Ending, reason: Option<Reason>) {
+        self.record.set_ending(ending);
+        if let Some(reason) = reason {
+            self.record.set_reason(reason);
+        }
+        if let Some(permit) = &self.permit {
+            permit.end(ending);
+        }
+    }
+
+    /// Returns the ending of a response that was read to its end.
+    const fn whole(&self) -> (Ending, Option<Reason>) {
+        match self.recorded.error {
+            Some(Blame::Worker) => (Ending::WorkerFailed, Some(Reason::UpstreamBroke)),
+            Some(Blame::Client) | None => (Ending::Complete, None),
+        }
+    }
+
+    /// Ends a response that was read to its end and sent to the client.
+    pub(crate) fn complete(&mut self) {
+        let (ending, reason) = self.whole();
+        self.end(ending, reason);
+    }
+
+    /// Records for the log what broke the response off.
+    pub(crate) fn blame(&self, refusal: &Refusal) {
+        self.record.set_cause(refusal);
+    }
+
+    /// Ends the request (`reason`: its error) and frees the permit; only the first ending counts.
+    pub(crate) fn end(&mut self, ending: Ending, reason: Option<Reason>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.report_end(ending, reason);
+        self.permit = None;
+    }
+}
+
+impl Drop for AnswerObserver {
+    fn drop(&mut self) {
+        if !self.ended && self.closing.has_come() && self.record.ending() == Ending::ClientGone {
+            self.end(Ending::Refused, Some(Reason::Draining));
+        }
+    }
+}
+
+fn note_usage(record: &RequestRecord, permit: Option<&Permit>, usage: Usage) {
+    record.set_usage(usage.prompt, usage.output);
+    if let Some(permit) = permit {
+        permit.tokens(usage.output);
+    }
+}
