@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo image image-short
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,12 @@ experiment: ## the worker alone and behind the gateway, in turns, as report/inde
 
 monitoring: ## alerts, rules, dashboard and compose.yaml by their own tools, then a real Prometheus and real trouble
 	scripts/monitoring --debug
+
+image: ## the container image by its Dockerfile, run as in production, with its size; half a minute, as root
+	scripts/image
+
+image-short:
+	scripts/image --debug
 
 k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6

@@ -117,7 +117,7 @@ fn the_image_is_built_with_the_compiler_that_the_package_asks_for() {
         .expect("the package names a compiler")
         .trim_matches('"');
     assert!(
-        text("deploy/Dockerfile").contains(&format!("FROM rust:{wanted}-")),
+        text("deploy/Dockerfile").contains(&format!("FROM --platform=$BUILDPLATFORM rust:{wanted}-")),
         "the image has another than {wanted}"
     );
     assert!(
