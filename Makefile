@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo image image-short
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo image image-short compose
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ fmt: ## formats the sources
 lint: ## formatting, clippy, the docs and the shell scripts, warnings denied
 	cargo fmt --check
 	scripts/need shellcheck
-	.tools/bin/shellcheck -x -P SCRIPTDIR .ci/run $$(grep -lE '^#!.*bash$$|^# shellcheck shell' scripts/*)
+	.tools/bin/shellcheck -x -P SCRIPTDIR .ci/run deploy/compose/prepare $$(grep -lE '^#!.*bash$$|^# shellcheck shell' scripts/*)
 	cargo clippy --locked --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
@@ -81,6 +81,9 @@ image: ## the container image by its Dockerfile, run as in production, with its 
 
 image-short:
 	scripts/image --debug
+
+compose: ## deploy/compose started for real, with stand-ins for images: a request, a switch of colours, an alert; four minutes, as root
+	scripts/compose
 
 k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6

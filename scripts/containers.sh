@@ -35,7 +35,10 @@ export CONTAINERS_REGISTRIES_CONF=/dev/null REGISTRY_AUTH_FILE=$box/auth.json
 printf '{}\n' >"$REGISTRY_AUTH_FILE"
 
 # Health checks have no timer without systemd, which podman would say each time; scripts ask for them by hand.
-podman() { command podman --log-level=fatal "$@"; }
+mkdir "$box/bin"
+printf '#!/usr/bin/env bash\nexec %s "$@" 2> >(grep -v "systemd connection" >&2)\n' "$(command -v podman)" >"$box/bin/podman"
+chmod +x "$box/bin/podman"
+PATH=$box/bin:$PATH
 
 containers_gone() {
     local status=$?
@@ -43,6 +46,7 @@ containers_gone() {
     podman rm --all --force --time 1 >/dev/null 2>&1 || true
     podman network prune --force >/dev/null 2>&1 || true
     podman volume prune --force >/dev/null 2>&1 || true
+    buildah rm --all >/dev/null 2>&1 || true
     umount "$box/images/overlay" 2>/dev/null || true
     rm -rf "$box"
     (exit "$status")
@@ -50,11 +54,10 @@ containers_gone() {
 }
 trap containers_gone EXIT
 
-# stand_in FILE NAME...: loads the image that `make_FILE` left in .tools/stand-ins, made now if it is not there or if
-# its recipe, the text of that function, has changed; then tags it with names as they stand in Dockerfile and Compose.
-stand_in() {
-    local file=$tools/stand-ins/$1.tar stamp=$tools/stand-ins/$1.stamp recipe name
-    podman image exists "stand-in-$1" && return
+# stand_in_file FILE: has `make_FILE` make an image for .tools/stand-ins, if it is not there or if its recipe, the text of
+# that function, has changed.
+stand_in_file() {
+    local file=$tools/stand-ins/$1.tar stamp=$tools/stand-ins/$1.stamp recipe
     recipe=$(declare -f "make_$1" | sha256sum)
     if [[ ! -f $file || ! -f $stamp || $(<"$stamp") != "$recipe" ]]; then
         rm -f "$file" "$stamp"
@@ -64,7 +67,15 @@ stand_in() {
         rm -rf "${box:?}/$1"
         buildah rmi "stand-in-$1" >/dev/null
     fi
-    podman load -q -i "$file" >/dev/null
+}
+
+# stand_in FILE NAME...: loads that image, and tags it with names as they stand in Dockerfile and Compose.
+stand_in() {
+    local name
+    if ! podman image exists "stand-in-$1"; then
+        stand_in_file "$1"
+        podman load -q -i "$tools/stand-ins/$1.tar" >/dev/null
+    fi
     for name in "${@:2}"; do podman tag "stand-in-$1" "$name"; done
 }
 
@@ -99,15 +110,12 @@ make_distroless() {
     image_of "$1" stand-in-distroless --user 65532:65532 --workingdir /home/nonroot
 }
 
-# Debian's own minimum and some packages: for what needs more than files.
-debian_image() {
-    local name=$1 folder=$2 packages=$3
-    shift 3
-    mmdebstrap --quiet --variant=minbase --include="$packages" \
+# debian_tree FOLDER PACKAGES: Debian's own minimum and some packages, for what needs more than files.
+debian_tree() {
+    mmdebstrap --quiet --variant=minbase --include="$2" \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-        --dpkgopt='path-exclude=/usr/share/locale/*' "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$folder"
-    rm -rf "$folder"/var/lib/apt/lists/* "$folder"/var/cache/apt/*
-    image_of "$folder" "$name" "$@"
+        --dpkgopt='path-exclude=/usr/share/locale/*' "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$1"
+    rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*
 }
 
 # own_image: the image `traffic-dam` by the real Dockerfile, its stages `build` and base replaced by `dam` and a stand-in.

@@ -1,5 +1,6 @@
-//! `deploy/` is complete: mounted files exist, the dashboard equals its list, and every alert has a
-//! test and a runbook chapter. `make monitoring` checks with the tools themselves and a gateway.
+//! `deploy/` is complete: the files that Compose copies exist, the dashboard equals its list, and
+//! every alert has a test and a runbook chapter. `make monitoring` checks with the tools themselves
+//! and a gateway.
 #![expect(
     clippy::panic,
     clippy::unwrap_used,
@@ -8,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use traffic_dam::openai::error;
@@ -75,20 +76,24 @@ fn panels_have_what_grafana_needs_and_do_not_overlap() {
 }
 
 #[test]
-fn what_is_mounted_is_a_directory_that_is_there() {
-    let compose = text("deploy/compose.yaml");
-    let mounts: Vec<&str> = compose
-        .split(|c: char| c.is_whitespace() || "\"[],".contains(c))
-        .filter_map(|word| word.strip_prefix("./"))
-        .filter_map(|word| word.split_once(':').map(|(file, _)| file))
-        .collect();
-    assert!(mounts.len() >= 5, "{mounts:?}");
-    for mount in mounts {
-        let path: PathBuf = root().join("deploy").join(mount);
-        // A mounted single file would stay the old one when an editor replaces it.
-        assert!(path.is_dir(), "{mount} is mounted and no directory");
+fn what_is_copied_into_volumes_is_there() {
+    let compose = text("deploy/compose/compose.yaml");
+    // All else is a volume: a file that is mounted itself would stay the old one when an editor replaces it.
+    assert_eq!(after(&compose, "- ../:"), BTreeSet::from(["/from:ro"]));
+    let script = text("deploy/compose/settings.sh");
+    let mut copied = 0;
+    for word in script.split(|c: char| c.is_whitespace() || c == '"') {
+        let path = word.strip_prefix("$from/").map(|path| format!("compose/{path}"));
+        let path = path.or_else(|| word.strip_prefix("/from/").map(str::to_owned));
+        // The certificate is made by deploy/compose/prepare.
+        let Some(path) = path.filter(|path| !path.starts_with("compose/tls/")) else { continue };
+        // Of a pattern, its folder.
+        let path = path.split_once("/*").map_or(&*path, |(folder, _)| folder);
+        assert!(root().join("deploy").join(path).exists(), "{path} is copied, and is not there");
+        copied += 1;
     }
-    let example = text("deploy/.env.example");
+    assert!(copied >= 9, "only {copied} files and folders are copied");
+    let example = text("deploy/compose/.env.example");
     for (_, rest) in compose.match_indices("${").map(|(at, _)| compose.split_at(at + 2)) {
         let name = rest.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).next().unwrap_or_default();
         assert!(example.contains(&format!("{name}=")), "{name} is not in .env.example");
@@ -96,11 +101,11 @@ fn what_is_mounted_is_a_directory_that_is_there() {
 }
 
 #[test]
-fn one_service_builds_the_image_and_secrets_go_to_those_who_need_them() {
-    let compose = text("deploy/compose.yaml");
-    // If six services build the same tag at once, five fail.
-    assert_eq!(after(&compose, "build: ").len(), 1);
-    assert_eq!(compose.matches("build: {").count(), 1);
+fn one_service_builds_each_image_and_secrets_go_to_those_who_need_them() {
+    let compose = text("deploy/compose/compose.yaml");
+    // The gateway's and the worker's. The same tag built six times at once is five failures.
+    assert_eq!(after(&compose, "build: ").len(), 2);
+    assert_eq!(compose.matches("build: {").count(), 2);
     let gateway = compose.split_once("x-gateway:").and_then(|(_, rest)| rest.split_once("x-worker:"));
     assert!(gateway.is_some_and(|(gateway, _)| gateway.contains("DAM_ADMIN_TOKEN: ")));
     assert_eq!(compose.matches("DAM_ADMIN_TOKEN: ").count(), 1, "only gateways have an admin port");
@@ -128,17 +133,21 @@ fn the_image_is_built_with_the_compiler_that_the_package_asks_for() {
 
 #[test]
 fn the_gateways_settings_are_valid() {
-    let check = Command::new(env!("CARGO_BIN_EXE_traffic-dam"))
-        .args(["check", "--config", "deploy/gateway/dam.yaml"])
-        .current_dir(root())
-        .envs([
-            ("DAM_ADMIN_TOKEN", "a-token-of-many-letters-and-digits-1"),
-            ("DAM_REDIS_KEY", "a-key-of-many-letters-and-digits-12345"),
-            ("DAM_REDIS_URL", "redis://redis:6379"),
-        ])
-        .output()
-        .expect("the binary runs");
-    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    for file in ["dam", "queue"] {
+        let check = Command::new(env!("CARGO_BIN_EXE_traffic-dam"))
+            .args(["check", "--config", &format!("deploy/compose/gateway/{file}.yaml")])
+            .current_dir(root())
+            .envs([
+                ("DAM_ADMIN_LISTEN", "172.30.96.140:8081"),
+                ("DAM_ADMIN_TOKEN", "a-token-of-many-letters-and-digits-1"),
+                ("DAM_PROXIES", "172.30.96.0/26"),
+                ("DAM_REDIS_KEY", "a-key-of-many-letters-and-digits-12345"),
+                ("DAM_REDIS_URL", "redis://redis:6379"),
+            ])
+            .output()
+            .expect("the binary runs");
+        assert!(check.status.success(), "{file}: {}", String::from_utf8_lossy(&check.stderr));
+    }
 }
 
 #[test]

@@ -1,0 +1,178 @@
+"""What scripts/compose wants of the services that it has started: `compose.py check FOLDER RECEIVED`, and a receiver of
+alerts: `compose.py receive PORT RECEIVED`. FOLDER is deploy/compose of the clone, RECEIVED the file of what was received.
+"""
+
+import http.server
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+SUBNET = "172.30.96"
+GATEWAYS = {"dam-1": 140, "dam-2": 141, "dam-queue": 142}
+
+
+def receive(port, path):
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            with open(path, "a") as file:
+                for alert in body["alerts"]:
+                    file.write(json.dumps([self.path, alert["status"], alert["labels"]["alertname"]]) + "\n")
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    http.server.ThreadingHTTPServer(("0.0.0.0", port), Receiver).serve_forever()
+
+
+def until(what, holds, seconds=60):
+    end, last = time.monotonic() + seconds, None
+    while time.monotonic() < end:
+        try:
+            last = holds()
+        except (OSError, KeyError, json.JSONDecodeError) as fault:
+            last = None
+            error = fault
+        else:
+            error = None
+        if last:
+            return last
+        time.sleep(0.3)
+    sys.exit(f"never came: {what}; {error or ''}")
+
+
+def ask(url, body=None, method=None, tls=None, token=None):
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers, method=method)
+    with urllib.request.urlopen(request, timeout=20, context=tls) as answer:
+        return answer.read().decode()
+
+
+def container(service):
+    listed = subprocess.run(
+        ["podman", "ps", "--format", "{{.Names}}"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    return next(name for name in listed if name.replace("_", "-").endswith(f"-{service}-1"))
+
+
+def inside(service, *command):
+    return subprocess.run(["podman", "exec", container(service), *command], capture_output=True, text=True)
+
+
+def check(folder, received):
+    env = dict(line.split("=", 1) for line in (folder / ".env").read_text().splitlines() if line[:1].isupper())
+    tls = ssl.create_default_context(cafile=folder / "tls/cert.pem")
+
+    def chat(text, port=8443):
+        body = {"model": "echo", "messages": [{"role": "user", "content": text}]}
+        return json.loads(ask(f"https://localhost:{port}/v1/chat/completions", body, tls=tls))["choices"][0]["message"]["content"]
+
+    def state(gateway):
+        url = f"http://{SUBNET}.{GATEWAYS[gateway]}:8081/api/v1/state"
+        return json.loads(ask(url, token=env["DAM_ADMIN_TOKEN"]))["pools"][0]
+
+    began = time.monotonic()
+    until("an answer", lambda: chat("one two three") == "one two three ")
+    until("an answer by the queue", lambda: chat("four five", 8444) == "four five ")
+    print(f"200 by TLS, balancer, gateway, worker, and by the queue, after {time.monotonic() - began:.1f} s")
+
+    for gateway in GATEWAYS:
+        until(f"both colours at {gateway}", lambda g=gateway: {w["colour"] for w in state(g)["workers"]} == {"blue", "green"})
+        assert state(gateway)["active"] == "blue", state(gateway)
+    url = f"http://{SUBNET}.140:8081/api/v1/pools/default/active"
+    ask(url, {"colour": "green"}, "PUT", token=env["DAM_ADMIN_TOKEN"])
+    until("green at both", lambda: all(state(gateway)["active"] == "green" for gateway in ("dam-1", "dam-2")))
+    subprocess.run(["podman", "stop", "-t", "70", container("worker-blue")], check=True, capture_output=True)
+    assert chat("by green") == "by green "
+    print("switched from blue to green; blue stopped, green answers")
+
+    # The admin port is on the network of operators only, and Redis gives each user what it needs.
+    probe = "import socket; socket.create_connection(('dam-1', {}), 2)"
+    assert inside("worker-green", "python3", "-c", probe.format(8080)).returncode == 0
+    assert "refused" in inside("worker-green", "python3", "-c", probe.format(8081)).stderr
+    networks = json.loads(subprocess.run(["podman", "inspect", container("dam-1")], capture_output=True, check=True).stdout)
+    addresses = {name: network["IPAddress"] for name, network in networks[0]["NetworkSettings"]["Networks"].items()}
+    assert len(addresses) == 3, addresses
+    for name, address in addresses.items():
+        with socket.socket() as tried:
+            tried.settimeout(2)
+            assert (tried.connect_ex((address, 8081)) == 0) == name.endswith("operators"), name
+    outside = "import socket; socket.create_connection(('192.0.2.1', 80), 2)"
+    assert "unreachable" in inside("worker-green", "python3", "-c", outside).stderr
+    redis = ["redis-cli", "--no-auth-warning", "--user"]
+    assert "NOAUTH" in inside("redis", "env", "-u", "REDISCLI_AUTH", "redis-cli", "ping").stdout
+    for user, password in (("worker", "REDIS_WORKER_PASSWORD"), ("gateway", "REDIS_GATEWAY_PASSWORD")):
+        for forbidden in (["flushall"], ["config", "get", "*"], ["get", "other:key"], ["acl", "list"]):
+            said = inside("redis", *redis, user, "--pass", env[password], *forbidden)
+            assert "NOPERM" in said.stdout + said.stderr, (user, forbidden, said)
+    assert "always" in inside("redis-jobs", *redis, "operator", "config", "get", "appendfsync").stdout
+    running = json.loads(subprocess.run(["podman", "ps", "--format", "json"], capture_output=True, check=True).stdout)
+    for each in running:
+        host = json.loads(subprocess.run(["podman", "inspect", each["Id"]], capture_output=True, check=True).stdout)[0]["HostConfig"]
+        assert host["Memory"] and host["ReadonlyRootfs"], each["Names"]
+    print(f"networks apart, users of Redis bounded, {len(running)} containers read-only with bounded memory")
+
+    prometheus = "http://127.0.0.1:9090/api/v1/query?query="
+
+    def query(text):
+        return json.loads(ask(prometheus + urllib.request.quote(text)))["data"]["result"]
+
+    down = 'up{job!="containers"} == 0'
+    until("every target", lambda: len(query("up")) >= 9 and not query(down))
+    until("Redis' memory", lambda: len(query("redis_memory_used_bytes > 0")) == 2)
+    until("the machine's memory", lambda: query("node_memory_MemAvailable_bytes > 0"))
+    print(f"Prometheus has {len(query('up'))} targets; all answer but cAdvisor, which is left out")
+
+    def got(path, name):
+        lines = received.read_text().splitlines() if received.exists() else []
+        return any(json.loads(line) == [path, "firing", name] for line in lines)
+
+    until("the watchdog", lambda: got("/alive", "Watchdog"), 90)
+
+    # A gateway drains while callers go on; then all are gone.
+    asked, ending = [], threading.Event()
+
+    def go_on():
+        while not ending.is_set():
+            try:
+                asked.append(chat("still here"))
+            except (OSError, KeyError) as fault:
+                asked.append(repr(fault))
+
+    caller = threading.Thread(target=go_on)
+    caller.start()
+    subprocess.run(["podman", "stop", "-t", "70", container("dam-1")], check=True, capture_output=True)
+    ending.set()
+    caller.join()
+    failed = [answer for answer in asked if answer != "still here "]
+    assert asked and not failed, failed[:3]
+    print(f"dam-1 stopped under load: {len(asked)} of {len(asked)} requests answered")
+    began = time.monotonic()
+    until("the page about dam-1", lambda: got("/alert", "TrafficDamGone"), 120)
+    print(f"TrafficDamGone delivered {time.monotonic() - began:.0f} s after it")
+    for service in ("dam-2", "dam-queue"):
+        subprocess.run(["podman", "stop", "-t", "70", container(service)], check=True, capture_output=True)
+    until("the page about all", lambda: got("/alert", "TrafficDamAllGone"), 120)
+
+    def held_back():
+        alerts = json.loads(ask("http://127.0.0.1:9093/api/v2/alerts"))
+        gone = [alert["status"]["state"] for alert in alerts if alert["labels"]["alertname"] == "TrafficDamGone"]
+        return len(gone) == 3 and set(gone) == {"suppressed"}
+
+    until("TrafficDamGone of three gateways, held back", held_back)
+    print("TrafficDamAllGone delivered, TrafficDamGone of three gateways held back by it; the watchdog came")
+
+
+if sys.argv[1] == "receive":
+    receive(int(sys.argv[2]), sys.argv[3])
+else:
+    check(Path(sys.argv[2]), Path(sys.argv[3]))
