@@ -2,10 +2,10 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo image image-short compose
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo image image-short compose packages release-dry-run
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## the gateway, a simulated worker and the admin page, in one process
 	cargo run --release --locked -- demo
@@ -24,7 +24,7 @@ fmt: ## formats the sources
 lint: ## formatting, clippy, the docs and the shell scripts, warnings denied
 	cargo fmt --check
 	scripts/need shellcheck
-	.tools/bin/shellcheck -x -P SCRIPTDIR .ci/run deploy/compose/prepare $$(grep -lE '^#!.*bash$$|^# shellcheck shell' scripts/*)
+	.tools/bin/shellcheck -x -P SCRIPTDIR .ci/run deploy/compose/{prepare,settings.sh} deploy/packages/*.sh tests/packages.sh $$(grep -lE '^#!.*bash$$|^# shellcheck shell' scripts/*)
 	cargo clippy --locked --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
@@ -84,6 +84,12 @@ image-short:
 
 compose: ## deploy/compose started for real, with stand-ins for images: a request, a switch of colours, an alert; four minutes, as root
 	scripts/compose
+
+packages: ## deb and rpm into report/packages, tried under a real systemd: install, start, reload, upgrade, remove; two minutes, as root
+	scripts/packages
+
+release-dry-run: ## tarball, deb, rpm, list of components, checksums and a signature into report/release, all verified; a minute
+	scripts/release-dry-run
 
 k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6
