@@ -42,6 +42,7 @@ PATH=$box/bin:$PATH
 
 containers_gone() {
     local status=$?
+    set +e
     podman pod rm --all --force --time 1 >/dev/null 2>&1 || true
     podman rm --all --force --time 1 >/dev/null 2>&1 || true
     podman network prune --force >/dev/null 2>&1 || true
