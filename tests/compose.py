@@ -35,18 +35,20 @@ def receive(port, path):
 
 
 def until(what, holds, seconds=60):
-    end, last = time.monotonic() + seconds, None
-    while time.monotonic() < end:
+    began = time.monotonic()
+    faults = {}  # and when each was seen last
+    while (waited := time.monotonic() - began) < seconds:
         try:
-            last = holds()
+            if result := holds():
+                if waited > 10:
+                    print(f"{what} came after {waited:.0f} s; before: {faults}")
+                return result
+        except urllib.error.HTTPError as fault:
+            faults[f"{fault.code} {fault.headers['x-traffic-dam-reason']}"] = round(waited, 1)
         except (OSError, KeyError, json.JSONDecodeError) as fault:
-            last, error = None, fault
-        else:
-            error = None
-        if last:
-            return last
+            faults[str(fault)] = round(waited, 1)
         time.sleep(0.3)
-    sys.exit(f"never came: {what}; {error or ''}")
+    sys.exit(f"never came: {what}; {faults}")
 
 
 def ask(url, body=None, method=None, tls=None, token=None):
