@@ -1,0 +1,48 @@
+{{- /* The pools with their defaults, as JSON. */ -}}
+{{- define "traffic-dam.pools" -}}
+{{- $pools := dict -}}
+{{- range $name, $given := .Values.pools -}}
+{{- $pool := mergeOverwrite (dict
+    "discovery" "addresses" "model" "*" "image" "" "command" list "args" list "port" 8000 "health" "/health"
+    "startupSeconds" 600 "slots" 0 "kvTokens" 0 "drainSeconds" 60 "env" list "resources" dict
+    "volumes" list "volumeMounts" list "volumeClaimTemplates" list "nodeSelector" dict "tolerations" list
+    "affinity" dict "runtimeClassName" "" "podSecurityContext" dict "securityContext" dict
+    "agent" (dict "metrics" "/metrics" "maxLoad" 0 "rename" list)
+    "autoscaling" (dict "enabled" false "minReplicas" 1 "maxReplicas" 4 "threshold" 4)) (deepCopy $given) -}}
+{{- if not $pool.colours -}}{{- $_ := set $pool "colours" (dict "blue" dict) -}}{{- end -}}
+{{- range $colour, $side := $pool.colours -}}
+{{- $_ := set $pool.colours $colour (mergeOverwrite (dict "replicas" 1) ($side | default dict)) -}}
+{{- end -}}
+{{- $_ := set $pools $name $pool -}}
+{{- end -}}
+{{ $pools | toJson }}
+{{- end }}
+
+{{- /* "true" if any pool is found by heartbeats, or takes from the queue. */ -}}
+{{- define "traffic-dam.heartbeats" -}}
+{{- range $name, $pool := include "traffic-dam.pools" . | fromJson -}}
+{{- if ne $pool.discovery "addresses" -}}true{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* "true" if the settings of the gateway count rules, callers or jobs in Redis, or hear workers there. */ -}}
+{{- define "traffic-dam.usesRedis" -}}
+{{- $config := .Values.config -}}
+{{- $workers := $config.workers | default dict -}}
+{{- if or (eq (toString $config.state) "redis") (eq (toString $workers.discovery) "redis") (eq (toString $workers.mode) "queue")
+    (eq (dig "callers" "stored" "none" $config) "redis") (eq (dig "concurrency" "overflow" "refuse" $config) "jobs")
+    (contains "true" (include "traffic-dam.heartbeats" .)) -}}
+true
+{{- end -}}
+{{- end }}
+
+{{- /* Environment with the address of Redis and its key, from the Secret. The agent and the gateway use other names. */ -}}
+{{- define "traffic-dam.redisEnv" -}}
+{{- $redis := .root.Values.redis -}}
+- name: {{ .url }}
+  valueFrom: { secretKeyRef: { name: {{ $redis.secret }}, key: {{ $redis.urlKey }} } }
+{{- if $redis.hmacKeyKey }}
+- name: {{ .key }}
+  valueFrom: { secretKeyRef: { name: {{ $redis.secret }}, key: {{ $redis.hmacKeyKey }} } }
+{{- end }}
+{{- end }}
