@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo image image-short compose packages release-dry-run
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo image image-short compose packages release-dry-run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ packages: ## deb and rpm into report/packages, tried under a real systemd: insta
 
 release-dry-run: ## tarball, deb, rpm, list of components, checksums and a signature into report/release, all verified; a minute
 	scripts/release-dry-run
+
+kubernetes: ## the Helm chart before a real Kubernetes API server; 1 minute, the first time some 8 more
+	scripts/kubernetes --debug
 
 k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6

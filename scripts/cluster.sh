@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# An etcd and a Kubernetes API server, as scripts/kubernetes and scripts/kubernetes-node use them. Sourced after lib.sh.
+
+kubectl=$tools/bin/kubectl
+
+# api_server FOLDER ADDRESS [OPTION...]: starts both, waits until they serve, and points KUBECONFIG at them.
+api_server() {
+    local folder=$1 address=$2 etcd='' peer='' port='' tick
+    shift 2
+    for name in etcd peer port; do free_port "$name"; done
+    start etcd etcd --data-dir "$folder/etcd-data" --unsafe-no-fsync --listen-client-urls "http://127.0.0.1:$etcd" \
+        --advertise-client-urls "http://127.0.0.1:$etcd" --listen-peer-urls "http://127.0.0.1:$peer" \
+        --initial-advertise-peer-urls "http://127.0.0.1:$peer" --initial-cluster "default=http://127.0.0.1:$peer"
+    wait_for "$etcd" /health 200
+    openssl genrsa -out "$folder/sa.key" 2048 2>/dev/null
+    echo 'a-token-for-a-test,admin,1,system:masters' >"$folder/tokens.csv"
+    start kube-apiserver "$tools/bin/kube-apiserver" --etcd-servers="http://127.0.0.1:$etcd" --secure-port="$port" \
+        --bind-address="$address" --cert-dir="$folder/certs" --authorization-mode=RBAC \
+        --token-auth-file="$folder/tokens.csv" --service-account-issuer=https://kubernetes.default.svc \
+        --service-account-key-file="$folder/sa.key" --service-account-signing-key-file="$folder/sa.key" \
+        --service-cluster-ip-range=10.96.0.0/16 "$@"
+    export KUBECONFIG=$folder/kubeconfig
+    cat >"$KUBECONFIG" <<YAML
+apiVersion: v1
+kind: Config
+clusters: [{ name: c, cluster: { server: "https://$address:$port", insecure-skip-tls-verify: true } }]
+users: [{ name: u, user: { token: a-token-for-a-test } }]
+contexts: [{ name: x, context: { cluster: c, user: u } }]
+current-context: x
+YAML
+    for ((tick = 0; ; tick++)); do
+        "$kubectl" get --raw /readyz >/dev/null 2>&1 && break
+        ((tick < 600)) || fail "the API server did not come up"
+        sleep 0.2
+    done
+}
+
+# restricted NAMESPACE: makes it, with the Pod Security standard "restricted".
+restricted() {
+    "$kubectl" create namespace "$1" >/dev/null
+    "$kubectl" label namespace "$1" pod-security.kubernetes.io/enforce=restricted \
+        pod-security.kubernetes.io/enforce-version=latest >/dev/null
+}
