@@ -1,3 +1,10 @@
+{{- /* Of the settings that need new Pods when they change. A colour that the Job switches to is none. */ -}}
+{{- define "traffic-dam.checksum" -}}
+{{- $config := include "traffic-dam.config" . | fromYaml -}}
+{{- if .Values.switch.enabled -}}{{- $_ := unset $config.workers "active_colour" -}}{{- end -}}
+{{ $config | toJson | sha256sum }}
+{{- end }}
+
 {{- /* The settings file of the gateways: `config`, and what the chart knows. As YAML. */ -}}
 {{- define "traffic-dam.config" -}}
 {{- $config := deepCopy .Values.config -}}
