@@ -31,7 +31,7 @@ current-context: x
 YAML
     for ((tick = 0; ; tick++)); do
         "$kubectl" get --raw /readyz >/dev/null 2>&1 && break
-        ((tick < 600)) || fail "the API server did not come up"
+        { ((tick < 600)) && kill -0 "${started[-1]}" 2>/dev/null; } || fail "the API server did not come up"
         sleep 0.2
     done
 }
