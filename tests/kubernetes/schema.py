@@ -127,9 +127,25 @@ VALUES = closed(
 )
 
 
+def with_variables(node):
+    """What is not plain text may be `${NAME}` too, which the gateway fills in when it reads the settings."""
+    if isinstance(node, list):
+        return [with_variables(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: with_variables(value) for key, value in node.items()}
+    if node.get("type") in ("integer", "number", "boolean") or "x-syntax" in node:
+        # Outside stays what a reader of the schema looks for.
+        return {"description": node.pop("description", ""), "anyOf": [node, text(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")]}
+    return node
+
+
 def schema():
     settings = json.loads((ROOT / "docs/config.schema.json").read_text())
     # What the chart adds afterwards is not asked for here.
     config = {key: settings[key] for key in ("type", "additionalProperties", "properties", "description")}
+    drain = config["properties"]["drain"]
+    # The chart computes with these two, so they stand there as they are.
+    config["properties"] = {**with_variables(config["properties"]), "drain": drain}
     values = {**VALUES, "properties": {**VALUES["properties"], "config": config}}
     return {"$schema": settings["$schema"], "title": "Values of the chart traffic-dam", **values}
