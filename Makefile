@@ -91,7 +91,7 @@ packages: ## deb and rpm into report/packages, tried under a real systemd: insta
 release-dry-run: ## tarball, deb, rpm, list of components, checksums and a signature into report/release, all verified; a minute
 	scripts/release-dry-run
 
-kubernetes: ## the Helm chart before a real Kubernetes API server; 1 minute, the first time some 8 more
+kubernetes: ## the Helm chart before a real Kubernetes API server; 2 minutes, the first time some 10 more
 	scripts/kubernetes --debug
 
 k6: ## builds k6 with the event-stream module into .tools/bin

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# An etcd and a Kubernetes API server, as scripts/kubernetes and scripts/kubernetes-node use them. Sourced after lib.sh.
+# An etcd and a Kubernetes API server, as scripts/kubernetes uses them. Sourced after lib.sh.
 # shellcheck disable=SC2154 # lib.sh says where the tools are
 
 kubectl=$tools/bin/kubectl
