@@ -30,8 +30,8 @@
 {{- $_ := set $config "redis" $redis -}}
 {{- end -}}
 {{- /* While Redis cannot say how many gateways there are, each takes the smallest share that it may come to have. */ -}}
-{{- if not (hasKey $config "dams") -}}
-{{- $_ := set $config "dams" (ternary (max 2 .Values.autoscaling.maxReplicas) .Values.replicaCount .Values.autoscaling.enabled | int) -}}
+{{- if not (hasKey $config "gateways") -}}
+{{- $_ := set $config "gateways" (ternary (max 2 .Values.autoscaling.maxReplicas) .Values.replicaCount .Values.autoscaling.enabled | int) -}}
 {{- end -}}
 
 {{- $workers := $config.workers | default dict -}}
