@@ -10,13 +10,13 @@ pub(super) struct SeriesSample<'a> {
 }
 
 impl<'a> SeriesSample<'a> {
-    /// Returns the raw value of a label. The labels that the agent needs contain no escapes.
+    /// Returns a label's value, not unescaped: the labels that the agent needs have no escapes.
     pub(super) fn label(&self, name: &str) -> Option<&'a str> {
         labels(self.labels).find(|(label, _)| *label == name).map(|(_, value)| value)
     }
 }
 
-/// The samples of a scrape by name.
+/// The samples of a scrape, by metric name.
 #[derive(Debug, Default)]
 pub(super) struct Scrape<'a>(HashMap<&'a str, Vec<SeriesSample<'a>>>);
 

@@ -54,7 +54,7 @@ pub(super) struct SurvivingState {
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
     pub(super) jobs: Option<JobQueue>,
-    /// Fixed at start: a reload does not change it.
+    /// `true` if only requests without room become jobs. Set at start; reloads do not change it.
     pub(super) only_overflow: bool,
     pub(super) spans: Option<Arc<Spans>>,
 }
@@ -66,7 +66,7 @@ pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
     Fleet::new(settings.workers.clone(), settings.gate.clone(), standing, clock.clone())
 }
 
-/// Reads the file of certificate authorities for Redis into the settings.
+/// Reads the CA file for Redis into the settings.
 pub(super) fn with_authorities(mut settings: Settings) -> Result<Settings, StartError> {
     if let Some(file) = &settings.shared.ca {
         let pem = std::fs::read(file).map_err(|source| StartError::RedisCa { file: file.clone(), source })?;
@@ -101,7 +101,7 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         },
         retry: RetrySettings { max: retry.max, budget: retry.budget },
         forward_authorization: settings.callers.forward_authorization,
-        // Reading the system's authorities takes 100 ms: only if TLS is needed.
+        // Loading the system's CA certificates takes 100 ms, so only if TLS is needed.
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
         queue: queue
             .then(|| QueueSettings { key: settings.redis_key.clone(), wait: settings.gate.queue_wait }),
@@ -116,7 +116,7 @@ pub(super) fn spans(settings: &Settings) -> Result<Option<Arc<Spans>>, StartErro
     Ok(Some(Arc::new(Spans::new(told, tls).map_err(|error| StartError::Spans(error.to_string()))?)))
 }
 
-/// Builds the limits of the listener for its peers.
+/// Builds the listener's limits on connections and their clients.
 pub(super) fn bounds(settings: &Settings) -> ListenerBounds {
     let bounds = &settings.bounds;
     ListenerBounds {
@@ -144,7 +144,7 @@ pub(super) fn admin(settings: &Settings) -> AdminSettings {
     }
 }
 
-/// Builds the stack of these settings around the surviving state.
+/// Builds the layer stack from the settings and the surviving state.
 pub(super) fn stack(
     settings: &Settings,
     counting: &RuleCounting,
@@ -222,7 +222,7 @@ pub(super) fn stack(
     Ok(crate::stack::stack(&parts))
 }
 
-/// Accepts the tokens that may read on the admin port.
+/// Builds the explain layer. It accepts the admin port's tokens that allow reading.
 fn explain(settings: &Settings, clock: &Clock) -> ExplainLayer {
     let tokens = [&settings.admin.token, &settings.admin.read_token].into_iter().flatten();
     ExplainLayer::new(tokens.map(|token| Sha256::digest(token.expose()).into()), clock.clone())
@@ -260,8 +260,7 @@ fn callers(settings: &Settings) -> CallerSettings {
     }
 }
 
-/// Builds the table of allowed paths, with those of jobs if `jobs`. Pointers were parsed once
-/// before, when the settings were validated.
+/// Builds the table of allowed paths; `jobs` adds those of jobs. Pointers are already validated.
 pub(super) fn paths(settings: &Settings, jobs: bool) -> Result<Paths, StartError> {
     let pointer = |text: &Option<Arc<str>>| text.as_deref().map(Pointer::parse).transpose();
     let everywhere = match &settings.sticky {

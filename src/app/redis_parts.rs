@@ -22,7 +22,7 @@ use crate::redis::link::RedisLink;
 use crate::redis::rules::{SharedRules, Store};
 use crate::redis::signing::Signing;
 
-/// How long a draining gateway waits for its jobs to be cancelled.
+/// Maximum time that a shutdown waits until the cleanup of abandoned jobs has reached Redis.
 const LEAVE: Duration = Duration::from_secs(1);
 
 type BackgroundWork = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -31,11 +31,11 @@ type BackgroundWork = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) struct RedisParts {
     pub(super) store: Store,
     pub(super) callers: Option<Arc<StoredCallers>>,
-    /// Requests answered through Redis.
+    /// Queue of requests that become jobs; `None` if no requests do.
     pub(super) jobs: Option<JobQueue>,
-    /// `true` if only requests without room become jobs.
+    /// `true` if only requests that would be refused become jobs.
     pub(super) overflow: bool,
-    /// Signs messages that others read.
+    /// Signs and verifies records in Redis.
     pub(super) sealing: Signing,
     /// `true` if rules are counted in Redis.
     rules: bool,
@@ -45,12 +45,12 @@ pub(super) struct RedisParts {
 
 impl fmt::Debug for RedisParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Together").field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("RedisParts").field("store", &self.store).finish_non_exhaustive()
     }
 }
 
 impl RedisParts {
-    /// Creates the shared state; `None` if the settings share nothing.
+    /// Creates the shared state; `None` if rules, callers and jobs all do without Redis.
     pub(super) fn new(
         settings: &Settings,
         clock: &Clock,
@@ -96,7 +96,7 @@ impl RedisParts {
         self.sealing.replace(settings.redis_key.clone());
         let urls = &self.store.link().settings().urls;
         if urls.update_credentials(&settings.shared.redis.urls) {
-            // Shared, so that the next settings are compared with the credentials in use.
+            // Both share one `Urls`, so the next reload compares with the credentials in use.
             settings.shared.redis.urls = urls.clone();
         }
         if let Some(callers) = &self.callers {
@@ -104,7 +104,7 @@ impl RedisParts {
         }
     }
 
-    /// Stays connected and does the background work of requests while polled.
+    /// While polled: stays connected, follows stored callers, and does the background work.
     pub(super) async fn run(&self) {
         let Some(work) = self.work.lock().take() else { return };
         let link = self.store.link().clone();
@@ -117,7 +117,7 @@ impl RedisParts {
         tokio::join!(work, link.keep(gateways), follow);
     }
 
-    /// Sends Redis all pending changes, as far as it answers, and signs off.
+    /// Flushes job cleanups and settlements, each for at most 1 s, and deregisters this gateway.
     pub(super) async fn leave(&self) {
         if let Some(jobs) = &self.jobs {
             jobs.flush(LEAVE).await;
@@ -125,7 +125,7 @@ impl RedisParts {
         self.store.leave().await;
     }
 
-    /// Returns the counters for the rules of `rule_set`.
+    /// Returns the counters of `rule_set`. With Redis, its local fallback continues from `before`.
     pub(super) fn counting(&self, rule_set: &Arc<RuleSet>, before: Option<&RuleCounting>) -> RuleCounting {
         if !self.rules {
             return RuleCounting::Memory(Arc::clone(rule_set));

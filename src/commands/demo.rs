@@ -20,26 +20,26 @@ use super::{CommandError, print_line, runtime};
 
 /// Settings of the demo; `DEMO_WORKER` is the worker's address.
 const SETTINGS: &str = include_str!("../../examples/demo.yaml");
-/// The same without quotas, for `--load`.
+/// Settings of `--load`: no quotas, a longer queue.
 const LOAD_SETTINGS: &str = include_str!("../../examples/demo-load.yaml");
 /// Slots of the simulated worker, as in the settings.
 const SLOTS: u32 = 4;
 /// Number of ports tried when one is in use.
 const PORTS_TRIED: u16 = 100;
-/// Answer tokens of `--load`: short answers, so that something happens every second.
+/// Tokens of each answer under `--load`: few, so that some answer ends every second.
 const LOAD_TOKENS: u32 = 40;
 /// Load offered by `--load`, as a multiple of what the worker can serve.
 const OVERLOAD: f64 = 3.0;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Address for callers; if it is in use, the next free port
+    /// Address for callers; if its port is in use, the next free one
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Address of the admin port
+    /// Address of the admin port; if it is in use, the next free one
     #[arg(long, default_value = "127.0.0.1:8081")]
     admin_listen: SocketAddr,
-    /// Address of the simulated worker
+    /// Address of the simulated worker; if its port is in use, the next free one
     #[arg(long, default_value = "127.0.0.1:8000")]
     worker_listen: SocketAddr,
     /// Offer three times the load that the worker can serve, and show the outcome

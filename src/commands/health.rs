@@ -1,4 +1,4 @@
-//! `traffic-dam health`: a liveness probe for containers without other programs.
+//! `traffic-dam health`: a liveness probe for container images without a shell or `curl`.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -15,7 +15,7 @@ use traffic_dam::config;
 
 use super::{CommandError, admin_port};
 
-/// Timeout of the probe: a gateway that takes longer is unhealthy.
+/// Timeout of the connect, and of each read and write: a slower gateway is unhealthy.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,7 @@ fn resolve(url: &Uri, tls: bool) -> Result<SocketAddr, CommandError> {
     found.next().ok_or_else(|| CommandError::Unhealthy(format!("{host} has no address")))
 }
 
-/// Returns the address that reaches a listener from this machine: loopback for an unspecified one.
+/// Returns the address to connect to: loopback if `listener` is unspecified (`0.0.0.0` or `::`).
 fn from_here(listener: SocketAddr) -> SocketAddr {
     let host: IpAddr = match listener.ip() {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -88,7 +88,7 @@ fn probe(admin: SocketAddr, tls: bool) -> std::io::Result<String> {
     ask(StreamOwned::new(session.map_err(std::io::Error::other)?, socket), admin)
 }
 
-/// Requests `/healthz`, and returns the start of the answer.
+/// Requests `/healthz`, and returns the answer's status line, possibly with some text after it.
 fn ask(mut connection: impl Read + Write, admin: SocketAddr) -> std::io::Result<String> {
     write!(connection, "GET /healthz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
     connection.flush()?;
@@ -103,8 +103,8 @@ fn ask(mut connection: impl Read + Write, admin: SocketAddr) -> std::io::Result<
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// Accepts any certificate: the probe only asks whether the process beside it is alive and sends no
-/// secret, and a certificate seldom names this machine's own address. Signatures are still checked.
+/// Accepts any certificate: a certificate seldom names this machine's own address, and the probe
+/// sends no secret. It only asks whether a local process is alive. Signatures are still checked.
 #[derive(Debug)]
 struct AcceptAnyCertificate(Arc<CryptoProvider>);
 

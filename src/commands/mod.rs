@@ -64,7 +64,7 @@ pub(crate) enum CommandError {
     /// An I/O error of the system.
     #[error("{0}")]
     System(#[from] std::io::Error),
-    /// The gateway, load or scenario in question is not as it should be.
+    /// A negative result (gateway not alive, expectations missed), or output that cannot be made.
     #[error("{0}")]
     Unhealthy(String),
     /// Measured data cannot be used.
@@ -101,7 +101,7 @@ pub(crate) fn run(command: Command, line: clap::Command, log: &log::Log) -> Exit
 
 /// Prints why the program fails, and returns its exit code.
 pub(crate) fn failed(failure: &CommandError) -> ExitCode {
-    // A stderr that cannot be written to is ignored.
+    // Errors of writing to stderr are ignored.
     writeln!(std::io::stderr(), "traffic-dam: {failure}").ok();
     match failure {
         CommandError::Usage(_) => ExitCode::from(MISUSE),
@@ -110,7 +110,7 @@ pub(crate) fn failed(failure: &CommandError) -> ExitCode {
     }
 }
 
-/// Prints a line for the operator. A closed pipe (`| head`) is no failure.
+/// Prints a line for the operator. Ignores write errors, such as a closed pipe (`| head`).
 fn print_line(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()).ok();

@@ -61,7 +61,7 @@ pub(super) async fn serve_to_the_end(app: &App, listeners: BoundListeners) {
     app.log_ended(cut_off);
 }
 
-/// Applies changed settings and certificates. Invalid ones are counted, logged and not used.
+/// Applies changed settings and certificates, except invalid ones. Counts and logs each reload.
 async fn follow(app: &App, mut watch: ConfigWatch, certificates: Certificates) {
     loop {
         let Reload { cause, settings } = watch.next().await;
@@ -69,7 +69,7 @@ async fn follow(app: &App, mut watch: ConfigWatch, certificates: Certificates) {
             Err(faults) => Err(faults.to_string()),
             Ok(settings) => {
                 let (app, certificates) = (app.clone(), certificates.clone());
-                // This may read large files, above all a tokenizer of ten megabytes.
+                // A reload may read large files, such as a tokenizer of ten megabytes.
                 tokio::task::spawn_blocking(move || {
                     certificates.reload(&settings).and_then(|()| app.reload(settings))
                 })
@@ -102,7 +102,7 @@ pub(super) async fn terminated() {
     signals.next().await;
 }
 
-/// Shuts down at a signal, at once at a second one. Returns the number of connections cut off.
+/// Drains at the first signal, stops at a second one. Returns the number of connections cut off.
 async fn until_drained(app: App) -> usize {
     let mut signals = Signals::new();
     signals.next().await;
@@ -129,7 +129,7 @@ struct Signals(Vec<Signal>);
 impl Signals {
     fn new() -> Self {
         let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
-        // A signal without a handler keeps its default, which ends the process without a drain.
+        // If a handler cannot be installed, that signal ends the process without a drain.
         Self(kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect())
     }
 

@@ -1,4 +1,4 @@
-//! `traffic-dam completions` and `traffic-dam man`: the command line for shells and `man`.
+//! `traffic-dam completions` and `traffic-dam man`: completion scripts and manual pages.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,12 +16,11 @@ pub(crate) struct Completions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Man {
-    /// Write a page for each subcommand to this directory, not the main page to standard output
+    /// Write a page for each command to this directory, instead of printing the main page
     #[arg(long)]
     to: Option<PathBuf>,
 }
 
-/// Prints the completion script.
 pub(crate) fn completions(arguments: &Completions, mut command: Command) -> Result<(), CommandError> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "traffic-dam", &mut script);

@@ -40,7 +40,7 @@ pub struct LoadContext<'a> {
 
 impl std::fmt::Debug for LoadContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Surroundings").field("overrides", &self.overrides).finish_non_exhaustive()
+        f.debug_struct("LoadContext").field("overrides", &self.overrides).finish_non_exhaustive()
     }
 }
 

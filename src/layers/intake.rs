@@ -43,14 +43,14 @@ fn no_room() -> Refusal {
     .with_retry_after(with_jitter(Duration::from_secs(1)))
 }
 
-/// Buffer capacity, as a multiple of the bytes received: announced bytes may never come.
+/// Maximum ratio of buffer capacity to bytes received: the bytes announced may never come.
 const GROWTH: usize = 8;
 
 /// Reads a whole body of `caller` into one piece of memory. A body in one frame is not copied.
 ///
 /// # Errors
 /// `body_too_large`; `body_timeout`; `overloaded` if all bodies, or those of this caller, take too
-/// much memory; `bad_request` if the body breaks off.
+/// much memory; `bad_request` if the body ends early or is malformed.
 pub async fn read<B>(
     body: B,
     limits: IntakeBounds,
@@ -78,7 +78,7 @@ where
                     format!("The request body could not be read to its end: {broken}."),
                 )
             })?;
-            // Neither the gateway nor workers of these kinds read trailers of a request.
+            // Drops trailers: for buffered requests, neither the gateway nor a worker reads them.
             let Ok(data) = frame.into_data() else { continue };
             let length = first.len() + rest.len() + data.len();
             if length as u64 > limits.bytes {
@@ -109,17 +109,17 @@ where
 }
 
 pin_project! {
-    /// A body that is forwarded as it arrives, within the same bounds: total bytes, and total time
-    /// spent waiting for its sender. Time that a slow worker takes does not count.
+    /// A body that is forwarded as it arrives, within [`IntakeBounds`]. Only waits for the client
+    /// count towards the time bound, not waits for a slow worker.
     #[derive(Debug)]
     pub struct BoundedBody<B> {
         #[pin]
         inner: B,
         #[pin]
         patience: Sleep,
-        // Start of the current wait for the sender.
+        // Start of the current wait for the client.
         waiting: Option<Instant>,
-        // Time left to wait for the sender.
+        // Rest of the time bound, at the start of the current wait.
         time: Duration,
         left: u64,
         limits: IntakeBounds,
@@ -130,7 +130,7 @@ impl<B: Body> BoundedBody<B> {
     /// Applies `limits` to `inner`.
     ///
     /// # Errors
-    /// `body_too_large` if it announces more than `limits.bytes`.
+    /// `body_too_large` if `inner` announces more than `limits.bytes`.
     pub fn new(inner: B, limits: IntakeBounds) -> Result<Self, Refusal> {
         if inner.size_hint().lower() > limits.bytes {
             return Err(too_large(limits.bytes));

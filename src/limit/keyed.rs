@@ -234,7 +234,7 @@ impl<M: Meter> KeyedState<M> {
 
 impl<M: Meter> fmt::Debug for KeyedState<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keyed")
+        f.debug_struct("KeyedState")
             .field("meter", &self.meter)
             .field("keys", &self.keys())
             .finish_non_exhaustive()

@@ -30,7 +30,7 @@ pub struct HeartbeatPublisher {
 
 impl fmt::Debug for HeartbeatPublisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Speaker").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("HeartbeatPublisher").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 

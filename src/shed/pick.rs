@@ -1,7 +1,7 @@
-//! The policy that chooses a worker, and what the gate tells it.
+//! The policy that chooses a worker, and the data that the gate passes to it.
 //!
-//! The gate knows which workers have room. The fleet decides which of them gets the request: it is
-//! above this module and passes its policy down as functions.
+//! The gate knows which workers have room. The fleet decides which of them gets the request. The
+//! module `fleet` depends on this one, so it passes its policy in as functions.
 
 use fastrand::Rng;
 
@@ -14,7 +14,7 @@ pub struct Candidate {
     pub in_flight: u32,
     /// Sequences that may be in flight.
     pub limit: u32,
-    /// Tokens of all requests in flight (K).
+    /// K: prompt and output tokens of all requests in flight.
     pub tokens: u64,
     /// Whether it has room for the request.
     pub fits: bool,
@@ -33,10 +33,10 @@ pub struct CandidateSums {
 #[derive(Clone, Copy, Debug)]
 pub struct Pick {
     /// Chooses for a request without a session. Returns the index of a candidate that fits; `None`
-    /// if none does. It may get two random ones that fit instead of all.
+    /// if none does. `candidates` are all eligible workers, or only two that fit, drawn at random.
     pub any: fn(candidates: &[Candidate], random: &mut Rng) -> Option<usize>,
-    /// Ranks a worker by its key for a session; the highest with room gets the session's requests.
+    /// Returns a worker's rank for a session. The highest with room gets the session's requests.
     pub rank: fn(session: u64, key: u64) -> u64,
-    /// Returns `true` if a worker's share of the load is so small that sessions need not skip it.
+    /// Returns `true` if a worker's load is low enough that its sessions stay on it.
     pub below_session_share: fn(worker: &Candidate, whole: &CandidateSums) -> bool,
 }

@@ -1,15 +1,15 @@
 //! How long a worker needs to read a prompt, learned from the first tokens that it sends.
 //!
 //! *How long would an idle worker need?* ([`Prefill::idle`], E of the limit algorithm): a low
-//! estimate per size of prompt, in steps of a factor of two. It may fall freely, but rises by at
-//! most 1 % per minute, or by samples of a worker that had nothing else to do: a reference that
-//! followed the load would call every overload normal. *How long behind the prompts it has not read
-//! yet?* ([`Prefill::reading`]): the idle time plus the mean cost per token for each token ahead.
-//! The mean is one of sums, so long waits count more than the noise of short ones.
+//! estimate per size class of prompts (powers of two). Faster samples lower it freely. Slower ones
+//! raise it by at most 1 % per minute, unless the worker had nothing else to do: an estimate that
+//! followed the load would call every overload normal. *How long does a prompt take behind others
+//! that are not read yet?* ([`Prefill::reading`]): the idle time plus the mean cost per token for
+//! each token ahead. The cost is mean seconds / mean tokens: long waits outweigh short noisy ones.
 //!
-//! * **Failure mode.** If cached prefixes make prompts of one size much faster, that speed is
-//!   always expected, and the first requests of conversations look slow. The steps by size avoid
-//!   this as far as long prompts are mostly continued conversations.
+//! * **Failure mode.** If cached prefixes make some prompts of a size much faster, all of that size
+//!   are expected to be as fast, and the first requests of conversations look slow. Size classes
+//!   avoid this as far as long prompts are mostly continued conversations.
 
 use std::time::Duration;
 
@@ -19,18 +19,18 @@ use crate::clock::Nanos;
 
 /// Size classes of prompts: powers of two, up to half a million tokens.
 const SIZES: usize = 20;
-/// Rise of the idle reference by itself, per minute.
+/// Maximum rise of a reference per minute, as a share, under samples of a busy worker.
 const RISE: f64 = 0.01;
-/// Share by which a sample moves the reference: one outlier changes little, four samples do.
+/// Share of the distance that one sample moves a reference: one outlier 1/4, four samples 2/3.
 const STEP: f64 = 0.25;
-/// Once this many samples are seen, a new one has weight 1 / this in the mean cost per token: a
+/// After this many samples, the mean cost per token gives a new one the weight 1 / `MEMORY`: a
 /// change of the worker's pace is half learned after 22 first tokens.
 const MEMORY: u32 = 32;
 /// First tokens before the cost per token is trusted.
 const ENOUGH: u32 = 10;
-/// Share of the first tokens that counts as usual.
+/// Quantile of the ratios up to which a first token counts as usual.
 const USUAL: f64 = 0.95;
-/// First tokens after which older ones count half in the usual lateness.
+/// Number of ratios at which all counts are halved, so that older ratios weigh less.
 const USUAL_OF: u32 = 200;
 
 /// The sample of one first token.
@@ -44,7 +44,7 @@ pub(super) struct PrefillSample {
     pub(super) ttft: Duration,
     /// `true` if the worker had nothing else to do.
     pub(super) idle: bool,
-    /// `true` if it may have waited inside the worker for other requests to end.
+    /// `true` if the request may have waited inside the worker for others to end.
     pub(super) queued: bool,
 }
 
@@ -58,7 +58,7 @@ struct Reference {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Prefill {
     references: [Option<Reference>; SIZES],
-    /// Moving means: prompt tokens to read, and seconds beyond the base time.
+    /// Moving mean of the prompt tokens to read; `seconds` is that of the time beyond τ₀.
     tokens: f64,
     seconds: f64,
     seen: u32,
@@ -91,7 +91,7 @@ impl Prefill {
             };
             *place = Some(Reference { seconds, at: now });
         }
-        // Before the pace is known, all time counts as reading: better too slow than too fast.
+        // At the first sample τ₀ is unknown. All time counts as reading: better too slow than fast.
         let base = if self.seen == 0 { 0.0 } else { self.base() };
         let tokens = reading.prompt.saturating_add(reading.ahead).max(1) as f64;
         self.seen = self.seen.saturating_add(1);
@@ -126,14 +126,14 @@ impl Prefill {
         Some(idle.saturating_add(duration(ahead as f64 * self.pace())))
     }
 
-    /// Returns the time within which nearly all first tokens come that should take `reading`.
+    /// Returns the 95th percentile of TTFT if `reading` is expected; at least `reading`.
     pub(super) fn usual(&self, reading: Duration) -> Duration {
         let known = self.spread.len() >= 2 * ENOUGH;
         let ratio = self.spread.quantile(USUAL).filter(|_| known).unwrap_or(1.0);
         reading.mul_f64(ratio.max(1.0))
     }
 
-    /// Returns `true` if first tokens vary so much, or may, that a late one says little.
+    /// Returns `true` if first tokens vary too much, or are too few, to judge by a late one.
     pub(super) fn is_spread(&self, slo: Duration) -> bool {
         let usual = |reading: Duration| self.usual(reading) > reading + slo.mul_f64(SLACK);
         self.seen < 2 * ENOUGH || self.idle(0).is_none_or(usual)

@@ -1,4 +1,4 @@
-//! Builds the span of a request by OpenTelemetry's conventions for HTTP servers and generative AI.
+//! Builds a request's span by OpenTelemetry's semantic conventions for HTTP servers and GenAI.
 
 use std::time::SystemTime;
 
@@ -10,8 +10,8 @@ use super::SpanHead;
 use crate::clock::Nanos;
 use crate::request::{Ending, Kind, RequestRecord};
 
-/// The conventions ask for the format of the generative endpoints here, not for the maker or host
-/// of the model.
+/// Value of `gen_ai.provider.name`. The conventions ask for the API format, not for the maker or
+/// host of the model.
 const FORMAT: &str = "openai";
 
 /// Builds the span of a request that ended at `now`; `wall` is the same moment on the wall clock.
@@ -35,7 +35,7 @@ pub(super) fn span(
         (None, _) => match (head.method(), &route) {
             (Ok(method), Some(route)) => format!("{method} {route}"),
             (Ok(method), None) => method.to_owned(),
-            // Text chosen by a client must not become part of a name.
+            // An unknown method is text from the client: it must not become part of a name.
             (Err(_), Some(route)) => format!("HTTP {route}"),
             (Err(_), None) => "HTTP".to_owned(),
         },
@@ -101,7 +101,7 @@ pub(super) fn span(
         links: SpanLinks::default(),
         status: match ending {
             Ending::WorkerFailed | Ending::TimedOut => Status::error(ending.as_str()),
-            // A 4xx refusal is the client's error, a 5xx one the service's, even if intended.
+            // A 4xx is the client's error, a 5xx the server's, even for an intended refusal.
             _ if status >= 500 => Status::error(record.reason().map_or("", |reason| reason.as_str())),
             _ => Status::Unset,
         },
@@ -109,7 +109,7 @@ pub(super) fn span(
     }
 }
 
-/// Returns the operation name of the conventions.
+/// Returns `gen_ai.operation.name`; `None` for a kind that is not generative AI.
 const fn operation(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Chat | Kind::Response => Some("chat"),

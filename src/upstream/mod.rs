@@ -4,23 +4,24 @@
 //! | --- | --- |
 //! | `settings` | operator settings |
 //! | `forward` `exchange` | one request: attempts at workers until the commit |
-//! | `fault` | errors, and which of them allow another attempt (pure) |
+//! | `error` | errors, and which of them allow another attempt (pure) |
 //! | `budget` | how many retries are allowed (pure) |
 //! | `headers` `form` | which fields pass, and the content type of a response |
 //! | `location` | rewriting of redirects |
 //! | `upload` | request bodies that are streamed |
-//! | `pool` `reuse` `connect` `dial` `tls` `link` `relay` | connections |
+//! | `endpoints` `reuse` `connect` `dial` `tls` `connection` `relay` | connections |
 //! | `queue` | the Redis queue, from which workers take requests |
-//! | `body` `source` `watch` `timer` | the response on its way back |
+//! | `body` `source` `observer` | the response on its way back |
+//! | `deadline` `first_token` `lazy_timer` | timeouts |
 //! | `early` | starting a response before there is content |
 //! | `closing` | cutting off all requests on shutdown |
 //! | `tunnel` | the connection after an upgrade |
 //!
-//! A response is *committed* at its first content byte, not at its headers. Until then another
-//! worker can take over unnoticed; then each byte is passed on as it comes. A request that a worker
-//! may have begun is sent again only if a second run does no harm. That requires knowing whether
-//! bytes left the machine, which a general HTTP client hides. The price is an own connection pool,
-//! and HTTP/1.1 only.
+//! A response is *committed* at its first content byte, not at its headers. Before that, another
+//! worker can take over unnoticed. After it, each byte is passed on as it comes. A request that a
+//! worker may have begun is sent again only if a second run does no harm. So this module must know
+//! whether bytes left the machine, which general HTTP clients hide. The price: a connection pool of
+//! its own, and HTTP/1.1 only.
 //!
 //! Only idle connections outlive the request: dropping the future or the body at any point closes
 //! the connection to the worker at once.
@@ -95,7 +96,7 @@ struct UpstreamInner {
 }
 
 impl Upstream {
-    /// Creates a client for the workers of `fleet`; reads it and the settings anew per request.
+    /// Creates a client for the workers of `fleet`. Each request loads the fleet and settings anew.
     #[must_use]
     pub fn new(fleet: Arc<ArcSwap<Fleet>>, settings: Arc<ArcSwap<UpstreamSettings>>, clock: Clock) -> Self {
         Self::with_jobs(fleet, settings, clock, None)
@@ -128,8 +129,8 @@ impl Upstream {
 
     /// Sends a request to the worker its permit names; returns the response once it is committed.
     ///
-    /// The request's extensions must hold its `Arc<RequestRecord>`. A `Permit`, `RequestCost`, `Forwarding`,
-    /// `RouteTimeouts` and `UsageInjected` are used if present.
+    /// The request's extensions must hold its `Arc<RequestRecord>`. `Permit`, `RequestCost`,
+    /// `Forwarding`, `RouteTimeouts` and `UsageInjected` are used if present.
     ///
     /// # Errors
     /// `upstream_unreachable`, `upstream_broke` or `upstream_timeout`, naming the worker;
@@ -175,7 +176,7 @@ impl Service<Request<Payload>> for Upstream {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refusal>> + Send>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
-        // `limit` and `shed` decide what may proceed; nothing waits here.
+        // Always ready: the layers `limit` and `shed` decide which requests proceed.
         Poll::Ready(Ok(()))
     }
 

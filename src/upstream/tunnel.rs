@@ -1,7 +1,7 @@
-//! The connection after an upgrade: bytes in both directions, nothing else.
+//! Relays bytes in both directions after an HTTP upgrade (`101`).
 //!
-//! The tunnel holds the permit. It ends when either side closes or fails, when both are silent for
-//! `timeouts.idle`, or when one side accepts no bytes for that long.
+//! The tunnel holds the request's permit. It ends when either side closes or fails, when both are
+//! silent for `timeouts.idle`, or when one side accepts no bytes for that long.
 
 use std::io;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::shed::Permit;
 /// Buffer size per direction, in bytes.
 const BUFFER: usize = 16 * 1024;
 
-/// Passes bytes between an upgraded client and its worker, and holds the permit meanwhile.
+/// Relays bytes between client and worker; `early` are those that came with the worker's `101`.
 pub(crate) async fn tunnel(
     client: OnUpgrade,
     (worker, early): (WorkerSocket, Bytes),
@@ -31,7 +31,7 @@ pub(crate) async fn tunnel(
 ) {
     let outcome = match timeout(idle, client).await {
         Ok(Ok(client)) => pass(TokioIo::new(client), worker, &early, idle, &clock).await,
-        // The client left before it received the `101`.
+        // The client left before it received the `101`, or did not receive it within `idle`.
         Ok(Err(_)) | Err(_) => Ok(()),
     };
     if let Err(error) = outcome {

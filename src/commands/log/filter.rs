@@ -1,7 +1,7 @@
-//! Log filter, from the environment.
+//! Parses the log filter in the environment variable `TRAFFIC_DAM_LOG`.
 //!
-//! `tracing-subscriber` reads a bare word that is no level as the name of a module, and logs
-//! nothing else. A misspelt level would silence the gateway, so each part is checked here first.
+//! `tracing-subscriber` takes a bare word that is not a level for a module name, and logs only that
+//! module. A misspelt level would silence the gateway, so each part is checked here first.
 
 use std::env::VarError;
 
@@ -14,10 +14,10 @@ pub(super) const VARIABLE: &str = "TRAFFIC_DAM_LOG";
 const RIGHT: &str = "it must be `off`, `error`, `warn`, `info`, `debug` or `trace`, alone or after a module and `=`, \
                      as in `info,traffic_dam=debug`";
 
-/// Returns the filter for the variable's value. Modules that it does not name use `default`.
+/// Returns the filter for `value`, plus the level `default` if `value` has no bare level.
 ///
 /// # Errors
-/// The part of the value that is invalid, and what would be valid.
+/// Returns a message that names the invalid part of the value and the valid form.
 pub(super) fn filter(value: Result<String, VarError>, default: &str) -> Result<EnvFilter, String> {
     let value = match value {
         Ok(value) => value,
@@ -49,7 +49,7 @@ fn check(part: &str) -> Result<(), String> {
 }
 
 fn is_level(word: &str) -> bool {
-    // An empty word parses as `error`.
+    // `LevelFilter` parses an empty word as `error`.
     !word.is_empty() && word.parse::<LevelFilter>().is_ok()
 }
 

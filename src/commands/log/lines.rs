@@ -17,11 +17,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Capacity of the buffer, in bytes: some seconds of a busy gateway.
+/// Capacity of the buffer, in bytes: the log of a few seconds at high load.
 const CAPACITY: usize = 8 << 20;
-/// Time for which lines are batched: a write per line would cost more than the rest of logging.
+/// Delay that batches lines: a write per line would cost more than the rest of logging.
 const BATCH_DELAY: Duration = Duration::from_millis(5);
-/// Maximum wait at the end for the last lines to be written.
+/// Maximum time that dropping [`Writing`] waits for the last lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Handle to the buffer. Clones share it.
@@ -38,11 +38,11 @@ struct LineQueue {
 #[derive(Debug, Default)]
 struct PendingLines {
     bytes: Vec<u8>,
-    /// `true` when no more lines will come.
+    /// `true` once [`Writing`] is dropped: the thread ends when the buffer is empty.
     over: bool,
 }
 
-/// Handle to the writing thread. Dropping it ends the log.
+/// Handle to the thread that writes. Dropping it writes the remaining lines and ends the thread.
 #[derive(Debug)]
 pub(super) struct Writing {
     shared: Arc<LineQueue>,
@@ -76,7 +76,7 @@ impl LineWriter {
 }
 
 impl LineQueue {
-    /// Writes until the log has ended and the buffer is empty. Ignores errors: nobody reads then.
+    /// Writes until the log has ended and the buffer is empty. Ignores errors: the reader is gone.
     #[expect(clippy::disallowed_methods, reason = "it sleeps in a thread that no task runs on")]
     fn write(&self, mut out: impl Write) {
         let mut bytes = Vec::new();
@@ -138,7 +138,7 @@ impl Drop for Writing {
     fn drop(&mut self) {
         self.shared.waiting.lock().over = true;
         self.shared.not_empty.notify_one();
-        // If nobody reads by then, the lines are lost.
+        // Lines that the reader has not accepted by then are lost.
         self.ended.recv_timeout(FLUSH_TIMEOUT).ok();
     }
 }
@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    /// A reader that accepts a write when told to.
+    /// An output that accepts one write for each message on `take`.
     struct Slow {
         take: Receiver<()>,
         taken: Sender<Vec<u8>>,
@@ -176,7 +176,7 @@ mod tests {
         out.write_all(b"first\n").unwrap();
         take.send(()).unwrap();
         assert_eq!(written.recv().unwrap(), b"first\n");
-        // Without a reader the buffer and the batch being written are kept, and no more.
+        // While the output blocks, one full buffer and the batch being written are kept.
         let line = [b'x'; 1024];
         for _ in 0..3 * CAPACITY / line.len() {
             out.write_all(&line).unwrap();

@@ -1,7 +1,7 @@
-//! Plots a scenario per second: offered and good requests, requests in flight, and TTFT. One line
-//! per limit algorithm; of several seeds the mean.
+//! Plots a scenario per second: good requests, good work, requests in flight, and TTFT. Each limit
+//! algorithm has one line, the mean over its seeds.
 //!
-//! The viewer renders text (SVG names fonts but contains none), so drawing needs no font of ours.
+//! An SVG file only names its fonts, and the viewer renders the text. So no font is shipped.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ type PlotError = Box<dyn std::error::Error>;
 struct Panel {
     title: &'static str,
     value: fn(&Second) -> Option<f64>,
-    /// Maximum shown: without a gateway some values grow without end and would flatten all others.
+    /// Maximum shown: under policy `none` some values grow without end and would flatten the rest.
     most: fn(&Scenario) -> f64,
 }
 
@@ -59,7 +59,7 @@ const PANELS: [Panel; 4] = [
 /// Room for the legend, as a share of the width.
 const LEGEND: f64 = 0.12;
 
-/// Draws the outcomes of each scenario, one below the other.
+/// Draws the panels of all scenarios, one below the other.
 pub(super) fn draw(path: &Path, runs: &[(&Scenario, &[SimulatedRun])]) -> Result<(), PlotError> {
     let panels = runs.len() * PANELS.len();
     let height = HEIGHT * u32::try_from(panels).unwrap_or(1);

@@ -27,12 +27,12 @@ pub(super) struct View {
     points: Vec<SecondPoint>,
     events: Vec<LiveEvent>,
     scene: GatewayView,
-    /// Why no frames come; `None` while they do.
+    /// Why no frames arrive; `None` while they do.
     trouble: Option<String>,
 }
 
 impl View {
-    /// Takes a frame, or the reason why none comes.
+    /// Applies a frame, or records why none arrives.
     pub(super) fn take(&mut self, news: Result<Frame, String>) {
         let frame = match news {
             Ok(frame) => frame,

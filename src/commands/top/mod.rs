@@ -1,6 +1,6 @@
-//! `traffic-dam top`: the live page in a terminal.
+//! `traffic-dam top`: the admin page in a terminal.
 //!
-//! It reads the admin port's events: it shows what the page shows, at the cost of one more viewer.
+//! It reads and shows the same events as the page, and costs as much as one more open page.
 
 mod draw;
 mod events;
@@ -24,7 +24,7 @@ use events::EventSource;
 
 /// Pause between attempts to reach the gateway.
 const RECONNECT_DELAY: Duration = Duration::from_secs(2);
-/// Number of frames that may wait to be drawn: one is drawn well within the second until the next.
+/// Maximum number of frames not yet drawn. One comes per second, and drawing it takes far less.
 const CHANNEL_CAPACITY: usize = 4;
 
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CommandError> {
     shown
 }
 
-/// Shows events until a key ends it.
+/// Shows events until `q`, Esc or Ctrl-C.
 async fn show(terminal: &mut DefaultTerminal, source: EventSource) -> Result<(), CommandError> {
     let (sender, mut news) = mpsc::channel(CHANNEL_CAPACITY);
     let reading = tokio::spawn(async move {
@@ -84,7 +84,7 @@ async fn show(terminal: &mut DefaultTerminal, source: EventSource) -> Result<(),
                         break;
                     }
                 }
-                // A resized terminal is redrawn.
+                // Any other event, such as a resize, only redraws.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
                 None => break,

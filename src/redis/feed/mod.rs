@@ -57,7 +57,7 @@ pub struct HeartbeatFeed {
 
 impl fmt::Debug for HeartbeatFeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Feed").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("HeartbeatFeed").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 

@@ -25,7 +25,7 @@ pub struct LivenessProbe {
 
 impl fmt::Debug for LivenessProbe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lookout").field("heard", &self.heard).finish_non_exhaustive()
+        f.debug_struct("LivenessProbe").field("heard", &self.heard).finish_non_exhaustive()
     }
 }
 

@@ -3,17 +3,17 @@
 //! | file | what |
 //! | --- | --- |
 //! | `keys` `script` | job ids, key names, and the scripts in `lua/` |
-//! | `request` `entry` `head` `fault` | the request; reply entries, as published and kept (pure) |
-//! | `waiter_table` | bounded mailboxes, one for each reader of a reply |
-//! | `sealed` | signatures of reply entries (pure) |
-//! | `listen` | the subscription that fills the mailboxes |
+//! | `request` `piece` `head` `fault` | the request; reply entries, as published and kept (pure) |
+//! | `mailboxes` | bounded mailboxes, one for each reader of a reply |
+//! | `signature` | signatures of reply entries (pure) |
+//! | `subscription` | the subscription that fills the mailboxes |
 //! | `reader` | a reply in order: from the mailbox, gaps from the stream |
 //! | `submit` | enqueues jobs for workers |
 //! | `pending` | asynchronous jobs, which wait for room in Redis |
-//! | `own` | jobs that this gateway runs itself |
+//! | `embedded` | jobs that this gateway runs itself |
 //! | `dead` | dead letters: jobs that used up their attempts |
-//! | `look` `retry` | job status; idempotent requests |
-//! | `liveness_probe` | liveness probe for jobs whose reply is silent |
+//! | `status` `idempotency` | job status; idempotent requests |
+//! | `liveness` | liveness probe for jobs whose reply is silent |
 //! | `outbox` | cancels and cleanup |
 //!
 //! **Failure mode.** Redis is away: new jobs are refused at once. Replies in progress wait for
@@ -88,7 +88,7 @@ struct JobsInner {
 
 impl fmt::Debug for JobQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Jobs").field("link", &self.0.link).finish_non_exhaustive()
+        f.debug_struct("JobQueue").field("link", &self.0.link).finish_non_exhaustive()
     }
 }
 

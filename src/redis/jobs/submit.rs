@@ -75,7 +75,7 @@ pub struct AwaitedJob {
 
 impl fmt::Debug for AwaitedJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Awaited").field("reader", &self.reader).finish_non_exhaustive()
+        f.debug_struct("AwaitedJob").field("reader", &self.reader).finish_non_exhaustive()
     }
 }
 

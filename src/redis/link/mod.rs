@@ -76,7 +76,7 @@ struct LinkInner {
 
 impl fmt::Debug for RedisLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("up", &self.is_up()).finish_non_exhaustive()
+        f.debug_struct("RedisLink").field("up", &self.is_up()).finish_non_exhaustive()
     }
 }
 

@@ -53,25 +53,25 @@ pub struct WorkerGroup {
     pub prefill_rate: u32,
     /// Time each request takes before it reaches the batch.
     pub prefill_base: ScenarioDuration,
-    /// Time of a step, and so of a token.
+    /// Time of a step without its sequences: the least time between two tokens.
     pub token_time: ScenarioDuration,
     /// Time that each sequence adds to a step.
     pub token_time_per_seq: ScenarioDuration,
     /// Maximum tokens of a step.
     pub step_tokens: u32,
-    /// Distribution of the time from slot to first token.
+    /// Distribution of the time from getting a slot to the first token.
     pub first_token: FirstToken,
     /// `true` if the gateway knows `slots` and `kv_tokens`.
     pub told: bool,
 }
 
-/// Time to first token of prompts read outside the batch. Median zero: its steps read the prompts.
+/// Time to first token of prompts read outside the batch. If `median` is 0, the batch reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FirstToken {
     /// Median for prompts that are not cached.
     pub median: ScenarioDuration,
-    /// Standard deviation of the logarithm.
+    /// Standard deviation of the logarithm of that time.
     pub sigma: f64,
     /// Minimum for prompts that are not cached.
     pub least: ScenarioDuration,
@@ -158,7 +158,7 @@ impl WorkerGroup {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewaySection {
-    /// Number of independent gateways before the same fleet, each with its share of the load.
+    /// Number of independent gateways for the same fleet, each with its share of the load.
     pub count: u32,
     /// Limit policy, if the command line names none: an algorithm, `slots`, `none`, or a number.
     pub law: Policy,
