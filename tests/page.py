@@ -106,6 +106,8 @@ def shows_what_happens(browser):
         expect(page.locator("#pools tr", has_text="w-blue")).to_contain_text("green", **within)
         expect(page.locator("#events")).to_contain_text("the gateway started", **within)
         expect(page.locator("#shared")).to_contain_text("not used", **within)
+        # A value that the page asks for under a name that the gateway does not know.
+        expect(page.locator("body")).not_to_contain_text("undefined")
         # The overall state is one sentence, and the legend has values without a pointer.
         expect(page.locator("#verdict")).to_have_text(re.compile(r"^[●▲■] .+\.$"), **within)
         expect(page.locator("#level .u-legend")).to_contain_text(re.compile(r"Offered:?\s*\d+\.\d"), **within)

@@ -130,7 +130,7 @@ const switchColour = async (pool, colour, told) => {
 
 at("maintenance").addEventListener("click", async () => {
   const on = !scene.maintenance;
-  const others = scene.dams > 1 ? " The other gateways take requests as before." : "";
+  const others = scene.gateways > 1 ? " The other gateways take requests as before." : "";
   if (on && !confirm(`Refuse all new requests at this gateway only (${location.host}), until it is opened again?${others}`)) return;
   const told = at("maintenance-told");
   told.textContent = on ? "Closing…" : "Opening…";
