@@ -226,7 +226,7 @@ where
                     permit.link.upgraded.store(true, Ordering::Relaxed);
                 }
                 let permit =
-                    permit.map(|permit| InFlightBody { _seat: answered(permit), turn: current_turn() });
+                    permit.map(|permit| InFlightBody { _permit: answered(permit), turn: current_turn() });
                 response.map(|body| ConnectionBody::App { body, permit })
             }
         };
@@ -246,7 +246,7 @@ fn answered(mut permit: RunningRequest) -> RunningRequest {
 
 #[derive(Debug)]
 pub(super) struct InFlightBody {
-    _seat: RunningRequest,
+    _permit: RunningRequest,
     turn: Option<Arc<StreamProgress>>,
 }
 

@@ -64,12 +64,12 @@ pub(super) struct WriteTimeout<T, S> {
     inner: T,
     patience: Duration,
     timer: LazySleep,
-    _seat: S,
+    _permit: S,
 }
 
 impl<T, S> WriteTimeout<T, S> {
     pub(super) fn new(inner: T, patience: Duration, permit: S) -> Self {
-        Self { inner, patience, timer: LazySleep::default(), _seat: permit }
+        Self { inner, patience, timer: LazySleep::default(), _permit: permit }
     }
 
     fn judge<R>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<R>>) -> Poll<io::Result<R>> {

@@ -76,7 +76,7 @@ pub struct Gate {
     /// Sequences of all permits.
     pub(super) in_flight: u64,
     pub(super) random: Rng,
-    next_seat: u64,
+    next_permit: u64,
     pub(super) settled: Vec<WaitOutcome>,
     pub(super) displaced: Vec<Displaced>,
     /// Permits that a critical request may revoke, by time of grant.
@@ -107,7 +107,7 @@ impl Gate {
             retry_spread: RetrySpread::default(),
             in_flight: 0,
             random: Rng::with_seed(seed),
-            next_seat: 0,
+            next_permit: 0,
             settled: Vec::new(),
             displaced: Vec::new(),
             displaceable: BTreeSet::new(),
@@ -234,8 +234,8 @@ impl Gate {
     }
 
     fn permit(&mut self, permit: PermitRecord, waited: Duration, now: Nanos) -> GrantedPermit {
-        let id = PermitId(self.next_seat);
-        self.next_seat += 1;
+        let id = PermitId(self.next_permit);
+        self.next_permit += 1;
         let worker = self.attach(id, &permit, now);
         self.in_flight += u64::from(permit.load.sequences);
         self.drain.granted(now);

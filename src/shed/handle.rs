@@ -23,7 +23,7 @@ use super::permit_record::PermitId;
 use super::report::LoadReport;
 use super::settings::GateSettings;
 use super::snapshot::GateSnapshot;
-use super::waiter::{Waiter, WaiterTable};
+use super::waiter::{Waiter, WaiterSlot};
 use super::worker::PoolMember;
 
 /// The result for a request that is not refused.
@@ -48,7 +48,7 @@ struct SharedGate {
 
 pub(super) struct GateState {
     pub(super) gate: Gate,
-    pub(super) desks: HashMap<WaiterId, WaiterTable>,
+    pub(super) waiter_slots: HashMap<WaiterId, WaiterSlot>,
     /// Revoked permits whose holders have not yet asked for the outcome: at most one per permit.
     pub(super) displaced: HashMap<PermitId, Displaced>,
     /// Wakers to call when a permit is revoked.
@@ -63,7 +63,7 @@ impl GateHandle {
     pub fn new(gate: Gate, clock: Clock) -> Self {
         let state = Mutex::new(GateState {
             gate,
-            desks: HashMap::new(),
+            waiter_slots: HashMap::new(),
             displaced: HashMap::new(),
             watchers: HashMap::new(),
             paused_until: Nanos::ZERO,
@@ -79,7 +79,7 @@ impl GateHandle {
         let answer = self.with(|state, now| {
             let answer = state.gate.ask(&ask, now);
             if let Ok(GateAnswer::Waiting { id, .. }) = answer {
-                state.desks.insert(id, WaiterTable::default());
+                state.waiter_slots.insert(id, WaiterSlot::default());
             }
             answer
         });
@@ -134,17 +134,17 @@ impl GateHandle {
             let now = self.shared.clock.now();
             state.notice_pause(&self.shared.clock, now);
             let result = act(&mut state, now);
-            let GateState { gate, desks, displaced, watchers, .. } = &mut *state;
+            let GateState { gate, waiter_slots, displaced, watchers, .. } = &mut *state;
             for event in gate.take_displaced() {
                 if let Ok((id, _)) = event.next {
-                    desks.insert(id, WaiterTable::default());
+                    waiter_slots.insert(id, WaiterSlot::default());
                 }
                 wakers.extend(watchers.remove(&event.permit));
                 displaced.insert(event.permit, event);
             }
             for (id, outcome) in gate.take_outcomes() {
-                if let Some(waiter_table) = desks.get_mut(&id) {
-                    wakers.extend(waiter_table.settle(outcome));
+                if let Some(slot) = waiter_slots.get_mut(&id) {
+                    wakers.extend(slot.settle(outcome));
                 }
             }
             result

@@ -15,7 +15,7 @@ use super::ask::{PermitRequest, WorkerFailure};
 use super::gate::GrantedPermit;
 use super::handle::GateHandle;
 use super::permit_record::PermitId;
-use super::waiter::{Waiter, WaiterTable};
+use super::waiter::{Waiter, WaiterSlot};
 
 /// Minimum time between two token reports of one stream to the gate, so that it takes the pool's
 /// lock ten times per second and not once per token.
@@ -185,7 +185,7 @@ impl Permit {
         let next = self.0.gate.with(|state, now| {
             let next = state.gate.resubmit(self.0.permit(), ask, now);
             if let Some(Ok((id, _))) = next {
-                state.desks.insert(id, WaiterTable::default());
+                state.waiter_slots.insert(id, WaiterSlot::default());
             }
             next
         });

@@ -16,12 +16,12 @@ use super::permit::Permit;
 
 /// The slot where the gate leaves the outcome for a waiter.
 #[derive(Debug, Default)]
-pub(super) struct WaiterTable {
+pub(super) struct WaiterSlot {
     outcome: Option<Result<GrantedPermit, Refusal>>,
     waker: Option<Waker>,
 }
 
-impl WaiterTable {
+impl WaiterSlot {
     /// Stores the outcome; returns the waker to wake.
     pub(super) fn settle(&mut self, outcome: Result<GrantedPermit, Refusal>) -> Option<Waker> {
         self.outcome = Some(outcome);
@@ -54,7 +54,7 @@ impl Waiter {
     #[must_use]
     pub fn give_up(self) -> Refusal {
         self.gate.with(|state, now| {
-            match state.desks.get_mut(&self.id).and_then(|waiter_table| waiter_table.outcome.take()) {
+            match state.waiter_slots.get_mut(&self.id).and_then(|slot| slot.outcome.take()) {
                 Some(Err(refusal)) => refusal,
                 Some(Ok(grant)) => {
                     state.gate.release(grant.permit, Ending::Refused, 0, now);
@@ -76,10 +76,10 @@ impl Future for Waiter {
         // Wakers are cloned and dropped outside the lock: they run code of the executor.
         let waker = cx.waker().clone();
         let (outcome, _replaced) = self.gate.with(|state, _| {
-            let Some(waiter_table) = state.desks.get_mut(&self.id) else { return (None, None) };
-            match waiter_table.outcome.take() {
+            let Some(slot) = state.waiter_slots.get_mut(&self.id) else { return (None, None) };
+            match slot.outcome.take() {
                 Some(outcome) => (Some(outcome), Some(waker)),
-                None => (None, waiter_table.waker.replace(waker)),
+                None => (None, slot.waker.replace(waker)),
             }
         });
         match outcome {
@@ -92,14 +92,14 @@ impl Future for Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let _desk = self.gate.with(|state, now| {
-            let mut waiter_table = state.desks.remove(&self.id);
+            let mut slot = state.waiter_slots.remove(&self.id);
             // A permit granted but never fetched is released here: only this knows of it.
-            match waiter_table.as_mut().and_then(|waiter_table| waiter_table.outcome.take()) {
+            match slot.as_mut().and_then(|slot| slot.outcome.take()) {
                 Some(Ok(grant)) => state.gate.release(grant.permit, Ending::ClientGone, 0, now),
                 Some(Err(_)) => {}
                 None => state.gate.cancel(self.id, now),
             }
-            waiter_table
+            slot
         });
     }
 }

@@ -76,7 +76,7 @@ impl Runs {
         if self.running.lock().try_insert(entry.id.clone(), handle).is_err() {
             return;
         }
-        let _seat = RunSlot { runs: self, entry: &entry.id };
+        let _slot = RunSlot { runs: self, entry: &entry.id };
         RunContext { engine, consumer: &self.consumer, patience: self.patience }
             .work(entry, &mut stopped)
             .await;

@@ -145,32 +145,32 @@ mod tests {
     #[test]
     fn a_box_is_bounded_in_pieces_and_bytes_and_tells_what_it_left_out() {
         for length in [0, 100, MOST_BYTES / 3, MOST_BYTES] {
-            let waiter_table = Mailboxes::default();
+            let mailboxes = Mailboxes::default();
             let job = Job::random().unwrap();
-            let inbox = waiter_table.open(job);
+            let inbox = mailboxes.open(job);
             for n in 1..=1000 {
-                waiter_table.put(job, entry(n, length));
+                mailboxes.put(job, entry(n, length));
             }
             let fits = MOST_BYTES.checked_div(length).unwrap_or(MOST).min(MOST);
             assert_eq!(drained(&inbox), (fits, true), "of {length} bytes");
             assert_eq!(drained(&inbox), (0, false), "it is told once");
-            waiter_table.put(job, entry(1001, length));
+            mailboxes.put(job, entry(1001, length));
             assert_eq!(drained(&inbox), (1, false), "and then it is a box like any other");
         }
     }
 
     #[test]
     fn every_reader_has_a_box_and_takes_only_that_along() {
-        let (waiter_table, job) = (Mailboxes::default(), Job::random().unwrap());
-        let (one, other) = (waiter_table.open(job), waiter_table.open(job));
-        waiter_table.put(job, entry(1, 1));
-        waiter_table.put(Job::random().unwrap(), entry(1, 1));
-        waiter_table.close(job, &one);
-        waiter_table.put(job, entry(2, 1));
+        let (mailboxes, job) = (Mailboxes::default(), Job::random().unwrap());
+        let (one, other) = (mailboxes.open(job), mailboxes.open(job));
+        mailboxes.put(job, entry(1, 1));
+        mailboxes.put(Job::random().unwrap(), entry(1, 1));
+        mailboxes.close(job, &one);
+        mailboxes.put(job, entry(2, 1));
         assert_eq!((drained(&one), drained(&other)), ((1, false), (2, false)));
-        waiter_table.fall_behind();
+        mailboxes.fall_behind();
         assert_eq!(drained(&other), (0, true));
-        waiter_table.close(job, &other);
-        assert!(waiter_table.0.lock().is_empty());
+        mailboxes.close(job, &other);
+        assert!(mailboxes.0.lock().is_empty());
     }
 }

@@ -81,7 +81,7 @@ struct JobsInner {
     gateways: Arc<Gateways>,
     keys: Keys,
     scripts: JobScripts,
-    waiter_table: Mailboxes,
+    mailboxes: Mailboxes,
     outbox: JobOutbox,
     sealing: Signing,
 }
@@ -107,7 +107,7 @@ impl JobQueue {
             gateways,
             keys,
             scripts: JobScripts::default(),
-            waiter_table: Mailboxes::default(),
+            mailboxes: Mailboxes::default(),
             outbox,
             sealing,
         }));

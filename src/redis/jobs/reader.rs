@@ -58,7 +58,7 @@ impl JobQueue {
     #[must_use]
     pub fn read(&self, job: Job, at: PiecePlace) -> Reader {
         Reader {
-            inbox: self.0.waiter_table.open(job),
+            inbox: self.0.mailboxes.open(job),
             jobs: self.clone(),
             job,
             at,
@@ -158,6 +158,6 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.jobs.0.waiter_table.close(self.job, &self.inbox);
+        self.jobs.0.mailboxes.close(self.job, &self.inbox);
     }
 }

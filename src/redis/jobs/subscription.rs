@@ -44,7 +44,7 @@ impl JobQueue {
         let lose = move || flag.store(true, Ordering::Release);
         let mut connection = pushes::connect(self.0.link.settings(), PATIENCE, sender, lose).await?;
         connection.subscribe(format!("{}{}", self.0.keys.replies, self.0.gateways.id())).await?;
-        self.0.waiter_table.fall_behind();
+        self.0.mailboxes.fall_behind();
         if std::mem::take(told) {
             tracing::info!("reply subscription is up again");
         }
@@ -60,7 +60,7 @@ impl JobQueue {
                 error = &mut ask => return Err(error),
             }
             if lost.load(Ordering::Acquire) && messages.is_empty() && lost.swap(false, Ordering::AcqRel) {
-                self.0.waiter_table.fall_behind();
+                self.0.mailboxes.fall_behind();
             }
         }
     }
@@ -70,7 +70,7 @@ impl JobQueue {
             && let Some((job, entry)) = AnswerPiece::from_message(text)
             && let Some(entry) = signature::open(&self.0.sealing, self.prefix(), job, entry)
         {
-            self.0.waiter_table.put(job, entry);
+            self.0.mailboxes.put(job, entry);
         }
     }
 }
