@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo image image-short compose packages release-dry-run
+.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -115,6 +115,9 @@ redis-away: ## Redis killed, and then paused, for 30 s under load; two and a hal
 
 failover: ## six workers of which one dies or hangs, and 1, 2, 4 workers, with figures; some 5 minutes
 	ARMS="stream stream-untold" PARTS="failover scale" scripts/overload
+
+llama-cpp: ## a real llama.cpp behind agent and gateway, asked by the openai package at three times its capacity; some 2 minutes
+	scripts/llama-cpp
 
 overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without the gateway; some 35 minutes; ENGINE=llama.cpp or vllm: before a real engine
 	scripts/overload

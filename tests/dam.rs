@@ -65,6 +65,8 @@ mod reload;
 mod rig;
 #[path = "dam/rights.rs"]
 mod rights;
+#[path = "dam/service_manager.rs"]
+mod service_manager;
 #[path = "dam/spans.rs"]
 mod spans;
 #[path = "dam/speech.rs"]

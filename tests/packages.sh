@@ -52,9 +52,10 @@ cp /usr/share/traffic-dam/worker.service.d/traffic-dam-agent.conf /etc/systemd/s
 systemctl daemon-reload
 systemctl start sim
 systemctl enable --now --quiet traffic-dam
-# `start` came back, so it answers.
-[[ $(status http://127.0.0.1:8081/readyz) == 200 ]] || fail "it was started and is not ready"
+# `start` came back, so it listens.
+[[ $(status http://127.0.0.1:8081/healthz) == 200 ]] || fail "it was started and does not listen"
 until_is 200 asked
+[[ $(systemctl show -P WatchdogUSec traffic-dam) == 30s ]] || fail "no watchdog"
 [[ $(ps -o user= -p "$(pid)") == traffic* ]] || fail "it runs as $(ps -o user= -p "$(pid)")"
 for unit in traffic-dam traffic-dam-agent@sim; do
     systemd-analyze security --no-pager --threshold=20 "$unit" >/tmp/security || fail "$(tail -n 1 /tmp/security)"
@@ -87,6 +88,22 @@ until_is 200 asked
 systemctl stop sim
 [[ $(systemctl is-active traffic-dam-agent@sim) != active ]] || until_is inactive systemctl is-active traffic-dam-agent@sim
 systemctl start sim
+
+# With its socket unit a restart refuses nobody, and takes as long as its last request.
+systemctl stop traffic-dam
+systemctl start traffic-dam.socket
+systemctl start traffic-dam
+until_is 200 asked
+(while [[ ! -e /tmp/restarted ]]; do asked; echo; done >/tmp/codes) &
+asking=$!
+for _ in 1 2 3; do systemctl restart traffic-dam; done
+touch /tmp/restarted
+wait "$asking"
+[[ $(sort -u /tmp/codes) == 200 ]] || fail "asked during restarts: $(sort /tmp/codes | uniq -c | tr '\n' ' ')"
+echo "$kind: $(wc -l </tmp/codes) requests during three restarts, all 200"
+systemctl stop traffic-dam.socket traffic-dam
+systemctl start traffic-dam
+until_is 200 asked
 
 # Upgraded: the edited settings stay, the new ones lie beside them, and the new version runs.
 before=$(pid)

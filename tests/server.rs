@@ -140,7 +140,7 @@ async fn start(bounds: ListenerBounds, tls: Option<TlsHandle>) -> Running {
     let app = App { drain: drain.clone(), freed, fed: Arc::new(tokio::sync::Mutex::new(fed)) };
     let app = tower::service_fn(move |request| app.clone().answer(request));
     let bounds = Arc::new(ArcSwap::from_pointee(bounds));
-    let served = tokio::spawn(serve(listener, tls, bounds, app, drain.clone()));
+    let served = tokio::spawn(serve(listener, tls, bounds, app, drain.clone(), DrainPhase::Closed));
     Running { addr, drain, freed: was_freed, feed, served }
 }
 

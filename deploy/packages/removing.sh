@@ -6,4 +6,5 @@ remove | 0) ;;
 *) exit 0 ;;
 esac
 [ -d /run/systemd/system ] || exit 0
-systemctl disable --now traffic-dam.service 'traffic-dam-agent@*.service' 2>/dev/null || systemctl stop traffic-dam.service || true
+systemctl disable --now traffic-dam.socket traffic-dam.service 'traffic-dam-agent@*.service' 2>/dev/null ||
+    systemctl stop traffic-dam.socket traffic-dam.service || true

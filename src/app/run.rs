@@ -12,7 +12,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::tokens::{self, KeySource};
 use super::{App, LiveSettings, build, counting, tokenizers};
+use crate::clock::Clock;
 use crate::config::Settings;
+use crate::config::settings::TlsFiles;
 use crate::layers::paths::Paths;
 use crate::layers::tokenizers::Tokenizers;
 use crate::net;
@@ -38,6 +40,19 @@ pub enum StartError {
         address: SocketAddr,
         /// The cause.
         source: io::Error,
+    },
+    /// The service manager handed over a socket that no setting names.
+    #[error(
+        "the service manager handed over a socket on {address}; it must be `listen` ({listen}) or \
+         `admin.listen` ({admin})"
+    )]
+    HandedOver {
+        /// The socket's address.
+        address: SocketAddr,
+        /// The configured address for callers.
+        listen: SocketAddr,
+        /// The configured address of the admin port.
+        admin: SocketAddr,
     },
     /// A certificate or key cannot be used.
     #[error("{setting}: {source}")]
@@ -106,36 +121,50 @@ pub enum StartError {
 pub struct BoundListeners {
     main: TcpListener,
     admin: TcpListener,
-    main_tls: Option<TlsHandle>,
-    admin_tls: Option<TlsHandle>,
+    /// Whether the main listener stays open when this process ends.
+    main_outlives: bool,
+    certificates: Certificates,
 }
 
 impl BoundListeners {
-    /// Binds the configured addresses. Must be called inside a tokio runtime.
+    /// Binds the configured addresses, except those for which the service manager handed over a
+    /// listening socket (`inherited`). Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// If an address is taken, a certificate is unusable, or the admin port is open to others.
-    pub fn bind(settings: &Settings) -> Result<Self, StartError> {
+    /// If an address is taken, a certificate is unusable, a socket belongs to no address, or the admin
+    /// port is open to others.
+    pub fn bind(settings: &Settings, inherited: Vec<std::net::TcpListener>) -> Result<Self, StartError> {
         check_open(settings.admin.listen, &build::admin(settings)).map_err(StartError::OpenAdmin)?;
-        let bind = |setting, address| {
-            net::bind(address).map_err(|source| StartError::Bind { setting, address, source })
-        };
-        let tls = |setting, files: &Option<crate::config::settings::TlsFiles>| {
-            let load = |files: &crate::config::settings::TlsFiles| TlsHandle::load(&files.cert, &files.key);
-            files.as_ref().map(load).transpose().map_err(|source| StartError::Tls { setting, source })
+        let certificates = Certificates::load(settings)?;
+        let (main, admin) = (settings.listen, settings.admin.listen);
+        let unusable = |setting, address| move |source| StartError::Bind { setting, address, source };
+        let (mut inherited_main, mut inherited_admin) = (None, None);
+        for listener in inherited {
+            // The whole address: a socket that is open to others than `listen` says would be a surprise.
+            match listener.local_addr().map_err(unusable("listen", main))? {
+                address if address == main => inherited_main = Some(listener),
+                address if address == admin => inherited_admin = Some(listener),
+                address => return Err(StartError::HandedOver { address, listen: main, admin }),
+            }
+        }
+        let main_outlives = inherited_main.is_some();
+        let take = |setting, address, listener| match listener {
+            Some(listener) => net::inherited(listener).map_err(unusable(setting, address)),
+            None => net::bind(address).map_err(unusable(setting, address)),
         };
         Ok(Self {
-            main: bind("listen", settings.listen)?,
-            admin: bind("admin.listen", settings.admin.listen)?,
-            main_tls: tls("tls", &settings.tls)?,
-            admin_tls: tls("admin.tls", &settings.admin.tls)?,
+            main: take("listen", main, inherited_main)?,
+            admin: take("admin.listen", admin, inherited_admin)?,
+            main_outlives,
+            certificates,
         })
     }
 
     /// Wraps bound listeners, without TLS.
     #[must_use]
     pub const fn bound(main: TcpListener, admin: TcpListener) -> Self {
-        Self { main, admin, main_tls: None, admin_tls: None }
+        let certificates = Certificates { main: None, admin: None };
+        Self { main, admin, main_outlives: false, certificates }
     }
 
     /// Returns the bound addresses: for callers and for administrators.
@@ -149,7 +178,7 @@ impl BoundListeners {
     /// Returns handles of the TLS certificates, for reloads.
     #[must_use]
     pub fn certificates(&self) -> Certificates {
-        Certificates { main: self.main_tls.clone(), admin: self.admin_tls.clone() }
+        self.certificates.clone()
     }
 }
 
@@ -161,6 +190,15 @@ pub struct Certificates {
 }
 
 impl Certificates {
+    /// Loads the configured certificates.
+    fn load(settings: &Settings) -> Result<Self, StartError> {
+        let load = |setting, files: &Option<TlsFiles>| {
+            let load = |files: &TlsFiles| TlsHandle::load(&files.cert, &files.key);
+            files.as_ref().map(load).transpose().map_err(|source| StartError::Tls { setting, source })
+        };
+        Ok(Self { main: load("tls", &settings.tls)?, admin: load("admin.tls", &settings.admin.tls)? })
+    }
+
     /// Reloads the certificates for new connections. Does not switch TLS on or off.
     ///
     /// # Errors
@@ -185,9 +223,20 @@ impl Certificates {
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl App {
+    /// Checks everything that a start checks before it listens, such as the files that the settings
+    /// name. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// If a gateway with these settings would not start.
+    pub fn check(settings: &Settings) -> Result<(), StartError> {
+        check_open(settings.admin.listen, &build::admin(settings)).map_err(StartError::OpenAdmin)?;
+        Certificates::load(settings)?;
+        Self::new(settings.clone(), Clock::system()).map(drop)
+    }
+
     /// Serves until the drain is over.
     pub async fn serve(&self, listeners: BoundListeners) {
-        let BoundListeners { main, admin, main_tls, admin_tls } = listeners;
+        let BoundListeners { main, admin, main_outlives, certificates } = listeners;
         let inner = &self.0;
         // The admin port closes last: a probe must see that the gateway drains.
         let admin_drain = Drain::new();
@@ -195,7 +244,7 @@ impl App {
         let admin_bounds = Arc::new(arc_swap::ArcSwap::from_pointee(ListenerBounds::default()));
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(admin, admin_tls, admin_bounds, admin_service, admin_drain.clone()));
+        tasks.spawn(serve(admin, certificates.admin, admin_bounds, admin_service, admin_drain.clone(), DrainPhase::Closed));
         tasks.spawn(self.clone().tick());
         tasks.spawn(self.clone().awake());
         tasks.spawn(self.clone().watch_redis_clock());
@@ -209,7 +258,10 @@ impl App {
         tasks.spawn(self.clone().follow_keys());
         tasks.spawn(self.clone().follow_changes());
         self.catch_up().await;
-        serve(main, main_tls, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone()).await;
+        // The successor accepts what arrives while the last streams end.
+        let last = if main_outlives { DrainPhase::Refusing } else { DrainPhase::Closed };
+        serve(main, certificates.main, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone(), last).await;
+        inner.drain.reached(DrainPhase::Closed).await;
         if let Some(together) = &inner.together {
             together.leave().await;
         }

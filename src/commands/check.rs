@@ -2,10 +2,11 @@
 
 use std::io::Write;
 
+use traffic_dam::app::App;
 use traffic_dam::config::{self, Overrides};
 
 use super::settings_file::SettingsFile;
-use super::{CommandError, print_line};
+use super::{CommandError, print_line, runtime};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -27,6 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
     let file = &arguments.file.config;
     let settings =
         config::load(file, Overrides::default()).map_err(|faults| CommandError::Usage(faults.to_string()))?;
+    runtime()?.block_on(async { App::check(&settings) })?;
     if !arguments.quiet {
         print_line(settings.effective().trim_end());
     }

@@ -1,21 +1,26 @@
 //! `traffic-dam health`: a liveness probe for container images without a shell or `curl`.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
+use bytes::Bytes;
+use http::header::HOST;
+use http::{Request, StatusCode, Uri};
+use http_body_util::Empty;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::time::timeout;
 use traffic_dam::config;
+use traffic_dam::net::client::{self, ClientError};
 
-use super::{CommandError, admin_port};
+use super::{CommandError, admin_port, runtime};
 
-/// Timeout of the connect, and of each read and write: a slower gateway is unhealthy.
+/// Time for the whole check: a slower gateway is unhealthy.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
@@ -40,13 +45,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
         }
     };
     let admin = from_here(admin);
-    match probe(admin, tls) {
-        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
-        Ok(answer) => Err(CommandError::Unhealthy(format!(
-            "{admin} answered: {}",
-            answer.lines().next().unwrap_or("nothing")
-        ))),
-        Err(error) => Err(CommandError::Unhealthy(format!("{admin} does not answer: {error}"))),
+    let asked = runtime()?.block_on(async { timeout(PATIENCE, probe(admin, tls)).await });
+    match asked {
+        Ok(Ok(StatusCode::OK)) => Ok(()),
+        Ok(Ok(status)) => Err(CommandError::Unhealthy(format!("{admin} answered: {status}"))),
+        Ok(Err(error)) => Err(CommandError::Unhealthy(format!("{admin} does not answer: {error}"))),
+        Err(_) => Err(CommandError::Unhealthy(format!("{admin} did not answer within {PATIENCE:?}"))),
     }
 }
 
@@ -70,37 +74,25 @@ fn from_here(listener: SocketAddr) -> SocketAddr {
     SocketAddr::new(host, listener.port())
 }
 
-fn probe(admin: SocketAddr, tls: bool) -> std::io::Result<String> {
-    let socket = TcpStream::connect_timeout(&admin, PATIENCE)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
-    if !tls {
-        return ask(socket, admin);
-    }
+/// Asks for `/healthz`, and returns the status.
+async fn probe(admin: SocketAddr, tls: bool) -> Result<StatusCode, ClientError> {
+    let scheme = if tls { "https" } else { "http" };
+    let target = Uri::builder().scheme(scheme).authority(admin.to_string()).path_and_query("/healthz").build();
+    let target = target.map_err(io::Error::other)?;
+    let request = Request::get("/healthz").header(HOST, admin.to_string()).body(Empty::<Bytes>::new());
+    let tls = tls.then(accepting_any_certificate).transpose().map_err(io::Error::other)?;
+    let answer = client::send(&target, tls.as_ref(), request.map_err(io::Error::other)?).await?;
+    Ok(answer.status())
+}
+
+fn accepting_any_certificate() -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(std::io::Error::other)?
+        .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
         .with_no_client_auth();
-    let session = ClientConnection::new(Arc::new(config), ServerName::from(admin.ip()));
-    ask(StreamOwned::new(session.map_err(std::io::Error::other)?, socket), admin)
-}
-
-/// Requests `/healthz`, and returns the answer's status line, possibly with some text after it.
-fn ask(mut connection: impl Read + Write, admin: SocketAddr) -> std::io::Result<String> {
-    write!(connection, "GET /healthz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
-    connection.flush()?;
-    let mut answer = Vec::new();
-    let mut piece = [0; 512];
-    while !answer.contains(&b'\n') && answer.len() < 4096 {
-        match connection.read(&mut piece)? {
-            0 => break,
-            read => answer.extend_from_slice(piece.get(..read).unwrap_or_default()),
-        }
-    }
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    Ok(Arc::new(config))
 }
 
 /// Accepts any certificate: a certificate seldom names this machine's own address, and the probe

@@ -12,6 +12,7 @@ mod member;
 pub(crate) mod names;
 mod report;
 mod serve;
+mod service_manager;
 mod settings_file;
 mod shell;
 mod simulate;

@@ -11,7 +11,7 @@ use traffic_dam::config::watch::{ConfigWatch, Reload};
 
 use super::log::Log;
 use super::settings_file::SettingsFile;
-use super::{CommandError, print_line, runtime};
+use super::{CommandError, print_line, runtime, service_manager};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -32,13 +32,14 @@ impl From<StartError> for CommandError {
 }
 
 pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), CommandError> {
+    let inherited = service_manager::inherited_listeners()?;
     runtime()?.block_on(async {
         let overrides = Overrides { listen: arguments.listen, admin_listen: arguments.admin_listen };
         let mut watch = ConfigWatch::start(&arguments.file.config, overrides)?;
         let settings = watch.load().map_err(|faults| CommandError::Usage(faults.to_string()))?;
         let app = App::new(settings.clone(), Clock::system())?;
         app.watch_log(Arc::clone(&log.lost));
-        let listeners = BoundListeners::bind(&settings)?;
+        let listeners = BoundListeners::bind(&settings, inherited)?;
         let (main, admin) = listeners.addresses()?;
         print_line(format!("gateway  {}://{main}", scheme(settings.tls.is_some())));
         print_line(format!("admin    {}://{admin}", scheme(settings.admin.tls.is_some())));
@@ -47,9 +48,12 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<(), CommandError> 
             tracing::warn!(setting = warning.field, "a setting is probably a mistake: {}", warning.problem);
         }
         let certificates = listeners.certificates();
+        // Clients can connect from here on: the kernel holds their connections until they are accepted.
+        service_manager::ready();
         tokio::select! {
             () = serve_to_the_end(&app, listeners) => {}
             () = follow(&app, watch, certificates) => {}
+            () = service_manager::watchdog() => {}
         }
         Ok(())
     })
@@ -106,6 +110,7 @@ pub(super) async fn terminated() {
 async fn until_drained(app: App) -> usize {
     let mut signals = Signals::new();
     signals.next().await;
+    service_manager::stopping();
     tracing::info!("shutting down; a second signal ends at once");
     tokio::select! {
         cut_off = app.drain() => {

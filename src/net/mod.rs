@@ -34,6 +34,15 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// Wraps a listening socket that was opened before this process began.
+///
+/// # Errors
+/// If the socket cannot be used without blocking. Must be called inside a tokio runtime.
+pub fn inherited(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Idle time before a TCP keepalive probe.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Serves `app` on a bound listener until `drain` is closed.
+/// Serves `app` on a bound listener until `drain` reaches `last`.
 ///
 /// HTTP/1.1 and HTTP/2: by ALPN over TLS, by prior knowledge without. Each request carries its
 /// [`Peer`] in its extensions. Connections beyond `bounds.connections` or `bounds.per_ip` are
@@ -37,13 +37,16 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Malformed requests get 400 here and never reach `app`. `app` must always be ready, and answers
 /// `draining` itself if [`Drain::is_refusing`].
 ///
-/// The listener stays open while requests are refused, so that late clients learn why.
+/// If `last` is [`DrainPhase::Closed`], the listener stays open while requests are refused, so that
+/// late clients learn why. If it is [`DrainPhase::Refusing`], they wait for the next process that has
+/// the same socket.
 pub async fn serve<S, B>(
     listener: TcpListener,
     tls: Option<TlsHandle>,
     bounds: Arc<ArcSwap<ListenerBounds>>,
     app: S,
     drain: Drain,
+    last: DrainPhase,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -51,13 +54,13 @@ pub async fn serve<S, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let connection_limits = Arc::new(ConnectionLimits::default());
-    let closed = drain.reached(DrainPhase::Closed);
-    tokio::pin!(closed);
+    let ended = drain.reached(last);
+    tokio::pin!(ended);
     let mut failures = 0_u64;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = &mut closed => return,
+            () = &mut ended => return,
             accepted = listener.accept() => accepted,
         };
         let (socket, addr) = match accepted {

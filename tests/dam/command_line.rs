@@ -1,7 +1,8 @@
 //! The command line, as new users meet it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use super::gateway::Gateway;
 
@@ -72,6 +73,25 @@ fn check_warns_is_quiet_when_told_and_prints_the_schema() {
 }
 
 #[test]
+fn check_refuses_files_that_a_start_would_refuse() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, other] = ["dam.yaml", "other.pem"].map(|name| folder.path().join(name));
+    std::fs::write(&other, "no certificate").unwrap();
+    let (file, other) = (file.to_str().unwrap(), other.display());
+    let worker = "static: [{ id: w1, url: \"https://127.0.0.1:8000\" }]";
+    for (text, named) in [
+        (format!("workers: {{ {worker}, ca: {other} }}"), "workers.ca: "),
+        (format!("workers: {{ {worker} }}\ntls: {{ cert: {other}, key: {other} }}"), "tls: "),
+        (format!("workers: {{ {worker} }}\nadmin: {{ listen: \"0.0.0.0:8081\" }}"), "admin.listen"),
+    ] {
+        std::fs::write(file, text).unwrap();
+        let refused = run(&["check", "-c", file]);
+        assert!(refused.status.code() == Some(2) && err(&refused).contains(named), "{}", err(&refused));
+        assert!(refused.stdout.is_empty(), "{}", out(&refused));
+    }
+}
+
+#[test]
 fn top_without_a_terminal_says_so() {
     let output = run(&["top", "--admin", "127.0.0.1:1"]);
     let said = err(&output);
@@ -91,6 +111,23 @@ async fn health_takes_an_address_and_a_url() {
         assert!(output.status.success(), "{at}: {}", err(&output));
     }
     assert!(gateway.metric_named("process_resident_memory_bytes").await > 1e6);
+}
+
+#[test]
+fn health_does_not_wait_for_an_answer_that_comes_byte_by_byte() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        // A header that never ends, until the command gives up and closes.
+        let mut written = socket.write_all(b"HTTP/1.1 200 OK\r\nx-long: ");
+        while written.is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+            written = socket.write_all(b"x");
+        }
+    });
+    let output = run(&["health", "--admin", &address]);
+    assert!(!output.status.success(), "{}", err(&output));
 }
 
 #[test]
