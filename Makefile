@@ -19,18 +19,18 @@ test: ## everything that must pass: formatting, lints, docs, tests, the real Ope
 	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi
 
 fmt: ## formats the sources
-	cargo fmt
+	cargo fmt --all
 
 lint: ## formatting, clippy, the docs and the shell scripts, warnings denied
-	cargo fmt --check
+	cargo fmt --all --check
 	scripts/need shellcheck
 	.tools/bin/shellcheck -x -P SCRIPTDIR .ci/run deploy/compose/{prepare,settings.sh} deploy/packages/*.sh tests/packages.sh $$(grep -lE '^#!.*bash$$|^# shellcheck shell' scripts/*)
-	cargo clippy --locked --all-targets --quiet -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
 
-unit: ## the tests of the crate, some of them on a real Redis
+unit: ## the tests of all crates, some of them on a real Redis
 	scripts/need redis
-	cargo test --locked --quiet
+	cargo test --locked --workspace --quiet
 
 client: ## the openai package for Python through a gateway
 	scripts/openai-client --debug
@@ -97,9 +97,9 @@ kubernetes: ## the Helm chart before a real Kubernetes API server; 2 minutes, th
 k6: ## builds k6 with the event-stream module into .tools/bin
 	scripts/need k6
 
-bench: ## all benchmarks of the crate
+bench: ## all benchmarks
 	scripts/need redis
-	cargo bench --locked
+	cargo bench --locked -p traffic-dam
 
 bench-proxy: ## the gateway beside nginx and HAProxy, as a table; some 5 minutes
 	scripts/bench-proxy
@@ -123,7 +123,7 @@ overload: ## goodput at 0.8 to 10 times a worker's capacity, with and without th
 	scripts/overload
 
 fuzz: ## hostile bytes for the parsers of JSON, event streams, framing, heartbeats and settings, a minute each; FUZZ_SECONDS=…
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --locked --quiet --lib fuzzed_ -- --ignored --nocapture --test-threads 1
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --locked --workspace --quiet --lib fuzzed_ -- --ignored --nocapture --test-threads 1
 
 deny: ## licences, bans and sources of all dependencies; CHECKS=advisories asks the RustSec database
 	scripts/need cargo-deny

@@ -8,8 +8,8 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::{Value, json};
+use traffic_dam::estimate::{Estimator, PromptText};
 use traffic_dam::openai::body::{Shape, parse, with_include_usage};
-use traffic_dam::openai::estimate::Estimator;
 use traffic_dam::openai::headers;
 use traffic_dam::openai::tap::{JsonTap, SseTap, UsageFilter};
 use traffic_dam::refusal::{QuotaStatus, Unit};
@@ -97,7 +97,7 @@ fn request_cost(c: &mut Criterion) {
     c.bench_function("estimate prompt and output", |b| {
         b.iter(|| {
             (
-                estimator.prompt(black_box(&facts)),
+                estimator.prompt(facts.model.as_deref(), PromptText::Bytes(black_box(facts.prompt_bytes)), 0),
                 estimator.output("key:team-a", Some("qwen3-14b"), Some(512)),
             )
         });

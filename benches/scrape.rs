@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use traffic_dam::clock::Clock;
-use traffic_dam::metrics::{Light, Metrics, StateReading, WorkerReading};
+use traffic_dam::fleet::Light;
+use traffic_dam::metrics::{Metrics, StateReading, WorkerReading};
 use traffic_dam::refusal::Reason;
 use traffic_dam::request::{Class, Ending};
 

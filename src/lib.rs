@@ -1,39 +1,32 @@
 //! A gateway that admits to LLM workers only requests that they can serve within the TTFT SLO.
 //!
+//! Its decisions are the crate `traffic_dam_core`, whose modules are used here under their own
+//! names, below all others. The simulation and the evaluation of runs are `traffic_dam_lab`.
 //! Modules are ordered in floors; each imports only from lower floors (see `tests/floors.rs`):
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 0 | [`clock`] [`glob`] [`net`] [`refusal`] [`request`]: types that all modules share |
-//! | 1 | [`limit`] [`shed`]: pure decisions · [`openai`]: wire formats · [`metrics`] [`spans`] · `sim::engine` · [`evidence`]: results of measured runs |
-//! | 2 | [`fleet`]: the workers |
-//! | 3 | [`redis`]: shared state of gateways and workers · `sim::simulate`: the decisions with simulated workers, in virtual time |
-//! | 4 | [`layers`] [`upstream`] [`server`] [`agent`] `sim::worker`: adapters to tower, hyper and tokio |
-//! | 5 | [`stack`] [`config`]: the order of the layers, and the settings |
-//! | 6 | [`app`]: owns state, tasks and the drain |
+//! | core | [`clock`] [`estimate`] [`fleet`] [`glob`] [`limit`] [`refusal`] [`request`] [`shed`] |
+//! | 0 | [`net`]: sockets and the gateway's own HTTP requests |
+//! | 1 | [`openai`]: wire formats · [`metrics`] [`spans`] |
+//! | 2 | [`redis`]: shared state of gateways and workers |
+//! | 3 | [`layers`] [`upstream`] [`server`] [`agent`] [`sim`]: adapters to tower, hyper and tokio |
+//! | 4 | [`stack`] [`config`]: the order of the layers, and the settings |
+//! | 5 | [`app`]: owns state, tasks and the drain |
+
+pub use traffic_dam_core::{clock, estimate, fleet, glob, limit, refusal, request, shed};
+use traffic_dam_core::{hex, table};
 
 pub mod agent;
 pub mod app;
-pub mod clock;
 pub mod config;
-pub mod evidence;
-pub mod fleet;
-#[cfg(test)]
-mod fuzz;
-pub mod glob;
-mod hex;
 pub mod layers;
-pub mod limit;
 pub mod metrics;
 pub mod net;
 pub mod openai;
 pub mod redis;
-pub mod refusal;
-pub mod request;
 pub mod server;
-pub mod shed;
 pub mod sim;
 pub mod spans;
 pub mod stack;
-mod table;
 pub mod upstream;

@@ -17,12 +17,15 @@ for kind, folder in (("bench", "benches"), ("example", "examples"), ("bin", "src
         path = target.get("path", f"{folder}/{target['name']}.rs")
         if not (context / path).exists():
             faults.append(f"Cargo.toml declares {path}, and .dockerignore leaves it out")
-for needed in ("Cargo.lock", "build.rs", "src/main.rs", "src/lib.rs"):
+crates = [path.parent.relative_to(context).as_posix() for path in context.glob("crates/*/Cargo.toml")]
+if not crates:
+    faults.append("the crates are left out")
+for needed in ("Cargo.lock", "build.rs", "src/main.rs", "src/lib.rs", *(f"{crate}/src/lib.rs" for crate in crates)):
     if not (context / needed).exists():
         faults.append(f"{needed} is left out")
 
 # Files that the sources take into the binary. Names that a macro puts together are below src/, which is there whole.
-for source in (context / "src").rglob("*.rs"):
+for source in [path for folder in ("src", "crates") for path in (context / folder).rglob("*.rs")]:
     for name in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', source.read_text()):
         if not (source.parent / name).exists() and name.startswith(".."):
             faults.append(f"{source.relative_to(context)} includes {name}, and .dockerignore leaves it out")

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use proptest::prelude::*;
-use traffic_dam::sim::simulate::{Capacity, Policy, Scenario, batch, run, table};
+use traffic_dam_lab::simulate::{Capacity, Policy, Scenario, batch, run, table};
 
 /// Seeds per scenario.
 const SEEDS: u64 = 20;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use traffic_dam::evidence::stats::{quantile, sorted};
+use traffic_dam_lab::evidence::stats::{quantile, sorted};
 
 use crate::drive::Spent;
 use crate::plan::PATIENCE;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
-use traffic_dam::evidence::stats::mean;
+use traffic_dam_lab::evidence::stats::mean;
 
 use crate::client::Client;
 use crate::scrape;

@@ -5,8 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use plotters::coord::combinators::IntoLogRange;
-use traffic_dam::evidence::chart::{self, ChartLine};
+use traffic_dam_lab::evidence::chart::{self, ChartLine, IntoLogRange};
 
 use crate::figures::Figures;
 use crate::parts::loads::Point;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::App;
-use crate::fleet::FleetWorker;
 use crate::fleet::registry::WorkerReport;
+use crate::fleet::{FleetWorker, Light};
 use crate::limit::rule::Rule;
-use crate::metrics::{Light, StateReading, WorkerReading};
+use crate::metrics::{StateReading, WorkerReading};
 use crate::redis::callers::StoredCallers;
 use crate::redis::jobs::JobQueue;
 use crate::request::Class;

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use traffic_dam::evidence::chart::{self, ChartLine};
-use traffic_dam::evidence::figures::CellFigures;
-use traffic_dam::evidence::record::Arm;
-use traffic_dam::evidence::report::ExperimentReport;
-use traffic_dam::evidence::scaling::{FleetGoodput, LinearModel, Usl, workers_for};
+use traffic_dam::fleet::scaling_law::{FleetGoodput, LinearModel, Usl, workers_for};
+use traffic_dam_lab::evidence::chart::{self, ChartLine};
+use traffic_dam_lab::evidence::figures::CellFigures;
+use traffic_dam_lab::evidence::record::Arm;
+use traffic_dam_lab::evidence::report::ExperimentReport;
 
 use super::report::unusable;
 use super::{CommandError, print_line};

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use traffic_dam::evidence::record::RecordedRun;
-use traffic_dam::evidence::report::ExperimentReport;
+use traffic_dam_lab::evidence::record::RecordedRun;
+use traffic_dam_lab::evidence::report::ExperimentReport;
 
 use super::{CommandError, print_line};
 

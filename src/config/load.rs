@@ -188,7 +188,7 @@ fn end_of(text: &str) -> Position {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz::fuzz;
+    use traffic_dam_fuzz::fuzz;
 
     #[test]
     #[ignore = "a minute: make fuzz"]

@@ -6,8 +6,8 @@ use super::Settings;
 use super::file::RedisSection;
 use super::settings::JobMode;
 use super::syntax::{Millis, Text};
+use crate::estimate::UNKNOWN_OUTPUT;
 use crate::limit::rule::{Algorithm, Rule};
-use crate::openai::estimate::UNKNOWN_OUTPUT;
 use crate::refusal::Unit;
 
 /// A setting that is probably not intended.

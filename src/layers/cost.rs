@@ -19,6 +19,7 @@ use siphasher::sip::SipHasher13;
 use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
+use crate::estimate::{Estimator, PromptEstimate, PromptText};
 use crate::layers::body::{BodyGuard, Guarded};
 use crate::layers::buffers::Buffers;
 use crate::layers::intake::{BoundedBody, IntakeBounds, read};
@@ -28,7 +29,6 @@ use crate::layers::tokenizers::Tokenizers;
 use crate::metrics::Metrics;
 use crate::net::fields::{elements_of, is_encoded};
 use crate::openai::body::{Facts, parse, with_include_usage};
-use crate::openai::estimate::{Estimator, PromptEstimate};
 use crate::openai::tap::without_mark;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
@@ -281,10 +281,11 @@ where
             )
             .with_param("max_tokens"));
         }
-        let prompt = match intake.exact.count(shape, &facts, &bytes).await {
-            Some(counted) => intake.estimates.counted_prompt(&facts, counted),
-            None => intake.estimates.prompt(&facts),
+        let text = match intake.exact.count(shape, &facts, &bytes).await {
+            Some(tokens) => PromptText::Tokens(tokens),
+            None => PromptText::Bytes(facts.prompt_bytes),
         };
+        let prompt = intake.estimates.prompt(facts.model.as_deref(), text, facts.prompt_tokens);
         let request_cost = intake.request_cost(&matched, &facts, prompt, &caller, &bytes);
         let lesson = record.as_ref().map(|record| UsageFeedback {
             intake: Arc::clone(intake),

@@ -19,7 +19,7 @@ use subtle::{Choice, ConstantTimeEq};
 use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
-use crate::net::network_of;
+use crate::request::network_of;
 use crate::request::{Explaining, Peer};
 use crate::table::Table;
 

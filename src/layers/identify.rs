@@ -25,9 +25,9 @@ use super::hop::address_of_hop;
 use super::jwt::{TokenError, Tokens};
 use crate::clock::unix_seconds;
 use crate::net::fields::elements_of;
-use crate::net::network_of;
 use crate::redis::callers::StoredCallers;
 use crate::refusal::{Reason, Refusal};
+use crate::request::network_of;
 use crate::request::{Caller, Class, Forwarding, OwnLimits, Peer, RequestRecord};
 
 /// Request header that lowers the request's own class.

@@ -21,7 +21,7 @@ mod series;
 pub use callers::CallerRate;
 pub use catalogue::{Described, MetricKind, label_values};
 pub use label::LABEL_VALUES;
-pub use reading::{Light, StateReading, WorkerReading};
+pub use reading::{StateReading, WorkerReading};
 pub use redis::{JobEnd, RedisOp, RedisSeries};
 pub use sample::{Sample, TTFT_BUCKETS};
 pub use series::{InFlightSeries, PoolSeries, RouteSeries, RuleSeries};

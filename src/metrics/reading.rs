@@ -8,24 +8,11 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::NAMESPACE;
 use super::catalogue::{Described, MetricKind};
 use super::label::{LABEL_VALUES, OTHER};
+use crate::fleet::Light;
 use crate::request::Class;
-
-/// Health of a worker as a traffic light.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Light {
-    /// Gets no requests.
-    Red,
-    /// Doubtful.
-    Yellow,
-    /// Healthy.
-    Green,
-}
 
 /// Current state of one worker.
 #[derive(Clone, Debug)]

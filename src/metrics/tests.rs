@@ -1,4 +1,5 @@
 use super::*;
+use crate::fleet::Light;
 use crate::refusal::Reason;
 use crate::request::{Ending, SloOutcome};
 

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::ListenerBounds;
-use crate::net::network_of;
+use crate::request::network_of;
 
 /// Counts the connections of one listener. Drops addresses without one, so its size is bounded.
 #[derive(Debug, Default)]

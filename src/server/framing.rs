@@ -292,8 +292,8 @@ pub(super) fn fault(parts: &Parts, found: Finding) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz::{fuzz, pieces};
     use proptest::prelude::*;
+    use traffic_dam_fuzz::{fuzz, pieces};
 
     const PLAIN: &str = "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\nGET / HTTP/1";
     const BARE: &str = "\r\nGET /b HTTP/1.1\nhost: x\n\n";

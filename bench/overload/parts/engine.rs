@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use traffic_dam::evidence::stats::{quantile, sorted};
+use traffic_dam_lab::evidence::stats::{quantile, sorted};
 
 use crate::arrivals::{Output, Source, draw};
 use crate::client::Client;

@@ -5,7 +5,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
-use traffic_dam::metrics::Light;
+use traffic_dam::fleet::Light;
 use traffic_dam::server::admin::live::{Frame, GatewayView, LiveEvent, PoolView, SecondPoint, WorkerView};
 
 use super::timestamp::when;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use crate::fuzz::fuzz;
+use traffic_dam_fuzz::fuzz;
 
 fn check(bytes: &[u8]) -> Result<(), JsonError> {
     let mut scanner = Scanner::new(bytes);

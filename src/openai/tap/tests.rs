@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fuzz::{fuzz, pieces};
 use crate::request::Blame;
+use traffic_dam_fuzz::{fuzz, pieces};
 
 /// The result of a whole stream, independent of its chunks.
 #[derive(Debug, PartialEq, Eq)]

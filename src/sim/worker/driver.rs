@@ -13,7 +13,7 @@ use super::debug::WorkerChange;
 use super::mailbox::TokenCounts;
 use super::meters::{Gauges, Meters};
 use crate::clock::{Clock, Nanos};
-use crate::sim::engine::{EngineModel, FirstTokens, Lengths, PromptTooLong, SequenceEvent};
+use traffic_dam_lab::engine::{EngineModel, FirstTokens, Lengths, PromptTooLong, SequenceEvent};
 
 /// Parameters of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

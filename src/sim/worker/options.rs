@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::sim::engine::{EngineSpec, FirstTokenSpread};
-use crate::sim::simulate::scenario::ScenarioDuration;
+use traffic_dam_lab::engine::{EngineSpec, FirstTokenSpread};
+use traffic_dam_lab::simulate::scenario::ScenarioDuration;
 
 /// Options of a simulated worker: the arguments of `traffic-dam worker`.
 #[derive(Clone, Debug, PartialEq, clap::Args)]

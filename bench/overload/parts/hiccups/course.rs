@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use traffic_dam::evidence::stats::mean;
+use traffic_dam_lab::evidence::stats::mean;
 
 use super::trial::TrialRun;
 use crate::sample::{Outcome, Sample};

@@ -1,6 +1,6 @@
 //! The runs around all stalls: on the terminal, in pictures and in a file.
 
-use traffic_dam::evidence::chart::ChartLine;
+use traffic_dam_lab::evidence::chart::ChartLine;
 
 use super::course::{BEFORE, Step};
 use crate::parts::say;

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use traffic_dam::evidence::stats::{quantile, sorted};
+use traffic_dam_lab::evidence::stats::{quantile, sorted};
 
 use super::shape::{CACHED_8, CACHED_64, HALF_CACHED, JITTER, SPIKES, SPREAD, STEADY, Shape};
 use super::stalls::{LOAD, NO_PEAK};

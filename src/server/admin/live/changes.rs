@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::view::{GatewayView, PoolView, WorkerView};
-use crate::metrics::Light;
+use crate::fleet::Light;
 
 /// Maximum number of workers named per kind of change; the rest is only counted.
 const NAMED: usize = 5;

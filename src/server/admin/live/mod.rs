@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn of_a_large_fleet_those_in_trouble_are_shown() {
-        use crate::metrics::Light;
+        use crate::fleet::Light;
         let worker = |index: u32| WorkerView {
             id: format!("w{index}").into(),
             colour: "blue".into(),

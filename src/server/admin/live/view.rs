@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Light;
+use crate::fleet::Light;
 
 /// Maximum workers shown: what fits a screen, and what a slow line carries in a second.
 const MOST_WORKERS: usize = 200;

@@ -1,0 +1,31 @@
+//! The workers, as the gateway sees them at one moment.
+//!
+//! A [`Fleet`] is an immutable snapshot of the pools, their workers and their models. State that
+//! each request changes (ledgers, queues) is in the pools' gates, which a new snapshot takes over
+//! from the old one; so a reload loses no count and no queued request.
+//!
+//! **Failure mode.** A reload may remove workers with permits in use. Such a worker stays in the
+//! snapshot without new requests, until a later reload finds its permits free.
+
+pub mod address;
+pub mod colour;
+mod eligibility;
+pub mod heartbeat;
+mod light;
+mod pick;
+mod pool;
+pub mod registry;
+pub mod scaling;
+pub mod scaling_law;
+mod snapshot;
+pub mod spec;
+#[cfg(test)]
+mod spread;
+#[cfg(test)]
+mod tests;
+
+pub use eligibility::{Colours, Eligibility};
+pub use light::Light;
+pub use pick::PICK;
+pub use pool::{FleetWorker, Pool};
+pub use snapshot::Fleet;

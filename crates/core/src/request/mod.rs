@@ -1,0 +1,177 @@
+//! Data about one request: its caller, its cost, and its progress.
+//!
+//! The layers pass it on in the request's extensions: [`Caller`] from `identify`, [`RequestCost`] from
+//! `request_cost`, and the [`RequestRecord`], which `observe` opens and each later stage writes a part of.
+
+mod explaining;
+mod forwarding;
+mod network;
+mod overrides;
+mod payload;
+mod record;
+mod slo;
+mod trace;
+
+pub use explaining::Explaining;
+pub use forwarding::{
+    DecodedPath, Forwarding, GatewayRequest, Peer, RouteTimeouts, UpgradeTo, UsageInjected,
+};
+pub use network::network_of;
+pub use overrides::{OwnLimit, OwnLimits};
+pub use payload::{BodyReservation, Payload, PayloadError};
+pub use record::{Blame, Ending, LoggedFields, RequestRecord};
+pub use slo::SloOutcome;
+pub use trace::{Trace, TraceId};
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::clock::Nanos;
+
+/// The priority of a request. Classes are ordered by priority; `Critical` is the greatest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Work nobody waits for.
+    Batch,
+    /// A person waits.
+    #[default]
+    Interactive,
+    /// Work that must be served before all other.
+    Critical,
+}
+
+impl Class {
+    /// Every class, lowest first; `class as usize` is the index.
+    pub const ALL: [Self; 3] = [Self::Batch, Self::Interactive, Self::Critical];
+
+    /// Returns the name in configuration, headers and labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::Interactive => "interactive",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// Finds the class with this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.as_str() == name)
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The caller of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The namespaced identity: `key:team-a`, `hdr:42`, `ip:192.0.2.1`, `ip:2001:db8::/64`.
+    pub id: Arc<str>,
+    /// The caller's team.
+    pub team: Option<Arc<str>>,
+    /// The class of this request: the caller's class, or a lower one that the request asks for.
+    pub class: Class,
+    /// The caller's share of a contended pool relative to others; at least 1.
+    pub weight: u32,
+    /// Limits that replace those of the rules for this caller.
+    pub limits: Option<Arc<OwnLimits>>,
+}
+
+impl Caller {
+    /// Creates a caller with weight 1 and the default class.
+    #[must_use]
+    pub fn new(id: impl Into<Arc<str>>) -> Self {
+        Self { id: id.into(), team: None, class: Class::default(), weight: 1, limits: None }
+    }
+}
+
+/// The kind of a call: an OpenAI endpoint, or a path that only counts as one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// `POST /v1/chat/completions`
+    Chat,
+    /// `POST /v1/completions`
+    Completion,
+    /// `POST /v1/responses`
+    Response,
+    /// `POST /v1/embeddings`
+    Embedding,
+    /// `GET /v1/models` and `GET /v1/models/{name}`
+    Models,
+    /// Any other path that the gateway lets through.
+    Path,
+}
+
+impl Kind {
+    /// Returns `true` if the cost is computed from the body.
+    #[must_use]
+    pub const fn has_demand(self) -> bool {
+        matches!(self, Self::Chat | Self::Completion | Self::Response | Self::Embedding)
+    }
+}
+
+/// The estimated cost of a request, and what else its head and body ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestCost {
+    /// The kind of call.
+    pub kind: Kind,
+    /// The requested model, as the client wrote it. Never a metric label.
+    pub model: Option<Arc<str>>,
+    /// Estimated prompt tokens, over all prompts.
+    pub prompt_tokens: u64,
+    /// The client's own bound on output tokens per sequence.
+    pub max_tokens: Option<u64>,
+    /// Expected output tokens (ô of the contract) over all sequences: learned; at most the bound.
+    pub expected_output: u64,
+    /// Sequences that a worker decodes for this request: prompts × max(n, best_of). At least 1.
+    pub sequences: u32,
+    /// Whether the client asked for a stream.
+    pub stream: bool,
+    /// Hash of the session's name and the caller.
+    pub session: Option<u64>,
+    /// Bytes of body held in memory for this request.
+    pub body_bytes: u64,
+    /// When the client stops waiting for a worker.
+    pub deadline: Option<Nanos>,
+    /// Whether a request that a worker may have begun can be retried before the first content.
+    pub retryable: bool,
+}
+
+impl RequestCost {
+    /// Returns the cost of a plain path: one request, one sequence, no tokens.
+    #[must_use]
+    pub const fn path() -> Self {
+        Self {
+            kind: Kind::Path,
+            model: None,
+            prompt_tokens: 0,
+            max_tokens: None,
+            expected_output: 0,
+            sequences: 1,
+            stream: false,
+            session: None,
+            body_bytes: 0,
+            deadline: None,
+            retryable: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_rank_and_parse() {
+        assert!(Class::Critical > Class::Interactive && Class::Interactive > Class::Batch);
+        for (index, class) in Class::ALL.into_iter().enumerate() {
+            assert_eq!((Class::parse(class.as_str()), class as usize), (Some(class), index));
+        }
+        assert_eq!(Class::parse("urgent"), None);
+    }
+}

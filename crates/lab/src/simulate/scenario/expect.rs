@@ -1,0 +1,66 @@
+//! Expected ranges of figures, such as `">= 0.95"` or `">= 100ms, <= 1s"`.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error};
+
+use super::ScenarioDuration;
+
+/// Expected range of a figure. Durations count in seconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bound {
+    text: String,
+    least: f64,
+    most: f64,
+}
+
+impl Bound {
+    /// Returns `true` if `value` is in the range; `None` never is.
+    #[must_use]
+    pub fn holds(&self, value: Option<f64>) -> bool {
+        value.is_some_and(|value| (self.least..=self.most).contains(&value))
+    }
+
+    /// Returns the distance of `value` from the range; infinite for `None`.
+    pub(in crate::simulate) fn distance(&self, value: Option<f64>) -> f64 {
+        value.map_or(f64::INFINITY, |value| (self.least - value).max(value - self.most).max(0.0))
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::str::FromStr for Bound {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("`{text}` is not a range: write `>= 0.95`, `<= 1s`, `== 0`, or two of them with a comma")
+        };
+        let mut bound = Self { text: text.to_owned(), least: f64::NEG_INFINITY, most: f64::INFINITY };
+        for part in text.split(',').map(str::trim) {
+            let (sign, value) = part.split_at_checked(2).ok_or_else(wrong)?;
+            let value = value.trim();
+            let value: f64 = match value.parse() {
+                Ok(value) => value,
+                Err(_) => value.parse::<ScenarioDuration>().map_err(|_error| wrong())?.0.as_secs_f64(),
+            };
+            match sign {
+                ">=" => bound.least = value,
+                "<=" => bound.most = value,
+                "==" => (bound.least, bound.most) = (value, value),
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(bound)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bound {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
