@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use traffic_dam::server::admin::live::{GatewayView, Live, SecondPoint};
 use traffic_dam::server::admin::{Admin, AdminSettings, AdminSource, Explanation, Switched, Token};
-use traffic_dam::server::{Drain, ListenerBounds, serve};
+use traffic_dam::server::{Drain, DrainPhase, ListenerBounds, serve};
 
 #[derive(Default)]
 struct Source {
@@ -84,6 +84,7 @@ async fn start_with(settings: AdminSettings, source: Source) -> SocketAddr {
         Arc::new(ArcSwap::from_pointee(ListenerBounds::default())),
         admin,
         Drain::new(),
+        DrainPhase::Closed,
     ));
     addr
 }
