@@ -13,7 +13,7 @@ demo: ## the gateway, a simulated worker and the admin page, in one process
 PARTS := lint unit client fleet page queue-workers chaos-short smoke-short load-short monitoring
 
 # One after the other, cheapest first, whatever -j says. One that fails does not keep the others from being seen.
-test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI client, a FastAPI worker, the page in a browser, the queue under fire, short runs of k6
+test: ## everything that must pass: formatting, lints, docs, tests, the real OpenAI and Anthropic clients, a FastAPI worker, the page in a browser, the queue under fire, short runs of k6
 	@failed=; \
 	for part in $(PARTS); do $(MAKE) --no-print-directory "$$part" || failed+=" $$part"; done; \
 	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi
@@ -32,8 +32,8 @@ unit: ## the tests of all crates, some of them on a real Redis
 	scripts/need redis
 	cargo test --locked --workspace --quiet
 
-client: ## the openai package for Python through a gateway
-	scripts/openai-client --debug
+client: ## the openai and anthropic packages for Python through a gateway
+	scripts/real-clients --debug
 
 fleet: ## the FastAPI example, found through Redis
 	scripts/fastapi-worker

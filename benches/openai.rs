@@ -10,6 +10,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use serde_json::{Value, json};
 use traffic_dam::estimate::{Estimator, PromptText};
 use traffic_dam::openai::body::{Shape, parse, with_include_usage};
+use traffic_dam::openai::dialect::Dialect;
 use traffic_dam::openai::headers;
 use traffic_dam::openai::tap::{JsonTap, SseTap, UsageFilter};
 use traffic_dam::refusal::{QuotaStatus, Unit};
@@ -79,7 +80,7 @@ fn tap(c: &mut Criterion) {
 
 fn request_cost(c: &mut Criterion) {
     let body = chat_body();
-    let shape = Shape::openai(Kind::Chat);
+    let shape = Shape::of_kind(Kind::Chat);
     let facts = parse(&shape, &body).expect("the body is valid");
     let mut group = c.benchmark_group("demand");
     group.throughput(Throughput::Bytes(body.len() as u64));
@@ -119,7 +120,7 @@ fn answer_headers(c: &mut Criterion) {
         b.iter_batched_ref(
             http::HeaderMap::new,
             |headers| {
-                headers::quota_headers(headers, black_box(&standings));
+                Dialect::OpenAi.quota_headers(headers, black_box(&standings), std::time::SystemTime::now);
                 headers::server_timing(headers, second / 1000, second / 2000);
             },
             BatchSize::SmallInput,

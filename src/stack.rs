@@ -99,7 +99,7 @@ pub fn stack(parts: &StackParts) -> Stack {
         // Outside `rescue`: refusals are explained too.
         .layer(explain.clone())
         // The only place where a refusal becomes HTTP.
-        .layer(RescueLayer)
+        .layer(RescueLayer::for_paths(Arc::clone(&intake.paths)))
         // During maintenance, requests cost no more than this.
         .layer(MaintenanceLayer::new(Arc::clone(maintenance)))
         // A health check needs no key.

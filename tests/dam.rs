@@ -37,6 +37,8 @@ mod ends;
 mod failover;
 #[path = "dam/fleet.rs"]
 mod fleet;
+#[path = "dam/forms.rs"]
+mod forms;
 #[path = "dam/gateway.rs"]
 mod gateway;
 #[path = "dam/hand.rs"]
@@ -49,6 +51,8 @@ mod known;
 mod later;
 #[path = "dam/log.rs"]
 mod log;
+#[path = "dam/messages.rs"]
+mod messages;
 #[path = "dam/overflow.rs"]
 mod overflow;
 #[path = "dam/paused.rs"]

@@ -1,22 +1,15 @@
-"""Tests the `openai` package through a running gateway (scripts/openai-client starts one).
+"""Tests the `openai` package through a running gateway (scripts/real-clients starts one).
 
-Reads DAM_URL (the gateway) and WORKER_URL (the simulated worker behind it). Each function whose name begins with
-`check_` is one check; the last line counts them.
+Each function whose name begins with `check_` is one check.
 """
 
 import asyncio
-import os
 import sys
 import time
-import traceback
-import urllib.request
 
 import openai
+from real_client import DAM_URL, SLOTS, refusal_of, run, running_on_the_worker, until_the_worker_is_idle, wait_of
 
-DAM_URL = os.environ["DAM_URL"]
-WORKER_URL = os.environ["WORKER_URL"]
-# Sequences that the worker of this run decodes at once.
-SLOTS = 4
 ASK = [{"role": "user", "content": "Why does water find its level?"}]
 
 
@@ -26,38 +19,6 @@ def client(key: str = "sk-test-steady", retries: int = 0) -> openai.OpenAI:
 
 def text_of(chunks) -> str:
     return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
-
-
-def refusal_of(kind, call):
-    """Returns the exception of type `kind` that `call` must raise."""
-    try:
-        call()
-    except kind as refused:
-        return refused
-    raise AssertionError(f"no {kind.__name__} was raised")
-
-
-def wait_of(refused) -> float:
-    """Returns the wait of a refusal in seconds; both headers must exist and agree."""
-    seconds = int(refused.response.headers["retry-after"])
-    millis = int(refused.response.headers["retry-after-ms"])
-    assert seconds >= 1 and seconds - 1 <= millis / 1000 <= seconds, (seconds, millis)
-    return millis / 1000
-
-
-def running_on_the_worker() -> float:
-    with urllib.request.urlopen(f"{WORKER_URL}/metrics", timeout=5) as answer:
-        for line in answer.read().decode().splitlines():
-            if line.startswith("vllm:num_requests_running"):
-                return float(line.rsplit(" ", 1)[1])
-    raise AssertionError("the worker does not say how many requests it runs")
-
-
-def until_the_worker_is_idle() -> None:
-    deadline = time.monotonic() + 5
-    while running_on_the_worker() > 0:
-        assert time.monotonic() < deadline, "the worker still works for a client that is gone"
-        time.sleep(0.02)
 
 
 def check_models():
@@ -135,12 +96,27 @@ def check_rate_limit_error():
 
 def check_the_package_waits_as_it_is_told():
     # One retry: a second refusal would be an exception.
-    hasty = client("sk-test-hasty", retries=1)
-    began = time.monotonic()
+    hasty = client("sk-test-hasty", retries=1).chat.completions.with_raw_response
+    began, retries = time.monotonic(), []
     for _ in range(3):
-        assert hasty.chat.completions.create(model="sim", messages=ASK, max_tokens=1).choices
+        answer = hasty.create(model="sim", messages=ASK, max_tokens=1)
+        assert answer.parse().choices
+        retries.append(answer.retries_taken)
     # At best one immediately, and then one each second.
     assert time.monotonic() - began >= 2
+    print(f"openai: retries until each of three calls was served: {retries}")
+
+
+def check_a_wait_of_an_hour_is_one_call():
+    rare = client("sk-test-rare", retries=5)
+    rare.chat.completions.create(model="sim", messages=ASK, max_tokens=1)
+    began = time.monotonic()
+    refused = refusal_of(
+        openai.RateLimitError, lambda: rare.chat.completions.create(model="sim", messages=ASK, max_tokens=1)
+    )
+    assert refused.response.headers["x-should-retry"] == "false"
+    assert refused.response.request.headers["x-stainless-retry-count"] == "0"
+    assert time.monotonic() - began < 5
 
 
 def check_overload_is_a_503_that_says_when():
@@ -180,21 +156,5 @@ def check_hanging_up_frees_the_worker():
     until_the_worker_is_idle()
 
 
-def main() -> int:
-    passed, failed = 0, 0
-    for name, check in list(globals().items()):
-        if not name.startswith("check_"):
-            continue
-        try:
-            check()
-            passed += 1
-        except Exception:
-            failed += 1
-            print(f"{name.removeprefix('check_')}:", file=sys.stderr)
-            traceback.print_exc()
-    print(f"openai-client: {passed} passed, {failed} failed")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("openai-client", globals()))

@@ -260,6 +260,66 @@ async fn responses_and_embeddings_have_their_shapes() {
 }
 
 #[tokio::test]
+async fn messages_have_thoughts_text_and_tools_in_blocks() {
+    let worker = start(fast()).await;
+    let mut body = json!({
+        "max_tokens": 9, "ignore_eos": true, "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "system": [{"type": "text", "text": "eight by", "cache_control": {"type": "ephemeral"}}],
+        "messages": [{"role": "user", "content": "four"}],
+    });
+    let tools = json!([{"name": "now", "input_schema": {"type": "object"}}]);
+    for tool in [false, true] {
+        if tool {
+            body["tools"] = tools.clone();
+            body["tool_choice"] = json!({"type": "tool", "name": "now"});
+        }
+        body["stream"] = json!(false);
+        let whole = read(worker.post("/v1/messages", body.clone()).await.into_body()).await.text;
+        let whole: Value = serde_json::from_str(&whole).unwrap();
+        assert_eq!((&whole["type"], &whole["content"][0]["type"]), (&json!("message"), &json!("thinking")));
+        assert_eq!(
+            whole["usage"],
+            json!({"input_tokens": 5, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 2,
+                   "output_tokens": 9})
+        );
+        let stop = if tool { "tool_use" } else { "max_tokens" };
+        assert_eq!(whole["stop_reason"], stop);
+
+        body["stream"] = json!(true);
+        let streamed = read(worker.post("/v1/messages", body.clone()).await.into_body()).await.text;
+        let mut blocks: Vec<(Value, String)> = Vec::new();
+        for event in streamed.split_terminator("\n\n") {
+            let (name, data) = event.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
+            let event: Value = serde_json::from_str(data).unwrap();
+            assert_eq!(event["type"], name);
+            match name {
+                "content_block_start" => blocks.push((event["content_block"].clone(), String::new())),
+                "content_block_delta" => {
+                    assert_eq!(event["index"], blocks.len() - 1);
+                    let delta = &event["delta"];
+                    let piece =
+                        ["thinking", "text", "partial_json"].iter().find_map(|name| delta[name].as_str());
+                    blocks.last_mut().unwrap().1.push_str(piece.unwrap_or_default());
+                }
+                "message_delta" => assert_eq!(
+                    (&event["delta"]["stop_reason"], &event["usage"]),
+                    (&json!(stop), &whole["usage"])
+                ),
+                _ => {}
+            }
+        }
+        assert_eq!(blocks.len(), 2);
+        assert_eq!(whole["content"][0]["thinking"], blocks[0].1);
+        if tool {
+            assert_eq!((&blocks[1].0["name"], &blocks[1].0["input"]), (&json!("now"), &json!({})));
+            assert_eq!(whole["content"][1]["input"], serde_json::from_str::<Value>(&blocks[1].1).unwrap());
+        } else {
+            assert_eq!(whole["content"][1]["text"], blocks[1].1);
+        }
+    }
+}
+
+#[tokio::test]
 async fn drawn_lengths_stay_below_the_bound_and_end_by_themselves() {
     let worker = start(WorkerOptions { mean_output: 10, token_time: Duration::ZERO, ..fast() }).await;
     let body = json!({"prompt": "x", "n": 64, "max_tokens": 20});

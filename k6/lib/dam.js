@@ -3,12 +3,16 @@
 import sse from 'k6/x/sse';
 import { Counter, Rate, Trend } from 'k6/metrics';
 
+// API=messages sends Anthropic's Messages instead of chats.
+const MESSAGES = __ENV.API === 'messages';
+const PATH = MESSAGES ? '/v1/messages' : '/v1/chat/completions';
+
 // Refusals that a valid request may get under overload. Any other reason is a failure.
 export const REFUSALS = {
   rate_limited: 429,
   token_limited: 429,
-  overloaded: 503,
-  queue_timeout: 503,
+  overloaded: MESSAGES ? 529 : 503,
+  queue_timeout: MESSAGES ? 529 : 503,
 };
 
 export const ttft = new Trend('ttft', true);
@@ -40,7 +44,7 @@ export const VALID = {
 export const SLO = Number(__ENV.TTFT_SLO_MS || 1000);
 
 // `true` if the event's data contains the first word of an answer: text, reasoning, a refusal or a
-// tool call, in the format of chat, completions or responses. The role alone does not count.
+// tool call, in the format of chat, completions, responses or messages. The role alone does not count.
 export function isContent(data) {
   let event;
   try {
@@ -49,6 +53,10 @@ export function isContent(data) {
     return false;
   }
   if (typeof event.type === 'string' && event.type.endsWith('.delta')) return Boolean(event.delta);
+  if (event.type === 'content_block_delta') {
+    const { text, thinking, partial_json: input } = event.delta;
+    return Boolean(text || thinking || input);
+  }
   return (event.choices || []).some((choice) => {
     const delta = choice.delta || {};
     const spoken = choice.text || delta.content || delta.reasoning_content || delta.reasoning || delta.refusal;
@@ -63,7 +71,10 @@ export function retryAfter(answer) {
   return Number(millis) / 1000;
 }
 
-// Sends one streamed chat request and records it, with `tags` on every metric. `params` is passed
+// `true` if this is the data of the last event of a complete answer.
+const isEnd = (data) => (MESSAGES ? /"type": ?"message_stop"/.test(data || '') : data === '[DONE]');
+
+// Sends one streamed chat or message and records it, with `tags` on every metric. `params` is passed
 // to `sse.post`; after `leaves` the client hangs up in any case. Returns { outcome: 'admitted' |
 // 'refused' | 'gave_up' | 'left' | 'failed', ttft (ms), wait (s), reason, answer }.
 export function chat(base, body, params = {}, tags = {}) {
@@ -71,7 +82,7 @@ export function chat(base, body, params = {}, tags = {}) {
   const { leaves, ...sent } = params;
   if (leaves) sent.timeout = leaves;
   const request = JSON.stringify(Object.assign({ model: 'sim', stream: true }, body));
-  const answer = sse.post(`${base}/v1/chat/completions`, request, sent, (event) => {
+  const answer = sse.post(`${base}${PATH}`, request, sent, (event) => {
     if (!isContent(event.data)) return true;
     first = event.at;
     return false;
@@ -113,7 +124,7 @@ function faultOf(answer, reason) {
   if (answer.status === 0) return { kind: 'no_answer', detail: answer.error };
   if (answer.status !== 200) return { kind: reason || `status_${answer.status}`, detail: answer.body };
   if (answer.error) return { kind: 'broke', detail: `${answer.error} after ${answer.events} events` };
-  if (answer.last !== '[DONE]') return { kind: 'unfinished', detail: `the last event was ${answer.last}` };
+  if (!isEnd(answer.last)) return { kind: 'unfinished', detail: `the last event was ${answer.last}` };
   return undefined;
 }
 

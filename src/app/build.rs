@@ -13,9 +13,10 @@ use super::fleet::standing;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::{CallerSource, JobMode, StickySettings as StickySetting};
-use crate::estimate::Estimator;
+use crate::estimate::{Estimator, MediaTokens};
 use crate::fleet::registry::RegistryRevision;
 use crate::fleet::{Colours, Fleet};
+use crate::glob::Glob;
 use crate::layers::buffers::Buffers;
 use crate::layers::cost::{CostSettings, SessionSource};
 use crate::layers::explain::ExplainLayer;
@@ -186,6 +187,15 @@ pub(super) fn stack(
             rules: LimitLayer::counting(counting.clone(), clock.clone())
                 .with_metrics(Arc::clone(&rule_metrics)),
             limits: IntakeBounds { bytes: settings.bounds.body, time: settings.bounds.body_read },
+            held: settings.bounds.held,
+            media: MediaTokens {
+                pictures: settings
+                    .models
+                    .iter()
+                    .map(|model| (Glob::new(Arc::clone(&model.model)), model.image_tokens))
+                    .collect(),
+                bytes_per_token: settings.bytes_per_token,
+            },
             buffers: Arc::clone(buffers),
             sticky: match &settings.sticky {
                 StickySetting::Header(name) => SessionSource::Header(name.clone()),
@@ -283,7 +293,9 @@ pub(super) fn paths(settings: &Settings, jobs: bool) -> Result<Paths, StartError
             },
         });
     }
-    let paths = Paths::new(&routes, settings.paths.clone(), everywhere.as_ref());
+    let paths = Paths::new(&routes, settings.paths.clone(), everywhere.as_ref())
+        .with_kinds(&settings.kinds)
+        .with_media_urls(&settings.media_urls);
     Ok(if jobs { paths.with_jobs() } else { paths })
 }
 

@@ -20,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::{Clock, Lag, Nanos};
 use crate::layers::paths::Paths;
+use crate::openai::anthropic;
 use crate::redis::consumer::{AnswerEngine, Consumer, ConsumerIdentity, NoAnswer, Runs};
 use crate::redis::jobs::JobQueue;
 use crate::redis::settings::RedisSettings;
@@ -165,7 +166,11 @@ impl AnswerEngine for QueuedRequest {
         let answer = self.upstream.forward(request).await;
         let answer = answer.map_err(|refusal| NoAnswer::Failed(refusal.to_string()))?;
         // The job waits because there was no room: the same refusal again is no answer.
-        if matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        let is_busy = matches!(
+            answer.status(),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | anthropic::OVERLOADED
+        );
+        if is_busy {
             return Err(NoAnswer::Failed(format!("The worker answered {}.", answer.status())));
         }
         Ok(answer.map(UpstreamBody::for_machines))

@@ -12,6 +12,7 @@ use crate::layers::limit::RuleCounting;
 use crate::layers::paths::Paths;
 use crate::limit::denial::quota_in_words;
 use crate::limit::{ExpectedCost, Explained, RuleView, Served, Subject};
+use crate::openai::kinds::{self, Output};
 use crate::request::{Class, Kind, OwnLimits};
 
 /// Default path of a query.
@@ -122,15 +123,16 @@ impl App {
         let path = question.path.as_deref().unwrap_or(PATH);
         let own = question.caller.as_deref().and_then(|caller| self.own_limits(&live.settings, caller));
         let (kind, route) = kind_of(&live.paths, path);
-        // As for a real request: only model calls are assigned to a pool.
-        let (counted, pool) = match kind.has_demand() {
+        let kind = kinds::row(kind);
+        // As for a real request: only calls that name a model are assigned to a pool.
+        let (counted, pool) = match kind.names_model() {
             true => self.0.fleet.load().served(question.model.as_deref()),
             false => ("".into(), None),
         };
         let unnamed = pool.as_ref().map_or(&[][..], |pool| &pool.models);
         let caller = question.caller.as_deref().unwrap_or("anonymous");
         let mut cost = question.cost;
-        if !question.told_output && kind.has_demand() && kind != Kind::Embedding {
+        if !question.told_output && kind.output != Output::Nothing {
             // The estimate that a real request would get.
             let model = question.model.as_deref();
             cost.expected_output = self.0.estimates.output(caller, model, cost.max_output);

@@ -244,7 +244,14 @@ impl App {
         let admin_bounds = Arc::new(arc_swap::ArcSwap::from_pointee(ListenerBounds::default()));
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(admin, certificates.admin, admin_bounds, admin_service, admin_drain.clone(), DrainPhase::Closed));
+        tasks.spawn(serve(
+            admin,
+            certificates.admin,
+            admin_bounds,
+            admin_service,
+            admin_drain.clone(),
+            DrainPhase::Closed,
+        ));
         tasks.spawn(self.clone().tick());
         tasks.spawn(self.clone().awake());
         tasks.spawn(self.clone().watch_redis_clock());
@@ -260,7 +267,8 @@ impl App {
         self.catch_up().await;
         // The successor accepts what arrives while the last streams end.
         let last = if main_outlives { DrainPhase::Refusing } else { DrainPhase::Closed };
-        serve(main, certificates.main, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone(), last).await;
+        serve(main, certificates.main, Arc::clone(&inner.bounds), self.entrance(), inner.drain.clone(), last)
+            .await;
         inner.drain.reached(DrainPhase::Closed).await;
         if let Some(together) = &inner.together {
             together.leave().await;

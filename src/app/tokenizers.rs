@@ -14,8 +14,9 @@ use crate::openai::tokenizer::Tokenizer;
 pub(super) fn load(settings: &Settings, before: Option<&Tokenizers>) -> Result<Tokenizers, StartError> {
     let mut models: Vec<(Glob, Arc<Tokenizer>)> = Vec::with_capacity(settings.models.len());
     for (index, model) in settings.models.iter().enumerate() {
+        let Some(path) = &model.tokenizer else { continue };
         let read = || {
-            let file = std::fs::read(&model.tokenizer).map_err(|error| error.to_string())?;
+            let file = std::fs::read(path).map_err(|error| error.to_string())?;
             let known =
                 models.iter().map(|(_, tokenizer)| tokenizer).find(|tokenizer| tokenizer.is_of(&file));
             match known.cloned().or_else(|| before?.tokenizer_of(&file)) {
@@ -23,7 +24,7 @@ pub(super) fn load(settings: &Settings, before: Option<&Tokenizers>) -> Result<T
                 None => Tokenizer::read(&file).map(Arc::new),
             }
         };
-        let fault = |problem| StartError::Tokenizer { index, file: model.tokenizer.clone(), problem };
+        let fault = |problem| StartError::Tokenizer { index, file: path.clone(), problem };
         let tokenizer = read().map_err(fault)?;
         models.push((Glob::new(Arc::clone(&model.model)), tokenizer));
     }

@@ -77,7 +77,8 @@ fn from_here(listener: SocketAddr) -> SocketAddr {
 /// Asks for `/healthz`, and returns the status.
 async fn probe(admin: SocketAddr, tls: bool) -> Result<StatusCode, ClientError> {
     let scheme = if tls { "https" } else { "http" };
-    let target = Uri::builder().scheme(scheme).authority(admin.to_string()).path_and_query("/healthz").build();
+    let target =
+        Uri::builder().scheme(scheme).authority(admin.to_string()).path_and_query("/healthz").build();
     let target = target.map_err(io::Error::other)?;
     let request = Request::get("/healthz").header(HOST, admin.to_string()).body(Empty::<Bytes>::new());
     let tls = tls.then(accepting_any_certificate).transpose().map_err(io::Error::other)?;

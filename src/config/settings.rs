@@ -18,6 +18,8 @@ use crate::fleet::registry::RegistrySettings;
 use crate::fleet::spec::WorkerSpec;
 use crate::layers::jwt::TokenSettings;
 use crate::limit::rule::Rule;
+use crate::openai::body::MediaUrls;
+use crate::openai::kinds::OptionalKind;
 use crate::redis::settings::RedisSettings;
 use crate::request::{Class, Kind, OwnLimits};
 use crate::shed::settings::GateSettings;
@@ -58,12 +60,18 @@ pub struct Settings {
     pub retry: WorkerRetrySettings,
     /// File with additional certificate authorities for workers.
     pub worker_ca: Option<PathBuf>,
+    /// Kinds of calls that are served in addition to those that always are.
+    pub kinds: Vec<OptionalKind>,
     /// Patterns for paths forwarded as one request with zero tokens.
     pub paths: Vec<Arc<str>>,
     /// Custom endpoints of a chatbot API.
     pub routes: Vec<RouteSpec>,
     /// Properties of models; the first entry whose pattern matches applies.
     pub models: Vec<ModelSettings>,
+    /// Bytes of sound or video that are reserved as one token; at least 1.
+    pub bytes_per_token: u64,
+    /// Which URLs of media may be passed on.
+    pub media_urls: MediaUrls,
     /// Limits on connections and requests.
     pub bounds: BoundsSettings,
     /// Origins whose pages may call the gateway; `*` alone for all.
@@ -86,7 +94,7 @@ impl Settings {
         let files =
             pairs.flat_map(|pair| [&pair.cert, &pair.key]).chain(&self.worker_ca).chain(&self.shared.ca);
         let keys = self.callers.tokens.iter().filter_map(|tokens| tokens.keys.file());
-        let tokenizers = self.models.iter().map(|model| &model.tokenizer);
+        let tokenizers = self.models.iter().filter_map(|model| model.tokenizer.as_ref());
         files.chain(keys).chain(tokenizers).cloned().collect()
     }
 }
@@ -106,7 +114,9 @@ pub struct ModelSettings {
     /// Pattern for the models' names.
     pub model: Arc<str>,
     /// File of their tokenizer (`tokenizer.json`).
-    pub tokenizer: PathBuf,
+    pub tokenizer: Option<PathBuf>,
+    /// Prompt tokens of a picture, if configured.
+    pub image_tokens: Option<u64>,
 }
 
 /// Files of a certificate and its private key.
@@ -304,6 +314,8 @@ pub struct RouteSpec {
 pub struct BoundsSettings {
     /// Maximum size of a request body, in bytes.
     pub body: u64,
+    /// Maximum part of a form that is held until its model has come, in bytes.
+    pub held: u64,
     /// Maximum size of all request bodies in memory at once, in bytes; at least `body`.
     pub buffered: u64,
     /// Maximum time for a request body to arrive.

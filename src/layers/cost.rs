@@ -19,9 +19,10 @@ use siphasher::sip::SipHasher13;
 use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
-use crate::estimate::{Estimator, PromptEstimate, PromptText};
+use crate::estimate::{Estimator, MediaTokens, PromptEstimate, PromptText};
 use crate::layers::body::{BodyGuard, Guarded};
-use crate::layers::buffers::Buffers;
+use crate::layers::buffers::{BufferHold, Buffers};
+use crate::layers::forms::{FormBody, boundary_of, read_start};
 use crate::layers::intake::{BoundedBody, IntakeBounds, read};
 use crate::layers::limit::LimitLayer;
 use crate::layers::paths::{Matched, Paths};
@@ -29,11 +30,13 @@ use crate::layers::tokenizers::Tokenizers;
 use crate::metrics::Metrics;
 use crate::net::fields::{elements_of, is_encoded};
 use crate::openai::body::{Facts, parse, with_include_usage};
+use crate::openai::dialect::Dialect;
+use crate::openai::kinds::{self, BesideBounds, BodyUse, Output};
 use crate::openai::tap::without_mark;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
-    BodyReservation, Caller, DecodedPath, Ending, Kind, Payload, RequestCost, RequestRecord, UpgradeTo,
-    UsageInjected,
+    BodyReservation, Caller, DecodedPath, Ending, Explaining, Kind, Payload, RequestCost, RequestRecord,
+    UpgradeTo, UsageInjected,
 };
 
 /// Request header that shortens the request's wait, in milliseconds from its arrival.
@@ -59,6 +62,10 @@ pub struct CostSettings {
     pub rules: LimitLayer,
     /// The bounds of one body.
     pub limits: IntakeBounds,
+    /// Bytes of a form that are held until its model is known (`bounds.held`).
+    pub held: u64,
+    /// Tokens of pictures, sound and video.
+    pub media: MediaTokens,
     /// The memory shared by all buffered bodies.
     pub buffers: Arc<Buffers>,
     /// Where requests name their session.
@@ -85,7 +92,7 @@ impl CostSettings {
             return Err(Refusal::new(Reason::Unsupported, "This path does not support protocol upgrades.")
                 .with_param("upgrade"));
         }
-        if matched.kind.has_demand() && is_encoded(&parts.headers) {
+        if matched.shape.is_some() && is_encoded(&parts.headers) {
             return Err(Refusal::new(
                 Reason::UnsupportedEncoding,
                 "The request body must not be compressed: the gateway reads it to compute the cost.",
@@ -131,20 +138,23 @@ impl CostSettings {
         caller: &str,
         body: &Bytes,
     ) -> RequestCost {
-        let expected = self.estimates.output(caller, facts.model.as_deref(), facts.max_tokens);
-        let embeds = facts.kind == Kind::Embedding;
+        let decodes = kinds::row(facts.kind).output != Output::Nothing;
+        let expected = match decodes {
+            true => self.estimates.output(caller, facts.model.as_deref(), facts.max_tokens),
+            false => 0,
+        };
         RequestCost {
             kind: facts.kind,
             model: facts.model.clone(),
             prompt_tokens: prompt.tokens,
-            max_tokens: if embeds { Some(0) } else { facts.max_tokens },
-            expected_output: if embeds { 0 } else { expected.saturating_mul(facts.sequences.into()) },
+            max_tokens: if decodes { facts.max_tokens } else { Some(0) },
+            expected_output: expected.saturating_mul(facts.sequences.into()),
             sequences: facts.sequences,
             stream: facts.stream,
             session: None,
             body_bytes: body.len() as u64,
             deadline: None,
-            retryable: matched.retryable && !(facts.kind == Kind::Response && facts.store),
+            retryable: matched.retryable && !(kinds::row(facts.kind).stores && facts.store),
         }
     }
 }
@@ -243,6 +253,55 @@ struct CostedRequest {
     room: Option<BodyReservation>,
 }
 
+/// Reads a body whole, within the bounds of all bodies and those of its kind.
+async fn read_within<B>(
+    intake: &CostSettings,
+    beside: Option<BesideBounds>,
+    body: B,
+    caller: &Arc<str>,
+) -> Result<(Bytes, BufferHold), Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let own = beside.map_or(u64::MAX, |bounds| bounds.body);
+    let bytes = intake.limits.bytes.min(own);
+    let limits = IntakeBounds { bytes, ..intake.limits };
+    read(body, limits, &intake.buffers, caller).await.map_err(|mut refusal| {
+        if refusal.reason == Reason::BodyTooLarge && own <= intake.limits.bytes {
+            refusal.message = format!("The request body exceeds {own} bytes, the bound of this path.").into();
+        }
+        refusal
+    })
+}
+
+/// Computes the cost of a form, of which only the beginning is read: its size tells how much sound it
+/// holds.
+async fn form_cost<B>(
+    intake: &CostSettings,
+    matched: &Matched,
+    body: B,
+    boundary: &str,
+    caller: &Arc<str>,
+) -> Result<(RequestCost, Payload, BodyReservation), Refusal>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let announced = body.size_hint().lower();
+    let mut body = BoundedBody::new(body, intake.limits)?.boxed_unsync();
+    let (start, hold) = read_start(&mut body, boundary, intake.held, &intake.buffers, caller).await?;
+    let request_cost = RequestCost {
+        kind: matched.kind,
+        model: start.model.clone(),
+        prompt_tokens: intake.media.of_bytes(announced),
+        max_tokens: Some(0),
+        ..RequestCost::path()
+    };
+    let payload = Payload::Streaming(FormBody::new(start, body).boxed_unsync());
+    Ok((request_cost, payload, BodyReservation(Arc::new(hold))))
+}
+
 async fn compute_cost<B>(intake: &Arc<CostSettings>, request: Request<B>) -> Result<CostedRequest, Refusal>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -265,14 +324,35 @@ where
     if let Some(timeouts) = matched.timeouts {
         parts.extensions.insert(timeouts);
     }
+    if matched.dialect != Dialect::default() {
+        parts.extensions.insert(matched.dialect);
+    }
     let caller =
         parts.extensions.get::<Caller>().map_or_else(|| "anonymous".into(), |caller| Arc::clone(&caller.id));
 
-    let (mut request_cost, payload, lesson, room, in_body) = if let Some(shape) = &matched.shape {
+    let form = match kinds::row(matched.kind).body {
+        BodyUse::JsonOrForm => boundary_of(&parts.headers)?,
+        BodyUse::Passed | BodyUse::Json => None,
+    };
+    let (mut request_cost, payload, lesson, room, in_body) = if let Some(boundary) = form {
         intake.rules.check_before_body(&parts.uri, &parts.extensions)?;
-        let (bytes, hold) = read(body, intake.limits, &intake.buffers, &caller).await?;
+        let (request_cost, payload, room) = form_cost(intake, &matched, body, &boundary, &caller).await?;
+        if let Some(explaining) = parts.extensions.get::<Explaining>() {
+            explaining.set_body("\"(body)\";handling=streamed;retry=never");
+        }
+        (request_cost, payload, None, Some(room), None)
+    } else if let Some(shape) = &matched.shape {
+        intake.rules.check_before_body(&parts.uri, &parts.extensions)?;
+        let beside = kinds::row(matched.kind).beside;
+        let (bytes, hold) = read_within(intake, beside, body, &caller).await?;
         let bytes = bytes.slice_ref(without_mark(&bytes));
-        let facts = parse(shape, &bytes)?;
+        let mut facts = parse(shape, &bytes)?;
+        // Known like token ids: no factor is learned for them.
+        facts.prompt_tokens = facts.prompt_tokens.saturating_add(intake.media.of(
+            facts.model.as_deref().unwrap_or_default(),
+            facts.pictures,
+            facts.sound_bytes,
+        ));
         if facts.unbounded && intake.reserves_max {
             return Err(Refusal::new(
                 Reason::BadRequest,
@@ -287,7 +367,7 @@ where
         };
         let prompt = intake.estimates.prompt(facts.model.as_deref(), text, facts.prompt_tokens);
         let request_cost = intake.request_cost(&matched, &facts, prompt, &caller, &bytes);
-        let lesson = record.as_ref().map(|record| UsageFeedback {
+        let lesson = record.as_ref().filter(|_| beside.is_none()).map(|record| UsageFeedback {
             intake: Arc::clone(intake),
             record: Arc::clone(record),
             caller: Arc::clone(&caller),

@@ -145,7 +145,7 @@ where
         let this = self.project();
         let mut answer = ready!(this.inner.poll(cx));
         if let (Ok(response), Some(explaining)) = (&mut answer, &*this.explaining) {
-            let lines = explaining.lines().iter().filter_map(|line| HeaderValue::from_str(line).ok());
+            let lines = explaining.lines().filter_map(|line| HeaderValue::from_str(line).ok());
             for line in lines {
                 response.headers_mut().append(EXPLAIN, line);
             }

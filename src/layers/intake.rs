@@ -35,7 +35,7 @@ fn too_slow(limit: Duration) -> Refusal {
     )
 }
 
-fn no_room() -> Refusal {
+pub(super) fn no_room() -> Refusal {
     Refusal::new(
         Reason::Overloaded,
         "Request bodies use all buffer memory, or this caller's share of it (`bounds.buffered`).",

@@ -12,14 +12,15 @@ use arc_swap::ArcSwap;
 use http::{Extensions, Request, Response, StatusCode, Uri};
 use tower::{Layer, Service};
 
-use crate::clock::{Clock, Nanos};
+use crate::clock::{self, Clock, Nanos};
 use crate::fleet::{Fleet, Pool};
 use crate::layers::bill::FinalCharge;
 use crate::layers::body::{BodyGuard, Guarded};
 use crate::limit::rule::{Per, Rule};
 use crate::limit::{Charge, Decision, Denial, ExpectedCost, Explained, RuleSet, Served, Subject};
 use crate::metrics::{self, Metrics};
-use crate::openai::headers;
+use crate::openai::dialect::Dialect;
+use crate::openai::kinds;
 use crate::redis::rules::{Holding, SharedRules};
 use crate::refusal::{QuotaStatus, Refusal};
 use crate::request::{Caller, DecodedPath, Explaining, Forwarding, RequestCost, RequestRecord};
@@ -144,7 +145,7 @@ impl LimitLayer {
             let served =
                 fleet.load().served(request_cost.and_then(|request_cost| request_cost.model.as_deref()));
             // A request that calls no model counts under the empty name.
-            if request_cost.is_some_and(|request_cost| request_cost.kind.has_demand()) {
+            if request_cost.is_some_and(|request_cost| kinds::row(request_cost.kind).names_model()) {
                 served
             } else {
                 ("".into(), None)
@@ -196,6 +197,7 @@ struct RuleQuestion<'a> {
     record: Option<Arc<RequestRecord>>,
     /// `Some` if an administrator asked for an explanation.
     explaining: Option<&'a Explaining>,
+    dialect: Dialect,
 }
 
 impl<'a> RuleQuestion<'a> {
@@ -223,7 +225,13 @@ impl<'a> RuleQuestion<'a> {
                 .max_tokens
                 .map(|most| most.saturating_mul(request_cost.sequences.into())),
         });
-        Self { subject, cost, record: record.cloned(), explaining: extensions.get::<Explaining>() }
+        Self {
+            subject,
+            cost,
+            record: record.cloned(),
+            explaining: extensions.get::<Explaining>(),
+            dialect: extensions.get::<Dialect>().copied().unwrap_or_default(),
+        }
     }
 
     /// Writes a line on each rule's quota status and on the decision that it made, if any.
@@ -244,6 +252,7 @@ impl<'a> RuleQuestion<'a> {
             record: self.record,
             cost: self.cost,
             status: None,
+            dialect: self.dialect,
         }
     }
 }
@@ -368,6 +377,8 @@ pub struct HeldCharge {
     cost: ExpectedCost,
     /// Status of the answer; `None` before there is an answer.
     status: Option<StatusCode>,
+    /// In whose words the client is told of its quota.
+    dialect: Dialect,
 }
 
 impl HeldCharge {
@@ -388,7 +399,7 @@ impl HeldCharge {
                 self.status = Some(response.status());
                 if let Some(charge) = &self.charge {
                     charge.with_statuses(self.clock.now(), |standings| {
-                        headers::quota_headers(response.headers_mut(), standings);
+                        self.dialect.quota_headers(response.headers_mut(), standings, clock::wall);
                         let caller = self.record.as_ref().and_then(|record| record.caller());
                         if let (Some(metrics), Some(caller)) = (&self.metrics, caller) {
                             metrics.record_usage(standings, &caller.id);

@@ -32,7 +32,7 @@
 //! }]);
 //! let app = Router::new().route("/chat", post(|| async { "Hello" })).layer(
 //!     ServiceBuilder::new()
-//!         .layer(RescueLayer)
+//!         .layer(RescueLayer::default())
 //!         .layer(LimitLayer::new(Arc::new(rules), clock.clone()))
 //!         .layer(ShedLayer::local(8, GateSettings::default(), clock)),
 //! );
@@ -49,6 +49,7 @@ pub mod body;
 pub mod buffers;
 pub mod cost;
 pub mod explain;
+mod forms;
 pub mod health;
 mod hop;
 pub mod identify;

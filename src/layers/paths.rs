@@ -11,7 +11,9 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::glob::Glob;
-use crate::openai::body::{Pointer, Shape};
+use crate::openai::body::{MediaUrls, Pointer, Shape};
+use crate::openai::dialect::Dialect;
+use crate::openai::kinds::{self, KindRow, OptionalKind};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Kind, RouteTimeouts};
 
@@ -30,6 +32,9 @@ pub struct RouteSettings {
 
 /// Pattern and metric label of the paths of jobs.
 pub const JOBS: &str = "/v1/jobs/*";
+
+/// Path of the Messages API; refusals on it and below it are in its dialect.
+const MESSAGES: &str = "/v1/messages";
 
 /// Path of the list of models.
 pub const MODELS: &str = "/v1/models";
@@ -51,6 +56,8 @@ pub struct Matched {
     pub retryable: bool,
     /// Timeouts of the route, if they differ from the general ones.
     pub timeouts: Option<RouteTimeouts>,
+    /// In whose words the client is told of quotas and errors.
+    pub dialect: Dialect,
 }
 
 /// The paths that are let through.
@@ -58,51 +65,80 @@ pub struct Matched {
 pub struct Paths {
     endpoints: Vec<(Method, Glob, Matched)>,
     patterns: Vec<Glob>,
+    /// Where bodies of the kinds' own endpoints name their session.
+    session: Option<Pointer>,
+    /// Whether a route's path may be in another dialect than its look says.
+    routes_have_dialects: bool,
 }
 
 impl Paths {
-    /// Lets through the OpenAI endpoints, a chatbot's own `routes`, and `patterns` of other paths
-    /// (`*` is any run of characters). `session` is where OpenAI bodies name their session.
+    /// Lets through the endpoints of the kinds that are always served, a chatbot's own `routes`, and
+    /// `patterns` of other paths (`*` is any run of characters). `session` is where the bodies of
+    /// the kinds' own endpoints name their session.
     #[must_use]
     pub fn new(routes: &[RouteSettings], patterns: Vec<Arc<str>>, session: Option<&Pointer>) -> Self {
-        let endpoint = |path: &str, kind: Kind, shape: Option<Shape>| Matched {
-            label: path.into(),
-            decoded: None,
-            kind,
-            shape,
-            // A Responses call with `store` has a side effect; `request_cost` resets this for it.
-            retryable: kind.has_demand(),
-            timeouts: None,
+        let mut paths = Self {
+            endpoints: Vec::new(),
+            patterns: patterns.into_iter().map(Glob::new).collect(),
+            session: session.cloned(),
+            routes_have_dialects: routes.iter().any(|route| dialect_of(&route.shape) != Dialect::OpenAi),
         };
-        let mut endpoints: Vec<(Method, Matched)> = routes
-            .iter()
-            .map(|route| {
-                let matched = Matched {
-                    retryable: route.retry,
-                    timeouts: Some(route.timeouts),
-                    ..endpoint(&route.path, route.shape.kind(), Some(route.shape.clone()))
-                };
-                (Method::POST, matched)
-            })
-            .collect();
-        for (path, kind) in [
-            ("/v1/chat/completions", Kind::Chat),
-            ("/v1/completions", Kind::Completion),
-            ("/v1/responses", Kind::Response),
-            ("/v1/embeddings", Kind::Embedding),
-        ] {
-            endpoints.push((
-                Method::POST,
-                endpoint(path, kind, Some(Shape::openai(kind).with_session(session.cloned()))),
-            ));
+        for route in routes {
+            let matched = Matched {
+                label: Arc::clone(&route.path),
+                decoded: None,
+                kind: route.shape.kind(),
+                shape: Some(route.shape.clone()),
+                retryable: route.retry,
+                timeouts: Some(route.timeouts),
+                dialect: dialect_of(&route.shape),
+            };
+            paths.add(Method::POST, matched);
         }
-        endpoints.push((Method::GET, endpoint(MODELS, Kind::Models, None)));
-        endpoints.push((Method::GET, endpoint(&format!("{MODEL}*"), Kind::Models, None)));
-        let endpoints = endpoints
-            .into_iter()
-            .map(|(method, matched)| (method, Glob::new(Arc::clone(&matched.label)), matched))
-            .collect();
-        Self { endpoints, patterns: patterns.into_iter().map(Glob::new).collect() }
+        paths.add_kinds(|row| row.optional.is_none());
+        paths
+    }
+
+    /// Adds the endpoints of kinds that are served only by request. Routes go before them.
+    #[must_use]
+    pub fn with_kinds(mut self, kinds: &[OptionalKind]) -> Self {
+        self.add_kinds(|row| row.optional.is_some_and(|kind| kinds.contains(&kind)));
+        self
+    }
+
+    /// Sets which URLs of media may be passed on, for all endpoints so far.
+    #[must_use]
+    pub fn with_media_urls(mut self, urls: &MediaUrls) -> Self {
+        for (.., matched) in &mut self.endpoints {
+            matched.shape = matched.shape.take().map(|shape| shape.with_media_urls(urls.clone()));
+        }
+        self
+    }
+
+    fn add_kinds(&mut self, serves: impl Fn(&KindRow) -> bool) {
+        for row in kinds::TABLE.iter().filter(|row| serves(row)) {
+            for (method, path) in row.endpoints {
+                let reads = row.names_model();
+                let matched = Matched {
+                    label: (*path).into(),
+                    decoded: None,
+                    kind: row.kind,
+                    shape: reads.then(|| Shape::of_kind(row.kind).with_session(self.session.clone())),
+                    // A call that the worker stores has a side effect; `request_cost` resets this.
+                    retryable: reads,
+                    timeouts: row.beside.map(|bounds| RouteTimeouts {
+                        total: Some(bounds.total),
+                        ..RouteTimeouts::default()
+                    }),
+                    dialect: if row.dialect == Dialect::OpenAi { dialect_at(path) } else { row.dialect },
+                };
+                self.add(method.clone(), matched);
+            }
+        }
+    }
+
+    fn add(&mut self, method: Method, matched: Matched) {
+        self.endpoints.push((method, Glob::new(Arc::clone(&matched.label)), matched));
     }
 
     /// Adds the paths of asynchronous jobs.
@@ -115,11 +151,24 @@ impl Paths {
             shape: None,
             retryable: false,
             timeouts: None,
+            dialect: Dialect::OpenAi,
         };
         for method in [Method::GET, Method::DELETE] {
-            self.endpoints.push((method, Glob::new(JOBS), matched.clone()));
+            self.add(method, matched.clone());
         }
         self
+    }
+
+    /// Returns the dialect of refusals on a path as sent. It is known before the path is matched, as
+    /// refusals are: a Messages client must be able to read that its key is wrong.
+    #[must_use]
+    pub fn dialect(&self, raw_path: &str) -> Dialect {
+        let path = percent_decode_str(raw_path).decode_utf8().unwrap_or(Cow::Borrowed(raw_path));
+        if !is_of_messages(&path) && !self.routes_have_dialects {
+            return Dialect::OpenAi;
+        }
+        let matched = self.endpoints.iter().find(|(_, glob, _)| glob.matches(&path));
+        matched.map_or_else(|| dialect_at(&path), |(.., matched)| matched.dialect)
     }
 
     /// Matches a request.
@@ -153,6 +202,7 @@ impl Paths {
                 shape: None,
                 retryable: method.is_idempotent(),
                 timeouts: None,
+                dialect: dialect_at(&path),
             });
         }
         if others.is_empty() {
@@ -165,18 +215,36 @@ impl Paths {
         Err(Refusal::new(Reason::MethodNotAllowed, message).with_allow(allow))
     }
 
-    /// Builds the message that names the OpenAI endpoints. It does not reveal configured paths.
+    /// Builds the message that names the kinds' own endpoints. It does not reveal configured paths.
     fn not_found(&self) -> String {
-        let own = self.endpoints.iter().filter(|(.., matched)| matched.label.starts_with("/v1/"));
-        let own = own.filter(|(.., matched)| matched.timeouts.is_none());
-        let mut names: Vec<_> =
-            own.map(|(method, _, matched)| format!("{method} {}", matched.label)).collect();
-        names.dedup();
+        let known = || kinds::TABLE.iter().flat_map(|row| row.endpoints);
+        let mut names: Vec<String> = Vec::new();
+        for (method, _, Matched { label, .. }) in &self.endpoints {
+            let name = format!("{method} {label}");
+            let is_own = **label == *JOBS || known().any(|(of, path)| of == method && **label == **path);
+            if is_own && !names.contains(&name) {
+                names.push(name);
+            }
+        }
         format!(
-            "This path is not served. Served paths: {}. The settings `paths` and `routes` can add others.",
+            "This path is not served. Served paths: {}. The settings `kinds`, `paths` and `routes` can add others.",
             names.join(", ")
         )
     }
+}
+
+fn dialect_of(shape: &Shape) -> Dialect {
+    kinds::row(shape.kind()).dialect
+}
+
+/// Returns `true` for the path of the Messages API and all paths below it.
+fn is_of_messages(path: &str) -> bool {
+    path.strip_prefix(MESSAGES).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Returns the dialect on a path that is no endpoint.
+fn dialect_at(path: &str) -> Dialect {
+    if is_of_messages(path) { Dialect::Anthropic } else { Dialect::OpenAi }
 }
 
 /// Decodes the escapes of a path, and refuses an ambiguous path. With `slashes`, an escaped slash
@@ -235,6 +303,69 @@ mod tests {
             for listed in ["POST /v1/chat/completions", "POST /v1/embeddings", "GET /v1/models,"] {
                 assert!(refusal.message.contains(listed), "{refusal}");
             }
+        }
+    }
+
+    #[test]
+    fn optional_kinds_pass_when_they_are_named_and_routes_go_before_them() {
+        let none = Paths::new(&[], Vec::new(), None);
+        for path in ["/v1/messages", "/tokenize", "/rerank", "/v1/images/edits", "/v1/audio/speech"] {
+            assert_eq!(reason(&none, &Method::POST, path), Err(Reason::NotFound), "{path}");
+        }
+        let route = RouteSettings {
+            path: "/rerank".into(),
+            shape: Shape::route(Kind::Embedding, None, None),
+            retry: false,
+            timeouts: RouteTimeouts::default(),
+        };
+        let some = Paths::new(&[route], vec!["/*".into()], None).with_kinds(&[
+            OptionalKind::Messages,
+            OptionalKind::Count,
+            OptionalKind::Rerank,
+        ]);
+        for (path, kind) in [
+            ("/v1/messages", Kind::Messages),
+            ("/v1/messages/count_tokens", Kind::Count),
+            ("/v1/rerank", Kind::Rerank),
+            ("/rerank", Kind::Embedding),
+            ("/v1/audio/speech", Kind::Path),
+        ] {
+            assert_eq!(reason(&some, &Method::POST, path), Ok(kind), "{path}");
+        }
+        let count = some.find(&Method::POST, "/tokenize").expect("it is served");
+        assert!(count.timeouts.is_some_and(|timeouts| timeouts.total.is_some()) && count.retryable);
+    }
+
+    #[test]
+    fn a_path_shows_in_which_dialect_its_client_reads_errors() {
+        let route = |path: &str, kind| RouteSettings {
+            path: path.into(),
+            shape: Shape::route(kind, None, None),
+            retry: false,
+            timeouts: RouteTimeouts::default(),
+        };
+        let plain = Paths::new(&[], Vec::new(), None);
+        let counting = Paths::new(&[], Vec::new(), None).with_kinds(&[OptionalKind::Count]);
+        let routed = Paths::new(
+            &[route("/bot/*", Kind::Messages), route("/v1/messages", Kind::Chat)],
+            Vec::new(),
+            None,
+        );
+        for (paths, path, dialect) in [
+            (&plain, "/v1/messages", Dialect::Anthropic),
+            (&plain, "/v1/%6dessages", Dialect::Anthropic),
+            (&plain, "/v1/messages/batches", Dialect::Anthropic),
+            (&counting, "/v1/messages/count_tokens", Dialect::Anthropic),
+            (&counting, "/tokenize", Dialect::OpenAi),
+            (&plain, "/v1/messages//", Dialect::Anthropic),
+            (&plain, "/v1/messages2", Dialect::OpenAi),
+            (&plain, "/v1/chat/completions", Dialect::OpenAi),
+            (&plain, "/%ff", Dialect::OpenAi),
+            (&routed, "/bot/7", Dialect::Anthropic),
+            (&routed, "/v1/messages", Dialect::OpenAi),
+            (&routed, "/v1/chat/completions", Dialect::OpenAi),
+        ] {
+            assert_eq!(paths.dialect(path), dialect, "{path}");
         }
     }
 

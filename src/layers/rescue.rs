@@ -15,30 +15,45 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::CatchUnwind;
 use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::openai::{error, headers};
+use super::paths::Paths;
+use crate::clock;
+use crate::openai::dialect::Dialect;
+use crate::openai::{anthropic, headers};
 use crate::refusal::{Reason, Refusal};
 use crate::request::RequestRecord;
 
 /// Layer for [`Rescue`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RescueLayer;
+#[derive(Clone, Debug, Default)]
+pub struct RescueLayer {
+    paths: Option<Arc<Paths>>,
+}
+
+impl RescueLayer {
+    /// Creates a layer that answers in the dialect of each path; by default all answers are in
+    /// OpenAI's.
+    #[must_use]
+    pub const fn for_paths(paths: Arc<Paths>) -> Self {
+        Self { paths: Some(paths) }
+    }
+}
 
 impl<S> Layer<S> for RescueLayer {
     type Service = Rescue<S>;
 
     fn layer(&self, inner: S) -> Rescue<S> {
-        Rescue { inner }
+        Rescue { paths: self.paths.clone(), inner }
     }
 }
 
 /// Service that answers the refusals of the inner service. Its own error is [`Infallible`].
 #[derive(Clone, Debug)]
 pub struct Rescue<S> {
+    paths: Option<Arc<Paths>>,
     inner: S,
 }
 
@@ -58,6 +73,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let record = request.extensions().get::<Arc<RequestRecord>>().cloned();
+        let path = request.uri().path();
+        let dialect = self.paths.as_ref().map_or(Dialect::default(), |paths| paths.dialect(path));
         let inner = &mut self.inner;
         // A service may panic in `call` as well as in its future.
         let called = std::panic::catch_unwind(AssertUnwindSafe(|| inner.call(request)));
@@ -65,7 +82,7 @@ where
             Ok(future) => (Some(AssertUnwindSafe(future).catch_unwind()), None),
             Err(panic) => (None, Some(defect(panic.as_ref()))),
         };
-        RescueFuture { inner, panicked, record }
+        RescueFuture { inner, panicked, record, dialect }
     }
 }
 
@@ -77,6 +94,7 @@ pin_project! {
         inner: Option<CatchUnwind<AssertUnwindSafe<F>>>,
         panicked: Option<Refusal>,
         record: Option<Arc<RequestRecord>>,
+        dialect: Dialect,
     }
 }
 
@@ -89,20 +107,24 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let id = this.record.as_ref().map_or("", |record| &*record.id);
         let refusal = match this.inner.as_pin_mut() {
             Some(inner) => match ready!(inner.poll(cx)) {
-                Ok(Ok(response)) => return Poll::Ready(Ok(response.map(AnswerBody::inner))),
+                Ok(Ok(mut response)) => {
+                    set_request_id(response.headers_mut(), *this.dialect, id);
+                    return Poll::Ready(Ok(response.map(AnswerBody::inner)));
+                }
                 Ok(Err(refused)) => refused.into(),
                 Err(panic) => defect(panic.as_ref()),
             },
             None => this.panicked.take().unwrap_or_else(|| Refusal::new(Reason::InternalError, DEFECT)),
         };
-        if let Some(record) = this.record {
+        if let Some(record) = &this.record {
             record.set_reason(refusal.reason);
             record.set_cause(&refusal);
             record.set_ending(refusal.reason.into());
         }
-        Poll::Ready(Ok(answer(&refusal).map(AnswerBody::text)))
+        Poll::Ready(Ok(answer(&refusal, *this.dialect, id).map(AnswerBody::text)))
     }
 }
 
@@ -173,18 +195,28 @@ fn defect(panic: &(dyn Any + Send)) -> Refusal {
     Refusal::new(Reason::InternalError, DEFECT)
 }
 
-/// Builds the HTTP answer to a refusal: status, headers, and an error body in OpenAI's format.
+/// Names the request in the header that clients of the dialect read; `observe` sets the common one.
+fn set_request_id(map: &mut HeaderMap, dialect: Dialect, id: &str) {
+    if dialect == Dialect::Anthropic
+        && let Ok(id) = HeaderValue::from_str(id)
+    {
+        map.insert(anthropic::REQUEST_ID, id);
+    }
+}
+
+/// Builds the HTTP answer to the refusal of the request `id`: status, headers, and an error body.
 #[must_use]
-pub fn answer(refusal: &Refusal) -> Response<Bytes> {
-    let mut response = Response::new(error::body(refusal));
-    *response.status_mut() = error::status(refusal.reason);
+pub fn answer(refusal: &Refusal, dialect: Dialect, id: &str) -> Response<Bytes> {
+    let mut response = Response::new(dialect.body(refusal, id));
+    *response.status_mut() = dialect.status(refusal.reason);
     let map = response.headers_mut();
     map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if refusal.reason == Reason::Unauthorized {
         // A 401 must name the accepted scheme (RFC 9110 §11.6.1).
         map.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    headers::refused(map, refusal);
+    headers::refused(map, refusal, dialect, clock::wall);
+    set_request_id(map, dialect, id);
     response
 }
 
@@ -195,9 +227,20 @@ mod tests {
     #[test]
     fn only_a_refusal_for_want_of_a_key_says_how_to_show_one() {
         for reason in Reason::ALL {
-            let answer = answer(&Refusal::new(reason, "x"));
+            let answer = answer(&Refusal::new(reason, "x"), Dialect::OpenAi, "r1");
             let says = answer.headers().get(WWW_AUTHENTICATE).is_some();
             assert_eq!(says, answer.status() == http::StatusCode::UNAUTHORIZED, "{reason}");
+            assert!(answer.headers().get(anthropic::REQUEST_ID).is_none());
         }
+    }
+
+    #[test]
+    fn a_messages_client_is_told_the_request_id_where_it_looks_for_it() {
+        let answer = answer(&Refusal::new(Reason::Overloaded, "x"), Dialect::Anthropic, "r1");
+        assert_eq!(answer.status().as_u16(), 529);
+        assert_eq!(answer.headers()[anthropic::REQUEST_ID], "r1");
+        assert!(
+            answer.headers().contains_key("retry-after") && answer.headers().contains_key("retry-after-ms")
+        );
     }
 }

@@ -15,6 +15,7 @@ use tower::{Layer, Service};
 use crate::clock::Clock;
 use crate::fleet::{self, Fleet};
 use crate::layers::body::{BodyGuard, Guarded};
+use crate::openai::kinds;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, GatewayRequest, RequestCost, RequestRecord};
 use crate::shed::settings::GateSettings;
@@ -107,6 +108,25 @@ fn ask_of(caller: Option<&Caller>, request_cost: Option<&RequestCost>) -> Permit
     }
 }
 
+impl<S, G: Gates> Shed<S, G> {
+    /// Finds the pool of a call whose kind takes no permit. The forwarder bounds such calls.
+    fn route_beside<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
+        let extensions = request.extensions_mut();
+        let Some(cost) =
+            extensions.get::<RequestCost>().filter(|cost| kinds::row(cost.kind).beside.is_some())
+        else {
+            return Ok(());
+        };
+        let (_, pool) = self.gates.gate(cost.model.as_deref())?;
+        let Some(pool) = pool else { return Ok(()) };
+        if let Some(record) = extensions.get::<Arc<RequestRecord>>() {
+            record.set_pool(&pool);
+        }
+        extensions.insert(GatewayRequest(pool));
+        Ok(())
+    }
+}
+
 impl BodyGuard for Permit {}
 
 /// Waits for a permit until the waiter expires.
@@ -135,6 +155,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Err(refusal) = self.route_beside(&mut request) {
+            return Box::pin(async move { Err(refusal) });
+        }
         // Such requests are no load for a worker, so they need no permit.
         let beside = request.extensions().get::<GatewayRequest>().is_some();
         if beside || matches!(*request.method(), Method::OPTIONS | Method::HEAD) {

@@ -68,7 +68,7 @@ mod tests {
 
     async fn count(exact: &Tokenizers, model: &str, words: usize) -> Option<u64> {
         let body = serde_json::json!({ "model": model, "prompt": "word ".repeat(words) }).to_string();
-        let shape = Shape::openai(Kind::Completion);
+        let shape = Shape::of_kind(Kind::Completion);
         exact.count(&shape, &parse(&shape, body.as_bytes()).unwrap(), &body.into()).await
     }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
 
+use super::anthropic;
 use crate::refusal::{Reason, Refusal};
 
 /// Returns the HTTP status of a refusal.
@@ -111,35 +112,7 @@ pub fn event(refusal: &Refusal, stream_format: StreamFormat, id: &str) -> Bytes 
     match stream_format {
         StreamFormat::Bare => envelope(refusal, "\n\ndata: ", "\n\n"),
         StreamFormat::Named => envelope(refusal, "\n\nevent: error\ndata: ", "\n\n"),
-        StreamFormat::Messages => {
-            let error = ErrorBody { r#type: kind_of_message(refusal.reason), message: &refusal.message };
-            let told = Message { r#type: "error", error, request_id: id };
-            // Serializing strings to memory cannot fail.
-            let json = serde_json::to_string(&told).unwrap_or_default();
-            ["\n\nevent: error\ndata: ", &json, "\n\n"].concat().into()
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    r#type: &'static str,
-    error: ErrorBody<'a>,
-    request_id: &'a str,
-}
-
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    r#type: &'static str,
-    message: &'a str,
-}
-
-/// Returns the `type` of an error of the Messages API.
-const fn kind_of_message(reason: Reason) -> &'static str {
-    match reason {
-        Reason::UpstreamTimeout => "timeout_error",
-        Reason::Overloaded | Reason::QueueTimeout => "overloaded_error",
-        _ => "api_error",
+        StreamFormat::Messages => anthropic::event(refusal, id),
     }
 }
 
@@ -217,21 +190,6 @@ mod tests {
             let text = std::str::from_utf8(&event).unwrap();
             assert!(text.ends_with("}\n\n") && text.starts_with("\n\n"));
             assert_eq!(text.contains("\nevent: error\ndata: "), stream_format != StreamFormat::Bare);
-        }
-    }
-
-    #[test]
-    fn a_message_stream_is_told_in_its_own_words() {
-        for (reason, kind) in [
-            (Reason::UpstreamTimeout, "timeout_error"),
-            (Reason::UpstreamBroke, "api_error"),
-            (Reason::Overloaded, "overloaded_error"),
-        ] {
-            let event = event(&Refusal::new(reason, "no"), StreamFormat::Messages, "r1");
-            let data = std::str::from_utf8(&event).unwrap().split_once("data: ").unwrap().1;
-            let expected =
-                json!({"type": "error", "error": {"type": kind, "message": "no"}, "request_id": "r1"});
-            assert_eq!(serde_json::from_str::<Value>(data).unwrap(), expected);
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Response headers of the gateway: refusal reason, retry time, remaining quota, and timing.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::dialect::Dialect;
 use super::error::status;
 use crate::refusal::{QuotaStatus, Refusal, Unit, with_jitter};
 
@@ -37,11 +38,16 @@ const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 const GREATEST: u64 = 999_999_999_999_999;
 
 /// Writes the headers of a refusal: reason, retry time (429, 503, and 502 if known) and quota
-/// status of the rules.
+/// status of the rules. The statuses are OpenAI's; another dialect may have its own for them.
 ///
 /// The wait is rounded up, so a client that follows it is never early. Only the wait of a 502 or
-/// 503, a forecast, is cut to one minute.
-pub fn refused(headers: &mut HeaderMap, refusal: &Refusal) {
+/// 503, a forecast, is cut to one minute. `wall` tells the time of day.
+pub fn refused(
+    headers: &mut HeaderMap,
+    refusal: &Refusal,
+    dialect: Dialect,
+    wall: impl FnOnce() -> SystemTime,
+) {
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.as_str()));
     let wait = refusal.retry_after.unwrap_or_else(|| with_jitter(UNKNOWN_WAIT));
     match status(refusal.reason) {
@@ -59,7 +65,7 @@ pub fn refused(headers: &mut HeaderMap, refusal: &Refusal) {
     if let Some(allow) = refusal.allow.as_deref().and_then(|methods| HeaderValue::try_from(methods).ok()) {
         headers.insert(header::ALLOW, allow);
     }
-    quota_headers(headers, &refusal.standings);
+    dialect.quota_headers(headers, &refusal.standings, wall);
 }
 
 fn retry_after(headers: &mut HeaderMap, wait: Duration) {
@@ -67,14 +73,10 @@ fn retry_after(headers: &mut HeaderMap, wait: Duration) {
     headers.insert(RETRY_AFTER_MS, millis(wait).max(1).into());
 }
 
-/// Writes the quota status: the tightest rule of each unit in OpenAI's form, all rules in the form
-/// of the IETF draft (`draft-ietf-httpapi-ratelimit-headers`).
-pub fn quota_headers(headers: &mut HeaderMap, standings: &[QuotaStatus]) {
-    if standings.is_empty() {
-        return;
-    }
+/// Writes the tightest rule of each unit in OpenAI's form.
+pub(super) fn openai_quotas(headers: &mut HeaderMap, standings: &[QuotaStatus]) {
     headers.reserve(2 * REQUESTS.len() + 2);
-    let mut text = String::with_capacity(128);
+    let mut text = String::with_capacity(16);
     for (unit, [limit, remaining, reset]) in [(Unit::Requests, REQUESTS), (Unit::Tokens, TOKENS)] {
         if let Some(tightest) = tightest(standings, unit) {
             headers.insert(limit, tightest.limit.into());
@@ -83,6 +85,12 @@ pub fn quota_headers(headers: &mut HeaderMap, standings: &[QuotaStatus]) {
             insert(headers, reset, &mut text);
         }
     }
+}
+
+/// Writes the quota status of all rules in the form of the IETF draft
+/// (`draft-ietf-httpapi-ratelimit-headers`).
+pub(super) fn standard_quotas(headers: &mut HeaderMap, standings: &[QuotaStatus]) {
+    let mut text = String::with_capacity(128);
     for standing in standings {
         item(&mut text, &standing.rule);
         parameter(&mut text, ";q=", standing.limit);
@@ -114,7 +122,7 @@ pub fn server_timing(headers: &mut HeaderMap, dam: Duration, queue: Duration) {
 }
 
 /// Returns the rule of a unit with the least share left; of equals the slowest to recover.
-fn tightest(standings: &[QuotaStatus], unit: Unit) -> Option<&QuotaStatus> {
+pub(super) fn tightest(standings: &[QuotaStatus], unit: Unit) -> Option<&QuotaStatus> {
     standings.iter().filter(|standing| standing.unit == unit).min_by(|one, other| {
         let one_share = u128::from(one.remaining) * u128::from(other.limit);
         let other_share = u128::from(other.remaining) * u128::from(one.limit);
@@ -198,8 +206,16 @@ mod tests {
         told
     }
 
+    fn tell(refusal: &Refusal) -> Vec<(String, String)> {
+        told(|headers| refused(headers, refusal, Dialect::OpenAi, || SystemTime::UNIX_EPOCH))
+    }
+
+    fn quota_headers(headers: &mut HeaderMap, standings: &[QuotaStatus]) {
+        Dialect::OpenAi.quota_headers(headers, standings, || SystemTime::UNIX_EPOCH);
+    }
+
     fn refusal(reason: Reason, wait: Duration) -> Vec<(String, String)> {
-        told(|headers| refused(headers, &Refusal::new(reason, "").with_retry_after(wait)))
+        tell(&Refusal::new(reason, "").with_retry_after(wait))
     }
 
     fn standing(rule: &str, unit: Unit, limit: u64, remaining: u64, reset_ms: u64) -> QuotaStatus {
@@ -235,7 +251,7 @@ mod tests {
                 assert_eq!(told[..2], pairs([("retry-after", "60"), ("retry-after-ms", "60000")]));
             }
         }
-        let unknown = told(|headers| refused(headers, &Refusal::new(Reason::NoWorker, "")));
+        let unknown = tell(&Refusal::new(Reason::NoWorker, ""));
         let millis: u64 = unknown[1].1.parse().unwrap();
         assert_eq!((&*unknown[1].0, (1000..=1500).contains(&millis)), ("retry-after-ms", true));
     }

@@ -10,10 +10,6 @@ use super::SpanHead;
 use crate::clock::Nanos;
 use crate::request::{Ending, Kind, RequestRecord};
 
-/// Value of `gen_ai.provider.name`. The conventions ask for the API format, not for the maker or
-/// host of the model.
-const FORMAT: &str = "openai";
-
 /// Builds the span of a request that ended at `now`; `wall` is the same moment on the wall clock.
 pub(super) fn span(
     record: &RequestRecord,
@@ -54,7 +50,7 @@ pub(super) fn span(
     set("http.route", route.map(Value::from));
     set("http.response.status_code", (status > 0).then(|| i64::from(status).into()));
     set("gen_ai.operation.name", operation.map(Value::from));
-    set("gen_ai.provider.name", operation.map(|_| FORMAT.into()));
+    set("gen_ai.provider.name", asked.zip(operation).map(|(asked, _)| provider(asked.kind).into()));
     set("gen_ai.request.model", model.as_deref().map(text));
     let (max_tokens, stream) = asked.map_or((None, false), |asked| (asked.max_tokens, asked.stream));
     set("gen_ai.request.max_tokens", max_tokens.map(count));
@@ -112,9 +108,18 @@ pub(super) fn span(
 /// Returns `gen_ai.operation.name`; `None` for a kind that is not generative AI.
 const fn operation(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Chat | Kind::Response => Some("chat"),
+        Kind::Chat | Kind::Response | Kind::Messages => Some("chat"),
         Kind::Completion => Some("text_completion"),
         Kind::Embedding => Some("embeddings"),
         _ => None,
+    }
+}
+
+/// Returns `gen_ai.provider.name`. The conventions ask for the API format, not for the maker or host
+/// of the model.
+const fn provider(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Messages => "anthropic",
+        _ => "openai",
     }
 }

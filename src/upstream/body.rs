@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::beside::BesidePlace;
 use super::closing::{self, CutOffBell};
 use super::deadline::Deadline;
 use super::early::{EarlyAnswer, KeepAliveFilter};
@@ -62,6 +63,8 @@ pub(crate) struct OpenBody {
     bell: CutOffBell,
     /// Set while content is held back but comments and pings are passed on.
     sieve: Option<Box<KeepAliveFilter>>,
+    /// Place at the worker of a call without a permit.
+    place: Option<Box<BesidePlace>>,
 }
 
 impl OpenBody {
@@ -87,7 +90,13 @@ impl OpenBody {
             says_so: true,
             bell,
             sieve: None,
+            place: None,
         }
+    }
+
+    /// Keeps the place of a call without a permit until all of the response has come.
+    pub(crate) fn keep(&mut self, place: Option<Box<BesidePlace>>) {
+        self.place = place;
     }
 
     /// Reports a broken stream as a body error, not as an event: the reader is no client.
@@ -208,6 +217,7 @@ impl OpenBody {
     }
 
     fn read_to_end(&mut self) {
+        self.place = None;
         if let Some(source) = self.source.take() {
             source.give_back();
             self.watch.flush(&mut self.held);

@@ -73,6 +73,7 @@ impl EarlyAnswer<'_> {
         watch.prepare_head(&mut head.headers, self.id);
         let mut ahead = self.lane.0.lock();
         (ahead.begun, ahead.head) = (true, Some(head));
+        ahead.stream_format = watch.stream_format();
     }
 
     /// Passes keep-alive bytes to the client; `stream_format` is the stream's error format.

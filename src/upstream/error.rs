@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, StatusCode, response};
 use super::connect::ConnectError;
 use super::source::AnswerBreak;
 use super::upload::Upload;
+use crate::openai::anthropic;
 use crate::redis::jobs::{self, SubmitRefused};
 use crate::redis::link::BACK;
 use crate::refusal::{Reason, Refusal, with_jitter};
@@ -89,18 +90,7 @@ impl AttemptError {
     /// Classifies an error of the exchange, which may be one of the client's body.
     pub(crate) fn of_exchange(error: hyper::Error) -> Self {
         match error.source().and_then(|source| source.downcast_ref::<PayloadError>()) {
-            Some(PayloadError::TooLarge { limit }) => Self::Client(Refusal::new(
-                Reason::BodyTooLarge,
-                format!("The request body exceeds bounds.body ({limit} bytes)."),
-            )),
-            Some(PayloadError::TooSlow) => Self::Client(Refusal::new(
-                Reason::BodyTimeout,
-                "The request body did not arrive within bounds.body_read.",
-            )),
-            Some(PayloadError::Broken(_)) => Self::Client(Refusal::new(
-                Reason::BadRequest,
-                "The request body could not be read to its end.",
-            )),
+            Some(client) => Self::Client(client.refusal()),
             None => Self::Broke(error),
         }
     }
@@ -270,7 +260,7 @@ pub(crate) fn is_repeatable(method: &Method, retryable: bool) -> bool {
 /// Returns the failure if the status is a refusal that may hold for this worker only.
 pub(crate) fn refusal_status(head: &response::Parts) -> Option<WorkerFailure> {
     match head.status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | anthropic::OVERLOADED => {
             Some(WorkerFailure::Busy(retry_after(&head.headers)))
         }
         StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Some(WorkerFailure::Refused),

@@ -13,6 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
 
 use super::UpstreamInner;
+use super::beside::BesidePlace;
 use super::body::{AnswerTimeouts, OpenBody};
 use super::connect::connect;
 use super::connection::WorkerConnection;
@@ -33,6 +34,7 @@ use super::source::{AnswerSource, HttpSource};
 use super::tunnel::tunnel;
 use super::upload::{self, Upload};
 use crate::clock::Nanos;
+use crate::openai::kinds;
 use crate::redis::jobs::JobTicket;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
@@ -83,6 +85,8 @@ pub(crate) struct Forward<'a> {
     start: usize,
     /// Pool to choose a worker from, for a request without a permit; `None` for any pool.
     beside: Option<GatewayRequest>,
+    /// Place at the worker, for a request without a permit whose kind has a bound.
+    place: Option<Box<BesidePlace>>,
 }
 
 /// Transport of one attempt.
@@ -176,6 +180,7 @@ impl<'a> Forward<'a> {
             resent: false,
             start: fastrand::usize(..),
             beside: facts.remove::<GatewayRequest>(),
+            place: None,
         })
     }
 
@@ -375,17 +380,31 @@ impl<'a> Forward<'a> {
     }
 
     /// Returns the transport to the worker of the next attempt.
-    fn way(&self) -> Result<Transport, Refusal> {
+    fn way(&mut self) -> Result<Transport, Refusal> {
         let fleet = self.upstream.fleet.load();
         let worker = match &self.permit {
             Some(permit) => fleet.worker(&permit.worker()),
-            // No permit (HEAD, OPTIONS), no load: any worker will do, and the next one if it fails.
+            // No permit, no load: any worker will do, and the next one if it fails.
             None => {
-                let meant =
-                    |pool: &str| self.beside.as_ref().is_none_or(|GatewayRequest(meant)| **meant == *pool);
+                let beside = &self.beside;
+                let meant = |pool: &str| beside.as_ref().is_none_or(|GatewayRequest(meant)| **meant == *pool);
                 let eligible =
                     || fleet.workers().iter().filter(|worker| worker.eligible && meant(&worker.spec.pool));
-                eligible().nth(self.start.wrapping_add(self.retries as usize) % eligible().count().max(1))
+                let count = eligible().count();
+                let first = self.start.wrapping_add(self.retries as usize) % count.max(1);
+                let mut in_turn = eligible().cycle().skip(first).take(count);
+                match kinds::row(self.kind).beside {
+                    None => in_turn.next(),
+                    Some(bounds) => {
+                        // The attempt before has left its worker.
+                        self.place = None;
+                        let ids = in_turn.map(|worker| &worker.spec.id);
+                        let place = self.upstream.beside.enter(ids, bounds.per_worker)?;
+                        let worker = place.as_ref().and_then(|place| fleet.worker(place.worker()));
+                        self.place = place.map(Box::new);
+                        worker
+                    }
+                }
             }
         };
         let worker = worker
@@ -640,14 +659,17 @@ impl<'a> Forward<'a> {
         if !status.is_success() {
             return AnswerReading::Opaque;
         }
+        let row = kinds::row(self.kind);
         match (self.kind.has_demand(), form) {
-            (true, BodyForm::Events { encoded: false }) => AnswerReading::Stream { filtered: self.injected },
+            (true, BodyForm::Events { encoded: false }) => {
+                AnswerReading::Stream { filtered: self.injected, format: row.events }
+            }
             (true, BodyForm::Lines { encoded: false }) => AnswerReading::Lines,
             (true, BodyForm::Events { encoded: true } | BodyForm::Lines { encoded: true }) => {
                 AnswerReading::Unread
             }
             // The client asked for a stream; the worker sends one in a format of its own.
-            (true, BodyForm::Other) if self.stream => AnswerReading::Unread,
+            (true, BodyForm::Other) if self.stream || row.begins_with_first_byte => AnswerReading::Unread,
             (true, BodyForm::Document { encoded: false } | BodyForm::Page | BodyForm::Other) => {
                 AnswerReading::Json
             }
@@ -663,6 +685,7 @@ impl<'a> Forward<'a> {
 
     fn commit(self, answer: WorkerAnswer) -> Response<OpenBody> {
         let WorkerAnswer { mut head, mut body, .. } = answer;
+        body.keep(self.place);
         // HTTP versions are per connection: the client's may stay open where the worker's closes.
         head.version = Version::HTTP_11;
         self.record.set_worker(body.worker());

@@ -249,7 +249,7 @@ pub(crate) fn switch_to(headers: &mut HeaderMap, protocol: HeaderValue) {
 
 /// Fields that only the gateway may send to a client.
 fn is_ours(name: &str) -> bool {
-    name.starts_with("x-traffic-dam-") || name.starts_with("x-ratelimit-")
+    ["x-traffic-dam-", "x-ratelimit-", "anthropic-ratelimit-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Removes forbidden fields from a worker's trailers.

@@ -6,6 +6,7 @@
 //! | `forward` `exchange` | one request: attempts at workers until the commit |
 //! | `error` | errors, and which of them allow another attempt (pure) |
 //! | `budget` | how many retries are allowed (pure) |
+//! | `beside` | how many calls without a permit a worker has at once |
 //! | `headers` `form` | which fields pass, and the content type of a response |
 //! | `location` | rewriting of redirects |
 //! | `upload` | request bodies that are streamed |
@@ -30,6 +31,7 @@ pub mod budget;
 pub mod settings;
 pub mod tls;
 
+mod beside;
 mod body;
 mod closing;
 mod connect;
@@ -73,6 +75,7 @@ use crate::fleet::Fleet;
 use crate::redis::jobs::JobQueue;
 use crate::refusal::Refusal;
 use crate::request::{Payload, RequestCost, RequestRecord};
+use beside::BesideCounts;
 use budget::RetryBudget;
 use closing::CutOff;
 use early::{BackgroundForward, EarlyLane};
@@ -89,6 +92,8 @@ struct UpstreamInner {
     clock: Clock,
     endpoints: Endpoints,
     budget: RetryBudget,
+    /// Calls that take no permit.
+    beside: BesideCounts,
     /// Client for the Redis queue.
     jobs: Option<JobQueue>,
     /// Shutdown signal.
@@ -116,6 +121,7 @@ impl Upstream {
             clock,
             endpoints: Endpoints::default(),
             budget: RetryBudget::default(),
+            beside: BesideCounts::default(),
             jobs,
             closing: CutOff::default(),
         }))

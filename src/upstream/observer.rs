@@ -20,8 +20,9 @@ use crate::shed::Permit;
 /// What the observer reads of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerReading {
-    /// Event stream of a model; `filtered` removes the usage that only the gateway asked for.
-    Stream { filtered: bool },
+    /// Event stream of a model; `filtered` removes the usage that only the gateway asked for, and
+    /// `format` is that of its kind.
+    Stream { filtered: bool, format: StreamFormat },
     /// Model output in a format that is not parsed: its content begins with its first byte.
     Unread,
     /// Model output in JSON lines: its content begins with its first byte, and a line may end it.
@@ -45,7 +46,7 @@ enum AnswerTap {
     Blind,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct StreamTap {
     tap: SseTap,
     filter: Option<UsageFilter>,
@@ -79,9 +80,9 @@ impl AnswerObserver {
         closing: CutOff,
     ) -> Self {
         let tap = match reading {
-            AnswerReading::Stream { filtered } => {
+            AnswerReading::Stream { filtered, format } => {
                 let filter = filtered.then(UsageFilter::new);
-                AnswerTap::Stream(Box::new(StreamTap { tap: SseTap::new(), filter }))
+                AnswerTap::Stream(Box::new(StreamTap { tap: SseTap::expecting(format), filter }))
             }
             AnswerReading::Lines => AnswerTap::Lines(JsonTap::new()),
             AnswerReading::Json => AnswerTap::Json(JsonTap::new()),

@@ -44,6 +44,21 @@ fn keys() {
 }
 
 #[test]
+fn kinds() {
+    only("kinds: [messages, rerank, messages]", 1, 26, "kinds[2]", "must differ from `kinds[0]`");
+    only("kinds: [embedding]", 1, 9, "kinds[0]", "`messages`");
+    only("media: { urls: some }", 1, 16, "media.urls", "`allow`");
+    only("media: { urls: [\"https://a\"] }", 1, 17, "media.urls[0]", "a host name or an IP address");
+    only("media: { bytes_per_token: 0 }", 1, 27, "media.bytes_per_token", "from 1");
+    only("bounds: { held: 0 }", 1, 17, "bounds.held", "at least one byte");
+    // A route may take the path of a kind that can be switched off, but no other.
+    read(&format!(
+        "{LEAST}routes: [{{ path: /v1/messages, kind: chat }}, {{ path: /v1/score, kind: embedding }}]"
+    ))
+    .unwrap();
+}
+
+#[test]
 fn tokens() {
     let jwt = |more: &str| format!("callers: {{ jwt: {{ audience: a, issuer: i, {more} }} }}");
     for (text, field, words) in [
@@ -67,7 +82,7 @@ fn tokens() {
 #[test]
 fn models() {
     let model = "{ model: \"qwen*\", tokenizer: qwen.json }";
-    only("models: [{ model: \"qwen*\" }]", 1, 10, "models[0].tokenizer", "is missing");
+    only("models: [{ model: \"qwen*\", image_tokens: 0 }]", 1, 42, "models[0].image_tokens", "from 1");
     only(
         &format!("models: [{model}, {model}]"),
         1,

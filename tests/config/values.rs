@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use traffic_dam::limit::rule::{Algorithm, Mode, Per, Quota};
+use traffic_dam::openai::body::MediaUrls;
+use traffic_dam::openai::kinds::OptionalKind;
 use traffic_dam::refusal::Unit;
 use traffic_dam::request::{Class, Kind};
 use traffic_dam::shed::settings::LimitSource;
@@ -79,6 +81,10 @@ fn the_full_example_comes_to_what_it_says() {
         (Duration::from_millis(500), Duration::from_secs(300))
     );
     assert_eq!(settings.bounds.per_ip, Some(100));
+    assert_eq!((settings.kinds.len(), settings.kinds[2]), (5, OptionalKind::Rerank));
+    assert_eq!(settings.media_urls, MediaUrls::Domains(["images.example.com".into()].into()));
+    assert_eq!((settings.bytes_per_token, settings.bounds.held), (400, 64 << 10));
+    assert_eq!(settings.models[0].image_tokens, Some(1024));
 }
 
 #[test]
@@ -97,6 +103,7 @@ fn defaults_follow_the_settings_that_they_depend_on() {
     );
     assert_eq!(settings.callers.keys[0].class, Class::Batch);
     assert!(!settings.callers.forward_authorization);
+    assert_eq!(settings.kinds, [OptionalKind::Messages, OptionalKind::Count]);
     let timeouts = settings.routes[0].timeouts;
     assert_eq!((timeouts.idle, timeouts.total), (Duration::from_secs(3), Duration::from_secs(600)));
 }

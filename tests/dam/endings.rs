@@ -258,7 +258,7 @@ async fn a_panic_is_answered_and_frees_the_seat() {
             }
         });
         let service = ServiceBuilder::new()
-            .layer(RescueLayer)
+            .layer(RescueLayer::default())
             .layer(ShedLayer::new(gate.clone(), clock.clone()))
             .service(handler);
         for _ in 0..3 {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::client::{Conn, ask, chat, get, request};
+use super::messages::message;
 use super::rig::{Dam, Worker, before, eventually};
 
 fn completion(path: &str, body: &str, fields: &[&str]) -> Vec<u8> {
@@ -22,6 +23,13 @@ fn kinds(fields: &[&str]) -> Vec<Vec<u8>> {
             &format!(r#"{{"input":"Hi","max_output_tokens":30,{rest}"#),
             fields,
         ));
+        for more in [
+            "",
+            r#","thinking":{"type":"enabled","budget_tokens":1024}"#,
+            r#","thinking":{"type":"enabled"},"tools":[{"name":"now"}],"tool_choice":{"type":"any"}"#,
+        ] {
+            all.push(message("same", stream, 30, more, fields));
+        }
     }
     all.push(completion("/v1/embeddings", r#"{"input":["One","Two"]}"#, fields));
     all

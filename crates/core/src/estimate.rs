@@ -8,10 +8,13 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use crate::glob::Glob;
 use crate::table::Table;
 
 /// Bytes of prompt text per token before anything is learned; English prose has about four.
 pub const BYTES_PER_TOKEN: f64 = 4.0;
+/// Prompt tokens of a picture if nothing is configured: what a reader of tiles takes for a common size.
+pub const PICTURE_TOKENS: u64 = 765;
 /// Output tokens expected for an unknown caller and model.
 pub const UNKNOWN_OUTPUT: u64 = 256;
 /// Responses needed before the learned length is used.
@@ -30,6 +33,35 @@ const FACTOR_RANGE: f64 = 8.0;
 const LENGTHS: usize = 65_536;
 /// Models whose factor is kept, as for [`LENGTHS`]; two factors if its text is also tokenized.
 const MODELS: usize = 1024;
+
+/// Prompt tokens of media, which do not depend on text.
+#[derive(Debug)]
+pub struct MediaTokens {
+    /// Tokens of a picture by model; the first pattern that matches applies.
+    pub pictures: Vec<(Glob, Option<u64>)>,
+    /// Bytes of sound or video that are taken for one token; at least 1.
+    pub bytes_per_token: u64,
+}
+
+impl MediaTokens {
+    /// Returns the tokens of media for `model`: of pictures, and of sound or video.
+    #[must_use]
+    pub fn of(&self, model: &str, pictures: u64, sound_bytes: u64) -> u64 {
+        let sound = self.of_bytes(sound_bytes);
+        if pictures == 0 {
+            return sound;
+        }
+        let entry = self.pictures.iter().find(|(pattern, _)| pattern.matches(model));
+        let each = entry.and_then(|(_, tokens)| *tokens).unwrap_or(PICTURE_TOKENS);
+        pictures.saturating_mul(each).saturating_add(sound)
+    }
+
+    /// Returns the tokens of so many bytes of sound or video.
+    #[must_use]
+    pub fn of_bytes(&self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.bytes_per_token.max(1))
+    }
+}
 
 /// Estimator of prompt and output tokens, for all requests. Each lock is held for one map access.
 #[derive(Debug)]
@@ -219,6 +251,22 @@ mod tests {
         }
         assert_eq!(counted(&estimator).tokens, 440);
         assert_eq!(prompt(&estimator, 2000).tokens, 500, "bytes have a factor of their own");
+    }
+
+    #[test]
+    fn media_count_by_the_first_entry_of_their_model_and_by_their_bytes() {
+        let media = MediaTokens {
+            pictures: vec![
+                (Glob::new("qwen*"), Some(1000)),
+                (Glob::new("llava"), None),
+                (Glob::new("*"), Some(9)),
+            ],
+            bytes_per_token: 400,
+        };
+        assert_eq!(media.of("m", 0, 0), 0);
+        for (model, tokens) in [("qwen3", 2002), ("llava", 2 * PICTURE_TOKENS + 2), ("m", 20)] {
+            assert_eq!(media.of(model, 2, 401), tokens, "{model}");
+        }
     }
 
     #[test]

@@ -24,7 +24,10 @@ pub use limits::{AlgorithmName, Matching, ModeName, PerName, Reservation, RuleSe
 pub use process::{AdminSection, DrainSection, LogSection, Tls};
 pub use redis::{OnLossName, RedisSection, StateSection};
 pub use tracing::Tracing;
-pub use traffic::{BoundsSection, Cors, KindName, ModelSection, RouteSection, RouteTimeoutsSection};
+pub use traffic::{
+    BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord, ModelSection, RouteSection,
+    RouteTimeoutsSection, ServedKindName,
+};
 pub use workers::{
     DiscoverySection, Ejection, EjectionModeName, Retry, StickySection, TimeoutsSection, WorkerMode,
     WorkerSection, Workers,
@@ -71,7 +74,10 @@ pub struct ConfigFile {
     pub redis: RedisSection,
     /// The LLM workers, and how the gateway talks to them.
     pub workers: Workers,
-    /// Paths forwarded in addition to the OpenAI endpoints; each call counts as one request with
+    /// Kinds of calls served in addition to chat, completions, responses and embeddings.
+    #[schemars(length(max = 16))]
+    pub kinds: Vec<ServedKindName>,
+    /// Paths forwarded in addition to the endpoints of the served kinds; each call counts as one request with
     /// zero tokens. `["/*"]` forwards all paths.
     #[schemars(length(max = 64))]
     pub paths: Vec<Text<PathGlob>>,
@@ -81,6 +87,8 @@ pub struct ConfigFile {
     /// Properties of models. The first entry whose pattern matches applies.
     #[schemars(length(max = 64))]
     pub models: Vec<ModelSection>,
+    /// Cost of media.
+    pub media: MediaSection,
     /// Limits on connections and requests.
     pub bounds: BoundsSection,
     /// Access from web pages of other origins (CORS).
@@ -107,9 +115,11 @@ impl Default for ConfigFile {
             state: StateSection::default(),
             redis: RedisSection::default(),
             workers: Workers::default(),
+            kinds: vec![ServedKindName::Messages, ServedKindName::Count],
             paths: Vec::new(),
             routes: Vec::new(),
             models: Vec::new(),
+            media: MediaSection::default(),
             bounds: BoundsSection::default(),
             cors: Cors::default(),
             drain: DrainSection::default(),

@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::TimeoutsSection;
-use crate::config::syntax::{FilePath, Glob, Millis, Origin, PathGlob, Pointer, Size, Text};
+use crate::config::syntax::{FilePath, Glob, Host, Millis, Origin, PathGlob, Pointer, Size, Text};
+use crate::openai::body::MediaUrls;
+use crate::openai::kinds::OptionalKind;
 use crate::request::Kind;
 
 /// A custom endpoint of a chatbot API, treated like the OpenAI endpoint of the same kind.
@@ -40,7 +42,11 @@ pub struct ModelSection {
     pub model: Text<Glob>,
     /// The models' `tokenizer.json`, as on Hugging Face. Prompts are counted with it instead of
     /// estimated from their length.
-    pub tokenizer: Text<FilePath>,
+    #[schemars(extend("x-default" = "none: estimated"))]
+    pub tokenizer: Option<Text<FilePath>>,
+    /// Prompt tokens of a picture.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "765"))]
+    pub image_tokens: Option<u64>,
 }
 
 /// Kind of a call.
@@ -55,6 +61,8 @@ pub enum KindName {
     Response,
     /// like `/v1/embeddings`
     Embedding,
+    /// like `/v1/messages`
+    Messages,
 }
 
 impl From<KindName> for Kind {
@@ -64,6 +72,35 @@ impl From<KindName> for Kind {
             KindName::Completion => Self::Completion,
             KindName::Response => Self::Response,
             KindName::Embedding => Self::Embedding,
+            KindName::Messages => Self::Messages,
+        }
+    }
+}
+
+/// Kind of calls that is served only if it is named.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ServedKindName {
+    /// `/v1/messages`, Anthropic's Messages API
+    Messages,
+    /// `/v1/messages/count_tokens`, `/tokenize`, `/detokenize`
+    Count,
+    /// `/v1/rerank`, `/rerank`, `/v2/rerank`, `/v1/score`, `/score`, `/pooling`, `/classify`
+    Rerank,
+    /// `/v1/images/generations` and `edits`
+    Images,
+    /// `/v1/audio/speech`, `transcriptions` and `translations`
+    Audio,
+}
+
+impl From<ServedKindName> for OptionalKind {
+    fn from(name: ServedKindName) -> Self {
+        match name {
+            ServedKindName::Messages => Self::Messages,
+            ServedKindName::Count => Self::Count,
+            ServedKindName::Rerank => Self::Rerank,
+            ServedKindName::Images => Self::Images,
+            ServedKindName::Audio => Self::Audio,
         }
     }
 }
@@ -105,6 +142,9 @@ impl RouteTimeoutsSection {
 pub struct BoundsSection {
     /// Maximum size of a request body.
     pub body: Size,
+    /// Maximum part of a form (`multipart/form-data`) that is held until its `model` has come. The
+    /// rest is passed on as it arrives.
+    pub held: Size,
     /// Maximum size of all request bodies in memory at once. A caller with several bodies may hold
     /// no more bytes than it leaves to others.
     pub buffered: Size,
@@ -134,6 +174,7 @@ impl Default for BoundsSection {
         let seconds = |seconds| Text(Millis::from_secs(seconds));
         Self {
             body: Size::mib(8),
+            held: Size::kib(64),
             buffered: Size::mib(256),
             body_read: seconds(15),
             client_stall: seconds(30),
@@ -142,6 +183,56 @@ impl Default for BoundsSection {
             connections: 10_000,
             per_ip: 0,
             h2_streams: 100,
+        }
+    }
+}
+
+/// Cost of media, whose tokens do not depend on text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MediaSection {
+    /// Bytes of sound or video that are reserved as one token, until the worker reports usage.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub bytes_per_token: u64,
+    /// Which URLs of media may be passed on, for a worker to fetch; never those with the scheme `file`.
+    pub urls: MediaUrlsSection,
+}
+
+impl Default for MediaSection {
+    fn default() -> Self {
+        // Some 16 kB of compressed sound are a second, for which models take some 40 tokens.
+        Self { bytes_per_token: 400, urls: MediaUrlsSection::Word(MediaUrlsWord::Allow) }
+    }
+}
+
+/// Which URLs of media may be passed on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum MediaUrlsSection {
+    /// All or none.
+    Word(MediaUrlsWord),
+    /// Those of these hosts and their subdomains.
+    Domains(#[schemars(length(min = 1, max = 64))] Vec<Text<Host>>),
+}
+
+/// All URLs of media, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MediaUrlsWord {
+    /// all with the scheme `http` or `https`
+    Allow,
+    /// none
+    Deny,
+}
+
+impl From<&MediaUrlsSection> for MediaUrls {
+    fn from(section: &MediaUrlsSection) -> Self {
+        match section {
+            MediaUrlsSection::Word(MediaUrlsWord::Allow) => Self::Allow,
+            MediaUrlsSection::Word(MediaUrlsWord::Deny) => Self::Deny,
+            MediaUrlsSection::Domains(domains) => {
+                Self::Domains(domains.iter().map(|domain| domain.0.0.as_str().into()).collect())
+            }
         }
     }
 }

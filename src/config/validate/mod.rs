@@ -78,9 +78,12 @@ pub(super) fn validate(
             .ca
             .as_ref()
             .map(|ca| files.readable(&ca.0, &root.key("workers").key("ca"), report)),
+        kinds: traffic::served_kinds(&file, &root, report),
         paths: traffic::paths(&file, &root, report),
         routes: traffic::routes(&file, &root, report),
         models: traffic::models(&file, &root, files, report),
+        bytes_per_token: file.media.bytes_per_token,
+        media_urls: (&file.media.urls).into(),
         bounds: traffic::bounds(&file.bounds, &root.key("bounds"), report),
         cors_origins: traffic::origins(&file.cors, &root.key("cors"), report),
         drain: process::drain(&file.drain),

@@ -11,6 +11,7 @@ use crate::config::settings::{BoundsSettings, ModelSettings, RouteSpec, WorkerTi
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::config::syntax::{Millis, Size, Text};
 use crate::glob::Glob;
+use crate::openai::kinds::{self, OptionalKind};
 use crate::request::Kind;
 
 pub(super) fn paths(file: &ConfigFile, root: &SettingPath<'_>, report: &mut ErrorCollector) -> Vec<Arc<str>> {
@@ -33,20 +34,36 @@ pub(super) fn models(
         patterns.add(model.model.0.clone(), &at.key("model"), report);
         ModelSettings {
             model: model.model.0.0.clone(),
-            tokenizer: files.readable(&model.tokenizer.0, &at.key("tokenizer"), report),
+            tokenizer: model
+                .tokenizer
+                .as_ref()
+                .map(|file| files.readable(&file.0, &at.key("tokenizer"), report)),
+            image_tokens: model.image_tokens,
         }
     };
     file.models.iter().enumerate().map(&mut model).collect()
 }
 
-/// OpenAI endpoints and their kinds. A route may set an endpoint's timeouts, but not its kind.
-const ENDPOINTS: [(&str, Option<Kind>); 5] = [
-    ("/v1/chat/completions", Some(Kind::Chat)),
-    ("/v1/completions", Some(Kind::Completion)),
-    ("/v1/responses", Some(Kind::Response)),
-    ("/v1/embeddings", Some(Kind::Embedding)),
-    ("/v1/models", None),
-];
+pub(super) fn served_kinds(
+    file: &ConfigFile,
+    root: &SettingPath<'_>,
+    report: &mut ErrorCollector,
+) -> Vec<OptionalKind> {
+    let mut named = Distinct::new();
+    let kinds: Vec<_> = file.kinds.iter().map(|name| OptionalKind::from(*name)).collect();
+    for (index, kind) in kinds.iter().enumerate() {
+        named.add(*kind, &root.key("kinds").index(index), report);
+    }
+    kinds
+}
+
+/// Returns the endpoints that are always served, and their kinds. A route may set an endpoint's
+/// timeouts, but not its kind. It may take the path of an optional kind.
+fn fixed_endpoints() -> Vec<(Glob, Kind)> {
+    let rows = kinds::TABLE.iter().filter(|row| row.optional.is_none());
+    let paths = rows.flat_map(|row| row.endpoints.iter().map(|(_, path)| (*path, row.kind)));
+    paths.filter(|(path, _)| !path.contains('*')).map(|(path, kind)| (Glob::new(path), kind)).collect()
+}
 
 pub(super) fn routes(
     file: &ConfigFile,
@@ -54,7 +71,7 @@ pub(super) fn routes(
     report: &mut ErrorCollector,
 ) -> Vec<RouteSpec> {
     let mut routes: Vec<RouteSpec> = Vec::with_capacity(file.routes.len());
-    let endpoints = ENDPOINTS.map(|(endpoint, kind)| (Glob::new(endpoint), kind));
+    let endpoints = fixed_endpoints();
     let mut patterns: Vec<Glob> = Vec::with_capacity(file.routes.len());
     for (index, route) in file.routes.iter().enumerate() {
         let at = root.key("routes").index(index);
@@ -66,7 +83,7 @@ pub(super) fn routes(
             report.fault(&at.key("path"), problem);
         }
         if let Some((endpoint, _)) =
-            endpoints.iter().find(|(endpoint, own)| *own != Some(kind) && endpoint.overlaps(&path))
+            endpoints.iter().find(|(endpoint, own)| *own != kind && endpoint.overlaps(&path))
         {
             report.fault(&at.key("path"), format!("matches `{}`, which has another kind", endpoint.text()));
         }
@@ -113,7 +130,7 @@ pub(super) fn bounds(
     at: &SettingPath<'_>,
     report: &mut ErrorCollector,
 ) -> BoundsSettings {
-    for (key, size) in [("body", bounds.body), ("buffered", bounds.buffered)] {
+    for (key, size) in [("body", bounds.body), ("held", bounds.held), ("buffered", bounds.buffered)] {
         if size.get() == 0 {
             report.fault(&at.key(key), "must be at least one byte");
         }
@@ -132,6 +149,7 @@ pub(super) fn bounds(
     let length = |size: Size| count(size.get());
     BoundsSettings {
         body: bounds.body.get(),
+        held: bounds.held.get(),
         buffered: bounds.buffered.get(),
         body_read: positive(bounds.body_read.0, &at.key("body_read"), report),
         client_stall: positive(bounds.client_stall.0, &at.key("client_stall"), report),

@@ -64,6 +64,12 @@ pub enum BodyFieldError {
         /// Greatest value allowed.
         most: u64,
     },
+    /// URL of media that may not be passed on.
+    #[error("The request has a media URL that this gateway does not pass on (`media.urls`).")]
+    MediaUrl,
+    /// URL of a worker's own file.
+    #[error("A media URL must not have the scheme `file:`.")]
+    FileUrl,
     /// Name or array that is too long.
     #[error("'{param}' must have at most {most} {what}.")]
     TooLong {
@@ -87,6 +93,8 @@ impl BodyFieldError {
             | Self::Unfinished
             | Self::Syntax { .. }
             | Self::TooDeep { .. }
+            | Self::MediaUrl
+            | Self::FileUrl
             | Self::NotAnObject => None,
             Self::Duplicate { param }
             | Self::WrongType { param, .. }

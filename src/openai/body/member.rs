@@ -2,9 +2,11 @@
 
 use crate::openai::scan::JsonText;
 
-/// Members of an OpenAI body that decisions depend on.
+/// Members of a body that decisions depend on. Those of the prompt differ by kind ([`kinds`]).
+///
+/// [`kinds`]: crate::openai::kinds
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyMember {
+pub(in crate::openai) enum BodyMember {
     Model,
     Messages,
     Prompt,
@@ -28,6 +30,13 @@ pub(super) enum BodyMember {
     ResponseFormat,
     Suffix,
     Text,
+    Query,
+    Queries,
+    Items,
+    Text1,
+    Text2,
+    Data1,
+    Data2,
 }
 
 impl BodyMember {
@@ -57,6 +66,13 @@ impl BodyMember {
             b"response_format" => Self::ResponseFormat,
             b"suffix" => Self::Suffix,
             b"text" => Self::Text,
+            b"query" => Self::Query,
+            b"queries" => Self::Queries,
+            b"items" => Self::Items,
+            b"text_1" => Self::Text1,
+            b"text_2" => Self::Text2,
+            b"data_1" => Self::Data1,
+            b"data_2" => Self::Data2,
             _ => return None,
         })
     }
@@ -86,6 +102,29 @@ impl BodyMember {
             Self::ResponseFormat => "response_format",
             Self::Suffix => "suffix",
             Self::Text => "text",
+            Self::Query => "query",
+            Self::Queries => "queries",
+            Self::Items => "items",
+            Self::Text1 => "text_1",
+            Self::Text2 => "text_2",
+            Self::Data1 => "data_1",
+            Self::Data2 => "data_2",
         }
+    }
+
+    /// Returns `true` if it is read for every kind, not only where it is prompt.
+    pub(super) const fn is_control(self) -> bool {
+        matches!(
+            self,
+            Self::Model
+                | Self::MaxTokens
+                | Self::MaxCompletionTokens
+                | Self::MaxOutputTokens
+                | Self::N
+                | Self::BestOf
+                | Self::Stream
+                | Self::StreamOptions
+                | Self::Store
+        )
     }
 }

@@ -6,6 +6,7 @@
 //! body.
 
 mod fault;
+mod media;
 mod member;
 mod read;
 mod scalar;
@@ -14,6 +15,8 @@ mod splice;
 mod text;
 
 pub use fault::BodyFieldError;
+pub use media::MediaUrls;
+pub(in crate::openai) use member::BodyMember;
 pub use shape::{Pointer, PointerError, Shape};
 pub use splice::with_include_usage;
 
@@ -31,6 +34,8 @@ pub const MAX_PROMPTS: u64 = 65_536;
 pub const MAX_OUTPUT_TOKENS: u64 = u32::MAX as u64;
 /// Longest model name, in bytes: it becomes part of keys.
 pub const MAX_MODEL_BYTES: u64 = 256;
+/// Media in a request.
+pub const MAX_MEDIA_PARTS: u64 = 16;
 /// Longest session name, in bytes.
 pub const MAX_SESSION_BYTES: u64 = 1024;
 
@@ -46,6 +51,10 @@ pub struct Facts {
     pub prompt_bytes: u64,
     /// Prompt tokens given as token ids, over all prompts.
     pub prompt_tokens: u64,
+    /// Pictures in the prompts.
+    pub pictures: u64,
+    /// Bytes of sound and video in the prompts.
+    pub sound_bytes: u64,
     /// Number of prompts: 1, except for arrays in completions and embeddings.
     pub prompts: u32,
     /// The client's bound on output tokens per sequence: the greatest if it gives several.

@@ -8,9 +8,9 @@ use super::scalar::{ScalarBound, boolean, output_bound, text, whole};
 use super::shape::{Pointer, Shape};
 use super::splice::{AskedUsage, Splice, stream_options};
 use super::text::{Prompts, TextSink, add_json, add_prompts, add_text};
-use super::{BodyFieldError, Facts, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_SESSION_BYTES};
+use super::{BodyFieldError, Facts, MAX_MEDIA_PARTS, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_SESSION_BYTES};
+use crate::openai::kinds::{CountedAs, Output};
 use crate::openai::scan::{JsonText, Scanner};
-use crate::request::Kind;
 
 /// Purpose of a shape's pointer.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ enum Use {
 struct BodyReading<'a, 'h> {
     shape: &'a Shape,
     body: &'a [u8],
-    seen: u32,
+    seen: u64,
     pointed: u32,
     model: Option<Arc<str>>,
     prompts: Prompts<'h>,
@@ -61,14 +61,14 @@ pub(super) fn parse<'h>(
 }
 
 impl<'a, 'h> BodyReading<'a, 'h> {
-    const fn new(shape: &'a Shape, body: &'a [u8], hear: Option<&'h mut TextSink<'h>>) -> Self {
+    fn new(shape: &'a Shape, body: &'a [u8], hear: Option<&'h mut TextSink<'h>>) -> Self {
         Self {
             shape,
             body,
             seen: 0,
             pointed: 0,
             model: None,
-            prompts: Prompts { bytes: 0, tokens: 0, count: 0, on_text: hear },
+            prompts: Prompts { urls: shape.urls.clone(), on_text: hear, ..Prompts::default() },
             max_tokens: None,
             unbounded: false,
             n: None,
@@ -83,11 +83,12 @@ impl<'a, 'h> BodyReading<'a, 'h> {
     fn member(&mut self, scanner: &mut Scanner<'a>, key: JsonText<'a>) -> Result<(), BodyFieldError> {
         scanner.peek()?;
         let start = scanner.at();
-        match BodyMember::of(&key) {
+        let shape = self.shape;
+        let read = |member: &BodyMember| member.is_control() || shape.row().counts(*member).is_some();
+        match BodyMember::of(&key).filter(read) {
             Some(member) => self.known(scanner, member)?,
             None => scanner.skip()?,
         }
-        let shape = self.shape;
         for (purpose, pointer) in [
             (Use::Prompt, &shape.prompt),
             (Use::Session, &shape.session),
@@ -159,38 +160,25 @@ impl<'a, 'h> BodyReading<'a, 'h> {
     }
 
     fn prompt(&mut self, scanner: &mut Scanner<'a>, member: BodyMember) -> Result<(), BodyFieldError> {
+        let Some(counted) = self.shape.row().counts(member) else { return Ok(scanner.skip()?) };
         let first = scanner.peek()?;
         let expect = |fits: bool, expected| {
             let param = member.name().into();
             if fits || first == b'n' { Ok(()) } else { Err(BodyFieldError::WrongType { param, expected }) }
         };
-        let string_or_array = matches!(first, b'"' | b'[');
-        match (member, self.shape.kind) {
-            (BodyMember::Messages, Kind::Chat | Kind::Embedding) => {
-                expect(first == b'[', "an array")?;
-                add_text(scanner, &mut self.prompts)?;
+        match counted {
+            CountedAs::Text => {}
+            CountedAs::Array => expect(first == b'[', "an array")?,
+            CountedAs::StringOrArray | CountedAs::Prompts => {
+                expect(matches!(first, b'"' | b'['), "a string or an array")?;
             }
-            (BodyMember::Prompt, Kind::Completion) | (BodyMember::Input, Kind::Embedding) => {
-                expect(string_or_array, "a string or an array")?;
-                add_prompts(scanner, &mut self.prompts)?;
-            }
-            (BodyMember::Input, Kind::Response) => {
-                expect(string_or_array, "a string or an array")?;
-                add_text(scanner, &mut self.prompts)?;
-            }
-            (BodyMember::Instructions | BodyMember::Prompt, Kind::Response)
-            | (BodyMember::System | BodyMember::ChatTemplate | BodyMember::Prediction, Kind::Chat)
-            | (BodyMember::Suffix, Kind::Completion) => add_text(scanner, &mut self.prompts)?,
-            // Templates and engines give these to the model as JSON.
-            (
-                BodyMember::Documents | BodyMember::ChatTemplateKwargs | BodyMember::ResponseFormat,
-                Kind::Chat,
-            )
-            | (BodyMember::Text, Kind::Response) => add_json(scanner, &mut self.prompts)?,
-            (BodyMember::Tools, Kind::Chat | Kind::Response) | (BodyMember::Functions, Kind::Chat) => {
-                add_json(scanner, &mut self.prompts)?;
-            }
-            _ => scanner.skip()?,
+            // Templates and engines give it to the model as JSON.
+            CountedAs::Json => return Ok(add_json(scanner, &mut self.prompts)?),
+        }
+        if counted == CountedAs::Prompts {
+            add_prompts(scanner, &mut self.prompts)?;
+        } else {
+            add_text(scanner, &mut self.prompts)?;
         }
         Ok(())
     }
@@ -206,7 +194,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
         let Some(value) = pointer.select(value)? else { return Ok(()) };
         let mut scanner = Scanner::new(value);
         match purpose {
-            Use::Prompt if matches!(self.shape.kind, Kind::Completion | Kind::Embedding) => {
+            Use::Prompt if self.shape.row().prompts().is_some() => {
                 add_prompts(&mut scanner, &mut self.prompts)?;
             }
             Use::Prompt => add_text(&mut scanner, &mut self.prompts)?,
@@ -224,20 +212,27 @@ impl<'a, 'h> BodyReading<'a, 'h> {
 
     /// Returns the facts, if the whole body is valid.
     fn facts(self, first_member: usize) -> Result<Facts, BodyFieldError> {
-        let shape = self.shape;
+        let (shape, row) = (self.shape, self.shape.row());
         if self.prompts.count > MAX_PROMPTS {
             let param = shape.prompt.as_ref().map_or_else(
-                || if shape.kind == Kind::Completion { "prompt" } else { "input" }.into(),
+                || row.prompts().map_or("input", BodyMember::name).into(),
                 |pointer| pointer.as_str().to_owned().into(),
             );
             return Err(BodyFieldError::TooLong { param, most: MAX_PROMPTS, what: "prompts" });
         }
-        let decodes = matches!(shape.kind, Kind::Chat | Kind::Completion);
-        let per_prompt = if decodes { self.n.max(self.best_of).unwrap_or(1) } else { 1 };
+        if let Some(fault) = self.prompts.media.fault {
+            return Err(fault);
+        }
+        if self.prompts.media.parts > MAX_MEDIA_PARTS {
+            let param = row.prompt.first().map_or("input", |(member, _)| member.name()).into();
+            return Err(BodyFieldError::TooLong { param, most: MAX_MEDIA_PARTS, what: "media parts" });
+        }
+        let choices = row.output == Output::Choices;
+        let per_prompt = if choices { self.n.max(self.best_of).unwrap_or(1) } else { 1 };
         let prompts = self.prompts.count.max(1);
         let include_usage = self.asked == Some(AskedUsage::Yes);
         let splice = match self.asked {
-            _ if !(self.stream && decodes && shape.strict) => None,
+            _ if !(self.stream && choices && shape.strict) => None,
             Some(AskedUsage::Yes) => None,
             Some(AskedUsage::No(splice)) => Some(splice),
             None => Some(Splice::into_body(first_member)),
@@ -247,13 +242,15 @@ impl<'a, 'h> BodyReading<'a, 'h> {
             model: self.model,
             prompt_bytes: self.prompts.bytes,
             prompt_tokens: self.prompts.tokens,
+            pictures: self.prompts.media.pictures,
+            sound_bytes: self.prompts.media.sound_bytes,
             prompts: u32::try_from(prompts).unwrap_or(u32::MAX),
             max_tokens: self.max_tokens.filter(|_| !self.unbounded),
             unbounded: self.unbounded,
             sequences: u32::try_from(prompts * per_prompt).unwrap_or(u32::MAX),
             stream: self.stream,
             include_usage,
-            store: self.store.unwrap_or(shape.kind == Kind::Response),
+            store: self.store.unwrap_or(row.stores),
             session: self.session,
             splice,
         })

@@ -3,28 +3,30 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::BodyFieldError;
+use super::{BodyFieldError, MediaUrls};
+use crate::openai::kinds::{self, KindRow};
 use crate::openai::scan::Scanner;
 use crate::request::Kind;
 
-/// Shape of a request body: that of an OpenAI endpoint or of a configured route.
+/// Shape of a request body: that of a kind's endpoint or of a configured route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Endpoint whose members the body has.
     pub(super) kind: Kind,
-    /// `true` if the body follows the OpenAI API exactly: a member of the wrong type is an error,
+    /// `true` if the body follows the kind's API exactly: a member of the wrong type is an error,
     /// and `stream_options` may be set. In a route's own body a member may mean something else.
     pub(super) strict: bool,
     pub(super) prompt: Option<Pointer>,
     pub(super) session: Option<Pointer>,
     pub(super) max_tokens: Option<Pointer>,
+    pub(super) urls: MediaUrls,
 }
 
 impl Shape {
-    /// Returns the shape of an OpenAI endpoint's body.
+    /// Returns the shape of a body on an endpoint of the kind.
     #[must_use]
-    pub const fn openai(kind: Kind) -> Self {
-        Self { kind, strict: true, prompt: None, session: None, max_tokens: None }
+    pub const fn of_kind(kind: Kind) -> Self {
+        Self { kind, strict: true, prompt: None, session: None, max_tokens: None, urls: MediaUrls::Allow }
     }
 
     /// Returns the shape of a configured route's body; the route stands for an endpoint of `kind`.
@@ -32,7 +34,7 @@ impl Shape {
     /// `prompt` replaces the kind's own prompt members, `max_tokens` those of the output bound.
     #[must_use]
     pub const fn route(kind: Kind, prompt: Option<Pointer>, max_tokens: Option<Pointer>) -> Self {
-        Self { kind, strict: false, prompt, session: None, max_tokens }
+        Self { kind, strict: false, prompt, session: None, max_tokens, urls: MediaUrls::Allow }
     }
 
     /// Adds a pointer to the session name.
@@ -42,10 +44,22 @@ impl Shape {
         self
     }
 
+    /// Sets which URLs of media may be passed on.
+    #[must_use]
+    pub fn with_media_urls(mut self, urls: MediaUrls) -> Self {
+        self.urls = urls;
+        self
+    }
+
     /// Returns the kind of call.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Returns what its kind is.
+    pub(super) fn row(&self) -> &'static KindRow {
+        kinds::row(self.kind)
     }
 }
 

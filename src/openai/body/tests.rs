@@ -7,11 +7,11 @@ use super::*;
 use crate::refusal::{Reason, Refusal};
 
 fn facts(kind: Kind, body: &Value) -> Facts {
-    parse(&Shape::openai(kind), body.to_string().as_bytes()).unwrap()
+    parse(&Shape::of_kind(kind), body.to_string().as_bytes()).unwrap()
 }
 
 fn fault(body: &str) -> BodyFieldError {
-    parse(&Shape::openai(Kind::Chat), body.as_bytes()).unwrap_err()
+    parse(&Shape::of_kind(Kind::Chat), body.as_bytes()).unwrap_err()
 }
 
 /// Returns `true` if another parser reads it as JSON: grammar and UTF-8, whatever the values.
@@ -26,7 +26,7 @@ fn pointer(text: &str) -> Option<Pointer> {
 /// Returns the body that a worker gets, with usage requested.
 fn spliced(body: &str) -> Option<Value> {
     let body = Bytes::copy_from_slice(body.as_bytes());
-    let facts = parse(&Shape::openai(Kind::Chat), &body).unwrap();
+    let facts = parse(&Shape::of_kind(Kind::Chat), &body).unwrap();
     let pieces = with_include_usage(&body, &facts);
     assert_eq!(facts.lacks_usage(), pieces.len() == 3);
     facts.lacks_usage().then(|| serde_json::from_slice(&pieces.concat()).unwrap())
@@ -91,7 +91,7 @@ fn a_routes_own_body_is_read_by_its_pointers() {
 
 #[test]
 fn a_session_stands_where_the_pointer_says_in_an_openai_body_too() {
-    let shape = Shape::openai(Kind::Chat).with_session(pointer("/metadata/session"));
+    let shape = Shape::of_kind(Kind::Chat).with_session(pointer("/metadata/session"));
     let read =
         parse(&shape, br#"{"metadata":{"session":"s\u00e9"},"messages":[{"content":"abc"}]}"#).unwrap();
     assert_eq!((read.session.as_deref(), read.prompt_bytes), (Some("sé"), 3));
@@ -136,7 +136,7 @@ fn what_decides_may_stand_there_only_once() {
         assert!(matches!(twice, BodyFieldError::Duplicate { .. }), "{twice}");
     }
     assert!(matches!(fault(r#"{"n":1,"\u006e":1}"#), BodyFieldError::Duplicate { .. }));
-    assert!(parse(&Shape::openai(Kind::Chat), br#"{"seed":1,"seed":2}"#).is_ok());
+    assert!(parse(&Shape::of_kind(Kind::Chat), br#"{"seed":1,"seed":2}"#).is_ok());
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn wrong_types_and_bounds_name_the_member() {
         assert_eq!(fault(body).to_string(), message, "{body}");
     }
     let many = format!(r#"{{"prompt":[{}""]}}"#, r#""","#.repeat(65_536));
-    let fault = parse(&Shape::openai(Kind::Completion), many.as_bytes()).unwrap_err();
+    let fault = parse(&Shape::of_kind(Kind::Completion), many.as_bytes()).unwrap_err();
     assert_eq!(fault.to_string(), "'prompt' must have at most 65536 prompts.");
 }
 
@@ -181,7 +181,7 @@ fn a_broken_body_is_refused_without_quoting_it() {
             "The request body must be UTF-8; its byte order mark is that of UTF-16 or UTF-32.",
         ),
     ] {
-        let refusal = Refusal::from(parse(&Shape::openai(Kind::Chat), body).unwrap_err());
+        let refusal = Refusal::from(parse(&Shape::of_kind(Kind::Chat), body).unwrap_err());
         assert_eq!((refusal.reason, refusal.message.as_ref()), (Reason::BadRequest, message));
     }
     let deep = format!(r#"{{"x":{}"#, "[".repeat(100_000));
@@ -230,7 +230,7 @@ proptest! {
         let body = Value::Object(body);
         let text = if pretty { serde_json::to_string_pretty(&body) } else { serde_json::to_string(&body) }.unwrap();
         let text = Bytes::from(text);
-        let read = parse(&Shape::openai(Kind::Chat), &text).unwrap();
+        let read = parse(&Shape::of_kind(Kind::Chat), &text).unwrap();
         prop_assert_eq!(read.model.as_deref(), body["model"].as_str().filter(|model| !model.is_empty()));
         prop_assert_eq!(read.prompt_bytes, text_of(&body["messages"]) as u64);
         prop_assert_eq!(read.max_tokens, body["max_tokens"].as_u64().max(body["max_completion_tokens"].as_u64()));
@@ -268,7 +268,7 @@ proptest! {
         let at = at.index(body.len());
         body[at] = byte;
         let kind = [Kind::Chat, Kind::Completion, Kind::Response, Kind::Embedding][kind];
-        if parse(&Shape::openai(kind), &body).is_ok() {
+        if parse(&Shape::of_kind(kind), &body).is_ok() {
             prop_assert!(is_json(&body));
         }
     }

@@ -1,36 +1,14 @@
 //! Counting the text of a prompt.
 
+use super::media::{MediaCount, MediaMember, MediaUrls, is_name};
 use crate::openai::scan::{JsonError, JsonText, Scanner};
 
-/// Members with media or links to it: not read as text; their tokens do not depend on bytes.
-const MEDIA: [&[u8]; 15] = [
-    b"image",
-    b"image_url",
-    b"image_embeds",
-    b"input_image",
-    b"audio",
-    b"audio_url",
-    b"audio_embeds",
-    b"input_audio",
-    b"video",
-    b"video_url",
-    b"file",
-    b"file_data",
-    b"file_url",
-    b"file_id",
-    b"encrypted_content",
-];
-
 /// Members whose values are names.
-const NAMES: [&[u8]; 5] = [b"type", b"role", b"id", b"call_id", b"tool_call_id"];
+const NAMES: [&[u8]; 7] =
+    [b"type", b"role", b"id", b"call_id", b"tool_call_id", b"tool_use_id", b"media_type"];
 
 /// Members whose objects a chat template gives to the model as JSON, names included.
 const SHOWN: [&[u8]; 3] = [b"arguments", b"input", b"parameters"];
-
-/// Names and ids in use are shorter, in bytes; a longer one is text in disguise.
-const LONGEST_NAME: usize = 64;
-/// Longest URL of media in bytes, as most servers accept.
-const LONGEST_URL: usize = 8 * 1024;
 
 /// Callback for the text of prompts, piece by piece.
 pub(super) type TextSink<'h> = dyn FnMut(&str) + 'h;
@@ -43,11 +21,20 @@ pub(super) struct Prompts<'h> {
     pub(super) tokens: u64,
     /// Separate prompts; an array of token ids is one.
     pub(super) count: u64,
+    pub(super) media: MediaCount,
+    pub(super) urls: MediaUrls,
     /// `None` if only the length is needed: then no text is read twice.
     pub(super) on_text: Option<&'h mut TextSink<'h>>,
 }
 
 impl Prompts<'_> {
+    /// Counts a string: as media if it is some, in a member of media.
+    fn text_or_media(&mut self, text: &JsonText<'_>, media: Option<MediaMember>) {
+        if !media.is_some_and(|member| self.media.take(member, text, &self.urls)) {
+            self.text(text);
+        }
+    }
+
     fn text(&mut self, text: &JsonText<'_>) {
         self.bytes += text.decoded_len as u64;
         if let Some(hear) = &mut self.on_text {
@@ -66,17 +53,19 @@ impl Prompts<'_> {
 /// Counts every string in a value, except names, ids and media. Each of these must look like one:
 /// text that a model reads must not pass for it.
 pub(super) fn add_text(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(), JsonError> {
-    add_value(scanner, prompts, false)
+    add_value(scanner, prompts, None)
 }
 
-/// Counts a value; `media` if it is within a member of [`MEDIA`].
-fn add_value(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) -> Result<(), JsonError> {
+/// Counts a value, which may be within a member of media.
+fn add_value(
+    scanner: &mut Scanner<'_>,
+    prompts: &mut Prompts<'_>,
+    media: Option<MediaMember>,
+) -> Result<(), JsonError> {
     match scanner.peek()? {
         b'"' => {
             let text = scanner.string()?;
-            if !(media && is_media(&text)) {
-                prompts.text(&text);
-            }
+            prompts.text_or_media(&text, media);
             Ok(())
         }
         b'[' => scanner.array(|scanner| add_value(scanner, prompts, media)),
@@ -85,8 +74,12 @@ fn add_value(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) 
     }
 }
 
-fn add_members(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool) -> Result<(), JsonError> {
-    let mut kind: Option<JsonText<'_>> = None;
+fn add_members(
+    scanner: &mut Scanner<'_>,
+    prompts: &mut Prompts<'_>,
+    media: Option<MediaMember>,
+) -> Result<(), JsonError> {
+    let (mut kind, mut media_type): (&[u8], &[u8]) = (b"", b"");
     // Value that is media in objects of certain types only; the type may come after it.
     let mut open: Option<JsonText<'_>> = None;
     scanner.object(|scanner, key| {
@@ -95,29 +88,30 @@ fn add_members(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>, media: bool
         let is_string = scanner.peek()? == b'"';
         if NAMES.contains(&name) && is_string {
             let text = scanner.string()?;
-            if name == b"type" {
-                kind = Some(text);
+            match name {
+                b"type" => kind = text.raw,
+                b"media_type" => media_type = text.raw,
+                _ => {}
             }
             if !is_name(&text) {
                 prompts.text(&text);
             }
             Ok(())
-        } else if matches!(name, b"result" | b"url" | b"data") && is_string && !media && open.is_none() {
+        } else if matches!(name, b"result" | b"url" | b"data")
+            && is_string
+            && media.is_none()
+            && open.is_none()
+        {
             open = Some(scanner.string()?);
             Ok(())
         } else if SHOWN.contains(&name) && !is_string {
             add_json(scanner, prompts)
         } else {
-            add_value(scanner, prompts, media || MEDIA.contains(&name))
+            add_value(scanner, prompts, media.or(MediaMember::of(name)))
         }
     })?;
     if let Some(text) = open {
-        let kind = kind.map_or(&b""[..], |kind| kind.raw);
-        let holds_media =
-            matches!(kind, b"image_generation_call" | b"image" | b"base64" | b"redacted_thinking");
-        if !(holds_media && is_media(&text)) {
-            prompts.text(&text);
-        }
+        prompts.text_or_media(&text, MediaMember::in_object(kind, media_type));
     }
     Ok(())
 }
@@ -164,40 +158,6 @@ fn add_token(scanner: &mut Scanner<'_>, prompts: &mut Prompts<'_>) -> Result<(),
     scanner.number().map(drop)
 }
 
-/// Returns `true` if a string looks like a name or id: one short word.
-fn is_name(text: &JsonText<'_>) -> bool {
-    text.raw.len() <= LONGEST_NAME
-        && text.raw.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:/|".contains(byte))
-}
-
-/// Returns `true` if a string in a media member is media: base64, with or without the head of a
-/// data URL, the URL of a file, or an option word.
-fn is_media(text: &JsonText<'_>) -> bool {
-    if is_name(text) {
-        return true;
-    }
-    // Some writers escape `/` and `+` of base64.
-    let Some(text) = text.decode() else { return false };
-    let text = text.as_bytes();
-    if text.starts_with(b"http://") || text.starts_with(b"https://") {
-        return text.len() <= LONGEST_URL && text.iter().all(u8::is_ascii_graphic);
-    }
-    let Some(rest) = text.strip_prefix(b"data:") else { return is_base64(text) };
-    let Some(comma) = rest.iter().position(|byte| *byte == b',') else { return false };
-    let (head, data) = (&rest[..comma], &rest[comma + 1..]);
-    let named = head.iter().position(|byte| *byte == b'/').is_some_and(|slash| slash > 0);
-    named && head.ends_with(b";base64") && is_base64(data)
-}
-
-/// Returns `true` if every byte is of base64, in either alphabet, with padding at the end.
-fn is_base64(data: &[u8]) -> bool {
-    let bare = data.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
-    data.len() - bare <= 2
-        && data[..bare]
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +200,21 @@ mod tests {
             {"outputs":[{"type":"image","url":"data:image/png;base64,iVBORw0KGgo"}]},
             {"type":"reasoning","encrypted_content":"gAAAAABo=="}]"#;
         assert_eq!(text_bytes(message), ("look".len() + "data: none".len()) as u64);
+        // Blocks of the Messages API.
+        let message = r#"[{"role":"assistant","content":[
+            {"type":"thinking","thinking":"hm","signature":"EqQBCgIYAhIM1gbcDa9GJwZA2b3h+/=="},
+            {"type":"redacted_thinking","data":"EmwKAhgBEgy3va3pzix"},
+            {"type":"tool_use","id":"toolu_01A09q90qw90lq917835lq9","name":"now","input":{"a": 1}}]},
+            {"role":"user","content":[
+            {"type":"tool_result","tool_use_id":"toolu_01A09q90qw90lq917835lq9","content":"noon"},
+            {"type":"image","source":{"type":"base64","media_type":"image/png","data":"iVBORw0KGgo"}},
+            {"type":"image","source":{"type":"url","url":"https://example.org/cat.png"}},
+            {"type":"document","source":{"type":"text","media_type":"text/plain","data":"four"}},
+            {"type":"text","text":"look","cache_control":{"type":"ephemeral"}}]}]"#;
+        assert_eq!(
+            text_bytes(message),
+            ["hm", "now", r#"{"a": 1}"#, "noon", "four", "look"].concat().len() as u64
+        );
     }
 
     #[test]
@@ -263,6 +238,8 @@ mod tests {
                 "a picture's result that is text",
                 format!(r#"[{{"type":"image_generation_call","result":"{text}"}}]"#),
             ),
+            ("what says that it is an URL", format!(r#"[{{"source":{{"type":"url","url":"{text}"}}}}]"#)),
+            ("a signature that is text", format!(r#"[{{"signature":"{text}"}}]"#)),
             ("data of a text", format!(r#"[{{"source":{{"type":"text","data":"{plain}"}}}}]"#)),
             (
                 "names within what a tool was told",

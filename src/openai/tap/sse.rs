@@ -68,6 +68,12 @@ impl SseTap {
         Self::default()
     }
 
+    /// Creates an observer for a stream that has this format unless its events show another.
+    #[must_use]
+    pub fn expecting(stream_format: StreamFormat) -> Self {
+        Self { stream_format, ..Self::default() }
+    }
+
     /// Reads the next bytes, cut anywhere, and returns the facts so far.
     pub fn feed(&mut self, chunk: &[u8]) -> StreamFacts {
         let mut rest = chunk;

@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn all_text_of_a_prompt_is_counted_and_nothing_else() {
         let words = Tokenizer::read(WORDS.as_bytes()).unwrap();
-        let count = |kind, body: &str| words.count(&Shape::openai(kind), body.as_bytes());
+        let count = |kind, body: &str| words.count(&Shape::of_kind(kind), body.as_bytes());
         let chat = r#"{"messages":[{"role":"user","content":"one two three"},
             {"role":"user","content":[{"type":"text","text":"f\u006fur fi\nve \ud83d\ude00"},
             {"type":"image_url","image_url":{"url":"https://example.org/a/b/c"}}]}],"model":"no words of it"}"#;

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::ask::{SimEndpoint, WorkerRequest};
 use super::mailbox::SequenceCounts;
-use super::{output_text, responses};
+use super::{messages, output_text, responses};
 
 /// Dimensions of an embedding.
 const EMBEDDING_SIZE: u32 = 16;
@@ -19,9 +19,14 @@ pub(super) struct AnswerPlan {
     pub(super) model: String,
     pub(super) created: u64,
     pub(super) prompt_tokens: u64,
+    pub(super) cached_tokens: u64,
+    /// Tokens of the thoughts before the answer.
+    pub(super) thoughts: u32,
+    /// JSON string with quotes: the tool to call.
+    pub(super) tool: Option<String>,
     include_usage: bool,
     /// For each sequence, `true` if its token limit ended it.
-    cut: Vec<bool>,
+    pub(super) cut: Vec<bool>,
     /// Start of each chunk, up to its choices.
     head: String,
     /// Number of events sent, for the sequence numbers of the Responses API.
@@ -47,10 +52,13 @@ impl AnswerPlan {
             SimEndpoint::Completion => ("cmpl", "text_completion"),
             SimEndpoint::Response => ("resp", "response"),
             SimEndpoint::Embedding => ("embd", "list"),
+            SimEndpoint::Messages => ("msg", "message"),
+            SimEndpoint::Rerank => ("score", "list"),
         };
         let chunk = if ask.stream && ask.form == SimEndpoint::Chat { ".chunk" } else { "" };
         let id = format!("\"{prefix}-{name}\"");
-        let model = serde_json::Value::from(ask.model.as_deref().unwrap_or(served_model)).to_string();
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let model = quoted(ask.model.as_deref().unwrap_or(served_model));
         let head =
             format!("{{\"id\":{id},\"object\":\"{object}{chunk}\",\"created\":{created},\"model\":{model}");
         Self {
@@ -59,6 +67,9 @@ impl AnswerPlan {
             model,
             created,
             prompt_tokens: ask.prompt_tokens,
+            cached_tokens: ask.cached_tokens,
+            thoughts: if ask.thinks { messages::THOUGHTS } else { 0 },
+            tool: ask.tool.as_deref().map(quoted),
             include_usage: ask.include_usage,
             cut: cut.to_vec(),
             head,
@@ -76,15 +87,18 @@ impl AnswerPlan {
                 });
             }),
             SimEndpoint::Response => responses::begin(self, out),
-            SimEndpoint::Completion | SimEndpoint::Embedding => {}
+            SimEndpoint::Messages => messages::begin(self, out),
+            SimEndpoint::Completion | SimEndpoint::Embedding | SimEndpoint::Rerank => {}
         }
     }
 
     /// Writes one token of a choice.
     pub(super) fn token(&mut self, choice: usize, index: u32, out: &mut BytesMut) {
         let word = output_text::word(index).as_bytes();
-        if self.form == SimEndpoint::Response {
-            return responses::delta(self, word, out);
+        match self.form {
+            SimEndpoint::Response => return responses::delta(self, word, out),
+            SimEndpoint::Messages => return messages::delta(self, index, out),
+            _ => {}
         }
         let (before, after): (&[u8], &[u8]) = match self.form {
             SimEndpoint::Chat => (b"\"delta\":{\"content\":\"", b"\"}"),
@@ -100,8 +114,10 @@ impl AnswerPlan {
 
     /// Writes the finish reason of each choice, the usage, and the end mark.
     pub(super) fn end(&mut self, counts: &SequenceCounts, out: &mut BytesMut) {
-        if self.form == SimEndpoint::Response {
-            return responses::end(self, counts, out);
+        match self.form {
+            SimEndpoint::Response => return responses::end(self, counts, out),
+            SimEndpoint::Messages => return messages::end(self, counts, out),
+            _ => {}
         }
         for choice in 0..self.cut.len() {
             self.chunk(choice, out, |out| {
@@ -121,8 +137,11 @@ impl AnswerPlan {
         out.put_slice(b"data: [DONE]\n\n");
     }
 
-    /// Writes an error event and the end mark.
-    pub(super) fn error_event(out: &mut BytesMut) {
+    /// Writes an error event, and the end mark if there is one.
+    pub(super) fn error_event(&self, out: &mut BytesMut) {
+        if self.form == SimEndpoint::Messages {
+            return messages::error_event(out);
+        }
         out.put_slice(
             b"data: {\"error\":{\"message\":\"a simulated fault\",\"type\":\"server_error\",\"param\":null,\"code\":500}}\n\n\
               data: [DONE]\n\n",
@@ -134,6 +153,8 @@ impl AnswerPlan {
         match self.form {
             SimEndpoint::Response => return responses::whole(self, counts, "completed", out),
             SimEndpoint::Embedding => return self.embeddings(out),
+            SimEndpoint::Messages => return messages::whole(self, counts, out),
+            SimEndpoint::Rerank => return self.ranks(out),
             SimEndpoint::Chat | SimEndpoint::Completion => {}
         }
         put(out, format_args!("{},\"choices\":[", self.head));
@@ -199,5 +220,16 @@ impl AnswerPlan {
         }
         let prompt = self.prompt_tokens;
         put(out, format_args!("],\"usage\":{{\"prompt_tokens\":{prompt},\"total_tokens\":{prompt}}}}}"));
+    }
+
+    /// Writes the documents in the order in which they came, each less relevant than the one before.
+    fn ranks(&self, out: &mut BytesMut) {
+        put(out, format_args!("{{\"id\":{},\"model\":{},\"results\":[", self.id, self.model));
+        for index in 0..self.cut.len() {
+            let comma = if index == 0 { "" } else { "," };
+            let score = 1.0 / (index + 1) as f64;
+            put(out, format_args!("{comma}{{\"index\":{index},\"relevance_score\":{score:.4}}}"));
+        }
+        put(out, format_args!("],\"usage\":{{\"total_tokens\":{}}}}}", self.prompt_tokens));
     }
 }

@@ -2,10 +2,12 @@
 
 use http::HeaderMap;
 use serde::Deserialize;
+use serde_json::Value;
 use smallvec::{SmallVec, smallvec};
 
 use super::driver::SequenceRequest;
 use super::fault::RequestFaults;
+use super::service::FAULTS;
 use super::size::{MAX_PARTS, PromptSize};
 
 /// Tokens that a chat template adds around each message.
@@ -21,6 +23,10 @@ pub(super) enum SimEndpoint {
     Response,
     /// `/v1/embeddings`
     Embedding,
+    /// `/v1/messages`
+    Messages,
+    /// `/v1/rerank` and its like
+    Rerank,
 }
 
 impl SimEndpoint {
@@ -30,6 +36,8 @@ impl SimEndpoint {
             "/v1/completions" => Some(Self::Completion),
             "/v1/responses" => Some(Self::Response),
             "/v1/embeddings" => Some(Self::Embedding),
+            "/v1/messages" => Some(Self::Messages),
+            "/v1/rerank" | "/rerank" | "/v2/rerank" => Some(Self::Rerank),
             _ => None,
         }
     }
@@ -47,6 +55,12 @@ pub(super) struct WorkerRequest {
     pub(super) prompt_tokens: u64,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
+    /// Prompt tokens that count as read from a cache.
+    pub(super) cached_tokens: u64,
+    /// `true` to think before the answer.
+    pub(super) thinks: bool,
+    /// Tool to call instead of an answer in text.
+    pub(super) tool: Option<String>,
     /// Faults that the request itself names.
     pub(super) faults: Option<RequestFaults>,
 }
@@ -58,6 +72,15 @@ struct WireRequest {
     prompt: Option<PromptSize>,
     input: Option<PromptSize>,
     instructions: Option<PromptSize>,
+    system: Option<PromptSize>,
+    query: Option<PromptSize>,
+    documents: Option<PromptSize>,
+    #[serde(default)]
+    thinking: Value,
+    #[serde(default)]
+    tools: Value,
+    #[serde(default)]
+    tool_choice: Value,
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
     max_output_tokens: Option<u32>,
@@ -86,26 +109,33 @@ impl WorkerRequest {
     ) -> Result<Self, String> {
         let wire: WireRequest =
             serde_json::from_slice(body).map_err(|error| format!("invalid body: {error}"))?;
-        let named = match headers.get("x-sim-fault") {
+        let named = match headers.get(FAULTS) {
             Some(value) => Some(value.to_str().map_err(|_| "x-sim-fault is not visible ASCII")?),
             None => wire.sim_fault.as_deref(),
         };
         let faults = named.map(RequestFaults::parse).transpose()?;
 
         let (field, size) = match form {
-            SimEndpoint::Chat => ("messages", wire.messages),
+            SimEndpoint::Chat | SimEndpoint::Messages => ("messages", wire.messages),
+            SimEndpoint::Rerank => ("documents", wire.documents),
             SimEndpoint::Completion => ("prompt", wire.prompt),
             SimEndpoint::Response | SimEndpoint::Embedding => ("input", wire.input),
         };
         let size = size.ok_or_else(|| format!("{field} is missing"))?;
+        let system = wire.system.unwrap_or_default();
+        let query = wire.query.map_or(0, |size| size.tokens);
+        let cached_tokens = size.cached + system.cached;
         let prompts: SmallVec<[u64; 1]> = match form {
-            SimEndpoint::Chat => smallvec![size.tokens + MESSAGE_TOKENS * size.parts.len() as u64],
+            SimEndpoint::Chat | SimEndpoint::Messages => {
+                smallvec![size.tokens + system.tokens + MESSAGE_TOKENS * size.parts.len() as u64]
+            }
+            SimEndpoint::Rerank => size.parts.iter().map(|part| part + query).collect(),
             SimEndpoint::Response => smallvec![size.tokens + wire.instructions.map_or(0, |size| size.tokens)],
             SimEndpoint::Completion | SimEndpoint::Embedding => size.parts,
         };
         let n = match form {
             SimEndpoint::Chat | SimEndpoint::Completion => wire.n.unwrap_or(1),
-            SimEndpoint::Response | SimEndpoint::Embedding => 1,
+            SimEndpoint::Response | SimEndpoint::Embedding | SimEndpoint::Messages | SimEndpoint::Rerank => 1,
         };
         if prompts.is_empty() || n == 0 || prompts.len().saturating_mul(n as usize) > MAX_PARTS {
             return Err(format!("{field} × n must be from 1 to {MAX_PARTS} sequences"));
@@ -114,8 +144,8 @@ impl WorkerRequest {
         let max = wire.max_completion_tokens.or(wire.max_tokens).or(wire.max_output_tokens);
         let max = max.unwrap_or(default_max_tokens).max(1);
         let (max, exact) = match form {
-            // An embedding is only a prefill.
-            SimEndpoint::Embedding => (1, true),
+            // Only a prefill.
+            SimEndpoint::Embedding | SimEndpoint::Rerank => (1, true),
             _ => (max, wire.ignore_eos.unwrap_or(false)),
         };
         let wish = |&prompt: &u64| SequenceRequest { prompt: prompt.max(1), max, exact };
@@ -124,11 +154,25 @@ impl WorkerRequest {
             model: wire.model,
             prompt_tokens: prompts.iter().map(|prompt| (*prompt).max(1)).sum(),
             wishes: prompts.iter().flat_map(|prompt| std::iter::repeat_n(wish(prompt), n as usize)).collect(),
-            stream: wire.stream.unwrap_or(false) && form != SimEndpoint::Embedding,
+            stream: wire.stream.unwrap_or(false)
+                && !matches!(form, SimEndpoint::Embedding | SimEndpoint::Rerank),
+            cached_tokens,
+            thinks: wire.thinking["type"] == "enabled",
+            tool: called_tool(&wire.tools, &wire.tool_choice),
             include_usage: wire.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
             faults,
         })
     }
+}
+
+/// Returns the name of the tool that the request wants to be called: the one it chooses, or the first.
+fn called_tool(tools: &Value, choice: &Value) -> Option<String> {
+    let name = match choice["type"].as_str()? {
+        "tool" => &choice["name"],
+        "any" => &tools[0]["name"],
+        _ => return None,
+    };
+    name.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ impl StreamBody {
             Some(Midway::Break(after)) if source.total >= after => self.phase = BodyPhase::Breaking,
             Some(Midway::Stall(after)) if source.total >= after => self.phase = BodyPhase::Silent,
             Some(Midway::ErrorEvent(after)) if source.total >= after => {
-                AnswerPlan::error_event(&mut self.out);
+                source.answer.error_event(&mut self.out);
                 self.phase = BodyPhase::Ending;
             }
             _ => {}

@@ -6,8 +6,10 @@
 //! once. A stream consists of prepared pieces, as on a shared core the worker's cost would pass for
 //! the gateway's.
 //!
-//! It answers chat, completions, responses and embeddings, streamed or not, `/v1/models`,
-//! `/health`, and `/metrics` with vLLM's names. Stream openings (the role chunk) precede the first
+//! It answers chat, completions, responses and messages, streamed or not, embeddings, rerank, images, speech, calls
+//! that count tokens, `/v1/models`, `/health`, and `/metrics` with vLLM's names. A message begins with
+//! thoughts if `thinking` is enabled, and calls a tool if `tool_choice` demands one; prompt parts with
+//! `cache_control` are reported as read from a cache. Stream openings (the role chunk) precede the first
 //! token, to expose a client or gateway that takes them for content. These faults can be requested:
 //!
 //! | fault | effect |
@@ -35,9 +37,11 @@ mod debug;
 mod driver;
 mod fault;
 mod mailbox;
+mod messages;
 mod meters;
 mod options;
 mod output_text;
+mod plain;
 mod queue;
 mod responses;
 mod service;

@@ -3,6 +3,8 @@
 //! No word needs JSON escapes. Some have multi-byte characters, to expose readers that cut a stream
 //! in the wrong place.
 
+use std::ops::Range;
+
 use bytes::BufMut;
 
 const WORDS: [&str; 24] = [
@@ -17,5 +19,10 @@ pub(super) fn word(index: u32) -> &'static str {
 
 /// Writes the text of the first `count` tokens.
 pub(super) fn put_text(count: u32, out: &mut impl BufMut) {
-    (0..count).for_each(|index| out.put_slice(word(index).as_bytes()));
+    put_words(0..count, out);
+}
+
+/// Writes the text of these tokens.
+pub(super) fn put_words(tokens: Range<u32>, out: &mut impl BufMut) {
+    tokens.for_each(|index| out.put_slice(word(index).as_bytes()));
 }

@@ -18,6 +18,7 @@ use super::debug::{Debug, WorkerChange};
 use super::driver::{EngineDriver, SequenceWork};
 use super::fault::{Instead, Midway, RequestFaults};
 use super::mailbox::SequenceCounts;
+use super::plain::PlainEndpoint;
 use super::tally::{EndedAs, InFlightTicket, OutcomeTally};
 use crate::clock::unix_seconds;
 
@@ -26,6 +27,8 @@ const MAX_BODY: usize = 8 << 20;
 /// Maximum length of a client's request id that is used in the answer's id, in bytes.
 const MAX_ID: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Header that names faults.
+pub(super) const FAULTS: HeaderName = HeaderName::from_static("x-sim-fault");
 
 /// State that all connections share.
 pub(super) struct WorkerService {
@@ -89,13 +92,16 @@ impl WorkerService {
                 self.debug.record(parts, Bytes::new());
                 json(self.models())
             }
-            _ => match SimEndpoint::of_path(path).filter(|_| parts.method == Method::POST) {
-                Some(form) => return self.infer(form, parts, body).await,
-                None => {
-                    self.debug.record(parts, Bytes::new());
-                    error(StatusCode::NOT_FOUND, "no such endpoint")
+            _ if parts.method == Method::POST => {
+                if let Some(form) = SimEndpoint::of_path(path) {
+                    return self.infer(form, parts, body).await;
                 }
-            },
+                if let Some(form) = PlainEndpoint::of_path(path) {
+                    return self.plainly(form, parts, body).await;
+                }
+                self.unknown(parts)
+            }
+            _ => self.unknown(parts),
         })
     }
 
@@ -106,6 +112,32 @@ impl WorkerService {
              \"owned_by\":\"traffic-dam\",\"max_model_len\":{}}}]}}",
             self.created, self.options.kv_tokens
         )
+    }
+
+    fn unknown(&self, parts: Parts) -> Response<WorkerBody> {
+        self.debug.record(parts, Bytes::new());
+        error(StatusCode::NOT_FOUND, "no such endpoint")
+    }
+
+    /// Answers a call that needs no sequence.
+    async fn plainly(&self, form: PlainEndpoint, parts: Parts, body: Incoming) -> Reply {
+        let bytes = match read(body).await {
+            Ok(bytes) => bytes,
+            Err(refusal) => return Ok(refusal),
+        };
+        let named = parts.headers.get(FAULTS).and_then(|value| value.to_str().ok());
+        let faults = match named.map(RequestFaults::parse).transpose() {
+            Ok(faults) => faults.or_else(|| self.debug.take_faults()).unwrap_or_default(),
+            Err(message) => return Ok(error(StatusCode::BAD_REQUEST, &message)),
+        };
+        self.debug.record(parts, bytes.clone());
+        if let Some(status) = before_the_work(&faults).await? {
+            return Ok(error(status, "a simulated fault"));
+        }
+        Ok(match form.answer(&bytes) {
+            Ok((content_type, answer)) => plain(StatusCode::OK, content_type, answer),
+            Err(message) => error(StatusCode::BAD_REQUEST, &message),
+        })
     }
 
     /// Answers a call of an OpenAI endpoint. The call counts from its head on.
@@ -144,24 +176,22 @@ impl WorkerService {
         self.debug.record(parts, bytes);
         let mut ask = match ask {
             Ok(ask) => ask,
-            Err(message) => return refuse(ticket, error(StatusCode::BAD_REQUEST, &message)),
+            Err(message) => return refuse(ticket, error_of(form, StatusCode::BAD_REQUEST, &message)),
         };
         let faults = ask.faults.take().or_else(|| self.debug.take_faults()).unwrap_or_default();
-        match faults.instead {
-            Some(Instead::Die) => {
+        match before_the_work(&faults).await {
+            Ok(None) => {}
+            Ok(Some(status)) => return refuse(ticket, error_of(form, status, "a simulated fault")),
+            Err(broken) => {
                 ticket.set(EndedAs::Cut);
-                return Err(BrokenOff);
+                return Err(broken);
             }
-            Some(Instead::Hang) => std::future::pending().await,
-            Some(Instead::Status(status)) => return refuse(ticket, error(status, "a simulated fault")),
-            None => {}
-        }
-        if !faults.delay.is_zero() {
-            tokio::time::sleep(faults.delay).await;
         }
         let work = match self.driver.submit(&ask.wishes) {
             Ok(work) => work,
-            Err(too_long) => return refuse(ticket, error(StatusCode::BAD_REQUEST, &too_long.to_string())),
+            Err(too_long) => {
+                return refuse(ticket, error_of(form, StatusCode::BAD_REQUEST, &too_long.to_string()));
+            }
         };
         self.driver.count_prompt(ask.prompt_tokens);
         let answer = AnswerPlan::new(&ask, &name, &self.options.model, self.created, &work.cut);
@@ -181,6 +211,21 @@ impl WorkerService {
         let id = parts.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(harmless);
         id.map_or_else(|| format!("{:08x}", self.answers.fetch_add(1, Ordering::Relaxed)), str::to_owned)
     }
+}
+
+/// Carries out the faults that come before the work. Returns the status of an error that is sent
+/// instead of an answer.
+async fn before_the_work(faults: &RequestFaults) -> Result<Option<StatusCode>, BrokenOff> {
+    match faults.instead {
+        Some(Instead::Die) => return Err(BrokenOff),
+        Some(Instead::Hang) => std::future::pending().await,
+        Some(Instead::Status(status)) => return Ok(Some(status)),
+        None => {}
+    }
+    if !faults.delay.is_zero() {
+        tokio::time::sleep(faults.delay).await;
+    }
+    Ok(None)
 }
 
 fn stream(
@@ -217,7 +262,7 @@ async fn whole(
         }
         Some(Midway::ErrorEvent(_)) => {
             ticket.set(EndedAs::Refused);
-            error(StatusCode::INTERNAL_SERVER_ERROR, "a simulated fault")
+            error_of(answer.form, StatusCode::INTERNAL_SERVER_ERROR, "a simulated fault")
         }
         Some(midway) => {
             let length = HeaderValue::from(out.len());
@@ -261,6 +306,16 @@ fn plain_body(status: StatusCode, content_type: &'static str, body: WorkerBody) 
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// Returns an error in the format of the endpoint's API.
+fn error_of(form: SimEndpoint, status: StatusCode, message: &str) -> Response<WorkerBody> {
+    if form != SimEndpoint::Messages {
+        return error(status, message);
+    }
+    let kind = if status.is_server_error() { "api_error" } else { "invalid_request_error" };
+    let body = serde_json::json!({ "type": "error", "error": { "type": kind, "message": message } });
+    plain(status, "application/json", body.to_string())
 }
 
 /// Returns an error in OpenAI's format.

@@ -18,13 +18,15 @@ pub(super) struct PromptSize {
     pub(super) tokens: u64,
     /// Tokens of each element of a list of prompts or messages; one part for any other value.
     pub(super) parts: SmallVec<[u64; 1]>,
+    /// Tokens of the parts marked with `cache_control`.
+    pub(super) cached: u64,
     /// `true` for a bare number, which makes its list one prompt of token ids.
     number: bool,
 }
 
 impl PromptSize {
     fn whole(tokens: u64, number: bool) -> Self {
-        Self { tokens, parts: smallvec![tokens], number }
+        Self { tokens, parts: smallvec![tokens], cached: 0, number }
     }
 }
 
@@ -72,6 +74,7 @@ impl<'de> Visitor<'de> for SizeReader {
         let mut ids = 0;
         while let Some(element) = list.next_element::<PromptSize>()? {
             size.tokens += element.tokens;
+            size.cached += element.cached;
             if element.number {
                 ids += 1;
             } else if size.parts.len() == MAX_PARTS {
@@ -87,19 +90,29 @@ impl<'de> Visitor<'de> for SizeReader {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PromptSize, A::Error> {
-        let mut tokens = 0;
+        let (mut tokens, mut cached, mut marked) = (0, 0, false);
         while let Some(key) = map.next_key::<SizeKey>()? {
             match key {
-                SizeKey::Text => tokens += map.next_value::<PromptSize>()?.tokens,
+                SizeKey::Text => {
+                    let size = map.next_value::<PromptSize>()?;
+                    tokens += size.tokens;
+                    cached += size.cached;
+                }
+                SizeKey::CacheControl => {
+                    marked = true;
+                    map.next_value::<IgnoredAny>()?;
+                }
                 SizeKey::Other => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(PromptSize::whole(tokens, false))
+        let cached = if marked { tokens } else { cached };
+        Ok(PromptSize { cached, ..PromptSize::whole(tokens, false) })
     }
 }
 
 enum SizeKey {
     Text,
+    CacheControl,
     Other,
 }
 
@@ -114,7 +127,11 @@ impl<'de> Deserialize<'de> for SizeKey {
             }
 
             fn visit_str<E: Error>(self, name: &str) -> Result<SizeKey, E> {
-                Ok(if matches!(name, "text" | "content") { SizeKey::Text } else { SizeKey::Other })
+                Ok(match name {
+                    "text" | "content" | "thinking" => SizeKey::Text,
+                    "cache_control" => SizeKey::CacheControl,
+                    _ => SizeKey::Other,
+                })
             }
         }
         deserializer.deserialize_str(SizeKeyVisitor)
@@ -141,6 +158,9 @@ mod tests {
             {"role":"user","content":[{"type":"text","text":"eight by"},{"type":"image_url","image_url":{"url":"x"}}]},
             {"role":"assistant","content":null}]"#;
         assert_eq!(size(messages), (3, vec![1, 2, 0]));
+        let system =
+            r#"[{"type":"text","text":"eight by","cache_control":{"type":"ephemeral"}},{"text":"four"}]"#;
+        assert_eq!(serde_json::from_str::<PromptSize>(system).unwrap().cached, 2);
     }
 
     #[test]

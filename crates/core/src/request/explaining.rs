@@ -1,20 +1,32 @@
-//! An explanation of the rules, handed from the `limit` layer to the `explain` layer.
+//! An explanation of a request, handed from the layers inside to the `explain` layer.
 
 use std::sync::{Arc, OnceLock};
 
-/// Request extension, set by `explain` and filled by `limit` with one line per rule.
+/// Request extension, set by `explain`. `limit` fills it with one line per rule, and `cost` with one
+/// about the body if it is special.
 #[derive(Clone, Debug, Default)]
-pub struct Explaining(Arc<OnceLock<Vec<String>>>);
+pub struct Explaining(Arc<ExplainedParts>);
+
+#[derive(Debug, Default)]
+struct ExplainedParts {
+    body: OnceLock<&'static str>,
+    rules: OnceLock<Vec<String>>,
+}
 
 impl Explaining {
-    /// Stores the explanation. Only the first call has an effect.
+    /// Stores the explanation of the rules. Only the first call has an effect.
     pub fn set(&self, lines: impl IntoIterator<Item = String>) {
-        self.0.get_or_init(|| lines.into_iter().collect());
+        self.0.rules.get_or_init(|| lines.into_iter().collect());
     }
 
-    /// Returns the explanation; empty if the rules were not evaluated.
-    #[must_use]
-    pub fn lines(&self) -> &[String] {
-        self.0.get().map_or(&[], Vec::as_slice)
+    /// Stores what is special about the body. Only the first call has an effect.
+    pub fn set_body(&self, line: &'static str) {
+        self.0.body.get_or_init(|| line);
+    }
+
+    /// Returns the lines of the explanation; none if nothing was evaluated.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        let rules = self.0.rules.get().into_iter().flatten().map(String::as_str);
+        self.0.body.get().copied().into_iter().chain(rules)
     }
 }

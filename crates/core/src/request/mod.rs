@@ -90,7 +90,8 @@ impl Caller {
     }
 }
 
-/// The kind of a call: an OpenAI endpoint, or a path that only counts as one request.
+/// The kind of a call: what its paths, its body and its answer are (`openai::kinds` has the table),
+/// or a path that only counts as one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `POST /v1/chat/completions`
@@ -101,6 +102,16 @@ pub enum Kind {
     Response,
     /// `POST /v1/embeddings`
     Embedding,
+    /// `POST /v1/messages`
+    Messages,
+    /// `POST /v1/messages/count_tokens`, `/tokenize`, `/detokenize`
+    Count,
+    /// `POST /v1/rerank`, `/v1/score` and their like
+    Rerank,
+    /// `POST /v1/images/generations` and `edits`
+    Images,
+    /// `POST /v1/audio/transcriptions`, `translations` and `speech`
+    Audio,
     /// `GET /v1/models` and `GET /v1/models/{name}`
     Models,
     /// Any other path that the gateway lets through.
@@ -108,10 +119,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns `true` if the cost is computed from the body.
+    /// Returns `true` if a model works for it: it has a cost, takes a permit, and may be queued.
     #[must_use]
     pub const fn has_demand(self) -> bool {
-        matches!(self, Self::Chat | Self::Completion | Self::Response | Self::Embedding)
+        !matches!(self, Self::Count | Self::Models | Self::Path)
     }
 }
 

@@ -10,6 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use smallvec::SmallVec;
 
+use crate::refusal::{Reason, Refusal};
+
 /// Why the client's body broke off while it was forwarded.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
@@ -25,6 +27,29 @@ pub enum PayloadError {
     /// The total wait for the client exceeds `bounds.body_read`.
     #[error("the request body did not arrive within bounds.body_read")]
     TooSlow,
+    /// The body is not what its head says; the text is a sentence for the client.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+impl PayloadError {
+    /// Returns what the client is told.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::TooLarge { limit } => Refusal::new(
+                Reason::BodyTooLarge,
+                format!("The request body exceeds bounds.body ({limit} bytes)."),
+            ),
+            Self::TooSlow => {
+                Refusal::new(Reason::BodyTimeout, "The request body did not arrive within bounds.body_read.")
+            }
+            Self::Broken(_) => {
+                Refusal::new(Reason::BadRequest, "The request body could not be read to its end.")
+            }
+            Self::Malformed(text) => Refusal::new(Reason::BadRequest, text.clone()),
+        }
+    }
 }
 
 /// Memory reserved for a body, until the last clone is dropped.

@@ -1,0 +1,198 @@
+//! Forms: reads the model and passes the rest on as it arrives.
+//!
+//! A form may hold a file that is larger than all memory for bodies, so no more of it is kept than
+//! its beginning up to the model (`bounds.held`). It can be sent only once.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+
+use super::buffers::{BufferHold, Buffers};
+use super::intake::no_room;
+use crate::openai::form::{FormError, FormTap, boundary};
+use crate::refusal::{Reason, Refusal};
+use crate::request::PayloadError;
+
+/// The beginning of a form, as far as it was read.
+#[derive(Debug)]
+pub(super) struct FormStart {
+    /// The model, if the form names one.
+    pub(super) model: Option<Arc<str>>,
+    tap: FormTap,
+    read: Bytes,
+}
+
+/// Returns the boundary of the form that these headers announce; `None` for another body.
+///
+/// # Errors
+/// `bad_request` for a form without a boundary.
+pub(super) fn boundary_of(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let named = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    boundary(named.unwrap_or_default()).map_err(refusal)
+}
+
+fn refusal(error: FormError) -> Refusal {
+    let param =
+        if matches!(error, FormError::TwoModels | FormError::Model) { "model" } else { "content-type" };
+    Refusal::new(Reason::BadRequest, error.to_string()).with_param(param)
+}
+
+/// Reads a form up to its model, at most `held` bytes of it, for `caller`.
+///
+/// # Errors
+/// `body_too_large` if the model comes later; `bad_request` for a malformed form; errors of the
+/// body; `overloaded` if there is no memory.
+pub(super) async fn read_start<B>(
+    body: &mut B,
+    boundary: &str,
+    held: u64,
+    buffers: &Arc<Buffers>,
+    caller: &Arc<str>,
+) -> Result<(FormStart, BufferHold), Refusal>
+where
+    B: Body<Data = Bytes, Error = PayloadError> + Unpin,
+{
+    let mut tap = FormTap::new(boundary);
+    let mut hold = buffers.enter(caller);
+    let mut read = BytesMut::new();
+    while tap.model().is_none() && !tap.is_over() {
+        let Some(frame) = body.frame().await else { break };
+        let Ok(data) = frame.map_err(|error| error.refusal())?.into_data() else { continue };
+        let room = usize::try_from(held).unwrap_or(usize::MAX).saturating_sub(read.len());
+        let (within, beyond) = data.split_at(room.min(data.len()));
+        tap.feed(within).map_err(refusal)?;
+        if tap.model().is_none() && !tap.is_over() && !beyond.is_empty() {
+            return Err(Refusal::new(
+                Reason::BodyTooLarge,
+                format!(
+                    "The form does not name its `model` within its first {held} bytes (`bounds.held`); \
+                     put `model` before the file."
+                ),
+            )
+            .with_param("model"));
+        }
+        tap.feed(beyond).map_err(refusal)?;
+        if !hold.grow(data.len() as u64) {
+            return Err(no_room());
+        }
+        read.extend_from_slice(&data);
+    }
+    let model = tap.model().filter(|name| !name.is_empty()).map(Into::into);
+    Ok((FormStart { model, tap, read: read.freeze() }, hold))
+}
+
+/// A form that is forwarded as it arrives, and read along.
+#[derive(Debug)]
+pub(super) struct FormBody<B> {
+    tap: FormTap,
+    /// What was read before.
+    start: Option<Bytes>,
+    rest: B,
+}
+
+impl<B> FormBody<B> {
+    /// Puts the beginning of a form before its `rest`.
+    pub(super) fn new(FormStart { tap, read, .. }: FormStart, rest: B) -> Self {
+        Self { tap, start: Some(read).filter(|read| !read.is_empty()), rest }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = PayloadError> + Unpin> Body for FormBody<B> {
+    type Data = Bytes;
+    type Error = PayloadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
+        let this = self.get_mut();
+        if let Some(start) = this.start.take() {
+            return Poll::Ready(Some(Ok(Frame::data(start))));
+        }
+        let frame = ready!(Pin::new(&mut this.rest).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+            && let Err(error) = this.tap.feed(data)
+        {
+            return Poll::Ready(Some(Err(PayloadError::Malformed(error.to_string()))));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.start.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let before = self.start.as_ref().map_or(0, |start| start.len() as u64);
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + before);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + before);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+
+    type Pieces = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, PayloadError>>>>;
+
+    fn pieces(form: &str, length: usize) -> Pieces {
+        let frames =
+            form.as_bytes().chunks(length).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))));
+        StreamBody::new(stream::iter(frames.collect::<Vec<_>>()))
+    }
+
+    fn part(name: &str, value: &str) -> String {
+        format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    }
+
+    async fn start(body: &mut Pieces, held: u64) -> Result<(FormStart, BufferHold), Refusal> {
+        read_start(body, "b", held, &Arc::new(Buffers::new(1 << 20)), &"key:a".into()).await
+    }
+
+    #[tokio::test]
+    async fn no_more_is_held_than_up_to_the_model_and_all_of_it_is_passed_on() {
+        let form =
+            [part("language", "de"), part("model", "m"), part("file", &"x".repeat(10_000)), "--b--".into()];
+        let form = form.concat();
+        for length in [1, 7, 100, 20_000] {
+            let mut body = pieces(&form, length);
+            let (start, hold) = start(&mut body, 1000).await.expect("the model comes early");
+            assert_eq!(start.model.as_deref(), Some("m"));
+            assert!(start.read.len() <= 150 + length, "{}", start.read.len());
+            let sent = FormBody::new(start, body);
+            assert_eq!(sent.collect().await.expect("it is whole").to_bytes(), form.as_bytes());
+            drop(hold);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_model_that_comes_late_twice_or_never() {
+        let file = part("file", &"x".repeat(2000));
+        let late = [file.clone(), part("model", "m"), "--b--".into()].concat();
+        for length in [1, 900, 5000] {
+            let refused = start(&mut pieces(&late, length), 1000).await.expect_err("it is too late");
+            assert_eq!((refused.reason, refused.param.as_deref()), (Reason::BodyTooLarge, Some("model")));
+        }
+        let none = [part("file", "x"), "--b--".into()].concat();
+        assert_eq!(start(&mut pieces(&none, 7), 1000).await.expect("it is short").0.model, None);
+
+        let twice = [part("model", "m"), file, part("model", "n"), "--b--".into()].concat();
+        let mut body = pieces(&twice, 500);
+        let (start, _hold) = start(&mut body, 1000).await.expect("the first comes early");
+        let error = FormBody::new(start, body).collect().await.expect_err("the second cuts the upload");
+        assert_eq!(error.refusal().reason, Reason::BadRequest);
+    }
+}

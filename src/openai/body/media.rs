@@ -1,0 +1,254 @@
+//! Media in a body: pictures, sound and video, which cost tokens that do not depend on text.
+//!
+//! Only members that hold media in the APIs in use count, and only text that looks like media:
+//! elsewhere base64 is text that a model reads.
+
+use std::sync::Arc;
+
+use super::BodyFieldError;
+use crate::openai::scan::JsonText;
+
+/// Longest URL of media in bytes, as most servers accept.
+const LONGEST_URL: usize = 8 * 1024;
+/// Names and ids in use are shorter, in bytes; a longer one is text in disguise.
+const LONGEST_NAME: usize = 64;
+
+/// What a member of media holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MediaMember {
+    /// A picture.
+    Picture,
+    /// Sound or video.
+    Sound,
+    /// A file.
+    File,
+    /// Data that only the maker of a model can read, as signatures of thoughts. No part of its own.
+    Opaque,
+}
+
+impl MediaMember {
+    /// Returns what the member `name` holds; `None` if it is no media.
+    pub(super) fn of(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"image" | b"image_url" | b"image_embeds" | b"input_image" => Self::Picture,
+            b"audio" | b"audio_url" | b"audio_embeds" | b"input_audio" | b"video" | b"video_url" => {
+                Self::Sound
+            }
+            b"file" | b"file_data" | b"file_url" | b"file_id" => Self::File,
+            b"encrypted_content" | b"signature" => Self::Opaque,
+            _ => return None,
+        })
+    }
+
+    /// Returns what an object with this `type` and `media_type` holds in `data`, `url` or `result`.
+    pub(super) fn in_object(kind: &[u8], media_type: &[u8]) -> Option<Self> {
+        let begins = |with: &[u8]| media_type.starts_with(with);
+        Some(match kind {
+            b"image_generation_call" | b"image" | b"url" => Self::Picture,
+            b"base64" if begins(b"image") => Self::Picture,
+            b"base64" if begins(b"audio") || begins(b"video") => Self::Sound,
+            b"base64" => Self::File,
+            b"redacted_thinking" => Self::Opaque,
+            _ => return None,
+        })
+    }
+}
+
+/// Which URLs of media may be passed on: a worker fetches them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum MediaUrls {
+    /// All with the scheme `http` or `https`.
+    #[default]
+    Allow,
+    /// None.
+    Deny,
+    /// Those of these hosts and of their subdomains, in lower case.
+    Domains(Arc<[Box<str>]>),
+}
+
+impl MediaUrls {
+    /// Returns `true` if an `http` URL, without its scheme, may be passed on.
+    fn allows(&self, rest: &str) -> bool {
+        let domains = match self {
+            Self::Allow => return true,
+            Self::Deny => return false,
+            Self::Domains(domains) => domains,
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let authority = rest.get(..end).unwrap_or_default();
+        // Parsers disagree on these: what is a user for one is a host for another.
+        if authority.contains(['@', '\\', '[', '%']) {
+            return false;
+        }
+        let host = authority.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+        domains.iter().any(|domain| {
+            host.strip_suffix(&**domain).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        })
+    }
+}
+
+/// Media found in a body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct MediaCount {
+    /// Pictures, sounds, videos and files.
+    pub(super) parts: u64,
+    pub(super) pictures: u64,
+    /// Bytes of sound and video.
+    pub(super) sound_bytes: u64,
+    /// The first URL that may not be passed on.
+    pub(super) fault: Option<BodyFieldError>,
+}
+
+impl MediaCount {
+    /// Counts a string in a member of media. Returns `false` if it is text.
+    pub(super) fn take(&mut self, member: MediaMember, text: &JsonText<'_>, urls: &MediaUrls) -> bool {
+        if is_name(text) {
+            return true;
+        }
+        // Some writers escape `/` and `+` of base64.
+        let Some(text) = text.decode() else { return false };
+        let Some(bytes) = self.data(&text, urls) else { return false };
+        match member {
+            MediaMember::Picture => self.pictures += 1,
+            MediaMember::Sound => self.sound_bytes = self.sound_bytes.saturating_add(bytes),
+            MediaMember::File => {}
+            MediaMember::Opaque => return true,
+        }
+        self.parts += 1;
+        true
+    }
+
+    /// Returns the bytes of data in a string, 0 for an URL; `None` if it is text.
+    fn data(&mut self, text: &str, urls: &MediaUrls) -> Option<u64> {
+        let start = text.trim_start_matches(|letter: char| letter <= ' ');
+        let scheme = start.split_once(':').map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest));
+        match scheme.as_ref().map(|(scheme, rest)| (scheme.as_str(), *rest)) {
+            Some(("http" | "https", rest)) => {
+                let rest = rest.trim_start_matches(['/', '\\']);
+                if !urls.allows(rest) {
+                    self.fault.get_or_insert(BodyFieldError::MediaUrl);
+                }
+                let plain = text.len() <= LONGEST_URL && text.bytes().all(|byte| byte.is_ascii_graphic());
+                plain.then_some(0)
+            }
+            Some(("file", _)) => {
+                self.fault.get_or_insert(BodyFieldError::FileUrl);
+                None
+            }
+            Some(("data", rest)) => {
+                let (head, data) = rest.split_once(',')?;
+                let named = head.find('/').is_some_and(|slash| slash > 0);
+                let is_data = named && head.ends_with(";base64") && is_base64(data.as_bytes());
+                is_data.then(|| bytes_of(data))
+            }
+            Some((_, rest)) if *urls != MediaUrls::Allow && rest.starts_with("//") => {
+                self.fault.get_or_insert(BodyFieldError::MediaUrl);
+                None
+            }
+            _ => is_base64(text.as_bytes()).then(|| bytes_of(text)),
+        }
+    }
+}
+
+/// Returns `true` if a string looks like a name or id: one short word.
+pub(super) fn is_name(text: &JsonText<'_>) -> bool {
+    let raw = text.raw;
+    let is_url = || {
+        raw.windows(3).any(|letters| letters == b"://")
+            || raw.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"file:"))
+    };
+    raw.len() <= LONGEST_NAME
+        && raw.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:/|".contains(byte))
+        && !is_url()
+}
+
+fn bytes_of(base64: &str) -> u64 {
+    base64.len() as u64 / 4 * 3
+}
+
+/// Returns `true` if every byte is of base64, in either alphabet, with padding at the end.
+fn is_base64(data: &[u8]) -> bool {
+    let bare = data.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+    data.len() - bare <= 2
+        && data[..bare]
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openai::body::{Facts, Shape, parse};
+    use crate::request::Kind;
+    use serde_json::{Value, json};
+
+    fn read(kind: Kind, content: &Value, urls: &MediaUrls) -> Result<Facts, BodyFieldError> {
+        let body = json!({"messages": [{"role": "user", "content": content}]}).to_string();
+        parse(&Shape::of_kind(kind).with_media_urls(urls.clone()), body.as_bytes())
+    }
+
+    #[test]
+    fn pictures_and_sound_are_counted_in_both_apis() {
+        let data = "A".repeat(4000);
+        let url = format!("data:image/png;base64,{data}");
+        for (kind, content) in [
+            (
+                Kind::Chat,
+                json!([{"type": "image_url", "image_url": {"url": url, "detail": "low"}},
+                       {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}},
+                       {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}]),
+            ),
+            (
+                Kind::Messages,
+                json!([{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
+                       {"type": "image", "source": {"type": "url", "url": "https://example.org/cat.png"}},
+                       {"type": "audio", "source": {"data": data, "media_type": "audio/wav", "type": "base64"}}]),
+            ),
+        ] {
+            let read = read(kind, &content, &MediaUrls::Allow).unwrap();
+            assert_eq!((read.pictures, read.sound_bytes, read.prompt_bytes), (2, 3000, 0), "{content}");
+        }
+        let text = read(Kind::Chat, &json!(format!("{url} {data}")), &MediaUrls::Allow).unwrap();
+        assert_eq!((text.pictures, text.prompt_bytes), (0, (url.len() + 1 + data.len()) as u64));
+    }
+
+    #[test]
+    fn a_request_has_few_media() {
+        let picture = json!({"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}});
+        assert!(read(Kind::Chat, &json!(vec![&picture; 16]), &MediaUrls::Allow).is_ok());
+        let thought =
+            json!({"type": "thinking", "thinking": "hm", "signature": "EqQBCgIYAhIM1gbcDa9GJwZA2b3h+/=="});
+        assert!(read(Kind::Messages, &json!(vec![&thought; 17]), &MediaUrls::Allow).is_ok());
+        let fault = read(Kind::Chat, &json!(vec![&picture; 17]), &MediaUrls::Allow).unwrap_err();
+        assert_eq!(fault.to_string(), "'messages' must have at most 16 media parts.");
+    }
+
+    #[test]
+    fn only_allowed_urls_pass_and_files_never() {
+        let some = MediaUrls::Domains(["example.org".into(), "127.0.0.1".into()].into());
+        let found = |url: &str, urls: &MediaUrls| {
+            read(Kind::Chat, &json!([{"type": "image_url", "image_url": {"url": url}}]), urls).map(drop)
+        };
+        let denied = Err(BodyFieldError::MediaUrl);
+        for (url, by_some, by_none) in [
+            ("https://example.org/cat.png", Ok(()), denied.clone()),
+            ("HTTP://CDN.Example.ORG.:8443?x", Ok(()), denied.clone()),
+            ("https://127.0.0.1/", Ok(()), denied.clone()),
+            ("https://badexample.org/", denied.clone(), denied.clone()),
+            ("https://example.org@evil.test/", denied.clone(), denied.clone()),
+            ("https://evil.test\\@example.org/", denied.clone(), denied.clone()),
+            (" https://evil.test/", denied.clone(), denied.clone()),
+            ("https:/evil.test/", denied.clone(), denied.clone()),
+            ("ftp://example.org/", denied.clone(), denied.clone()),
+            ("data:image/png;base64,iVBORw0KGgo=", Ok(()), Ok(())),
+            ("a cat: a picture", Ok(()), Ok(())),
+        ] {
+            assert_eq!(found(url, &some), by_some, "{url}");
+            assert_eq!(found(url, &MediaUrls::Deny), by_none, "{url}");
+            assert_eq!(found(url, &MediaUrls::Allow), Ok(()), "{url}");
+        }
+        for url in ["file:///etc/passwd", "FILE:/etc/passwd", " file:x"] {
+            assert_eq!(found(url, &MediaUrls::Allow), Err(BodyFieldError::FileUrl), "{url}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The API in whose words a client is told of errors and quotas.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use super::{anthropic, error, headers};
+use crate::refusal::{QuotaStatus, Reason, Refusal};
+
+/// The API whose errors and rate-limit headers a client reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// OpenAI's.
+    #[default]
+    OpenAi,
+    /// Anthropic's.
+    Anthropic,
+}
+
+impl Dialect {
+    /// Returns the HTTP status of a refusal.
+    #[must_use]
+    pub const fn status(self, reason: Reason) -> StatusCode {
+        match self {
+            Self::OpenAi => error::status(reason),
+            Self::Anthropic => anthropic::status(reason),
+        }
+    }
+
+    /// Returns the body of a refusal of the request `id`.
+    #[must_use]
+    pub fn body(self, refusal: &Refusal, id: &str) -> Bytes {
+        match self {
+            Self::OpenAi => error::body(refusal),
+            Self::Anthropic => anthropic::body(refusal, id),
+        }
+    }
+
+    /// Writes the quota status of the rules: the tightest of each unit in this dialect, all in the
+    /// form of the IETF draft. `wall` tells the time of day, which only some dialects need.
+    pub fn quota_headers(
+        self,
+        map: &mut HeaderMap,
+        standings: &[QuotaStatus],
+        wall: impl FnOnce() -> SystemTime,
+    ) {
+        if standings.is_empty() {
+            return;
+        }
+        match self {
+            Self::OpenAi => headers::openai_quotas(map, standings),
+            Self::Anthropic => anthropic::quotas(map, standings, wall()),
+        }
+        headers::standard_quotas(map, standings);
+    }
+}

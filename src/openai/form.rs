@@ -1,0 +1,372 @@
+//! Observer of forms (`multipart/form-data`), as they pass: which part names the model.
+//!
+//! A form holds a file of any size, so it is neither kept nor rebuilt. The observer keeps the head
+//! of one part, and the value of `model`. It goes on after that: a second `model` could mean one
+//! thing to the gateway and another to a worker.
+
+use memchr::memmem;
+
+use super::body::MAX_MODEL_BYTES;
+
+/// Greatest number of parts: the API has some ten fields.
+const MAX_PARTS: u32 = 32;
+/// Longest head of a part, in bytes.
+const MAX_HEAD: usize = 8 * 1024;
+/// Longest boundary (RFC 2046 §5.1.1), in bytes.
+const MAX_BOUNDARY: usize = 70;
+
+/// Error in a form. Messages are for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormError {
+    /// No boundary, or an invalid one.
+    #[error("The content type `multipart/form-data` needs a `boundary` of 1 to {MAX_BOUNDARY} bytes.")]
+    NoBoundary,
+    /// Too many parts.
+    #[error("The form has more than {MAX_PARTS} parts.")]
+    TooManyParts,
+    /// The head of a part is too long.
+    #[error("A part of the form has a head of more than {MAX_HEAD} bytes.")]
+    LongHead,
+    /// A delimiter that is neither followed by a part nor by the end.
+    #[error("The form has a malformed delimiter.")]
+    Delimiter,
+    /// More than one model.
+    #[error("'model' is given more than once.")]
+    TwoModels,
+    /// The model's name is too long, or no text.
+    #[error("'model' must be text of at most {MAX_MODEL_BYTES} bytes.")]
+    Model,
+}
+
+/// Observes a form.
+#[derive(Debug)]
+pub struct FormTap {
+    /// `\r\n--boundary`.
+    delimiter: memmem::Finder<'static>,
+    place: FormPlace,
+    /// End of the bytes before, as long as a delimiter may begin in it.
+    carry: Vec<u8>,
+    /// Bytes of a part's head, or of the model's name, so far.
+    kept: Vec<u8>,
+    parts: u32,
+    model: Option<Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FormPlace {
+    /// Before the first part.
+    Preamble,
+    /// Right after a delimiter.
+    Delimited,
+    /// In the head of a part.
+    Head,
+    /// In the value of a part.
+    Value { model: bool },
+    /// After the last part.
+    Over,
+}
+
+/// Returns the boundary in a content type, if that is a form.
+///
+/// # Errors
+/// `NoBoundary` for a form without a usable boundary.
+pub fn boundary(content_type: &str) -> Result<Option<String>, FormError> {
+    let mut parameters = content_type.split(';');
+    if !parameters.next().unwrap_or_default().trim().eq_ignore_ascii_case("multipart/form-data") {
+        return Ok(None);
+    }
+    let named = parameters.filter_map(|parameter| parameter.split_once('='));
+    let boundary = named
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("boundary"))
+        .map(|(_, value)| value.trim().trim_matches('"').to_owned());
+    match boundary.last().filter(|boundary| (1..=MAX_BOUNDARY).contains(&boundary.len())) {
+        Some(boundary) => Ok(Some(boundary)),
+        None => Err(FormError::NoBoundary),
+    }
+}
+
+impl FormTap {
+    /// Creates an observer for the start of a form.
+    #[must_use]
+    pub fn new(boundary: &str) -> Self {
+        let delimiter = format!("\r\n--{boundary}").into_bytes();
+        Self {
+            delimiter: memmem::Finder::new(&delimiter).into_owned(),
+            place: FormPlace::Preamble,
+            // The first delimiter may stand at the very beginning, without a line end.
+            carry: b"\r\n".to_vec(),
+            kept: Vec::new(),
+            parts: 0,
+            model: None,
+        }
+    }
+
+    /// Returns the model, once its part has ended.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    /// Returns `true` after the last part.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.place == FormPlace::Over
+    }
+
+    /// Reads the next bytes, cut anywhere.
+    ///
+    /// # Errors
+    /// If the form exceeds its bounds or names two models. It must not be fed after that.
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<(), FormError> {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            rest = match self.place {
+                FormPlace::Over => return Ok(()),
+                FormPlace::Delimited => self.delimited(rest)?,
+                FormPlace::Head => self.head(rest)?,
+                FormPlace::Preamble => self.value(rest, false)?,
+                FormPlace::Value { model } => self.value(rest, model)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads a value up to the delimiter after it, and returns what follows.
+    fn value<'c>(&mut self, chunk: &'c [u8], model: bool) -> Result<&'c [u8], FormError> {
+        let end = self.find(chunk);
+        if model {
+            let more = chunk.get(..end.unwrap_or(chunk.len())).unwrap_or_default();
+            self.kept.extend_from_slice(more);
+            let name = self.kept.len().saturating_sub(self.delimiter.needle().len());
+            if name as u64 > MAX_MODEL_BYTES {
+                return Err(FormError::Model);
+            }
+            if end.is_some() {
+                self.kept.truncate(name);
+                let name = std::str::from_utf8(&self.kept).map_err(|_| FormError::Model)?;
+                self.model = Some(name.into());
+            }
+        }
+        let Some(end) = end else {
+            self.keep_tail(chunk);
+            return Ok(&[]);
+        };
+        self.carry.clear();
+        self.kept.clear();
+        self.place = FormPlace::Delimited;
+        Ok(chunk.get(end..).unwrap_or_default())
+    }
+
+    /// Returns where the next delimiter ends in `chunk`. It may begin in an earlier one.
+    fn find(&self, chunk: &[u8]) -> Option<usize> {
+        let length = self.delimiter.needle().len();
+        let seam = [&*self.carry, chunk.get(..length - 1).unwrap_or(chunk)].concat();
+        match self.delimiter.find(&seam) {
+            Some(at) => Some(at + length - self.carry.len()),
+            None => self.delimiter.find(chunk).map(|at| at + length),
+        }
+    }
+
+    /// Keeps the end of a value in which a delimiter may begin.
+    fn keep_tail(&mut self, chunk: &[u8]) {
+        let most = self.delimiter.needle().len() - 1;
+        self.carry.extend_from_slice(chunk.get(chunk.len().saturating_sub(most)..).unwrap_or_default());
+        let surplus = self.carry.len().saturating_sub(most);
+        self.carry.drain(..surplus);
+    }
+
+    /// Reads what follows a delimiter: a line end, or two dashes after the last part.
+    fn delimited<'c>(&mut self, chunk: &'c [u8]) -> Result<&'c [u8], FormError> {
+        for (at, byte) in chunk.iter().enumerate() {
+            self.kept.push(*byte);
+            match self.kept.as_slice() {
+                b"--" => {
+                    self.place = FormPlace::Over;
+                    return Ok(&[]);
+                }
+                [padding @ .., b'\r', b'\n'] if padding.iter().all(|byte| matches!(byte, b' ' | b'\t')) => {
+                    self.kept.clear();
+                    // The head of a part may be empty; then its end is the next line end.
+                    self.kept.extend_from_slice(b"\r\n");
+                    self.place = FormPlace::Head;
+                    self.parts += 1;
+                    return if self.parts > MAX_PARTS {
+                        Err(FormError::TooManyParts)
+                    } else {
+                        Ok(chunk.get(at + 1..).unwrap_or_default())
+                    };
+                }
+                [b'-'] | [.., b'\r' | b' ' | b'\t'] if self.kept.len() <= MAX_BOUNDARY => {}
+                _ => return Err(FormError::Delimiter),
+            }
+        }
+        Ok(&[])
+    }
+
+    /// Reads the head of a part, and returns what follows.
+    fn head<'c>(&mut self, chunk: &'c [u8]) -> Result<&'c [u8], FormError> {
+        const END: &[u8] = b"\r\n\r\n";
+        let before = self.kept.len();
+        let room = chunk.get(..chunk.len().min(MAX_HEAD)).unwrap_or_default();
+        self.kept.extend_from_slice(room);
+        let from = before.saturating_sub(END.len() - 1);
+        let Some(at) = self.kept.get(from..).and_then(|recent| memmem::find(recent, END)) else {
+            return if self.kept.len() > MAX_HEAD { Err(FormError::LongHead) } else { Ok(&[]) };
+        };
+        let end = from + at + END.len();
+        if end > MAX_HEAD {
+            return Err(FormError::LongHead);
+        }
+        let head = self.kept.get(..end).unwrap_or_default();
+        let model = field_name(head).is_some_and(|name| name == "model");
+        if model && self.model.is_some() {
+            return Err(FormError::TwoModels);
+        }
+        self.kept.clear();
+        self.carry.clear();
+        // The line end of an empty value is that of the head.
+        self.carry.extend_from_slice(b"\r\n");
+        self.place = FormPlace::Value { model };
+        Ok(chunk.get(end - before..).unwrap_or_default())
+    }
+}
+
+/// Returns the field's name in the head of a part.
+fn field_name(head: &[u8]) -> Option<String> {
+    let head = String::from_utf8_lossy(head);
+    let mut fields = head.split("\r\n").filter_map(|line| line.split_once(':'));
+    let (_, disposition) =
+        fields.find(|(name, _)| name.trim().eq_ignore_ascii_case("content-disposition"))?;
+    let mut rest = disposition;
+    // A quoted value may have a semicolon in it, so the parameters are read one after the other.
+    while let Some((_, after)) = rest.split_once(';') {
+        let (names, value) = after.split_once('=')?;
+        // Those before the last have no value.
+        let name = names.rsplit(';').next().unwrap_or_default();
+        let value = value.trim_start();
+        let (value, after) = match value.strip_prefix('"') {
+            Some(quoted) => quoted_text(quoted),
+            None => {
+                let end = value.find(';').unwrap_or(value.len());
+                let (value, after) = value.split_at(end);
+                (value.trim().to_owned(), after)
+            }
+        };
+        if name.trim().eq_ignore_ascii_case("name") {
+            return Some(value);
+        }
+        rest = after;
+    }
+    None
+}
+
+/// Reads a quoted text up to its closing quote, and returns what follows.
+fn quoted_text(quoted: &str) -> (String, &str) {
+    let mut text = String::new();
+    let mut letters = quoted.char_indices();
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '"' => return (text, quoted.get(at + 1..).unwrap_or_default()),
+            '\\' => text.extend(letters.next().map(|(_, escaped)| escaped)),
+            _ => text.push(letter),
+        }
+    }
+    (text, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn part(head: &str, value: &str) -> String {
+        format!("--xY\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n")
+    }
+
+    fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Option<String>, bool), FormError> {
+        let mut tap = FormTap::new("xY");
+        for chunk in chunks {
+            tap.feed(chunk)?;
+            assert!(tap.carry.len() + tap.kept.len() <= MAX_HEAD + MAX_BOUNDARY + 512);
+        }
+        Ok((tap.model().map(str::to_owned), tap.is_over()))
+    }
+
+    #[test]
+    fn the_model_is_found_wherever_the_form_is_cut() {
+        let file = "\r\n--x\r\n--xZ\r\nmodel\r\n\r\n--".repeat(3);
+        let form = [
+            "preamble\r\n".to_owned(),
+            part("name=\"file\"; filename=\"a;name=\\\"model\\\".wav\"\r\nContent-Type: audio/wav", &file),
+            part("name=empty", ""),
+            part("x; filename=x; NAME=\"model\"", "whisper-1"),
+            part("name=\"language\"", "de"),
+            "--xY--\r\nepilogue --xY".to_owned(),
+        ]
+        .concat();
+        let form = form.as_bytes();
+        let expected = Ok((Some("whisper-1".to_owned()), true));
+        for at in 0..=form.len() {
+            assert_eq!(read([&form[..at], &form[at..]]), expected, "cut at {at}");
+        }
+        for length in 1..40 {
+            assert_eq!(read(form.chunks(length)), expected, "in pieces of {length}");
+        }
+    }
+
+    #[test]
+    fn a_form_that_is_ambiguous_or_too_large_is_an_error_for_every_cut() {
+        let two = [part("name=model", "a"), part("name=\"model\"", "b")].concat();
+        let many: String = (0..33).map(|_| part("name=a", "")).collect();
+        let long = part(&format!("name=\"{}\"", "x".repeat(MAX_HEAD)), "");
+        let name = part("name=model", &"x".repeat(257)) + "--xY--";
+        for (form, error) in [
+            (two, FormError::TwoModels),
+            (many, FormError::TooManyParts),
+            (long, FormError::LongHead),
+            (name, FormError::Model),
+            ("--xYz\r\n".to_owned(), FormError::Delimiter),
+            ("--xY-\r\n".to_owned(), FormError::Delimiter),
+        ] {
+            for length in [1, 7, 64, usize::MAX] {
+                assert_eq!(read(form.as_bytes().chunks(length)), Err(error), "in pieces of {length}");
+            }
+        }
+        let longest = part("name=model", &"x".repeat(256));
+        assert!(read([longest.as_bytes(), b"--xY--"]).is_ok_and(|(model, over)| model.is_some() && over));
+    }
+
+    #[test]
+    fn a_boundary_is_read_from_the_content_type() {
+        for (text, expected) in [
+            ("multipart/form-data; boundary=xY", Ok(Some("xY"))),
+            ("Multipart/Form-Data; charset=utf-8; Boundary=\"x Y\"", Ok(Some("x Y"))),
+            ("application/json", Ok(None)),
+            ("multipart/form-data", Err(FormError::NoBoundary)),
+            ("multipart/form-data; boundary=", Err(FormError::NoBoundary)),
+        ] {
+            assert_eq!(boundary(text), expected.map(|found| found.map(str::to_owned)), "{text}");
+        }
+        assert!(boundary(&format!("multipart/form-data; boundary={}", "x".repeat(71))).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_read_the_same_in_any_pieces(
+            pieces in prop::collection::vec(prop::sample::select(vec![
+                "--xY", "\r\n", "--", "\r\n\r\n", "-", "x", "Content-Disposition: form-data; name=model", "\r", "\n", " ",
+            ]), 0..20),
+            lengths in prop::collection::vec(1..9_usize, 1..6),
+        ) {
+            let form = pieces.concat().into_bytes();
+            let mut rest = &form[..];
+            let mut lengths = lengths.iter().cycle();
+            let cut = std::iter::from_fn(|| {
+                let (piece, after) = rest.split_at(rest.len().min(*lengths.next()?));
+                rest = after;
+                (!piece.is_empty()).then_some(piece)
+            });
+            prop_assert_eq!(read(cut), read([&form[..]]));
+        }
+    }
+}

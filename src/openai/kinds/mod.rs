@@ -1,0 +1,177 @@
+//! What each kind of call is: one table, a file for each row.
+//!
+//! A row says on which paths a kind is called, which members of its body are prompt, how its answer
+//! begins, in which API's words it is refused, and whether it takes a permit. All layers read it
+//! here. A new kind is a file with its `ROW`, its line in [`TABLE`], and its name in
+//! [`Kind`](crate::request::Kind).
+//!
+//! Usage needs no column: the observers in [`tap`](super::tap) read all formats in use. Each file
+//! says where its kind reports it, and its tests show that it is found.
+
+mod audio;
+mod chat;
+mod completion;
+mod count;
+mod embedding;
+mod images;
+mod messages;
+mod models;
+mod path;
+mod rerank;
+mod response;
+
+use std::time::Duration;
+
+use http::Method;
+
+use super::body::BodyMember;
+use super::dialect::Dialect;
+use super::error::StreamFormat;
+use crate::request::Kind;
+
+/// All kinds, in the order of [`Kind`].
+pub static TABLE: [KindRow; 11] = [
+    chat::ROW,
+    completion::ROW,
+    response::ROW,
+    embedding::ROW,
+    messages::ROW,
+    count::ROW,
+    rerank::ROW,
+    images::ROW,
+    audio::ROW,
+    models::ROW,
+    path::ROW,
+];
+
+/// Returns what a kind is.
+#[must_use]
+pub fn row(kind: Kind) -> &'static KindRow {
+    &TABLE[kind as usize]
+}
+
+/// What a kind is.
+#[derive(Debug)]
+pub struct KindRow {
+    /// The kind.
+    pub kind: Kind,
+    /// Its name in the setting `kinds`; `None` if it is always served.
+    pub optional: Option<OptionalKind>,
+    /// Methods and paths. In a path, `*` is any run of characters.
+    pub endpoints: &'static [(Method, &'static str)],
+    /// What the gateway does with its body.
+    pub body: BodyUse,
+    /// Members of the body that are prompt.
+    pub(in crate::openai) prompt: &'static [(BodyMember, CountedAs)],
+    /// What it decodes.
+    pub output: Output,
+    /// Whether the worker keeps the answer unless `store` is false: such a call must not run twice.
+    pub stores: bool,
+    /// Whether an answer that is neither events nor JSON begins with its first byte.
+    pub begins_with_first_byte: bool,
+    /// In whose words it is refused.
+    pub dialect: Dialect,
+    /// Format of its events, until the events themselves show it.
+    pub events: StreamFormat,
+    /// Bounds of a call that takes no permit; `None` if it takes one, or is no call of a worker.
+    pub beside: Option<BesideBounds>,
+}
+
+impl KindRow {
+    /// A model call with a body in JSON and one answer, in the words of the OpenAI API.
+    const CALL: Self = Self {
+        kind: Kind::Path,
+        optional: None,
+        endpoints: &[],
+        body: BodyUse::Json,
+        prompt: &[],
+        output: Output::One,
+        stores: false,
+        begins_with_first_byte: false,
+        dialect: Dialect::OpenAi,
+        events: StreamFormat::Bare,
+        beside: None,
+    };
+
+    /// Returns `true` if a call names its model, in a body that the gateway reads.
+    #[must_use]
+    pub fn names_model(&self) -> bool {
+        self.body != BodyUse::Passed
+    }
+
+    /// Returns how a member counts; `None` if it is no prompt.
+    pub(in crate::openai) fn counts(&self, member: BodyMember) -> Option<CountedAs> {
+        self.prompt.iter().find(|(counted, _)| *counted == member).map(|(_, how)| *how)
+    }
+
+    /// Returns the member that holds separate prompts, if one does.
+    pub(in crate::openai) fn prompts(&self) -> Option<BodyMember> {
+        self.prompt.iter().find(|(_, how)| *how == CountedAs::Prompts).map(|(member, _)| *member)
+    }
+}
+
+/// What the gateway does with a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyUse {
+    /// Passes it on as it arrives.
+    Passed,
+    /// Reads it whole, as JSON.
+    Json,
+    /// Reads JSON; of a form, which may hold a file, it reads the model and passes the rest on.
+    JsonOrForm,
+}
+
+/// How a member of a body counts towards the prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::openai) enum CountedAs {
+    /// All text in it.
+    Text,
+    /// All text in it; it must be an array.
+    Array,
+    /// All text in it; it must be a string or an array.
+    StringOrArray,
+    /// As written: the model reads it as JSON.
+    Json,
+    /// Each element as a prompt of its own; it must be a string or an array.
+    Prompts,
+}
+
+/// What a call decodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// `n` or `best_of` sequences for each prompt; streams report usage only if asked.
+    Choices,
+    /// One sequence; streams report usage by themselves.
+    One,
+    /// No tokens, or none that can be foreseen.
+    Nothing,
+}
+
+/// Bounds of calls that take no permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BesideBounds {
+    /// Calls at once per worker.
+    pub per_worker: u32,
+    /// Maximum size of a body, in bytes.
+    pub body: u64,
+    /// Maximum time of a call.
+    pub total: Duration,
+}
+
+/// A kind that is served only if the setting `kinds` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OptionalKind {
+    /// Anthropic's Messages API.
+    Messages,
+    /// Counting tokens.
+    Count,
+    /// Reranking, scores, classes.
+    Rerank,
+    /// Images.
+    Images,
+    /// Speech and transcriptions.
+    Audio,
+}
+
+#[cfg(test)]
+mod tests;

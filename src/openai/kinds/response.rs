@@ -1,0 +1,21 @@
+//! OpenAI's Responses API. The last event of a stream has the whole response with its `usage`.
+
+use http::Method;
+
+use super::{BodyMember, CountedAs, KindRow, StreamFormat};
+use crate::request::Kind;
+
+pub(super) const ROW: KindRow = KindRow {
+    kind: Kind::Response,
+    endpoints: &[(Method::POST, "/v1/responses")],
+    prompt: &[
+        (BodyMember::Input, CountedAs::StringOrArray),
+        (BodyMember::Instructions, CountedAs::Text),
+        (BodyMember::Prompt, CountedAs::Text),
+        (BodyMember::Text, CountedAs::Json),
+        (BodyMember::Tools, CountedAs::Json),
+    ],
+    stores: true,
+    events: StreamFormat::Named,
+    ..KindRow::CALL
+};

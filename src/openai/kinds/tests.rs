@@ -1,0 +1,279 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::openai::body::{Facts, Shape, parse};
+use crate::openai::tap::{JsonTap, SseTap, StreamFacts, Usage};
+
+#[test]
+fn the_table_has_every_kind_at_its_place_and_every_path_once() {
+    let mut paths = Vec::new();
+    for (place, row) in TABLE.iter().enumerate() {
+        assert_eq!(row.kind as usize, place);
+        assert!(std::ptr::eq(super::row(row.kind), row));
+        let works = row.body != BodyUse::Passed && row.beside.is_none();
+        assert_eq!(row.kind.has_demand(), works, "{:?}", row.kind);
+        paths.extend(row.endpoints);
+    }
+    paths.sort_by_key(|(method, path)| (*path, method.as_str()));
+    let all = paths.len();
+    paths.dedup();
+    assert_eq!(paths.len(), all);
+}
+
+fn facts(kind: Kind, body: &Value) -> Facts {
+    parse(&Shape::of_kind(kind), body.to_string().as_bytes()).unwrap()
+}
+
+fn length(texts: &[&str]) -> u64 {
+    texts.concat().len() as u64
+}
+
+#[test]
+fn a_message_costs_its_system_prompt_its_blocks_and_its_tools() {
+    let tools = json!([{"name": "now", "input_schema": {"type": "object"}}]);
+    let body = json!({
+        "model": "claude", "max_tokens": 100, "stream": true, "temperature": 1, "thinking": {"type": "enabled"},
+        "metadata": {"user_id": "not counted"}, "stop_sequences": ["nor this"], "tool_choice": {"type": "auto"},
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        "messages": [
+            {"role": "user", "content": "What time is it?"},
+            {"role": "assistant", "content": [
+                {"type": "thinking", "thinking": "A clock.", "signature": "EqQBCgIYAhIM1gbcDa9GJwZA2b3h"},
+                {"type": "tool_use", "id": "toolu_01A09q90qw90lq917835lq9", "name": "now", "input": {"zone": "UTC"}}]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "toolu_01A09q90qw90lq917835lq9", "content": [
+                    {"type": "text", "text": "noon"}]}]},
+        ],
+        "tools": tools,
+    });
+    let read = facts(Kind::Messages, &body);
+    let text = ["Be brief.", "What time is it?", "A clock.", "now", r#"{"zone":"UTC"}"#, "noon"];
+    assert_eq!(read.prompt_bytes, length(&text) + tools.to_string().len() as u64);
+    assert_eq!((read.model.as_deref(), read.max_tokens, read.sequences), (Some("claude"), Some(100), 1));
+    assert!(read.stream && !read.store && !read.lacks_usage(), "its streams report usage unasked");
+    assert_eq!(facts(Kind::Messages, &json!({"system": "four"})).prompt_bytes, 4);
+
+    for (wrong, param) in [
+        (r#"{"messages":"Hi"}"#, "messages"),
+        (r#"{"system":7}"#, "system"),
+        (r#"{"max_tokens":"many"}"#, "max_tokens"),
+        (r#"{"system":"a","system":"b"}"#, "system"),
+    ] {
+        let fault = parse(&Shape::of_kind(Kind::Messages), wrong.as_bytes()).unwrap_err();
+        assert_eq!(fault.param().map(AsRef::as_ref), Some(param), "{wrong}");
+    }
+}
+
+#[test]
+fn counting_costs_nothing_and_finds_the_model() {
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "four"}], "system": "five5",
+                      "prompt": "x", "tokens": [1, 2]});
+    let read = facts(Kind::Count, &body);
+    assert_eq!((read.model.as_deref(), read.prompt_bytes, read.prompt_tokens), (Some("m"), 0, 0));
+}
+
+#[test]
+fn each_document_is_a_sequence() {
+    for (body, bytes, sequences) in [
+        (json!({"query": "four", "documents": ["one", {"text": "two"}], "top_n": 1}), 10, 2),
+        (json!({"text_1": "four", "text_2": ["a", "b", "c"]}), 7, 3),
+        (json!({"queries": ["four"], "documents": "one"}), 7, 1),
+        (json!({"input": ["four", "one"]}), 7, 2),
+        (json!({"messages": [{"role": "user", "content": "four"}]}), 4, 1),
+    ] {
+        let read = facts(Kind::Rerank, &body);
+        assert_eq!((read.prompt_bytes, read.sequences), (bytes, sequences), "{body}");
+    }
+}
+
+#[test]
+fn pictures_and_speech_cost_their_text() {
+    assert_eq!(facts(Kind::Images, &json!({"prompt": "a cat", "n": 4, "size": "1024x1024"})).prompt_bytes, 5);
+    let speech = facts(Kind::Audio, &json!({"input": "Hello", "voice": "alloy", "instructions": "slowly"}));
+    assert_eq!((speech.prompt_bytes, speech.sequences), (11, 1));
+}
+
+#[test]
+fn an_answer_in_one_piece_reports_its_usage() {
+    for (kind, answer, prompt, output) in [
+        (Kind::Chat, r#"{"choices":[{}],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#, 7, 2),
+        (
+            Kind::Messages,
+            r#"{"type":"message","content":[{"type":"text","text":"\"usage\":{}"}],"usage":{"input_tokens":7,
+                "cache_creation_input_tokens":20,"cache_read_input_tokens":100,"output_tokens":2}}"#,
+            127,
+            2,
+        ),
+        (Kind::Response, r#"{"output":[],"usage":{"input_tokens":7,"output_tokens":2}}"#, 7, 2),
+        (Kind::Rerank, r#"{"results":[{"index":0}],"usage":{"total_tokens":7}}"#, 7, 0),
+        (
+            Kind::Rerank,
+            r#"{"data":[],"usage":{"prompt_tokens":7,"total_tokens":7,"completion_tokens":0}}"#,
+            7,
+            0,
+        ),
+        (
+            Kind::Images,
+            r#"{"data":[{"b64_json":"iVBOR"}],"usage":{"input_tokens":7,"output_tokens":200}}"#,
+            7,
+            200,
+        ),
+        (Kind::Audio, r#"{"text":"Hi","usage":{"type":"tokens","input_tokens":7,"output_tokens":2}}"#, 7, 2),
+    ] {
+        for size in 1..answer.len() {
+            let mut tap = JsonTap::new();
+            answer.as_bytes().chunks(size).for_each(|chunk| tap.feed(chunk));
+            assert_eq!(tap.usage(), Some(Usage { prompt, output }), "{kind:?} in pieces of {size}");
+        }
+    }
+}
+
+/// A stream of a kind, the text of its first content, and the facts at its end.
+struct Sample {
+    kind: Kind,
+    stream: String,
+    first: &'static str,
+    tokens: u64,
+    usage: Usage,
+}
+
+/// Writes named events, each with its name as its `type`.
+fn events(events: &[(&str, &str)]) -> String {
+    let event =
+        |(name, rest): &(&str, &str)| format!("event: {name}\ndata: {{\"type\":\"{name}\"{rest}}}\n\n");
+    events.iter().map(event).collect()
+}
+
+fn samples() -> Vec<Sample> {
+    let start = r#","message":{"role":"assistant","content":[],"usage":{"input_tokens":7,"cache_creation_input_tokens":20,"cache_read_input_tokens":100,"output_tokens":1}}"#;
+    let message = events(&[
+        ("message_start", start),
+        ("ping", ""),
+        (
+            "content_block_start",
+            r#","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}"#,
+        ),
+        ("content_block_delta", r#","index":0,"delta":{"type":"thinking_delta","thinking":""}"#),
+        ("content_block_delta", r#","index":0,"delta":{"type":"thinking_delta","thinking":"so"}"#),
+        ("content_block_delta", r#","index":0,"delta":{"type":"signature_delta","signature":"EqQB"}"#),
+        ("content_block_stop", r#","index":0"#),
+        ("content_block_start", r#","index":1,"content_block":{"type":"text","text":""}"#),
+        ("content_block_delta", r#","index":1,"delta":{"type":"text_delta","text":"déjà\n"}"#),
+        ("content_block_stop", r#","index":1"#),
+        (
+            "message_delta",
+            r#","delta":{"stop_reason":"end_turn"},"usage":{"input_tokens":0,"output_tokens":57}"#,
+        ),
+        ("message_delta", r#","delta":{},"usage":{"output_tokens":0}"#),
+        ("message_stop", ""),
+    ]);
+    let tool = events(&[
+        ("message_start", start),
+        (
+            "content_block_start",
+            r#","index":0,"content_block":{"type":"tool_use","id":"t","name":"now","input":{}}"#,
+        ),
+        ("content_block_delta", r#","index":0,"delta":{"type":"input_json_delta","partial_json":""}"#),
+        ("content_block_delta", r#","index":0,"delta":{"type":"input_json_delta","partial_json":"{}"}"#),
+        ("message_delta", r#","delta":{"stop_reason":"tool_use"},"usage":{"output_tokens":9}"#),
+        ("message_stop", ""),
+    ]);
+    let response = events(&[
+        ("response.created", r#","response":{"usage":null}"#),
+        ("response.output_text.delta", r#","delta":"Hi""#),
+        ("response.completed", r#","response":{"usage":{"input_tokens":3,"output_tokens":1}}"#),
+    ]);
+    let spoken = events(&[
+        ("transcript.text.delta", r#","delta":"Hi""#),
+        (
+            "transcript.text.done",
+            r#","text":"Hi","usage":{"type":"tokens","input_tokens":14,"output_tokens":2}"#,
+        ),
+    ]);
+    let picture = events(&[
+        ("image_generation.partial_image", r#","b64_json":"iVBOR""#),
+        (
+            "image_generation.completed",
+            r#","b64_json":"iVBOR","usage":{"input_tokens":5,"output_tokens":200}"#,
+        ),
+    ]);
+    let chat = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n\
+        data: {\"choices\":[{\"delta\":{\"content\":\"Hi\"}}]}\n\n\
+        data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\ndata: [DONE]\n\n";
+    let sample = |kind, stream, first, tokens, (prompt, output)| Sample {
+        kind,
+        stream,
+        first,
+        tokens,
+        usage: Usage { prompt, output },
+    };
+    vec![
+        sample(Kind::Chat, chat.to_owned(), "Hi", 1, (3, 1)),
+        sample(Kind::Messages, message, "so", 3, (127, 57)),
+        sample(Kind::Messages, tool, "tool_use", 2, (127, 9)),
+        sample(Kind::Response, response, "Hi", 1, (3, 1)),
+        sample(Kind::Audio, spoken, "Hi", 1, (14, 2)),
+        sample(Kind::Images, picture, "iVBOR", 1, (5, 200)),
+    ]
+}
+
+fn read<'a>(kind: Kind, chunks: impl Iterator<Item = &'a [u8]>) -> StreamFacts {
+    let mut tap = SseTap::expecting(super::row(kind).events);
+    chunks.for_each(|chunk| {
+        tap.feed(chunk);
+    });
+    tap.seen()
+}
+
+#[test]
+fn the_first_content_of_a_stream_is_seen_with_its_line_and_not_before() {
+    for Sample { kind, stream, first, .. } in samples() {
+        let start = stream.find(first).unwrap();
+        let line_end = start + stream[start..].find('\n').unwrap();
+        let mut tap = SseTap::expecting(super::row(kind).events);
+        for (at, byte) in stream.bytes().enumerate() {
+            assert_eq!(tap.feed(&[byte]).content, at >= line_end, "{kind:?} at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_message_that_is_cut_off_has_cost_its_prompt_and_what_was_seen() {
+    let Sample { stream, .. } = samples().swap_remove(1);
+    let cut = stream.find("event: message_delta").unwrap();
+    let seen = read(Kind::Messages, std::iter::once(&stream.as_bytes()[..cut]));
+    // The start reports one token, and three pieces have come after it.
+    assert_eq!(seen.usage, Some(Usage { prompt: 127, output: 4 }));
+    assert!(!seen.done);
+}
+
+#[test]
+fn an_error_is_told_in_the_format_of_the_kind_before_any_event_has_come() {
+    for row in &TABLE {
+        assert_eq!(SseTap::expecting(row.events).stream_format(), row.events);
+    }
+    let mut tap = SseTap::expecting(StreamFormat::Bare);
+    tap.feed(b"event: message_start\ndata: {\"type\":\"message_start\"}\n\n");
+    assert_eq!(tap.stream_format(), StreamFormat::Messages);
+}
+
+proptest! {
+    #[test]
+    fn a_stream_of_any_kind_reads_the_same_in_any_pieces(
+        which in 0..6_usize,
+        lengths in prop::collection::vec(1..120_usize, 1..8),
+    ) {
+        let Sample { kind, stream, tokens, usage, .. } = samples().swap_remove(which);
+        let mut rest = stream.as_bytes();
+        let mut lengths = lengths.iter().cycle();
+        let pieces = std::iter::from_fn(|| {
+            let length = *lengths.next()?;
+            let (piece, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+            rest = after;
+            (!piece.is_empty()).then_some(piece)
+        });
+        let seen = read(kind, pieces);
+        prop_assert_eq!((seen.tokens, seen.usage), (tokens, Some(usage)));
+    }
+}
