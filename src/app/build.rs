@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
@@ -70,7 +68,9 @@ pub(super) fn fleet(settings: &Settings, clock: &Clock) -> Fleet {
 /// Reads the CA file for Redis into the settings.
 pub(super) fn with_authorities(mut settings: Settings) -> Result<Settings, StartError> {
     if let Some(file) = &settings.shared.ca {
-        let pem = std::fs::read(file).map_err(|source| StartError::RedisCa { file: file.clone(), source })?;
+        let unusable = |source| StartError::RedisCa { file: file.clone(), source };
+        let pem = std::fs::read(file).map_err(unusable)?;
+        tls::authorities_in(file).map_err(|error| unusable(std::io::Error::other(error)))?;
         let authorities: Arc<[u8]> = pem.into();
         if let Some(discovery) = &mut settings.discovery {
             discovery.redis.authorities = Some(Arc::clone(&authorities));
@@ -84,9 +84,9 @@ pub(super) fn with_authorities(mut settings: Settings) -> Result<Settings, Start
 pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartError> {
     let Settings { timeouts, retry, .. } = settings;
     let authorities = match &settings.worker_ca {
-        Some(file) => CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect)
-            .map_err(|source| StartError::WorkerCa { file: file.clone(), source })?,
+        Some(file) => {
+            tls::authorities_in(file).map_err(|source| StartError::WorkerCa { file: file.clone(), source })?
+        }
         None => Vec::new(),
     };
     let queue = settings.shared.jobs == JobMode::Workers;

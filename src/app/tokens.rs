@@ -6,8 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Uri;
 use rustls::ClientConfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::time::{sleep, timeout};
 
 use super::{App, StartError};
@@ -16,7 +14,7 @@ use crate::config::settings::JwksSource;
 use crate::config::syntax::redacted_url;
 use crate::layers::jwt::{JwtKeys, KeySet, Tokens};
 use crate::net::fetch::Fetch;
-use crate::upstream::tls::client_config;
+use crate::upstream::tls::{authorities_in, client_config};
 
 /// Timeout of a fetch.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -57,10 +55,7 @@ impl KeySource {
                 Self { keys: Arc::new(keys), server: None }
             }
             JwksSource::Url { url, ca, refresh } => {
-                let authorities = ca.as_ref().map_or_else(
-                    || Ok(Vec::new()),
-                    |ca| CertificateDer::pem_file_iter(ca).and_then(Iterator::collect),
-                );
+                let authorities = ca.as_deref().map_or_else(|| Ok(Vec::new()), authorities_in);
                 let authorities = authorities.map_err(|error| StartError::TokenCa(error.to_string()))?;
                 let tls =
                     client_config(authorities).map_err(|error| StartError::TokenCa(error.to_string()))?;

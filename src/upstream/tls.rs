@@ -1,8 +1,10 @@
 //! TLS client configuration for workers.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::{ClientConfig, RootCertStore};
 
 /// Error of [`client_config`].
@@ -50,4 +52,14 @@ pub fn client_config(
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Reads a file of certificate authorities (PEM).
+///
+/// # Errors
+/// If the file cannot be read, or has no certificate: then only the system's authorities would count,
+/// which is not what the file was named for.
+pub fn authorities_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    let found: Vec<_> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect)?;
+    if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) }
 }
