@@ -45,7 +45,7 @@ fn keys() {
 
 #[test]
 fn kinds() {
-    only("kinds: [messages, rerank, messages]", 1, 26, "kinds[2]", "must differ from `kinds[0]`");
+    only("kinds: [messages, rerank, messages]", 1, 27, "kinds[2]", "must differ from `kinds[0]`");
     only("kinds: [embedding]", 1, 9, "kinds[0]", "`messages`");
     only("media: { urls: some }", 1, 16, "media.urls", "`allow`");
     only("media: { urls: [\"https://a\"] }", 1, 17, "media.urls[0]", "a host name or an IP address");
