@@ -106,9 +106,9 @@ pub(super) fn standard_quotas(headers: &mut HeaderMap, standings: &[QuotaStatus]
     insert(headers, STANDING, &mut text);
 }
 
-/// Adds `KeyServer-Timing`: time in the gateway before forwarding, and its part in the queue.
+/// Adds `Server-Timing`: time in the gateway before forwarding, and its part in the queue.
 ///
-/// A worker's own `KeyServer-Timing` is kept.
+/// A worker's own `Server-Timing` is kept.
 pub fn server_timing(headers: &mut HeaderMap, dam: Duration, queue: Duration) {
     let mut text = String::with_capacity(48);
     // Whole microseconds: formatting a float exactly is ten times as slow.
