@@ -78,6 +78,11 @@ def piece(delta, finish=None):
     return f"data: {json.dumps(chunk)}\n\n"
 
 
+@app.get("/v1/models")
+async def models():
+    return {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "example"}]}
+
+
 @app.post("/v1/chat/completions")
 async def chat(request: dict):
     answer = words(request["messages"], request.get("max_tokens") or 256)
