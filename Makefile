@@ -2,7 +2,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
+.PHONY: help test balancers fmt lint unit client fleet queue-workers queue-figures chaos chaos-short page smoke smoke-queue smoke-short load load-short soak experiment monitoring kubernetes k6 bench bench-proxy observe-cost overload failover heartbeats redis-away fuzz deny demo llama-cpp image image-short compose packages release-dry-run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ lint: ## formatting, clippy, the docs and the shell scripts, warnings denied
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
 
 unit: ## the tests of all crates, some of them on a real Redis
-	scripts/need redis
+	scripts/need redis curl
 	cargo test --locked --workspace --quiet
 
 client: ## the openai and anthropic packages for Python through a gateway
@@ -90,6 +90,9 @@ packages: ## deb and rpm into report/packages, tried under a real systemd: insta
 
 release-dry-run: ## tarball, deb, rpm, list of components, checksums and a signature into report/release, all verified; a minute
 	scripts/release-dry-run
+
+balancers: ## nginx, HAProxy, Envoy, Traefik and Caddy before two gateways, of which one drains under load; two minutes
+	scripts/balancers
 
 kubernetes: ## the Helm chart before a real Kubernetes API server; 2 minutes, the first time some 10 more
 	scripts/kubernetes --debug
