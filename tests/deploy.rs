@@ -187,9 +187,9 @@ fn every_alert_is_tested_both_ways_and_has_its_chapter() {
 }
 
 #[test]
-fn the_runbook_says_what_to_do_about_every_refusal() {
-    let runbook = text("docs/runbook.md");
-    let refusals = runbook.split_once("\n## Refusals\n").map(|(_, rest)| rest).expect("there is a chapter");
+fn the_manual_says_what_to_do_about_every_refusal() {
+    let page = text("docs/manual/troubleshooting.md");
+    let refusals = page.split_once("\n## Refusals\n").map(|(_, rest)| rest).expect("there is a chapter");
     let mut have: Vec<(&str, &str)> = after(refusals, "| `")
         .into_iter()
         .filter_map(|row| row.split_once("` | "))
