@@ -1,6 +1,14 @@
-//! The documents match the code. Generated parts are rewritten with `UPDATE=1`.
+//! The documents match the code. Generated parts are rewritten with `UPDATE=1`; what the rest names is looked up, and its
+//! settings and commands are tried.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+#[path = "documents/blocks.rs"]
+mod blocks;
+#[path = "documents/mentions.rs"]
+mod mentions;
+#[path = "documents/pages.rs"]
+mod pages;
 
 use std::fmt::Write;
 use std::path::Path;
