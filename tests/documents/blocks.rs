@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use traffic_dam::config::{LoadContext, Overrides, from_str};
-use traffic_dam::sim::simulate::Scenario;
+use traffic_dam_lab::simulate::Scenario;
 
 use super::pages::{Fence, Page, all};
 
