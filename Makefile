@@ -32,7 +32,7 @@ unit: ## the tests of all crates, some of them on a real Redis
 	scripts/need redis curl
 	cargo test --locked --workspace --quiet
 
-client: ## the openai and anthropic packages for Python through a gateway
+client: ## the openai and anthropic packages, for Python and Node, through a gateway
 	scripts/real-clients --debug
 
 fleet: ## the FastAPI example, found through Redis

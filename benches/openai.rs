@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use traffic_dam::estimate::{Estimator, PromptText};
 use traffic_dam::openai::body::{Shape, parse, with_include_usage};
 use traffic_dam::openai::dialect::Dialect;
+use traffic_dam::openai::error::StreamFormat;
 use traffic_dam::openai::headers;
 use traffic_dam::openai::tap::{JsonTap, SseTap, UsageFilter};
 use traffic_dam::refusal::{QuotaStatus, Unit};
@@ -26,7 +27,14 @@ fn event() -> Bytes {
     format!("data: {chunk}\n\n").into()
 }
 
-/// A chat body of about 2 KiB, with line breaks and some non-ASCII letters.
+/// One token of a message, as vLLM sends it.
+fn message_event() -> Bytes {
+    let data =
+        json!({"index": 0, "type": "content_block_delta", "delta": {"text": " the", "type": "text_delta"}});
+    format!("event: content_block_delta\ndata: {data}\n\n").into()
+}
+
+/// A body of about 2 KiB, with line breaks and some non-ASCII letters; a message may have it too.
 fn chat_body() -> Bytes {
     let text = "Summarise the following notes in three sentences.\nKeep every figure, drop the résumés.\n\n"
         .repeat(7);
@@ -49,6 +57,11 @@ fn tap(c: &mut Criterion) {
     group.bench_function("event, whole", |b| {
         let mut tap = SseTap::new();
         b.iter(|| black_box(tap.feed(black_box(&event))));
+    });
+    let of_message = message_event();
+    group.bench_function("event of a message, whole", |b| {
+        let mut tap = SseTap::expecting(StreamFormat::Messages);
+        b.iter(|| black_box(tap.feed(black_box(&of_message))));
     });
     group.bench_function("event, cut in two", |b| {
         let mut tap = SseTap::new();
@@ -85,6 +98,8 @@ fn request_cost(c: &mut Criterion) {
     let mut group = c.benchmark_group("demand");
     group.throughput(Throughput::Bytes(body.len() as u64));
     group.bench_function("parse", |b| b.iter(|| parse(black_box(&shape), black_box(&body))));
+    let message = Shape::of_kind(Kind::Messages);
+    group.bench_function("parse as a message", |b| b.iter(|| parse(black_box(&message), black_box(&body))));
     group.bench_function("serde_json to Value, for comparison", |b| {
         b.iter(|| serde_json::from_slice::<Value>(black_box(&body)));
     });
@@ -116,16 +131,18 @@ fn answer_headers(c: &mut Criterion) {
         window: second * 60,
     };
     let standings = [standing("caller-burst", Unit::Requests), standing("caller-minute", Unit::Tokens)];
-    c.bench_function("headers of an admitted answer, 2 rules", |b| {
-        b.iter_batched_ref(
-            http::HeaderMap::new,
-            |headers| {
-                Dialect::OpenAi.quota_headers(headers, black_box(&standings), std::time::SystemTime::now);
-                headers::server_timing(headers, second / 1000, second / 2000);
-            },
-            BatchSize::SmallInput,
-        );
-    });
+    for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
+        c.bench_function(&format!("headers of an admitted answer, 2 rules, {dialect:?}"), |b| {
+            b.iter_batched_ref(
+                http::HeaderMap::new,
+                |headers| {
+                    dialect.quota_headers(headers, black_box(&standings), std::time::SystemTime::now);
+                    headers::server_timing(headers, second / 1000, second / 2000);
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
 }
 
 criterion_group!(benches, tap, request_cost, answer_headers);

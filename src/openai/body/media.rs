@@ -153,9 +153,8 @@ impl MediaCount {
 /// Returns `true` if a string looks like a name or id: one short word.
 pub(super) fn is_name(text: &JsonText<'_>) -> bool {
     let raw = text.raw;
-    let begins = |scheme: &[u8]| {
-        raw.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-    };
+    let begins =
+        |scheme: &[u8]| raw.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
     let is_url = || {
         [&b"http:"[..], b"https:", b"file:"].into_iter().any(begins)
             || raw.windows(3).any(|letters| letters == b"://")

@@ -8,7 +8,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use serde::Deserialize;
 
 /// Request headers passed to workers.
-const FOR_WORKERS: [&str; 5] = ["accept", "content-type", "traceparent", "tracestate", "x-request-id"];
+const FOR_WORKERS: [&str; 7] = [
+    "accept",
+    "anthropic-beta",
+    "anthropic-version",
+    "content-type",
+    "traceparent",
+    "tracestate",
+    "x-request-id",
+];
 /// Bytes of a reply head that are parsed; a longer one is invalid.
 const LONGEST: usize = 16 * 1024;
 
@@ -56,12 +64,19 @@ mod tests {
     #[test]
     fn nothing_secret_goes_with_a_job() {
         let mut headers = HeaderMap::new();
-        for name in
-            ["authorization", "cookie", "x-api-key", "content-type", "x-request-id", "x-forwarded-for"]
-        {
+        for name in [
+            "authorization",
+            "cookie",
+            "x-api-key",
+            "content-type",
+            "x-request-id",
+            "x-forwarded-for",
+            "anthropic-version",
+        ] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
         }
-        assert_eq!(for_worker(&headers), r#"{"content-type":"v","x-request-id":"v"}"#);
+        let known = r#"{"anthropic-version":"v","content-type":"v","x-request-id":"v"}"#;
+        assert_eq!(for_worker(&headers), known);
     }
 
     #[test]
