@@ -12,7 +12,6 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use traffic_dam::openai::error;
 use traffic_dam::refusal::Reason;
 
 #[path = "deploy/dashboard.rs"]
@@ -197,7 +196,7 @@ fn the_manual_says_what_to_do_about_every_refusal() {
         .collect();
     have.sort_unstable();
     let mut wanted: Vec<(&str, String)> =
-        Reason::ALL.map(|reason| (reason.as_str(), error::status(reason).as_u16().to_string())).to_vec();
+        Reason::ALL.map(|reason| (reason.as_str(), reason.status().as_u16().to_string())).to_vec();
     wanted.sort_unstable();
     assert_eq!(have, wanted.iter().map(|(reason, status)| (*reason, &**status)).collect::<Vec<_>>());
 }

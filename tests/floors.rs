@@ -17,6 +17,7 @@ const CORE: Floors = &[
     &["clock", "glob", "hex", "refusal", "request", "table"],
     &["estimate", "limit", "shed"],
     &["fleet"],
+    &["tower"],
     &["lib"],
 ];
 const LAB: Floors = &[&["engine", "evidence"], &["simulate"], &["lib"]];

@@ -218,13 +218,7 @@ impl<'a> RuleQuestion<'a> {
             class: caller.map(|caller| caller.class).unwrap_or_default(),
             own: caller.and_then(|caller| caller.limits.as_ref()),
         };
-        let cost = request_cost.map_or_else(ExpectedCost::default, |request_cost| ExpectedCost {
-            prompt_tokens: request_cost.prompt_tokens,
-            expected_output: request_cost.expected_output,
-            max_output: request_cost
-                .max_tokens
-                .map(|most| most.saturating_mul(request_cost.sequences.into())),
-        });
+        let cost = request_cost.map_or_else(ExpectedCost::default, ExpectedCost::from);
         Self {
             subject,
             cost,

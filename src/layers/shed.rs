@@ -13,13 +13,13 @@ use http::{Method, Request, Response};
 use tower::{Layer, Service};
 
 use crate::clock::Clock;
-use crate::fleet::{self, Fleet};
+use crate::fleet::{Fleet, local_gate};
 use crate::layers::body::{BodyGuard, Guarded};
 use crate::openai::kinds;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, GatewayRequest, RequestCost, RequestRecord};
 use crate::shed::settings::GateSettings;
-use crate::shed::{Gate, GateEntry, GateHandle, Permit, PermitRequest, PoolMember, Waiter};
+use crate::shed::{GateEntry, GateHandle, Permit, PermitRequest, Waiter};
 
 /// Finds the gate of a request.
 pub trait Gates: Clone + Send + Sync + 'static {
@@ -69,11 +69,7 @@ impl ShedLayer<GateHandle> {
     /// Creates a layer before one service that takes `slots` requests at once.
     #[must_use]
     pub fn local(slots: u32, settings: GateSettings, clock: Clock) -> Self {
-        let gate = Gate::new("local".into(), settings.clone(), fleet::PICK, fastrand::u64(..));
-        let gate = GateHandle::new(gate, clock.clone());
-        let service = PoolMember { id: "local".into(), slots: Some(slots), kv_tokens: None, eligible: true };
-        gate.rebuild(settings, vec![service]);
-        Self { gates: gate, clock }
+        Self { gates: local_gate(slots, settings, clock.clone()), clock }
     }
 }
 

@@ -7,7 +7,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use time::UtcDateTime;
 
-use super::error;
 use super::headers::tightest;
 use crate::refusal::{QuotaStatus, Reason, Refusal, Unit};
 
@@ -52,7 +51,7 @@ const TOKENS: [QuotaNames; 3] = [
 pub const fn status(reason: Reason) -> StatusCode {
     match reason {
         Reason::Overloaded | Reason::QueueTimeout => OVERLOADED,
-        _ => error::status(reason),
+        _ => reason.status(),
     }
 }
 

@@ -23,7 +23,7 @@ impl Dialect {
     #[must_use]
     pub const fn status(self, reason: Reason) -> StatusCode {
         match self {
-            Self::OpenAi => error::status(reason),
+            Self::OpenAi => reason.status(),
             Self::Anthropic => anthropic::status(reason),
         }
     }

@@ -1,39 +1,10 @@
 //! Refusals as OpenAI errors, which its clients turn into typed exceptions.
 
 use bytes::Bytes;
-use http::StatusCode;
 use serde::Serialize;
 
 use super::anthropic;
 use crate::refusal::{Reason, Refusal};
-
-/// Returns the HTTP status of a refusal.
-#[must_use]
-pub const fn status(reason: Reason) -> StatusCode {
-    match reason {
-        Reason::RateLimited | Reason::TokenLimited => StatusCode::TOO_MANY_REQUESTS,
-        Reason::RequestTooLarge | Reason::BadRequest => StatusCode::BAD_REQUEST,
-        Reason::Overloaded
-        | Reason::QueueTimeout
-        | Reason::NoWorker
-        | Reason::Draining
-        | Reason::Maintenance
-        | Reason::LimiterUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Reason::UpstreamUnreachable | Reason::UpstreamBroke => StatusCode::BAD_GATEWAY,
-        Reason::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Reason::Unauthorized => StatusCode::UNAUTHORIZED,
-        Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Reason::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        Reason::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Reason::NotFound => StatusCode::NOT_FOUND,
-        Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Reason::Conflict => StatusCode::CONFLICT,
-        Reason::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-        Reason::Expired => StatusCode::GONE,
-        Reason::Unsupported => StatusCode::NOT_IMPLEMENTED,
-        Reason::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
 
 /// Returns the error's `type`, which says who caused it.
 const fn error_type(reason: Reason) -> &'static str {
@@ -166,7 +137,7 @@ mod tests {
         let ours = Reason::ALL.map(|reason| {
             let error: Value = serde_json::from_slice(&body(&Refusal::new(reason, ""))).unwrap();
             let text = |name: &str| error["error"][name].as_str().unwrap().to_owned();
-            (reason.as_str(), status(reason).as_u16(), text("type"), text("code"))
+            (reason.as_str(), reason.status().as_u16(), text("type"), text("code"))
         });
         let table =
             table.map(|(name, status, family, code)| (name, status, family.to_owned(), code.to_owned()));

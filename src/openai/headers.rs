@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::dialect::Dialect;
-use super::error::status;
 use crate::refusal::{QuotaStatus, Refusal, Unit, with_jitter};
 
 /// Header with the reason of a refusal.
@@ -50,7 +49,7 @@ pub fn refused(
 ) {
     headers.insert(REASON, HeaderValue::from_static(refusal.reason.as_str()));
     let wait = refusal.retry_after.unwrap_or_else(|| with_jitter(UNKNOWN_WAIT));
-    match status(refusal.reason) {
+    match refusal.reason.status() {
         StatusCode::TOO_MANY_REQUESTS => {
             retry_after(headers, wait);
             if wait > LONG_WAIT {
@@ -245,9 +244,9 @@ mod tests {
         for reason in Reason::ALL {
             let told = refusal(reason, Duration::MAX);
             let waits = told.iter().filter(|(name, _)| name.starts_with("retry-after")).count();
-            let says = matches!(status(reason).as_u16(), 429 | 502 | 503);
+            let says = matches!(reason.status().as_u16(), 429 | 502 | 503);
             assert_eq!(waits, if says { 2 } else { 0 }, "{reason}");
-            if matches!(status(reason).as_u16(), 502 | 503) {
+            if matches!(reason.status().as_u16(), 502 | 503) {
                 assert_eq!(told[..2], pairs([("retry-after", "60"), ("retry-after-ms", "60000")]));
             }
         }

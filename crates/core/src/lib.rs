@@ -13,6 +13,7 @@
 //! | 0 | [`clock`] [`glob`] [`hex`] [`refusal`] [`request`] [`table`]: types that all modules share |
 //! | 1 | [`limit`]: rules and quotas · [`shed`]: the gate of a pool of workers · [`estimate`]: the tokens of a request |
 //! | 2 | [`fleet`]: the workers |
+//! | 3 | `tower`, with the feature of this name: tower layers around the rules and the gate |
 
 pub mod clock;
 pub mod estimate;
@@ -24,3 +25,5 @@ pub mod refusal;
 pub mod request;
 pub mod shed;
 pub mod table;
+#[cfg(feature = "tower")]
+pub mod tower;

@@ -10,6 +10,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
+
 /// The reasons, as in the header `x-traffic-dam-reason` and the metric label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -120,6 +122,34 @@ impl Reason {
             Self::Expired => "expired",
             Self::Unsupported => "unsupported",
             Self::InternalError => "internal_error",
+        }
+    }
+
+    /// Returns the HTTP status of the answer. An API in which a client is answered may have another.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::RateLimited | Self::TokenLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RequestTooLarge | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Overloaded
+            | Self::QueueTimeout
+            | Self::NoWorker
+            | Self::Draining
+            | Self::Maintenance
+            | Self::LimiterUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamUnreachable | Self::UpstreamBroke => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict => StatusCode::CONFLICT,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Expired => StatusCode::GONE,
+            Self::Unsupported => StatusCode::NOT_IMPLEMENTED,
+            Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod colour;
 mod eligibility;
 pub mod heartbeat;
 mod light;
+mod local;
 mod pick;
 mod pool;
 pub mod registry;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use eligibility::{Colours, Eligibility};
 pub use light::Light;
+pub use local::local_gate;
 pub use pick::PICK;
 pub use pool::{FleetWorker, Pool};
 pub use snapshot::Fleet;

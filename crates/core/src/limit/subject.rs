@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use super::rule::Per;
 use crate::glob::Glob;
-use crate::request::{Class, OwnLimits, network_of};
+use crate::request::{Class, OwnLimits, RequestCost, network_of};
 
 /// How the model is served. Invented names must neither get their own quota nor bypass a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +99,16 @@ pub struct ExpectedCost {
     pub expected_output: u64,
     /// The client's bound on output tokens, over all sequences.
     pub max_output: Option<u64>,
+}
+
+impl From<&RequestCost> for ExpectedCost {
+    fn from(cost: &RequestCost) -> Self {
+        Self {
+            prompt_tokens: cost.prompt_tokens,
+            expected_output: cost.expected_output,
+            max_output: cost.max_tokens.map(|most| most.saturating_mul(cost.sequences.into())),
+        }
+    }
 }
 
 /// Key hasher: SipHash-1-3 with a random secret.
