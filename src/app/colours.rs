@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::RedisError;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::App;
 use crate::fleet::colour::ColourSwitch;
-use crate::redis::control::Control;
+use crate::redis::RedisError;
+use crate::redis::control::{Control, overtaken};
 use crate::server::admin::Switched;
 
 /// Time for the other gateways to follow before the operator is told that not all did. Longer than
@@ -83,7 +83,7 @@ impl App {
                 return Ok(switch);
             }
         }
-        Err((redis::ErrorKind::Client, "too many concurrent switches of this pool").into())
+        Err(overtaken())
     }
 
     /// Follows a switch and returns once the snapshot contains it.

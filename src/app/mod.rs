@@ -18,13 +18,15 @@ mod report;
 mod run;
 mod sampler;
 mod stack_service;
+mod start_error;
 mod ticker;
 mod tokenizers;
 mod tokens;
 mod why;
 
-pub use run::{BoundListeners, Certificates, StartError};
+pub use run::{BoundListeners, Certificates};
 pub use stack_service::StackService;
+pub use start_error::StartError;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};

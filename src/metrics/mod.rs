@@ -12,6 +12,7 @@
 mod buckets;
 mod callers;
 mod catalogue;
+mod described;
 mod label;
 mod reading;
 mod redis;
@@ -19,7 +20,8 @@ mod sample;
 mod series;
 
 pub use callers::CallerRate;
-pub use catalogue::{Described, MetricKind, label_values};
+pub use catalogue::label_values;
+pub use described::{Described, MetricKind};
 pub use label::LABEL_VALUES;
 pub use reading::{StateReading, WorkerReading};
 pub use redis::{JobEnd, RedisOp, RedisSeries};

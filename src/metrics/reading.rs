@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::NAMESPACE;
-use super::catalogue::{Described, MetricKind};
+use super::described::{Described, MetricKind};
 use super::label::{LABEL_VALUES, OTHER};
 use crate::fleet::Light;
 use crate::request::Class;

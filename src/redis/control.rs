@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisResult, Script, cmd};
+use redis::{ErrorKind, RedisError, RedisResult, Script, cmd};
 use tokio::time::timeout;
 
 use super::connect::{Connection, connect};
@@ -43,6 +43,12 @@ return 1
 #[must_use]
 pub fn control_channel(prefix: &str) -> Arc<str> {
     format!("{prefix}:control").into()
+}
+
+/// Returns the error of a switch that others have overtaken too often.
+#[must_use]
+pub fn overtaken() -> RedisError {
+    (ErrorKind::Client, "too many concurrent switches of this pool").into()
 }
 
 /// Connection for operator commands.

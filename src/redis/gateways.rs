@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::cmd;
 
-use super::link::{Probe, RedisLink, RedisLoss};
+use super::link::{Probe, ProbeWrite, RedisLink, RedisLoss};
 use crate::clock::Nanos;
 use crate::metrics::RedisOp;
 
@@ -102,11 +102,20 @@ impl Gateways {
         }
     }
 
+    /// Deletes this gateway's heartbeat.
+    pub async fn leave(&self, link: &RedisLink) {
+        let prefix = &link.settings().prefix;
+        let key = alive_key(prefix, &self.id);
+        // An error is harmless: the key expires.
+        if link.call::<i64>(RedisOp::Probe, cmd("DEL").arg(key)).await.is_err() {
+            tracing::debug!("could not deregister this gateway");
+        }
+    }
+}
+
+impl ProbeWrite for Gateways {
     /// Sends a heartbeat, and counts the other gateways.
-    ///
-    /// # Errors
-    /// Returns [`RedisLoss`] if the command to Redis fails.
-    pub async fn heartbeat(&self, probe: &Probe<'_>) -> Result<(), RedisLoss> {
+    async fn send(&self, probe: &Probe<'_>) -> Result<(), RedisLoss> {
         let prefix = probe.prefix();
         let (everyone, id) = (format!("{prefix}:dams"), self.id.as_str());
         let key = |id: &str| alive_key(prefix, id);
@@ -126,16 +135,6 @@ impl Gateways {
         let known = self.count.lock().see(seen, probe.now());
         self.known.store(known, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Deletes this gateway's heartbeat.
-    pub async fn leave(&self, link: &RedisLink) {
-        let prefix = &link.settings().prefix;
-        let key = alive_key(prefix, &self.id);
-        // An error is harmless: the key expires.
-        if link.call::<i64>(RedisOp::Probe, cmd("DEL").arg(key)).await.is_err() {
-            tracing::debug!("could not deregister this gateway");
-        }
     }
 }
 

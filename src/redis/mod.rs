@@ -21,3 +21,5 @@ mod pushes;
 pub mod rules;
 pub mod settings;
 pub mod signing;
+
+pub use redis::{RedisError, RedisResult};

@@ -35,7 +35,7 @@ pub trait Syntax: Sized {
     /// Parses a text; `None` if it is invalid.
     fn read(text: &str) -> Option<Self>;
 
-    /// Returns what an invalid text was probably meant to be. The result is valid.
+    /// Returns what an invalid text was probably meant to be. The result may be invalid too.
     fn meant(_: &str) -> Option<String> {
         None
     }
@@ -95,7 +95,7 @@ pub(crate) struct SyntaxName {
     /// Description of the expected text, to complete "must be …".
     pub(crate) expected: &'static str,
     pub(crate) accepts: fn(&str) -> bool,
-    /// Returns what an invalid text was probably meant to be.
+    /// Returns a valid text that an invalid one was probably meant to be.
     pub(crate) meant: fn(&str) -> Option<String>,
 }
 
@@ -105,7 +105,7 @@ impl SyntaxName {
             name: T::NAME,
             expected: T::EXPECTED,
             accepts: |text| T::read(text).is_some(),
-            meant: T::meant,
+            meant: |text| T::meant(text).filter(|meant| T::read(meant).is_some()),
         }
     }
 }
@@ -169,5 +169,43 @@ impl Syntax for HeaderName {
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lacks_a_unit_a_port_or_a_scheme_is_completed() {
+        for (name, text, expected) in [
+            ("duration", "5", Some("5s")),
+            ("duration", "1.5s", Some("1500ms")),
+            ("duration", "10 min", Some("10m")),
+            ("duration", "5S", Some("5s")),
+            ("duration", "5 parsecs", None),
+            ("duration", "99999999d", None),
+            ("rate", "10", Some("10/s")),
+            ("rate", "10/min", Some("10/m")),
+            ("rate", "10 rps", Some("10/s")),
+            ("rate", "10/ms", None),
+            ("size", "8MB", Some("8MiB")),
+            ("size", "8 g", Some("8GiB")),
+            ("size", "1.5M", None),
+            ("address", "8080", Some("127.0.0.1:8080")),
+            ("address", ":8080", Some("0.0.0.0:8080")),
+            ("address", "*:80", Some("0.0.0.0:80")),
+            ("address", "localhost:81", Some("127.0.0.1:81")),
+            ("address", "10.0.0.1", Some("10.0.0.1:8080")),
+            ("address", "::1", Some("[::1]:8080")),
+            ("address", "http://127.0.0.1:8080/", Some("127.0.0.1:8080")),
+            ("address", "gateway.example:8080", None),
+            ("URL", "127.0.0.1:8000", Some("http://127.0.0.1:8000")),
+            ("URL", "u:p@h", None),
+            ("URL", "h", None),
+        ] {
+            let meant = check(name).and_then(|syntax| (syntax.meant)(text));
+            assert_eq!(meant.as_deref(), expected, "{text}");
+        }
     }
 }

@@ -20,7 +20,6 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::runs::RunStop;
 use super::{Consumer, EmitReply, JobRun, StreamEntry, TakenJob};
 use crate::redis::jobs::PieceKind;
 
@@ -52,6 +51,15 @@ pub enum NoAnswer {
     Silence,
     /// The run failed; another run may succeed.
     Failed(String),
+}
+
+/// Why a run must end before its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunStop {
+    /// The run of this epoch was cancelled.
+    Cancelled(u64),
+    /// Another worker holds the entry.
+    Lost,
 }
 
 /// What to do with an entry.

@@ -8,21 +8,13 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::run::{AnswerEngine, RunContext};
+use super::run::{AnswerEngine, RunContext, RunStop};
 use super::{Consumer, StreamEntry};
 
 /// Pause before resubscribing to cancels after the connection broke.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Queued stops per run; more would say the same.
 const STOPS: usize = 4;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RunStop {
-    /// The run of this epoch was cancelled.
-    Cancelled(u64),
-    /// Another worker holds the entry.
-    Lost,
-}
 
 /// Active runs of one worker.
 pub struct Runs {

@@ -11,7 +11,6 @@ use super::{CONNECT, RedisLink, RedisLoss, went_down};
 use crate::clock::Nanos;
 use crate::metrics::RedisOp;
 use crate::redis::connect::connect;
-use crate::redis::gateways::Gateways;
 use crate::redis::settings::Topology;
 
 /// Interval of probes and of connection attempts.
@@ -21,9 +20,18 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// Failed probes in a row after which the connection is dropped: a vanished peer sends no error.
 const SILENCES: u32 = 3;
 
+/// What probes a server: a write that shows that it is usable.
+pub trait ProbeWrite: Send + Sync {
+    /// Sends the probe.
+    ///
+    /// # Errors
+    /// As [`RedisLink::call`].
+    fn send(&self, probe: &Probe<'_>) -> impl Future<Output = Result<(), RedisLoss>> + Send;
+}
+
 impl RedisLink {
-    /// Stays connected until dropped. Probes the server each second with the heartbeat of `gateways`.
-    pub async fn keep(self, gateways: Arc<Gateways>) {
+    /// Stays connected until dropped. Probes the server each second with `write`.
+    pub async fn keep(self, write: Arc<impl ProbeWrite>) {
         let inner = &*self.0;
         let mut told = false;
         loop {
@@ -36,7 +44,7 @@ impl RedisLink {
                     inner.connection.store(Some(Arc::new(connection)));
                     self.look_at_memory().await;
                     told = false;
-                    let ended = self.probe_loop(&gateways).await;
+                    let ended = self.probe_loop(&*write).await;
                     inner.connection.store(None);
                     let opened = inner.breaker.open();
                     if let ProbingEnded::Lost = ended {
@@ -75,13 +83,13 @@ impl RedisLink {
     }
 
     /// Probes until the connection is lost or replaced.
-    async fn probe_loop(&self, gateways: &Gateways) -> ProbingEnded {
+    async fn probe_loop(&self, write: &impl ProbeWrite) -> ProbingEnded {
         let inner = &*self.0;
         let mut silences = 0;
         let mut drift = ClockDrift::default();
         loop {
             let asked = inner.clock.now();
-            match gateways.heartbeat(&Probe(self)).await {
+            match write.send(&Probe(self)).await {
                 Ok(()) => {
                     silences = 0;
                     let now = inner.clock.now();

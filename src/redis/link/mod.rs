@@ -15,7 +15,7 @@ mod drift;
 mod keep;
 mod start;
 
-pub use keep::Probe;
+pub use keep::{Probe, ProbeWrite};
 
 use std::fmt;
 use std::sync::Arc;

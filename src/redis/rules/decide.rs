@@ -236,7 +236,7 @@ impl SharedRules {
             let decision = if said.shortage.is_some() { Decision::WouldRefuse } else { Decision::Allowed };
             decisions.push((said.index, decision));
             if said.rule.mode == Mode::Enforce {
-                holding.standings.push(said.rule.standing(said.level));
+                holding.standings.push(said.level.standing(&said.rule));
             }
         }
         decisions.extend(plan.free.iter().map(|ask| (ask.index, Decision::Allowed)));
@@ -248,7 +248,7 @@ impl SharedRules {
         let mut standings = Vec::new();
         let mut refusing: Option<(&RuleReply, Shortage)> = None;
         for said in said.iter().filter(|said| said.rule.mode == Mode::Enforce) {
-            standings.push(said.rule.standing(said.level));
+            standings.push(said.level.standing(&said.rule));
             let Some(shortage) = said.shortage else { continue };
             decisions.push((said.index, Decision::Refused));
             if refusing.is_none_or(|(_, longest)| shortage > longest) {

@@ -201,8 +201,8 @@ impl ActiveRule {
     ) -> QuotaStatus {
         let level = self.counter.level(place, self.quota_override(own), now);
         match own {
-            None => self.rule.standing(level),
-            Some(own) => self.rule.with_quota(own.quota).standing(level),
+            None => level.standing(&self.rule),
+            Some(own) => level.standing(&self.rule.with_quota(own.quota)),
         }
     }
 }

@@ -7,13 +7,15 @@
 //! lock.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::rule::Quota;
+use super::rule::{Quota, Rule};
 use crate::clock::Nanos;
+use crate::refusal::QuotaStatus;
 
 /// Why a meter refuses. Ordered by severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +33,16 @@ pub struct Level {
     pub remaining: u64,
     /// Time until the quota is full again.
     pub reset: Duration,
+}
+
+impl Level {
+    /// Returns the quota status of a key of `rule` at this level.
+    #[must_use]
+    pub fn standing(self, rule: &Rule) -> QuotaStatus {
+        let Self { remaining, reset } = self;
+        let (limit, window) = (rule.capacity(), rule.window());
+        QuotaStatus { rule: Arc::clone(&rule.name), unit: rule.unit, limit, remaining, reset, window }
+    }
 }
 
 /// The part of a cell that was charged; its meaning depends on the meter.

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::meter::Level;
 use crate::clock::saturating_nanos;
-use crate::refusal::{QuotaStatus, Unit};
+use crate::refusal::Unit;
 use crate::request::Class;
 
 /// Limit algorithm of a rule.
@@ -163,14 +162,5 @@ impl Rule {
     #[must_use]
     pub fn with_quota(&self, quota: Quota) -> Self {
         Self { quota, ..self.clone() }
-    }
-
-    /// Returns the quota status of a key at this level.
-    #[must_use]
-    pub fn standing(&self, level: Level) -> QuotaStatus {
-        let Level { remaining, reset } = level;
-        let limit = self.capacity();
-        let window = self.window();
-        QuotaStatus { rule: Arc::clone(&self.name), unit: self.unit, limit, remaining, reset, window }
     }
 }

@@ -103,32 +103,6 @@ pub struct Second {
 }
 
 impl RunFigures {
-    /// Names of figures in scenario files.
-    pub const NAMES: [&'static str; 22] = [
-        "goodput",
-        "goodput_of_offered",
-        "goodput_of_peak",
-        "ttft_p50",
-        "ttft_p95",
-        "ttft_p99",
-        "jain",
-        "light_share",
-        "preemptions",
-        "retry_kept",
-        "retry_wait",
-        "recovery",
-        "extra_good",
-        "failed",
-        "failed_early",
-        "refused",
-        "ttft_p99_batch",
-        "ttft_p99_interactive",
-        "ttft_p99_critical",
-        "goodput_of_offered_batch",
-        "goodput_of_offered_interactive",
-        "goodput_of_offered_critical",
-    ];
-
     /// Returns a figure by name, durations in seconds. `None` if the run does not have it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<f64> {

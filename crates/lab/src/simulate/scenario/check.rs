@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::expect::FIGURES;
 use super::{RequestShape, Scenario};
-use crate::simulate::RunFigures;
 
 /// Longest simulation in seconds: an hour takes some minutes to compute.
 const LONGEST: u64 = 3600;
@@ -161,9 +161,9 @@ impl Scenario {
         }
         for (table, expected) in [("expect", &self.expect), ("expect_mean", &self.expect_mean)] {
             for name in expected.keys() {
-                let known = RunFigures::NAMES.join(", ");
+                let known = FIGURES.join(", ");
                 must(
-                    RunFigures::NAMES.contains(&name.as_str()),
+                    FIGURES.contains(&name.as_str()),
                     format!("{table}.{name} is not a figure: must be one of {known}"),
                 );
             }

@@ -6,6 +6,32 @@ use serde::de::{Deserialize, Deserializer, Error};
 
 use super::ScenarioDuration;
 
+/// Names of the figures that may be expected; [`RunFigures::get`](crate::simulate::RunFigures::get) finds them.
+pub(super) const FIGURES: [&str; 22] = [
+    "goodput",
+    "goodput_of_offered",
+    "goodput_of_peak",
+    "ttft_p50",
+    "ttft_p95",
+    "ttft_p99",
+    "jain",
+    "light_share",
+    "preemptions",
+    "retry_kept",
+    "retry_wait",
+    "recovery",
+    "extra_good",
+    "failed",
+    "failed_early",
+    "refused",
+    "ttft_p99_batch",
+    "ttft_p99_interactive",
+    "ttft_p99_critical",
+    "goodput_of_offered_batch",
+    "goodput_of_offered_interactive",
+    "goodput_of_offered_critical",
+];
+
 /// Expected range of a figure. Durations count in seconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bound {
