@@ -26,7 +26,7 @@ const CORE: Floors = &[
     &["tower"],
     &["lib"],
 ];
-const LAB: Floors = &[&["engine", "evidence"], &["simulate"], &["lib"]];
+const LAB: Floors = &[&["draw"], &["engine", "evidence"], &["simulate"], &["lib"]];
 /// The gateway sees the modules of [`CORE`] as its own, below all of these.
 const GATEWAY: Floors = &[
     &["net"],

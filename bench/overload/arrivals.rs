@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use traffic_dam_lab::draw::{gap, normal};
+
 /// Standard deviation of the logarithm of prompt lengths, and the bounds that clip them, in tokens.
 const PROMPT_SIGMA: f64 = 0.7;
 const PROMPT_LEAST: f64 = 20.0;
@@ -101,8 +103,8 @@ pub(crate) fn draw(sources: &[Source], seed: u64) -> Vec<Arrival> {
         let mut random = random.fork();
         let mut at = source.from;
         loop {
-            // The time to the next arrival is exponential; 1 − u > 0, so its logarithm is finite.
-            at += Duration::from_secs_f64((-(1.0 - random.f64()).ln() / source.rate).min(1e6));
+            // Without a rate the next arrival would never come.
+            at += Duration::from_secs_f64(gap(source.rate, &mut random).min(1e6));
             if at >= source.until {
                 break;
             }
@@ -123,12 +125,6 @@ pub(crate) fn draw(sources: &[Source], seed: u64) -> Vec<Arrival> {
 /// Draws a log-normal prompt length in tokens.
 pub(crate) fn prompt_tokens(random: &mut fastrand::Rng) -> u32 {
     (PROMPT_MEDIAN * (PROMPT_SIGMA * normal(random)).exp()).clamp(PROMPT_LEAST, PROMPT_MOST) as u32
-}
-
-/// Draws a standard normal value (Box–Muller).
-fn normal(random: &mut fastrand::Rng) -> f64 {
-    let radius = (-2.0 * (1.0 - random.f64()).ln()).sqrt();
-    radius * (std::f64::consts::TAU * random.f64()).cos()
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use traffic_dam_lab::evidence::lateness::LATE_MS;
+
 use crate::figures::Rate;
 use crate::machine;
 use crate::plan::{Options, PATIENCE, WORKER};
@@ -75,13 +77,14 @@ impl Frame<'_> {
              measured for {seconds} s after a warm-up.\n\n\
              {worker}The generator draws all arrivals before a run and never waits for an answer; times \
              count from the moment when a request was due. A run does not count, and is marked, if the \
-             generator used more than 70 % of a core, if more than 1 % of requests left over 5 ms late, or \
-             if a complete stream has no TTFT. A client gives up after {patience} s without a token.\n\n",
+             generator used more than 70 % of a core, if more than 1 % of requests left over {late} ms late, \
+             or if a complete stream has no TTFT. A client gives up after {patience} s without a token.\n\n",
             machine = machine::description(),
             date = options.date,
             minutes = took.as_secs_f64() / 60.0,
             seconds = options.seconds,
             worker = peak.map(worker).unwrap_or_default(),
+            late = LATE_MS,
             patience = PATIENCE.as_secs(),
         );
         out.push_str(&text);

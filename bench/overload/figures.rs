@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use traffic_dam_lab::evidence::lateness::late_requests;
 use traffic_dam_lab::evidence::stats::{quantile, sorted};
 
 use crate::drive::Spent;
@@ -13,10 +14,6 @@ use crate::section::bare;
 
 /// Above this share of a core the generator itself may be the bottleneck.
 const BUSIEST_GENERATOR: f64 = 0.70;
-/// A request that leaves later than this is late, unless a run sets another bound.
-pub(crate) const LATE: Duration = Duration::from_millis(5);
-/// Largest share of late requests; with more, the load is not the one that was drawn.
-const MOST_LATE: f64 = 0.01;
 /// A refusal for this reason waited in the queue; its time does not measure a refusal's speed.
 const WAITED: &str = "queue_timeout";
 
@@ -112,8 +109,6 @@ pub(crate) struct Run {
     /// Rate of good answers that began during the measurement.
     pub(crate) good: Rate,
     pub(crate) measured: Duration,
-    /// Requests that left later than this are late.
-    pub(crate) late: Duration,
     pub(crate) spent: Spent,
     /// The gateway's metrics at the start and at the end.
     pub(crate) readings: Option<(Reading, Reading)>,
@@ -183,7 +178,7 @@ impl Run {
 
     /// Returns the reasons why the run does not count.
     fn faults(&self) -> Vec<String> {
-        let Self { samples, spent, late: most, .. } = self;
+        let Self { samples, spent, .. } = self;
         let mut faults = Vec::new();
         if samples.is_empty() {
             faults.push("nothing was offered".to_owned());
@@ -191,14 +186,7 @@ impl Run {
         if spent.generator > BUSIEST_GENERATOR {
             faults.push(format!("the generator took {:.0} % of a core", spent.generator * 100.0));
         }
-        let late = samples.iter().filter(|sample| sample.late > *most).count();
-        if late as f64 > MOST_LATE * samples.len() as f64 {
-            faults.push(format!(
-                "{late} of {} requests left more than {} ms late",
-                samples.len(),
-                most.as_millis()
-            ));
-        }
+        faults.extend(late_requests(samples.iter().map(|sample| sample.late.as_secs_f64() * 1000.0)));
         let unseen = |sample: &&Sample| {
             sample.arrival.streamed && matches!(sample.outcome, Outcome::Served { first: None, .. })
         };
@@ -244,7 +232,7 @@ mod tests {
     fn run(samples: Vec<Sample>) -> Run {
         let measured = Duration::from_secs(2);
         let good = Rate::of(&samples, Duration::ZERO, measured);
-        Run { samples, good, measured, late: LATE, spent: Spent::default(), readings: None }
+        Run { samples, good, measured, spent: Spent::default(), readings: None }
     }
 
     #[test]
@@ -293,7 +281,7 @@ mod tests {
         let figures = Run { spent, ..run(vec![sample(true, served(1))]) }.figures(PEAK);
         assert!(figures.faults[0].contains("71 %"), "{:?}", figures.faults);
 
-        let late = Sample { late: Duration::from_millis(6), ..sample(true, served(1)) };
+        let late = Sample { late: Duration::from_millis(51), ..sample(true, served(1)) };
         let mut samples = vec![sample(true, served(1)); 99];
         samples.push(late.clone());
         assert!(run(samples.clone()).figures(PEAK).faults.is_empty());

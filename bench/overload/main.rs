@@ -23,7 +23,6 @@ mod scrape;
 mod section;
 mod servers;
 mod stage;
-mod stats;
 
 use std::error::Error;
 use std::process::ExitCode;

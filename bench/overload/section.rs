@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use traffic_dam_lab::evidence::markdown::write_table;
+
 /// A table; the first column is text, the others are numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
@@ -15,11 +17,7 @@ impl Table {
     }
 
     fn write(&self, out: &mut String) {
-        let mut row = |cells: &[String]| writeln!(out, "| {} |", cells.join(" | ")).unwrap_or_default();
-        row(&self.head);
-        let rule = |at| if at == 0 { "---" } else { "---:" }.to_owned();
-        row(&(0..self.head.len()).map(rule).collect::<Vec<_>>());
-        self.rows.iter().for_each(|cells| row(cells));
+        write_table(out, &self.head, &self.rows, 1);
     }
 }
 

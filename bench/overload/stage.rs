@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::arrivals::{Arrival, Class, Output, Source, draw, prompt_tokens};
 use crate::client::Client;
 use crate::drive::{Again, drive, soon, watch};
-use crate::figures::{LATE, Rate, Reading, Run};
+use crate::figures::{Rate, Reading, Run};
 use crate::gateways::{DamFile, Gateway, NginxLimits};
 use crate::plan::{Arm, Options, WORKER, WorkerSize};
 use crate::sample::{Outcome, Sample};
@@ -131,7 +131,7 @@ impl Stage<'_> {
         );
         let good = Rate::of(&samples, warm_up, measured);
         samples.retain(|sample| sample.arrival.due >= warm_up);
-        Run { samples, good, measured, late: LATE, spent, readings: before.zip(after) }
+        Run { samples, good, measured, spent, readings: before.zip(after) }
     }
 
     /// Returns a worker's peak: the best result of closed loops, one per entry of `full` (clients

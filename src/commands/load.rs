@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use traffic_dam::openai::tap::SseTap;
+use traffic_dam_lab::draw::gap;
 
 /// Maximum number of requests in flight, to bound our sockets; far more than the gateway admits.
 const MOST_UNDER_WAY: usize = 2000;
@@ -56,13 +57,13 @@ pub(crate) async fn run(offer: Offer, mut report: impl FnMut(String)) {
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     seconds.tick().await;
-    let mut next = Instant::now();
+    let (mut next, mut random) = (Instant::now(), fastrand::Rng::new());
     loop {
         tokio::select! {
             _ = seconds.tick() => report(line(&std::mem::take(&mut *tally.lock()))),
             () = sleep(next.saturating_duration_since(Instant::now())) => {
                 // Exponential gaps, as between people who do not know each other.
-                next += Duration::from_secs_f64(-(1.0 - fastrand::f64()).ln() / offer.rate);
+                next += Duration::from_secs_f64(gap(offer.rate, &mut random));
                 tally.lock().offered += 1;
                 let Ok(permit) = Arc::clone(&under_way).try_acquire_owned() else {
                     tally.lock().failed += 1;

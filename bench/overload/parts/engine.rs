@@ -23,8 +23,6 @@ use crate::stage::{MIXING, Setting, Stage, closed_loop};
 const OUTPUT: Output = Output::Asked { median: 60.0, sigma: 0.3 };
 /// Shortest measurement of the capacity, so that it does not depend on chance.
 const LEAST_LOOK: Duration = Duration::from_secs(20);
-/// The engine's first tokens take hundreds of ms, and it shares two cores with the generator.
-const LATE: Duration = Duration::from_millis(50);
 /// Time between two readings of the limit.
 const STEP: Duration = Duration::from_millis(500);
 /// Pause between two runs, in which the engine notices that clients have gone.
@@ -60,8 +58,7 @@ pub(crate) async fn run(stage: &Stage<'_>) -> Result<Section, Box<dyn Error>> {
          Prompts have some 30 words, no two alike, and answers 60 tokens in the median. Arms take turns, {pairs} times, \
          {seconds} s each; every turn has the same arrivals for all. Goodput: the median of the turns, with least and \
          most. Ratio: tokens of good answers over those of `limit: slots` in the same turn, the same way. Limit: over \
-         all turns. TTFT in ms, the median of the turns. Requests count as late from {late} ms on.",
-        late = LATE.as_millis(),
+         all turns. TTFT in ms, the median of the turns.",
         title = options.engine_title,
         slots = options.engine_slots,
         pairs = options.pairs,
@@ -142,7 +139,7 @@ async fn one(
     let good = Rate::of(&samples, warm_up, measured);
     samples.retain(|sample| sample.arrival.due >= warm_up);
     let first = sorted(samples.iter().filter_map(|sample| Some(sample.first()?.as_secs_f64())));
-    let run = Run { samples, good, measured, late: LATE, spent, readings: None };
+    let run = Run { samples, good, measured, spent, readings: None };
     Ok(Turn { good, figures: run.figures(peak), first, limit: Span::of(&points) })
 }
 

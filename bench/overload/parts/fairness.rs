@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use traffic_dam_lab::evidence::fairness::{Demand, fair_level, jain};
+
 use crate::arrivals::Source;
 use crate::figures::Run;
 use crate::gateways::NginxLimits;
@@ -10,7 +12,6 @@ use crate::plan::{Arm, WORKER};
 use crate::sample::Sample;
 use crate::section::{Check, Section, Table, percent, ratio};
 use crate::stage::{Setting, Stage};
-use crate::stats::{jain, max_min};
 
 /// Load of the first run, in multiples of the capacity, and the greedy caller's share of it.
 const LOAD: f64 = 10.0;
@@ -143,9 +144,11 @@ fn shares(samples: &[Sample], callers: u32) -> Shares {
     }
     let total: f64 = served.iter().sum();
     // The mean answer turns requests into tokens: the length of missing answers is unknown.
-    let demands: Vec<f64> = asked.iter().map(|asked| asked * total / f64::max(answers, 1.0)).collect();
-    let entitled = max_min(total, &demands);
-    let got: Vec<f64> = served.iter().zip(&entitled).map(|(served, due)| served / due.max(1e-9)).collect();
+    let demand = |asked: &f64| Demand { asked: asked * total / f64::max(answers, 1.0), weight: 1.0 };
+    let demands: Vec<Demand> = asked.iter().map(demand).collect();
+    let level = fair_level(total, &demands);
+    let due = demands.iter().map(|demand| demand.asked.min(level).max(1e-9));
+    let got: Vec<f64> = served.iter().zip(due).map(|(served, due)| served / due).collect();
     let light = &got[1..];
     Shares {
         light: light.iter().sum::<f64>() / light.len() as f64,

@@ -7,7 +7,7 @@ use tokio::time::sleep_until;
 
 use crate::arrivals::{Source, draw};
 use crate::drive::{drive, soon, watch};
-use crate::figures::{LATE, Rate, Run};
+use crate::figures::{Rate, Run};
 use crate::gateways::DamFile;
 use crate::parts::{ours, say};
 use crate::picture;
@@ -168,7 +168,7 @@ pub(super) async fn death(
     for sample in &mut samples {
         sample.arrival.due -= warm_up;
     }
-    Ok(Run { samples, good, measured: BEFORE + AFTER, late: LATE, spent, readings: None })
+    Ok(Run { samples, good, measured: BEFORE + AFTER, spent, readings: None })
 }
 
 fn steps(time: Duration) -> usize {

@@ -5,8 +5,9 @@
 //! gateway. Nothing here serves a request: the simulated worker that answers over HTTP is part of
 //! the gateway's program, and uses the same [`engine`].
 //!
-//! `simulate` imports from `engine` and `evidence`, which do not know each other.
+//! `simulate` imports from `engine` and `evidence`, which do not know each other. All draw from [`draw`].
 
+pub mod draw;
 pub mod engine;
 pub mod evidence;
 pub mod simulate;

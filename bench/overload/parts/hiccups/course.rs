@@ -123,7 +123,7 @@ impl After {
 mod tests {
     use super::*;
     use crate::drive::Spent;
-    use crate::figures::{LATE, Rate, Run};
+    use crate::figures::{Rate, Run};
     use crate::limit::Point;
     use crate::plan::Arm;
     use crate::sample::tests::{sample, served};
@@ -154,7 +154,7 @@ mod tests {
             due(3.5, served(1500)),
         ];
         let (measured, good) = (Duration::from_secs(12), Rate { requests: 0.0, tokens: 0.0 });
-        let run = Run { samples, good, measured, late: LATE, spent: Spent::default(), readings: None };
+        let run = Run { samples, good, measured, spent: Spent::default(), readings: None };
         TrialRun { arm: Arm::Stream, run, points, stalls: vec![(1.0, 2.0)] }
     }
 

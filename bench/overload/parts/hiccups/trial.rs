@@ -11,7 +11,7 @@ use super::shape::Shape;
 use crate::arrivals::draw;
 use crate::client::Client;
 use crate::drive::{drive, soon, watch};
-use crate::figures::{LATE, Rate, Run};
+use crate::figures::{Rate, Run};
 use crate::gateways::DamFile;
 use crate::limit::{Point, readings};
 use crate::plan::Arm;
@@ -101,7 +101,7 @@ impl Trial {
         let good = Rate::of(&samples, warm_up, self.length);
         samples.retain(|sample| sample.arrival.due >= warm_up);
         samples.iter_mut().for_each(|sample| sample.arrival.due -= warm_up);
-        let run = Run { samples, good, measured: self.length, late: LATE, spent, readings: None };
+        let run = Run { samples, good, measured: self.length, spent, readings: None };
         Ok(TrialRun { arm, run, points, stalls: stalls? })
     }
 

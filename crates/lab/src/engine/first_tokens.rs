@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::lengths::normal;
+use crate::draw::normal;
 
 /// The distribution of the time from slot to first token. Shares are from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 //! Random output lengths.
 
-use std::f64::consts::TAU;
+use crate::draw::normal;
 
 /// Standard deviation of the logarithm. The 90th percentile is 2.8 × median, as in chat traffic.
 const SIGMA: f64 = 0.8;
@@ -27,13 +27,6 @@ impl Lengths {
         // The cast saturates at `u32::MAX`.
         (length as u32).clamp(1, max.max(1))
     }
-}
-
-/// Draws a standard normal value, by Box and Muller.
-pub(super) fn normal(random: &mut fastrand::Rng) -> f64 {
-    // 1 − u is never zero, so its logarithm is finite.
-    let radius = (-2.0 * (1.0 - random.f64()).ln()).sqrt();
-    radius * (TAU * random.f64()).cos()
 }
 
 #[cfg(test)]

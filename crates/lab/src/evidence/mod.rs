@@ -9,7 +9,10 @@
 //! data or the errors in the data.
 
 pub mod chart;
+pub mod fairness;
 pub mod figures;
+pub mod lateness;
+pub mod markdown;
 pub mod record;
 pub mod report;
 pub mod stats;

@@ -12,7 +12,7 @@ const TAIL: f64 = 0.025;
 /// Returns the `q` quantile (0 to 1) of `sorted` by the nearest rank: always a measured value.
 /// `None` for an empty slice.
 #[must_use]
-pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
+pub fn quantile<T: Copy>(sorted: &[T], q: f64) -> Option<T> {
     let rank = (q * sorted.len() as f64).ceil().max(1.0) as usize;
     sorted.get(rank - 1).copied()
 }
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(quantile(&hundred, 0.0), Some(1.0));
         // With few values the 99th percentile is the maximum, not the value before it.
         assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.99), Some(3.0));
-        assert_eq!(quantile(&[], 0.5), None);
+        assert_eq!(quantile::<f64>(&[], 0.5), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::lateness::late_requests;
 use super::record::{Arm, ExperimentCell, RecordedOutcome, RecordedRun, cells};
 use super::stats::{mean, quantile, sorted, standard_error};
 
@@ -14,10 +15,6 @@ const CLOCK_STEP_MS: f64 = 60.0;
 const BUSIEST_GENERATOR: f64 = 0.70;
 /// Maximum CPU share in use; above it, the machine is full and all processes wait for CPU.
 const BUSIEST_MACHINE: f64 = 0.95;
-/// Lateness in ms above which a request is late.
-const LATE_MS: f64 = 50.0;
-/// Maximum share of late requests; above it, the load is not the intended one.
-const MOST_LATE: f64 = 0.01;
 /// Allowed share of drift in goodput or median TTFT from the first to the last third.
 const DRIFT: f64 = 0.10;
 /// Allowed drift in standard errors, if that is more.
@@ -149,7 +146,6 @@ fn clock(run: &RecordedRun) -> Option<String> {
 fn generator(run: &RecordedRun) -> Option<String> {
     let facts = &run.facts;
     let share = |cpu: f64| cpu / (facts.wall_s * f64::from(facts.cores)).max(f64::MIN_POSITIVE);
-    let late = run.requests.iter().filter(|request| request.late > LATE_MS).count();
     if facts.dropped > 0 {
         return Some(format!("{} arrivals were skipped", facts.dropped));
     }
@@ -162,8 +158,7 @@ fn generator(run: &RecordedRun) -> Option<String> {
     if share(facts.cpu.machine) > BUSIEST_MACHINE {
         return Some(format!("the machine was {:.0} % busy", 100.0 * share(facts.cpu.machine)));
     }
-    (late as f64 > MOST_LATE * run.requests.len() as f64)
-        .then(|| format!("{late} of {} requests were sent more than {LATE_MS} ms late", run.requests.len()))
+    late_requests(run.requests.iter().map(|request| request.late))
 }
 
 /// Compares the last third of the measured time with the first, over all repetitions.

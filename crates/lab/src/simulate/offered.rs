@@ -4,11 +4,12 @@
 //! same seed get the same requests at the same times.
 
 use std::collections::BTreeMap;
-use std::f64::consts::TAU;
 use std::sync::Arc;
 
 use fastrand::Rng;
 use smallvec::SmallVec;
+
+use crate::draw::{above_zero, normal_of};
 
 use super::scenario::{RequestShape, Scenario, Spread, SpreadShape};
 use traffic_dam_core::request::Class;
@@ -132,15 +133,13 @@ impl OfferedCallers {
 impl Spread {
     /// Draws a length, `stretch` times as long; at least 1.
     pub(super) fn draw(&self, stretch: f64, random: &mut Rng) -> u32 {
-        // 1 − u is never zero, so its logarithm and its powers are finite.
-        let above_zero = 1.0 - random.f64();
+        // Drawn for all shapes, so that another shape does not change later draws.
+        let above_zero = above_zero(random);
         let mean = self.mean * stretch;
         let length = match self.shape {
             SpreadShape::Fixed => mean,
             SpreadShape::LogNormal(sigma) => {
-                // Box–Muller transform.
-                let normal = (-2.0 * above_zero.ln()).sqrt() * (TAU * random.f64()).cos();
-                (mean.ln() - sigma * sigma / 2.0 + sigma * normal).exp()
+                (mean.ln() - sigma * sigma / 2.0 + sigma * normal_of(above_zero, random)).exp()
             }
             SpreadShape::Pareto(exponent) => {
                 mean * (exponent - 1.0) / exponent / above_zero.powf(1.0 / exponent)
@@ -149,12 +148,6 @@ impl Spread {
         // The cast saturates at `u32::MAX`.
         (length.round() as u32).clamp(1, self.max)
     }
-}
-
-/// Draws the seconds until the next request, at a mean of `rate` requests per second.
-pub(super) fn gap(rate: f64, regular: bool, random: &mut Rng) -> f64 {
-    let mean = 1.0 / rate;
-    if regular { mean } else { -mean * (1.0 - random.f64()).ln() }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::evidence::stats;
+use crate::evidence::stats::{self, quantile, sorted};
 
 use super::{Policy, RunFigures, Scenario, SimulatedRun};
 
@@ -42,14 +42,9 @@ pub fn rows(scenario: &Scenario, outcomes: &[SimulatedRun]) -> String {
             .map(|outcome| &outcome.figures)
             .collect();
         let column = |figure: &dyn Fn(&RunFigures) -> Option<f64>| {
-            let mut values: Vec<f64> = runs.iter().filter_map(|figures| figure(figures)).collect();
-            values.sort_unstable_by(f64::total_cmp);
-            values
+            sorted(runs.iter().filter_map(|figures| figure(figures)))
         };
-        let median = |name: &str| {
-            let values = column(&|figures| figures.get(name));
-            values.get(values.len() / 2).copied()
-        };
+        let median = |name: &str| quantile(&column(&|figures| figures.get(name)), 0.5);
         let seconds = (scenario.duration.0 - scenario.warm_up.0).as_secs_f64();
         let offered = column(&|figures| Some(figures.offered as f64 / seconds));
         let refused = column(&|figures| {
@@ -72,7 +67,7 @@ pub fn rows(scenario: &Scenario, outcomes: &[SimulatedRun]) -> String {
             "{:<26} {:<9} {:>8} {:>8} {:>7} {:>7} {:>15} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7}",
             scenario.name,
             policy,
-            number(offered.get(offered.len() / 2).copied(), 1.0, 1),
+            number(quantile(&offered, 0.5), 1.0, 1),
             number(median("goodput"), 1.0, 2),
             number(median("goodput_of_offered"), 100.0, 1),
             number(median("goodput_of_peak"), 100.0, 1),
@@ -80,7 +75,7 @@ pub fn rows(scenario: &Scenario, outcomes: &[SimulatedRun]) -> String {
             number(median("ttft_p50"), 1000.0, 0),
             number(median("ttft_p95"), 1000.0, 0),
             number(median("ttft_p99"), 1000.0, 0),
-            number(refused.get(refused.len() / 2).copied(), 1.0, 1),
+            number(quantile(&refused, 0.5), 1.0, 1),
             number(median("failed"), 1.0, 0),
             number(median("jain"), 1.0, 3),
             number(median("light_share"), 1.0, 3),

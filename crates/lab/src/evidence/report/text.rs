@@ -1,10 +1,10 @@
 //! Renders the report as Markdown. The page shows the same parts.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use super::{Expectation, ExperimentReport, GoodputChange};
 use crate::evidence::figures::CellFigures;
+use crate::evidence::markdown::write_table;
 use crate::evidence::stats::Interval;
 
 pub(super) struct TextTable {
@@ -131,17 +131,13 @@ fn counted(kinds: &BTreeMap<String, u64>) -> String {
 
 pub(super) fn write(report: &ExperimentReport) -> String {
     let mut out = String::from("# The worker alone and behind the gateway\n\n");
-    // Writing to a string cannot fail.
-    let mut line = |text: std::fmt::Arguments<'_>| writeln!(out, "{text}").unwrap_or_default();
     for said in verdict(report) {
-        line(format_args!("{said}\n"));
+        out.push_str(&format!("{said}\n\n"));
     }
     for TextTable { title, head, rows } in tables(report) {
-        line(format_args!("## {title}\n"));
-        line(format_args!("| {} |", head.join(" | ")));
-        line(format_args!("|{}", " --- |".repeat(head.len())));
-        rows.iter().for_each(|row| line(format_args!("| {} |", row.join(" | "))));
-        line(format_args!(""));
+        out.push_str(&format!("## {title}\n\n"));
+        write_table(&mut out, &head, &rows, head.len());
+        out.push('\n');
     }
     out.truncate(out.trim_end().len());
     out.push('\n');

@@ -18,8 +18,9 @@ use self::dam::SimulatedGateway;
 use self::machine::VirtualWorker;
 use super::Policy;
 use super::capacity::{Capacity, RemainingShares};
-use super::offered::{OfferedCallers, gap};
+use super::offered::OfferedCallers;
 use super::scenario::{Arrivals, Scenario};
+use crate::draw::gap;
 use traffic_dam_core::clock::Nanos;
 use traffic_dam_core::shed::GateSnapshot;
 
@@ -268,7 +269,7 @@ impl<'a> Simulation<'a> {
         let rate = self.rate_now();
         if rate > 0.0 {
             let regular = self.scenario.load.arrivals == Arrivals::Regular;
-            let gap = gap(rate, regular, &mut self.offered);
+            let gap = if regular { 1.0 / rate } else { gap(rate, &mut self.offered) };
             let generation = self.generation;
             self.plan(
                 self.now + Duration::from_secs_f64(gap.min(1e6)),

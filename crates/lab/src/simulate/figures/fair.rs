@@ -1,5 +1,7 @@
 //! Fairness among callers.
 
+use crate::evidence::fairness::{self, Demand, fair_level};
+
 /// Tokens that one caller asked for and got; output tokens count double.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CallerShare {
@@ -14,21 +16,11 @@ impl CallerShare {
     }
 }
 
-/// Returns the max–min fair level per unit of weight. Each caller is owed the smaller of its demand
-/// and level × weight; the level is such that all served tokens are given out.
+/// Returns the max–min fair level of the served tokens per unit of weight.
 fn water_level(portions: &[CallerShare]) -> f64 {
-    let mut rest: f64 = portions.iter().map(|portion| portion.got).sum();
-    let mut weight: f64 = portions.iter().map(|portion| portion.weight).sum();
-    let mut sorted: Vec<&CallerShare> = portions.iter().collect();
-    sorted.sort_by(|a, b| a.level(a.asked).total_cmp(&b.level(b.asked)));
-    for portion in sorted {
-        if portion.level(portion.asked) * weight >= rest {
-            return rest / weight;
-        }
-        rest -= portion.asked;
-        weight -= portion.weight;
-    }
-    f64::INFINITY
+    let demands: Vec<Demand> =
+        portions.iter().map(|portion| Demand { asked: portion.asked, weight: portion.weight }).collect();
+    fair_level(portions.iter().map(|portion| portion.got).sum(), &demands)
 }
 
 /// Returns Jain's index over the callers that wanted more than the fair level; `None` for under 2.
@@ -39,9 +31,7 @@ pub(super) fn jain(portions: &[CallerShare]) -> Option<f64> {
         .filter(|portion| portion.level(portion.asked) > level)
         .map(|portion| portion.level(portion.got))
         .collect();
-    let sum: f64 = got.iter().sum();
-    let squares: f64 = got.iter().map(|got| got * got).sum();
-    (got.len() > 1 && squares > 0.0).then(|| sum * sum / (got.len() as f64 * squares))
+    (got.len() > 1 && got.iter().any(|got| *got > 0.0)).then(|| fairness::jain(&got))
 }
 
 /// Returns the share of their due that all callers but the greediest got.

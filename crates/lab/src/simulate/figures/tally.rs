@@ -8,6 +8,7 @@ use super::fair::{self, CallerShare};
 use super::recovery::{recovery, usual};
 use super::verdict::RequestVerdict;
 use super::{ClassFigures, RunFigures, Second};
+use crate::evidence::stats::quantile;
 use crate::simulate::capacity::TokenPrice;
 use crate::simulate::driver::{Call, CallFate, LoadPhase, SECOND, Simulation, Stage, at};
 use traffic_dam_core::clock::Nanos;
@@ -256,7 +257,5 @@ fn ratio(part: f64, whole: f64) -> Option<f64> {
 /// Returns the 50th, 95th and 99th percentile, by rank.
 fn percentiles(values: &mut [Duration]) -> Option<[Duration; 3]> {
     values.sort_unstable();
-    let rank = |share: f64| ((values.len() as f64 * share).ceil() as usize).clamp(1, values.len().max(1)) - 1;
-    let at = |share| values.get(rank(share)).copied();
-    Some([at(0.5)?, at(0.95)?, at(0.99)?])
+    Some([quantile(values, 0.5)?, quantile(values, 0.95)?, quantile(values, 0.99)?])
 }
