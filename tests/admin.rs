@@ -48,7 +48,12 @@ impl AdminSource for Source {
         self.maintenance.store(on, Ordering::SeqCst);
     }
 
-    fn set_active(&self, pool: String, colour: String) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
+    fn set_active(
+        &self,
+        pool: String,
+        colour: String,
+        _version: Option<String>,
+    ) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
         Box::pin(async move {
             match (&*pool, &*colour) {
                 ("chat", "green") => Switched::Everywhere { epoch: 7 },

@@ -71,6 +71,8 @@ mod rig;
 mod rights;
 #[path = "dam/service_manager.rs"]
 mod service_manager;
+#[path = "dam/sides.rs"]
+mod sides;
 #[path = "dam/spans.rs"]
 mod spans;
 #[path = "dam/speech.rs"]

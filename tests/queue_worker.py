@@ -2,8 +2,8 @@
 
     DAM_REDIS_URL=redis://127.0.0.1:6379 python tests/queue_worker.py -- COMMAND ARGUMENT...
 
-It works for workers in any language. In the arguments `{name}`, `{pool}`, `{colour}`, `{slots}` and `{interval}`
-(in ms) are replaced; the environment has them as WORKER_NAME and so on. With `ignore_eos`, or for a message of as
+It works for workers in any language. In the arguments `{name}`, `{pool}`, `{colour}`, `{version}`, `{slots}` and
+`{interval}` (in ms) are replaced; the environment has them as WORKER_NAME and so on. With `ignore_eos`, or for a message of as
 many words, the worker must answer chat calls with about `max_tokens` tokens, one every 20 ms or so. The Redis
 should be used only by this test.
 """
@@ -31,9 +31,10 @@ command = sys.argv[sys.argv.index("--") + 1 :]
 class Worker:
     """A worker's process. It ends with its `async with` block."""
 
-    def __init__(self, pool, colour="blue", slots=2, key=None):
+    def __init__(self, pool, colour="blue", slots=2, key=None, version="1.0"):
         self.name = f"{pool}-{secrets.token_hex(2)}"
-        told = {"name": self.name, "pool": pool, "colour": colour, "slots": slots, "interval": int(INTERVAL * 1000)}
+        told = {"name": self.name, "pool": pool, "colour": colour, "version": version, "slots": slots}
+        told |= {"interval": int(INTERVAL * 1000)}
         self.arguments = [argument.format(**told) for argument in command]
         self.environment = os.environ | {f"WORKER_{word.upper()}": str(value) for word, value in told.items()}
         if key:
@@ -157,12 +158,14 @@ async def streams(pool):
     """A job is taken, answered live and in the stream, and leaves only its hash and its answer."""
     async with Worker(pool) as worker:
         beat = await worker.beat()
-        assert (beat["pool"], beat["colour"], beat["slots"]) == (pool, "blue", 2), beat
+        said = [beat[name] for name in ("pool", "colour", "version", "slots")]
+        assert said == [pool, "blue", "1.0", 2], beat
         live = store.pubsub()
         await live.subscribe(f"dam:replies:{pool}")
         job = await Job(pool, 20).put()
         answer = await job.ends("done")
-        assert head(answer)["status"] == 200 and head(answer)["worker"] == worker.name, answer[0]
+        by = [head(answer)[name] for name in ("status", "worker", "colour", "version")]
+        assert by == [200, worker.name, "blue", "1.0"], answer[0]
         assert head(answer)["headers"]["content-type"].startswith("text/event-stream"), answer[0]
         assert is_whole(answer, 20), body(answer)
         assert len(answer) > 10, "the answer came in one piece"
@@ -314,6 +317,49 @@ async def keeps_to_its_colour(pool):
             await (await Job(pool, 3).put()).ends("done")
 
 
+async def takes_what_is_for_its_version(pool):
+    """Besides the jobs of its colour, a worker takes those of its version, and no others."""
+    async with Worker(pool, version="1.0"):
+        job = await Job(pool, 3, colour="blue@2.0").put()
+        await (await Job(pool, 3).put()).ends("done")
+        await asyncio.sleep(4 * INTERVAL)
+        assert await job.get("state") == "queued"
+        async with Worker(pool, version="2.0") as other:
+            answer = await job.ends("done")
+            assert await job.get("runs") == f"{other.name}/blue@2.0"
+            assert head(answer)["colour"] == "blue@2.0" and head(answer)["version"] == "2.0", answer[0]
+
+
+async def keeps_to_its_slots_over_all_streams(pool):
+    async with Worker(pool, slots=1):
+        jobs = [await Job(pool, 10, colour=colour).put() for _ in range(2) for colour in ("blue", "blue@1.0")]
+        for job in jobs:
+            assert is_whole(await job.ends("done"), 10)
+        spans = sorted([int(await job.get("ended_ms")) for job in jobs])
+        assert all(later - earlier >= 150 for earlier, later in zip(spans, spans[1:])), spans
+
+
+async def refuses_jobs_of_another_colour(pool):
+    """Its own stream holds a job of another colour: it is not run, and handed back."""
+    async with Worker(pool) as worker:
+        job = Job(pool, 3)
+        job.fields["colour"] = "green"
+        await job.put()
+        await (await Job(pool, 3).put()).ends("done")
+        assert await job.get("state") == "queued" and not await job.get("runs")
+        await store.hset(job.hash, "colour", "blue")
+        await job.ends("done")
+        assert await job.get("runs") == f"{worker.name}/blue"
+    other = Job(pool, 3)
+    await store.hset(other.hash, mapping=other.fields)
+    other.entry = await store.xadd(other.queue, {"job": other.id, "colour": "green"})
+    await store.xreadgroup("workers", "gone", {other.queue: ">"}, count=1)
+    async with Worker(pool):
+        await (await Job(pool, 3).put()).ends("done")
+        await asyncio.sleep(6 * INTERVAL)
+        assert await other.get("state") == "queued", "an entry of another colour was claimed"
+
+
 async def knows_forged_jobs(pool):
     async with Worker(pool, key=KEY):
         jobs = [Job(pool, 3), Job(pool, 3).sign("another"), Job(pool, 3).sign(KEY)]
@@ -351,7 +397,8 @@ async def survives_redis(pool):
 
 TOGETHER = [streams, answers, keeps_to_its_slots, stops_when_told, keeps_deadlines, renews]
 TOGETHER += [takes_over, yields_to_its_successor, drains, keeps_to_its_colour, knows_forged_jobs]
-TOGETHER += [signs_what_is_to_be_signed]
+TOGETHER += [signs_what_is_to_be_signed, takes_what_is_for_its_version, keeps_to_its_slots_over_all_streams]
+TOGETHER += [refuses_jobs_of_another_colour]
 ALONE = [survives_redis]
 
 

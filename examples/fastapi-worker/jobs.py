@@ -1,12 +1,12 @@
 """Takes jobs from a queue and passes them to an ASGI app (FastAPI, Starlette …) like HTTP calls: docs/queue-protocol.md.
 
-    drainer = Drainer(app, "w1", slots=8)
+    drainer = Drainer(app, "w1", version=build(__file__), slots=8)
     await drainer.run()  # until drainer.drain() is called and the running jobs have ended
 
 Redis may fail at any time: unconfirmed commands are sent again, and none of them takes effect twice.
 """
 
-import asyncio, contextlib, hashlib, hmac, json, logging, os, pathlib, time
+import asyncio, contextlib, hashlib, hmac, json, logging, os, pathlib, re, time
 
 import redis.asyncio as redis
 from redis.exceptions import ResponseError
@@ -15,6 +15,26 @@ SCRIPTS = pathlib.Path(os.environ.get("DAM_SCRIPTS") or pathlib.Path(__file__).p
 AGAIN = 0.1  # s before a command is sent again
 TOGETHER = 64  # parts of an answer that may wait to be sent; a faster app is blocked
 END, HAND_BACK, LEAVE = "end", "hand back", "leave"  # what happens to an entry
+
+
+def build(file):
+    """Returns a version for an app that has no other: a hash of the Python files beside `file`, its main one."""
+    found = hashlib.sha256()
+    for source in sorted(pathlib.Path(file).resolve().parent.glob("*.py")):
+        found.update(f"{source.name} {source.stat().st_size}\n".encode() + source.read_bytes())
+    return f"0-{found.hexdigest()[:8]}"
+
+
+def sides(colour, version):
+    """Returns the sides whose jobs a worker takes, its own colour last: workers without one are divided by version."""
+    is_name = bool(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", version or ""))
+    if colour:
+        return [f"{colour}@{version}", colour] if is_name and colour != f"v-{version}" else [colour]
+    if not version:
+        raise ValueError("set a `version` or a `colour`: without both, two builds would take each other's jobs")
+    if not is_name or len(version) > 62:
+        raise ValueError(f"`version` {version!r} must be 1 to 62 letters, digits, `.`, `_` or `-`, or set a `colour`")
+    return [f"v-{version}"]
 
 
 class Run:
@@ -29,19 +49,25 @@ class Run:
 
 
 class Drainer:
-    def __init__(self, app, worker, pool="default", colour="blue", slots=8, interval=1.0, prefix="dam"):
+    def __init__(self, app, worker, pool="default", colour=None, version=None, slots=8, interval=1.0, prefix="dam"):
         url = os.environ.get("DAM_REDIS_URL", "redis://127.0.0.1:6379")
         self.client = redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
         self.reading = redis.from_url(url, socket_timeout=2, socket_connect_timeout=1)
-        self.app, self.worker, self.pool, self.colour = app, worker, pool, colour
+        self.app, self.worker, self.pool, self.version = app, worker, pool, version
         self.slots, self.interval, self.prefix = slots, interval, prefix
-        self.stream, self.dead = f"{prefix}:jobs:{{{pool}}}:{colour}", f"{prefix}:dead:{{{pool}}}"
+        self.sides = {f"{prefix}:jobs:{{{pool}}}:{side}": side for side in sides(colour, version)}
+        self.dead = f"{prefix}:dead:{{{pool}}}"
         self.key = os.environ.get("DAM_REDIS_KEY")
         self.take, self.emit = self.script("common", "take"), self.script("common", "emit")
         self.claim, self.renew = self.script("claim"), self.script("renew")
         self.back, self.end = self.script("back"), self.script("end")
         self.runs, self.tasks = {}, set()
         self.freed, self.draining = asyncio.Event(), False
+
+    @property
+    def colour(self):
+        """What the heartbeats must name as the worker's colour."""
+        return list(self.sides.values())[-1]
 
     def script(self, *names):
         return self.client.register_script("".join((SCRIPTS / f"{name}.lua").read_text() for name in names))
@@ -72,36 +98,47 @@ class Drainer:
                 continue
             try:
                 if not joined:
-                    with contextlib.suppress(ResponseError):  # it exists
-                        await self.client.xgroup_create(self.stream, "workers", "0", mkstream=True)
+                    for stream in self.sides:
+                        with contextlib.suppress(ResponseError):  # it exists
+                            await self.client.xgroup_create(stream, "workers", "0", mkstream=True)
                     # In an outage healthy workers cannot renew: after it they get as long to do so before a claim.
                     joined, claims = True, time.monotonic() + unheard
                 if time.monotonic() >= claims:
                     claims = time.monotonic() + self.interval
-                    found = await self.claim(keys=[self.stream], args=[self.worker, int(1000 * unheard), free])
-                    entries = list(zip(*[iter(found)] * 3))
+                    entries = []
+                    for stream, side in self.sides.items():
+                        if free > len(entries):
+                            args = [self.worker, int(1000 * unheard), free - len(entries), side]
+                            found = await self.claim(keys=[stream], args=args)
+                            entries += [(stream, *given) for given in zip(*[iter(found)] * 3)]
                 else:
-                    new = {self.stream: ">"}
+                    new = dict.fromkeys(self.sides, ">")
                     found = await self.reading.xreadgroup("workers", self.worker, new, count=1, block=1000)
-                    entries = [(entry, fields.get(b"job", b""), 1) for _, new in found for entry, fields in new]
+                    entries = [(s.decode(), entry, of.get(b"job", b""), 1) for s, new in found for entry, of in new]
             except redis.RedisError as fault:  # Redis is down, or has lost the stream
                 logging.warning("the queue cannot be read: %s", fault)
                 joined = False
                 await asyncio.sleep(AGAIN)
                 continue
-            for entry, job, given in entries:
-                if entry not in self.runs:  # a process that was stopped may claim its own entries
-                    run = self.runs[entry] = Run()
+            for stream, entry, job, given in entries:
+                key = stream, entry
+                if key not in self.runs:  # a process that was stopped may claim its own entries
+                    run = self.runs[key] = Run()
                     run.job, run.given = job, given
-                    task = asyncio.create_task(self.work(entry, run))
+                    if len(self.runs) > self.slots:  # one of another stream came with it
+                        run.verdict = HAND_BACK
+                    task = asyncio.create_task(self.work(key, run))
                     self.tasks.add(task)
                     task.add_done_callback(self.tasks.discard)
 
-    async def work(self, entry, run):
+    async def work(self, key, run):
         """Runs a job, and then ends its entry, hands it back or leaves it."""
-        run.task = asyncio.create_task(self.answer(entry, run))
+        stream, entry = key
+        verdict, dead = run.verdict, b""
         try:
-            verdict, dead = await run.task
+            if not verdict:
+                run.task = asyncio.create_task(self.answer(key, run))
+                verdict, dead = await run.task
         except asyncio.CancelledError:
             verdict, dead = run.verdict or LEAVE, b""
         except Exception:  # another worker claims it; in the end it is a dead letter
@@ -109,23 +146,27 @@ class Drainer:
             verdict = LEAVE
         try:
             if verdict is END:
-                await self.again(self.end, keys=[self.stream, self.dead], args=[entry, run.job, dead])
+                await self.again(self.end, keys=[stream, self.dead], args=[entry, run.job, dead])
             if verdict is HAND_BACK:
-                await self.again(self.back, keys=[self.stream], args=[self.worker, entry])
+                await self.again(self.back, keys=[stream], args=[self.worker, entry])
         except ResponseError:
             logging.exception("an entry is left to be claimed")
         finally:
-            del self.runs[entry]
+            del self.runs[key]
             self.freed.set()
 
-    async def answer(self, entry, run):
+    async def answer(self, key, run):
         """Has the app answer a job, and sends the answer. Returns what happens to the entry, and its error."""
-        job = run.job.decode()
+        job, (stream, entry) = run.job.decode(), key
+        side = self.sides[stream]
         keys = [f"{self.prefix}:job:{{{job}}}", f"{self.prefix}:reply:{{{job}}}"]
         common = [f"{self.prefix}:replies:", job]
-        taken, *told = await self.again(self.take, keys=keys, args=[*common, self.worker, self.colour, entry, run.given])
+        taken, *told = await self.again(self.take, keys=keys, args=[*common, self.worker, side, entry, run.given])
         if taken == b"LEAVE":
             return LEAVE, b""
+        if taken == b"OTHER":
+            logging.warning("refused a job of the colour %s: this worker takes those of %s", told[0].decode(), side)
+            return HAND_BACK, b""
         if taken != b"RUN":
             return END, told[0] if told else b""
         run.epoch, _attempt, left, path, headers, body, signature, *sealed = told
@@ -147,7 +188,7 @@ class Drainer:
             said = await send(error("upstream_broke", "The job's signature is wrong."))
             return (LEAVE if said == b"FENCED" else END), b""
         parts = asyncio.Queue(TOGETHER)
-        calling = asyncio.create_task(self.call(parts, path.decode(), json.loads(headers), body))
+        calling = asyncio.create_task(self.call(parts, side, path.decode(), json.loads(headers), body))
         until = time.monotonic() + left / 1000
         try:
             while True:
@@ -169,7 +210,7 @@ class Drainer:
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
 
-    async def call(self, parts, path, headers, body):
+    async def call(self, parts, side, path, headers, body):
         """Calls the app: ASGI 3."""
         fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http"}
@@ -182,8 +223,8 @@ class Drainer:
         async def send(message):
             if message["type"] == "http.response.start":
                 fields = {name.decode(): value.decode() for name, value in message["headers"]}
-                head = {"worker": self.worker, "status": message["status"], "headers": fields}
-                await parts.put(("head", json.dumps(head)))
+                head = {"worker": self.worker, "colour": side, "status": message["status"], "headers": fields}
+                await parts.put(("head", json.dumps(head | ({"version": self.version} if self.version else {}))))
             else:
                 if message.get("body"):
                     await parts.put(("data", message["body"]))
@@ -214,10 +255,12 @@ class Drainer:
         while True:
             await asyncio.sleep(self.interval)
             with contextlib.suppress(redis.RedisError, OSError):
-                lost = self.runs and await self.renew(keys=[self.stream], args=[self.worker, *self.runs])
-                for entry in lost:
-                    if entry in self.runs:
-                        self.runs[entry].stop(LEAVE)
+                for stream in self.sides:
+                    mine = [entry for of, entry in self.runs if of == stream]
+                    lost = mine and await self.renew(keys=[stream], args=[self.worker, *mine])
+                    for entry in lost:
+                        if (stream, entry) in self.runs:
+                            self.runs[stream, entry].stop(LEAVE)
 
     async def hear_cancels(self):
         while True:

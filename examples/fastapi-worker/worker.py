@@ -18,12 +18,12 @@ import jobs
 
 NAME = os.environ.get("WORKER_NAME", "fastapi")
 MODEL = os.environ.get("WORKER_MODEL", "echo")
-PLACE = {"pool": os.environ.get("WORKER_POOL", "default"), "colour": os.environ.get("WORKER_COLOUR", "blue")}
+POOL, COLOUR = os.environ.get("WORKER_POOL", "default"), os.environ.get("WORKER_COLOUR")
 INTERVAL = int(os.environ.get("WORKER_INTERVAL", "1000")) / 1000
 SLOTS = int(os.environ.get("WORKER_SLOTS", "8"))
-VERSION = os.environ.get("WORKER_VERSION", "1")
+VERSION = os.environ.get("WORKER_VERSION") or jobs.build(__file__)
 busy = asyncio.Semaphore(SLOTS)
-now = {"state": "ready", "slots": SLOTS, "running": 0, "waiting": 0, "model": MODEL, "version": VERSION} | PLACE
+now = {"state": "ready", "slots": SLOTS, "running": 0, "waiting": 0, "model": MODEL, "version": VERSION, "pool": POOL}
 
 
 @asynccontextmanager
@@ -31,9 +31,11 @@ async def life(app):
     loop, news = asyncio.get_running_loop(), asyncio.Event()
     server_ends = signal.getsignal(signal.SIGTERM)
     if os.environ.get("WORKER_QUEUE"):
-        queue = jobs.Drainer(app, NAME, **PLACE, slots=SLOTS, interval=INTERVAL)
+        queue = jobs.Drainer(app, NAME, pool=POOL, colour=COLOUR, version=VERSION, slots=SLOTS, interval=INTERVAL)
+        now["colour"] = queue.colour  # without a colour, its version takes the place of one
         served, finish = asyncio.create_task(queue.run()), queue.drain
     else:
+        now["colour"] = COLOUR or "blue"
         now["url"] = os.environ.get("WORKER_URL", "http://127.0.0.1:8000")
         served = loop.create_future()
 

@@ -106,6 +106,7 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
         queue: queue
             .then(|| QueueSettings { key: settings.redis_key.clone(), wait: settings.gate.queue_wait }),
+        names_worker: settings.names_worker,
     })
 }
 

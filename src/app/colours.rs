@@ -7,13 +7,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::App;
 use crate::fleet::colour::ColourSwitch;
+use crate::fleet::side;
 use crate::redis::RedisError;
 use crate::redis::control::{Control, overtaken};
 use crate::server::admin::Switched;
 
 /// Time for the other gateways to follow before the operator is told that not all did. Longer than
 /// a dead gateway still counts as present.
-const FOLLOWING: Duration = Duration::from_secs(4);
+pub(super) const FOLLOWING: Duration = Duration::from_secs(4);
 /// Poll interval for the gateways that follow.
 const LOOK: Duration = Duration::from_millis(20);
 /// Attempts when several operators switch the same pool at once: more than there are operators.
@@ -21,24 +22,42 @@ const TURNS: usize = 16;
 
 impl App {
     /// Makes `colour` the active one of `pool`, on this gateway and on all that share its Redis.
-    pub(super) async fn switch(&self, pool: &str, colour: &str) -> Switched {
+    /// With a version, only its workers take the work.
+    pub(super) async fn switch(&self, pool: &str, colour: &str, version: Option<&str>) -> Switched {
+        // A side on the page may be one version of a colour.
+        let (colour, version) = match side::parts(colour) {
+            (colour, None) => (colour, version),
+            (colour, named) => (colour, named),
+        };
         let fleet = self.0.fleet.load();
         let Some(found) = fleet.pools().iter().find(|known| *known.name == *pool) else {
             return Switched::NoPool;
         };
-        if !found.workers.iter().any(|worker| *worker.spec.colour == *colour) {
+        let has_colour = || found.workers.iter().any(|worker| side::parts(&worker.spec.colour).0 == colour);
+        let is_known = match version {
+            Some(version) => self.0.fleet_sync.registry.lock().has_version(pool, colour, version),
+            None => has_colour(),
+        };
+        if !is_known {
             return Switched::NoWorkers;
         }
         drop(fleet);
         let deadline = Instant::now() + FOLLOWING;
-        let (pool, colour): (Arc<str>, Arc<str>) = (pool.into(), colour.into());
+        let wanted = ColourSwitch {
+            pool: pool.into(),
+            colour: colour.into(),
+            // The colour that stands for a version has no other.
+            version: version.filter(|version| *side::of_version(colour, version) != *colour).map(Into::into),
+            chosen: false,
+            epoch: 0,
+        };
         let Some(settings) = self.redis() else {
-            let epoch = self.0.fleet_sync.switches.lock().epoch(&pool) + 1;
-            return self.follow(ColourSwitch { pool, colour, epoch }, deadline).await;
+            let epoch = self.0.fleet_sync.switches.lock().epoch(pool) + 1;
+            return self.follow(ColourSwitch { epoch, ..wanted }, deadline).await;
         };
         let told = async {
             let mut control = Control::open(&settings).await?;
-            let switch = self.tell(&mut control, pool, colour).await?;
+            let switch = self.tell(&mut control, &wanted).await?;
             Ok((control, switch))
         };
         let (mut control, switch) = match told.await {
@@ -68,26 +87,30 @@ impl App {
     }
 
     /// Publishes the switch to all gateways under the next epoch.
-    async fn tell(
-        &self,
-        control: &mut Control,
-        pool: Arc<str>,
-        colour: Arc<str>,
-    ) -> Result<ColourSwitch, RedisError> {
+    async fn tell(&self, control: &mut Control, wanted: &ColourSwitch) -> Result<ColourSwitch, RedisError> {
         for _ in 0..TURNS {
-            let followed = self.0.fleet_sync.switches.lock().epoch(&pool);
-            let epoch = control.epoch(&pool).await?.max(followed) + 1;
-            let switch = ColourSwitch { pool: Arc::clone(&pool), colour: Arc::clone(&colour), epoch };
-            let text = self.0.fleet_sync.switches.lock().write(&switch);
-            if control.publish(&pool, epoch, &text).await? {
+            let followed = self.0.fleet_sync.switches.lock().epoch(&wanted.pool);
+            let epoch = control.epoch(&wanted.pool).await?.max(followed) + 1;
+            let switch = ColourSwitch { epoch, ..wanted.clone() };
+            if self.publish(control, &switch).await? {
                 return Ok(switch);
             }
         }
         Err(overtaken())
     }
 
+    /// Publishes a switch; `false` if another one of its epoch, or a later one, came first.
+    pub(super) async fn publish(
+        &self,
+        control: &mut Control,
+        switch: &ColourSwitch,
+    ) -> Result<bool, RedisError> {
+        let text = self.0.fleet_sync.switches.lock().write(switch);
+        control.publish(&switch.pool, switch.epoch, &text).await
+    }
+
     /// Follows a switch and returns once the snapshot contains it.
-    async fn follow(&self, switch: ColourSwitch, deadline: Instant) -> Switched {
+    pub(super) async fn follow(&self, switch: ColourSwitch, deadline: Instant) -> Switched {
         let (pool, epoch) = (Arc::clone(&switch.pool), switch.epoch);
         if self.0.fleet_sync.switches.lock().follow(switch).is_err() {
             return Switched::Unavailable;

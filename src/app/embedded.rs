@@ -65,6 +65,7 @@ impl EmbeddedConsumers {
             pool: Arc::clone(pool),
             // Empty: workers do not take jobs that gateways run.
             colour: "".into(),
+            version: None,
             interval: INTERVAL,
         };
         let consumer = Consumer::new(&self.redis, place, self.sealing.clone());

@@ -80,15 +80,21 @@ impl FleetSync {
     /// Builds the fleet from `settings` and heartbeats, shared with `gateways` gateways. Takes over
     /// gates and ledgers from `before`.
     pub(super) fn fleet(&self, settings: &Settings, gateways: u32, before: &Fleet) -> Fleet {
-        let mut registry = self.registry.lock();
-        let roll = registry.expire_and_revise();
-        let (colours, epochs) = {
+        let (colours, epochs, named) = {
             let switches = self.switches.lock();
-            (switches.colours(settings.active_colour.clone()), switches.epochs())
+            (colours(settings, &switches), switches.epochs(), switches.named_versions())
         };
+        let mut registry = self.registry.lock();
+        registry.name_versions(named);
+        let roll = registry.expire_and_revise();
         let standing = standing(settings, colours, &roll);
         *self.applied.lock() = (roll, epochs, gateways);
         before.rebuilt(registry.specs(), GateSettings { gateways, ..settings.gate.clone() }, standing)
+    }
+
+    /// Returns the colours in force.
+    pub(super) fn colours(&self, settings: &Settings) -> Colours {
+        colours(settings, &self.switches.lock())
     }
 
     fn is_current(&self, gateways: u32) -> bool {
@@ -148,6 +154,17 @@ impl FleetSync {
 fn registry(settings: &Settings, lag: &Lag) -> WorkerRegistry {
     let heard = settings.discovery.as_ref().map(|discovery| discovery.registry.clone());
     WorkerRegistry::new(heard.unwrap_or_default(), settings.workers.clone()).with_lag(lag.clone())
+}
+
+/// Returns the colours that receive work; with a queue, the sides.
+fn colours(settings: &Settings, switches: &ColourSwitches) -> Colours {
+    let everywhere = settings.active_colour.clone();
+    if has_queue(settings) { switches.sides(everywhere) } else { switches.colours(everywhere) }
+}
+
+/// Returns `true` if workers take their work from a queue.
+pub(super) fn has_queue(settings: &Settings) -> bool {
+    settings.discovery.as_ref().is_some_and(|discovery| discovery.registry.queue)
 }
 
 /// Epochs by pool.

@@ -17,6 +17,7 @@ mod redis_parts;
 mod report;
 mod run;
 mod sampler;
+mod sides;
 mod stack_service;
 mod start_error;
 mod ticker;

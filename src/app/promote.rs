@@ -244,7 +244,8 @@ impl PromotedJob {
             request.extensions_mut().insert(RequestCost { retryable: true, ..self.pending.request_cost() });
             let paths = Arc::clone(&self.app.0.live.load().paths);
             let engine = QueuedRequest::new(self.app.0.upstream.clone(), paths, request, permit);
-            runs.work(&Held { id, job: self.job.to_string(), given: 1 }, &engine).await;
+            let held = Held { id, side: "".into(), job: self.job.to_string(), given: 1 };
+            runs.work(&held, &engine).await;
             jobs.count_end(&self.pool, self.job).await;
         }
         Ok(())

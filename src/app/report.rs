@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::App;
-use crate::fleet::registry::WorkerReport;
+use crate::fleet::registry::{QueueMember, WorkerReport};
 use crate::fleet::{FleetWorker, Light};
 use crate::limit::rule::Rule;
 use crate::metrics::{StateReading, WorkerReading};
@@ -52,6 +52,21 @@ fn said(report: &WorkerReport) -> Value {
     })
 }
 
+/// Converts one worker of a queue for the metrics. What it has in flight its side counts.
+fn member_reading(member: QueueMember) -> WorkerReading {
+    let report = member.report;
+    WorkerReading {
+        id: Arc::clone(&report.beat.worker),
+        colour: member.side,
+        light: report.light,
+        ejected: false,
+        load: None,
+        kv_used: report.beat.kv_used,
+        heartbeat_age: Some(report.age),
+        heartbeats_missed: report.intervals_since(),
+    }
+}
+
 impl App {
     pub(super) fn gates(&self) -> Vec<(Arc<str>, GateSnapshot)> {
         let fleet = self.0.fleet.load();
@@ -72,10 +87,23 @@ impl App {
         self.0.together.as_ref().map_or(told, |together| together.store.gateways().count())
     }
 
+    /// Returns the number of strangers of each pool whose workers take from a queue.
+    fn stranger_counts(&self) -> Vec<(Arc<str>, u64)> {
+        let Some(jobs) = self.queue() else { return Vec::new() };
+        let (fleet, now) = (self.0.fleet.load(), self.0.clock.now());
+        let strangers = jobs.strangers().lock();
+        let count = |pool: &Arc<str>| (Arc::clone(pool), strangers.of(pool, now).len() as u64);
+        fleet.pools().iter().map(|pool| count(&pool.name)).collect()
+    }
+
     fn reading(&self) -> StateReading {
         let gates = self.gates();
         let live = self.0.live.load();
         let reports = self.0.fleet_sync.reports();
+        let (members, versions) = {
+            let registry = self.0.fleet_sync.registry.lock();
+            (registry.queue_members(), registry.versions())
+        };
         let mut queue_depth = [0; Class::ALL.len()];
         for (_, gate) in &gates {
             for (depth, waiting) in queue_depth.iter_mut().zip(gate.queue) {
@@ -110,14 +138,16 @@ impl App {
                         colour: self.colour_of(&worker.id),
                         light: light(worker, report),
                         ejected: worker.trouble == Some(WorkerTrouble::Ejected),
-                        limit: f64::from(worker.limit),
-                        in_flight: u64::from(worker.in_flight),
+                        load: Some((f64::from(worker.limit), u64::from(worker.in_flight))),
                         kv_used: report.and_then(|report| report.beat.kv_used),
                         heartbeat_age: report.map(|report| report.age),
                         heartbeats_missed: report.and_then(WorkerReport::intervals_since),
                     }
                 })
+                .chain(members.into_iter().map(member_reading))
                 .collect(),
+            queue_strangers: self.stranger_counts(),
+            versions,
             redis_works: self.redis_works(),
         }
     }
@@ -127,7 +157,9 @@ impl AdminSource for App {
     fn state(&self) -> Value {
         let live = self.0.live.load();
         let reports = self.0.fleet_sync.reports();
-        let colours = self.0.fleet_sync.switches.lock().colours(live.settings.active_colour.clone());
+        let members = self.0.fleet_sync.registry.lock().queue_members();
+        let now = self.0.clock.now();
+        let colours = self.0.fleet_sync.colours(&live.settings);
         let pools: Vec<Value> = self
             .gates()
             .iter()
@@ -149,6 +181,15 @@ impl AdminSource for App {
                             "kv_tokens": worker.kv_tokens,
                             "leaving": worker.leaving,
                             "said": reports.get(&worker.id).map(said),
+                            "members": members
+                                .iter()
+                                .filter(|member| member.side_id == worker.id)
+                                .map(|member| json!({
+                                    "id": member.report.beat.worker,
+                                    "light": member.report.light,
+                                    "said": said(&member.report),
+                                }))
+                                .collect::<Vec<_>>(),
                         })
                     })
                     .collect();
@@ -165,6 +206,7 @@ impl AdminSource for App {
                     "queue": queue,
                     "queue_bytes": gate.queue_bytes,
                     "workers": workers,
+                    "strangers": self.strangers(pool, now),
                 })
             })
             .collect();
@@ -220,9 +262,14 @@ impl AdminSource for App {
         self.0.maintenance.set_maintenance(on);
     }
 
-    fn set_active(&self, pool: String, colour: String) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
+    fn set_active(
+        &self,
+        pool: String,
+        colour: String,
+        version: Option<String>,
+    ) -> Pin<Box<dyn Future<Output = Switched> + Send>> {
         let app = self.clone();
-        Box::pin(async move { app.switch(&pool, &colour).await })
+        Box::pin(async move { app.switch(&pool, &colour, version.as_deref()).await })
     }
 
     fn explain(&self, query: String) -> Explanation {

@@ -10,16 +10,23 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::App;
 use crate::clock::{Nanos, unix_millis};
+use crate::fleet::heartbeat::DesiredState;
+use crate::fleet::registry::QueueMember;
+use crate::fleet::strangers::Stranger;
 use crate::limit::rule::Mode;
 use crate::metrics::{Sample, TTFT_BUCKETS};
 use crate::refusal::Reason;
 use crate::request::{Class, Ending};
-use crate::server::admin::live::{CallerView, GatewayView, PoolView, RuleRates, SecondPoint, WorkerView};
+use crate::server::admin::live::{
+    CallerView, GatewayView, PoolView, RuleRates, SecondPoint, StrangerView, WorkerView,
+};
 
 /// Sampling interval.
 const EVERY: Duration = Duration::from_secs(1);
 /// Number of callers shown.
 const CALLERS: usize = 10;
+/// Number of strangers shown per pool.
+const STRANGERS: usize = 16;
 /// How long a rule shows its peak: a burst is over before anybody looks.
 const PEAK_KEPT: Duration = Duration::from_secs(10);
 
@@ -58,7 +65,9 @@ impl App {
             let mut point = point(&seen.sample, &sample, now.since(seen.at));
             for pool in &scene.pools {
                 point.in_flight += pool.in_flight;
-                let open = pool.workers.iter().filter(|worker| worker.eligible);
+                // A queue's workers are part of their side.
+                let sides = pool.workers.iter().filter(|worker| worker.member_of.is_none());
+                let open = sides.filter(|worker| worker.eligible);
                 point.limit += open.map(|worker| u64::from(worker.limit)).sum::<u64>();
                 for (class, waiting) in &pool.queue {
                     *point.queue.entry(Arc::clone(class)).or_default() += waiting;
@@ -100,7 +109,9 @@ impl App {
     fn pools(&self) -> Vec<PoolView> {
         let live = self.0.live.load();
         let reports = self.0.fleet_sync.reports();
-        let colours = self.0.fleet_sync.switches.lock().colours(live.settings.active_colour.clone());
+        let members = self.0.fleet_sync.registry.lock().queue_members();
+        let now = self.0.clock.now();
+        let colours = self.0.fleet_sync.colours(&live.settings);
         let pool = |(name, gate): (Arc<str>, crate::shed::GateSnapshot)| {
             let worker = |worker: &crate::shed::WorkerSnapshot| {
                 let report = reports.get(&worker.id);
@@ -115,13 +126,25 @@ impl App {
                     leaving: worker.leaving,
                     kv_used: report.and_then(|report| report.beat.kv_used),
                     age_ms: report.map(|report| u64::try_from(report.age.as_millis()).unwrap_or(u64::MAX)),
+                    version: report.and_then(|report| report.beat.version.clone()),
+                    member_of: None,
                 }
             };
-            let workers: Vec<_> = gate.workers.iter().map(worker).collect();
+            let workers: Vec<_> = gate
+                .workers
+                .iter()
+                .map(worker)
+                .flat_map(|side| {
+                    let mine = members.iter().filter(|member| member.side_id == side.id);
+                    let mine: Vec<_> = mine.map(|member| self::member(member, &side)).collect();
+                    std::iter::once(side).chain(mine)
+                })
+                .collect();
             let sides: BTreeSet<_> = workers.iter().map(|worker| Arc::clone(&worker.colour)).collect();
             let queue = Class::ALL.iter().zip(gate.queue);
             PoolView {
                 active: colours.of(&name).cloned(),
+                strangers: self.strangers(&name, now),
                 name,
                 colours: sides.into_iter().collect(),
                 in_flight: gate.in_flight(),
@@ -131,6 +154,17 @@ impl App {
             }
         };
         self.gates().into_iter().map(pool).collect()
+    }
+
+    /// Returns the processes that take jobs of `pool` which are not theirs.
+    pub(super) fn strangers(&self, pool: &str, now: Nanos) -> Vec<StrangerView> {
+        let Some(jobs) = self.queue() else { return Vec::new() };
+        let strangers = jobs.strangers().lock().of(pool, now);
+        let view = |stranger: Stranger| StrangerView {
+            why: stranger.what.sentence(&stranger.side).into(),
+            worker: stranger.worker,
+        };
+        strangers.into_iter().take(STRANGERS).map(view).collect()
     }
 
     /// Returns the rules, those nearest to their quota first.
@@ -166,6 +200,25 @@ impl App {
         // In thousandths, because floats have no total order.
         shown.sort_by_key(|rule| Reverse(rule.used.map(|used| (used * 1000.0) as u64)));
         shown
+    }
+}
+
+/// Returns the line of one worker of a queue, whose side has the line `side`.
+fn member(member: &QueueMember, side: &WorkerView) -> WorkerView {
+    let (report, beat) = (&member.report, &member.report.beat);
+    WorkerView {
+        id: Arc::clone(&beat.worker),
+        colour: Arc::clone(&member.side),
+        light: report.light,
+        why: report.reason().map(|(_, why)| why.into()),
+        in_flight: beat.running.unwrap_or(0),
+        limit: beat.slots.unwrap_or(0),
+        eligible: side.eligible && !report.held,
+        leaving: beat.state == DesiredState::Draining,
+        kv_used: beat.kv_used,
+        age_ms: Some(u64::try_from(report.age.as_millis()).unwrap_or(u64::MAX)),
+        version: beat.version.clone(),
+        member_of: Some(Arc::clone(&side.id)),
     }
 }
 

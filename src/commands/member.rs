@@ -21,10 +21,11 @@ pub(crate) struct HeartbeatLoop {
     /// Pool of the worker
     #[arg(long, value_parser = read::<Id>)]
     pub(crate) pool: Option<Id>,
-    /// Blue/green side of the worker
+    /// Blue/green side of the worker. Queue workers without one share jobs only with workers of the
+    /// same version
     #[arg(long, value_parser = read::<Id>)]
     pub(crate) colour: Option<Id>,
-    /// Version that the worker runs, shown to people
+    /// Version that the worker runs [default for queue workers: that of this program, with a hash of it]
     #[arg(long, value_parser = read::<Id>)]
     pub(crate) version: Option<Id>,
     /// Interval between heartbeats: 100ms to 1m

@@ -2,6 +2,7 @@
 
 mod admin_port;
 mod agent;
+mod build_name;
 mod capacity;
 mod check;
 mod demo;

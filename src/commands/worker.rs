@@ -1,12 +1,15 @@
 //! `traffic-dam worker`: a simulated worker alone.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use traffic_dam::config::syntax::RedisUrl;
+use traffic_dam::fleet::side;
 use traffic_dam::net;
 use traffic_dam::redis::consumer::ConsumerIdentity;
 use traffic_dam::sim::worker::{Membership, WorkerOptions, drain, serve};
 
+use super::build_name;
 use super::member::{HeartbeatLoop, read, word};
 use super::serve::terminated;
 use super::{CommandError, print_line, runtime};
@@ -31,23 +34,23 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     /// Returns the settings of the queue; `None` without `--queue`.
-    fn membership(&self, at: SocketAddr) -> Option<Membership> {
-        let redis = self.redis.as_ref().filter(|_| self.queue)?;
+    fn membership(&self, at: SocketAddr) -> Result<Option<Membership>, String> {
+        let Some(redis) = self.redis.as_ref().filter(|_| self.queue) else { return Ok(None) };
         let member = &self.member;
+        let version: Arc<str> = word(&member.version).unwrap_or_else(|| build_name::name().into());
         let place = ConsumerIdentity {
             worker: word(&member.id).unwrap_or_else(|| format!("worker-{}", at.port()).into()),
             pool: word(&member.pool).unwrap_or_else(|| "default".into()),
-            colour: word(&member.colour).unwrap_or_else(|| "blue".into()),
+            colour: side::colour_of(word(&member.colour).as_ref(), Some(&version)).ok_or_else(|| {
+                format!(
+                    "--version: `{version}` is too long to stand for a colour: at most 62 characters, or set --colour"
+                )
+            })?,
+            version: Some(version),
             interval: member.interval,
         };
         let redis = member.settings(redis);
-        Some(Membership {
-            redis,
-            place,
-            key: member.key(),
-            version: word(&member.version),
-            drain: member.drain,
-        })
+        Ok(Some(Membership { redis, place, key: member.key(), drain: member.drain }))
     }
 }
 
@@ -60,12 +63,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandError> {
         let at = listener.local_addr()?;
         print_line(format!("worker  http://{at}"));
         let options = arguments.options.clone();
-        let Some(membership) = arguments.membership(at) else {
+        let Some(membership) = arguments.membership(at).map_err(CommandError::Usage)? else {
             serve(listener, options, terminated()).await;
             return Ok(());
         };
-        let ConsumerIdentity { worker, pool, colour, .. } = &membership.place;
-        print_line(format!("queue   takes jobs of pool {pool}, colour {colour}, as worker {worker}"));
+        let ConsumerIdentity { worker, pool, colour, version, .. } = &membership.place;
+        let version = version.as_deref().unwrap_or("-");
+        print_line(format!(
+            "queue   takes jobs of pool {pool}, colour {colour}, as worker {worker} of version {version}"
+        ));
         drain(listener, options, membership, terminated()).await;
         Ok(())
     })

@@ -50,8 +50,13 @@ pub struct Settings {
     pub workers: Vec<WorkerSpec>,
     /// How workers register by heartbeats; `None` without discovery.
     pub discovery: Option<Discovery>,
-    /// Colour that receives requests; `None` for any.
+    /// Colour that receives requests. `None` for any, and with a queue for the one that the
+    /// gateways choose.
     pub active_colour: Option<Arc<str>>,
+    /// Time without a ready worker after which the gateways choose another side of a queue.
+    pub version_wait: Duration,
+    /// `true` if answers name their worker.
+    pub names_worker: bool,
     /// Source of the session ID.
     pub sticky: StickySettings,
     /// Timeouts of a request's steps.

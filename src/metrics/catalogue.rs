@@ -15,6 +15,7 @@ pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
         "op" => super::RedisOp::ALL.map(super::RedisOp::as_str).to_vec(),
         "direction" => super::DIRECTIONS.to_vec(),
         "kind" => super::reading::FACTOR_KINDS.to_vec(),
+        "moved" => super::redis::MOVED.to_vec(),
         _ => return None,
     })
 }

@@ -25,10 +25,9 @@ pub struct WorkerReading {
     pub light: Light,
     /// `true` while ejected because it fails where others succeed, or on probation after that.
     pub ejected: bool,
-    /// Maximum sequences in flight.
-    pub limit: f64,
-    /// Sequences in flight.
-    pub in_flight: u64,
+    /// Maximum sequences in flight, and those in flight; `None` for a worker of a queue, which its
+    /// side counts.
+    pub load: Option<(f64, u64)>,
     /// Used share of its KV cache, 0…1, from its heartbeat.
     pub kv_used: Option<f64>,
     /// Age of its last heartbeat.
@@ -50,6 +49,10 @@ pub struct StateReading {
     pub workers: Vec<WorkerReading>,
     /// Requests that each pool has but cannot start, for an autoscaler.
     pub demand_waiting: Vec<(Arc<str>, u64)>,
+    /// Processes that take jobs of each pool's queue which are not theirs.
+    pub queue_strangers: Vec<(Arc<str>, u64)>,
+    /// Number of versions of each colour of each pool's queue: pool, colour, versions.
+    pub versions: Vec<(Arc<str>, Arc<str>, u64)>,
     /// Maximum total sequences of each pool's workers, if known.
     pub fleet_ceiling: Vec<(Arc<str>, f64)>,
     /// Scaling factor of each measured pool: configured, measured.
@@ -107,6 +110,16 @@ const DEMAND_WAITING: StateGauge<1> = StateGauge {
     help: "Requests that a pool cannot start yet; scale on this.",
     labels: ["pool"],
 };
+const QUEUE_STRANGERS: StateGauge<1> = StateGauge {
+    name: "queue_strangers",
+    help: "Processes that take jobs of a pool without being workers of that colour or version; the page names them.",
+    labels: ["pool"],
+};
+const VERSIONS: StateGauge<2> = StateGauge {
+    name: "versions",
+    help: "Versions among the queue workers of a colour; more than 1 share its jobs.",
+    labels: ["colour", "pool"],
+};
 const WORKER_KV_USED: StateGauge<1> = StateGauge {
     name: "worker_kv_used",
     help: "Used share of a worker's KV cache, as reported by the worker.",
@@ -141,6 +154,8 @@ pub(super) fn described() -> Vec<Described> {
         WORKER_EJECTED.described(),
         WORKER_IN_FLIGHT.described(),
         DEMAND_WAITING.described(),
+        QUEUE_STRANGERS.described(),
+        VERSIONS.described(),
         WORKER_KV_USED.described(),
         WORKER_HEARTBEAT_AGE.described(),
         WORKER_HEARTBEATS_MISSED.described(),
@@ -160,13 +175,17 @@ pub(super) fn write(reading: &StateReading, out: &mut String) {
     LIMITER_KEYS.write_sums(out, reading.limiter_keys.iter().map(|(rule, keys)| (&**rule, *keys as f64)));
     DEMAND_WAITING.write_sums(out, reading.demand_waiting.iter().map(|(pool, n)| (&**pool, *n as f64)));
     FLEET_CEILING.write_sums(out, reading.fleet_ceiling.iter().map(|(pool, ceiling)| (&**pool, *ceiling)));
-    CONCURRENCY_LIMIT.write_sums(out, workers.iter().map(|worker| (&*worker.id, worker.limit)));
-    WORKER_IN_FLIGHT.write_sums(out, workers.iter().map(|worker| (&*worker.id, worker.in_flight as f64)));
+    QUEUE_STRANGERS.write_sums(out, reading.queue_strangers.iter().map(|(pool, n)| (&**pool, *n as f64)));
+    let loads = || workers.iter().filter_map(|worker| Some((&*worker.id, worker.load?)));
+    CONCURRENCY_LIMIT.write_sums(out, loads().map(|(id, (limit, _))| (id, limit)));
+    WORKER_IN_FLIGHT.write_sums(out, loads().map(|(id, (_, in_flight))| (id, in_flight as f64)));
     // These cannot be summed: values beyond the bound are left out.
     let factors = reading.fleet_factor.iter().take(LABEL_VALUES).flat_map(|(pool, values)| {
         FACTOR_KINDS.into_iter().zip(values).map(move |(kind, value)| ([kind, &**pool], *value))
     });
     FLEET_FACTOR.write(out, factors);
+    let versions = reading.versions.iter().take(LABEL_VALUES);
+    VERSIONS.write(out, versions.map(|(pool, colour, count)| ([&**colour, &**pool], *count as f64)));
     let named = || workers.iter().take(LABEL_VALUES);
     let light = |worker: &WorkerReading| f64::from(worker.light as u8);
     WORKER_LIGHT.write(out, named().map(|worker| ([&*worker.colour, &*worker.id], light(worker))));

@@ -53,6 +53,8 @@ pub struct RedisSeries {
     commands: [Histogram; RedisOp::ALL.len()],
     jobs_total: IntCounterVec,
     jobs: Family<[IntCounter; JobEnd::ALL.len()]>,
+    side_changes: IntCounterVec,
+    sides: Family<IntCounter>,
 }
 
 /// How a job ended whose answer this gateway read or produced.
@@ -98,6 +100,12 @@ impl RedisSeries {
                 &["pool", "outcome"],
             ),
             jobs: Family::default(),
+            side_changes: make.counters(
+                "queue_side_changes_total",
+                "Changes of a pool's active colour or version that this gateway made by itself, because the workers of the one before were gone.",
+                &["pool"],
+            ),
+            sides: Family::default(),
             commands: RedisOp::ALL.map(|op| fixed(commands.get_metric_with_label_values(&[op.as_str()]))),
         }
     }
@@ -115,6 +123,12 @@ impl RedisSeries {
         if let Some(counter) = self.jobs.get(pool, make).get(end as usize) {
             counter.inc();
         }
+    }
+
+    /// Counts a change of the active side of `pool` that this gateway made.
+    pub fn side_change(&self, pool: &str) {
+        let make = |pool: &str| fixed(self.side_changes.get_metric_with_label_values(&[pool]));
+        self.sides.get(pool, make).inc();
     }
 
     /// Records the duration of a command.

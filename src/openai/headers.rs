@@ -11,6 +11,9 @@ use crate::refusal::{QuotaStatus, Refusal, Unit, with_jitter};
 /// Header with the reason of a refusal.
 pub const REASON: HeaderName = HeaderName::from_static("x-traffic-dam-reason");
 
+/// Header with the worker that answered.
+pub const WORKER: HeaderName = HeaderName::from_static("x-traffic-dam-worker");
+
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

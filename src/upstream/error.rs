@@ -208,6 +208,9 @@ impl AttemptError {
                 why @ (SubmitRefused::Many(_)
                 | SubmitRefused::Heavy(_)
                 | SubmitRefused::Gone
+                | SubmitRefused::Past
+                | SubmitRefused::Far(_)
+                | SubmitRefused::Delayed
                 | SubmitRefused::Lost(_)
                 | SubmitRefused::NoName),
             ) => {

@@ -651,7 +651,7 @@ impl<'a> Forward<'a> {
             worker,
             reading,
             sequences,
-            closing,
+            (closing, self.settings.names_worker),
         )
     }
 

@@ -12,6 +12,7 @@ use super::headers;
 use super::source::HeldFrames;
 use crate::clock::Nanos;
 use crate::openai::error::{self, StreamFormat};
+use crate::openai::headers::WORKER;
 use crate::openai::tap::{JsonTap, SseTap, StreamFacts, Usage, UsageFilter};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Blame, Ending, RequestRecord};
@@ -68,6 +69,8 @@ pub(crate) struct AnswerObserver {
     ended: bool,
     /// Shutdown signal.
     closing: CutOff,
+    /// `true` if the client is told the worker.
+    names_worker: bool,
 }
 
 impl AnswerObserver {
@@ -77,7 +80,7 @@ impl AnswerObserver {
         worker: &Arc<str>,
         reading: AnswerReading,
         sequences: u32,
-        closing: CutOff,
+        (closing, names_worker): (CutOff, bool),
     ) -> Self {
         let tap = match reading {
             AnswerReading::Stream { filtered, format } => {
@@ -100,6 +103,7 @@ impl AnswerObserver {
             recorded: StreamFacts::default(),
             ended: false,
             closing,
+            names_worker,
         }
     }
 
@@ -247,6 +251,11 @@ impl AnswerObserver {
     /// Records how the response is sent, and prepares its `fields` for the client of request `id`.
     pub(crate) fn prepare_head(&self, fields: &mut HeaderMap, id: &HeaderValue) {
         headers::answer(fields, id);
+        if self.names_worker
+            && let Ok(worker) = HeaderValue::from_str(&self.worker)
+        {
+            fields.insert(WORKER, worker);
+        }
         if self.is_stream() {
             self.record.set_streamed();
         }

@@ -79,6 +79,8 @@ pub struct UpstreamSettings {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Settings of the queue; `None` if workers are reached over HTTP.
     pub queue: Option<QueueSettings>,
+    /// `true` if `x-traffic-dam-worker` tells the client which worker answered.
+    pub names_worker: bool,
 }
 
 /// Settings of the Redis queue.
@@ -98,6 +100,7 @@ impl Default for UpstreamSettings {
             forward_authorization: true,
             tls: None,
             queue: None,
+            names_worker: false,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::redis::{INTERVAL, Redis, throughout};
 use super::rig::{Dam, eventually};
 
 /// A worker of four slots, which also serves over HTTP.
-struct Drainer {
+pub(crate) struct Drainer {
     addr: SocketAddr,
     end: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -24,6 +24,16 @@ struct Drainer {
 
 /// Starts a worker `id` that renews its entries every `interval`.
 fn start(redis: &Redis, id: &str, interval: Duration) -> Drainer {
+    start_as(redis, id, interval, ("blue", None))
+}
+
+/// Starts a worker of this colour and version.
+pub(crate) fn start_as(
+    redis: &Redis,
+    id: &str,
+    interval: Duration,
+    (colour, version): (&str, Option<&str>),
+) -> Drainer {
     let listener = traffic_dam::net::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let addr = listener.local_addr().unwrap();
     let token_time = Duration::from_millis(5);
@@ -39,11 +49,11 @@ fn start(redis: &Redis, id: &str, interval: Duration) -> Drainer {
         place: ConsumerIdentity {
             worker: id.into(),
             pool: "default".into(),
-            colour: "blue".into(),
+            colour: colour.into(),
+            version: version.map(Into::into),
             interval,
         },
         key: None,
-        version: None,
         drain: PATIENCE,
     };
     let (end, ended) = oneshot::channel();

@@ -367,7 +367,7 @@ async fn jobs_are_signed_when_heartbeats_are() {
     let dam = Dam::start(&text);
     let key = traffic_dam::fleet::heartbeat::SigningKey::new("not for everybody");
     let hand = Hand::silent(&redis, "w1", "blue").await.signing(&key);
-    let beat = super::redis::beat("w1", "a", 1, r#","slots":4"#).replace(":100,", ":60000,");
+    let beat = super::redis::beat("w1", "a", 1, r#","slots":4,"colour":"blue""#).replace(":100,", ":60000,");
     redis.publish(&key.seal("dam:health", &beat)).await;
     known(&dam, "default.blue").await;
     let mut conn = asked(&dam, chat("a", true, 8, &[])).await;

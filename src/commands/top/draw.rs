@@ -6,7 +6,9 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use traffic_dam::fleet::Light;
-use traffic_dam::server::admin::live::{Frame, GatewayView, LiveEvent, PoolView, SecondPoint, WorkerView};
+use traffic_dam::server::admin::live::{
+    Frame, GatewayView, LiveEvent, PoolView, SecondPoint, StrangerView, WorkerView,
+};
 
 use super::timestamp::when;
 
@@ -53,7 +55,8 @@ impl View {
     /// Draws everything, with times relative to `now_ms`, in milliseconds since 1970.
     pub(super) fn draw(&self, screen: &mut Screen<'_>, now_ms: u64) {
         let height = screen.area().height;
-        let workers = self.scene.pools.iter().map(|pool| pool.workers.len() + 1).sum::<usize>();
+        let lines = |pool: &PoolView| pool.workers.len() + pool.strangers.len() + 1;
+        let workers = self.scene.pools.iter().map(lines).sum::<usize>();
         let workers = u16::try_from(workers.min(usize::from(height / 3).max(4))).unwrap_or(u16::MAX);
         // A small screen drops the charts before the workers.
         let lengths = if height < TALL { [3, 3, 0, workers + 2, 3] } else { [3, 5, 5, workers + 3, 6] };
@@ -191,6 +194,7 @@ impl View {
         let mut rows = Vec::new();
         for pool in &self.scene.pools {
             rows.push(Row::new([about(pool)]).style(Style::new().add_modifier(Modifier::BOLD)));
+            rows.extend(pool.strangers.iter().map(stranger));
             rows.extend(pool.workers.iter().map(|one| worker(one, wide)));
         }
         let widths = if wide { [20, 9, 9, 30, 6, 9] } else { [15, 9, 7, 9, 6, 8] }.map(Constraint::Length);
@@ -252,6 +256,13 @@ fn about(pool: &PoolView) -> String {
     format!("{} ({active})", pool.name)
 }
 
+/// A process that takes the pool's jobs and is none of its workers.
+fn stranger(stranger: &StrangerView) -> Row<'_> {
+    let blank = || Line::from("");
+    let why = Line::from(format!("stranger: {}", stranger.why).red().bold());
+    Row::new([Line::from(format!("  {}", stranger.worker)), blank(), blank(), blank(), blank(), blank(), why])
+}
+
 fn worker(worker: &WorkerView, wide: bool) -> Row<'_> {
     let light = match worker.light {
         Light::Green => "● green".green(),
@@ -262,6 +273,8 @@ fn worker(worker: &WorkerView, wide: bool) -> Row<'_> {
         " (leaving)"
     } else if worker.eligible {
         ""
+    } else if worker.member_of.is_some() {
+        " (standby)"
     } else {
         " (no work)"
     };
@@ -271,7 +284,7 @@ fn worker(worker: &WorkerView, wide: bool) -> Row<'_> {
     let bar = format!("{}{} ", "█".repeat(filled), "·".repeat(width - filled));
     let bar = if wide { bar } else { String::new() };
     Row::new([
-        Line::from(format!("  {}{note}", worker.id)),
+        Line::from(format!("  {}{}{note}", if worker.member_of.is_some() { "└ " } else { "" }, worker.id)),
         Line::from(light),
         Line::from(worker.colour.to_string()),
         Line::from(format!("{bar}{}/{}", worker.in_flight, worker.limit)),
@@ -300,6 +313,14 @@ mod tests {
             leaving: false,
             kv_used: Some(0.5),
             age_ms: None,
+            version: None,
+            member_of: None,
+        };
+        let member = WorkerView {
+            id: "pod-7".into(),
+            eligible: false,
+            member_of: Some("w-blue".into()),
+            ..worker.clone()
         };
         Frame {
             whole,
@@ -325,7 +346,8 @@ mod tests {
                 pools: vec![PoolView {
                     name: "chat".into(),
                     active: Some("blue".into()),
-                    workers: vec![worker],
+                    workers: vec![worker.clone(), member],
+                    strangers: vec![StrangerView { worker: "x9".into(), why: "takes jobs of blue".into() }],
                     ..PoolView::default()
                 }],
                 callers: vec![CallerView { id: "key:team-a".into(), requests: 7.5, ..CallerView::default() }],
@@ -353,6 +375,8 @@ mod tests {
             "offered 20.0/s  admitted 5.0/s  refused 15.0/s",
             "failed 0.0/s  left 2.0/s  in flight 3/4  waiting 0  rate_limited 15",
             "chat (blue)",
+            "└ pod-7 (standby)",
+            "stranger: takes jobs of blue",
             "● green",
             "███████████████····· 3/4",
             "50 %",

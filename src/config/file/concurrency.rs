@@ -107,6 +107,9 @@ pub struct Queue {
     pub promote: Text<Millis>,
     /// Maximum wait if the pool has no worker at all (scale from zero); `0s` refuses at once.
     pub wait_no_worker: Text<Millis>,
+    /// With `workers.mode: queue` and no active colour set: time without a ready worker of the
+    /// active side after which the newest side that has some takes over.
+    pub version_wait: Text<Millis>,
 }
 
 impl Default for Queue {
@@ -117,6 +120,7 @@ impl Default for Queue {
             bytes: Size::mib(64),
             promote: Text(Millis::from_secs(10)),
             wait_no_worker: Text(Millis::new(0)),
+            version_wait: Text(Millis::from_secs(10)),
         }
     }
 }

@@ -25,8 +25,8 @@ pub use process::{AdminSection, DrainSection, LogSection, Tls};
 pub use redis::{OnLossName, RedisSection, StateSection};
 pub use tracing::Tracing;
 pub use traffic::{
-    BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord, ModelSection, RouteSection,
-    RouteTimeoutsSection, ServedKindName,
+    AnswerHeaders, BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord, ModelSection,
+    RouteSection, RouteTimeoutsSection, ServedKindName,
 };
 pub use workers::{
     DiscoverySection, Ejection, EjectionModeName, Retry, StickySection, TimeoutsSection, WorkerMode,
@@ -91,6 +91,8 @@ pub struct ConfigFile {
     pub media: MediaSection,
     /// Limits on connections and requests.
     pub bounds: BoundsSection,
+    /// Headers that tell clients how the gateway served them.
+    pub answer_headers: AnswerHeaders,
     /// Access from web pages of other origins (CORS).
     pub cors: Cors,
     /// Graceful shutdown.
@@ -121,6 +123,7 @@ impl Default for ConfigFile {
             models: Vec::new(),
             media: MediaSection::default(),
             bounds: BoundsSection::default(),
+            answer_headers: AnswerHeaders::default(),
             cors: Cors::default(),
             drain: DrainSection::default(),
             log: LogSection::default(),

@@ -237,6 +237,14 @@ impl From<&MediaUrlsSection> for MediaUrls {
     }
 }
 
+/// Headers that tell clients how the gateway served them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AnswerHeaders {
+    /// Whether each answer names its worker, in `x-traffic-dam-worker`.
+    pub worker: bool,
+}
+
 /// Access from web pages of other origins (CORS).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

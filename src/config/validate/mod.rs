@@ -70,6 +70,12 @@ pub(super) fn validate(
         shared,
         redis_key: redis::key(&file),
         active_colour: file.workers.active_colour.as_ref().map(|colour| colour.0.0.clone()),
+        version_wait: workers::positive(
+            file.concurrency.queue.version_wait.0,
+            &root.key("concurrency").key("queue").key("version_wait"),
+            report,
+        ),
+        names_worker: file.answer_headers.worker,
         sticky: workers::sticky(&file.workers.sticky),
         timeouts: workers::timeouts(&file.workers.timeouts, &root.key("workers").key("timeouts"), report),
         retry: workers::retry(&file.workers.retry),

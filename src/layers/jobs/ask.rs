@@ -283,7 +283,7 @@ impl JobsSettings {
             loop {
                 let entry = poll_fn(|cx| reader.poll_entry(cx)).await;
                 match entry.kind {
-                    PieceKind::Head => head = read_head(&entry.data),
+                    PieceKind::Head => head = read_head(&entry.data).map(|(head, _)| head),
                     _ => return entry,
                 }
             }

@@ -139,7 +139,7 @@ impl ReplayedAnswer {
             }
             let bytes = match entry.kind {
                 PieceKind::Head => {
-                    self.not_a_stream = !read_head(&entry.data).is_some_and(|head| is_stream(&head));
+                    self.not_a_stream = !read_head(&entry.data).is_some_and(|(head, _)| is_stream(&head));
                     continue;
                 }
                 PieceKind::Data => self.encode(&entry),

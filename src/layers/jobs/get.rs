@@ -134,7 +134,7 @@ impl JobsSettings {
             let entry = poll_fn(|cx| reader.poll_entry(cx)).await;
             match entry.kind {
                 PieceKind::Head => {
-                    let status = read_head(&entry.data).map(|head| head.status.as_u16());
+                    let status = read_head(&entry.data).map(|(head, _)| head.status.as_u16());
                     shown.insert("response_status".to_owned(), status.into());
                 }
                 PieceKind::Data if stream || body.len() + entry.data.len() > LARGEST => {}

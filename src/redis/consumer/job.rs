@@ -1,5 +1,6 @@
 //! Jobs as a worker gets them, and the answers of Redis.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,8 +8,10 @@ use bytes::Bytes;
 /// An entry of the job stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamEntry {
-    /// The entry's id.
+    /// The entry's id in the stream of `side`.
     pub id: String,
+    /// The side whose stream it is in: the worker's colour, or its version of the colour.
+    pub side: Arc<str>,
     /// Id of the job.
     pub job: String,
     /// Delivery count, this delivery included. It tells an outdated delivery from the current one,
@@ -27,6 +30,8 @@ pub enum TakenJob {
     Dead(String),
     /// Another worker holds the job by now.
     Leave,
+    /// The job belongs to this side, not to the one whose stream its entry is in.
+    Other(String),
 }
 
 /// A started run of a job.

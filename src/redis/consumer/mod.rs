@@ -29,6 +29,7 @@ use super::pushes;
 use super::settings::RedisSettings;
 use super::signing::Signing;
 use crate::clock::Clock;
+use crate::fleet::side;
 
 /// Queued cancels. A cancel beyond that is reported by the next `emit` of its job.
 const CANCELS: usize = 1024;
@@ -45,8 +46,10 @@ pub struct ConsumerIdentity {
     pub worker: Arc<str>,
     /// The pool whose jobs it takes.
     pub pool: Arc<str>,
-    /// The colour of the pool whose jobs it takes.
+    /// The colour of the pool whose jobs it takes; see [`side::colour_of`] for workers without one.
     pub colour: Arc<str>,
+    /// The worker's version. It also takes the jobs that only this version of its colour may take.
+    pub version: Option<Arc<str>>,
     /// Interval of renewals; the same for all workers of the pool.
     pub interval: Duration,
 }
@@ -55,7 +58,8 @@ pub struct ConsumerIdentity {
 pub struct Consumer {
     place: ConsumerIdentity,
     prefix: Arc<str>,
-    stream: String,
+    /// The sides whose jobs it takes, and their streams; the narrowest first.
+    streams: Vec<(Arc<str>, String)>,
     dead: String,
     sealing: Signing,
     settings: RedisSettings,
@@ -84,7 +88,10 @@ impl Consumer {
         let with_common =
             |own: &str| Script::new(&format!("{}{own}", include_str!("../jobs/lua/common.lua")));
         Self {
-            stream: format!("{prefix}:jobs:{{{}}}:{}", place.pool, place.colour),
+            streams: side::taken_by(&place.colour, place.version.as_deref())
+                .into_iter()
+                .map(|side| (Arc::clone(&side), format!("{prefix}:jobs:{{{}}}:{side}", place.pool)))
+                .collect(),
             dead: format!("{prefix}:dead:{{{}}}", place.pool),
             settings: settings.clone(),
             reading: ConsumerConnection::new(settings, BLOCK),
@@ -107,20 +114,24 @@ impl Consumer {
         &self.place
     }
 
-    /// Creates the stream and its group, unless they exist.
+    /// Creates the streams and their groups, unless they exist.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
     pub async fn join(&self) -> RedisResult<()> {
-        let mut create = cmd("XGROUP");
-        create.arg("CREATE").arg(&self.stream).arg(GROUP).arg(0).arg("MKSTREAM");
-        match self.line.call::<()>(&create).await {
-            Err(error) if error.code() != Some("BUSYGROUP") => Err(error),
-            _ => Ok(()),
+        for (_, stream) in &self.streams {
+            let mut create = cmd("XGROUP");
+            create.arg("CREATE").arg(stream).arg(GROUP).arg(0).arg("MKSTREAM");
+            match self.line.call::<()>(&create).await {
+                Err(error) if error.code() != Some("BUSYGROUP") => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
-    /// Waits for a new entry, for at most 1 s.
+    /// Waits for a new entry, for at most 1 s. Returns at most one of each stream, so perhaps one
+    /// more than there is a slot for: hand it back.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer, or has lost the stream or its group.
@@ -128,9 +139,19 @@ impl Consumer {
         let mut read = cmd("XREADGROUP");
         read.arg("GROUP").arg(GROUP).arg(&*self.place.worker);
         // One at a time, so that workers that are free together share new entries.
-        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS").arg(&self.stream).arg(">");
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS");
+        self.streams.iter().for_each(|(_, stream)| {
+            read.arg(stream);
+        });
+        self.streams.iter().for_each(|_| {
+            read.arg(">");
+        });
         let streams: Option<Vec<(String, Vec<RawEntry>)>> = self.reading.call(&read).await?;
-        Ok(streams.into_iter().flatten().flat_map(|(_, entries)| entries).map(entry).collect())
+        let read = streams.into_iter().flatten().filter_map(|(stream, entries)| {
+            let (side, _) = self.streams.iter().find(|(_, key)| *key == stream)?;
+            Some(entries.into_iter().map(|raw| entry(raw, side)))
+        });
+        Ok(read.flatten().collect())
     }
 
     /// Claims up to `most` entries that were not renewed for three intervals.
@@ -138,10 +159,19 @@ impl Consumer {
     /// # Errors
     /// As [`Consumer::read`].
     pub async fn claim(&self, most: usize) -> RedisResult<Vec<StreamEntry>> {
-        let mut claim = self.claim.key(&self.stream);
-        claim.arg(&*self.place.worker).arg(millis(self.claim_after())).arg(most);
-        let claimed: Vec<(String, String, u64)> = self.line.run(&claim).await?;
-        Ok(claimed.into_iter().map(|(id, job, given)| StreamEntry { id, job, given }).collect())
+        let mut entries = Vec::new();
+        for (side, stream) in &self.streams {
+            let left = most.saturating_sub(entries.len());
+            if left == 0 {
+                break;
+            }
+            let mut claim = self.claim.key(stream);
+            claim.arg(&*self.place.worker).arg(millis(self.claim_after())).arg(left).arg(&**side);
+            let claimed: Vec<(String, String, u64)> = self.line.run(&claim).await?;
+            let of_side = |(id, job, given)| StreamEntry { id, side: Arc::clone(side), job, given };
+            entries.extend(claimed.into_iter().map(of_side));
+        }
+        Ok(entries)
     }
 
     /// Returns the time without a renewal after which a job may be claimed.
@@ -157,7 +187,7 @@ impl Consumer {
     pub async fn take(&self, entry: &StreamEntry) -> RedisResult<TakenJob> {
         let job = &entry.job;
         let mut take = self.of_job(&self.take, job);
-        take.arg(&*self.place.worker).arg(&*self.place.colour).arg(&entry.id).arg(entry.given);
+        take.arg(&*self.place.worker).arg(&*entry.side).arg(&entry.id).arg(entry.given);
         let answer: Vec<Value> = self.line.run(&take).await?;
         let mut answer = answer.into_iter();
         let word: String = field(&mut answer)?;
@@ -174,6 +204,7 @@ impl Consumer {
             }
             "DEAD" => TakenJob::Dead(field(&mut answer)?),
             "LEAVE" => TakenJob::Leave,
+            "OTHER" => TakenJob::Other(field(&mut answer)?),
             _ => TakenJob::Gone,
         })
     }
@@ -233,12 +264,12 @@ impl Consumer {
         })
     }
 
-    /// Renews these entries. Returns those that another consumer holds.
+    /// Renews these entries of `side`. Returns those that another consumer holds.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn renew(&self, entries: &[String]) -> RedisResult<Vec<String>> {
-        let mut renew = self.renew.key(&self.stream);
+    pub async fn renew(&self, side: &str, entries: &[String]) -> RedisResult<Vec<String>> {
+        let mut renew = self.renew.key(self.stream(side));
         renew.arg(&*self.place.worker).arg(entries);
         self.line.run(&renew).await
     }
@@ -248,7 +279,7 @@ impl Consumer {
     /// # Errors
     /// Returns an error if Redis does not answer.
     pub async fn end(&self, entry: &StreamEntry, dead: &str) -> RedisResult<()> {
-        let mut end = self.end.key(&self.stream);
+        let mut end = self.end.key(self.stream(&entry.side));
         end.key(&self.dead).arg(&entry.id).arg(&entry.job).arg(dead);
         self.line.run(&end).await
     }
@@ -258,7 +289,7 @@ impl Consumer {
     /// # Errors
     /// Returns an error if Redis does not answer.
     pub async fn hand_back(&self, entry: &StreamEntry) -> RedisResult<()> {
-        let mut back = self.back.key(&self.stream);
+        let mut back = self.back.key(self.stream(&entry.side));
         back.arg(&*self.place.worker).arg(&entry.id);
         self.line.run::<u64>(&back).await.map(drop)
     }
@@ -297,6 +328,10 @@ impl Consumer {
         Err(pushes::gone())
     }
 
+    fn stream(&self, side: &str) -> String {
+        format!("{}:jobs:{{{}}}:{side}", self.prefix, self.place.pool)
+    }
+
     fn of_job<'a>(&self, script: &'a Script, job: &str) -> redis::ScriptInvocation<'a> {
         let prefix = &self.prefix;
         let mut call = script.key(format!("{prefix}:job:{{{job}}}"));
@@ -316,8 +351,9 @@ impl Consumer {
 type RawEntry = (String, HashMap<String, String>);
 
 /// An entry without a job is treated like one of a missing job.
-fn entry((id, mut fields): RawEntry) -> StreamEntry {
-    StreamEntry { id, job: fields.remove("job").unwrap_or_default(), given: 1 }
+fn entry((id, mut fields): RawEntry, side: &Arc<str>) -> StreamEntry {
+    let job = fields.remove("job").unwrap_or_default();
+    StreamEntry { id, side: Arc::clone(side), job, given: 1 }
 }
 
 fn field<T: FromRedisValue>(answer: &mut impl Iterator<Item = Value>) -> RedisResult<T> {

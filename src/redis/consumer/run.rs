@@ -20,7 +20,7 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Consumer, EmitReply, JobRun, StreamEntry, TakenJob};
+use super::{Consumer, ConsumerIdentity, EmitReply, JobRun, StreamEntry, TakenJob};
 use crate::redis::jobs::PieceKind;
 
 /// Most parts per call, for an engine that yields small parts.
@@ -90,10 +90,19 @@ impl<E: AnswerEngine> RunContext<'_, E> {
     /// Takes and runs a job, and then handles its entry.
     pub(super) async fn work(&self, entry: &StreamEntry, stops: &mut Receiver<RunStop>) {
         let verdict = match retry(self.patience, || self.consumer.take(entry)).await {
-            Ok(TakenJob::Run(run)) => self.run(&entry.job, run, stops).await,
+            Ok(TakenJob::Run(run)) => self.run(entry, run, stops).await,
             Ok(TakenJob::Gone) => EntryVerdict::ended(),
             Ok(TakenJob::Dead(error)) => EntryVerdict::End(error),
             Ok(TakenJob::Leave) | Err(_) => EntryVerdict::Leave,
+            Ok(TakenJob::Other(colour)) => {
+                tracing::warn!(
+                    job = entry.job,
+                    colour,
+                    own = &*entry.side,
+                    "refused a job of another colour; do all workers of this colour set it alike?"
+                );
+                EntryVerdict::HandBack
+            }
         };
         // If this fails, the entry is claimed later and its job is found to have ended.
         let told = match verdict {
@@ -106,19 +115,25 @@ impl<E: AnswerEngine> RunContext<'_, E> {
         }
     }
 
-    async fn run(&self, job: &str, run: JobRun, stops: &mut Receiver<RunStop>) -> EntryVerdict {
+    async fn run(
+        &self,
+        entry: &StreamEntry,
+        run: JobRun,
+        stops: &mut Receiver<RunStop>,
+    ) -> EntryVerdict {
+        let job = &*entry.job;
         let (epoch, patience, sealed) = (run.epoch, self.patience.min(run.left), run.sealed);
         let mut emit = AnswerWriter { consumer: self.consumer, job, epoch, first: 1, patience, sealed };
         if !run.genuine {
             return emit.error("upstream_broke", "The job's signature is wrong.").await;
         }
         tokio::select! {
-            verdict = self.answer(run, &mut emit) => verdict,
+            verdict = self.answer(run, &entry.side, &mut emit) => verdict,
             verdict = stopped(stops, epoch) => verdict,
         }
     }
 
-    async fn answer(&self, run: JobRun, emit: &mut AnswerWriter<'_>) -> EntryVerdict {
+    async fn answer(&self, run: JobRun, side: &str, emit: &mut AnswerWriter<'_>) -> EntryVerdict {
         let Some(parts) = request(&run) else {
             return emit.error("upstream_broke", "The job's path or headers cannot be read.").await;
         };
@@ -131,7 +146,7 @@ impl<E: AnswerEngine> RunContext<'_, E> {
             Ok(Err(NoAnswer::Failed(why))) => return emit.failed(&mut Vec::new(), &why).await,
             Err(_) => return emit.late().await,
         };
-        let head = head(&self.consumer.place().worker, &response);
+        let head = head(self.consumer.place(), side, &response);
         let mut body = response.into_body();
         let mut parts = vec![(PieceKind::Head, head)];
         loop {
@@ -255,13 +270,24 @@ fn request(run: &JobRun) -> Option<Parts> {
     Some(request.into_parts().0)
 }
 
-fn head<B>(worker: &str, response: &Response<B>) -> Bytes {
+/// Builds the head of an answer: who answers, for which side, and what.
+fn head<B>(place: &ConsumerIdentity, side: &str, response: &Response<B>) -> Bytes {
     let headers: serde_json::Map<_, _> = response
         .headers()
         .iter()
         .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.into())))
         .collect();
-    let head =
-        serde_json::json!({ "worker": worker, "status": response.status().as_u16(), "headers": headers });
+    let mut head = serde_json::json!({
+        "worker": place.worker,
+        "status": response.status().as_u16(),
+        "headers": headers,
+    });
+    // A gateway that runs jobs itself has no side.
+    if !side.is_empty() {
+        head["colour"] = side.into();
+    }
+    if let Some(version) = &place.version {
+        head["version"] = (&**version).into();
+    }
     head.to_string().into()
 }

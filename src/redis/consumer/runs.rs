@@ -1,6 +1,8 @@
 //! Active runs of a worker: renews and stops them.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -20,8 +22,8 @@ const STOPS: usize = 4;
 pub struct Runs {
     consumer: Consumer,
     patience: Duration,
-    /// By entry id.
-    running: Mutex<HashMap<String, RunHandle>>,
+    /// By side and entry id.
+    running: Mutex<HashMap<RunKey, RunHandle>>,
 }
 
 impl fmt::Debug for Runs {
@@ -29,6 +31,9 @@ impl fmt::Debug for Runs {
         f.debug_struct("Runs").field("consumer", &self.consumer).finish_non_exhaustive()
     }
 }
+
+/// A side, and the id of an entry in its stream.
+type RunKey = (Arc<str>, String);
 
 struct RunHandle {
     job: String,
@@ -38,12 +43,12 @@ struct RunHandle {
 /// Registration of a run, removed on drop.
 struct RunSlot<'a> {
     runs: &'a Runs,
-    entry: &'a str,
+    key: RunKey,
 }
 
 impl Drop for RunSlot<'_> {
     fn drop(&mut self) {
-        self.runs.running.lock().remove(self.entry);
+        self.runs.running.lock().remove(&self.key);
     }
 }
 
@@ -65,10 +70,11 @@ impl Runs {
         let (stops, mut stopped) = mpsc::channel(STOPS);
         let handle = RunHandle { job: entry.job.clone(), stops };
         // A worker that was suspended may claim an entry that it still runs; that run continues.
-        if self.running.lock().try_insert(entry.id.clone(), handle).is_err() {
+        let key = (Arc::clone(&entry.side), entry.id.clone());
+        if self.running.lock().try_insert(key.clone(), handle).is_err() {
             return;
         }
-        let _slot = RunSlot { runs: self, entry: &entry.id };
+        let _slot = RunSlot { runs: self, key };
         RunContext { engine, consumer: &self.consumer, patience: self.patience }
             .work(entry, &mut stopped)
             .await;
@@ -86,17 +92,19 @@ impl Runs {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let entries: Vec<String> = self.running.lock().keys().cloned().collect();
-            if entries.is_empty() {
-                continue;
+            let mut sides: BTreeMap<Arc<str>, Vec<String>> = BTreeMap::new();
+            for (side, entry) in self.running.lock().keys() {
+                sides.entry(Arc::clone(side)).or_default().push(entry.clone());
             }
-            match self.consumer.renew(&entries).await {
-                Ok(lost) => {
-                    let runs = self.running.lock();
-                    let lost = lost.iter().filter_map(|entry| runs.get(entry));
-                    lost.for_each(|handle| handle.stop(RunStop::Lost));
+            for (side, entries) in sides {
+                match self.consumer.renew(&side, &entries).await {
+                    Ok(lost) => {
+                        let runs = self.running.lock();
+                        let lost = lost.into_iter().filter_map(|entry| runs.get(&(Arc::clone(&side), entry)));
+                        lost.for_each(|handle| handle.stop(RunStop::Lost));
+                    }
+                    Err(error) => tracing::debug!(%error, "could not renew active runs"),
                 }
-                Err(error) => tracing::debug!(%error, "could not renew active runs"),
             }
         }
     }

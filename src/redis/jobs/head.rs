@@ -3,6 +3,7 @@
 //! Both are allow lists, because a job is written to disk and visible to every reader of Redis.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use serde::Deserialize;
@@ -19,6 +20,8 @@ const FOR_WORKERS: [&str; 7] = [
 ];
 /// Bytes of a reply head that are parsed; a longer one is invalid.
 const LONGEST: usize = 16 * 1024;
+/// Bytes of a name: a colour, `@`, and a version.
+const NAME: usize = 129;
 
 /// Returns the headers that go with the job of a request, as JSON.
 #[must_use]
@@ -29,9 +32,26 @@ pub fn for_worker(headers: &HeaderMap) -> String {
     serde_json::to_string(&known).unwrap_or_default()
 }
 
+/// The worker that an answer names. Each name is one that could also come in a heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AnsweredBy {
+    /// Its name.
+    pub worker: Option<Arc<str>>,
+    /// Its version.
+    pub version: Option<Arc<str>>,
+    /// The side whose job it took, as it says.
+    pub colour: Option<Arc<str>>,
+}
+
 #[derive(Deserialize)]
 struct AnswerHead {
     status: u16,
+    #[serde(default)]
+    worker: Option<String>,
+    #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
+    colour: Option<String>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
 }
@@ -40,10 +60,21 @@ fn may_pass(name: &str) -> bool {
     name == "content-type" || name == "retry-after" || name.starts_with("openai-")
 }
 
-/// Parses the head of a reply; `None` if it is invalid.
+/// Returns a name that goes to logs, headers and metrics; others are dropped.
+fn label(text: Option<String>) -> Option<Arc<str>> {
+    let is_plain = |text: &String| {
+        (1..=NAME).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@+".contains(&byte))
+    };
+    text.filter(is_plain).map(Into::into)
+}
+
+/// Parses the head of a reply, and who sent it; `None` if it is invalid.
 #[must_use]
-pub fn read_head(data: &[u8]) -> Option<response::Parts> {
-    let AnswerHead { status, headers } = serde_json::from_slice(data.get(..data.len().min(LONGEST))?).ok()?;
+pub fn read_head(data: &[u8]) -> Option<(response::Parts, AnsweredBy)> {
+    let AnswerHead { status, worker, version, colour, headers } =
+        serde_json::from_slice(data.get(..data.len().min(LONGEST))?).ok()?;
+    let by = AnsweredBy { worker: label(worker), version: label(version), colour: label(colour) };
     // A status below 200 has no body, and another response would follow.
     let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200)?;
     let (mut head, ()) = Response::new(()).into_parts();
@@ -54,7 +85,7 @@ pub fn read_head(data: &[u8]) -> Option<response::Parts> {
             head.headers.insert(name, HeaderValue::from_str(&value).ok()?);
         }
     }
-    Some(head)
+    Some((head, by))
 }
 
 #[cfg(test)]
@@ -82,9 +113,14 @@ mod tests {
     #[test]
     fn a_head_brings_its_status_and_few_headers() {
         let text = r#"{"worker":"w1","status":429,"headers":{"Content-Type":"application/json","set-cookie":"a=b","OpenAI-Version":"1","x-traffic-dam-reason":"x"}}"#;
-        let head = read_head(text.as_bytes()).unwrap();
+        let (head, by) = read_head(text.as_bytes()).unwrap();
+        assert_eq!(by, AnsweredBy { worker: Some("w1".into()), ..AnsweredBy::default() });
         let names: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!((head.status.as_u16(), names), (429, vec!["content-type", "openai-version"]));
+        let text = r#"{"status":200,"worker":"w 1","version":"2.0+a","colour":"blue@2.0"}"#;
+        let (_, by) = read_head(text.as_bytes()).unwrap();
+        let (version, colour) = (Some("2.0+a".into()), Some("blue@2.0".into()));
+        assert_eq!(by, AnsweredBy { worker: None, version, colour }, "what is no name is dropped");
         for wrong in [
             "",
             "{}",

@@ -12,6 +12,7 @@
 //! | `pending` | asynchronous jobs, which wait for room in Redis |
 //! | `embedded` | jobs that this gateway runs itself |
 //! | `dead` | dead letters: jobs that used up their attempts |
+//! | `sides` | who reads the stream of a colour; moving jobs to another one |
 //! | `status` `idempotency` | job status; idempotent requests |
 //! | `liveness` | liveness probe for jobs whose reply is silent |
 //! | `outbox` | cancels and cleanup |
@@ -38,6 +39,7 @@ mod reader;
 mod repeatable;
 mod request;
 mod script;
+mod sides;
 mod signature;
 mod status;
 mod submit;
@@ -45,7 +47,7 @@ mod subscription;
 
 pub use dead::DeadLetter;
 pub use fault::JobError;
-pub use head::{for_worker, read_head};
+pub use head::{AnsweredBy, for_worker, read_head};
 pub use idempotency::KeyClaim;
 pub use keys::{Job, Side, caller_hash};
 pub use liveness::LivenessProbe;
@@ -54,6 +56,7 @@ pub use piece::{AnswerPiece, PieceKind, PiecePlace};
 pub use reader::Reader;
 pub use repeatable::{EarlierRequest, KnownRequest};
 pub use request::{JobRequest, JobTicket};
+pub use sides::MovedJobs;
 pub use signature::seal;
 pub use status::JobStatus;
 pub use submit::{AwaitedJob, SubmitRefused};
@@ -62,6 +65,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use self::keys::Keys;
 use self::mailboxes::Mailboxes;
 use self::outbox::JobOutbox;
@@ -69,6 +74,7 @@ use self::script::JobScripts;
 use super::gateways::Gateways;
 use super::link::RedisLink;
 use super::signing::Signing;
+use crate::fleet::strangers::Strangers;
 
 /// Time limit of a job command. An admitted request that cannot be enqueued has no alternative, so
 /// the limit suits a disk, unlike that of rules.
@@ -86,6 +92,7 @@ struct JobsInner {
     mailboxes: Mailboxes,
     outbox: JobOutbox,
     sealing: Signing,
+    strangers: Mutex<Strangers>,
 }
 
 impl fmt::Debug for JobQueue {
@@ -112,11 +119,18 @@ impl JobQueue {
             mailboxes: Mailboxes::default(),
             outbox,
             sealing,
+            strangers: Mutex::default(),
         }));
         let running = jobs.clone();
         (jobs, async move {
             tokio::join!(running.listen(), running.do_errands(tasks));
         })
+    }
+
+    /// Returns the processes that take jobs which are not theirs.
+    #[must_use]
+    pub fn strangers(&self) -> &Mutex<Strangers> {
+        &self.0.strangers
     }
 
     /// Returns the prefix of all keys.

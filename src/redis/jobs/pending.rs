@@ -225,7 +225,7 @@ impl JobQueue {
         }
         let [waiting, callers] = self.0.keys.pending(&side.pool);
         let mut call = self.0.scripts.promote.key(waiting);
-        call.key(callers).key(self.0.keys.stream(side)).arg(job).arg(caller).arg(ceiling);
+        call.key(callers).key(self.0.keys.stream(side)).arg(job).arg(caller).arg(ceiling).arg(&*side.colour);
         let mut pause = super::submit::PAUSE;
         loop {
             let done: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;

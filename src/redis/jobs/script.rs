@@ -29,6 +29,9 @@ pub(super) struct JobScripts {
     pub(super) revive: Script,
     pub(super) end: Script,
     pub(super) forget: Script,
+    pub(super) recolour: Script,
+    pub(super) move_entry: Script,
+    pub(super) readers: Script,
 }
 
 impl Default for JobScripts {
@@ -47,6 +50,9 @@ impl Default for JobScripts {
             revive: Script::new(of_waiting!("lua/revive.lua")),
             end: Script::new(include_str!("lua/end.lua")),
             forget: Script::new(include_str!("lua/forget.lua")),
+            recolour: Script::new(of_job!("lua/recolour.lua")),
+            move_entry: Script::new(include_str!("lua/move.lua")),
+            readers: Script::new(include_str!("lua/readers.lua")),
         }
     }
 }

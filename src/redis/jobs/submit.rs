@@ -167,7 +167,7 @@ impl JobQueue {
     async fn enqueue(&self, job: Job, side: &Side, ceiling: u32) -> Result<Option<String>, RedisLoss> {
         let inner = &*self.0;
         let mut call = inner.scripts.enqueue.key(inner.keys.stream(side));
-        call.arg(ceiling).arg(job);
+        call.arg(ceiling).arg(job).arg(&*side.colour);
         inner.link.run(RedisOp::Enqueue, PATIENCE, &call).await
     }
 }

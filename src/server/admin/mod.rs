@@ -10,7 +10,7 @@
 //! | `/` and its files, `/api/v1/state`, `/api/v1/explain?caller=…` | GET | `read_token` or `token`, if set |
 //! | `/api/v1/events` | GET, server-sent events: [`live::Frame`]s | the same |
 //! | `/api/v1/maintenance` | PUT `{"on": true}` | `token`, if set; same origin; JSON |
-//! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green"}` | the same |
+//! | `/api/v1/pools/{pool}/active` | PUT `{"colour": "green", "version": "2.0"}` | the same |
 //! | `/api/v1/limits/{rule}` | PUT `{"burst": 5, "ttl": 600}`, DELETE | the same |
 //! | `/api/v1/dead` | GET; POST `{"pool": …, "job": …}` | as GET state; as PUT maintenance |
 //! | `/api/v1/callers/{id}` | GET; PUT `{"sha256": …}`, DELETE | as GET state; as PUT maintenance |
@@ -79,8 +79,13 @@ pub trait AdminSource: Send + Sync + 'static {
     /// Refuses new requests if `on`, or admits them again.
     fn set_maintenance(&self, on: bool);
 
-    /// Makes `colour` the active one of `pool`.
-    fn set_active(&self, pool: String, colour: String) -> Pin<Box<dyn Future<Output = Switched> + Send>>;
+    /// Makes `colour` the active one of `pool`; with a version, only its workers take work.
+    fn set_active(
+        &self,
+        pool: String,
+        colour: String,
+        version: Option<String>,
+    ) -> Pin<Box<dyn Future<Output = Switched> + Send>>;
 
     /// Returns the state of every rule for the request that the query describes.
     fn explain(&self, query: String) -> Explanation;
@@ -228,15 +233,16 @@ impl Admin {
             AdminRoute::Active => {
                 check_origin(&parts)?;
                 let pool = pool_of(parts.uri.path()).unwrap_or_default().to_owned();
-                let ActiveBody { colour } = read_json(&parts.headers, body).await?;
-                let switched = self.source.set_active(pool.clone(), colour.clone()).await;
+                let ActiveBody { colour, version } = read_json(&parts.headers, body).await?;
+                let switched = self.source.set_active(pool.clone(), colour.clone(), version.clone()).await;
                 tracing::info!(
                     pool,
                     colour,
+                    version,
                     outcome = switched.as_str(),
                     "colour switch through the admin port"
                 );
-                tell(switched, &pool, &colour)
+                tell(switched, &pool, &colour, version.as_deref())
             }
             AdminRoute::Maintenance => {
                 check_origin(&parts)?;
@@ -395,18 +401,29 @@ fn pool_of(path: &str) -> Option<&str> {
     (!pool.is_empty() && !pool.contains('/')).then_some(pool)
 }
 
-fn tell(switched: Switched, pool: &str, colour: &str) -> Result<Response<AdminBody>, AdminError> {
+fn tell(
+    switched: Switched,
+    pool: &str,
+    colour: &str,
+    version: Option<&str>,
+) -> Result<Response<AdminBody>, AdminError> {
     let done = |status, epoch: u64| {
-        Ok(json_answer(status, &json!({ "pool": pool, "active": colour, "epoch": epoch })))
+        let mut told = json!({ "pool": pool, "active": colour, "epoch": epoch });
+        if let Some(version) = version {
+            told["version"] = json!(version);
+        }
+        Ok(json_answer(status, &told))
     };
     let fault = |status, code, message| Err(AdminError::new(status, code, message));
     match switched {
         Switched::Everywhere { epoch } => done(StatusCode::OK, epoch),
         Switched::Partly { epoch } => done(StatusCode::ACCEPTED, epoch),
         Switched::NoPool => fault(StatusCode::NOT_FOUND, "no_such_pool", "there is no pool of this name"),
-        Switched::NoWorkers => {
-            fault(StatusCode::CONFLICT, "no_such_colour", "no worker of the pool has this colour")
-        }
+        Switched::NoWorkers => fault(
+            StatusCode::CONFLICT,
+            "no_such_colour",
+            "no worker of the pool has this colour, or this version of it",
+        ),
         Switched::Unavailable => fault(
             StatusCode::SERVICE_UNAVAILABLE,
             "redis_unavailable",
@@ -419,6 +436,9 @@ fn tell(switched: Switched, pool: &str, colour: &str) -> Result<Response<AdminBo
 #[serde(deny_unknown_fields)]
 struct ActiveBody {
     colour: String,
+    /// The only version of the colour that takes work; all of them if absent.
+    #[serde(default)]
+    version: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

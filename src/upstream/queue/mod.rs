@@ -27,10 +27,13 @@ use super::forward::{Forward, WorkerAnswer};
 use super::lazy_timer::LazyTimer;
 use super::settings::QueueSettings;
 use super::source::AnswerSource;
+use crate::clock::Nanos;
 use crate::fleet::FleetWorker;
+use crate::fleet::side;
+use crate::fleet::strangers::Strangeness;
 use crate::redis::jobs::{
-    self, AnswerPiece, AwaitedJob, Job, JobQueue, JobRequest, JobTicket, PieceKind, Side, caller_hash,
-    for_worker, read_head,
+    self, AnswerPiece, AnsweredBy, AwaitedJob, Job, JobQueue, JobRequest, JobTicket, PieceKind, Side,
+    caller_hash, for_worker, read_head,
 };
 use crate::refusal::{Reason, Refusal};
 use crate::request::Payload;
@@ -98,8 +101,10 @@ impl Forward<'_> {
             awaited.expire();
             Poll::Ready(Err(AttemptError::Silent(deadline.ended(wait, clock.now()))))
         });
-        let (head, first) = begun.await?;
-        let watch = self.watch(&head, &spec.id);
+        let ((head, by), first) = begun.await?;
+        task.note_answer(&by, clock.now());
+        // The side only gave the permit: the worker that answered is the one to name.
+        let watch = self.watch(&head, by.worker.as_ref().unwrap_or(&spec.id));
         // There is no other worker to move to: any worker of the queue takes the job over.
         let first_token_wait =
             FirstTokenWait::new(self.response_deadline(sent, watch.is_stream()), None, clock.now());
@@ -141,13 +146,38 @@ impl Forward<'_> {
     }
 }
 
+/// The head of an answer, and who sent it.
+type AnswerStart = (response::Parts, AnsweredBy);
+
+impl QueueExchange {
+    /// Notes a worker that answered a job of another side than its own.
+    fn note_answer(&self, by: &AnsweredBy, now: Nanos) {
+        let spec = &self.worker.spec;
+        let (Some(worker), Some(colour)) = (&by.worker, &by.colour) else { return };
+        // Workers of the first protocol name no side; the stream's readers tell of those.
+        let takes = side::taken_by(colour, by.version.as_deref());
+        if takes.contains(&spec.colour) {
+            return;
+        }
+        let (pool, own) = (&*spec.pool, &*spec.colour);
+        tracing::warn!(
+            worker = &**worker,
+            colour = &**colour,
+            pool,
+            job_colour = own,
+            "a worker of another colour answered a job"
+        );
+        self.jobs.strangers().lock().saw(&spec.pool, worker, &spec.colour, Strangeness::Answered, now);
+    }
+}
+
 /// Reads the head and the entry after it. The head of a later run replaces that of an earlier one,
 /// of which nothing was sent yet.
 fn poll_begin(
     awaited: &mut AwaitedJob,
-    head: &mut Option<response::Parts>,
+    head: &mut Option<AnswerStart>,
     cx: &mut std::task::Context<'_>,
-) -> Poll<Result<(response::Parts, AnswerPiece), AttemptError>> {
+) -> Poll<Result<(AnswerStart, AnswerPiece), AttemptError>> {
     loop {
         let entry = ready!(awaited.poll_entry(cx));
         match entry.kind {

@@ -12,10 +12,13 @@ pub struct Colours {
     pub default_colour: Option<Arc<str>>,
     /// Colours of the pools that were switched.
     pub switched: BTreeMap<Arc<str>, Arc<str>>,
+    /// `true` if a pool without a colour here gives its work to none of its workers.
+    pub exclusive: bool,
 }
 
 impl Colours {
-    /// Returns the colour that receives work in `pool`; `None` for all colours.
+    /// Returns the colour that receives work in `pool`; `None` for all colours, or for none if
+    /// `exclusive`.
     #[must_use]
     pub fn of(&self, pool: &str) -> Option<&Arc<str>> {
         self.switched.get(pool).or(self.default_colour.as_ref())
@@ -36,7 +39,7 @@ pub struct Eligibility {
 impl Eligibility {
     /// Returns `true` if the worker's colour receives the work of its pool.
     pub(super) fn has_active_colour(&self, spec: &WorkerSpec) -> bool {
-        self.colours.of(&spec.pool).is_none_or(|colour| *colour == spec.colour)
+        self.colours.of(&spec.pool).map_or(!self.colours.exclusive, |colour| *colour == spec.colour)
     }
 
     pub(super) fn allows(&self, spec: &WorkerSpec) -> bool {

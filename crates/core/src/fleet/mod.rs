@@ -18,12 +18,15 @@ mod pool;
 pub mod registry;
 pub mod scaling;
 pub mod scaling_law;
+pub mod side;
 mod snapshot;
 pub mod spec;
 #[cfg(test)]
 mod spread;
+pub mod strangers;
 #[cfg(test)]
 mod tests;
+pub mod turnover;
 
 pub use eligibility::{Colours, Eligibility};
 pub use light::Light;

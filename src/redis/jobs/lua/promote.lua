@@ -1,6 +1,7 @@
 -- For gateways. Removes a pending job, and enqueues it if workers can start it. KEYS: 3 the stream,
 -- or none to only remove the job. ARGV: 1 the job, 2 the caller it counts for if not in its record,
--- 3 the most jobs in the stream. Returns the entry's id, OK if only removed, FULL, or GONE.
+-- 3 the most jobs in the stream, 4 the stream's colour. Returns the entry's id, OK if only removed,
+-- FULL, or GONE.
 
 local pending = redis.call('HGET', waiting, ARGV[1])
 if not pending then
@@ -11,4 +12,4 @@ if KEYS[3] and redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[3]) then
 end
 -- A former dead letter counts for another caller than its own.
 take_out(ARGV[1], known_of(pending).counted or ARGV[2])
-return KEYS[3] and redis.call('XADD', KEYS[3], '*', 'job', ARGV[1]) or 'OK'
+return KEYS[3] and redis.call('XADD', KEYS[3], '*', 'job', ARGV[1], 'colour', ARGV[4]) or 'OK'

@@ -15,7 +15,7 @@ if underway and at < requeued + ARGV[4] then
   return {}
 end
 redis.call('HSET', hash, 'state', 'queued', 'async', 1, 'attempt', 0, 'cancelled', 0, 'deadline_ms', at + within,
-  'requeued_ms', at)
+  'requeued_ms', at, 'colour', '')
 redis.call('HDEL', hash, 'ended_ms', 'entry')
 redis.call('PEXPIRE', hash, within + KEEP)
 redis.call('DEL', reply)

@@ -1,10 +1,12 @@
--- For workers. Starts a run of a job whose entry was read or claimed. ARGV: 3 the worker, 4 its
--- colour, 5 the entry's id, 6 the delivery count: 1 after a read, else from `claim`. Returns
+-- For workers. Starts a run of a job whose entry was read or claimed. ARGV: 3 the worker, 4 the
+-- colour of the stream, 5 the entry's id, 6 the delivery count: 1 after a read, else from `claim`.
+-- Returns
 --   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature, and 1 if the worker
 --                   must sign the reply
 --   GONE            the job has ended: end the entry
 --   DEAD, error     no attempts are left: end the entry as a dead letter, with that error
 --   LEAVE           another worker has claimed and started it: do not touch the entry
+--   OTHER, colour   the job belongs to another colour: hand the entry back
 
 local worker, colour, entry, given = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
@@ -25,14 +27,19 @@ local function is_old()
   end
   return false
 end
-local state, epoch, n, dam, deadline, attempt, most, async, sent, last_error, runs = unpack(redis.call('HMGET', hash,
-  'state', 'epoch', 'n', 'dam', 'deadline_ms', 'attempt', 'max_attempts', 'async', 'sent', 'last_error', 'runs'))
+local state, epoch, n, dam, deadline, attempt, most, async, sent, last_error, runs, own = unpack(redis.call('HMGET',
+  hash, 'state', 'epoch', 'n', 'dam', 'deadline_ms', 'attempt', 'max_attempts', 'async', 'sent', 'last_error', 'runs',
+  'colour'))
 
 if state == 'dead' then
   return { 'DEAD', last_error or '' }
 end
 if state ~= 'queued' and state ~= 'running' then
   return { 'GONE' }
+end
+-- A job that has just become startable names no colour yet: its entry alone does.
+if (own or '') ~= '' and own ~= colour then
+  return { 'OTHER', own }
 end
 if is_old() then
   return { 'LEAVE' }

@@ -22,6 +22,8 @@ pub(super) enum FleetChange {
     Switch { pool: Arc<str>, colour: Arc<str> },
     /// Of a worker.
     Worker { worker: Arc<str>, pool: Arc<str>, turn: WorkerEvent, eligible: bool, why: Option<Arc<str>> },
+    /// Of a pool: a process takes its jobs that is none of its workers.
+    Stranger { pool: Arc<str>, worker: Arc<str>, why: Arc<str> },
     /// Of further workers.
     More { count: usize, turn: WorkerEvent },
 }
@@ -55,6 +57,7 @@ impl fmt::Display for FleetChange {
                 write!(f, "worker {worker} {}", turn.as_str())?;
                 why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
             }
+            Self::Stranger { pool, worker, why } => write!(f, "pool {pool}: {worker} {why}"),
             Self::More { count, turn } => write!(f, "{count} more workers: {}", turn.as_str()),
         }
     }
@@ -75,6 +78,10 @@ impl FleetChange {
             }
             Self::Worker { worker, pool, turn, .. } => {
                 tracing::info!(worker = &**worker, pool = &**pool, "a worker {}", turn.as_str());
+            }
+            Self::Stranger { pool, worker, why } => {
+                let reason = &**why;
+                tracing::warn!(worker = &**worker, pool = &**pool, reason, "a stranger takes jobs");
             }
             Self::More { count, turn: turn @ WorkerEvent::Red } => {
                 tracing::warn!(count, "more workers: {}", turn.as_str());
@@ -136,6 +143,13 @@ pub(super) fn changes(before: &GatewayView, after: &GatewayView) -> Vec<FleetCha
         {
             changes.push(FleetChange::Switch { pool: Arc::clone(&pool.name), colour: Arc::clone(active) });
         }
+        let known = old.map_or(&[][..], |old| &old.strangers);
+        let new = pool.strangers.iter().filter(|stranger| !known.contains(stranger)).take(NAMED);
+        changes.extend(new.map(|stranger| FleetChange::Stranger {
+            pool: Arc::clone(&pool.name),
+            worker: Arc::clone(&stranger.worker),
+            why: Arc::clone(&stranger.why),
+        }));
     }
     workers(before, after, &mut changes);
     changes
@@ -182,6 +196,7 @@ fn tell<'a>(turn: WorkerEvent, places: impl Iterator<Item = EventPlace<'a>>, cha
 
 #[cfg(test)]
 mod tests {
+    use super::super::view::StrangerView;
     use super::*;
 
     fn told(changes: Vec<FleetChange>) -> Vec<String> {
@@ -200,6 +215,8 @@ mod tests {
             leaving: false,
             kv_used: None,
             age_ms: None,
+            version: None,
+            member_of: None,
         };
         let workers = workers.iter().map(worker).collect();
         let pool =
@@ -225,6 +242,8 @@ mod tests {
         after.pools[0].workers = before.pools[0].workers.clone();
         assert!(changes(&before, &after).is_empty());
         after.pools[0].active = Some("green".into());
+        let why = "takes jobs of green and sends no heartbeats".into();
+        after.pools[0].strangers.push(StrangerView { worker: "x9".into(), why });
         after.maintenance = true;
         after.phase = "draining".into();
         after.feed = Some(false);
@@ -237,9 +256,11 @@ mod tests {
                 "heartbeats: lost",
                 "settings reloaded",
                 "changed settings refused; the log says why",
-                "pool chat: active colour is now green"
+                "pool chat: active colour is now green",
+                "pool chat: x9 takes jobs of green and sends no heartbeats"
             ]
         );
+        assert!(changes(&after, &after).is_empty());
     }
 
     #[test]

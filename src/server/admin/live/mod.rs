@@ -7,7 +7,9 @@
 mod changes;
 mod view;
 
-pub use view::{CallerView, Frame, GatewayView, LiveEvent, PoolView, RuleRates, SecondPoint, WorkerView};
+pub use view::{
+    CallerView, Frame, GatewayView, LiveEvent, PoolView, RuleRates, SecondPoint, StrangerView, WorkerView,
+};
 
 use self::changes::FleetChange;
 use std::collections::VecDeque;
@@ -234,6 +236,8 @@ mod tests {
             leaving: false,
             kv_used: None,
             age_ms: None,
+            version: None,
+            member_of: None,
         };
         let pool = PoolView { workers: (0..1000).map(worker).collect(), ..PoolView::default() };
         let trimmed = GatewayView { pools: vec![pool], ..GatewayView::default() }.trimmed();

@@ -62,8 +62,11 @@ pub struct PoolView {
     pub ceiling: Option<f64>,
     /// Waiting requests by class.
     pub queue: BTreeMap<Arc<str>, u64>,
-    /// Its workers.
+    /// Its workers. With a queue: its sides, each followed by its workers.
     pub workers: Vec<WorkerView>,
+    /// Processes that take its jobs and are none of its workers.
+    #[serde(default)]
+    pub strangers: Vec<StrangerView>,
 }
 
 /// A worker of a pool.
@@ -90,6 +93,22 @@ pub struct WorkerView {
     pub kv_used: Option<f64>,
     /// Age of its last heartbeat, in milliseconds.
     pub age_ms: Option<u64>,
+    /// Software version, from its heartbeat.
+    #[serde(default)]
+    pub version: Option<Arc<str>>,
+    /// For one worker of a queue, the id of its side, which also has a line: the sums of that line
+    /// contain this one. `None` for all others.
+    #[serde(default)]
+    pub member_of: Option<Arc<str>>,
+}
+
+/// A process that takes jobs of a pool which are not its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrangerView {
+    /// Name, as Redis or an answer has it.
+    pub worker: Arc<str>,
+    /// What it does, in words.
+    pub why: Arc<str>,
 }
 
 /// A caller, with rates per second.

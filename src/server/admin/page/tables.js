@@ -90,9 +90,10 @@ const workers = (table, pool) => fill(
   ["Light", "Worker", "Colour", "In flight / limit", "#KV cache", "#heartbeat", "Why"],
   pool.workers.map((worker) => {
     const filled = make("span", {}, meter(worker.in_flight, worker.limit, `${worker.id}, in flight`), `${worker.in_flight} / ${worker.limit}`);
-    const note = worker.leaving ? " (leaving)" : worker.eligible ? "" : " (not eligible)";
+    const note = worker.leaving ? " (leaving)" : worker.eligible ? "" : worker.member_of ? " (standby)" : " (not eligible)";
+    const version = worker.version ? `, version ${worker.version}` : "";
     return [
-      light(worker.light), worker.id + note, worker.colour, filled,
+      light(worker.light), (worker.member_of ? "└ " : "") + worker.id + note + (worker.member_of ? version : ""), worker.colour, filled,
       worker.kv_used == null ? "–" : percent(worker.kv_used),
       worker.age_ms == null ? "–" : millis(worker.age_ms / 1000),
       worker.why ?? "",
@@ -120,8 +121,18 @@ export const pools = (place, scene, onSwitch) => {
       `${pool.active ? `${pool.active} is active` : "all colours are active"}; ${pool.in_flight} in flight${ceiling}.`;
     follow(part, pool.active ?? "");
     workers(part.querySelector("table"), pool);
+    strangers(part.querySelector(".strangers"), pool.strangers ?? []);
   }
   for (const gone of known.values()) gone.remove();
+};
+
+// Processes that take a pool's jobs and are none of its workers. The list is rebuilt only if it
+// changes, so that it is not read aloud each second.
+const strangers = (list, all) => {
+  const lines = all.map((stranger) => `${stranger.worker} ${stranger.why}.`);
+  if (list.dataset.told === lines.join("\n")) return;
+  list.dataset.told = lines.join("\n");
+  list.replaceChildren(...lines.map((line) => make("p", { class: "red" }, line)));
 };
 
 // After a switch made elsewhere, the old message is cleared and the choice follows the new colour.
@@ -152,7 +163,7 @@ const block = (pool, onSwitch) => {
     parts.push(form);
   }
   const scroll = make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `Workers of pool ${pool.name}` }, make("table"));
-  const part = make("div", {}, ...parts, scroll);
+  const part = make("div", {}, ...parts, make("div", { class: "strangers", role: "status" }), scroll);
   part.dataset.pool = pool.name;
   return part;
 };

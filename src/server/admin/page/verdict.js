@@ -12,8 +12,8 @@ const sum = (counts) => Object.values(counts).reduce((all, count) => all + count
 const percent = (share) => `${Math.max(1, Math.round(share * 100))} %`;
 const because = (worker) => (worker.why ? `${worker.id}: ${worker.why}` : worker.id);
 
-// Returns the workers that are eligible now.
-const able = (pool) => pool.workers.filter((worker) => worker.eligible && !worker.leaving);
+// Returns the workers that are eligible now; of a queue, the sides.
+const able = (pool) => pool.workers.filter((worker) => worker.eligible && !worker.leaving && !worker.member_of);
 
 const workers = (scene) => {
   for (const pool of scene.pools) {

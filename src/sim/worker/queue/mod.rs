@@ -42,8 +42,6 @@ pub struct Membership {
     pub place: ConsumerIdentity,
     /// Key that signs heartbeats and must have signed jobs; `None` without signatures.
     pub key: Option<SigningKey>,
-    /// Version shown to people.
-    pub version: Option<Arc<str>>,
     /// Time for running jobs on shutdown.
     pub drain: Duration,
 }
@@ -112,6 +110,11 @@ impl QueueDrainer {
                     }
                     let others = std::iter::repeat_with(|| Arc::clone(&slots).try_acquire_owned().ok());
                     for (entry, slot) in entries.into_iter().zip(std::iter::once(slot).chain(others)) {
+                        if slot.is_none() {
+                            // One of another stream came with it. If this fails, it is claimed later.
+                            self.runs.consumer().hand_back(&entry).await.unwrap_or_default();
+                            continue;
+                        }
                         let (running, shop) = (Arc::clone(&self.runs), Arc::clone(&self.shop));
                         runs.spawn(async move {
                             running.work(&entry, &*shop).await;
@@ -131,7 +134,7 @@ impl QueueDrainer {
 
     /// Publishes heartbeats at the interval, and at once on shutdown.
     async fn speak(self: Arc<Self>) {
-        let Membership { redis, place, key, version, .. } = &self.membership;
+        let Membership { redis, place, key, .. } = &self.membership;
         let mut publisher = HeartbeatPublisher::new(redis.clone(), key.clone());
         let mut draining = self.draining.subscribe();
         let mut ticks = interval(place.interval);
@@ -154,7 +157,7 @@ impl QueueDrainer {
                 pool: Some(Arc::clone(&place.pool)),
                 model: Some(self.options.model.as_str().into()),
                 colour: Some(Arc::clone(&place.colour)),
-                version: version.clone(),
+                version: place.version.clone(),
                 state: if *draining.borrow() { DesiredState::Draining } else { DesiredState::Ready },
                 slots: Some(self.options.slots),
                 running: count(gauges.running),

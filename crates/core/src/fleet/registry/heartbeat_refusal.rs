@@ -32,6 +32,12 @@ pub enum HeartbeatRefusal {
     /// It has no `url`, and its worker is not configured.
     #[error("`url` is missing, and the worker is not configured")]
     NoAddress,
+    /// It names no colour, and its version cannot stand for one.
+    #[error(
+        "`version` is {0:?}; without a `colour`, a queue worker's version must be 1 to 62 letters, digits, `.`, `_` or \
+         `-`: set `colour`, or another version"
+    )]
+    NoColour(String),
     /// Its host is not among those allowed.
     #[error("the host of `url` is not in `workers.allow`")]
     NotAllowed,
@@ -48,7 +54,7 @@ pub enum HeartbeatRefusal {
 
 impl HeartbeatRefusal {
     /// All names that [`HeartbeatRefusal::as_str`] returns.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "oversized",
         "malformed",
         "version",
@@ -59,6 +65,7 @@ impl HeartbeatRefusal {
         "future",
         "contradicts",
         "no_address",
+        "no_colour",
         "not_allowed",
         "address_taken",
         "other_model",
@@ -81,6 +88,7 @@ impl HeartbeatRefusal {
             Self::Future(_) => "future",
             Self::Contradicts(_) => "contradicts",
             Self::NoAddress => "no_address",
+            Self::NoColour(_) => "no_colour",
             Self::NotAllowed => "not_allowed",
             Self::AddressTaken => "address_taken",
             Self::OtherModel => "other_model",

@@ -14,6 +14,7 @@
 
 mod feed_clock;
 mod heartbeat_refusal;
+mod members;
 mod queue_workers;
 mod report;
 #[cfg(test)]
@@ -21,9 +22,10 @@ mod tests;
 
 pub use feed_clock::GAP;
 pub use heartbeat_refusal::HeartbeatRefusal;
+pub use members::QueueMember;
 pub use report::WorkerReport;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ use http::{HeaderMap, Uri};
 use self::feed_clock::FeedClock;
 use super::address::{AllowedHosts, permits};
 use super::heartbeat::{DesiredState, Heartbeat, SigningKey, unsealed};
+use super::side;
 use super::spec::WorkerSpec;
 use crate::clock::{Lag, Nanos};
 
@@ -88,12 +91,17 @@ struct HeardWorker {
     spec: Option<WorkerSpec>,
 }
 
+/// Colour and version by pool.
+type NamedVersions = BTreeMap<Arc<str>, (Arc<str>, Arc<str>)>;
+
 /// All configured workers, and those that sent a heartbeat.
 #[derive(Debug)]
 pub struct WorkerRegistry {
     settings: RegistrySettings,
     configured: Vec<WorkerSpec>,
     known: HashMap<Arc<str>, HeardWorker>,
+    /// Pools in which only one version of a colour takes work: the colour and the version.
+    named: NamedVersions,
     pulse: FeedClock,
     /// When the last complete read of the stored heartbeats was requested.
     read: Option<Nanos>,
@@ -108,6 +116,7 @@ impl WorkerRegistry {
             settings,
             configured,
             known: HashMap::new(),
+            named: NamedVersions::new(),
             pulse: FeedClock::default(),
             read: None,
             revision: 0,
@@ -134,6 +143,15 @@ impl WorkerRegistry {
         });
         (self.settings, self.configured) = (settings, fixed);
         self.revision += 1;
+    }
+
+    /// Lets only this version of a colour take the work of each pool: other versions of the colour
+    /// are held.
+    pub fn name_versions(&mut self, named: BTreeMap<Arc<str>, (Arc<str>, Arc<str>)>) {
+        if self.named != named {
+            self.named = named;
+            self.revision += 1;
+        }
     }
 
     /// Records that the feed worked at `at`. After an outage, well workers get an interval to send.
@@ -217,7 +235,8 @@ impl WorkerRegistry {
             }
         });
         if self.settings.queue {
-            return queue_workers::specs(self.known.values().filter_map(|heard| heard.spec.as_ref()));
+            let workers = self.known.values().filter_map(|heard| Some((heard.spec.as_ref()?, &*heard.beat)));
+            return queue_workers::specs(workers, &self.named);
         }
         let mut others: Vec<_> = self.known.values().filter_map(|heard| heard.spec.clone()).collect();
         others.sort_by(|one, other| one.id.cmp(&other.id));
@@ -237,9 +256,15 @@ impl WorkerRegistry {
             self.revision += 1;
         }
         let held = self.reports().into_iter().filter(|report| report.held);
+        // What never says its version is not of the named one.
+        let silent = self
+            .configured
+            .iter()
+            .filter(|spec| !self.known.contains_key(&spec.id) && self.is_other_version(spec, None))
+            .map(|spec| Arc::clone(&spec.id));
         RegistryRevision {
             revision: self.revision,
-            held: held.map(|report| Arc::clone(&report.beat.worker)).collect(),
+            held: held.map(|report| Arc::clone(&report.beat.worker)).chain(silent).collect(),
         }
     }
 
@@ -257,13 +282,30 @@ impl WorkerRegistry {
             let spec = self.known.get(&report.beat.worker)?.spec.as_ref()?;
             Some((report, spec))
         };
-        queue_workers::reports(reports.into_iter().filter_map(described).collect())
+        queue_workers::reports(reports.into_iter().filter_map(described).collect(), &self.named)
+    }
+
+    /// Returns `true` if `spec` has the colour of which only another version takes work.
+    fn is_other_version(&self, spec: &WorkerSpec, version: Option<&Arc<str>>) -> bool {
+        let named = self.named.get(&spec.pool).filter(|(colour, _)| *colour == spec.colour);
+        named.is_some_and(|(_, named)| version != Some(named))
     }
 
     fn worker_reports(&self) -> Vec<WorkerReport> {
         let now = self.pulse.time();
         let reported = |heard: &HeardWorker| WorkerReport::new(&heard.beat, now.saturating_sub(heard.at));
         let mut reports: Vec<WorkerReport> = self.known.values().map(reported).collect();
+        // In a queue each version has its own jobs, so the others need not be held.
+        if !self.settings.queue && !self.named.is_empty() {
+            for report in &mut reports {
+                if self
+                    .spec_of(&report.beat.worker)
+                    .is_some_and(|spec| self.is_other_version(spec, report.beat.version.as_ref()))
+                {
+                    report.hold();
+                }
+            }
+        }
         if !reports.iter().any(WorkerReport::is_unfit_by_check) {
             return reports;
         }
@@ -295,6 +337,12 @@ impl WorkerRegistry {
         reports
     }
 
+    /// Returns the description of a worker that sent a heartbeat.
+    fn spec_of(&self, id: &str) -> Option<&WorkerSpec> {
+        let heard = self.known.get(id)?;
+        heard.spec.as_ref().or_else(|| self.configured.iter().find(|spec| *spec.id == *id))
+    }
+
     fn check_order(&self, beat: &Heartbeat) -> Result<(), HeartbeatRefusal> {
         let Some(heard) = self.known.get(&beat.worker) else { return Ok(()) };
         if heard.beat.boot == beat.boot {
@@ -314,7 +362,13 @@ impl WorkerRegistry {
         let nowhere = self.settings.queue.then(|| queue_workers::nowhere(&beat.worker));
         let url = nowhere.as_ref().or(beat.url.as_ref()).or(known.map(|spec| &spec.url));
         let url = url.ok_or(HeartbeatRefusal::NoAddress)?;
-        let spec = self.described(beat, url);
+        let colour = if self.settings.queue {
+            side::colour_of(beat.colour.as_ref(), beat.version.as_deref())
+                .ok_or_else(|| HeartbeatRefusal::NoColour(beat.version.as_deref().unwrap_or("").to_owned()))?
+        } else {
+            beat.colour.clone().unwrap_or_else(|| "blue".into())
+        };
+        let spec = self.described(beat, url, colour);
         if known == Some(&spec) {
             return Ok(Some(spec));
         }
@@ -330,7 +384,7 @@ impl WorkerRegistry {
     }
 
     /// Builds the description of a worker that is not configured. A heartbeat never sets headers.
-    fn described(&self, beat: &Heartbeat, url: &Uri) -> WorkerSpec {
+    fn described(&self, beat: &Heartbeat, url: &Uri, colour: Arc<str>) -> WorkerSpec {
         let word = |said: &Option<Arc<str>>, default: &str| said.clone().unwrap_or_else(|| default.into());
         let pool = word(&beat.pool, "default");
         // A worker that joins a configured pool serves the pool's model, unless it names another.
@@ -342,7 +396,7 @@ impl WorkerRegistry {
             pool,
             slots: beat.slots,
             kv_tokens: beat.kv_tokens,
-            colour: word(&beat.colour, "blue"),
+            colour,
             headers: HeaderMap::new(),
         }
     }
@@ -389,7 +443,9 @@ impl WorkerRegistry {
                 replaced.drain(..replaced.len().saturating_sub(BOOTS));
             }
             let sizes = |beat: &Heartbeat| (beat.slots, beat.kv_tokens);
-            same = before.spec == spec && sizes(&before.beat) == sizes(&beat);
+            same = before.spec == spec
+                && sizes(&before.beat) == sizes(&beat)
+                && before.beat.version == beat.version;
         } else if spec.is_none() {
             // A configured worker is listed already; only values that the settings omit can change.
             same = beat.slots.is_none() && beat.kv_tokens.is_none();

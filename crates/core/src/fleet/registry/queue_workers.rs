@@ -8,17 +8,30 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Uri};
 
+use super::NamedVersions;
 use super::report::WorkerReport;
 use crate::fleet::Light;
 use crate::fleet::heartbeat::{CheckStatus, DesiredState, HealthCheck, Heartbeat};
+use crate::fleet::side;
 use crate::fleet::spec::WorkerSpec;
 
 /// Most workers of one colour that are shown one by one.
 const SHOWN: usize = 16;
 
-/// Returns the id of a colour of a pool, used in place of a worker's id.
-fn name(spec: &WorkerSpec) -> Arc<str> {
-    format!("{}.{}", spec.pool, spec.colour).into()
+/// Returns the id of a side of a pool, used in place of a worker's id.
+pub(super) fn id(pool: &str, side: &str) -> Arc<str> {
+    format!("{pool}.{side}").into()
+}
+
+/// Returns the side of a worker: its colour, or its version of the colour if only that version
+/// takes the pool's work.
+pub(super) fn side(spec: &WorkerSpec, version: Option<&Arc<str>>, named: &NamedVersions) -> Arc<str> {
+    match (named.get(&spec.pool), version) {
+        (Some((colour, named)), Some(version)) if *colour == spec.colour && named == version => {
+            side::of_version(colour, version)
+        }
+        _ => Arc::clone(&spec.colour),
+    }
 }
 
 /// Returns the URL of a worker that the gateway does not connect to; the host can never exist.
@@ -31,11 +44,15 @@ pub(super) fn nowhere(worker: &str) -> Uri {
         .unwrap_or_default()
 }
 
-/// Combines the workers of each colour of a pool into one, sorted by id.
-pub(super) fn specs<'a>(workers: impl Iterator<Item = &'a WorkerSpec>) -> Vec<WorkerSpec> {
+/// Combines the workers of each side of a pool into one, sorted by id.
+pub(super) fn specs<'a>(
+    workers: impl Iterator<Item = (&'a WorkerSpec, &'a Heartbeat)>,
+    named: &NamedVersions,
+) -> Vec<WorkerSpec> {
     let mut sides: BTreeMap<Arc<str>, WorkerSpec> = BTreeMap::new();
-    for spec in workers {
-        let id = name(spec);
+    for (spec, beat) in workers {
+        let colour = side(spec, beat.version.as_ref(), named);
+        let id = id(&spec.pool, &colour);
         sides
             .entry(Arc::clone(&id))
             .and_modify(|side| {
@@ -49,18 +66,19 @@ pub(super) fn specs<'a>(workers: impl Iterator<Item = &'a WorkerSpec>) -> Vec<Wo
                 slots: spec.slots,
                 // Total tokens in flight of the workers say nothing about the room in one of them.
                 kv_tokens: None,
-                colour: Arc::clone(&spec.colour),
+                colour,
                 headers: HeaderMap::new(),
             });
     }
     sides.into_values().collect()
 }
 
-/// Combines the reports of the workers of each colour of a pool.
-pub(super) fn reports(reports: Vec<(WorkerReport, &WorkerSpec)>) -> Vec<WorkerReport> {
+/// Combines the reports of the workers of each side of a pool.
+pub(super) fn reports(reports: Vec<(WorkerReport, &WorkerSpec)>, named: &NamedVersions) -> Vec<WorkerReport> {
     let mut sides: BTreeMap<Arc<str>, Vec<(WorkerReport, &WorkerSpec)>> = BTreeMap::new();
     for (report, spec) in reports {
-        sides.entry(name(spec)).or_default().push((report, spec));
+        let side = side(spec, report.beat.version.as_ref(), named);
+        sides.entry(id(&spec.pool, &side)).or_default().push((report, spec));
     }
     sides.into_iter().filter_map(|(id, workers)| together(id, &workers)).collect()
 }
@@ -89,7 +107,7 @@ fn together(id: Arc<str>, workers: &[(WorkerReport, &WorkerSpec)]) -> Option<Wor
         pool: None,
         model: None,
         colour: None,
-        version: None,
+        version: common_version(workers),
         state: if held { freshest.beat.state } else { DesiredState::Ready },
         slots: workers
             .iter()
@@ -112,6 +130,13 @@ fn together(id: Arc<str>, workers: &[(WorkerReport, &WorkerSpec)]) -> Option<Wor
         weight: able / all.max(f64::MIN_POSITIVE),
         held,
     })
+}
+
+/// Returns the version of a side whose workers all have the same.
+fn common_version(workers: &[(WorkerReport, &WorkerSpec)]) -> Option<Arc<str>> {
+    let mut versions = workers.iter().map(|(report, _)| &report.beat.version);
+    let first = versions.next()?;
+    versions.all(|version| version == first).then(|| first.clone()).flatten()
 }
 
 /// Shows one worker as a check of its colour.

@@ -420,8 +420,14 @@ fn workers_of_a_queue_count_together_by_colour() {
         stage.hear(&text).unwrap();
     };
     // With a queue its URL is not used, and needs no permission.
-    say(&mut stage, "w1", 1, "ready", r#","slots":6,"running":5,"waiting":2,"url":"http://192.0.2.1:80""#);
-    say(&mut stage, "w2", 1, "ready", r#","slots":2,"running":1,"waiting":1"#);
+    say(
+        &mut stage,
+        "w1",
+        1,
+        "ready",
+        r#","colour":"blue","slots":6,"running":5,"waiting":2,"url":"http://192.0.2.1:80""#,
+    );
+    say(&mut stage, "w2", 1, "ready", r#","colour":"blue","slots":2,"running":1,"waiting":1"#);
     say(&mut stage, "w3", 1, "standby", r#","slots":4,"colour":"green""#);
     let specs = stage.registry.specs();
     let sizes: Vec<_> = specs.iter().map(|spec| (&*spec.id, spec.slots)).collect();
@@ -436,16 +442,88 @@ fn workers_of_a_queue_count_together_by_colour() {
     assert!((blue.weight - 1.0).abs() < 1e-9, "{}", blue.weight);
 
     // A worker that drains or falls silent takes its slots with it.
-    say(&mut stage, "w1", 2, "draining", r#","slots":6"#);
+    say(&mut stage, "w1", 2, "draining", r#","colour":"blue","slots":6"#);
     let blue = stage.report("chat.blue");
     assert!((blue.weight - 0.25).abs() < 1e-9 && !blue.held, "{}", blue.weight);
     stage.pass(2500);
     assert!((stage.report("chat.blue").weight - 0.125).abs() < 1e-9);
     assert_eq!(stage.report("chat.blue").light, Light::Yellow);
-    say(&mut stage, "w2", 2, "failed", r#","slots":2"#);
+    say(&mut stage, "w2", 2, "failed", r#","colour":"blue","slots":2"#);
     assert_eq!(stage.held(), ["chat.blue", "chat.green"]);
 
     // If one reports no slots, the sum is unknown, and the limit algorithm decides alone.
-    say(&mut stage, "w4", 1, "ready", "");
+    say(&mut stage, "w4", 1, "ready", r#","colour":"blue""#);
     assert_eq!(stage.registry.specs()[0].slots, None);
+}
+
+/// Returns a registry of queue workers, and a function that says one of them is ready.
+fn queue() -> (Stage, impl Fn(&mut Stage, &str, &str) -> Result<bool, HeartbeatRefusal>) {
+    let settings =
+        RegistrySettings { channel: "dam:health".into(), queue: true, ..RegistrySettings::default() };
+    let say = |stage: &mut Stage, id: &str, more: &str| {
+        stage.hear(&format!(
+            r#"{{"v":1,"worker":"{id}","boot":"a","seq":1,"interval_ms":1000,"state":"ready","pool":"chat","slots":2{more}}}"#
+        ))
+    };
+    (Stage::with(settings, Vec::new()), say)
+}
+
+#[test]
+fn workers_of_a_queue_without_a_colour_are_divided_by_their_version() {
+    let (mut stage, say) = queue();
+    for (id, more) in [("a", r#","version":"2.0""#), ("b", r#","version":"2.1""#), ("c", ""), ("d", "")] {
+        say(&mut stage, id, more).unwrap();
+    }
+    let ids: Vec<_> = stage.registry.specs().iter().map(|spec| (spec.id.to_string(), spec.slots)).collect();
+    let side = |id: &str, slots| (format!("chat.{id}"), Some(slots));
+    assert_eq!(ids, [side("v-0", 4), side("v-2.0", 2), side("v-2.1", 2)]);
+    assert_eq!(stage.report("chat.v-2.0").beat.version.as_deref(), Some("2.0"));
+    let refused = say(&mut stage, "e", r#","version":"2.1+a""#).unwrap_err();
+    assert_eq!(refused.as_str(), "no_colour");
+    assert!(refused.to_string().contains("set `colour`"), "{refused}");
+    let versions = stage.registry.versions();
+    assert!(versions.iter().all(|(_, _, count)| *count == 1), "{versions:?}");
+}
+
+#[test]
+fn one_version_of_a_colour_can_be_a_side_of_its_own() {
+    let (mut stage, say) = queue();
+    for (id, version) in [("a", "1"), ("b", "2"), ("c", "2")] {
+        say(&mut stage, id, &format!(r#","colour":"blue","version":"{version}""#)).unwrap();
+    }
+    let ids = |stage: &Stage| {
+        stage.registry.specs().iter().map(|spec| (spec.id.to_string(), spec.slots)).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&stage), [("chat.blue".to_owned(), Some(6))]);
+    assert_eq!(stage.registry.versions(), [("chat".into(), "blue".into(), 2)]);
+    let before = stage.registry.expire_and_revise();
+    stage.registry.name_versions([("chat".into(), ("blue".into(), "2".into()))].into());
+    assert_ne!(stage.registry.expire_and_revise(), before);
+    assert_eq!(ids(&stage), [("chat.blue".to_owned(), Some(2)), ("chat.blue@2".to_owned(), Some(4))]);
+    let sides: Vec<_> = stage.registry.queue_members().iter().map(|it| it.side.to_string()).collect();
+    assert_eq!(sides, ["blue", "blue@2", "blue@2"]);
+    // A worker still finishes what its whole colour was given.
+    for (worker, side, takes) in [
+        ("b", "blue", Some(true)),
+        ("b", "blue@2", Some(true)),
+        ("a", "blue@2", Some(false)),
+        ("a", "green", Some(false)),
+        ("x", "blue", None),
+    ] {
+        assert_eq!(stage.registry.takes(worker, "chat", side), takes, "{worker} {side}");
+    }
+    assert!(
+        stage.registry.has_version("chat", "blue", "2") && !stage.registry.has_version("chat", "blue", "3")
+    );
+}
+
+#[test]
+fn over_http_other_versions_than_the_named_one_are_held() {
+    let mut stage = Stage::new(vec![fixed("s", "http://127.0.0.1:1")]);
+    for (id, version) in [("w1", "1"), ("w2", "2")] {
+        stage.hear(&beat(id, 1, &format!(r#","version":"{version}""#))).unwrap();
+    }
+    assert!(stage.held().is_empty());
+    stage.registry.name_versions([("default".into(), ("blue".into(), "2".into()))].into());
+    assert_eq!(stage.held(), ["s", "w1"]);
 }

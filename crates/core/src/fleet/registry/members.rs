@@ -1,0 +1,103 @@
+//! The single workers behind the sides of a queue: for people, and to find out who reads whose jobs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::report::WorkerReport;
+use super::{WorkerRegistry, queue_workers};
+use crate::fleet::heartbeat::name;
+use crate::fleet::side;
+use crate::fleet::turnover::SideState;
+
+/// One worker of a side.
+#[derive(Clone, Debug)]
+pub struct QueueMember {
+    /// Id of its side, under which the gate counts it.
+    pub side_id: Arc<str>,
+    /// Its pool.
+    pub pool: Arc<str>,
+    /// Its side: a colour, or one version of a colour.
+    pub side: Arc<str>,
+    /// Its last heartbeat, and what follows from it.
+    pub report: WorkerReport,
+}
+
+/// Versions of the workers of a pool's colour.
+type Versions = BTreeMap<(Arc<str>, Arc<str>), BTreeSet<Option<Arc<str>>>>;
+
+impl WorkerRegistry {
+    /// Returns every queue worker, by id; none unless workers take from a queue.
+    #[must_use]
+    pub fn queue_members(&self) -> Vec<QueueMember> {
+        if !self.settings.queue {
+            return Vec::new();
+        }
+        let member = |report: WorkerReport| {
+            let spec = self.known.get(&report.beat.worker)?.spec.as_ref()?;
+            let side = queue_workers::side(spec, report.beat.version.as_ref(), &self.named);
+            let (pool, side_id) = (Arc::clone(&spec.pool), queue_workers::id(&spec.pool, &side));
+            Some(QueueMember { side_id, pool, side, report })
+        };
+        let mut members: Vec<_> = self.worker_reports().into_iter().filter_map(member).collect();
+        members.sort_by(|one, other| one.report.beat.worker.cmp(&other.report.beat.worker));
+        members
+    }
+
+    /// Returns the sides of each pool, as the choice of the active one needs them.
+    #[must_use]
+    pub fn queue_sides(&self) -> BTreeMap<Arc<str>, Vec<SideState>> {
+        let mut pools: BTreeMap<Arc<str>, Vec<SideState>> = BTreeMap::new();
+        for QueueMember { pool, side, report, .. } in self.queue_members() {
+            let sides = pools.entry(pool).or_default();
+            let at = sides.iter().position(|known| known.side == side).unwrap_or_else(|| {
+                sides.push(SideState { side, ready: 0, silent_for: None });
+                sides.len() - 1
+            });
+            let Some(state) = sides.get_mut(at) else { continue };
+            if !report.held {
+                state.silent_for =
+                    Some(state.silent_for.map_or(report.age, |silent| silent.min(report.age)));
+            }
+            if report.is_able() {
+                state.ready += u64::from(report.beat.slots.unwrap_or(1));
+            }
+        }
+        pools
+    }
+
+    /// Returns the number of versions of each colour of each pool, among workers whose heartbeats
+    /// are not too old.
+    #[must_use]
+    pub fn versions(&self) -> Vec<(Arc<str>, Arc<str>, u64)> {
+        let mut versions = Versions::new();
+        for QueueMember { pool, side, report, .. } in self.queue_members() {
+            if report.weight > 0.0 || report.held {
+                let colour: Arc<str> = side::parts(&side).0.into();
+                versions.entry((pool, colour)).or_default().insert(report.beat.version.clone());
+            }
+        }
+        versions.into_iter().map(|((pool, colour), versions)| (pool, colour, versions.len() as u64)).collect()
+    }
+
+    /// Returns `true` if the worker takes the jobs of `side` of `pool` by its heartbeats; `None` if
+    /// no heartbeat of it is known.
+    #[must_use]
+    pub fn takes(&self, worker: &str, pool: &str, side: &str) -> Option<bool> {
+        let heard = self.known.get(worker)?;
+        let spec = heard.spec.as_ref()?;
+        let takes = side::taken_by(&spec.colour, heard.beat.version.as_deref());
+        Some(*spec.pool == *pool && takes.iter().any(|taken| **taken == *side))
+    }
+
+    /// Returns `true` if a worker of this version of the colour is known in `pool`.
+    #[must_use]
+    pub fn has_version(&self, pool: &str, colour: &str, version: &str) -> bool {
+        // A version that is no name could not be told to the other gateways.
+        name(version).is_some()
+            && self.known.values().any(|heard| {
+            let spec = self.spec_of(&heard.beat.worker);
+            spec.is_some_and(|spec| *spec.pool == *pool && *spec.colour == *colour)
+                && heard.beat.version.as_deref() == Some(version)
+        })
+    }
+}

@@ -1,0 +1,121 @@
+//! The colours of a pool, as their streams show them: who reads them, and moving jobs between them.
+//!
+//! A job belongs to one colour, and only that colour's workers can start it. If no worker of the
+//! colour is left, the jobs that nobody has started are given to the colour that took over. A job
+//! that a lost worker has started cannot continue at another version: it ends.
+//!
+//! Both halves of a move may be repeated, by this gateway or another: first the job's hash names
+//! the new colour, so that a worker of the old one refuses it, then its entry moves.
+
+use std::time::Duration;
+
+use redis::cmd;
+
+use super::keys::{Job, Side};
+use super::{JobQueue, PATIENCE};
+use crate::metrics::RedisOp;
+use crate::redis::link::RedisLoss;
+
+/// Entries looked at per call; the rest follows with the next one.
+const MOST: usize = 256;
+
+/// Result of moving the jobs of a colour that has no worker left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MovedJobs {
+    /// Jobs that now belong to the other colour.
+    pub moved: usize,
+    /// Jobs that a lost worker had started, and that have ended with an error.
+    pub ended: usize,
+}
+
+type StreamedEntries = Vec<(String, Vec<(String, String)>)>;
+
+impl JobQueue {
+    /// Returns the names that have read from the stream of `side`, or renewed an entry in it,
+    /// within the time `recent`; ten times that if it holds an entry.
+    ///
+    /// # Errors
+    /// Returns [`RedisLoss`] if the command to Redis fails.
+    pub async fn readers(&self, side: &Side, recent: Duration) -> Result<Vec<String>, RedisLoss> {
+        let inner = &*self.0;
+        let mut call = inner.scripts.readers.key(inner.keys.stream(side));
+        call.arg(u64::try_from(recent.as_millis()).unwrap_or(u64::MAX));
+        inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
+    }
+
+    /// Gives the jobs of `from` that no worker has started to `to`, and ends those that were
+    /// started and not renewed for `abandoned`. Looks at 256 jobs at most.
+    ///
+    /// # Errors
+    /// Returns [`RedisLoss`] if a command to Redis fails. What was moved until then stays moved.
+    pub async fn move_jobs(
+        &self,
+        from: &Side,
+        to: &Side,
+        abandoned: Duration,
+    ) -> Result<MovedJobs, RedisLoss> {
+        let inner = &*self.0;
+        let idle = u64::try_from(abandoned.as_millis()).unwrap_or(u64::MAX);
+        let stream = inner.keys.stream(from);
+        let mut range = cmd("XRANGE");
+        range.arg(&stream).arg("-").arg("+").arg("COUNT").arg(MOST);
+        let entries: StreamedEntries = inner.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
+        let mut done = MovedJobs::default();
+        if entries.is_empty() {
+            return Ok(done);
+        }
+        // Without a group nothing was delivered. If Redis has failed, so do the next commands.
+        let held = self.held(&stream).await.unwrap_or_default();
+        for (entry, fields) in entries {
+            let Some(job) = fields.iter().find(|(name, _)| name == "job").and_then(|(_, job)| Job::parse(job))
+            else {
+                continue;
+            };
+            let renewed = held.iter().find(|(id, _)| *id == entry).map(|(_, idle)| *idle);
+            // A worker that is alive holds it: it starts the job, or hands it back.
+            if renewed.is_some_and(|since| since < idle) {
+                continue;
+            }
+            let mut call = inner.scripts.recolour.key(inner.keys.job(job));
+            call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
+            call.arg(&*from.colour).arg(&*to.colour).arg(u8::from(renewed.is_some()));
+            let said: Vec<String> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
+            match said.first().map(String::as_str) {
+                Some("MOVED") => done.moved += usize::from(self.move_entry(from, to, &entry, job, idle).await?),
+                Some("RUNNING") => {}
+                ended => {
+                    let error = said.get(1).map_or("", String::as_str);
+                    let mut call = inner.scripts.end.key(&stream);
+                    call.key(inner.keys.dead(&from.pool)).arg(&entry).arg(job).arg(error);
+                    inner.link.run::<i64>(RedisOp::Jobs, PATIENCE, &call).await?;
+                    done.ended += usize::from(ended.is_some());
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Returns the delivered entries of a stream, and the ms since each was renewed.
+    async fn held(&self, stream: &str) -> Result<Vec<(String, u64)>, RedisLoss> {
+        let mut pending = cmd("XPENDING");
+        pending.arg(stream).arg("workers").arg("-").arg("+").arg(MOST);
+        let held: Vec<(String, String, u64, u64)> =
+            self.0.link.call_within(RedisOp::Jobs, PATIENCE, &pending).await?;
+        Ok(held.into_iter().map(|(entry, _, idle, _)| (entry, idle)).collect())
+    }
+
+    async fn move_entry(
+        &self,
+        from: &Side,
+        to: &Side,
+        entry: &str,
+        job: Job,
+        idle: u64,
+    ) -> Result<bool, RedisLoss> {
+        let inner = &*self.0;
+        let mut call = inner.scripts.move_entry.key(inner.keys.stream(from));
+        call.key(inner.keys.stream(to)).arg(entry).arg(job).arg(&*to.colour).arg(idle);
+        let moved: Option<String> = inner.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
+        Ok(moved.is_some())
+    }
+}
