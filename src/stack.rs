@@ -21,6 +21,7 @@ use crate::layers::observe::{Observe, ObserveLayer, RequestMetrics};
 use crate::layers::preflight::{Preflight, PreflightLayer};
 use crate::layers::rescue::{Rescue, RescueLayer};
 use crate::layers::shed::{Shed, ShedLayer};
+use crate::layers::unserved::UnservedCallers;
 use crate::upstream::Upstream;
 
 /// The shared state that the layers are built from.
@@ -48,6 +49,8 @@ pub struct StackParts {
     pub jobs: Option<Arc<JobsSettings>>,
     /// The workers and their gates.
     pub fleet: Arc<ArcSwap<Fleet>>,
+    /// Callers that were refused for lack of room.
+    pub unserved: Arc<UnservedCallers>,
     /// Forwarding to the workers.
     pub upstream: Upstream,
     /// Clock of the layers.
@@ -81,6 +84,7 @@ pub fn stack(parts: &StackParts) -> Stack {
         models,
         jobs,
         fleet,
+        unserved,
         upstream,
         clock,
     } = parts;
@@ -119,6 +123,6 @@ pub fn stack(parts: &StackParts) -> Stack {
         // Admitted requests that can be answered later wait in Redis, not at the gate.
         .layer(JobsLayer::new(jobs.clone()))
         // Last before the worker: a request with a permit is dispatched.
-        .layer(ShedLayer::new(Arc::clone(fleet), clock.clone()))
+        .layer(ShedLayer::new(Arc::clone(fleet), clock.clone()).with_unserved(unserved))
         .service(upstream.clone())
 }

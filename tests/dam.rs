@@ -23,6 +23,8 @@ mod colours;
 mod command_line;
 #[path = "dam/counting.rs"]
 mod counting;
+#[path = "dam/delays.rs"]
+mod delays;
 #[path = "dam/doors.rs"]
 mod doors;
 #[path = "dam/drain.rs"]

@@ -134,19 +134,19 @@ class Drainer:
     async def work(self, key, run):
         """Runs a job, and then ends its entry, hands it back or leaves it."""
         stream, entry = key
-        verdict, dead = run.verdict, b""
+        verdict, dead = run.verdict, [b""]
         try:
             if not verdict:
                 run.task = asyncio.create_task(self.answer(key, run))
-                verdict, dead = await run.task
+                verdict, *dead = await run.task
         except asyncio.CancelledError:
-            verdict, dead = run.verdict or LEAVE, b""
+            verdict = run.verdict or LEAVE
         except Exception:  # another worker claims it; in the end it is a dead letter
             logging.exception("a job could not be run")
             verdict = LEAVE
         try:
             if verdict is END:
-                await self.again(self.end, keys=[stream, self.dead], args=[entry, run.job, dead])
+                await self.again(self.end, keys=[stream, self.dead], args=[entry, run.job, *dead])
             if verdict is HAND_BACK:
                 await self.again(self.back, keys=[stream], args=[self.worker, entry])
         except ResponseError:
@@ -156,7 +156,7 @@ class Drainer:
             self.freed.set()
 
     async def answer(self, key, run):
-        """Has the app answer a job, and sends the answer. Returns what happens to the entry, and its error."""
+        """Has the app answer a job, and sends the answer. Returns what happens to the entry, and its end."""
         job, (stream, entry) = run.job.decode(), key
         side = self.sides[stream]
         keys = [f"{self.prefix}:job:{{{job}}}", f"{self.prefix}:reply:{{{job}}}"]
@@ -168,7 +168,7 @@ class Drainer:
             logging.warning("refused a job of the colour %s: this worker takes those of %s", told[0].decode(), side)
             return HAND_BACK, b""
         if taken != b"RUN":
-            return END, told[0] if told else b""
+            return END, *(told or [b""])  # the error of a dead letter, and how long it is kept
         run.epoch, _attempt, left, path, headers, body, signature, *sealed = told
         first = 1
 

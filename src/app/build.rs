@@ -28,6 +28,7 @@ use crate::layers::models::ModelCache;
 use crate::layers::observe::RequestMetrics;
 use crate::layers::paths::{Paths, RouteSettings};
 use crate::layers::tokenizers::Tokenizers;
+use crate::layers::unserved::UnservedCallers;
 use crate::metrics::Metrics;
 use crate::openai::body::{Pointer, Shape};
 use crate::redis::callers::StoredCallers;
@@ -50,6 +51,7 @@ pub(super) struct SurvivingState {
     pub(super) exact: Arc<Tokenizers>,
     pub(super) paths: Arc<Paths>,
     pub(super) fleet: Arc<ArcSwap<Fleet>>,
+    pub(super) unserved: Arc<UnservedCallers>,
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
     pub(super) jobs: Option<JobQueue>,
@@ -162,6 +164,7 @@ pub(super) fn stack(
         exact,
         paths,
         fleet,
+        unserved,
         upstream,
         stored_callers,
         jobs,
@@ -227,6 +230,7 @@ pub(super) fn stack(
             })
         }),
         fleet: Arc::clone(fleet),
+        unserved: Arc::clone(unserved),
         upstream: upstream.clone(),
         clock: clock.clone(),
     };

@@ -29,6 +29,7 @@ pub use run::{BoundListeners, Certificates};
 pub use stack_service::StackService;
 pub use start_error::StartError;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
@@ -36,6 +37,7 @@ use self::changes::Changes;
 use self::factor::Factors;
 use self::fleet::FleetSync;
 use self::pause_recovery::PauseRecovery;
+use self::promote::Backlog;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -51,6 +53,7 @@ use crate::layers::limit::RuleCounting;
 use crate::layers::maintenance::MaintenanceSwitch;
 use crate::layers::paths::Paths;
 use crate::layers::tokenizers::Tokenizers;
+use crate::layers::unserved::UnservedCallers;
 use crate::limit::RuleSet;
 use crate::metrics::Metrics;
 use crate::redis::gateways::new_name;
@@ -76,6 +79,9 @@ struct AppInner {
     fleet: Arc<ArcSwap<Fleet>>,
     fleet_sync: FleetSync,
     pause_recovery: PauseRecovery,
+    unserved: Arc<UnservedCallers>,
+    /// Waiting jobs by pool, as last read from Redis.
+    backlog: Mutex<BTreeMap<Arc<str>, Backlog>>,
     upstream: Upstream,
     upstream_settings: Arc<ArcSwap<UpstreamSettings>>,
     bounds: Arc<ArcSwap<ListenerBounds>>,
@@ -142,6 +148,7 @@ impl App {
             estimates: Arc::default(),
             exact: Arc::new(tokenizers::load(&settings, None)?),
             fleet: Arc::clone(&fleet),
+            unserved: Arc::default(),
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
             paths: Arc::new(build::paths(&settings, jobs.is_some())?),
@@ -164,6 +171,8 @@ impl App {
             fleet,
             fleet_sync,
             pause_recovery: PauseRecovery::default(),
+            unserved: Arc::clone(&state.unserved),
+            backlog: Mutex::default(),
             upstream,
             upstream_settings,
             bounds: Arc::new(ArcSwap::from_pointee(build::bounds(&settings))),

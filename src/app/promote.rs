@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::App;
 use super::embedded::{EmbeddedConsumers, QueuedRequest};
+use crate::clock::unix_millis;
 use crate::fleet::Fleet;
 use crate::redis::consumer::{Runs, StreamEntry as Held};
 use crate::redis::jobs::{Job, JobQueue, JobTicket, Pending};
@@ -42,6 +43,28 @@ const ASKED: usize = 8;
 struct PoolJobs {
     read: Instant,
     jobs: Vec<(Job, Pending)>,
+}
+
+/// Waiting jobs of one pool, as read from Redis: every gateway reads the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Backlog {
+    /// All of them.
+    pub(super) waiting: u64,
+    /// Those that may start now.
+    pub(super) due: u64,
+    /// When the oldest of those began to wait, in ms since 1970; `None` if none may start.
+    pub(super) since_ms: Option<u64>,
+}
+
+impl Backlog {
+    fn of(jobs: &[(Job, Pending)], now_ms: u64) -> Self {
+        let due = || jobs.iter().filter(|(_, pending)| pending.is_due(now_ms));
+        Self {
+            waiting: jobs.len() as u64,
+            due: due().count() as u64,
+            since_ms: due().map(|(_, pending)| pending.waits_since()).min(),
+        }
+    }
 }
 
 /// Work in progress of this gateway.
@@ -94,6 +117,7 @@ impl App {
             let fleet = self.0.fleet.load_full();
             let is_there = |name: &str| fleet.pools().iter().any(|pool| *pool.name == *name);
             waiting.retain(|name, _| is_there(name));
+            self.0.backlog.lock().retain(|name, _| is_there(name));
             if let Some(own) = &mut own {
                 own.retain(is_there);
             }
@@ -104,7 +128,10 @@ impl App {
             for pool in fleet.pools() {
                 let known = waiting.remove(&pool.name);
                 // Reading also expires jobs, so it is done even without workers.
-                let Some(mut known) = refreshed(&jobs, &pool.name, known).await else { continue };
+                let Some((mut known, backlog)) = refreshed(&jobs, &pool.name, known).await else { continue };
+                if let Some(backlog) = backlog {
+                    self.0.backlog.lock().insert(Arc::clone(&pool.name), backlog);
+                }
                 if !pool.workers.iter().any(|worker| worker.eligible) {
                     waiting.insert(Arc::clone(&pool.name), known);
                     continue;
@@ -148,18 +175,23 @@ async fn forget_consumers(jobs: &JobQueue, fleet: &Fleet) {
     }
 }
 
-/// Waiting jobs of `pool`, read again if old or empty; `None` if Redis fails.
-async fn refreshed(jobs: &JobQueue, pool: &str, known: Option<PoolJobs>) -> Option<PoolJobs> {
+/// Waiting jobs of `pool`, read again if old or empty, and then the backlog; `None` if Redis fails.
+async fn refreshed(
+    jobs: &JobQueue,
+    pool: &str,
+    known: Option<PoolJobs>,
+) -> Option<(PoolJobs, Option<Backlog>)> {
     let now = Instant::now();
     if let Some(known) = known
         && !known.jobs.is_empty()
         && now.duration_since(known.read) < FRESH
     {
-        return Some(known);
+        return Some((known, None));
     }
     let mut jobs = jobs.pending(pool).await.ok()?;
     jobs.sort_by_key(|(job, pending)| (pending.at_ms, *job));
-    Some(PoolJobs { read: now, jobs })
+    let backlog = Backlog::of(&jobs, unix_millis());
+    Some((PoolJobs { read: now, jobs }, Some(backlog)))
 }
 
 impl PoolJobs {
@@ -168,7 +200,11 @@ impl PoolJobs {
         let mut busy = busy.lock();
         let mut room = ASKED.saturating_sub(busy.asked.iter().filter(|(of, _)| of == pool).count());
         let mut next = Vec::new();
+        let now_ms = unix_millis();
         self.jobs.retain(|(job, pending)| {
+            if !pending.is_due(now_ms) {
+                return true;
+            }
             if busy.jobs.contains(job) {
                 return false;
             }

@@ -76,6 +76,9 @@ impl RedisParts {
                 Some((jobs, serving)) => (Some(jobs), Either::Left(serving)),
                 None => (None, Either::Right(std::future::ready(()))),
             };
+        if let Some(jobs) = &jobs {
+            jobs.configure(settings.job_limits);
+        }
         let (store, work) = Store::new(link, gateways, clock.clone());
         let work = async {
             tokio::join!(work, serving);
@@ -98,6 +101,9 @@ impl RedisParts {
         if urls.update_credentials(&settings.shared.redis.urls) {
             // Both share one `Urls`, so the next reload compares with the credentials in use.
             settings.shared.redis.urls = urls.clone();
+        }
+        if let Some(jobs) = &self.jobs {
+            jobs.configure(settings.job_limits);
         }
         if let Some(callers) = &self.callers {
             callers.look_again();

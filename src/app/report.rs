@@ -1,11 +1,15 @@
 //! Data for the admin port.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::App;
+use super::promote::Backlog;
+use crate::clock::unix_millis;
 use crate::fleet::registry::{QueueMember, WorkerReport};
 use crate::fleet::{FleetWorker, Light};
 use crate::limit::rule::Rule;
@@ -96,9 +100,19 @@ impl App {
         fleet.pools().iter().map(|pool| count(&pool.name)).collect()
     }
 
+    /// Returns the requests of `pool` that have no worker yet: those that wait here, the callers that
+    /// were refused for lack of room, and this gateway's share of the jobs that may start.
+    fn demand(&self, pool: &Arc<str>, gate: &GateSnapshot, backlog: &BTreeMap<Arc<str>, Backlog>) -> u64 {
+        let jobs = backlog.get(pool).map_or(0, |backlog| backlog.due);
+        let unserved = self.0.unserved.count(pool, self.0.clock.now());
+        let waiting = gate.queue.iter().sum::<usize>() as u64;
+        waiting + unserved + jobs.div_ceil(u64::from(self.gateways().max(1)))
+    }
+
     fn reading(&self) -> StateReading {
         let gates = self.gates();
         let live = self.0.live.load();
+        let backlog = self.0.backlog.lock().clone();
         let reports = self.0.fleet_sync.reports();
         let (members, versions) = {
             let registry = self.0.fleet_sync.registry.lock();
@@ -121,7 +135,15 @@ impl App {
                 .collect(),
             demand_waiting: gates
                 .iter()
-                .map(|(pool, gate)| (Arc::clone(pool), gate.queue.iter().sum::<usize>() as u64))
+                .map(|(pool, gate)| (Arc::clone(pool), self.demand(pool, gate, &backlog)))
+                .collect(),
+            jobs_waiting: backlog.iter().map(|(pool, jobs)| (Arc::clone(pool), jobs.waiting)).collect(),
+            jobs_oldest: backlog
+                .iter()
+                .map(|(pool, jobs)| {
+                    let age = jobs.since_ms.map_or(0, |since| unix_millis().saturating_sub(since));
+                    (Arc::clone(pool), Duration::from_millis(age))
+                })
                 .collect(),
             fleet_ceiling: gates
                 .iter()

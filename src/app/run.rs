@@ -307,6 +307,7 @@ impl App {
             exact,
             paths,
             fleet: Arc::clone(&inner.fleet),
+            unserved: Arc::clone(&inner.unserved),
             upstream: inner.upstream.clone(),
             stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
             jobs: inner.together.as_ref().and_then(|together| together.jobs.clone()),

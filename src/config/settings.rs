@@ -20,6 +20,7 @@ use crate::layers::jwt::TokenSettings;
 use crate::limit::rule::Rule;
 use crate::openai::body::MediaUrls;
 use crate::openai::kinds::OptionalKind;
+use crate::redis::jobs::JobLimits;
 use crate::redis::settings::RedisSettings;
 use crate::request::{Class, Kind, OwnLimits};
 use crate::shed::settings::GateSettings;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub rules: Vec<Rule>,
     /// State that several gateways share.
     pub shared: SharedState,
+    /// Limits for jobs in Redis.
+    pub job_limits: JobLimits,
     /// Key for signing messages over Redis (HMAC-SHA256).
     pub redis_key: Option<SigningKey>,
     /// Number of gateways, used while Redis cannot tell it.

@@ -65,3 +65,4 @@ pub mod preflight;
 pub mod rescue;
 pub mod shed;
 pub mod tokenizers;
+pub mod unserved;

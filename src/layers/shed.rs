@@ -15,6 +15,7 @@ use tower::{Layer, Service};
 use crate::clock::Clock;
 use crate::fleet::{Fleet, local_gate};
 use crate::layers::body::{BodyGuard, Guarded};
+use crate::layers::unserved::UnservedCallers;
 use crate::openai::kinds;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, GatewayRequest, RequestCost, RequestRecord};
@@ -55,13 +56,20 @@ impl Gates for Arc<ArcSwap<Fleet>> {
 pub struct ShedLayer<G> {
     gates: G,
     clock: Clock,
+    unserved: Option<Arc<UnservedCallers>>,
 }
 
 impl<G: Gates> ShedLayer<G> {
     /// Creates a layer before `gates`. `clock` must be the clock of the gates.
     #[must_use]
     pub const fn new(gates: G, clock: Clock) -> Self {
-        Self { gates, clock }
+        Self { gates, clock, unserved: None }
+    }
+
+    /// Remembers the callers that are refused for lack of room.
+    #[must_use]
+    pub fn with_unserved(self, unserved: &Arc<UnservedCallers>) -> Self {
+        Self { unserved: Some(Arc::clone(unserved)), ..self }
     }
 }
 
@@ -69,7 +77,7 @@ impl ShedLayer<GateHandle> {
     /// Creates a layer before one service that takes `slots` requests at once.
     #[must_use]
     pub fn local(slots: u32, settings: GateSettings, clock: Clock) -> Self {
-        Self { gates: local_gate(slots, settings, clock.clone()), clock }
+        Self::new(local_gate(slots, settings, clock.clone()), clock)
     }
 }
 
@@ -77,7 +85,8 @@ impl<S, G: Clone> Layer<S> for ShedLayer<G> {
     type Service = Shed<S, G>;
 
     fn layer(&self, inner: S) -> Shed<S, G> {
-        Shed { gates: self.gates.clone(), clock: self.clock.clone(), inner }
+        let (gates, clock) = (self.gates.clone(), self.clock.clone());
+        Shed { gates, clock, unserved: self.unserved.clone(), inner }
     }
 }
 
@@ -90,6 +99,7 @@ impl<S, G: Clone> Layer<S> for ShedLayer<G> {
 pub struct Shed<S, G> {
     gates: G,
     clock: Clock,
+    unserved: Option<Arc<UnservedCallers>>,
     inner: S,
 }
 
@@ -174,14 +184,28 @@ where
                 }
                 gate.ask(ask_of(extensions.get::<Caller>(), request_cost))
             });
+        let unserved = self.unserved.clone();
+        let caller = extensions.get::<Caller>().map(|caller| Arc::clone(&caller.id));
+        let clock = self.clock.clone();
+        let note = {
+            let (record, clock) = (record.clone(), clock.clone());
+            move |refusal: &Refusal| {
+                let pool = record.as_ref().and_then(|record| record.pool());
+                if let (Some(unserved), Some(pool), Some(caller)) = (&unserved, pool, &caller) {
+                    unserved.refused(pool, caller, refusal, clock.now());
+                }
+            }
+        };
         let entry = match entry {
             Ok(entry) => entry,
-            Err(refusal) => return Box::pin(async move { Err(refusal) }),
+            Err(refusal) => {
+                note(&refusal);
+                return Box::pin(async move { Err(refusal) });
+            }
         };
         // The service that was made ready is the one to call; its clone takes its place.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
-        let clock = self.clock.clone();
         Box::pin(async move {
             let permit = match entry {
                 GateEntry::Admitted(permit) => permit,
@@ -191,7 +215,7 @@ where
                     if let Some(record) = &record {
                         record.set_queued(clock.now().since(since));
                     }
-                    outcome?
+                    outcome.inspect_err(&note)?
                 }
             };
             request.extensions_mut().insert(permit.clone());

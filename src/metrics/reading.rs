@@ -49,6 +49,10 @@ pub struct StateReading {
     pub workers: Vec<WorkerReading>,
     /// Requests that each pool has but cannot start, for an autoscaler.
     pub demand_waiting: Vec<(Arc<str>, u64)>,
+    /// Asynchronous jobs of each pool that wait in Redis.
+    pub jobs_waiting: Vec<(Arc<str>, u64)>,
+    /// Wait of the oldest of those that may start.
+    pub jobs_oldest: Vec<(Arc<str>, Duration)>,
     /// Processes that take jobs of each pool's queue which are not theirs.
     pub queue_strangers: Vec<(Arc<str>, u64)>,
     /// Number of versions of each colour of each pool's queue: pool, colour, versions.
@@ -107,7 +111,17 @@ const WORKER_IN_FLIGHT: StateGauge<1> = StateGauge {
 };
 const DEMAND_WAITING: StateGauge<1> = StateGauge {
     name: "demand_waiting",
-    help: "Requests that a pool cannot start yet; scale on this.",
+    help: "Requests that a pool cannot start: those that wait, callers refused for lack of room in the last 10 s, and this gateway's share of the jobs that wait. Scale on the sum over the gateways.",
+    labels: ["pool"],
+};
+const JOBS_WAITING: StateGauge<1> = StateGauge {
+    name: "jobs_waiting",
+    help: "Asynchronous jobs that wait in Redis. Every gateway reads the same: use the maximum over the gateways.",
+    labels: ["pool"],
+};
+const JOBS_OLDEST: StateGauge<1> = StateGauge {
+    name: "jobs_oldest_seconds",
+    help: "Wait of the oldest asynchronous job that may start; 0 without one. Every gateway reads the same: use the maximum.",
     labels: ["pool"],
 };
 const QUEUE_STRANGERS: StateGauge<1> = StateGauge {
@@ -154,6 +168,8 @@ pub(super) fn described() -> Vec<Described> {
         WORKER_EJECTED.described(),
         WORKER_IN_FLIGHT.described(),
         DEMAND_WAITING.described(),
+        JOBS_WAITING.described(),
+        JOBS_OLDEST.described(),
         QUEUE_STRANGERS.described(),
         VERSIONS.described(),
         WORKER_KV_USED.described(),
@@ -175,6 +191,9 @@ pub(super) fn write(reading: &StateReading, out: &mut String) {
     LIMITER_KEYS.write_sums(out, reading.limiter_keys.iter().map(|(rule, keys)| (&**rule, *keys as f64)));
     DEMAND_WAITING.write_sums(out, reading.demand_waiting.iter().map(|(pool, n)| (&**pool, *n as f64)));
     FLEET_CEILING.write_sums(out, reading.fleet_ceiling.iter().map(|(pool, ceiling)| (&**pool, *ceiling)));
+    JOBS_WAITING.write_sums(out, reading.jobs_waiting.iter().map(|(pool, n)| (&**pool, *n as f64)));
+    let oldest = reading.jobs_oldest.iter().take(LABEL_VALUES);
+    JOBS_OLDEST.write(out, oldest.map(|(pool, wait)| ([&**pool], wait.as_secs_f64())));
     QUEUE_STRANGERS.write_sums(out, reading.queue_strangers.iter().map(|(pool, n)| (&**pool, *n as f64)));
     let loads = || workers.iter().filter_map(|worker| Some((&*worker.id, worker.load?)));
     CONCURRENCY_LIMIT.write_sums(out, loads().map(|(id, (limit, _))| (id, limit)));

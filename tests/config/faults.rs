@@ -245,7 +245,10 @@ fn texts() {
             "such as `500ms`",
         ),
     ] {
-        only(text, 1, column, field, words);
+        let faults = faults(&format!("{LEAST}{text}"));
+        let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+        assert_eq!(fault.field, field, "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
     }
 }
 
@@ -474,6 +477,24 @@ fn workers() {
     assert!(read("workers: { static: [] }").is_ok());
     let fixed = "concurrency: { limit: 4 }\nworkers: { static: [{ id: a, url: \"http://a\" }] }";
     assert!(read(fixed).is_ok());
+}
+
+#[test]
+fn jobs() {
+    for (text, field, words) in [
+        ("jobs: { per_caller: 5000 }", "jobs.per_caller", "must not exceed `waiting` (4096)"),
+        ("jobs: { answers: 25h }", "jobs.answers", "must not be longer than `keep`"),
+        ("jobs: { ttl: 0s }", "jobs.ttl", "greater than zero"),
+        ("jobs: { attempts: 0 }", "jobs.attempts", "from 1 to 100"),
+        ("jobs: { not_before: body }", "jobs.not_before", "`header`"),
+        (
+            "concurrency: { queue: { version_wait: 0s } }",
+            "concurrency.queue.version_wait",
+            "greater than zero",
+        ),
+    ] {
+        only(text, 1, column, field, words);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use traffic_dam::limit::rule::{Algorithm, Mode, Per, Quota};
 use traffic_dam::openai::body::MediaUrls;
 use traffic_dam::openai::kinds::OptionalKind;
+use traffic_dam::redis::jobs::JobLimits;
 use traffic_dam::refusal::Unit;
 use traffic_dam::request::{Class, Kind};
 use traffic_dam::shed::settings::LimitSource;
@@ -31,6 +32,8 @@ fn the_least_file_has_every_default() {
     );
     assert_eq!(settings.gate.queue_wait, Duration::from_millis(250));
     assert_eq!((settings.gate.queue_bytes, settings.gate.wait_no_worker), (64 << 20, Duration::ZERO));
+    assert_eq!((settings.version_wait, settings.names_worker), (Duration::from_secs(10), false));
+    assert_eq!(settings.job_limits, JobLimits::default());
     let [worker] = settings.workers.as_slice() else { panic!("{settings:?}") };
     assert_eq!(
         (&*worker.pool, &*worker.model, &*worker.colour, worker.slots),

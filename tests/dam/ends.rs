@@ -19,7 +19,7 @@ async fn dead_letter(dam: &Dam, hand: &Hand) -> (String, String) {
     let Taken { job, entry, .. } = hand.take().await;
     hand.run::<u64>(&["HSET", &format!("dam:job:{{{job}}}"), "attempt", "3", "last_error", "no memory"])
         .await;
-    assert_eq!(hand.begin(&job).await, ["DEAD", "no memory"]);
+    assert_eq!(hand.begin(&job).await, ["DEAD", "no memory", "86400000"]);
     hand.end_dead(&entry, &job, "no memory").await;
     dam.idle().await;
     (location, job)

@@ -291,7 +291,7 @@ async fn a_dead_letter_is_shown_and_gets_another_chance() {
     })
     .await;
     let (entry, job) = claimed.unwrap();
-    assert_eq!(hand.begin(&job).await, ["DEAD", "out of memory"]);
+    assert_eq!(hand.begin(&job).await, ["DEAD", "out of memory", "86400000"]);
     hand.end_dead(&entry, &job, "out of memory").await;
     let shown_job = shown(&dam, &location, "a").await;
     assert_eq!(

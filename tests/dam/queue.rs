@@ -250,7 +250,7 @@ async fn a_job_that_fails_everywhere_is_a_dead_letter() {
         }
     }
     let (entry, job) = hand.claim().await.unwrap();
-    assert_eq!(hand.begin(&job).await, ["DEAD", "out of memory"]);
+    assert_eq!(hand.begin(&job).await, ["DEAD", "out of memory", "86400000"]);
     hand.end_dead(&entry, &job, "out of memory").await;
     let answer = conn.answer().await.unwrap();
     assert_eq!((answer.status, answer.reason()), (502, "upstream_broke"));

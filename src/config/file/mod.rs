@@ -6,6 +6,7 @@
 
 mod callers;
 mod concurrency;
+mod jobs;
 mod limits;
 mod process;
 mod redis;
@@ -20,6 +21,7 @@ pub use callers::{
 pub use concurrency::{
     AlgorithmSection, Concurrency, ConcurrencyLimit, LimitFinder, Overflow, Queue, Reserve,
 };
+pub use jobs::{JobsSection, NotBefore};
 pub use limits::{AlgorithmName, Matching, ModeName, PerName, Reservation, RuleSection, UnitName};
 pub use process::{AdminSection, DrainSection, LogSection, Tls};
 pub use redis::{OnLossName, RedisSection, StateSection};
@@ -62,6 +64,9 @@ pub struct ConfigFile {
     pub max_keys: u64,
     /// Concurrency limits of the workers, and the queue in front of them.
     pub concurrency: Concurrency,
+    /// Jobs: requests that are stored in Redis, with `workers.mode: queue` or
+    /// `concurrency.overflow: jobs`.
+    pub jobs: JobsSection,
     /// Number of gateways that share the workers, and share the rules' quotas while Redis is
     /// unavailable. Configured or reported worker capacity is divided by it. If it is 2 or more and
     /// rules, callers or jobs are in Redis, the number of gateways seen in Redis replaces it.
@@ -113,6 +118,7 @@ impl Default for ConfigFile {
             limits: Vec::new(),
             max_keys: 1_000_000,
             concurrency: Concurrency::default(),
+            jobs: JobsSection::default(),
             gateways: 1,
             state: StateSection::default(),
             redis: RedisSection::default(),

@@ -4,6 +4,7 @@
 //! its errors, and builds settings from its valid part. After any error the result is dropped.
 
 mod callers;
+mod jobs;
 mod limits;
 mod process;
 mod redis;
@@ -63,6 +64,7 @@ pub(super) fn validate(
         admin: process::admin(&file.admin, &root.key("admin"), files, report),
         callers,
         rules,
+        job_limits: jobs::validate(&file.jobs, &root.key("jobs"), report),
         gateways: file.gateways,
         gate: workers::gate(&file, &root, report),
         workers: fleet,

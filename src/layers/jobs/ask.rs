@@ -7,15 +7,17 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use http::{Extensions, Request, Response, StatusCode};
 use smallvec::SmallVec;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
 
 use super::body::{ReplayedAnswer, is_stream, unreachable};
 use super::get::PATIENCE;
-use super::{IDEMPOTENCY_KEY, JobBody, JobsSettings, PREFER, answer, named};
+use super::{IDEMPOTENCY_KEY, JobBody, JobsSettings, NOT_BEFORE, PREFER, answer, named};
 use crate::clock::unix_millis;
 use crate::redis::jobs::{
     self, EarlierRequest, Job, JobStatus, JobTicket, KeyClaim, KnownRequest, Pending, PieceKind, PiecePlace,
-    SubmitRefused, TIME_LIMIT, caller_hash, for_worker, read_head,
+    SubmitRefused, caller_hash, for_worker, read_head,
 };
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Payload, RequestCost, RequestRecord};
@@ -27,13 +29,20 @@ const LONGEST_KEY: usize = 255;
 pub(super) struct JobOptions {
     /// `true` for `Prefer: respond-async`: the answer may come later.
     respond_async: bool,
-    /// The `Idempotency-ConfiguredKey`: the request runs once.
+    /// The `Idempotency-Key`: the request runs once.
     idempotency_key: Option<Vec<u8>>,
+    /// Time before which the job must not start, in ms since 1970.
+    not_before_ms: Option<u64>,
 }
 
 impl JobOptions {
-    /// Reads the headers. Without `repeatable`, idempotency keys are left to the worker.
-    pub(super) fn read(headers: &HeaderMap, repeatable: bool) -> Result<Option<Self>, Refusal> {
+    /// Reads the headers. Without `repeatable`, idempotency keys are left to the worker; without
+    /// `delayable`, a time to start is ignored.
+    pub(super) fn read(
+        headers: &HeaderMap,
+        repeatable: bool,
+        delayable: bool,
+    ) -> Result<Option<Self>, Refusal> {
         let later = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).any(|value| {
             let word = |part: &str| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
             value.split(',').any(|part| word(part) == "respond-async")
@@ -43,8 +52,36 @@ impl JobOptions {
             let problem = format!("The header `idempotency-key` must have 1 to {LONGEST_KEY} bytes.");
             return Err(Refusal::new(Reason::BadRequest, problem).with_param("idempotency-key"));
         }
-        Ok((later || once.is_some()).then_some(Self { respond_async: later, idempotency_key: once }))
+        let not_before_ms = match headers.get(NOT_BEFORE).filter(|_| delayable) {
+            None => None,
+            Some(_) if !later => {
+                let problem = "The header `x-traffic-dam-not-before` delays only jobs: send `Prefer: respond-async` too.";
+                return Err(Refusal::new(Reason::BadRequest, problem).with_param("x-traffic-dam-not-before"));
+            }
+            Some(value) => Some(value.to_str().ok().and_then(time_to_start).ok_or_else(|| {
+                let problem = "The header `x-traffic-dam-not-before` must be a time as in RFC 3339, such as \
+                               `2026-12-01T08:00:00Z`.";
+                Refusal::new(Reason::BadRequest, problem).with_param("x-traffic-dam-not-before")
+            })?),
+        };
+        let idempotency_key = once;
+        Ok((later || idempotency_key.is_some()).then_some(Self {
+            respond_async: later,
+            idempotency_key,
+            not_before_ms,
+        }))
     }
+
+    /// Returns `true` if the request must not run now, whether there is room or not.
+    pub(super) const fn is_delayed(&self) -> bool {
+        self.not_before_ms.is_some()
+    }
+}
+
+/// Parses a time as in RFC 3339, in ms since 1970; not earlier.
+fn time_to_start(text: &str) -> Option<u64> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()
 }
 
 pub(super) enum JobDecision<B> {
@@ -83,6 +120,7 @@ pub(super) struct SpareRequest {
     headers: HeaderMap,
     path: String,
     pieces: SmallVec<[Bytes; 3]>,
+    not_before_ms: Option<u64>,
 }
 
 impl JobsSettings {
@@ -91,7 +129,8 @@ impl JobsSettings {
         let context = RequestContext::of(request.extensions()).ok().filter(|_| wish.respond_async)?;
         let Payload::Buffered(pieces) = request.body() else { return None };
         let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
-        Some(SpareRequest { context, headers, path, pieces: pieces.clone() })
+        let (pieces, not_before_ms) = (pieces.clone(), wish.not_before_ms);
+        Some(SpareRequest { context, headers, path, pieces, not_before_ms })
     }
 
     /// Accepts a request as a job if it was refused for lack of room. Returns the refusal if it has
@@ -104,15 +143,17 @@ impl JobsSettings {
         if !matches!(refusal.reason, Reason::Overloaded | Reason::QueueTimeout | Reason::NoWorker) {
             return Err(refusal);
         }
-        let SpareRequest { context, headers, path, pieces } = spare;
-        let Ok(job) = new_job() else { return Err(refusal) };
-        match self.accept(job, &headers, &path, &pieces, &context, None).await {
-            Ok(response) => Ok(answer(response, context.record.as_ref())),
-            Err(problem) => {
-                tracing::debug!(%problem, "a refused request could not be stored as a job");
-                Err(refusal)
-            }
-        }
+        self.accept_spare(spare).await.map_err(|problem| {
+            tracing::debug!(%problem, "a refused request could not be stored as a job");
+            refusal
+        })
+    }
+
+    /// Accepts a copy of a request as a job.
+    pub(super) async fn accept_spare<B>(&self, spare: SpareRequest) -> Result<Response<JobBody<B>>, Refusal> {
+        let SpareRequest { context, headers, path, pieces, not_before_ms } = spare;
+        let accepted = self.accept(new_job()?, (&headers, &path, &pieces), &context, not_before_ms, None);
+        Ok(answer(accepted.await?, context.record.as_ref()))
     }
 
     /// Makes a job of a request, or finds the job of an earlier copy of it.
@@ -152,7 +193,8 @@ impl JobsSettings {
             request.extensions_mut().insert(RequestCost { retryable: false, ..context.request_cost });
             return Ok(JobDecision::Run(trial));
         }
-        let kept = self.accept(new, request.headers(), &path, &pieces, &context, trial.clone()).await;
+        let (whole, starts) = ((request.headers(), &*path, &pieces[..]), wish.not_before_ms);
+        let kept = self.accept(new, whole, &context, starts, trial.clone()).await;
         if let (Err(_), Some(trial)) = (&kept, &trial) {
             trial.forget().await;
         }
@@ -188,10 +230,9 @@ impl JobsSettings {
     async fn accept(
         &self,
         job: Job,
-        headers: &HeaderMap,
-        path: &str,
-        pieces: &[Bytes],
+        (headers, path, pieces): (&HeaderMap, &str, &[Bytes]),
         context: &RequestContext,
+        not_before_ms: Option<u64>,
         trial: Option<Arc<KeyClaim>>,
     ) -> Result<Response<Bytes>, Refusal> {
         let RequestContext { caller, request_cost, record } = context;
@@ -212,14 +253,21 @@ impl JobsSettings {
             caller: caller_hash(&caller.id),
             class: caller.class.as_str(),
             stream: request_cost.stream,
-            within: TIME_LIMIT,
+            within: self.jobs.limits().ttl,
             trial,
             key: self.key.clone(),
         };
-        let pending = Pending::new(caller, request_cost, path, unix_millis());
+        let pending = Pending::new(caller, request_cost, path, unix_millis()).starting(not_before_ms);
         self.jobs.accept(job, &pool, &kept, &pending).await.map_err(|refused| match refused {
             SubmitRefused::Full | SubmitRefused::Many(_) | SubmitRefused::Heavy(_) => {
                 Refusal::new(Reason::Overloaded, format!("The job was not accepted: {refused}."))
+            }
+            SubmitRefused::Delayed => {
+                Refusal::new(Reason::Overloaded, format!("The job was not accepted: {refused}."))
+            }
+            SubmitRefused::Past | SubmitRefused::Far(_) => {
+                let problem = format!("The job was not accepted: {refused}.");
+                Refusal::new(Reason::BadRequest, problem).with_param("x-traffic-dam-not-before")
             }
             SubmitRefused::Taken => conflict(),
             other => unreachable(&other),
@@ -331,13 +379,34 @@ mod tests {
             let wish = wish.map(|(later, once): (_, Option<&str>)| JobOptions {
                 respond_async: later,
                 idempotency_key: once.map(|key| key.into()),
+                not_before_ms: None,
             });
-            assert_eq!(JobOptions::read(&headers, true).unwrap(), wish, "{headers:?}");
+            assert_eq!(JobOptions::read(&headers, true, true).unwrap(), wish, "{headers:?}");
         }
         for wrong in [String::new(), "k".repeat(256)] {
             let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, HeaderValue::from_str(&wrong).unwrap())]);
-            assert_eq!(JobOptions::read(&headers, true).unwrap_err().reason, Reason::BadRequest);
-            assert_eq!(JobOptions::read(&headers, false).unwrap(), None);
+            assert_eq!(JobOptions::read(&headers, true, true).unwrap_err().reason, Reason::BadRequest);
+            assert_eq!(JobOptions::read(&headers, false, true).unwrap(), None);
         }
+    }
+
+    #[test]
+    fn a_time_to_start_is_for_jobs_only() {
+        let read = |time: &str, later: bool, delayable| {
+            let mut headers = HeaderMap::from_iter([(NOT_BEFORE, HeaderValue::from_str(time).unwrap())]);
+            if later {
+                headers.insert(PREFER, HeaderValue::from_static("respond-async"));
+            }
+            JobOptions::read(&headers, true, delayable)
+        };
+        let starts = |time| read(time, true, true).unwrap().unwrap().not_before_ms;
+        assert_eq!(starts("1970-01-01T00:00:01Z"), Some(1000));
+        assert_eq!(starts("2026-12-01T09:00:00.5+09:00"), Some(1_796_083_200_500));
+        for wrong in ["", "soon", "2026-12-01", "2026-12-01T09:00:00", "1960-01-01T00:00:00Z"] {
+            assert_eq!(read(wrong, true, true).unwrap_err().reason, Reason::BadRequest, "{wrong}");
+        }
+        assert_eq!(read("2026-12-01T09:00:00Z", false, true).unwrap_err().reason, Reason::BadRequest);
+        assert_eq!(read("soon", false, false).unwrap(), None);
+        assert_eq!(read("soon", true, false).unwrap().unwrap().not_before_ms, None);
     }
 }

@@ -38,6 +38,8 @@ use crate::request::{Caller, Ending, Payload, RequestCost, RequestRecord};
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// Header of a request that the client may send again.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Header with the time before which a job must not start.
+const NOT_BEFORE: HeaderName = HeaderName::from_static("x-traffic-dam-not-before");
 
 /// State of the layer.
 #[derive(Debug)]
@@ -104,7 +106,7 @@ enum JobOperation {
     Wish(JobOptions),
 }
 
-fn operation<B>(request: &Request<B>, only_overflow: bool) -> Result<JobOperation, Refusal> {
+fn operation<B>(request: &Request<B>, settings: &JobsSettings) -> Result<JobOperation, Refusal> {
     let extensions = request.extensions();
     if extensions
         .get::<Arc<RequestRecord>>()
@@ -118,7 +120,8 @@ fn operation<B>(request: &Request<B>, only_overflow: bool) -> Result<JobOperatio
     if !has_demand {
         return Ok(JobOperation::None);
     }
-    Ok(match JobOptions::read(request.headers(), !only_overflow)? {
+    let delayable = settings.jobs.limits().not_before;
+    Ok(match JobOptions::read(request.headers(), !settings.only_overflow, delayable)? {
         Some(wish) => JobOperation::Wish(wish),
         None => JobOperation::None,
     })
@@ -145,7 +148,7 @@ where
         };
         let Some(counter) = &self.counter else { return pass(request, &mut self.inner) };
         let counter = Arc::clone(counter);
-        let wish = match operation(&request, counter.only_overflow) {
+        let wish = match operation(&request, &counter) {
             Ok(JobOperation::None) => return pass(request, &mut self.inner),
             Ok(JobOperation::Look) => {
                 let (head, _) = request.into_parts();
@@ -155,6 +158,9 @@ where
             Ok(JobOperation::Wish(wish)) if counter.only_overflow => {
                 let spare = counter.keep(&request, &wish);
                 let Some(spare) = spare else { return pass(request, &mut self.inner) };
+                if wish.is_delayed() {
+                    return Box::pin(async move { counter.accept_spare(spare).await });
+                }
                 let answer = self.inner.call(request);
                 return Box::pin(async move {
                     match answer.await {

@@ -26,12 +26,21 @@ pub enum TakenJob {
     Run(JobRun),
     /// The job has ended.
     Gone,
-    /// No attempts are left; the value is the error.
-    Dead(String),
+    /// No attempts are left: the job becomes a dead letter.
+    Dead(DeadEnd),
     /// Another worker holds the job by now.
     Leave,
     /// The job belongs to this side, not to the one whose stream its entry is in.
     Other(String),
+}
+
+/// End of a job as a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadEnd {
+    /// The error of its last run.
+    pub error: String,
+    /// How long dead letters are kept, in ms; `None` if the gateway does not say it.
+    pub keep_ms: Option<u64>,
 }
 
 /// A started run of a job.

@@ -10,7 +10,7 @@ mod job;
 mod run;
 mod runs;
 
-pub use job::{EmitReply, JobRun, StreamEntry, TakenJob};
+pub use job::{DeadEnd, EmitReply, JobRun, StreamEntry, TakenJob};
 pub use run::{AnswerEngine, NoAnswer};
 pub use runs::Runs;
 
@@ -202,7 +202,10 @@ impl Consumer {
                 let sealed = answer.next().is_some();
                 TakenJob::Run(JobRun { epoch, left, path, headers, body: body.into(), genuine, sealed })
             }
-            "DEAD" => TakenJob::Dead(field(&mut answer)?),
+            "DEAD" => {
+                let error = field(&mut answer)?;
+                TakenJob::Dead(DeadEnd { error, keep_ms: field(&mut answer)? })
+            }
             "LEAVE" => TakenJob::Leave,
             "OTHER" => TakenJob::Other(field(&mut answer)?),
             _ => TakenJob::Gone,
@@ -274,13 +277,16 @@ impl Consumer {
         self.line.run(&renew).await
     }
 
-    /// Removes the entry of an ended job. With an error in `dead` the job becomes a dead letter.
+    /// Removes the entry of an ended job. With `dead` it is listed as a dead letter.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer.
-    pub async fn end(&self, entry: &StreamEntry, dead: &str) -> RedisResult<()> {
+    pub async fn end(&self, entry: &StreamEntry, dead: Option<&DeadEnd>) -> RedisResult<()> {
         let mut end = self.end.key(self.stream(&entry.side));
-        end.key(&self.dead).arg(&entry.id).arg(&entry.job).arg(dead);
+        end.key(&self.dead).arg(&entry.id).arg(&entry.job).arg(dead.map_or("", |dead| &dead.error));
+        dead.and_then(|dead| dead.keep_ms).into_iter().for_each(|keep| {
+            end.arg(keep);
+        });
         self.line.run(&end).await
     }
 

@@ -20,7 +20,7 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Consumer, ConsumerIdentity, EmitReply, JobRun, StreamEntry, TakenJob};
+use super::{Consumer, ConsumerIdentity, DeadEnd, EmitReply, JobRun, StreamEntry, TakenJob};
 use crate::redis::jobs::PieceKind;
 
 /// Most parts per call, for an engine that yields small parts.
@@ -64,8 +64,8 @@ pub(super) enum RunStop {
 
 /// What to do with an entry.
 enum EntryVerdict {
-    /// End it, because the job has ended; with a reason the job is a dead letter.
-    End(String),
+    /// End it, because the job has ended, perhaps as a dead letter.
+    End(Option<DeadEnd>),
     /// Hand it back, because another run may succeed.
     HandBack,
     /// Leave it to be claimed.
@@ -74,7 +74,7 @@ enum EntryVerdict {
 
 impl EntryVerdict {
     fn ended() -> Self {
-        Self::End(String::new())
+        Self::End(None)
     }
 }
 
@@ -92,7 +92,7 @@ impl<E: AnswerEngine> RunContext<'_, E> {
         let verdict = match retry(self.patience, || self.consumer.take(entry)).await {
             Ok(TakenJob::Run(run)) => self.run(entry, run, stops).await,
             Ok(TakenJob::Gone) => EntryVerdict::ended(),
-            Ok(TakenJob::Dead(error)) => EntryVerdict::End(error),
+            Ok(TakenJob::Dead(dead)) => EntryVerdict::End(Some(dead)),
             Ok(TakenJob::Leave) | Err(_) => EntryVerdict::Leave,
             Ok(TakenJob::Other(colour)) => {
                 tracing::warn!(
@@ -106,7 +106,7 @@ impl<E: AnswerEngine> RunContext<'_, E> {
         };
         // If this fails, the entry is claimed later and its job is found to have ended.
         let told = match verdict {
-            EntryVerdict::End(dead) => retry(self.patience, || self.consumer.end(entry, &dead)).await,
+            EntryVerdict::End(dead) => retry(self.patience, || self.consumer.end(entry, dead.as_ref())).await,
             EntryVerdict::HandBack => self.consumer.hand_back(entry).await,
             EntryVerdict::Leave => Ok(()),
         };
@@ -115,12 +115,7 @@ impl<E: AnswerEngine> RunContext<'_, E> {
         }
     }
 
-    async fn run(
-        &self,
-        entry: &StreamEntry,
-        run: JobRun,
-        stops: &mut Receiver<RunStop>,
-    ) -> EntryVerdict {
+    async fn run(&self, entry: &StreamEntry, run: JobRun, stops: &mut Receiver<RunStop>) -> EntryVerdict {
         let job = &*entry.job;
         let (epoch, patience, sealed) = (run.epoch, self.patience.min(run.left), run.sealed);
         let mut emit = AnswerWriter { consumer: self.consumer, job, epoch, first: 1, patience, sealed };

@@ -6,7 +6,8 @@ use redis::cmd;
 use serde::Deserialize;
 
 use super::keys::Job;
-use super::pending::{Pending, TIME_LIMIT};
+use super::limits::millis;
+use super::pending::Pending;
 use super::submit::SubmitRefused;
 use super::{JobQueue, PATIENCE};
 use crate::clock::unix_millis;
@@ -64,7 +65,7 @@ impl JobQueue {
         let inner = &*self.0;
         let mut call = inner.scripts.requeue.key(inner.keys.job(job));
         call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
-        call.arg(u64::try_from(TIME_LIMIT.as_millis()).unwrap_or(u64::MAX)).arg(ALONE_MS);
+        call.arg(millis(self.limits().ttl)).arg(ALONE_MS);
         let found: Option<Vec<Vec<u8>>> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
         let alive = found.is_some();
         if let Some(fields) = found {

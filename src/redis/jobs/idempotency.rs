@@ -15,6 +15,7 @@ use redis::cmd;
 use sha2::{Digest, Sha256};
 
 use super::keys::Job;
+use super::limits::millis;
 use super::outbox::JobTask;
 use super::repeatable::{EarlierRequest, KnownRequest, Repeatable};
 use super::{JobQueue, PATIENCE};
@@ -23,8 +24,6 @@ use crate::redis::link::RedisLoss;
 
 /// Lifetime of the key before there is a job: longer than any request waits for a permit.
 const TRYING: Duration = Duration::from_secs(120);
-/// Lifetime of the key once the request is a job.
-const ACCEPTED: Duration = Duration::from_secs(24 * 3600);
 
 /// A repeatable request that may become a job. Dropping it before then frees its key.
 #[derive(Debug)]
@@ -122,7 +121,7 @@ impl KeyClaim {
     /// survives the death of this gateway. Returns `false` if another request owns the key by now.
     pub(super) async fn commit(&self) -> Result<bool, RedisLoss> {
         let (from, to) = (self.request.forms(self.job), self.request.accepted(self.job));
-        self.jobs.set_key(&self.request, (&to, ACCEPTED), &from).await
+        self.jobs.set_key(&self.request, (&to, self.jobs.limits().keep), &from).await
     }
 
     /// Marks the job as enqueued, so that dropping the trial keeps the key.
@@ -147,8 +146,4 @@ impl Drop for KeyClaim {
             self.jobs.0.outbox.add(JobTask::FreeKey { request, job: self.job });
         }
     }
-}
-
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }

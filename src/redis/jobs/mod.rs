@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `keys` `script` | job ids, key names, and the scripts in `lua/` |
 //! | `request` `piece` `head` `fault` | the request; reply entries, as published and kept (pure) |
+//! | `limits` | the operator's limits |
 //! | `mailboxes` | bounded mailboxes, one for each reader of a reply |
 //! | `signature` | signatures of reply entries (pure) |
 //! | `subscription` | the subscription that fills the mailboxes |
@@ -30,6 +31,7 @@ mod fault;
 mod head;
 mod idempotency;
 mod keys;
+mod limits;
 mod liveness;
 mod mailboxes;
 mod outbox;
@@ -50,8 +52,9 @@ pub use fault::JobError;
 pub use head::{AnsweredBy, for_worker, read_head};
 pub use idempotency::KeyClaim;
 pub use keys::{Job, Side, caller_hash};
+pub use limits::JobLimits;
 pub use liveness::LivenessProbe;
-pub use pending::{Pending, TIME_LIMIT};
+pub use pending::Pending;
 pub use piece::{AnswerPiece, PieceKind, PiecePlace};
 pub use reader::Reader;
 pub use repeatable::{EarlierRequest, KnownRequest};
@@ -65,6 +68,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use self::keys::Keys;
@@ -93,6 +97,7 @@ struct JobsInner {
     outbox: JobOutbox,
     sealing: Signing,
     strangers: Mutex<Strangers>,
+    limits: ArcSwap<JobLimits>,
 }
 
 impl fmt::Debug for JobQueue {
@@ -120,11 +125,23 @@ impl JobQueue {
             outbox,
             sealing,
             strangers: Mutex::default(),
+            limits: ArcSwap::default(),
         }));
         let running = jobs.clone();
         (jobs, async move {
             tokio::join!(running.listen(), running.do_errands(tasks));
         })
+    }
+
+    /// Sets the limits for jobs that are accepted from now on.
+    pub fn configure(&self, limits: JobLimits) {
+        self.0.limits.store(Arc::new(limits));
+    }
+
+    /// Returns the limits for new jobs.
+    #[must_use]
+    pub fn limits(&self) -> JobLimits {
+        **self.0.limits.load()
     }
 
     /// Returns the processes that take jobs which are not theirs.

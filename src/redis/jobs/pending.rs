@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::keys::{Job, Side, caller_hash};
+use super::limits::millis;
 use super::piece::PiecePlace;
 use super::request::JobRequest;
 use super::submit::{AwaitedJob, SubmitRefused, UnreadFate};
@@ -17,18 +18,12 @@ use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;
 use crate::request::{Caller, Class, Kind, RequestCost};
 
-/// Pending jobs per pool. All gateways read them once a second.
-const MOST: usize = 4096;
-/// Pending jobs per caller and pool: a sixteenth.
-const MOST_OF_ONE: usize = 256;
 /// Bytes of pending bodies per pool; Redis holds them in memory.
 const MOST_BYTES: u64 = 256 * 1024 * 1024;
 /// Bytes per caller: an eighth. A caller with no pending job may add one of any size.
 const MOST_BYTES_OF_ONE: u64 = MOST_BYTES / 8;
 /// Pending jobs expired per read; the rest follows with the next reads.
 const LAPSING: usize = 64;
-/// Time limit of an asynchronous job, from its acceptance to its last reply entry.
-pub const TIME_LIMIT: Duration = Duration::from_secs(3600);
 
 /// What a gateway needs to enqueue a pending job when its turn comes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +48,17 @@ pub struct Pending {
     /// Bytes of the body, for scripts.
     #[serde(default)]
     bytes: u64,
+    /// Time limit when it was accepted, in milliseconds; 0 in records of older gateways.
+    #[serde(default)]
+    ttl_ms: u64,
+    /// Time before which it must not start, in milliseconds since the Unix epoch; 0 if there is
+    /// none. Also for scripts.
+    #[serde(default)]
+    not_before: u64,
 }
+
+/// Time limit of jobs whose record has none, in milliseconds.
+const OLD_TTL_MS: u64 = 3_600_000;
 
 impl Pending {
     /// Creates the record of a request to `path` that came at `at_ms`.
@@ -73,7 +78,32 @@ impl Pending {
             at_ms,
             counted_for: caller_hash(&caller.id),
             bytes: request_cost.body_bytes,
+            ttl_ms: 0,
+            not_before: 0,
         }
+    }
+
+    /// Sets the time before which it must not start, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn starting(self, not_before_ms: Option<u64>) -> Self {
+        Self { not_before: not_before_ms.unwrap_or(0), ..self }
+    }
+
+    /// Returns `true` if it may start at `now_ms`, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn is_due(&self, now_ms: u64) -> bool {
+        self.not_before <= now_ms
+    }
+
+    /// Returns when it began to wait for a worker, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn waits_since(&self) -> u64 {
+        self.at_ms.max(self.not_before)
+    }
+
+    fn is_late(&self, now_ms: u64) -> bool {
+        let ttl = if self.ttl_ms == 0 { OLD_TTL_MS } else { self.ttl_ms };
+        self.at_ms.saturating_add(ttl) <= now_ms
     }
 
     /// Returns the caller.
@@ -136,15 +166,20 @@ impl JobQueue {
     /// Adds a job whose hash is written to the pending jobs.
     pub(super) async fn keep(&self, pool: &str, job: Job, pending: &Pending) -> Result<(), SubmitRefused> {
         let [waiting, callers] = self.0.keys.pending(pool);
+        let limits = self.limits();
+        let pending = Pending { ttl_ms: millis(limits.ttl), ..pending.clone() };
         // Serializing strings and numbers cannot fail.
-        let text = serde_json::to_string(pending).unwrap_or_default();
+        let text = serde_json::to_string(&pending).unwrap_or_default();
         let mut call = self.0.scripts.pend.key(waiting);
-        call.key(callers).arg(job).arg(&pending.counted_for).arg(MOST).arg(MOST_OF_ONE).arg(text);
-        call.arg(MOST_BYTES).arg(MOST_BYTES_OF_ONE);
+        call.key(callers).arg(job).arg(&pending.counted_for).arg(limits.waiting).arg(limits.per_caller);
+        call.arg(text).arg(MOST_BYTES).arg(MOST_BYTES_OF_ONE).arg(millis(limits.ttl));
         let kept: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
         match &kept[..] {
             "OK" => Ok(()),
-            "MANY" => Err(SubmitRefused::Many(MOST_OF_ONE)),
+            "MANY" => Err(SubmitRefused::Many(limits.per_caller)),
+            "PAST" => Err(SubmitRefused::Past),
+            "FAR" => Err(SubmitRefused::Far(limits.ttl)),
+            "LATER" => Err(SubmitRefused::Delayed),
             "HEAVY" => Err(SubmitRefused::Heavy(MOST_BYTES_OF_ONE)),
             _ => Err(SubmitRefused::Full),
         }
@@ -171,11 +206,11 @@ impl JobQueue {
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, cmd("HGETALL").arg(&waiting)).await?;
         let read =
             |(job, text): (String, String)| Some((Job::parse(&job)?, serde_json::from_str(&text).ok()?));
-        let oldest = unix_millis().saturating_sub(u64::try_from(TIME_LIMIT.as_millis()).unwrap_or(u64::MAX));
+        let now = unix_millis();
         let (mut waiting, late): (Vec<_>, Vec<_>) = all
             .into_iter()
             .filter_map(read)
-            .partition(|(_, pending): &(Job, Pending)| pending.at_ms > oldest);
+            .partition(|(_, pending): &(Job, Pending)| !pending.is_late(now));
         for (job, pending) in late.into_iter().take(LAPSING) {
             match self.give_up(pool, job, &pending).await {
                 Ok(true) => {}
@@ -231,6 +266,8 @@ impl JobQueue {
             let done: String = self.0.link.run(RedisOp::Enqueue, PATIENCE, &call).await?;
             match &done[..] {
                 "GONE" => return Err(SubmitRefused::Gone),
+                // This gateway's clock is ahead of that of Redis.
+                "EARLY" => return Err(SubmitRefused::Delayed),
                 "FULL" if Instant::now() + pause >= until => return Err(SubmitRefused::Full),
                 "FULL" => sleep(pause).await,
                 entry => {

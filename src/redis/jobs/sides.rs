@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use redis::cmd;
+use redis::{Value, cmd, from_redis_value_ref};
 
 use super::keys::{Job, Side};
 use super::{JobQueue, PATIENCE};
@@ -79,7 +79,8 @@ impl JobQueue {
             let mut call = inner.scripts.recolour.key(inner.keys.job(job));
             call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
             call.arg(&*from.colour).arg(&*to.colour).arg(u8::from(renewed.is_some()));
-            let said: Vec<String> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
+            let said: Vec<Value> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
+            let said: Vec<String> = said.iter().filter_map(|part| from_redis_value_ref(part).ok()).collect();
             match said.first().map(String::as_str) {
                 Some("MOVED") => done.moved += usize::from(self.move_entry(from, to, &entry, job, idle).await?),
                 Some("RUNNING") => {}
@@ -87,6 +88,9 @@ impl JobQueue {
                     let error = said.get(1).map_or("", String::as_str);
                     let mut call = inner.scripts.end.key(&stream);
                     call.key(inner.keys.dead(&from.pool)).arg(&entry).arg(job).arg(error);
+                    said.get(2).into_iter().for_each(|keep| {
+                        call.arg(keep);
+                    });
                     inner.link.run::<i64>(RedisOp::Jobs, PATIENCE, &call).await?;
                     done.ended += usize::from(ended.is_some());
                 }

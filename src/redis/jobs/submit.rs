@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::keys::{Job, Side};
+use super::limits::millis;
 use super::liveness::LivenessProbe;
 use super::outbox::{JobEndReason, JobTask};
 use super::piece::{AnswerPiece, PieceKind, PiecePlace};
@@ -17,8 +18,6 @@ use super::{JobQueue, PATIENCE};
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;
 
-/// Runs of a job before it becomes a dead letter: a retry after bad luck, and one more.
-const ATTEMPTS: u32 = 3;
 /// First pause before a retry when the stream is full, because a worker removes an ended job about
 /// 1 ms after its last reply entry. The pause doubles with each retry.
 pub(super) const PAUSE: Duration = Duration::from_millis(1);
@@ -44,6 +43,15 @@ pub enum SubmitRefused {
     /// The command to Redis failed.
     #[error(transparent)]
     Lost(#[from] RedisLoss),
+    /// The time before which the job must not start is over by more than a minute.
+    #[error("the time to start is in the past")]
+    Past,
+    /// The job would expire before the time at which it may start; the value is its time limit.
+    #[error("the time to start is further ahead than {} s", .0.as_secs())]
+    Far(Duration),
+    /// Too many jobs wait for the time at which they may start.
+    #[error("too many delayed jobs are already waiting")]
+    Delayed,
     /// The system provides no randomness for a job id.
     #[error("the system provides no random numbers")]
     NoName,
@@ -143,7 +151,7 @@ impl JobQueue {
         let signature = request.signature(self.prefix(), job, side);
         let mut call = inner.scripts.create.key(inner.keys.job(job));
         call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
-        call.arg(u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+        call.arg(millis(*within));
         for (field, value) in [
             ("pool", &*side.pool),
             ("colour", &*side.colour),
@@ -160,7 +168,10 @@ impl JobQueue {
         for (field, value) in [("async", alone), ("keep", trial.is_some()), ("stream", *stream)] {
             call.arg(field).arg(u8::from(value));
         }
-        call.arg("max_attempts").arg(ATTEMPTS).arg("body").arg(body.as_slice());
+        let limits = self.limits();
+        call.arg("max_attempts").arg(limits.attempts);
+        call.arg("keep_ms").arg(millis(limits.keep)).arg("answers_ms").arg(millis(limits.answers));
+        call.arg("body").arg(body.as_slice());
         inner.link.run::<i64>(RedisOp::Enqueue, PATIENCE, &call).await.map(drop)
     }
 

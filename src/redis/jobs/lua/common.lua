@@ -3,12 +3,18 @@
 -- prefix of reply channels, before the gateway, 2 the job.
 
 local hash, reply, channel, job = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local KEEP = 600000 -- ms that a reply is kept after its last entry
-local REMEMBER = 86400000 -- ms that an asynchronous, repeatable or dead job is kept
+local KEEP = 600000 -- ms that a reply is kept, unless its job says otherwise
+local REMEMBER = 86400000 -- ms that an asynchronous, repeatable or dead job is kept, likewise
 
 local function now()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Returns how many ms the reply is kept after its last entry, and the job if it is remembered.
+local function kept()
+  local answers, keep = unpack(redis.call('HMGET', hash, 'answers_ms', 'keep_ms'))
+  return tonumber(answers or KEEP), tonumber(keep or REMEMBER)
 end
 
 -- Adds a reply entry and publishes it to waiting gateways. The id is its position: no duplicates.
@@ -26,8 +32,9 @@ local function finish(state, async)
     redis.call('HDEL', hash, 'body', 'headers', 'signature')
   end
   local keep = redis.call('HGET', hash, 'keep') == '1'
-  redis.call('PEXPIRE', hash, (async == '1' or keep or state == 'dead') and REMEMBER or KEEP)
-  redis.call('PEXPIRE', reply, keep and REMEMBER or KEEP)
+  local answers, remember = kept()
+  redis.call('PEXPIRE', hash, (async == '1' or keep or state == 'dead') and remember or answers)
+  redis.call('PEXPIRE', reply, keep and remember or answers)
 end
 
 -- Ends the job with an error as its last reply entry, number `n`.

@@ -51,6 +51,6 @@ redis.call('HSET', hash, 'n', n, 'sent', sent)
 if ended then
   finish(ended, async)
 else
-  redis.call('PEXPIRE', reply, KEEP)
+  redis.call('PEXPIRE', reply, (kept()))
 end
 return 'OK'

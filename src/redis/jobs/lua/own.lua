@@ -1,9 +1,10 @@
 -- For gateways that run jobs. Takes a pending job for one gateway, which holds the entry at once,
 -- so no other can read it. KEYS: 3 the stream of jobs run by gateways. ARGV: 1 the job, 2 the
--- caller it counts for, 3 the gateway. Returns the entry's id, or nil if the job is not pending.
+-- caller it counts for, 3 the gateway. Returns the entry's id, or nil if the job is not pending or
+-- its time to start has not come.
 
 local pending = redis.call('HGET', waiting, ARGV[1])
-if not pending then
+if not pending or not_before(pending) > now() then
   return false
 end
 take_out(ARGV[1], ARGV[2])

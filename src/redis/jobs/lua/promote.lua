@@ -1,11 +1,14 @@
 -- For gateways. Removes a pending job, and enqueues it if workers can start it. KEYS: 3 the stream,
 -- or none to only remove the job. ARGV: 1 the job, 2 the caller it counts for if not in its record,
 -- 3 the most jobs in the stream, 4 the stream's colour. Returns the entry's id, OK if only removed,
--- FULL, or GONE.
+-- FULL, EARLY (before its time to start), or GONE.
 
 local pending = redis.call('HGET', waiting, ARGV[1])
 if not pending then
   return 'GONE'
+end
+if KEYS[3] and not_before(pending) > now() then
+  return 'EARLY'
 end
 if KEYS[3] and redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[3]) then
   return 'FULL'

@@ -3,7 +3,7 @@
 -- worker has started: 1 to end it. Returns
 --   MOVED           it belongs to the other colour, now or by an earlier call
 --   RUNNING         a worker has started it
---   DEAD, error     it was ended as a dead letter: end the entry, with that error
+--   DEAD, error, ms it was ended as a dead letter: end the entry, with that error, kept for these ms
 --   ENDED           it has ended, or is not there: end the entry
 
 local state, own, epoch, n, dam, async =
@@ -25,7 +25,7 @@ local error = 'The worker was lost, and no worker of its version is left.'
 redis.call('HSET', hash, 'last_error', error)
 if async == '1' then
   fail('dead', 'upstream_broke', error, epoch, n + 1, dam, async)
-  return { 'DEAD', error }
+  return { 'DEAD', error, (select(2, kept())) }
 end
 fail('failed', 'upstream_broke', error, epoch, n + 1, dam, async)
 return { 'ENDED' }

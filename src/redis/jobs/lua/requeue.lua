@@ -17,6 +17,6 @@ end
 redis.call('HSET', hash, 'state', 'queued', 'async', 1, 'attempt', 0, 'cancelled', 0, 'deadline_ms', at + within,
   'requeued_ms', at, 'colour', '')
 redis.call('HDEL', hash, 'ended_ms', 'entry')
-redis.call('PEXPIRE', hash, within + KEEP)
+redis.call('PEXPIRE', hash, within + (kept()))
 redis.call('DEL', reply)
 return { caller or '', path or '', body, stream or '0', tostring(at) }

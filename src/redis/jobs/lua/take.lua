@@ -4,7 +4,8 @@
 --   RUN, epoch, attempt, ms until the deadline, path, headers, body, signature, and 1 if the worker
 --                   must sign the reply
 --   GONE            the job has ended: end the entry
---   DEAD, error     no attempts are left: end the entry as a dead letter, with that error
+--   DEAD, error, ms no attempts are left: end the entry as a dead letter, with that error, which is
+--                   kept for these ms
 --   LEAVE           another worker has claimed and started it: do not touch the entry
 --   OTHER, colour   the job belongs to another colour: hand the entry back
 
@@ -32,7 +33,7 @@ local state, epoch, n, dam, deadline, attempt, most, async, sent, last_error, ru
   'colour'))
 
 if state == 'dead' then
-  return { 'DEAD', last_error or '' }
+  return { 'DEAD', last_error or '', (select(2, kept())) }
 end
 if state ~= 'queued' and state ~= 'running' then
   return { 'GONE' }
@@ -62,7 +63,7 @@ if attempt > tonumber(most or 3) then
   last_error = last_error or 'The worker was lost.'
   redis.call('HSET', hash, 'last_error', last_error)
   fail('dead', 'upstream_broke', last_error, epoch, n + 1, dam, async)
-  return { 'DEAD', last_error }
+  return { 'DEAD', last_error, (select(2, kept())) }
 end
 epoch = epoch + 1
 redis.call('DEL', reply)

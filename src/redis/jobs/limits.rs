@@ -1,0 +1,42 @@
+//! The operator's limits for jobs.
+
+use std::time::Duration;
+
+/// Limits for jobs. Each job keeps those under which it was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobLimits {
+    /// Runs of a job before it becomes a dead letter.
+    pub attempts: u32,
+    /// Waiting jobs per pool. All gateways read them once a second.
+    pub waiting: usize,
+    /// Waiting jobs per caller and pool.
+    pub per_caller: usize,
+    /// Time limit of an asynchronous job, from its acceptance to its last reply entry.
+    pub ttl: Duration,
+    /// How long an asynchronous, repeatable or dead job is remembered after its end.
+    pub keep: Duration,
+    /// How long a reply is kept after its last entry.
+    pub answers: Duration,
+    /// `true` if `x-traffic-dam-not-before` delays a job; `false` if the header is ignored.
+    pub not_before: bool,
+}
+
+impl Default for JobLimits {
+    fn default() -> Self {
+        Self {
+            // A retry after bad luck, and one more.
+            attempts: 3,
+            waiting: 4096,
+            per_caller: 256,
+            ttl: Duration::from_secs(3600),
+            keep: Duration::from_secs(24 * 3600),
+            answers: Duration::from_secs(600),
+            not_before: true,
+        }
+    }
+}
+
+/// Converts to whole milliseconds for a script.
+pub(super) fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
