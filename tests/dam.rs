@@ -73,6 +73,8 @@ mod rig;
 mod rights;
 #[path = "dam/service_manager.rs"]
 mod service_manager;
+#[path = "dam/sessions.rs"]
+mod sessions;
 #[path = "dam/sides.rs"]
 mod sides;
 #[path = "dam/spans.rs"]

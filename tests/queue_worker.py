@@ -339,6 +339,20 @@ async def keeps_to_its_slots_over_all_streams(pool):
         assert all(later - earlier >= 150 for earlier, later in zip(spans, spans[1:])), spans
 
 
+async def takes_its_own_jobs_first(pool):
+    """The jobs of sessions that it has answered come before those of all workers."""
+    async with Worker(pool, slots=1) as worker:
+        first = await Job(pool, 30).put()
+        await first.begins()
+        others = [await Job(pool, 5).put() for _ in range(3)]
+        own = await Job(pool, 5, colour=f"blue@1.0:{worker.name}").put()
+        for job in (own, *others):
+            await job.ends("done")
+        ends = [int(await job.get("ended_ms")) for job in (own, *others)]
+        assert ends[0] < min(ends[1:]), ends
+        assert await own.get("runs") == f"{worker.name}/blue@1.0:{worker.name}"
+
+
 async def refuses_jobs_of_another_colour(pool):
     """Its own stream holds a job of another colour: it is not run, and handed back."""
     async with Worker(pool) as worker:
@@ -398,7 +412,7 @@ async def survives_redis(pool):
 TOGETHER = [streams, answers, keeps_to_its_slots, stops_when_told, keeps_deadlines, renews]
 TOGETHER += [takes_over, yields_to_its_successor, drains, keeps_to_its_colour, knows_forged_jobs]
 TOGETHER += [signs_what_is_to_be_signed, takes_what_is_for_its_version, keeps_to_its_slots_over_all_streams]
-TOGETHER += [refuses_jobs_of_another_colour]
+TOGETHER += [refuses_jobs_of_another_colour, takes_its_own_jobs_first]
 ALONE = [survives_redis]
 
 

@@ -55,7 +55,9 @@ class Drainer:
         self.reading = redis.from_url(url, socket_timeout=2, socket_connect_timeout=1)
         self.app, self.worker, self.pool, self.version = app, worker, pool, version
         self.slots, self.interval, self.prefix = slots, interval, prefix
-        self.sides = {f"{prefix}:jobs:{{{pool}}}:{side}": side for side in sides(colour, version)}
+        taken = sides(colour, version)  # before them all come its own jobs: those of sessions that it has answered
+        taken = [f"{taken[0]}:{worker}", *taken]
+        self.sides = {f"{prefix}:jobs:{{{pool}}}:{side}": side for side in taken}
         self.dead = f"{prefix}:dead:{{{pool}}}"
         self.key = os.environ.get("DAM_REDIS_KEY")
         self.take, self.emit = self.script("common", "take"), self.script("common", "emit")
@@ -113,7 +115,9 @@ class Drainer:
                             entries += [(stream, *given) for given in zip(*[iter(found)] * 3)]
                 else:
                     new = dict.fromkeys(self.sides, ">")
-                    found = await self.reading.xreadgroup("workers", self.worker, new, count=1, block=1000)
+                    own = {next(iter(new)): ">"}
+                    found = await self.reading.xreadgroup("workers", self.worker, own, count=1)
+                    found = found or await self.reading.xreadgroup("workers", self.worker, new, count=1, block=1000)
                     entries = [(s.decode(), entry, of.get(b"job", b""), 1) for s, new in found for entry, of in new]
             except redis.RedisError as fault:  # Redis is down, or has lost the stream
                 logging.warning("the queue cannot be read: %s", fault)

@@ -106,8 +106,11 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         forward_authorization: settings.callers.forward_authorization,
         // Loading the system's CA certificates takes 100 ms, so only if TLS is needed.
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
-        queue: queue
-            .then(|| QueueSettings { key: settings.redis_key.clone(), wait: settings.gate.queue_wait }),
+        queue: queue.then(|| QueueSettings {
+            key: settings.redis_key.clone(),
+            wait: settings.gate.queue_wait,
+            sticky_wait: settings.sticky_wait,
+        }),
         names_worker: settings.names_worker,
     })
 }
@@ -227,6 +230,7 @@ pub(super) fn stack(
                 fleet: Arc::clone(fleet),
                 key: settings.redis_key.clone(),
                 only_overflow: *only_overflow,
+                turn_wait: settings.gate.queue_wait,
             })
         }),
         fleet: Arc::clone(fleet),

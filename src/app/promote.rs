@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Maximum age of the job list: other gateways take from it and add to it.
 const FRESH: Duration = Duration::from_secs(1);
 /// Interval for removing unused consumer names, and how long they must have been idle.
-const FORGET: Duration = Duration::from_secs(600);
+pub(super) const FORGET: Duration = Duration::from_secs(600);
 const UNHEARD: Duration = Duration::from_secs(3600);
 /// Maximum concurrent asks per pool: they compete for queue places with live requests.
 const ASKED: usize = 8;
@@ -155,23 +155,20 @@ impl App {
     }
 }
 
-/// Removes the names of workers and gateways that took jobs once and left.
+/// Removes the names of gateways that ran jobs once and left. Those of workers: `sides`.
 async fn forget_consumers(jobs: &JobQueue, fleet: &Fleet) {
     for pool in fleet.pools() {
-        let mut colours: Vec<&str> = pool.workers.iter().map(|worker| &*worker.spec.colour).collect();
-        colours.push("");
-        colours.sort_unstable();
-        colours.dedup();
-        for colour in colours {
-            match jobs.forget_consumers(&pool.name, colour, UNHEARD).await {
-                Ok(0) => {}
-                Ok(count) => {
-                    tracing::debug!(pool = &*pool.name, colour, count, "removed unused consumer names")
-                }
-                // Retried next time.
-                Err(loss) => tracing::debug!(%loss, "cannot remove unused consumer names"),
-            }
-        }
+        forget(jobs, &pool.name, "").await;
+    }
+}
+
+/// Removes the unused consumer names of one side, and its stream if nobody reads it.
+pub(super) async fn forget(jobs: &JobQueue, pool: &str, side: &str) {
+    match jobs.forget_consumers(pool, side, UNHEARD).await {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(pool, side, count, "removed unused consumer names"),
+        // Retried next time.
+        Err(loss) => tracing::debug!(%loss, "cannot remove unused consumer names"),
     }
 }
 

@@ -8,7 +8,7 @@
 //! **Failure mode.** Without heartbeats nothing changes: a side whose workers are only unheard
 //! keeps its work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,14 +17,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::App;
 use super::colours::FOLLOWING;
+use super::promote::{FORGET, forget};
 use crate::clock::Nanos;
 use crate::config::Settings;
 use crate::fleet::Fleet;
 use crate::fleet::colour::ColourSwitch;
+use crate::fleet::side;
 use crate::fleet::strangers::Strangeness;
 use crate::fleet::turnover::Turnover;
 use crate::redis::control::Control;
-use crate::redis::jobs::{JobQueue, Side};
+use crate::redis::jobs::{JobQueue, OwnStream, Side, Started};
 
 /// Poll interval for the sides.
 const LOOK: Duration = Duration::from_millis(100);
@@ -35,6 +37,14 @@ const SWEEP: Duration = Duration::from_secs(1);
 const READS: Duration = Duration::from_secs(4);
 /// Most names looked at per stream: more than a pool may have workers.
 const NAMES: usize = 2048;
+/// Most workers whose own streams are remembered.
+const OWN: usize = 4096;
+/// A worker that was not there for this long is lost. Its silence has been noticed before.
+const LOST: Duration = Duration::from_millis(500);
+/// How long the own stream of a lost worker is moved, and after which it is forgotten: by then its
+/// name was removed.
+const MOVED: Duration = Duration::from_secs(120);
+const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
 
 impl App {
     /// Returns the queue that workers take jobs from; `None` if they take none.
@@ -46,7 +56,8 @@ impl App {
     pub(super) async fn keep_sides(self) {
         let Some(jobs) = self.queue() else { return };
         let mut turnover = Turnover::default();
-        let mut swept: Option<Instant> = None;
+        let mut own = BTreeMap::new();
+        let (mut swept, mut forgotten): (Option<Instant>, Option<Instant>) = (None, None);
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -54,9 +65,10 @@ impl App {
             if self.feed_works() != Some(true) {
                 continue;
             }
-            let settings = Arc::clone(&self.0.live.load_full());
-            let (settings, now) = (&settings.settings, self.0.clock.now());
+            let live = self.0.live.load_full();
+            let (settings, now) = (&live.settings, self.0.clock.now());
             let fleet = self.0.fleet.load_full();
+            self.look_at_members(jobs, &mut own, now);
             let pools = self.look_at_sides(&mut turnover, &fleet, settings, now);
             for pool in &pools {
                 self.choose_side(&mut turnover, pool, settings, now).await;
@@ -69,7 +81,45 @@ impl App {
                 self.move_deserted(jobs, &turnover, pool, settings, now).await;
             }
             self.watch_readers(jobs, &fleet).await;
+            move_lost(jobs, &mut own, now).await;
+            if forgotten.is_none_or(|at| at.elapsed() >= FORGET) {
+                forgotten = Some(Instant::now());
+                for pool in &pools {
+                    for side in turnover.sides(pool) {
+                        forget(jobs, pool, side).await;
+                    }
+                }
+                for (pool, alone) in own.keys() {
+                    forget(jobs, pool, alone).await;
+                }
+            }
         }
+    }
+
+    /// Takes note of the workers that have a stream of their own.
+    fn look_at_members(&self, jobs: &JobQueue, own: &mut OwnSeen, now: Nanos) {
+        let members = self.0.fleet_sync.registry.lock().queue_members();
+        let mut streams = HashMap::new();
+        for member in members {
+            let beat = &member.report.beat;
+            let version = beat.version.as_deref();
+            let takes = side::taken_by(&member.colour, version);
+            let alone = side::of_worker(&member.colour, version, &beat.worker);
+            let key = (Arc::clone(&member.pool), Arc::clone(&alone));
+            if !member.is_lost()
+                && let Some(everybodys) = takes.first()
+                && (own.len() < OWN || own.contains_key(&key))
+            {
+                let seen =
+                    OwnState { everybodys: Arc::clone(everybodys), last: now, wait: beat.interval * 3 };
+                own.insert(key, seen);
+            }
+            if member.ready {
+                let (pool, slots) = (member.pool, beat.slots.unwrap_or(1));
+                streams.insert(Arc::clone(&beat.worker), OwnStream { pool, takes, side: alone, slots });
+            }
+        }
+        jobs.set_own_streams(streams);
     }
 
     /// Takes note of all sides. Returns the pools.
@@ -130,7 +180,9 @@ impl App {
                 self.follow(switch, deadline).await;
                 let (pool, side) = (&**pool, &*side);
                 match before {
-                    None => tracing::info!(pool, side, "the first workers: their colour or version is active"),
+                    None => {
+                        tracing::info!(pool, side, "the first workers: their colour or version is active")
+                    }
                     Some(before) => {
                         self.0.metrics.redis().side_change(pool);
                         let before = &*before;
@@ -161,7 +213,7 @@ impl App {
         let to = Side { pool: Arc::clone(pool), colour: Arc::clone(&active) };
         for from in turnover.deserted(pool, &active, wait, now) {
             let from = Side { pool: Arc::clone(pool), colour: from };
-            match jobs.move_jobs(&from, &to, wait).await {
+            match jobs.move_jobs(&from, &to, wait, Started::End).await {
                 Ok(done) if done.moved + done.ended > 0 => tracing::warn!(
                     pool = &**pool,
                     from = &*from.colour,
@@ -196,6 +248,43 @@ impl App {
             }
         }
     }
+}
+
+/// Gives the jobs in the own streams of lost workers to the others of their side.
+async fn move_lost(jobs: &JobQueue, own: &mut OwnSeen, now: Nanos) {
+    own.retain(|_, state| now.since(state.last) < FORGOTTEN);
+    for ((pool, alone), state) in
+        own.iter().filter(|(_, state)| (LOST..MOVED).contains(&now.since(state.last)))
+    {
+        let from = Side { pool: Arc::clone(pool), colour: Arc::clone(alone) };
+        let to = Side { pool: Arc::clone(pool), colour: Arc::clone(&state.everybodys) };
+        match jobs.move_jobs(&from, &to, state.wait, Started::Move).await {
+            Ok(done) if done.moved > 0 => {
+                tracing::info!(
+                    pool = &**pool,
+                    from = &**alone,
+                    moved = done.moved,
+                    "moved the jobs of a lost worker"
+                );
+            }
+            Ok(_) => {}
+            // Tried again in a second.
+            Err(loss) => return tracing::debug!(%loss, "cannot move the jobs of a lost worker"),
+        }
+    }
+}
+
+/// Own streams of workers, by pool and side.
+type OwnSeen = BTreeMap<(Arc<str>, Arc<str>), OwnState>;
+
+/// The own stream of one worker.
+struct OwnState {
+    /// The side whose workers take its jobs if it is lost.
+    everybodys: Arc<str>,
+    /// When the worker was last there.
+    last: Nanos,
+    /// Time without a renewal after which a job of it is abandoned.
+    wait: Duration,
 }
 
 /// The active side of a pool, as the gateways may change it.

@@ -58,6 +58,8 @@ pub struct Settings {
     pub active_colour: Option<Arc<str>>,
     /// Time without a ready worker after which the gateways choose another side of a queue.
     pub version_wait: Duration,
+    /// Time that a turn of a session waits for the worker that had the turn before, in a queue.
+    pub sticky_wait: Duration,
     /// `true` if answers name their worker.
     pub names_worker: bool,
     /// Source of the session ID.

@@ -55,7 +55,11 @@ pub struct RedisSeries {
     jobs: Family<[IntCounter; JobEnd::ALL.len()]>,
     side_changes: IntCounterVec,
     sides: Family<IntCounter>,
+    session_turns: [IntCounter; MOVED.len()],
 }
+
+/// Values of the label `moved`.
+pub(super) const MOVED: [&str; 2] = ["no", "yes"];
 
 /// How a job ended whose answer this gateway read or produced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +95,13 @@ impl RedisSeries {
             &["op"],
             buckets::OWN,
         );
+        let turns = make.counters(
+            "session_turns_total",
+            "Answered turns of sessions after the first, in a queue; moved: answered by another worker than the turn before.",
+            &["moved"],
+        );
         Self {
+            session_turns: MOVED.map(|moved| fixed(turns.get_metric_with_label_values(&[moved]))),
             fallbacks: make
                 .counter("redis_fallback_total", "Requests whose rules were evaluated without Redis."),
             jobs_total: make.counters(
@@ -121,6 +131,13 @@ impl RedisSeries {
             JobEnd::ALL.map(|end| fixed(self.jobs_total.get_metric_with_label_values(&[pool, end.as_str()])))
         };
         if let Some(counter) = self.jobs.get(pool, make).get(end as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Counts a turn of a session after the first one.
+    pub fn session_turn(&self, moved: bool) {
+        if let Some(counter) = self.session_turns.get(usize::from(moved)) {
             counter.inc();
         }
     }

@@ -35,7 +35,7 @@ use super::tunnel::tunnel;
 use super::upload::{self, Upload};
 use crate::clock::Nanos;
 use crate::openai::kinds;
-use crate::redis::jobs::JobTicket;
+use crate::redis::jobs::{JobTicket, SessionTurn};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
     BodyReservation, Caller, Ending, Forwarding, GatewayRequest, Kind, Payload, RequestCost, RequestRecord,
@@ -75,6 +75,8 @@ pub(crate) struct Forward<'a> {
     pub(super) caller_and_cost: Option<(Caller, RequestCost)>,
     /// Queue job assigned to the request before it came here.
     pub(super) ticket: Option<JobTicket>,
+    /// Turn in its session; it ends with the answer.
+    pub(super) turn: Option<Arc<SessionTurn>>,
     id: HeaderValue,
     retries: u32,
     /// Workers that failed the request, and how.
@@ -94,7 +96,7 @@ enum Transport {
     /// HTTP connection.
     Site(Arc<Endpoint>),
     /// Queue that the worker takes jobs from.
-    Queue(QueueExchange),
+    Queue(Box<QueueExchange>),
 }
 
 impl Transport {
@@ -174,6 +176,7 @@ impl<'a> Forward<'a> {
             caller_and_cost: facts.remove::<Caller>().zip(facts.remove::<RequestCost>()),
             permit: facts.remove::<Permit>(),
             ticket: facts.remove::<JobTicket>(),
+            turn: facts.remove::<Arc<SessionTurn>>(),
             id,
             retries: 0,
             failed_at: SmallVec::new(),
@@ -410,7 +413,7 @@ impl<'a> Forward<'a> {
         let worker = worker
             .ok_or_else(|| Refusal::new(Reason::NoWorker, "No worker is available for this request."))?;
         if let Some(settings) = &self.settings.queue {
-            return self.task(settings, worker).map(Transport::Queue);
+            return self.task(settings, worker).map(|task| Transport::Queue(Box::new(task)));
         }
         self.upstream.endpoints.of(worker, &fleet, &self.upstream.clock).map(Transport::Site).map_err(
             |error| {

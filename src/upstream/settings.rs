@@ -90,6 +90,8 @@ pub struct QueueSettings {
     pub key: Option<SigningKey>,
     /// Longest time a request waits for a queue that is full although the gate has room.
     pub wait: Duration,
+    /// Longest time that a turn of a session waits for the worker that had the turn before.
+    pub sticky_wait: Duration,
 }
 
 impl Default for UpstreamSettings {

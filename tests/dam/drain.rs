@@ -22,6 +22,14 @@ pub(crate) struct Drainer {
     task: JoinHandle<()>,
 }
 
+impl Drainer {
+    /// Ends as a killed process does.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.is_err_and(|error| error.is_cancelled()));
+    }
+}
+
 /// Starts a worker `id` that renews its entries every `interval`.
 fn start(redis: &Redis, id: &str, interval: Duration) -> Drainer {
     start_as(redis, id, interval, ("blue", None))

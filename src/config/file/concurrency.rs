@@ -52,7 +52,9 @@ impl Default for Concurrency {
 
 impl Concurrency {
     pub(super) fn complete(&mut self) {
-        self.queue.wait.get_or_insert(Text(self.ttft_slo.0.quarter()));
+        let quarter = Text(self.ttft_slo.0.quarter());
+        self.queue.wait.get_or_insert(quarter.clone());
+        self.queue.sticky_wait.get_or_insert(quarter);
     }
 }
 
@@ -110,6 +112,10 @@ pub struct Queue {
     /// With `workers.mode: queue` and no active colour set: time without a ready worker of the
     /// active side after which the newest side that has some takes over.
     pub version_wait: Text<Millis>,
+    /// With `workers.mode: queue`: time that the next request of a session waits for the worker that
+    /// answered the one before; then any worker may take it.
+    #[schemars(extend("x-default" = "a quarter of `ttft_slo`"))]
+    pub sticky_wait: Option<Text<Millis>>,
 }
 
 impl Default for Queue {
@@ -121,6 +127,7 @@ impl Default for Queue {
             promote: Text(Millis::from_secs(10)),
             wait_no_worker: Text(Millis::new(0)),
             version_wait: Text(Millis::from_secs(10)),
+            sticky_wait: None,
         }
     }
 }

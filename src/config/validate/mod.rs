@@ -77,6 +77,7 @@ pub(super) fn validate(
             &root.key("concurrency").key("queue").key("version_wait"),
             report,
         ),
+        sticky_wait: workers::sticky_wait(&file.concurrency),
         names_worker: file.answer_headers.worker,
         sticky: workers::sticky(&file.workers.sticky),
         timeouts: workers::timeouts(&file.workers.timeouts, &root.key("workers").key("timeouts"), report),

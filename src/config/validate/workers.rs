@@ -218,6 +218,12 @@ fn ejection(
     }
 }
 
+/// Returns how long a turn of a session waits for its worker.
+pub(super) fn sticky_wait(concurrency: &file::Concurrency) -> std::time::Duration {
+    let quarter = concurrency.ttft_slo.0.quarter();
+    concurrency.queue.sticky_wait.as_ref().map_or(quarter, |wait| wait.0).get()
+}
+
 pub(super) fn sticky(sticky: &file::StickySection) -> StickySettings {
     match sticky {
         file::StickySection::Header(name) => StickySettings::Header(name.0.clone()),

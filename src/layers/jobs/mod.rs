@@ -1,8 +1,10 @@
 //! Asynchronous jobs and idempotency keys.
 //!
 //! A model call with `Prefer: respond-async` is answered at once with the location of a job; one
-//! with an `Idempotency-ConfiguredKey` runs once, however often it is sent. Both are private to the caller:
+//! with an `Idempotency-Key` runs once, however often it is sent. Both are private to the caller:
 //! they need an API key or a signed token, and no other caller can find them.
+//!
+//! With queue workers, the requests of one session run one after the other.
 //!
 //! With HTTP workers, a `respond-async` call becomes a job only if it would be refused otherwise.
 //!
@@ -14,12 +16,14 @@ mod ask;
 mod body;
 mod get;
 mod marks;
+mod turn;
 
 pub use body::JobBody;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -52,6 +56,8 @@ pub struct JobsSettings {
     pub key: Option<SigningKey>,
     /// Whether a request becomes a job only if the gate has no room for it.
     pub only_overflow: bool,
+    /// How long a request waits for the one before it in its session.
+    pub turn_wait: Duration,
 }
 
 /// Layer for [`Jobs`].
@@ -149,7 +155,10 @@ where
         let Some(counter) = &self.counter else { return pass(request, &mut self.inner) };
         let counter = Arc::clone(counter);
         let wish = match operation(&request, &counter) {
-            Ok(JobOperation::None) => return pass(request, &mut self.inner),
+            Ok(JobOperation::None) if counter.session(&request).is_none() => {
+                return pass(request, &mut self.inner);
+            }
+            Ok(JobOperation::None) => None,
             Ok(JobOperation::Look) => {
                 let (head, _) = request.into_parts();
                 return Box::pin(async move { counter.look(head).await });
@@ -169,18 +178,28 @@ where
                     }
                 });
             }
-            Ok(JobOperation::Wish(wish)) => wish,
+            Ok(JobOperation::Wish(wish)) => Some(wish),
             Err(refusal) => return Box::pin(async move { Err(refusal) }),
         };
         // The service that was made ready is the one to call; its clone takes its place.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         Box::pin(async move {
-            let trial = match counter.ask(&mut request, wish).await? {
-                ask::JobDecision::Answered(response) => return Ok(response),
-                ask::JobDecision::Run(trial) => trial,
+            let trial = match wish {
+                None => None,
+                Some(wish) => match counter.ask(&mut request, wish).await? {
+                    ask::JobDecision::Answered(response) => return Ok(response),
+                    ask::JobDecision::Run(trial) => Some(trial),
+                },
             };
-            once(&trial, inner.call(request)).await
+            let answer = async {
+                counter.take_turn(&mut request).await?;
+                inner.call(request).await
+            };
+            match trial {
+                Some(trial) => once(&trial, answer).await,
+                None => Ok(answer.await?.map(JobBody::inner)),
+            }
         })
     }
 }

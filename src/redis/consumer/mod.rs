@@ -58,7 +58,8 @@ pub struct ConsumerIdentity {
 pub struct Consumer {
     place: ConsumerIdentity,
     prefix: Arc<str>,
-    /// The sides whose jobs it takes, and their streams; the narrowest first.
+    /// The sides whose jobs it takes, and their streams; the narrowest first, which is the worker
+    /// alone, unless it has no colour.
     streams: Vec<(Arc<str>, String)>,
     dead: String,
     sealing: Signing,
@@ -88,7 +89,7 @@ impl Consumer {
         let with_common =
             |own: &str| Script::new(&format!("{}{own}", include_str!("../jobs/lua/common.lua")));
         Self {
-            streams: side::taken_by(&place.colour, place.version.as_deref())
+            streams: sides(&place)
                 .into_iter()
                 .map(|side| (Arc::clone(&side), format!("{prefix}:jobs:{{{}}}:{side}", place.pool)))
                 .collect(),
@@ -130,20 +131,34 @@ impl Consumer {
         Ok(())
     }
 
-    /// Waits for a new entry, for at most 1 s. Returns at most one of each stream, so perhaps one
-    /// more than there is a slot for: hand it back.
+    /// Waits for a new entry, for at most 1 s; one for this worker alone comes first. Returns at most
+    /// one of each stream, so perhaps more than there are slots for: hand those back.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer, or has lost the stream or its group.
     pub async fn read(&self) -> RedisResult<Vec<StreamEntry>> {
+        let own = self.streams.get(..1).filter(|_| !self.place.colour.is_empty()).unwrap_or_default();
+        let entries = if own.is_empty() { Vec::new() } else { self.read_from(own, None).await? };
+        if entries.is_empty() { self.read_from(&self.streams, Some(BLOCK)).await } else { Ok(entries) }
+    }
+
+    async fn read_from(
+        &self,
+        from: &[(Arc<str>, String)],
+        block: Option<Duration>,
+    ) -> RedisResult<Vec<StreamEntry>> {
         let mut read = cmd("XREADGROUP");
         read.arg("GROUP").arg(GROUP).arg(&*self.place.worker);
         // One at a time, so that workers that are free together share new entries.
-        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS");
-        self.streams.iter().for_each(|(_, stream)| {
+        read.arg("COUNT").arg(1);
+        if let Some(block) = block {
+            read.arg("BLOCK").arg(millis(block));
+        }
+        read.arg("STREAMS");
+        from.iter().for_each(|(_, stream)| {
             read.arg(stream);
         });
-        self.streams.iter().for_each(|_| {
+        from.iter().for_each(|_| {
             read.arg(">");
         });
         let streams: Option<Vec<(String, Vec<RawEntry>)>> = self.reading.call(&read).await?;
@@ -351,6 +366,15 @@ impl Consumer {
         let signed = [&lines[..], &[body]].concat().join(&b'\n');
         key.open(&format!("{}:job", self.prefix), &[signature, &signed].join(&b' ')).is_ok()
     }
+}
+
+/// Returns the sides whose jobs a worker takes, the worker alone first. A gateway, which has no
+/// colour, is no worker that sessions come back to.
+fn sides(place: &ConsumerIdentity) -> Vec<Arc<str>> {
+    let version = place.version.as_deref();
+    let own = side::of_worker(&place.colour, version, &place.worker);
+    let own = (!place.colour.is_empty()).then_some(own);
+    own.into_iter().chain(side::taken_by(&place.colour, version)).collect()
 }
 
 /// An entry as Redis returns it: its id, its fields.

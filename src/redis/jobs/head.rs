@@ -20,8 +20,8 @@ const FOR_WORKERS: [&str; 7] = [
 ];
 /// Bytes of a reply head that are parsed; a longer one is invalid.
 const LONGEST: usize = 16 * 1024;
-/// Bytes of a name: a colour, `@`, and a version.
-const NAME: usize = 129;
+/// Bytes of a name: a colour, `@`, a version, `:` and a worker.
+const NAME: usize = 194;
 
 /// Returns the headers that go with the job of a request, as JSON.
 #[must_use]
@@ -64,7 +64,7 @@ fn may_pass(name: &str) -> bool {
 fn label(text: Option<String>) -> Option<Arc<str>> {
     let is_plain = |text: &String| {
         (1..=NAME).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@+".contains(&byte))
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@+:".contains(&byte))
     };
     text.filter(is_plain).map(Into::into)
 }

@@ -13,6 +13,7 @@
 //! | `pending` | asynchronous jobs, which wait for room in Redis |
 //! | `embedded` | jobs that this gateway runs itself |
 //! | `dead` | dead letters: jobs that used up their attempts |
+//! | `sessions` | turns of a session, one after the other |
 //! | `sides` | who reads the stream of a colour; moving jobs to another one |
 //! | `status` `idempotency` | job status; idempotent requests |
 //! | `liveness` | liveness probe for jobs whose reply is silent |
@@ -41,6 +42,7 @@ mod reader;
 mod repeatable;
 mod request;
 mod script;
+mod sessions;
 mod sides;
 mod signature;
 mod status;
@@ -59,11 +61,13 @@ pub use piece::{AnswerPiece, PieceKind, PiecePlace};
 pub use reader::Reader;
 pub use repeatable::{EarlierRequest, KnownRequest};
 pub use request::{JobRequest, JobTicket};
-pub use sides::MovedJobs;
+pub use sessions::{SessionTurn, TurnRefused};
+pub use sides::{MovedJobs, OwnStream, Started};
 pub use signature::seal;
 pub use status::JobStatus;
 pub use submit::{AwaitedJob, SubmitRefused};
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,6 +102,10 @@ struct JobsInner {
     sealing: Signing,
     strangers: Mutex<Strangers>,
     limits: ArcSwap<JobLimits>,
+    /// Sessions whose turn this gateway has, by turn.
+    turns: Mutex<HashMap<Job, Arc<str>>>,
+    /// Workers that read a stream of their own, by name.
+    own_streams: ArcSwap<HashMap<Arc<str>, OwnStream>>,
 }
 
 impl fmt::Debug for JobQueue {
@@ -126,10 +134,12 @@ impl JobQueue {
             sealing,
             strangers: Mutex::default(),
             limits: ArcSwap::default(),
+            turns: Mutex::default(),
+            own_streams: ArcSwap::default(),
         }));
         let running = jobs.clone();
         (jobs, async move {
-            tokio::join!(running.listen(), running.do_errands(tasks));
+            tokio::join!(running.listen(), running.do_errands(tasks), running.renew_turns());
         })
     }
 

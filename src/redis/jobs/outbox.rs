@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::keys::{Job, Side};
 use super::repeatable::Repeatable;
+use super::sessions::SessionTurn;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::RedisOp;
 use crate::redis::link::RedisLoss;
@@ -63,12 +64,21 @@ enum EndCondition {
 /// A queued cleanup task.
 #[derive(Clone, Debug)]
 pub(super) enum JobTask {
-    /// Cancels a job: notifies its worker, or removes its stream entry if no worker has it yet.
-    Cancel { job: Job, side: Side, entry: Option<Arc<str>>, why: JobEndReason },
+    /// Cancels a job: notifies its worker, or removes its stream entry if no worker has it yet. Only
+    /// then the next turn of its session begins.
+    Cancel {
+        job: Job,
+        side: Side,
+        entry: Option<Arc<str>>,
+        why: JobEndReason,
+        _turn: Option<Arc<SessionTurn>>,
+    },
     /// Deletes the reply of a job, after it was read to the end.
     Forget { job: Job },
     /// Deletes the hash of a job that nothing refers to.
     Withdraw { job: Job },
+    /// Ends a turn of a session; the worker that answered has the next one, too.
+    EndTurn { session: Arc<str>, turn: Job, worker: Option<Arc<str>> },
     /// Frees the `Idempotency-Key` of a request that never became a job.
     FreeKey { request: Arc<Repeatable>, job: Job },
 }
@@ -79,6 +89,7 @@ impl JobTask {
             Self::Cancel { .. } => "cancel a job",
             Self::Forget { .. } => "delete an answer",
             Self::Withdraw { .. } => "delete a job",
+            Self::EndTurn { .. } => "end a turn",
             Self::FreeKey { .. } => "free a key",
         }
     }
@@ -137,11 +148,14 @@ impl JobQueue {
     async fn go(&self, task: JobTask) {
         for _ in 0..TRIES {
             let done = match &task {
-                JobTask::Cancel { job, side, entry, why } => {
+                JobTask::Cancel { job, side, entry, why, .. } => {
                     self.cancel(*job, side, entry.as_deref(), *why).await.map(drop)
                 }
                 JobTask::Forget { job } => self.unlink(self.0.keys.reply(*job)).await,
                 JobTask::Withdraw { job } => self.unlink(self.0.keys.job(*job)).await,
+                JobTask::EndTurn { session, turn, worker } => {
+                    self.end_turn(session, *turn, worker.as_deref().unwrap_or_default()).await
+                }
                 JobTask::FreeKey { request, job } => self.free_key(request, *job).await,
             };
             match done {

@@ -207,10 +207,8 @@ impl JobQueue {
         let read =
             |(job, text): (String, String)| Some((Job::parse(&job)?, serde_json::from_str(&text).ok()?));
         let now = unix_millis();
-        let (mut waiting, late): (Vec<_>, Vec<_>) = all
-            .into_iter()
-            .filter_map(read)
-            .partition(|(_, pending): &(Job, Pending)| !pending.is_late(now));
+        let (mut waiting, late): (Vec<_>, Vec<_>) =
+            all.into_iter().filter_map(read).partition(|(_, pending): &(Job, Pending)| !pending.is_late(now));
         for (job, pending) in late.into_iter().take(LAPSING) {
             match self.give_up(pool, job, &pending).await {
                 Ok(true) => {}
@@ -293,7 +291,7 @@ impl JobQueue {
         self.mark(job, "", &[]).await
     }
 
-    async fn mark(
+    pub(super) async fn mark(
         &self,
         job: Job,
         within: &str,

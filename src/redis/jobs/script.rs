@@ -32,6 +32,7 @@ pub(super) struct JobScripts {
     pub(super) recolour: Script,
     pub(super) move_entry: Script,
     pub(super) readers: Script,
+    pub(super) turn: Script,
 }
 
 impl Default for JobScripts {
@@ -53,6 +54,7 @@ impl Default for JobScripts {
             recolour: Script::new(of_job!("lua/recolour.lua")),
             move_entry: Script::new(include_str!("lua/move.lua")),
             readers: Script::new(include_str!("lua/readers.lua")),
+            turn: Script::new(include_str!("lua/turn.lua")),
         }
     }
 }

@@ -7,6 +7,8 @@
 //! Both halves of a move may be repeated, by this gateway or another: first the job's hash names
 //! the new colour, so that a worker of the old one refuses it, then its entry moves.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Value, cmd, from_redis_value_ref};
@@ -18,6 +20,28 @@ use crate::redis::link::RedisLoss;
 
 /// Entries looked at per call; the rest follows with the next one.
 const MOST: usize = 256;
+
+/// A worker's own stream, for the next turn of a session that it had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnStream {
+    /// The worker's pool.
+    pub pool: Arc<str>,
+    /// The sides whose jobs it takes.
+    pub takes: Vec<Arc<str>>,
+    /// The side that is the worker alone.
+    pub side: Arc<str>,
+    /// Jobs that may be in its stream at once.
+    pub slots: u32,
+}
+
+/// What happens to jobs of a side without workers that a lost worker has started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// They end with an error: no other version may continue.
+    End = 1,
+    /// They move too: another worker of the same version may run them.
+    Move = 2,
+}
 
 /// Result of moving the jobs of a colour that has no worker left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,8 +67,40 @@ impl JobQueue {
         inner.link.run(RedisOp::Jobs, PATIENCE, &call).await
     }
 
-    /// Gives the jobs of `from` that no worker has started to `to`, and ends those that were
-    /// started and not renewed for `abandoned`. Looks at 256 jobs at most.
+    /// Sets the workers that read a stream of their own.
+    pub fn set_own_streams(&self, streams: HashMap<Arc<str>, OwnStream>) {
+        self.0.own_streams.store(Arc::new(streams));
+    }
+
+    /// Returns the own stream of `worker` if it takes the jobs of `side`.
+    #[must_use]
+    pub fn own_stream(&self, worker: &str, side: &Side) -> Option<OwnStream> {
+        let streams = self.0.own_streams.load();
+        let stream = streams.get(worker).filter(|stream| stream.pool == side.pool)?;
+        stream.takes.contains(&side.colour).then(|| stream.clone())
+    }
+
+    /// Gives one job to another side, unless a worker has started it.
+    pub(super) async fn give_to(
+        &self,
+        job: Job,
+        entry: &str,
+        from: &Side,
+        to: &Side,
+    ) -> Result<(), RedisLoss> {
+        let inner = &*self.0;
+        let mut call = inner.scripts.recolour.key(inner.keys.job(job));
+        call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
+        call.arg(&*from.colour).arg(&*to.colour).arg("");
+        let said: Vec<String> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
+        if said.first().is_some_and(|said| said == "MOVED") {
+            self.move_entry(from, to, entry, job, 0).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the jobs of `from` that no worker has started to `to`, and treats those that were
+    /// started and not renewed for `abandoned` as `started` says. Looks at 256 jobs at most.
     ///
     /// # Errors
     /// Returns [`RedisLoss`] if a command to Redis fails. What was moved until then stays moved.
@@ -53,6 +109,7 @@ impl JobQueue {
         from: &Side,
         to: &Side,
         abandoned: Duration,
+        started: Started,
     ) -> Result<MovedJobs, RedisLoss> {
         let inner = &*self.0;
         let idle = u64::try_from(abandoned.as_millis()).unwrap_or(u64::MAX);
@@ -67,7 +124,8 @@ impl JobQueue {
         // Without a group nothing was delivered. If Redis has failed, so do the next commands.
         let held = self.held(&stream).await.unwrap_or_default();
         for (entry, fields) in entries {
-            let Some(job) = fields.iter().find(|(name, _)| name == "job").and_then(|(_, job)| Job::parse(job))
+            let Some(job) =
+                fields.iter().find(|(name, _)| name == "job").and_then(|(_, job)| Job::parse(job))
             else {
                 continue;
             };
@@ -78,11 +136,14 @@ impl JobQueue {
             }
             let mut call = inner.scripts.recolour.key(inner.keys.job(job));
             call.key(inner.keys.reply(job)).arg(&inner.keys.replies).arg(job);
-            call.arg(&*from.colour).arg(&*to.colour).arg(u8::from(renewed.is_some()));
+            call.arg(&*from.colour).arg(&*to.colour);
+            call.arg(if renewed.is_some() { started as u8 } else { 0 });
             let said: Vec<Value> = inner.link.run(RedisOp::Jobs, PATIENCE, &call).await?;
             let said: Vec<String> = said.iter().filter_map(|part| from_redis_value_ref(part).ok()).collect();
             match said.first().map(String::as_str) {
-                Some("MOVED") => done.moved += usize::from(self.move_entry(from, to, &entry, job, idle).await?),
+                Some("MOVED") => {
+                    done.moved += usize::from(self.move_entry(from, to, &entry, job, idle).await?)
+                }
                 Some("RUNNING") => {}
                 ended => {
                     let error = said.get(1).map_or("", String::as_str);

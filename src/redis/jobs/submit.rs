@@ -14,6 +14,8 @@ use super::outbox::{JobEndReason, JobTask};
 use super::piece::{AnswerPiece, PieceKind, PiecePlace};
 use super::reader::Reader;
 use super::request::JobRequest;
+use super::sessions::SessionTurn;
+use super::sides::OwnStream;
 use super::{JobQueue, PATIENCE};
 use crate::metrics::{JobEnd, RedisOp};
 use crate::redis::link::RedisLoss;
@@ -79,6 +81,8 @@ pub struct AwaitedJob {
     why: JobEndReason,
     /// Kind of the entry that ended the reply; `None` before.
     last: Option<PieceKind>,
+    /// The turn of the request in its session, which ends with the job.
+    turn: Option<Arc<SessionTurn>>,
 }
 
 impl fmt::Debug for AwaitedJob {
@@ -89,7 +93,8 @@ impl fmt::Debug for AwaitedJob {
 
 impl JobQueue {
     /// Writes a job, and enqueues it for the workers of `side` once they have fewer than `ceiling`,
-    /// if that happens by `until`. Dropping the returned value before the reply ends cancels it.
+    /// if that happens by `until`. With `own` it goes to that worker's stream first, if there is room,
+    /// and after the given time to those of all if the worker has not started it. Dropping the returned value before the reply ends cancels it.
     ///
     /// # Errors
     /// Returns the reason. No worker runs the job then, or one only briefly.
@@ -97,17 +102,30 @@ impl JobQueue {
         &self,
         job: Job,
         side: &Side,
-        ceiling: u32,
-        until: Instant,
+        (ceiling, until): (u32, Instant),
+        own: Option<(OwnStream, Duration)>,
         request: &JobRequest,
     ) -> Result<AwaitedJob, SubmitRefused> {
         let fate = if request.trial.is_some() { UnreadFate::IsKept } else { UnreadFate::Ends };
         let mut awaited = AwaitedJob::new(self, side, self.read(job, PiecePlace::default()), None, fate);
-        self.create(job, side, request, false).await?;
+        let of_worker =
+            |own: &OwnStream| Side { pool: Arc::clone(&side.pool), colour: Arc::clone(&own.side) };
+        let first = own.map(|(own, wait)| (of_worker(&own), own.slots, wait));
+        self.create(job, first.as_ref().map_or(side, |(first, ..)| first), request, false).await?;
         if let Err(refused) = self.settle(request).await {
             awaited.fate = UnreadFate::Remains;
             self.delete(job);
             return Err(refused);
+        }
+        if let Some((first, slots, wait)) = first {
+            if let Some(entry) = self.enqueue(job, &first, slots).await? {
+                awaited.entry = Some(entry.clone().into());
+                awaited.side = first.clone();
+                request.succeed();
+                self.give_to_all_after(wait, job, entry, first, side.clone());
+                return Ok(awaited);
+            }
+            self.mark(job, "", &[("colour", &*side.colour)]).await?;
         }
         let mut pause = PAUSE;
         loop {
@@ -124,6 +142,18 @@ impl JobQueue {
             sleep(pause).await;
             pause *= 2;
         }
+    }
+
+    /// Gives a job in a worker's own stream to all workers, unless it starts within `wait`.
+    fn give_to_all_after(&self, wait: Duration, job: Job, entry: String, from: Side, to: Side) {
+        let jobs = self.clone();
+        tokio::spawn(async move {
+            sleep(wait).await;
+            // The worker reads its own stream first; if this fails, it still starts the job.
+            if let Err(loss) = jobs.give_to(job, &entry, &from, &to).await {
+                tracing::debug!(%loss, %job, "could not give a session's job to other workers");
+            }
+        });
     }
 
     /// Makes the key of a repeatable request name its job from now on.
@@ -192,7 +222,13 @@ impl AwaitedJob {
         fate: UnreadFate,
     ) -> Self {
         let (jobs, liveness_probe, side) = (jobs.clone(), LivenessProbe::new(jobs), side.clone());
-        Self { jobs, side, entry, reader, liveness_probe, fate, why: JobEndReason::Cancelled, last: None }
+        let why = JobEndReason::Cancelled;
+        Self { jobs, side, entry, reader, liveness_probe, fate, why, last: None, turn: None }
+    }
+
+    /// Keeps the turn of the request until the job ends.
+    pub fn hold(&mut self, turn: Option<Arc<SessionTurn>>) {
+        self.turn = turn;
     }
 
     /// Polls for the next reply entry. It must not be called after the last entry. If Redis has
@@ -241,6 +277,7 @@ impl Drop for AwaitedJob {
                 side: self.side.clone(),
                 entry: self.entry.take(),
                 why: self.why,
+                _turn: self.turn.take(),
             }),
         };
         let inner = &*self.jobs.0;

@@ -103,6 +103,10 @@ impl Forward<'_> {
         });
         let ((head, by), first) = begun.await?;
         task.note_answer(&by, clock.now());
+        // Only a worker that names its side reads a stream of its own.
+        if let (Some(turn), Some(worker), Some(_)) = (&self.turn, &by.worker, &by.colour) {
+            turn.answered_by(worker);
+        }
         // The side only gave the permit: the worker that answered is the one to name.
         let watch = self.watch(&head, by.worker.as_ref().unwrap_or(&spec.id));
         // There is no other worker to move to: any worker of the queue takes the job over.
@@ -142,7 +146,12 @@ impl Forward<'_> {
             trial,
             key: task.settings.key.clone(),
         };
-        task.jobs.submit(job, side, ceiling, until, &request).await
+        let before = self.turn.as_ref().and_then(|turn| turn.before());
+        let own = before.and_then(|worker| task.jobs.own_stream(worker, side));
+        let own = own.map(|own| (own, task.settings.sticky_wait));
+        let mut awaited = task.jobs.submit(job, side, (ceiling, until), own, &request).await?;
+        awaited.hold(self.turn.clone());
+        Ok(awaited)
     }
 }
 
@@ -155,14 +164,15 @@ impl QueueExchange {
         let spec = &self.worker.spec;
         let (Some(worker), Some(colour)) = (&by.worker, &by.colour) else { return };
         // Workers of the first protocol name no side; the stream's readers tell of those.
-        let takes = side::taken_by(colour, by.version.as_deref());
+        let colour: Arc<str> = side::parts(side::without_worker(colour)).0.into();
+        let takes = side::taken_by(&colour, by.version.as_deref());
         if takes.contains(&spec.colour) {
             return;
         }
         let (pool, own) = (&*spec.pool, &*spec.colour);
         tracing::warn!(
             worker = &**worker,
-            colour = &**colour,
+            colour = &*colour,
             pool,
             job_colour = own,
             "a worker of another colour answered a job"

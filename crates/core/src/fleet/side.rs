@@ -15,6 +15,8 @@ const BY_VERSION: &str = "v-";
 const NO_VERSION: &str = "0";
 /// Between a colour and a version; no colour contains it.
 const AT: char = '@';
+/// Between a side and the name of one worker; no side contains it.
+const ALONE: char = ':';
 
 /// Returns the colour of a queue worker: its own, or the one that stands for its version. `None`
 /// if it has no colour and its version cannot be part of one: it must be 1 to 62 letters, digits,
@@ -32,6 +34,20 @@ pub fn of_version(colour: &str, version: &str) -> Arc<str> {
         Some(own) if own == version => colour.into(),
         _ => format!("{colour}{AT}{version}").into(),
     }
+}
+
+/// Returns the side that is one worker alone, for the sessions that it has: its narrowest side, and
+/// its name.
+#[must_use]
+pub fn of_worker(colour: &Arc<str>, version: Option<&str>, worker: &str) -> Arc<str> {
+    let narrowest = taken_by(colour, version).into_iter().next();
+    format!("{}{ALONE}{worker}", narrowest.as_deref().unwrap_or_default()).into()
+}
+
+/// Returns the side of which `text` may be one worker alone.
+#[must_use]
+pub fn without_worker(text: &str) -> &str {
+    text.split_once(ALONE).map_or(text, |(side, _)| side)
 }
 
 /// Returns the colour and the version of the side `text`; no version if it is a whole colour.
@@ -74,6 +90,9 @@ mod tests {
         assert_eq!(taken("blue", None), ["blue"]);
         assert_eq!(taken("blue", Some("2.0+a")), ["blue"]);
         assert_eq!(taken("v-2.0", Some("2.0")), ["v-2.0"]);
+        assert_eq!(&*of_worker(&"blue".into(), Some("2.0"), "w1"), "blue@2.0:w1");
+        assert_eq!(&*of_worker(&"v-2.0".into(), Some("2.0"), "w1"), "v-2.0:w1");
+        assert_eq!((without_worker("blue@2.0:w1"), without_worker("blue")), ("blue@2.0", "blue"));
         assert_eq!((parts("blue@2.0"), parts("v-2.0")), (("blue", Some("2.0")), ("v-2.0", None)));
     }
 }

@@ -90,18 +90,20 @@ impl Turnover {
             });
             return first.map(|(side, _)| Arc::clone(side));
         };
-        let present = *known.entry(Arc::clone(active)).or_insert(SideMemory {
-            came: None,
-            ready_at: now,
-            ready: 0,
-        });
+        let present =
+            *known.entry(Arc::clone(active)).or_insert(SideMemory { came: None, ready_at: now, ready: 0 });
         if !present.is_gone(wait, now) {
             return None;
         }
         let newest = known.iter().filter(|(_, memory)| memory.ready > 0);
-        let newest = newest
-            .max_by(|one, other| one.1.came.cmp(&other.1.came).then_with(|| natural(one.0, other.0)));
+        let newest =
+            newest.max_by(|one, other| one.1.came.cmp(&other.1.came).then_with(|| natural(one.0, other.0)));
         newest.map(|(side, _)| Arc::clone(side))
+    }
+
+    /// Returns all sides of `pool` that are remembered.
+    pub fn sides(&self, pool: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.pools.get(pool).into_iter().flatten().map(|(side, _)| side)
     }
 
     /// Returns the sides of `pool` other than `active` that have been without a ready worker for
@@ -154,7 +156,8 @@ mod tests {
         fn second(&mut self, ready: &[&str]) -> Option<String> {
             self.now += 1;
             let (pool, now) = (Arc::from("chat"), Nanos::from_secs(self.now));
-            let state = |side: &&str| SideState { side: (*side).into(), ready: 4, silent_for: Some(Duration::ZERO) };
+            let state =
+                |side: &&str| SideState { side: (*side).into(), ready: 4, silent_for: Some(Duration::ZERO) };
             self.turnover.look(&pool, &ready.iter().map(state).collect::<Vec<_>>(), WAIT, now);
             let chosen = self.turnover.choose(&pool, self.active.as_ref(), WAIT, now);
             if chosen.is_some() {
@@ -191,7 +194,8 @@ mod tests {
         // Newest is the one that came last, whatever its number: it may be a rollback.
         assert_eq!(stage.second(&["v-3", "v-2"]).as_deref(), Some("v-2"));
         let pool = Nanos::from_secs(stage.now);
-        assert_eq!(stage.turnover.deserted("chat", "v-2", WAIT, pool), ["v-1".into()]);
+        let deserted = stage.turnover.deserted("chat", "v-2", WAIT, pool);
+        assert_eq!(deserted.iter().map(|side| &**side).collect::<Vec<_>>(), ["v-1"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 -- For gateways. Gives a job that no worker has started to another colour, whose stream its entry
 -- then moves to. ARGV: 3 the colour it leaves, 4 the other one, 5 what to do with a job that a lost
--- worker has started: 1 to end it. Returns
+-- worker has started: 1 to end it, 2 to move it. Returns
 --   MOVED           it belongs to the other colour, now or by an earlier call
 --   RUNNING         a worker has started it
 --   DEAD, error, ms it was ended as a dead letter: end the entry, with that error, kept for these ms
@@ -8,7 +8,7 @@
 
 local state, own, epoch, n, dam, async =
   unpack(redis.call('HMGET', hash, 'state', 'colour', 'epoch', 'n', 'dam', 'async'))
-if state == 'queued' then
+if state == 'queued' or (state == 'running' and ARGV[5] == '2') then
   if own ~= ARGV[4] then
     redis.call('HSET', hash, 'colour', ARGV[4])
   end

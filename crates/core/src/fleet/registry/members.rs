@@ -18,8 +18,20 @@ pub struct QueueMember {
     pub pool: Arc<str>,
     /// Its side: a colour, or one version of a colour.
     pub side: Arc<str>,
+    /// Its colour.
+    pub colour: Arc<str>,
     /// Its last heartbeat, and what follows from it.
     pub report: WorkerReport,
+    /// `true` if it can take jobs.
+    pub ready: bool,
+}
+
+impl QueueMember {
+    /// Returns `true` if it has fallen silent without a word.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.report.weight <= 0.0 && !self.report.held
+    }
 }
 
 /// Versions of the workers of a pool's colour.
@@ -36,7 +48,8 @@ impl WorkerRegistry {
             let spec = self.known.get(&report.beat.worker)?.spec.as_ref()?;
             let side = queue_workers::side(spec, report.beat.version.as_ref(), &self.named);
             let (pool, side_id) = (Arc::clone(&spec.pool), queue_workers::id(&spec.pool, &side));
-            Some(QueueMember { side_id, pool, side, report })
+            let (colour, ready) = (Arc::clone(&spec.colour), report.is_able());
+            Some(QueueMember { side_id, pool, side, colour, report, ready })
         };
         let mut members: Vec<_> = self.worker_reports().into_iter().filter_map(member).collect();
         members.sort_by(|one, other| one.report.beat.worker.cmp(&other.report.beat.worker));
@@ -55,8 +68,7 @@ impl WorkerRegistry {
             });
             let Some(state) = sides.get_mut(at) else { continue };
             if !report.held {
-                state.silent_for =
-                    Some(state.silent_for.map_or(report.age, |silent| silent.min(report.age)));
+                state.silent_for = Some(state.silent_for.map_or(report.age, |silent| silent.min(report.age)));
             }
             if report.is_able() {
                 state.ready += u64::from(report.beat.slots.unwrap_or(1));
@@ -86,7 +98,9 @@ impl WorkerRegistry {
         let heard = self.known.get(worker)?;
         let spec = heard.spec.as_ref()?;
         let takes = side::taken_by(&spec.colour, heard.beat.version.as_deref());
-        Some(*spec.pool == *pool && takes.iter().any(|taken| **taken == *side))
+        // Its own stream is nobody else's.
+        let own = side::of_worker(&spec.colour, heard.beat.version.as_deref(), worker);
+        Some(*spec.pool == *pool && takes.iter().chain([&own]).any(|taken| **taken == *side))
     }
 
     /// Returns `true` if a worker of this version of the colour is known in `pool`.
@@ -95,9 +109,9 @@ impl WorkerRegistry {
         // A version that is no name could not be told to the other gateways.
         name(version).is_some()
             && self.known.values().any(|heard| {
-            let spec = self.spec_of(&heard.beat.worker);
-            spec.is_some_and(|spec| *spec.pool == *pool && *spec.colour == *colour)
-                && heard.beat.version.as_deref() == Some(version)
-        })
+                let spec = self.spec_of(&heard.beat.worker);
+                spec.is_some_and(|spec| *spec.pool == *pool && *spec.colour == *colour)
+                    && heard.beat.version.as_deref() == Some(version)
+            })
     }
 }
