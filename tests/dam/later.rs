@@ -303,6 +303,13 @@ async fn a_dead_letter_is_shown_and_gets_another_chance() {
     let letters = dead().await;
     let letter = &letters["dead"]["default"][0];
     assert_eq!((letter["job"].as_str(), &letter["error"]), (Some(&*job), &"out of memory".into()));
+    assert_eq!(
+        (&letter["class"], &letter["path"], &letter["colour"]),
+        (&"interactive".into(), &"/v1/chat/completions".into(), &"blue".into())
+    );
+    let errors = letter["errors"].as_array().unwrap();
+    assert!(errors.iter().all(|it| it["run"] == "w1/blue" && it["error"] == "out of memory"), "{letter}");
+    assert_eq!(errors.len(), 3);
     let requeue = |job: &str| {
         let body = format!(r#"{{"pool":"default","job":"{job}"}}"#);
         request("POST /api/v1/dead", &["content-type: application/json"], body)

@@ -17,6 +17,8 @@ use crate::request::{Caller, RequestCost};
 
 /// Dead letters listed at most: the latest.
 const SHOWN: usize = 1000;
+/// Dead letters whose jobs are looked up.
+const DETAILED: usize = 100;
 /// Bytes of a body per prompt token: an estimate, because the tokenizer of its model is unknown.
 const BYTES_PER_TOKEN: u64 = 4;
 /// How long, in ms, one gateway owns the requeueing of a dead letter: longer than it tries.
@@ -33,7 +35,33 @@ pub struct DeadLetter {
     pub error: String,
     /// When it became a dead letter, in milliseconds since the Unix epoch.
     pub at_ms: u64,
+    /// What is still known of the job.
+    pub details: DeadLetterDetails,
     entry: String,
+}
+
+/// What the record of a dead letter's job says. Empty once the record has expired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetterDetails {
+    /// The caller, as its [`caller_hash`](super::caller_hash) hash.
+    pub caller: String,
+    /// Priority class.
+    pub class: String,
+    /// The request path.
+    pub path: String,
+    /// The colour that it was written to.
+    pub colour: String,
+    /// The runs that failed, and why.
+    pub errors: Vec<RunError>,
+}
+
+/// Why a run failed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RunError {
+    /// `WORKER/COLOUR`.
+    pub run: String,
+    /// The worker's message, or that it was lost.
+    pub error: String,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +80,26 @@ impl JobQueue {
         let kept: Vec<(String, Vec<(String, String)>)> =
             self.0.link.call_within(RedisOp::Jobs, PATIENCE, &range).await?;
         Ok(kept.into_iter().filter_map(|(entry, fields)| read(entry, fields)).collect())
+    }
+
+    /// Returns the latest dead letters of `pool`, at most 100, with what is known of their jobs.
+    ///
+    /// # Errors
+    /// Returns [`RedisLoss`] if a command to Redis fails.
+    pub async fn detailed_dead(&self, pool: &str) -> Result<Vec<DeadLetter>, RedisLoss> {
+        let mut letters = self.dead(pool).await?;
+        for letter in letters.iter_mut().take(DETAILED) {
+            let mut look = cmd("HMGET");
+            look.arg(self.0.keys.job(letter.job)).arg(&["caller", "class", "path", "colour", "errors"]);
+            let fields: [Option<Vec<u8>>; 5] =
+                self.0.link.call_within(RedisOp::Jobs, PATIENCE, &look).await?;
+            // A worker's message may be cut within a character.
+            let [caller, class, path, colour, errors] =
+                fields.map(|field| String::from_utf8_lossy(&field.unwrap_or_default()).into_owned());
+            let errors = serde_json::from_str(&errors).unwrap_or_default();
+            letter.details = DeadLetterDetails { caller, class, path, colour, errors };
+        }
+        Ok(letters)
     }
 
     /// Requeues a dead letter of `pool` as a pending job. Returns `false` if there is none.
@@ -119,5 +167,5 @@ fn read(entry: String, fields: Vec<(String, String)>) -> Option<DeadLetter> {
         }
     }
     let at_ms = entry.split_once('-')?.0.parse().ok()?;
-    Some(DeadLetter { job: job?, error, at_ms, entry })
+    Some(DeadLetter { job: job?, error, at_ms, details: DeadLetterDetails::default(), entry })
 }

@@ -49,7 +49,7 @@ mod status;
 mod submit;
 mod subscription;
 
-pub use dead::DeadLetter;
+pub use dead::{DeadLetter, DeadLetterDetails, RunError};
 pub use fault::JobError;
 pub use head::{AnsweredBy, for_worker, read_head};
 pub use idempotency::KeyClaim;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::AdminBody;
 use super::answer::{AdminError, json_answer};
-use crate::redis::jobs::{DeadLetter, Job, JobQueue};
+use crate::redis::jobs::{DeadLetter, Job, JobQueue, RunError};
 
 /// Dead letter to retry.
 #[derive(Debug, Deserialize)]
@@ -27,9 +27,20 @@ fn unavailable(why: &dyn std::fmt::Display) -> AdminError {
 pub(super) async fn show(jobs: &JobQueue, pools: Vec<Arc<str>>) -> Result<Response<AdminBody>, AdminError> {
     let mut shown = Map::new();
     for pool in pools {
-        let dead = jobs.dead(&pool).await.map_err(|loss| unavailable(&loss))?;
-        let letters = dead.iter().map(|DeadLetter { job, error, at_ms, .. }| {
-            json!({ "job": job.to_string(), "error": error, "at_ms": at_ms })
+        let dead = jobs.detailed_dead(&pool).await.map_err(|loss| unavailable(&loss))?;
+        let letters = dead.iter().map(|DeadLetter { job, error, at_ms, details, .. }| {
+            let errors =
+                details.errors.iter().map(|RunError { run, error }| json!({ "run": run, "error": error }));
+            json!({
+                "job": job.to_string(),
+                "error": error,
+                "at_ms": at_ms,
+                "caller": details.caller,
+                "class": details.class,
+                "path": details.path,
+                "colour": details.colour,
+                "errors": errors.collect::<Vec<_>>(),
+            })
         });
         shown.insert(pool.to_string(), Value::Array(letters.collect()));
     }

@@ -25,6 +25,19 @@ local function append(epoch, n, kind, data, dams)
   end
 end
 
+-- Records why a run failed, for people: of the last 10 runs, the first 500 bytes each.
+local function note_error(message)
+  local worker, runs, errors = unpack(redis.call('HMGET', hash, 'worker', 'runs', 'errors'))
+  local run = string.match(runs or '', '(%S+)$') or worker or ''
+  local read, list = pcall(cjson.decode, errors or '[]')
+  list = read and type(list) == 'table' and list or {}
+  list[#list + 1] = { run = run, error = string.sub(message, 1, 500) }
+  while #list > 10 do
+    table.remove(list, 1)
+  end
+  redis.call('HSET', hash, 'errors', cjson.encode(list))
+end
+
 -- Ends a job that has not ended. Deletes what another run needs, unless it is a dead letter.
 local function finish(state, async)
   redis.call('HSET', hash, 'state', state, 'ended_ms', now())

@@ -32,7 +32,8 @@ local ended
 for at = 5 + 2 * (n + 1 - first), #ARGV, 2 do
   local kind, data = ARGV[at], ARGV[at + 1]
   if kind == 'fail' then
-    redis.call('HSET', hash, 'last_error', data)
+    redis.call('HSET', hash, 'last_error', data, 'failed_epoch', epoch)
+    note_error(data)
     if sent == '1' and async ~= '1' then
       fail('failed', 'upstream_broke', data, epoch, n + 1, dam, async)
     end

@@ -23,6 +23,7 @@ end
 -- No worker is left of the version that began it, and no other may continue.
 local error = 'The worker was lost, and no worker of its version is left.'
 redis.call('HSET', hash, 'last_error', error)
+note_error(error)
 if async == '1' then
   fail('dead', 'upstream_broke', error, epoch, n + 1, dam, async)
   return { 'DEAD', error, (select(2, kept())) }

@@ -58,6 +58,10 @@ if sent == '1' and async ~= '1' then
   fail('failed', 'upstream_broke', last_error or 'The worker was lost during its answer.', epoch, n + 1, dam, async)
   return { 'GONE' }
 end
+-- The worker of the run before said nothing of its end.
+if state == 'running' and redis.call('HGET', hash, 'failed_epoch') ~= epoch then
+  note_error('The worker was lost.')
+end
 attempt = attempt + 1
 if attempt > tonumber(most or 3) then
   last_error = last_error or 'The worker was lost.'
