@@ -63,6 +63,12 @@ fn reading() -> StateReading {
         limiter_keys: (0..RULES).map(|rule| (format!("rule-{rule}").into(), 1_000_000)).collect(),
         workers: (0..WORKERS).map(worker).collect(),
         demand_waiting: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 7)).collect(),
+        jobs_waiting: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 4096)).collect(),
+        jobs_oldest: (0..POOLS)
+            .map(|pool| (format!("pool-{pool}").into(), Duration::from_millis(12_345)))
+            .collect(),
+        queue_strangers: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 1)).collect(),
+        versions: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), "blue".into(), 1)).collect(),
         fleet_ceiling: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 21_248.0)).collect(),
         fleet_factor: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), [0.83, 0.79])).collect(),
         redis_works: Some(true),

@@ -27,8 +27,8 @@ pub use process::{AdminSection, DrainSection, LogSection, Tls};
 pub use redis::{OnLossName, RedisSection, StateSection};
 pub use tracing::Tracing;
 pub use traffic::{
-    AnswerHeaders, BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord, ModelSection,
-    RouteSection, RouteTimeoutsSection, ServedKindName,
+    AnswerHeaders, BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord,
+    ModelSection, RouteSection, RouteTimeoutsSection, ServedKindName,
 };
 pub use workers::{
     DiscoverySection, Ejection, EjectionModeName, Retry, StickySection, TimeoutsSection, WorkerMode,
