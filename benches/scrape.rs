@@ -71,6 +71,7 @@ fn reading() -> StateReading {
         versions: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), "blue".into(), 1)).collect(),
         fleet_ceiling: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), 21_248.0)).collect(),
         fleet_factor: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), [0.83, 0.79])).collect(),
+        prefix_hits: (0..POOLS).map(|pool| (format!("pool-{pool}").into(), [Some(0.6), Some(0.5)])).collect(),
         redis_works: Some(true),
     }
 }

@@ -50,6 +50,7 @@ fn ask(caller: usize) -> PermitRequest {
         repeatable: true,
         body_bytes: 1000,
         session: None,
+        prefix: None,
         deadline: None,
     }
 }

@@ -35,6 +35,7 @@ fn read(text: &str) -> Result<Settings, ConfigErrors> {
         "WORKER_KEY" => Some("s3cret-worker".to_owned()),
         "OTLP_TOKEN" => Some("s3cret-otlp".to_owned()),
         "DAM_REDIS_KEY" => Some("s3cret-hmac".to_owned()),
+        "DAM_PREFIX_KEY" => Some("s3cret-prefix".to_owned()),
         "NUMBER" => Some("12".to_owned()),
         "EMPTY" => Some(String::new()),
         "NULL" => Some("null".to_owned()),

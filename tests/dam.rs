@@ -59,6 +59,8 @@ mod messages;
 mod overflow;
 #[path = "dam/paused.rs"]
 mod paused;
+#[path = "dam/prefix.rs"]
+mod prefix;
 #[path = "dam/process.rs"]
 mod process;
 #[path = "dam/queue.rs"]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use proptest::prelude::*;
-use traffic_dam_lab::simulate::{Capacity, Policy, Scenario, batch, run, table};
+use traffic_dam_lab::simulate::{Capacity, Policy, Scenario, SimulatedRun, batch, run, table};
 
 /// Seeds per scenario.
 const SEEDS: u64 = 20;
@@ -95,6 +95,41 @@ fn the_same_seed_gives_the_same_run_and_another_one_does_not() {
         assert_ne!(once.seconds, run(&scenario, policy, 8, &capacity).seconds);
         assert_eq!(once.defects, [""; 0], "{policy}");
         assert!(once.figures.offered > 0 && once.figures.good > 0, "{policy}: {:?}", once.figures);
+    }
+}
+
+/// Returns the mean of a figure over runs of the scenario.
+fn mean(runs: &[SimulatedRun], name: &str) -> f64 {
+    let values: Vec<f64> = runs.iter().filter_map(|run| run.figures.get(name)).collect();
+    assert_eq!(values.len(), runs.len(), "a run has no {name}");
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[test]
+fn conversations_get_their_first_tokens_earlier_where_they_were_before() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    for name in ["conversations", "conversations-common-system", "agents"] {
+        let mut scenario = read(&folder.join(format!("{name}.toml")));
+        let policy = [scenario.dam.law];
+        let chosen = batch(&scenario, &policy, 1..SEEDS + 1);
+        scenario.dam.prefix = false;
+        let two_choices = batch(&scenario, &policy, 1..SEEDS + 1);
+        for run in chosen.iter().chain(&two_choices) {
+            assert_eq!(run.defects, [""; 0], "{name}");
+        }
+        let figures = |name| (mean(&chosen, name), mean(&two_choices, name));
+        for figure in ["hit_ratio", "ttft_p50", "ttft_p99", "ttft_first_p50", "ttft_first_p99"] {
+            let (by_prefix, without) = figures(figure);
+            println!("{name}: {figure} {by_prefix:.4}, with two choices {without:.4}");
+        }
+        let (by_prefix, without) = figures("ttft_p50");
+        assert!(by_prefix <= 0.6 * without, "{name}: p50 {by_prefix} and {without} s");
+        let (by_prefix, without) = figures("ttft_first_p99");
+        assert!(by_prefix <= without, "{name}: p99 of first turns {by_prefix} and {without} s");
+        let (by_prefix, without) = figures("hit_ratio");
+        assert!(by_prefix > without, "{name}: hits {by_prefix} and {without}");
+        let (by_prefix, without) = figures("goodput_of_offered");
+        assert!(by_prefix >= without, "{name}: good {by_prefix} and {without}");
     }
 }
 

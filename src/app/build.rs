@@ -27,6 +27,7 @@ use crate::layers::maintenance::MaintenanceSwitch;
 use crate::layers::models::ModelCache;
 use crate::layers::observe::RequestMetrics;
 use crate::layers::paths::{Paths, RouteSettings};
+use crate::layers::prefixes::Prefixes;
 use crate::layers::tokenizers::Tokenizers;
 use crate::layers::unserved::UnservedCallers;
 use crate::metrics::Metrics;
@@ -213,6 +214,10 @@ pub(super) fn stack(
             reserves_max: settings.rules.iter().any(|rule| rule.unit == Unit::Tokens && rule.reserve_max),
             estimates: Arc::clone(estimates),
             exact: Arc::clone(exact),
+            prefixes: settings
+                .gate
+                .prefix
+                .map(|_| Prefixes::new(settings.prefix.key, settings.prefix.share, Arc::clone(fleet))),
             metrics: Arc::clone(metrics),
             clock: clock.clone(),
         }),

@@ -150,6 +150,10 @@ impl App {
                 .filter_map(|(pool, gate)| Some((Arc::clone(pool), gate.ceiling?)))
                 .collect(),
             fleet_factor: self.fleet_factors(),
+            prefix_hits: gates
+                .iter()
+                .map(|(pool, gate)| (Arc::clone(pool), [gate.cached.estimated, gate.cached.reported]))
+                .collect(),
             workers: gates
                 .iter()
                 .flat_map(|(_, gate)| &gate.workers)
@@ -227,6 +231,7 @@ impl AdminSource for App {
                     "fleet_factor": self.fleet_factor(pool),
                     "queue": queue,
                     "queue_bytes": gate.queue_bytes,
+                    "prefix_hit_ratio": { "estimated": gate.cached.estimated, "reported": gate.cached.reported },
                     "workers": workers,
                     "strangers": self.strangers(pool, now),
                 })

@@ -17,6 +17,7 @@ use crate::fleet::heartbeat::SigningKey;
 use crate::fleet::registry::RegistrySettings;
 use crate::fleet::spec::WorkerSpec;
 use crate::layers::jwt::TokenSettings;
+use crate::layers::prefixes::PrefixShare;
 use crate::limit::rule::Rule;
 use crate::openai::body::MediaUrls;
 use crate::openai::kinds::OptionalKind;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub gateways: u32,
     /// Concurrency limit and queue, the same for each pool.
     pub gate: GateSettings,
+    /// How prompts are hashed, if [`GateSettings::prefix`] uses the hashes.
+    pub prefix: PrefixHashing,
     /// The workers, in the order of the file.
     pub workers: Vec<WorkerSpec>,
     /// How workers register by heartbeats; `None` without discovery.
@@ -106,6 +109,21 @@ impl Settings {
         let keys = self.callers.tokens.iter().filter_map(|tokens| tokens.keys.file());
         let tokenizers = self.models.iter().filter_map(|model| model.tokenizer.as_ref());
         files.chain(keys).chain(tokenizers).cloned().collect()
+    }
+}
+
+/// How prompts are hashed for the choice of a worker.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PrefixHashing {
+    /// Secret key; `None` for a random one.
+    pub key: Option<[u8; 16]>,
+    /// Whose prompts may share what a worker has cached.
+    pub share: PrefixShare,
+}
+
+impl std::fmt::Debug for PrefixHashing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PrefixHashing").field("share", &self.share).finish_non_exhaustive()
     }
 }
 

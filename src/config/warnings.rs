@@ -1,6 +1,7 @@
 //! Warnings about settings that are valid, but probably not intended.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::Settings;
 use super::file::RedisSection;
@@ -48,6 +49,12 @@ impl Settings {
             );
             warn("concurrency.queue.wait".to_owned(), problem);
         }
+        if self.gateways > 1 && self.chooses_by_prefix() && self.prefix.key.is_none() {
+            let problem = "is not set, nor is `redis.hmac_key`: each gateway hashes prompts with a random key of its own, so \
+                           they send the same conversation to different workers; set the same secret for all, or \
+                           `concurrency.prefix: off`";
+            warn("prefix.key".to_owned(), problem.to_owned());
+        }
         let uses_redis = self.shared.rules
             || self.shared.callers
             || self.shared.jobs != JobMode::Nothing
@@ -58,6 +65,13 @@ impl Settings {
             warn("redis".to_owned(), problem.to_owned());
         }
         warnings
+    }
+
+    /// Returns `true` if workers may be chosen by prefixes: a pool has or may get more than one.
+    fn chooses_by_prefix(&self) -> bool {
+        let several = |pool: &Arc<str>| self.workers.iter().filter(|worker| worker.pool == *pool).count() > 1;
+        let several = || self.workers.iter().any(|worker| several(&worker.pool));
+        self.gate.prefix.is_some() && (self.discovery.is_some() || several())
     }
 
     fn anonymous(&self) -> Option<String> {

@@ -26,6 +26,7 @@ use crate::layers::forms::{FormBody, boundary_of, read_start};
 use crate::layers::intake::{BoundedBody, IntakeBounds, read};
 use crate::layers::limit::LimitLayer;
 use crate::layers::paths::{Matched, Paths};
+use crate::layers::prefixes::Prefixes;
 use crate::layers::tokenizers::Tokenizers;
 use crate::metrics::Metrics;
 use crate::net::fields::{elements_of, is_encoded};
@@ -78,6 +79,8 @@ pub struct CostSettings {
     pub estimates: Arc<Estimator>,
     /// Counts prompts of the models that have a tokenizer.
     pub exact: Arc<Tokenizers>,
+    /// Hashes prompts, if workers are chosen by what they have cached.
+    pub prefixes: Option<Prefixes>,
     /// Receives the errors of the token estimates.
     pub metrics: Arc<Metrics>,
     /// Clock of arrival times and deadlines.
@@ -152,6 +155,7 @@ impl CostSettings {
             sequences: facts.sequences,
             stream: facts.stream,
             session: None,
+            prefix: None,
             body_bytes: body.len() as u64,
             deadline: None,
             retryable: matched.retryable && !(kinds::row(facts.kind).stores && facts.store),
@@ -366,7 +370,10 @@ where
             None => PromptText::Bytes(facts.prompt_bytes),
         };
         let prompt = intake.estimates.prompt(facts.model.as_deref(), text, facts.prompt_tokens);
-        let request_cost = intake.request_cost(&matched, &facts, prompt, &caller, &bytes);
+        let mut request_cost = intake.request_cost(&matched, &facts, prompt, &caller, &bytes);
+        if let Some(prefixes) = &intake.prefixes {
+            request_cost.prefix = prefixes.of(shape, &facts, &bytes, parts.extensions.get());
+        }
         let lesson = record.as_ref().filter(|_| beside.is_none()).map(|record| UsageFeedback {
             intake: Arc::clone(intake),
             record: Arc::clone(record),

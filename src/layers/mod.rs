@@ -61,6 +61,7 @@ pub mod maintenance;
 pub mod models;
 pub mod observe;
 pub mod paths;
+pub mod prefixes;
 pub mod preflight;
 pub mod rescue;
 pub mod shed;

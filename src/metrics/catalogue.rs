@@ -16,6 +16,7 @@ pub fn label_values(label: &str) -> Option<Vec<&'static str>> {
         "direction" => super::DIRECTIONS.to_vec(),
         "kind" => super::reading::FACTOR_KINDS.to_vec(),
         "moved" => super::redis::MOVED.to_vec(),
+        "source" => super::reading::HIT_SOURCES.to_vec(),
         _ => return None,
     })
 }

@@ -61,6 +61,8 @@ pub struct StateReading {
     pub fleet_ceiling: Vec<(Arc<str>, f64)>,
     /// Scaling factor of each measured pool: configured, measured.
     pub fleet_factor: Vec<(Arc<str>, [f64; 2])>,
+    /// Cached share of each pool's recent prompts, 0…1: estimated, reported.
+    pub prefix_hits: Vec<(Arc<str>, [Option<f64>; 2])>,
     /// Redis reachable; `None` if Redis is not configured.
     pub redis_works: Option<bool>,
 }
@@ -94,6 +96,13 @@ const FLEET_FACTOR: StateGauge<2> = StateGauge {
 };
 /// Values of the label `kind`.
 pub(super) const FACTOR_KINDS: [&str; 2] = ["configured", "measured"];
+const PREFIX_HIT_RATIO: StateGauge<2> = StateGauge {
+    name: "prefix_hit_ratio",
+    help: "Cached share of the prompt tokens of a pool's last few hundred requests with a prefix; reported: only of those whose worker reports it.",
+    labels: ["pool", "source"],
+};
+/// Values of the label `source`.
+pub(super) const HIT_SOURCES: [&str; 2] = ["estimated", "reported"];
 const WORKER_LIGHT: StateGauge<2> = StateGauge {
     name: "worker_light",
     help: "Health of a worker: 2 green, 1 yellow, 0 red; the label colour is its blue/green colour.",
@@ -164,6 +173,7 @@ pub(super) fn described() -> Vec<Described> {
         CONCURRENCY_LIMIT.described(),
         FLEET_CEILING.described(),
         FLEET_FACTOR.described(),
+        PREFIX_HIT_RATIO.described(),
         WORKER_LIGHT.described(),
         WORKER_EJECTED.described(),
         WORKER_IN_FLIGHT.described(),
@@ -205,6 +215,11 @@ pub(super) fn write(reading: &StateReading, out: &mut String) {
     FLEET_FACTOR.write(out, factors);
     let versions = reading.versions.iter().take(LABEL_VALUES);
     VERSIONS.write(out, versions.map(|(pool, colour, count)| ([&**colour, &**pool], *count as f64)));
+    let hits = reading.prefix_hits.iter().take(LABEL_VALUES).flat_map(|(pool, shares)| {
+        let shares = HIT_SOURCES.into_iter().zip(shares);
+        shares.filter_map(move |(source, share)| Some(([&**pool, source], (*share)?)))
+    });
+    PREFIX_HIT_RATIO.write(out, hits);
     let named = || workers.iter().take(LABEL_VALUES);
     let light = |worker: &WorkerReading| f64::from(worker.light as u8);
     WORKER_LIGHT.write(out, named().map(|worker| ([&*worker.colour, &*worker.id], light(worker))));

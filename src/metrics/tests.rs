@@ -127,6 +127,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         versions: vec![("default".into(), "blue".into(), 2)],
         fleet_ceiling: vec![("default".into(), 13.5)],
         fleet_factor: vec![("default".into(), [0.83, 0.7])],
+        prefix_hits: vec![("default".into(), [Some(0.5), None])],
         redis_works: Some(true),
     };
     let first = lines(&metrics, &reading);
@@ -149,6 +150,7 @@ fn a_reading_is_shown_whole_and_replaces_the_last() {
         r#"traffic_dam_fleet_ceiling{pool="default"} 13.5"#,
         r#"traffic_dam_fleet_factor{kind="configured",pool="default"} 0.83"#,
         r#"traffic_dam_fleet_factor{kind="measured",pool="default"} 0.7"#,
+        r#"traffic_dam_prefix_hit_ratio{pool="default",source="estimated"} 0.5"#,
         "traffic_dam_redis_up 1",
     ] {
         has(&first, line);

@@ -353,5 +353,8 @@ fn note_usage(record: &RequestRecord, permit: Option<&Permit>, usage: Usage) {
     record.set_usage(usage.prompt, usage.output);
     if let Some(permit) = permit {
         permit.tokens(usage.output);
+        if let Some(cached) = usage.cached {
+            permit.cached(cached);
+        }
     }
 }

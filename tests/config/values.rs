@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use traffic_dam::layers::prefixes::PrefixShare;
 use traffic_dam::limit::rule::{Algorithm, Mode, Per, Quota};
 use traffic_dam::openai::body::MediaUrls;
 use traffic_dam::openai::kinds::OptionalKind;
 use traffic_dam::redis::jobs::JobLimits;
 use traffic_dam::refusal::Unit;
 use traffic_dam::request::{Class, Kind};
-use traffic_dam::shed::settings::LimitSource;
+use traffic_dam::shed::prefix_key;
+use traffic_dam::shed::settings::{LimitSource, PrefixSettings};
 
 use super::{LEAST, faults, read, repository, settings};
 use traffic_dam::config::settings::{CallerSource, StickySettings};
@@ -88,6 +90,38 @@ fn the_full_example_comes_to_what_it_says() {
     assert_eq!(settings.media_urls, MediaUrls::Domains(["images.example.com".into()].into()));
     assert_eq!((settings.bytes_per_token, settings.bounds.held), (400, 64 << 10));
     assert_eq!(settings.models[0].image_tokens, Some(1024));
+    assert_eq!(settings.gate.prefix.map(|prefix| prefix.capacity), Some(Some(131_072)));
+    assert_eq!(settings.prefix.key, Some(prefix_key("s3cret-prefix")));
+}
+
+#[test]
+fn prefixes_are_used_unless_switched_off_and_hashed_with_the_most_specific_key() {
+    let plain = settings(LEAST);
+    assert_eq!((plain.gate.prefix, plain.prefix.key), (Some(PrefixSettings { capacity: None }), None));
+    assert_eq!(plain.prefix.share, PrefixShare::Team);
+    let off = settings(&format!("{LEAST}concurrency: {{ prefix: off }}"));
+    assert_eq!(off.gate.prefix, None);
+    let queue = settings("workers: { mode: queue }");
+    assert_eq!(queue.gate.prefix, None, "nobody chooses who takes from a queue");
+    let signed = settings(&format!("{LEAST}redis: {{ hmac_key: a }}\nprefix: {{ share: all }}"));
+    assert_eq!((signed.prefix.key, signed.prefix.share), (Some(prefix_key("a")), PrefixShare::All));
+    let own = settings(&format!("{LEAST}redis: {{ hmac_key: a }}\nprefix: {{ key: b, share: caller }}"));
+    assert_eq!((own.prefix.key, own.prefix.share), (Some(prefix_key("b")), PrefixShare::Caller));
+    assert!(!format!("{own:?}").contains("key: Some([") && !own.effective().contains("key: b"));
+}
+
+#[test]
+fn several_gateways_without_a_common_key_for_prefixes_are_warned_of() {
+    let warned = |more: &str| {
+        let two = "workers: { static: [{ id: a, url: \"http://a\" }, { id: b, url: \"http://b\" }] }\n";
+        let warnings = settings(&format!("{two}{more}")).warnings();
+        warnings.into_iter().map(|warning| warning.field).collect::<Vec<_>>()
+    };
+    assert_eq!(warned("gateways: 2"), ["prefix.key"]);
+    for more in ["", "gateways: 2\nprefix: { key: a }", "gateways: 2\nconcurrency: { prefix: off }"] {
+        assert_eq!(warned(more), [""; 0], "{more}");
+    }
+    assert!(settings(&format!("{LEAST}gateways: 2")).warnings().is_empty(), "one worker");
 }
 
 #[test]

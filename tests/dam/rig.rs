@@ -19,6 +19,18 @@ fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
+/// Returns the options of a fast worker.
+fn fast(slots: u32) -> WorkerOptions {
+    WorkerOptions {
+        slots,
+        prefill_base: Duration::from_millis(1),
+        token_time: Duration::from_millis(1),
+        token_time_per_seq: Duration::ZERO,
+        kv_tokens: 10_000_000,
+        ..WorkerOptions::default()
+    }
+}
+
 /// A fast simulated worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -34,26 +46,22 @@ impl Worker {
 
     /// Returns a worker that reports this model.
     pub(crate) fn serving(model: &str, slots: u32) -> Self {
-        Self::start_with(loopback(), slots, model)
+        Self::start_with(loopback(), WorkerOptions { model: model.to_owned(), ..fast(slots) })
+    }
+
+    /// Returns a worker with a prefix cache.
+    pub(crate) fn caching(slots: u32) -> Self {
+        Self::start_with(loopback(), WorkerOptions { prefix_cache: true, ..fast(slots) })
     }
 
     pub(crate) fn start_at(addr: SocketAddr, slots: u32) -> Self {
-        Self::start_with(addr, slots, "sim")
+        Self::start_with(addr, fast(slots))
     }
 
-    fn start_with(addr: SocketAddr, slots: u32, model: &str) -> Self {
+    fn start_with(addr: SocketAddr, options: WorkerOptions) -> Self {
         let listener = traffic_dam::net::bind(addr).unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let options = WorkerOptions {
-            model: model.to_owned(),
-            slots,
-            prefill_base: Duration::from_millis(1),
-            token_time: Duration::from_millis(1),
-            token_time_per_seq: Duration::ZERO,
-            kv_tokens: 10_000_000,
-            ..WorkerOptions::default()
-        };
         let task = tokio::spawn(worker::serve(listener, options, async {
             stopped.await.unwrap_or_default();
         }));

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::PrefixChoice;
 use crate::config::syntax::{Millis, Size, Text};
 
 /// Concurrency limits of the workers, and the queue in front of them.
@@ -32,6 +33,9 @@ pub struct Concurrency {
     pub reserve: Reserve,
     /// How to treat requests for which there is no capacity.
     pub overflow: Overflow,
+    /// Whether a prompt goes to the worker that has most of it in its prefix cache, as far as that
+    /// brings its first token earlier.
+    pub prefix: PrefixChoice,
 }
 
 impl Default for Concurrency {
@@ -46,6 +50,7 @@ impl Default for Concurrency {
             queue: Queue::default(),
             reserve: Reserve::default(),
             overflow: Overflow::default(),
+            prefix: PrefixChoice::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ mod callers;
 mod concurrency;
 mod jobs;
 mod limits;
+mod prefix;
 mod process;
 mod redis;
 mod tracing;
@@ -23,6 +24,7 @@ pub use concurrency::{
 };
 pub use jobs::{JobsSection, NotBefore};
 pub use limits::{AlgorithmName, Matching, ModeName, PerName, Reservation, RuleSection, UnitName};
+pub use prefix::{PrefixChoice, PrefixSection, PrefixShareName};
 pub use process::{AdminSection, DrainSection, LogSection, Tls};
 pub use redis::{OnLossName, RedisSection, StateSection};
 pub use tracing::Tracing;
@@ -67,6 +69,8 @@ pub struct ConfigFile {
     /// Jobs: requests that are stored in Redis, with `workers.mode: queue` or
     /// `concurrency.overflow: jobs`.
     pub jobs: JobsSection,
+    /// What is known of the workers' prefix caches.
+    pub prefix: PrefixSection,
     /// Number of gateways that share the workers, and share the rules' quotas while Redis is
     /// unavailable. Configured or reported worker capacity is divided by it. If it is 2 or more and
     /// rules, callers or jobs are in Redis, the number of gateways seen in Redis replaces it.
@@ -119,6 +123,7 @@ impl Default for ConfigFile {
             max_keys: 1_000_000,
             concurrency: Concurrency::default(),
             jobs: JobsSection::default(),
+            prefix: PrefixSection::default(),
             gateways: 1,
             state: StateSection::default(),
             redis: RedisSection::default(),

@@ -67,6 +67,7 @@ pub(super) fn validate(
         job_limits: jobs::validate(&file.jobs, &root.key("jobs"), report),
         gateways: file.gateways,
         gate: workers::gate(&file, &root, report),
+        prefix: workers::prefix(&file),
         workers: fleet,
         discovery: redis::discovery(&file, &shared.redis, &root, report),
         shared,

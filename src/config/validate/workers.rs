@@ -6,13 +6,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Distinct;
 use crate::config::file::{self, AlgorithmSection, ConcurrencyLimit, ConfigFile, LimitFinder, WorkerSection};
-use crate::config::settings::{StickySettings, WorkerRetrySettings, WorkerTimeouts};
+use crate::config::settings::{PrefixHashing, StickySettings, WorkerRetrySettings, WorkerTimeouts};
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::config::syntax::{Millis, Secret, Text};
 use crate::fleet::spec::WorkerSpec;
 use crate::request::Class;
-use crate::shed::settings::{GateSettings, LimitAlgorithmKind, LimitSource};
-use crate::shed::{EjectionMode, EjectionSettings};
+use crate::shed::settings::{GateSettings, LimitAlgorithmKind, LimitSource, PrefixSettings};
+use crate::shed::{EjectionMode, EjectionSettings, prefix_key};
 
 pub(super) fn validate(
     file: &ConfigFile,
@@ -190,7 +190,16 @@ pub(super) fn gate(file: &ConfigFile, root: &SettingPath<'_>, report: &mut Error
         fleet_factor: concurrency.fleet_factor,
         gateways: file.gateways,
         ejection: ejection(&file.workers.ejection, &root.key("workers").key("ejection"), report),
+        // Workers that take their requests from a queue are not chosen.
+        prefix: (concurrency.prefix == file::PrefixChoice::Auto
+            && file.workers.mode == file::WorkerMode::Http)
+            .then_some(PrefixSettings { capacity: file.prefix.capacity }),
     }
+}
+
+pub(super) fn prefix(file: &ConfigFile) -> PrefixHashing {
+    let secret = file.prefix.key.as_ref().or(file.redis.hmac_key.as_ref());
+    PrefixHashing { key: secret.map(|secret| prefix_key(secret.0.expose())), share: file.prefix.share.into() }
 }
 
 fn ejection(

@@ -37,6 +37,7 @@ pub(in crate::openai) enum BodyMember {
     Text2,
     Data1,
     Data2,
+    CacheSalt,
 }
 
 impl BodyMember {
@@ -73,6 +74,7 @@ impl BodyMember {
             b"text_2" => Self::Text2,
             b"data_1" => Self::Data1,
             b"data_2" => Self::Data2,
+            b"cache_salt" => Self::CacheSalt,
             _ => return None,
         })
     }
@@ -109,6 +111,7 @@ impl BodyMember {
             Self::Text2 => "text_2",
             Self::Data1 => "data_1",
             Self::Data2 => "data_2",
+            Self::CacheSalt => "cache_salt",
         }
     }
 
@@ -125,6 +128,7 @@ impl BodyMember {
                 | Self::Stream
                 | Self::StreamOptions
                 | Self::Store
+                | Self::CacheSalt
         )
     }
 }

@@ -19,6 +19,7 @@ pub use media::MediaUrls;
 pub(in crate::openai) use member::BodyMember;
 pub use shape::{Pointer, PointerError, Shape};
 pub use splice::with_include_usage;
+pub use text::PromptPart;
 
 use std::sync::Arc;
 
@@ -72,6 +73,8 @@ pub struct Facts {
     pub store: bool,
     /// Session name as written in the body.
     pub session: Option<Box<str>>,
+    /// The request's own `cache_salt`, as JSON: prompts with different ones share no cache.
+    pub cache_salt: Option<Box<str>>,
     splice: Option<Splice>,
 }
 
@@ -86,7 +89,7 @@ impl Facts {
     }
 }
 
-/// Reads a body. Copies only the names of model and session.
+/// Reads a body. Copies only the names of model and session, and the cache's salt.
 ///
 /// # Errors
 /// If the body is not UTF-8, not JSON (of fewer than 128 levels), not an object, or has a member
@@ -103,6 +106,18 @@ pub fn parse(shape: &Shape, body: &[u8]) -> Result<Facts, BodyFieldError> {
 /// # Errors
 /// As [`parse`]: never for a body that it has read.
 pub fn prompt_text(shape: &Shape, body: &[u8], hear: &mut dyn FnMut(&str)) -> Result<(), BodyFieldError> {
+    prompt_parts(shape, body, &mut |_, text| hear(text))
+}
+
+/// As [`prompt_text`], with the part of the prompt to which each string belongs.
+///
+/// # Errors
+/// As [`parse`]: never for a body that it has read.
+pub fn prompt_parts(
+    shape: &Shape,
+    body: &[u8],
+    hear: &mut dyn FnMut(PromptPart, &str),
+) -> Result<(), BodyFieldError> {
     read::parse(shape, body, Some(hear)).map(drop)
 }
 

@@ -7,7 +7,7 @@ use super::member::BodyMember;
 use super::scalar::{ScalarBound, boolean, output_bound, text, whole};
 use super::shape::{Pointer, Shape};
 use super::splice::{AskedUsage, Splice, stream_options};
-use super::text::{Prompts, TextSink, add_json, add_prompts, add_text};
+use super::text::{PromptPart, Prompts, TextSink, add_json, add_prompts, add_text};
 use super::{BodyFieldError, Facts, MAX_MEDIA_PARTS, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_SESSION_BYTES};
 use crate::openai::kinds::{CountedAs, Output};
 use crate::openai::scan::{JsonText, Scanner};
@@ -36,6 +36,7 @@ struct BodyReading<'a, 'h> {
     store: Option<bool>,
     asked: Option<AskedUsage>,
     session: Option<Box<str>>,
+    cache_salt: Option<Box<str>>,
 }
 
 pub(super) fn parse<'h>(
@@ -77,6 +78,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
             store: None,
             asked: None,
             session: None,
+            cache_salt: None,
         }
     }
 
@@ -144,6 +146,11 @@ impl<'a, 'h> BodyReading<'a, 'h> {
                     self.bound(bound);
                 }
             }
+            BodyMember::CacheSalt => {
+                let start = scanner.at();
+                scanner.skip()?;
+                self.cache_salt = Some(String::from_utf8_lossy(scanner.since(start)).into());
+            }
             _ if self.shape.prompt.is_some() => scanner.skip()?,
             _ => self.prompt(scanner, member)?,
         }
@@ -161,6 +168,11 @@ impl<'a, 'h> BodyReading<'a, 'h> {
 
     fn prompt(&mut self, scanner: &mut Scanner<'a>, member: BodyMember) -> Result<(), BodyFieldError> {
         let Some(counted) = self.shape.row().counts(member) else { return Ok(scanner.skip()?) };
+        self.prompts.part = match member {
+            BodyMember::Tools | BodyMember::Functions => PromptPart::Tools,
+            BodyMember::System | BodyMember::Instructions => PromptPart::Instructions,
+            _ => PromptPart::Text,
+        };
         let first = scanner.peek()?;
         let expect = |fits: bool, expected| {
             let param = member.name().into();
@@ -192,6 +204,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
         }
         self.pointed |= bit;
         let Some(value) = pointer.select(value)? else { return Ok(()) };
+        self.prompts.part = PromptPart::Text;
         let mut scanner = Scanner::new(value);
         match purpose {
             Use::Prompt if self.shape.row().prompts().is_some() => {
@@ -252,6 +265,7 @@ impl<'a, 'h> BodyReading<'a, 'h> {
             include_usage,
             store: self.store.unwrap_or(row.stores),
             session: self.session,
+            cache_salt: self.cache_salt,
             splice,
         })
     }

@@ -10,8 +10,25 @@ const NAMES: [&[u8]; 7] =
 /// Members whose objects a chat template gives to the model as JSON, names included.
 const SHOWN: [&[u8]; 3] = [b"arguments", b"input", b"parameters"];
 
+/// Part of a prompt. Chat templates put the parts in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PromptPart {
+    /// Definitions of tools.
+    Tools,
+    /// Instructions that come before all messages.
+    Instructions,
+    /// Messages, inputs, and all other text.
+    #[default]
+    Text,
+}
+
+impl PromptPart {
+    /// Number of parts.
+    pub const COUNT: usize = 3;
+}
+
 /// Callback for the text of prompts, piece by piece.
-pub(super) type TextSink<'h> = dyn FnMut(&str) + 'h;
+pub(super) type TextSink<'h> = dyn FnMut(PromptPart, &str) + 'h;
 
 #[derive(Default)]
 pub(super) struct Prompts<'h> {
@@ -23,6 +40,8 @@ pub(super) struct Prompts<'h> {
     pub(super) count: u64,
     pub(super) media: MediaCount,
     pub(super) urls: MediaUrls,
+    /// Part that is being read.
+    pub(super) part: PromptPart,
     /// `None` if only the length is needed: then no text is read twice.
     pub(super) on_text: Option<&'h mut TextSink<'h>>,
 }
@@ -38,14 +57,14 @@ impl Prompts<'_> {
     fn text(&mut self, text: &JsonText<'_>) {
         self.bytes += text.decoded_len as u64;
         if let Some(hear) = &mut self.on_text {
-            hear(&text.decode().unwrap_or_else(|| String::from_utf8_lossy(text.raw)));
+            hear(self.part, &text.decode().unwrap_or_else(|| String::from_utf8_lossy(text.raw)));
         }
     }
 
     fn json(&mut self, raw: &[u8]) {
         self.bytes += raw.len() as u64;
         if let Some(hear) = &mut self.on_text {
-            hear(&String::from_utf8_lossy(raw));
+            hear(self.part, &String::from_utf8_lossy(raw));
         }
     }
 }

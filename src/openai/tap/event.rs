@@ -337,7 +337,10 @@ mod tests {
         );
         let completed = br#"{"type":"response.completed","response":{"output":[{"usage":1}],"usage":{"input_tokens":3,"output_tokens":5,"total_tokens":8}}}"#;
         let event = StreamEvent::read(completed).unwrap();
-        assert_eq!((event.usage, event.done), (Some(Usage { prompt: 3, output: 5 }), true));
+        assert_eq!(
+            (event.usage, event.done),
+            (Some(Usage { prompt: 3, output: 5, ..Usage::default() }), true)
+        );
     }
 
     #[test]
@@ -378,9 +381,15 @@ mod tests {
         let end =
             br#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":57}}"#;
         let end = StreamEvent::read(end).unwrap();
-        assert_eq!((end.deltas, end.finished, end.usage), (0, 1, Some(Usage { prompt: 0, output: 57 })));
+        assert_eq!(
+            (end.deltas, end.finished, end.usage),
+            (0, 1, Some(Usage { prompt: 0, output: 57, ..Usage::default() }))
+        );
         let start = br#"{"type":"message_start","message":{"usage":{"input_tokens":9,"cache_read_input_tokens":30,"cache_creation_input_tokens":4,"output_tokens":1}}}"#;
-        assert_eq!(StreamEvent::read(start).unwrap().usage, Some(Usage { prompt: 43, output: 1 }));
+        assert_eq!(
+            StreamEvent::read(start).unwrap().usage,
+            Some(Usage { prompt: 43, output: 1, ..Usage::default() })
+        );
     }
 
     #[test]
@@ -406,7 +415,10 @@ mod tests {
     fn usage_errors_and_the_end_are_no_content() {
         let usage = StreamEvent::read(br#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#)
             .unwrap();
-        assert_eq!((usage.deltas, usage.usage), (0, Some(Usage { prompt: 7, output: 2 })));
+        assert_eq!(
+            (usage.deltas, usage.usage),
+            (0, Some(Usage { prompt: 7, output: 2, ..Usage::default() }))
+        );
         for elsewhere in [
             r#"{"choices":[{"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":7,"completion_tokens":2}}]}"#,
             r#"{"choices":[{"delta":{}}],"x_groq":{"id":"a","usage":{"prompt_tokens":7,"completion_tokens":2}}}"#,

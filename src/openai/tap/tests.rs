@@ -82,7 +82,7 @@ fn every_cut_of_a_stream_reads_and_filters_the_same() {
     for end in ["\n", "\r", "\r\n"] {
         for spaced in [false, true] {
             let (plain, full) = chat_stream(&WORDS, end, spaced);
-            let usage = Some(Usage { prompt: 11, output: 4 });
+            let usage = Some(Usage { prompt: 11, output: 4, ..Usage::default() });
             let expected = Outcome {
                 seen: StreamFacts { content: true, tokens: 4, finished: 0, usage, done: true, error: None },
                 passed: plain.clone().into_bytes(),
@@ -183,7 +183,7 @@ fn what_is_too_long_to_hold_passes_and_counts() {
         tokens: 3,
         finished: 0,
         // One token for each piece after the report.
-        usage: Some(Usage { prompt: 5, output: 11 }),
+        usage: Some(Usage { prompt: 5, output: 11, ..Usage::default() }),
         done: false,
         error: None,
     };
@@ -243,7 +243,7 @@ fn json_usage<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Option<Usage> {
 fn a_json_answer_gives_its_usage_for_every_cut() {
     let answer = br#" {"id":"usage","choices":[{"message":{"content":"\"usage\":{\\\"","usage":{"prompt_tokens":1}}}],
         "usage" : {"prompt_tokens": 8, "details":{"prompt_tokens":99}, "completion_tokens":3, "total_tokens":11}, "x":[]}"#;
-    let expected = Some(Usage { prompt: 8, output: 3 });
+    let expected = Some(Usage { prompt: 8, output: 3, ..Usage::default() });
     for at in 0..answer.len() {
         assert_eq!(json_usage([&answer[..at], &answer[at..]]), expected, "cut at {at}");
     }
@@ -253,7 +253,7 @@ fn a_json_answer_gives_its_usage_for_every_cut() {
 #[test]
 fn a_json_answers_usage_is_its_own() {
     let usage = |text: &str| json_usage([text.as_bytes()]);
-    let found = |prompt, output| Some(Usage { prompt, output });
+    let found = |prompt, output| Some(Usage { prompt, output, ..Usage::default() });
     assert_eq!(
         usage(r#"{"data":[{"embedding":[0.1,-2e3]}],"usage":{"prompt_tokens":8,"total_tokens":8}}"#),
         found(8, 0)
@@ -299,7 +299,7 @@ fn a_json_answer_that_is_an_error_says_whose_fault_for_every_cut() {
         }
     }
     let beside = r#"{"error":{"message":"cut off"},"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
-    assert_eq!(json_usage([beside.as_bytes()]), Some(Usage { prompt: 3, output: 2 }));
+    assert_eq!(json_usage([beside.as_bytes()]), Some(Usage { prompt: 3, output: 2, ..Usage::default() }));
 }
 
 #[test]
@@ -350,7 +350,7 @@ proptest! {
         let outcome = run(cut(full.as_bytes(), &lengths));
         prop_assert_eq!(String::from_utf8(outcome.passed).unwrap(), plain);
         prop_assert_eq!(outcome.seen.tokens, words.iter().filter(|word| !word.is_empty()).count() as u64);
-        prop_assert_eq!(outcome.seen.usage, Some(Usage { prompt: 11, output: words.len() as u64 }));
+        prop_assert_eq!(outcome.seen.usage, Some(Usage { prompt: 11, output: words.len() as u64, ..Usage::default() }));
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub struct Usage {
     pub prompt: u64,
     /// Completion (output) tokens; 0 if there are none, as for embeddings.
     pub output: u64,
+    /// Prompt tokens that the worker had cached; `None` if it does not say.
+    pub cached: Option<u64>,
 }
 
 impl Usage {
@@ -19,7 +21,7 @@ impl Usage {
             scanner.skip()?;
             return Ok(None);
         }
-        let (mut prompt, mut output, mut total, mut cached) = (None, None, None, 0_u64);
+        let (mut prompt, mut output, mut total, mut apart, mut cached) = (None, None, None, 0_u64, None);
         scanner.object::<JsonError>(|scanner, key| {
             let slot = match key.raw {
                 b"prompt_tokens" | b"input_tokens" => &mut prompt,
@@ -27,7 +29,15 @@ impl Usage {
                 b"total_tokens" => &mut total,
                 // The Messages API counts these separately; the others include them.
                 b"cache_read_input_tokens" | b"cache_creation_input_tokens" => {
-                    cached = cached.saturating_add(count(scanner)?.unwrap_or(0));
+                    let tokens = count(scanner)?;
+                    apart = apart.saturating_add(tokens.unwrap_or(0));
+                    if key.raw == b"cache_read_input_tokens" {
+                        cached = tokens.or(cached);
+                    }
+                    return Ok(());
+                }
+                b"prompt_tokens_details" | b"input_tokens_details" => {
+                    cached = cached_tokens(scanner)?.or(cached);
                     return Ok(());
                 }
                 _ => return scanner.skip(),
@@ -38,11 +48,28 @@ impl Usage {
         let rest =
             |known: Option<u64>| total.map_or(0, |total: u64| total.saturating_sub(known.unwrap_or(0)));
         let usage = Self {
-            prompt: prompt.unwrap_or_else(|| rest(output)).saturating_add(cached),
+            prompt: prompt.unwrap_or_else(|| rest(output)).saturating_add(apart),
             output: output.unwrap_or_else(|| if prompt.is_some() { rest(prompt) } else { 0 }),
+            cached,
         };
-        Ok((usage != Self::default()).then_some(usage))
+        Ok(((usage.prompt, usage.output) != (0, 0)).then_some(usage))
     }
+}
+
+/// Reads the cached tokens in the details of a prompt; `None` if there are none.
+fn cached_tokens(scanner: &mut Scanner<'_>) -> Result<Option<u64>, JsonError> {
+    if scanner.peek()? != b'{' {
+        return scanner.skip().map(|()| None);
+    }
+    let mut cached = None;
+    scanner.object::<JsonError>(|scanner, key| {
+        if key.raw != b"cached_tokens" {
+            return scanner.skip();
+        }
+        cached = count(scanner)?;
+        Ok(())
+    })?;
+    Ok(cached)
 }
 
 /// Reads a number of tokens; `None` for any other value.
@@ -76,6 +103,7 @@ impl UsageAccount {
     pub(super) fn report(&mut self, usage: Usage, seen: u64) {
         self.told = true;
         self.best.prompt = self.best.prompt.max(usage.prompt);
+        self.best.cached = self.best.cached.max(usage.cached);
         if usage.output > 0 {
             self.partial = usage.output <= self.best.output && self.at < seen && usage.output < seen;
             self.best.output = self.best.output.max(usage.output);
@@ -86,10 +114,10 @@ impl UsageAccount {
     /// Returns the tokens after `seen` pieces of content: each piece after the latest report counts
     /// as one token. `None` without a report.
     pub(super) fn until_now(&self, seen: u64) -> Option<Usage> {
-        let Usage { prompt, output } = self.best;
+        let Usage { prompt, output, cached } = self.best;
         let output =
             if self.partial { output.max(seen) } else { output.saturating_add(seen.saturating_sub(self.at)) };
-        self.told.then_some(Usage { prompt, output })
+        self.told.then_some(Usage { prompt, output, cached })
     }
 }
 
@@ -103,14 +131,24 @@ mod tests {
 
     #[test]
     fn every_shape_of_a_usage_is_read_and_zeros_say_nothing() {
-        let found = |prompt, output| Some(Usage { prompt, output });
+        let found = |prompt, output| Some(Usage { prompt, output, cached: None });
+        let cached = |prompt, output, cached| Some(Usage { prompt, output, cached: Some(cached) });
         for (json, usage) in [
             (r#"{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}"#, found(7, 2)),
             (r#"{"input_tokens":7,"output_tokens":2}"#, found(7, 2)),
             (
                 r#"{"input_tokens":7,"cache_read_input_tokens":5,"cache_creation_input_tokens":null,"output_tokens":2}"#,
-                found(12, 2),
+                cached(12, 2, 5),
             ),
+            (
+                r#"{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}"#,
+                cached(7, 2, 4),
+            ),
+            (
+                r#"{"input_tokens":7,"input_tokens_details":{"a":[1],"cached_tokens":0},"output_tokens":2}"#,
+                cached(7, 2, 0),
+            ),
+            (r#"{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":null}"#, found(7, 2)),
             (r#"{"prompt_tokens":7,"total_tokens":9}"#, found(7, 2)),
             (r#"{"completion_tokens":2,"total_tokens":9}"#, found(7, 2)),
             (r#"{"total_tokens":9}"#, found(9, 0)),
@@ -143,9 +181,9 @@ mod tests {
             let mut account = UsageAccount::default();
             assert_eq!(account.until_now(seen), None);
             for (at, prompt, output) in reports {
-                account.report(Usage { prompt: *prompt, output: *output }, *at);
+                account.report(Usage { prompt: *prompt, output: *output, cached: None }, *at);
             }
-            let usage = Usage { prompt: sum.0, output: sum.1 };
+            let usage = Usage { prompt: sum.0, output: sum.1, cached: None };
             assert_eq!(account.until_now(seen), Some(usage), "{what}");
         }
     }

@@ -19,7 +19,10 @@ pub(super) struct AnswerPlan {
     pub(super) model: String,
     pub(super) created: u64,
     pub(super) prompt_tokens: u64,
+    /// Cached tokens of the prompt, as the request marks them.
     pub(super) cached_tokens: u64,
+    /// Those that the prefix cache had; `None` without one.
+    pub(super) cached: Option<u64>,
     /// Tokens of the thoughts before the answer.
     pub(super) thoughts: u32,
     /// JSON string with quotes: the tool to call.
@@ -68,6 +71,7 @@ impl AnswerPlan {
             created,
             prompt_tokens: ask.prompt_tokens,
             cached_tokens: ask.cached_tokens,
+            cached: None,
             thoughts: if ask.thinks { messages::THOUGHTS } else { 0 },
             tool: ask.tool.as_deref().map(quoted),
             include_usage: ask.include_usage,
@@ -201,10 +205,14 @@ impl AnswerPlan {
         put(
             out,
             format_args!(
-                "{{\"prompt_tokens\":{prompt},\"completion_tokens\":{output},\"total_tokens\":{}}}",
+                "{{\"prompt_tokens\":{prompt},\"completion_tokens\":{output},\"total_tokens\":{}",
                 prompt + output
             ),
         );
+        if let Some(cached) = self.cached {
+            put(out, format_args!(",\"prompt_tokens_details\":{{\"cached_tokens\":{cached}}}"));
+        }
+        out.put_u8(b'}');
     }
 
     fn embeddings(&self, out: &mut BytesMut) {

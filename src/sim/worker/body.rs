@@ -134,6 +134,7 @@ impl StreamBody {
             }
         }
         if let Some(source) = self.source.as_mut().filter(|_| complete && self.phase == BodyPhase::Open) {
+            source.answer.cached = source.work.mailbox.cached();
             source.answer.end(&source.counts, &mut self.out);
             self.phase = BodyPhase::Ending;
         }

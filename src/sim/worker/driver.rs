@@ -13,7 +13,7 @@ use super::debug::WorkerChange;
 use super::mailbox::TokenCounts;
 use super::meters::{Gauges, Meters};
 use crate::clock::{Clock, Nanos};
-use traffic_dam_lab::engine::{EngineModel, FirstTokens, Lengths, PromptTooLong, SequenceEvent};
+use traffic_dam_lab::engine::{EngineModel, FirstTokens, Lengths, NewSequence, PromptTooLong, SequenceEvent};
 
 /// Parameters of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,13 +96,14 @@ impl EngineDriver {
         }
     }
 
-    /// Submits all sequences of a request, or none of them.
+    /// Submits all sequences of a request, or none of them. `blocks` are those of their common prompt.
     ///
     /// # Errors
     /// [`PromptTooLong`] if one of the prompts can never fit.
     pub(super) fn submit(
         self: &Arc<Self>,
         wishes: &[SequenceRequest],
+        blocks: &Arc<[u64]>,
     ) -> Result<SequenceWork, PromptTooLong> {
         if let Some(wish) = wishes.iter().find(|wish| wish.prompt >= self.kv_tokens) {
             return Err(PromptTooLong { prompt: wish.prompt, kv_tokens: self.kv_tokens });
@@ -123,7 +124,8 @@ impl EngineDriver {
             let output = if wish.exact { most } else { state.lengths.sample(most) };
             let id = state.next_id;
             let first_token = state.first_tokens.sample();
-            state.engine.submit_timed(id, wish.prompt, output, first_token, now)?;
+            let (prompt, blocks) = (wish.prompt, Arc::clone(blocks));
+            state.engine.submit_sequence(NewSequence { id, prompt, output, first_token, blocks }, now)?;
             state.next_id += 1;
             let track =
                 TrackedSequence { mailbox: Arc::clone(&work.mailbox), sequence: work.cut.len(), since: now };
@@ -181,6 +183,11 @@ impl EngineDriverState {
             }
             SequenceEvent::Finished { id } => {
                 woken.extend(tracks.remove(&id).and_then(|track| track.mailbox.finish()));
+            }
+            SequenceEvent::Started { id, cached } => {
+                if let Some(track) = tracks.get(&id) {
+                    track.mailbox.set_cached(cached);
+                }
             }
             SequenceEvent::Preempted { .. } => meters.preemptions += 1,
         });

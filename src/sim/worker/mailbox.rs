@@ -19,6 +19,8 @@ struct MailboxInner {
     counts: SequenceCounts,
     unfinished: usize,
     news: bool,
+    /// Cached tokens of the prompt, if the worker has a prefix cache.
+    cached: Option<u64>,
     waker: Option<Waker>,
 }
 
@@ -28,8 +30,19 @@ impl TokenCounts {
             counts: smallvec::smallvec![0; sequences],
             unfinished: sequences,
             news: false,
+            cached: None,
             waker: None,
         }))
+    }
+
+    /// Records that `tokens` tokens of the prompt were cached; the first sequence counts.
+    pub(super) fn set_cached(&self, tokens: u64) {
+        self.0.lock().cached.get_or_insert(tokens);
+    }
+
+    /// Returns the cached tokens of the prompt.
+    pub(super) fn cached(&self) -> Option<u64> {
+        self.0.lock().cached
     }
 
     /// Counts one more token. Returns the waker to wake when the caller holds no lock.

@@ -186,7 +186,8 @@ fn block_delta(at: usize, out: &mut BytesMut, delta: impl FnOnce(&mut BytesMut))
 }
 
 fn usage(answer: &AnswerPlan, output: u32, out: &mut BytesMut) {
-    let (input, cached) = (answer.prompt_tokens.saturating_sub(answer.cached_tokens), answer.cached_tokens);
+    let cached = answer.cached.unwrap_or(answer.cached_tokens);
+    let input = answer.prompt_tokens.saturating_sub(cached);
     put(
         out,
         format_args!(

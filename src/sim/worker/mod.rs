@@ -28,6 +28,9 @@
 //! `GET /debug/requests` counts requests by outcome; `GET /debug/last` shows the last one.
 //! `x-request-id` is returned; with it, the same request gets the same bytes.
 //!
+//! With `--prefix-cache`, prompts that begin like earlier ones cost only the rest, and `usage` says
+//! how much was cached.
+//!
 //! With [`drain`], the worker also takes jobs from a queue and answers them the same way.
 
 mod answer;
@@ -42,6 +45,7 @@ mod meters;
 mod options;
 mod output_text;
 mod plain;
+mod prompt_blocks;
 mod queue;
 mod responses;
 mod service;

@@ -32,6 +32,9 @@ pub struct WorkerOptions {
     /// Maximum tokens of a step, decoded and prefilled
     #[arg(long, default_value_t = EngineSpec::default().step_tokens)]
     pub step_tokens: u32,
+    /// Keep the beginnings of prompts in a prefix cache, of as many tokens as the KV cache, and report cached tokens
+    #[arg(long)]
+    pub prefix_cache: bool,
     /// Median time from slot to first token, with prompts read outside the batch, as with separate
     /// prefill machines. 0ms: the steps of the batch read the prompts at --prefill-rate
     #[arg(long, default_value = "0ms", value_parser = parse_duration)]
@@ -80,6 +83,7 @@ impl Default for WorkerOptions {
             token_time: spec.token_time,
             token_time_per_seq: spec.token_time_per_seq,
             step_tokens: spec.step_tokens,
+            prefix_cache: spec.prefix_cache,
             first_token: Duration::ZERO,
             first_token_sigma: 0.0,
             first_token_least: Duration::ZERO,
@@ -107,6 +111,7 @@ impl WorkerOptions {
             token_time: self.token_time,
             token_time_per_seq: self.token_time_per_seq,
             step_tokens: self.step_tokens,
+            prefix_cache: self.prefix_cache,
         }
     }
 

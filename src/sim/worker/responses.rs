@@ -58,6 +58,7 @@ pub(super) fn end(answer: &mut AnswerPlan, counts: &SequenceCounts, out: &mut By
 /// Writes the response object. Empty counts: there is no output yet.
 pub(super) fn whole(answer: &AnswerPlan, counts: &SequenceCounts, status: &str, out: &mut BytesMut) {
     let AnswerPlan { id, model, created, prompt_tokens: prompt, .. } = answer;
+    let cached = answer.cached.unwrap_or(0);
     put(
         out,
         format_args!(
@@ -73,7 +74,7 @@ pub(super) fn whole(answer: &AnswerPlan, counts: &SequenceCounts, status: &str, 
     put(
         out,
         format_args!(
-            "],\"usage\":{{\"input_tokens\":{prompt},\"input_tokens_details\":{{\"cached_tokens\":0}},\
+            "],\"usage\":{{\"input_tokens\":{prompt},\"input_tokens_details\":{{\"cached_tokens\":{cached}}},\
              \"output_tokens\":{tokens},\"output_tokens_details\":{{\"reasoning_tokens\":0}},\
              \"total_tokens\":{}}}}}",
             prompt + u64::from(tokens)

@@ -19,6 +19,7 @@ use super::driver::{EngineDriver, SequenceWork};
 use super::fault::{Instead, Midway, RequestFaults};
 use super::mailbox::SequenceCounts;
 use super::plain::PlainEndpoint;
+use super::prompt_blocks::prompt_blocks;
 use super::tally::{EndedAs, InFlightTicket, OutcomeTally};
 use crate::clock::unix_seconds;
 
@@ -173,6 +174,7 @@ impl WorkerService {
         };
         let ask = WorkerRequest::parse(form, &parts.headers, &bytes, self.options.default_max_tokens);
         let name = self.name(&parts);
+        let blocks = if self.options.prefix_cache { prompt_blocks(form, &bytes) } else { [].into() };
         self.debug.record(parts, bytes);
         let mut ask = match ask {
             Ok(ask) => ask,
@@ -187,7 +189,7 @@ impl WorkerService {
                 return Err(broken);
             }
         }
-        let work = match self.driver.submit(&ask.wishes) {
+        let work = match self.driver.submit(&ask.wishes, &blocks) {
             Ok(work) => work,
             Err(too_long) => {
                 return refuse(ticket, error_of(form, StatusCode::BAD_REQUEST, &too_long.to_string()));
@@ -247,12 +249,13 @@ fn stream(
 /// Returns a whole answer. An error event becomes a 500; other midway faults follow half of it.
 async fn whole(
     work: SequenceWork,
-    answer: AnswerPlan,
+    mut answer: AnswerPlan,
     faults: &RequestFaults,
     mut ticket: InFlightTicket,
 ) -> Response<WorkerBody> {
     let mut counts = SequenceCounts::new();
     while !std::future::poll_fn(|cx| work.mailbox.poll_news(cx, &mut counts)).await {}
+    answer.cached = work.mailbox.cached();
     let mut out = BytesMut::new();
     answer.whole(&counts, &mut out);
     match faults.midway {

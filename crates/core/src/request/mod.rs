@@ -8,6 +8,7 @@ mod forwarding;
 mod network;
 mod overrides;
 mod payload;
+mod prefix;
 mod record;
 mod slo;
 mod trace;
@@ -19,6 +20,7 @@ pub use forwarding::{
 pub use network::network_of;
 pub use overrides::{OwnLimit, OwnLimits};
 pub use payload::{BodyReservation, Payload, PayloadError};
+pub use prefix::{BLOCK_BYTES, PromptPrefix};
 pub use record::{Blame, Ending, LoggedFields, RequestRecord};
 pub use slo::SloOutcome;
 pub use trace::{Trace, TraceId};
@@ -145,6 +147,8 @@ pub struct RequestCost {
     pub stream: bool,
     /// Hash of the session's name and the caller.
     pub session: Option<u64>,
+    /// Prefix of the prompt; `None` if no worker is chosen by it.
+    pub prefix: Option<Arc<PromptPrefix>>,
     /// Bytes of body held in memory for this request.
     pub body_bytes: u64,
     /// When the client stops waiting for a worker.
@@ -166,6 +170,7 @@ impl RequestCost {
             sequences: 1,
             stream: false,
             session: None,
+            prefix: None,
             body_bytes: 0,
             deadline: None,
             retryable: false,

@@ -121,7 +121,8 @@ impl Gate {
             return None;
         }
         let whole = worker.pace.whole(tokens).filter(|_| tokens > 0).unwrap_or_else(|| {
-            let reading = worker.prefill.reading(0, prompt).unwrap_or(self.settings.slo(prompt) / 2);
+            let reading =
+                worker.prefill.reading(0, permit.load.unread()).unwrap_or(self.settings.slo(prompt) / 2);
             let token = worker.flow.usual_token().unwrap_or(TOKEN);
             reading.saturating_add(token.saturating_mul(u32::try_from(tokens).unwrap_or(u32::MAX)))
         });

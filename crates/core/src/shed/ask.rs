@@ -6,7 +6,7 @@ use std::time::Duration;
 use siphasher::sip::SipHasher13;
 
 use crate::clock::Nanos;
-use crate::request::{Caller, Class, RequestCost};
+use crate::request::{Caller, Class, PromptPrefix, RequestCost};
 
 use super::ledger::RequestLoad;
 
@@ -33,6 +33,8 @@ pub struct PermitRequest {
     pub body_bytes: u64,
     /// The session, if the request has one: it prefers the worker with its cache.
     pub session: Option<u64>,
+    /// The prefix of the prompt, if it may choose the worker: the one that has read most of it.
+    pub prefix: Option<Arc<PromptPrefix>>,
     /// When the client stops waiting for a worker; `None` if it sets no time.
     pub deadline: Option<Nanos>,
 }
@@ -52,6 +54,7 @@ impl PermitRequest {
             repeatable: request_cost.retryable,
             body_bytes: request_cost.body_bytes,
             session: request_cost.session,
+            prefix: request_cost.prefix.clone(),
             deadline: request_cost.deadline,
         }
     }
@@ -61,15 +64,23 @@ impl PermitRequest {
         SipHasher13::new().hash(self.caller.as_bytes())
     }
 
-    /// Returns the load that the request puts on a worker.
+    /// Returns the load that the request puts on a worker, if none of its prompt is cached there.
     #[must_use]
     pub fn load(&self) -> RequestLoad {
         RequestLoad {
             sequences: self.sequences.max(1),
             prompt: self.prompt_tokens,
             output: self.expected_output,
+            cached: 0,
         }
     }
+}
+
+/// What may bind a request to some of the workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Affinity {
+    pub(super) session: Option<u64>,
+    pub(super) prefix: Option<Arc<PromptPrefix>>,
 }
 
 /// How a worker failed a request.

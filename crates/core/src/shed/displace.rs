@@ -77,7 +77,7 @@ impl Gate {
         if ask.class != Class::Critical {
             return None;
         }
-        let load = ask.load();
+        let (load, affinity) = (ask.load(), self.affinity(ask));
         let youngest: SmallVec<[PermitId; TRIES]> =
             self.displaceable.iter().rev().take(TRIES).map(|(_, id)| *id).collect();
         youngest.into_iter().find_map(|id| {
@@ -86,7 +86,7 @@ impl Gate {
                 (permit.worker, permit.class as usize, permit.load, permit.prefilled);
             self.workers.get_mut(at)?.as_mut()?.ledger.vacate(class, &held, prefilled);
             self.update_sums(at, now);
-            let place = self.place(&load, ask.class, ask.session, &[], now);
+            let place = self.place(&load, ask.class, &affinity, &[], now);
             self.workers.get_mut(at)?.as_mut()?.ledger.occupy(class, &held);
             self.update_sums(at, now);
             Some((place?, id))

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use crate::clock::Nanos;
 use crate::request::Class;
 
-use super::ask::PermitRequest;
+use super::ask::{Affinity, PermitRequest};
 use super::callers::{ClassCallers, WaiterId, WaiterPlace};
 use super::gate::Gate;
 use super::ledger::RequestLoad;
@@ -47,7 +47,7 @@ pub(super) struct WaitingRequest {
     pub(super) id: WaiterId,
     pub(super) class: Class,
     pub(super) load: RequestLoad,
-    pub(super) session: Option<u64>,
+    pub(super) affinity: Affinity,
     pub(super) stream: bool,
     /// Indexes of workers that failed it; they are excluded.
     pub(super) tried: TriedWorkers,
@@ -169,18 +169,19 @@ impl FairQueue {
         self.refuse(last, now)
     }
 
-    /// Queues a request until `expires`.
+    /// Queues a request with the expected `load` until `expires`.
     pub(super) fn push(
         &mut self,
         ask: &PermitRequest,
+        load: &RequestLoad,
+        affinity: Affinity,
         tried: TriedWorkers,
         expires: Nanos,
         now: Nanos,
     ) -> WaiterId {
         let id = WaiterId(self.next);
         self.next += 1;
-        let load = ask.load();
-        let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
+        let cost = cost(load, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
         callers.contend(now);
         let caller = callers.slot_for(&ask.caller, now);
@@ -192,8 +193,8 @@ impl FairQueue {
             WaitingRequest {
                 id,
                 class: ask.class,
-                load,
-                session: ask.session,
+                load: *load,
+                affinity,
                 stream: ask.stream,
                 tried,
                 ask: Gate::is_revocable(ask).then(|| Box::new(ask.clone())),
@@ -245,9 +246,8 @@ impl FairQueue {
     }
 
     /// Charges the caller of a request that did not have to wait.
-    pub(super) fn charge(&mut self, ask: &PermitRequest, now: Nanos) -> CallerCharge {
-        let load = ask.load();
-        let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
+    pub(super) fn charge(&mut self, ask: &PermitRequest, load: &RequestLoad, now: Nanos) -> CallerCharge {
+        let cost = cost(load, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
         let caller = callers.slot_for(&ask.caller, now);
         let admission = callers.charge(caller, cost, now);
@@ -257,14 +257,13 @@ impl FairQueue {
 
     /// Corrects a charge at the end: `used` is the load really caused; `None` means none.
     pub(super) fn settle(&mut self, charge: CallerCharge, used: Option<RequestLoad>) {
-        let actual = used.map_or(0, |load| cost(load.prompt, load.output, charge.sequences, charge.weight));
+        let actual = used.map_or(0, |load| cost(&load, charge.sequences, charge.weight));
         self.class_mut(charge.class).settle(charge.caller, charge.admission, charge.cost, actual);
     }
 
     /// Records that a request was refused on arrival.
-    pub(super) fn missed(&mut self, ask: &PermitRequest, now: Nanos) {
-        let load = ask.load();
-        let cost = cost(load.prompt, load.output, load.sequences, ask.weight);
+    pub(super) fn missed(&mut self, ask: &PermitRequest, load: &RequestLoad, now: Nanos) {
+        let cost = cost(load, load.sequences, ask.weight);
         let callers = self.class_mut(ask.class);
         callers.contend(now);
         callers.record_refusal(&ask.caller, cost, now);
@@ -311,9 +310,10 @@ impl FairQueue {
     }
 }
 
-/// Returns the cost of a request in virtual tokens. Its tokens count at least one per sequence.
-fn cost(prompt: u64, output: u64, sequences: u32, weight: u32) -> u64 {
-    let tokens = prompt.saturating_add(output.saturating_mul(OUTPUT_WEIGHT));
+/// Returns the cost of a request in virtual tokens; cached ones cost nothing. Its tokens count at
+/// least one per sequence.
+fn cost(load: &RequestLoad, sequences: u32, weight: u32) -> u64 {
+    let tokens = load.unread().saturating_add(load.output.saturating_mul(OUTPUT_WEIGHT));
     // Capped, so that an absurd estimate cannot drive a counter to its maximum.
     let tokens = tokens.max(u64::from(sequences)).min(u64::from(u32::MAX));
     (tokens * SCALE / u64::from(weight.max(1))).max(1)

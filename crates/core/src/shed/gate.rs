@@ -15,13 +15,14 @@ use hashbrown::HashMap;
 use crate::clock::Nanos;
 use crate::refusal::Refusal;
 
-use super::ask::PermitRequest;
+use super::ask::{Affinity, PermitRequest};
 use super::callers::WaiterId;
 use super::displace::Displaced;
 use super::drain::DrainEstimate;
 use super::fair_queue::{FairQueue, TriedWorkers};
 use super::permit_record::{PermitId, PermitRecord};
 use super::pick::{Candidate, Pick};
+use super::prefix::{PrefixIndex, PrefixOption, PrefixTally};
 use super::refuse;
 use super::retry_spread::RetrySpread;
 use super::settings::GateSettings;
@@ -88,6 +89,10 @@ pub struct Gate {
     /// Workers as the choice sees them, and their indexes. Kept to save allocations.
     pub(super) candidates: Vec<Candidate>,
     pub(super) places: Vec<usize>,
+    pub(super) options: Vec<PrefixOption>,
+    /// The prompts that each worker has read.
+    pub(super) prefixes: PrefixIndex,
+    pub(super) cached: PrefixTally,
     /// Totals over the workers.
     pub(super) roll: PoolSums,
 }
@@ -115,6 +120,9 @@ impl Gate {
             abandoned: BTreeSet::new(),
             candidates: Vec::new(),
             places: Vec::new(),
+            options: Vec::new(),
+            prefixes: PrefixIndex::default(),
+            cached: PrefixTally::default(),
             roll: PoolSums::default(),
         }
     }
@@ -126,16 +134,16 @@ impl Gate {
     /// `overloaded` if the wait would be too long or the queue is full.
     pub fn ask(&mut self, ask: &PermitRequest, now: Nanos) -> Result<GateAnswer, Refusal> {
         self.process_timeouts(now);
-        let load = ask.load();
+        let (load, affinity) = (ask.load(), self.affinity(ask));
         self.check_size(&load, now)?;
         if !self.queue.has_waiting_at_or_above(ask.class) {
-            if let Some(place) = self.place(&load, ask.class, ask.session, &[], now) {
-                return Ok(GateAnswer::Granted(self.admit_at_once(ask, place, now)));
+            if let Some(place) = self.place(&load, ask.class, &affinity, &[], now) {
+                return Ok(GateAnswer::Granted(self.admit_at_once(ask, place, affinity, now)));
             }
             if let Some((place, id)) = self.find_yielding(ask, now)
                 && let Some(yielding) = self.revoke(id, now)
             {
-                let grant = self.admit_at_once(ask, place, now);
+                let grant = self.admit_at_once(ask, place, affinity, now);
                 if let Some(ask) = yielding.ask {
                     self.requeue(id, &ask, now);
                 }
@@ -147,14 +155,23 @@ impl Gate {
         self.queue.mark_starving(ask.class, now);
         let place = self.enqueue(ask, TriedWorkers::new(), now);
         if place.is_err() {
-            self.queue.missed(ask, now);
+            let load = self.load_anywhere(load, &affinity);
+            self.queue.missed(ask, &load, now);
         }
         place.map(|(id, expires_at)| GateAnswer::Waiting { id, expires_at })
     }
 
-    fn admit_at_once(&mut self, ask: &PermitRequest, place: usize, now: Nanos) -> GrantedPermit {
-        let charge = self.queue.charge(ask, now);
-        let mut permit = PermitRecord::new(place, ask.class, ask.load(), ask.stream, charge, now);
+    fn admit_at_once(
+        &mut self,
+        ask: &PermitRequest,
+        place: usize,
+        affinity: Affinity,
+        now: Nanos,
+    ) -> GrantedPermit {
+        let load = self.load_at(place, ask.load(), &affinity);
+        let charge = self.queue.charge(ask, &load, now);
+        let mut permit = PermitRecord::new(place, ask.class, load, ask.stream, charge, now);
+        permit.prefix = affinity.prefix;
         permit.ask = Self::is_revocable(ask).then(|| Box::new(ask.clone()));
         self.permit(permit, Duration::ZERO, now)
     }
@@ -211,9 +228,9 @@ impl Gate {
     pub(super) fn serve(&mut self, now: Nanos) {
         self.refresh_sums(now);
         while let Some(head) = self.queue.head(now, self.settings.promote) {
-            let (id, load, class, session) = (head.id, head.load, head.class, head.session);
-            let tried = head.tried.clone();
-            if let Some(place) = self.place(&load, class, session, &tried, now) {
+            let (id, load, class) = (head.id, head.load, head.class);
+            let (affinity, tried) = (head.affinity.clone(), head.tried.clone());
+            if let Some(place) = self.place(&load, class, &affinity, &tried, now) {
                 self.admit(id, place, now);
             } else if let Err(refusal) = self.check_size(&load, now) {
                 self.queue.remove(id, now);
@@ -226,17 +243,19 @@ impl Gate {
 
     fn admit(&mut self, head: WaiterId, place: usize, now: Nanos) {
         let Some((waiting, charge)) = self.queue.admit(head, now) else { return };
-        let mut permit = PermitRecord::new(place, waiting.class, waiting.load, waiting.stream, charge, now);
+        let load = self.load_at(place, waiting.load, &waiting.affinity);
+        let mut permit = PermitRecord::new(place, waiting.class, load, waiting.stream, charge, now);
+        permit.prefix = waiting.affinity.prefix;
         permit.ask = waiting.ask;
         permit.tried = waiting.tried;
         let grant = self.permit(permit, now.since(waiting.since), now);
         self.settled.push((waiting.id, Ok(grant)));
     }
 
-    fn permit(&mut self, permit: PermitRecord, waited: Duration, now: Nanos) -> GrantedPermit {
+    fn permit(&mut self, mut permit: PermitRecord, waited: Duration, now: Nanos) -> GrantedPermit {
         let id = PermitId(self.next_permit);
         self.next_permit += 1;
-        let worker = self.attach(id, &permit, now);
+        let worker = self.attach(id, &mut permit, now);
         self.in_flight += u64::from(permit.load.sequences);
         self.drain.granted(now);
         self.queue.served(permit.class);
@@ -250,7 +269,8 @@ impl Gate {
     }
 
     /// Adds a permit to its worker's ledger; returns the worker's id.
-    pub(super) fn attach(&mut self, id: PermitId, permit: &PermitRecord, now: Nanos) -> Arc<str> {
+    pub(super) fn attach(&mut self, id: PermitId, permit: &mut PermitRecord, now: Nanos) -> Arc<str> {
+        self.enter_prefix(permit);
         let worker = self.workers.get_mut(permit.worker).and_then(Option::as_mut);
         let Some(worker) = worker else { return Arc::clone(&self.pool) };
         worker.ledger.occupy(permit.class as usize, &permit.load);
@@ -295,7 +315,9 @@ impl Gate {
             let retry = self.retry_after(now);
             self.settled.push((waiting.id, Err(refuse::displaced(&self.pool, retry))));
         }
-        let id = self.queue.push(ask, tried, expires_at, now);
+        let affinity = self.affinity(ask);
+        let load = self.load_anywhere(ask.load(), &affinity);
+        let id = self.queue.push(ask, &load, affinity, tried, expires_at, now);
         // The new head may be smaller than the one that did not fit.
         if self.queue.head(now, self.settings.promote).is_some_and(|head| head.id == id) {
             self.serve(now);

@@ -13,6 +13,8 @@ pub struct RequestLoad {
     pub prompt: u64,
     /// Output tokens: the larger of expected and seen.
     pub output: u64,
+    /// Prompt tokens that the worker need not read, because it has them cached. Below `prompt`.
+    pub cached: u64,
 }
 
 impl RequestLoad {
@@ -21,6 +23,12 @@ impl RequestLoad {
     pub fn tokens(&self) -> u64 {
         self.prompt.saturating_add(self.output)
     }
+
+    /// Returns the prompt tokens that the worker must read.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.prompt.saturating_sub(self.cached)
+    }
 }
 
 /// The load of one worker, as three sums.
@@ -28,7 +36,7 @@ impl RequestLoad {
 pub struct Ledger {
     /// I: sequences in flight, by class (`Class as usize`).
     by_class: [u32; 3],
-    /// P: prompt tokens of requests without a first token.
+    /// P: prompt tokens to be read for requests without a first token.
     prefill: u64,
     /// K: prompt and output tokens of all requests in flight.
     tokens: u64,
@@ -40,13 +48,13 @@ impl Ledger {
         if let Some(count) = self.by_class.get_mut(class) {
             *count = count.saturating_add(load.sequences);
         }
-        self.prefill = self.prefill.saturating_add(load.prompt);
+        self.prefill = self.prefill.saturating_add(load.unread());
         self.tokens = self.tokens.saturating_add(load.tokens());
     }
 
     /// Counts the prompt as read: the first token arrived.
     pub fn prefilled(&mut self, load: &RequestLoad) {
-        self.prefill = self.prefill.saturating_sub(load.prompt);
+        self.prefill = self.prefill.saturating_sub(load.unread());
     }
 
     /// Adds output tokens beyond the expected ones.
@@ -84,7 +92,7 @@ impl Ledger {
         self.by_class
     }
 
-    /// Returns P, the prompt tokens of requests without a first token.
+    /// Returns P, the prompt tokens to be read for requests without a first token.
     #[must_use]
     pub fn prefill(&self) -> u64 {
         self.prefill
@@ -103,7 +111,7 @@ mod tests {
 
     #[test]
     fn what_is_occupied_is_vacated_to_zero_at_every_stage() {
-        let load = RequestLoad { sequences: 2, prompt: 100, output: 50 };
+        let load = RequestLoad { sequences: 2, prompt: 130, output: 20, cached: 30 };
         for (prefilled, grown) in [(false, 0), (true, 0), (true, 30)] {
             let mut ledger = Ledger::default();
             ledger.occupy(1, &load);

@@ -33,6 +33,7 @@ mod permit_record;
 mod pick;
 mod placing;
 mod prefill;
+mod prefix;
 mod quantile;
 mod refuse;
 mod report;
@@ -61,6 +62,9 @@ pub use ledger::{Ledger, RequestLoad};
 pub use permit::{Permit, REPORT_EVERY};
 pub use permit_record::PermitId;
 pub use pick::{Candidate, CandidateSums, Pick};
+pub use prefix::{
+    LEAST_BLOCKS, MOST_BLOCKS, PrefixChain, PrefixFigures, PrefixHasher, PrefixIndex, prefix_key,
+};
 pub use report::LoadReport;
 pub use silence::SHORTEST_SILENCE;
 pub use snapshot::{GateSnapshot, WorkerSnapshot};

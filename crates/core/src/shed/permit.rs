@@ -95,6 +95,11 @@ impl Permit {
         }
     }
 
+    /// Records that the worker had `tokens` tokens of the prompt cached, as it reports.
+    pub fn cached(&self, tokens: u64) {
+        self.0.gate.with(|state, _| state.gate.report_cached(self.0.permit(), tokens));
+    }
+
     /// Reports that nothing has come from the worker for a while. Returns `true` if the worker is
     /// silent and the request, which has got nothing yet, should go elsewhere.
     #[must_use]

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Nanos;
-use crate::request::{Class, Ending};
+use crate::request::{Class, Ending, PromptPrefix};
 
 use super::algorithm::WorkerSample;
-use super::ask::{PermitRequest, WorkerFailure};
+use super::ask::{Affinity, PermitRequest, WorkerFailure};
 use super::fair_queue::{CallerCharge, TriedWorkers};
 use super::gate::Gate;
 use super::ledger::RequestLoad;
@@ -52,6 +52,12 @@ pub(super) struct PermitRecord {
     pub(super) hung: bool,
     /// Indexes of workers that had this request before.
     pub(super) tried: TriedWorkers,
+    /// Prefix of its prompt.
+    pub(super) prefix: Option<Arc<PromptPrefix>>,
+    /// Blocks of it that its worker had when it was granted.
+    pub(super) known_blocks: usize,
+    /// Cached prompt tokens that the worker has reported.
+    pub(super) reported_cached: Option<u64>,
 }
 
 /// State at the dispatch of a request.
@@ -99,6 +105,9 @@ impl PermitRecord {
             failed: false,
             hung: false,
             tried: TriedWorkers::new(),
+            prefix: None,
+            known_blocks: 0,
+            reported_cached: None,
         }
     }
 }
@@ -112,16 +121,16 @@ impl Gate {
         let again = permit.dispatched.is_some();
         permit.forget_dispatch(id, worker, reading);
         let in_flight = worker.ledger.in_flight();
-        let ahead = worker.ledger.prefill().saturating_sub(permit.load.prompt);
+        let ahead = worker.ledger.prefill().saturating_sub(permit.load.unread());
         let mut dispatch = Dispatch { at: now, ahead, in_flight, read_by: None };
         if permit.stream {
             worker
                 .awaiting_first_token
-                .insert((now, id), worker.patience(ahead, permit.load.prompt, settings, now));
+                .insert((now, id), worker.patience(ahead, &permit.load, settings, now));
         } else if !permit.prefilled {
             // Other answers do not show when their prompt was read. Assume the time it takes for
             // streams, or half the TTFT SLO while nothing is known.
-            let time = worker.prefill.reading(ahead, permit.load.prompt);
+            let time = worker.prefill.reading(ahead, permit.load.unread());
             let read_by = now + time.unwrap_or(settings.slo(permit.load.prompt) / 2);
             dispatch.read_by = Some(read_by);
             reading.insert((read_by, id));
@@ -156,7 +165,7 @@ impl Gate {
             worker.aside.succeeded(dispatch.at, now);
         }
         if let Some(dispatch) = permit.dispatched.filter(|_| permit.stream && !permit.prefilled) {
-            let (prompt, ttft) = (permit.load.prompt, now.since(dispatch.at));
+            let (prompt, ttft) = (permit.load.unread(), now.since(dispatch.at));
             worker.answered = worker.answered.max(dispatch.at);
             permit.flowed_at = Some(now);
             worker.flow.count(permit.load.sequences, &mut permit.flowed_in, now);
@@ -167,7 +176,7 @@ impl Gate {
                     .prefill
                     .learn(PrefillSample { prompt, ahead: dispatch.ahead, ttft, idle, queued }, now);
                 let expected = worker.prefill.idle(prompt).unwrap_or(ttft);
-                let (slo, flowing) = (settings.slo(prompt), worker.flow.recent_peak());
+                let (slo, flowing) = (settings.slo(permit.load.prompt), worker.flow.recent_peak());
                 let first =
                     WorkerSample::FirstToken { dispatched: dispatch.at, ttft, expected, slo, flowing };
                 worker.law.observe(first, now);
@@ -265,6 +274,10 @@ impl Gate {
         if kind.counts() && worker.aside.is_trial(id) {
             worker.aside.wait(now);
         }
+        if kind == WorkerFailure::Connect {
+            // A worker that is not there will have been restarted when it is back.
+            self.prefixes.forget(place);
+        }
         if let WorkerFailure::Busy(_) = kind {
             self.pause(place, now);
         }
@@ -278,16 +291,18 @@ impl Gate {
     pub fn reassign(&mut self, id: PermitId, now: Nanos) -> Option<Arc<str>> {
         let mut permit = self.permits.remove(&id)?;
         permit.tried.push(permit.worker);
-        let moved = self.choose(&permit.load, None, &permit.tried, now);
+        let affinity = Affinity { session: None, prefix: permit.prefix.clone() };
+        let moved = self.choose(&permit.load, &affinity, &permit.tried, now);
         let worker = moved.map(|place| {
             self.detach(id, &mut permit, now);
             permit.worker = place;
+            permit.load = self.load_at(place, permit.load, &affinity);
             (permit.dispatched, permit.prefilled, permit.failed) = (None, false, false);
             (permit.counted, permit.flowed_at, permit.flowed_in, permit.hung) = (None, None, None, false);
             if permit.ask.is_some() {
                 self.displaceable.insert((permit.granted, id));
             }
-            self.attach(id, &permit, now)
+            self.attach(id, &mut permit, now)
         });
         if worker.is_none() {
             permit.tried.pop();
@@ -308,13 +323,13 @@ impl Gate {
             Ending::Complete if !permit.failed => {
                 let elapsed = now.since(dispatch.at);
                 if !permit.stream && !worker.stalls.invalidates(dispatch.at) {
-                    let (prompt, sequences) = (permit.load.prompt, u64::from(permit.sequences.max(1)));
+                    let sequences = u64::from(permit.sequences.max(1));
                     let whole = WorkerSample::Whole {
                         dispatched: dispatch.at,
                         elapsed,
                         tokens: permit.seen / sequences,
-                        expected: worker.prefill.idle(prompt).unwrap_or_default(),
-                        slo: settings.slo(prompt),
+                        expected: worker.prefill.idle(permit.load.unread()).unwrap_or_default(),
+                        slo: settings.slo(permit.load.prompt),
                     };
                     worker.law.observe(whole, now);
                     let written = if permit.seen > 0 { permit.seen } else { permit.load.output };
@@ -343,7 +358,8 @@ impl Gate {
             _ => {}
         }
         let Some(permit) = self.permits.get(&id) else { return };
-        let used = permit.dispatched.map(|_| RequestLoad { output: permit.seen, ..permit.load });
+        let cached = permit.reported_cached.unwrap_or(permit.load.cached);
+        let used = permit.dispatched.map(|_| RequestLoad { output: permit.seen, cached, ..permit.load });
         self.free(id, used, now);
     }
 

@@ -6,6 +6,7 @@ use crate::clock::Nanos;
 use crate::refusal::Refusal;
 use crate::request::Class;
 
+use super::ask::Affinity;
 use super::gate::Gate;
 use super::ledger::RequestLoad;
 use super::pick::{Candidate, CandidateSums};
@@ -14,9 +15,9 @@ use super::sums::PoolSums;
 use super::worker::GateWorker;
 
 /// Up to this many workers are all examined: it costs no more than drawing some.
-const FEW: usize = 16;
+pub(super) const FEW: usize = 16;
 /// Draws of a worker with room: enough to find two when one in four has room.
-const DRAWS: usize = 16;
+pub(super) const DRAWS: usize = 16;
 
 impl Gate {
     /// Returns the worker for a request of `class` now, except those in `tried`.
@@ -24,27 +25,28 @@ impl Gate {
         &mut self,
         load: &RequestLoad,
         class: Class,
-        session: Option<u64>,
+        affinity: &Affinity,
         tried: &[usize],
         now: Nanos,
     ) -> Option<usize> {
         self.refresh_sums(now);
         let allowed = self.fleet_allows() && self.reserve_allows(load, class, tried);
-        if allowed { self.choose(load, session, tried, now) } else { None }
+        if allowed { self.choose(load, affinity, tried, now) } else { None }
     }
 
     /// Returns a worker with room outside `tried`, for a request that already has a permit.
     pub(super) fn choose(
         &mut self,
         load: &RequestLoad,
-        session: Option<u64>,
+        affinity: &Affinity,
         tried: &[usize],
         now: Nanos,
     ) -> Option<usize> {
         self.refresh_sums(now);
-        match session {
-            Some(session) => self.at_home(load, session, tried, now),
-            None => self.anywhere(load, tried, now),
+        match (affinity.prefix.as_deref(), affinity.session) {
+            (Some(prefix), session) => self.by_prefix(load, session, prefix, tried, now),
+            (None, Some(session)) => self.at_home(load, session, tried, now),
+            (None, None) => self.anywhere(load, tried, now),
         }
     }
 
@@ -69,7 +71,7 @@ impl Gate {
         Fullness { pool: &self.pool, in_flight: self.roll.in_flight(), limit: self.roll.limit }
     }
 
-    fn candidate(&self, place: usize, load: &RequestLoad, now: Nanos) -> Option<Candidate> {
+    pub(super) fn candidate(&self, place: usize, load: &RequestLoad, now: Nanos) -> Option<Candidate> {
         let worker = self.workers.get(place)?.as_ref()?;
         Some(Candidate {
             key: worker.key,
@@ -96,7 +98,7 @@ impl Gate {
 
     /// Chooses a worker with room. Of many workers a few are drawn, as the choice is between two
     /// random ones in any case. All are examined if hardly any has room.
-    fn anywhere(&mut self, load: &RequestLoad, tried: &[usize], now: Nanos) -> Option<usize> {
+    pub(super) fn anywhere(&mut self, load: &RequestLoad, tried: &[usize], now: Nanos) -> Option<usize> {
         if self.roll.open.len() > FEW {
             let mut drawn = SmallVec::<[(usize, Candidate); 2]>::new();
             for _ in 0..DRAWS {

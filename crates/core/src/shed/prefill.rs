@@ -7,9 +7,12 @@
 //! that are not read yet?* ([`Prefill::reading`]): the idle time plus the mean cost per token for
 //! each token ahead. The cost is mean seconds / mean tokens: long waits outweigh short noisy ones.
 //!
-//! * **Failure mode.** If cached prefixes make some prompts of a size much faster, all of that size
-//!   are expected to be as fast, and the first requests of conversations look slow. Size classes
-//!   avoid this as far as long prompts are mostly continued conversations.
+//! All sizes are of what a worker must read: tokens that it has cached do not count (`prefix`).
+//!
+//! * **Failure mode.** If cached prefixes that the gateway does not know (`concurrency.prefix: off`)
+//!   make some prompts of a size much faster, all of that size are expected to be as fast, and the
+//!   first requests of conversations look slow. Size classes avoid this as far as long prompts are
+//!   mostly continued conversations.
 
 use std::time::Duration;
 
@@ -36,7 +39,7 @@ const USUAL_OF: u32 = 200;
 /// The sample of one first token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PrefillSample {
-    /// Prompt tokens of the request.
+    /// Prompt tokens of the request that are to be read.
     pub(super) prompt: u64,
     /// Prompt tokens of other requests that the worker had not read when this one was sent.
     pub(super) ahead: u64,
@@ -145,7 +148,7 @@ impl Prefill {
     }
 
     /// Returns the seconds per token.
-    fn pace(&self) -> f64 {
+    pub(super) fn pace(&self) -> f64 {
         if self.tokens > 0.0 { self.seconds / self.tokens } else { 0.0 }
     }
 

@@ -82,6 +82,15 @@ pub struct GateSettings {
     pub gateways: u32,
     /// Ejection of workers that fail.
     pub ejection: EjectionSettings,
+    /// The choice of workers by prefixes of prompts; `None` if it is off.
+    pub prefix: Option<PrefixSettings>,
+}
+
+/// The choice of workers by the prefixes of prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixSettings {
+    /// Tokens of prompts that each worker keeps; `None`: the size of its KV cache, if known.
+    pub capacity: Option<u64>,
 }
 
 impl GateSettings {
@@ -110,6 +119,7 @@ impl Default for GateSettings {
             fleet_factor: 0.83,
             gateways: 1,
             ejection: EjectionSettings::default(),
+            prefix: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::prefix::PrefixFigures;
 use super::worker_ejection::WorkerTrouble;
 
 /// One worker in a [`GateSnapshot`].
@@ -47,6 +48,8 @@ pub struct GateSnapshot {
     pub queue: [usize; 3],
     /// Bytes of request bodies waiting.
     pub queue_bytes: u64,
+    /// Cached shares of prompts.
+    pub cached: PrefixFigures,
 }
 
 impl GateSnapshot {

@@ -20,6 +20,8 @@ pub(super) struct PoolSums {
     pub(super) until: Nanos,
     /// Indexes of these workers.
     pub(super) open: Vec<usize>,
+    /// Their keys, in the same order.
+    pub(super) keys: Vec<u64>,
     /// Sequences in flight there, by class number.
     pub(super) by_class: [u64; 3],
     /// Sequences that may be in flight there.
@@ -37,6 +39,7 @@ impl Default for PoolSums {
             stale: true,
             until: Nanos::MAX,
             open: Vec::new(),
+            keys: Vec::new(),
             by_class: [0; 3],
             limit: 0,
             together: None,
@@ -107,7 +110,9 @@ impl Gate {
         let Self { roll, workers, .. } = self;
         let mut session_map = std::mem::take(&mut roll.session_map);
         let mut open = std::mem::take(&mut roll.open);
+        let mut keys = std::mem::take(&mut roll.keys);
         open.clear();
+        keys.clear();
         *roll = PoolSums { stale: false, ..PoolSums::default() };
         for (place, worker) in workers.iter_mut().enumerate() {
             let Some(worker) = worker else { continue };
@@ -131,11 +136,12 @@ impl Gate {
             worker.counted = Some(share);
             roll.add(&share);
             open.push(place);
+            keys.push(worker.key);
         }
         if open != session_map.candidates() {
             session_map.forget(&open);
         }
-        (roll.session_map, roll.open) = (session_map, open);
+        (roll.session_map, roll.open, roll.keys) = (session_map, open, keys);
         self.roll.together = self.fleet_ceiling(now);
     }
 

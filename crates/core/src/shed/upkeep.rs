@@ -8,6 +8,7 @@ use crate::request::Class;
 
 use super::fair_queue::QueueBounds;
 use super::gate::Gate;
+use super::prefix::PrefixIndex;
 use super::refuse;
 use super::settings::GateSettings;
 use super::snapshot::{GateSnapshot, WorkerSnapshot};
@@ -35,13 +36,23 @@ impl Gate {
                 continue;
             }
             let worker = GateWorker::new(member, &self.settings);
-            match self.workers.iter_mut().find(|place| place.is_none()) {
-                Some(place) => *place = Some(worker),
+            match self.workers.iter().position(Option::is_none) {
+                Some(free) => {
+                    self.prefixes.forget(free);
+                    if let Some(place) = self.workers.get_mut(free) {
+                        *place = Some(worker);
+                    }
+                }
                 None => self.workers.push(Some(worker)),
             }
         }
-        for place in &mut self.workers {
-            place.take_if(|worker| worker.is_gone());
+        for (place, worker) in self.workers.iter_mut().enumerate() {
+            if worker.take_if(|worker| worker.is_gone()).is_some() {
+                self.prefixes.forget(place);
+            }
+        }
+        if self.settings.prefix.is_none() {
+            self.prefixes = PrefixIndex::default();
         }
         self.roll.stale = true;
         while let Some(waiting) = self.queue.pop_surplus(self.bounds(), now) {
@@ -93,6 +104,7 @@ impl Gate {
             ceiling: self.fleet_ceiling(now),
             queue: Class::ALL.map(|class| self.queue.depth(class)),
             queue_bytes: self.queue.bytes(),
+            cached: self.cached.figures(),
         }
     }
 

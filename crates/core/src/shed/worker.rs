@@ -75,6 +75,8 @@ pub(super) struct GateWorker {
     pub(super) pace: Pace,
     /// Load known here, to compare with its reports.
     pub(super) known: KnownLoad,
+    /// Share of the expected cached tokens that it has reported to have: 1 until it reports.
+    pub(super) cache_trust: f64,
     /// Tokens that this gateway may have in flight here.
     kv_budget: Option<u64>,
 }
@@ -104,6 +106,7 @@ impl GateWorker {
             leaving: false,
             pace: Pace::default(),
             known: KnownLoad::default(),
+            cache_trust: 1.0,
             kv_budget: kv_budget(&member, settings),
             member,
         }
@@ -195,7 +198,7 @@ impl GateWorker {
             || !self.prefill.is_known()
             || self
                 .prefill
-                .reading(ahead, load.prompt)
+                .reading(ahead, load.unread())
                 .is_none_or(|time| time <= settings.slo(load.prompt) / 2)
     }
 
@@ -238,16 +241,16 @@ impl GateWorker {
         self.awaiting_first_token.range((Bound::Excluded(overtaken), Bound::Unbounded)).next()
     }
 
-    /// Returns the deadlines for the first token of a prompt sent at `now` behind `ahead` tokens.
+    /// Returns the deadlines for the first token of a request sent at `now` behind `ahead` tokens.
     pub(super) fn patience(
         &self,
         ahead: u64,
-        prompt: u64,
+        load: &RequestLoad,
         settings: &GateSettings,
         now: Nanos,
     ) -> FirstTokenDeadlines {
-        let slo = settings.slo(prompt);
-        match self.prefill.reading(ahead, prompt) {
+        let slo = settings.slo(load.prompt);
+        match self.prefill.reading(ahead, load.unread()) {
             None => FirstTokenDeadlines { read_at: Nanos::MAX, late_at: Nanos::MAX, stalled_at: now + slo },
             Some(reading) => {
                 let late = (reading + slo.mul_f64(algorithm::SLACK)).max(self.prefill.usual(reading));

@@ -1,15 +1,24 @@
 //! The worker's scheduler: it runs one step after the other.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::EngineSpec;
+use super::prefix_cache::PrefixCache;
 use super::sequence::{Batch, Sequence};
 use traffic_dam_core::clock::Nanos;
 
 /// An event of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SequenceEvent {
+    /// The sequence got a slot, in a worker with a prefix cache.
+    Started {
+        /// Id of the sequence.
+        id: u64,
+        /// Tokens of its prompt that were cached.
+        cached: u64,
+    },
     /// The sequence yielded a token.
     Token {
         /// Id of the sequence.
@@ -39,6 +48,23 @@ pub struct PromptTooLong {
     pub kv_tokens: u64,
 }
 
+/// A sequence for a worker.
+#[derive(Clone, Debug)]
+pub struct NewSequence {
+    /// Its id, chosen by the owner; no sequence inside may have it.
+    pub id: u64,
+    /// Tokens of its prompt; at least 1.
+    pub prompt: u64,
+    /// Tokens that it will yield; at least 1, and cut to the KV cache.
+    pub output: u32,
+    /// Time from slot to first token; `None` if the steps read the prompt.
+    pub first_token: Option<Duration>,
+    /// Ids of the blocks of [`BLOCK_TOKENS`](super::BLOCK_TOKENS) tokens of its text, each of which
+    /// stands for all blocks before it too. They may reach beyond the prompt, as far as the answer
+    /// is known.
+    pub blocks: Arc<[u64]>,
+}
+
 /// A worker in virtual time.
 ///
 /// The owner calls [`EngineModel::advance`] at [`EngineModel::next_event`] or before, to see events on time.
@@ -57,6 +83,7 @@ pub struct EngineModel {
     /// End of the current step. `None` only while no sequence runs and no waiting one fits.
     step_end: Option<Nanos>,
     kv_used: u64,
+    cache: PrefixCache,
     /// End of the current pause.
     paused_until: Nanos,
 }
@@ -73,6 +100,7 @@ impl EngineModel {
             running: Vec::new(),
             step_end: None,
             kv_used: 0,
+            cache: PrefixCache::default(),
             paused_until: Nanos::ZERO,
         }
     }
@@ -105,6 +133,15 @@ impl EngineModel {
         first_token: Option<Duration>,
         now: Nanos,
     ) -> Result<(), PromptTooLong> {
+        self.submit_sequence(NewSequence { id, prompt, output, first_token, blocks: [].into() }, now)
+    }
+
+    /// As [`EngineModel::submit`], of a sequence whose text is known.
+    ///
+    /// # Errors
+    /// As [`EngineModel::submit`].
+    pub fn submit_sequence(&mut self, sequence: NewSequence, now: Nanos) -> Result<(), PromptTooLong> {
+        let NewSequence { id, prompt, output, first_token, blocks } = sequence;
         let prompt = prompt.max(1);
         let kv_tokens = self.spec.kv_tokens;
         if prompt >= kv_tokens {
@@ -124,6 +161,8 @@ impl EngineModel {
                 cached_tokens: 0,
                 yields: false,
                 reading: first_token,
+                blocks,
+                hit: 0,
             },
         ));
         Ok(())
@@ -264,15 +303,22 @@ impl EngineModel {
     }
 
     fn end_step(&mut self, at: Nanos, sink: &mut impl FnMut(Nanos, SequenceEvent)) {
-        let kv_used = &mut self.kv_used;
-        self.running.retain_mut(|sequence| {
+        let Self { kv_used, cache, running, spec, .. } = self;
+        let most = if spec.prefix_cache { spec.kv_tokens } else { 0 };
+        running.retain_mut(|sequence| {
             if !std::mem::take(&mut sequence.yields) {
                 return true;
+            }
+            if most > 0 && sequence.generated == 0 {
+                cache.add(&sequence.blocks, sequence.prompt, most);
             }
             sink(at, SequenceEvent::Token { id: sequence.id, index: sequence.generated });
             sequence.generated += 1;
             let stays = sequence.generated < sequence.output;
             if !stays {
+                if most > 0 {
+                    cache.add(&sequence.blocks, sequence.prompt + u64::from(sequence.generated), most);
+                }
                 *kv_used -= sequence.cached_tokens;
                 sink(at, SequenceEvent::Finished { id: sequence.id });
             }
@@ -305,9 +351,14 @@ impl EngineModel {
             let room = self.spec.kv_tokens.saturating_sub(self.kv_used);
             // Room for the first chunk is enough, as in real engines. So a full cache thrashes: it
             // discards each newcomer's chunk. A prompt read outside the steps needs all its room.
+            let cache = &self.cache;
             let fits = |head: &mut Sequence| match head.apart() {
                 Some(_) => head.prompt <= room,
-                None => (1..=room).contains(&head.next_tokens(budget)),
+                None => {
+                    // The last token is computed in any case.
+                    head.hit = cache.cached(&head.blocks).min(head.prompt.saturating_sub(1));
+                    (1..=room.saturating_sub(head.hit)).contains(&head.first_chunk(budget))
+                }
             };
             let Some(mut sequence) = self.waiting.pop_front_if(fits) else { break };
             if let Some(time) = sequence.apart() {
@@ -316,9 +367,13 @@ impl EngineModel {
                 self.prefilling.push((at + time, sequence));
                 continue;
             }
+            if self.spec.prefix_cache {
+                sink(at, SequenceEvent::Started { id: sequence.id, cached: sequence.hit });
+            }
+            sequence.cached_tokens = sequence.hit;
             let tokens = sequence.next_tokens(budget);
             sequence.plan(tokens, &mut batch);
-            self.kv_used += tokens;
+            self.kv_used += sequence.hit + tokens;
             budget -= tokens;
             self.running.push(sequence);
         }

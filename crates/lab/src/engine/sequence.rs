@@ -1,5 +1,6 @@
 //! A sequence inside the worker, and its part of a step.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -18,6 +19,10 @@ pub(super) struct Sequence {
     pub(super) yields: bool,
     /// Time from slot to first token, if the prompt is read outside the steps.
     pub(super) reading: Option<Duration>,
+    /// Blocks of its text.
+    pub(super) blocks: Arc<[u64]>,
+    /// Tokens that the prefix cache has of it, while it waits.
+    pub(super) hit: u64,
 }
 
 /// Totals of one step.
@@ -31,6 +36,11 @@ impl Sequence {
     /// Returns the tokens of the next step: one if it decodes, otherwise a chunk of the prompt.
     pub(super) fn next_tokens(&self, budget: u64) -> u64 {
         self.prefill.saturating_sub(self.cached_tokens).max(1).min(budget)
+    }
+
+    /// Returns the tokens of its first step, if the prefix cache has the first `hit` tokens.
+    pub(super) fn first_chunk(&self, budget: u64) -> u64 {
+        self.prefill.saturating_sub(self.hit).max(1).min(budget)
     }
 
     /// Returns how long it holds a slot before it joins the steps. `None` if the steps read its

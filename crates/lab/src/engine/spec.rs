@@ -20,6 +20,8 @@ pub struct EngineSpec {
     pub token_time_per_seq: Duration,
     /// Maximum tokens of a step, decoded and prefilled. At least `slots`: no sequence starves.
     pub step_tokens: u32,
+    /// Whether the beginnings of texts are cached: as many tokens as the KV cache has.
+    pub prefix_cache: bool,
 }
 
 impl Default for EngineSpec {
@@ -33,6 +35,7 @@ impl Default for EngineSpec {
             token_time: Duration::from_millis(20),
             token_time_per_seq: Duration::from_micros(500),
             step_tokens: 512,
+            prefix_cache: false,
         }
     }
 }

@@ -37,6 +37,7 @@ fn closed_loop(spec: &EngineSpec, clients: u64, prompt: u64, output: u32, length
             }
             SequenceEvent::Finished { id } => assert!(asked.remove(&id).is_some()),
             SequenceEvent::Preempted { .. } => preempted += 1,
+            SequenceEvent::Started { .. } => {}
         });
     }
     ttft.sort_unstable();
@@ -304,10 +305,40 @@ fn play(spec: &EngineSpec, ops: &[Op], by_event: bool) -> Vec<(Nanos, SequenceEv
                 next_token[id as usize] += 1;
             }
             SequenceEvent::Finished { id } => assert_eq!(next_token[id as usize], outputs[id as usize]),
-            SequenceEvent::Preempted { .. } => {}
+            SequenceEvent::Started { .. } | SequenceEvent::Preempted { .. } => {}
         }
     }
     events
+}
+
+#[test]
+fn a_cached_beginning_is_not_read_again() {
+    let spec = EngineSpec { prefix_cache: true, step_tokens: 4096, ..EngineSpec::default() };
+    let mut engine = EngineModel::new(spec.clone());
+    let text: Vec<u64> = (1..40).collect();
+    let mut first_token = |id: u64, prompt: u64, blocks: &[u64], now: Nanos| {
+        let sequence = NewSequence { id, prompt, output: 65, first_token: None, blocks: blocks.into() };
+        engine.submit_sequence(sequence, now).unwrap();
+        let events = all_events(&mut engine);
+        let started = events.iter().find_map(|(_, event)| match event {
+            SequenceEvent::Started { cached, .. } => Some(*cached),
+            _ => None,
+        });
+        let first = events.iter().find(|(_, event)| matches!(event, SequenceEvent::Token { .. })).unwrap();
+        (started.unwrap(), first.0.since(now), events.last().unwrap().0)
+    };
+    let reading = |tokens| spec.prefill_base + spec.step_time(1, tokens);
+    let (cached, took, end) = first_token(1, 640, &text, Nanos::ZERO);
+    assert_eq!((cached, took), (0, reading(640)));
+    // Ten blocks of prompt and one of answer; 26 more tokens are new.
+    let (cached, took, end) = first_token(2, 730, &text, end);
+    assert_eq!((cached, took), (704, reading(26)));
+    let (cached, took, end) = first_token(3, 640, &text, end);
+    assert_eq!((cached, took), (639, reading(1)), "the last token is computed again");
+    let other: Vec<u64> = (1..4).chain(100..110).collect();
+    let (cached, took, _) = first_token(4, 640, &other, end);
+    assert_eq!((cached, took), (192, reading(448)));
+    assert_eq!(engine.kv_used(), 0);
 }
 
 proptest! {

@@ -14,6 +14,7 @@
 
 mod batch;
 mod capacity;
+mod conversation;
 mod driver;
 mod figures;
 mod offered;

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::draw::{above_zero, normal_of};
 
+use super::conversation::Conversation;
 use super::scenario::{RequestShape, Scenario, Spread, SpreadShape};
 use traffic_dam_core::request::Class;
 
@@ -39,6 +40,10 @@ pub(super) struct OfferedRequest {
     pub(super) returns: bool,
     /// `true` if the client then waits for `Retry-After`.
     pub(super) patient: bool,
+    /// Ids of the blocks of its text, answer included; none if it has nothing in common with others.
+    pub(super) blocks: Arc<[u64]>,
+    /// The conversation that it is a turn of.
+    pub(super) conversation: Option<Conversation>,
 }
 
 impl OfferedRequest {
@@ -118,7 +123,7 @@ impl OfferedCallers {
         let answers = if random.f64() < requests.n_share { requests.n } else { 1 };
         let prompt = u64::from(requests.prompt.draw(1.0, random));
         let most = requests.max_tokens.unwrap_or(u32::MAX);
-        OfferedRequest {
+        let mut drawn = OfferedRequest {
             person,
             prompt,
             outputs: (0..answers).map(|_| requests.output.draw(stretch, random).min(most)).collect(),
@@ -126,7 +131,16 @@ impl OfferedCallers {
             stream: random.f64() < requests.streamed,
             returns: random.f64() < scenario.load.retry_share,
             patient: random.f64() < scenario.load.honour,
+            blocks: [].into(),
+            conversation: None,
+        };
+        if let Some(sessions) = &requests.session {
+            let conversation = Conversation::begin(sessions, random);
+            drawn.prompt += Conversation::head(sessions);
+            drawn.blocks = conversation.blocks(drawn.prompt + drawn.output());
+            drawn.conversation = Some(conversation);
         }
+        drawn
     }
 }
 

@@ -6,6 +6,7 @@ mod debts;
 mod displacing;
 mod ejecting;
 mod fairness;
+mod prefixes;
 mod queueing;
 mod random;
 mod reading;
@@ -61,6 +62,7 @@ fn ask(caller: &str) -> PermitRequest {
         repeatable: false,
         body_bytes: 1000,
         session: None,
+        prefix: None,
         deadline: None,
     }
 }

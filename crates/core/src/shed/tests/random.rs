@@ -299,8 +299,9 @@ impl Account {
         };
         assert!(!granted.iter().any(passed_over), "a lower class was served before a higher one");
         let head = self.gate.queue.head(self.now, self.gate.settings.promote);
-        if let Some((load, class, session)) = head.map(|head| (head.load, head.class, head.session)) {
-            let place = self.gate.place(&load, class, session, &[], self.now);
+        if let Some((load, class, affinity)) = head.map(|head| (head.load, head.class, head.affinity.clone()))
+        {
+            let place = self.gate.place(&load, class, &affinity, &[], self.now);
             assert_eq!(place, None, "somebody waits who could be served");
         }
     }

@@ -57,6 +57,8 @@ pub(in crate::simulate) struct Call {
     pub(in crate::simulate) seen: u64,
     /// Tokens received in each second, beginning with the second of the first token.
     pub(in crate::simulate) by_second: Vec<u32>,
+    /// Tokens of its prompt that its worker had cached.
+    pub(in crate::simulate) cached: Option<u64>,
     /// Number of answers that are not complete.
     pub(super) unfinished: u32,
     /// Number of times it was sent to a worker.
@@ -87,6 +89,7 @@ impl Call {
             ended: Nanos::ZERO,
             seen: 0,
             by_second: Vec::new(),
+            cached: None,
             unfinished: 0,
             sent: 0,
             retried: false,

@@ -1,9 +1,10 @@
 //! Requests at the workers: sending, tokens, failures, the end.
 
-use super::call::{CallFate, Stage};
+use super::call::{Call, CallFate, Stage};
 use super::machine::VirtualWorkerState;
 use super::{Delivery, ScheduledEvent, Simulation};
-use crate::engine::SequenceEvent;
+use crate::engine::{NewSequence, SequenceEvent};
+use crate::simulate::conversation::Conversation;
 use crate::simulate::scenario::Scenario;
 use traffic_dam_core::clock::Nanos;
 use traffic_dam_core::refusal::Reason;
@@ -24,6 +25,7 @@ impl Simulation<'_> {
         call.unfinished = call.wish.outputs.len() as u32;
         (call.first, call.seen, call.report_at) = (None, 0, Nanos::ZERO);
         call.by_second.clear();
+        call.cached = None;
         let state = self.machines[machine].state;
         if state == VirtualWorkerState::Dead {
             return self.attempt_failed(place, WorkerFailure::Connect);
@@ -37,7 +39,9 @@ impl Simulation<'_> {
             let first_token = worker.first_tokens.sample();
             let taken = call.wish.outputs.iter().enumerate().all(|(answer, output)| {
                 let id = sequence(place, answer);
-                worker.engine.submit_timed(id, call.wish.prompt, *output, first_token, self.now).is_ok()
+                let (prompt, blocks) = (call.wish.prompt, call.wish.blocks.clone());
+                let sequence = NewSequence { id, prompt, output: *output, first_token, blocks };
+                worker.engine.submit_sequence(sequence, self.now).is_ok()
             });
             if !taken {
                 // The worker calls the request too long for it. That is a valid answer.
@@ -69,6 +73,10 @@ impl Simulation<'_> {
             let event = match event {
                 SequenceEvent::Token { id, .. } => Delivery { id, sent: sent(id), finished: false },
                 SequenceEvent::Finished { id } => Delivery { id, sent: sent(id), finished: true },
+                SequenceEvent::Started { id, cached } => {
+                    self.calls[(id >> 8) as usize].cached.get_or_insert(cached);
+                    continue;
+                }
                 SequenceEvent::Preempted { .. } => {
                     self.machines[place].preempted += 1;
                     continue;
@@ -135,9 +143,26 @@ impl Simulation<'_> {
         }
         let call = &self.calls[place];
         self.gateways[dam].learn(&self.people.all[call.wish.person], &call.wish, seen);
+        if let Some(cached) = self.calls[place].cached {
+            self.tell(place, |gate, permit, _| gate.report_cached(permit, cached));
+        }
         self.convict(place);
         self.tell_end(place, Ending::Complete);
         self.end(place, CallFate::Answered);
+        self.plan_turn(place);
+    }
+
+    /// Plans the next turn of an answered request's conversation.
+    fn plan_turn(&mut self, place: usize) {
+        let wish = &self.calls[place].wish;
+        let shape = &self.people.all[wish.person].requests;
+        let Some((next, pause)) = Conversation::next(wish, shape, self.stretch) else { return };
+        let at = Nanos(self.now.0 + pause.0);
+        if at < super::at(self.scenario.duration) && !self.is_full() {
+            self.calls.push(Call::new(next, at));
+            self.unended += 1;
+            self.plan(at, ScheduledEvent::Ask { call: self.calls.len() - 1 });
+        }
     }
 
     /// Reports an event of a request's permit to the gate.

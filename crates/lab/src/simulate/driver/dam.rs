@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::engine::BLOCK_TOKENS;
 use crate::simulate::Policy;
 use crate::simulate::offered::{OfferedCaller, OfferedRequest};
 use crate::simulate::scenario::Scenario;
@@ -12,8 +13,11 @@ use traffic_dam_core::clock::Nanos;
 use traffic_dam_core::estimate::Estimator;
 use traffic_dam_core::fleet;
 use traffic_dam_core::refusal::Refusal;
-use traffic_dam_core::shed::settings::{GateSettings, LimitSource};
-use traffic_dam_core::shed::{Displaced, Gate, PermitId, PermitRequest, PoolMember, WaitOutcome, WaiterId};
+use traffic_dam_core::request::PromptPrefix;
+use traffic_dam_core::shed::settings::{GateSettings, LimitSource, PrefixSettings};
+use traffic_dam_core::shed::{
+    Displaced, Gate, LEAST_BLOCKS, PermitId, PermitRequest, PoolMember, WaitOutcome, WaiterId,
+};
 
 /// The only model.
 const MODEL: Option<&str> = Some("sim");
@@ -92,6 +96,7 @@ impl SimulatedGateway {
             repeatable: true,
             body_bytes: wish.prompt * BYTES_PER_TOKEN,
             session: None,
+            prefix: prefix(wish),
             deadline: None,
         }
     }
@@ -113,6 +118,13 @@ impl SimulatedGateway {
     }
 }
 
+/// Returns the prefix that the gateway would compute of the prompt's text.
+fn prefix(wish: &OfferedRequest) -> Option<Arc<PromptPrefix>> {
+    let whole = usize::try_from(wish.prompt / BLOCK_TOKENS).unwrap_or(usize::MAX);
+    let blocks = wish.blocks.get(..whole).filter(|blocks| blocks.len() >= LEAST_BLOCKS)?;
+    Some(Arc::new(PromptPrefix { blocks: blocks.into(), bytes: wish.prompt * BYTES_PER_TOKEN }))
+}
+
 fn gate(scenario: &Scenario, policy: Policy, seed: u64) -> Gate {
     let defaults = GateSettings::default();
     let (limit, law) = match policy {
@@ -132,6 +144,7 @@ fn gate(scenario: &Scenario, policy: Policy, seed: u64) -> Gate {
         itl_slo: promise.itl_slo.0,
         fleet_factor: scenario.dam.fleet_factor,
         gateways: scenario.dam.count,
+        prefix: scenario.dam.prefix.then(PrefixSettings::default),
         ..defaults
     };
     let members = scenario.worker_groups().enumerate().map(|(place, group)| {

@@ -52,6 +52,8 @@ impl Simulation<'_> {
                 stream: true,
                 returns: false,
                 patient: true,
+                blocks: [].into(),
+                conversation: None,
             };
             self.arrive(Call { extra: true, ..Call::new(wish, self.now) });
         }

@@ -52,6 +52,10 @@ pub struct RunFigures {
     pub goodput_of_peak: Option<f64>,
     /// Percentiles 50, 95 and 99 of TTFT from arrival, of admitted requests.
     pub ttft: Option<[Duration; 3]>,
+    /// The same of requests that begin a conversation, or stand alone.
+    pub ttft_first: Option<[Duration; 3]>,
+    /// Cached share of the prompt tokens of workers that have prefix caches.
+    pub hit_ratio: Option<f64>,
     /// Figures per class, by `Class as usize`.
     pub by_class: [Option<ClassFigures>; 3],
     /// Jain's index of weighted tokens, over callers that wanted more than the fair level.
@@ -114,6 +118,9 @@ impl RunFigures {
             "ttft_p50" => ttft(0)?,
             "ttft_p95" => ttft(1)?,
             "ttft_p99" => ttft(2)?,
+            "ttft_first_p50" => self.ttft_first?[0].as_secs_f64(),
+            "ttft_first_p99" => self.ttft_first?[2].as_secs_f64(),
+            "hit_ratio" => self.hit_ratio?,
             "jain" => self.jain?,
             "light_share" => self.light_share?,
             "preemptions" => self.preemptions as f64,

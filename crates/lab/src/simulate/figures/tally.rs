@@ -69,6 +69,10 @@ struct RunTally<'a> {
     /// Sum of `Retry-After` of refused requests, in seconds, and their number.
     told: (f64, f64),
     extra: CountedShare,
+    /// TTFTs of requests that begin a conversation.
+    firsts: Vec<Duration>,
+    /// Cached prompt tokens, and all, of workers with prefix caches.
+    cached: (u64, u64),
     refused: BTreeMap<&'static str, u64>,
     failed: u64,
     failed_early: u64,
@@ -91,6 +95,8 @@ impl<'a> RunTally<'a> {
             returns: CountedShare::default(),
             told: (0.0, 0.0),
             extra: CountedShare::default(),
+            firsts: Vec::new(),
+            cached: (0, 0),
             refused: BTreeMap::new(),
             failed: 0,
             failed_early: 0,
@@ -129,6 +135,11 @@ impl<'a> RunTally<'a> {
     }
 
     fn count(&mut self, call: &Call, verdict: RequestVerdict) {
+        let begins = call.wish.conversation.as_ref().is_none_or(|conversation| conversation.turn == 0);
+        self.firsts.extend(verdict.ttft.filter(|_| begins && call.granted.is_some()));
+        if let Some(cached) = call.cached {
+            self.cached = (self.cached.0 + cached, self.cached.1 + call.wish.prompt);
+        }
         let person = call.wish.person;
         self.portions[person].asked += call.wish.prompt as f64 + OUTPUT_WEIGHT * call.wish.output() as f64;
         self.classes[self.world.people.all[person].class as usize].add(call, verdict);
@@ -178,6 +189,8 @@ impl<'a> RunTally<'a> {
             goodput_of_offered: ratio(all.good as f64, all.offered as f64),
             goodput_of_peak: ratio(done, possible),
             ttft: percentiles(&mut all.ttfts),
+            ttft_first: percentiles(&mut self.firsts),
+            hit_ratio: ratio(self.cached.0 as f64, self.cached.1 as f64),
             by_class: std::mem::take(&mut self.classes).map(ClassCounts::figures),
             jain: fair::jain(&self.portions),
             light_share: fair::light_share(&self.portions),

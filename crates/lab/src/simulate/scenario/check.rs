@@ -179,6 +179,16 @@ impl Scenario {
             (1..=MOST_ANSWERS).contains(&requests.n),
             format!("{at}.n is {}: must be 1 to {MOST_ANSWERS}", requests.n),
         );
+        if let Some(session) = &requests.session {
+            let turns = session.turns;
+            must(
+                (1.0..=1000.0).contains(&turns),
+                format!("{at}.session.turns is {turns}: must be 1 to 1000"),
+            );
+            let common = session.system_share;
+            must(share(common), format!("{at}.session.system_share is {common}: must be 0 to 1"));
+            must(requests.n_share <= 0.0, format!("{at}.n_share must be 0 with {at}.session"));
+        }
         must(requests.max_tokens != Some(0), format!("{at}.max_tokens is 0: must be at least 1"));
     }
 }

@@ -7,13 +7,16 @@ use serde::de::{Deserialize, Deserializer, Error};
 use super::ScenarioDuration;
 
 /// Names of the figures that may be expected; [`RunFigures::get`](crate::simulate::RunFigures::get) finds them.
-pub(super) const FIGURES: [&str; 22] = [
+pub(super) const FIGURES: [&str; 25] = [
     "goodput",
     "goodput_of_offered",
     "goodput_of_peak",
     "ttft_p50",
     "ttft_p95",
     "ttft_p99",
+    "ttft_first_p50",
+    "ttft_first_p99",
+    "hit_ratio",
     "jain",
     "light_share",
     "preemptions",

@@ -59,6 +59,8 @@ pub struct WorkerGroup {
     pub token_time_per_seq: ScenarioDuration,
     /// Maximum tokens of a step.
     pub step_tokens: u32,
+    /// `true` if workers keep the beginnings of texts in a prefix cache.
+    pub prefix_cache: bool,
     /// Distribution of the time from getting a slot to the first token.
     pub first_token: FirstToken,
     /// `true` if the gateway knows `slots` and `kv_tokens`.
@@ -132,6 +134,7 @@ impl Default for WorkerGroup {
             token_time: ScenarioDuration(spec.token_time),
             token_time_per_seq: ScenarioDuration(spec.token_time_per_seq),
             step_tokens: spec.step_tokens,
+            prefix_cache: spec.prefix_cache,
             first_token: FirstToken::default(),
             told: true,
         }
@@ -150,6 +153,7 @@ impl WorkerGroup {
             token_time: self.token_time.0,
             token_time_per_seq: self.token_time_per_seq.0,
             step_tokens: self.step_tokens,
+            prefix_cache: self.prefix_cache,
         }
     }
 }
@@ -168,6 +172,8 @@ pub struct GatewaySection {
     pub queue_length: usize,
     /// Maximum wait; a quarter of the TTFT SLO if absent.
     pub queue_wait: Option<ScenarioDuration>,
+    /// `true` to choose workers by the prefixes of prompts, as with `concurrency.prefix: auto`.
+    pub prefix: bool,
     /// Share of the limit reserved for `critical`.
     pub reserve_critical: f64,
     /// Share of the limit reserved for `interactive` and above.
@@ -189,6 +195,7 @@ impl Default for GatewaySection {
             fleet_factor: gate.fleet_factor,
             queue_length: gate.queue_length,
             queue_wait: None,
+            prefix: true,
             reserve_critical: 0.0,
             reserve_interactive: 0.0,
             first_token: ScenarioDuration::secs(30),

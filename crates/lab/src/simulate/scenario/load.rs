@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{ScenarioDuration, Spread};
+use super::{ScenarioDuration, Sessions, Spread};
 use traffic_dam_core::request::Class;
 
 /// Offered load.
@@ -70,6 +70,8 @@ pub struct RequestShape {
     pub n: u32,
     /// Share of requests for `n` answers; the others want one.
     pub n_share: f64,
+    /// Conversations; without it each request stands alone.
+    pub session: Option<Sessions>,
 }
 
 impl Default for RequestShape {
@@ -81,6 +83,7 @@ impl Default for RequestShape {
             streamed: 1.0,
             n: 4,
             n_share: 0.0,
+            session: None,
         }
     }
 }

@@ -8,6 +8,7 @@ mod check;
 mod expect;
 mod fleet;
 mod load;
+mod session;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ pub use amount::{ScenarioDuration, Spread, SpreadShape};
 pub use expect::Bound;
 pub use fleet::{FirstToken, GatewaySection, ScenarioSlo, WorkerGroup};
 pub use load::{Arrivals, EqualCallers, ExtraRequest, OfferedLoad, RequestShape, ScenarioEvent, StallEvent};
+pub use session::Sessions;
 
 /// A scenario: a fleet, its SLOs, a gateway, and the offered load.
 #[derive(Clone, Debug, Deserialize)]
