@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn of(prefixes: &Prefixes, body: &Value, caller: &Caller) -> Option<Arc<PromptPrefix>> {
-        let shape = Shape::openai(Kind::Chat);
+        let shape = Shape::of_kind(Kind::Chat);
         let body = serde_json::to_vec(body).unwrap();
         prefixes.of(&shape, &parse(&shape, &body).unwrap(), &body, Some(caller))
     }
@@ -225,7 +225,7 @@ mod tests {
         let long = turn(&[&"x".repeat(2000)]);
         assert_eq!(of(&prefixes(PrefixShare::All, 1), &long, &ann), None, "one worker");
         assert_eq!(of(&prefixes(PrefixShare::All, 2), &turn(&[&"x".repeat(1000)]), &ann), None, "short");
-        let shape = Shape::openai(Kind::Completion);
+        let shape = Shape::of_kind(Kind::Completion);
         for prompt in [json!(["x".repeat(2000), "y".repeat(2000)]), json!(vec![1; 2000])] {
             let body = serde_json::to_vec(&json!({"prompt": prompt})).unwrap();
             let facts = parse(&shape, &body).unwrap();

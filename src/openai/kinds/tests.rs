@@ -124,7 +124,8 @@ fn an_answer_in_one_piece_reports_its_usage() {
         for size in 1..answer.len() {
             let mut tap = JsonTap::new();
             answer.as_bytes().chunks(size).for_each(|chunk| tap.feed(chunk));
-            assert_eq!(tap.usage(), Some(Usage { prompt, output }), "{kind:?} in pieces of {size}");
+            let cached = (kind == Kind::Messages).then_some(100);
+            assert_eq!(tap.usage(), Some(Usage { prompt, output, cached }), "{kind:?} in pieces of {size}");
         }
     }
 }
@@ -206,7 +207,7 @@ fn samples() -> Vec<Sample> {
         stream,
         first,
         tokens,
-        usage: Usage { prompt, output },
+        usage: Usage { prompt, output, cached: (kind == Kind::Messages).then_some(100) },
     };
     vec![
         sample(Kind::Chat, chat.to_owned(), "Hi", 1, (3, 1)),
@@ -244,7 +245,7 @@ fn a_message_that_is_cut_off_has_cost_its_prompt_and_what_was_seen() {
     let cut = stream.find("event: message_delta").unwrap();
     let seen = read(Kind::Messages, std::iter::once(&stream.as_bytes()[..cut]));
     // The start reports one token, and three pieces have come after it.
-    assert_eq!(seen.usage, Some(Usage { prompt: 127, output: 4 }));
+    assert_eq!(seen.usage, Some(Usage { prompt: 127, output: 4, cached: Some(100) }));
     assert!(!seen.done);
 }
 

@@ -23,7 +23,7 @@ impl SimEndpoint {
 /// Returns ids of the blocks of a body's prompt; none if it is short or has several prompts. As in
 /// an engine, prompts of different models or salts have no block in common.
 pub(super) fn prompt_blocks(form: SimEndpoint, body: &[u8]) -> Arc<[u64]> {
-    let shape = Shape::openai(form.kind());
+    let shape = Shape::of_kind(form.kind());
     let Some(facts) = parse(&shape, body).ok().filter(|facts| facts.prompts <= 1) else { return [].into() };
     let [model, salt] = [facts.model.as_deref(), facts.cache_salt.as_deref()].map(Option::unwrap_or_default);
     let mut chain = PrefixHasher::new(&[0; 16]).chain(&[model.as_bytes(), salt.as_bytes()]);

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 
-use super::offered::{OfferedRequest, gap};
+use super::offered::OfferedRequest;
 use super::scenario::{RequestShape, Sessions};
+use crate::draw::gap;
 use crate::engine::BLOCK_TOKENS;
 use traffic_dam_core::clock::Nanos;
 
@@ -59,7 +60,7 @@ impl Conversation {
         let mut conversation = before.conversation.clone()?;
         let random = &mut conversation.random;
         let goes_on = random.f64() < 1.0 - 1.0 / sessions.turns;
-        let pause = gap(1.0 / sessions.gap.0.as_secs_f64().max(1e-3), false, random);
+        let pause = gap(1.0 / sessions.gap.0.as_secs_f64().max(1e-3), random);
         let message = u64::from(sessions.message.draw(1.0, random));
         let most = shape.max_tokens.unwrap_or(u32::MAX);
         let output = shape.output.draw(stretch, random).min(most);
