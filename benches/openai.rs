@@ -9,7 +9,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::{Value, json};
 use traffic_dam::estimate::{Estimator, PromptText};
-use traffic_dam::openai::body::{Shape, parse, with_include_usage};
+use traffic_dam::openai::body::{ModelText, Shape, parse, spliced};
 use traffic_dam::openai::dialect::Dialect;
 use traffic_dam::openai::error::StreamFormat;
 use traffic_dam::openai::headers;
@@ -103,7 +103,9 @@ fn request_cost(c: &mut Criterion) {
     group.bench_function("serde_json to Value, for comparison", |b| {
         b.iter(|| serde_json::from_slice::<Value>(black_box(&body)));
     });
-    group.bench_function("splice include_usage", |b| b.iter(|| with_include_usage(black_box(&body), &facts)));
+    let splice = |model| spliced(black_box(&body), &facts, true, model);
+    group.bench_function("splice include_usage", |b| b.iter(|| splice(ModelText::Unchanged)));
+    group.bench_function("splice include_usage and the model", |b| b.iter(|| splice(ModelText::Named("m"))));
     group.finish();
 
     let estimator = Estimator::new();

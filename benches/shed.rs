@@ -52,6 +52,7 @@ fn ask(caller: usize) -> PermitRequest {
         session: None,
         prefix: None,
         deadline: None,
+        worker: None,
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | core | [`clock`] [`estimate`] [`fleet`] [`glob`] [`limit`] [`refusal`] [`request`] [`shed`] |
+//! | core | [`clock`] [`estimate`] [`fleet`] [`glob`] [`limit`] [`models`] [`refusal`] [`request`] [`shed`] |
 //! | 0 | [`net`]: sockets and the gateway's own HTTP requests |
 //! | 1 | [`openai`]: wire formats · [`metrics`] [`spans`] |
 //! | 2 | [`redis`]: shared state of gateways and workers |
@@ -14,7 +14,7 @@
 //! | 4 | [`stack`] [`config`]: the order of the layers, and the settings |
 //! | 5 | [`app`]: owns state, tasks and the drain |
 
-pub use traffic_dam_core::{clock, estimate, fleet, glob, limit, refusal, request, shed};
+pub use traffic_dam_core::{clock, estimate, fleet, glob, limit, models, refusal, request, shed};
 use traffic_dam_core::{hex, table};
 
 pub mod agent;

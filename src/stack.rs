@@ -20,6 +20,7 @@ use crate::layers::models::{ModelCache, Models, ModelsLayer};
 use crate::layers::observe::{Observe, ObserveLayer, RequestMetrics};
 use crate::layers::preflight::{Preflight, PreflightLayer};
 use crate::layers::rescue::{Rescue, RescueLayer};
+use crate::layers::responses::{ResponseHomes, Responses, ResponsesLayer};
 use crate::layers::shed::{Shed, ShedLayer};
 use crate::layers::unserved::UnservedCallers;
 use crate::upstream::Upstream;
@@ -45,6 +46,8 @@ pub struct StackParts {
     pub rule_metrics: Arc<RuleMetrics>,
     /// The lists of served models.
     pub models: Arc<ModelCache>,
+    /// The workers of responses that they keep.
+    pub responses: Arc<ResponseHomes>,
     /// Asynchronous jobs; `None` if they are not configured.
     pub jobs: Option<Arc<JobsSettings>>,
     /// The workers and their gates.
@@ -61,7 +64,7 @@ pub struct StackParts {
 type FromRescue = Rescue<Maintenance<Health<Identify<Cost<FromLimit>>>>>;
 
 /// From `limit` inwards.
-type FromLimit = Limit<Models<Jobs<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>;
+type FromLimit = Limit<Models<Responses<Jobs<Shed<Upstream, Arc<ArcSwap<Fleet>>>>>>>;
 
 /// The whole stack as one service.
 pub type Stack = Observe<Preflight<Either<Cors<FromExplain>, FromExplain>>>;
@@ -82,6 +85,7 @@ pub fn stack(parts: &StackParts) -> Stack {
         counting,
         rule_metrics,
         models,
+        responses,
         jobs,
         fleet,
         unserved,
@@ -120,6 +124,8 @@ pub fn stack(parts: &StackParts) -> Stack {
         )
         // The list of models, which every client asks for first, takes no permit.
         .layer(ModelsLayer::new(Arc::clone(models)))
+        // Only one worker knows an earlier response.
+        .layer(ResponsesLayer::new(Arc::clone(responses)))
         // Admitted requests that can be answered later wait in Redis, not at the gate.
         .layer(JobsLayer::new(jobs.clone()))
         // Last before the worker: a request with a permit is dispatched.

@@ -55,6 +55,8 @@ mod later;
 mod log;
 #[path = "dam/messages.rs"]
 mod messages;
+#[path = "dam/models.rs"]
+mod models;
 #[path = "dam/overflow.rs"]
 mod overflow;
 #[path = "dam/paused.rs"]
@@ -69,6 +71,8 @@ mod queue;
 mod redis;
 #[path = "dam/reload.rs"]
 mod reload;
+#[path = "dam/responses.rs"]
+mod responses;
 #[path = "dam/rig.rs"]
 mod rig;
 #[path = "dam/rights.rs"]

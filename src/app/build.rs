@@ -28,9 +28,11 @@ use crate::layers::models::ModelCache;
 use crate::layers::observe::RequestMetrics;
 use crate::layers::paths::{Paths, RouteSettings};
 use crate::layers::prefixes::Prefixes;
+use crate::layers::responses::ResponseHomes;
 use crate::layers::tokenizers::Tokenizers;
 use crate::layers::unserved::UnservedCallers;
 use crate::metrics::Metrics;
+use crate::models::ModelTable;
 use crate::openai::body::{Pointer, Shape};
 use crate::redis::callers::StoredCallers;
 use crate::redis::jobs::JobQueue;
@@ -55,6 +57,7 @@ pub(super) struct SurvivingState {
     pub(super) unserved: Arc<UnservedCallers>,
     pub(super) upstream: Upstream,
     pub(super) stored_callers: Option<Arc<StoredCallers>>,
+    pub(super) responses: Arc<ResponseHomes>,
     pub(super) jobs: Option<JobQueue>,
     /// `true` if only requests without room become jobs. Set at start; reloads do not change it.
     pub(super) only_overflow: bool,
@@ -105,6 +108,7 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
         },
         retry: RetrySettings { max: retry.max, budget: retry.budget },
         forward_authorization: settings.callers.forward_authorization,
+        answer_headers: settings.answer_headers,
         // Loading the system's CA certificates takes 100 ms, so only if TLS is needed.
         tls: if encrypted { Some(tls::client_config(authorities)?) } else { None },
         queue: queue.then(|| QueueSettings {
@@ -112,7 +116,6 @@ pub(super) fn upstream(settings: &Settings) -> Result<UpstreamSettings, StartErr
             wait: settings.gate.queue_wait,
             sticky_wait: settings.sticky_wait,
         }),
-        names_worker: settings.names_worker,
     })
 }
 
@@ -171,11 +174,13 @@ pub(super) fn stack(
         unserved,
         upstream,
         stored_callers,
+        responses,
         jobs,
         only_overflow,
         spans,
     } = state;
     let rule_metrics = Arc::new(RuleMetrics::new(Arc::clone(metrics), counting.rules()));
+    let models = Arc::new(ModelTable::new(&settings.model_specs()));
     let parts = StackParts {
         observatory: Arc::new(RequestMetrics {
             metrics: Arc::clone(metrics),
@@ -200,11 +205,12 @@ pub(super) fn stack(
                 pictures: settings
                     .models
                     .iter()
-                    .map(|model| (Glob::new(Arc::clone(&model.model)), model.image_tokens))
+                    .map(|model| (Glob::new(Arc::clone(&model.names.model)), model.image_tokens))
                     .collect(),
                 bytes_per_token: settings.bytes_per_token,
             },
             buffers: Arc::clone(buffers),
+            models: Arc::clone(&models),
             sticky: match &settings.sticky {
                 StickySetting::Header(name) => SessionSource::Header(name.clone()),
                 StickySetting::Cookie(name) => SessionSource::Cookie(Arc::clone(name)),
@@ -225,10 +231,12 @@ pub(super) fn stack(
         counting: counting.clone(),
         models: Arc::new(ModelCache::new(
             Arc::clone(fleet),
+            models,
             settings.shared.jobs != JobMode::Workers,
             settings.callers.forward_authorization,
             clock.clone(),
         )),
+        responses: Arc::clone(responses),
         jobs: jobs.as_ref().map(|jobs| {
             Arc::new(JobsSettings {
                 jobs: jobs.clone(),
@@ -279,6 +287,8 @@ fn callers(settings: &Settings) -> CallerSettings {
                 class: key.class,
                 weight: key.weight,
                 limits: key.limits.clone(),
+                models: key.models.clone(),
+                answer_headers: key.answer_headers,
             })
             .collect(),
     }

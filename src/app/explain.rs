@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 
 use super::App;
 use crate::config::Settings;
-use crate::layers::limit::RuleCounting;
+use crate::layers::limit::{RuleCounting, served_by};
 use crate::layers::paths::Paths;
 use crate::limit::denial::quota_in_words;
 use crate::limit::{ExpectedCost, Explained, RuleView, Served, Subject};
+use crate::models::ModelTable;
 use crate::openai::kinds::{self, Output};
-use crate::request::{Class, Kind, OwnLimits};
+use crate::request::{AllowedModels, Class, Kind, OwnLimits};
 
 /// Default path of a query.
 const PATH: &str = "/v1/chat/completions";
@@ -116,6 +117,15 @@ impl App {
         self.0.together.as_ref()?.callers.as_ref()?.known(id)?.limits.clone()
     }
 
+    /// Returns the models that the caller may use, if not all.
+    fn allowed_models(&self, settings: &Settings, caller: &str) -> Option<Arc<AllowedModels>> {
+        let id = caller.strip_prefix("key:")?;
+        if let Some(key) = settings.callers.keys.iter().find(|key| *key.id == *id) {
+            return key.models.clone();
+        }
+        self.0.together.as_ref()?.callers.as_ref()?.known(id)?.models.clone()
+    }
+
     /// Returns the state of every rule for the request that `query` describes.
     pub(super) async fn explained(&self, query: String) -> Result<Value, String> {
         let question = ExplainQuery::read(&query)?;
@@ -124,13 +134,17 @@ impl App {
         let own = question.caller.as_deref().and_then(|caller| self.own_limits(&live.settings, caller));
         let (kind, route) = kind_of(&live.paths, path);
         let kind = kinds::row(kind);
+        let caller = question.caller.as_deref().unwrap_or("anonymous");
+        let models = self.allowed_models(&live.settings, caller);
+        let table = ModelTable::new(&live.settings.model_specs());
+        let model_route = table.route(question.model.as_deref(), models.as_deref(), 0, true);
         // As for a real request: only calls that name a model are assigned to a pool.
         let (counted, pool) = match kind.names_model() {
-            true => self.0.fleet.load().served(question.model.as_deref()),
+            true => served_by(&self.0.fleet.load(), question.model.as_deref(), model_route.as_ref()),
             false => ("".into(), None),
         };
         let unnamed = pool.as_ref().map_or(&[][..], |pool| &pool.models);
-        let caller = question.caller.as_deref().unwrap_or("anonymous");
+        let names = model_route.as_ref().map_or(&[][..], |route| route.names());
         let mut cost = question.cost;
         if !question.told_output && kind.output != Output::Nothing {
             // The estimate that a real request would get.
@@ -143,7 +157,7 @@ impl App {
             team: question.team.as_deref(),
             ip: question.ip,
             model: question.model.as_deref(),
-            served: Served { counted_as: Some(&counted), default_models: unnamed },
+            served: Served { counted_as: Some(&counted), default_models: unnamed, names },
             route: &route,
             path,
             class: question.class,

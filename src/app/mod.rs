@@ -52,6 +52,7 @@ use crate::layers::buffers::Buffers;
 use crate::layers::limit::RuleCounting;
 use crate::layers::maintenance::MaintenanceSwitch;
 use crate::layers::paths::Paths;
+use crate::layers::responses::ResponseHomes;
 use crate::layers::tokenizers::Tokenizers;
 use crate::layers::unserved::UnservedCallers;
 use crate::limit::RuleSet;
@@ -75,6 +76,7 @@ struct AppInner {
     maintenance: Arc<MaintenanceSwitch>,
     drain: Drain,
     buffers: Arc<Buffers>,
+    responses: Arc<ResponseHomes>,
     estimates: Arc<Estimator>,
     fleet: Arc<ArcSwap<Fleet>>,
     fleet_sync: FleetSync,
@@ -140,6 +142,8 @@ impl App {
             together.as_ref().and_then(|together| together.jobs.clone()),
         );
         let jobs = together.as_ref().and_then(|together| together.jobs.clone());
+        let stored = together.as_ref().map(RedisParts::responses);
+        let responses = Arc::new(ResponseHomes::new(Arc::clone(&fleet), stored, clock.clone()));
         let state = build::SurvivingState {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
@@ -151,6 +155,7 @@ impl App {
             unserved: Arc::default(),
             upstream: upstream.clone(),
             stored_callers: together.as_ref().and_then(|together| together.callers.clone()),
+            responses: Arc::clone(&responses),
             paths: Arc::new(build::paths(&settings, jobs.is_some())?),
             jobs,
             only_overflow: together.as_ref().is_some_and(|together| together.overflow),
@@ -167,6 +172,7 @@ impl App {
             maintenance: Arc::clone(&state.maintenance),
             drain: Drain::new(),
             buffers: Arc::clone(&state.buffers),
+            responses,
             estimates: Arc::clone(&state.estimates),
             fleet,
             fleet_sync,

@@ -19,6 +19,7 @@ use crate::redis::callers::StoredCallers;
 use crate::redis::gateways::Gateways;
 use crate::redis::jobs::JobQueue;
 use crate::redis::link::RedisLink;
+use crate::redis::responses::StoredResponses;
 use crate::redis::rules::{SharedRules, Store};
 use crate::redis::signing::Signing;
 
@@ -92,6 +93,11 @@ impl RedisParts {
             rules: shared.rules,
             work: Mutex::new(Some(Box::pin(work))),
         }))
+    }
+
+    /// Returns the store of the workers of responses.
+    pub(super) fn responses(&self) -> StoredResponses {
+        StoredResponses::new(self.store.link().clone(), self.sealing.clone())
     }
 
     /// Replaces the signing key, and the credentials for the next connection.

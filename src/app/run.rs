@@ -310,6 +310,7 @@ impl App {
             unserved: Arc::clone(&inner.unserved),
             upstream: inner.upstream.clone(),
             stored_callers: inner.together.as_ref().and_then(|together| together.callers.clone()),
+            responses: Arc::clone(&inner.responses),
             jobs: inner.together.as_ref().and_then(|together| together.jobs.clone()),
             only_overflow: inner.together.as_ref().is_some_and(|together| together.overflow),
             spans,

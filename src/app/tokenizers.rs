@@ -26,7 +26,7 @@ pub(super) fn load(settings: &Settings, before: Option<&Tokenizers>) -> Result<T
         };
         let fault = |problem| StartError::Tokenizer { index, file: path.clone(), problem };
         let tokenizer = read().map_err(fault)?;
-        models.push((Glob::new(Arc::clone(&model.model)), tokenizer));
+        models.push((Glob::new(Arc::clone(&model.names.model)), tokenizer));
     }
     // The other half of the machine is for serving.
     let permits = available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));

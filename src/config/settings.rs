@@ -19,11 +19,12 @@ use crate::fleet::spec::WorkerSpec;
 use crate::layers::jwt::TokenSettings;
 use crate::layers::prefixes::PrefixShare;
 use crate::limit::rule::Rule;
+use crate::models::ModelSpec;
 use crate::openai::body::MediaUrls;
 use crate::openai::kinds::OptionalKind;
 use crate::redis::jobs::JobLimits;
 use crate::redis::settings::RedisSettings;
-use crate::request::{Class, Kind, OwnLimits};
+use crate::request::{AllowedModels, AnswerHeaders, Class, Kind, OwnLimits};
 use crate::shed::settings::GateSettings;
 use crate::spans::SpanSettings;
 
@@ -63,8 +64,6 @@ pub struct Settings {
     pub version_wait: Duration,
     /// Time that a turn of a session waits for the worker that had the turn before, in a queue.
     pub sticky_wait: Duration,
-    /// `true` if answers name their worker.
-    pub names_worker: bool,
     /// Source of the session ID.
     pub sticky: StickySettings,
     /// Timeouts of a request's steps.
@@ -85,6 +84,8 @@ pub struct Settings {
     pub bytes_per_token: u64,
     /// Which URLs of media may be passed on.
     pub media_urls: MediaUrls,
+    /// Headers of answers that name model and worker.
+    pub answer_headers: AnswerHeaders,
     /// Limits on connections and requests.
     pub bounds: BoundsSettings,
     /// Origins whose pages may call the gateway; `*` alone for all.
@@ -109,6 +110,12 @@ impl Settings {
         let keys = self.callers.tokens.iter().filter_map(|tokens| tokens.keys.file());
         let tokenizers = self.models.iter().filter_map(|model| model.tokenizer.as_ref());
         files.chain(keys).chain(tokenizers).cloned().collect()
+    }
+
+    /// Returns the names and fallbacks of all models.
+    #[must_use]
+    pub fn model_specs(&self) -> Vec<ModelSpec> {
+        self.models.iter().map(|model| model.names.clone()).collect()
     }
 }
 
@@ -137,10 +144,10 @@ pub struct Discovery {
 }
 
 /// Properties of the models that match a pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelSettings {
-    /// Pattern for the models' names.
-    pub model: Arc<str>,
+    /// Pattern, names and fallbacks.
+    pub names: ModelSpec,
     /// File of their tokenizer (`tokenizer.json`).
     pub tokenizer: Option<PathBuf>,
     /// Prompt tokens of a picture, if configured.
@@ -281,6 +288,10 @@ pub struct CallerKeySettings {
     pub weight: u32,
     /// Limits that override those of rules, by rule name.
     pub limits: Option<Arc<OwnLimits>>,
+    /// Models that the caller may ask for; `None` for all.
+    pub models: Option<Arc<AllowedModels>>,
+    /// Headers of its answers; `None` for [`Settings::answer_headers`].
+    pub answer_headers: Option<AnswerHeaders>,
 }
 
 /// Source of the session ID.

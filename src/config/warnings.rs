@@ -8,6 +8,7 @@ use super::file::RedisSection;
 use super::settings::JobMode;
 use super::syntax::{Millis, Text};
 use crate::estimate::UNKNOWN_OUTPUT;
+use crate::glob::Glob;
 use crate::limit::rule::{Algorithm, Rule};
 use crate::refusal::Unit;
 
@@ -55,6 +56,12 @@ impl Settings {
                            `concurrency.prefix: off`";
             warn("prefix.key".to_owned(), problem.to_owned());
         }
+        for (field, name) in self.unserved() {
+            let problem = format!(
+                "no worker of `workers.static` serves `{name}`, and none can join: `workers.static[].model` names what is served"
+            );
+            warn(field, problem);
+        }
         let uses_redis = self.shared.rules
             || self.shared.callers
             || self.shared.jobs != JobMode::Nothing
@@ -72,6 +79,39 @@ impl Settings {
         let several = |pool: &Arc<str>| self.workers.iter().filter(|worker| worker.pool == *pool).count() > 1;
         let several = || self.workers.iter().any(|worker| several(&worker.pool));
         self.gate.prefix.is_some() && (self.discovery.is_some() || several())
+    }
+
+    /// Returns the names in `models` that nobody serves, with their fields.
+    fn unserved(&self) -> Vec<(String, Arc<str>)> {
+        if self.discovery.is_some() {
+            return Vec::new();
+        }
+        let workers: Vec<Glob> = self.workers.iter().map(|worker| Glob::new(worker.model.clone())).collect();
+        let entries: Vec<Glob> =
+            self.models.iter().map(|model| Glob::new(model.names.model.clone())).collect();
+        let served = |name: &str| workers.iter().any(|pattern| pattern.matches(name));
+        // The names that serve another entry's model are looked at there.
+        let renamed = |name: &str| {
+            let entry = entries.iter().position(|pattern| pattern.matches(name));
+            entry.and_then(|index| self.models.get(index)).is_some_and(|model| !model.names.serve.is_empty())
+        };
+        let mut unserved = Vec::new();
+        for (index, model) in self.models.iter().enumerate() {
+            let one = model.names.serve.len() == 1;
+            for (place, share) in model.names.serve.iter().enumerate() {
+                if !served(&share.model) {
+                    let place = if one { String::new() } else { format!("[{place}].model") };
+                    unserved.push((format!("models[{index}].serve{place}"), Arc::clone(&share.model)));
+                }
+            }
+            for (place, fallback) in model.names.fallback.iter().enumerate() {
+                if !served(&fallback.model) && !renamed(&fallback.model) {
+                    let field = format!("models[{index}].fallback[{place}].model");
+                    unserved.push((field, Arc::clone(&fallback.model)));
+                }
+            }
+        }
+        unserved
     }
 
     fn anonymous(&self) -> Option<String> {

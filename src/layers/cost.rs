@@ -29,15 +29,16 @@ use crate::layers::paths::{Matched, Paths};
 use crate::layers::prefixes::Prefixes;
 use crate::layers::tokenizers::Tokenizers;
 use crate::metrics::Metrics;
+use crate::models::{ModelRoute, ModelTable};
 use crate::net::fields::{elements_of, is_encoded};
-use crate::openai::body::{Facts, parse, with_include_usage};
+use crate::openai::body::{Facts, ModelText, SplicedBody, parse, spliced};
 use crate::openai::dialect::Dialect;
 use crate::openai::kinds::{self, BesideBounds, BodyUse, Output};
 use crate::openai::tap::without_mark;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
-    BodyReservation, Caller, DecodedPath, Ending, Explaining, Kind, Payload, RequestCost, RequestRecord,
-    UpgradeTo, UsageInjected,
+    BodyReservation, Caller, DecodedPath, Ending, Explaining, Kind, ModelPart, Payload, PreviousResponse,
+    RequestCost, RequestRecord, UpgradeTo, UsageInjected,
 };
 
 /// Request header that shortens the request's wait, in milliseconds from its arrival.
@@ -69,6 +70,8 @@ pub struct CostSettings {
     pub media: MediaTokens,
     /// The memory shared by all buffered bodies.
     pub buffers: Arc<Buffers>,
+    /// The names that models are served as, and their fallbacks.
+    pub models: Arc<ModelTable>,
     /// Where requests name their session.
     pub sticky: SessionSource,
     /// Whether a rule counts tokens, so that streams must report their usage.
@@ -130,6 +133,20 @@ impl CostSettings {
         hasher.write_u8(0);
         hasher.write(name);
         (!name.is_empty()).then(|| hasher.finish())
+    }
+
+    /// Finds how the model of a request is served. Without a session its caller decides on shares.
+    fn route(
+        &self,
+        facts: &Facts,
+        caller: Option<&Caller>,
+        id: &str,
+        session: Option<u64>,
+    ) -> Option<ModelRoute> {
+        let allowed = caller.and_then(|caller| caller.models.as_deref());
+        let key = session.unwrap_or_else(|| SipHasher13::new().hash(id.as_bytes()));
+        // Only the worker that made the earlier response knows it.
+        self.models.route(facts.model.as_deref(), allowed, key, facts.previous.is_none())
     }
 
     /// Computes the cost of a request whose body was read.
@@ -338,13 +355,20 @@ where
         BodyUse::JsonOrForm => boundary_of(&parts.headers)?,
         BodyUse::Passed | BodyUse::Json => None,
     };
-    let (mut request_cost, payload, lesson, room, in_body) = if let Some(boundary) = form {
+    let (mut request_cost, payload, lesson, room) = if let Some(boundary) = form {
         intake.rules.check_before_body(&parts.uri, &parts.extensions)?;
-        let (request_cost, payload, room) = form_cost(intake, &matched, body, &boundary, &caller).await?;
+        let (mut request_cost, payload, room) = form_cost(intake, &matched, body, &boundary, &caller).await?;
+        request_cost.session = intake.session(&parts.headers, None, &caller);
+        // The name in a form stays as it is: so a form has neither aliases nor fallbacks.
+        let allowed = parts.extensions.get::<Caller>().and_then(|caller| caller.models.as_deref());
+        let route = intake.models.route(request_cost.model.as_deref(), allowed, 0, false);
+        if let Some(route) = route.filter(|route| !route.is_allowed()) {
+            parts.extensions.insert(Arc::new(route));
+        }
         if let Some(explaining) = parts.extensions.get::<Explaining>() {
             explaining.set_body("\"(body)\";handling=streamed;retry=never");
         }
-        (request_cost, payload, None, Some(room), None)
+        (request_cost, payload, None, Some(room))
     } else if let Some(shape) = &matched.shape {
         intake.rules.check_before_body(&parts.uri, &parts.extensions)?;
         let beside = kinds::row(matched.kind).beside;
@@ -365,7 +389,10 @@ where
             )
             .with_param("max_tokens"));
         }
-        let text = match intake.exact.count(shape, &facts, &bytes).await {
+        let session = intake.session(&parts.headers, facts.session.as_deref(), &caller);
+        let route = intake.route(&facts, parts.extensions.get::<Caller>(), &caller, session);
+        let served = route.as_ref().and_then(ModelRoute::served).map(|served| &**served);
+        let text = match intake.exact.count(shape, &facts, served, &bytes).await {
             Some(tokens) => PromptText::Tokens(tokens),
             None => PromptText::Bytes(facts.prompt_bytes),
         };
@@ -383,29 +410,54 @@ where
             expected_output: request_cost.expected_output,
             sequences: u64::from(facts.sequences).max(1),
         });
-        let payload = if intake.wants_usage && facts.lacks_usage() {
-            parts.extensions.insert(UsageInjected);
+        let wants_usage = intake.wants_usage && facts.lacks_usage();
+        let model = match served {
+            Some(served) => ModelText::Named(served),
+            None if route.as_ref().is_some_and(ModelRoute::has_fallback) => ModelText::Apart,
+            None => ModelText::Unchanged,
+        };
+        let payload = if wants_usage || model != ModelText::Unchanged {
+            if wants_usage {
+                parts.extensions.insert(UsageInjected);
+            }
             parts.headers.remove(http::header::CONTENT_LENGTH);
-            Payload::Buffered(with_include_usage(&bytes, &facts))
+            let SplicedBody { pieces, model } = spliced(&bytes, &facts, wants_usage, model);
+            if let Some(piece) = model {
+                parts.extensions.insert(ModelPart(piece));
+            }
+            Payload::Buffered(pieces)
         } else {
             Payload::from(bytes)
         };
+        if let Some(previous) = &facts.previous {
+            parts.extensions.insert(PreviousResponse(Arc::from(&**previous)));
+        }
+        if let Some(route) = route {
+            if let (Some(record), Some(served)) = (&record, route.served()) {
+                record.set_served(served);
+            }
+            parts.extensions.insert(Arc::new(route));
+        }
         let room = BodyReservation(Arc::new(hold));
         // A retry may send the body again, so the request holds its memory too.
         parts.extensions.insert(room.clone());
-        (request_cost, payload, lesson, Some(room), facts.session)
+        request_cost.session = session;
+        (request_cost, payload, lesson, Some(room))
     } else {
         let payload = if body.is_end_stream() {
             Payload::empty()
         } else {
             Payload::Streaming(BoundedBody::new(body, intake.limits)?.boxed_unsync())
         };
-        let request_cost =
-            RequestCost { kind: matched.kind, retryable: matched.retryable, ..RequestCost::path() };
-        (request_cost, payload, None, None, None)
+        let request_cost = RequestCost {
+            kind: matched.kind,
+            retryable: matched.retryable,
+            session: intake.session(&parts.headers, None, &caller),
+            ..RequestCost::path()
+        };
+        (request_cost, payload, None, None)
     };
     let now = intake.clock.now();
-    request_cost.session = intake.session(&parts.headers, in_body.as_deref(), &caller);
     request_cost.deadline =
         intake.deadline(&parts.headers, record.as_ref().map_or(now, |record| record.started))?;
     if let Some(record) = &record {

@@ -1,4 +1,5 @@
-//! Explains to an administrator, in headers of the answer, what each rule decided on the request.
+//! Explains to an administrator, in headers of the answer, what each rule decided on the request,
+//! and which fallbacks took it.
 //!
 //! The layer is outside `rescue`, so that refusals are explained too. Without a token of the admin
 //! port a request is served as if it had not asked. This port is public, so guessing is limited:
@@ -20,10 +21,11 @@ use tower::{Layer, Service};
 
 use crate::clock::{Clock, Nanos};
 use crate::request::network_of;
-use crate::request::{Explaining, Peer};
+use crate::request::{Explaining, FallbackTaken, Peer, RequestRecord};
 use crate::table::Table;
 
-/// Request header that asks for an explanation (`1`); response header with a line per rule.
+/// Request header that asks for an explanation (`1`); response header with a line per rule and
+/// fallback.
 pub const EXPLAIN: HeaderName = HeaderName::from_static("x-traffic-dam-explain");
 /// Request header with a token of the admin port, besides the API key. Never sent to a worker.
 pub const ADMIN_TOKEN: HeaderName = HeaderName::from_static("x-traffic-dam-admin-token");
@@ -118,10 +120,11 @@ where
         let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
         let allowed = asked && self.shared.allows(request.headers(), peer.addr.ip());
         let explaining = allowed.then(Explaining::default);
+        let record = request.extensions().get::<Arc<RequestRecord>>().filter(|_| allowed).cloned();
         if let Some(explaining) = &explaining {
             request.extensions_mut().insert(explaining.clone());
         }
-        ExplainFuture { inner: self.inner.call(request), explaining }
+        ExplainFuture { inner: self.inner.call(request), explaining, record }
     }
 }
 
@@ -132,6 +135,7 @@ pin_project! {
         #[pin]
         inner: F,
         explaining: Option<Explaining>,
+        record: Option<Arc<RequestRecord>>,
     }
 }
 
@@ -145,13 +149,25 @@ where
         let this = self.project();
         let mut answer = ready!(this.inner.poll(cx));
         if let (Ok(response), Some(explaining)) = (&mut answer, &*this.explaining) {
-            let lines = explaining.lines().filter_map(|line| HeaderValue::from_str(line).ok());
-            for line in lines {
+            let fallbacks = this.record.iter().flat_map(|record| record.fallbacks());
+            let lines = explaining.lines().map(str::to_owned).chain(fallbacks.map(|taken| line(&taken)));
+            for line in lines.filter_map(|line| HeaderValue::try_from(line).ok()) {
                 response.headers_mut().append(EXPLAIN, line);
             }
         }
         Poll::Ready(answer)
     }
+}
+
+/// Formats a fallback as an item of a structured field (RFC 9651).
+fn line(taken: &FallbackTaken) -> String {
+    // A string of such a field has only printable ASCII.
+    let plain = |name: &str| -> String {
+        let fits = |letter: &char| matches!(letter, ' '..='~') && !matches!(letter, '"' | '\\');
+        name.chars().map(|letter| if fits(&letter) { letter } else { '?' }).collect()
+    };
+    let (model, to, pool) = (plain(&taken.entry), plain(&taken.to), plain(&taken.pool));
+    format!("\"fallback\";model=\"{model}\";to=\"{to}\";pool=\"{pool}\";reason={}", taken.reason)
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ use crate::net::fields::elements_of;
 use crate::redis::callers::StoredCallers;
 use crate::refusal::{Reason, Refusal};
 use crate::request::network_of;
-use crate::request::{Caller, Class, Forwarding, OwnLimits, Peer, RequestRecord};
+use crate::request::{
+    AllowedModels, AnswerHeaders, Caller, Class, Forwarding, OwnLimits, Peer, RequestRecord,
+};
 
 /// Request header that lowers the request's own class.
 pub const CLASS_HEADER: HeaderName = HeaderName::from_static("x-traffic-dam-class");
@@ -61,6 +63,10 @@ pub struct ConfiguredKey {
     pub weight: u32,
     /// The owner's own limits.
     pub limits: Option<Arc<OwnLimits>>,
+    /// The models that the owner may use; `None` for all.
+    pub models: Option<Arc<AllowedModels>>,
+    /// Headers of the owner's answers; `None` for the general setting.
+    pub answer_headers: Option<AnswerHeaders>,
 }
 
 /// Settings of caller identification.
@@ -117,6 +123,8 @@ struct Owner {
     team: Option<Arc<str>>,
     weight: u32,
     limits: Option<Arc<OwnLimits>>,
+    models: Option<Arc<AllowedModels>>,
+    answer_headers: Option<AnswerHeaders>,
 }
 
 /// The credentials of a request, and their owner.
@@ -211,9 +219,13 @@ impl KnownCallers {
                 )?
             }
         };
-        let (weight, team, limits) =
-            owner.map_or((1, None, None), |owner| (owner.weight, owner.team, owner.limits));
-        Ok((Caller { id: id.into(), team, class, weight, limits }, forwarding))
+        let caller = match owner {
+            Some(Owner { team, weight, limits, models, answer_headers, .. }) => {
+                Caller { id: id.into(), team, class, weight, limits, models, answer_headers }
+            }
+            None => Caller { class, ..Caller::new(id) },
+        };
+        Ok((caller, forwarding))
     }
 
     /// Returns `true` if `address` is a trusted proxy.
@@ -262,11 +274,17 @@ impl KnownCallers {
     fn owner_of_key(&self, digest: &[u8; 32]) -> Option<Owner> {
         let space = "key";
         let found = self.by_digest.get(digest).and_then(|index| self.settings.keys.get(*index));
-        if let Some(ConfiguredKey { id, team, class, weight, limits, .. }) =
-            found.filter(|key| bool::from(key.sha256.ct_eq(digest)))
-        {
-            let (id, team, limits) = (Arc::clone(id), team.clone(), limits.clone());
-            return Some(Owner { namespace: space, id, team, class: *class, weight: *weight, limits });
+        if let Some(key) = found.filter(|key| bool::from(key.sha256.ct_eq(digest))) {
+            return Some(Owner {
+                namespace: space,
+                id: Arc::clone(&key.id),
+                team: key.team.clone(),
+                class: key.class,
+                weight: key.weight,
+                limits: key.limits.clone(),
+                models: key.models.clone(),
+                answer_headers: key.answer_headers,
+            });
         }
         let key = self.stored.as_ref()?.find(digest).filter(|key| bool::from(key.sha256.ct_eq(digest)))?;
         Some(Owner {
@@ -276,6 +294,8 @@ impl KnownCallers {
             class: key.class.unwrap_or(self.settings.default_class),
             weight: key.weight,
             limits: key.limits.clone(),
+            models: key.models.clone(),
+            answer_headers: None,
         })
     }
 
@@ -289,6 +309,8 @@ impl KnownCallers {
             class: bearer.class.unwrap_or(self.settings.default_class),
             weight: 1,
             limits: None,
+            models: bearer.models.clone(),
+            answer_headers: None,
         }))
     }
 
@@ -419,6 +441,8 @@ mod tests {
                 team: None,
                 weight: 2,
                 limits: None,
+                models: None,
+                answer_headers: None,
             }],
             ..CallerSettings::default()
         };

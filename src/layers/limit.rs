@@ -19,6 +19,7 @@ use crate::layers::body::{BodyGuard, Guarded};
 use crate::limit::rule::{Per, Rule};
 use crate::limit::{Charge, Decision, Denial, ExpectedCost, Explained, RuleSet, Served, Subject};
 use crate::metrics::{self, Metrics};
+use crate::models::ModelRoute;
 use crate::openai::dialect::Dialect;
 use crate::openai::kinds;
 use crate::redis::rules::{Holding, SharedRules};
@@ -140,18 +141,17 @@ impl LimitLayer {
     }
 
     fn served(&self, extensions: &Extensions) -> ServedBy {
-        let served = self.fleet.as_ref().map(|fleet| {
+        let route = extensions.get::<Arc<ModelRoute>>();
+        let by = self.fleet.as_ref().map(|fleet| {
             let request_cost = extensions.get::<RequestCost>();
-            let served =
-                fleet.load().served(request_cost.and_then(|request_cost| request_cost.model.as_deref()));
             // A request that calls no model counts under the empty name.
-            if request_cost.is_some_and(|request_cost| kinds::row(request_cost.kind).names_model()) {
-                served
-            } else {
-                ("".into(), None)
-            }
+            let names_model = |cost: &&RequestCost| kinds::row(cost.kind).names_model();
+            let Some(request_cost) = request_cost.filter(names_model) else {
+                return ("".into(), None);
+            };
+            served_by(&fleet.load(), request_cost.model.as_deref(), route.map(|route| &**route))
         });
-        ServedBy(served)
+        ServedBy { by, route: route.cloned() }
     }
 
     fn count(&self, decisions: &[(usize, Decision)], caller: &str) {
@@ -179,14 +179,34 @@ pub struct Limit<S> {
     inner: S,
 }
 
+/// Returns the name under which a model counts, and the pool that serves it. An alias counts as its
+/// entry, which may have several names. What the caller may not use counts like an unknown name.
+#[must_use]
+pub fn served_by(
+    fleet: &Fleet,
+    asked: Option<&str>,
+    route: Option<&ModelRoute>,
+) -> (Arc<str>, Option<Arc<Pool>>) {
+    let Some(route) = route else { return fleet.served(asked) };
+    if !route.is_allowed() {
+        return Fleet::unserved();
+    }
+    let (counted, pool) = fleet.served(route.served().map_or(asked, |served| Some(&**served)));
+    (route.alias().cloned().unwrap_or(counted), pool)
+}
+
 /// The name under which a request's model counts, and the pool that serves it.
-struct ServedBy(Option<(Arc<str>, Option<Arc<Pool>>)>);
+struct ServedBy {
+    by: Option<(Arc<str>, Option<Arc<Pool>>)>,
+    route: Option<Arc<ModelRoute>>,
+}
 
 impl ServedBy {
     fn served(&self) -> Served<'_> {
-        let Some((counted, pool)) = &self.0 else { return Served::AS_ASKED };
+        let Some((counted, pool)) = &self.by else { return Served::AS_ASKED };
         let unnamed = pool.as_ref().map_or(&[][..], |pool| &pool.models);
-        Served { counted_as: Some(counted), default_models: unnamed }
+        let names = self.route.as_ref().map_or(&[][..], |route| route.names());
+        Served { counted_as: Some(counted), default_models: unnamed, names }
     }
 }
 
@@ -260,7 +280,7 @@ impl LimitLayer {
     /// Refusal by a rule that does not need the body: it counts requests and ignores the model.
     pub(super) fn check_before_body(&self, uri: &Uri, extensions: &Extensions) -> Result<(), Refusal> {
         // Rules that depend on the model are evaluated later, so the pool is not needed here.
-        let served = ServedBy(None);
+        let served = ServedBy { by: None, route: None };
         let question = RuleQuestion::of(uri, extensions, &served);
         if question.explaining.is_some() {
             return Ok(());

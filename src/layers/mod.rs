@@ -64,6 +64,7 @@ pub mod paths;
 pub mod prefixes;
 pub mod preflight;
 pub mod rescue;
+pub mod responses;
 pub mod shed;
 pub mod tokenizers;
 pub mod unserved;

@@ -3,7 +3,10 @@
 //! Clients ask for it at every start and chat pages at every load, so it takes no permit and is
 //! cached for some seconds. The gateway asks a worker of each pool for its models, and leaves out
 //! those that it would route to another pool. A pool whose workers give no list, or take requests
-//! from a queue, is listed with the names without `*` from its settings and heartbeats.
+//! from a queue, is listed with the names without `*` from its settings and heartbeats. Aliases of
+//! served models are listed too, and each caller sees only the models that it may ask for.
+//!
+//! A request with `anthropic-version` gets the list in the format of Anthropic's API.
 //!
 //! **Failure mode.** A silent pool keeps its last list. Without any list the request is refused.
 
@@ -30,10 +33,14 @@ use tower::{Layer, Service};
 
 use super::paths::{MODEL, MODELS};
 use super::rescue::AnswerBody;
+use super::shed::no_such_model;
 use crate::clock::{Clock, Nanos};
 use crate::fleet::{Fleet, Pool};
+use crate::models::ModelTable;
 use crate::refusal::{Reason, Refusal, with_jitter};
-use crate::request::{DecodedPath, Ending, GatewayRequest, Kind, Payload, RequestCost, RequestRecord};
+use crate::request::{
+    AllowedModels, Caller, DecodedPath, Ending, GatewayRequest, Kind, Payload, RequestCost, RequestRecord,
+};
 
 /// How long a list is cached.
 const FRESH: Duration = Duration::from_secs(5);
@@ -50,10 +57,14 @@ const LONGEST_NAME: usize = 256;
 /// Headers with credentials, by which a worker may answer clients differently.
 const CREDENTIALS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("x-api-key")];
 
+/// Header by which clients of Anthropic's API are known.
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+
 /// Cache of the lists of served models.
 #[derive(Debug)]
 pub struct ModelCache {
     fleet: Arc<ArcSwap<Fleet>>,
+    names: Arc<ModelTable>,
     /// Whether workers can be asked; workers that take requests from a queue cannot.
     can_ask: bool,
     /// Whether the client's own credentials are forwarded to the worker.
@@ -88,10 +99,17 @@ struct ModelList {
 impl ModelCache {
     /// Creates an empty cache.
     #[must_use]
-    pub fn new(fleet: Arc<ArcSwap<Fleet>>, can_ask: bool, forward_authorization: bool, clock: Clock) -> Self {
+    pub fn new(
+        fleet: Arc<ArcSwap<Fleet>>,
+        names: Arc<ModelTable>,
+        can_ask: bool,
+        forward_authorization: bool,
+        clock: Clock,
+    ) -> Self {
         let (lists, fetch_permits) = (Mutex::default(), Semaphore::new(AT_ONCE));
         Self {
             fleet,
+            names,
             can_ask,
             forward_authorization,
             clock,
@@ -212,17 +230,52 @@ impl ModelCache {
 }
 
 impl ModelLists {
-    /// Returns all models without duplicates, sorted by name.
-    fn models(&self) -> Vec<&Value> {
-        let mut models: Vec<_> = self.pools.values().flat_map(|models| &**models).collect();
-        models.sort_by_key(|model| name_of(model));
-        models.dedup_by_key(|model| name_of(model));
-        models
+    /// Returns the models that a caller may ask for, aliases included, by name.
+    fn models(&self, names: &ModelTable, allowed: Option<&AllowedModels>) -> Vec<Value> {
+        let served = self.pools.values().flat_map(|models| &**models).filter_map(name_of);
+        let aliases = names.aliases().map(|(alias, _)| &**alias);
+        let mut ids: Vec<&str> = served.chain(aliases).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.into_iter().filter_map(|id| self.find(id, names, allowed)).collect()
     }
 
-    fn find(&self, id: &str) -> Option<&Value> {
-        self.pools.values().flat_map(|models| &**models).find(|model| name_of(model) == Some(id))
+    /// Returns the model that a caller gets by this name: for an alias, the first of its models that
+    /// is served, under its own name.
+    fn find(&self, id: &str, names: &ModelTable, allowed: Option<&AllowedModels>) -> Option<Value> {
+        if !allowed.is_none_or(|models| models.allows(Some(id))) {
+            return None;
+        }
+        let served = |id: &str| {
+            self.pools.values().flat_map(|models| &**models).find(|model| name_of(model) == Some(id))
+        };
+        let aliased = names.served_as(id);
+        if aliased.is_empty() {
+            return served(id).cloned();
+        }
+        let mut model = aliased.iter().find_map(|name| served(name)).cloned()?;
+        if let Some(fields) = model.as_object_mut() {
+            fields.insert("id".to_owned(), id.into());
+        }
+        Some(model)
     }
+}
+
+/// Formats a model as Anthropic's API does.
+fn as_anthropic(model: &Value) -> Value {
+    let id = name_of(model).unwrap_or_default();
+    // The API gives this date if a model's own is unknown: workers report when they started.
+    json!({ "type": "model", "id": id, "display_name": id, "created_at": "1970-01-01T00:00:00Z" })
+}
+
+/// Formats a list of models for clients of OpenAI's or Anthropic's API.
+fn list_for(models: &[Value], anthropic: bool) -> Value {
+    if !anthropic {
+        return json!({ "object": "list", "data": models });
+    }
+    let [first, last] = [models.first(), models.last()].map(|model| model.and_then(name_of));
+    let models: Vec<Value> = models.iter().map(as_anthropic).collect();
+    json!({ "data": models, "has_more": false, "first_id": first, "last_id": last })
 }
 
 fn name_of(model: &Value) -> Option<&str> {
@@ -296,20 +349,21 @@ where
             let list = catalogue.list(inner, &head.headers).await?;
             let decoded = head.extensions.get::<DecodedPath>();
             let path = decoded.map_or(head.uri.path(), |decoded| &decoded.0);
+            let caller = head.extensions.get::<Caller>();
+            let allowed = caller.and_then(|caller| caller.models.as_deref());
+            let anthropic = head.headers.contains_key(ANTHROPIC_VERSION);
             let text = match path.strip_prefix(MODEL) {
-                None => json!({ "object": "list", "data": list.models() }).to_string(),
-                Some(id) => match list.find(id) {
-                    Some(model) => model.to_string(),
-                    None => {
-                        let message = "No worker serves a model of this name.";
-                        return Err(Refusal::new(Reason::NotFound, message).with_param("model"));
-                    }
+                None => list_for(&list.models(&catalogue.names, allowed), anthropic),
+                Some(id) => match list.find(id, &catalogue.names, allowed) {
+                    Some(model) if anthropic => as_anthropic(&model),
+                    Some(model) => model,
+                    None => return Err(no_such_model()),
                 },
             };
             if let Some(record) = head.extensions.get::<Arc<RequestRecord>>() {
                 record.set_ending(Ending::Complete);
             }
-            let mut answer = Response::new(AnswerBody::text(text.into()));
+            let mut answer = Response::new(AnswerBody::text(text.to_string().into()));
             answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             Ok(answer)
         })

@@ -24,12 +24,16 @@ use crate::spans::{SpanHead, Spans};
 /// Header with the request id, from the client and in the answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Fields of the log line of each request, with their descriptions for the documentation.
-pub const LOG_FIELDS: [(&str, &str); 18] = [
+pub const LOG_FIELDS: [(&str, &str); 19] = [
     ("message", "`request`"),
     ("id", "request id: the header `x-request-id` of the answer and of the request to the worker"),
     ("trace_id", "trace id, as in `traceparent`; absent if there is no trace"),
     ("route", "the endpoint, or the configured pattern, that the request matched"),
     ("model", "the requested model, first 128 bytes"),
+    (
+        "served_model",
+        "the name under which workers serve it, if `models` gives another; after a fallback, the last",
+    ),
     ("stream", "`true` if the client requested a stream"),
     ("class", "the priority: `critical`, `interactive`, `batch`"),
     ("caller", "the caller: `key:`, `jwt:`, `hdr:` or `ip:`, then a name or an address"),
@@ -152,7 +156,7 @@ impl BodyGuard for ObservedRequest {
             Some(pool) if waited => pool.itl(now.since(self.last_data)),
             Some(_) => {}
             None => {
-                let pool = metrics.pool(record.pool().map_or("", |pool| pool));
+                let pool = metrics.pool(record.pool().as_deref().unwrap_or(""));
                 let class = record.caller().map(|caller| caller.class).unwrap_or_default();
                 pool.ttft(class, first.since(record.received()));
                 self.pool = Some(pool);
@@ -179,10 +183,13 @@ impl Drop for ObservedRequest {
         }
         if let Some(promise) = SloOutcome::of(record, self.status, *ttft_slo, now) {
             // `self.pool` is `None` for a stream without content.
-            let pool = self.pool.take().or_else(|| record.pool().map(|pool| metrics.pool(pool)));
+            let pool = self.pool.take().or_else(|| record.pool().map(|pool| metrics.pool(&pool)));
             if let Some(pool) = pool {
                 pool.ended(promise);
             }
+        }
+        for taken in record.fallbacks() {
+            metrics.fallback(&taken.entry, &taken.to, taken.reason);
         }
         if let (Some(spans), Some(head)) = (spans, &self.head) {
             spans.end(record, head, self.status, now);
@@ -191,6 +198,7 @@ impl Drop for ObservedRequest {
         let worker = record.worker().map_or("", |worker| worker);
         let asked = record.asked();
         let model = asked.and_then(|asked| asked.model.as_deref());
+        let served_model = record.served();
         let reported = record.usage().map(|(prompt, _)| prompt).filter(|prompt| *prompt > 0);
         let prompt_tokens = reported.or(asked.map(|asked| asked.prompt_tokens));
         let reason = record.reason().map_or("", |reason| reason.as_str());
@@ -203,6 +211,7 @@ impl Drop for ObservedRequest {
                     trace_id = record.trace.map(|trace| tracing::field::display(trace.id)),
                     route,
                     model,
+                    served_model = served_model.as_deref(),
                     stream = asked.map(|asked| asked.stream),
                     class,
                     caller,

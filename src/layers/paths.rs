@@ -36,6 +36,9 @@ pub const JOBS: &str = "/v1/jobs/*";
 /// Path of the Messages API; refusals on it and below it are in its dialect.
 const MESSAGES: &str = "/v1/messages";
 
+/// Path prefix of a response; its id follows.
+pub const RESPONSE: &str = "/v1/responses/";
+
 /// Path of the list of models.
 pub const MODELS: &str = "/v1/models";
 /// Path prefix of a single model; its name follows.
@@ -391,6 +394,24 @@ mod tests {
         }
         let unknown = paths.find(&Method::GET, "/").expect_err("not let through");
         assert!(!unknown.message.contains("secret"), "an operator's own paths are not told: {unknown}");
+    }
+
+    #[test]
+    fn paths_of_responses_pass_where_they_are_named() {
+        let paths = Paths::new(&[], Vec::new(), None);
+        assert_eq!(reason(&paths, &Method::GET, "/v1/responses/r"), Err(Reason::NotFound));
+        let paths = paths.with_kinds(&[OptionalKind::ResponsesById]);
+        for (method, path, label) in [
+            (Method::GET, "/v1/responses/r", "/v1/responses/*"),
+            (Method::DELETE, "/v1/responses/r", "/v1/responses/*"),
+            (Method::POST, "/v1/responses/r/cancel", "/v1/responses/*/cancel"),
+            (Method::GET, "/v1/responses/r/input_items", "/v1/responses/*/input_items"),
+        ] {
+            let matched = paths.find(&method, path).expect(path);
+            assert_eq!((&*matched.label, matched.kind), (label, Kind::ResponseById));
+        }
+        assert_eq!(reason(&paths, &Method::POST, "/v1/responses"), Ok(Kind::Response));
+        assert_eq!(reason(&paths, &Method::POST, "/v1/responses/r"), Err(Reason::MethodNotAllowed));
     }
 
     #[test]

@@ -39,10 +39,17 @@ impl Tokenizers {
         self.models.iter().map(|(_, tokenizer)| tokenizer).find(|tokenizer| tokenizer.is_of(file)).cloned()
     }
 
-    /// Counts the tokens of a body's text; `None` if they must be estimated.
-    pub async fn count(&self, shape: &Shape, facts: &Facts, body: &Bytes) -> Option<u64> {
-        let model = facts.model.as_deref()?;
-        let (_, tokenizer) = self.models.iter().find(|(pattern, _)| pattern.matches(model))?;
+    /// Counts the tokens of a body's text for the model that it names, or that is `served` in its
+    /// place. `None` if they must be estimated.
+    pub async fn count(
+        &self,
+        shape: &Shape,
+        facts: &Facts,
+        served: Option<&str>,
+        body: &Bytes,
+    ) -> Option<u64> {
+        let of = |model: &str| self.models.iter().find(|(pattern, _)| pattern.matches(model));
+        let (_, tokenizer) = of(facts.model.as_deref()?).or_else(|| of(served?))?;
         if facts.prompt_bytes <= SHORT {
             return tokenizer.count(shape, body);
         }
@@ -67,9 +74,13 @@ mod tests {
     use crate::request::Kind;
 
     async fn count(exact: &Tokenizers, model: &str, words: usize) -> Option<u64> {
+        count_as(exact, model, None, words).await
+    }
+
+    async fn count_as(exact: &Tokenizers, model: &str, served: Option<&str>, words: usize) -> Option<u64> {
         let body = serde_json::json!({ "model": model, "prompt": "word ".repeat(words) }).to_string();
         let shape = Shape::of_kind(Kind::Completion);
-        exact.count(&shape, &parse(&shape, body.as_bytes()).unwrap(), &body.into()).await
+        exact.count(&shape, &parse(&shape, body.as_bytes()).unwrap(), served, &body.into()).await
     }
 
     #[tokio::test]
@@ -80,6 +91,7 @@ mod tests {
         assert_eq!(count(&exact, "qwen3", 3).await, Some(3));
         assert_eq!(count(&exact, "qwen3", 4000).await, Some(4000));
         assert_eq!(count(&exact, "llama", 3).await, None);
+        assert_eq!(count_as(&exact, "assistant", Some("qwen3"), 3).await, Some(3));
         assert_eq!(count(&exact, "qwen3", 220_000).await, None);
         exact.permits = Arc::new(Semaphore::new(0));
         assert_eq!((count(&exact, "qwen3", 3).await, count(&exact, "qwen3", 4000).await), (Some(3), None));

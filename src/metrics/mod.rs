@@ -40,7 +40,7 @@ use prometheus::{
 };
 
 use self::callers::TopCallers;
-use self::label::Family;
+use self::label::{Family, OTHER};
 use crate::request::Class;
 
 const NAMESPACE: &str = "traffic_dam";
@@ -58,6 +58,8 @@ pub struct Metrics {
     streams: IntCounterVec,
     limit_checks: IntCounterVec,
     would_refuse: IntCounterVec,
+    fallbacks: IntCounterVec,
+    known_fallbacks: Family<IntCounter>,
     routes: Family<RouteSeries>,
     pools: Family<PoolSeries>,
     rules: Family<RuleSeries>,
@@ -157,6 +159,12 @@ impl Metrics {
                 "Requests that an observe-only rule would have refused, by caller.",
                 &["rule", "caller"],
             ),
+            fallbacks: make.counters(
+                "fallback_total",
+                "Requests that a fallback (to) took from an entry of `models`, for overloaded, no_worker or failed.",
+                &["model", "to", "reason"],
+            ),
+            known_fallbacks: Family::default(),
             routes: Family::default(),
             pools: Family::default(),
             rules: Family::default(),
@@ -301,6 +309,16 @@ impl Metrics {
     /// Counts a heartbeat; `result` is from a closed list.
     pub fn heartbeat(&self, result: &'static str) {
         fixed(self.heartbeats.get_metric_with_label_values(&[result])).inc();
+    }
+
+    /// Counts a request that a fallback took; all three are names from the settings.
+    pub fn fallback(&self, model: &str, to: &str, reason: &'static str) {
+        let name = format!("{model}\n{to}\n{reason}");
+        let make = |known: &str| {
+            let labels = if known == name { [model, to, reason] } else { [OTHER, OTHER, reason] };
+            fixed(self.fallbacks.get_metric_with_label_values(&labels))
+        };
+        self.known_fallbacks.get(&name, make).inc();
     }
 
     /// Counts a reload of settings, applied (`taken`) or refused.

@@ -20,6 +20,8 @@ pub enum RedisOp {
     Probe,
     /// Reads or writes stored callers and changed rules.
     Callers,
+    /// Reads or writes which worker made a response.
+    Responses,
     /// Puts a job into the queue of the workers.
     Enqueue,
     /// All other commands for jobs.
@@ -28,8 +30,16 @@ pub enum RedisOp {
 
 impl RedisOp {
     /// All kinds, for tables.
-    pub const ALL: [Self; 7] =
-        [Self::Rules, Self::Lease, Self::Settle, Self::Probe, Self::Callers, Self::Enqueue, Self::Jobs];
+    pub const ALL: [Self; 8] = [
+        Self::Rules,
+        Self::Lease,
+        Self::Settle,
+        Self::Probe,
+        Self::Callers,
+        Self::Responses,
+        Self::Enqueue,
+        Self::Jobs,
+    ];
 
     /// Returns the value of the metric label `op`.
     #[must_use]
@@ -40,6 +50,7 @@ impl RedisOp {
             Self::Settle => "settle",
             Self::Probe => "probe",
             Self::Callers => "callers",
+            Self::Responses => "responses",
             Self::Enqueue => "enqueue",
             Self::Jobs => "jobs",
         }

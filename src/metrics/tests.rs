@@ -43,6 +43,7 @@ fn each_event_reaches_its_series() {
     metrics.token_estimate(110, 100);
     metrics.token_estimate(110, 0);
     metrics.unmatched_request();
+    metrics.fallback("assistant", "remote-mini", "overloaded");
     metrics.config_reload(true);
     metrics.config_reload(false);
     metrics.lines_lost(3);
@@ -97,6 +98,7 @@ fn each_event_reaches_its_series() {
     has(&lines, r#"traffic_dam_config_reloads_total{result="refused"} 1"#);
     has(&lines, "traffic_dam_config_current 0");
     has(&lines, "traffic_dam_unmatched_requests_total 1");
+    has(&lines, r#"traffic_dam_fallback_total{model="assistant",reason="overloaded",to="remote-mini"} 1"#);
     has(&lines, "traffic_dam_log_lines_lost_total 7");
     has(&lines, "traffic_dam_in_flight 1");
     assert!(lines.iter().any(|line| line.starts_with("traffic_dam_build_info{version=\"")), "{lines:?}");

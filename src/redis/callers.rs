@@ -24,7 +24,7 @@ use super::link::{RedisLink, RedisLoss};
 use super::signing::Signing;
 use crate::limit::own_limits::WrittenLimit;
 use crate::metrics::RedisOp;
-use crate::request::{Class, OwnLimits};
+use crate::request::{AllowedModels, Class, OwnLimits};
 
 /// How often the version is polled.
 const LOOK: Duration = Duration::from_secs(1);
@@ -35,6 +35,9 @@ const PAGE: usize = 256;
 /// Highest weight of a caller, as in the configuration.
 const HEAVIEST: u32 = 1000;
 const LONGEST_ID: usize = 64;
+/// Most patterns for models of a caller, and the longest one in bytes, as in the configuration.
+const MOST_MODELS: usize = 64;
+const LONGEST_PATTERN: usize = 256;
 
 /// A caller, as stored in Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub struct StoredCaller {
     pub team: Option<Arc<str>>,
     /// Its own limits, which override those of the rules.
     pub limits: Option<Arc<OwnLimits>>,
+    /// The models that it may use; `None` for all.
+    pub models: Option<Arc<AllowedModels>>,
 }
 
 /// Stored caller without its key: JSON in the admin API and in Redis.
@@ -69,6 +74,9 @@ pub struct WrittenCaller {
     /// Its own limits, by the names of the rules.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, WrittenLimit>,
+    /// Patterns for the models that it may use; absent for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<String>>,
 }
 
 /// Stored caller with the digest of its key.
@@ -107,13 +115,24 @@ impl StoredCaller {
     /// # Errors
     /// Returns which part is invalid, and what is expected.
     pub fn new(id: &str, sha256: &str, written: &WrittenCaller) -> Result<Self, String> {
-        let WrittenCaller { class, weight, team, limits } = written;
+        let WrittenCaller { class, weight, team, limits, models } = written;
         const NAME: &str = "1 to 64 letters, digits, `.`, `_` or `-`";
         if !is_name(id) {
             return Err(format!("the id must be {NAME}; found \"{id}\""));
         }
         if let Some(team) = team.as_ref().filter(|team| !is_name(team)) {
             return Err(format!("`team` must be {NAME}; found \"{team}\""));
+        }
+        let is_pattern = |text: &String| {
+            (1..=LONGEST_PATTERN).contains(&text.len()) && !text.chars().any(char::is_control)
+        };
+        if models.iter().flatten().count() > MOST_MODELS {
+            return Err(format!("`models` must have at most {MOST_MODELS} patterns"));
+        }
+        if let Some(wrong) = models.iter().flatten().find(|text| !is_pattern(text)) {
+            return Err(format!(
+                "`models` must be patterns of 1 to {LONGEST_PATTERN} bytes; found \"{wrong}\""
+            ));
         }
         let weight = weight.unwrap_or(1);
         if !(1..=HEAVIEST).contains(&weight) {
@@ -135,6 +154,10 @@ impl StoredCaller {
             weight,
             team: team.as_deref().map(Into::into),
             limits: (!limits.is_empty()).then(|| Arc::new(limits)),
+            models: models
+                .as_ref()
+                .map(|models| AllowedModels::new(models.iter().map(|text| text.as_str().into())))
+                .map(Arc::new),
         })
     }
 
@@ -153,6 +176,10 @@ impl StoredCaller {
             weight: Some(self.weight),
             team: self.team.as_deref().map(ToOwned::to_owned),
             limits: limits.map(|(rule, limit)| (rule.to_string(), limit.into())).collect(),
+            models: self
+                .models
+                .as_ref()
+                .map(|models| models.patterns().map(|pattern| pattern.to_string()).collect()),
         }
     }
 
@@ -335,6 +362,8 @@ mod tests {
         for written in [
             "{}",
             r#"{"class":"batch","weight":7,"team":"red","limits":{"a":{"rate":"5/m","burst":9},"b":{"limit":3}}}"#,
+            r#"{"models":["qwen*","assistant"]}"#,
+            r#"{"models":[]}"#,
         ] {
             let caller = caller("a.b-c", &hex, written).unwrap();
             assert_eq!(StoredCaller::read("a.b-c", &caller.write()), Ok(caller));
@@ -351,6 +380,12 @@ mod tests {
             ("a", &*hex, r#"{"class":"high"}"#, "`critical`, `interactive` or `batch`; found \"high\""),
             ("a", &*hex, r#"{"weight":0}"#, "from 1 to 1000; found 0"),
             ("a", &*hex, r#"{"team":""}"#, "`team` must be"),
+            (
+                "a",
+                &*hex,
+                r#"{"models":["qwen*",""]}"#,
+                "`models` must be patterns of 1 to 256 bytes; found \"\"",
+            ),
             ("a", &*hex, r#"{"limits":{"r":{"rate":"5"}}}"#, "'r': `rate` must be"),
         ] {
             let fault = caller(id, sha256, written).unwrap_err();

@@ -18,6 +18,7 @@ pub mod jobs;
 pub mod link;
 pub mod publisher;
 mod pushes;
+pub mod responses;
 pub mod rules;
 pub mod settings;
 pub mod signing;

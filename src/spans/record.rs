@@ -52,6 +52,9 @@ pub(super) fn span(
     set("gen_ai.operation.name", operation.map(Value::from));
     set("gen_ai.provider.name", asked.zip(operation).map(|(asked, _)| provider(asked.kind).into()));
     set("gen_ai.request.model", model.as_deref().map(text));
+    // Who answered as what: absent if no worker was asked.
+    let served = record.served().or(model.filter(|_| record.worker().is_some()));
+    set("gen_ai.response.model", served.as_deref().map(text));
     let (max_tokens, stream) = asked.map_or((None, false), |asked| (asked.max_tokens, asked.stream));
     set("gen_ai.request.max_tokens", max_tokens.map(count));
     set("gen_ai.request.stream", operation.map(|_| stream.into()));
@@ -62,7 +65,7 @@ pub(super) fn span(
     set("traffic_dam.outcome", Some(ending.as_str().into()));
     set("traffic_dam.caller", record.caller().map(|caller| text(&caller.id)));
     set("traffic_dam.class", record.caller().map(|caller| caller.class.as_str().into()));
-    set("traffic_dam.pool", record.pool().map(|pool| text(pool)));
+    set("traffic_dam.pool", record.pool().as_deref().map(text));
     set("traffic_dam.worker", record.worker().map(|worker| text(worker)));
 
     let millis = |key, length: std::time::Duration| vec![KeyValue::new(key, length.as_secs_f64() * 1000.0)];

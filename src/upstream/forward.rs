@@ -22,9 +22,10 @@ use super::early::{EarlyAnswer, EarlyLane};
 use super::endpoints::Endpoint;
 use super::error::{AttemptError, RepeatSafety, TimedOutWait, is_repeatable, refusal_status};
 use super::exchange::exchange;
+use super::fallback;
 use super::first_token::FirstTokenWait;
 use super::form::BodyForm;
-use super::headers::{self, ForwardedFacts};
+use super::headers::{self, ForwardedFacts, ToldNames};
 use super::lazy_timer::LazyTimer;
 use super::location;
 use super::observer::{AnswerObserver, AnswerReading};
@@ -34,14 +35,15 @@ use super::source::{AnswerSource, HttpSource};
 use super::tunnel::tunnel;
 use super::upload::{self, Upload};
 use crate::clock::Nanos;
+use crate::models::{FallbackReason, ModelRoute};
 use crate::openai::kinds;
 use crate::redis::jobs::{JobTicket, SessionTurn};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{
-    BodyReservation, Caller, Ending, Forwarding, GatewayRequest, Kind, Payload, RequestCost, RequestRecord,
-    RouteTimeouts, UpgradeTo, UsageInjected,
+    AnswerHeaders, BodyReservation, Caller, Ending, Forwarding, GatewayRequest, Kind, ModelPart, Payload,
+    RequestCost, RequestRecord, RouteTimeouts, ToWorker, UpgradeTo, UsageInjected,
 };
-use crate::shed::{Permit, PermitRequest, Waiter, WorkerFailure};
+use crate::shed::{HeldPermit, Permit, PermitRequest, Waiter, WorkerFailure};
 
 /// A request being forwarded, with its state across attempts.
 pub(crate) struct Forward<'a> {
@@ -65,12 +67,18 @@ pub(crate) struct Forward<'a> {
     unexpected_body: bool,
     pub(super) kind: Kind,
     pub(super) stream: bool,
-    repeatable: bool,
+    pub(super) repeatable: bool,
     pub(super) injected: bool,
     /// Requested protocol upgrade: the protocol and the client's connection.
     switch: Option<(UpgradeTo, OnUpgrade)>,
     pub(super) record: Arc<RequestRecord>,
     pub(super) permit: Option<Permit>,
+    /// What `shed` holds; a fallback replaces the permit in it.
+    pub(super) held: Option<HeldPermit>,
+    /// Fallbacks of the model.
+    pub(super) route: Option<Arc<ModelRoute>>,
+    /// Piece of the body that names the model.
+    pub(super) model_part: Option<ModelPart>,
     /// Caller and request cost, for asking the gate again.
     pub(super) caller_and_cost: Option<(Caller, RequestCost)>,
     /// Queue job assigned to the request before it came here.
@@ -80,7 +88,9 @@ pub(crate) struct Forward<'a> {
     id: HeaderValue,
     retries: u32,
     /// Workers that failed the request, and how.
-    failed_at: SmallVec<[(Arc<str>, WorkerFailure); 2]>,
+    pub(super) failed_at: SmallVec<[(Arc<str>, WorkerFailure); 2]>,
+    /// Workers of earlier pools that failed it so that it counts against them.
+    pub(super) failed_before: usize,
     /// `true` if it was sent again after an idle connection had ended.
     resent: bool,
     /// Random first index among the workers, for a request without a permit.
@@ -89,6 +99,8 @@ pub(crate) struct Forward<'a> {
     beside: Option<GatewayRequest>,
     /// Place at the worker, for a request without a permit whose kind has a bound.
     place: Option<Box<BesidePlace>>,
+    /// The only worker that can serve the request.
+    to_worker: Option<ToWorker>,
 }
 
 /// Transport of one attempt.
@@ -105,6 +117,27 @@ impl Transport {
             Self::Site(endpoint) => &endpoint.spec().id,
             Self::Queue(task) => &task.worker.spec.id,
         }
+    }
+}
+
+/// Returns how many of these failures count against their workers.
+pub(super) fn counted(failed_at: &[(Arc<str>, WorkerFailure)]) -> usize {
+    failed_at.iter().filter(|(_, failure)| failure.counts()).count()
+}
+
+/// Why a pool gave no answer.
+struct PoolFault {
+    refusal: Refusal,
+    /// How far a worker may have got with the request.
+    trouble: RepeatSafety,
+    /// The worker that failed, if one did.
+    worker: Option<Arc<str>>,
+}
+
+impl From<Refusal> for PoolFault {
+    /// Wraps a refusal of the gate, before another attempt.
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, trouble: RepeatSafety::NeverSent, worker: None }
     }
 }
 
@@ -155,7 +188,7 @@ impl<'a> Forward<'a> {
         let timeouts = settings.timeouts.for_route(facts.get::<RouteTimeouts>());
         let now = upstream.clock.now();
         upstream.budget.request(now);
-        Ok(Self {
+        let mut forward = Self {
             upstream,
             lane,
             began: None,
@@ -175,16 +208,26 @@ impl<'a> Forward<'a> {
             record,
             caller_and_cost: facts.remove::<Caller>().zip(facts.remove::<RequestCost>()),
             permit: facts.remove::<Permit>(),
+            held: facts.remove::<HeldPermit>(),
+            route: facts.remove::<Arc<ModelRoute>>(),
+            model_part: facts.remove::<ModelPart>(),
             ticket: facts.remove::<JobTicket>(),
             turn: facts.remove::<Arc<SessionTurn>>(),
             id,
             retries: 0,
             failed_at: SmallVec::new(),
+            failed_before: 0,
             resent: false,
             start: fastrand::usize(..),
             beside: facts.remove::<GatewayRequest>(),
             place: None,
-        })
+            to_worker: facts.remove::<ToWorker>(),
+        };
+        // The pool of another model may have admitted the request.
+        if let Some(taken) = forward.record.fallbacks().last() {
+            forward.name_model(&taken.served);
+        }
+        Ok(forward)
     }
 
     /// Makes attempts until a response can be committed or no further attempt is allowed.
@@ -214,11 +257,32 @@ impl<'a> Forward<'a> {
     }
 
     /// Returns `true` if at least two workers failed the request.
-    fn fails_anywhere(&self) -> bool {
-        self.failed_at.iter().filter(|(_, failure)| failure.counts()).count() > 1
+    pub(super) fn fails_anywhere(&self) -> bool {
+        self.failed_before + counted(&self.failed_at) > 1
     }
 
+    /// Finds an answer in the first pool or, if that cannot serve the request, in those of fallbacks.
     async fn find_answer(&mut self) -> Result<WorkerAnswer, Refusal> {
+        loop {
+            let PoolFault { refusal, trouble, worker } = match self.find_in_pool().await {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => fault,
+            };
+            if self.fall_back(FallbackReason::of(refusal.reason), trouble).await {
+                if let Some(route) = &self.route {
+                    route.keep_refusal(&refusal);
+                }
+                continue;
+            }
+            if let Some(worker) = &worker {
+                self.record.set_worker(worker);
+            }
+            return Err(self.first_refusal(refusal));
+        }
+    }
+
+    /// Makes attempts at the workers of one pool.
+    async fn find_in_pool(&mut self) -> Result<WorkerAnswer, PoolFault> {
         loop {
             let way = self.way()?;
             let fault = match self.attempt_unless_preempted(&way).await {
@@ -248,15 +312,22 @@ impl<'a> Forward<'a> {
             if self.may_ask_another(fault.trouble()) {
                 continue;
             }
-            if let Some(waiter) = self.resubmit(fault.trouble())? {
-                self.wait(waiter).await?;
-                continue;
+            let trouble = fault.trouble();
+            let again = match self.resubmit(trouble) {
+                Ok(Some(waiter)) => self.wait(waiter).await.map(|()| true),
+                Ok(None) => Ok(false),
+                Err(refusal) => Err(refusal),
+            };
+            match again {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(refusal) => return Err(PoolFault { refusal, trouble, worker: None }),
             }
             if let Some(permit) = &self.permit {
                 permit.end(Ending::Refused);
             }
-            self.record.set_worker(worker);
-            return Err(fault.into_refusal(worker));
+            let refusal = fault.into_refusal(worker);
+            return Err(PoolFault { refusal, trouble, worker: Some(Arc::clone(worker)) });
         }
     }
 
@@ -292,7 +363,10 @@ impl<'a> Forward<'a> {
             && let Some(failure) = refusal_status(&answer.head).filter(|_| !owed)
         {
             self.blame(way.worker(), failure);
-            if self.may_ask_another(RepeatSafety::MaybeBegun) {
+            let reason = fallback::reason_of(&answer.head);
+            if self.may_ask_another(RepeatSafety::MaybeBegun)
+                || self.fall_back(reason, RepeatSafety::MaybeBegun).await
+            {
                 return Ok(None);
             }
         }
@@ -385,10 +459,11 @@ impl<'a> Forward<'a> {
     /// Returns the transport to the worker of the next attempt.
     fn way(&mut self) -> Result<Transport, Refusal> {
         let fleet = self.upstream.fleet.load();
-        let worker = match &self.permit {
-            Some(permit) => fleet.worker(&permit.worker()),
+        let worker = match (&self.permit, &self.to_worker) {
+            (Some(permit), _) => fleet.worker(&permit.worker()),
+            (None, Some(ToWorker(worker))) => fleet.worker(worker),
             // No permit, no load: any worker will do, and the next one if it fails.
-            None => {
+            (None, None) => {
                 let beside = &self.beside;
                 let meant = |pool: &str| beside.as_ref().is_none_or(|GatewayRequest(meant)| **meant == *pool);
                 let eligible =
@@ -436,6 +511,7 @@ impl<'a> Forward<'a> {
     /// Returns `true` if one more attempt makes sense after `trouble`.
     fn allows_retry(&self, trouble: RepeatSafety) -> bool {
         trouble.allows_another(self.repeatable)
+            && self.to_worker.is_none()
             && self.payload.is_some()
             && self.retries < self.settings.retry.max
             && !self.fails_anywhere()
@@ -560,7 +636,8 @@ impl<'a> Forward<'a> {
         let elsewhere =
             self.retries < self.settings.retry.max && self.upstream.fleet.load().workers().len() > 1;
         let later = self.permit.as_ref().is_some_and(Permit::yields);
-        let another = self.repeatable && (elsewhere || later);
+        let falls_back = self.route.as_ref().is_some_and(|route| route.has_fallback());
+        let another = self.repeatable && (elsewhere || later || falls_back);
         let copy = if another { self.payload.as_ref().and_then(Payload::try_clone) } else { None };
         let (mut fields, payload) = match copy {
             Some(payload) => (self.head.headers.clone(), payload),
@@ -648,14 +725,22 @@ impl<'a> Forward<'a> {
         let reading = self.reading(head.status, BodyForm::of(&head.headers));
         let sequences = self.caller_and_cost.as_ref().map_or(1, |(_, request_cost)| request_cost.sequences);
         let closing = self.upstream.closing.clone();
-        AnswerObserver::new(
+        let caller = self.caller_and_cost.as_ref().map(|(caller, _)| caller);
+        let shown = caller.and_then(|caller| caller.answer_headers).unwrap_or(self.settings.answer_headers);
+        let observer = AnswerObserver::new(
             Arc::clone(&self.record),
             self.permit.clone(),
             worker,
             reading,
             sequences,
-            (closing, self.settings.names_worker),
-        )
+            closing,
+        );
+        if shown == AnswerHeaders::default() {
+            return observer;
+        }
+        let asked = || self.record.asked().and_then(|asked| asked.model.clone());
+        let model = self.record.served().or_else(asked);
+        observer.telling(ToldNames::of(shown, model.as_deref(), worker))
     }
 
     fn reading(&self, status: StatusCode, form: BodyForm) -> AnswerReading {

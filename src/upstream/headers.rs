@@ -12,13 +12,16 @@ use http::{Version, request};
 use smallvec::SmallVec;
 
 use crate::net::fields::{elements, elements_of};
-use crate::request::{Forwarding, Kind, Trace};
+use crate::openai::headers::WORKER;
+use crate::request::{AnswerHeaders, Forwarding, Kind, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Header with the name under which a worker serves the model.
+const MODEL: HeaderName = HeaderName::from_static("x-traffic-dam-model");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
@@ -204,6 +207,33 @@ pub(crate) fn answer(headers: &mut HeaderMap, id: &HeaderValue) {
     headers.insert(X_REQUEST_ID, id.clone());
 }
 
+/// Names of the inside that a response tells its client.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ToldNames {
+    pub(crate) model: Option<HeaderValue>,
+    pub(crate) worker: Option<HeaderValue>,
+}
+
+impl ToldNames {
+    /// Returns the names that a caller may see; a name that cannot be in a header is left out.
+    pub(crate) fn of(shown: AnswerHeaders, model: Option<&str>, worker: &str) -> Self {
+        let value = |name: &str| HeaderValue::from_str(name).ok();
+        Self {
+            model: model.filter(|_| shown.model).and_then(value),
+            worker: Some(worker).filter(|_| shown.worker).and_then(value),
+        }
+    }
+
+    /// Adds them to the headers of the response.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        for (name, value) in [(MODEL, &self.model), (WORKER, &self.worker)] {
+            if let Some(value) = value {
+                headers.insert(name, value.clone());
+            }
+        }
+    }
+}
+
 /// Leaves one length of a response, and none next to `Transfer-Encoding`, which delimited the body
 /// (RFC 9112 §6.3): a client might use the other.
 fn say_one_length(headers: &mut HeaderMap) {
@@ -331,6 +361,22 @@ mod tests {
             let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
             assert_eq!(lengths, length.into_iter().collect::<Vec<_>>(), "{fields:?}");
         }
+    }
+
+    #[test]
+    fn names_of_the_inside_are_told_only_where_they_may_be() {
+        let told = |model, worker| {
+            let mut headers = map(&[("x-traffic-dam-model", "forged"), ("x-traffic-dam-worker", "forged")]);
+            answer(&mut headers, &HeaderValue::from_static("id"));
+            ToldNames::of(AnswerHeaders { model, worker }, Some("qwen3"), "w1").tell(&mut headers);
+            let value = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+            (value(MODEL), value(WORKER))
+        };
+        assert_eq!(told(false, false), (None, None));
+        assert_eq!(told(true, false), (Some("qwen3".to_owned()), None));
+        assert_eq!(told(false, true), (None, Some("w1".to_owned())));
+        let odd = ToldNames::of(AnswerHeaders { model: true, worker: true }, Some("a\nb"), "w1");
+        assert!(odd.model.is_none() && odd.worker.is_some());
     }
 
     #[test]

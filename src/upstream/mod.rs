@@ -5,6 +5,7 @@
 //! | `settings` | operator settings |
 //! | `forward` `exchange` | one request: attempts at workers until the commit |
 //! | `error` | errors, and which of them allow another attempt (pure) |
+//! | `fallback` | another model when the first cannot serve the request |
 //! | `budget` | how many retries are allowed (pure) |
 //! | `beside` | how many calls without a permit a worker has at once |
 //! | `headers` `form` | which fields pass, and the content type of a response |
@@ -42,6 +43,7 @@ mod early;
 mod endpoints;
 mod error;
 mod exchange;
+mod fallback;
 mod first_token;
 mod form;
 mod forward;

@@ -8,11 +8,10 @@ use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 
 use super::closing::{CutOff, CutOffBell};
-use super::headers;
+use super::headers::{self, ToldNames};
 use super::source::HeldFrames;
 use crate::clock::Nanos;
 use crate::openai::error::{self, StreamFormat};
-use crate::openai::headers::WORKER;
 use crate::openai::tap::{JsonTap, SseTap, StreamFacts, Usage, UsageFilter};
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Blame, Ending, RequestRecord};
@@ -61,6 +60,8 @@ pub(crate) struct AnswerObserver {
     permit: Option<Permit>,
     worker: Arc<str>,
     tap: AnswerTap,
+    /// Names that the client is told.
+    told: ToldNames,
     /// Sequences requested.
     sequences: u32,
     /// Facts recorded so far.
@@ -69,8 +70,6 @@ pub(crate) struct AnswerObserver {
     ended: bool,
     /// Shutdown signal.
     closing: CutOff,
-    /// `true` if the client is told the worker.
-    names_worker: bool,
 }
 
 impl AnswerObserver {
@@ -80,7 +79,7 @@ impl AnswerObserver {
         worker: &Arc<str>,
         reading: AnswerReading,
         sequences: u32,
-        (closing, names_worker): (CutOff, bool),
+        closing: CutOff,
     ) -> Self {
         let tap = match reading {
             AnswerReading::Stream { filtered, format } => {
@@ -99,12 +98,18 @@ impl AnswerObserver {
             permit,
             worker,
             tap,
+            told: ToldNames::default(),
             sequences,
             recorded: StreamFacts::default(),
             ended: false,
             closing,
-            names_worker,
         }
+    }
+
+    /// Tells the client these names in the head of the response.
+    pub(crate) fn telling(mut self, told: ToldNames) -> Self {
+        self.told = told;
+        self
     }
 
     pub(crate) const fn worker(&self) -> &Arc<str> {
@@ -251,11 +256,7 @@ impl AnswerObserver {
     /// Records how the response is sent, and prepares its `fields` for the client of request `id`.
     pub(crate) fn prepare_head(&self, fields: &mut HeaderMap, id: &HeaderValue) {
         headers::answer(fields, id);
-        if self.names_worker
-            && let Ok(worker) = HeaderValue::from_str(&self.worker)
-        {
-            fields.insert(WORKER, worker);
-        }
+        self.told.tell(fields);
         if self.is_stream() {
             self.record.set_streamed();
         }

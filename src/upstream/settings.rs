@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fleet::heartbeat::SigningKey;
-use crate::request::RouteTimeouts;
+use crate::request::{AnswerHeaders, RouteTimeouts};
 
 /// Timeouts of a request to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,13 +74,13 @@ pub struct UpstreamSettings {
     /// `true` if a client's `authorization` and `x-api-key` reach the worker. Headers that
     /// [`crate::request::Forwarding`] strips never do.
     pub forward_authorization: bool,
+    /// Headers that answers get, unless the caller has a setting of its own.
+    pub answer_headers: AnswerHeaders,
     /// TLS client for workers with an `https` URL, see [`super::tls::client_config`]; `None` makes
     /// them unreachable.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Settings of the queue; `None` if workers are reached over HTTP.
     pub queue: Option<QueueSettings>,
-    /// `true` if `x-traffic-dam-worker` tells the client which worker answered.
-    pub names_worker: bool,
 }
 
 /// Settings of the Redis queue.
@@ -100,9 +100,9 @@ impl Default for UpstreamSettings {
             timeouts: UpstreamTimeouts::default(),
             retry: RetrySettings::default(),
             forward_authorization: true,
+            answer_headers: AnswerHeaders::default(),
             tls: None,
             queue: None,
-            names_worker: false,
         }
     }
 }

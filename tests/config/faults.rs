@@ -51,6 +51,8 @@ fn kinds() {
     only("media: { urls: [\"https://a\"] }", 1, 17, "media.urls[0]", "a host name or an IP address");
     only("media: { bytes_per_token: 0 }", 1, 27, "media.bytes_per_token", "from 1");
     only("bounds: { held: 0 }", 1, 17, "bounds.held", "at least one byte");
+    let queue = faults("workers: { mode: queue }\nkinds: [responses_by_id]").to_string();
+    assert!(queue.contains("kinds[0]: needs `workers.mode: http`"), "{queue}");
     // A route may take the path of a kind that can be switched off, but no other.
     read(&format!(
         "{LEAST}routes: [{{ path: /v1/messages, kind: chat }}, {{ path: /v1/score, kind: embedding }}]"
@@ -90,6 +92,35 @@ fn models() {
         "models[1].model",
         "must differ from `models[0].model`",
     );
+    let entry = |more: &str| format!("models: [{{ model: a, {more} }}]");
+    for (text, field, words) in [
+        (entry("serve: \"qwen*\""), "[0].serve", "must be the name of one model, without `*`"),
+        (entry("serve: []"), "[0].serve", "must not be empty"),
+        (entry("serve: [{ weight: 2 }]"), "[0].serve[0].model", "is missing"),
+        (entry("serve: [{ model: b, weight: 0 }]"), "[0].serve[0].weight", "from 1 to 1000"),
+        (entry("serve: [{ model: b }, { model: b }]"), "[0].serve[1].model", "must differ"),
+        (entry("fallback: [{ model: b }, { model: b }]"), "[0].fallback[1].model", "must differ"),
+        (entry("fallback: [{ model: b, on: [] }]"), "[0].fallback[0].on", "must not be empty"),
+        (entry("fallback: [{ model: b, on: [slow] }]"), "[0].fallback[0].on[0]", "must be `overloaded`"),
+        (entry("fallback: [{ model: b, on: [failed, failed] }]"), "[0].fallback[0].on[1]", "must differ"),
+        (entry("fallback: [{ model: b, share: 2 }]"), "[0].fallback[0].share", "from 0 to 1"),
+        (
+            entry("fallback: [{ model: a }]"),
+            "[0].fallback[0].model",
+            "leads back to where it came from (a → a)",
+        ),
+        (
+            "models: [{ model: a, fallback: [{ model: b }] }, { model: \"b*\", fallback: [{ model: a }] }]"
+                .into(),
+            "[1].fallback[0].model",
+            "leads back to where it came from (a → b* → a)",
+        ),
+    ] {
+        let faults = faults(&format!("{LEAST}{text}"));
+        let [fault] = faults.list.as_slice() else { panic!("{faults}") };
+        assert_eq!(fault.field, format!("models{field}"), "{faults}");
+        assert!(faults.to_string().contains(words), "{faults}");
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn the_least_file_has_every_default() {
     );
     assert_eq!(settings.gate.queue_wait, Duration::from_millis(250));
     assert_eq!((settings.gate.queue_bytes, settings.gate.wait_no_worker), (64 << 20, Duration::ZERO));
-    assert_eq!((settings.version_wait, settings.names_worker), (Duration::from_secs(10), false));
+    assert_eq!((settings.version_wait, settings.answer_headers.worker), (Duration::from_secs(10), false));
     assert_eq!(settings.job_limits, JobLimits::default());
     let [worker] = settings.workers.as_slice() else { panic!("{settings:?}") };
     assert_eq!(
@@ -86,12 +86,24 @@ fn the_full_example_comes_to_what_it_says() {
         (Duration::from_millis(500), Duration::from_secs(300))
     );
     assert_eq!(settings.bounds.per_ip, Some(100));
-    assert_eq!((settings.kinds.len(), settings.kinds[2]), (5, OptionalKind::Rerank));
+    assert_eq!((settings.kinds.len(), settings.kinds[2]), (6, OptionalKind::Rerank));
     assert_eq!(settings.media_urls, MediaUrls::Domains(["images.example.com".into()].into()));
     assert_eq!((settings.bytes_per_token, settings.bounds.held), (400, 64 << 10));
     assert_eq!(settings.models[0].image_tokens, Some(1024));
     assert_eq!(settings.gate.prefix.map(|prefix| prefix.capacity), Some(Some(131_072)));
     assert_eq!(settings.prefix.key, Some(prefix_key("s3cret-prefix")));
+    let [tokenizer, alias, shares] = settings.models.as_slice() else { panic!("{:?}", settings.models) };
+    assert!(tokenizer.tokenizer.is_some() && tokenizer.names.serve.is_empty());
+    assert_eq!((&*alias.names.serve[0].model, alias.tokenizer.is_none()), ("qwen3-14b", true));
+    let weights: Vec<_> = shares.names.serve.iter().map(|share| (&*share.model, share.weight)).collect();
+    assert_eq!(weights, [("qwen3-14b", 9), ("qwen3-32b", 1)]);
+    let [fallback] = shares.names.fallback.as_slice() else { panic!("{shares:?}") };
+    assert_eq!((&*fallback.model, fallback.on.len(), fallback.share), ("remote-mini", 3, 0.2));
+    let models = settings.callers.keys[0].models.as_ref().unwrap();
+    assert!(models.allows(Some("qwen3-14b")) && !models.allows(Some("remote-mini")));
+    assert!(settings.callers.keys[1].models.is_none());
+    let shown = settings.callers.keys[0].answer_headers.unwrap();
+    assert!(shown.model && !shown.worker && settings.answer_headers.worker);
 }
 
 #[test]
@@ -225,7 +237,8 @@ fn no_secret_is_ever_shown() {
 }
 
 fn warned(text: &str) -> Vec<String> {
-    let warnings = read(&format!("{LEAST}{text}")).unwrap().warnings();
+    let least = if text.ends_with("# b") { LEAST.replace("slots: 8", "model: b") } else { LEAST.to_owned() };
+    let warnings = read(&format!("{least}{text}")).unwrap().warnings();
     warnings.into_iter().map(|warning| warning.to_string()).collect()
 }
 
@@ -236,6 +249,8 @@ fn settings_that_are_probably_not_meant_are_warned_of() {
     let tokens =
         |more: &str| format!("limits: [{{ name: t, per: caller, unit: tokens, {more} }}]", more = more);
     let window = "algorithm: sliding_window, window: 1m, limit";
+    // The only worker of `LEAST` serves everything: here one serves `b`.
+    let served = |more: &str| format!("models: [{{ model: a, {more} }}, {{ model: alias, serve: b }}]\n# b");
     for (text, field) in [
         ("concurrency: { ttft_slo: 1s, queue: { wait: 1s } }".to_owned(), "concurrency.queue.wait: `1s`"),
         (
@@ -248,6 +263,12 @@ fn settings_that_are_probably_not_meant_are_warned_of() {
             "limits[0].burst: `100` tokens are not enough",
         ),
         ("redis: { url: \"redis://h\" }".to_owned(), "redis: is set but not used"),
+        (
+            served("serve: [{ model: x }, { model: b }]"),
+            "models[0].serve[0].model: no worker of `workers.static` serves `x`",
+        ),
+        (served("serve: x"), "models[0].serve: no worker"),
+        (served("serve: b, fallback: [{ model: x }]"), "models[0].fallback[0].model: no worker"),
     ] {
         let warned = warned(&text);
         assert!(warned.len() == 1 && warned[0].starts_with(field), "{text}: {warned:?}");
@@ -260,6 +281,8 @@ fn settings_that_are_probably_not_meant_are_warned_of() {
         tokens(&format!("{window}: 257")),
         tokens(&format!("{window}: 100, reserve: max")),
         "redis: { url: \"redis://h\" }\nstate: redis".to_owned(),
+        served("serve: b, fallback: [{ model: alias }]"),
+        "models: [{ model: a, serve: x, fallback: [{ model: y }] }]".to_owned(),
     ] {
         assert_eq!(warned(&text), [""; 0], "{text}");
     }

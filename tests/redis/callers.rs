@@ -58,6 +58,11 @@ async fn a_caller_comes_changes_and_goes_at_every_gateway() {
     let digest = "3f79bb7b435b05321651daefd374cdc681dc06faa65e374e38337b88ca046dea";
     assert_eq!(put(&format!(r#"{{"sha256":"{digest}","team":"red"}}"#)).await.status, 200);
     eventually("the old key is unknown", async || call(&two, "sk-1").await == 401).await;
+    let models = async || one.ask(request("GET /v1/models", &["x-api-key: e"], "")).await.json();
+    assert_eq!(models().await["data"][0]["id"], "sim");
+    assert_eq!(put(&format!(r#"{{"sha256":"{digest}","team":"red","models":["qwen*"]}}"#)).await.status, 200);
+    assert_eq!(models().await["data"], json!([]), "what it may not use is not shown");
+    assert_eq!(admin(&two, &format!("GET {path}"), "").await.json()["models"], json!(["qwen*"]));
     assert_ne!(call(&two, "e").await, 401);
 
     redis.kill();

@@ -11,7 +11,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | 0 | [`clock`] [`glob`] [`hex`] [`refusal`] [`request`] [`table`]: types that all modules share |
-//! | 1 | [`limit`]: rules and quotas · [`shed`]: the gate of a pool of workers · [`estimate`]: the tokens of a request |
+//! | 1 | [`limit`]: rules and quotas · [`models`]: names and fallbacks · [`shed`]: the gate of a pool of workers · [`estimate`]: the tokens of a request |
 //! | 2 | [`fleet`]: the workers |
 //! | 3 | `tower`, with the feature of this name: tower layers around the rules and the gate |
 
@@ -21,6 +21,7 @@ pub mod fleet;
 pub mod glob;
 pub mod hex;
 pub mod limit;
+pub mod models;
 pub mod refusal;
 pub mod request;
 pub mod shed;

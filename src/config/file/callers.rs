@@ -8,8 +8,8 @@ use jsonwebtoken::Algorithm;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::OneOrMany;
-use crate::config::syntax::{Digest, FilePath, Id, Jwks, Millis, Network, Rate, Text, Word};
+use super::{AnswerHeadersSection, OneOrMany};
+use crate::config::syntax::{Digest, FilePath, Glob, Id, Jwks, Millis, Network, Rate, Text, Word};
 use crate::request::Class;
 
 /// Identification of callers, and their rights.
@@ -175,6 +175,13 @@ pub struct CallerKeySection {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u32,
+    /// Patterns for the models that the caller may ask for, aliases included; `[]` for none. Others are
+    /// answered like unknown models (404).
+    #[schemars(length(max = 64), extend("x-default" = "all"))]
+    pub models: Option<Vec<Text<Glob>>>,
+    /// Headers of this caller's answers.
+    #[schemars(extend("x-default" = "`answer_headers`"))]
+    pub answer_headers: Option<AnswerHeadersSection>,
     /// Limits of this caller that override a rule. The key is the name of a rule that has `caller`
     /// in `per`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -253,11 +260,15 @@ pub struct ClaimNames {
     /// Claim with the caller's team.
     #[schemars(extend("x-default" = "none"))]
     pub team: Option<Text<Word>>,
+    /// Claim with the patterns for models that the caller may ask for: a list, or one text with spaces
+    /// between them. A token without the claim may ask for all.
+    #[schemars(extend("x-default" = "none: all models"))]
+    pub models: Option<Text<Word>>,
 }
 
 impl Default for ClaimNames {
     fn default() -> Self {
-        Self { caller: Text(Word("sub".into())), class: None, team: None }
+        Self { caller: Text(Word("sub".into())), class: None, team: None, models: None }
     }
 }
 

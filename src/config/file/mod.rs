@@ -8,6 +8,7 @@ mod callers;
 mod concurrency;
 mod jobs;
 mod limits;
+mod models;
 mod prefix;
 mod process;
 mod redis;
@@ -24,13 +25,16 @@ pub use concurrency::{
 };
 pub use jobs::{JobsSection, NotBefore};
 pub use limits::{AlgorithmName, Matching, ModeName, PerName, Reservation, RuleSection, UnitName};
+pub use models::{
+    AnswerHeadersSection, FallbackReasonName, FallbackSection, ModelSection, ServeSection, ShareSection,
+};
 pub use prefix::{PrefixChoice, PrefixSection, PrefixShareName};
 pub use process::{AdminSection, DrainSection, LogSection, Tls};
 pub use redis::{OnLossName, RedisSection, StateSection};
 pub use tracing::Tracing;
 pub use traffic::{
-    AnswerHeaders, BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord,
-    ModelSection, RouteSection, RouteTimeoutsSection, ServedKindName,
+    BoundsSection, Cors, KindName, MediaSection, MediaUrlsSection, MediaUrlsWord, RouteSection,
+    RouteTimeoutsSection, ServedKindName,
 };
 pub use workers::{
     DiscoverySection, Ejection, EjectionModeName, Retry, StickySection, TimeoutsSection, WorkerMode,
@@ -93,15 +97,15 @@ pub struct ConfigFile {
     /// Custom endpoints of a chatbot API, or different timeouts for an OpenAI endpoint.
     #[schemars(length(max = 64))]
     pub routes: Vec<RouteSection>,
-    /// Properties of models. The first entry whose pattern matches applies.
+    /// Names, fallbacks and properties of models. The first entry whose pattern matches applies.
     #[schemars(length(max = 64))]
     pub models: Vec<ModelSection>,
     /// Cost of media.
     pub media: MediaSection,
     /// Limits on connections and requests.
     pub bounds: BoundsSection,
-    /// Headers that tell clients how the gateway served them.
-    pub answer_headers: AnswerHeaders,
+    /// Headers of answers that tell callers which model and worker answered.
+    pub answer_headers: AnswerHeadersSection,
     /// Access from web pages of other origins (CORS).
     pub cors: Cors,
     /// Graceful shutdown.
@@ -134,7 +138,7 @@ impl Default for ConfigFile {
             models: Vec::new(),
             media: MediaSection::default(),
             bounds: BoundsSection::default(),
-            answer_headers: AnswerHeaders::default(),
+            answer_headers: AnswerHeadersSection::default(),
             cors: Cors::default(),
             drain: DrainSection::default(),
             log: LogSection::default(),

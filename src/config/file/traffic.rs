@@ -1,10 +1,10 @@
-//! Endpoints, models, and limits on connections and requests.
+//! Endpoints, and limits on connections and requests.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::TimeoutsSection;
-use crate::config::syntax::{FilePath, Glob, Host, Millis, Origin, PathGlob, Pointer, Size, Text};
+use crate::config::syntax::{Host, Millis, Origin, PathGlob, Pointer, Size, Text};
 use crate::openai::body::MediaUrls;
 use crate::openai::kinds::OptionalKind;
 use crate::request::Kind;
@@ -32,21 +32,6 @@ pub struct RouteSection {
     /// Timeouts of this route.
     #[serde(default)]
     pub timeouts: RouteTimeoutsSection,
-}
-
-/// Properties of the models that match a pattern.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ModelSection {
-    /// Pattern for model names, as requests give them.
-    pub model: Text<Glob>,
-    /// The models' `tokenizer.json`, as on Hugging Face. Prompts are counted with it instead of
-    /// estimated from their length.
-    #[schemars(extend("x-default" = "none: estimated"))]
-    pub tokenizer: Option<Text<FilePath>>,
-    /// Prompt tokens of a picture.
-    #[schemars(range(min = 1, max = 1_000_000), extend("x-default" = "765"))]
-    pub image_tokens: Option<u64>,
 }
 
 /// Kind of a call.
@@ -91,6 +76,8 @@ pub enum ServedKindName {
     Images,
     /// `/v1/audio/speech`, `transcriptions` and `translations`
     Audio,
+    /// `GET` and `DELETE /v1/responses/{id}`, `POST …/cancel`, `GET …/input_items`
+    ResponsesById,
 }
 
 impl From<ServedKindName> for OptionalKind {
@@ -101,6 +88,7 @@ impl From<ServedKindName> for OptionalKind {
             ServedKindName::Rerank => Self::Rerank,
             ServedKindName::Images => Self::Images,
             ServedKindName::Audio => Self::Audio,
+            ServedKindName::ResponsesById => Self::ResponsesById,
         }
     }
 }
@@ -235,14 +223,6 @@ impl From<&MediaUrlsSection> for MediaUrls {
             }
         }
     }
-}
-
-/// Headers that tell clients how the gateway served them.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct AnswerHeaders {
-    /// Whether each answer names its worker, in `x-traffic-dam-worker`.
-    pub worker: bool,
 }
 
 /// Access from web pages of other origins (CORS).

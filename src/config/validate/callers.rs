@@ -16,7 +16,7 @@ use crate::config::syntax::{Jwks, Text, Word};
 use crate::layers::jwt::{Claims, TokenSettings};
 use crate::limit::own_limits::quota;
 use crate::limit::rule::Rule;
-use crate::request::{OwnLimit, OwnLimits};
+use crate::request::{AllowedModels, OwnLimit, OwnLimits};
 
 pub(super) fn validate(
     callers: &CallersSection,
@@ -53,6 +53,10 @@ pub(super) fn validate(
                 class: key.class.unwrap_or(callers.default_class).into(),
                 weight: key.weight,
                 limits: own_limits(&key.limits),
+                models: key.models.as_ref().map(|models| {
+                    Arc::new(AllowedModels::new(models.iter().map(|pattern| pattern.0.0.clone())))
+                }),
+                answer_headers: key.answer_headers.map(Into::into),
             })
             .collect(),
     }
@@ -94,6 +98,7 @@ fn tokens(jwt: &Jwt, at: &SettingPath<'_>, files: Files<'_>, report: &mut ErrorC
             caller: jwt.claims.caller.0.0.clone(),
             class: claim(&jwt.claims.class),
             team: claim(&jwt.claims.team),
+            models: claim(&jwt.claims.models),
         },
         leeway: jwt.leeway.0.get(),
     };

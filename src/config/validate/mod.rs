@@ -6,6 +6,7 @@
 mod callers;
 mod jobs;
 mod limits;
+mod models;
 mod process;
 mod redis;
 mod traffic;
@@ -79,7 +80,6 @@ pub(super) fn validate(
             report,
         ),
         sticky_wait: workers::sticky_wait(&file.concurrency),
-        names_worker: file.answer_headers.worker,
         sticky: workers::sticky(&file.workers.sticky),
         timeouts: workers::timeouts(&file.workers.timeouts, &root.key("workers").key("timeouts"), report),
         retry: workers::retry(&file.workers.retry),
@@ -91,9 +91,10 @@ pub(super) fn validate(
         kinds: traffic::served_kinds(&file, &root, report),
         paths: traffic::paths(&file, &root, report),
         routes: traffic::routes(&file, &root, report),
-        models: traffic::models(&file, &root, files, report),
+        models: models::models(&file, &root, files, report),
         bytes_per_token: file.media.bytes_per_token,
         media_urls: (&file.media.urls).into(),
+        answer_headers: file.answer_headers.into(),
         bounds: traffic::bounds(&file.bounds, &root.key("bounds"), report),
         cors_origins: traffic::origins(&file.cors, &root.key("cors"), report),
         drain: process::drain(&file.drain),

@@ -1,13 +1,13 @@
-//! Checks paths, routes, models, bounds and CORS.
+//! Checks paths, routes, bounds and CORS.
 
 use std::sync::Arc;
 
 use http::HeaderValue;
 
+use super::Distinct;
 use super::workers::positive;
-use super::{Distinct, Files};
-use crate::config::file::{self, ConfigFile, Cors};
-use crate::config::settings::{BoundsSettings, ModelSettings, RouteSpec, WorkerTimeouts};
+use crate::config::file::{self, ConfigFile, Cors, WorkerMode};
+use crate::config::settings::{BoundsSettings, RouteSpec, WorkerTimeouts};
 use crate::config::source::{ErrorCollector, SettingPath};
 use crate::config::syntax::{Millis, Size, Text};
 use crate::glob::Glob;
@@ -22,28 +22,6 @@ pub(super) fn paths(file: &ConfigFile, root: &SettingPath<'_>, report: &mut Erro
     file.paths.iter().map(|pattern| pattern.0.0.clone()).collect()
 }
 
-pub(super) fn models(
-    file: &ConfigFile,
-    root: &SettingPath<'_>,
-    files: Files<'_>,
-    report: &mut ErrorCollector,
-) -> Vec<ModelSettings> {
-    let mut patterns = Distinct::new();
-    let mut model = |(index, model): (usize, &file::ModelSection)| {
-        let at = root.key("models").index(index);
-        patterns.add(model.model.0.clone(), &at.key("model"), report);
-        ModelSettings {
-            model: model.model.0.0.clone(),
-            tokenizer: model
-                .tokenizer
-                .as_ref()
-                .map(|file| files.readable(&file.0, &at.key("tokenizer"), report)),
-            image_tokens: model.image_tokens,
-        }
-    };
-    file.models.iter().enumerate().map(&mut model).collect()
-}
-
 pub(super) fn served_kinds(
     file: &ConfigFile,
     root: &SettingPath<'_>,
@@ -52,7 +30,12 @@ pub(super) fn served_kinds(
     let mut named = Distinct::new();
     let kinds: Vec<_> = file.kinds.iter().map(|name| OptionalKind::from(*name)).collect();
     for (index, kind) in kinds.iter().enumerate() {
-        named.add(*kind, &root.key("kinds").index(index), report);
+        let at = root.key("kinds").index(index);
+        named.add(*kind, &at, report);
+        if *kind == OptionalKind::ResponsesById && file.workers.mode == WorkerMode::Queue {
+            let problem = "needs `workers.mode: http`: any worker of a queue may take a call, and only one keeps the response";
+            report.fault(&at, problem);
+        }
     }
     kinds
 }

@@ -15,6 +15,8 @@ use super::body::{ReplayedAnswer, is_stream, unreachable};
 use super::get::PATIENCE;
 use super::{IDEMPOTENCY_KEY, JobBody, JobsSettings, NOT_BEFORE, PREFER, answer, named};
 use crate::clock::unix_millis;
+use crate::layers::shed::no_such_model;
+use crate::models::ModelRoute;
 use crate::redis::jobs::{
     self, EarlierRequest, Job, JobStatus, JobTicket, KeyClaim, KnownRequest, Pending, PieceKind, PiecePlace,
     SubmitRefused, caller_hash, for_worker, read_head,
@@ -94,6 +96,7 @@ pub(super) enum JobDecision<B> {
 struct RequestContext {
     caller: Caller,
     request_cost: RequestCost,
+    route: Option<Arc<ModelRoute>>,
     record: Option<Arc<RequestRecord>>,
 }
 
@@ -102,7 +105,8 @@ impl RequestContext {
         let caller = named(extensions.get::<Caller>())?.clone();
         let record = extensions.get::<Arc<RequestRecord>>().cloned();
         let request_cost = extensions.get::<RequestCost>().cloned().unwrap_or_else(RequestCost::path);
-        Ok(Self { caller, request_cost, record })
+        let route = extensions.get::<Arc<ModelRoute>>().cloned();
+        Ok(Self { caller, request_cost, route, record })
     }
 }
 
@@ -235,12 +239,15 @@ impl JobsSettings {
         not_before_ms: Option<u64>,
         trial: Option<Arc<KeyClaim>>,
     ) -> Result<Response<Bytes>, Refusal> {
-        let RequestContext { caller, request_cost, record } = context;
+        let RequestContext { caller, request_cost, route, record } = context;
+        if route.as_ref().is_some_and(|route| !route.is_allowed()) {
+            return Err(no_such_model());
+        }
+        // A job waits for its own pool, whose model its body names: it has no fallback.
+        let served = route.as_ref().and_then(|route| route.served()).or(request_cost.model.as_ref());
         let pool = {
             let fleet = self.fleet.load();
-            let pool = fleet.route(request_cost.model.as_deref()).ok_or_else(|| {
-                Refusal::new(Reason::NotFound, "No worker serves this model.").with_param("model")
-            })?;
+            let pool = fleet.route(served.map(|served| &**served)).ok_or_else(no_such_model)?;
             Arc::clone(&pool.name)
         };
         if let Some(record) = record {

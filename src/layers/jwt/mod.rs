@@ -21,13 +21,16 @@ use std::time::Duration;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
-use crate::request::Class;
+use crate::request::{AllowedModels, Class};
 use crate::table::Table;
 
 /// Cached tokens; at most twice as many, about 4 MB.
 const REMEMBERED: usize = 16_384;
 /// The longest name of a caller or team, in bytes: names become part of keys and log lines.
 const LONGEST_NAME: usize = 256;
+
+/// Patterns for models that one token may have.
+const MOST_MODELS: usize = 64;
 
 /// Names of the claims that are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub struct Claims {
     pub class: Option<Arc<str>>,
     /// The claim with the caller's team.
     pub team: Option<Arc<str>>,
+    /// The claim with the models that the caller may use.
+    pub models: Option<Arc<str>>,
 }
 
 /// Settings of token validation.
@@ -96,6 +101,8 @@ pub struct Bearer {
     pub class: Option<Class>,
     /// The caller's team, if the token has one.
     pub team: Option<Arc<str>>,
+    /// The models that the caller may use; `None` for all.
+    pub models: Option<Arc<AllowedModels>>,
 }
 
 /// A token with a verified signature, and its lifetime in seconds since 1970.
@@ -197,13 +204,26 @@ impl Tokens {
         let id = text(&names.caller).ok_or(TokenError::NoCaller)?.into();
         let class = names.class.as_ref().and_then(text).and_then(Class::parse);
         let team = names.team.as_ref().and_then(text).map(Into::into);
-        Ok(Signed { bearer: Arc::new(Bearer { id, class, team }), from, until })
+        let models = names.models.as_ref().and_then(|name| claims.get(&**name)).map(allowed).map(Arc::new);
+        Ok(Signed { bearer: Arc::new(Bearer { id, class, team, models }), from, until })
     }
 }
 
 /// Returns `true` if a claim is a valid name: short and printable, for keys and log lines.
 fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// Reads the models that a token allows: a list of patterns, or one text with spaces between them as
+/// in `scope`. A claim of another form allows none.
+fn allowed(value: &Value) -> AllowedModels {
+    let patterns: Vec<&str> = match value {
+        Value::String(text) => text.split_whitespace().collect(),
+        Value::Array(values) => values.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let patterns = patterns.into_iter().filter(|text| is_name(text)).take(MOST_MODELS);
+    AllowedModels::new(patterns.map(Into::into))
 }
 
 /// Reads a point in time of a token in whole seconds; the token may have a fraction.

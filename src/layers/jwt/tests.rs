@@ -77,7 +77,12 @@ fn tokens(jwks: &[Value]) -> Tokens {
         algorithms: vec![Algorithm::ES256, Algorithm::RS256, Algorithm::PS256, Algorithm::EdDSA],
         audience: vec!["dam".into(), "both".into()],
         issuer: vec!["https://id.example/".into()],
-        claims: Claims { caller: "sub".into(), class: Some("tier".into()), team: Some("org".into()) },
+        claims: Claims {
+            caller: "sub".into(),
+            class: Some("tier".into()),
+            team: Some("org".into()),
+            models: Some("models".into()),
+        },
         leeway: Duration::from_secs(30),
     };
     Tokens::new(settings, Arc::new(keys))
@@ -95,8 +100,21 @@ fn a_token_says_who_asks() {
     let token = curve.token(&head(), &claims());
     for _ in 0..2 {
         let bearer = tokens.check(token.as_bytes(), &Sha256::digest(&token).into(), NOW).unwrap();
-        let expected = Bearer { id: "ada".into(), class: Some(Class::Batch), team: Some("red".into()) };
+        let expected =
+            Bearer { id: "ada".into(), class: Some(Class::Batch), team: Some("red".into()), models: None };
         assert_eq!(*bearer, expected);
+    }
+    for (models, patterns) in [
+        (json!(["qwen*", "assistant", 7]), &["qwen*", "assistant"][..]),
+        (json!("qwen*  assistant"), &["qwen*", "assistant"]),
+        (json!([]), &[]),
+        (json!(null), &[]),
+        (json!(7), &[]),
+    ] {
+        let token = curve.token(&head(), &with(claims(), "models", models));
+        let bearer = tokens.check(token.as_bytes(), &Sha256::digest(&token).into(), NOW).unwrap();
+        let models: Vec<_> = bearer.models.as_ref().unwrap().patterns().map(|text| &**text).collect();
+        assert_eq!(models, patterns);
     }
     let plain = without(without(claims(), "tier"), "org");
     let bare = curve.token(&without(head(), "kid"), &with(plain, "aud", json!(["x", "both"])));

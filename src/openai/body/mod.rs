@@ -18,9 +18,10 @@ pub use fault::BodyFieldError;
 pub use media::MediaUrls;
 pub(in crate::openai) use member::BodyMember;
 pub use shape::{Pointer, PointerError, Shape};
-pub use splice::with_include_usage;
+pub use splice::{ModelText, SplicedBody, spliced};
 pub use text::PromptPart;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use splice::Splice;
@@ -39,6 +40,8 @@ pub const MAX_MODEL_BYTES: u64 = 256;
 pub const MAX_MEDIA_PARTS: u64 = 16;
 /// Longest session name, in bytes.
 pub const MAX_SESSION_BYTES: u64 = 1024;
+/// Longest id of an earlier response, in bytes.
+pub const MAX_RESPONSE_ID_BYTES: u64 = 256;
 
 /// Facts in a body that decide its cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,11 +78,15 @@ pub struct Facts {
     pub session: Option<Box<str>>,
     /// The request's own `cache_salt`, as JSON: prompts with different ones share no cache.
     pub cache_salt: Option<Box<str>>,
+    /// The earlier response that this one continues (`previous_response_id` of Responses).
+    pub previous: Option<Box<str>>,
+    /// Where the model's name is, as a JSON string.
+    model_at: Option<Range<usize>>,
     splice: Option<Splice>,
 }
 
 impl Facts {
-    /// Returns `true` if the stream would have no usage and [`with_include_usage`] can add it.
+    /// Returns `true` if the stream would have no usage and [`spliced`] can add it.
     ///
     /// Only for chat and completion streams on their own endpoints: a Responses stream always has
     /// usage, and a configured route's body may not know `stream_options`.

@@ -1,6 +1,7 @@
 //! The one pass over a body.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::member::BodyMember;
@@ -8,9 +9,13 @@ use super::scalar::{ScalarBound, boolean, output_bound, text, whole};
 use super::shape::{Pointer, Shape};
 use super::splice::{AskedUsage, Splice, stream_options};
 use super::text::{PromptPart, Prompts, TextSink, add_json, add_prompts, add_text};
-use super::{BodyFieldError, Facts, MAX_MEDIA_PARTS, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_SESSION_BYTES};
+use super::{
+    BodyFieldError, Facts, MAX_MEDIA_PARTS, MAX_MODEL_BYTES, MAX_N, MAX_PROMPTS, MAX_RESPONSE_ID_BYTES,
+    MAX_SESSION_BYTES,
+};
 use crate::openai::kinds::{CountedAs, Output};
 use crate::openai::scan::{JsonText, Scanner};
+use crate::request::Kind;
 
 /// Purpose of a shape's pointer.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +32,8 @@ struct BodyReading<'a, 'h> {
     seen: u64,
     pointed: u32,
     model: Option<Arc<str>>,
+    model_at: Option<Range<usize>>,
+    previous: Option<Box<str>>,
     prompts: Prompts<'h>,
     max_tokens: Option<u64>,
     unbounded: bool,
@@ -69,6 +76,8 @@ impl<'a, 'h> BodyReading<'a, 'h> {
             seen: 0,
             pointed: 0,
             model: None,
+            model_at: None,
+            previous: None,
             prompts: Prompts { urls: shape.urls.clone(), on_text: hear, ..Prompts::default() },
             max_tokens: None,
             unbounded: false,
@@ -131,9 +140,16 @@ impl<'a, 'h> BodyReading<'a, 'h> {
         let name = Cow::Borrowed(member.name());
         match member {
             BodyMember::Model => {
+                scanner.peek()?;
+                let start = scanner.at();
                 // Workers treat an empty name as none.
                 let named = text(scanner, name, MAX_MODEL_BYTES)?.filter(|text| !text.is_empty());
                 self.model = named.map(|text| text.as_ref().into());
+                self.model_at = self.model.is_some().then(|| start..scanner.at());
+            }
+            BodyMember::PreviousResponseId if self.shape.kind == Kind::Response => {
+                let named = text(scanner, name, MAX_RESPONSE_ID_BYTES)?.filter(|text| !text.is_empty());
+                self.previous = named.map(|text| text.as_ref().into());
             }
             BodyMember::N => self.n = whole(scanner, name, 1, MAX_N)?,
             BodyMember::BestOf => self.best_of = whole(scanner, name, 1, MAX_N)?,
@@ -266,6 +282,8 @@ impl<'a, 'h> BodyReading<'a, 'h> {
             store: self.store.unwrap_or(row.stores),
             session: self.session,
             cache_salt: self.cache_salt,
+            previous: self.previous,
+            model_at: self.model_at,
             splice,
         })
     }

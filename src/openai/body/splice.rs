@@ -1,9 +1,9 @@
-//! Requesting usage from a worker: the few bytes added to a client's body, and where.
+//! Changes of a client's body: the usage requested from a worker, and the name of the model.
 
 use std::ops::Range;
 
 use bytes::Bytes;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::shape::span;
 use super::{BodyFieldError, Facts};
@@ -66,16 +66,58 @@ fn members(scanner: &mut Scanner<'_>) -> Result<AskedUsage, BodyFieldError> {
     Ok(asked.unwrap_or(AskedUsage::No(Splice { range: start..start, text })))
 }
 
-/// Returns the body with `stream_options.include_usage` set, in pieces that share its memory.
+/// What a body says of its model, beside the client's own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelText<'a> {
+    /// Nothing.
+    Unchanged,
+    /// The same, but as a piece of its own, which can be replaced later.
+    Apart,
+    /// This name, as a piece of its own.
+    Named(&'a str),
+}
+
+/// A body in pieces that share the client's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplicedBody {
+    /// The pieces.
+    pub pieces: SmallVec<[Bytes; 3]>,
+    /// Index of the piece that is the model's name, as a JSON string, if there is one.
+    pub model: Option<usize>,
+}
+
+/// Returns the body with the model named as `model` says and, if `include_usage`, with
+/// `stream_options.include_usage` set.
 ///
-/// The body must be the one that the facts were read from. If [`Facts::lacks_usage`] is false it is
-/// returned unchanged.
+/// The body must be the one that the facts were read from. Without a model in it, or if
+/// [`Facts::lacks_usage`] is false, the respective part is unchanged.
 #[must_use]
-pub fn with_include_usage(body: &Bytes, facts: &Facts) -> SmallVec<[Bytes; 3]> {
-    match &facts.splice {
-        Some(Splice { range, text }) if range.end <= body.len() => {
-            smallvec![body.slice(..range.start), Bytes::from_static(text.as_bytes()), body.slice(range.end..)]
+pub fn spliced(body: &Bytes, facts: &Facts, include_usage: bool, model: ModelText<'_>) -> SplicedBody {
+    let usage = facts.splice.as_ref().filter(|_| include_usage);
+    let usage =
+        usage.map(|Splice { range, text }| (range.clone(), Bytes::from_static(text.as_bytes()), false));
+    let range = facts.model_at.clone().filter(|_| model != ModelText::Unchanged);
+    let model = range.map(|range| {
+        let text = match model {
+            ModelText::Named(name) => serde_json::Value::from(name).to_string().into(),
+            ModelText::Apart | ModelText::Unchanged => body.slice(range.clone()),
+        };
+        (range, text, true)
+    });
+    let mut changes: SmallVec<[_; 2]> = usage.into_iter().chain(model).collect();
+    changes.sort_by_key(|(range, ..)| range.start);
+    let mut out = SplicedBody { pieces: SmallVec::new(), model: None };
+    let mut at = 0;
+    for (range, text, is_model) in changes {
+        if range.start > at {
+            out.pieces.push(body.slice(at..range.start));
         }
-        _ => smallvec![body.clone()],
+        out.model = out.model.or_else(|| is_model.then_some(out.pieces.len()));
+        out.pieces.push(text);
+        at = range.end;
     }
+    if at < body.len() {
+        out.pieces.push(body.slice(at..));
+    }
+    out
 }

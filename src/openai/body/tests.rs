@@ -24,12 +24,58 @@ fn pointer(text: &str) -> Option<Pointer> {
 }
 
 /// Returns the body that a worker gets, with usage requested.
-fn spliced(body: &str) -> Option<Value> {
+fn with_usage(body: &str) -> Option<Value> {
     let body = Bytes::copy_from_slice(body.as_bytes());
     let facts = parse(&Shape::of_kind(Kind::Chat), &body).unwrap();
-    let pieces = with_include_usage(&body, &facts);
+    let pieces = spliced(&body, &facts, true, ModelText::Unchanged).pieces;
     assert_eq!(facts.lacks_usage(), pieces.len() == 3);
     facts.lacks_usage().then(|| serde_json::from_slice(&pieces.concat()).unwrap())
+}
+
+#[test]
+fn the_name_of_the_model_is_replaced_and_nothing_else() {
+    let models = |kind, body: &str, usage| {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let facts = parse(&Shape::of_kind(kind), &body).unwrap();
+        [ModelText::Apart, ModelText::Named("a \"b\"")].map(|model| {
+            let SplicedBody { mut pieces, model } = spliced(&body, &facts, usage, model);
+            let text = String::from_utf8(pieces.concat()).unwrap();
+            if let Some(piece) = model.and_then(|index| pieces.get_mut(index)) {
+                *piece = Bytes::from_static(b"7");
+            }
+            (text, String::from_utf8(pieces.concat()).unwrap())
+        })
+    };
+    let body = r#"{ "x":{"model":"in"}, "model" : "qw\u0065n" ,"messages":[]}"#;
+    let [apart, named] = models(Kind::Chat, body, false);
+    assert_eq!(apart.0, body);
+    assert_eq!(named.0, r#"{ "x":{"model":"in"}, "model" : "a \"b\"" ,"messages":[]}"#);
+    for again in [apart.1, named.1] {
+        assert_eq!(again, r#"{ "x":{"model":"in"}, "model" : 7 ,"messages":[]}"#);
+    }
+    for body in [r#"{"model":"m","stream":true}"#, r#"{"stream_options":{},"stream":true,"model":"m"}"#] {
+        let [_, named] = models(Kind::Chat, body, true);
+        let sent: Value = serde_json::from_str(&named.0).unwrap();
+        assert_eq!(
+            (&sent["model"], &sent["stream_options"]["include_usage"]),
+            (&json!("a \"b\""), &json!(true))
+        );
+        assert_eq!(serde_json::from_str::<Value>(&named.1).unwrap()["model"], 7);
+    }
+    for body in ["{}", r#"{"model":null}"#, r#"{"model":""}"#] {
+        let texts = models(Kind::Response, body, false);
+        assert!(texts.iter().all(|(text, again)| (&**text, &**again) == (body, body)), "{texts:?}");
+    }
+}
+
+#[test]
+fn an_earlier_response_is_named_by_responses_only() {
+    let body = json!({"model": "m", "input": "Hi", "previous_response_id": "resp_1"});
+    assert_eq!(facts(Kind::Response, &body).previous.as_deref(), Some("resp_1"));
+    assert_eq!(facts(Kind::Chat, &json!({"previous_response_id": 7})).previous, None);
+    for none in [json!(null), json!("")] {
+        assert_eq!(facts(Kind::Response, &json!({"previous_response_id": none})).previous, None);
+    }
 }
 
 #[test]
@@ -102,7 +148,7 @@ fn a_session_stands_where_the_pointer_says_in_an_openai_body_too() {
 
 #[test]
 fn usage_is_asked_for_wherever_it_is_not_yet() {
-    let asked = |body: &str| spliced(body).map(|body| body["stream_options"].clone());
+    let asked = |body: &str| with_usage(body).map(|body| body["stream_options"].clone());
     let yes = json!({"include_usage": true});
     assert_eq!(asked(r#" { "stream" : true }"#), Some(yes.clone()));
     assert_eq!(asked(r#"{"stream":true,"stream_options":null,"n":1}"#), Some(yes.clone()));
@@ -239,7 +285,7 @@ proptest! {
         prop_assert_eq!(read.stream, body["stream"] == json!(true));
         prop_assert_eq!(read.store, body["store"] == json!(true));
 
-        let sent: Value = serde_json::from_slice(&with_include_usage(&text, &read).concat()).unwrap();
+        let sent: Value = serde_json::from_slice(&spliced(&text, &read, true, ModelText::Unchanged).pieces.concat()).unwrap();
         let mut expected = body;
         if read.stream {
             match &mut expected["stream_options"] {

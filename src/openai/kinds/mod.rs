@@ -19,6 +19,7 @@ mod models;
 mod path;
 mod rerank;
 mod response;
+mod response_by_id;
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use super::error::StreamFormat;
 use crate::request::Kind;
 
 /// All kinds, in the order of [`Kind`].
-pub static TABLE: [KindRow; 11] = [
+pub static TABLE: [KindRow; 12] = [
     chat::ROW,
     completion::ROW,
     response::ROW,
@@ -40,6 +41,7 @@ pub static TABLE: [KindRow; 11] = [
     rerank::ROW,
     images::ROW,
     audio::ROW,
+    response_by_id::ROW,
     models::ROW,
     path::ROW,
 ];
@@ -171,6 +173,8 @@ pub enum OptionalKind {
     Images,
     /// Speech and transcriptions.
     Audio,
+    /// Responses that workers keep.
+    ResponsesById,
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub(super) struct CallerBody {
     team: Option<String>,
     #[serde(default)]
     limits: BTreeMap<String, WrittenLimit>,
+    models: Option<Vec<String>>,
 }
 
 fn lost(loss: RedisLoss) -> AdminError {
@@ -44,8 +45,13 @@ fn unknown(id: &str) -> AdminError {
 
 /// Returns the JSON of a caller. Leaves out the digest, from which a weak key could be guessed.
 fn shown(caller: &StoredCaller) -> Value {
-    let Rest { class, weight, team, limits } = caller.written();
-    json!({ "id": caller.id, "class": class, "weight": weight, "team": team, "limits": limits })
+    let Rest { class, weight, team, limits, models } = caller.written();
+    let id = &caller.id;
+    let mut shown = json!({ "id": id, "class": class, "weight": weight, "team": team, "limits": limits });
+    if let (Some(models), Some(fields)) = (models, shown.as_object_mut()) {
+        fields.insert("models".to_owned(), json!(models));
+    }
+    shown
 }
 
 pub(super) fn check_id(id: &str) -> Result<(), AdminError> {
@@ -79,8 +85,8 @@ pub(super) async fn write(
     id: &str,
     written: CallerBody,
 ) -> Result<Response<AdminBody>, AdminError> {
-    let CallerBody { sha256, key, class, weight, team, limits } = written;
-    let rest = Rest { class, weight, team, limits };
+    let CallerBody { sha256, key, class, weight, team, limits, models } = written;
+    let rest = Rest { class, weight, team, limits, models };
     let sha256 = match (sha256, key) {
         (Some(sha256), None) => sha256,
         (None, Some(key)) if !key.is_empty() => {

@@ -10,6 +10,7 @@
 pub mod address;
 pub mod colour;
 mod eligibility;
+mod fallback;
 pub mod heartbeat;
 mod light;
 mod local;

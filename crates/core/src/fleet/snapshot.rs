@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Nanos};
 use crate::glob::Glob;
 use crate::shed::settings::GateSettings;
 use crate::shed::{Gate, GateHandle};
@@ -132,7 +133,21 @@ impl Fleet {
             Some(model) => pool.best_match(model),
             None => pool.models.first(),
         });
-        (pattern.map_or_else(|| "*".into(), |pattern| Arc::clone(pattern.text())), pool.cloned())
+        match pattern {
+            Some(pattern) => (Arc::clone(pattern.text()), pool.cloned()),
+            None => Self::unserved(),
+        }
+    }
+
+    /// Returns the name under which unserved models count.
+    #[must_use]
+    pub fn unserved() -> (Arc<str>, Option<Arc<Pool>>) {
+        ("*".into(), None)
+    }
+
+    /// Returns the time of the gates, and the wait that they allow.
+    pub(super) fn gate_wait(&self) -> (Nanos, Duration) {
+        (self.clock.now(), self.settings.queue_wait)
     }
 
     /// Returns the worker with this id, even while it is leaving.

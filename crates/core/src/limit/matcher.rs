@@ -29,7 +29,9 @@ impl Matcher {
         self.class.is_none_or(|class| class == subject.class)
             && self.path.as_ref().is_none_or(|glob| glob.matches(subject.path))
             && self.model.as_ref().is_none_or(|glob| match subject.model {
-                Some(model) => glob.matches(model),
+                Some(model) => {
+                    glob.matches(model) || subject.served.names.iter().any(|name| glob.matches(name))
+                }
                 // The worker will use its own model: the rule applies if that may match.
                 None => subject.served.default_models.iter().any(|served| glob.overlaps(served)),
             })
@@ -76,9 +78,13 @@ mod tests {
         assert!(!sees(all.clone(), &Subject { model: None, ..subject }), "nobody serves it");
         for (served, met) in [("gpt-4", true), ("gpt-*", true), ("*", true), ("llama", false)] {
             let unnamed = [Glob::new(served)];
-            let served = Served { counted_as: None, default_models: &unnamed };
+            let served = Served { default_models: &unnamed, ..Served::AS_ASKED };
             assert_eq!(sees(all.clone(), &Subject { model: None, served, ..subject }), met, "{served:?}");
             assert!(!sees(all.clone(), &Subject { model: Some("llama"), served, ..subject }));
+        }
+        for (names, met) in [(&["llama".into(), "gpt-4".into()][..], true), (&["llama".into()], false)] {
+            let served = Served { names, ..Served::AS_ASKED };
+            assert_eq!(sees(all.clone(), &Subject { model: Some("assistant"), served, ..subject }), met);
         }
     }
 }

@@ -19,11 +19,13 @@ pub struct Served<'a> {
     pub counted_as: Option<&'a str>,
     /// Models that may serve a request that names none.
     pub default_models: &'a [Glob],
+    /// Names, other than the requested one, that it may be served as.
+    pub names: &'a [Arc<str>],
 }
 
 impl Served<'_> {
     /// Counts under the requested name.
-    pub const AS_ASKED: Self = Self { counted_as: None, default_models: &[] };
+    pub const AS_ASKED: Self = Self { counted_as: None, default_models: &[], names: &[] };
 }
 
 /// Properties of a request that rules match and count by, borrowed from it.
@@ -210,7 +212,7 @@ mod tests {
     fn a_model_counts_under_the_name_that_it_is_served_by() {
         let seal = KeyHasher::random();
         let of = |model, counted| {
-            let served = Served { counted_as: counted, default_models: &[] };
+            let served = Served { counted_as: counted, ..Served::AS_ASKED };
             key(&seal, &[Per::Model], &Subject { model: Some(model), served, ..subject() })
         };
         assert_eq!(of("a", Some("*")), of("b", Some("*")));

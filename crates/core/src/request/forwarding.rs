@@ -41,6 +41,11 @@ pub struct Forwarding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageInjected;
 
+/// Set by `request_cost` on a request that may be sent to another model: the index of the body's piece that
+/// names the model, as a JSON string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelPart(pub usize);
+
 /// Set by `request_cost` on a request that may switch to this protocol (`Upgrade`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpgradeTo(pub HeaderValue);
@@ -48,6 +53,14 @@ pub struct UpgradeTo(pub HeaderValue);
 /// Set on requests by the gateway itself: they take no permit and go to any worker of this pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayRequest(pub Arc<str>);
+
+/// Set by `request_cost` on a request that continues an earlier response: its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreviousResponse(pub Arc<str>);
+
+/// Set by `responses` on a request that only this worker can serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToWorker(pub Arc<str>);
 
 /// Set by `request_cost` on a request whose path has escapes: the decoded path, which patterns match.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 //! The layers pass it on in the request's extensions: [`Caller`] from `identify`, [`RequestCost`] from
 //! `request_cost`, and the [`RequestRecord`], which `observe` opens and each later stage writes a part of.
 
+mod allowed;
+mod answer_headers;
 mod explaining;
 mod forwarding;
 mod network;
@@ -13,15 +15,18 @@ mod record;
 mod slo;
 mod trace;
 
+pub use allowed::AllowedModels;
+pub use answer_headers::AnswerHeaders;
 pub use explaining::Explaining;
 pub use forwarding::{
-    DecodedPath, Forwarding, GatewayRequest, Peer, RouteTimeouts, UpgradeTo, UsageInjected,
+    DecodedPath, Forwarding, GatewayRequest, ModelPart, Peer, PreviousResponse, RouteTimeouts, ToWorker,
+    UpgradeTo, UsageInjected,
 };
 pub use network::network_of;
 pub use overrides::{OwnLimit, OwnLimits};
 pub use payload::{BodyReservation, Payload, PayloadError};
 pub use prefix::{BLOCK_BYTES, PromptPrefix};
-pub use record::{Blame, Ending, LoggedFields, RequestRecord};
+pub use record::{Blame, Ending, FallbackTaken, LoggedFields, RequestRecord};
 pub use slo::SloOutcome;
 pub use trace::{Trace, TraceId};
 
@@ -82,13 +87,25 @@ pub struct Caller {
     pub weight: u32,
     /// Limits that replace those of the rules for this caller.
     pub limits: Option<Arc<OwnLimits>>,
+    /// The models that the caller may ask for; `None` for all.
+    pub models: Option<Arc<AllowedModels>>,
+    /// Headers of its answers; `None` for the general setting.
+    pub answer_headers: Option<AnswerHeaders>,
 }
 
 impl Caller {
     /// Creates a caller with weight 1 and the default class.
     #[must_use]
     pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self { id: id.into(), team: None, class: Class::default(), weight: 1, limits: None }
+        Self {
+            id: id.into(),
+            team: None,
+            class: Class::default(),
+            weight: 1,
+            limits: None,
+            models: None,
+            answer_headers: None,
+        }
     }
 }
 
@@ -114,6 +131,8 @@ pub enum Kind {
     Images,
     /// `POST /v1/audio/transcriptions`, `translations` and `speech`
     Audio,
+    /// `GET`, `DELETE`, `POST …/cancel` and `GET …/input_items` of `/v1/responses/{id}`
+    ResponseById,
     /// `GET /v1/models` and `GET /v1/models/{name}`
     Models,
     /// Any other path that the gateway lets through.
@@ -124,7 +143,7 @@ impl Kind {
     /// Returns `true` if a model works for it: it has a cost, takes a permit, and may be queued.
     #[must_use]
     pub const fn has_demand(self) -> bool {
-        !matches!(self, Self::Count | Self::Models | Self::Path)
+        !matches!(self, Self::Count | Self::ResponseById | Self::Models | Self::Path)
     }
 }
 

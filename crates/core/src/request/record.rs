@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::clock::Nanos;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Caller, Kind, RequestCost, Trace};
@@ -98,6 +100,21 @@ impl From<&RequestCost> for LoggedFields {
     }
 }
 
+/// A fallback that took a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FallbackTaken {
+    /// Pattern of the settings' entry that the requested model matches.
+    pub entry: Arc<str>,
+    /// The model that took over, as the settings name it.
+    pub to: Arc<str>,
+    /// Why: `overloaded`, `no_worker` or `failed`.
+    pub reason: &'static str,
+    /// The pool that took the request.
+    pub pool: Arc<str>,
+    /// The name under which that pool serves the model.
+    pub served: Arc<str>,
+}
+
 /// The record of one request, shared by the layers and the response body's guards.
 ///
 /// Every field has one writer. A read during the request gives a snapshot. The guards read it when
@@ -124,6 +141,9 @@ pub struct RequestRecord {
     ending: AtomicU8,
     worker: OnceLock<Arc<str>>,
     pool: OnceLock<Arc<str>>,
+    served: OnceLock<Arc<str>>,
+    /// At most one for each fallback of the longest chain.
+    fallbacks: Mutex<Vec<FallbackTaken>>,
     route: OnceLock<Arc<str>>,
     caller: OnceLock<Caller>,
     asked: OnceLock<LoggedFields>,
@@ -162,6 +182,8 @@ impl RequestRecord {
             ending: AtomicU8::new(Ending::ClientGone as u8),
             worker: OnceLock::new(),
             pool: OnceLock::new(),
+            served: OnceLock::new(),
+            fallbacks: Mutex::default(),
             route: OnceLock::new(),
             caller: OnceLock::new(),
             asked: OnceLock::new(),
@@ -227,10 +249,35 @@ impl RequestRecord {
         self.pool.get_or_init(|| Arc::clone(pool));
     }
 
-    /// Returns the pool that serves the request.
+    /// Returns the pool that serves the request: after a fallback, that of the last one.
     #[must_use]
-    pub fn pool(&self) -> Option<&Arc<str>> {
-        self.pool.get()
+    pub fn pool(&self) -> Option<Arc<str>> {
+        let taken = self.fallbacks.lock().last().map(|taken| Arc::clone(&taken.pool));
+        taken.or_else(|| self.pool.get().cloned())
+    }
+
+    /// Records the name under which the model is served, if it is not the requested one (by
+    /// `request_cost`).
+    pub fn set_served(&self, model: &Arc<str>) {
+        self.served.get_or_init(|| Arc::clone(model));
+    }
+
+    /// Returns the name under which the model is served, if it is not the requested one.
+    #[must_use]
+    pub fn served(&self) -> Option<Arc<str>> {
+        let taken = self.fallbacks.lock().last().map(|taken| Arc::clone(&taken.served));
+        taken.or_else(|| self.served.get().cloned())
+    }
+
+    /// Records that a fallback took the request (by `shed` and `upstream`).
+    pub fn add_fallback(&self, taken: FallbackTaken) {
+        self.fallbacks.lock().push(taken);
+    }
+
+    /// Returns the fallbacks that took the request, one after the other.
+    #[must_use]
+    pub fn fallbacks(&self) -> Vec<FallbackTaken> {
+        self.fallbacks.lock().clone()
     }
 
     /// Records the matched route (by `request_cost`): a label from a bounded set.
@@ -425,6 +472,22 @@ mod tests {
         assert_eq!(record.output_tokens(), 7);
         record.set_usage(11, 9);
         assert_eq!((record.output_tokens(), record.usage()), (9, Some((11, 9))));
+    }
+
+    #[test]
+    fn the_last_fallback_is_what_serves() {
+        let record = RequestRecord::new("r1", Nanos::ZERO);
+        assert_eq!((record.pool(), record.served()), (None, None));
+        record.set_pool(&"own".into());
+        record.set_served(&"qwen3".into());
+        for pool in ["second", "third"] {
+            let served = format!("model of {pool}").into();
+            let (entry, to) = ("a".into(), "b".into());
+            record.add_fallback(FallbackTaken { entry, to, reason: "failed", pool: pool.into(), served });
+        }
+        assert_eq!(record.pool().as_deref(), Some("third"));
+        assert_eq!(record.served().as_deref(), Some("model of third"));
+        assert_eq!(record.fallbacks().len(), 2);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct PermitRequest {
     pub prefix: Option<Arc<PromptPrefix>>,
     /// When the client stops waiting for a worker; `None` if it sets no time.
     pub deadline: Option<Nanos>,
+    /// The only worker that can serve it; `None` for any.
+    pub worker: Option<Arc<str>>,
 }
 
 impl PermitRequest {
@@ -56,6 +58,7 @@ impl PermitRequest {
             session: request_cost.session,
             prefix: request_cost.prefix.clone(),
             deadline: request_cost.deadline,
+            worker: None,
         }
     }
 

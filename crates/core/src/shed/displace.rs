@@ -17,7 +17,6 @@ use crate::request::Class;
 
 use super::ask::PermitRequest;
 use super::callers::WaiterId;
-use super::fair_queue::TriedWorkers;
 use super::gate::Gate;
 use super::permit_record::{PermitId, PermitRecord};
 use super::refuse;
@@ -77,7 +76,7 @@ impl Gate {
         if ask.class != Class::Critical {
             return None;
         }
-        let (load, affinity) = (ask.load(), self.affinity(ask));
+        let (load, affinity, tried) = (ask.load(), self.affinity(ask), self.unfit(ask));
         let youngest: SmallVec<[PermitId; TRIES]> =
             self.displaceable.iter().rev().take(TRIES).map(|(_, id)| *id).collect();
         youngest.into_iter().find_map(|id| {
@@ -86,7 +85,7 @@ impl Gate {
                 (permit.worker, permit.class as usize, permit.load, permit.prefilled);
             self.workers.get_mut(at)?.as_mut()?.ledger.vacate(class, &held, prefilled);
             self.update_sums(at, now);
-            let place = self.place(&load, ask.class, &affinity, &[], now);
+            let place = self.place(&load, ask.class, &affinity, &tried, now);
             self.workers.get_mut(at)?.as_mut()?.ledger.occupy(class, &held);
             self.update_sums(at, now);
             Some((place?, id))
@@ -104,7 +103,7 @@ impl Gate {
 
     /// Queues a request again that lost its permit, or refuses it.
     pub(super) fn requeue(&mut self, id: PermitId, ask: &PermitRequest, now: Nanos) {
-        let next = self.enqueue(ask, TriedWorkers::new(), now).map_err(|_refusal| {
+        let next = self.enqueue(ask, self.unfit(ask), now).map_err(|_refusal| {
             let retry = self.retry_after(now);
             refuse::gave_way(&self.pool, retry)
         });

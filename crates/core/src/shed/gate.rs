@@ -136,8 +136,9 @@ impl Gate {
         self.process_timeouts(now);
         let (load, affinity) = (ask.load(), self.affinity(ask));
         self.check_size(&load, now)?;
+        let tried = self.unfit(ask);
         if !self.queue.has_waiting_at_or_above(ask.class) {
-            if let Some(place) = self.place(&load, ask.class, &affinity, &[], now) {
+            if let Some(place) = self.place(&load, ask.class, &affinity, &tried, now) {
                 return Ok(GateAnswer::Granted(self.admit_at_once(ask, place, affinity, now)));
             }
             if let Some((place, id)) = self.find_yielding(ask, now)
@@ -153,7 +154,7 @@ impl Gate {
             }
         }
         self.queue.mark_starving(ask.class, now);
-        let place = self.enqueue(ask, TriedWorkers::new(), now);
+        let place = self.enqueue(ask, tried, now);
         if place.is_err() {
             let load = self.load_anywhere(load, &affinity);
             self.queue.missed(ask, &load, now);
@@ -173,7 +174,19 @@ impl Gate {
         let mut permit = PermitRecord::new(place, ask.class, load, ask.stream, charge, now);
         permit.prefix = affinity.prefix;
         permit.ask = Self::is_revocable(ask).then(|| Box::new(ask.clone()));
+        permit.tried = self.unfit(ask);
         self.permit(permit, Duration::ZERO, now)
+    }
+
+    /// Returns the workers that cannot serve a request which only one worker can serve.
+    pub(super) fn unfit(&self, ask: &PermitRequest) -> TriedWorkers {
+        let Some(only) = &ask.worker else { return TriedWorkers::new() };
+        let others = self
+            .workers
+            .iter()
+            .enumerate()
+            .filter(|(_, worker)| worker.as_ref().is_some_and(|worker| worker.member.id != *only));
+        others.map(|(place, _)| place).collect()
     }
 
     /// Removes a waiting request whose client has left.

@@ -64,6 +64,7 @@ fn ask(caller: &str) -> PermitRequest {
         session: None,
         prefix: None,
         deadline: None,
+        worker: None,
     }
 }
 

@@ -18,6 +18,23 @@ fn a_full_pool_lets_wait_and_serves_in_order() {
 }
 
 #[test]
+fn a_request_that_only_one_worker_can_serve_waits_for_it() {
+    let mut gate = gate(settings(), &[member("w1", 1), member("w2", 1)]);
+    let only = PermitRequest { worker: Some("w2".into()), repeatable: true, ..ask("a") };
+    let first = granted(&mut gate, &only, at(0));
+    assert_eq!(&*first.worker, "w2");
+    let second = waiting(&mut gate, &only, at(1));
+    assert_eq!(gate.reassign(first.permit, at(2)), None, "the other one does not know it");
+    gate.release(first.permit, Ending::Complete, 50, at(100));
+    let settled: Vec<_> = gate.take_outcomes().collect();
+    let [(id, Ok(grant))] = &settled[..] else { panic!("{settled:?}") };
+    assert_eq!((*id, &*grant.worker), (second, "w2"));
+    assert_eq!(&*granted(&mut gate, &ask("b"), at(100)).worker, "w1");
+    let gone = PermitRequest { worker: Some("w3".into()), ..ask("a") };
+    waiting(&mut gate, &gone, at(101));
+}
+
+#[test]
 fn nobody_is_served_late() {
     let mut gate = gate(settings(), &[member("w1", 1)]);
     let first = granted(&mut gate, &ask("a"), at(0));

@@ -98,6 +98,7 @@ impl SimulatedGateway {
             session: None,
             prefix: prefix(wish),
             deadline: None,
+            worker: None,
         }
     }
 
