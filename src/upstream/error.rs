@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, StatusCode, response};
 use super::connect::ConnectError;
 use super::source::AnswerBreak;
 use super::upload::Upload;
+use crate::models::FallbackReason;
 use crate::openai::anthropic;
 use crate::redis::jobs::{self, SubmitRefused};
 use crate::redis::link::BACK;
@@ -272,6 +273,16 @@ pub(crate) fn refusal_status(head: &response::Parts) -> Option<WorkerFailure> {
     }
 }
 
+/// Returns why another model may answer instead of a worker with this answer; `None` if the request
+/// itself is to blame.
+pub(crate) fn fallback_reason(head: &response::Parts) -> Option<FallbackReason> {
+    match refusal_status(head) {
+        Some(WorkerFailure::Busy(_)) => Some(FallbackReason::Overloaded),
+        _ if head.status.is_server_error() => Some(FallbackReason::Failed),
+        _ => None,
+    }
+}
+
 /// Reads `Retry-After`: seconds, or a date. A date is by the worker's clock, so it is compared with
 /// the worker's own `Date`, and ignored without one.
 fn retry_after(fields: &HeaderMap) -> Option<Duration> {
@@ -302,6 +313,25 @@ mod tests {
             assert_eq!(RepeatSafety::MaybeBegun.allows_another(repeatable), expected, "{method} {retryable}");
             assert!(RepeatSafety::NeverSent.allows_another(repeatable));
             assert!(!RepeatSafety::Final.allows_another(repeatable));
+        }
+    }
+
+    #[test]
+    fn an_answer_for_which_the_client_is_to_blame_is_its_own() {
+        for (status, reason) in [
+            (200, None),
+            (400, None),
+            (401, None),
+            (404, None),
+            (422, None),
+            (429, Some(FallbackReason::Overloaded)),
+            (500, Some(FallbackReason::Failed)),
+            (502, Some(FallbackReason::Failed)),
+            (503, Some(FallbackReason::Overloaded)),
+        ] {
+            let mut head = response::Response::new(()).into_parts().0;
+            head.status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(fallback_reason(&head), reason, "{status}");
         }
     }
 

@@ -1,7 +1,6 @@
 //! Falling back to another model, before the response is committed.
 
 use bytes::Bytes;
-use http::{StatusCode, response};
 use tokio::time::timeout;
 
 use super::error::RepeatSafety;
@@ -11,15 +10,6 @@ use crate::models::FallbackReason;
 use crate::refusal::Refusal;
 use crate::request::{Ending, Payload};
 use crate::shed::{Permit, PermitRequest, Waiter};
-
-/// Returns why a worker's answer may fall back; `None` if another model would not help.
-pub(super) fn reason_of(head: &response::Parts) -> Option<FallbackReason> {
-    match head.status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(FallbackReason::Overloaded),
-        status if status.is_server_error() => Some(FallbackReason::Failed),
-        _ => None,
-    }
-}
 
 impl Forward<'_> {
     /// Returns `true` if another model may get the request after `trouble`.
@@ -86,30 +76,5 @@ async fn wait(mut waiter: Waiter, clock: &Clock) -> Result<Permit, Refusal> {
     match timeout(budget, &mut waiter).await {
         Ok(outcome) => outcome,
         Err(_) => Err(waiter.give_up()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_for_which_the_client_is_to_blame_is_its_own() {
-        for (status, reason) in [
-            (200, None),
-            (400, None),
-            (401, None),
-            (404, None),
-            (422, None),
-            (429, Some(FallbackReason::Overloaded)),
-            (500, Some(FallbackReason::Failed)),
-            (502, Some(FallbackReason::Failed)),
-            (503, Some(FallbackReason::Overloaded)),
-            (529, Some(FallbackReason::Failed)),
-        ] {
-            let mut head = response::Response::new(()).into_parts().0;
-            head.status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(reason_of(&head), reason, "{status}");
-        }
     }
 }

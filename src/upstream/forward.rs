@@ -20,9 +20,10 @@ use super::connection::WorkerConnection;
 use super::deadline::Deadline;
 use super::early::{EarlyAnswer, EarlyLane};
 use super::endpoints::Endpoint;
-use super::error::{AttemptError, RepeatSafety, TimedOutWait, is_repeatable, refusal_status};
+use super::error::{
+    AttemptError, RepeatSafety, TimedOutWait, fallback_reason, is_repeatable, refusal_status,
+};
 use super::exchange::exchange;
-use super::fallback;
 use super::first_token::FirstTokenWait;
 use super::form::BodyForm;
 use super::headers::{self, ForwardedFacts, ToldNames};
@@ -363,7 +364,7 @@ impl<'a> Forward<'a> {
             && let Some(failure) = refusal_status(&answer.head).filter(|_| !owed)
         {
             self.blame(way.worker(), failure);
-            let reason = fallback::reason_of(&answer.head);
+            let reason = fallback_reason(&answer.head);
             if self.may_ask_another(RepeatSafety::MaybeBegun)
                 || self.fall_back(reason, RepeatSafety::MaybeBegun).await
             {
