@@ -46,6 +46,7 @@ use self::redis_parts::RedisParts;
 use self::tokens::KeySource;
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::config::settings::JobMode;
 use crate::estimate::Estimator;
 use crate::fleet::Fleet;
 use crate::layers::buffers::Buffers;
@@ -143,7 +144,8 @@ impl App {
         );
         let jobs = together.as_ref().and_then(|together| together.jobs.clone());
         let stored = together.as_ref().map(RedisParts::responses);
-        let responses = Arc::new(ResponseHomes::new(Arc::clone(&fleet), stored, clock.clone()));
+        let chooses = settings.shared.jobs != JobMode::Workers;
+        let responses = Arc::new(ResponseHomes::new(Arc::clone(&fleet), stored, chooses, clock.clone()));
         let state = build::SurvivingState {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),

@@ -50,14 +50,22 @@ pub struct ResponseHomes {
     known: Table<Option<ResponseHome>>,
     stored: Option<StoredResponses>,
     fleet: Arc<ArcSwap<Fleet>>,
+    /// Whether the gateway chooses the workers; with a queue it does not.
+    chooses: bool,
     clock: Clock,
 }
 
 impl ResponseHomes {
-    /// Creates a memory of responses; with `stored` it is shared with other gateways.
+    /// Creates a memory of responses; with `stored` it is shared with other gateways. If the gateway
+    /// does not choose the workers (`chooses`), all requests pass unchanged.
     #[must_use]
-    pub fn new(fleet: Arc<ArcSwap<Fleet>>, stored: Option<StoredResponses>, clock: Clock) -> Self {
-        Self { known: Table::new(REMEMBERED), stored, fleet, clock }
+    pub fn new(
+        fleet: Arc<ArcSwap<Fleet>>,
+        stored: Option<StoredResponses>,
+        chooses: bool,
+        clock: Clock,
+    ) -> Self {
+        Self { known: Table::new(REMEMBERED), stored, fleet, chooses, clock }
     }
 
     /// Remembers that `worker` made a response for `caller`.
@@ -169,7 +177,7 @@ where
     fn call(&mut self, mut request: Request<Payload>) -> Self::Future {
         let extensions = request.extensions();
         let kind = extensions.get::<RequestCost>().map(|request_cost| request_cost.kind);
-        if !matches!(kind, Some(Kind::Response | Kind::ResponseById)) {
+        if !self.homes.chooses || !matches!(kind, Some(Kind::Response | Kind::ResponseById)) {
             let answer = self.inner.call(request);
             return Box::pin(async move { Ok(answer.await?.map(ResponseBody::unread)) });
         }
@@ -301,7 +309,7 @@ mod tests {
             headers: http::HeaderMap::new(),
         };
         let fleet = Fleet::new(vec![spec], GateSettings::default(), None, clock.clone());
-        let homes = ResponseHomes::new(Arc::new(ArcSwap::from_pointee(fleet)), None, clock.clone());
+        let homes = ResponseHomes::new(Arc::new(ArcSwap::from_pointee(fleet)), None, true, clock.clone());
         let find = |id, caller| homes.find(id, caller).now_or_never().unwrap().unwrap();
         homes.remember("resp_1", "key:a", &"w1".into());
         homes.remember("resp_2", "key:a", &"gone".into());

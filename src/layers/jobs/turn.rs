@@ -6,6 +6,7 @@ use http::Request;
 
 use super::JobsSettings;
 use super::body::unreachable;
+use crate::models::ModelRoute;
 use crate::redis::jobs::{SubmitRefused, TurnRefused};
 use crate::refusal::{Reason, Refusal};
 use crate::request::RequestCost;
@@ -16,8 +17,10 @@ impl JobsSettings {
         let request_cost = request.extensions().get::<RequestCost>()?;
         let session =
             request_cost.session.filter(|_| request_cost.kind.has_demand() && !self.only_overflow)?;
+        let route = request.extensions().get::<Arc<ModelRoute>>();
+        let served = route.and_then(|route| route.served()).or(request_cost.model.as_ref());
         let fleet = self.fleet.load();
-        Some((Arc::clone(&fleet.route(request_cost.model.as_deref())?.name), session))
+        Some((Arc::clone(&fleet.route(served.map(|served| &**served))?.name), session))
     }
 
     /// Waits until it is the request's turn in its session, if it has one. The turn ends with the
