@@ -6,8 +6,7 @@ use serde_json::Value;
 use smallvec::{SmallVec, smallvec};
 
 use super::driver::SequenceRequest;
-use super::fault::RequestFaults;
-use super::service::FAULTS;
+use super::fault::{FAULTS, RequestFaults};
 use super::size::{MAX_PARTS, PromptSize};
 
 /// Tokens that a chat template adds around each message.

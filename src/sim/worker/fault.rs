@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
+
+/// Header that names faults.
+pub(super) const FAULTS: HeaderName = HeaderName::from_static("x-sim-fault");
 
 /// Faults of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

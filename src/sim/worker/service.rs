@@ -16,7 +16,7 @@ use super::ask::{SimEndpoint, WorkerRequest};
 use super::body::{BrokenOff, StreamBody, TRAILER, WorkerBody};
 use super::debug::{Debug, WorkerChange};
 use super::driver::{EngineDriver, SequenceWork};
-use super::fault::{Instead, Midway, RequestFaults};
+use super::fault::{FAULTS, Instead, Midway, RequestFaults};
 use super::mailbox::SequenceCounts;
 use super::plain::PlainEndpoint;
 use super::prompt_blocks::prompt_blocks;
@@ -28,8 +28,6 @@ const MAX_BODY: usize = 8 << 20;
 /// Maximum length of a client's request id that is used in the answer's id, in bytes.
 const MAX_ID: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Header that names faults.
-pub(super) const FAULTS: HeaderName = HeaderName::from_static("x-sim-fault");
 
 /// State that all connections share.
 pub(super) struct WorkerService {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 
-use super::offered::OfferedRequest;
 use super::scenario::{RequestShape, Sessions};
 use crate::draw::gap;
 use crate::engine::BLOCK_TOKENS;
@@ -50,41 +49,41 @@ impl Conversation {
         (0..tokens / BLOCK_TOKENS).map(block).collect()
     }
 
-    /// Returns the turn after `before`, and the nanoseconds until it comes; `None` if there is none.
-    pub(super) fn next(
-        before: &OfferedRequest,
-        shape: &RequestShape,
-        stretch: f64,
-    ) -> Option<(OfferedRequest, Nanos)> {
+    /// Returns the turn after one whose text, answer included, had `tokens`; `None` if there is none.
+    pub(super) fn next(&self, tokens: u64, shape: &RequestShape, stretch: f64) -> Option<ConversationTurn> {
         let sessions = shape.session.as_ref()?;
-        let mut conversation = before.conversation.clone()?;
+        let mut conversation = self.clone();
         let random = &mut conversation.random;
         let goes_on = random.f64() < 1.0 - 1.0 / sessions.turns;
         let pause = gap(1.0 / sessions.gap.0.as_secs_f64().max(1e-3), random);
         let message = u64::from(sessions.message.draw(1.0, random));
         let most = shape.max_tokens.unwrap_or(u32::MAX);
         let output = shape.output.draw(stretch, random).min(most);
-        let prompt = before.prompt + before.output() + message;
+        let prompt = tokens + message;
         if !goes_on || prompt + u64::from(output) > u64::from(sessions.longest) {
             return None;
         }
         conversation.turn += 1;
-        let blocks = conversation.blocks(prompt + u64::from(output));
-        let next = OfferedRequest {
-            prompt,
-            outputs: smallvec::smallvec![output],
-            blocks,
-            conversation: Some(conversation),
-            ..before.clone()
-        };
-        Some((next, Nanos((pause * 1e9) as u64)))
+        Some(ConversationTurn { conversation, prompt, output, pause: Nanos((pause * 1e9) as u64) })
     }
+}
+
+/// A later turn of a conversation.
+#[derive(Debug)]
+pub(super) struct ConversationTurn {
+    pub(super) conversation: Conversation,
+    /// Tokens of the prompt: all text before, and the new message.
+    pub(super) prompt: u64,
+    /// Tokens of the answer.
+    pub(super) output: u32,
+    /// Time until it comes.
+    pub(super) pause: Nanos,
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Scenario;
-    use super::super::offered::OfferedCallers;
+    use super::super::offered::{OfferedCallers, OfferedRequest};
     use super::*;
 
     #[test]
@@ -100,7 +99,7 @@ mod tests {
         };
         for first in &firsts {
             assert_eq!(first.prompt, 1324, "the system prompt and the message");
-            let (second, _) = Conversation::next(first, &scenario.requests, 1.0).unwrap();
+            let (second, _) = first.next_turn(&scenario.requests, 1.0).unwrap();
             assert!(second.prompt > first.prompt + first.output());
             assert_eq!(shared(first, &second), first.blocks.len(), "answers are part of the text");
         }
@@ -119,7 +118,7 @@ mod tests {
         for _ in 0..2000 {
             let mut turn = people.draw(&scenario, 1.0, &mut random);
             turns += 1;
-            while let Some((next, _)) = Conversation::next(&turn, &scenario.requests, 1.0) {
+            while let Some((next, _)) = turn.next_turn(&scenario.requests, 1.0) {
                 turn = next;
                 turns += 1;
             }

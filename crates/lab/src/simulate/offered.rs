@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::draw::{above_zero, normal_of};
 
-use super::conversation::Conversation;
+use super::conversation::{Conversation, ConversationTurn};
 use super::scenario::{RequestShape, Scenario, Spread, SpreadShape};
+use traffic_dam_core::clock::Nanos;
 use traffic_dam_core::request::Class;
 
 #[derive(Clone, Debug)]
@@ -49,6 +50,16 @@ pub(super) struct OfferedRequest {
 impl OfferedRequest {
     pub(super) fn output(&self) -> u64 {
         self.outputs.iter().map(|output| u64::from(*output)).sum()
+    }
+
+    /// Returns the next turn of its conversation, and the time until it comes; `None` if there is
+    /// none.
+    pub(super) fn next_turn(&self, shape: &RequestShape, stretch: f64) -> Option<(Self, Nanos)> {
+        let ConversationTurn { conversation, prompt, output, pause } =
+            self.conversation.as_ref()?.next(self.prompt + self.output(), shape, stretch)?;
+        let blocks = conversation.blocks(prompt + u64::from(output));
+        let conversation = Some(conversation);
+        Some((Self { prompt, outputs: smallvec![output], blocks, conversation, ..self.clone() }, pause))
     }
 }
 

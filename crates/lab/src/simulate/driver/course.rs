@@ -4,7 +4,6 @@ use super::call::{Call, CallFate, Stage};
 use super::machine::VirtualWorkerState;
 use super::{Delivery, ScheduledEvent, Simulation};
 use crate::engine::{NewSequence, SequenceEvent};
-use crate::simulate::conversation::Conversation;
 use crate::simulate::scenario::Scenario;
 use traffic_dam_core::clock::Nanos;
 use traffic_dam_core::refusal::Reason;
@@ -156,7 +155,7 @@ impl Simulation<'_> {
     fn plan_turn(&mut self, place: usize) {
         let wish = &self.calls[place].wish;
         let shape = &self.people.all[wish.person].requests;
-        let Some((next, pause)) = Conversation::next(wish, shape, self.stretch) else { return };
+        let Some((next, pause)) = wish.next_turn(shape, self.stretch) else { return };
         let at = Nanos(self.now.0 + pause.0);
         if at < super::at(self.scenario.duration) && !self.is_full() {
             self.calls.push(Call::new(next, at));
