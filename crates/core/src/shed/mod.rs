@@ -35,6 +35,7 @@ mod pick;
 mod placing;
 mod prefill;
 mod prefix;
+mod prefix_routing;
 mod quantile;
 mod refuse;
 mod report;

@@ -16,7 +16,6 @@ mod choice;
 mod index;
 #[cfg(test)]
 mod properties;
-mod routing;
 mod tally;
 
 pub use chain::{LEAST_BLOCKS, MOST_BLOCKS, PrefixChain, PrefixHasher, prefix_key};

@@ -1,16 +1,16 @@
-//! The gate's use of the index: where prompts go, what is expected to be cached, what was.
+//! The gate's use of the index of prefixes: where prompts go, what is expected to be cached, what was.
 
 use crate::clock::Nanos;
 use crate::request::PromptPrefix;
 
-use super::{LEAST_BLOCKS, PrefixOption, best, blocks_of};
-use crate::shed::ask::{Affinity, PermitRequest};
-use crate::shed::gate::Gate;
-use crate::shed::ledger::RequestLoad;
-use crate::shed::permit_record::{PermitId, PermitRecord};
-use crate::shed::pick::CandidateSums;
-use crate::shed::placing::{DRAWS, FEW};
-use crate::shed::worker::GateWorker;
+use super::ask::{Affinity, PermitRequest};
+use super::gate::Gate;
+use super::ledger::RequestLoad;
+use super::permit_record::{PermitId, PermitRecord};
+use super::pick::CandidateSums;
+use super::placing::{DRAWS, FEW};
+use super::prefix::{LEAST_BLOCKS, PrefixOption, best, blocks_of};
+use super::worker::GateWorker;
 
 /// Seconds per prompt token of workers that nothing is known of: 8000 tokens per second.
 const UNKNOWN_PACE: f64 = 1.0 / 8000.0;
@@ -33,25 +33,20 @@ struct RoutedPrompt<'a> {
 
 impl Gate {
     /// Returns what may bind a request to some of the workers.
-    pub(in crate::shed) fn affinity(&self, ask: &PermitRequest) -> Affinity {
+    pub(super) fn affinity(&self, ask: &PermitRequest) -> Affinity {
         let prefix = ask.prefix.clone().filter(|_| self.settings.prefix.is_some());
         Affinity { session: ask.session, prefix }
     }
 
     /// Returns `load` with what the worker at `place` probably has cached.
-    pub(in crate::shed) fn load_at(
-        &self,
-        place: usize,
-        load: RequestLoad,
-        affinity: &Affinity,
-    ) -> RequestLoad {
+    pub(super) fn load_at(&self, place: usize, load: RequestLoad, affinity: &Affinity) -> RequestLoad {
         let Some(prefix) = affinity.prefix.as_deref() else { return load };
         let depth = self.prefixes.depth_at(place, &prefix.blocks);
         self.with_cached(place, load, prefix, depth)
     }
 
     /// Returns `load` with what the worker that has most of the prompt probably has cached.
-    pub(in crate::shed) fn load_anywhere(&self, load: RequestLoad, affinity: &Affinity) -> RequestLoad {
+    pub(super) fn load_anywhere(&self, load: RequestLoad, affinity: &Affinity) -> RequestLoad {
         let Some(prefix) = affinity.prefix.as_deref() else { return load };
         let depth = self.prefixes.depth(&prefix.blocks);
         let Some(place) = self.prefixes.nearest(&prefix.blocks, depth).first().copied() else { return load };
@@ -71,7 +66,7 @@ impl Gate {
     }
 
     /// Records that the worker of a permit will read its prompt.
-    pub(in crate::shed) fn enter_prefix(&mut self, permit: &mut PermitRecord) {
+    pub(super) fn enter_prefix(&mut self, permit: &mut PermitRecord) {
         let Some(prefix) = &permit.prefix else { return };
         permit.known_blocks = self.prefixes.depth_at(permit.worker, &prefix.blocks);
         let depth = self.prefixes.depth(&prefix.blocks);
@@ -112,7 +107,7 @@ impl Gate {
     }
 
     /// Chooses a worker with room that has read the prompt first, itself and all before it.
-    pub(in crate::shed) fn by_prefix(
+    pub(super) fn by_prefix(
         &mut self,
         load: &RequestLoad,
         session: Option<u64>,
