@@ -80,6 +80,8 @@ fn admission(criterion: &mut Criterion) {
             team: None,
             class: Class::Interactive,
             weight: 1,
+            models: None,
+            answer_headers: None,
             limits: None,
         }],
         ..CallerSettings::default()
