@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::RedisError;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::App;
@@ -25,6 +24,7 @@ use crate::fleet::colour::ColourSwitch;
 use crate::fleet::side;
 use crate::fleet::strangers::Strangeness;
 use crate::fleet::turnover::Turnover;
+use crate::redis::RedisError;
 use crate::redis::control::Control;
 use crate::redis::jobs::{JobQueue, OwnStream, Side, Started};
 

@@ -210,7 +210,7 @@ fn every_setting_that_is_named_is_one() {
                 part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
             };
             let path: Vec<&str> = code.split('.').map(|part| part.trim_end_matches("[]")).collect();
-            let file = matches!(path.last(), Some(&("md" | "rs" | "conf" | "yaml" | "yml" | "json")));
+            let file = matches!(path.last(), Some(&("md" | "rs" | "conf" | "yaml" | "yml" | "json" | "py")));
             if path.len() < 2
                 || file
                 || !path.iter().all(|part| name(part))

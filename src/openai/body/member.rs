@@ -132,6 +132,7 @@ impl BodyMember {
                 | Self::StreamOptions
                 | Self::Store
                 | Self::CacheSalt
+                | Self::PreviousResponseId
         )
     }
 }

@@ -388,7 +388,7 @@ mod tests {
         let start = br#"{"type":"message_start","message":{"usage":{"input_tokens":9,"cache_read_input_tokens":30,"cache_creation_input_tokens":4,"output_tokens":1}}}"#;
         assert_eq!(
             StreamEvent::read(start).unwrap().usage,
-            Some(Usage { prompt: 43, output: 1, ..Usage::default() })
+            Some(Usage { prompt: 43, output: 1, cached: Some(30) })
         );
     }
 
