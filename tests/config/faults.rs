@@ -21,7 +21,7 @@ fn only(text: &str, line: usize, column: usize, field: &str, words: &str) {
 #[test]
 fn keys() {
     only("lisen: 127.0.0.1:80", 1, 1, "lisen", "unknown key; did you mean `listen`?");
-    only("job: { url: x }", 1, 1, "job", "unknown key; allowed are `listen`, `tls`");
+    only("tasks: { url: x }", 1, 1, "tasks", "unknown key; allowed are `listen`, `tls`");
     only("admin:\n  token: a\n  Hosts: [a]", 3, 3, "admin.Hosts", "did you mean `hosts`?");
     only("concurrency: { knee: 8 }", 1, 16, "concurrency.knee", "unknown key");
     only("gateways: 1\ngateways: 2", 2, 1, "gateways", "`gateways` is already set on line 2");
